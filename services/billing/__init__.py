@@ -1,0 +1,1 @@
+"""Invoices in, the daily cost per million tokens out."""

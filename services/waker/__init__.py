@@ -1,0 +1,1 @@
+"""The only writer of fleet state: wakes machines, drains them, puts them to sleep."""

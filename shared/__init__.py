@@ -1,0 +1,1 @@
+"""The parts every service stands on: messages, bus, configuration, database, runtime. Knows no service."""

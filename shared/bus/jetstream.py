@@ -1,0 +1,345 @@
+"""The bus on NATS with JetStream. The only module that imports nats.
+
+Traps that shaped it: after a reconnect nats-py's own watches stay silent for up to 19 s, so every watch is begun
+again at once; a publish while disconnected would be buffered and reported as a timeout later, so it is refused
+at once; reads of buckets go to the leader (`direct` off), since leases stand on them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats
+import nats.errors
+import nats.js.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig, DeliverPolicy
+from nats.js.kv import KeyValue
+from nats.micro import add_service
+from nats.micro.request import Request
+
+from shared.bus.ports import Changed, Delivery, Entry, Handle, Received, Restarted, Synced, WatchEvent
+from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
+from shared.errors import BusUnavailable, Conflict
+
+log = structlog.get_logger()
+
+CALL_SECONDS = 5.0
+"""For one call to the server: an election of a cluster's leader takes up to 7 s, and the callers repeat."""
+SERVICE_VERSION = "1.0.0"
+RECONNECT_SECONDS: Any = 0.2  # the client declares int and sleeps any number
+
+
+@asynccontextmanager
+async def _unavailable(what: str) -> AsyncIterator[None]:
+    """Everything the client raises for an absent, slow or moving server becomes `BusUnavailable`."""
+    try:
+        yield
+    except (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError) as error:
+        raise BusUnavailable(f"{what}: {str(error) or type(error).__name__}") from error
+
+
+class _Delivery:
+    def __init__(self, msg: Msg) -> None:
+        self._msg = msg
+
+    @property
+    def data(self) -> bytes:
+        return self._msg.data
+
+    @property
+    def subject(self) -> str:
+        return self._msg.subject
+
+    @property
+    def sequence(self) -> int:
+        return self._msg.metadata.sequence.stream
+
+    async def ack(self) -> None:
+        async with _unavailable("ack"):
+            await self._msg.ack()
+
+
+class _Stop:
+    def __init__(self, stop: Callable[[], Awaitable[Any]]) -> None:
+        self._stop = stop
+
+    async def stop(self) -> None:
+        try:
+            await self._stop()
+        except nats.errors.Error as error:
+            log.debug("already gone with its connection", error=str(error))
+
+
+class _Watch:
+    """One watch that begins again whenever `restart` is called."""
+
+    def __init__(self, bus: "JetStreamBus", bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> None:
+        self._bus = bus
+        self._bucket = bucket
+        self._on_event = on_event
+        self._task: asyncio.Task[None] | None = None
+
+    def restart(self) -> None:
+        if self._task:
+            self._task.cancel()
+        self._task = asyncio.create_task(self._run(), name=f"watch {self._bucket.name}")
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with _unavailable(f"watch {self._bucket.name}"):
+                    watcher = await (await self._bus.kv(self._bucket)).watchall()
+                try:
+                    self._on_event(Restarted())
+                    async for entry in watcher:
+                        self._on_event(_watch_event(entry))
+                finally:
+                    await _Stop(watcher.stop).stop()
+            except BusUnavailable as error:
+                log.warning("watch not begun, trying again", bucket=self._bucket.name, error=str(error))
+                await asyncio.sleep(1.0)
+
+    async def stop(self) -> None:
+        self._bus.forget(self)
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+
+def _watch_event(entry: KeyValue.Entry | None) -> WatchEvent:
+    if entry is None:
+        return Synced()
+    deleted = entry.operation is not None
+    return Changed(entry.key, None if deleted else entry.value or b"", entry.revision or 0)
+
+
+class JetStreamBus:
+    """A `Bus` over one NATS connection; made by `connect`."""
+
+    def __init__(self) -> None:
+        self.client: Client = Client()
+        self.js: JetStreamContext = self.client.jetstream(timeout=CALL_SECONDS)
+        self._kvs: dict[str, KeyValue] = {}
+        self._pulls: dict[str, JetStreamContext.PullSubscription] = {}
+        self._watches: list[_Watch] = []
+
+    @property
+    def connected(self) -> bool:
+        return self.client.is_connected
+
+    async def on_reconnect(self) -> None:
+        log.info("bus reconnected")
+        for watch in self._watches:
+            watch.restart()
+
+    def forget(self, watch: _Watch) -> None:
+        self._watches.remove(watch)
+
+    async def publish(self, subject: str, data: bytes, *, message_id: str | None = None) -> None:
+        self._check()
+        headers = {"Nats-Msg-Id": message_id} if message_id else None
+        async with _unavailable(f"publish {subject}"):
+            await self.js.publish(subject, data, timeout=CALL_SECONDS, headers=headers)
+
+    async def publish_volatile(self, subject: str, data: bytes) -> None:
+        self._check()
+        async with _unavailable(f"publish {subject}"):
+            await self.client.publish(subject, data)
+
+    async def subscribe(self, subject: str, handler: Callable[[Received], Awaitable[None]]) -> Handle:
+        async def on_message(msg: Msg) -> None:
+            await handler(Received(msg.subject, msg.data))
+
+        async with _unavailable(f"subscribe {subject}"):
+            subscription = await self.client.subscribe(subject, cb=on_message)
+        return _Stop(subscription.unsubscribe)
+
+    async def last(self, stream: Stream, subject: str) -> bytes | None:
+        self._check()
+        try:
+            async with _unavailable(f"last {subject}"):
+                return (await self.js.get_last_msg(stream.name, subject)).data or b""
+        except BusUnavailable as error:
+            if isinstance(error.__cause__, nats.js.errors.NotFoundError):
+                return None
+            raise
+
+    async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:
+        self._check()
+        async with _unavailable(f"read {stream.name}"):
+            config = ConsumerConfig(filter_subject=subject, deliver_policy=DeliverPolicy.ALL)
+            subscription = await self.js.subscribe(subject, stream=stream.name, ordered_consumer=True, config=config)
+            try:
+                waiting = (await subscription.consumer_info()).num_pending or 0
+                waiting += subscription.pending_msgs
+                found = [await subscription.next_msg(CALL_SECONDS) for _ in range(waiting)]
+            finally:
+                await subscription.unsubscribe()
+        return [Received(m.subject, m.data) for m in found]
+
+    async def fetch(self, consumer: Consumer, *, batch: int, wait: float) -> Sequence[Delivery]:
+        self._check()
+        async with _unavailable(f"fetch {consumer.durable}"):
+            pull = self._pulls.get(consumer.durable)
+            if pull is None:
+                pull = await self.js.pull_subscribe_bind(durable=consumer.durable, stream=consumer.stream)
+                self._pulls[consumer.durable] = pull
+            try:
+                return [_Delivery(msg) for msg in await pull.fetch(max(2, batch), timeout=wait)]
+            except (nats.errors.TimeoutError, nats.js.errors.FetchTimeoutError):
+                return []
+
+    async def get(self, bucket: Bucket, key: str) -> Entry | None:
+        self._check()
+        try:
+            async with _unavailable(f"get {bucket.name}/{key}"):
+                entry = await (await self.kv(bucket)).get(key)
+        except BusUnavailable as error:
+            if isinstance(error.__cause__, nats.js.errors.KeyNotFoundError):
+                return None
+            raise
+        return Entry(entry.value or b"", entry.revision or 0)
+
+    async def put(self, bucket: Bucket, key: str, value: bytes) -> int:
+        self._check()
+        async with _unavailable(f"put {bucket.name}/{key}"):
+            return await (await self.kv(bucket)).put(key, value)
+
+    async def create(self, bucket: Bucket, key: str, value: bytes) -> int:
+        self._check()
+        async with _conflict(f"{bucket.name}/{key} exists"), _unavailable(f"create {bucket.name}/{key}"):
+            return await (await self.kv(bucket)).create(key, value)
+
+    async def update(self, bucket: Bucket, key: str, value: bytes, *, revision: int) -> int:
+        self._check()
+        async with _conflict(f"{bucket.name}/{key} changed"), _unavailable(f"update {bucket.name}/{key}"):
+            return await (await self.kv(bucket)).update(key, value, last=revision)
+
+    async def delete(self, bucket: Bucket, key: str) -> None:
+        self._check()
+        async with _unavailable(f"delete {bucket.name}/{key}"):
+            await (await self.kv(bucket)).delete(key)
+
+    async def entries(self, bucket: Bucket) -> dict[str, Entry]:
+        self._check()
+        found: dict[str, Entry] = {}
+        async with _unavailable(f"read {bucket.name}"):
+            watcher = await (await self.kv(bucket)).watchall()
+            try:
+                async with asyncio.timeout(CALL_SECONDS):
+                    async for entry in watcher:
+                        if entry is None:
+                            break
+                        if entry.operation is None:
+                            found[entry.key] = Entry(entry.value or b"", entry.revision or 0)
+            finally:
+                await _Stop(watcher.stop).stop()
+        return found
+
+    async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
+        watch = _Watch(self, bucket, on_event)
+        self._watches.append(watch)
+        watch.restart()
+        return watch
+
+    async def put_object(self, store: ObjectStore, name: str, data: bytes) -> None:
+        self._check()
+        async with _unavailable(f"put object {store.name}/{name}"):
+            await (await self.js.object_store(store.name)).put(name, data)
+
+    async def get_object(self, store: ObjectStore, name: str) -> bytes | None:
+        self._check()
+        try:
+            async with _unavailable(f"get object {store.name}/{name}"):
+                return (await (await self.js.object_store(store.name)).get(name)).data or b""
+        except BusUnavailable as error:
+            if isinstance(error.__cause__, nats.js.errors.NotFoundError):
+                return None
+            raise
+
+    async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
+        async def on_request(request: Request) -> None:
+            await request.respond(await handler(request.data))
+
+        async with _unavailable(f"respond {subject}"):
+            micro = await add_service(self.client, name=service, version=SERVICE_VERSION)
+            await micro.add_endpoint(name=subject.replace(".", "_"), subject=subject, handler=on_request)
+        return _Stop(micro.stop)
+
+    async def request(self, subject: str, data: bytes, *, timeout: float) -> bytes:
+        self._check()
+        async with _unavailable(f"request {subject}"):
+            return (await self.client.request(subject, data, timeout=timeout)).data
+
+    async def kv(self, bucket: Bucket) -> KeyValue:
+        found = self._kvs.get(bucket.name)
+        if found is None:
+            found = self._kvs[bucket.name] = await self.js.key_value(bucket.name)
+        return found
+
+    def _check(self) -> None:
+        if not self.client.is_connected:
+            raise BusUnavailable("the bus is not connected")
+
+
+@asynccontextmanager
+async def _conflict(what: str) -> AsyncIterator[None]:
+    try:
+        yield
+    except BusUnavailable as error:
+        if isinstance(error.__cause__, nats.js.errors.KeyWrongLastSequenceError):
+            raise Conflict(what) from error
+        raise
+
+
+@asynccontextmanager
+async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStreamBus]:
+    """A connected bus; reconnects for ever. `BusUnavailable` when the first connection takes longer than `wait` s.
+
+    User and password may stand in the URL, as NATS has it.
+    """
+    bus = JetStreamBus()
+
+    async def on_disconnect() -> None:
+        log.warning("bus disconnected")
+
+    async def on_error(error: Exception) -> None:
+        log.warning("bus error", error=str(error) or type(error).__name__)
+
+    deadline = asyncio.get_running_loop().time() + wait
+    while True:
+        try:
+            await bus.client.connect(
+                url,
+                name=name,
+                connect_timeout=2,
+                reconnect_time_wait=RECONNECT_SECONDS,
+                max_reconnect_attempts=-1,
+                # A dead peer that closes nothing is noticed after two of these.
+                ping_interval=10,
+                reconnected_cb=bus.on_reconnect,
+                disconnected_cb=on_disconnect,
+                error_cb=on_error,
+                allow_reconnect=True,
+            )
+            break
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            if asyncio.get_running_loop().time() > deadline:
+                raise BusUnavailable(f"no bus at {_without_secret(url)} within {wait:g} s: {error}") from error
+            await asyncio.sleep(0.2)
+    try:
+        yield bus
+    finally:
+        for watch in list(bus._watches):  # noqa: SLF001 - the connection is this module's own
+            await watch.stop()
+        await bus.client.close()
+
+
+def _without_secret(url: str) -> str:
+    scheme, _, rest = url.rpartition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

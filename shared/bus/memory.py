@@ -1,0 +1,245 @@
+"""The bus inside one process, for tests of the services' logic. Passes the same contract suite as NATS."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from shared.bus.ports import Changed, Delivery, Entry, Handle, Received, Restarted, Synced, WatchEvent
+from shared.bus.topology import STREAMS, Bucket, Consumer, ObjectStore, Stream
+from shared.errors import BusUnavailable, Conflict
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """NATS's wildcards: `*` is one token, a last `>` is one or more."""
+    want, have = pattern.split("."), subject.split(".")
+    for i, part in enumerate(want):
+        if part == ">":
+            return len(have) > i
+        if i >= len(have) or part not in ("*", have[i]):
+            return False
+    return len(want) == len(have)
+
+
+@dataclass
+class _Stored:
+    sequence: int
+    subject: str
+    data: bytes
+
+
+@dataclass
+class _StreamState:
+    stream: Stream
+    messages: list[_Stored] = field(default_factory=list)
+    sequences: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+    ids: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _ConsumerState:
+    next_sequence: int = 1
+    pending: dict[int, _Stored] = field(default_factory=dict)
+    redeliver: list[_Stored] = field(default_factory=list)
+
+
+class _Delivery:
+    def __init__(self, stored: _Stored, state: _ConsumerState) -> None:
+        self._stored = stored
+        self._state = state
+
+    @property
+    def data(self) -> bytes:
+        return self._stored.data
+
+    @property
+    def subject(self) -> str:
+        return self._stored.subject
+
+    @property
+    def sequence(self) -> int:
+        return self._stored.sequence
+
+    async def ack(self) -> None:
+        self._state.pending.pop(self._stored.sequence, None)
+
+
+class _Handle:
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+
+    async def stop(self) -> None:
+        self._stop()
+
+
+class MemoryBus:
+    """A `Bus`. `connected = False` makes every call fail as an absent server does; `restart()` restarts watches."""
+
+    def __init__(self) -> None:
+        self.connected = True
+        self._streams = {s.name: _StreamState(s) for s in STREAMS}
+        self._consumers: dict[str, _ConsumerState] = {}
+        self._buckets: dict[str, dict[str, Entry]] = {}
+        self._revisions = itertools.count(1)
+        self._watches: list[tuple[Bucket, Callable[[WatchEvent], None]]] = []
+        self._subscribers: list[tuple[str, Callable[[Received], Awaitable[None]]]] = []
+        self._responders: dict[str, Callable[[bytes], Awaitable[bytes]]] = {}
+        self._objects: dict[tuple[str, str], bytes] = {}
+        self._arrived = asyncio.Condition()
+
+    def restart(self) -> None:
+        """What watchers see after a reconnect."""
+        for bucket, on_event in self._watches:
+            self._tell(bucket, on_event)
+
+    def redeliver(self, consumer: Consumer) -> None:
+        """The acknowledgement wait of everything pending has passed."""
+        state = self._consumer(consumer)
+        state.redeliver.extend(state.pending.values())
+        state.pending.clear()
+
+    async def publish(self, subject: str, data: bytes, *, message_id: str | None = None) -> None:
+        self._check()
+        owner = next((s for s in self._streams.values() if any(matches(p, subject) for p in s.stream.subjects)), None)
+        if owner is None:
+            raise BusUnavailable(f"no stream owns {subject}")
+        if message_id is None or message_id not in owner.ids:
+            if message_id is not None:
+                owner.ids.add(message_id)
+            if owner.stream.last_per_subject:
+                owner.messages = [m for m in owner.messages if m.subject != subject]
+            owner.messages.append(_Stored(next(owner.sequences), subject, data))
+            async with self._arrived:
+                self._arrived.notify_all()
+        await self._push(subject, data)
+
+    async def publish_volatile(self, subject: str, data: bytes) -> None:
+        self._check()
+        await self._push(subject, data)
+
+    async def subscribe(self, subject: str, handler: Callable[[Received], Awaitable[None]]) -> Handle:
+        entry = (subject, handler)
+        self._subscribers.append(entry)
+        return _Handle(lambda: self._subscribers.remove(entry))
+
+    async def last(self, stream: Stream, subject: str) -> bytes | None:
+        self._check()
+        found = [m.data for m in self._streams[stream.name].messages if m.subject == subject]
+        return found[-1] if found else None
+
+    async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:
+        self._check()
+        return [Received(m.subject, m.data) for m in self._streams[stream.name].messages if matches(subject, m.subject)]
+
+    async def fetch(self, consumer: Consumer, *, batch: int, wait: float) -> Sequence[Delivery]:
+        self._check()
+        found = self._take(consumer, batch)
+        if not found:
+            try:
+                async with asyncio.timeout(wait), self._arrived:
+                    await self._arrived.wait()
+            except TimeoutError:
+                return []
+            found = self._take(consumer, batch)
+        return found
+
+    async def get(self, bucket: Bucket, key: str) -> Entry | None:
+        self._check()
+        return self._bucket(bucket).get(key)
+
+    async def put(self, bucket: Bucket, key: str, value: bytes) -> int:
+        self._check()
+        entry = Entry(value, next(self._revisions))
+        self._bucket(bucket)[key] = entry
+        self._announce(bucket, Changed(key, value, entry.revision))
+        return entry.revision
+
+    async def create(self, bucket: Bucket, key: str, value: bytes) -> int:
+        self._check()
+        if key in self._bucket(bucket):
+            raise Conflict(f"{bucket.name}/{key} exists")
+        return await self.put(bucket, key, value)
+
+    async def update(self, bucket: Bucket, key: str, value: bytes, *, revision: int) -> int:
+        self._check()
+        entry = self._bucket(bucket).get(key)
+        if entry is None or entry.revision != revision:
+            raise Conflict(f"{bucket.name}/{key} is not at revision {revision}")
+        return await self.put(bucket, key, value)
+
+    async def delete(self, bucket: Bucket, key: str) -> None:
+        self._check()
+        if self._bucket(bucket).pop(key, None):
+            self._announce(bucket, Changed(key, None, next(self._revisions)))
+
+    async def entries(self, bucket: Bucket) -> dict[str, Entry]:
+        self._check()
+        return dict(self._bucket(bucket))
+
+    async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
+        self._check()
+        entry = (bucket, on_event)
+        self._watches.append(entry)
+        self._tell(bucket, on_event)
+        return _Handle(lambda: self._watches.remove(entry))
+
+    async def put_object(self, store: ObjectStore, name: str, data: bytes) -> None:
+        self._check()
+        self._objects[store.name, name] = data
+
+    async def get_object(self, store: ObjectStore, name: str) -> bytes | None:
+        self._check()
+        return self._objects.get((store.name, name))
+
+    async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
+        del service  # one process holds one replica of each
+        self._responders[subject] = handler
+        return _Handle(lambda: self._responders.__delitem__(subject))
+
+    async def request(self, subject: str, data: bytes, *, timeout: float) -> bytes:
+        self._check()
+        if subject not in self._responders:
+            raise BusUnavailable(f"nobody answers {subject}")
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._responders[subject](data)
+        except TimeoutError:
+            raise BusUnavailable(f"no answer on {subject} within {timeout} s") from None
+
+    def _check(self) -> None:
+        if not self.connected:
+            raise BusUnavailable("not connected")
+
+    def _bucket(self, bucket: Bucket) -> dict[str, Entry]:
+        return self._buckets.setdefault(bucket.name, {})
+
+    def _consumer(self, consumer: Consumer) -> _ConsumerState:
+        return self._consumers.setdefault(consumer.durable, _ConsumerState())
+
+    def _take(self, consumer: Consumer, batch: int) -> list[Delivery]:
+        state = self._consumer(consumer)
+        taken, state.redeliver = state.redeliver[:batch], state.redeliver[batch:]
+        for stored in self._streams[consumer.stream].messages:
+            if len(taken) == batch:
+                break
+            if stored.sequence >= state.next_sequence:
+                state.next_sequence = stored.sequence + 1
+                taken.append(stored)
+        state.pending.update((stored.sequence, stored) for stored in taken)
+        return [_Delivery(stored, state) for stored in taken]
+
+    async def _push(self, subject: str, data: bytes) -> None:
+        for pattern, handler in list(self._subscribers):
+            if matches(pattern, subject):
+                await handler(Received(subject, data))
+
+    def _announce(self, bucket: Bucket, change: Changed) -> None:
+        for watched, on_event in list(self._watches):
+            if watched.name == bucket.name:
+                on_event(change)
+
+    def _tell(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> None:
+        on_event(Restarted())
+        for key, entry in self._bucket(bucket).items():
+            on_event(Changed(key, entry.value, entry.revision))
+        on_event(Synced())

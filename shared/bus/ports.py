@@ -1,0 +1,138 @@
+"""What a service may do with the bus. Bytes go in and out: `shared.messages.codec` gives them meaning.
+
+Every call that needs the server raises `BusUnavailable` after `timeout` seconds of its own; none waits for ever.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A bucket's value and the revision to name when it is replaced."""
+
+    value: bytes
+    revision: int
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A key has this value now; `value` None: it is gone."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """The watch begins (again): what follows until `Synced` is the whole bucket."""
+
+
+@dataclass(frozen=True)
+class Synced:
+    """The whole bucket has been told; a key not told since `Restarted` is gone."""
+
+
+WatchEvent = Changed | Restarted | Synced
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message that was pushed to a subscriber or a responder."""
+
+    subject: str
+    data: bytes
+
+
+class Delivery(Protocol):
+    """A stream's message in the hands of a consumer: delivered again unless acknowledged."""
+
+    @property
+    def data(self) -> bytes: ...
+
+    @property
+    def subject(self) -> str: ...
+
+    @property
+    def sequence(self) -> int:
+        """Place in the stream: evidence, never an identity (a re-created stream starts again at 1)."""
+        ...
+
+    async def ack(self) -> None: ...
+
+
+class Handle(Protocol):
+    """Something that runs until it is stopped."""
+
+    async def stop(self) -> None: ...
+
+
+class Bus(Protocol):
+    """One connection to the bus."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    async def publish(self, subject: str, data: bytes, *, message_id: str | None = None) -> None:
+        """Store in the stream that owns `subject`; returns once the server has it. Same id again: a no-op."""
+        ...
+
+    async def publish_volatile(self, subject: str, data: bytes) -> None:
+        """Tell whoever listens now; nothing is stored and nothing is promised."""
+        ...
+
+    async def subscribe(self, subject: str, handler: Callable[[Received], Awaitable[None]]) -> Handle:
+        """Call `handler` for each message from now on; survives reconnects, sees nothing of the gap."""
+        ...
+
+    async def last(self, stream: Stream, subject: str) -> bytes | None:
+        """The newest stored message of exactly this subject."""
+        ...
+
+    async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:
+        """Everything that the stream holds under `subject`, oldest first."""
+        ...
+
+    async def fetch(self, consumer: Consumer, *, batch: int, wait: float) -> Sequence[Delivery]:
+        """Up to `batch` messages; waits at most `wait` seconds for the first, then takes what is there."""
+        ...
+
+    async def get(self, bucket: Bucket, key: str) -> Entry | None: ...
+
+    async def put(self, bucket: Bucket, key: str, value: bytes) -> int:
+        """Write whatever was there; returns the new revision."""
+        ...
+
+    async def create(self, bucket: Bucket, key: str, value: bytes) -> int:
+        """Write where nothing is; `Conflict` otherwise."""
+        ...
+
+    async def update(self, bucket: Bucket, key: str, value: bytes, *, revision: int) -> int:
+        """Replace exactly that revision; `Conflict` otherwise."""
+        ...
+
+    async def delete(self, bucket: Bucket, key: str) -> None: ...
+
+    async def entries(self, bucket: Bucket) -> dict[str, Entry]:
+        """The whole bucket as it is now."""
+        ...
+
+    async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
+        """Tell the whole bucket, then each change. Begins again by itself after a reconnect."""
+        ...
+
+    async def put_object(self, store: ObjectStore, name: str, data: bytes) -> None: ...
+
+    async def get_object(self, store: ObjectStore, name: str) -> bytes | None: ...
+
+    async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
+        """Answer requests on `subject` as one of the replicas of `service`."""
+        ...
+
+    async def request(self, subject: str, data: bytes, *, timeout: float) -> bytes:
+        """Ask; `BusUnavailable` when nobody answers in time."""
+        ...

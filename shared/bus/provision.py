@@ -1,0 +1,78 @@
+"""Makes a NATS server match `topology`, idempotently: run before the services, as often as one likes."""
+
+import nats.js.errors
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    KeyValueConfig,
+    ObjectStoreConfig,
+    StorageType,
+    StreamConfig,
+)
+
+from shared.bus import topology
+from shared.bus.jetstream import JetStreamBus
+from shared.errors import BusError
+
+
+async def provision(bus: JetStreamBus, *, replicas: int = 1) -> None:
+    """Create what is missing and adapt what differs. Raises `BusError` where the server refuses."""
+    try:
+        for stream in topology.STREAMS:
+            await _stream(bus, stream, replicas)
+        for consumer in topology.CONSUMERS:
+            await _consumer(bus, consumer)
+        for bucket in topology.BUCKETS:
+            config = KeyValueConfig(
+                bucket=bucket.name, history=1, ttl=bucket.ttl, storage=StorageType.FILE, replicas=replicas, direct=False
+            )
+            try:
+                await bus.js.key_value(bucket.name)
+            except nats.js.errors.NotFoundError:
+                await bus.js.create_key_value(config)
+        for store in topology.OBJECT_STORES:
+            try:
+                await bus.js.object_store(store.name)
+            except nats.js.errors.NotFoundError:
+                await bus.js.create_object_store(store.name, config=ObjectStoreConfig(replicas=replicas))
+    except nats.js.errors.Error as error:
+        raise BusError(f"the bus could not be provisioned: {error}") from error
+
+
+async def _stream(bus: JetStreamBus, stream: topology.Stream, replicas: int) -> None:
+    wanted = StreamConfig(
+        name=stream.name,
+        subjects=list(stream.subjects),
+        storage=StorageType.FILE,
+        num_replicas=replicas,
+        max_age=stream.max_age,
+        max_bytes=stream.max_bytes,
+        max_msgs_per_subject=1 if stream.last_per_subject else -1,
+        discard=DiscardPolicy.NEW if stream.discard_new else DiscardPolicy.OLD,
+        deny_delete=stream.keep_for_good,
+        deny_purge=stream.keep_for_good,
+        duplicate_window=stream.duplicate_window,
+    )
+    try:
+        await bus.js.stream_info(stream.name)
+    except nats.js.errors.NotFoundError:
+        await bus.js.add_stream(wanted)
+    else:
+        await bus.js.update_stream(wanted)
+
+
+async def _consumer(bus: JetStreamBus, consumer: topology.Consumer) -> None:
+    # Creating a durable with the same name adapts it.
+    await bus.js.add_consumer(
+        consumer.stream,
+        ConsumerConfig(
+            durable_name=consumer.durable,
+            ack_policy=AckPolicy.EXPLICIT,
+            deliver_policy=DeliverPolicy.ALL,
+            ack_wait=consumer.ack_wait,
+            max_ack_pending=consumer.max_ack_pending,
+            max_deliver=-1,
+        ),
+    )

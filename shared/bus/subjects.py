@@ -1,0 +1,59 @@
+"""Every subject and every bucket key, built in one place.
+
+Names of users (a model, a machine) may be any printable string; `token` makes one subject token of them.
+"""
+
+import re
+from zlib import crc32
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]")
+_ESCAPED = re.compile(r"=([0-9A-F]{2})")
+PARTITIONS = 8
+"""Subjects that usage is spread over, so that a later reader can take a part of it."""
+
+
+def token(name: str) -> str:
+    """One subject token, also valid as a bucket's key: what is not plain becomes `=XX` per byte of UTF-8."""
+    if not name:
+        raise ValueError("a name on the bus may not be empty")
+    return "".join(c if _PLAIN.fullmatch(c) else "".join(f"={b:02X}" for b in c.encode()) for c in name)
+
+
+def name(subject_token: str) -> str:
+    """The name that `token` was made of."""
+    raw = _ESCAPED.sub(lambda m: chr(int(m[1], 16)), subject_token)
+    return raw.encode("latin-1").decode()
+
+
+def wake_request(model: str) -> str:
+    return f"wake.request.{token(model)}"
+
+
+def activity(gateway: str) -> str:
+    return f"activity.{token(gateway)}"
+
+
+def usage(source: str) -> str:
+    return f"usage.{crc32(source.encode()) % PARTITIONS}"
+
+
+def journal(machine: str) -> str:
+    return f"fleet.journal.{token(machine)}"
+
+
+def machine_key(machine: str) -> str:
+    return token(machine)
+
+
+def confirmed_key(source: str) -> str:
+    return f"confirmed.{token(source)}"
+
+
+WAKE_REQUESTS = "wake.request.>"
+ACTIVITIES = "activity.*"
+METER_TOKENS = "meter.tokens"
+BILLING_IMPORT = "billing.import"
+BILLING_REPORT = "billing.report"
+BUDGET_KEY = "fleet"
+WAKER_LEASE = "waker"
+BILLING_LEASE = "billing"

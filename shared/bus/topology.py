@@ -1,0 +1,82 @@
+"""Everything that exists on the bus, as data: streams, durable consumers, buckets, object stores.
+
+`provision` makes a server match it. Numbers carry their reasons.
+"""
+
+from dataclasses import dataclass
+
+DAY = 86400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """A JetStream stream on file storage."""
+
+    name: str
+    subjects: tuple[str, ...]
+    max_age: float | None
+    """Seconds; None keeps for ever."""
+    last_per_subject: bool = False
+    discard_new: bool = False
+    """A full stream refuses rather than forgets."""
+    keep_for_good: bool = False
+    """Deny purge and delete."""
+    duplicate_window: float = 120.0
+    max_bytes: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consumer:
+    """A durable pull consumer with explicit acknowledgement and unlimited redelivery."""
+
+    stream: str
+    durable: str
+    ack_wait: float
+    max_ack_pending: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """A key-value bucket with history 1."""
+
+    name: str
+    ttl: float | None = None
+    """Seconds after its last write that a key lives; None for ever."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectStore:
+    """Files on the bus."""
+
+    name: str
+
+
+WAKE = Stream(name="WAKE", subjects=("wake.request.>",), max_age=600.0, last_per_subject=True, duplicate_window=10.0)
+FLEET_JOURNAL = Stream(name="FLEET", subjects=("fleet.journal.>",), max_age=None, keep_for_good=True)
+USAGE = Stream(
+    name="USAGE",
+    subjects=("usage.*",),
+    # Longer than any replay can be late and than a month's books stay open.
+    max_age=40 * DAY,
+    discard_new=True,
+    keep_for_good=True,
+)
+
+LEDGER = Consumer(stream=USAGE.name, durable="ledger", ack_wait=30.0, max_ack_pending=5000)
+BOOKS = Consumer(stream=FLEET_JOURNAL.name, durable="books", ack_wait=30.0, max_ack_pending=1000)
+
+LEASE_SECONDS = 5.0
+"""A leader that stopped renewing is followed within this, so that a standby acts within 10 s."""
+
+FLEET = Bucket(name="fleet")
+KEYS = Bucket(name="keys")
+METER = Bucket(name="meter")
+BUDGET = Bucket(name="budget")
+LEASES = Bucket(name="leases", ttl=LEASE_SECONDS)
+
+INVOICES = ObjectStore(name="invoices")
+
+STREAMS = (WAKE, FLEET_JOURNAL, USAGE)
+CONSUMERS = (LEDGER, BOOKS)
+BUCKETS = (FLEET, KEYS, METER, BUDGET, LEASES)
+OBJECT_STORES = (INVOICES,)

@@ -1,0 +1,369 @@
+"""The configuration: one TOML file, read once, strict, the same for every service. The only reader of the environment.
+
+Unknown keys and bad values are refused with their path and the reason. Secrets never stand in the file.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from shared.errors import Misconfigured
+
+CONFIG_VARIABLE = "SPOTINFERENCE_CONFIG"
+DEFAULT_CONFIG = Path("spotinference.toml")
+DEFAULT_DATA_DIR = Path(".spotinference")
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Duration(float):
+    """Seconds; written `"250ms"`, `"10s"`, `"15m"`, `"2h"`, `"1d"`."""
+
+    @classmethod
+    def parse(cls, text: object) -> "Duration":
+        match = _DURATION.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(f'expected a duration such as "15m" or "10s", got {text!r}')
+        return cls(float(match[1]) * _UNITS[match[2]])
+
+
+class Money(Decimal):
+    """An exact amount; written as a string, `"200.00"`."""
+
+    @classmethod
+    def parse(cls, text: object) -> "Money":
+        try:
+            amount = cls(text) if isinstance(text, str) else None
+        except InvalidOperation:
+            amount = None
+        if amount is None or not amount.is_finite() or amount < 0:
+            raise ValueError(f'expected an amount as a string such as "5.00", got {text!r}')
+        return amount
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every section: a misspelt key is refused."""
+
+
+class BusSection(Section, frozen=True, kw_only=True):
+    """Where NATS is. `url` absent: the embedded server of the suite running in the data directory."""
+
+    url: str | None = None
+
+
+class DatabaseSection(Section, frozen=True, kw_only=True):
+    """SQLAlchemy's URL of the ledger and the books. Absent: SQLite files in the data directory.
+
+    A password belongs into `url_file`'s file, not here.
+    """
+
+    url: str | None = None
+    url_file: Path | None = None
+
+
+class ServiceSection(Section, frozen=True, kw_only=True):
+    """What every service takes. A port of 0 is any free one."""
+
+    host: str = "127.0.0.1"
+    metrics_port: int = 0
+    drain_grace: Duration = Duration(20)
+    """For streams and batches under way after SIGTERM; under Kubernetes' 30 s."""
+
+
+class GatewaySection(ServiceSection, frozen=True, kw_only=True):
+    port: int = 8080
+    hold_cap: Duration = Duration(600)
+    """The longest that a request waits for a wake."""
+    max_waiting: int = 10_000
+    max_waiting_per_key: int = 1_000
+    headers_held: Duration = Duration(10)
+    """How long a waiting stream keeps its status line back, so that quick failures have a true status."""
+    heartbeat: Duration = Duration(10)
+    wake_repeat: Duration = Duration(5)
+    max_body_bytes: int = 32 * 1024 * 1024
+    body_timeout: Duration = Duration(30)
+    connect_timeout: Duration = Duration(5)
+    read_timeout: Duration = Duration(600)
+    """Between two reads from an engine: a long prefill is silent for minutes."""
+    outbox_max_bytes: int = 1024 * 1024 * 1024
+    """Usage not yet in the ledger; at the bound the gateway stops serving rather than lose a count."""
+
+
+class WakerSection(ServiceSection, frozen=True, kw_only=True):
+    idle_timeout: Duration = Duration(900)
+    wake_cap: Duration = Duration(600)
+    """The longest that one wake lasts, from its beginning."""
+    restart_limit: int = 3
+    """Starts of one machine within one wake."""
+    call_timeout: Duration = Duration(30)
+    probe_interval: Duration = Duration(0.25)
+    demand_timeout: Duration = Duration(15)
+    """A wake request older than this is no demand."""
+    gateway_timeout: Duration = Duration(10)
+    """A gateway that was not heard for this long has gone: a drain waits no longer for it."""
+
+
+class MeterSection(ServiceSection, frozen=True, kw_only=True):
+    batch: int = 500
+    """Events in one transaction: large enough to amortise its fsync, small enough for a second of work."""
+
+
+class BillingSection(ServiceSection, frozen=True, kw_only=True):
+    tier_tag: str = "tier"
+    daily_budget: Money | None = None
+    """USD per UTC day; absent: no gate."""
+    observation_timeout: Duration = Duration(300)
+    """A budget figure older than this closes the gate."""
+    direction_weights: dict[Literal["input", "cached", "output"], Money] = {
+        "input": Money("1"),
+        "cached": Money("0.1"),
+        "output": Money("4"),
+    }
+    append_sources: tuple[str, ...] = ()
+    """Sources whose files add to what was delivered before instead of replacing it."""
+
+
+class Tier(Section, frozen=True, kw_only=True):
+    name: str
+    provider: Literal["process", "static"]
+    price_per_hour: Money | None = None
+    """USD per machine; for the estimate until the bill comes."""
+    max_concurrency: int = 64
+    """Requests in flight per machine."""
+    idle_timeout: Duration | None = None
+
+
+class Machine(Section, frozen=True, kw_only=True):
+    id: str
+    tier: str
+    instance: str | None = None
+    """The provider's id for it, as the invoice has it."""
+    resources: tuple[str, ...] = ()
+    """Other resource ids of the invoice that belong to it: disks, addresses."""
+    endpoint: str | None = None
+    """Origin without `/v1`; for `static` machines."""
+    command: tuple[str, ...] = ()
+    """For `process` machines; `{port}` becomes a free port."""
+
+
+class Model(Section, frozen=True, kw_only=True):
+    name: str
+    lineup: tuple[str, ...]
+    """Tiers in order of preference."""
+    served_as: str | None = None
+    """The engine's name for it; the client's when absent."""
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    bus: BusSection = BusSection()
+    database: DatabaseSection = DatabaseSection()
+    gateway: GatewaySection = GatewaySection()
+    waker: WakerSection = WakerSection()
+    meter: MeterSection = MeterSection()
+    billing: BillingSection = BillingSection()
+    tier: tuple[Tier, ...] = ()
+    machine: tuple[Machine, ...] = ()
+    model: tuple[Model, ...] = ()
+
+    @property
+    def tiers(self) -> dict[str, Tier]:
+        return {t.name: t for t in self.tier}
+
+    @property
+    def machines(self) -> dict[str, Machine]:
+        return {m.id: m for m in self.machine}
+
+    @property
+    def models(self) -> dict[str, Model]:
+        return {m.name: m for m in self.model}
+
+    def machines_of(self, model: Model) -> tuple[Machine, ...]:
+        """The machines that serve a model, in the order of its lineup, then of the file."""
+        return tuple(m for tier in model.lineup for m in self.machine if m.tier == tier)
+
+
+def load(path: Path) -> Config:
+    """The file's configuration, or `Misconfigured` with the path inside the file, the reason and the fix."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise Misconfigured(f"{path}: no such file: name another with --config or {CONFIG_VARIABLE}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{path}: unreadable: {error}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str) -> Config:
+    try:
+        config = msgspec.convert(tomllib.loads(text), Config, dec_hook=_special)
+    except tomllib.TOMLDecodeError as error:
+        raise Misconfigured(f"{name}: not TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise Misconfigured(f"{name}: {_located(str(error))}") from error
+    faults = list(_faults(config))
+    if faults:
+        raise Misconfigured("\n".join(f"{name}: {fault}" for fault in faults))
+    return config
+
+
+def _special(kind: type[Any], value: object) -> object:
+    if kind in (Duration, Money):
+        return kind.parse(value)
+    raise NotImplementedError(kind)
+
+
+def _located(message: str) -> str:
+    """msgspec's `what - at `$.a.b`` as `a.b: what`; a table in an array by its number, from 1."""
+    what, _, where = message.rpartition(" - at `$")
+    if not where:
+        return message
+    place = re.sub(r"\[(\d+)\]", lambda m: f"[{int(m[1]) + 1}]", where.rstrip("`").lstrip("."))
+    return f"{place}: {what[0].lower()}{what[1:]}"
+
+
+def _faults(config: Config) -> list[str]:
+    """What no type can say: names that point nowhere, doubles, numbers out of range."""
+    found = _name_faults("tier", [t.name for t in config.tier])
+    found += _name_faults("machine", [m.id for m in config.machine])
+    found += _name_faults("model", [m.name for m in config.model])
+    for number, machine in enumerate(config.machine, 1):
+        found += (f"machine[{number}] ({machine.id}): {fault}" for fault in _machine_faults(config, machine))
+    for number, model in enumerate(config.model, 1):
+        found += (f"model[{number}] ({model.name}): lineup: {fault}" for fault in _lineup_faults(config, model))
+    found += (
+        f"{at}: must be at least {least:g}, got {value:g}" for at, value, least in _least(config) if value < least
+    )
+    found += (f"{at}: a port is 0 to 65535, got {port}" for at, port in _ports(config) if not 0 <= port <= 65535)
+    return found
+
+
+def _name_faults(what: str, names: list[str]) -> list[str]:
+    found: list[str] = []
+    for number, name in enumerate(names, 1):
+        if not name or not name.isprintable():
+            found.append(f"{what}[{number}]: the name must be a non-empty printable string, got {name!r}")
+        if name in names[: number - 1]:
+            found.append(f"{what}[{number}]: {name!r} is named twice: remove one or rename it")
+    return found
+
+
+def _lineup_faults(config: Config, model: Model) -> list[str]:
+    if not model.lineup:
+        return ["name at least one tier"]
+    return [f"no [[tier]] is named {tier!r}" for tier in model.lineup if tier not in config.tiers]
+
+
+def _machine_faults(config: Config, machine: Machine) -> list[str]:
+    tier = config.tiers.get(machine.tier)
+    if tier is None:
+        return [f"tier: no [[tier]] is named {machine.tier!r}"]
+    found: list[str] = []
+    if tier.provider == "process":
+        if not machine.command:
+            found.append('command: a machine of provider "process" needs one, such as ["vllm", "serve", "…", "{port}"]')
+        elif not any("{port}" in part for part in machine.command):
+            found.append('command: nothing in it says "{port}": the engine would not know where to listen')
+        if machine.endpoint:
+            found.append('endpoint: not for provider "process": it follows from {port}')
+    else:
+        if machine.command:
+            found.append('command: not for provider "static"')
+        found += _endpoint_faults(machine.endpoint)
+    return found
+
+
+def _endpoint_faults(endpoint: str | None) -> list[str]:
+    if endpoint is None:
+        return ['endpoint: a machine of provider "static" needs one, such as "http://10.0.4.11:8000"']
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return [f"endpoint: expected an origin such as http://10.0.4.11:8000, got {endpoint!r}"]
+    if parts.path.rstrip("/") or parts.query or parts.fragment:
+        return [f"endpoint: an origin has no path: leave out {parts.path!r}"]
+    return []
+
+
+def _least(config: Config) -> list[tuple[str, float, float]]:
+    rows: list[tuple[str, float, float]] = [
+        ("gateway.hold_cap", config.gateway.hold_cap, 0.001),
+        ("gateway.max_waiting", config.gateway.max_waiting, 1),
+        ("gateway.max_waiting_per_key", config.gateway.max_waiting_per_key, 1),
+        ("gateway.heartbeat", config.gateway.heartbeat, 0.1),
+        ("gateway.wake_repeat", config.gateway.wake_repeat, 0.1),
+        ("gateway.max_body_bytes", config.gateway.max_body_bytes, 1024),
+        ("gateway.outbox_max_bytes", config.gateway.outbox_max_bytes, 65536),
+        ("waker.wake_cap", config.waker.wake_cap, 0.1),
+        ("waker.restart_limit", config.waker.restart_limit, 1),
+        ("waker.probe_interval", config.waker.probe_interval, 0.01),
+        ("waker.gateway_timeout", config.waker.gateway_timeout, 4),
+        ("meter.batch", config.meter.batch, 1),
+    ]
+    rows += [(f"tier[{n}].max_concurrency", t.max_concurrency, 1) for n, t in enumerate(config.tier, 1)]
+    return rows
+
+
+def _ports(config: Config) -> list[tuple[str, int]]:
+    sections: Mapping[str, ServiceSection] = {
+        "gateway": config.gateway,
+        "waker": config.waker,
+        "meter": config.meter,
+        "billing": config.billing,
+    }
+    rows = [(f"{name}.metrics_port", section.metrics_port) for name, section in sections.items()]
+    return [("gateway.port", config.gateway.port), *rows]
+
+
+def find_config(named: Path | None, fallback: Path | None = None) -> Path:
+    """The file to read: the one named, else `SPOTINFERENCE_CONFIG`, else `./spotinference.toml`, else the fallback."""
+    if named is not None:
+        return named
+    if from_environment := os.environ.get(CONFIG_VARIABLE):
+        return Path(from_environment)
+    if fallback is not None and not DEFAULT_CONFIG.exists():
+        return fallback
+    return DEFAULT_CONFIG
+
+
+def environment(name: str) -> str | None:
+    """A secret or a setting of the process: `NAME` itself, or the contents of the file that `NAME_FILE` names."""
+    if value := os.environ.get(name):
+        return value
+    if file := os.environ.get(f"{name}_FILE"):
+        try:
+            return Path(file).read_text("utf-8").strip()
+        except OSError as error:
+            raise Misconfigured(f"{name}_FILE: {error}") from error
+    return None
+
+
+def database_url(config: Config, data_dir: Path, file_name: str) -> str:
+    """SQLAlchemy's asynchronous URL: the configured one, or a SQLite file of this name in the data directory."""
+    url = config.database.url
+    if config.database.url_file is not None:
+        try:
+            url = config.database.url_file.read_text("utf-8").strip()
+        except OSError as error:
+            raise Misconfigured(f"database.url_file: {error}") from error
+    if url is None:
+        return f"sqlite+aiosqlite:///{(data_dir / file_name).resolve()}"
+    drivers: dict[str, Callable[[str], str]] = {
+        "postgresql": lambda rest: f"postgresql+asyncpg{rest}",
+        "postgres": lambda rest: f"postgresql+asyncpg{rest}",
+        "sqlite": lambda rest: f"sqlite+aiosqlite{rest}",
+    }
+    scheme, colon, rest = url.partition(":")
+    if scheme in drivers:
+        return drivers[scheme](colon + rest)
+    if scheme in ("postgresql+asyncpg", "sqlite+aiosqlite"):
+        return url
+    raise Misconfigured("database.url: expected sqlite:///… or postgresql://…")

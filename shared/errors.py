@@ -1,0 +1,33 @@
+"""The errors that travel between rooms, named by what the one who catches them can do.
+
+SpotinferenceError
+├── Misconfigured        fix the configuration or the command line: the text says how
+├── BusError
+│   ├── BusUnavailable   try again later: nothing is known to have happened
+│   └── Conflict         read again, decide again: somebody wrote first
+└── Refusal              the other side understood and said no: the text says why
+"""
+
+
+class SpotinferenceError(Exception):
+    """Root of the tree."""
+
+
+class Misconfigured(SpotinferenceError):
+    """The configuration, the command line or the environment is wrong. The text names the place and the fix."""
+
+
+class BusError(SpotinferenceError):
+    """Something about the message bus."""
+
+
+class BusUnavailable(BusError):
+    """No answer in time. Whether a publish was stored is unknown: repeat it with the same message id."""
+
+
+class Conflict(BusError):
+    """The key changed since it was read, or exists already."""
+
+
+class Refusal(SpotinferenceError):
+    """A service answered a request with its reason for not doing it."""

@@ -1,0 +1,28 @@
+"""Bucket `keys`: SHA-256 of an API key to what it may do. The key itself is stored nowhere."""
+
+import hashlib
+
+from shared.messages.codec import Message
+
+
+class KeyRecord(Message, frozen=True, kw_only=True, tag="key.v1"):
+    """One key. Times are Unix seconds."""
+
+    id: str
+    name: str
+    created_at: float
+    models: tuple[str, ...] | None = None
+    """Allowed models; None allows all."""
+    expires_at: float | None = None
+    revoked_at: float | None = None
+
+    def usable(self, now: float) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+    def allows(self, model: str) -> bool:
+        return self.models is None or model in self.models
+
+
+def digest(key: str) -> str:
+    """The bucket's key for an API key: its SHA-256 in lower-case hex."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,63 @@
+"""What the meter publishes: how far each source is in the ledger, and answers about tokens."""
+
+import msgspec
+
+from shared.messages.codec import Message
+
+
+class Confirmed(Message, frozen=True, kw_only=True, tag="confirmed.v1"):
+    """Bucket `meter`, key `confirmed.<source>`: every event up to here is committed to the ledger."""
+
+    source: str
+    source_seq: int
+    at: float
+
+
+class TokensQuery(Message, frozen=True, kw_only=True, tag="tokens_query.v1"):
+    """Request on `meter.tokens`: the ledger's sums of one UTC day."""
+
+    day: str
+    """`YYYY-MM-DD`."""
+    by: tuple[str, ...] = ()
+    """Any of `model`, `tier`, `key`, `machine`, `outcome`."""
+    busy: bool = False
+    """Whether the intervals in which each machine had requests in flight are wanted too."""
+
+
+class TokenSums(msgspec.Struct, frozen=True, kw_only=True):
+    """Whole numbers; prompt includes cached, completion includes reasoning."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class TokensRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums under one combination of the dimensions asked for."""
+
+    dimensions: dict[str, str]
+    sums: TokenSums
+
+
+class Tokens(Message, frozen=True, kw_only=True, tag="tokens.v1"):
+    """Answer on `meter.tokens`."""
+
+    day: str
+    complete: bool
+    """The day is over, and no source has an open gap in it."""
+    totals: TokenSums
+    served: TokenSums
+    """`totals` without the outcome `failed`: the denominator of the cost per token."""
+    rows: tuple[TokensRow, ...] = ()
+    busy: dict[str, tuple[tuple[float, float], ...]] = msgspec.field(default_factory=dict)
+    """Machine to merged, sorted intervals (Unix seconds, end exclusive) within the day; empty if not asked for."""
+    open_gaps: int = 0
+    """Source sequence numbers that are known to be missing."""
+
+
+class Refused(Message, frozen=True, kw_only=True, tag="refused.v1"):
+    """Any request's answer when it cannot be done: why, and what to do."""
+
+    reason: str

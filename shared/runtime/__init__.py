@@ -1,0 +1,1 @@
+"""The skeleton of a process: arguments, logs, metrics, health, signals, staged drain."""

@@ -1,0 +1,48 @@
+"""The second port of every service: `/livez`, `/readyz`, `/metrics`."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+Check = Callable[[], str | None]
+"""None: fine; otherwise what is wrong, for people."""
+
+
+class Health:
+    """Named checks of readiness. The process is alive as long as it answers."""
+
+    def __init__(self) -> None:
+        self._checks: dict[str, Check] = {}
+
+    def add(self, name: str, check: Check) -> None:
+        self._checks[name] = check
+
+    def faults(self) -> dict[str, str]:
+        return {name: fault for name, check in self._checks.items() if (fault := check()) is not None}
+
+
+@asynccontextmanager
+async def serve_health(health: Health, registry: CollectorRegistry, host: str, port: int) -> AsyncIterator[int]:
+    """Serve the three pages; yields the port. `OSError` where the port is taken."""
+
+    async def livez(_request: web.Request) -> web.Response:
+        return web.json_response({"live": True})
+
+    async def readyz(_request: web.Request) -> web.Response:
+        faults = health.faults()
+        return web.json_response({"ready": not faults, "faults": faults}, status=503 if faults else 200)
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,166 @@
+"""From the command line to a running service and back: `python -m services.NAME` ends up in `run`.
+
+A service is an asynchronous context manager: entering starts it, leaving drains it. The process ends on SIGTERM or
+SIGINT, when the lifeline says that its parent has gone, or with status 1 when one of its tasks crashed.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import structlog
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from shared import suite
+from shared.bus.jetstream import connect
+from shared.bus.ports import Bus
+from shared.config import Config, ServiceSection, find_config, load
+from shared.errors import SpotinferenceError
+from shared.runtime import logs
+from shared.runtime.health import Health, serve_health
+
+LIFELINE_VARIABLE = "SPOTINFERENCE_LIFELINE"
+"""Number of an inherited descriptor that reads end-of-file when the parent has gone."""
+BUS_WAIT = 30.0
+"""For the first connection: on one host the bus is there at once, on a cluster it may start beside us."""
+
+log = structlog.get_logger()
+
+
+@dataclass(kw_only=True)
+class Runtime:
+    """What a service gets from its process. `now` is Unix seconds, `monotonic` never jumps."""
+
+    service: str
+    config: Config
+    data_dir: Path
+    bus: Bus
+    port: int | None
+    """From the command line: overrides the configured one."""
+    instance: str = field(default_factory=lambda: f"{socket.gethostname()}-{uuid4().hex[:8]}")
+    """This replica and boot."""
+    health: Health = field(default_factory=Health)
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    url: str | None = None
+    """Set by a service with a front door: its origin."""
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _crash: BaseException | None = None
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run beside the service. It is cancelled after the drain; if it raises, the process drains and ends with 1."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    async def stopped(self) -> None:
+        await self._ended.wait()
+
+    @property
+    def stopping(self) -> bool:
+        return self._ended.is_set()
+
+    @property
+    def crashed(self) -> bool:
+        return self._crash is not None
+
+    async def cancel_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("task crashed", task=task.get_name(), exc_info=error)
+            self._crash = error
+            self.stop()
+
+
+Service = Callable[[Runtime], AbstractAsyncContextManager[None]]
+
+
+def run(service: str, section: Callable[[Config], ServiceSection], opened: Service) -> None:
+    """The whole life of a service process; ends the interpreter with its exit status."""
+    parser = argparse.ArgumentParser(prog=f"python -m services.{service}")
+    parser.add_argument("--config", type=Path, help="the TOML file")
+    parser.add_argument("--data-dir", type=Path, default=Path(".spotinference"), help="where this host keeps its files")
+    parser.add_argument("--port", type=int, help="instead of the configured port; 0 is any free one")
+    parser.add_argument("--metrics-port", type=int, help="instead of the configured metrics port")
+    arguments = parser.parse_args()
+    logs.configure(service)
+    try:
+        config = load(find_config(arguments.config))
+        arguments.data_dir.mkdir(parents=True, exist_ok=True)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            status = runner.run(_live(service, config, section(config), opened, arguments))
+    except (SpotinferenceError, OSError) as error:
+        log.critical("cannot run", reason=str(error))
+        print(f"spotinference {service}: {error}", file=sys.stderr)
+        status = 1
+    sys.exit(status)
+
+
+async def _live(
+    service: str, config: Config, section: ServiceSection, opened: Service, arguments: argparse.Namespace
+) -> int:
+    loop = asyncio.get_running_loop()
+    metrics_port = section.metrics_port if arguments.metrics_port is None else arguments.metrics_port
+    async with AsyncExitStack() as stack:
+        url = suite.bus_url(config, arguments.data_dir)
+        bus = await stack.enter_async_context(connect(url, name=service, wait=BUS_WAIT))
+        runtime = Runtime(service=service, config=config, data_dir=arguments.data_dir, bus=bus, port=arguments.port)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, runtime.stop)
+        _watch_lifeline(runtime.stop)
+        runtime.health.add("bus", lambda: None if bus.connected else "not connected to the bus")
+        runtime.health.add("draining", lambda: "draining" if runtime.stopping else None)
+        bound = await stack.enter_async_context(
+            serve_health(runtime.health, runtime.registry, section.host, metrics_port)
+        )
+        stack.push_async_callback(runtime.cancel_tasks)
+        await stack.enter_async_context(opened(runtime))
+        metrics_url = f"http://{section.host}:{bound}"
+        announcement = suite.Running(
+            service=service, url=runtime.url or metrics_url, metrics_url=metrics_url, pid=os.getpid()
+        )
+        print(msgspec.json.encode(announcement).decode(), flush=True)
+        log.info("ready", url=announcement.url, metrics_url=metrics_url)
+        await runtime.stopped()
+        log.info("draining")
+    log.info("stopped")
+    return 1 if runtime.crashed else 0
+
+
+def _watch_lifeline(stop: Callable[[], None]) -> None:
+    number = os.environ.get(LIFELINE_VARIABLE)
+    if number is None:
+        return
+    descriptor = int(number)
+    loop = asyncio.get_running_loop()
+
+    def on_readable() -> None:
+        loop.remove_reader(descriptor)
+        log.warning("the parent process has gone")
+        stop()
+
+    loop.add_reader(descriptor, on_readable)
