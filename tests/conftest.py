@@ -1,0 +1,3 @@
+"""The fixtures that every test may use, each from its module in `tests/kit`."""
+
+pytest_plugins = ["tests.kit.nats_server"]
