@@ -1,27 +1,41 @@
 """Databases: one engine per process for SQLite or PostgreSQL, exact decimals on both, migrations under a lock."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import structlog
-from alembic import command
+from alembic import command, context
 from alembic.config import Config as AlembicConfig
 from sqlalchemy import Dialect, Numeric, Text, event, text
-from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from shared.errors import DatabaseUnavailable
 
 log = structlog.get_logger()
 
-BUSY_SECONDS = 30.0
+BUSY_SECONDS = 20.0
 """How long a SQLite writer waits for another's transaction."""
+CONNECT_SECONDS = 5.0
+COMMAND_SECONDS = 30.0
+"""For one statement on PostgreSQL: a server that fell silent is noticed, and the transaction tried again."""
+START_SECONDS = 30.0
+"""For the first connection: on a cluster the database may start beside us."""
 MIGRATION_LOCK = 0x5B07
 """PostgreSQL's advisory lock while the schema changes; any number, the same for all."""
 
+AWAY = (SQLAlchemyError, OSError, TimeoutError)
+"""What a database that is away, locked or slow raises. The transaction may be tried again, from its beginning."""
+
 
 class ExactDecimal(TypeDecorator[Decimal]):
-    """A Decimal that keeps every digit: NUMERIC on PostgreSQL, TEXT on SQLite (whose REAL would lose some).
+    """A Decimal that keeps every digit: NUMERIC(38, 12) on PostgreSQL, TEXT on SQLite (whose REAL would lose some).
 
     On SQLite do not sum it in SQL.
     """
@@ -35,43 +49,93 @@ class ExactDecimal(TypeDecorator[Decimal]):
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
         return value if value is None or dialect.name == "postgresql" else str(value)
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:  # noqa: ARG002 - the base's shape
         return None if value is None else Decimal(value)
 
 
 def create_engine(url: str) -> AsyncEngine:
     """A pooled engine. SQLite: WAL, synchronous FULL, foreign keys on, writers wait for one another."""
-    engine = create_async_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-    if engine.dialect.name == "sqlite":
+    if make_url(url).get_backend_name() != "sqlite":
+        timeouts = {"timeout": CONNECT_SECONDS, "command_timeout": COMMAND_SECONDS}
+        return create_async_engine(url, pool_pre_ping=True, connect_args=timeouts)
+    # isolation_level None: the driver begins nothing by itself, so that `_begin` below decides how to begin.
+    engine = create_async_engine(url, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None})
 
-        @event.listens_for(engine.sync_engine, "connect")
-        def _configure(connection: Any, _record: Any) -> None:
-            cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
-            cursor.close()
+    @event.listens_for(engine.sync_engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
 
-        @event.listens_for(engine.sync_engine, "begin")
-        def _begin(connection: Connection) -> None:
-            # A reader that becomes a writer cannot wait; one that says so at once can.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A reader that becomes a writer cannot wait; one that says so at once can.
+        reads = connection.get_execution_options().get("reads_only")
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
 
 
+@asynccontextmanager
+async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A transaction that only reads: it sees one moment of the database and holds up no writer."""
+    async with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            await connection.execution_options(reads_only=True)
+        else:
+            await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        async with connection.begin():
+            yield connection
+
+
 async def migrate(engine: AsyncEngine, scripts: Path, *, version_table: str) -> None:
-    """Bring the schema to the newest revision of `scripts`; replicas that start together take turns."""
+    """Bring the schema to the newest revision of `scripts`; replicas that start together take turns.
+
+    `version_table` is the caller's own, so that several services may share one database.
+    """
     config = AlembicConfig()
-    config.set_main_option("script_location", str(scripts))
-    config.attributes["version_table"] = version_table
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
 
     def upgrade(connection: Connection) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-        config.attributes["connection"] = connection
+        config.attributes.update(connection=connection, version_table=version_table)
         command.upgrade(config, "head")
 
     async with engine.begin() as connection:
         await connection.run_sync(upgrade)
     log.info("schema is current", version_table=version_table)
+
+
+def run_migrations() -> None:
+    """The body of every `migrations/env.py`: `migrate` has begun the transaction and ends it."""
+    attributes = context.config.attributes
+    context.configure(connection=attributes["connection"], version_table=attributes["version_table"])
+    context.run_migrations()
+
+
+@asynccontextmanager
+async def opened(url: str, scripts: Path, *, version_table: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on a current schema; `DatabaseUnavailable` when the database stays away for `START_SECONDS`."""
+    engine = create_engine(url)
+    deadline = asyncio.get_running_loop().time() + START_SECONDS
+    try:
+        while True:
+            try:
+                await migrate(engine, scripts, version_table=version_table)
+                break
+            except AWAY as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise DatabaseUnavailable(f"{engine.url.render_as_string()}: {told(error)}") from error
+                log.warning("database is away, trying again", reason=told(error))
+                await asyncio.sleep(1.0)
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def told(error: BaseException) -> str:
+    """What went wrong, in one line and without the statement's values."""
+    cause = getattr(error, "orig", None) or error
+    return f"{type(cause).__name__}: {cause}".partition("\n")[0]

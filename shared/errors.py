@@ -5,6 +5,7 @@ SpotinferenceError
 ├── BusError
 │   ├── BusUnavailable   try again later: nothing is known to have happened
 │   └── Conflict         read again, decide again: somebody wrote first
+├── DatabaseUnavailable  try again later: the database did not answer
 └── Refusal              the other side understood and said no: the text says why
 """
 
@@ -27,6 +28,10 @@ class BusUnavailable(BusError):
 
 class Conflict(BusError):
     """The key changed since it was read, or exists already."""
+
+
+class DatabaseUnavailable(SpotinferenceError):
+    """The database stayed away for longer than a start may take. The text names it, without its password."""
 
 
 class Refusal(SpotinferenceError):

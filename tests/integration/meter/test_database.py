@@ -1,0 +1,103 @@
+"""The database layer on real SQLite and PostgreSQL."""
+
+import asyncio
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Column, MetaData, Table, Text, func, inspect, select, text
+
+import services.meter
+from shared import database
+from shared.database import ExactDecimal, create_engine, migrate, reading
+from shared.errors import DatabaseUnavailable
+
+MIGRATIONS = Path(services.meter.__file__).parent / "migrations"
+
+
+async def test_replicas_that_start_together_migrate_once(database_url: str) -> None:
+    engines = [create_engine(database_url) for _ in range(4)]
+    try:
+        await asyncio.gather(*(migrate(e, MIGRATIONS, version_table="ledger_version") for e in engines))
+        async with reading(engines[0]) as connection:
+            assert (await connection.execute(text("SELECT version_num FROM ledger_version"))).all() == [("0001",)]
+            tables = await connection.run_sync(lambda c: inspect(c).get_table_names())
+            assert {"events", "rollups", "sources", "runs", "conflicts", "quarantine"} <= set(tables)
+    finally:
+        for engine in engines:
+            await engine.dispose()
+
+
+async def test_decimals_come_back_to_the_last_digit(database_url: str) -> None:
+    amounts = [Decimal("99999999999999999999999999.123456789012"), Decimal("-0.000000000001"), Decimal(0)]
+    metadata = MetaData()
+    table = Table("amounts", metadata, Column("name", Text, primary_key=True), Column("amount", ExactDecimal))
+    engine = create_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+        await connection.execute(table.insert(), [{"name": str(i), "amount": a} for i, a in enumerate(amounts)])
+        await connection.execute(table.insert(), {"name": "null", "amount": None})
+    async with reading(engine) as connection:
+        found = (await connection.execute(select(table.c.amount).order_by(table.c.name))).scalars().all()
+    await engine.dispose()
+    assert found == [*amounts, None]
+
+
+async def test_writers_wait_for_one_another_and_no_increment_is_lost(database_url: str) -> None:
+    engine = create_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE counter (n BIGINT)"))
+        await connection.execute(text("INSERT INTO counter VALUES (0)"))
+
+    async def increment() -> None:
+        for _ in range(20):
+            async with engine.begin() as connection:
+                locked = "" if engine.dialect.name == "sqlite" else " FOR UPDATE"
+                n = (await connection.execute(text(f"SELECT n FROM counter{locked}"))).scalar_one()
+                await connection.execute(text("UPDATE counter SET n = :n"), {"n": n + 1})
+
+    await asyncio.gather(*(increment() for _ in range(4)))
+    async with reading(engine) as connection:
+        assert (await connection.execute(text("SELECT n FROM counter"))).scalar_one() == 80
+    await engine.dispose()
+
+
+async def test_a_reader_sees_one_moment_and_holds_up_no_writer(database_url: str) -> None:
+    engine = create_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE t (n BIGINT)"))
+    count = select(func.count()).select_from(text("t"))
+    async with reading(engine) as reader:
+        before = (await reader.execute(count)).scalar_one()
+        async with asyncio.timeout(5), engine.begin() as writer:
+            await writer.execute(text("INSERT INTO t VALUES (1)"))
+        assert (await reader.execute(count)).scalar_one() == before == 0
+    async with reading(engine) as reader:
+        assert (await reader.execute(count)).scalar_one() == 1
+    await engine.dispose()
+
+
+async def test_sqlite_is_durable_and_rolls_back_whole_transactions(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite+aiosqlite:///{tmp_path / 'x.sqlite'}")
+    async with engine.begin() as connection:
+        pragmas = [
+            (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
+        assert pragmas == ["wal", 2, 1]
+    async with engine.connect() as connection, connection.begin() as transaction:
+        await connection.execute(text("CREATE TABLE t (n BIGINT)"))
+        await connection.execute(text("INSERT INTO t VALUES (1)"))
+        await transaction.rollback()
+    async with reading(engine) as connection:
+        assert await connection.run_sync(lambda c: inspect(c).get_table_names()) == []
+    await engine.dispose()
+
+
+async def test_a_database_that_stays_away_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "START_SECONDS", 0.0)
+    url = "postgresql+asyncpg://meter:hunter2@127.0.0.1:1/ledger"
+    with pytest.raises(DatabaseUnavailable, match=r"127\.0\.0\.1:1/ledger") as caught:
+        async with database.opened(url, MIGRATIONS, version_table="ledger_version"):
+            pass
+    assert "hunter2" not in str(caught.value)

