@@ -1,0 +1,94 @@
+"""The small engine of demo and tests: llama.cpp's own HTTP server on the CPU, a process like any engine.
+
+python -m spotinference.engine --port 8000 [--model FILE.gguf] [--name NAME]
+"""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from shared.errors import Misconfigured
+from spotinference import model_file
+
+
+def serve(*, model: Path, served_name: str, host: str, port: int, context: int, parallel: int, threads: int) -> None:
+    """Load, listen, and stay until SIGTERM or SIGINT ends the process with 0.
+
+    `context` is in tokens per request. `Misconfigured` where the file or the port cannot be used.
+    """
+    import xllamacpp
+
+    if not model.is_file():
+        raise Misconfigured(f"--model: no such file: {model}")
+    _check_port(host, port)
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model)
+    params.model_alias = {served_name}
+    params.n_parallel = parallel
+    params.n_ctx = context * parallel
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.hostnames = [host]
+    params.port = port
+    params.endpoint_metrics = True
+    params.use_jinja = True
+    params.offline = True
+    params.cache_ram_mib = 0  # up to 8 GiB otherwise; the prompt cache of each slot stays
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise Misconfigured(
+            f"--model {model} on {host}:{port}: {error}: is it a GGUF model, is the port free?"
+        ) from error
+    print(f"ready {server.listening_address}", flush=True)
+    while True:
+        signal.pause()
+
+
+def main() -> None:
+    """The command line."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    parser = argparse.ArgumentParser(prog="python -m spotinference.engine", description="The small CPU engine.")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--model", type=Path, help=f"a GGUF file; {model_file.NAME} is fetched when absent")
+    parser.add_argument("--name", default=model_file.NAME, help="what the answers call the model")
+    parser.add_argument("--context", type=int, default=2048, help="tokens per request, prompt and answer")
+    parser.add_argument("--parallel", type=int, default=4, help="requests computed together; more wait")
+    # One thread per core is 5 to 8 times slower: the barriers between them spin against the HTTP threads.
+    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2))
+    given = parser.parse_args()
+    try:
+        serve(
+            model=given.model or model_file.model_file(),
+            served_name=given.name,
+            host=given.host,
+            port=given.port,
+            context=given.context,
+            parallel=given.parallel,
+            threads=given.threads,
+        )
+    except Misconfigured as error:
+        sys.exit(f"spotinference engine: {error}")
+
+
+def _check_port(host: str, port: int) -> None:
+    """Before the weights are loaded, since the server itself would not say why it failed."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise Misconfigured(f"--host {host} --port {port}: {error}") from error
+
+
+def _end(_number: int, _frame: object) -> None:
+    # Not sys.exit: the server's own threads would be waited for.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What an engine says about itself: its own count of tokens, out of its Prometheus text, for comparison with ours."""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+
+_SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{.*\})? +(?P<value>\S+)(?: +\d+)?")
+
+_PROMPT = {"llamacpp:prompt_tokens_total", "llamacpp:prompt_tokens_cached_total", "vllm:prompt_tokens_total"}
+"""llama.cpp counts the prompt tokens that came from its cache apart, vLLM and every `usage` count them in."""
+_COMPLETION = {"llamacpp:tokens_predicted_total", "vllm:generation_tokens_total"}
+_RUNNING = {
+    "llamacpp:requests_processing",
+    "llamacpp:requests_deferred",
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+}
+_LLAMACPP_DIGITS = 6
+"""It prints six significant digits, whatever it knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineCounters:
+    """Since the engine's process began. With nothing `running` they equal the sums of `usage` of what was completed.
+
+    More than that by the tokens of requests that were left, and by the choices of `n` > 1 beyond the first, which
+    llama.cpp leaves out of `usage`.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    running: int
+    """Requests in the engine; llama.cpp counts their completion tokens only when they end."""
+    rounding: int
+    """How far each printed sum may be from the true one; 0: it is exact."""
+
+
+def parse(text: str) -> EngineCounters:
+    """The counters in the text of `/metrics`; `ValueError` where it is no engine's that we know."""
+    samples = [(m["name"], Decimal(m["value"])) for line in text.splitlines() if (m := _SAMPLE.fullmatch(line))]
+    names = {name for name, _ in samples}
+    if not (names & _PROMPT and names & _COMPLETION):
+        raise ValueError("neither llama.cpp's nor vLLM's token counters are in this text")
+
+    def total(wanted: set[str]) -> int:
+        return int(sum(value for name, value in samples if name in wanted))
+
+    return EngineCounters(
+        prompt_tokens=total(_PROMPT),
+        completion_tokens=total(_COMPLETION),
+        running=total(_RUNNING),
+        rounding=sum(_rounding(value) for name, value in samples if name in _PROMPT | _COMPLETION and _rounds(name)),
+    )
+
+
+def _rounds(name: str) -> bool:
+    return name.startswith("llamacpp:")
+
+
+def _rounding(value: Decimal) -> int:
+    """Half a unit of the last printed digit."""
+    return 10 ** (value.adjusted() + 1 - _LLAMACPP_DIGITS) // 2 if value.adjusted() >= _LLAMACPP_DIGITS else 0
