@@ -8,6 +8,7 @@ import msgspec
 import structlog
 
 from shared.bus.ports import Bus, Changed, Handle, Restarted, WatchEvent
+from shared.bus.subjects import name
 from shared.bus.topology import Bucket
 from shared.messages.codec import Unreadable, decode
 
@@ -16,7 +17,7 @@ log = structlog.get_logger()
 
 
 class View(Mapping[str, M], Generic[M]):
-    """Read-only mapping of the bucket's keys to messages.
+    """Read-only mapping of the bucket's keys, as the names they were made of, to messages.
 
     `revision(key)` is what an update has to name. An unreadable value is logged and left out. `on_change` is
     called after each change with the key, and after a restarted watch for every key.
@@ -56,9 +57,10 @@ class View(Mapping[str, M], Generic[M]):
         if isinstance(event, Restarted):
             self._told = set()
         elif isinstance(event, Changed):
+            change = Changed(name(event.key), event.value, event.revision)
             if self._told is not None:
-                self._told.add(event.key)
-            self._apply(event)
+                self._told.add(change.key)
+            self._apply(change)
         else:
             for key in set(self._values) - (self._told or set()):
                 self._apply(Changed(key, None, 0))

@@ -1,0 +1,1 @@
+"""Where the gateway touches the world: engines, the bus, the disk."""

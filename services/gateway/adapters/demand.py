@@ -1,0 +1,94 @@
+"""Tells the waker what is wanted: one level per model, repeated while requests wait, withdrawn when none does."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from services.gateway.core.hold import Hold
+from shared.bus.ports import Bus
+from shared.bus.subjects import wake_request
+from shared.errors import BusError
+from shared.messages.codec import encode
+from shared.messages.gateway import WakeRequest
+
+MAX_REQUEST_IDS = 16
+"""How many of the requests that caused a wake are named: enough to find them, bounded for the message's size."""
+RETRY_SECONDS = 0.5
+
+log = structlog.get_logger()
+
+
+class Demand:
+    """One task, `run`. `changed` after every change of the queue; `ask_once` for a caller that does not wait."""
+
+    def __init__(self, bus: Bus, hold: Hold, gateway: str, repeat: float, now: Callable[[], float]) -> None:
+        self._bus = bus
+        self._hold = hold
+        self._gateway = gateway
+        self._repeat = repeat
+        self._now = now
+        self._due: dict[str, float] = {}
+        """Model to the time of its next message; a model without demand is not in it."""
+        self._once: dict[str, WakeRequest] = {}
+        self._changed = asyncio.Event()
+
+    def changed(self, model: str) -> None:
+        if bool(self._hold.waiting(model)) != (model in self._due):
+            self._due[model] = self._now()
+            self._changed.set()
+
+    def ask_once(self, model: str, request_id: str, key_id: str, deadline: float) -> None:
+        self._once[model] = WakeRequest(
+            model=model,
+            gateway=self._gateway,
+            waiting=1,
+            deadline=deadline,
+            sent_at=self._now(),
+            request_ids=(request_id,),
+            key_id=key_id,
+        )
+        self._changed.set()
+
+    async def run(self) -> None:
+        while True:
+            self._changed.clear()
+            pause = await self._publish_due()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _publish_due(self) -> float:
+        """Returns how long nothing is due, in seconds."""
+        try:
+            for model, request in list(self._once.items()):
+                if not self._hold.waiting(model):
+                    await self._bus.publish(wake_request(model), encode(request))
+                self._once.pop(model, None)
+            for model, due in list(self._due.items()):
+                if due <= self._now():
+                    await self._publish(model)
+        except BusError as error:
+            log.warning("wake request not published", error=str(error))
+            return RETRY_SECONDS
+        return max(0.0, min([due - self._now() for due in self._due.values()], default=self._repeat))
+
+    async def _publish(self, model: str) -> None:
+        waiting = self._hold.waiting(model)
+        now = self._now()
+        request = WakeRequest(
+            model=model,
+            gateway=self._gateway,
+            waiting=len(waiting),
+            deadline=max((t.deadline for t in waiting), default=now),
+            sent_at=now,
+            request_ids=tuple(t.request_id for t in waiting[:MAX_REQUEST_IDS]),
+            key_id=waiting[0].key_id if waiting else "",
+        )
+        await self._bus.publish(wake_request(model), encode(request))
+        if waiting:
+            self._due[model] = now + self._repeat
+        elif not self._hold.waiting(model):
+            del self._due[model]

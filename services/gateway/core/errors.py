@@ -1,0 +1,126 @@
+"""The error table: every error that the gateway itself tells, in OpenAI's shape."""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+
+@dataclass(frozen=True)
+class ApiError(Exception):
+    """One row of the table, filled in. Never holds a prompt or a key."""
+
+    status: int
+    code: str
+    message: str
+    type: str = "invalid_request_error"
+    param: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": error})
+
+    def event(self) -> bytes:
+        """The same as the last event of a stream whose status line has gone out."""
+        return b"data: " + self.body() + b"\n\n"
+
+
+_NO_RETRY = {"x-should-retry": "false"}
+
+
+def invalid_json(reason: str) -> ApiError:
+    return ApiError(400, "invalid_json", f"The request body is not valid JSON: {reason}")
+
+
+def invalid_request(param: str | None, reason: str) -> ApiError:
+    return ApiError(400, "invalid_request", reason, param=param)
+
+
+def invalid_api_key() -> ApiError:
+    message = (
+        "Missing or invalid API key: send `Authorization: Bearer sk-…` with a key that is neither revoked nor expired."
+    )
+    return ApiError(401, "invalid_api_key", message)
+
+
+def model_not_allowed(model: str) -> ApiError:
+    return ApiError(403, "model_not_allowed", f"This key may not use the model {model!r}.", param="model")
+
+
+def model_not_found(model: str) -> ApiError:
+    return ApiError(
+        404, "model_not_found", f"The model {model!r} does not exist: GET /v1/models lists them.", param="model"
+    )
+
+
+def not_found(path: str) -> ApiError:
+    return ApiError(404, "not_found", f"There is nothing at {path!r}.")
+
+
+def method_not_allowed(method: str, allowed: str) -> ApiError:
+    return ApiError(405, "method_not_allowed", f"{method} is not allowed here.", headers={"Allow": allowed})
+
+
+def request_timeout(seconds: float) -> ApiError:
+    return ApiError(408, "request_timeout", f"The request body did not arrive within {seconds:g} s.")
+
+
+def length_required() -> ApiError:
+    return ApiError(411, "length_required", "Send a body with Content-Length or Transfer-Encoding: chunked.")
+
+
+def request_too_large(limit: int) -> ApiError:
+    return ApiError(413, "request_too_large", f"The request body is larger than {limit} bytes.")
+
+
+def unsupported_media_type(got: str) -> ApiError:
+    return ApiError(415, "unsupported_media_type", f"Send Content-Type: application/json, not {got!r}.")
+
+
+def too_many_waiting(retry_after: int) -> ApiError:
+    message = "Too many requests are waiting for a machine to wake."
+    return ApiError(429, "too_many_waiting", message, "rate_limit_error", headers={"Retry-After": str(retry_after)})
+
+
+def upstream_unreachable() -> ApiError:
+    return ApiError(502, "upstream_unreachable", "The engine did not answer.", "server_error")
+
+
+def no_upstream(model: str) -> ApiError:
+    message = f"No machine serves the model {model!r}."
+    return ApiError(503, "no_upstream", message, "server_error", headers=dict(_NO_RETRY))
+
+
+def budget_closed(reason: str) -> ApiError:
+    message = {
+        "budget_closed": "The daily budget is spent; it opens again at midnight UTC.",
+        "billing_unobservable": "Spending cannot be observed at the moment, so nothing new is started.",
+    }
+    text = message.get(reason, reason)
+    code = reason if reason in message else "budget_closed"
+    return ApiError(503, code, text, "server_error", headers=dict(_NO_RETRY))
+
+
+def outbox_full(reason: str) -> ApiError:
+    """Serving on would lose counts."""
+    message = f"Usage cannot be recorded at the moment ({reason}), so nothing new is served."
+    return ApiError(503, "outbox_full", message, "server_error", headers={"Retry-After": "10"})
+
+
+def waking(retry_after: int, eta: str) -> ApiError:
+    message = f"The model's machine is waking (eta {eta}); the request did not ask to wait longer."
+    return ApiError(503, "waking", message, "server_error", headers={"Retry-After": str(retry_after)})
+
+
+def leaving() -> ApiError:
+    message = "This gateway is shutting down; try again."
+    return ApiError(503, "waking", message, "server_error", headers={"Retry-After": "1"})
+
+
+def wake_timeout(cap: float) -> ApiError:
+    return ApiError(504, "wake_timeout", f"No machine woke within {cap:g} s.", "server_error")
+
+
+def engine_lost() -> ApiError:
+    """Told in the stream, after the first byte."""
+    return ApiError(502, "engine_lost", "The engine stopped in the middle of its answer.", "server_error")

@@ -1,0 +1,98 @@
+"""What every command has: `--config`, `--data-dir`, and a way to the running suite."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+
+import click
+import msgspec
+
+from shared import suite
+from shared.bus.jetstream import JetStreamBus, connect
+from shared.bus.ports import Bus
+from shared.config import DEFAULT_DATA_DIR, Config, find_config, load
+from shared.errors import Refusal as Declined
+from shared.errors import SpotinferenceError
+from shared.messages.codec import decode, encode
+from shared.messages.meter import Refused
+
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A", bound=msgspec.Struct)
+
+SHIPPED_CONFIG = Path(__file__).parent / "local.toml"
+"""What `up` runs where there is no configuration."""
+BUS_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Context:
+    """The options of one call."""
+
+    config_path: Path | None
+    data_dir: Path
+
+    @property
+    def path(self) -> Path:
+        return find_config(self.config_path, SHIPPED_CONFIG)
+
+    def config(self) -> Config:
+        return load(self.path)
+
+    def on_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
+        """Run `work` with a connection to the suite's bus."""
+
+        async def connected() -> T:
+            url = suite.bus_url(self.config(), self.data_dir)
+            async with connect(url, name="spotinference", wait=BUS_SECONDS) as bus:
+                return await work(bus)
+
+        return asyncio.run(connected())
+
+
+async def ask(bus: Bus, subject: str, question: msgspec.Struct, answer: type[A], *, timeout: float = 30.0) -> A:
+    """A service's answer; `Refusal` with its reason when it says no."""
+    data = await bus.request(subject, encode(question), timeout=timeout)
+    if msgspec.json.decode(data).get("type") == "refused.v1":
+        raise Declined(decode(data, Refused).reason)
+    return decode(data, answer)
+
+
+def suite_options(command: Callable[Concatenate[Context, P], T]) -> Callable[P, T]:
+    """Give a command `--config` and `--data-dir`, and turn our errors into one line and exit status 1."""
+
+    @click.option(
+        "--config", "config_path", type=click.Path(path_type=Path), help="The TOML file. [SPOTINFERENCE_CONFIG]"
+    )
+    @click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=DEFAULT_DATA_DIR,
+        show_default=True,
+        help="Where this host keeps its files; it leads to the running suite.",
+    )
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        config_path: Any = kwargs.pop("config_path")
+        data_dir: Any = kwargs.pop("data_dir")
+        try:
+            return command(Context(config_path, data_dir), *args, **kwargs)
+        except SpotinferenceError as error:
+            fail(str(error))
+
+    return wrapped
+
+
+def fail(message: str) -> NoReturn:
+    for line in message.splitlines():
+        click.echo(f"spotinference: {line}", err=True)
+    sys.exit(1)
+
+
+def echo_json(value: object) -> None:
+    """Stable output for other programs: decimals as strings."""
+    click.echo(msgspec.json.encode(value).decode())  # decimals become strings by themselves

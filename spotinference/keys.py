@@ -1,0 +1,128 @@
+"""`spotinference keys`: make, list and revoke API keys. Only their SHA-256 is stored; a secret is printed once."""
+
+import secrets
+import time
+from datetime import UTC, datetime
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from shared.bus.jetstream import JetStreamBus
+from shared.bus.ports import Bus
+from shared.bus.topology import KEYS
+from shared.errors import Misconfigured
+from shared.ids import uuid7
+from shared.messages.codec import decode, encode, rfc3339
+from shared.messages.keys import KeyRecord, digest
+from spotinference.context import Context, echo_json, fail, suite_options
+
+
+@click.group()
+def keys() -> None:
+    """API keys."""
+
+
+@keys.command()
+@click.option("--name", required=True, help="Whose key it is.")
+@click.option("--models", help="Allowed models, separated by commas; all when absent.")
+@click.option("--expires", help="When it ends: RFC 3339, e.g. 2027-01-31 or 2027-01-31T12:00:00Z; never when absent.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with id and key.")
+@suite_options
+def create(context: Context, name: str, models: str | None, expires: str | None, *, as_json: bool) -> None:
+    """Make a key and print its secret, once."""
+    config = context.config()
+    allowed = tuple(m.strip() for m in models.split(",")) if models is not None else None
+    for model in allowed or ():
+        if model not in config.models:
+            raise Misconfigured(f"--models: no [[model]] is named {model!r}")
+    ends = None if expires is None else _moment(expires)
+    key_id, secret = context.on_bus(lambda bus: mint(bus, name=name, models=allowed, expires_at=ends))
+    if as_json:
+        echo_json({"id": key_id, "key": secret})
+    else:
+        click.echo(f"id   {key_id}\nkey  {secret}\n\nIt is not stored and cannot be shown again.")
+
+
+async def mint(
+    bus: Bus, *, name: str, models: tuple[str, ...] | None = None, expires_at: float | None = None
+) -> tuple[str, str]:
+    """A new key's id and secret."""
+    now = time.time()
+    secret = f"sk-{secrets.token_urlsafe(32)}"
+    record = KeyRecord(id=uuid7(now), name=name, created_at=now, models=models, expires_at=expires_at)
+    await bus.create(KEYS, digest(secret), encode(record))
+    return record.id, secret
+
+
+@keys.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with a list of keys.")
+@suite_options
+def list_keys(context: Context, *, as_json: bool) -> None:
+    """All keys, the oldest first; no secrets."""
+    found = sorted((record for _, record, _ in context.on_bus(_records)), key=lambda record: record.created_at)
+    if as_json:
+        rows = [
+            {
+                "id": r.id,
+                "name": r.name,
+                "state": _state(r),
+                "models": r.models,
+                "created_at": rfc3339(r.created_at),
+                "expires_at": None if r.expires_at is None else rfc3339(r.expires_at),
+            }
+            for r in found
+        ]
+        echo_json({"keys": rows})
+        return
+    table = Table("id", "name", "state", "models", "expires")
+    for r in found:
+        expires = "never" if r.expires_at is None else rfc3339(r.expires_at)
+        table.add_row(r.id, r.name, _state(r), "all" if r.models is None else ", ".join(r.models), expires)
+    Console().print(table)
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@suite_options
+def revoke(context: Context, key_id: str) -> None:
+    """End a key; gateways refuse it within a second."""
+
+    async def work(bus: JetStreamBus) -> bool:
+        for name, record, revision in await _records(bus):
+            if record.id == key_id:
+                if record.revoked_at is None:
+                    ended = KeyRecord(
+                        id=record.id,
+                        name=record.name,
+                        created_at=record.created_at,
+                        models=record.models,
+                        expires_at=record.expires_at,
+                        revoked_at=time.time(),
+                    )
+                    await bus.update(KEYS, name, encode(ended), revision=revision)
+                return True
+        return False
+
+    if not context.on_bus(work):
+        fail(f"no key has the id {key_id!r}: `spotinference keys list` shows them")
+    click.echo(f"revoked {key_id}")
+
+
+async def _records(bus: Bus) -> list[tuple[str, KeyRecord, int]]:
+    entries = await bus.entries(KEYS)
+    return [(name, decode(entry.value, KeyRecord), entry.revision) for name, entry in entries.items()]
+
+
+def _state(record: KeyRecord) -> str:
+    if record.revoked_at is not None:
+        return "revoked"
+    return "usable" if record.usable(time.time()) else "expired"
+
+
+def _moment(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise Misconfigured(f"--expires: expected a time such as 2027-01-31T12:00:00Z, got {text!r}") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
