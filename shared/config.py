@@ -122,11 +122,10 @@ class BillingSection(ServiceSection, frozen=True, kw_only=True):
     """USD per UTC day; absent: no gate."""
     observation_timeout: Duration = Duration(300)
     """A budget figure older than this closes the gate."""
-    direction_weights: dict[Literal["input", "cached", "output"], Money] = {
-        "input": Money("1"),
-        "cached": Money("0.1"),
-        "output": Money("4"),
-    }
+    direction_weights: dict[Literal["input", "cached", "output"], Money] = msgspec.field(
+        default_factory=lambda: {"input": Money("1"), "cached": Money("0.1"), "output": Money("4")}
+    )
+    """How much of the spend a token of each direction bears; only their proportions matter."""
     append_sources: tuple[str, ...] = ()
     """Sources whose files add to what was delivered before instead of replacing it."""
 
@@ -224,8 +223,8 @@ def _special(kind: type[Any], value: object) -> object:
 
 def _located(message: str) -> str:
     """msgspec's `what - at `$.a.b`` as `a.b: what`; a table in an array by its number, from 1."""
-    what, _, where = message.rpartition(" - at `$")
-    if not where:
+    what, found, where = message.rpartition(" - at `$")
+    if not found:
         return message
     place = re.sub(r"\[(\d+)\]", lambda m: f"[{int(m[1]) + 1}]", where.rstrip("`").lstrip("."))
     return f"{place}: {what[0].lower()}{what[1:]}"

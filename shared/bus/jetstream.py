@@ -175,9 +175,10 @@ class JetStreamBus:
             config = ConsumerConfig(filter_subject=subject, deliver_policy=DeliverPolicy.ALL)
             subscription = await self.js.subscribe(subject, stream=stream.name, ordered_consumer=True, config=config)
             try:
-                waiting = (await subscription.consumer_info()).num_pending or 0
-                waiting += subscription.pending_msgs
-                found = [await subscription.next_msg(CALL_SECONDS) for _ in range(waiting)]
+                info = await subscription.consumer_info()
+                delivered = info.delivered.consumer_seq if info.delivered else 0
+                total = (info.num_pending or 0) + delivered
+                found = [await subscription.next_msg(CALL_SECONDS) for _ in range(total)]
             finally:
                 await subscription.unsubscribe()
         return [Received(m.subject, m.data) for m in found]

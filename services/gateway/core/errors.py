@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ApiError(Exception):
     """One row of the table, filled in. Never holds a prompt or a key."""
 

@@ -87,8 +87,8 @@ def _merged(options: msgspec.Raw) -> bytes:
 
 
 def _field_error(message: str) -> ApiError:
-    what, _, where = message.rpartition(" - at `$")
-    if where:
+    what, found, where = message.rpartition(" - at `$")
+    if found:
         param = where.rstrip("`").lstrip(".")
         return invalid_request(param or None, f"`{param}`: {what[0].lower()}{what[1:]}." if param else f"{what}.")
     if "missing required field" in message:
