@@ -1,0 +1,59 @@
+# Two commands are enough for a first look: `make demo` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
+# Two workers: what the tests start (engines, databases, a bus) needs the rest of a small machine.
+WORKERS ?= 2
+
+.PHONY: help setup demo up test test-all check bench requirements clean
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(BIN)/.ready ## Prepare .venv with the `spotinference` command
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+$(BIN)/.ready: requirements/cli.txt pyproject.toml | $(BIN)/python
+	$(PIP) --require-hashes -r requirements/cli.txt
+	$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(BIN)/.dev-ready: requirements/dev.txt $(BIN)/.ready
+	$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+demo: setup ## The whole job end to end on real parts, shown step by step
+	@$(BIN)/spotinference demo
+
+up: setup ## The whole suite on this host, until Ctrl-C
+	@$(BIN)/spotinference up
+
+test: $(BIN)/.dev-ready ## The tests, in parallel, in under 5 minutes
+	$(BIN)/pytest -n $(WORKERS) -m "not long"
+
+test-all: check $(BIN)/.dev-ready ## Everything that can be checked, the long tests included
+	$(BIN)/pytest -n $(WORKERS)
+
+check: $(BIN)/.dev-ready ## Format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(BIN)/.dev-ready ## Measure the gateway against a direct engine call
+	$(BIN)/python -m bench.gateway
+
+requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml admits, with hashes
+	for group in gateway waker meter billing cli dev; do \
+	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-emit-package spotinference --extra $$group --output-file requirements/$$group.txt pyproject.toml || exit 1; \
+	done
+
+clean: ## Remove the environment, caches and what the suite left in .spotinference
+	rm -rf .venv .spotinference .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
