@@ -42,14 +42,16 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 def parse(body: bytes) -> Asked:
     """What is asked, or `ApiError` 400 with the field that is wrong."""
     try:
+        body.decode("utf-8")  # what the decoder skips it does not validate
         fields = _body.decode(body)
+        repeated = _may_repeat_model(body) and _repeats_model(body)
     except msgspec.ValidationError as error:
         raise _field_error(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_json(str(error)) from None
     if not fields.model:
         raise invalid_request("model", "`model` must name a model.")
-    if _may_repeat_model(body) and _repeats_model(body):
+    if repeated:
         raise invalid_request("model", "`model` is given twice; give it once.")
     options = fields.stream_options or _StreamOptions()
     return Asked(

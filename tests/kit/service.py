@@ -1,0 +1,66 @@
+"""Real service processes for tests: `python -m services.NAME`, started, killed, restarted, and never left behind."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from shared.suite import Running
+
+START_SECONDS = 30.0
+STOP_SECONDS = 30.0
+
+
+class ServiceProcess:
+    """One service. `announced` is what it said when it was ready."""
+
+    def __init__(self, name: str, config: Path, data_dir: Path) -> None:
+        self.name = name
+        self._arguments = ["--config", str(config), "--data-dir", str(data_dir)]
+        self.log = data_dir / f"{name}.log"
+        self.announced = Running(service=name, url="", pid=0)
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """`AssertionError` with its log when it ends instead of getting ready."""
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", f"services.{self.name}", *self._arguments, stdout=subprocess.PIPE, stderr=log
+            )
+        assert self.process.stdout is not None
+        async with asyncio.timeout(START_SECONDS):
+            line = await self.process.stdout.readline()
+        assert line, self.log.read_text()[-3000:]
+        self.announced = msgspec.json.decode(line, type=Running)
+
+    async def kill9(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM and its exit status."""
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.process.wait()
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+
+@asynccontextmanager
+async def running(name: str, config: Path, data_dir: Path) -> AsyncIterator[ServiceProcess]:
+    """A ready service process, gone afterwards whatever happened."""
+    service = ServiceProcess(name, config, data_dir)
+    try:
+        await service.start()
+        yield service
+    finally:
+        if service.process is not None and service.process.returncode is None:
+            await service.kill9()
