@@ -195,6 +195,12 @@ class JetStreamBus:
             except (nats.errors.TimeoutError, nats.js.errors.FetchTimeoutError):
                 return []
 
+    async def backlog(self, consumer: Consumer) -> int:
+        self._check()
+        async with _unavailable(f"backlog {consumer.durable}"):
+            info = await self.js.consumer_info(consumer.stream, consumer.durable)
+        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
     async def get(self, bucket: Bucket, key: str) -> Entry | None:
         self._check()
         try:

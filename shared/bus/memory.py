@@ -143,6 +143,12 @@ class MemoryBus:
             found = self._take(consumer, batch)
         return found
 
+    async def backlog(self, consumer: Consumer) -> int:
+        self._check()
+        state = self._consumer(consumer)
+        unread = sum(m.sequence >= state.next_sequence for m in self._streams[consumer.stream].messages)
+        return unread + len(state.pending) + len(state.redeliver)
+
     async def get(self, bucket: Bucket, key: str) -> Entry | None:
         self._check()
         return self._bucket(bucket).get(key)

@@ -101,6 +101,10 @@ class Bus(Protocol):
         """Up to `batch` messages; waits at most `wait` seconds for the first, then takes what is there."""
         ...
 
+    async def backlog(self, consumer: Consumer) -> int:
+        """Messages that the consumer has not acknowledged yet, delivered or not."""
+        ...
+
     async def get(self, bucket: Bucket, key: str) -> Entry | None: ...
 
     async def put(self, bucket: Bucket, key: str, value: bytes) -> int:

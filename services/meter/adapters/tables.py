@@ -1,0 +1,87 @@
+"""The ledger's tables as queries see them; `migrations/` makes them."""
+
+from sqlalchemy import BigInteger, Boolean, Column, Double, LargeBinary, MetaData, Table, Text
+
+_metadata = MetaData()
+
+events = Table(
+    "events",
+    _metadata,
+    Column("id", Text, primary_key=True),
+    Column("source", Text),
+    Column("source_seq", BigInteger),
+    Column("completed_at", Double),
+    Column("key_id", Text),
+    Column("model", Text),
+    Column("tier", Text),
+    Column("machine", Text),
+    Column("generation", BigInteger),
+    Column("prompt_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("basis", Text),
+    Column("outcome", Text),
+    Column("status", BigInteger),
+    Column("streamed", Boolean),
+    Column("wake_wait", Double),
+    Column("wake_id", Text),
+    Column("first_token", Double),
+    Column("duration", Double),
+    Column("overhead", Double),
+)
+"""One row per usage event, its fields as they came; never changed."""
+
+rollups = Table(
+    "rollups",
+    _metadata,
+    Column("minute", BigInteger, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("tier", Text, primary_key=True),
+    Column("machine", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("outcome", Text, primary_key=True),
+    Column("requests", BigInteger),
+    Column("prompt_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+)
+"""Sums of the events' rows, written in the same transaction."""
+
+sources = Table("sources", _metadata, Column("source", Text, primary_key=True), Column("seen_at", Double))
+"""Every source ever seen; its row is the lock on its runs."""
+
+runs = Table(
+    "runs",
+    _metadata,
+    Column("source", Text, primary_key=True),
+    Column("first", BigInteger, primary_key=True),
+    Column("last", BigInteger),
+    Column("first_at", Double),
+    Column("last_at", Double),
+)
+"""Which numbers of a source have arrived; the run that begins with 1 is the mark, the others lie behind gaps."""
+
+conflicts = Table(
+    "conflicts",
+    _metadata,
+    Column("id", Text, primary_key=True),
+    Column("sha256", Text, primary_key=True),
+    Column("payload", LargeBinary),
+    Column("received_at", Double),
+)
+"""Messages that came under an id whose event says something else; the first one counts."""
+
+quarantine = Table(
+    "quarantine",
+    _metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("payload", LargeBinary),
+    Column("reason", Text),
+    Column("source", Text),
+    Column("source_seq", BigInteger),
+    Column("at", Double),
+    Column("received_at", Double),
+)
+"""Messages that cannot be counted, as they came."""

@@ -1,0 +1,70 @@
+"""Answers `meter.tokens`: what a day's tokens were, as the ledger has it."""
+
+from collections.abc import Callable
+
+import structlog
+from prometheus_client import Gauge
+
+from services.meter.adapters.ledger import Ledger
+from services.meter.core.day import answer, asked
+from shared.bus import topology
+from shared.bus.ports import Bus
+from shared.database import AWAY, told
+from shared.errors import BusUnavailable
+from shared.messages.codec import Unreadable, decode, encode
+from shared.messages.meter import Refused, Tokens, TokensQuery
+
+log = structlog.get_logger()
+
+ANSWER_BYTES = 1_000_000
+"""A little below what the bus carries in one message."""
+
+
+class Backlog:
+    """How much of the stream is not in the ledger yet, and when nothing was."""
+
+    def __init__(self, bus: Bus, gauge: Gauge, now: Callable[[], float]) -> None:
+        self._bus = bus
+        self._gauge = gauge
+        self._now = now
+        self.read_dry_at: float | None = None
+
+    async def look(self) -> None:
+        looked_at = self._now()
+        backlog = await self._bus.backlog(topology.LEDGER)
+        self._gauge.set(backlog)
+        if backlog == 0:
+            self.read_dry_at = looked_at
+
+
+class Answers:
+    """Every request gets an answer: the figures, or what is wrong with the question or the database."""
+
+    def __init__(self, ledger: Ledger, backlog: Backlog) -> None:
+        self._ledger = ledger
+        self._backlog = backlog
+
+    async def tokens(self, data: bytes) -> bytes:
+        encoded = encode(await self._tokens(data))
+        if len(encoded) > ANSWER_BYTES:
+            return encode(
+                Refused(reason="the answer is larger than a message: ask for fewer dimensions, or busy=false")
+            )
+        return encoded
+
+    async def _tokens(self, data: bytes) -> Tokens | Refused:
+        try:
+            query = decode(data, TokensQuery)
+            day = asked(query)
+        except (Unreadable, ValueError) as error:
+            return Refused(reason=str(error))
+        try:
+            await self._backlog.look()
+        except BusUnavailable as error:
+            log.debug("answering by the last look at the backlog", reason=str(error))
+        try:
+            facts = await self._ledger.day(day, query.by, busy=query.busy)
+        except AWAY as error:
+            log.warning("the ledger cannot be read", reason=told(error))
+            return Refused(reason="the ledger's database does not answer: ask again later")
+        return answer(day, query, facts, self._backlog.read_dry_at)

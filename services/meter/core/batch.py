@@ -1,0 +1,136 @@
+"""What one batch of messages is: events to count, and what cannot be counted with the reason."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from services.meter.core.runs import Run, merged, single
+from shared.messages.codec import Unreadable, decode
+from shared.messages.gateway import UsageEvent
+
+NAME_BYTES = 400
+"""Longest name in UTF-8: five of them are one key of the rollups, and PostgreSQL's index takes 2700 bytes."""
+COUNT_LIMIT = 2**40
+"""Tokens in one event: far above any context, far below where a day's sum would overflow 64 bits."""
+SEQ_LIMIT = 2**62
+TIME_LIMIT = 2**33
+"""Unix seconds, in the year 2242."""
+
+_NAMES = ("id", "source", "key_id", "model", "tier", "machine", "wake_id")
+_COUNTS = ("generation", "status", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+_SECONDS = ("completed_at", "wake_wait", "first_token", "duration", "overhead")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readable:
+    """A message and the event in it."""
+
+    event: UsageEvent
+    payload: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantined:
+    """A message that cannot be counted. `source` and `source_seq` where at least these can be read."""
+
+    payload: bytes
+    reason: str
+    source: str | None
+    source_seq: int | None
+    at: float
+    """When its request completed, or else when the message came: the day whose count lacks it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    readable: tuple[Readable, ...]
+    quarantined: tuple[Quarantined, ...]
+    received_at: float
+
+    @property
+    def first_of_each(self) -> dict[str, UsageEvent]:
+        """Id to event, in the order of ids, so that two writers lock the same rows in the same order."""
+        found: dict[str, UsageEvent] = {}
+        for message in self.readable:
+            found.setdefault(message.event.id, message.event)
+        return dict(sorted(found.items()))
+
+    @property
+    def arrived(self) -> dict[str, tuple[Run, ...]]:
+        """The numbers of each source that this batch holds, sources sorted.
+
+        A quarantined message is in the ledger too, as it came: its source need not keep it.
+        """
+        numbers = [(r.event.source, single(r.event.source_seq, r.event.completed_at)) for r in self.readable]
+        numbers += [(q.source, single(q.source_seq, q.at)) for q in self.quarantined if q.source and q.source_seq]
+        by_source: defaultdict[str, list[Run]] = defaultdict(list)
+        for source, run in numbers:
+            by_source[source].append(run)
+        return {source: merged(runs) for source, runs in sorted(by_source.items())}
+
+
+class _Number(msgspec.Struct):
+    """What can be known of an event that is otherwise unreadable."""
+
+    source: str
+    source_seq: int
+    completed_at: float
+
+
+def read(payloads: Iterable[bytes], received_at: float) -> Batch:
+    readable: list[Readable] = []
+    quarantined: list[Quarantined] = []
+    for payload in payloads:
+        try:
+            event = decode(payload, UsageEvent)
+        except Unreadable as error:
+            quarantined.append(_quarantined(payload, str(error), received_at))
+            continue
+        if fault := next(faults(event), None):
+            quarantined.append(_quarantined(payload, fault, received_at))
+        else:
+            readable.append(Readable(event=event, payload=payload))
+    return Batch(readable=tuple(readable), quarantined=tuple(quarantined), received_at=received_at)
+
+
+def faults(event: UsageEvent) -> Iterator[str]:
+    """Why an event cannot be counted, field by field."""
+    for name in _NAMES:
+        value = getattr(event, name)
+        if value is not None:
+            yield from _name_faults(name, value)
+    if not 1 <= event.source_seq < SEQ_LIMIT:
+        yield f"source_seq: expected 1 or more, got {event.source_seq}"
+    for name in _COUNTS:
+        value = getattr(event, name)
+        if not 0 <= value < COUNT_LIMIT:
+            yield f"{name}: expected 0 to 2^40, got {value}"
+    for name in _SECONDS:
+        value = getattr(event, name)
+        if value is not None and not 0 <= value < TIME_LIMIT:
+            yield f"{name}: expected 0 to 2^33 seconds, got {value}"
+
+
+def _name_faults(name: str, value: str) -> Iterator[str]:
+    if not value and name != "wake_id":
+        yield f"{name}: expected a name, got an empty string"
+    if "\0" in value:
+        yield f"{name}: a name has no NUL"
+    if len(value.encode()) > NAME_BYTES:
+        yield f"{name}: a name has at most {NAME_BYTES} bytes"
+
+
+def _quarantined(payload: bytes, reason: str, received_at: float) -> Quarantined:
+    source, source_seq, at = None, None, received_at
+    try:
+        number = decode(payload, _Number)
+    except Unreadable:
+        number = None
+    if number and not any(_name_faults("source", number.source)) and 1 <= number.source_seq < SEQ_LIMIT:
+        source, source_seq = number.source, number.source_seq
+        at = number.completed_at if 0 <= number.completed_at < TIME_LIMIT else received_at
+    # PostgreSQL's text takes no NUL, and the reason may quote one.
+    reason = reason.replace("\0", "\\0")
+    return Quarantined(payload=payload, reason=reason, source=source, source_seq=source_seq, at=at)

@@ -1,0 +1,50 @@
+"""Sums of tokens, in whole numbers."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shared.messages.gateway import UsageEvent
+from shared.messages.meter import TokenSums
+
+MINUTE = 60.0
+
+
+@dataclass(frozen=True, order=True)
+class RollupKey:
+    minute: int
+    """Unix time of the completion / 60, rounded down."""
+    model: str
+    tier: str
+    machine: str
+    key_id: str
+    outcome: str
+
+
+def rolled_up(events: Iterable[UsageEvent]) -> dict[RollupKey, TokenSums]:
+    """The sums per minute and dimensions, sorted, so that two writers lock the same rows in the same order."""
+    sums: dict[RollupKey, TokenSums] = {}
+    for e in events:
+        key = RollupKey(math.floor(e.completed_at / MINUTE), e.model, e.tier, e.machine, e.key_id, e.outcome)
+        sums[key] = plus(sums.get(key, TokenSums()), _of(e))
+    return dict(sorted(sums.items()))
+
+
+def plus(a: TokenSums, b: TokenSums) -> TokenSums:
+    return TokenSums(
+        requests=a.requests + b.requests,
+        prompt_tokens=a.prompt_tokens + b.prompt_tokens,
+        cached_tokens=a.cached_tokens + b.cached_tokens,
+        completion_tokens=a.completion_tokens + b.completion_tokens,
+        reasoning_tokens=a.reasoning_tokens + b.reasoning_tokens,
+    )
+
+
+def _of(event: UsageEvent) -> TokenSums:
+    return TokenSums(
+        requests=1,
+        prompt_tokens=event.prompt_tokens,
+        cached_tokens=event.cached_tokens,
+        completion_tokens=event.completion_tokens,
+        reasoning_tokens=event.reasoning_tokens,
+    )

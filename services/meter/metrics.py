@@ -1,0 +1,24 @@
+"""What the meter tells Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0)
+
+
+class Metrics:
+    """Counters of this process; the ledger has the truth."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.messages = Counter(
+            "spot_meter_messages",
+            "Messages recorded, by what they were: counted, repeated, conflict, quarantined.",
+            ("as_what",),
+            registry=registry,
+        )
+        self.batch_seconds = Histogram(
+            "spot_meter_batch_seconds", "One batch's transaction.", buckets=BATCH_SECONDS, registry=registry
+        )
+        self.database_faults = Counter(
+            "spot_meter_database_faults", "Transactions that failed and were tried again.", registry=registry
+        )
+        self.backlog = Gauge("spot_meter_backlog", "Messages of the stream not in the ledger yet.", registry=registry)

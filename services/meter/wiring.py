@@ -1,0 +1,75 @@
+"""Puts the meter together: the one place that names its concrete classes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from services.meter.adapters.ledger import Ledger
+from services.meter.answers import Answers, Backlog
+from services.meter.consumer import Consumer
+from services.meter.marks import Marks
+from services.meter.metrics import Metrics
+from shared import database
+from shared.bus import subjects
+from shared.config import database_url
+from shared.errors import BusUnavailable
+from shared.runtime.process import Runtime
+
+log = structlog.get_logger()
+
+LEDGER_FILE = "ledger.sqlite"
+MIGRATIONS = Path(__file__).parent / "migrations"
+VERSION_TABLE = "ledger_version"
+SWEEP_SECONDS = 10.0
+"""How long an outbox keeps its events for nothing after the bus lost its marks."""
+LOOK_SECONDS = 2.0
+"""How fresh the backlog is in the metrics."""
+
+
+@asynccontextmanager
+async def opened(runtime: Runtime) -> AsyncIterator[None]:
+    """The running meter. Leaving finishes the batch under way, within the drain's grace."""
+    config = runtime.config
+    url = database_url(config, runtime.data_dir, LEDGER_FILE)
+    async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+        ledger = Ledger(engine)
+        metrics = Metrics(runtime.registry)
+        marks = Marks(runtime.bus, ledger, runtime.now)
+        backlog = Backlog(runtime.bus, metrics.backlog, runtime.now)
+        consumer = Consumer(
+            runtime.bus,
+            ledger,
+            marks,
+            metrics,
+            batch=config.meter.batch,
+            now=runtime.now,
+            monotonic=runtime.monotonic,
+            stopped=runtime.stopped,
+        )
+        runtime.health.add("database", lambda: ledger.fault)
+        runtime.health.add("consumer", lambda: consumer.fault)
+        consuming = runtime.spawn(consumer.run(), "consumer")
+        sweeping = runtime.spawn(_every(SWEEP_SECONDS, marks.sweep), "sweep of marks")
+        looking = runtime.spawn(_every(LOOK_SECONDS, backlog.look), "look at the backlog")
+        answering = await runtime.bus.respond("meter", subjects.METER_TOKENS, Answers(ledger, backlog).tokens)
+        try:
+            yield
+        finally:
+            await answering.stop()
+            await asyncio.wait([consuming], timeout=config.meter.drain_grace)
+            # All three work with the engine that is closed next.
+            for task in (consuming, sweeping, looking):
+                task.cancel()
+            await asyncio.wait([consuming, sweeping, looking])
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+        except (BusUnavailable, *database.AWAY) as error:
+            log.warning("not done, trying again", work=work.__qualname__, reason=database.told(error))
+        await asyncio.sleep(seconds)

@@ -1,0 +1,243 @@
+"""The ledger on real databases: every event once, whatever comes how often in which order."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import func, select, text
+
+from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.tables import conflicts, events, quarantine, rollups
+from services.meter.core.batch import read
+from services.meter.core.day import Day, DayFacts, answer, parse_day
+from services.meter.wiring import MIGRATIONS, VERSION_TABLE
+from shared import database
+from shared.messages.codec import encode
+from shared.messages.gateway import UsageEvent
+from shared.messages.meter import TokensQuery, TokenSums
+from tests.unit.meter.events import MIDNIGHT, event
+
+DAY = parse_day("2026-11-23")
+NOW = MIDNIGHT + 1000.0
+
+
+@asynccontextmanager
+async def ledger_on(url: str) -> AsyncIterator[Ledger]:
+    async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+        yield Ledger(engine)
+
+
+@pytest.fixture
+async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+    async with ledger_on(database_url) as opened:
+        yield opened
+
+
+def payloads(found: Sequence[UsageEvent]) -> list[bytes]:
+    return [encode(e) for e in found]
+
+
+def sums_of(found: Sequence[UsageEvent]) -> TokenSums:
+    return TokenSums(
+        requests=len(found),
+        prompt_tokens=sum(e.prompt_tokens for e in found),
+        cached_tokens=sum(e.cached_tokens for e in found),
+        completion_tokens=sum(e.completion_tokens for e in found),
+        reasoning_tokens=sum(e.reasoning_tokens for e in found),
+    )
+
+
+async def facts(ledger: Ledger, *by: str, day: Day = DAY) -> DayFacts:
+    return await ledger.day(day, by, busy=True)
+
+
+async def rows(ledger: Ledger, table: Any) -> list[Any]:
+    async with database.reading(ledger._engine) as connection:
+        return list(await connection.execute(select(table)))
+
+
+async def totals(ledger: Ledger) -> TokenSums:
+    return answer(DAY, TokensQuery(day=DAY.name), await facts(ledger), None).totals
+
+
+async def test_a_batch_is_counted_and_its_marks_known(ledger: Ledger) -> None:
+    found = [event("gw-1", n) for n in (1, 2, 3)] + [event("gw-2", n) for n in (1, 3, 4)]
+    recorded = await ledger.record(read(payloads(found), NOW))
+    assert (recorded.counted, recorded.repeated, recorded.conflicts, recorded.quarantined) == (6, 0, 0, 0)
+    assert recorded.marks == {"gw-1": 3, "gw-2": 1}
+    assert await ledger.marks(since=NOW) == {"gw-1": 3, "gw-2": 1}
+    assert await ledger.marks(since=NOW + 1) == {}
+    assert await totals(ledger) == sums_of(found)
+    assert [gap.missing for gap in (await facts(ledger)).gaps] == [1]
+
+
+async def test_what_comes_again_is_not_counted_again(ledger: Ledger) -> None:
+    found = [event(source_seq=n) for n in range(1, 6)]
+    await ledger.record(read(payloads(found[:3]), NOW))
+    recorded = await ledger.record(read(payloads(found + found[2:]), NOW))
+    assert (recorded.counted, recorded.repeated, recorded.conflicts) == (2, 6, 0)
+    assert await totals(ledger) == sums_of(found)
+    assert (await facts(ledger)).gaps == ()
+
+
+async def test_events_come_back_as_they_were(ledger: Ledger) -> None:
+    odd = event(
+        completed_at=MIDNIGHT + 0.1 + 0.2,
+        model="org/ä ☃",
+        wake_id="w-1",
+        first_token=None,
+        streamed=False,
+        duration=1e-9,
+        prompt_tokens=2**39,
+    )
+    await ledger.record(read([encode(odd)], NOW))
+    (row,) = await rows(ledger, events)
+    assert UsageEvent(**row._mapping) == odd
+
+
+async def test_the_first_payload_of_an_id_counts_and_the_other_is_kept(ledger: Ledger) -> None:
+    first = event(prompt_tokens=10)
+    other = msgspec.structs.replace(first, prompt_tokens=11)
+    assert (await ledger.record(read(payloads([first]), NOW))).conflicts == 0
+    assert (await ledger.record(read(payloads([other, first, other]), NOW))).conflicts == 1
+    assert (await ledger.record(read(payloads([other]), NOW))).conflicts == 0, "told once"
+    assert await totals(ledger) == sums_of([first])
+    assert [row.payload for row in await rows(ledger, conflicts)] == [encode(other)]
+
+
+async def test_a_conflict_within_one_batch_is_seen(ledger: Ledger) -> None:
+    first = event(prompt_tokens=10)
+    other = msgspec.structs.replace(first, prompt_tokens=11)
+    recorded = await ledger.record(read(payloads([first, other]), NOW))
+    assert (recorded.counted, recorded.conflicts) == (1, 1)
+    assert await totals(ledger) == sums_of([first])
+
+
+async def test_the_unreadable_is_kept_and_holds_up_nothing(ledger: Ledger) -> None:
+    good = [event(source_seq=1), event(source_seq=3)]
+    strange = encode(event(source_seq=2)).replace(b'"completed"', b'"nev\\u0000er"')
+    junk = [b"", b"\xff\x00", b"[]", b'{"type":"usage.v9"}', strange]
+    recorded = await ledger.record(read([*payloads(good), *junk], NOW))
+    assert (recorded.counted, recorded.quarantined, recorded.marks) == (2, 5, {"gw-1": 3})
+    assert (await ledger.record(read(junk, NOW))).quarantined == 0, "kept once"
+    assert {row.payload for row in await rows(ledger, quarantine)} == set(junk)
+    assert all(row.reason for row in await rows(ledger, quarantine))
+    found = await facts(ledger)
+    assert (found.gaps, found.quarantined) == ((), 1), "its source may forget it, but its day lacks it"
+    assert answer(DAY, TokensQuery(day=DAY.name), found, DAY.end + 61).complete is False
+
+
+async def test_sums_by_every_dimension(ledger: Ledger) -> None:
+    found = [
+        event(source_seq=1, model="a", key_id="x"),
+        event(source_seq=2, model="b", key_id="x", outcome="failed", completion_tokens=0),
+        event(source_seq=3, model="a", key_id="y", outcome="client_closed", machine="l4x2-2"),
+        event(source_seq=4, completed_at=MIDNIGHT - 0.001),
+        event(source_seq=5, completed_at=DAY.end),
+    ]
+    await ledger.record(read(payloads(found), NOW))
+    by = ("model", "tier", "key", "machine", "outcome")
+    got = answer(DAY, TokensQuery(day=DAY.name, by=by), await facts(ledger, *by), None)
+    assert got.totals == sums_of(found[:3])
+    assert got.served == sums_of([found[0], found[2]])
+    assert {tuple(row.dimensions.values()): row.sums for row in got.rows} == {
+        ("a", "l4x2", "x", "l4x2-1", "completed"): sums_of(found[:1]),
+        ("b", "l4x2", "x", "l4x2-1", "failed"): sums_of(found[1:2]),
+        ("a", "l4x2", "y", "l4x2-2", "client_closed"): sums_of(found[2:3]),
+    }
+    by_key = answer(DAY, TokensQuery(day=DAY.name, by=("key",)), await facts(ledger, "key"), None)
+    assert [(row.dimensions, row.sums.requests) for row in by_key.rows] == [({"key": "x"}, 2), ({"key": "y"}, 1)]
+
+
+async def test_busy_is_merged_and_clipped_and_leaves_out_the_wait_for_a_wake(ledger: Ledger) -> None:
+    found = [
+        event(source_seq=1, completed_at=MIDNIGHT + 5, duration=10),
+        event(source_seq=2, completed_at=MIDNIGHT + 100, duration=60, wake_wait=50),
+        event(source_seq=3, completed_at=MIDNIGHT + 95, duration=10),
+        event(source_seq=4, completed_at=DAY.end + 5, duration=10),
+        event(source_seq=5, completed_at=MIDNIGHT + 50, duration=1, machine="l4x2-2"),
+        event(source_seq=6, completed_at=MIDNIGHT - 1, duration=10, machine="l4x2-3"),
+    ]
+    await ledger.record(read(payloads(found), NOW))
+    assert (await facts(ledger)).busy == {
+        "l4x2-1": [(MIDNIGHT, MIDNIGHT + 5), (MIDNIGHT + 85, MIDNIGHT + 100), (DAY.end - 5, DAY.end)],
+        "l4x2-2": [(MIDNIGHT + 49, MIDNIGHT + 50)],
+    }
+
+
+async def test_a_batch_larger_than_a_statement_takes(ledger: Ledger) -> None:
+    found = [event(source_seq=n, model=f"m{n}") for n in range(1, 4001)]
+    first = await ledger.record(read(payloads(found), NOW))
+    again = await ledger.record(read(payloads(found), NOW))
+    assert (first.counted, first.marks) == (4000, {"gw-1": 4000})
+    assert (again.counted, again.repeated, again.conflicts) == (0, 4000, 0)
+
+
+async def test_a_transaction_that_fails_leaves_nothing(ledger: Ledger) -> None:
+    async with ledger._engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE rollups RENAME TO away"))
+    with pytest.raises(database.AWAY):
+        await ledger.record(read(payloads([event()]), NOW))
+    assert ledger.fault is not None
+    assert await rows(ledger, events) == []
+    async with ledger._engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE away RENAME TO rollups"))
+    assert (await ledger.record(read(payloads([event()]), NOW))).counted == 1
+    assert ledger.fault is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_replicas_side_by_side_count_once(postgres_url: str, seed: int) -> None:
+    """The same sources' events, overlapping, in opposite orders, from four replicas at once."""
+    found = [event(f"gw-{s}", n, machine=f"m{n % 3}") for s in range(5) for n in range(1, 41)]
+    async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
+        work = []
+        for start in range(0, len(found), 20):
+            part = found[max(0, start - 10 - seed) : start + 20]
+            work += [first.record(read(payloads(part), NOW)), second.record(read(payloads(part[::-1]), NOW))]
+        recorded = await asyncio.gather(*work)
+        assert sum(r.counted for r in recorded) == len(found)
+        assert await totals(first) == sums_of(found)
+        assert await second.marks(NOW) == {f"gw-{s}": 40 for s in range(5)}
+        assert (await facts(first)).gaps == ()
+
+
+names = st.text(min_size=1, max_size=450)
+numbers = st.one_of(st.integers(0, 50), st.integers())
+seconds = st.one_of(st.floats(0, 1e10), st.floats(allow_nan=False, allow_infinity=False))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+async def test_no_message_whatever_is_in_it_stops_the_ledger(ledger: Ledger, data: st.DataObject) -> None:
+    """What the checks let through, both databases take: nothing could hold up the stream for ever."""
+    fields = data.draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                **dict.fromkeys(("id", "source", "key_id", "model", "tier", "machine", "wake_id"), names),
+                **dict.fromkeys(("source_seq", "generation", "status", "prompt_tokens", "reasoning_tokens"), numbers),
+                **dict.fromkeys(("completed_at", "wake_wait", "first_token", "duration", "overhead"), seconds),
+            },
+        )
+    )
+    payload = msgspec.json.encode({**msgspec.to_builtins(event()), **fields})
+    before = len(await rows(ledger, events)) + len(await rows(ledger, quarantine)) + len(await rows(ledger, conflicts))
+    recorded = await ledger.record(read([payload], NOW))
+    after = len(await rows(ledger, events)) + len(await rows(ledger, quarantine)) + len(await rows(ledger, conflicts))
+    assert recorded.counted + recorded.conflicts + recorded.quarantined == after - before
+
+
+async def test_rollups_are_the_sums_of_the_events(ledger: Ledger) -> None:
+    found = [event(source_seq=n, completed_at=MIDNIGHT + n * 7.5, model=f"m{n % 2}") for n in range(1, 101)]
+    for start in range(0, 100, 9):
+        await ledger.record(read(payloads(found[start : start + 9]), NOW))
+    async with database.reading(ledger._engine) as connection:
+        minutes = (await connection.execute(select(func.count()).select_from(rollups))).scalar_one()
+    assert minutes == len({(e.completed_at // 60, e.model) for e in found})
+    assert await totals(ledger) == sums_of(found)

@@ -1,0 +1,34 @@
+"""Usage events for tests: what does not matter has a value."""
+
+from typing import Any
+
+from shared.messages.gateway import UsageEvent
+
+MIDNIGHT = 1_795_392_000.0
+"""2026-11-23T00:00:00Z."""
+
+
+def event(source: str = "gw-1", source_seq: int = 1, **fields: Any) -> UsageEvent:
+    known: dict[str, Any] = {
+        "id": f"{source}/{source_seq}",
+        "completed_at": MIDNIGHT + 60.0 * source_seq,
+        "key_id": "k1",
+        "model": "qwen",
+        "tier": "l4x2",
+        "machine": "l4x2-1",
+        "generation": 1,
+        "prompt_tokens": 10,
+        "cached_tokens": 4,
+        "completion_tokens": 7,
+        "reasoning_tokens": 2,
+        "basis": "engine",
+        "outcome": "completed",
+        "status": 200,
+        "streamed": True,
+        "wake_wait": 0.0,
+        "wake_id": None,
+        "first_token": 0.1,
+        "duration": 1.0,
+        "overhead": 0.001,
+    }
+    return UsageEvent(source=source, source_seq=source_seq, **{**known, **fields})
