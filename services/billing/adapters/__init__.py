@@ -1,0 +1,1 @@
+"""Where billing touches the world: the database and the bus."""

@@ -1,0 +1,60 @@
+"""Exact money: whole numbers of units (10⁻¹² USD), and splits of them that lose nothing."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+PLACES = 12
+UNITS_PER_USD = 10**PLACES
+MTOK = 10**6
+
+
+def units(amount: Decimal) -> int:
+    """USD as units; `ValueError` where the amount has more than twelve decimals or is no number."""
+    sign, digits, exponent = amount.as_tuple()
+    if not isinstance(exponent, int):
+        raise ValueError(f"{amount} is not an amount")  # noqa: TRY004 -- NaN is a bad value, not another type
+    value: int = int("".join(map(str, digits)))
+    shift = exponent + PLACES
+    if shift >= 0:
+        value *= 10**shift
+    else:
+        value, rest = divmod(value, 10**-shift)
+        if rest:
+            raise ValueError(f"{amount} has more than {PLACES} decimals")
+    return -value if sign else value
+
+
+def usd(amount: int) -> Decimal:
+    """Units as USD without trailing zeros, so that equal amounts are written alike."""
+    whole, fraction = divmod(abs(amount), UNITS_PER_USD)
+    text = f"{whole}.{fraction:0{PLACES}d}".rstrip("0").rstrip(".")
+    return Decimal(f"-{text}" if amount < 0 else text)
+
+
+def divided(amount: int, by: int) -> int:
+    """`amount / by` to the nearest whole, halves to even. `by` is positive."""
+    quotient, rest = divmod(amount, by)
+    if 2 * rest > by or (2 * rest == by and quotient % 2):
+        quotient += 1
+    return quotient
+
+
+def split(total: int, weights: Sequence[int]) -> list[int]:
+    """Parts in proportion to `weights` that sum to exactly `total`, which may be negative.
+
+    Largest remainder; of equal remainders the first wins. Weights are not negative and not all 0 (`ValueError`).
+    """
+    whole = sum(weights)
+    if whole <= 0 or min(weights) < 0:
+        raise ValueError("weights must not be negative, and one must be positive")
+    sign = -1 if total < 0 else 1
+    shares = [divmod(abs(total) * weight, whole) for weight in weights]
+    left = abs(total) - sum(part for part, _ in shares)
+    first = sorted(range(len(shares)), key=lambda i: (-shares[i][1], i))[:left]
+    raised = set(first)
+    return [sign * (part + (i in raised)) for i, (part, _) in enumerate(shares)]
+
+
+def per_mtok(spend: int, tokens: int) -> Decimal | None:
+    """USD per million tokens, to twelve decimals; None without tokens."""
+    return usd(divided(spend * MTOK, tokens)) if tokens > 0 else None

@@ -1,0 +1,152 @@
+"""Files are read exactly, or refused by file, line and column with nothing read."""
+
+import gzip
+from decimal import Decimal
+
+import pytest
+
+from services.billing.core.days import moment
+from services.billing.core.focus import MAX_REFUSALS, read
+from tests.unit.billing.kit import ROW, focus_csv
+
+
+def refusal(data: bytes) -> tuple[int, str, str]:
+    found = read(data, "bill.csv")
+    assert not found.snapshots
+    assert len(found.refusals) == 1, found.refusals
+    assert found.refusals[0].file == "bill.csv"
+    return found.refusals[0].line, found.refusals[0].column, found.refusals[0].reason
+
+
+def test_a_row_is_read_by_column_name_with_every_digit() -> None:
+    columns = list(reversed(ROW))
+    cells = {**ROW, "BilledCost": "35.2E-7", "ListCost": "1234567890123.123456789012", "EffectiveCost": "NULL"}
+    text = ",".join(columns) + "\n" + ",".join(cells[name] for name in columns) + "\n"
+    ((key, (row,)),) = read(text.encode(), "bill.csv").snapshots.items()
+    assert (key.issuer, key.account) == ("Cloud Inc.", "acc-1")
+    assert (key.period_start, key.period_end) == (moment("2026-05-01T00:00:00Z"), moment("2026-06-01T00:00:00Z"))
+    assert row.billed == Decimal("0.00000352")
+    assert row.list_cost == Decimal("1234567890123.123456789012")
+    assert row.effective is None
+    assert row.tags is None
+    assert row.invoice_id is None
+
+
+def test_the_same_rows_come_out_of_a_gzipped_file_and_one_with_a_byte_order_mark() -> None:
+    plain = focus_csv({}, {"BilledCost": "2"})
+    assert read(gzip.compress(plain), "x.csv.gz") == read(b"\xef\xbb\xbf" + plain, "x.csv") == read(plain, "x.csv")
+
+
+@pytest.mark.parametrize("text", ["2026-05-03 00:00:00", "2026-05-03T00:00:00.000Z", "2026-05-03T00:00:00Z"])
+def test_every_usual_form_of_a_time_is_utc(text: str) -> None:
+    ((row,),) = read(focus_csv({"ChargePeriodStart": text}), "x").snapshots.values()
+    assert row.charge_start == moment("2026-05-03T00:00:00Z")
+
+
+def test_equal_rows_stay_two_rows() -> None:
+    ((first, second),) = read(focus_csv({}, {}), "x").snapshots.values()
+    assert first == second
+
+
+def test_a_file_holds_one_snapshot_per_issuer_account_and_period() -> None:
+    june = {"BillingPeriodStart": "2026-06-01T00:00:00Z", "BillingPeriodEnd": "2026-07-01T00:00:00Z"}
+    other = {"BillingAccountId": "acc-2"}
+    issuer = {"InvoiceIssuerName": "Cloud EMEA"}
+    assert len(read(focus_csv({}, june, other, issuer, {}), "x").snapshots) == 4
+
+
+def test_an_empty_issuer_is_the_provider() -> None:
+    ((key, _),) = read(focus_csv({"InvoiceIssuerName": "", "ProviderName": "AWS"}), "x").snapshots.items()
+    assert key.issuer == "AWS"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("BilledCost", "NaN", "expected a number"),
+        ("BilledCost", "Infinity", "expected a number"),
+        ("BilledCost", "1,000.00", "expected a number"),
+        ("BilledCost", "1_000", "expected a number"),
+        ("BilledCost", "$5", "expected a number"),
+        ("BilledCost", "٣", "expected a number"),
+        ("BilledCost", "NULL", "empty"),
+        ("BilledCost", "", "empty"),
+        ("BilledCost", "0.0000000000001", "more than 12 decimals"),
+        ("BilledCost", "1e-999", "more than 12 decimals"),
+        ("BilledCost", "1e999", "digits before the point"),
+        ("ListCost", "1e-13", "more than 12 decimals"),
+        ("ConsumedQuantity", "nan", "expected a number"),
+        ("ChargeCategory", "Usages", "expected one of"),
+        ("ChargeCategory", "usage", "expected one of"),
+        ("ChargePeriodStart", "03.05.2026", "expected a UTC time"),
+        ("ChargePeriodStart", "2026-05-03", "expected a UTC time"),
+        ("ChargePeriodStart", "2026-05-03T00:00:00+02:00", "expected a UTC time"),
+        ("ChargePeriodStart", "2026-13-03T00:00:00Z", "month must be in 1..12"),
+        ("ChargePeriodStart", "NULL", "empty"),
+        ("ChargePeriodEnd", "2026-05-02T00:00:00Z", "before ChargePeriodStart"),
+        ("ChargePeriodEnd", "9026-05-02T00:00:00Z", "more than ten years"),
+        ("BillingPeriodEnd", "2026-05-01T00:00:00Z", "not after"),
+        ("BillingAccountId", "NULL", "empty"),
+        ("InvoiceIssuerName", "NULL", "empty"),
+        ("BillingCurrency", "EUR", "'EUR'"),
+        ("BillingCurrency", "NULL", "empty"),
+        ("Tags", "tier=A", "JSON"),
+        ("Tags", '{"tier": {"name": "A"}}', "JSON"),
+        ("ChargeDescription", "a\x00b", "NUL"),
+    ],
+)
+def test_a_bad_value_is_refused_by_line_and_column(column: str, value: str, reason: str) -> None:
+    line, named, why = refusal(focus_csv({}, {column: value}, {}))
+    assert (line, named) == (3, column)
+    assert reason in why
+
+
+@pytest.mark.parametrize(
+    "column", ["BilledCost", "BillingCurrency", "ChargeCategory", "ChargePeriodEnd", "InvoiceIssuerName"]
+)
+def test_a_missing_column_is_named(column: str) -> None:
+    line, named, why = refusal(focus_csv({}, drop=(column,)))
+    assert (line, named) == (1, column)
+    assert "missing" in why
+
+
+def test_a_column_that_is_there_twice_is_refused() -> None:
+    header, row, _ = focus_csv({}).split(b"\r\n")
+    assert refusal(header + b",BilledCost\n" + row + b",9\n")[:2] == (1, "BilledCost")
+
+
+@pytest.mark.parametrize("spoil", [lambda row: row + b",more", lambda row: row.rpartition(b",")[0]])
+def test_a_row_with_another_number_of_fields_is_refused(spoil) -> None:  # type: ignore[no-untyped-def]  # a lambda
+    header, row, _ = focus_csv({}).split(b"\r\n")
+    line, _, why = refusal(b"\n".join([header, row, spoil(row), b""]))
+    assert line == 3
+    assert "fields" in why
+
+
+def test_lines_are_counted_in_the_file_not_in_rows() -> None:
+    line, column, _ = refusal(focus_csv({"ChargeDescription": "two\nlines"}, {"BilledCost": "x"}))
+    assert (line, column) == (4, "BilledCost")
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "reason"),
+    [
+        (b"", 1, "empty"),
+        (focus_csv(), 0, "no rows"),
+        (focus_csv({}) + b'1.00,"open', 3, "not CSV"),
+        (focus_csv({}) + b"\xff\xfe", 3, "not UTF-8"),
+        (gzip.compress(focus_csv({}) * 50)[:-20], 0, "damaged gzip"),
+        (b"\x1f\x8bnonsense", 0, "damaged gzip"),
+        (gzip.compress(focus_csv({}))[:-8] + b"\x00" * 8, 0, "damaged gzip"),
+    ],
+)
+def test_a_damaged_file_is_refused(data: bytes, line: int, reason: str) -> None:
+    found_line, _, why = refusal(data)
+    assert found_line == line
+    assert reason in why
+
+
+def test_all_faults_of_a_file_are_told_up_to_a_hundred() -> None:
+    found = read(focus_csv({"BilledCost": "x", "ChargeCategory": "y"}, {}, {"BilledCost": ""}), "x")
+    assert [(r.line, r.column) for r in found.refusals] == [(2, "BilledCost"), (2, "ChargeCategory"), (4, "BilledCost")]
+    assert len(read(focus_csv(*[{"BilledCost": "x", "Tags": "y"}] * 150), "x").refusals) == MAX_REFUSALS

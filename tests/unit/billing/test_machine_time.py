@@ -1,0 +1,57 @@
+"""A machine's life from the journal, and how a window of it divides."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.billing.core.days import Window
+from services.billing.core.machine_time import TIME_CAUSES, Change, MachineTime, intervals, without
+from shared.messages.waker import MachineState
+
+STATES: list[MachineState] = ["asleep", "waking", "ready", "draining", "falling_asleep", "broken", "gone"]
+WINDOWS = st.tuples(st.integers(0, 100), st.integers(0, 100)).map(lambda pair: Window(min(pair), max(pair)))
+
+
+def test_a_cycle() -> None:
+    changes = [Change(10, "waking"), Change(20, "ready"), Change(60, "draining"), Change(62, "falling_asleep")]
+    time = MachineTime(intervals([*changes, Change(70, "asleep")], 100), [Window(15, 30), Window(50, 61)])
+    use = time.use(Window(0, 100))
+    assert use.by_cause == {"waking": 10, "serving": 21, "warm_idle": 29, "asleep": 30, "failed_wake": 0}
+    assert use.uncovered == 10
+    assert use.billable == 60
+
+
+def test_a_wake_that_ends_anywhere_but_ready_has_failed() -> None:
+    for end in ("asleep", "broken", "falling_asleep", "gone"):
+        use = MachineTime(intervals([Change(0, "waking"), Change(5, end)], 9)).use(Window(0, 5))
+        assert use.by_cause["failed_wake"] == 5
+
+
+def test_a_wake_under_way_has_not_failed_yet_and_the_present_lasts_until_now() -> None:
+    use = MachineTime(intervals([Change(0, "waking")], 7)).use(Window(0, 10))
+    assert (use.by_cause["waking"], use.uncovered) == (7, 3)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 100), st.sampled_from(STATES)), max_size=12),
+    st.lists(WINDOWS, max_size=4),
+    WINDOWS,
+    st.integers(0, 120),
+)
+def test_every_millisecond_has_one_cause(
+    changes: list[tuple[int, MachineState]], busy: list[Window], window: Window, now: int
+) -> None:
+    ordered = [Change(at, state) for at, state in sorted(changes, key=lambda c: c[0])]
+    merged = without(Window(0, 100), without(Window(0, 100), busy))
+    use = MachineTime(intervals(ordered, now), merged).use(window)
+    assert set(use.by_cause) == set(TIME_CAUSES)
+    assert min(*use.by_cause.values(), use.uncovered) >= 0
+    assert sum(use.by_cause.values()) + use.uncovered == window.length
+
+
+@given(WINDOWS, st.lists(WINDOWS, max_size=6))
+def test_without_is_what_is_in_none_of_the_holes(window: Window, holes: list[Window]) -> None:
+    left = without(window, holes)
+    moments = {m for part in left for m in range(part.start, part.end)}
+    expected = {m for m in range(window.start, window.end) if not any(hole.start <= m < hole.end for hole in holes)}
+    assert moments == expected
+    assert sum(part.length for part in left) == len(expected)
