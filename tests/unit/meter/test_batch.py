@@ -1,0 +1,67 @@
+"""What can be counted and what cannot."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from services.meter.core.batch import COUNT_LIMIT, NAME_BYTES, SEQ_LIMIT, read
+from services.meter.core.runs import Run
+from shared.messages.codec import encode
+from tests.unit.meter.events import MIDNIGHT, event
+
+NOW = MIDNIGHT + 500.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("id", ""),
+        ("model", "a\0b"),
+        ("wake_id", "\0"),
+        ("key_id", "k" * (NAME_BYTES + 1)),
+        ("source_seq", 0),
+        ("source_seq", SEQ_LIMIT),
+        ("prompt_tokens", -1),
+        ("completion_tokens", COUNT_LIMIT),
+        ("duration", -0.001),
+        ("completed_at", 1e300),
+        ("first_token", -1.0),
+        ("status", -1),
+    ],
+)
+def test_an_event_that_cannot_be_counted_says_which_field(field: str, value: Any) -> None:
+    good = event()
+    (kept,) = read([encode(msgspec.structs.replace(good, **{field: value}))], NOW).quarantined
+    assert kept.reason.startswith(f"{field}: ")
+
+
+def test_the_edges_can_be_counted() -> None:
+    edge = event(
+        source_seq=SEQ_LIMIT - 1,
+        completed_at=0.0,
+        prompt_tokens=COUNT_LIMIT - 1,
+        model="k" * NAME_BYTES,
+        wake_id="",
+        status=0,
+    )
+    batch = read([encode(edge)], NOW)
+    assert [message.event for message in batch.readable] == [edge]
+    assert batch.quarantined == ()
+
+
+def test_a_quarantined_message_keeps_its_number_where_that_can_be_read() -> None:
+    newer = encode(event("gw-1", 2)).replace(b'"usage.v1"', b'"usage.v9"')
+    nothing = b'{"source": "gw-1"}'
+    batch = read([encode(event("gw-1", 1)), newer, nothing], NOW)
+    assert [(q.source, q.source_seq, q.at) for q in batch.quarantined] == [
+        ("gw-1", 2, MIDNIGHT + 120.0),
+        (None, None, NOW),
+    ]
+    assert batch.arrived == {"gw-1": (Run(first=1, last=2, first_at=MIDNIGHT + 60.0, last_at=MIDNIGHT + 120.0),)}
+
+
+def test_the_first_of_each_id_in_the_order_of_ids() -> None:
+    b, a, again = event(id="b", source_seq=1), event(id="a", source_seq=2), event(id="b", source_seq=3)
+    assert read(map(encode, (b, a, again)), NOW).first_of_each == {"a": a, "b": b}
+    assert list(read(map(encode, (b, a, again)), NOW).first_of_each) == ["a", "b"]

@@ -1,0 +1,43 @@
+"""Runs of arrived numbers against the plain set of them."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.meter.core.runs import DAY, Gap, Run, gaps, mark, merged, single
+
+numbers = st.lists(st.integers(1, 40), max_size=60)
+
+
+def members(runs: tuple[Run, ...]) -> set[int]:
+    return {n for run in runs for n in range(run.first, run.last + 1)}
+
+
+@given(numbers, st.integers(1, 7))
+def test_any_order_repetition_and_grouping_gives_the_same_runs(arrived: list[int], step: int) -> None:
+    runs: tuple[Run, ...] = ()
+    for start in range(0, len(arrived), step):
+        runs = merged([*runs, *(single(n, float(n)) for n in arrived[start : start + step])])
+    assert runs == merged(single(n, float(n)) for n in set(arrived))
+    assert members(runs) == set(arrived)
+    assert all(a.last + 1 < b.first for a, b in pairwise(runs)), "as few as there can be"
+    assert all((run.first_at, run.last_at) == (run.first, run.last) for run in runs)
+
+
+@given(numbers)
+def test_the_mark_is_the_last_before_the_first_missing_one(arrived: list[int]) -> None:
+    runs = merged(single(n, 0.0) for n in arrived)
+    assert mark(runs) == next(n for n in range(42) if n + 1 not in arrived)
+
+
+@given(numbers)
+def test_gaps_are_what_is_missing_below_the_last(arrived: list[int]) -> None:
+    found = gaps(merged(single(n, float(n)) for n in arrived))
+    assert sum(gap.missing for gap in found) == len(set(range(1, max(arrived, default=0))) - set(arrived))
+
+
+def test_a_gap_lies_between_the_completions_around_it() -> None:
+    runs = merged([single(1, 100.0), single(4, 130.0), single(5, 140.0)])
+    assert gaps(runs) == (Gap(missing=2, earliest=100.0, latest=130.0),)
+    assert gaps(runs[1:]) == (Gap(missing=3, earliest=130.0 - DAY, latest=130.0),)
