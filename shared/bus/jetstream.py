@@ -312,15 +312,22 @@ async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStrea
     """
     bus = JetStreamBus()
 
+    last_error: list[str] = []
+
     async def on_disconnect() -> None:
+        last_error.clear()
         log.warning("bus disconnected")
 
     async def on_error(error: Exception) -> None:
-        log.warning("bus error", error=str(error) or type(error).__name__)
+        text = str(error) or type(error).__name__
+        # Once each: while the server is gone it is the same one five times a second.
+        if last_error != [text]:
+            last_error[:] = [text]
+            log.warning("bus error", error=text)
 
-    deadline = asyncio.get_running_loop().time() + wait
-    while True:
-        try:
+    try:
+        # With reconnects allowed the client tries the first connection for ever too.
+        async with asyncio.timeout(wait):
             await bus.client.connect(
                 url,
                 name=name,
@@ -334,11 +341,10 @@ async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStrea
                 error_cb=on_error,
                 allow_reconnect=True,
             )
-            break
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            if asyncio.get_running_loop().time() > deadline:
-                raise BusUnavailable(f"no bus at {_without_secret(url)} within {wait:g} s: {error}") from error
-            await asyncio.sleep(0.2)
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        await bus.client.close()
+        reason = "".join(last_error) or str(error) or "no answer"
+        raise BusUnavailable(f"no bus at {_without_secret(url)} within {wait:g} s: {reason}") from error
     try:
         yield bus
     finally:

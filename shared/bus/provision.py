@@ -16,6 +16,9 @@ from shared.bus import topology
 from shared.bus.jetstream import JetStreamBus
 from shared.errors import BusError
 
+DEFAULT_WINDOW = 120.0
+"""Seconds: the server's own for a bucket."""
+
 
 async def provision(bus: JetStreamBus, *, replicas: int = 1) -> None:
     """Create what is missing and adapt what differs. Raises `BusError` where the server refuses."""
@@ -25,13 +28,7 @@ async def provision(bus: JetStreamBus, *, replicas: int = 1) -> None:
         for consumer in topology.CONSUMERS:
             await _consumer(bus, consumer)
         for bucket in topology.BUCKETS:
-            config = KeyValueConfig(
-                bucket=bucket.name, history=1, ttl=bucket.ttl, storage=StorageType.FILE, replicas=replicas, direct=False
-            )
-            try:
-                await bus.js.key_value(bucket.name)
-            except nats.js.errors.NotFoundError:
-                await bus.js.create_key_value(config)
+            await _bucket(bus, bucket, replicas)
         for store in topology.OBJECT_STORES:
             try:
                 await bus.js.object_store(store.name)
@@ -61,6 +58,22 @@ async def _stream(bus: JetStreamBus, stream: topology.Stream, replicas: int) -> 
         await bus.js.add_stream(wanted)
     else:
         await bus.js.update_stream(wanted)
+
+
+async def _bucket(bus: JetStreamBus, bucket: topology.Bucket, replicas: int) -> None:
+    wanted = KeyValueConfig(
+        bucket=bucket.name, history=1, ttl=bucket.ttl, storage=StorageType.FILE, replicas=replicas, direct=False
+    )
+    try:
+        found = (await bus.js.stream_info(f"KV_{bucket.name}")).config
+    except nats.js.errors.NotFoundError:
+        await bus.js.create_key_value(wanted)
+    else:
+        # A bucket is a stream. Its window for message ids may not be longer than its keys live.
+        window = min(bucket.ttl or DEFAULT_WINDOW, DEFAULT_WINDOW)
+        await bus.js.update_stream(
+            found.evolve(max_age=bucket.ttl or 0.0, duplicate_window=window, num_replicas=replicas)
+        )
 
 
 async def _consumer(bus: JetStreamBus, consumer: topology.Consumer) -> None:
