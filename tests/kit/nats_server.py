@@ -62,6 +62,10 @@ class NatsServer:
             self._process.kill()
             self._process.wait(STOP_SECONDS)
 
+    def lose_store(self) -> None:
+        """What a lost disk looks like; only while it is down."""
+        shutil.rmtree(self._home / "store")
+
     def restart(self) -> None:
         self.kill9()
         self.start()

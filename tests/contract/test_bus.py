@@ -1,0 +1,312 @@
+"""What every bus promises, shown on the one in memory and on a real server."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import pytest
+
+from shared.bus import topology
+from shared.bus.jetstream import connect
+from shared.bus.lease import Lease
+from shared.bus.memory import MemoryBus
+from shared.bus.ports import Bus, Changed, Received, Restarted, Synced
+from shared.bus.provision import _consumer, provision
+from shared.bus.topology import FLEET, FLEET_JOURNAL, INVOICES, KEYS, LEDGER, USAGE, WAKE
+from shared.bus.view import View
+from shared.errors import BusUnavailable, Conflict
+from shared.messages.codec import encode
+from shared.messages.keys import KeyRecord
+from tests.kit.nats_server import NatsServer
+from tests.kit.told import Told
+
+WAIT_SECONDS = 5.0
+ACK_WAIT = 0.3
+
+
+@dataclass
+class Kind:
+    """A bus to be tried, and what each of its kind needs a hand with."""
+
+    bus: Bus
+    expire: Callable[[], Awaitable[None]]
+    """What was fetched from `LEDGER` and not acknowledged is due again, at the latest soon."""
+    cut: Callable[[], Awaitable[None]]
+    """The server is gone, and the bus has noticed."""
+
+
+async def _lost(bus: Bus) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while bus.connected:  # noqa: ASYNC110 - the port tells it, and calls nobody
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(params=["memory", "nats"])
+async def kind(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
+    if request.param == "memory":
+        memory = MemoryBus()
+
+        async def redeliver() -> None:
+            memory.redeliver(LEDGER)
+
+        async def disconnect() -> None:
+            memory.connected = False
+
+        yield Kind(memory, redeliver, disconnect)
+        return
+    server: NatsServer = request.getfixturevalue("nats_server")
+    async with connect(server.url, name="test", wait=WAIT_SECONDS) as bus:
+        await provision(bus)
+        await _consumer(bus, replace(LEDGER, ack_wait=ACK_WAIT))
+
+        async def passes_by_itself() -> None:
+            """The server redelivers after the acknowledgement wait; the fetch that follows waits for it."""
+
+        async def kill() -> None:
+            server.kill9()
+            await _lost(bus)
+
+        yield Kind(bus, passes_by_itself, kill)
+
+
+@pytest.fixture
+def any_bus(kind: Kind) -> Bus:
+    return kind.bus
+
+
+async def test_a_message_id_is_stored_once(any_bus: Bus) -> None:
+    await any_bus.publish("usage.1", b"first", message_id="a")
+    await any_bus.publish("usage.1", b"again", message_id="a")
+    await any_bus.publish("usage.1", b"other", message_id="b")
+    assert [m.data for m in await any_bus.read(USAGE)] == [b"first", b"other"]
+
+
+async def test_a_subject_that_no_stream_owns_is_refused(any_bus: Bus) -> None:
+    with pytest.raises(BusUnavailable):
+        await any_bus.publish("nowhere.1", b"lost")
+
+
+async def test_read_gives_what_the_stream_holds_under_a_subject_oldest_first(any_bus: Bus) -> None:
+    assert await any_bus.read(FLEET_JOURNAL) == []
+    for number in range(300):
+        await any_bus.publish(f"fleet.journal.m{number % 2}", str(number).encode())
+    assert [int(m.data) for m in await any_bus.read(FLEET_JOURNAL)] == list(range(300))
+    odd = await any_bus.read(FLEET_JOURNAL, "fleet.journal.m1")
+    assert [int(m.data) for m in odd] == list(range(1, 300, 2))
+    assert {m.subject for m in odd} == {"fleet.journal.m1"}
+
+
+async def test_last_is_the_newest_of_exactly_this_subject(any_bus: Bus) -> None:
+    assert await any_bus.last(WAKE, "wake.request.a") is None
+    for data in (b"1", b"2"):
+        await any_bus.publish("wake.request.a", data)
+    await any_bus.publish("wake.request.b", b"3")
+    assert await any_bus.last(WAKE, "wake.request.a") == b"2"
+    assert len(await any_bus.read(WAKE)) == 2  # the stream keeps one of each
+
+
+async def test_a_consumer_gets_again_what_it_did_not_acknowledge_and_nothing_else(kind: Kind) -> None:
+    for number in range(5):
+        await kind.bus.publish("usage.1", str(number).encode())
+    first = await kind.bus.fetch(LEDGER, batch=3, wait=WAIT_SECONDS)
+    assert [d.data for d in first] == [b"0", b"1", b"2"]
+    assert [(d.subject, d.sequence) for d in first] == [("usage.1", 1), ("usage.1", 2), ("usage.1", 3)]
+    await first[0].ack()
+    await first[2].ack()
+    rest = await kind.bus.fetch(LEDGER, batch=2, wait=WAIT_SECONDS)
+    assert [d.data for d in rest] == [b"3", b"4"]
+    for delivery in rest:
+        await delivery.ack()
+    await kind.expire()
+    again = await kind.bus.fetch(LEDGER, batch=10, wait=WAIT_SECONDS)
+    assert [d.data for d in again] == [b"1"]
+    await again[0].ack()
+    await kind.expire()
+    assert await kind.bus.fetch(LEDGER, batch=10, wait=2 * ACK_WAIT) == []
+
+
+async def test_a_fetch_ends_with_the_first_message_and_not_with_the_wait(any_bus: Bus) -> None:
+    began = time.monotonic()
+    fetched = asyncio.create_task(any_bus.fetch(LEDGER, batch=100, wait=30.0))
+    assert await any_bus.read(USAGE) == []  # meanwhile the fetch waits
+    await any_bus.publish("usage.1", b"x")
+    assert [d.data for d in await fetched] == [b"x"]
+    assert time.monotonic() - began < WAIT_SECONDS
+
+
+async def test_create_is_for_keys_that_are_not_there(any_bus: Bus) -> None:
+    assert await any_bus.get(FLEET, "m") is None
+    first = await any_bus.create(FLEET, "m", b"1")
+    with pytest.raises(Conflict):
+        await any_bus.create(FLEET, "m", b"2")
+    await any_bus.delete(FLEET, "m")
+    assert await any_bus.get(FLEET, "m") is None
+    assert await any_bus.create(FLEET, "m", b"3") > first
+    entry = await any_bus.get(FLEET, "m")
+    assert entry is not None
+    assert entry.value == b"3"
+
+
+async def test_update_replaces_exactly_the_revision_named(any_bus: Bus) -> None:
+    first = await any_bus.put(FLEET, "m", b"1")
+    second = await any_bus.update(FLEET, "m", b"2", revision=first)
+    assert second > first
+    with pytest.raises(Conflict):
+        await any_bus.update(FLEET, "m", b"3", revision=first)
+    await any_bus.delete(FLEET, "m")
+    with pytest.raises(Conflict):
+        await any_bus.update(FLEET, "m", b"4", revision=second)
+
+
+async def test_entries_are_the_whole_bucket_and_no_other(any_bus: Bus) -> None:
+    assert await any_bus.entries(FLEET) == {}
+    revisions = [await any_bus.put(FLEET, key, key.encode()) for key in ("a", "b", "c")]
+    await any_bus.put(KEYS, "d", b"d")
+    await any_bus.delete(FLEET, "b")
+    found = await any_bus.entries(FLEET)
+    assert {key: (e.value, e.revision) for key, e in found.items()} == {
+        "a": (b"a", revisions[0]),
+        "c": (b"c", revisions[2]),
+    }
+
+
+async def test_a_watch_tells_the_bucket_then_each_change(any_bus: Bus) -> None:
+    told = Told()
+    first = await any_bus.put(FLEET, "a", b"1")
+    handle = await any_bus.watch(FLEET, told)
+    await told.until(lambda: Synced() in told.events)
+    assert told.events == [Restarted(), Changed("a", b"1", first), Synced()]
+    second = await any_bus.put(FLEET, "a", b"2")
+    await any_bus.delete(FLEET, "a")
+    await told.length(5)
+    gone = told.events[4]
+    assert told.events[3] == Changed("a", b"2", second)
+    assert isinstance(gone, Changed)
+    assert (gone.key, gone.value) == ("a", None)
+    await handle.stop()
+    await any_bus.put(FLEET, "a", b"3")
+    await any_bus.entries(FLEET)
+    assert len(told.events) == 5
+
+
+async def test_a_view_follows_the_bucket(any_bus: Bus) -> None:
+    told = Told()
+    view = View(KEYS, KeyRecord, told)
+    await any_bus.put(KEYS, "a", encode(_key("a")))
+    await view.start(any_bus)
+    assert dict(view) == {"a": _key("a")}
+    revision = await any_bus.put(KEYS, "b", encode(_key("b")))
+    await told.until(lambda: "b" in view)
+    assert view.revision("b") == revision
+    await any_bus.delete(KEYS, "a")
+    await told.until(lambda: "a" not in view)
+    assert told.events == ["a", "b", "a"]
+    await view.stop()
+
+
+async def test_objects_are_kept_and_replaced(any_bus: Bus) -> None:
+    assert await any_bus.get_object(INVOICES, "a.csv") is None
+    large = bytes(300_000)
+    await any_bus.put_object(INVOICES, "a.csv", large)
+    assert await any_bus.get_object(INVOICES, "a.csv") == large
+    await any_bus.put_object(INVOICES, "a.csv", b"small")
+    assert await any_bus.get_object(INVOICES, "a.csv") == b"small"
+
+
+async def test_subscribers_get_what_is_said_while_they_listen(any_bus: Bus) -> None:
+    told = Told()
+    handle = await any_bus.subscribe("activity.*", told.receive)
+    await any_bus.publish_volatile("activity.g1", b"1")
+    await any_bus.publish_volatile("other.g1", b"2")
+    await any_bus.publish_volatile("activity.g2", b"3")
+    await told.length(2)
+    assert told.events == [Received("activity.g1", b"1"), Received("activity.g2", b"3")]
+    await handle.stop()
+
+
+async def test_a_subscriber_hears_what_is_stored_too(any_bus: Bus) -> None:
+    told = Told()
+    await any_bus.subscribe("wake.request.>", told.receive)
+    await any_bus.publish("wake.request.m", b"1")
+    await told.length(1)
+    assert told.events == [Received("wake.request.m", b"1")]
+
+
+async def test_requests_are_answered(any_bus: Bus) -> None:
+    async def upper(data: bytes) -> bytes:
+        return data.upper()
+
+    handle = await any_bus.respond("meter", "meter.tokens", upper)
+    assert await any_bus.request("meter.tokens", b"hi", timeout=WAIT_SECONDS) == b"HI"
+    await handle.stop()
+    with pytest.raises(BusUnavailable):
+        await any_bus.request("meter.tokens", b"hi", timeout=WAIT_SECONDS)
+
+
+async def test_a_request_that_nobody_answers_in_time_is_unavailable(any_bus: Bus) -> None:
+    async def never(data: bytes) -> bytes:
+        await asyncio.Event().wait()
+        return data
+
+    await any_bus.respond("meter", "meter.tokens", never)
+    with pytest.raises(BusUnavailable):
+        await any_bus.request("meter.tokens", b"hi", timeout=0.05)
+
+
+async def test_one_lease_one_holder_and_a_higher_token_for_the_next(any_bus: Bus) -> None:
+    first = Lease(any_bus, "waker", "w1", time.monotonic)
+    second = Lease(any_bus, "waker", "w2", time.monotonic)
+    assert await first.renew()
+    token = first.token
+    assert token is not None
+    assert not await second.renew()
+    assert await first.renew()
+    assert (first.token, await first.verify(), await second.verify()) == (token, True, False)
+    await first.release()
+    assert not first.held
+    assert await second.renew()
+    assert second.token is not None
+    assert second.token > token
+    assert (await first.verify(), await second.verify()) == (False, True)
+
+
+async def test_a_leader_finds_out_that_it_was_followed(any_bus: Bus) -> None:
+    first = Lease(any_bus, "waker", "w1", time.monotonic)
+    second = Lease(any_bus, "waker", "w2", time.monotonic)
+    assert await first.renew()
+    await any_bus.delete(topology.LEASES, "waker")
+    assert await second.renew()
+    assert (first.held, await first.verify()) == (True, False)
+    assert not await first.renew()
+    assert first.token is None
+
+
+async def test_every_call_fails_at_once_while_the_server_is_gone(kind: Kind) -> None:
+    bus = kind.bus
+    await kind.cut()
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: bus.publish("usage.1", b""),
+        lambda: bus.publish_volatile("activity.g", b""),
+        lambda: bus.last(WAKE, "wake.request.a"),
+        lambda: bus.read(USAGE),
+        lambda: bus.fetch(LEDGER, batch=1, wait=30.0),
+        lambda: bus.get(FLEET, "a"),
+        lambda: bus.put(FLEET, "a", b""),
+        lambda: bus.create(FLEET, "a", b""),
+        lambda: bus.update(FLEET, "a", b"", revision=1),
+        lambda: bus.delete(FLEET, "a"),
+        lambda: bus.entries(FLEET),
+        lambda: bus.put_object(INVOICES, "a", b""),
+        lambda: bus.get_object(INVOICES, "a"),
+        lambda: bus.request("meter.tokens", b"", timeout=30.0),
+    ]
+    began = time.monotonic()
+    for call in calls:
+        with pytest.raises(BusUnavailable):
+            await call()
+    assert time.monotonic() - began < 1.0
+
+
+def _key(name: str) -> KeyRecord:
+    return KeyRecord(id=name, name=name, created_at=1.0)

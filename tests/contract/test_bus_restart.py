@@ -1,0 +1,174 @@
+"""What the bus on NATS promises through the death of its server, and what `provision` makes of a server."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from shared.bus import topology
+from shared.bus.jetstream import JetStreamBus, connect
+from shared.bus.lease import Lease
+from shared.bus.ports import Changed, Received, Restarted, Synced
+from shared.bus.provision import provision
+from shared.bus.topology import FLEET, KEYS, LEASE_SECONDS, LEDGER, USAGE
+from shared.bus.view import View
+from shared.errors import BusUnavailable
+from shared.messages.codec import encode
+from shared.messages.keys import KeyRecord
+from tests.kit.nats_server import NatsServer
+from tests.kit.told import Told
+
+CURRENT_SECONDS = 2.0
+WAIT_SECONDS = 10.0
+
+
+@pytest.fixture
+async def other(nats_server: NatsServer) -> AsyncIterator[JetStreamBus]:
+    """A second connection, as another service has it."""
+    async with connect(nats_server.url, name="other", wait=WAIT_SECONDS) as connected:
+        yield connected
+
+
+async def _killed(server: NatsServer, *buses: JetStreamBus) -> None:
+    """Everybody has noticed: what is asked of a dying connection waits for its whole timeout."""
+    server.kill9()
+    await _until(lambda: not any(bus.connected for bus in buses))
+
+
+async def _started(server: NatsServer, *buses: JetStreamBus) -> None:
+    server.start()
+    await _until(lambda: all(bus.connected for bus in buses))
+
+
+async def _until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not done():  # noqa: ASYNC110 - the port tells whether it is connected, and calls nobody
+            await asyncio.sleep(0.005)
+
+
+async def test_a_watch_is_current_within_2_s_of_the_server(
+    bus: JetStreamBus, other: JetStreamBus, nats_server: NatsServer
+) -> None:
+    told = Told()
+    first = await bus.put(FLEET, "m", b"1")
+    await bus.watch(FLEET, told)
+    await told.until(lambda: Synced() in told.events)
+    await _killed(nats_server, bus, other)
+    restarted_at = time.monotonic()
+    await _started(nats_server, other)
+    second = await other.put(FLEET, "m", b"2")
+    await told.until(lambda: Changed("m", b"2", second) in told.events)
+    assert time.monotonic() - restarted_at < CURRENT_SECONDS
+    assert told.events[:3] == [Restarted(), Changed("m", b"1", first), Synced()]
+    assert told.events[3] == Restarted()
+    third = await other.put(FLEET, "m", b"3")
+    await told.until(lambda: Changed("m", b"3", third) in told.events)
+    assert told.events.count(Changed("m", b"3", third)) == 1  # one watch, not two
+
+
+async def test_nothing_acknowledged_is_lost_and_the_consumer_goes_on(
+    bus: JetStreamBus, nats_server: NatsServer
+) -> None:
+    for number in range(100):
+        await bus.publish("usage.1", str(number).encode(), message_id=str(number))
+    for delivery in await bus.fetch(LEDGER, batch=40, wait=WAIT_SECONDS):
+        await delivery.ack()
+    await bus.get(FLEET, "m")  # flushes the acknowledgements
+    await _killed(nats_server, bus)
+    await _started(nats_server, bus)
+    await bus.publish("usage.1", b"0", message_id="0")  # a replay after the restart is known too
+    assert [int(m.data) for m in await bus.read(USAGE)] == list(range(100))
+    rest = await bus.fetch(LEDGER, batch=100, wait=WAIT_SECONDS)
+    assert [int(d.data) for d in rest] == list(range(40, 100))
+
+
+async def test_subscribers_and_responders_are_there_again(bus: JetStreamBus, nats_server: NatsServer) -> None:
+    async def upper(data: bytes) -> bytes:
+        return data.upper()
+
+    told = Told()
+    await bus.subscribe("activity.*", told.receive)
+    await bus.respond("meter", "meter.tokens", upper)
+    await _killed(nats_server, bus)
+    await _started(nats_server, bus)
+    await bus.publish_volatile("activity.g", b"1")
+    await told.length(1)
+    assert told.events == [Received("activity.g", b"1")]
+    assert await bus.request("meter.tokens", b"hi", timeout=WAIT_SECONDS) == b"HI"
+
+
+async def test_a_view_drops_what_the_bus_lost(bus: JetStreamBus, nats_server: NatsServer) -> None:
+    told = Told()
+    view = View(KEYS, KeyRecord, told)
+    for name in ("a", "b"):
+        await bus.put(KEYS, name, encode(_key(name)))
+    await view.start(bus)
+    assert set(view) == {"a", "b"}
+    await _killed(nats_server, bus)
+    nats_server.lose_store()
+    await _started(nats_server, bus)
+    await provision(bus)
+    await bus.put(KEYS, "b", encode(_key("b")))
+    await told.until(lambda: set(view) == {"b"})
+    assert view.revision("b") == 1
+
+
+async def test_a_lease_passes_on_when_its_holder_falls_silent(bus: JetStreamBus) -> None:
+    first = Lease(bus, "waker", "w1", time.monotonic)
+    second = Lease(bus, "waker", "w2", time.monotonic)
+    assert await first.renew()
+    token = first.token
+    assert token is not None
+    async with asyncio.timeout(LEASE_SECONDS + 2):
+        while not await second.renew():  # noqa: ASYNC110 - the server calls nobody when a key expires
+            await asyncio.sleep(0.1)
+    assert not first.held
+    assert not await first.verify()
+    assert second.token is not None
+    assert second.token > token
+
+
+async def test_provisioning_again_changes_nothing(bus: JetStreamBus) -> None:
+    await bus.publish("usage.1", b"1")
+    await bus.put(FLEET, "m", b"1")
+    before = await bus.js.streams_info()
+    await provision(bus)
+    after = await bus.js.streams_info()
+    assert {s.config.name: s.config for s in before} == {s.config.name: s.config for s in after}
+    assert [m.data for m in await bus.read(USAGE)] == [b"1"]
+    assert await bus.get(FLEET, "m") is not None
+
+
+async def test_a_stream_that_differs_is_adapted(bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bus.publish("usage.1", b"1")
+    shorter = replace(USAGE, max_age=timedelta(days=7).total_seconds())
+    monkeypatch.setattr(topology, "STREAMS", (shorter,))
+    monkeypatch.setattr(topology, "CONSUMERS", (replace(LEDGER, ack_wait=9.0),))
+    await provision(bus)
+    assert (await bus.js.stream_info(USAGE.name)).config.max_age == shorter.max_age
+    assert (await bus.js.consumer_info(LEDGER.stream, LEDGER.durable)).config.ack_wait == 9.0
+    assert [m.data for m in await bus.read(USAGE)] == [b"1"]
+
+
+async def test_a_bucket_that_differs_is_adapted(bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bus.put(FLEET, "m", b"1")
+    monkeypatch.setattr(topology, "BUCKETS", (replace(FLEET, ttl=3600.0),))
+    await provision(bus)
+    assert (await bus.js.stream_info("KV_fleet")).config.max_age == 3600.0
+    assert await bus.get(FLEET, "m") is not None
+
+
+async def test_no_bus_is_told_in_time_and_without_the_password(nats_server: NatsServer) -> None:
+    nats_server.kill9()
+    with pytest.raises(BusUnavailable) as refused:
+        async with connect(nats_server.url.replace("//", "//user:hunter2@"), name="test", wait=0.3):
+            pass
+    assert "hunter2" not in str(refused.value)
+    assert "within 0.3 s" in str(refused.value)
+
+
+def _key(name: str) -> KeyRecord:
+    return KeyRecord(id=name, name=name, created_at=1.0)
