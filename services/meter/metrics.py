@@ -11,8 +11,8 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.messages = Counter(
             "spot_meter_messages",
-            "Messages recorded, by what they were: counted, repeated, conflict, quarantined.",
-            ("as_what",),
+            "Messages recorded, by kind: counted, repeated, conflict, quarantined.",
+            ("kind",),
             registry=registry,
         )
         self.batch_seconds = Histogram(

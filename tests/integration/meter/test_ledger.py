@@ -20,7 +20,7 @@ from shared import database
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import TokensQuery, TokenSums
-from tests.unit.meter.events import MIDNIGHT, event
+from tests.unit.meter.events import MIDNIGHT, event, sums_of
 
 DAY = parse_day("2026-11-23")
 NOW = MIDNIGHT + 1000.0
@@ -40,16 +40,6 @@ async def ledger(database_url: str) -> AsyncIterator[Ledger]:
 
 def payloads(found: Sequence[UsageEvent]) -> list[bytes]:
     return [encode(e) for e in found]
-
-
-def sums_of(found: Sequence[UsageEvent]) -> TokenSums:
-    return TokenSums(
-        requests=len(found),
-        prompt_tokens=sum(e.prompt_tokens for e in found),
-        cached_tokens=sum(e.cached_tokens for e in found),
-        completion_tokens=sum(e.completion_tokens for e in found),
-        reasoning_tokens=sum(e.reasoning_tokens for e in found),
-    )
 
 
 async def facts(ledger: Ledger, *by: str, day: Day = DAY) -> DayFacts:

@@ -1,8 +1,10 @@
 """Usage events for tests: what does not matter has a value."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from shared.messages.gateway import UsageEvent
+from shared.messages.meter import TokenSums
 
 MIDNIGHT = 1_795_392_000.0
 """2026-11-23T00:00:00Z."""
@@ -32,3 +34,13 @@ def event(source: str = "gw-1", source_seq: int = 1, **fields: Any) -> UsageEven
         "overhead": 0.001,
     }
     return UsageEvent(source=source, source_seq=source_seq, **{**known, **fields})
+
+
+def sums_of(found: Sequence[UsageEvent]) -> TokenSums:
+    return TokenSums(
+        requests=len(found),
+        prompt_tokens=sum(e.prompt_tokens for e in found),
+        cached_tokens=sum(e.cached_tokens for e in found),
+        completion_tokens=sum(e.completion_tokens for e in found),
+        reasoning_tokens=sum(e.reasoning_tokens for e in found),
+    )

@@ -1,0 +1,235 @@
+"""The real process on a real NATS server: killed with -9 as often as one likes, drained, asked."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+import msgspec
+
+from services.meter.adapters.ledger import Ledger
+from services.meter.core.day import parse_day
+from shared.bus import subjects, topology
+from shared.bus.jetstream import JetStreamBus
+from shared.bus.ports import Changed, WatchEvent
+from shared.bus.provision import _consumer
+from shared.config import CONFIG_VARIABLE
+from shared.database import create_engine
+from shared.errors import BusUnavailable
+from shared.messages.codec import decode, encode
+from shared.messages.gateway import UsageEvent
+from shared.messages.meter import Confirmed, Refused, Tokens, TokensQuery
+from shared.suite import BUS_URL_VARIABLE
+from tests.kit.nats_server import NatsServer
+from tests.unit.meter.events import event, sums_of
+
+DAY = parse_day("2026-11-23")
+START_SECONDS = 30.0
+
+
+class Meter:
+    """One process of the service."""
+
+    def __init__(self, home: Path, nats_url: str, database_url: str) -> None:
+        home.mkdir()
+        self._home = home
+        config = home / "spotinference.toml"
+        config.write_text(f'[database]\nurl = "{database_url}"\n[meter]\nbatch = 50\n')
+        self._environment = {**os.environ, BUS_URL_VARIABLE: nats_url, CONFIG_VARIABLE: str(config)}
+        self._process: asyncio.subprocess.Process | None = None
+        self.metrics_url = ""
+        self.log = home / "meter.log"
+
+    async def start(self) -> None:
+        """Returns once it has announced itself."""
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "services.meter", "--data-dir", str(self._home)),
+                env=self._environment,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
+        assert self._process.stdout is not None
+        async with asyncio.timeout(START_SECONDS):
+            line = await self._process.stdout.readline()
+        assert line, self.log.read_text()[-3000:]
+        self.metrics_url = json.loads(line)["metrics_url"]
+
+    async def end(self, number: signal.Signals) -> int:
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+        async with asyncio.timeout(START_SECONDS):
+            return await self._process.wait()
+
+
+@asynccontextmanager
+async def meter_on(home: Path, nats_url: str, database_url: str) -> AsyncIterator[Meter]:
+    meter = Meter(home, nats_url, database_url)
+    await meter.start()
+    try:
+        yield meter
+    finally:
+        await meter.end(signal.SIGKILL)
+
+
+class Told:
+    """The highest mark that the meter has told of each source."""
+
+    def __init__(self) -> None:
+        self.marks: dict[str, int] = {}
+        self._changed = asyncio.Event()
+
+    def on_event(self, change: WatchEvent) -> None:
+        if isinstance(change, Changed) and change.value is not None:
+            confirmed = decode(change.value, Confirmed)
+            assert confirmed.source_seq >= self.marks.get(confirmed.source, 0), "a mark never falls"
+            self.marks[confirmed.source] = confirmed.source_seq
+            self._changed.set()
+
+    async def reach(self, source: str, mark: int) -> None:
+        async with asyncio.timeout(60):
+            while self.marks.get(source, 0) < mark:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+async def quick(bus: JetStreamBus) -> None:
+    """What was in a dead process's hands comes again after a second."""
+    await _consumer(bus, dataclasses.replace(topology.LEDGER, ack_wait=1.0))
+
+
+async def ask(bus: JetStreamBus, query: TokensQuery) -> Tokens:
+    return decode(await bus.request(subjects.METER_TOKENS, encode(query), timeout=10), Tokens)
+
+
+async def read_page(url: str) -> tuple[int, str]:
+    def read() -> tuple[int, str]:
+        with urlopen(url, timeout=5) as page:
+            return page.status, page.read().decode()
+
+    return await asyncio.to_thread(read)
+
+
+async def test_killed_again_and_again_in_a_stream_of_events_the_ledger_is_exact(
+    bus: JetStreamBus, nats_url: str, database_url: str, tmp_path: Path
+) -> None:
+    await quick(bus)
+    told = Told()
+    watch = await bus.watch(topology.METER, told.on_event)
+    found = [event(f"gw-{1 + n % 2}", 1 + n // 2, completed_at=DAY.start + n, prompt_tokens=n) for n in range(3000)]
+
+    async def publish() -> None:
+        for n, e in enumerate(found):
+            await bus.publish(subjects.usage(e.source), encode(e))
+            if n % 10 == 0:
+                await bus.publish(subjects.usage(e.source), encode(found[n // 2]))
+
+    async with meter_on(tmp_path / "meter", nats_url, database_url) as meter:
+        publishing = asyncio.create_task(publish())
+        for killed_at in (100, 400, 900):
+            await told.reach("gw-1", killed_at)
+            assert await meter.end(signal.SIGKILL) == -signal.SIGKILL
+            await meter.start()
+        await publishing
+        await asyncio.gather(told.reach("gw-1", 1500), told.reach("gw-2", 1500))
+        answer = await ask(bus, TokensQuery(day=DAY.name, by=("machine",), busy=True))
+        assert answer.totals == sums_of(found)
+        assert answer.open_gaps == 0
+        assert [row.sums for row in answer.rows] == [answer.totals]
+        assert answer.busy == {"l4x2-1": ((DAY.start, DAY.start + 2999),)}
+    await watch.stop()
+
+
+async def test_two_replicas_share_the_stream(
+    bus: JetStreamBus, nats_url: str, postgres_url: str, tmp_path: Path
+) -> None:
+    await quick(bus)
+    told = Told()
+    watch = await bus.watch(topology.METER, told.on_event)
+    found = [event(f"gw-{1 + n % 3}", 1 + n // 3, completed_at=DAY.start + n) for n in range(3000)]
+    async with (
+        meter_on(tmp_path / "a", nats_url, postgres_url) as first,
+        meter_on(tmp_path / "b", nats_url, postgres_url) as second,
+    ):
+        for e in found:
+            await bus.publish(subjects.usage(e.source), encode(e))
+        await asyncio.gather(*(told.reach(f"gw-{s}", 1000) for s in (1, 2, 3)))
+        assert (await ask(bus, TokensQuery(day=DAY.name))).totals == sums_of(found)
+        worked = [(await read_page(meter.metrics_url + "/metrics"))[1] for meter in (first, second)]
+        counted = [float(page.split('messages_total{kind="counted"} ')[1].split()[0]) for page in worked]
+        assert sum(counted) == 3000
+        assert min(counted) > 0, "both took part"
+    await watch.stop()
+
+
+async def test_sigterm_ends_it_with_nothing_in_hand(
+    bus: JetStreamBus, nats_url: str, database_url: str, tmp_path: Path
+) -> None:
+    """What is acknowledged is committed, what is not is still there: nothing in between, without waiting for either."""
+    found = [event(source_seq=n) for n in range(1, 1001)]
+    told = Told()
+    watch = await bus.watch(topology.METER, told.on_event)
+    for e in found:
+        await bus.publish(subjects.usage(e.source), encode(e))
+    async with meter_on(tmp_path / "meter", nats_url, database_url) as meter:
+        await told.reach("gw-1", 50)
+        assert await meter.end(signal.SIGTERM) == 0, meter.log.read_text()[-2000:]
+    engine = create_engine(database_url)
+    facts = await Ledger(engine).day(DAY, (), busy=False)
+    await engine.dispose()
+    counted = sum(sums.requests for sums in facts.sums.values())
+    assert counted < 1000, "it did not just finish everything"
+    await told.reach("gw-1", counted)
+    async with asyncio.timeout(10):
+        while await bus.backlog(topology.LEDGER) != 1000 - counted:
+            pass  # the server takes acknowledgements in when it comes to it
+    await watch.stop()
+
+
+async def test_it_answers_and_says_what_is_wrong_with_a_question(
+    bus: JetStreamBus, nats_url: str, tmp_path: Path
+) -> None:
+    async with meter_on(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}") as meter:
+        nothing = await ask(bus, TokensQuery(day="2020-01-01", by=("model",), busy=True))
+        assert (nothing.complete, nothing.totals.requests, nothing.rows, nothing.busy) == (True, 0, (), {})
+        assert (await ask(bus, TokensQuery(day="2100-01-01"))).complete is False
+        for question, field in [
+            (encode(TokensQuery(day="yesterday")), "day"),
+            (encode(TokensQuery(day="2026-11-23", by=("colour",))), "by"),
+            (b'{"type":"tokens_query.v1"}', "day"),
+            (b"\xff", "TokensQuery"),
+        ]:
+            answer = await bus.request(subjects.METER_TOKENS, question, timeout=10)
+            assert field in msgspec.json.decode(answer, type=Refused).reason
+        assert (await read_page(meter.metrics_url + "/readyz"))[0] == 200
+
+
+async def test_a_bus_that_was_killed_is_found_again(bus: JetStreamBus, nats_server: NatsServer, tmp_path: Path) -> None:
+    await quick(bus)
+    told = Told()
+    watch = await bus.watch(topology.METER, told.on_event)
+    async with meter_on(tmp_path / "meter", nats_server.url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
+        await bus.publish(subjects.usage("gw-1"), encode(event(source_seq=1)))
+        await told.reach("gw-1", 1)
+        await asyncio.to_thread(nats_server.restart)
+        async with asyncio.timeout(30):
+            while not await published(bus, event(source_seq=2)):
+                pass
+        await told.reach("gw-1", 2)
+    await watch.stop()
+
+
+async def published(bus: JetStreamBus, found: UsageEvent) -> bool:
+    try:
+        await bus.publish(subjects.usage(found.source), encode(found))
+    except BusUnavailable:
+        await asyncio.sleep(0.05)  # the client connects again by itself and says so to nobody
+        return False
+    return True
