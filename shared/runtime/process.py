@@ -57,6 +57,8 @@ class Runtime:
     monotonic: Callable[[], float] = time.monotonic
     url: str | None = None
     """Set by a service with a front door: its origin."""
+    started: bool = False
+    """Set once the service is open: until then it is alive and not ready."""
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
     _crash: BaseException | None = None
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -133,12 +135,14 @@ async def _live(
             loop.add_signal_handler(number, runtime.stop)
         _watch_lifeline(runtime.stop)
         runtime.health.add("bus", lambda: None if bus.connected else "not connected to the bus")
+        runtime.health.add("starting", lambda: None if runtime.started else "starting")
         runtime.health.add("draining", lambda: "draining" if runtime.stopping else None)
         bound = await stack.enter_async_context(
             serve_health(runtime.health, runtime.registry, section.host, metrics_port)
         )
         stack.push_async_callback(runtime.cancel_tasks)
         await stack.enter_async_context(opened(runtime))
+        runtime.started = True
         metrics_url = f"http://{section.host}:{bound}"
         announcement = suite.Running(
             service=service, url=runtime.url or metrics_url, metrics_url=metrics_url, pid=os.getpid()

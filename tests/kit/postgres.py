@@ -38,7 +38,7 @@ class PostgresServer:
         self._user = _unprivileged()
         # Not under pytest's own folder: that one is closed to the user the server runs as.
         self._home = Path(tempfile.mkdtemp(prefix="spot-pg-"))
-        self._port = _free_port()
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.log = self._home / "server.log"
         if self._user is not None:
@@ -99,7 +99,7 @@ def _unprivileged() -> int | None:
     return names.get("postgres", names["nobody"])
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

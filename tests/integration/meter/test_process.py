@@ -9,8 +9,8 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.request import urlopen
 
+import aiohttp
 import msgspec
 
 from services.meter.adapters.ledger import Ledger
@@ -27,6 +27,7 @@ from shared.messages.gateway import UsageEvent
 from shared.messages.meter import Confirmed, Refused, Tokens, TokensQuery
 from shared.suite import BUS_URL_VARIABLE
 from tests.kit.nats_server import NatsServer
+from tests.kit.postgres import PostgresServer, free_port
 from tests.unit.meter.events import event, sums_of
 
 DAY = parse_day("2026-11-23")
@@ -48,13 +49,20 @@ class Meter:
 
     async def start(self) -> None:
         """Returns once it has announced itself."""
+        await self.spawn()
+        await self.announced()
+
+    async def spawn(self, *arguments: str) -> None:
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "services.meter", "--data-dir", str(self._home)),
+                *(sys.executable, "-m", "services.meter", "--data-dir", str(self._home), *arguments),
                 env=self._environment,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
             )
+
+    async def announced(self) -> None:
+        assert self._process is not None
         assert self._process.stdout is not None
         async with asyncio.timeout(START_SECONDS):
             line = await self._process.stdout.readline()
@@ -110,11 +118,8 @@ async def ask(bus: JetStreamBus, query: TokensQuery) -> Tokens:
 
 
 async def read_page(url: str) -> tuple[int, str]:
-    def read() -> tuple[int, str]:
-        with urlopen(url, timeout=5) as page:
-            return page.status, page.read().decode()
-
-    return await asyncio.to_thread(read)
+    async with aiohttp.ClientSession() as session, session.get(url) as page:
+        return page.status, await page.text()
 
 
 async def test_killed_again_and_again_in_a_stream_of_events_the_ledger_is_exact(
@@ -224,6 +229,33 @@ async def test_a_bus_that_was_killed_is_found_again(bus: JetStreamBus, nats_serv
                 pass
         await told.reach("gw-1", 2)
     await watch.stop()
+
+
+async def test_a_database_that_starts_later_is_waited_for(
+    bus: JetStreamBus, nats_url: str, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    await bus.publish(subjects.usage("gw-1"), encode(event()))
+    meter = Meter(tmp_path / "meter", nats_url, postgres_server.url)
+    port = free_port()
+    await meter.spawn("--metrics-port", str(port))
+    try:
+        status, page = await first_page(f"http://127.0.0.1:{port}/readyz")
+        assert (status, json.loads(page)["faults"]) == (503, {"starting": "starting"})
+        await asyncio.to_thread(postgres_server.start)
+        await meter.announced()
+        assert (await read_page(f"http://127.0.0.1:{port}/readyz"))[0] == 200
+    finally:
+        await meter.end(signal.SIGKILL)
+
+
+async def first_page(url: str) -> tuple[int, str]:
+    """The page of a process that is just starting."""
+    async with asyncio.timeout(START_SECONDS):
+        while True:
+            try:
+                return await read_page(url)
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.02)
 
 
 async def published(bus: JetStreamBus, found: UsageEvent) -> bool:
