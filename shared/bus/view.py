@@ -75,5 +75,6 @@ class View(Mapping[str, M], Generic[M]):
                 self._values[change.key] = (decode(change.value, self._kind), change.revision)
             except Unreadable as error:
                 log.error("unreadable bucket value", bucket=self._bucket.name, key=change.key, error=str(error))
-                return
+                # What was there before is no longer true: a revoked key, a machine that went away.
+                self._values.pop(change.key, None)
         self._on_change(change.key)

@@ -1,0 +1,215 @@
+"""The configuration file: what is right is read, what is wrong is refused with its place, the reason and the fix."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.config import Config, Duration, Money, database_url, environment, find_config, load, parse
+from shared.errors import Misconfigured
+
+GOOD = """
+[gateway]
+port = 0
+hold_cap = "10m"
+[waker]
+idle_timeout = "90s"
+[billing]
+daily_budget = "200.00"
+direction_weights = {input = "1", cached = "0.25", output = "5"}
+[[tier]]
+name = "h100x2"
+provider = "static"
+price_per_hour = "5.00"
+max_concurrency = 8
+[[tier]]
+name = "local"
+provider = "process"
+idle_timeout = "250ms"
+[[machine]]
+id = "h100x2-1"
+tier = "h100x2"
+instance = "471120"
+resources = ["vol-1"]
+endpoint = "http://10.0.4.11:8000"
+[[machine]]
+id = "local-1"
+tier = "local"
+command = ["engine", "--port", "{port}"]
+[[model]]
+name = "org/qwen3 coder"
+lineup = ["local", "h100x2"]
+served_as = "Qwen/Qwen3"
+"""
+
+
+def _read(text: str) -> Config:
+    return parse(text, "f.toml")
+
+
+def test_a_good_file() -> None:
+    config = _read(GOOD)
+    assert (config.gateway.port, config.gateway.hold_cap, config.waker.idle_timeout) == (0, 600.0, 90.0)
+    assert config.billing.daily_budget == Decimal(200)
+    assert config.billing.direction_weights["cached"] == Decimal("0.25")
+    assert config.tiers["h100x2"].price_per_hour == Decimal(5)
+    assert config.tiers["local"].idle_timeout == 0.25
+    assert config.machines["h100x2-1"].resources == ("vol-1",)
+    model = config.models["org/qwen3 coder"]
+    assert [machine.id for machine in config.machines_of(model)] == ["local-1", "h100x2-1"]
+
+
+def test_an_empty_file_is_all_defaults() -> None:
+    config = _read("")
+    assert (config.gateway.port, config.waker.idle_timeout, config.billing.daily_budget) == (8080, 900.0, None)
+    assert config.tier == ()
+
+
+FAULTS = {
+    "[gatway]": "f.toml: Object contains unknown field `gatway`",
+    "[gateway]\nprot = 1": "f.toml: gateway: object contains unknown field `prot`",
+    '[gateway]\nport = "80"': "f.toml: gateway.port: expected `int`, got `str`",
+    "[gateway]\nport = 70000": "f.toml: gateway.port: a port is 0 to 65535, got 70000",
+    "[meter]\nmetrics_port = -1": "f.toml: meter.metrics_port: a port is 0 to 65535, got -1",
+    "[gateway]\nhold_cap = 5": 'f.toml: gateway.hold_cap: expected a duration such as "15m" or "10s", got 5',
+    '[waker]\nidle_timeout = "soon"': (
+        'f.toml: waker.idle_timeout: expected a duration such as "15m" or "10s", got \'soon\''
+    ),
+    "[gateway]\nmax_waiting = 0": "f.toml: gateway.max_waiting: must be at least 1, got 0",
+    "[billing]\ndaily_budget = 200.0": (
+        'f.toml: billing.daily_budget: expected an amount as a string such as "5.00", got 200.0'
+    ),
+    '[billing]\ndaily_budget = "-1"': (
+        "f.toml: billing.daily_budget: expected an amount as a string such as \"5.00\", got '-1'"
+    ),
+    "a = ": "f.toml: not TOML: Invalid value (at end of document)",
+    '[[tier]]\nname = "t"': "f.toml: tier[1]: object missing required field `provider`",
+    '[[tier]]\nname = "t"\nprovider = "magic"': "f.toml: tier[1].provider: invalid enum value 'magic'",
+    '[[tier]]\nname = "t"\nprovider = "static"\n[[tier]]\nname = "t"\nprovider = "static"': (
+        "f.toml: tier[2]: 't' is named twice: remove one or rename it"
+    ),
+    '[[tier]]\nname = ""\nprovider = "static"': (
+        "f.toml: tier[1]: the name must be a non-empty printable string, got ''"
+    ),
+    '[[tier]]\nname = "t"\nprovider = "static"\nmax_concurrency = 0': (
+        "f.toml: tier[1].max_concurrency: must be at least 1, got 0"
+    ),
+    '[[machine]]\nid = "m"\ntier = "t"': "f.toml: machine[1] (m): tier: no [[tier]] is named 't'",
+    '[[model]]\nname = "m"\nlineup = []': "f.toml: model[1] (m): lineup: name at least one tier",
+    '[[model]]\nname = "m"\nlineup = ["t"]': "f.toml: model[1] (m): lineup: no [[tier]] is named 't'",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), FAULTS.items())
+def test_a_fault_is_told_with_its_place_and_the_reason(text: str, expected: str) -> None:
+    with pytest.raises(Misconfigured) as refused:
+        _read(text)
+    assert str(refused.value) == expected
+
+
+STATIC = '[[tier]]\nname = "t"\nprovider = "static"\n[[machine]]\nid = "m"\ntier = "t"\n'
+PROCESS = '[[tier]]\nname = "t"\nprovider = "process"\n[[machine]]\nid = "m"\ntier = "t"\n'
+MACHINE_FAULTS = [
+    (STATIC, 'endpoint: a machine of provider "static" needs one, such as "http://10.0.4.11:8000"'),
+    (STATIC + 'endpoint = "10.0.4.11:8000"', "endpoint: expected an origin such as http://10.0.4.11:8000, got"),
+    (STATIC + 'endpoint = "http://a:1/v1"', "endpoint: an origin has no path: leave out '/v1'"),
+    (STATIC + 'endpoint = "http://a:1"\ncommand = ["{port}"]', 'command: not for provider "static"'),
+    (PROCESS, 'command: a machine of provider "process" needs one, such as ["vllm", "serve", "…", "{port}"]'),
+    (PROCESS + 'command = ["vllm"]', 'command: nothing in it says "{port}": the engine would not know where to listen'),
+    (
+        PROCESS + 'command = ["{port}"]\nendpoint = "http://a:1"',
+        'endpoint: not for provider "process": it follows from {port}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), MACHINE_FAULTS)
+def test_a_machine_that_cannot_be_is_told(text: str, expected: str) -> None:
+    with pytest.raises(Misconfigured) as refused:
+        _read(text)
+    assert str(refused.value).startswith(f"f.toml: machine[1] (m): {expected}")
+
+
+def test_every_fault_is_told_at_once() -> None:
+    with pytest.raises(Misconfigured) as refused:
+        _read('[gateway]\nport = -1\n[[model]]\nname = "m"\nlineup = []')
+    assert len(str(refused.value).splitlines()) == 2
+
+
+def test_a_missing_file_and_an_unreadable_one(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="no such file: name another with --config or SPOTINFERENCE_CONFIG"):
+        load(tmp_path / "f.toml")
+    (tmp_path / "f.toml").write_bytes(b"\xff")
+    with pytest.raises(Misconfigured, match="unreadable"):
+        load(tmp_path / "f.toml")
+
+
+def test_the_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPOTINFERENCE_CONFIG", raising=False)
+    fallback = Path("fallback.toml")
+    assert find_config(None, fallback) == fallback
+    assert find_config(None) == Path("spotinference.toml")
+    Path("spotinference.toml").touch()
+    assert find_config(None, fallback) == Path("spotinference.toml")
+    monkeypatch.setenv("SPOTINFERENCE_CONFIG", "env.toml")
+    assert find_config(None, fallback) == Path("env.toml")
+    assert find_config(Path("named.toml"), fallback) == Path("named.toml")
+
+
+def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment("SPOT_TEST_SECRET") is None
+    (tmp_path / "secret").write_text("from-file\n")
+    monkeypatch.setenv("SPOT_TEST_SECRET_FILE", str(tmp_path / "secret"))
+    assert environment("SPOT_TEST_SECRET") == "from-file"
+    monkeypatch.setenv("SPOT_TEST_SECRET", "itself")
+    assert environment("SPOT_TEST_SECRET") == "itself"
+    monkeypatch.delenv("SPOT_TEST_SECRET")
+    monkeypatch.setenv("SPOT_TEST_SECRET_FILE", str(tmp_path / "absent"))
+    with pytest.raises(Misconfigured, match="SPOT_TEST_SECRET_FILE"):
+        environment("SPOT_TEST_SECRET")
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("", "sqlite+aiosqlite:////data/ledger.sqlite"),
+        ('url = "postgresql://u@h/d"', "postgresql+asyncpg://u@h/d"),
+        ('url = "postgres://u@h/d"', "postgresql+asyncpg://u@h/d"),
+        ('url = "sqlite:////x.db"', "sqlite+aiosqlite:////x.db"),
+        ('url = "postgresql+asyncpg://u@h/d"', "postgresql+asyncpg://u@h/d"),
+    ],
+)
+def test_the_database_url_names_the_driver(text: str, url: str) -> None:
+    assert database_url(_read(f"[database]\n{text}"), Path("/data"), "ledger.sqlite") == url
+
+
+def test_another_database_is_refused() -> None:
+    with pytest.raises(Misconfigured, match=r"database\.url: expected sqlite"):
+        database_url(_read('[database]\nurl = "mysql://h/d"'), Path("/data"), "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("250ms", 0.25), ("10s", 10), ("1.5m", 90), ("2h", 7200), ("1d", 86400), ("0s", 0)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert Duration.parse(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "-1s", "1 s", "1h30m", "s", "1e3s", "1w", 10, None, True])
+def test_what_is_no_duration(text: object) -> None:
+    with pytest.raises(ValueError, match="expected a duration"):
+        Duration.parse(text)
+
+
+@given(st.decimals(min_value=0, max_value=10**9, places=12))
+def test_money_is_exact(amount: Decimal) -> None:
+    assert Money.parse(f"{amount:f}") == amount
+
+
+@pytest.mark.parametrize("text", ["", "NaN", "Infinity", "-0.01", "1,00", "$5", 5, 5.0, None])
+def test_what_is_no_money(text: object) -> None:
+    with pytest.raises(ValueError, match="expected an amount"):
+        Money.parse(text)

@@ -1,0 +1,97 @@
+"""A leader that was paused or cut off finds out by its own clock before it acts."""
+
+import pytest
+
+from shared.bus.lease import Lease
+from shared.bus.memory import MemoryBus
+from shared.bus.topology import LEASE_SECONDS, LEASES
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def memory() -> MemoryBus:
+    return MemoryBus()
+
+
+@pytest.fixture
+def lease(memory: MemoryBus, clock: Clock) -> Lease:
+    return Lease(memory, "waker", "w1", clock)
+
+
+async def test_it_is_held_for_its_time_and_no_longer(lease: Lease, clock: Clock) -> None:
+    assert not lease.held
+    assert await lease.renew()
+    clock.now += LEASE_SECONDS - 0.01
+    assert lease.held
+    clock.now += 0.01
+    assert not lease.held
+    assert not await lease.verify()  # although the server still has it
+
+
+async def test_a_renewal_keeps_the_token(lease: Lease, clock: Clock) -> None:
+    await lease.renew()
+    token = lease.token
+    clock.now += 3
+    assert await lease.renew()
+    clock.now += 3
+    assert (lease.held, lease.token) == (True, token)
+
+
+async def test_a_short_loss_of_the_bus_costs_nothing(lease: Lease, memory: MemoryBus, clock: Clock) -> None:
+    await lease.renew()
+    token = lease.token
+    memory.connected = False
+    clock.now += 2
+    assert await lease.renew()  # still held, though not renewed
+    clock.now += LEASE_SECONDS - 2.5
+    memory.connected = True
+    assert await lease.renew()
+    assert lease.token == token
+
+
+async def test_a_long_loss_of_the_bus_costs_the_lease_and_the_next_token_is_higher(
+    lease: Lease, memory: MemoryBus, clock: Clock
+) -> None:
+    await lease.renew()
+    token = lease.token
+    assert token is not None
+    memory.connected = False
+    clock.now += LEASE_SECONDS
+    assert not await lease.renew()
+    assert lease.token is None
+    memory.connected = True
+    await memory.delete(LEASES, "waker")  # the server let it expire
+    assert await lease.renew()
+    assert lease.token is not None
+    assert lease.token > token
+
+
+async def test_what_is_asked_of_the_server_counts_from_before_the_question(memory: MemoryBus, clock: Clock) -> None:
+    class Slow(MemoryBus):
+        async def create(self, *arguments: object, **named: object) -> int:
+            clock.now += 2
+            return await MemoryBus.create(self, *arguments, **named)  # type: ignore[arg-type]  # passed on as it came
+
+    lease = Lease(Slow(), "waker", "w1", clock)
+    assert await lease.renew()
+    clock.now += LEASE_SECONDS - 2
+    assert not lease.held
+
+
+async def test_releasing_what_is_not_held_takes_it_from_nobody(lease: Lease, memory: MemoryBus, clock: Clock) -> None:
+    await lease.renew()
+    other = Lease(memory, "waker", "w2", clock)
+    await other.release()
+    assert await lease.verify()
