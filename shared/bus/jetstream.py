@@ -157,6 +157,7 @@ class JetStreamBus:
 
         async with _unavailable(f"subscribe {subject}"):
             subscription = await self.client.subscribe(subject, cb=on_message)
+            await self.client.flush(int(CALL_SECONDS))  # the server knows it: nothing said from now on is missed
         return _Stop(subscription.unsubscribe)
 
     async def last(self, stream: Stream, subject: str) -> bytes | None:
@@ -276,6 +277,7 @@ class JetStreamBus:
         async with _unavailable(f"respond {subject}"):
             micro = await add_service(self.client, name=service, version=SERVICE_VERSION)
             await micro.add_endpoint(name=subject.replace(".", "_"), subject=subject, handler=on_request)
+            await self.client.flush(int(CALL_SECONDS))  # the server knows it: whoever asks from now on is answered
         return _Stop(micro.stop)
 
     async def request(self, subject: str, data: bytes, *, timeout: float) -> bytes:
