@@ -2,11 +2,11 @@
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, LargeBinary, MetaData, Table, Text
 
-_metadata = MetaData()
+metadata = MetaData()
 
 events = Table(
     "events",
-    _metadata,
+    metadata,
     Column("id", Text, primary_key=True),
     Column("source", Text),
     Column("source_seq", BigInteger),
@@ -34,7 +34,7 @@ events = Table(
 
 rollups = Table(
     "rollups",
-    _metadata,
+    metadata,
     Column("minute", BigInteger, primary_key=True),
     Column("model", Text, primary_key=True),
     Column("tier", Text, primary_key=True),
@@ -49,12 +49,12 @@ rollups = Table(
 )
 """Sums of the events' rows, written in the same transaction."""
 
-sources = Table("sources", _metadata, Column("source", Text, primary_key=True), Column("seen_at", Double))
+sources = Table("sources", metadata, Column("source", Text, primary_key=True), Column("seen_at", Double))
 """Every source ever seen; its row is the lock on its runs."""
 
 runs = Table(
     "runs",
-    _metadata,
+    metadata,
     Column("source", Text, primary_key=True),
     Column("first", BigInteger, primary_key=True),
     Column("last", BigInteger),
@@ -65,7 +65,7 @@ runs = Table(
 
 conflicts = Table(
     "conflicts",
-    _metadata,
+    metadata,
     Column("id", Text, primary_key=True),
     Column("sha256", Text, primary_key=True),
     Column("payload", LargeBinary),
@@ -75,7 +75,7 @@ conflicts = Table(
 
 quarantine = Table(
     "quarantine",
-    _metadata,
+    metadata,
     Column("sha256", Text, primary_key=True),
     Column("payload", LargeBinary),
     Column("reason", Text),

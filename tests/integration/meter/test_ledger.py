@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select, text
+from sqlalchemy import func, inspect, select, text
 
+from services.meter.adapters import tables
 from services.meter.adapters.ledger import Ledger
 from services.meter.adapters.tables import conflicts, events, quarantine, rollups
 from services.meter.core.batch import read
@@ -53,6 +54,14 @@ async def rows(ledger: Ledger, table: Any) -> list[Any]:
 
 async def totals(ledger: Ledger) -> TokenSums:
     return answer(DAY, TokensQuery(day=DAY.name), await facts(ledger), None).totals
+
+
+async def test_the_tables_are_those_that_the_migrations_make(ledger: Ledger) -> None:
+    async with database.reading(ledger._engine) as connection:
+        made = await connection.run_sync(lambda c: {t: inspect(c).get_columns(t) for t in tables.metadata.tables})
+    for name, table in tables.metadata.tables.items():
+        assert {c["name"] for c in made[name]} == set(table.columns.keys()), name
+    assert set(tables.events.columns.keys()) == set(UsageEvent.__struct_fields__), "no field is lost"
 
 
 async def test_a_batch_is_counted_and_its_marks_known(ledger: Ledger) -> None:

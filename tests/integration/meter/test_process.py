@@ -152,6 +152,25 @@ async def test_killed_again_and_again_in_a_stream_of_events_the_ledger_is_exact(
     await watch.stop()
 
 
+async def test_a_database_that_crashes_in_a_stream_of_events_lacks_none(
+    bus: JetStreamBus, nats_url: str, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    told = Told()
+    watch = await bus.watch(topology.METER, told.on_event)
+    postgres_server.start()
+    found = [event(source_seq=n, completed_at=DAY.start + n) for n in range(1, 3001)]
+    async with meter_on(tmp_path / "meter", nats_url, postgres_server.url):
+        for n, e in enumerate(found):
+            await bus.publish(subjects.usage(e.source), encode(e))
+            if n in (500, 1500):
+                await told.reach("gw-1", n // 2)
+                postgres_server.stop(signal.SIGQUIT)
+                await asyncio.to_thread(postgres_server.start)
+        await told.reach("gw-1", 3000)
+        assert (await ask(bus, TokensQuery(day=DAY.name))).totals == sums_of(found)
+    await watch.stop()
+
+
 async def test_two_replicas_share_the_stream(
     bus: JetStreamBus, nats_url: str, postgres_url: str, tmp_path: Path
 ) -> None:
