@@ -1,0 +1,55 @@
+"""The house rules that no linter knows. Each takes a module's path and text and returns what is wrong with it."""
+
+import ast
+import re
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+MAX_FILE_LINES = 300
+MAX_TEST_FILE_LINES = 450
+MAX_FUNCTION_LINES = 70
+VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "tools", "stuff"}
+_SILENCED = re.compile(r"#\s*(?:noqa|type:\s*ignore)\b(?P<codes>:\s*[A-Z0-9, ]+|\[[\w, -]+\])?(?P<rest>.*)$")
+_REASON = re.compile(r"\s*(?:-|#)\s*\w+.*")
+
+Rule = Callable[[PurePosixPath, str], list[str]]
+
+
+def short_file(path: PurePosixPath, text: str) -> list[str]:
+    limit = MAX_TEST_FILE_LINES if path.parts[0] == "tests" else MAX_FILE_LINES
+    lines = len(text.splitlines())
+    return [f"{lines} lines, at most {limit}: split it by what it owns"] if lines > limit else []
+
+
+def short_functions(_path: PurePosixPath, text: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > MAX_FUNCTION_LINES:
+                found.append(f"line {node.lineno}: {node.name} has {lines} lines, at most {MAX_FUNCTION_LINES}")
+    return found
+
+
+def telling_name(path: PurePosixPath, _text: str) -> list[str]:
+    vague = VAGUE_NAMES & {*path.parts[:-1], path.stem}
+    return [f"{name!r} says nothing about what is inside" for name in sorted(vague)]
+
+
+def docstring(path: PurePosixPath, text: str) -> list[str]:
+    tree = ast.parse(text)
+    if path.name == "__init__.py" and not tree.body:
+        return []
+    return [] if ast.get_docstring(tree) else ["no docstring: say what the module owns"]
+
+
+def reasons(_path: PurePosixPath, text: str) -> list[str]:
+    """A silenced check names its code and, after ` - ` or another `#`, the reason."""
+    return [
+        f"line {number}: a silenced check needs its code and its reason beside it"
+        for number, line in enumerate(text.splitlines(), 1)
+        if (match := _SILENCED.search(line)) and not (match["codes"] and _REASON.fullmatch(match["rest"]))
+    ]
+
+
+RULES: tuple[Rule, ...] = (short_file, short_functions, telling_name, docstring, reasons)
