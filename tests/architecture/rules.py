@@ -10,7 +10,7 @@ MAX_TEST_FILE_LINES = 450
 MAX_FUNCTION_LINES = 70
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "tools", "stuff"}
 _SILENCED = re.compile(r"#\s*(?:noqa|type:\s*ignore)\b(?P<codes>:\s*[A-Z0-9, ]+|\[[\w, -]+\])?(?P<rest>.*)$")
-_REASON = re.compile(r"\s*(?:-|#)\s*\w+.*")
+_REASON = re.compile(r"\s*(?:-+|#)\s*\S.{3,}")
 
 Rule = Callable[[PurePosixPath, str], list[str]]
 
