@@ -1,0 +1,41 @@
+"""From the fleet's journal into the books: transitions are committed, then acknowledged; told twice, kept once."""
+
+import msgspec
+import structlog
+
+from services.billing.adapters.books import Books
+from services.billing.metrics import Metrics
+from shared.bus import topology
+from shared.bus.ports import Bus, Delivery
+from shared.messages.waker import JournalEntry, Transition
+
+log = structlog.get_logger()
+
+BATCH = 500
+FETCH_SECONDS = 1.0
+_entries: msgspec.json.Decoder[JournalEntry] = msgspec.json.Decoder(JournalEntry)
+
+
+class Journal:
+    def __init__(self, bus: Bus, books: Books, metrics: Metrics) -> None:
+        self._bus = bus
+        self._books = books
+        self._metrics = metrics
+
+    async def read_on(self) -> None:
+        """One batch. `BusUnavailable`, or what `AWAY` lists: nothing was acknowledged that is not committed."""
+        deliveries = await self._bus.fetch(topology.BOOKS, batch=BATCH, wait=FETCH_SECONDS)
+        found = [entry for delivery in deliveries if isinstance(entry := self._entry(delivery), Transition)]
+        await self._books.record(found)
+        self._metrics.transitions.inc(len(found))
+        for delivery in deliveries:
+            await delivery.ack()
+
+    def _entry(self, delivery: Delivery) -> JournalEntry | None:
+        try:
+            return _entries.decode(delivery.data)
+        except msgspec.DecodeError as error:
+            # The stream keeps it for good, so passing it by loses nothing; its time stays unexplained.
+            log.error("unreadable journal entry", subject=delivery.subject, error=str(error))
+            self._metrics.unreadable.inc()
+            return None

@@ -1,0 +1,19 @@
+"""What billing tells Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class Metrics:
+    """Of this process; the books have the truth."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.imports = Counter(
+            "spot_billing_imports", "Invoice files, by outcome: imported, refused.", ("outcome",), registry=registry
+        )
+        self.reports = Counter(
+            "spot_billing_reports", "Day reports asked for, by outcome: told, refused.", ("outcome",), registry=registry
+        )
+        self.transitions = Counter("spot_billing_transitions", "Machine transitions read.", registry=registry)
+        self.unreadable = Counter("spot_billing_unreadable", "Journal entries passed by.", registry=registry)
+        self.leading = Gauge("spot_billing_leading", "1 while this replica does the work.", registry=registry)
+        self.gate_open = Gauge("spot_billing_gate_open", "1 while the daily budget allows requests.", registry=registry)

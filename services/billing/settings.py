@@ -1,0 +1,66 @@
+"""What billing takes from the configuration, in the core's terms."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+import msgspec
+
+from services.billing.core.attribution import Fleet
+from services.billing.core.money import units
+from shared.config import Config
+from shared.errors import Misconfigured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    fleet: Fleet
+    prices: Mapping[str, int]
+    """By tier, in units of money per machine and hour."""
+    weights: Mapping[str, int]
+    """By direction, in proportion to the published ones."""
+    append_sources: frozenset[str]
+
+    @property
+    def digest(self) -> str:
+        """Changes when a figure made with these settings may."""
+        told = [self.fleet.tiers, self.fleet.tier_of, self.fleet.machine_of, self.fleet.tier_tag]
+        told += [self.prices, self.weights]
+        return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
+
+
+def settings(config: Config) -> Settings:
+    """`Misconfigured` where an amount has more decimals than can be kept."""
+    machine_of: dict[str, str] = {}
+    for machine in config.machine:
+        for resource in filter(None, (machine.instance, *machine.resources)):
+            taken = machine_of.setdefault(resource, machine.id)
+            if taken != machine.id:
+                raise Misconfigured(f"machine {machine.id}: {resource!r} belongs to {taken} already: name it once")
+    fleet = Fleet(
+        tiers=tuple(config.tiers),
+        tier_of={machine.id: machine.tier for machine in config.machine},
+        machine_of=machine_of,
+        tier_tag=config.billing.tier_tag,
+    )
+    return Settings(
+        fleet=fleet,
+        prices={
+            tier.name: _units(f"tier {tier.name}: price_per_hour", tier.price_per_hour)
+            for tier in config.tier
+            if tier.price_per_hour is not None
+        },
+        weights={
+            name: _units(f"billing.direction_weights.{name}", weight)
+            for name, weight in config.billing.direction_weights.items()
+        },
+        append_sources=frozenset(config.billing.append_sources),
+    )
+
+
+def _units(place: str, amount: Decimal) -> int:
+    try:
+        return units(amount)
+    except ValueError as error:
+        raise Misconfigured(f"{place}: {error}") from error

@@ -1,0 +1,128 @@
+"""Puts billing together: the one place that names its concrete classes. One replica leads, the others stand by."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from services.billing.adapters.books import Books
+from services.billing.gatekeeper import Gatekeeper
+from services.billing.imports import Imports
+from services.billing.journal import Journal
+from services.billing.metrics import Metrics
+from services.billing.reports import Reports
+from services.billing.settings import settings
+from shared import database
+from shared.bus import subjects
+from shared.bus.lease import Lease
+from shared.config import database_url
+from shared.errors import BusUnavailable
+from shared.runtime.process import Runtime
+
+log = structlog.get_logger()
+
+BOOKS_FILE = "books.sqlite"
+MIGRATIONS = Path(__file__).parent / "migrations"
+VERSION_TABLE = "books_version"
+GATE_SECONDS = 10.0
+"""How late the gate may be; a fleet spends little in it."""
+RETRY_SECONDS = 1.0
+LEADER_LOOK_SECONDS = 0.25
+"""How soon a replica that got the lease begins to work, and one that lost it stops."""
+
+
+@asynccontextmanager
+async def opened(runtime: Runtime) -> AsyncIterator[None]:
+    """The running service, leading or standing by. Leaving finishes the import under way, within the drain's grace."""
+    url = database_url(runtime.config, runtime.data_dir, BOOKS_FILE)
+    async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+        office = Office(runtime, Books(engine))
+        runtime.health.add("work", lambda: office.fault)
+        lease = Lease(runtime.bus, subjects.BILLING_LEASE, runtime.instance, runtime.monotonic)
+        await lease.renew()
+        tasks = [runtime.spawn(lease.keep(), "lease"), runtime.spawn(office.lead(lease), "leader's work")]
+        try:
+            yield
+        finally:
+            await office.drain(runtime.config.billing.drain_grace)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)  # they work with the engine that is closed next
+            await lease.release()
+
+
+class Office:
+    """The leader's work: answers, the journal, the gate."""
+
+    def __init__(self, runtime: Runtime, books: Books) -> None:
+        bus, config = runtime.bus, runtime.config
+        self._bus = bus
+        self._metrics = Metrics(runtime.registry)
+        chosen = settings(config)
+        self._reports = Reports(bus, books, chosen, self._metrics, now=runtime.now)
+        self._imports = Imports(bus, books, chosen, self._metrics, now=runtime.now)
+        self._journal = Journal(bus, books, self._metrics)
+        limit = config.billing.daily_budget
+        self._gate = None
+        if limit is not None:
+            self._gate = Gatekeeper(bus, self._reports, self._metrics, limit=limit, now=runtime.now)
+        self._faults: dict[str, str] = {}
+
+    @property
+    def fault(self) -> str | None:
+        return next(iter(self._faults.values()), None)
+
+    async def lead(self, lease: Lease) -> None:
+        """Work whenever the lease is held, for ever."""
+        while True:
+            if lease.held:
+                try:
+                    await self._work(lease)
+                except BusUnavailable as error:
+                    log.warning("cannot take up the work, trying again", reason=str(error))
+                    await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(LEADER_LOOK_SECONDS)
+
+    async def drain(self, grace: float) -> None:
+        """Let the import under way finish."""
+        try:
+            async with asyncio.timeout(grace):
+                await self._imports.idle()
+        except TimeoutError:
+            log.warning("an import was still under way: nothing of it counts", grace=grace)
+
+    async def _work(self, lease: Lease) -> None:
+        """Until the lease is lost."""
+        async with AsyncExitStack() as stack:
+            for subject, answer in (
+                (subjects.BILLING_REPORT, self._reports.answer),
+                (subjects.BILLING_IMPORT, self._imports.answer),
+            ):
+                responding = await self._bus.respond("billing", subject, answer)
+                stack.push_async_callback(responding.stop)
+            self._metrics.leading.set(1)
+            stack.callback(self._metrics.leading.set, 0)
+            log.info("leading")
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._repeat("journal", self._journal.read_on, 0.0))]
+                if self._gate is not None:
+                    tasks.append(group.create_task(self._repeat("budget gate", self._gate.look, GATE_SECONDS)))
+                while lease.held:  # noqa: ASYNC110 -- a lease ends by the clock; nothing announces it
+                    await asyncio.sleep(LEADER_LOOK_SECONDS)
+                for task in tasks:
+                    task.cancel()
+        self._faults.clear()
+
+    async def _repeat(self, name: str, work: Callable[[], Awaitable[None]], every: float) -> None:
+        while True:
+            try:
+                await work()
+            except (BusUnavailable, *database.AWAY) as error:
+                self._faults[name] = f"{name}: {database.told(error)}"
+                log.warning("not done, trying again", work=name, reason=database.told(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self._faults.pop(name, None)
+                await asyncio.sleep(every)
