@@ -1,6 +1,24 @@
 """The small engine of demo and tests: llama.cpp's own HTTP server on the CPU, a process like any engine.
 
-python -m spotinference.engine --port 8000 [--model FILE.gguf] [--name NAME]
+Run it with `python -m spotinference.engine --port 8000 [--model FILE.gguf] [--name NAME]`. It speaks OpenAI's API like
+vLLM, with these differences (xllamacpp 2026.10.11549):
+
+- `stream_options.continuous_usage_stats` is accepted and does nothing: usage comes once. Streamed chat: in a chunk of
+  its own with empty `choices` after the one with the finish reason, and only with `include_usage`. Streamed
+  completions: in the chunk with the finish reason, asked or not. Not streamed: in the body.
+- The first chat chunk has `content: null`, the finish reason comes with an empty delta, errors have no `param`.
+- The model's name in a request is not looked at.
+- `usage.prompt_tokens` includes cached ones, told apart in `prompt_tokens_details.cached_tokens`. The counters of
+  `/metrics` are disjoint: `prompt_tokens_total` + `prompt_tokens_cached_total` is the sum of `usage.prompt_tokens`, and
+  `tokens_predicted_total` that of `usage.completion_tokens`, exactly, for requests with one choice that were not left.
+- With `n` > 1 or several prompts `usage` is that of one choice alone, repeated per choice where it is streamed; the
+  counters have them all.
+- Prompt tokens are counted once they are read, completion tokens when the request ends. A stream whose client left
+  counts what was generated until the engine noticed, more than was delivered; a request without a stream mostly runs
+  to its end.
+- From a million on a counter is printed with six significant digits; `engine_counters` says how far off it may be.
+- While it loads (0.6 s for the demo's model) it answers 503 to everything, `/health` included, and SIGTERM takes effect
+  only afterwards.
 """
 
 import argparse
