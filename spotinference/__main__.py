@@ -40,7 +40,9 @@ def provision(context: Context, replicas: int) -> None:
 
 
 @main.command()
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Keep the demo's files here; a new folder when absent.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Keep the demo's files here; a new folder when absent."
+)
 def demo(data_dir: Path | None) -> None:
     """The whole job end to end, on real parts, shown step by step."""
     from spotinference.demo import run

@@ -62,8 +62,7 @@ class UsageSender:
         """A last try to have everything sent; what is not stays on disk for the next boot."""
         try:
             async with asyncio.timeout(seconds):
-                while any(self._sent.get(s, 0) < self._outbox.synced(s) for s in self._outbox.sources):
-                    await self._step()
+                await self._step()
         except (TimeoutError, BusError) as error:
             log.warning("usage left in the outbox", pending=self._outbox.pending, error=str(error))
 
