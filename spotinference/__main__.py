@@ -20,7 +20,7 @@ def main() -> None:
 @suite_options
 def up(context: Context) -> None:
     """Run the whole suite on this host; Ctrl-C drains and stops it, twice stops at once."""
-    from spotinference.up import run
+    from spotinference.up.run import run
 
     sys.exit(run(context.config(), context.path, context.data_dir))
 
@@ -45,7 +45,7 @@ def provision(context: Context, replicas: int) -> None:
 )
 def demo(data_dir: Path | None) -> None:
     """The whole job end to end, on real parts, shown step by step."""
-    from spotinference.demo import run
+    from spotinference.demo.steps import run
 
     sys.exit(asyncio.run(run(data_dir)))
 

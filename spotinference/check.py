@@ -112,5 +112,5 @@ async def _endpoint_faults(config: Config) -> list[str]:
                 async with session.get(f"{machine.endpoint}/v1/models") as answer:
                     click.echo(f"ok    machine {machine.id}: {machine.endpoint} answers ({answer.status})")
             except (aiohttp.ClientError, TimeoutError) as error:
-                faults.append(f"machine {machine.id}: endpoint {machine.endpoint}: {error or 'no answer'}")
+                faults.append(f"machine {machine.id}: endpoint {machine.endpoint}: {str(error) or 'no answer'}")
     return faults

@@ -45,13 +45,13 @@ class Context:
 
     def on_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
         """Run `work` with a connection to the suite's bus."""
+        return asyncio.run(self.connected(work))
 
-        async def connected() -> T:
-            url = suite.bus_url(self.config(), self.data_dir)
-            async with connect(url, name="spotinference", wait=BUS_SECONDS) as bus:
-                return await work(bus)
-
-        return asyncio.run(connected())
+    async def connected(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
+        """The same inside a running event loop."""
+        url = suite.bus_url(self.config(), self.data_dir)
+        async with connect(url, name="spotinference", wait=BUS_SECONDS) as bus:
+            return await work(bus)
 
 
 async def ask(bus: Bus, subject: str, question: msgspec.Struct, answer: type[A], *, timeout: float = 30.0) -> A:

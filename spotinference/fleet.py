@@ -1,12 +1,16 @@
 """`spotinference fleet` and `journal`: the machines as they are, and all that was done with them."""
 
+import asyncio
 import time
 
 import click
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from shared.bus.jetstream import JetStreamBus
+from shared.bus.ports import Received
+from shared.bus.subjects import ACTIVITIES
 from shared.bus.topology import FLEET, FLEET_JOURNAL
 from shared.messages.codec import decode, rfc3339
 from shared.messages.gateway import Activity
@@ -49,11 +53,6 @@ def fleet(context: Context, *, as_json: bool) -> None:
 
 
 async def _read(bus: JetStreamBus) -> tuple[list[MachineRecord], dict[str, int]]:
-    import asyncio
-
-    from shared.bus.ports import Received
-    from shared.bus.subjects import ACTIVITIES
-
     heard: dict[str, Activity] = {}
 
     async def on_activity(received: Received) -> None:
@@ -75,7 +74,7 @@ async def _read(bus: JetStreamBus) -> tuple[list[MachineRecord], dict[str, int]]
 @suite_options
 def journal(context: Context, *, as_json: bool) -> None:
     """Every transition of a machine and every call to a provider, the oldest first."""
-    entries = context.on_bus(_entries)
+    entries = context.on_bus(journal_entries)
     for entry in entries:
         if as_json:
             echo_json(_row(entry))
@@ -83,9 +82,8 @@ def journal(context: Context, *, as_json: bool) -> None:
             click.echo(_line(entry))
 
 
-async def _entries(bus: JetStreamBus) -> list[JournalEntry]:
-    import msgspec
-
+async def journal_entries(bus: JetStreamBus) -> list[JournalEntry]:
+    """The whole journal, the oldest first."""
     decoder = msgspec.json.Decoder(JournalEntry)
     return [decoder.decode(received.data) for received in await bus.read(FLEET_JOURNAL)]
 

@@ -40,10 +40,10 @@ def import_(context: Context, file: Path, source: str) -> None:
         click.echo("spotinference: nothing was imported; every figure is as it was", err=True)
         sys.exit(1)
     for snapshot in answer.snapshots:
+        replaced = "  (replaces the one before)" if snapshot.replaced else ""
         click.echo(
-            f"{snapshot.period_start[:10]} to {snapshot.period_end[:10]}  {snapshot.issuer}  account {snapshot.account}  "
-            f"{snapshot.rows} rows  {snapshot.billed} {snapshot.currency}"
-            f"{'  (replaces the one before)' if snapshot.replaced else ''}"
+            f"{snapshot.period_start[:10]} to {snapshot.period_end[:10]}  {snapshot.issuer}  "
+            f"account {snapshot.account}  {snapshot.rows} rows  {snapshot.billed} {snapshot.currency}{replaced}"
         )
     click.echo(f"sha256 {answer.sha256}")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.core.focus import read
-from spotinference.demo_invoice import COLUMNS, DemoInvoice, demo_invoice
+from spotinference.demo.invoice import COLUMNS, DemoInvoice, demo_invoice
 
 MIDNIGHT = 1_795_392_000.0
 """2026-11-23T00:00:00Z"""

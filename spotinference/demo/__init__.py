@@ -1,0 +1,1 @@
+"""`spotinference demo`: the whole job end to end, on real parts, in under a minute."""

@@ -1,0 +1,250 @@
+"""`spotinference demo`: the whole job once, on real parts, each step with its time.
+
+It uses the suite the way its users would: the official OpenAI SDK, the operator's commands, a provider's invoice.
+"""
+
+import asyncio
+import shutil
+import time
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import click
+import openai
+from rich.console import Console
+
+from shared.errors import SpotinferenceError
+from shared.messages.billing import DayReport
+from shared.messages.codec import decode
+from shared.messages.waker import ProviderCall
+from spotinference import model_file
+from spotinference.context import Context
+from spotinference.demo.invoice import demo_invoice
+from spotinference.demo.suite import DemoFailed, Stage, Suite, expect, until, up
+from spotinference.engine_counters import EngineCounters, parse
+from spotinference.fleet import journal_entries
+from spotinference.report import on_terminal
+
+DEFAULT_FOLDER = Path(".spotinference/demo")
+MODEL = "smollm2-135m"
+MACHINE = "local-1"
+DISK = "disk-1"
+SOURCE = "demo-cloud"
+PROMPT = "Explain what a load balancer does, in two sentences."
+
+CONFIG = f"""\
+# Written by `spotinference demo`.
+[gateway]
+port = 0
+
+[[tier]]
+name = "local"
+provider = "process"
+idle_timeout = "3s"
+max_concurrency = 4
+
+[[machine]]
+id = "{MACHINE}"
+tier = "local"
+instance = "{MACHINE}"
+resources = ["{DISK}"]
+command = ["python", "-m", "spotinference.engine", "--port", "{{port}}"]
+
+[[model]]
+name = "{MODEL}"
+lineup = ["local"]
+"""
+
+
+async def run(folder: Path | None) -> int:
+    """All steps; the exit status."""
+    folder = _prepared(folder)
+    stage = Stage()
+    try:
+        stage.step("The model's weights")
+        path = await asyncio.to_thread(model_file.model_file)
+        stage.say(f"{path.name}, {path.stat().st_size / 1e6:.0f} MB, on this disk")
+        stage.step("`spotinference up`: every service a process of its own, the machine asleep")
+        async with up(folder, stage) as suite:
+            await _serve(suite, stage)
+    except (SpotinferenceError, openai.OpenAIError) as error:
+        click.secho(f"\nthe demo failed: {error}\nlogs are in {folder / 'logs'}", fg="red", err=True)
+        return 1
+    click.secho(f"\nDone in {time.monotonic() - stage.begun:.1f} s; everything has stopped.", bold=True)
+    return 0
+
+
+def _prepared(folder: Path | None) -> Path:
+    """The demo's own folder begins anew; one that was named may hold something."""
+    if folder is None:
+        folder = DEFAULT_FOLDER
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spotinference.toml").write_text(CONFIG, "utf-8")
+    return folder.resolve()
+
+
+async def _serve(suite: Suite, stage: Stage) -> None:
+    machine = await suite.machine()
+    stage.say(f"machine  {machine['id']} is {machine['state']}")
+    expect(machine["state"] == "asleep", "the machine was not asleep at the start")
+    await _ask(suite, stage)
+    await _count(suite, stage, (await suite.machine())["endpoint"])
+    await _sleep(suite, stage, (await suite.machine())["endpoint"])
+    await _books(suite, stage)
+
+
+async def _ask(suite: Suite, stage: Stage) -> None:
+    stage.step("A key, and the official OpenAI SDK: the first request wakes the machine")
+    minted = await suite.json("keys", "create", "--name", "demo")
+    stage.say(f"key {minted['id']} minted")
+    async with openai.AsyncOpenAI(base_url=suite.base_url, api_key=minted["key"]) as client:
+        await _stream(client, stage, "asleep")
+        for entry in await suite.journal():
+            if entry["kind"] == "transition":
+                stage.say(f"journal  {entry['from'] or 'first sight'} → {entry['to']}: {entry['reason']}")
+        stage.step("A second call, warm")
+        await _stream(client, stage, "ready")
+
+
+async def _stream(client: openai.AsyncOpenAI, stage: Stage, state: str) -> None:
+    stage.say(f"asking {MODEL}, whose machine is {state}: {PROMPT}")
+    asked = time.monotonic()
+    first: float | None = None
+    stream = await client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": PROMPT}],
+        max_tokens=64,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    tokens = 0
+    click.echo("             ", nl=False)
+    async for chunk in stream:
+        if chunk.usage is not None:
+            tokens = chunk.usage.completion_tokens
+        for choice in chunk.choices:
+            if choice.delta.content:
+                first = first or time.monotonic()
+                click.echo(choice.delta.content.replace("\n", "\n             "), nl=False)
+    click.echo()
+    expect(first is not None and tokens > 0, "the stream brought no tokens")
+    assert first is not None
+    rate = tokens / max(1e-9, time.monotonic() - first)
+    stage.say(f"first token after {first - asked:.2f} s, {tokens} tokens at {rate:.0f} tokens/s")
+
+
+async def _count(suite: Suite, stage: Stage, endpoint: str) -> None:
+    stage.step("Every token counted: the ledger against the engine's own counters")
+
+    async def ledger() -> dict[str, int]:
+        return dict((await suite.json("usage"))["totals"])
+
+    totals = await until(ledger, lambda seen: seen["requests"] == 2, "the ledger did not get both requests")
+    engine = await _engine_counters(endpoint)
+    probe = await _probe_tokens(suite.folder)
+    prompt, completion = totals["prompt_tokens"], totals["completion_tokens"]
+    stage.say(f"ledger   {totals['requests']} requests, {prompt} prompt + {completion} completion tokens")
+    stage.say(
+        f"engine   {engine.prompt_tokens} prompt + {engine.completion_tokens} completion tokens, "
+        f"{probe} of them for the waker's probe that it answers"
+    )
+    expect(
+        engine.prompt_tokens + engine.completion_tokens - probe == prompt + completion,
+        "the ledger and the engine do not agree",
+    )
+    stage.say("equal")
+
+
+async def _probe_tokens(folder: Path) -> int:
+    """What the probes of the wake made the engine work, out of the journal."""
+    context = Context(folder / "spotinference.toml", folder)
+    entries = await context.connected(journal_entries)
+    return sum(entry.tokens for entry in entries if isinstance(entry, ProviderCall))
+
+
+async def _engine_counters(endpoint: str) -> EngineCounters:
+    async def look() -> EngineCounters:
+        async with aiohttp.ClientSession() as session, session.get(f"{endpoint}/metrics") as answer:
+            return parse(await answer.text())
+
+    return await until(look, lambda seen: seen.running == 0, "the engine did not come to rest")
+
+
+async def _sleep(suite: Suite, stage: Stage, endpoint: str) -> None:
+    stage.step("Idle for 3 s: drained, put to sleep")
+    before = len(await suite.journal())
+
+    async def asleep() -> list[dict[str, Any]]:
+        return (await suite.journal())[before:]
+
+    def done(entries: list[dict[str, Any]]) -> bool:
+        return any(entry.get("to") == "asleep" for entry in entries)
+
+    for entry in await until(asleep, done, "the machine did not fall asleep"):
+        if entry["kind"] == "transition":
+            stage.say(f"journal  {entry['from']} → {entry['to']}: {entry['reason']}")
+    try:
+        async with aiohttp.ClientSession() as session, session.get(f"{endpoint}/health"):
+            raise DemoFailed("the engine still answers")
+    except aiohttp.ClientConnectorError:
+        stage.say("the engine's process is gone")
+
+
+async def _books(suite: Suite, stage: Stage) -> None:
+    stage.step("The provider's invoice, divided by the tokens")
+    now = time.time()
+    invoice = demo_invoice(now=now, instance=MACHINE, disk=DISK, awake=_awake(await suite.journal(), now))
+    file = suite.folder / "focus-1.2.csv"
+    file.write_bytes(invoice.csv)
+    stage.say(f"{file.name} as a provider delivers it: {invoice.total} USD in all")
+    for line in (await suite.command("invoice", "import", str(file), "--source", SOURCE)).splitlines():
+        stage.say(line)
+    today = datetime.fromtimestamp(now, UTC).date()
+    days = [(today - timedelta(days=1)).isoformat(), today.isoformat()]
+    reports = [decode((await suite.command("report", "--day", day, "--json")).encode(), DayReport) for day in days]
+    for report in reports:
+        click.echo()
+        Console().print(on_terminal(report))
+    click.echo()
+    _balance(stage, reports, invoice.total)
+    page = suite.folder / f"report-{days[1]}.html"
+    await suite.command("report", "--day", days[1], "--html", str(page))
+    stage.step("Where to go on")
+    stage.say(f"the report as a page: {page}")
+    click.echo(
+        "\n   .venv/bin/spotinference up                          # the suite, until Ctrl-C\n"
+        "   .venv/bin/spotinference keys create --name me       # in another terminal\n\n"
+        '   client = openai.OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="sk-…")\n'
+        f'   client.chat.completions.create(model="{MODEL}", messages=[{{"role": "user", "content": "Hello"}}])'
+    )
+
+
+def _balance(stage: Stage, reports: list[DayReport], total: Decimal) -> None:
+    """The parts of both days, tax beside them, are the invoice."""
+    parts = sum((sum(report.causes.values(), Decimal(0)) + report.tax for report in reports), Decimal(0))
+    stage.say(
+        f"all causes of both days and the tax beside them: {parts.normalize():f} USD; the invoice: {total.normalize():f} USD"
+    )
+    expect(parts == total, "the parts do not sum to the invoice")
+    stage.say("equal")
+
+
+def _awake(journal: list[dict[str, Any]], now: float) -> list[tuple[float, float]]:
+    """When the machine ran, as its provider would know: from the start of each wake to its sleep."""
+    intervals: list[tuple[float, float]] = []
+    begun: float | None = None
+    for entry in journal:
+        if entry["kind"] != "transition":
+            continue
+        at = datetime.fromisoformat(entry["at"]).timestamp()
+        if entry["to"] == "waking":
+            begun = at
+        elif entry["to"] == "asleep" and begun is not None:
+            intervals.append((begun, at))
+            begun = None
+    return intervals if begun is None else [*intervals, (begun, now)]

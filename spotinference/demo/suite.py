@@ -1,0 +1,120 @@
+"""The suite as the demo runs it: `spotinference up` in a process of its own, used by the operator's commands."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from shared.errors import SpotinferenceError
+
+T = TypeVar("T")
+
+WAIT_SECONDS = 60.0
+"""For any one thing that the demo waits for; each takes a few seconds at most."""
+
+
+class DemoFailed(SpotinferenceError):
+    """A step did not do what it shows."""
+
+
+@dataclass
+class Stage:
+    """Prints steps and how long each took."""
+
+    begun: float = field(default_factory=time.monotonic)
+    _step_begun: float = field(default_factory=time.monotonic)
+    _number: int = 0
+
+    def step(self, title: str) -> None:
+        self._number += 1
+        self._step_begun = time.monotonic()
+        click.secho(f"\n{self._number}. {title}", bold=True)
+
+    def say(self, text: str) -> None:
+        click.echo(f"   {time.monotonic() - self._step_begun:6.2f} s  {text}")
+
+
+@dataclass
+class Suite:
+    """The running suite, as one who uses it sees it."""
+
+    folder: Path
+    services: dict[str, dict[str, Any]]
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.services['gateway']['url']}/v1"
+
+    async def command(self, *words: str) -> str:
+        """The output of one of the operator's commands; `DemoFailed` with its errors when it fails."""
+        options = ("--config", str(self.folder / "spotinference.toml"), "--data-dir", str(self.folder))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "spotinference", *words, *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        output, errors = await process.communicate()
+        if process.returncode:
+            raise DemoFailed(f"`spotinference {' '.join(words)}` failed: {errors.decode().strip()}")
+        return output.decode()
+
+    async def json(self, *words: str) -> Any:
+        return json.loads(await self.command(*words, "--json"))
+
+    async def machine(self) -> dict[str, Any]:
+        (machine,) = (await self.json("fleet"))["machines"]
+        return dict(machine)
+
+    async def journal(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (await self.command("journal", "--json")).splitlines()]
+
+
+@asynccontextmanager
+async def up(folder: Path, stage: Stage) -> AsyncIterator[Suite]:
+    options = ("--config", str(folder / "spotinference.toml"), "--data-dir", str(folder))
+    with (folder / "up.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "spotinference", "up", *options, stdout=subprocess.PIPE, stderr=log
+        )
+    try:
+        yield Suite(folder, await _announced(process, folder, stage))
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        status = await process.wait()
+    if status:
+        raise DemoFailed(f"`spotinference up` ended with {status}")
+
+
+async def _announced(process: asyncio.subprocess.Process, folder: Path, stage: Stage) -> dict[str, dict[str, Any]]:
+    assert process.stdout is not None
+    services: dict[str, dict[str, Any]] = {}
+    async for line in process.stdout:
+        announced = json.loads(line)
+        if "ready" in announced:
+            return services
+        services[announced["service"]] = announced
+        stage.say(f"{announced['service']:<8} {announced['url']}  pid {announced['pid']}")
+    raise DemoFailed(f"`spotinference up` did not start: {(folder / 'up.log').read_text('utf-8').strip()[-500:]}")
+
+
+async def until(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], failure: str) -> T:
+    """What `look` sees once it is `good`; `DemoFailed` when it is not in time."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not good(seen := await look()):
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"{failure}: {seen}")
+        await asyncio.sleep(0.1)
+    return seen
+
+
+def expect(condition: object, failure: str) -> None:
+    if not condition:
+        raise DemoFailed(failure)

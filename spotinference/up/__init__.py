@@ -1,0 +1,1 @@
+"""`spotinference up`: the whole suite on one host, and nothing left behind."""

@@ -1,0 +1,125 @@
+"""One service's process: started, announced, started again whenever it dies, ended."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from shared.errors import SpotinferenceError
+from shared.runtime.process import LIFELINE_VARIABLE
+from shared.suite import Running
+
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+"""More than any service's `drain_grace`; what still runs then is killed."""
+RESTART_SECONDS = 0.5
+"""Between a death and the next start; a service that dies at once does not spin."""
+
+
+class StartFailed(SpotinferenceError):
+    """A service ended before it was ready."""
+
+
+@dataclass(eq=False)
+class Child:
+    """A service's process, restarted as often as it dies."""
+
+    name: str
+    arguments: list[str]
+    log_path: Path
+    on_ready: Callable[[Running], None]
+    lifeline: int
+    running: Running | None = None
+    process: asyncio.subprocess.Process | None = None
+    stopping: bool = False
+    _task: "asyncio.Task[None] | None" = field(default=None)
+
+    async def start(self) -> None:
+        """Returns when it is ready; `StartFailed` with its own words when it ends instead."""
+        await self._spawn()
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._ready()
+        except TimeoutError:
+            raise StartFailed(f"{self.name} was not ready within {START_SECONDS:g} s: see {self.log_path}") from None
+        self._task = asyncio.create_task(self._keep(), name=f"keep {self.name}")
+
+    async def stop(self) -> None:
+        self.stopping = True
+        process = self.process
+        if process is not None and process.returncode is None:
+            process.terminate()
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                self.kill()
+                await process.wait()
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def kill(self) -> None:
+        self.stopping = True
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+
+    async def _spawn(self) -> None:
+        arguments = [sys.executable, "-m", f"services.{self.name}", *self.arguments, *self._ports()]
+        with self.log_path.open("ab") as log_file:
+            self.process = await asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log_file,
+                env=os.environ | {LIFELINE_VARIABLE: str(self.lifeline)},
+                pass_fds=(self.lifeline,),
+                start_new_session=True,
+            )
+
+    def _ports(self) -> list[str]:
+        """After a restart the same ports as before."""
+        if self.running is None or self.running.metrics_url is None:
+            return []
+        ports = ["--metrics-port", self.running.metrics_url.rpartition(":")[2]]
+        if self.running.url != self.running.metrics_url:
+            ports += ["--port", self.running.url.rpartition(":")[2]]
+        return ports
+
+    async def _ready(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        line = await self.process.stdout.readline()
+        if not line:
+            await self.process.wait()
+            raise StartFailed(last_words(self.log_path) or f"{self.name} ended before it was ready")
+        self.running = msgspec.json.decode(line, type=Running)
+        self.on_ready(self.running)
+
+    async def _keep(self) -> None:
+        while True:
+            assert self.process is not None
+            status = await self.process.wait()
+            if self.stopping:
+                return
+            print(f"spotinference: {self.name} ended with {status}, starting it again", file=sys.stderr, flush=True)
+            await asyncio.sleep(RESTART_SECONDS)
+            await self._spawn()
+            with contextlib.suppress(StartFailed):  # it ends, and the next round starts it again
+                await self._ready()
+
+
+def last_words(log_path: Path) -> str:
+    """The last line of a log that was written for people."""
+    try:
+        lines = log_path.read_text("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    plain = [line for line in lines if line.strip() and not line.startswith("{")]
+    return plain[-1].removeprefix("spotinference ") if plain else ""
