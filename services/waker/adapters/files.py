@@ -1,0 +1,103 @@
+"""The folder of a `process` machine: who runs it, on which port, how the engine before ended; and its log.
+
+The keeper alone writes, under a lock that it holds for its whole life: while the lock is held, what the file says is
+about a keeper that lives. So two engines of one machine cannot be, and no recycled process id deceives.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["starting", "running", "stopping", "ended", "refused"]
+STATE_FILE = "state.json"
+LOCK_FILE = "lock"
+LOG_FILE = "engine.log"
+LAST_LINES = 5
+LAST_CHARACTERS = 400
+_TAIL_BYTES = 8192
+_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeeperState:
+    """`state.json`. Times are Unix seconds."""
+
+    status: Status
+    generation: int
+    keeper: int
+    """Process id."""
+    keeper_started: str
+    """Tells the process from a later one with the same id."""
+    started_at: float
+    engine: int | None = None
+    """Process and group id."""
+    engine_started: str | None = None
+    port: int | None = None
+    exit_status: int | None = None
+    """Negative: the signal that ended it."""
+    ended_at: float | None = None
+    reason: str = ""
+
+
+def machine_folder(data_dir: Path, machine: str) -> Path:
+    """Where a machine's files lie; any printable name makes a plain file name."""
+    plain = "".join(c if c in _PLAIN else "".join(f"={b:02X}" for b in c.encode()) for c in machine)
+    return data_dir / "machines" / plain
+
+
+def read_state(folder: Path) -> KeeperState | None:
+    """None where nothing readable stands; `OSError` where the folder cannot be read."""
+    try:
+        told: Any = json.loads((folder / STATE_FILE).read_text("utf-8"))
+        names = {field.name for field in fields(KeeperState)}
+        return KeeperState(**{name: value for name, value in told.items() if name in names})
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def write_state(folder: Path, state: KeeperState) -> None:
+    """Whole or not at all."""
+    partial = folder / f"{STATE_FILE}.new"
+    partial.write_text(json.dumps(asdict(state)), "utf-8")
+    partial.replace(folder / STATE_FILE)
+
+
+def take_lock(folder: Path) -> int | None:
+    """The lock's descriptor, to be kept open; None while a keeper holds it."""
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def process_start(pid: int) -> str | None:
+    """When a process started, in the system's own words; None for one that is not there or is a zombie."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            return None
+        # No /proc, as on macOS.
+        answer = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        return answer.stdout.strip() or None
+    parts = told.rpartition(")")[2].split()
+    return None if parts[0] in ("Z", "X") else parts[19]
+
+
+def last_words(folder: Path) -> str:
+    """The end of the engine's log, for the reason why it ended."""
+    try:
+        with (folder / LOG_FILE).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()][-LAST_LINES:]
+    return " | ".join(lines)[-LAST_CHARACTERS:]

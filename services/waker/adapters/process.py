@@ -1,0 +1,172 @@
+"""A machine that is a local command: asleep is not running. Each engine has a keeper of its own (`adapters.keeper`)."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from services.waker.adapters import files
+from services.waker.adapters.files import KeeperState
+from services.waker.core.events import Sight
+from services.waker.ports import ACCEPTED, CallResult
+
+LOOK_SECONDS = 0.05
+"""Between two looks while a keeper that was told to end is waited for."""
+REPORT_BYTES = 4096
+
+
+class ProcessMachine:
+    """A `Provider`. `lifeline` is a descriptor that reads end-of-file when the suite has gone."""
+
+    def __init__(self, folder: Path, command: Sequence[str], lifeline: int | None, *, grace: float = 10.0) -> None:
+        self._folder = folder
+        self._command = command
+        self._lifeline = lifeline
+        self._grace = grace
+        self._calls = asyncio.Lock()
+        """One call at a time: a stop waits for the start before it."""
+
+    async def start(self, generation: int) -> CallResult:
+        async with self._calls:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            sight = self._sight()
+            while sight.ending:
+                await asyncio.sleep(LOOK_SECONDS)
+                sight = self._sight()
+            if sight.running:
+                return CallResult(outcome="unknown", code="running", reason="an engine of this machine runs already")
+            return await self._spawn(generation)
+
+    async def stop(self) -> CallResult:
+        async with self._calls:
+            state = files.read_state(self._folder)
+            # The look ends an engine that its keeper left behind.
+            if self._sight().running and state is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(state.keeper, signal.SIGTERM)
+            return ACCEPTED
+
+    async def look(self) -> Sight:
+        return self._sight()
+
+    def _sight(self) -> Sight:
+        if not self._folder.exists():
+            return Sight(running=False, provider_state="stopped")
+        lock = files.take_lock(self._folder)
+        state = files.read_state(self._folder)
+        if lock is None:
+            return _running(state)
+        try:
+            if state is not None and state.status not in ("ended", "refused"):
+                state = self._bury(state)
+        finally:
+            os.close(lock)
+        if state is None:
+            return Sight(running=False, provider_state="stopped")
+        return Sight(
+            running=False,
+            provider_state="stopped",
+            generation=state.generation,
+            reason=state.reason,
+            ended_at=state.ended_at,
+        )
+
+    def _bury(self, state: KeeperState) -> KeeperState:
+        """The keeper died without a word: whatever is left of its engine is ended. Under the lock."""
+        if state.engine is not None and files.process_start(state.engine) in (state.engine_started, None):
+            # Gone itself, its number stays its group's for as long as a child of it lives.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(state.engine, signal.SIGKILL)
+        state = replace(state, status="ended", ended_at=time.time(), reason="the engine's keeper was killed")
+        files.write_state(self._folder, state)
+        return state
+
+    async def _spawn(self, generation: int) -> CallResult:
+        read_end, write_end = os.pipe()
+        inherited = [write_end] if self._lifeline is None else [write_end, self._lifeline]
+        arguments = ["--folder", str(self._folder), "--generation", str(generation), "--report", str(write_end)]
+        arguments += ["--grace", str(self._grace)]
+        if self._lifeline is not None:
+            arguments += ["--lifeline", str(self._lifeline)]
+        with contextlib.closing(_Reader(read_end)) as reader:
+            try:
+                with (self._folder / "keeper.log").open("ab") as log:
+                    launcher = await asyncio.create_subprocess_exec(
+                        *(sys.executable, "-m", "services.waker.adapters.keeper", *arguments, "--", *self._command),
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        pass_fds=inherited,
+                    )
+            finally:
+                os.close(write_end)
+            await launcher.wait()
+            return _result(await reader.rest())
+
+
+class _Reader:
+    """What the keeper writes, to its end."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+
+    async def rest(self) -> bytes:
+        """Everything up to the end of file; the keeper writes once and closes."""
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(self._descriptor, readable.set)
+        told = b""
+        try:
+            while len(told) < REPORT_BYTES:
+                await readable.wait()
+                readable.clear()
+                with contextlib.suppress(BlockingIOError):
+                    part = os.read(self._descriptor, REPORT_BYTES)
+                    if not part:
+                        break
+                    told += part
+            return told
+        finally:
+            loop.remove_reader(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _running(state: KeeperState | None) -> Sight:
+    """A keeper lives. One that has only just begun may not have written its state yet."""
+    if state is None or state.status in ("ended", "refused"):
+        # Between its lock and its first word, or between its last word and its end.
+        return Sight(
+            running=True,
+            provider_state="changing",
+            ending=True,
+            generation=state.generation if state else 0,
+            reason=state.reason if state else "",
+            ended_at=state.ended_at if state else None,
+        )
+    return Sight(
+        running=True,
+        provider_state=state.status,
+        ending=state.status == "stopping",
+        generation=state.generation,
+        endpoint=f"http://127.0.0.1:{state.port}" if state.port else None,
+    )
+
+
+def _result(told: bytes) -> CallResult:
+    try:
+        report: dict[str, str] = json.loads(told)
+    except ValueError:
+        return CallResult(outcome="unknown", code="keeper", reason="the engine's keeper said nothing: see keeper.log")
+    if "refused" in report:
+        return CallResult(outcome="refused", code=report.get("code", ""), reason=report["refused"])
+    return CallResult(outcome="accepted", endpoint=report["endpoint"])

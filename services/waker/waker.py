@@ -1,0 +1,136 @@
+"""The service: hears gateways, keeps the lease, and leads term after term while it holds it."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from services.waker.core.events import Demand, Used
+from services.waker.core.plan import Plan
+from services.waker.core.state import Fleet
+from services.waker.inbox import Inbox
+from services.waker.metrics import Metrics
+from services.waker.ports import Prober, Provider
+from services.waker.term import Term
+from shared.bus import subjects
+from shared.bus.lease import Lease
+from shared.bus.ports import Bus, Handle, Received
+from shared.errors import BusError
+from shared.messages.codec import Unreadable, decode
+from shared.messages.gateway import Activity, WakeRequest
+
+log = structlog.get_logger()
+
+TICK_SECONDS = 0.25
+RETRY_SECONDS = 0.5
+"""After a term that ended in doubt."""
+
+
+class Waker:
+    """One replica, leading or standing by. `run` for ever; `start` first."""
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        lease: Lease,
+        plan: Plan,
+        providers: Mapping[str, Provider],
+        prober: Prober,
+        metrics: Metrics,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._bus = bus
+        self._lease = lease
+        self._plan = plan
+        self._providers = providers
+        self._prober = prober
+        self._metrics = metrics
+        self._clock = _Steady(now, monotonic)
+        self._inbox = Inbox()
+        self._handles: list[Handle] = []
+        self._fleet: Fleet | None = None
+        self.fault: str | None = "the fleet has not been read yet"
+
+    async def start(self) -> None:
+        self._handles = [
+            await self._bus.subscribe(subjects.WAKE_REQUESTS, self._on_demand),
+            await self._bus.subscribe(subjects.ACTIVITIES, self._on_activity),
+        ]
+
+    async def stop(self) -> None:
+        for handle in self._handles:
+            await handle.stop()
+
+    async def run(self) -> None:
+        while True:
+            if self._lease.held:
+                try:
+                    await self._lead()
+                except BusError as error:
+                    log.warning("not leading for now", reason=str(error))
+                    await asyncio.sleep(RETRY_SECONDS)
+            elif self._bus.connected:
+                self.fault = None  # standing by
+            self._inbox.take()
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _lead(self) -> None:
+        """Until something is in doubt, which is raised."""
+        self._clock.set()
+        term = Term(
+            bus=self._bus,
+            lease=self._lease,
+            plan=self._plan,
+            providers=self._providers,
+            prober=self._prober,
+            inbox=self._inbox,
+            metrics=self._metrics,
+            now=self._clock,
+        )
+        try:
+            await term.begin(self._fleet)
+            self._metrics.leading.set(1)
+            self.fault = None
+            while True:
+                await self._inbox.wait(TICK_SECONDS)
+                await term.step()
+        finally:
+            self._metrics.leading.set(0)
+            self._fleet = term.fleet if term.fleet.machines else self._fleet
+            await term.end()
+
+    async def _on_demand(self, received: Received) -> None:
+        try:
+            request = decode(received.data, WakeRequest)
+        except Unreadable as error:
+            log.error("unreadable wake request", error=str(error))
+            return
+        if request.model in self._plan.lineups:
+            self._inbox.tell(("demand", request.model, request.gateway), Demand(request, self._clock()))
+
+    async def _on_activity(self, received: Received) -> None:
+        try:
+            activity = decode(received.data, Activity)
+        except Unreadable as error:
+            log.error("unreadable activity", error=str(error))
+            return
+        self._inbox.tell(("activity", activity.gateway), Used(activity))
+
+
+class _Steady:
+    """Unix seconds that never jump within a term: deadlines and idle times stand on them."""
+
+    def __init__(self, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        self._now = now
+        self._monotonic = monotonic
+        self._offset = 0.0
+        self.set()
+
+    def set(self) -> None:
+        """Take over the system's time."""
+        self._offset = self._now() - self._monotonic()
+
+    def __call__(self) -> float:
+        return self._monotonic() + self._offset
