@@ -6,14 +6,14 @@ Unknown keys and bad values are refused with their path and the reason. Secrets 
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
+from shared.config_faults import faults
 from shared.errors import Misconfigured
 
 CONFIG_VARIABLE = "SPOTINFERENCE_CONFIG"
@@ -209,9 +209,9 @@ def parse(text: str, name: str) -> Config:
         raise Misconfigured(f"{name}: not TOML: {error}") from error
     except msgspec.ValidationError as error:
         raise Misconfigured(f"{name}: {_located(str(error))}") from error
-    faults = list(_faults(config))
-    if faults:
-        raise Misconfigured("\n".join(f"{name}: {fault}" for fault in faults))
+    found = faults(config)
+    if found:
+        raise Misconfigured("\n".join(f"{name}: {fault}" for fault in found))
     return config
 
 
@@ -228,98 +228,6 @@ def _located(message: str) -> str:
         return message
     place = re.sub(r"\[(\d+)\]", lambda m: f"[{int(m[1]) + 1}]", where.rstrip("`").lstrip("."))
     return f"{place}: {what[0].lower()}{what[1:]}"
-
-
-def _faults(config: Config) -> list[str]:
-    """What no type can say: names that point nowhere, doubles, numbers out of range."""
-    found = _name_faults("tier", [t.name for t in config.tier])
-    found += _name_faults("machine", [m.id for m in config.machine])
-    found += _name_faults("model", [m.name for m in config.model])
-    for number, machine in enumerate(config.machine, 1):
-        found += (f"machine[{number}] ({machine.id}): {fault}" for fault in _machine_faults(config, machine))
-    for number, model in enumerate(config.model, 1):
-        found += (f"model[{number}] ({model.name}): lineup: {fault}" for fault in _lineup_faults(config, model))
-    found += (
-        f"{at}: must be at least {least:g}, got {value:g}" for at, value, least in _least(config) if value < least
-    )
-    found += (f"{at}: a port is 0 to 65535, got {port}" for at, port in _ports(config) if not 0 <= port <= 65535)
-    return found
-
-
-def _name_faults(what: str, names: list[str]) -> list[str]:
-    found: list[str] = []
-    for number, name in enumerate(names, 1):
-        if not name or not name.isprintable():
-            found.append(f"{what}[{number}]: the name must be a non-empty printable string, got {name!r}")
-        if name in names[: number - 1]:
-            found.append(f"{what}[{number}]: {name!r} is named twice: remove one or rename it")
-    return found
-
-
-def _lineup_faults(config: Config, model: Model) -> list[str]:
-    if not model.lineup:
-        return ["name at least one tier"]
-    return [f"no [[tier]] is named {tier!r}" for tier in model.lineup if tier not in config.tiers]
-
-
-def _machine_faults(config: Config, machine: Machine) -> list[str]:
-    tier = config.tiers.get(machine.tier)
-    if tier is None:
-        return [f"tier: no [[tier]] is named {machine.tier!r}"]
-    found: list[str] = []
-    if tier.provider == "process":
-        if not machine.command:
-            found.append('command: a machine of provider "process" needs one, such as ["vllm", "serve", "…", "{port}"]')
-        elif not any("{port}" in part for part in machine.command):
-            found.append('command: nothing in it says "{port}": the engine would not know where to listen')
-        if machine.endpoint:
-            found.append('endpoint: not for provider "process": it follows from {port}')
-    else:
-        if machine.command:
-            found.append('command: not for provider "static"')
-        found += _endpoint_faults(machine.endpoint)
-    return found
-
-
-def _endpoint_faults(endpoint: str | None) -> list[str]:
-    if endpoint is None:
-        return ['endpoint: a machine of provider "static" needs one, such as "http://10.0.4.11:8000"']
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return [f"endpoint: expected an origin such as http://10.0.4.11:8000, got {endpoint!r}"]
-    if parts.path.rstrip("/") or parts.query or parts.fragment:
-        return [f"endpoint: an origin has no path: leave out {parts.path!r}"]
-    return []
-
-
-def _least(config: Config) -> list[tuple[str, float, float]]:
-    rows: list[tuple[str, float, float]] = [
-        ("gateway.hold_cap", config.gateway.hold_cap, 0.001),
-        ("gateway.max_waiting", config.gateway.max_waiting, 1),
-        ("gateway.max_waiting_per_key", config.gateway.max_waiting_per_key, 1),
-        ("gateway.heartbeat", config.gateway.heartbeat, 0.1),
-        ("gateway.wake_repeat", config.gateway.wake_repeat, 0.1),
-        ("gateway.max_body_bytes", config.gateway.max_body_bytes, 1024),
-        ("gateway.outbox_max_bytes", config.gateway.outbox_max_bytes, 65536),
-        ("waker.wake_cap", config.waker.wake_cap, 0.1),
-        ("waker.restart_limit", config.waker.restart_limit, 1),
-        ("waker.probe_interval", config.waker.probe_interval, 0.01),
-        ("waker.gateway_timeout", config.waker.gateway_timeout, 4),
-        ("meter.batch", config.meter.batch, 1),
-    ]
-    rows += [(f"tier[{n}].max_concurrency", t.max_concurrency, 1) for n, t in enumerate(config.tier, 1)]
-    return rows
-
-
-def _ports(config: Config) -> list[tuple[str, int]]:
-    sections: Mapping[str, ServiceSection] = {
-        "gateway": config.gateway,
-        "waker": config.waker,
-        "meter": config.meter,
-        "billing": config.billing,
-    }
-    rows = [(f"{name}.metrics_port", section.metrics_port) for name, section in sections.items()]
-    return [("gateway.port", config.gateway.port), *rows]
 
 
 def find_config(named: Path | None, fallback: Path | None = None) -> Path:

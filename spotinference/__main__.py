@@ -1,12 +1,14 @@
 """The operator's command. Each subcommand lives in a module of its own."""
 
 import asyncio
+import logging
 import sys
 from pathlib import Path
 
 import click
 
 from shared.bus.jetstream import JetStreamBus
+from shared.runtime import logs
 from spotinference.context import Context, suite_options
 
 
@@ -14,6 +16,7 @@ from spotinference.context import Context, suite_options
 @click.version_option(package_name="spotinference")
 def main() -> None:
     """Tokens from open-weights models behind OpenAI's API, on GPUs that sleep when nobody uses them."""
+    logs.configure("spotinference", level=logging.WARNING)
 
 
 @main.command()

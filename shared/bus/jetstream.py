@@ -22,7 +22,8 @@ from nats.js.kv import KeyValue
 from nats.micro import add_service
 from nats.micro.request import Request
 
-from shared.bus.ports import Changed, Delivery, Entry, Handle, Received, Restarted, Synced, WatchEvent
+from shared.bus.jetstream_watch import Stop, Watch, unavailable
+from shared.bus.ports import Delivery, Entry, Handle, Received, WatchEvent
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
 from shared.errors import BusUnavailable, Conflict
 
@@ -32,15 +33,6 @@ CALL_SECONDS = 5.0
 """For one call to the server: an election of a cluster's leader takes up to 7 s, and the callers repeat."""
 SERVICE_VERSION = "1.0.0"
 RECONNECT_SECONDS: Any = 0.2  # the client declares int and sleeps any number
-
-
-@asynccontextmanager
-async def _unavailable(what: str) -> AsyncIterator[None]:
-    """Everything the client raises for an absent, slow or moving server becomes `BusUnavailable`."""
-    try:
-        yield
-    except (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError) as error:
-        raise BusUnavailable(f"{what}: {str(error) or type(error).__name__}") from error
 
 
 class _Delivery:
@@ -60,62 +52,8 @@ class _Delivery:
         return self._msg.metadata.sequence.stream
 
     async def ack(self) -> None:
-        async with _unavailable("ack"):
+        async with unavailable("ack"):
             await self._msg.ack()
-
-
-class _Stop:
-    def __init__(self, stop: Callable[[], Awaitable[Any]]) -> None:
-        self._stop = stop
-
-    async def stop(self) -> None:
-        try:
-            await self._stop()
-        except nats.errors.Error as error:
-            log.debug("already gone with its connection", error=str(error))
-
-
-class _Watch:
-    """One watch that begins again whenever `restart` is called."""
-
-    def __init__(self, bus: "JetStreamBus", bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> None:
-        self._bus = bus
-        self._bucket = bucket
-        self._on_event = on_event
-        self._task: asyncio.Task[None] | None = None
-
-    def restart(self) -> None:
-        if self._task:
-            self._task.cancel()
-        self._task = asyncio.create_task(self._run(), name=f"watch {self._bucket.name}")
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                async with _unavailable(f"watch {self._bucket.name}"):
-                    watcher = await (await self._bus.kv(self._bucket)).watchall()
-                try:
-                    self._on_event(Restarted())
-                    async for entry in watcher:
-                        self._on_event(_watch_event(entry))
-                finally:
-                    await _Stop(watcher.stop).stop()
-            except BusUnavailable as error:
-                log.warning("watch not begun, trying again", bucket=self._bucket.name, error=str(error))
-                await asyncio.sleep(1.0)
-
-    async def stop(self) -> None:
-        self._bus.forget(self)
-        if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-
-
-def _watch_event(entry: KeyValue.Entry | None) -> WatchEvent:
-    if entry is None:
-        return Synced()
-    deleted = entry.operation is not None
-    return Changed(entry.key, None if deleted else entry.value or b"", entry.revision or 0)
 
 
 class JetStreamBus:
@@ -126,7 +64,7 @@ class JetStreamBus:
         self.js: JetStreamContext = self.client.jetstream(timeout=CALL_SECONDS)
         self._kvs: dict[str, KeyValue] = {}
         self._pulls: dict[str, JetStreamContext.PullSubscription] = {}
-        self._watches: list[_Watch] = []
+        self._watches: list[Watch] = []
 
     @property
     def connected(self) -> bool:
@@ -137,33 +75,30 @@ class JetStreamBus:
         for watch in self._watches:
             watch.restart()
 
-    def forget(self, watch: _Watch) -> None:
-        self._watches.remove(watch)
-
     async def publish(self, subject: str, data: bytes, *, message_id: str | None = None) -> None:
         self._check()
         headers = {"Nats-Msg-Id": message_id} if message_id else None
-        async with _unavailable(f"publish {subject}"):
+        async with unavailable(f"publish {subject}"):
             await self.js.publish(subject, data, timeout=CALL_SECONDS, headers=headers)
 
     async def publish_volatile(self, subject: str, data: bytes) -> None:
         self._check()
-        async with _unavailable(f"publish {subject}"):
+        async with unavailable(f"publish {subject}"):
             await self.client.publish(subject, data)
 
     async def subscribe(self, subject: str, handler: Callable[[Received], Awaitable[None]]) -> Handle:
         async def on_message(msg: Msg) -> None:
             await handler(Received(msg.subject, msg.data))
 
-        async with _unavailable(f"subscribe {subject}"):
+        async with unavailable(f"subscribe {subject}"):
             subscription = await self.client.subscribe(subject, cb=on_message)
             await self.client.flush(int(CALL_SECONDS))  # the server knows it: nothing said from now on is missed
-        return _Stop(subscription.unsubscribe)
+        return Stop(subscription.unsubscribe)
 
     async def last(self, stream: Stream, subject: str) -> bytes | None:
         self._check()
         try:
-            async with _unavailable(f"last {subject}"):
+            async with unavailable(f"last {subject}"):
                 return (await self.js.get_last_msg(stream.name, subject)).data or b""
         except BusUnavailable as error:
             if isinstance(error.__cause__, nats.js.errors.NotFoundError):
@@ -172,7 +107,7 @@ class JetStreamBus:
 
     async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:
         self._check()
-        async with _unavailable(f"read {stream.name}"):
+        async with unavailable(f"read {stream.name}"):
             config = ConsumerConfig(filter_subject=subject, deliver_policy=DeliverPolicy.ALL)
             subscription = await self.js.subscribe(subject, stream=stream.name, ordered_consumer=True, config=config)
             try:
@@ -186,7 +121,7 @@ class JetStreamBus:
 
     async def fetch(self, consumer: Consumer, *, batch: int, wait: float) -> Sequence[Delivery]:
         self._check()
-        async with _unavailable(f"fetch {consumer.durable}"):
+        async with unavailable(f"fetch {consumer.durable}"):
             pull = self._pulls.get(consumer.durable)
             if pull is None:
                 pull = await self.js.pull_subscribe_bind(durable=consumer.durable, stream=consumer.stream)
@@ -198,14 +133,14 @@ class JetStreamBus:
 
     async def backlog(self, consumer: Consumer) -> int:
         self._check()
-        async with _unavailable(f"backlog {consumer.durable}"):
+        async with unavailable(f"backlog {consumer.durable}"):
             info = await self.js.consumer_info(consumer.stream, consumer.durable)
         return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
     async def get(self, bucket: Bucket, key: str) -> Entry | None:
         self._check()
         try:
-            async with _unavailable(f"get {bucket.name}/{key}"):
+            async with unavailable(f"get {bucket.name}/{key}"):
                 entry = await (await self.kv(bucket)).get(key)
         except BusUnavailable as error:
             if isinstance(error.__cause__, nats.js.errors.KeyNotFoundError):
@@ -215,28 +150,28 @@ class JetStreamBus:
 
     async def put(self, bucket: Bucket, key: str, value: bytes) -> int:
         self._check()
-        async with _unavailable(f"put {bucket.name}/{key}"):
+        async with unavailable(f"put {bucket.name}/{key}"):
             return await (await self.kv(bucket)).put(key, value)
 
     async def create(self, bucket: Bucket, key: str, value: bytes) -> int:
         self._check()
-        async with _conflict(f"{bucket.name}/{key} exists"), _unavailable(f"create {bucket.name}/{key}"):
+        async with _conflict(f"{bucket.name}/{key} exists"), unavailable(f"create {bucket.name}/{key}"):
             return await (await self.kv(bucket)).create(key, value)
 
     async def update(self, bucket: Bucket, key: str, value: bytes, *, revision: int) -> int:
         self._check()
-        async with _conflict(f"{bucket.name}/{key} changed"), _unavailable(f"update {bucket.name}/{key}"):
+        async with _conflict(f"{bucket.name}/{key} changed"), unavailable(f"update {bucket.name}/{key}"):
             return await (await self.kv(bucket)).update(key, value, last=revision)
 
     async def delete(self, bucket: Bucket, key: str) -> None:
         self._check()
-        async with _unavailable(f"delete {bucket.name}/{key}"):
+        async with unavailable(f"delete {bucket.name}/{key}"):
             await (await self.kv(bucket)).delete(key)
 
     async def entries(self, bucket: Bucket) -> dict[str, Entry]:
         self._check()
         found: dict[str, Entry] = {}
-        async with _unavailable(f"read {bucket.name}"):
+        async with unavailable(f"read {bucket.name}"):
             watcher = await (await self.kv(bucket)).watchall()
             try:
                 async with asyncio.timeout(CALL_SECONDS):
@@ -246,24 +181,24 @@ class JetStreamBus:
                         if entry.operation is None:
                             found[entry.key] = Entry(entry.value or b"", entry.revision or 0)
             finally:
-                await _Stop(watcher.stop).stop()
+                await Stop(watcher.stop).stop()
         return found
 
     async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
-        watch = _Watch(self, bucket, on_event)
+        watch = Watch(self.kv, bucket, on_event, self._watches.remove)
         self._watches.append(watch)
         watch.restart()
         return watch
 
     async def put_object(self, store: ObjectStore, name: str, data: bytes) -> None:
         self._check()
-        async with _unavailable(f"put object {store.name}/{name}"):
+        async with unavailable(f"put object {store.name}/{name}"):
             await (await self.js.object_store(store.name)).put(name, data)
 
     async def get_object(self, store: ObjectStore, name: str) -> bytes | None:
         self._check()
         try:
-            async with _unavailable(f"get object {store.name}/{name}"):
+            async with unavailable(f"get object {store.name}/{name}"):
                 return (await (await self.js.object_store(store.name)).get(name)).data or b""
         except BusUnavailable as error:
             if isinstance(error.__cause__, nats.js.errors.NotFoundError):
@@ -274,15 +209,15 @@ class JetStreamBus:
         async def on_request(request: Request) -> None:
             await request.respond(await handler(request.data))
 
-        async with _unavailable(f"respond {subject}"):
+        async with unavailable(f"respond {subject}"):
             micro = await add_service(self.client, name=service, version=SERVICE_VERSION)
             await micro.add_endpoint(name=subject.replace(".", "_"), subject=subject, handler=on_request)
             await self.client.flush(int(CALL_SECONDS))  # the server knows it: whoever asks from now on is answered
-        return _Stop(micro.stop)
+        return Stop(micro.stop)
 
     async def request(self, subject: str, data: bytes, *, timeout: float) -> bytes:
         self._check()
-        async with _unavailable(f"request {subject}"):
+        async with unavailable(f"request {subject}"):
             return (await self.client.request(subject, data, timeout=timeout)).data
 
     async def kv(self, bucket: Bucket) -> KeyValue:
@@ -315,10 +250,12 @@ async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStrea
     bus = JetStreamBus()
 
     last_error: list[str] = []
+    closing = asyncio.Event()
 
     async def on_disconnect() -> None:
         last_error.clear()
-        log.warning("bus disconnected")
+        if not closing.is_set():
+            log.warning("bus disconnected")
 
     async def on_error(error: Exception) -> None:
         text = str(error) or type(error).__name__
@@ -350,6 +287,7 @@ async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStrea
     try:
         yield bus
     finally:
+        closing.set()
         for watch in list(bus._watches):  # noqa: SLF001 - the connection is this module's own
             await watch.stop()
         await bus.client.close()

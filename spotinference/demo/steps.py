@@ -227,9 +227,8 @@ async def _books(suite: Suite, stage: Stage) -> None:
 def _balance(stage: Stage, reports: list[DayReport], total: Decimal) -> None:
     """The parts of both days, tax beside them, are the invoice."""
     parts = sum((sum(report.causes.values(), Decimal(0)) + report.tax for report in reports), Decimal(0))
-    stage.say(
-        f"all causes of both days and the tax beside them: {parts.normalize():f} USD; the invoice: {total.normalize():f} USD"
-    )
+    stage.say(f"causes of both days and the tax beside them  {parts.normalize():f} USD")
+    stage.say(f"the invoice                                  {total.normalize():f} USD")
     expect(parts == total, "the parts do not sum to the invoice")
     stage.say("equal")
 

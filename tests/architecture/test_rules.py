@@ -20,14 +20,6 @@ from tests.architecture.rules import (
 ROOT = Path(__file__).parents[2]
 ROOMS = ("services", "shared", "spotinference", "tests", "bench", "deploy")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
-STILL_TOO_LONG = {
-    "services/gateway/http/exchange.py",
-    "shared/bus/jetstream.py",
-    "shared/config.py",
-    "spotinference/up.py",
-}
-"""Longer than the rule allows, to be split. Nothing is added here."""
-
 NOQA, IGNORE = "# no" + "qa", "# type: ig" + "nore"
 """Put together here, so that this file silences nothing."""
 
@@ -35,14 +27,8 @@ NOQA, IGNORE = "# no" + "qa", "# type: ig" + "nore"
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_keeps_the_rules(path: Path) -> None:
     place = PurePosixPath(path.relative_to(ROOT).as_posix())
-    rules = [rule for rule in RULES if rule is not short_file or str(place) not in STILL_TOO_LONG]
     text = path.read_text("utf-8")
-    assert [f"{place}: {fault}" for rule in rules for fault in rule(place, text)] == []
-
-
-@pytest.mark.parametrize("name", sorted(STILL_TOO_LONG))
-def test_an_exception_that_is_no_longer_needed_is_taken_back(name: str) -> None:
-    assert short_file(PurePosixPath(name), (ROOT / name).read_text("utf-8")) != []
+    assert [f"{place}: {fault}" for rule in RULES for fault in rule(place, text)] == []
 
 
 def _function(lines: int) -> str:

@@ -13,13 +13,13 @@ from services.gateway.adapters.engines import EngineUnreachable
 from services.gateway.core import errors, usage
 from services.gateway.core.errors import ApiError
 from services.gateway.core.hold import Ticket, TooManyWaiting
+from services.gateway.core.outlook import Outlook, outlook
 from services.gateway.core.request import Asked, for_engine, parse
 from services.gateway.core.stream import EventTooLarge, StreamReader
-from services.gateway.core.usage import Count
+from services.gateway.core.tally import Tally
 from services.gateway.door import Door
 from services.gateway.http.body import read_body, wake_limit
 from shared.config import Model
-from shared.messages.gateway import Outcome, UsageEvent
 from shared.messages.keys import KeyRecord
 from shared.messages.waker import MachineRecord
 
@@ -51,20 +51,13 @@ class Exchange:
     _granted: "asyncio.Future[MachineRecord] | None" = None
     _sent: web.StreamResponse | None = None
     """The stream to the client, once its status line has gone out."""
-    _written: bool = False
-    """Whether an engine may have seen the request."""
-    _outcome: Outcome = "failed"
-    _status: int = 0
-    _count: Count = field(default_factory=Count)
-    _wake_wait: float = 0.0
-    _wake_id: str | None = None
-    _forwarded_at: float | None = None
-    _first_byte_at: float | None = None
     _cut: bool = False
+    _tally: Tally = field(init=False)
 
     async def run(self) -> web.StreamResponse:
         """The answer. Errors before the status line are raised as `ApiError`, later ones are told in the stream."""
         self.door.exchanges.add(self)
+        self._tally = Tally(arrived=self.arrived)
         try:
             await self._check()
             self._machine = await self._place()
@@ -75,10 +68,10 @@ class Exchange:
             self.door.metrics.refused.labels(error.code).inc()
             return await self._end(self._sent, error.event())
         except asyncio.CancelledError:
-            self._outcome = "client_closed"
+            self._tally.outcome = "client_closed"
             if not self._cut or self._sent is None:
                 raise
-            self._outcome = "failed"
+            self._tally.outcome = "failed"
             return await self._end(self._sent, errors.leaving().event())
         finally:
             self.door.exchanges.discard(self)
@@ -116,13 +109,13 @@ class Exchange:
         if limit == 0:
             deadline = self.arrived + self.door.config.gateway.hold_cap
             self.door.demand.ask_once(self.model.name, self.request_id, self.key.id, deadline)
-            raise self._still_waking()
+            raise self._outlook().refusal()
         self._granted = asyncio.get_running_loop().create_future()
         ticket = Ticket(self.model.name, self.key.id, self.request_id, deadline, self._grant)
         try:
             hold.enqueue(ticket)
         except TooManyWaiting:
-            raise errors.too_many_waiting(self._retry_after()) from None
+            raise errors.too_many_waiting(self._outlook().retry_after) from None
         self.door.demand.changed(self.model.name)
         begun = self.door.now()
         try:
@@ -134,9 +127,9 @@ class Exchange:
         finally:
             hold.leave(ticket)
             self.door.demand.changed(self.model.name)
-            self._wake_wait = self.door.now() - begun
-        self._wake_id = record.wake_id
-        self.door.metrics.wake_wait.observe(self._wake_wait)
+            self._tally.wake_wait = self.door.now() - begun
+        self._tally.wake_id = record.wake_id
+        self.door.metrics.wake_wait.observe(self._tally.wake_wait)
         return record
 
     def _grant(self, record: MachineRecord) -> None:
@@ -159,10 +152,10 @@ class Exchange:
                 return self._granted.result()
             now = self.door.now()
             if now >= deadline:
-                raise errors.wake_timeout(settings.hold_cap) if capped else self._still_waking()
+                raise errors.wake_timeout(settings.hold_cap) if capped else self._outlook().refusal()
             if now >= next_word:
                 stream = await self._open_stream()
-                await stream.write(self._waking_comment())
+                await stream.write(self._outlook().comment())
                 next_word = now + settings.heartbeat
 
     async def _forward(self) -> web.StreamResponse:
@@ -170,16 +163,16 @@ class Exchange:
         for may_move in (True, False):
             machine = self._machine
             assert machine is not None
-            self._forwarded_at = self._forwarded_at or self.door.now()
-            self._written = True
+            self._tally.forwarded_at = self._tally.forwarded_at or self.door.now()
+            self._tally.written = True
             try:
                 async with self.door.engines.answer(*self._engine_request(machine)) as answer:
-                    self._status = answer.status
+                    self._tally.status = answer.status
                     if answer.status >= 500 and may_move and self._move(machine):
                         continue
                     return await self._relay(answer)
             except EngineUnreachable as error:
-                self._written = error.written
+                self._tally.written = error.written
                 log.warning(
                     "engine unreachable", machine=machine.machine, reason=str(error), request_id=self.request_id
                 )
@@ -214,10 +207,10 @@ class Exchange:
             body = await answer.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise EngineUnreachable(f"died in its answer: {error}", written=True) from error
-        self._first_byte_at = self.door.now()
+        self._tally.first_byte_at = self.door.now()
         if answer.status < 300:
-            self._outcome = "completed"
-            self._count = usage.of_answer(body)
+            self._tally.outcome = "completed"
+            self._tally.count = usage.of_answer(body)
         if self._sent is not None:
             return await self._end(self._sent, _as_event(body))
         content_type = answer.headers.get("Content-Type", "application/json")
@@ -232,22 +225,22 @@ class Exchange:
         stream = await self._open_stream()
         try:
             async for data in answer.content.iter_any():
-                self._first_byte_at = self._first_byte_at or self.door.now()
+                self._tally.first_byte_at = self._tally.first_byte_at or self.door.now()
                 if relayed := reader.feed(data):
                     await stream.write(relayed)
             if rest := reader.end():
                 await stream.write(rest)
         except ConnectionResetError:
-            self._outcome = "client_closed"
+            self._tally.outcome = "client_closed"
             raise
         except (aiohttp.ClientError, TimeoutError, EventTooLarge) as error:
             log.warning("engine lost", reason=str(error) or type(error).__name__, request_id=self.request_id)
         finally:
-            self._count = reader.count
+            self._tally.count = reader.count
         if reader.complete:
-            self._outcome = "completed"
+            self._tally.outcome = "completed"
             return await self._end(stream, b"")
-        self._outcome = "engine_lost"
+        self._tally.outcome = "engine_lost"
         return await self._end(stream, errors.engine_lost().event())
 
     async def _open_stream(self) -> web.StreamResponse:
@@ -266,69 +259,29 @@ class Exchange:
             log.debug("client gone before the end of its stream")
         return stream
 
-    def _waking_machine(self) -> MachineRecord | None:
-        records = (self.door.fleet.get(m.id) for m in self.door.config.machines_of(self.model))
-        return next((record for record in records if record is not None and record.state == "waking"), None)
-
-    def _eta(self) -> int | None:
-        machine = self._waking_machine()
-        return (
-            None if machine is None or machine.ready_at is None else max(0, round(machine.ready_at - self.door.now()))
-        )
-
-    def _waking_comment(self) -> bytes:
-        machine, eta = self._waking_machine(), self._eta()
-        tier = machine.tier if machine else self.model.lineup[0]
-        phase = machine.phase if machine else None
-        return f": waking tier={tier} phase={phase or '?'} eta={'?' if eta is None else eta}\n\n".encode()
-
-    def _retry_after(self) -> int:
-        eta = self._eta()
-        return 30 if eta is None else min(60, max(1, eta))
-
-    def _still_waking(self) -> ApiError:
-        eta = self._eta()
-        return errors.waking(self._retry_after(), "?" if eta is None else f"{eta} s")
+    def _outlook(self) -> Outlook:
+        machines = self.door.config.machines_of(self.model)
+        records = [record for machine in machines if (record := self.door.fleet.get(machine.id)) is not None]
+        return outlook(self.model, records, self.door.now())
 
     def _settle(self) -> None:
         """Give the place back and count what was used."""
         if self._machine is None:
             return
-        if self._written:
-            event = self._usage_event(self._machine)
+        if self._tally.written:
+            event = self._tally.event(
+                request_id=self.request_id,
+                key_id=self.key.id,
+                model=self.model.name,
+                machine=self._machine,
+                streamed=self.asked.stream,
+                now=self.door.now(),
+            )
             self.door.metrics.overhead.observe(event.overhead)
             if event.first_token is not None:
                 self.door.metrics.first_token.observe(event.first_token)
             self.door.record(event)
         self.door.machine_left(self._machine.machine)
-
-    def _usage_event(self, machine: MachineRecord) -> UsageEvent:
-        now = self.door.now()
-        waited_until = self.arrived + self._wake_wait
-        return UsageEvent(
-            id=self.request_id,
-            source="",
-            source_seq=0,
-            completed_at=now,
-            key_id=self.key.id,
-            model=self.model.name,
-            tier=machine.tier,
-            machine=machine.machine,
-            generation=machine.generation,
-            prompt_tokens=self._count.prompt,
-            cached_tokens=self._count.cached,
-            completion_tokens=self._count.completion,
-            reasoning_tokens=self._count.reasoning,
-            basis=self._count.basis,
-            outcome=self._outcome,
-            status=self._status,
-            streamed=self.asked.stream,
-            wake_wait=self._wake_wait,
-            wake_id=self._wake_id,
-            first_token=None if self._first_byte_at is None else self._first_byte_at - waited_until,
-            duration=now - self.arrived,
-            overhead=0.0 if self._forwarded_at is None else max(0.0, self._forwarded_at - waited_until),
-        )
 
 
 def _as_event(body: bytes) -> bytes:
