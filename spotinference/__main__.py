@@ -1,71 +1,49 @@
-"""The operator's command. Each subcommand lives in a module of its own."""
+"""The operator's command. Each subcommand lives in a module of its own, imported when it is called."""
 
-import asyncio
+import importlib
 import logging
-import sys
-from pathlib import Path
 
 import click
 
-from shared.bus.jetstream import JetStreamBus
 from shared.runtime import logs
-from spotinference.context import Context, suite_options
+
+COMMANDS = {
+    "up": "spotinference.up.command:up",
+    "check": "spotinference.check:check",
+    "keys": "spotinference.keys:keys",
+    "fleet": "spotinference.fleet:fleet",
+    "journal": "spotinference.fleet:journal",
+    "usage": "spotinference.usage:usage",
+    "invoice": "spotinference.invoice:invoice",
+    "report": "spotinference.report:report",
+    "provision": "spotinference.provision:provision",
+    "demo": "spotinference.demo.command:demo",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """A group that imports a subcommand only to run it or to describe it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="spotinference")
 def main() -> None:
     """Tokens from open-weights models behind OpenAI's API, on GPUs that sleep when nobody uses them."""
     logs.configure("spotinference", level=logging.WARNING)
 
-
-@main.command()
-@suite_options
-def up(context: Context) -> None:
-    """Run the whole suite on this host; Ctrl-C drains and stops it, twice stops at once."""
-    from spotinference.up.run import run
-
-    sys.exit(run(context.config(), context.path, context.data_dir))
-
-
-@main.command()
-@click.option("--replicas", default=1, show_default=True, help="Copies of each stream in a cluster of NATS servers.")
-@suite_options
-def provision(context: Context, replicas: int) -> None:
-    """Make the bus have every stream, consumer and bucket; as often as one likes."""
-    from shared.bus.provision import provision as make
-
-    async def work(bus: JetStreamBus) -> None:
-        await make(bus, replicas=replicas)
-
-    context.on_bus(work)
-    click.echo("the bus is provisioned")
-
-
-@main.command()
-@click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Keep the demo's files here; a new folder when absent."
-)
-def demo(data_dir: Path | None) -> None:
-    """The whole job end to end, on real parts, shown step by step."""
-    from spotinference.demo.steps import run
-
-    sys.exit(asyncio.run(run(data_dir)))
-
-
-def _add_commands() -> None:
-    from spotinference.check import check
-    from spotinference.fleet import fleet, journal
-    from spotinference.invoice import invoice
-    from spotinference.keys import keys
-    from spotinference.report import report
-    from spotinference.usage import usage
-
-    for command in (check, fleet, journal, keys, usage, invoice, report):
-        main.add_command(command)
-
-
-_add_commands()
 
 if __name__ == "__main__":
     main()

@@ -21,7 +21,6 @@ from shared.messages.billing import DayReport
 from shared.messages.codec import decode
 from shared.messages.waker import ProviderCall
 from spotinference import model_file
-from spotinference.context import Context
 from spotinference.demo.invoice import demo_invoice
 from spotinference.demo.suite import DemoFailed, Stage, Suite, expect, until, up
 from spotinference.engine_counters import EngineCounters, parse
@@ -43,7 +42,7 @@ port = 0
 [[tier]]
 name = "local"
 provider = "process"
-idle_timeout = "3s"
+idle_timeout = "4s"
 max_concurrency = 4
 
 [[machine]]
@@ -70,7 +69,7 @@ async def run(folder: Path | None) -> int:
         stage.step("`spotinference up`: every service a process of its own, the machine asleep")
         async with up(folder, stage) as suite:
             await _serve(suite, stage)
-    except (SpotinferenceError, openai.OpenAIError) as error:
+    except (SpotinferenceError, openai.OpenAIError, aiohttp.ClientError) as error:
         click.secho(f"\nthe demo failed: {error}\nlogs are in {folder / 'logs'}", fg="red", err=True)
         return 1
     click.secho(f"\nDone in {time.monotonic() - stage.begun:.1f} s; everything has stopped.", bold=True)
@@ -91,13 +90,14 @@ async def _serve(suite: Suite, stage: Stage) -> None:
     machine = await suite.machine()
     stage.say(f"machine  {machine['id']} is {machine['state']}")
     expect(machine["state"] == "asleep", "the machine was not asleep at the start")
-    await _ask(suite, stage)
-    await _count(suite, stage, (await suite.machine())["endpoint"])
-    await _sleep(suite, stage, (await suite.machine())["endpoint"])
+    endpoint, engine = await _ask(suite, stage)
+    await _count(suite, stage, engine)
+    await _sleep(suite, stage, endpoint)
     await _books(suite, stage)
 
 
-async def _ask(suite: Suite, stage: Stage) -> None:
+async def _ask(suite: Suite, stage: Stage) -> tuple[str, EngineCounters]:
+    """Where the engine was, and its own count after both requests."""
     stage.step("A key, and the official OpenAI SDK: the first request wakes the machine")
     minted = await suite.json("keys", "create", "--name", "demo")
     stage.say(f"key {minted['id']} minted")
@@ -108,6 +108,8 @@ async def _ask(suite: Suite, stage: Stage) -> None:
                 stage.say(f"journal  {entry['from'] or 'first sight'} → {entry['to']}: {entry['reason']}")
         stage.step("A second call, warm")
         await _stream(client, stage, "ready")
+    endpoint = await suite.endpoint()
+    return endpoint, await _engine_counters(endpoint)
 
 
 async def _stream(client: openai.AsyncOpenAI, stage: Stage, state: str) -> None:
@@ -138,15 +140,14 @@ async def _stream(client: openai.AsyncOpenAI, stage: Stage, state: str) -> None:
     stage.say(f"first token after {first - asked:.2f} s, {tokens} tokens at {rate:.0f} tokens/s")
 
 
-async def _count(suite: Suite, stage: Stage, endpoint: str) -> None:
+async def _count(suite: Suite, stage: Stage, engine: EngineCounters) -> None:
     stage.step("Every token counted: the ledger against the engine's own counters")
 
     async def ledger() -> dict[str, int]:
         return dict((await suite.json("usage"))["totals"])
 
     totals = await until(ledger, lambda seen: seen["requests"] == 2, "the ledger did not get both requests")
-    engine = await _engine_counters(endpoint)
-    probe = await _probe_tokens(suite.folder)
+    probe = sum(entry.tokens for entry in await suite.on_bus(journal_entries) if isinstance(entry, ProviderCall))
     prompt, completion = totals["prompt_tokens"], totals["completion_tokens"]
     stage.say(f"ledger   {totals['requests']} requests, {prompt} prompt + {completion} completion tokens")
     stage.say(
@@ -160,13 +161,6 @@ async def _count(suite: Suite, stage: Stage, endpoint: str) -> None:
     stage.say("equal")
 
 
-async def _probe_tokens(folder: Path) -> int:
-    """What the probes of the wake made the engine work, out of the journal."""
-    context = Context(folder / "spotinference.toml", folder)
-    entries = await context.connected(journal_entries)
-    return sum(entry.tokens for entry in entries if isinstance(entry, ProviderCall))
-
-
 async def _engine_counters(endpoint: str) -> EngineCounters:
     async def look() -> EngineCounters:
         async with aiohttp.ClientSession() as session, session.get(f"{endpoint}/metrics") as answer:
@@ -176,7 +170,7 @@ async def _engine_counters(endpoint: str) -> EngineCounters:
 
 
 async def _sleep(suite: Suite, stage: Stage, endpoint: str) -> None:
-    stage.step("Idle for 3 s: drained, put to sleep")
+    stage.step("Idle for 4 s: drained, put to sleep")
     before = len(await suite.journal())
 
     async def asleep() -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,12 @@ from typing import Any, TypeVar
 
 import click
 
+from shared.bus.jetstream import JetStreamBus
+from shared.bus.topology import FLEET
 from shared.errors import SpotinferenceError
+from shared.messages.codec import decode
+from shared.messages.waker import MachineRecord
+from spotinference.context import Context
 
 T = TypeVar("T")
 
@@ -71,6 +76,19 @@ class Suite:
     async def machine(self) -> dict[str, Any]:
         (machine,) = (await self.json("fleet"))["machines"]
         return dict(machine)
+
+    async def on_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
+        return await Context(self.folder / "spotinference.toml", self.folder).connected(work)
+
+    async def endpoint(self) -> str:
+        """Of the one machine, whose engine runs."""
+
+        async def records(bus: JetStreamBus) -> list[MachineRecord]:
+            return [decode(entry.value, MachineRecord) for entry in (await bus.entries(FLEET)).values()]
+
+        (record,) = await self.on_bus(records)
+        expect(record.endpoint, f"the machine has no engine: {record}")
+        return str(record.endpoint)
 
     async def journal(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (await self.command("journal", "--json")).splitlines()]

@@ -1,0 +1,20 @@
+"""The command `demo`."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from spotinference.demo.steps import DEFAULT_FOLDER, run
+
+
+@click.command()
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help=f"Keep the demo's files here. [default: {DEFAULT_FOLDER}, emptied first]",
+)
+def demo(data_dir: Path | None) -> None:
+    """The whole job end to end, on real parts, shown step by step."""
+    sys.exit(asyncio.run(run(data_dir)))

@@ -1,0 +1,15 @@
+"""The command `up`."""
+
+import sys
+
+import click
+
+from spotinference.context import Context, suite_options
+from spotinference.up.run import run
+
+
+@click.command()
+@suite_options
+def up(context: Context) -> None:
+    """Run the whole suite on this host; Ctrl-C drains and stops it, twice stops at once."""
+    sys.exit(run(context.config(), context.path, context.data_dir))
