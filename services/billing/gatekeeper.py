@@ -24,7 +24,7 @@ class Gatekeeper:
         self._bus = bus
         self._reports = reports
         self._metrics = metrics
-        self._limit = limit
+        self._limit = Decimal(limit)  # the plain type, which messages carry
         self._now = now
         self._said = ""
 

@@ -1,5 +1,7 @@
 """From the fleet's journal into the books: transitions are committed, then acknowledged; told twice, kept once."""
 
+import asyncio
+
 import msgspec
 import structlog
 
@@ -21,6 +23,16 @@ class Journal:
         self._bus = bus
         self._books = books
         self._metrics = metrics
+        self._moved = asyncio.Event()
+
+    async def moved_within(self, seconds: float) -> None:
+        """Returns once the journal has told something new since the last call, at the latest after so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._moved.wait()
+        except TimeoutError:
+            return
+        self._moved.clear()
 
     async def read_on(self) -> None:
         """One batch. `BusUnavailable`, or what `AWAY` lists: nothing was acknowledged that is not committed."""
@@ -28,6 +40,8 @@ class Journal:
         found = [entry for delivery in deliveries if isinstance(entry := self._entry(delivery), Transition)]
         await self._books.record(found)
         self._metrics.transitions.inc(len(found))
+        if found:
+            self._moved.set()
         for delivery in deliveries:
             await delivery.ack()
 

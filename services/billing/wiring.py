@@ -27,7 +27,7 @@ BOOKS_FILE = "books.sqlite"
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "books_version"
 GATE_SECONDS = 10.0
-"""How late the gate may be; a fleet spends little in it."""
+"""How late the gate may be at a steady pace; a machine that wakes or sleeps turns it at once."""
 RETRY_SECONDS = 1.0
 LEADER_LOOK_SECONDS = 0.25
 """How soon a replica that got the lease begins to work, and one that lost it stops."""
@@ -106,16 +106,19 @@ class Office:
             stack.callback(self._metrics.leading.set, 0)
             log.info("leading")
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._repeat("journal", self._journal.read_on, 0.0))]
+                tasks = [group.create_task(self._repeat("journal", self._journal.read_on, 0.0, asyncio.sleep))]
                 if self._gate is not None:
-                    tasks.append(group.create_task(self._repeat("budget gate", self._gate.look, GATE_SECONDS)))
+                    gate = self._repeat("budget gate", self._gate.look, GATE_SECONDS, self._journal.moved_within)
+                    tasks.append(group.create_task(gate))
                 while lease.held:  # noqa: ASYNC110 -- a lease ends by the clock; nothing announces it
                     await asyncio.sleep(LEADER_LOOK_SECONDS)
                 for task in tasks:
                     task.cancel()
         self._faults.clear()
 
-    async def _repeat(self, name: str, work: Callable[[], Awaitable[None]], every: float) -> None:
+    async def _repeat(
+        self, name: str, work: Callable[[], Awaitable[None]], every: float, pause: Callable[[float], Awaitable[None]]
+    ) -> None:
         while True:
             try:
                 await work()
@@ -125,4 +128,4 @@ class Office:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 self._faults.pop(name, None)
-                await asyncio.sleep(every)
+                await pause(every)
