@@ -1,5 +1,6 @@
 """Imports, figures, revisions and the gate, on SQLite and on PostgreSQL."""
 
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from decimal import Decimal
@@ -7,7 +8,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from sqlalchemy.exc import IntegrityError
 
+from services.billing.adapters.books import Books, Delivery
+from services.billing.core.focus import read
+from services.billing.wiring import MIGRATIONS
+from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.messages.billing import BudgetGate
@@ -83,6 +89,21 @@ async def test_one_bad_row_keeps_the_whole_file_out(books: Billing) -> None:
     answer = await books.deliver(focus_csv({"BilledCost": "50"}, {"BilledCost": "NaN"}))
     assert [(r.file, r.line, r.column) for r in answer.refusals] == [("bill.csv", 3, "BilledCost")]
     assert await books.report() == before
+
+
+async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp_path: Path, database_url: str) -> None:
+    whole = read(focus_csv({"BillingAccountId": "acc-0"}, {}), "bill.csv").snapshots
+    first, second = whole
+    spoilt = dataclasses.replace(whole[second][0], category=None)  # type: ignore[arg-type]  # the database refuses it
+    broken = {first: whole[first], second: (spoilt,)}
+    async with database.opened(database_url, MIGRATIONS, version_table="books_version") as engine:
+        books = Books(engine)
+        delivery = Delivery(source="s", file_name="bill.csv", sha256="0", snapshots=broken, appends=False)
+        with pytest.raises(IntegrityError):
+            await books.deliver(delivery, 0.0)
+        assert (await books.day(DAY_WINDOW)).rows == []
+        await books.deliver(dataclasses.replace(delivery, snapshots=whole), 0.0)
+        assert len((await books.day(DAY_WINDOW)).rows) == 2
 
 
 async def test_a_file_that_is_not_what_its_name_says_is_refused(books: Billing) -> None:
