@@ -12,7 +12,7 @@ from services.billing.core.attribution import Direct
 from services.billing.core.days import DAY, HOUR, Window, day_window
 from services.billing.core.focus import CATEGORIES, CostRow
 from services.billing.core.machine_time import Change, MachineTime, intervals
-from services.billing.core.money import units, usd
+from services.billing.core.money import per_mtok, units, usd
 from shared.messages.billing import CAUSES
 from shared.messages.waker import MachineState
 from tests.unit.billing.kit import DAY_WINDOW, FLEET, LATER, charge, hours
@@ -43,6 +43,15 @@ AWAKE = {"a-1": life((0, "ready"), (24, "asleep"), busy=(hours(0, 24),))}
 def test_case_4_reversals_add_up() -> None:
     found = allocated(charge("30.00"), charge("-30.00"), charge("27.00"))
     assert usd(found.spend) == 27
+
+
+def test_case_6_a_covered_hour_counts_what_is_billed_and_nothing_twice() -> None:
+    covered = charge("0", effective=Decimal(60), list_cost=Decimal(100))
+    unused = charge("0", effective=Decimal(12), resource_id=None)
+    fee = charge("72", effective=Decimal(0), category="Purchase", resource_id=None)
+    found = allocated(covered, unused, fee)
+    assert per_mtok(found.spend, 24_000_000) == 3
+    assert tiers(found) == {"A": 36, "B": 36}
 
 
 def test_case_9_disks_of_a_sleeping_tier_cost_a_thirty_first_a_day_and_the_month_is_exact() -> None:
