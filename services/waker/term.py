@@ -6,7 +6,8 @@ bus that does not answer; the next one begins from what is on record and what th
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -161,10 +162,10 @@ class Term:
                 case Probe():
                     self._spawn(self._probe(effect))
                 case StartMachine(machine, serial, generation):
-                    start = self._providers[machine].start(generation)
+                    start = partial(self._providers[machine].start, generation)
                     self._spawn(self._call(machine, "start", serial, start))
                 case StopMachine(machine, serial):
-                    self._spawn(self._call(machine, "stop", serial, self._providers[machine].stop()))
+                    self._spawn(self._call(machine, "stop", serial, self._providers[machine].stop))
         return written
 
     async def _journal(self, entry: JournalEntry) -> None:
@@ -233,18 +234,16 @@ class Term:
         )
         self._inbox.tell(("probe", probe.machine), event)
 
-    async def _call(self, machine: str, kind: CallKind, serial: int, call: Coroutine[Any, Any, CallResult]) -> None:
+    async def _call(self, machine: str, kind: CallKind, serial: int, call: Callable[[], Awaitable[CallResult]]) -> None:
         """Make it, if the server says that we still lead."""
         began = self._now()
         try:
             if not await self._lease.verify():
                 raise Deposed("the lease is lost")
             async with asyncio.timeout(self._plan.call_timeout):
-                result = await call
+                result = await call()
         except TimeoutError:
             result = CallResult(outcome="unknown", code="timeout")
-        finally:
-            call.close()
         event = Called(
             machine=machine,
             call=kind,

@@ -1,0 +1,86 @@
+"""An engine of a few lines, run as a command: answers one token, or misbehaves as its arguments say.
+
+Standard library only, so that it is up within a tenth of a second.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class Handler(BaseHTTPRequestHandler):
+    """`/who` tells what the tests want to know of the process."""
+
+    chat_only = False
+    loading = False
+    asked = Path(os.devnull)
+
+    def do_GET(self) -> None:
+        if self.loading:
+            self._answer(503, {"error": "loading"})
+        elif self.path == "/who":
+            told = {"pid": os.getpid(), "pgid": os.getpgid(0), "path": os.environ["PATH"], "lifeline": _lifeline()}
+            self._answer(200, told)
+        else:
+            self._answer(200, {"data": []})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.asked.open("a") as file:
+            file.write(json.dumps({"path": self.path, **body}) + "\n")
+        if self.chat_only and self.path == "/v1/completions":
+            self._answer(404, {"error": "no such page"})
+        else:
+            self._answer(200, {"choices": [{"text": "x"}], "usage": {"total_tokens": 3}})
+
+    def _answer(self, status: int, told: object) -> None:
+        body = json.dumps(told).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: its log is for last words."""
+
+
+def _lifeline() -> list[str]:
+    """Pipes that it inherited, beside its three streams."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append((int(descriptor.name), str(descriptor.readlink())))
+    return [target for number, target in found if number > 2 and target.startswith("pipe")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--starts", type=Path, help="a line with its pid is added to this file")
+    parser.add_argument("--asked", type=Path, help="a line for each request that it has to work for")
+    parser.add_argument("--die", type=int, help="end at once with this status")
+    parser.add_argument("--stubborn", action="store_true", help="ignore SIGTERM")
+    parser.add_argument("--chat-only", action="store_true")
+    parser.add_argument("--loading", action="store_true", help="never get ready")
+    arguments = parser.parse_args()
+    if arguments.starts:
+        with arguments.starts.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+    if arguments.die is not None:
+        print("loading the weights\nno memory left", file=sys.stderr)
+        sys.exit(arguments.die)
+    if arguments.stubborn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Handler.chat_only, Handler.loading = arguments.chat_only, arguments.loading
+    Handler.asked = arguments.asked or Handler.asked
+    ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""A machine that is a local command: real keepers, real engines, killed in every way."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from services.waker.adapters import files
+from services.waker.adapters.process import ProcessMachine
+from services.waker.core.events import Sight
+from tests.kit.waiting import until
+
+ENGINE = Path(__file__).parent / "small_engine.py"
+Made = Callable[..., ProcessMachine]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "machines" / "m1"
+    made.mkdir(parents=True)
+    return made
+
+
+@pytest.fixture
+async def made(folder: Path) -> AsyncIterator[Made]:
+    """Make a machine whose command takes these arguments; nothing of it is left behind."""
+
+    def make(
+        *arguments: str, command: list[str] | None = None, lifeline: int | None = None, grace: float = 10.0
+    ) -> Any:
+        argv = command or [sys.executable, str(ENGINE), "--port", "{port}", *arguments]
+        return ProcessMachine(folder, argv, lifeline, grace=grace)
+
+    yield make
+    state = files.read_state(folder)
+    if state is not None:
+        for pid, started in ((state.keeper, state.keeper_started), (state.engine, state.engine_started)):
+            if pid is not None and files.process_start(pid) == started:
+                os.kill(pid, signal.SIGKILL)
+
+
+async def who(endpoint: str | None) -> dict[str, Any]:
+    """The engine's own words, once it listens."""
+
+    async def ask() -> Any:
+        async with aiohttp.ClientSession() as session:
+            try:
+                async with session.get(f"{endpoint}/who") as answer:
+                    return await answer.json()
+            except aiohttp.ClientError as error:
+                return error
+
+    told: dict[str, Any] = await until(ask, lambda seen: isinstance(seen, dict))
+    return told
+
+
+async def gone(machine: ProcessMachine, *, seconds: float = 15.0) -> Sight:
+    return await until(machine.look, lambda sight: not sight.running, seconds=seconds)
+
+
+def alive(pid: int) -> bool:
+    return files.process_start(pid) is not None
+
+
+async def ended(pid: int) -> None:
+    async def look() -> bool:
+        return alive(pid)
+
+    await until(look, lambda lives: not lives)
+
+
+async def test_it_starts_is_seen_and_stops(made: Made, folder: Path) -> None:
+    machine = made()
+    assert not (await machine.look()).running
+    result = await machine.start(4)
+    assert (result.outcome, result.reason) == ("accepted", "")
+    told = await who(result.endpoint)
+    sight = await machine.look()
+    assert (sight.running, sight.ending, sight.generation, sight.endpoint) == (True, False, 4, result.endpoint)
+    assert told["pgid"] == told["pid"] != os.getpgid(0)
+    assert told["path"].split(":")[0] == str(Path(sys.executable).parent)
+    assert (await machine.stop()).outcome == "accepted"
+    sight = await gone(machine)
+    assert (sight.generation, sight.reason) == (4, "the engine was ended by signal 15")
+    assert not alive(told["pid"])
+    assert (await machine.stop()).outcome == "accepted"
+
+
+async def test_a_second_start_makes_no_second_engine(made: Made, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    machine = made("--starts", str(starts))
+    first = await machine.start(1)
+    await who(first.endpoint)
+    assert (await machine.start(2)).outcome == "unknown"
+    # Nor does another waker's, which knows nothing of ours: the keeper's lock stands.
+    rival = made("--starts", str(starts))
+    rival._sight = lambda: Sight(running=False, provider_state="stale")  # type: ignore[method-assign]  # a look that was too early
+    assert (await rival.start(2)).outcome == "unknown"
+    assert len(starts.read_text().split()) == 1
+    assert (await machine.look()).generation == 1
+
+
+async def test_an_engine_that_dies_leaves_its_status_and_last_words(made: Made) -> None:
+    machine = made("--die", "3")
+    assert (await machine.start(1)).outcome == "accepted"
+    sight = await gone(machine)
+    assert sight.reason == "the engine ended with exit status 3: loading the weights | no memory left"
+    assert sight.ended_at is not None
+
+
+async def test_an_engine_killed_from_outside_is_seen(made: Made) -> None:
+    machine = made()
+    told = await who((await machine.start(1)).endpoint)
+    os.kill(told["pid"], signal.SIGKILL)
+    assert (await gone(machine)).reason == "the engine ended by signal 9"
+
+
+async def test_a_program_that_is_not_there_is_refused_by_name(made: Made, tmp_path: Path) -> None:
+    result = await made(command=["no-such-engine", "{port}"]).start(1)
+    assert (result.outcome, result.code) == ("refused", "FileNotFoundError")
+    assert result.reason == "no program 'no-such-engine': install it, or mend the machine's command"
+    plain = tmp_path / "plain.txt"
+    plain.write_text("no program")
+    result = await made(command=[str(plain), "{port}"]).start(2)
+    assert (result.outcome, result.code) == ("refused", "PermissionError")
+    assert str(plain) in result.reason
+
+
+async def test_a_command_of_this_installation_is_found(made: Made) -> None:
+    machine = made(command=["python", str(ENGINE), "--port", "{port}"])
+    assert (await machine.start(1)).outcome == "accepted"
+
+
+async def test_an_engine_that_ignores_sigterm_is_killed(made: Made) -> None:
+    machine = made("--stubborn", grace=0.3)
+    told = await who((await machine.start(1)).endpoint)
+    await machine.stop()
+    assert (await gone(machine)).reason == "the engine was ended by signal 9"
+    assert not alive(told["pid"])
+
+
+async def test_asking_twice_kills_at_once(made: Made) -> None:
+    machine = made("--stubborn", grace=60.0)
+    told = await who((await machine.start(1)).endpoint)
+    await machine.stop()
+    await until(machine.look, lambda sight: sight.ending)
+    await machine.stop()
+    await gone(machine)
+    assert not alive(told["pid"])
+
+
+async def test_a_killed_keeper_takes_its_engine_along(made: Made, folder: Path) -> None:
+    machine = made()
+    told = await who((await machine.start(1)).endpoint)
+    state = files.read_state(folder)
+    assert state is not None
+    os.kill(state.keeper, signal.SIGKILL)
+    await ended(told["pid"])
+    assert (await gone(machine)).reason == "the engine's keeper was killed"
+
+
+async def test_what_a_dead_keeper_left_of_its_group_is_ended(made: Made, folder: Path) -> None:
+    """A child of the engine hears nothing of the keeper's death: the next look ends it."""
+    script = "sleep 300 & echo $! > child; exec sleep 300; : {port}"
+    machine = made(command=["sh", "-c", f"cd {folder}; {script}"])
+    await machine.start(1)
+
+    async def child() -> str:
+        file = folder / "child"
+        return file.read_text().strip() if file.exists() else ""
+
+    pid = int(await until(child, bool))
+    state = files.read_state(folder)
+    assert state is not None
+    assert state.engine is not None
+    os.kill(state.keeper, signal.SIGKILL)
+    await ended(state.engine)
+    assert alive(pid)
+    await gone(machine)
+    await ended(pid)
+
+
+async def test_it_outlives_whoever_started_it_and_is_found_again(made: Made, folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "starter.py"
+    script.write_text(
+        "import asyncio, os, sys\nfrom pathlib import Path\n"
+        "from services.waker.adapters.process import ProcessMachine\n"
+        "async def main():\n"
+        "    machine = ProcessMachine(Path(sys.argv[1]), sys.argv[2:], None)\n"
+        "    print((await machine.start(7)).endpoint, flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, str(ENGINE), "--port", "{port}"]
+    starter = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(script), str(folder), *command),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    out, _ = await starter.communicate()
+    endpoint = out.decode().strip()
+    assert starter.returncode == -9
+    told = await who(endpoint)
+    machine = made()
+    sight = await machine.look()
+    assert (sight.running, sight.generation, sight.endpoint) == (True, 7, endpoint)
+    await machine.stop()
+    await gone(machine)
+    assert not alive(told["pid"])
+
+
+async def test_the_end_of_the_lifeline_ends_the_engine(made: Made) -> None:
+    lifeline, ours = os.pipe()
+    machine = made(lifeline=lifeline)
+    told = await who((await machine.start(1)).endpoint)
+    assert told["lifeline"] == []
+    os.close(ours)
+    os.close(lifeline)
+    assert (await gone(machine)).reason == "the engine was ended by signal 15"
+    assert not alive(told["pid"])
+
+
+async def test_a_start_waits_for_the_end_of_the_engine_before(made: Made, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    machine = made("--stubborn", "--starts", str(starts), grace=0.5)
+    first = await who((await machine.start(1)).endpoint)
+    await machine.stop()
+    await until(machine.look, lambda sight: sight.ending)
+    second = await machine.start(2)
+    assert second.outcome == "accepted"
+    assert not alive(first["pid"])
+    assert (await who(second.endpoint))["pid"] != first["pid"]
+
+
+async def test_the_log_of_the_run_before_is_kept(made: Made, folder: Path) -> None:
+    machine = made("--die", "1")
+    for generation in (1, 2):
+        await machine.start(generation)
+        await gone(machine)
+    assert "no memory left" in (folder / "engine.log").read_text()
+    assert "no memory left" in (folder / "engine.log.1").read_text()
+
+
+async def test_a_torn_state_file_does_no_harm(made: Made, folder: Path) -> None:
+    (folder / files.STATE_FILE).write_text('{"status": "runn')
+    machine = made()
+    assert not (await machine.look()).running
+    assert (await machine.start(1)).outcome == "accepted"
+    assert json.loads((folder / files.STATE_FILE).read_text())["status"] == "running"
+
+
+async def test_a_recycled_process_id_is_left_alone(made: Made, folder: Path) -> None:
+    """A state file that names a process which lives and is another: nothing is sent to it."""
+    bystander = await asyncio.create_subprocess_exec("sleep", "300", start_new_session=True)
+    state = files.KeeperState(
+        status="running", generation=1, keeper=2**22, keeper_started="1", started_at=0.0, engine=bystander.pid,
+        engine_started="long ago", port=1,
+    )  # fmt: skip
+    files.write_state(folder, state)
+    assert not (await made().look()).running
+    assert alive(bystander.pid)
+    bystander.kill()
+    await bystander.wait()
