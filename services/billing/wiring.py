@@ -20,6 +20,7 @@ from shared.bus.lease import Lease
 from shared.config import database_url
 from shared.errors import BusUnavailable
 from shared.runtime.process import Runtime
+from shared.tasks import end
 
 log = structlog.get_logger()
 
@@ -47,9 +48,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
             yield
         finally:
             await office.drain(runtime.config.billing.drain_grace)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)  # they work with the engine that is closed next
+            await end(tasks)  # they work with the engine that is closed next
             await lease.release()
 
 
@@ -112,8 +111,7 @@ class Office:
                     tasks.append(group.create_task(gate))
                 while lease.held:  # noqa: ASYNC110 -- a lease ends by the clock; nothing announces it
                     await asyncio.sleep(LEADER_LOOK_SECONDS)
-                for task in tasks:
-                    task.cancel()
+                await end(tasks)
         self._faults.clear()
 
     async def _repeat(

@@ -1,6 +1,5 @@
 """The one place that names the gateway's concrete parts."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,6 +21,7 @@ from shared.messages.billing import BudgetGate
 from shared.messages.keys import KeyRecord
 from shared.messages.waker import MachineRecord
 from shared.runtime.process import Runtime
+from shared.tasks import end
 
 SEND_SECONDS = 3.0
 """For the last usage events after the last request; what is late stays on disk for the next boot."""
@@ -57,8 +57,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
             await site.stop()
         await door.drain(settings.drain_grace)
         await door.activity.report(leaving=True)
-        sending.cancel()
-        await asyncio.wait([sending])
+        await end([sending])
         await door.sender.drain(SEND_SECONDS)
         await runner.cleanup()
         await door.engines.close()

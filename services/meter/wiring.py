@@ -17,6 +17,7 @@ from shared.bus import subjects
 from shared.config import database_url
 from shared.errors import BusUnavailable
 from shared.runtime.process import Runtime
+from shared.tasks import end
 
 log = structlog.get_logger()
 
@@ -61,9 +62,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
             await answering.stop()
             await asyncio.wait([consuming], timeout=config.meter.drain_grace)
             # All three work with the engine that is closed next.
-            for task in (consuming, sweeping, looking):
-                task.cancel()
-            await asyncio.wait([consuming, sweeping, looking])
+            await end([consuming, sweeping, looking])
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -46,6 +46,7 @@ from shared.errors import BusError, Conflict
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.gateway import WakeRequest
 from shared.messages.waker import JournalEntry, MachineRecord, ProviderCall, Transition
+from shared.tasks import end
 
 log = structlog.get_logger()
 
@@ -104,10 +105,7 @@ class Term:
 
     async def end(self) -> None:
         """Calls under way are left to the next leader, who looks before it acts."""
-        for task in self._calls:
-            task.cancel()
-        if self._calls:
-            await asyncio.wait(self._calls)
+        await end(self._calls)
 
     async def calls_done(self) -> None:
         """When nothing is under way."""

@@ -1,6 +1,5 @@
 """Puts the waker together: the one place that names its concrete classes."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from shared.bus.lease import Lease
 from shared.config import Config, Machine
 from shared.ids import uuid7
 from shared.runtime.process import LIFELINE_VARIABLE, Runtime
+from shared.tasks import end
 
 
 @asynccontextmanager
@@ -44,9 +44,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await end(tasks)
         await lease.release()
         await waker.stop()
         await prober.close()

@@ -7,7 +7,7 @@ at once; reads of buckets go to the leader (`direct` off), since leases stand on
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import nats
@@ -32,6 +32,8 @@ log = structlog.get_logger()
 CALL_SECONDS = 5.0
 """For one call to the server: an election of a cluster's leader takes up to 7 s, and the callers repeat."""
 SERVICE_VERSION = "1.0.0"
+CLOSE_SECONDS = 2.0
+"""For the last flush: a server that is gone answers nothing."""
 RECONNECT_SECONDS: Any = 0.2  # the client declares int and sleeps any number
 
 
@@ -248,7 +250,6 @@ async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStrea
     User and password may stand in the URL, as NATS has it.
     """
     bus = JetStreamBus()
-
     last_error: list[str] = []
     closing = asyncio.Event()
 
@@ -290,7 +291,9 @@ async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStrea
         closing.set()
         for watch in list(bus._watches):  # noqa: SLF001 - the connection is this module's own
             await watch.stop()
-        await bus.client.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await bus.client.close()
 
 
 def _without_secret(url: str) -> str:

@@ -13,6 +13,7 @@ from nats.js.kv import KeyValue
 from shared.bus.ports import Changed, Restarted, Synced, WatchEvent
 from shared.bus.topology import Bucket
 from shared.errors import BusUnavailable
+from shared.tasks import end
 
 log = structlog.get_logger()
 
@@ -68,6 +69,8 @@ class Watch:
                 try:
                     self._on_event(Restarted())
                     async for entry in watcher:
+                        if asyncio.current_task() is not self._task:
+                            return  # begun again, and the cancellation of this task was lost on its way
                         self._on_event(_watch_event(entry))
                 finally:
                     await Stop(watcher.stop).stop()
@@ -78,8 +81,7 @@ class Watch:
     async def stop(self) -> None:
         self._on_stop(self)
         if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end([self._task])
 
 
 def _watch_event(entry: KeyValue.Entry | None) -> WatchEvent:

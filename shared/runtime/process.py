@@ -30,6 +30,7 @@ from shared.config import Config, ServiceSection, find_config, load
 from shared.errors import SpotinferenceError
 from shared.runtime import logs
 from shared.runtime.health import Health, serve_health
+from shared.tasks import end
 
 LIFELINE_VARIABLE = "SPOTINFERENCE_LIFELINE"
 """Number of an inherited descriptor that reads end-of-file when the parent has gone."""
@@ -85,10 +86,7 @@ class Runtime:
         return self._crash is not None
 
     async def cancel_tasks(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await end(self._tasks)
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

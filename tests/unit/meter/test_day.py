@@ -16,7 +16,10 @@ SETTLED = DAY.end + 60.0
 
 
 def facts(*gaps: Gap, quarantined: int = 0) -> DayFacts:
-    sums = {("a", "completed"): TokenSums(requests=2, prompt_tokens=5), ("a", "failed"): TokenSums(requests=1)}
+    sums: dict[tuple[str, ...], TokenSums] = {
+        ("a", "completed"): TokenSums(requests=2, prompt_tokens=5),
+        ("a", "failed"): TokenSums(requests=1),
+    }
     return DayFacts(sums=sums, gaps=gaps, quarantined=quarantined, busy={})
 
 

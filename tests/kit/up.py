@@ -1,0 +1,154 @@
+"""`spotinference up` for tests: the real command in a process of its own, and the other commands beside it."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.kit.waiting import until
+
+READY_SECONDS = 60.0
+END_SECONDS = 40.0
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one command said."""
+
+    status: int
+    out: str
+    err: str
+
+
+class UpProcess:
+    """One suite in `folder`. `services` is what it announced last of each."""
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.folder = folder
+        self.config = folder / "spotinference.toml"
+        self.config.write_text(config, "utf-8")
+        self.services: dict[str, dict[str, Any]] = {}
+        self.lines: list[dict[str, Any]] = []
+        self.process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.services['gateway']['url']}/v1"
+
+    @property
+    def errors(self) -> str:
+        return (self.folder / "up.err").read_text("utf-8")
+
+    async def start(self) -> None:
+        with (self.folder / "up.err").open("ab") as errors:
+            self.process = await asyncio.create_subprocess_exec(
+                *self._words("up"), stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+            )
+        self._reading = asyncio.create_task(self._read(self.process))
+        await until(self._is_ready, bool, seconds=READY_SECONDS)
+
+    async def command(self, *words: str) -> Output:
+        process = await asyncio.create_subprocess_exec(
+            *self._words(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        async with asyncio.timeout(END_SECONDS):
+            out, err = await process.communicate()
+        assert process.returncode is not None
+        return Output(process.returncode, out.decode(), err.decode())
+
+    async def json(self, *words: str) -> Any:
+        output = await self.command(*words, "--json")
+        assert output.status == 0, output
+        return json.loads(output.out)
+
+    async def journal(self) -> list[dict[str, Any]]:
+        output = await self.command("journal", "--json")
+        assert output.status == 0, output
+        return [json.loads(line) for line in output.out.splitlines()]
+
+    async def kill9(self, service: str) -> None:
+        """The service dies; returns once it is there again, at the same address."""
+        before = self.services[service]
+        os.kill(before["pid"], signal.SIGKILL)
+
+        async def announced() -> dict[str, Any]:
+            return self.services[service]
+
+        after = await until(announced, lambda seen: bool(seen["pid"] != before["pid"]), seconds=READY_SECONDS)
+        assert after["url"] == before["url"]
+
+    async def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        return await self.ended()
+
+    async def ended(self) -> int:
+        assert self.process is not None
+        async with asyncio.timeout(END_SECONDS):
+            return await self.process.wait()
+
+    async def close(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.returncode is None, self.errors[-3000:]
+        return {"ready": True} in self.lines
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            told = json.loads(line)
+            if "service" in told:
+                self.services[told["service"]] = told
+            self.lines.append(told)
+
+    def _words(self, *words: str) -> list[str]:
+        options = ("--config", str(self.config), "--data-dir", str(self.folder / "data"))
+        return [sys.executable, "-m", "spotinference", *words, *options]
+
+
+@asynccontextmanager
+async def up(folder: Path, config: str) -> AsyncIterator[UpProcess]:
+    """A ready suite, gone afterwards whatever happened."""
+    suite = UpProcess(folder, config)
+    try:
+        await suite.start()
+        yield suite
+    finally:
+        await suite.close()
+
+
+def alive(pid: int) -> bool:
+    """Whether such a process runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(") ")[2][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Every process whose command line names the folder: services, keepers, engines."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if str(folder).encode() in command and alive(int(entry.name)):
+                found.append(int(entry.name))
+    return found
