@@ -32,8 +32,7 @@ log = structlog.get_logger()
 CALL_SECONDS = 5.0
 """For one call to the server: an election of a cluster's leader takes up to 7 s, and the callers repeat."""
 SERVICE_VERSION = "1.0.0"
-CLOSE_SECONDS = 2.0
-"""For the last flush: a server that is gone answers nothing."""
+CLOSE_SECONDS = 2.0  # for the last flush: a server that is gone answers nothing
 RECONNECT_SECONDS: Any = 0.2  # the client declares int and sleeps any number
 
 

@@ -1,0 +1,56 @@
+"""The demo itself, as `make demo` runs it; and an invoice with a damaged row, refused without a trace."""
+
+import sys
+from asyncio import create_subprocess_exec
+from pathlib import Path
+from subprocess import PIPE, STDOUT
+
+import pytest
+
+from spotinference.demo.invoice import demo_invoice
+from tests.integration.suite.config import config
+from tests.kit.engine import engine_command
+from tests.kit.up import processes_of, up
+
+NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
+
+
+@pytest.mark.timeout(180)
+async def test_the_demo_shows_the_whole_job(tmp_path: Path) -> None:
+    process = await create_subprocess_exec(
+        sys.executable, "-m", "spotinference", "demo", "--data-dir", str(tmp_path), stdout=PIPE, stderr=STDOUT
+    )
+    output = (await process.communicate())[0].decode()
+    assert process.returncode == 0, output
+    for step in ("is asleep", "asleep → waking", "waking → ready", "tokens/s", "falling_asleep → asleep", "is gone"):
+        assert step in output, output
+    assert output.count("  equal\n") == 2, "the engine's count and the invoice"
+    assert "<svg" in _page(tmp_path)
+    assert processes_of(tmp_path) == []
+
+
+def _page(folder: Path) -> str:
+    (page,) = folder.glob("report-*.html")
+    return page.read_text("utf-8")
+
+
+async def test_a_damaged_invoice_changes_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    whole = demo_invoice(now=NOON, instance="i-1", disk="disk-1", awake=[(NOON - 3600, NOON)]).csv
+    lines = whole.decode().splitlines()
+    lines[2] = "9,9" + lines[2][lines[2].index(",") :]
+    damaged = tmp_path / "damaged.csv"
+    damaged.write_text("\n".join(lines) + "\n", "utf-8")
+    good = tmp_path / "good.csv"
+    good.write_bytes(whole)
+    async with up(tmp_path, config(engine_command(tiny_model))) as suite:
+        assert (await suite.command("invoice", "import", str(good), "--source", "cloud")).status == 0
+        before = await suite.json("report", "--day", "2026-11-22")
+        refused = await suite.command("invoice", "import", str(damaged), "--source", "cloud")
+        assert refused.status == 1
+        assert "damaged.csv:3:" in refused.err
+        assert "nothing was imported" in refused.err
+        assert await suite.json("report", "--day", "2026-11-22") == before
+        assert before["spend"] is not None
+        missing = await suite.command("invoice", "import", str(tmp_path / "none.csv"), "--source", "cloud")
+        assert missing.status == 1
+        assert "none.csv: unreadable" in missing.err
