@@ -117,7 +117,8 @@ def look(turn: Turn, machine: Machine, sight: Sight) -> None:
         case "ready" | "draining" if not sight.running or sight.ending or sight.generation != machine.generation:
             turn.move(machine, "asleep", sight.reason or "its engine was ended, not by us", at=sight.ended_at)
         case "falling_asleep" | "broken" if not sight.running:
-            turn.move(machine, "asleep", "its engine has ended", at=sight.ended_at, stops=0)
+            # The reason stays: it says why it sleeps.
+            turn.move(machine, "asleep", machine.reason, at=sight.ended_at, stops=0)
         case "asleep" | None if sight.running and not sight.ending:
             waking.take_over(turn, machine, sight)
         case None:
@@ -234,7 +235,7 @@ def _drain(turn: Turn, machine: Machine) -> None:
     elif demands(fleet, machine.plan.models):
         turn.move(machine, "ready", "wanted while it drained")
     elif drained(fleet, machine):
-        turn.call(turn.move(machine, "falling_asleep", "every gateway has let go of it", stops=0), "stop")
+        turn.call(turn.move(machine, "falling_asleep", machine.reason, stops=0), "stop")
     elif turn.now - machine.since > DRAIN_SECONDS:
         turn.move(machine, "ready", f"a gateway did not let go of it within {DRAIN_SECONDS:g} s")
 
