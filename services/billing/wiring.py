@@ -104,14 +104,19 @@ class Office:
             self._metrics.leading.set(1)
             stack.callback(self._metrics.leading.set, 0)
             log.info("leading")
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._repeat("journal", self._journal.read_on, 0.0, asyncio.sleep))]
-                if self._gate is not None:
-                    gate = self._repeat("budget gate", self._gate.look, GATE_SECONDS, self._journal.moved_within)
-                    tasks.append(group.create_task(gate))
-                while lease.held:  # noqa: ASYNC110 -- a lease ends by the clock; nothing announces it
+            works = [self._repeat("journal", self._journal.read_on, 0.0, asyncio.sleep)]
+            if self._gate is not None:
+                works.append(self._repeat("budget gate", self._gate.look, GATE_SECONDS, self._journal.moved_within))
+            tasks = [asyncio.create_task(work) for work in works]
+            try:
+                while lease.held and not any(task.done() for task in tasks):  # noqa: ASYNC110 - a lease ends by the clock
                     await asyncio.sleep(LEADER_LOOK_SECONDS)
+            finally:
+                # Not a task group's business: it cancels once, and one cancellation may be lost.
                 await end(tasks)
+            for task in tasks:
+                if not task.cancelled():
+                    task.result()
         self._faults.clear()
 
     async def _repeat(

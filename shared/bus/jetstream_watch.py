@@ -15,6 +15,9 @@ from shared.bus.topology import Bucket
 from shared.errors import BusUnavailable
 from shared.tasks import end
 
+STOP_SECONDS = 2.0
+"""For a last word to the server; one that is gone answers nothing."""
+
 log = structlog.get_logger()
 
 
@@ -35,8 +38,9 @@ class Stop:
 
     async def stop(self) -> None:
         try:
-            await self._stop()
-        except nats.errors.Error as error:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._stop()
+        except (nats.errors.Error, TimeoutError) as error:
             log.debug("already gone with its connection", error=str(error))
 
 

@@ -123,13 +123,18 @@ class UpProcess:
 
 @asynccontextmanager
 async def up(folder: Path, config: str) -> AsyncIterator[UpProcess]:
-    """A ready suite, gone afterwards whatever happened."""
+    """A ready suite. Afterwards it is killed if it still runs, and has to leave nothing behind."""
     suite = UpProcess(folder, config)
     try:
         await suite.start()
         yield suite
     finally:
         await suite.close()
+
+        async def left() -> list[int]:
+            return processes_of(folder)
+
+        await until(left, lambda found: found == [], seconds=15.0)
 
 
 def alive(pid: int) -> bool:
