@@ -111,13 +111,16 @@ def run(service: str, section: Callable[[Config], ServiceSection], opened: Servi
     try:
         config = load(find_config(arguments.config))
         arguments.data_dir.mkdir(parents=True, exist_ok=True)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            status = runner.run(_live(service, config, section(config), opened, arguments))
+        # Never closed: that would wait for the NATS client's own tasks, which may not end when their server is gone.
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        status = runner.run(_live(service, config, section(config), opened, arguments))
     except (SpotinferenceError, OSError) as error:
         log.critical("cannot run", reason=str(error))
         print(f"spotinference {service}: {error}", file=sys.stderr)
         status = 1
-    sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 async def _live(
