@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
@@ -14,9 +15,10 @@ import msgspec
 from shared import suite
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.ports import Bus
+from shared.bus.topology import LEASE_SECONDS
 from shared.config import DEFAULT_DATA_DIR, Config, find_config, load
+from shared.errors import BusUnavailable, SpotinferenceError
 from shared.errors import Refusal as Declined
-from shared.errors import SpotinferenceError
 from shared.messages.codec import decode, encode
 from shared.messages.meter import Refused
 
@@ -55,11 +57,25 @@ class Context:
 
 
 async def ask(bus: Bus, subject: str, question: msgspec.Struct, answer: type[A], *, timeout: float = 30.0) -> A:
-    """A service's answer; `Refusal` with its reason when it says no."""
-    data = await bus.request(subject, encode(question), timeout=timeout)
+    """A service's answer; `Refusal` with its reason when it says no, `BusUnavailable` when nobody answers.
+
+    Where a leader has just died the next one answers within the lease, so a question that nobody took is repeated.
+    """
+    data = await _answered(bus, subject, encode(question), timeout)
     if msgspec.json.decode(data).get("type") == "refused.v1":
         raise Declined(decode(data, Refused).reason)
     return decode(data, answer)
+
+
+async def _answered(bus: Bus, subject: str, question: bytes, timeout: float) -> bytes:
+    patience = time.monotonic() + LEASE_SECONDS + 1.0
+    while True:
+        try:
+            return await bus.request(subject, question, timeout=timeout)
+        except BusUnavailable as error:
+            if time.monotonic() > patience:
+                raise BusUnavailable(f"{error}: does the service run? `spotinference up` starts it") from error
+            await asyncio.sleep(0.25)
 
 
 def suite_options(command: Callable[Concatenate[Context, P], T]) -> Callable[P, T]:
