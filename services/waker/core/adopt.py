@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from services.waker.core.events import Effect, Sight
+from services.waker.core.events import Effect, Sight, Write
 from services.waker.core.fleet import look
 from services.waker.core.plan import MachinePlan, Plan
+from services.waker.core.policy import COOL_LIMIT_SECONDS
 from services.waker.core.state import Fleet, Machine
 from services.waker.core.turn import Turn
 from shared.messages.waker import MachineRecord
@@ -23,11 +24,13 @@ def adopt(
     `before`: this waker's own last fleet, for what stands in no record: starts and failures, durations, last uses.
     """
     machines = {m.id: _recalled(m, records.get(m.id), before, plan, now) for m in plan.machines.values()}
+    wakes = before.wakes if before else {}
+    latest = now + plan.wake_cap
     fleet = Fleet(
         plan=plan,
         leading_since=now,
         machines=machines,
-        wakes=before.wakes if before else {},
+        wakes={model: replace(wake, deadline=min(wake.deadline, latest)) for model, wake in wakes.items()},
         history=before.history if before else {},
     )
     turn = Turn(fleet, now)
@@ -38,7 +41,14 @@ def adopt(
             turn.move(machine, "asleep", reason, at=sight.ended_at)
         else:
             look(turn, machine, sight)
-    return turn.done()
+    fleet, effects = turn.done()
+    told: list[Effect] = [effect for effect in effects if not isinstance(effect, Write)]
+    # Whatever the bucket says otherwise, or says in an older form.
+    for machine in fleet.machines.values():
+        record, known = machine.record(), records.get(machine.id)
+        if record is not None and (known is None or known[0] != record):
+            told.append(Write(record))
+    return fleet, told
 
 
 def _recalled(
@@ -56,8 +66,9 @@ def _recalled(
         generation=record.generation,
         tried=kept.tried if kept else (record.wake_id or "", 1),
         failures=kept.failures if kept else 0,
-        cool_until=kept.cool_until if kept else 0.0,
-        last_used=kept.last_used if kept else 0.0,
+        # The clock may have been set back since.
+        cool_until=min(kept.cool_until, now + COOL_LIMIT_SECONDS) if kept else 0.0,
+        last_used=min(kept.last_used, now) if kept else 0.0,
     )
     return machine if record.state == "gone" or not _fits(plan, record) else _resumed(machine, record, revision, whole)
 

@@ -77,8 +77,8 @@ def _wanted(turn: Turn, event: Demand) -> None:
     request = event.request
     key = (request.model, request.gateway)
     known = turn.demand.get(key)
-    # A late or repeated message never overrules a newer one.
-    if request.model in turn.plan.lineups and (known is None or known.request.sent_at <= request.sent_at):
+    late = known is not None and _is_late(request.sent_at, known.request.sent_at, turn.plan.demand_timeout)
+    if request.model in turn.plan.lineups and not late:
         turn.demand[key] = Wanted(request, min(event.at, turn.now))
         _forget(turn)
 
@@ -96,7 +96,7 @@ def _written(turn: Turn, event: Written) -> None:
 def _used(turn: Turn, event: Used) -> None:
     told = event.activity
     known = turn.gateways.get(told.gateway)
-    if known is not None and known.activity.sent_at > told.sent_at:
+    if known is not None and _is_late(told.sent_at, known.activity.sent_at, turn.plan.gateway_timeout):
         return
     for name, use in told.machines.items():
         if machine := turn.machines.get(name):
@@ -106,6 +106,11 @@ def _used(turn: Turn, event: Used) -> None:
         turn.gateways.pop(told.gateway, None)
     else:
         turn.gateways[told.gateway] = Heard(told, turn.now)
+
+
+def _is_late(sent_at: float, known: float, window: float) -> bool:
+    """A late or repeated message never overrules a newer one. Further back than the window, a clock was set."""
+    return 0.0 < known - sent_at <= window
 
 
 def look(turn: Turn, machine: Machine, sight: Sight) -> None:
