@@ -1,0 +1,283 @@
+"""One term of a leader on a bus: what is on record before what is done, and how a term ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.waker.core.events import Demand, Sight, Used
+from services.waker.core.plan import plan_of
+from services.waker.inbox import Inbox
+from services.waker.metrics import Metrics
+from services.waker.ports import ACCEPTED, Answer, CallResult
+from services.waker.term import Deposed, Term
+from shared.bus import subjects
+from shared.bus.lease import Lease
+from shared.bus.memory import MemoryBus
+from shared.bus.ports import Entry
+from shared.bus.topology import FLEET, FLEET_JOURNAL, LEASE_SECONDS, LEASES
+from shared.config import parse
+from shared.errors import BusUnavailable
+from shared.messages.codec import decode, encode
+from shared.messages.gateway import Activity, MachineActivity, WakeRequest
+from shared.messages.waker import JournalEntry, MachineRecord, ProviderCall, Transition
+
+CONFIG = """
+[waker]
+idle_timeout = "20s"
+call_timeout = "1s"
+[[tier]]
+name = "t"
+provider = "process"
+[[machine]]
+id = "m1"
+tier = "t"
+command = ["engine", "{port}"]
+[[model]]
+name = "m"
+lineup = ["t"]
+"""
+
+
+@dataclass
+class Machine:
+    """A provider that does what it is told, when it is told; and a prober of what runs there."""
+
+    bus: MemoryBus
+    generation: int = 0
+    running: bool = False
+    hangs: bool = False
+    breaks: bool = False
+    on_record: list[str] = field(default_factory=list)
+    """The state in the bucket when each call came."""
+    calls: list[str] = field(default_factory=list)
+
+    async def start(self, generation: int) -> CallResult:
+        await self._note("start")
+        if self.hangs:
+            await asyncio.Event().wait()
+        self.generation, self.running = generation, True
+        return CallResult(outcome="accepted", endpoint="http://engine")
+
+    async def stop(self) -> CallResult:
+        await self._note("stop")
+        self.running = False
+        return ACCEPTED
+
+    async def look(self) -> Sight:
+        if self.breaks:
+            raise RuntimeError("a defect")
+        endpoint = "http://engine" if self.running else None
+        return Sight(running=self.running, provider_state="?", generation=self.generation, endpoint=endpoint)
+
+    async def reach(self, endpoint: str, timeout: float) -> Answer:
+        return Answer(answered=self.running)
+
+    async def token(self, endpoint: str, model: str, timeout: float) -> Answer:
+        return Answer(answered=self.running, tokens=3)
+
+    async def _note(self, call: str) -> None:
+        self.calls.append(call)
+        entry = await self.bus.get(FLEET, "m1")
+        assert entry is not None
+        self.on_record.append(decode(entry.value, MachineRecord).state)
+
+
+@dataclass
+class Stage:
+    """A leader and its world; time passes in `step` alone."""
+
+    bus: MemoryBus = field(default_factory=MemoryBus)
+    now: float = 5000.0
+
+    def __post_init__(self) -> None:
+        self.machine = Machine(self.bus)
+        self.inbox = Inbox()
+        self.lease = Lease(self.bus, subjects.WAKER_LEASE, "w1", lambda: self.now)
+        self.term = self.new_term()
+
+    def new_term(self) -> Term:
+        return Term(
+            bus=self.bus,
+            lease=self.lease,
+            plan=plan_of(parse(CONFIG, "test"), lambda now: f"wake-{now:.2f}"),
+            providers={"m1": self.machine},
+            prober=self.machine,
+            inbox=self.inbox,
+            metrics=Metrics(CollectorRegistry()),
+            now=lambda: self.now,
+        )
+
+    async def step(self, seconds: float = 0.3, *, renew: bool = True) -> None:
+        """Time passes, the leader acts, and what it began is done."""
+        self.now += seconds
+        if renew:
+            await self.lease.renew()
+        await self.term.step()
+        await self.term.calls_done()
+
+    async def steps(self, count: int, seconds: float) -> None:
+        for _ in range(count):
+            await self.step(seconds)
+
+    async def until(self, state: str, *, seconds: float = 0.3) -> None:
+        for _ in range(200):
+            if (await self.record()).state == state:
+                return
+            await self.step(seconds)
+        raise AssertionError(f"never {state}: {await self.record()}")
+
+    async def record(self) -> MachineRecord:
+        return decode((await self.entry()).value, MachineRecord)
+
+    async def entry(self) -> Entry:
+        entry = await self.bus.get(FLEET, "m1")
+        assert entry is not None
+        return entry
+
+    def want(self, waiting: int = 1) -> WakeRequest:
+        request = WakeRequest(model="m", gateway="g", waiting=waiting, deadline=self.now + 60, sent_at=self.now)
+        self.inbox.tell("demand", Demand(request, self.now))
+        return request
+
+    async def journal(self) -> list[JournalEntry]:
+        return [decode(m.data, JournalEntry) for m in await self.bus.read(FLEET_JOURNAL)]  # type: ignore[arg-type]  # a union of messages is one
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    made = Stage()
+    assert await made.lease.renew()
+    await made.term.begin(None)
+    yield made
+    await made.term.end()
+
+
+async def test_from_demand_to_ready_to_asleep_with_everything_on_record_first(stage: Stage) -> None:
+    stage.want()
+    await stage.until("ready")
+    stage.want(0)
+    await stage.until("asleep", seconds=3.0)
+    assert stage.machine.calls == ["start", "stop"]
+    assert stage.machine.on_record == ["waking", "falling_asleep"]
+    told = await stage.journal()
+    path = [e.to_state for e in told if isinstance(e, Transition)]
+    assert path == ["asleep", "waking", "ready", "draining", "falling_asleep", "asleep"]
+    calls = [(e.call, e.outcome, e.tokens) for e in told if isinstance(e, ProviderCall)]
+    assert calls == [("start", "accepted", 0), ("probe", "accepted", 3), ("stop", "accepted", 0)]
+
+
+async def test_demand_that_was_stored_before_the_term_counts(stage: Stage) -> None:
+    await stage.bus.publish(subjects.wake_request("m"), encode(stage.want()))
+    stage.inbox.take()
+    stage.term = stage.new_term()
+    await stage.term.begin(None)
+    await stage.term.calls_done()
+    assert stage.machine.calls == ["start"]
+
+
+async def test_old_stored_demand_wakes_nobody(stage: Stage) -> None:
+    await stage.bus.publish(subjects.wake_request("m"), encode(stage.want()))
+    stage.inbox.take()
+    stage.now += 16
+    await stage.lease.renew()
+    await stage.lease.renew()
+    stage.term = stage.new_term()
+    await stage.term.begin(None)
+    await stage.step()
+    assert stage.machine.calls == []
+
+
+async def test_a_drain_waits_for_the_revision_that_it_wrote(stage: Stage) -> None:
+    stage.want()
+    await stage.until("ready")
+    stage.want(0)
+
+    def report(acknowledged: int | None) -> None:
+        uses = {"m1": MachineActivity(in_flight=0, acknowledged=acknowledged)}
+        stage.inbox.tell("activity", Used(Activity(gateway="g", sent_at=stage.now, machines=uses)))
+
+    before = 0
+    while (await stage.record()).state != "draining":
+        before = (await stage.entry()).revision
+        report(before)
+        await stage.step(1.0)
+    for _ in range(3):
+        report(before)
+        await stage.step(1.0)
+    assert (await stage.record()).state == "draining"
+    report((await stage.entry()).revision)
+    await stage.step()
+    assert stage.machine.calls == ["start", "stop"]
+
+
+async def test_a_leader_that_was_paused_does_nothing_more(stage: Stage) -> None:
+    stage.want()
+    with pytest.raises(Deposed):
+        await stage.step(LEASE_SECONDS + 1, renew=False)
+    assert stage.machine.calls == []
+
+
+async def test_the_server_is_asked_right_before_a_call(stage: Stage) -> None:
+    """By our clock the lease is held; the server knows better."""
+    await stage.bus.put(LEASES, subjects.WAKER_LEASE, b"w2")
+    stage.want()
+    await stage.step(renew=False)
+    assert stage.machine.calls == []
+    with pytest.raises(Deposed):
+        await stage.step(renew=False)
+
+
+async def test_somebody_elses_write_ends_the_term(stage: Stage) -> None:
+    await stage.bus.put(FLEET, "m1", b"another leader's")
+    stage.want()
+    with pytest.raises(Deposed, match="somebody else wrote the record of m1"):
+        await stage.step()
+    assert stage.machine.calls == []
+
+
+async def test_without_the_bus_nothing_is_put_to_sleep_and_the_next_term_goes_on(stage: Stage) -> None:
+    stage.want()
+    await stage.until("ready")
+    stage.want(0)
+    await stage.steps(9, 2.0)
+    stage.bus.connected = False
+    with pytest.raises(BusUnavailable):
+        await stage.steps(20, 0.2)
+    assert stage.machine.calls == ["start"]
+    stage.bus.connected = True
+    await stage.bus.delete(LEASES, subjects.WAKER_LEASE)
+    await stage.lease.renew()
+    before, stage.term = stage.term, stage.new_term()
+    await stage.term.begin(before.fleet)
+    assert (await stage.record()).state == "ready"
+    assert (await stage.record()).generation == 1
+
+
+async def test_a_call_that_hangs_is_in_doubt_and_followed_by_a_look(stage: Stage) -> None:
+    stage.machine.hangs = True
+    stage.want()
+    await stage.step()
+    await stage.step()
+    told = [e for e in await stage.journal() if isinstance(e, ProviderCall)]
+    assert [(e.call, e.outcome, e.code) for e in told] == [("start", "unknown", "timeout")]
+    stage.machine.hangs = False
+    stage.want()
+    await stage.until("ready")
+    assert stage.machine.calls == ["start", "start"]
+    assert (await stage.record()).generation == 2
+
+
+async def test_a_defect_in_a_provider_is_not_swallowed(stage: Stage) -> None:
+    stage.machine.breaks = True
+    with pytest.raises(RuntimeError, match="a defect"):
+        await stage.steps(5, 1.1)
+
+
+async def test_an_unreadable_record_is_replaced(stage: Stage) -> None:
+    await stage.bus.put(FLEET, "m1", b"{")
+    stage.term = stage.new_term()
+    await stage.term.begin(None)
+    assert (await stage.record()).reason == "seen for the first time"
