@@ -10,9 +10,14 @@ import aiohttp
 
 from services.waker.adapters import files
 from shared.bus import subjects
+from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import FLEET, LEASES
-from shared.messages.waker import ProviderCall, Transition
+from shared.messages.codec import decode
+from shared.messages.waker import MachineRecord, ProviderCall, Transition
 from tests.integration.waker.conftest import House_
+from tests.kit.nats_server import NatsServer
+from tests.kit.scripted_engine import ScriptedEngine
+from tests.kit.service import running
 from tests.kit.waiting import until
 
 
@@ -179,3 +184,62 @@ async def test_sigterm_leaves_the_engine_running(house: House_) -> None:
     assert files.process_start(engine) is not None
     os.kill(home.engine().keeper, signal.SIGTERM)
     await ended(engine)
+
+
+async def test_while_the_bus_is_away_the_engine_serves_on_however_idle(house: House_, nats_server: NatsServer) -> None:
+    home = await house(idle="3s")
+    waker = await home.waker()
+    await home.want()
+    ready = await home.reaches("ready")
+    await home.want(0)
+    nats_server.kill9()
+    # Longer than the idle timeout and the lease, and than it takes to drain without gateways: nothing may happen.
+    await asyncio.sleep(9)
+    engine = home.engine().engine
+    assert engine
+    assert files.process_start(engine) is not None
+    await asyncio.to_thread(nats_server.start)
+
+    async def connected() -> bool:
+        return home.bus.connected
+
+    await until(connected, bool)
+    # It leads again, from the record as it was, and gives gateways their time to be heard.
+    asleep = await home.reaches("asleep", seconds=40)
+    assert asleep.generation == ready.generation
+    assert await home.path() == ["asleep", "waking", "ready", "draining", "falling_asleep", "asleep"]
+    assert waker.process is not None
+    assert waker.process.returncode is None
+
+
+async def test_a_static_machine_is_ready_once_it_answers(
+    bus: JetStreamBus, nats_url: str, tmp_path: Path, scripted_engine: ScriptedEngine
+) -> None:
+    config = tmp_path / "spotinference.toml"
+    config.write_text(
+        f"""
+[bus]
+url = "{nats_url}"
+[[tier]]
+name = "elsewhere"
+provider = "static"
+[[machine]]
+id = "m1"
+tier = "elsewhere"
+endpoint = "{scripted_engine.base_url}"
+[[model]]
+name = "anything"
+served_as = "{scripted_engine.name}"
+lineup = ["elsewhere"]
+"""
+    )
+    async with running("waker", config, tmp_path):
+
+        async def record() -> MachineRecord | None:
+            entry = await bus.get(FLEET, subjects.machine_key("m1"))
+            return decode(entry.value, MachineRecord) if entry else None
+
+        found = await until(record, lambda seen: seen is not None)
+    assert found is not None
+    assert (found.state, found.endpoint) == ("ready", scripted_engine.base_url)
+    assert scripted_engine.completion_tokens == 1
