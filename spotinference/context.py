@@ -11,6 +11,8 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import click
 import msgspec
+from rich.console import Console
+from rich.table import Table
 
 from shared import suite
 from shared.bus.jetstream import JetStreamBus, connect
@@ -112,3 +114,10 @@ def fail(message: str) -> NoReturn:
 def echo_json(value: object) -> None:
     """Stable output for other programs: decimals as strings."""
     click.echo(msgspec.json.encode(value).decode())  # decimals become strings by themselves
+
+
+def show(table: Table) -> None:
+    """On the terminal. What is too long goes on in the next line: an id that is cut off cannot be used."""
+    for column in table.columns:
+        column.overflow = "fold"
+    Console().print(table)

@@ -5,7 +5,6 @@ import time
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from shared.bus.jetstream import JetStreamBus
@@ -15,7 +14,7 @@ from shared.bus.topology import FLEET, FLEET_JOURNAL
 from shared.messages.codec import decode, rfc3339
 from shared.messages.gateway import Activity
 from shared.messages.waker import JournalEntry, MachineRecord, ProviderCall, Transition
-from spotinference.context import Context, echo_json, suite_options
+from spotinference.context import Context, echo_json, show, suite_options
 
 LISTEN_SECONDS = 2.2
 """Gateways tell their activity every 2 s: within this each has spoken once."""
@@ -49,7 +48,7 @@ def fleet(context: Context, *, as_json: bool) -> None:
     for row in rows:
         names = ("id", "tier", "state", "phase", "eta_seconds", "in_flight", "since", "endpoint")
         table.add_row(*("" if row[name] is None else str(row[name]) for name in names))
-    Console().print(table)
+    show(table)
 
 
 async def _read(bus: JetStreamBus) -> tuple[list[MachineRecord], dict[str, int]]:

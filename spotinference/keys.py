@@ -5,7 +5,6 @@ import time
 from datetime import UTC, datetime
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from shared.bus.jetstream import JetStreamBus
@@ -15,7 +14,7 @@ from shared.errors import Misconfigured
 from shared.ids import uuid7
 from shared.messages.codec import decode, encode, rfc3339
 from shared.messages.keys import KeyRecord, digest
-from spotinference.context import Context, echo_json, fail, suite_options
+from spotinference.context import Context, echo_json, fail, show, suite_options
 
 
 @click.group()
@@ -79,7 +78,7 @@ def list_keys(context: Context, *, as_json: bool) -> None:
     for r in found:
         expires = "never" if r.expires_at is None else rfc3339(r.expires_at)
         table.add_row(r.id, r.name, _state(r), "all" if r.models is None else ", ".join(r.models), expires)
-    Console().print(table)
+    show(table)
 
 
 @keys.command()

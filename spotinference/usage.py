@@ -4,12 +4,11 @@ from datetime import UTC, datetime
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from shared.bus.subjects import METER_TOKENS
 from shared.messages.meter import Tokens, TokensQuery, TokenSums
-from spotinference.context import Context, ask, echo_json, suite_options
+from spotinference.context import Context, ask, echo_json, show, suite_options
 
 COUNTS = TokenSums.__struct_fields__
 
@@ -40,7 +39,7 @@ def usage(context: Context, day: str, by: str, *, as_json: bool) -> None:
     if dimensions:
         table.add_section()
     table.add_row(*([""] * len(dimensions)), *_cells(tokens.totals))
-    Console().print(table)
+    show(table)
 
 
 def _cells(sums: TokenSums) -> list[str]:
