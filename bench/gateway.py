@@ -149,14 +149,15 @@ def show(result: Result, console: Console) -> None:
         spread = f"{_short(f.low)} to {_short(f.high)}"
         table.add_row(f"{f.name}, {f.unit}", _short(f.value), spread, _goal(f.goal), _goal(f.then))
     console.print(table)
-    cells = Table("cell", "target", *_numbers("answers", "per s", "p50 ms", "p95 ms", "core", "others", "settled s"))
+    left = (Column(heading, no_wrap=True) for heading in ("cell", "target"))
+    cells = Table(*left, *_numbers("per s", "p50 ms", "p95 ms", "core", "others", "settled"))
     for s in result.samples:
         waits = (f"{s.p50 * 1e3:.2f}", f"{s.p95 * 1e3:.2f}")
         core = (f"{s.core:.0%}", f"{s.others:.0%}", f"{s.settle_seconds:.2f}")
-        cells.add_row(s.cell, s.target, str(s.requests), f"{s.rate:,.0f}", *waits, *core)
+        cells.add_row(s.cell, s.target, f"{s.rate:,.0f}", *waits, *core)
     console.print(cells)
-    console.print("core, others: the gateway's core while the load ran, used by the gateway and by anybody else;")
-    console.print("settled: from the last answer until the ledger had confirmed every request.")
+    console.print("core, others: how much of its core the gateway had under load, and how much anybody else;")
+    console.print("settled: seconds from the last answer until the ledger had confirmed every request.")
     if (noise := max(s.others for s in result.samples if s.target == "gateway")) > NOISE:
         console.print(f"NOT QUIET: others took up to {noise:.0%} of the gateway's core; latencies mean little.")
 
