@@ -1,0 +1,84 @@
+"""`docs/configuration.md` has every section and key of the configuration, and each default as it is."""
+
+import msgspec
+import pytest
+
+from shared.config import Config, Section, ServiceSection, parse
+from tests.docs.pages import page, quoted
+
+PAGE = page("docs/configuration.md")
+MINIMAL = {
+    "tier": '[[tier]]\nname = "t"\nprovider = "static"\n',
+    "machine": '[[tier]]\nname = "t"\nprovider = "static"\n[[machine]]\nid = "m"\ntier = "t"\nendpoint = "http://h:1"\n',
+    "model": '[[tier]]\nname = "t"\nprovider = "static"\n[[model]]\nname = "m"\nlineup = ["t"]\n',
+}
+"""For each table of an array the least file that has one, itself last."""
+SECTIONS = {
+    "bus": "## `[bus]`",
+    "database": "## `[database]`",
+    "gateway": "## `[gateway]`",
+    "waker": "## `[waker]`",
+    "meter": "## `[meter]`",
+    "billing": "## `[billing]`",
+    "tier": "## `[[tier]]`",
+    "machine": "## `[[machine]]`",
+    "model": "## `[[model]]`",
+}
+
+
+def struct_of(section: str) -> type[Section]:
+    value = getattr(parse(MINIMAL.get(section, ""), "test"), section)
+    kind: type[Section] = type(value[0] if isinstance(value, tuple) else value)
+    return kind
+
+
+def fields_of(section: str) -> dict[str, msgspec.structs.FieldInfo]:
+    """The section's own, without those that every service takes."""
+    kind = struct_of(section)
+    common = ServiceSection.__struct_fields__ if issubclass(kind, ServiceSection) else ()
+    return {field.name: field for field in msgspec.structs.fields(kind) if field.name not in common}
+
+
+def default_fault(section: str, field: msgspec.structs.FieldInfo, cell: str) -> str | None:
+    """What is wrong with a cell of the column `default`."""
+    if field.required or cell == "required":
+        return None if field.required and cell == "required" else f"required: {field.required}"
+    if cell == "absent":
+        return None if field.default in (None, ()) else f"the default is {field.default!r}"
+    (value,) = quoted(cell)
+    least = MINIMAL.get(section, f"[{section}]\n")
+    same = parse(f"{least}{field.name} = {value}\n", "test") == parse(least, "test")
+    return None if same else f"{value} is not the default"
+
+
+def test_every_section_is_described() -> None:
+    assert list(SECTIONS) == list(Config.__struct_fields__)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_key_is_described_with_its_default(section: str) -> None:
+    rows = {quoted(cells[0])[0]: cells for cells in PAGE.rows(SECTIONS[section])}
+    fields = fields_of(section)
+    assert list(rows) == list(fields)
+    faults = {name: default_fault(section, field, rows[name][2]) for name, field in fields.items()}
+    assert {name: fault for name, fault in faults.items() if fault} == {}
+    assert all(len(cells) == 4 and cells[3] for cells in rows.values())
+
+
+def test_what_every_service_takes_is_described_once() -> None:
+    rows = {quoted(cells[0])[0]: cells for cells in PAGE.rows("## Every service")}
+    fields = {field.name: field for field in msgspec.structs.fields(ServiceSection)}
+    assert list(rows) == list(fields)
+    for section in ("gateway", "waker", "meter", "billing"):
+        assert issubclass(struct_of(section), ServiceSection)
+        assert [default_fault(section, field, rows[name][2]) for name, field in fields.items()] == [None] * len(fields)
+
+
+def test_a_wrong_default_is_found() -> None:
+    port = fields_of("gateway")["port"]
+    assert default_fault("gateway", port, "`8080`") is None
+    assert default_fault("gateway", port, "`80`") == "80 is not the default"
+    assert default_fault("gateway", port, "absent") == "the default is 8080"
+    assert default_fault("gateway", port, "required") == "required: False"
+    assert default_fault("bus", fields_of("bus")["url"], "absent") is None
+    assert default_fault("tier", fields_of("tier")["name"], "absent") == "required: True"

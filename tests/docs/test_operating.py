@@ -1,0 +1,80 @@
+"""`docs/operating.md` has every metric and every check of readiness, as the running services have them."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.billing import wiring as billing
+from services.gateway import wiring as gateway
+from services.meter import wiring as meter
+from services.waker import wiring as waker
+from shared.bus.memory import MemoryBus
+from shared.config import parse
+from shared.runtime.health import Check, Health
+from shared.runtime.process import Runtime, Service
+from tests.docs.pages import page, quoted
+
+PAGE = page("docs/operating.md")
+SERVICES: dict[str, Service] = {
+    "gateway": gateway.opened,
+    "waker": waker.opened,
+    "meter": meter.opened,
+    "billing": billing.opened,
+}
+CONFIG = '[gateway]\nport = 0\n[billing]\ndaily_budget = "1.00"\n'
+
+
+class NamedChecks(Health):
+    """Remembers which checks were added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def add(self, name: str, check: Check) -> None:
+        self.names.append(name)
+        super().add(name, check)
+
+
+def exposed(registry: CollectorRegistry) -> set[str]:
+    """The names as `/metrics` has them."""
+    return {f"{m.name}_total" if m.type == "counter" else m.name for m in registry.collect()}
+
+
+@pytest.fixture
+async def runtimes(tmp_path: Path) -> dict[str, Runtime]:
+    """Each service, opened once and drained again."""
+    found: dict[str, Runtime] = {}
+    for name, opened in SERVICES.items():
+        async with AsyncExitStack() as stack:
+            runtime = Runtime(
+                service=name,
+                config=parse(CONFIG, "test"),
+                data_dir=tmp_path,
+                bus=MemoryBus(),
+                port=None,
+                health=NamedChecks(),
+            )
+            stack.push_async_callback(runtime.cancel_tasks)
+            await stack.enter_async_context(opened(runtime))
+            found[name] = runtime
+            runtime.stop()
+    return found
+
+
+async def test_every_metric_is_described(runtimes: dict[str, Runtime]) -> None:
+    told = {name for runtime in runtimes.values() for name in exposed(runtime.registry)}
+    described = [quoted(cells[0])[0] for cells in PAGE.rows("## Health and metrics") if "_" in cells[0]]
+    assert len(told) > 20
+    assert sorted(described) == sorted(told)
+
+
+async def test_every_check_of_readiness_is_described(runtimes: dict[str, Runtime]) -> None:
+    rows = {cells[0]: quoted(cells[1]) for cells in PAGE.rows("## Health and metrics") if "_" not in cells[0]}
+    checks = {
+        name: runtime.health.names for name, runtime in runtimes.items() if isinstance(runtime.health, NamedChecks)
+    }
+    assert {name: faults for name, faults in rows.items() if name != "all"} == checks
+    assert rows["all"] == ["bus", "starting", "draining"]
