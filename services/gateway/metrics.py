@@ -9,10 +9,10 @@ FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25)
 
 
 class Metrics:
-    """Names begin with `spotinference_gateway_`."""
+    """Names begin with `spot_gateway_`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        name = "spotinference_gateway_"
+        name = "spot_gateway_"
         self.requests = Counter(name + "requests", "Requests that reached an engine.", ["outcome"], registry=registry)
         for outcome in ("completed", "client_closed", "engine_lost", "failed"):
             self.requests.labels(outcome)
@@ -35,4 +35,4 @@ class Metrics:
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is scraped."""
-        Gauge("spotinference_gateway_" + name, text, registry=self._registry).set_function(value)
+        Gauge("spot_gateway_" + name, text, registry=self._registry).set_function(value)

@@ -41,6 +41,8 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     runtime.spawn(door.activity.run(), "activity")
     sending = runtime.spawn(door.sender.run(), "usage")
     runtime.health.add("outbox", lambda: outbox.fault)
+    # With its views read it serves without the bus: to be unready would take every gateway away at once.
+    runtime.health.drop("bus")
     runner = web.AppRunner(make_app(door), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     port = settings.port if runtime.port is None else runtime.port

@@ -19,6 +19,10 @@ class Health:
     def add(self, name: str, check: Check) -> None:
         self._checks[name] = check
 
+    def drop(self, name: str) -> None:
+        """A service that does its work without it is ready without it."""
+        self._checks.pop(name, None)
+
     def faults(self) -> dict[str, str]:
         return {name: fault for name, check in self._checks.items() if (fault := check()) is not None}
 

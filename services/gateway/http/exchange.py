@@ -71,7 +71,7 @@ class Exchange:
             self._tally.outcome = "client_closed"
             if not self._cut or self._sent is None:
                 raise
-            self._tally.outcome = "failed"
+            self._tally.outcome = "engine_lost"  # what was delivered is served
             return await self._end(self._sent, errors.leaving().event())
         finally:
             self.door.exchanges.discard(self)
