@@ -247,6 +247,23 @@ async def test_sigterm_lets_streams_finish_and_sends_waiters_elsewhere(
     assert [event.outcome for event in await front.usage(1)] == ["completed"]
 
 
+async def test_a_stream_that_outlasts_the_grace_ends_with_one_error_and_its_tokens_count(
+    opened: Opened, scripted_engine: ScriptedEngine
+) -> None:
+    front = await opened()
+    await front.machine("m1", "ready", scripted_engine.base_url)
+    scripted_engine.default = Script(tokens=9, hold_after=4)
+    stream = await front.sdk.chat.completions.create(**ASK, stream=True)
+    reading = asyncio.create_task(text_of(stream))
+    seen = await scripted_engine.received(1)
+    await until(lambda: asyncio.sleep(0, seen.completion_tokens), lambda tokens: tokens == 3)
+    assert await front.service.stop() == 0
+    with pytest.raises(openai.APIError, match="shutting down"):
+        await reading
+    (event,) = await front.usage(1)
+    assert (event.outcome, event.completion_tokens) == ("engine_lost", 3)
+
+
 async def test_usage_outlives_the_gateway_and_the_bus(
     opened: Opened, scripted_engine: ScriptedEngine, nats_server: NatsServer
 ) -> None:
