@@ -26,6 +26,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 from shared.errors import Misconfigured
@@ -62,7 +63,7 @@ def serve(*, model: Path, served_name: str, host: str, port: int, context: int, 
         ) from error
     print(f"ready {server.listening_address}", flush=True)
     while True:
-        signal.pause()
+        time.sleep(0.5)  # not signal.pause: a signal just before it would be noticed with the next one only
 
 
 def main() -> None:
