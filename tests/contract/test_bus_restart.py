@@ -74,15 +74,21 @@ async def test_nothing_acknowledged_is_lost_and_the_consumer_goes_on(
 ) -> None:
     for number in range(100):
         await bus.publish("usage.1", str(number).encode(), message_id=str(number))
+    acked = set()
     for delivery in await bus.fetch(LEDGER, batch=40, wait=WAIT_SECONDS):
         await delivery.ack()
+        acked.add(int(delivery.data))
     await bus.get(FLEET, "m")  # flushes the acknowledgements
     await _killed(nats_server, bus)
     await _started(nats_server, bus)
     await bus.publish("usage.1", b"0", message_id="0")  # a replay after the restart is known too
     assert [int(m.data) for m in await bus.read(USAGE)] == list(range(100))
     rest = await bus.fetch(LEDGER, batch=100, wait=WAIT_SECONDS)
-    assert [int(d.data) for d in rest] == list(range(40, 100))
+    # The server may have died before it kept an acknowledgement: again is allowed, lost is not.
+    again = [int(d.data) for d in rest]
+    assert acked
+    assert again == sorted(set(again))
+    assert set(range(100)) - acked <= set(again)
 
 
 async def test_subscribers_and_responders_are_there_again(bus: JetStreamBus, nats_server: NatsServer) -> None:
