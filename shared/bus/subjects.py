@@ -49,6 +49,10 @@ def confirmed_key(source: str) -> str:
     return f"confirmed.{token(source)}"
 
 
+def month_key(key_id: str) -> str:
+    return token(key_id)
+
+
 WAKE_REQUESTS = "wake.request.>"
 ACTIVITIES = "activity.*"
 METER_TOKENS = "meter.tokens"

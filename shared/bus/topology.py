@@ -71,6 +71,7 @@ LEASE_SECONDS = 5.0
 FLEET = Bucket(name="fleet")
 KEYS = Bucket(name="keys")
 METER = Bucket(name="meter")
+MONTHS = Bucket(name="months")
 BUDGET = Bucket(name="budget")
 LEASES = Bucket(name="leases", ttl=LEASE_SECONDS)
 
@@ -78,5 +79,5 @@ INVOICES = ObjectStore(name="invoices")
 
 STREAMS = (WAKE, FLEET_JOURNAL, USAGE)
 CONSUMERS = (LEDGER, BOOKS)
-BUCKETS = (FLEET, KEYS, METER, BUDGET, LEASES)
+BUCKETS = (FLEET, KEYS, METER, MONTHS, BUDGET, LEASES)
 OBJECT_STORES = (INVOICES,)

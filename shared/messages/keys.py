@@ -15,6 +15,19 @@ class KeyRecord(Message, frozen=True, kw_only=True, tag="key.v1"):
     """Allowed models; None allows all."""
     expires_at: float | None = None
     revoked_at: float | None = None
+    requests_per_minute: int | None = None
+    """This and the other limits: a positive whole number, None is unlimited."""
+    tokens_per_minute: int | None = None
+    """Prompt and completion."""
+    concurrency: int | None = None
+    """Requests at once, held ones included."""
+    monthly_tokens: int | None = None
+    """Prompt and completion of a calendar month in UTC."""
+
+    @property
+    def limited(self) -> bool:
+        limits = (self.requests_per_minute, self.tokens_per_minute, self.concurrency, self.monthly_tokens)
+        return any(limit is not None for limit in limits)
 
     def usable(self, now: float) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

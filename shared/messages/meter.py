@@ -1,4 +1,4 @@
-"""What the meter publishes: how far each source is in the ledger, and answers about tokens."""
+"""What the meter publishes: how far each source is in the ledger, the keys' months, and answers about tokens."""
 
 import msgspec
 
@@ -10,6 +10,21 @@ class Confirmed(Message, frozen=True, kw_only=True, tag="confirmed.v1"):
 
     source: str
     source_seq: int
+    at: float
+
+
+class KeyMonth(Message, frozen=True, kw_only=True, tag="key_month.v1"):
+    """Bucket `months`, by key: the tokens of a key's latest month that are committed to the ledger.
+
+    Told before the `Confirmed` of the same events, so that nobody who knows that mark lacks them here. Within a month
+    `tokens` only rises, and a month is only followed by a later one.
+    """
+
+    key_id: str
+    month: str
+    """`YYYY-MM` in UTC: when the requests completed."""
+    tokens: int
+    """Prompt and completion of every outcome but `failed`."""
     at: float
 
 
