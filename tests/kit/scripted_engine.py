@@ -17,32 +17,19 @@ from typing import Any, Literal
 import pytest
 from aiohttp import web
 
+from tests.kit import engine_dialect
+from tests.kit.engine_dialect import Dialect
+from tests.kit.script import Script, ToolCall
+
+__all__ = ["NAME", "Script", "ScriptedEngine", "Seen", "ToolCall", "scripted", "scripted_engine"]
+
 Ending = Literal["completed", "left", "reset", "cut", "refused"]
 WAIT_SECONDS = 10.0
+PACE_SECONDS = 0.001
+"""Between the writes of a script with a `write_size`, so that they arrive one by one."""
 NAME = "scripted"
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 TYPES = {400: "BadRequestError", 404: "NotFoundError", 429: "RateLimitError", 503: "ServiceUnavailableError"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Script:
-    """How one request is answered. Chunks are counted with the role chunk, which is the first."""
-
-    tokens: int = 5
-    prompt_tokens: int = 7
-    cached_tokens: int = 0
-    headers_after: float = 0.0
-    """Seconds."""
-    interval: float = 0.0
-    """Seconds before each token."""
-    hold_after: int | None = None
-    """Wait for `release` after so many chunks; 0: before the headers."""
-    reset_after: int | None = None
-    """Reset the connection after so many chunks; 0: before the headers."""
-    cut_after: int | None = None
-    """End the answer cleanly after so many chunks, without what belongs to its end."""
-    status: int = 200
-    message: str = "as the script says"
-    retry_after: str | None = None
 
 
 @dataclass
@@ -111,8 +98,7 @@ class ScriptedEngine:
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=64 * 1024 * 1024)
-        app.router.add_post("/v1/chat/completions", self._infer)
-        app.router.add_post("/v1/completions", self._infer)
+        app.router.add_routes([web.post(path, self._infer) for path in PATHS])
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics)
@@ -158,38 +144,44 @@ class ScriptedEngine:
         seen.prompt_tokens = script.prompt_tokens
         if not await self._goes_on(request, seen, script, 0):
             return web.Response()  # nobody is there to read it
-        wanted = seen.body.get("max_completion_tokens") or seen.body.get("max_tokens") or script.tokens
-        tokens = min(script.tokens, wanted)
-        dialect = _Dialect(self.name, seen, script, "stop" if tokens == script.tokens else "length")
+        if seen.path == "/v1/embeddings":
+            seen.end("completed")
+            return web.json_response(engine_dialect.embeddings(self.name, seen.body, script))
+        dialect = engine_dialect.dialect(seen.path, self.name, seen.body, script)
         if seen.body.get("stream"):
-            return await self._stream(request, seen, script, dialect, tokens)
-        for _ in range(tokens):
-            await asyncio.sleep(script.interval)
-            seen.completion_tokens += 1
-        seen.end("completed")
-        return web.json_response(dialect.whole())
+            return await self._stream(request, seen, script, dialect)
+        for part in dialect.parts:
+            await asyncio.sleep(script.interval * part.token)
+            seen.completion_tokens += part.token
+        return await self._whole(request, seen, script, dialect)
 
-    async def _stream(
-        self, request: web.Request, seen: Seen, script: Script, dialect: "_Dialect", tokens: int
-    ) -> web.StreamResponse:
+    async def _whole(self, request: web.Request, seen: Seen, script: Script, dialect: Dialect) -> web.StreamResponse:
+        body = json.dumps(dialect.whole(), ensure_ascii=False).encode()
+        answer = web.StreamResponse(headers={"content-type": "application/json"})
+        answer.content_length = len(body)
+        await answer.prepare(request)
+        await _Writer(answer, script.write_size).write(body[: script.reset_at])
+        if script.reset_at is None:
+            seen.end("completed")
+        else:
+            _reset(request)
+            seen.end("reset")
+        return answer
+
+    async def _stream(self, request: web.Request, seen: Seen, script: Script, dialect: Dialect) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
         await answer.prepare(request)
-        chunks = 0
-        if dialect.chat:
-            await answer.write(dialect.role())
-            chunks = 1
-        for number in range(1, tokens + 1):
+        writer = _Writer(answer, script.write_size)
+        for chunks, part in enumerate(dialect.parts):
             if chunks and not await self._goes_on(request, seen, script, chunks):
                 return answer
-            await asyncio.sleep(script.interval)
-            seen.completion_tokens += 1
-            await answer.write(dialect.token(last=number == tokens))
-            chunks += 1
-        if not await self._goes_on(request, seen, script, chunks):
+            await asyncio.sleep(script.interval * part.token)
+            seen.completion_tokens += part.token
+            await writer.write(_event(dialect.event(part, seen.completion_tokens), script))
+        if not await self._goes_on(request, seen, script, len(dialect.parts)):
             return answer
-        if dialect.include_usage:
-            await answer.write(dialect.usage_chunk())
-        await answer.write(b"data: [DONE]\n\n")
+        for event in dialect.ending(seen.completion_tokens):
+            await writer.write(_event(event, script))
         seen.end("completed")
         return answer
 
@@ -218,56 +210,23 @@ class ScriptedEngine:
         return None
 
 
-class _Dialect:
-    """vLLM's JSON for one request."""
+class _Writer:
+    """Writes what it is given at once, or in pieces of `size` bytes."""
 
-    def __init__(self, model: str, seen: Seen, script: Script, finish: str) -> None:
-        options = seen.body.get("stream_options") or {}
-        self.chat = seen.path == "/v1/chat/completions"
-        self.include_usage = bool(options.get("include_usage"))
-        self._continuous = self.include_usage and bool(options.get("continuous_usage_stats"))
-        self._seen, self._script, self._finish, self._model = seen, script, finish, model
+    def __init__(self, answer: web.StreamResponse, size: int | None) -> None:
+        self._answer, self._size = answer, size
 
-    def role(self) -> bytes:
-        choice = {
-            "index": 0,
-            "delta": {"role": "assistant", "content": ""},
-            "logprobs": None,
-            "finish_reason": None,
-        }
-        return self._chunk([choice], self._continuous)
+    async def write(self, data: bytes) -> None:
+        if self._size is None:
+            await self._answer.write(data)
+            return
+        for start in range(0, len(data), self._size):
+            await self._answer.write(data[start : start + self._size])
+            await asyncio.sleep(PACE_SECONDS)
 
-    def token(self, *, last: bool) -> bytes:
-        finish = self._finish if last else None
-        text = f" w{self._seen.completion_tokens}"
-        body: dict[str, Any] = {"delta": {"content": text}} if self.chat else {"text": text}
-        choice = {"index": 0, **body, "logprobs": None, "finish_reason": finish, "stop_reason": None}
-        return self._chunk([choice], self._continuous)
 
-    def usage_chunk(self) -> bytes:
-        return self._chunk([], with_usage=True)
-
-    def whole(self) -> dict[str, Any]:
-        text = "".join(f" w{n}" for n in range(1, self._seen.completion_tokens + 1))
-        body: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
-        choice = {"index": 0, **body, "logprobs": None, "finish_reason": self._finish, "stop_reason": None}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage()}
-
-    def _chunk(self, choices: list[dict[str, Any]], with_usage: bool) -> bytes:
-        chunk = {**self._head("chat.completion.chunk"), "choices": choices}
-        if with_usage:
-            chunk["usage"] = self._usage()
-        return f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n".encode()
-
-    def _head(self, chat_object: str) -> dict[str, Any]:
-        prefix, name = ("chatcmpl", chat_object) if self.chat else ("cmpl", "text_completion")
-        return {"id": f"{prefix}-scripted", "object": name, "created": 1_790_000_000, "model": self._model}
-
-    def _usage(self) -> dict[str, Any]:
-        prompt, completion = self._script.prompt_tokens, self._seen.completion_tokens
-        usage = {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
-        cached = self._script.cached_tokens
-        return {**usage, "prompt_tokens_details": {"cached_tokens": cached}} if cached else usage
+def _event(text: str, script: Script) -> bytes:
+    return f"{text}\n\n".replace("\n", script.line_end).encode()
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
