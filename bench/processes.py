@@ -1,0 +1,101 @@
+"""Processes from outside: on which cores they run, what they have used, how to start one that ends with its input.
+
+Linux only: `/proc`, and its clock for each process.
+"""
+
+import asyncio
+import os
+import re
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ANSWER_BYTES = 64 * 1024
+STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Whose cores are whose; the same ones twice where there are too few."""
+
+    gateway: frozenset[int]
+    others: frozenset[int]
+
+    @staticmethod
+    def of_this_process(workers: int = 1) -> "Cores":
+        """The last ones for the workers of the gateway, at least one for all others."""
+        mine = sorted(os.sched_getaffinity(0))
+        first = max(min(1, len(mine) - 1), len(mine) - workers)
+        return Cores(frozenset(mine[first:]), frozenset(mine[:first] or mine))
+
+
+@contextmanager
+def pinned(cores: frozenset[int]) -> Iterator[None]:
+    """This process, and whatever it starts meanwhile with all its threads, on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@asynccontextmanager
+async def child(*words: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process with pipes to its input and output; gone afterwards whatever happened."""
+    with log.open("ab") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, limit=ANSWER_BYTES
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+@dataclass(frozen=True)
+class Family:
+    """A process and its children."""
+
+    pid: int
+
+    def cpu_ns(self) -> int:
+        """User and system time of all their threads: Linux has a clock for each process, named after its id."""
+        return sum(time.clock_gettime_ns((~pid << 3) | 2) for pid in self.members())
+
+    def rss_mb(self) -> float:
+        return sum(_rss_mb(pid) for pid in self.members())
+
+    def members(self) -> list[int]:
+        found = [self.pid]
+        for pid in found:  # grows meanwhile
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                found += map(int, children.read_text("ascii").split())
+        return found
+
+
+def busy_ns(cores: frozenset[int]) -> int:
+    """What these cores have worked since boot, for whomever."""
+    names = {f"cpu{core}" for core in cores}
+    busy = 0
+    for line in Path("/proc/stat").read_text("ascii").splitlines():
+        name, *numbers = line.split()
+        if name in names:
+            user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, numbers)
+            busy += (user + nice + system + irq + softirq) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    return busy
+
+
+def _rss_mb(pid: int) -> float:
+    found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("ascii"), re.MULTILINE)
+    assert found is not None, f"process {pid} has ended"
+    return int(found[1]) / 1024

@@ -1,0 +1,85 @@
+"""The engine and the load in C: good answers are measured, wrong ones are seen, and no request's wait is left out."""
+
+from pathlib import Path
+
+import pytest
+
+from bench import build
+from bench.house import SERVED_AS
+from bench.load import Cell, Told, Wrong, played
+from tests.integration.bench.liar import engine_port, lying
+
+WHOLE = Cell(kind="closed", connections=2, seconds=0.1, warm=0)
+STREAM = Cell(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5)
+ASKED = Cell(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5, usage=1)
+EACH = Cell(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5, usage=2)
+
+
+async def _played(cell: Cell, port: int, folder: Path, model: str = SERVED_AS) -> Told:
+    return await played(cell, port=port, key="k", model=model, log=folder / "load.log")
+
+
+@pytest.mark.parametrize("cell", [WHOLE, STREAM, ASKED, EACH])
+async def test_a_good_answer_is_measured(cell: Cell, tmp_path: Path) -> None:
+    async with engine_port(tmp_path) as port:
+        told = await _played(cell, port, tmp_path)
+    assert told.requests > 0
+    assert told.tokens == told.requests * (cell.tokens or 16)
+    assert told.latency is not None
+    assert 0 < told.latency.least <= told.latency.p50 <= told.latency.p99 <= told.latency.most
+    assert (told.first is not None) == bool(cell.tokens)
+
+
+@pytest.mark.parametrize(
+    ("cell", "change", "fault"),
+    [
+        (WHOLE, (b" w7 ", b" w8 "), "other text"),
+        (WHOLE, (b'_tokens":16}', b'_tokens":17}'), "other usage"),
+        (WHOLE, (b"200 OK", b"500 OK"), "not status 200"),
+        (STREAM, (b'" w3"', b'" w2"'), "doubled"),
+        (STREAM, (b"data: [DONE]", b"data: [DENO]"), "doubled"),
+        (STREAM, (b"data: [DONE]", b": says [DONE]"[:12]), "without [DONE]"),
+        (STREAM, (b'"token_ids":null', b'"usage":{"ab":1}'), "a usage after 1"),
+        (STREAM, (b'"token_ids":null', b'"choices":[]    '), "a chunk without choices"),
+        (STREAM, (b"\r\n0\r\n", b"\r\n!\r\n"), "no chunk size"),
+        (ASKED, (b'"completion_tokens":5', b'"completion_tokens":4'), "other usage than 5"),
+        (ASKED, (b'"usage"', b'"usagf"'), "no usage after 5"),
+        (ASKED, (b"data: [DONE]", b": says [DONE]"[:12]), "without [DONE]"),
+        (EACH, (b'"completion_tokens":2', b'"completion_tokens":1'), "other usage than 2"),
+    ],
+)
+async def test_a_wrong_answer_is_seen(cell: Cell, change: tuple[bytes, bytes], fault: str, tmp_path: Path) -> None:
+    async with lying(tmp_path, change) as liar:
+        with pytest.raises(Wrong) as caught:
+            await _played(cell, liar.port, tmp_path)
+    assert fault in str(caught.value)
+
+
+async def test_a_lost_connection_is_seen(tmp_path: Path) -> None:
+    async with lying(tmp_path, cut=True) as liar:
+        with pytest.raises(Wrong, match="connection lost after 2 tokens"):
+            await _played(STREAM, liar.port, tmp_path)
+
+
+async def test_another_model_is_refused(tmp_path: Path) -> None:
+    async with engine_port(tmp_path) as port:
+        with pytest.raises(Wrong, match="404"):
+            await _played(WHOLE, port, tmp_path, model="other")
+
+
+async def test_requests_that_a_stall_keeps_back_count_from_when_they_were_planned(tmp_path: Path) -> None:
+    cell = Cell(kind="open", connections=1, rate=50, seconds=1, warm=0)
+    async with lying(tmp_path, stall=0.5) as liar:
+        told = await _played(cell, liar.port, tmp_path)
+    assert told.latency is not None
+    assert told.requests == told.latency.count == 50
+    # Only one answer was late; the 24 behind it were asked late.
+    assert told.latency.most >= 0.5
+    assert told.latency.p95 >= 0.4
+
+
+async def test_without_a_compiler_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(build.NoCompiler, match="install gcc or clang"):
+        build.built("load")
