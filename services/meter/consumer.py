@@ -1,4 +1,4 @@
-"""From the stream into the ledger: fetch, commit, then acknowledge, then tell the sources.
+"""From the stream into the ledger: fetch, commit, then acknowledge, then tell the gateways.
 
 A message is acknowledged only after its transaction: whatever dies in between, the message comes again, and the
 ledger knows it. A batch in hand is tried until the database takes it.
@@ -11,8 +11,8 @@ import structlog
 
 from services.meter.adapters.ledger import Ledger, Recorded
 from services.meter.core.batch import Batch, read
-from services.meter.marks import Marks
 from services.meter.metrics import Metrics
+from services.meter.teller import Teller
 from shared.bus import topology
 from shared.bus.ports import Bus, Delivery
 from shared.database import AWAY, told
@@ -36,7 +36,7 @@ class Consumer:
         self,
         bus: Bus,
         ledger: Ledger,
-        marks: Marks,
+        teller: Teller,
         metrics: Metrics,
         *,
         batch: int,
@@ -46,7 +46,7 @@ class Consumer:
     ) -> None:
         self._bus = bus
         self._ledger = ledger
-        self._marks = marks
+        self._teller = teller
         self._metrics = metrics
         self._batch = batch
         self._now = now
@@ -81,11 +81,12 @@ class Consumer:
         try:
             for delivery in deliveries:
                 await delivery.ack()
-            for source, mark in recorded.marks.items():
-                await self._marks.raise_to(source, mark)
         except BusUnavailable as error:
-            # What was not acknowledged comes again; a mark that was not told is told by the next sweep.
-            log.warning("committed, but the bus could not be told", reason=str(error))
+            log.warning("committed and not acknowledged, comes again", reason=str(error))
+        try:
+            await self._teller.tell(recorded)
+        except (BusUnavailable, *AWAY) as error:
+            log.warning("committed and not told yet", reason=told(error))
 
     async def _record(self, batch: Batch) -> Recorded | None:
         """None: the process ends and the database is still away; the messages stay unacknowledged."""

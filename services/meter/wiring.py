@@ -10,8 +10,8 @@ import structlog
 from services.meter.adapters.ledger import Ledger
 from services.meter.answers import Answers, Backlog
 from services.meter.consumer import Consumer
-from services.meter.marks import Marks
 from services.meter.metrics import Metrics
+from services.meter.teller import Teller
 from shared import database
 from shared.bus import subjects
 from shared.config import database_url
@@ -25,7 +25,7 @@ LEDGER_FILE = "ledger.sqlite"
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "ledger_version"
 SWEEP_SECONDS = 10.0
-"""How long an outbox keeps its events for nothing after the bus lost its marks."""
+"""How long an outbox keeps its events for nothing, and a quota is not known, after the bus lost its data."""
 LOOK_SECONDS = 2.0
 """How fresh the backlog is in the metrics."""
 
@@ -38,12 +38,12 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         ledger = Ledger(engine)
         metrics = Metrics(runtime.registry)
-        marks = Marks(runtime.bus, ledger, runtime.now)
+        teller = Teller(runtime.bus, ledger, runtime.now)
         backlog = Backlog(runtime.bus, metrics.backlog, runtime.now)
         consumer = Consumer(
             runtime.bus,
             ledger,
-            marks,
+            teller,
             metrics,
             batch=config.meter.batch,
             now=runtime.now,
@@ -53,7 +53,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         runtime.health.add("database", lambda: ledger.fault)
         runtime.health.add("consumer", lambda: consumer.fault)
         consuming = runtime.spawn(consumer.run(), "consumer")
-        sweeping = runtime.spawn(_every(SWEEP_SECONDS, marks.sweep), "sweep of marks")
+        sweeping = runtime.spawn(_every(SWEEP_SECONDS, teller.sweep), "sweep of the ledger")
         looking = runtime.spawn(_every(LOOK_SECONDS, backlog.look), "look at the backlog")
         answering = await runtime.bus.respond("meter", subjects.METER_TOKENS, Answers(ledger, backlog).tokens)
         try:

@@ -1,5 +1,8 @@
 """What the meter publishes: how far each source is in the ledger, the keys' months, and answers about tokens."""
 
+import math
+from datetime import UTC, datetime
+
 import msgspec
 
 from shared.messages.codec import Message
@@ -16,16 +19,22 @@ class Confirmed(Message, frozen=True, kw_only=True, tag="confirmed.v1"):
 class KeyMonth(Message, frozen=True, kw_only=True, tag="key_month.v1"):
     """Bucket `months`, by key: the tokens of a key's latest month that are committed to the ledger.
 
-    Told before the `Confirmed` of the same events, so that nobody who knows that mark lacks them here. Within a month
-    `tokens` only rises, and a month is only followed by a later one.
+    A meter tells it before the `Confirmed` of the same events. Within a month `tokens` only rises, and a month is only
+    followed by a later one.
     """
 
     key_id: str
     month: str
-    """`YYYY-MM` in UTC: when the requests completed."""
+    """When the requests completed, as `month_of` names it."""
     tokens: int
     """Prompt and completion of every outcome but `failed`."""
     at: float
+
+
+def month_of(at: float) -> str:
+    """The calendar month in UTC of a Unix time: `YYYY-MM`."""
+    moment = datetime.fromtimestamp(math.floor(at), UTC)
+    return f"{moment.year:04}-{moment.month:02}"
 
 
 class TokensQuery(Message, frozen=True, kw_only=True, tag="tokens_query.v1"):

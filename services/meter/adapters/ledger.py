@@ -1,11 +1,11 @@
 """The ledger on SQLite or PostgreSQL: a batch is one transaction, an answer is one moment.
 
 Replicas write side by side: a source's row is the lock on its runs, and every transaction takes its locks in the
-same order (sources, events, conflicts, runs, rollups, quarantine; each sorted), so that none waits in a circle.
+same order (sources, events, conflicts, runs, rollups, months, quarantine; each sorted), so that none waits in a circle.
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -16,11 +16,11 @@ from sqlalchemy import Table, bindparam, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.meter.adapters.tables import conflicts, events, quarantine, rollups, runs, sources
+from services.meter.adapters.tables import conflicts, events, key_months, quarantine, rollups, runs, sources
 from services.meter.core.batch import Batch, Readable
 from services.meter.core.day import COLUMNS, Day, DayFacts, Interval, extend, serving
 from services.meter.core.runs import DAY, Run, gaps, mark, merged
-from services.meter.core.sums import rolled_up
+from services.meter.core.sums import MonthKey, monthly, rolled_up
 from shared.database import AWAY, reading, told
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import TokenSums
@@ -37,13 +37,16 @@ _SUMS = TokenSums.__struct_fields__
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """What a batch did: messages counted and not, and the mark of each source in it."""
+    """What a batch did: messages counted and not, and how the marks and the months in it stand."""
 
     counted: int
     repeated: int
     conflicts: int
     quarantined: int
     marks: dict[str, int]
+    """By source."""
+    months: dict[MonthKey, int]
+    """Tokens, of other batches too."""
 
 
 class Ledger:
@@ -62,9 +65,11 @@ class Ledger:
             await self._lock(connection, arrived, batch.received_at)
             fresh = await self._insert_events(connection, batch.first_of_each)
             repeats = [m for m in batch.readable if fresh.get(m.event.id) is not m.event]
-            conflicting = await self._insert_conflicts(connection, repeats, fresh, batch.received_at)
+            stored = fresh | await _stored(connection, batch.first_of_each.keys() - fresh.keys())
+            conflicting = await self._insert_conflicts(connection, repeats, stored, batch.received_at)
             marks = await self._advance(connection, arrived)
             await self._add_rollups(connection, fresh.values())
+            months = await self._add_months(connection, monthly(stored.values(), counted=fresh))
             quarantined = await self._insert_quarantined(connection, batch)
         return Recorded(
             counted=len(fresh),
@@ -72,6 +77,7 @@ class Ledger:
             conflicts=conflicting,
             quarantined=quarantined,
             marks=marks,
+            months=months,
         )
 
     async def marks(self, since: float) -> dict[str, int]:
@@ -83,6 +89,12 @@ class Ledger:
         )
         async with self._watched(reading(self._engine)) as connection:
             return {row.source: row.last for row in await connection.execute(query)}
+
+    async def months(self, wanted: Collection[str]) -> dict[MonthKey, int]:
+        """The tokens of every key that has any in these months (`YYYY-MM`)."""
+        query = select(key_months).where(key_months.c.month.in_(wanted))
+        async with self._watched(reading(self._engine)) as connection:
+            return _months(await connection.execute(query))
 
     async def day(self, day: Day, by: Sequence[str], *, busy: bool) -> DayFacts:
         """What the ledger knows of a day, all as of one moment."""
@@ -120,14 +132,8 @@ class Ledger:
         return {row.id: wanted[row.id] for row in found}
 
     async def _insert_conflicts(
-        self, connection: AsyncConnection, repeats: Sequence[Readable], fresh: Mapping[str, UsageEvent], now: float
+        self, connection: AsyncConnection, repeats: Sequence[Readable], stored: Mapping[str, UsageEvent], now: float
     ) -> int:
-        stored = dict(fresh)
-        ids = sorted({message.event.id for message in repeats} - fresh.keys())
-        for start in range(0, len(ids), VALUES_AT_ONCE):
-            query = select(events).where(events.c.id.in_(ids[start : start + VALUES_AT_ONCE]))
-            for row in await connection.execute(query):
-                stored[row.id] = UsageEvent(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
         other = {_digest(m.payload): m for m in repeats if m.event != stored[m.event.id]}
         insert = self._insert(conflicts).on_conflict_do_nothing().returning(conflicts.c.id)
         values = [
@@ -149,11 +155,18 @@ class Ledger:
         return {source: mark(found) for source, found in after.items()}
 
     async def _add_rollups(self, connection: AsyncConnection, fresh: Iterable[UsageEvent]) -> None:
-        upsert = self._insert(rollups)
-        more = {name: rollups.c[name] + upsert.excluded[name] for name in _SUMS}
-        upsert = upsert.on_conflict_do_update(index_elements=list(rollups.primary_key.columns), set_=more)
         rows = [{**asdict(key), **msgspec.structs.asdict(sums)} for key, sums in rolled_up(fresh).items()]
-        await _execute(connection, upsert, rows)
+        await _execute(connection, self._adding(rollups, _SUMS), rows)
+
+    async def _add_months(self, connection: AsyncConnection, tokens: Mapping[MonthKey, int]) -> dict[MonthKey, int]:
+        rows = [{**asdict(key), "tokens": more} for key, more in tokens.items()]
+        return _months(await _execute(connection, self._adding(key_months, ["tokens"]).returning(key_months), rows))
+
+    def _adding(self, table: Table, names: Iterable[str]) -> Any:
+        """Insert a row, or add to these columns of the one that is there."""
+        upsert = self._insert(table)
+        more = {name: table.c[name] + upsert.excluded[name] for name in names}
+        return upsert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=more)
 
     async def _insert_quarantined(self, connection: AsyncConnection, batch: Batch) -> int:
         messages = {_digest(message.payload): asdict(message) for message in batch.quarantined}
@@ -168,6 +181,19 @@ async def _execute(connection: AsyncConnection, statement: Any, rows: list[dict[
         return []
     result = await connection.execute(statement, rows)
     return result.all() if result.returns_rows else []
+
+
+async def _stored(connection: AsyncConnection, ids: Collection[str]) -> dict[str, UsageEvent]:
+    wanted, found = sorted(ids), dict[str, UsageEvent]()
+    for start in range(0, len(wanted), VALUES_AT_ONCE):
+        query = select(events).where(events.c.id.in_(wanted[start : start + VALUES_AT_ONCE]))
+        for row in await connection.execute(query):
+            found[row.id] = UsageEvent(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    return found
+
+
+def _months(rows: Iterable[Any]) -> dict[MonthKey, int]:
+    return {MonthKey(row.month, row.key_id): row.tokens for row in rows}
 
 
 def _digest(payload: bytes) -> str:

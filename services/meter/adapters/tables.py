@@ -49,6 +49,15 @@ rollups = Table(
 )
 """Sums of the events' rows, written in the same transaction."""
 
+key_months = Table(
+    "key_months",
+    metadata,
+    Column("month", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("tokens", BigInteger),
+)
+"""What counts against a key's quota: prompt and completion of the events that did not fail, in the same transaction."""
+
 sources = Table("sources", metadata, Column("source", Text, primary_key=True), Column("seen_at", Double))
 """Every source ever seen; its row is the lock on its runs."""
 

@@ -1,11 +1,11 @@
 """Sums of tokens, in whole numbers."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from shared.messages.gateway import UsageEvent
-from shared.messages.meter import TokenSums
+from shared.messages.meter import TokenSums, month_of
 
 MINUTE = 60.0
 
@@ -28,6 +28,26 @@ def rolled_up(events: Iterable[UsageEvent]) -> dict[RollupKey, TokenSums]:
         key = RollupKey(math.floor(e.completed_at / MINUTE), e.model, e.tier, e.machine, e.key_id, e.outcome)
         sums[key] = plus(sums.get(key, TokenSums()), _of(e))
     return dict(sorted(sums.items()))
+
+
+@dataclass(frozen=True, order=True)
+class MonthKey:
+    month: str
+    key_id: str
+
+
+def monthly(events: Iterable[UsageEvent], counted: Container[str]) -> dict[MonthKey, int]:
+    """The months of the keys of `events`, each with the tokens of those whose ids are `counted`; sorted as above.
+
+    A month of which all is in the ledger already is there too, with 0: whoever wrote it may have died untold.
+    """
+    tokens: dict[MonthKey, int] = {}
+    for e in events:
+        if e.outcome != "failed":
+            key = MonthKey(month_of(e.completed_at), e.key_id)
+            more = e.prompt_tokens + e.completion_tokens if e.id in counted else 0
+            tokens[key] = tokens.get(key, 0) + more
+    return dict(sorted(tokens.items()))
 
 
 def plus(a: TokenSums, b: TokenSums) -> TokenSums:

@@ -16,17 +16,17 @@ from services.meter.adapters.ledger import Ledger, Recorded
 from services.meter.consumer import Consumer
 from services.meter.core.batch import Batch
 from services.meter.core.day import answer, parse_day
-from services.meter.marks import Marks
 from services.meter.metrics import Metrics
+from services.meter.teller import Teller
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
-from shared.bus.ports import Delivery
+from shared.bus.ports import Changed, Delivery, WatchEvent
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
-from shared.messages.meter import Confirmed, TokensQuery, TokenSums
+from shared.messages.meter import Confirmed, KeyMonth, TokensQuery, TokenSums
 from tests.kit.postgres import PostgresServer, asynchronous
 from tests.unit.meter.events import MIDNIGHT, event, sums_of
 
@@ -107,9 +107,9 @@ def consumer_of(bus: FailingBus, ledger: Ledger, *, batch: int, stop: asyncio.Ev
     async def stopped() -> None:
         await (stop or bus.dry).wait()
 
-    marks = Marks(bus, ledger, lambda: NOW)
+    teller = Teller(bus, ledger, lambda: NOW)
     metrics = Metrics(CollectorRegistry())
-    return Consumer(bus, ledger, marks, metrics, batch=batch, now=lambda: NOW, monotonic=lambda: 0.0, stopped=stopped)
+    return Consumer(bus, ledger, teller, metrics, batch=batch, now=lambda: NOW, monotonic=lambda: 0.0, stopped=stopped)
 
 
 @pytest.fixture
@@ -132,14 +132,51 @@ async def told(bus: MemoryBus) -> dict[str, int]:
     return {confirmed.source: confirmed.source_seq for confirmed in found}
 
 
+async def months(bus: MemoryBus) -> dict[str, tuple[str, int]]:
+    found = [decode(entry.value, KeyMonth) for entry in (await bus.entries(topology.MONTHS)).values()]
+    return {told.key_id: (told.month, told.tokens) for told in found}
+
+
+def november(found: Sequence[UsageEvent]) -> dict[str, tuple[str, int]]:
+    """What the months have to be after these events, all of November."""
+    sums = {key: sums_of([e for e in found if e.key_id == key]) for key in {e.key_id for e in found}}
+    return {key: ("2026-11", s.prompt_tokens + s.completion_tokens) for key, s in sums.items()}
+
+
+class Gateway:
+    """Watches as a gateway does: whatever a mark covers is in the months that it knows by then."""
+
+    def __init__(self, bus: MemoryBus, found: Sequence[UsageEvent]) -> None:
+        self._bus = bus
+        self._found = found
+        self.marks_seen = 0
+
+    async def start(self) -> None:
+        await self._bus.watch(topology.METER, self._on_mark)
+
+    def _on_mark(self, change: WatchEvent) -> None:
+        if not isinstance(change, Changed) or change.value is None:
+            return
+        mark = decode(change.value, Confirmed)
+        covered = [e for e in self._found if e.source == mark.source and e.source_seq <= mark.source_seq]
+        known = {name: decode(e.value, KeyMonth) for name, e in self._bus._bucket(topology.MONTHS).items()}
+        for key, (_, tokens) in november(covered).items():
+            assert known[key].tokens >= tokens, "the month comes before the mark"
+        self.marks_seen += 1
+
+
 async def test_events_are_counted_acknowledged_and_told(ledger: FailingLedger) -> None:
     bus = FailingBus()
-    found = [event(f"gw-{s}", n) for s in (1, 2) for n in range(1, 8)]
+    found = [event(f"gw-{s}", n, key_id=f"k{n % 3}") for s in (1, 2) for n in range(1, 8)]
+    gateway = Gateway(bus, found)
+    await gateway.start()
     await publish(bus, *found)
     await consumer_of(bus, ledger, batch=4).run()
     assert await totals(ledger) == sums_of(found)
     assert await bus.backlog(topology.LEDGER) == 0
     assert await told(bus) == {"gw-1": 7, "gw-2": 7}
+    assert await months(bus) == november(found)
+    assert gateway.marks_seen >= 2
 
 
 async def test_nothing_is_acknowledged_or_told_before_its_commit(ledger: FailingLedger) -> None:
@@ -148,7 +185,83 @@ async def test_nothing_is_acknowledged_or_told_before_its_commit(ledger: Failing
     ledger.dies = "before"
     with pytest.raises(Killed):
         await consumer_of(bus, ledger, batch=4).run()
-    assert (await bus.backlog(topology.LEDGER), await told(bus)) == (1, {})
+    assert (await bus.backlog(topology.LEDGER), await told(bus), await months(bus)) == (1, {}, {})
+
+
+async def test_a_month_written_by_one_that_died_is_told_before_the_mark_by_whom_its_messages_come_to(
+    ledger: FailingLedger,
+) -> None:
+    bus, found = FailingBus(), [event(source_seq=n) for n in (1, 2)]
+    gateway = Gateway(bus, found)
+    await gateway.start()
+    await publish(bus, *found)
+    ledger.dies = "after"
+    with pytest.raises(Killed):
+        await consumer_of(bus, ledger, batch=4).run()
+    assert (await told(bus), await months(bus)) == ({}, {})
+    bus.redeliver(topology.LEDGER)
+    await consumer_of(bus, ledger, batch=4).run()
+    assert (await told(bus), await months(bus)) == ({"gw-1": 2}, november(found))
+    assert gateway.marks_seen == 1
+
+
+async def test_a_mark_over_what_one_wrote_that_died_comes_after_its_month_too(ledger: FailingLedger) -> None:
+    """Its message is still in the dead one's hands: all that comes is the number below."""
+    bus, found = FailingBus(), [event(source_seq=n, key_id=f"k{n}") for n in (2, 1)]
+    gateway = Gateway(bus, found)
+    await gateway.start()
+    await publish(bus, *found)
+    ledger.dies = "after"
+    with pytest.raises(Killed):
+        await consumer_of(bus, ledger, batch=1).run()
+    await consumer_of(bus, ledger, batch=1).run()
+    assert (await told(bus), await months(bus)) == ({"gw-1": 2}, november(found))
+    assert gateway.marks_seen == 1
+
+
+async def test_months_that_cannot_be_told_hold_back_the_mark_until_the_sweep(
+    ledger: FailingLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus, found = FailingBus(), [event(source_seq=n, key_id=f"k{n}") for n in (1, 2, 3)]
+    gateway = Gateway(bus, found)
+    await gateway.start()
+    await publish(bus, *found)
+    create = bus.create
+
+    async def refuses_a_month(bucket: topology.Bucket, key: str, value: bytes) -> int:
+        if key == subjects.month_key("k2"):
+            raise BusUnavailable("no answer in time")
+        return await create(bucket, key, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bus, "create", refuses_a_month)
+        await consumer_of(bus, ledger, batch=4).run()
+        with pytest.raises(BusUnavailable):
+            await Teller(bus, ledger, lambda: NOW).sweep()
+    assert (await told(bus), await months(bus)) == ({}, november([found[0], found[2]]))
+    await Teller(bus, ledger, lambda: NOW).sweep()
+    assert (await told(bus), await months(bus)) == ({"gw-1": 3}, november(found))
+
+
+async def test_a_mark_over_a_batch_that_was_not_told_comes_after_the_months_of_both(
+    ledger: FailingLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus, found = FailingBus(), [event(source_seq=n, key_id=f"k{n}") for n in (2, 1)]
+    gateway = Gateway(bus, found)
+    await gateway.start()
+    await publish(bus, *found)
+    create, refused = bus.create, asyncio.Event()
+
+    async def refuses_once(bucket: topology.Bucket, key: str, value: bytes) -> int:
+        if key == subjects.month_key("k2") and not refused.is_set():
+            refused.set()
+            raise BusUnavailable("no answer in time")
+        return await create(bucket, key, value)
+
+    monkeypatch.setattr(bus, "create", refuses_once)
+    await consumer_of(bus, ledger, batch=1).run()
+    assert (await told(bus), await months(bus)) == ({"gw-1": 2}, november(found))
+    assert refused.is_set()
 
 
 deaths = st.sampled_from([None, None, "before", "after", "acks", "marks"])
@@ -164,10 +277,12 @@ async def test_any_order_repetition_and_death_gives_the_same_ledger(
     ledger: FailingLedger, order: list[tuple[int, int]], faults: list[tuple[int, str | None]], batch: int
 ) -> None:
     async with ledger._engine.begin() as connection:
-        for table in (tables.events, tables.rollups, tables.sources, tables.runs):
+        for table in (tables.events, tables.rollups, tables.sources, tables.runs, tables.key_months):
             await connection.execute(table.delete())
     bus = FailingBus()
-    waiting = [event(f"gw-{s}", n, prompt_tokens=s * n) for s, n in order]
+    known = {(s, n): event(f"gw-{s}", n, prompt_tokens=s * n, key_id=f"k{n % 2}") for s, n in order}
+    once, waiting = list(known.values()), [known[number] for number in order]
+    await Gateway(bus, once).start()
     for count, fault in [*faults, (len(waiting), None)]:
         now, waiting = waiting[:count], waiting[count:]
         await publish(bus, *now)
@@ -180,29 +295,36 @@ async def test_any_order_repetition_and_death_gives_the_same_ledger(
             bus._buckets.clear()
     ledger.dies, bus.loses_acks = None, False
     await consumer_of(bus, ledger, batch=batch).run()
-    await Marks(bus, ledger, lambda: NOW).sweep()
+    await Teller(bus, ledger, lambda: NOW).sweep()
 
-    once = {e.id: e for e in (event(f"gw-{s}", n, prompt_tokens=s * n) for s, n in order)}
-    assert await totals(ledger) == sums_of(list(once.values()))
+    assert await totals(ledger) == sums_of(once)
+    assert await months(bus) == november(once)
     assert await bus.backlog(topology.LEDGER) == 0
     arrived = {s: {n for source, n in order if source == s} for s in (1, 2, 3)}
     marks = {f"gw-{s}": next(n for n in range(9) if n + 1 not in seen) for s, seen in arrived.items()}
     assert await told(bus) == {source: mark for source, mark in marks.items() if mark}
 
 
-async def test_a_bus_that_lost_its_marks_gets_them_back_and_none_is_lowered(ledger: FailingLedger) -> None:
+async def test_a_bus_that_lost_its_data_is_told_again_and_nothing_is_lowered(ledger: FailingLedger) -> None:
     bus = FailingBus()
-    await publish(bus, *(event("gw-1", n) for n in (1, 2)), event("gw-2", 1), event("gw-3", 2))
+    found = [*(event("gw-1", n) for n in (1, 2)), event("gw-2", 1, key_id="k2"), event("gw-3", 2, key_id="k3")]
+    before = event("gw-1", 3, key_id="k4", completed_at=MIDNIGHT - 40 * topology.DAY)
+    await publish(bus, *found, before)
     await consumer_of(bus, ledger, batch=10).run()
     restored = FailingBus()
-    marks = Marks(restored, ledger, lambda: NOW)
-    await marks.raise_to("gw-2", 9)
+    higher = KeyMonth(key_id="k2", month="2026-11", tokens=999, at=NOW)
+    await restored.put(topology.MONTHS, subjects.month_key("k2"), encode(higher))
+    await restored.put(topology.MONTHS, subjects.month_key("k3"), b"nonsense")
+    mark = Confirmed(source="gw-2", source_seq=9, at=NOW)
+    await restored.put(topology.METER, subjects.confirmed_key("gw-2"), encode(mark))
     await restored.put(topology.METER, subjects.confirmed_key("gw-1"), b"nonsense")
-    await marks.sweep()
-    assert await told(restored) == {"gw-1": 2, "gw-2": 9}
-    revision = (await restored.entries(topology.METER))[subjects.confirmed_key("gw-1")].revision
-    await marks.sweep()
-    assert (await restored.entries(topology.METER))[subjects.confirmed_key("gw-1")].revision == revision
+    teller = Teller(restored, ledger, lambda: NOW)
+    await teller.sweep()
+    assert await told(restored) == {"gw-1": 3, "gw-2": 9}
+    assert await months(restored) == {**november(found), "k2": ("2026-11", 999)}, "a month that is over limits nobody"
+    entries = [await restored.entries(bucket) for bucket in (topology.METER, topology.MONTHS)]
+    await teller.sweep()
+    assert [await restored.entries(bucket) for bucket in (topology.METER, topology.MONTHS)] == entries, "told once"
 
 
 async def test_a_bus_that_is_away_is_waited_for(ledger: FailingLedger) -> None:

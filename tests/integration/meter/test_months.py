@@ -1,0 +1,174 @@
+"""The months of keys on real databases: a plain recount of the ledger's events, whatever comes in which order."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from alembic import command
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from services.meter.adapters import tables
+from services.meter.adapters.ledger import Ledger
+from services.meter.core.batch import read
+from services.meter.core.sums import MonthKey
+from services.meter.wiring import MIGRATIONS, VERSION_TABLE
+from shared import database
+from shared.messages.codec import encode
+from shared.messages.gateway import UsageEvent
+from tests.integration.meter.test_ledger import ledger_on
+from tests.unit.meter.events import event
+
+DECEMBER = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
+NOW = DECEMBER + 1000.0
+MONTHS = ("2026-10", "2026-11", "2026-12", "2027-01")
+
+
+@pytest.fixture
+async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+    async with ledger_on(database_url) as opened:
+        yield opened
+
+
+async def record(ledger: Ledger, *found: UsageEvent) -> dict[MonthKey, int]:
+    return (await ledger.record(read([encode(e) for e in found], NOW))).months
+
+
+def recounted(found: Sequence[UsageEvent]) -> dict[MonthKey, int]:
+    """By the calendar of the standard library, without a sum of the meter's."""
+    tokens: Counter[MonthKey] = Counter()
+    for e in {e.id: e for e in reversed(found)}.values():
+        if e.outcome != "failed":
+            month = f"{datetime.fromtimestamp(e.completed_at, UTC):%Y-%m}"
+            tokens[MonthKey(month, e.key_id)] += e.prompt_tokens + e.completion_tokens
+    return dict(tokens)
+
+
+async def test_a_batch_adds_to_the_months_and_says_how_they_stand(ledger: Ledger) -> None:
+    first = [event(source_seq=1, completed_at=DECEMBER - 0.001), event(source_seq=2, completed_at=DECEMBER)]
+    assert await record(ledger, *first) == {MonthKey("2026-11", "k1"): 17, MonthKey("2026-12", "k1"): 17}
+    late = event("gw-2", 1, completed_at=DECEMBER - 9, prompt_tokens=0, completion_tokens=1, outcome="client_closed")
+    other = event("gw-2", 2, completed_at=DECEMBER, key_id="org/ä ☃")
+    failed = event("gw-2", 3, completed_at=DECEMBER, outcome="failed")
+    assert await record(ledger, late, other, failed) == {
+        MonthKey("2026-11", "k1"): 18,
+        MonthKey("2026-12", "org/ä ☃"): 17,
+    }
+    assert await ledger.months(["2026-12"]) == {MonthKey("2026-12", "k1"): 17, MonthKey("2026-12", "org/ä ☃"): 17}
+    assert await ledger.months(["2026-11", "2027-01"]) == {MonthKey("2026-11", "k1"): 18}
+
+
+async def test_what_comes_again_changes_nothing_and_its_month_is_told_again(ledger: Ledger) -> None:
+    found = [event(source_seq=n, completed_at=DECEMBER + n, key_id=f"k{n % 2}") for n in range(1, 5)]
+    await record(ledger, *found)
+    assert await record(ledger, found[0], found[0]) == {MonthKey("2026-12", "k1"): 34}
+    assert await record(ledger, *found[::-1]) == recounted(found) == await ledger.months(MONTHS)
+
+
+async def test_another_payload_of_an_id_is_in_no_month(ledger: Ledger) -> None:
+    first = event(completed_at=DECEMBER)
+    other = msgspec.structs.replace(first, key_id="k2", completed_at=DECEMBER - 1, prompt_tokens=99)
+    assert await record(ledger, first, other) == {MonthKey("2026-12", "k1"): 17}
+    assert await record(ledger, other) == {MonthKey("2026-12", "k1"): 17}
+    assert await ledger.months(MONTHS) == recounted([first])
+
+
+async def test_a_transaction_that_fails_adds_to_no_month(ledger: Ledger) -> None:
+    await record(ledger, event(source_seq=1, completed_at=DECEMBER))
+    async with ledger._engine.begin() as connection:
+        await connection.run_sync(tables.quarantine.drop)
+    with pytest.raises(database.AWAY):
+        await ledger.record(read([encode(event(source_seq=2, completed_at=DECEMBER)), b"junk"], NOW))
+    assert await ledger.months(MONTHS) == {MonthKey("2026-12", "k1"): 17}
+
+
+moments = st.sampled_from([-40 * 86400.0, -1.0, -0.001, 0.0, 1.0, 31 * 86400.0 - 0.5, 31 * 86400.0])
+outcomes = st.sampled_from(["completed", "client_closed", "engine_lost", "failed"])
+drawn = st.builds(
+    lambda number, key, at, outcome, prompt, completion: event(
+        source_seq=number,
+        key_id=key,
+        completed_at=DECEMBER + at,
+        outcome=outcome,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+    ),
+    st.integers(1, 30),
+    st.sampled_from(["k1", "k2", "k3"]),
+    moments,
+    outcomes,
+    st.integers(0, 1000),
+    st.integers(0, 2**39),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.lists(drawn, max_size=50), batch=st.integers(1, 9))
+async def test_any_order_repetition_and_conflict_gives_the_recount(
+    ledger: Ledger, order: list[UsageEvent], batch: int
+) -> None:
+    async with ledger._engine.begin() as connection:
+        for table in (tables.events, tables.rollups, tables.sources, tables.runs, tables.key_months):
+            await connection.execute(table.delete())
+    for start in range(0, len(order), batch):
+        told = await record(ledger, *order[start : start + batch])
+        expected = recounted(order[: start + batch])
+        assert told.items() <= expected.items()
+        assert await ledger.months(MONTHS) == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_replicas_side_by_side_add_once(postgres_url: str, seed: int) -> None:
+    """Several sources' events of the same keys, overlapping, in opposite orders, from two replicas at once."""
+    found = [
+        event(f"gw-{s}", n, completed_at=DECEMBER + n - 20, key_id=f"k{n % 7}") for s in range(5) for n in range(40)
+    ]
+    found = [msgspec.structs.replace(e, source_seq=e.source_seq + 1) for e in found]
+    async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
+        work = []
+        for start in range(0, len(found), 20):
+            part = found[max(0, start - 10 - seed) : start + 20]
+            work += [record(first, *part), record(second, *part[::-1])]
+        told = await asyncio.gather(*work)
+        expected = recounted(found)
+        assert await second.months(MONTHS) == expected
+        assert all(max(months.get(key, 0) for months in told) == tokens for key, tokens in expected.items())
+
+
+async def test_a_ledger_of_the_version_before_gets_its_months(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offsets = (-400 * 86400.0, -40 * 86400.0, -61.0, -0.001, 0.0, 61.0, 31 * 86400.0 - 0.001, 31 * 86400.0)
+    found = [
+        event(f"gw-{key}", n, key_id=f"k{key}", completed_at=DECEMBER + at, outcome=outcome, model=outcome)
+        for key in (1, 2)
+        for n, (at, outcome) in enumerate(
+            [(at, outcome) for at in offsets[key - 1 :] for outcome in ("completed", "failed", "client_closed")], 1
+        )
+    ]
+    upgrade = command.upgrade
+    engine = database.create_engine(database_url)
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "upgrade", lambda config, _revision: upgrade(config, "0001"))
+        await database.migrate(engine, MIGRATIONS, version_table=VERSION_TABLE)
+    ledger = Ledger(engine)
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "_add_months", _no_months)
+        await record(ledger, *found)
+    await database.migrate(engine, MIGRATIONS, version_table=VERSION_TABLE)
+    async with database.reading(engine) as connection:
+        rows = {MonthKey(r.month, r.key_id): r.tokens for r in await connection.execute(select(tables.key_months))}
+    assert rows == recounted(found)
+    assert (await record(ledger, found[-1], event("gw-3", 1, completed_at=DECEMBER))) == {
+        MonthKey("2026-12", "k1"): recounted(found)[MonthKey("2026-12", "k1")] + 17,
+        MonthKey("2027-01", "k2"): recounted(found)[MonthKey("2027-01", "k2")],
+    }
+    await engine.dispose()
+
+
+async def _no_months(*_arguments: object) -> dict[MonthKey, int]:
+    return {}

@@ -1,0 +1,113 @@
+"""Marks, months and backlog on a real bus."""
+
+import asyncio
+from collections.abc import Collection
+
+import pytest
+
+from services.meter.adapters.ledger import Ledger, Recorded
+from services.meter.core.sums import MonthKey
+from services.meter.rising import AT_ONCE
+from services.meter.teller import Teller
+from shared.bus import subjects, topology
+from shared.bus.jetstream import JetStreamBus
+from shared.bus.memory import MemoryBus
+from shared.bus.ports import Bus
+from shared.database import create_engine
+from shared.messages.codec import decode, encode
+from shared.messages.meter import Confirmed, KeyMonth
+from tests.unit.meter.events import MIDNIGHT, event
+
+
+def recorded(marks: dict[str, int], months: dict[MonthKey, int]) -> Recorded:
+    return Recorded(counted=0, repeated=0, conflicts=0, quarantined=0, marks=marks, months=months)
+
+
+class NothingWritten(Ledger):
+    """All of it is told already."""
+
+    def __init__(self) -> None:
+        super().__init__(create_engine("sqlite+aiosqlite://"))
+
+    async def marks(self, since: float) -> dict[str, int]:
+        return {}
+
+    async def months(self, wanted: Collection[str]) -> dict[MonthKey, int]:
+        return {}
+
+
+async def teller_on(bus: Bus, now: float = MIDNIGHT) -> Teller:
+    """One that has told all there was, so that it tells batch by batch."""
+    teller = Teller(bus, NothingWritten(), lambda: now)
+    await teller.tell(recorded({}, {}))
+    return teller
+
+
+async def month_of_key(bus: Bus, key_id: str) -> tuple[str, int]:
+    entry = await bus.get(topology.MONTHS, subjects.month_key(key_id))
+    assert entry is not None
+    told = decode(entry.value, KeyMonth)
+    assert told.key_id == key_id
+    return told.month, told.tokens
+
+
+async def test_replicas_that_raise_the_same_values_leave_the_highest(bus: JetStreamBus) -> None:
+    """Each conflict is somebody's success, so that four need at most four tries."""
+    month = MonthKey("2026-11", "org/k 1")
+    tellers = [await teller_on(bus) for _ in range(4)]
+    for first in range(1, 40, 4):
+        batches = [recorded({"gw-1": first + n}, {month: 100 * (first + n)}) for n in (3, 0, 2, 1)]
+        await asyncio.gather(*(teller.tell(batch) for teller, batch in zip(tellers, batches, strict=True)))
+        entry = await bus.get(topology.METER, subjects.confirmed_key("gw-1"))
+        assert entry is not None
+        assert decode(entry.value, Confirmed).source_seq == first + 3
+        assert await month_of_key(bus, "org/k 1") == ("2026-11", 100 * (first + 3))
+
+
+async def test_a_batch_of_more_keys_than_are_told_at_once(bus: JetStreamBus) -> None:
+    months = {MonthKey("2026-11", f"k{n}"): n for n in range(2 * AT_ONCE + 1)}
+    await (await teller_on(bus)).tell(recorded({}, months))
+    assert {decode(e.value, KeyMonth).tokens for e in (await bus.entries(topology.MONTHS)).values()} == {
+        *months.values()
+    }
+
+
+DECEMBER = MIDNIGHT + 8 * 86400.0
+
+
+async def test_a_month_is_followed_by_a_later_one_alone_and_only_the_current_one_is_told(any_bus: Bus) -> None:
+    november, december, far = (MonthKey(month, "k1") for month in ("2026-11", "2026-12", "2242-01"))
+    teller = await teller_on(any_bus, now=DECEMBER - 61.0)
+    await teller.tell(recorded({}, {november: 50, december: 1, far: 9}))
+    assert await month_of_key(any_bus, "k1") == ("2026-11", 50)
+    # Clocks differ: within a minute of midnight somebody may be in the next month, or still in the one before.
+    teller = await teller_on(any_bus, now=DECEMBER - 59.0)
+    await teller.tell(recorded({}, {december: 2, november: 60}))
+    await teller.tell(recorded({}, {november: 70}))
+    assert await month_of_key(any_bus, "k1") == ("2026-12", 2)
+    await teller.tell(recorded({}, {november: 80, MonthKey("2026-11", "k2"): 3}))
+    assert await month_of_key(any_bus, "k2") == ("2026-11", 3)
+    teller = await teller_on(any_bus, now=DECEMBER + 61.0)
+    await teller.tell(recorded({}, {MonthKey("2026-11", "k3"): 4}))
+    assert await any_bus.get(topology.MONTHS, subjects.month_key("k3")) is None
+
+
+@pytest.fixture(params=["memory", "nats"])
+def any_bus(request: pytest.FixtureRequest) -> Bus:
+    if request.param == "memory":
+        return MemoryBus()
+    real: JetStreamBus = request.getfixturevalue("bus")
+    return real
+
+
+async def test_the_backlog_is_what_is_not_acknowledged(any_bus: Bus) -> None:
+    for n in range(1, 6):
+        await any_bus.publish(subjects.usage("gw-1"), encode(event(source_seq=n)))
+    assert await any_bus.backlog(topology.LEDGER) == 5
+    deliveries = await any_bus.fetch(topology.LEDGER, batch=3, wait=5.0)
+    assert await any_bus.backlog(topology.LEDGER) == 5
+    for delivery in deliveries:
+        await delivery.ack()
+    async with asyncio.timeout(10):
+        while await any_bus.backlog(topology.LEDGER) != 5 - len(deliveries):  # noqa: ASYNC110 - told to nobody
+            await asyncio.sleep(0)  # the server takes them in when it comes to it

@@ -1,0 +1,45 @@
+"""Months of keys: which one an event is in, and what it adds."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from services.meter.core.sums import MINUTE, MonthKey, monthly, rolled_up
+from shared.messages.meter import month_of
+from tests.unit.meter.events import event
+
+DECEMBER = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("at", "month"),
+    [
+        (0.0, "1970-01"),
+        (DECEMBER - 1.0, "2026-11"),
+        (DECEMBER - 1e-6, "2026-11"),
+        (DECEMBER - 2**-22, "2026-11"),  # the next lower one: it is not rounded up
+        (DECEMBER, "2026-12"),
+        (2.0**33 - 1, "2242-03"),
+    ],
+)
+def test_a_month_is_a_calendar_month_in_utc(at: float, month: str) -> None:
+    assert month_of(at) == month
+    (rollup,) = rolled_up([event(completed_at=at)])
+    assert month_of(rollup.minute * MINUTE) == month, "the rollups of a month are those of its events"
+
+
+def test_tokens_are_prompt_and_completion_of_what_did_not_fail_and_is_new() -> None:
+    found = [
+        event(source_seq=1, completed_at=DECEMBER, key_id="b"),
+        event(source_seq=2, completed_at=DECEMBER - 1, key_id="b", cached_tokens=10, reasoning_tokens=7),
+        event(source_seq=3, completed_at=DECEMBER - 2, key_id="b", outcome="engine_lost"),
+        event(source_seq=4, completed_at=DECEMBER - 3, key_id="b", outcome="failed"),
+        event(source_seq=5, completed_at=DECEMBER - 3, key_id="a", outcome="client_closed"),
+        event(source_seq=6, completed_at=DECEMBER - 3, key_id="c", outcome="failed"),
+    ]
+    months = monthly(found, counted={e.id for e in found} - {"gw-1/5"})
+    assert list(months.items()) == [
+        (MonthKey("2026-11", "a"), 0),
+        (MonthKey("2026-11", "b"), 34),
+        (MonthKey("2026-12", "b"), 17),
+    ]
