@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime
 
 import click
+import msgspec
 from rich.table import Table
 
 from shared.bus.jetstream import JetStreamBus
@@ -16,6 +17,15 @@ from shared.messages.codec import decode, encode, rfc3339
 from shared.messages.keys import KeyRecord, digest
 from spotinference.context import Context, echo_json, fail, show, suite_options
 
+LIMITS = {
+    "requests_per_minute": "requests/min",
+    "tokens_per_minute": "tokens/min",
+    "concurrency": "at once",
+    "monthly_tokens": "tokens/month",
+}
+"""Fields of a key's record that are positive whole numbers or unlimited, and what they count."""
+POSITIVE = click.IntRange(min=1)
+
 
 @click.group()
 def keys() -> None:
@@ -24,11 +34,19 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--name", required=True, help="Whose key it is.")
+@click.option(
+    "--rpm", "requests_per_minute", type=POSITIVE, help="Requests per minute; unlimited when absent, as the next three."
+)
+@click.option("--tpm", "tokens_per_minute", type=POSITIVE, help="Tokens per minute, prompt and completion.")
+@click.option("--concurrency", type=POSITIVE, help="Requests at once, those that wait for a machine included.")
+@click.option("--monthly-tokens", type=POSITIVE, help="Tokens per calendar month in UTC.")
 @click.option("--models", help="Allowed models, separated by commas; all when absent.")
 @click.option("--expires", help="When it ends: RFC 3339, e.g. 2027-01-31 or 2027-01-31T12:00:00Z; never when absent.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with id and key.")
 @suite_options
-def create(context: Context, name: str, models: str | None, expires: str | None, *, as_json: bool) -> None:
+def create(
+    context: Context, /, *, name: str, models: str | None, expires: str | None, as_json: bool, **limits: int | None
+) -> None:
     """Make a key and print its secret, once."""
     config = context.config()
     allowed = tuple(m.strip() for m in models.split(",")) if models is not None else None
@@ -36,7 +54,7 @@ def create(context: Context, name: str, models: str | None, expires: str | None,
         if model not in config.models:
             raise Misconfigured(f"--models: no [[model]] is named {model!r}")
     ends = None if expires is None else _moment(expires)
-    key_id, secret = context.on_bus(lambda bus: mint(bus, name=name, models=allowed, expires_at=ends))
+    key_id, secret = context.on_bus(lambda bus: mint(bus, name=name, models=allowed, expires_at=ends, **limits))
     if as_json:
         echo_json({"id": key_id, "key": secret})
     else:
@@ -44,12 +62,30 @@ def create(context: Context, name: str, models: str | None, expires: str | None,
 
 
 async def mint(
-    bus: Bus, *, name: str, models: tuple[str, ...] | None = None, expires_at: float | None = None
+    bus: Bus,
+    *,
+    name: str,
+    models: tuple[str, ...] | None = None,
+    expires_at: float | None = None,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+    concurrency: int | None = None,
+    monthly_tokens: int | None = None,
 ) -> tuple[str, str]:
-    """A new key's id and secret."""
+    """A new key's id and secret. The limits are positive; None is unlimited."""
     now = time.time()
     secret = f"sk-{secrets.token_urlsafe(32)}"
-    record = KeyRecord(id=uuid7(now), name=name, created_at=now, models=models, expires_at=expires_at)
+    record = KeyRecord(
+        id=uuid7(now),
+        name=name,
+        created_at=now,
+        models=models,
+        expires_at=expires_at,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        concurrency=concurrency,
+        monthly_tokens=monthly_tokens,
+    )
     await bus.create(KEYS, digest(secret), encode(record))
     return record.id, secret
 
@@ -67,6 +103,7 @@ def list_keys(context: Context, *, as_json: bool) -> None:
                 "name": r.name,
                 "state": _state(r),
                 "models": r.models,
+                **{limit: getattr(r, limit) for limit in LIMITS},
                 "created_at": rfc3339(r.created_at),
                 "expires_at": None if r.expires_at is None else rfc3339(r.expires_at),
             }
@@ -74,10 +111,11 @@ def list_keys(context: Context, *, as_json: bool) -> None:
         ]
         echo_json({"keys": rows})
         return
-    table = Table("id", "name", "state", "models", "expires")
+    table = Table("id", "name", "state", "models", "limits", "expires")
     for r in found:
         expires = "never" if r.expires_at is None else rfc3339(r.expires_at)
-        table.add_row(r.id, r.name, _state(r), "all" if r.models is None else ", ".join(r.models), expires)
+        models = "all" if r.models is None else ", ".join(r.models)
+        table.add_row(r.id, r.name, _state(r), models, _limits(r), expires)
     show(table)
 
 
@@ -91,14 +129,7 @@ def revoke(context: Context, key_id: str) -> None:
         for name, record, revision in await _records(bus):
             if record.id == key_id:
                 if record.revoked_at is None:
-                    ended = KeyRecord(
-                        id=record.id,
-                        name=record.name,
-                        created_at=record.created_at,
-                        models=record.models,
-                        expires_at=record.expires_at,
-                        revoked_at=time.time(),
-                    )
+                    ended = msgspec.structs.replace(record, revoked_at=time.time())
                     await bus.update(KEYS, name, encode(ended), revision=revision)
                 return True
         return False
@@ -117,6 +148,11 @@ def _state(record: KeyRecord) -> str:
     if record.revoked_at is not None:
         return "revoked"
     return "usable" if record.usable(time.time()) else "expired"
+
+
+def _limits(record: KeyRecord) -> str:
+    told = [f"{limit} {counts}" for field, counts in LIMITS.items() if (limit := getattr(record, field)) is not None]
+    return "\n".join(told) or "none"
 
 
 def _moment(text: str) -> float:
