@@ -88,11 +88,27 @@ class GatewaySection(ServiceSection, frozen=True, kw_only=True):
     """How long a waiting stream keeps its status line back, so that quick failures have a true status."""
     heartbeat: Duration = Duration(10)
     wake_repeat: Duration = Duration(5)
+    workers: int = 1
+    """Processes that share the port."""
+    max_connections: int = 20_000
+    """Of clients, per process; one more is closed at once."""
+    keepalive_timeout: Duration = Duration(75)
+    """For a client's connection without a request: longer than the pools of SDKs keep theirs."""
+    max_head_bytes: int = 32 * 1024
+    head_timeout: Duration = Duration(10)
     max_body_bytes: int = 32 * 1024 * 1024
     body_timeout: Duration = Duration(30)
+    max_buffered_bytes: int = 1024 * 1024 * 1024
+    """Bodies in memory, of all requests that are received or held."""
+    write_timeout: Duration = Duration(60)
+    """For a client that does not read: its stream's connection is cut then."""
     connect_timeout: Duration = Duration(5)
+    first_byte_timeout: Duration = Duration(600)
+    """From a request at the engine to the first byte of its answer: a long prefill is silent for minutes."""
     read_timeout: Duration = Duration(600)
-    """Between two reads from an engine: a long prefill is silent for minutes."""
+    """Between two reads of an answer."""
+    access_log: bool = True
+    """A line for each request."""
     outbox_max_bytes: int = 1024 * 1024 * 1024
     """Usage not yet in the ledger; at the bound the gateway stops serving rather than lose a count."""
 

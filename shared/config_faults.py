@@ -79,7 +79,23 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("gateway.max_waiting_per_key", config.gateway.max_waiting_per_key, 1),
         ("gateway.heartbeat", config.gateway.heartbeat, 0.1),
         ("gateway.wake_repeat", config.gateway.wake_repeat, 0.1),
+        ("gateway.workers", config.gateway.workers, 1),
+        ("gateway.max_connections", config.gateway.max_connections, 1),
+        ("gateway.max_head_bytes", config.gateway.max_head_bytes, 1024),
         ("gateway.max_body_bytes", config.gateway.max_body_bytes, 1024),
+        ("gateway.max_buffered_bytes", config.gateway.max_buffered_bytes, config.gateway.max_body_bytes),
+        *(
+            (f"gateway.{name}", getattr(config.gateway, name), 0.1)
+            for name in (
+                "keepalive_timeout",
+                "head_timeout",
+                "body_timeout",
+                "write_timeout",
+                "connect_timeout",
+                "first_byte_timeout",
+                "read_timeout",
+            )
+        ),
         ("gateway.outbox_max_bytes", config.gateway.outbox_max_bytes, 65536),
         ("waker.wake_cap", config.waker.wake_cap, 0.1),
         ("waker.restart_limit", config.waker.restart_limit, 1),

@@ -3,31 +3,44 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from services.gateway.access_log import AccessLog
 from services.gateway.adapters.activity import ActivityReporter
 from services.gateway.adapters.demand import Demand
 from services.gateway.adapters.engines import Engines
+from services.gateway.adapters.limit_talk import LimitTalk
 from services.gateway.adapters.outbox import Outbox
 from services.gateway.adapters.usage_sender import UsageSender
 from services.gateway.core import errors
 from services.gateway.core.hold import Hold
+from services.gateway.core.limits import Limits, Use
+from services.gateway.core.tally import Tally
+from services.gateway.http import head
+from services.gateway.http.request import Request
 from services.gateway.metrics import Metrics
 from shared.bus.subjects import BUDGET_KEY
 from shared.bus.view import View
-from shared.config import Config
+from shared.config import Config, Model
 from shared.messages.billing import BudgetGate
-from shared.messages.gateway import UsageEvent
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.waker import MachineRecord
 
-if TYPE_CHECKING:
-    from services.gateway.http.exchange import Exchange
+RELEASE_SLICE = 64
+"""Grants in one go: ten thousand forwarded at once would keep everybody else waiting for a third of a second."""
+
+
+class Ending(Protocol):
+    """A request under way, as the drain sees it."""
+
+    def leave(self) -> None: ...
+
+    def cut(self) -> None: ...
 
 
 @dataclass(kw_only=True)
 class Door:
-    """Shared by all requests of this process."""
+    """Shared by all requests of this process. `now` is Unix seconds."""
 
     config: Config
     hold: Hold
@@ -39,15 +52,24 @@ class Door:
     engines: Engines
     outbox: Outbox
     sender: UsageSender
+    limits: Limits
+    talk: LimitTalk
     metrics: Metrics
+    access_log: AccessLog
     now: Callable[[], float]
     leaving: bool = False
-    exchanges: "set[Exchange]" = field(default_factory=set)
+    exchanges: set[Ending] = field(default_factory=set)
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    models: dict[str, Model] = field(init=False)
+    _releasing: bool = False
 
-    def authorize(self, header: str | None) -> KeyRecord:
+    def __post_init__(self) -> None:
+        self.models = self.config.models
+
+    def authorize(self, header: bytes | None) -> KeyRecord:
         """The key of an `Authorization` header, or 401."""
-        scheme, _, secret = (header or "").partition(" ")
-        record = self.keys.get(digest(secret.strip())) if scheme.lower() == "bearer" and secret else None
+        scheme, _, secret = (header or b"").decode("utf-8", "surrogateescape").partition(" ")
+        record = self.keys.get(digest(secret.strip())) if secret and scheme.lower() == "bearer" else None
         if record is None or not record.usable(self.now()):
             raise errors.invalid_api_key()
         return record
@@ -67,33 +89,114 @@ class Door:
             return "billing_unobservable"
         return None if gate.open else gate.reason
 
-    def on_fleet_change(self, _machine: str) -> None:
+    def on_fleet_change(self, machine: str) -> None:
         """A machine's record changed: whoever waited for it goes, and a drain is acknowledged."""
-        self.hold.release()
+        record = self.fleet.get(machine)
+        if record is None or record.state != "ready":
+            self.hold.breaker.forget(machine)
+        self.release()
         self.activity.changed()
 
     def machine_left(self, machine: str) -> None:
         """A request has ended on the machine."""
-        self.hold.give_back(machine, self.now())
-        self.hold.release()
-        if self.hold.in_flight(machine) == 0:
+        last = self.hold.give_back(machine, self.now())
+        self.release()
+        if last:
             self.activity.changed()
 
-    def record(self, event: UsageEvent) -> None:
+    def release(self) -> None:
+        """Grant what can be granted, a slice now and the rest in the next turns of the loop."""
+        if self.hold.total_waiting and not self._releasing and self.hold.release(self.now(), RELEASE_SLICE):
+            self._releasing = True
+            asyncio.get_running_loop().call_soon(self._release_more)
+
+    def _release_more(self) -> None:
+        self._releasing = False
+        self.release()
+
+    def limit_fields(self, key: KeyRecord) -> bytes:
+        """Header lines that tell how the key stands; none for a key without limits."""
+        return head.fields(self.limits.headers(key, self.now())) if key.limited else b""
+
+    def record(
+        self,
+        tally: Tally,
+        *,
+        request_id: str,
+        key: KeyRecord,
+        model: str,
+        machine: MachineRecord,
+        streamed: bool,
+        use: Use | None,
+    ) -> None:
         """One request's usage: on disk when this returns, on its way to the ledger."""
+        seq = self.outbox.next_seq
+        event = tally.event(
+            request_id=request_id,
+            source=self.outbox.source,
+            source_seq=seq,
+            key_id=key.id,
+            model=model,
+            machine=machine,
+            streamed=streamed,
+            now=self.now(),
+        )
         self.outbox.append(event)
         self.sender.wake()
-        self.metrics.requests.labels(event.outcome).inc()
+        if use is not None:
+            served = 0 if tally.outcome == "failed" else event.prompt_tokens + event.completion_tokens
+            use.end(served, event.completed_at, seq)
+        self.metrics.count(tally)
+
+    def told(
+        self,
+        request: Request,
+        status: int,
+        code: str,
+        *,
+        key: KeyRecord | None = None,
+        model: Model | None = None,
+        machine: MachineRecord | None = None,
+        tally: Tally | None = None,
+    ) -> None:
+        """A request's answer is decided: a line in the log, a number in the metrics."""
+        self.metrics.answers[status, code] += 1
+        facts: dict[str, object] = {
+            "request_id": request.id,
+            "method": request.method,
+            "path": request.target[:200].decode("latin-1"),
+            "status": status,
+            "code": code or None,
+            "seconds": round(self.now() - request.arrived, 6),
+            "key_id": key.id if key else None,
+        }
+        if model is not None and tally is not None:
+            facts |= {
+                "model": model.name,
+                "machine": machine.machine if machine else None,
+                "outcome": tally.outcome if tally.written else None,
+                "prompt_tokens": tally.count.prompt,
+                "completion_tokens": tally.count.completion,
+                "wake_wait": round(tally.wake_wait, 6),
+                "first_byte": tally.first_byte,
+            }
+        self.access_log.line(**facts)
 
     async def drain(self, grace: float) -> None:
         """Held requests are sent elsewhere at once; running ones have `grace` seconds, then one error event."""
         self.leaving = True
         for exchange in list(self.exchanges):
             exchange.leave()
-        running = [exchange.task for exchange in self.exchanges]
-        if running:
-            _, late = await asyncio.wait(running, timeout=grace)
+        try:
+            async with asyncio.timeout(grace):
+                while self.exchanges:
+                    self._ended.clear()
+                    await self._ended.wait()
+        except TimeoutError:
             for exchange in list(self.exchanges):
                 exchange.cut()
-            if late:
-                await asyncio.wait(late, timeout=1.0)
+
+    def ended(self, exchange: Ending) -> None:
+        """It needs nothing any more."""
+        self.exchanges.discard(exchange)
+        self._ended.set()

@@ -1,38 +1,116 @@
-"""The gateway's metrics; every label value that can be known exists from the start, so that a zero is visible."""
+"""The gateway's metrics, all of them. Every label value that can be known exists from the start: a zero is visible.
 
-from collections.abc import Callable
+They are plain numbers that a request changes and a scrape reads: prometheus-client's own counters cost a lock and a
+search each, several times per relayed token.
+"""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.gateway.core.tally import Tally
+
+PREFIX = "spot_gateway_"
+OUTCOMES = ("completed", "client_closed", "engine_lost", "failed")
+DIRECTIONS = ("prompt", "cached", "completion", "reasoning")
+LIMITS = ("requests", "tokens", "concurrency", "month", "waiting", "waiting_per_key")
 
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25)
+GAP = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
+FAST = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25)
 
 
-class Metrics:
-    """Names begin with `spot_gateway_`."""
+class Histogram:
+    """Observations in seconds, by upper bounds."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        name = "spot_gateway_"
-        self.requests = Counter(name + "requests", "Requests that reached an engine.", ["outcome"], registry=registry)
-        for outcome in ("completed", "client_closed", "engine_lost", "failed"):
-            self.requests.labels(outcome)
-        self.refused = Counter(
-            name + "refused", "Requests answered with an error of ours.", ["code"], registry=registry
-        )
-        self.wake_wait = Histogram(
-            name + "wake_wait_seconds", "Time held for a wake.", buckets=SECONDS, registry=registry
-        )
-        self.first_token = Histogram(
-            name + "first_byte_seconds",
-            "Arrival to first byte, held time left out.",
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.overhead = Histogram(
-            name + "overhead_seconds", "Arrival to forwarded, held time left out.", buckets=FAST, registry=registry
-        )
-        self._registry = registry
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    def family(self, name: str, text: str) -> Metric:
+        buckets, total = [], 0
+        for bound, count in zip([*map(float, self._bounds), float("inf")], self._counts, strict=True):
+            total += count
+            buckets.append(("+Inf" if bound == float("inf") else repr(bound), total))
+        family = HistogramMetricFamily(name, text)
+        family.add_metric([], buckets, self._sum)
+        return family
+
+
+class Metrics(Collector):
+    """What a request counts. Names begin with `spot_gateway_`."""
+
+    def __init__(self, registry: CollectorRegistry, limit_hits: Counter[str]) -> None:
+        self.answers: Counter[tuple[int, str]] = Counter()
+        """By status and, for an error of ours, its code."""
+        self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+        self.tokens: Counter[str] = Counter(dict.fromkeys(DIRECTIONS, 0))
+        self.limit_hits = limit_hits
+        """By limit; the limits of keys count there themselves."""
+        for limit in LIMITS:
+            self.limit_hits.setdefault(limit, 0)
+        self.failovers = 0
+        self.wake_wait = Histogram(SECONDS)
+        self.first_byte = Histogram(SECONDS)
+        self.chunk_gap = Histogram(GAP)
+        self.overhead = Histogram(FAST)
+        self._gauges: list[tuple[str, str, Callable[[], float]]] = []
+        registry.register(self)
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is scraped."""
-        Gauge("spot_gateway_" + name, text, registry=self._registry).set_function(value)
+        self._gauges.append((name, text, value))
+
+    def count(self, tally: Tally) -> None:
+        """A request that reached an engine."""
+        self.outcomes[tally.outcome] += 1
+        self.tokens["prompt"] += tally.count.prompt
+        self.tokens["cached"] += tally.count.cached
+        self.tokens["completion"] += tally.count.completion
+        self.tokens["reasoning"] += tally.count.reasoning
+        self.overhead.observe(tally.overhead)
+        if (first_byte := tally.first_byte) is not None:
+            self.first_byte.observe(first_byte)
+
+    def collect(self) -> Iterator[Metric]:
+        answers: dict[tuple[str, ...], int] = {
+            (str(status), code): count for (status, code), count in self.answers.items()
+        }
+        yield _counter(
+            "answers", "Answers, by status and, for an error of ours, its code.", ("status", "code"), answers
+        )
+        yield _counter("requests", "Requests that reached an engine.", ("outcome",), _single(self.outcomes))
+        yield _counter("tokens", "Tokens, as the usage events have them.", ("direction",), _single(self.tokens))
+        yield _counter("limit_hits", "Requests refused by a limit.", ("limit",), _single(self.limit_hits))
+        yield _counter("failovers", "Requests that moved to a second machine.", (), {(): self.failovers})
+        for name, text, histogram in (
+            ("wake_wait_seconds", "Time held for a wake.", self.wake_wait),
+            ("first_byte_seconds", "Arrival to first byte, held time left out.", self.first_byte),
+            ("chunk_gap_seconds", "Between two pieces of a stream, as they came from an engine.", self.chunk_gap),
+            ("overhead_seconds", "Arrival to forwarded, held time left out.", self.overhead),
+        ):
+            yield histogram.family(PREFIX + name, text)
+        for name, text, value in self._gauges:
+            yield GaugeMetricFamily(PREFIX + name, text, value=value())
+
+
+def _single(counts: Counter[str]) -> dict[tuple[str, ...], int]:
+    return {(label,): count for label, count in counts.items()}
+
+
+def _counter(name: str, text: str, labels: Iterable[str], counts: dict[tuple[str, ...], int]) -> Metric:
+    family = CounterMetricFamily(PREFIX + name, text, labels=tuple(labels))
+    for values, count in counts.items():
+        family.add_metric(values, count)
+    return family

@@ -1,77 +1,93 @@
 """The one place that names the gateway's concrete parts."""
 
+import asyncio
+import gc
+import resource
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aiohttp import web
-
+from services.gateway.access_log import AccessLog
 from services.gateway.adapters.activity import ActivityReporter
 from services.gateway.adapters.demand import Demand
 from services.gateway.adapters.engines import Engines
+from services.gateway.adapters.limit_talk import LimitTalk
 from services.gateway.adapters.outbox import Outbox
 from services.gateway.adapters.usage_sender import UsageSender
 from services.gateway.core.hold import Hold
+from services.gateway.core.limits import Limits
 from services.gateway.door import Door
-from services.gateway.http.app import make_app
+from services.gateway.http.front import TICK_SECONDS, Front
 from services.gateway.metrics import Metrics
-from shared.bus.topology import BUDGET, FLEET, KEYS
+from shared.bus.topology import BUDGET, FLEET, KEYS, MONTHS
 from shared.bus.view import View
 from shared.errors import Misconfigured
 from shared.messages.billing import BudgetGate
 from shared.messages.keys import KeyRecord
+from shared.messages.meter import KeyMonth
 from shared.messages.waker import MachineRecord
 from shared.runtime.process import Runtime
 from shared.tasks import end
 
 SEND_SECONDS = 3.0
 """For the last usage events after the last request; what is late stays on disk for the next boot."""
+LAST_BYTES_SECONDS = 1.0
+"""For what was written to clients to go out."""
+BACKLOG = 4096
+"""Connections that the kernel holds for us: a burst of a waking fleet's clients comes at once."""
+COLLECT_EVERY = 50_000
+"""Allocations between two looks of the garbage collector: requests leave no cycles behind."""
 
 
 @asynccontextmanager
 async def opened(runtime: Runtime) -> AsyncIterator[None]:
     """The running gateway; leaving drains it."""
     settings = runtime.config.gateway
-    folder = runtime.data_dir / "gateway" / "outbox"
-    outbox = Outbox(folder, runtime.instance, max_bytes=settings.outbox_max_bytes)
-    door = _door(runtime, outbox)
-    for view in (door.fleet, door.keys, door.budget):
+    _allow_connections(settings.max_connections)
+    outbox = Outbox(runtime.data_dir / "gateway" / "outbox", runtime.instance, max_bytes=settings.outbox_max_bytes)
+    months: View[KeyMonth] = View(MONTHS, KeyMonth)
+    door = _door(runtime, outbox, months)
+    for view in (door.fleet, door.keys, door.budget, months):
         await view.start(runtime.bus)
     await door.sender.start()
+    await door.talk.start()
     runtime.spawn(door.demand.run(), "wake requests")
     runtime.spawn(door.activity.run(), "activity")
+    runtime.spawn(door.talk.run(), "limits")
     sending = runtime.spawn(door.sender.run(), "usage")
     runtime.health.add("outbox", lambda: outbox.fault)
     # With its views read it serves without the bus: to be unready would take every gateway away at once.
     runtime.health.drop("bus")
-    runner = web.AppRunner(make_app(door), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
-    await runner.setup()
-    port = settings.port if runtime.port is None else runtime.port
-    try:
-        await web.TCPSite(runner, settings.host, port, backlog=2048).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise _port_taken(settings.host, port, error) from error
-    runtime.url = f"http://{settings.host}:{runner.addresses[0][1]}"
+    front = Front(door, runtime.monotonic)
+    door.metrics.watch("connections", "Connections of clients.", lambda: len(front.connections))
+    door.metrics.watch("buffered_bytes", "Request bodies in memory.", lambda: front.budget.used)
+    server = await _listening(runtime, front)
+    runtime.spawn(_clock(front), "clock")
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY, 20, 100)
     try:
         yield
     finally:
-        for site in list(runner.sites):
-            await site.stop()
+        server.close()
+        front.close_idle()
         await door.drain(settings.drain_grace)
+        await front.close(LAST_BYTES_SECONDS)
         await door.activity.report(leaving=True)
+        await door.talk.report(leaving=True)
         await end([sending])
         await door.sender.drain(SEND_SECONDS)
-        await runner.cleanup()
-        await door.engines.close()
+        door.engines.close()
         outbox.close()
 
 
-def _door(runtime: Runtime, outbox: Outbox) -> Door:
+def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth]) -> Door:
     config, bus = runtime.config, runtime.bus
     # The views exist before the books and the books before the door, which hears of the views' changes.
     fleet: View[MachineRecord] = View(FLEET, MachineRecord, lambda machine: door.on_fleet_change(machine))  # noqa: PLW0108 - `door` is made below
     hold = Hold(config, fleet)
-    metrics = Metrics(runtime.registry)
+    limits = Limits(runtime.instance, runtime.now(), months)
+    metrics = Metrics(runtime.registry, limits.hits)
 
     door = Door(
         config=config,
@@ -83,16 +99,52 @@ def _door(runtime: Runtime, outbox: Outbox) -> Door:
         activity=ActivityReporter(bus, hold, runtime.instance, fleet.revision, runtime.now),
         engines=Engines(config.gateway),
         outbox=outbox,
-        sender=UsageSender(bus, outbox, runtime.monotonic),
+        sender=UsageSender(bus, outbox, runtime.monotonic, limits.confirmed),
+        limits=limits,
+        talk=LimitTalk(bus, limits, runtime.instance, runtime.now),
         metrics=metrics,
+        access_log=AccessLog(runtime.service, enabled=config.gateway.access_log),
         now=runtime.now,
     )
     metrics.watch("in_flight", "Requests at engines.", lambda: hold.total_in_flight)
     metrics.watch("waiting", "Requests held for a wake.", lambda: hold.total_waiting)
+    metrics.watch("machines_left_alone", "Machines that failed again and again.", lambda: len(hold.breaker.open))
     metrics.watch("outbox_pending", "Usage events that the ledger has not confirmed.", lambda: outbox.pending)
     metrics.watch("outbox_bytes", "Size of the outbox on disk.", lambda: outbox.size)
+    metrics.watch(
+        "outbox_age_seconds",
+        "Age of the oldest usage event that the ledger has not confirmed.",
+        lambda: 0.0 if outbox.oldest_at is None else max(0.0, runtime.now() - outbox.oldest_at),
+    )
     return door
 
 
-def _port_taken(host: str, port: int, error: OSError) -> Misconfigured:
-    return Misconfigured(f"gateway.port: cannot listen on {host}:{port}: {error.strerror}: name another port, or 0")
+async def _listening(runtime: Runtime, front: Front) -> asyncio.Server:
+    settings = runtime.config.gateway
+    port = settings.port if runtime.port is None else runtime.port
+    try:
+        server = await asyncio.get_running_loop().create_server(
+            front.connection, settings.host, port, backlog=BACKLOG, reuse_port=runtime.shares_port
+        )
+    except OSError as error:
+        reason = f"cannot listen on {settings.host}:{port}: {error.strerror}: name another port, or 0"
+        raise Misconfigured(f"gateway.port: {reason}") from error
+    listening: socket.socket = server.sockets[0]
+    runtime.url = f"http://{settings.host}:{listening.getsockname()[1]}"
+    return server
+
+
+async def _clock(front: Front) -> None:
+    while True:
+        await asyncio.sleep(TICK_SECONDS)
+        front.tick()
+
+
+def _allow_connections(most: int) -> None:
+    """One descriptor for each client and one for its engine, as far as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * most + 512
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -56,6 +56,8 @@ class Runtime:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
+    shares_port: bool = False
+    """Other processes of the service listen on the same port."""
     url: str | None = None
     """Set by a service with a front door: its origin."""
     started: bool = False

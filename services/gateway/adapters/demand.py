@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from itertools import islice
 
 import structlog
 
@@ -34,7 +35,7 @@ class Demand:
         self._changed = asyncio.Event()
 
     def changed(self, model: str) -> None:
-        if bool(self._hold.waiting(model)) != (model in self._due):
+        if self._hold.is_wanted(model) != (model in self._due):
             self._due[model] = self._now()
             self._changed.set()
 
@@ -64,7 +65,7 @@ class Demand:
         """Returns how long nothing is due, in seconds."""
         try:
             for model, request in list(self._once.items()):
-                if not self._hold.waiting(model):
+                if not self._hold.is_wanted(model):
                     await self._bus.publish(wake_request(model), encode(request))
                 self._once.pop(model, None)
             for model, due in list(self._due.items()):
@@ -77,6 +78,7 @@ class Demand:
 
     async def _publish(self, model: str) -> None:
         waiting = self._hold.waiting(model)
+        first = next(iter(waiting), None)
         now = self._now()
         request = WakeRequest(
             model=model,
@@ -84,11 +86,11 @@ class Demand:
             waiting=len(waiting),
             deadline=max((t.deadline for t in waiting), default=now),
             sent_at=now,
-            request_ids=tuple(t.request_id for t in waiting[:MAX_REQUEST_IDS]),
-            key_id=waiting[0].key_id if waiting else "",
+            request_ids=tuple(ticket.request_id for ticket in islice(waiting, MAX_REQUEST_IDS)),
+            key_id=first.key_id if first else "",
         )
         await self._bus.publish(wake_request(model), encode(request))
-        if waiting:
+        if first:
             self._due[model] = now + self._repeat
-        elif not self._hold.waiting(model):
+        elif not self._hold.is_wanted(model):
             del self._due[model]

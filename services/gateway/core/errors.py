@@ -20,6 +20,11 @@ class ApiError(Exception):
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return msgspec.json.encode({"error": error})
 
+    def fields(self) -> bytes:
+        """Its header lines."""
+        lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+        return b"Content-Type: application/json\r\n" + lines.encode("latin-1")
+
     def event(self) -> bytes:
         """The same as the last event of a stream whose status line has gone out."""
         return b"data: " + self.body() + b"\n\n"
@@ -34,6 +39,11 @@ def invalid_json(reason: str) -> ApiError:
 
 def invalid_request(param: str | None, reason: str) -> ApiError:
     return ApiError(400, "invalid_request", reason, param=param)
+
+
+def malformed(reason: str) -> ApiError:
+    """What came is not HTTP as it should be."""
+    return ApiError(400, "invalid_request", f"This is not a well-formed HTTP request: {reason}.")
 
 
 def invalid_api_key() -> ApiError:
@@ -73,8 +83,31 @@ def request_too_large(limit: int) -> ApiError:
     return ApiError(413, "request_too_large", f"The request body is larger than {limit} bytes.")
 
 
+def head_too_large(limit: int) -> ApiError:
+    return ApiError(431, "request_too_large", f"The request's head is larger than {limit} bytes.")
+
+
+def too_many_bytes() -> ApiError:
+    message = "The requests that are being received or held fill this gateway's memory; try again."
+    return ApiError(429, "too_many_waiting", message, "rate_limit_error", headers={"Retry-After": "5"})
+
+
+def internal_error() -> ApiError:
+    return ApiError(500, "internal_error", "A fault of ours; it has been recorded.", "server_error")
+
+
 def unsupported_media_type(got: str) -> ApiError:
     return ApiError(415, "unsupported_media_type", f"Send Content-Type: application/json, not {got!r}.")
+
+
+def rate_limited(limit: str, retry_after: int) -> ApiError:
+    message = f"This key has reached its limit of {limit}; try again in {retry_after} s."
+    return ApiError(429, "rate_limit_exceeded", message, "rate_limit_error", headers={"Retry-After": str(retry_after)})
+
+
+def insufficient_quota(limit: int) -> ApiError:
+    message = f"This key has used its {limit} tokens of this month; they begin anew with the next month in UTC."
+    return ApiError(429, "insufficient_quota", message, "rate_limit_error", headers=dict(_NO_RETRY))
 
 
 def too_many_waiting(retry_after: int) -> ApiError:

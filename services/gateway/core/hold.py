@@ -5,10 +5,10 @@ callback, so that the shell decides what waiting means.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count
 
+from services.gateway.core.breaker import Breaker
 from shared.config import Config, Model
 from shared.messages.gateway import MachineActivity
 from shared.messages.waker import MachineRecord
@@ -17,8 +17,13 @@ from shared.messages.waker import MachineRecord
 class TooManyWaiting(Exception):
     """The bound on waiting requests, in total or of one key, is reached."""
 
+    def __init__(self, limit: str) -> None:
+        super().__init__(limit)
+        self.limit = limit
+        """`waiting` or `waiting_per_key`."""
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, slots=True)
 class Ticket:
     """One waiting request."""
 
@@ -27,103 +32,190 @@ class Ticket:
     request_id: str
     deadline: float
     on_grant: Callable[[MachineRecord], None]
-    number: int = 0
 
 
-@dataclass
+@dataclass(eq=False, slots=True)
 class _Use:
     in_flight: int = 0
     last_used_at: float | None = None
 
 
 @dataclass
+class Queue:
+    """The waiters of one model: keys take turns, and within a key the first to come goes first."""
+
+    _keys: "OrderedDict[str, OrderedDict[Ticket, None]]" = field(default_factory=OrderedDict)
+    """The key whose turn it is comes first."""
+    _size: int = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Ticket]:
+        """Key by key, in the order of their turns."""
+        for tickets in self._keys.values():
+            yield from tickets
+
+    def of_key(self, key_id: str) -> int:
+        return len(self._keys.get(key_id, ()))
+
+    def add(self, ticket: Ticket) -> None:
+        self._keys.setdefault(ticket.key_id, OrderedDict())[ticket] = None
+        self._size += 1
+
+    def discard(self, ticket: Ticket) -> bool:
+        """Whether it was there."""
+        tickets = self._keys.get(ticket.key_id)
+        if tickets is None or ticket not in tickets:
+            return False
+        del tickets[ticket]
+        if not tickets:
+            del self._keys[ticket.key_id]
+        self._size -= 1
+        return True
+
+    def pop(self) -> Ticket:
+        """Whose turn it is; the next turn is another key's."""
+        key_id, tickets = next(iter(self._keys.items()))
+        ticket, _ = tickets.popitem(last=False)
+        if tickets:
+            self._keys.move_to_end(key_id)
+        else:
+            del self._keys[key_id]
+        self._size -= 1
+        return ticket
+
+
 class Hold:
     """The books. `fleet` is the waker's view of the machines, kept by the shell and read here."""
 
-    config: Config
-    fleet: Mapping[str, MachineRecord]
-    _uses: dict[str, _Use] = field(default_factory=dict)
-    _waiting: dict[str, "OrderedDict[int, Ticket]"] = field(default_factory=dict)
-    _per_key: Counter[str] = field(default_factory=Counter)
-    _numbers: "count[int]" = field(default_factory=count)
-
-    @property
-    def total_waiting(self) -> int:
-        return sum(len(queue) for queue in self._waiting.values())
-
-    @property
-    def total_in_flight(self) -> int:
-        return sum(use.in_flight for use in self._uses.values())
+    def __init__(self, config: Config, fleet: Mapping[str, MachineRecord]) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._room = {m.id: config.tiers[m.tier].max_concurrency for m in config.machine}
+        self._tiers = {
+            model.name: [tuple(m.id for m in config.machine if m.tier == tier) for tier in model.lineup]
+            for model in config.model
+        }
+        self._uses: dict[str, _Use] = {}
+        self._waiting: OrderedDict[str, Queue] = OrderedDict()
+        """Models that somebody waits for; whose turn it is comes first."""
+        self._per_key: Counter[str] = Counter()
+        self.breaker = Breaker()
+        self.total_waiting = 0
+        self.total_in_flight = 0
 
     def in_flight(self, machine: str) -> int:
         return self._uses[machine].in_flight if machine in self._uses else 0
 
-    def waiting(self, model: str) -> list[Ticket]:
-        """In the order of their arrival."""
-        return list(self._waiting.get(model, {}).values())
+    def waiting(self, model: str) -> Queue:
+        """Whoever waits for the model; empty when nobody does."""
+        return self._waiting.get(model) or Queue()
+
+    def is_wanted(self, model: str) -> bool:
+        return model in self._waiting
 
     def servable(self, model: Model) -> bool:
         """Whether any machine could ever serve it: its lineup has one that is not gone."""
-        machines = self.config.machines_of(model)
-        return any(m.id not in self.fleet or self.fleet[m.id].state != "gone" for m in machines)
+        machines = self._config.machines_of(model)
+        return any(m.id not in self._fleet or self._fleet[m.id].state != "gone" for m in machines)
 
-    def take(self, model: Model, *, besides: str | None = None) -> MachineRecord | None:
-        """Book a place on the ready machine with room that is least busy, first tier first; None: nowhere."""
-        for tier in model.lineup:
-            room = self.config.tiers[tier].max_concurrency
-            ready = [
-                record
-                for machine in self.config.machine
-                if machine.tier == tier
-                and machine.id != besides
-                and (record := self.fleet.get(machine.id)) is not None
-                and record.state == "ready"
-                and record.endpoint is not None
-                and self.in_flight(machine.id) < room
-            ]
-            if ready:
-                chosen = min(ready, key=lambda record: self.in_flight(record.machine))
-                self._uses.setdefault(chosen.machine, _Use()).in_flight += 1
-                return chosen
-        return None
+    def arrive(self, model: str, now: float) -> MachineRecord | None:
+        """A place for a newcomer, who may not pass those who wait."""
+        return None if model in self._waiting else self.take(model, now)
 
-    def give_back(self, machine: str, now: float) -> None:
-        """A request has left the machine."""
+    def take(self, model: str, now: float, *, besides: str | None = None) -> MachineRecord | None:
+        """Book a place on the ready machine with room that is least busy, first tier first; None: nowhere.
+
+        A machine that the breaker leaves alone is taken only where there is no other.
+        """
+        spared: MachineRecord | None = None
+        for machines in self._tiers[model]:
+            chosen, least = None, 0
+            for machine in machines:
+                record = self._fleet.get(machine)
+                if record is None or record.state != "ready" or record.endpoint is None or machine == besides:
+                    continue
+                busy = self.in_flight(machine)
+                if busy >= self._room[machine]:
+                    continue
+                if not self.breaker.closed(machine, now):
+                    spared = spared or record
+                elif chosen is None or busy < least:
+                    chosen, least = record, busy
+            if chosen is not None:
+                return self._book(chosen, now)
+        return None if spared is None or besides is not None else self._book(spared, now)
+
+    def _book(self, record: MachineRecord, now: float) -> MachineRecord:
+        use = self._uses.get(record.machine)
+        if use is None:
+            use = self._uses[record.machine] = _Use()
+        use.in_flight += 1
+        self.total_in_flight += 1
+        self.breaker.on_try(record.machine, now)
+        return record
+
+    def give_back(self, machine: str, now: float) -> bool:
+        """A request has left the machine. Whether it was the last one there."""
         use = self._uses[machine]
         assert use.in_flight > 0, f"{machine} gave back a place that nobody took"
         use.in_flight -= 1
+        self.total_in_flight -= 1
         use.last_used_at = now
+        return use.in_flight == 0
 
     def enqueue(self, ticket: Ticket) -> None:
         """Wait, or `TooManyWaiting`."""
-        limits = self.config.gateway
-        if self.total_waiting >= limits.max_waiting or self._per_key[ticket.key_id] >= limits.max_waiting_per_key:
-            raise TooManyWaiting
-        ticket.number = next(self._numbers)
-        self._waiting.setdefault(ticket.model, OrderedDict())[ticket.number] = ticket
+        limits = self._config.gateway
+        if self.total_waiting >= limits.max_waiting:
+            raise TooManyWaiting("waiting")
+        if self._per_key.get(ticket.key_id, 0) >= limits.max_waiting_per_key:
+            raise TooManyWaiting("waiting_per_key")
+        self._waiting.setdefault(ticket.model, Queue()).add(ticket)
         self._per_key[ticket.key_id] += 1
+        self.total_waiting += 1
 
     def leave(self, ticket: Ticket) -> None:
         """Wait no more; a ticket that waits no more already is fine."""
         queue = self._waiting.get(ticket.model)
-        if queue is not None and queue.pop(ticket.number, None) is not None:
-            self._per_key[ticket.key_id] -= 1
-            if not self._per_key[ticket.key_id]:
-                del self._per_key[ticket.key_id]
+        if queue is not None and queue.discard(ticket):
+            self._left(ticket, queue)
 
-    def release(self) -> None:
-        """Grant places to those who wait, first come first served per model, as long as there is room."""
-        for name, queue in self._waiting.items():
-            model = self.config.models[name]
-            while queue and (record := self.take(model)) is not None:
-                ticket = next(iter(queue.values()))
-                self.leave(ticket)
-                ticket.on_grant(record)
+    def release(self, now: float, most: int) -> bool:
+        """Grant places to those who wait, as long as there is room, `most` of them. Whether that bound ended it.
+
+        Models take turns, and within a model keys do.
+        """
+        granted = without_room = 0
+        while without_room < len(self._waiting):
+            if granted == most:
+                return True
+            model = next(iter(self._waiting))
+            self._waiting.move_to_end(model)
+            record = self.take(model, now)
+            if record is None:
+                without_room += 1
+                continue
+            granted, without_room = granted + 1, 0
+            queue = self._waiting[model]
+            ticket = queue.pop()
+            self._left(ticket, queue)
+            ticket.on_grant(record)
+        return False
+
+    def _left(self, ticket: Ticket, queue: Queue) -> None:
+        if not queue:
+            del self._waiting[ticket.model]
+        self.total_waiting -= 1
+        self._per_key[ticket.key_id] -= 1
+        if not self._per_key[ticket.key_id]:
+            del self._per_key[ticket.key_id]
 
     def activity(self, revision: Callable[[str], int]) -> dict[str, MachineActivity]:
         """What to tell the waker of every machine in the fleet; `revision` is that of a machine's record."""
         told: dict[str, MachineActivity] = {}
-        for machine, record in self.fleet.items():
+        for machine, record in self._fleet.items():
             use = self._uses.get(machine, _Use())
             idle_drain = record.state == "draining" and use.in_flight == 0
             told[machine] = MachineActivity(

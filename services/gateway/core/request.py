@@ -4,6 +4,7 @@ The body travels byte for byte except for what must change: the model's served n
 """
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,18 @@ class _Body(msgspec.Struct):
     model: str
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
+    # Whatever is in these is the engine's to judge; a whole number is an estimate for us.
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+
+    @property
+    def most_tokens(self) -> int:
+        given = (self.max_tokens, self.max_completion_tokens, self.max_output_tokens)
+        return max((n for n in given if type(n) is int and n > 0), default=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What a body says about its way."""
 
@@ -32,11 +42,16 @@ class Asked:
     wants_usage: bool
     """The client itself asked for the usage chunk."""
     wants_running_usage: bool
+    max_tokens: int
+    """The most that it may be answered with, 0 where it does not say."""
     body: bytes
 
 
 _body = msgspec.json.Decoder(_Body)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*")')
+"""Where `"model"` occurs once in a body, this finds that member: its value is known to be a string."""
+_OPTIONS = b'{"include_usage":true,"continuous_usage_stats":true}'
 
 
 def parse(body: bytes) -> Asked:
@@ -59,25 +74,39 @@ def parse(body: bytes) -> Asked:
         stream=bool(fields.stream),
         wants_usage=bool(options.include_usage),
         wants_running_usage=bool(options.continuous_usage_stats),
+        max_tokens=fields.most_tokens,
         body=body,
     )
 
 
 def for_engine(asked: Asked, *, served_as: str | None, usage_options: bool) -> bytes:
     """The body for the engine. `usage_options`: ask a stream for its usage, whatever the client asked."""
-    changes: dict[str, bytes] = {}
-    if served_as is not None and served_as != asked.model:
-        changes["model"] = msgspec.json.encode(served_as)
-    if asked.stream and usage_options:
-        changes["stream_options"] = b'{"include_usage":true,"continuous_usage_stats":true}'
-    if not changes:
+    rename = served_as is not None and served_as != asked.model
+    add_options = asked.stream and usage_options
+    if not rename and not add_options:
         return asked.body
-    if set(changes) == {"stream_options"} and b'"stream_options"' not in asked.body and b"\\u" not in asked.body:
-        start = asked.body.index(b"{") + 1
-        return asked.body[:start] + b'"stream_options":' + changes["stream_options"] + b"," + asked.body[start:]
+    body = asked.body
+    if b"\\u" in body or (add_options and b'"stream_options"' in body):
+        return _rewritten(asked, served_as if rename else None, add_options=add_options)
+    if rename:
+        named = _MODEL.search(body) if body.count(b'"model"') == 1 else None
+        if named is None:
+            return _rewritten(asked, served_as, add_options=add_options)
+        body = body[: named.start(1)] + msgspec.json.encode(served_as) + body[named.end(1) :]
+    if add_options:
+        start = body.index(b"{") + 1
+        body = body[:start] + b'"stream_options":' + _OPTIONS + b"," + body[start:]
+    return body
+
+
+def _rewritten(asked: Asked, served_as: str | None, *, add_options: bool) -> bytes:
+    """The long way, for any spelling: member by member, each value as it was written."""
     members = _members.decode(asked.body)
-    if "stream_options" in changes and "stream_options" in members:
-        changes["stream_options"] = _merged(members["stream_options"])
+    changes: dict[str, bytes] = {}
+    if served_as is not None:
+        changes["model"] = msgspec.json.encode(served_as)
+    if add_options:
+        changes["stream_options"] = _merged(members["stream_options"]) if "stream_options" in members else _OPTIONS
     written = {name: changes.get(name, bytes(value)) for name, value in members.items()} | changes
     return b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in written.items()) + b"}"
 

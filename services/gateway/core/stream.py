@@ -2,9 +2,13 @@
 
 Bytes in, bytes out; whole events only, each as the engine wrote it except for usage that the client did not ask
 for. An event waits for nothing but its own end.
+
+vLLM's usual piece is one event whose last member is `usage`: it is cut off without parsing the rest. Whatever looks
+different takes the long way.
 """
 
 import re
+from itertools import pairwise
 
 import msgspec
 
@@ -14,8 +18,13 @@ MAX_EVENT_BYTES = 32 * 1024 * 1024
 """An event that has not ended by then never will: as much as a whole body may have."""
 
 _END = re.compile(rb"\r?\n\r?\n")
+_LONGEST_END = 4
 _DATA = re.compile(rb"^data:[ ]?", re.MULTILINE)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_usage = msgspec.json.Decoder(EngineUsage)
+
+_USAGE = b',"usage":{'
+_NO_CHOICES = b'"choices":[]'
 
 
 class _Delta(msgspec.Struct):
@@ -56,46 +65,74 @@ class EventTooLarge(Exception):
 class StreamReader:
     """One stream. `feed` takes what came from the engine and returns what goes to the client."""
 
+    __slots__ = (
+        "_deltas",
+        "_ends_with_done",
+        "_last_with_usage",
+        "_rest",
+        "_said",
+        "_told_usage",
+        "_wants_running_usage",
+        "_wants_usage",
+        "complete",
+    )
+
     def __init__(self, *, wants_usage: bool, wants_running_usage: bool, ends_with_done: bool) -> None:
         self._wants_usage = wants_usage
         self._wants_running_usage = wants_running_usage
         self._ends_with_done = ends_with_done
-        self._rest = b""
+        self._rest = bytearray()
         self._deltas = 0
-        self._said: Count | None = None
-        self._done = False
-        self._finished_response = False
-        self._withheld: bytes | None = None
-
-    @property
-    def complete(self) -> bool:
+        self._said: EngineUsage | None = None
+        self._told_usage = False
+        self._last_with_usage = b""
+        self.complete = False
         """The engine said all that it had to say."""
-        return self._done if self._ends_with_done else self._done or self._finished_response
 
     @property
     def count(self) -> Count:
         """The engine's last running total, else one completion token per delta, else nothing."""
         if self._said is not None:
-            return self._said
+            return count(self._said)
         return Count(completion=self._deltas, basis="counted") if self._deltas else Count()
 
     def feed(self, data: bytes) -> bytes:
+        if not self._rest and not self._wants_running_usage and (cut := self._cut(data)) is not None:
+            return cut
+        scanned = max(0, len(self._rest) - _LONGEST_END + 1)
         self._rest += data
-        out: list[bytes] = []
-        start = 0
-        for end in _END.finditer(self._rest):
-            event = self._rest[start : end.end()]
-            start = end.end()
-            out.append(self._event(event))
-        self._rest = self._rest[start:]
         if len(self._rest) > MAX_EVENT_BYTES:
             raise EventTooLarge
-        return b"".join(out)
+        ends = [end.end() for end in _END.finditer(self._rest, scanned)]
+        events = [bytes(self._rest[start:end]) for start, end in pairwise([0, *ends])]
+        if ends:
+            del self._rest[: ends[-1]]
+        return b"".join(map(self._event, events))
 
     def end(self) -> bytes:
         """What is left when the engine has closed: an unended last event, which some engines send."""
-        rest, self._rest = self._rest, b""
+        rest = bytes(self._rest)
+        self._rest.clear()
         return self._event(rest) if rest.strip() else b""
+
+    def _cut(self, data: bytes) -> bytes | None:
+        """One whole event without its `usage`, where that is its last member; None: it is something else.
+
+        An unescaped `,"usage":{` can only be a member's name. Where what follows it is one whole object but for one
+        brace, that member is the outermost object's last.
+        """
+        at = data.rfind(_USAGE)
+        if at < 0 or not data.endswith(b"}\n\n") or not data.startswith(b"data: {") or data.find(b"\n", 0, -2) >= 0:
+            return None
+        try:
+            self._said = _usage.decode(data[at + len(_USAGE) - 1 : -3])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        if data.endswith(_NO_CHOICES, 0, at):
+            self._told_usage = True
+            return data if self._wants_usage else b""
+        self._last_with_usage = data
+        return data[:at] + b"}\n\n"
 
     def _event(self, event: bytes) -> bytes:
         found = _DATA.search(event)
@@ -103,7 +140,7 @@ class StreamReader:
             return event
         data = event[found.end() :].strip()
         if data == b"[DONE]":
-            self._done = True
+            self.complete = True
             return self._usage_chunk() + event
         try:
             chunk = _chunk.decode(data)
@@ -113,28 +150,31 @@ class StreamReader:
 
     def _usage_chunk(self) -> bytes:
         """For a client that asked: some engines put the final usage beside the last choice instead."""
-        withheld, self._withheld = self._withheld, None
-        return b"data: " + withheld + b"\n\n" if withheld else b""
+        if not self._wants_usage or self._told_usage or not self._last_with_usage:
+            return b""
+        found = _DATA.search(self._last_with_usage)
+        assert found is not None, "it was read as an event with data"
+        members = _members.decode(self._last_with_usage[found.end() :].strip())
+        return b"data: " + _joined(members | {"choices": msgspec.Raw(b"[]")}) + b"\n\n"
 
     def _chunk(self, event: bytes, data_at: int, data: bytes, chunk: _Chunk) -> bytes:
         if chunk.response is not None and chunk.response.usage is not None:
-            self._said = count(chunk.response.usage)
-            self._finished_response = True
+            self._said = chunk.response.usage
+            self.complete = self.complete or not self._ends_with_done
             return event
         for choice in chunk.choices or ():
             if (choice.delta is not None and choice.delta.says_something) or choice.text:
                 self._deltas += 1
         if chunk.usage is None:
             return event
-        self._said = count(chunk.usage)
+        self._said = chunk.usage
         if not chunk.choices:
-            self._withheld = None
+            self._told_usage = True
             return event if self._wants_usage else b""
         if self._wants_running_usage:
             return event
+        self._last_with_usage = event
         members = _members.decode(data)
-        if self._wants_usage:
-            self._withheld = _joined(members | {"choices": msgspec.Raw(b"[]")})
         members.pop("usage", None)
         return event[:data_at] + _joined(members) + b"\n\n"
 

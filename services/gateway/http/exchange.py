@@ -1,292 +1,319 @@
-"""One request from its body to its usage event: check, hold, forward, relay, count."""
+"""One request from its body to its usage event: check, admit, place, forward, relay, count.
 
-import asyncio
-import math
-from dataclasses import dataclass, field
+It is called by its client's connection, by the one who grants places and by the engine's connection, and it calls them;
+it never waits. A piece of a stream is at the client's socket when the call that brought it returns.
+"""
 
-import aiohttp
-import msgspec
 import structlog
-from aiohttp import web
 
-from services.gateway.adapters.engines import EngineUnreachable
-from services.gateway.core import errors, usage
+from services.gateway.adapters.engines import Call
+from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
-from services.gateway.core.hold import Ticket, TooManyWaiting
-from services.gateway.core.outlook import Outlook, outlook
 from services.gateway.core.request import Asked, for_engine, parse
 from services.gateway.core.stream import EventTooLarge, StreamReader
 from services.gateway.core.tally import Tally
 from services.gateway.door import Door
-from services.gateway.http.body import read_body, wake_limit
+from services.gateway.http.admission import Admission
+from services.gateway.http.answer import AnswerTooLarge, StreamAnswer, WholeAnswer
+from services.gateway.http.connection import ClientConnection
+from services.gateway.http.engine_request import engine_head
+from services.gateway.http.request import Request
+from services.gateway.http.waiting import wake_limit
 from shared.config import Model
 from shared.messages.keys import KeyRecord
 from shared.messages.waker import MachineRecord
 
-EVENT_STREAM = "text/event-stream"
-STREAM_HEADERS = {
-    "Content-Type": f"{EVENT_STREAM}; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}
+EVENT_STREAM = b"text/event-stream"
+STREAM_FIELDS = (
+    b"Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+)
+CLIENT_CLOSED = 499
+"""For the log and the metrics: the client left before an answer ended. Nobody is sent it."""
 NO_STREAM_OPTIONS = frozenset({"/v1/responses", "/v1/embeddings"})
 """Paths whose engines take none; `/v1/responses` says its usage by itself."""
 
 log = structlog.get_logger()
 
 
-@dataclass(eq=False, kw_only=True)
 class Exchange:
-    """One request. `run` answers it; `leave` and `cut` end it early while the gateway drains."""
+    """One request. `leave` and `cut` end it early while the gateway drains."""
 
-    door: Door
-    request: web.Request
-    key: KeyRecord
-    request_id: str
-    arrived: float
-    task: "asyncio.Task[object]"
-    asked: Asked = field(init=False)
-    model: Model = field(init=False)
-    _machine: MachineRecord | None = None
-    _granted: "asyncio.Future[MachineRecord] | None" = None
-    _sent: web.StreamResponse | None = None
-    """The stream to the client, once its status line has gone out."""
-    _cut: bool = False
-    _tally: Tally = field(init=False)
+    __slots__ = (
+        "_admission",
+        "_answer",
+        "_asked",
+        "_call",
+        "_client",
+        "_door",
+        "_key",
+        "_machine",
+        "_may_move",
+        "_model",
+        "_path",
+        "_recorded",
+        "_request",
+        "_started",
+        "_tally",
+    )
 
-    async def run(self) -> web.StreamResponse:
-        """The answer. Errors before the status line are raised as `ApiError`, later ones are told in the stream."""
-        self.door.exchanges.add(self)
-        self._tally = Tally(arrived=self.arrived)
+    def __init__(self, door: Door, client: ClientConnection, request: Request, key: KeyRecord, path: str) -> None:
+        self._door = door
+        self._client = client
+        self._request = request
+        self._key = key
+        self._path = path
+        self._tally = Tally(request.arrived)
+        self._asked: Asked
+        self._model: Model | None = None
+        self._admission: Admission | None = None
+        self._machine: MachineRecord | None = None
+        self._call: Call | None = None
+        self._may_move = True
+        self._answer: StreamAnswer | WholeAnswer | None = None
+        self._started = False
+        """Whether the status line of a stream has gone out."""
+        self._recorded = False
+
+    # From the client's connection.
+
+    def receive(self, body: bytes) -> None:
+        """Check it, and begin."""
+        door = self._door
+        door.exchanges.add(self)
         try:
-            await self._check()
-            self._machine = await self._place()
-            return await self._forward()
+            self._asked = parse(body)
+            model = door.models.get(self._asked.model)
+            if model is None:
+                raise errors.model_not_found(self._asked.model)
+            if not self._key.allows(model.name):
+                raise errors.model_not_allowed(model.name)
+            self._model = model
+            door.admit()
+            wait = wake_limit(self._request.header(b"x-wake-timeout"), door.config.gateway.hold_cap)
+            self._admission = Admission(
+                door,
+                self._request,
+                self._key,
+                model,
+                asked=self._asked,
+                tally=self._tally,
+                on_place=self._forward,
+                on_word=self._say,
+                on_fail=self._fail,
+            )
+            self._admission.begin(wait)
         except ApiError as error:
-            if self._sent is None:
-                raise
-            self.door.metrics.refused.labels(error.code).inc()
-            return await self._end(self._sent, error.event())
-        except asyncio.CancelledError:
+            self._fail(error)
+        except BaseException:
+            self._settle(500, "internal_error")
+            raise
+
+    def gone(self) -> None:
+        if not self._recorded:
             self._tally.outcome = "client_closed"
-            if not self._cut or self._sent is None:
-                raise
-            self._tally.outcome = "engine_lost"  # what was delivered is served
-            return await self._end(self._sent, errors.leaving().event())
-        finally:
-            self.door.exchanges.discard(self)
-            self._settle()
+        self._settle(CLIENT_CLOSED, "")
+
+    def pause(self) -> None:
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        if self._call is not None:
+            self._call.resume()
+
+    # From the drain.
 
     def leave(self) -> None:
-        """The gateway drains: a held request tries elsewhere."""
-        if self._granted is not None and not self._granted.done():
-            self._granted.set_exception(errors.leaving())
+        """A request that no engine has yet tries elsewhere."""
+        if self._machine is None:
+            self._fail(errors.leaving())
 
     def cut(self) -> None:
-        """The grace is over."""
-        self._cut = True
-        self.task.cancel()
+        """The grace is over. What was delivered is served."""
+        self._tally.outcome = "engine_lost"
+        self._fail(errors.leaving())
 
-    async def _check(self) -> None:
-        self.asked = parse(await read_body(self.request, self.door.config.gateway))
-        model = self.door.config.models.get(self.asked.model)
-        if model is None:
-            raise errors.model_not_found(self.asked.model)
-        if not self.key.allows(model.name):
-            raise errors.model_not_allowed(model.name)
-        self.model = model
-        self.door.admit()
+    # On its way to an engine.
 
-    async def _place(self) -> MachineRecord:
-        """A place on a ready machine, held for until one wakes."""
-        hold = self.door.hold
-        limit = wake_limit(self.request, self.door.config.gateway.hold_cap)
-        if (record := hold.take(self.model)) is not None:
-            return record
-        if not hold.servable(self.model):
-            raise errors.no_upstream(self.model.name)
-        deadline = self.arrived + (self.door.config.gateway.hold_cap if limit is None else limit)
-        if limit == 0:
-            deadline = self.arrived + self.door.config.gateway.hold_cap
-            self.door.demand.ask_once(self.model.name, self.request_id, self.key.id, deadline)
-            raise self._outlook().refusal()
-        self._granted = asyncio.get_running_loop().create_future()
-        ticket = Ticket(self.model.name, self.key.id, self.request_id, deadline, self._grant)
-        try:
-            hold.enqueue(ticket)
-        except TooManyWaiting:
-            raise errors.too_many_waiting(self._outlook().retry_after) from None
-        self.door.demand.changed(self.model.name)
-        begun = self.door.now()
-        try:
-            record = await self._held(deadline, capped=limit is None or limit >= self.door.config.gateway.hold_cap)
-        except BaseException:
-            if self._granted.done() and not self._granted.cancelled() and self._granted.exception() is None:
-                self.door.machine_left(self._granted.result().machine)
-            raise
-        finally:
-            hold.leave(ticket)
-            self.door.demand.changed(self.model.name)
-            self._tally.wake_wait = self.door.now() - begun
-        self._tally.wake_id = record.wake_id
-        self.door.metrics.wake_wait.observe(self._tally.wake_wait)
-        return record
+    def _forward(self, machine: MachineRecord) -> None:
+        assert self._model is not None, "who is forwarded was checked"
+        assert machine.endpoint is not None, "a ready machine has an endpoint"
+        self._machine = machine
+        if self._tally.forwarded_at is None:
+            self._tally.forwarded_at = self._door.now()
+        usage_options = self._path not in NO_STREAM_OPTIONS
+        body = for_engine(self._asked, served_as=self._model.served_as, usage_options=usage_options)
+        head = engine_head(machine.endpoint, self._path, self._request, len(body))
+        self._call = self._door.engines.call(machine.endpoint, head + body, self)
 
-    def _grant(self, record: MachineRecord) -> None:
-        assert self._granted is not None
-        if self._granted.done():
-            # Cancelled or sent elsewhere in this very turn of the loop: the place goes to the next one.
-            asyncio.get_running_loop().call_soon(self.door.machine_left, record.machine)
-        else:
-            self._granted.set_result(record)
-
-    async def _held(self, deadline: float, *, capped: bool) -> MachineRecord:
-        """Wait for the grant; a stream hears after a while that, and for what, it waits."""
-        assert self._granted is not None
-        settings = self.door.config.gateway
-        next_word = self.arrived + settings.headers_held if self.asked.stream else math.inf
-        while True:
-            pause = min(deadline, next_word) - self.door.now()
-            await asyncio.wait([self._granted], timeout=max(0.0, pause))
-            if self._granted.done():
-                return self._granted.result()
-            now = self.door.now()
-            if now >= deadline:
-                raise errors.wake_timeout(settings.hold_cap) if capped else self._outlook().refusal()
-            if now >= next_word:
-                stream = await self._open_stream()
-                await stream.write(self._outlook().comment())
-                next_word = now + settings.heartbeat
-
-    async def _forward(self) -> web.StreamResponse:
-        """To the engine and back; before the first byte a failure moves on to another machine, once."""
-        for may_move in (True, False):
-            machine = self._machine
-            assert machine is not None
-            self._tally.forwarded_at = self._tally.forwarded_at or self.door.now()
-            self._tally.written = True
-            try:
-                async with self.door.engines.answer(*self._engine_request(machine)) as answer:
-                    self._tally.status = answer.status
-                    if answer.status >= 500 and may_move and self._move(machine):
-                        continue
-                    return await self._relay(answer)
-            except EngineUnreachable as error:
-                self._tally.written = error.written
-                log.warning(
-                    "engine unreachable", machine=machine.machine, reason=str(error), request_id=self.request_id
-                )
-                if may_move and self._move(machine):
-                    continue
-                raise errors.upstream_unreachable() from error
-        raise AssertionError("the second round always answers")
-
-    def _move(self, machine: MachineRecord) -> bool:
-        another = self.door.hold.take(self.model, besides=machine.machine)
+    def _move(self) -> bool:
+        """To another machine, once, before anything of an answer has gone to the client."""
+        assert self._machine is not None, "who moves was somewhere"
+        assert self._model is not None, "who moves was checked"
+        now = self._door.now()
+        if not self._may_move:
+            return False
+        self._may_move = False
+        another = self._door.hold.take(self._model.name, now, besides=self._machine.machine)
         if another is None:
             return False
-        self.door.machine_left(machine.machine)
-        self._machine = another
+        self._hang_up()
+        self._door.machine_left(self._machine.machine)
+        self._door.metrics.failovers += 1
+        self._tally.status = 0
+        self._forward(another)
         return True
 
-    def _engine_request(self, machine: MachineRecord) -> tuple[str, bytes, dict[str, str]]:
-        path = self.request.path
-        body = for_engine(self.asked, served_as=self.model.served_as, usage_options=path not in NO_STREAM_OPTIONS)
-        headers = {
-            "Content-Type": "application/json",
-            "Accept": self.request.headers.get("Accept", "*/*"),
-            "Accept-Encoding": "identity",
-            "x-request-id": self.request_id,
-        }
-        return f"{machine.endpoint}{path}", body, headers
+    # From the engine.
 
-    async def _relay(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        if answer.status < 300 and answer.content_type == EVENT_STREAM:
-            return await self._relay_stream(answer)
-        try:
-            body = await answer.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise EngineUnreachable(f"died in its answer: {error}", written=True) from error
-        self._tally.first_byte_at = self.door.now()
-        if answer.status < 300:
-            self._tally.outcome = "completed"
-            self._tally.count = usage.of_answer(body)
-        if self._sent is not None:
-            return await self._end(self._sent, _as_event(body))
-        content_type = answer.headers.get("Content-Type", "application/json")
-        return web.Response(status=answer.status, body=body, headers={"Content-Type": content_type})
-
-    async def _relay_stream(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        reader = StreamReader(
-            wants_usage=self.asked.wants_usage,
-            wants_running_usage=self.asked.wants_running_usage,
-            ends_with_done=self.request.path != "/v1/responses",
-        )
-        stream = await self._open_stream()
-        try:
-            async for data in answer.content.iter_any():
-                self._tally.first_byte_at = self._tally.first_byte_at or self.door.now()
-                if relayed := reader.feed(data):
-                    await stream.write(relayed)
-            if rest := reader.end():
-                await stream.write(rest)
-        except ConnectionResetError:
-            self._tally.outcome = "client_closed"
-            raise
-        except (aiohttp.ClientError, TimeoutError, EventTooLarge) as error:
-            log.warning("engine lost", reason=str(error) or type(error).__name__, request_id=self.request_id)
-        finally:
-            self._tally.count = reader.count
-        if reader.complete:
-            self._tally.outcome = "completed"
-            return await self._end(stream, b"")
-        self._tally.outcome = "engine_lost"
-        return await self._end(stream, errors.engine_lost().event())
-
-    async def _open_stream(self) -> web.StreamResponse:
-        if self._sent is None:
-            self._sent = web.StreamResponse(status=200, headers=STREAM_HEADERS)
-            await self._sent.prepare(self.request)
-        return self._sent
-
-    @staticmethod
-    async def _end(stream: web.StreamResponse, last: bytes) -> web.StreamResponse:
-        try:
-            if last:
-                await stream.write(last)
-            await stream.write_eof()
-        except ConnectionResetError:
-            log.debug("client gone before the end of its stream")
-        return stream
-
-    def _outlook(self) -> Outlook:
-        machines = self.door.config.machines_of(self.model)
-        records = [record for machine in machines if (record := self.door.fleet.get(machine.id)) is not None]
-        return outlook(self.model, records, self.door.now())
-
-    def _settle(self) -> None:
-        """Give the place back and count what was used."""
-        if self._machine is None:
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        assert self._machine is not None, "an answer comes from a machine"
+        self._tally.status = status
+        breaker = self._door.hold.breaker
+        if status >= 500:
+            breaker.on_failure(self._machine.machine, self._door.now())
+            if self._move():
+                return
+        else:
+            breaker.on_success(self._machine.machine)
+        self._request.drop_body()
+        content_type = headers.get(b"content-type", b"application/json")
+        if status >= 300 or not content_type.startswith(EVENT_STREAM):
+            self._answer = WholeAnswer(content_type, self._door.now())
             return
-        if self._tally.written:
-            event = self._tally.event(
-                request_id=self.request_id,
-                key_id=self.key.id,
-                model=self.model.name,
-                machine=self._machine,
-                streamed=self.asked.stream,
-                now=self.door.now(),
-            )
-            self.door.metrics.overhead.observe(event.overhead)
-            if event.first_token is not None:
-                self.door.metrics.first_token.observe(event.first_token)
-            self.door.record(event)
-        self.door.machine_left(self._machine.machine)
+        reader = StreamReader(
+            wants_usage=self._asked.wants_usage,
+            wants_running_usage=self._asked.wants_running_usage,
+            ends_with_done=self._path != "/v1/responses",
+        )
+        self._answer = StreamAnswer(
+            self._client,
+            self._request,
+            reader,
+            gap=self._door.metrics.chunk_gap,
+            now=self._door.now,
+            on_complete=self._on_complete,
+        )
+        self._start()
 
+    def on_data(self, data: bytes) -> None:
+        assert self._answer is not None, "a body comes after its head"
+        try:
+            self._answer.feed(data)
+        except (AnswerTooLarge, EventTooLarge) as error:
+            self._engine_failed(type(error).__name__)
 
-def _as_event(body: bytes) -> bytes:
-    """An engine's whole answer inside a stream that has begun: its error, on one line."""
-    try:
-        return b"data: " + msgspec.json.encode(msgspec.json.decode(body)) + b"\n\n"
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return errors.upstream_unreachable().event()
+    def on_end(self) -> None:
+        answer = self._answer
+        if isinstance(answer, StreamAnswer):
+            answer.end()
+            if answer.complete:
+                self._end_stream()
+            else:
+                self._engine_failed("its stream has no end")
+            return
+        assert answer is not None, "an answer's end comes after its head"
+        status = self._tally.status
+        if status < 300:
+            self._tally.outcome = "completed"
+        self._settle(status, "")  # before the client has it: what it has whole is counted, whatever happens then
+        if self._started:
+            self._client.send(self._request, answer.as_event())
+            self._client.end(self._request)
+        else:
+            fields = b"Content-Type: %b\r\n%b" % (answer.content_type, self._door.limit_fields(self._key))
+            self._client.respond(self._request, status, fields, answer.body)
+
+    def on_lost(self, reason: str) -> None:
+        self._engine_failed(reason)
+
+    def _on_complete(self) -> None:
+        self._tally.outcome = "completed"
+        self._record()
+
+    def _engine_failed(self, reason: str) -> None:
+        """The engine died, or says what is no answer."""
+        assert self._machine is not None, "what fails is a machine"
+        machine = self._machine.machine
+        if isinstance(self._answer, StreamAnswer) and self._answer.complete:
+            self._end_stream()  # it died after its last word
+            return
+        self._door.hold.breaker.on_failure(machine, self._door.now())
+        log.warning("engine failed", machine=machine, reason=reason, request_id=self._request.id)
+        if isinstance(self._answer, StreamAnswer):
+            self._tally.outcome = "engine_lost"
+            self._fail(errors.engine_lost())
+        elif self._answer is not None or not self._move():
+            self._fail(errors.upstream_unreachable())
+
+    # To the client.
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            self._client.start(self._request, 200, STREAM_FIELDS + self._door.limit_fields(self._key))
+
+    def _say(self, comment: bytes) -> None:
+        """To one who waits for a wake."""
+        self._start()
+        self._client.send(self._request, comment)
+
+    def _end_stream(self) -> None:
+        self._settle(200, "")
+        self._client.end(self._request)
+
+    def _fail(self, error: ApiError) -> None:
+        """The end, with an error of ours."""
+        if self._started:
+            self._settle(200, error.code)
+            self._client.send(self._request, error.event())
+            self._client.end(self._request)
+        else:
+            self._settle(error.status, error.code)
+            fields = error.fields() + self._door.limit_fields(self._key)
+            self._client.respond(self._request, error.status, fields, error.body())
+
+    # The accounts.
+
+    def _hang_up(self) -> None:
+        """The engine stops working for this request, if it still did."""
+        call, self._call = self._call, None
+        if call is not None:
+            self._tally.written = self._tally.written or call.written
+            call.abort()
+
+    def _record(self) -> None:
+        """One usage event, for whatever an engine may have worked for."""
+        if self._call is not None:
+            self._tally.written = self._tally.written or self._call.written
+        if self._recorded or self._machine is None or not self._tally.written:
+            return
+        self._recorded = True
+        if self._answer is not None:
+            self._tally.first_byte_at = self._answer.first_at
+            if self._tally.status < 300:
+                self._tally.count = self._answer.count
+        assert self._model is not None, "what is counted was checked"
+        assert self._admission is not None, "what is counted was admitted"
+        self._door.record(
+            self._tally,
+            request_id=self._request.id,
+            key=self._key,
+            model=self._model.name,
+            machine=self._machine,
+            streamed=self._asked.stream,
+            use=self._admission.use,
+        )
+
+    def _settle(self, status: int, code: str) -> None:
+        """All that the request held is given back; nobody calls it any more."""
+        door = self._door
+        self._record()
+        self._hang_up()
+        if self._admission is not None:
+            self._admission.end()
+        door.ended(self)
+        machine, self._machine = self._machine, None
+        if machine is not None:
+            door.machine_left(machine.machine)
+        door.told(self._request, status, code, key=self._key, model=self._model, machine=machine, tally=self._tally)

@@ -1,0 +1,142 @@
+"""One connection to an engine: a request out, its answer in, piece by piece as it comes."""
+
+import asyncio
+from typing import Protocol, cast
+
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+MAX_HEAD_BYTES = 64 * 1024
+"""What sends more before an answer's body is no engine."""
+
+
+class Answered(Protocol):
+    """Who asked. `on_complete` or `on_closed` comes last."""
+
+    def on_bytes(self) -> None: ...
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None: ...
+
+    def on_data(self, data: bytes) -> None: ...
+
+    def on_complete(self, connection: "EngineConnection", *, reusable: bool) -> None: ...
+
+    def on_closed(self, reason: str) -> None: ...
+
+
+class _HeadTooLarge(Exception):
+    """The engine sends something that is no answer."""
+
+
+class EngineConnection(asyncio.Protocol):
+    """`send`, and wait for the one who asked to be told; then again."""
+
+    __slots__ = ("_call", "_complete", "_head_bytes", "_headers", "_parser", "_reusable", "_transport", "alive")
+
+    def __init__(self) -> None:
+        self._call: Answered | None = None
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+        self._complete = self._reusable = False
+        self.alive = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its class
+        self._parser = HttpResponseParser(self)
+        self.alive = True
+
+    def send(self, request: bytes, call: Answered) -> None:
+        self._call = call
+        self._headers = {}
+        self._complete = False
+        self._transport.write(request)
+
+    def abort(self) -> None:
+        """Nothing is told any more."""
+        self._call = None
+        self.alive = False
+        self._transport.abort()
+
+    def pause(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self._call is None:
+            self.abort()  # an engine that speaks unasked
+            return
+        self._call.on_bytes()
+        fault = ""
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            fault = "it wants another protocol"
+        except HttpParserCallbackError as error:
+            if not isinstance(error.__context__, _HeadTooLarge):
+                raise
+            fault = "its answer's head has no end"
+        except HttpParserError as error:
+            fault = f"no HTTP: {error}"
+        call = self._call
+        if call is None:
+            return  # aborted by what it was told
+        if self._complete:
+            self._call = None
+            call.on_complete(self, reusable=self._reusable and not fault and not self._transport.is_closing())
+        elif fault:
+            self.abort()
+            call.on_closed(fault)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.alive = False
+        call, self._call = self._call, None
+        ends_here = self._ends_with_connection() and exc is None
+        del self._parser  # it holds our methods: without this only the collector would free the two
+        if call is None:
+            return
+        if ends_here:
+            call.on_complete(self, reusable=False)
+        else:
+            call.on_closed(str(exc) if exc else "closed the connection")
+
+    # From the parser. What follows a complete answer in the same read belongs to nobody.
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._reusable = False
+        else:
+            self._headers = {}
+            self._head_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise _HeadTooLarge
+        if not self._complete:
+            self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200 and self._call is not None and not self._complete:
+            self._call.on_head(status, self._headers)
+
+    def on_body(self, data: bytes) -> None:
+        if self._call is not None and not self._complete:
+            self._call.on_data(data)
+
+    def on_message_complete(self) -> None:
+        # What comes before the answer proper, such as 100 or 103, is a message of its own.
+        if not self._complete and self._parser.get_status_code() >= 200:
+            self._complete = True
+            self._reusable = self._parser.should_keep_alive()
+
+    def _ends_with_connection(self) -> bool:
+        """Whether an answer is under way that says neither its length nor comes in chunks."""
+        known = b"content-length" in self._headers or b"transfer-encoding" in self._headers
+        return bool(self._headers) and not known and self._parser.get_status_code() >= 200

@@ -1,0 +1,116 @@
+"""An engine's answer on its way to the client: a stream piece by piece, or a whole that is held until its end."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from services.gateway.core import errors, usage
+from services.gateway.core.stream import StreamReader
+from services.gateway.core.usage import Count
+from services.gateway.http.connection import ClientConnection
+from services.gateway.http.request import Request
+from services.gateway.metrics import Histogram
+
+MAX_BYTES = 256 * 1024 * 1024
+"""Of a whole answer: beyond what any engine's limits allow."""
+
+
+class AnswerTooLarge(Exception):
+    """The engine sends something that is no answer."""
+
+
+class Answer(Protocol):
+    """Either kind. `feed` raises `AnswerTooLarge`, or `EventTooLarge`."""
+
+    first_at: float | None
+
+    @property
+    def count(self) -> Count: ...
+
+    def feed(self, data: bytes) -> None: ...
+
+
+class StreamAnswer:
+    """What `feed` is given is at the client's socket when it returns."""
+
+    __slots__ = ("_client", "_gap", "_last_at", "_now", "_on_complete", "_reader", "_request", "complete", "first_at")
+
+    def __init__(
+        self,
+        client: ClientConnection,
+        request: Request,
+        reader: StreamReader,
+        *,
+        gap: Histogram,
+        now: Callable[[], float],
+        on_complete: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._reader = reader
+        self._gap = gap
+        self._now = now
+        self._on_complete = on_complete
+        """Called before the client gets the end: what it has whole is counted, whatever happens then."""
+        self._last_at = 0.0
+        self.first_at: float | None = None
+        """Unix seconds."""
+        self.complete = False
+
+    @property
+    def count(self) -> Count:
+        return self._reader.count
+
+    def feed(self, data: bytes) -> None:
+        now = self._now()
+        if self.first_at is None:
+            self.first_at = now
+        else:
+            self._gap.observe(now - self._last_at)
+        self._last_at = now
+        self._send(self._reader.feed(data))
+
+    def end(self) -> None:
+        """The engine has closed: what it left without an end, as some do."""
+        self._send(self._reader.end())
+
+    def _send(self, out: bytes) -> None:
+        if self._reader.complete and not self.complete:
+            self.complete = True
+            self._on_complete()
+        if out:
+            self._client.send(self._request, out)
+
+
+class WholeAnswer:
+    """Counted before the client has any of it."""
+
+    __slots__ = ("_parts", "_size", "content_type", "first_at")
+
+    def __init__(self, content_type: bytes, now: float) -> None:
+        self.content_type = content_type
+        self.first_at: float | None = now
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self._parts)
+
+    @property
+    def count(self) -> Count:
+        return usage.of_answer(self.body)
+
+    def feed(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > MAX_BYTES:
+            raise AnswerTooLarge
+        self._parts.append(data)
+
+    def as_event(self) -> bytes:
+        """Inside a stream that has begun: an engine's error, on one line."""
+        try:
+            return b"data: " + msgspec.json.encode(msgspec.json.decode(self.body)) + b"\n\n"
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return errors.upstream_unreachable().event()

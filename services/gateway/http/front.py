@@ -1,0 +1,173 @@
+"""All connections of clients: their number, their clock, and who answers what."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from urllib.parse import unquote
+
+import msgspec
+
+from services.gateway.core import errors, openapi
+from services.gateway.core.errors import ApiError
+from services.gateway.core.openapi import ENGINE_PATHS
+from services.gateway.door import Door
+from services.gateway.http import head
+from services.gateway.http.budget import Budget
+from services.gateway.http.connection import ClientConnection
+from services.gateway.http.exchange import Exchange
+from services.gateway.http.request import Request
+from shared.config import Model
+from shared.ids import uuid7
+from shared.messages.keys import KeyRecord
+
+TICK_SECONDS = 0.25
+"""How exactly time limits are held: much finer than the shortest of them."""
+JSON_FIELDS = b"Content-Type: application/json\r\n"
+
+
+class Front:
+    """What the connections share. Its owner calls `tick` every `TICK_SECONDS`."""
+
+    def __init__(self, door: Door, monotonic: Callable[[], float]) -> None:
+        self._door = door
+        self._monotonic = monotonic
+        self.settings = door.config.gateway
+        self.budget = Budget(self.settings.max_buffered_bytes)
+        self.connections: set[ClientConnection] = set()
+        self._disconnected = asyncio.Event()
+        self._engine_paths = {path.encode("ascii"): path for path in ENGINE_PATHS}
+        self._document = openapi.document()
+        self._second = -math.inf
+        self.now = 0.0
+        self.every_answer = b""
+        self.tick()
+
+    @property
+    def leaving(self) -> bool:
+        return self._door.leaving
+
+    def connection(self) -> ClientConnection:
+        """For a listening socket: the protocol of a new connection."""
+        return ClientConnection(self)
+
+    def tick(self) -> None:
+        """Time goes on, for clients and engines."""
+        self.now = now = self._monotonic()
+        self._door.engines.tick(now)
+        for client in [client for client in self.connections if client.deadline <= now]:
+            client.expire()
+        if now - self._second >= 1.0:
+            self._second = now
+            self.every_answer = head.every_answer(self._door.now())
+        self._door.access_log.flush()
+
+    def close_idle(self) -> None:
+        for client in list(self.connections):
+            client.close_idle()
+
+    async def close(self, seconds: float) -> None:
+        """Returns once what was written to clients has gone out, or its time is up."""
+        self.close_idle()
+        try:
+            async with asyncio.timeout(seconds):
+                while self.connections:
+                    self._disconnected.clear()
+                    await self._disconnected.wait()
+        except TimeoutError:
+            for client in list(self.connections):
+                client.abort()
+
+    # From a connection.
+
+    def connected(self, client: ClientConnection) -> bool:
+        if len(self.connections) >= self.settings.max_connections or self.leaving:
+            return False
+        self.connections.add(client)
+        return True
+
+    def disconnected(self, client: ClientConnection) -> None:
+        self.connections.discard(client)
+        self._disconnected.set()
+
+    def begin(self, request: Request) -> None:
+        request.arrived = self._door.now()
+        request.id = uuid7(request.arrived)
+
+    def open(self, request: Request, client: ClientConnection) -> Exchange | None:
+        key: KeyRecord | None = None
+        try:
+            engine_path = self._engine_paths.get(request.target)
+            path = engine_path or _path(request.target)
+            if path in ENGINE_PATHS:
+                _allow(request, "POST")
+                key = self._door.authorize(request.headers.get(b"authorization"))
+                self._check_body(request)
+                if b"expect" in request.headers and not request.complete:
+                    client.proceed()
+                return Exchange(self._door, client, request, key, path)
+            if path == "/openapi.json":
+                _allow(request, "GET")
+                body = self._document
+            elif path == "/v1/models" or path.startswith("/v1/models/"):
+                _allow(request, "GET")
+                key = self._door.authorize(request.headers.get(b"authorization"))
+                body = self._models(key, path)
+            else:
+                raise errors.not_found(path)
+        except ApiError as error:
+            self.refuse(request, client, error, key)
+        else:
+            self._door.told(request, 200, "", key=key)
+            fields = JSON_FIELDS if key is None else JSON_FIELDS + self._door.limit_fields(key)
+            client.respond(request, 200, fields, body)
+        return None
+
+    def refuse(self, request: Request, client: ClientConnection, error: ApiError, key: KeyRecord | None = None) -> None:
+        self._door.told(request, error.status, error.code, key=key)
+        fields = error.fields() if key is None else error.fields() + self._door.limit_fields(key)
+        client.respond(request, error.status, fields, error.body())
+
+    def _check_body(self, request: Request) -> None:
+        """Whatever the head says of the body: 411, 413, 415."""
+        headers = request.headers
+        content_type = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+        if content_type != b"application/json":
+            raise errors.unsupported_media_type(content_type.decode("latin-1"))
+        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+        if encoding != b"identity":
+            raise errors.unsupported_media_type(f"Content-Encoding: {encoding.decode('latin-1')}")
+        length = request.content_length
+        if length is None and b"transfer-encoding" not in headers:
+            raise errors.length_required()
+        if length is not None and length > self.settings.max_body_bytes:
+            raise errors.request_too_large(self.settings.max_body_bytes)
+
+    def _models(self, key: KeyRecord, path: str) -> bytes:
+        name = path.removeprefix("/v1/models").removeprefix("/")
+        if not name:
+            listed = [_entry(model) for model in self._door.config.model if key.allows(model.name)]
+            return msgspec.json.encode({"object": "list", "data": listed})
+        model = self._door.models.get(unquote(name))
+        if model is None:
+            raise errors.model_not_found(unquote(name))
+        if not key.allows(model.name):
+            raise errors.model_not_allowed(model.name)
+        return msgspec.json.encode(_entry(model))
+
+
+def _entry(model: Model) -> dict[str, object]:
+    return {"id": model.name, "object": "model", "created": 0, "owned_by": "spotinference"}
+
+
+def _allow(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        raise errors.method_not_allowed(request.method, ", ".join(methods))
+
+
+def _path(target: bytes) -> str:
+    """The path of a request's target, which may be a whole URL and have a query."""
+    text = target.decode("latin-1")
+    if not text.startswith("/"):
+        _, found, rest = text.partition("://")
+        text = f"/{rest.partition('/')[2]}" if found else text
+    return text.partition("?")[0]

@@ -1,0 +1,57 @@
+"""One request as it came over a connection, and how much of it is in memory."""
+
+from services.gateway.http.budget import Budget
+
+
+class Request:
+    """Head first, then the body bit by bit. Header names are lower case."""
+
+    __slots__ = (
+        "answered",
+        "arrived",
+        "body",
+        "body_deadline",
+        "budget",
+        "complete",
+        "delivered",
+        "headers",
+        "id",
+        "keep_alive",
+        "method",
+        "opened",
+        "target",
+        "version",
+    )
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.id = ""
+        """Ours, a UUIDv7."""
+        self.arrived = 0.0
+        """Unix seconds at which its head was complete."""
+        self.method = ""
+        self.target = b""
+        self.version = ""
+        self.headers: dict[bytes, bytes] = {}
+        self.keep_alive = False
+        self.body = bytearray()
+        self.body_deadline = 0.0
+        self.opened = False
+        self.delivered = False
+        self.complete = False
+        self.answered = False
+
+    def header(self, name: bytes) -> str | None:
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    @property
+    def content_length(self) -> int | None:
+        """The parser has made sure that it is a number."""
+        value = self.headers.get(b"content-length")
+        return None if value is None else int(value)
+
+    def drop_body(self) -> None:
+        """Nobody needs it any more."""
+        self.budget.give_back(len(self.body))
+        self.body = bytearray()
