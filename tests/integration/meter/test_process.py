@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from shared.database import create_engine
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
-from shared.messages.meter import Confirmed, Refused, Tokens, TokensQuery
+from shared.messages.meter import Confirmed, KeyMonth, Refused, Tokens, TokensQuery, month_of
 from shared.suite import BUS_URL_VARIABLE
 from tests.kit.nats_server import NatsServer
 from tests.kit.postgres import PostgresServer, free_port
@@ -150,6 +151,25 @@ async def test_killed_again_and_again_in_a_stream_of_events_the_ledger_is_exact(
         assert [row.sums for row in answer.rows] == [answer.totals]
         assert answer.busy == {"l4x2-1": ((DAY.start, DAY.start + 2999),)}
     await watch.stop()
+
+
+async def test_whoever_knows_the_mark_finds_the_months_on_the_bus(
+    bus: JetStreamBus, nats_url: str, database_url: str, tmp_path: Path
+) -> None:
+    told, now = Told(), time.time()
+    watch = await bus.watch(topology.METER, told.on_event)
+    async with meter_on(tmp_path / "meter", nats_url, database_url) as meter:
+        for n in range(1, 301):
+            e = event(source_seq=n, completed_at=now, key_id=f"team/{n % 3}", prompt_tokens=n, completion_tokens=0)
+            await bus.publish(subjects.usage(e.source), encode(e))
+        await told.reach("gw-1", 300)
+        entries = await bus.entries(topology.MONTHS)
+        assert await meter.end(signal.SIGKILL) == -signal.SIGKILL
+    await watch.stop()
+    months = {name: decode(entry.value, KeyMonth) for name, entry in entries.items()}
+    assert {subjects.name(name): (m.key_id, m.month, m.tokens) for name, m in months.items()} == {
+        f"team/{k}": (f"team/{k}", month_of(now), sum(n for n in range(1, 301) if n % 3 == k)) for k in range(3)
+    }
 
 
 async def test_a_database_that_crashes_in_a_stream_of_events_lacks_none(
