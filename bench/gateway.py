@@ -9,42 +9,101 @@ import sys
 import tempfile
 from pathlib import Path
 
+import msgspec
+from rich.console import Console
+
+from bench import held, nodelay
 from bench.build import NoCompiler
-from bench.cells import SATURATED, STREAMS_200, Run, cells
+from bench.cells import SATURATED, STREAMS_200, Run, Sample, cells
+from bench.figures import figures
 from bench.load import Wrong
+from bench.report import Result, conditions, show
 from bench.targets import staged
 
+ROUNDS = 3
+HELD = 10_000
 SECONDS = 2.0
+"""Of a short cell and target; with the default rounds the whole takes less than five minutes."""
+
+WIDTH = 150
+"""Of the tables where there is no terminal."""
 
 
-async def quick(folder: Path, seconds: float) -> None:
-    """The two cells that tell of a change, of the gateway alone."""
-    async with staged(folder, peers=False) as stage:
+async def measure(folder: Path, *, seconds: float, rounds: int, most: int) -> Result:
+    """All of it; `Wrong` when anything was answered or counted wrongly."""
+    async with staged(folder, most=most) as stage:
+        run = Run(stage)
+        at_start = held.memory(stage, "memory at start")
+        seen, socket_options = await nodelay.shown(stage, run)
+        samples = []
+        for number in range(rounds):
+            for name, cell in cells(seconds).items():
+                # Who comes first changes with the round, so that no target always has the machine's better moment.
+                turn = number % len(stage.targets)
+                in_turn = stage.targets[turn:] + stage.targets[:turn]
+                samples += [await run.sample(number, name, cell, target) for target in in_turn]
+        found = [
+            *figures(samples),
+            seen,
+            at_start,
+            held.memory(stage, "memory after the load", goal=80),
+            await held.thousand_streams(stage, run),
+            *await held.releases(stage, run),
+        ]
+        await run.check()
+        length = f"{rounds} rounds of {seconds:g} s per short cell and target"
+        return Result(
+            conditions=conditions(stage, length=length, nodelay=socket_options), figures=found, samples=samples
+        )
+
+
+async def quick(folder: Path, *, seconds: float, workers: int) -> None:
+    """The two cells that tell of a change, of the gateway alone; with as many processes as wanted."""
+    async with staged(folder, workers=workers, peers=False) as stage:
         run = Run(stage)
         for name in (SATURATED, STREAMS_200):
             sample = await run.sample(0, name, cells(seconds)[name], stage.ours)
-            told, wait = sample.told, sample.wait
-            each = (
-                f"{sample.cpu_us_per_request:.1f} µs/request, {told.rate:,.0f} requests/s"
-                if not told.token_rate
-                else f"{sample.cpu_us_per_chunk:.1f} µs/chunk, {told.token_rate:,.0f} chunks/s"
-            )
-            waited = f"p50 {wait.p50 * 1e3:.2f}, p95 {wait.p95 * 1e3:.2f}, p99 {wait.p99 * 1e3:.2f} ms"
-            core = f"core {sample.core:.0%}, others {sample.others:.0%}, settled {sample.settle_seconds:.2f} s"
-            print(f"{name}: {each}; {waited}; {core}; {stage.ours.family and stage.ours.family.rss_mb():.0f} MB")
+            assert stage.ours.family is not None
+            print(f"{name}: {_line(sample)}; {stage.ours.family.rss_mb():.0f} MB")
+        if len(stage.cores.gateway) < workers:
+            print(f"{workers} workers share {len(stage.cores.gateway)} cores here: what they do alone cannot be seen")
         await run.check()
+
+
+def _line(sample: Sample) -> str:
+    told, wait = sample.told, sample.wait
+    if told.token_rate:
+        cost = f"{sample.cpu_us_per_chunk:.1f} µs/chunk, {told.token_rate:,.0f} chunks/s"
+    else:
+        cost = f"{sample.cpu_us_per_request:.1f} µs/request, {told.rate:,.0f} requests/s"
+    waits = f"p50 {wait.p50 * 1e3:.2f}, p95 {wait.p95 * 1e3:.2f}, p99 {wait.p99 * 1e3:.2f} ms"
+    return f"{cost}; {waits}; core {sample.core:.0%}, others {sample.others:.0%}, settled {sample.settle_seconds:.2f} s"
+
+
+async def _run(asked: argparse.Namespace, folder: Path) -> None:
+    if asked.quick or asked.workers > 1:
+        await quick(folder, seconds=asked.seconds, workers=asked.workers)
+        return
+    result = await measure(folder, seconds=asked.seconds, rounds=asked.rounds, most=asked.held)
+    if asked.json is not None:
+        asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+    show(result, Console(width=None if sys.stdout.isatty() else WIDTH))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gateway", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="per cell and target (default %(default)s)")
-    parser.add_argument(
-        "--quick", action="store_true", help="only requests at saturation and 200 streams, of the gateway"
-    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of a short cell and target (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each is measured (%(default)s)")
+    parser.add_argument("--held", type=int, default=HELD, help="requests held at once (%(default)s)")
+    parser.add_argument("--json", type=Path, help="write conditions, figures and samples to this file")
+    parser.add_argument("--quick", action="store_true", help="the gateway alone, saturated and with 200 streams")
+    parser.add_argument("--workers", type=int, default=1, help="as --quick, with so many processes that share the port")
     asked = parser.parse_args()
+    if min(asked.seconds, asked.rounds, asked.held, asked.workers) <= 0:
+        parser.error("--seconds, --rounds, --held and --workers are greater than 0")
     with tempfile.TemporaryDirectory(prefix="spotinference-bench-") as folder:
         try:
-            asyncio.run(quick(Path(folder), asked.seconds))
+            asyncio.run(_run(asked, Path(folder)))
         except (Wrong, NoCompiler) as error:
             print(error, file=sys.stderr)
             return 1

@@ -32,8 +32,6 @@ SETTLE_SECONDS = 60.0
 LOOK_SECONDS = 0.02
 KEY = "sk-bench"
 SERVED_AS = "bench-engine"
-CONCURRENCY = {"ready": 2048, "narrow": 64, "wide": 10_240}
-"""Of each tier, which is named like its machine, which serves the model `bench/MACHINE`."""
 NEVER_HIT = 1_000_000_000
 CONFIG = """
 [bus]
@@ -42,8 +40,10 @@ url = "{bus}"
 port = 0
 workers = {workers}
 access_log = false
+wake_repeat = "1s"
 max_waiting_per_key = 10_000
 """
+SPARE_FILES = 500
 PART = """
 [[tier]]
 name = "{name}"
@@ -58,6 +58,24 @@ name = "bench/{name}"
 served_as = "{served_as}"
 lineup = ["{name}"]
 """
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the files that one process may open leave room for: so many held requests, and connections to an engine."""
+
+    held: int
+    wide: int
+    narrow: int = 64
+
+    @staticmethod
+    def of(files: int, most: int) -> "Room":
+        held = min(most, (files - SPARE_FILES) * 10 // 19)
+        return Room(held, min(10_240, files - SPARE_FILES - held))
+
+    def tiers(self) -> dict[str, int]:
+        """Concurrency of each tier; it is named like its machine, which serves the model `bench/MACHINE`."""
+        return {"ready": 2048, "narrow": self.narrow, "wide": self.wide}
 
 
 @dataclass
@@ -124,7 +142,7 @@ class House:
 
 
 @asynccontextmanager
-async def opened(folder: Path, cores: Cores, engine_port: int, workers: int = 1) -> AsyncIterator[House]:
+async def opened(folder: Path, cores: Cores, engine_port: int, room: Room, workers: int = 1) -> AsyncIterator[House]:
     """The house in `folder`; every process is gone afterwards, whatever happened."""
     binary = nats_binary()
     if binary is None:
@@ -139,7 +157,7 @@ async def opened(folder: Path, cores: Cores, engine_port: int, workers: int = 1)
         await bus.create(KEYS, digest(KEY), encode(_key()))
         parts = (
             PART.format(name=name, concurrency=concurrency, engine=engine_port, served_as=SERVED_AS)
-            for name, concurrency in CONCURRENCY.items()
+            for name, concurrency in room.tiers().items()
         )
         config = folder / "spotinference.toml"
         config.write_text("".join((CONFIG.format(bus=server.url, workers=workers), *parts)), "utf-8")
@@ -152,7 +170,7 @@ async def opened(folder: Path, cores: Cores, engine_port: int, workers: int = 1)
         stack.push_async_callback(marks.stop)
         port = int(gateway.announced.url.rpartition(":")[2])
         house = House(bus, engine_port, port, Family(gateway.announced.pid), gateway.log, marks, marked)
-        for name in CONCURRENCY:
+        for name in room.tiers():
             await house.machine(name, "ready" if name == "ready" else "asleep")
         yield house
 

@@ -7,7 +7,7 @@
  *     ./load open port=8000 connections=200 seconds=3 tokens=50 interval_ms=20  200 streams, one token each 20 ms
  *     ./load hold port=8000 connections=10000 rate=4000 seconds=120             4,000 new requests/s, then waits for the answers
  *
- * Further words: key=KEY model=NAME warm=SECONDS usage=0|1|2 (of streams: not asked, asked, asked in each chunk), from=ADDRESS.
+ * Further words: key=KEY model=NAME warm=SECONDS usage=0|1|2 (of streams: not asked, asked, asked in each chunk).
  * `open` keeps a plan: the latency of a request counts from when it should have been sent, also when no connection was
  * free then, so a gateway that stops does not hide the requests that it kept from being sent. Streams are paced the same
  * way: as many are begun as run at a time on so many connections, evenly spread. Requests planned within `warm` (0.5 s) count in no
@@ -17,7 +17,6 @@
 
 #define _GNU_SOURCE
 #include "clock.h"
-#include <arpa/inet.h>
 #include <stdarg.h>
 #include <stdbool.h>
 
@@ -53,7 +52,7 @@ static enum kind kind;
 static int port, poll_fd;
 static long connections = 1, tokens, interval_ms, usage;
 static double seconds = 3, warm = 0.5, rate;
-static const char *key = "none", *model = "bench/model", *from = "127.0.0.1";
+static const char *key = "none", *model = "bench/model";
 
 static char request[4096], whole_text[128];
 static int request_length;
@@ -162,13 +161,9 @@ static void ask(struct client *c, int64_t planned)
 
 static void connect_client(struct client *c)
 {
-    struct sockaddr_in to = loopback(port), own = loopback(0);
-    if (inet_pton(AF_INET, from, &own.sin_addr) != 1) fault("from=%s is no address", from);
+    struct sockaddr_in to = loopback(port);
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (c->fd < 0) fault("no socket after %ld: %s", opened, strerror(errno));
-    int one = 1;
-    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
-    if (bind(c->fd, (struct sockaddr *)&own, sizeof own)) fault("bind: %s", strerror(errno));
     if (connect(c->fd, (struct sockaddr *)&to, sizeof to)) fault("connect after %ld: %s", opened, strerror(errno));
     set_nodelay(c->fd);
     struct epoll_event wanted = {.events = EPOLLIN, .data.ptr = c};
@@ -434,7 +429,6 @@ static void take_word(const char *word)
     else if (IS("rate")) rate = atof(value);
     else if (IS("key")) key = value;
     else if (IS("model")) model = value;
-    else if (IS("from")) from = value;
     else fault("unknown word: %s", word);
 #undef IS
 }

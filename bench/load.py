@@ -109,8 +109,10 @@ async def told(process: asyncio.subprocess.Process, cell: Cell, log: Path) -> To
 
 async def _line(process: asyncio.subprocess.Process, seconds: float, log: Path) -> bytes:
     assert process.stdout is not None
-    async with asyncio.timeout(seconds):
-        line = await process.stdout.readline()
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), seconds)
+    except TimeoutError:
+        raise Wrong(f"the load said nothing for {seconds:g} s") from None
     if not line:
         raise Wrong(f"the load has ended, see {log}")
     return line

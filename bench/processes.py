@@ -6,6 +6,7 @@ Linux only: `/proc`, and its clock for each process.
 import asyncio
 import os
 import re
+import resource
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -30,6 +31,13 @@ class Cores:
         mine = sorted(os.sched_getaffinity(0))
         first = max(min(1, len(mine) - 1), len(mine) - workers)
         return Cores(frozenset(mine[first:]), frozenset(mine[:first] or mine))
+
+
+def raise_limits() -> int:
+    """Let this process and its children open as many files as the system allows; returns how many."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 @contextmanager

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from bench import house
 from bench.build import built
-from bench.house import KEY, SERVED_AS, House
+from bench.house import KEY, SERVED_AS, House, Room
 from bench.load import Cell, Told, Wrong, played
-from bench.processes import Cores, Family, child, pinned
+from bench.processes import Cores, Family, child, pinned, raise_limits
 
+DIRECT, NGINX, NAIVE, GATEWAY = TARGETS = ("direct", "nginx", "naive", "gateway")
 START_SECONDS = 10.0
 LOOK_SECONDS = 0.02
-NGINX = """
+NGINX_CONFIG = """
 daemon off;
 worker_processes 1;
 worker_rlimit_nofile 16384;
@@ -62,6 +63,7 @@ class Stage:
     targets: tuple[Target, ...]
     house: House
     folder: Path
+    room: Room
 
     async def play(self, target: Target, cell: Cell) -> Told:
         """`Wrong` when anything was answered wrongly."""
@@ -78,22 +80,23 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(folder: Path, *, workers: int = 1, peers: bool = True) -> AsyncIterator[Stage]:
-    """`peers` False leaves only the direct call and the gateway."""
+async def staged(folder: Path, *, workers: int = 1, peers: bool = True, most: int = 0) -> AsyncIterator[Stage]:
+    """`peers` False leaves only the direct call and the gateway; `most` is to be held at once where files allow it."""
     cores = Cores.of_this_process(workers)
+    room = Room.of(raise_limits(), most)
     async with AsyncExitStack() as stack:
         with pinned(cores.others):
             words = (str(built("engine")), SERVED_AS)
             engine = await stack.enter_async_context(child(*words, log=folder / "engine.log"))
         engine_port = await _port(engine)
-        targets = [Target("direct", engine_port, SERVED_AS, None)]
+        targets = [Target(DIRECT, engine_port, SERVED_AS, None)]
         if peers:
             with pinned(cores.gateway):
                 targets.append(await stack.enter_async_context(_nginx(folder, engine_port)))
                 targets.append(await stack.enter_async_context(_naive(folder, engine_port)))
-        home = await stack.enter_async_context(house.opened(folder, cores, engine_port, workers))
-        targets.append(Target("gateway", home.port, "bench/ready", home.gateway))
-        yield Stage(cores, tuple(targets), home, folder)
+        home = await stack.enter_async_context(house.opened(folder, cores, engine_port, room, workers))
+        targets.append(Target(GATEWAY, home.port, "bench/ready", home.gateway))
+        yield Stage(cores, tuple(targets), home, folder, room)
 
 
 @asynccontextmanager
@@ -107,7 +110,7 @@ async def _nginx(folder: Path, engine_port: int) -> AsyncIterator[Target]:
     home = folder / "nginx"
     home.mkdir()
     config = home / "nginx.conf"
-    config.write_text(NGINX.format(engine=engine_port, port=port), "utf-8")
+    config.write_text(NGINX_CONFIG.format(engine=engine_port, port=port), "utf-8")
     log = home / "start.log"
     async with child(program, "-p", str(home), "-e", "nginx.log", "-c", str(config), log=log) as process:
         async with asyncio.timeout(START_SECONDS):
@@ -115,14 +118,14 @@ async def _nginx(folder: Path, engine_port: int) -> AsyncIterator[Target]:
                 if process.returncode is not None:
                     raise Wrong(f"nginx has ended: {log.read_text()}")
                 await asyncio.sleep(LOOK_SECONDS)
-        yield Target("nginx", port, SERVED_AS, Family(process.pid))
+        yield Target(NGINX, port, SERVED_AS, Family(process.pid))
 
 
 @asynccontextmanager
 async def _naive(folder: Path, engine_port: int) -> AsyncIterator[Target]:
     words = (sys.executable, "-m", "bench.naive", f"http://127.0.0.1:{engine_port}", KEY, SERVED_AS)
     async with child(*words, log=folder / "naive.log") as process:
-        yield Target("naive", await _port(process), SERVED_AS, Family(process.pid))
+        yield Target(NAIVE, await _port(process), SERVED_AS, Family(process.pid))
 
 
 async def _port(process: asyncio.subprocess.Process) -> int:

@@ -54,9 +54,16 @@ async def _message(reader: asyncio.StreamReader) -> bytes:
 
 @asynccontextmanager
 async def engine_port(folder: Path, *words: str) -> AsyncIterator[int]:
+    async with engine_process(folder, *words) as (port, _):
+        yield port
+
+
+@asynccontextmanager
+async def engine_process(folder: Path, *words: str) -> AsyncIterator[tuple[int, int]]:
+    """The engine's port and process id."""
     async with child(str(built("engine")), SERVED_AS, *words, log=folder / "engine.log") as engine:
         assert engine.stdout is not None
-        yield int(await engine.stdout.readline())
+        yield int(await engine.stdout.readline()), engine.pid
 
 
 @asynccontextmanager

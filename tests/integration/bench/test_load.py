@@ -1,13 +1,16 @@
 """The engine and the load in C: good answers are measured, wrong ones are seen, and no request's wait is left out."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from bench import build
+from bench import build, nodelay
 from bench.house import SERVED_AS
 from bench.load import Cell, Told, Wrong, played
-from tests.integration.bench.liar import engine_port, lying
+from bench.processes import Family
+from tests.integration.bench.liar import engine_port, engine_process, lying
+from tests.kit.waiting import until
 
 WHOLE = Cell(kind="closed", connections=2, seconds=0.1, warm=0)
 STREAM = Cell(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5)
@@ -76,6 +79,32 @@ async def test_requests_that_a_stall_keeps_back_count_from_when_they_were_planne
     # Only one answer was late; the 24 behind it were asked late.
     assert told.latency.most >= 0.5
     assert told.latency.p95 >= 0.4
+
+
+async def test_the_engine_survives_clients_that_vanish(tmp_path: Path) -> None:
+    body = b'{"model":"%b","stream":true,"max_tokens":1000,"vllm_xargs":{"interval_ms":1}}' % SERVED_AS.encode()
+    async with engine_port(tmp_path) as port:
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            await reader.readuntil(b" w2")
+            writer.transport.abort()
+        told = await _played(STREAM, port, tmp_path)
+    assert told.requests > 0
+
+
+@pytest.mark.parametrize("words", [(), ("nagle",)])
+async def test_a_missing_nodelay_is_seen_on_the_wire_and_on_the_socket(words: tuple[str, ...], tmp_path: Path) -> None:
+    async with engine_process(tmp_path, *words) as (port, pid):
+        playing = asyncio.create_task(_played(nodelay.KEPT_ALIVE, port, tmp_path))
+
+        async def seen() -> list[bool]:
+            return [option for own, _, option in nodelay.sockets(Family(pid)) if own == port]
+
+        options = await until(seen, bool)
+        told = await playing
+    assert options == [not words]
+    assert nodelay.waits_for_ack(told) == bool(words)
 
 
 async def test_without_a_compiler_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,97 @@
+"""Many at once: memory under a thousand streams and with ten thousand held requests, and how long a release takes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from bench.cells import Run
+from bench.figures import Figure, Spread
+from bench.house import KEY
+from bench.load import Cell, Series, Wrong, all_open, playing, told
+from bench.processes import Family, pinned
+from bench.targets import Stage
+
+HOLD_RATE = 4000.0
+"""New held requests per second."""
+HOLD_SECONDS = 120.0
+RELEASE_GOAL = 100.0
+"""ms from ready to the first answer."""
+LOOK_SECONDS = 0.05
+THOUSAND = Cell(kind="open", connections=1000, tokens=10, interval_ms=100, warm=1, seconds=0.5)
+"""Streams, each of one second: 10,000 tokens a second in all."""
+
+
+async def thousand_streams(stage: Stage, run: Run) -> Figure:
+    """Memory of each target at its highest under a thousand streams."""
+    peaks: dict[str, Spread] = {}
+    for target in stage.targets:
+        if target.family is None:
+            continue
+        async with _peak(target.family) as seen:
+            answered = await stage.play(target, THOUSAND)
+        peaks[target.name] = Spread.of([max(seen)])
+        if target is stage.ours:
+            await run.count(answered)
+    return Figure(name="memory, 1,000 streams", unit="MB", by_target=peaks)
+
+
+async def releases(stage: Stage, run: Run) -> list[Figure]:
+    """Hold, then release, to a machine that takes few at once and to one that takes all."""
+    found: list[Figure] = []
+    room = stage.room
+    for name, concurrency in (("narrow", room.narrow), ("wide", room.wide)):
+        rss, first, last = await _release(stage, run, name, room.held)
+        how = f"{room.held:,} held"
+        if not found:
+            found.append(_ours(stage, f"memory, {how}", "MB", rss))
+        to = f"released to {concurrency:,} at once"
+        found.append(_ours(stage, f"{how}, {to}: first answer", "ms", first, RELEASE_GOAL))
+        found.append(_ours(stage, f"{how}, {to}: all answered", "ms", last))
+    return [*found, memory(stage, "memory after all that")]
+
+
+def memory(stage: Stage, name: str, goal: float | None = None) -> Figure:
+    """Of each target, now."""
+    now = {t.name: Spread.of([t.family.rss_mb()]) for t in stage.targets if t.family}
+    return Figure(name=name, unit="MB", by_target=now, goal=goal)
+
+
+async def _release(stage: Stage, run: Run, machine: str, requests: int) -> tuple[float, float, float]:
+    """Memory in MB with all held; ms from ready until the first and the last answer."""
+    house, target, log = stage.house, stage.ours, stage.folder / "load.log"
+    cell = Cell(kind="hold", connections=requests, rate=HOLD_RATE, seconds=HOLD_SECONDS, warm=0)
+    model = f"bench/{machine}"
+    with pinned(stage.cores.others):
+        async with playing(cell, port=target.port, key=KEY, model=model, log=log) as process:
+            await all_open(process, log)
+            await house.held(model, requests)
+            assert target.family is not None
+            rss = target.family.rss_mb()
+            begun = await house.machine(machine, "ready")
+            answered = await told(process, cell, log)
+    await run.count(answered)
+    if answered.answered is None or answered.requests != requests:
+        raise Wrong(f"{answered.requests} of {requests} held requests were answered")
+    at: Series = answered.answered
+    return rss, (at.least - begun) * 1e3, (at.most - begun) * 1e3
+
+
+def _ours(stage: Stage, name: str, unit: str, value: float, goal: float | None = None) -> Figure:
+    return Figure(name=name, unit=unit, by_target={stage.ours.name: Spread.of([value])}, goal=goal)
+
+
+@asynccontextmanager
+async def _peak(family: Family) -> AsyncIterator[list[float]]:
+    """Memory again and again while the block runs."""
+    seen = [family.rss_mb()]
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            seen.append(family.rss_mb())
+
+    looking = asyncio.create_task(look())
+    try:
+        yield seen
+    finally:
+        looking.cancel()

@@ -1,0 +1,111 @@
+"""TCP_NODELAY, seen twice: in the time to a first token on a kept-alive connection, and on the sockets themselves.
+
+Where the option is missing a second small write waits for the peer's delayed ACK, 40 ms; on a new connection that does
+not show, since its first ACKs are quick.
+"""
+
+import asyncio
+import ctypes
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.cells import Run
+from bench.figures import Figure, Spread
+from bench.load import Cell, Told, Wrong
+from bench.processes import Family
+from bench.targets import Stage, Target
+
+KEPT_ALIVE = Cell(kind="closed", connections=1, tokens=5, interval_ms=5, warm=0.3, seconds=1)
+"""One stream right after the other on one connection: after a pause ACKs are quick, too."""
+ACK_SECONDS = 0.035
+"""Less than any delayed ACK."""
+_PIDFD_GETFD = 438
+"""The system call, the same on all of Linux's processors."""
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+async def shown(stage: Stage, run: Run) -> tuple[Figure, str]:
+    """The time to the first token, and what the gateway's sockets say; `Wrong` when one waits for an ACK."""
+    medians = {}
+    said = ""
+    for target in stage.targets:
+        playing = asyncio.create_task(stage.play(target, KEPT_ALIVE))
+        try:
+            if target is stage.ours:
+                await asyncio.sleep(KEPT_ALIVE.warm + KEPT_ALIVE.seconds / 2)
+                said = _on_sockets(stage, target)
+        finally:
+            told = await playing
+        if target is stage.ours:
+            await run.count(told)
+        assert told.first is not None
+        medians[target.name] = Spread(told.first.p50 * 1e3, told.first.least * 1e3, told.first.most * 1e3)
+        if waits_for_ack(told):
+            raise Wrong(
+                f"{target.name}: {told.first.least * 1e3:.0f} ms to each first token: it waits for delayed ACKs"
+            )
+    return Figure(name="TTFT on a kept-alive connection", unit="ms", by_target=medians), said
+
+
+def waits_for_ack(told: Told) -> bool:
+    """No stream began without: a busy machine makes some late, Nagle's algorithm all."""
+    return told.first is not None and told.first.least > ACK_SECONDS
+
+
+def _on_sockets(stage: Stage, target: Target) -> str:
+    assert target.family is not None
+    try:
+        found = list(sockets(target.family))
+    except OSError as error:
+        return f"the gateway's sockets could not be looked at: {error.strerror}"
+    sides = {
+        "clients": [nodelay for own, _, nodelay in found if own == target.port],
+        "the engine": [nodelay for _, peer, nodelay in found if peer == stage.house.engine_port],
+    }
+    for side, options in sides.items():
+        if not options or not all(options):
+            raise Wrong(f"{target.name}: TCP_NODELAY is set on {sum(options)} of {len(options)} connections to {side}")
+    return ", ".join(f"on {len(options)} of {len(options)} connections to {side}" for side, options in sides.items())
+
+
+def sockets(family: Family) -> Iterator[tuple[int, int, bool]]:
+    """Own port, peer's port and TCP_NODELAY of each connection; `OSError` where looking is not allowed."""
+    for pid in family.members():
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                if str(entry.readlink()).startswith("socket:") and (seen := _seen(pid, int(entry.name))):
+                    yield seen
+            except OSError as error:
+                if error.errno not in {errno.ENOENT, errno.EBADF}:  # closed meanwhile
+                    raise
+
+
+def _seen(pid: int, number: int) -> tuple[int, int, bool] | None:
+    with _borrowed(pid, number) as theirs:
+        if theirs.family != socket.AF_INET or theirs.type != socket.SOCK_STREAM:
+            return None
+        try:
+            peer = int(theirs.getpeername()[1])
+        except OSError:
+            return None  # it listens
+        nodelay = theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        return int(theirs.getsockname()[1]), peer, bool(nodelay)
+
+
+@contextmanager
+def _borrowed(pid: int, number: int) -> Iterator[socket.socket]:
+    """Another process's socket, by a descriptor of our own."""
+    process = os.pidfd_open(pid)
+    try:
+        copy = _libc.syscall(_PIDFD_GETFD, process, number, 0)
+    finally:
+        os.close(process)
+    if copy < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    with socket.socket(fileno=copy) as theirs:
+        yield theirs
