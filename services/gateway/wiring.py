@@ -13,6 +13,7 @@ from services.gateway.adapters.demand import Demand
 from services.gateway.adapters.engines import Engines
 from services.gateway.adapters.limit_talk import LimitTalk
 from services.gateway.adapters.outbox import Outbox
+from services.gateway.adapters.outbox_folders import adopt_left_behind, outbox_folder
 from services.gateway.adapters.usage_sender import UsageSender
 from services.gateway.core.hold import Hold
 from services.gateway.core.limits import Limits
@@ -44,7 +45,10 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     """The running gateway; leaving drains it."""
     settings = runtime.config.gateway
     _allow_connections(settings.max_connections)
-    outbox = Outbox(runtime.data_dir / "gateway" / "outbox", runtime.instance, max_bytes=settings.outbox_max_bytes)
+    folder = outbox_folder(runtime.data_dir, runtime.worker or 0)
+    if not runtime.worker:
+        adopt_left_behind(runtime.data_dir, runtime.workers)
+    outbox = Outbox(folder, runtime.instance, max_bytes=settings.outbox_max_bytes)
     months: View[KeyMonth] = View(MONTHS, KeyMonth)
     door = _door(runtime, outbox, months)
     for view in (door.fleet, door.keys, door.budget, months):
@@ -124,7 +128,7 @@ async def _listening(runtime: Runtime, front: Front) -> asyncio.Server:
     port = settings.port if runtime.port is None else runtime.port
     try:
         server = await asyncio.get_running_loop().create_server(
-            front.connection, settings.host, port, backlog=BACKLOG, reuse_port=runtime.shares_port
+            front.connection, settings.host, port, backlog=BACKLOG, reuse_port=runtime.worker is not None
         )
     except OSError as error:
         reason = f"cannot listen on {settings.host}:{port}: {error.strerror}: name another port, or 0"

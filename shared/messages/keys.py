@@ -27,7 +27,7 @@ class KeyRecord(Message, frozen=True, kw_only=True, tag="key.v1"):
     @property
     def limited(self) -> bool:
         limits = (self.requests_per_minute, self.tokens_per_minute, self.concurrency, self.monthly_tokens)
-        return any(limit is not None for limit in limits)
+        return limits != (None, None, None, None)  # asked several times per request: no generator
 
     def usable(self, now: float) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

@@ -27,13 +27,13 @@ from shared import suite
 from shared.bus.jetstream import connect
 from shared.bus.ports import Bus
 from shared.config import Config, ServiceSection, find_config, load
-from shared.errors import SpotinferenceError
+from shared.errors import Misconfigured, SpotinferenceError
 from shared.runtime import logs
+from shared.runtime.child import LIFELINE_VARIABLE
 from shared.runtime.health import Health, serve_health
+from shared.runtime.workers import Workers
 from shared.tasks import end
 
-LIFELINE_VARIABLE = "SPOTINFERENCE_LIFELINE"
-"""Number of an inherited descriptor that reads end-of-file when the parent has gone."""
 BUS_WAIT = 30.0
 """For the first connection: on one host the bus is there at once, on a cluster it may start beside us."""
 
@@ -56,8 +56,10 @@ class Runtime:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
-    shares_port: bool = False
-    """Other processes of the service listen on the same port."""
+    worker: int | None = None
+    """Which of several processes that listen on the same port, from 0; None: it is the only one."""
+    workers: int = 1
+    """How many they are."""
     url: str | None = None
     """Set by a service with a front door: its origin."""
     started: bool = False
@@ -108,6 +110,8 @@ def run(service: str, section: Callable[[Config], ServiceSection], opened: Servi
     parser.add_argument("--data-dir", type=Path, default=Path(".spotinference"), help="where this host keeps its files")
     parser.add_argument("--port", type=int, help="instead of the configured port; 0 is any free one")
     parser.add_argument("--metrics-port", type=int, help="instead of the configured metrics port")
+    parser.add_argument("--workers", type=int, help="processes that share the port, where the service can have several")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     logs.configure(service)
     try:
@@ -115,7 +119,11 @@ def run(service: str, section: Callable[[Config], ServiceSection], opened: Servi
         arguments.data_dir.mkdir(parents=True, exist_ok=True)
         # Never closed: that would wait for the NATS client's own tasks, which may not end when their server is gone.
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-        status = runner.run(_live(service, config, section(config), opened, arguments))
+        workers = _workers(section(config), arguments)
+        if workers > 1 and arguments.worker is None:
+            status = runner.run(_supervise(service, section(config), workers, arguments))
+        else:
+            status = runner.run(_live(service, config, section(config), opened, arguments))
     except (SpotinferenceError, OSError) as error:
         log.critical("cannot run", reason=str(error))
         print(f"spotinference {service}: {error}", file=sys.stderr)
@@ -125,18 +133,53 @@ def run(service: str, section: Callable[[Config], ServiceSection], opened: Servi
     os._exit(status)
 
 
+def _workers(section: ServiceSection, arguments: argparse.Namespace) -> int:
+    """How many processes are wanted."""
+    configured: int | None = getattr(section, "workers", None)
+    asked: int | None = arguments.workers
+    if configured is None and asked is not None:
+        raise Misconfigured("--workers: this service has one process; start it several times")
+    if asked is not None and asked < 1:
+        raise Misconfigured(f"--workers: must be at least 1, got {asked}")
+    return asked or configured or 1
+
+
+async def _supervise(service: str, section: ServiceSection, count: int, arguments: argparse.Namespace) -> int:
+    options = ["--data-dir", str(arguments.data_dir)]
+    if arguments.config is not None:
+        options += ["--config", str(arguments.config)]
+    port: int = getattr(section, "port", 0) if arguments.port is None else arguments.port
+    metrics_port = section.metrics_port if arguments.metrics_port is None else arguments.metrics_port
+    workers = Workers(service, section.host, (port, metrics_port), count, options)
+    _on_end(workers.stop)
+    return await workers.run()
+
+
+def _on_end(stop: Callable[[], None]) -> None:
+    """Call it when this process is asked to end, or its parent has."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    _watch_lifeline(stop)
+
+
 async def _live(
     service: str, config: Config, section: ServiceSection, opened: Service, arguments: argparse.Namespace
 ) -> int:
-    loop = asyncio.get_running_loop()
     metrics_port = section.metrics_port if arguments.metrics_port is None else arguments.metrics_port
     async with AsyncExitStack() as stack:
         url = suite.bus_url(config, arguments.data_dir)
         bus = await stack.enter_async_context(connect(url, name=service, wait=BUS_WAIT))
-        runtime = Runtime(service=service, config=config, data_dir=arguments.data_dir, bus=bus, port=arguments.port)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, runtime.stop)
-        _watch_lifeline(runtime.stop)
+        runtime = Runtime(
+            service=service,
+            config=config,
+            data_dir=arguments.data_dir,
+            bus=bus,
+            port=arguments.port,
+            worker=arguments.worker,
+            workers=_workers(section, arguments),
+        )
+        _on_end(runtime.stop)
         runtime.health.add("bus", lambda: None if bus.connected else "not connected to the bus")
         runtime.health.add("starting", lambda: None if runtime.started else "starting")
         runtime.health.add("draining", lambda: "draining" if runtime.stopping else None)

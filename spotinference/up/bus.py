@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import Misconfigured
-from spotinference.up.child import StartFailed, last_words
+from shared.runtime.child import StartFailed, last_words
 
 PR_SET_PDEATHSIG = 1
 

@@ -21,9 +21,9 @@ from shared.bus.jetstream import connect
 from shared.bus.provision import provision
 from shared.config import Config
 from shared.errors import BusError, Misconfigured
+from shared.runtime.child import RESTART_SECONDS, Child, StartFailed
 from shared.suite import Running, Suite
 from spotinference.up.bus import Bus
-from spotinference.up.child import RESTART_SECONDS, Child, StartFailed
 from spotinference.up.tails import Tails
 
 SERVICES = ("gateway", "waker", "meter", "billing")

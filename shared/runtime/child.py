@@ -12,8 +12,10 @@ from pathlib import Path
 import msgspec
 
 from shared.errors import SpotinferenceError
-from shared.runtime.process import LIFELINE_VARIABLE
 from shared.suite import Running
+
+LIFELINE_VARIABLE = "SPOTINFERENCE_LIFELINE"
+"""Number of an inherited descriptor that reads end-of-file when the parent has gone."""
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -32,7 +34,8 @@ class Child:
 
     name: str
     arguments: list[str]
-    log_path: Path
+    log_path: Path | None
+    """Where its words go; None: where ours go."""
     on_ready: Callable[[Running], None]
     lifeline: int
     running: Running | None = None
@@ -47,7 +50,9 @@ class Child:
             async with asyncio.timeout(START_SECONDS):
                 await self._ready()
         except TimeoutError:
-            raise StartFailed(f"{self.name} was not ready within {START_SECONDS:g} s: see {self.log_path}") from None
+            raise StartFailed(
+                f"{self.name} was not ready within {START_SECONDS:g} s: see {self.log_path or 'above'}"
+            ) from None
         self._task = asyncio.create_task(self._keep(), name=f"keep {self.name}")
 
     async def stop(self) -> None:
@@ -72,7 +77,7 @@ class Child:
 
     async def _spawn(self) -> None:
         arguments = [sys.executable, "-m", f"services.{self.name}", *self.arguments, *self._ports()]
-        with self.log_path.open("ab") as log_file:
+        with self.log_path.open("ab") if self.log_path else contextlib.nullcontext() as log_file:
             self.process = await asyncio.create_subprocess_exec(
                 *arguments,
                 stdin=subprocess.DEVNULL,
@@ -98,7 +103,7 @@ class Child:
         line = await self.process.stdout.readline()
         if not line:
             await self.process.wait()
-            raise StartFailed(last_words(self.log_path) or f"{self.name} ended before it was ready")
+            raise StartFailed((self.log_path and last_words(self.log_path)) or f"{self.name} ended before it was ready")
         self.running = msgspec.json.decode(line, type=Running)
         self.on_ready(self.running)
 
