@@ -228,8 +228,15 @@ async def test_bytes_are_written_as_the_script_says(scripted_engine: ScriptedEng
     assert chunk["x_vendor"] == chunk["choices"][0]["x_vendor"] == [1]
 
 
-async def test_a_whole_answer_breaks_off_in_its_body(scripted_engine: ScriptedEngine) -> None:
+async def test_a_body_breaks_off_at_a_byte(scripted_engine: ScriptedEngine) -> None:
     scripted_engine.default = Script(reset_at=20)
-    with pytest.raises(aiohttp.ClientError):
-        await _ask(scripted_engine, CHAT)
-    assert scripted_engine.requests[0].ending == "reset"
+    for body in (CHAT, STREAM):
+        with pytest.raises(aiohttp.ClientError):
+            await _ask(scripted_engine, body)
+    scripted_engine.default = Script()
+    _, whole = await _ask(scripted_engine, STREAM)
+    scripted_engine.default = Script(cut_at=300)
+    _, text = await _ask(scripted_engine, STREAM)
+    assert text == whole[:300]
+    assert [seen.ending for seen in scripted_engine.requests] == ["reset", "reset", "completed", "cut"]
+    assert scripted_engine.requests[-1].completion_tokens == 1

@@ -46,9 +46,11 @@ class Script:
     reset_after: int | None = None
     """Reset the connection after so many chunks; 0: before the headers."""
     reset_at: int | None = None
-    """Reset the connection of a whole answer after so many bytes of its body."""
+    """Reset the connection after so many bytes of the body."""
     cut_after: int | None = None
     """End the answer cleanly after so many chunks, without what belongs to its end."""
+    cut_at: int | None = None
+    """End a stream cleanly after so many bytes, as a proxy does whose engine has died."""
     status: int = 200
     message: str = "as the script says"
     retry_after: str | None = None

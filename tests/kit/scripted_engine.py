@@ -160,30 +160,36 @@ class ScriptedEngine:
         answer = web.StreamResponse(headers={"content-type": "application/json"})
         answer.content_length = len(body)
         await answer.prepare(request)
-        await _Writer(answer, script.write_size).write(body[: script.reset_at])
-        if script.reset_at is None:
+        if await _Writer(answer, script).write(body):
             seen.end("completed")
         else:
-            _reset(request)
-            seen.end("reset")
+            self._broken(request, seen, script)
         return answer
 
     async def _stream(self, request: web.Request, seen: Seen, script: Script, dialect: Dialect) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
         await answer.prepare(request)
-        writer = _Writer(answer, script.write_size)
+        writer = _Writer(answer, script)
         for chunks, part in enumerate(dialect.parts):
             if chunks and not await self._goes_on(request, seen, script, chunks):
                 return answer
             await asyncio.sleep(script.interval * part.token)
             seen.completion_tokens += part.token
-            await writer.write(_event(dialect.event(part, seen.completion_tokens), script))
+            if not await writer.write(_event(dialect.event(part, seen.completion_tokens), script)):
+                self._broken(request, seen, script)
+                return answer
         if not await self._goes_on(request, seen, script, len(dialect.parts)):
             return answer
         for event in dialect.ending(seen.completion_tokens):
             await writer.write(_event(event, script))
         seen.end("completed")
         return answer
+
+    def _broken(self, request: web.Request, seen: Seen, script: Script) -> None:
+        """The script's last byte is written."""
+        if script.reset_at is not None:
+            _reset(request)
+        seen.end("cut" if script.reset_at is None else "reset")
 
     async def _goes_on(self, request: web.Request, seen: Seen, script: Script, chunks: int) -> bool:
         """False: the script ends the answer here."""
@@ -211,18 +217,22 @@ class ScriptedEngine:
 
 
 class _Writer:
-    """Writes what it is given at once, or in pieces of `size` bytes."""
+    """Writes what it is given at once, or in pieces, and no more than the script lets out."""
 
-    def __init__(self, answer: web.StreamResponse, size: int | None) -> None:
-        self._answer, self._size = answer, size
+    def __init__(self, answer: web.StreamResponse, script: Script) -> None:
+        self._answer, self._size = answer, script.write_size
+        self._left = script.cut_at if script.reset_at is None else script.reset_at
 
-    async def write(self, data: bytes) -> None:
-        if self._size is None:
-            await self._answer.write(data)
-            return
-        for start in range(0, len(data), self._size):
-            await self._answer.write(data[start : start + self._size])
-            await asyncio.sleep(PACE_SECONDS)
+    async def write(self, data: bytes) -> bool:
+        """False: the script breaks it off here."""
+        goes = data[: self._left]
+        if self._left is not None:
+            self._left -= len(goes)
+        size = self._size or max(1, len(goes))
+        for start in range(0, len(goes), size):
+            await self._answer.write(goes[start : start + size])
+            await asyncio.sleep(PACE_SECONDS if self._size else 0)
+        return goes == data
 
 
 def _event(text: str, script: Script) -> bytes:

