@@ -22,10 +22,10 @@ from nats.js.kv import KeyValue
 from nats.micro import add_service
 from nats.micro.request import Request
 
-from shared.bus.jetstream_watch import Stop, Watch, unavailable
+from shared.bus.jetstream_watch import Stop, Watch, conflict, unavailable
 from shared.bus.ports import Delivery, Entry, Handle, Received, WatchEvent
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
-from shared.errors import BusUnavailable, Conflict
+from shared.errors import BusUnavailable
 
 log = structlog.get_logger()
 
@@ -81,6 +81,18 @@ class JetStreamBus:
         headers = {"Nats-Msg-Id": message_id} if message_id else None
         async with unavailable(f"publish {subject}"):
             await self.js.publish(subject, data, timeout=CALL_SECONDS, headers=headers)
+
+    async def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> None:
+        self._check()
+        connection = self.client.stats["reconnects"]
+        *earlier, (subject, data, message_id) = messages
+        async with unavailable(f"publish {len(messages)} to {subject}"):
+            # None of these waits: the client joins them in one write, which the last one's answer is behind.
+            for to, content, its_id in earlier:
+                await self.client.publish(to, content, headers={"Nats-Msg-Id": its_id})
+            await self.js.publish(subject, data, timeout=CALL_SECONDS, headers={"Nats-Msg-Id": message_id})
+        if self.client.stats["reconnects"] != connection:
+            raise BusUnavailable("the connection was lost between the first message and the answer to the last")
 
     async def publish_volatile(self, subject: str, data: bytes) -> None:
         self._check()
@@ -156,12 +168,12 @@ class JetStreamBus:
 
     async def create(self, bucket: Bucket, key: str, value: bytes) -> int:
         self._check()
-        async with _conflict(f"{bucket.name}/{key} exists"), unavailable(f"create {bucket.name}/{key}"):
+        async with conflict(f"{bucket.name}/{key} exists"), unavailable(f"create {bucket.name}/{key}"):
             return await (await self.kv(bucket)).create(key, value)
 
     async def update(self, bucket: Bucket, key: str, value: bytes, *, revision: int) -> int:
         self._check()
-        async with _conflict(f"{bucket.name}/{key} changed"), unavailable(f"update {bucket.name}/{key}"):
+        async with conflict(f"{bucket.name}/{key} changed"), unavailable(f"update {bucket.name}/{key}"):
             return await (await self.kv(bucket)).update(key, value, last=revision)
 
     async def delete(self, bucket: Bucket, key: str) -> None:
@@ -233,16 +245,6 @@ class JetStreamBus:
 
 
 @asynccontextmanager
-async def _conflict(what: str) -> AsyncIterator[None]:
-    try:
-        yield
-    except BusUnavailable as error:
-        if isinstance(error.__cause__, nats.js.errors.KeyWrongLastSequenceError):
-            raise Conflict(what) from error
-        raise
-
-
-@asynccontextmanager
 async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStreamBus]:
     """A connected bus; reconnects for ever. `BusUnavailable` when the first connection takes longer than `wait` s.
 
@@ -273,12 +275,10 @@ async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStrea
                 connect_timeout=2,
                 reconnect_time_wait=RECONNECT_SECONDS,
                 max_reconnect_attempts=-1,
-                # A dead peer that closes nothing is noticed after two of these.
-                ping_interval=10,
+                ping_interval=10,  # a dead peer that closes nothing is noticed after two of these
                 reconnected_cb=bus.on_reconnect,
                 disconnected_cb=on_disconnect,
                 error_cb=on_error,
-                allow_reconnect=True,
             )
     except (nats.errors.Error, OSError, TimeoutError) as error:
         await bus.client.close()

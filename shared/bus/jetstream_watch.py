@@ -12,7 +12,7 @@ from nats.js.kv import KeyValue
 
 from shared.bus.ports import Changed, Restarted, Synced, WatchEvent
 from shared.bus.topology import Bucket
-from shared.errors import BusUnavailable
+from shared.errors import BusUnavailable, Conflict
 from shared.tasks import end
 
 STOP_SECONDS = 2.0
@@ -28,6 +28,17 @@ async def unavailable(what: str) -> AsyncIterator[None]:
         yield
     except (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError) as error:
         raise BusUnavailable(f"{what}: {str(error) or type(error).__name__}") from error
+
+
+@asynccontextmanager
+async def conflict(what: str) -> AsyncIterator[None]:
+    """Around `unavailable`: a revision that is not the newest one becomes `Conflict`."""
+    try:
+        yield
+    except BusUnavailable as error:
+        if isinstance(error.__cause__, nats.js.errors.KeyWrongLastSequenceError):
+            raise Conflict(what) from error
+        raise
 
 
 class Stop:

@@ -113,6 +113,10 @@ class MemoryBus:
                 self._arrived.notify_all()
         await self._push(subject, data)
 
+    async def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> None:
+        for subject, data, message_id in messages:
+            await self.publish(subject, data, message_id=message_id)
+
     async def publish_volatile(self, subject: str, data: bytes) -> None:
         self._check()
         await self._push(subject, data)

@@ -81,6 +81,14 @@ class Bus(Protocol):
         """Store in the stream that owns `subject`; returns once the server has it. Same id again: a no-op."""
         ...
 
+    async def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> None:
+        """Store messages, each a subject, its data and its id, in order; returns once the server has the last one.
+
+        At least one, and not more than the client may buffer: some 256 KiB. Only the last is asked for: a server that
+        drops one before it does not say so. So this is for those who learn elsewhere what arrived, and repeat the rest.
+        """
+        ...
+
     async def publish_volatile(self, subject: str, data: bytes) -> None:
         """Tell whoever listens now; nothing is stored and nothing is promised."""
         ...

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -82,9 +83,20 @@ async def test_a_message_id_is_stored_once(any_bus: Bus) -> None:
     assert [m.data for m in await any_bus.read(USAGE)] == [b"first", b"other"]
 
 
+async def test_many_are_stored_in_order_and_each_id_once(any_bus: Bus) -> None:
+    many = [(f"usage.{number % 3}", b"%d" % number, f"id{number}") for number in range(300)]
+    await any_bus.publish_all(many[:1])
+    await any_bus.publish_all(many)
+    await any_bus.publish_all(many[100:200])
+    await any_bus.publish("usage.1", b"again", message_id="id299")
+    assert [(m.subject, m.data) for m in await any_bus.read(USAGE)] == [(to, data) for to, data, _ in many]
+
+
 async def test_a_subject_that_no_stream_owns_is_refused(any_bus: Bus) -> None:
     with pytest.raises(BusUnavailable):
         await any_bus.publish("nowhere.1", b"lost")
+    with pytest.raises(BusUnavailable):
+        await any_bus.publish_all([("usage.1", b"kept", "a"), ("nowhere.1", b"lost", "b")])
 
 
 async def test_read_gives_what_the_stream_holds_under_a_subject_oldest_first(any_bus: Bus) -> None:
@@ -288,6 +300,7 @@ async def test_every_call_fails_at_once_while_the_server_is_gone(kind: Kind) -> 
     await kind.cut()
     calls: list[Callable[[], Awaitable[object]]] = [
         lambda: bus.publish("usage.1", b""),
+        lambda: bus.publish_all([("usage.1", b"", "a")]),
         lambda: bus.publish_volatile("activity.g", b""),
         lambda: bus.last(WAKE, "wake.request.a"),
         lambda: bus.read(USAGE),
@@ -307,6 +320,25 @@ async def test_every_call_fails_at_once_while_the_server_is_gone(kind: Kind) -> 
         with pytest.raises(BusUnavailable):
             await call()
     assert time.monotonic() - began < 1.0
+
+
+async def test_many_are_not_taken_for_stored_when_their_connection_was_lost(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connect(nats_server.url, name="test", wait=WAIT_SECONDS) as bus:
+        await provision(bus)
+        publish = bus.js.publish
+
+        async def after_a_restart(subject: str, payload: bytes, **options: Any) -> object:
+            nats_server.restart()
+            async with asyncio.timeout(WAIT_SECONDS):
+                while not (bus.client.stats["reconnects"] and bus.connected):  # noqa: ASYNC110 - the client calls nobody here
+                    await asyncio.sleep(0.005)
+            return await publish(subject, payload, **options)
+
+        monkeypatch.setattr(bus.js, "publish", after_a_restart)
+        with pytest.raises(BusUnavailable, match="connection was lost"):
+            await bus.publish_all([("usage.1", b"1", "a"), ("usage.1", b"2", "b")])
 
 
 def _key(name: str) -> KeyRecord:

@@ -1,26 +1,27 @@
 """Usage events on disk: each is written here before anybody else hears of it, and stays until the ledger has it.
 
-One folder of append-only segments, `<source>.<first seq>.log`; a record is a line of its CRC-32 in hex, a space,
-and the event's JSON. `append` writes to the page cache, which survives the process; `unsynced` makes it survive
-the machine. A damaged or cut last line is dropped with a word in the log, whatever follows a damaged line is kept.
+One folder of append-only segments, `<source>.<first seq>.log`. `append` writes to the page cache, which survives the
+process; `sync` makes it survive the machine, and `read` gives nothing that was not synced. A damaged record is left
+out with a word in the log, whatever stands around it is kept. Only what cannot be written waits in memory.
 The process holds a lock on the folder: two gateways on one would trim each other's counts.
 """
 
+import asyncio
+import errno
 import fcntl
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from zlib import crc32
+from typing import NamedTuple
 
 import msgspec
 import structlog
 
-from shared.bus.subjects import name as untoken
+from services.gateway.adapters.segments import Record, Segment, left, line, sync
 from shared.bus.subjects import token
 from shared.errors import Misconfigured
-from shared.messages.codec import Unreadable, decode, encode
+from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -29,14 +30,33 @@ SEGMENT_BYTES = 4 * 1024 * 1024
 log = structlog.get_logger()
 
 
-@dataclass
-class _Segment:
-    path: Path
+class _Completed(msgspec.Struct):
+    completed_at: float
+
+
+_completed = msgspec.json.Decoder(_Completed)
+
+
+class Cursor(NamedTuple):
+    """A place in a source's events. Made of the first two alone it is looked for, once."""
+
     source: str
-    first: int
+    seq: int
+    """All up to this number is behind it."""
+    segment: Segment | None = None
+    offset: int = 0
+
+
+@dataclass
+class _Source:
+    """What is on disk of one boot's events."""
+
+    mark: int
+    """The ledger has everything up to here."""
     last: int
-    """Sequence number of its last record; `first - 1` while it is empty."""
-    size: int
+    """Sequence number of the last one written."""
+    synced: int
+    segments: deque[Segment] = field(default_factory=deque)
 
 
 class Outbox:
@@ -48,182 +68,210 @@ class Outbox:
     def __init__(self, folder: Path, source: str, *, max_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._lock = self._locked(folder)
+        self._lock = _locked(folder)
         self.source = source
+        self.next_seq = 1
+        """What the next event has to have as its `source_seq`."""
+        self.size = 0
+        """Bytes on disk."""
+        self.pending = 0
+        """Events that the ledger has not confirmed."""
         self._max_bytes = max_bytes
-        self._segments: dict[str, deque[_Segment]] = {}
-        for path in sorted(folder.glob("*.log")):
-            self._adopt(path)
+        # A bound that is smaller than a few segments could not be left again by forgetting one.
+        self._segment_bytes = min(SEGMENT_BYTES, max_bytes // 4)
+        self._name = token(source)
+        self._own = _Source(mark=0, last=0, synced=0)
+        self._sources = {source: self._own}
+        for earlier, segments in left(folder).items():
+            if earlier == source:
+                raise Misconfigured(f"{folder}: has events of {source}: each boot needs a name of its own")
+            self._adopt(earlier, segments)
         self._file: int | None = None
-        self._next_seq = 1
-        self._unwritten: deque[UsageEvent] = deque()
+        self._unwritten: deque[tuple[int, bytes]] = deque()
         self._write_fault: str | None = None
-        self._synced = 0
+        self._sync_fault: str | None = None
 
     @property
     def fault(self) -> str | None:
-        """Why nothing new may be served; None: all is well."""
-        if self._write_fault:
-            return f"the outbox cannot write: {self._write_fault}: free space in {self._folder}"
+        """Why nothing new may be served; None: all is well. Cheap: it is asked for each request."""
+        if reason := self._write_fault or self._sync_fault:
+            return f"the outbox cannot write: {reason}: free space in {self._folder}"
         if self.size >= self._max_bytes:
             return f"the outbox has reached its {self._max_bytes} bytes: is the meter running?"
         return None
 
     @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        return sum(segment.size for queue in self._segments.values() for segment in queue)
-
-    @property
-    def pending(self) -> int:
-        """Events that the ledger has not confirmed, and a few that share a segment with one."""
-        return len(self._unwritten) + sum(s.last - s.first + 1 for queue in self._segments.values() for s in queue)
-
-    @property
     def sources(self) -> list[str]:
-        """Every source with something on disk, this boot's own included."""
-        return list(self._segments)
+        """This boot's own, and every earlier one of which something is on disk."""
+        return list(self._sources)
+
+    @property
+    def oldest_at(self) -> float | None:
+        """When the oldest event that is on disk and not confirmed was completed, Unix seconds. Reads a block or two."""
+        first = [self.read(Cursor(name, source.mark))[0][:1] for name, source in self._sources.items()]
+        return min((_completed.decode(r.payload).completed_at for records in first for r in records), default=None)
+
+    def mark(self, source: str) -> int:
+        """Up to which sequence number the ledger has it."""
+        found = self._sources.get(source)
+        return found.mark if found else 0
 
     def synced(self, source: str) -> int:
-        """Up to which sequence number the disk has it for sure."""
-        if source == self.source:
-            return self._synced
-        queue = self._segments.get(source)
-        return queue[-1].last if queue else 0
+        """Up to which sequence number the disk has it for sure: as far as `read` goes."""
+        found = self._sources.get(source)
+        return found.synced if found else 0
 
     def append(self, event: UsageEvent) -> None:
-        """Give the event its place in the sequence and write it."""
-        numbered = msgspec.structs.replace(event, source=self.source, source_seq=self._next_seq)
-        self._next_seq += 1
-        self._unwritten.append(numbered)
-        self.write_waiting()
+        """Write the event, which its maker has given its place: `source`, and `next_seq` of that moment."""
+        seq = self.next_seq
+        if event.source_seq != seq or event.source != self.source:
+            # A defect of the caller costs no count.
+            log.error("usage event out of sequence, numbered anew", id=event.id, seq=event.source_seq, expected=seq)
+            event = msgspec.structs.replace(event, source=self.source, source_seq=seq)
+        self.next_seq = seq + 1
+        self.pending += 1
+        record = line(seq, event.id, encode(event))
+        if self._unwritten or not self._write(seq, record):
+            self._unwritten.append((seq, record))
 
     def write_waiting(self) -> None:
         """Write what could not be written before."""
-        while self._unwritten:
-            event = self._unwritten[0]
-            payload = encode(event)
-            try:
-                self._write(event.source_seq, b"%08x %s\n" % (crc32(payload), payload))
-            except OSError as error:
-                if self._write_fault is None:
-                    log.error("outbox cannot write", error=str(error))
-                self._write_fault = error.strerror or str(error)
-                return
+        while self._unwritten and self._write(*self._unwritten[0]):
             self._unwritten.popleft()
-        self._write_fault = None
 
-    def unsynced(self) -> Callable[[], int] | None:
-        """What a thread has to do, since it may take long: fsync all that is written now; None: nothing.
+    async def sync(self) -> None:
+        """Make all that is written now survive the machine, in a thread, since it may take long."""
+        work = []
+        for segment in reversed(self._own.segments):
+            if segment.durable < segment.size:
+                work.append((segment, segment.size))
+            elif segment.size:
+                break
+        if not work:
+            return
+        last, fresh = self._own.last, any(segment.durable == 0 for segment, _ in work)
+        try:
+            await asyncio.to_thread(sync, [segment for segment, _ in reversed(work)], self._folder if fresh else None)
+        except OSError as error:
+            self._sync_fault = self._told(self._sync_fault, error)
+            return
+        self._sync_fault = None
+        for segment, size in work:
+            segment.durable = size
+        self._own.synced = last
 
-        It returns the sequence number for `mark_synced`. The descriptor is its own: a new segment may begin meanwhile.
+    def read(self, cursor: Cursor) -> tuple[list[Record], Cursor]:
+        """The next block of what is synced, and the cursor behind it; no record: there is no more yet.
+
+        Reads from the page cache as a rule, and after a boot in order, which the kernel reads ahead: hence no thread.
+        `OSError` when the disk does not answer.
         """
-        queue = self._segments.get(self.source)
-        if self._file is None or not queue or queue[-1].last <= self._synced:
-            return None
-        descriptor, last = os.dup(self._file), queue[-1].last
+        source = self._sources.get(cursor.source)
+        while source and cursor.seq < source.synced and (place := _place(source, cursor)):
+            segment, offset = place
+            records, beyond = segment.read(offset)
+            if records and records[0].seq <= cursor.seq:
+                records = [record for record in records if record.seq > cursor.seq]
+            cursor = Cursor(cursor.source, records[-1].seq if records else cursor.seq, segment, beyond)
+            if records:
+                return records, cursor
+        return [], cursor
 
-        def job() -> int:
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            return last
-
-        return job
-
-    def mark_synced(self, last: int) -> None:
-        self._synced = max(self._synced, last)
-
-    def read(self, source: str, after: int) -> Iterator[UsageEvent]:
-        """The source's events beyond sequence number `after`, in order."""
-        for segment in list(self._segments.get(source, ())):
-            if segment.last > after:
-                for event in _events(segment.path):
-                    if event.source_seq > after:
-                        yield event
-
-    def confirm(self, source: str, up_to: int) -> None:
-        """The ledger has everything up to here: forget it, segment by segment."""
-        queue = self._segments.get(source)
-        while queue and queue[0].last <= up_to and queue[0].last >= queue[0].first:
-            open_segment = source == self.source and len(queue) == 1
-            if open_segment and (self._unwritten or queue[0].size < SEGMENT_BYTES // 4):
-                return  # the segment being written is kept until it is worth a new file
-            queue[0].path.unlink(missing_ok=True)
-            queue.popleft()
-            if open_segment:
+    def confirm(self, source: str, up_to: int) -> bool:
+        """The ledger has everything up to here: forget it, segment by segment. False: that was known."""
+        found = self._sources.get(source)
+        if found is None or up_to <= found.mark:
+            return False
+        own = found is self._own
+        if own and up_to > found.last:
+            log.error("confirmed beyond what was ever written, ignored", source=source, mark=up_to, last=found.last)
+            return False
+        up_to = min(up_to, found.last)
+        self.pending -= up_to - found.mark
+        found.mark = up_to
+        while found.segments and found.segments[0].last <= up_to:
+            if own and len(found.segments) == 1:
+                if found.segments[0].size < self._segment_bytes // 4:
+                    break  # the segment being written is kept until it is worth a new file
                 self._close_file()
-        if queue is not None and not queue:
-            del self._segments[source]
+            self._forget(found.segments.popleft())
+        if not own and not found.segments:
+            del self._sources[source]
+        return True
 
     def close(self) -> None:
         self._close_file()
         os.close(self._lock)
 
-    def _write(self, seq: int, record: bytes) -> None:
-        queue = self._segments.setdefault(self.source, deque())
-        if self._file is None or queue[-1].size >= SEGMENT_BYTES:
-            self._open_segment(queue, seq)
-        assert self._file is not None
-        segment = queue[-1]
+    def _write(self, seq: int, record: bytes) -> bool:
         try:
-            written = os.write(self._file, record)
-            if written < len(record):
-                raise OSError(28, "No space left on device")
-        except OSError:
-            os.ftruncate(self._file, segment.size)
-            raise
+            if self._file is None or self._own.segments[-1].size >= self._segment_bytes:
+                self._file = self._begun(seq)
+            segment = self._own.segments[-1]
+            # At its place, not at the end: what a failed write left there is overwritten by the next one.
+            if os.pwrite(self._file, record, segment.size) < len(record):
+                os.ftruncate(self._file, segment.size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._write_fault = self._told(self._write_fault, error)
+            return False
         segment.size += len(record)
-        segment.last = seq
+        self.size += len(record)
+        segment.last = self._own.last = seq
+        self._write_fault = None
+        return True
 
-    def _open_segment(self, queue: deque[_Segment], seq: int) -> None:
-        if self._file is not None:
-            os.fsync(self._file)
-            self._close_file()
-        path = self._folder / f"{token(self.source)}.{seq:012d}.log"
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        queue.append(_Segment(path, self.source, seq, seq - 1, 0))
+    def _begun(self, seq: int) -> int:
+        path = self._folder / f"{self._name}.{seq:012d}.log"
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._close_file()
+        self._own.segments.append(Segment(path, first=seq, last=seq - 1, size=0, durable=0))
+        return file
 
     def _close_file(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
-    def _adopt(self, path: Path) -> None:
-        """A segment that an earlier boot left."""
-        source = untoken(path.name.split(".")[0])
-        numbers = [event.source_seq for event in _events(path)]
-        if not numbers:
-            path.unlink()
-            return
-        segment = _Segment(path, source, min(numbers), max(numbers), path.stat().st_size)
-        self._segments.setdefault(source, deque()).append(segment)
-        log.info("outbox adopted", source=source, events=len(numbers))
+    def _forget(self, segment: Segment) -> None:
+        segment.path.unlink(missing_ok=True)
+        segment.forgotten = True
+        self.size -= segment.size
 
     @staticmethod
-    def _locked(folder: Path) -> int:
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise Misconfigured(f"{folder}: another gateway uses it: give each its own --data-dir") from None
-        return lock
+    def _told(before: str | None, error: OSError) -> str:
+        reason = error.strerror or str(error)
+        if before != reason:
+            log.error("outbox cannot write", error=reason)
+        return reason
+
+    def _adopt(self, source: str, segments: deque[Segment]) -> None:
+        """What an earlier boot left."""
+        before, last = segments[0].first - 1, segments[-1].last
+        self._sources[source] = _Source(mark=before, last=last, synced=last, segments=segments)
+        self.size += sum(segment.size for segment in segments)
+        self.pending += last - before
+        log.info("outbox adopted", source=source, events=last - before)
 
 
-def _events(path: Path) -> Iterator[UsageEvent]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            checksum, _, payload = line.rstrip(b"\n").partition(b" ")
-            try:
-                if int(checksum, 16) != crc32(payload):
-                    raise ValueError("checksum differs")
-                yield decode(payload, UsageEvent)
-            except (ValueError, Unreadable) as error:
-                log.error("outbox record damaged, left out", path=str(path), line=number, error=str(error))
+def _place(source: _Source, cursor: Cursor) -> tuple[Segment, int] | None:
+    """Where to read on; None: nothing more is synced."""
+    segment = cursor.segment
+    if segment is None or segment.forgotten:
+        found = next((s for s in source.segments if s.last > cursor.seq), None)
+        return (found, found.offset_after(cursor.seq)) if found else None
+    if cursor.offset < segment.durable:
+        return segment, cursor.offset
+    # A segment may be half synced: what comes behind it has to wait, or the order would be lost.
+    following = next((s for s in source.segments if s.first > segment.first), None)
+    return (following, 0) if following and segment.durable == segment.size else None
+
+
+def _locked(folder: Path) -> int:
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Misconfigured(f"{folder}: another gateway uses it: give each its own --data-dir") from None
+    return lock
