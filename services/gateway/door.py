@@ -26,6 +26,8 @@ from shared.messages.billing import BudgetGate
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.waker import MachineRecord
 
+MAX_PATH = 200
+"""Of a request's target in the log."""
 RELEASE_SLICE = 64
 """Grants in one go: ten thousand forwarded at once would keep everybody else waiting for a third of a second."""
 
@@ -159,28 +161,24 @@ class Door:
         machine: MachineRecord | None = None,
         tally: Tally | None = None,
     ) -> None:
-        """A request's answer is decided: a line in the log, a number in the metrics."""
+        """A request's answer is decided: a number in the metrics, a line in the log."""
         self.metrics.answers[status, code] += 1
-        facts: dict[str, object] = {
-            "request_id": request.id,
-            "method": request.method,
-            "path": request.target[:200].decode("latin-1"),
-            "status": status,
-            "code": code or None,
-            "seconds": round(self.now() - request.arrived, 6),
-            "key_id": key.id if key else None,
-        }
-        if model is not None and tally is not None:
-            facts |= {
-                "model": model.name,
-                "machine": machine.machine if machine else None,
-                "outcome": tally.outcome if tally.written else None,
-                "prompt_tokens": tally.count.prompt,
-                "completion_tokens": tally.count.completion,
-                "wake_wait": round(tally.wake_wait, 6),
-                "first_byte": tally.first_byte,
-            }
-        self.access_log.line(**facts)
+        self.access_log.line(
+            request_id=request.id,
+            method=request.method,
+            path=request.target[:MAX_PATH].decode("latin-1"),
+            status=status,
+            code=code,
+            seconds=self.now() - request.arrived,
+            key_id=key.id if key else None,
+            model=model.name if model else None,
+            machine=machine.machine if machine else None,
+            outcome=tally.outcome if tally and tally.written else None,
+            prompt_tokens=tally.count.prompt if tally else 0,
+            completion_tokens=tally.count.completion if tally else 0,
+            wake_wait=tally.wake_wait if tally else 0.0,
+            first_byte=tally.first_byte if tally else None,
+        )
 
     async def drain(self, grace: float) -> None:
         """Held requests are sent elsewhere at once; running ones have `grace` seconds, then one error event."""

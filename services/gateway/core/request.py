@@ -1,16 +1,17 @@
 """What routing needs of a request's body, and the body that goes to the engine.
 
-The body travels byte for byte except for what must change: the model's served name and the stream options.
+The body travels byte for byte except for what must change: the model's served name and the stream options. Both are put
+in where they stand, so that nothing else is read, let alone written anew.
 """
 
-import json
 import re
-from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from services.gateway.core.errors import ApiError, invalid_json, invalid_request
+
+MAX_STRINGS = 1_000_000
+"""In a body that names `model` more than once somewhere: to tell where, each costs time and memory."""
 
 
 class _StreamOptions(msgspec.Struct):
@@ -18,23 +19,25 @@ class _StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool | None = None
 
 
+_NO_OPTIONS = _StreamOptions()
+_ABSENT = msgspec.Raw(b"")
+
+
 class _Body(msgspec.Struct):
     model: str
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     # Whatever is in these is the engine's to judge; a whole number is an estimate for us.
-    max_tokens: Any = None
-    max_completion_tokens: Any = None
-    max_output_tokens: Any = None
-
-    @property
-    def most_tokens(self) -> int:
-        given = (self.max_tokens, self.max_completion_tokens, self.max_output_tokens)
-        return max((n for n in given if type(n) is int and n > 0), default=0)
+    max_tokens: msgspec.Raw = _ABSENT
+    max_completion_tokens: msgspec.Raw = _ABSENT
+    max_output_tokens: msgspec.Raw = _ABSENT
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class _Options(msgspec.Struct):
+    stream_options: msgspec.Raw = _ABSENT
+
+
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """What a body says about its way."""
 
     model: str
@@ -44,77 +47,112 @@ class Asked:
     wants_running_usage: bool
     max_tokens: int
     """The most that it may be answered with, 0 where it does not say."""
+    plain: bool
+    """No name in it is spelt with an escape, and `"model"` stands in it once."""
     body: bytes
 
 
 _body = msgspec.json.Decoder(_Body)
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*")')
-"""Where `"model"` occurs once in a body, this finds that member: its value is known to be a string."""
-_OPTIONS = b'{"include_usage":true,"continuous_usage_stats":true}'
+_options = msgspec.json.Decoder(_Options)
+_COUNT = re.compile(rb"[1-9][0-9]{0,8}")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_USAGE_OPTIONS = b'"include_usage":true,"continuous_usage_stats":true'
+
+
+def _member(name: str) -> re.Pattern[bytes]:
+    """A member's name in any spelling, up to its value.
+
+    Within a string a quote has a backslash before it, so what matches is a whole name, in whatever object.
+    """
+    digits = (f"{ord(letter):04x}" for letter in name)
+    escapes = ("".join(f"[{d}{d.upper()}]" if d.isalpha() else d for d in code) for code in digits)
+    spelling = "".join(f"(?:{letter}|\\\\u{escape})" for letter, escape in zip(name, escapes, strict=True))
+    return re.compile(rf'(?<!\\)"{spelling}"[ \t\r\n]*:[ \t\r\n]*'.encode("ascii"))
+
+
+_PLAIN_MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*')
+_MODEL = _member("model")
+_STREAM_OPTIONS = _member("stream_options")
 
 
 def parse(body: bytes) -> Asked:
     """What is asked, or `ApiError` 400 with the field that is wrong."""
     try:
         body.decode("utf-8")  # what the decoder skips it does not validate
-        fields = _body.decode(body)
-        repeated = _may_repeat_model(body) and _repeats_model(body)
+        fields: _Body = _body.decode(body)
     except msgspec.ValidationError as error:
         raise _field_error(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_json(str(error)) from None
     if not fields.model:
         raise invalid_request("model", "`model` must name a model.")
-    if repeated:
-        raise invalid_request("model", "`model` is given twice; give it once.")
-    options = fields.stream_options or _StreamOptions()
+    plain = b"\\u00" not in body and body.count(b'"model"') == 1
+    if not plain:
+        _name_model_once(body)
+    options = fields.stream_options or _NO_OPTIONS
+    most = _count(fields.max_tokens) or _count(fields.max_completion_tokens) or _count(fields.max_output_tokens)
     return Asked(
-        model=fields.model,
-        stream=bool(fields.stream),
-        wants_usage=bool(options.include_usage),
-        wants_running_usage=bool(options.continuous_usage_stats),
-        max_tokens=fields.most_tokens,
-        body=body,
+        fields.model,
+        bool(fields.stream),
+        bool(options.include_usage),
+        bool(options.continuous_usage_stats),
+        most,
+        plain,
+        body,
     )
 
 
 def for_engine(asked: Asked, *, served_as: str | None, usage_options: bool) -> bytes:
     """The body for the engine. `usage_options`: ask a stream for its usage, whatever the client asked."""
-    rename = served_as is not None and served_as != asked.model
-    add_options = asked.stream and usage_options
-    if not rename and not add_options:
-        return asked.body
     body = asked.body
-    if b"\\u" in body or (add_options and b'"stream_options"' in body):
-        return _rewritten(asked, served_as if rename else None, add_options=add_options)
-    if rename:
-        named = _MODEL.search(body) if body.count(b'"model"') == 1 else None
-        if named is None:
-            return _rewritten(asked, served_as, add_options=add_options)
-        body = body[: named.start(1)] + msgspec.json.encode(served_as) + body[named.end(1) :]
-    if add_options:
-        start = body.index(b"{") + 1
-        body = body[:start] + b'"stream_options":' + _OPTIONS + b"," + body[start:]
+    if asked.stream and usage_options:
+        body = _with_usage_options(body, plain=asked.plain)
+    if served_as is not None and served_as != asked.model:
+        start = _model_at(body, plain=asked.plain)
+        name = _STRING.match(body, start)
+        assert name is not None, "its value is known to be a string"
+        body = body[:start] + msgspec.json.encode(served_as) + body[name.end() :]
     return body
 
 
-def _rewritten(asked: Asked, served_as: str | None, *, add_options: bool) -> bytes:
-    """The long way, for any spelling: member by member, each value as it was written."""
-    members = _members.decode(asked.body)
-    changes: dict[str, bytes] = {}
-    if served_as is not None:
-        changes["model"] = msgspec.json.encode(served_as)
-    if add_options:
-        changes["stream_options"] = _merged(members["stream_options"]) if "stream_options" in members else _OPTIONS
-    written = {name: changes.get(name, bytes(value)) for name, value in members.items()} | changes
-    return b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in written.items()) + b"}"
+def _with_usage_options(body: bytes, *, plain: bool) -> bytes:
+    # Members that are given twice count as their last one says.
+    absent = plain and b'"stream_options"' not in body
+    starts = [] if absent else _values(body, _STREAM_OPTIONS)
+    if not starts:
+        start = body.index(b"{") + 1
+        return body[:start] + b'"stream_options":{' + _USAGE_OPTIONS + b"}," + body[start:]
+    theirs = bytes(_options.decode(body).stream_options)
+    inner = b"" if theirs == b"null" else theirs[1:-1].strip()
+    ours = b"{" + inner + (b"," if inner else b"") + _USAGE_OPTIONS + b"}"
+    return body[: starts[-1]] + ours + body[starts[-1] + len(theirs) :]
 
 
-def _merged(options: msgspec.Raw) -> bytes:
-    """The client's stream options, unknown ones included, with ours on."""
-    theirs: dict[str, Any] | None = msgspec.json.decode(options, type=dict[str, Any] | None)
-    return msgspec.json.encode((theirs or {}) | {"include_usage": True, "continuous_usage_stats": True})
+def _model_at(body: bytes, *, plain: bool) -> int:
+    """Where the value of `model` begins, in a body that has been parsed."""
+    if plain and (match := _PLAIN_MODEL.search(body)) is not None:
+        return match.end()  # named once, and there is such a member: this is it
+    (start,) = _values(body, _MODEL)
+    return start
+
+
+def _values(body: bytes, member: re.Pattern[bytes]) -> list[int]:
+    """Where the values of the outermost object's members of this name begin."""
+    found: list[int] = []
+    depth = at = 0
+    for match in member.finditer(body):
+        # Before a name and after its colon nothing is inside a string.
+        between = _STRING.sub(b"", body[at : match.start()])
+        depth += between.count(b"{") + between.count(b"[") - between.count(b"}") - between.count(b"]")
+        at = match.end()
+        if depth == 1:
+            found.append(at)
+    return found
+
+
+def _count(value: msgspec.Raw) -> int:
+    given = bytes(value)
+    return int(given) if _COUNT.fullmatch(given) else 0
 
 
 def _field_error(message: str) -> ApiError:
@@ -127,17 +165,8 @@ def _field_error(message: str) -> ApiError:
     return invalid_request(None, f"{message}.")
 
 
-def _may_repeat_model(body: bytes) -> bool:
-    """Whether the slow look is worth it: the name occurs more than once, or could be spelt with escapes."""
-    return body.count(b'"model"') != 1 or b"\\u00" in body
-
-
-def _repeats_model(body: bytes) -> bool:
-    seen: list[int] = []
-
-    def on_object(pairs: list[tuple[str, Any]]) -> None:
-        # Called for inner objects first: the last call is for the outermost.
-        seen.append(sum(name == "model" for name, _ in pairs))
-
-    json.loads(body, object_pairs_hook=on_object)
-    return seen[-1] > 1
+def _name_model_once(body: bytes) -> None:
+    if body.count(b'"') > 2 * MAX_STRINGS:
+        raise invalid_request(None, f"The body has more than {MAX_STRINGS} strings and names `model` more than once.")
+    if len(_values(body, _MODEL)) > 1:
+        raise invalid_request("model", "`model` is given twice; give it once.")

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import msgspec
 
-from services.gateway.core.usage import Count, EngineUsage, count
+from services.gateway.core.usage import NOTHING, Count, EngineUsage, count
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024
 """An event that has not ended by then never will: as much as a whole body may have."""
@@ -94,7 +94,7 @@ class StreamReader:
         """The engine's last running total, else one completion token per delta, else nothing."""
         if self._said is not None:
             return count(self._said)
-        return Count(completion=self._deltas, basis="counted") if self._deltas else Count()
+        return Count(completion=self._deltas, basis="counted") if self._deltas else NOTHING
 
     def feed(self, data: bytes) -> bytes:
         if not self._rest and not self._wants_running_usage and (cut := self._cut(data)) is not None:

@@ -1,6 +1,6 @@
 """What one request has come to so far, and the usage event that it becomes."""
 
-from services.gateway.core.usage import Count
+from services.gateway.core.usage import NOTHING, Count
 from shared.messages.gateway import Outcome, UsageEvent
 from shared.messages.waker import MachineRecord
 
@@ -27,7 +27,7 @@ class Tally:
         self.outcome: Outcome = "failed"
         self.status = 0
         """The engine's."""
-        self.count = Count()
+        self.count: Count = NOTHING
         self.wake_wait = 0.0
         self.wake_id: str | None = None
         self.forwarded_at: float | None = None

@@ -1,7 +1,5 @@
 """How many tokens a request took, from whatever the engine says about it."""
 
-from dataclasses import dataclass
-
 import msgspec
 
 from shared.messages.gateway import Basis
@@ -28,8 +26,7 @@ class EngineUsage(msgspec.Struct):
     output_tokens_details: _CompletionDetails | None = None
 
 
-@dataclass(frozen=True)
-class Count:
+class Count(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one request; prompt includes cached, completion includes reasoning."""
 
     prompt: int = 0
@@ -37,6 +34,10 @@ class Count:
     completion: int = 0
     reasoning: int = 0
     basis: Basis = "none"
+
+
+NOTHING = Count()
+"""Of a request of which nothing is known."""
 
 
 def count(usage: EngineUsage) -> Count:
@@ -64,5 +65,5 @@ def of_answer(body: bytes) -> Count:
     try:
         usage = _answer.decode(body).usage
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return Count()
-    return count(usage) if usage else Count()
+        return NOTHING
+    return count(usage) if usage else NOTHING
