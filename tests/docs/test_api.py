@@ -6,7 +6,7 @@ import re
 
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
-from services.gateway.http.app import ENGINE_PATHS
+from services.gateway.core.openapi import ENGINE_PATHS
 from tests.docs.pages import ROOT, page, quoted
 
 PAGE = page("docs/api.md")
