@@ -1,8 +1,11 @@
 """Usage on its way: all arrives, in order; what the ledger does not confirm goes again, and nothing else does."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import gc
+import tracemalloc
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -236,22 +239,62 @@ async def test_a_mark_that_falls_back_is_not_believed(sending: Sending) -> None:
     assert (await sending.step(), sending.outbox.pending, sending.marks) == ([], 0, [5])
 
 
-async def test_the_task_goes_on_after_the_bus_was_away(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("away", ["bus", "disk"])
+async def test_the_task_goes_on_after_something_was_away_and_says_so_once(
+    sending: Sending, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
     monkeypatch.setattr(usage_sender, "RETRY_SECONDS", 0.02)
     monkeypatch.setattr(usage_sender, "GATHER_SECONDS", 0.0)
-    sending.line.connected = False
-    running = asyncio.create_task(sending.sender.run())
-    for _ in range(3):
-        sending.outbox.append(event(sending.outbox))
-        sending.sender.wake()
-        await asyncio.sleep(0)
-    await until(lambda: asyncio.sleep(0, sending.outbox.synced("a")), lambda synced: synced == 3)
-    assert sending.line.sent == []
-    sending.line.connected = True
-    await until(lambda: asyncio.sleep(0, sending.line.sent), lambda sent: len(sent) == 3)
+    looks: list[str] = []
+
+    def look(*_: object) -> None:
+        looks.append(away)
+        if away == "bus":
+            raise BusUnavailable("not connected")
+        raise OSError(5, "Input/output error")
+
+    def logged(logs: list[MutableMapping[str, Any]]) -> list[str]:
+        return [entry["event"] for entry in logs if entry["event"].startswith("usage")]
+
+    with structlog.testing.capture_logs() as logs:
+        with monkeypatch.context() as broken:
+            if away == "bus":
+                broken.setattr(sending.line, "publish_all", look)
+            else:
+                broken.setattr(segments.Segment, "read", look)
+            running = asyncio.create_task(sending.sender.run())
+            for _ in range(3):
+                sending.outbox.append(event(sending.outbox))
+                sending.sender.wake()
+            await until(lambda: asyncio.sleep(0, len(looks)), lambda count: count >= 3)
+            assert (sending.outbox.synced("a"), sending.line.sent) == (3, [])
+            assert logged(logs) == ["usage waits"]
+        await until(lambda: asyncio.sleep(0, sending.line.sent), lambda sent: len(sent) == 3)
+        await until(lambda: asyncio.sleep(0, logged(logs)), lambda told: told == ["usage waits", "usage goes on"])
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+async def test_what_waits_for_the_bus_takes_no_memory(sending: Sending) -> None:
+    sending.line.connected = False
+    await sending.add(10)
+    with pytest.raises(BusUnavailable):
+        await sending.step()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(10):
+            await sending.add(1000)
+            with pytest.raises(BusUnavailable):
+                await sending.step()
+        gc.collect()
+        after, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sending.outbox.size > 4_000_000
+    assert after - before < 50_000
+    assert most - before < 1_000_000
 
 
 async def test_a_drain_sends_all_there_is(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,10 +309,15 @@ async def test_a_drain_ends_although_the_bus_does_not_answer(sending: Sending, m
     async def never(_messages: object) -> None:
         await asyncio.Event().wait()
 
+    def unreadable(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
     await sending.add(1)
     monkeypatch.setattr(sending.line, "publish_all", never)
     async with asyncio.timeout(5.0):
         await sending.sender.drain(0.01)
     sending.line.connected = False
+    await sending.sender.drain(0.01)
+    monkeypatch.setattr(segments.Segment, "read", unreadable)
     await sending.sender.drain(0.01)
     assert sending.outbox.pending == 1
