@@ -58,6 +58,11 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
         """Of tokens; `Wrong` when none was measured."""
         return self._seen(self.told.transit)
 
+    @property
+    def gap(self) -> Series:
+        """Between two tokens of a stream; `Wrong` when none was measured."""
+        return self._seen(self.told.gap)
+
     def _seen(self, series: Series | None) -> Series:
         if series is None:
             raise Wrong(f"{self.cell}, {self.target}: nothing was asked after the warm-up: too short")

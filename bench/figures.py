@@ -74,6 +74,7 @@ KINDS = (
     _Kind("added TTFT P99, 20 streams", "ms", STREAMS_20, _added(lambda s: s.p99)),
     _Kind("added token transit P50, 20 streams", "ms", STREAMS_20, _added_transit(lambda s: s.p50)),
     _Kind("added token transit P99, 20 streams", "ms", STREAMS_20, _added_transit(lambda s: s.p99)),
+    _Kind("gap between tokens P99, 20 streams", "ms", STREAMS_20, lambda s, _: s.gap.p99 * 1e3, of_direct=True),
     _Kind("added P50, 50 requests/s", "ms", PACED, _added(lambda s: s.p50)),
     _Kind("added P95, 50 requests/s", "ms", PACED, _added(lambda s: s.p95), 0.8, 0.5),
     _Kind("added P99, 50 requests/s", "ms", PACED, _added(lambda s: s.p99)),

@@ -17,7 +17,7 @@ from bench.build import NoCompiler
 from bench.cells import SATURATED, STREAMS_200, Run, Sample, cells
 from bench.figures import figures
 from bench.load import Wrong
-from bench.report import Result, conditions, show
+from bench.report import Result, conditions, markdown, show
 from bench.targets import staged
 
 ROUNDS = 3
@@ -87,6 +87,8 @@ async def _run(asked: argparse.Namespace, folder: Path) -> None:
     result = await measure(folder, seconds=asked.seconds, rounds=asked.rounds, most=asked.held)
     if asked.json is not None:
         asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+    if asked.markdown is not None:
+        asked.markdown.write_text(markdown(result) + "\n", "utf-8")
     show(result, Console(width=None if sys.stdout.isatty() else WIDTH))
 
 
@@ -96,6 +98,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each is measured (%(default)s)")
     parser.add_argument("--held", type=int, default=HELD, help="requests held at once (%(default)s)")
     parser.add_argument("--json", type=Path, help="write conditions, figures and samples to this file")
+    parser.add_argument("--markdown", type=Path, help="write the table of figures to this file")
     parser.add_argument("--quick", action="store_true", help="the gateway alone, saturated and with 200 streams")
     parser.add_argument("--workers", type=int, default=1, help="as --quick, with so many processes that share the port")
     asked = parser.parse_args()

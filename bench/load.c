@@ -58,7 +58,7 @@ static char request[4096], whole_text[128];
 static int request_length;
 static struct client *clients, *idle;
 static int64_t begun, warm_at, stop_at;
-static long asked, answered, opened, answered_in_time, tokens_in_time, tokens_seen, reads;
+static long asked, answered, opened, answered_in_time, tokens_in_time, tokens_seen;
 static struct series latency, first, transit, gap, answered_at;
 
 /* --- what is told --- */
@@ -96,8 +96,8 @@ static void tell_series(const char *name, struct series *s)
 static void tell(void)
 {
     double span = kind == HOLD ? (double)(now_ns() - begun) / SECOND : seconds;
-    printf("{\"requests\":%ld,\"tokens\":%ld,\"rate\":%.3f,\"token_rate\":%.3f,\"reads\":%ld", answered, tokens_seen,
-           (double)answered_in_time / span, (double)tokens_in_time / span, reads);
+    printf("{\"requests\":%ld,\"tokens\":%ld,\"rate\":%.3f,\"token_rate\":%.3f", answered, tokens_seen,
+           (double)answered_in_time / span, (double)tokens_in_time / span);
     tell_series("latency", &latency);
     tell_series("first", &first);
     tell_series("transit", &transit);
@@ -352,10 +352,8 @@ static void readable(struct client *c)
     if (got <= 0) fault("connection lost after %ld tokens: %s", c->number, got ? strerror(errno) : "closed");
     if (!c->busy) fault("bytes that answer nothing: %.*s", (int)(got < 300 ? got : 300), data);
     int64_t now = now_ns();
-    long before = tokens_seen;
     if (c->head_read) take_body(c, data, data + got, now);
     else take_head(c, data, (size_t)got, now);
-    reads += tokens_seen > before;
 }
 
 /* --- the plan --- */

@@ -56,7 +56,6 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     """Answers per second after the warm-up."""
     token_rate: float
     """Tokens of streams per second after the warm-up."""
-    reads: int
     latency: Series | None
     """Of whole answers and whole streams, from the planned beginning."""
     first: Series | None

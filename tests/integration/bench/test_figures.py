@@ -20,11 +20,10 @@ def _sample(number: int, cell: str, target: str, *, ms: float = 1.0, cpu_us: flo
         tokens=160,
         rate=7.0 * number,
         token_rate=100.0,
-        reads=10,
         latency=series,
         first=None,
         transit=series,
-        gap=None,
+        gap=series,
         answered=None,
     )
     cpu_ns = int(cpu_us * 1e3)

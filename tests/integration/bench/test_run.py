@@ -24,9 +24,9 @@ OTHERWISE = [
 
 
 async def test_a_run_tells_every_figure(tmp_path: Path) -> None:
-    file = tmp_path / "told.json"
+    file, table = tmp_path / "told.json", tmp_path / "table.md"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.gateway", *SHORT, "--json", str(file)),
+        *(sys.executable, "-m", "bench.gateway", *SHORT, "--json", str(file), "--markdown", str(table)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -35,6 +35,10 @@ async def test_a_run_tells_every_figure(tmp_path: Path) -> None:
     assert process.returncode == 0, out.decode()
     result = msgspec.json.decode(file.read_bytes(), type=Result)
     assert [f.name for f in result.figures][: len(KINDS) + len(OTHERWISE)] == [k.name for k in KINDS] + OTHERWISE
+    lines = table.read_text().splitlines()
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]] == [
+        f"{f.name}, {f.unit}" for f in result.figures
+    ]
     assert {s.target for s in result.samples} == {DIRECT, NGINX, NAIVE, GATEWAY}
     assert all({NGINX, NAIVE, GATEWAY} <= set(f.by_target) for f in result.figures[: len(KINDS)])
     assert all(s.cpu_ns > 0 for s in result.samples if s.target != DIRECT)
