@@ -32,8 +32,10 @@ RELEASE_SLICE = 64
 """Grants in one go: ten thousand forwarded at once would keep everybody else waiting for a third of a second."""
 
 
-class Ending(Protocol):
-    """A request under way, as the drain sees it."""
+class Running(Protocol):
+    """A request under way, as the clock and the drain see it."""
+
+    def account(self) -> None: ...
 
     def leave(self) -> None: ...
 
@@ -60,7 +62,7 @@ class Door:
     access_log: AccessLog
     now: Callable[[], float]
     leaving: bool = False
-    exchanges: set[Ending] = field(default_factory=set)
+    exchanges: set[Running] = field(default_factory=set)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
     models: dict[str, Model] = field(init=False)
     _releasing: bool = False
@@ -75,6 +77,15 @@ class Door:
         if record is None or not record.usable(self.now()):
             raise errors.invalid_api_key()
         return record
+
+    def model(self, name: str, key: KeyRecord) -> Model:
+        """The model of that name, or 404, or 403."""
+        model = self.models.get(name)
+        if model is None:
+            raise errors.model_not_found(name)
+        if not key.allows(name):
+            raise errors.model_not_allowed(name)
+        return model
 
     def admit(self) -> None:
         """Whether anything new may be served at all."""
@@ -120,47 +131,18 @@ class Door:
         """Header lines that tell how the key stands; none for a key without limits."""
         return head.fields(self.limits.headers(key, self.now())) if key.limited else b""
 
-    def record(
-        self,
-        tally: Tally,
-        *,
-        request_id: str,
-        key: KeyRecord,
-        model: str,
-        machine: MachineRecord,
-        streamed: bool,
-        use: Use | None,
-    ) -> None:
+    def record(self, tally: Tally, use: Use | None) -> None:
         """One request's usage: on disk when this returns, on its way to the ledger."""
         seq = self.outbox.next_seq
-        event = tally.event(
-            request_id=request_id,
-            source=self.outbox.source,
-            source_seq=seq,
-            key_id=key.id,
-            model=model,
-            machine=machine,
-            streamed=streamed,
-            now=self.now(),
-        )
+        event = tally.event(self.outbox.source, seq, self.now())
         self.outbox.append(event)
         self.sender.wake()
         if use is not None:
-            served = 0 if tally.outcome == "failed" else event.prompt_tokens + event.completion_tokens
+            served = 0 if event.outcome == "failed" else event.prompt_tokens + event.completion_tokens
             use.end(served, event.completed_at, seq)
         self.metrics.count(tally)
 
-    def told(
-        self,
-        request: Request,
-        status: int,
-        code: str,
-        *,
-        key: KeyRecord | None = None,
-        model: Model | None = None,
-        machine: MachineRecord | None = None,
-        tally: Tally | None = None,
-    ) -> None:
+    def told(self, request: Request, status: int, code: str, tally: Tally | None, key_id: str | None) -> None:
         """A request's answer is decided: a number in the metrics, a line in the log."""
         self.metrics.answers[status, code] += 1
         self.access_log.line(
@@ -170,9 +152,9 @@ class Door:
             status=status,
             code=code,
             seconds=self.now() - request.arrived,
-            key_id=key.id if key else None,
-            model=model.name if model else None,
-            machine=machine.machine if machine else None,
+            key_id=key_id,
+            model=tally.model if tally else None,
+            machine=tally.machine.machine if tally and tally.machine else None,
             outcome=tally.outcome if tally and tally.written else None,
             prompt_tokens=tally.count.prompt if tally else 0,
             completion_tokens=tally.count.completion if tally else 0,
@@ -194,7 +176,7 @@ class Door:
             for exchange in list(self.exchanges):
                 exchange.cut()
 
-    def ended(self, exchange: Ending) -> None:
+    def ended(self, exchange: Running) -> None:
         """It needs nothing any more."""
         self.exchanges.discard(exchange)
         self._ended.set()

@@ -13,15 +13,27 @@ class Tally:
         "count",
         "first_byte_at",
         "forwarded_at",
+        "key_id",
+        "machine",
+        "model",
         "outcome",
+        "request_id",
         "status",
+        "streamed",
         "wake_id",
         "wake_wait",
         "written",
     )
 
-    def __init__(self, arrived: float) -> None:
+    def __init__(self, request_id: str, key_id: str, arrived: float) -> None:
+        self.request_id = request_id
+        self.key_id = key_id
         self.arrived = arrived
+        self.model: str | None = None
+        """The client's name for it, once it is known to be one."""
+        self.streamed = False
+        self.machine: MachineRecord | None = None
+        """Where it was sent, the last one of two."""
         self.written = False
         """Whether an engine may have seen the request: only then there is an event."""
         self.outcome: Outcome = "failed"
@@ -47,27 +59,18 @@ class Tally:
             return 0.0
         return max(0.0, self.forwarded_at - self.arrived - self.wake_wait)
 
-    def event(
-        self,
-        *,
-        request_id: str,
-        source: str,
-        source_seq: int,
-        key_id: str,
-        model: str,
-        machine: MachineRecord,
-        streamed: bool,
-        now: float,
-    ) -> UsageEvent:
-        """One per request. `model`: the client's name for it."""
-        count = self.count
+    def event(self, source: str, source_seq: int, now: float) -> UsageEvent:
+        """One per request that was written to an engine."""
+        count, machine = self.count, self.machine
+        assert machine is not None, "what was written was written to a machine"
+        assert self.model is not None, "what was written has a model"
         return UsageEvent(
-            id=request_id,
+            id=self.request_id,
             source=source,
             source_seq=source_seq,
             completed_at=now,
-            key_id=key_id,
-            model=model,
+            key_id=self.key_id,
+            model=self.model,
             tier=machine.tier,
             machine=machine.machine,
             generation=machine.generation,
@@ -78,7 +81,7 @@ class Tally:
             basis=count.basis,
             outcome=self.outcome,
             status=self.status,
-            streamed=streamed,
+            streamed=self.streamed,
             wake_wait=self.wake_wait,
             wake_id=self.wake_id,
             first_token=self.first_byte,

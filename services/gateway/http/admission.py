@@ -135,4 +135,10 @@ class Admission:
         self._tally.wake_wait = waiting.end()
         self._tally.wake_id = machine.wake_id
         self._door.metrics.wake_wait.observe(self._tally.wake_wait)
-        self._on_place(machine)
+        try:
+            self._door.authorize(self._request.headers.get(b"authorization"))
+        except ApiError as error:  # revoked or expired while it waited
+            self._door.machine_left(machine.machine)
+            self._on_fail(error)
+        else:
+            self._on_place(machine)

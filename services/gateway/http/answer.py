@@ -41,9 +41,9 @@ class StreamAnswer:
         client: ClientConnection,
         request: Request,
         reader: StreamReader,
-        *,
         gap: Histogram,
         now: Callable[[], float],
+        *,
         on_complete: Callable[[], None],
     ) -> None:
         self._client = client

@@ -231,7 +231,7 @@ class ClientConnection(asyncio.Protocol):
         if request.complete and not request.delivered:
             request.delivered = True
             assert self._serving is not None, "a request that is not answered has somebody to answer it"
-            self._serving.receive(bytes(request.body))
+            self._serving.receive(request.take_body())
             return True
         return False
 

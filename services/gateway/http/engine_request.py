@@ -1,25 +1,32 @@
-"""The head of the request that goes to an engine: ours but for what the client says of its trace and its taste."""
+"""The request that goes to an engine. Its head is ours but for what the client says of its trace and its taste."""
 
 import re
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from services.gateway.core.request import Asked, for_engine
 from services.gateway.http.request import Request
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 """W3C Trace Context, level 1 and what a later version may append."""
 
 
-def engine_head(origin: str, path: str, request: Request, length: int) -> bytes:
-    """Everything before the body, which has `length` bytes."""
+NO_STREAM_OPTIONS = frozenset({"/v1/responses", "/v1/embeddings"})
+"""Paths whose engines take none; `/v1/responses` says its usage by itself."""
+
+
+def engine_request(origin: str, path: str, request: Request, asked: Asked, served_as: str | None) -> bytes:
+    """Head and body."""
+    body = for_engine(asked, served_as=served_as, usage_options=path not in NO_STREAM_OPTIONS)
     headers = request.headers
     traced = _trace(headers) if b"traceparent" in headers else b""
-    return b"%bAccept: %b\r\nX-Request-Id: %b\r\n%bContent-Length: %d\r\n\r\n" % (
+    return b"%bAccept: %b\r\nX-Request-Id: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
         _begin(origin, path),
         headers.get(b"accept", b"*/*"),
         request.id.encode("ascii"),
         traced,
-        length,
+        len(body),
+        body,
     )
 
 

@@ -4,19 +4,20 @@ It is called by its client's connection, by the one who grants places and by the
 it never waits. A piece of a stream is at the client's socket when the call that brought it returns.
 """
 
+import msgspec
 import structlog
 
 from services.gateway.adapters.engines import Call
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
-from services.gateway.core.request import Asked, for_engine, parse
+from services.gateway.core.request import Asked, parse
 from services.gateway.core.stream import EventTooLarge, StreamReader
 from services.gateway.core.tally import Tally
 from services.gateway.door import Door
 from services.gateway.http.admission import Admission
 from services.gateway.http.answer import AnswerTooLarge, StreamAnswer, WholeAnswer
 from services.gateway.http.connection import ClientConnection
-from services.gateway.http.engine_request import engine_head
+from services.gateway.http.engine_request import engine_request
 from services.gateway.http.request import Request
 from services.gateway.http.waiting import wake_limit
 from shared.config import Model
@@ -27,10 +28,10 @@ EVENT_STREAM = b"text/event-stream"
 STREAM_FIELDS = (
     b"Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 )
+SMALL_BODY = 64 * 1024
+"""Not worth an effort to be rid of."""
 CLIENT_CLOSED = 499
 """For the log and the metrics: the client left before an answer ended. Nobody is sent it."""
-NO_STREAM_OPTIONS = frozenset({"/v1/responses", "/v1/embeddings"})
-"""Paths whose engines take none; `/v1/responses` says its usage by itself."""
 
 log = structlog.get_logger()
 
@@ -62,9 +63,9 @@ class Exchange:
         self._request = request
         self._key = key
         self._path = path
-        self._tally = Tally(request.arrived)
+        self._tally = Tally(request.id, key.id, request.arrived)
         self._asked: Asked
-        self._model: Model | None = None
+        self._model: Model
         self._admission: Admission | None = None
         self._machine: MachineRecord | None = None
         self._call: Call | None = None
@@ -82,19 +83,16 @@ class Exchange:
         door.exchanges.add(self)
         try:
             self._asked = parse(body)
-            model = door.models.get(self._asked.model)
-            if model is None:
-                raise errors.model_not_found(self._asked.model)
-            if not self._key.allows(model.name):
-                raise errors.model_not_allowed(model.name)
-            self._model = model
+            self._model = door.model(self._asked.model, self._key)
+            self._tally.model = self._model.name
+            self._tally.streamed = self._asked.stream
             door.admit()
             wait = wake_limit(self._request.header(b"x-wake-timeout"), door.config.gateway.hold_cap)
             self._admission = Admission(
                 door,
                 self._request,
                 self._key,
-                model,
+                self._model,
                 asked=self._asked,
                 tally=self._tally,
                 on_place=self._forward,
@@ -121,6 +119,15 @@ class Exchange:
         if self._call is not None:
             self._call.resume()
 
+    # From the front's clock.
+
+    def account(self) -> None:
+        """Tokens so far, against the key's limits."""
+        use = self._admission.use if self._admission is not None else None
+        if use is not None and isinstance(self._answer, StreamAnswer):
+            count = self._answer.count
+            use.running(count.prompt + count.completion)
+
     # From the drain.
 
     def leave(self) -> None:
@@ -136,20 +143,16 @@ class Exchange:
     # On its way to an engine.
 
     def _forward(self, machine: MachineRecord) -> None:
-        assert self._model is not None, "who is forwarded was checked"
         assert machine.endpoint is not None, "a ready machine has an endpoint"
-        self._machine = machine
+        self._machine = self._tally.machine = machine
         if self._tally.forwarded_at is None:
             self._tally.forwarded_at = self._door.now()
-        usage_options = self._path not in NO_STREAM_OPTIONS
-        body = for_engine(self._asked, served_as=self._model.served_as, usage_options=usage_options)
-        head = engine_head(machine.endpoint, self._path, self._request, len(body))
-        self._call = self._door.engines.call(machine.endpoint, head + body, self)
+        request = engine_request(machine.endpoint, self._path, self._request, self._asked, self._model.served_as)
+        self._call = self._door.engines.call(machine.endpoint, request, self)
 
     def _move(self) -> bool:
         """To another machine, once, before anything of an answer has gone to the client."""
         assert self._machine is not None, "who moves was somewhere"
-        assert self._model is not None, "who moves was checked"
         now = self._door.now()
         if not self._may_move:
             return False
@@ -176,7 +179,7 @@ class Exchange:
                 return
         else:
             breaker.on_success(self._machine.machine)
-        self._request.drop_body()
+        self._forget_body()
         content_type = headers.get(b"content-type", b"application/json")
         if status >= 300 or not content_type.startswith(EVENT_STREAM):
             self._answer = WholeAnswer(content_type, self._door.now())
@@ -186,15 +189,15 @@ class Exchange:
             wants_running_usage=self._asked.wants_running_usage,
             ends_with_done=self._path != "/v1/responses",
         )
-        self._answer = StreamAnswer(
-            self._client,
-            self._request,
-            reader,
-            gap=self._door.metrics.chunk_gap,
-            now=self._door.now,
-            on_complete=self._on_complete,
-        )
+        gap, now = self._door.metrics.chunk_gap, self._door.now
+        self._answer = StreamAnswer(self._client, self._request, reader, gap, now, on_complete=self._on_complete)
         self._start()
+
+    def _forget_body(self) -> None:
+        """The answer has begun: the question is not sent again, and a long stream need not hold it."""
+        if len(self._asked.body) > SMALL_BODY:
+            self._asked = msgspec.structs.replace(self._asked, body=b"")
+        self._request.drop_body()
 
     def on_data(self, data: bytes) -> None:
         assert self._answer is not None, "a body comes after its head"
@@ -293,17 +296,7 @@ class Exchange:
             self._tally.first_byte_at = self._answer.first_at
             if self._tally.status < 300:
                 self._tally.count = self._answer.count
-        assert self._model is not None, "what is counted was checked"
-        assert self._admission is not None, "what is counted was admitted"
-        self._door.record(
-            self._tally,
-            request_id=self._request.id,
-            key=self._key,
-            model=self._model.name,
-            machine=self._machine,
-            streamed=self._asked.stream,
-            use=self._admission.use,
-        )
+        self._door.record(self._tally, self._admission.use if self._admission else None)
 
     def _settle(self, status: int, code: str) -> None:
         """All that the request held is given back; nobody calls it any more."""
@@ -316,4 +309,4 @@ class Exchange:
         machine, self._machine = self._machine, None
         if machine is not None:
             door.machine_left(machine.machine)
-        door.told(self._request, status, code, key=self._key, model=self._model, machine=machine, tally=self._tally)
+        door.told(self._request, status, code, self._tally, self._key.id)

@@ -59,6 +59,8 @@ class Front:
         if now - self._second >= 1.0:
             self._second = now
             self.every_answer = head.every_answer(self._door.now())
+            for exchange in self._door.exchanges:
+                exchange.account()
         self._door.access_log.flush()
 
     def close_idle(self) -> None:
@@ -117,13 +119,13 @@ class Front:
         except ApiError as error:
             self.refuse(request, client, error, key)
         else:
-            self._door.told(request, 200, "", key=key)
+            self._door.told(request, 200, "", None, key.id if key else None)
             fields = JSON_FIELDS if key is None else JSON_FIELDS + self._door.limit_fields(key)
             client.respond(request, 200, fields, body)
         return None
 
     def refuse(self, request: Request, client: ClientConnection, error: ApiError, key: KeyRecord | None = None) -> None:
-        self._door.told(request, error.status, error.code, key=key)
+        self._door.told(request, error.status, error.code, None, key.id if key else None)
         fields = error.fields() if key is None else error.fields() + self._door.limit_fields(key)
         client.respond(request, error.status, fields, error.body())
 
@@ -147,12 +149,7 @@ class Front:
         if not name:
             listed = [_entry(model) for model in self._door.config.model if key.allows(model.name)]
             return msgspec.json.encode({"object": "list", "data": listed})
-        model = self._door.models.get(unquote(name))
-        if model is None:
-            raise errors.model_not_found(unquote(name))
-        if not key.allows(model.name):
-            raise errors.model_not_allowed(model.name)
-        return msgspec.json.encode(_entry(model))
+        return msgspec.json.encode(_entry(self._door.model(unquote(name), key)))
 
 
 def _entry(model: Model) -> dict[str, object]:

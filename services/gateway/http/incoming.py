@@ -129,9 +129,8 @@ class Incoming:
             return
         if len(request.body) + len(data) > self._settings.max_body_bytes:
             raise errors.request_too_large(self._settings.max_body_bytes)
-        if not self.budget.take(len(data)):
+        if not request.grow(data):
             raise errors.too_many_bytes()
-        request.body += data
 
     def on_message_complete(self) -> None:
         self.requests[-1].complete = True

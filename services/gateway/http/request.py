@@ -12,6 +12,7 @@ class Request:
         "body",
         "body_deadline",
         "budget",
+        "buffered",
         "complete",
         "delivered",
         "headers",
@@ -35,6 +36,8 @@ class Request:
         self.headers: dict[bytes, bytes] = {}
         self.keep_alive = False
         self.body = bytearray()
+        self.buffered = 0
+        """Bytes of its body that count as being in memory."""
         self.body_deadline = 0.0
         self.opened = False
         self.delivered = False
@@ -51,7 +54,21 @@ class Request:
         value = self.headers.get(b"content-length")
         return None if value is None else int(value)
 
+    def grow(self, data: bytes) -> bool:
+        """More of its body. False: all bodies together take too much memory."""
+        if not self.budget.take(len(data)):
+            return False
+        self.buffered += len(data)
+        self.body += data
+        return True
+
+    def take_body(self) -> bytes:
+        """All of it, for the one who asked; it counts until `drop_body`."""
+        body, self.body = bytes(self.body), bytearray()
+        return body
+
     def drop_body(self) -> None:
-        """Nobody needs it any more."""
-        self.budget.give_back(len(self.body))
+        """Nobody has it any more."""
+        self.budget.give_back(self.buffered)
+        self.buffered = 0
         self.body = bytearray()
