@@ -17,7 +17,7 @@ import structlog
 
 from shared.bus.subjects import name as untoken
 
-BLOCK_BYTES = 128 * 1024
+BLOCK_BYTES = 160 * 1024
 """Read at once: some 250 events, which is also what is published at once."""
 PROBE_BYTES = 16 * 1024
 """Read per step when a number is looked for."""
