@@ -19,10 +19,11 @@ MAX_EVENT_BYTES = 32 * 1024 * 1024
 
 _END = re.compile(rb"\r?\n\r?\n")
 _LONGEST_END = 4
-_DATA = re.compile(rb"^data:[ ]?", re.MULTILINE)
+_DATA = re.compile(rb"^data:[ \t]*", re.MULTILINE)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _usage = msgspec.json.Decoder(EngineUsage)
 
+_LAST_NAMES = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _USAGE = b',"usage":{'
 _NO_CHOICES = b'"choices":[]'
 
@@ -52,7 +53,9 @@ class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: EngineUsage | None = None
     response: _Response | None = None
-    """Where `/v1/responses` has it, in `response.completed`."""
+    """Where `/v1/responses` has it, in its last event."""
+    type: object = None
+    """The event's name in `/v1/responses`."""
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
@@ -79,7 +82,7 @@ class StreamReader:
 
     def __init__(self, *, wants_usage: bool, wants_running_usage: bool, ends_with_done: bool) -> None:
         self._wants_usage = wants_usage
-        self._wants_running_usage = wants_running_usage
+        self._wants_running_usage = wants_usage and wants_running_usage  # as vLLM reads it
         self._ends_with_done = ends_with_done
         self._rest = bytearray()
         self._deltas = 0
@@ -110,10 +113,15 @@ class StreamReader:
         return b"".join(map(self._event, events))
 
     def end(self) -> bytes:
-        """What is left when the engine has closed: an unended last event, which some engines send."""
-        rest = bytes(self._rest)
+        """What is left when the engine has closed: an unended last event, which some engines send.
+
+        One that broke off is left out: what is told next would become part of it.
+        """
+        rest = bytes(self._rest).rstrip()
         self._rest.clear()
-        return self._event(rest) if rest.strip() else b""
+        found = _DATA.search(rest)
+        whole = found is not None and _is_whole(rest[found.end() :])
+        return self._event(rest + b"\n\n") if whole else b""
 
     def _cut(self, data: bytes) -> bytes | None:
         """One whole event without its `usage`, where that is its last member; None: it is something else.
@@ -138,7 +146,7 @@ class StreamReader:
         found = _DATA.search(event)
         if found is None:
             return event
-        data = event[found.end() :].strip()
+        data = event[found.end() :].rstrip()
         if data == b"[DONE]":
             self.complete = True
             return self._usage_chunk() + event
@@ -147,6 +155,15 @@ class StreamReader:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return event  # not ours to judge: the client sees what the engine said
         return self._chunk(event, found.end(), data, chunk)
+
+    def _named(self, name: object, response: _Response | None) -> None:
+        """An event of `/v1/responses`. The last one carries the usage, where the engine tells it."""
+        usage = response.usage if response is not None else None
+        if usage is not None or name in _LAST_NAMES:
+            self._said = usage or self._said
+            self.complete = self.complete or not self._ends_with_done
+        elif isinstance(name, str) and name.endswith(".delta"):
+            self._deltas += 1
 
     def _usage_chunk(self) -> bytes:
         """For a client that asked: some engines put the final usage beside the last choice instead."""
@@ -158,9 +175,8 @@ class StreamReader:
         return b"data: " + _joined(members | {"choices": msgspec.Raw(b"[]")}) + b"\n\n"
 
     def _chunk(self, event: bytes, data_at: int, data: bytes, chunk: _Chunk) -> bytes:
-        if chunk.response is not None and chunk.response.usage is not None:
-            self._said = chunk.response.usage
-            self.complete = self.complete or not self._ends_with_done
+        if chunk.choices is None and (chunk.type is not None or chunk.response is not None):
+            self._named(chunk.type, chunk.response)
             return event
         for choice in chunk.choices or ():
             if (choice.delta is not None and choice.delta.says_something) or choice.text:
@@ -176,7 +192,15 @@ class StreamReader:
         self._last_with_usage = event
         members = _members.decode(data)
         members.pop("usage", None)
-        return event[:data_at] + _joined(members) + b"\n\n"
+        return event[:data_at] + _joined(members) + event[data_at + len(data) :]
+
+
+def _is_whole(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return data == b"[DONE]"
+    return True
 
 
 def _joined(members: dict[str, msgspec.Raw]) -> bytes:
