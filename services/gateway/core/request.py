@@ -37,7 +37,7 @@ class _Options(msgspec.Struct):
     stream_options: msgspec.Raw = _ABSENT
 
 
-class Asked(msgspec.Struct, frozen=True, gc=False):
+class Asked(msgspec.Struct, gc=False):
     """What a body says about its way."""
 
     model: str
@@ -50,6 +50,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     plain: bool
     """No name in it is spelt with an escape, and `"model"` stands in it once."""
     body: bytes
+    """May be dropped once it is not needed any more."""
 
 
 _body = msgspec.json.Decoder(_Body)

@@ -12,6 +12,10 @@ from services.gateway.http.connection import ClientConnection
 from services.gateway.http.request import Request
 from services.gateway.metrics import Histogram
 
+EVENT_STREAM = b"text/event-stream"
+STREAM_FIELDS = (
+    b"Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+)
 MAX_BYTES = 256 * 1024 * 1024
 """Of a whole answer: beyond what any engine's limits allow."""
 

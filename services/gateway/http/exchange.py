@@ -4,7 +4,6 @@ It is called by its client's connection, by the one who grants places and by the
 it never waits. A piece of a stream is at the client's socket when the call that brought it returns.
 """
 
-import msgspec
 import structlog
 
 from services.gateway.adapters.engines import Call
@@ -15,7 +14,7 @@ from services.gateway.core.stream import EventTooLarge, StreamReader
 from services.gateway.core.tally import Tally
 from services.gateway.door import Door
 from services.gateway.http.admission import Admission
-from services.gateway.http.answer import AnswerTooLarge, StreamAnswer, WholeAnswer
+from services.gateway.http.answer import EVENT_STREAM, STREAM_FIELDS, AnswerTooLarge, StreamAnswer, WholeAnswer
 from services.gateway.http.connection import ClientConnection
 from services.gateway.http.engine_request import engine_request
 from services.gateway.http.request import Request
@@ -24,12 +23,6 @@ from shared.config import Model
 from shared.messages.keys import KeyRecord
 from shared.messages.waker import MachineRecord
 
-EVENT_STREAM = b"text/event-stream"
-STREAM_FIELDS = (
-    b"Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
-)
-SMALL_BODY = 64 * 1024
-"""Not worth an effort to be rid of."""
 CLIENT_CLOSED = 499
 """For the log and the metrics: the client left before an answer ended. Nobody is sent it."""
 
@@ -102,9 +95,9 @@ class Exchange:
             self._admission.begin(wait)
         except ApiError as error:
             self._fail(error)
-        except BaseException:
-            self._settle(500, "internal_error")
-            raise
+        except Exception:  # whatever it is, it is ours, and what the request holds is to be given back
+            log.exception("a fault of ours", request_id=self._request.id)
+            self._fail(errors.internal_error())
 
     def gone(self) -> None:
         if not self._recorded:
@@ -179,7 +172,8 @@ class Exchange:
                 return
         else:
             breaker.on_success(self._machine.machine)
-        self._forget_body()
+        self._asked.body = b""  # it is not sent again, and a long stream need not hold it
+        self._request.drop_body()
         content_type = headers.get(b"content-type", b"application/json")
         if status >= 300 or not content_type.startswith(EVENT_STREAM):
             self._answer = WholeAnswer(content_type, self._door.now())
@@ -192,12 +186,6 @@ class Exchange:
         gap, now = self._door.metrics.chunk_gap, self._door.now
         self._answer = StreamAnswer(self._client, self._request, reader, gap, now, on_complete=self._on_complete)
         self._start()
-
-    def _forget_body(self) -> None:
-        """The answer has begun: the question is not sent again, and a long stream need not hold it."""
-        if len(self._asked.body) > SMALL_BODY:
-            self._asked = msgspec.structs.replace(self._asked, body=b"")
-        self._request.drop_body()
 
     def on_data(self, data: bytes) -> None:
         assert self._answer is not None, "a body comes after its head"
