@@ -118,7 +118,7 @@ def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth]) -> Door:
     metrics.watch(
         "outbox_age_seconds",
         "Age of the oldest usage event that the ledger has not confirmed.",
-        lambda: 0.0 if outbox.oldest_at is None else max(0.0, runtime.now() - outbox.oldest_at),
+        lambda: 0.0 if (oldest := outbox.oldest_at) is None else max(0.0, runtime.now() - oldest),
     )
     return door
 

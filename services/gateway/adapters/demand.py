@@ -33,6 +33,7 @@ class Demand:
         """Model to the time of its next message; a model without demand is not in it."""
         self._once: dict[str, WakeRequest] = {}
         self._changed = asyncio.Event()
+        self._fault = False
 
     def changed(self, model: str) -> None:
         if self._hold.is_wanted(model) != (model in self._due):
@@ -72,8 +73,11 @@ class Demand:
                 if due <= self._now():
                     await self._publish(model)
         except BusError as error:
-            log.warning("wake request not published", error=str(error))
+            if not self._fault:  # once, not twice a second until the bus is back
+                log.warning("wake requests wait for the bus", error=str(error))
+            self._fault = True
             return RETRY_SECONDS
+        self._fault = False
         return max(0.0, min([due - self._now() for due in self._due.values()], default=self._repeat))
 
     async def _publish(self, model: str) -> None:
