@@ -1,10 +1,11 @@
 """What routing needs of a body, and what the engine gets of it."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from services.gateway.core.errors import ApiError
@@ -15,6 +16,62 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
+
+
+NUMBER = "a number"
+"""Stands for a number as it is spelt, which Python's own would not keep."""
+NUMBERS = st.sampled_from(["1.10", "-0", "1E+2", "1e999", "9" * 5000, "12345678901234567890", "0.1e-400"])
+VALUES = JSON | st.just(NUMBER) | st.lists(st.just(NUMBER), max_size=2)
+FLAGS = st.none() | st.booleans()
+OPTIONS = st.none() | st.fixed_dictionaries(
+    {}, optional={"include_usage": FLAGS, "continuous_usage_stats": FLAGS, "": VALUES, "\u00e9": VALUES}
+)
+GOOD = st.one_of(
+    st.tuples(st.just("stream"), FLAGS),
+    st.tuples(st.just("stream_options"), OPTIONS),
+    st.tuples(st.just("max_tokens"), JSON),
+    st.tuples(
+        st.text(max_size=3) | st.just('"model"'),
+        st.dictionaries(st.sampled_from(["model", "stream", "stream_options"]), VALUES, max_size=3) | VALUES,
+    ),
+)
+ANY = GOOD | st.tuples(st.sampled_from(["model", "stream", "stream_options"]), VALUES)
+SPACES = st.sampled_from(["", " ", "\n", "\t\r\n  "])
+
+
+@st.composite
+def spelt(draw: st.DrawFn, name: str) -> str:
+    """A member's name as JSON: escaped or not, in part or as a whole."""
+    escaped = draw(st.sampled_from([0, 0, 0, 1, len(name)]))
+    units = name[:escaped].encode("utf-16-be", "surrogatepass").hex()
+    head = "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+    return f'"{head}{json.dumps(name[escaped:], ensure_ascii=False)[1:-1]}"'
+
+
+@st.composite
+def bodies(draw: st.DrawFn, *, good: bool) -> bytes:
+    """JSON objects as a client may write them: in any order, repeated, escaped, with blanks. `good`: one `model`."""
+    members = draw(st.lists(GOOD if good else ANY, max_size=6))
+    if good:
+        model = ("model", draw(st.text(min_size=1, max_size=4) | st.sampled_from(["m", 'a "model":"b"'])))
+        members.insert(draw(st.integers(0, len(members))), model)
+    written = []
+    for name, value in members:
+        text = json.dumps(value, ensure_ascii=draw(st.booleans())).replace(f'"{NUMBER}"', draw(NUMBERS))
+        written.append(f"{draw(SPACES)}{draw(spelt(name))}{draw(SPACES)}:{draw(SPACES)}{text}{draw(SPACES)}")
+    return f"{draw(SPACES)}{{{','.join(written) or draw(SPACES)}}}{draw(SPACES)}".encode()
+
+
+def pairs(body: bytes) -> list[tuple[str, Any]]:
+    """The outermost members in their order, repeated ones too, each number as it is spelt."""
+    found: list[list[tuple[str, Any]]] = []
+
+    def on_object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        found.append(members)
+        return dict(members)
+
+    json.loads(body, object_pairs_hook=on_object, parse_int=str, parse_float=str)
+    return found[-1]
 
 
 def test_it_reads_what_routing_needs() -> None:
@@ -76,3 +133,76 @@ def test_numbers_keep_their_spelling_when_the_model_is_renamed() -> None:
         parse(b'{"model":"m","temperature":1.10,"seed":12345678901234567890}'), served_as="n", usage_options=True
     )
     assert changed == b'{"model":"n","temperature":1.10,"seed":12345678901234567890}'
+
+
+@given(bodies(good=True))
+def test_a_good_body_is_read_as_json_reads_it(body: bytes) -> None:
+    asked = parse(body)
+    meant = dict(pairs(body))
+    options = meant.get("stream_options") or {}
+    assert (asked.model, asked.stream, asked.body) == (meant["model"], bool(meant.get("stream")), body)
+    assert asked.wants_usage == bool(options.get("include_usage"))
+    assert asked.wants_running_usage == bool(options.get("continuous_usage_stats"))
+
+
+@given(
+    bodies(good=False)
+    | st.binary()
+    | st.builds(lambda body, at, put: body[:at] + put + body[at:], bodies(good=True), st.integers(0, 99), st.binary())
+)
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    try:
+        model = parse(body).model
+    except ApiError as error:
+        refused = json.loads(error.body())["error"]["code"]
+        event(refused)
+    else:
+        assert [value for name, value in pairs(body) if name == "model"] == [model]
+
+
+@given(bodies(good=True), st.none() | st.sampled_from(["m", "org/M", 'a "model"']), st.booleans())
+def test_the_engine_gets_what_was_asked_but_for_what_must_change(
+    body: bytes, served_as: str | None, usage_options: bool
+) -> None:
+    asked = parse(body)
+    changed = for_engine(asked, served_as=served_as, usage_options=usage_options)
+    wanted = dict(pairs(body))
+    if served_as is not None:
+        wanted["model"] = served_as
+    if asked.stream and usage_options:
+        theirs = wanted.get("stream_options") or {}
+        wanted["stream_options"] = theirs | {"include_usage": True, "continuous_usage_stats": True}
+    said = pairs(changed)
+    assert dict(said) == wanted
+    assert [name for name, _ in said].count("model") == 1
+    if served_as in {None, asked.model} and not (asked.stream and usage_options):
+        assert changed == body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"m","stream":true,"stream_options":{"x":1e999}}',
+        b'{"model":"m","stream":true,"stream_options":{"x":' + b"9" * 5000 + b"}}",
+        b'{"model":"m","stream":true,"stream_options":{"x":' + b"[" * 900 + b"]" * 900 + b"}}",
+        b'{"model":"m","stream":true,"x":"\\u0061","y":' + b"9" * 5000 + b"}",
+    ],
+    ids=["a number beyond all floats", "a number without end", "depth", "a number without end, and an escape"],
+)
+def test_what_is_the_engine_s_to_judge_reaches_it(body: bytes) -> None:
+    changed = for_engine(parse(body), served_as="n", usage_options=True)
+    assert body[-8:].strip(b"}") in changed
+
+
+@pytest.mark.parametrize(
+    "start", [b'{"model":"m","x":[', b'{"model":"m","max_tokens":[', b'{"model":"m","x":"\\u0061","y":[']
+)
+def test_reading_a_large_body_costs_no_more_than_its_size(start: bytes) -> None:
+    body = start + b"{}," * 300_000 + b"1]}"
+    tracemalloc.start()
+    try:
+        parse(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * len(body)
