@@ -46,12 +46,14 @@ class Workers:
         """The exit status, once all have drained. `SpotinferenceError` where one cannot start."""
         # Bound and never listening: it keeps the port for the workers, also while one of them is started again.
         with socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET) as keeper:
-            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 keeper.bind((self._host, self._port))
             except OSError as error:
                 reason = f"cannot listen on {self._host}:{self._port}: {error.strerror}: name another port, or 0"
                 raise Misconfigured(f"{self._service}.port: {reason}") from error
+            # Only now: a port that others share among themselves is taken as well.
+            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             lifeline, theirs = socket.socketpair()
             with lifeline, theirs:
                 return await self._run(keeper.getsockname()[1], theirs.fileno())
@@ -59,6 +61,7 @@ class Workers:
     async def _run(self, port: int, lifeline: int) -> int:
         for number in range(self._count):
             options = [*self._options, "--workers", str(self._count), "--worker", str(number), "--port", str(port)]
+            options += ["--metrics-port", "0"]  # the configured one is ours
             self._children.append(Child(self._service, options, None, _ignore, lifeline))
         try:
             await asyncio.gather(*(child.start() for child in self._children))

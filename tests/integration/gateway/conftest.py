@@ -1,21 +1,26 @@
 """A real gateway process on a real bus in front of scripted engines; the test plays the waker and the meter."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
+from shared.bus.ports import Received
 from shared.bus.topology import FLEET, USAGE, WAKE
 from shared.messages.codec import decode, encode
-from shared.messages.gateway import UsageEvent, WakeRequest
-from shared.messages.waker import MachineRecord, MachineState
+from shared.messages.gateway import Activity, UsageEvent, WakeRequest
+from shared.messages.waker import MachineRecord, MachineState, Phase
 from spotinference.keys import mint
 from tests.kit.scripted_engine import NAME
 from tests.kit.service import ServiceProcess, running
@@ -35,7 +40,7 @@ drain_grace = "5s"
 [[tier]]
 name = "first"
 provider = "static"
-max_concurrency = 8
+max_concurrency = {room}
 [[tier]]
 name = "second"
 provider = "static"
@@ -51,6 +56,7 @@ endpoint = "http://127.0.0.1:2"
 name = "org/model"
 served_as = "{served_as}"
 lineup = ["first", "second"]
+{more}
 """
 
 
@@ -70,7 +76,15 @@ class Front:
     def url(self) -> str:
         return self.service.announced.url
 
-    async def machine(self, machine: str, state: MachineState, endpoint: str | None = None) -> int:
+    async def machine(
+        self,
+        machine: str,
+        state: MachineState,
+        endpoint: str | None = None,
+        *,
+        phase: Phase | None = None,
+        ready_at: float | None = None,
+    ) -> int:
         """Write the machine's record as the waker does; returns its revision."""
         record = MachineRecord(
             machine=machine,
@@ -82,8 +96,28 @@ class Front:
             since=time.time(),
             reason="test",
             wake_id="wake-1",
+            phase=phase,
+            ready_at=ready_at,
         )
         return await self.bus.put(FLEET, subjects.machine_key(machine), encode(record))
+
+    async def seen(self, gateways: int = 1) -> None:
+        """Returns once so many gateways have heard of all that `machine` has written so far."""
+        heard: set[tuple[str, int | None]] = set()
+
+        async def on_activity(received: Received) -> None:
+            activity = decode(received.data, Activity)
+            if mark := activity.machines.get("mark"):
+                heard.add((activity.gateway, mark.acknowledged))
+
+        hearing = await self.bus.subscribe(subjects.ACTIVITIES, on_activity)
+        # The bucket's changes are told in order, and a machine that drains is acknowledged, also one that nobody knows.
+        revision = await self.machine("mark", "draining")
+        await until(
+            lambda: asyncio.sleep(0, [name for name, acknowledged in heard if acknowledged == revision]),
+            lambda names: len(names) == gateways,
+        )
+        await hearing.stop()
 
     async def usage(self, count: int) -> list[UsageEvent]:
         """The events on the bus, once there are so many."""
@@ -101,6 +135,27 @@ class Front:
         assert found is not None
         return found
 
+    async def mint(self, **limits: Any) -> tuple[str, str]:
+        """Another key's id and secret."""
+        return await mint(self.bus, name="another", **limits)
+
+    async def samples(self) -> list[Sample]:
+        """All that `/metrics` says."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{self.service.announced.metrics_url}/metrics") as answer,
+        ):
+            text = await answer.text()
+        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples with these labels; `name` without `spot_gateway_`."""
+        return sum(
+            sample.value
+            for sample in await self.samples()
+            if sample.name == f"spot_gateway_{name}" and labels.items() <= sample.labels.items()
+        )
+
     async def ready(self) -> tuple[int, dict[str, str]]:
         """`/readyz`: its status and faults."""
         async with (
@@ -112,15 +167,21 @@ class Front:
 
 @pytest.fixture
 async def opened(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Front]]]:
-    """Start gateways: `await opened("hold_cap = '1s'")` takes more lines for the section `[gateway]`."""
+    """Start gateways: `await opened("hold_cap = '1s'")` takes more lines for the section `[gateway]`.
+
+    `more` goes behind everything else, `room` is the first tier's `max_concurrency`, and what is left are the limits
+    of the key, as `mint` takes them.
+    """
     async with AsyncExitStack() as stack:
 
-        async def start(gateway: str = "", folder: str = "data") -> Front:
+        async def start(
+            gateway: str = "", folder: str = "data", *, more: str = "", room: int = 8, **limits: Any
+        ) -> Front:
             data_dir = tmp_path / folder
             data_dir.mkdir(exist_ok=True)
             config = data_dir / "spotinference.toml"
-            config.write_text(CONFIG.format(bus=nats_url, gateway=gateway, served_as=NAME))
-            key_id, key = await mint(bus, name="test")
+            config.write_text(CONFIG.format(bus=nats_url, gateway=gateway, served_as=NAME, more=more, room=room))
+            key_id, key = await mint(bus, name="test", **limits)
             service = await stack.enter_async_context(running("gateway", config, data_dir))
             base_url = f"{service.announced.url}/v1"
             sdk = await stack.enter_async_context(openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0))
