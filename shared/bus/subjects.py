@@ -33,6 +33,10 @@ def activity(gateway: str) -> str:
     return f"activity.{token(gateway)}"
 
 
+def limits(gateway: str) -> str:
+    return f"limits.{token(gateway)}"
+
+
 def usage(source: str) -> str:
     return f"usage.{crc32(source.encode()) % PARTITIONS}"
 
@@ -55,6 +59,7 @@ def month_key(key_id: str) -> str:
 
 WAKE_REQUESTS = "wake.request.>"
 ACTIVITIES = "activity.*"
+LIMITS = "limits.*"
 METER_TOKENS = "meter.tokens"
 BILLING_IMPORT = "billing.import"
 BILLING_REPORT = "billing.report"

@@ -1,4 +1,4 @@
-"""What the gateway publishes: demand for a model, activity on machines, one usage event per request."""
+"""What the gateway publishes: demand for a model, activity on machines, one usage event per request, use of limits."""
 
 from typing import Literal
 
@@ -87,3 +87,51 @@ class UsageEvent(Message, frozen=True, kw_only=True, tag="usage.v1"):
     """From arrival to the end of the answer."""
     overhead: float
     """The gateway's own part of the way to the engine: arrival to forwarded, without the wait for a wake."""
+
+
+class KeyTold(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One key at one gateway. Each four numbers: requests and tokens of the last minute, requests at once, tokens of
+    the month that the ledger has not confirmed."""
+
+    used: tuple[int, int, int, int]
+    """Reserved tokens included."""
+    limits: tuple[int | None, int | None, int | None, int | None]
+    """None is unlimited; of the month what the ledger has left."""
+    wanted: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """What a waiting request asks beyond what this gateway may use."""
+
+
+class Loan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one gateway lets another use of the keys' limits."""
+
+    version: int
+    """Of a lender, rising."""
+    parts: int
+    """A key that is not named has its limits divided by this; 0: nothing of them."""
+    keys: dict[str, tuple[int, int, int, int]]
+
+
+class LimitsTold(Message, frozen=True, kw_only=True, tag="limits.v1"):
+    """`limits.<gateway>`: every 2 s and on change, what one gateway uses of its keys' limits and what it lends.
+
+    The whole state each time: a lost one is made good by the next. Times are Unix seconds by the sender's clock.
+    """
+
+    gateway: str
+    started: float
+    """The eldest gateway lends to the others."""
+    number: int
+    """Rising; a lower one than heard before is late."""
+    sent_at: float
+    follows: str
+    """Whose loan it goes by: the eldest that it hears, its own name for itself; empty: it serves nobody yet."""
+    version: int
+    """Of the loan that it goes by, 0 for none."""
+    keys: dict[str, KeyTold]
+    """Those with a limit that are in use here."""
+    heard: dict[str, float]
+    """`sent_at` of the newest message of each other gateway."""
+    loans: dict[str, Loan]
+    """To whom it lends."""
+    leaving: bool = False
+    """Its last word: it has nothing in flight and takes no more."""

@@ -1,0 +1,95 @@
+"""Tells the other gateways what this one uses of its keys' limits and what it lends them, and hears them.
+
+While the bus is away nobody hears anybody: 10 s later each gateway takes itself for the only one, and until the bus is
+back N gateways let through at most N times a limit; so do gateways that start without hearing each other for 0.1 s.
+The first messages afterwards end it.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from services.gateway.core.limits import Limits
+from shared.bus.ports import Bus, Received
+from shared.bus.subjects import LIMITS
+from shared.bus.subjects import limits as limits_subject
+from shared.errors import BusError
+from shared.messages.codec import Unreadable, decode, encode
+from shared.messages.gateway import LimitsTold
+
+PERIOD_SECONDS = 2.0
+QUIET_SECONDS = 0.01
+"""Changes within this are told in one message."""
+QUIET_SECONDS_PER_KEY = 0.0001
+"""Longer with many keys, so that telling takes a bounded part of the processor."""
+HELLO_SECONDS = 0.025
+HELLOS = 4
+"""How often a new gateway says hello, and waits for an answer, before it believes to be the only one."""
+
+log = structlog.get_logger()
+
+
+class LimitTalk:
+    """One task, `run`, after `start`."""
+
+    def __init__(self, bus: Bus, limits: Limits, gateway: str, now: Callable[[], float]) -> None:
+        self._bus = bus
+        self._limits = limits
+        self._gateway = gateway
+        self._now = now
+        self._changed = asyncio.Event()
+        self._keys_told = 0
+        limits.on_change = self._changed.set
+
+    async def start(self) -> None:
+        """Before the first request. Returns once it is known what this gateway may use, or nobody is there to say."""
+        await self._bus.subscribe(LIMITS, self._on_message)
+        for _ in range(HELLOS):
+            self._changed.clear()
+            await self.report()
+            try:
+                async with asyncio.timeout(HELLO_SECONDS):
+                    while not self._limits.shares.settled:
+                        await self._changed.wait()
+                        self._changed.clear()
+                break
+            except TimeoutError:
+                continue
+        self._limits.shares.serve()
+        self._changed.set()
+
+    async def run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._pause()):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            await self.report()
+            await asyncio.sleep(QUIET_SECONDS + QUIET_SECONDS_PER_KEY * self._keys_told)
+
+    def _pause(self) -> float:
+        """How long nothing is to be told that is not asked for."""
+        if self._limits.shares.alone:
+            return PERIOD_SECONDS
+        return min(PERIOD_SECONDS, max(QUIET_SECONDS, self._limits.stale_at - self._now()))
+
+    async def report(self, *, leaving: bool = False) -> None:
+        """`leaving` is the last word: after it nothing is heard and nothing admitted."""
+        message = self._limits.told(self._now(), leaving=leaving)
+        self._keys_told = len(message.keys)
+        try:
+            await self._bus.publish_volatile(limits_subject(self._gateway), encode(message))
+        except BusError as error:
+            log.debug("use of limits not told", error=str(error))
+
+    async def _on_message(self, received: Received) -> None:
+        try:
+            message = decode(received.data, LimitsTold)
+        except Unreadable as error:
+            log.error("unreadable use of limits", subject=received.subject, error=str(error))
+            return
+        if self._limits.hear(message, self._now()):
+            self._changed.set()

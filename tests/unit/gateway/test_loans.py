@@ -1,0 +1,89 @@
+"""A lender never has more open than there is, whatever the others are short of."""
+
+from fractions import Fraction
+
+import pytest
+
+from services.gateway.core.loans import NO_LOAN, Borrower, Estate, Lender
+from services.gateway.core.split import split
+from shared.messages.gateway import KeyTold, Loan
+
+LIMIT = 10
+
+
+def told(used: int, wanted: int = 0) -> dict[str, KeyTold]:
+    return {"k": KeyTold(used=(used, 0, 0, 0), limits=(LIMIT, None, None, None), wanted=(wanted, 0, 0, 0))}
+
+
+def loan(version: int, amount: int) -> Loan:
+    return Loan(version=version, parts=3, keys={"k": (amount, 0, 0, 0)})
+
+
+def estate(*borrowers: Borrower, borrowed: Loan | None = None) -> Estate:
+    return Estate(
+        mine={}, capacity=lambda _key, _at, limit: limit, borrowed=borrowed, counted=borrowers, borrowers=borrowers
+    )
+
+
+def open_to(*borrowers: Borrower) -> list[int]:
+    return [borrower.bound("k", 0, LIMIT) for borrower in borrowers]
+
+
+def test_the_highest_of_use_and_open_loans_counts() -> None:
+    assert Borrower(told(9), agreed=loan(1, 5), offered=loan(2, 3)).bound("k", 0, LIMIT) == 9
+    assert Borrower(told(1), agreed=loan(1, 5), offered=loan(2, 3)).bound("k", 0, LIMIT) == 5
+    assert Borrower(told(1), agreed=loan(1, 5), offered=loan(2, 7)).bound("k", 0, LIMIT) == 7
+    assert Borrower({}, agreed=Loan(version=1, parts=3, keys={}), offered=NO_LOAN).bound("k", 0, LIMIT) == 3
+
+
+def test_what_is_still_open_is_lent_to_nobody_else() -> None:
+    rich, poor = Borrower(told(0)), Borrower(told(1, wanted=1))
+    rich.agreed = rich.offered = loan(1, 9)
+    poor.agreed = poor.offered = loan(1, 1)
+    lender = Lender()
+    lender.offer(2, estate(rich, poor))
+    assert open_to(rich, poor) == [9, 1]
+    rich.agreed = rich.offered
+    lender.offer(3, estate(rich, poor))
+    assert poor.offered.keys["k"][0] > 1
+    assert sum(open_to(rich, poor)) <= LIMIT
+
+
+def test_nothing_new_is_offered_before_the_last_offer_is_acknowledged() -> None:
+    borrower = Borrower(told(0, wanted=1), agreed=loan(1, 2), offered=loan(2, 4))
+    Lender().offer(3, estate(borrower))
+    assert borrower.offered.version == 2
+
+
+def test_newcomers_get_equal_parts_of_what_is_not_lent_yet() -> None:
+    half = Loan(version=1, parts=2, keys={})
+    borrowers = [Borrower({}, agreed=half, offered=half), *(Borrower({}) for _ in range(3))]
+    lender = Lender()
+    for version in (2, 3):
+        lender.offer(version, estate(*borrowers))
+        open_parts = [min(n for n in (b.agreed.parts, b.offered.parts) if n) for b in borrowers if b.offered.parts]
+        assert sum(Fraction(1, parts) for parts in open_parts) <= 1
+        for borrower in borrowers:
+            borrower.agreed = borrower.offered
+    assert [borrower.agreed.parts for borrower in borrowers] == [5] * 4
+
+
+def test_of_a_key_that_only_an_elder_named_nothing_is_lent() -> None:
+    borrower = Borrower({})
+    Lender().offer(1, estate(borrower, borrowed=loan(7, 4)))
+    assert borrower.offered == Loan(version=1, parts=6, keys={"k": (0, 0, 0, 0)})
+
+
+@pytest.mark.parametrize(
+    ("rest", "wants", "parts"),
+    [
+        (9, [0, 0], [4, 4]),
+        (1, [0, 1], [0, 1]),
+        (80, [10, 0], [72, 8]),
+        (3, [5, 2], [0, 2]),
+        (0, [1, 0], [0, 0]),
+        (10, [1, 1], [5, 5]),
+    ],
+)
+def test_split(rest: int, wants: list[int], parts: list[int]) -> None:
+    assert split(rest, wants) == parts
