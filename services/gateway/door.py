@@ -145,6 +145,8 @@ class Door:
     def told(self, request: Request, status: int, code: str, tally: Tally | None, key_id: str | None) -> None:
         """A request's answer is decided: a number in the metrics, a line in the log."""
         self.metrics.answers[status, code] += 1
+        if not self.access_log.enabled:
+            return
         self.access_log.line(
             request_id=request.id,
             method=request.method,

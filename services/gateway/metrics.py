@@ -6,7 +6,7 @@ search each, several times per relayed token.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -16,7 +16,6 @@ from services.gateway.core.tally import Tally
 
 PREFIX = "spot_gateway_"
 OUTCOMES = ("completed", "client_closed", "engine_lost", "failed")
-DIRECTIONS = ("prompt", "cached", "completion", "reasoning")
 LIMITS = ("requests", "tokens", "concurrency", "month", "waiting", "waiting_per_key")
 
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -55,7 +54,7 @@ class Metrics(Collector):
         self.answers: Counter[tuple[int, str]] = Counter()
         """By status and, for an error of ours, its code."""
         self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
-        self.tokens: Counter[str] = Counter(dict.fromkeys(DIRECTIONS, 0))
+        self.prompt_tokens = self.cached_tokens = self.completion_tokens = self.reasoning_tokens = 0
         self.limit_hits = limit_hits
         """By limit; the limits of keys count there themselves."""
         for limit in LIMITS:
@@ -75,10 +74,11 @@ class Metrics(Collector):
     def count(self, tally: Tally) -> None:
         """A request that reached an engine."""
         self.outcomes[tally.outcome] += 1
-        self.tokens["prompt"] += tally.count.prompt
-        self.tokens["cached"] += tally.count.cached
-        self.tokens["completion"] += tally.count.completion
-        self.tokens["reasoning"] += tally.count.reasoning
+        count = tally.count
+        self.prompt_tokens += count.prompt
+        self.cached_tokens += count.cached
+        self.completion_tokens += count.completion
+        self.reasoning_tokens += count.reasoning
         self.overhead.observe(tally.overhead)
         if (first_byte := tally.first_byte) is not None:
             self.first_byte.observe(first_byte)
@@ -91,7 +91,13 @@ class Metrics(Collector):
             "answers", "Answers, by status and, for an error of ours, its code.", ("status", "code"), answers
         )
         yield _counter("requests", "Requests that reached an engine.", ("outcome",), _single(self.outcomes))
-        yield _counter("tokens", "Tokens, as the usage events have them.", ("direction",), _single(self.tokens))
+        tokens = {
+            "prompt": self.prompt_tokens,
+            "cached": self.cached_tokens,
+            "completion": self.completion_tokens,
+            "reasoning": self.reasoning_tokens,
+        }
+        yield _counter("tokens", "Tokens, as the usage events have them.", ("direction",), _single(tokens))
         yield _counter("limit_hits", "Requests refused by a limit.", ("limit",), _single(self.limit_hits))
         yield _counter("failovers", "Requests that moved to a second machine.", (), {(): self.failovers})
         for name, text, histogram in (
@@ -105,7 +111,7 @@ class Metrics(Collector):
             yield GaugeMetricFamily(PREFIX + name, text, value=value())
 
 
-def _single(counts: Counter[str]) -> dict[tuple[str, ...], int]:
+def _single(counts: Mapping[str, int]) -> dict[tuple[str, ...], int]:
     return {(label,): count for label, count in counts.items()}
 
 

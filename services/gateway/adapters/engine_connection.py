@@ -1,6 +1,7 @@
 """One connection to an engine: a request out, its answer in, piece by piece as it comes."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -14,9 +15,8 @@ class Answered(Protocol):
 
     def on_bytes(self) -> None: ...
 
-    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None: ...
-
-    def on_data(self, data: bytes) -> None: ...
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
+        """Returns who takes the body's pieces."""
 
     def on_complete(self, connection: "EngineConnection", *, reusable: bool) -> None: ...
 
@@ -30,10 +30,21 @@ class _HeadTooLarge(Exception):
 class EngineConnection(asyncio.Protocol):
     """`send`, and wait for the one who asked to be told; then again."""
 
-    __slots__ = ("_call", "_complete", "_head_bytes", "_headers", "_parser", "_reusable", "_transport", "alive")
+    __slots__ = (
+        "_call",
+        "_complete",
+        "_head_bytes",
+        "_headers",
+        "_parser",
+        "_reusable",
+        "_sink",
+        "_transport",
+        "alive",
+    )
 
     def __init__(self) -> None:
         self._call: Answered | None = None
+        self._sink: Callable[[bytes], None] = nobody
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes = 0
         self._complete = self._reusable = False
@@ -53,6 +64,7 @@ class EngineConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Nothing is told any more."""
         self._call = None
+        self._sink = nobody
         self.alive = False
         self._transport.abort()
 
@@ -124,19 +136,25 @@ class EngineConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200 and self._call is not None and not self._complete:
-            self._call.on_head(status, self._headers)
+            sink = self._call.on_head(status, self._headers)
+            if self._call is not None:  # else it has hung up
+                self._sink = sink
 
     def on_body(self, data: bytes) -> None:
-        if self._call is not None and not self._complete:
-            self._call.on_data(data)
+        self._sink(data)
 
     def on_message_complete(self) -> None:
         # What comes before the answer proper, such as 100 or 103, is a message of its own.
         if not self._complete and self._parser.get_status_code() >= 200:
             self._complete = True
+            self._sink = nobody
             self._reusable = self._parser.should_keep_alive()
 
     def _ends_with_connection(self) -> bool:
         """Whether an answer is under way that says neither its length nor comes in chunks."""
         known = b"content-length" in self._headers or b"transfer-encoding" in self._headers
         return bool(self._headers) and not known and self._parser.get_status_code() >= 200
+
+
+def nobody(_data: bytes) -> None:
+    """Takes what belongs to no answer."""

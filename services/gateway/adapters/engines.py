@@ -4,6 +4,7 @@ import asyncio
 import math
 import ssl
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -21,11 +22,10 @@ log = structlog.get_logger()
 
 
 class Receiver(Protocol):
-    """Who gets an engine's answer: `on_head`, `on_data` as often as it takes, `on_end`; or `on_lost` at any time."""
+    """Who gets an engine's answer: `on_head`, the body's pieces, `on_end`; or `on_lost` at any time."""
 
-    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None: ...
-
-    def on_data(self, data: bytes) -> None: ...
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
+        """Returns who takes the body's pieces: each goes there without a detour."""
 
     def on_end(self) -> None: ...
 
@@ -100,12 +100,9 @@ class Call:
 
     # From the connection.
 
-    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
         self._request = b""
-        self.receiver.on_head(status, headers)
-
-    def on_data(self, data: bytes) -> None:
-        self.receiver.on_data(data)
+        return self.receiver.on_head(status, headers)
 
     def on_bytes(self) -> None:
         """Anything has come."""

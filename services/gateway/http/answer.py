@@ -1,12 +1,11 @@
 """An engine's answer on its way to the client: a stream piece by piece, or a whole that is held until its end."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
 from services.gateway.core import errors, usage
-from services.gateway.core.stream import StreamReader
+from services.gateway.core.stream import EventTooLarge, StreamReader
 from services.gateway.core.usage import Count
 from services.gateway.http.connection import ClientConnection
 from services.gateway.http.request import Request
@@ -20,25 +19,21 @@ MAX_BYTES = 256 * 1024 * 1024
 """Of a whole answer: beyond what any engine's limits allow."""
 
 
-class AnswerTooLarge(Exception):
-    """The engine sends something that is no answer."""
-
-
-class Answer(Protocol):
-    """Either kind. `feed` raises `AnswerTooLarge`, or `EventTooLarge`."""
-
-    first_at: float | None
-
-    @property
-    def count(self) -> Count: ...
-
-    def feed(self, data: bytes) -> None: ...
-
-
 class StreamAnswer:
     """What `feed` is given is at the client's socket when it returns."""
 
-    __slots__ = ("_client", "_gap", "_last_at", "_now", "_on_complete", "_reader", "_request", "complete", "first_at")
+    __slots__ = (
+        "_client",
+        "_gap",
+        "_last_at",
+        "_now",
+        "_on_complete",
+        "_on_fault",
+        "_reader",
+        "_request",
+        "complete",
+        "first_at",
+    )
 
     def __init__(
         self,
@@ -49,6 +44,7 @@ class StreamAnswer:
         now: Callable[[], float],
         *,
         on_complete: Callable[[], None],
+        on_fault: Callable[[str], None],
     ) -> None:
         self._client = client
         self._request = request
@@ -57,6 +53,8 @@ class StreamAnswer:
         self._now = now
         self._on_complete = on_complete
         """Called before the client gets the end: what it has whole is counted, whatever happens then."""
+        self._on_fault = on_fault
+        """What comes is no event stream, and why."""
         self._last_at = 0.0
         self.first_at: float | None = None
         """Unix seconds."""
@@ -73,7 +71,15 @@ class StreamAnswer:
         else:
             self._gap.observe(now - self._last_at)
         self._last_at = now
-        self._send(self._reader.feed(data))
+        try:
+            out = self._reader.feed(data)
+        except EventTooLarge:
+            self._on_fault("an event without an end")
+            return
+        if self._reader.complete:
+            self._send(out)
+        elif out:
+            self._client.send(self._request, out)
 
     def end(self) -> None:
         """The engine has closed: what it left without an end, as some do."""
@@ -90,10 +96,11 @@ class StreamAnswer:
 class WholeAnswer:
     """Counted before the client has any of it."""
 
-    __slots__ = ("_parts", "_size", "content_type", "first_at")
+    __slots__ = ("_on_fault", "_parts", "_size", "content_type", "first_at")
 
-    def __init__(self, content_type: bytes, now: float) -> None:
+    def __init__(self, content_type: bytes, now: float, on_fault: Callable[[str], None]) -> None:
         self.content_type = content_type
+        self._on_fault = on_fault
         self.first_at: float | None = now
         self._parts: list[bytes] = []
         self._size = 0
@@ -109,8 +116,9 @@ class WholeAnswer:
     def feed(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > MAX_BYTES:
-            raise AnswerTooLarge
-        self._parts.append(data)
+            self._on_fault("an answer too large to be one")
+        else:
+            self._parts.append(data)
 
     def as_event(self) -> bytes:
         """Inside a stream that has begun: an engine's error, on one line."""

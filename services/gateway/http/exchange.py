@@ -4,17 +4,20 @@ It is called by its client's connection, by the one who grants places and by the
 it never waits. A piece of a stream is at the client's socket when the call that brought it returns.
 """
 
+from collections.abc import Callable
+
 import structlog
 
+from services.gateway.adapters.engine_connection import nobody
 from services.gateway.adapters.engines import Call
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
 from services.gateway.core.request import Asked, parse
-from services.gateway.core.stream import EventTooLarge, StreamReader
+from services.gateway.core.stream import StreamReader
 from services.gateway.core.tally import Tally
 from services.gateway.door import Door
 from services.gateway.http.admission import Admission
-from services.gateway.http.answer import EVENT_STREAM, STREAM_FIELDS, AnswerTooLarge, StreamAnswer, WholeAnswer
+from services.gateway.http.answer import EVENT_STREAM, STREAM_FIELDS, StreamAnswer, WholeAnswer
 from services.gateway.http.connection import ClientConnection
 from services.gateway.http.engine_request import engine_request
 from services.gateway.http.request import Request
@@ -162,37 +165,33 @@ class Exchange:
 
     # From the engine.
 
-    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
         assert self._machine is not None, "an answer comes from a machine"
         self._tally.status = status
         breaker = self._door.hold.breaker
         if status >= 500:
             breaker.on_failure(self._machine.machine, self._door.now())
             if self._move():
-                return
+                return nobody
         else:
             breaker.on_success(self._machine.machine)
         self._asked.body = b""  # it is not sent again, and a long stream need not hold it
         self._request.drop_body()
         content_type = headers.get(b"content-type", b"application/json")
         if status >= 300 or not content_type.startswith(EVENT_STREAM):
-            self._answer = WholeAnswer(content_type, self._door.now())
-            return
+            self._answer = WholeAnswer(content_type, self._door.now(), self._engine_failed)
+            return self._answer.feed
         reader = StreamReader(
             wants_usage=self._asked.wants_usage,
             wants_running_usage=self._asked.wants_running_usage,
             ends_with_done=self._path != "/v1/responses",
         )
         gap, now = self._door.metrics.chunk_gap, self._door.now
-        self._answer = StreamAnswer(self._client, self._request, reader, gap, now, on_complete=self._on_complete)
+        self._answer = StreamAnswer(
+            self._client, self._request, reader, gap, now, on_complete=self._on_complete, on_fault=self._engine_failed
+        )
         self._start()
-
-    def on_data(self, data: bytes) -> None:
-        assert self._answer is not None, "a body comes after its head"
-        try:
-            self._answer.feed(data)
-        except (AnswerTooLarge, EventTooLarge) as error:
-            self._engine_failed(type(error).__name__)
+        return self._answer.feed
 
     def on_end(self) -> None:
         answer = self._answer
@@ -207,6 +206,8 @@ class Exchange:
         status = self._tally.status
         if status < 300:
             self._tally.outcome = "completed"
+        if status < 500:
+            self._machine_is_well()
         self._settle(status, "")  # before the client has it: what it has whole is counted, whatever happens then
         if self._started:
             self._client.send(self._request, answer.as_event())
@@ -220,7 +221,13 @@ class Exchange:
 
     def _on_complete(self) -> None:
         self._tally.outcome = "completed"
+        self._machine_is_well()
         self._record()
+
+    def _machine_is_well(self) -> None:
+        """It has answered to the end: a head alone says little of one whose streams die."""
+        assert self._machine is not None, "an answer comes from a machine"
+        self._door.hold.breaker.on_success(self._machine.machine)
 
     def _engine_failed(self, reason: str) -> None:
         """The engine died, or says what is no answer."""

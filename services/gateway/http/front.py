@@ -22,6 +22,7 @@ from shared.messages.keys import KeyRecord
 
 TICK_SECONDS = 0.25
 """How exactly time limits are held: much finer than the shortest of them."""
+JSON, IDENTITY = b"application/json", b"identity"
 JSON_FIELDS = b"Content-Type: application/json\r\n"
 
 
@@ -132,11 +133,11 @@ class Front:
     def _check_body(self, request: Request) -> None:
         """Whatever the head says of the body: 411, 413, 415."""
         headers = request.headers
-        content_type = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
-        if content_type != b"application/json":
+        content_type = headers.get(b"content-type", JSON)
+        if content_type != JSON and content_type.partition(b";")[0].strip().lower() != JSON:
             raise errors.unsupported_media_type(content_type.decode("latin-1"))
-        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-        if encoding != b"identity":
+        encoding = headers.get(b"content-encoding", IDENTITY)
+        if encoding.strip().lower() != IDENTITY:
             raise errors.unsupported_media_type(f"Content-Encoding: {encoding.decode('latin-1')}")
         length = request.content_length
         if length is None and b"transfer-encoding" not in headers:
