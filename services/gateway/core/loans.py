@@ -14,6 +14,8 @@ from shared.messages.gateway import KeyTold, Loan
 NO_LOAN = Loan(version=0, parts=0, keys={})
 MAX_KEYS = 2000
 """Keys named in one message, some 100 bytes each; one more has its equal part and no other."""
+KEYS_PER_TURN = 32
+"""Some 25 microseconds each, every 10 ms at most."""
 _UNKNOWN: Limits4 = (0, 0, 0, 0)
 """Of a key that nobody has used since this gateway began to lend: it lends none of it."""
 
@@ -73,39 +75,60 @@ class Lender:
     """Makes the offers."""
 
     _limits: dict[str, Limits4] = field(default_factory=dict)
-    """Of the keys that are named in a loan: what their tellers last said."""
+    """Of the keys that are used or named in a loan: what their tellers last said."""
+    _turn: int = 0
 
     def offer(self, version: int, estate: Estate) -> None:
         """A new loan to each borrower that has acknowledged the last one, where it differs."""
         free = [borrower for borrower in estate.borrowers if borrower.agreed is borrower.offered]
         if not free:
             return
-        self._limits = self._known_limits(estate)
         parts = _parts(free, estate)
-        keys: list[dict[str, tuple[int, int, int, int]]] = [{} for _ in free]
-        for key_id, limits in self._limits.items():
+        moved = any(part != borrower.offered.parts for borrower, part in zip(free, parts, strict=True))
+        keys = [{} if moved else dict(borrower.offered.keys) for borrower in free]
+        for key_id, limits in self._next(estate, everything=moved).items():
             columns = [_lend(key_id, at, limit, free, estate) for at, limit in enumerate(limits)]
             for named, part, amounts in zip(keys, parts, zip(*columns, strict=True), strict=True):
                 equal = tuple((limit or 0) // part if part else 0 for limit in limits)
                 if amounts != equal or limits is _UNKNOWN:
                     named[key_id] = amounts
+                else:
+                    named.pop(key_id, None)
         for borrower, part, named in zip(free, parts, keys, strict=True):
             if (part, named) != (borrower.offered.parts, borrower.offered.keys):
                 borrower.offered = Loan(version=version, parts=part, keys=named)
 
-    def _known_limits(self, estate: Estate) -> dict[str, Limits4]:
-        """Of every key that is used or named in a loan; the latter first, for they must not be left out."""
+    def _next(self, estate: Estate, *, everything: bool) -> dict[str, Limits4]:
+        """The keys whose loans are looked at now, with their limits: those that somebody is short of, and some more.
+
+        The others keep what they have, which is safe for any time: so a message costs the same with many keys.
+        """
+        tellers = [estate.mine, *(borrower.keys for borrower in estate.borrowers)]
+        keys = self._keys(estate, tellers)
+        chosen = keys
+        if not everything and len(keys) > KEYS_PER_TURN:
+            self._turn = self._turn % len(keys)
+            short = {key_id for told in tellers for key_id, key in told.items() if key.wanted != (0, 0, 0, 0)}
+            turn = keys[self._turn : self._turn + KEYS_PER_TURN]
+            chosen = [*turn, *(short.intersection(keys).difference(turn))]
+            self._turn += KEYS_PER_TURN
+        self._limits = {key_id: self._limits.get(key_id, _UNKNOWN) for key_id in keys}
+        for key_id in chosen:
+            told = [key.limits for keys_told in tellers if (key := keys_told.get(key_id)) is not None]
+            if told:
+                self._limits[key_id] = _highest(told)
+        return {key_id: self._limits[key_id] for key_id in chosen}
+
+    def _keys(self, estate: Estate, tellers: Sequence[Mapping[str, KeyTold]]) -> list[str]:
+        """All that are used or named in a loan; the latter first, for they must not be left out."""
         loans = [loan for borrower in estate.borrowers for loan in (borrower.agreed, borrower.offered)]
         if estate.borrowed is not None:
             loans.append(estate.borrowed)
-        named = {key_id for loan in loans for key_id in loan.keys}
-        tellers = [estate.mine, *(borrower.keys for borrower in estate.borrowers)]
-        used = dict.fromkeys(key_id for keys in tellers for key_id in keys if key_id not in named)
-        known: dict[str, Limits4] = {}
-        for key_id in [*named, *list(used)[: max(0, MAX_KEYS - len(named))]]:
-            told = [keys[key_id].limits for keys in tellers if key_id in keys]
-            known[key_id] = _highest(told) if told else self._limits.get(key_id, _UNKNOWN)
-        return known
+        keys = dict.fromkeys(key_id for loan in loans for key_id in loan.keys)
+        named = len(keys)
+        for told in tellers:
+            keys.update(dict.fromkeys(told))
+        return list(keys)[: max(named, MAX_KEYS)]
 
 
 def _highest(told: Sequence[Limits4]) -> Limits4:

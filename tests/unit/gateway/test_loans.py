@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from services.gateway.core.loans import NO_LOAN, Borrower, Estate, Lender
+from services.gateway.core.loans import KEYS_PER_TURN, NO_LOAN, Borrower, Estate, Lender
 from services.gateway.core.split import split
 from shared.messages.gateway import KeyTold, Loan
 
@@ -72,6 +72,23 @@ def test_of_a_key_that_only_an_elder_named_nothing_is_lent() -> None:
     borrower = Borrower({})
     Lender().offer(1, estate(borrower, borrowed=loan(7, 4)))
     assert borrower.offered == Loan(version=1, parts=6, keys={"k": (0, 0, 0, 0)})
+
+
+def test_of_many_keys_those_that_somebody_is_short_of_come_first_and_all_in_turn() -> None:
+    calm, short = told(0)["k"], told(5, wanted=5)["k"]
+    names = [f"k{at:03}" for at in range(5 * KEYS_PER_TURN)]
+    borrower = Borrower(dict.fromkeys(names, calm))
+    lender = Lender()
+    lender.offer(1, estate(borrower))
+    borrower.agreed = borrower.offered
+    borrower.keys = {**dict.fromkeys(names, told(3)["k"]), names[-1]: short}
+    lender.offer(2, estate(borrower))
+    assert borrower.offered.keys[names[-1]][0] == LIMIT
+    assert len(borrower.offered.keys) == KEYS_PER_TURN + 1
+    for version in range(3, 8):
+        borrower.agreed = borrower.offered
+        lender.offer(version, estate(borrower))
+    assert set(borrower.offered.keys) == set(names)
 
 
 @pytest.mark.parametrize(
