@@ -93,8 +93,12 @@ class Demand:
             request_ids=tuple(ticket.request_id for ticket in islice(waiting, MAX_REQUEST_IDS)),
             key_id=first.key_id if first else "",
         )
-        await self._bus.publish(wake_request(model), encode(request))
         if first:
-            self._due[model] = now + self._repeat
-        elif not self._hold.is_wanted(model):
+            self._due[model] = now + self._repeat  # before the telling: who leaves meanwhile makes it due at once
+        try:
+            await self._bus.publish(wake_request(model), encode(request))
+        except BusError:
+            self._due[model] = now
+            raise
+        if not first and not self._hold.is_wanted(model):
             del self._due[model]

@@ -1,0 +1,119 @@
+"""Demand is told as it stands, also where it changes while it is being told."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.gateway.adapters import demand
+from services.gateway.adapters.demand import Demand
+from services.gateway.core.hold import Hold, Ticket
+from shared.bus.memory import MemoryBus
+from shared.config import parse
+from shared.errors import BusUnavailable
+from shared.messages.codec import decode
+from shared.messages.gateway import WakeRequest
+from shared.tasks import end
+from tests.kit.waiting import until
+
+CONFIG = parse(
+    """
+    [[tier]]
+    name = "t"
+    provider = "static"
+    [[machine]]
+    id = "s"
+    tier = "t"
+    endpoint = "http://127.0.0.1:1"
+    [[model]]
+    name = "m"
+    lineup = ["t"]
+    """,
+    "test",
+)
+NEVER = 3600.0
+"""Seconds between repeats: what a test hears was told for another reason."""
+
+
+class SlowBus(MemoryBus):
+    """Takes a message when it is let, or fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[WakeRequest] = []
+        self.asked = 0
+        self.goes = asyncio.Event()
+        self.failures = 0
+
+    async def publish(self, subject: str, data: bytes, *, message_id: str | None = None) -> None:
+        self.asked += 1
+        await self.goes.wait()
+        if self.failures:
+            self.failures -= 1
+            raise BusUnavailable("as the test says")
+        await super().publish(subject, data, message_id=message_id)
+        self.told.append(decode(data, WakeRequest))
+
+    async def levels(self, *wanted: int) -> None:
+        await until(lambda: asyncio.sleep(0, [told.waiting for told in self.told]), lambda told: told == [*wanted])
+
+
+class Waiters:
+    """One model's, and the task that tells of them."""
+
+    def __init__(self) -> None:
+        self.bus = SlowBus()
+        self._hold = Hold(CONFIG, {})
+        self._demand = Demand(self.bus, self._hold, "g", NEVER, time.time)
+        self.task = asyncio.create_task(self._demand.run())
+
+    def come(self) -> Ticket:
+        ticket = Ticket("m", "k", "r", time.time() + 60, lambda _machine: None)
+        self._hold.enqueue(ticket)
+        self._demand.changed("m")
+        return ticket
+
+    def go(self, ticket: Ticket) -> None:
+        self._hold.leave(ticket)
+        self._demand.changed("m")
+
+    async def telling(self, count: int) -> None:
+        await until(lambda: asyncio.sleep(0, self.bus.asked), lambda asked: asked == count)
+
+
+@pytest.fixture
+async def waiters() -> AsyncIterator[Waiters]:
+    found = Waiters()
+    yield found
+    await end([found.task])
+
+
+async def test_the_last_who_leaves_while_it_is_told_is_told_at_once(waiters: Waiters) -> None:
+    ticket = waiters.come()
+    await waiters.telling(1)
+    waiters.go(ticket)
+    waiters.bus.goes.set()
+    await waiters.bus.levels(1, 0)
+
+
+async def test_who_comes_while_the_end_is_told_is_told_at_once(waiters: Waiters) -> None:
+    waiters.bus.goes.set()
+    ticket = waiters.come()
+    await waiters.bus.levels(1)
+    waiters.bus.goes.clear()
+    waiters.go(ticket)
+    await waiters.telling(2)
+    waiters.come()
+    waiters.bus.goes.set()
+    await waiters.bus.levels(1, 0, 1)
+
+
+async def test_what_could_not_be_told_is_told_soon_after(waiters: Waiters, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demand, "RETRY_SECONDS", 0.01)
+    waiters.bus.failures = 2
+    waiters.bus.goes.set()
+    waiters.go(waiters.come())
+    waiters.come()
+    await waiters.bus.levels(1)
+    assert waiters.bus.asked == 3
