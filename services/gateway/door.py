@@ -16,7 +16,6 @@ from services.gateway.core import errors
 from services.gateway.core.hold import Hold
 from services.gateway.core.limits import Limits, Use
 from services.gateway.core.tally import Tally
-from services.gateway.http import head
 from services.gateway.http.request import Request
 from services.gateway.metrics import Metrics
 from shared.bus.subjects import BUDGET_KEY
@@ -129,7 +128,7 @@ class Door:
 
     def limit_fields(self, key: KeyRecord) -> bytes:
         """Header lines that tell how the key stands; none for a key without limits."""
-        return head.fields(self.limits.headers(key, self.now())) if key.limited else b""
+        return self.limits.fields(key, self.now()) if key.limited else b""
 
     def record(self, tally: Tally, use: Use | None) -> None:
         """One request's usage: on disk when this returns, on its way to the ledger."""
@@ -140,6 +139,8 @@ class Door:
         if use is not None:
             served = 0 if event.outcome == "failed" else event.prompt_tokens + event.completion_tokens
             use.end(served, event.completed_at, seq)
+        if tally.outcome == "completed" or 300 <= tally.status < 500:
+            self.hold.breaker.on_success(event.machine)  # answered to the end: a head says little where streams die
         self.metrics.count(tally)
 
     def told(self, request: Request, status: int, code: str, tally: Tally | None, key_id: str | None) -> None:

@@ -145,5 +145,7 @@ class KeyUse:
     def seconds_until_clear(self, *, tokens: bool) -> int:
         """Until nothing of the minute's amount is left, 0 to 60."""
         column = 2 if tokens else 1
-        newest = max((slot[0] for slot in self._slots if slot[column]), default=None)
-        return 0 if newest is None else min(60, max(0, newest + SLOT_SECONDS - self.second))
+        for slot in reversed(self._slots):
+            if slot[column]:
+                return min(60, max(0, slot[0] + SLOT_SECONDS - self.second))
+        return 0

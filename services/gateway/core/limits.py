@@ -5,7 +5,7 @@ Nothing here looks anything up elsewhere: the ledger's months and what the other
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -133,23 +133,19 @@ class Limits:
         self.hits[unsettled.refusal.which] += 1
         return unsettled.refusal
 
-    def headers(self, key: KeyRecord, now: float) -> Sequence[tuple[str, str]]:
-        """`x-ratelimit-*` of the limits per minute that the key has, by what all gateways use."""
+    def fields(self, key: KeyRecord, now: float) -> bytes:
+        """`x-ratelimit-*` of the limits per minute that the key has, as header lines, by what all gateways use."""
         use = self._use(key.id, now)
         heard = (0, 0) if self.shares.alone else self.shares.heard(key.id, now)
-        found: list[tuple[str, str]] = []
-        for at, limit in enumerate((key.requests_per_minute, key.tokens_per_minute)):
-            if limit is None:
-                continue
-            used = use.used[at]
-            clear = use.seconds_until_clear(tokens=at == 1)
-            if heard[at] or (at == 1 and use.minute_held):
-                clear = 60
-            name = NAMES[at]
-            found.append((f"x-ratelimit-limit-{name}", str(limit)))
-            found.append((f"x-ratelimit-remaining-{name}", str(max(0, limit - used - heard[at]))))
-            found.append((f"x-ratelimit-reset-{name}", f"{clear}s" if clear < 60 else "1m0s"))
-        return found
+        lines = b""
+        if (limit := key.requests_per_minute) is not None:
+            clear = 60 if heard[0] else use.seconds_until_clear(tokens=False)
+            lines = _lines(b"requests", limit, limit - use.requests - heard[0], clear)
+        if (limit := key.tokens_per_minute) is not None:
+            held = use.minute_held
+            clear = 60 if heard[1] or held else use.seconds_until_clear(tokens=True)
+            lines += _lines(b"tokens", limit, limit - use.tokens - held - heard[1], clear)
+        return lines
 
     def confirmed(self, seq: int) -> None:
         """The ledger has every usage event of this gateway up to `seq`."""
@@ -235,6 +231,17 @@ class Limits:
         self.hits[NAMES[at]] += 1
         wait = use.seconds_until(use.limits[at] or 0, over, tokens=at == 1) if at < 2 else 1
         return Refusal(NAMES[at], _on_record(key, at), wait)
+
+
+def _lines(name: bytes, limit: int, remaining: int, clear: int) -> bytes:
+    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n" % (
+        name,
+        limit,
+        name,
+        max(0, remaining),
+        name,
+        b"%ds" % clear if clear < 60 else b"1m0s",
+    )
 
 
 def _on_record(key: KeyRecord, at: int) -> int:

@@ -168,13 +168,10 @@ class Exchange:
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
         assert self._machine is not None, "an answer comes from a machine"
         self._tally.status = status
-        breaker = self._door.hold.breaker
         if status >= 500:
-            breaker.on_failure(self._machine.machine, self._door.now())
+            self._door.hold.breaker.on_failure(self._machine.machine, self._door.now())
             if self._move():
                 return nobody
-        else:
-            breaker.on_success(self._machine.machine)
         self._asked.body = b""  # it is not sent again, and a long stream need not hold it
         self._request.drop_body()
         content_type = headers.get(b"content-type", b"application/json")
@@ -206,8 +203,6 @@ class Exchange:
         status = self._tally.status
         if status < 300:
             self._tally.outcome = "completed"
-        if status < 500:
-            self._machine_is_well()
         self._settle(status, "")  # before the client has it: what it has whole is counted, whatever happens then
         if self._started:
             self._client.send(self._request, answer.as_event())
@@ -221,13 +216,7 @@ class Exchange:
 
     def _on_complete(self) -> None:
         self._tally.outcome = "completed"
-        self._machine_is_well()
         self._record()
-
-    def _machine_is_well(self) -> None:
-        """It has answered to the end: a head alone says little of one whose streams die."""
-        assert self._machine is not None, "an answer comes from a machine"
-        self._door.hold.breaker.on_success(self._machine.machine)
 
     def _engine_failed(self, reason: str) -> None:
         """The engine died, or says what is no answer."""

@@ -1,6 +1,5 @@
 """The bytes of answers' heads, and of a piece in an answer whose length is not known before its end."""
 
-from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -12,11 +11,6 @@ _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() 
 
 def status_line(status: int) -> bytes:
     return _LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-
-
-def fields(headers: Iterable[tuple[str, str]]) -> bytes:
-    """Header lines, each with its end."""
-    return "".join(f"{name}: {value}\r\n" for name, value in headers).encode("latin-1")
 
 
 def every_answer(now: float) -> bytes:
