@@ -69,13 +69,19 @@ class Door:
     def __post_init__(self) -> None:
         self.models = self.config.models
 
-    def authorize(self, header: bytes | None) -> KeyRecord:
-        """The key of an `Authorization` header, or 401."""
-        scheme, _, secret = (header or b"").decode("utf-8", "surrogateescape").partition(" ")
-        record = self.keys.get(digest(secret.strip())) if secret and scheme.lower() == "bearer" else None
-        if record is None or not record.usable(self.now()):
+    def authorize(self, request: Request) -> KeyRecord:
+        """The key of its `Authorization` header, or 401."""
+        key = self.key_of(request)
+        if key is None:
             raise errors.invalid_api_key()
-        return record
+        return key
+
+    def key_of(self, request: Request) -> KeyRecord | None:
+        """The key of its `Authorization` header, if that may be used."""
+        header = request.headers.get(b"authorization", b"").decode("utf-8", "surrogateescape")
+        scheme, _, secret = header.partition(" ")
+        record = self.keys.get(digest(secret.strip())) if secret and scheme.lower() == "bearer" else None
+        return record if record is not None and record.usable(self.now()) else None
 
     def model(self, name: str, key: KeyRecord) -> Model:
         """The model of that name, or 404, or 403."""

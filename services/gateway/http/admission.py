@@ -136,7 +136,7 @@ class Admission:
         self._tally.wake_id = machine.wake_id
         self._door.metrics.wake_wait.observe(self._tally.wake_wait)
         try:
-            self._door.authorize(self._request.headers.get(b"authorization"))
+            self._door.authorize(self._request)
         except ApiError as error:  # revoked or expired while it waited
             self._door.machine_left(machine.machine)
             self._on_fail(error)

@@ -103,7 +103,7 @@ class Front:
             path = engine_path or _path(request.target)
             if path in ENGINE_PATHS:
                 _allow(request, "POST")
-                key = self._door.authorize(request.headers.get(b"authorization"))
+                key = self._door.authorize(request)
                 self._check_body(request)
                 if b"expect" in request.headers and not request.complete:
                     client.proceed()
@@ -113,19 +113,21 @@ class Front:
                 body = self._document
             elif path == "/v1/models" or path.startswith("/v1/models/"):
                 _allow(request, "GET")
-                key = self._door.authorize(request.headers.get(b"authorization"))
+                key = self._door.authorize(request)
                 body = self._models(key, path)
             else:
                 raise errors.not_found(path)
         except ApiError as error:
-            self.refuse(request, client, error, key)
+            self.refuse(request, client, error)
         else:
             self._door.told(request, 200, "", None, key.id if key else None)
             fields = JSON_FIELDS if key is None else JSON_FIELDS + self._door.limit_fields(key)
             client.respond(request, 200, fields, body)
         return None
 
-    def refuse(self, request: Request, client: ClientConnection, error: ApiError, key: KeyRecord | None = None) -> None:
+    def refuse(self, request: Request, client: ClientConnection, error: ApiError) -> None:
+        # Also where its key was not asked for: each answer says how that stands.
+        key = self._door.key_of(request)
         self._door.told(request, error.status, error.code, None, key.id if key else None)
         fields = error.fields() if key is None else error.fields() + self._door.limit_fields(key)
         client.respond(request, error.status, fields, error.body())
