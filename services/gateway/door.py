@@ -157,7 +157,7 @@ class Door:
         self.access_log.line(
             request_id=request.id,
             method=request.method,
-            path=request.target[:MAX_PATH].decode("latin-1"),
+            path=request.target.partition(b"?")[0][:MAX_PATH].decode("latin-1"),  # some send their key in a query
             status=status,
             code=code,
             seconds=self.now() - request.arrived,
