@@ -74,12 +74,16 @@ class Workers:
                 )
                 print(msgspec.json.encode(announced).decode(), flush=True)
                 await self._ended.wait()
+                await self._drained()  # and seen until its end
         except SpotinferenceError as error:
             print(f"spotinference {self._service}: {error}", file=sys.stderr, flush=True)
             return 1
         finally:
-            await asyncio.gather(*(child.stop() for child in self._children))
+            await self._drained()
         return 0
+
+    async def _drained(self) -> None:
+        await asyncio.gather(*(child.stop() for child in self._children))
 
     @asynccontextmanager
     async def _health(self) -> AsyncIterator[int]:

@@ -136,7 +136,10 @@ async def test_sigterm_lets_the_streams_of_all_workers_finish(opened: Opened, sc
     async with streams_of_both(front) as streams:
         workers = pids(front)
         stopping = asyncio.create_task(front.service.stop())
-        await until(front.ready, lambda answer: "draining" in answer[1])
+        await until(
+            front.ready, lambda answer: {"draining", "worker 0: draining", "worker 1: draining"} <= {*answer[1]}
+        )
+        assert sum((await per_worker(front, "in_flight")).values()) == len(streams), "it is seen to its end"
         scripted_engine.release()
         rests = await asyncio.gather(*(stream.until_end() for stream in streams))
         assert all(b"data: [DONE]" in rest for rest in rests)
