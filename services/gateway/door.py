@@ -147,7 +147,7 @@ class Door:
             use.end(served, event.completed_at, seq)
         if tally.outcome == "completed" or 300 <= tally.status < 500:
             self.hold.breaker.on_success(event.machine)  # answered to the end: a head says little where streams die
-        self.metrics.count(tally)
+        self.metrics.count(event)
 
     def told(self, request: Request, status: int, code: str, tally: Tally | None, key_id: str | None) -> None:
         """A request's answer is decided: a number in the metrics, a line in the log."""

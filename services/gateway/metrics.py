@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.gateway.core.tally import Tally
+from shared.messages.gateway import UsageEvent
 
 PREFIX = "spot_gateway_"
 OUTCOMES = ("completed", "client_closed", "engine_lost", "failed")
@@ -71,17 +71,16 @@ class Metrics(Collector):
         """A gauge that is read when it is scraped."""
         self._gauges.append((name, text, value))
 
-    def count(self, tally: Tally) -> None:
+    def count(self, event: UsageEvent) -> None:
         """A request that reached an engine."""
-        self.outcomes[tally.outcome] += 1
-        count = tally.count
-        self.prompt_tokens += count.prompt
-        self.cached_tokens += count.cached
-        self.completion_tokens += count.completion
-        self.reasoning_tokens += count.reasoning
-        self.overhead.observe(tally.overhead)
-        if (first_byte := tally.first_byte) is not None:
-            self.first_byte.observe(first_byte)
+        self.outcomes[event.outcome] += 1
+        self.prompt_tokens += event.prompt_tokens
+        self.cached_tokens += event.cached_tokens
+        self.completion_tokens += event.completion_tokens
+        self.reasoning_tokens += event.reasoning_tokens
+        self.overhead.observe(event.overhead)
+        if event.first_token is not None:
+            self.first_byte.observe(event.first_token)
 
     def collect(self) -> Iterator[Metric]:
         answers: dict[tuple[str, ...], int] = {

@@ -13,6 +13,7 @@ from shared.bus.topology import Bucket
 from shared.messages.codec import Unreadable, decode
 
 M = TypeVar("M", bound=msgspec.Struct)
+D = TypeVar("D")
 log = structlog.get_logger()
 
 
@@ -46,6 +47,10 @@ class View(Mapping[str, M], Generic[M]):
 
     def __getitem__(self, key: str) -> M:
         return self._values[key][0]
+
+    def get(self, key: str, default: D | None = None) -> M | D | None:  # type: ignore[override]  # the mixin's goes the long way; this one is on each request's
+        found = self._values.get(key)
+        return default if found is None else found[0]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

@@ -197,26 +197,21 @@ class ClientConnection(asyncio.Protocol):
         self._advancing = True
         requests, incoming = self._incoming.requests, self._incoming
         try:
-            while requests and not self._lingering and not self._paused and self._step(requests[0]):
+            while requests and not self._lingering and not self._paused and self._go_on(requests[0]):
                 pass
             if incoming.fault is not None and not self._lingering and (not requests or not requests[0].complete):
                 self._refuse(incoming.fault)
+        except Exception:  # whatever it is, it is ours, and its client is to hear so
+            log.exception("a fault of ours")
+            self._refuse(errors.internal_error())
         finally:
             self._advancing = False
         if len(requests) > 1:
             self._transport.pause_reading()  # a client that asks ahead is read on when its turn has come
         self._arm()
 
-    def _step(self, request: Request) -> bool:
-        """One step for the request whose turn it is; False: nothing to do until something comes."""
-        try:
-            return self._go_on(request)
-        except Exception:  # whatever it is, it is ours, and its client is to hear so
-            log.exception("a fault of ours", request_id=request.id)
-            self._refuse(errors.internal_error())
-            return False
-
     def _go_on(self, request: Request) -> bool:
+        """One step for the request whose turn it is; False: nothing to do until something comes."""
         if not request.opened:
             request.opened = True
             serving = self._application.open(request, self)

@@ -289,6 +289,7 @@ class Exchange:
         self._hang_up()
         if self._admission is not None:
             self._admission.end()
+        self._admission = self._answer = None  # they hold our methods: so the collector has nothing to find
         door.ended(self)
         machine, self._machine = self._machine, None
         if machine is not None:

@@ -21,6 +21,7 @@ class Incoming:
         "_head_bytes",
         "_on_head",
         "_parser",
+        "_read",
         "_settings",
         "budget",
         "fault",
@@ -36,6 +37,9 @@ class Incoming:
         self._head: Request | None = None
         """Whose head is not complete."""
         self._head_bytes = 0
+        """Of earlier reads."""
+        self._read = 0
+        """Bytes of the read that is being parsed."""
         self.budget = budget
         self.now = 0.0
         """Monotonic seconds, for deadlines; set before `feed`."""
@@ -51,6 +55,7 @@ class Incoming:
     def feed(self, data: bytes) -> None:
         if self.fault is not None or self._parser is None:
             return
+        self._read = len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
@@ -65,6 +70,7 @@ class Incoming:
             self._head_bytes += len(data)
             if self._head_bytes > self._settings.max_head_bytes and self.fault is None:
                 self.fault = errors.head_too_large(self._settings.max_head_bytes)
+        self._read = 0
 
     def broken_head(self) -> Request:
         """A stand-in for the request that could not be read: it is to be answered all the same."""
@@ -96,9 +102,6 @@ class Incoming:
         head = self._head
         if head is None:
             return  # a trailer: nothing needs it
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > self._settings.max_head_bytes:
-            raise errors.head_too_large(self._settings.max_head_bytes)
         name = name.lower()
         if name == b"host" and name in head.headers:
             raise errors.malformed("Host is given twice")
@@ -109,6 +112,11 @@ class Incoming:
         parser = self._parser
         assert request is not None, "a head is complete that never began"
         assert parser is not None, "a parser's callback has a parser"
+        if self._head_bytes + self._read > self._settings.max_head_bytes:
+            # Part of what was read may be of the body, so it is looked at closely.
+            size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers.items())
+            if max(size, self._head_bytes) > self._settings.max_head_bytes:
+                raise errors.head_too_large(self._settings.max_head_bytes)
         request.method = parser.get_method().decode("ascii")
         request.version = parser.get_http_version()
         # HTTP/1.0 closes at the end of an answer, the only end that it knows for a stream.
