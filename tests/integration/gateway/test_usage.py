@@ -51,6 +51,7 @@ async def test_every_end_of_a_request_is_one_event(opened: Opened, scripted_engi
     front = await opened()
     engine = scripted_engine
     await front.machine("m1", "ready", engine.base_url)
+    await front.seen()
     counted = Script(tokens=9, prompt_tokens=30, cached_tokens=10, reasoning_tokens=4)
     answers: list[Answer] = []
 
