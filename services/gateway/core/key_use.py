@@ -43,6 +43,7 @@ class KeyUse:
         "_newest",
         "_slots",
         "limits",
+        "limits_of",
         "minute_held",
         "month_held",
         "requests",
@@ -57,6 +58,8 @@ class KeyUse:
         self.second = second
         self.limits: Limits4 = (None, None, None, None)
         """As the key's record had them at its last request; of the month what the ledger had left."""
+        self.limits_of: tuple[object, object, float] = (None, None, 0.0)
+        """What `limits` were made of: the key's record, the ledger's word of its month, the day."""
         self._slots: deque[list[int]] = deque()
         """Each: its second, requests admitted in it, tokens of requests that ended in it."""
         self.requests = 0
@@ -145,7 +148,10 @@ class KeyUse:
     def seconds_until_clear(self, *, tokens: bool) -> int:
         """Until nothing of the minute's amount is left, 0 to 60."""
         column = 2 if tokens else 1
-        for slot in reversed(self._slots):
+        slots = self._slots
+        if slots and slots[-1][column]:  # as a rule: written out, for this is on every answer's way
+            return min(60, slots[-1][0] + SLOT_SECONDS - self.second)
+        for slot in reversed(slots):
             if slot[column]:
                 return min(60, max(0, slot[0] + SLOT_SECONDS - self.second))
         return 0

@@ -11,7 +11,7 @@ from typing import Literal
 
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
-from services.gateway.core.key_use import NONE, Amounts, KeyUse, Limits4
+from services.gateway.core.key_use import NONE, Amounts, KeyUse
 from services.gateway.core.shares import Shares
 from shared.messages.gateway import KeyTold, LimitsTold
 from shared.messages.keys import KeyRecord
@@ -102,14 +102,12 @@ class Limits:
         """When what was told last is true no more without any request's doing: a minute has passed."""
         self._months = months
         self._keys: dict[str, KeyUse] = {}
-        self._day = -1
-        self._month = ""
 
     def admit(self, key: KeyRecord, tokens: int, now: float) -> Use | Refusal | Unsettled:
         """`tokens`: the prompt by estimate and the most that may come; more than a limit counts as all of it."""
         refused: Refusal | Unsettled | None
         use = self._use(key.id, now)
-        use.limits = self._limits_of(key, now)
+        self._learn(use, key, now)
         per_minute, monthly = key.tokens_per_minute, key.monthly_tokens
         minute = tokens if per_minute is None or tokens < per_minute else per_minute
         month = tokens if monthly is None or tokens < monthly else monthly
@@ -182,16 +180,18 @@ class Limits:
             use.confirm(self.mark)
         return use
 
-    def _limits_of(self, key: KeyRecord, now: float) -> Limits4:
+    def _learn(self, use: KeyUse, key: KeyRecord, now: float) -> None:
+        """The key's limits, where its record, the ledger's word or the day is another than at its last request."""
+        ledger = self._months.get(key.id) if key.monthly_tokens is not None else None
+        record, word, day = use.limits_of
+        today = now // DAY_SECONDS
+        if record is key and word is ledger and day == today:
+            return
         monthly = key.monthly_tokens
-        if monthly is not None:
-            day = int(now // DAY_SECONDS)
-            if day != self._day:
-                self._day, self._month = day, month_of(now)
-            ledger = self._months.get(key.id)
-            if ledger is not None and ledger.month == self._month:
-                monthly = max(0, monthly - ledger.tokens)
-        return (key.requests_per_minute, key.tokens_per_minute, key.concurrency, monthly)
+        if monthly is not None and ledger is not None and ledger.month == month_of(now):
+            monthly = max(0, monthly - ledger.tokens)
+        use.limits = (key.requests_per_minute, key.tokens_per_minute, key.concurrency, monthly)
+        use.limits_of = (key, ledger, today)
 
     def _judge_alone(self, key: KeyRecord, use: KeyUse, minute: int, month: int) -> Refusal | None:
         """Where nobody else uses any of the limits; written out, for this is on every request's way."""

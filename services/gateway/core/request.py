@@ -5,6 +5,7 @@ in where they stand, so that nothing else is read, let alone written anew.
 """
 
 import re
+from functools import lru_cache
 
 import msgspec
 
@@ -12,6 +13,10 @@ from services.gateway.core.errors import ApiError, invalid_json, invalid_request
 
 MAX_STRINGS = 1_000_000
 """In a body that names `model` more than once somewhere: to tell where, each costs time and memory."""
+
+
+MAX_COUNT_DIGITS = 10
+"""Of a number of tokens that is one."""
 
 
 class _StreamOptions(msgspec.Struct):
@@ -55,7 +60,6 @@ class Asked(msgspec.Struct, gc=False):
 
 _body = msgspec.json.Decoder(_Body)
 _options = msgspec.json.Decoder(_Options)
-_COUNT = re.compile(rb"[1-9][0-9]{0,8}")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _USAGE_OPTIONS = b'"include_usage":true,"continuous_usage_stats":true'
 
@@ -112,8 +116,13 @@ def for_engine(asked: Asked, *, served_as: str | None, usage_options: bool) -> b
         start = _model_at(body, plain=asked.plain)
         name = _STRING.match(body, start)
         assert name is not None, "its value is known to be a string"
-        body = body[:start] + msgspec.json.encode(served_as) + body[name.end() :]
+        body = b"%b%b%b" % (body[:start], _quoted(served_as), body[name.end() :])
     return body
+
+
+@lru_cache(maxsize=1024)  # of the configuration's models
+def _quoted(name: str) -> bytes:
+    return msgspec.json.encode(name)
 
 
 def _with_usage_options(body: bytes, *, plain: bool) -> bytes:
@@ -153,7 +162,7 @@ def _values(body: bytes, member: re.Pattern[bytes]) -> list[int]:
 
 def _count(value: msgspec.Raw) -> int:
     given = bytes(value)
-    return int(given) if _COUNT.fullmatch(given) else 0
+    return int(given) if given.isdigit() and len(given) < MAX_COUNT_DIGITS else 0
 
 
 def _field_error(message: str) -> ApiError:

@@ -71,6 +71,11 @@ class Admission:
         """`wait`: the longest wait for a wake, in seconds; None: the cap. `ApiError` where it fails at once."""
         self._limit(wait, UNSETTLED_TRIES)
 
+    def take_use(self) -> Use | None:
+        """For the one who ends it: with what the request came to."""
+        use, self.use = self.use, None
+        return use
+
     def end(self) -> None:
         """Nothing is waited for any more, and what was taken of the limits for now is given back."""
         if self._timer is not None:

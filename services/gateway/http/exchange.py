@@ -280,7 +280,7 @@ class Exchange:
             self._tally.first_byte_at = self._answer.first_at
             if self._tally.status < 300:
                 self._tally.count = self._answer.count
-        self._door.record(self._tally, self._admission.use if self._admission else None)
+        self._door.record(self._tally, self._admission.take_use() if self._admission else None)
 
     def _settle(self, status: int, code: str) -> None:
         """All that the request held is given back; nobody calls it any more."""
