@@ -17,7 +17,8 @@ from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.config import Config, Machine
 from shared.ids import uuid7
-from shared.runtime.process import LIFELINE_VARIABLE, Runtime
+from shared.runtime.child import LIFELINE_VARIABLE
+from shared.runtime.process import Runtime
 from shared.tasks import end
 
 

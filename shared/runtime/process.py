@@ -183,9 +183,13 @@ async def _live(
         runtime.health.add("bus", lambda: None if bus.connected else "not connected to the bus")
         runtime.health.add("starting", lambda: None if runtime.started else "starting")
         runtime.health.add("draining", lambda: "draining" if runtime.stopping else None)
-        bound = await stack.enter_async_context(
-            serve_health(runtime.health, runtime.registry, section.host, metrics_port)
-        )
+        try:
+            bound = await stack.enter_async_context(
+                serve_health(runtime.health, runtime.registry, section.host, metrics_port)
+            )
+        except OSError as error:
+            where = f"{service}.metrics_port: cannot listen on {section.host}:{metrics_port}"
+            raise Misconfigured(f"{where}: {error.strerror}: name another port, or 0") from error
         stack.push_async_callback(runtime.cancel_tasks)
         await stack.enter_async_context(opened(runtime))
         runtime.started = True

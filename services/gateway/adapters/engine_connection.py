@@ -7,7 +7,7 @@ from typing import Protocol, cast
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 MAX_HEAD_BYTES = 64 * 1024
-"""What sends more before an answer's body is no engine."""
+"""What sends more before an answer's body, interim answers included, is no engine."""
 
 
 class Answered(Protocol):
@@ -23,16 +23,13 @@ class Answered(Protocol):
     def on_closed(self, reason: str) -> None: ...
 
 
-class _HeadTooLarge(Exception):
-    """The engine sends something that is no answer."""
-
-
 class EngineConnection(asyncio.Protocol):
     """`send`, and wait for the one who asked to be told; then again."""
 
     __slots__ = (
         "_call",
         "_complete",
+        "_has_head",
         "_head_bytes",
         "_headers",
         "_parser",
@@ -47,7 +44,7 @@ class EngineConnection(asyncio.Protocol):
         self._sink: Callable[[bytes], None] = nobody
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes = 0
-        self._complete = self._reusable = False
+        self._complete = self._has_head = self._reusable = False
         self.alive = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,7 +55,8 @@ class EngineConnection(asyncio.Protocol):
     def send(self, request: bytes, call: Answered) -> None:
         self._call = call
         self._headers = {}
-        self._complete = False
+        self._head_bytes = 0
+        self._complete = self._has_head = False
         self._transport.write(request)
 
     def abort(self) -> None:
@@ -86,15 +84,17 @@ class EngineConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except HttpParserUpgrade:
             fault = "it wants another protocol"
-        except HttpParserCallbackError as error:
-            if not isinstance(error.__context__, _HeadTooLarge):
-                raise
-            fault = "its answer's head has no end"
+        except HttpParserCallbackError:
+            raise  # a fault of ours, not of the engine
         except HttpParserError as error:
             fault = f"no HTTP: {error}"
         call = self._call
         if call is None:
             return  # aborted by what it was told
+        if not self._has_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                fault = "its answer's head has no end"
         if self._complete:
             self._call = None
             call.on_complete(self, reusable=self._reusable and not fault and not self._transport.is_closing())
@@ -124,18 +124,15 @@ class EngineConnection(asyncio.Protocol):
             self._reusable = False
         else:
             self._headers = {}
-            self._head_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise _HeadTooLarge
         if not self._complete:
             self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200 and self._call is not None and not self._complete:
+            self._has_head = True
             sink = self._call.on_head(status, self._headers)
             if self._call is not None:  # else it has hung up
                 self._sink = sink
@@ -153,7 +150,7 @@ class EngineConnection(asyncio.Protocol):
     def _ends_with_connection(self) -> bool:
         """Whether an answer is under way that says neither its length nor comes in chunks."""
         known = b"content-length" in self._headers or b"transfer-encoding" in self._headers
-        return bool(self._headers) and not known and self._parser.get_status_code() >= 200
+        return self._has_head and not known
 
 
 def nobody(_data: bytes) -> None:

@@ -30,6 +30,8 @@ class ApiError(Exception):
         return b"data: " + self.body() + b"\n\n"
 
 
+MOST_GIVEN_BACK = 200
+"""Characters of what a client sent that an error repeats."""
 _NO_RETRY = {"x-should-retry": "false"}
 
 
@@ -54,17 +56,22 @@ def invalid_api_key() -> ApiError:
 
 
 def model_not_allowed(model: str) -> ApiError:
-    return ApiError(403, "model_not_allowed", f"This key may not use the model {model!r}.", param="model")
+    return ApiError(
+        403, "model_not_allowed", f"This key may not use the model {model[:MOST_GIVEN_BACK]!r}.", param="model"
+    )
 
 
 def model_not_found(model: str) -> ApiError:
     return ApiError(
-        404, "model_not_found", f"The model {model!r} does not exist: GET /v1/models lists them.", param="model"
+        404,
+        "model_not_found",
+        f"The model {model[:MOST_GIVEN_BACK]!r} does not exist: GET /v1/models lists them.",
+        param="model",
     )
 
 
 def not_found(path: str) -> ApiError:
-    return ApiError(404, "not_found", f"There is nothing at {path!r}.")
+    return ApiError(404, "not_found", f"There is nothing at {path[:MOST_GIVEN_BACK]!r}.")
 
 
 def method_not_allowed(method: str, allowed: str) -> ApiError:
@@ -97,7 +104,9 @@ def internal_error() -> ApiError:
 
 
 def unsupported_media_type(got: str) -> ApiError:
-    return ApiError(415, "unsupported_media_type", f"Send Content-Type: application/json, not {got!r}.")
+    return ApiError(
+        415, "unsupported_media_type", f"Send Content-Type: application/json, not {got[:MOST_GIVEN_BACK]!r}."
+    )
 
 
 def rate_limited(limit: str, retry_after: int) -> ApiError:

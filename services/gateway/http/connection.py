@@ -214,6 +214,7 @@ class ClientConnection(asyncio.Protocol):
         """One step for the request whose turn it is; False: nothing to do until something comes."""
         if not request.opened:
             request.opened = True
+            request.body_deadline = self._application.now + self._application.settings.body_timeout
             serving = self._application.open(request, self)
             self._serving = None if request.answered else serving
             return True

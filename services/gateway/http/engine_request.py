@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from services.gateway.core.request import Asked, for_engine
 from services.gateway.http.request import Request
 
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 """W3C Trace Context, level 1 and what a later version may append."""
 
 

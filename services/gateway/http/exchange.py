@@ -225,7 +225,8 @@ class Exchange:
         if isinstance(self._answer, StreamAnswer) and self._answer.complete:
             self._end_stream()  # it died after its last word
             return
-        self._door.hold.breaker.on_failure(machine, self._door.now())
+        if self._tally.status < 500:  # else it has been counted when its head came
+            self._door.hold.breaker.on_failure(machine, self._door.now())
         log.warning("engine failed", machine=machine, reason=reason, request_id=self._request.id)
         if isinstance(self._answer, StreamAnswer):
             self._tally.outcome = "engine_lost"

@@ -49,6 +49,11 @@ class Request:
         return None if value is None else value.decode("latin-1")
 
     @property
+    def head_bytes(self) -> int:
+        """Of its target and headers, as far as they have come."""
+        return len(self.target) + sum(len(name) + len(value) for name, value in self.headers.items())
+
+    @property
     def content_length(self) -> int | None:
         """The parser has made sure that it is a number."""
         value = self.headers.get(b"content-length")
