@@ -78,9 +78,8 @@ class Door:
 
     def key_of(self, request: Request) -> KeyRecord | None:
         """The key of its `Authorization` header, if that may be used."""
-        header = request.headers.get(b"authorization", b"").decode("utf-8", "surrogateescape")
-        scheme, _, secret = header.partition(" ")
-        record = self.keys.get(digest(secret.strip())) if secret and scheme.lower() == "bearer" else None
+        scheme, _, secret = request.headers.get(b"authorization", b"").partition(b" ")
+        record = self.keys.get(digest(secret.strip())) if secret and scheme.lower() == b"bearer" else None
         return record if record is not None and record.usable(self.now()) else None
 
     def model(self, name: str, key: KeyRecord) -> Model:

@@ -36,6 +36,6 @@ class KeyRecord(Message, frozen=True, kw_only=True, tag="key.v1"):
         return self.models is None or model in self.models
 
 
-def digest(key: str) -> str:
+def digest(key: str | bytes) -> str:
     """The bucket's key for an API key: its SHA-256 in lower-case hex."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape")).hexdigest()

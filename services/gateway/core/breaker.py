@@ -27,22 +27,24 @@ class Breaker:
     _records: dict[str, _Record] = field(default_factory=dict)
     """Machines whose last request failed; empty while all is well."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything has failed: where nothing has, nobody need ask more."""
+        return bool(self._records)
+
     def closed(self, machine: str, now: float) -> bool:
         """Whether the machine may get a request. After a pause it may get one, as a trial."""
-        if not self._records:
-            return True
         record = self._records.get(machine)
         return record is None or record.failures < FAILURES or now >= record.until
 
     def on_try(self, machine: str, now: float) -> None:
         """A request goes there: while a trial runs no second one follows."""
-        record = self._records.get(machine) if self._records else None
+        record = self._records.get(machine)
         if record is not None and record.failures >= FAILURES:
             record.until = now + record.pause
 
     def on_success(self, machine: str) -> None:
-        if self._records:
-            self._records.pop(machine, None)
+        self._records.pop(machine, None)
 
     def on_failure(self, machine: str, now: float) -> None:
         record = self._records.setdefault(machine, _Record())

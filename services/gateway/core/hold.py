@@ -139,7 +139,7 @@ class Hold:
                 busy = self.in_flight(machine)
                 if busy >= self._room[machine]:
                     continue
-                if not self.breaker.closed(machine, now):
+                if self.breaker.busy and not self.breaker.closed(machine, now):
                     spared = spared or record
                 elif chosen is None or busy < least:
                     chosen, least = record, busy
@@ -153,7 +153,8 @@ class Hold:
             use = self._uses[record.machine] = _Use()
         use.in_flight += 1
         self.total_in_flight += 1
-        self.breaker.on_try(record.machine, now)
+        if self.breaker.busy:
+            self.breaker.on_try(record.machine, now)
         return record
 
     def give_back(self, machine: str, now: float) -> bool:

@@ -217,19 +217,16 @@ class ClientConnection(asyncio.Protocol):
             request.body_deadline = self._application.now + self._application.settings.body_timeout
             serving = self._application.open(request, self)
             self._serving = None if request.answered else serving
-            return True
-        if request.answered:
-            if request.complete:
-                self._incoming.requests.popleft()
-                if len(self._incoming.requests) == 1:
-                    self._transport.resume_reading()
-            return request.complete
-        if request.complete and not request.delivered:
+        if request.complete and not (request.delivered or request.answered):
             request.delivered = True
             assert self._serving is not None, "a request that is not answered has somebody to answer it"
             self._serving.receive(request.take_body())
-            return True
-        return False
+        if not (request.answered and request.complete):
+            return False
+        self._incoming.requests.popleft()
+        if len(self._incoming.requests) == 1:
+            self._transport.resume_reading()
+        return True
 
     def _refuse(self, error: ApiError) -> None:
         """What comes next cannot be understood, or is not wanted: answer, and close."""

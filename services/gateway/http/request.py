@@ -74,6 +74,7 @@ class Request:
 
     def drop_body(self) -> None:
         """Nobody has it any more."""
-        self.budget.give_back(self.buffered)
-        self.buffered = 0
-        self.body = bytearray()
+        if self.buffered:
+            self.budget.give_back(self.buffered)
+            self.buffered = 0
+            self.body = bytearray()
