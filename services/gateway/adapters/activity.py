@@ -13,7 +13,7 @@ from shared.messages.codec import encode
 from shared.messages.gateway import Activity
 
 PERIOD_SECONDS = 2.0
-QUIET_SECONDS = 0.05
+QUIET_SECONDS = 0.25
 """Changes within this are told in one message: a busy gateway would otherwise tell each request."""
 
 log = structlog.get_logger()

@@ -19,8 +19,11 @@ from shared.errors import BusError
 from shared.messages.codec import Unreadable, decode
 from shared.messages.meter import Confirmed
 
-GATHER_SECONDS = 0.05
-"""From the first event to its sending, for more to come: a sync and an answer of the bus are paid for all of them."""
+GATHER_SECONDS = 0.25
+"""From the first event to its sending, for more to come: a sync and an answer of the bus are paid for all of them.
+
+Longer than seems needed: each sending wakes a cold processor and delays the request that comes just then.
+"""
 RESEND_SECONDS = 30.0
 RESEND_SECONDS_MOST = 3600.0
 """The patience doubles up to this while the ledger is away, so that the stream does not fill with repetitions."""
