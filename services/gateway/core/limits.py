@@ -105,23 +105,24 @@ class Limits:
 
     def admit(self, key: KeyRecord, tokens: int, now: float) -> Use | Refusal | Unsettled:
         """`tokens`: the prompt by estimate and the most that may come; more than a limit counts as all of it."""
-        refused: Refusal | Unsettled | None
         use = self._use(key.id, now)
         self._learn(use, key, now)
         per_minute, monthly = key.tokens_per_minute, key.monthly_tokens
         minute = tokens if per_minute is None or tokens < per_minute else per_minute
         month = tokens if monthly is None or tokens < monthly else monthly
-        if self.shares.alone:
-            refused = self._judge_alone(key, use, minute, month)
-        else:
-            refused = self._judge(key, use, Amounts(1, minute, 1, month), now)
+        alone = self.shares.alone
+        refused = (
+            self._judge_alone(key, use, minute, month)
+            if alone
+            else self._judge(key, use, Amounts(1, minute, 1, month), now)
+        )
         if refused is not None:
             return refused
         use.count(1, 0)
         use.running += 1
         use.minute_held += minute
         use.month_held += month
-        if not self.shares.alone:
+        if not alone:
             use.wanted = NONE
             self.on_change()
         return Use(self, use, minute, month)

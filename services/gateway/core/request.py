@@ -83,7 +83,8 @@ _STREAM_OPTIONS = _member("stream_options")
 def parse(body: bytes) -> Asked:
     """What is asked, or `ApiError` 400 with the field that is wrong."""
     try:
-        body.decode("utf-8")  # what the decoder skips it does not validate
+        if not body.isascii():
+            body.decode("utf-8")  # what the decoder skips it does not validate
         fields: _Body = _body.decode(body)
     except msgspec.ValidationError as error:
         raise _field_error(str(error)) from None
@@ -91,7 +92,7 @@ def parse(body: bytes) -> Asked:
         raise invalid_json(str(error)) from None
     if not fields.model:
         raise invalid_request("model", "`model` must name a model.")
-    plain = b"\\u00" not in body and body.count(b'"model"') == 1
+    plain = (b"\\" not in body or b"\\u00" not in body) and body.count(b'"model"') == 1
     if not plain:
         _name_model_once(body)
     options = fields.stream_options or _NO_OPTIONS
