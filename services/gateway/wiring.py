@@ -20,6 +20,7 @@ from services.gateway.core.limits import Limits
 from services.gateway.door import Door
 from services.gateway.http.front import TICK_SECONDS, Front
 from services.gateway.metrics import Metrics
+from services.gateway.turn import Turn
 from shared.bus.topology import BUDGET, FLEET, KEYS, MONTHS
 from shared.bus.view import View
 from shared.errors import Misconfigured
@@ -101,7 +102,7 @@ def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth]) -> Door:
         budget=View(BUDGET, BudgetGate),
         demand=Demand(bus, hold, runtime.instance, config.gateway.wake_repeat, runtime.now),
         activity=ActivityReporter(bus, hold, runtime.instance, fleet.revision, runtime.now),
-        engines=Engines(config.gateway),
+        engines=Engines(config.gateway, Turn()),
         outbox=outbox,
         sender=UsageSender(bus, outbox, runtime.monotonic, limits.confirmed),
         limits=limits,

@@ -6,6 +6,8 @@ from typing import Protocol, cast
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from services.gateway.turn import Turn
+
 MAX_HEAD_BYTES = 64 * 1024
 """What sends more before an answer's body, interim answers included, is no engine."""
 
@@ -36,10 +38,12 @@ class EngineConnection(asyncio.Protocol):
         "_reusable",
         "_sink",
         "_transport",
+        "_turn",
         "alive",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
         self._call: Answered | None = None
         self._sink: Callable[[bytes], None] = nobody
         self._headers: dict[bytes, bytes] = {}
@@ -57,7 +61,7 @@ class EngineConnection(asyncio.Protocol):
         self._headers = {}
         self._head_bytes = 0
         self._complete = self._has_head = False
-        self._transport.write(request)
+        self._turn.write(self._transport, request)
 
     def abort(self) -> None:
         """Nothing is told any more."""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from services.gateway.adapters.engine_connection import EngineConnection
+from services.gateway.turn import Turn
 from shared.config import GatewaySection
 
 KEEPALIVE_SECONDS = 4.0
@@ -163,8 +164,9 @@ class Call:
 class Engines:
     """All calls of this process. Its owner calls `tick`, which gives time and ends what takes too long."""
 
-    def __init__(self, settings: GatewaySection) -> None:
+    def __init__(self, settings: GatewaySection, turn: Turn) -> None:
         self.settings = settings
+        self.turn = turn
         self.now = 0.0
         """Monotonic seconds, as of the last tick."""
         self.calls: set[Call] = set()
@@ -207,7 +209,9 @@ class Engines:
         secure = ssl.create_default_context() if where.scheme == "https" else None
         port = where.port or (443 if secure else 80)
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(EngineConnection, where.hostname or "", port, ssl=secure)
+        _, connection = await loop.create_connection(
+            lambda: EngineConnection(self.turn), where.hostname or "", port, ssl=secure
+        )
         return connection
 
     def close(self) -> None:

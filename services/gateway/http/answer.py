@@ -20,7 +20,7 @@ MAX_BYTES = 256 * 1024 * 1024
 
 
 class StreamAnswer:
-    """What `feed` is given is at the client's socket when it returns."""
+    """What `feed` is given goes on in the same turn of the loop."""
 
     __slots__ = (
         "_client",

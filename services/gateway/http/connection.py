@@ -16,6 +16,7 @@ from services.gateway.http import head
 from services.gateway.http.budget import Budget
 from services.gateway.http.incoming import Incoming
 from services.gateway.http.request import Request
+from services.gateway.turn import Turn
 from shared.config import GatewaySection
 
 LINGER_SECONDS = 2.0
@@ -46,6 +47,7 @@ class Application(Protocol):
 
     settings: GatewaySection
     budget: Budget
+    turn: Turn
     now: float
     """Monotonic seconds, as of the last tick."""
     every_answer: bytes
@@ -80,12 +82,14 @@ class ClientConnection(asyncio.Protocol):
         "_paused",
         "_serving",
         "_transport",
+        "_turn",
         "_unsent",
         "deadline",
     )
 
     def __init__(self, application: Application) -> None:
         self._application = application
+        self._turn = application.turn
         self._incoming = Incoming(application.settings, application.budget, application.begin)
         self._serving: Serving | None = None
         self._advancing = self._lingering = self._paused = False
@@ -109,6 +113,7 @@ class ClientConnection(asyncio.Protocol):
             self._advance()
 
     def eof_received(self) -> bool:
+        self._turn.flush()  # one who sends no more may still read what is answered already
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
@@ -141,26 +146,26 @@ class ClientConnection(asyncio.Protocol):
         keep = self._keeps(request)
         length = b"Content-Length: %d\r\n\r\n" if keep else b"Content-Length: %d\r\nConnection: close\r\n\r\n"
         parts = (self._head(request, status, fields), length % len(body), b"" if request.method == "HEAD" else body)
-        self._transport.write(b"".join(parts))
+        self._turn.write(self._transport, b"".join(parts))
         self._answered(request, keep=keep)
 
     def start(self, request: Request, status: int, fields: bytes) -> None:
         """The head of an answer that comes in pieces."""
         ending = b"Transfer-Encoding: chunked\r\n\r\n" if request.version == "1.1" else b"Connection: close\r\n\r\n"
-        self._transport.write(self._head(request, status, fields) + ending)
+        self._turn.write(self._transport, self._head(request, status, fields) + ending)
 
     def send(self, request: Request, data: bytes) -> None:
         """One piece of it; may not be empty."""
-        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if request.version == "1.1" else data)
+        self._turn.write(self._transport, b"%x\r\n%b\r\n" % (len(data), data) if request.version == "1.1" else data)
 
     def end(self, request: Request) -> None:
         if request.version == "1.1":
-            self._transport.write(head.LAST_PIECE)
+            self._turn.write(self._transport, head.LAST_PIECE)
         self._answered(request, keep=self._keeps(request))
 
     def proceed(self) -> None:
         """Answer `Expect: 100-continue`."""
-        self._transport.write(head.CONTINUE)
+        self._turn.write(self._transport, head.CONTINUE)
 
     # From the front.
 
@@ -185,6 +190,7 @@ class ClientConnection(asyncio.Protocol):
     def close_idle(self) -> None:
         """The gateway is leaving."""
         if not self._incoming.requests and not self._incoming.in_head:
+            self._turn.flush()
             self._transport.close()
 
     def abort(self) -> None:
@@ -262,6 +268,7 @@ class ClientConnection(asyncio.Protocol):
             self._advance()
         elif request.complete:
             self._lingering = True
+            self._turn.flush()
             self._unsent = self._transport.get_write_buffer_size()
             self.deadline = self._application.now + self._application.settings.write_timeout
             self._transport.close()
@@ -272,6 +279,7 @@ class ClientConnection(asyncio.Protocol):
         """What still comes is read and dropped, until the client closes or its time is up."""
         self._lingering = True
         self.deadline = self._application.now + LINGER_SECONDS
+        self._turn.flush()
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
 

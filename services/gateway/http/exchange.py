@@ -1,7 +1,7 @@
 """One request from its body to its usage event: check, admit, place, forward, relay, count.
 
 It is called by its client's connection, by the one who grants places and by the engine's connection, and it calls them;
-it never waits. A piece of a stream is at the client's socket when the call that brought it returns.
+it never waits. A piece of a stream goes to the client's socket in the turn of the loop in which it came.
 """
 
 from collections.abc import Callable

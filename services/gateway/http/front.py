@@ -33,6 +33,7 @@ class Front:
         self._door = door
         self._monotonic = monotonic
         self.settings = door.config.gateway
+        self.turn = door.engines.turn
         self.budget = Budget(self.settings.max_buffered_bytes)
         self.connections: set[ClientConnection] = set()
         self._disconnected = asyncio.Event()
