@@ -139,6 +139,19 @@ class Front:
         """Another key's id and secret."""
         return await mint(self.bus, name="another", **limits)
 
+    async def knows(self, key: str) -> None:
+        """Returns once the gateway does: a new key counts within a second, not at once."""
+        headers = {"Authorization": f"Bearer {key}"}
+
+        async def status() -> int:
+            async with (
+                aiohttp.ClientSession(headers=headers) as session,
+                session.get(f"{self.url}/v1/models") as answer,
+            ):
+                return answer.status
+
+        await until(status, lambda seen: seen != 401)
+
     async def samples(self) -> list[Sample]:
         """All that `/metrics` says."""
         async with (

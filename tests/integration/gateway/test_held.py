@@ -62,6 +62,7 @@ async def test_many_who_wait_are_one_level_and_bounded(opened: Opened) -> None:
 
     await front.bus.subscribe(WAKE_REQUESTS, on_request)
     _, second = await front.mint()
+    await front.knows(second)
     async with holding(front, request(front.key)) as (longest,):
         async with holding(front, *[request(front.key)] * 149, *[request(second)] * 50):
             of_key = await asked(front, request(front.key))
@@ -113,6 +114,7 @@ class Narrow:
 async def test_all_who_waited_are_served_in_turn_and_never_too_many_at_once(opened: Opened) -> None:
     front = await opened(room=2)
     _, second = await front.mint()
+    await front.knows(second)
     narrow = Narrow()
     first_body, second_body = (b'%b,"user":"%b"}' % (BODY[:-1], user) for user in (b"first", b"second"))
     streamed = first_body[:-1] + b',"stream":true}'
