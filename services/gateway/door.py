@@ -16,7 +16,6 @@ from services.gateway.core import errors
 from services.gateway.core.hold import Hold
 from services.gateway.core.limits import Limits, Use
 from services.gateway.core.tally import Tally
-from services.gateway.http.request import Request
 from services.gateway.metrics import Metrics
 from shared.bus.subjects import BUDGET_KEY
 from shared.bus.view import View
@@ -25,8 +24,6 @@ from shared.messages.billing import BudgetGate
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.waker import MachineRecord
 
-MAX_PATH = 200
-"""Of a request's target in the log."""
 RELEASE_SLICE = 64
 """Grants in one go: ten thousand forwarded at once would keep everybody else waiting for a third of a second."""
 
@@ -69,16 +66,16 @@ class Door:
     def __post_init__(self) -> None:
         self.models = self.config.models
 
-    def authorize(self, request: Request) -> KeyRecord:
-        """The key of its `Authorization` header, or 401."""
-        key = self.key_of(request)
+    def authorize(self, header: bytes | None) -> KeyRecord:
+        """The key of an `Authorization` header, or 401."""
+        key = self.key_of(header)
         if key is None:
             raise errors.invalid_api_key()
         return key
 
-    def key_of(self, request: Request) -> KeyRecord | None:
-        """The key of its `Authorization` header, if that may be used."""
-        scheme, _, secret = request.headers.get(b"authorization", b"").partition(b" ")
+    def key_of(self, header: bytes | None) -> KeyRecord | None:
+        """The key of an `Authorization` header, if that may be used."""
+        scheme, _, secret = (header or b"").partition(b" ")
         record = self.keys.get(digest(secret.strip())) if secret and scheme.lower() == b"bearer" else None
         return record if record is not None and record.usable(self.now()) else None
 
@@ -147,28 +144,6 @@ class Door:
         if tally.outcome == "completed" or 300 <= tally.status < 500:
             self.hold.breaker.on_success(event.machine)  # answered to the end: a head says little where streams die
         self.metrics.count(event)
-
-    def told(self, request: Request, status: int, code: str, tally: Tally | None, key_id: str | None) -> None:
-        """A request's answer is decided: a number in the metrics, a line in the log."""
-        self.metrics.answers[status, code] += 1
-        if not self.access_log.enabled:
-            return
-        self.access_log.line(
-            request_id=request.id,
-            method=request.method,
-            path=request.target.partition(b"?")[0][:MAX_PATH].decode("latin-1"),  # some send their key in a query
-            status=status,
-            code=code,
-            seconds=self.now() - request.arrived,
-            key_id=key_id,
-            model=tally.model if tally else None,
-            machine=tally.machine.machine if tally and tally.machine else None,
-            outcome=tally.outcome if tally and tally.written else None,
-            prompt_tokens=tally.count.prompt if tally else 0,
-            completion_tokens=tally.count.completion if tally else 0,
-            wake_wait=tally.wake_wait if tally else 0.0,
-            first_byte=tally.first_byte if tally else None,
-        )
 
     async def drain(self, grace: float) -> None:
         """Held requests are sent elsewhere at once; running ones have `grace` seconds, then one error event."""

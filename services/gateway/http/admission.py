@@ -11,7 +11,7 @@ from services.gateway.core.limits import Refusal, Unsettled, Use
 from services.gateway.core.request import Asked
 from services.gateway.core.tally import Tally
 from services.gateway.door import Door
-from services.gateway.http.request import Request
+from services.gateway.http.request import AUTHORIZATION, Request
 from services.gateway.http.waiting import Waiting, outlook_of
 from shared.config import Model
 from shared.messages.keys import KeyRecord
@@ -141,7 +141,7 @@ class Admission:
         self._tally.wake_id = machine.wake_id
         self._door.metrics.wake_wait.observe(self._tally.wake_wait)
         try:
-            self._door.authorize(self._request)
+            self._door.authorize(self._request.headers.get(AUTHORIZATION))
         except ApiError as error:  # revoked or expired while it waited
             self._door.machine_left(machine.machine)
             self._on_fail(error)

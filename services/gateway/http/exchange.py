@@ -21,6 +21,7 @@ from services.gateway.http.answer import EVENT_STREAM, STREAM_FIELDS, StreamAnsw
 from services.gateway.http.connection import ClientConnection
 from services.gateway.http.engine_request import engine_request
 from services.gateway.http.request import Request
+from services.gateway.http.told import told
 from services.gateway.http.waiting import wake_limit
 from shared.config import Model
 from shared.messages.keys import KeyRecord
@@ -295,4 +296,4 @@ class Exchange:
         machine, self._machine = self._machine, None
         if machine is not None:
             door.machine_left(machine.machine)
-        door.told(self._request, status, code, self._tally, self._key.id)
+        told(door, self._request, status, code, key_id=self._key.id, tally=self._tally)

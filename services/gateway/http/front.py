@@ -15,7 +15,8 @@ from services.gateway.http import head
 from services.gateway.http.budget import Budget
 from services.gateway.http.connection import ClientConnection
 from services.gateway.http.exchange import Exchange
-from services.gateway.http.request import Request
+from services.gateway.http.request import AUTHORIZATION, Request
+from services.gateway.http.told import told
 from shared.config import Model
 from shared.ids import uuid7
 from shared.messages.keys import KeyRecord
@@ -104,7 +105,7 @@ class Front:
             path = engine_path or _path(request.target)
             if path in ENGINE_PATHS:
                 _allow(request, "POST")
-                key = self._door.authorize(request)
+                key = self._door.authorize(request.headers.get(AUTHORIZATION))
                 self._check_body(request)
                 if b"expect" in request.headers and not request.complete:
                     client.proceed()
@@ -114,22 +115,22 @@ class Front:
                 body = self._document
             elif path == "/v1/models" or path.startswith("/v1/models/"):
                 _allow(request, "GET")
-                key = self._door.authorize(request)
+                key = self._door.authorize(request.headers.get(AUTHORIZATION))
                 body = self._models(key, path)
             else:
                 raise errors.not_found(path)
         except ApiError as error:
             self.refuse(request, client, error)
         else:
-            self._door.told(request, 200, "", None, key.id if key else None)
+            told(self._door, request, 200, "", key_id=key.id if key else None)
             fields = JSON_FIELDS if key is None else JSON_FIELDS + self._door.limit_fields(key)
             client.respond(request, 200, fields, body)
         return None
 
     def refuse(self, request: Request, client: ClientConnection, error: ApiError) -> None:
         # Also where its key was not asked for: each answer says how that stands.
-        key = self._door.key_of(request)
-        self._door.told(request, error.status, error.code, None, key.id if key else None)
+        key = self._door.key_of(request.headers.get(AUTHORIZATION))
+        told(self._door, request, error.status, error.code, key_id=key.id if key else None)
         fields = error.fields() if key is None else error.fields() + self._door.limit_fields(key)
         client.respond(request, error.status, fields, error.body())
 

@@ -2,6 +2,8 @@
 
 from services.gateway.http.budget import Budget
 
+AUTHORIZATION = b"authorization"
+
 
 class Request:
     """Head first, then the body bit by bit. Header names are lower case."""

@@ -1,0 +1,33 @@
+"""What is told of each request once its answer is decided: a number in the metrics, a line in the log."""
+
+from services.gateway.core.tally import Tally
+from services.gateway.door import Door
+from services.gateway.http.request import Request
+
+MAX_PATH = 200
+"""Of a request's target in the log."""
+
+
+def told(
+    door: Door, request: Request, status: int, code: str, *, key_id: str | None, tally: Tally | None = None
+) -> None:
+    """`code`: of an error of ours, else empty. `tally`: of a request that was for an engine."""
+    door.metrics.answers[status, code] += 1
+    if not door.access_log.enabled:
+        return
+    door.access_log.line(
+        request_id=request.id,
+        method=request.method,
+        path=request.target.partition(b"?")[0][:MAX_PATH].decode("latin-1"),  # some send their key in a query
+        status=status,
+        code=code,
+        seconds=door.now() - request.arrived,
+        key_id=key_id,
+        model=tally.model if tally else None,
+        machine=tally.machine.machine if tally and tally.machine else None,
+        outcome=tally.outcome if tally and tally.written else None,
+        prompt_tokens=tally.count.prompt if tally else 0,
+        completion_tokens=tally.count.completion if tally else 0,
+        wake_wait=tally.wake_wait if tally else 0.0,
+        first_byte=tally.first_byte if tally else None,
+    )
