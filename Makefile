@@ -35,7 +35,7 @@ demo: setup ## The whole job end to end on real parts, shown step by step
 up: setup ## The whole suite on this host, until Ctrl-C
 	@$(BIN)/spotinference up
 
-test: $(BIN)/.dev-ready ## The tests, in parallel, in under 5 minutes
+test: $(BIN)/.dev-ready ## The tests, in parallel, in 5 to 6 minutes
 	$(BIN)/pytest -n $(WORKERS) -m "not long"
 
 test-all: check $(BIN)/.dev-ready ## Everything that can be checked, the long tests included
