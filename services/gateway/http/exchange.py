@@ -170,6 +170,7 @@ class Exchange:
         assert self._machine is not None, "an answer comes from a machine"
         self._tally.status = status
         if status >= 500:
+            log.warning("engine failed", machine=self._machine.machine, reason=status, request_id=self._request.id)
             self._door.hold.breaker.on_failure(self._machine.machine, self._door.now())
             if self._move():
                 return nobody
