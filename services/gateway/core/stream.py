@@ -3,11 +3,12 @@
 Bytes in, bytes out; whole events only, each as the engine wrote it except for usage that the client did not ask
 for. An event waits for nothing but its own end.
 
-vLLM's usual piece is one event whose last member is `usage`: it is cut off without parsing the rest. Whatever looks
-different takes the long way.
+vLLM's usual piece is one event whose last member is `usage`: it is cut off without parsing anything, and read only when
+somebody asks for the count. Whatever looks different takes the long way.
 """
 
 import re
+from contextlib import suppress
 from itertools import pairwise
 
 import msgspec
@@ -75,6 +76,7 @@ class StreamReader:
         "_rest",
         "_said",
         "_told_usage",
+        "_unread",
         "_wants_running_usage",
         "_wants_usage",
         "complete",
@@ -87,6 +89,8 @@ class StreamReader:
         self._rest = bytearray()
         self._deltas = 0
         self._said: EngineUsage | None = None
+        self._unread = b""
+        """A later event than what `_said` is from, its usage not read yet."""
         self._told_usage = False
         self._last_with_usage = b""
         self.complete = False
@@ -95,13 +99,15 @@ class StreamReader:
     @property
     def count(self) -> Count:
         """The engine's last running total, else one completion token per delta, else nothing."""
+        self._read()
         if self._said is not None:
             return count(self._said)
         return Count(completion=self._deltas, basis="counted") if self._deltas else NOTHING
 
     def feed(self, data: bytes) -> bytes:
-        if not self._rest and not self._wants_running_usage and (cut := self._cut(data)) is not None:
-            return cut
+        at = data.rfind(_USAGE)
+        if at > 0 and not self._rest and not self._wants_running_usage and _ends_flat(data, at):
+            return self._cut(data, at)
         scanned = max(0, len(self._rest) - _LONGEST_END + 1)
         self._rest += data
         if len(self._rest) > MAX_EVENT_BYTES:
@@ -123,24 +129,21 @@ class StreamReader:
         whole = found is not None and _is_whole(rest[found.end() :])
         return self._event(rest + b"\n\n") if whole else b""
 
-    def _cut(self, data: bytes) -> bytes | None:
-        """One whole event without its `usage`, where that is its last member; None: it is something else.
-
-        An unescaped `,"usage":{` can only be a member's name. Where what follows it is one whole object but for one
-        brace, that member is the outermost object's last.
-        """
-        at = data.rfind(_USAGE)
-        if at < 0 or not data.endswith(b"}\n\n") or not data.startswith(b"data: {") or data.find(b"\n", 0, -2) >= 0:
-            return None
-        try:
-            self._said = _usage.decode(data[at + len(_USAGE) - 1 : -3])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
+    def _cut(self, data: bytes, at: int) -> bytes:
+        """One whole event without its `usage`, which begins there."""
+        self._unread = data
         if data.endswith(_NO_CHOICES, 0, at):
             self._told_usage = True
             return data if self._wants_usage else b""
         self._last_with_usage = data
         return data[:at] + b"}\n\n"
+
+    def _read(self) -> None:
+        """What the last event says that went the short way. No usage that can be read is no news."""
+        data, self._unread = self._unread, b""
+        if data:
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                self._said = _usage.decode(data[data.rfind(_USAGE) + len(_USAGE) - 1 : -3])
 
     def _event(self, event: bytes) -> bytes:
         found = _DATA.search(event)
@@ -183,7 +186,7 @@ class StreamReader:
                 self._deltas += 1
         if chunk.usage is None:
             return event
-        self._said = chunk.usage
+        self._said, self._unread = chunk.usage, b""
         if not chunk.choices:
             self._told_usage = True
             return event if self._wants_usage else b""
@@ -193,6 +196,20 @@ class StreamReader:
         members = _members.decode(data)
         members.pop("usage", None)
         return event[:data_at] + _joined(members) + event[data_at + len(data) :]
+
+
+def _ends_flat(data: bytes, at: int) -> bool:
+    """Whether this is one event whose last member is the `usage` that begins there, an object without another inside.
+
+    An unescaped `,"usage":{` can only be a member's name. Where the next brace that closes is the last but one of the
+    event, that member is the outermost object's last.
+    """
+    return (
+        data.find(b"}", at) == len(data) - 4
+        and data.endswith(b"}}\n\n")
+        and data.find(b"\n") == len(data) - 2
+        and data.startswith(b"data: {")
+    )
 
 
 def _is_whole(data: bytes) -> bool:
