@@ -1,6 +1,6 @@
 """The real house: bus, meter and gateway as in production, a key that has limits, the ledger to look things up in.
 
-Machine `ready` serves at once; `narrow` and `wide` sleep until a benchmark says that they are ready.
+Machine `ready` serves at once; `narrow`, `pair` and `wide` sleep until a benchmark says that they are ready.
 """
 
 import asyncio
@@ -67,6 +67,8 @@ class Room:
     held: int
     wide: int
     narrow: int = 64
+    pair: int = 1024
+    """As many sequences as vLLM takes at once on an H100 when it is not told otherwise."""
 
     @staticmethod
     def of(files: int, most: int) -> "Room":
@@ -75,7 +77,7 @@ class Room:
 
     def tiers(self) -> dict[str, int]:
         """Concurrency of each tier; it is named like its machine, which serves the model `bench/MACHINE`."""
-        return {"ready": 2048, "narrow": self.narrow, "wide": self.wide}
+        return {"ready": 2048, "narrow": self.narrow, "pair": self.pair, "wide": self.wide}
 
 
 @dataclass
