@@ -1,0 +1,90 @@
+"""Weekly windows of wall-clock time: `"mon-fri 09:00-18:00"`, `"daily 22:00-02:00 Europe/Berlin"`."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+EXAMPLE = '"mon-fri 09:00-18:00", "sat,sun 10:00-12:00 Europe/Berlin" or "daily 22:00-02:00"'
+_TIMES = re.compile(r"(\d\d):(\d\d)-(\d\d):(\d\d)", re.ASCII)
+_DAY_MINUTES = 24 * 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A clock in `zone` shows a minute from `first` up to, without it, `end`, on a day of `days` (0 is Monday).
+
+    With an end at or before the first minute it goes on over midnight; the day is the one on which it began. Where
+    clocks are set forward, the minutes that they skip are missing; where back, those that they repeat count twice.
+    """
+
+    days: frozenset[int]
+    first: int
+    """Minutes since midnight."""
+    end: int
+    zone: tzinfo
+
+    def covers(self, now: float) -> bool:
+        clock = datetime.fromtimestamp(now, self.zone)
+        day, minute = clock.weekday(), clock.hour * 60 + clock.minute
+        if self.first < self.end:
+            return day in self.days and self.first <= minute < self.end
+        return (day in self.days and minute >= self.first) or ((day - 1) % 7 in self.days and minute < self.end)
+
+
+def schedule_fault(text: str) -> str | None:
+    """What is wrong with a window's text, with the fix."""
+    try:
+        parse_window(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def parse_window(text: str) -> Window:
+    """`DAYS HH:MM-HH:MM [ZONE]`; `ValueError` otherwise."""
+    parts = text.split()
+    if len(parts) not in (2, 3):
+        raise ValueError(f"expected days, times and at most a time zone, such as {EXAMPLE}, got {text!r}")
+    first, end = _times(parts[1], text)
+    return Window(days=_days(parts[0], text), first=first, end=end, zone=_zone(parts[2] if len(parts) == 3 else "UTC"))
+
+
+def _days(part: str, text: str) -> frozenset[int]:
+    if part == "daily":
+        return frozenset(range(7))
+    found: set[int] = set()
+    for piece in part.split(","):
+        names = piece.split("-")
+        if len(names) > 2 or any(name not in DAYS for name in names):
+            raise ValueError(
+                f"{piece!r} in {text!r}: expected daily, or days of {', '.join(DAYS)} such as mon-fri or sat,sun"
+            )
+        begin, last = DAYS.index(names[0]), DAYS.index(names[-1])
+        found.update((begin + n) % 7 for n in range((last - begin) % 7 + 1))
+    return frozenset(found)
+
+
+def _times(part: str, text: str) -> tuple[int, int]:
+    match = _TIMES.fullmatch(part)
+    if match is None:
+        raise ValueError(f"{part!r} in {text!r}: expected times as HH:MM-HH:MM, such as 09:00-18:00")
+    hours, minutes = (int(match[1]), int(match[3])), (int(match[2]), int(match[4]))
+    first, end = (hour * 60 + minute for hour, minute in zip(hours, minutes, strict=True))
+    if max(minutes) > 59 or first >= _DAY_MINUTES or end > _DAY_MINUTES:
+        raise ValueError(f"{part!r} in {text!r}: a day goes from 00:00 to 24:00")
+    if first == end:
+        raise ValueError(f"{part!r} in {text!r} is empty: the whole day is 00:00-24:00")
+    return first, end
+
+
+def _zone(name: str) -> tzinfo:
+    try:
+        # UTC needs no database of time zones: a slim machine may have none.
+        return ZoneInfo(name) if name != "UTC" else UTC
+    except (ValueError, OSError, LookupError) as error:
+        raise ValueError(
+            f"time zone {name!r} is unknown here: write one such as Europe/Berlin (the system's package tzdata has "
+            f"them), or leave it out for UTC"
+        ) from error
