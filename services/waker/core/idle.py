@@ -13,7 +13,8 @@ Without the price or the history that a policy needs, it is `fixed`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median, pstdev
+from functools import lru_cache
+from statistics import median
 from typing import NamedTuple
 
 from shared.config import Config, IdlePolicy, Tier
@@ -130,6 +131,7 @@ def break_even(plan: IdlePlan, past: Past) -> float | None:
     return wake_cost / plan.idle_price
 
 
+@lru_cache(maxsize=64)
 def pattern(past: Past) -> Pattern | None:
     """Where gaps begin and cease to end; None where they are too few, too long or too even to say.
 
@@ -140,8 +142,7 @@ def pattern(past: Past) -> Pattern | None:
     known = sum(counts)
     if known + longer < FEWEST_GAPS or longer > MOST_LONGER * (known + longer):
         return None
-    even = [*counts, *[0] * (BINS - len(counts))]
-    if pstdev(even) < LEAST_VARIATION * fmean(even):
+    if BINS * sum(count * count for count in counts) - known * known < (LEAST_VARIATION * known) ** 2:
         return None
     head, tail = _minute(counts, HEAD * known), _minute(counts, TAIL * known) + 1
     return Pattern(head * MINUTE * (1 - MARGIN), tail * MINUTE * (1 + MARGIN))
