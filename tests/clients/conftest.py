@@ -134,7 +134,7 @@ async def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
             _, key = await mint(bus, name="test")
             async with running("gateway", config, folder) as gateway:
                 url = gateway.announced.url
-                async with _driver(command, f"{url}/v1", key, folder / "driver.log") as driver:
+                async with driven(command, f"{url}/v1", key, folder / "driver.log") as driver:
                     house = House(client, url, key, bus, engine, driver)
                     await house.wake(AWAKE)
                     yield house
@@ -163,7 +163,7 @@ def _nats(home: Path) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def _driver(command: Command, base_url: str, key: str, log: Path) -> AsyncIterator[Driver]:
+async def driven(command: Command, base_url: str, key: str, log: Path) -> AsyncIterator[Driver]:
     environment = {"PATH": os.environ["PATH"], "HOME": str(log.parent), "LANG": "C.UTF-8", **command.environment}
     pipe = subprocess.PIPE
     with log.open("wb") as errors:
