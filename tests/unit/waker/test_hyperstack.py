@@ -1,0 +1,361 @@
+"""Hyperstack's machines, woken and hibernated over HTTP at a pretended Hyperstack."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+import structlog.testing
+
+from services.waker.adapters.hyperstack import Hyperstack
+from services.waker.adapters.hyperstack_api import HyperstackApi, api_key
+from services.waker.adapters.throttle import Throttle
+from services.waker.core.events import Sight
+from services.waker.ports import CallResult, Unseen
+from shared.errors import Misconfigured
+from tests.kit.hyperstack_cloud import KEY, HyperstackCloud, Trouble, hyperstack_cloud
+from tests.kit.hyperstack_machines import FakeVm
+
+LABEL = "spotinference-fleet=test"
+CHANGE_SECONDS = 30.0
+
+
+class Hours:
+    """The clock of the cloud and of the provider: it stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class House:
+    cloud: HyperstackCloud
+    hours: Hours
+    vm: FakeVm
+    provider: Hyperstack
+
+    async def sight(self, machine: str = "m1") -> Sight:
+        return (await self.provider.look()).sights[machine]
+
+    async def start(self) -> CallResult:
+        return await self.provider.start("m1", 1)
+
+    async def stop(self) -> CallResult:
+        return await self.provider.stop("m1", force=False)
+
+    def become(self, status: str) -> None:
+        self.vm.become(status, self.hours.now)
+
+    def pass_change(self) -> None:
+        self.hours.now += CHANGE_SECONDS
+
+
+def api_of(cloud: HyperstackCloud, hours: Hours, *, key: str = KEY, read_seconds: float = 10.0) -> HyperstackApi:
+    return HyperstackApi(cloud.base_url, key, Throttle(100_000), read_seconds=read_seconds, now=hours)
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    async with hyperstack_cloud(clock=(hours := Hours()), seconds=CHANGE_SECONDS) as cloud:
+        vm = cloud.add()
+        provider = Hyperstack(api_of(cloud, hours), {"m1": str(vm.id), "m2": "999"}, "test", now=hours)
+        yield House(cloud, hours, vm, provider)
+        await provider.close()
+
+
+async def test_a_sleeper_is_restored_and_the_awake_hibernated_with_its_address(house: House) -> None:
+    assert (await house.start()).outcome == "accepted"
+    assert (await house.sight()).power == "rising"
+    house.pass_change()
+    address = house.vm.ip
+    assert (await house.stop()).outcome == "accepted"
+    house.pass_change()
+    assert (await house.sight()).power == "off"
+    await house.start()
+    house.pass_change()
+    assert (await house.sight()).provider_state == "ACTIVE"
+    assert house.vm.ip == address
+    assert ("hibernate", {"retain_ip": "true"}) in house.cloud.queries
+    assert house.cloud.changes == 3
+
+
+async def test_a_halted_one_is_billed_and_is_started_before_it_can_hibernate(house: House) -> None:
+    house.become("SHUTOFF")
+    assert (await house.sight()).billed
+    assert (await house.stop()).outcome == "accepted"
+    assert (house.cloud.calls["start"], house.cloud.calls["hibernate"]) == (1, 0)
+    busy = await house.stop()
+    assert (busy.outcome, busy.scope, house.cloud.changes) == ("refused", "busy", 1)
+    house.pass_change()
+    assert (await house.stop()).outcome == "accepted"
+    assert house.cloud.calls["hibernate"] == 1
+
+
+async def test_a_halted_one_is_woken_by_a_start_not_by_a_restore(house: House) -> None:
+    house.become("SHUTOFF")
+    assert (await house.start()).outcome == "accepted"
+    assert (house.cloud.calls["start"], house.cloud.calls["hibernate-restore"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "starts", "stops"),
+    [
+        ("ACTIVE", "accepted", "accepted"),
+        ("RESTORING", "accepted", "refused busy"),
+        ("HIBERNATING", "refused busy", "accepted"),
+        ("STOPPING", "refused busy", "refused busy"),
+        ("HIBERNATED", "accepted", "accepted"),
+        ("ERROR", "refused machine", "refused machine"),
+        ("DELETING", "refused machine", "accepted"),
+        ("PAUSED", "refused busy", "refused busy"),
+    ],
+)
+async def test_what_a_call_comes_to_follows_from_the_state(house: House, state: str, starts: str, stops: str) -> None:
+    for call, wanted in ((house.start, starts), (house.stop, stops)):
+        house.become(state)
+        result = await call()
+        assert f"{result.outcome} {result.scope}".strip() == wanted
+        assert result.outcome == "accepted" or result.reason
+
+
+@pytest.mark.parametrize("state", ["ACTIVE", "SHUTOFF"])
+async def test_what_cannot_hibernate_is_left_alone_and_told(house: House, state: str) -> None:
+    house.become(state)
+    house.vm.hibernates = False
+    result = await house.stop()
+    assert (result.outcome, result.scope) == ("refused", "machine")
+    assert "cannot hibernate" in result.reason
+    assert house.cloud.changes == 0
+    (fault,) = await house.provider.test()
+    assert "machine m1" in fault
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [Trouble(), Trouble(done=True), Trouble(503, "x"), Trouble(500, "x", done=True), Trouble(200, body=b"<html>")],
+    ids=["reset", "reply-lost", "503", "500-and-done", "no-json"],
+)
+async def test_a_change_of_unknown_outcome_is_sent_once(house: House, trouble: Trouble) -> None:
+    house.cloud.fail("hibernate-restore", trouble, times=5)
+    result = await house.start()
+    assert (result.outcome, house.cloud.calls["hibernate-restore"]) == ("unknown", 1)
+    assert result.code
+    assert result.reason
+    house.become("ACTIVE")
+    house.cloud.fail("hibernate", trouble, times=5)
+    assert (await house.stop()).outcome == "unknown"
+    assert house.cloud.calls["hibernate"] == 1
+
+
+async def test_a_call_without_an_answer_ends(house: House) -> None:
+    impatient = Hyperstack(api_of(house.cloud, house.hours, read_seconds=0.1), {"m1": str(house.vm.id)}, None)
+    house.cloud.fail("hibernate-restore", Trouble(silent=True))
+    async with asyncio.timeout(5):
+        result = await impatient.start("m1", 1)
+    await impatient.close()
+    assert (result.outcome, result.code) == ("unknown", "timeout")
+    assert house.cloud.calls["hibernate-restore"] == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_no_redirect_is_followed(house: House, status: int) -> None:
+    away = f"{house.cloud.base_url}/core/virtual-machines/{house.vm.id}/start"
+    house.cloud.fail("hibernate-restore", Trouble(status, "moved", location=away))
+    result = await house.start()
+    assert (result.outcome, result.scope) == ("refused", "account")
+    assert house.cloud.calls["start"] == 0
+
+
+async def test_no_proxy_of_the_environment_is_used(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert (await house.sight()).power == "off"
+
+
+@pytest.mark.parametrize(
+    ("becomes", "outcome", "scope"),
+    [
+        ("HIBERNATING", "refused", "busy"),
+        ("RESTORING", "unknown", ""),
+        ("ACTIVE", "unknown", ""),
+        (None, "refused", "machine"),
+    ],
+)
+async def test_a_400_means_a_look(house: House, becomes: str | None, outcome: str, scope: str) -> None:
+    """The state changed between our look and our call."""
+    begin = house.vm.begin
+
+    def late(call: str, now: float, *, retain_ip: bool) -> str:
+        if becomes:
+            house.vm.become(becomes, now)
+        return begin("stop", now, retain_ip=retain_ip) if becomes is None else begin(call, now, retain_ip=retain_ip)
+
+    house.vm.begin = late  # type: ignore[method-assign]  # the machine of this test alone
+    result = await house.start()
+    assert (result.outcome, result.scope, result.code) == (outcome, scope, "400")
+    assert house.cloud.calls["hibernate-restore"] == 1
+
+
+async def test_success_that_says_false_is_a_refusal(house: House) -> None:
+    house.cloud.fail("hibernate-restore", Trouble(200, "Insufficient balance"))
+    result = await house.start()
+    assert (result.outcome, result.scope) == ("refused", "account")
+
+
+async def test_without_room_the_refusal_tells_the_stock(house: House) -> None:
+    house.cloud.stock = 0
+    result = await house.start()
+    assert (result.outcome, result.scope) == ("refused", "pool")
+    assert "in stock at CANADA-1: 0 of 2x H100-80G-PCIe" in result.reason
+    house.cloud.fail("stocks", Trouble(503, "x"))
+    assert (await house.start()).scope == "pool"
+
+
+@pytest.mark.parametrize(("end", "power"), [("ERROR", "failed"), ("HIBERNATED", "off")])
+async def test_a_restore_that_comes_to_nothing_is_explained_once(house: House, end: str, power: str) -> None:
+    house.vm.ends.append(end)
+    assert (await house.start()).outcome == "accepted"
+    house.pass_change()
+    for _ in range(3):
+        sight = await house.sight()
+        assert (sight.power, sight.scope) == (power, "pool")
+        assert sight.reason == "RestoreHibernationInstanceFailed: no valid host"
+    assert house.cloud.calls["events"] == 1
+
+
+async def test_an_old_failure_explains_no_later_sleep(house: House) -> None:
+    house.vm.ends.append("HIBERNATED")
+    await house.start()
+    house.pass_change()
+    assert (await house.sight()).reason
+    await house.start()
+    house.pass_change()
+    assert (await house.sight()).power == "up"
+    await house.stop()
+    house.pass_change()
+    sight = await house.sight()
+    assert (sight.power, sight.reason, sight.scope) == ("off", "", "")
+
+
+async def test_a_hibernate_that_bounces_is_seen_up_and_can_be_asked_again(house: House) -> None:
+    house.become("ACTIVE")
+    house.vm.ends.append("ACTIVE")
+    await house.stop()
+    house.pass_change()
+    assert (await house.sight()).power == "up"
+    assert (await house.provider.stop("m1", force=True)).outcome == "accepted"
+    assert house.cloud.calls["hibernate"] == 2
+
+
+async def test_a_look_lists_every_page_and_asks_singly_for_what_is_not_listed(house: House) -> None:
+    for _ in range(250):
+        house.cloud.add("ACTIVE", labels=["other", LABEL])
+    house.cloud.add("ACTIVE", labels=["spotinference-fleet=testing"])
+    house.cloud.add("DELETING", labels=[LABEL])
+    house.vm.listed = False
+    looks = await house.provider.look()
+    assert len(looks.strays) == 250
+    assert {stray.sight.power for stray in looks.strays} == {"up"}
+    assert (looks.sights["m1"].power, looks.sights["m2"].power) == ("off", "gone")
+    assert (house.cloud.calls["list"], house.cloud.calls["get"]) == (3, 2)
+
+
+async def test_a_404_holds_for_a_minute(house: House) -> None:
+    for _ in range(3):
+        assert (await house.sight("m2")).power == "gone"
+    assert house.cloud.calls["get"] == 1
+    house.hours.now += 60
+    assert (await house.sight("m2")).power == "gone"
+    assert house.cloud.calls["get"] == 2
+
+
+async def test_what_cannot_be_asked_for_is_not_seen_and_not_gone(house: House) -> None:
+    house.cloud.fail("get", Trouble(503, "x"))
+    looks = await house.provider.look()
+    assert set(looks.sights) == {"m1"}
+    house.become("PAUSED")
+    with structlog.testing.capture_logs() as logs:
+        assert set((await house.provider.look()).sights) == {"m2"}
+    assert [(entry["event"], entry["state"]) for entry in logs] == [("hyperstack_state_unknown", "PAUSED")]
+
+
+async def test_without_a_fleet_s_name_nothing_is_a_stray(house: House) -> None:
+    house.cloud.add("ACTIVE", labels=["spotinference-fleet=None", "spotinference-fleet="])
+    provider = Hyperstack(api_of(house.cloud, house.hours), {"m1": str(house.vm.id)}, None)
+    assert (await provider.look()).strays == ()
+    await provider.close()
+
+
+@pytest.mark.parametrize(
+    "trouble", [Trouble(), Trouble(503, "x"), Trouble(200, body=b"["), Trouble(200, body=b'{"instances":[{"id":"a"}]}')]
+)
+async def test_what_is_no_list_is_no_look(house: House, trouble: Trouble) -> None:
+    house.cloud.fail("list", trouble)
+    with pytest.raises(Unseen, match="hyperstack: "):
+        await house.provider.look()
+    assert (await house.sight()).power == "off"
+
+
+async def test_after_429_the_account_s_calls_wait(house: House) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        hours.now += seconds
+
+    hours = Hours()
+    throttle = Throttle(100, clock=hours, sleep=sleep, jitter=lambda: 0.0)
+    provider = Hyperstack(HyperstackApi(house.cloud.base_url, KEY, throttle), {"m1": str(house.vm.id)}, None)
+    limit, house.cloud.limit = house.cloud.limit, 0
+    result = await provider.start("m1", 1)
+    assert (result.outcome, result.scope, result.code) == ("refused", "busy", "429")
+    house.cloud.limit = limit
+    assert (await provider.look()).sights["m1"].power == "off"
+    assert waits == [1.0]
+    await provider.close()
+
+
+async def test_the_self_test_names_the_key_and_the_clock(house: House) -> None:
+    assert await house.provider.test() == ()
+    house.cloud.skew = 300
+    (fault,) = await house.provider.test()
+    assert "behind" in fault
+    assert "time synchronisation" in fault
+    house.cloud.skew = -58
+    assert await house.provider.test() == ()
+    house.cloud.skew = -300
+    (fault,) = await house.provider.test()
+    assert "ahead of" in fault
+    house.cloud.key = "another"
+    (fault,) = await house.provider.test()
+    assert "HYPERSTACK_API_KEY" in fault
+    assert house.cloud.changes == 0
+
+
+async def test_the_key_is_in_no_error(house: House) -> None:
+    """This API says the key back."""
+    house.cloud.key = "another"
+    result = await house.start()
+    told = [result.reason, *(await house.provider.test())]
+    with pytest.raises(Unseen) as unseen:
+        await house.provider.look()
+    told.append(repr(unseen.value) + repr(unseen.value.__cause__))
+    assert all("Invalid API key: …" in text for text in told)
+    assert not [text for text in told if KEY in text]
+
+
+@pytest.mark.parametrize(("key", "told"), [(None, "not set"), ("a b", "characters"), ("a\nb", "characters")])
+def test_a_key_that_is_none_is_told_without_it(monkeypatch: pytest.MonkeyPatch, key: str | None, told: str) -> None:
+    monkeypatch.delenv("HYPERSTACK_API_KEY_FILE", raising=False)
+    monkeypatch.delenv("HYPERSTACK_API_KEY", raising=False)
+    if key:
+        monkeypatch.setenv("HYPERSTACK_API_KEY", key)
+    with pytest.raises(Misconfigured, match=f"HYPERSTACK_API_KEY: .*{told}") as error:
+        api_key()
+    assert key is None or key not in str(error.value)
+    monkeypatch.setenv("HYPERSTACK_API_KEY", "good")
+    assert api_key() == "good"

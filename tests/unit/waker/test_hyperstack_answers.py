@@ -1,0 +1,105 @@
+"""What Hyperstack's answers mean, as a table."""
+
+import pytest
+
+from services.waker.adapters.hyperstack_answers import POWERS, failure_of, result_of, sight_of, stock_of
+from services.waker.adapters.hyperstack_api import Environment, Fault, Flavor, Stocked, StockRegion, Vm, VmEvent
+from services.waker.core.events import Power, Scope
+from shared.messages.waker import CallOutcome
+
+H100 = Flavor(name="n3-H100x2", gpu="H100-80G-PCIe", gpu_count=2)
+
+
+@pytest.mark.parametrize(
+    ("word", "power", "billed"),
+    [
+        ("ACTIVE", "up", True),
+        ("SHUTOFF", "halted", True),
+        ("HIBERNATED", "off", False),
+        ("HIBERNATING", "falling", False),
+        ("STOPPING", "falling", False),
+        ("RESTORING", "rising", False),
+        ("STARTING", "rising", False),
+        ("REBOOTING", "rising", False),
+        ("BUILD", "rising", False),
+        ("CREATING", "rising", False),
+        ("ERROR", "failed", False),
+        ("DELETING", "gone", False),
+        ("DELETED", "gone", False),
+    ],
+)
+def test_each_state_is_a_power(word: str, power: Power, billed: bool) -> None:
+    sight = sight_of(Vm(id=1, status=word.lower(), flavor=H100, environment=Environment(region="CANADA-1")))
+    assert sight is not None
+    assert (sight.power, sight.billed, sight.provider_state) == (power, billed, word)
+    assert (sight.pool, sight.endpoint, sight.locked) == ("n3-H100x2/CANADA-1", None, "")
+
+
+def test_the_table_above_is_the_whole() -> None:
+    assert len(POWERS) == 13
+
+
+@pytest.mark.parametrize("word", ["PAUSED", "", None])
+def test_of_a_state_that_is_not_known_nothing_is_concluded(word: str | None) -> None:
+    assert sight_of(Vm(id=1, status=word)) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "outcome", "scope", "told"),
+    [
+        (0, "no answer in time", "unknown", "", "no answer in time"),
+        (400, "Virtual machine must be in HIBERNATED state", "refused", "machine", "must be in HIBERNATED"),
+        (400, "No valid host was found. ", "refused", "pool", "No valid host"),
+        (400, "Not enough stock for flavor", "refused", "pool", "no GPUs"),
+        (400, "Insufficient balance in your account", "refused", "account", "top the account up"),
+        (400, "Not enough credit", "refused", "account", "top the account up"),
+        (401, "Invalid", "refused", "account", "HYPERSTACK_API_KEY"),
+        (402, "Payment Required", "refused", "account", "top the account up"),
+        (403, "forbidden", "refused", "account", "may not do this"),
+        (404, "not found", "refused", "machine", "no such machine"),
+        (405, "Method Not Allowed", "refused", "machine", "Method Not Allowed"),
+        (408, "", "unknown", "", ""),
+        (409, "conflict", "refused", "busy", "another change"),
+        (429, "Too Many Requests", "refused", "busy", "too many calls"),
+        (302, "moved", "refused", "account", "provider.hyperstack.base_url"),
+        (500, "no valid host", "unknown", "", "no valid host"),
+        (502, "Bad Gateway", "unknown", "", "Bad Gateway"),
+        (503, "Service Unavailable", "unknown", "", ""),
+        (504, "", "unknown", "", ""),
+    ],
+)
+def test_each_fault_has_its_outcome_and_whom_it_concerns(
+    status: int, words: str, outcome: CallOutcome, scope: Scope, told: str
+) -> None:
+    result = result_of(Fault(str(status), words, status=status))
+    assert (result.outcome, result.scope, result.code) == (outcome, scope, str(status))
+    assert told in result.reason
+
+
+def test_a_call_that_was_not_made_is_refused_for_the_moment() -> None:
+    result = result_of(Fault("throttled", "too many calls", made=False))
+    assert (result.outcome, result.scope, result.reason) == ("refused", "busy", "too many calls")
+
+
+def test_the_last_end_on_a_machine_s_record_says_why_it_failed() -> None:
+    hibernated = VmEvent(type="HibernateInstanceSuccess", time="2026-01-01T00:00:01")
+    restored = VmEvent(type="RestoreHibernationInstanceFailed", reason="no valid host", time="2026-01-01T00:00:02")
+    touched = VmEvent(type="LabelChanged", time="2026-01-01T00:00:03")
+    asleep = VmEvent(type="HibernateInstanceFailed", message="snapshot", time="2026-01-01T00:00:04")
+    mended = VmEvent(type="RestoreHibernationInstanceSuccess", time="2026-01-01T00:00:05")
+    assert failure_of([touched, restored, hibernated]) == ("RestoreHibernationInstanceFailed: no valid host", "pool")
+    assert failure_of([restored, asleep]) == ("HibernateInstanceFailed: snapshot", "machine")
+    assert failure_of([restored, mended]) == ("", "")
+    assert failure_of([touched]) == ("", "")
+    assert failure_of([]) == ("", "")
+
+
+def test_stock_is_told_of_the_same_region_gpu_and_size() -> None:
+    vm = Vm(id=1, flavor=H100, environment=Environment(region="CANADA-1"))
+    other = Stocked(model="L40", configurations={"2x": 9})
+    same = Stocked(model="H100-80G-PCIe", configurations={"1x": 7, "2x": 0, "4x": None})
+    regions = [StockRegion(region="NORWAY-1", models=[same]), StockRegion(region="CANADA-1", models=[other, same])]
+    assert stock_of(regions, vm) == "in stock at CANADA-1: 0 of 2x H100-80G-PCIe"
+    assert stock_of(regions[:1], vm) == ""
+    assert stock_of([StockRegion(region="CANADA-1")], vm) == ""
+    assert stock_of(regions, Vm(id=1)) == ""
