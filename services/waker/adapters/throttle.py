@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 WINDOW_SECONDS = 60.0
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
-PATIENCE = 20.0
+PATIENCE = 10.0
 """The longest that a call waits for its turn, in seconds: less than the waker waits for the call."""
 
 
@@ -57,8 +57,12 @@ class Throttle:
             await self._sleep(wait)
         return self._clock()
 
-    def answered(self, turn: float, *, throttled: bool) -> None:
-        """What the provider said to the call. About one made before the pause it has nothing new to say."""
+    def answered(self, turn: float, *, throttled: bool, repeats: int = 0) -> None:
+        """What the provider said to the call. About one made before the pause it has nothing new to say.
+
+        `repeats`: how often a library made the call again by itself; they count like calls of ours.
+        """
+        self._turns.extend([self._clock()] * repeats)
         if turn < self._paused_until:
             return
         if not throttled:

@@ -1,0 +1,198 @@
+"""Machines of AWS EC2: asleep is stopped. One account and region; what its calls mean is in `ec2_failures`."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from services.waker.adapters import ec2_sights
+from services.waker.adapters.ec2_account import ClientOf, Ec2Account
+from services.waker.adapters.ec2_failures import NO_HIBERNATION, SKEW_SECONDS, Failure, clock_fault
+from services.waker.adapters.ec2_sights import Described, Seen
+from services.waker.adapters.throttle import Throttle
+from services.waker.core.events import Sight, Stray
+from services.waker.ports import ACCEPTED, CallResult, Looks, Unseen
+from shared.config import ProviderName
+
+NAME: ProviderName = "ec2"
+FLEET_TAG = "spotinference:fleet"
+PAGE = 1000
+"""Instances in one answer; EC2's bound."""
+FILTER_VALUES = 200
+"""Values in one filter; EC2's bound."""
+MOST_PAGES = 50
+YOUNG_SECONDS = 180.0
+"""So long after its start a machine may not be ready to hibernate."""
+DRY_RUN_DONE = "DryRunOperation"
+UNKNOWN = "EC2 does not know its instance"
+
+
+class Ec2:
+    """A `Provider`. `instances`: the instance id of each of our machines; `fleet`: the value of our tag."""
+
+    def __init__(
+        self,
+        region: str,
+        instances: Mapping[str, str],
+        *,
+        fleet: str | None = None,
+        endpoint_url: str | None = None,
+        calls_per_minute: int = 250,
+        clock: Callable[[], float] = time.time,
+        client_of: ClientOf | None = None,
+    ) -> None:
+        self._instances = dict(instances)
+        self._fleet = fleet
+        self._clock = clock
+        self._account = Ec2Account(region, endpoint_url, Throttle(calls_per_minute), clock=clock, client_of=client_of)
+        self._seen: dict[str, Seen] = {}
+        """By instance id, of the last look."""
+        self._started: dict[str, float] = {}
+        """By instance id: when we started it, which a look may not show yet."""
+
+    async def look(self) -> Looks:
+        try:
+            sights = await self._look()
+        except Failure as fault:
+            raise Unseen(f"EC2: {fault}") from fault
+        machines = {machine: sights[i] for machine, i in self._instances.items() if i in sights}
+        ours = set(self._instances.values())
+        strays = [
+            Stray(id=f"{NAME}:{i}", provider=NAME, sight=sight)
+            for i, sight in sights.items()
+            if i not in ours and sight.power != "gone"
+        ]
+        return Looks(sights=machines, strays=tuple(strays))
+
+    async def start(self, machine: str, generation: int) -> CallResult:  # noqa: ARG002 - EC2 counts no generations
+        instance = self._instance(machine)
+        try:
+            await self._account.change("StartInstances", InstanceIds=[instance])
+        except Failure as fault:
+            locked = self._seen[instance].locked if instance in self._seen else ""
+            if fault.result.code == "IncorrectSpotRequestState" and locked:
+                return CallResult(outcome="refused", code=fault.result.code, scope="machine", reason=locked)
+            return fault.result
+        self._started[instance] = self._clock()
+        return ACCEPTED
+
+    async def stop(self, machine: str, *, force: bool) -> CallResult:
+        instance = self._instance(machine)
+        seen = self._seen.get(instance)
+        try:
+            if force and seen is not None and seen.power == "falling":
+                await self._stop(instance, Force=True)
+            elif seen is not None and seen.hibernates:
+                return await self._hibernate(instance, seen)
+            else:
+                await self._stop(instance)
+        except Failure as fault:
+            return fault.result
+        return ACCEPTED
+
+    async def test(self) -> tuple[str, ...]:
+        try:
+            sights = await self._look()
+        except Failure as fault:
+            return (f"EC2: {fault}",)
+        known = {m: i for m, i in self._instances.items() if i in sights and sights[i].power != "gone"}
+        faults = [
+            *await self._forbidden("StartInstances", known),
+            *await self._forbidden("StopInstances", known),
+        ]
+        if abs(self._account.skew) > SKEW_SECONDS:
+            faults.append(f"EC2: {clock_fault(self._account.skew)}")
+        return tuple(faults)
+
+    async def close(self) -> None:
+        await self._account.close()
+
+    def _instance(self, machine: str) -> str:
+        return self._instances.get(machine) or machine.removeprefix(f"{NAME}:")
+
+    async def _stop(self, instance: str, **how: bool) -> None:
+        await self._account.change("StopInstances", InstanceIds=[instance], **how)
+
+    async def _hibernate(self, instance: str, seen: Seen) -> CallResult:
+        try:
+            await self._stop(instance, Hibernate=True)
+        except Failure as fault:
+            if fault.result.code not in NO_HIBERNATION:
+                raise
+            awake = self._clock() - max(seen.launched, self._started.get(instance, 0.0))
+            if awake < YOUNG_SECONDS:
+                reason = f"it started {awake:.0f} s ago and cannot hibernate yet: to be asked again"
+                return CallResult(outcome="refused", code=fault.result.code, scope="busy", reason=reason)
+            # Its engine is drained: a plain stop loses nothing but what it had in memory, and saves the money.
+            await self._stop(instance)
+        return ACCEPTED
+
+    async def _look(self) -> dict[str, Sight]:
+        """What is known of each instance that is ours, by its id. `Failure`."""
+        found: dict[str, Described] = {}
+        if self._fleet is not None:
+            found |= await self._described({"Name": f"tag:{FLEET_TAG}", "Values": [self._fleet]})
+        # Asked for by a filter, an unknown or misspelt id is no error: it is just not there.
+        missing = [i for i in self._instances.values() if i not in found]
+        for values in _parts(missing):
+            found |= await self._described({"Name": "instance-id", "Values": values})
+        requests = await self._requests(found.values())
+        sights = {i: Sight(power="gone", provider_state="unknown", reason=UNKNOWN) for i in missing if i not in found}
+        for i, instance in found.items():
+            sight = ec2_sights.sight(instance, requests.get(i))
+            if sight is not None:
+                sights[i] = sight
+                self._seen[i] = ec2_sights.seen(instance, sight)
+        return sights
+
+    async def _described(self, wanted: dict[str, Any]) -> dict[str, Described]:
+        pages = self._pages("DescribeInstances", wanted)
+        return {
+            instance["InstanceId"]: instance
+            async for page in pages
+            for reservation in page["Reservations"]
+            for instance in reservation["Instances"]
+        }
+
+    async def _requests(self, instances: Iterable[Described]) -> dict[str, Described]:
+        """Spot requests, by instance id."""
+        ids = [r for instance in instances if (r := instance.get("SpotInstanceRequestId"))]
+        found: dict[str, Described] = {}
+        for values in _parts(ids):
+            wanted = {"Name": "spot-instance-request-id", "Values": values}
+            async for page in self._pages("DescribeSpotInstanceRequests", wanted):
+                found |= {r["InstanceId"]: r for r in page["SpotInstanceRequests"] if r.get("InstanceId")}
+        return found
+
+    async def _pages(self, action: str, wanted: dict[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+        token: dict[str, str] = {}
+        for _ in range(MOST_PAGES):
+            page = await self._account.describe(action, Filters=[wanted], MaxResults=PAGE, **token)
+            yield page
+            if not page.get("NextToken"):
+                return
+            token = {"NextToken": page["NextToken"]}
+
+    async def _forbidden(self, action: str, machines: Mapping[str, str]) -> list[str]:
+        """What stands against it: asked for all of these at once, and if need be of each, to name them."""
+        result = await self._dry_run(action, machines.values()) if machines else None
+        if result is None:
+            return []
+        each = dict.fromkeys(machines, result)
+        if len(machines) > 1 and result.outcome == "refused":
+            each = {m: found for m, i in machines.items() if (found := await self._dry_run(action, [i]))}
+        names: dict[str, list[str]] = {}
+        for machine, found in each.items():
+            names.setdefault(f"{found.reason} ({found.code})", []).append(machine)
+        return [f"{', '.join(named)}: {words}" for words, named in names.items()]
+
+    async def _dry_run(self, action: str, instances: Iterable[str]) -> CallResult | None:
+        """None: it would have been done."""
+        try:
+            await self._account.change(action, InstanceIds=list(instances), DryRun=True)
+        except Failure as fault:
+            return None if fault.result.code == DRY_RUN_DONE else fault.result
+        return CallResult(outcome="unknown", code="dry-run", reason=f"EC2 took a dry run of {action} for a call")
+
+
+def _parts(values: list[str]) -> Iterator[list[str]]:
+    return (values[at : at + FILTER_VALUES] for at in range(0, len(values), FILTER_VALUES))

@@ -1,0 +1,116 @@
+"""Calls to EC2 for one account and region: each on a thread, bounded in time and number, never repeated in secret."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from threading import Lock
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from services.waker.adapters.ec2_failures import THROTTLED, code_of, failure
+from services.waker.adapters.throttle import Throttle
+
+CONNECT_SECONDS = 3
+READ_SECONDS = 10
+CALL_SECONDS = 15.0
+"""For one call: the connection and the answer, and a little."""
+DESCRIBE_SECONDS = 25.0
+"""For one that is tried up to three times: that changes nothing."""
+DESCRIBE_ATTEMPTS = 3
+THREADS = 8
+
+_CHANGES = {"StartInstances": "start_instances", "StopInstances": "stop_instances"}
+_DESCRIBES = {
+    "DescribeInstances": "describe_instances",
+    "DescribeSpotInstanceRequests": "describe_spot_instance_requests",
+}
+
+ClientOf = Callable[[int], Any]
+"""An EC2 client that tries a call so often."""
+
+
+class Ec2Account:
+    """`clock` is ours, in Unix seconds; `client_of` is for tests."""
+
+    def __init__(
+        self,
+        region: str,
+        endpoint_url: str | None,
+        throttle: Throttle,
+        *,
+        clock: Callable[[], float] = time.time,
+        client_of: ClientOf | None = None,
+    ) -> None:
+        self._region = region
+        self._endpoint_url = endpoint_url
+        self._throttle = throttle
+        self._clock = clock
+        self._client_of = client_of or self._make_client
+        self._session: Any = None
+        self._clients: dict[int, Any] = {}
+        self._making = Lock()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ec2")
+        self.skew = 0.0
+        """Seconds that our clock was behind EC2's at its last answer."""
+
+    async def change(self, action: str, **parameters: Any) -> Mapping[str, Any]:
+        """A call that does something: made once. `Failure`."""
+        return await self._call(action, _CHANGES[action], 1, CALL_SECONDS, parameters)
+
+    async def describe(self, action: str, **parameters: Any) -> Mapping[str, Any]:
+        """A call that does nothing. `Failure`."""
+        return await self._call(action, _DESCRIBES[action], DESCRIBE_ATTEMPTS, DESCRIBE_SECONDS, parameters)
+
+    async def close(self) -> None:
+        """Calls under way end by themselves, unheard."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for client in self._clients.values():
+            client.close()
+
+    async def _call(
+        self, action: str, method: str, attempts: int, seconds: float, parameters: dict[str, Any]
+    ) -> Mapping[str, Any]:
+        turn = 0.0
+        try:
+            turn = await self._throttle.turn()
+            async with asyncio.timeout(seconds):
+                made = asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._made, method, attempts, parameters
+                )
+                answer = await made
+        except ClientError as error:
+            self._heard(turn, error.response, throttled=code_of(error) in THROTTLED)
+            raise failure(error, action, self.skew) from error
+        except Exception as error:
+            raise failure(error, action, self.skew) from error
+        self._heard(turn, answer, throttled=False)
+        return answer
+
+    def _made(self, method: str, attempts: int, parameters: dict[str, Any]) -> Mapping[str, Any]:
+        """On a thread. Clients are made here too: that reads files, and may ask the host for its credentials."""
+        with self._making:
+            client = self._clients.get(attempts) or self._clients.setdefault(attempts, self._client_of(attempts))
+        answer: Mapping[str, Any] = getattr(client, method)(**parameters)
+        return answer
+
+    def _make_client(self, attempts: int) -> Any:
+        self._session = self._session or boto3.session.Session()
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            max_pool_connections=THREADS,
+            tcp_keepalive=True,
+        )
+        return self._session.client("ec2", region_name=self._region, endpoint_url=self._endpoint_url, config=config)
+
+    def _heard(self, turn: float, answer: Mapping[str, Any], *, throttled: bool) -> None:
+        metadata = answer.get("ResponseMetadata", {})
+        self._throttle.answered(turn, throttled=throttled, repeats=metadata.get("RetryAttempts", 0))
+        if date := metadata.get("HTTPHeaders", {}).get("date"):
+            self.skew = parsedate_to_datetime(date).timestamp() - self._clock()

@@ -1,0 +1,108 @@
+"""What EC2's descriptions of an instance and of its spot request mean to the waker."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from services.waker.core.events import Power, Scope, Sight
+
+Described = Mapping[str, Any]
+"""An instance or a spot request, as boto3 has it."""
+
+_POWERS: dict[int, Power] = {0: "rising", 16: "up", 32: "falling", 48: "gone", 64: "falling", 80: "off"}
+_LOW_BYTE = 0xFF
+"""Only that of a state's code means something."""
+_SCOPES: dict[str, Scope] = {
+    "Server.InsufficientInstanceCapacity": "pool",
+    "Client.VolumeLimitExceeded": "account",
+    "Client.InternalError": "machine",
+    "Client.InvalidSnapshot.NotFound": "machine",
+    "Server.InternalError": "machine",
+}
+"""Of starts that were accepted and came to nothing."""
+_HINTS = {
+    "Server.InsufficientInstanceCapacity": "EC2 has no room for this type in this zone just now",
+    "Client.VolumeLimitExceeded": "the account's quota of volumes is used up: ask AWS for more",
+    "Client.InternalError": "it failed at once: look after its volume's encryption key and its permissions",
+}
+_CHANGED = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a later call has to know of an instance."""
+
+    power: Power
+    hibernates: bool
+    launched: float
+    """Unix seconds of its last start."""
+    locked: str
+
+
+def power(instance: Described) -> Power | None:
+    """None: a state that this program does not know, which proves nothing."""
+    return _POWERS.get(instance["State"]["Code"] & _LOW_BYTE)
+
+
+def sight(instance: Described, request: Described | None) -> Sight | None:
+    """`request`: its spot request."""
+    now = power(instance)
+    if now is None:
+        return None
+    cause = instance.get("StateReason", {}) if now in ("off", "gone") else {}
+    code = cause.get("Code", "")
+    return Sight(
+        power=now,
+        provider_state=instance["State"]["Name"],
+        reason=_reason(code, cause.get("Message", "")),
+        ended_at=_ended_at(instance) if now == "off" else None,
+        scope=_SCOPES.get(code, "") if now == "off" else "",
+        pool=_pool(instance),
+        leaving=_leaving(request) if request and now in ("rising", "up") else "",
+        locked=_locked(request) if request and now == "off" else "",
+    )
+
+
+def seen(instance: Described, sight: Sight) -> Seen:
+    launched = instance.get("LaunchTime")
+    return Seen(
+        power=sight.power,
+        hibernates=bool(instance.get("HibernationOptions", {}).get("Configured")),
+        launched=launched.timestamp() if launched else 0.0,
+        locked=sight.locked,
+    )
+
+
+def _reason(code: str, message: str) -> str:
+    words = _HINTS.get(code, message.removeprefix(f"{code}:").strip())
+    return f"{code}: {words}" if code and words else code or words
+
+
+def _pool(instance: Described) -> str:
+    zone = instance.get("Placement", {}).get("AvailabilityZone", "")
+    return f"{instance['InstanceType']}/{zone}/{instance.get('InstanceLifecycle', 'on-demand')}"
+
+
+def _ended_at(instance: Described) -> float | None:
+    match = _CHANGED.search(instance.get("StateTransitionReason", ""))
+    return datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp() if match else None
+
+
+def _status(request: Described) -> str:
+    return str(request.get("Status", {}).get("Code", ""))
+
+
+def _leaving(request: Described) -> str:
+    status = _status(request)
+    return f"EC2 takes its spot machine back: {status}" if status.startswith("marked-for-") else ""
+
+
+def _locked(request: Described) -> str:
+    status = _status(request)
+    if status.startswith("instance-stopped-") and status != "instance-stopped-by-user":
+        return f"EC2 stopped its spot machine, and only EC2 may start it again: {status}"
+    if request.get("State") in ("cancelled", "closed", "failed"):
+        return f"its spot request is {request['State']}, so that it cannot be started: make a new machine"
+    return ""
