@@ -24,6 +24,10 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+ProviderName = Literal["ec2", "hyperstack", "process", "static"]
+IdlePolicy = Literal["fixed", "break_even", "histogram"]
+
+
 class Duration(float):
     """Seconds; written `"250ms"`, `"10s"`, `"15m"`, `"2h"`, `"1d"`."""
 
@@ -114,12 +118,37 @@ class GatewaySection(ServiceSection, frozen=True, kw_only=True):
 
 
 class WakerSection(ServiceSection, frozen=True, kw_only=True):
+    fleet: str | None = None
+    """Marks our machines at a cloud: tag `spotinference:fleet` at EC2, label `spotinference-fleet=…` at Hyperstack.
+
+    What carries it and is not configured is put to sleep. Absent: only the configured ones are looked at.
+    """
+    idle_policy: IdlePolicy = "fixed"
+    """`fixed` waits for `idle_timeout`; `break_even` for as long as a wake costs; `histogram` goes by past gaps."""
     idle_timeout: Duration = Duration(900)
+    min_awake: Duration = Duration(0)
+    """The shortest time from ready to asleep."""
+    max_cycles_per_hour: int | None = None
+    """Wakes of one machine within an hour, after which it stays awake. Absent: no bound."""
+    keep_warm: tuple[str, ...] = ()
+    """When one machine of the tier is to be awake: `"mon-fri 09:00-18:00"`, UTC unless a time zone follows."""
+    wait_price_per_minute: Money = Money("0")
+    """USD that a minute of somebody's waiting for a wake is worth: `break_even` and `plan` count it."""
     wake_cap: Duration = Duration(600)
     """The longest that one wake lasts, from its beginning."""
     restart_limit: int = 3
     """Starts of one machine within one wake."""
+    hedge_margin: Duration = Duration(30)
+    """The next machine is woken beside the first when less than its usual time and this is left."""
+    booting_limit: Duration = Duration(240)
+    """From the provider's yes until it says that the machine is up."""
+    reaching_limit: Duration = Duration(180)
+    """Until the machine's network answers."""
+    loading_limit: Duration = Duration(480)
+    """Until its engine does."""
+    first_token_limit: Duration = Duration(60)
     call_timeout: Duration = Duration(30)
+    """For a provider's answer to one call."""
     probe_interval: Duration = Duration(0.25)
     demand_timeout: Duration = Duration(15)
     """A wake request older than this is no demand."""
@@ -146,25 +175,58 @@ class BillingSection(ServiceSection, frozen=True, kw_only=True):
     """Sources whose files add to what was delivered before instead of replacing it."""
 
 
+class Ec2Section(Section, frozen=True, kw_only=True):
+    """Credentials come by boto3's usual chain."""
+
+    region: str
+    endpoint_url: str | None = None
+    """Absent: AWS's own."""
+    calls_per_minute: int = 250
+    """Of this account, by this waker."""
+
+
+class HyperstackSection(Section, frozen=True, kw_only=True):
+    """The key comes from `HYPERSTACK_API_KEY` or the file that `HYPERSTACK_API_KEY_FILE` names."""
+
+    base_url: str = "https://infrahub-api.nexgencloud.com/v1"
+    calls_per_minute: int = 250
+    """Of 500 that the provider allows each source address."""
+
+
+class ProviderSection(Section, frozen=True, kw_only=True):
+    """Accounts at clouds."""
+
+    ec2: Ec2Section | None = None
+    hyperstack: HyperstackSection | None = None
+
+
 class Tier(Section, frozen=True, kw_only=True):
+    """What is absent is as `[waker]` has it."""
+
     name: str
-    provider: Literal["process", "static"]
+    provider: ProviderName
     price_per_hour: Money | None = None
     """USD per machine; for the estimate until the bill comes."""
+    asleep_price_per_hour: Money = Money("0")
+    """USD per machine that sleeps: its disks and addresses. For `plan` and `break_even`."""
     max_concurrency: int = 64
     """Requests in flight per machine."""
+    idle_policy: IdlePolicy | None = None
     idle_timeout: Duration | None = None
+    min_awake: Duration | None = None
+    max_cycles_per_hour: int | None = None
+    keep_warm: tuple[str, ...] | None = None
 
 
 class Machine(Section, frozen=True, kw_only=True):
     id: str
     tier: str
     instance: str | None = None
-    """The provider's id for it, as the invoice has it."""
+    """The provider's id for it, as its API and the invoice have it."""
     resources: tuple[str, ...] = ()
     """Other resource ids of the invoice that belong to it: disks, addresses."""
     endpoint: str | None = None
-    """Origin without `/v1`; for `static` machines."""
+    """Origin without `/v1`, where its engine listens; not for `process` machines."""
     command: tuple[str, ...] = ()
     """For `process` machines; `{port}` becomes a free port."""
 
@@ -186,6 +248,7 @@ class Config(Section, frozen=True, kw_only=True):
     waker: WakerSection = WakerSection()
     meter: MeterSection = MeterSection()
     billing: BillingSection = BillingSection()
+    provider: ProviderSection = ProviderSection()
     tier: tuple[Tier, ...] = ()
     machine: tuple[Machine, ...] = ()
     model: tuple[Model, ...] = ()

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from shared.schedule import schedule_fault
+
 if TYPE_CHECKING:
     from shared.config import Config, Machine, Model, ServiceSection
 
@@ -19,6 +21,8 @@ def faults(config: Config) -> list[str]:
         found += (f"machine[{number}] ({machine.id}): {fault}" for fault in _machine_faults(config, machine))
     for number, model in enumerate(config.model, 1):
         found += (f"model[{number}] ({model.name}): lineup: {fault}" for fault in _lineup_faults(config, model))
+    found += _account_faults(config)
+    found += _schedule_faults(config)
     found += (
         f"{at}: must be at least {least:g}, got {value:g}" for at, value, least in _least(config) if value < least
     )
@@ -46,24 +50,58 @@ def _machine_faults(config: Config, machine: Machine) -> list[str]:
     tier = config.tiers.get(machine.tier)
     if tier is None:
         return [f"tier: no [[tier]] is named {machine.tier!r}"]
-    found: list[str] = []
     if tier.provider == "process":
-        if not machine.command:
-            found.append('command: a machine of provider "process" needs one, such as ["vllm", "serve", "…", "{port}"]')
-        elif not any("{port}" in part for part in machine.command):
-            found.append('command: nothing in it says "{port}": the engine would not know where to listen')
-        if machine.endpoint:
-            found.append('endpoint: not for provider "process": it follows from {port}')
-    else:
-        if machine.command:
-            found.append('command: not for provider "static"')
-        found += _endpoint_faults(machine.endpoint)
+        return _process_faults(machine)
+    found = [f'command: not for provider "{tier.provider}"'] if machine.command else []
+    if tier.provider in ("ec2", "hyperstack") and not machine.instance:
+        found.append(f'instance: a machine of provider "{tier.provider}" needs the provider\'s id for it')
+    return [*found, *_endpoint_faults(tier.provider, machine.endpoint)]
+
+
+def _process_faults(machine: Machine) -> list[str]:
+    found: list[str] = []
+    if not machine.command:
+        found.append('command: a machine of provider "process" needs one, such as ["vllm", "serve", "…", "{port}"]')
+    elif not any("{port}" in part for part in machine.command):
+        found.append('command: nothing in it says "{port}": the engine would not know where to listen')
+    if machine.endpoint:
+        found.append('endpoint: not for provider "process": it follows from {port}')
     return found
 
 
-def _endpoint_faults(endpoint: str | None) -> list[str]:
+def _account_faults(config: Config) -> list[str]:
+    """Machines without an account, and two names for one."""
+    found: list[str] = []
+    if config.provider.ec2 is None and any(t.provider == "ec2" for t in config.tier):
+        found.append('provider.ec2: a tier of provider "ec2" needs it: name its region')
+    if config.provider.hyperstack is None and any(t.provider == "hyperstack" for t in config.tier):
+        found.append('provider.hyperstack: a tier of provider "hyperstack" needs it; it may be empty')
+    seen: dict[tuple[str, str], str] = {}
+    for number, machine in enumerate(config.machine, 1):
+        tier = config.tiers.get(machine.tier)
+        if tier is None or not machine.instance:
+            continue
+        first = seen.setdefault((tier.provider, machine.instance), machine.id)
+        if first != machine.id:
+            found.append(f"machine[{number}] ({machine.id}): instance: {machine.instance!r} is machine {first!r}")
+    return found
+
+
+def _schedule_faults(config: Config) -> list[str]:
+    """Windows of `keep_warm` that cannot be read."""
+    rows = [("waker.keep_warm", config.waker.keep_warm)]
+    rows += [(f"tier[{n}] ({t.name}): keep_warm", t.keep_warm or ()) for n, t in enumerate(config.tier, 1)]
+    return [
+        f"{at}[{number}]: {fault}"
+        for at, windows in rows
+        for number, text in enumerate(windows, 1)
+        if (fault := schedule_fault(text))
+    ]
+
+
+def _endpoint_faults(provider: str, endpoint: str | None) -> list[str]:
     if endpoint is None:
-        return ['endpoint: a machine of provider "static" needs one, such as "http://10.0.4.11:8000"']
+        return [f'endpoint: a machine of provider "{provider}" needs one, such as "http://10.0.4.11:8000"']
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return [f"endpoint: expected an origin such as http://10.0.4.11:8000, got {endpoint!r}"]
@@ -101,6 +139,7 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("waker.restart_limit", config.waker.restart_limit, 1),
         ("waker.probe_interval", config.waker.probe_interval, 0.01),
         ("waker.gateway_timeout", config.waker.gateway_timeout, 4),
+        ("waker.max_cycles_per_hour", config.waker.max_cycles_per_hour or 1, 1),
         ("meter.batch", config.meter.batch, 1),
     ]
     rows += [(f"tier[{n}].max_concurrency", t.max_concurrency, 1) for n, t in enumerate(config.tier, 1)]

@@ -1,11 +1,9 @@
 """What the waker tells Prometheus."""
 
-from collections.abc import Iterable
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.waker.core.state import Machine
-from shared.messages.waker import JournalEntry, MachineState, ProviderCall
+from services.waker.core.state import Fleet
+from shared.messages.waker import JournalEntry, MachineState, Ordered, PhaseEnded, ProviderCall
 
 STATES: tuple[MachineState, ...] = ("asleep", "waking", "ready", "draining", "falling_asleep", "broken", "gone")
 WAKE_SECONDS = (0.5, 1, 2, 5, 10, 20, 40, 60, 120, 240, 480, 600)
@@ -27,19 +25,49 @@ class Metrics:
         self._wake = Histogram(
             "spot_waker_wake_seconds", "Asleep to ready.", ("tier",), buckets=WAKE_SECONDS, registry=registry
         )
+        self._phase = Histogram(
+            "spot_waker_phase_seconds",
+            "Phases of wakes that were gone through.",
+            ("tier", "phase"),
+            buckets=WAKE_SECONDS,
+            registry=registry,
+        )
+        self._orders = Counter("spot_waker_orders", "Orders of the operator.", ("order",), registry=registry)
+        self._alarms = Gauge("spot_waker_alarms", "Machines that an operator has to see to.", registry=registry)
+        self._doubts = Gauge(
+            "spot_waker_provider_in_doubt",
+            "1 while a provider cannot be looked at or fails its self-test: nothing of it is put to sleep.",
+            ("provider",),
+            registry=registry,
+        )
+        self._waking_since: dict[str, float] = {}
 
-    def told(self, entry: JournalEntry, seconds_waking: float | None) -> None:
-        """An entry of the journal. `seconds_waking`: how long the wake took that it ends well, else None."""
-        if isinstance(entry, ProviderCall):
-            self._calls.labels(entry.call, entry.outcome).inc()
-            self._tokens.inc(entry.tokens)
-            return
-        self._moves.labels(entry.tier, entry.to_state).inc()
-        if seconds_waking is not None:
-            self._wake.labels(entry.tier).observe(seconds_waking)
+    def told(self, entry: JournalEntry) -> None:
+        """An entry of the journal."""
+        match entry:
+            case ProviderCall():
+                self._calls.labels(entry.call, entry.outcome).inc()
+                self._tokens.inc(entry.tokens)
+            case PhaseEnded():
+                if entry.done:
+                    self._phase.labels(entry.tier, entry.phase).observe(entry.seconds)
+            case Ordered():
+                self._orders.labels(entry.order).inc()
+            case _:
+                self._moves.labels(entry.tier, entry.to_state).inc()
+                since = self._waking_since.pop(entry.machine, None)
+                if entry.to_state == "waking":
+                    self._waking_since[entry.machine] = entry.at
+                elif entry.to_state == "ready" and since is not None:
+                    self._wake.labels(entry.tier).observe(entry.at - since)
 
-    def fleet(self, machines: Iterable[Machine]) -> None:
+    def fleet(self, fleet: Fleet) -> None:
+        """As it stands."""
+        machines = fleet.machines.values()
         found = [(m.plan.tier, m.state) for m in machines if m.state is not None]
         for tier in {tier for tier, _ in found}:
             for state in STATES:
                 self._machines.labels(tier, state).set(found.count((tier, state)))
+        self._alarms.set(sum(bool(m.alarm) for m in machines))
+        for provider, account in fleet.accounts.items():
+            self._doubts.labels(provider).set(bool(account.fault) or not account.tested)

@@ -1,9 +1,10 @@
 """What the waker asks of the world beside the bus: providers of machines, and engines that answer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.waker.core.events import Sight
+from services.waker.core.events import Scope, Sight, Stray
 from shared.messages.waker import CallOutcome
 
 
@@ -15,25 +16,48 @@ class CallResult:
     code: str = ""
     reason: str = ""
     endpoint: str | None = None
+    scope: Scope = ""
+    """Whom a refusal concerns."""
 
 
 ACCEPTED = CallResult(outcome="accepted")
 
 
-class Provider(Protocol):
-    """Who rents out one machine. Every call is safe to repeat, and none makes a second engine."""
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """What one look at an account found. A machine that is missing from `sights` was not seen: that proves nothing."""
 
-    async def start(self, generation: int) -> CallResult:
+    sights: Mapping[str, Sight]
+    strays: tuple[Stray, ...] = ()
+
+
+class Unseen(Exception):
+    """The provider could not be looked at; in words, with the provider's code."""
+
+
+class Provider(Protocol):
+    """One account. Machines go by our ids; a stray by its own. No call makes a second engine or creates anything.
+
+    Every call is bounded in time and, with the account's other calls, in number. None raises but `look`.
+    """
+
+    async def look(self) -> Looks:
+        """All of our machines, as few calls as it takes; `Unseen`."""
+        ...
+
+    async def start(self, machine: str, generation: int) -> CallResult:
         """Wake it. Accepted: it is on its way; an endpoint comes as soon as one is known."""
         ...
 
-    async def stop(self) -> CallResult:
-        """Put it to sleep, also when it sleeps. Accepted: it is on its way; asked again, it is done with more force."""
+    async def stop(self, machine: str, *, force: bool) -> CallResult:
+        """Put it to sleep, also when it sleeps. Accepted: it is on its way. `force`: it was asked before."""
         ...
 
-    async def look(self) -> Sight:
-        """What there is now."""
+    async def test(self) -> tuple[str, ...]:
+        """Whether we may start and stop and the clocks agree, without doing anything: the faults, each with its fix."""
         ...
+
+    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +67,17 @@ class Answer:
     answered: bool
     code: str = ""
     tokens: int = 0
+    host: bool = False
+    """Something of the machine answered, be it with a refusal: its network is up."""
+    wrong: str = ""
+    """It answers, and is no engine of this model: what it is."""
 
 
 class Prober(Protocol):
     """Asks engines. `endpoint` is an origin without `/v1`; both take at most `timeout` seconds and never raise."""
 
-    async def reach(self, endpoint: str, timeout: float) -> Answer:
-        """Whether the engine answers at all."""
+    async def reach(self, endpoint: str, model: str, timeout: float) -> Answer:
+        """Whether the engine answers at all, and, where it lists its models, lists this one; an empty name: any."""
         ...
 
     async def token(self, endpoint: str, model: str, timeout: float) -> Answer:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from services.waker.command import Commands
 from services.waker.core.events import Demand, Used
 from services.waker.core.plan import Plan
-from services.waker.core.state import Fleet
 from services.waker.inbox import Inbox
 from services.waker.metrics import Metrics
 from services.waker.ports import Prober, Provider
@@ -15,6 +15,7 @@ from services.waker.term import Term
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.bus.ports import Bus, Handle, Received
+from shared.config import ProviderName
 from shared.errors import BusError
 from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import Activity, WakeRequest
@@ -35,7 +36,7 @@ class Waker:
         bus: Bus,
         lease: Lease,
         plan: Plan,
-        providers: Mapping[str, Provider],
+        providers: Mapping[ProviderName, Provider],
         prober: Prober,
         metrics: Metrics,
         now: Callable[[], float],
@@ -50,7 +51,6 @@ class Waker:
         self._clock = _Steady(now, monotonic)
         self._inbox = Inbox()
         self._handles: list[Handle] = []
-        self._fleet: Fleet | None = None
         self.fault: str | None = "the fleet has not been read yet"
 
     async def start(self) -> None:
@@ -89,8 +89,10 @@ class Waker:
             metrics=self._metrics,
             now=self._clock,
         )
+        listening: Handle | None = None
         try:
-            await term.begin(self._fleet)
+            await term.begin()
+            listening = await Commands(self._bus, self._plan, term.order).listen()
             self._metrics.leading.set(1)
             self.fault = None
             while True:
@@ -98,7 +100,8 @@ class Waker:
                 await term.step()
         finally:
             self._metrics.leading.set(0)
-            self._fleet = term.fleet if term.fleet.machines else self._fleet
+            if listening is not None:
+                await listening.stop()
             await term.end()
 
     async def _on_demand(self, received: Received) -> None:

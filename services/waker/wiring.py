@@ -1,21 +1,23 @@
 """Puts the waker together: the one place that names its concrete classes."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from services.waker.adapters.files import machine_folder
 from services.waker.adapters.probe import HttpProber
-from services.waker.adapters.process import ProcessMachine
-from services.waker.adapters.static import StaticMachine
+from services.waker.adapters.process import LocalMachine, LocalMachines
+from services.waker.adapters.static import StaticMachines
+from services.waker.adapters.throttle import Throttle
 from services.waker.core.plan import plan_of
 from services.waker.metrics import Metrics
 from services.waker.ports import Provider
 from services.waker.waker import Waker
 from shared.bus import subjects
 from shared.bus.lease import Lease
-from shared.config import Config, Machine
+from shared.config import Config, ProviderName, environment
+from shared.errors import Misconfigured
 from shared.ids import uuid7
 from shared.runtime.child import LIFELINE_VARIABLE
 from shared.runtime.process import Runtime
@@ -28,11 +30,12 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     config = runtime.config
     lease = Lease(runtime.bus, subjects.WAKER_LEASE, runtime.instance, runtime.monotonic)
     prober = HttpProber()
+    providers = accounts(config, runtime.data_dir)
     waker = Waker(
         bus=runtime.bus,
         lease=lease,
         plan=plan_of(config, uuid7),
-        providers={m.id: _provider(config, m, runtime.data_dir) for m in config.machine},
+        providers=providers,
         prober=prober,
         metrics=Metrics(runtime.registry),
         now=runtime.now,
@@ -49,11 +52,51 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         await lease.release()
         await waker.stop()
         await prober.close()
+        for provider in providers.values():
+            await provider.close()
 
 
-def _provider(config: Config, machine: Machine, data_dir: Path) -> Provider:
-    if config.tiers[machine.tier].provider == "static":
-        return StaticMachine()
-    lifeline = os.environ.get(LIFELINE_VARIABLE)
-    folder = machine_folder(data_dir.resolve(), machine.id)
-    return ProcessMachine(folder, machine.command, int(lifeline) if lifeline else None)
+def accounts(config: Config, data_dir: Path) -> dict[ProviderName, Provider]:
+    """Every provider that the configured tiers need, by its name."""
+    return {name: _account(name, config, data_dir) for name in sorted({tier.provider for tier in config.tier})}
+
+
+def _account(name: ProviderName, config: Config, data_dir: Path) -> Provider:
+    """The clouds' libraries are loaded where they are needed alone."""
+    machines = [m for m in config.machine if config.tiers[m.tier].provider == name]
+    instances = {m.id: m.instance or "" for m in machines}
+    match name:
+        case "ec2":
+            from services.waker.adapters.ec2 import Ec2
+
+            account = config.provider.ec2
+            assert account is not None, "checked when the file was read"
+            return Ec2(
+                account.region,
+                instances,
+                fleet=config.waker.fleet,
+                endpoint_url=account.endpoint_url,
+                calls_per_minute=account.calls_per_minute,
+            )
+        case "hyperstack":
+            return _hyperstack(config, instances)
+        case "process":
+            lifeline = os.environ.get(LIFELINE_VARIABLE)
+            descriptor = int(lifeline) if lifeline else None
+            folders = {m.id: machine_folder(data_dir.resolve(), m.id) for m in machines}
+            return LocalMachines({m.id: LocalMachine(folders[m.id], m.command, descriptor) for m in machines})
+        case "static":
+            return StaticMachines()
+
+
+def _hyperstack(config: Config, instances: Mapping[str, str]) -> Provider:
+    from services.waker.adapters.hyperstack import Hyperstack
+    from services.waker.adapters.hyperstack_api import HyperstackApi
+
+    account = config.provider.hyperstack
+    assert account is not None, "checked when the file was read"
+    key = environment("HYPERSTACK_API_KEY")
+    if not key:
+        raise Misconfigured("HYPERSTACK_API_KEY: not set: give the key, or a file in HYPERSTACK_API_KEY_FILE")
+    api = HyperstackApi(account.base_url, key, Throttle(account.calls_per_minute))
+    return Hyperstack(api, instances, config.waker.fleet)

@@ -49,6 +49,14 @@ def machine_key(machine: str) -> str:
     return token(machine)
 
 
+def machine_memory_key(machine: str) -> str:
+    return f"machine.{token(machine)}"
+
+
+def tier_memory_key(tier: str) -> str:
+    return f"tier.{token(tier)}"
+
+
 def confirmed_key(source: str) -> str:
     return f"confirmed.{token(source)}"
 
@@ -60,9 +68,11 @@ def month_key(key_id: str) -> str:
 WAKE_REQUESTS = "wake.request.>"
 ACTIVITIES = "activity.*"
 LIMITS = "limits.*"
+WAKER_COMMAND = "waker.command"
 METER_TOKENS = "meter.tokens"
 BILLING_IMPORT = "billing.import"
 BILLING_REPORT = "billing.report"
 BUDGET_KEY = "fleet"
+WAKER_ORDERS_KEY = "orders"
 WAKER_LEASE = "waker"
 BILLING_LEASE = "billing"

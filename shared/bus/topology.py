@@ -73,11 +73,13 @@ KEYS = Bucket(name="keys")
 METER = Bucket(name="meter")
 MONTHS = Bucket(name="months")
 BUDGET = Bucket(name="budget")
+WAKER = Bucket(name="waker")
+"""What a leading waker has to know of its predecessor's time; only it reads and writes."""
 LEASES = Bucket(name="leases", ttl=LEASE_SECONDS)
 
 INVOICES = ObjectStore(name="invoices")
 
 STREAMS = (WAKE, FLEET_JOURNAL, USAGE)
 CONSUMERS = (LEDGER, BOOKS)
-BUCKETS = (FLEET, KEYS, METER, MONTHS, BUDGET, LEASES)
+BUCKETS = (FLEET, KEYS, METER, MONTHS, BUDGET, WAKER, LEASES)
 OBJECT_STORES = (INVOICES,)

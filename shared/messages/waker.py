@@ -1,6 +1,8 @@
-"""What the waker publishes: the state of each machine and the operations journal."""
+"""What the waker publishes: the state of each machine, the operations journal, what it remembers; and its orders."""
 
 from typing import Literal
+
+import msgspec
 
 from shared.messages.codec import Message
 
@@ -31,6 +33,12 @@ class MachineRecord(Message, frozen=True, kw_only=True, tag="machine.v1"):
     """When the wake is expected to be done; None without history."""
     key_id: str | None = None
     """The key whose request caused the wake under way or the last one."""
+    kept: bool = False
+    """The operator's `wake` keeps it awake."""
+    cordoned: bool = False
+    """The operator keeps it from requests: it is not woken, and drained where it was awake."""
+    alarm: str = ""
+    """What an operator has to see to, in words; empty: nothing."""
 
 
 class Transition(Message, frozen=True, kw_only=True, tag="transition.v1"):
@@ -62,4 +70,86 @@ class ProviderCall(Message, frozen=True, kw_only=True, tag="provider_call.v1"):
     """Tokens that a probe made the engine work: they are in the engine's counters and in no usage event."""
 
 
-JournalEntry = Transition | ProviderCall
+class PhaseEnded(Message, frozen=True, kw_only=True, tag="phase.v1"):
+    """`fleet.journal.<machine>`: a phase of a wake is over."""
+
+    at: float
+    machine: str
+    tier: str
+    wake_id: str
+    phase: Phase
+    seconds: float
+    done: bool
+    """False: the wake ended in it."""
+
+
+OrderKind = Literal["wake", "hibernate", "cordon", "uncordon"]
+
+
+class Ordered(Message, frozen=True, kw_only=True, tag="ordered.v1"):
+    """`fleet.journal.<machine or model>`: the operator said so."""
+
+    at: float
+    machine: str
+    """The model's name, of `wake`."""
+    order: OrderKind
+    by: str
+
+
+JournalEntry = Transition | ProviderCall | PhaseEnded | Ordered
+
+
+class WakerCommand(Message, frozen=True, kw_only=True, tag="waker_command.v1"):
+    """Request on `waker.command`: an order of the operator."""
+
+    order: OrderKind
+    target: str
+    """A model's name for `wake`, a machine's id for all others."""
+    by: str
+    """Who gives it, for the journal."""
+
+
+class WakerReply(Message, frozen=True, kw_only=True, tag="waker_reply.v1"):
+    """The order is on record and will be followed; or why not."""
+
+    accepted: bool
+    error: str = ""
+
+
+class MachineMemory(Message, frozen=True, kw_only=True, tag="machine_memory.v1"):
+    """Bucket `waker`, `machine.<id>`: what one leader has to know of a machine that another led. Unix seconds."""
+
+    machine: str
+    last_used: float = 0.0
+    """Written no oftener than it matters."""
+    kept: bool = False
+    cordoned: bool = False
+    cool_until: float = 0.0
+    failures: int = 0
+    tried_wake: str = ""
+    tried_starts: int = 0
+    woken: tuple[float, ...] = ()
+    """The wakes of the last hour."""
+    wake_deadline: float = 0.0
+    """Of the wake under way."""
+
+
+class TierMemory(Message, frozen=True, kw_only=True, tag="tier_memory.v1"):
+    """Bucket `waker`, `tier.<name>`: how long its wakes took lately, and how long it was unused between uses."""
+
+    tier: str
+    phases: dict[Phase, tuple[float, ...]] = msgspec.field(default_factory=dict)
+    """Seconds, the newest last."""
+    wakes: tuple[float, ...] = ()
+    """Seconds from asleep to ready."""
+    gaps: tuple[int, ...] = ()
+    """How often it was unused for so many whole minutes; the last counts all that were longer."""
+
+
+class OrdersMemory(Message, frozen=True, kw_only=True, tag="orders_memory.v1"):
+    """Bucket `waker`, `orders`: models that the operator wants awake and that no machine serves for it yet."""
+
+    models: tuple[str, ...] = ()
+
+
+Memory = MachineMemory | TierMemory | OrdersMemory

@@ -1,4 +1,4 @@
-"""A machine that is a local command: asleep is not running. Each engine has a keeper of its own (`adapters.keeper`)."""
+"""Machines that are local commands: asleep is not running. Each engine has a keeper of its own (`adapters.keeper`)."""
 
 import asyncio
 import contextlib
@@ -8,22 +8,45 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from services.waker.adapters import files
 from services.waker.adapters.files import KeeperState
-from services.waker.core.events import Sight
-from services.waker.ports import ACCEPTED, CallResult
+from services.waker.core.events import Power, Sight
+from services.waker.ports import ACCEPTED, CallResult, Looks
 
 LOOK_SECONDS = 0.05
 """Between two looks while a keeper that was told to end is waited for."""
 REPORT_BYTES = 4096
 
 
-class ProcessMachine:
-    """A `Provider`. `lifeline` is a descriptor that reads end-of-file when the suite has gone."""
+class LocalMachines:
+    """A `Provider`: the commands of this host."""
+
+    def __init__(self, machines: Mapping[str, "LocalMachine"]) -> None:
+        self._machines = machines
+
+    async def start(self, machine: str, generation: int) -> CallResult:
+        return await self._machines[machine].start(generation)
+
+    async def stop(self, machine: str, *, force: bool) -> CallResult:
+        del force  # its keeper uses force when it is asked twice
+        return await self._machines[machine].stop()
+
+    async def look(self) -> Looks:
+        return Looks(sights={name: await machine.look() for name, machine in self._machines.items()})
+
+    async def test(self) -> tuple[str, ...]:
+        return ()
+
+    async def close(self) -> None:
+        """Engines outlive their waker."""
+
+
+class LocalMachine:
+    """One command. `lifeline` is a descriptor that reads end-of-file when the suite has gone."""
 
     def __init__(self, folder: Path, command: Sequence[str], lifeline: int | None, *, grace: float = 10.0) -> None:
         self._folder = folder
@@ -58,7 +81,7 @@ class ProcessMachine:
 
     def _sight(self) -> Sight:
         if not self._folder.exists():
-            return Sight(running=False, provider_state="stopped")
+            return Sight(power="off", provider_state="stopped")
         lock = files.take_lock(self._folder)
         state = files.read_state(self._folder)
         if lock is None:
@@ -69,9 +92,9 @@ class ProcessMachine:
         finally:
             os.close(lock)
         if state is None:
-            return Sight(running=False, provider_state="stopped")
+            return Sight(power="off", provider_state="stopped")
         return Sight(
-            running=False,
+            power="off",
             provider_state="stopped",
             generation=state.generation,
             reason=state.reason,
@@ -146,17 +169,16 @@ def _running(state: KeeperState | None) -> Sight:
     if state is None or state.status in ("ended", "refused"):
         # Between its lock and its first word, or between its last word and its end.
         return Sight(
-            running=True,
+            power="falling",
             provider_state="changing",
-            ending=True,
-            generation=state.generation if state else 0,
+            generation=state.generation if state else None,
             reason=state.reason if state else "",
             ended_at=state.ended_at if state else None,
         )
+    powers: dict[files.Status, Power] = {"starting": "rising", "running": "up", "stopping": "falling"}
     return Sight(
-        running=True,
+        power=powers[state.status],
         provider_state=state.status,
-        ending=state.status == "stopping",
         generation=state.generation,
         endpoint=f"http://127.0.0.1:{state.port}" if state.port else None,
     )

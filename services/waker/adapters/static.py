@@ -1,20 +1,31 @@
-"""A machine that never sleeps: there is nothing to start, to stop or to see but what its probes say."""
+"""Machines that never sleep: there is nothing to start, to stop or to see but what their probes say."""
 
-from services.waker.core.events import Sight
-from services.waker.ports import CallResult
+from services.waker.ports import CallResult, Looks
 
-NEVER = CallResult(outcome="refused", code="static", reason="a machine of provider static is neither woken nor stopped")
+NEVER = CallResult(
+    outcome="refused",
+    code="static",
+    reason="a machine of provider static is neither woken nor stopped",
+    scope="machine",
+)
 
 
-class StaticMachine:
+class StaticMachines:
     """A `Provider`."""
 
-    async def start(self, generation: int) -> CallResult:
-        del generation
+    async def start(self, machine: str, generation: int) -> CallResult:
+        del machine, generation
         return NEVER
 
-    async def stop(self) -> CallResult:
+    async def stop(self, machine: str, *, force: bool) -> CallResult:
+        del machine, force
         return NEVER
 
-    async def look(self) -> Sight:
-        return Sight(running=True, provider_state="static")
+    async def look(self) -> Looks:
+        return Looks(sights={})
+
+    async def test(self) -> tuple[str, ...]:
+        return ()
+
+    async def close(self) -> None:
+        """Nothing is open."""

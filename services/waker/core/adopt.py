@@ -1,76 +1,97 @@
-"""How a waker that has just become the leader takes over: what is on record, and what the providers see."""
+"""How a waker that has just become the leader takes over: what is on record, what was remembered, what is seen."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from services.waker.core.events import Effect, Sight, Write
-from services.waker.core.fleet import look
+from services.waker.core.events import Effect, Journal, Looked, Remember, Write
+from services.waker.core.fleet import handle
+from services.waker.core.history import History, remembered
 from services.waker.core.plan import MachinePlan, Plan
 from services.waker.core.policy import COOL_LIMIT_SECONDS
-from services.waker.core.state import Fleet, Machine
-from services.waker.core.turn import Turn
-from shared.messages.waker import MachineRecord
+from services.waker.core.state import Account, Fleet, Machine, Wake
+from shared.messages.waker import MachineMemory, MachineRecord, TierMemory
 
 
-def adopt(
-    plan: Plan,
-    records: Mapping[str, tuple[MachineRecord, int]],
-    sights: Mapping[str, Sight],
-    now: float,
-    before: Fleet | None = None,
-) -> tuple[Fleet, list[Effect]]:
-    """The fleet to begin with. `records` come with their revisions; a machine without a sight was not seen yet.
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """What earlier leaders left in the bus's buckets."""
 
-    `before`: this waker's own last fleet, for what stands in no record: starts and failures, durations, last uses.
-    """
-    machines = {m.id: _recalled(m, records.get(m.id), before, plan, now) for m in plan.machines.values()}
-    wakes = before.wakes if before else {}
-    latest = now + plan.wake_cap
+    records: Mapping[str, tuple[MachineRecord, int]] = field(default_factory=dict)
+    """By machine, with revisions."""
+    machines: Mapping[str, MachineMemory] = field(default_factory=dict)
+    tiers: Mapping[str, TierMemory] = field(default_factory=dict)
+    orders: tuple[str, ...] = ()
+
+
+def adopt(plan: Plan, left: Left, looks: Mapping[str, Looked], now: float) -> tuple[Fleet, list[Effect]]:
+    """The fleet to begin with. `looks` by provider; a machine that none of them shows is where its record left it."""
+    machines = {m.id: _recalled(m, left, plan, now) for m in plan.machines.values()}
     fleet = Fleet(
         plan=plan,
         leading_since=now,
         machines=machines,
-        wakes={model: replace(wake, deadline=min(wake.deadline, latest)) for model, wake in wakes.items()},
-        history=before.history if before else {},
+        accounts={provider: Account() for provider in plan.providers},
+        orders=tuple(model for model in left.orders if model in plan.lineups),
+        wakes=_wakes(plan, machines),
+        history={tier: _history(left, tier) for tier in plan.idle},
     )
-    turn = Turn(fleet, now)
-    for name, sight in sights.items():
-        machine = turn.machines[name]
-        if machine.state == "waking" and not sight.running:
-            reason = f"the wake was left by its waker: {sight.reason or 'no engine runs'}"
-            turn.move(machine, "asleep", reason, at=sight.ended_at)
-        else:
-            look(turn, machine, sight)
-    fleet, effects = turn.done()
-    told: list[Effect] = [effect for effect in effects if not isinstance(effect, Write)]
-    # Whatever the bucket says otherwise, or says in an older form.
+    told: list[Effect] = []
+    for looked in looks.values():
+        fleet, effects = handle(fleet, looked, now)
+        told += [effect for effect in effects if not isinstance(effect, Write | Remember)]
+    # Whatever the buckets say otherwise, or say in an older form.
+    writes: list[Effect] = []
     for machine in fleet.machines.values():
-        record, known = machine.record(), records.get(machine.id)
+        record, known = machine.record(), left.records.get(machine.id)
         if record is not None and (known is None or known[0] != record):
-            told.append(Write(record))
-    return fleet, told
+            writes.append(Write(record))
+        memory = machine.memory()
+        if machine.plan.configured and memory != left.machines.get(machine.id):
+            writes.append(Remember(memory))
+    journal = [effect for effect in told if isinstance(effect, Journal)]
+    rest = [effect for effect in told if not isinstance(effect, Journal)]
+    return fleet, [*journal, *writes, *rest]
 
 
-def _recalled(
-    plan: MachinePlan, known: tuple[MachineRecord, int] | None, before: Fleet | None, whole: Plan, now: float
-) -> Machine:
-    machine = Machine(plan=plan, endpoint=plan.endpoint, since=now)
-    if known is None:
-        return machine
-    record, revision = known
-    kept = before.machines.get(plan.id) if before else None
+def _wakes(plan: Plan, machines: Mapping[str, Machine]) -> dict[str, Wake]:
+    """The attempts under way, so that they go on with the deadline that they had."""
+    wakes: dict[str, Wake] = {}
+    for model, lineup in plan.lineups.items():
+        for name in lineup:
+            machine = machines[name]
+            if machine.state == "waking" and machine.wake_id and model not in wakes:
+                wakes[model] = Wake(machine.wake_id, machine.deadline, machine.key_id or "")
+    return wakes
+
+
+def _history(left: Left, tier: str) -> History:
+    memory = left.tiers.get(tier)
+    return remembered(memory) if memory else History()
+
+
+def _recalled(plan: MachinePlan, left: Left, whole: Plan, now: float) -> Machine:
+    kept = left.machines.get(plan.id, MachineMemory(machine=plan.id))
     machine = Machine(
         plan=plan,
         endpoint=plan.endpoint,
         since=now,
-        generation=record.generation,
-        tried=kept.tried if kept else (record.wake_id or "", 1),
-        failures=kept.failures if kept else 0,
+        kept=kept.kept and plan.sleeps,
+        cordoned=kept.cordoned,
         # The clock may have been set back since.
-        cool_until=min(kept.cool_until, now + COOL_LIMIT_SECONDS) if kept else 0.0,
-        last_used=min(kept.last_used, now) if kept else 0.0,
+        last_used=min(kept.last_used, now),
+        cool_until=min(kept.cool_until, now + COOL_LIMIT_SECONDS),
+        failures=kept.failures,
+        tried=(kept.tried_wake, kept.tried_starts),
+        woken=tuple(at for at in kept.woken if at <= now),
     )
-    return machine if record.state == "gone" or not _fits(plan, record) else _resumed(machine, record, revision, whole)
+    known = left.records.get(plan.id)
+    if known is None:
+        return machine
+    record, revision = known
+    machine = replace(machine, generation=record.generation)
+    if record.state == "gone" or not _fits(plan, record):
+        return machine
+    return _resumed(machine, record, revision, kept, whole)
 
 
 def _fits(plan: MachinePlan, record: MachineRecord) -> bool:
@@ -80,22 +101,26 @@ def _fits(plan: MachinePlan, record: MachineRecord) -> bool:
     return record.tier == plan.tier and (record.state == "broken" or record.endpoint == plan.endpoint)
 
 
-def _resumed(machine: Machine, record: MachineRecord, revision: int, plan: Plan) -> Machine:
+def _resumed(machine: Machine, record: MachineRecord, revision: int, kept: MachineMemory, plan: Plan) -> Machine:
     """Where the record left it. The clock of the one who wrote it may have been ahead of ours."""
-    since = min(record.since, machine.since)
+    now = machine.since
+    since = min(record.since, now)
     waking = record.state == "waking"
+    deadline = min(kept.wake_deadline or since + plan.wake_cap, now + plan.wake_cap)
     return replace(
         machine,
         state=record.state,
         since=since,
         reason=record.reason,
-        provider_state=record.provider_state,
+        alarm=record.alarm,
         endpoint=record.endpoint or machine.endpoint,
         wake_id=record.wake_id,
         key_id=record.key_id,
-        deadline=since + plan.wake_cap if waking else 0.0,
+        deadline=deadline if waking else 0.0,
         phase="calling" if waking else None,
-        phase_since=machine.since,
+        phase_since=now if waking else 0.0,
+        # What was called may be invisible for a moment: what is seen too soon proves nothing.
+        called_at=now if waking and machine.plan.account.settle else 0.0,
         drain_revision=revision if record.state == "draining" else None,
         reached=not machine.plan.sleeps and record.state == "ready",
     )

@@ -3,33 +3,80 @@
 Events may be late, doubled or lost: an answer names what it answers by `serial`, a sight when it was asked for.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.config import ProviderName
 from shared.messages.gateway import Activity, WakeRequest
-from shared.messages.waker import CallOutcome, JournalEntry, MachineRecord
+from shared.messages.waker import (
+    CallOutcome,
+    JournalEntry,
+    MachineMemory,
+    MachineRecord,
+    OrderKind,
+    OrdersMemory,
+    TierMemory,
+)
 
 CallKind = Literal["start", "stop"]
 ProbeStep = Literal["reach", "token"]
 """Whether the engine answers at all; whether it answers one token."""
 
 
+Power = Literal["off", "rising", "up", "falling", "halted", "failed", "gone"]
+"""What a provider sees, in our words: asleep, coming, there, going, off and yet billed, broken and not billed, unknown
+to it or deleted for good."""
+
+Scope = Literal["", "busy", "machine", "pool", "account"]
+"""Whom a refusal concerns: nobody but this moment (its state is changing), this machine, all machines of its pool
+(no capacity), all of the account (quota, credentials, permission)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sight:
     """What a provider sees of one machine."""
 
-    running: bool
-    """Something of it runs, were it only on its way up or down."""
+    power: Power
     provider_state: str
-    ending: bool = False
-    """It runs, and is on its way down."""
-    generation: int = 0
-    """Of the engine that runs, or ran last; 0: none known."""
+    """The provider's own word."""
+    generation: int | None = None
+    """Of the engine that runs, or ran last. None: the provider counts none."""
     endpoint: str | None = None
-    """Known as soon as the engine's process is there."""
+    """Where its engine listens; None: not known yet, or as configured."""
     reason: str = ""
     """Why nothing runs any more."""
     ended_at: float | None = None
+    scope: Scope = ""
+    """Of a start that was accepted and came to nothing: whom that concerns."""
+    pool: str = ""
+    """What it shares its capacity with: type, zone and market."""
+    leaving: str = ""
+    """The provider is about to take it away: its words."""
+    locked: str = ""
+    """It is off and we may not start it: why."""
+
+    @property
+    def running(self) -> bool:
+        """Something of it runs, were it only on its way up or down."""
+        return self.power in ("rising", "up", "falling")
+
+    @property
+    def ending(self) -> bool:
+        return self.power == "falling"
+
+    @property
+    def billed(self) -> bool:
+        return self.power in ("up", "halted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stray:
+    """A machine that carries our fleet's mark and is not configured. Its id is `PROVIDER:INSTANCE`."""
+
+    id: str
+    provider: ProviderName
+    sight: Sight
 
 
 @dataclass(frozen=True)
@@ -47,11 +94,34 @@ class Used:
     activity: Activity
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Looked:
-    machine: str
-    sight: Sight
+    """One look at a provider. A machine of which it says nothing was not seen: that proves nothing."""
+
+    provider: ProviderName
     asked_at: float
+    sights: Mapping[str, Sight]
+    strays: tuple[Stray, ...] = ()
+    fault: str = ""
+    """Why it could not look."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """A provider's self-test: may we start and stop, does its clock agree with ours?"""
+
+    provider: ProviderName
+    faults: tuple[str, ...]
+    """Each with the machine or the permission that it is about and the fix; none: all is well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The operator's word."""
+
+    order: OrderKind
+    target: str
+    by: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +136,7 @@ class Called:
     code: str = ""
     reason: str = ""
     endpoint: str | None = None
+    scope: Scope = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +146,10 @@ class Probed:
     step: ProbeStep
     answered: bool
     seconds: float
+    host: bool = False
+    """Something of the machine answered, be it with a refusal: its network is up."""
+    wrong: str = ""
+    """It answers, and is no engine of this model: what it is."""
     code: str = ""
     """Why not: an HTTP status or what the network said."""
     tokens: int = 0
@@ -93,7 +168,7 @@ class Tick:
     """Time has passed."""
 
 
-Event = Demand | Used | Looked | Called | Probed | Written | Tick
+Event = Demand | Used | Looked | Tested | Order | Called | Probed | Written | Tick
 
 
 @dataclass(frozen=True)
@@ -107,11 +182,18 @@ class StartMachine:
 class StopMachine:
     machine: str
     serial: int
+    force: bool = False
+    """It was asked before and still runs."""
 
 
 @dataclass(frozen=True)
 class LookAt:
-    machine: str
+    provider: ProviderName
+
+
+@dataclass(frozen=True)
+class TestProvider:
+    provider: ProviderName
 
 
 @dataclass(frozen=True)
@@ -132,8 +214,15 @@ class Write:
 
 
 @dataclass(frozen=True)
+class Remember:
+    """Put this into the bucket of what a later leader has to know."""
+
+    memory: MachineMemory | TierMemory | OrdersMemory
+
+
+@dataclass(frozen=True)
 class Journal:
     entry: JournalEntry
 
 
-Effect = StartMachine | StopMachine | LookAt | Probe | Write | Journal
+Effect = StartMachine | StopMachine | LookAt | TestProvider | Probe | Write | Remember | Journal

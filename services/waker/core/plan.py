@@ -3,26 +3,65 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from shared.config import Config, Machine
+from services.waker.core.idle import IdlePlan, idle_plan
+from shared.config import Config, Machine, ProviderName
+from shared.messages.waker import Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderPlan:
+    """How an account is looked at, and what its sights prove."""
+
+    look_every: float
+    """While nothing changes."""
+    look_fast: float
+    """While something does."""
+    settle: float
+    """After a call: a sight that shows no change proves nothing for so long."""
+    stuck: float
+    """From one request to fall asleep to the next."""
+    reachable: bool
+    """Whether its machines have a network that is not up at once, and engines whose death it does not see."""
+
+
+LOCAL = ProviderPlan(look_every=1.0, look_fast=0.25, settle=0.0, stuck=20.0, reachable=False)
+"""An engine gets 10 s to end by itself."""
+CLOUD = ProviderPlan(look_every=20.0, look_fast=2.0, settle=10.0, stuck=300.0, reachable=True)
+"""A call that was accepted may be invisible for seconds; what still stops after minutes needs force."""
+PROVIDERS: Mapping[ProviderName, ProviderPlan] = {
+    "ec2": CLOUD,
+    "hyperstack": CLOUD,
+    "process": LOCAL,
+    "static": CLOUD,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachinePlan:
-    """One configured machine."""
+    """One configured machine, or a stray."""
 
     id: str
     tier: str
-    sleeps: bool
-    """False: it never sleeps, and we only watch it."""
+    """Empty for a stray."""
+    provider: ProviderName
     room: int
     """Requests in flight that it takes."""
-    idle_timeout: float
     models: tuple[str, ...]
     """That it serves; without any it is never woken."""
     served_as: str
     """What its engine calls the first of them."""
     endpoint: str | None
-    """Of a machine that never sleeps."""
+    """Where its engine listens; None: its provider says so when it runs."""
+    configured: bool = True
+
+    @property
+    def sleeps(self) -> bool:
+        """False: it never does, and we only watch it."""
+        return self.provider != "static"
+
+    @property
+    def account(self) -> ProviderPlan:
+        return PROVIDERS[self.provider]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +71,23 @@ class Plan:
     machines: Mapping[str, MachinePlan]
     lineups: Mapping[str, tuple[str, ...]]
     """Model to its machines, in the order in which they are tried."""
+    idle: Mapping[str, IdlePlan]
+    """By tier."""
     new_id: Callable[[float], str]
     """A wake's id for its beginning."""
     wake_cap: float
+    hedge_margin: float
+    phase_limits: Mapping[Phase, float]
     restart_limit: int
     call_timeout: float
     probe_interval: float
     demand_timeout: float
     gateway_timeout: float
+
+    @property
+    def providers(self) -> list[ProviderName]:
+        """Those that have machines which sleep."""
+        return sorted({m.provider for m in self.machines.values() if m.sleeps})
 
 
 def plan_of(config: Config, new_id: Callable[[float], str]) -> Plan:
@@ -47,8 +95,17 @@ def plan_of(config: Config, new_id: Callable[[float], str]) -> Plan:
     return Plan(
         machines={m.id: _machine(config, m) for m in config.machine},
         lineups={m.name: tuple(machine.id for machine in config.machines_of(m)) for m in config.model},
+        idle={tier.name: idle_plan(config, tier) for tier in config.tier},
         new_id=new_id,
         wake_cap=settings.wake_cap,
+        hedge_margin=min(settings.hedge_margin, settings.wake_cap / 10),
+        phase_limits={
+            "calling": settings.call_timeout * 2,
+            "booting": settings.booting_limit,
+            "reaching": settings.reaching_limit,
+            "loading": settings.loading_limit,
+            "first_token": settings.first_token_limit,
+        },
         restart_limit=settings.restart_limit,
         call_timeout=settings.call_timeout,
         probe_interval=settings.probe_interval,
@@ -63,9 +120,8 @@ def _machine(config: Config, machine: Machine) -> MachinePlan:
     return MachinePlan(
         id=machine.id,
         tier=tier.name,
-        sleeps=tier.provider != "static",
+        provider=tier.provider,
         room=tier.max_concurrency,
-        idle_timeout=config.waker.idle_timeout if tier.idle_timeout is None else tier.idle_timeout,
         models=tuple(model.name for model in models),
         served_as=(models[0].served_as or models[0].name) if models else "",
         endpoint=machine.endpoint.rstrip("/") if machine.endpoint else None,

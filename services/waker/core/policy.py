@@ -1,17 +1,17 @@
-"""Questions about a fleet that change nothing: who wants what, who is idle, who is next, how long it will take."""
+"""Questions about a fleet that change nothing: who wants what, who is idle, who is next."""
 
 from collections.abc import Iterable
-from statistics import median
 
-from services.waker.core.state import PHASES, Fleet, History, Machine, Wanted
-from shared.messages.waker import Phase
+from services.waker.core.history import History
+from services.waker.core.idle import sleep_at, wake_at, warm
+from services.waker.core.state import Account, Fleet, Machine, Wanted
 
 SETTLE_SECONDS = 2.0
 """After a machine became ready, for its waiters to be served and to say so: older demand starts no second one."""
 COOL_SECONDS = 20.0
 COOL_LIMIT_SECONDS = 60.0
-HISTORY = 20
-"""Durations kept of each phase: enough for a median, few enough to follow a change."""
+DOUBT_LOOKS = 3
+"""A provider that was not seen for so many looks is in doubt."""
 
 
 def demands(fleet: Fleet, models: Iterable[str]) -> list[Wanted]:
@@ -20,25 +20,75 @@ def demands(fleet: Fleet, models: Iterable[str]) -> list[Wanted]:
     return [level for (model, _), level in fleet.demand.items() if model in wanted and level.request.waiting > 0]
 
 
+def wanted(fleet: Fleet, machine: Machine) -> bool:
+    """Somebody waits for one of its models, or the operator does."""
+    return bool(demands(fleet, machine.plan.models)) or any(model in fleet.orders for model in machine.plan.models)
+
+
 def in_flight(fleet: Fleet, machine: str) -> int:
     """Requests on it, as the live gateways say."""
     uses = (heard.activity.machines.get(machine) for heard in fleet.gateways.values())
     return sum(use.in_flight for use in uses if use is not None)
 
 
-def idle_since(machine: Machine) -> float:
-    return max(machine.since, machine.last_used)
-
-
 def may_drain(fleet: Fleet, machine: Machine, now: float) -> bool:
-    """Idle for long enough, wanted by nobody, and we have led for long enough to have heard every gateway."""
+    """Idle for long enough, wanted by nobody, and nothing is in doubt: we have heard every gateway, see its provider,
+    and know that what we stop we can start again."""
     return (
         machine.plan.sleeps
+        and not machine.kept
         and now - fleet.leading_since >= fleet.plan.gateway_timeout
-        and now - idle_since(machine) >= machine.plan.idle_timeout
+        and trusted(fleet, machine, now)
+        and now >= may_sleep_at(fleet, machine)
         and in_flight(fleet, machine.id) == 0
-        and not demands(fleet, machine.plan.models)
+        and not wanted(fleet, machine)
+        and not kept_warm(fleet, machine, now)
     )
+
+
+def may_sleep_at(fleet: Fleet, machine: Machine) -> float:
+    """When its idle policy puts it to sleep if nobody uses it."""
+    past = fleet.history.get(machine.plan.tier, History()).past()
+    return sleep_at(
+        fleet.plan.idle[machine.plan.tier],
+        past,
+        ready_since=machine.since,
+        idle_since=machine.idle_since,
+        woken=machine.woken,
+    )
+
+
+def trusted(fleet: Fleet, machine: Machine, now: float) -> bool:
+    """Its provider answers, and passed its self-test."""
+    account = fleet.accounts.get(machine.plan.provider, Account())
+    return account.tested and now - account.looked_at <= DOUBT_LOOKS * machine.plan.account.look_every + 10.0
+
+
+def kept_warm(fleet: Fleet, machine: Machine, now: float) -> bool:
+    """A schedule wants one machine of its tier awake, and it is the first that is."""
+    tier = machine.plan.tier
+    return warm(fleet.plan.idle[tier], now) and first_ready(fleet, tier) == machine.id
+
+
+def first_ready(fleet: Fleet, tier: str) -> str | None:
+    ready = (m.id for m in fleet.machines.values() if m.plan.tier == tier and m.state == "ready" and not m.lost)
+    return next(ready, None)
+
+
+def to_be_warm(fleet: Fleet, tier: str, now: float) -> bool:
+    """A schedule or the pattern of past gaps wants a machine of this tier that is awake, and none is or will be."""
+    machines = [m for m in fleet.machines.values() if m.plan.tier == tier and m.plan.sleeps and m.plan.models]
+    if not machines or any(m.state in ("ready", "waking", "draining", None) for m in machines):
+        return False
+    plan = fleet.plan.idle[tier]
+    if warm(plan, now):
+        return True
+    past = fleet.history.get(tier, History()).past()
+    idle_since, asleep_since = max(m.last_used for m in machines), max(m.since for m in machines)
+    if not idle_since:
+        return False
+    at = wake_at(plan, past, idle_since=idle_since, asleep_since=asleep_since)
+    return at is not None and asleep_since <= at <= now < at + plan.timeout
 
 
 def drained(fleet: Fleet, machine: Machine) -> bool:
@@ -56,26 +106,31 @@ def drained(fleet: Fleet, machine: Machine) -> bool:
 def needs_another(fleet: Fleet, model: str, levels: list[Wanted]) -> bool:
     """Whether demand asks for one more machine: none is on its way, and none that is ready has room."""
     lineup = [fleet.machines[name] for name in fleet.plan.lineups[model]]
-    if any(m.state in ("waking", "draining") for m in lineup):
+    if any(m.state == "waking" or (m.state == "draining" and not m.lost) for m in lineup):
         return False
-    ready = [m for m in lineup if m.state == "ready"]
+    ready = [m for m in lineup if m.state == "ready" and not m.lost]
     if any(in_flight(fleet, m.id) < m.plan.room for m in ready):
         return False
+    if not ready and model in fleet.orders:
+        return True
     settled = max((m.since for m in ready), default=float("-inf")) + SETTLE_SECONDS
     return any(level.at > settled for level in levels)
 
 
-def candidate(fleet: Fleet, model: str, wake_id: str, now: float) -> Machine | None:
-    """The first machine of the lineup that sleeps and may be tried."""
-    for name in fleet.plan.lineups[model]:
-        machine = fleet.machines[name]
-        if machine.state == "asleep" and now >= machine.cool_until and starts(machine, wake_id) < limit(fleet):
-            return machine
-    return None
+def candidate(fleet: Fleet, lineup: Iterable[str], wake_id: str, now: float) -> Machine | None:
+    """The first of these machines that sleeps and may be tried."""
+    return next((m for name in lineup if startable(fleet, m := fleet.machines[name], wake_id, now)), None)
 
 
-def limit(fleet: Fleet) -> int:
-    return fleet.plan.restart_limit
+def startable(fleet: Fleet, machine: Machine, wake_id: str, now: float) -> bool:
+    sight = machine.sight
+    return (
+        machine.state == "asleep"
+        and not machine.cordoned
+        and now >= machine.cool_until
+        and starts(machine, wake_id) < fleet.plan.restart_limit
+        and (sight is None or (sight.power in ("off", "halted", "failed") and not sight.locked))
+    )
 
 
 def starts(machine: Machine, wake_id: str | None) -> int:
@@ -83,20 +138,13 @@ def starts(machine: Machine, wake_id: str | None) -> int:
     return machine.tried[1] if machine.tried[0] == wake_id else 0
 
 
+def hedge_due(fleet: Fleet, candidate: Machine, deadline: float, now: float) -> bool:
+    """Whether the next machine has to begin now to be ready before the deadline."""
+    usual = fleet.history.get(candidate.plan.tier, History()).usual_most()
+    needed = fleet.plan.wake_cap / 2 if usual is None else usual
+    return deadline - now < needed + fleet.plan.hedge_margin
+
+
 def cool_down(failures: int) -> float:
     """Seconds that a machine is left alone after so many failed wakes in a row."""
     return min(COOL_SECONDS * 2.0 ** min(failures - 1, 8), COOL_LIMIT_SECONDS)
-
-
-def expected(history: History, tier: str, phase: Phase, phase_since: float) -> float | None:
-    """When a wake in this phase will be done: the medians of what is still to go; None without history."""
-    to_go = PHASES[PHASES.index(phase) :] if phase in PHASES else PHASES
-    known = [history.get((tier, p)) for p in to_go]
-    if not all(known):
-        return None
-    return phase_since + sum(median(durations) for durations in known if durations)
-
-
-def remembered(history: History, tier: str, phase: Phase, seconds: float) -> History:
-    durations = (*history.get((tier, phase), ()), max(0.0, seconds))[-HISTORY:]
-    return {**history, (tier, phase): durations}

@@ -1,4 +1,4 @@
-"""The fleet as one value: each machine, the demand, the gateways, the wakes; and which moves are legal.
+"""The fleet as one value: each machine, the demand, the gateways, the wakes, the accounts; and which moves are legal.
 
 Everything here is frozen; `core.fleet` makes the next value. Times are Unix seconds.
 """
@@ -6,10 +6,11 @@ Everything here is frozen; `core.fleet` makes the next value. Times are Unix sec
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.waker.core.events import CallKind
+from services.waker.core.events import CallKind, Sight
+from services.waker.core.history import History
 from services.waker.core.plan import MachinePlan, Plan
 from shared.messages.gateway import Activity, WakeRequest
-from shared.messages.waker import MachineRecord, MachineState, Phase
+from shared.messages.waker import MachineMemory, MachineRecord, MachineState, OrdersMemory, Phase
 
 
 def _to(*states: MachineState) -> frozenset[MachineState]:
@@ -24,12 +25,12 @@ MOVES: Mapping[MachineState | None, frozenset[MachineState]] = {
     "draining": _to("ready", "falling_asleep", "asleep"),
     "falling_asleep": _to("asleep"),
     "broken": _to("asleep", "waking", "falling_asleep", "ready") - {"broken"},
-    "gone": frozenset(),
+    "gone": _to("asleep", "waking") - {"gone", "broken"},
 }
-"""None: not seen yet."""
+"""None: not seen yet. From `gone` only because the provider knows it again."""
 
-PHASES: tuple[Phase, ...] = ("calling", "loading", "first_token")
-"""That a wake of a local process goes through, in order."""
+REMEMBER_SECONDS = 15.0
+"""How exactly a machine's last use is kept for a later leader: it may fall asleep so much too early then."""
 
 
 class IllegalMove(RuntimeError):
@@ -53,10 +54,23 @@ class Machine:
     state: MachineState | None = None
     since: float = 0.0
     reason: str = ""
-    provider_state: str = "unknown"
+    alarm: str = ""
     generation: int = 0
     endpoint: str | None = None
-    """Where the engine's process listens, ready or not."""
+    """Where the engine listens, ready or not."""
+
+    sight: Sight | None = None
+    """The provider's last word."""
+    seen_at: float = 0.0
+    """When it was asked for that."""
+    gone_since: float | None = None
+    """Since when the provider does not know it, time and again."""
+
+    kept: bool = False
+    """The operator's `wake` keeps it awake."""
+    cordoned: bool = False
+    put_down: bool = False
+    """It is to fall asleep whoever wants it: its drain is not called off."""
 
     wake_id: str | None = None
     key_id: str | None = None
@@ -64,6 +78,8 @@ class Machine:
     """Of the wake under way."""
     tried: tuple[str, int] = ("", 0)
     """The last wake that started it, and how often."""
+    woken: tuple[float, ...] = ()
+    """When its wakes of the last hour began."""
     phase: Phase | None = None
     phase_since: float = 0.0
     ready_at: float | None = None
@@ -80,7 +96,6 @@ class Machine:
     """Stop calls of the present falling asleep."""
     stop_after: float = 0.0
     """When to ask again, if it still runs then."""
-    looked_at: float = 0.0
 
     reached: bool = False
     """The engine answers; what is asked of it next is one token."""
@@ -98,6 +113,15 @@ class Machine:
     def id(self) -> str:
         return self.plan.id
 
+    @property
+    def lost(self) -> bool:
+        """It drains for good: no demand brings it back."""
+        return self.put_down or self.cordoned or bool(self.sight and self.sight.leaving)
+
+    @property
+    def idle_since(self) -> float:
+        return max(self.since, self.last_used)
+
     def record(self) -> MachineRecord | None:
         """What the bucket says of it; None before it was seen."""
         if self.state is None:
@@ -107,7 +131,7 @@ class Machine:
             machine=self.id,
             tier=self.plan.tier,
             state=self.state,
-            provider_state=self.provider_state,
+            provider_state=self.sight.provider_state if self.sight else "unknown",
             endpoint=self.endpoint if self.state in ("ready", "draining") else None,
             generation=self.generation,
             since=self.since,
@@ -116,6 +140,24 @@ class Machine:
             phase=self.phase,
             ready_at=self.ready_at,
             key_id=self.key_id,
+            kept=self.kept,
+            cordoned=self.cordoned,
+            alarm=self.alarm,
+        )
+
+    def memory(self) -> MachineMemory:
+        """What a later leader has to know beside the record."""
+        return MachineMemory(
+            machine=self.id,
+            last_used=self.last_used // REMEMBER_SECONDS * REMEMBER_SECONDS,
+            kept=self.kept,
+            cordoned=self.cordoned,
+            cool_until=self.cool_until,
+            failures=self.failures,
+            tried_wake=self.tried[0],
+            tried_starts=self.tried[1],
+            woken=self.woken,
+            wake_deadline=self.deadline if self.state == "waking" else 0.0,
         )
 
 
@@ -144,8 +186,22 @@ class Heard:
     at: float
 
 
-History = Mapping[tuple[str, Phase], tuple[float, ...]]
-"""Tier and phase to how long it took lately."""
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """A provider: when it was looked at and tested, and with what success."""
+
+    asked_at: float = 0.0
+    """0: no look is under way that could still be answered."""
+    looking: bool = False
+    looked_at: float = 0.0
+    """When the last look that succeeded was asked for."""
+    fault: str = ""
+    """Of the last look."""
+    test_asked_at: float | None = None
+    testing: bool = False
+    tested: bool = False
+    """A self-test passed, and none has failed since."""
+    test_faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +209,18 @@ class Fleet:
     plan: Plan
     leading_since: float
     machines: Mapping[str, Machine]
+    accounts: Mapping[str, Account] = field(default_factory=dict)
+    """By provider."""
     demand: Mapping[tuple[str, str], Wanted] = field(default_factory=dict)
     """By model and gateway; nothing that is too old, withdrawals included: they overrule what is late."""
+    orders: tuple[str, ...] = ()
+    """Models that the operator wants awake and that no machine serves for it yet."""
     gateways: Mapping[str, Heard] = field(default_factory=dict)
     """The live ones."""
     wakes: Mapping[str, Wake] = field(default_factory=dict)
     """By model."""
-    history: History = field(default_factory=dict)
+    history: Mapping[str, History] = field(default_factory=dict)
+    """By tier."""
+
+    def orders_memory(self) -> OrdersMemory:
+        return OrdersMemory(models=self.orders)

@@ -10,16 +10,21 @@ from services.waker.core.events import (
     LookAt,
     Probe,
     ProbeStep,
+    Remember,
     StartMachine,
     StopMachine,
+    TestProvider,
     Write,
 )
-from services.waker.core.policy import demands, expected, remembered
-from services.waker.core.state import MOVES, Call, Fleet, IllegalMove, Machine
-from shared.messages.waker import MachineState, Phase, ProviderCall, Transition
+from services.waker.core.history import History
+from services.waker.core.state import MOVES, Account, Call, Fleet, IllegalMove, Machine
+from shared.config import ProviderName
+from shared.messages.waker import JournalEntry, MachineState, Phase, PhaseEnded, Transition
 
 LOST_SECONDS = 5.0
 """Past its own time-out an answer is late; then it is lost."""
+LOOK_LOST_SECONDS = 120.0
+"""A look may take several calls, each in its turn."""
 
 
 class Turn:
@@ -30,10 +35,12 @@ class Turn:
         self.plan = fleet.plan
         self.now = now
         self.machines = dict(fleet.machines)
+        self.accounts = dict(fleet.accounts)
         self.demand = dict(fleet.demand)
+        self.orders = fleet.orders
         self.gateways = dict(fleet.gateways)
         self.wakes = dict(fleet.wakes)
-        self.history = fleet.history
+        self.history = dict(fleet.history)
         self._journal: list[Effect] = []
         self._effects: list[Effect] = []
 
@@ -43,19 +50,30 @@ class Turn:
         return replace(
             self.before,
             machines=self.machines,
+            accounts=self.accounts,
             demand=self.demand,
+            orders=self.orders,
             gateways=self.gateways,
             wakes=self.wakes,
             history=self.history,
         )
 
     def done(self) -> tuple[Fleet, list[Effect]]:
+        before, fleet = self.before, self.fleet
         writes: list[Effect] = []
+        memories: list[Effect] = []
         for machine in self.machines.values():
-            record, old = machine.record(), self.before.machines[machine.id].record()
-            if record is not None and record != old:
+            old = before.machines.get(machine.id)
+            record = machine.record()
+            if record is not None and (old is None or record != old.record()):
                 writes.append(Write(record))
-        return self.fleet, [*self._journal, *writes, *self._effects]
+            memory = machine.memory()
+            if machine.plan.configured and (old is None or memory != old.memory()):
+                memories.append(Remember(memory))
+        memories += [Remember(h.memory(tier)) for tier, h in self.history.items() if h != before.history.get(tier)]
+        if fleet.orders != before.orders:
+            memories.append(Remember(fleet.orders_memory()))
+        return fleet, [*self._journal, *writes, *memories, *self._effects]
 
     def set(self, machine: Machine, **changes: Any) -> Machine:
         machine = replace(machine, **changes)
@@ -69,23 +87,24 @@ class Turn:
         if to not in MOVES[machine.state]:
             raise IllegalMove(f"{machine.id}: {machine.state} to {to}: {reason}")
         moment = self.now if at is None else min(self.now, max(machine.since, at))
+        self._phase_ends(machine, done=to == "ready")
         settled: dict[str, Any] = {"phase": None, "ready_at": None, "drain_revision": None, "probe_serial": None}
-        if to in ("asleep", "falling_asleep", "broken"):
+        if to in ("asleep", "falling_asleep", "broken", "gone"):
             settled |= {"endpoint": machine.plan.endpoint, "reached": False}
+        if to in ("asleep", "ready", "waking"):
+            settled |= {"alarm": "", "put_down": False}
         moved = self.set(machine, **(settled | {"state": to, "since": moment, "reason": reason} | changes))
-        self._journal.append(
-            Journal(
-                Transition(
-                    at=moment,
-                    machine=moved.id,
-                    tier=moved.plan.tier,
-                    from_state=machine.state,
-                    to_state=to,
-                    reason=reason,
-                    generation=moved.generation,
-                    wake_id=moved.wake_id,
-                    key_id=moved.key_id,
-                )
+        self.told(
+            Transition(
+                at=moment,
+                machine=moved.id,
+                tier=moved.plan.tier,
+                from_state=machine.state,
+                to_state=to,
+                reason=reason,
+                generation=moved.generation,
+                wake_id=moved.wake_id,
+                key_id=moved.key_id,
             )
         )
         return moved
@@ -94,15 +113,30 @@ class Turn:
         """The wake's next phase; how long the one before took is remembered."""
         if machine.phase == phase:
             return machine
-        self.remember(machine)
-        ready_at = expected(self.history, machine.plan.tier, phase, self.now)
+        self._phase_ends(machine, done=True)
+        ready_at = self.history_of(machine).expected(phase, self.now)
         return self.set(machine, phase=phase, phase_since=self.now, ready_at=ready_at)
 
-    def remember(self, machine: Machine) -> None:
-        """How long the phase took that ends now."""
-        if machine.phase is not None:
-            seconds = self.now - machine.phase_since
-            self.history = remembered(self.history, machine.plan.tier, machine.phase, seconds)
+    def history_of(self, machine: Machine) -> History:
+        return self.history.get(machine.plan.tier, History())
+
+    def _phase_ends(self, machine: Machine, *, done: bool) -> None:
+        if machine.phase is None:
+            return
+        seconds = max(0.0, self.now - machine.phase_since)
+        if done:
+            self.history[machine.plan.tier] = self.history_of(machine).phase(machine.phase, seconds)
+        self.told(
+            PhaseEnded(
+                at=self.now,
+                machine=machine.id,
+                tier=machine.plan.tier,
+                wake_id=machine.wake_id or "",
+                phase=machine.phase,
+                seconds=seconds,
+                done=done,
+            )
+        )
 
     def call(self, machine: Machine, kind: CallKind) -> Machine:
         serial = machine.serial + 1
@@ -110,14 +144,24 @@ class Turn:
         if kind == "start":
             self._effects.append(StartMachine(machine.id, serial, machine.generation))
         else:
+            self._effects.append(StopMachine(machine.id, serial, force=machine.stops > 0))
             machine = self.set(machine, stops=machine.stops + 1)
-            self._effects.append(StopMachine(machine.id, serial))
         return machine
 
-    def look(self, machine: Machine, every: float) -> None:
-        if machine.call is None and self.now - machine.looked_at >= every:
-            self.set(machine, looked_at=self.now)
-            self._effects.append(LookAt(machine.id))
+    def look(self, provider: ProviderName, every: float) -> None:
+        account = self.accounts.get(provider, Account())
+        lost = account.looking and self.now - account.asked_at > LOOK_LOST_SECONDS
+        if (not account.looking or lost) and self.now - account.asked_at >= every:
+            self.accounts[provider] = replace(account, looking=True, asked_at=self.now)
+            self._effects.append(LookAt(provider))
+
+    def test(self, provider: ProviderName, every: float) -> None:
+        account = self.accounts.get(provider, Account())
+        asked = account.test_asked_at
+        lost = account.testing and asked is not None and self.now - asked > LOOK_LOST_SECONDS
+        if asked is None or ((not account.testing or lost) and self.now - asked >= every):
+            self.accounts[provider] = replace(account, testing=True, test_asked_at=self.now)
+            self._effects.append(TestProvider(provider))
 
     def probe(self, machine: Machine) -> None:
         """Ask the engine whether it answers, or, once it does, for one token."""
@@ -127,21 +171,10 @@ class Turn:
             return
         serial = machine.serial + 1
         self.set(machine, serial=serial, probe_serial=serial, probed_at=self.now)
-        step: ProbeStep = "token" if machine.reached and machine.state != "ready" else "reach"
+        step: ProbeStep = "token" if machine.reached and machine.state not in ("ready", "draining") else "reach"
         limit = machine.deadline - self.now if machine.state == "waking" else self.plan.call_timeout
-        self._effects.append(
-            Probe(
-                machine.id,
-                serial,
-                step,
-                machine.endpoint,
-                machine.plan.served_as,
-                min(limit, self.plan.call_timeout),
-            )
-        )
+        timeout = min(limit, self.plan.call_timeout)
+        self._effects.append(Probe(machine.id, serial, step, machine.endpoint, machine.plan.served_as, timeout))
 
-    def told(self, call: ProviderCall) -> None:
-        self._journal.append(Journal(call))
-
-    def wanted(self, machine: Machine) -> bool:
-        return bool(demands(self.fleet, machine.plan.models))
+    def told(self, entry: JournalEntry) -> None:
+        self._journal.append(Journal(entry))

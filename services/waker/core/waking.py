@@ -2,26 +2,33 @@
 
 from typing import Any
 
-from services.waker.core.events import Probed, Sight
+from services.waker.core.events import Called, Probed, Scope, Sight
 from services.waker.core.policy import cool_down, starts
 from services.waker.core.state import Machine, Wake
 from services.waker.core.turn import Turn
 from shared.messages.waker import ProviderCall
 
-FAST_LOOK_SECONDS = 0.25
+HOUR = 3600.0
+BUSY_SECONDS = 5.0
+"""A machine whose state was just changing is looked at again before it is tried again."""
+ACCOUNT_SECONDS = 60.0
+"""An account that refuses everything is left alone for so long."""
 
 
-def begin(turn: Turn, machine: Machine, wake: Wake, model: str) -> None:
+def begin(turn: Turn, machine: Machine, wake: Wake, reason: str) -> None:
     """Start a machine that sleeps."""
+    recent = tuple(at for at in machine.woken if turn.now - at < HOUR)
     machine = turn.move(
         machine,
         "waking",
-        f"requests wait for {model}",
+        reason,
         generation=machine.generation + 1,
         wake_id=wake.id,
         key_id=wake.key_id or None,
         deadline=wake.deadline,
         tried=(wake.id, starts(machine, wake.id) + 1),
+        woken=(*recent, turn.now),
+        endpoint=None,
         stops=0,
         **_unprobed(turn),
     )
@@ -29,14 +36,14 @@ def begin(turn: Turn, machine: Machine, wake: Wake, model: str) -> None:
 
 
 def take_over(turn: Turn, machine: Machine, sight: Sight) -> None:
-    """An engine runs that we did not start: one token will show what it is worth."""
+    """It runs, and we did not start it: one token will show what it is worth."""
     wake_id = turn.plan.new_id(turn.now)
     machine = turn.move(
         machine,
         "waking",
-        "an engine that was running is taken over",
-        generation=sight.generation,
-        endpoint=sight.endpoint,
+        "it was running without our doing and is taken over",
+        generation=machine.generation + 1 if sight.generation is None else sight.generation,
+        endpoint=None,
         wake_id=wake_id,
         key_id=None,
         deadline=turn.now + turn.plan.wake_cap,
@@ -44,62 +51,95 @@ def take_over(turn: Turn, machine: Machine, sight: Sight) -> None:
         stops=0,
         **_unprobed(turn),
     )
-    turn.enter(machine, "calling" if sight.endpoint is None else "loading")
+    seen(turn, turn.enter(machine, "calling"), sight)
 
 
 def advance(turn: Turn, machine: Machine) -> None:
     """What a wake under way needs now."""
+    assert machine.phase is not None, "who wakes is in a phase"
+    probe = f"; the last probe said {machine.probe_code}" if machine.probe_code else ""
     if turn.now >= machine.deadline:
-        seconds = turn.now - machine.since
-        last = f"; the last probe said {machine.probe_code}" if machine.probe_code else ""
-        fail(turn, machine, f"not ready within the wake's deadline, after {seconds:.1f} s{last}", running=True)
-        return
-    if machine.phase != "calling":
+        reason = f"not ready within the wake's deadline, after {turn.now - machine.since:.1f} s{probe}"
+        fail(turn, machine, reason, running=True)
+    elif turn.now - machine.phase_since >= turn.plan.phase_limits[machine.phase]:
+        seconds = turn.now - machine.phase_since
+        fail(turn, machine, f"no further than {machine.phase} after {seconds:.1f} s of it{probe}", running=True)
+    elif machine.phase in ("reaching", "loading", "first_token"):
         turn.probe(machine)
-    turn.look(turn.machines[machine.id], FAST_LOOK_SECONDS)
+
+
+def called(turn: Turn, machine: Machine, event: Called) -> None:
+    """The outcome of a start. What is in doubt is left to the next look."""
+    if event.outcome == "accepted" and event.endpoint is not None:
+        started(turn, machine, event.endpoint)
+    elif event.outcome == "accepted" and machine.phase == "calling":
+        turn.enter(machine, "booting")
+    elif event.outcome == "refused":
+        reason = event.reason or event.code
+        if event.scope == "busy":
+            # It is no attempt that failed: its state was changing, and a look will say when it has.
+            wake, count = machine.tried
+            turn.move(machine, "asleep", reason, tried=(wake, count - 1), call=None, cool_until=turn.now + BUSY_SECONDS)
+        else:
+            fail(turn, machine, reason, running=False, scope=event.scope)
 
 
 def seen(turn: Turn, machine: Machine, sight: Sight) -> None:
     """The provider's view of a waking machine while no call is under way."""
-    if not sight.running:
+    if sight.power in ("off", "halted", "failed"):
         died(turn, machine, sight)
-    elif not sight.ending and sight.endpoint is not None:
-        started(turn, turn.set(machine, generation=sight.generation), sight.endpoint)
+    elif sight.power == "up" and machine.phase in ("calling", "booting"):
+        generation = machine.generation if sight.generation is None else sight.generation
+        endpoint = sight.endpoint or machine.plan.endpoint
+        if endpoint is not None:
+            started(turn, turn.set(machine, generation=generation), endpoint)
+    elif sight.power == "rising" and machine.phase == "calling":
+        turn.enter(machine, "booting")
 
 
 def started(turn: Turn, machine: Machine, endpoint: str) -> None:
-    """The engine's process runs."""
-    if machine.phase == "calling":
-        turn.enter(turn.set(machine, endpoint=endpoint, **_unprobed(turn)), "loading")
+    """The machine is there, or the engine's process is, where there is no network between us."""
+    if machine.phase in ("calling", "booting"):
+        machine = turn.set(machine, endpoint=endpoint, **_unprobed(turn))
+        turn.enter(machine, "reaching" if machine.plan.account.reachable else "loading")
 
 
 def died(turn: Turn, machine: Machine, sight: Sight) -> None:
-    """Start the engine again within the limit, else give up."""
-    reason = sight.reason or "the engine did not start"
+    """Start it again within the limit, else give up."""
+    reason = sight.reason or f"it did not start: its provider says {sight.provider_state}"
     count = starts(machine, machine.wake_id)
+    if sight.scope in ("machine", "pool", "account"):
+        fail(turn, machine, reason, running=False, scope=sight.scope)
+        return
     if count >= turn.plan.restart_limit:
         fail(turn, machine, f"{reason}; started {count} times in this wake, which is the limit", running=False)
         return
+    machine = turn.enter(machine, "calling") if machine.phase != "calling" else machine
     machine = turn.set(
         machine,
         reason=f"{reason}; started again",
-        generation=max(machine.generation, sight.generation) + 1,
+        generation=max(machine.generation, sight.generation or 0) + 1,
         tried=(machine.wake_id, count + 1),
-        phase=None,
         endpoint=None,
         **_unprobed(turn),
     )
-    turn.call(turn.enter(machine, "calling"), "start")
+    turn.call(machine, "start")
 
 
 def probed(turn: Turn, machine: Machine, event: Probed) -> None:
     """A probe's answer while waking: the first token makes it ready."""
-    if not event.answered:
+    if event.wrong:
+        fail(turn, turn.set(machine, probe_code=event.wrong), f"its endpoint {event.wrong}", running=True)
+    elif not event.answered:
+        if event.host and machine.phase == "reaching":
+            machine = turn.enter(machine, "loading")
         failures = machine.probe_failures + 1
         after = turn.now + turn.plan.probe_interval
         turn.set(machine, probe_failures=failures, probe_code=event.code, probe_after=after)
     elif event.step == "reach":
         machine = turn.set(machine, reached=True, probe_after=turn.now)
+        if machine.phase == "reaching":
+            machine = turn.enter(machine, "loading")
         turn.enter(machine, "first_token")
     else:
         answered(turn, machine, event)
@@ -107,19 +147,30 @@ def probed(turn: Turn, machine: Machine, event: Probed) -> None:
 
 def answered(turn: Turn, machine: Machine, event: Probed) -> None:
     """One token came: ready."""
-    turn.told(_probe_call(turn, machine, event))
-    turn.remember(machine)
+    turn.told(
+        ProviderCall(
+            at=turn.now,
+            machine=machine.id,
+            call="probe",
+            outcome="accepted",
+            code="",
+            seconds=event.seconds,
+            tokens=event.tokens,
+        )
+    )
+    if machine.state == "waking" and machine.key_id is not None:
+        turn.history[machine.plan.tier] = turn.history_of(machine).wake(turn.now - machine.since)
     turn.move(machine, "ready", "the engine answered one token", failures=0, cool_until=0.0, probe_failures=0)
 
 
-def fail(turn: Turn, machine: Machine, reason: str, *, running: bool) -> None:
-    """The wake is over for this machine: it is put to sleep and left alone for a while."""
-    if machine.probe_code:
-        turn.told(
-            ProviderCall(
-                at=turn.now, machine=machine.id, call="probe", outcome="failed", code=machine.probe_code, seconds=0.0
-            )
-        )
+def superseded(turn: Turn, machine: Machine, winner: Machine) -> None:
+    """Another machine of the same wake was quicker: this one bills for nothing."""
+    turn.call(turn.move(machine, "falling_asleep", f"{winner.id} was ready sooner", call=None, stops=0), "stop")
+
+
+def fail(turn: Turn, machine: Machine, reason: str, *, running: bool, scope: Scope = "") -> None:
+    """The wake is over for this machine: it is put to sleep and left alone for a while, with whom that concerns."""
+    _tell_probe(turn, machine)
     if machine.call is not None:
         seconds = turn.now - machine.call.sent_at
         turn.told(
@@ -128,23 +179,33 @@ def fail(turn: Turn, machine: Machine, reason: str, *, running: bool) -> None:
             )
         )
     failures = machine.failures + 1
-    left_alone = {"failures": failures, "cool_until": turn.now + cool_down(failures)}
+    cool_until = turn.now + (ACCOUNT_SECONDS if scope == "account" else cool_down(failures))
+    pool = machine.sight.pool if machine.sight else ""
+    left_alone: dict[str, Any] = {"failures": failures, "cool_until": cool_until, "call": None}
     if running:
-        turn.call(turn.move(machine, "falling_asleep", reason, call=None, stops=0, **left_alone), "stop")
+        turn.call(turn.move(machine, "falling_asleep", reason, stops=0, **left_alone), "stop")
     else:
-        turn.move(machine, "asleep", reason, call=None, **left_alone)
+        alarm = reason if scope in ("account", "machine") else ""
+        turn.move(machine, "asleep", reason, alarm=alarm, **left_alone)
+    for other in list(turn.machines.values()):
+        if other.id != machine.id and other.state == "asleep" and _concerns(scope, machine, other, pool):
+            turn.set(other, cool_until=max(other.cool_until, cool_until))
 
 
-def _probe_call(turn: Turn, machine: Machine, event: Probed) -> ProviderCall:
-    return ProviderCall(
-        at=turn.now,
-        machine=machine.id,
-        call="probe",
-        outcome="accepted",
-        code="",
-        seconds=event.seconds,
-        tokens=event.tokens,
-    )
+def _concerns(scope: Scope, machine: Machine, other: Machine, pool: str) -> bool:
+    if other.plan.provider != machine.plan.provider:
+        return False
+    same_pool = bool(pool) and other.sight is not None and other.sight.pool == pool
+    return scope == "account" or (scope == "pool" and same_pool)
+
+
+def _tell_probe(turn: Turn, machine: Machine) -> None:
+    if machine.probe_code:
+        turn.told(
+            ProviderCall(
+                at=turn.now, machine=machine.id, call="probe", outcome="failed", code=machine.probe_code, seconds=0.0
+            )
+        )
 
 
 def _unprobed(turn: Turn) -> dict[str, Any]:

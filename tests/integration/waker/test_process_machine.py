@@ -13,12 +13,12 @@ import aiohttp
 import pytest
 
 from services.waker.adapters import files
-from services.waker.adapters.process import ProcessMachine
+from services.waker.adapters.process import LocalMachine
 from services.waker.core.events import Sight
 from tests.kit.waiting import until
 
 ENGINE = Path(__file__).parent / "small_engine.py"
-Made = Callable[..., ProcessMachine]
+Made = Callable[..., LocalMachine]
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ async def made(folder: Path) -> AsyncIterator[Made]:
         *arguments: str, command: list[str] | None = None, lifeline: int | None = None, grace: float = 10.0
     ) -> Any:
         argv = command or [sys.executable, str(ENGINE), "--port", "{port}", *arguments]
-        return ProcessMachine(folder, argv, lifeline, grace=grace)
+        return LocalMachine(folder, argv, lifeline, grace=grace)
 
     yield make
     state = files.read_state(folder)
@@ -61,7 +61,7 @@ async def who(endpoint: str | None) -> dict[str, Any]:
     return told
 
 
-async def gone(machine: ProcessMachine, *, seconds: float = 15.0) -> Sight:
+async def gone(machine: LocalMachine, *, seconds: float = 15.0) -> Sight:
     return await until(machine.look, lambda sight: not sight.running, seconds=seconds)
 
 
@@ -101,7 +101,7 @@ async def test_a_second_start_makes_no_second_engine(made: Made, tmp_path: Path)
     assert (await machine.start(2)).outcome == "unknown"
     # Nor does another waker's, which knows nothing of ours: the keeper's lock stands.
     rival = made("--starts", str(starts))
-    rival._sight = lambda: Sight(running=False, provider_state="stale")  # type: ignore[method-assign]  # a look that was too early
+    rival._sight = lambda: Sight(power="off", provider_state="stale")  # type: ignore[method-assign]  # a look that was too early
     assert (await rival.start(2)).outcome == "unknown"
     assert len(starts.read_text().split()) == 1
     assert (await machine.look()).generation == 1
@@ -191,9 +191,9 @@ async def test_it_outlives_whoever_started_it_and_is_found_again(made: Made, fol
     script = tmp_path / "starter.py"
     script.write_text(
         "import asyncio, os, sys\nfrom pathlib import Path\n"
-        "from services.waker.adapters.process import ProcessMachine\n"
+        "from services.waker.adapters.process import LocalMachine\n"
         "async def main():\n"
-        "    machine = ProcessMachine(Path(sys.argv[1]), sys.argv[2:], None)\n"
+        "    machine = LocalMachine(Path(sys.argv[1]), sys.argv[2:], None)\n"
         "    print((await machine.start(7)).endpoint, flush=True)\n"
         "    os.kill(os.getpid(), 9)\n"
         "asyncio.run(main())\n"

@@ -1,37 +1,73 @@
 """Fleets for tests, a world that plays providers and engines, and what must hold of every fleet."""
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from services.waker.core.adopt import adopt
+from services.waker.core.adopt import Left, adopt
 from services.waker.core.events import (
     Called,
     Demand,
     Effect,
     Event,
     Journal,
+    LookAt,
     Looked,
+    Order,
+    Power,
     Probe,
     Probed,
+    Remember,
+    Scope,
     Sight,
     StartMachine,
     StopMachine,
+    Stray,
+    Tested,
+    TestProvider,
     Tick,
     Used,
     Write,
     Written,
 )
 from services.waker.core.fleet import handle
+from services.waker.core.history import PHASES
+from services.waker.core.idle import IdlePlan
 from services.waker.core.plan import MachinePlan, Plan
 from services.waker.core.policy import starts
 from services.waker.core.state import MOVES, Fleet, Machine
+from shared.config import ProviderName
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
-from shared.messages.waker import CallOutcome, MachineRecord, MachineState, ProviderCall, Transition
+from shared.messages.waker import (
+    CallOutcome,
+    JournalEntry,
+    MachineMemory,
+    MachineRecord,
+    MachineState,
+    OrderKind,
+    OrdersMemory,
+    ProviderCall,
+    TierMemory,
+    Transition,
+)
 
 IDLE, CAP, LIMIT, GATEWAY, DEMAND = 60.0, 120.0, 3, 10.0, 15.0
 
 
-def plan(*, static: bool = False) -> Plan:
+def idle(**changes: Any) -> IdlePlan:
+    plain: dict[str, Any] = {
+        "policy": "fixed",
+        "timeout": IDLE,
+        "min_awake": 0.0,
+        "max_cycles_per_hour": None,
+        "keep_warm": (),
+        "idle_price": None,
+        "wait_price": 0.0,
+    }
+    return IdlePlan(**(plain | changes))
+
+
+def plan(*, static: bool = False, provider: ProviderName = "process", **changes: Any) -> Plan:
     """Machines a1, a2 of tier `a` and b1 of tier `b`; model `m` prefers `a`, model `n` has `b` alone."""
     ids = itertools.count(1)
     names = {"a1": ("a", ("m",)), "a2": ("a", ("m",)), "b1": ("b", ("m", "n"))}
@@ -39,12 +75,11 @@ def plan(*, static: bool = False) -> Plan:
         name: MachinePlan(
             id=name,
             tier=tier,
-            sleeps=True,
+            provider=provider,
             room=2,
-            idle_timeout=IDLE,
             models=models,
             served_as=models[0],
-            endpoint=None,
+            endpoint=None if provider == "process" else f"http://{name}",
         )
         for name, (tier, models) in names.items()
     }
@@ -53,25 +88,28 @@ def plan(*, static: bool = False) -> Plan:
         machines["s1"] = MachinePlan(
             id="s1",
             tier="s",
-            sleeps=False,
+            provider="static",
             room=2,
-            idle_timeout=IDLE,
             models=("o",),
             served_as="o",
             endpoint="http://s1",
         )
         lineups["o"] = ("s1",)
-    return Plan(
+    plain = Plan(
         machines=machines,
         lineups=lineups,
+        idle={"a": idle(), "b": idle(), "s": idle()},
         new_id=lambda _now: f"wake-{next(ids)}",
         wake_cap=CAP,
+        hedge_margin=5.0,
+        phase_limits=dict.fromkeys(PHASES, CAP),
         restart_limit=LIMIT,
         call_timeout=30.0,
         probe_interval=0.25,
         demand_timeout=DEMAND,
         gateway_timeout=GATEWAY,
     )
+    return replace(plain, **changes)
 
 
 @dataclass
@@ -83,21 +121,35 @@ class World:
     effects: list[Effect] = field(default_factory=list)
     """Asked for and not answered yet; records and the journal are kept apart."""
     bucket: dict[str, tuple[MachineRecord, int]] = field(default_factory=dict)
-    journal: list[Transition | ProviderCall] = field(default_factory=list)
+    memory: dict[str, MachineMemory | TierMemory | OrdersMemory] = field(default_factory=dict)
+    journal: list[JournalEntry] = field(default_factory=list)
     revision: int = 0
+    tests_pass: bool = True
+    blind: bool = True
+    """Looks are answered, and show nothing: only `seen` does."""
 
     def __post_init__(self) -> None:
         self.fleet = Fleet(plan=self.plan, leading_since=self.now, machines={})
         self.begin({})
 
-    def begin(self, sights: dict[str, Sight], *, forget: bool = True) -> None:
-        """A waker takes over; `forget`: it is another process than the one before."""
+    @property
+    def provider(self) -> ProviderName:
+        return self.plan.machines["a1"].provider
+
+    def begin(self, sights: dict[str, Sight]) -> None:
+        """A waker takes over: it knows what is in the buckets, and what it sees."""
         asleep = {
-            name: Sight(running=False, provider_state="stopped") for name, m in self.plan.machines.items() if m.sleeps
+            name: Sight(power="off", provider_state="stopped") for name, m in self.plan.machines.items() if m.sleeps
         }
-        before = None if forget else self.fleet
         self.effects.clear()
-        self.fleet, effects = adopt(self.plan, self.bucket, asleep | sights, self.now, before)
+        left = Left(
+            records=self.bucket,
+            machines={m.machine: m for m in self.memory.values() if isinstance(m, MachineMemory)},
+            tiers={m.tier: m for m in self.memory.values() if isinstance(m, TierMemory)},
+            orders=next((m.models for m in self.memory.values() if isinstance(m, OrdersMemory)), ()),
+        )
+        look = Looked(provider=self.provider, asked_at=self.now, sights=asleep | sights)
+        self.fleet, effects = adopt(self.plan, left, {self.provider: look}, self.now)
         self._done(effects)
 
     def tell(self, event: Event) -> None:
@@ -120,6 +172,17 @@ class World:
                     self.revision += 1
                     self.bucket[record.machine] = (record, self.revision)
                     self.tell(Written(record, self.revision))
+                case Remember(MachineMemory(machine=machine) as memory):
+                    self.memory[f"machine.{machine}"] = memory
+                case Remember(TierMemory(tier=tier) as memory):
+                    self.memory[f"tier.{tier}"] = memory
+                case Remember(memory):
+                    self.memory["orders"] = memory
+                case TestProvider(provider):
+                    self.tell(Tested(provider=provider, faults=() if self.tests_pass else ("no permission",)))
+                case LookAt(provider) if self.blind:
+                    self.effects.append(effect)
+                    self.tell(Looked(provider=provider, asked_at=self.now, sights={}))
                 case _:
                     self.effects.append(effect)
 
@@ -160,11 +223,17 @@ class World:
         use = MachineActivity(in_flight=in_flight, last_used_at=used, acknowledged=acknowledged)
         self.tell(Used(Activity(gateway=gateway, sent_at=self.now, machines={name: use})))
 
-    def started(self, outcome: CallOutcome = "accepted", *, reason: str = "") -> StartMachine:
+    def order(self, order: OrderKind, target: str) -> None:
+        self.tell(Order(order=order, target=target, by="ops@host"))
+
+    def started(
+        self, outcome: CallOutcome = "accepted", *, reason: str = "", scope: Scope = "", code: str = ""
+    ) -> StartMachine:
         """The one start that is asked for, and this as its outcome."""
         (start,) = self.take(StartMachine)
         assert isinstance(start, StartMachine)
-        endpoint = f"http://{start.machine}:{start.generation}" if outcome == "accepted" else None
+        local = self.provider == "process" and outcome == "accepted"
+        endpoint = f"http://{start.machine}:{start.generation}" if local else None
         self.now += 0.1
         self.tell(
             Called(
@@ -173,20 +242,32 @@ class World:
                 serial=start.serial,
                 outcome=outcome,
                 seconds=0.1,
+                code=code,
                 reason=reason,
                 endpoint=endpoint,
+                scope=scope,
             )
         )
         return start
 
-    def stopped(self, outcome: CallOutcome = "accepted") -> StopMachine:
+    def stopped(self, outcome: CallOutcome = "accepted", *, scope: Scope = "", reason: str = "") -> StopMachine:
         (stop,) = self.take(StopMachine)
         assert isinstance(stop, StopMachine)
         self.now += 0.1
-        self.tell(Called(machine=stop.machine, call="stop", serial=stop.serial, outcome=outcome, seconds=0.1))
+        self.tell(
+            Called(
+                machine=stop.machine,
+                call="stop",
+                serial=stop.serial,
+                outcome=outcome,
+                seconds=0.1,
+                scope=scope,
+                reason=reason,
+            )
+        )
         return stop
 
-    def probed(self, *, answered: bool = True, tokens: int = 3) -> Probe:
+    def probed(self, *, answered: bool = True, tokens: int = 3, host: bool = True, wrong: str = "") -> Probe:
         """The one probe that is asked for, and its answer."""
         (probe,) = self.take(Probe)
         assert isinstance(probe, Probe)
@@ -196,8 +277,10 @@ class World:
                 machine=probe.machine,
                 serial=probe.serial,
                 step=probe.step,
-                answered=answered,
+                answered=answered and not wrong,
                 seconds=0.1,
+                host=host,
+                wrong=wrong,
                 code="" if answered else "refused",
                 tokens=tokens if answered and probe.step == "token" else 0,
             )
@@ -205,25 +288,39 @@ class World:
         return probe
 
     def seen(
-        self, name: str, *, running: bool, ending: bool = False, generation: int | None = None, reason: str = ""
+        self,
+        name: str,
+        power: Power,
+        *,
+        generation: int | None = None,
+        reason: str = "",
+        after: float = 0.01,
+        **more: Any,
     ) -> None:
         """A look that was asked for now."""
-        self.now += 0.01
+        self.now += after
         known = self.machine(name)
+        local = known.plan.provider == "process"
+        number = (known.generation if generation is None else generation) if local else None
         sight = Sight(
-            running=running,
-            provider_state="running" if running else "stopped",
-            ending=ending,
-            generation=known.generation if generation is None else generation,
-            endpoint=f"http://{name}:{generation or known.generation}" if running else None,
+            power=power,
+            provider_state=more.pop("provider_state", {"up": "running", "off": "stopped"}.get(power, power)),
+            generation=number,
+            endpoint=f"http://{name}:{number}" if local and power == "up" else None,
             reason=reason,
+            **more,
         )
-        self.tell(Looked(name, sight, self.now))
+        self.looked({name: sight})
+
+    def looked(self, sights: dict[str, Sight], *strays: Stray, fault: str = "") -> None:
+        self.tell(Looked(provider=self.provider, asked_at=self.now, sights=sights, strays=strays, fault=fault))
 
     def ready(self, name: str = "a1", model: str = "m") -> None:
         """Wake it the usual way; the demand is withdrawn."""
         self.want(model)
         assert self.started().machine == name
+        if self.provider != "process":
+            self.seen(name, "up", after=20.0)
         self.probed()
         self.probed()
         self.want(model, 0)
@@ -236,20 +333,28 @@ def invariants(world: World) -> None:
         assert (m.phase is not None) == (m.state == "waking"), m
         assert starts(m, m.wake_id) <= LIMIT, m
         assert m.stops <= 3, m
+        assert not (m.cordoned and m.state == "ready"), m
         assert not (m.state == "ready" and m.endpoint is None), m
         if m.call is not None:
             assert m.state == {"start": "waking", "stop": "falling_asleep"}[m.call.kind], m
+        memory = world.memory.get(f"machine.{m.id}")
+        assert not m.plan.configured or memory in (m.memory(), None), "what is remembered is what is"
         record = m.record()
         known = world.bucket.get(m.id)
         assert record == (known[0] if known else None), "the bucket says what the fleet is"
-    for model, lineup in world.plan.lineups.items():
-        waking = [name for name in lineup if world.state(name) == "waking"]
-        others = {name for other in world.plan.lineups if other != model for name in world.plan.lineups[other]}
-        own = [name for name in waking if name not in others]
-        assert len(own) <= 1, f"one start per burst: {own}"
+    _one_wake_per_burst(world)
     last: dict[str, MachineState | None] = {}
     for entry in world.journal:
         if isinstance(entry, Transition):
             assert entry.from_state == last.get(entry.machine), entry
             assert entry.to_state in MOVES[entry.from_state], entry
             last[entry.machine] = entry.to_state
+
+
+def _one_wake_per_burst(world: World) -> None:
+    """One machine comes up for a model at a time, or two where the first may be late; but for what was taken over."""
+    for model, lineup in world.plan.lineups.items():
+        waking = [m for name in lineup if (m := world.machine(name)).state == "waking"]
+        others = {name for other in world.plan.lineups if other != model for name in world.plan.lineups[other]}
+        own = [m.id for m in waking if m.id not in others and "taken over" not in m.reason]
+        assert len(own) <= (1 if world.provider == "process" else 2), f"one start per burst: {own}"

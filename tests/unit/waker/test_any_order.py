@@ -41,7 +41,7 @@ class Fleet(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.world = World(now=1_000_000.0)
+        self.world = World(now=1_000_000.0, blind=False)
         self.engines = {name: Engine() for name in MACHINES}
         self.in_flight = dict.fromkeys([(g, m) for g in GATEWAYS for m in MACHINES], 0)
         self.last_used: dict[tuple[str, str], float] = {}
@@ -55,7 +55,7 @@ class Fleet(RuleBasedStateMachine):
     def sight(self, name: str) -> Sight:
         engine = self.engines[name]
         return Sight(
-            running=engine.running,
+            power="up" if engine.running else "off",
             provider_state="running" if engine.running else "stopped",
             generation=engine.generation,
             endpoint=f"http://{name}:{engine.generation}" if engine.running else None,
@@ -72,12 +72,12 @@ class Fleet(RuleBasedStateMachine):
         """As a machine does that is suspended."""
         self.world.now += seconds
 
-    @rule(seconds=st.sampled_from([-3600.0, 3600.0]), known=st.booleans())
-    def the_clock_is_set(self, seconds: float, known: bool) -> None:
+    @rule(seconds=st.sampled_from([-3600.0, 3600.0]))
+    def the_clock_is_set(self, seconds: float) -> None:
         """A leader's clock is steady; the next term begins with the system's."""
         self.world.now += seconds
         self.last_used = {key: at + min(seconds, 0.0) for key, at in self.last_used.items()}
-        self.the_waker_dies(known)
+        self.the_waker_dies()
 
     @rule(name=st.sampled_from(MACHINES))
     def an_engine_dies(self, name: str) -> None:
@@ -135,7 +135,7 @@ class Fleet(RuleBasedStateMachine):
     def _done(self, effect: Effect, refused: bool) -> Event | None:
         self.world.now += 0.01
         match effect:
-            case StartMachine(name, serial, generation):
+            case StartMachine(machine=name, serial=serial, generation=generation):
                 engine = self.engines[name]
                 if not engine.running and not refused:
                     self.engines[name] = engine = Engine(generation, running=True)
@@ -147,13 +147,14 @@ class Fleet(RuleBasedStateMachine):
                     seconds=0.1,
                     endpoint=f"http://{name}:{engine.generation}",
                 )
-            case StopMachine(name, serial):
+            case StopMachine(machine=name, serial=serial):
                 self._nobody_is_served_by(name)
                 self.engines[name].running = refused and self.engines[name].running
                 outcome = "failed" if refused else "accepted"
                 return Called(machine=name, call="stop", serial=serial, outcome=outcome, seconds=0.1)  # type: ignore[arg-type]  # one of the outcomes
-            case LookAt(name):
-                return Looked(name, self.sight(name), self.world.now)
+            case LookAt(provider):
+                sights = {name: self.sight(name) for name in MACHINES}
+                return Looked(provider=provider, asked_at=self.world.now, sights=sights)
             case Probe(machine=name, serial=serial, step=step):
                 answered = self.engines[name].running and (step == "reach" or self.engines[name].answers)
                 return Probed(machine=name, serial=serial, step=step, answered=answered, seconds=0.1, tokens=2)
@@ -173,10 +174,10 @@ class Fleet(RuleBasedStateMachine):
     def an_event_comes_again(self, data: st.DataObject) -> None:
         self.world.tell(data.draw(st.sampled_from(self.told)))
 
-    @rule(known=st.booleans())
-    def the_waker_dies(self, known: bool) -> None:
+    @rule()
+    def the_waker_dies(self) -> None:
         """What it asked for is lost; the next one reads the bucket and looks."""
-        self.world.begin({name: self.sight(name) for name in MACHINES}, forget=not known)
+        self.world.begin({name: self.sight(name) for name in MACHINES})
         self.told.clear()  # they were told to a process that is gone
 
     @invariant()

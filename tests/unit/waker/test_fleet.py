@@ -63,7 +63,7 @@ def test_a_probe_of_the_engine_before_proves_nothing(world: World) -> None:
     (old,) = world.take(Probe)
     assert isinstance(old, Probe)
     assert old.step == "token"
-    world.seen("a1", running=False, reason="it died")
+    world.seen("a1", "off", reason="it died")
     world.started()
     world.tell(Probed(machine="a1", serial=old.serial, step="token", answered=True, seconds=1.0))
     assert world.state("a1") == "waking"
@@ -75,7 +75,7 @@ def test_an_engine_that_dies_is_started_again_within_the_limit_then_another_mach
     for generation in range(1, LIMIT + 1):
         assert world.started().generation == generation
         world.want()
-        world.seen("a1", running=False, reason="exit status 1")
+        world.seen("a1", "off", reason="exit status 1")
     assert world.state("a1") == "asleep"
     assert "exit status 1; started 3 times" in world.bucket["a1"][0].reason
     start = world.started()
@@ -117,7 +117,7 @@ def test_a_wake_lasts_no_longer_than_its_cap(world: World) -> None:
     assert "not ready within the wake's deadline" in world.bucket["a1"][0].reason
     assert ("probe", "failed") in world.calls()
     world.stopped()
-    world.seen("a1", running=False)
+    world.seen("a1", "off")
     assert world.state("a1") == "asleep"
     assert "not ready" in world.bucket["a1"][0].reason
     # Those who still wait get a new attempt, on another machine while this one is left alone.
@@ -189,9 +189,9 @@ def test_idle_then_drained_then_asleep(world: World) -> None:
     world.use("a1", used=1010.0, ack=True)
     assert world.state("a1") == "falling_asleep"
     world.stopped()
-    world.seen("a1", running=True, ending=True)
+    world.seen("a1", "falling")
     assert world.state("a1") == "falling_asleep"
-    world.seen("a1", running=False)
+    world.seen("a1", "off")
     assert world.path("a1") == ["asleep", "waking", "ready", "draining", "falling_asleep", "asleep"]
     invariants(world)
 
@@ -258,7 +258,7 @@ def test_a_new_leader_drains_nothing_before_it_has_heard_the_gateways(world: Wor
     world.ready()
     world.now += 10 * IDLE
     record = world.bucket["a1"][0]
-    world.begin({"a1": Sight(running=True, provider_state="running", generation=1, endpoint=record.endpoint)})
+    world.begin({"a1": Sight(power="up", provider_state="running", generation=1, endpoint=record.endpoint)})
     world.pass_time(GATEWAY - 0.5)
     assert world.state("a1") == "ready"
     world.use("a1", in_flight=1)
@@ -277,7 +277,7 @@ def test_demand_while_falling_asleep_waits_for_asleep_or_takes_another(world: Wo
     assert [s.machine for s in world.take(StartMachine) if isinstance(s, StartMachine)] == ["a1"]
     world.stopped()
     world.want("n")
-    world.seen("b1", running=False)
+    world.seen("b1", "off")
     assert [s.machine for s in world.take(StartMachine) if isinstance(s, StartMachine)] == ["b1"]
 
 
@@ -288,19 +288,19 @@ def test_an_engine_that_will_not_end_is_asked_thrice_and_then_broken(world: Worl
         world.stopped()
         for _ in range(25):
             world.pass_time(1.0)
-            world.seen("b1", running=True)
+            world.seen("b1", "up")
     assert world.state("b1") == "broken"
     invariants(world)
     world.pass_time(61)
     assert world.state("b1") == "falling_asleep"
     world.stopped()
-    world.seen("b1", running=False)
+    world.seen("b1", "off")
     assert world.state("b1") == "asleep"
 
 
 def test_a_ready_machine_whose_engine_died_sleeps_with_the_reason_and_wakes_again(world: World) -> None:
     world.ready()
-    world.seen("a1", running=False, reason="the engine ended by signal 9")
+    world.seen("a1", "off", reason="the engine ended by signal 9")
     assert world.bucket["a1"][0].reason == "the engine ended by signal 9"
     assert world.bucket["a1"][0].endpoint is None
     world.want()
@@ -313,8 +313,8 @@ def test_a_call_in_doubt_is_followed_by_a_look(world: World, outcome: str) -> No
     world.started("unknown" if outcome == "unknown" else "failed")
     assert world.take(StartMachine) == []
     world.pass_time(0.5)
-    assert LookAt("a1") in world.effects
-    world.seen("a1", running=True, generation=1)
+    assert LookAt("process") in world.effects
+    world.seen("a1", "up", generation=1)
     assert world.machine("a1").phase == "loading"
     assert world.take(StartMachine) == []
 
@@ -324,7 +324,7 @@ def test_a_call_whose_outcome_is_lost_is_in_doubt(world: World) -> None:
     world.take(StartMachine)
     world.pass_time(36)
     assert ("start", "unknown") in world.calls()
-    world.seen("a1", running=False)
+    world.seen("a1", "off")
     assert len(world.take(StartMachine)) == 1
 
 
@@ -340,7 +340,7 @@ def test_a_look_from_before_the_call_says_nothing(world: World) -> None:
     world.want()
     early = world.now
     world.started()
-    world.tell(Looked("a1", Sight(running=False, provider_state="stopped"), early))
+    world.tell(Looked(provider="process", asked_at=early, sights={"a1": Sight(power="off", provider_state="stopped")}))
     assert world.machine("a1").phase == "loading"
     assert world.take(StartMachine) == []
 
@@ -348,7 +348,7 @@ def test_a_look_from_before_the_call_says_nothing(world: World) -> None:
 def test_an_engine_that_nobody_knows_is_taken_over_through_a_token(world: World) -> None:
     world.bucket.clear()
     world.journal.clear()
-    world.begin({"a2": Sight(running=True, provider_state="running", generation=9, endpoint="http://a2:9")})
+    world.begin({"a2": Sight(power="up", provider_state="running", generation=9, endpoint="http://a2:9")})
     assert world.state("a2") == "waking"
     world.pass_time(0.25)
     world.probed()
@@ -363,7 +363,9 @@ def test_a_wake_is_resumed_by_the_next_leader(world: World, running: bool) -> No
     world.want()
     world.started()
     world.pass_time(50)
-    sight = Sight(running=running, provider_state="?", generation=1, endpoint="http://a1:1" if running else None)
+    sight = Sight(
+        power="up" if running else "off", provider_state="?", generation=1, endpoint="http://a1:1" if running else None
+    )
     world.begin({"a1": sight})
     if running:
         assert world.machine("a1").deadline == 1000.0 + CAP
@@ -372,9 +374,8 @@ def test_a_wake_is_resumed_by_the_next_leader(world: World, running: bool) -> No
         world.probed()
         assert world.state("a1") == "ready"
     else:
-        assert world.state("a1") == "asleep"
-        world.want()
-        assert world.started().generation == 2
+        assert world.state("a1") == "waking"
+        assert world.started().generation == 2, "what its waker had not started, or what died since, is started"
     invariants(world)
 
 
@@ -388,8 +389,8 @@ def test_the_eta_is_the_median_of_what_is_still_to_go(world: World) -> None:
     world.pass_time(0.5)
     world.probed()
     world.probed()
-    loading = world.fleet.history["a", "loading"][0]
-    world.seen("a1", running=False)
+    loading = world.fleet.history["a"].phases["loading"][0]
+    world.seen("a1", "off")
     world.want()
     record = world.bucket["a1"][0]
     assert record.ready_at is not None

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.waker.core.events import Demand, Sight, Used
+from services.waker.core.events import Demand, Order, Power, Sight, Used
 from services.waker.core.plan import plan_of
 from services.waker.inbox import Inbox
 from services.waker.metrics import Metrics
-from services.waker.ports import ACCEPTED, Answer, CallResult
-from services.waker.term import Deposed, Term
+from services.waker.ports import ACCEPTED, Answer, CallResult, Looks, Unseen
+from services.waker.records import Deposed
+from services.waker.term import Term
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.bus.memory import MemoryBus
@@ -50,29 +51,41 @@ class Machine:
     running: bool = False
     hangs: bool = False
     breaks: bool = False
+    away: bool = False
+    faults: tuple[str, ...] = ()
     on_record: list[str] = field(default_factory=list)
     """The state in the bucket when each call came."""
     calls: list[str] = field(default_factory=list)
 
-    async def start(self, generation: int) -> CallResult:
+    async def start(self, machine: str, generation: int) -> CallResult:
         await self._note("start")
         if self.hangs:
             await asyncio.Event().wait()
         self.generation, self.running = generation, True
         return CallResult(outcome="accepted", endpoint="http://engine")
 
-    async def stop(self) -> CallResult:
+    async def stop(self, machine: str, *, force: bool) -> CallResult:
         await self._note("stop")
         self.running = False
         return ACCEPTED
 
-    async def look(self) -> Sight:
+    async def look(self) -> Looks:
         if self.breaks:
             raise RuntimeError("a defect")
+        if self.away:
+            raise Unseen("503: the provider is away")
         endpoint = "http://engine" if self.running else None
-        return Sight(running=self.running, provider_state="?", generation=self.generation, endpoint=endpoint)
+        power: Power = "up" if self.running else "off"
+        sight = Sight(power=power, provider_state="?", generation=self.generation, endpoint=endpoint)
+        return Looks(sights={"m1": sight})
 
-    async def reach(self, endpoint: str, timeout: float) -> Answer:
+    async def test(self) -> tuple[str, ...]:
+        return self.faults
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    async def reach(self, endpoint: str, model: str, timeout: float) -> Answer:
         return Answer(answered=self.running)
 
     async def token(self, endpoint: str, model: str, timeout: float) -> Answer:
@@ -103,7 +116,7 @@ class Stage:
             bus=self.bus,
             lease=self.lease,
             plan=plan_of(parse(CONFIG, "test"), lambda now: f"wake-{now:.2f}"),
-            providers={"m1": self.machine},
+            providers={"process": self.machine},
             prober=self.machine,
             inbox=self.inbox,
             metrics=Metrics(CollectorRegistry()),
@@ -150,7 +163,7 @@ class Stage:
 async def stage() -> AsyncIterator[Stage]:
     made = Stage()
     assert await made.lease.renew()
-    await made.term.begin(None)
+    await made.term.begin()
     yield made
     await made.term.end()
 
@@ -173,7 +186,7 @@ async def test_demand_that_was_stored_before_the_term_counts(stage: Stage) -> No
     await stage.bus.publish(subjects.wake_request("m"), encode(stage.want()))
     stage.inbox.take()
     stage.term = stage.new_term()
-    await stage.term.begin(None)
+    await stage.term.begin()
     await stage.term.calls_done()
     assert stage.machine.calls == ["start"]
 
@@ -185,7 +198,7 @@ async def test_old_stored_demand_wakes_nobody(stage: Stage) -> None:
     await stage.lease.renew()
     await stage.lease.renew()
     stage.term = stage.new_term()
-    await stage.term.begin(None)
+    await stage.term.begin()
     await stage.step()
     assert stage.machine.calls == []
 
@@ -250,8 +263,8 @@ async def test_without_the_bus_nothing_is_put_to_sleep_and_the_next_term_goes_on
     stage.bus.connected = True
     await stage.bus.delete(LEASES, subjects.WAKER_LEASE)
     await stage.lease.renew()
-    before, stage.term = stage.term, stage.new_term()
-    await stage.term.begin(before.fleet)
+    stage.term = stage.new_term()
+    await stage.term.begin()
     assert (await stage.record()).state == "ready"
     assert (await stage.record()).generation == 1
 
@@ -279,5 +292,43 @@ async def test_a_defect_in_a_provider_is_not_swallowed(stage: Stage) -> None:
 async def test_an_unreadable_record_is_replaced(stage: Stage) -> None:
     await stage.bus.put(FLEET, "m1", b"{")
     stage.term = stage.new_term()
-    await stage.term.begin(None)
+    await stage.term.begin()
     assert (await stage.record()).reason == "seen for the first time"
+
+
+async def test_a_provider_that_cannot_be_seen_keeps_its_machines_awake(stage: Stage) -> None:
+    stage.want()
+    await stage.until("ready")
+    stage.want(0)
+    stage.machine.away = True
+    await stage.steps(30, 2.0)
+    assert (await stage.record()).state == "ready"
+    stage.machine.away = False
+    await stage.until("asleep", seconds=2.0)
+
+
+async def test_nothing_sleeps_before_a_self_test_has_passed(stage: Stage) -> None:
+    stage.machine.faults = ("ec2:StartInstances is not allowed",)
+    stage.term = stage.new_term()
+    await stage.term.begin()
+    stage.want()
+    await stage.until("ready")
+    stage.want(0)
+    await stage.steps(20, 2.0)
+    assert (await stage.record()).state == "ready"
+    stage.machine.faults = ()
+    await stage.steps(10, 10.0)
+    assert (await stage.record()).state == "asleep"
+
+
+async def test_what_the_operator_ordered_outlives_its_leader(stage: Stage) -> None:
+    await stage.term.order(Order(order="wake", target="m", by="ops"))
+    await stage.until("ready")
+    stage.term = stage.new_term()
+    await stage.term.begin()
+    await stage.steps(30, 2.0)
+    record = await stage.record()
+    assert (record.state, record.kept) == ("ready", True)
+    await stage.term.order(Order(order="hibernate", target="m1", by="ops"))
+    await stage.until("asleep", seconds=2.0)
+    assert (await stage.record()).kept is False

@@ -1,0 +1,102 @@
+"""The two buckets that only the leading waker writes: the fleet as all see it, and what a later leader has to know."""
+
+import msgspec
+import structlog
+
+from services.waker.core.adopt import Left
+from services.waker.core.plan import Plan
+from shared.bus import subjects
+from shared.bus.ports import Bus
+from shared.bus.topology import FLEET, WAKER
+from shared.errors import BusError, Conflict
+from shared.messages.codec import Unreadable, decode, encode
+from shared.messages.waker import MachineMemory, MachineRecord, Memory, TierMemory
+
+log = structlog.get_logger()
+
+_memory: msgspec.json.Decoder[Memory] = msgspec.json.Decoder(Memory)
+
+
+class Deposed(BusError):
+    """Somebody else leads, or wrote what only the leader writes."""
+
+
+class Records:
+    """Of one term: every write names the revision that it replaces."""
+
+    def __init__(self, bus: Bus, plan: Plan) -> None:
+        self._bus = bus
+        self._plan = plan
+        self._revisions: dict[str, int] = {}
+        """By machine."""
+        self._memories: dict[str, int] = {}
+        """By key."""
+
+    async def left(self) -> Left:
+        """What earlier leaders left. What cannot be read is made anew, and said."""
+        machines: dict[str, MachineMemory] = {}
+        tiers: dict[str, TierMemory] = {}
+        orders: tuple[str, ...] = ()
+        for key, entry in (await self._bus.entries(WAKER)).items():
+            self._memories[key] = entry.revision
+            try:
+                memory = _memory.decode(entry.value)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                log.error("unreadable memory: forgotten", key=key, error=str(error))
+                continue
+            match memory:
+                case MachineMemory():
+                    machines[memory.machine] = memory
+                case TierMemory():
+                    tiers[memory.tier] = memory
+                case _:
+                    orders = memory.models
+        return Left(records=await self._records(), machines=machines, tiers=tiers, orders=orders)
+
+    async def _records(self) -> dict[str, tuple[MachineRecord, int]]:
+        records: dict[str, tuple[MachineRecord, int]] = {}
+        for key, entry in (await self._bus.entries(FLEET)).items():
+            name = subjects.name(key)
+            if name not in self._plan.machines:
+                await self._bus.delete(FLEET, key)
+                log.info("a machine is no longer configured", machine=name)
+                continue
+            self._revisions[name] = entry.revision
+            try:
+                records[name] = (decode(entry.value, MachineRecord), entry.revision)
+            except Unreadable as error:
+                log.error("unreadable record: the machine is seen anew", machine=name, error=str(error))
+        return records
+
+    async def write(self, record: MachineRecord) -> int:
+        """Returns the new revision; `Deposed` where somebody else wrote meanwhile."""
+        key, value = subjects.machine_key(record.machine), encode(record)
+        known = self._revisions.get(record.machine)
+        try:
+            if known is None:
+                revision = await self._bus.create(FLEET, key, value)
+            else:
+                revision = await self._bus.update(FLEET, key, value, revision=known)
+        except Conflict as error:
+            raise Deposed(f"somebody else wrote the record of {record.machine}: {error}") from error
+        self._revisions[record.machine] = revision
+        return revision
+
+    async def remember(self, memory: Memory) -> None:
+        """`Deposed` where somebody else wrote meanwhile."""
+        match memory:
+            case MachineMemory():
+                key = subjects.machine_memory_key(memory.machine)
+            case TierMemory():
+                key = subjects.tier_memory_key(memory.tier)
+            case _:
+                key = subjects.WAKER_ORDERS_KEY
+        known = self._memories.get(key)
+        try:
+            if known is None:
+                revision = await self._bus.create(WAKER, key, encode(memory))
+            else:
+                revision = await self._bus.update(WAKER, key, encode(memory), revision=known)
+        except Conflict as error:
+            raise Deposed(f"somebody else wrote the memory {key}: {error}") from error
+        self._memories[key] = revision
