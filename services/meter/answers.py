@@ -1,4 +1,4 @@
-"""Answers `meter.tokens`: what a day's tokens were, as the ledger has it."""
+"""Answers `meter.tokens` and `meter.history`: a day's tokens, and what happened, as the ledger has it."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from shared.bus.ports import Bus
 from shared.database import AWAY, told
 from shared.errors import BusUnavailable
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import Refused, Tokens, TokensQuery
+from shared.messages.meter import History, HistoryQuery, Refused, Tokens, TokensQuery
 
 log = structlog.get_logger()
 
@@ -45,12 +45,18 @@ class Answers:
         self._backlog = backlog
 
     async def tokens(self, data: bytes) -> bytes:
-        encoded = encode(await self._tokens(data))
-        if len(encoded) > ANSWER_BYTES:
-            return encode(
-                Refused(reason="the answer is larger than a message: ask for fewer dimensions, or busy=false")
-            )
-        return encoded
+        return _bounded(await self._tokens(data), "ask for fewer dimensions, or busy=false")
+
+    async def history(self, data: bytes) -> bytes:
+        return _bounded(await self._history(data), "its models' names are too long together")
+
+    async def _history(self, data: bytes) -> History | Refused:
+        try:
+            return await self._ledger.history(decode(data, HistoryQuery))
+        except Unreadable as error:
+            return Refused(reason=str(error))
+        except AWAY as error:
+            return _away(error)
 
     async def _tokens(self, data: bytes) -> Tokens | Refused:
         try:
@@ -65,6 +71,17 @@ class Answers:
         try:
             facts = await self._ledger.day(day, query.by, busy=query.busy)
         except AWAY as error:
-            log.warning("the ledger cannot be read", reason=told(error))
-            return Refused(reason="the ledger's database does not answer: ask again later")
+            return _away(error)
         return answer(day, query, facts, self._backlog.read_dry_at)
+
+
+def _away(error: Exception) -> Refused:
+    log.warning("the ledger cannot be read", reason=told(error))
+    return Refused(reason="the ledger's database does not answer: ask again later")
+
+
+def _bounded(message: Tokens | History | Refused, fix: str) -> bytes:
+    encoded = encode(message)
+    if len(encoded) > ANSWER_BYTES:
+        return encode(Refused(reason=f"the answer is larger than a message: {fix}"))
+    return encoded

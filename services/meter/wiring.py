@@ -55,11 +55,16 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         consuming = runtime.spawn(consumer.run(), "consumer")
         sweeping = runtime.spawn(_every(SWEEP_SECONDS, teller.sweep), "sweep of the ledger")
         looking = runtime.spawn(_every(LOOK_SECONDS, backlog.look), "look at the backlog")
-        answering = await runtime.bus.respond("meter", subjects.METER_TOKENS, Answers(ledger, backlog).tokens)
+        answers = Answers(ledger, backlog)
+        answering = [
+            await runtime.bus.respond("meter", subjects.METER_TOKENS, answers.tokens),
+            await runtime.bus.respond("meter", subjects.METER_HISTORY, answers.history),
+        ]
         try:
             yield
         finally:
-            await answering.stop()
+            for responding in answering:
+                await responding.stop()
             await asyncio.wait([consuming], timeout=config.meter.drain_grace)
             # All three work with the engine that is closed next.
             await end([consuming, sweeping, looking])

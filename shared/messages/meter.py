@@ -81,6 +81,38 @@ class Tokens(Message, frozen=True, kw_only=True, tag="tokens.v1"):
     """Source sequence numbers that are known to be missing."""
 
 
+class HistoryQuery(Message, frozen=True, kw_only=True, tag="history_query.v1"):
+    """Request on `meter.history`: the requests that completed from `start` up to, without it, `end`; a page of them."""
+
+    start: float
+    end: float
+    after: tuple[float, str] | None = None
+    """`next` of the page before; None asks for the first."""
+
+
+class Use(msgspec.Struct, frozen=True, array_like=True):
+    """One request at an engine."""
+
+    completed_at: float
+    waited: float
+    """Seconds for a wake."""
+    seconds: float
+    """With its machine."""
+    model: int
+    """Its place in the page's `models`."""
+    tokens: int
+    """Prompt and completion."""
+
+
+class History(Message, frozen=True, kw_only=True, tag="history.v1"):
+    """Answer on `meter.history`: a page, in the order in which the requests completed."""
+
+    models: tuple[str, ...]
+    uses: tuple[Use, ...]
+    next: tuple[float, str] | None
+    """Where the next page begins; None: this is the last one."""
+
+
 class Refused(Message, frozen=True, kw_only=True, tag="refused.v1"):
     """Any request's answer when it cannot be done: why, and what to do."""
 

@@ -12,23 +12,26 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
-from sqlalchemy import Table, bindparam, delete, func, select
+from sqlalchemy import Table, bindparam, delete, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.tables import conflicts, events, key_months, quarantine, rollups, runs, sources
 from services.meter.core.batch import Batch, Readable
 from services.meter.core.day import COLUMNS, Day, DayFacts, Interval, extend, serving
+from services.meter.core.history import page
 from services.meter.core.runs import DAY, Run, gaps, mark, merged
 from services.meter.core.sums import MonthKey, monthly, rolled_up
 from shared.database import AWAY, reading, told
 from shared.messages.gateway import UsageEvent
-from shared.messages.meter import TokenSums
+from shared.messages.meter import History, HistoryQuery, TokenSums
 
 VALUES_AT_ONCE = 1000
 """Values in one IN list: both databases take about 32,000 parameters in a statement."""
 ROWS_AT_ONCE = 5000
 """Rows read from a stream in one go: a task switch for each of them would cost more than the row."""
+HISTORY_ROWS = 10_000
+"""Of a page, which is one message: each is some 50 bytes."""
 LONGEST_REQUEST = DAY
 """A request that was with a machine on a day completed at most this much later."""
 
@@ -105,6 +108,18 @@ class Ledger:
                 quarantined=await _quarantined(connection, day),
                 busy=await _busy(connection, day) if busy else {},
             )
+
+    async def history(self, query: HistoryQuery) -> History:
+        """A page of what happened, as it stands now."""
+        e = events.c
+        wanted = select(e.id, e.completed_at, e.wake_wait, e.duration, e.model, e.prompt_tokens + e.completion_tokens)
+        wanted = wanted.where(e.completed_at >= query.start, e.completed_at < query.end)
+        if query.after is not None:
+            # The first term alone is what the index can be used for.
+            wanted = wanted.where(e.completed_at >= query.after[0], tuple_(e.completed_at, e.id) > query.after)
+        wanted = wanted.order_by(e.completed_at, e.id).limit(HISTORY_ROWS)
+        async with self._watched(reading(self._engine)) as connection:
+            return page((await connection.execute(wanted)).all(), HISTORY_ROWS)
 
     @asynccontextmanager
     async def _watched(

@@ -1,0 +1,91 @@
+"""`meter.history`: every request of a range once, page by page, on real databases and over the bus."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from services.meter.adapters import ledger as adapter
+from services.meter.adapters.ledger import Ledger
+from services.meter.core.batch import read
+from shared.bus import subjects
+from shared.bus.jetstream import JetStreamBus
+from shared.messages.codec import decode, encode
+from shared.messages.gateway import UsageEvent
+from shared.messages.meter import History, HistoryQuery, Refused, Use
+from tests.integration.meter.test_ledger import ledger_on
+from tests.integration.meter.test_process import meter_on
+from tests.unit.meter.events import MIDNIGHT, event
+
+ALL = HistoryQuery(start=MIDNIGHT, end=MIDNIGHT + 86400.0)
+
+
+@pytest.fixture
+async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+    async with ledger_on(database_url) as opened:
+        yield opened
+
+
+async def record(ledger: Ledger, *found: UsageEvent) -> None:
+    await ledger.record(read([encode(e) for e in found], MIDNIGHT))
+
+
+async def pages(ledger: Ledger, query: HistoryQuery) -> list[History]:
+    found = [await ledger.history(query)]
+    while found[-1].next is not None:
+        assert len(found) < 100
+        found.append(await ledger.history(msgspec.structs.replace(query, after=found[-1].next)))
+    return found
+
+
+async def test_a_use_is_what_its_event_says(ledger: Ledger) -> None:
+    await record(
+        ledger,
+        event(source_seq=1, completed_at=MIDNIGHT + 200.0, duration=170.0, wake_wait=150.5, model="b"),
+        event(source_seq=2, completed_at=MIDNIGHT + 100.25, duration=1.5, model="a", outcome="failed", prompt_tokens=0),
+        event(source_seq=3, completed_at=MIDNIGHT + 300.0, duration=1.0, wake_wait=2.0, model="b"),
+    )
+    assert await pages(ledger, ALL) == [
+        History(
+            models=("a", "b"),
+            uses=(
+                Use(MIDNIGHT + 100.25, 0.0, 1.5, 0, 7),
+                Use(MIDNIGHT + 200.0, 150.5, 19.5, 1, 17),
+                Use(MIDNIGHT + 300.0, 2.0, 0.0, 1, 17),
+            ),
+            next=None,
+        )
+    ]
+
+
+async def test_a_range_has_its_start_and_not_its_end(ledger: Ledger) -> None:
+    await record(ledger, *(event(source_seq=n, completed_at=MIDNIGHT + n) for n in range(1, 6)))
+    (found,) = await pages(ledger, HistoryQuery(start=MIDNIGHT + 2.0, end=MIDNIGHT + 4.0))
+    assert [use.completed_at - MIDNIGHT for use in found.uses] == [2.0, 3.0]
+
+
+async def test_pages_have_every_use_once_also_where_many_completed_together(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "HISTORY_ROWS", 3)
+    wanted = [
+        event(source_seq=n, completed_at=MIDNIGHT + n // 5 + 0.1, prompt_tokens=n, completion_tokens=0, cached_tokens=0)
+        for n in range(1, 13)
+    ]
+    await record(ledger, *wanted)
+    found = await pages(ledger, ALL)
+    assert [len(one.uses) for one in found] == [3, 3, 3, 3, 0]
+    told = [use for one in found for use in one.uses]
+    assert sorted(use.tokens for use in told) == list(range(1, 13))
+    assert [use.completed_at for use in told] == sorted(e.completed_at for e in wanted)
+
+
+async def test_the_meter_answers_it_and_says_what_is_wrong_with_a_question(
+    bus: JetStreamBus, nats_url: str, tmp_path: Path
+) -> None:
+    async with meter_on(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
+        answer = decode(await bus.request(subjects.METER_HISTORY, encode(ALL), timeout=10), History)
+        assert answer == History(models=(), uses=(), next=None)
+        told = await bus.request(subjects.METER_HISTORY, b'{"type":"history_query.v1","start":1}', timeout=10)
+        assert "end" in decode(told, Refused).reason
