@@ -52,6 +52,11 @@ class HyperstackCloud:
         self.queries: list[tuple[str, dict[str, str]]] = []
         self.limit = 500
         self.outage = False
+        self.max_page_size = 1000
+        self.counts_pages = False
+        """Its list's `count` is the page's, not the whole's: the documentation leaves that open."""
+        self.ends_with_404 = False
+        """Past its list's last page."""
         self.stock: int = 4
         self.skew = 0.0
         """Seconds that its clock is ahead."""
@@ -154,9 +159,13 @@ class HyperstackCloud:
 
     def _list(self, request: web.Request) -> web.Response:
         page, size = int(request.query.get("page", "1")), int(request.query.get("pageSize", PAGE_SIZE))
+        size = min(size, self.max_page_size)
         vms = [vm for vm in self.vms.values() if vm.listed]
         shown = [self._told(vm) for vm in vms[(page - 1) * size : page * size]]
-        return _ok("Getting virtual machines successful", instances=shown, count=len(vms), page=page, page_size=size)
+        if not shown and page > 1 and self.ends_with_404:
+            return _error(404, "Not found", "not_found")
+        count = len(shown) if self.counts_pages else len(vms)
+        return _ok("Getting virtual machines successful", instances=shown, count=count, page=page, page_size=size)
 
     def _one(self, request: web.Request) -> web.Response:
         vm = self._vm(request)

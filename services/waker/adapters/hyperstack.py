@@ -150,7 +150,6 @@ class Hyperstack:
         return sight
 
     async def _put_to_sleep(self, vm: Vm) -> CallResult:
-        self._woken.discard(vm.id)
         power = POWERS.get(vm.word)
         if vm.word == "HIBERNATING" or power in ("off", "gone"):
             return ACCEPTED

@@ -24,7 +24,8 @@ POWERS: Mapping[str, Power] = {
 """What is not here is no state that we know: nothing is concluded from it."""
 
 SHORT_OF_MONEY = ("balance", "credit", "payment", "top up", "quota", "contract limit")
-SHORT_OF_GPUS = ("no valid host", "stock", "capacity", "not enough", "insufficient", "no host", "unavailable resource")
+SHORT_OF_GPUS = ("no valid host", "stock", "capacity", "not enough", "insufficient resources")
+"""In the words of a 400. The API's own documentation lists neither."""
 
 _CONSOLE = "https://console.hyperstack.cloud"
 _RULES: Mapping[int, tuple[Scope, str]] = {

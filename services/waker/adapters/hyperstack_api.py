@@ -80,6 +80,7 @@ class Vm(msgspec.Struct, frozen=True):
 class _Listing(msgspec.Struct):
     instances: list[Vm] | None = None
     count: int | None = None
+    page_size: int | None = None
 
 
 class _Single(msgspec.Struct):
@@ -161,10 +162,17 @@ class HyperstackApi:
         """All that the key may see, in every region, page by page; the first `MAX_PAGES` of them."""
         found: dict[int, Vm] = {}
         for page in range(1, MAX_PAGES + 1):
-            listing = await self._get(_Listing, "/core/virtual-machines", page=str(page), pageSize=str(PAGE_SIZE))
+            try:
+                listing = await self._get(_Listing, "/core/virtual-machines", page=str(page), pageSize=str(PAGE_SIZE))
+            except Fault as fault:
+                if fault.status == 404 and page > 1:
+                    break  # past the last page
+                raise
             told = listing.instances or []
             found |= {vm.id: vm for vm in told}
-            if not told or len(found) >= (listing.count or 0):
+            # Whether `count` is the page's or the whole's is not documented, and a page may be smaller than asked for.
+            short = len(told) < (listing.page_size or PAGE_SIZE) and len(found) >= (listing.count or 0)
+            if short or not told:
                 break
         return list(found.values())
 

@@ -61,7 +61,7 @@ def api_of(cloud: HyperstackCloud, hours: Hours, *, key: str = KEY, read_seconds
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
     async with hyperstack_cloud(clock=(hours := Hours()), seconds=CHANGE_SECONDS) as cloud:
-        vm = cloud.add()
+        vm = cloud.add(labels=[LABEL])
         provider = Hyperstack(api_of(cloud, hours), {"m1": str(vm.id), "m2": "999"}, "test", now=hours)
         yield House(cloud, hours, vm, provider)
         await provider.close()
@@ -115,11 +115,14 @@ async def test_a_halted_one_is_woken_by_a_start_not_by_a_restore(house: House) -
     ],
 )
 async def test_what_a_call_comes_to_follows_from_the_state(house: House, state: str, starts: str, stops: str) -> None:
+    changes = 0
     for call, wanted in ((house.start, starts), (house.stop, stops)):
         house.become(state)
         result = await call()
         assert f"{result.outcome} {result.scope}".strip() == wanted
         assert result.outcome == "accepted" or result.reason
+        assert result.scope != "busy" or house.cloud.changes == changes
+        changes = house.cloud.changes
 
 
 @pytest.mark.parametrize("state", ["ACTIVE", "SHUTOFF"])
@@ -211,6 +214,7 @@ async def test_without_room_the_refusal_tells_the_stock(house: House) -> None:
     result = await house.start()
     assert (result.outcome, result.scope) == ("refused", "pool")
     assert "in stock at CANADA-1: 0 of 2x H100-80G-PCIe" in result.reason
+    assert (house.cloud.calls["get"], house.cloud.calls["stocks"]) == (1, 1)
     house.cloud.fail("stocks", Trouble(503, "x"))
     assert (await house.start()).scope == "pool"
 
@@ -239,6 +243,16 @@ async def test_an_old_failure_explains_no_later_sleep(house: House) -> None:
     house.pass_change()
     sight = await house.sight()
     assert (sight.power, sight.reason, sight.scope) == ("off", "", "")
+    assert house.cloud.calls["events"] == 1
+
+
+async def test_a_second_failure_is_asked_for_anew(house: House) -> None:
+    for count in (1, 2):
+        house.vm.ends.append("HIBERNATED")
+        await house.start()
+        house.pass_change()
+        assert (await house.sight()).reason
+        assert house.cloud.calls["events"] == count
 
 
 async def test_a_hibernate_that_bounces_is_seen_up_and_can_be_asked_again(house: House) -> None:
@@ -251,17 +265,31 @@ async def test_a_hibernate_that_bounces_is_seen_up_and_can_be_asked_again(house:
     assert house.cloud.calls["hibernate"] == 2
 
 
-async def test_a_look_lists_every_page_and_asks_singly_for_what_is_not_listed(house: House) -> None:
-    for _ in range(250):
+@pytest.mark.parametrize("counts_pages", [False, True])
+@pytest.mark.parametrize("ends_with_404", [False, True])
+@pytest.mark.parametrize(
+    ("machines", "page_size", "pages"), [(99, 100, 1), (100, 100, 2), (250, 100, 3), (300, 100, 4), (250, 50, 6)]
+)
+async def test_a_look_lists_every_page(
+    house: House, *, machines: int, page_size: int, pages: int, counts_pages: bool, ends_with_404: bool
+) -> None:
+    house.cloud.max_page_size = page_size
+    house.cloud.counts_pages, house.cloud.ends_with_404 = counts_pages, ends_with_404
+    for _ in range(machines - 1):
         house.cloud.add("ACTIVE", labels=["other", LABEL])
+    looks = await house.provider.look()
+    assert (len(looks.strays), looks.sights["m1"].power) == (machines - 1, "off")
+    assert house.cloud.calls["list"] == pages
+
+
+async def test_a_look_asks_singly_for_what_is_not_listed_and_sees_no_strangers(house: House) -> None:
     house.cloud.add("ACTIVE", labels=["spotinference-fleet=testing"])
     house.cloud.add("DELETING", labels=[LABEL])
     house.vm.listed = False
     looks = await house.provider.look()
-    assert len(looks.strays) == 250
-    assert {stray.sight.power for stray in looks.strays} == {"up"}
+    assert looks.strays == ()
     assert (looks.sights["m1"].power, looks.sights["m2"].power) == ("off", "gone")
-    assert (house.cloud.calls["list"], house.cloud.calls["get"]) == (3, 2)
+    assert (house.cloud.calls["list"], house.cloud.calls["get"]) == (1, 2)
 
 
 async def test_a_404_holds_for_a_minute(house: House) -> None:
@@ -274,9 +302,14 @@ async def test_a_404_holds_for_a_minute(house: House) -> None:
 
 
 async def test_what_cannot_be_asked_for_is_not_seen_and_not_gone(house: House) -> None:
+    other = house.cloud.add(listed=False)
+    instances = {"m2": "999", "m3": str(other.id), "m1": str(house.vm.id)}
+    provider = Hyperstack(api_of(house.cloud, house.hours), instances, None)
     house.cloud.fail("get", Trouble(503, "x"))
-    looks = await house.provider.look()
-    assert set(looks.sights) == {"m1"}
+    assert set((await provider.look()).sights) == {"m1"}
+    assert house.cloud.calls["get"] == 1
+    assert set((await provider.look()).sights) == {"m1", "m2", "m3"}
+    await provider.close()
     house.become("PAUSED")
     with structlog.testing.capture_logs() as logs:
         assert set((await house.provider.look()).sights) == {"m2"}
