@@ -1,14 +1,22 @@
 """The provider `ec2` at moto's EC2, with what real machines and a real API do added (`tests/kit/moto_cloud`)."""
 
 import asyncio
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from services.waker.adapters import ec2, ec2_account
 from services.waker.adapters.ec2 import Ec2
+from services.waker.core.events import Power, Sight
+from services.waker.ports import Unseen
 from tests.contract.providers import CloudContract, Trouble
 from tests.kit.moto_cloud import REGION, MotoCloud, moto_process
+from tests.kit.waiting import until
 
 FLEET = "test"
 
@@ -68,3 +76,299 @@ class TestEc2(CloudContract):
     @pytest.fixture
     def rig(self, rig: Ec2Rig) -> Ec2Rig:
         return rig
+
+
+class Account:
+    """Providers at the cloud, closed with the test."""
+
+    def __init__(self, cloud: MotoCloud) -> None:
+        self.cloud = cloud
+        self._made: list[Ec2] = []
+
+    def provider(self, *instances: str, late: float = 0.0, fleet: str | None = None, url: str | None = None) -> Ec2:
+        """Of machines `m1`, `m2` and so on; its clock is so many seconds late."""
+        provider = Ec2(
+            REGION,
+            {f"m{number}": instance for number, instance in enumerate(instances, 1)},
+            fleet=fleet,
+            endpoint_url=url or self.cloud.endpoint_url,
+            clock=lambda: time.time() - late,
+        )
+        self._made.append(provider)
+        return provider
+
+    async def close(self) -> None:
+        for provider in self._made:
+            await provider.close()
+
+
+@pytest.fixture
+async def account(cloud: MotoCloud) -> AsyncIterator[Account]:
+    account = Account(cloud)
+    yield account
+    await account.close()
+
+
+async def seen(provider: Ec2, machine: str = "m1") -> Sight:
+    return (await provider.look()).sights[machine]
+
+
+async def reached(provider: Ec2, power: Power) -> Sight:
+    return await until(lambda: seen(provider), lambda sight: sight.power == power)
+
+
+class TestLook:
+    async def test_one_call_sees_all_that_carry_the_mark(self, account: Account) -> None:
+        marked = [account.cloud.add_machine(fleet=FLEET) for _ in range(3)]
+        await account.provider(*marked, fleet=FLEET).look()
+        assert account.cloud.calls() == {"DescribeInstances": 1}
+
+    async def test_those_without_the_mark_cost_one_more_and_spot_machines_one_more(self, account: Account) -> None:
+        cloud = account.cloud
+        instances = cloud.add_machine(fleet=FLEET), cloud.add_machine(), cloud.add_machine(spot=True)
+        looks = await account.provider(*instances, "i-0123456789abcdef0", fleet=FLEET).look()
+        assert {m: s.power for m, s in looks.sights.items()} == {"m1": "off", "m2": "off", "m3": "off", "m4": "gone"}
+        assert cloud.calls() == {"DescribeInstances": 2, "DescribeSpotInstanceRequests": 1}
+
+    async def test_pages_are_read_to_the_end(self, account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ec2, "PAGE", 2)
+        for _ in range(5):
+            account.cloud.add_machine(fleet=FLEET, running=True)
+        assert len((await account.provider(fleet=FLEET).look()).strays) == 5
+        assert account.cloud.calls() == {"DescribeInstances": 3}
+
+    async def test_misspelt_unknown_and_terminated_machines_are_gone_and_the_others_are_not(
+        self, account: Account
+    ) -> None:
+        cloud = account.cloud
+        terminated, good = cloud.add_machine(fleet=FLEET), cloud.add_machine()
+        cloud.terminate(terminated)
+        provider = account.provider(terminated, "i-0123456789abcdef0", "arn:aws:nonsense", good, fleet=FLEET)
+        looks = await provider.look()
+        assert [looks.sights[f"m{n}"].power for n in range(1, 5)] == ["gone", "gone", "gone", "off"]
+        assert not looks.strays
+
+    async def test_what_is_marked_and_terminated_is_no_stray(self, account: Account) -> None:
+        account.cloud.terminate(account.cloud.add_machine(fleet=FLEET))
+        account.cloud.add_machine(fleet="another", running=True)
+        assert (await account.provider(fleet=FLEET).look()).strays == ()
+
+    async def test_without_a_mark_only_the_configured_ones_are_looked_at(self, account: Account) -> None:
+        account.cloud.add_machine(fleet=FLEET, running=True)
+        looks = await account.provider(account.cloud.add_machine()).look()
+        assert (list(looks.sights), looks.strays) == (["m1"], ())
+
+    async def test_a_hiccup_is_got_over(self, account: Account) -> None:
+        provider = account.provider(account.cloud.add_machine())
+        account.cloud.fail("DescribeInstances", code="InternalError", status=500, times=2)
+        assert (await seen(provider)).power == "off"
+        assert account.cloud.calls() == {"DescribeInstances": 3}
+
+    async def test_an_account_that_says_nothing_is_unseen_in_time(
+        self, account: Account, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        provider = account.provider(account.cloud.add_machine())
+        await provider.look()
+        monkeypatch.setattr(ec2, "LOOK_SECONDS", 0.1)
+        account.cloud.fail("DescribeInstances", seconds=0.5)
+        with pytest.raises(Unseen, match="within"):
+            await provider.look()
+
+
+class TestStart:
+    async def test_a_call_that_nobody_waits_for_any_more_is_not_made(
+        self, account: Account, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ec2_account, "CALL_SECONDS", 0.0)
+        provider = account.provider(account.cloud.add_machine())
+        assert (await provider.start("m1", 1)).outcome == "unknown"
+        await provider.look()
+        assert account.cloud.calls() == {"DescribeInstances": 1}
+
+    @pytest.mark.parametrize(
+        ("code", "status", "outcome", "scope"),
+        [
+            ("InsufficientInstanceCapacity", 500, "refused", "pool"),
+            ("VcpuLimitExceeded", 400, "refused", "account"),
+            ("IncorrectSpotRequestState", 400, "refused", "busy"),
+            ("RequestLimitExceeded", 503, "refused", "busy"),
+            ("Unavailable", 503, "unknown", ""),
+            ("InternalError", 500, "unknown", ""),
+            ("OptInRequired", 401, "refused", "account"),
+        ],
+    )
+    async def test_a_refusal_is_told_and_not_tried_again(
+        self, account: Account, code: str, status: int, outcome: str, scope: str
+    ) -> None:
+        instance = account.cloud.add_machine()
+        account.cloud.fail("StartInstances", code=code, status=status)
+        result = await account.provider(instance).start("m1", 1)
+        assert (result.outcome, result.code, result.scope) == (outcome, code, scope)
+        assert account.cloud.calls() == {"StartInstances": 1}
+        assert account.cloud.wakes(instance) == 0
+
+    async def test_a_lost_reply_is_not_asked_for_again(self, account: Account) -> None:
+        account.cloud.fail("StartInstances", lost_reply=True)
+        assert (await account.provider(account.cloud.add_machine()).start("m1", 1)).outcome == "unknown"
+        assert account.cloud.calls() == {"StartInstances": 1}
+
+    async def test_an_answer_that_does_not_come_in_time_is_unknown(
+        self, account: Account, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        provider = account.provider(account.cloud.add_machine())
+        assert await provider.test() == ()
+        monkeypatch.setattr(ec2_account, "CALL_SECONDS", 0.1)
+        account.cloud.fail("StartInstances", seconds=0.5)
+        result = await provider.start("m1", 1)
+        assert (result.outcome, result.code) == ("unknown", "timeout")
+        await reached(provider, "up")
+
+    async def test_a_start_that_comes_to_nothing_is_seen(self, account: Account) -> None:
+        provider = account.provider(account.cloud.add_machine(kind="p4d.24xlarge", zone="us-east-1b"))
+        account.cloud.empty()
+        assert (await provider.start("m1", 1)).outcome == "accepted"
+        sight = await reached(provider, "off")
+        assert (sight.scope, sight.pool) == ("pool", "p4d.24xlarge/us-east-1b/on-demand")
+        assert "Server.InsufficientInstanceCapacity" in sight.reason
+
+    async def test_all_calls_pause_when_ec2_wants_fewer(self, account: Account) -> None:
+        provider = account.provider(account.cloud.add_machine())
+        await provider.look()
+        account.cloud.fail("StartInstances", code="RequestLimitExceeded", status=503)
+        assert (await provider.start("m1", 1)).scope == "busy"
+        before = time.monotonic()
+        await provider.look()
+        assert time.monotonic() - before >= 1.0
+
+    async def test_what_cannot_be_reached_was_not_asked(self, account: Account) -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            provider = account.provider("i-1", url=f"http://127.0.0.1:{nobody.getsockname()[1]}")
+            result = await provider.start("m1", 1)
+            assert (result.outcome, result.code) == ("failed", "EndpointConnectionError")
+            with pytest.raises(Unseen, match=r"provider\.ec2\.region"):
+                await provider.look()
+            assert await provider.test()
+
+
+class TestStop:
+    async def test_what_can_hibernate_does(self, account: Account) -> None:
+        provider = account.provider(account.cloud.add_machine(hibernates=True, running=True))
+        await provider.look()
+        assert (await provider.stop("m1", force=False)).outcome == "accepted"
+        assert (await reached(provider, "off")).reason.startswith("Client.UserInitiatedHibernate")
+
+    async def test_what_cannot_is_stopped(self, account: Account) -> None:
+        provider = account.provider(account.cloud.add_machine(running=True))
+        await provider.look()
+        assert (await provider.stop("m1", force=False)).outcome == "accepted"
+        assert (await reached(provider, "off")).reason.startswith("Client.UserInitiatedShutdown")
+        assert account.cloud.calls()["StopInstances"] == 1
+
+    async def test_what_has_only_just_started_is_asked_again_later(self, account: Account) -> None:
+        provider = account.provider(account.cloud.add_machine(hibernates=True))
+        await provider.look()
+        account.cloud.no_hibernation_before(1000)
+        await provider.start("m1", 1)
+        await reached(provider, "up")
+        result = await provider.stop("m1", force=False)
+        assert (result.outcome, result.scope, result.code) == ("refused", "busy", "UnsupportedOperation")
+        assert (await seen(provider)).power == "up"
+
+    @pytest.mark.parametrize("code", ["UnsupportedHibernationConfiguration", "UnsupportedOperation"])
+    async def test_what_should_hibernate_and_does_not_is_stopped(self, account: Account, code: str) -> None:
+        provider = account.provider(account.cloud.add_machine(hibernates=True, running=True), late=-200)
+        await provider.look()
+        account.cloud.fail("StopInstances", code=code)
+        assert (await provider.stop("m1", force=False)).outcome == "accepted"
+        assert (await reached(provider, "off")).reason.startswith("Client.UserInitiatedShutdown")
+
+    async def test_another_failure_to_hibernate_is_told(self, account: Account) -> None:
+        provider = account.provider(account.cloud.add_machine(hibernates=True, running=True), late=-200)
+        await provider.look()
+        account.cloud.fail("StopInstances", code="Unavailable", status=503)
+        assert (await provider.stop("m1", force=False)).outcome == "unknown"
+        assert account.cloud.calls()["StopInstances"] == 1
+
+    async def test_only_force_ends_what_is_stuck_on_its_way_down(self, account: Account) -> None:
+        account.cloud.take(stop=1000)
+        provider = account.provider(account.cloud.add_machine(running=True))
+        assert (await provider.stop("m1", force=True)).outcome == "accepted"
+        assert (await seen(provider)).power == "falling"
+        await provider.stop("m1", force=False)
+        assert (await seen(provider)).power == "falling"
+        assert (await provider.stop("m1", force=True)).outcome == "accepted"
+        await reached(provider, "off")
+
+
+class TestSpot:
+    async def test_one_that_ec2_takes_back_is_leaving_and_then_locked(self, account: Account) -> None:
+        instance = account.cloud.add_machine(spot=True, running=True)
+        provider = account.provider(instance)
+        sight = await seen(provider)
+        assert (sight.power, sight.leaving, sight.pool) == ("up", "", "p5.48xlarge/us-east-1a/spot")
+        account.cloud.reclaim(instance, "marked-for-stop")
+        assert "marked-for-stop" in (await seen(provider)).leaving
+        account.cloud.reclaim(instance, "instance-stopped-no-capacity")
+        sight = await seen(provider)
+        assert (sight.power, sight.leaving) == ("off", "")
+        assert "only EC2" in sight.locked
+        result = await provider.start("m1", 1)
+        assert (result.outcome, result.scope, result.reason) == ("refused", "machine", sight.locked)
+
+    async def test_one_that_we_stopped_can_be_started(self, account: Account) -> None:
+        provider = account.provider(account.cloud.add_machine(spot=True, running=True))
+        await provider.stop("m1", force=False)
+        assert (await reached(provider, "off")).locked == ""
+        assert (await provider.start("m1", 2)).outcome == "accepted"
+        await reached(provider, "up")
+
+
+class TestSelfTest:
+    @pytest.mark.parametrize("action", ["StartInstances", "StopInstances"])
+    async def test_a_machine_that_may_not_be_called_is_named_with_the_permission(
+        self, account: Account, action: str
+    ) -> None:
+        first, second = account.cloud.add_machine(), account.cloud.add_machine()
+        account.cloud.fail(action, code="UnauthorizedOperation", status=403, times=None, instance=second)
+        (fault,) = await account.provider(first, second).test()
+        assert fault.startswith("m2: ")
+        assert f"ec2:{action}" in fault
+        assert not {"StartInstances", "StopInstances"} & account.cloud.calls().keys()
+
+    async def test_what_all_lack_is_said_once(self, account: Account) -> None:
+        account.cloud.fail("StartInstances", code="UnauthorizedOperation", status=403, times=None)
+        (fault,) = await account.provider(account.cloud.add_machine(), account.cloud.add_machine()).test()
+        assert fault.startswith("m1, m2: ")
+
+    @pytest.mark.parametrize(("late", "words"), [(120, "behind"), (-120, "ahead of")])
+    async def test_a_wrong_clock_is_a_fault(self, account: Account, late: float, words: str) -> None:
+        (fault,) = await account.provider(account.cloud.add_machine(), late=late).test()
+        assert words in fault
+        assert "time synchronisation" in fault
+
+    async def test_a_clock_that_is_a_little_off_is_none(self, account: Account) -> None:
+        assert await account.provider(account.cloud.add_machine(), late=30).test() == ()
+
+    async def test_without_credentials_it_says_where_they_are_looked_for_and_takes_them_when_they_come(
+        self, account: Account, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        provider = account.provider(account.cloud.add_machine())
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        for name, value in (
+            ("SHARED_CREDENTIALS_FILE", "none"),
+            ("CONFIG_FILE", "none"),
+            ("EC2_METADATA_DISABLED", "true"),
+        ):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        (fault,) = await provider.test()
+        assert "AWS_ACCESS_KEY_ID" in fault
+        result = await provider.start("m1", 1)
+        assert (result.outcome, result.scope) == ("refused", "account")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        assert await provider.test() == ()
+
+
+def test_only_a_fleet_at_ec2_pays_for_loading_its_sdk() -> None:
+    code = "import spotinference.__main__, services.waker.wiring, sys; sys.exit('boto3' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -1,5 +1,6 @@
 """Machines of AWS EC2: asleep is stopped. One account and region; what its calls mean is in `ec2_failures`."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -20,6 +21,8 @@ PAGE = 1000
 FILTER_VALUES = 200
 """Values in one filter; EC2's bound."""
 MOST_PAGES = 50
+LOOK_SECONDS = 25.0
+"""For all calls of a look."""
 YOUNG_SECONDS = 180.0
 """So long after its start a machine may not be ready to hibernate."""
 DRY_RUN_DONE = "DryRunOperation"
@@ -51,9 +54,12 @@ class Ec2:
 
     async def look(self) -> Looks:
         try:
-            sights = await self._look()
+            async with asyncio.timeout(LOOK_SECONDS):
+                sights = await self._look()
         except Failure as fault:
             raise Unseen(f"EC2: {fault}") from fault
+        except TimeoutError:
+            raise Unseen(f"EC2 said not all within {LOOK_SECONDS:g} s") from None
         machines = {machine: sights[i] for machine, i in self._instances.items() if i in sights}
         ours = set(self._instances.values())
         strays = [
@@ -137,11 +143,13 @@ class Ec2:
             found |= await self._described({"Name": "instance-id", "Values": values})
         requests = await self._requests(found.values())
         sights = {i: Sight(power="gone", provider_state="unknown", reason=UNKNOWN) for i in missing if i not in found}
+        seen: dict[str, Seen] = {}
         for i, instance in found.items():
             sight = ec2_sights.sight(instance, requests.get(i))
             if sight is not None:
                 sights[i] = sight
-                self._seen[i] = ec2_sights.seen(instance, sight)
+                seen[i] = ec2_sights.seen(instance, sight)
+        self._seen = seen
         return sights
 
     async def _described(self, wanted: dict[str, Any]) -> dict[str, Described]:

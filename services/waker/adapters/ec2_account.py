@@ -1,6 +1,7 @@
 """Calls to EC2 for one account and region: each on a thread, bounded in time and number, never repeated in secret."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from services.waker.adapters.ec2_failures import THROTTLED, code_of, failure
+from services.waker.adapters.ec2_failures import PERMISSION, THROTTLED, code_of, failure
 from services.waker.adapters.throttle import Throttle
 
 CONNECT_SECONDS = 3
@@ -80,21 +81,26 @@ class Ec2Account:
             turn = await self._throttle.turn()
             async with asyncio.timeout(seconds):
                 made = asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._made, method, attempts, parameters
+                    self._threads, self._made, method, attempts, time.monotonic() + seconds, parameters
                 )
                 answer = await made
-        except ClientError as error:
-            self._heard(turn, error.response, throttled=code_of(error) in THROTTLED)
-            raise failure(error, action, self.skew) from error
         except Exception as error:
-            raise failure(error, action, self.skew) from error
+            if isinstance(error, ClientError):
+                self._heard(turn, error.response, throttled=code_of(error) in THROTTLED)
+            fault = failure(error, action, self.skew)
+            if fault.result.scope == "account" and fault.result.code not in PERMISSION:
+                # Whoever renews credentials writes them where a new session finds them, and only a new one.
+                self._session, self._clients = None, {}
+            raise fault from error
         self._heard(turn, answer, throttled=False)
         return answer
 
-    def _made(self, method: str, attempts: int, parameters: dict[str, Any]) -> Mapping[str, Any]:
+    def _made(self, method: str, attempts: int, until: float, parameters: dict[str, Any]) -> Mapping[str, Any]:
         """On a thread. Clients are made here too: that reads files, and may ask the host for its credentials."""
         with self._making:
             client = self._clients.get(attempts) or self._clients.setdefault(attempts, self._client_of(attempts))
+        if time.monotonic() > until:
+            raise TimeoutError  # nobody waits for it any more, and it would come as a surprise
         answer: Mapping[str, Any] = getattr(client, method)(**parameters)
         return answer
 
@@ -112,5 +118,6 @@ class Ec2Account:
     def _heard(self, turn: float, answer: Mapping[str, Any], *, throttled: bool) -> None:
         metadata = answer.get("ResponseMetadata", {})
         self._throttle.answered(turn, throttled=throttled, repeats=metadata.get("RetryAttempts", 0))
-        if date := metadata.get("HTTPHeaders", {}).get("date"):
+        with contextlib.suppress(ValueError):
+            date = metadata.get("HTTPHeaders", {}).get("date", "")
             self.skew = parsedate_to_datetime(date).timestamp() - self._clock()

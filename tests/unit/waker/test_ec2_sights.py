@@ -1,0 +1,122 @@
+"""What EC2's descriptions mean, state by state."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from services.waker.adapters import ec2_sights
+from services.waker.core.events import Sight
+
+
+def instance(code: int, name: str, **more: Any) -> dict[str, Any]:
+    return {
+        "InstanceId": "i-1",
+        "InstanceType": "p5.48xlarge",
+        "State": {"Code": code, "Name": name},
+        "Placement": {"AvailabilityZone": "us-east-1c"},
+        **more,
+    }
+
+
+def seen(described: dict[str, Any], request: dict[str, Any] | None = None) -> Sight:
+    sight = ec2_sights.sight(described, request)
+    assert sight is not None
+    return sight
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "power"),
+    [
+        (0, "pending", "rising"),
+        (16, "running", "up"),
+        (32, "shutting-down", "falling"),
+        (48, "terminated", "gone"),
+        (64, "stopping", "falling"),
+        (80, "stopped", "off"),
+        (0x1_50, "stopped", "off"),
+        (0x2_10, "running", "up"),
+    ],
+)
+def test_states(code: int, name: str, power: str) -> None:
+    sight = seen(instance(code, name))
+    assert (sight.power, sight.provider_state) == (power, name)
+
+
+def test_a_state_of_another_day_proves_nothing() -> None:
+    assert ec2_sights.sight(instance(96, "sublimating"), None) is None
+
+
+def test_the_pool_is_type_zone_and_market() -> None:
+    assert seen(instance(16, "running")).pool == "p5.48xlarge/us-east-1c/on-demand"
+    assert seen(instance(16, "running", InstanceLifecycle="spot")).pool == "p5.48xlarge/us-east-1c/spot"
+
+
+@pytest.mark.parametrize(
+    ("code", "scope"),
+    [
+        ("Server.InsufficientInstanceCapacity", "pool"),
+        ("Client.VolumeLimitExceeded", "account"),
+        ("Server.InternalError", "machine"),
+        ("Client.InternalError", "machine"),
+        ("Client.InvalidSnapshot.NotFound", "machine"),
+        ("Client.UserInitiatedShutdown", ""),
+        ("Client.UserInitiatedHibernate", ""),
+        ("Server.ScheduledStop", ""),
+        ("Server.SpotInstanceShutdown", ""),
+    ],
+)
+def test_why_it_stopped_and_whom_that_concerns(code: str, scope: str) -> None:
+    sight = seen(instance(80, "stopped", StateReason={"Code": code, "Message": f"{code}: because"}))
+    assert sight.scope == scope
+    assert sight.reason.startswith(f"{code}: ")
+    assert sight.reason.count(code) == 1
+
+
+@pytest.mark.parametrize(("code", "name"), [(0, "pending"), (16, "running"), (64, "stopping")])
+def test_an_old_reason_says_nothing_about_what_runs(code: int, name: str) -> None:
+    reason = {"Code": "Server.InsufficientInstanceCapacity", "Message": "old"}
+    sight = seen(
+        instance(code, name, StateReason=reason, StateTransitionReason="User initiated (2026-11-24 09:00:00 GMT)")
+    )
+    assert (sight.reason, sight.scope, sight.ended_at) == ("", "", None)
+
+
+def test_when_it_stopped() -> None:
+    ended = datetime(2026, 11, 24, 9, 0, 1, tzinfo=UTC).timestamp()
+    assert (
+        seen(instance(80, "stopped", StateTransitionReason="User initiated (2026-11-24 09:00:01 GMT)")).ended_at
+        == ended
+    )
+    assert seen(instance(80, "stopped", StateTransitionReason="")).ended_at is None
+
+
+@pytest.mark.parametrize(
+    ("state", "request_state", "status", "leaving", "locked"),
+    [
+        (16, "active", "fulfilled", False, False),
+        (16, "active", "marked-for-stop", True, False),
+        (16, "active", "marked-for-termination", True, False),
+        (80, "disabled", "instance-stopped-by-user", False, False),
+        (80, "disabled", "instance-stopped-no-capacity", False, True),
+        (80, "disabled", "instance-stopped-by-price", False, True),
+        (80, "disabled", "instance-stopped-capacity-oversubscribed", False, True),
+        (80, "cancelled", "request-canceled-and-instance-running", False, True),
+        (80, "active", "marked-for-stop", False, False),
+    ],
+)
+def test_spot_machines(state: int, request_state: str, status: str, leaving: bool, locked: bool) -> None:
+    request = {"State": request_state, "Status": {"Code": status}}
+    sight = seen(instance(state, "x"), request)
+    assert (bool(sight.leaving), bool(sight.locked)) == (leaving, locked)
+    if leaving or (locked and request_state == "disabled"):
+        assert status in sight.leaving + sight.locked
+
+
+def test_what_a_later_call_has_to_know() -> None:
+    launched = datetime(2026, 11, 24, tzinfo=UTC)
+    described = instance(16, "running", LaunchTime=launched, HibernationOptions={"Configured": True})
+    known = ec2_sights.seen(described, seen(described))
+    assert known == ec2_sights.Seen(power="up", hibernates=True, launched=launched.timestamp(), locked="")
+    bare = instance(16, "running")
+    assert not ec2_sights.seen(bare, seen(bare)).hibernates
