@@ -90,7 +90,7 @@ class HistoryQuery(Message, frozen=True, kw_only=True, tag="history_query.v1"):
     """`next` of the page before; None asks for the first."""
 
 
-class Use(msgspec.Struct, frozen=True, array_like=True):
+class Use(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One request at an engine."""
 
     completed_at: float

@@ -13,7 +13,13 @@ def page(rows: Sequence[Sequence[Any]], most: int) -> History:
     """
     models: dict[str, int] = {}
     uses = tuple(
-        Use(completed, waited, max(0.0, duration - waited), models.setdefault(model, len(models)), tokens)
+        Use(
+            completed_at=completed,
+            waited=waited,
+            seconds=max(0.0, duration - waited),
+            model=models.setdefault(model, len(models)),
+            tokens=tokens,
+        )
         for _, completed, waited, duration, model, tokens in rows
     )
     following = (rows[-1][1], rows[-1][0]) if len(rows) == most else None

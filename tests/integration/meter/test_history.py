@@ -50,9 +50,9 @@ async def test_a_use_is_what_its_event_says(ledger: Ledger) -> None:
         History(
             models=("a", "b"),
             uses=(
-                Use(MIDNIGHT + 100.25, 0.0, 1.5, 0, 7),
-                Use(MIDNIGHT + 200.0, 150.5, 19.5, 1, 17),
-                Use(MIDNIGHT + 300.0, 2.0, 0.0, 1, 17),
+                Use(completed_at=MIDNIGHT + 100.25, waited=0.0, seconds=1.5, model=0, tokens=7),
+                Use(completed_at=MIDNIGHT + 200.0, waited=150.5, seconds=19.5, model=1, tokens=17),
+                Use(completed_at=MIDNIGHT + 300.0, waited=2.0, seconds=0.0, model=1, tokens=17),
             ),
             next=None,
         )
@@ -73,7 +73,8 @@ async def test_pages_have_every_use_once_also_where_many_completed_together(
         event(source_seq=n, completed_at=MIDNIGHT + n // 5 + 0.1, prompt_tokens=n, completion_tokens=0, cached_tokens=0)
         for n in range(1, 13)
     ]
-    await record(ledger, *wanted)
+    for one in reversed(wanted):
+        await record(ledger, one)
     found = await pages(ledger, ALL)
     assert [len(one.uses) for one in found] == [3, 3, 3, 3, 0]
     told = [use for one in found for use in one.uses]
