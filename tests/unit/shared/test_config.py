@@ -111,7 +111,11 @@ def test_a_fault_is_told_with_its_place_and_the_reason(text: str, expected: str)
 
 STATIC = '[[tier]]\nname = "t"\nprovider = "static"\n[[machine]]\nid = "m"\ntier = "t"\n'
 PROCESS = '[[tier]]\nname = "t"\nprovider = "process"\n[[machine]]\nid = "m"\ntier = "t"\n'
+EC2 = '[provider.ec2]\nregion = "r"\n' + STATIC.replace("static", "ec2") + 'endpoint = "http://a:1"\n'
 MACHINE_FAULTS = [
+    (EC2, 'instance: a machine of provider "ec2" needs the provider\'s id for it'),
+    (EC2.replace('endpoint = "http://a:1"', 'instance = "i-1"'), 'endpoint: a machine of provider "ec2" needs one'),
+    (EC2 + 'instance = "i-1"\ncommand = ["{port}"]', 'command: not for provider "ec2"'),
     (STATIC, 'endpoint: a machine of provider "static" needs one, such as "http://10.0.4.11:8000"'),
     (STATIC + 'endpoint = "10.0.4.11:8000"', "endpoint: expected an origin such as http://10.0.4.11:8000, got"),
     (STATIC + 'endpoint = "http://a:1/v1"', "endpoint: an origin has no path: leave out '/v1'"),
@@ -130,6 +134,19 @@ def test_a_machine_that_cannot_be_is_told(text: str, expected: str) -> None:
     with pytest.raises(Misconfigured) as refused:
         _read(text)
     assert str(refused.value).startswith(f"f.toml: machine[1] (m): {expected}")
+
+
+def test_an_account_that_is_missing_and_an_instance_named_twice_are_told() -> None:
+    twice = '[[machine]]\nid = "n"\ntier = "t"\nendpoint = "http://b:1"\ninstance = "i-1"\n'
+    text = EC2.replace('[provider.ec2]\nregion = "r"\n', "") + 'instance = "i-1"\n' + twice
+    with pytest.raises(Misconfigured) as refused:
+        _read(text)
+    assert str(refused.value).splitlines() == [
+        'f.toml: provider.ec2: a tier of provider "ec2" needs it: name its region',
+        "f.toml: machine[2] (n): instance: 'i-1' is machine 'm'",
+    ]
+    with pytest.raises(Misconfigured, match=r'provider\.hyperstack: a tier of provider "hyperstack" needs it'):
+        _read(text.replace('provider = "ec2"', 'provider = "hyperstack"'))
 
 
 def test_every_fault_is_told_at_once() -> None:
