@@ -9,7 +9,7 @@ import pytest
 import structlog.testing
 
 from services.waker.adapters.hyperstack import Hyperstack
-from services.waker.adapters.hyperstack_api import HyperstackApi, api_key
+from services.waker.adapters.hyperstack_api import MAX_BODY_BYTES, HyperstackApi, api_key
 from services.waker.adapters.throttle import Throttle
 from services.waker.core.events import Sight
 from services.waker.ports import CallResult, Unseen
@@ -324,13 +324,45 @@ async def test_without_a_fleet_s_name_nothing_is_a_stray(house: House) -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble", [Trouble(), Trouble(503, "x"), Trouble(200, body=b"["), Trouble(200, body=b'{"instances":[{"id":"a"}]}')]
+    "trouble",
+    [
+        Trouble(),
+        Trouble(503, "x"),
+        Trouble(404, "x"),
+        Trouble(200, body=b"["),
+        Trouble(200, body=b'{"instances":[{"id":"a"}]}'),
+        Trouble(200, body=b'{"instances":[]}' + b" " * MAX_BODY_BYTES),
+    ],
+    ids=["reset", "503", "404", "no-json", "no-id", "endless"],
 )
 async def test_what_is_no_list_is_no_look(house: House, trouble: Trouble) -> None:
     house.cloud.fail("list", trouble)
     with pytest.raises(Unseen, match="hyperstack: "):
         await house.provider.look()
     assert (await house.sight()).power == "off"
+
+
+async def test_short_pages_end_no_list_that_counts_more(house: House) -> None:
+    """A list that is cut shorter than asked for without a word; and one whose count never comes true."""
+    for number in (1, 2):
+        house.cloud.add("ACTIVE", labels=[LABEL])
+        one = f'{{"id":{house.vm.id + number},"status":"ACTIVE","labels":["{LABEL}"]}}'.encode()
+        house.cloud.fail("list", Trouble(200, body=b'{"count":9,"instances":[%b]}' % one))
+    house.cloud.fail("list", Trouble(200, body=b'{"count":9,"instances":[]}'))
+    assert len((await house.provider.look()).strays) == 2
+    assert house.cloud.calls["list"] == 3
+
+
+async def test_a_call_beyond_the_account_s_bound_is_not_made(house: House) -> None:
+    throttle = Throttle(1, patience=0.1)
+    provider = Hyperstack(HyperstackApi(house.cloud.base_url, KEY, throttle), {"m1": str(house.vm.id)}, None)
+    await provider.look()
+    result = await provider.start("m1", 1)
+    assert (result.outcome, result.scope) == ("refused", "busy")
+    with pytest.raises(Unseen, match="too many calls"):
+        await provider.look()
+    assert sum(house.cloud.calls.values()) == 1
+    await provider.close()
 
 
 async def test_after_429_the_account_s_calls_wait(house: House) -> None:
