@@ -1,113 +1,138 @@
-"""`spotinference fleet` and `journal`: the machines as they are, and all that was done with them."""
+"""`spotinference fleet`: the machines as they are now, or as they change."""
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import click
-import msgspec
-from rich.table import Table
+from rich.console import Console
+from rich.live import Live
 
 from shared.bus.jetstream import JetStreamBus
-from shared.bus.ports import Received
+from shared.bus.ports import Bus, Received
 from shared.bus.subjects import ACTIVITIES
-from shared.bus.topology import FLEET, FLEET_JOURNAL
-from shared.messages.codec import decode, rfc3339
+from shared.bus.topology import FLEET
+from shared.bus.view import View
+from shared.errors import BusUnavailable
+from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import Activity
-from shared.messages.waker import JournalEntry, MachineRecord, ProviderCall, Transition
-from spotinference.context import Context, echo_json, show, suite_options
+from shared.messages.waker import MachineRecord
+from spotinference.context import BUS_SECONDS, Context, echo_json, suite_options
+from spotinference.fleet_view import Row, rows, unclocked, uses_of, view
 
 LISTEN_SECONDS = 2.2
 """Gateways tell their activity every 2 s: within this each has spoken once."""
+SILENT_SECONDS = 10.0
+"""A gateway that was not heard for this long has gone, as the waker has it."""
+REDRAW_SECONDS = 1.0
+"""ETAs count down."""
+PAUSE_SECONDS = 0.1
+"""Between two drawings: no eye sees more."""
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with a list of machines.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object with a list of machines; with --watch a line each."
+)
+@click.option("--watch", is_flag=True, help="Go on, and tell each change. Ctrl-C ends it.")
 @suite_options
-def fleet(context: Context, *, as_json: bool) -> None:
+def fleet(context: Context, *, as_json: bool, watch: bool) -> None:
     """The machines: state, phase, ETA, requests in flight."""
-    records, in_flight = context.on_bus(_read)
-    now = time.time()
-    rows = [
-        {
-            "id": r.machine,
-            "tier": r.tier,
-            "state": r.state,
-            "provider_state": r.provider_state,
-            "endpoint": r.endpoint,
-            "phase": r.phase,
-            "eta_seconds": None if r.ready_at is None else max(0, round(r.ready_at - now)),
-            "in_flight": in_flight.get(r.machine, 0),
-            "since": rfc3339(r.since),
-        }
-        for r in sorted(records, key=lambda record: record.machine)
-    ]
-    if as_json:
-        echo_json({"machines": rows})
+    if watch:
+        with suppress(KeyboardInterrupt):
+            context.on_bus(_told if as_json else _drawn)
         return
-    table = Table("machine", "tier", "state", "phase", "eta", "in flight", "since", "endpoint")
-    for row in rows:
-        names = ("id", "tier", "state", "phase", "eta_seconds", "in_flight", "since", "endpoint")
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in names))
-    show(table)
+    machines = context.on_bus(_once)
+    if as_json:
+        echo_json({"machines": machines})
+    else:
+        Console().print(view(machines))
 
 
-async def _read(bus: JetStreamBus) -> tuple[list[MachineRecord], dict[str, int]]:
-    heard: dict[str, Activity] = {}
+class Fleet:
+    """The records and what gateways do with the machines, kept current. `changed` is set by each news of them."""
 
-    async def on_activity(received: Received) -> None:
-        activity = decode(received.data, Activity)
-        heard[activity.gateway] = activity
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self.records = View(FLEET, MachineRecord, self._on_change)
+        self._heard: dict[str, tuple[Activity, float]] = {}
 
-    listening = await bus.subscribe(ACTIVITIES, on_activity)
-    await asyncio.sleep(LISTEN_SECONDS)
-    await listening.stop()
-    in_flight: dict[str, int] = {}
-    for activity in heard.values():
-        for machine, use in activity.machines.items():
-            in_flight[machine] = in_flight.get(machine, 0) + use.in_flight
-    return [decode(entry.value, MachineRecord) for entry in (await bus.entries(FLEET)).values()], in_flight
+    def rows(self) -> list[Row]:
+        patience = time.monotonic() - SILENT_SECONDS
+        activities = [activity for activity, at in self._heard.values() if at > patience]
+        return rows(self.records.values(), uses_of(activities), time.time())
 
+    async def news(self, seconds: float) -> None:
+        """Returns at the next change, at the latest after so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.changed.wait()
+        self.changed.clear()
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, the oldest first.")
-@suite_options
-def journal(context: Context, *, as_json: bool) -> None:
-    """Every transition of a machine and every call to a provider, the oldest first."""
-    entries = context.on_bus(journal_entries)
-    for entry in entries:
-        if as_json:
-            echo_json(_row(entry))
-        else:
-            click.echo(_line(entry))
+    async def on_activity(self, received: Received) -> None:
+        with suppress(Unreadable):  # it is the gateway's fault, and the waker logs it
+            activity = decode(received.data, Activity)
+            if activity.leaving:
+                self._heard.pop(activity.gateway, None)
+            else:
+                self._heard[activity.gateway] = (activity, time.monotonic())
+            self.changed.set()
 
-
-async def journal_entries(bus: JetStreamBus) -> list[JournalEntry]:
-    """The whole journal, the oldest first."""
-    decoder = msgspec.json.Decoder(JournalEntry)
-    return [decoder.decode(received.data) for received in await bus.read(FLEET_JOURNAL)]
+    def _on_change(self, machine: str) -> None:
+        del machine
+        self.changed.set()
 
 
-def _row(entry: JournalEntry) -> dict[str, object]:
-    common: dict[str, object] = {"at": rfc3339(entry.at), "machine": entry.machine}
-    if isinstance(entry, Transition):
-        return common | {
-            "kind": "transition",
-            "from": entry.from_state,
-            "to": entry.to_state,
-            "reason": entry.reason,
-            "wake_id": entry.wake_id,
-        }
-    return common | {
-        "kind": "provider_call",
-        "call": entry.call,
-        "outcome": entry.outcome,
-        "code": entry.code,
-        "seconds": entry.seconds,
-    }
+@asynccontextmanager
+async def followed(bus: Bus) -> AsyncIterator[Fleet]:
+    """The fleet as it stands, then kept current. `BusUnavailable` where the bucket cannot be read."""
+    current = Fleet()
+    listening = await bus.subscribe(ACTIVITIES, current.on_activity)
+    try:
+        await started(current.records, bus)
+        yield current
+    finally:
+        await current.records.stop()
+        await listening.stop()
 
 
-def _line(entry: JournalEntry) -> str:
-    start = f"{rfc3339(entry.at)}  {entry.machine:<16}  "
-    if isinstance(entry, ProviderCall):
-        return f"{start}{entry.call} {entry.outcome} {entry.code} ({entry.seconds:.3f} s)"
-    return f"{start}{entry.from_state or '·'} → {entry.to_state}: {entry.reason}"
+async def started(records: View[MachineRecord], bus: Bus) -> None:
+    try:
+        async with asyncio.timeout(BUS_SECONDS):
+            await records.start(bus)
+    except TimeoutError:
+        raise BusUnavailable(f"the bus did not tell its bucket {FLEET.name!r} within {BUS_SECONDS:g} s") from None
+
+
+async def _once(bus: JetStreamBus) -> list[Row]:
+    async with followed(bus) as current:
+        await asyncio.sleep(LISTEN_SECONDS)
+        return current.rows()
+
+
+async def _drawn(bus: JetStreamBus) -> None:
+    """For ever, on the terminal."""
+    async with followed(bus) as current:
+        with Live(auto_refresh=False) as live:
+            while True:
+                live.update(view(current.rows(), _doubt(bus)), refresh=True)
+                await current.news(REDRAW_SECONDS)
+                await asyncio.sleep(PAUSE_SECONDS)
+
+
+def _doubt(bus: Bus) -> str:
+    return "" if bus.connected else "the bus does not answer: this is how the fleet was"
+
+
+async def _told(bus: JetStreamBus) -> None:
+    """For ever, one JSON object a line: the whole fleet, then again at each change of it."""
+    async with followed(bus) as current:
+        await asyncio.sleep(LISTEN_SECONDS)
+        last: list[Row] | None = None
+        while True:
+            machines = current.rows()
+            if unclocked(machines) != last:
+                last = unclocked(machines)
+                echo_json({"machines": machines})
+            await current.news(REDRAW_SECONDS)

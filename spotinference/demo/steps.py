@@ -24,7 +24,7 @@ from spotinference import model_file
 from spotinference.demo.invoice import demo_invoice
 from spotinference.demo.suite import DemoFailed, Stage, Suite, expect, until, up
 from spotinference.engine_counters import EngineCounters, parse
-from spotinference.fleet import journal_entries
+from spotinference.journal import journal_entries
 from spotinference.report import on_terminal
 
 DEFAULT_FOLDER = Path(".spotinference/demo")

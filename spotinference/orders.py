@@ -1,0 +1,235 @@
+"""`spotinference wake`, `hibernate`, `cordon`, `uncordon`: the operator's word to the leading waker."""
+
+import asyncio
+import getpass
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from shared.bus.jetstream import JetStreamBus
+from shared.bus.ports import Bus
+from shared.bus.subjects import WAKER_COMMAND
+from shared.bus.topology import FLEET
+from shared.bus.view import View
+from shared.config import Duration
+from shared.errors import BusUnavailable, Misconfigured, Refusal
+from shared.messages.waker import MachineRecord, MachineState, OrderKind, WakerCommand, WakerReply
+from spotinference.context import Context, ask, echo_json, suite_options
+from spotinference.fleet import started
+from spotinference.fleet_view import span
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+REPLY_SECONDS = 5.0
+SETTLE_SECONDS = 2.0
+"""Within this the records show what an accepted order set going; until then they may be from before it."""
+REDRAW_SECONDS = 1.0
+NEAREST: Sequence[MachineState] = ("ready", "waking", "draining", "falling_asleep", "asleep", "broken", "gone")
+"""Of a model's machines the one that is nearest to serving is told of."""
+DONE: Mapping[OrderKind, MachineState] = {"wake": "ready", "hibernate": "asleep"}
+BEGUN: Mapping[OrderKind, Callable[[MachineRecord], bool]] = {
+    "wake": lambda record: record.state in ("waking", "ready"),
+    "hibernate": lambda record: record.state in ("draining", "falling_asleep", "asleep"),
+    "cordon": lambda record: record.cordoned,
+    "uncordon": lambda record: not record.cordoned,
+}
+
+
+class Span(click.ParamType[float]):
+    """Seconds, written as a duration."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return Duration.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _waits(command: F) -> F:
+    bound = "The longest that --wait waits, such as 8m.  [default: wake_cap of [waker]]"
+    command = click.option("--timeout", type=Span(), help=bound)(command)
+    return click.option("--wait", is_flag=True, help="Return when it is done, with status 1 when it fails.")(command)
+
+
+def _json(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object.")(command)
+
+
+@click.command()
+@click.argument("model")
+@_waits
+@_json
+@suite_options
+def wake(context: Context, model: str, timeout: float | None, *, wait: bool, as_json: bool) -> None:
+    """Wake a machine of MODEL, and keep it awake until `hibernate`."""
+    config = context.config()
+    found = config.models.get(model)
+    if found is None and wait:
+        known = ", ".join(config.models) or "none"
+        raise Misconfigured(f"--wait: {context.path} has no [[model]] {model!r}; it has: {known}")
+    # The waker's own configuration counts: it answers for a model that is unknown here.
+    machines = () if found is None else tuple(machine.id for machine in config.machines_of(found))
+    _give(context, "wake", model, machines, _bound(context, timeout, wait=wait), as_json=as_json)
+
+
+@click.command()
+@click.argument("machine")
+@_waits
+@_json
+@suite_options
+def hibernate(context: Context, machine: str, timeout: float | None, *, wait: bool, as_json: bool) -> None:
+    """Drain MACHINE and put it to sleep. It withdraws an earlier `wake`; the next request may wake it again."""
+    _give(context, "hibernate", machine, (machine,), _bound(context, timeout, wait=wait), as_json=as_json)
+
+
+@click.command()
+@click.argument("machine")
+@_json
+@suite_options
+def cordon(context: Context, machine: str, *, as_json: bool) -> None:
+    """Keep requests from MACHINE until `uncordon`: it is drained, and not woken."""
+    _give(context, "cordon", machine, (machine,), None, as_json=as_json)
+
+
+@click.command()
+@click.argument("machine")
+@_json
+@suite_options
+def uncordon(context: Context, machine: str, *, as_json: bool) -> None:
+    """Let requests have MACHINE again."""
+    _give(context, "uncordon", machine, (machine,), None, as_json=as_json)
+
+
+def _bound(context: Context, timeout: float | None, *, wait: bool) -> float | None:
+    """How many seconds to wait until it is done; None: not at all."""
+    if not wait:
+        return None
+    return context.config().waker.wake_cap if timeout is None else timeout
+
+
+def _give(
+    context: Context, order: OrderKind, target: str, machines: Sequence[str], bound: float | None, *, as_json: bool
+) -> None:
+    async def work(bus: JetStreamBus) -> MachineRecord | None:
+        watched = Watched(order, machines)
+        try:
+            await started(watched.records, bus)
+            await _ordered(bus, order, target)
+            return await (watched.begun() if bound is None else watched.done(bound))
+        finally:
+            await watched.records.stop()
+
+    record = context.on_bus(work)
+    machine = record.machine if record else target if order != "wake" else None
+    if as_json:
+        echo_json({"accepted": True, "machine": machine, "state": record.state if record else None})
+    else:
+        state = f": {_said(record)}" if record else ""
+        click.echo(f"accepted: {order} {target}{state}")
+
+
+async def _ordered(bus: Bus, order: OrderKind, target: str) -> None:
+    """Returns when the leading waker has it on record. It says what is wanted, so that saying it twice does no harm."""
+    command = WakerCommand(order=order, target=target, by=_operator())
+    try:
+        reply = await ask(bus, WAKER_COMMAND, command, WakerReply, timeout=REPLY_SECONDS)
+    except BusUnavailable as error:
+        raise BusUnavailable(f"no waker leads the fleet and takes orders now: {error}") from error
+    if not reply.accepted:
+        raise Refusal(reply.error or f"the waker refused {order} {target} and gave no reason")
+
+
+def _operator() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = f"uid-{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+class Watched:
+    """The records of the machines that an order is about, watched from before it is given."""
+
+    def __init__(self, order: OrderKind, machines: Sequence[str]) -> None:
+        self.records = View(FLEET, MachineRecord, self._on_change)
+        self._order = order
+        self._machines = machines
+        self._begun = False
+        """A record has shown the order, were it for a moment."""
+        self._changed = asyncio.Event()
+
+    def _on_change(self, machine: str) -> None:
+        if machine in self._machines:
+            record = self.records.get(machine)
+            self._begun = self._begun or (record is not None and BEGUN[self._order](record))
+            self._changed.set()
+
+    def nearest(self) -> MachineRecord | None:
+        """Of the machines the one that serves, or will soonest; a cordoned one last."""
+        found = [record for machine in self._machines if (record := self.records.get(machine)) is not None]
+        return min(found, key=lambda r: (r.cordoned, NEAREST.index(r.state)), default=None)
+
+    async def begun(self) -> MachineRecord | None:
+        """The record once it shows the order, or as it is then."""
+        deadline = time.monotonic() + (SETTLE_SECONDS if self._machines else 0.0)
+        while True:
+            record = self.nearest()
+            left = deadline - time.monotonic()
+            if left <= 0 or (record is not None and BEGUN[self._order](record)):
+                return record
+            await self._news(left)
+
+    async def done(self, bound: float) -> MachineRecord:
+        """The record when the order is done; `Refusal` when it will not be, or is not within `bound` seconds."""
+        given_at = time.monotonic()
+        goal = DONE[self._order]
+        with Console(stderr=True).status("") as progress:
+            while True:
+                record = self.nearest()
+                if record is not None and record.state == goal:
+                    return record
+                waited = time.monotonic() - given_at
+                if self._begun or waited > SETTLE_SECONDS:
+                    self._go_on(record)
+                if waited >= bound:
+                    raise Refusal(f"not {goal} within {bound:g} s, the order stands: {_said(record)}")
+                progress.update(Text(_said(record)))
+                await self._news(min(REDRAW_SECONDS, bound - waited))
+
+    def _go_on(self, record: MachineRecord | None) -> None:
+        """`Refusal` where waiting longer leads nowhere."""
+        if record is None:
+            raise Refusal("none of its machines is on record: has the waker another configuration?")
+        if record.state in ("broken", "gone"):
+            raise Refusal(_said(record))
+        if self._order == "hibernate" and self._begun and record.state in ("ready", "waking"):
+            raise Refusal(f"it is needed again: {_said(record)}")
+
+    async def _news(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        self._changed.clear()
+
+
+def _said(record: MachineRecord | None) -> str:
+    """A record in a line."""
+    if record is None:
+        return "no machine on record"
+    told = f"{record.machine} is {record.state.replace('_', ' ')}"
+    if record.phase is not None:
+        told += f", {record.phase.replace('_', ' ')}"
+        if record.ready_at is not None:
+            told += f", ready in about {span(max(0, round(record.ready_at - time.time())))}"
+    if cause := record.alarm or record.reason:
+        told += f": {cause}"
+    return told

@@ -1,0 +1,167 @@
+"""`spotinference fleet` on a real bus: once, as JSON for each change, and drawn on a terminal."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared.bus.jetstream import JetStreamBus
+from shared.bus.subjects import activity, machine_key
+from shared.bus.topology import FLEET
+from shared.messages.codec import encode
+from shared.messages.gateway import Activity, MachineActivity
+from tests.integration.suite.conftest import Goes, Put, Shell
+from tests.kit.nats_server import NatsServer
+from tests.kit.waiting import until
+
+DRAWN_SECONDS = 20.0
+
+
+class FakeGateway:
+    """Says what it does, again and again."""
+
+    def __init__(self, bus: JetStreamBus, name: str) -> None:
+        self._bus = bus
+        self._name = name
+        self.in_flight = 0
+
+    async def say(self, *, leaving: bool = False) -> None:
+        machines = {"m1": MachineActivity(in_flight=self.in_flight, last_used_at=time.time())}
+        told = Activity(gateway=self._name, sent_at=time.time(), machines=machines, leaving=leaving)
+        await self._bus.publish_volatile(activity(self._name), encode(told))
+
+    async def run(self) -> None:
+        while True:
+            await self.say()
+            await asyncio.sleep(0.2)
+
+
+@pytest.fixture
+async def gateways(bus: JetStreamBus) -> AsyncIterator[list[FakeGateway]]:
+    fakes = [FakeGateway(bus, "g1"), FakeGateway(bus, "g2")]
+    tasks = [asyncio.create_task(fake.run()) for fake in fakes]
+    yield fakes
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_the_fleet_as_it_is(shell: Shell, put: Put, gateways: list[FakeGateway]) -> None:
+    gateways[0].in_flight, gateways[1].in_flight = 2, 3
+    await put("m2", "broken", reason="no answer", alarm="see to it", cordoned=True, generation=7)
+    await put("m1", "waking", phase="booting", wake_id="w1", ready_at=time.time() + 1000, kept=True)
+    told = json.loads((await shell("fleet", "--json")).stdout)
+    first, second = told["machines"]
+    assert (first["id"], first["state"], first["phase"], first["in_flight"]) == ("m1", "waking", "booting", 5)
+    assert 980 < first["eta_seconds"] <= 1000
+    assert (first["kept"], first["cordoned"], first["wake_id"], first["alarm"]) == (True, False, "w1", "")
+    assert (second["id"], second["reason"], second["alarm"]) == ("m2", "no answer", "see to it")
+    assert (second["kept"], second["cordoned"], second["generation"]) == (False, True, 7)
+    assert second["eta_seconds"] is None
+    assert "! m2: see to it" in (await shell("fleet")).stdout
+
+
+async def test_a_line_for_each_change_until_ctrl_c(
+    bus: JetStreamBus, goes: Goes, put: Put, gateways: list[FakeGateway], nats_server: NatsServer
+) -> None:
+    await put("m1", "asleep")
+    going = await goes("fleet", "--watch", "--json")
+
+    async def told() -> list[tuple[str, str, int]]:
+        return [(m["id"], m["state"], m["in_flight"]) for m in json.loads(await going.line())["machines"]]
+
+    assert await told() == [("m1", "asleep", 0)]
+    await put("m1", "waking", phase="booting", ready_at=time.time() + 60)
+    assert await told() == [("m1", "waking", 0)], "the gateways' repetitions are no change"
+    await put("m2", "ready")
+    assert await told() == [("m1", "waking", 0), ("m2", "ready", 0)]
+    gateways[1].in_flight = 4
+    assert await told() == [("m1", "waking", 4), ("m2", "ready", 0)]
+    await bus.delete(FLEET, machine_key("m2"))
+    assert await told() == [("m1", "waking", 4)]
+    status, out, _ = await going.ctrl_c()
+    assert (status, out) == (0, "")
+
+
+async def test_a_gateway_that_left_is_not_counted(bus: JetStreamBus, goes: Goes, put: Put) -> None:
+    gateway = FakeGateway(bus, "g1")
+    gateway.in_flight = 1
+    await put("m1", "ready")
+    going = await goes("fleet", "--watch", "--json")
+    assert json.loads(await going.line())["machines"][0]["in_flight"] == 0
+    await gateway.say()
+    assert json.loads(await going.line())["machines"][0]["in_flight"] == 1
+    await gateway.say(leaving=True)
+    assert json.loads(await going.line())["machines"][0]["in_flight"] == 0
+
+
+class Screen:
+    """A terminal of 140 columns and what was written to it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._text = ""
+        asyncio.get_running_loop().add_reader(descriptor, self._read)
+
+    def _read(self) -> None:
+        try:
+            self._text += os.read(self._descriptor, 65536).decode("utf-8", "replace")
+        except OSError:  # its last writer has gone
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+
+    async def shows(self, pattern: str) -> None:
+        """From now on."""
+        self._text = ""
+
+        async def plain() -> str:
+            return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._text)
+
+        await until(plain, lambda text: re.search(pattern, text) is not None)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+
+
+async def test_a_terminal_shows_the_fleet_as_it_changes(
+    put: Put, options: tuple[str, ...], gateways: list[FakeGateway], nats_server: NatsServer
+) -> None:
+    ours, its = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "spotinference", "fleet", "--watch", *options),
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "140", "LINES": "40"},
+    )
+    os.close(its)
+    screen = Screen(ours)
+    try:
+        await screen.shows("no machines on record")
+        await put("m1", "waking", phase="booting", ready_at=time.time() + 3000)
+        await screen.shows(r"m1 +lab +waking +\d+s +booting +49m5\ds +0 ")
+        await screen.shows("49m5[0-6]s")  # it counts down with no news at all
+        gateways[0].in_flight = 3
+        await put("m1", "ready", alarm="see to it")
+        await screen.shows(r"m1 +lab +ready +\d+s +3 ")
+        await screen.shows("! m1: see to it")
+        nats_server.kill9()
+        await screen.shows("the bus does not answer")
+        nats_server.start()
+        await screen.shows(r"see to it\r+machine")
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(DRAWN_SECONDS):
+            assert await process.wait() == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        screen.close()

@@ -1,0 +1,171 @@
+"""`spotinference journal` on a real bus: every kind of entry, what is left out, and what comes later."""
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from shared.bus import subjects
+from shared.bus.jetstream import JetStreamBus
+from shared.bus.ports import Received, Restarted, Synced
+from shared.errors import BusUnavailable
+from shared.messages.codec import encode, rfc3339
+from shared.messages.waker import JournalEntry, Ordered, PhaseEnded, ProviderCall, Transition
+from spotinference.journal import QUEUED, Tail
+from tests.integration.suite.conftest import Goes, Shell
+from tests.kit.nats_server import NatsServer
+from tests.kit.waiting import until
+
+AT = 1_800_000_000.0
+
+
+def moved(machine: str, at: float = AT, reason: str = "idle") -> Transition:
+    return Transition(
+        at=at,
+        machine=machine,
+        tier="t",
+        from_state="ready",
+        to_state="draining",
+        reason=reason,
+        generation=1,
+        wake_id="w1",
+    )
+
+
+EVERY_KIND: Sequence[tuple[JournalEntry, dict[str, Any], str]] = (
+    (
+        moved("m1"),
+        {"kind": "transition", "from": "ready", "to": "draining", "reason": "idle", "wake_id": "w1"},
+        "ready → draining: idle",
+    ),
+    (
+        ProviderCall(at=AT, machine="m1", call="start", outcome="refused", code="NoCapacity", seconds=0.25),
+        {"kind": "provider_call", "call": "start", "outcome": "refused", "code": "NoCapacity", "seconds": 0.25},
+        "start refused NoCapacity (0.250 s)",
+    ),
+    (
+        PhaseEnded(at=AT, machine="m1", tier="t", wake_id="w1", phase="loading", seconds=81.5, done=False),
+        {"kind": "phase", "phase": "loading", "seconds": 81.5, "done": False, "wake_id": "w1"},
+        "loading given up after 81.500 s",
+    ),
+    (
+        Ordered(at=AT, machine="m1", order="cordon", by="me@here"),
+        {"kind": "order", "order": "cordon", "by": "me@here"},
+        "cordon, said me@here",
+    ),
+)
+
+
+async def publish(bus: JetStreamBus, *entries: JournalEntry) -> None:
+    for entry in entries:
+        await bus.publish(subjects.journal(entry.machine), encode(entry))
+
+
+async def machines(shell: Shell, *words: str) -> list[str]:
+    result = await shell("journal", "--json", *words)
+    assert result.exit_code == 0, result.output
+    return [json.loads(line)["machine"] for line in result.stdout.splitlines()]
+
+
+async def test_every_kind_of_entry_is_told(bus: JetStreamBus, shell: Shell) -> None:
+    await publish(bus, *(entry for entry, _, _ in EVERY_KIND))
+    told = [json.loads(line) for line in (await shell("journal", "--json")).stdout.splitlines()]
+    common = {"at": "2027-01-15T08:00:00.000Z", "machine": "m1"}
+    assert told == [common | fields for _, fields, _ in EVERY_KIND]
+    lines = (await shell("journal")).stdout.splitlines()
+    assert [line.split(maxsplit=2)[2] for line in lines] == [words for _, _, words in EVERY_KIND]
+
+
+async def test_it_can_be_narrowed(bus: JetStreamBus, shell: Shell) -> None:
+    now = time.time()
+    ages = {"a b": 7200.0, "m1": 3000.0, "m2": 60.0, "m3": 1.0}
+    await publish(bus, *(moved(machine, now - age) for machine, age in ages.items()))
+    await publish(bus, Ordered(at=now, machine="org/a", order="wake", by="me"))
+    assert await machines(shell) == ["a b", "m1", "m2", "m3", "org/a"]
+    assert await machines(shell, "--machine", "a b") == ["a b"]
+    assert await machines(shell, "--machine", "org/a") == ["org/a"]
+    assert await machines(shell, "--machine", "m9") == []
+    assert await machines(shell, "--since", "1h") == ["m1", "m2", "m3", "org/a"]
+    since = datetime.fromtimestamp(now - 100, UTC).isoformat()
+    assert await machines(shell, "--since", since) == ["m2", "m3", "org/a"]
+    assert await machines(shell, "--since", "1h", "--limit", "2") == ["m3", "org/a"]
+    assert await machines(shell, "--limit", "9") == ["a b", "m1", "m2", "m3", "org/a"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--since", "yesterday"), ("--since", "2"), ("--limit", "0")])
+async def test_a_bad_option_is_refused_by_name(shell: Shell, option: str, value: str) -> None:
+    result = await shell("journal", option, value)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.stderr
+
+
+async def test_an_unreadable_entry_hides_no_other(bus: JetStreamBus, shell: Shell) -> None:
+    await publish(bus, moved("m1"))
+    await bus.publish(subjects.journal("m2"), b'{"type":"from.the.future"}')
+    await publish(bus, moved("m3"))
+    result = await shell("journal", "--json")
+    assert result.exit_code == 0
+    assert [json.loads(line)["machine"] for line in result.stdout.splitlines()] == ["m1", "m3"]
+    assert "unreadable entry under fleet.journal.m2" in result.stderr
+
+
+async def test_following_goes_on_over_a_restart_of_the_bus_until_ctrl_c(
+    bus: JetStreamBus, goes: Goes, nats_server: NatsServer
+) -> None:
+    await publish(bus, moved("m1", reason="0"), moved("m2", reason="0"))
+    going = await goes("journal", "--follow", "--json", "--limit", "1")
+    assert json.loads(await going.line())["machine"] == "m2"
+    await publish(bus, moved("m3"), moved("m4"))
+    assert [json.loads(await going.line())["machine"] for _ in range(2)] == ["m3", "m4"]
+    nats_server.restart()
+    for number in range(100):
+        # Some of these pass while the command is not connected yet.
+        await publish_when_it_can(bus, moved("m5", reason=str(number)))
+    told = [json.loads(await going.line())["reason"] for _ in range(100)]
+    assert told == [str(number) for number in range(100)]
+    assert (await going.ctrl_c())[:2] == (0, "")
+
+
+async def publish_when_it_can(bus: JetStreamBus, entry: JournalEntry) -> None:
+    async def published() -> bool:
+        try:
+            await bus.publish(
+                subjects.journal(entry.machine), encode(entry), message_id=rfc3339(entry.at) + repr(entry)
+            )
+        except BusUnavailable:
+            return False
+        return True
+
+    await until(published, bool)
+
+
+def heard(*names: str) -> list[Received]:
+    return [Received("fleet.journal.m", name.encode()) for name in names]
+
+
+async def test_what_is_told_twice_is_told_once() -> None:
+    tail = Tail()
+    assert tail.unseen(heard("a", "b")) == heard("a", "b")
+    for received in heard("b", "c", "c", "a"):
+        await tail.on_entry(received)
+    assert tail.taken() == heard("c")
+    assert tail.unseen(heard("a", "b", "c", "d", "e")) == heard("d", "e")
+    assert tail.unseen(heard("a", "b", "c", "d", "e")) == []
+    assert tail.unseen(heard("x", "y")) == heard("x", "y"), "the bus lost its data"
+
+
+async def test_a_connection_that_begins_again_and_a_full_queue_make_it_read_the_journal() -> None:
+    tail = Tail()
+    tail.on_event(Synced())
+    assert not tail.behind
+    tail.on_event(Restarted())
+    assert tail.behind
+    tail.behind = False
+    for number in range(QUEUED + 1):
+        assert not tail.behind
+        await tail.on_entry(Received("fleet.journal.m", str(number).encode()))
+    assert tail.behind
+    assert tail.taken() == heard(str(QUEUED))

@@ -1,0 +1,185 @@
+"""`spotinference wake`, `hibernate`, `cordon`, `uncordon` on a real bus, with a waker that the test plays."""
+
+import asyncio
+import getpass
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from shared.bus.jetstream import JetStreamBus
+from shared.bus.subjects import WAKER_COMMAND
+from shared.messages.codec import decode, encode
+from shared.messages.waker import WakerCommand, WakerReply
+from spotinference import context, orders
+from tests.integration.suite.conftest import Put, Shell
+
+
+class FakeWaker:
+    """Takes orders, or refuses them with `error`, or is `silent`. `taken` is set by the first."""
+
+    def __init__(self) -> None:
+        self.commands: list[WakerCommand] = []
+        self.error = ""
+        self.silent = False
+        self.taken = asyncio.Event()
+
+    async def answer(self, data: bytes) -> bytes:
+        self.commands.append(decode(data, WakerCommand))
+        self.taken.set()
+        if self.silent:
+            await asyncio.Event().wait()
+        return encode(WakerReply(accepted=not self.error, error=self.error))
+
+
+@pytest.fixture
+async def waker(bus: JetStreamBus) -> AsyncIterator[FakeWaker]:
+    fake = FakeWaker()
+    handle = await bus.respond("waker", WAKER_COMMAND, fake.answer)
+    yield fake
+    await handle.stop()
+
+
+def failed(result: Result, *told: str) -> None:
+    """Status 1, a line for each of `told` on standard error, nothing for a program to read."""
+    assert (result.exit_code, result.stdout) == (1, ""), result.output
+    assert [part for part in told if part not in result.stderr] == [], result.stderr
+
+
+async def given(shell: Shell, waker: FakeWaker, *words: str) -> "asyncio.Task[Result]":
+    """A command whose order the waker has."""
+    task = asyncio.ensure_future(shell(*words))
+    async with asyncio.timeout(15.0):
+        await waker.taken.wait()
+    return task
+
+
+async def done(task: "asyncio.Task[Result]") -> Result:
+    async with asyncio.timeout(15.0):
+        return await task
+
+
+@pytest.mark.parametrize(
+    ("words", "state", "fields"),
+    [
+        (("wake", "org/a"), "waking", {"phase": "calling"}),
+        (("hibernate", "m1"), "draining", {}),
+        (("cordon", "m1"), "draining", {"cordoned": True}),
+        (("uncordon", "m1"), "ready", {}),
+    ],
+)
+async def test_an_order_reaches_the_waker_and_what_it_set_going_is_told(
+    shell: Shell, put: Put, waker: FakeWaker, *, words: tuple[str, str], state: Any, fields: dict[str, Any]
+) -> None:
+    await put("m1", "ready" if words[0] in ("hibernate", "cordon") else "asleep", cordoned=words[0] == "uncordon")
+    task = await given(shell, waker, *words, "--json")
+    await put("m1", state, **fields)
+    result = await done(task)
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {"accepted": True, "machine": "m1", "state": state})
+    by = f"{getpass.getuser()}@{socket.gethostname()}"
+    assert waker.commands == [WakerCommand(order=words[0], target=words[1], by=by)]  # type: ignore[arg-type]  # an order
+
+
+async def test_an_accepted_order_returns_though_nothing_shows_it(
+    shell: Shell, put: Put, waker: FakeWaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "SETTLE_SECONDS", 0.1)
+    await put("m1", "falling_asleep")
+    told = json.loads((await shell("wake", "org/a", "--json")).stdout)
+    assert told == {"accepted": True, "machine": "m1", "state": "falling_asleep"}
+    unknown_here = await shell("wake", "only the waker knows it", "--json")
+    assert json.loads(unknown_here.stdout) == {"accepted": True, "machine": None, "state": None}
+    not_on_record = await shell("cordon", "m9", "--json")
+    assert json.loads(not_on_record.stdout) == {"accepted": True, "machine": "m9", "state": None}
+    words = await shell("hibernate", "m1")
+    assert words.stdout == "accepted: hibernate m1: m1 is falling asleep\n"
+
+
+async def test_the_waker_s_reason_is_told(shell: Shell, waker: FakeWaker) -> None:
+    waker.error = "no machine is named 'm9': there are m1, m2"
+    failed(await shell("hibernate", "m9", "--wait"), "spotinference: no machine is named 'm9': there are m1, m2\n")
+
+
+async def test_without_a_leading_waker_nothing_is_accepted(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "LEASE_SECONDS", -0.5)
+    failed(await shell("wake", "org/a", "--json"), "no waker leads the fleet", "`spotinference up` starts it")
+
+
+async def test_a_waker_that_does_not_answer_is_not_waited_for_for_ever(
+    shell: Shell, waker: FakeWaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "LEASE_SECONDS", -1.0)
+    monkeypatch.setattr(orders, "REPLY_SECONDS", 0.2)
+    waker.silent = True
+    failed(await shell("cordon", "m1"), "no waker leads the fleet")
+
+
+async def test_wake_waits_until_a_machine_of_the_lineup_is_ready(shell: Shell, put: Put, waker: FakeWaker) -> None:
+    await put("m1", "broken", reason="of old")
+    await put("m2", "asleep")
+    task = await given(shell, waker, "wake", "org/a", "--wait", "--timeout", "10s", "--json")
+    await put("m2", "waking", phase="booting")
+    await put("m2", "ready")
+    result = await done(task)
+    assert json.loads(result.stdout) == {"accepted": True, "machine": "m2", "state": "ready"}
+
+
+async def test_a_failure_from_before_the_order_counts_for_nothing(shell: Shell, put: Put, waker: FakeWaker) -> None:
+    await put("m1", "broken", reason="of old")
+    task = await given(shell, waker, "wake", "org/a", "--wait", "--timeout", "10s")
+    await put("m1", "waking", phase="calling")
+    await put("m1", "ready")
+    assert (await done(task)).stdout == "accepted: wake org/a: m1 is ready\n"
+
+
+@pytest.mark.parametrize("state", ["broken", "gone"])
+async def test_wake_fails_with_the_last_machine(shell: Shell, put: Put, waker: FakeWaker, state: Any) -> None:
+    await put("m1", "gone", reason="terminated")
+    await put("m2", "asleep")
+    task = await given(shell, waker, "wake", "org/a", "--wait", "--timeout", "10s", "--json")
+    await put("m2", "waking", phase="booting")
+    await put("m2", state, reason="its disk is lost")
+    result = await done(task)
+    failed(result, "is gone: terminated" if state == "gone" else "m2 is broken: its disk is lost")
+
+
+async def test_wake_fails_where_no_machine_was_left_before(
+    shell: Shell, put: Put, waker: FakeWaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "SETTLE_SECONDS", 0.1)
+    failed(await shell("wake", "org/a", "--wait"), "none of its machines is on record")
+    await put("m1", "broken", reason="no answer", alarm="see to it")
+    failed(await shell("wake", "org/a", "--wait"), "m1 is broken: see to it")
+
+
+async def test_the_wait_has_a_bound(shell: Shell, put: Put, waker: FakeWaker) -> None:
+    await put("m1", "waking", phase="loading", reason="asked for", ready_at=0.0)
+    result = await shell("wake", "org/a", "--wait", "--timeout", "300ms")
+    failed(result, "not ready within 0.3 s, the order stands: m1 is waking, loading, ready in about 0s: asked for")
+
+
+async def test_hibernate_waits_until_it_sleeps(shell: Shell, put: Put, waker: FakeWaker) -> None:
+    await put("m1", "ready")
+    task = await given(shell, waker, "hibernate", "m1", "--wait", "--timeout", "10s", "--json")
+    for state in ("draining", "falling_asleep", "asleep"):
+        await put("m1", state)
+    assert json.loads((await done(task)).stdout) == {"accepted": True, "machine": "m1", "state": "asleep"}
+
+
+async def test_hibernate_says_that_requests_kept_it_awake(shell: Shell, put: Put, waker: FakeWaker) -> None:
+    await put("m1", "ready")
+    task = await given(shell, waker, "hibernate", "m1", "--wait", "--timeout", "10s")
+    await put("m1", "draining")
+    await put("m1", "ready", reason="a request came")
+    failed(await done(task), "it is needed again: m1 is ready: a request came")
+
+
+async def test_what_cannot_be_followed_is_refused_before_it_is_ordered(shell: Shell, waker: FakeWaker) -> None:
+    failed(await shell("wake", "org/b", "--wait"), "no [[model]] 'org/b'; it has: org/a")
+    for words in (("wake", "org/a", "--wait", "--timeout", "soon"), ("hibernate", "m1", "--timeout", "8"), ("wake",)):
+        result = await shell(*words)
+        assert result.exit_code == 2, result.output
+    assert waker.commands == []

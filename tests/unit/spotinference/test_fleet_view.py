@@ -1,0 +1,181 @@
+"""The rows of `spotinference fleet`, and the table that an operator sees."""
+
+import io
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from shared.messages.gateway import Activity, MachineActivity
+from shared.messages.waker import MachineRecord, MachineState
+from spotinference.fleet_view import COLOURS, Row, Use, rows, span, unclocked, uses_of, view
+
+NOW = 1_800_000_000.0
+
+
+def record(machine: str = "m1", state: MachineState = "ready", **fields: Any) -> MachineRecord:
+    facts = {
+        "tier": "t",
+        "provider_state": "running",
+        "endpoint": None,
+        "generation": 3,
+        "since": NOW - 100,
+        "reason": "",
+    }
+    return MachineRecord(machine=machine, state=state, **{**facts, **fields})
+
+
+def row(use: Use | None = None, **fields: Any) -> Row:
+    (found,) = rows([record(**fields)], {} if use is None else {"m1": use}, NOW)
+    return found
+
+
+def drawn(*records: MachineRecord, note: str = "") -> str:
+    console = Console(record=True, width=160, file=io.StringIO())
+    console.print(view(rows(records, {}, NOW), note))
+    return console.export_text(styles=False)
+
+
+def test_a_row_has_what_the_record_has() -> None:
+    waking = record(
+        state="waking",
+        provider_state="pending",
+        endpoint="http://e",
+        wake_id="w1",
+        phase="loading",
+        ready_at=NOW + 141.6,
+        reason="asked for",
+        kept=True,
+        cordoned=True,
+        alarm="look here",
+    )
+    (found,) = rows([waking], {}, NOW)
+    assert msgspec.to_builtins(found) == {
+        "id": "m1",
+        "tier": "t",
+        "state": "waking",
+        "provider_state": "pending",
+        "endpoint": "http://e",
+        "phase": "loading",
+        "eta_seconds": 142,
+        "in_flight": 0,
+        "since": "2027-01-15T07:58:20.000Z",
+        "idle_seconds": None,
+        "kept": True,
+        "cordoned": True,
+        "reason": "asked for",
+        "wake_id": "w1",
+        "generation": 3,
+        "alarm": "look here",
+        "state_seconds": 100,
+    }
+
+
+def test_rows_are_in_the_order_of_their_ids() -> None:
+    assert [r.id for r in rows([record("b"), record("c"), record("a")], {}, NOW)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("ready_at", "eta"), [(None, None), (NOW + 0.4, 0), (NOW - 30, 0), (NOW + 12, 12)])
+def test_an_eta_counts_down_to_nothing_and_never_below(ready_at: float | None, eta: int | None) -> None:
+    assert row(state="waking", ready_at=ready_at).eta_seconds == eta
+
+
+@pytest.mark.parametrize(
+    ("state", "use", "idle"),
+    [
+        ("ready", None, 100),
+        ("ready", Use(last_used_at=NOW - 7), 7),
+        ("ready", Use(last_used_at=NOW - 5000), 100),  # of an earlier wake
+        ("ready", Use(in_flight=1, last_used_at=NOW - 7), None),
+        ("draining", Use(last_used_at=NOW - 7), None),
+        ("asleep", Use(last_used_at=NOW - 7), None),
+        ("ready", Use(last_used_at=NOW + 2), 0),  # a gateway's clock
+    ],
+)
+def test_idle_is_the_time_since_the_last_use_of_a_ready_machine(
+    state: MachineState, use: Use | None, idle: int | None
+) -> None:
+    assert row(use, state=state).idle_seconds == idle
+
+
+def test_the_uses_of_all_gateways_add_up() -> None:
+    def says(gateway: str, **machines: MachineActivity) -> Activity:
+        return Activity(gateway=gateway, sent_at=NOW, machines=machines)
+
+    assert uses_of(
+        [
+            says("g1", m1=MachineActivity(in_flight=2, last_used_at=5.0), m2=MachineActivity(in_flight=0)),
+            says("g2", m1=MachineActivity(in_flight=3, last_used_at=4.0)),
+        ]
+    ) == {"m1": Use(in_flight=5, last_used_at=5.0), "m2": Use()}
+
+
+def test_the_passing_of_time_is_no_change_and_all_else_is() -> None:
+    waking = record(state="waking", ready_at=NOW + 60)
+    before, after = rows([waking], {}, NOW), rows([waking], {}, NOW + 3)
+    assert before != after
+    assert unclocked(before) == unclocked(after)
+    plain = unclocked(rows([record()], {}, NOW))
+    for change in ({"kept": True}, {"alarm": "x"}, {"generation": 4}, {"endpoint": "http://e"}, {"since": NOW - 3}):
+        assert unclocked(rows([record(**change)], {}, NOW)) != plain, change
+    assert unclocked(rows([record()], {"m1": Use(in_flight=1)}, NOW)) != plain
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (59, "59s"),
+        (60, "1m00s"),
+        (192, "3m12s"),
+        (3600, "1h00m"),
+        (7512, "2h05m"),
+        (86400, "1d00h"),
+        (273600, "3d04h"),
+    ],
+)
+def test_a_span_has_its_two_largest_units(seconds: int, text: str) -> None:
+    assert span(seconds) == text
+
+
+def test_the_table_tells_each_machine_in_a_line() -> None:
+    text = drawn(
+        record("m1", "waking", phase="loading", ready_at=NOW + 142),
+        record("m2", endpoint="http://10.0.4.11:8000", kept=True, cordoned=True),
+        record("m3", "waking", phase="calling"),
+    )
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+    assert lines["m1"] == ["m1", "t", "waking", "1m40s", "loading", "2m22s", "0"]
+    assert lines["m2"] == ["m2", "t", "ready,", "kept,", "cordoned", "1m40s", "0", "1m40s", "http://10.0.4.11:8000"]
+    assert lines["m3"] == ["m3", "t", "waking", "1m40s", "calling", "?", "0"]
+    assert "!" not in text
+
+
+def test_what_an_operator_has_to_see_to_stands_below() -> None:
+    text = drawn(
+        record("m1", alarm="it was not put to sleep [bold]thrice"),
+        record("m2", "broken", reason="no answer"),
+        record("m3", "gone", reason="terminated"),
+        record("m4", "asleep", reason="idle"),
+    )
+    told = [line.strip() for line in text.splitlines() if line.startswith("!")]
+    assert told == ["! m1: it was not put to sleep [bold]thrice", "! m2: no answer", "! m3: terminated"]
+
+
+def test_a_name_is_no_markup() -> None:
+    assert "[red]m[/red]" in drawn(record("[red]m[/red]"))
+
+
+def test_every_state_has_its_colour() -> None:
+    assert set(COLOURS) == set(get_args(MachineState))
+    console = Console(record=True, width=160, file=io.StringIO(), force_terminal=True, color_system="standard")
+    console.print(view(rows([record("m1", "ready"), record("m2", "broken")], {}, NOW)))
+    styled = console.export_text(styles=True)
+    assert "\x1b[32mready" in styled
+    assert "\x1b[1;31mbroken" in styled
+
+
+def test_a_doubt_stands_above_and_an_empty_fleet_says_so() -> None:
+    assert drawn(record(), note="the bus does not answer").splitlines()[0].strip() == "the bus does not answer"
+    assert drawn().strip() == "no machines on record"
