@@ -84,7 +84,6 @@ class ProviderContract:
 
     async def test_a_start_leads_up(self, rig: Rig) -> None:
         assert (await rig.provider.start(rig.machine, 1)).outcome == "accepted"
-        assert (await sight(rig)).power in ("rising", "up")
         seen = await reach(rig, "up")
         assert (seen.reason, seen.scope, seen.leaving) == ("", "", "")
         assert await rig.wakes() == 1
@@ -107,7 +106,6 @@ class ProviderContract:
     async def test_a_stop_leads_off(self, rig: Rig) -> None:
         await up(rig)
         assert (await rig.provider.stop(rig.machine, force=False)).outcome == "accepted"
-        assert (await sight(rig)).power in ("falling", "off")
         await reach(rig, "off")
 
     async def test_what_was_off_can_be_woken_again(self, rig: Rig) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from services.waker.adapters import ec2_sights
-from services.waker.adapters.ec2_account import ClientOf, Ec2Account
+from services.waker.adapters.ec2_account import Ec2Account
 from services.waker.adapters.ec2_failures import NO_HIBERNATION, SKEW_SECONDS, Failure, clock_fault
 from services.waker.adapters.ec2_sights import Described, Seen
 from services.waker.adapters.throttle import Throttle
@@ -41,12 +41,11 @@ class Ec2:
         endpoint_url: str | None = None,
         calls_per_minute: int = 250,
         clock: Callable[[], float] = time.time,
-        client_of: ClientOf | None = None,
     ) -> None:
         self._instances = dict(instances)
         self._fleet = fleet
         self._clock = clock
-        self._account = Ec2Account(region, endpoint_url, Throttle(calls_per_minute), clock=clock, client_of=client_of)
+        self._account = Ec2Account(region, endpoint_url, Throttle(calls_per_minute), clock=clock)
         self._seen: dict[str, Seen] = {}
         """By instance id, of the last look."""
         self._started: dict[str, float] = {}

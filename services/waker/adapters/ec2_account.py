@@ -31,12 +31,9 @@ _DESCRIBES = {
     "DescribeSpotInstanceRequests": "describe_spot_instance_requests",
 }
 
-ClientOf = Callable[[int], Any]
-"""An EC2 client that tries a call so often."""
-
 
 class Ec2Account:
-    """`clock` is ours, in Unix seconds; `client_of` is for tests."""
+    """`clock` is ours, in Unix seconds."""
 
     def __init__(
         self,
@@ -45,13 +42,11 @@ class Ec2Account:
         throttle: Throttle,
         *,
         clock: Callable[[], float] = time.time,
-        client_of: ClientOf | None = None,
     ) -> None:
         self._region = region
         self._endpoint_url = endpoint_url
         self._throttle = throttle
         self._clock = clock
-        self._client_of = client_of or self._make_client
         self._session: Any = None
         self._clients: dict[int, Any] = {}
         self._making = Lock()
@@ -98,13 +93,14 @@ class Ec2Account:
     def _made(self, method: str, attempts: int, until: float, parameters: dict[str, Any]) -> Mapping[str, Any]:
         """On a thread. Clients are made here too: that reads files, and may ask the host for its credentials."""
         with self._making:
-            client = self._clients.get(attempts) or self._clients.setdefault(attempts, self._client_of(attempts))
+            client = self._clients.get(attempts) or self._clients.setdefault(attempts, self._client(attempts))
         if time.monotonic() > until:
             raise TimeoutError  # nobody waits for it any more, and it would come as a surprise
         answer: Mapping[str, Any] = getattr(client, method)(**parameters)
         return answer
 
-    def _make_client(self, attempts: int) -> Any:
+    def _client(self, attempts: int) -> Any:
+        """One that tries a call so often."""
         self._session = self._session or boto3.session.Session()
         config = Config(
             retries={"mode": "standard", "total_max_attempts": attempts},

@@ -154,3 +154,11 @@ async def test_a_pause_that_begins_while_a_call_waits_holds_it() -> None:
     await gate.wake()
     async with asyncio.timeout(5):
         assert await waiting == 1060.5
+
+
+async def test_what_a_library_repeats_by_itself_counts_too() -> None:
+    hours = Hours()
+    throttle = throttle_of(hours, 3)
+    throttle.answered(await throttle.turn(), throttled=False, repeats=2)
+    with pytest.raises(Crowded, match="in 60 s"):
+        await throttle.turn()
