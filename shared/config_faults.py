@@ -58,6 +58,14 @@ def _machine_faults(config: Config, machine: Machine) -> list[str]:
     return [*found, *_endpoint_faults(tier.provider, machine.endpoint)]
 
 
+def _is_private(url: str) -> bool:
+    """Nobody on the way can read what goes there."""
+    parts = urlsplit(url)
+    return bool(parts.hostname) and (
+        parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost"))
+    )
+
+
 def _process_faults(machine: Machine) -> list[str]:
     found: list[str] = []
     if not machine.command:
@@ -76,6 +84,9 @@ def _account_faults(config: Config) -> list[str]:
         found.append('provider.ec2: a tier of provider "ec2" needs it: name its region')
     if config.provider.hyperstack is None and any(t.provider == "hyperstack" for t in config.tier):
         found.append('provider.hyperstack: a tier of provider "hyperstack" needs it; it may be empty')
+    elif config.provider.hyperstack is not None and not _is_private(config.provider.hyperstack.base_url):
+        url = config.provider.hyperstack.base_url
+        found.append(f"provider.hyperstack.base_url: the key goes there: expected https://, got {url!r}")
     seen: dict[tuple[str, str], str] = {}
     for number, machine in enumerate(config.machine, 1):
         tier = config.tiers.get(machine.tier)

@@ -16,8 +16,7 @@ from services.waker.ports import Provider
 from services.waker.waker import Waker
 from shared.bus import subjects
 from shared.bus.lease import Lease
-from shared.config import Config, ProviderName, environment
-from shared.errors import Misconfigured
+from shared.config import Config, ProviderName
 from shared.ids import uuid7
 from shared.runtime.child import LIFELINE_VARIABLE
 from shared.runtime.process import Runtime
@@ -91,12 +90,9 @@ def _account(name: ProviderName, config: Config, data_dir: Path) -> Provider:
 
 def _hyperstack(config: Config, instances: Mapping[str, str]) -> Provider:
     from services.waker.adapters.hyperstack import Hyperstack
-    from services.waker.adapters.hyperstack_api import HyperstackApi
+    from services.waker.adapters.hyperstack_api import HyperstackApi, api_key
 
     account = config.provider.hyperstack
     assert account is not None, "checked when the file was read"
-    key = environment("HYPERSTACK_API_KEY")
-    if not key:
-        raise Misconfigured("HYPERSTACK_API_KEY: not set: give the key, or a file in HYPERSTACK_API_KEY_FILE")
-    api = HyperstackApi(account.base_url, key, Throttle(account.calls_per_minute))
+    api = HyperstackApi(account.base_url, api_key(), Throttle(account.calls_per_minute))
     return Hyperstack(api, instances, config.waker.fleet)

@@ -149,6 +149,19 @@ def test_an_account_that_is_missing_and_an_instance_named_twice_are_told() -> No
         _read(text.replace('provider = "ec2"', 'provider = "hyperstack"'))
 
 
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [("http://api.example", False), ("", False), ("https://api.example/v1", True), ("http://[::1]:9/v1", True)],
+)
+def test_a_key_goes_nowhere_in_the_clear(url: str, good: bool) -> None:
+    text = f'[provider.hyperstack]\nbase_url = "{url}"'
+    if good:
+        _read(text)
+        return
+    with pytest.raises(Misconfigured, match=r"provider\.hyperstack\.base_url: the key goes there: expected https://"):
+        _read(text)
+
+
 def test_every_fault_is_told_at_once() -> None:
     with pytest.raises(Misconfigured) as refused:
         _read('[gateway]\nport = -1\n[[model]]\nname = "m"\nlineup = []')
