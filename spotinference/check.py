@@ -5,18 +5,24 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
+from services.waker.core.events import Sight
 from shared import suite
 from shared.bus.jetstream import connect
+from shared.bus.topology import FLEET
 from shared.config import Config, Machine, database_url
 from shared.database import create_engine
 from shared.errors import BusError, Misconfigured
+from shared.messages.codec import Unreadable, decode
+from shared.messages.waker import MachineRecord
+from spotinference.check_engines import check_engines
 from spotinference.context import Context, suite_options
+from spotinference.findings import Finding, note, ok, wrong
 
 PROBE_SECONDS = 3.0
 
@@ -24,39 +30,57 @@ PROBE_SECONDS = 3.0
 @click.command()
 @suite_options
 def check(context: Context) -> None:
-    """Read the configuration, say what is wrong, try what can be reached."""
+    """Read the configuration, say what is wrong, try what can be reached. It changes nothing."""
     config = context.config()
-    click.echo(f"ok    {context.path}: {len(config.machine)} machines, {len(config.model)} models")
-    faults = asyncio.run(_tried(config, context.data_dir))
-    for fault in faults:
-        click.echo(f"wrong {fault}", err=True)
-    sys.exit(1 if faults else 0)
+    _tell(ok(f"{context.path}: {len(config.machine)} machines, {len(config.model)} models"))
+    sys.exit(asyncio.run(_tried(config, context.data_dir)))
 
 
-async def _tried(config: Config, data_dir: Path) -> list[str]:
-    faults = [fault for machine in config.machine if (fault := _command_fault(machine))]
-    faults += _port_faults(config, data_dir)
-    faults += await _bus_faults(config, data_dir)
-    faults += await _database_faults(config, data_dir)
-    faults += await _endpoint_faults(config)
-    return faults
+async def _tried(config: Config, data_dir: Path) -> int:
+    """The exit status. Each part is tried whatever became of those before it."""
+    status = 0
+    async for findings in _parts(config, data_dir):
+        for finding in findings:
+            _tell(finding)
+            if finding.level == "wrong":
+                status = 1
+    return status
 
 
-def _command_fault(machine: Machine) -> str | None:
+def _tell(finding: Finding) -> None:
+    click.echo(f"{finding.level:<5} {finding.text}", err=finding.level == "wrong")
+
+
+async def _parts(config: Config, data_dir: Path) -> AsyncIterator[list[Finding]]:
+    yield [finding for machine in config.machine if (finding := _command(machine)) is not None]
+    yield _ports(config, data_dir)
+    bus, records = await _bus(config, data_dir)
+    yield bus
+    yield await _database(config)
+    sights: dict[str, Sight] = {}
+    if any(tier.provider in ("ec2", "hyperstack") for tier in config.tier):
+        from spotinference.check_accounts import check_accounts
+
+        accounts, sights = await check_accounts(config, data_dir)
+        yield accounts
+    yield await check_engines(config, sights, records)
+
+
+def _command(machine: Machine) -> Finding | None:
     if not machine.command:
         return None
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     program = machine.command[0]
     if shutil.which(program, path=path) is None:
-        return f"machine {machine.id}: command: no program {program!r} on the PATH: install it or give its full path"
-    click.echo(f"ok    machine {machine.id}: {program} is there")
-    return None
+        fix = "install it or give its full path"
+        return wrong(f"machine {machine.id}: command: no program {program!r} on the PATH: {fix}")
+    return ok(f"machine {machine.id}: {program} is there")
 
 
-def _port_faults(config: Config, data_dir: Path) -> list[str]:
+def _ports(config: Config, data_dir: Path) -> list[Finding]:
     if suite.read(data_dir) is not None:
         return []  # our own suite holds them
-    faults: list[str] = []
+    findings: list[Finding] = []
     sections = (config.gateway, config.waker, config.meter, config.billing)
     wanted = [("gateway.port", config.gateway.host, config.gateway.port)]
     names = ("gateway", "waker", "meter", "billing")
@@ -66,51 +90,44 @@ def _port_faults(config: Config, data_dir: Path) -> list[str]:
             try:
                 socket.create_server((host, port)).close()
             except OSError as error:
-                faults.append(f"{name}: cannot listen on {host}:{port}: {error.strerror}: name another port, or 0")
+                fix = "name another port, or 0"
+                findings.append(wrong(f"{name}: cannot listen on {host}:{port}: {error.strerror}: {fix}"))
             else:
-                click.echo(f"ok    {name}: {host}:{port} is free")
-    return faults
+                findings.append(ok(f"{name}: {host}:{port} is free"))
+    return findings
 
 
-async def _bus_faults(config: Config, data_dir: Path) -> list[str]:
+async def _bus(config: Config, data_dir: Path) -> tuple[list[Finding], dict[str, MachineRecord]]:
+    """And the machines on record, where there are any."""
     try:
         url = suite.bus_url(config, data_dir)
     except Misconfigured:
-        click.echo("ok    bus: none set; `spotinference up` brings its own")
-        return []
+        return [ok("bus: none set; `spotinference up` brings its own")], {}
+    records: dict[str, MachineRecord] = {}
     try:
-        async with connect(url, name="check", wait=PROBE_SECONDS):
-            click.echo("ok    bus: connected")
+        async with connect(url, name="check", wait=PROBE_SECONDS) as bus:
+            try:
+                for entry in (await bus.entries(FLEET)).values():
+                    record = decode(entry.value, MachineRecord)
+                    records[record.machine] = record
+            except (BusError, Unreadable) as error:
+                return [note(f"bus: connected; no fleet is on record: {error}")], records
     except BusError as error:
-        return [f"bus: {error}"]
-    return []
+        return [wrong(f"bus: {error}")], records
+    return [ok(f"bus: connected; {len(records)} machines on record")], records
 
 
-async def _database_faults(config: Config, data_dir: Path) -> list[str]:
+async def _database(config: Config) -> list[Finding]:
     if config.database.url is None and config.database.url_file is None:
-        click.echo("ok    database: SQLite in the data directory")
-        return []
-    engine = create_engine(database_url(config, data_dir, "check.sqlite"))
+        return [ok("database: SQLite in the data directory")]
+    try:
+        engine = create_engine(database_url(config, Path(), "check.sqlite"))
+    except Misconfigured as error:
+        return [wrong(str(error))]
     try:
         async with asyncio.timeout(PROBE_SECONDS), engine.connect():
-            click.echo("ok    database: connected")
+            return [ok("database: connected")]
     except (SQLAlchemyError, OSError, TimeoutError) as error:
-        return [f"database.url: {str(error).splitlines()[0] if str(error) else 'no answer'}"]
+        return [wrong(f"database.url: {str(error).splitlines()[0] if str(error) else 'no answer'}")]
     finally:
         await engine.dispose()
-    return []
-
-
-async def _endpoint_faults(config: Config) -> list[str]:
-    faults: list[str] = []
-    timeout = aiohttp.ClientTimeout(total=PROBE_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        for machine in config.machine:
-            if machine.endpoint is None:
-                continue
-            try:
-                async with session.get(f"{machine.endpoint}/v1/models") as answer:
-                    click.echo(f"ok    machine {machine.id}: {machine.endpoint} answers ({answer.status})")
-            except (aiohttp.ClientError, TimeoutError) as error:
-                faults.append(f"machine {machine.id}: endpoint {machine.endpoint}: {str(error) or 'no answer'}")
-    return faults

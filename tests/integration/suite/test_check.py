@@ -1,0 +1,277 @@
+"""`spotinference check`: each fault is told with its place and its fix, and hides no other."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from click.testing import CliRunner, Result
+
+from spotinference import check_accounts
+from spotinference.__main__ import main
+from tests.integration.suite.conftest import Put
+from tests.kit.hyperstack_cloud import KEY, HyperstackCloud, hyperstack_cloud
+from tests.kit.moto_cloud import REGION, MotoCloud, moto_process
+
+Serve = Callable[..., Awaitable[str]]
+Check = Callable[[str], Awaitable[Result]]
+LISTS = {"data": [{"id": "served"}]}
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """`await serve(status, json or text)`: an origin whose `/v1/models` answers so."""
+    async with AsyncExitStack() as stack:
+
+        async def started(status: int, body: Any) -> str:
+            async def answer(_: web.Request) -> web.Response:
+                if isinstance(body, str):
+                    return web.Response(status=status, text=body, content_type="text/html" if "<" in body else None)
+                return web.json_response(body, status=status)
+
+            app = web.Application()
+            app.router.add_get("/v1/models", answer)
+            runner = web.AppRunner(app, shutdown_timeout=0.1)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+        yield started
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An origin where nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
+    """Runs the command on this configuration, with no credentials but those that the test gives."""
+    for name in ("HOME", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "no such"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "HYPERSTACK_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    config = tmp_path / "spotinference.toml"
+
+    async def run(text: str) -> Result:
+        config.write_text("[gateway]\nport = 0\n" + text)
+        words = ["check", "--config", str(config), "--data-dir", str(tmp_path)]
+        async with asyncio.timeout(60.0):
+            return await asyncio.to_thread(CliRunner().invoke, main, words)
+
+    return run
+
+
+def wrong(result: Result, *told: Sequence[str]) -> None:
+    """Exactly these faults, in this order: of each all the parts."""
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("{")]  # logs
+    assert len(lines) == len(told), result.output
+    for line, parts in zip(lines, told, strict=True):
+        assert line.startswith("wrong "), line
+        assert [part for part in parts if part not in line] == [], line
+    assert result.exit_code == (1 if told else 0)
+
+
+def tier(name: str, provider: str, machines: dict[str, str]) -> str:
+    """A tier with a model of its own that its engines call `served`; of each machine its further lines."""
+    parts = [f'[[tier]]\nname = "{name}"\nprovider = "{provider}"']
+    parts += [f'[[machine]]\nid = "{machine}"\ntier = "{name}"\n{lines}' for machine, lines in machines.items()]
+    parts.append(f'[[model]]\nname = "model-{name}"\nlineup = ["{name}"]\nserved_as = "served"\n')
+    return "\n".join(parts)
+
+
+def at(endpoint: str, instance: object = None) -> str:
+    return f'endpoint = "{endpoint}"' + (f'\ninstance = "{instance}"' if instance else "")
+
+
+async def test_every_engine_that_is_none_is_told_beside_the_others(check: Check, serve: Serve, nobody: str) -> None:
+    machines = {
+        "good": await serve(200, LISTS),
+        "page": await serve(200, "<html>welcome</html>"),
+        "text": await serve(200, "welcome"),
+        "other": await serve(200, {"status": "fine"}),
+        "stranger": await serve(200, {"data": [{"id": "llama"}]}),
+        "locked": await serve(401, {"error": "who are you"}),
+        "loading": await serve(503, {"error": "loading"}),
+        "nobody": nobody,
+        "terse": await serve(404, {"error": "not found"}),
+    }
+    result = await check(tier("lab", "static", {name: at(endpoint) for name, endpoint in machines.items()}))
+    wrong(
+        result,
+        ("machine page:", machines["page"], "no engine"),
+        ("machine text:", "no engine"),
+        ("machine other:", "no engine"),
+        ("machine stranger:", "serves llama, not served", "served_as"),
+        ("machine locked:", "401", "start it without one"),
+        ("machine loading:", "503", "start its engine"),
+        ("machine nobody:", nobody, "start its engine there, or correct `endpoint`"),
+    )
+    assert f"ok    machine good: endpoint {machines['good']}: an engine answers for served\n" in result.stdout
+    assert "note  machine terse:" in result.stdout
+
+
+async def test_a_good_configuration_has_no_fault(check: Check, serve: Serve) -> None:
+    local = 'command = ["python", "-c", "", "{port}"]'
+    text = tier("lab", "static", {"m1": at(await serve(200, LISTS))}) + tier("local", "process", {"m2": local})
+    result = await check(text)
+    wrong(result)
+    assert "ok    machine m2: python is there\n" in result.stdout
+    assert "ok    machine m2: its engine was not asked: it does not run\n" in result.stdout
+
+
+async def test_the_engine_of_a_running_command_is_asked(
+    check: Check, serve: Serve, put: Put, options: tuple[str, ...]
+) -> None:
+    commands = dict.fromkeys(("m1", "m2", "m3"), 'command = ["no-such-program", "{port}"]')
+    await put("m1", "ready", endpoint=await serve(200, {"data": [{"id": "llama"}]}))
+    await put("m2", "waking", endpoint=await serve(503, {}), phase="loading")
+    await put("m3", "asleep")
+    result = await check(tier("local", "process", commands))
+    missing = [(f"machine {name}:", "no program 'no-such-program'") for name in commands]
+    wrong(result, *missing, ("machine m1:", "serves llama, not served"))
+    assert "ok    machine m2: its engine was not asked: it is being woken\n" in result.stdout
+    assert "ok    machine m3: its engine was not asked: it does not run\n" in result.stdout
+
+
+@pytest.fixture
+async def hyperstack(monkeypatch: pytest.MonkeyPatch, check: Check) -> AsyncIterator[HyperstackCloud]:
+    async with hyperstack_cloud() as cloud:
+        monkeypatch.setenv("HYPERSTACK_API_KEY", KEY)
+        yield cloud
+
+
+def account(cloud: HyperstackCloud, machines: dict[str, str], waker: str = "") -> str:
+    text = tier("h100", "hyperstack", machines)
+    return f'[waker]\n{waker}\n[provider.hyperstack]\nbase_url = "{cloud.base_url}"\n{text}'
+
+
+async def test_machines_are_compared_with_what_the_provider_says(
+    check: Check, serve: Serve, nobody: str, hyperstack: HyperstackCloud
+) -> None:
+    asleep, awake, silent = (hyperstack.add(status) for status in ("HIBERNATED", "ACTIVE", "ACTIVE"))
+    billed, failed = hyperstack.add("SHUTOFF"), hyperstack.add("ERROR")
+    stray = hyperstack.add("HIBERNATED", labels=["spotinference-fleet=prod"])
+    machines = {
+        "asleep": at(nobody, asleep.id),
+        "awake": at(await serve(200, LISTS), awake.id),
+        "silent": at(nobody, silent.id),
+        "unknown": at(nobody, 999_999),
+        "billed": at(nobody, billed.id),
+        "failed": at(nobody, failed.id),
+    }
+    result = await check(account(hyperstack, machines, 'fleet = "prod"'))
+    wrong(
+        result,
+        ("machine unknown:", "999999 is not known to hyperstack", "correct `instance`"),
+        ("machine failed:", "ERROR", "mend it at the provider"),
+        ("machine silent:", nobody, "hyperstack says that the machine is ACTIVE", "may this host connect"),
+    )
+    assert "machine asleep: its engine was not asked: hyperstack says that the machine is HIBERNATED\n" in result.stdout
+    assert "note  machine billed:" in result.stdout
+    assert f"note  provider hyperstack: hyperstack:{stray.id} (HIBERNATED) has our mark" in result.stdout
+    assert hyperstack.changes == 0, "it changes nothing"
+
+
+async def test_a_clock_that_is_off_is_told(check: Check, nobody: str, hyperstack: HyperstackCloud) -> None:
+    machines = {"m1": at(nobody, hyperstack.add("HIBERNATED").id)}
+    hyperstack.skew = 50.0
+    wrong(await check(account(hyperstack, machines)))
+    hyperstack.skew = 95.0
+    wrong(await check(account(hyperstack, machines)), ("provider hyperstack:", "clock", "9"))
+
+
+async def test_a_key_that_is_missing_or_wrong_or_may_do_nothing(
+    check: Check, nobody: str, hyperstack: HyperstackCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = account(hyperstack, {"m1": at(nobody, hyperstack.add("HIBERNATED").id)})
+    hyperstack.allowed = False
+    denied = await check(text)
+    wrong(denied, ("provider hyperstack:",))
+    assert KEY not in denied.output
+    monkeypatch.setenv("HYPERSTACK_API_KEY", "another")
+    wrong(await check(text), ("provider hyperstack:", "HYPERSTACK_API_KEY"))
+    monkeypatch.delenv("HYPERSTACK_API_KEY")
+    wrong(await check(text), ("provider hyperstack: HYPERSTACK_API_KEY: not set", "HYPERSTACK_API_KEY_FILE"))
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[MotoCloud]:
+    with moto_process() as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def ec2(moto: MotoCloud, check: Check, monkeypatch: pytest.MonkeyPatch) -> MotoCloud:
+    moto.reset()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    return moto
+
+
+def region(cloud: MotoCloud, machines: dict[str, str]) -> str:
+    return f'[provider.ec2]\nregion = "{REGION}"\nendpoint_url = "{cloud.endpoint_url}"\n' + tier("p5", "ec2", machines)
+
+
+async def test_a_permission_that_is_missing_is_named_beside_an_unknown_machine(
+    check: Check, nobody: str, ec2: MotoCloud
+) -> None:
+    machines = {
+        "m1": at(nobody, ec2.add_machine()),
+        "m2": at(nobody, "i-0123456789abcdef0"),
+        "m3": at(nobody, "i-typo"),
+    }
+    unknown = [(f"machine {m}:", "is not known to ec2", "correct `instance`") for m in ("m2", "m3")]
+    wrong(await check(region(ec2, machines)), *unknown)
+    ec2.fail("StopInstances", code="UnauthorizedOperation", status=403)
+    wrong(await check(region(ec2, machines)), ("provider ec2:", "ec2:StopInstances"), *unknown)
+    assert ec2.calls().get("StartInstances", 0) <= 2, "dry runs, one for each check"
+
+
+async def test_one_account_s_faults_hide_no_other_s(
+    check: Check, nobody: str, ec2: MotoCloud, hyperstack: HyperstackCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    text = account(hyperstack, {"h1": at(nobody, 999_999)}) + region(ec2, {"e1": at(nobody, ec2.add_machine())})
+    text += tier("lab", "static", {"s1": at(nobody)})
+    result = await check(text)
+    wrong(
+        result,
+        ("provider ec2:", "credentials"),
+        ("machine h1:", "is not known to hyperstack"),
+        ("machine s1:", nobody),
+    )
+    assert "note  machine e1:" in result.stdout
+    hyperstack.outage = True
+    assert "provider hyperstack: " in (await check(text)).stderr
+
+
+async def test_a_library_that_is_not_installed_is_named(
+    check: Check, nobody: str, hyperstack: HyperstackCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> Any:
+        raise ModuleNotFoundError("No module named 'boto3'", name="boto3")
+
+    monkeypatch.setattr(check_accounts, "accounts", missing)
+    text = account(hyperstack, {"m1": at(nobody, 1)})
+    wrong(await check(text), ("provider hyperstack: boto3 is not installed here", "pip install spotinference[waker]"))
+
+
+async def test_what_is_at_the_other_end_of_the_bus_and_the_database_is_tried_too(
+    check: Check, nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = nobody.rpartition(":")[2]
+    text = f'[bus]\nurl = "nats://127.0.0.1:{port}"\n[database]\nurl = "postgresql://127.0.0.1:{port}/x"\n'
+    wrong(
+        await check(text + tier("lab", "static", {"s1": at(nobody)})), ("bus:",), ("database.url:",), ("machine s1:",)
+    )
