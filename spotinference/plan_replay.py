@@ -22,6 +22,8 @@ class Traffic:
     span: Span
     arrivals: Sequence[float]
     seconds: Sequence[float]
+    tokens: int = 0
+    """Of all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
