@@ -174,6 +174,16 @@ class TestLook:
         with pytest.raises(Unseen, match="within"):
             await provider.look()
 
+    async def test_a_description_may_be_older_than_a_call(self, account: Account) -> None:
+        instance = account.cloud.add_machine()
+        provider = account.provider(instance)
+        account.cloud.lag(1000)
+        assert (await provider.start("m1", 1)).outcome == "accepted"
+        assert (await seen(provider)).power == "off"
+        account.cloud.lag(0)
+        await reached(provider, "up")
+        assert account.cloud.wakes(instance) == 1
+
 
 class TestStart:
     async def test_a_call_that_nobody_waits_for_any_more_is_not_made(

@@ -71,6 +71,10 @@ class MotoCloud:
         """How many seconds transitions take that begin from now on."""
         self._control("seconds", **{k: v for k, v in (("start", start), ("stop", stop)) if v is not None})
 
+    def lag(self, seconds: float) -> None:
+        """Descriptions are so old; a call knows the truth."""
+        self._control("lag", seconds=seconds)
+
     def no_hibernation_before(self, seconds: float) -> None:
         """So soon after its start no machine hibernates."""
         self._control("no_hibernation_before", seconds=seconds)

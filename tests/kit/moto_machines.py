@@ -5,7 +5,8 @@ import copy
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partialmethod
 from typing import Any
@@ -66,8 +67,11 @@ class Machines:
             self.seconds = {"start": 0.2, "stop": 0.2}
             self.no_hibernation_before = 0.0
             self.empty_starts = 0
+            self.lag = 0.0
             self.wakes: Counter[str] = Counter()
             self._courses: dict[str, Course] = {}
+            self._before: dict[str, tuple[float, Any, Any]] = {}
+            """When each machine last changed, and its state and that state's reason until then."""
             self._awake_since: dict[str, float] = {}
             self._spot: dict[str, Any] = {}
             ec2_backends.reset()
@@ -109,7 +113,7 @@ class Machines:
                 request.state, request._status_code = "active", "fulfilled"
             if before.name == "stopped":
                 self.wakes[instance.id] += 1
-                _set(instance, "pending")
+                self._set(instance, "pending")
                 room = self.empty_starts == 0
                 self.empty_starts = max(0, self.empty_starts - 1)
                 self._go(instance, "start", *(("running",) if room else ("stopped", NO_CAPACITY)))
@@ -127,7 +131,7 @@ class Machines:
             if before.name == "running":
                 if call.hibernate:
                     self._may_hibernate(instance)
-                _set(instance, "stopping")
+                self._set(instance, "stopping")
                 self._go(
                     instance, "stop", "stopped", f"Client.UserInitiated{'Hibernate' * call.hibernate or 'Shutdown'}"
                 )
@@ -157,6 +161,7 @@ class Machines:
                     continue
                 del self._courses[instance_id]
                 instance = self.instance(instance_id)
+                self._changes(instance)
                 if course.state == "running":
                     self._moto_start(instance)
                     instance.launch_time = utcnow()
@@ -164,6 +169,26 @@ class Machines:
                 else:
                     self._moto_stop(instance)
                     instance.state_reason = moto.StateReason(f"{course.reason}: simulated", course.reason)
+
+    @contextmanager
+    def as_described(self) -> Iterator[None]:
+        """Meanwhile each machine is as it was `lag` seconds ago: not all of EC2 knows at once what was done."""
+        with self.lock:
+            since = time.monotonic() - self.lag
+            late = {i: before[1:] for i, before in self._before.items() if before[0] > since}
+            now = {i: _swap(self.instance(i), *before) for i, before in late.items()}
+            try:
+                yield
+            finally:
+                for i, after in now.items():
+                    _swap(self.instance(i), *after)
+
+    def _changes(self, instance: Any) -> None:
+        self._before[instance.id] = (time.monotonic(), copy.copy(instance._state), instance.state_reason)
+
+    def _set(self, instance: Any, state: str) -> None:
+        self._changes(instance)
+        instance._state.name, instance._state.code = state, CODES[state]
 
     def _go(self, instance: Any, what: str, state: str, reason: str = "") -> None:
         self._courses[instance.id] = Course(time.monotonic() + self.seconds[what], state, reason)
@@ -185,8 +210,10 @@ def _turned(instance: Any, ours: Callable[[Any], Any]) -> Any:
     return ours(instance)
 
 
-def _set(instance: Any, state: str) -> None:
-    instance._state.name, instance._state.code = state, CODES[state]
+def _swap(instance: Any, state: Any, reason: Any) -> tuple[Any, Any]:
+    was = instance._state, instance.state_reason
+    instance._state, instance.state_reason = state, reason
+    return was
 
 
 def _bad_state(instance: Any, verb: str) -> EC2ClientError:

@@ -60,6 +60,7 @@ class Layer:
             "empty": lambda times: setattr(self._machines, "empty_starts", times),
             "fail": lambda **fault: self._faults.append(Fault(**fault)),
             "heal": self._heal,
+            "lag": lambda seconds: setattr(self._machines, "lag", seconds),
             "no_hibernation_before": lambda seconds: setattr(self._machines, "no_hibernation_before", seconds),
             "reclaim": self._machines.reclaim,
             "reset": self._reset,
@@ -106,7 +107,8 @@ class Layer:
         # moto handles a request on the thread that brought it.
         self._machines.request.call = Call(_true(parameters, "Hibernate"), _true(parameters, "Force"))
         self._machines.tick()
-        with self._machines.lock:
+        describes = parameters.get("Action", [""])[0].startswith("Describe")
+        with self._machines.as_described() if describes else self._machines.lock:
             answer: Iterable[bytes] = self._app(environ, start_response)
             return answer
 
