@@ -18,6 +18,7 @@ COMMANDS = {
     "cordon": "spotinference.orders:cordon",
     "uncordon": "spotinference.orders:uncordon",
     "usage": "spotinference.usage:usage",
+    "plan": "spotinference.plan:plan",
     "invoice": "spotinference.invoice:invoice",
     "report": "spotinference.report:report",
     "provision": "spotinference.provision:provision",
