@@ -1,0 +1,96 @@
+"""The operator's orders to a whole running suite, whose machine is a small engine's process."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.integration.suite.config import config
+from tests.kit.up import UpProcess, processes_of, up
+from tests.kit.waiting import until
+
+ENGINE = Path(__file__).parents[1] / "waker" / "small_engine.py"
+
+
+def small(*arguments: str) -> list[str]:
+    return [sys.executable, str(ENGINE), "--port", "{port}", *arguments]
+
+
+async def machine(suite: UpProcess) -> dict[str, Any]:
+    (found,) = (await suite.json("fleet"))["machines"]
+    return dict(found)
+
+
+async def test_a_machine_is_woken_kept_cordoned_and_put_to_sleep(tmp_path: Path) -> None:
+    async with up(tmp_path, config(small(), tier='idle_timeout = "1s"')) as suite:
+        woken = await suite.json("wake", "tiny", "--wait", "--timeout", "30s")
+        assert woken == {"accepted": True, "machine": "local-1", "state": "ready"}
+        kept = await machine(suite)  # listens for longer than the machine may be idle
+        assert (kept["state"], kept["kept"], kept["cordoned"]) == ("ready", True, False)
+
+        slept = await suite.json("hibernate", "local-1", "--wait", "--timeout", "30s")
+        assert slept == {"accepted": True, "machine": "local-1", "state": "asleep"}
+        assert processes_of(tmp_path / "data" / "machines") == []
+        assert (await machine(suite))["kept"] is False
+
+        assert (await suite.json("cordon", "local-1"))["machine"] == "local-1"
+        assert (await machine(suite))["cordoned"] is True
+        refused = await suite.command("wake", "tiny", "--wait", "--timeout", "2s")
+        assert refused.status == 1, "it is kept from requests"
+        assert "local-1 is asleep" in refused.err
+        await suite.json("uncordon", "local-1")
+        # The order to wake it stands, and now it can be followed.
+        again = await suite.json("wake", "tiny", "--wait", "--timeout", "30s")
+        assert again["state"] == "ready"
+        assert (await machine(suite))["cordoned"] is False
+
+        journal = await suite.journal()
+        orders = [(entry["order"], entry["machine"]) for entry in journal if entry["kind"] == "order"]
+        assert orders == [
+            ("wake", "tiny"),
+            ("hibernate", "local-1"),
+            ("cordon", "local-1"),
+            ("wake", "tiny"),
+            ("uncordon", "local-1"),
+            ("wake", "tiny"),
+        ]
+        assert {entry["kind"] for entry in journal} == {"transition", "provider_call", "phase", "order"}
+        assert await suite.stop() == 0
+
+
+async def test_names_that_nobody_has_are_told_with_those_that_there_are(tmp_path: Path) -> None:
+    async with up(tmp_path, config(small())) as suite:
+        for words, known in (
+            (("wake", "llama"), "tiny"),
+            (("hibernate", "m9"), "local-1"),
+            (("cordon", "m9"), "local-1"),
+        ):
+            output = await suite.command(*words)
+            assert (output.status, output.out) == (1, ""), output
+            assert words[1] in output.err
+            assert known in output.err
+        assert [entry for entry in await suite.journal() if entry["kind"] == "order"] == []
+
+
+async def test_an_engine_that_dies_makes_the_wait_end_with_its_words(tmp_path: Path) -> None:
+    async with up(tmp_path, config(small("--die", "3"))) as suite:
+        output = await suite.command("wake", "tiny", "--wait", "--timeout", "5s")
+        assert output.status == 1
+        assert "no memory left" in output.err
+
+        async def phases() -> list[bool]:
+            return [entry["done"] for entry in await suite.journal() if entry["kind"] == "phase"]
+
+        assert False in await until(phases, lambda found: False in found)
+
+
+async def test_check_speaks_of_the_running_suite(tmp_path: Path) -> None:
+    async with up(tmp_path, config(small())) as suite:
+        asleep = await suite.command("check")
+        assert asleep.status == 0, asleep
+        assert "machine local-1: its engine was not asked: it does not run" in asleep.out
+        await suite.json("wake", "tiny", "--wait", "--timeout", "30s")
+        endpoint = json.loads((await suite.command("fleet", "--json")).out)["machines"][0]["endpoint"]
+        awake = await suite.command("check")
+        assert awake.status == 0, awake
+        assert f"machine local-1: endpoint {endpoint}: an engine answers" in awake.out
