@@ -101,7 +101,9 @@ def _leaving(request: Described) -> str:
 
 def _locked(request: Described) -> str:
     status = _status(request)
-    if status.startswith("instance-stopped-") and status != "instance-stopped-by-user":
+    # A request that is open again waits for room, so that EC2 can go on with the machine.
+    interrupted = status.startswith("instance-stopped-") or request.get("State") == "open"
+    if interrupted and status != "instance-stopped-by-user":
         return f"EC2 stopped its spot machine, and only EC2 may start it again: {status}"
     if request.get("State") in ("cancelled", "closed", "failed"):
         return f"its spot request is {request['State']}, so that it cannot be started: make a new machine"

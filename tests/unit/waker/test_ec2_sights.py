@@ -101,6 +101,8 @@ def test_when_it_stopped() -> None:
         (80, "disabled", "instance-stopped-no-capacity", False, True),
         (80, "disabled", "instance-stopped-by-price", False, True),
         (80, "disabled", "instance-stopped-capacity-oversubscribed", False, True),
+        (80, "open", "capacity-not-available", False, True),
+        (80, "open", "instance-stopped-no-capacity", False, True),
         (80, "cancelled", "request-canceled-and-instance-running", False, True),
         (80, "active", "marked-for-stop", False, False),
     ],
