@@ -81,12 +81,12 @@ def show_plans(plans: Sequence[TierPlan], source: str, span: Span, unknown: Mapp
 
 def _table(plan: TierPlan) -> Table:
     title = f"{plan.tier.name}: {plan.requests:,} requests, {plan.tokens:,} tokens"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     table.add_column("policy", no_wrap=True)
     waiting = any(row.waiting_cost for row in plan.rows)
     money = ["USD", "waiting"] if waiting else ["USD"]
     for name in (*money, "awake h", "wakes", "waited", "P50 s", "P95 s", "P99 s"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for row in plan.rows:
         outcome = row.outcome
         costs = [_usd(row.cost), _usd(row.waiting_cost)] if waiting else [_usd(row.cost)]

@@ -97,6 +97,8 @@ def test_options_say_which_days_how_fast_and_how_long(call: Call, tmp_path: Path
 
 def test_the_table_says_what_was_assumed(call: Call, tmp_path: Path) -> None:
     told = call("--trace", str(tmp_path / "trace.csv")).stdout
+    (line,) = (line for line in told.splitlines() if line.startswith("fixed 10 min *"))
+    assert line.split()[4:] == ["1.58", "0.4", "2", "2", "180", "180", "180"]
     for word in ("always_on", "fixed 10 min *", "break_even", "histogram", "clairvoyant", "assumed", "'zz'"):
         assert word in told
 

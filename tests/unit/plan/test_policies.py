@@ -7,7 +7,7 @@ import pytest
 from shared.config import parse
 from spotinference.plan_policies import Row, TierPlan, plan_of
 from spotinference.plan_replay import Traffic
-from spotinference.plan_table import fields
+from spotinference.plan_table import fields, show_plans
 
 HOUR = 3600.0
 TRAFFIC = Traffic(span=(0.0, 10 * HOUR), arrivals=(HOUR, 5 * HOUR), seconds=(100.0, 100.0), tokens=900)
@@ -74,6 +74,16 @@ def test_the_tiers_bounds_and_schedules_hold_for_every_policy_but_the_yardsticks
     for plan in (bounded, cycles, warm):
         assert row(plan, "clairvoyant").outcome.awake == 600.0
         assert row(plan, "always_on").outcome.awake == 10 * HOUR
+
+
+def test_a_year_of_a_dear_tier_fits_into_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    year = Traffic(span=(0.0, 365 * 24 * HOUR), arrivals=range(0, 31_536_000, 2000), seconds=[9.0] * 15_768)
+    plan = planned('price_per_hour = "11.25"\n', year)
+    show_plans([plan], "ledger", year.span, {})
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fixed 5 min")]
+    assert [line.split()[3:] for line in shown] == [
+        ["25,080.98", "31,536.00", "2,229.4", "15,768", "15,768", "200", "200", "200"]
+    ]
 
 
 def test_without_a_price_nothing_has_a_cost() -> None:
