@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.config import parse
+from shared.errors import Misconfigured
 from shared.schedule import DAYS, parse_window, schedule_fault
 
 
@@ -115,3 +117,15 @@ def test_a_window_is_what_walking_its_minutes_says(
         moment = day + timedelta(minutes=minute + step)
         shown = moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None, second=0, microsecond=0, fold=0)
         assert window.covers(moment.timestamp()) == (shown in wanted), (text, moment)
+
+
+def test_a_configuration_names_the_window_that_cannot_be_read() -> None:
+    text = '[waker]\nkeep_warm = ["daily 08:00-09:00", "mo 09:00-18:00"]\n'
+    text += '[[tier]]\nname = "lab"\nprovider = "static"\nkeep_warm = ["mon 9-10"]\n'
+    with pytest.raises(Misconfigured) as refusal:
+        parse(text, "f.toml")
+    told = str(refusal.value).splitlines()
+    assert [line.split(": '")[0] for line in told] == [
+        "f.toml: waker.keep_warm[2]",
+        "f.toml: tier[1] (lab): keep_warm[1]",
+    ]
