@@ -120,7 +120,7 @@ def _resumed(machine: Machine, record: MachineRecord, revision: int, kept: Machi
         phase="calling" if waking else None,
         phase_since=now if waking else 0.0,
         # What was called may be invisible for a moment: what is seen too soon proves nothing.
-        called_at=now if waking and machine.plan.account.settle else 0.0,
+        called_at=now if waking and plan.account(machine.plan).settle else 0.0,
         drain_revision=revision if record.state == "draining" else None,
         reached=not machine.plan.sleeps and record.state == "ready",
     )

@@ -18,7 +18,6 @@ from services.waker.core.events import (
     Used,
     Written,
 )
-from services.waker.core.plan import PROVIDERS
 from services.waker.core.policy import may_drain
 from services.waker.core.state import Fleet, Heard, Machine, Wanted
 from services.waker.core.turn import LOST_SECONDS, Turn
@@ -166,7 +165,7 @@ def _probed(turn: Turn, event: Probed) -> None:
     machine = turn.set(machine, probe_serial=None)
     if machine.state == "waking":
         waking.probed(turn, machine, event)
-    elif machine.plan.account.reachable:
+    elif turn.plan.account(machine.plan).reachable:
         watching.probed(turn, machine, event)
 
 
@@ -192,7 +191,7 @@ def _advance(turn: Turn, machine: Machine) -> None:
 def _ask_providers(turn: Turn) -> None:
     """Looks and self-tests that are due."""
     for provider in turn.plan.providers:
-        plan = PROVIDERS[provider]
+        plan = turn.plan.accounts[provider]
         machines = [m for m in turn.machines.values() if m.plan.provider == provider]
         changing = any(m.state in ("waking", "falling_asleep", None) for m in machines)
         turn.look(provider, plan.look_fast if changing else plan.look_every)

@@ -1,7 +1,7 @@
 """What the configuration says about the fleet, as the core needs it. Durations are seconds."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.waker.core.idle import IdlePlan, idle_plan
 from shared.config import Config, Machine, ProviderName
@@ -59,10 +59,6 @@ class MachinePlan:
         """False: it never does, and we only watch it."""
         return self.provider != "static"
 
-    @property
-    def account(self) -> ProviderPlan:
-        return PROVIDERS[self.provider]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -83,6 +79,10 @@ class Plan:
     probe_interval: float
     demand_timeout: float
     gateway_timeout: float
+    accounts: Mapping[ProviderName, ProviderPlan] = field(default_factory=lambda: PROVIDERS)
+
+    def account(self, machine: MachinePlan) -> ProviderPlan:
+        return self.accounts[machine.provider]
 
     @property
     def providers(self) -> list[ProviderName]:

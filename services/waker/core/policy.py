@@ -61,7 +61,8 @@ def may_sleep_at(fleet: Fleet, machine: Machine) -> float:
 def trusted(fleet: Fleet, machine: Machine, now: float) -> bool:
     """Its provider answers, and passed its self-test."""
     account = fleet.accounts.get(machine.plan.provider, Account())
-    return account.tested and now - account.looked_at <= DOUBT_LOOKS * machine.plan.account.look_every + 10.0
+    patience = DOUBT_LOOKS * fleet.plan.account(machine.plan).look_every + 10.0
+    return account.tested and now - account.looked_at <= patience
 
 
 def kept_warm(fleet: Fleet, machine: Machine, now: float) -> bool:

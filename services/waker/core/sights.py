@@ -24,7 +24,7 @@ def looked(turn: Turn, event: Looked) -> None:
     )
     for name, sight in event.sights.items():
         machine = turn.machines.get(name)
-        if machine is not None and _says_something(machine, sight, event.asked_at):
+        if machine is not None and _says_something(turn, machine, sight, event.asked_at):
             look(turn, turn.set(machine, seen_at=event.asked_at), sight)
     for stray in event.strays:
         _stray(turn, stray, event.asked_at)
@@ -34,13 +34,14 @@ def looked(turn: Turn, event: Looked) -> None:
             look(turn, machine, Sight(power="gone", provider_state="not listed"))
 
 
-def _says_something(machine: Machine, sight: Sight, asked_at: float) -> bool:
+def _says_something(turn: Turn, machine: Machine, sight: Sight, asked_at: float) -> bool:
     """A look from before the last call, or too soon after it to show what that did, proves nothing."""
     if machine.call is not None or asked_at <= max(machine.called_at, machine.seen_at):
         return False
     unchanged = machine.sight is None or sight.power == machine.sight.power
-    if machine.plan.account.settle and unchanged and machine.state in ("waking", "falling_asleep"):
-        return asked_at - machine.called_at > machine.plan.account.settle
+    settle = turn.plan.account(machine.plan).settle
+    if settle and unchanged and machine.state in ("waking", "falling_asleep"):
+        return asked_at - machine.called_at > settle
     return asked_at > machine.since or machine.sight is None
 
 
@@ -124,7 +125,7 @@ def _stray(turn: Turn, stray: Stray, asked_at: float) -> None:
     elif machine.state == "asleep" and stray.sight.power in ("rising", "up", "halted"):
         machine = turn.move(turn.set(machine, sight=stray.sight), "broken", "it runs again, and is not configured")
         sleeping.fall(turn, machine, "it runs again, and is not configured")
-    elif _says_something(machine, stray.sight, asked_at):
+    elif _says_something(turn, machine, stray.sight, asked_at):
         look(turn, turn.set(machine, seen_at=asked_at), stray.sight)
 
 

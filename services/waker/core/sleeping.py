@@ -40,7 +40,7 @@ def fall(turn: Turn, machine: Machine, reason: str) -> None:
 
 def called(turn: Turn, machine: Machine, event: Called) -> None:
     """The outcome of a stop. Whatever it was, the next look says whether it is so."""
-    account = machine.plan.account
+    account = turn.plan.account(machine.plan)
     if event.outcome == "accepted":
         turn.set(machine, stop_after=turn.now + account.stuck)
     elif event.outcome == "refused" and event.scope == "busy":
@@ -73,7 +73,9 @@ def seen(turn: Turn, machine: Machine, sight: Sight) -> None:
         # The reason stays: it says why it sleeps.
         alarm = f"its provider says {sight.provider_state}" if sight.power == "failed" else ""
         turn.move(machine, "asleep", machine.reason, at=sight.ended_at, stops=0, alarm=alarm)
-    elif machine.state == "falling_asleep" and sight.power in ("up", "halted") and machine.plan.account.settle:
+        return
+    settles = turn.plan.account(machine.plan).settle > 0
+    if machine.state == "falling_asleep" and sight.power in ("up", "halted") and settles:
         # It bounced back, or has come up meanwhile: no use in waiting until it counts as stuck.
         turn.set(machine, stop_after=min(machine.stop_after, turn.now + BOUNCE_SECONDS))
 

@@ -101,7 +101,7 @@ def started(turn: Turn, machine: Machine, endpoint: str) -> None:
     """The machine is there, or the engine's process is, where there is no network between us."""
     if machine.phase in ("calling", "booting"):
         machine = turn.set(machine, endpoint=endpoint, **_unprobed(turn))
-        turn.enter(machine, "reaching" if machine.plan.account.reachable else "loading")
+        turn.enter(machine, "reaching" if turn.plan.account(machine.plan).reachable else "loading")
 
 
 def died(turn: Turn, machine: Machine, sight: Sight) -> None:

@@ -62,7 +62,7 @@ def _try_next(turn: Turn, model: str, wake: Wake | None, levels: list[Wanted]) -
 def _hedge(turn: Turn, model: str, wake: Wake) -> None:
     """A local engine gains nothing from a second one beside it."""
     machine = candidate(turn.fleet, turn.plan.lineups[model], wake.id, turn.now)
-    if machine is None or not machine.plan.account.reachable:
+    if machine is None or not turn.plan.account(machine.plan).reachable:
         return
     if hedge_due(turn.fleet, machine, wake.deadline, turn.now):
         waking.begin(turn, machine, wake, f"requests wait for {model}, and the first machine may come too late")

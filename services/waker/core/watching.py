@@ -18,7 +18,8 @@ FAULTS = 3
 
 
 def advance(turn: Turn, machine: Machine) -> None:
-    if not machine.plan.account.reachable or machine.state in ("waking", "falling_asleep", "asleep", "gone"):
+    reachable = turn.plan.account(machine.plan).reachable
+    if not reachable or machine.state in ("waking", "falling_asleep", "asleep", "gone"):
         return
     if not machine.plan.sleeps and not machine.plan.models:
         if machine.state is None:
