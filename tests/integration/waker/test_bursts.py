@@ -1,0 +1,29 @@
+"""A burst against a sleeping model: one start, whatever the number of requests and gateways; nobody is forgotten."""
+
+import asyncio
+from pathlib import Path
+
+from bench.processes import raise_limits
+from shared.bus.jetstream import JetStreamBus
+from tests.integration.waker.whole import built, one_engine_at_a_time
+
+REQUESTS = 1000
+GATEWAYS = 3
+
+
+async def test_a_thousand_requests_at_three_gateways_are_one_start(
+    bus: JetStreamBus, nats_url: str, tmp_path: Path
+) -> None:
+    raise_limits()
+    async with built(bus, nats_url, tmp_path, "--load", "3") as house:
+        for _ in range(GATEWAYS):
+            await house.gateway()
+        await house.waker()
+        asked = [
+            house.ask(gateway=number % GATEWAYS, streamed=number % 2 == 0, seconds=90.0) for number in range(REQUESTS)
+        ]
+        await asyncio.gather(*asked)
+        assert await house.calls("start") == ["accepted"]
+        assert await house.path() == ["asleep", "waking", "ready"]
+        assert len(house.lives(word="start")) == 1
+        one_engine_at_a_time(house.lives())

@@ -1,0 +1,65 @@
+"""Requests at random against an idle timeout of a second: machines wake and sleep all the time, and cut nobody off."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from shared.bus.jetstream import JetStreamBus
+from tests.integration.waker.whole import House, built, one_engine_at_a_time
+
+GATEWAYS = 3
+MACHINES = 6
+
+
+async def clients_of(house: House, machine: str, seconds: float, chance: random.Random) -> int:
+    """One after another and now and then several, most of them just when the machine begins to fall asleep."""
+    asked = 0
+    ends = asyncio.get_running_loop().time() + seconds
+    while asyncio.get_running_loop().time() < ends:
+        together = chance.choice([1, 1, 1, 2, 5])
+        await asyncio.gather(
+            *(
+                house.ask(machine, gateway=chance.randrange(GATEWAYS), streamed=chance.random() < 0.5, seconds=30.0)
+                for _ in range(together)
+            )
+        )
+        asked += together
+        # From the last answer: drained after 1 s, acknowledged within 0.3 s, asleep soon afterwards.
+        await asyncio.sleep(chance.choice([0.0, 0.9, *(chance.uniform(1.0, 2.0) for _ in range(6))]))
+    return asked
+
+
+async def hammer(bus: JetStreamBus, nats_url: str, folder: Path, seconds: float) -> int:
+    """Returns the number of cycles."""
+    # A leader puts nobody to sleep before it has had the time to hear every gateway that there may be.
+    soon = 'gateway_timeout = "5s"'
+    async with built(bus, nats_url, folder, "--work", "0.2", machines=MACHINES, idle="1s", waker=soon) as house:
+        for _ in range(GATEWAYS):
+            await house.gateway()
+        await house.waker()
+        chances = [random.Random(number) for number in range(MACHINES)]
+        clients = zip(house.machines, chances, strict=True)
+        await asyncio.gather(*(clients_of(house, machine, seconds, chance) for machine, chance in clients))
+        cycles = 0
+        for machine in house.machines:
+            lines = house.lives(machine)
+            one_engine_at_a_time(lines)
+            starts = [line for line in lines if line.word == "start"]
+            assert len({line.pid for line in starts}) == len(starts)
+            path = await house.path(machine)
+            assert path.count("waking") == len(starts), "a start for each wake, and no other"
+            cycles += len(starts) - 1
+        assert set(await house.calls("start")) == {"accepted"}
+        return cycles
+
+
+async def test_requests_at_random_are_all_answered_whole(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
+    assert await hammer(bus, nats_url, tmp_path, 15.0) >= 10
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+async def test_some_hundreds_of_cycles(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
+    assert await hammer(bus, nats_url, tmp_path, 180.0) >= 200
