@@ -6,8 +6,6 @@ Unknown keys and bad values are refused with their path and the reason. Secrets 
 import os
 import re
 import tomllib
-from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,42 +13,15 @@ import msgspec
 
 from shared.config_faults import faults
 from shared.errors import Misconfigured
+from shared.values import Duration, Money
 
 CONFIG_VARIABLE = "SPOTINFERENCE_CONFIG"
 DEFAULT_CONFIG = Path("spotinference.toml")
 DEFAULT_DATA_DIR = Path(".spotinference")
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
 
 ProviderName = Literal["ec2", "hyperstack", "process", "static"]
 IdlePolicy = Literal["fixed", "break_even", "histogram"]
-
-
-class Duration(float):
-    """Seconds; written `"250ms"`, `"10s"`, `"15m"`, `"2h"`, `"1d"`."""
-
-    @classmethod
-    def parse(cls, text: object) -> "Duration":
-        match = _DURATION.fullmatch(text) if isinstance(text, str) else None
-        if match is None:
-            raise ValueError(f'expected a duration such as "15m" or "10s", got {text!r}')
-        return cls(float(match[1]) * _UNITS[match[2]])
-
-
-class Money(Decimal):
-    """An exact amount; written as a string, `"200.00"`."""
-
-    @classmethod
-    def parse(cls, text: object) -> "Money":
-        try:
-            amount = cls(text) if isinstance(text, str) else None
-        except InvalidOperation:
-            amount = None
-        if amount is None or not amount.is_finite() or amount < 0:
-            raise ValueError(f'expected an amount as a string such as "5.00", got {text!r}')
-        return amount
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,10 +90,7 @@ class GatewaySection(ServiceSection, frozen=True, kw_only=True):
 
 class WakerSection(ServiceSection, frozen=True, kw_only=True):
     fleet: str | None = None
-    """Marks our machines at a cloud: tag `spotinference:fleet` at EC2, label `spotinference-fleet=…` at Hyperstack.
-
-    What carries it and is not configured is put to sleep. Absent: only the configured ones are looked at.
-    """
+    """Marks our machines at a cloud. What carries it and is not configured is put to sleep."""
     idle_policy: IdlePolicy = "fixed"
     """`fixed` waits for `idle_timeout`; `break_even` for as long as a wake costs; `histogram` goes by past gaps."""
     idle_timeout: Duration = Duration(900)
@@ -330,26 +298,3 @@ def environment(name: str) -> str | None:
         except OSError as error:
             raise Misconfigured(f"{name}_FILE: {error}") from error
     return None
-
-
-def database_url(config: Config, data_dir: Path, file_name: str) -> str:
-    """SQLAlchemy's asynchronous URL: the configured one, or a SQLite file of this name in the data directory."""
-    url = config.database.url
-    if config.database.url_file is not None:
-        try:
-            url = config.database.url_file.read_text("utf-8").strip()
-        except OSError as error:
-            raise Misconfigured(f"database.url_file: {error}") from error
-    if url is None:
-        return f"sqlite+aiosqlite:///{(data_dir / file_name).resolve()}"
-    drivers: dict[str, Callable[[str], str]] = {
-        "postgresql": lambda rest: f"postgresql+asyncpg{rest}",
-        "postgres": lambda rest: f"postgresql+asyncpg{rest}",
-        "sqlite": lambda rest: f"sqlite+aiosqlite{rest}",
-    }
-    scheme, colon, rest = url.partition(":")
-    if scheme in drivers:
-        return drivers[scheme](colon + rest)
-    if scheme in ("postgresql+asyncpg", "sqlite+aiosqlite"):
-        return url
-    raise Misconfigured("database.url: expected sqlite:///… or postgresql://…")

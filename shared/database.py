@@ -1,7 +1,7 @@
 """Databases: one engine per process for SQLite or PostgreSQL, exact decimals on both, migrations under a lock."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from shared.errors import DatabaseUnavailable
+from shared.config import Config
+from shared.errors import DatabaseUnavailable, Misconfigured
 
 log = structlog.get_logger()
 
@@ -139,3 +140,26 @@ def told(error: BaseException) -> str:
     """What went wrong, in one line and without the statement's values."""
     cause = getattr(error, "orig", None) or error
     return f"{type(cause).__name__}: {cause}".partition("\n")[0]
+
+
+def url_of(config: Config, data_dir: Path, file_name: str) -> str:
+    """SQLAlchemy's asynchronous URL: the configured one, or a SQLite file of this name in the data directory."""
+    url = config.database.url
+    if config.database.url_file is not None:
+        try:
+            url = config.database.url_file.read_text("utf-8").strip()
+        except OSError as error:
+            raise Misconfigured(f"database.url_file: {error}") from error
+    if url is None:
+        return f"sqlite+aiosqlite:///{(data_dir / file_name).resolve()}"
+    drivers: dict[str, Callable[[str], str]] = {
+        "postgresql": lambda rest: f"postgresql+asyncpg{rest}",
+        "postgres": lambda rest: f"postgresql+asyncpg{rest}",
+        "sqlite": lambda rest: f"sqlite+aiosqlite{rest}",
+    }
+    scheme, colon, rest = url.partition(":")
+    if scheme in drivers:
+        return drivers[scheme](colon + rest)
+    if scheme in ("postgresql+asyncpg", "sqlite+aiosqlite"):
+        return url
+    raise Misconfigured("database.url: expected sqlite:///… or postgresql://…")

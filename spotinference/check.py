@@ -15,8 +15,8 @@ from services.waker.core.events import Sight
 from shared import suite
 from shared.bus.jetstream import connect
 from shared.bus.topology import FLEET
-from shared.config import Config, Machine, database_url
-from shared.database import create_engine
+from shared.config import Config, Machine
+from shared.database import create_engine, url_of
 from shared.errors import BusError, Misconfigured
 from shared.messages.codec import Unreadable, decode
 from shared.messages.waker import MachineRecord
@@ -121,7 +121,7 @@ async def _database(config: Config) -> list[Finding]:
     if config.database.url is None and config.database.url_file is None:
         return [ok("database: SQLite in the data directory")]
     try:
-        engine = create_engine(database_url(config, Path(), "check.sqlite"))
+        engine = create_engine(url_of(config, Path(), "check.sqlite"))
     except Misconfigured as error:
         return [wrong(str(error))]
     try:

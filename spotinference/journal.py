@@ -15,10 +15,10 @@ from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Bus, Received, Restarted, WatchEvent
 from shared.bus.subjects import journal as journal_of
 from shared.bus.topology import FLEET, FLEET_JOURNAL
-from shared.config import Duration
 from shared.errors import BusUnavailable
 from shared.messages.codec import rfc3339
 from shared.messages.waker import JournalEntry, Ordered, PhaseEnded, ProviderCall, Transition
+from shared.values import Duration
 from spotinference.context import Context, echo_json, suite_options
 
 ALL = FLEET_JOURNAL.subjects[0]

@@ -18,9 +18,9 @@ from shared.bus.ports import Bus
 from shared.bus.subjects import WAKER_COMMAND
 from shared.bus.topology import FLEET
 from shared.bus.view import View
-from shared.config import Duration
 from shared.errors import BusUnavailable, Misconfigured, Refusal
 from shared.messages.waker import MachineRecord, MachineState, OrderKind, WakerCommand, WakerReply
+from shared.values import Duration
 from spotinference.context import Context, ask, echo_json, suite_options
 from spotinference.fleet import started
 from spotinference.fleet_view import span
@@ -112,6 +112,8 @@ def uncordon(context: Context, machine: str, *, as_json: bool) -> None:
 def _bound(context: Context, timeout: float | None, *, wait: bool) -> float | None:
     """How many seconds to wait until it is done; None: not at all."""
     if not wait:
+        if timeout is not None:
+            raise click.UsageError("--timeout bounds --wait: give both, or neither")
         return None
     return context.config().waker.wake_cap if timeout is None else timeout
 
@@ -211,6 +213,8 @@ class Watched:
             raise Refusal("none of its machines is on record: has the waker another configuration?")
         if record.state in ("broken", "gone"):
             raise Refusal(_said(record))
+        if self._order == "wake" and record.cordoned:
+            raise Refusal(f"{_said(record)}; cordoned: `spotinference uncordon {record.machine}` lets it be woken")
         if self._order == "hibernate" and self._begun and record.state in ("ready", "waking"):
             raise Refusal(f"it is needed again: {_said(record)}")
 

@@ -5,7 +5,8 @@ from decimal import Decimal
 from typing import Literal
 
 from services.waker.core.idle import IdlePlan, Past, break_even, idle_plan
-from shared.config import Config, Money, Tier
+from shared.config import Config, Tier
+from shared.values import Money
 from spotinference.plan_replay import Outcome, Traffic, always_on, clairvoyant, most_at_once, replay, warm_spans
 
 TIMEOUTS = (300.0, 900.0, 1800.0, 3600.0)

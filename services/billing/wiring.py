@@ -17,7 +17,6 @@ from services.billing.settings import settings
 from shared import database
 from shared.bus import subjects
 from shared.bus.lease import Lease
-from shared.config import database_url
 from shared.errors import BusUnavailable
 from shared.runtime.process import Runtime
 from shared.tasks import end
@@ -37,7 +36,7 @@ LEADER_LOOK_SECONDS = 0.25
 @asynccontextmanager
 async def opened(runtime: Runtime) -> AsyncIterator[None]:
     """The running service, leading or standing by. Leaving finishes the import under way, within the drain's grace."""
-    url = database_url(runtime.config, runtime.data_dir, BOOKS_FILE)
+    url = database.url_of(runtime.config, runtime.data_dir, BOOKS_FILE)
     async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         office = Office(runtime, Books(engine))
         runtime.health.add("work", lambda: office.fault)

@@ -14,7 +14,6 @@ from services.meter.metrics import Metrics
 from services.meter.teller import Teller
 from shared import database
 from shared.bus import subjects
-from shared.config import database_url
 from shared.errors import BusUnavailable
 from shared.runtime.process import Runtime
 from shared.tasks import end
@@ -34,7 +33,7 @@ LOOK_SECONDS = 2.0
 async def opened(runtime: Runtime) -> AsyncIterator[None]:
     """The running meter. Leaving finishes the batch under way, within the drain's grace."""
     config = runtime.config
-    url = database_url(config, runtime.data_dir, LEDGER_FILE)
+    url = database.url_of(config, runtime.data_dir, LEDGER_FILE)
     async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         ledger = Ledger(engine)
         metrics = Metrics(runtime.registry)

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.config import Config, Duration, Money, database_url, environment, find_config, load, parse
+from shared.config import Config, environment, find_config, load, parse
+from shared.database import url_of
 from shared.errors import Misconfigured
+from shared.values import Duration, Money
 
 GOOD = """
 [gateway]
@@ -213,12 +215,12 @@ def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path, monkeypatch
     ],
 )
 def test_the_database_url_names_the_driver(text: str, url: str) -> None:
-    assert database_url(_read(f"[database]\n{text}"), Path("/data"), "ledger.sqlite") == url
+    assert url_of(_read(f"[database]\n{text}"), Path("/data"), "ledger.sqlite") == url
 
 
 def test_another_database_is_refused() -> None:
     with pytest.raises(Misconfigured, match=r"database\.url: expected sqlite"):
-        database_url(_read('[database]\nurl = "mysql://h/d"'), Path("/data"), "x")
+        url_of(_read('[database]\nurl = "mysql://h/d"'), Path("/data"), "x")
 
 
 @pytest.mark.parametrize(
