@@ -70,6 +70,9 @@ class Going:
         async with asyncio.timeout(LINE_SECONDS):
             return (await self._process.stdout.readline()).decode()
 
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
     async def ctrl_c(self) -> tuple[int, str, str]:
         """Its status, what it had still to say, and its errors."""
         self._process.send_signal(signal.SIGINT)

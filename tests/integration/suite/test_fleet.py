@@ -1,12 +1,7 @@
 """`spotinference fleet` on a real bus: once, as JSON for each change, and drawn on a terminal."""
 
 import asyncio
-import contextlib
 import json
-import os
-import pty
-import re
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -18,11 +13,10 @@ from shared.bus.subjects import activity, machine_key
 from shared.bus.topology import FLEET
 from shared.messages.codec import encode
 from shared.messages.gateway import Activity, MachineActivity
+from spotinference.fleet import SILENT_SECONDS
 from tests.integration.suite.conftest import Goes, Put, Shell
 from tests.kit.nats_server import NatsServer
-from tests.kit.waiting import until
-
-DRAWN_SECONDS = 20.0
+from tests.kit.screen import terminal
 
 
 class FakeGateway:
@@ -100,51 +94,25 @@ async def test_a_gateway_that_left_is_not_counted(bus: JetStreamBus, goes: Goes,
     await gateway.say()
     assert json.loads(await going.line())["machines"][0]["in_flight"] == 1
     await gateway.say(leaving=True)
+    async with asyncio.timeout(SILENT_SECONDS / 2):
+        assert json.loads(await going.line())["machines"][0]["in_flight"] == 0
+
+
+async def test_a_gateway_that_died_is_not_counted_for_long(goes: Goes, put: Put, bus: JetStreamBus) -> None:
+    gateway = FakeGateway(bus, "g1")
+    gateway.in_flight = 1
+    await put("m1", "ready")
+    going = await goes("fleet", "--watch", "--json")
+    await going.line()
+    await gateway.say()
+    assert json.loads(await going.line())["machines"][0]["in_flight"] == 1
     assert json.loads(await going.line())["machines"][0]["in_flight"] == 0
-
-
-class Screen:
-    """A terminal of 140 columns and what was written to it."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._text = ""
-        asyncio.get_running_loop().add_reader(descriptor, self._read)
-
-    def _read(self) -> None:
-        try:
-            self._text += os.read(self._descriptor, 65536).decode("utf-8", "replace")
-        except OSError:  # its last writer has gone
-            asyncio.get_running_loop().remove_reader(self._descriptor)
-
-    async def shows(self, pattern: str) -> None:
-        """From now on."""
-        self._text = ""
-
-        async def plain() -> str:
-            return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._text)
-
-        await until(plain, lambda text: re.search(pattern, text) is not None)
-
-    def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._descriptor)
-        os.close(self._descriptor)
 
 
 async def test_a_terminal_shows_the_fleet_as_it_changes(
     put: Put, options: tuple[str, ...], gateways: list[FakeGateway], nats_server: NatsServer
 ) -> None:
-    ours, its = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "spotinference", "fleet", "--watch", *options),
-        stdin=its,
-        stdout=its,
-        stderr=its,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "140", "LINES": "40"},
-    )
-    os.close(its)
-    screen = Screen(ours)
-    try:
+    async with terminal(sys.executable, "-m", "spotinference", "fleet", "--watch", *options) as screen:
         await screen.shows("no machines on record")
         await put("m1", "waking", phase="booting", ready_at=time.time() + 3000)
         await screen.shows(r"m1 +lab +waking +\d+s +booting +49m5\ds +0 ")
@@ -157,11 +125,4 @@ async def test_a_terminal_shows_the_fleet_as_it_changes(
         await screen.shows("the bus does not answer")
         nats_server.start()
         await screen.shows(r"see to it\r+machine")
-        process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(DRAWN_SECONDS):
-            assert await process.wait() == 0
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        screen.close()
+        assert await screen.ctrl_c() == 0

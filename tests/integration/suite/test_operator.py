@@ -35,9 +35,9 @@ async def test_a_machine_is_woken_kept_cordoned_and_put_to_sleep(tmp_path: Path)
 
         assert (await suite.json("cordon", "local-1"))["machine"] == "local-1"
         assert (await machine(suite))["cordoned"] is True
-        refused = await suite.command("wake", "tiny", "--wait", "--timeout", "2s")
+        refused = await suite.command("wake", "tiny", "--wait", "--timeout", "30s")
         assert refused.status == 1, "it is kept from requests"
-        assert "local-1 is asleep" in refused.err
+        assert "`spotinference uncordon local-1` lets it be woken" in refused.err
         await suite.json("uncordon", "local-1")
         # The order to wake it stands, and now it can be followed.
         again = await suite.json("wake", "tiny", "--wait", "--timeout", "30s")

@@ -4,6 +4,8 @@ import asyncio
 import getpass
 import json
 import socket
+import sys
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +18,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.waker import WakerCommand, WakerReply
 from spotinference import context, orders
 from tests.integration.suite.conftest import Put, Shell
+from tests.kit.screen import terminal
 
 
 class FakeWaker:
@@ -130,6 +133,8 @@ async def test_wake_waits_until_a_machine_of_the_lineup_is_ready(shell: Shell, p
 async def test_a_failure_from_before_the_order_counts_for_nothing(shell: Shell, put: Put, waker: FakeWaker) -> None:
     await put("m1", "broken", reason="of old")
     task = await given(shell, waker, "wake", "org/a", "--wait", "--timeout", "10s")
+    _, waiting = await asyncio.wait([task], timeout=0.5)
+    assert waiting, "it gave up by what was there before"
     await put("m1", "waking", phase="calling")
     await put("m1", "ready")
     assert (await done(task)).stdout == "accepted: wake org/a: m1 is ready\n"
@@ -153,6 +158,10 @@ async def test_wake_fails_where_no_machine_was_left_before(
     failed(await shell("wake", "org/a", "--wait"), "none of its machines is on record")
     await put("m1", "broken", reason="no answer", alarm="see to it")
     failed(await shell("wake", "org/a", "--wait"), "m1 is broken: see to it")
+    await put("m2", "asleep", cordoned=True)
+    failed(await shell("wake", "org/a", "--wait"), "m1 is broken: see to it")
+    await put("m1", "asleep", cordoned=True)
+    failed(await shell("wake", "org/a", "--wait"), "m1 is asleep; cordoned: `spotinference uncordon m1`")
 
 
 async def test_the_wait_has_a_bound(shell: Shell, put: Put, waker: FakeWaker) -> None:
@@ -177,9 +186,18 @@ async def test_hibernate_says_that_requests_kept_it_awake(shell: Shell, put: Put
     failed(await done(task), "it is needed again: m1 is ready: a request came")
 
 
+async def test_a_terminal_shows_how_far_it_is(put: Put, waker: FakeWaker, options: tuple[str, ...]) -> None:
+    await put("m1", "waking", phase="first_token", ready_at=time.time() + 3000)
+    async with terminal(sys.executable, "-m", "spotinference", "wake", "org/a", "--wait", *options) as screen:
+        await screen.shows(r"m1 is waking, first token, ready in about 49m5\ds")
+        await put("m1", "ready")
+        await screen.shows("accepted: wake org/a: m1 is ready")
+        assert await screen.ended() == 0
+
+
 async def test_what_cannot_be_followed_is_refused_before_it_is_ordered(shell: Shell, waker: FakeWaker) -> None:
     failed(await shell("wake", "org/b", "--wait"), "no [[model]] 'org/b'; it has: org/a")
-    for words in (("wake", "org/a", "--wait", "--timeout", "soon"), ("hibernate", "m1", "--timeout", "8"), ("wake",)):
+    for words in (("wake", "org/a", "--wait", "--timeout", "soon"), ("hibernate", "m1", "--timeout", "8s"), ("wake",)):
         result = await shell(*words)
         assert result.exit_code == 2, result.output
     assert waker.commands == []
