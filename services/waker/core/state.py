@@ -1,4 +1,4 @@
-"""The fleet as one value: each machine, the demand, the gateways, the wakes, the accounts; and which moves are legal.
+"""The fleet as one value: each machine, the demand, the gateways, the wakes, the accounts.
 
 Everything here is frozen; `core.fleet` makes the next value. Times are Unix seconds.
 """
@@ -12,29 +12,8 @@ from services.waker.core.plan import MachinePlan, Plan
 from shared.messages.gateway import Activity, WakeRequest
 from shared.messages.waker import MachineMemory, MachineRecord, MachineState, OrdersMemory, Phase
 
-
-def _to(*states: MachineState) -> frozenset[MachineState]:
-    return frozenset((*states, "broken", "gone"))
-
-
-MOVES: Mapping[MachineState | None, frozenset[MachineState]] = {
-    None: _to("asleep", "waking", "ready"),
-    "asleep": _to("waking"),
-    "waking": _to("ready", "falling_asleep", "asleep"),
-    "ready": _to("draining", "asleep"),
-    "draining": _to("ready", "falling_asleep", "asleep"),
-    "falling_asleep": _to("asleep"),
-    "broken": _to("asleep", "waking", "falling_asleep", "ready") - {"broken"},
-    "gone": _to("asleep", "waking") - {"gone", "broken"},
-}
-"""None: not seen yet. From `gone` only because the provider knows it again."""
-
 REMEMBER_SECONDS = 15.0
 """How exactly a machine's last use is kept for a later leader: it may fall asleep so much too early then."""
-
-
-class IllegalMove(RuntimeError):
-    """A defect of ours: the table of moves does not have it."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from services.waker.core.events import (
     Write,
 )
 from services.waker.core.history import History
-from services.waker.core.state import MOVES, Account, Call, Fleet, IllegalMove, Machine
+from services.waker.core.moves import IllegalMove, legal
+from services.waker.core.state import Account, Call, Fleet, Machine
 from shared.config import ProviderName
 from shared.messages.waker import JournalEntry, MachineState, Phase, PhaseEnded, Transition
 
@@ -84,7 +85,7 @@ class Turn:
         self, machine: Machine, to: MachineState, reason: str, *, at: float | None = None, **changes: Any
     ) -> Machine:
         """A legal move, journalled; `IllegalMove` for any other. `at`: when it happened, if that is known."""
-        if to not in MOVES[machine.state]:
+        if not legal(machine.state, to):
             raise IllegalMove(f"{machine.id}: {machine.state} to {to}: {reason}")
         moment = self.now if at is None else min(self.now, max(machine.since, at))
         self._phase_ends(machine, done=to == "ready")

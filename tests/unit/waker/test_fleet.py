@@ -14,7 +14,7 @@ from services.waker.core.events import (
     StopMachine,
     Used,
 )
-from services.waker.core.state import MOVES, IllegalMove
+from services.waker.core.moves import IllegalMove, legal
 from services.waker.core.turn import Turn
 from shared.messages.gateway import Activity, MachineActivity
 from shared.messages.waker import ProviderCall
@@ -427,7 +427,7 @@ def test_a_static_machine_is_ready_when_it_answers_and_broken_when_it_does_not()
 def test_no_move_but_those_of_the_table(world: World) -> None:
     turn = Turn(world.fleet, world.now)
     for to in ("ready", "draining", "falling_asleep", "asleep"):
-        assert to not in MOVES["asleep"]
+        assert not legal("asleep", to)
         with pytest.raises(IllegalMove, match="a1: asleep to"):
             turn.move(world.machine("a1"), to, "a test")
-    assert "waking" not in MOVES["falling_asleep"]
+    assert not legal("falling_asleep", "waking")
