@@ -92,10 +92,11 @@ def to_be_warm(fleet: Fleet, tier: str, now: float) -> bool:
     return at is not None and asleep_since <= at <= now < at + plan.timeout
 
 
-def drained(fleet: Fleet, machine: Machine) -> bool:
-    """Every live gateway has seen the `draining` record and has nothing in flight there."""
+def drained(fleet: Fleet, machine: Machine, now: float) -> bool:
+    """Every live gateway has seen the `draining` record and has nothing in flight there. A new leader has yet to hear
+    who is alive."""
     revision = machine.drain_revision
-    if revision is None:
+    if revision is None or now - fleet.leading_since < fleet.plan.gateway_timeout:
         return False
     uses = [heard.activity.machines.get(machine.id) for heard in fleet.gateways.values()]
     return all(

@@ -26,7 +26,7 @@ def drain(turn: Turn, machine: Machine) -> None:
         if wanted(fleet, machine):
             turn.move(machine, "ready", "wanted while it drained")
             return
-    if drained(fleet, machine):
+    if drained(fleet, machine, turn.now):
         if machine.plan.sleeps:
             fall(turn, machine, machine.reason)
     elif turn.now - machine.since > DRAIN_SECONDS and not machine.lost:
@@ -74,8 +74,13 @@ def seen(turn: Turn, machine: Machine, sight: Sight) -> None:
         alarm = f"its provider says {sight.provider_state}" if sight.power == "failed" else ""
         turn.move(machine, "asleep", machine.reason, at=sight.ended_at, stops=0, alarm=alarm)
         return
-    settles = turn.plan.account(machine.plan).settle > 0
-    if machine.state == "falling_asleep" and sight.power in ("up", "halted") and settles:
+    if machine.state != "falling_asleep":
+        return
+    account = turn.plan.account(machine.plan)
+    if sight.power == "falling" and not machine.stops:
+        # Somebody has asked already, as the leader before us: a second word would be one of force.
+        turn.set(machine, stops=1, stop_after=turn.now + account.stuck)
+    elif sight.power in ("up", "halted") and account.settle:
         # It bounced back, or has come up meanwhile: no use in waiting until it counts as stuck.
         turn.set(machine, stop_after=min(machine.stop_after, turn.now + BOUNCE_SECONDS))
 

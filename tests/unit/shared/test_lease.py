@@ -1,9 +1,12 @@
 """A leader that was paused or cut off finds out by its own clock before it acts."""
 
+from typing import Any
+
 import pytest
 
 from shared.bus.lease import Lease
 from shared.bus.memory import MemoryBus
+from shared.bus.ports import Entry
 from shared.bus.topology import LEASE_SECONDS, LEASES
 
 
@@ -94,4 +97,35 @@ async def test_releasing_what_is_not_held_takes_it_from_nobody(lease: Lease, mem
     await lease.renew()
     other = Lease(memory, "waker", "w2", clock)
     await other.release()
+    assert await lease.verify()
+
+
+async def test_an_answer_that_came_while_the_leader_was_paused_is_too_old(
+    lease: Lease, memory: MemoryBus, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lease.renew()
+    ask = memory.get
+
+    async def paused(*asked: Any) -> Entry | None:
+        answer = await ask(*asked)
+        clock.now += LEASE_SECONDS
+        return answer
+
+    monkeypatch.setattr(memory, "get", paused)
+    assert not await lease.verify()
+
+
+async def test_a_renewal_beside_the_question_is_no_loss(
+    lease: Lease, memory: MemoryBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lease.renew()
+    ask = memory.get
+
+    async def renewed_first(*asked: Any) -> Entry | None:
+        entry = await ask(*asked)
+        assert entry is not None
+        await memory.update(LEASES, "waker", b"w1", revision=entry.revision)  # its answer is still on the way
+        return await ask(*asked)
+
+    monkeypatch.setattr(memory, "get", renewed_first)
     assert await lease.verify()

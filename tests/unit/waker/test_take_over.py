@@ -1,0 +1,63 @@
+"""What a leader does with a machine that the one before it was about to put to sleep."""
+
+from services.waker.core.events import Sight, StopMachine
+from tests.unit.waker.fleets import GATEWAY, IDLE, World
+
+
+def draining() -> World:
+    """One gateway, idle; the machine drains and nobody has let go of it yet."""
+    world = World()
+    world.ready()
+    world.pass_time(IDLE - 3)
+    world.use("a1")
+    world.pass_time(4)
+    assert world.state("a1") == "draining"
+    return world
+
+
+def up(world: World, power: str = "up") -> dict[str, Sight]:
+    generation = world.machine("a1").generation
+    return {"a1": Sight(power=power, provider_state=power, generation=generation)}  # type: ignore[arg-type]  # one of the powers
+
+
+def test_a_new_leader_hears_every_gateway_before_a_drain_is_over() -> None:
+    world = draining()
+    world.now += 6.0
+    world.begin(up(world))
+    world.pass_time(GATEWAY - 1)
+    assert world.state("a1") == "draining"
+    assert not world.take(StopMachine)
+    world.use("a1")  # alive, and it has not let go
+    world.pass_time(2)
+    assert world.state("a1") == "draining"
+    world.use("a1", ack=True)
+    assert world.state("a1") == "falling_asleep"
+
+
+def test_a_new_leader_that_hears_nobody_goes_on_with_the_drain() -> None:
+    world = draining()
+    world.begin(up(world))
+    world.pass_time(GATEWAY + 0.5)
+    assert world.state("a1") == "falling_asleep"
+
+
+def test_a_stop_that_the_leader_before_asked_for_is_not_asked_again_while_it_is_seen_to_go_on() -> None:
+    world = draining()
+    world.use("a1", ack=True)
+    assert world.take(StopMachine)
+    world.begin(up(world, "falling"))
+    world.pass_time(5)
+    assert not world.take(StopMachine)
+    world.pass_time(20)
+    (again,) = world.take(StopMachine)
+    assert isinstance(again, StopMachine)
+    assert again.force, "it is stuck"
+
+
+def test_a_stop_that_never_reached_its_provider_is_asked_by_the_next_leader() -> None:
+    world = draining()
+    world.use("a1", ack=True)
+    world.begin(up(world))
+    (again,) = world.take(StopMachine)
+    assert isinstance(again, StopMachine)
+    assert not again.force
