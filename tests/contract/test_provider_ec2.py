@@ -182,6 +182,8 @@ class TestLook:
         assert (await seen(provider)).power == "off"
         account.cloud.lag(0)
         await reached(provider, "up")
+        account.cloud.lag(1000)
+        assert (await seen(provider)).power == "off"
         assert account.cloud.wakes(instance) == 1
 
 
@@ -345,6 +347,12 @@ class TestSelfTest:
         assert fault.startswith("m2: ")
         assert f"ec2:{action}" in fault
         assert not {"StartInstances", "StopInstances"} & account.cloud.calls().keys()
+
+    async def test_a_machine_that_is_gone_is_no_fault_of_the_account(self, account: Account) -> None:
+        unknown = "i-0123456789abcdef0"
+        for action in ("StartInstances", "StopInstances"):
+            account.cloud.fail(action, code="InvalidInstanceID.NotFound", times=None, instance=unknown)
+        assert await account.provider(account.cloud.add_machine(), unknown).test() == ()
 
     async def test_what_all_lack_is_said_once(self, account: Account) -> None:
         account.cloud.fail("StartInstances", code="UnauthorizedOperation", status=403, times=None)

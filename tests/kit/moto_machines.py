@@ -70,8 +70,8 @@ class Machines:
             self.lag = 0.0
             self.wakes: Counter[str] = Counter()
             self._courses: dict[str, Course] = {}
-            self._before: dict[str, tuple[float, Any, Any]] = {}
-            """When each machine last changed, and its state and that state's reason until then."""
+            self._before: dict[str, list[tuple[float, Any, Any]]] = {}
+            """When each machine changed, and its state and that state's reason until then."""
             self._awake_since: dict[str, float] = {}
             self._spot: dict[str, Any] = {}
             ec2_backends.reset()
@@ -153,6 +153,12 @@ class Machines:
         with self.lock:
             self.instance(instance_id).terminate()
 
+    def states(self) -> dict[str, str]:
+        """As they are, however late descriptions may be."""
+        with self.lock:
+            self.tick()
+            return {i.id: i._state.name for r in self.backend.all_reservations() for i in r.instances}
+
     def tick(self) -> None:
         """What is due happens. Called before anybody looks."""
         with self.lock:
@@ -175,8 +181,8 @@ class Machines:
         """Meanwhile each machine is as it was `lag` seconds ago: not all of EC2 knows at once what was done."""
         with self.lock:
             since = time.monotonic() - self.lag
-            late = {i: before[1:] for i, before in self._before.items() if before[0] > since}
-            now = {i: _swap(self.instance(i), *before) for i, before in late.items()}
+            late = {i: [(state, why) for at, state, why in was if at > since] for i, was in self._before.items()}
+            now = {i: _swap(self.instance(i), *was[0]) for i, was in late.items() if was}
             try:
                 yield
             finally:
@@ -184,7 +190,8 @@ class Machines:
                     _swap(self.instance(i), *after)
 
     def _changes(self, instance: Any) -> None:
-        self._before[instance.id] = (time.monotonic(), copy.copy(instance._state), instance.state_reason)
+        before = time.monotonic(), copy.copy(instance._state), instance.state_reason
+        self._before.setdefault(instance.id, []).append(before)
 
     def _set(self, instance: Any, state: str) -> None:
         self._changes(instance)

@@ -97,6 +97,7 @@ def test_when_it_stopped() -> None:
         (16, "active", "fulfilled", False, False),
         (16, "active", "marked-for-stop", True, False),
         (16, "active", "marked-for-termination", True, False),
+        (16, "open", "instance-stopped-no-capacity", False, False),
         (80, "disabled", "instance-stopped-by-user", False, False),
         (80, "disabled", "instance-stopped-no-capacity", False, True),
         (80, "disabled", "instance-stopped-by-price", False, True),
