@@ -48,6 +48,11 @@ def adopt(plan: Plan, left: Left, looks: Mapping[str, Looked], now: float) -> tu
         memory = machine.memory()
         if machine.plan.configured and memory != left.machines.get(machine.id):
             writes.append(Remember(memory))
+    for tier, history in fleet.history.items():
+        if history != _history(left, tier):
+            writes.append(Remember(history.memory(tier)))
+    if fleet.orders != left.orders:
+        writes.append(Remember(fleet.orders_memory()))
     journal = [effect for effect in told if isinstance(effect, Journal)]
     rest = [effect for effect in told if not isinstance(effect, Journal)]
     return fleet, [*journal, *writes, *rest]
@@ -89,7 +94,7 @@ def _recalled(plan: MachinePlan, left: Left, whole: Plan, now: float) -> Machine
         return machine
     record, revision = known
     machine = replace(machine, generation=record.generation)
-    if record.state == "gone" or not _fits(plan, record):
+    if not _fits(plan, record):
         return machine
     return _resumed(machine, record, revision, kept, whole)
 

@@ -1,4 +1,4 @@
-"""Fleets for tests, a world that plays providers and engines, and what must hold of every fleet."""
+"""Fleets for tests, and a world that plays the buckets, providers and engines."""
 
 import itertools
 from dataclasses import dataclass, field, replace
@@ -34,8 +34,7 @@ from services.waker.core.fleet import handle
 from services.waker.core.history import PHASES
 from services.waker.core.idle import IdlePlan
 from services.waker.core.plan import MachinePlan, Plan
-from services.waker.core.policy import starts
-from services.waker.core.state import MOVES, Fleet, Machine
+from services.waker.core.state import Fleet, Machine
 from shared.config import ProviderName
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
 from shared.messages.waker import (
@@ -50,6 +49,7 @@ from shared.messages.waker import (
     TierMemory,
     Transition,
 )
+from tests.unit.waker.invariants import STEPS, WORLDS, Step
 
 IDLE, CAP, LIMIT, GATEWAY, DEMAND = 60.0, 120.0, 3, 10.0, 15.0
 
@@ -123,6 +123,8 @@ class World:
     bucket: dict[str, tuple[MachineRecord, int]] = field(default_factory=dict)
     memory: dict[str, MachineMemory | TierMemory | OrdersMemory] = field(default_factory=dict)
     journal: list[JournalEntry] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    """Not checked yet; see `invariants`."""
     revision: int = 0
     tests_pass: bool = True
     blind: bool = True
@@ -142,6 +144,7 @@ class World:
             name: Sight(power="off", provider_state="stopped") for name, m in self.plan.machines.items() if m.sleeps
         }
         self.effects.clear()
+        self.bucket = {name: known for name, known in self.bucket.items() if name in self.plan.machines}
         left = Left(
             records=self.bucket,
             machines={m.machine: m for m in self.memory.values() if isinstance(m, MachineMemory)},
@@ -153,7 +156,9 @@ class World:
         self._done(effects)
 
     def tell(self, event: Event) -> None:
-        self.fleet, effects = handle(self.fleet, event, self.now)
+        before = self.fleet
+        self.fleet, effects = handle(before, event, self.now)
+        self.steps.append(Step(before, event, self.fleet, effects, self.now))
         self._done(effects)
 
     def pass_time(self, seconds: float, *, step: float = 0.25) -> None:
@@ -328,33 +333,10 @@ class World:
 
 
 def invariants(world: World) -> None:
-    """What holds of every fleet after every step."""
-    for m in world.fleet.machines.values():
-        assert (m.phase is not None) == (m.state == "waking"), m
-        assert starts(m, m.wake_id) <= LIMIT, m
-        assert m.stops <= 3, m
-        assert not (m.cordoned and m.state == "ready"), m
-        assert not (m.state == "ready" and m.endpoint is None), m
-        if m.call is not None:
-            assert m.state == {"start": "waking", "stop": "falling_asleep"}[m.call.kind], m
-        memory = world.memory.get(f"machine.{m.id}")
-        assert not m.plan.configured or memory in (m.memory(), None), "what is remembered is what is"
-        record = m.record()
-        known = world.bucket.get(m.id)
-        assert record == (known[0] if known else None), "the bucket says what the fleet is"
-    _one_wake_per_burst(world)
-    last: dict[str, MachineState | None] = {}
-    for entry in world.journal:
-        if isinstance(entry, Transition):
-            assert entry.from_state == last.get(entry.machine), entry
-            assert entry.to_state in MOVES[entry.from_state], entry
-            last[entry.machine] = entry.to_state
-
-
-def _one_wake_per_burst(world: World) -> None:
-    """One machine comes up for a model at a time, or two where the first may be late; but for what was taken over."""
-    for model, lineup in world.plan.lineups.items():
-        waking = [m for name in lineup if (m := world.machine(name)).state == "waking"]
-        others = {name for other in world.plan.lineups if other != model for name in world.plan.lineups[other]}
-        own = [m.id for m in waking if m.id not in others and "taken over" not in m.reason]
-        assert len(own) <= (1 if world.provider == "process" else 2), f"one start per burst: {own}"
+    """Checked for each step since the last time, and for the world as it is."""
+    steps, world.steps = world.steps, []
+    for step in steps:
+        for check in STEPS:
+            check(step)
+    for holds in WORLDS:
+        holds(world)

@@ -1,0 +1,257 @@
+"""What holds of every fleet after every step. The docstrings are the sentences of `docs/fleet-states.md`."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.waker.core.events import Effect, Event, Journal, StartMachine, StopMachine
+from services.waker.core.moves import legal
+from services.waker.core.policy import starts
+from services.waker.core.state import Account, Call, Fleet, Machine
+from shared.messages.waker import (
+    JournalEntry,
+    MachineMemory,
+    MachineRecord,
+    MachineState,
+    OrdersMemory,
+    ProviderCall,
+    TierMemory,
+    Transition,
+)
+
+STOPS = 3
+HEDGED = 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """One event and what it led to."""
+
+    before: Fleet
+    event: Event
+    after: Fleet
+    effects: Sequence[Effect]
+    now: float
+
+    @property
+    def moves(self) -> Iterator[tuple[Machine, Transition]]:
+        """With the machine as it is now."""
+        for effect in self.effects:
+            if isinstance(effect, Journal) and isinstance(effect.entry, Transition):
+                yield self.after.machines[effect.entry.machine], effect.entry
+
+    def call_before(self, name: str) -> Call | None:
+        machine = self.before.machines.get(name)
+        return machine.call if machine else None
+
+
+class Lived(Protocol):
+    """A fleet that has lived for a while, and what is in the buckets."""
+
+    fleet: Fleet
+    bucket: dict[str, tuple[MachineRecord, int]]
+    memory: dict[str, MachineMemory | TierMemory | OrdersMemory]
+    journal: list[JournalEntry]
+
+
+def phase_while_waking(step: Step) -> None:
+    """A machine has a phase exactly while it is `waking`."""
+    for m in step.after.machines.values():
+        assert (m.phase is not None) == (m.state == "waking"), m
+
+
+def few_starts(step: Step) -> None:
+    """A machine is started at most `restart_limit` times in one wake."""
+    for m in step.after.machines.values():
+        assert 0 <= starts(m, m.wake_id) <= step.after.plan.restart_limit, m
+
+
+def few_stops(step: Step) -> None:
+    """A machine is asked to stop at most 3 times per falling asleep, those not counted that met a change of state."""
+    for m in step.after.machines.values():
+        assert m.stops <= STOPS, m
+
+
+def ready_can_be_reached(step: Step) -> None:
+    """A machine that is `ready` has an endpoint, and gateways are told no other machine's but a draining one's."""
+    for m in step.after.machines.values():
+        assert m.state != "ready" or m.endpoint is not None, m
+        record = m.record()
+        assert record is None or record.endpoint is None or m.state in ("ready", "draining"), record
+
+
+def call_in_its_state(step: Step) -> None:
+    """A call is under way only in its state: a stop while `falling_asleep`, a start while `waking`, or until its
+    outcome is known where the machine is to sleep after all."""
+    for m in step.after.machines.values():
+        if m.call is None:
+            continue
+        if m.call.kind == "start":
+            assert m.state == "waking" or (m.state == "falling_asleep" and not m.stops), m
+        else:
+            assert m.state == "falling_asleep" and m.stops, m
+
+
+def calls_fit_the_state(step: Step) -> None:
+    """Only what is `waking` is started, only what is `falling_asleep` is stopped: never a start of a machine that
+    is to sleep."""
+    for effect in step.effects:
+        if isinstance(effect, StartMachine):
+            assert step.after.machines[effect.machine].state == "waking", effect
+        elif isinstance(effect, StopMachine):
+            assert step.after.machines[effect.machine].state == "falling_asleep", effect
+
+
+def one_call_at_a_time(step: Step) -> None:
+    """A machine has one call under way at a time, start or stop: the next begins when the outcome of the one before is
+    on record, be it `unknown`."""
+    told = {
+        (e.entry.machine, e.entry.call)
+        for e in step.effects
+        if isinstance(e, Journal) and isinstance(e.entry, ProviderCall)
+    }
+    calls = [e.machine for e in step.effects if isinstance(e, StartMachine | StopMachine)]
+    assert len(calls) == len(set(calls)), calls
+    for name in calls:
+        before = step.call_before(name)
+        assert before is None or (name, before.kind) in told, f"{name}: another call, and {before} is under way"
+
+
+def cordoned_is_not_used(step: Step) -> None:
+    """A cordoned machine is never `ready`, and no wake is begun with it."""
+    for m in step.after.machines.values():
+        assert not (m.cordoned and m.state == "ready"), m
+    for m, move in step.moves:
+        begun = move.from_state == "asleep" and move.to_state == "waking" and "taken over" not in move.reason
+        assert not (begun and m.cordoned), move
+
+
+def locked_is_not_woken(step: Step) -> None:
+    """A machine that its provider does not let us start is not started from sleep."""
+    for m, move in step.moves:
+        if move.from_state == "asleep" and move.to_state == "waking" and m.sight is not None:
+            assert not m.sight.locked or m.sight.running, move
+
+
+def idle_is_certain(step: Step) -> None:
+    """Idleness drains no machine that the operator or anybody who waits wants awake, that has a request in flight, or
+    whose provider is in doubt: not seen lately, or not tested."""
+    for m, move in step.moves:
+        if move.from_state == "ready" and move.to_state == "draining" and move.reason.startswith("idle"):
+            assert not m.kept, move
+            assert not _in_flight(step.after, m.id), move
+            assert _certain(step, m), move
+            waited = [level for (model, _), level in step.after.demand.items() if model in m.plan.models]
+            assert not any(level.request.waiting for level in waited), move
+
+
+def doubt_stops_nothing(step: Step) -> None:
+    """A machine that drains falls asleep only while its provider is not in doubt, but for the operator's word and
+    one that its provider is about to take away."""
+    for m, move in step.moves:
+        if move.from_state == "draining" and move.to_state == "falling_asleep":
+            assert m.lost or step.before.machines[m.id].lost or _certain(step, m), move
+
+
+def nobody_is_cut_off(step: Step) -> None:
+    """A machine that was ready falls asleep only when no live gateway has a request in flight there and each has seen
+    that it drains. What wakes may be stopped at any time, and so may what is broken: its engine does not answer, or it
+    was to sleep already."""
+    for m, move in step.moves:
+        if move.to_state != "falling_asleep":
+            continue
+        assert move.from_state in ("waking", "draining", "broken"), move
+        if move.from_state == "draining":
+            revision = step.before.machines[m.id].drain_revision
+            for heard in step.after.gateways.values():
+                use = heard.activity.machines.get(m.id)
+                assert use is not None and use.in_flight == 0, (move, heard)
+                assert revision is not None and (use.acknowledged or 0) >= revision, (move, heard)
+
+
+def moves_are_legal(step: Step) -> None:
+    """Every change of state is one of the table's, and in the journal."""
+    states = {m.id: m.state for m in step.before.machines.values()}
+    for _, move in step.moves:
+        assert move.from_state == states.get(move.machine), move
+        assert legal(move.from_state, move.to_state), move
+        states[move.machine] = move.to_state
+    assert {m.id: m.state for m in step.after.machines.values()} == states | {
+        m.id: None for m in step.after.machines.values() if m.id not in states
+    }
+
+
+def records_are_true(world: Lived) -> None:
+    """The bucket says what the fleet is."""
+    for m in world.fleet.machines.values():
+        known = world.bucket.get(m.id)
+        assert m.record() == (known[0] if known else None), m.id
+
+
+def memory_is_true(world: Lived) -> None:
+    """The bucket of memories has what a later leader has to know."""
+    for m in world.fleet.machines.values():
+        if m.plan.configured:
+            assert world.memory.get(f"machine.{m.id}") == m.memory(), m.id
+    orders = world.memory.get("orders")
+    assert (orders.models if isinstance(orders, OrdersMemory) else ()) == world.fleet.orders
+    for tier, history in world.fleet.history.items():
+        known = world.memory.get(f"tier.{tier}")
+        assert known == history.memory(tier) or (known is None and not history.phases and not history.gaps), tier
+
+
+def journal_has_no_gap(world: Lived) -> None:
+    """The journal has no gap: each machine's next change begins where the one before ended, over all leaders."""
+    last: dict[str, MachineState] = {}
+    for entry in world.journal:
+        if isinstance(entry, Transition):
+            begun_anew = entry.from_state is None and entry.machine not in world.fleet.plan.machines
+            assert begun_anew or entry.from_state == last.get(entry.machine), entry
+            last[entry.machine] = entry.to_state
+    for m in world.fleet.machines.values():
+        assert m.state == last.get(m.id), m.id
+
+
+def one_wake_per_burst(world: Lived) -> None:
+    """One machine comes up for a model at a time, whatever the number of requests; two where the first may come too
+    late, or another model wants one too. What runs without our doing is beside that."""
+    plan = world.fleet.plan
+    for model, lineup in plan.lineups.items():
+        others = {name for other in plan.lineups if other != model for name in plan.lineups[other]}
+        waking = [m for name in lineup if (m := world.fleet.machines[name]).state == "waking"]
+        own = [m.id for m in waking if m.id not in others and "taken over" not in m.reason]
+        hedges = any(plan.account(plan.machines[name]).reachable for name in lineup)
+        assert len(own) <= (HEDGED if hedges else 1), f"one start per burst: {own}"
+
+
+STEPS: Sequence[Callable[[Step], None]] = (
+    moves_are_legal,
+    phase_while_waking,
+    few_starts,
+    few_stops,
+    ready_can_be_reached,
+    call_in_its_state,
+    calls_fit_the_state,
+    one_call_at_a_time,
+    cordoned_is_not_used,
+    locked_is_not_woken,
+    idle_is_certain,
+    doubt_stops_nothing,
+    nobody_is_cut_off,
+)
+WORLDS: Sequence[Callable[[Lived], None]] = (records_are_true, memory_is_true, journal_has_no_gap, one_wake_per_burst)
+
+
+def sentences() -> Mapping[str, str]:
+    """Each invariant's name and what it says, on one line."""
+    return {check.__name__: " ".join((check.__doc__ or "").split()) for check in (*STEPS, *WORLDS)}
+
+
+def _in_flight(fleet: Fleet, machine: str) -> int:
+    uses = [heard.activity.machines.get(machine) for heard in fleet.gateways.values()]
+    return sum(use.in_flight for use in uses if use is not None)
+
+
+def _certain(step: Step, machine: Machine) -> bool:
+    account = step.after.accounts.get(machine.plan.provider, Account())
+    return account.tested and step.now - account.looked_at <= 3 * step.after.plan.account(machine.plan).look_every + 10.0
