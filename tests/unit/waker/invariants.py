@@ -73,7 +73,7 @@ def few_stops(step: Step) -> None:
 
 
 def ready_can_be_reached(step: Step) -> None:
-    """A machine that is `ready` has an endpoint, and gateways are told no other machine's but a draining one's."""
+    """A machine that is `ready` has an endpoint; gateways are told that of no machine but what is ready or draining."""
     for m in step.after.machines.values():
         assert m.state != "ready" or m.endpoint is not None, m
         record = m.record()
@@ -89,7 +89,7 @@ def call_in_its_state(step: Step) -> None:
         if m.call.kind == "start":
             assert m.state == "waking" or (m.state == "falling_asleep" and not m.stops), m
         else:
-            assert m.state == "falling_asleep" and m.stops, m
+            assert (m.state, m.stops > 0) == ("falling_asleep", True), m
 
 
 def calls_fit_the_state(step: Step) -> None:
@@ -165,8 +165,10 @@ def nobody_is_cut_off(step: Step) -> None:
             revision = step.before.machines[m.id].drain_revision
             for heard in step.after.gateways.values():
                 use = heard.activity.machines.get(m.id)
-                assert use is not None and use.in_flight == 0, (move, heard)
-                assert revision is not None and (use.acknowledged or 0) >= revision, (move, heard)
+                assert use is not None, (move, heard)
+                assert revision is not None, move
+                assert use.in_flight == 0, (move, heard)
+                assert (use.acknowledged or 0) >= revision, (move, heard)
 
 
 def moves_are_legal(step: Step) -> None:
@@ -254,4 +256,5 @@ def _in_flight(fleet: Fleet, machine: str) -> int:
 
 def _certain(step: Step, machine: Machine) -> bool:
     account = step.after.accounts.get(machine.plan.provider, Account())
-    return account.tested and step.now - account.looked_at <= 3 * step.after.plan.account(machine.plan).look_every + 10.0
+    looks = step.after.plan.account(machine.plan).look_every
+    return account.tested and step.now - account.looked_at <= 3 * looks + 10.0

@@ -1,0 +1,39 @@
+"""`docs/fleet-states.md` is what the code says."""
+
+from typing import get_args
+
+from services.waker.core.moves import MOVES
+from shared.messages.waker import MachineState
+from tests.docs.fleet_states import STATES, fleet_states
+from tests.docs.pages import page
+from tests.unit.waker.invariants import sentences
+
+
+def test_the_page_is_as_the_code_has_it() -> None:
+    assert page("docs/fleet-states.md").text == fleet_states() + "\n", "python -m tests.docs.fleet_states prints it"
+
+
+def test_every_state_and_every_move_is_told_with_its_why() -> None:
+    states = set(get_args(MachineState))
+    assert set(STATES) == states == set(MOVES) - {None}
+    assert all(why for ends in MOVES.values() for why in ends.values())
+
+
+def test_the_moves_are_the_designs_and_the_way_back_from_gone() -> None:
+    anywhere = {"broken", "gone"}
+    assert {start: set(ends) for start, ends in MOVES.items()} == {
+        None: {"asleep", "waking", "ready"} | anywhere,
+        "asleep": {"waking"} | anywhere,
+        "waking": {"ready", "falling_asleep", "asleep"} | anywhere,
+        "ready": {"draining", "asleep"} | anywhere,
+        "draining": {"ready", "falling_asleep", "asleep"} | anywhere,
+        "falling_asleep": {"asleep"} | anywhere,
+        "broken": {"asleep", "waking", "falling_asleep", "ready", "gone"},
+        "gone": {"asleep", "waking"},
+    }
+
+
+def test_every_invariant_is_a_sentence_of_its_own() -> None:
+    told = list(sentences().values())
+    assert len(set(told)) == len(told) >= 14
+    assert all(sentence.endswith(".") for sentence in told)
