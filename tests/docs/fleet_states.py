@@ -34,8 +34,8 @@ def fleet_states() -> str:
 
 def _head() -> Iterator[str]:
     yield "# The states of a machine\n"
-    yield "Made from the code by `python -m tests.docs.fleet_states`; a test compares. `services/waker/core/moves.py` has"
-    yield "the table of moves, and a move that it lacks is an error. How the waker uses them:"
+    yield "Made from the code by `python -m tests.docs.fleet_states`; a test compares."
+    yield "`services/waker/core/moves.py` has the table of moves, and a move that it lacks is an error. How the waker uses them:"
     yield "[architecture](architecture.md#the-fleet).\n"
     yield "| state | meaning |\n|---|---|"
     yield from (f"| `{state}` | {meaning} |" for state, meaning in STATES.items())
@@ -48,8 +48,8 @@ def _moves() -> Iterator[str]:
     for start, ends in MOVES.items():
         yield from (f"  {start or '[*]'} --> {end}" for end in ends if end not in ANYWHERE)
     yield "```\n"
-    yield "Any state may become `broken` or `gone`, but `gone` does not become `broken`; the diagram leaves these out. What is"
-    yield "gone may return ([ADR 0012](adr/0012-gone-may-return.md)).\n"
+    yield "Any state may become `broken` or `gone`, but `gone` does not become `broken`; the diagram leaves these"
+    yield "out. What is gone may return ([ADR 0012](adr/0012-gone-may-return.md)).\n"
     yield "| from | to | why |\n|---|---|---|"
     for start, ends in MOVES.items():
         named = f"`{start}`" if start else "not seen yet"
@@ -61,8 +61,8 @@ def _moves() -> Iterator[str]:
 def _phases() -> Iterator[str]:
     limits = plan_of(parse("", "defaults"), str).phase_limits
     yield "## Phases of a wake\n"
-    yield "In this order; a local process has no boot and no network to wait for. Past its limit, or the wake's deadline, the"
-    yield "machine is put to sleep and another is tried.\n"
+    yield "In this order; a local process has no boot and no network to wait for. Past its limit, or the wake's"
+    yield "deadline, the machine is put to sleep and another is tried.\n"
     yield "| phase | meaning | limit in `[waker]` | by default |\n|---|---|---|--:|"
     yield from (f"| `{p}` | {MEANT[p][0]} | {MEANT[p][1]} | {limits[p]:g} s |" for p in PHASES)
     yield ""
@@ -70,8 +70,8 @@ def _phases() -> Iterator[str]:
 
 def _invariants() -> Iterator[str]:
     yield "## What always holds\n"
-    yield "Tests check this after every step, in stories and in any order of events, over outages, jumps of the clock and"
-    yield "deaths of the waker (`tests/unit/waker/invariants.py`):\n"
+    yield "Tests check this after every step, in stories and in any order of events, over outages, jumps of the"
+    yield "clock and deaths of the waker (`tests/unit/waker/invariants.py`):\n"
     yield from (f"- {sentence}" for sentence in sentences().values())
 
 
