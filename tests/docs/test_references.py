@@ -100,7 +100,8 @@ def test_the_record_of_dependencies_has_each_of_them() -> None:
     [
         ("up --config F", None),
         ("keys create --name me", None),
-        ("wake m", "no command wake"),
+        ("wake m --wait", None),
+        ("doze m", "no command doze"),
         ("keys make", "no command make"),
         ("usage --days 7", "usage has no option --days"),
     ],
