@@ -86,6 +86,10 @@ class MotoCloud:
     def terminate(self, instance: str) -> None:
         self._control("terminate", instance_id=instance)
 
+    def states(self) -> dict[str, str]:
+        """EC2's words for what each machine does, by its id; no call that is counted."""
+        return dict(self._control("states"))
+
     def wakes(self, instance: str) -> int:
         """How often it went from `stopped` to `pending`."""
         return int(self._control("wakes").get(instance, 0))

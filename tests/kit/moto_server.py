@@ -65,6 +65,7 @@ class Layer:
             "reclaim": self._machines.reclaim,
             "reset": self._reset,
             "seconds": lambda **seconds: self._machines.seconds.update(seconds),
+            "states": self._machines.states,
             "terminate": self._machines.terminate,
             "wakes": lambda: dict(self._machines.wakes),
         }

@@ -59,10 +59,15 @@ def may_sleep_at(fleet: Fleet, machine: Machine) -> float:
 
 
 def trusted(fleet: Fleet, machine: Machine, now: float) -> bool:
-    """Its provider answers, and passed its self-test."""
+    """Its provider answers and passed its self-test."""
     account = fleet.accounts.get(machine.plan.provider, Account())
     patience = DOUBT_LOOKS * fleet.plan.account(machine.plan).look_every + 10.0
-    return account.tested and now - account.looked_at <= patience
+    return account.tested and not unseen(fleet, machine) and now - account.looked_at <= patience
+
+
+def unseen(fleet: Fleet, machine: Machine) -> str:
+    """Why its provider could not be looked at when that was tried last; empty: it could."""
+    return fleet.accounts.get(machine.plan.provider, Account()).fault
 
 
 def kept_warm(fleet: Fleet, machine: Machine, now: float) -> bool:

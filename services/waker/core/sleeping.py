@@ -1,7 +1,7 @@
 """From ready to asleep: the drain in two steps, the stop that is asked again, and what to do with what will not end."""
 
 from services.waker.core.events import Called, Sight
-from services.waker.core.policy import drained, in_flight, wanted
+from services.waker.core.policy import drained, in_flight, unseen, wanted
 from services.waker.core.state import Machine
 from services.waker.core.turn import Turn
 
@@ -25,6 +25,9 @@ def drain(turn: Turn, machine: Machine) -> None:
             return
         if wanted(fleet, machine):
             turn.move(machine, "ready", "wanted while it drained")
+            return
+        if fault := unseen(fleet, machine):
+            turn.move(machine, "ready", f"its provider cannot be seen: {fault}")
             return
     if drained(fleet, machine, turn.now):
         if machine.plan.sleeps:

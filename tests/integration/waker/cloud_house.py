@@ -1,0 +1,260 @@
+"""A gateway, a waker and a cloud whose machines have engines: one lineup of two machines, `m1` before `m2`."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import aiohttp
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.waker.adapters.probe import HttpProber
+from services.waker.core.plan import CLOUD, plan_of
+from services.waker.metrics import Metrics
+from services.waker.waker import Waker
+from services.waker.wiring import accounts
+from shared.bus import subjects
+from shared.bus.jetstream import JetStreamBus, connect
+from shared.bus.lease import Lease
+from shared.bus.topology import FLEET, FLEET_JOURNAL
+from shared.config import load
+from shared.ids import uuid7
+from shared.messages.codec import decode
+from shared.messages.waker import (
+    JournalEntry,
+    MachineRecord,
+    MachineState,
+    PhaseEnded,
+    ProviderCall,
+    Transition,
+)
+from shared.tasks import end
+from spotinference.keys import mint
+from tests.integration.waker.skies import FLEET as FLEET_NAME
+from tests.integration.waker.skies import Sky
+from tests.kit.engine import free_port
+from tests.kit.scripted_engine import NAME, scripted
+from tests.kit.service import ServiceProcess, running
+from tests.kit.waiting import until
+
+MODEL = "org/model"
+ROOM_SECONDS = 0.05
+"""Between two looks of the machine room."""
+ANSWER_SECONDS = 25.0
+BUS_SECONDS = 5.0
+QUICK = replace(CLOUD, look_every=0.5, look_fast=0.1, settle=1.0, stuck=2.0)
+"""A cloud that tells at once what was done: for waits that are the waker's, not the cloud's."""
+CONFIG = """
+[bus]
+url = "{bus}"
+[gateway]
+port = 0
+hold_cap = "20s"
+access_log = false
+[waker]
+fleet = "{fleet}"
+gateway_timeout = "4s"
+probe_interval = "50ms"
+{waker}
+{section}
+[[model]]
+name = "org/model"
+served_as = "{served_as}"
+lineup = ["first", "second"]
+"""
+PART = """
+[[tier]]
+name = "{tier}"
+provider = "{provider}"
+idle_timeout = "{idle}"
+[[machine]]
+id = "{id}"
+tier = "{tier}"
+instance = "{instance}"
+endpoint = "http://127.0.0.1:{port}"
+"""
+
+
+class MachineRoom:
+    """Runs an engine for each machine that is up, from a moment after it came up until it goes."""
+
+    def __init__(self, sky: Sky, ports: Mapping[str, int]) -> None:
+        self._sky = sky
+        self._ports = ports
+        self._engines: dict[str, AsyncExitStack] = {}
+        self.served: dict[str, int] = dict.fromkeys(ports, 0)
+        """Engines that each machine has had."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                up = await self._sky.up()
+                for instance, port in self._ports.items():
+                    if instance in up and instance not in self._engines:
+                        self._engines[instance] = AsyncExitStack()
+                        await self._engines[instance].enter_async_context(scripted(port=port))
+                        self.served[instance] += 1
+                    elif instance not in up and instance in self._engines:
+                        await self._engines.pop(instance).aclose()
+                await asyncio.sleep(ROOM_SECONDS)
+        finally:
+            for engine in self._engines.values():
+                await engine.aclose()
+
+
+@dataclass
+class CloudHouse:
+    sky: Sky
+    first: str
+    """The instance of `m1`."""
+    second: str
+    bus: JetStreamBus
+    config: Path
+    key: str
+    stack: AsyncExitStack
+    room: MachineRoom
+    gateway: ServiceProcess
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    """Of a waker in this process."""
+    process: ServiceProcess | None = None
+    """A waker in one of its own."""
+
+    async def ask(self) -> str:
+        """One request, through the gateway: what the engine said. `AssertionError` for any other answer than 200."""
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+        limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        headers = {"Authorization": f"Bearer {self.key}"}
+        async with (
+            aiohttp.ClientSession(headers=headers, timeout=limit) as session,
+            session.post(f"{self.gateway.announced.url}/v1/chat/completions", json=body) as answer,
+        ):
+            told = await answer.json()
+            assert answer.status == 200, told
+            return str(told["choices"][0]["message"]["content"])
+
+    async def record(self, machine: str = "m1") -> MachineRecord | None:
+        entry = await self.bus.get(FLEET, subjects.machine_key(machine))
+        return decode(entry.value, MachineRecord) if entry else None
+
+    async def reaches(self, state: MachineState, machine: str = "m1", *, seconds: float = 15.0) -> MachineRecord:
+        """Once the bucket says so: a state that lasts."""
+        found = await until(
+            lambda: self.record(machine), lambda seen: seen is not None and seen.state == state, seconds=seconds
+        )
+        assert found is not None
+        return found
+
+    async def passes(self, state: MachineState, machine: str = "m1", *, seconds: float = 15.0) -> Transition:
+        """The last transition to a state, once the journal has one."""
+
+        async def told() -> list[Transition]:
+            return [e for e in await self.transitions(machine) if e.to_state == state]
+
+        return (await until(told, bool, seconds=seconds))[-1]
+
+    async def journal(self) -> list[JournalEntry]:
+        return [decode(m.data, JournalEntry) for m in await self.bus.read(FLEET_JOURNAL)]  # type: ignore[arg-type]  # a union of messages is one
+
+    async def transitions(self, machine: str = "m1") -> list[Transition]:
+        return [e for e in await self.journal() if isinstance(e, Transition) and e.machine == machine]
+
+    async def path(self, machine: str = "m1") -> list[MachineState]:
+        """The states that it went through."""
+        return [entry.to_state for entry in await self.transitions(machine)]
+
+    async def phases(self, machine: str = "m1") -> list[str]:
+        return [e.phase for e in await self.journal() if isinstance(e, PhaseEnded) and e.machine == machine and e.done]
+
+    async def calls(self, machine: str = "m1") -> list[tuple[str, str]]:
+        told = [e for e in await self.journal() if isinstance(e, ProviderCall) and e.machine == machine]
+        return [(entry.call, entry.outcome) for entry in told]
+
+    async def asleep(self, instance: str, *, seconds: float = 15.0) -> None:
+        """Once the cloud says so."""
+        await until(self.sky.asleep, lambda seen: instance in seen, seconds=seconds)
+
+    async def metric(self, name: str, **labels: str) -> float | None:
+        """Of the waker, without `spot_waker_`."""
+        if self.process is None:
+            return self.registry.get_sample_value(f"spot_waker_{name}", labels)
+        url = f"{self.process.announced.metrics_url}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            text = await answer.text()
+        samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+        return next((s.value for s in samples if s.name == f"spot_waker_{name}" and s.labels == labels), None)
+
+    async def in_doubt(self, doubt: bool, *, seconds: float = 10.0) -> None:
+        """Once the waker's metrics say whether the cloud is."""
+        await until(
+            lambda: self.metric("provider_in_doubt", provider=self.sky.provider),
+            lambda seen: seen == float(doubt),
+            seconds=seconds,
+        )
+
+    async def waker_process(self) -> None:
+        """The service as it is."""
+        self.process = await self.stack.enter_async_context(running("waker", self.config, self.config.parent))
+
+    async def waker(self) -> None:
+        """In this process, and quicker with its looks than clouds deserve."""
+        await self.stack.enter_async_context(_waker(self))
+
+
+@asynccontextmanager
+async def _waker(house: CloudHouse) -> AsyncIterator[None]:
+    config = load(house.config)
+    plan = replace(plan_of(config, uuid7), accounts={house.sky.provider: QUICK})
+    async with connect(config.bus.url or "", name="waker", wait=BUS_SECONDS) as bus:
+        lease = Lease(bus, subjects.WAKER_LEASE, "waker", time.monotonic)
+        prober, providers = HttpProber(), accounts(config, house.config.parent)
+        waker = Waker(
+            bus=bus,
+            lease=lease,
+            plan=plan,
+            providers=providers,
+            prober=prober,
+            metrics=Metrics(house.registry),
+            now=time.time,
+            monotonic=time.monotonic,
+        )
+        await waker.start()
+        assert await lease.renew()
+        tasks = [asyncio.create_task(lease.keep()), asyncio.create_task(waker.run())]
+        try:
+            yield
+            assert not [task for task in tasks if task.done()], "the waker ended by itself"
+        finally:
+            await end(tasks)
+            await waker.stop()
+            await prober.close()
+            for provider in providers.values():
+                await provider.close()
+
+
+@asynccontextmanager
+async def cloud_house(
+    sky: Sky, bus: JetStreamBus, nats_url: str, folder: Path, *, first: str, second: str, idle: str, waker: str
+) -> AsyncIterator[CloudHouse]:
+    """All of it but the waker."""
+    ports = {first: free_port(), second: free_port()}
+    parts = [
+        PART.format(id=id_, tier=tier, provider=sky.provider, idle=idle, instance=instance, port=ports[instance])
+        for id_, tier, instance in (("m1", "first", first), ("m2", "second", second))
+    ]
+    text = CONFIG.format(bus=nats_url, fleet=FLEET_NAME, waker=waker, section=sky.section, served_as=NAME)
+    config = folder / "spotinference.toml"
+    config.write_text("\n".join([text, *parts]))
+    _, key = await mint(bus, name="test")
+    room = MachineRoom(sky, ports)
+    following = asyncio.create_task(room.run())
+    try:
+        async with AsyncExitStack() as stack:
+            gateway = await stack.enter_async_context(running("gateway", config, folder))
+            yield CloudHouse(sky, first, second, bus, config, key, stack, room, gateway)
+            assert not following.done(), "the machine room ended by itself"
+    finally:
+        await end([following])

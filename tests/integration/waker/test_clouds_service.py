@@ -1,0 +1,186 @@
+"""Wakes and sleeps through the clouds, end to end: gateway, bus, waker, the cloud's API and the machines' engines."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from shared.bus.jetstream import JetStreamBus
+from tests.integration.waker.cloud_house import CloudHouse, cloud_house
+from tests.integration.waker.skies import FLEET, UNKNOWN, Ec2Sky, HyperstackSky, Sky
+from tests.kit.hyperstack_cloud import hyperstack_cloud
+from tests.kit.moto_cloud import MotoCloud, moto_process
+
+STEP_SECONDS = 0.3
+"""For each change of a machine."""
+WAKE = ["asleep", "waking", "ready"]
+SLEEP = ["draining", "falling_asleep", "asleep"]
+Build = Callable[..., Awaitable[CloudHouse]]
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[MotoCloud]:
+    with moto_process() as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def ec2(moto: MotoCloud) -> Ec2Sky:
+    moto.reset()
+    moto.take(start=STEP_SECONDS, stop=STEP_SECONDS)
+    return Ec2Sky(moto)
+
+
+@pytest.fixture
+async def hyperstack() -> AsyncIterator[HyperstackSky]:
+    async with hyperstack_cloud(seconds=STEP_SECONDS) as cloud:
+        yield HyperstackSky(cloud)
+
+
+@pytest.fixture(params=["ec2", "hyperstack"])
+def sky(request: pytest.FixtureRequest) -> Sky:
+    found: Sky = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+async def build(
+    bus: JetStreamBus, nats_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Build]:
+    """`await build(sky, idle="1s")`: a house without a waker."""
+    async with AsyncExitStack() as stack:
+
+        async def built(
+            sky: Sky, *, idle: str = "1h", waker: str = "", first: str = "", running: bool = False
+        ) -> CloudHouse:
+            for name, value in sky.secrets.items():
+                monkeypatch.setenv(name, value)
+            first = first or sky.add(running=running)
+            second = sky.add(pool=1)
+            return await stack.enter_async_context(
+                cloud_house(sky, bus, nats_url, tmp_path, first=first, second=second, idle=idle, waker=waker)
+            )
+
+        yield built
+
+
+async def test_a_request_wakes_a_machine_and_idleness_puts_it_to_sleep(build: Build, sky: Sky) -> None:
+    """The services as they are, with the patience that a cloud needs."""
+    house = await build(sky, idle="500ms")
+    await house.waker_process()
+    await house.reaches("asleep")
+    assert "w1" in await house.ask()
+    await house.asleep(house.first, seconds=25)
+    asleep = await house.reaches("asleep", seconds=10)
+    assert (asleep.endpoint, asleep.alarm) == (None, "")
+    assert await house.path() == [*WAKE, *SLEEP]
+    assert await house.path("m2") == ["asleep"]
+    assert await house.calls() == [("start", "accepted"), ("probe", "accepted"), ("stop", "accepted")]
+    phases = await house.phases()
+    assert (phases[0], phases[-1], len(set(phases))) == ("calling", "first_token", len(phases))
+    assert (sky.wakes(house.first), house.room.served[house.first]) == (1, 1)
+
+
+async def test_a_machine_without_room_is_passed_over(build: Build, sky: Sky) -> None:
+    house = await build(sky)
+    await house.waker()
+    await house.in_doubt(False)
+    sky.no_room(house.first)
+    assert "w1" in await house.ask()
+    assert await house.calls() == [("start", "refused")]
+    assert (await house.reaches("asleep")).alarm == ""
+    assert await house.path("m2") == WAKE
+    assert (sky.wakes(house.first), sky.wakes(house.second)) == (0, 1)
+
+
+async def test_a_start_that_comes_to_nothing_is_passed_over(build: Build, sky: Sky) -> None:
+    house = await build(sky)
+    await house.waker()
+    await house.in_doubt(False)
+    sky.comes_to_nothing(house.first)
+    assert "w1" in await house.ask()
+    assert await house.calls() == [("start", "accepted")]
+    assert await house.path() == ["asleep", "waking", "asleep"]
+    assert await house.path("m2") == WAKE
+    assert (sky.wakes(house.first), sky.wakes(house.second)) == (1, 1)
+
+
+async def test_a_start_whose_answer_is_lost_is_made_once(build: Build, sky: Sky) -> None:
+    house = await build(sky)
+    await house.waker()
+    await house.in_doubt(False)
+    sky.lose_start()
+    assert "w1" in await house.ask()
+    assert await house.calls() == [("start", "unknown"), ("probe", "accepted")]
+    assert await house.path() == WAKE
+    assert (sky.wakes(house.first), sky.wakes(house.second)) == (1, 0)
+
+
+async def test_too_many_calls_delay_a_wake_and_do_not_fail_it(build: Build, sky: Sky) -> None:
+    house = await build(sky)
+    await house.waker()
+    await house.in_doubt(False)
+    sky.throttle()
+    assert "w1" in await house.ask()
+    assert sky.wakes(house.first) + sky.wakes(house.second) == 1
+    alarms = [record.alarm for machine in ("m1", "m2") if (record := await house.record(machine))]
+    assert alarms == ["", ""]
+
+
+async def test_while_the_cloud_is_in_doubt_an_idle_machine_serves_on(build: Build, sky: Sky) -> None:
+    house = await build(sky, idle="3s")
+    await house.waker()
+    await house.ask()
+    sky.down()
+    await house.in_doubt(True)
+    # Longer than its idle timeout: nothing may happen.
+    await asyncio.sleep(5)
+    assert await house.path() == WAKE
+    assert "w1" in await house.ask()
+    sky.heal()
+    await house.asleep(house.first)
+    await house.reaches("asleep")
+    assert await house.path() == [*WAKE, *SLEEP]
+
+
+async def test_a_stop_whose_answer_is_lost_puts_to_sleep(build: Build, sky: Sky) -> None:
+    house = await build(sky, idle="500ms")
+    await house.waker()
+    await house.in_doubt(False)
+    sky.lose_stop()
+    await house.ask()
+    await house.reaches("falling_asleep")
+    await house.reaches("asleep")
+    assert (await house.calls())[-1] == ("stop", "unknown")
+    assert await house.path() == [*WAKE, *SLEEP]
+
+
+async def test_what_carries_our_mark_and_is_not_configured_is_put_to_sleep(build: Build, sky: Sky) -> None:
+    house = await build(sky)
+    stray, stranger = sky.add(running=True, fleet=FLEET), sky.add(running=True)
+    await house.waker()
+    await house.asleep(stray)
+    record = await house.reaches("asleep", f"{sky.provider}:{stray}")
+    assert "not configured" in record.reason
+    assert await sky.up() == {stranger}
+
+
+async def test_a_machine_that_the_cloud_does_not_know_costs_itself_alone(build: Build, sky: Sky) -> None:
+    house = await build(sky, first=UNKNOWN[sky.provider])
+    await house.waker()
+    gone = await house.reaches("gone")
+    assert "instance" in gone.alarm
+    assert "w1" in await house.ask()
+    assert await house.path("m2") == WAKE
+    assert await house.metric("alarms") == 1
+
+
+async def test_a_machine_that_runs_without_our_doing_serves_and_then_sleeps(build: Build, sky: Sky) -> None:
+    house = await build(sky, idle="500ms", running=True)
+    await house.waker()
+    await house.asleep(house.first)
+    await house.reaches("asleep")
+    assert await house.path() == ["waking", "ready", *SLEEP]
+    assert sky.wakes(house.first) == 0
