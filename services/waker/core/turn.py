@@ -48,8 +48,9 @@ class Turn:
     @property
     def fleet(self) -> Fleet:
         """As it stands within the step."""
-        return replace(
-            self.before,
+        return Fleet(
+            plan=self.plan,
+            leading_since=self.before.leading_since,
             machines=self.machines,
             accounts=self.accounts,
             demand=self.demand,

@@ -1,0 +1,72 @@
+"""Ten thousand times asleep and awake again, in simulated time, under requests that come just when it falls asleep."""
+
+import pytest
+
+from tests.simulation.town import Town
+
+CYCLES = 10_000
+
+
+class Clients:
+    """Ask one machine for ever: as soon as they are answered, or about when it begins to fall asleep."""
+
+    def __init__(self, town: Town, model: str) -> None:
+        self._town = town
+        self._model = model
+        self.going = True
+        self.asked = 0
+        self.answered = 0
+        self._ask()
+
+    def _ask(self) -> None:
+        if not self.going:
+            return
+        chance = self._town.chance
+        together = chance.choice([1, 1, 1, 2, 6])
+        for _ in range(together):
+            self.asked += 1
+            chance.choice(self._town.gateways).asked(self._model, chance.choice([0.01, 0.2, 2.0]), self._answer)
+
+    def _answer(self) -> None:
+        self.answered += 1
+        if self.answered == self.asked:
+            chance = self._town.chance
+            pause = chance.choice([0.0, 0.5, *(chance.uniform(0.9, 3.5) for _ in range(8))])
+            self._town.later(pause, self._ask)
+
+
+def settle(town: Town, clients: list[Clients]) -> None:
+    """Nobody asks any more: whoever waits is answered, and then everything sleeps."""
+    for client in clients:
+        client.going = False
+    ends = town.now + 120.0
+    town.run(lambda: town.now < ends)
+    assert [client.asked for client in clients] == [client.answered for client in clients]
+    assert {record.state for record, _ in town.bucket.values()} == {"asleep"}
+    assert not any(engine.running for engine in town.engines.values())
+
+
+@pytest.mark.parametrize(("machines", "gateways"), [(1, 2), (1, 3), (3, 3)])
+def test_ten_thousand_cycles_lose_and_cut_nobody(machines: int, gateways: int) -> None:
+    """A third of them each."""
+    town = Town(machines + gateways, machines=machines, gateways=gateways)
+    clients = [Clients(town, model) for model in town.plan.lineups]
+    town.run(lambda: town.stops < CYCLES / 3)
+    settle(town, clients)
+    assert town.starts == town.stops, "one start for each time that it slept"
+    assert town.called_off > CYCLES / 30, "requests came while it drained"
+
+
+def test_leaders_that_die_all_the_time_lose_and_cut_nobody() -> None:
+    town = Town(5, machines=2)
+    clients = [Clients(town, model) for model in town.plan.lineups]
+
+    def die() -> None:
+        if town.leading and clients[0].going:
+            town.dies(town.chance.uniform(0.1, 8.0))
+        town.later(town.chance.uniform(10.0, 40.0), die)
+
+    town.later(20.0, die)
+    town.run(lambda: town.stops < CYCLES // 10)
+    settle(town, clients)
+    assert town.term > CYCLES // 50

@@ -1,0 +1,355 @@
+"""A whole fleet in simulated time: the real core of the waker, gateways with the real books, a bus that dawdles.
+
+Nothing waits: one queue of what happens when. A message to the waker may be late by seconds, come twice or never; the
+records come to each gateway late and in order, as a watch tells them.
+"""
+
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from services.gateway.adapters.activity import PERIOD_SECONDS, QUIET_SECONDS
+from services.gateway.core.hold import Hold, Ticket
+from services.waker.core.adopt import Left, adopt
+from services.waker.core.events import (
+    Called,
+    Demand,
+    Effect,
+    Event,
+    Journal,
+    LookAt,
+    Looked,
+    Probe,
+    Probed,
+    Remember,
+    Sight,
+    StartMachine,
+    StopMachine,
+    Tested,
+    TestProvider,
+    Tick,
+    Used,
+    Write,
+    Written,
+)
+from services.waker.core.fleet import handle
+from services.waker.core.plan import plan_of
+from services.waker.core.state import Fleet
+from shared.config import Config, parse
+from shared.messages.gateway import Activity, WakeRequest
+from shared.messages.waker import MachineMemory, MachineRecord, OrdersMemory, TierMemory, Transition
+
+TICK_SECONDS = 1.0
+"""A waker's own is a quarter of that: fewer make more cycles in the time of a test, and messages move it as well."""
+WAKE_REPEAT = 5.0
+CAP = 600.0
+CONFIG = """
+[waker]
+idle_timeout = "1s"
+"""
+PART = """
+[[tier]]
+name = "t-{name}"
+provider = "process"
+max_concurrency = 4
+[[machine]]
+id = "{name}"
+tier = "t-{name}"
+command = ["engine", "{{port}}"]
+[[model]]
+name = "{name}"
+lineup = ["t-{name}"]
+"""
+
+
+def config_of(machines: int) -> Config:
+    """Machine `m1` serves model `m1`, and so on."""
+    parts = [PART.format(name=f"m{number + 1}") for number in range(machines)]
+    return parse(CONFIG + "".join(parts), "simulation")
+
+
+class Due(NamedTuple):
+    at: float
+    number: int
+    do: Callable[[], None]
+
+
+@dataclass
+class Engine:
+    """What really runs on a machine."""
+
+    generation: int = 0
+    running: bool = False
+    ends: bool = False
+    """It was told to."""
+
+
+@dataclass(eq=False)
+class Gateway:
+    """One front door: the real books, told of as `ActivityReporter` and `Demand` tell."""
+
+    name: str
+    town: "Town"
+    view: dict[str, MachineRecord] = field(default_factory=dict)
+    revisions: dict[str, int] = field(default_factory=dict)
+    heard_until: float = 0.0
+    reporting: bool = False
+    wanted: set[str] = field(default_factory=set)
+    """Models with demand that was told and not withdrawn."""
+
+    def __post_init__(self) -> None:
+        self.hold = Hold(self.town.config, self.view)
+
+    def hears(self, record: MachineRecord, revision: int) -> None:
+        self.view[record.machine], self.revisions[record.machine] = record, revision
+        self.hold.release(self.town.now, 1000)
+        self.changed()
+
+    def changed(self) -> None:
+        """Told soon; what changes until then is told with it."""
+        if not self.reporting:
+            self.reporting = True
+            self.town.later(QUIET_SECONDS, self.report)
+
+    def report(self) -> None:
+        self.reporting = False
+        machines = self.hold.activity(self.revisions.__getitem__)
+        self.town.to_waker(Used(Activity(gateway=self.name, sent_at=self.town.now, machines=machines)))
+
+    def period(self) -> None:
+        self.report()
+        self.town.later(PERIOD_SECONDS, self.period)
+
+    def asked(self, model: str, seconds: float, answered: Callable[[], None]) -> None:
+        """One request that keeps an engine busy for so long."""
+        if record := self.hold.arrive(model, self.town.now):
+            self.serve(model, seconds, answered, record)
+            return
+        now = self.town.now
+        grant = partial(self._granted, model, seconds, answered)
+        self.hold.enqueue(Ticket(model, "key", f"r{next(self.town.numbers)}", now + CAP, grant))
+        self.demand(model)
+
+    def _granted(self, model: str, seconds: float, answered: Callable[[], None], record: MachineRecord) -> None:
+        self.serve(model, seconds, answered, record)
+        self.town.later(0.0, partial(self.demand, model))
+
+    def demand(self, model: str) -> None:
+        """Told at each beginning and end, and every few seconds in between."""
+        if self.hold.is_wanted(model) != (model in self.wanted):
+            self._tell_demand(model)
+
+    def _repeat(self, model: str) -> None:
+        if model in self.wanted and self.hold.is_wanted(model):
+            self._tell_demand(model)
+
+    def _tell_demand(self, model: str) -> None:
+        waiting, now = len(self.hold.waiting(model)), self.town.now
+        if waiting:
+            self.wanted.add(model)
+            self.town.later(WAKE_REPEAT, partial(self._repeat, model))
+        else:
+            self.wanted.discard(model)
+        request = WakeRequest(model=model, gateway=self.name, waiting=waiting, deadline=now + CAP, sent_at=now)
+        self.town.to_waker(Demand(request, now))
+
+    def serve(self, model: str, seconds: float, answered: Callable[[], None], record: MachineRecord) -> None:
+        engine = self.town.engines[record.machine]
+        assert engine.running, f"a request for {record.machine} met no engine"
+        assert not engine.ends, f"a request for {record.machine} met an engine that was told to end"
+        self.town.later(seconds, partial(self._served, model, record.machine, engine, answered))
+
+    def _served(self, model: str, machine: str, engine: Engine, answered: Callable[[], None]) -> None:
+        assert engine is self.town.engines[machine], "the engine was another at the end"
+        assert engine.running, "the engine had gone"
+        assert not engine.ends, "the engine was told to end"
+        last = self.hold.give_back(machine, self.town.now)
+        self.hold.release(self.town.now, 1000)
+        if last:
+            self.changed()
+        answered()
+
+
+class Town:
+    """`run` it. `stops` counts what fell asleep out of a drain."""
+
+    def __init__(self, seed: int, *, machines: int = 1, gateways: int = 3) -> None:
+        self.chance = random.Random(seed)
+        self.now = 1_000_000.0
+        self.numbers = itertools.count()
+        self._queue: list[Due] = []
+        self.config = config_of(machines)
+        self.plan = plan_of(self.config, lambda _now: f"wake-{next(self.numbers)}")
+        self.engines = {name: Engine() for name in self.plan.machines}
+        self.bucket: dict[str, tuple[MachineRecord, int]] = {}
+        self.memories: dict[str, MachineMemory | TierMemory | OrdersMemory] = {}
+        self.revision = 0
+        self.term = 0
+        """Rises with each leader and with each leader's death: what an earlier one waits for comes to nobody."""
+        self.leading = False
+        self.stops = 0
+        self.starts = 0
+        self.called_off = 0
+        """Drains that ended with the machine ready again."""
+        self.gateways = [Gateway(f"g{number}", self) for number in range(gateways)]
+        for gateway in self.gateways:
+            self.later(self.chance.uniform(0.0, PERIOD_SECONDS), gateway.period)
+        self.fleet = Fleet(plan=self.plan, leading_since=self.now, machines={})
+        self.leads()
+
+    def later(self, seconds: float, do: Callable[[], None]) -> None:
+        heappush(self._queue, Due(self.now + seconds, next(self.numbers), do))
+
+    def run(self, going: Callable[[], bool]) -> None:
+        while going():
+            due = heappop(self._queue)
+            self.now = due.at
+            due.do()
+
+    def lag(self) -> float:
+        """Mostly none to speak of, now and then seconds."""
+        kind = self.chance.random()
+        return self.chance.uniform(0.001, 0.03 if kind < 0.85 else 1.0 if kind < 0.97 else 3.0)
+
+    def to_waker(self, event: Event) -> None:
+        kind = self.chance.random()
+        for _ in range(0 if kind < 0.01 else 2 if kind < 0.03 else 1):
+            self.later(self.lag(), partial(self.tell, event))
+
+    def tell(self, event: Event) -> None:
+        if self.leading:
+            if isinstance(event, Demand):
+                event = Demand(event.request, self.now)
+            self.fleet, effects = handle(self.fleet, event, self.now)
+            self._done(effects)
+
+    def leads(self) -> None:
+        """A leader begins, from what is in the buckets and what it sees."""
+        self.term += 1
+        self.leading = True
+        memories = self.memories.values()
+        left = Left(
+            records=dict(self.bucket),
+            machines={m.machine: m for m in memories if isinstance(m, MachineMemory)},
+            tiers={m.tier: m for m in memories if isinstance(m, TierMemory)},
+        )
+        self.fleet, effects = adopt(self.plan, left, {"process": self.look(self.now)}, self.now)
+        self._done(effects)
+        self._tick(self.term)
+
+    def dies(self, seconds: float) -> None:
+        """The leader; the next one begins so much later."""
+        self.term += 1
+        self.leading = False
+        self.later(seconds, self.leads)
+
+    def look(self, asked_at: float) -> Looked:
+        return Looked(provider="process", asked_at=asked_at, sights={name: self._sight(name) for name in self.engines})
+
+    def _sight(self, name: str) -> Sight:
+        engine = self.engines[name]
+        if not engine.running:
+            return Sight(power="off", provider_state="stopped", generation=engine.generation, ended_at=self.now)
+        return Sight(
+            power="falling" if engine.ends else "up",
+            provider_state="stopping" if engine.ends else "running",
+            generation=engine.generation,
+            endpoint=f"http://{name}:{engine.generation}",
+        )
+
+    def _tick(self, term: int) -> None:
+        if term == self.term:
+            self.tell(Tick())
+            self.later(TICK_SECONDS, partial(self._tick, term))
+
+    def _answer(self, seconds: float, event: Callable[[], Event]) -> None:
+        """What a call comes to is worked out then, and told to the leader that made it, if it still leads."""
+        term = self.term
+
+        def tell() -> None:
+            told = event()
+            if term == self.term:
+                self.tell(told)
+
+        self.later(seconds, tell)
+
+    def _done(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Journal(Transition(from_state="draining", to_state="ready")):
+                    self.called_off += 1
+                case Write(record):
+                    self._write(record)
+                case Remember(MachineMemory(machine=machine) as memory):
+                    self.memories[f"machine {machine}"] = memory
+                case Remember(TierMemory(tier=tier) as memory):
+                    self.memories[f"tier {tier}"] = memory
+                case Remember() | Journal():
+                    pass
+                case _:
+                    self._call(effect)
+
+    def _write(self, record: MachineRecord) -> None:
+        self.revision += 1
+        self.bucket[record.machine] = (record, self.revision)
+        for gateway in self.gateways:
+            gateway.heard_until = max(gateway.heard_until, self.now + self.lag())
+            hears = partial(gateway.hears, record, self.revision)
+            self.later(gateway.heard_until - self.now, hears)
+        self.later(0.0, partial(self._written, self.term, Written(record, self.revision)))
+
+    def _written(self, term: int, event: Written) -> None:
+        if term == self.term:
+            self.tell(event)
+
+    def _call(self, effect: Effect) -> None:
+        chance = self.chance
+        match effect:
+            case StartMachine(machine, serial, generation):
+                self.starts += 1
+                self._answer(chance.uniform(0.05, 0.3), lambda: self._started(machine, serial, generation))
+            case StopMachine(machine, serial):
+                self._stopping(machine)
+                stopped = Called(machine=machine, call="stop", serial=serial, outcome="accepted", seconds=0.0)
+                self._answer(0.01, lambda: stopped)
+            case LookAt():
+                asked_at = self.now
+                self._answer(chance.uniform(0.001, 0.05), lambda: self.look(asked_at))
+            case Probe():
+                self._answer(chance.uniform(0.001, 0.05), lambda: self._probed(effect))
+            case TestProvider(provider):
+                self._answer(0.01, lambda: Tested(provider=provider, faults=()))
+            case _:
+                raise TypeError(effect)
+
+    def _started(self, machine: str, serial: int, generation: int) -> Called:
+        known = self.engines[machine]
+        if known.running:
+            return Called(machine=machine, call="start", serial=serial, outcome="unknown", seconds=0.1, code="running")
+        self.engines[machine] = Engine(generation, running=True)
+        endpoint = f"http://{machine}:{generation}"
+        return Called(machine=machine, call="start", serial=serial, outcome="accepted", seconds=0.1, endpoint=endpoint)
+
+    def _stopping(self, machine: str) -> None:
+        """What must never be: a request on it, at any gateway, when its stop is asked for."""
+        busy = [gateway.name for gateway in self.gateways if gateway.hold.in_flight(machine)]
+        assert not busy, f"the stop of {machine} met requests of {busy}"
+        engine = self.engines[machine]
+        if engine.running and not engine.ends:
+            engine.ends = True
+            self.stops += 1
+            self.later(self.chance.uniform(0.02, 1.0), partial(self._ended, engine))
+
+    def _ended(self, engine: Engine) -> None:
+        engine.running = False
+
+    def _probed(self, probe: Probe) -> Probed:
+        engine = self.engines[probe.machine]
+        answered = engine.running and probe.endpoint == f"http://{probe.machine}:{engine.generation}"
+        return Probed(
+            machine=probe.machine, serial=probe.serial, step=probe.step, answered=answered, seconds=0.01, tokens=1
+        )
