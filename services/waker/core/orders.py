@@ -23,7 +23,7 @@ def given(turn: Turn, order: Order) -> None:
         case "cordon":
             machine = turn.set(machine, cordoned=True, kept=False)
             if machine.state == "waking" and machine.plan.sleeps:
-                sleeping.fall(turn, turn.set(machine, call=None), "the operator keeps it from requests")
+                sleeping.fall(turn, machine, "the operator keeps it from requests")
         case "uncordon":
             machine = turn.set(machine, cordoned=False)
             if machine.state == "draining" and not machine.lost:
@@ -35,14 +35,12 @@ def _hibernate(turn: Turn, machine: Machine) -> None:
     turn.orders = tuple(model for model in turn.orders if model not in machine.plan.models)
     machine = turn.set(machine, kept=False)
     match machine.state:
-        case "waking":
-            sleeping.fall(turn, turn.set(machine, call=None), REASON)
+        case "waking" | "broken":
+            sleeping.fall(turn, machine, REASON)
         case "ready":
             turn.move(machine, "draining", REASON, put_down=True)
         case "draining":
             turn.set(machine, put_down=True)
-        case "broken":
-            sleeping.fall(turn, machine, REASON)
         case _:
             pass
 

@@ -1,5 +1,7 @@
 """From ready to asleep: the drain in two steps, the stop that is asked again, and what to do with what will not end."""
 
+from typing import Any
+
 from services.waker.core.events import Called, Sight
 from services.waker.core.policy import drained, in_flight, unseen, wanted
 from services.waker.core.state import Machine
@@ -36,9 +38,11 @@ def drain(turn: Turn, machine: Machine) -> None:
         turn.move(machine, "ready", f"a gateway did not let go of it within {DRAIN_SECONDS:g} s")
 
 
-def fall(turn: Turn, machine: Machine, reason: str) -> None:
-    """The provider is asked to put it to sleep."""
-    turn.call(turn.move(machine, "falling_asleep", reason, stops=0), "stop")
+def fall(turn: Turn, machine: Machine, reason: str, **changes: Any) -> None:
+    """The provider is asked to put it to sleep. A start under way is awaited: a stop that overtook it would be lost."""
+    machine = turn.move(machine, "falling_asleep", reason, stops=0, stop_after=turn.now, **changes)
+    if machine.call is None:
+        turn.call(machine, "stop")
 
 
 def called(turn: Turn, machine: Machine, event: Called) -> None:

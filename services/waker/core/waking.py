@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from services.waker.core import sleeping
 from services.waker.core.events import Called, Probed, Scope, Sight
 from services.waker.core.policy import cool_down, starts
 from services.waker.core.state import Machine, Wake
@@ -79,7 +80,7 @@ def called(turn: Turn, machine: Machine, event: Called) -> None:
         if event.scope == "busy":
             # It is no attempt that failed: its state was changing, and a look will say when it has.
             wake, count = machine.tried
-            turn.move(machine, "asleep", reason, tried=(wake, count - 1), call=None, cool_until=turn.now + BUSY_SECONDS)
+            turn.move(machine, "asleep", reason, tried=(wake, count - 1), cool_until=turn.now + BUSY_SECONDS)
         else:
             fail(turn, machine, reason, running=False, scope=event.scope)
 
@@ -165,25 +166,18 @@ def answered(turn: Turn, machine: Machine, event: Probed) -> None:
 
 def superseded(turn: Turn, machine: Machine, winner: Machine) -> None:
     """Another machine of the same wake was quicker: this one bills for nothing."""
-    turn.call(turn.move(machine, "falling_asleep", f"{winner.id} was ready sooner", call=None, stops=0), "stop")
+    sleeping.fall(turn, machine, f"{winner.id} was ready sooner")
 
 
 def fail(turn: Turn, machine: Machine, reason: str, *, running: bool, scope: Scope = "") -> None:
     """The wake is over for this machine: it is put to sleep and left alone for a while, with whom that concerns."""
     _tell_probe(turn, machine)
-    if machine.call is not None:
-        seconds = turn.now - machine.call.sent_at
-        turn.told(
-            ProviderCall(
-                at=turn.now, machine=machine.id, call="start", outcome="unknown", code="deadline", seconds=seconds
-            )
-        )
     failures = machine.failures + 1
     cool_until = turn.now + (ACCOUNT_SECONDS if scope == "account" else cool_down(failures))
     pool = machine.sight.pool if machine.sight else ""
-    left_alone: dict[str, Any] = {"failures": failures, "cool_until": cool_until, "call": None}
+    left_alone: dict[str, Any] = {"failures": failures, "cool_until": cool_until}
     if running:
-        turn.call(turn.move(machine, "falling_asleep", reason, stops=0, **left_alone), "stop")
+        sleeping.fall(turn, machine, reason, **left_alone)
     else:
         alarm = reason if scope in ("account", "machine") else ""
         turn.move(machine, "asleep", reason, alarm=alarm, **left_alone)

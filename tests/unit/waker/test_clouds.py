@@ -1,0 +1,338 @@
+"""Waking machines of a cloud: refusals, capacity, lost outcomes, hedges, deadlines; one behaviour at a time."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from services.waker.core.events import Effect, Probe, Probed, Scope, StartMachine, StopMachine
+from services.waker.core.history import PHASES
+from shared.messages.waker import CallOutcome, PhaseEnded, ProviderCall, TierMemory, Transition
+from tests.unit.waker.fleets import CAP, LIMIT, World, invariants, plan
+
+SETTLE = 10.0
+POOLS = {"a1": "h100/zone-a", "a2": "h100/zone-a", "b1": "h100/zone-b"}
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World(plan=plan(provider="ec2"))
+    for name, pool in POOLS.items():
+        world.seen(name, "off", pool=pool)
+    yield world
+    invariants(world)
+
+
+def names(effects: list[Effect]) -> list[str]:
+    return [e.machine for e in effects if isinstance(e, StartMachine | StopMachine)]
+
+
+def asked(world: World, kind: type[StartMachine] | type[StopMachine]) -> list[str]:
+    """Whom it is asked of now; it stays asked."""
+    return names([e for e in world.effects if isinstance(e, kind)])
+
+
+def wait(world: World, seconds: float, model: str = "m") -> None:
+    """With demand that is repeated."""
+    end = world.now + seconds
+    while world.now < end:
+        world.want(model)
+        world.pass_time(min(1.0, end - world.now), step=1.0)
+
+
+def alarm(world: World, name: str) -> str:
+    return world.bucket[name][0].alarm
+
+
+def test_a_pool_without_capacity_cools_all_of_it_and_the_next_tier_is_tried_at_once(world: World) -> None:
+    world.want()
+    began = world.now
+    assert world.started("refused", scope="pool", code="InsufficientInstanceCapacity").machine == "a1"
+    assert asked(world, StartMachine) == ["b1"]
+    for name in ("a1", "a2"):
+        assert 20 <= world.machine(name).cool_until - began <= 61, name
+    assert world.machine("b1").wake_id == world.machine("a1").wake_id
+    assert alarm(world, "a1") == "", "that happens every day"
+
+
+@pytest.mark.parametrize("scope", ["account", "machine"])
+def test_what_an_account_refuses_is_asked_of_none_of_its_machines_for_a_minute_and_raised(
+    world: World, scope: Scope
+) -> None:
+    world.want()
+    began = world.now
+    world.started("refused", scope=scope, reason="VcpuLimitExceeded: ask for a higher quota")
+    assert asked(world, StartMachine) == ([] if scope == "account" else ["a2"])
+    assert alarm(world, "a1") == "VcpuLimitExceeded: ask for a higher quota"
+    if scope == "account":
+        wait(world, 58)
+        assert asked(world, StartMachine) == []
+        wait(world, 4)
+        assert "a1" in asked(world, StartMachine)
+        assert world.now - began >= 60
+
+
+def test_a_refusal_because_its_state_is_changing_is_no_attempt(world: World) -> None:
+    world.want("n")
+    for _ in range(LIMIT + 2):
+        assert world.started("refused", scope="busy", code="IncorrectInstanceState").machine == "b1"
+        assert (world.state("b1"), world.machine("b1").failures, world.machine("b1").tried[1]) == ("asleep", 0, 0)
+        wait(world, 4, "n")
+        assert asked(world, StartMachine) == []
+        wait(world, 2, "n")
+    assert asked(world, StartMachine) == ["b1"]
+    assert world.machine("b1").wake_id == "wake-1"
+
+
+def test_what_is_still_stopping_is_started_when_it_has_stopped_and_no_sooner(world: World) -> None:
+    world.seen("b1", "falling", after=30)
+    world.want("n")
+    wait(world, 30, "n")
+    assert asked(world, StartMachine) == []
+    world.seen("b1", "off")
+    world.want("n")
+    assert asked(world, StartMachine) == ["b1"]
+
+
+def test_capacity_that_fails_after_the_start_was_accepted_goes_to_the_next_candidate(world: World) -> None:
+    world.want()
+    world.started()
+    world.seen("a1", "rising", after=3, pool=POOLS["a1"])
+    assert world.machine("a1").phase == "booting"
+    world.seen("a1", "off", after=3, scope="pool", reason="Server.InsufficientInstanceCapacity", pool=POOLS["a1"])
+    assert world.state("a1") == "asleep"
+    assert world.machine("a1").tried[1] == 1
+    assert asked(world, StartMachine) == ["b1"], "a2 shares its pool"
+
+
+@pytest.mark.parametrize("outcome", ["unknown", "failed", "accepted"])
+def test_a_start_is_repeated_only_when_a_look_after_it_settled_shows_nothing_of_it(
+    world: World, outcome: CallOutcome
+) -> None:
+    world.want("n")
+    for attempt in range(1, LIMIT + 1):
+        start = world.started(outcome)
+        assert (start.machine, start.generation) == ("b1", attempt)
+        for _ in range(3):
+            world.seen("b1", "off", after=3, pool=POOLS["b1"])
+            assert asked(world, StartMachine) == []
+        world.seen("b1", "off", after=2, pool=POOLS["b1"])
+    assert world.state("b1") == "asleep"
+    assert "started 3 times in this wake, which is the limit" in world.bucket["b1"][0].reason
+    world.want("n")
+    assert asked(world, StartMachine) == []
+
+
+def test_a_start_in_doubt_that_happened_is_not_repeated(world: World) -> None:
+    world.want()
+    world.started("unknown")
+    world.seen("a1", "rising", after=2)
+    assert world.machine("a1").phase == "booting"
+    world.seen("a1", "up", after=20)
+    world.probed()
+    world.probed()
+    assert world.state("a1") == "ready"
+    assert asked(world, StartMachine) == []
+
+
+def test_a_machine_beside_it_begins_when_time_grows_short_and_the_slower_goes_to_sleep(world: World) -> None:
+    world.want()
+    world.started()
+    world.seen("a1", "rising", after=2)
+    wait(world, CAP - CAP / 2 - 5 - 4)
+    assert asked(world, StartMachine) == []
+    wait(world, 5)
+    assert world.started().machine == "a2"
+    wait(world, 20)
+    assert asked(world, StartMachine) == [], "two for one wake, and no more"
+    world.seen("a2", "up", after=2)
+    world.probed()
+    world.probed()
+    assert world.state("a2") == "ready"
+    assert world.bucket["a1"][0].reason == "a2 was ready sooner"
+    assert world.stopped().machine == "a1"
+
+
+def test_history_says_when_time_is_short(world: World) -> None:
+    world.memory["tier.a"] = TierMemory(tier="a", phases={}, wakes=(100.0,) * 5, gaps=())
+    world.begin({})
+    world.want()
+    world.started()
+    wait(world, 14)
+    assert asked(world, StartMachine) == []
+    wait(world, 3)
+    assert asked(world, StartMachine) == ["a2"], "100 s and a margin of 5 are needed, and 104 are left"
+
+
+def test_nobody_waits_any_more_so_no_second_machine_begins(world: World) -> None:
+    world.want()
+    world.started()
+    world.seen("a1", "rising", after=2)
+    world.want(waiting=0)
+    world.pass_time(CAP - 10, step=1.0)
+    assert asked(world, StartMachine) == []
+    assert world.state("a1") == "waking"
+
+
+def test_demand_while_it_falls_asleep_wakes_another_or_waits(world: World) -> None:
+    world.ready("b1", "n")
+    world.order("hibernate", "b1")
+    world.pass_time(GATEWAYS_HEARD)
+    assert world.stopped().machine == "b1"
+    world.want("n")
+    assert asked(world, StartMachine) == []
+    world.want("m")
+    assert asked(world, StartMachine) == ["a1"]
+    world.seen("b1", "falling", after=5)
+    world.want("n")
+    assert asked(world, StartMachine) == ["a1"]
+    world.seen("b1", "off", after=5)
+    world.want("n")
+    assert asked(world, StartMachine) == ["a1", "b1"]
+
+
+GATEWAYS_HEARD = 15.0
+"""Past the time that a new leader gives gateways to be heard."""
+
+
+def test_past_the_cap_it_is_put_to_sleep_and_the_waiters_get_a_new_attempt(world: World) -> None:
+    world.want("n")
+    world.started()
+    world.seen("b1", "rising", after=2)
+    wait(world, CAP, "n")
+    assert "not ready within the wake's deadline" in world.bucket["b1"][0].reason
+    assert asked(world, StopMachine) == ["b1"]
+    world.stopped("refused", scope="busy")
+    world.seen("b1", "up", after=5)
+    world.pass_time(3, step=1.0)
+    world.stopped()
+    world.seen("b1", "off", after=20)
+    wait(world, 21, "n")
+    assert asked(world, StartMachine) == ["b1"]
+    assert world.machine("b1").wake_id == "wake-2"
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_each_phase_has_its_limit(phase: str) -> None:
+    limits = {p: 15.0 if p == phase else CAP for p in PHASES}
+    world = World(plan=plan(provider="ec2", phase_limits=limits, call_timeout=100.0, wake_cap=300.0))
+    world.want()
+    if phase != "calling":
+        world.started()
+        world.seen("a1", "rising", after=2)
+    if phase not in ("calling", "booting"):
+        world.seen("a1", "up", after=2)
+        world.probed(answered=False, host=phase != "reaching")
+    if phase == "first_token":
+        world.pass_time(0.5)
+        world.probed()
+    assert world.machine("a1").phase == phase
+    wait(world, 11)
+    assert world.state("a1") == "waking"
+    wait(world, 5)
+    assert world.state("a1") == "falling_asleep"
+    assert f"no further than {phase}" in world.bucket["a1"][0].reason
+    assert world.machine("a2").wake_id == "wake-1", "the next candidate, in the same wake"
+    invariants(world)
+
+
+def test_a_start_under_way_is_awaited_before_the_stop_that_follows_it(world: World) -> None:
+    """Or they overtake each other, and what comes up last bills."""
+    world.want("n")
+    (start,) = (e for e in world.effects if isinstance(e, StartMachine))
+    world.order("hibernate", "b1")
+    assert world.state("b1") == "falling_asleep"
+    assert asked(world, StopMachine) == []
+    world.started()
+    assert asked(world, StopMachine) == ["b1"]
+    assert [c for c in world.calls() if c[0] == "start"] == [("start", "accepted")]
+    assert start.machine == "b1"
+
+
+def test_a_start_whose_outcome_is_lost_is_not_awaited_for_ever(world: World) -> None:
+    world.want("n")
+    world.order("cordon", "b1")
+    world.pass_time(36, step=1.0)
+    assert asked(world, StopMachine) == ["b1"]
+    assert ("start", "unknown") in world.calls()
+
+
+def test_an_endpoint_that_is_no_engine_of_the_model_is_not_waited_for(world: World) -> None:
+    world.want()
+    world.started()
+    world.seen("a1", "up", after=20)
+    world.want()
+    world.probed(wrong="lists no model m, but other")
+    assert world.state("a1") == "falling_asleep"
+    assert world.bucket["a1"][0].reason == "its endpoint lists no model m, but other"
+    assert asked(world, StartMachine) == ["a2"]
+
+
+def test_the_network_is_up_when_anything_answers_and_ready_is_one_token(world: World) -> None:
+    world.want()
+    world.started()
+    world.seen("a1", "rising", after=5)
+    world.seen("a1", "up", after=20)
+    world.probed(answered=False, host=False)
+    assert world.machine("a1").phase == "reaching"
+    world.pass_time(1)
+    world.probed(answered=False, host=True)
+    assert world.machine("a1").phase == "loading"
+    world.pass_time(1)
+    world.probed()
+    assert world.machine("a1").phase == "first_token"
+    world.probed()
+    ended = [e.phase for e in world.journal if isinstance(e, PhaseEnded) and e.done]
+    assert ended == list(PHASES)
+    assert [e.tokens for e in world.journal if isinstance(e, ProviderCall) and e.call == "probe"] == [3]
+
+
+def test_an_answer_of_a_probe_from_before_counts_for_nothing(world: World) -> None:
+    world.want()
+    world.started()
+    world.seen("a1", "up", after=20)
+    (probe,) = world.take(Probe)
+    assert isinstance(probe, Probe)
+    world.seen("a1", "off", after=20, reason="it ended")
+    world.started()
+    world.tell(Probed(machine="a1", serial=probe.serial, step="token", answered=True, seconds=1.0))
+    assert world.state("a1") == "waking"
+    assert world.machine("a1").phase == "booting"
+
+
+def test_a_locked_machine_is_no_candidate(world: World) -> None:
+    world.seen("a1", "off", locked="EC2 stopped it, and only EC2 may start it again", after=30)
+    world.want()
+    assert asked(world, StartMachine) == ["a2"]
+
+
+def test_the_eta_and_the_history_survive_a_new_leader(world: World) -> None:
+    world.ready()
+    taken = world.fleet.history["a"].wakes
+    assert len(taken) == 1
+    world.order("hibernate", "a1")
+    world.pass_time(GATEWAYS_HEARD)
+    world.stopped()
+    world.seen("a1", "off", after=20)
+    world.now += 100
+    world.begin({})
+    assert world.fleet.history["a"].wakes == taken
+    world.want()
+    at = world.bucket["a1"][0].ready_at
+    assert at is not None
+    assert at - world.now == pytest.approx(taken[0], abs=1.0)
+
+
+def test_a_wake_goes_on_under_a_new_leader_with_its_deadline_and_its_count(world: World) -> None:
+    world.want()
+    world.started()
+    deadline = world.machine("a1").deadline
+    world.now += 5
+    off = {name: world.machine(name).sight for name in POOLS}
+    world.begin({name: sight for name, sight in off.items() if sight})
+    assert (world.state("a1"), world.machine("a1").phase) == ("waking", "calling")
+    assert asked(world, StartMachine) == [], "what was called may be invisible for a moment"
+    world.seen("a1", "off", after=SETTLE + 1)
+    assert asked(world, StartMachine) == ["a1"]
+    assert (world.machine("a1").deadline, world.machine("a1").tried) == (deadline, ("wake-1", 2))
+    reasons = [e.reason for e in world.journal if isinstance(e, Transition) and e.machine == "a1"]
+    assert reasons == ["seen for the first time", "requests wait for m"]
