@@ -1,5 +1,7 @@
 """The ledger's tables as queries see them; `migrations/` makes them."""
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Boolean, Column, Double, LargeBinary, MetaData, Table, Text
 
 metadata = MetaData()
@@ -32,22 +34,32 @@ events = Table(
 )
 """One row per usage event, its fields as they came; never changed."""
 
-rollups = Table(
-    "rollups",
-    metadata,
-    Column("minute", BigInteger, primary_key=True),
-    Column("model", Text, primary_key=True),
-    Column("tier", Text, primary_key=True),
-    Column("machine", Text, primary_key=True),
-    Column("key_id", Text, primary_key=True),
-    Column("outcome", Text, primary_key=True),
-    Column("requests", BigInteger),
-    Column("prompt_tokens", BigInteger),
-    Column("cached_tokens", BigInteger),
-    Column("completion_tokens", BigInteger),
-    Column("reasoning_tokens", BigInteger),
+DIMENSIONS = ("model", "tier", "machine", "key_id", "outcome")
+COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+
+
+def _sums(name: str, over: Column[Any], *more: Column[Any]) -> Table:
+    dimensions = (Column(dimension, Text, primary_key=True) for dimension in DIMENSIONS)
+    return Table(name, metadata, over, *dimensions, *(Column(count, BigInteger) for count in COUNTS), *more)
+
+
+rollups = _sums("rollups", Column("minute", BigInteger, primary_key=True))
+"""Sums of the events by the minute, written in the same transaction and kept for ever."""
+
+hours = _sums("hours", Column("hour", BigInteger, primary_key=True))
+"""The same by the hour: what questions about days read."""
+
+digests = _sums(
+    "digests",
+    Column("day", Text, primary_key=True),
+    Column("hash", Text),
+    Column("first_at", Double),
+    Column("last_at", Double),
 )
-"""Sums of the events' rows, written in the same transaction."""
+"""What is left of the events that are no longer kept: `core.digest` says what the hash is of."""
+
+horizon = Table("horizon", metadata, Column("before", Double))
+"""One row: what was completed before is sealed, or being sealed, and no longer taken. The lock of sealing."""
 
 key_months = Table(
     "key_months",
@@ -92,5 +104,31 @@ quarantine = Table(
     Column("source_seq", BigInteger),
     Column("at", Double),
     Column("received_at", Double),
+    Column("kind", Text),
+    Column("lacking", Boolean),
 )
-"""Messages that cannot be counted, as they came."""
+"""Messages that cannot be counted, as they came. `lacking`: their source and number are known, and nothing else came
+under that number before."""
+
+losses = Table(
+    "losses",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("first", BigInteger, primary_key=True),
+    Column("last", BigInteger),
+    Column("declared_by", Text),
+    Column("reason", Text),
+    Column("declared_at", Double),
+)
+"""Numbers of a source that somebody has declared lost."""
+
+unknowns = Table(
+    "unknowns",
+    metadata,
+    Column("what", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("events", BigInteger),
+    Column("first_at", Double),
+    Column("last_at", Double),
+)
+"""Models and keys that events name and nobody had heard of when they came; counted like any other."""
