@@ -97,6 +97,13 @@ def to_be_warm(fleet: Fleet, tier: str, now: float) -> bool:
     return at is not None and asleep_since <= at <= now < at + plan.timeout
 
 
+def revivable(fleet: Fleet, machine: Machine) -> bool:
+    """It should sleep, cannot be put to sleep, and is there all the same: it bills, and might as well serve."""
+    up = machine.sight is not None and machine.sight.power == "up"
+    stuck = machine.state == "broken" and machine.stops > 0
+    return stuck and up and not machine.lost and fleet.plan.account(machine.plan).reachable
+
+
 def drained(fleet: Fleet, machine: Machine, now: float) -> bool:
     """Every live gateway has seen the `draining` record and has nothing in flight there. A new leader has yet to hear
     who is alive."""
@@ -115,6 +122,8 @@ def needs_another(fleet: Fleet, model: str, levels: list[Wanted]) -> bool:
     lineup = [fleet.machines[name] for name in fleet.plan.lineups[model]]
     if any(m.state == "waking" or (m.state == "draining" and not m.lost) for m in lineup):
         return False
+    if any(revivable(fleet, m) and not m.probe_failures for m in lineup):
+        return False  # its engine is being asked
     ready = [m for m in lineup if m.state == "ready" and not m.lost]
     if any(in_flight(fleet, m.id) < m.plan.room for m in ready):
         return False

@@ -2,7 +2,7 @@
 
 from services.waker.core import waking
 from services.waker.core.events import Probed
-from services.waker.core.policy import demands
+from services.waker.core.policy import demands, revivable, wanted
 from services.waker.core.state import Machine
 from services.waker.core.turn import Turn
 from shared.messages.waker import ProviderCall
@@ -27,9 +27,13 @@ def advance(turn: Turn, machine: Machine) -> None:
         return
     if machine.state is None and machine.plan.sleeps:
         return  # its provider has the first word
-    if machine.state == "broken" and machine.stops:
+    if machine.state == "broken" and machine.stops and not _wanted_back(turn, machine):
         return  # it is broken because it does not end
     turn.probe(machine)
+
+
+def _wanted_back(turn: Turn, machine: Machine) -> bool:
+    return revivable(turn.fleet, machine) and wanted(turn.fleet, machine)
 
 
 def probed(turn: Turn, machine: Machine, event: Probed) -> None:
@@ -40,7 +44,7 @@ def probed(turn: Turn, machine: Machine, event: Probed) -> None:
     elif event.step == "reach":
         turn.set(machine, reached=True, probe_failures=0, probe_after=turn.now)
     elif machine.state in (None, "broken"):
-        waking.answered(turn, turn.set(machine, probe_after=turn.now + WATCH_SECONDS), event)
+        waking.answered(turn, turn.set(machine, stops=0, probe_after=turn.now + WATCH_SECONDS), event)
 
 
 def _fault(turn: Turn, machine: Machine, event: Probed) -> None:

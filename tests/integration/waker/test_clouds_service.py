@@ -12,6 +12,7 @@ from tests.integration.waker.cloud_house import CloudHouse, cloud_house
 from tests.integration.waker.skies import FLEET, UNKNOWN, Ec2Sky, HyperstackSky, Sky
 from tests.kit.hyperstack_cloud import hyperstack_cloud
 from tests.kit.moto_cloud import MotoCloud, moto_process
+from tests.kit.waiting import until
 
 STEP_SECONDS = 0.3
 """For each change of a machine."""
@@ -184,3 +185,108 @@ async def test_a_machine_that_runs_without_our_doing_serves_and_then_sleeps(buil
     await house.reaches("asleep")
     assert await house.path() == ["waking", "ready", *SLEEP]
     assert sky.wakes(house.first) == 0
+
+
+async def test_what_may_not_be_put_to_sleep_is_raised_and_serves_on(build: Build, sky: Sky) -> None:
+    """The permission goes when the self-test is over."""
+    house = await build(sky, idle="500ms")
+    await house.waker()
+    await house.in_doubt(False)
+    sky.forbid()
+    await house.ask()
+    broken = await house.reaches("broken")
+    assert {"ec2": "ec2:StopInstances", "hyperstack": "may not do this"}[sky.provider] in broken.alarm
+    assert (await house.calls()).count(("stop", "refused")) == 3
+    await until(lambda: house.metric("alarms"), lambda count: count == 1)
+    assert "w1" in await house.ask()
+    assert (sky.wakes(house.first), sky.wakes(house.second)) == (1, 0)
+    assert (await house.path())[-2:] == ["broken", "ready"]
+    sky.heal()
+    await house.asleep(house.first)
+
+
+async def test_without_the_permission_to_stop_nothing_is_put_to_sleep(build: Build, ec2: Ec2Sky) -> None:
+    house = await build(ec2, idle="500ms")
+    ec2.forbid()
+    await house.waker()
+    await house.ask()
+    # Longer than the idle timeout and the silence of a new leader: nothing may happen.
+    await asyncio.sleep(6)
+    assert await house.path() == WAKE
+    assert await house.metric("provider_in_doubt", provider="ec2") == 1
+    assert "StopInstances" not in ec2.cloud.calls()
+
+
+async def test_a_key_that_may_do_nothing_any_more_lets_machines_serve_on(
+    build: Build, hyperstack: HyperstackSky
+) -> None:
+    house = await build(hyperstack, idle="2s")
+    await house.waker()
+    await house.ask()
+    hyperstack.cloud.allowed = False
+    await house.in_doubt(True)
+    # Longer than the idle timeout and the silence of a new leader: nothing may happen.
+    await asyncio.sleep(6)
+    assert await house.path() == WAKE
+    assert "w1" in await house.ask()
+
+
+async def test_a_machine_that_is_off_and_billed_is_hibernated(build: Build, hyperstack: HyperstackSky) -> None:
+    vm = hyperstack.cloud.add("SHUTOFF")
+    house = await build(hyperstack, first=str(vm.id))
+    await house.waker()
+    await house.asleep(house.first)
+    await house.reaches("asleep")
+    assert [word for word, _, _ in vm.past] == ["SHUTOFF", "STARTING", "ACTIVE", "HIBERNATING"]
+    assert await house.path() == ["broken", "falling_asleep", "asleep"]
+    assert "w1" in await house.ask()
+    assert await house.path("m2") == ["asleep"]
+
+
+async def test_somebody_switches_a_machine_off_that_serves(build: Build, hyperstack: HyperstackSky) -> None:
+    house = await build(hyperstack)
+    await house.waker()
+    await house.ask()
+    vm = hyperstack.cloud.vms[int(house.first)]
+    vm.begin("stop", asyncio.get_running_loop().time(), retain_ip=False)
+    await house.passes("asleep")
+    assert "w1" in await house.ask()
+    await house.asleep(house.first)
+    assert [word for word, _, _ in vm.past][-5:] == ["STOPPING", "SHUTOFF", "STARTING", "ACTIVE", "HIBERNATING"]
+
+
+async def test_a_hibernation_that_bounces_is_asked_for_again(build: Build, hyperstack: HyperstackSky) -> None:
+    house = await build(hyperstack, idle="500ms")
+    hyperstack.cloud.vms[int(house.first)].ends.extend(["ACTIVE", "ACTIVE"])  # of the restore, and of the hibernation
+    await house.waker()
+    await house.ask()
+    await house.asleep(house.first, seconds=25)
+    await house.reaches("asleep")
+    assert await house.path() == [*WAKE, *SLEEP]
+    assert (await house.calls()).count(("stop", "accepted")) == 2
+
+
+async def test_a_spot_machine_that_is_taken_away_drains_at_once(build: Build, ec2: Ec2Sky) -> None:
+    spot = ec2.cloud.add_machine(spot=True, running=True)
+    house = await build(ec2, first=spot)
+    await house.waker()
+    await house.ask()
+    ec2.cloud.reclaim(spot, "marked-for-stop")
+    drain = await house.passes("draining", seconds=5)
+    assert "marked-for-stop" in drain.reason
+    await house.asleep(spot)
+    await house.reaches("asleep")
+    assert "w1" in await house.ask()
+
+
+async def test_a_spot_machine_that_is_gone_without_a_word_is_replaced(build: Build, ec2: Ec2Sky) -> None:
+    spot = ec2.cloud.add_machine(spot=True, running=True)
+    house = await build(ec2, first=spot)
+    await house.waker()
+    await house.ask()
+    ec2.cloud.reclaim(spot, "instance-stopped-no-capacity")
+    lost = await house.reaches("asleep")
+    assert "Spot" in lost.reason
+    assert "w1" in await house.ask()
+    assert await house.path("m2") == WAKE
+    assert ec2.wakes(spot) == 0

@@ -1,5 +1,6 @@
 """A provider in doubt: what serves goes on serving."""
 
+from services.waker.core.events import Probe, StartMachine
 from tests.unit.waker.fleets import IDLE, World, plan
 
 
@@ -39,3 +40,60 @@ def test_the_operators_word_stands_whatever_the_provider_says() -> None:
     world.looked({}, fault="503")
     world.use("a1", ack=True)
     assert world.state("a1") == "falling_asleep"
+
+
+def stuck() -> World:
+    """a1 was to sleep, and its provider refuses that."""
+    world = cloud()
+    world.pass_time(IDLE + 1)
+    for _ in range(3):
+        assert world.state("a1") == "falling_asleep"
+        world.stopped("refused", scope="account", reason="not allowed")
+        world.pass_time(3)
+    assert world.state("a1") == "broken"
+    world.take(Probe)
+    return world
+
+
+def test_what_cannot_be_put_to_sleep_serves_whoever_wants_it() -> None:
+    world = stuck()
+    world.pass_time(10)
+    assert not world.take(Probe)  # nobody does
+    world.want()
+    world.probed()
+    world.probed()
+    assert world.state("a1") == "ready"
+    assert not world.take(StartMachine)
+    world.want(waiting=0)
+    world.pass_time(IDLE + 5)
+    assert world.state("a1") == "falling_asleep"
+
+
+def test_what_cannot_be_put_to_sleep_and_does_not_answer_makes_nobody_wait() -> None:
+    world = stuck()
+    world.want()
+    assert not world.take(StartMachine)
+    world.probed(answered=False)
+    assert world.started().machine == "a2"
+
+
+def test_what_the_operator_keeps_from_requests_is_not_brought_back() -> None:
+    world = stuck()
+    world.order("cordon", "a1")
+    world.want()
+    assert not world.take(Probe)
+    assert world.started().machine == "a2"
+
+
+def test_what_was_brought_back_and_dies_is_watched_for_its_return() -> None:
+    world = stuck()
+    world.want()
+    world.probed()
+    world.probed()
+    world.want(waiting=0)
+    for _ in range(3):
+        world.pass_time(10)
+        world.probed(answered=False)
+    assert world.state("a1") == "broken"
+    world.pass_time(5)
+    assert world.take(Probe)
