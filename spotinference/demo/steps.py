@@ -23,7 +23,7 @@ from shared.messages.waker import ProviderCall
 from spotinference import model_file
 from spotinference.demo.invoice import demo_invoice
 from spotinference.demo.suite import DemoFailed, Stage, Suite, expect, until, up
-from spotinference.engine_counters import EngineCounters, parse
+from services.meter.core.engine_counters import EngineCounters, parse
 from spotinference.journal import journal_entries
 from spotinference.report import on_terminal
 

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from spotinference.engine_counters import EngineCounters, parse
+from services.meter.core.engine_counters import EngineCounters, parse
 from tests.kit.engine import Engine, free_port
 
 MESSAGES = [{"role": "user", "content": "how many people look at the water"}]

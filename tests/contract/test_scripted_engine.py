@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from spotinference.engine_counters import parse
+from services.meter.core.engine_counters import parse
 from tests.kit.scripted_engine import NAME, Script, ScriptedEngine, ToolCall
 
 CHAT: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from spotinference.engine_counters import EngineCounters, parse
+from services.meter.core.engine_counters import EngineCounters, parse
 from tests.kit.tiny_gguf import write_tiny_gguf
 
 START_SECONDS = 20.0

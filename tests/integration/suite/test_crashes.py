@@ -15,7 +15,7 @@ import pytest
 from shared.bus.jetstream import connect
 from shared.bus.topology import FLEET_JOURNAL
 from shared.messages.waker import JournalEntry, ProviderCall
-from spotinference.engine_counters import EngineCounters, parse
+from services.meter.core.engine_counters import EngineCounters, parse
 from tests.integration.suite.config import config
 from tests.kit.engine import engine_command
 from tests.kit.up import UpProcess, up

@@ -2,19 +2,23 @@
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 _SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{.*\})? +(?P<value>\S+)(?: +\d+)?")
 
 _PROMPT = {"llamacpp:prompt_tokens_total", "llamacpp:prompt_tokens_cached_total", "vllm:prompt_tokens_total"}
 """llama.cpp counts the prompt tokens that came from its cache apart, vLLM and every `usage` count them in."""
 _COMPLETION = {"llamacpp:tokens_predicted_total", "vllm:generation_tokens_total"}
+_REQUESTS = {"vllm:request_success_total"}
 _RUNNING = {
     "llamacpp:requests_processing",
     "llamacpp:requests_deferred",
     "vllm:num_requests_running",
     "vllm:num_requests_waiting",
 }
+_WANTED = _PROMPT | _COMPLETION | _REQUESTS | _RUNNING
+COUNT_LIMIT = 2**53
+"""A counter is a double: beyond this it no longer counts each token."""
 _LLAMACPP_DIGITS = 6
 """It prints six significant digits, whatever it knows."""
 
@@ -33,24 +37,38 @@ class EngineCounters:
     """Requests in the engine; llama.cpp counts their completion tokens only when they end."""
     rounding: int
     """How far each printed sum may be from the true one; 0: it is exact."""
+    requests: int | None = None
+    """Those that ended well; None: this engine does not count them."""
 
 
 def parse(text: str) -> EngineCounters:
-    """The counters in the text of `/metrics`; `ValueError` where it is no engine's that we know."""
-    samples = [(m["name"], Decimal(m["value"])) for line in text.splitlines() if (m := _SAMPLE.fullmatch(line))]
-    names = {name for name, _ in samples}
+    """The counters in the text of `/metrics`; `ValueError` where it is no engine's that we know, or counts nonsense."""
+    samples = [(m["name"], m["value"]) for line in text.splitlines() if (m := _SAMPLE.fullmatch(line))]
+    counts = [(name, _number(name, value)) for name, value in samples if name in _WANTED]
+    names = {name for name, _ in counts}
     if not (names & _PROMPT and names & _COMPLETION):
         raise ValueError("neither llama.cpp's nor vLLM's token counters are in this text")
 
     def total(wanted: set[str]) -> int:
-        return int(sum(value for name, value in samples if name in wanted))
+        return int(sum(value for name, value in counts if name in wanted))
 
     return EngineCounters(
         prompt_tokens=total(_PROMPT),
         completion_tokens=total(_COMPLETION),
         running=total(_RUNNING),
-        rounding=sum(_rounding(value) for name, value in samples if name in _PROMPT | _COMPLETION and _rounds(name)),
+        rounding=sum(_rounding(value) for name, value in counts if name in _PROMPT | _COMPLETION and _rounds(name)),
+        requests=total(_REQUESTS) if names & _REQUESTS else None,
     )
+
+
+def _number(name: str, text: str) -> Decimal:
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not (value.is_finite() and 0 <= value < COUNT_LIMIT):
+        raise ValueError(f"{name}: expected a count, got {text[:40]!r}")
+    return value
 
 
 def _rounds(name: str) -> bool:
