@@ -35,8 +35,8 @@ def fleet_states() -> str:
 def _head() -> Iterator[str]:
     yield "# The states of a machine\n"
     yield "Made from the code by `python -m tests.docs.fleet_states`; a test compares."
-    yield "`services/waker/core/moves.py` has the table of moves, and a move that it lacks is an error. How the waker uses"
-    yield "them: [architecture](architecture.md#the-fleet).\n"
+    yield "`services/waker/core/moves.py` has the table of moves, and a move that it lacks is an error. How"
+    yield "the waker uses them: [architecture](architecture.md#the-fleet).\n"
     yield "| state | meaning |\n|---|---|"
     yield from (f"| `{state}` | {meaning} |" for state, meaning in STATES.items())
     yield ""

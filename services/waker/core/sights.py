@@ -122,10 +122,15 @@ def _stray(turn: Turn, stray: Stray, asked_at: float) -> None:
         machine = turn.set(Machine(plan=plan, since=turn.now, sight=stray.sight, seen_at=asked_at))
         machine = turn.move(machine, "broken", "it carries the fleet's mark and is not configured")
         sleeping.fall(turn, machine, "it carries the fleet's mark and is not configured")
-    elif machine.state == "asleep" and stray.sight.power in ("rising", "up", "halted"):
-        machine = turn.move(turn.set(machine, sight=stray.sight), "broken", "it runs again, and is not configured")
+    elif not _says_something(turn, machine, stray.sight, asked_at):
+        return
+    elif machine.state in ("asleep", "gone") and stray.sight.power in ("rising", "up", "halted"):
+        machine = turn.set(machine, sight=stray.sight, seen_at=asked_at, gone_since=None)
+        if machine.state == "gone":
+            machine = turn.move(machine, "asleep", "its provider knows it again")
+        machine = turn.move(machine, "broken", "it runs again, and is not configured")
         sleeping.fall(turn, machine, "it runs again, and is not configured")
-    elif _says_something(turn, machine, stray.sight, asked_at):
+    else:
         look(turn, turn.set(machine, seen_at=asked_at), stray.sight)
 
 

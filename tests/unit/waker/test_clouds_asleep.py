@@ -1,0 +1,454 @@
+"""Machines of a cloud that are to sleep, or to stay awake: what is seen, idleness, orders, doubt, strays."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from services.waker.core.events import Looked, Power, Probe, Probed, Sight, StartMachine, StopMachine, Stray
+from services.waker.core.idle import observed
+from shared.messages.waker import Ordered, TierMemory
+from shared.schedule import parse_window
+from tests.unit.waker.fleets import GATEWAY, IDLE, World, idle, invariants, plan
+
+STUCK = 300.0
+GONE = 60.0
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World(plan=plan(provider="ec2"))
+    yield world
+    invariants(world)
+
+
+def asked(world: World, kind: type[StartMachine] | type[StopMachine]) -> list[str]:
+    """Whom it is asked of now; it stays asked."""
+    return [e.machine for e in world.effects if isinstance(e, kind)]
+
+
+def answering(world: World, seconds: float, *, until: str = "", name: str = "a1") -> None:
+    """Time passes, and engines that are asked answer; until the machine is in this state, if one is named."""
+    end = world.now + seconds
+    while world.now < end and not (until and world.state(name) == until):
+        world.pass_time(min(1.0, end - world.now), step=1.0)
+        for p in world.take(Probe):
+            assert isinstance(p, Probe)
+            world.tell(Probed(machine=p.machine, serial=p.serial, step=p.step, answered=True, seconds=0.1, tokens=3))
+
+
+def falling(world: World, name: str = "b1") -> None:
+    """Awake, then idle until it is asked to sleep."""
+    world.ready(name, "n" if name == "b1" else "m")
+    answering(world, 10 * IDLE, until="falling_asleep", name=name)
+    assert asked(world, StopMachine) == [name]
+
+
+def stray(power: Power, name: str = "ec2:i-9") -> Stray:
+    return Stray(id=name, provider="ec2", sight=Sight(power=power, provider_state=power))
+
+
+def beginning(world: World, **powers: Power) -> None:
+    """A new leader sees these, and the rest off."""
+    world.begin({name: Sight(power=power, provider_state=power) for name, power in powers.items()})
+
+
+def test_it_bounces_back_and_is_asked_again_thrice_then_broken_and_raised_and_tried_again(world: World) -> None:
+    falling(world)
+    for attempt in range(3):
+        assert world.stopped().force == (attempt > 0)
+        world.seen("b1", "falling", after=3)
+        world.seen("b1", "up", after=20)
+        assert world.state("b1") == "falling_asleep"
+        world.pass_time(1.1, step=1.1)
+    assert world.state("b1") == "broken"
+    assert world.bucket["b1"][0].alarm == "it still runs after 3 attempts to end it"
+    world.pass_time(61, step=1.0)
+    assert world.state("b1") == "falling_asleep"
+    world.stopped()
+    world.seen("b1", "off", after=20)
+    assert (world.state("b1"), world.bucket["b1"][0].alarm) == ("asleep", "")
+
+
+def test_a_refusal_to_stop_is_asked_again_and_raised_with_its_words(world: World) -> None:
+    falling(world)
+    for _ in range(3):
+        world.stopped("refused", reason="UnauthorizedOperation: allow ec2:StopInstances")
+        world.pass_time(2.5, step=0.5)
+    assert world.state("b1") == "broken"
+    assert "allow ec2:StopInstances" in world.bucket["b1"][0].alarm
+
+
+def test_a_stop_that_meets_a_change_of_state_is_no_attempt(world: World) -> None:
+    falling(world)
+    for _ in range(8):
+        world.stopped("refused", scope="busy")
+        assert world.state("b1") == "falling_asleep"
+        assert world.machine("b1").stops == 0
+        world.pass_time(2.5, step=0.5)
+    assert asked(world, StopMachine) == ["b1"]
+
+
+def test_what_is_stuck_on_its_way_down_is_forced(world: World) -> None:
+    falling(world)
+    assert not world.stopped().force
+    for _ in range(29):
+        world.seen("b1", "falling", after=10)
+        assert asked(world, StopMachine) == []
+    world.seen("b1", "falling", after=15)
+    world.pass_time(1)
+    assert world.stopped().force
+
+
+def test_what_comes_up_while_it_is_to_sleep_is_stopped_when_it_is_there(world: World) -> None:
+    world.want("n")
+    world.started()
+    world.seen("b1", "rising", after=2)
+    world.order("hibernate", "b1")
+    world.want("n", 0)
+    world.stopped("refused", scope="busy")
+    world.pass_time(60, step=1.0)
+    assert asked(world, StopMachine) == []
+    world.seen("b1", "up", after=1)
+    world.pass_time(1.1, step=1.1)
+    assert asked(world, StopMachine) == ["b1"]
+
+
+@pytest.mark.parametrize("awake", [False, True])
+def test_off_and_billed_in_full_is_put_to_sleep_properly_at_once(world: World, awake: bool) -> None:
+    if awake:
+        world.ready("b1", "n")
+    world.seen("b1", "halted", after=30, provider_state="SHUTOFF")
+    assert world.path("b1")[-2:] == ["broken", "falling_asleep"]
+    assert asked(world, StopMachine) == ["b1"]
+    world.stopped()
+    world.seen("b1", "rising", after=5)
+    world.seen("b1", "up", after=60)
+    world.pass_time(1.1, step=1.1)
+    world.stopped()
+    world.seen("b1", "falling", after=5)
+    world.seen("b1", "off", after=60)
+    assert world.state("b1") == "asleep"
+    assert asked(world, StartMachine) == []
+
+
+def test_a_machine_that_is_taken_away_drains_at_once_and_is_not_called_back(world: World) -> None:
+    world.ready()
+    world.pass_time(GATEWAY + 1)
+    world.use("a1", in_flight=1)
+    world.seen("a1", "up", leaving="EC2 takes it back at 10:02", after=5)
+    assert world.state("a1") == "draining"
+    world.want()
+    assert world.state("a1") == "draining"
+    assert asked(world, StartMachine) == ["a2"], "the waiters get another"
+    world.use("a1", in_flight=0, ack=True, used=world.now)
+    assert asked(world, StopMachine) == ["a1"]
+
+
+def test_a_machine_that_its_provider_took_sleeps_with_its_words_and_wakes_again(world: World) -> None:
+    world.ready()
+    world.seen("a1", "off", reason="Server.SpotInstanceTermination", after=30)
+    assert (world.state("a1"), world.bucket["a1"][0].reason) == ("asleep", "Server.SpotInstanceTermination")
+    world.want()
+    assert asked(world, StartMachine) == ["a1"]
+
+
+def test_a_machine_that_runs_without_our_doing_is_taken_over_and_sleeps_when_it_is_idle(world: World) -> None:
+    world.seen("a1", "up", after=30)
+    assert (world.state("a1"), world.machine("a1").phase) == ("waking", "reaching")
+    answering(world, 5, until="ready")
+    assert world.bucket["a1"][0].state == "ready"
+    answering(world, 2 * IDLE, until="falling_asleep")
+    assert asked(world, StopMachine) == ["a1"]
+
+
+def test_a_machine_is_gone_only_when_it_was_missed_for_a_while_and_returns(world: World) -> None:
+    world.ready()
+    world.order("wake", "m")
+    for _ in range(6):
+        world.seen("a1", "gone", after=9, reason="InvalidInstanceID.NotFound")
+        assert world.state("a1") == "ready", "a momentary 'not found' costs nothing"
+    world.seen("a1", "up", after=9)
+    for _ in range(7):
+        world.seen("a1", "gone", after=9, reason="InvalidInstanceID.NotFound")
+    assert world.state("a1") == "ready", "it counts anew"
+    world.seen("a1", "gone", after=9, reason="InvalidInstanceID.NotFound")
+    assert world.state("a1") == "gone"
+    assert "mend or remove its `instance`" in world.bucket["a1"][0].alarm
+    world.want()
+    assert asked(world, StartMachine) == ["a2"]
+    world.seen("a1", "off", after=20)
+    assert (world.state("a1"), world.bucket["a1"][0].alarm) == ("asleep", "")
+
+
+def test_what_was_never_seen_is_gone_at_once_and_a_new_leader_goes_on_from_there(world: World) -> None:
+    fresh = World(plan=plan(provider="ec2"))
+    fresh.bucket.clear()
+    fresh.journal.clear()
+    beginning(fresh, a1="gone")
+    assert fresh.state("a1") == "gone"
+    assert "`instance`" in fresh.bucket["a1"][0].alarm
+    fresh.now += 50
+    beginning(fresh, a1="gone")
+    assert fresh.path("a1") == ["gone"], "it is told once"
+    fresh.now += 50
+    beginning(fresh)
+    assert fresh.path("a1") == ["gone", "asleep"]
+    invariants(fresh)
+
+
+def test_a_stray_is_put_to_sleep(world: World) -> None:
+    world.now += 1
+    world.looked({}, stray("up"))
+    assert asked(world, StopMachine) == ["ec2:i-9"]
+    assert world.path("ec2:i-9") == ["broken", "falling_asleep"]
+    world.stopped()
+    world.now += 20
+    world.looked({}, stray("off"))
+    assert world.state("ec2:i-9") == "asleep"
+    world.now += 20
+    world.looked({}, stray("up"))
+    assert asked(world, StopMachine) == ["ec2:i-9"], "each time that it runs"
+
+
+def test_a_stray_that_does_not_sleep_is_asked_thrice_then_raised_and_asked_again(world: World) -> None:
+    world.now += 1
+    world.looked({}, stray("up"))
+    for _ in range(3):
+        world.stopped()
+        world.now += 20
+        world.looked({}, stray("up"))
+        world.pass_time(1.1, step=1.1)
+    assert world.state("ec2:i-9") == "broken"
+    assert "still runs after 3 attempts" in world.bucket["ec2:i-9"][0].alarm
+    for _ in range(7):
+        world.now += 10
+        world.looked({}, stray("up"))
+    world.pass_time(1)
+    assert asked(world, StopMachine) == ["ec2:i-9"]
+
+
+@pytest.mark.parametrize("power", ["off", "falling", "failed", "gone"])
+def test_a_stray_that_costs_nothing_is_let_be(world: World, power: Power) -> None:
+    world.now += 1
+    world.looked({}, stray(power))
+    assert "ec2:i-9" not in world.fleet.machines
+
+
+def test_a_stray_that_is_listed_no_more_is_gone_and_is_never_taken_into_use_when_it_returns(world: World) -> None:
+    world.now += 1
+    world.looked({}, stray("up"))
+    world.stopped()
+    for _ in range(8):
+        world.now += 10
+        world.looked({})
+    assert world.state("ec2:i-9") == "gone"
+    world.now += 10
+    world.looked({}, stray("up"))
+    assert world.state("ec2:i-9") == "falling_asleep"
+    assert asked(world, StopMachine) == ["ec2:i-9"]
+
+
+def test_a_schedule_wakes_one_machine_of_its_tier_and_keeps_it_awake() -> None:
+    office = idle(keep_warm=(parse_window("daily 00:20-00:40"),))
+    world = World(plan=plan(provider="ec2", idle={"a": office, "b": idle()}))
+    world.pass_time(190, step=10.0)  # it is 00:16:40 now
+    assert asked(world, StartMachine) == []
+    world.pass_time(20, step=10.0)
+    assert asked(world, StartMachine) == ["a1"], "one"
+    assert world.bucket["a1"][0].key_id is None, "nobody's request caused it"
+    world.started()
+    world.seen("a1", "up", after=20)
+    answering(world, 15 * 60)
+    assert world.state("a1") == "ready"
+    answering(world, 8 * 60, until="falling_asleep")
+    assert 1200 + 20 * 60 <= world.now <= 1200 + 20 * 60 + 5
+    invariants(world)
+
+
+def test_a_pattern_of_gaps_wakes_it_before_its_use_is_due() -> None:
+    gaps: tuple[int, ...] = ()
+    for _ in range(20):
+        gaps = observed(gaps, 30 * 60.0)
+    world = World(plan=plan(provider="ec2", idle={"a": idle(policy="histogram"), "b": idle()}))
+    world.memory["tier.a"] = TierMemory(tier="a", phases={}, wakes=(60.0,), gaps=gaps)
+    beginning(world)
+    world.ready()
+    used = world.now = world.now + 5
+    world.use("a1", used=used)
+    answering(world, 120, until="falling_asleep")
+    assert world.now - used < 90, "a minute, not the timeout"
+    world.stopped()
+    world.seen("a1", "off", after=20)
+    while not asked(world, StartMachine):
+        world.pass_time(5, step=5.0)
+    # The head is 27 minutes after the last use, and a wake takes a minute, or the median of 60 and 20 s.
+    assert world.now - used == pytest.approx(27 * 60 - 40, abs=25)
+    invariants(world)
+
+
+def test_it_stays_awake_for_the_least_time_and_is_not_cycled_more_often_than_allowed() -> None:
+    world = World(plan=plan(provider="ec2", idle={"a": idle(), "b": idle(min_awake=200.0, max_cycles_per_hour=2)}))
+    slept = []
+    for _ in range(2):
+        world.ready("b1", "n")
+        answering(world, 4000, until="falling_asleep", name="b1")
+        slept.append(world.now - world.machine("b1").woken[-1])
+        world.stopped()
+        world.seen("b1", "off", after=20)
+    assert slept[0] == pytest.approx(222, abs=4)
+    assert world.now - 1000.0 > 3600, "a second sleep would have asked for a third wake within the hour"
+    invariants(world)
+
+
+def test_the_operators_wake_keeps_it_awake_over_leaders_until_a_hibernate_withdraws_it(world: World) -> None:
+    world.order("wake", "m")
+    world.started()
+    world.seen("a1", "up", after=20)
+    answering(world, 3)
+    assert (world.state("a1"), world.bucket["a1"][0].kept) == ("ready", True)
+    assert world.fleet.orders == ()
+    for _ in range(3):
+        answering(world, 2 * IDLE)
+        world.now += 1
+        beginning(world, a1="up")
+    assert world.state("a1") == "ready"
+    assert world.machine("a1").kept
+    world.order("hibernate", "a1")
+    assert world.state("a1") == "draining"
+    answering(world, GATEWAY + 2, until="falling_asleep")
+    assert asked(world, StopMachine) == ["a1"]
+    assert not world.machine("a1").cordoned
+    told = [(e.order, e.by) for e in world.journal if isinstance(e, Ordered)]
+    assert told == [("wake", "ops@host"), ("hibernate", "ops@host")]
+
+
+def test_an_order_to_wake_is_not_forgotten_with_its_leader(world: World) -> None:
+    world.order("wake", "n")
+    world.started("refused", reason="not now")
+    assert world.fleet.orders == ("n",)
+    world.now += 30
+    beginning(world)
+    assert asked(world, StartMachine) == ["b1"]
+
+
+def test_a_hibernate_drains_though_somebody_waits_and_the_next_demand_wakes_another(world: World) -> None:
+    world.ready()
+    world.pass_time(GATEWAY + 1)
+    world.use("a1", in_flight=1)
+    world.order("hibernate", "a1")
+    world.want()
+    assert world.state("a1") == "draining"
+    assert asked(world, StartMachine) == ["a2"]
+    world.use("a1", in_flight=0, ack=True)
+    assert asked(world, StopMachine) == ["a1"]
+
+
+def test_a_cordoned_machine_is_drained_not_woken_and_taken_into_use_again(world: World) -> None:
+    world.ready()
+    world.use("a1")
+    world.order("cordon", "a1")
+    assert world.state("a1") == "draining"
+    world.order("uncordon", "a1")
+    assert world.state("a1") == "ready"
+    world.use("a1")
+    world.order("cordon", "a1")
+    answering(world, GATEWAY + 2, until="falling_asleep")
+    world.stopped()
+    world.seen("a1", "off", after=20)
+    world.now += 1
+    beginning(world)
+    world.want()
+    assert world.started().machine == "a2"
+    world.order("uncordon", "a1")
+    world.order("cordon", "a2")
+    assert world.state("a2") == "falling_asleep"
+    world.want()
+    assert asked(world, StartMachine) == ["a1"]
+
+
+def test_what_is_cordoned_and_comes_up_all_the_same_serves_nobody_and_sleeps(world: World) -> None:
+    world.order("cordon", "a1")
+    world.seen("a1", "up", after=30)
+    answering(world, GATEWAY + 5, until="falling_asleep")
+    assert "ready" not in {r.state for r, _ in world.bucket.values()}
+    assert asked(world, StopMachine) == ["a1"]
+
+
+@pytest.mark.parametrize("doubt", ["not tested", "not seen", "silent"])
+def test_nothing_sleeps_while_its_provider_is_in_doubt(doubt: str) -> None:
+    slow = {"a": idle(timeout=2 * IDLE), "b": idle()}
+    world = World(plan=plan(provider="ec2", idle=slow), tests_pass=doubt != "not tested", blind=doubt == "not tested")
+    world.ready()
+    for _ in range(int(3 * IDLE)):
+        answering(world, 1)
+        if doubt == "not seen":
+            world.looked({}, fault="RequestLimitExceeded")
+    assert world.state("a1") == "ready"
+    world.tests_pass = world.blind = True
+    if doubt != "not tested":
+        world.now += 1
+        world.looked({})
+    answering(world, 130, until="falling_asleep")
+    assert asked(world, StopMachine) == ["a1"], "and it does when that is over"
+    invariants(world)
+
+
+def test_a_drain_is_called_off_when_its_provider_falls_into_doubt(world: World) -> None:
+    world.ready()
+    world.use("a1")
+    while world.state("a1") != "draining":
+        answering(world, 1)
+        world.use("a1")
+    world.looked({}, fault="EndpointConnectionError")
+    assert world.state("a1") == "ready"
+    world.use("a1", ack=True)
+    assert asked(world, StopMachine) == []
+
+
+def test_an_engine_that_dies_on_a_machine_that_runs_is_broken_put_to_sleep_and_woken_again(world: World) -> None:
+    world.ready()
+    for _ in range(3):
+        while not any(isinstance(e, Probe) for e in world.effects):
+            world.pass_time(1.0, step=1.0)
+        assert world.state("a1") == "ready"
+        world.probed(answered=False)
+    assert (world.state("a1"), world.bucket["a1"][0].alarm) == ("broken", "does not answer: refused")
+    world.want()
+    assert world.started().machine == "a2", "who waits gets another meanwhile"
+    world.want(waiting=0)
+    world.pass_time(61, step=1.0)
+    assert asked(world, StopMachine) == ["a1"]
+    world.stopped()
+    world.seen("a1", "off", after=20)
+    world.order("cordon", "a2")
+    world.want()
+    assert world.state("a1") == "waking"
+
+
+def test_an_engine_that_answers_again_is_ready_again(world: World) -> None:
+    world.ready()
+    for _ in range(3):
+        while not any(isinstance(e, Probe) for e in world.effects):
+            world.pass_time(1.0, step=1.0)
+        world.probed(answered=False)
+    assert world.state("a1") == "broken"
+    answering(world, 40, until="ready")
+    assert world.state("a1") == "ready"
+
+
+def test_a_failed_machine_is_raised_and_may_be_tried(world: World) -> None:
+    falling(world)
+    world.stopped()
+    world.seen("b1", "failed", after=20, provider_state="ERROR")
+    assert (world.state("b1"), world.bucket["b1"][0].alarm) == ("asleep", "its provider says ERROR")
+    world.want("n")
+    assert asked(world, StartMachine) == ["b1"]
+
+
+def test_a_look_that_is_older_than_the_call_says_nothing(world: World) -> None:
+    falling(world)
+    early = world.now
+    world.stopped()
+    sights = {"b1": Sight(power="off", provider_state="stopped")}
+    world.tell(Looked(provider="ec2", asked_at=early, sights=sights))
+    assert world.state("b1") == "falling_asleep"
