@@ -58,8 +58,19 @@ digests = _sums(
 )
 """What is left of the events that are no longer kept: `core.digest` says what the hash is of."""
 
-horizon = Table("horizon", metadata, Column("before", Double))
-"""One row: what was completed before is sealed, or being sealed, and no longer taken. The lock of sealing."""
+busy = Table(
+    "busy",
+    metadata,
+    Column("day", Text, primary_key=True),
+    Column("machine", Text, primary_key=True),
+    Column("begun", Double, primary_key=True),
+    Column("ended", Double),
+)
+"""When machines had requests in flight, on days whose events are no longer kept."""
+
+horizon = Table("horizon", metadata, Column("before", Double), Column("busy_until", Double))
+"""One row. What was completed `before` is sealed, or being sealed, and no longer taken; of what was completed until
+`busy_until` the busy times are kept."""
 
 key_months = Table(
     "key_months",
@@ -70,8 +81,17 @@ key_months = Table(
 )
 """What counts against a key's quota: prompt and completion of the events that did not fail, in the same transaction."""
 
-sources = Table("sources", metadata, Column("source", Text, primary_key=True), Column("seen_at", Double))
-"""Every source ever seen; its row is the lock on its runs."""
+sources = Table(
+    "sources",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("seen_at", Double),
+    Column("written", BigInteger),
+    Column("heard_at", Double),
+    Column("left", Boolean),
+)
+"""Every source ever seen; its row is the lock on its runs. The last three are what it said of itself: the number of its
+newest event, when, and whether that was its last word."""
 
 runs = Table(
     "runs",

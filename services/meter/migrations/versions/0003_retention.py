@@ -1,4 +1,4 @@
-"""Sums by the hour, filled from the rollups; sealed days; declared losses; unknown names; why a message is in quarantine.
+"""Sums by the hour, filled from the rollups; sealed days; what gateways said; losses; unknown names; quarantine's kinds.
 
 A meter of the version before does not know the hours and adds nothing to them: end it first.
 """
@@ -35,6 +35,9 @@ def upgrade() -> None:
         sa.Column("first_at", sa.Double, nullable=False),
         sa.Column("last_at", sa.Double, nullable=False),
     )
+    op.add_column("sources", sa.Column("written", sa.BigInteger))
+    op.add_column("sources", sa.Column("heard_at", sa.Double))
+    op.add_column("sources", sa.Column("left", sa.Boolean, nullable=False, server_default=sa.false()))
     # Until now a message was there because it could not be read, and its day lacked it where its number was known.
     op.add_column("quarantine", sa.Column("kind", sa.Text, nullable=False, server_default="unreadable"))
     op.add_column("quarantine", sa.Column("lacking", sa.Boolean, nullable=False, server_default=sa.true()))
@@ -71,6 +74,17 @@ def _sealed_days() -> None:
         sa.Column("first_at", sa.Double, nullable=False),
         sa.Column("last_at", sa.Double, nullable=False),
     )
-    # One row: what was completed before it is sealed, or being sealed. It is also the sealer's and the writers' lock.
-    horizon = op.create_table("horizon", sa.Column("before", sa.Double, nullable=False))
-    op.execute(horizon.insert().values(before=0.0))
+    op.create_table(
+        "busy",
+        sa.Column("day", sa.Text, primary_key=True),
+        sa.Column("machine", sa.Text, primary_key=True),
+        sa.Column("begun", sa.Double, primary_key=True),
+        sa.Column("ended", sa.Double, nullable=False),
+    )
+    # One row, and the lock between those who write events and the one who seals them.
+    horizon = op.create_table(
+        "horizon",
+        sa.Column("before", sa.Double, nullable=False),
+        sa.Column("busy_until", sa.Double, nullable=False),
+    )
+    op.execute(horizon.insert().values(before=0.0, busy_until=0.0))
