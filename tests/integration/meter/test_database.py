@@ -16,11 +16,12 @@ MIGRATIONS = Path(services.meter.__file__).parent / "migrations"
 
 
 async def test_replicas_that_start_together_migrate_once(database_url: str) -> None:
+    newest = max(script.stem[:4] for script in (MIGRATIONS / "versions").glob("0*.py"))
     engines = [create_engine(database_url) for _ in range(4)]
     try:
         await asyncio.gather(*(migrate(e, MIGRATIONS, version_table="ledger_version") for e in engines))
         async with reading(engines[0]) as connection:
-            assert (await connection.execute(text("SELECT version_num FROM ledger_version"))).all() == [("0003",)]
+            assert (await connection.execute(text("SELECT version_num FROM ledger_version"))).all() == [(newest,)]
             tables = await connection.run_sync(lambda c: inspect(c).get_table_names())
             assert {"events", "rollups", "sources", "runs", "conflicts", "quarantine", "key_months", "hours"} <= set(tables)
     finally:

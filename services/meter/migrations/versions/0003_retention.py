@@ -1,4 +1,4 @@
-"""Sums by the hour, filled from the rollups; sealed days; what gateways said; losses; unknown names; quarantine's kinds.
+"""Sums by the hour; sealed days; what gateways say of themselves; declared losses; unknown names; quarantine's kinds.
 
 A meter of the version before does not know the hours and adds nothing to them: end it first.
 """
