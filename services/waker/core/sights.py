@@ -38,7 +38,8 @@ def _says_something(turn: Turn, machine: Machine, sight: Sight, asked_at: float)
     """A look from before the last call, or too soon after it to show what that did, proves nothing."""
     if machine.call is not None or asked_at <= max(machine.called_at, machine.seen_at):
         return False
-    unchanged = machine.sight is None or sight.power == machine.sight.power
+    # For a new leader, a machine that was being woken is one that was off.
+    unchanged = sight.power == machine.sight.power if machine.sight else not sight.running
     settle = turn.plan.account(machine.plan).settle
     if settle and unchanged and machine.state in ("waking", "falling_asleep"):
         return asked_at - machine.called_at > settle

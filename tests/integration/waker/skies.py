@@ -24,6 +24,9 @@ class Sky(Protocol):
 
     def add(self, *, pool: int = 0, running: bool = False, fleet: str | None = None) -> str: ...
 
+    def slow(self, seconds: float) -> None:
+        """Changes of the machines that there are take so long from now on."""
+
     async def up(self) -> set[str]:
         """The machines whose engines run."""
         ...
@@ -71,6 +74,9 @@ class Ec2Sky:
 
     def add(self, *, pool: int = 0, running: bool = False, fleet: str | None = None) -> str:
         return self.cloud.add_machine(zone=f"{REGION}{'abc'[pool]}", running=running, fleet=fleet)
+
+    def slow(self, seconds: float) -> None:
+        self.cloud.take(start=seconds, stop=seconds)
 
     async def up(self) -> set[str]:
         return await self._in("running")
@@ -122,6 +128,10 @@ class HyperstackSky:
         labels = [] if fleet is None else [f"spotinference-fleet={fleet}"]
         status = "ACTIVE" if running else "HIBERNATED"
         return str(self.cloud.add(status, labels=labels, region=f"CANADA-{pool + 1}").id)
+
+    def slow(self, seconds: float) -> None:
+        for vm in self.cloud.vms.values():
+            vm.seconds = seconds
 
     async def up(self) -> set[str]:
         return self._in("ACTIVE")

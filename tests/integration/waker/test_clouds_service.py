@@ -84,6 +84,58 @@ async def test_a_request_wakes_a_machine_and_idleness_puts_it_to_sleep(build: Bu
     assert (sky.wakes(house.first), house.room.served[house.first]) == (1, 1)
 
 
+async def test_a_waker_that_is_killed_in_the_middle_of_a_wake_is_followed(build: Build, sky: Sky) -> None:
+    house = await build(sky)
+    await house.waker_process()
+    await house.reaches("asleep", "m2")
+    sky.slow(4.0)
+    answer = asyncio.create_task(house.ask())
+    await until(house.record, lambda seen: seen is not None and seen.phase == "booting")
+    assert house.process is not None
+    await house.process.kill9()
+    await house.waker_process()
+    assert "w1" in await answer
+    assert await house.path() == WAKE
+    assert (sky.wakes(house.first), sky.wakes(house.second)) == (1, 0)
+    assert [outcome for call, outcome in await house.calls() if call == "start"] == ["accepted"]
+
+
+async def test_what_a_cloud_tells_late_is_done_once(build: Build, ec2: Ec2Sky) -> None:
+    """Its descriptions are seconds old, as EC2's may be; the services have the patience for it."""
+    house = await build(ec2, idle="500ms")
+    ec2.cloud.lag(3.0)
+    await house.waker_process()
+    await house.ask()
+    await house.asleep(house.first)
+    await house.reaches("asleep")
+    assert await house.path() == [*WAKE, *SLEEP]
+    assert await house.calls() == [("start", "accepted"), ("probe", "accepted"), ("stop", "accepted")]
+
+
+async def test_a_cloud_that_is_down_when_the_waker_comes_is_waited_for(build: Build, sky: Sky) -> None:
+    house = await build(sky)
+    sky.down()
+    await house.waker()
+    answer = asyncio.create_task(house.ask())
+    await house.in_doubt(True)
+    sky.heal()
+    assert "w1" in await answer
+    assert await house.path() == WAKE
+    assert sky.wakes(house.first) == 1
+
+
+async def test_who_comes_while_a_machine_falls_asleep_gets_another(build: Build, sky: Sky) -> None:
+    house = await build(sky, idle="500ms")
+    await house.waker()
+    await house.ask()
+    sky.slow(4.0)
+    await house.reaches("falling_asleep")
+    assert "w1" in await house.ask()
+    assert (await house.path("m2"))[:3] == WAKE
+    await house.asleep(house.first)
+    assert sky.wakes(house.first) == 1
+
+
 async def test_a_machine_without_room_is_passed_over(build: Build, sky: Sky) -> None:
     house = await build(sky)
     await house.waker()
@@ -253,6 +305,18 @@ async def test_somebody_switches_a_machine_off_that_serves(build: Build, hyperst
     assert "w1" in await house.ask()
     await house.asleep(house.first)
     assert [word for word, _, _ in vm.past][-5:] == ["STOPPING", "SHUTOFF", "STARTING", "ACTIVE", "HIBERNATING"]
+
+
+async def test_a_machine_that_breaks_while_it_comes_up_is_passed_over_and_raised(
+    build: Build, hyperstack: HyperstackSky
+) -> None:
+    house = await build(hyperstack)
+    hyperstack.cloud.vms[int(house.first)].ends.append("ERROR")
+    await house.waker()
+    assert "w1" in await house.ask()
+    assert await house.path("m2") == WAKE
+    failed = await house.reaches("asleep")
+    assert "RestoreHibernationInstanceFailed" in failed.reason
 
 
 async def test_a_hibernation_that_bounces_is_asked_for_again(build: Build, hyperstack: HyperstackSky) -> None:

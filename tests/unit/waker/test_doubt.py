@@ -1,6 +1,6 @@
-"""A provider in doubt: what serves goes on serving."""
+"""A provider in doubt, and what looks prove: what serves goes on serving."""
 
-from services.waker.core.events import Probe, StartMachine
+from services.waker.core.events import Power, Probe, Sight, StartMachine
 from tests.unit.waker.fleets import IDLE, World, plan
 
 
@@ -97,3 +97,17 @@ def test_what_was_brought_back_and_dies_is_watched_for_its_return() -> None:
     assert world.state("a1") == "broken"
     world.pass_time(5)
     assert world.take(Probe)
+
+
+def test_a_new_leader_takes_a_machine_that_came_up_at_its_word_and_one_that_is_still_off_not() -> None:
+    world = cloud()
+    world.want("n")
+    assert world.started().machine == "b1"
+    powers: tuple[Power, Power] = ("off", "up")
+    off, up = (Sight(power=power, provider_state=power) for power in powers)
+    world.begin({"b1": off, "a1": up})
+    world.seen("b1", "off", after=2.0)
+    assert (world.state("b1"), world.machine("b1").phase) == ("waking", "calling")
+    world.seen("b1", "up", after=2.0)
+    assert world.machine("b1").phase == "reaching"
+    assert not world.take(StartMachine)
