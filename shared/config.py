@@ -12,20 +12,16 @@ from typing import Any, Literal
 import msgspec
 
 from shared.config_faults import faults
+from shared.config_fleet import IdlePolicy, Machine, Model, ProviderName, Section, Tier
 from shared.errors import Misconfigured
 from shared.values import Duration, Money
+
+__all__ = ["IdlePolicy", "Machine", "Model", "ProviderName", "Section", "Tier"]
+"""From `shared.config_fleet`, passed on; nobody imports all."""
 
 CONFIG_VARIABLE = "SPOTINFERENCE_CONFIG"
 DEFAULT_CONFIG = Path("spotinference.toml")
 DEFAULT_DATA_DIR = Path(".spotinference")
-
-
-ProviderName = Literal["ec2", "hyperstack", "process", "static"]
-IdlePolicy = Literal["fixed", "break_even", "histogram"]
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every section: a misspelt key is refused."""
 
 
 class BusSection(Section, frozen=True, kw_only=True):
@@ -166,45 +162,6 @@ class ProviderSection(Section, frozen=True, kw_only=True):
 
     ec2: Ec2Section | None = None
     hyperstack: HyperstackSection | None = None
-
-
-class Tier(Section, frozen=True, kw_only=True):
-    """What is absent is as `[waker]` has it."""
-
-    name: str
-    provider: ProviderName
-    price_per_hour: Money | None = None
-    """USD per machine; for the estimate until the bill comes."""
-    asleep_price_per_hour: Money = Money("0")
-    """USD per machine that sleeps: its disks and addresses. For `plan` and `break_even`."""
-    max_concurrency: int = 64
-    """Requests in flight per machine."""
-    idle_policy: IdlePolicy | None = None
-    idle_timeout: Duration | None = None
-    min_awake: Duration | None = None
-    max_cycles_per_hour: int | None = None
-    keep_warm: tuple[str, ...] | None = None
-
-
-class Machine(Section, frozen=True, kw_only=True):
-    id: str
-    tier: str
-    instance: str | None = None
-    """The provider's id for it, as its API and the invoice have it."""
-    resources: tuple[str, ...] = ()
-    """Other resource ids of the invoice that belong to it: disks, addresses."""
-    endpoint: str | None = None
-    """Origin without `/v1`, where its engine listens; not for `process` machines."""
-    command: tuple[str, ...] = ()
-    """For `process` machines; `{port}` becomes a free port."""
-
-
-class Model(Section, frozen=True, kw_only=True):
-    name: str
-    lineup: tuple[str, ...]
-    """Tiers in order of preference."""
-    served_as: str | None = None
-    """The engine's name for it; the client's when absent."""
 
 
 class Config(Section, frozen=True, kw_only=True):

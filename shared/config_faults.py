@@ -52,7 +52,8 @@ def _machine_faults(config: Config, machine: Machine) -> list[str]:
         return [f"tier: no [[tier]] is named {machine.tier!r}"]
     if tier.provider == "process":
         return _process_faults(machine)
-    found = [f'command: not for provider "{tier.provider}"'] if machine.command else []
+    local = {"command": machine.command, "sleep_level": machine.sleep_level, "pair": machine.pair}
+    found = [f'{name}: not for provider "{tier.provider}"' for name, value in local.items() if value]
     if tier.provider in ("ec2", "hyperstack") and not machine.instance:
         found.append(f'instance: a machine of provider "{tier.provider}" needs the provider\'s id for it')
     return [*found, *_endpoint_faults(tier.provider, machine.endpoint)]
@@ -74,6 +75,8 @@ def _process_faults(machine: Machine) -> list[str]:
         found.append('command: nothing in it says "{port}": the engine would not know where to listen')
     if machine.endpoint:
         found.append('endpoint: not for provider "process": it follows from {port}')
+    if machine.pair == "":
+        found.append("pair: name it, or leave the key out")
     return found
 
 

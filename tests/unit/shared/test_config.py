@@ -98,6 +98,7 @@ FAULTS = {
     '[[tier]]\nname = "t"\nprovider = "static"\nmax_concurrency = 0': (
         "f.toml: tier[1].max_concurrency: must be at least 1, got 0"
     ),
+    '[[machine]]\nid = "m"\ntier = "t"\nsleep_level = 3': "f.toml: machine[1].sleep_level: invalid enum value 3",
     '[[machine]]\nid = "m"\ntier = "t"': "f.toml: machine[1] (m): tier: no [[tier]] is named 't'",
     '[[model]]\nname = "m"\nlineup = []': "f.toml: model[1] (m): lineup: name at least one tier",
     '[[model]]\nname = "m"\nlineup = ["t"]': "f.toml: model[1] (m): lineup: no [[tier]] is named 't'",
@@ -115,6 +116,9 @@ STATIC = '[[tier]]\nname = "t"\nprovider = "static"\n[[machine]]\nid = "m"\ntier
 PROCESS = '[[tier]]\nname = "t"\nprovider = "process"\n[[machine]]\nid = "m"\ntier = "t"\n'
 EC2 = '[provider.ec2]\nregion = "r"\n' + STATIC.replace("static", "ec2") + 'endpoint = "http://a:1"\n'
 MACHINE_FAULTS = [
+    (STATIC + "sleep_level = 1", 'sleep_level: not for provider "static"'),
+    (STATIC + 'pair = "p"', 'pair: not for provider "static"'),
+    (PROCESS + 'command = ["e", "{port}"]\npair = ""', "pair: name it, or leave the key out"),
     (EC2, 'instance: a machine of provider "ec2" needs the provider\'s id for it'),
     (EC2.replace('endpoint = "http://a:1"', 'instance = "i-1"'), 'endpoint: a machine of provider "ec2" needs one'),
     (EC2 + 'instance = "i-1"\ncommand = ["{port}"]', 'command: not for provider "ec2"'),
