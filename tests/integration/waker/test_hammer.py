@@ -34,7 +34,7 @@ async def clients_of(house: House, machine: str, seconds: float, chance: random.
 async def hammer(bus: JetStreamBus, nats_url: str, folder: Path, seconds: float) -> int:
     """Returns the number of cycles."""
     # A leader puts nobody to sleep before it has had the time to hear every gateway that there may be.
-    soon = 'gateway_timeout = "5s"'
+    soon = 'gateway_timeout = "4s"'
     async with built(bus, nats_url, folder, "--work", "0.2", machines=MACHINES, idle="1s", waker=soon) as house:
         for _ in range(GATEWAYS):
             await house.gateway()
@@ -56,7 +56,7 @@ async def hammer(bus: JetStreamBus, nats_url: str, folder: Path, seconds: float)
 
 
 async def test_requests_at_random_are_all_answered_whole(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
-    assert await hammer(bus, nats_url, tmp_path, 15.0) >= 10
+    assert await hammer(bus, nats_url, tmp_path, 12.0) >= 10
 
 
 @pytest.mark.long

@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--log", required=True)
     parser.add_argument("--load", type=float, default=0.0, help="seconds until it listens")
+    parser.add_argument("--spread", type=float, default=0.0, help="and up to so many more")
     parser.add_argument("--work", type=float, default=0.02, help="seconds that an answer takes")
     parser.add_argument("--end", type=float, default=0.0, help="seconds from SIGTERM to its end")
     arguments = parser.parse_args()
@@ -150,7 +151,7 @@ def main() -> None:
         ends_at = min(ends_at, time.monotonic() + arguments.end)
 
     signal.signal(signal.SIGTERM, on_term)
-    loaded_at = time.monotonic() + arguments.load
+    loaded_at = time.monotonic() + arguments.load + arguments.spread * (time.time() % 1.0)
     while (now := time.monotonic()) < min(loaded_at, ends_at):
         time.sleep(min(0.05, max(0.0, loaded_at - now)))
     if time.monotonic() < ends_at:

@@ -36,7 +36,6 @@ drain_grace = "5s"
 access_log = false
 {gateway}
 [waker]
-probe_interval = "50ms"
 {waker}
 """
 PART = """

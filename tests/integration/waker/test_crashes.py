@@ -1,0 +1,183 @@
+"""The leader is killed while its machine is in each state: the standby goes on, and does nothing a second time."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from shared.bus import subjects
+from shared.bus.jetstream import JetStreamBus
+from shared.bus.topology import FLEET
+from shared.messages.codec import decode, encode
+from shared.messages.gateway import Activity, MachineActivity
+from shared.messages.waker import MachineRecord, WakerCommand, WakerReply
+from tests.integration.waker.whole import House, built, one_engine_at_a_time
+from tests.kit.waiting import until
+
+TAKE_OVER_SECONDS = 10.0
+SOON = 'gateway_timeout = "4s"'
+
+
+@asynccontextmanager
+async def two_wakers(
+    bus: JetStreamBus, nats_url: str, folder: Path, *engine: str, idle: str = "1h"
+) -> AsyncIterator[House]:
+    """One gateway; the first waker leads, the second stands by."""
+    async with built(bus, nats_url, folder, *engine, idle=idle, waker=SOON) as house:
+        await house.gateway()
+        await house.waker()
+        await house.waker()
+        yield house
+
+
+def kill(house: House) -> Callable[[], None]:
+    def now() -> None:
+        process = house.wakers[0].process
+        assert process is not None
+        process.kill()
+
+    return now
+
+
+async def taken_over(house: House, since: float) -> None:
+    await house.led_by(house.wakers[1], seconds=TAKE_OVER_SECONDS)
+    assert time.monotonic() - since <= TAKE_OVER_SECONDS
+
+
+@asynccontextmanager
+async def slow_gateway(house: House) -> AsyncIterator[asyncio.Event]:
+    """A second gateway that does not let go of what drains until the event is set."""
+    lets_go = asyncio.Event()
+
+    async def speak() -> None:
+        while True:
+            entry = await house.bus.get(FLEET, subjects.machine_key("m1"))
+            draining = entry is not None and decode(entry.value, MachineRecord).state == "draining"
+            acknowledged = entry.revision if entry and draining and lets_go.is_set() else None
+            uses = {"m1": MachineActivity(in_flight=0, acknowledged=acknowledged)}
+            told = Activity(gateway="slow", sent_at=time.time(), machines=uses)
+            await house.bus.publish_volatile(subjects.activity("slow"), encode(told))
+            await asyncio.sleep(0.1)
+
+    speaking = asyncio.create_task(speak())
+    try:
+        yield lets_go
+    finally:
+        speaking.cancel()
+
+
+async def ordered(house: House, order: str, target: str) -> None:
+    command = WakerCommand(order=order, target=target, by="test")  # type: ignore[arg-type]  # one of the orders
+    reply = decode(await house.bus.request(subjects.WAKER_COMMAND, encode(command), timeout=5.0), WakerReply)
+    assert reply.accepted, reply.error
+
+
+async def test_waking_with_the_call_under_way(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
+    async with two_wakers(bus, nats_url, tmp_path) as house:
+        async with house.at(lambda record: record.phase == "calling", kill(house)) as killed:
+            asking = asyncio.create_task(house.ask(seconds=25.0))
+            await asyncio.wait_for(killed.wait(), 10.0)
+            since = time.monotonic()
+            await taken_over(house, since)
+            await asking
+        assert await house.path() == ["asleep", "waking", "ready"]
+        # Whether the call had been made or not: one engine.
+        assert len(house.lives(word="start")) == 1
+        assert (await house.record()).generation in (1, 2)  # type: ignore[union-attr]  # it is there
+
+
+async def test_waking_while_the_engine_loads(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
+    async with two_wakers(bus, nats_url, tmp_path, "--load", "8") as house:
+        async with house.at(lambda record: record.phase == "loading", kill(house)) as killed:
+            asking = asyncio.create_task(house.ask(seconds=25.0))
+            await asyncio.wait_for(killed.wait(), 10.0)
+            await taken_over(house, time.monotonic())
+            await asking
+        assert await house.path() == ["asleep", "waking", "ready"]
+        assert await house.calls("start") == ["accepted"]
+        assert [line.word for line in house.lives()] == ["start", "ready"]
+
+
+async def test_ready_and_the_idle_clock_goes_on(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
+    async with two_wakers(bus, nats_url, tmp_path, idle="12s") as house:
+        await house.ask()
+        await asyncio.sleep(1.0)  # so that the last use and the time of ready differ
+        await house.ask()
+        used = time.time()
+        await asyncio.sleep(1.0)  # it is told within this
+        await house.wakers[0].kill9()
+        await taken_over(house, time.monotonic())
+        led = time.time()
+        await house.reaches("m1", "asleep", seconds=20)
+        (stopped,) = house.lives(word="term")
+        assert 11.9 <= stopped.at - used <= 14.5
+        assert stopped.at - led < 10.0, "a clock that began anew would have taken longer"
+        assert await house.path() == ["asleep", "waking", "ready", "draining", "falling_asleep", "asleep"]
+
+
+async def test_draining_goes_on(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
+    async with two_wakers(bus, nats_url, tmp_path, idle="1s") as house, slow_gateway(house) as lets_go:
+        await house.ask()
+        async with house.at(lambda record: record.state == "draining", kill(house)) as killed:
+            await asyncio.wait_for(killed.wait(), 15.0)
+            await taken_over(house, time.monotonic())
+            assert not house.lives(word="term"), "nobody had let go of it"
+            lets_go.set()
+            await house.reaches("m1", "asleep")
+        assert await house.path() == ["asleep", "waking", "ready", "draining", "falling_asleep", "asleep"]
+        assert [line.word for line in house.lives()] == ["start", "ready", "term", "end"]
+
+
+async def test_draining_is_called_off_by_who_comes_meanwhile(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
+    async with two_wakers(bus, nats_url, tmp_path, idle="1s") as house, slow_gateway(house):
+        await house.ask()
+        async with house.at(lambda record: record.state == "draining", kill(house)) as killed:
+            await asyncio.wait_for(killed.wait(), 15.0)
+            await house.ask(seconds=TAKE_OVER_SECONDS + 5)
+        assert (await house.path())[:5] == ["asleep", "waking", "ready", "draining", "ready"]
+        assert [line.word for line in house.lives()] == ["start", "ready"]
+
+
+async def test_falling_asleep_is_not_asked_twice(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
+    """An engine that takes its time to end is told once; a second word would kill it."""
+    async with two_wakers(bus, nats_url, tmp_path, "--end", "8.5", idle="1s") as house:
+        await house.ask()
+        await until(lambda: asyncio.sleep(0, house.lives(word="term")), bool)
+        await house.wakers[0].kill9()
+        await taken_over(house, time.monotonic())
+        await house.ask(seconds=20.0)  # it sleeps first, and is woken again then
+        words = [line.word for line in house.lives()]
+        assert words[:6] == ["start", "ready", "term", "end", "start", "ready"]
+        one_engine_at_a_time(house.lives())
+
+
+async def test_what_the_operator_woke_stays_awake(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
+    async with two_wakers(bus, nats_url, tmp_path, "--load", "1", idle="1s") as house:
+        async with house.at(lambda record: record.phase == "loading", kill(house)) as killed:
+            await ordered(house, "wake", "m1")
+            await asyncio.wait_for(killed.wait(), 10.0)
+            await taken_over(house, time.monotonic())
+        kept = await until(house.record, lambda seen: seen is not None and seen.kept)
+        assert kept is not None
+        await asyncio.sleep(5.0)  # four of these it waits for gateways, and it has been idle for long
+        record = await house.record()
+        assert record is not None
+        assert (record.state, record.kept) == ("ready", True)
+        assert len(house.lives(word="start")) == 1
+
+
+async def test_asleep_with_demand_just_published_and_kept_from_requests(
+    bus: JetStreamBus, nats_url: str, tmp_path: Path
+) -> None:
+    async with two_wakers(bus, nats_url, tmp_path) as house:
+        await ordered(house, "cordon", "m1")
+        await house.wakers[0].kill9()
+        asking = asyncio.create_task(house.ask(seconds=20.0))
+        await taken_over(house, time.monotonic())
+        await asyncio.sleep(1.0)
+        assert not house.lives()
+        await ordered(house, "uncordon", "m1")
+        await asking
+        assert await house.path() == ["asleep", "waking", "ready"]
+        assert len(house.lives(word="start")) == 1

@@ -1,0 +1,78 @@
+"""Gateways that vanish or fall silent while a machine drains, and what a gateway's waiting callers are told."""
+
+import asyncio
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from shared.bus.jetstream import JetStreamBus
+from tests.integration.waker.whole import House, built
+from tests.kit.raw_http import connected
+
+GATEWAY_SECONDS = 4.0
+PERIOD_SECONDS = 2.0
+"""From one word of a gateway to the next."""
+SLACK_SECONDS = 1.5
+COMMENT = re.compile(rb": waking tier=(\S+) phase=(\S+) eta=(\S+)")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "silent"])
+async def test_a_gateway_that_says_nothing_more_is_waited_out_and_no_longer(
+    bus: JetStreamBus, nats_url: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    async with built(bus, nats_url, tmp_path, idle="1s", waker=f'gateway_timeout = "{GATEWAY_SECONDS:g}s"') as house:
+        for _ in range(2):
+            await house.gateway()
+        await house.waker()
+        await house.ask(gateway=1)
+        pid = house.gateways[1].announced.pid
+        try:
+            async with house.at(lambda record: record.state == "draining", lambda: os.kill(pid, number)) as done:
+                await asyncio.wait_for(done.wait(), 20.0)
+                since = time.time()
+                await house.reaches("m1", "asleep")
+        finally:
+            if number == signal.SIGSTOP:
+                os.kill(pid, signal.SIGCONT)
+        (stopped,) = house.lives(word="term")
+        # Its last word was at most a period old.
+        assert GATEWAY_SECONDS - PERIOD_SECONDS - 0.2 <= stopped.at - since <= GATEWAY_SECONDS + SLACK_SECONDS
+        await house.ask(gateway=0)
+
+
+async def told(house: House) -> list[tuple[bytes, ...]]:
+    """What a stream that waits for a wake is told: tier, phase and ETA of each comment."""
+    async with connected(house.gateways[0].announced.url) as connection:
+        await connection.send(house.request("m1", streamed=True))
+        answer = await connection.answer(seconds=20.0)
+    assert answer is not None
+    assert answer.status == 200
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    return COMMENT.findall(answer.body)
+
+
+async def test_who_waits_is_told_of_phases_and_after_a_first_wake_how_long(
+    bus: JetStreamBus, nats_url: str, tmp_path: Path
+) -> None:
+    """Also under a leader that came later: it remembers how long wakes took."""
+    quick = 'headers_held = "100ms"\nheartbeat = "100ms"'
+    waker = 'gateway_timeout = "4s"'
+    async with built(bus, nats_url, tmp_path, "--load", "2.6", idle="1s", gateway=quick, waker=waker) as house:
+        await house.gateway()
+        await house.waker()
+        first = await told(house)
+        assert (b"t-m1", b"loading", b"?") in first
+        assert all(eta == b"?" for _, phase, eta in first), first
+        assert await house.wakers[0].stop() == 0
+        second = await house.waker()
+        await house.led_by(second)
+        await house.reaches("m1", "asleep")
+        again = await told(house)
+        etas = [int(eta) for _, phase, eta in again if phase == b"loading"]
+        assert 2 <= etas[0] <= 4
+        assert etas == sorted(etas, reverse=True)
+        assert etas[-1] <= 1, "the end is told when it is near"
