@@ -18,6 +18,7 @@ COMMANDS = {
     "cordon": "spotinference.orders:cordon",
     "uncordon": "spotinference.orders:uncordon",
     "usage": "spotinference.usage:usage",
+    "figures": "spotinference.figures:figures",
     "plan": "spotinference.plan:plan",
     "invoice": "spotinference.invoice:invoice",
     "report": "spotinference.report:report",

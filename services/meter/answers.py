@@ -1,11 +1,13 @@
-"""Answers `meter.tokens` and `meter.history`: a day's tokens, and what happened, as the ledger has it."""
+"""Answers `meter.tokens`, `meter.history`, `meter.figures`: tokens of a day, what happened, how fast it was."""
 
 from collections.abc import Callable
 
 import structlog
 from prometheus_client import Gauge
 
+from services.meter.adapters.figures import FiguresReader
 from services.meter.adapters.ledger import Ledger
+from services.meter.core import figures
 from services.meter.core.day import answer, asked
 from shared.bus import topology
 from shared.bus.ports import Bus
@@ -13,6 +15,7 @@ from shared.database import AWAY, told
 from shared.errors import BusUnavailable
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.meter import History, HistoryQuery, Refused, Tokens, TokensQuery
+from shared.messages.meter_figures import Figures, FiguresQuery
 
 log = structlog.get_logger()
 
@@ -40,8 +43,9 @@ class Backlog:
 class Answers:
     """Every request gets an answer: the figures, or what is wrong with the question or the database."""
 
-    def __init__(self, ledger: Ledger, backlog: Backlog) -> None:
+    def __init__(self, ledger: Ledger, reader: FiguresReader, backlog: Backlog) -> None:
         self._ledger = ledger
+        self._reader = reader
         self._backlog = backlog
 
     async def tokens(self, data: bytes) -> bytes:
@@ -50,11 +54,25 @@ class Answers:
     async def history(self, data: bytes) -> bytes:
         return _bounded(await self._history(data), "its models' names are too long together")
 
+    async def figures(self, data: bytes) -> bytes:
+        return _bounded(await self._figures(data), "ask for fewer dimensions, or fewer days")
+
     async def _history(self, data: bytes) -> History | Refused:
         try:
             return await self._ledger.history(decode(data, HistoryQuery))
         except Unreadable as error:
             return Refused(reason=str(error))
+        except AWAY as error:
+            return _away(error)
+
+    async def _figures(self, data: bytes) -> Figures | Refused:
+        try:
+            query = decode(data, FiguresQuery)
+            hours = figures.asked(query)
+        except (Unreadable, ValueError) as error:
+            return Refused(reason=str(error))
+        try:
+            return figures.answer(query, await self._reader.read(query, hours))
         except AWAY as error:
             return _away(error)
 
@@ -69,10 +87,13 @@ class Answers:
         except BusUnavailable as error:
             log.debug("answering by the last look at the backlog", reason=str(error))
         try:
-            facts = await self._ledger.day(day, query.by, busy=query.busy)
+            since = self._now() - self._silence
+            facts = await self._ledger.day(day, query.by, busy=query.busy, active_since=since)
+        except Refusal as error:
+            return Refused(reason=str(error))
         except AWAY as error:
             return _away(error)
-        return answer(day, query, facts, self._backlog.read_dry_at)
+        return answer(day, query, facts, self._backlog.read_dry_at, now=self._now(), silence=self._silence)
 
 
 def _away(error: Exception) -> Refused:
@@ -80,7 +101,7 @@ def _away(error: Exception) -> Refused:
     return Refused(reason="the ledger's database does not answer: ask again later")
 
 
-def _bounded(message: Tokens | History | Refused, fix: str) -> bytes:
+def _bounded(message: Tokens | History | Figures | Refused, fix: str) -> bytes:
     encoded = encode(message)
     if len(encoded) > ANSWER_BYTES:
         return encode(Refused(reason=f"the answer is larger than a message: {fix}"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from services.meter.adapters.figures import FiguresReader
 from services.meter.adapters.ledger import Ledger
 from services.meter.answers import Answers, Backlog
 from services.meter.consumer import Consumer
@@ -54,10 +55,11 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         consuming = runtime.spawn(consumer.run(), "consumer")
         sweeping = runtime.spawn(_every(SWEEP_SECONDS, teller.sweep), "sweep of the ledger")
         looking = runtime.spawn(_every(LOOK_SECONDS, backlog.look), "look at the backlog")
-        answers = Answers(ledger, backlog)
+        answers = Answers(ledger, FiguresReader(engine), backlog)
         answering = [
             await runtime.bus.respond("meter", subjects.METER_TOKENS, answers.tokens),
             await runtime.bus.respond("meter", subjects.METER_HISTORY, answers.history),
+            await runtime.bus.respond("meter", subjects.METER_FIGURES, answers.figures),
         ]
         try:
             yield

@@ -1,0 +1,154 @@
+"""The service's speed in the ledger: a sketch for each hour, tier, model and metric; tokens for each minute.
+
+Written from new events alone, in their own transaction: what comes again changes nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, LargeBinary, Table, Text, bindparam, func, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.meter.adapters.tables import metadata
+from services.meter.core.figures import HOUR, FigureKey, Gathered, by_minute, sketched
+from services.meter.core.sketch import Sketch
+from services.meter.core.sums import MINUTE
+from shared.database import reading
+from shared.messages.gateway import UsageEvent
+from shared.messages.meter_figures import FiguresQuery
+
+ROWS_AT_ONCE = 500
+"""Rows that are merged between two looks at what else there is to do: some 10 ms of work."""
+
+figures = Table(
+    "figures",
+    metadata,
+    Column("hour", BigInteger, primary_key=True),
+    Column("tier", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("metric", Text, primary_key=True),
+    Column("count", BigInteger),
+    Column("total", BigInteger),
+    Column("bins", LargeBinary),
+)
+"""`count` and `total` are the sketch's, so that they can be read without it."""
+
+paces = Table(
+    "paces",
+    metadata,
+    Column("minute", BigInteger, primary_key=True),
+    Column("tier", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("prompt_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+)
+"""Served tokens by the minute in which their requests completed."""
+
+_KEY = [column.name for column in figures.primary_key.columns]
+
+
+async def add_figures(
+    connection: AsyncConnection, insert: Callable[[Table], Any], fresh: Collection[UsageEvent]
+) -> None:
+    """`insert`: the dialect's own."""
+    await _add_sketches(connection, insert(figures), sketched(fresh))
+    names = ("prompt_tokens", "completion_tokens")
+    rows = [{**asdict(key), **dict(zip(names, tokens, strict=True))} for key, tokens in by_minute(fresh).items()]
+    if rows:
+        await connection.execute(_adding(paces, insert(paces), names), rows)
+
+
+async def _add_sketches(connection: AsyncConnection, upsert: Any, sketches: dict[FigureKey, Sketch]) -> None:
+    """The first statement locks each row and says which bins were in it, the second one adds ours to them."""
+    if not sketches:
+        return
+    rows = [{**asdict(k), "count": s.count, "total": s.total, "bins": s.packed} for k, s in sketches.items()]
+    upsert = _adding(figures, upsert, ("count", "total"))
+    returning = upsert.returning(*(figures.c[name] for name in _KEY), figures.c.count, figures.c.bins)
+    grown = []
+    for *key, count, bins in (await connection.execute(returning, rows)).all():
+        ours = sketches[FigureKey(*key)]
+        if count > ours.count:
+            ours.merge(Sketch.unpacked(bins))
+            grown.append({**{f"its_{name}": value for name, value in zip(_KEY, key, strict=True)}, "bins": ours.packed})
+    if grown:
+        its = [figures.c[name] == bindparam(f"its_{name}") for name in _KEY]
+        await connection.execute(update(figures).where(*its), grown)
+
+
+def _adding(table: Table, upsert: Any, names: Iterable[str]) -> Any:
+    """Insert a row, or add to these columns of the one that is there."""
+    more = {name: table.c[name] + upsert.excluded[name] for name in names}
+    return upsert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=more)
+
+
+class FiguresReader:
+    """Raises one of `shared.database.AWAY` when the database is."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def read(self, query: FiguresQuery, hours: tuple[int, int]) -> dict[tuple[str, ...], Gathered]:
+        """What there is from the first of `hours` up to the second, all as of one moment."""
+        found: defaultdict[tuple[str, ...], Gathered] = defaultdict(Gathered)
+        async with reading(self._engine) as connection:
+            await _read_sketches(connection, query, hours, found)
+            await _read_paces(connection, query, hours, found)
+        return dict(found)
+
+
+async def _read_sketches(
+    connection: AsyncConnection,
+    query: FiguresQuery,
+    hours: tuple[int, int],
+    found: defaultdict[tuple[str, ...], Gathered],
+) -> None:
+    f = figures.c
+    wanted = select(f.hour, f.tier, f.model, f.metric, f.total, f.bins)
+    wanted = wanted.where(f.hour >= hours[0], f.hour < hours[1], *_only(figures, query))
+    async with connection.stream(wanted) as rows:
+        async for some in rows.partitions(ROWS_AT_ONCE):
+            for hour, tier, model, metric, total, bins in some:
+                values = _values(query.by, hour * HOUR, tier, model)
+                found[values].add(metric, Sketch.unpacked(bins, total))
+
+
+async def _read_paces(
+    connection: AsyncConnection,
+    query: FiguresQuery,
+    hours: tuple[int, int],
+    found: defaultdict[tuple[str, ...], Gathered],
+) -> None:
+    """Tokens of a minute are added up over what is not asked for before minutes are compared."""
+    p = paces.c
+    tier = p.tier if "tier" in query.by else literal("")
+    model = p.model if "model" in query.by else literal("")
+    wanted = select(p.minute, tier, model, func.sum(p.prompt_tokens), func.sum(p.completion_tokens))
+    minutes = (int(hour * HOUR / MINUTE) for hour in hours)
+    wanted = wanted.where(p.minute >= next(minutes), p.minute < next(minutes), *_only(paces, query))
+    wanted = wanted.group_by(p.minute, *(p[name] for name in ("tier", "model") if name in query.by))
+    async with connection.stream(wanted) as rows:
+        async for some in rows.partitions(ROWS_AT_ONCE):
+            for minute, its_tier, its_model, prompt, completion in some:
+                gathered = found[_values(query.by, minute * MINUTE, its_tier, its_model)]
+                gathered.output[int(completion)] += 1
+                gathered.total[int(prompt + completion)] += 1
+
+
+def _only(table: Table, query: FiguresQuery) -> list[Any]:
+    wanted = {"tier": query.tier, "model": query.model}
+    return [table.c[name] == value for name, value in wanted.items() if value is not None]
+
+
+def _values(by: Sequence[str], at: float, tier: str, model: str) -> tuple[str, ...]:
+    moment = datetime.fromtimestamp(at, UTC)
+    known = {
+        "tier": tier,
+        "model": model,
+        "day": f"{moment:%Y-%m-%d}",
+        "hour": f"{moment:%Y-%m-%dT%H:00:00Z}",
+    }
+    return tuple(known[name] for name in by)

@@ -1,0 +1,73 @@
+"""How values are spread, in little room: counts in bins that grow with the value (DDSketch).
+
+A bin is as wide as the stated error, so a quantile is that close to an exact one, whatever the values are. Counts only
+add up: any order and any grouping of the same values gives the same sketch.
+"""
+
+from collections.abc import Iterable
+from typing import cast
+
+import msgspec
+from ddsketch.ddsketch import BaseDDSketch
+from ddsketch.mapping import LogarithmicMapping
+from ddsketch.store import DenseStore
+
+RELATIVE_ERROR = 0.01
+"""Of a quantile. What is stored was counted with it: another one needs a migration."""
+LEAST, MOST = 1e-6, 1e6
+"""Values outside count as these, which bounds a sketch to some 1400 bins: a microsecond, and eleven days."""
+UNIT = 1e-6
+"""Sums are whole numbers of it, so that their order does not matter either."""
+
+_mapping = LogarithmicMapping(RELATIVE_ERROR)
+_decoder = msgspec.msgpack.Decoder(dict[int, int])
+
+
+class Sketch:
+    """`bins`: how many values are in each; `total`: their sum, in units."""
+
+    def __init__(self, bins: dict[int, int] | None = None, total: int = 0) -> None:
+        self.bins = {} if bins is None else bins
+        self.total = total
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Sketch":
+        made = cls()
+        for value in values:
+            made.add(value)
+        return made
+
+    @classmethod
+    def unpacked(cls, packed: bytes, total: int = 0) -> "Sketch":
+        return cls(_decoder.decode(packed), total)
+
+    @property
+    def packed(self) -> bytes:
+        return msgspec.msgpack.encode(self.bins)
+
+    @property
+    def count(self) -> int:
+        return sum(self.bins.values())
+
+    @property
+    def mean(self) -> float:
+        return self.total * UNIT / self.count
+
+    def add(self, value: float) -> None:
+        value = min(max(value, LEAST), MOST)
+        key = _mapping.key(value)
+        self.bins[key] = self.bins.get(key, 0) + 1
+        self.total += round(value / UNIT)
+
+    def merge(self, other: "Sketch") -> None:
+        for key, count in other.bins.items():
+            self.bins[key] = self.bins.get(key, 0) + count
+        self.total += other.total
+
+    def quantiles(self, wanted: Iterable[float]) -> list[float]:
+        """Of a sketch that is not empty: each within `RELATIVE_ERROR` of the value at that rank, rounded down."""
+        store = DenseStore()
+        for key, count in self.bins.items():
+            store.add(key, count)
+        sketch = BaseDDSketch(mapping=_mapping, store=store, negative_store=DenseStore(), zero_count=0)
+        return [cast("float", sketch.get_quantile_value(q)) for q in wanted]

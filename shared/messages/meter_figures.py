@@ -1,0 +1,65 @@
+"""What the meter says of the service's speed, out of its usage events."""
+
+import msgspec
+
+from shared.messages.codec import Message
+
+
+class FiguresQuery(Message, frozen=True, kw_only=True, tag="figures_query.v1"):
+    """Request on `meter.figures`: the requests that completed from `start` up to, without it, `end`.
+
+    Both are whole hours, in Unix seconds.
+    """
+
+    start: float
+    end: float
+    by: tuple[str, ...] = ("tier", "model")
+    """Any of `tier`, `model`, `day` (`YYYY-MM-DD`), `hour` (RFC 3339)."""
+    tier: str | None = None
+    """Only this one."""
+    model: str | None = None
+
+
+class Spread(msgspec.Struct, frozen=True, kw_only=True):
+    """How one metric is spread over requests. Quantiles are within the answer's relative error, the mean is exact."""
+
+    count: int
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens per second of all requests together, over the minutes in which any were completed; exact.
+
+    A request's tokens count in the minute in which it completed.
+    """
+
+    minutes: int
+    tokens: int
+    """Of all these minutes."""
+    p50: float
+    p95: float
+    peak: float
+
+
+class FiguresRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Under one combination of the dimensions asked for."""
+
+    dimensions: dict[str, str]
+    measures: dict[str, Spread]
+    """`ttft`, `tpot`, `wake_wait`, `overhead` in seconds, `stream_rate` in tokens per second; those that there are."""
+    output: Pace | None
+    """Completion tokens."""
+    total: Pace | None
+    """Prompt and completion tokens."""
+
+
+class Figures(Message, frozen=True, kw_only=True, tag="figures.v1"):
+    """Answer on `meter.figures`."""
+
+    start: float
+    end: float
+    relative_error: float
+    rows: tuple[FiguresRow, ...]

@@ -1,0 +1,155 @@
+"""Figures in the ledger: the same whatever comes how often in which order, on real databases and over the bus."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from services.meter.adapters.figures import FiguresReader, figures, paces
+from services.meter.adapters.ledger import Ledger
+from services.meter.core.batch import read
+from services.meter.core.figures import answer, asked, measured
+from services.meter.core.sketch import RELATIVE_ERROR, Sketch
+from shared import database
+from shared.bus import subjects
+from shared.bus.jetstream import JetStreamBus
+from shared.messages.codec import decode, encode
+from shared.messages.gateway import UsageEvent
+from shared.messages.meter import Refused
+from shared.messages.meter_figures import Figures, FiguresQuery, FiguresRow, Pace
+from tests.integration.meter.test_ledger import ledger_on
+from tests.integration.meter.test_process import meter_on
+from tests.unit.meter.events import MIDNIGHT, event
+
+DAY = FiguresQuery(start=MIDNIGHT, end=MIDNIGHT + 86400.0)
+
+
+@pytest.fixture
+async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+    async with ledger_on(database_url) as opened:
+        yield opened
+
+
+def traffic(count: int, seed: int = 1) -> list[UsageEvent]:
+    dice = Random(seed)
+    return [
+        event(
+            f"gw-{n % 3}",
+            1 + n // 3,
+            completed_at=MIDNIGHT + dice.uniform(0, 4 * 3600),
+            tier=dice.choice(["l4x2", "h100x2"]),
+            model=dice.choice(["a", "b"]),
+            first_token=dice.lognormvariate(-1, 1),
+            duration=100.0,
+            wake_wait=dice.choice([0.0, 0.0, dice.uniform(60, 200)]),
+            overhead=dice.lognormvariate(-7, 1),
+            completion_tokens=dice.randrange(0, 500),
+        )
+        for n in range(count)
+    ]
+
+
+async def record(ledger: Ledger, found: list[UsageEvent]) -> None:
+    await ledger.record(read([encode(e) for e in found], MIDNIGHT))
+
+
+async def told(ledger: Ledger, query: FiguresQuery) -> Figures:
+    return answer(query, await FiguresReader(ledger._engine).read(query, asked(query)))
+
+
+async def content(ledger: Ledger) -> list[Any]:
+    """All that is kept, as values."""
+    async with database.reading(ledger._engine) as connection:
+        kept = [
+            (*row[:6], Sketch.unpacked(row.bins).bins)
+            for row in await connection.execute(select(figures).order_by(*figures.primary_key.columns))
+        ]
+        return [kept, list(await connection.execute(select(paces).order_by(*paces.primary_key.columns)))]
+
+
+async def test_figures_are_those_of_the_events(ledger: Ledger) -> None:
+    found = traffic(600)
+    for start in range(0, 600, 70):
+        await record(ledger, found[start : start + 70])
+    rows = (await told(ledger, DAY)).rows
+    assert [row.dimensions for row in rows] == [{"tier": t, "model": m} for t in ("h100x2", "l4x2") for m in "ab"]
+    for row in rows:
+        its = [e for e in found if {"tier": e.tier, "model": e.model} == row.dimensions]
+        compare(row, its)
+    (whole,) = (await told(ledger, FiguresQuery(start=DAY.start, end=DAY.end, by=()))).rows
+    compare(whole, found)
+
+
+def compare(row: FiguresRow, its: list[UsageEvent]) -> None:
+    assert set(row.measures) == {"ttft", "tpot", "stream_rate", "wake_wait", "overhead"}
+    for metric, spread in row.measures.items():
+        values = sorted(value for e in its for name, value in measured(e) if name == metric)
+        assert spread.count == len(values)
+        assert spread.mean == pytest.approx(sum(values) / len(values), abs=1e-6)
+        for quantile, value in ((0.5, spread.p50), (0.95, spread.p95), (0.99, spread.p99)):
+            assert value == pytest.approx(values[int(quantile * (len(values) - 1))], rel=RELATIVE_ERROR + 1e-9)
+    minutes: dict[int, int] = {}
+    for e in its:
+        minutes[int(e.completed_at // 60)] = minutes.get(int(e.completed_at // 60), 0) + e.completion_tokens
+    busy = sorted(tokens for tokens in minutes.values() if tokens)
+    assert row.output == Pace(
+        minutes=len(busy),
+        tokens=sum(busy),
+        p50=busy[int(0.5 * (len(busy) - 1))] / 60,
+        p95=busy[int(0.95 * (len(busy) - 1))] / 60,
+        peak=busy[-1] / 60,
+    )
+
+
+async def test_whatever_comes_again_in_whatever_order_changes_nothing(ledger: Ledger, tmp_path: Path) -> None:
+    found = traffic(200)
+    async with ledger_on(f"sqlite+aiosqlite:///{tmp_path / 'once.sqlite'}") as once:
+        await record(once, found)
+        wanted = await content(once)
+    dice = Random(7)
+    for start in range(0, 200, 20):
+        await record(ledger, dice.sample(found[: start + 20], start + 20))
+    await record(ledger, found[::-1])
+    other = event("gw-0", 1, overhead=9.0, model="a", first_token=9.0)
+    await record(ledger, [other])  # a conflict: the first one counts
+    assert await content(ledger) == wanted
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_replicas_side_by_side_lose_no_value(postgres_url: str, seed: int) -> None:
+    found = traffic(400, seed)
+    async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
+        work = []
+        for start in range(0, 400, 20):
+            part = found[max(0, start - 10 - seed) : start + 20]
+            work += [record(first, part), record(second, part[::-1])]
+        await asyncio.gather(*work)
+        (whole,) = (await told(first, FiguresQuery(start=DAY.start, end=DAY.end, by=()))).rows
+    compare(whole, found)
+
+
+async def test_hours_and_days_are_dimensions_and_their_bounds_are_kept(ledger: Ledger) -> None:
+    at = (-0.1, 0.0, 3599.9, 3600.0, 86399.9, 86400.0)
+    await record(ledger, [event(source_seq=n, completed_at=MIDNIGHT + a) for n, a in enumerate(at, 1)])
+    by_hour = await told(ledger, FiguresQuery(start=DAY.start, end=DAY.end, by=("hour",)))
+    counts = [
+        (row.dimensions["hour"], row.measures["ttft"].count, row.output.tokens) for row in by_hour.rows if row.output
+    ]
+    assert counts == [("2026-11-23T00:00:00Z", 2, 14), ("2026-11-23T01:00:00Z", 1, 7), ("2026-11-23T23:00:00Z", 1, 7)]
+    days = await told(ledger, FiguresQuery(start=DAY.start - 86400, end=DAY.end + 86400, by=("day",)))
+    assert [row.measures["ttft"].count for row in days.rows] == [1, 4, 1]
+    assert (await told(ledger, FiguresQuery(start=DAY.start, end=DAY.end, model="other"))).rows == ()
+
+
+async def test_the_meter_answers_it_and_says_what_is_wrong_with_a_question(
+    bus: JetStreamBus, nats_url: str, tmp_path: Path
+) -> None:
+    async with meter_on(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
+        nothing = decode(await bus.request(subjects.METER_FIGURES, encode(DAY), timeout=10), Figures)
+        assert (nothing.rows, nothing.relative_error) == ((), RELATIVE_ERROR)
+        wrong = encode(FiguresQuery(start=1.0, end=3600.0))
+        assert "start" in decode(await bus.request(subjects.METER_FIGURES, wrong, timeout=10), Refused).reason

@@ -1,0 +1,93 @@
+"""What one request says of the service's speed, and what many say together."""
+
+from collections import Counter
+
+import pytest
+
+from services.meter.core.figures import FigureKey, Gathered, MinuteKey, answer, asked, by_minute, measured, sketched
+from services.meter.core.sketch import Sketch
+from shared.messages.gateway import UsageEvent
+from shared.messages.meter_figures import FiguresQuery, Pace
+from tests.unit.meter.events import MIDNIGHT, event
+
+HOUR = int(MIDNIGHT / 3600)
+
+
+def test_a_stream_that_was_completed_says_all() -> None:
+    e = event(duration=160.5, wake_wait=150.0, first_token=0.5, completion_tokens=101, overhead=0.002)
+    assert dict(measured(e)) == pytest.approx(
+        {"wake_wait": 150.0, "overhead": 0.002, "ttft": 0.5, "tpot": 0.1, "stream_rate": 10.0}
+    )
+
+
+@pytest.mark.parametrize(
+    ("e", "metrics"),
+    [
+        (event(outcome="failed", wake_wait=2.0), {"wake_wait"}),
+        (event(streamed=False), {"overhead"}),
+        (event(first_token=None), {"overhead"}),
+        (event(outcome="client_closed"), {"overhead", "ttft"}),
+        (event(outcome="engine_lost"), {"overhead", "ttft"}),
+        (event(completion_tokens=1), {"overhead", "ttft"}),
+        (event(completion_tokens=0), {"overhead", "ttft"}),
+        (event(first_token=1.0, duration=1.0), {"overhead", "ttft"}),
+    ],
+)
+def test_the_others_say_what_they_know(e: UsageEvent, metrics: set[str]) -> None:
+    assert {metric for metric, _ in measured(e)} == metrics
+
+
+def test_values_are_kept_by_hour_tier_model_and_metric() -> None:
+    found = [
+        event(completed_at=MIDNIGHT + 3599.9, overhead=0.1, streamed=False),
+        event(completed_at=MIDNIGHT + 3600.0, overhead=0.2, streamed=False),
+        event(completed_at=MIDNIGHT + 1.0, overhead=0.3, streamed=False),
+        event(completed_at=MIDNIGHT + 1.0, overhead=0.4, streamed=False, model="a"),
+    ]
+    sketches = sketched(found)
+    assert {key: sketch.bins for key, sketch in sketches.items()} == {
+        FigureKey(HOUR, "l4x2", "qwen", "overhead"): Sketch.of([0.1, 0.3]).bins,
+        FigureKey(HOUR + 1, "l4x2", "qwen", "overhead"): Sketch.of([0.2]).bins,
+        FigureKey(HOUR, "l4x2", "a", "overhead"): Sketch.of([0.4]).bins,
+    }
+    assert list(sketches) == sorted(sketches)
+
+
+def test_minutes_hold_what_was_served() -> None:
+    found = [
+        event(completed_at=MIDNIGHT + 59.9, prompt_tokens=10, completion_tokens=1),
+        event(completed_at=MIDNIGHT + 0.0, prompt_tokens=20, completion_tokens=2, outcome="client_closed"),
+        event(completed_at=MIDNIGHT + 60.0, prompt_tokens=40, completion_tokens=4),
+        event(completed_at=MIDNIGHT + 60.0, prompt_tokens=80, completion_tokens=8, outcome="failed"),
+    ]
+    first = int(MIDNIGHT / 60)
+    assert by_minute(found) == {
+        MinuteKey(first, "l4x2", "qwen"): (30, 3),
+        MinuteKey(first + 1, "l4x2", "qwen"): (40, 4),
+    }
+
+
+def test_a_pace_is_of_the_minutes_in_which_there_was_any() -> None:
+    output = Counter({0: 50, 60: 18, 120: 1, 600: 1})
+    query = FiguresQuery(start=MIDNIGHT, end=MIDNIGHT + 3600, by=())
+    told = answer(query, {(): Gathered(output=output, total=Counter({0: 70}))})
+    assert told.rows[0].output == Pace(minutes=20, tokens=1800, p50=1.0, p95=2.0, peak=10.0)
+    assert told.rows[0].total is None
+
+
+@pytest.mark.parametrize(
+    ("field", "query"),
+    [
+        ("start", FiguresQuery(start=MIDNIGHT + 1, end=MIDNIGHT + 3600)),
+        ("end", FiguresQuery(start=MIDNIGHT, end=MIDNIGHT + 3599.5)),
+        ("end", FiguresQuery(start=MIDNIGHT, end=MIDNIGHT)),
+        ("end", FiguresQuery(start=MIDNIGHT, end=MIDNIGHT + 93 * 86400)),
+        ("end", FiguresQuery(start=MIDNIGHT, end=float("inf"))),
+        ("start", FiguresQuery(start=float("nan"), end=MIDNIGHT)),
+        ("by", FiguresQuery(start=MIDNIGHT, end=MIDNIGHT + 3600, by=("key",))),
+        ("by", FiguresQuery(start=MIDNIGHT, end=MIDNIGHT + 3600, by=("tier", "tier"))),
+    ],
+)
+def test_a_wrong_question_is_told_its_field(field: str, query: FiguresQuery) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: "):
+        asked(query)
