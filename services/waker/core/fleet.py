@@ -81,6 +81,8 @@ def _wanted(turn: Turn, event: Demand) -> None:
     known = turn.demand.get(key)
     late = known is not None and _is_late(request.sent_at, known.request.sent_at, turn.plan.demand_timeout)
     if request.model in turn.plan.lineups and not late:
+        if known is not None and not known.request.waiting:
+            del turn.demand[key]  # wanted anew: behind those that wait already
         turn.demand[key] = Wanted(request, min(event.at, turn.now))
         _forget(turn)
 

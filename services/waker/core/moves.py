@@ -29,7 +29,7 @@ MOVES: Mapping[MachineState | None, Ends] = {
         **_ANY,
     },
     "ready": {
-        "draining": "idle for long enough, the operator's word, or its provider is about to take it away",
+        "draining": "idle for long enough, its pair is wanted, the operator's word, or its provider takes it away",
         "asleep": "it ended without our doing",
         **_ANY,
     },

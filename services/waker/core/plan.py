@@ -53,6 +53,8 @@ class MachinePlan:
     endpoint: str | None
     """Where its engine listens; None: its provider says so when it runs."""
     configured: bool = True
+    pair: str = ""
+    """Machines of one pair share GPUs: one of them is awake at a time. Empty: it has its own."""
 
     @property
     def sleeps(self) -> bool:
@@ -125,4 +127,5 @@ def _machine(config: Config, machine: Machine) -> MachinePlan:
         models=tuple(model.name for model in models),
         served_as=(models[0].served_as or models[0].name) if models else "",
         endpoint=machine.endpoint.rstrip("/") if machine.endpoint else None,
+        pair=machine.pair or "",
     )

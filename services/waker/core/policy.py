@@ -34,15 +34,18 @@ def in_flight(fleet: Fleet, machine: str) -> int:
 def may_drain(fleet: Fleet, machine: Machine, now: float) -> bool:
     """Idle for long enough, wanted by nobody, and nothing is in doubt: we have heard every gateway, see its provider,
     and know that what we stop we can start again."""
+    return unused(fleet, machine, now) and now >= may_sleep_at(fleet, machine) and not kept_warm(fleet, machine, now)
+
+
+def unused(fleet: Fleet, machine: Machine, now: float) -> bool:
+    """Nobody has it, wants it or keeps it, and that is certain."""
     return (
         machine.plan.sleeps
         and not machine.kept
         and now - fleet.leading_since >= fleet.plan.gateway_timeout
         and trusted(fleet, machine, now)
-        and now >= may_sleep_at(fleet, machine)
         and in_flight(fleet, machine.id) == 0
         and not wanted(fleet, machine)
-        and not kept_warm(fleet, machine, now)
     )
 
 
@@ -139,6 +142,35 @@ def candidate(fleet: Fleet, lineup: Iterable[str], wake_id: str, now: float) -> 
 
 
 def startable(fleet: Fleet, machine: Machine, wake_id: str, now: float) -> bool:
+    return may_start(fleet, machine, wake_id, now) and not any(_at_gpus(m) for m in mates(fleet, machine))
+
+
+def mates(fleet: Fleet, machine: Machine) -> list[Machine]:
+    """Those that share its GPUs."""
+    pair = machine.plan.pair
+    return [m for m in fleet.machines.values() if pair and m.plan.pair == pair and m.id != machine.id]
+
+
+def _at_gpus(machine: Machine) -> bool:
+    """It has them, or may have them still."""
+    return machine.state not in ("asleep", "gone") or (machine.sight is not None and machine.sight.running)
+
+
+def in_the_way(fleet: Fleet, lineup: Iterable[str], wake_id: str, now: float) -> Machine | None:
+    """Of machines that could be started but for their pairs: the first one's mate that may sleep at once, whatever
+    its idle policy says but for `min_awake`."""
+    for name in lineup:
+        if not may_start(fleet, machine := fleet.machines[name], wake_id, now):
+            continue
+        for mate in mates(fleet, machine):
+            rested = now >= mate.since + fleet.plan.idle[mate.plan.tier].min_awake
+            if mate.state == "ready" and rested and unused(fleet, mate, now):
+                return mate
+    return None
+
+
+def may_start(fleet: Fleet, machine: Machine, wake_id: str, now: float) -> bool:
+    """Whatever its pair does."""
     sight = machine.sight
     return (
         machine.state == "asleep"

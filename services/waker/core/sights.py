@@ -5,6 +5,7 @@ from dataclasses import replace
 from services.waker.core import sleeping, waking
 from services.waker.core.events import Looked, Sight, Stray, Tested
 from services.waker.core.plan import MachinePlan
+from services.waker.core.policy import mates
 from services.waker.core.state import Account, Machine
 from services.waker.core.turn import Turn
 
@@ -80,13 +81,23 @@ def _unexpected(sight: Sight) -> str:
 
 def _asleep(turn: Turn, machine: Machine, sight: Sight) -> None:
     if sight.power in ("rising", "up"):
-        waking.take_over(turn, machine, sight)
+        mate = next((m for m in mates(turn.fleet, machine) if m.state in ("waking", "ready", "draining")), None)
+        if mate is not None and machine.state != "gone":
+            _beside(turn, machine, mate)
+        else:
+            waking.take_over(turn, machine, sight)
     elif sight.power == "halted" and machine.state != "gone":
         _halted(turn, machine)
     elif machine.state is None:
         turn.move(machine, "asleep", "seen for the first time")
     elif machine.state == "gone":
         turn.move(machine, "asleep", "its provider knows it again")
+
+
+def _beside(turn: Turn, machine: Machine, mate: Machine) -> None:
+    """It runs without our doing, on GPUs that another has."""
+    machine = turn.move(machine, "broken", f"it runs while {mate.id} has the GPUs of their pair")
+    sleeping.fall(turn, machine, f"{mate.id} has the GPUs of their pair")
 
 
 def _halted(turn: Turn, machine: Machine) -> None:

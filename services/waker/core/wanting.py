@@ -1,7 +1,7 @@
 """Who is brought up for whom: a lineup is walked, hedged and tried again within a wake's deadline."""
 
 from services.waker.core import orders, waking
-from services.waker.core.policy import candidate, demands, hedge_due, needs_another, to_be_warm
+from services.waker.core.policy import candidate, demands, hedge_due, in_the_way, needs_another, to_be_warm
 from services.waker.core.state import Machine, Wake, Wanted
 from services.waker.core.turn import Turn
 
@@ -12,7 +12,7 @@ AT_ONCE = 2
 def bring_up(turn: Turn) -> None:
     """For every model that is wanted and has no machine with room; then for tiers that are to be warm."""
     orders.served(turn)
-    for model in turn.plan.lineups:
+    for model in _longest_wanted_first(turn):
         _settle(turn, model)
         levels = demands(turn.fleet, [model])
         if not levels and model not in turn.orders:
@@ -25,6 +25,12 @@ def bring_up(turn: Turn) -> None:
             _hedge(turn, model, wake)
     for tier in turn.plan.idle:
         _warm(turn, tier)
+
+
+def _longest_wanted_first(turn: Turn) -> list[str]:
+    """All models: two that want the same pair take turns."""
+    waited = [model for (model, _), level in turn.demand.items() if level.request.waiting > 0]
+    return list(dict.fromkeys([*waited, *turn.plan.lineups]))
 
 
 def _rising(turn: Turn, model: str) -> list[Machine]:
@@ -51,6 +57,9 @@ def _settle(turn: Turn, model: str) -> None:
 def _try_next(turn: Turn, model: str, wake: Wake | None, levels: list[Wanted]) -> None:
     machine = candidate(turn.fleet, turn.plan.lineups[model], wake.id if wake else "", turn.now)
     if machine is None:
+        mate = in_the_way(turn.fleet, turn.plan.lineups[model], wake.id if wake else "", turn.now)
+        if mate is not None:
+            turn.move(mate, "draining", f"its pair is wanted for {model}")
         return
     if wake is None:
         key_id = levels[0].request.key_id if levels else ""

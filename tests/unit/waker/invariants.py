@@ -133,11 +133,28 @@ def locked_is_not_woken(step: Step) -> None:
             assert not m.sight.locked or m.sight.running, move
 
 
-def idle_is_certain(step: Step) -> None:
-    """Idleness drains no machine that the operator or anybody who waits wants awake, that has a request in flight, or
-    whose provider is in doubt: not seen lately, or not tested."""
+def one_of_a_pair(step: Step) -> None:
+    """Of machines that share GPUs one at most is waking, ready or draining, and none is woken from sleep before the
+    others sleep."""
+    machines = step.after.machines.values()
+    awake = [m.plan.pair for m in machines if m.plan.pair and m.state in ("waking", "ready", "draining")]
+    assert len(awake) == len(set(awake)), awake
     for m, move in step.moves:
-        if move.from_state == "ready" and move.to_state == "draining" and move.reason.startswith("idle"):
+        if (
+            m.plan.pair
+            and move.from_state == "asleep"
+            and move.to_state == "waking"
+            and "taken over" not in move.reason
+        ):
+            others = [o for o in machines if o.plan.pair == m.plan.pair and o.id != m.id]
+            assert all(o.state == "asleep" for o in others), (move, others)
+
+
+def idle_is_certain(step: Step) -> None:
+    """Neither idleness nor its pair drains a machine that the operator or anybody who waits wants awake, that has a
+    request in flight, or whose provider is in doubt: not seen lately, or not tested."""
+    for m, move in step.moves:
+        if move.from_state == "ready" and move.to_state == "draining" and move.reason.startswith(("idle", "its pair")):
             assert not m.kept, move
             assert not _in_flight(step.after, m.id), move
             assert _certain(step, m), move
@@ -237,6 +254,7 @@ STEPS: Sequence[Callable[[Step], None]] = (
     one_call_at_a_time,
     cordoned_is_not_used,
     locked_is_not_woken,
+    one_of_a_pair,
     idle_is_certain,
     doubt_stops_nothing,
     nobody_is_cut_off,

@@ -1,6 +1,6 @@
 """Whatever order events come in, late, doubled or lost, over jumps of the clock and deaths of the waker: it holds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
@@ -20,8 +20,9 @@ from services.waker.core.events import (
     StopMachine,
     Used,
 )
+from services.waker.core.plan import Plan
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
-from tests.unit.waker.fleets import CAP, World, invariants
+from tests.unit.waker.fleets import CAP, World, invariants, plan
 
 MACHINES = ("a1", "a2", "b1")
 GATEWAYS = ("g1", "g2")
@@ -36,12 +37,19 @@ class Engine:
     answers: bool = False
 
 
+def _paired() -> Plan:
+    """Machines a2 and b1 share GPUs."""
+    whole = plan()
+    pair = {name: replace(whole.machines[name], pair="p") for name in ("a2", "b1")}
+    return replace(whole, machines={**whole.machines, **pair})
+
+
 class Fleet(RuleBasedStateMachine):
     """The world's truth beside what the waker thinks of it."""
 
-    @initialize()
-    def begin(self) -> None:
-        self.world = World(now=1_000_000.0, blind=False)
+    @initialize(paired=st.booleans())
+    def begin(self, paired: bool) -> None:
+        self.world = World(plan=_paired() if paired else plan(), now=1_000_000.0, blind=False)
         self.engines = {name: Engine() for name in MACHINES}
         self.in_flight = dict.fromkeys([(g, m) for g in GATEWAYS for m in MACHINES], 0)
         self.last_used: dict[tuple[str, str], float] = {}
