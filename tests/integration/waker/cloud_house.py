@@ -45,7 +45,7 @@ ROOM_SECONDS = 0.05
 """Between two looks of the machine room."""
 ANSWER_SECONDS = 25.0
 BUS_SECONDS = 5.0
-QUICK = replace(CLOUD, look_every=0.5, look_fast=0.1, settle=1.0, stuck=2.0)
+QUICK = replace(CLOUD, look_every=0.5, look_fast=0.1, settle=1.0, stuck=60.0)
 """A cloud that tells at once what was done: for waits that are the waker's, not the cloud's."""
 CONFIG = """
 [bus]

@@ -48,7 +48,7 @@ class Sky(Protocol):
         """The next stop is done and not answered."""
 
     def throttle(self) -> None:
-        """A few looks and the next start are too many calls."""
+        """A few looks and the next two starts are too many calls."""
 
     def down(self) -> None:
         """No call is answered with more than an error."""
@@ -104,7 +104,7 @@ class Ec2Sky:
 
     def throttle(self) -> None:
         self.cloud.fail("DescribeInstances", code="RequestLimitExceeded", status=503, times=4)
-        self.cloud.fail("StartInstances", code="RequestLimitExceeded", status=503)
+        self.cloud.fail("StartInstances", code="RequestLimitExceeded", status=503, times=2)
 
     def down(self) -> None:
         self.cloud.fail("*", code="Unavailable", status=503, times=None)
@@ -160,7 +160,7 @@ class HyperstackSky:
 
     def throttle(self) -> None:
         self.cloud.fail("list", Trouble(429, "Too Many Requests"), times=2)
-        self.cloud.fail("hibernate-restore", Trouble(429, "Too Many Requests"))
+        self.cloud.fail("hibernate-restore", Trouble(429, "Too Many Requests"), times=2)
 
     def down(self) -> None:
         self.cloud.outage = True
