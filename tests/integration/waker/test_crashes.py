@@ -160,6 +160,10 @@ async def test_what_the_operator_woke_stays_awake(bus: JetStreamBus, nats_url: s
             await taken_over(house, time.monotonic())
         kept = await until(house.record, lambda seen: seen is not None and seen.kept)
         assert kept is not None
+        # The one who follows next finds it so, and no order any more.
+        await house.wakers[0].start()
+        await house.wakers[1].kill9()
+        await house.led_by(house.wakers[0])
         await asyncio.sleep(5.0)  # four of these it waits for gateways, and it has been idle for long
         record = await house.record()
         assert record is not None
