@@ -25,34 +25,26 @@ class Left:
 
 def adopt(plan: Plan, left: Left, looks: Mapping[str, Looked], now: float) -> tuple[Fleet, list[Effect]]:
     """The fleet to begin with. `looks` by provider; a machine that none of them shows is where its record left it."""
-    machines = {m.id: _recalled(m, left, plan, now) for m in plan.machines.values()}
+    recalled = {m.id: _recalled(m, left, plan, now) for m in plan.machines.values()}
     fleet = Fleet(
         plan=plan,
         leading_since=now,
-        machines=machines,
+        machines=recalled,
         accounts={provider: Account() for provider in plan.providers},
         orders=tuple(model for model in left.orders if model in plan.lineups),
-        wakes=_wakes(plan, machines),
+        wakes=_wakes(plan, recalled),
         history={tier: _history(left, tier) for tier in plan.idle},
     )
     told: list[Effect] = []
     for looked in looks.values():
         fleet, effects = handle(fleet, looked, now)
         told += [effect for effect in effects if not isinstance(effect, Write | Remember)]
-    # Whatever the buckets say otherwise, or say in an older form.
-    writes: list[Effect] = []
-    for machine in fleet.machines.values():
-        record, known = machine.record(), left.records.get(machine.id)
-        if record is not None and (known is None or known[0] != record):
-            writes.append(Write(record))
-        memory = machine.memory()
-        if machine.plan.configured and memory != left.machines.get(machine.id):
-            writes.append(Remember(memory))
-    for tier, history in fleet.history.items():
-        if history != _history(left, tier):
-            writes.append(Remember(history.memory(tier)))
-    if fleet.orders != left.orders:
-        writes.append(Remember(fleet.orders_memory()))
+    # All of it anew, said otherwise or not: what an earlier leader still writes meets another revision and is refused.
+    machines = fleet.machines
+    writes: list[Effect] = [Write(record) for m in machines.values() if (record := m.record()) is not None]
+    writes += [Remember(m.memory()) for m in machines.values() if m.plan.configured]
+    writes += [Remember(history.memory(tier)) for tier, history in fleet.history.items() if history != History()]
+    writes.append(Remember(fleet.orders_memory()))
     journal = [effect for effect in told if isinstance(effect, Journal)]
     rest = [effect for effect in told if not isinstance(effect, Journal)]
     return fleet, [*journal, *writes, *rest]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from services.waker.core.events import Called, Sight
-from services.waker.core.policy import drained, in_flight, unseen, wanted
+from services.waker.core.policy import drained, in_flight, trusted, unseen, wanted
 from services.waker.core.state import Machine
 from services.waker.core.turn import Turn
 
@@ -31,11 +31,13 @@ def drain(turn: Turn, machine: Machine) -> None:
         if fault := unseen(fleet, machine):
             turn.move(machine, "ready", f"its provider cannot be seen: {fault}")
             return
-    if drained(fleet, machine, turn.now):
+    empty = drained(fleet, machine, turn.now)
+    if empty and (machine.lost or trusted(fleet, machine, turn.now)):
         if machine.plan.sleeps:
             fall(turn, machine, machine.reason)
     elif turn.now - machine.since > DRAIN_SECONDS and not machine.lost:
-        turn.move(machine, "ready", f"a gateway did not let go of it within {DRAIN_SECONDS:g} s")
+        who = "its provider was not tested or seen" if empty else "a gateway did not let go of it"
+        turn.move(machine, "ready", f"{who} within {DRAIN_SECONDS:g} s")
 
 
 def fall(turn: Turn, machine: Machine, reason: str, **changes: Any) -> None:

@@ -112,6 +112,10 @@ def plan(*, static: bool = False, provider: ProviderName = "process", **changes:
     return replace(plain, **changes)
 
 
+class Died(Exception):
+    """The waker did, or its term ended."""
+
+
 @dataclass
 class World:
     """A fleet, what it asked for, and what is in the bucket. `tell` gives it an event."""
@@ -125,6 +129,12 @@ class World:
     journal: list[JournalEntry] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     """Not checked yet; see `invariants`."""
+    known: dict[str, int] = field(default_factory=dict)
+    """The revisions that this waker expects."""
+    told_before: tuple[int, dict[str, MachineState]] = (0, {})
+    """How much of the journal is by others, and where they left the machines."""
+    dies_after: int | None = None
+    """So many effects more."""
     revision: int = 0
     tests_pass: bool = True
     blind: bool = True
@@ -138,20 +148,23 @@ class World:
     def provider(self) -> ProviderName:
         return self.plan.machines["a1"].provider
 
-    def begin(self, sights: dict[str, Sight]) -> None:
+    def begin(self, sights: dict[str, Sight], *strays: Stray, fault: str = "") -> None:
         """A waker takes over: it knows what is in the buckets, and what it sees."""
         asleep = {
             name: Sight(power="off", provider_state="stopped") for name, m in self.plan.machines.items() if m.sleeps
         }
         self.effects.clear()
         self.bucket = {name: known for name, known in self.bucket.items() if name in self.plan.machines}
+        self.known = {name: revision for name, (_, revision) in self.bucket.items()}
+        self.told_before = len(self.journal), {name: record.state for name, (record, _) in self.bucket.items()}
         left = Left(
             records=self.bucket,
             machines={m.machine: m for m in self.memory.values() if isinstance(m, MachineMemory)},
             tiers={m.tier: m for m in self.memory.values() if isinstance(m, TierMemory)},
             orders=next((m.models for m in self.memory.values() if isinstance(m, OrdersMemory)), ()),
         )
-        look = Looked(provider=self.provider, asked_at=self.now, sights=asleep | sights)
+        seen = {} if fault else asleep | sights
+        look = Looked(provider=self.provider, asked_at=self.now, sights=seen, strays=strays, fault=fault)
         self.fleet, effects = adopt(self.plan, left, {self.provider: look}, self.now)
         self._done(effects)
 
@@ -170,13 +183,12 @@ class World:
 
     def _done(self, effects: list[Effect]) -> None:
         for effect in effects:
+            self._live()
             match effect:
                 case Journal(entry):
                     self.journal.append(entry)
                 case Write(record):
-                    self.revision += 1
-                    self.bucket[record.machine] = (record, self.revision)
-                    self.tell(Written(record, self.revision))
+                    self._write(record)
                 case Remember(MachineMemory(machine=machine) as memory):
                     self.memory[f"machine.{machine}"] = memory
                 case Remember(TierMemory(tier=tier) as memory):
@@ -190,6 +202,21 @@ class World:
                     self.tell(Looked(provider=provider, asked_at=self.now, sights={}))
                 case _:
                     self.effects.append(effect)
+
+    def _live(self) -> None:
+        if self.dies_after is not None:
+            self.dies_after -= 1
+            if self.dies_after < 0:
+                raise Died("at a point that the test chose")
+
+    def _write(self, record: MachineRecord) -> None:
+        there = self.bucket.get(record.machine)
+        if there is not None and there[1] != self.known.get(record.machine):
+            raise Died("somebody else wrote the record")
+        self.revision += 1
+        self.bucket[record.machine] = (record, self.revision)
+        self.known[record.machine] = self.revision
+        self.tell(Written(record, self.revision))
 
     def machine(self, name: str) -> Machine:
         return self.fleet.machines[name]

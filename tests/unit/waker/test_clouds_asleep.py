@@ -393,16 +393,18 @@ def test_nothing_sleeps_while_its_provider_is_in_doubt(doubt: str) -> None:
     invariants(world)
 
 
-def test_a_drain_is_called_off_when_its_provider_falls_into_doubt(world: World) -> None:
+def test_a_drain_that_a_new_leader_finds_waits_for_its_self_test(world: World) -> None:
     world.ready()
     world.use("a1")
     while world.state("a1") != "draining":
         answering(world, 1)
         world.use("a1")
-    world.looked({}, fault="EndpointConnectionError")
-    assert world.state("a1") == "ready"
-    world.use("a1", ack=True)
-    assert asked(world, StopMachine) == []
+    world.tests_pass = False
+    beginning(world, a1="up")
+    answering(world, GATEWAY + 5)
+    assert (world.state("a1"), asked(world, StopMachine)) == ("draining", [])
+    answering(world, 60, until="ready")
+    assert world.bucket["a1"][0].reason == "its provider was not tested or seen within 60 s"
 
 
 def test_an_engine_that_dies_on_a_machine_that_runs_is_broken_put_to_sleep_and_woken_again(world: World) -> None:

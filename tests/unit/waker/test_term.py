@@ -262,7 +262,8 @@ async def test_without_the_bus_nothing_is_put_to_sleep_and_the_next_term_goes_on
     assert stage.machine.calls == ["start"]
     stage.bus.connected = True
     await stage.bus.delete(LEASES, subjects.WAKER_LEASE)
-    await stage.lease.renew()
+    while not stage.lease.held:
+        await stage.lease.renew()  # the first finds it lost
     stage.term = stage.new_term()
     await stage.term.begin()
     assert (await stage.record()).state == "ready"
