@@ -16,6 +16,8 @@ class CallResult:
     code: str = ""
     reason: str = ""
     endpoint: str | None = None
+    generation: int | None = None
+    """Of an engine that only slept; None: as it was asked for."""
     scope: Scope = ""
     """Whom a refusal concerns."""
 

@@ -248,6 +248,7 @@ class Term:
             code=result.code,
             reason=result.reason,
             endpoint=result.endpoint,
+            generation=result.generation,
             scope=result.scope,
         )
         self._inbox.tell(("call", machine), event)

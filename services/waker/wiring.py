@@ -8,6 +8,7 @@ from pathlib import Path
 from services.waker.adapters.files import machine_folder
 from services.waker.adapters.probe import HttpProber
 from services.waker.adapters.process import LocalMachine, LocalMachines
+from services.waker.adapters.sleep_mode import SleepingMachine
 from services.waker.adapters.static import StaticMachines
 from services.waker.adapters.throttle import Throttle
 from services.waker.core.plan import plan_of
@@ -16,7 +17,7 @@ from services.waker.ports import Provider
 from services.waker.waker import Waker
 from shared.bus import subjects
 from shared.bus.lease import Lease
-from shared.config import Config, ProviderName
+from shared.config import Config, Machine, ProviderName
 from shared.ids import uuid7
 from shared.runtime.child import LIFELINE_VARIABLE
 from shared.runtime.process import Runtime
@@ -83,9 +84,15 @@ def _account(name: ProviderName, config: Config, data_dir: Path) -> Provider:
             lifeline = os.environ.get(LIFELINE_VARIABLE)
             descriptor = int(lifeline) if lifeline else None
             folders = {m.id: machine_folder(data_dir.resolve(), m.id) for m in machines}
-            return LocalMachines({m.id: LocalMachine(folders[m.id], m.command, descriptor) for m in machines})
+            return LocalMachines({m.id: _local(m, folders[m.id], descriptor) for m in machines})
         case "static":
             return StaticMachines()
+
+
+def _local(machine: Machine, folder: Path, lifeline: int | None) -> LocalMachine:
+    if machine.sleep_level is None:
+        return LocalMachine(folder, machine.command, lifeline)
+    return SleepingMachine(folder, machine.command, lifeline, level=machine.sleep_level)
 
 
 def _hyperstack(config: Config, instances: Mapping[str, str]) -> Provider:

@@ -11,11 +11,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from services.waker.adapters import files
 from services.waker.adapters.files import KeeperState
 from services.waker.core.events import Power, Sight
-from services.waker.ports import ACCEPTED, CallResult, Looks
+from services.waker.ports import ACCEPTED, CallResult, Looks, Unseen
 
 LOOK_SECONDS = 0.05
 """Between two looks while a keeper that was told to end is waited for."""
@@ -32,52 +33,82 @@ class LocalMachines:
         return await self._machines[machine].start(generation)
 
     async def stop(self, machine: str, *, force: bool) -> CallResult:
-        del force  # its keeper uses force when it is asked twice
-        return await self._machines[machine].stop()
+        return await self._machines[machine].stop(force=force)
 
     async def look(self) -> Looks:
-        return Looks(sights={name: await machine.look() for name, machine in self._machines.items()})
+        """One that does not say how it is was not seen; that hides no other."""
+        found = await asyncio.gather(*(m.look() for m in self._machines.values()), return_exceptions=True)
+        sights: dict[str, Sight] = {}
+        for name, sight in zip(self._machines, found, strict=True):
+            if isinstance(sight, Sight):
+                sights[name] = sight
+            elif not isinstance(sight, Unseen):
+                raise sight
+        return Looks(sights=sights)
 
     async def test(self) -> tuple[str, ...]:
         return ()
 
     async def close(self) -> None:
         """Engines outlive their waker."""
+        for machine in self._machines.values():
+            await machine.close()
 
 
 class LocalMachine:
     """One command. `lifeline` is a descriptor that reads end-of-file when the suite has gone."""
 
-    def __init__(self, folder: Path, command: Sequence[str], lifeline: int | None, *, grace: float = 10.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        command: Sequence[str],
+        lifeline: int | None,
+        *,
+        grace: float = 10.0,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._folder = folder
         self._command = command
         self._lifeline = lifeline
         self._grace = grace
+        self._environment = environment
+        """Of the engine, beside ours."""
         self._calls = asyncio.Lock()
         """One call at a time: a stop waits for the start before it."""
 
     async def start(self, generation: int) -> CallResult:
         async with self._calls:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            sight = self._sight()
-            while sight.ending:
-                await asyncio.sleep(LOOK_SECONDS)
-                sight = self._sight()
-            if sight.running:
-                return CallResult(outcome="unknown", code="running", reason="an engine of this machine runs already")
-            return await self._spawn(generation)
+            return await self._start(generation)
 
-    async def stop(self) -> CallResult:
+    async def stop(self, *, force: bool = False) -> CallResult:
         async with self._calls:
-            state = files.read_state(self._folder)
-            # The look ends an engine that its keeper left behind.
-            if self._sight().running and state is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(state.keeper, signal.SIGTERM)
-            return ACCEPTED
+            return await self._stop(force=force)
 
     async def look(self) -> Sight:
+        """`Unseen`."""
         return self._sight()
+
+    async def close(self) -> None:
+        pass
+
+    async def _start(self, generation: int) -> CallResult:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        sight = self._sight()
+        while sight.ending:
+            await asyncio.sleep(LOOK_SECONDS)
+            sight = self._sight()
+        if sight.running:
+            return CallResult(outcome="unknown", code="running", reason="an engine of this machine runs already")
+        return await self._spawn(generation)
+
+    async def _stop(self, *, force: bool) -> CallResult:
+        del force  # its keeper uses force when it is asked twice
+        state = files.read_state(self._folder)
+        # The look ends an engine that its keeper left behind.
+        if self._sight().running and state is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(state.keeper, signal.SIGTERM)
+        return ACCEPTED
 
     def _sight(self) -> Sight:
         if not self._folder.exists():
@@ -126,6 +157,7 @@ class LocalMachine:
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
+                        env={**os.environ, **self._environment},
                         pass_fds=inherited,
                     )
             finally:

@@ -136,6 +136,8 @@ class Called:
     code: str = ""
     reason: str = ""
     endpoint: str | None = None
+    generation: int | None = None
+    """Of an engine that only slept; None: as it was asked for."""
     scope: Scope = ""
 
 

@@ -72,7 +72,8 @@ def advance(turn: Turn, machine: Machine) -> None:
 def called(turn: Turn, machine: Machine, event: Called) -> None:
     """The outcome of a start. What is in doubt is left to the next look."""
     if event.outcome == "accepted" and event.endpoint is not None:
-        started(turn, machine, event.endpoint)
+        generation = machine.generation if event.generation is None else event.generation
+        started(turn, turn.set(machine, generation=generation), event.endpoint)
     elif event.outcome == "accepted" and machine.phase == "calling":
         turn.enter(machine, "booting")
     elif event.outcome == "refused":

@@ -9,8 +9,11 @@ import json
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -19,6 +22,10 @@ class Handler(BaseHTTPRequestHandler):
     chat_only = False
     loading = False
     asked = Path(os.devnull)
+    sleeping: ClassVar[set[str]] = set()
+    """What of its memory it has given back, as vLLM does."""
+    faulty: ClassVar[list[str]] = []
+    """Paths that it answers with 500, and `hang:PATH` those that it does not answer."""
 
     def do_GET(self) -> None:
         if self.loading:
@@ -26,14 +33,39 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/who":
             told = {"pid": os.getpid(), "pgid": os.getpgid(0), "path": os.environ["PATH"], "lifeline": _lifeline()}
             self._answer(200, told)
+        elif self.path == "/is_sleeping":
+            self._sleep_mode(lambda: {"is_sleeping": bool(self.sleeping)})
         else:
             self._answer(200, {"data": []})
 
+    def _sleep_mode(self, answer: Callable[[], object]) -> None:
+        """As vLLM's: there in its development mode alone."""
+        path = self.path.partition("?")[0]
+        if os.environ.get("VLLM_SERVER_DEV_MODE") != "1":
+            self._answer(404, {"detail": "Not Found"})
+        elif path in self.faulty:
+            self._answer(500, {"error": "out of memory"})
+        elif f"hang:{path}" in self.faulty:
+            threading.Event().wait(60)
+        else:
+            self._answer(200, answer())
+
+    def _change_sleep(self) -> None:
+        path, _, query = self.path.partition("?")
+        if path == "/sleep":
+            self.sleeping.update(("weights", "kv_cache"))
+        elif path == "/wake_up":
+            self.sleeping.difference_update([query.removeprefix("tags=")] if query else ["weights", "kv_cache"])
+
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        body = json.loads(self.rfile.read(int(self.headers["content-length"] or 0)) or b"{}")
         with self.asked.open("a") as file:
             file.write(json.dumps({"path": self.path, **body}) + "\n")
-        if self.chat_only and self.path == "/v1/completions":
+        if self.path.partition("?")[0] in ("/sleep", "/wake_up", "/collective_rpc"):
+            self._sleep_mode(self._change_sleep)
+        elif self.sleeping:
+            threading.Event().wait(60)  # as vLLM, which answers when it is woken
+        elif self.chat_only and self.path == "/v1/completions":
             self._answer(404, {"error": "no such page"})
         else:
             self._answer(200, {"choices": [{"text": "x"}], "usage": {"total_tokens": 3}})
@@ -68,7 +100,9 @@ def main() -> None:
     parser.add_argument("--stubborn", action="store_true", help="ignore SIGTERM")
     parser.add_argument("--chat-only", action="store_true")
     parser.add_argument("--loading", action="store_true", help="never get ready")
+    parser.add_argument("--faulty", action="append", default=[], help="a path that is answered with 500, or hang:PATH")
     arguments = parser.parse_args()
+    Handler.faulty.extend(arguments.faulty)
     if arguments.starts:
         with arguments.starts.open("a") as file:
             file.write(f"{os.getpid()}\n")

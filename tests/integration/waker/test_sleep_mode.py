@@ -1,0 +1,216 @@
+"""Engines with vLLM's sleep mode: asleep they run on, and whoever will neither sleep nor wake is ended."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from services.waker.adapters import files, sleep_mode
+from services.waker.adapters.process import LocalMachine, LocalMachines
+from services.waker.adapters.sleep_mode import SleepingMachine
+from services.waker.core.events import Sight
+from services.waker.ports import Unseen
+from tests.kit.waiting import until
+
+ENGINE = Path(__file__).parent / "small_engine.py"
+Made = Callable[..., Awaitable[SleepingMachine]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "machines" / "m1"
+
+
+@pytest.fixture
+async def made(folder: Path, tmp_path: Path) -> AsyncIterator[Made]:
+    """Make a machine whose command takes these arguments, and start it; nothing of it is left behind."""
+    machines: list[SleepingMachine] = []
+
+    async def make(*arguments: str, level: Any = 1, listening: bool = True) -> SleepingMachine:
+        argv = [sys.executable, str(ENGINE), "--port", "{port}", "--asked", str(tmp_path / "asked"), *arguments]
+        machines.append(machine := SleepingMachine(folder, argv, None, level=level))
+        assert (await machine.start(1)).outcome == "accepted"
+        if listening:
+            await listens(machine)
+        return machine
+
+    yield make
+    for machine in machines:
+        await machine.close()
+    state = files.read_state(folder)
+    if state is not None and files.process_start(state.keeper) == state.keeper_started:
+        os.kill(state.keeper, signal.SIGKILL)
+
+
+async def look(machine: LocalMachine) -> Sight:
+    """Once it says something."""
+
+    async def sight() -> Sight | None:
+        try:
+            return await machine.look()
+        except Unseen:
+            return None
+
+    found = await until(sight, lambda seen: seen is not None)
+    assert found is not None
+    return found
+
+
+async def becomes(machine: LocalMachine, state: str) -> Sight:
+    return await until(lambda: look(machine), lambda sight: sight.provider_state == state)
+
+
+async def listens(machine: LocalMachine) -> None:
+    endpoint = (await look(machine)).endpoint
+
+    async def ask() -> bool:
+        async with aiohttp.ClientSession() as session:
+            try:
+                async with session.get(f"{endpoint}/who"):
+                    return True
+            except aiohttp.ClientError:
+                return False
+
+    await until(ask, bool)
+
+
+def engine(folder: Path) -> int:
+    state = files.read_state(folder)
+    assert state is not None
+    assert state.engine is not None
+    return state.engine
+
+
+def asked(folder: Path) -> list[str]:
+    """The paths of what the engine was asked to do, with the method of a remote call."""
+    lines = [json.loads(line) for line in (folder.parents[1] / "asked").read_text().splitlines()]
+    return [" ".join(filter(None, [line["path"], line.get("method")])) for line in lines]
+
+
+async def test_it_sleeps_and_wakes_as_the_same_process_and_generation(made: Made, folder: Path) -> None:
+    machine = await made()
+    pid = engine(folder)
+    for generation in (2, 3):
+        assert (await machine.stop()).outcome == "accepted"
+        sight = await becomes(machine, "sleeping level 1")
+        assert (sight.power, sight.generation, sight.running) == ("off", 1, False)
+        result = await machine.start(generation)
+        assert (result.outcome, result.generation) == ("accepted", 1)
+        sight = await look(machine)
+        assert (sight.power, sight.generation, sight.endpoint) == ("up", 1, result.endpoint)
+    assert engine(folder) == pid
+    assert asked(folder) == ["/sleep?level=1", "/wake_up"] * 2
+
+
+async def test_level_2_reads_the_weights_again_before_the_cache_has_its_memory(made: Made, folder: Path) -> None:
+    machine = await made(level=2)
+    await machine.stop()
+    await becomes(machine, "sleeping level 2")
+    assert (await machine.start(2)).outcome == "accepted"
+    assert asked(folder) == [
+        "/sleep?level=2",
+        "/wake_up?tags=weights",
+        "/collective_rpc reload_weights",
+        "/wake_up?tags=kv_cache",
+    ]
+    assert (await look(machine)).power == "up"
+
+
+async def test_a_stop_that_is_asked_again_ends_it_and_the_next_start_is_cold(made: Made, folder: Path) -> None:
+    machine = await made()
+    pid = engine(folder)
+    await machine.stop()
+    await becomes(machine, "sleeping level 1")
+    await machine.stop(force=True)
+    await becomes(machine, "stopped")
+    assert files.process_start(pid) is None
+    result = await machine.start(2)
+    assert (result.outcome, result.generation) == ("accepted", None)
+    assert (await look(machine)).generation == 2
+    assert engine(folder) != pid
+
+
+@pytest.mark.parametrize("fault", ["/sleep", "hang:/sleep"])
+async def test_what_does_not_fall_asleep_is_ended(made: Made, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    monkeypatch.setattr(sleep_mode, "SLEEP_SECONDS", 0.3)
+    machine = await made("--faulty", fault)
+    await machine.stop()
+    sight = await becomes(machine, "stopped")
+    assert sight.reason.startswith("the engine was ended, for it did not do as it was told: POST http://127.0.0.1:")
+    assert sight.reason.endswith('/sleep?level=1: 500 {"error": "out of memory"}' if fault == "/sleep" else "0.3 s")
+
+
+async def test_what_does_not_wake_whole_is_ended_and_started_anew(made: Made, folder: Path) -> None:
+    machine = await made("--faulty", "/collective_rpc", level=2)
+    pid = engine(folder)
+    await machine.stop()
+    await becomes(machine, "sleeping level 2")
+    result = await machine.start(2)
+    assert (result.outcome, result.code) == ("unknown", "wake_up")
+    assert "collective_rpc: 500" in result.reason
+    assert "collective_rpc: 500" in (await becomes(machine, "stopped")).reason
+    assert (await machine.start(3)).outcome == "accepted"
+    assert (await look(machine)).generation == 3
+    assert engine(folder) != pid
+
+
+async def test_a_slow_wake_is_seen_under_way(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sleep_mode, "ANSWER_SECONDS", 0.05)
+    machine = await made("--faulty", "hang:/wake_up")
+    await machine.stop()
+    await becomes(machine, "sleeping level 1")
+    result = await machine.start(2)
+    assert (result.outcome, result.endpoint) == ("accepted", None)
+    sight = await look(machine)
+    assert (sight.power, sight.provider_state) == ("rising", "waking up")
+    assert (await machine.start(2)).outcome == "accepted"
+    # Nobody wants it any more.
+    await machine.stop()
+    await becomes(machine, "sleeping level 1")
+
+
+async def test_one_that_dies_in_its_sleep_is_stopped(made: Made, folder: Path) -> None:
+    machine = await made()
+    await machine.stop()
+    await becomes(machine, "sleeping level 1")
+    os.kill(engine(folder), signal.SIGKILL)
+    assert (await becomes(machine, "stopped")).reason == "the engine ended by signal 9"
+
+
+async def test_another_waker_finds_it_asleep_and_wakes_it(made: Made, folder: Path) -> None:
+    machine = await made()
+    pid = engine(folder)
+    await machine.stop()
+    await becomes(machine, "sleeping level 1")
+    await machine.close()
+    heir = SleepingMachine(folder, ["no-such-program"], None, level=1)
+    assert (await look(heir)).provider_state == "sleeping level 1"
+    assert (await heir.start(2)).outcome == "accepted"
+    assert (engine(folder), (await look(heir)).power) == (pid, "up")
+
+
+async def test_one_that_does_not_say_is_not_seen_and_hides_no_other(
+    made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sleep_mode, "ASK_SECONDS", 0.2)
+    silent = await made("--faulty", "hang:/is_sleeping", listening=False)
+    both = LocalMachines({"m1": silent, "m2": LocalMachine(tmp_path / "machines" / "m2", ["none"], None)})
+
+    async def seen() -> set[str]:
+        return set((await both.look()).sights)
+
+    assert await until(seen, lambda names: "m1" not in names) == {"m2"}
+
+
+async def test_one_that_still_loads_cannot_sleep_and_is_ended(folder: Path) -> None:
+    machine = SleepingMachine(folder, ["sh", "-c", "exec sleep 300; : {port}"], None, level=1)
+    await machine.start(1)
+    assert (await look(machine)).power == "up"
+    await machine.stop()
+    assert "/sleep?level=1: Cannot connect" in (await becomes(machine, "stopped")).reason
