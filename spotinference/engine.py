@@ -16,7 +16,7 @@ vLLM, with these differences (xllamacpp 2026.10.11549):
 - Prompt tokens are counted once they are read, completion tokens when the request ends. A stream whose client left
   counts what was generated until the engine noticed, more than was delivered; a request without a stream mostly runs
   to its end.
-- From a million on a counter is printed with six significant digits; the `rounding` of its `EngineCounters` is the error.
+- From a million on a counter is printed with six digits; `EngineCounters.rounding` says how far off it may be.
 - While it loads (0.6 s for the demo's model) it answers 503 to everything, `/health` included, and SIGTERM takes effect
   only afterwards.
 """

@@ -16,6 +16,7 @@ import click
 import openai
 from rich.console import Console
 
+from services.meter.core.engine_counters import EngineCounters, parse
 from shared.errors import SpotinferenceError
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode
@@ -23,7 +24,6 @@ from shared.messages.waker import ProviderCall
 from spotinference import model_file
 from spotinference.demo.invoice import demo_invoice
 from spotinference.demo.suite import DemoFailed, Stage, Suite, expect, until, up
-from services.meter.core.engine_counters import EngineCounters, parse
 from spotinference.journal import journal_entries
 from spotinference.report import on_terminal
 

@@ -12,10 +12,10 @@ import aiohttp
 import msgspec
 import pytest
 
+from services.meter.core.engine_counters import EngineCounters, parse
 from shared.bus.jetstream import connect
 from shared.bus.topology import FLEET_JOURNAL
 from shared.messages.waker import JournalEntry, ProviderCall
-from services.meter.core.engine_counters import EngineCounters, parse
 from tests.integration.suite.config import config
 from tests.kit.engine import engine_command
 from tests.kit.up import UpProcess, up

@@ -1,0 +1,247 @@
+"""What the ledger's database has for one day's audit, all as of one moment; and the audits that were made."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.meter.adapters.audit_tables import audits, engine_days, engine_faults, engine_notes
+from services.meter.adapters.tables import conflicts, events, horizon, quarantine, rollups, runs, unknowns
+from services.meter.core.audit import SKEW_SECONDS, Machine, Note, Work
+from services.meter.core.day import Day
+from services.meter.core.day_audit import DayOfLedger
+from services.meter.core.readings import EngineDay
+from shared.database import reading
+from shared.messages.codec import decode, encode
+from shared.messages.meter import TokenSums
+from shared.messages.meter_audit import Audit, SourceAudit
+
+EDGE_SECONDS = 3600.0
+"""How long after midnight a request is looked for that was under way then."""
+ORDER_SECONDS = 300.0
+"""How far from its place in time a source's number may stand, should its clock be set."""
+
+_SUMS = TokenSums.__struct_fields__
+_DIMENSIONS = ("model", "tier", "machine", "key_id", "outcome")
+
+
+class AuditFacts:
+    """Every call raises one of `shared.database.AWAY` when the database is."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._insert: Any = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+
+    async def day(self, day: Day) -> DayOfLedger:
+        async with reading(self._engine) as connection:
+            before = (await connection.execute(select(horizon.c.before))).scalar_one()
+            kept = before <= day.start
+            summed = await _summed(connection, rollups, _within(day, rollups.c.minute, 60))
+            counted = await _summed(connection, events, _within(day, events.c.completed_at)) if kept else {}
+            return DayOfLedger(
+                events_kept=kept,
+                events=sum(int(sums[0]) for sums in summed.values()),
+                tokens=sum(int(sums[1]) + int(sums[3]) for sums in summed.values()),
+                machines=await _machines(connection, day) if kept else (),
+                sources=await _sources(connection, day) if kept else (),
+                rollups_equal=summed == counted,
+                conflicts=await _count(connection, _within(day, conflicts.c.received_at)),
+                quarantined=await _count(connection, _within(day, quarantine.c.at)),
+                unknown_names=await _count(
+                    connection, and_(unknowns.c.last_at >= day.start, unknowns.c.first_at < day.end)
+                ),
+            )
+
+    async def made(self, day: str) -> Audit | None:
+        """The last one of this day."""
+        async with reading(self._engine) as connection:
+            payload = (await connection.execute(select(audits.c.payload).where(audits.c.day == day))).scalar()
+        return None if payload is None else decode(payload, Audit)
+
+    async def finals(self, since: str) -> dict[str, int]:
+        """The days from then on whose last audit is final, and how many events it knew."""
+        query = select(audits.c.day, audits.c.events).where(audits.c.day >= since, audits.c.final)
+        async with reading(self._engine) as connection:
+            return {row.day: row.events for row in await connection.execute(query)}
+
+    async def events_of(self, day: Day) -> int:
+        """By the sums: cheap."""
+        query = select(func.coalesce(func.sum(rollups.c.requests), 0)).where(_within(day, rollups.c.minute, 60))
+        async with reading(self._engine) as connection:
+            return int((await connection.execute(query)).scalar_one())
+
+    async def keep(self, audit: Audit) -> None:
+        insert = self._insert(audits).values(
+            day=audit.day, at=audit.at, final=audit.final, events=audit.events, payload=encode(audit)
+        )
+        rest = {name: insert.excluded[name] for name in ("at", "final", "events", "payload")}
+        async with self._engine.begin() as connection:
+            await connection.execute(insert.on_conflict_do_update(index_elements=["day"], set_=rest))
+
+
+def _within(day: Day, column: ColumnElement[Any], unit: int = 1) -> ColumnElement[bool]:
+    return and_(column >= int(day.start) // unit, column < int(day.end) // unit)
+
+
+async def _summed(connection: AsyncConnection, table: Any, where: ColumnElement[bool]) -> dict[tuple[str, ...], Any]:
+    """Requests and tokens by all dimensions; events are counted, rollups say how many they are."""
+    dimensions = [table.c[name] for name in _DIMENSIONS]
+    names = [name for name in _SUMS if name != "requests"]
+    requests = func.sum(table.c.requests) if "requests" in table.c else func.count()
+    query = select(*dimensions, requests, *(func.sum(table.c[name]) for name in names)).where(where)
+    found = await connection.execute(query.group_by(*dimensions))
+    return {tuple(row[: len(dimensions)]): tuple(map(int, row[len(dimensions) :])) for row in found}
+
+
+async def _count(connection: AsyncConnection, where: ColumnElement[bool]) -> int:
+    return int((await connection.execute(select(func.count()).where(where))).scalar_one())
+
+
+async def _machines(connection: AsyncConnection, day: Day) -> tuple[Machine, ...]:
+    days: defaultdict[str, list[EngineDay]] = defaultdict(list)
+    for row in await connection.execute(select(engine_days).where(engine_days.c.day == day.name)):
+        days[row.machine].append(EngineDay(**row._mapping))  # noqa: SLF001 - SQLAlchemy's public name for it
+    earliest = min([day.start, *(d.since for found in days.values() for d in found)])
+    work = await _work(connection, day, earliest)
+    notes = await _notes(connection, day, earliest)
+    query = select(engine_faults).where(engine_faults.c.day == day.name)
+    faults = {row.machine: row.fault for row in await connection.execute(query)}
+    return tuple(
+        Machine(machine=name, days=days[name], work=work[name], notes=notes[name], fault=faults.get(name, ""))
+        for name in sorted({*days, *work})
+    )
+
+
+async def _work(connection: AsyncConnection, day: Day, earliest: float) -> defaultdict[str, list[Work]]:
+    """One pass over the events, each beside what was read of its machine's generation that day."""
+    e, d = events.c, engine_days.c
+    tokens = e.prompt_tokens + e.completion_tokens
+    begun = e.completed_at - e.duration + e.wake_wait
+    today = _within(day, e.completed_at)
+    covered = and_(d.last_at.is_not(None), e.completed_at <= d.last_at, or_(d.whole, e.completed_at > d.since))
+    edge = or_(
+        and_(begun < d.last_at + SKEW_SECONDS, e.completed_at > d.last_at - SKEW_SECONDS),
+        and_(d.since.is_not(None), ~d.whole, begun < d.since + SKEW_SECONDS, e.completed_at > d.since - SKEW_SECONDS),
+    )
+    inside = or_(
+        e.basis != "engine",
+        e.outcome.in_(("client_closed", "engine_lost")),
+        and_(e.outcome == "failed", or_(e.status < 400, e.status >= 500)),
+    )
+    # Without a row of readings `covered` is unknown to SQL: neither it nor its opposite holds by itself.
+    is_covered: ColumnElement[bool] = func.coalesce(covered, literal(value=False))
+    columns = {
+        "requests": _sum(today, literal(1)),
+        "tokens": _sum(today, tokens),
+        "read": _sum(is_covered, tokens),
+        "straddling": _sum(edge, tokens),
+        "unread": _sum(and_(today, ~is_covered), tokens),
+        "uncertain": _sum(and_(is_covered, inside), literal(1)),
+    }
+    query = (
+        select(e.machine, e.generation, func.max(tokens).label("largest"), *(c.label(n) for n, c in columns.items()))
+        .select_from(events)
+        .outerjoin(engine_days, and_(d.day == day.name, d.machine == e.machine, d.generation == e.generation))
+        .where(e.completed_at >= earliest - SKEW_SECONDS, e.completed_at < day.end + EDGE_SECONDS)
+        .group_by(e.machine, e.generation)
+    )
+    work: defaultdict[str, list[Work]] = defaultdict(list)
+    for row in await connection.execute(query):
+        found = Work(
+            machine=row.machine,
+            generation=row.generation,
+            largest=int(row.largest),
+            **{name: int(getattr(row, name)) for name in columns},
+        )
+        if found.requests or found.read:
+            work[row.machine].append(found)
+    return work
+
+
+def _sum(condition: ColumnElement[bool], value: ColumnElement[Any]) -> ColumnElement[Any]:
+    return func.sum(case((condition, value), else_=0))
+
+
+async def _notes(connection: AsyncConnection, day: Day, earliest: float) -> defaultdict[str, list[Note]]:
+    n = engine_notes.c
+    query = select(engine_notes).where(n.at >= min(earliest, day.start), n.at < day.end)
+    lost = await _lost(connection, day)
+    notes: defaultdict[str, list[Note]] = defaultdict(list)
+    for row in await connection.execute(query):
+        notes[row.machine].append(
+            Note(
+                machine=row.machine,
+                at=row.at,
+                kind=row.kind,
+                amount=row.amount,
+                since=row.since,
+                lost=lost.get(row.id, 0),
+            )
+        )
+    return notes
+
+
+async def _lost(connection: AsyncConnection, day: Day) -> dict[str, int]:
+    """What the ledger has of the times in which counters fell, by the note's id."""
+    e, n = events.c, engine_notes.c
+    query = (
+        select(n.id, func.sum(e.prompt_tokens + e.completion_tokens))
+        .select_from(engine_notes)
+        .join(
+            events,
+            and_(
+                e.machine == n.machine, e.completed_at > n.since - SKEW_SECONDS, e.completed_at <= n.at + SKEW_SECONDS
+            ),
+        )
+        .where(n.kind == "reset", _within(day, n.at))
+        .group_by(n.id)
+    )
+    return {row[0]: int(row[1]) for row in await connection.execute(query)}
+
+
+async def _sources(connection: AsyncConnection, day: Day) -> tuple[SourceAudit, ...]:
+    e = events.c
+    bounds = (
+        select(e.source, func.min(e.source_seq).label("first"), func.max(e.source_seq).label("last"))
+        .where(_within(day, e.completed_at))
+        .group_by(e.source)
+        .subquery()
+    )
+    b = bounds.c
+    near = and_(e.completed_at >= day.start - ORDER_SECONDS, e.completed_at < day.end + ORDER_SECONDS)
+    query = (
+        select(b.source, b.first, b.last, func.count().label("kept"))
+        .select_from(bounds)
+        .join(events, and_(e.source == b.source, e.source_seq.between(b.first, b.last), near))
+        .group_by(b.source, b.first, b.last)
+        .order_by(b.source)
+    )
+    q = quarantine.c
+    aside = (
+        select(b.source, func.count(func.distinct(q.source_seq)).label("number"))
+        .select_from(bounds)
+        .join(quarantine, and_(q.source == b.source, q.source_seq.between(b.first, b.last)))
+        .group_by(b.source)
+    )
+    quarantined = {row.source: int(row.number) for row in await connection.execute(aside)}
+    found: Sequence[Any] = (await connection.execute(query)).all()
+    marks = await _marks(connection, [row.source for row in found])
+    return tuple(
+        SourceAudit(
+            source=row.source,
+            first=row.first,
+            last=row.last,
+            kept=int(row.kept),
+            quarantined=quarantined.get(row.source, 0),
+            mark=marks.get(row.source, 0),
+        )
+        for row in found
+    )
+
+
+async def _marks(connection: AsyncConnection, sources: Sequence[str]) -> dict[str, int]:
+    query = select(runs.c.source, runs.c.last).where(runs.c.first == 1, runs.c.source.in_(sources))
+    return {row.source: row.last for row in await connection.execute(query)}

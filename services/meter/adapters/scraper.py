@@ -1,0 +1,45 @@
+"""Reads engines' `/metrics`, whatever answers there."""
+
+import aiohttp
+
+from services.meter.core.audit import SKEW_SECONDS
+from services.meter.core.engine_counters import EngineCounters, parse
+
+MAX_BYTES = 4 * 1024 * 1024
+"""vLLM's page has some 100 KB."""
+
+
+class Unread(Exception):
+    """No counters came; the text says why."""
+
+
+class Scraper:
+    """Each look has a connection of its own: an old one would speak to an old engine."""
+
+    def __init__(self, timeout: float = SKEW_SECONDS) -> None:
+        connector = aiohttp.TCPConnector(force_close=True)
+        limit = aiohttp.ClientTimeout(total=timeout)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=limit, trust_env=False)
+        self._timeout = timeout
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def read(self, endpoint: str) -> EngineCounters:
+        try:
+            async with self._session.get(f"{endpoint}/metrics", allow_redirects=False) as answer:
+                if answer.status != 200:
+                    raise Unread(f"{endpoint}/metrics answers {answer.status}")
+                body = bytearray()
+                async for chunk in answer.content.iter_any():
+                    body += chunk
+                    if len(body) > MAX_BYTES:
+                        raise Unread(f"{endpoint}/metrics has more than {MAX_BYTES} bytes")
+        except TimeoutError:
+            raise Unread(f"{endpoint}/metrics did not answer within {self._timeout:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unread(f"{endpoint}/metrics: {str(error) or type(error).__name__}") from error
+        try:
+            return parse(body.decode("utf-8", "replace"))
+        except ValueError as error:
+            raise Unread(f"{endpoint}/metrics: {error}") from error

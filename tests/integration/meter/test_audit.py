@@ -1,0 +1,273 @@
+"""A day's audit on real databases: engines that restart and die, gateways that crash, sums that were tampered with."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import delete, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.meter.adapters.audit_facts import AuditFacts
+from services.meter.adapters.engine_book import NOTES_DAYS, EngineBook
+from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.tables import events, horizon, rollups
+from services.meter.core.audit import Note
+from services.meter.core.batch import read
+from services.meter.core.day import parse_day
+from services.meter.core.day_audit import audit, faults
+from services.meter.core.engine_counters import EngineCounters
+from services.meter.core.readings import Reading, day_of
+from services.meter.wiring import MIGRATIONS, VERSION_TABLE
+from shared import database
+from shared.messages.codec import encode
+from shared.messages.gateway import UsageEvent
+from shared.messages.meter import Tokens, TokenSums
+from shared.messages.meter_audit import Audit, MachineAudit
+from tests.unit.meter.events import MIDNIGHT, event
+
+DAY = parse_day("2026-11-23")
+NOW = DAY.end + 1000.0
+MACHINE = "l4x2-1"
+
+
+class Books:
+    """The ledger, the engines' book and the audit's facts on one database."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self.ledger = Ledger(engine)
+        self.book = EngineBook(engine)
+        self.facts = AuditFacts(engine)
+
+    async def served(self, *found: UsageEvent) -> None:
+        await self.ledger.record(read([encode(e) for e in found], NOW))
+
+    async def look(self, at: float, tokens: int, *, generation: int = 1, stays: bool = False, running: int = 0) -> bool:
+        counters = EngineCounters(prompt_tokens=tokens, completion_tokens=0, running=running, rounding=0)
+        reading = Reading(machine=MACHINE, generation=generation, at=MIDNIGHT + at, counters=counters)
+        return await self.book.read(reading, day_of(reading.at), stays=stays)
+
+    async def note(self, kind: str, at: float, amount: int = 0) -> None:
+        note = Note(machine=MACHINE, at=MIDNIGHT + at, kind=kind, amount=amount)
+        await self.book.note({f"{kind}/{at}": note})
+
+    async def audit(self, *, now: float = NOW, complete: bool = True, backlog: int = 0, day: str = DAY.name) -> Audit:
+        nothing = TokenSums()
+        tokens = Tokens(day=day, complete=complete, totals=nothing, served=nothing)
+        return audit(parse_day(day), await self.facts.day(parse_day(day)), tokens, now=now, backlog=backlog)
+
+    async def machine(self, **how: Any) -> MachineAudit:
+        (found,) = (await self.audit(**how)).machines
+        return found
+
+    async def run(self, statement: Any) -> None:
+        async with self.engine.begin() as connection:
+            await connection.execute(statement)
+
+
+@pytest.fixture
+async def books(database_url: str) -> AsyncIterator[Books]:
+    async with database.opened(database_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+        yield Books(engine)
+
+
+def used(seq: int, at: float, tokens: int = 100, **fields: Any) -> UsageEvent:
+    """A request of one second that ended `at` seconds after midnight."""
+    known = {"completed_at": MIDNIGHT + at, "prompt_tokens": tokens, "completion_tokens": 0, "cached_tokens": 0}
+    return event(source_seq=seq, **{**known, "reasoning_tokens": 0, **fields})
+
+
+async def test_all_three_agree_over_wakes_and_a_night(books: Books) -> None:
+    """Two generations; the second goes on over midnight."""
+    await books.note("start", 10)
+    await books.note("probe", 20, 3)
+    await books.look(30, 3)
+    await books.served(used(1, 100), used(2, 200))
+    await books.look(300, 203)
+    await books.note("start", 400)
+    await books.note("probe", 420, 3)
+    await books.look(430, 3, generation=2)
+    await books.served(used(3, 500, generation=2))
+    await books.look(86_390, 103, generation=2)
+    await books.served(used(4, 86_500, 70, generation=2))
+    await books.look(86_600, 173, generation=2)
+    found = await books.audit()
+    (machine,) = found.machines
+    assert (machine.state, machine.engine, machine.probes, machine.read) == ("equal", 306, 6, 300)
+    assert (machine.generations, machine.readings, machine.requests, machine.resets) == (2, 4, 3, 0)
+    assert [(s.first, s.last, s.kept, s.missing, s.mark) for s in found.sources] == [(1, 3, 3, 0, 4)]
+    assert (found.rollups, found.final, found.events, found.tokens, faults(found)) == ("equal", True, 3, 300, [])
+    next_day = await books.machine(day="2026-11-24", now=NOW + 86_400)
+    assert (next_day.state, next_day.engine, next_day.read, next_day.probes) == ("equal", 70, 70, 0)
+
+
+async def test_a_counter_that_rose_as_high_again_hides_its_restart_and_is_told(books: Books) -> None:
+    await books.note("start", 10)
+    await books.look(30, 0)
+    await books.served(used(1, 100))
+    await books.look(110, 100)
+    await books.served(used(2, 200))
+    await books.look(300, 100)
+    found = await books.machine()
+    assert (found.state, found.difference) == ("wrong", -100)
+    assert "restarted by hand between two readings" in found.words
+
+
+async def test_a_reset_that_shows_is_explained_by_what_ended_in_its_time(books: Books) -> None:
+    await books.note("start", 10)
+    await books.look(30, 0)
+    await books.served(used(1, 100))
+    await books.look(110, 100)
+    await books.served(used(2, 118, 40), used(3, 200, 60))
+    await books.look(300, 60)
+    found = await books.machine()
+    assert (found.state, found.difference, found.engine) == ("explained", -40, 160)
+    assert [(c.name, c.tokens) for c in found.causes] == [("resets", 100)]
+    await books.served(used(4, 250, 101))
+    assert (await books.machine()).difference == -141
+    await books.look(299, 10)
+    assert (await books.machine()).engine == 160, "an older reading changes nothing"
+
+
+async def test_who_asks_the_engine_directly_is_found(books: Books) -> None:
+    await books.look(30, 5000, stays=True)
+    await books.served(used(1, 100))
+    await books.look(200, 5107, stays=True)
+    found = await books.audit()
+    assert [(m.state, m.difference) for m in found.machines] == [("wrong", 7)]
+    assert "7 tokens that are not in the ledger" in faults(found)[0]
+
+
+async def test_what_a_crashed_gateway_had_in_flight_explains_it(books: Books) -> None:
+    await books.look(30, 0, stays=True)
+    await books.look(200, 300, stays=True)
+    assert (await books.machine()).state == "wrong"
+    await books.note("crash", 150, 1)
+    assert (await books.machine()).state == "explained"
+
+
+async def test_an_engine_without_counters_is_unknown(books: Books) -> None:
+    await books.served(used(1, 100))
+    for _ in range(3):
+        await books.book.failed(MACHINE, DAY, "answers 404\0")
+    found = await books.audit()
+    assert [(m.state, m.engine) for m in found.machines] == [("unknown", None)]
+    assert "answers 404" in found.machines[0].words
+    assert faults(found) == []
+
+
+async def test_before_the_day_is_over_only_what_is_at_rest_is_judged(books: Books) -> None:
+    await books.look(30, 0, stays=True)
+    await books.served(used(1, 100))
+    await books.look(200, 107, stays=True)
+    now = MIDNIGHT + 206
+    assert (await books.machine(now=now)).state == "wrong"
+    assert (await books.machine(now=now, backlog=1)).state == "open"
+    assert (await books.machine(now=MIDNIGHT + 204)).state == "open"
+    await books.look(210, 107, stays=True, running=1)
+    assert (await books.machine(now=MIDNIGHT + 300)).state == "open"
+    later = await books.audit(complete=False)
+    assert (later.machines[0].state, later.final) == ("open", False), "events are still missing"
+
+
+async def test_requests_over_the_last_reading_are_compared_by_what_they_can_be(books: Books) -> None:
+    await books.look(30, 0, stays=True)
+    await books.served(used(1, 260, 500, duration=100.0), used(2, 100))
+    await books.look(200, 350, stays=True)
+    found = await books.machine()
+    assert (found.state, found.difference) == ("explained", 250)
+    assert {c.name: c.tokens for c in found.causes} == {"edges": 500, "unread": 500}
+    await books.look(201, 701, stays=True)
+    assert (await books.machine()).state == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("fields", "counts"),
+    [
+        ({"outcome": "client_closed"}, True),
+        ({"outcome": "engine_lost"}, True),
+        ({"basis": "counted"}, True),
+        ({"basis": "none", "prompt_tokens": 0}, True),
+        ({"outcome": "failed", "status": 500}, True),
+        ({"outcome": "failed", "status": 0}, True),
+        ({"outcome": "failed", "status": 400, "prompt_tokens": 0}, False),
+        ({}, False),
+    ],
+)
+async def test_requests_that_the_engine_may_count_differently(books: Books, fields: Any, *, counts: bool) -> None:
+    e = used(1, 100, **fields)
+    await books.look(30, 0, stays=True)
+    await books.served(e)
+    await books.look(200, e.prompt_tokens + 50, stays=True)
+    assert (await books.machine()).state == ("explained" if counts else "wrong")
+
+
+async def test_numbers_that_the_ledger_lacks_are_told_by_source(books: Books) -> None:
+    await books.served(*(used(n, 100 + n) for n in (1, 2, 4)), used(5, 86_500))
+    damaged = encode(used(3, 103)).replace(b'"prompt_tokens":100', b'"prompt_tokens":-1')
+    lost = await books.audit()
+    assert [(s.first, s.last, s.kept, s.missing) for s in lost.sources] == [(1, 4, 3, 1)]
+    assert faults(lost)[0].startswith("source gw-1: 1 of its events 1 to 4")
+    await books.ledger.record(read([damaged], NOW))
+    found = await books.audit()
+    assert [(s.kept, s.quarantined, s.missing) for s in found.sources] == [(3, 1, 0)]
+    assert found.quarantined == 1
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        update(rollups).values(completion_tokens=rollups.c.completion_tokens + 1),
+        delete(events).where(events.c.source_seq == 2),
+        update(events).where(events.c.source_seq == 2).values(machine="other"),
+        update(events).where(events.c.source_seq == 2).values(cached_tokens=1),
+    ],
+    ids=["sum", "event", "dimension", "field"],
+)
+async def test_sums_that_are_not_those_of_the_events_are_found(books: Books, tampering: Any) -> None:
+    await books.served(*(used(n, 100 + n) for n in (1, 2, 3)))
+    assert (await books.audit()).rollups == "equal"
+    await books.run(tampering)
+    found = await books.audit()
+    assert found.rollups == "differ"
+    assert "the sums are not those of the events" in faults(found)
+
+
+async def test_a_day_whose_events_are_sealed_is_answered_by_the_audit_that_was_made(books: Books) -> None:
+    await books.served(used(1, 100))
+    made = await books.audit()
+    await books.facts.keep(replace_at(made, 1.0))
+    await books.facts.keep(made)
+    assert await books.facts.made(DAY.name) == made
+    assert await books.facts.finals(DAY.name) == {DAY.name: 1}
+    assert await books.facts.finals("2026-11-24") == {}
+    await books.run(update(horizon).values(before=DAY.end))
+    assert (await books.facts.day(DAY)).events_kept is False
+    sealed = await books.audit()
+    assert (sealed.rollups, sealed.machines, sealed.final, sealed.events) == ("unknown", (), False, 1)
+
+
+def replace_at(made: Audit, at: float) -> Audit:
+    return msgspec.structs.replace(made, at=at, final=False)
+
+
+async def test_notes_are_kept_once_and_not_for_ever(books: Books) -> None:
+    await books.look(30, 0, stays=True)
+    for _ in range(2):
+        await books.note("probe", 50, 3)
+    await books.look(100, 3, stays=True)
+    assert (await books.machine()).probes == 3
+    await books.book.forget(MIDNIGHT + 50 + NOTES_DAYS * 86_400)
+    assert (await books.machine()).probes == 3
+    await books.book.forget(MIDNIGHT + 51 + NOTES_DAYS * 86_400)
+    assert (await books.machine()).probes == 0
+
+
+async def test_a_new_leader_goes_on_where_the_old_one_stood(books: Books) -> None:
+    await books.look(30, 0, stays=True)
+    await books.look(100, 40, stays=True)
+    other = EngineBook(books.engine)
+    books.book = other
+    await books.look(200, 90, stays=True)
+    assert (await books.machine()).engine == 90

@@ -1,0 +1,165 @@
+"""The verdict on a machine's day: what is named explains no more than it may, and nothing else is let through."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.meter.core.audit import (
+    LESS,
+    MORE,
+    PROBE_TOKENS,
+    REQUEST_TOKENS,
+    Machine,
+    Note,
+    Sides,
+    Work,
+    explain,
+    judge,
+)
+from services.meter.core.readings import EngineDay
+
+T = 1000.0
+
+
+def read(engine: int, *, generation: int = 1, **fields: Any) -> EngineDay:
+    known: dict[str, Any] = {
+        "machine": "m",
+        "generation": generation,
+        "day": "2026-11-23",
+        "since": T,
+        "whole": True,
+        "last_at": T + 100,
+        "prompt_tokens": engine,
+        "completion_tokens": 0,
+        "requests": None,
+        "readings": 3,
+        "resets": 0,
+        "running": 0,
+        "rounding": 0,
+    }
+    return EngineDay(**{**known, **fields})
+
+
+def work(tokens: int, **fields: Any) -> Work:
+    known: dict[str, Any] = {"requests": 1, "tokens": tokens, "read": tokens, "largest": tokens}
+    return Work(machine="m", generation=1, **{**known, **fields})
+
+
+def machine(days: list[EngineDay], done: list[Work], notes: list[Note] | None = None, **fields: Any) -> Machine:
+    return Machine(machine="m", days=days, work=done, notes=notes or [], **fields)
+
+
+def note(kind: str, amount: int = 0, at: float = T + 10, **fields: Any) -> Note:
+    return Note(machine="m", at=at, kind=kind, amount=amount, **fields)
+
+
+def test_engine_less_probes_is_the_ledger() -> None:
+    found = explain(machine([read(103)], [work(100)], [note("probe", 3)]))
+    assert (found.state, found.engine, found.probes, found.ledger, found.difference) == ("equal", 103, 3, 100, 0)
+
+
+def test_a_probe_outside_the_readings_is_of_another_count() -> None:
+    notes = [note("probe", 3), note("probe", 3, at=T), note("probe", 3, at=T + 101)]
+    assert explain(machine([read(103)], [work(100)], notes)).probes == 3
+
+
+def test_an_engine_that_was_not_read_is_unknown_and_never_zero() -> None:
+    found = explain(machine([], [work(100, read=0, unread=100)], fault="it hangs"))
+    assert (found.state, found.engine, found.difference, found.ledger) == ("unknown", None, None, 100)
+    assert "it hangs" in found.words
+
+
+def test_one_token_that_nobody_can_explain_is_wrong_either_way() -> None:
+    more = explain(machine([read(101)], [work(100)]))
+    assert (more.state, more.difference) == ("wrong", 1)
+    assert "who asks m without the gateway" in more.words
+    less = explain(machine([read(99)], [work(100)]))
+    assert (less.state, less.difference) == ("wrong", -1)
+    assert "does another engine answer" in less.words
+
+
+def test_while_work_is_under_way_nothing_is_called_wrong() -> None:
+    assert explain(machine([read(101)], [work(100)], judged=False)).state == "open"
+    assert explain(machine([read(100)], [work(100)], judged=False)).state == "equal"
+
+
+def test_what_ended_after_the_last_reading_is_told_and_not_compared() -> None:
+    found = explain(machine([read(100)], [work(150, read=100, unread=50)], [note("death")]))
+    assert (found.state, found.difference) == ("explained", 0)
+    assert [(c.name, c.tokens, c.exact) for c in found.causes] == [("unread", 50, True)]
+    assert "died" in found.causes[0].words
+    assert explain(machine([read(151)], [work(150, read=100, unread=50)])).state == "wrong", "it excuses no surplus"
+
+
+def test_each_cause_explains_up_to_its_bound_and_not_beyond() -> None:
+    left = REQUEST_TOKENS
+    cases: list[tuple[str, int, dict[str, Any], list[Note], dict[str, Any]]] = [
+        ("left", left, {"uncertain": 1}, [], {}),
+        ("edges", 30, {"straddling": 30}, [], {}),
+        ("gateway_crash", 2 * left, {}, [note("crash", 2)], {}),
+        ("lost_probes", PROBE_TOKENS, {}, [note("lost_probe")], {}),
+        ("rounding", 10, {}, [], {"rounding": 10}),
+    ]
+    for name, bound, fields, notes, day in cases:
+        for engine, state in ((100 + bound, "explained"), (101 + bound, "wrong")):
+            found = explain(machine([read(engine, **day)], [work(100, **fields)], notes))
+            assert (found.state, [c.name for c in found.causes]) == (state, [name])
+    resets = [note("reset", since=T, lost=40)]
+    assert explain(machine([read(60)], [work(100)], resets)).state == "explained"
+    assert explain(machine([read(59)], [work(100)], resets)).state == "wrong"
+    assert explain(machine([read(101)], [work(100)], resets)).state == "wrong", (
+        "a restart makes an engine count no more"
+    )
+
+
+def test_a_left_request_is_as_large_as_the_largest_of_the_day() -> None:
+    large = work(10_000, uncertain=1, largest=9_000)
+    assert explain(machine([read(19_000)], [large])).state == "explained"
+    assert explain(machine([read(19_001)], [large])).state == "wrong"
+
+
+def test_generations_are_added() -> None:
+    days = [read(50, generation=1), read(53, generation=2, since=T + 200, last_at=T + 300)]
+    found = explain(machine(days, [work(50), work(50)], [note("probe", 3, at=T + 250)]))
+    assert (found.state, found.engine, found.generations, found.readings) == ("equal", 103, 2, 6)
+
+
+COUNT = st.integers(0, 2**40)
+
+
+SIDES = st.builds(Sides, engine=COUNT, ledger=COUNT, probes=COUNT, more=COUNT, less=COUNT, unread=COUNT)
+
+
+@given(SIDES, st.integers(1, 2**20))
+def test_more_room_never_makes_it_wrong_and_a_surplus_beyond_it_always_does(sides: Sides, extra: int) -> None:
+    engine, ledger, probes = sides.engine, sides.ledger, sides.probes
+    more, less, unread = sides.more, sides.less, sides.unread
+    found = judge(sides)
+    difference = engine - probes - ledger
+    assert (found == "wrong") == (difference > more or -difference > less)
+    assert found != "equal" or (difference == 0 and unread == 0)
+    wider = Sides(engine=engine, ledger=ledger, probes=probes, more=more + extra, less=less + extra, unread=unread)
+    assert found == "wrong" or judge(wider) == found
+    direct = Sides(engine=ledger + probes + more + extra, ledger=ledger, probes=probes, more=more, less=less)
+    assert judge(direct) == "wrong"
+
+
+@given(
+    st.lists(
+        st.builds(work, COUNT, read=COUNT, unread=COUNT, straddling=COUNT, uncertain=st.integers(0, 9)), max_size=4
+    ),
+    st.lists(st.builds(read, COUNT, rounding=st.integers(0, 99)), min_size=1, max_size=4),
+    st.lists(
+        st.builds(note, st.sampled_from(["probe", "lost_probe", "death", "crash", "reset"]), COUNT, lost=COUNT),
+        max_size=5,
+    ),
+)
+def test_every_cause_is_of_one_side_or_exact(done: list[Work], days: list[EngineDay], notes: list[Note]) -> None:
+    found = explain(machine(days, done, notes))
+    assert found.engine is not None
+    assert found.difference == found.engine - found.probes - found.read
+    for cause in found.causes:
+        assert cause.exact != (cause.name in MORE | LESS)
+        assert cause.tokens >= 0
+    assert found.words

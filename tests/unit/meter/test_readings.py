@@ -1,0 +1,133 @@
+"""What counters rise by between readings: whatever restarts, nothing is counted twice and a whole life is its sum."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.meter.core.day import parse_day
+from services.meter.core.engine_counters import EngineCounters
+from services.meter.core.readings import EngineDay, Reading, Rise, added, day_of, rise
+from tests.unit.meter.events import MIDNIGHT
+
+DAY = parse_day("2026-11-23")
+
+
+def reading(at: float, prompt: int, completion: int = 0, generation: int = 1, rounding: int = 0) -> Reading:
+    counters = EngineCounters(
+        prompt_tokens=prompt, completion_tokens=completion, running=0, rounding=rounding, requests=prompt
+    )
+    return Reading(machine="m", generation=generation, at=MIDNIGHT + at, counters=counters)
+
+
+def told(last: Reading | None, new: Reading, *, started: float | None = None, stays: bool = False) -> Rise | None:
+    return rise(last, new, day=day_of(new.at), started_at=None if started is None else MIDNIGHT + started, stays=stays)
+
+
+def test_the_day_is_that_of_utc() -> None:
+    assert day_of(MIDNIGHT - 0.001).name == "2026-11-22"
+    assert day_of(MIDNIGHT) == DAY
+
+
+def test_an_engine_that_was_there_before_us_is_counted_from_now_on() -> None:
+    first = told(None, reading(100, 5000))
+    assert first == Rise(since=MIDNIGHT + 100, whole=False, prompt_tokens=0, completion_tokens=0, requests=0)
+    assert told(None, reading(100, 5000), started=-50) == first, "started on another day"
+
+
+def test_an_engine_that_was_started_today_is_counted_whole() -> None:
+    first = told(None, reading(100, 50, 5), started=40)
+    assert first == Rise(since=MIDNIGHT + 40, whole=True, prompt_tokens=50, completion_tokens=5, requests=50)
+
+
+def test_between_two_readings_the_difference_counts() -> None:
+    more = told(reading(100, 50, 5), reading(115, 70, 6))
+    assert more == Rise(since=MIDNIGHT + 100, whole=False, prompt_tokens=20, completion_tokens=1, requests=20)
+
+
+def test_a_counter_that_fell_was_begun_anew() -> None:
+    more = told(reading(100, 50, 5), reading(115, 7, 9))
+    assert more is not None
+    assert (more.prompt_tokens, more.completion_tokens, more.reset, more.since) == (7, 9, True, MIDNIGHT + 100)
+
+
+def test_what_only_the_printing_lowers_is_no_restart() -> None:
+    more = told(reading(100, 1_234_560, 5, rounding=5), reading(115, 1_234_555, 5, rounding=5))
+    assert more is not None
+    assert not more.reset
+
+
+def test_a_new_generation_is_a_new_process_even_where_its_counter_is_higher() -> None:
+    more = told(reading(100, 50), reading(200, 80, generation=2), started=150)
+    assert more is not None
+    assert (more.prompt_tokens, more.whole, more.since, more.reset) == (80, True, MIDNIGHT + 150, False)
+    earlier = told(reading(100, 50), reading(200, 80, generation=2), started=20)
+    assert earlier is not None
+    assert earlier.since == MIDNIGHT + 100, "that start was the one before"
+
+
+def test_an_engine_that_nobody_starts_goes_on_over_generations() -> None:
+    more = told(reading(100, 50), reading(200, 80, generation=2), stays=True)
+    assert more is not None
+    assert (more.prompt_tokens, more.whole) == (30, False)
+
+
+@pytest.mark.parametrize("at", [99.0, 100.0])
+def test_a_reading_that_is_no_newer_says_nothing(at: float) -> None:
+    assert told(reading(100, 50), reading(at, 60)) is None
+
+
+@dataclass
+class Life:
+    """An engine that works, is read, and dies; and the book of its days."""
+
+    clock: float = 0.0
+    generation: int = 1
+    prompt: int = 0
+    unread: int = 0
+    lost: int = 0
+    done: int = 0
+    last: Reading | None = None
+    days: dict[tuple[str, int], EngineDay] = field(default_factory=dict)
+
+    def work(self, tokens: int) -> None:
+        self.prompt += tokens
+        self.unread += tokens
+        self.done += tokens
+
+    def look(self) -> None:
+        new = reading(self.clock, self.prompt, generation=self.generation)
+        day = day_of(new.at)
+        more = rise(self.last, new, day=day, started_at=MIDNIGHT, stays=False)
+        assert more is not None
+        key = (day.name, self.generation)
+        self.days[key] = added(self.days.get(key), new, more, day)
+        self.last, self.unread = new, 0
+
+    def die(self) -> None:
+        self.lost, self.unread = self.lost + self.unread, 0
+        self.prompt, self.generation = 0, self.generation + 1
+
+
+@given(st.lists(st.one_of(st.integers(1, 1000), st.sampled_from(["look", "die", "wait"])), max_size=60))
+def test_a_life_is_the_sum_of_its_days_but_for_what_was_not_read(steps: list[int | str]) -> None:
+    life = Life()
+    for step in steps:
+        life.clock += 1.0
+        match step:
+            case "look":
+                life.look()
+            case "die":
+                life.die()
+            case "wait":
+                life.clock += 20_000.0
+            case int():
+                life.work(step)
+    counted = sum(d.prompt_tokens for d in life.days.values())
+    # The first reading of all, on a later day than the start, is where the counting begins.
+    before = life.done - life.lost - life.unread - counted
+    assert before >= 0
+    if life.days and min(life.days)[0] == DAY.name:
+        assert before == 0
+    assert all(d.since < d.last_at or d.prompt_tokens == 0 for d in life.days.values())
