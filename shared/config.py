@@ -123,6 +123,12 @@ class WakerSection(ServiceSection, frozen=True, kw_only=True):
 class MeterSection(ServiceSection, frozen=True, kw_only=True):
     batch: int = 500
     """Events in one transaction: large enough to amortise its fsync, small enough for a second of work."""
+    keep_events: Duration = Duration(40 * 86400)
+    """One by one; their sums stay. What is older when it comes is not counted: as long as a replay can be late."""
+    source_silence: Duration = Duration(86400)
+    """A gateway of which nothing was heard for this long has ended: a day waits no longer for more of it."""
+    scrape_interval: Duration = Duration(15)
+    """Between two readings of an engine's own counters."""
 
 
 class BillingSection(ServiceSection, frozen=True, kw_only=True):

@@ -155,6 +155,10 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("waker.gateway_timeout", config.waker.gateway_timeout, 4),
         ("waker.max_cycles_per_hour", config.waker.max_cycles_per_hour or 1, 1),
         ("meter.batch", config.meter.batch, 1),
+        # The stream gives again what is up to 40 days old, and it has to be known then.
+        ("meter.keep_events", config.meter.keep_events, 40 * 86400),
+        ("meter.source_silence", config.meter.source_silence, 60),
+        ("meter.scrape_interval", config.meter.scrape_interval, 0.1),
     ]
     rows += [(f"tier[{n}].max_concurrency", t.max_concurrency, 1) for n, t in enumerate(config.tier, 1)]
     return rows

@@ -101,7 +101,9 @@ def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth]) -> Door:
         keys=View(KEYS, KeyRecord),
         budget=View(BUDGET, BudgetGate),
         demand=Demand(bus, hold, runtime.instance, config.gateway.wake_repeat, runtime.now),
-        activity=ActivityReporter(bus, hold, runtime.instance, fleet.revision, runtime.now),
+        activity=ActivityReporter(
+            bus, hold, runtime.instance, fleet.revision, lambda: outbox.next_seq - 1, runtime.now
+        ),
         engines=Engines(config.gateway, Turn()),
         outbox=outbox,
         sender=UsageSender(bus, outbox, runtime.monotonic, limits.confirmed),

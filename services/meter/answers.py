@@ -12,7 +12,7 @@ from services.meter.core.day import answer, asked
 from shared.bus import topology
 from shared.bus.ports import Bus
 from shared.database import AWAY, told
-from shared.errors import BusUnavailable
+from shared.errors import BusUnavailable, Refusal
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.meter import History, HistoryQuery, Refused, Tokens, TokensQuery
 from shared.messages.meter_figures import Figures, FiguresQuery
@@ -43,10 +43,21 @@ class Backlog:
 class Answers:
     """Every request gets an answer: the figures, or what is wrong with the question or the database."""
 
-    def __init__(self, ledger: Ledger, reader: FiguresReader, backlog: Backlog) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        reader: FiguresReader,
+        backlog: Backlog,
+        *,
+        now: Callable[[], float],
+        silence: float,
+    ) -> None:
+        """`silence`: seconds after which a source that says nothing has ended."""
         self._ledger = ledger
         self._reader = reader
         self._backlog = backlog
+        self._now = now
+        self._silence = silence
 
     async def tokens(self, data: bytes) -> bytes:
         return _bounded(await self._tokens(data), "ask for fewer dimensions, or busy=false")

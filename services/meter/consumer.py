@@ -30,7 +30,10 @@ STUCK_SECONDS = 60.0
 
 
 class Consumer:
-    """One of any number of replicas. `run` returns once `stopping` is set and the batch under way is done."""
+    """One of any number of replicas. `run` returns once `stopping` is set and the batch under way is done.
+
+    `keep`: seconds after which an event is too old to be counted.
+    """
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class Consumer:
         metrics: Metrics,
         *,
         batch: int,
+        keep: float,
         now: Callable[[], float],
         monotonic: Callable[[], float],
         stopped: Callable[[], Awaitable[None]],
@@ -49,6 +53,7 @@ class Consumer:
         self._teller = teller
         self._metrics = metrics
         self._batch = batch
+        self._keep = keep
         self._now = now
         self._monotonic = monotonic
         self._stopped = stopped
@@ -75,7 +80,7 @@ class Consumer:
                 await self._settle(deliveries)
 
     async def _settle(self, deliveries: Sequence[Delivery]) -> None:
-        recorded = await self._record(read((d.data for d in deliveries), self._now()))
+        recorded = await self._record(read((d.data for d in deliveries), self._now(), keep=self._keep))
         if recorded is None:
             return
         try:
@@ -112,9 +117,13 @@ class Consumer:
         if recorded.conflicts:
             self._metrics.messages.labels("conflict").inc(recorded.conflicts)
             log.error("other payloads under known ids: the first ones count", conflicts=recorded.conflicts)
-        if recorded.quarantined:
-            self._metrics.messages.labels("quarantined").inc(recorded.quarantined)
-            log.error("messages that cannot be counted are in quarantine", quarantined=recorded.quarantined)
+        for kind, number in recorded.quarantined.items():
+            self._metrics.messages.labels("quarantined").inc(number)
+            self._metrics.quarantined.labels(kind).inc(number)
+            log.error("messages that cannot be counted are in quarantine", kind=kind, quarantined=number)
+        for (what, name), unknown in recorded.unknown.items():
+            self._metrics.unknown.labels(what).inc(unknown.events)
+            log.warning("counted under a name that nobody knows", what=what, name=name, events=unknown.events)
 
     async def _ends_within(self, seconds: float) -> bool:
         try:

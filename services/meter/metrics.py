@@ -15,6 +15,21 @@ class Metrics:
             ("kind",),
             registry=registry,
         )
+        self.quarantined = Counter(
+            "spot_meter_quarantined",
+            "Messages put into quarantine, by reason: unreadable, invalid, future, old.",
+            ("reason",),
+            registry=registry,
+        )
+        self.unknown = Counter(
+            "spot_meter_unknown",
+            "Events counted under a model or a key that nobody knows, by what it is.",
+            ("what",),
+            registry=registry,
+        )
+        self.sealed = Counter(
+            "spot_meter_sealed", "Events that are no longer kept, their digest is.", registry=registry
+        )
         self.batch_seconds = Histogram(
             "spot_meter_batch_seconds", "One batch's transaction.", buckets=BATCH_SECONDS, registry=registry
         )

@@ -6,15 +6,27 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.meter.adapters.audit_facts import AuditFacts
+from services.meter.adapters.engine_book import EngineBook
 from services.meter.adapters.figures import FiguresReader
+from services.meter.adapters.gaps import GapBook
 from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.sealing import Sealer
 from services.meter.answers import Answers, Backlog
+from services.meter.audit_metrics import AuditMetrics
+from services.meter.auditor import Auditor
 from services.meter.consumer import Consumer
+from services.meter.gap_answers import GapAnswers
+from services.meter.hearing import Hearing
+from services.meter.leading import AuditDesk
 from services.meter.metrics import Metrics
+from services.meter.names import Names
 from services.meter.teller import Teller
 from shared import database
 from shared.bus import subjects
+from shared.bus.lease import Lease
 from shared.errors import BusUnavailable
 from shared.runtime.process import Runtime
 from shared.tasks import end
@@ -26,6 +38,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "ledger_version"
 SWEEP_SECONDS = 10.0
 """How long an outbox keeps its events for nothing, and a quota is not known, after the bus lost its data."""
+SEALING_STEPS = 10
+"""Each sweep: as many events as a busy month makes in that time, and other writers get in between."""
 LOOK_SECONDS = 2.0
 """How fresh the backlog is in the metrics."""
 
@@ -36,7 +50,8 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     config = runtime.config
     url = database.url_of(config, runtime.data_dir, LEDGER_FILE)
     async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
-        ledger = Ledger(engine)
+        names, book = Names(config.models), GapBook(engine)
+        ledger = Ledger(engine, names)
         metrics = Metrics(runtime.registry)
         teller = Teller(runtime.bus, ledger, runtime.now)
         backlog = Backlog(runtime.bus, metrics.backlog, runtime.now)
@@ -46,29 +61,55 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
             teller,
             metrics,
             batch=config.meter.batch,
+            keep=config.meter.keep_events,
             now=runtime.now,
             monotonic=runtime.monotonic,
             stopped=runtime.stopped,
         )
+        await names.start(runtime.bus)
+        hearing = Hearing(book, runtime.now)
+        listening = await runtime.bus.subscribe(subjects.ACTIVITIES, hearing.heard)
         runtime.health.add("database", lambda: ledger.fault)
         runtime.health.add("consumer", lambda: consumer.fault)
         consuming = runtime.spawn(consumer.run(), "consumer")
         sweeping = runtime.spawn(_every(SWEEP_SECONDS, teller.sweep), "sweep of the ledger")
         looking = runtime.spawn(_every(LOOK_SECONDS, backlog.look), "look at the backlog")
-        answers = Answers(ledger, FiguresReader(engine), backlog)
+        sealing = runtime.spawn(_every(SWEEP_SECONDS, _sealing(runtime, engine, metrics)), "sealing of old days")
+        noting = runtime.spawn(_every(SWEEP_SECONDS, hearing.sweep), "what gateways say")
+        silence = config.meter.source_silence
+        answers = Answers(ledger, FiguresReader(engine), backlog, now=runtime.now, silence=silence)
+        gaps = GapAnswers(book, runtime.now)
         answering = [
             await runtime.bus.respond("meter", subjects.METER_TOKENS, answers.tokens),
             await runtime.bus.respond("meter", subjects.METER_HISTORY, answers.history),
+            await runtime.bus.respond("meter", subjects.METER_GAPS, gaps.gaps),
+            await runtime.bus.respond("meter", subjects.METER_LOST, gaps.lost),
             await runtime.bus.respond("meter", subjects.METER_FIGURES, answers.figures),
         ]
+        lease = Lease(runtime.bus, subjects.METER_LEASE, runtime.instance, runtime.monotonic)
+        audit_metrics = AuditMetrics(runtime.registry)
+        auditor = Auditor(runtime.bus, AuditFacts(engine), answers.tokens, audit_metrics, runtime.now)
+        answering.append(await runtime.bus.respond("meter", subjects.METER_AUDIT, auditor.answer))
+        desk = AuditDesk(runtime, EngineBook(engine), auditor, audit_metrics)
+        leading = [runtime.spawn(lease.keep(), "lease"), runtime.spawn(desk.lead(lease), "audit")]
         try:
             yield
         finally:
-            for responding in answering:
-                await responding.stop()
+            for handle in (*answering, listening, names):
+                await handle.stop()
             await asyncio.wait([consuming], timeout=config.meter.drain_grace)
-            # All three work with the engine that is closed next.
-            await end([consuming, sweeping, looking])
+            # All of them work with the engine that is closed next.
+            await end([consuming, sweeping, looking, sealing, noting, *leading])
+            await lease.release()
+
+
+def _sealing(runtime: Runtime, engine: AsyncEngine, metrics: Metrics) -> Callable[[], Awaitable[None]]:
+    sealer = Sealer(engine, runtime.config.meter.keep_events)
+
+    async def seal() -> None:
+        metrics.sealed.inc(await sealer.seal(runtime.now(), most=SEALING_STEPS))
+
+    return seal
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -61,8 +61,16 @@ def confirmed_key(source: str) -> str:
     return f"confirmed.{token(source)}"
 
 
+def audit_key(day: str) -> str:
+    return f"audit.{day}"
+
+
 def month_key(key_id: str) -> str:
     return token(key_id)
+
+
+def bench_key(run: str) -> str:
+    return f"bench.{run}"
 
 
 WAKE_REQUESTS = "wake.request.>"
@@ -74,9 +82,11 @@ METER_HISTORY = "meter.history"
 METER_GAPS = "meter.gaps"
 METER_LOST = "meter.lost"
 METER_FIGURES = "meter.figures"
+METER_AUDIT = "meter.audit"
 BILLING_IMPORT = "billing.import"
 BILLING_REPORT = "billing.report"
 BUDGET_KEY = "fleet"
 WAKER_ORDERS_KEY = "orders"
 WAKER_LEASE = "waker"
 BILLING_LEASE = "billing"
+METER_LEASE = "meter"

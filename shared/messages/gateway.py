@@ -48,6 +48,8 @@ class Activity(Message, frozen=True, kw_only=True, tag="activity.v1"):
     machines: dict[str, MachineActivity]
     leaving: bool = False
     """The gateway's last word: it has nothing in flight and takes no more."""
+    written: int | None = None
+    """`source_seq` of its newest usage event, 0 for none; the events' source is `gateway`."""
 
 
 class UsageEvent(Message, frozen=True, kw_only=True, tag="usage.v1"):

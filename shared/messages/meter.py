@@ -38,12 +38,14 @@ def month_of(at: float) -> str:
 
 
 class TokensQuery(Message, frozen=True, kw_only=True, tag="tokens_query.v1"):
-    """Request on `meter.tokens`: the ledger's sums of one UTC day."""
+    """Request on `meter.tokens`: the ledger's sums of one UTC day, or of several in a row."""
 
     day: str
     """`YYYY-MM-DD`."""
+    to: str | None = None
+    """The last of several days; None: the day alone."""
     by: tuple[str, ...] = ()
-    """Any of `model`, `tier`, `key`, `machine`, `outcome`."""
+    """Any of `day`, `hour`, `minute`, `model`, `tier`, `key`, `machine`, `outcome`, `direction`."""
     busy: bool = False
     """Whether the intervals in which each machine had requests in flight are wanted too."""
 
@@ -70,7 +72,7 @@ class Tokens(Message, frozen=True, kw_only=True, tag="tokens.v1"):
 
     day: str
     complete: bool
-    """The day is over, and no source has an open gap in it."""
+    """The day is over, all of its events have been read, and none is missing or may still come."""
     totals: TokenSums
     served: TokenSums
     """`totals` without the outcome `failed`: the denominator of the cost per token."""
@@ -79,6 +81,61 @@ class Tokens(Message, frozen=True, kw_only=True, tag="tokens.v1"):
     """Machine to merged, sorted intervals (Unix seconds, end exclusive) within the day; empty if not asked for."""
     open_gaps: int = 0
     """Source sequence numbers that are known to be missing."""
+    to: str | None = None
+    """As it was asked."""
+    reasons: tuple[str, ...] = ()
+    """Why it is not complete, a sentence each; empty: it is."""
+
+
+class GapsQuery(Message, frozen=True, kw_only=True, tag="gaps_query.v1"):
+    """Request on `meter.gaps`: what is missing, of any day."""
+
+
+class OpenGap(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of a source that have not come, or came in a message that could not be counted."""
+
+    source: str
+    first: int
+    last: int
+    earliest: float
+    """Unix seconds: their requests completed between the two."""
+    latest: float
+    quarantined: str | None = None
+    """Why it could not be counted; None: nothing came."""
+
+
+class DeclaredLost(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers that somebody gave up."""
+
+    source: str
+    first: int
+    last: int
+    by: str
+    reason: str
+    at: float
+
+
+class Gaps(Message, frozen=True, kw_only=True, tag="gaps.v1"):
+    """Answer on `meter.gaps` and `meter.lost`."""
+
+    open: tuple[OpenGap, ...]
+    lost: tuple[DeclaredLost, ...] = ()
+    more: bool = False
+    """There are more than a message holds."""
+
+
+class DeclareLost(Message, frozen=True, kw_only=True, tag="declare_lost.v1"):
+    """Request on `meter.lost`: give up numbers that are missing, so that their days can be final.
+
+    An event that comes after all is counted all the same.
+    """
+
+    source: str
+    first: int
+    last: int
+    by: str
+    """A person's name."""
+    reason: str
 
 
 class HistoryQuery(Message, frozen=True, kw_only=True, tag="history_query.v1"):

@@ -23,12 +23,20 @@ class ActivityReporter:
     """One task, `run`; `changed` when a machine got its first request, lost its last, or began to drain."""
 
     def __init__(
-        self, bus: Bus, hold: Hold, gateway: str, revision: Callable[[str], int], now: Callable[[], float]
+        self,
+        bus: Bus,
+        hold: Hold,
+        gateway: str,
+        revision: Callable[[str], int],
+        written: Callable[[], int],
+        now: Callable[[], float],
     ) -> None:
+        """`written`: the number of the newest usage event."""
         self._bus = bus
         self._hold = hold
         self._gateway = gateway
         self._revision = revision
+        self._written = written
         self._now = now
         self._changed = asyncio.Event()
 
@@ -48,7 +56,13 @@ class ActivityReporter:
 
     async def report(self, *, leaving: bool = False) -> None:
         machines = self._hold.activity(self._revision)
-        message = Activity(gateway=self._gateway, sent_at=self._now(), machines=machines, leaving=leaving)
+        message = Activity(
+            gateway=self._gateway,
+            sent_at=self._now(),
+            machines=machines,
+            leaving=leaving,
+            written=self._written(),
+        )
         try:
             await self._bus.publish_volatile(activity(self._gateway), encode(message))
         except BusError as error:

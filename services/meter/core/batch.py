@@ -1,8 +1,10 @@
 """What one batch of messages is: events to count, and what cannot be counted with the reason."""
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import msgspec
 
@@ -17,6 +19,12 @@ COUNT_LIMIT = 2**40
 SEQ_LIMIT = 2**62
 TIME_LIMIT = 2**33
 """Unix seconds, in the year 2242."""
+
+AHEAD_SECONDS = 300.0
+"""How far a gateway's clock may be ahead of the meter's."""
+
+Kind = Literal["unreadable", "invalid", "future", "old"]
+"""Of what is in quarantine: no event of ours, a field out of range, completed later than now, too old."""
 
 _NAMES = ("id", "source", "key_id", "model", "tier", "machine", "wake_id")
 _COUNTS = ("generation", "status", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
@@ -36,6 +44,7 @@ class Quarantined:
     """A message that cannot be counted. `source` and `source_seq` where at least these can be read."""
 
     payload: bytes
+    kind: Kind
     reason: str
     source: str | None
     source_seq: int | None
@@ -70,6 +79,34 @@ class Batch:
             by_source[source].append(run)
         return {source: merged(runs) for source, runs in sorted(by_source.items())}
 
+    def since(self, oldest: float) -> "Batch":
+        """The same with everything that was completed before `oldest` (Unix seconds) in quarantine.
+
+        Whether it was counted already is no longer known, so it cannot be counted again.
+        """
+        kept = tuple(m for m in self.readable if m.event.completed_at >= oldest)
+        if len(kept) == len(self.readable):
+            return self
+        old = tuple(_old(m, oldest) for m in self.readable if m.event.completed_at < oldest)
+        return replace(self, readable=kept, quarantined=self.quarantined + old)
+
+    def lacking(self, arrived: Mapping[str, Sequence[Run]]) -> tuple[bool, ...]:
+        """Of each quarantined message, whether it takes the place of one that is to be counted.
+
+        `arrived`: what was there before. Nothing else may have come under its number, before or in this batch.
+        """
+        taken = {(m.event.source, m.event.source_seq) for m in self.readable}
+        found: list[bool] = []
+        for q in self.quarantined:
+            if q.source is None or q.source_seq is None:
+                found.append(False)
+                continue
+            number = (q.source, q.source_seq)
+            there = any(run.first <= q.source_seq <= run.last for run in arrived.get(q.source, ()))
+            found.append(not there and number not in taken)
+            taken.add(number)
+        return tuple(found)
+
 
 class _Number(msgspec.Struct):
     """What can be known of an event that is otherwise unreadable."""
@@ -79,20 +116,24 @@ class _Number(msgspec.Struct):
     completed_at: float
 
 
-def read(payloads: Iterable[bytes], received_at: float) -> Batch:
+def read(payloads: Iterable[bytes], received_at: float, *, keep: float = math.inf) -> Batch:
+    """`keep`: seconds after which an event is too old to be counted."""
     readable: list[Readable] = []
     quarantined: list[Quarantined] = []
     for payload in payloads:
         try:
             event = decode(payload, UsageEvent)
         except Unreadable as error:
-            quarantined.append(_quarantined(payload, str(error), received_at))
+            quarantined.append(_quarantined(payload, "unreadable", str(error), received_at))
             continue
         if fault := next(faults(event), None):
-            quarantined.append(_quarantined(payload, fault, received_at))
+            quarantined.append(_quarantined(payload, "invalid", fault, received_at))
+        elif event.completed_at > received_at + AHEAD_SECONDS:
+            quarantined.append(_future(event, payload, received_at))
         else:
             readable.append(Readable(event=event, payload=payload))
-    return Batch(readable=tuple(readable), quarantined=tuple(quarantined), received_at=received_at)
+    batch = Batch(readable=tuple(readable), quarantined=tuple(quarantined), received_at=received_at)
+    return batch.since(received_at - keep)
 
 
 def faults(event: UsageEvent) -> Iterator[str]:
@@ -122,7 +163,32 @@ def _name_faults(name: str, value: str) -> Iterator[str]:
         yield f"{name}: a name has at most {NAME_BYTES} bytes"
 
 
-def _quarantined(payload: bytes, reason: str, received_at: float) -> Quarantined:
+def _future(event: UsageEvent, payload: bytes, received_at: float) -> Quarantined:
+    """Of the day on which it came: no clock says when it was completed."""
+    ahead = event.completed_at - received_at
+    return Quarantined(
+        payload=payload,
+        kind="future",
+        reason=f"completed_at: {ahead:.0f} s ahead of the meter's clock: set the gateway's",
+        source=event.source,
+        source_seq=event.source_seq,
+        at=received_at,
+    )
+
+
+def _old(message: Readable, oldest: float) -> Quarantined:
+    event = message.event
+    return Quarantined(
+        payload=message.payload,
+        kind="old",
+        reason=f"completed_at: {oldest - event.completed_at:.0f} s older than events are kept (meter.keep_events)",
+        source=event.source,
+        source_seq=event.source_seq,
+        at=event.completed_at,
+    )
+
+
+def _quarantined(payload: bytes, kind: Kind, reason: str, received_at: float) -> Quarantined:
     source, source_seq, at = None, None, received_at
     try:
         number = decode(payload, _Number)
@@ -133,4 +199,4 @@ def _quarantined(payload: bytes, reason: str, received_at: float) -> Quarantined
         at = number.completed_at if 0 <= number.completed_at < TIME_LIMIT else received_at
     # PostgreSQL's text takes no NUL, and the reason may quote one.
     reason = reason.replace("\0", "\\0")
-    return Quarantined(payload=payload, reason=reason, source=source, source_seq=source_seq, at=at)
+    return Quarantined(payload=payload, kind=kind, reason=reason, source=source, source_seq=source_seq, at=at)

@@ -1,27 +1,33 @@
-"""One UTC day of the ledger: its bounds, its sums by dimension, when each machine was busy, whether it is complete."""
+"""Days of the ledger: their bounds, their sums by dimension, when each machine was busy, whether they are complete."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 
-from services.meter.core.runs import DAY, Gap
+from services.meter.core.ends import SETTLING_SECONDS, Source, missing, names, open_ends
+from services.meter.core.runs import DAY
 from services.meter.core.sums import MINUTE, plus
 from shared.messages.meter import Tokens, TokensQuery, TokensRow, TokenSums
 
 COLUMNS = {"model": "model", "tier": "tier", "key": "key_id", "machine": "machine", "outcome": "outcome"}
-"""The dimensions that can be asked for, and the fields of an event that they are."""
-SETTLING_SECONDS = 60.0
-"""After midnight: for events on their way when the day ended, and clocks that differ."""
+"""The dimensions that are fields of an event."""
+TIMES = {"day": 24 * 60, "hour": 60, "minute": 1}
+"""Those that are times, in minutes."""
+DIRECTION = "direction"
+"""`input` (not cached), `cached` and `output`: three rows of each, with the same requests."""
+DIMENSIONS = (*TIMES, *COLUMNS, DIRECTION)
+MOST_DAYS = 366
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Day:
-    """A UTC day; Unix seconds, end exclusive."""
+    """A UTC day, or several in a row; Unix seconds, end exclusive."""
 
     name: str
+    """Of the first one."""
     start: float
     end: float
 
@@ -34,25 +40,41 @@ class Day:
         return int(self.end / MINUTE)
 
 
-def parse_day(text: str) -> Day:
+def parse_day(text: str, field: str = "day") -> Day:
     """`YYYY-MM-DD`; `ValueError` otherwise."""
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
-        raise ValueError(f"day: expected YYYY-MM-DD such as 2026-11-23, got {text!r}")
+        raise ValueError(f"{field}: expected YYYY-MM-DD such as 2026-11-23, got {text!r}")
     try:
         start = datetime.combine(date.fromisoformat(text), time(), UTC).timestamp()
     except ValueError as error:
-        raise ValueError(f"day: {text!r} is no day: {error}") from error
+        raise ValueError(f"{field}: {text!r} is no day: {error}") from error
     return Day(name=text, start=start, end=start + DAY)
 
 
 def asked(query: TokensQuery) -> Day:
-    """The day asked for; `ValueError` that names the wrong field."""
+    """The day or days asked for; `ValueError` that names the wrong field."""
     for position, dimension in enumerate(query.by):
-        if dimension not in COLUMNS:
-            raise ValueError(f"by: {dimension!r} is no dimension: use any of {', '.join(COLUMNS)}")
+        if dimension not in DIMENSIONS:
+            raise ValueError(f"by: {dimension!r} is no dimension: use any of {', '.join(DIMENSIONS)}")
         if dimension in query.by[:position]:
             raise ValueError(f"by: {dimension!r} is asked for twice")
-    return parse_day(query.day)
+    first = parse_day(query.day)
+    if query.to is None:
+        return first
+    last = parse_day(query.to, "to")
+    if not first.end <= last.end <= first.start + MOST_DAYS * DAY:
+        raise ValueError(f"to: expected {first.name} or one of the {MOST_DAYS - 1} days after it, got {query.to}")
+    if query.busy:
+        raise ValueError("to: busy times are told day by day: leave it out, or ask busy=false")
+    return Day(name=first.name, start=first.start, end=last.end)
+
+
+def labelled(dimension: str, value: int | str) -> str:
+    """A dimension's value as it is told: of times their beginning, RFC 3339 in UTC."""
+    if dimension not in TIMES:
+        return str(value)
+    at = datetime.fromtimestamp(int(value) * TIMES[dimension] * MINUTE, UTC)
+    return at.date().isoformat() if dimension == "day" else f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,27 +82,33 @@ class DayFacts:
     """What the ledger knows of a day."""
 
     sums: Mapping[tuple[str, ...], TokenSums]
-    """By the values of the dimensions asked for, and the outcome as the last one."""
-    gaps: tuple[Gap, ...]
-    """All that are open, of any day."""
+    """By the values of the dimensions asked for, direction left out, and the outcome as the last one."""
+    sources: Sequence[Source]
+    """All that have a gap, or may have more for a day."""
     quarantined: int
-    """Messages of the day that are known by source and number, but could not be counted."""
+    """Messages of the day that take the place of an event, and could not be counted."""
     busy: Mapping[str, Sequence[Interval]]
 
 
-def answer(day: Day, query: TokensQuery, facts: DayFacts, read_dry_at: float | None) -> Tokens:
+def answer(
+    day: Day, query: TokensQuery, facts: DayFacts, read_dry_at: float | None, *, now: float, silence: float
+) -> Tokens:
     """`read_dry_at`: when the stream was last found with nothing left to read; None if never yet."""
     totals, served = TokenSums(), TokenSums()
     rows: dict[tuple[str, ...], TokenSums] = {}
     for (*values, outcome), sums in facts.sums.items():
         totals = plus(totals, sums)
         served = served if outcome == "failed" else plus(served, sums)
-        rows[tuple(values)] = plus(rows.get(tuple(values), TokenSums()), sums)
-    missing = facts.quarantined + sum(g.missing for g in facts.gaps if g.latest >= day.start and g.earliest < day.end)
-    settled = read_dry_at is not None and read_dry_at >= day.end + SETTLING_SECONDS
+        for row, part in _directed(tuple(values), sums, query.by):
+            rows[row] = plus(rows.get(row, TokenSums()), part)
+    found = _missing(day, facts.sources, now)
+    behind = _behind(day, read_dry_at, now)
+    reasons = [*behind, *_faults(found, facts.quarantined), *open_ends(facts.sources, day.end, now, silence)]
     return Tokens(
         day=day.name,
-        complete=settled and missing == 0,
+        to=query.to,
+        complete=not reasons,
+        reasons=tuple(reasons),
         totals=totals,
         served=served,
         rows=tuple(
@@ -89,8 +117,51 @@ def answer(day: Day, query: TokensQuery, facts: DayFacts, read_dry_at: float | N
             if query.by
         ),
         busy={machine: tuple(intervals) for machine, intervals in facts.busy.items()},
-        open_gaps=missing,
+        open_gaps=facts.quarantined + sum(found.values()),
     )
+
+
+def _missing(day: Day, sources: Sequence[Source], now: float) -> dict[str, int]:
+    """How many numbers of each source are missing that may be of the day."""
+    counts = {
+        source.name: sum(g.missing for g in missing(source, now) if g.latest >= day.start and g.earliest < day.end)
+        for source in sources
+    }
+    return {source: count for source, count in counts.items() if count}
+
+
+def _behind(day: Day, read_dry_at: float | None, now: float) -> Iterator[str]:
+    if now < day.end + SETTLING_SECONDS:
+        yield "it is not over"
+    elif read_dry_at is None or read_dry_at < day.end + SETTLING_SECONDS:
+        yield "the meter has not read everything since it ended: spot_meter_backlog"
+
+
+def _faults(found: Mapping[str, int], quarantined: int) -> Iterator[str]:
+    if found:
+        yield f"{sum(found.values())} events of {names(sorted(found))} are missing: spotinference gaps list"
+    if quarantined:
+        yield f"{quarantined} messages in quarantine take the place of events: spotinference gaps list"
+
+
+def _directed(
+    values: tuple[str, ...], sums: TokenSums, by: Sequence[str]
+) -> Iterator[tuple[tuple[str, ...], TokenSums]]:
+    """A row, or three of it at the place of the direction."""
+    if DIRECTION not in by:
+        yield values, sums
+        return
+    at = by.index(DIRECTION)
+    uncached = sums.prompt_tokens - sums.cached_tokens
+    parts = {
+        "input": TokenSums(requests=sums.requests, prompt_tokens=uncached),
+        "cached": TokenSums(requests=sums.requests, prompt_tokens=sums.cached_tokens, cached_tokens=sums.cached_tokens),
+        "output": TokenSums(
+            requests=sums.requests, completion_tokens=sums.completion_tokens, reasoning_tokens=sums.reasoning_tokens
+        ),
+    }
+    for direction, part in parts.items():
+        yield (*values[:at], direction, *values[at:]), part
 
 
 def serving(day: Day, completed_at: float, duration: float, wake_wait: float) -> Interval | None:

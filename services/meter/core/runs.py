@@ -1,7 +1,7 @@
 """Which numbers of a source have arrived: disjoint runs of them, the mark they give, the gaps between them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 DAY = 86400.0
 
@@ -18,11 +18,16 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """`missing` numbers that have not arrived; their requests completed from `earliest` to `latest` (Unix seconds)."""
+    """`first` to `last` have not arrived; their requests completed from `earliest` to `latest` (Unix seconds)."""
 
-    missing: int
+    first: int
+    last: int
     earliest: float
     latest: float
+
+    @property
+    def missing(self) -> int:
+        return self.last - self.first + 1
 
 
 def single(source_seq: int, at: float) -> Run:
@@ -61,6 +66,16 @@ def gaps(runs: Sequence[Run]) -> tuple[Gap, ...]:
     for run in runs:
         if run.first > known + 1:
             since = earliest if known else run.first_at - DAY
-            found.append(Gap(missing=run.first - known - 1, earliest=since, latest=run.first_at))
+            found.append(Gap(first=known + 1, last=run.first - 1, earliest=since, latest=run.first_at))
         known, earliest = run.last, run.last_at
     return tuple(found)
+
+
+def without(found: Iterable[Gap], lost: Iterable[tuple[int, int]]) -> tuple[Gap, ...]:
+    """What is left of gaps beyond the numbers, each first and last, that are declared lost."""
+    left = list(found)
+    for first, last in lost:
+        parts = [(gap, (gap.first, min(gap.last, first - 1))) for gap in left]
+        parts += [(gap, (max(gap.first, last + 1), gap.last)) for gap in left]
+        left = sorted({replace(gap, first=f, last=t) for gap, (f, t) in parts if f <= t}, key=lambda gap: gap.first)
+    return tuple(left)

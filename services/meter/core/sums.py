@@ -1,13 +1,15 @@
 """Sums of tokens, in whole numbers."""
 
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import TokenSums, month_of
 
 MINUTE = 60.0
+HOUR = 60
+"""In minutes."""
 
 
 @dataclass(frozen=True, order=True)
@@ -26,7 +28,27 @@ def rolled_up(events: Iterable[UsageEvent]) -> dict[RollupKey, TokenSums]:
     sums: dict[RollupKey, TokenSums] = {}
     for e in events:
         key = RollupKey(math.floor(e.completed_at / MINUTE), e.model, e.tier, e.machine, e.key_id, e.outcome)
-        sums[key] = plus(sums.get(key, TokenSums()), _of(e))
+        sums[key] = plus(sums.get(key, TokenSums()), of_event(e))
+    return dict(sorted(sums.items()))
+
+
+@dataclass(frozen=True, order=True)
+class HourKey:
+    hour: int
+    """Unix time of the completion / 3600, rounded down."""
+    model: str
+    tier: str
+    machine: str
+    key_id: str
+    outcome: str
+
+
+def hourly(rollups: Mapping[RollupKey, TokenSums]) -> dict[HourKey, TokenSums]:
+    """The same sums by the hour, sorted as above."""
+    sums: dict[HourKey, TokenSums] = {}
+    for key, more in rollups.items():
+        hour = HourKey(key.minute // HOUR, key.model, key.tier, key.machine, key.key_id, key.outcome)
+        sums[hour] = plus(sums.get(hour, TokenSums()), more)
     return dict(sorted(sums.items()))
 
 
@@ -60,7 +82,7 @@ def plus(a: TokenSums, b: TokenSums) -> TokenSums:
     )
 
 
-def _of(event: UsageEvent) -> TokenSums:
+def of_event(event: UsageEvent) -> TokenSums:
     return TokenSums(
         requests=1,
         prompt_tokens=event.prompt_tokens,

@@ -31,7 +31,9 @@ from tests.kit.postgres import PostgresServer, asynchronous
 from tests.unit.meter.events import MIDNIGHT, event, sums_of
 
 DAY = parse_day("2026-11-23")
-NOW = MIDNIGHT + 1000.0
+NOW = DAY.end + 1000.0
+
+KEEP = 400 * 86400.0
 
 
 class Killed(Exception):
@@ -109,7 +111,17 @@ def consumer_of(bus: FailingBus, ledger: Ledger, *, batch: int, stop: asyncio.Ev
 
     teller = Teller(bus, ledger, lambda: NOW)
     metrics = Metrics(CollectorRegistry())
-    return Consumer(bus, ledger, teller, metrics, batch=batch, now=lambda: NOW, monotonic=lambda: 0.0, stopped=stopped)
+    return Consumer(
+        bus,
+        ledger,
+        teller,
+        metrics,
+        batch=batch,
+        keep=KEEP,
+        now=lambda: NOW,
+        monotonic=lambda: 0.0,
+        stopped=stopped,
+    )
 
 
 @pytest.fixture
@@ -124,7 +136,9 @@ async def publish(bus: MemoryBus, *found: UsageEvent) -> None:
 
 
 async def totals(ledger: Ledger) -> TokenSums:
-    return answer(DAY, TokensQuery(day=DAY.name), await ledger.day(DAY, (), busy=False), None).totals
+    return answer(
+        DAY, TokensQuery(day=DAY.name), await ledger.day(DAY, (), busy=False), None, now=NOW, silence=60
+    ).totals
 
 
 async def told(bus: MemoryBus) -> dict[str, int]:
@@ -277,7 +291,7 @@ async def test_any_order_repetition_and_death_gives_the_same_ledger(
     ledger: FailingLedger, order: list[tuple[int, int]], faults: list[tuple[int, str | None]], batch: int
 ) -> None:
     async with ledger._engine.begin() as connection:
-        for table in (tables.events, tables.rollups, tables.sources, tables.runs, tables.key_months):
+        for table in (tables.events, tables.rollups, tables.hours, tables.sources, tables.runs, tables.key_months):
             await connection.execute(table.delete())
     bus = FailingBus()
     known = {(s, n): event(f"gw-{s}", n, prompt_tokens=s * n, key_id=f"k{n % 2}") for s, n in order}

@@ -23,7 +23,9 @@ async def test_replicas_that_start_together_migrate_once(database_url: str) -> N
         async with reading(engines[0]) as connection:
             assert (await connection.execute(text("SELECT version_num FROM ledger_version"))).all() == [(newest,)]
             tables = await connection.run_sync(lambda c: inspect(c).get_table_names())
-            assert {"events", "rollups", "sources", "runs", "conflicts", "quarantine", "key_months", "hours"} <= set(tables)
+            assert {"events", "rollups", "sources", "runs", "conflicts", "quarantine", "key_months", "hours"} <= set(
+                tables
+            )
     finally:
         for engine in engines:
             await engine.dispose()

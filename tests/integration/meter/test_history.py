@@ -28,7 +28,7 @@ async def ledger(database_url: str) -> AsyncIterator[Ledger]:
 
 
 async def record(ledger: Ledger, *found: UsageEvent) -> None:
-    await ledger.record(read([encode(e) for e in found], MIDNIGHT))
+    await ledger.record(read([encode(e) for e in found], MIDNIGHT + 86400.0))
 
 
 async def pages(ledger: Ledger, query: HistoryQuery) -> list[History]:

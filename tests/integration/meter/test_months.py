@@ -7,16 +7,13 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from alembic import command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
 
 from services.meter.adapters import tables
 from services.meter.adapters.ledger import Ledger
 from services.meter.core.batch import read
 from services.meter.core.sums import MonthKey
-from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent
@@ -24,7 +21,7 @@ from tests.integration.meter.test_ledger import ledger_on
 from tests.unit.meter.events import event
 
 DECEMBER = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
-NOW = DECEMBER + 1000.0
+NOW = DECEMBER + 32 * 86400.0
 MONTHS = ("2026-10", "2026-11", "2026-12", "2027-01")
 
 
@@ -137,38 +134,3 @@ async def test_replicas_side_by_side_add_once(postgres_url: str, seed: int) -> N
         expected = recounted(found)
         assert await second.months(MONTHS) == expected
         assert all(max(months.get(key, 0) for months in told) == tokens for key, tokens in expected.items())
-
-
-async def test_a_ledger_of_the_version_before_gets_its_months(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    offsets = (-400 * 86400.0, -40 * 86400.0, -61.0, -0.001, 0.0, 61.0, 31 * 86400.0 - 0.001, 31 * 86400.0)
-    found = [
-        event(f"gw-{key}", n, key_id=f"k{key}", completed_at=DECEMBER + at, outcome=outcome, model=outcome)
-        for key in (1, 2)
-        for n, (at, outcome) in enumerate(
-            [(at, outcome) for at in offsets[key - 1 :] for outcome in ("completed", "failed", "client_closed")], 1
-        )
-    ]
-    upgrade = command.upgrade
-    engine = database.create_engine(database_url)
-    with monkeypatch.context() as patched:
-        patched.setattr(command, "upgrade", lambda config, _revision: upgrade(config, "0001"))
-        await database.migrate(engine, MIGRATIONS, version_table=VERSION_TABLE)
-    ledger = Ledger(engine)
-    with monkeypatch.context() as patched:
-        patched.setattr(ledger, "_add_months", _no_months)
-        await record(ledger, *found)
-    await database.migrate(engine, MIGRATIONS, version_table=VERSION_TABLE)
-    async with database.reading(engine) as connection:
-        rows = {MonthKey(r.month, r.key_id): r.tokens for r in await connection.execute(select(tables.key_months))}
-    assert rows == recounted(found)
-    assert (await record(ledger, found[-1], event("gw-3", 1, completed_at=DECEMBER))) == {
-        MonthKey("2026-12", "k1"): recounted(found)[MonthKey("2026-12", "k1")] + 17,
-        MonthKey("2027-01", "k2"): recounted(found)[MonthKey("2027-01", "k2")],
-    }
-    await engine.dispose()
-
-
-async def _no_months(*_arguments: object) -> dict[MonthKey, int]:
-    return {}

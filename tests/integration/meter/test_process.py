@@ -42,7 +42,7 @@ class Meter:
         home.mkdir()
         self._home = home
         config = home / "spotinference.toml"
-        config.write_text(f'[database]\nurl = "{database_url}"\n[meter]\nbatch = 50\n')
+        config.write_text(f'[database]\nurl = "{database_url}"\n[meter]\nbatch = 50\nkeep_events = "36500d"\n')
         self._environment = {**os.environ, BUS_URL_VARIABLE: nats_url, CONFIG_VARIABLE: str(config)}
         self._process: asyncio.subprocess.Process | None = None
         self.metrics_url = ""

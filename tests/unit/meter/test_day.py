@@ -6,21 +6,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.meter.core.day import DayFacts, Interval, answer, asked, extend, parse_day, serving
-from services.meter.core.runs import Gap
-from shared.messages.meter import TokensQuery, TokenSums
+from services.meter.core.day import DayFacts, Interval, answer, asked, extend, labelled, parse_day, serving
+from services.meter.core.ends import Source
+from services.meter.core.runs import Run, single
+from shared.messages.meter import Tokens, TokensQuery, TokenSums
 from tests.unit.meter.events import MIDNIGHT
 
 DAY = parse_day("2026-11-23")
 SETTLED = DAY.end + 60.0
 
 
-def facts(*gaps: Gap, quarantined: int = 0) -> DayFacts:
+SILENCE = 3600.0
+
+
+def facts(*sources: Source, quarantined: int = 0) -> DayFacts:
     sums: dict[tuple[str, ...], TokenSums] = {
-        ("a", "completed"): TokenSums(requests=2, prompt_tokens=5),
+        ("a", "completed"): TokenSums(requests=2, prompt_tokens=5, cached_tokens=2, completion_tokens=4),
         ("a", "failed"): TokenSums(requests=1),
     }
-    return DayFacts(sums=sums, gaps=gaps, quarantined=quarantined, busy={})
+    return DayFacts(sums=sums, sources=sources, quarantined=quarantined, busy={})
+
+
+def told(found: DayFacts, *, by: tuple[str, ...] = ("model",), read_dry_at: float | None = SETTLED) -> Tokens:
+    return answer(DAY, TokensQuery(day=DAY.name, by=by), found, read_dry_at, now=SETTLED + 9, silence=SILENCE)
+
+
+def behind(earliest: float, latest: float) -> Source:
+    """A source whose numbers 2 to 4 are missing, and which goes on after the day."""
+    runs = (single(1, earliest), Run(first=5, last=6, first_at=latest, last_at=DAY.end + 20))
+    return Source(name="gw-1", runs=runs, seen_at=DAY.end)
 
 
 def test_a_day_is_utc_and_a_whole_number_of_minutes() -> None:
@@ -41,34 +55,89 @@ def test_a_bad_dimension_is_refused_by_name(by: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gap", "read_dry_at", "missing", "complete"),
+    ("query", "says"),
+    [
+        (TokensQuery(day="2026-11-23", to="2026-11-22"), "to: expected 2026-11-23 or one of the 365 days after it"),
+        (TokensQuery(day="2026-11-23", to="2027-11-24"), "to: expected"),
+        (TokensQuery(day="2026-11-23", to="tomorrow"), "to: expected YYYY-MM-DD"),
+        (TokensQuery(day="2026-11-23", to="2026-11-24", busy=True), "to: busy times are told day by day"),
+    ],
+)
+def test_a_bad_range_is_refused_by_name(query: TokensQuery, says: str) -> None:
+    with pytest.raises(ValueError, match="^" + says):
+        asked(query)
+
+
+def test_a_range_has_both_its_ends() -> None:
+    days = asked(TokensQuery(day="2026-11-23", to="2026-11-25"))
+    assert (days.name, days.start, days.end) == ("2026-11-23", DAY.start, DAY.end + 2 * 86400)
+    assert asked(TokensQuery(day="2026-11-23", to="2026-11-23")) == DAY
+    assert asked(TokensQuery(day="2026-11-23", to="2027-11-23")).end == DAY.start + 366 * 86400
+
+
+@pytest.mark.parametrize(
+    ("source", "read_dry_at", "missing", "complete"),
     [
         (None, None, 0, False),
         (None, SETTLED - 0.001, 0, False),
         (None, SETTLED, 0, True),
-        (Gap(missing=3, earliest=DAY.start - 9, latest=DAY.start - 1), SETTLED, 0, True),
-        (Gap(missing=3, earliest=DAY.start - 9, latest=DAY.start), SETTLED, 3, False),
-        (Gap(missing=3, earliest=DAY.end - 1, latest=DAY.end + 9), SETTLED, 3, False),
-        (Gap(missing=3, earliest=DAY.end, latest=DAY.end + 9), SETTLED, 0, True),
+        (behind(DAY.start - 9, DAY.start - 1), SETTLED, 0, True),
+        (behind(DAY.start - 9, DAY.start), SETTLED, 3, False),
+        (behind(DAY.end - 1, DAY.end + 9), SETTLED, 3, False),
+        (behind(DAY.end, DAY.end + 9), SETTLED, 0, True),
     ],
 )
 def test_a_day_is_complete_when_it_is_over_and_lacks_nothing(
-    gap: Gap | None, read_dry_at: float | None, missing: int, complete: bool
+    source: Source | None, read_dry_at: float | None, missing: int, complete: bool
 ) -> None:
-    got = answer(DAY, TokensQuery(day=DAY.name, by=("model",)), facts(*([gap] if gap else [])), read_dry_at)
-    assert (got.open_gaps, got.complete) == (missing, complete)
+    got = told(facts(*([source] if source else [])), read_dry_at=read_dry_at)
+    assert (got.open_gaps, got.complete, bool(got.reasons)) == (missing, complete, not complete)
+
+
+def test_a_day_that_is_not_over_says_so() -> None:
+    query = TokensQuery(day=DAY.name)
+    got = answer(DAY, query, facts(), SETTLED, now=SETTLED - 1, silence=SILENCE)
+    assert (got.complete, got.reasons) == (False, ("it is not over",))
 
 
 def test_a_quarantined_message_keeps_its_day_open() -> None:
-    got = answer(DAY, TokensQuery(day=DAY.name, by=("model",)), facts(quarantined=1), SETTLED)
+    got = told(facts(quarantined=1))
     assert (got.open_gaps, got.complete) == (1, False)
+    assert "1 messages in quarantine" in got.reasons[0]
+
+
+def test_a_source_that_may_have_more_keeps_its_day_open() -> None:
+    quiet = Source(name="gw-1", runs=(single(1, DAY.start),), seen_at=DAY.start)
+    assert told(facts(quiet)).complete, "silent for longer than the day"
+    late = Source(name="gw-1", runs=(single(1, DAY.end - 5),), seen_at=DAY.end - 5)
+    got = told(facts(late))
+    assert (got.complete, got.open_gaps) == (False, 0)
+    assert got.reasons[0].startswith("gw-1 was last heard before the end")
 
 
 def test_failed_requests_are_in_the_totals_and_not_in_what_was_served() -> None:
-    got = answer(DAY, TokensQuery(day=DAY.name, by=("model",)), facts(), None)
-    assert got.totals == TokenSums(requests=3, prompt_tokens=5)
-    assert got.served == TokenSums(requests=2, prompt_tokens=5)
+    got = told(facts())
+    assert got.totals == TokenSums(requests=3, prompt_tokens=5, cached_tokens=2, completion_tokens=4)
+    assert got.served == TokenSums(requests=2, prompt_tokens=5, cached_tokens=2, completion_tokens=4)
     assert [(row.dimensions, row.sums) for row in got.rows] == [({"model": "a"}, got.totals)]
+
+
+def test_directions_are_three_rows_that_add_up() -> None:
+    rows = told(facts(), by=("model", "direction")).rows
+    assert [row.dimensions["direction"] for row in rows] == ["cached", "input", "output"]
+    cached, uncached, output = (row.sums for row in rows)
+    assert (uncached.prompt_tokens, uncached.cached_tokens, uncached.completion_tokens) == (3, 0, 0)
+    assert (cached.prompt_tokens, cached.cached_tokens, cached.completion_tokens) == (2, 2, 0)
+    assert (output.prompt_tokens, output.completion_tokens) == (0, 4)
+    assert {row.sums.requests for row in rows} == {3}
+
+
+def test_times_are_told_by_their_beginning() -> None:
+    hour = int(DAY.start // 3600) + 5
+    assert labelled("day", int(DAY.start // 86400)) == "2026-11-23"
+    assert labelled("hour", hour) == "2026-11-23T05:00:00Z"
+    assert labelled("minute", hour * 60 + 7) == "2026-11-23T05:07:00Z"
+    assert labelled("model", "2") == "2"
 
 
 moments = st.integers(-100, 86500).map(lambda n: MIDNIGHT + n)

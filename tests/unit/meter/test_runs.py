@@ -39,5 +39,5 @@ def test_gaps_are_what_is_missing_below_the_last(arrived: list[int]) -> None:
 
 def test_a_gap_lies_between_the_completions_around_it() -> None:
     runs = merged([single(1, 100.0), single(4, 130.0), single(5, 140.0)])
-    assert gaps(runs) == (Gap(missing=2, earliest=100.0, latest=130.0),)
-    assert gaps(runs[1:]) == (Gap(missing=3, earliest=130.0 - DAY, latest=130.0),)
+    assert gaps(runs) == (Gap(first=2, last=3, earliest=100.0, latest=130.0),)
+    assert gaps(runs[1:]) == (Gap(first=1, last=3, earliest=130.0 - DAY, latest=130.0),)

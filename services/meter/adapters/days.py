@@ -1,0 +1,159 @@
+"""What is read of the ledger, within one transaction that sees one moment of it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, literal_column, or_, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.meter.adapters.tables import (
+    COUNTS,
+    busy,
+    events,
+    horizon,
+    hours,
+    losses,
+    quarantine,
+    rollups,
+    runs,
+    sources,
+)
+from services.meter.core.day import COLUMNS, DIRECTION, TIMES, Day, DayFacts, Interval, extend, labelled, serving
+from services.meter.core.ends import Source
+from services.meter.core.runs import DAY, Run
+from services.meter.core.sums import HOUR
+from shared.errors import Refusal
+from shared.messages.meter import HistoryQuery, TokenSums
+
+ROWS_AT_ONCE = 5000
+"""Rows read from a stream in one go: a task switch for each of them would cost more than the row."""
+MOST_ROWS = 20_000
+"""Of sums in one answer: more do not fit into a message."""
+LONGEST_REQUEST = DAY
+"""A request that was with a machine on a day completed at most this much later."""
+
+
+async def day_facts(
+    connection: AsyncConnection, day: Day, by: Sequence[str], *, busy: bool, active_since: float
+) -> DayFacts:
+    return DayFacts(
+        sums=await _sums(connection, day, by),
+        sources=await known_sources(connection, active_since),
+        quarantined=await _quarantined(connection, day),
+        busy=await _busy(connection, day) if busy else {},
+    )
+
+
+async def history_rows(connection: AsyncConnection, query: HistoryQuery, most: int) -> Sequence[Any]:
+    """Id, completion, wait for a wake, duration, model and tokens of each request, in order."""
+    e = events.c
+    wanted = select(e.id, e.completed_at, e.wake_wait, e.duration, e.model, e.prompt_tokens + e.completion_tokens)
+    wanted = wanted.where(e.completed_at >= query.start, e.completed_at < query.end)
+    if query.after is not None:
+        # The first term alone is what the index can be used for.
+        wanted = wanted.where(e.completed_at >= query.after[0], tuple_(e.completed_at, e.id) > query.after)
+    return (await connection.execute(wanted.order_by(e.completed_at, e.id).limit(most))).all()
+
+
+async def known_sources(connection: AsyncConnection, active_since: float) -> tuple[Source, ...]:
+    """Those of which something is missing or which said so, and those that were heard since."""
+    c = sources.c
+    highest = select(func.coalesce(func.max(runs.c.last), 0)).where(runs.c.source == c.source).scalar_subquery()
+    wanted = or_(
+        c.source.in_(select(runs.c.source).where(runs.c.first > 1)),
+        c.written > highest,
+        c.seen_at >= active_since,
+        c.heard_at >= active_since,
+    )
+    names = select(c.source).where(wanted)
+    found: defaultdict[str, list[Run]] = defaultdict(list)
+    query = select(runs).where(runs.c.source.in_(names)).order_by(runs.c.source, runs.c.first)
+    for row in await connection.execute(query):
+        found[row.source].append(Run(first=row.first, last=row.last, first_at=row.first_at, last_at=row.last_at))
+    lost: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    for row in await connection.execute(select(losses).where(losses.c.source.in_(names))):
+        lost[row.source].append((row.first, row.last))
+    return tuple(
+        Source(
+            name=row.source,
+            runs=tuple(found[row.source]),
+            lost=tuple(lost[row.source]),
+            seen_at=row.seen_at,
+            written=row.written or 0,
+            heard_at=row.heard_at,
+            left=row.left,
+        )
+        for row in await connection.execute(select(sources).where(wanted).order_by(c.source))
+    )
+
+
+async def _sums(connection: AsyncConnection, day: Day, by: Sequence[str]) -> dict[tuple[str, ...], TokenSums]:
+    """From the hours, which are few, unless minutes are asked for."""
+    by = [dimension for dimension in by if dimension != DIRECTION]
+    table, at, unit = (rollups, rollups.c.minute, 1) if "minute" in by else (hours, hours.c.hour, HOUR)
+
+    def column(dimension: str) -> ColumnElement[Any]:
+        if dimension not in TIMES:
+            return table.c[COLUMNS[dimension]]
+        # No parameter: PostgreSQL would not know the same one in SELECT and GROUP BY.
+        width = TIMES[dimension] // unit
+        return at if width == 1 else at.op("/")(literal_column(str(width)))
+
+    grouped = [*map(column, by), table.c.outcome]
+    within = (at >= day.first_minute // unit) & (at < day.end_minute // unit)
+    query = select(*grouped, *(func.sum(table.c[name]) for name in COUNTS)).where(within)
+    rows = (await connection.execute(query.group_by(*dict.fromkeys(grouped)).limit(MOST_ROWS + 1))).all()
+    if len(rows) > MOST_ROWS:
+        raise Refusal(f"by: more than {MOST_ROWS} rows: ask for fewer dimensions, or fewer days")
+    dimensions = [*by, "outcome"]
+    return {
+        # PostgreSQL's sum of whole numbers is a decimal.
+        tuple(map(labelled, dimensions, row[: len(grouped)])): TokenSums(
+            **dict(zip(COUNTS, map(int, row[len(grouped) :]), strict=True))
+        )
+        for row in rows
+    }
+
+
+def open_quarantine() -> ColumnElement[bool]:
+    """Messages that take the place of an event that nobody has declared lost."""
+    q, gone = quarantine.c, losses.c
+    lost = select(gone.first).where(gone.source == q.source, gone.first <= q.source_seq, gone.last >= q.source_seq)
+    return q.lacking & ~lost.exists()
+
+
+async def _quarantined(connection: AsyncConnection, day: Day) -> int:
+    """Messages of the day that are kept and not counted. One without a number shows as a gap of its source."""
+    query = select(func.count()).select_from(quarantine)
+    query = query.where(open_quarantine(), quarantine.c.at >= day.start, quarantine.c.at < day.end)
+    return int((await connection.execute(query)).scalar_one())
+
+
+async def _busy(connection: AsyncConnection, day: Day) -> dict[str, list[Interval]]:
+    kept_until = (await connection.execute(select(horizon.c.busy_until))).scalar_one()
+    if day.end > kept_until:
+        return await busy_of(connection, day)
+    found: defaultdict[str, list[Interval]] = defaultdict(list)
+    query = select(busy).where(busy.c.day == day.name).order_by(busy.c.machine, busy.c.begun)
+    for row in await connection.execute(query):
+        found[row.machine].append((row.begun, row.ended))
+    return dict(found)
+
+
+async def busy_of(connection: AsyncConnection, day: Day) -> dict[str, list[Interval]]:
+    """From the events, streamed and merged: a day may have millions of requests, and has few idle moments then."""
+    e = events.c
+    begun = e.completed_at - e.duration + e.wake_wait
+    query = (
+        select(e.machine, e.completed_at, e.duration, e.wake_wait)
+        .where(e.completed_at > day.start, e.completed_at < day.end + LONGEST_REQUEST, begun < day.end)
+        .order_by(e.machine, begun)
+    )
+    found: defaultdict[str, list[Interval]] = defaultdict(list)
+    async with connection.stream(query) as rows:
+        async for some in rows.partitions(ROWS_AT_ONCE):
+            for machine, completed_at, duration, wake_wait in some:
+                if interval := serving(day, completed_at, duration, wake_wait):
+                    extend(found[machine], interval)
+    return dict(found)

@@ -1,0 +1,127 @@
+"""A ledger of every earlier version, with what was in it, on its way to the newest."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from alembic import command
+from sqlalchemy import MetaData, func, insert, select
+
+from services.meter.adapters import tables
+from services.meter.adapters.ledger import Ledger
+from services.meter.core.batch import read
+from services.meter.core.day import answer, parse_day
+from services.meter.core.runs import merged, single
+from services.meter.core.sums import HourKey, MonthKey, hourly, monthly, rolled_up
+from services.meter.wiring import MIGRATIONS, VERSION_TABLE
+from shared import database
+from shared.messages.codec import encode
+from shared.messages.gateway import UsageEvent
+from shared.messages.meter import TokensQuery, TokenSums
+from tests.unit.meter.events import event, sums_of
+
+DECEMBER = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
+NOW = DECEMBER + 40 * 86400.0
+VERSIONS = sorted(script.stem[:4] for script in (MIGRATIONS / "versions").glob("0*.py"))
+OFFSETS = (-400 * 86400.0, -40 * 86400.0, -61.0, -0.001, 0.0, 61.0, 3600.0, 31 * 86400.0 - 0.001, 31 * 86400.0)
+FOUND = [
+    event(f"gw-{key}", n, key_id=f"k{key}", completed_at=DECEMBER + at, outcome=outcome, model=f"m-{outcome}")
+    for key in (1, 2)
+    for n, (at, outcome) in enumerate(
+        [(at, outcome) for at in OFFSETS[key - 1 :] for outcome in ("completed", "failed", "client_closed")], 1
+    )
+]
+
+
+async def migrate_to(engine: Any, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade = command.upgrade
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "upgrade", lambda config, _revision: upgrade(config, version))
+        await database.migrate(engine, MIGRATIONS, version_table=VERSION_TABLE)
+
+
+def as_recorded(found: Sequence[UsageEvent]) -> dict[str, list[dict[str, Any]]]:
+    """The rows that these events make, by table; those of a version take what it has."""
+    minutes = rolled_up(found)
+    sources = {e.source for e in found}
+    runs = {s: merged(single(e.source_seq, e.completed_at) for e in found if e.source == s) for s in sources}
+    strange: dict[str, Any] = {"payload": b"x", "reason": "r", "source": None, "at": DECEMBER, "received_at": DECEMBER}
+    return {
+        "events": [msgspec.structs.asdict(e) for e in found],
+        "rollups": [{**asdict(key), **msgspec.structs.asdict(sums)} for key, sums in minutes.items()],
+        "hours": [{**asdict(key), **msgspec.structs.asdict(sums)} for key, sums in hourly(minutes).items()],
+        "key_months": [
+            {**asdict(key), "tokens": tokens} for key, tokens in monthly(found, {e.id for e in found}).items()
+        ],
+        "sources": [{"source": source, "seen_at": DECEMBER, "left": False} for source in sources],
+        "runs": [{"source": source, **asdict(run)} for source in sources for run in runs[source]],
+        "quarantine": [
+            strange | {"sha256": "a", "source_seq": None, "kind": "unreadable", "lacking": False},
+            strange | {"sha256": "b", "source": "gw-9", "source_seq": 1, "kind": "unreadable", "lacking": True},
+        ],
+    }
+
+
+async def fill(engine: Any) -> None:
+    async with engine.begin() as connection:
+        there = MetaData()
+        await connection.run_sync(there.reflect)
+        for name, rows in as_recorded(FOUND).items():
+            if name in there.tables:
+                table = there.tables[name]
+                known = [{column: value for column, value in row.items() if column in table.c} for row in rows]
+                await connection.execute(insert(table), known)
+
+
+async def rows(engine: Any, table: Any) -> list[Any]:
+    async with database.reading(engine) as connection:
+        return list(await connection.execute(select(table)))
+
+
+async def check(engine: Any) -> None:
+    ledger = Ledger(engine)
+    for name in sorted({datetime.fromtimestamp(e.completed_at, UTC).date().isoformat() for e in FOUND}):
+        day = parse_day(name)
+        facts = await ledger.day(day, ("model", "key"), busy=False)
+        wanted = [e for e in FOUND if day.start <= e.completed_at < day.end]
+        told = answer(day, TokensQuery(day=name, by=("model", "key")), facts, NOW, now=NOW, silence=60)
+        assert told.totals == sums_of(wanted), name
+        assert facts.quarantined == (day.start == DECEMBER), "what has no number is no gap"
+    hours = {
+        HourKey(r.hour, r.model, r.tier, r.machine, r.key_id, r.outcome): TokenSums(
+            **{name: getattr(r, name) for name in tables.COUNTS}
+        )
+        for r in await rows(engine, tables.hours)
+    }
+    assert hours == hourly(rolled_up(FOUND))
+    months = {MonthKey(r.month, r.key_id): r.tokens for r in await rows(engine, tables.key_months)}
+    assert months == monthly(FOUND, {e.id for e in FOUND})
+    assert {r.kind for r in await rows(engine, tables.quarantine)} == {"unreadable"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_what_an_earlier_version_wrote_is_there_and_goes_on(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    engine = database.create_engine(database_url)
+    try:
+        await migrate_to(engine, version, monkeypatch)
+        await fill(engine)
+        await asyncio.gather(*(database.migrate(engine, MIGRATIONS, version_table=VERSION_TABLE) for _ in range(2)))
+        await check(engine)
+        recorded = await Ledger(engine).record(read([encode(e) for e in FOUND], NOW))
+        assert (recorded.counted, recorded.repeated) == (0, len(FOUND))
+        await check(engine)
+        more = event("gw-1", len(FOUND) + 1, completed_at=DECEMBER, key_id="k1")
+        assert (await Ledger(engine).record(read([encode(more)], NOW))).months == {
+            MonthKey("2026-12", "k1"): 17 + monthly(FOUND, {e.id for e in FOUND})[MonthKey("2026-12", "k1")]
+        }
+        async with database.reading(engine) as connection:
+            requests = (await connection.execute(select(func.sum(tables.hours.c.requests)))).scalar_one()
+        assert requests == len(FOUND) + 1
+    finally:
+        await engine.dispose()
