@@ -4,8 +4,6 @@ import pytest
 
 from tests.simulation.town import Town
 
-CYCLES = 10_000
-
 
 class Clients:
     """Ask one machine for ever: as soon as they are answered, or about when it begins to fall asleep."""
@@ -46,15 +44,15 @@ def settle(town: Town, clients: list[Clients]) -> None:
     assert not any(engine.running for engine in town.engines.values())
 
 
-@pytest.mark.parametrize(("machines", "gateways"), [(1, 2), (1, 3), (3, 3)])
-def test_ten_thousand_cycles_lose_and_cut_nobody(machines: int, gateways: int) -> None:
-    """A third of them each."""
+@pytest.mark.parametrize(("machines", "gateways", "cycles"), [(1, 2, 4500), (1, 3, 3500), (3, 3, 2000)])
+def test_ten_thousand_cycles_lose_and_cut_nobody(machines: int, gateways: int, cycles: int) -> None:
+    """In all."""
     town = Town(machines + gateways, machines=machines, gateways=gateways)
     clients = [Clients(town, model) for model in town.plan.lineups]
-    town.run(lambda: town.stops < CYCLES / 3)
+    town.run(lambda: town.stops < cycles)
     settle(town, clients)
     assert town.starts == town.stops, "one start for each time that it slept"
-    assert town.called_off > CYCLES / 30, "requests came while it drained"
+    assert town.called_off > cycles / 10, "requests came while it drained"
 
 
 def test_leaders_that_die_all_the_time_lose_and_cut_nobody() -> None:
@@ -67,6 +65,6 @@ def test_leaders_that_die_all_the_time_lose_and_cut_nobody() -> None:
         town.later(town.chance.uniform(10.0, 40.0), die)
 
     town.later(20.0, die)
-    town.run(lambda: town.stops < CYCLES // 10)
+    town.run(lambda: town.stops < 1000)
     settle(town, clients)
-    assert town.term > CYCLES // 50
+    assert town.term > 200
