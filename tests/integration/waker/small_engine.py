@@ -24,6 +24,7 @@ class Handler(BaseHTTPRequestHandler):
     asked = Path(os.devnull)
     sleeping: ClassVar[set[str]] = set()
     """What of its memory it has given back, as vLLM does."""
+    gpus = Path(os.devnull)
     faulty: ClassVar[list[str]] = []
     """Paths that it answers with 500, and `hang:PATH` those that it does not answer."""
 
@@ -54,7 +55,9 @@ class Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         if path == "/sleep":
             self.sleeping.update(("weights", "kv_cache"))
+            note_gpus(self.gpus, "gives")
         elif path == "/wake_up":
+            note_gpus(self.gpus, "takes")
             self.sleeping.difference_update([query.removeprefix("tags=")] if query else ["weights", "kv_cache"])
 
     def do_POST(self) -> None:
@@ -82,6 +85,11 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing: its log is for last words."""
 
 
+def note_gpus(file: Path, word: str) -> None:
+    with file.open("a") as lines:
+        lines.write(f"{os.getpid()} {word}\n")
+
+
 def _lifeline() -> list[str]:
     """Pipes that it inherited, beside its three streams."""
     found = []
@@ -101,7 +109,12 @@ def main() -> None:
     parser.add_argument("--chat-only", action="store_true")
     parser.add_argument("--loading", action="store_true", help="never get ready")
     parser.add_argument("--faulty", action="append", default=[], help="a path that is answered with 500, or hang:PATH")
+    parser.add_argument(
+        "--gpus", type=Path, default=Path(os.devnull), help="a line when it takes their memory or gives it"
+    )
     arguments = parser.parse_args()
+    Handler.gpus = arguments.gpus
+    note_gpus(arguments.gpus, "takes")
     Handler.faulty.extend(arguments.faulty)
     if arguments.starts:
         with arguments.starts.open("a") as file:

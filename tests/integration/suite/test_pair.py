@@ -1,0 +1,86 @@
+"""Two models on one pair of GPUs: a request for the one puts the other to sleep, and back, without a second load."""
+
+import json
+import sys
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import openai
+
+from services.waker.adapters import files
+from tests.kit.up import UpProcess, alive, up
+
+ENGINE = Path(__file__).parents[1] / "waker" / "small_engine.py"
+HEAD = """
+[gateway]
+port = 0
+drain_grace = "5s"
+[waker]
+idle_timeout = "1h"
+gateway_timeout = "4s"
+probe_interval = "50ms"
+"""
+PART = """
+[[tier]]
+name = "{name}"
+provider = "process"
+[[machine]]
+id = "{name}"
+tier = "{name}"
+pair = "gpus"
+sleep_level = 1
+command = {command}
+[[model]]
+name = "{name}"
+lineup = ["{name}"]
+"""
+
+
+def config(folder: Path, *models: str) -> str:
+    command = [sys.executable, str(ENGINE), "--port", "{port}", "--gpus", str(folder / "gpus")]
+    return HEAD + "".join(PART.format(name=name, command=json.dumps(command)) for name in models)
+
+
+def engine(suite: UpProcess, machine: str) -> int:
+    state = files.read_state(files.machine_folder(suite.folder / "data", machine))
+    assert state is not None
+    assert state.engine is not None
+    return state.engine
+
+
+def at_gpus(folder: Path) -> list[list[str]]:
+    """Who took their memory and gave it, in turn."""
+    lines = [line.split() for line in (folder / "gpus").read_text().splitlines()]
+    return [[word for _, word in turn] for _, turn in groupby(lines, key=lambda line: line[0])]
+
+
+async def states(suite: UpProcess) -> dict[str, Any]:
+    return {m["id"]: (m["state"], m["generation"]) for m in (await suite.json("fleet"))["machines"]}
+
+
+async def test_two_models_take_turns_on_one_pair_and_wake_warm(tmp_path: Path) -> None:
+    async with up(tmp_path, config(tmp_path, "a", "b")) as suite:
+        key = str((await suite.json("keys", "create", "--name", "test"))["key"])
+        async with openai.AsyncOpenAI(base_url=suite.base_url, api_key=key, max_retries=0, timeout=30.0) as sdk:
+
+            async def ask(model: str) -> None:
+                answer = await sdk.chat.completions.create(model=model, messages=[{"role": "user", "content": "hi"}])
+                assert answer.choices
+
+            await ask("a")
+            first = engine(suite, "a")
+            await ask("b")
+            assert alive(first)
+            assert await states(suite) == {"a": ("asleep", 1), "b": ("ready", 1)}
+            await ask("a")
+            assert await states(suite) == {"a": ("ready", 1), "b": ("asleep", 1)}
+            assert engine(suite, "a") == first
+            await ask("b")
+        assert at_gpus(tmp_path) == [["takes", "gives"]] * 3 + [["takes"]]
+        told = await suite.journal()
+        reasons = [entry["reason"] for entry in told if entry.get("to") == "draining"]
+        assert reasons == ["its pair is wanted for b", "its pair is wanted for a", "its pair is wanted for b"]
+        engines = [first, engine(suite, "b")]
+        assert await suite.stop() == 0
+        assert not any(alive(pid) for pid in engines)
