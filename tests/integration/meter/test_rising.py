@@ -20,7 +20,7 @@ from tests.unit.meter.events import MIDNIGHT, event
 
 
 def recorded(marks: dict[str, int], months: dict[MonthKey, int]) -> Recorded:
-    return Recorded(counted=0, repeated=0, conflicts=0, quarantined=0, marks=marks, months=months)
+    return Recorded(counted=0, repeated=0, conflicts=0, quarantined={}, unknown={}, marks=marks, months=months)
 
 
 class NothingWritten(Ledger):

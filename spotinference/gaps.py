@@ -1,0 +1,93 @@
+"""`spotinference gaps`: events that are missing in the ledger, and giving them up."""
+
+from datetime import UTC, datetime
+
+import click
+from rich.table import Table
+
+from shared.bus.subjects import METER_GAPS, METER_LOST
+from shared.messages.meter import DeclaredLost, DeclareLost, Gaps, GapsQuery
+from spotinference.context import Context, ask, echo_json, show, suite_options
+
+
+@click.group()
+def gaps() -> None:
+    """Usage events that are missing: the days of their requests cannot be complete."""
+
+
+@gaps.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with the open gaps and the lost events.")
+@suite_options
+def list_(context: Context, *, as_json: bool) -> None:
+    """What is missing, and what was declared lost."""
+    found = context.on_bus(lambda bus: ask(bus, METER_GAPS, GapsQuery(), Gaps))
+    if as_json:
+        echo_json(_told(found))
+        return
+    _print(found)
+
+
+@gaps.command()
+@click.argument("source")
+@click.argument("first", type=click.IntRange(1))
+@click.argument("last", type=click.IntRange(1))
+@click.option("--by", required=True, help="Who says so: a person's name.")
+@click.option("--reason", required=True, help="Why they will never come.")
+@click.option("--json", "as_json", is_flag=True, help="What is left, as `list --json` has it.")
+@suite_options
+def close(context: Context, *, source: str, first: int, last: int, by: str, reason: str, as_json: bool) -> None:
+    """Declare the events FIRST to LAST of SOURCE lost. One that comes after all is counted all the same."""
+    order = DeclareLost(source=source, first=first, last=last, by=by, reason=reason)
+    left = context.on_bus(lambda bus: ask(bus, METER_LOST, order, Gaps))
+    if as_json:
+        echo_json(_told(left))
+    else:
+        click.echo(f"{source} {first} to {last} is declared lost; gaps that are open: {len(left.open)}")
+
+
+def _told(found: Gaps) -> dict[str, object]:
+    return {
+        "open": [
+            {
+                "source": gap.source,
+                "first": gap.first,
+                "last": gap.last,
+                "earliest": _time(gap.earliest),
+                "latest": _time(gap.latest),
+                "quarantined": gap.quarantined,
+            }
+            for gap in found.open
+        ],
+        "lost": [_lost(lost) for lost in found.lost],
+        "more": found.more,
+    }
+
+
+def _lost(lost: DeclaredLost) -> dict[str, object]:
+    return {
+        "source": lost.source,
+        "first": lost.first,
+        "last": lost.last,
+        "by": lost.by,
+        "reason": lost.reason,
+        "at": _time(lost.at),
+    }
+
+
+def _print(found: Gaps) -> None:
+    table = Table("source", "first", "last", "completed between", "and", "why", title="Missing")
+    for gap in found.open:
+        why = gap.quarantined or "has not come"
+        table.add_row(gap.source, str(gap.first), str(gap.last), _time(gap.earliest), _time(gap.latest), why)
+    show(table)
+    if found.lost:
+        table = Table("source", "first", "last", "by", "at", "reason", title="Declared lost")
+        for lost in found.lost:
+            table.add_row(lost.source, str(lost.first), str(lost.last), lost.by, _time(lost.at), lost.reason)
+        show(table)
+    if found.more:
+        click.echo("there are more")
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(max(0.0, at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
