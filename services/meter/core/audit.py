@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from services.meter.core.readings import EngineDay
 from shared.messages.meter_audit import AuditState, Cause, MachineAudit
 
-SKEW_SECONDS = 5.0
-"""Between an engine's count and the gateway's end of the same request: a reading takes up to so long."""
+SKEW_SECONDS = 2.0
+"""Between an engine's count and the gateway's end of the same request. A reading that takes longer is none: of which
+moment it is could not be said."""
 REQUEST_TOKENS = 2048
 """What a request that was left may have made the engine do, where the day has no larger one."""
 PROBE_TOKENS = 64

@@ -1,0 +1,106 @@
+"""Makes each day's audit, keeps it, publishes it in the bucket `reports`, and answers `meter.audit`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from services.meter.adapters.audit_facts import AuditFacts
+from services.meter.audit_metrics import AuditMetrics
+from services.meter.core.day import Day, parse_day
+from services.meter.core.day_audit import audit, faults
+from services.meter.core.readings import day_of
+from shared.bus import subjects, topology
+from shared.bus.ports import Bus
+from shared.database import AWAY, told
+from shared.errors import BusUnavailable
+from shared.messages.codec import Unreadable, decode, encode
+from shared.messages.meter import Refused, Tokens, TokensQuery
+from shared.messages.meter_audit import Audit, AuditQuery
+
+log = structlog.get_logger()
+
+DAYS = 7
+"""How far back a day is made again until it is final, or when events came after its audit."""
+ANSWER_BYTES = 1_000_000
+"""A little below what the bus carries in one message."""
+
+
+class Auditor:
+    """`tokens` is the answer to `meter.tokens`, which knows whether a day is complete."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        facts: AuditFacts,
+        tokens: Callable[[bytes], Awaitable[bytes]],
+        metrics: AuditMetrics,
+        now: Callable[[], float],
+    ) -> None:
+        self._bus = bus
+        self._facts = facts
+        self._tokens = tokens
+        self._metrics = metrics
+        self._now = now
+        self._one = asyncio.Lock()
+        """An audit may read a million events: one at a time."""
+
+    async def answer(self, data: bytes) -> bytes:
+        try:
+            day = parse_day(decode(data, AuditQuery).day)
+        except (Unreadable, ValueError) as error:
+            return encode(Refused(reason=str(error)))
+        try:
+            async with self._one:
+                answer: Audit | Refused = await self._of(day)
+        except AWAY as error:
+            log.warning("the ledger cannot be read", reason=told(error))
+            answer = Refused(reason="the ledger's database does not answer: ask again later")
+        encoded = encode(answer)
+        if len(encoded) > ANSWER_BYTES:
+            return encode(
+                Refused(reason="the audit is larger than a message: too many machines and gateways in one day")
+            )
+        return encoded
+
+    async def make_all(self) -> None:
+        """Today's, and those of the last days that are not final. `BusUnavailable`, or what `AWAY` lists."""
+        wrong = 0
+        days = [day_of(self._now() - n * 86400.0) for n in range(DAYS)]
+        final = await self._facts.finals(days[-1].name)
+        for day in days:
+            events = await self._facts.events_of(day)
+            if final.get(day.name) == events or (not events and day != days[0]):
+                continue
+            async with self._one:
+                made = await self._of(day)
+            if isinstance(made, Refused):
+                log.warning("a day is not audited", day=day.name, reason=made.reason)
+                continue
+            wrong += len(faults(made))
+            await self._facts.keep(made)
+            await self._publish(made)
+        self._metrics.wrong.set(wrong)
+
+    async def _of(self, day: Day) -> Audit | Refused:
+        facts = await self._facts.day(day)
+        if not facts.events_kept and (made := await self._facts.made(day.name)) is not None:
+            return made
+        found = await self._tokens(encode(TokensQuery(day=day.name)))
+        try:
+            tokens = decode(found, Tokens)
+        except Unreadable:
+            return decode(found, Refused)
+        backlog = await self._backlog()
+        return audit(day, facts, tokens, now=self._now(), backlog=backlog)
+
+    async def _backlog(self) -> int:
+        """Of what is not known, something is under way."""
+        try:
+            return await self._bus.backlog(topology.LEDGER)
+        except BusUnavailable as error:
+            log.debug("the backlog is not known", reason=str(error))
+            return 1
+
+    async def _publish(self, made: Audit) -> None:
+        await self._bus.put(topology.REPORTS, subjects.audit_key(made.day), encode(made))

@@ -1,0 +1,86 @@
+"""What happens to machines and gateways, kept where it can explain a difference between engine and ledger."""
+
+from collections.abc import Callable
+from hashlib import sha256
+
+import msgspec
+import structlog
+
+from services.meter.adapters.engine_book import EngineBook
+from services.meter.core.audit import Note
+from services.meter.core.gateways import Gateways
+from shared.bus import topology
+from shared.bus.ports import Bus, Received
+from shared.messages.codec import Unreadable, decode
+from shared.messages.gateway import Activity
+from shared.messages.waker import JournalEntry, ProviderCall, Transition
+
+log = structlog.get_logger()
+
+BATCH = 500
+FETCH_SECONDS = 1.0
+SERVING = ("ready", "draining")
+_entries: msgspec.json.Decoder[JournalEntry] = msgspec.json.Decoder(JournalEntry)
+
+
+class FleetNotes:
+    """Notes are committed, then acknowledged; told twice, kept once."""
+
+    def __init__(self, bus: Bus, book: EngineBook, now: Callable[[], float]) -> None:
+        self._bus = bus
+        self._book = book
+        self._now = now
+        self._gateways = Gateways()
+
+    async def read_on(self) -> None:
+        """One batch of the journal. `BusUnavailable`, or what `AWAY` lists: nothing is lost."""
+        deliveries = await self._bus.fetch(topology.AUDIT, batch=BATCH, wait=FETCH_SECONDS)
+        notes: dict[str, Note] = {}
+        for delivery in deliveries:
+            try:
+                note = noted(_entries.decode(delivery.data))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                log.error("unreadable journal entry", subject=delivery.subject, error=str(error))
+                continue
+            if note is not None:
+                notes[sha256(delivery.data).hexdigest()] = note
+        await self._book.note(notes)
+        for delivery in deliveries:
+            await delivery.ack()
+
+    async def on_activity(self, received: Received) -> None:
+        try:
+            self._gateways.heard(decode(received.data, Activity), self._now())
+        except Unreadable as error:
+            log.error("unreadable activity", subject=received.subject, error=str(error))
+
+    async def look_at_gateways(self) -> None:
+        """Who fell silent with requests in flight: what they had there is in no usage event, if they died."""
+        if not self._bus.connected:
+            self._gateways.forget()
+            return
+        for last in self._gateways.died(self._now()):
+            notes = {
+                f"crash/{last.gateway}/{machine}/{last.sent_at!r}": Note(
+                    machine=machine, at=last.sent_at, kind="crash", amount=activity.in_flight
+                )
+                for machine, activity in last.machines.items()
+                if activity.in_flight
+            }
+            if notes:
+                log.warning("a gateway fell silent with requests in flight", gateway=last.gateway)
+            await self._book.note(notes)
+
+
+def noted(entry: JournalEntry) -> Note | None:
+    """What of an entry may explain a difference."""
+    match entry:
+        case ProviderCall(call="probe"):
+            kind = "probe" if entry.outcome == "accepted" else "lost_probe"
+            return Note(machine=entry.machine, at=entry.at, kind=kind, amount=entry.tokens)
+        case ProviderCall(call="start") if entry.outcome in ("accepted", "unknown"):
+            return Note(machine=entry.machine, at=entry.at, kind="start")
+        case Transition() if entry.from_state in SERVING and entry.to_state in ("asleep", "gone", "broken"):
+            return Note(machine=entry.machine, at=entry.at, kind="death")
+        case _:
+            return None
