@@ -64,6 +64,7 @@ USAGE = Stream(
 
 LEDGER = Consumer(stream=USAGE.name, durable="ledger", ack_wait=30.0, max_ack_pending=5000)
 BOOKS = Consumer(stream=FLEET_JOURNAL.name, durable="books", ack_wait=30.0, max_ack_pending=1000)
+AUDIT = Consumer(stream=FLEET_JOURNAL.name, durable="audit", ack_wait=30.0, max_ack_pending=1000)
 
 LEASE_SECONDS = 5.0
 """A leader that stopped renewing is followed within this, so that a standby acts within 10 s."""
@@ -75,11 +76,13 @@ MONTHS = Bucket(name="months")
 BUDGET = Bucket(name="budget")
 WAKER = Bucket(name="waker")
 """What a leading waker has to know of its predecessor's time; only it reads and writes."""
+REPORTS = Bucket(name="reports")
+"""Measured runs and published figures."""
 LEASES = Bucket(name="leases", ttl=LEASE_SECONDS)
 
 INVOICES = ObjectStore(name="invoices")
 
 STREAMS = (WAKE, FLEET_JOURNAL, USAGE)
-CONSUMERS = (LEDGER, BOOKS)
-BUCKETS = (FLEET, KEYS, METER, MONTHS, BUDGET, WAKER, LEASES)
+CONSUMERS = (LEDGER, BOOKS, AUDIT)
+BUCKETS = (FLEET, KEYS, METER, MONTHS, BUDGET, WAKER, REPORTS, LEASES)
 OBJECT_STORES = (INVOICES,)
