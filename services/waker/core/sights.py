@@ -9,6 +9,8 @@ from services.waker.core.policy import mates
 from services.waker.core.state import Account, Machine
 from services.waker.core.turn import Turn
 
+AWAKE = "it is not put to sleep, since its provider's self-test failed: "
+ALARM_LENGTH = 500
 GONE_SECONDS = 60.0
 """A provider may forget a machine for a moment: only then it is gone. One that was never seen is at once."""
 
@@ -149,3 +151,7 @@ def _stray(turn: Turn, stray: Stray, asked_at: float) -> None:
 def tested(turn: Turn, event: Tested) -> None:
     account = turn.accounts.get(event.provider, Account())
     turn.accounts[event.provider] = replace(account, testing=False, tested=not event.faults, test_faults=event.faults)
+    alarm = f"{AWAKE}{'; '.join(event.faults)}"[:ALARM_LENGTH] if event.faults else ""
+    for machine in list(turn.machines.values()):
+        if machine.plan.provider == event.provider and (not machine.alarm or machine.alarm.startswith(AWAKE)):
+            turn.set(machine, alarm=alarm)

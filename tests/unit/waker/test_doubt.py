@@ -111,3 +111,13 @@ def test_a_new_leader_takes_a_machine_that_came_up_at_its_word_and_one_that_is_s
     world.seen("b1", "up", after=2.0)
     assert world.machine("b1").phase == "reaching"
     assert not world.take(StartMachine)
+
+
+def test_a_self_test_that_fails_is_an_alarm_until_one_passes() -> None:
+    world = World(plan=plan(provider="ec2"), tests_pass=False)
+    world.pass_time(1.0)
+    alarm = world.bucket["b1"][0].alarm
+    assert alarm == "it is not put to sleep, since its provider's self-test failed: no permission"
+    world.tests_pass = True
+    world.pass_time(120.0)
+    assert {record.alarm for record, _ in world.bucket.values()} == {""}
