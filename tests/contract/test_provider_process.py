@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from services.waker.adapters.process import LocalMachine, LocalMachines
+from services.waker.adapters.sleep_mode import SleepingMachine
 from services.waker.ports import CallResult
 from tests.contract.providers import ProviderContract, reach
 from tests.kit.waiting import until
@@ -23,6 +24,7 @@ signal.signal(signal.SIGTERM, lambda *_: threading.Timer(0.3, os._exit, [0]).sta
 server.serve_forever()
 """
 """It notes that it began, and takes a moment to end."""
+SLEEPER = Path(__file__).parents[1] / "integration" / "waker" / "small_engine.py"
 
 
 async def listens(endpoint: str | None) -> bool:
@@ -66,6 +68,37 @@ async def local(tmp_path: Path) -> AsyncIterator[ProcessRig]:
     await reach(rig, "off")
     os.close(write_end)
     os.close(read_end)
+
+
+@dataclass
+class SleepingRig(ProcessRig):
+    async def wakes(self) -> int:
+        """Starts of its engine, and wakes."""
+        return self.log.read_text().count("takes") if self.log.exists() else 0
+
+
+@pytest.fixture
+async def sleeping(tmp_path: Path) -> AsyncIterator[SleepingRig]:
+    """Its engine, asleep too, ends with the test, or with the test's process."""
+    log = tmp_path / "gpus"
+    read_end, write_end = os.pipe()
+    command = (sys.executable, "-S", str(SLEEPER), "--port", "{port}", "--gpus", str(log))
+    rig = SleepingRig(Machines({"m1": SleepingMachine(tmp_path / "m1", command, read_end, level=1)}), log)
+    yield rig
+    await rig.provider.close()
+    await rig.provider.stop("m1", force=True)
+    # What just ends may not say how it is.
+    await until(
+        rig.provider.look, lambda looks: "m1" in looks.sights and looks.sights["m1"].provider_state == "stopped"
+    )
+    os.close(write_end)
+    os.close(read_end)
+
+
+class TestSleepMode(ProviderContract):
+    @pytest.fixture
+    def rig(self, sleeping: SleepingRig) -> SleepingRig:
+        return sleeping
 
 
 class TestProcess(ProviderContract):

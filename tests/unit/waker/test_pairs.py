@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.waker.core.events import Effect, StartMachine, StopMachine, Tick
+from services.waker.core.events import Called, Effect, StartMachine, StopMachine, Tick
 from shared.messages.waker import Transition
 from tests.unit.waker.fleets import GATEWAY, IDLE, World, idle, invariants, plan
 
@@ -206,4 +206,33 @@ def test_one_that_still_ends_is_waited_for(world: World) -> None:
     assert asked(world, StartMachine) == []
     world.seen("a1", "off")
     assert world.started().machine == "b1"
+    invariants(world)
+
+
+@pytest.mark.parametrize("known_from", ["the call", "a look"])
+def test_a_process_that_only_slept_keeps_its_generation(world: World, known_from: str) -> None:
+    """One generation is one process: what is counted of an engine goes on where it was."""
+    world.want("n")
+    put_to_sleep(world, "a1")
+    world.started()
+    world.probed()
+    world.probed()
+    world.want("n", 0)
+    world.want("m")
+    put_to_sleep(world, "b1")
+    (start,) = world.take(StartMachine)
+    assert isinstance(start, StartMachine)
+    assert start.generation == 2
+    there = "http://a1:1" if known_from == "the call" else None
+    called = Called(
+        machine="a1", call="start", serial=start.serial, outcome="accepted", seconds=0.1, endpoint=there, generation=1
+    )
+    world.tell(called if there else replace(called, generation=None))
+    if there is None:
+        world.seen("a1", "up", generation=1)
+    world.probed()
+    world.probed()
+    assert (world.state("a1"), world.machine("a1").generation) == ("ready", 1)
+    world.seen("a1", "up", generation=1)
+    assert world.state("a1") == "ready"
     invariants(world)
