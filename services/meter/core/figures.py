@@ -1,7 +1,7 @@
 """How fast the service was: what one request says about it, and what many say together."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -54,27 +54,23 @@ def measured(e: UsageEvent) -> Iterator[tuple[str, float]]:
 
 def sketched(events: Iterable[UsageEvent]) -> dict[FigureKey, Sketch]:
     """Sorted, so that two writers lock the same rows in the same order."""
-    sketches: dict[FigureKey, Sketch] = {}
+    values: defaultdict[tuple[int, str, str, str], list[float]] = defaultdict(list)
     for e in events:
-        hour = math.floor(e.completed_at / HOUR)
+        hour, tier, model = math.floor(e.completed_at / HOUR), e.tier, e.model
         for metric, value in measured(e):
-            key = FigureKey(hour, e.tier, e.model, metric)
-            sketch = sketches.get(key)
-            if sketch is None:
-                sketch = sketches[key] = Sketch()
-            sketch.add(value)
-    return dict(sorted(sketches.items()))
+            values[hour, tier, model, metric].append(value)
+    return {FigureKey(*key): Sketch.of(found) for key, found in sorted(values.items())}
 
 
 def by_minute(events: Iterable[UsageEvent]) -> dict[MinuteKey, tuple[int, int]]:
     """Prompt and completion tokens that were served, sorted as above."""
-    sums: dict[MinuteKey, tuple[int, int]] = {}
+    sums: defaultdict[tuple[int, str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
     for e in events:
         if e.outcome != "failed":
-            key = MinuteKey(math.floor(e.completed_at / MINUTE), e.tier, e.model)
-            prompt, completion = sums.get(key, (0, 0))
+            key = (math.floor(e.completed_at / MINUTE), e.tier, e.model)
+            prompt, completion = sums[key]
             sums[key] = (prompt + e.prompt_tokens, completion + e.completion_tokens)
-    return dict(sorted(sums.items()))
+    return {MinuteKey(*key): tokens for key, tokens in sorted(sums.items())}
 
 
 def asked(query: FiguresQuery) -> tuple[int, int]:

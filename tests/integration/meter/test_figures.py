@@ -26,6 +26,7 @@ from tests.integration.meter.test_process import meter_on
 from tests.unit.meter.events import MIDNIGHT, event
 
 DAY = FiguresQuery(start=MIDNIGHT, end=MIDNIGHT + 86400.0)
+NOW = MIDNIGHT + 2 * 86400.0
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def traffic(count: int, seed: int = 1) -> list[UsageEvent]:
 
 
 async def record(ledger: Ledger, found: list[UsageEvent]) -> None:
-    await ledger.record(read([encode(e) for e in found], MIDNIGHT))
+    await ledger.record(read([encode(e) for e in found], NOW))
 
 
 async def told(ledger: Ledger, query: FiguresQuery) -> Figures:

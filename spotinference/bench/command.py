@@ -1,0 +1,161 @@
+"""The command: measures, keeps the run, and publishes it when told to."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as version_of
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+
+from shared.bus.jetstream import JetStreamBus
+from shared.config import environment
+from shared.errors import Misconfigured
+from shared.ids import uuid7
+from shared.messages.bench import BenchRun, Load
+from spotinference.bench import runs
+from spotinference.bench.engine import named
+from spotinference.bench.figures import added, side
+from spotinference.bench.load import BenchFailed, measure, session_for, warmed
+from spotinference.bench.place import gateway_origin, model_of, place
+from spotinference.bench.stream import Target
+from spotinference.bench.view import as_json, doubts, failures, listing, table
+from spotinference.context import Context, echo_json, show, suite_options
+
+KEY_VARIABLE = "SPOTINFERENCE_KEY"
+ROUNDS = 4
+"""At most: each has a request for each stream."""
+PAIRS = 20
+AFTER_CAP_SECONDS = 60.0
+"""For the first answer of an engine that woke at the last moment."""
+
+
+@click.command()
+@click.option("--model", help="The model; needed where there are several.")
+@click.option("--concurrency", type=click.IntRange(1, 1000), default=8, show_default=True, help="Streams at once.")
+@click.option("--requests", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Each way.")
+@click.option("--prompt-tokens", type=click.IntRange(8, 100_000), default=100, show_default=True, help="About.")
+@click.option("--tokens", type=click.IntRange(2, 32_768), default=256, show_default=True, help="Of an answer, at most.")
+@click.option("--url", help="The gateway's origin.  [default: the running suite's]")
+@click.option("--direct", metavar="URL", help="The engine's origin.  [default: a machine's that serves the model]")
+@click.option("--machine", metavar="ID", help="The machine whose engine is asked directly.")
+@click.option("--key", help=f"An API key.  [{KEY_VARIABLE}]")
+@click.option("--publish", is_flag=True, help="This run's figures are the ones to show.")
+@click.option("--list", "listed", is_flag=True, help="Measure nothing, show the runs that are kept.")
+@click.option("--json", "json_wanted", is_flag=True, help="One JSON object.")
+@suite_options
+def bench(
+    context: Context,
+    *,
+    model: str | None,
+    concurrency: int,
+    requests: int,
+    prompt_tokens: int,
+    tokens: int,
+    url: str | None,
+    direct: str | None,
+    machine: str | None,
+    key: str | None,
+    publish: bool,
+    listed: bool,
+    json_wanted: bool,
+) -> None:
+    """Tokens per second through the gateway and straight from the engine, by turns, under a stated load."""
+    if listed:
+        kept = context.on_bus(runs.runs)
+        if json_wanted:
+            echo_json({"runs": [as_json(run) for run in kept]})
+        else:
+            show(listing(kept))
+        return
+    if direct is not None and machine is not None:
+        raise Misconfigured("--direct and --machine: each names the engine: give one of them")
+    load = Load(
+        concurrency=concurrency,
+        requests=requests,
+        rounds=max(1, min(ROUNDS, requests // concurrency)),
+        prompt_tokens=prompt_tokens,
+        tokens=tokens,
+        ignore_eos=True,
+        pairs=PAIRS,
+    )
+    way = Bench(context, model, load, url=url, direct=direct, machine=machine, key=key, publish=publish)
+    run = context.on_bus(way.run)
+    if json_wanted:
+        echo_json(as_json(run))
+    else:
+        show(table(run))
+    for doubt in doubts(run):
+        click.echo(f"spotinference: {doubt}", err=True)
+    if publish and run.published_at is None:
+        raise BenchFailed("not published: figures of a run with failures are none to show")
+
+
+class Bench:
+    """One run, as it was asked for."""
+
+    def __init__(
+        self,
+        context: Context,
+        model: str | None,
+        load: Load,
+        *,
+        url: str | None,
+        direct: str | None,
+        machine: str | None,
+        key: str | None,
+        publish: bool,
+    ) -> None:
+        self._config = context.config()
+        self._model = model_of(self._config, model)
+        self._load = load
+        key = key or environment(KEY_VARIABLE)
+        if key is None:
+            raise Misconfigured(f"no key: --key, {KEY_VARIABLE} or {KEY_VARIABLE}_FILE; `keys create` makes one")
+        self._gateway = Target(origin=gateway_origin(context, url), model=self._model.name, key=key)
+        self._direct, self._machine = direct, machine
+        self._publish = publish
+
+    async def run(self, bus: JetStreamBus) -> BenchRun:
+        """Measured and kept."""
+        async with session_for(self._load) as session:
+            wait = self._config.gateway.hold_cap + AFTER_CAP_SECONDS
+            load = await warmed(session, self._gateway, self._load, wait)
+            # Now one is awake for sure.
+            engine = await place(bus, self._model, machine=self._machine, direct=self._direct)
+            direct = Target(origin=engine.origin, model=self._model.served_as or self._model.name)
+            load = await warmed(session, direct, load, wait)
+            with _progress(2 * (load.requests + load.pairs)) as progress:
+                found = await measure(session, self._gateway, direct, load, progress)
+            name, version = await named(session, direct.origin)
+        now = time.time()
+        run = BenchRun(
+            id=uuid7(now),
+            at=now,
+            model=self._model.name,
+            tier=engine.tier,
+            machine=engine.machine,
+            machines=engine.ready,
+            engine=name,
+            engine_version=version,
+            gateway_version=version_of("spotinference"),
+            load=load,
+            gateway=side(found.gateway, found.gateway_cpu),
+            direct=side(found.direct, found.direct_cpu),
+            added=added(found.pairs),
+        )
+        if self._publish and not failures(run):
+            run = msgspec.structs.replace(run, published_at=now)
+        await runs.keep(bus, run)
+        return run
+
+
+@contextmanager
+def _progress(shots: int) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal's standard error; call what it gives for each request done."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("measuring", total=shots)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,171 @@
+"""`spotinference bench` through a real gateway and against scripted engines whose pace is known."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from shared.bus.jetstream import JetStreamBus
+from shared.messages.bench import BenchRun
+from shared.messages.codec import decode
+from spotinference.__main__ import main
+from spotinference.bench import runs
+from spotinference.bench.load import WARM_SHOTS
+from tests.integration.gateway.conftest import MODEL, Front
+from tests.kit.scripted_engine import NAME, Script, ScriptedEngine, scripted
+
+Opened = Callable[..., Awaitable[Front]]
+SMALL = ("--concurrency", "4", "--requests", "10", "--tokens", "20", "--prompt-tokens", "30")
+PAIRS = 20
+INTERVAL = 0.004
+WARM = 1 + WARM_SHOTS
+
+
+async def bench(front: Front, *words: str, key: str | None = None) -> Result:
+    options = ("--config", str(front.folder / "spotinference.toml"), "--data-dir", str(front.folder))
+    environment = {"SPOTINFERENCE_KEY": front.key if key is None else key}
+    command = ["bench", "--url", front.url, *words, *options]
+    return await asyncio.to_thread(CliRunner(env=environment).invoke, main, command)
+
+
+async def measured(front: Front, *words: str) -> dict[str, Any]:
+    result = await bench(front, *SMALL, *words, "--json")
+    assert result.exit_code == 0, (result.stdout, result.stderr)
+    told: dict[str, Any] = json.loads(result.stdout)
+    return told
+
+
+@pytest.fixture
+async def front(opened: Opened, scripted_engine: ScriptedEngine) -> Front:
+    scripted_engine.default = Script(tokens=20, interval=INTERVAL, prompt_tokens=31)
+    front = await opened()
+    await front.machine("m1", "ready", scripted_engine.base_url)
+    await front.seen()
+    return front
+
+
+async def test_both_ways_are_measured_by_turns_and_the_run_is_kept(
+    front: Front, scripted_engine: ScriptedEngine, bus: JetStreamBus
+) -> None:
+    told = await measured(front, "--publish")
+    assert (told["model"], told["machine"], told["tier"], told["machines"]) == (MODEL, "m1", "first", 1)
+    assert told["engine"] == "vllm"
+    assert told["load"] == {
+        "concurrency": 4,
+        "requests": 10,
+        "rounds": 2,
+        "prompt_tokens": 30,
+        "tokens": 20,
+        "ignore_eos": True,
+        "pairs": PAIRS,
+    }
+    for side in (told["gateway"], told["direct"]):
+        assert (side["requests"], side["failed"]) == (10, 0)
+        assert (side["prompt_tokens"], side["completion_tokens"]) == (310, 200)
+        assert side["rate"] == pytest.approx(200 / side["seconds"])
+        # The engine waits so long before each token, and a stream is never faster than that.
+        assert INTERVAL * 0.9 < side["tpot"]["p50"] < 10 * INTERVAL
+        assert side["stream_rate"]["p50"] == pytest.approx(1 / side["tpot"]["p50"], rel=0.3)
+        assert side["rate"] > 1.5 / INTERVAL / 10, "several streams at once"
+    assert told["added"]["count"] == PAIRS
+    asked = scripted_engine.requests
+    assert len(asked) == 2 * (WARM + 10 + PAIRS)
+    assert len(await front.usage(WARM + 10 + PAIRS)) == WARM + 10 + PAIRS, "the other half went past the gateway"
+    assert {seen.body["model"] for seen in asked} == {NAME}
+    assert {(seen.body["temperature"], seen.body["ignore_eos"], seen.body["stream"]) for seen in asked} == {
+        (0, True, True)
+    }
+    prompts = [seen.body["messages"][0]["content"] for seen in asked]
+    assert len({prompt.split()[0] for prompt in prompts}) == len(prompts), "no prompt begins like another"
+    (kept,) = await runs.runs(bus)
+    assert (kept.id, kept.published_at) == (told["id"], kept.at)
+    listed = json.loads((await bench(front, "--list", "--json")).stdout)["runs"]
+    assert listed == [told]
+
+
+async def test_what_one_way_takes_longer_is_what_was_added(front: Front, scripted_engine: ScriptedEngine) -> None:
+    """The engine behind the gateway is late by a known time, the one asked directly is not."""
+    scripted_engine.default = Script(tokens=20, headers_after=0.05)
+    async with scripted() as quick:
+        quick.default = Script(tokens=20)
+        told = await measured(front, "--direct", quick.base_url)
+    assert (told["machine"], told["tier"]) == (None, None)
+    assert 0.045 < told["added"]["p50"] < 0.15
+    assert told["gateway"]["ttft"]["p50"] - told["direct"]["ttft"]["p50"] > 0.03
+    assert told["direct"]["ttft"]["p50"] < 0.05
+
+
+async def test_figures_with_failures_are_kept_and_not_published(
+    front: Front, scripted_engine: ScriptedEngine, bus: JetStreamBus
+) -> None:
+    fine = Script(tokens=5)
+    scripted_engine.default = fine
+    scripted_engine.scripts.extend([*[fine] * (2 * WARM), *[Script(status=400)] * 3])
+    result = await bench(front, *SMALL, "--publish", "--json")
+    assert result.exit_code == 1
+    assert "not published" in result.stderr
+    assert "3 requests failed" in result.stderr
+    (kept,) = await runs.runs(bus)
+    assert (kept.gateway.failed + kept.direct.failed, kept.published_at) == (3, None)
+    assert kept.gateway.completion_tokens + kept.direct.completion_tokens == 5 * (20 - 3)
+
+
+async def test_an_engine_that_knows_no_ignore_eos_is_not_asked_for_it(
+    front: Front, scripted_engine: ScriptedEngine
+) -> None:
+    scripted_engine.scripts.append(Script(status=400))
+    told = await measured(front)
+    assert told["load"]["ignore_eos"] is False
+    assert "ignore_eos" not in scripted_engine.requests[1].body
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "reason"),
+    [
+        ((), "sk-wrong", "401"),
+        (("--model", "other"), None, "no [[model]] 'other'"),
+        (("--machine", "m2"), None, "'m2' is not one that serves 'org/model' now; those that do: m1"),
+        (("--machine", "m1", "--direct", "http://127.0.0.1:1"), None, "give one of them"),
+        (("--direct", "http://127.0.0.1:1"), None, "http://127.0.0.1:1 does not answer"),
+        ((), "", "no key"),
+    ],
+)
+async def test_what_cannot_be_measured_is_told(
+    front: Front, bus: JetStreamBus, words: tuple[str, ...], key: str | None, reason: str
+) -> None:
+    result = await bench(front, *SMALL, *words, key=key)
+    assert result.exit_code == 1, result.stdout
+    assert reason in result.stderr
+    assert await runs.runs(bus) == []
+
+
+async def test_two_machines_are_a_doubt_that_is_told(front: Front, scripted_engine: ScriptedEngine) -> None:
+    async with scripted() as second:
+        second.default = Script(tokens=20)
+        await front.machine("m2", "ready", second.base_url)
+        result = await bench(front, *SMALL)
+    assert result.exit_code == 0, result.stderr
+    assert "2 machines serve" in result.stderr
+    assert "added to the first token" in result.stdout
+
+
+async def test_of_runs_that_nobody_published_the_newest_are_kept(
+    bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch, example_run: BenchRun
+) -> None:
+    monkeypatch.setattr(runs, "KEPT", 2)
+    for number in range(5):
+        published = 1.0 if number == 0 else None
+        run = msgspec.structs.replace(example_run, id=f"r{number}", at=float(number), published_at=published)
+        await runs.keep(bus, run)
+    assert [run.id for run in await runs.runs(bus)] == ["r4", "r3", "r0"]
+
+
+@pytest.fixture
+def example_run() -> BenchRun:
+    from tests.contract.test_messages import FOLDER
+
+    return decode((FOLDER / "bench_run.v1.json").read_bytes(), BenchRun)
