@@ -103,7 +103,7 @@ def test_the_record_of_dependencies_has_each_of_them() -> None:
         ("wake m --wait", None),
         ("doze m", "no command doze"),
         ("keys make", "no command make"),
-        ("usage --days 7", "usage has no option --days"),
+        ("usage --weeks 7", "usage has no option --weeks"),
     ],
 )
 def test_a_wrong_command_is_found(words: str, fault: str | None) -> None:

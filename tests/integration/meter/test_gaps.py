@@ -1,0 +1,201 @@
+"""What is missing of a source, until when it is waited for, and who may give it up."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import select, text
+
+from services.meter.adapters import tables
+from services.meter.adapters.gaps import Claim, GapBook
+from services.meter.adapters.ledger import Ledger
+from services.meter.core.batch import read
+from services.meter.core.day import answer, parse_day
+from services.meter.gap_answers import GapAnswers
+from services.meter.hearing import Hearing
+from shared import database
+from shared.bus import subjects
+from shared.bus.memory import MemoryBus
+from shared.errors import Refusal
+from shared.messages.codec import decode, encode
+from shared.messages.gateway import Activity, UsageEvent
+from shared.messages.meter import DeclareLost, Gaps, GapsQuery, Refused, Tokens, TokensQuery
+from tests.integration.meter.test_ledger import ledger_on
+from tests.unit.meter.events import event, sums_of
+
+DAY = parse_day("2026-11-23")
+SILENCE = 86400.0
+LOST = DeclareLost(source="gw-1", first=2, last=3, by="Ada", reason="the disk burnt")
+
+
+@pytest.fixture
+async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+    async with ledger_on(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def book(ledger: Ledger) -> GapBook:
+    return GapBook(ledger._engine)
+
+
+async def record(ledger: Ledger, *found: UsageEvent, at: float = DAY.end - 60) -> None:
+    await ledger.record(read([encode(e) for e in found], at))
+
+
+async def told(ledger: Ledger, now: float) -> Tokens:
+    facts = await ledger.day(DAY, (), busy=False, active_since=now - SILENCE)
+    return answer(DAY, TokensQuery(day=DAY.name), facts, now, now=now, silence=SILENCE)
+
+
+async def numbers(book: GapBook, now: float) -> list[tuple[int, int]]:
+    return [(gap.first, gap.last) for gap in (await book.listed(now)).open]
+
+
+async def losses(ledger: Ledger) -> list[Any]:
+    async with database.reading(ledger._engine) as connection:
+        return list(await connection.execute(select(tables.losses)))
+
+
+async def test_a_gap_is_open_until_somebody_gives_it_up_and_that_stays_on_record(ledger: Ledger, book: GapBook) -> None:
+    now = DAY.end + 2 * SILENCE
+    await record(ledger, event(source_seq=1), event(source_seq=6))
+    assert await numbers(book, now) == [(2, 5)]
+    assert ((await told(ledger, now)).complete, (await told(ledger, now)).open_gaps) == (False, 4)
+    await book.declare_lost(LOST, now)
+    assert await numbers(book, now) == [(4, 5)]
+    assert not (await told(ledger, now)).complete
+    await book.declare_lost(msgspec.structs.replace(LOST, first=4, last=5), now + 1)
+    assert await numbers(book, now) == []
+    assert (await told(ledger, now)).complete
+    assert [(r.first, r.last, r.declared_by, r.reason, r.declared_at) for r in await losses(ledger)] == [
+        (2, 3, "Ada", "the disk burnt", now),
+        (4, 5, "Ada", "the disk burnt", now + 1),
+    ]
+    assert await ledger.marks(0) == {"gw-1": 1}, "the gateway forgets nothing by it"
+
+
+async def test_what_was_given_up_and_comes_after_all_is_counted(ledger: Ledger, book: GapBook) -> None:
+    now = DAY.end + 2 * SILENCE
+    found = [event(source_seq=n) for n in range(1, 5)]
+    await record(ledger, found[0], found[3])
+    await book.declare_lost(LOST, now)
+    await record(ledger, *found[1:3], at=now)
+    assert (await told(ledger, now)).totals == sums_of(found)
+    assert await ledger.marks(0) == {"gw-1": 4}
+    assert len(await losses(ledger)) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"first": 1},
+        {"last": 4},
+        {"first": 3, "last": 2},
+        {"source": "gw-2"},
+        {"by": " "},
+        {"reason": ""},
+        {"reason": "x" * 301},
+    ],
+)
+async def test_only_what_is_missing_can_be_given_up_and_only_by_name(
+    ledger: Ledger, book: GapBook, wrong: dict[str, Any]
+) -> None:
+    await record(ledger, event(source_seq=1), event(source_seq=4))
+    with pytest.raises(Refusal):
+        await book.declare_lost(msgspec.structs.replace(LOST, **wrong), DAY.end)
+    assert await losses(ledger) == []
+
+
+async def test_a_message_in_quarantine_is_given_up_by_its_number(ledger: Ledger, book: GapBook) -> None:
+    now = DAY.end + 2 * SILENCE
+    await ledger.record(read([encode(event(source_seq=1)), encode(event(source_seq=2, status=-1))], DAY.end))
+    (gap,) = (await book.listed(now)).open
+    assert (gap.first, gap.last, gap.quarantined) == (2, 2, "status: expected 0 to 2^40, got -1")
+    assert not (await told(ledger, now)).complete
+    await book.declare_lost(msgspec.structs.replace(LOST, last=2), now)
+    assert await numbers(book, now) == []
+    assert (await told(ledger, now)).complete
+
+
+async def test_what_a_source_said_it_wrote_is_missing_once_it_is_silent(ledger: Ledger, book: GapBook) -> None:
+    await record(ledger, event(source_seq=1))
+    await book.heard({"gw-1": Claim(written=3, heard_at=DAY.end - 10, left=False)})
+    assert await numbers(book, DAY.end + 49) == [], "it may be on its way"
+    for now in (DAY.end + 61, DAY.end + 10 * SILENCE):
+        assert await numbers(book, now) == [(2, 3)]
+        assert ((await told(ledger, now)).complete, (await told(ledger, now)).open_gaps) == (False, 2)
+    await record(ledger, event(source_seq=2), event(source_seq=3), at=DAY.end + 70)
+    assert await numbers(book, DAY.end + 9999) == []
+
+
+async def test_a_source_of_which_nothing_ever_came_is_known_by_its_word(ledger: Ledger, book: GapBook) -> None:
+    await book.heard({"gw-1": Claim(written=2, heard_at=DAY.end - 10, left=True)})
+    await book.heard({"gw-2": Claim(written=0, heard_at=DAY.end - 10, left=True)})
+    assert await numbers(book, DAY.end + 61) == [(1, 2)]
+    assert not (await told(ledger, DAY.end + 10 * SILENCE)).complete
+
+
+@pytest.mark.parametrize(
+    ("claim", "after", "complete"),
+    [
+        (None, 61, False),
+        (None, SILENCE, True),
+        (Claim(written=1, heard_at=DAY.end - 10, left=False), 61, False),
+        (Claim(written=1, heard_at=DAY.end - 10, left=False), SILENCE - 11, False),
+        (Claim(written=1, heard_at=DAY.end - 10, left=False), SILENCE, True),
+        (Claim(written=1, heard_at=DAY.end - 10, left=True), 61, True),
+        (Claim(written=1, heard_at=DAY.end + 60, left=False), 61, True),
+        (Claim(written=0, heard_at=DAY.end + 60, left=False), 61, True),
+        (Claim(written=2, heard_at=DAY.end + 60, left=False), 61, False),
+    ],
+)
+async def test_a_day_waits_for_a_source_until_it_has_ended_or_was_heard_after_it(
+    ledger: Ledger, book: GapBook, claim: Claim | None, after: float, complete: bool
+) -> None:
+    await record(ledger, event(source_seq=1))
+    if claim:
+        await book.heard({"gw-1": claim})
+    assert (await told(ledger, DAY.end + after)).complete is complete
+
+
+async def test_an_event_from_after_the_day_closes_it(ledger: Ledger) -> None:
+    await record(ledger, event(source_seq=1))
+    assert not (await told(ledger, DAY.end + 61)).complete
+    await record(ledger, event(source_seq=2, completed_at=DAY.end + 1), at=DAY.end + 2)
+    assert (await told(ledger, DAY.end + 61)).complete
+
+
+async def test_the_highest_word_of_a_source_stays(ledger: Ledger, book: GapBook) -> None:
+    for written in (5, 3):
+        await book.heard({"gw-1": Claim(written=written, heard_at=DAY.end - 10, left=False)})
+    assert await numbers(book, DAY.end + 61) == [(1, 5)]
+
+
+async def test_gateways_are_heard_over_the_bus(ledger: Ledger, book: GapBook) -> None:
+    bus, hearing = MemoryBus(), Hearing(book, lambda: DAY.end - 10)
+    await bus.subscribe(subjects.ACTIVITIES, hearing.heard)
+    for written in (1, 4):
+        said = Activity(gateway="gw-1", sent_at=0.0, machines={}, written=written)
+        await bus.publish_volatile(subjects.activity("gw-1"), encode(said))
+    await bus.publish_volatile(subjects.activity("gw-2"), b"junk")
+    async with ledger._engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE sources RENAME TO away"))
+    with pytest.raises(database.AWAY):
+        await hearing.sweep()
+    async with ledger._engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE away RENAME TO sources"))
+    await hearing.sweep()
+    assert await numbers(book, DAY.end + 61) == [(1, 4)]
+
+
+async def test_the_answers_say_what_is_wrong(ledger: Ledger, book: GapBook) -> None:
+    answers = GapAnswers(book, lambda: DAY.end)
+    await record(ledger, event(source_seq=1), event(source_seq=4))
+    assert [gap.last for gap in decode(await answers.gaps(encode(GapsQuery())), Gaps).open] == [3]
+    wrong = decode(await answers.lost(encode(msgspec.structs.replace(LOST, last=9))), Refused)
+    assert wrong.reason == "gw-1 2 to 9 is not all missing; of that source 2 to 3 is"
+    assert decode(await answers.lost(b"{}"), Refused).reason
+    left = decode(await answers.lost(encode(LOST)), Gaps)
+    assert (left.open, [(lost.first, lost.by) for lost in left.lost]) == ((), [(2, "Ada")])

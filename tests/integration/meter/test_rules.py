@@ -1,0 +1,161 @@
+"""What is not counted, or counted and told: each has its row and its metric, on both databases."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from sqlalchemy import select, update
+
+from services.meter.adapters import tables
+from services.meter.adapters.ledger import Ledger
+from services.meter.consumer import Consumer
+from services.meter.core.batch import AHEAD_SECONDS, read
+from services.meter.core.day import answer, parse_day
+from services.meter.core.unknown import Known
+from services.meter.metrics import Metrics
+from services.meter.names import Names
+from services.meter.teller import Teller
+from shared import database
+from shared.bus import subjects, topology
+from shared.bus.memory import MemoryBus
+from shared.messages.codec import encode
+from shared.messages.gateway import UsageEvent
+from shared.messages.keys import KeyRecord, digest
+from shared.messages.meter import Tokens, TokensQuery
+from tests.integration.meter.test_ledger import ledger_on
+from tests.unit.meter.events import MIDNIGHT, event, sums_of
+
+DAY = parse_day("2026-11-23")
+NOW = DAY.end + 3600.0
+KEEP = 40 * 86400.0
+
+
+@pytest.fixture
+async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+    async with ledger_on(database_url) as opened:
+        yield opened
+
+
+async def rows(ledger: Ledger, table: Any) -> list[Any]:
+    async with database.reading(ledger._engine) as connection:
+        return list(await connection.execute(select(table)))
+
+
+async def told(ledger: Ledger, name: str, now: float = NOW) -> Tokens:
+    facts = await ledger.day(parse_day(name), (), busy=False)
+    return answer(parse_day(name), TokensQuery(day=name), facts, now, now=now, silence=60)
+
+
+async def consumed(ledger: Ledger, *payloads: bytes) -> CollectorRegistry:
+    """What the metrics say after these messages."""
+    bus, registry, asked = MemoryBus(), CollectorRegistry(), iter((False, True))
+
+    async def stopped() -> None:
+        if not next(asked, True):
+            raise TimeoutError
+
+    for payload in payloads:
+        await bus.publish(subjects.usage("gw-1"), payload)
+    await Consumer(
+        bus,
+        ledger,
+        Teller(bus, ledger, lambda: NOW),
+        Metrics(registry),
+        batch=100,
+        keep=KEEP,
+        now=lambda: NOW,
+        monotonic=lambda: 0.0,
+        stopped=stopped,
+    ).run()
+    assert await bus.backlog(topology.LEDGER) == 0
+    return registry
+
+
+@pytest.mark.parametrize(
+    ("odd", "kind", "day"),
+    [
+        (event(source_seq=2, completed_at=NOW + AHEAD_SECONDS + 1), "future", "2026-11-24"),
+        (event(source_seq=2, completed_at=NOW - KEEP - 1), "old", "2026-10-15"),
+        (event(source_seq=2, status=-1), "invalid", "2026-11-23"),
+    ],
+)
+async def test_what_is_not_counted_has_its_row_its_metric_and_its_day(
+    ledger: Ledger, odd: UsageEvent, kind: str, day: str
+) -> None:
+    good = [event(source_seq=1), event(source_seq=3)]
+    metrics = await consumed(ledger, *map(encode, [*good, odd]))
+    assert metrics.get_sample_value("spot_meter_quarantined_total", {"reason": kind}) == 1
+    assert metrics.get_sample_value("spot_meter_messages_total", {"kind": "quarantined"}) == 1
+    assert metrics.get_sample_value("spot_meter_messages_total", {"kind": "counted"}) == 2
+    (row,) = await rows(ledger, tables.quarantine)
+    assert (row.kind, row.payload, row.source_seq, row.lacking) == (kind, encode(odd), 2, True)
+    assert await ledger.marks(0) == {"gw-1": 3}, "its source need not keep it"
+    found = await told(ledger, day)
+    assert (found.open_gaps, found.complete) == (1, False)
+    assert {e.id for e in await rows(ledger, tables.events)} == {e.id for e in good}
+
+
+@pytest.mark.parametrize("edge", [NOW + AHEAD_SECONDS, NOW - KEEP])
+async def test_the_edges_are_counted(ledger: Ledger, edge: float) -> None:
+    await consumed(ledger, encode(event(completed_at=edge)))
+    assert (len(await rows(ledger, tables.events)), await rows(ledger, tables.quarantine)) == (1, [])
+
+
+async def test_an_event_that_was_counted_and_comes_again_too_late_is_no_loss(ledger: Ledger) -> None:
+    found = event(source_seq=1)
+    await ledger.record(read([encode(found)], NOW))
+    recorded = await ledger.record(read([encode(found)], NOW + KEEP, keep=KEEP))
+    assert (recorded.counted, recorded.quarantined) == (0, {"old": 1})
+    (row,) = await rows(ledger, tables.quarantine)
+    assert not row.lacking
+    later = await told(ledger, DAY.name, NOW + 2 * KEEP)
+    assert (later.complete, later.totals) == (True, sums_of([found]))
+
+
+async def test_two_bad_messages_of_one_number_lack_it_once(ledger: Ledger) -> None:
+    odd = [encode(event(source_seq=1, status=-n)) for n in (1, 2, 3)]
+    await ledger.record(read(odd[:2], NOW))
+    await ledger.record(read(odd[1:], NOW))
+    assert sorted(row.lacking for row in await rows(ledger, tables.quarantine)) == [False, False, True]
+    assert (await told(ledger, DAY.name)).open_gaps == 1
+
+
+async def test_nothing_behind_the_horizon_is_taken_however_long_it_was_in_hand(ledger: Ledger) -> None:
+    batch = read([encode(event(source_seq=n, completed_at=MIDNIGHT + n)) for n in (1, 2)], NOW, keep=KEEP)
+    async with ledger._engine.begin() as connection:
+        await connection.execute(update(tables.horizon).values(before=MIDNIGHT + 2))
+    recorded = await ledger.record(batch)
+    assert (recorded.counted, recorded.quarantined, recorded.marks) == (1, {"old": 1}, {"gw-1": 2})
+
+
+async def test_names_that_nobody_knows_are_counted_and_told(ledger: Ledger) -> None:
+    bus, names = MemoryBus(), Names(["qwen"])
+    await names.start(bus)
+    ledger._known = names
+    key = KeyRecord(id="k1", name="n", created_at=0.0)
+    await bus.put(topology.KEYS, digest("sk-1"), encode(key))
+    found = [
+        event(source_seq=1),
+        event(source_seq=2, model="gone", completed_at=MIDNIGHT + 9),
+        event(source_seq=3, model="gone", key_id="k2", completed_at=MIDNIGHT + 5),
+    ]
+    metrics = await consumed(ledger, *map(encode, found))
+    assert metrics.get_sample_value("spot_meter_unknown_total", {"what": "model"}) == 2
+    assert metrics.get_sample_value("spot_meter_unknown_total", {"what": "key"}) == 1
+    assert (await told(ledger, DAY.name)).totals == sums_of(found)
+    wanted = {("model", "gone", 2, MIDNIGHT + 5, MIDNIGHT + 9), ("key", "k2", 1, MIDNIGHT + 5, MIDNIGHT + 5)}
+    assert {tuple(row) for row in await rows(ledger, tables.unknowns)} == wanted
+    again = await consumed(ledger, *map(encode, found))
+    assert again.get_sample_value("spot_meter_unknown_total", {"what": "model"}) is None, "only what is new"
+    await bus.put(topology.KEYS, digest("sk-2"), encode(KeyRecord(id="k2", name="n", created_at=0.0)))
+    more = event(source_seq=4, key_id="k2", model="gone", completed_at=MIDNIGHT + 1)
+    await consumed(ledger, encode(more))
+    wanted = {("model", "gone", 3, MIDNIGHT + 1, MIDNIGHT + 9), ("key", "k2", 1, MIDNIGHT + 5, MIDNIGHT + 5)}
+    assert {tuple(row) for row in await rows(ledger, tables.unknowns)} == wanted
+    await names.stop()
+
+
+def test_without_anything_known_yet_all_pass() -> None:
+    assert Known().models is None
+    assert Names(["m"])().models == frozenset({"m"})

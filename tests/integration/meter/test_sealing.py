@@ -1,0 +1,167 @@
+"""Days whose events are no longer kept: every token stays counted, and none is counted again."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from services.meter.adapters import sealing, tables
+from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.sealing import Sealer
+from services.meter.core.batch import read
+from services.meter.core.day import answer, parse_day
+from services.meter.core.digest import DigestKey, digested
+from shared import database
+from shared.messages.codec import encode
+from shared.messages.gateway import UsageEvent
+from shared.messages.meter import Tokens, TokensQuery
+from tests.integration.meter.test_ledger import ledger_on
+from tests.unit.meter.events import MIDNIGHT, event
+
+DAY_SECONDS = 86400.0
+KEEP = 40 * DAY_SECONDS
+NOW = MIDNIGHT + 50 * DAY_SECONDS
+DUE = NOW - KEEP
+"""The start of the first day that is kept: the eleventh."""
+FOUND = [
+    event(
+        f"gw-{1 + n % 2}",
+        1 + n // 2,
+        completed_at=MIDNIGHT + 0.1 + n * 4321.7,
+        duration=50.0,
+        machine=f"m{n % 3}",
+        key_id=f"k{n % 5}",
+        outcome="failed" if n % 7 == 0 else "completed",
+        prompt_tokens=n,
+    )
+    for n in range(400)
+]
+OLD = [e for e in FOUND if e.completed_at < DUE]
+
+
+@pytest.fixture
+async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+    async with ledger_on(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def _few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealing, "EVENTS_AT_ONCE", 7)
+
+
+async def record(ledger: Ledger, found: Sequence[UsageEvent]) -> Any:
+    return await ledger.record(read([encode(e) for e in found], NOW))
+
+
+async def rows(ledger: Ledger, table: Any) -> list[Any]:
+    async with database.reading(ledger._engine) as connection:
+        return list(await connection.execute(select(table)))
+
+
+async def told(ledger: Ledger, number: int) -> Tokens:
+    day = parse_day(f"2026-11-{23 + number}" if number < 8 else f"2026-12-{number - 7:02}")
+    query = TokensQuery(day=day.name, by=("model", "key", "machine", "hour"), busy=True)
+    return answer(day, query, await ledger.day(day, query.by, busy=True), NOW, now=NOW, silence=60)
+
+
+async def test_sealed_days_answer_as_before_and_leave_digests(ledger: Ledger) -> None:
+    await record(ledger, FOUND)
+    before = [await told(ledger, number) for number in range(20)]
+    sealer = Sealer(ledger._engine, KEEP)
+    assert await sealer.seal(NOW, most=1000) == len(OLD)
+    assert await sealer.step(NOW) is None
+    assert {row.id for row in await rows(ledger, tables.events)} == {e.id for e in FOUND} - {e.id for e in OLD}
+    assert [await told(ledger, number) for number in range(20)] == before
+    assert before[3].busy, "there is something to keep"
+    digests = await rows(ledger, tables.digests)
+    assert {sealing._key(row): sealing._digest(row) for row in digests} == digested(OLD)
+    assert {row.day for row in digests} == {before[number].day for number in range(10)}
+
+
+async def test_what_comes_again_after_the_seal_changes_nothing(ledger: Ledger) -> None:
+    await record(ledger, FOUND)
+    await Sealer(ledger._engine, KEEP).seal(NOW, most=1000)
+    before = [await told(ledger, number) for number in range(20)]
+    recorded = await record(ledger, random.Random(1).sample(FOUND, len(FOUND)))
+    assert (recorded.counted, recorded.quarantined) == (0, {"old": len(OLD)})
+    assert not any(row.lacking for row in await rows(ledger, tables.quarantine))
+    assert [await told(ledger, number) for number in range(20)] == before
+
+
+async def test_each_step_may_be_the_last_one(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sealer that dies in each step before its commit, and gateways that send everything again meanwhile."""
+    await record(ledger, FOUND)
+    sealer, deaths, done = Sealer(ledger._engine, KEEP), 0, False
+    for number in range(500):
+        with monkeypatch.context() as patched:
+            patched.setattr(Sealer, "_add", _dies)
+            patched.setattr(Sealer, "_keep_busy", _dies)
+            try:
+                done = await sealer.step(NOW) is None
+            except RuntimeError:
+                done, deaths = False, deaths + 1
+        if done:
+            break
+        await sealer.step(NOW)
+        if number % 10 == 0:
+            assert (await record(ledger, FOUND)).counted == 0
+    assert done
+    assert deaths > len(OLD) / 7
+    digests = await rows(ledger, tables.digests)
+    assert {sealing._key(row): sealing._digest(row) for row in digests} == digested(OLD)
+    assert len(await rows(ledger, tables.events)) == len(FOUND) - len(OLD)
+    assert (await told(ledger, 3)).busy
+
+
+async def _dies(*_arguments: object) -> None:
+    raise RuntimeError("killed")
+
+
+async def _horizon(ledger: Ledger) -> float:
+    return float((await rows(ledger, tables.horizon))[0].before)
+
+
+async def test_the_horizon_jumps_over_days_without_events_and_never_back(ledger: Ledger) -> None:
+    sealer = Sealer(ledger._engine, KEEP)
+    assert await sealer.step(NOW) == 0
+    assert await _horizon(ledger) == DUE
+    assert await sealer.step(NOW) is None
+    assert await sealer.step(NOW - 5 * DAY_SECONDS) is None
+    assert await _horizon(ledger) == DUE
+    await record(ledger, [event(completed_at=DUE + 3 * DAY_SECONDS + 5)])
+    await sealer.seal(NOW + 3 * DAY_SECONDS, most=50)
+    assert await _horizon(ledger) == DUE + 3 * DAY_SECONDS
+    assert await sealer.seal(NOW + 4 * DAY_SECONDS, most=50) == 1
+
+
+async def test_replicas_seal_and_write_side_by_side(postgres_url: str) -> None:
+    async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
+        await record(first, FOUND)
+
+        async def seal(ledger: Ledger) -> int:
+            return sum([await Sealer(ledger._engine, KEEP).seal(NOW, most=5) for _ in range(60)])
+
+        async def again(ledger: Ledger) -> None:
+            for start in range(0, len(FOUND), 25):
+                await record(ledger, FOUND[start : start + 25])
+
+        gone = await asyncio.gather(seal(first), seal(second), again(first), again(second))
+        sealed = int(gone[0] or 0) + int(gone[1] or 0) + await seal(first)
+        assert sealed == len(OLD)
+        found = {sealing._key(row): sealing._digest(row) for row in await rows(first, tables.digests)}
+        assert found == digested(OLD)
+        async with database.reading(first._engine) as connection:
+            counted = (await connection.execute(select(func.sum(tables.hours.c.requests)))).scalar_one()
+        assert counted == len(FOUND)
+
+
+def test_a_digest_does_not_depend_on_the_order_and_sees_a_change() -> None:
+    shuffled = random.Random(2).sample(OLD, len(OLD))
+    assert digested(shuffled) == digested(OLD)
+    other = [event("gw-9", 1, completed_at=MIDNIGHT), *OLD[1:]]
+    assert digested(other) != digested(OLD)
+    assert isinstance(next(iter(digested(OLD))), DigestKey)
