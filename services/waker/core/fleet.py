@@ -195,7 +195,7 @@ def _ask_providers(turn: Turn) -> None:
     for provider in turn.plan.providers:
         plan = turn.plan.accounts[provider]
         machines = [m for m in turn.machines.values() if m.plan.provider == provider]
-        changing = any(m.state in ("waking", "falling_asleep", None) for m in machines)
+        changing = any(m.state in ("waking", "falling_asleep", None) or (m.sight and m.sight.ending) for m in machines)
         turn.look(provider, plan.look_fast if changing else plan.look_every)
         account = turn.accounts[provider]
         turn.test(provider, TEST_SECONDS if account.tested else RETEST_SECONDS)

@@ -367,3 +367,23 @@ def invariants(world: World) -> None:
             check(step)
     for holds in WORLDS:
         holds(world)
+
+
+def asked(world: World, kind: type[StartMachine] | type[StopMachine]) -> list[str]:
+    """Whom it is asked of now; it stays asked."""
+    return [e.machine for e in world.effects if isinstance(e, kind)]
+
+
+def answering(world: World, seconds: float, *, until: str = "", name: str = "a1") -> None:
+    """Time passes, and engines that are asked answer; until the machine is in this state, if one is named."""
+    end = world.now + seconds
+    while world.now < end and not (until and world.state(name) == until):
+        world.pass_time(min(1.0, end - world.now), step=1.0)
+        for p in world.take(Probe):
+            assert isinstance(p, Probe)
+            world.tell(Probed(machine=p.machine, serial=p.serial, step=p.step, answered=True, seconds=0.1, tokens=3))
+
+
+def beginning(world: World, **powers: Power) -> None:
+    """A new leader sees these, and the rest off."""
+    world.begin({name: Sight(power=power, provider_state=power) for name, power in powers.items()})

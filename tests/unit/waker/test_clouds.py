@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.waker.core.events import Effect, Probe, Probed, Scope, StartMachine, StopMachine
+from services.waker.core.events import LookAt, Probe, Probed, Scope, StartMachine, StopMachine
 from services.waker.core.history import PHASES
 from shared.messages.waker import CallOutcome, PhaseEnded, ProviderCall, TierMemory, Transition
-from tests.unit.waker.fleets import CAP, LIMIT, World, invariants, plan
+from tests.unit.waker.fleets import CAP, LIMIT, World, asked, invariants, plan
 
 SETTLE = 10.0
 POOLS = {"a1": "h100/zone-a", "a2": "h100/zone-a", "b1": "h100/zone-b"}
@@ -20,15 +20,6 @@ def world() -> Iterator[World]:
         world.seen(name, "off", pool=pool)
     yield world
     invariants(world)
-
-
-def names(effects: list[Effect]) -> list[str]:
-    return [e.machine for e in effects if isinstance(e, StartMachine | StopMachine)]
-
-
-def asked(world: World, kind: type[StartMachine] | type[StopMachine]) -> list[str]:
-    """Whom it is asked of now; it stays asked."""
-    return names([e for e in world.effects if isinstance(e, kind)])
 
 
 def wait(world: World, seconds: float, model: str = "m") -> None:
@@ -336,3 +327,43 @@ def test_a_wake_goes_on_under_a_new_leader_with_its_deadline_and_its_count(world
     assert (world.machine("a1").deadline, world.machine("a1").tried) == (deadline, ("wake-1", 2))
     reasons = [e.reason for e in world.journal if isinstance(e, Transition) and e.machine == "a1"]
     assert reasons == ["seen for the first time", "requests wait for m"]
+
+
+def test_what_came_up_and_is_off_and_billed_in_full_is_started_again(world: World) -> None:
+    world.want()
+    world.started()
+    world.seen("a1", "rising", after=5)
+    world.seen("a1", "halted", after=20)
+    assert asked(world, StartMachine) == ["a1"]
+    assert world.state("a1") == "waking"
+
+
+def test_a_new_leader_leaves_alone_what_refused_the_one_before(world: World) -> None:
+    world.want()
+    world.started("refused", scope="pool")
+    seen = {name: sight for name in POOLS if (sight := world.machine(name).sight)}
+    world.now += 1
+    world.begin(seen)
+    world.want()
+    assert asked(world, StartMachine) == []
+    assert [world.state(name) for name in POOLS] == ["asleep", "asleep", "waking"], "b1 may come up at the other's word"
+
+
+def looks(world: World, seconds: float) -> int:
+    world.take(LookAt)
+    world.pass_time(seconds, step=1.0)
+    return len(world.take(LookAt))
+
+
+def test_an_account_is_looked_at_often_only_while_something_changes(world: World) -> None:
+    assert looks(world, 60) == pytest.approx(3, abs=1)
+    world.seen("a2", "falling")
+    assert looks(world, 60) == pytest.approx(30, abs=2), "nobody asked it to sleep, and somebody may want it back"
+    world.seen("a2", "off")
+    world.want()
+    world.started()
+    assert looks(world, 20) == pytest.approx(10, abs=2)
+    world.seen("a1", "up")
+    world.probed()
+    world.probed()
+    assert looks(world, 40) == pytest.approx(2, abs=1)

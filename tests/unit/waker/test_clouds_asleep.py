@@ -1,14 +1,14 @@
-"""Machines of a cloud that are to sleep, or to stay awake: what is seen, idleness, orders, doubt, strays."""
+"""Machines of a cloud that are to sleep, or to stay awake: what is seen, idleness, doubt, strays."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from services.waker.core.events import Looked, Power, Probe, Probed, Sight, StartMachine, StopMachine, Stray
+from services.waker.core.events import Looked, Power, Probe, Sight, StartMachine, StopMachine, Stray
 from services.waker.core.idle import observed
-from shared.messages.waker import Ordered, TierMemory
+from shared.messages.waker import TierMemory
 from shared.schedule import parse_window
-from tests.unit.waker.fleets import GATEWAY, IDLE, World, idle, invariants, plan
+from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, asked, beginning, idle, invariants, plan
 
 STUCK = 300.0
 GONE = 60.0
@@ -21,21 +21,6 @@ def world() -> Iterator[World]:
     invariants(world)
 
 
-def asked(world: World, kind: type[StartMachine] | type[StopMachine]) -> list[str]:
-    """Whom it is asked of now; it stays asked."""
-    return [e.machine for e in world.effects if isinstance(e, kind)]
-
-
-def answering(world: World, seconds: float, *, until: str = "", name: str = "a1") -> None:
-    """Time passes, and engines that are asked answer; until the machine is in this state, if one is named."""
-    end = world.now + seconds
-    while world.now < end and not (until and world.state(name) == until):
-        world.pass_time(min(1.0, end - world.now), step=1.0)
-        for p in world.take(Probe):
-            assert isinstance(p, Probe)
-            world.tell(Probed(machine=p.machine, serial=p.serial, step=p.step, answered=True, seconds=0.1, tokens=3))
-
-
 def falling(world: World, name: str = "b1") -> None:
     """Awake, then idle until it is asked to sleep."""
     world.ready(name, "n" if name == "b1" else "m")
@@ -45,11 +30,6 @@ def falling(world: World, name: str = "b1") -> None:
 
 def stray(power: Power, name: str = "ec2:i-9") -> Stray:
     return Stray(id=name, provider="ec2", sight=Sight(power=power, provider_state=power))
-
-
-def beginning(world: World, **powers: Power) -> None:
-    """A new leader sees these, and the rest off."""
-    world.begin({name: Sight(power=power, provider_state=power) for name, power in powers.items()})
 
 
 def test_it_bounces_back_and_is_asked_again_thrice_then_broken_and_raised_and_tried_again(world: World) -> None:
@@ -298,80 +278,6 @@ def test_it_stays_awake_for_the_least_time_and_is_not_cycled_more_often_than_all
     assert slept[0] == pytest.approx(222, abs=4)
     assert world.now - 1000.0 > 3600, "a second sleep would have asked for a third wake within the hour"
     invariants(world)
-
-
-def test_the_operators_wake_keeps_it_awake_over_leaders_until_a_hibernate_withdraws_it(world: World) -> None:
-    world.order("wake", "m")
-    world.started()
-    world.seen("a1", "up", after=20)
-    answering(world, 3)
-    assert (world.state("a1"), world.bucket["a1"][0].kept) == ("ready", True)
-    assert world.fleet.orders == ()
-    for _ in range(3):
-        answering(world, 2 * IDLE)
-        world.now += 1
-        beginning(world, a1="up")
-    assert world.state("a1") == "ready"
-    assert world.machine("a1").kept
-    world.order("hibernate", "a1")
-    assert world.state("a1") == "draining"
-    answering(world, GATEWAY + 2, until="falling_asleep")
-    assert asked(world, StopMachine) == ["a1"]
-    assert not world.machine("a1").cordoned
-    told = [(e.order, e.by) for e in world.journal if isinstance(e, Ordered)]
-    assert told == [("wake", "ops@host"), ("hibernate", "ops@host")]
-
-
-def test_an_order_to_wake_is_not_forgotten_with_its_leader(world: World) -> None:
-    world.order("wake", "n")
-    world.started("refused", reason="not now")
-    assert world.fleet.orders == ("n",)
-    world.now += 30
-    beginning(world)
-    assert asked(world, StartMachine) == ["b1"]
-
-
-def test_a_hibernate_drains_though_somebody_waits_and_the_next_demand_wakes_another(world: World) -> None:
-    world.ready()
-    world.pass_time(GATEWAY + 1)
-    world.use("a1", in_flight=1)
-    world.order("hibernate", "a1")
-    world.want()
-    assert world.state("a1") == "draining"
-    assert asked(world, StartMachine) == ["a2"]
-    world.use("a1", in_flight=0, ack=True)
-    assert asked(world, StopMachine) == ["a1"]
-
-
-def test_a_cordoned_machine_is_drained_not_woken_and_taken_into_use_again(world: World) -> None:
-    world.ready()
-    world.use("a1")
-    world.order("cordon", "a1")
-    assert world.state("a1") == "draining"
-    world.order("uncordon", "a1")
-    assert world.state("a1") == "ready"
-    world.use("a1")
-    world.order("cordon", "a1")
-    answering(world, GATEWAY + 2, until="falling_asleep")
-    world.stopped()
-    world.seen("a1", "off", after=20)
-    world.now += 1
-    beginning(world)
-    world.want()
-    assert world.started().machine == "a2"
-    world.order("uncordon", "a1")
-    world.order("cordon", "a2")
-    assert world.state("a2") == "falling_asleep"
-    world.want()
-    assert asked(world, StartMachine) == ["a1"]
-
-
-def test_what_is_cordoned_and_comes_up_all_the_same_serves_nobody_and_sleeps(world: World) -> None:
-    world.order("cordon", "a1")
-    world.seen("a1", "up", after=30)
-    answering(world, GATEWAY + 5, until="falling_asleep")
-    assert "ready" not in {r.state for r, _ in world.bucket.values()}
-    assert asked(world, StopMachine) == ["a1"]
 
 
 @pytest.mark.parametrize("doubt", ["not tested", "not seen", "silent"])

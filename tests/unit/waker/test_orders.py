@@ -1,0 +1,96 @@
+"""The operator's word about machines of a cloud: it stands until the next one, over leaders."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from services.waker.core.events import StartMachine, StopMachine
+from shared.messages.waker import Ordered
+from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, asked, beginning, invariants, plan
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World(plan=plan(provider="ec2"))
+    yield world
+    invariants(world)
+
+
+def test_the_operators_wake_keeps_it_awake_over_leaders_until_a_hibernate_withdraws_it(world: World) -> None:
+    world.order("wake", "m")
+    world.started()
+    world.seen("a1", "up", after=20)
+    answering(world, 3)
+    assert (world.state("a1"), world.bucket["a1"][0].kept) == ("ready", True)
+    assert not world.fleet.orders
+    for _ in range(3):
+        answering(world, 2 * IDLE)
+        world.now += 1
+        beginning(world, a1="up")
+    assert world.state("a1") == "ready"
+    assert world.machine("a1").kept
+    world.order("hibernate", "a1")
+    assert (world.state("a1"), world.machine("a1").kept) == ("draining", False)
+    answering(world, GATEWAY + 2, until="falling_asleep")
+    assert asked(world, StopMachine) == ["a1"]
+    assert not world.machine("a1").cordoned
+    told = [(e.order, e.by) for e in world.journal if isinstance(e, Ordered)]
+    assert told == [("wake", "ops@host"), ("hibernate", "ops@host")]
+
+
+def test_an_order_to_wake_is_not_forgotten_with_its_leader(world: World) -> None:
+    world.order("wake", "n")
+    world.started("refused", reason="not now")
+    assert world.fleet.orders == ("n",)
+    world.now += 30
+    beginning(world)
+    assert asked(world, StartMachine) == ["b1"]
+    world.started("refused", reason="not now either")
+    world.order("hibernate", "b1")
+    assert not world.fleet.orders
+    world.pass_time(90, step=1.0)
+    assert asked(world, StartMachine) == []
+
+
+def test_a_hibernate_drains_though_somebody_waits_and_the_next_demand_wakes_another(world: World) -> None:
+    world.ready()
+    world.pass_time(GATEWAY + 1)
+    world.use("a1", in_flight=1)
+    world.order("hibernate", "a1")
+    world.want()
+    assert world.state("a1") == "draining"
+    assert asked(world, StartMachine) == ["a2"]
+    world.use("a1", in_flight=0, ack=True)
+    assert asked(world, StopMachine) == ["a1"]
+
+
+def test_a_cordoned_machine_is_drained_not_woken_and_taken_into_use_again(world: World) -> None:
+    world.ready()
+    world.order("wake", "m")
+    world.use("a1")
+    world.order("cordon", "a1")
+    assert (world.state("a1"), world.machine("a1").kept) == ("draining", False)
+    world.order("uncordon", "a1")
+    assert world.state("a1") == "ready"
+    world.use("a1")
+    world.order("cordon", "a1")
+    answering(world, GATEWAY + 2, until="falling_asleep")
+    world.stopped()
+    world.seen("a1", "off", after=20)
+    world.now += 1
+    beginning(world)
+    world.want()
+    assert world.started().machine == "a2"
+    world.order("uncordon", "a1")
+    world.order("cordon", "a2")
+    assert world.state("a2") == "falling_asleep"
+    world.want()
+    assert asked(world, StartMachine) == ["a1"]
+
+
+def test_what_is_cordoned_and_comes_up_all_the_same_serves_nobody_and_sleeps(world: World) -> None:
+    world.order("cordon", "a1")
+    world.seen("a1", "up", after=30)
+    answering(world, GATEWAY + 5, until="falling_asleep")
+    assert "ready" not in {r.state for r, _ in world.bucket.values()}
+    assert asked(world, StopMachine) == ["a1"]
