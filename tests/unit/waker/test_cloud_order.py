@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -17,6 +18,7 @@ from services.waker.core.events import (
     Event,
     LookAt,
     Looked,
+    Power,
     Probe,
     Probed,
     StartMachine,
@@ -236,8 +238,8 @@ class Sky(RuleBasedStateMachine):
         self.cloud.vms[name].fault = fault
 
     @rule(name=st.sampled_from([*MACHINES, STRAY]), power=st.sampled_from(["off", "up", "halted", "failed", "gone"]))
-    def somebody_else_acts_on_it(self, name: str, power: str) -> None:
-        self.cloud.become(name, power)  # type: ignore[arg-type]  # one of the powers
+    def somebody_else_acts_on_it(self, name: str, power: Power) -> None:
+        self.cloud.become(name, power)
 
     @rule(name=st.sampled_from(MACHINES), how=st.sampled_from(["leaving", "locked", "bounces", "stuck", "dead"]))
     def it_is_odd(self, name: str, how: str) -> None:
@@ -378,7 +380,7 @@ class Sky(RuleBasedStateMachine):
         for name in MACHINES:
             self.the_operator_orders("uncordon", name)
 
-    def _until(self, seconds: float, model: str, done) -> None:  # type: ignore[no-untyped-def]
+    def _until(self, seconds: float, model: str, done: Callable[[], bool]) -> None:
         end = self.world.now + seconds
         while not done():
             assert self.world.now < end, {m.id: (m.state, m.reason) for m in self.world.fleet.machines.values()}
