@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": "spotinference.plan:plan",
     "invoice": "spotinference.invoice:invoice",
     "report": "spotinference.report:report",
+    "doctor": "spotinference.doctor:doctor",
     "provision": "spotinference.provision:provision",
     "demo": "spotinference.demo.command:demo",
 }

@@ -1,0 +1,156 @@
+"""`spotinference doctor`: the whole chain of a day's count, link by link, from the engines to the books."""
+
+import asyncio
+import re
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+import aiohttp
+import click
+
+from shared import suite
+from shared.bus import topology
+from shared.bus.jetstream import JetStreamBus
+from shared.bus.ports import Received
+from shared.bus.subjects import (
+    ACTIVITIES,
+    BILLING_REPORT,
+    METER_AUDIT,
+    METER_GAPS,
+    METER_TOKENS,
+)
+from shared.errors import SpotinferenceError
+from shared.messages.billing import DayReport, ReportQuery
+from shared.messages.codec import Unreadable, decode
+from shared.messages.gateway import Activity
+from shared.messages.meter import Confirmed, Gaps, GapsQuery, Tokens, TokensQuery
+from shared.messages.meter_audit import Audit, AuditQuery
+from spotinference import doctor_links as links
+from spotinference.context import Context, ask, echo_json, suite_options
+from spotinference.doctor_links import Link, Outbox
+from spotinference.findings import wrong
+from spotinference.usage import today
+
+HEARING_SECONDS = 2.5
+"""Gateways speak every 2 s."""
+PAGE_SECONDS = 3.0
+AUDIT_SECONDS = 120.0
+"""A day of a million events is counted again."""
+
+
+@click.command()
+@click.option("--day", default=today, show_default="today", help="A UTC day, YYYY-MM-DD.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with a link each.")
+@suite_options
+def doctor(context: Context, day: str, *, as_json: bool) -> None:
+    """Compare engines, gateways, ledger and books of a day. It changes nothing; anything wrong makes the status 1."""
+    found = context.on_bus(lambda bus: _found(bus, context, day))
+    holds = all(link.finding.level != "wrong" for link in found)
+    if as_json:
+        told = [
+            {"link": k.name, "level": k.finding.level, "text": k.finding.text, "figures": dict(k.figures)}
+            for k in found
+        ]
+        echo_json({"day": day, "ok": holds, "links": told})
+    else:
+        for link in found:
+            click.echo(f"{link.finding.level:<5} {link.name:<10} {link.finding.text}")
+    sys.exit(0 if holds else 1)
+
+
+async def _found(bus: JetStreamBus, context: Context, day: str) -> list[Link]:
+    """Every part is looked at, whatever became of those before it."""
+    return [link async for link in _chain(bus, context, day)]
+
+
+async def _chain(bus: JetStreamBus, context: Context, day: str) -> AsyncIterator[Link]:
+    skews: dict[str, float] = {}
+    backlog = await bus.backlog(topology.LEDGER)
+    told = await _marks(bus)  # before the audit: they only rise
+    await _hear(bus, skews)
+    tokens: Tokens | None = None
+    try:
+        tokens = await ask(bus, METER_TOKENS, TokensQuery(day=day), Tokens)
+        asked_at = time.time()
+        audit = await ask(bus, METER_AUDIT, AuditQuery(day=day), Audit, timeout=AUDIT_SECONDS)
+        if audit.at >= asked_at - AUDIT_SECONDS:  # else it was made when the events were still there
+            skews["the meter"] = min(0.0, audit.at - asked_at) + max(0.0, audit.at - time.time())
+        for link in _counted(audit, tokens, told):
+            yield link
+        yield links.gaps(await ask(bus, METER_GAPS, GapsQuery(), Gaps))
+    except SpotinferenceError as error:
+        yield Link("meter", wrong(str(error)))
+    for link in links.outboxes(await _outboxes(context)):
+        yield link
+    yield links.stream(backlog, await bus.backlog(topology.LEDGER))
+    if tokens is not None:
+        yield await _asked("books", lambda: _books(bus, day, tokens))
+    for link in links.clocks(skews):
+        yield link
+
+
+def _counted(audit: Audit, tokens: Tokens, told: dict[str, int]) -> Iterable[Link]:
+    yield from links.engines(audit)
+    yield from links.sources(audit)
+    yield from links.ledger(audit, tokens)
+    yield links.marks(audit, told)
+
+
+async def _asked(name: str, work: Callable[[], Awaitable[Link]]) -> Link:
+    try:
+        return await work()
+    except SpotinferenceError as error:
+        return Link(name, wrong(str(error)))
+
+
+async def _books(bus: JetStreamBus, day: str, tokens: Tokens) -> Link:
+    return links.books(await ask(bus, BILLING_REPORT, ReportQuery(day=day), DayReport), tokens)
+
+
+async def _marks(bus: JetStreamBus) -> dict[str, int]:
+    marks: dict[str, int] = {}
+    for entry in (await bus.entries(topology.METER)).values():
+        try:
+            mark = decode(entry.value, Confirmed)
+        except Unreadable:
+            continue
+        marks[mark.source] = mark.source_seq
+    return marks
+
+
+async def _hear(bus: JetStreamBus, skews: dict[str, float]) -> None:
+    """What the gateways' clocks say, of all that speak within their period."""
+
+    async def heard(received: Received) -> None:
+        try:
+            activity = decode(received.data, Activity)
+        except Unreadable:
+            return
+        skews[f"gateway {activity.gateway}"] = activity.sent_at - time.time()
+
+    listening = await bus.subscribe(ACTIVITIES, heard)
+    await asyncio.sleep(HEARING_SECONDS)
+    await listening.stop()
+
+
+async def _outboxes(context: Context) -> list[Outbox] | None:
+    running = suite.read(context.data_dir)
+    gateway = running.services.get("gateway") if running else None
+    if gateway is None or gateway.metrics_url is None:
+        return None
+    url = f"{gateway.metrics_url}/metrics"
+    try:
+        timeout = aiohttp.ClientTimeout(total=PAGE_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session, session.get(url) as page:
+            text = await page.text()
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return None
+    pending = _samples(text, "spot_gateway_outbox_pending")
+    ages = _samples(text, "spot_gateway_outbox_age_seconds")
+    return [Outbox(where=gateway.url, pending=int(sum(pending)), age=max(ages, default=0.0))]
+
+
+def _samples(text: str, name: str) -> list[float]:
+    """One for each of its workers."""
+    return [float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? ([\d.e+-]+)$", text, re.MULTILINE)]

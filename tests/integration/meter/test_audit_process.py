@@ -1,0 +1,327 @@
+"""The meter's process reads real engines over HTTP, hears the journal and the gateways, and answers `meter.audit`."""
+
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+
+from services.meter.adapters.scraper import MAX_BYTES, Scraper, Unread
+from services.meter.core.readings import day_of
+from shared.bus import subjects, topology
+from shared.bus.jetstream import JetStreamBus
+from shared.messages.codec import decode, encode
+from shared.messages.gateway import Activity, MachineActivity
+from shared.messages.meter import Refused
+from shared.messages.meter_audit import Audit, AuditQuery, MachineAudit
+from shared.messages.waker import MachineRecord, ProviderCall, Transition
+from tests.integration.meter.engines import CountingEngine, counting_engine
+from tests.integration.meter.test_process import Meter, read_page
+from tests.kit.waiting import until
+from tests.unit.meter.events import event
+
+MACHINE = "local-1"
+APART = 25
+"""Looks at this pace, until a request is clear of the first or the last of them."""
+CONFIG = """
+[[tier]]
+name = "local"
+provider = "process"
+[[tier]]
+name = "lab"
+provider = "static"
+[meter]
+scrape_interval = "100ms"
+"""
+
+
+class Scene:
+    """One machine of a fleet, as waker and gateways tell of it."""
+
+    def __init__(self, bus: JetStreamBus, engine: CountingEngine) -> None:
+        self.bus = bus
+        self.engine = engine
+        self.seq = 0
+
+    async def machine(self, state: Any, generation: int = 1, tier: str = "local", machine: str = MACHINE) -> None:
+        record = MachineRecord(
+            machine=machine,
+            tier=tier,
+            state=state,
+            provider_state="running",
+            endpoint=self.engine.endpoint,
+            generation=generation,
+            since=time.time(),
+            reason="",
+        )
+        await self.bus.put(topology.FLEET, subjects.machine_key(machine), encode(record))
+
+    async def wake(self, generation: int = 1) -> None:
+        await self._call("start", 0)
+        self.engine.restart()
+        self.engine.work(2, 1)
+        await self._call("probe", 3)
+        await self.machine("ready", generation)
+
+    async def serve(self, prompt: int, completion: int, *, generation: int = 1, **fields: Any) -> None:
+        """A request over the gateway: engine first, then the usage event."""
+        self.engine.work(prompt, completion)
+        await self.count(prompt, completion, generation=generation, **fields)
+
+    async def count(self, prompt: int, completion: int, **fields: Any) -> None:
+        self.seq += 1
+        e = event(
+            source_seq=self.seq,
+            machine=MACHINE,
+            completed_at=time.time(),
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            duration=0.01,
+            **fields,
+        )
+        await self.bus.publish(subjects.usage(e.source), encode(e), message_id=e.id)
+
+    async def audit(self) -> Audit:
+        day = day_of(time.time()).name
+        return decode(await self.bus.request(subjects.METER_AUDIT, encode(AuditQuery(day=day)), timeout=20), Audit)
+
+    async def found(self) -> MachineAudit | None:
+        return next(iter((await self.audit()).machines), None)
+
+    async def becomes(self, **wanted: Any) -> MachineAudit:
+        def good(seen: MachineAudit | None) -> bool:
+            return seen is not None and all(getattr(seen, name) == value for name, value in wanted.items())
+
+        seen = await until(self.found, good)
+        assert seen is not None
+        return seen
+
+    async def _call(self, call: str, tokens: int) -> None:
+        entry = ProviderCall(
+            at=time.time(), machine=MACHINE, call=call, outcome="accepted", code="", seconds=0.1, tokens=tokens
+        )
+        await self.bus.publish(subjects.journal(MACHINE), encode(entry))
+
+
+class ReadingMeter(Meter):
+    def __init__(self, home: Path, nats_url: str, database_url: str) -> None:
+        super().__init__(home, nats_url, database_url)
+        config = home / "spotinference.toml"
+        config.write_text(f'[database]\nurl = "{database_url}"\n{CONFIG}')
+
+
+@asynccontextmanager
+async def reading(home: Path, nats_url: str, database_url: str) -> AsyncIterator[ReadingMeter]:
+    meter = ReadingMeter(home, nats_url, database_url)
+    await meter.start()
+    try:
+        yield meter
+    finally:
+        await meter.end(signal.SIGKILL)
+
+
+@pytest.fixture
+async def scene(bus: JetStreamBus) -> AsyncIterator[Scene]:
+    async with counting_engine() as engine:
+        yield Scene(bus, engine)
+
+
+@pytest.fixture
+def day_has_time() -> None:
+    """These tests happen within one UTC day."""
+    left = 86_400 - time.time() % 86_400
+    if left < 60:
+        time.sleep(left + 1)
+
+
+async def test_engine_probes_and_ledger_agree_over_wakes_and_kills_of_the_meter(
+    scene: Scene, nats_url: str, database_url: str, tmp_path: Path, day_has_time: None
+) -> None:
+    async with reading(tmp_path / "meter", nats_url, database_url) as meter:
+        await scene.wake()
+        await scene.serve(10, 7)
+        found = await scene.becomes(engine=20, read=17)
+        assert (found.probes, found.difference, found.engine_requests) == (3, 0, 2)
+        assert await meter.end(signal.SIGKILL) == -signal.SIGKILL
+        await scene.serve(20, 5)
+        await meter.start()
+        assert (await scene.becomes(engine=45, read=42)).difference == 0
+        await scene.serve(1, 1)
+        await scene.machine("draining")
+        await scene.becomes(engine=47)
+        await scene.machine("asleep")
+        await scene.wake(generation=2)
+        await scene.serve(100, 50, generation=2)
+        found = await scene.becomes(engine=200, read=194, generations=2)
+        assert (found.probes, found.difference, found.resets, found.state) == (6, 0, 0, "equal")
+    entry = await scene.bus.get(topology.REPORTS, subjects.audit_key(day_of(time.time()).name))
+    assert entry is not None
+    assert decode(entry.value, Audit).day == day_of(time.time()).name
+
+
+async def test_an_engine_that_restarts_by_itself_is_counted_on(
+    scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
+) -> None:
+    async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
+        await scene.wake()
+        await scene.serve(100, 50)
+        await scene.becomes(engine=153)
+        scene.engine.restart()
+        await scene.serve(10, 7)
+        found = await scene.becomes(engine=170)
+        assert (found.resets, found.difference) == (1, 0)
+
+
+async def test_whoever_asks_the_engine_directly_is_told_of(
+    scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
+) -> None:
+    async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}") as meter:
+        scene.engine.work(1_000_000, 1)
+        await scene.machine("ready", tier="lab")
+        await scene.engine.looked(APART)
+        await scene.serve(10, 7)
+        scene.engine.work(5, 5)
+        await scene.becomes(engine=27, read=17)
+        await scene.engine.looked(APART)
+        # It is judged once the last reading is as old as events may be late.
+        await scene.machine("asleep")
+        found = await scene.becomes(state="wrong")
+        assert (found.difference, found.engine) == (10, 27), "what it did before we knew it is nobody's"
+        _, metrics = await read_page(meter.metrics_url + "/metrics")
+        assert "spot_meter_leading 1.0" in metrics
+        assert float(metrics.split('engine_readings_total{outcome="read"} ')[1].split()[0]) >= 2
+
+
+async def test_a_gateway_that_dies_with_requests_in_flight_explains_what_they_did(
+    scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
+) -> None:
+    async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
+        await scene.machine("ready", tier="lab")
+        await scene.engine.looked()
+        for leaving, gateway in ((True, "gw-well"), (False, "gw-dead")):
+            activity = Activity(
+                gateway=gateway, sent_at=time.time(), machines={MACHINE: MachineActivity(in_flight=2)}, leaving=leaving
+            )
+            await scene.bus.publish_volatile(subjects.activity(gateway), encode(activity))
+        scene.engine.work(30, 40)
+        found = await scene.becomes(engine=70, state="explained")
+        assert [c.words for c in found.causes] == ["2 requests were in flight at gateways that died"]
+
+
+PAGES = {
+    "html": web.Response(text="<html>hello</html>", content_type="text/html"),
+    "missing": web.Response(status=404, text="no"),
+    "moved": web.Response(status=302, headers={"location": "http://127.0.0.1:1/"}),
+    "nonsense": web.Response(text="vllm:prompt_tokens_total -1\nvllm:generation_tokens_total NaN\n"),
+    "binary": web.Response(body=b"\xff\x00" * 100),
+    "endless": web.Response(body=b"x" * (MAX_BYTES + 1)),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_what_is_no_page_of_counters_is_unread_with_a_reason(page: str) -> None:
+    scraper = Scraper()
+    async with counting_engine() as engine:
+        engine.page = PAGES[page]
+        with pytest.raises(Unread, match=engine.endpoint):
+            await scraper.read(engine.endpoint)
+    with pytest.raises(Unread):
+        await scraper.read(engine.endpoint)
+    await scraper.close()
+
+
+async def test_an_engine_that_hangs_is_left_after_its_time() -> None:
+    scraper = Scraper(timeout=0.2)
+    async with counting_engine() as engine:
+        engine.hangs = True
+        began = time.monotonic()
+        with pytest.raises(Unread, match=r"did not answer within 0\.2 s"):
+            await scraper.read(engine.endpoint)
+        assert time.monotonic() - began < 5
+    await scraper.close()
+
+
+async def test_engines_that_lie_or_hang_are_unknown_and_hold_up_nobody(
+    scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
+) -> None:
+    async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"), counting_engine() as other:
+        scene.engine.hangs = True
+        await scene.machine("ready")
+        await scene.count(10, 7)
+        beside = Scene(scene.bus, other)
+        await beside.machine("ready", tier="lab", machine="lab-1")
+        await other.looked()
+        scene.engine.hangs = False
+        scene.engine.page = PAGES["html"]
+        await scene.engine.looked()
+
+        async def told() -> dict[str, MachineAudit]:
+            return {m.machine: m for m in (await scene.audit()).machines}
+
+        found = await until(told, lambda seen: "neither" in seen[MACHINE].words if MACHINE in seen else False)
+        assert (found[MACHINE].state, found[MACHINE].engine, found[MACHINE].ledger) == ("unknown", None, 17)
+        assert found["lab-1"].state == "equal"
+
+
+async def test_one_of_two_meters_reads_and_the_other_takes_over(
+    scene: Scene, nats_url: str, postgres_url: str, tmp_path: Path, day_has_time: None
+) -> None:
+    async with (
+        reading(tmp_path / "a", nats_url, postgres_url) as first,
+        reading(tmp_path / "b", nats_url, postgres_url) as second,
+    ):
+
+        async def leading() -> list[bool]:
+            pages = [await read_page(m.metrics_url + "/metrics") for m in (first, second)]
+            return ["spot_meter_leading 1.0" in text for _, text in pages]
+
+        leads = await until(leading, any)
+        assert sum(leads) == 1
+        await scene.wake()
+        await scene.serve(10, 7)
+        await scene.becomes(engine=20)
+        dead, alive = (first, second) if leads[0] else (second, first)
+        assert await dead.end(signal.SIGKILL) == -signal.SIGKILL
+        await scene.serve(5, 5)
+        found = await scene.becomes(engine=30, read=27)
+        assert found.difference == 0
+        async with aiohttp.ClientSession() as session, session.get(alive.metrics_url + "/metrics") as page:
+            assert "spot_meter_leading 1.0" in await page.text()
+
+
+async def test_an_engine_that_dies_after_its_last_reading_is_told(
+    scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
+) -> None:
+    async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
+        await scene.wake()
+        await scene.serve(10, 7)
+        await scene.becomes(engine=20, read=17)
+        await scene.machine("asleep")
+        died = Transition(
+            at=time.time(),
+            machine=MACHINE,
+            tier="local",
+            from_state="ready",
+            to_state="asleep",
+            reason="it ended without our doing",
+            generation=1,
+        )
+        await scene.bus.publish(subjects.journal(MACHINE), encode(died))
+        await scene.count(4, 4, outcome="engine_lost")
+        found = await scene.becomes(ledger=25, state="explained")
+        assert (found.engine, found.difference) == (20, 0)
+        unread = next(c for c in found.causes if c.name == "unread")
+        assert (unread.tokens, "died 1 times" in unread.words) == (8, True)
+
+
+async def test_a_question_that_is_none_is_refused(scene: Scene, nats_url: str, tmp_path: Path) -> None:
+    async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
+        for question in (encode(AuditQuery(day="yesterday")), b"{}"):
+            answer = await scene.bus.request(subjects.METER_AUDIT, question, timeout=10)
+            assert msgspec.json.decode(answer, type=Refused).reason
