@@ -54,7 +54,7 @@ async def test_the_whole_chain_agrees_and_each_broken_link_is_named(tmp_path: Pa
         await chat(suite, key, stream=True)
 
         async def asleep() -> bool:
-            return (await suite.json("fleet"))["machines"][0]["state"] == "asleep"
+            return bool((await suite.json("fleet"))["machines"][0]["state"] == "asleep")
 
         await until(asleep, bool, seconds=40)
         await chat(suite, key)  # a second generation

@@ -1,0 +1,32 @@
+"""Gateways that fall silent: only those without a last word died."""
+
+from services.meter.core.gateways import SILENT_SECONDS, Gateways
+from shared.messages.gateway import Activity
+
+
+def activity(gateway: str, *, leaving: bool = False) -> Activity:
+    return Activity(gateway=gateway, sent_at=0.0, machines={}, leaving=leaving)
+
+
+def test_who_falls_silent_died_once() -> None:
+    gateways = Gateways()
+    gateways.heard(activity("a"), 0.0)
+    gateways.heard(activity("b"), 5.0)
+    assert gateways.died(SILENT_SECONDS) == []
+    assert [a.gateway for a in gateways.died(SILENT_SECONDS + 1)] == ["a"]
+    assert [a.gateway for a in gateways.died(SILENT_SECONDS + 6)] == ["b"]
+    assert gateways.died(1e9) == []
+
+
+def test_who_said_so_has_left() -> None:
+    gateways = Gateways()
+    gateways.heard(activity("a"), 0.0)
+    gateways.heard(activity("a", leaving=True), 1.0)
+    assert gateways.died(1e9) == []
+
+
+def test_who_cannot_hear_knows_nothing() -> None:
+    gateways = Gateways()
+    gateways.heard(activity("a"), 0.0)
+    gateways.forget()
+    assert gateways.died(1e9) == []

@@ -1,0 +1,163 @@
+"""What the doctor says of each link: wrong with a fix, or a note, or well."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.messages.billing import DayReport, DirectionFigure, Directions
+from shared.messages.meter import DeclaredLost, Gaps, OpenGap, Tokens, TokenSums
+from shared.messages.meter_audit import Audit, Cause, MachineAudit, SourceAudit
+from spotinference import doctor_links as links
+from spotinference.doctor import _samples
+from spotinference.doctor_links import Link, Outbox
+
+SOURCE = SourceAudit(source="gw-1", first=1, last=5, kept=5, quarantined=0, mark=5)
+MACHINE = MachineAudit(
+    machine="m", state="equal", words="agree", engine=103, probes=3, ledger=100, read=100, difference=0
+)
+AUDIT = Audit(
+    day="2026-11-23",
+    at=1.0,
+    final=True,
+    complete=True,
+    events=5,
+    tokens=100,
+    machines=(MACHINE,),
+    sources=(SOURCE,),
+    rollups="equal",
+    conflicts=0,
+    quarantined=0,
+    open_gaps=0,
+)
+SERVED = TokenSums(prompt_tokens=60, completion_tokens=40)
+TOKENS = Tokens(day="2026-11-23", complete=True, totals=SERVED, served=SERVED)
+
+
+def audit(**fields: Any) -> Audit:
+    return msgspec.structs.replace(AUDIT, **fields)
+
+
+def machine(**fields: Any) -> Audit:
+    return audit(machines=(msgspec.structs.replace(MACHINE, **fields),))
+
+
+def source(**fields: Any) -> Audit:
+    return audit(sources=(msgspec.structs.replace(SOURCE, **fields),))
+
+
+def levels(found: Iterable[Link]) -> dict[str, str]:
+    return {link.name: link.finding.level for link in found}
+
+
+def report(**fields: Any) -> DayReport:
+    nothing = DirectionFigure(tokens=0, usd_per_mtok=None)
+    known: dict[str, Any] = {"state": None, "reason": "no bill", "tokens": 100}
+    return DayReport(
+        day="2026-11-23",
+        revision=1,
+        currency="USD",
+        spend=None,
+        usd_per_mtok=None,
+        causes={},
+        tiers=(),
+        directions=Directions(input=nothing, cached=nothing, output=nothing),
+        tax=0,  # type: ignore[arg-type]  # not looked at
+        spend_before_credits=None,
+        **{**known, **fields},
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "level"),
+    [("equal", "ok"), ("explained", "ok"), ("open", "note"), ("unknown", "note"), ("wrong", "wrong")],
+)
+def test_a_machine_is_as_its_audit_says(state: Any, level: str) -> None:
+    assert levels(links.engines(machine(state=state))) == {"engine": level, "probes": "ok"}
+
+
+def test_causes_are_told_with_their_bounds_and_an_unread_engine_is_not_zero() -> None:
+    causes = (Cause(name="edges", tokens=1500, exact=False, words="at the edge"),)
+    (first, _) = links.engines(machine(engine=None, causes=causes))
+    assert "engine unknown" in first.finding.text
+    assert "up to 1,500 at the edge" in first.finding.text
+    assert first.figures["engine"] is None
+    assert levels(links.engines(audit(machines=()))) == {"engine": "ok", "probes": "ok"}
+
+
+def test_missing_numbers_of_a_gateway_are_wrong() -> None:
+    assert levels(links.sources(AUDIT)) == {"gateway": "ok"}
+    (missing,) = links.sources(source(kept=3, quarantined=1))
+    assert missing.finding.level == "wrong"
+    assert "1 are missing" in missing.finding.text
+    assert levels(links.sources(source(kept=4, quarantined=1))) == {"gateway": "ok"}
+
+
+@pytest.mark.parametrize(("age", "level"), [(299.0, "ok"), (301.0, "wrong")])
+def test_an_outbox_that_waits_is_wrong(age: float, level: str) -> None:
+    assert levels(links.outboxes([Outbox(where="here", pending=3, age=age)])) == {"outbox": level}
+
+
+def test_outboxes_elsewhere_are_named() -> None:
+    (found,) = links.outboxes(None)
+    assert found.finding.level == "note"
+    assert "spot_gateway_outbox_age_seconds" in found.finding.text
+
+
+@pytest.mark.parametrize(("before", "after", "level"), [(9, 0, "ok"), (9, 8, "note"), (9, 9, "wrong"), (0, 9, "wrong")])
+def test_a_backlog_has_to_fall(before: int, after: int, level: str) -> None:
+    assert links.stream(before, after).finding.level == level
+
+
+def test_the_ledgers_own_faults_are_each_named() -> None:
+    well = {"ledger": "ok", "conflicts": "ok", "quarantine": "ok", "names": "ok", "sums": "ok", "day": "ok"}
+    assert levels(links.ledger(AUDIT, TOKENS)) == well
+    assert levels(links.ledger(audit(conflicts=1), TOKENS)) == {**well, "conflicts": "wrong"}
+    assert levels(links.ledger(audit(quarantined=1), TOKENS)) == {**well, "quarantine": "wrong"}
+    assert levels(links.ledger(audit(unknown_names=1), TOKENS)) == {**well, "names": "note"}
+    assert levels(links.ledger(audit(rollups="differ"), TOKENS)) == {**well, "sums": "wrong"}
+    assert levels(links.ledger(audit(rollups="unknown"), TOKENS)) == {**well, "sums": "note"}
+    waiting = msgspec.structs.replace(TOKENS, complete=False, reasons=("it is not over",))
+    assert levels(links.ledger(AUDIT, waiting)) == {**well, "day": "note"}
+
+
+def test_open_gaps_are_wrong_until_somebody_gives_them_up() -> None:
+    gap = OpenGap(source="gw-1", first=3, last=4, earliest=0.0, latest=1.0)
+    given = DeclaredLost(source="gw-1", first=3, last=4, by="me", reason="disk", at=1.0)
+    found = links.gaps(Gaps(open=(gap,) * 7))
+    assert found.finding.level == "wrong"
+    assert "gw-1 3 to 4" in found.finding.text
+    assert "and 2 more" in found.finding.text
+    assert links.gaps(Gaps(open=(), lost=(given,))).finding.level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("told", "level"), [({"gw-1": 5}, "ok"), ({"gw-1": 6}, "wrong"), ({"gw-1": 4}, "note"), ({}, "note")]
+)
+def test_gateways_are_told_no_more_than_the_ledger_has(told: dict[str, int], level: str) -> None:
+    assert links.marks(AUDIT, told).finding.level == level
+
+
+def test_the_books_divide_by_the_ledgers_tokens() -> None:
+    assert links.books(report(), TOKENS).finding.level == "note"
+    assert links.books(report(state="final", reason=None), TOKENS).finding.level == "ok"
+    assert links.books(report(tokens=99), TOKENS).finding.level == "wrong"
+    going_on = msgspec.structs.replace(TOKENS, complete=False)
+    assert links.books(report(tokens=99), going_on).finding.level == "note", "more tokens come meanwhile"
+
+
+@pytest.mark.parametrize(
+    ("skew", "level"), [(0.9, "ok"), (-1.1, "note"), (4.9, "note"), (-5.1, "wrong"), (5.1, "wrong")]
+)
+def test_clocks(skew: float, level: str) -> None:
+    assert levels(links.clocks({"gateway gw-1": skew})) == {"clock": level}
+
+
+def test_no_gateway_is_a_note() -> None:
+    assert levels(links.clocks({})) == {"clock": "note"}
+
+
+def test_samples_of_each_worker_are_found() -> None:
+    text = '# TYPE a gauge\na{worker="0"} 1.0\na{worker="1"} 2.5e+01\nab 9\n'
+    assert _samples(text, "a") == [1.0, 25.0]
