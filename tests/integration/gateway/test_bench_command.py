@@ -5,6 +5,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
@@ -15,6 +16,7 @@ from shared.messages.codec import decode
 from spotinference.__main__ import main
 from spotinference.bench import runs
 from spotinference.bench.load import WARM_SHOTS
+from spotinference.bench.stream import Target, fire
 from tests.integration.gateway.conftest import MODEL, Front
 from tests.kit.scripted_engine import NAME, Script, ScriptedEngine, scripted
 
@@ -79,6 +81,8 @@ async def test_both_ways_are_measured_by_turns_and_the_run_is_kept(
     assert {(seen.body["temperature"], seen.body["ignore_eos"], seen.body["stream"]) for seen in asked} == {
         (0, True, True)
     }
+    through = ["g" if "x-request-id" in seen.headers else "d" for seen in asked]
+    assert "".join(through) == WARM * "g" + WARM * "d" + 5 * "g" + 10 * "d" + 5 * "g" + PAIRS // 2 * "gddg"
     prompts = [seen.body["messages"][0]["content"] for seen in asked]
     assert len({prompt.split()[0] for prompt in prompts}) == len(prompts), "no prompt begins like another"
     (kept,) = await runs.runs(bus)
@@ -121,6 +125,30 @@ async def test_an_engine_that_knows_no_ignore_eos_is_not_asked_for_it(
     told = await measured(front)
     assert told["load"]["ignore_eos"] is False
     assert "ignore_eos" not in scripted_engine.requests[1].body
+
+
+@pytest.mark.parametrize(
+    ("script", "direct", "through"),
+    [
+        (Script(tokens=9, cut_after=3), "the stream ended before its end", "engine_lost"),
+        (Script(tokens=9, reset_after=3), "Client", "engine_lost"),
+        (Script(tokens=0), "a stream without a token", "a stream without a token"),
+        (Script(status=400, message="too long"), "too long", "too long"),
+    ],
+)
+async def test_an_answer_that_is_not_whole_is_a_fault(
+    front: Front, scripted_engine: ScriptedEngine, script: Script, direct: str, through: str
+) -> None:
+    scripted_engine.default = script
+    targets = (
+        (Target(origin=scripted_engine.base_url, model=NAME), direct),
+        (Target(origin=front.url, model=MODEL, key=front.key), through),
+    )
+    async with aiohttp.ClientSession() as session:
+        for target, reason in targets:
+            shot = await fire(session, target, "hi", 9, ignore_eos=True)
+            assert shot.fault is not None
+            assert reason in shot.fault
 
 
 @pytest.mark.parametrize(

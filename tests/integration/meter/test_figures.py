@@ -138,7 +138,7 @@ async def test_hours_and_days_are_dimensions_and_their_bounds_are_kept(ledger: L
     await record(ledger, [event(source_seq=n, completed_at=MIDNIGHT + a) for n, a in enumerate(at, 1)])
     by_hour = await told(ledger, FiguresQuery(start=DAY.start, end=DAY.end, by=("hour",)))
     counts = [
-        (row.dimensions["hour"], row.measures["ttft"].count, row.output.tokens) for row in by_hour.rows if row.output
+        (row.dimensions["hour"], row.measures["ttft"].count, row.output and row.output.tokens) for row in by_hour.rows
     ]
     assert counts == [("2026-11-23T00:00:00Z", 2, 14), ("2026-11-23T01:00:00Z", 1, 7), ("2026-11-23T23:00:00Z", 1, 7)]
     days = await told(ledger, FiguresQuery(start=DAY.start - 86400, end=DAY.end + 86400, by=("day",)))

@@ -46,6 +46,12 @@ def test_the_mean_is_exact_to_a_unit(found: list[float]) -> None:
     assert abs(Sketch.of(found).mean - math.fsum(found) / len(found)) <= 1e-6
 
 
+def test_what_was_stored_before_is_still_read() -> None:
+    """The numbers of the bins are in databases: another error, or another library, needs a migration."""
+    assert Sketch.of([1.0, 1.01, 10.0, 1e-6]).bins == {0: 1, 1: 1, 116: 1, -690: 1}
+    assert Sketch.unpacked(bytes.fromhex("8200cd012cd1fea702")).bins == {0: 300, -345: 2}
+
+
 def test_what_is_beyond_the_bounds_counts_as_the_bound() -> None:
     sketch = Sketch.of([0.0, -1.0, 1e300, 2.0**33])
     assert sketch.bins == Sketch.of([LEAST, LEAST, MOST, MOST]).bins
