@@ -4,11 +4,11 @@ That needs `--enable-sleep-mode` in the command, and `VLLM_SERVER_DEV_MODE=1`, w
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import aiohttp
 import msgspec
@@ -17,6 +17,9 @@ from services.waker.adapters.process import LOOK_SECONDS, LocalMachine
 from services.waker.core.events import Power, Sight
 from services.waker.ports import ACCEPTED, CallResult, Unseen
 from shared.tasks import end
+
+Change = Callable[[str], Awaitable[None]]
+"""Of the engine at an endpoint."""
 
 ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1"}
 ASK_SECONDS = 1.0
@@ -87,7 +90,7 @@ class SleepingMachine(LocalMachine):
         if sight.power != "up" or sight.endpoint is None or not await _is_sleeping(sight.endpoint):
             self._fault = ""
             return await super()._start(generation)
-        change = self._begin("rising", self._wake(sight.endpoint))
+        change = self._begin("rising", self._wake, sight.endpoint)
         await asyncio.wait([change], timeout=ANSWER_SECONDS)
         if self._fault:
             return CallResult(outcome="unknown", code="wake_up", reason=self._fault)
@@ -102,21 +105,21 @@ class SleepingMachine(LocalMachine):
         sight = self._sight()
         if force or sight.power != "up" or sight.endpoint is None:
             return await super()._stop(force=force)
-        self._begin("falling", self._sleep(sight.endpoint))
+        self._begin("falling", self._sleep, sight.endpoint)
         return ACCEPTED
 
     @property
     def _changing(self) -> bool:
         return self._change is not None and not self._change.done()
 
-    def _begin(self, power: Power, change: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _begin(self, power: Power, change: Change, endpoint: str) -> asyncio.Task[None]:
         self._power, self._fault = power, ""
-        self._change = asyncio.create_task(self._changed(change))
+        self._change = asyncio.create_task(self._changed(change, endpoint))
         return self._change
 
-    async def _changed(self, change: Coroutine[Any, Any, None]) -> None:
+    async def _changed(self, change: Change, endpoint: str) -> None:
         try:
-            await change
+            await change(endpoint)
         except NotDone as error:
             self._power, self._fault = "falling", f"the engine was ended, for it did not do as it was told: {error}"
             await super()._stop(force=False)

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,11 @@ async def made(folder: Path, tmp_path: Path) -> AsyncIterator[Made]:
     """Make a machine whose command takes these arguments, and start it; nothing of it is left behind."""
     machines: list[SleepingMachine] = []
 
-    async def make(*arguments: str, level: Any = 1, listening: bool = True) -> SleepingMachine:
+    async def make(
+        *arguments: str, level: Any = 1, listening: bool = True, command: Sequence[str] = ()
+    ) -> SleepingMachine:
         argv = [sys.executable, str(ENGINE), "--port", "{port}", "--asked", str(tmp_path / "asked"), *arguments]
-        machines.append(machine := SleepingMachine(folder, argv, None, level=level))
+        machines.append(machine := SleepingMachine(folder, command or argv, None, level=level))
         assert (await machine.start(1)).outcome == "accepted"
         if listening:
             await listens(machine)
@@ -146,6 +148,40 @@ async def test_what_does_not_fall_asleep_is_ended(made: Made, monkeypatch: pytes
     assert sight.reason.endswith('/sleep?level=1: 500 {"error": "out of memory"}' if fault == "/sleep" else "0.3 s")
 
 
+async def test_a_start_waits_for_the_falling_asleep_before_it(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sleep_mode, "SLEEP_SECONDS", 0.5)
+    machine = await made("--faulty", "hang:/sleep")
+    await machine.stop()
+    assert (await look(machine)).provider_state == "falling asleep"
+    assert (await machine.start(2)).outcome == "accepted"
+    assert (await look(machine)).generation == 2
+
+
+async def test_a_second_stop_of_what_falls_asleep_changes_nothing(
+    made: Made, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.setattr(sleep_mode, "SLEEP_SECONDS", 0.5)
+    machine = await made("--faulty", "hang:/sleep")
+
+    async def told() -> list[str]:
+        return asked(folder) if (folder.parents[1] / "asked").exists() else []
+
+    await machine.stop()
+    await until(told, bool)
+    await machine.stop()
+    await becomes(machine, "stopped")
+    assert asked(folder) == ["/sleep?level=1"]
+
+
+async def test_an_engine_without_sleep_mode_is_awake_and_is_ended(made: Made) -> None:
+    """As one whose command takes the variable away."""
+    command = ["env", "-u", "VLLM_SERVER_DEV_MODE", sys.executable, str(ENGINE), "--port", "{port}"]
+    machine = await made(command=command)
+    assert (await look(machine)).power == "up"
+    await machine.stop()
+    assert "/sleep?level=1: 404" in (await becomes(machine, "stopped")).reason
+
+
 async def test_what_does_not_wake_whole_is_ended_and_started_anew(made: Made, folder: Path) -> None:
     machine = await made("--faulty", "/collective_rpc", level=2)
     pid = engine(folder)
@@ -160,7 +196,7 @@ async def test_what_does_not_wake_whole_is_ended_and_started_anew(made: Made, fo
     assert engine(folder) != pid
 
 
-async def test_a_slow_wake_is_seen_under_way(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_wake_is_seen_under_way(made: Made, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(sleep_mode, "ANSWER_SECONDS", 0.05)
     machine = await made("--faulty", "hang:/wake_up")
     await machine.stop()
@@ -171,8 +207,12 @@ async def test_a_slow_wake_is_seen_under_way(made: Made, monkeypatch: pytest.Mon
     assert (sight.power, sight.provider_state) == ("rising", "waking up")
     assert (await machine.start(2)).outcome == "accepted"
     # Nobody wants it any more.
+    wake = machine._change
     await machine.stop()
     await becomes(machine, "sleeping level 1")
+    assert wake is not None
+    assert wake.cancelled()
+    assert asked(folder) == ["/sleep?level=1", "/wake_up"]
 
 
 async def test_one_that_dies_in_its_sleep_is_stopped(made: Made, folder: Path) -> None:
