@@ -1,8 +1,8 @@
 """Takes events out of the ledger once they are older than they are kept, and leaves digests of them.
 
 Step by step, each a transaction of its own: the horizon moves by a day, from when on no older event is taken; the busy
-times of that day are kept; its events go, some at a time, into the digests. Whatever dies in between, the next step goes
-on where it stood. One replica at a time.
+times of that day are kept; its events go, some at a time, into the digests. Whatever dies in between, the next step
+goes on where it stood. One replica at a time.
 
 Days are no partitions of their own, but rows that are deleted: PostgreSQL wants a partition's column in every unique
 key, and an event's id alone is what makes it count once.
@@ -26,7 +26,7 @@ from shared.messages.gateway import UsageEvent
 from shared.messages.meter import TokenSums
 
 EVENTS_AT_ONCE = 1000
-"""Deleted in one transaction, which other writers wait for on SQLite: some 50 ms."""
+"""Deleted in one transaction, which other writers wait for on SQLite: a tenth of a second."""
 LOCK = 0x5B08
 """PostgreSQL's advisory lock of the one who seals; any number but `shared.database.MIGRATION_LOCK`."""
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from services.meter.adapters import sealing, tables
 from services.meter.adapters.ledger import Ledger
@@ -19,6 +19,7 @@ from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import Tokens, TokensQuery
 from tests.integration.meter.test_ledger import ledger_on
+from tests.kit.waiting import until
 from tests.unit.meter.events import MIDNIGHT, event
 
 DAY_SECONDS = 86400.0
@@ -157,6 +158,36 @@ async def test_replicas_seal_and_write_side_by_side(postgres_url: str) -> None:
         async with database.reading(first._engine) as connection:
             counted = (await connection.execute(select(func.sum(tables.hours.c.requests)))).scalar_one()
         assert counted == len(FOUND)
+
+
+async def test_the_horizon_waits_for_whoever_writes_by_the_old_one(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repetition that was let in just before its day is sealed must not be counted after its row is gone."""
+    async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
+        await record(first, OLD[:1])
+        reading, going = asyncio.Event(), asyncio.Event()
+        lock = second._lock
+
+        async def waits(*arguments: Any) -> None:
+            reading.set()
+            await going.wait()
+            await lock(*arguments)
+
+        monkeypatch.setattr(second, "_lock", waits)
+        again = asyncio.create_task(record(second, OLD[:1]))
+        await reading.wait()
+        sealing_it = asyncio.create_task(Sealer(first._engine, KEEP).seal(NOW, most=50))
+        await until(lambda: _waiting(first), lambda waits: waits or sealing_it.done())
+        going.set()
+        assert (await again).counted == 0
+        assert await sealing_it == 1
+
+
+async def _waiting(ledger: Ledger) -> bool:
+    async with database.reading(ledger._engine) as connection:
+        found = await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        return bool(found.scalar_one())
 
 
 def test_a_digest_does_not_depend_on_the_order_and_sees_a_change() -> None:
