@@ -342,8 +342,10 @@ def test_a_new_leader_leaves_alone_what_refused_the_one_before(world: World) -> 
     world.want()
     world.started("refused", scope="pool")
     seen = {name: sight for name in POOLS if (sight := world.machine(name).sight)}
+    cool = {name: world.machine(name).cool_until for name in ("a1", "a2")}
     world.now += 1
     world.begin(seen)
+    assert {name: world.machine(name).cool_until for name in cool} == cool
     world.want()
     assert asked(world, StartMachine) == []
     assert [world.state(name) for name in POOLS] == ["asleep", "asleep", "waking"], "b1 may come up at the other's word"
