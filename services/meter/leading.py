@@ -26,7 +26,8 @@ log = structlog.get_logger()
 LOOK_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 GATEWAYS_SECONDS = 2.0
-AUDIT_SECONDS = 300.0
+AUDIT_SECONDS = 900.0
+"""A day of a million events is counted again in some ten seconds of a core."""
 FORGET_SECONDS = 3600.0
 """Between two looks for notes that are too old."""
 

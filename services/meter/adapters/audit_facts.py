@@ -121,7 +121,7 @@ async def _work(connection: AsyncConnection, day: Day, earliest: float) -> defau
     tokens = e.prompt_tokens + e.completion_tokens
     begun = e.completed_at - e.duration + e.wake_wait
     today = _within(day, e.completed_at)
-    covered = and_(d.last_at.is_not(None), e.completed_at <= d.last_at, or_(d.whole, e.completed_at > d.since))
+    covered = and_(d.last_at.is_not(None), e.completed_at <= d.last_at, e.completed_at > d.since)
     edge = or_(
         and_(begun < d.last_at + SKEW_SECONDS, e.completed_at > d.last_at - SKEW_SECONDS),
         and_(d.since.is_not(None), ~d.whole, begun < d.since + SKEW_SECONDS, e.completed_at > d.since - SKEW_SECONDS),
@@ -203,43 +203,37 @@ async def _lost(connection: AsyncConnection, day: Day) -> dict[str, int]:
 
 
 async def _sources(connection: AsyncConnection, day: Day) -> tuple[SourceAudit, ...]:
-    e = events.c
-    bounds = (
-        select(e.source, func.min(e.source_seq).label("first"), func.max(e.source_seq).label("last"))
+    e, q = events.c, quarantine.c
+    query = (
+        select(e.source, func.min(e.source_seq), func.max(e.source_seq), func.count())
         .where(_within(day, e.completed_at))
         .group_by(e.source)
-        .subquery()
+        .order_by(e.source)
     )
-    b = bounds.c
-    near = and_(e.completed_at >= day.start - ORDER_SECONDS, e.completed_at < day.end + ORDER_SECONDS)
-    query = (
-        select(b.source, b.first, b.last, func.count().label("kept"))
-        .select_from(bounds)
-        .join(events, and_(e.source == b.source, e.source_seq.between(b.first, b.last), near))
-        .group_by(b.source, b.first, b.last)
-        .order_by(b.source)
-    )
-    q = quarantine.c
-    aside = (
-        select(b.source, func.count(func.distinct(q.source_seq)).label("number"))
-        .select_from(bounds)
-        .join(quarantine, and_(q.source == b.source, q.source_seq.between(b.first, b.last)))
-        .group_by(b.source)
-    )
-    quarantined = {row.source: int(row.number) for row in await connection.execute(aside)}
-    found: Sequence[Any] = (await connection.execute(query)).all()
-    marks = await _marks(connection, [row.source for row in found])
-    return tuple(
-        SourceAudit(
-            source=row.source,
-            first=row.first,
-            last=row.last,
-            kept=int(row.kept),
-            quarantined=quarantined.get(row.source, 0),
-            mark=marks.get(row.source, 0),
+    found = [tuple(row) for row in await connection.execute(query)]
+    marks = await _marks(connection, [source for source, *_ in found])
+    sources = []
+    for source, first, last, count in found:
+        span = last - first + 1
+        kept = count if count == span else await _count(connection, and_(_near(day), *_numbers(e, source, first, last)))
+        aside = 0
+        if kept != span:
+            distinct = select(func.count(func.distinct(q.source_seq))).where(*_numbers(q, source, first, last))
+            aside = int((await connection.execute(distinct)).scalar_one())
+        sources.append(
+            SourceAudit(source=source, first=first, last=last, kept=kept, quarantined=aside, mark=marks.get(source, 0))
         )
-        for row in found
-    )
+    return tuple(sources)
+
+
+def _numbers(columns: Any, source: str, first: int, last: int) -> tuple[ColumnElement[bool], ...]:
+    return columns.source == source, columns.source_seq.between(first, last)
+
+
+def _near(day: Day) -> ColumnElement[bool]:
+    """Its events and those that a clock which was set has put beside it."""
+    at = events.c.completed_at
+    return and_(at >= day.start - ORDER_SECONDS, at < day.end + ORDER_SECONDS)
 
 
 async def _marks(connection: AsyncConnection, sources: Sequence[str]) -> dict[str, int]:

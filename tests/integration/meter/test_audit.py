@@ -203,6 +203,13 @@ async def test_requests_that_the_engine_may_count_differently(books: Books, fiel
     assert (await books.machine()).state == ("explained" if counts else "wrong")
 
 
+async def test_a_clock_that_was_set_back_over_midnight_hides_no_number(books: Books) -> None:
+    """The second event was numbered after the first, and its clock says that it was the day before."""
+    await books.served(used(1, 10), used(2, -5), used(3, 20), used(4, 30))
+    found = await books.audit()
+    assert [(s.first, s.last, s.kept, s.missing) for s in found.sources] == [(1, 4, 4, 0)]
+
+
 async def test_numbers_that_the_ledger_lacks_are_told_by_source(books: Books) -> None:
     await books.served(*(used(n, 100 + n) for n in (1, 2, 4)), used(5, 86_500))
     damaged = encode(used(3, 103)).replace(b'"prompt_tokens":100', b'"prompt_tokens":-1')

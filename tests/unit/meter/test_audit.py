@@ -105,6 +105,9 @@ def test_each_cause_explains_up_to_its_bound_and_not_beyond() -> None:
         for engine, state in ((100 + bound, "explained"), (101 + bound, "wrong")):
             found = explain(machine([read(engine, **day)], [work(100, **fields)], notes))
             assert (found.state, [c.name for c in found.causes]) == (state, [name])
+    for kind in ("crash", "lost_probe"):
+        short = explain(machine([read(99)], [work(100)], [note(kind, 1)]))
+        assert short.state == "wrong", "neither makes an engine count less"
     resets = [note("reset", since=T, lost=40)]
     assert explain(machine([read(60)], [work(100)], resets)).state == "explained"
     assert explain(machine([read(59)], [work(100)], resets)).state == "wrong"

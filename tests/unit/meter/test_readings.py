@@ -58,6 +58,14 @@ def test_what_only_the_printing_lowers_is_no_restart() -> None:
     assert not more.reset
 
 
+def test_a_days_sum_is_as_uncertain_as_the_counters_at_both_its_ends() -> None:
+    first, second = reading(100, 1_000_000, rounding=5), reading(200, 2_000_000, rounding=50)
+    more = told(first, second)
+    assert more is not None
+    day = added(None, second, more, DAY)
+    assert (day.rounding, day.prompt_tokens, day.readings, day.last_at) == (100, 1_000_000, 1, second.at)
+
+
 def test_a_new_generation_is_a_new_process_even_where_its_counter_is_higher() -> None:
     more = told(reading(100, 50), reading(200, 80, generation=2), started=150)
     assert more is not None
