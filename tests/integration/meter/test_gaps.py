@@ -1,5 +1,6 @@
 """What is missing of a source, until when it is waited for, and who may give it up."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -106,6 +107,18 @@ async def test_only_what_is_missing_can_be_given_up_and_only_by_name(
     with pytest.raises(Refusal):
         await book.declare_lost(msgspec.structs.replace(LOST, **wrong), DAY.end)
     assert await losses(ledger) == []
+
+
+async def test_two_who_give_up_the_same_at_once_are_one(postgres_url: str) -> None:
+    async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
+        sources = [f"gw-{n}" for n in range(20)]
+        await record(first, *(event(source, n) for source in sources for n in (1, 9)))
+        books = (GapBook(first._engine), GapBook(second._engine))
+        orders = [msgspec.structs.replace(LOST, source=s, first=f, last=f + 3) for s in sources for f in (2, 4)]
+        work = (book.declare_lost(order, DAY.end) for order in orders for book in books)
+        done = await asyncio.gather(*work, return_exceptions=True)
+        assert sum(isinstance(result, Refusal) for result in done) == 3 * len(sources)
+        assert len(await losses(first)) == len(sources)
 
 
 async def test_a_message_in_quarantine_is_given_up_by_its_number(ledger: Ledger, book: GapBook) -> None:

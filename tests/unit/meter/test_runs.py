@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.meter.core.runs import DAY, Gap, Run, gaps, mark, merged, single
+from services.meter.core.runs import DAY, Gap, Run, gaps, mark, merged, single, without
 
 numbers = st.lists(st.integers(1, 40), max_size=60)
 
@@ -41,3 +41,16 @@ def test_a_gap_lies_between_the_completions_around_it() -> None:
     runs = merged([single(1, 100.0), single(4, 130.0), single(5, 140.0)])
     assert gaps(runs) == (Gap(first=2, last=3, earliest=100.0, latest=130.0),)
     assert gaps(runs[1:]) == (Gap(first=1, last=3, earliest=130.0 - DAY, latest=130.0),)
+
+
+@given(numbers, st.lists(st.tuples(st.integers(1, 40), st.integers(0, 10)), max_size=5))
+def test_what_is_declared_lost_is_no_longer_missing(arrived: list[int], lost: list[tuple[int, int]]) -> None:
+    given_up = [(first, first + more) for first, more in lost]
+    found = gaps(merged(single(n, float(n)) for n in arrived))
+    left = without(found, given_up)
+    numbers_left = [n for gap in left for n in range(gap.first, gap.last + 1)]
+    missing = set(range(1, max(arrived, default=0))) - set(arrived)
+    assert numbers_left == sorted(missing - {n for first, last in given_up for n in range(first, last + 1)})
+    assert all(
+        any(g.first <= gap.first <= gap.last <= g.last and g.latest == gap.latest for g in found) for gap in left
+    )
