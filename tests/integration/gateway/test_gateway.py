@@ -220,6 +220,7 @@ async def test_a_draining_machine_gets_nothing_new_and_is_acknowledged(
     async with asyncio.timeout(10):
         while (activity := await heard.get()).machines["m1"].acknowledged != draining:
             assert activity.machines["m1"].acknowledged is None
+    assert activity.written == 1, "it says how far its usage goes"
     assert len(scripted_engine.requests) == 1
     await front.machine("m1", "ready", scripted_engine.base_url)
     await held
