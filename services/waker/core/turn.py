@@ -95,6 +95,10 @@ class Turn:
             settled |= {"endpoint": machine.plan.endpoint, "reached": False}
         if to in ("asleep", "ready", "waking"):
             settled |= {"alarm": "", "put_down": False}
+        if to == "asleep" and machine.kept:
+            # Lost, not put to sleep: the operator's word stands, for whichever machine can follow it.
+            settled["kept"] = False
+            self.orders = tuple(dict.fromkeys((*self.orders, *machine.plan.models[:1])))
         moved = self.set(machine, **(settled | {"state": to, "since": moment, "reason": reason} | changes))
         self.told(
             Transition(

@@ -94,3 +94,16 @@ def test_what_is_cordoned_and_comes_up_all_the_same_serves_nobody_and_sleeps(wor
     answering(world, GATEWAY + 5, until="falling_asleep")
     assert "ready" not in {r.state for r, _ in world.bucket.values()}
     assert asked(world, StopMachine) == ["a1"]
+
+
+def test_what_the_operator_keeps_awake_is_woken_again_when_it_was_lost() -> None:
+    world = World(plan=plan(provider="ec2"))
+    world.order("wake", "m")
+    assert world.started().machine == "a1"
+    world.seen("a1", "up", after=20.0)
+    world.probed()
+    world.probed()
+    assert world.bucket["a1"][0].kept
+    world.seen("a1", "off", reason="Server.SpotInstanceShutdown", locked="only EC2 may start it")
+    assert not world.bucket["a1"][0].kept
+    assert world.started().machine == "a2"
