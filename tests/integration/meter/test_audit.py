@@ -130,6 +130,17 @@ async def test_a_reset_that_shows_is_explained_by_what_ended_in_its_time(books: 
     assert (await books.machine()).engine == 160, "an older reading changes nothing"
 
 
+async def test_an_engine_that_we_started_has_no_edge_where_it_began(books: Books) -> None:
+    await books.note("start", 100)
+    await books.served(used(1, 101.5, duration=0.1))
+    await books.note("start", 400)
+    await books.look(110, 100)
+    found = await books.machine()
+    assert (found.state, found.engine, found.causes) == ("equal", 100, ()), "the later start is not its own"
+    await books.look(120, 101)
+    assert (await books.machine()).state == "wrong"
+
+
 async def test_who_asks_the_engine_directly_is_found(books: Books) -> None:
     await books.look(30, 5000, stays=True)
     await books.served(used(1, 100))
@@ -216,10 +227,12 @@ async def test_numbers_that_the_ledger_lacks_are_told_by_source(books: Books) ->
     lost = await books.audit()
     assert [(s.first, s.last, s.kept, s.missing) for s in lost.sources] == [(1, 4, 3, 1)]
     assert faults(lost)[0].startswith("source gw-1: 1 of its events 1 to 4")
-    await books.ledger.record(read([damaged], NOW))
+    again = damaged.replace(b'"status":200', b'"status":201')
+    assert again != damaged
+    await books.ledger.record(read([damaged, again], NOW))
     found = await books.audit()
     assert [(s.kept, s.quarantined, s.missing) for s in found.sources] == [(3, 1, 0)]
-    assert found.quarantined == 1
+    assert found.quarantined == 2
 
 
 @pytest.mark.parametrize(

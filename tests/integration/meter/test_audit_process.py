@@ -37,7 +37,6 @@ provider = "process"
 name = "lab"
 provider = "static"
 [meter]
-scrape_interval = "100ms"
 """
 
 
@@ -110,15 +109,15 @@ class Scene:
 
 
 class ReadingMeter(Meter):
-    def __init__(self, home: Path, nats_url: str, database_url: str) -> None:
+    def __init__(self, home: Path, nats_url: str, database_url: str, interval: str) -> None:
         super().__init__(home, nats_url, database_url)
         config = home / "spotinference.toml"
-        config.write_text(f'[database]\nurl = "{database_url}"\n{CONFIG}')
+        config.write_text(f'[database]\nurl = "{database_url}"\n{CONFIG}scrape_interval = "{interval}"\n')
 
 
 @asynccontextmanager
-async def reading(home: Path, nats_url: str, database_url: str) -> AsyncIterator[ReadingMeter]:
-    meter = ReadingMeter(home, nats_url, database_url)
+async def reading(home: Path, nats_url: str, database_url: str, interval: str = "100ms") -> AsyncIterator[ReadingMeter]:
+    meter = ReadingMeter(home, nats_url, database_url, interval)
     await meter.start()
     try:
         yield meter
@@ -163,6 +162,18 @@ async def test_engine_probes_and_ledger_agree_over_wakes_and_kills_of_the_meter(
     entry = await scene.bus.get(topology.REPORTS, subjects.audit_key(day_of(time.time()).name))
     assert entry is not None
     assert decode(entry.value, Audit).day == day_of(time.time()).name
+
+
+async def test_a_machine_is_read_when_it_is_ready_and_when_it_drains_without_waiting_for_the_next_time(
+    scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
+) -> None:
+    async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}", interval="1h"):
+        await scene.wake()
+        await scene.becomes(engine=3)
+        await scene.serve(10, 7)
+        await scene.machine("draining")
+        found = await scene.becomes(engine=20, read=17)
+        assert (found.readings, found.difference) == (2, 0)
 
 
 async def test_an_engine_that_restarts_by_itself_is_counted_on(
