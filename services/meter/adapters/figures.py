@@ -20,8 +20,10 @@ from shared.database import reading
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter_figures import FiguresQuery
 
-ROWS_AT_ONCE = 500
-"""Rows that are merged between two looks at what else there is to do: some 10 ms of work."""
+SKETCHES_AT_ONCE = 500
+PACES_AT_ONCE = 5000
+"""Rows between two looks at what else there is to do: some 10 ms of work each."""
+MINUTES = int(HOUR / MINUTE)
 
 figures = Table(
     "figures",
@@ -93,62 +95,63 @@ class FiguresReader:
 
     async def read(self, query: FiguresQuery, hours: tuple[int, int]) -> dict[tuple[str, ...], Gathered]:
         """What there is from the first of `hours` up to the second, all as of one moment."""
-        found: defaultdict[tuple[str, ...], Gathered] = defaultdict(Gathered)
+        groups = _Groups(query.by)
         async with reading(self._engine) as connection:
-            await _read_sketches(connection, query, hours, found)
-            await _read_paces(connection, query, hours, found)
-        return dict(found)
+            await _read_sketches(connection, query, hours, groups)
+            await _read_paces(connection, query, hours, groups)
+        return dict(groups.found)
+
+
+class _Groups:
+    """What belongs together, by the dimensions asked for."""
+
+    def __init__(self, by: Sequence[str]) -> None:
+        self.found: defaultdict[tuple[str, ...], Gathered] = defaultdict(Gathered)
+        self._by = by
+        self._known: dict[tuple[int, str, str], Gathered] = {}
+        """Many rows are of one hour, tier and model: their group is looked for once."""
+
+    def of(self, hour: int, tier: str, model: str) -> Gathered:
+        key = (hour, tier, model)
+        if key not in self._known:
+            moment = datetime.fromtimestamp(hour * HOUR, UTC)
+            values = {"tier": tier, "model": model, "day": f"{moment:%Y-%m-%d}", "hour": f"{moment:%Y-%m-%dT%H:00:00Z}"}
+            self._known[key] = self.found[tuple(values[name] for name in self._by)]
+        return self._known[key]
 
 
 async def _read_sketches(
-    connection: AsyncConnection,
-    query: FiguresQuery,
-    hours: tuple[int, int],
-    found: defaultdict[tuple[str, ...], Gathered],
+    connection: AsyncConnection, query: FiguresQuery, hours: tuple[int, int], groups: _Groups
 ) -> None:
     f = figures.c
     wanted = select(f.hour, f.tier, f.model, f.metric, f.total, f.bins)
     wanted = wanted.where(f.hour >= hours[0], f.hour < hours[1], *_only(figures, query))
     async with connection.stream(wanted) as rows:
-        async for some in rows.partitions(ROWS_AT_ONCE):
+        async for some in rows.partitions(SKETCHES_AT_ONCE):
             for hour, tier, model, metric, total, bins in some:
-                values = _values(query.by, hour * HOUR, tier, model)
-                found[values].add(metric, Sketch.unpacked(bins, total))
+                groups.of(hour, tier, model).add(metric, Sketch.unpacked(bins, total))
 
 
 async def _read_paces(
-    connection: AsyncConnection,
-    query: FiguresQuery,
-    hours: tuple[int, int],
-    found: defaultdict[tuple[str, ...], Gathered],
+    connection: AsyncConnection, query: FiguresQuery, hours: tuple[int, int], groups: _Groups
 ) -> None:
     """Tokens of a minute are added up over what is not asked for before minutes are compared."""
     p = paces.c
     tier = p.tier if "tier" in query.by else literal("")
     model = p.model if "model" in query.by else literal("")
     wanted = select(p.minute, tier, model, func.sum(p.prompt_tokens), func.sum(p.completion_tokens))
-    minutes = (int(hour * HOUR / MINUTE) for hour in hours)
-    wanted = wanted.where(p.minute >= next(minutes), p.minute < next(minutes), *_only(paces, query))
+    first, end = (hour * MINUTES for hour in hours)
+    wanted = wanted.where(p.minute >= first, p.minute < end, *_only(paces, query))
     wanted = wanted.group_by(p.minute, *(p[name] for name in ("tier", "model") if name in query.by))
     async with connection.stream(wanted) as rows:
-        async for some in rows.partitions(ROWS_AT_ONCE):
+        async for some in rows.partitions(PACES_AT_ONCE):
             for minute, its_tier, its_model, prompt, completion in some:
-                gathered = found[_values(query.by, minute * MINUTE, its_tier, its_model)]
-                gathered.output[int(completion)] += 1
-                gathered.total[int(prompt + completion)] += 1
+                gathered = groups.of(minute // MINUTES, its_tier, its_model)
+                # PostgreSQL's sum of whole numbers is a decimal.
+                gathered.output.append(int(completion))
+                gathered.total.append(int(prompt) + int(completion))
 
 
 def _only(table: Table, query: FiguresQuery) -> list[Any]:
     wanted = {"tier": query.tier, "model": query.model}
     return [table.c[name] == value for name, value in wanted.items() if value is not None]
-
-
-def _values(by: Sequence[str], at: float, tier: str, model: str) -> tuple[str, ...]:
-    moment = datetime.fromtimestamp(at, UTC)
-    known = {
-        "tier": tier,
-        "model": model,
-        "day": f"{moment:%Y-%m-%d}",
-        "hour": f"{moment:%Y-%m-%dT%H:00:00Z}",
-    }
-    return tuple(known[name] for name in by)

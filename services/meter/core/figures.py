@@ -1,7 +1,7 @@
 """How fast the service was: what one request says about it, and what many say together."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -93,9 +93,9 @@ class Gathered:
     """What the ledger has under one combination of the dimensions asked for."""
 
     sketches: dict[str, Sketch] = field(default_factory=dict)
-    output: Counter[int] = field(default_factory=Counter)
-    """Completion tokens of a minute, to the number of such minutes."""
-    total: Counter[int] = field(default_factory=Counter)
+    output: list[int] = field(default_factory=list)
+    """Completion tokens of each minute."""
+    total: list[int] = field(default_factory=list)
     """The same with prompt tokens."""
 
     def add(self, metric: str, sketch: Sketch) -> None:
@@ -123,9 +123,9 @@ def _spread(sketch: Sketch) -> Spread:
     return Spread(count=sketch.count, mean=sketch.mean, p50=p50, p95=p95, p99=p99)
 
 
-def _pace(minutes: Counter[int]) -> Pace | None:
+def _pace(minutes: Iterable[int]) -> Pace | None:
     """Exact; None where no minute had tokens."""
-    busy = sorted(tokens for tokens, times in minutes.items() if tokens for _ in range(times))
+    busy = sorted(tokens for tokens in minutes if tokens)
     if not busy:
         return None
     p50, p95 = (busy[math.floor(q * (len(busy) - 1))] / MINUTE for q in (0.5, 0.95))
