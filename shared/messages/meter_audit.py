@@ -81,7 +81,7 @@ class Audit(Message, frozen=True, kw_only=True, tag="audit.v1"):
     at: float
     """When it was made, by the meter's clock."""
     final: bool
-    """The day is over, complete, and nothing of it is open."""
+    """The day is over and complete, and nothing of it is open or wrong."""
     complete: bool
     """As `meter.tokens` has it."""
     events: int

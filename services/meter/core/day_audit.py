@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from services.meter.core.audit import SETTLED_SECONDS, Machine, explain
 from services.meter.core.day import Day
 from shared.messages.meter import Tokens
@@ -29,7 +31,7 @@ def audit(day: Day, facts: DayOfLedger, tokens: Tokens, *, now: float, backlog: 
         explain(replace(m, judged=tokens.complete if now >= day.end else backlog == 0 and _quiet(m, now)))
         for m in facts.machines
     )
-    return Audit(
+    found = Audit(
         day=day.name,
         at=now,
         final=tokens.complete and facts.events_kept and all(m.state != "open" for m in machines),
@@ -44,6 +46,7 @@ def audit(day: Day, facts: DayOfLedger, tokens: Tokens, *, now: float, backlog: 
         open_gaps=tokens.open_gaps,
         unknown_names=facts.unknown_names,
     )
+    return msgspec.structs.replace(found, final=found.final and not faults(found))
 
 
 def _quiet(machine: Machine, now: float) -> bool:

@@ -148,6 +148,7 @@ async def test_who_asks_the_engine_directly_is_found(books: Books) -> None:
     found = await books.audit()
     assert [(m.state, m.difference) for m in found.machines] == [("wrong", 7)]
     assert "7 tokens that are not in the ledger" in faults(found)[0]
+    assert not found.final
 
 
 async def test_what_a_crashed_gateway_had_in_flight_explains_it(books: Books) -> None:

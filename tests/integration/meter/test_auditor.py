@@ -1,0 +1,102 @@
+"""Which days are audited when: until they are final, again when events come late, and never when nothing happened."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.meter.adapters.audit_facts import AuditFacts
+from services.meter.adapters.ledger import Ledger
+from services.meter.audit_metrics import AuditMetrics
+from services.meter.auditor import Auditor
+from services.meter.core.batch import read
+from services.meter.wiring import MIGRATIONS, VERSION_TABLE
+from shared import database
+from shared.bus import subjects, topology
+from shared.bus.memory import MemoryBus
+from shared.messages.codec import decode, encode
+from shared.messages.meter import Refused, Tokens, TokensQuery, TokenSums
+from shared.messages.meter_audit import Audit, AuditQuery
+from tests.unit.meter.events import MIDNIGHT, event
+
+DAY = "2026-11-23"
+DAY_SECONDS = 86_400.0
+
+
+class Desk:
+    """An auditor, and what it goes by."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.bus = MemoryBus()
+        self.ledger = Ledger(engine)
+        self.facts = AuditFacts(engine)
+        self.registry = CollectorRegistry()
+        self.complete = True
+        self.now = MIDNIGHT + 1.5 * DAY_SECONDS
+        self.asked: list[str] = []
+        self.auditor = Auditor(self.bus, self.facts, self._tokens, AuditMetrics(self.registry), lambda: self.now)
+
+    async def served(self, seq: int, at: float = 60.0, source: str = "gw-1") -> None:
+        e = event(source, seq, completed_at=MIDNIGHT + at)
+        await self.ledger.record(read([encode(e)], self.now))
+
+    async def made(self) -> list[str]:
+        """The days that this round made."""
+        self.asked.clear()
+        await self.auditor.make_all()
+        return sorted(self.asked)
+
+    async def published(self) -> Audit:
+        entry = await self.bus.get(topology.REPORTS, subjects.audit_key(DAY))
+        assert entry is not None
+        return decode(entry.value, Audit)
+
+    async def _tokens(self, data: bytes) -> bytes:
+        day = decode(data, TokensQuery).day
+        self.asked.append(day)
+        if day == "2026-11-21":
+            return encode(Refused(reason="the database is away"))
+        return encode(Tokens(day=day, complete=self.complete and day == DAY, totals=TokenSums(), served=TokenSums()))
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'l.sqlite'}"
+    async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+        yield Desk(engine)
+
+
+async def test_a_day_is_made_until_it_is_final_and_again_for_late_events(desk: Desk) -> None:
+    await desk.served(1)
+    desk.complete = False
+    assert await desk.made() == [DAY, "2026-11-24"]
+    assert ((await desk.published()).final, (await desk.published()).events) == (False, 1)
+    assert await desk.made() == [DAY, "2026-11-24"]
+    desk.complete = True
+    assert await desk.made() == [DAY, "2026-11-24"]
+    assert (await desk.published()).final
+    assert await desk.made() == ["2026-11-24"], "a final day is left alone"
+    await desk.served(2, 70.0)
+    assert await desk.made() == [DAY, "2026-11-24"]
+    assert (await desk.published()).events == 2
+    assert await desk.facts.made(DAY) == await desk.published()
+
+
+async def test_what_is_wrong_is_counted_and_a_day_that_cannot_be_made_stops_no_other(desk: Desk) -> None:
+    await desk.served(1)
+    await desk.served(3)
+    await desk.served(1, -1.5 * DAY_SECONDS, source="gw-2")
+    assert await desk.made() == ["2026-11-21", DAY, "2026-11-24"]
+    assert desk.registry.get_sample_value("spot_meter_audit_wrong") == 1.0
+    assert (await desk.published()).sources[0].missing == 1
+
+
+async def test_days_of_long_ago_are_made_only_when_asked_for(desk: Desk) -> None:
+    await desk.served(1)
+    desk.now += 7 * DAY_SECONDS
+    assert await desk.made() == ["2026-12-01"]
+    answer = decode(await desk.auditor.answer(encode(AuditQuery(day=DAY))), Audit)
+    assert answer.events == 1
+    assert await desk.facts.made(DAY) is None, "an answer keeps nothing"
