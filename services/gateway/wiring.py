@@ -102,7 +102,12 @@ def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth]) -> Door:
         budget=View(BUDGET, BudgetGate),
         demand=Demand(bus, hold, runtime.instance, config.gateway.wake_repeat, runtime.now),
         activity=ActivityReporter(
-            bus, hold, runtime.instance, fleet.revision, lambda: outbox.next_seq - 1, runtime.now
+            bus,
+            hold,
+            runtime.instance,
+            revision=fleet.revision,
+            written=lambda: outbox.next_seq - 1,
+            now=runtime.now,
         ),
         engines=Engines(config.gateway, Turn()),
         outbox=outbox,

@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 class Hearing:
-    """`heard` for each `activity.<gateway>`; `sweep` every few seconds. A gateway's name is that of its events' source."""
+    """`heard` for each `activity.<gateway>`; `sweep` now and then. A gateway's name is that of its events' source."""
 
     def __init__(self, book: GapBook, now: Callable[[], float]) -> None:
         self._book = book

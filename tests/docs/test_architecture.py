@@ -13,7 +13,17 @@ def test_everything_on_the_bus_is_in_its_table() -> None:
     buckets = [f"bucket `{bucket.name}`" for bucket in topology.BUCKETS]
     stores = [f"object store `{store.name}`" for store in topology.OBJECT_STORES]
     streams = [f"stream `{stream.name}`" for stream in topology.STREAMS]
-    asked = (subjects.METER_TOKENS, subjects.METER_HISTORY, subjects.METER_FIGURES, subjects.BILLING_IMPORT, subjects.BILLING_REPORT)
+    asked = (
+        subjects.WAKER_COMMAND,
+        subjects.METER_TOKENS,
+        subjects.METER_HISTORY,
+        subjects.METER_GAPS,
+        subjects.METER_LOST,
+        subjects.METER_FIGURES,
+        subjects.METER_AUDIT,
+        subjects.BILLING_IMPORT,
+        subjects.BILLING_REPORT,
+    )
     requests = [f"`{subject}`" for subject in asked]
     wanted = [*buckets, *stores, *streams, *requests, "`activity.<gateway>`"]
     assert [name for name in wanted if not any(name in thing for thing in things)] == []

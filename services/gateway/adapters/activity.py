@@ -27,6 +27,7 @@ class ActivityReporter:
         bus: Bus,
         hold: Hold,
         gateway: str,
+        *,
         revision: Callable[[str], int],
         written: Callable[[], int],
         now: Callable[[], float],

@@ -16,7 +16,6 @@ from tests.kit.engine import engine_command
 from tests.kit.up import UpProcess, up
 from tests.kit.waiting import until
 
-
 SLEEPY = 'idle_timeout = "2s"'
 
 
