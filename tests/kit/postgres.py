@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -33,8 +33,9 @@ SETTINGS = ("fsync=off", "full_page_writes=off", "max_connections=100")
 class PostgresServer:
     """One server process on loopback. Its port and its data stay the same over `kill9` and `start`."""
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(self, binaries: Path, settings: Sequence[str] = SETTINGS) -> None:
         self._binaries = binaries
+        self._settings = settings
         self._user = _unprivileged()
         # Not under pytest's own folder: that one is closed to the user the server runs as.
         self._home = Path(tempfile.mkdtemp(prefix="spot-pg-"))
@@ -53,7 +54,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Returns once it answers; `RuntimeError` with the end of its log otherwise."""
-        options = ["listen_addresses=127.0.0.1", f"unix_socket_directories={self._home}", *SETTINGS]
+        options = ["listen_addresses=127.0.0.1", f"unix_socket_directories={self._home}", *self._settings]
         command = [str(self._binaries / "postgres"), "-D", "data", "-p", str(self._port)]
         command += [part for option in options for part in ("-c", option)]
         with self.log.open("ab") as log:
