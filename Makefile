@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 # Two workers: what the tests start (engines, databases, a bus) needs the rest of a small machine.
 WORKERS ?= 2
 
-.PHONY: help setup demo up test test-all check bench requirements clean
+.PHONY: help setup demo up test test-all check proof bench requirements clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ check: $(BIN)/.dev-ready ## Format, lint, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+proof: $(BIN)/.dev-ready ## Break all around the ledger by SEED for SECONDS (600): is it the engine's own count?
+	$(BIN)/python -m tests.proof $(if $(SEED),--seed $(SEED)) --seconds $(or $(SECONDS),600)
 
 bench: $(BIN)/.dev-ready ## Measure the gateway beside a direct engine call, nginx and a naive proxy (with a C compiler)
 	$(BIN)/python -m bench.gateway

@@ -66,6 +66,15 @@ class NatsServer:
         """What a lost disk looks like; only while it is down."""
         shutil.rmtree(self._home / "store")
 
+    def copy_store(self, to: Path) -> None:
+        """A backup; only while it is down."""
+        shutil.copytree(self._home / "store", to)
+
+    def restore_store(self, copy: Path) -> None:
+        """What came after the backup is gone; only while it is down."""
+        self.lose_store()
+        shutil.copytree(copy, self._home / "store")
+
     def restart(self) -> None:
         self.kill9()
         self.start()

