@@ -1,9 +1,14 @@
 """The fixtures that every test may use, each from its module in `tests/kit`."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 import structlog
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Run in a shell's background: what the tests start would ignore Ctrl-C like us.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.kit.engine", "tests.kit.nats_server", "tests.kit.postgres", "tests.kit.scripted_engine"]
 

@@ -50,6 +50,7 @@ async def front(opened: Opened, scripted_engine: ScriptedEngine) -> Front:
     return front
 
 
+@pytest.mark.long
 async def test_both_ways_are_measured_by_turns_and_the_run_is_kept(
     front: Front, scripted_engine: ScriptedEngine, bus: JetStreamBus
 ) -> None:

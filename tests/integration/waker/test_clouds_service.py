@@ -67,6 +67,7 @@ async def build(
         yield built
 
 
+@pytest.mark.long
 async def test_a_request_wakes_a_machine_and_idleness_puts_it_to_sleep(build: Build, sky: Sky) -> None:
     """The services as they are, with the patience that a cloud needs."""
     house = await build(sky, idle="500ms")
@@ -84,6 +85,7 @@ async def test_a_request_wakes_a_machine_and_idleness_puts_it_to_sleep(build: Bu
     assert (sky.wakes(house.first), house.room.served[house.first]) == (1, 1)
 
 
+@pytest.mark.long
 async def test_a_waker_that_is_killed_in_the_middle_of_a_wake_is_followed(build: Build, sky: Sky) -> None:
     house = await build(sky)
     await house.waker_process()
