@@ -178,6 +178,7 @@ async def test_hibernate_waits_until_it_sleeps(shell: Shell, put: Put, waker: Fa
     assert json.loads((await done(task)).stdout) == {"accepted": True, "machine": "m1", "state": "asleep"}
 
 
+@pytest.mark.long
 async def test_hibernate_says_that_requests_kept_it_awake(shell: Shell, put: Put, waker: FakeWaker) -> None:
     await put("m1", "ready")
     task = await given(shell, waker, "hibernate", "m1", "--wait", "--timeout", "10s")
