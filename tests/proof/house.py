@@ -28,9 +28,9 @@ from tests.kit.postgres import PostgresServer, asynchronous, postgres_binaries
 from tests.kit.scripted_engine import ScriptedEngine, scripted
 from tests.kit.service import ServiceProcess, running
 from tests.kit.waiting import until
+from tests.kit.wire import Wire, wire
 from tests.proof.schedule import Step, What
 from tests.proof.traffic import Traffic
-from tests.proof.wire import Wire, wire
 
 GATEWAYS = 2
 METERS = 2

@@ -4,61 +4,15 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from shared.bus.jetstream import JetStreamBus
 from tests.integration.waker.whole import House, built, one_engine_at_a_time
 from tests.kit.service import ServiceProcess
 from tests.kit.waiting import until
+from tests.kit.wire import wire
 
 TAKE_OVER_SECONDS = 10.0
-
-
-@dataclass
-class Link:
-    """A way to the bus that can be cut: bytes lie still then, in both directions, and nobody is told."""
-
-    url: str = ""
-    whole: asyncio.Event = field(default_factory=asyncio.Event)
-    pipes: "set[asyncio.Task[None]]" = field(default_factory=set)
-
-    async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65536):
-                await self.whole.wait()
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
-
-
-@asynccontextmanager
-async def link(bus_url: str) -> AsyncIterator[Link]:
-    made = Link()
-    made.whole.set()
-    parts = urlsplit(bus_url)
-
-    async def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await made.whole.wait()
-        there, back = await asyncio.open_connection(parts.hostname, parts.port)
-        for pipe in (made.pass_on(reader, back), made.pass_on(there, writer)):
-            task = asyncio.create_task(pipe)
-            made.pipes.add(task)
-
-    server = await asyncio.start_server(joined, "127.0.0.1", 0)
-    made.url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
-        yield made
-    finally:
-        server.close()
-        for task in made.pipes:
-            task.cancel()
 
 
 def pid(service: ServiceProcess) -> int:
@@ -80,7 +34,7 @@ async def served_once(house: House) -> None:
 async def test_a_leader_that_is_cut_off_leaves_the_machine_to_the_next(
     bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:
-    async with link(nats_url) as cut, built(bus, nats_url, tmp_path) as house:
+    async with wire(nats_url) as cut, built(bus, nats_url, tmp_path) as house:
         await house.gateway()
         cut_off = await house.waker(cut.url)
         standby = await house.waker()
