@@ -13,6 +13,7 @@ from pathlib import Path
 
 import aiohttp
 import msgspec
+from sqlalchemy import text
 
 from services.meter.adapters.ledger import Ledger
 from services.meter.core.day import parse_day
@@ -29,6 +30,7 @@ from shared.messages.meter import Confirmed, KeyMonth, Refused, Tokens, TokensQu
 from shared.suite import BUS_URL_VARIABLE
 from tests.kit.nats_server import NatsServer
 from tests.kit.postgres import PostgresServer, free_port
+from tests.kit.waiting import until
 from tests.unit.meter.events import event, sums_of
 
 DAY = parse_day("2026-11-23")
@@ -170,6 +172,41 @@ async def test_whoever_knows_the_mark_finds_the_months_on_the_bus(
     assert {subjects.name(name): (m.key_id, m.month, m.tokens) for name, m in months.items()} == {
         f"team/{k}": (f"team/{k}", month_of(now), sum(n for n in range(1, 301) if n % 3 == k)) for k in range(3)
     }
+
+
+async def test_what_the_database_refused_is_not_acknowledged_and_counted_once_after_the_kill(
+    bus: JetStreamBus, nats_url: str, database_url: str, tmp_path: Path
+) -> None:
+    """No gateway is here to send again: what is acknowledged too early is lost."""
+    await quick(bus)
+    told, found = Told(), [event(source_seq=n, completed_at=DAY.start + n) for n in range(1, 101)]
+    watch = await bus.watch(topology.METER, told.on_event)
+    async with meter_on(tmp_path / "meter", nats_url, database_url) as meter:
+        await executed(database_url, "ALTER TABLE rollups RENAME TO away")
+        for e in found:
+            await bus.publish(subjects.usage(e.source), encode(e))
+        await until(lambda: faults_of_database(meter), lambda faults: faults > 0)
+        assert await bus.backlog(topology.LEDGER) == len(found)
+        assert await meter.end(signal.SIGKILL) == -signal.SIGKILL
+        assert await bus.backlog(topology.LEDGER) == len(found)
+        assert told.marks == {}
+        await executed(database_url, "ALTER TABLE away RENAME TO rollups")
+        await meter.start()
+        await told.reach("gw-1", len(found))
+        assert (await ask(bus, TokensQuery(day=DAY.name))).totals == sums_of(found)
+    await watch.stop()
+
+
+async def executed(database_url: str, statement: str) -> None:
+    engine = create_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.execute(text(statement))
+    await engine.dispose()
+
+
+async def faults_of_database(meter: Meter) -> float:
+    _, page = await read_page(meter.metrics_url + "/metrics")
+    return float(page.split("\nspot_meter_database_faults_total ")[1].split()[0])
 
 
 async def test_a_database_that_crashes_in_a_stream_of_events_lacks_none(
