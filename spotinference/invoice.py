@@ -10,7 +10,7 @@ from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_IMPORT
 from shared.bus.topology import INVOICES
 from shared.errors import Misconfigured
-from shared.messages.billing import ImportAnswer, ImportRequest
+from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest
 from spotinference.context import Context, ask, suite_options
 
 IMPORT_SECONDS = 120.0
@@ -52,5 +52,5 @@ async def deliver(bus: Bus, data: bytes, file_name: str, source: str) -> ImportA
     """Put the file where billing keeps it, and have it read."""
     sha256 = hashlib.sha256(data).hexdigest()
     await bus.put_object(INVOICES, sha256, data)
-    request = ImportRequest(object_name=sha256, file_name=file_name, source=source)
+    request = ImportRequest(source=source, files=(DeliveredFile(name=file_name, sha256=sha256),))
     return await ask(bus, BILLING_IMPORT, request, ImportAnswer, timeout=IMPORT_SECONDS)

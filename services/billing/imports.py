@@ -14,8 +14,8 @@ from shared.bus import topology
 from shared.bus.ports import Bus
 from shared.database import AWAY, told
 from shared.errors import BusUnavailable
-from shared.messages.billing import ImportAnswer, ImportRequest, Refusal
 from shared.messages.codec import Unreadable, decode, encode
+from shared.messages.invoices import ImportAnswer, ImportRequest, Refusal
 from shared.messages.meter import Refused
 
 log = structlog.get_logger()
@@ -52,25 +52,26 @@ class Imports:
             request = decode(data, ImportRequest)
             if not request.source.strip() or not request.source.isprintable():
                 return Refused(reason="source: must be a non-empty printable name, such as the provider's")
-            file = await self._bus.get_object(topology.INVOICES, request.object_name)
+            if len(request.files) != 1:
+                return Refused(reason="files: import them one by one")
+            named = request.files[0]
+            file = await self._bus.get_object(topology.INVOICES, named.sha256)
         except (Unreadable, BusUnavailable) as error:
             return Refused(reason=str(error))
         if file is None:
-            return Refused(
-                reason=f"object_name: nothing named {request.object_name!r} in the object store: put it there"
-            )
+            return Refused(reason=f"files: nothing named {named.sha256!r} in the object store: put it there")
         sha256 = hashlib.sha256(file).hexdigest()
-        if sha256 != request.object_name:
-            return Refused(reason="object_name: must be the file's SHA-256, and is not: put the file there again")
-        return await self._import(request, file, sha256)
+        if sha256 != named.sha256:
+            return Refused(reason="files: must be named by their SHA-256, and one is not: put the file there again")
+        return await self._import(request, named.name, file, sha256)
 
-    async def _import(self, request: ImportRequest, file: bytes, sha256: str) -> ImportAnswer | Refused:
-        found = await asyncio.to_thread(read, file, request.file_name)
+    async def _import(self, request: ImportRequest, name: str, file: bytes, sha256: str) -> ImportAnswer | Refused:
+        found = await asyncio.to_thread(read, file, name)
         if found.refusals:
             return ImportAnswer(sha256=sha256, refusals=found.refusals)
         delivery = Delivery(
             source=request.source,
-            file_name=request.file_name,
+            file_name=name,
             sha256=sha256,
             snapshots=found.snapshots,
             appends=request.source in self._settings.append_sources,
@@ -78,7 +79,7 @@ class Imports:
         try:
             snapshots = await self._books.deliver(delivery, self._now())
         except Taken as error:
-            refusal = Refusal(file=request.file_name, line=0, column="", reason=str(error))
+            refusal = Refusal(file=name, line=0, column="", reason=str(error))
             return ImportAnswer(sha256=sha256, refusals=(refusal,))
         except AWAY as error:
             log.warning("the books cannot be written", reason=told(error))

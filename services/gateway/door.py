@@ -20,7 +20,7 @@ from services.gateway.metrics import Metrics
 from shared.bus.subjects import BUDGET_KEY
 from shared.bus.view import View
 from shared.config import Config, Model
-from shared.messages.billing import BudgetGate
+from shared.messages.budget import BudgetGate
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.waker import MachineRecord
 

@@ -24,7 +24,7 @@ from services.gateway.turn import Turn
 from shared.bus.topology import BUDGET, FLEET, KEYS, MONTHS
 from shared.bus.view import View
 from shared.errors import Misconfigured
-from shared.messages.billing import BudgetGate
+from shared.messages.budget import BudgetGate
 from shared.messages.keys import KeyRecord
 from shared.messages.meter import KeyMonth
 from shared.messages.waker import MachineRecord

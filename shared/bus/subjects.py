@@ -57,6 +57,10 @@ def tier_memory_key(tier: str) -> str:
     return f"tier.{token(tier)}"
 
 
+def budget_key(tier: str) -> str:
+    return f"tier.{token(tier)}"
+
+
 def confirmed_key(source: str) -> str:
     return f"confirmed.{token(source)}"
 
@@ -84,7 +88,14 @@ METER_LOST = "meter.lost"
 METER_FIGURES = "meter.figures"
 METER_AUDIT = "meter.audit"
 BILLING_IMPORT = "billing.import"
+BILLING_INVOICES = "billing.invoices"
+BILLING_PAYABLE = "billing.payable"
 BILLING_REPORT = "billing.report"
+BILLING_REPORTS = "billing.reports"
+BILLING_BANDS = "billing.bands"
+BILLING_STATEMENT = "billing.statement"
+BILLING_GATE = "billing.gate"
+BILLING_PUBLISHED = "billing.published"
 BUDGET_KEY = "fleet"
 WAKER_ORDERS_KEY = "orders"
 WAKER_LEASE = "waker"

@@ -81,8 +81,10 @@ REPORTS = Bucket(name="reports")
 LEASES = Bucket(name="leases", ttl=LEASE_SECONDS)
 
 INVOICES = ObjectStore(name="invoices")
+BOOKS_FILES = ObjectStore(name="books")
+"""Published reports, one file for each day, revision and form."""
 
 STREAMS = (WAKE, FLEET_JOURNAL, USAGE)
 CONSUMERS = (LEDGER, BOOKS, AUDIT)
 BUCKETS = (FLEET, KEYS, METER, MONTHS, BUDGET, WAKER, REPORTS, LEASES)
-OBJECT_STORES = (INVOICES,)
+OBJECT_STORES = (INVOICES, BOOKS_FILES)

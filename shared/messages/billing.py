@@ -1,4 +1,4 @@
-"""What billing publishes and answers: imports, the daily report, the budget gate."""
+"""What billing publishes and answers about money: reports of days and periods, price bands, statements."""
 
 from decimal import Decimal
 from typing import Literal
@@ -19,54 +19,6 @@ CAUSES: tuple[Cause, ...] = (
     "unattributed",
     "unexplained",
 )
-
-
-class BudgetGate(Message, frozen=True, kw_only=True, tag="budget.v1"):
-    """Bucket `budget`, key `fleet`: whether new requests may cost money. Stale means closed."""
-
-    open: bool
-    reason: str
-    spend: Decimal
-    limit: Decimal
-    observed_at: float
-
-
-class ImportRequest(Message, frozen=True, kw_only=True, tag="import_request.v1"):
-    """Request on `billing.import`: read an invoice file that lies in the bus's object store `invoices`."""
-
-    object_name: str
-    file_name: str
-    source: str
-
-
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a file was not imported. `line` counts from 1, the header included; 0 means the whole file."""
-
-    file: str
-    line: int
-    column: str
-    reason: str
-
-
-class SnapshotSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One imported snapshot: all rows of one issuer, account and billing period in one file."""
-
-    issuer: str
-    account: str
-    period_start: str
-    period_end: str
-    rows: int
-    billed: Decimal
-    currency: str
-    replaced: bool
-
-
-class ImportAnswer(Message, frozen=True, kw_only=True, tag="import_answer.v1"):
-    """Answer on `billing.import`. With any refusal nothing was imported."""
-
-    sha256: str
-    snapshots: tuple[SnapshotSummary, ...] = ()
-    refusals: tuple[Refusal, ...] = ()
 
 
 class ReportQuery(Message, frozen=True, kw_only=True, tag="report_query.v1"):
@@ -99,6 +51,42 @@ class Directions(msgspec.Struct, frozen=True, kw_only=True):
     output: DirectionFigure
 
 
+class ModelFigure(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's part of the spend of the tiers that served it, by weighted tokens. `model` None: nobody's tokens."""
+
+    model: str | None
+    spend: Decimal
+    tokens: int
+    usd_per_mtok: Decimal | None
+
+
+class KeyFigure(msgspec.Struct, frozen=True, kw_only=True):
+    """A key's part of the spend, by weighted tokens; `wakes`: what its wakes cost; `key_id` None: nobody."""
+
+    key_id: str | None
+    spend: Decimal
+    tokens: int
+    usd_per_mtok: Decimal | None
+    wakes: Decimal
+
+
+class AlwaysOn(msgspec.Struct, frozen=True, kw_only=True):
+    """What the same tokens would have cost with every machine awake all the time; None with a reason."""
+
+    spend: Decimal | None
+    usd_per_mtok: Decimal | None
+    reason: str | None = None
+
+
+class Variance(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the bill differs from what was accrued for the same machine hours."""
+
+    accrued: Decimal
+    billed: Decimal
+    difference: Decimal
+    """`billed` less `accrued`."""
+
+
 class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
     """Answer on `billing.report`. `spend`, `state`, `usd_per_mtok` are None, with `reason`, where unknown: never 0."""
 
@@ -119,3 +107,130 @@ class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
     spend_before_credits: Decimal | None
     sources: tuple[str, ...] = ()
     """What the figure was made from: each file's name, source and SHA-256."""
+    change: str | None = None
+    """Why this revision differs from the one before; None at the first."""
+    usage_complete: bool = False
+    """Whether the meter has counted all of the day's tokens; if not, `usage_reasons` say why."""
+    usage_reasons: tuple[str, ...] = ()
+    tokens_failed: int = 0
+    """Of failed requests: waste, not in `tokens`."""
+    billed_share: Decimal | None = None
+    """How much of `spend` comes from charges and not from accruals, 0 to 1."""
+    effective_spend: Decimal | None = None
+    """By EffectiveCost, commitments spread over their time, beside BilledCost; None where no charge tells it."""
+    usd_per_mtok_before_credits: Decimal | None = None
+    usd_per_mtok_output: Decimal | None = None
+    """All of the spend by the completion tokens alone."""
+    models: tuple[ModelFigure, ...] = ()
+    """They sum to the tiers' spend."""
+    keys: tuple[KeyFigure, ...] = ()
+    """They sum to the tiers' spend, too."""
+    always_on: AlwaysOn | None = None
+    variance: Variance | None = None
+    """None where no hour that was accrued has been billed."""
+
+
+class ReportsQuery(Message, frozen=True, kw_only=True, tag="reports_query.v1"):
+    """Request on `billing.reports`: the figures of `days` UTC days in a row, the last of them `to`."""
+
+    to: str
+    days: int
+
+
+class PeriodReport(Message, frozen=True, kw_only=True, tag="period_report.v1"):
+    """Answer on `billing.reports`: ratios of sums, never means of ratios."""
+
+    first: str
+    to: str
+    state: FigureState | None
+    """The least certain of its days'."""
+    spend: Decimal | None
+    tokens: int
+    usd_per_mtok: Decimal | None
+    reason: str | None
+    spend_before_credits: Decimal | None
+    usd_per_mtok_before_credits: Decimal | None
+    usd_per_mtok_output: Decimal | None
+    tax: Decimal
+    causes: dict[str, Decimal]
+    tiers: tuple[TierFigure, ...]
+    models: tuple[ModelFigure, ...]
+    keys: tuple[KeyFigure, ...]
+    directions: Directions | None
+    always_on: AlwaysOn | None
+    complete_through: str | None
+    """The last day up to which every day of it comes from bills and complete usage."""
+    days: tuple[DayReport, ...]
+
+
+class Band(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's price band: `low` < the cost of a million tokens <= `high`, in USD; None with a reason."""
+
+    model: str
+    day: str
+    """In force from the start of this UTC day."""
+    low: Decimal | None
+    high: Decimal | None
+    trailing_7: Decimal | None
+    """The cost per million tokens before credits, of the seven days before `day`."""
+    trailing_28: Decimal | None
+    reason: str | None = None
+
+
+class BandsQuery(Message, frozen=True, kw_only=True, tag="bands_query.v1"):
+    """Request on `billing.bands`: the bands in force on a UTC day."""
+
+    day: str
+
+
+class Bands(Message, frozen=True, kw_only=True, tag="bands.v1"):
+    """Answer on `billing.bands`: one for each configured model."""
+
+    day: str
+    bands: tuple[Band, ...]
+
+
+class StatementQuery(Message, frozen=True, kw_only=True, tag="statement_query.v1"):
+    """Request on `billing.statement`: what a key used in a calendar month (`YYYY-MM`, UTC)."""
+
+    key_id: str
+    month: str
+
+
+class StatementLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's tokens of one day at the upper end of the band in force on it."""
+
+    day: str
+    model: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    usd_per_mtok: Decimal | None
+    amount: Decimal | None
+    """None, with a reason, where no band was in force."""
+    reason: str | None = None
+
+
+class Statement(Message, frozen=True, kw_only=True, tag="statement.v1"):
+    """Answer on `billing.statement`. `amount` is None where a line has none."""
+
+    key_id: str
+    month: str
+    complete: bool
+    """The month is over and all of its usage counted."""
+    tokens: int
+    amount: Decimal | None
+    lines: tuple[StatementLine, ...]
+    reasons: tuple[str, ...] = ()
+
+
+class Published(Message, frozen=True, kw_only=True, tag="published.v1"):
+    """`billing.published`: a day has a new revision; its files lie in the object store `books`."""
+
+    day: str
+    revision: int
+    state: FigureState
+    usd_per_mtok: Decimal | None
+    change: str | None
+    files: tuple[str, ...]
+    at: float

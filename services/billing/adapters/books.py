@@ -12,13 +12,14 @@ from sqlalchemy import Select, and_, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.billing.adapters.tables import cost_rows, revisions, snapshots, transitions
+from services.billing.adapters.tables import cost_rows, revisions, snapshot_files, snapshots, transitions
 from services.billing.core.days import Window, millis, written
 from services.billing.core.focus import CostRow, SnapshotKey
 from services.billing.core.machine_time import Change
 from services.billing.core.money import units, usd
 from shared.database import reading
-from shared.messages.billing import DayReport, SnapshotSummary
+from shared.messages.billing import DayReport
+from shared.messages.invoices import SnapshotSummary
 from shared.messages.waker import Transition
 
 INSERT_ROWS = 1000
@@ -161,11 +162,13 @@ async def _activate(
 async def _insert(
     connection: AsyncConnection, delivery: Delivery, key: SnapshotKey, rows: Sequence[CostRow], now: float
 ) -> None:
-    origin = {"source": delivery.source, "file_name": delivery.file_name, "sha256": delivery.sha256}
+    origin = {"source": delivery.source, "sha256": delivery.sha256, "rows": len(rows), "currency": rows[0].currency}
     made = await connection.execute(
         insert(snapshots).values(**origin, **asdict(key), active=True, imported_at=now).returning(snapshots.c.id)
     )
     snapshot_id = made.scalar_one()
+    file = {"snapshot_id": snapshot_id, "sha256": delivery.sha256, "file_name": delivery.file_name}
+    await connection.execute(insert(snapshot_files), [file])
     for first in range(0, len(rows), INSERT_ROWS):
         await connection.execute(
             insert(cost_rows), [_stored(row, snapshot_id) for row in rows[first : first + INSERT_ROWS]]
@@ -182,7 +185,7 @@ def _stored(row: CostRow, snapshot_id: int) -> dict[str, object]:
 
 async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostRow], list[File]]:
     wanted = (
-        select(cost_rows, snapshots.c.source, snapshots.c.file_name, snapshots.c.sha256)
+        select(cost_rows, snapshots.c.source)
         .join(snapshots, snapshots.c.id == cost_rows.c.snapshot_id)
         .where(
             snapshots.c.active,
@@ -196,13 +199,18 @@ async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostR
         .order_by(cost_rows.c.id)
     )
     rows: list[CostRow] = []
-    files: dict[File, None] = {}
+    from_snapshots: dict[int, str] = {}
     for found in await connection.execute(wanted):
         values = {name: getattr(found, name) for name in _ROW_FIELDS}
         quantity = values["consumed_quantity"]
         values["consumed_quantity"] = None if quantity is None else Decimal(quantity)
         rows.append(CostRow(**values))
-        files[File(found.source, found.file_name, found.sha256)] = None
+        from_snapshots[found.snapshot_id] = found.source
+    of_these = select(snapshot_files).where(snapshot_files.c.snapshot_id.in_(from_snapshots))
+    files = {
+        File(from_snapshots[file.snapshot_id], file.file_name, file.sha256)
+        for file in await connection.execute(of_these)
+    }
     return rows, sorted(files, key=lambda f: (f.source, f.file_name, f.sha256))
 
 

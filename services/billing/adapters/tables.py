@@ -16,11 +16,24 @@ snapshots = Table(
     Column("period_start", BigInteger),
     Column("period_end", BigInteger),
     Column("sha256", Text),
-    Column("file_name", Text),
     Column("active", Boolean),
     Column("imported_at", Double),
+    Column("currency", Text),
+    Column("rows", BigInteger),
 )
-"""One per import and (issuer, account, billing period); only active ones count, the others stay as evidence."""
+"""One per import and (issuer, account, billing period); only active ones count, the others stay as evidence.
+
+`sha256` is that of the delivery: of one file its own, of several that of their hashes. `rows` counts as delivered.
+"""
+
+snapshot_files = Table(
+    "snapshot_files",
+    _metadata,
+    Column("snapshot_id", Integer, primary_key=True),
+    Column("sha256", Text, primary_key=True),
+    Column("file_name", Text),
+)
+"""The files that a snapshot was read from; they lie unchanged in the object store `invoices`, by their hash."""
 
 cost_rows = Table(
     "cost_rows",
@@ -38,11 +51,19 @@ cost_rows = Table(
     Column("resource_id", Text),
     Column("tags", Text),
     Column("invoice_id", Text),
-    Column("description", Text),
     Column("consumed_quantity", Text),
     Column("consumed_unit", Text),
+    Column("currency", Text),
+    Column("per_usd", Text),
+    Column("parent_id", Text),
+    Column("service_name", Text),
+    Column("rows", BigInteger),
 )
-"""Charges as delivered, never changed and never made one."""
+"""Charges: sums of `rows` delivered ones that are alike in all but their amounts.
+
+A charge of no machine that lies within one UTC day stands there with the whole day as its charge period.
+`per_usd` is how much of `currency` was one USD: the rate in force when it was read.
+"""
 
 transitions = Table(
     "transitions",
@@ -70,3 +91,48 @@ revisions = Table(
     Column("made_at", Double),
 )
 """Every report that was ever told, with what it was made from; append-only."""
+
+payables = Table(
+    "payables",
+    _metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("source", Text),
+    Column("issuer", Text),
+    Column("invoice_id", Text),
+    Column("amount", ExactDecimal),
+    Column("voids", Text),
+    Column("noted_at", Double),
+)
+"""What the invoices say is to be paid, as noted; append-only, the newest of an invoice counts."""
+
+accruals = Table(
+    "accruals",
+    _metadata,
+    Column("machine", Text, primary_key=True),
+    Column("hour", BigInteger, primary_key=True),
+    Column("amount", ExactDecimal),
+    Column("basis", Text),
+    Column("through", BigInteger),
+)
+"""What a machine has cost in a UTC hour by its provider's running bill (USD, up to `through`)."""
+
+meters = Table(
+    "meters",
+    _metadata,
+    Column("resource", Text, primary_key=True),
+    Column("cumulative", ExactDecimal),
+    Column("at", BigInteger),
+)
+"""The last reading of a provider's running bill for a resource: the next one is subtracted from it."""
+
+bands = Table(
+    "bands",
+    _metadata,
+    Column("model", Text, primary_key=True),
+    Column("day", Text, primary_key=True),
+    Column("low", ExactDecimal),
+    Column("high", ExactDecimal),
+    Column("basis", Text),
+    Column("made_at", Double),
+)
+"""A model's price band in USD per million tokens from the start of a day on; append-only."""

@@ -7,7 +7,7 @@ from services.billing.core.attribution import STORAGE, Direct, Fleet
 from services.billing.core.days import DAY, HOUR, Window
 from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import BILLABLE, TIME_CAUSES, MachineTime, TimeUse, without
-from services.billing.core.money import divided, split, units
+from services.billing.core.money import converted, divided, split
 from shared.messages.billing import CAUSES, Cause
 
 HOUR_UNITS = frozenset({"h", "hr", "hrs", "hour", "hours"})
@@ -102,8 +102,8 @@ class _Sums:
 
 
 def day_part(row: CostRow, day: Window) -> int:
-    """The row's cost that falls on the day, by seconds. All days' parts sum to the cost; no time is all its start's."""
-    cost = units(row.billed)
+    """The row's cost that falls on the day in USD, by seconds. The days' parts sum to it; no time is its start's."""
+    cost = converted(row.billed, row.per_usd)
     start, end = row.charge_start, row.charge_end
     if day.start <= start and end <= day.end:
         return cost

@@ -17,7 +17,7 @@ import msgspec
 
 from services.billing.core import days
 from services.billing.core.money import PLACES
-from shared.messages.billing import Refusal
+from shared.messages.invoices import Refusal
 
 MAX_REFUSALS = 100
 MAX_BYTES = 512 * 1024 * 1024
@@ -33,7 +33,7 @@ _NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CostRow:
-    """One charge as delivered. Costs in USD; times in milliseconds, the end exclusive."""
+    """One charge, or the sum of several alike. Costs in `currency`; times in milliseconds, the end exclusive."""
 
     charge_start: int
     charge_end: int
@@ -47,9 +47,16 @@ class CostRow:
     tags: str | None = None
     """JSON text of one flat object."""
     invoice_id: str | None = None
-    description: str | None = None
     consumed_quantity: Decimal | None = None
     consumed_unit: str | None = None
+    currency: str = "USD"
+    per_usd: str = "1"
+    """How much of `currency` is one USD."""
+    parent_id: str | None = None
+    """The resource that this one belongs to, as a disk to its machine."""
+    service_name: str | None = None
+    rows: int = 1
+    """How many delivered charges it is the sum of."""
 
 
 @dataclass(frozen=True, order=True)
@@ -178,7 +185,6 @@ def _row(cells: list[str], columns: _Columns, line: int, faults: _Faults) -> tup
         _check_periods(values, line, faults)
     if len(faults.found) > before or issuer is None:
         return None
-    del values["currency"]
     key = SnapshotKey(issuer, values.pop("account"), values.pop("period_start"), values.pop("period_end"))
     return key, CostRow(**values)
 
@@ -276,10 +282,10 @@ _CELLS: Mapping[str, _Cell] = {
     "ChargeCategory": _Cell("category", _category, mandatory=True, nullable=False),
     "ServiceCategory": _Cell("service_category", _text_cell, mandatory=True),
     "ChargeClass": _Cell("charge_class", _text_cell),
-    "ChargeDescription": _Cell("description", _text_cell),
     "EffectiveCost": _Cell("effective", _cost),
     "ListCost": _Cell("list_cost", _cost),
     "ResourceId": _Cell("resource_id", _text_cell),
+    "ServiceName": _Cell("service_name", _text_cell),
     "Tags": _Cell("tags", _tags),
     "InvoiceId": _Cell("invoice_id", _text_cell),
     "ConsumedQuantity": _Cell("consumed_quantity", _quantity),

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from shared.messages.billing import BudgetGate
+from shared.messages.budget import BudgetGate
 
 
 def budget_gate(spend: Decimal | None, limit: Decimal, now: float) -> BudgetGate:

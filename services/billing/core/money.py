@@ -24,6 +24,15 @@ def units(amount: Decimal) -> int:
     return -value if sign else value
 
 
+def converted(amount: Decimal, per_usd: str) -> int:
+    """An amount of a currency, of which `per_usd` is one USD, as units: to the nearest, exact for USD itself."""
+    if per_usd == "1":
+        return units(amount)
+    above, below = amount.as_integer_ratio()
+    rate_above, rate_below = Decimal(per_usd).as_integer_ratio()
+    return divided(above * rate_below * UNITS_PER_USD, below * rate_above)
+
+
 def usd(amount: int) -> Decimal:
     """Units as USD without trailing zeros, so that equal amounts are written alike."""
     whole, fraction = divmod(abs(amount), UNITS_PER_USD)

@@ -13,8 +13,9 @@ from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus
 from shared.config import Config, DatabaseSection, parse
-from shared.messages.billing import DayReport, ImportAnswer, ImportRequest, ReportQuery
+from shared.messages.billing import DayReport, ReportQuery
 from shared.messages.codec import decode, encode
+from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest
 from shared.messages.meter import Refused, Tokens, TokensQuery, TokensRow, TokenSums
 from shared.messages.waker import MachineState, Transition
 from shared.runtime.process import Runtime
@@ -81,7 +82,7 @@ class Billing:
     async def ask_import(self, data: bytes, source: str = "cloud", file: str = "bill.csv", name: str = "") -> bytes:
         name = name or hashlib.sha256(data).hexdigest()
         await self.bus.put_object(topology.INVOICES, name, data)
-        request = ImportRequest(object_name=name, file_name=file, source=source)
+        request = ImportRequest(source=source, files=(DeliveredFile(name=file, sha256=name),))
         return await self.bus.request(subjects.BILLING_IMPORT, encode(request), timeout=30)
 
     async def report(self, day: str = DAY) -> DayReport:

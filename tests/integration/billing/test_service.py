@@ -16,7 +16,7 @@ from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
-from shared.messages.billing import BudgetGate
+from shared.messages.budget import BudgetGate
 from shared.messages.codec import decode, encode
 from shared.messages.meter import Refused
 from shared.messages.waker import ProviderCall

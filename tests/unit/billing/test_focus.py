@@ -92,7 +92,7 @@ def test_an_empty_issuer_is_the_provider() -> None:
         ("BillingCurrency", "NULL", "empty"),
         ("Tags", "tier=A", "JSON"),
         ("Tags", '{"tier": {"name": "A"}}', "JSON"),
-        ("ChargeDescription", "a\x00b", "NUL"),
+        ("ServiceName", "a\x00b", "NUL"),
     ],
 )
 def test_a_bad_value_is_refused_by_line_and_column(column: str, value: str, reason: str) -> None:

@@ -1,0 +1,57 @@
+"""The budget gate: whether new requests may cost money today, and what was ordered about it."""
+
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+from shared.messages.codec import Message
+
+GateOrdered = Literal["open", "close", "auto"]
+
+
+class BudgetGate(Message, frozen=True, kw_only=True, tag="budget.v1"):
+    """Bucket `budget`, keys `fleet` and `tier.<tier>`: whether new requests may cost money. Stale means closed."""
+
+    open: bool
+    reason: str
+    """Empty while it is open: `budget_closed`, `billing_unobservable`, `closed_by_operator`."""
+    spend: Decimal
+    limit: Decimal
+    observed_at: float
+    warning: bool = False
+    """Whether the spend is over the threshold at which somebody should look."""
+
+
+class GateOrder(Message, frozen=True, kw_only=True, tag="gate_order.v1"):
+    """Request on `billing.gate`: open or close a gate until midnight UTC, or let it go by the spend again."""
+
+    scope: str
+    """`fleet` or `tier.<tier>`."""
+    order: GateOrdered
+    by: str
+    reason: str
+
+
+class GatesQuery(Message, frozen=True, kw_only=True, tag="gates_query.v1"):
+    """Request on `billing.gate`: only look."""
+
+
+class Gates(Message, frozen=True, kw_only=True, tag="gates.v1"):
+    """Answer on `billing.gate`: by scope."""
+
+    gates: dict[str, BudgetGate] = msgspec.field(default_factory=dict)
+
+
+class GateTurned(Message, frozen=True, kw_only=True, tag="gate_turned.v1"):
+    """`fleet.journal.budget`: a gate opened, closed, or began to warn."""
+
+    at: float
+    scope: str
+    open: bool
+    reason: str
+    spend: Decimal | None
+    """None where it was not known."""
+    limit: Decimal
+    by: str = ""
+    """Who ordered it; empty: the spend did."""

@@ -1,0 +1,118 @@
+"""Invoices on the bus: files to read, what was read or refused, and whether invoices tie to what is payable."""
+
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+from shared.messages.codec import Message
+
+
+class DeliveredFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of a delivery as it lies in the bus's object store `invoices`, named there by its SHA-256."""
+
+    name: str
+    sha256: str
+
+
+class ImportRequest(Message, frozen=True, kw_only=True, tag="import_request.v2"):
+    """Request on `billing.import`: read these files as one delivery of `source`, all or nothing."""
+
+    source: str
+    files: tuple[DeliveredFile, ...]
+    wanted: tuple[str, ...] = ()
+    """Names of files that the delivery's manifests list: each must be among `files`."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a file was not imported. `line` counts from 1, the header included; 0 means the whole file."""
+
+    file: str
+    line: int
+    column: str
+    reason: str
+
+
+class SnapshotSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One imported snapshot: all rows of one issuer, account and billing period in one delivery."""
+
+    issuer: str
+    account: str
+    period_start: str
+    period_end: str
+    rows: int
+    billed: Decimal
+    """In `currency`."""
+    currency: str
+    replaced: bool
+
+
+class ImportAnswer(Message, frozen=True, kw_only=True, tag="import_answer.v1"):
+    """Answer on `billing.import`. With any refusal nothing was imported."""
+
+    sha256: str
+    """Of the delivery: of one file its own, of several that of their hashes."""
+    snapshots: tuple[SnapshotSummary, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+class InvoicesQuery(Message, frozen=True, kw_only=True, tag="invoices_query.v1"):
+    """Request on `billing.invoices`: what was imported, and how each invoice stands."""
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot in the books; only active ones count."""
+
+    source: str
+    issuer: str
+    account: str
+    period_start: str
+    period_end: str
+    rows: int
+    billed: Decimal
+    currency: str
+    active: bool
+    imported_at: float
+    files: tuple[DeliveredFile, ...]
+
+
+InvoiceState = Literal["open", "ties", "differs", "voided"]
+
+
+class InvoiceStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """The active charges of one invoice against what it says is payable.
+
+    `open`: no payable amount is noted. `ties`: within 0.01; the rest is `rounding`. Charges without an invoice stand
+    under `invoice_id` None, always open.
+    """
+
+    source: str
+    issuer: str
+    invoice_id: str | None
+    currency: str
+    period_start: str
+    period_end: str
+    billed: Decimal
+    payable: Decimal | None
+    rounding: Decimal | None
+    """`payable` less `billed`."""
+    state: InvoiceState
+
+
+class Invoices(Message, frozen=True, kw_only=True, tag="invoices.v1"):
+    """Answer on `billing.invoices`."""
+
+    imported: tuple[Imported, ...]
+    standings: tuple[InvoiceStanding, ...]
+
+
+class PayableNote(Message, frozen=True, kw_only=True, tag="payable_note.v1"):
+    """Request on `billing.payable`: what an invoice says is to be paid, in its own currency; answered by `Invoices`."""
+
+    source: str
+    invoice_id: str
+    amount: Decimal
+    issuer: str | None = None
+    """None: the only issuer that has this invoice."""
+    voids: str | None = None
+    """The invoice that this one takes the place of: its charges no longer count."""
