@@ -10,8 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from services.meter.adapters.scraper import Scraper
 from services.meter.core.engine_counters import EngineCounters, parse
 from tests.kit.engine import Engine, free_port
+from tests.kit.waiting import PATIENCE_SECONDS
 
 MESSAGES = [{"role": "user", "content": "how many people look at the water"}]
 
@@ -49,6 +51,17 @@ async def test_counters_are_the_sums_of_usage_with_and_without_the_prompt_cache(
         running=0,
         rounding=0,
     )
+
+
+async def test_it_says_which_process_it_is(engine: Engine, tiny_model: Path, tmp_path: Path) -> None:
+    scraper, other = Scraper(PATIENCE_SECONDS), Engine(tiny_model, tmp_path / "other.log")
+    try:
+        looks = [(await scraper.read(found.base_url)).process for found in (engine, engine, other)]
+    finally:
+        other.stop()
+        await scraper.close()
+    assert looks[0] == looks[1] is not None
+    assert looks[2] not in (None, looks[0])
 
 
 async def test_a_stream_that_was_left_is_counted_as_far_as_it_was_generated(slow_engine: Engine) -> None:
@@ -104,7 +117,7 @@ def test_sigterm_ends_it_with_0(engine: Engine) -> None:
                 'vllm:generation_tokens_total{engine="1",model_name="a b"} 3.0\n'
                 'vllm:num_requests_running{engine="0",model_name="a b"} 0.0\n'
             ),
-            EngineCounters(prompt_tokens=1_234_567, completion_tokens=20, running=0, rounding=0),
+            EngineCounters(prompt_tokens=1_234_567, completion_tokens=20, running=0, rounding=0, process="1.7e+09"),
         ),
     ],
 )

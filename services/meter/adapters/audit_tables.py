@@ -15,6 +15,7 @@ engine_readings = Table(
     Column("requests", BigInteger),
     Column("running", BigInteger),
     Column("rounding", BigInteger),
+    Column("process", Text),
 )
 """The last look at each machine's engine: its counters as they were."""
 

@@ -16,7 +16,7 @@ from services.meter.core.readings import EngineDay, Reading, Rise, added, rise
 NOTES_DAYS = 45
 """A little longer than events are kept; what they explained is in the audits by then."""
 FAULT_LENGTH = 300
-_COUNTERS = ("prompt_tokens", "completion_tokens", "requests", "running", "rounding")
+_COUNTERS = ("prompt_tokens", "completion_tokens", "requests", "running", "rounding", "process")
 
 
 class EngineBook:

@@ -5,6 +5,8 @@ import aiohttp
 from services.meter.core.audit import SKEW_SECONDS
 from services.meter.core.engine_counters import EngineCounters, parse
 
+PROCESS_HEADER = "Process-Start-Time-Unix"
+"""Of llama.cpp, which fills in a clock that begins with the host: good for comparison alone."""
 MAX_BYTES = 4 * 1024 * 1024
 """vLLM's page has some 100 KB."""
 
@@ -30,6 +32,7 @@ class Scraper:
             async with self._session.get(f"{endpoint}/metrics", allow_redirects=False) as answer:
                 if answer.status != 200:
                     raise Unread(f"{endpoint}/metrics answers {answer.status}")
+                process = answer.headers.get(PROCESS_HEADER)
                 body = bytearray()
                 async for chunk in answer.content.iter_any():
                     body += chunk
@@ -40,6 +43,6 @@ class Scraper:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unread(f"{endpoint}/metrics: {str(error) or type(error).__name__}") from error
         try:
-            return parse(body.decode("utf-8", "replace"))
+            return parse(body.decode("utf-8", "replace"), process)
         except ValueError as error:
             raise Unread(f"{endpoint}/metrics: {error}") from error

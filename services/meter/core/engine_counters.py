@@ -1,6 +1,7 @@
 """What an engine says about itself: its own count of tokens, out of its Prometheus text, for comparison with ours."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
@@ -17,6 +18,9 @@ _RUNNING = {
     "vllm:num_requests_waiting",
 }
 _WANTED = _PROMPT | _COMPLETION | _REQUESTS | _RUNNING
+_BEGUN = ("process_start_time_seconds", "vllm:prompt_tokens_created")
+"""When vLLM's process began, if it runs as one process: the first that there is."""
+_MOMENT = re.compile(r"[0-9.eE+]{1,40}")
 COUNT_LIMIT = 2**53
 """A counter is a double: beyond this it no longer counts each token."""
 _LLAMACPP_DIGITS = 6
@@ -39,10 +43,15 @@ class EngineCounters:
     """How far each printed sum may be from the true one; 0: it is exact."""
     requests: int | None = None
     """Those that ended well; None: this engine does not count them."""
+    process: str | None = None
+    """Another text is another process; None: the engine does not say."""
 
 
-def parse(text: str) -> EngineCounters:
-    """The counters in the text of `/metrics`; `ValueError` where it is no engine's that we know, or counts nonsense."""
+def parse(text: str, process: str | None = None) -> EngineCounters:
+    """The counters in the text of `/metrics`; `ValueError` where it is no engine's that we know, or counts nonsense.
+
+    `process`: what llama.cpp says of its process beside the text, in the header `Process-Start-Time-Unix`.
+    """
     samples = [(m["name"], m["value"]) for line in text.splitlines() if (m := _SAMPLE.fullmatch(line))]
     counts = [(name, _number(name, value)) for name, value in samples if name in _WANTED]
     names = {name for name, _ in counts}
@@ -58,7 +67,13 @@ def parse(text: str) -> EngineCounters:
         running=total(_RUNNING),
         rounding=sum(_rounding(value) for name, value in counts if name in _PROMPT | _COMPLETION and _rounds(name)),
         requests=total(_REQUESTS) if names & _REQUESTS else None,
+        process=_process([process or "", *(value for begun in _BEGUN for name, value in samples if name == begun)]),
     )
+
+
+def _process(told: Sequence[str]) -> str | None:
+    """The first that may be a time; of no use but to be compared."""
+    return next((moment for moment in told if _MOMENT.fullmatch(moment)), None)
 
 
 def _number(name: str, text: str) -> Decimal:

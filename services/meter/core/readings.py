@@ -1,7 +1,8 @@
 """What an engine's counters rose by between two readings, and in which day.
 
-A counter that fell was begun anew: what it shows now was counted since. So of an engine that died nothing is missing
-but what it did between its last reading and its death. What rose over midnight belongs to the day of the later reading.
+Counters that fell, or that the engine says are another process's, were begun anew: what they show was counted since. So
+of an engine that died nothing is missing but what it did between its last reading and its death. What rose over
+midnight belongs to the day of the later reading.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ class Rise:
     completion_tokens: int
     requests: int | None
     reset: bool = False
-    """The counters fell: what was counted between `since` and the fall is in no reading."""
+    """The counters were begun anew: what was counted between `since` and then is in no reading."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ def rise(last: Reading | None, new: Reading, *, day: Day, started_at: float | No
     if new.generation != last.generation and not stays:
         begun = last.at if started_at is None or started_at > new.at else max(last.at, started_at)
         return _since(new, begun, whole=True, less=None)
-    if _fell(last.counters, new.counters):
+    if _begun_anew(last.counters, new.counters):
         return replace(_since(new, last.at, whole=False, less=None), reset=True)
     return _since(new, last.at, whole=False, less=last)
 
@@ -130,7 +131,9 @@ def _since(new: Reading, since: float, *, whole: bool, less: Reading | None) -> 
     )
 
 
-def _fell(last: EngineCounters, new: EngineCounters) -> bool:
-    """By more than the printing explains."""
+def _begun_anew(last: EngineCounters, new: EngineCounters) -> bool:
+    """By the engine's word, or by a fall that is more than the printing explains."""
+    if None not in (last.process, new.process) and new.process != last.process:
+        return True
     slack = last.rounding + new.rounding
     return new.prompt_tokens < last.prompt_tokens - slack or new.completion_tokens < last.completion_tokens - slack

@@ -43,8 +43,19 @@ class Books:
     async def served(self, *found: UsageEvent) -> None:
         await self.ledger.record(read([encode(e) for e in found], NOW))
 
-    async def look(self, at: float, tokens: int, *, generation: int = 1, stays: bool = False, running: int = 0) -> bool:
-        counters = EngineCounters(prompt_tokens=tokens, completion_tokens=0, running=running, rounding=0)
+    async def look(
+        self,
+        at: float,
+        tokens: int,
+        *,
+        generation: int = 1,
+        stays: bool = False,
+        running: int = 0,
+        process: str | None = None,
+    ) -> bool:
+        counters = EngineCounters(
+            prompt_tokens=tokens, completion_tokens=0, running=running, rounding=0, process=process
+        )
         reading = Reading(machine=MACHINE, generation=generation, at=MIDNIGHT + at, counters=counters)
         return await self.book.read(reading, day_of(reading.at), stays=stays)
 
@@ -102,7 +113,28 @@ async def test_all_three_agree_over_wakes_and_a_night(books: Books) -> None:
     assert (next_day.state, next_day.engine, next_day.read, next_day.probes) == ("equal", 70, 70, 0)
 
 
-async def test_a_counter_that_rose_as_high_again_hides_its_restart_and_is_told(books: Books) -> None:
+@pytest.mark.parametrize("stays", [False, True])
+async def test_an_engine_that_says_which_process_it_is_hides_no_restart(books: Books, *, stays: bool) -> None:
+    """It climbs past its old count between two readings; what it did before it died is in no reading."""
+    await books.note("start", 10)
+    await books.look(30, 0, stays=stays, process="1")
+    await books.served(used(1, 100))
+    await books.look(110, 100, stays=stays, process="1")
+    await books.served(used(2, 118, 40), used(3, 200, 150))
+    await books.look(300, 150, stays=stays, process="2")
+    found = await books.machine()
+    assert (found.state, found.difference, found.engine, found.resets) == ("explained", -40, 250, 1)
+    assert [(c.name, c.tokens) for c in found.causes] == [("resets", 190)]
+    await books.served(used(4, 310, 5))
+    await books.look(400, 155, stays=stays, process="2")
+    again = await books.machine()
+    assert (again.difference, again.engine, again.resets) == (-40, 255, 1)
+    await books.look(410, 165, stays=stays, process="2")
+    assert (await books.machine()).engine == 265
+    assert (await books.machine()).difference == -30
+
+
+async def test_a_counter_that_rose_as_high_again_hides_its_restart_where_the_engine_does_not_tell(books: Books) -> None:
     await books.note("start", 10)
     await books.look(30, 0)
     await books.served(used(1, 100))

@@ -22,6 +22,22 @@ def test_vllms_engines_are_added() -> None:
     assert found.rounding == 0
 
 
+@pytest.mark.parametrize(
+    ("more", "header", "process"),
+    [
+        ("", None, None),
+        ("process_start_time_seconds 1.79539e+09\n", None, "1.79539e+09"),
+        ('vllm:prompt_tokens_created{engine="0"} 17.5\n', None, "17.5"),
+        ("vllm:prompt_tokens_created 17.5\nprocess_start_time_seconds 16.25\n", None, "16.25"),
+        ("process_start_time_seconds 16.25\n", "22715509041", "22715509041"),
+        ("process_start_time_seconds 16.25\n", "yesterday", "16.25"),
+        ("process_start_time_seconds \0\n", "1" * 41, None),
+    ],
+)
+def test_which_process_it_is(more: str, header: str | None, process: str | None) -> None:
+    assert parse(VLLM + more, header).process == process
+
+
 def test_an_engine_that_counts_no_requests_says_none() -> None:
     assert parse("llamacpp:prompt_tokens_total 1\nllamacpp:tokens_predicted_total 2\n").requests is None
 
