@@ -27,16 +27,14 @@ from shared.messages.waker import MachineRecord
 from spotinference.keys import mint
 from tests.clients.clients import CLIENTS, Client
 from tests.clients.environments import Command
-from tests.kit.nats_server import START_SECONDS, NatsServer, nats_binary
+from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.scripted_engine import NAME, Script, ScriptedEngine, scripted
 from tests.kit.service import running
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 AWAKE = "org/awake"
 SLEEPERS = ("org/asleep-1", "org/asleep-2")
 """Each sleeps until a test wakes it."""
-ANSWER_SECONDS = 60.0
-END_SECONDS = 5.0
 
 GATEWAY = """
 [bus]
@@ -73,7 +71,7 @@ class Driver:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(asked).encode() + b"\n")
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             line = await self.process.stdout.readline()
         assert line, self.complaint()
         seen: dict[str, Any] = json.loads(line)
@@ -129,7 +127,7 @@ async def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         names = (model.removeprefix("org/") for model in (AWAKE, *SLEEPERS))
         models = "".join(MODEL.format(name=name, served_as=NAME) for name in names)
         config.write_text(GATEWAY.format(bus=nats_url) + models)
-        async with connect(nats_url, name="test", wait=START_SECONDS) as bus, scripted() as engine:
+        async with connect(nats_url, name="test", wait=PATIENCE_SECONDS) as bus, scripted() as engine:
             await provision(bus)
             _, key = await mint(bus, name="test")
             async with running("gateway", config, folder) as gateway:
@@ -175,7 +173,7 @@ async def driven(command: Command, base_url: str, key: str, log: Path) -> AsyncI
         yield driver
         assert process.stdin is not None
         process.stdin.close()  # it ends when nothing more is asked
-        async with asyncio.timeout(END_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert await process.wait() == 0, driver.complaint()
     finally:
         if process.returncode is None:

@@ -13,10 +13,9 @@ import pytest
 
 from services.meter.core.engine_counters import EngineCounters, parse
 from tests.kit.tiny_gguf import write_tiny_gguf
+from tests.kit.waiting import PATIENCE_SECONDS
 
-START_SECONDS = 20.0
-STOP_SECONDS = 5.0
-SETTLE_SECONDS = 20.0
+STOP_SECONDS = 10.0
 NAME = "tiny"
 
 
@@ -52,13 +51,13 @@ class Engine:
 
     def counters(self) -> EngineCounters:
         """The engine's own sums, once nothing runs in it any more."""
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             found = parse(self._get("/metrics"))
             if not found.running:
                 return found
             time.sleep(0.01)
-        raise TimeoutError(f"{self.base_url} still works after {SETTLE_SECONDS:g} s")
+        raise TimeoutError(f"{self.base_url} still works after {PATIENCE_SECONDS:g} s")
 
     def pause(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
@@ -68,7 +67,7 @@ class Engine:
 
     def kill9(self) -> None:
         self._process.kill()
-        self._process.wait(STOP_SECONDS)
+        self._process.wait(PATIENCE_SECONDS)
 
     def stop(self) -> None:
         self.resume()
@@ -79,7 +78,7 @@ class Engine:
             self.kill9()
 
     def _await_health(self, log: Path) -> None:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 self._get("/health")
@@ -91,7 +90,7 @@ class Engine:
         raise TimeoutError(f"the engine does not answer: {log.read_text()[-2000:]}")
 
     def _get(self, path: str) -> str:
-        with urllib.request.urlopen(self.base_url + path, timeout=STOP_SECONDS) as answer:
+        with urllib.request.urlopen(self.base_url + path, timeout=PATIENCE_SECONDS) as answer:
             text: str = answer.read().decode()
         return text
 

@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.request import Request, urlopen
 
+from tests.kit.waiting import PATIENCE_SECONDS
+
 REGION = "us-east-1"
 FLEET_TAG = "spotinference:fleet"
-CONTROL_SECONDS = 10.0
-STOP_SECONDS = 5.0
 
 
 class MotoCloud:
@@ -104,7 +104,7 @@ class MotoCloud:
 
     def _control(self, name: str, **arguments: Any) -> Any:
         request = Request(f"{self.endpoint_url}/_control/{name}", json.dumps(arguments).encode(), method="POST")
-        with urlopen(request, timeout=CONTROL_SECONDS) as answer:
+        with urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             return json.load(answer)
 
 
@@ -121,7 +121,7 @@ def moto_process() -> Iterator[MotoCloud]:
         yield MotoCloud(f"http://127.0.0.1:{int(line)}")
     finally:
         process.kill()
-        process.wait(STOP_SECONDS)
+        process.wait(PATIENCE_SECONDS)
         if process.stdout is not None:
             process.stdout.close()
 

@@ -22,10 +22,10 @@ import pytest
 
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.provision import provision
+from tests.kit.waiting import PATIENCE_SECONDS
 
 URL_VARIABLE = "SPOT_TEST_NATS_URL"
-START_SECONDS = 10.0
-STOP_SECONDS = 5.0
+STOP_SECONDS = 10.0
 PING_SECONDS = 0.5
 
 
@@ -60,7 +60,7 @@ class NatsServer:
         """What a crash looks like: no word to anybody, nothing flushed."""
         if self._process:
             self._process.kill()
-            self._process.wait(STOP_SECONDS)
+            self._process.wait(PATIENCE_SECONDS)
 
     def lose_store(self) -> None:
         """What a lost disk looks like; only while it is down."""
@@ -89,7 +89,7 @@ class NatsServer:
             self.kill9()
 
     def _await_port(self, ports: Path, process: subprocess.Popen[bytes]) -> int:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline and process.poll() is None:
             for file in ports.glob("*.ports"):
                 try:
@@ -168,7 +168,7 @@ def nats_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def bus(nats_url: str) -> AsyncIterator[JetStreamBus]:
     """Connected and provisioned."""
-    async with connect(nats_url, name="test", wait=START_SECONDS) as connected:
+    async with connect(nats_url, name="test", wait=PATIENCE_SECONDS) as connected:
         await provision(connected)
         yield connected
 

@@ -22,9 +22,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from tests.kit.waiting import PATIENCE_SECONDS
+
 URL_VARIABLE = "SPOT_TEST_PG_URL"
 BINDIR_VARIABLE = "PG_BINDIR"
-START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 # No test outlives the machine, so nothing waits for a disk; commits do survive a crash of the server.
 SETTINGS = ("fsync=off", "full_page_writes=off", "max_connections=100")
@@ -59,7 +60,7 @@ class PostgresServer:
         command += [part for option in options for part in ("-c", option)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, cwd=self._home, user=self._user, stdout=log, stderr=log)
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 psycopg.connect(self.url, connect_timeout=2).close()
@@ -78,7 +79,7 @@ class PostgresServer:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(STOP_SECONDS)
+            self._process.wait(PATIENCE_SECONDS)
         self._process = None
 
     def remove(self) -> None:

@@ -7,7 +7,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
-WAIT_SECONDS = 10.0
+from tests.kit.waiting import PATIENCE_SECONDS
+
 EVENT = b'data: {"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"w"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -46,7 +47,7 @@ class EngineSide:
 
     async def left(self) -> None:
         """Returns once the other side has closed or reset the connection."""
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             with suppress(ConnectionError):
                 while await self._reader.read(65536):
                     pass
@@ -78,6 +79,11 @@ class RawEngine:
         self.play = play
         self.reads_whole = True
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def open(self) -> int:
+        """Connections that neither side has closed."""
+        return len(self._tasks)
 
     def on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-WAIT_SECONDS = 10.0
-"""For anything that is waited for; what does not come by then never will."""
+from tests.kit.waiting import PATIENCE_SECONDS
+
 READ_BYTES = 65536
 
 
@@ -51,7 +51,7 @@ class RawConnection:
 
     async def send(self, *parts: bytes) -> None:
         """`ConnectionError` once the other side takes no more."""
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             for part in parts:
                 await self._loop.sock_sendall(self._sock, part)
 
@@ -67,7 +67,7 @@ class RawConnection:
     def close(self) -> None:
         self._sock.close()
 
-    async def answer(self, *, bodyless: bool = False, seconds: float = WAIT_SECONDS) -> Answer | None:
+    async def answer(self, *, bodyless: bool = False, seconds: float = PATIENCE_SECONDS) -> Answer | None:
         """The next answer, an interim one too; None: the other side closed in order before it began.
 
         `bodyless`: it answers a HEAD. `Cut`, `ConnectionResetError` and `TimeoutError` say how it failed to come.
@@ -75,12 +75,12 @@ class RawConnection:
         async with asyncio.timeout(seconds):
             return await self._answer(bodyless=bodyless)
 
-    async def until_end(self, *, seconds: float = WAIT_SECONDS) -> bytes:
+    async def until_end(self, *, seconds: float = PATIENCE_SECONDS) -> bytes:
         """All that comes until the other side closes in order; `ConnectionResetError`: it did not."""
         async with asyncio.timeout(seconds):
             return await self._until_end()
 
-    async def until(self, wanted: bytes, *, seconds: float = WAIT_SECONDS) -> bytes:
+    async def until(self, wanted: bytes, *, seconds: float = PATIENCE_SECONDS) -> bytes:
         """What comes up to and with `wanted`."""
         async with asyncio.timeout(seconds):
             return await self._until(wanted)
@@ -148,7 +148,7 @@ async def connected(url: str) -> AsyncIterator[RawConnection]:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection = RawConnection(sock)
     try:
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await asyncio.get_running_loop().sock_connect(sock, (parts.hostname, parts.port))
         yield connection
     finally:

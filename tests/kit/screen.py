@@ -9,9 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.kit.waiting import until
-
-END_SECONDS = 20.0
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 
 class Screen:
@@ -37,7 +35,7 @@ class Screen:
         return await self.ended()
 
     async def ended(self) -> int:
-        async with asyncio.timeout(END_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self.process.wait()
 
     def close(self) -> None:

@@ -20,11 +20,11 @@ from aiohttp import web
 from tests.kit import engine_dialect
 from tests.kit.engine_dialect import Dialect
 from tests.kit.script import Script, ToolCall
+from tests.kit.waiting import PATIENCE_SECONDS
 
 __all__ = ["NAME", "Script", "ScriptedEngine", "Seen", "ToolCall", "scripted", "scripted_engine"]
 
 Ending = Literal["completed", "left", "reset", "cut", "refused"]
-WAIT_SECONDS = 10.0
 PACE_SECONDS = 0.001
 """Between the writes of a script with a `write_size`, so that they arrive one by one."""
 NAME = "scripted"
@@ -56,7 +56,7 @@ class Seen:
         self._ended.set()
 
     async def ended(self) -> Ending:
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await self._ended.wait()
         assert self.ending is not None
         return self.ending
@@ -92,7 +92,7 @@ class ScriptedEngine:
 
     async def received(self, count: int) -> Seen:
         """The request of this number, from 1, once it is here whole."""
-        async with asyncio.timeout(WAIT_SECONDS), self._arrived:
+        async with asyncio.timeout(PATIENCE_SECONDS), self._arrived:
             await self._arrived.wait_for(lambda: len(self.requests) >= count)
         return self.requests[count - 1]
 

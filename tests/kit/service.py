@@ -11,9 +11,7 @@ from pathlib import Path
 import msgspec
 
 from shared.suite import Running
-
-START_SECONDS = 30.0
-STOP_SECONDS = 30.0
+from tests.kit.waiting import PATIENCE_SECONDS
 
 
 class ServiceProcess:
@@ -33,7 +31,7 @@ class ServiceProcess:
                 sys.executable, "-m", f"services.{self.name}", *self._arguments, stdout=subprocess.PIPE, stderr=log
             )
         assert self.process.stdout is not None
-        async with asyncio.timeout(START_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             line = await self.process.stdout.readline()
         assert line, self.log.read_text()[-3000:]
         self.announced = msgspec.json.decode(line, type=Running)
@@ -48,7 +46,7 @@ class ServiceProcess:
         assert self.process is not None
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(STOP_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await self.process.wait()
         assert self.process.returncode is not None
         return self.process.returncode

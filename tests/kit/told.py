@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from shared.bus.ports import Received, WatchEvent
-
-WAIT_SECONDS = 5.0
+from tests.kit.waiting import PATIENCE_SECONDS
 
 
 class Told:
@@ -22,7 +21,7 @@ class Told:
     async def receive(self, message: Received) -> None:
         self(message)
 
-    async def until(self, done: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
+    async def until(self, done: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
         """Look again after each call; `TimeoutError` after so many seconds."""
         async with asyncio.timeout(seconds):
             while not done():

@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.kit.waiting import until
-
-READY_SECONDS = 60.0
-END_SECONDS = 40.0
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 
 @dataclass(frozen=True)
@@ -53,13 +50,13 @@ class UpProcess:
                 *self._words("up"), stdout=subprocess.PIPE, stderr=errors, start_new_session=True
             )
         self._reading = asyncio.create_task(self._read(self.process))
-        await until(self._is_ready, bool, seconds=READY_SECONDS)
+        await until(self._is_ready, bool)
 
     async def command(self, *words: str) -> Output:
         process = await asyncio.create_subprocess_exec(
             *self._words(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        async with asyncio.timeout(END_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             out, err = await process.communicate()
         assert process.returncode is not None
         return Output(process.returncode, out.decode(), err.decode())
@@ -82,7 +79,7 @@ class UpProcess:
         async def announced() -> dict[str, Any]:
             return self.services[service]
 
-        after = await until(announced, lambda seen: bool(seen["pid"] != before["pid"]), seconds=READY_SECONDS)
+        after = await until(announced, lambda seen: bool(seen["pid"] != before["pid"]))
         assert after["url"] == before["url"]
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
@@ -93,7 +90,7 @@ class UpProcess:
 
     async def ended(self) -> int:
         assert self.process is not None
-        async with asyncio.timeout(END_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self.process.wait()
 
     async def close(self) -> None:
@@ -134,7 +131,7 @@ async def up(folder: Path, config: str) -> AsyncIterator[UpProcess]:
         async def left() -> list[int]:
             return processes_of(folder)
 
-        await until(left, lambda found: found == [], seconds=15.0)
+        await until(left, lambda found: found == [])
 
 
 def alive(pid: int) -> bool:

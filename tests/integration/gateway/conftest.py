@@ -35,7 +35,7 @@ url = "{bus}"
 port = 0
 headers_held = "200ms"
 heartbeat = "200ms"
-drain_grace = "5s"
+drain_grace = "{grace}"
 {gateway}
 [[tier]]
 name = "first"
@@ -182,18 +182,19 @@ class Front:
 async def opened(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Front]]]:
     """Start gateways: `await opened("hold_cap = '1s'")` takes more lines for the section `[gateway]`.
 
-    `more` goes behind everything else, `room` is the first tier's `max_concurrency`, and what is left are the limits
-    of the key, as `mint` takes them.
+    `more` goes behind everything else, `room` is the first tier's `max_concurrency`, `grace` the time to finish once
+    it is told to stop, and what is left are the limits of the key, as `mint` takes them.
     """
     async with AsyncExitStack() as stack:
 
         async def start(
-            gateway: str = "", folder: str = "data", *, more: str = "", room: int = 8, **limits: Any
+            gateway: str = "", folder: str = "data", *, more: str = "", room: int = 8, grace: str = "30s", **limits: Any
         ) -> Front:
             data_dir = tmp_path / folder
             data_dir.mkdir(exist_ok=True)
             config = data_dir / "spotinference.toml"
-            config.write_text(CONFIG.format(bus=nats_url, gateway=gateway, served_as=NAME, more=more, room=room))
+            told = CONFIG.format(bus=nats_url, gateway=gateway, served_as=NAME, more=more, room=room, grace=grace)
+            config.write_text(told)
             key_id, key = await mint(bus, name="test", **limits)
             service = await stack.enter_async_context(running("gateway", config, data_dir))
             base_url = f"{service.announced.url}/v1"

@@ -38,7 +38,7 @@ async def new_engine(front: Front, url: str) -> None:
 
 
 async def test_every_failure_before_the_first_byte_moves_once(opened: Opened) -> None:
-    async with two_machines(opened, 'first_byte_timeout = "300ms"') as (front, first, second):
+    async with two_machines(opened, 'first_byte_timeout = "2s"') as (front, first, second):
         for tried, script in enumerate(
             (Script(reset_after=0), Script(status=500), Script(status=503), Script(headers_after=60)), 1
         ):

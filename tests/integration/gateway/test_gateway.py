@@ -2,7 +2,6 @@
 
 import asyncio
 import resource
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from shared.messages.gateway import Activity
 from tests.integration.gateway.conftest import MODEL, Front
 from tests.kit.nats_server import NatsServer
 from tests.kit.scripted_engine import Script, ScriptedEngine, scripted
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 Opened = Callable[..., Awaitable[Front]]
 ASK: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
@@ -128,11 +127,9 @@ async def test_a_client_that_leaves_stops_the_engine_and_is_counted(
     stream = await front.sdk.chat.completions.create(**ASK, stream=True)
     for _ in range(4):
         await anext(aiter(stream))
-    left_at = time.monotonic()
     await stream.close()
     seen = await scripted_engine.received(1)
     assert await seen.ended() == "left"
-    assert seen.ended_at - left_at < 1.0  # bounded generously: how fast it is, the benchmark says
     (event,) = await front.usage(1)
     assert (event.outcome, event.completion_tokens, event.basis) == ("client_closed", 3, "engine")
 
@@ -217,7 +214,7 @@ async def test_a_draining_machine_gets_nothing_new_and_is_acknowledged(
     await front.wake_request(lambda request: request.waiting == 1)
     scripted_engine.release()
     await running
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (activity := await heard.get()).machines["m1"].acknowledged != draining:
             assert activity.machines["m1"].acknowledged is None
     assert activity.written == 1, "it says how far its usage goes"
@@ -251,7 +248,7 @@ async def test_sigterm_lets_streams_finish_and_sends_waiters_elsewhere(
 async def test_a_stream_that_outlasts_the_grace_ends_with_one_error_and_its_tokens_count(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
-    front = await opened()
+    front = await opened(grace="1s")
     await front.machine("m1", "ready", scripted_engine.base_url)
     scripted_engine.default = Script(tokens=9, hold_after=4)
     stream = await front.sdk.chat.completions.create(**ASK, stream=True)

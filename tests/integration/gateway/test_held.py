@@ -48,13 +48,13 @@ async def holding(front: Front, *requests: bytes) -> AsyncIterator[list[RawConne
 
 
 async def answer_to(connection: RawConnection) -> Answer:
-    answer = await connection.answer(seconds=30)
+    answer = await connection.answer()
     assert answer is not None
     return answer
 
 
 async def test_many_who_wait_are_one_level_and_bounded(opened: Opened) -> None:
-    front = await opened('wake_repeat = "300ms"\nmax_waiting = 201\nmax_waiting_per_key = 150')
+    front = await opened('wake_repeat = "1s"\nmax_waiting = 201\nmax_waiting_per_key = 150')
     told: list[WakeRequest] = []
 
     async def on_request(received: Received) -> None:
@@ -80,9 +80,9 @@ async def test_many_who_wait_are_one_level_and_bounded(opened: Opened) -> None:
         assert {t.waiting for t in told} <= {*range(1, 202)}
         longest.close()
         withdrawn = await until(lambda: asyncio.sleep(0, told[-1]), lambda last: last.waiting == 0)
-    assert withdrawn.sent_at - told[-2].sent_at < 0.29, "the last one's leaving is told at once"
+    assert withdrawn.sent_at - told[-2].sent_at < 0.96, "the last one's leaving is told at once"
     pauses = [later.sent_at - earlier.sent_at for earlier, later in pairwise(told[:-1])]
-    assert min(pauses) > 0.29, "who comes and who goes is told by the next repeat"
+    assert min(pauses) > 0.96, "who comes and who goes is told by the next repeat"
     assert {t.model for t in told} == {MODEL}
     assert len(told[0].request_ids) == 1
     assert max(len(t.request_ids) for t in told) == 16
@@ -155,11 +155,11 @@ BAD = ("soon", "-1", "nan", "inf", "", "1s", "0x10")
 
 
 async def test_a_caller_says_how_long_it_waits(opened: Opened) -> None:
-    front = await opened('hold_cap = "800ms"')
+    front = await opened('hold_cap = "3s"')
     await front.machine("m2", "asleep")
     sent = {
         (limit, kind): request(front.key, body, f"X-Wake-Timeout: {limit}")
-        for limit in ("0", "0.0", "0.05", "0.4", "0.8", "99", "1e3", *BAD)
+        for limit in ("0", "0.0", "0.05", "2", "3", "99", "1e3", *BAD)
         for kind, body in (("whole", BODY), ("stream", STREAM))
     }
     found = dict(zip(sent, await asyncio.gather(*(asked(front, one) for one in sent.values())), strict=True))
@@ -167,14 +167,14 @@ async def test_a_caller_says_how_long_it_waits(opened: Opened) -> None:
         for kind in ("whole", "stream"):
             assert own_error(found[limit, kind]) == "400 invalid_request", limit
             assert found[limit, kind].error["param"] == "X-Wake-Timeout"
-    for limit in ("0", "0.0", "0.05", "0.4"):
+    for limit in ("0", "0.0", "0.05", "2"):
         assert own_error(found[limit, "whole"]) == "503 waking"
         assert 1 <= int(found[limit, "whole"].headers["retry-after"]) <= 60
     for limit in ("0", "0.0", "0.05"):
         assert own_error(found[limit, "stream"]) == "503 waking", "a quick answer has a true status, also to a stream"
-    for limit in ("0.8", "99", "1e3"):
+    for limit in ("3", "99", "1e3"):
         assert own_error(found[limit, "whole"]) == "504 wake_timeout", "no more than the cap"
-    for limit, code in (("0.4", "waking"), ("0.8", "wake_timeout"), ("99", "wake_timeout"), ("1e3", "wake_timeout")):
+    for limit, code in (("2", "waking"), ("3", "wake_timeout"), ("99", "wake_timeout"), ("1e3", "wake_timeout")):
         late = found[limit, "stream"]
         assert late.status == 200
         *comments, error, end = late.body.split(b"\n\n")

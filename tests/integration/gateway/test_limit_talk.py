@@ -17,7 +17,9 @@ from shared.bus.subjects import limits as limits_subject
 from shared.messages.keys import KeyRecord
 from shared.tasks import end
 from tests.kit.nats_server import NatsServer
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
+
+TRIES = 100
 
 
 class Gateway:
@@ -35,8 +37,8 @@ class Gateway:
         return self
 
     async def ask(self, record: KeyRecord) -> Use | Refusal:
-        """As the front door does it."""
-        for _ in range(5):
+        """As the front door does it, with more patience."""
+        for _ in range(TRIES):
             decision = self.limits.admit(record, 1, time.time())
             if not isinstance(decision, Unsettled):
                 return decision
@@ -69,14 +71,15 @@ class Gateways:
     async def open(self, name: str) -> Gateway:
         bus: Bus = self.memory
         if self.server is not None:
-            bus = await self._stack.enter_async_context(connect(self.server.url, name=name, wait=5.0))
+            bus = await self._stack.enter_async_context(connect(self.server.url, name=name, wait=PATIENCE_SECONDS))
         gateway = Gateway(name, bus)
         self._stack.push_async_callback(end, gateway.tasks)
         return await gateway.open()
 
 
 @pytest.fixture(params=["memory", "nats"])
-async def gateways(request: pytest.FixtureRequest) -> AsyncIterator[Gateways]:
+async def gateways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateways]:
+    monkeypatch.setattr(limit_talk, "HELLO_SECONDS", 0.25)  # an answer needs no more than a moment, on a quiet machine
     server = request.getfixturevalue("nats_server") if request.param == "nats" else None
     async with AsyncExitStack() as stack:
         yield Gateways(stack, server)

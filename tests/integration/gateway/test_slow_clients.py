@@ -52,7 +52,7 @@ async def dripped(connection: RawConnection, data: bytes) -> str:
 
 
 async def test_a_head_that_drips_is_cut_at_its_deadline(opened: Opened, scripted_engine: ScriptedEngine) -> None:
-    front = await front_before(opened, scripted_engine.base_url, 'head_timeout = "500ms"')
+    front = await front_before(opened, scripted_engine.base_url, 'head_timeout = "2s"')
     async with connected(front.url) as connection:
         assert await dripped(connection, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1000) == "408 request_timeout"
     async with connected(front.url) as connection:
@@ -65,7 +65,7 @@ async def test_a_head_that_drips_is_cut_at_its_deadline(opened: Opened, scripted
 async def test_a_body_that_drips_is_cut_at_its_deadline(
     opened: Opened, scripted_engine: ScriptedEngine, length: str
 ) -> None:
-    front = await front_before(opened, scripted_engine.base_url, 'body_timeout = "500ms"')
+    front = await front_before(opened, scripted_engine.base_url, 'body_timeout = "2s"')
     async with connected(front.url) as connection:
         await connection.send(post(front, length))
         assert await dripped(connection, b"1\r\nx\r\n" * 10000) == "408 request_timeout"
@@ -76,7 +76,7 @@ async def test_a_body_that_drips_is_cut_at_its_deadline(
 async def test_a_connection_that_asks_nothing_is_closed_without_a_word(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
-    front = await front_before(opened, scripted_engine.base_url, 'keepalive_timeout = "500ms"')
+    front = await front_before(opened, scripted_engine.base_url, 'keepalive_timeout = "2s"')
     async with connected(front.url) as silent, connected(front.url) as served:
         await goes_on(served, front)
         assert await silent.until_end() == b""
@@ -89,9 +89,9 @@ async def test_an_answer_is_no_idle_time(opened: Opened, scripted_engine: Script
     front = await front_before(
         opened,
         scripted_engine.base_url,
-        'keepalive_timeout = "300ms"\nbody_timeout = "300ms"\nhead_timeout = "300ms"\nwrite_timeout = "300ms"',
+        'keepalive_timeout = "1s"\nbody_timeout = "1s"\nhead_timeout = "1s"\nwrite_timeout = "1s"',
     )
-    scripted_engine.default = Script(tokens=3, interval=0.4)
+    scripted_engine.default = Script(tokens=1, interval=1.5)
     assert (await asked(front, whole(front))).status == 200
     assert (await asked(front, whole(front, STREAM))).body.endswith(b"data: [DONE]\n\n")
 
@@ -117,7 +117,7 @@ async def test_one_connection_too_many_is_closed_at_once(opened: Opened, scripte
 
 async def test_bodies_have_one_bound_together(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await front_before(
-        opened, scripted_engine.base_url, 'max_buffered_bytes = 100000\nmax_body_bytes = 80000\nbody_timeout = "10s"'
+        opened, scripted_engine.base_url, 'max_buffered_bytes = 100000\nmax_body_bytes = 80000\nbody_timeout = "60s"'
     )
     body = BODY.ljust(80_000)
     async with AsyncExitStack() as stack:

@@ -23,8 +23,10 @@ from tests.kit.raw_engine import DONE, EVENT, STREAM_HEAD, EngineSide, Play, raw
 from tests.kit.raw_engine import whole as answer_of
 from tests.kit.raw_http import LAST_CHUNK, Cut, chunk
 from tests.kit.scripted_engine import ScriptedEngine
+from tests.kit.waiting import until
 
-QUICK = 'first_byte_timeout = "600ms"\nread_timeout = "600ms"'
+QUICK = 'first_byte_timeout = "2s"\nread_timeout = "2s"'
+"""For engines that stay silent; the honest ones have the patience of the default."""
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
 
 
@@ -191,7 +193,7 @@ HONEST_ANSWERS: dict[str, Play] = {
 
 async def test_an_honest_answer_passes_however_its_bytes_come(opened: Opened) -> None:
     async with raw_engine(saying()) as engine:
-        front = await front_before(opened, engine.base_url, QUICK)
+        front = await front_before(opened, engine.base_url)
         for name, play in HONEST_ANSWERS.items():
             engine.play = play
             answer = await asked(front, whole(front))
@@ -205,13 +207,13 @@ async def test_an_honest_answer_passes_however_its_bytes_come(opened: Opened) ->
 async def test_an_answer_that_nobody_asked_for_is_given_to_nobody(opened: Opened) -> None:
     """An engine that says more than one answer desynchronises its connection: it is not used again."""
     async with raw_engine(saying(answer_of(), answer_of(b'{"evil":1}'), then="on")) as engine:
-        front = await front_before(opened, engine.base_url, QUICK)
+        front = await front_before(opened, engine.base_url)
         for _ in range(3):
             assert b"evil" not in (await asked(front, whole(front))).body
         engine.play = saying(answer_of(), answer_of(b'{"evil":1}'), pause=0.05, then="on")
         for _ in range(3):
             assert b"evil" not in (await asked(front, whole(front))).body
-            await asyncio.sleep(0.1)  # the second answer comes while the connection is kept
+            await until(lambda: asyncio.sleep(0, engine.open), lambda kept: kept == 0)
         assert len(engine.requests) == 6
 
 
@@ -222,7 +224,7 @@ async def test_a_kept_connection_that_has_ended_is_no_failover(opened: Opened, s
         await turns.pop(0)(side)
 
     async with raw_engine(by_turns) as engine:
-        front = await front_before(opened, engine.base_url, QUICK)
+        front = await front_before(opened, engine.base_url)
         await front.machine("m2", "ready", scripted_engine.base_url)
         for end in ("close", "reset"):
             turns += [GOOD, saying(then=end), GOOD]
@@ -243,7 +245,7 @@ async def test_an_answer_may_come_before_the_whole_request_was_read(opened: Open
     )
     async with raw_engine(saying(refusal, then="close")) as engine:
         engine.reads_whole = False
-        front = await front_before(opened, engine.base_url, QUICK)
+        front = await front_before(opened, engine.base_url)
         for size in (1, 8 * MEGABYTE):
             answer = await asked(front, whole(front, STREAM[:-1] + b',"x":"' + b"x" * size + b'"}'))
             assert (answer.status, answer.error["message"]) == (400, "too long")

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from shared.bus.subjects import BUDGET_KEY
 from shared.bus.topology import BUDGET
-from shared.messages.billing import BudgetGate
+from shared.messages.budget import BudgetGate
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent
 from tests.integration.gateway.conftest import MODEL, Front
@@ -14,12 +14,10 @@ from tests.integration.gateway.hostile import BODY, STREAM, asked, own_error, wh
 from tests.kit.engine import free_port
 from tests.kit.raw_http import Answer, connected
 from tests.kit.scripted_engine import Script, ScriptedEngine
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 Opened = Callable[..., Awaitable[Front]]
 EMBED = b'{"model":"org/model","input":"honest"}'
-LEFT_SECONDS = 1.0
-"""Bounded generously: how soon an engine hears that nobody reads it, the benchmark says."""
 
 
 def said(event: UsageEvent) -> tuple[object, ...]:
@@ -42,9 +40,7 @@ async def left_after(front: Front, engine: ScriptedEngine, wanted: bytes) -> Non
         seen = await engine.received(len(engine.requests) + 1)
         if wanted:
             await connection.until(wanted)
-    left_at = time.monotonic()
     assert await seen.ended() == "left"
-    assert seen.ended_at - left_at < LEFT_SECONDS
 
 
 async def test_every_end_of_a_request_is_one_event(opened: Opened, scripted_engine: ScriptedEngine) -> None:
@@ -89,7 +85,7 @@ async def test_every_end_of_a_request_is_one_event(opened: Opened, scripted_engi
     for event in events:
         assert (event.key_id, event.model, event.machine, event.tier) == (front.key_id, MODEL, "m1", "first")
         assert (event.generation, event.wake_wait, event.wake_id) == (3, 0, None)
-        assert 0 < event.overhead <= event.duration < 10
+        assert 0 < event.overhead <= event.duration < PATIENCE_SECONDS
         assert (event.first_token is None) == (event.status == 0)
         assert 0 <= time.time() - event.completed_at < 60
     assert [event.streamed for event in events] == [False, True, False, False, True, True, True, True]
