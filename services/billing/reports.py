@@ -16,30 +16,25 @@ from services.billing.core.days import Window, day_window, millis
 from services.billing.core.machine_time import MachineTime, intervals
 from services.billing.core.money import usd
 from services.billing.core.report import make_report, revised, served_by_tier, state_of
+from services.billing.meter import Meter
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
-from shared.bus import subjects
-from shared.bus.ports import Bus
 from shared.database import AWAY, told
-from shared.errors import BusUnavailable, Refusal
+from shared.errors import Refusal
 from shared.messages.billing import DayReport, ReportQuery
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.meter import Refused, Tokens, TokensQuery
 
 log = structlog.get_logger()
 
-METER_SECONDS = 10.0
-"""For a day's sums: the ledger answers in milliseconds, its database may be busy for seconds."""
-_answers: msgspec.json.Decoder[Tokens | Refused] = msgspec.json.Decoder(Tokens | Refused)
-
 
 class Reports:
     """The figures of days. One at a time, so that revisions have an order."""
 
     def __init__(
-        self, bus: Bus, books: Books, settings: Settings, metrics: Metrics, *, now: Callable[[], float]
+        self, meter: Meter, books: Books, settings: Settings, metrics: Metrics, *, now: Callable[[], float]
     ) -> None:
-        self._bus = bus
+        self._meter = meter
         self._books = books
         self._settings = settings
         self._metrics = metrics
@@ -47,8 +42,7 @@ class Reports:
         self._one = asyncio.Lock()
 
     async def answer(self, data: bytes) -> bytes:
-        async with self._one:
-            answer = await self._answer(data)
+        answer = await self._answer(data)
         self._metrics.reports.labels("refused" if isinstance(answer, Refused) else "told").inc()
         return encode(answer)
 
@@ -59,36 +53,28 @@ class Reports:
         allocation = await asyncio.to_thread(self._allocation, await self._books.day(window), window, None, now)
         return usd(allocation.spend) if state_of(allocation) is not None else None
 
+    async def of(self, day: str) -> DayReport:
+        """The day's figures, kept where they are new. `Refusal` without the meter, or what `AWAY` lists."""
+        window = day_window(day)
+        async with self._one:
+            asked = TokensQuery(day=day, by=("tier", "outcome"), busy=True)
+            return await self._report(day, window, await self._meter.tokens(asked))
+
     async def _answer(self, data: bytes) -> DayReport | Refused:
         try:
-            query = decode(data, ReportQuery)
-            window = day_window(query.day)
+            day = decode(data, ReportQuery).day
+            day_window(day)
         except Unreadable as error:
             return Refused(reason=str(error))
         except ValueError as error:
             return Refused(reason=f"day: {error}")
         try:
-            return await self._report(query.day, window, await self._tokens(query.day))
+            return await self.of(day)
         except Refusal as error:
             return Refused(reason=str(error))
         except AWAY as error:
             log.warning("the books cannot be used", reason=told(error))
             return Refused(reason="the books' database does not answer: ask again later")
-
-    async def _tokens(self, day: str) -> Tokens:
-        """`Refusal` where the meter has no answer: without its tokens there is no figure."""
-        asked = TokensQuery(day=day, by=("tier", "outcome"), busy=True)
-        try:
-            answer = _answers.decode(
-                await self._bus.request(subjects.METER_TOKENS, encode(asked), timeout=METER_SECONDS)
-            )
-        except BusUnavailable as error:
-            raise Refusal(f"the meter does not answer ({error}): ask again when it runs") from error
-        except msgspec.DecodeError as error:
-            raise Refusal(f"the meter's answer is unreadable ({error}): run the same version of both") from error
-        if isinstance(answer, Refused):
-            raise Refusal(f"the meter refused: {answer.reason}")
-        return answer
 
     async def _report(self, day: str, window: Window, tokens: Tokens) -> DayReport:
         now = self._now()

@@ -11,6 +11,7 @@ from services.billing.adapters.books import Books
 from services.billing.gatekeeper import Gatekeeper
 from services.billing.imports import Imports
 from services.billing.journal import Journal
+from services.billing.meter import Meter
 from services.billing.metrics import Metrics
 from services.billing.reports import Reports
 from services.billing.settings import settings
@@ -59,7 +60,7 @@ class Office:
         self._bus = bus
         self._metrics = Metrics(runtime.registry)
         chosen = settings(config)
-        self._reports = Reports(bus, books, chosen, self._metrics, now=runtime.now)
+        self._reports = Reports(Meter(bus), books, chosen, self._metrics, now=runtime.now)
         self._imports = Imports(bus, books, chosen, self._metrics, now=runtime.now)
         self._journal = Journal(bus, books, self._metrics)
         limit = config.billing.daily_budget

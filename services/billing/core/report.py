@@ -62,7 +62,7 @@ def make_report(
         tiers=tuple(_tier(name, spend, by_tier.get(name, 0)) for name, spend in allocation.tiers.items())
         if known
         else (),
-        directions=_directions(answer.served, allocation.spend if known else None, weights),
+        directions=directions_of(answer.served, allocation.spend if known else None, weights),
         tax=usd(allocation.tax),
         spend_before_credits=usd(allocation.before_credits) if known else None,
         sources=sources,
@@ -84,7 +84,8 @@ def _tier(name: str, spend: int, tokens: int) -> TierFigure:
     return TierFigure(tier=name, spend=usd(spend), tokens=tokens, usd_per_mtok=per_mtok(spend, tokens))
 
 
-def _directions(served: TokenSums, spend: int | None, weights: Mapping[str, int]) -> Directions:
+def directions_of(served: TokenSums, spend: int | None, weights: Mapping[str, int]) -> Directions:
+    """Each direction's tokens and price: the spend in units, None where it is not known, by the published weights."""
     counts = {
         "input": served.prompt_tokens - served.cached_tokens,
         "cached": served.cached_tokens,
