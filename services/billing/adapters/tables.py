@@ -112,9 +112,11 @@ accruals = Table(
     Column("hour", BigInteger, primary_key=True),
     Column("amount", ExactDecimal),
     Column("basis", Text),
+    Column("since", BigInteger),
     Column("through", BigInteger),
 )
-"""What a machine has cost in a UTC hour by its provider's running bill (USD, up to `through`)."""
+"""What a machine has cost in the UTC hour that begins at `hour`, by its provider's running bill: USD, for the time from
+`since` to `through` alone. `basis` says whose bill."""
 
 meters = Table(
     "meters",

@@ -52,6 +52,7 @@ def upgrade() -> None:
         sa.Column("hour", sa.BigInteger, primary_key=True),
         sa.Column("amount", ExactDecimal, nullable=False),
         sa.Column("basis", sa.Text, nullable=False),
+        sa.Column("since", sa.BigInteger, nullable=False),
         sa.Column("through", sa.BigInteger, nullable=False),
     )
     op.create_table(

@@ -1,0 +1,91 @@
+"""Readings of a provider's running bill in the books: what has risen since the last one is added to its UTC hours."""
+
+from collections.abc import Mapping
+
+from sqlalchemy import and_, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.billing.adapters.tables import accruals, meters, transitions
+from services.billing.core.accrual import Accrual, Reading, accrued, late
+from services.billing.core.days import HOUR, Window
+from services.billing.core.machine_time import Change, MachineTime, intervals
+from services.billing.core.money import units, usd
+from shared.database import reading
+
+
+class Accruals:
+    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def last(self) -> dict[str, Reading]:
+        """The last reading of each resource."""
+        async with reading(self._engine) as connection:
+            found = await connection.execute(select(meters))
+            return {row.resource: Reading(units(row.cumulative), row.at) for row in found}
+
+    async def add(self, readings: Mapping[str, Reading], machine_of: Mapping[str, str], basis: str) -> None:
+        """All of them or none, whoever else adds: what was read later than these counts already."""
+        async with self._engine.begin() as connection:
+            for resource, now in sorted(readings.items()):  # one order, so that two writers never wait for each other
+                await _add(connection, resource, now, machine_of[resource], basis)
+
+
+async def accrued_in(connection: AsyncConnection, window: Window) -> list[Accrual]:
+    """Of the hours that begin in it, in order."""
+    wanted = (
+        select(accruals)
+        .where(accruals.c.hour >= window.start, accruals.c.hour < window.end)
+        .order_by(accruals.c.machine, accruals.c.hour)
+    )
+    return [
+        Accrual(row.machine, row.hour, units(row.amount), row.since, row.through)
+        for row in await connection.execute(wanted)
+    ]
+
+
+async def _add(connection: AsyncConnection, resource: str, now: Reading, machine: str, basis: str) -> None:
+    """One reading. The first of a resource only says where it stands: whose time it is from before is not known."""
+    values = {"cumulative": usd(now.cumulative), "at": now.at}
+    known = select(meters).where(meters.c.resource == resource).with_for_update()
+    row = (await connection.execute(known)).one_or_none()
+    if row is None:
+        await connection.execute(insert(meters).values(resource=resource, **values))
+        return
+    before = Reading(units(row.cumulative), row.at)
+    if late(before, now):
+        return
+    await connection.execute(update(meters).where(meters.c.resource == resource).values(**values))
+    time = await _time(connection, machine, Window(before.at, now.at))
+    for part in accrued(machine, before, now, time):
+        await _add_part(connection, part, basis)
+
+
+async def _add_part(connection: AsyncConnection, part: Accrual, basis: str) -> None:
+    here = and_(accruals.c.machine == part.machine, accruals.c.hour == part.hour)
+    row = (await connection.execute(select(accruals).where(here))).one_or_none()
+    if row is None:
+        values = {"amount": usd(part.amount), "since": part.since, "through": part.through, "basis": basis}
+        await connection.execute(insert(accruals).values(machine=part.machine, hour=part.hour, **values))
+        return
+    values = {
+        "amount": usd(units(row.amount) + part.amount),
+        "since": min(row.since, part.since),
+        "through": max(row.through, part.through),
+        "basis": basis,
+    }
+    await connection.execute(update(accruals).where(here).values(**values))
+
+
+async def _time(connection: AsyncConnection, machine: str, gap: Window) -> MachineTime:
+    """What the journal knows of a gap of several hours; nothing of one within an hour, which has nothing to spread."""
+    if gap.start // HOUR == (gap.end - 1) // HOUR:
+        return MachineTime()
+    wanted = (
+        select(transitions.c.at, transitions.c.to_state)
+        .where(transitions.c.machine == machine, transitions.c.at < gap.end)
+        .order_by(transitions.c.at, transitions.c.id)
+    )
+    changes = [Change(row.at, row.to_state) for row in await connection.execute(wanted)]
+    return MachineTime(intervals(changes, gap.end))
