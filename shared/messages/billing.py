@@ -58,6 +58,8 @@ class ModelFigure(msgspec.Struct, frozen=True, kw_only=True):
     spend: Decimal
     tokens: int
     usd_per_mtok: Decimal | None
+    spend_before_credits: Decimal | None = None
+    """What bands are made from; None where it was not recorded."""
 
 
 class KeyFigure(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +163,12 @@ class PeriodReport(Message, frozen=True, kw_only=True, tag="period_report.v1"):
     complete_through: str | None
     """The last day up to which every day of it comes from bills and complete usage."""
     days: tuple[DayReport, ...]
+    effective_spend: Decimal | None = None
+    """None where a day's is not known."""
+    tokens_failed: int = 0
+    variance: Variance | None = None
+    left_out: str | None = None
+    """What would not fit into a message, such as the days' keys; None: all is there."""
 
 
 class Band(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +183,8 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
     """The cost per million tokens before credits, of the seven days before `day`."""
     trailing_28: Decimal | None
     reason: str | None = None
+    left_out: tuple[str, ...] = ()
+    """Days of the 28 that did not count, with why."""
 
 
 class BandsQuery(Message, frozen=True, kw_only=True, tag="bands_query.v1"):
@@ -225,11 +235,12 @@ class Statement(Message, frozen=True, kw_only=True, tag="statement.v1"):
 
 
 class Published(Message, frozen=True, kw_only=True, tag="published.v1"):
-    """`billing.published`: a day has a new revision; its files lie in the object store `books`."""
+    """`billing.published`, and a day's newest in bucket `reports`: its files lie in the object store `books`."""
 
     day: str
     revision: int
-    state: FigureState
+    state: FigureState | None
+    """None: a figure that was published is no longer known."""
     usd_per_mtok: Decimal | None
     change: str | None
     files: tuple[str, ...]

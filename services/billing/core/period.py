@@ -1,0 +1,177 @@
+"""Several days in a row as one figure: sums of the days' sums, and ratios of those, never means of ratios."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import TypeVar
+
+from services.billing.core.money import per_mtok, units, usd
+from services.billing.core.report import NO_TOKENS, NOT_DELIVERED, directions_of
+from shared.messages.billing import (
+    CAUSES,
+    AlwaysOn,
+    DayReport,
+    Directions,
+    FigureState,
+    KeyFigure,
+    ModelFigure,
+    PeriodReport,
+    TierFigure,
+    Variance,
+)
+from shared.messages.meter import TokenSums
+
+N = TypeVar("N", str, str | None)
+
+CERTAINTY: tuple[FigureState, ...] = ("estimated", "provisional", "restated", "final")
+"""From the least certain on."""
+
+
+def make_period(days: Sequence[DayReport], weights: Mapping[str, int]) -> PeriodReport:
+    """The figures of `days`, which follow one another; `weights` as for a day's directions.
+
+    A day with neither cost nor tokens adds nothing. Tokens without their cost make the whole unknown.
+    """
+    known = [day for day in days if day.spend is not None]
+    unknown = [day.day for day in days if day.spend is None and day.tokens]
+    tokens = sum(day.tokens for day in days)
+    spend = None if unknown or not known else _sum(day.spend for day in known)
+    before = None if spend is None else _sum(day.spend_before_credits for day in known)
+    served = _served(days)
+    counted = known if spend is not None else []
+    return PeriodReport(
+        first=days[0].day,
+        to=days[-1].day,
+        state=None if spend is None else min((d.state for d in known if d.state), key=CERTAINTY.index, default=None),
+        spend=_usd(spend),
+        tokens=tokens,
+        usd_per_mtok=_ratio(spend, tokens),
+        reason=_reason(days, unknown, known, tokens),
+        spend_before_credits=_usd(before),
+        usd_per_mtok_before_credits=_ratio(before, tokens),
+        usd_per_mtok_output=_ratio(spend, served.completion_tokens),
+        tax=usd(_sum(day.tax for day in days)),
+        causes={cause: usd(_sum(d.causes.get(cause) for d in counted)) for cause in CAUSES} if counted else {},
+        tiers=_tiers(counted),
+        models=_models(counted),
+        keys=_keys(counted),
+        directions=directions_of(served, spend, weights),
+        always_on=_always_on(counted, tokens),
+        complete_through=complete_through(days),
+        days=tuple(days),
+        effective_spend=_effective(counted),
+        tokens_failed=sum(day.tokens_failed for day in days),
+        variance=_variance(counted),
+    )
+
+
+def complete_through(days: Iterable[DayReport]) -> str | None:
+    """The last day up to which bills and usage are whole. Days with neither cost nor tokens do not hold it up."""
+    through = None
+    for day in days:
+        if day.state not in (None, "estimated") and day.usage_complete:
+            through = day.day
+        elif day.spend is not None or day.tokens:
+            break
+    return through
+
+
+def spans(days: Sequence[str]) -> str:
+    """Sorted days as text: `2026-05-03, 2026-05-07 to 2026-05-09`."""
+    runs: list[list[date]] = []
+    for day in map(date.fromisoformat, days):
+        if runs and day - runs[-1][-1] == timedelta(days=1):
+            runs[-1].append(day)
+        else:
+            runs.append([day])
+    return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+
+
+def _reason(days: Sequence[DayReport], unknown: Sequence[str], known: Sequence[DayReport], tokens: int) -> str | None:
+    if unknown:
+        through = complete_through(days)
+        fix = f"; the days up to {through} are whole" if through else ""
+        return f"{NOT_DELIVERED}: {spans(unknown)}{fix}"
+    if not known:
+        return f"neither cost nor tokens: {spans([day.day for day in days])}"
+    return None if tokens else NO_TOKENS
+
+
+def _served(days: Sequence[DayReport]) -> TokenSums:
+    found = [day.directions for day in days]
+    uncached, cached, output = (sum(getattr(d, name).tokens for d in found) for name in Directions.__struct_fields__)
+    return TokenSums(prompt_tokens=uncached + cached, cached_tokens=cached, completion_tokens=output)
+
+
+def _tiers(days: Sequence[DayReport]) -> tuple[TierFigure, ...]:
+    return tuple(
+        TierFigure(tier=name, spend=usd(spend), tokens=tokens, usd_per_mtok=per_mtok(spend, tokens))
+        for name, (spend, tokens) in _named((t.tier, t.spend, t.tokens) for day in days for t in day.tiers).items()
+    )
+
+
+def _models(days: Sequence[DayReport]) -> tuple[ModelFigure, ...]:
+    return tuple(
+        ModelFigure(model=name, spend=usd(spend), tokens=tokens, usd_per_mtok=per_mtok(spend, tokens))
+        for name, (spend, tokens) in _named((m.model, m.spend, m.tokens) for day in days for m in day.models).items()
+    )
+
+
+def _keys(days: Sequence[DayReport]) -> tuple[KeyFigure, ...]:
+    wakes = _named((k.key_id, k.wakes, 0) for day in days for k in day.keys)
+    return tuple(
+        KeyFigure(
+            key_id=name,
+            spend=usd(spend),
+            tokens=tokens,
+            usd_per_mtok=per_mtok(spend, tokens),
+            wakes=usd(wakes[name][0]),
+        )
+        for name, (spend, tokens) in _named((k.key_id, k.spend, k.tokens) for day in days for k in day.keys).items()
+    )
+
+
+def _named(parts: Iterable[tuple[N, Decimal, int]]) -> dict[N, tuple[int, int]]:
+    """Units and tokens by name, in the order in which the names first appear."""
+    sums: dict[N, tuple[int, int]] = {}
+    for name, spend, tokens in parts:
+        so_far = sums.get(name, (0, 0))
+        sums[name] = (so_far[0] + units(spend), so_far[1] + tokens)
+    return sums
+
+
+def _effective(days: Sequence[DayReport]) -> Decimal | None:
+    told = [day.effective_spend for day in days if day.effective_spend is not None]
+    return usd(_sum(told)) if told and len(told) == len(days) else None
+
+
+def _variance(days: Sequence[DayReport]) -> Variance | None:
+    told = [day.variance for day in days if day.variance is not None]
+    if not told:
+        return None
+    accrued, billed = _sum(v.accrued for v in told), _sum(v.billed for v in told)
+    return Variance(accrued=usd(accrued), billed=usd(billed), difference=usd(billed - accrued))
+
+
+def _always_on(days: Sequence[DayReport], tokens: int) -> AlwaysOn | None:
+    told = [day.always_on for day in days if day.always_on is not None]
+    if not told:
+        return None
+    silent = next((figure.reason for figure in told if figure.spend is None), None)
+    if silent is not None or len(told) < len(days):
+        return AlwaysOn(spend=None, usd_per_mtok=None, reason=silent or "not known of every day")
+    spend = _sum(figure.spend for figure in told)
+    return AlwaysOn(spend=usd(spend), usd_per_mtok=per_mtok(spend, tokens))
+
+
+def _sum(amounts: Iterable[Decimal | None]) -> int:
+    """Units; None adds nothing."""
+    return sum(units(amount) for amount in amounts if amount is not None)
+
+
+def _usd(amount: int | None) -> Decimal | None:
+    return None if amount is None else usd(amount)
+
+
+def _ratio(amount: int | None, tokens: int) -> Decimal | None:
+    return None if amount is None else per_mtok(amount, tokens)
