@@ -1,19 +1,27 @@
-"""A day's spend by cause and by tier, from cost rows, machine time and tokens. Every part of it sums exactly."""
+"""A day's spend by cause and by tier, from charges, machine time and tokens. Every part of it sums exactly."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeVar
 
-from services.billing.core.attribution import STORAGE, Direct, Fleet
-from services.billing.core.days import DAY, HOUR, Window
+from services.billing.core.accrual import Accrual
+from services.billing.core.attribution import Direct, Fleet
+from services.billing.core.charges import Charge, Kind, billed_time, day_part, grouped
+from services.billing.core.days import Window
+from services.billing.core.estimate import Basis
 from services.billing.core.focus import CostRow
-from services.billing.core.machine_time import BILLABLE, TIME_CAUSES, MachineTime, TimeUse, without
-from services.billing.core.money import converted, divided, split
+from services.billing.core.machine_time import MachineTime, TimeUse, without
+from services.billing.core.money import split
+from services.billing.core.parts import Part, parts_of, time_parts
 from shared.messages.billing import CAUSES, Cause
 
-HOUR_UNITS = frozenset({"h", "hr", "hrs", "hour", "hours"})
+K = TypeVar("K")
+SharedBy = Literal["direct cost", "tokens", "nothing: evenly"]
+Loose = Literal["shared", "unattributed"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Allocation:
     """Units of 10⁻¹² USD. `causes` sum to `spend`, and so do `tiers` and `causes["unattributed"]`."""
 
@@ -21,14 +29,26 @@ class Allocation:
     causes: Mapping[Cause, int]
     tiers: Mapping[str, int]
     """Each with its part of the shared cost."""
+    tiers_before: Mapping[str, int]
+    """The same before credits: with what is unattributed before credits they sum to `before_credits`."""
+    wakes: Mapping[str | None, int]
+    """What waking and failed wakes cost, by the key that caused them; None: no key did."""
+    shared_by: SharedBy | None
+    """What the shared cost follows; None: there is none, or no tier to bear it."""
     tax: int
     before_credits: int
+    effective: int | None
+    """The spend by EffectiveCost; None where no charge tells one."""
     billed: bool
     """Whether a charge other than tax covers the day."""
     accrued: int
-    """The part of `spend` that no charge covers yet: machine time at the tier's price."""
+    """The part of `spend` that no charge covers yet."""
     observed: bool
-    """Whether the journal knows any of the day of a machine that has a price."""
+    """Whether anything is known of the day of a machine whose time can be accrued."""
+    variance: tuple[int, int] | None
+    """What would have been accrued for the machine hours that are billed, and what was billed for them."""
+    charges: int
+    """Delivered rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,161 +65,140 @@ class DayFacts:
     """Served, by tier."""
     prices: Mapping[str, int] = field(default_factory=dict)
     """By tier, in units per machine and hour."""
+    accruals: Mapping[str, Sequence[Accrual]] = field(default_factory=dict)
+    """By machine, what its provider's running bill says of the day's hours."""
 
 
 def allocate(facts: DayFacts) -> Allocation:
     """The day's spend, all of it.
 
     Accrual is replaced by the bill hour by hour: a machine's UTC hour in which a charge for its use lies costs what
-    the charges say, any other hour of its billable time costs the tier's price.
+    the charges say. Any other hour costs what the running bill says, and where that says nothing its billable time
+    costs the tier's price.
     """
     sums = _Sums(facts)
-    for row in facts.rows:
-        _add_row(sums, row)
-    for machine in facts.times:
-        tier = facts.fleet.tier_of.get(machine)
-        if tier is not None and tier in facts.prices:
-            _accrue(sums, machine, tier)
-    tiers = _with_shared(sums)
-    spend = sum(sums.causes.values())
+    for kind, charge in grouped(facts.rows, facts.fleet.owner).items():
+        sums.add(kind, charge)
+    basis = Basis(use=sums.use, tier_of=facts.fleet.tier_of, prices=facts.prices, told=facts.accruals)
+    machines = sorted({*facts.times, *facts.accruals})
+    accrued = 0
+    variance: list[tuple[int, int]] = []
+    for machine in machines:
+        free = without(facts.day, sums.billed_hours.get(machine, []))
+        found = basis.accrual(machine, free)
+        accrued += found.total()
+        sums.parts.update(found)
+        billed = without(facts.day, free)
+        if basis.observes(machine, billed):
+            variance.append((basis.accrual(machine, billed).total(), sums.billed_use[machine]))
+    causes, tiers, shared_by = _spread(facts, sums.parts, sums.loose)
+    spend = sum(causes.values())
     return Allocation(
         spend=spend,
-        causes=sums.causes,
+        causes=causes,
         tiers=tiers,
+        tiers_before=_spread(facts, _less(sums.parts, sums.credit_parts), _less(sums.loose, sums.credit_loose))[1],
+        wakes=sums.wakes(),
+        shared_by=shared_by,
         tax=sums.tax,
-        before_credits=spend - sums.credits,
+        before_credits=spend - sums.credit_parts.total() - sums.credit_loose.total(),
+        effective=sums.effective + accrued if sums.tells_effective else None,
         billed=sums.billed,
-        accrued=sums.accrued,
-        observed=sums.observed,
+        accrued=accrued,
+        observed=any(basis.observes(machine, [facts.day]) for machine in machines),
+        variance=(sum(told for told, _ in variance), sum(paid for _, paid in variance)) if variance else None,
+        charges=sum(row.rows for row in facts.rows),
     )
 
 
 @dataclass
 class _Sums:
     facts: DayFacts
-    causes: dict[Cause, int] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0))
-    direct: dict[str, int] = field(default_factory=dict)
+    parts: Counter[Part] = field(default_factory=Counter)
+    """What belongs to a tier by itself."""
+    loose: Counter[Loose] = field(default_factory=Counter)
+    credit_parts: Counter[Part] = field(default_factory=Counter)
+    credit_loose: Counter[Loose] = field(default_factory=Counter)
+    """The credits in the two."""
     tax: int = 0
-    credits: int = 0
+    effective: int = 0
+    tells_effective: bool = False
     billed: bool = False
-    accrued: int = 0
-    observed: bool = False
     billed_hours: dict[str, list[Window]] = field(default_factory=dict)
     """Machine to the hours for which there are charges: there the bill replaces the accrual."""
+    billed_use: Counter[str] = field(default_factory=Counter)
     _uses: dict[tuple[str, Window], TimeUse] = field(default_factory=dict)
 
     def use(self, machine: str | None, window: Window) -> TimeUse:
-        """Remembered: the rows of a day share a few windows."""
+        """Remembered: the charges of a day share a few windows."""
         name = machine or ""
         if (name, window) not in self._uses:
             self._uses[name, window] = self.facts.times.get(name, MachineTime()).use(window)
         return self._uses[name, window]
 
-    def add_direct(self, tier: str, causes: Mapping[Cause, int]) -> None:
-        self.direct[tier] = self.direct.get(tier, 0) + sum(causes.values())
-        for cause, amount in causes.items():
-            self.causes[cause] += amount
+    def add(self, kind: Kind, charge: Charge) -> None:
+        day = self.facts.day
+        cost = day_part(charge.billed, kind, day)
+        if kind.category == "Tax":
+            self.tax += cost
+            return
+        self.billed = True
+        self.effective += day_part(charge.effective, kind, day)
+        self.tells_effective = self.tells_effective or charge.tells_effective
+        is_credit = kind.category == "Credit"
+        if not isinstance(kind.owner, Direct):
+            self.loose[kind.owner] += cost
+            self.credit_loose[kind.owner] += cost if is_credit else 0
+            return
+        parts = parts_of(cost, self._weights(kind, charge, kind.owner.tier))
+        self.parts.update(parts)
+        self.credit_parts.update(parts if is_credit else {})
+        if kind.is_use and kind.machine is not None:
+            self.billed_hours.setdefault(kind.machine, []).append(kind.hours)
+            self.billed_use[kind.machine] += cost
+
+    def wakes(self) -> dict[str | None, int]:
+        found: Counter[str | None] = Counter()
+        for part, amount in self.parts.items():
+            if part.cause in ("waking", "failed_wake"):
+                found[part.key_id] += amount
+        return dict(found)
+
+    def _weights(self, kind: Kind, charge: Charge, home: str) -> Counter[Part]:
+        window = Window(kind.start, kind.end).overlap(self.facts.day)
+        if window.start < self.facts.now < window.end:
+            window = Window(window.start, self.facts.now)  # what has not happened yet explains nothing
+        billed = None if kind.is_storage else billed_time(kind, charge, window)
+        return time_parts(home, window, self.use(kind.machine, window), billed)
 
 
-def day_part(row: CostRow, day: Window) -> int:
-    """The row's cost that falls on the day in USD, by seconds. The days' parts sum to it; no time is its start's."""
-    cost = converted(row.billed, row.per_usd)
-    start, end = row.charge_start, row.charge_end
-    if day.start <= start and end <= day.end:
-        return cost
-    first = start - start % DAY
-    every = [Window(start, end).overlap(Window(at, at + DAY)).length for at in range(first, end, DAY)]
-    return split(cost, every)[(day.start - first) // DAY]
-
-
-def time_causes(row: CostRow, window: Window, use: TimeUse) -> dict[Cause, int]:
-    """Weights of the causes of a machine's own charge. `window` is the charge period within the day, `use` its time.
-
-    Storage costs in every state. Anything else is billed for the hours that the row says it consumed, else for the
-    whole window: hours beyond what the journal can explain are unexplained as far as it is silent about the window;
-    the rest follows the billable time that it knows, and is the cost of being asleep where there is none.
-    """
-    if not window.length:
-        return {"unexplained": 1}
-    if row.service_category == STORAGE:
-        weights: dict[Cause, int] = {cause: use.by_cause[cause] for cause in TIME_CAUSES}
-        return {**weights, "unexplained": use.uncovered}
-    billed, billable = _billed_time(row, window), use.billable
-    unexplained = min(use.uncovered, max(0, billed - billable))
-    explained = billed - unexplained
-    if billable == 0:
-        # A window about which the journal knows nothing tells nothing about sleep either.
-        silent = use.uncovered == window.length
-        return {"unexplained": 1} if silent else {"unexplained": unexplained, "asleep": explained}
-    weights = {cause: use.by_cause[cause] * explained for cause in BILLABLE}
-    return {**weights, "unexplained": unexplained * billable}
-
-
-def _billed_time(row: CostRow, window: Window) -> int:
-    """Milliseconds: the row's hours, as far as they fall into the window; all of it where it names none."""
-    unit = (row.consumed_unit or "").strip().lower()
-    if unit not in HOUR_UNITS or not row.consumed_quantity:
-        return window.length
-    numerator, denominator = abs(row.consumed_quantity).as_integer_ratio()
-    whole = row.charge_end - row.charge_start
-    return max(1, divided(numerator * HOUR * window.length, denominator * whole))
-
-
-def _add_row(sums: _Sums, row: CostRow) -> None:
-    facts = sums.facts
-    cost = day_part(row, facts.day)
-    if row.category == "Tax":
-        sums.tax += cost
-        return
-    sums.billed = True
-    if row.category == "Credit":
-        sums.credits += cost
-    owner = facts.fleet.owner(row)
-    if not isinstance(owner, Direct):
-        sums.causes[owner] += cost
-        return
-    window = Window(row.charge_start, row.charge_end).overlap(facts.day)
-    if window.start < facts.now < window.end:
-        window = Window(window.start, facts.now)  # what has not happened yet explains nothing
-    weights = time_causes(row, window, sums.use(owner.machine, window))
-    sums.add_direct(owner.tier, _parts(cost, weights))
-    if owner.machine is not None and row.category == "Usage" and row.service_category != STORAGE:
-        sums.billed_hours.setdefault(owner.machine, []).append(_hours(row))
-
-
-def _parts(cost: int, weights: Mapping[Cause, int]) -> dict[Cause, int]:
-    names = [cause for cause in CAUSES if cause in weights]  # one order for ties
-    return dict(zip(names, split(cost, [weights[cause] for cause in names]), strict=True))
-
-
-def _hours(row: CostRow) -> Window:
-    return Window(row.charge_start - row.charge_start % HOUR, row.charge_end + -row.charge_end % HOUR)
-
-
-def _accrue(sums: _Sums, machine: str, tier: str) -> None:
-    facts = sums.facts
-    if sums.use(machine, facts.day).uncovered < facts.day.length:
-        sums.observed = True
-    uses = [sums.use(machine, window) for window in without(facts.day, sums.billed_hours.get(machine, []))]
-    weights: dict[Cause, int] = {cause: sum(use.by_cause[cause] for use in uses) for cause in BILLABLE}
-    billable = sum(weights.values())
-    if billable:
-        cost = divided(facts.prices[tier] * billable, HOUR)
-        sums.accrued += cost
-        sums.add_direct(tier, _parts(cost, weights))
-
-
-def _with_shared(sums: _Sums) -> dict[str, int]:
-    """Every tier's spend. Shared cost follows direct cost, else tokens, else it is spread evenly."""
-    tiers, tokens = sums.facts.fleet.tiers, sums.facts.tokens
-    names = [*tiers, *sorted((set(tokens) | set(sums.direct)) - set(tiers))]
+def _spread(
+    facts: DayFacts, parts: Mapping[Part, int], loose: Mapping[Loose, int]
+) -> tuple[dict[Cause, int], dict[str, int], SharedBy | None]:
+    """Causes and tiers. Shared cost follows direct cost, else tokens, else it is spread evenly."""
+    causes: dict[Cause, int] = {**dict.fromkeys(CAUSES, 0), **{name: loose[name] for name in loose}}
+    direct: Counter[str] = Counter()
+    for part, amount in parts.items():
+        causes[part.cause] += amount
+        direct[part.tier] += amount
+    tiers, tokens = facts.fleet.tiers, facts.tokens
+    names = [*tiers, *sorted((set(tokens) | set(direct)) - set(tiers))]
     if not names:
-        sums.causes["unattributed"] += sums.causes["shared"]
-        sums.causes["shared"] = 0
-        return {}
-    direct = {name: sums.direct.get(name, 0) for name in names}
-    by_cost = [max(0, direct[name]) for name in names]
-    by_tokens = [tokens.get(name, 0) for name in names]
-    weights = next(w for w in (by_cost, by_tokens, [1] * len(names)) if any(w))
-    shares = split(sums.causes["shared"], weights)
-    return {name: direct[name] + share for name, share in zip(names, shares, strict=True)}
+        causes["unattributed"] += causes["shared"]
+        causes["shared"] = 0
+        return causes, {}, None
+    keys: dict[SharedBy, list[int]] = {
+        "direct cost": [max(0, direct[name]) for name in names],
+        "tokens": [tokens.get(name, 0) for name in names],
+        "nothing: evenly": [1] * len(names),
+    }
+    key = next(key for key, weights in keys.items() if any(weights))
+    shares = split(causes["shared"], keys[key])
+    found = {name: direct[name] + share for name, share in zip(names, shares, strict=True)}
+    return causes, found, key if "shared" in loose else None
+
+
+def _less(all_of_it: Counter[K], taken: Counter[K]) -> Counter[K]:
+    left = Counter(all_of_it)
+    left.subtract(taken)
+    return left

@@ -1,4 +1,4 @@
-"""Whose a charge is: by its resource, then by its tag; what is nobody's is shared or unattributed, never dropped."""
+"""Whose a charge is: by its resource, tag or parent; what is nobody's is shared or unattributed, never dropped."""
 
 import re
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ class Direct:
     """A tier's own charge; `machine` None where only a tag says so."""
 
     tier: str
+    """Of a machine as the configuration has it: of the time that the journal knows, the journal says which."""
     machine: str | None
 
 
@@ -37,12 +38,12 @@ class Fleet:
     tier_tag: str
 
     def owner(self, row: CostRow) -> Owner:
-        machine = self._machine(row.resource_id)
-        if machine is not None:
+        if (machine := self._machine(row.resource_id)) is not None:
             return Direct(self.tier_of[machine], machine)
-        tier = _tag(row.tags, self.tier_tag)
-        if tier in self.tiers:
+        if (tier := _tag(row.tags, self.tier_tag)) in self.tiers:
             return Direct(tier, None)
+        if (machine := self._machine(row.parent_id)) is not None:
+            return Direct(self.tier_of[machine], machine)
         if row.resource_id is None or row.service_category not in DIRECT_CATEGORIES:
             return "shared"
         return "unattributed"

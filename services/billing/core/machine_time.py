@@ -1,8 +1,11 @@
 """What a machine did when: its intervals from the fleet's journal, and how a window divides into causes of cost."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+from itertools import accumulate
+from typing import Literal, NamedTuple
 
 from services.billing.core.days import Window
 from shared.messages.waker import MachineState
@@ -29,44 +32,81 @@ class Change:
 
     at: int
     state: MachineState
+    tier: str | None = None
+    """Of which it was a machine then; None: the one that the configuration says."""
+    key_id: str | None = None
+    """The key whose request woke it."""
+
+
+class Spell(NamedTuple):
+    """A kind of time that a machine spent."""
+
+    tier: str | None
+    cause: TimeCause
+    """Of an interval `warm_idle` also for what the meter may show to be `serving`."""
+    key_id: str | None
+    """Of a wake: who caused it."""
 
 
 @dataclass(frozen=True)
 class Interval:
     window: Window
-    cause: TimeCause
-    """`warm_idle` also for what the meter may show to be `serving`."""
+    spell: Spell
     can_serve: bool
 
 
 @dataclass(frozen=True)
 class MachineTime:
-    """One machine's intervals, in order and without overlap, and when it had requests in flight."""
+    """One machine's intervals and when it had requests in flight, each in order and without overlap."""
 
     intervals: Sequence[Interval] = ()
     busy: Sequence[Window] = ()
 
     def use(self, window: Window) -> "TimeUse":
-        spent = dict.fromkeys(TIME_CAUSES, 0)
+        spent: dict[Spell, int] = {}
         for interval in self.intervals:
             part = interval.window.overlap(window)
-            served = sum(part.overlap(b).length for b in self.busy) if interval.can_serve and part.length else 0
-            spent["serving"] += served
-            spent[interval.cause] += part.length - served
+            if not part.length:
+                continue
+            served = self._busy_before(part.end) - self._busy_before(part.start) if interval.can_serve else 0
+            serving = interval.spell._replace(cause="serving")
+            for spell, length in ((serving, served), (interval.spell, part.length - served)):
+                if length:
+                    spent[spell] = spent.get(spell, 0) + length
         return TimeUse(spent, window.length - sum(spent.values()))
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [window.start for window in self.busy]
+
+    @cached_property
+    def _sums(self) -> list[int]:
+        return list(accumulate((window.length for window in self.busy), initial=0))
+
+    def _busy_before(self, moment: int) -> int:
+        """Milliseconds; a busy day has thousands of windows, so they are not walked."""
+        number = bisect_right(self._starts, moment)
+        return self._sums[number] - (max(0, self.busy[number - 1].end - moment) if number else 0)
 
 
 @dataclass(frozen=True)
 class TimeUse:
-    """Milliseconds of a window by cause; they and `uncovered` (no word in the journal) sum to its length."""
+    """Milliseconds of a window by kind; they and `uncovered` (no word in the journal) sum to its length."""
 
-    by_cause: dict[TimeCause, int] = field(default_factory=lambda: dict.fromkeys(TIME_CAUSES, 0))
+    spells: dict[Spell, int] = field(default_factory=dict)
     uncovered: int = 0
+
+    @property
+    def by_cause(self) -> dict[TimeCause, int]:
+        found = dict.fromkeys(TIME_CAUSES, 0)
+        for spell, length in self.spells.items():
+            found[spell.cause] += length
+        return found
 
     @property
     def billable(self) -> int:
         """Time in which a provider bills the machine itself, not only its disks."""
-        return sum(self.by_cause[cause] for cause in BILLABLE)
+        return sum(length for spell, length in self.spells.items() if spell.cause in BILLABLE)
 
 
 def intervals(changes: Sequence[Change], now: int) -> list[Interval]:
@@ -80,9 +120,10 @@ def intervals(changes: Sequence[Change], now: int) -> list[Interval]:
         cause = _CAUSES[change.state]
         if change.state == "waking" and following is not None and following.state not in _SERVES:
             cause = "failed_wake"
+        key_id = change.key_id if change.state == "waking" else None
         window = Window(change.at, min(now, following.at) if following else now)
         if window.length:
-            found.append(Interval(window, cause, change.state in _SERVES))
+            found.append(Interval(window, Spell(change.tier, cause, key_id), change.state in _SERVES))
     return found
 
 

@@ -26,11 +26,15 @@ def units(amount: Decimal) -> int:
 
 def converted(amount: Decimal, per_usd: str) -> int:
     """An amount of a currency, of which `per_usd` is one USD, as units: to the nearest, exact for USD itself."""
+    return exchanged(units(amount), per_usd)
+
+
+def exchanged(amount: int, per_usd: str) -> int:
+    """Units of a currency as units of USD, as above."""
     if per_usd == "1":
-        return units(amount)
-    above, below = amount.as_integer_ratio()
-    rate_above, rate_below = Decimal(per_usd).as_integer_ratio()
-    return divided(above * rate_below * UNITS_PER_USD, below * rate_above)
+        return amount
+    above, below = Decimal(per_usd).as_integer_ratio()
+    return divided(amount * below, above)
 
 
 def usd(amount: int) -> Decimal:
