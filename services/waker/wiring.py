@@ -10,13 +10,13 @@ from services.waker.adapters.probe import HttpProber
 from services.waker.adapters.process import LocalMachine, LocalMachines
 from services.waker.adapters.sleep_mode import SleepingMachine
 from services.waker.adapters.static import StaticMachines
-from services.waker.adapters.throttle import Throttle
 from services.waker.core.plan import plan_of
 from services.waker.metrics import Metrics
 from services.waker.ports import Provider
 from services.waker.waker import Waker
 from shared.bus import subjects
 from shared.bus.lease import Lease
+from shared.clouds.throttle import Throttle
 from shared.config import Config, Machine, ProviderName
 from shared.ids import uuid7
 from shared.runtime.child import LIFELINE_VARIABLE
@@ -97,9 +97,10 @@ def _local(machine: Machine, folder: Path, lifeline: int | None) -> LocalMachine
 
 def _hyperstack(config: Config, instances: Mapping[str, str]) -> Provider:
     from services.waker.adapters.hyperstack import Hyperstack
-    from services.waker.adapters.hyperstack_api import HyperstackApi, api_key
+    from services.waker.adapters.hyperstack_api import HyperstackApi
+    from shared.clouds.hyperstack import HyperstackAccount, api_key
 
     account = config.provider.hyperstack
     assert account is not None, "checked when the file was read"
-    api = HyperstackApi(account.base_url, api_key(), Throttle(account.calls_per_minute))
-    return Hyperstack(api, instances, config.waker.fleet)
+    calls = HyperstackAccount(account.base_url, api_key(), Throttle(account.calls_per_minute))
+    return Hyperstack(HyperstackApi(calls), instances, config.waker.fleet)

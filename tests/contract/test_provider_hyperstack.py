@@ -7,7 +7,8 @@ import pytest
 
 from services.waker.adapters.hyperstack import Hyperstack
 from services.waker.adapters.hyperstack_api import HyperstackApi
-from services.waker.adapters.throttle import Throttle
+from shared.clouds.hyperstack import HyperstackAccount
+from shared.clouds.throttle import Throttle
 from tests.contract.providers import CloudContract, CloudRig, Trouble
 from tests.kit import hyperstack_cloud as kit
 from tests.kit.hyperstack_cloud import HyperstackCloud, hyperstack_cloud
@@ -56,7 +57,7 @@ class TestHyperstack(CloudContract):
             vm, stray = cloud.add(labels=[LABEL]), cloud.add("ACTIVE", labels=[LABEL])
             cloud.add("ACTIVE", labels=["spotinference-fleet=other"])
             instances = {"h100x2-1": str(vm.id), "h100x2-2": "999"}
-            api = HyperstackApi(cloud.base_url, cloud.key, Throttle(100_000))
+            api = HyperstackApi(HyperstackAccount(cloud.base_url, cloud.key, Throttle(100_000)))
             provider = Hyperstack(api, instances, "test")
             yield HyperstackRig(cloud, provider, vm, f"hyperstack:{stray.id}", late=request.param)
             await provider.close()

@@ -9,9 +9,9 @@ from services.waker.adapters import ec2_sights
 from services.waker.adapters.ec2_account import Ec2Account
 from services.waker.adapters.ec2_failures import NO_HIBERNATION, SKEW_SECONDS, Failure, clock_fault
 from services.waker.adapters.ec2_sights import Described, Seen
-from services.waker.adapters.throttle import Throttle
 from services.waker.core.events import Sight, Stray
 from services.waker.ports import ACCEPTED, CallResult, Looks, Unseen
+from shared.clouds.throttle import Throttle
 from shared.config import ProviderName
 
 NAME: ProviderName = "ec2"

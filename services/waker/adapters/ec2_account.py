@@ -14,7 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from services.waker.adapters.ec2_failures import PERMISSION, THROTTLED, code_of, failure
-from services.waker.adapters.throttle import Throttle
+from shared.clouds.throttle import Throttle
 
 CONNECT_SECONDS = 3
 READ_SECONDS = 10

@@ -2,9 +2,9 @@
 
 from botocore import exceptions as boto
 
-from services.waker.adapters.throttle import Crowded
 from services.waker.core.events import Scope
 from services.waker.ports import CallResult
+from shared.clouds.throttle import Crowded
 
 MESSAGE_CHARACTERS = 300
 SKEW_SECONDS = 60.0

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from services.waker.adapters.hyperstack_api import KEY_VARIABLE, Fault, StockRegion, Vm, VmEvent
+from services.waker.adapters.hyperstack_api import StockRegion, Vm, VmEvent
 from services.waker.core.events import Power, Scope, Sight
 from services.waker.ports import CallResult
+from shared.clouds.hyperstack import KEY_VARIABLE, Fault
 
 POWERS: Mapping[str, Power] = {
     "ACTIVE": "up",

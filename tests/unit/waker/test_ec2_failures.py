@@ -4,8 +4,8 @@ import pytest
 from botocore import exceptions as boto
 
 from services.waker.adapters.ec2_failures import MEANING, failure
-from services.waker.adapters.throttle import Crowded
 from services.waker.ports import CallResult
+from shared.clouds.throttle import Crowded
 
 
 def meant(code: str, message: str = "", *, action: str = "StartInstances", skew: float = 0.0) -> CallResult:

@@ -9,10 +9,11 @@ import pytest
 import structlog.testing
 
 from services.waker.adapters.hyperstack import Hyperstack
-from services.waker.adapters.hyperstack_api import MAX_BODY_BYTES, HyperstackApi, api_key
-from services.waker.adapters.throttle import Throttle
+from services.waker.adapters.hyperstack_api import HyperstackApi
 from services.waker.core.events import Sight
 from services.waker.ports import CallResult, Unseen
+from shared.clouds.hyperstack import MAX_BODY_BYTES, HyperstackAccount, api_key
+from shared.clouds.throttle import Throttle
 from shared.errors import Misconfigured
 from tests.kit.hyperstack_cloud import KEY, HyperstackCloud, Trouble, hyperstack_cloud
 from tests.kit.hyperstack_machines import FakeVm
@@ -55,7 +56,8 @@ class House:
 
 
 def api_of(cloud: HyperstackCloud, hours: Hours, *, key: str = KEY, read_seconds: float = 10.0) -> HyperstackApi:
-    return HyperstackApi(cloud.base_url, key, Throttle(100_000), read_seconds=read_seconds, now=hours)
+    account = HyperstackAccount(cloud.base_url, key, Throttle(100_000), read_seconds=read_seconds, now=hours)
+    return HyperstackApi(account)
 
 
 @pytest.fixture
@@ -355,7 +357,8 @@ async def test_short_pages_end_no_list_that_counts_more(house: House) -> None:
 
 async def test_a_call_beyond_the_account_s_bound_is_not_made(house: House) -> None:
     throttle = Throttle(1, patience=0.1)
-    provider = Hyperstack(HyperstackApi(house.cloud.base_url, KEY, throttle), {"m1": str(house.vm.id)}, None)
+    api = HyperstackApi(HyperstackAccount(house.cloud.base_url, KEY, throttle))
+    provider = Hyperstack(api, {"m1": str(house.vm.id)}, None)
     await provider.look()
     result = await provider.start("m1", 1)
     assert (result.outcome, result.scope) == ("refused", "busy")
@@ -374,7 +377,8 @@ async def test_after_429_the_account_s_calls_wait(house: House) -> None:
 
     hours = Hours()
     throttle = Throttle(100, clock=hours, sleep=sleep, jitter=lambda: 0.0)
-    provider = Hyperstack(HyperstackApi(house.cloud.base_url, KEY, throttle), {"m1": str(house.vm.id)}, None)
+    api = HyperstackApi(HyperstackAccount(house.cloud.base_url, KEY, throttle))
+    provider = Hyperstack(api, {"m1": str(house.vm.id)}, None)
     limit, house.cloud.limit = house.cloud.limit, 0
     result = await provider.start("m1", 1)
     assert (result.outcome, result.scope, result.code) == ("refused", "busy", "429")

@@ -3,8 +3,9 @@
 import pytest
 
 from services.waker.adapters.hyperstack_answers import POWERS, failure_of, result_of, sight_of, stock_of
-from services.waker.adapters.hyperstack_api import Environment, Fault, Flavor, Stocked, StockRegion, Vm, VmEvent
+from services.waker.adapters.hyperstack_api import Environment, Flavor, Stocked, StockRegion, Vm, VmEvent
 from services.waker.core.events import Power, Scope
+from shared.clouds.hyperstack import Fault
 from shared.messages.waker import CallOutcome
 
 H100 = Flavor(name="n3-H100x2", gpu="H100-80G-PCIe", gpu_count=2)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.waker.adapters.throttle import LONGEST_PAUSE, PATIENCE, Crowded, Throttle
+from shared.clouds.throttle import LONGEST_PAUSE, PATIENCE, Crowded, Throttle
 
 
 class Hours:

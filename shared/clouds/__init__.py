@@ -1,0 +1,1 @@
+"""Accounts at clouds, for every service that asks one."""
