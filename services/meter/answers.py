@@ -99,7 +99,7 @@ class Answers:
             log.debug("answering by the last look at the backlog", reason=str(error))
         try:
             since = self._now() - self._silence
-            facts = await self._ledger.day(day, query.by, busy=query.busy, active_since=since)
+            facts = await self._ledger.day(day, query.by, busy=query.busy, key=query.key, active_since=since)
         except Refusal as error:
             return Refused(reason=str(error))
         except AWAY as error:

@@ -48,6 +48,8 @@ class TokensQuery(Message, frozen=True, kw_only=True, tag="tokens_query.v1"):
     """Any of `day`, `hour`, `minute`, `model`, `tier`, `key`, `machine`, `outcome`, `direction`."""
     busy: bool = False
     """Whether the intervals in which each machine had requests in flight are wanted too."""
+    key: str | None = None
+    """Only what this key used; None: all."""
 
 
 class TokenSums(msgspec.Struct, frozen=True, kw_only=True):

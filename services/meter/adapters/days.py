@@ -35,10 +35,10 @@ LONGEST_REQUEST = DAY
 
 
 async def day_facts(
-    connection: AsyncConnection, day: Day, by: Sequence[str], *, busy: bool, active_since: float
+    connection: AsyncConnection, day: Day, by: Sequence[str], *, busy: bool, key: str | None, active_since: float
 ) -> DayFacts:
     return DayFacts(
-        sums=await _sums(connection, day, by),
+        sums=await _sums(connection, day, by, key),
         sources=await known_sources(connection, active_since),
         quarantined=await _quarantined(connection, day),
         busy=await _busy(connection, day) if busy else {},
@@ -88,7 +88,9 @@ async def known_sources(connection: AsyncConnection, active_since: float) -> tup
     )
 
 
-async def _sums(connection: AsyncConnection, day: Day, by: Sequence[str]) -> dict[tuple[str, ...], TokenSums]:
+async def _sums(
+    connection: AsyncConnection, day: Day, by: Sequence[str], key: str | None
+) -> dict[tuple[str, ...], TokenSums]:
     """From the hours, which are few, unless minutes are asked for."""
     by = [dimension for dimension in by if dimension != DIRECTION]
     table, at, unit = (rollups, rollups.c.minute, 1) if "minute" in by else (hours, hours.c.hour, HOUR)
@@ -102,6 +104,8 @@ async def _sums(connection: AsyncConnection, day: Day, by: Sequence[str]) -> dic
 
     grouped = [*map(column, by), table.c.outcome]
     within = (at >= day.first_minute // unit) & (at < day.end_minute // unit)
+    if key is not None:
+        within &= table.c.key_id == key
     query = select(*grouped, *(func.sum(table.c[name]) for name in COUNTS)).where(within)
     rows = (await connection.execute(query.group_by(*dict.fromkeys(grouped)).limit(MOST_ROWS + 1))).all()
     if len(rows) > MOST_ROWS:

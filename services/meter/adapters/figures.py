@@ -5,7 +5,6 @@ Written from new events alone, in their own transaction: what comes again change
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,7 +57,7 @@ async def add_figures(
     """`insert`: the dialect's own."""
     await _add_sketches(connection, insert(figures), sketched(fresh))
     names = ("prompt_tokens", "completion_tokens")
-    rows = [{**asdict(key), **dict(zip(names, tokens, strict=True))} for key, tokens in by_minute(fresh).items()]
+    rows = [{**vars(key), **dict(zip(names, tokens, strict=True))} for key, tokens in by_minute(fresh).items()]
     if rows:
         await connection.execute(_adding(paces, insert(paces), names), rows)
 
@@ -67,7 +66,7 @@ async def _add_sketches(connection: AsyncConnection, upsert: Any, sketches: dict
     """The first statement locks each row and says which bins were in it, the second one adds ours to them."""
     if not sketches:
         return
-    rows = [{**asdict(k), "count": s.count, "total": s.total, "bins": s.packed} for k, s in sketches.items()]
+    rows = [{**vars(k), "count": s.count, "total": s.total, "bins": s.packed} for k, s in sketches.items()]
     upsert = _adding(figures, upsert, ("count", "total"))
     returning = upsert.returning(*(figures.c[name] for name in _KEY), figures.c.count, figures.c.bins)
     grown = []

@@ -8,7 +8,7 @@ so that none waits in a circle.
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -119,13 +119,16 @@ class Ledger:
         async with self._watched(reading(self._engine)) as connection:
             return _months(await connection.execute(query))
 
-    async def day(self, day: Day, by: Sequence[str], *, busy: bool, active_since: float = 0.0) -> DayFacts:
+    async def day(
+        self, day: Day, by: Sequence[str], *, busy: bool, key: str | None = None, active_since: float = 0.0
+    ) -> DayFacts:
         """What the ledger knows of a day, all as of one moment; `Refusal` where that is too much.
 
-        Sources of which nothing is missing are named only if they were heard since `active_since`.
+        `key`: only the sums of this one. Sources of which nothing is missing are named only if they were heard since
+        `active_since`.
         """
         async with self._watched(reading(self._engine)) as connection:
-            return await day_facts(connection, day, by, busy=busy, active_since=active_since)
+            return await day_facts(connection, day, by, busy=busy, key=key, active_since=active_since)
 
     async def history(self, query: HistoryQuery) -> History:
         """A page of what happened, as it stands now."""
@@ -173,7 +176,7 @@ class Ledger:
     ) -> dict[str, int]:
         after = {source: merged([*before[source], *new]) for source, new in arrived.items()}
         gone = [{"s": s, "f": run.first} for s in after for run in sorted(before[s].difference(after[s]))]
-        new = [{"source": s, **asdict(run)} for s in after for run in after[s] if run not in before[s]]
+        new = [{"source": s, **vars(run)} for s in after for run in after[s] if run not in before[s]]
         removal = delete(runs).where(runs.c.source == bindparam("s"), runs.c.first == bindparam("f"))
         await _execute(connection, removal, gone)
         await _execute(connection, self._insert(runs), new)
@@ -182,11 +185,11 @@ class Ledger:
     async def _add_rollups(self, connection: AsyncConnection, fresh: Iterable[UsageEvent]) -> None:
         minutes = rolled_up(fresh)
         for table, found in ((rollups, minutes), (hours, hourly(minutes))):
-            rows = [{**asdict(key), **msgspec.structs.asdict(sums)} for key, sums in found.items()]
+            rows = [{**vars(key), **msgspec.structs.asdict(sums)} for key, sums in found.items()]
             await _execute(connection, self._adding(table, COUNTS), rows)
 
     async def _add_months(self, connection: AsyncConnection, tokens: Mapping[MonthKey, int]) -> dict[MonthKey, int]:
-        rows = [{**asdict(key), "tokens": more} for key, more in tokens.items()]
+        rows = [{**vars(key), "tokens": more} for key, more in tokens.items()]
         return _months(await _execute(connection, self._adding(key_months, ["tokens"]).returning(key_months), rows))
 
     def _adding(self, table: Table, names: Iterable[str]) -> Any:
@@ -204,7 +207,7 @@ class Ledger:
             "last_at": case((new.last_at > c.last_at, new.last_at), else_=c.last_at),
         }
         upsert = upsert.on_conflict_do_update(index_elements=["what", "name"], set_=changed)
-        await _execute(connection, upsert, [{"what": w, "name": n, **asdict(u)} for (w, n), u in found.items()])
+        await _execute(connection, upsert, [{"what": w, "name": n, **vars(u)} for (w, n), u in found.items()])
 
     async def _insert_quarantined(
         self, connection: AsyncConnection, batch: Batch, before: Mapping[str, set[Run]]
@@ -212,7 +215,7 @@ class Ledger:
         lacking = batch.lacking({source: sorted(found) for source, found in before.items()})
         messages: dict[str, dict[str, Any]] = {}
         for message, lacks in zip(batch.quarantined, lacking, strict=True):
-            row = {"received_at": batch.received_at, "lacking": lacks, **asdict(message)}
+            row = {"received_at": batch.received_at, "lacking": lacks, **vars(message)}
             messages.setdefault(_digest(message.payload), row)
         rows = [{"sha256": digest, **row} for digest, row in sorted(messages.items())]
         insert = self._insert(quarantine).on_conflict_do_nothing().returning(quarantine.c.kind)

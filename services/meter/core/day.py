@@ -58,6 +58,8 @@ def asked(query: TokensQuery) -> Day:
             raise ValueError(f"by: {dimension!r} is no dimension: use any of {', '.join(DIMENSIONS)}")
         if dimension in query.by[:position]:
             raise ValueError(f"by: {dimension!r} is asked for twice")
+    if query.key is not None and query.busy:
+        raise ValueError("key: busy times are those of all keys: leave it out, or ask busy=false")
     first = parse_day(query.day)
     if query.to is None:
         return first

@@ -159,6 +159,19 @@ async def test_sums_by_every_dimension(ledger: Ledger) -> None:
     assert [(row.dimensions, row.sums.requests) for row in by_key.rows] == [({"key": "x"}, 2), ({"key": "y"}, 1)]
 
 
+async def test_one_keys_sums_leave_out_the_others_but_none_of_what_is_missing(ledger: Ledger) -> None:
+    found = [event(source_seq=n, key_id=key, model=f"m{n % 2}") for n, key in ((1, "x"), (2, "y"), (4, "x"))]
+    await ledger.record(read(payloads(found), NOW))
+    query = TokensQuery(day=DAY.name, by=("model",), key="x")
+    only = await ledger.day(DAY, query.by, busy=False, key="x")
+    got = answer(DAY, query, only, None, now=NOW, silence=60)
+    assert got.totals == sums_of([found[0], found[2]])
+    assert [(row.dimensions["model"], row.sums.requests) for row in got.rows] == [("m0", 1), ("m1", 1)]
+    assert got.open_gaps == 1
+    nobody = await ledger.day(DAY, ("model",), busy=False, key="x' OR 1")
+    assert not nobody.sums
+
+
 async def test_busy_is_merged_and_clipped_and_leaves_out_the_wait_for_a_wake(ledger: Ledger) -> None:
     found = [
         event(source_seq=1, completed_at=MIDNIGHT + 5, duration=10),

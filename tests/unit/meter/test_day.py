@@ -61,6 +61,7 @@ def test_a_bad_dimension_is_refused_by_name(by: tuple[str, ...]) -> None:
         (TokensQuery(day="2026-11-23", to="2027-11-24"), "to: expected"),
         (TokensQuery(day="2026-11-23", to="tomorrow"), "to: expected YYYY-MM-DD"),
         (TokensQuery(day="2026-11-23", to="2026-11-24", busy=True), "to: busy times are told day by day"),
+        (TokensQuery(day="2026-11-23", key="k1", busy=True), "key: busy times are those of all keys"),
     ],
 )
 def test_a_bad_range_is_refused_by_name(query: TokensQuery, says: str) -> None:
