@@ -22,6 +22,7 @@ __all__ = ["IdlePolicy", "Machine", "Model", "ProviderName", "Section", "Tier"]
 CONFIG_VARIABLE = "SPOTINFERENCE_CONFIG"
 DEFAULT_CONFIG = Path("spotinference.toml")
 DEFAULT_DATA_DIR = Path(".spotinference")
+_BAND_STEPS = "0.05 0.10 0.15 0.20 0.30 0.50 0.75 1 1.50 2 3 5 7.50 10 15 20 30 50 75 100"
 
 
 class BusSection(Section, frozen=True, kw_only=True):
@@ -121,8 +122,8 @@ class WakerSection(ServiceSection, frozen=True, kw_only=True):
 
 
 class MeterSection(ServiceSection, frozen=True, kw_only=True):
-    batch: int = 500
-    """Events in one transaction: large enough to amortise its fsync, small enough for a second of work."""
+    batch: int = 2000
+    """Events in one transaction: most of its cost is the sums that they share, a second of work at most."""
     keep_events: Duration = Duration(40 * 86400)
     """One by one; their sums stay. What is older when it comes is not counted: as long as a replay can be late."""
     source_silence: Duration = Duration(86400)
@@ -136,13 +137,19 @@ class BillingSection(ServiceSection, frozen=True, kw_only=True):
     daily_budget: Money | None = None
     """USD per UTC day; absent: no gate."""
     observation_timeout: Duration = Duration(300)
-    """A budget figure older than this closes the gate."""
+    """A budget figure older than this, or made without a provider's bill for so long, closes the gate."""
+    bill_interval: Duration = Duration(60)
+    """Between two readings of a provider's running bill."""
     direction_weights: dict[Literal["input", "cached", "output"], Money] = msgspec.field(
         default_factory=lambda: {"input": Money("1"), "cached": Money("0.1"), "output": Money("4")}
     )
     """How much of the spend a token of each direction bears; only their proportions matter."""
     append_sources: tuple[str, ...] = ()
     """Sources whose files add to what was delivered before instead of replacing it."""
+    band_steps: tuple[Money, ...] = tuple(map(Money, _BAND_STEPS.split()))
+    """The price list's ladder: USD per million tokens."""
+    band_min_tokens: int = 1_000_000
+    """Of a model in seven days: with fewer it gets no new band."""
 
 
 class Ec2Section(Section, frozen=True, kw_only=True):

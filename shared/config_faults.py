@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from shared.schedule import schedule_fault
 
 if TYPE_CHECKING:
     from shared.config import Config, Machine, Model, ServiceSection
+    from shared.values import Money
 
 
 def faults(config: Config) -> list[str]:
@@ -23,6 +25,7 @@ def faults(config: Config) -> list[str]:
         found += (f"model[{number}] ({model.name}): lineup: {fault}" for fault in _lineup_faults(config, model))
     found += _account_faults(config)
     found += _schedule_faults(config)
+    found += _ladder_faults(config.billing.band_steps)
     found += (
         f"{at}: must be at least {least:g}, got {value:g}" for at, value, least in _least(config) if value < least
     )
@@ -113,6 +116,16 @@ def _schedule_faults(config: Config) -> list[str]:
     ]
 
 
+def _ladder_faults(steps: tuple[Money, ...]) -> list[str]:
+    if not steps:
+        return ['billing.band_steps: name at least one, such as "1.00", or leave the key out']
+    return [
+        f"billing.band_steps[{number}]: each step is above the one before it, got {step} after {before}"
+        for number, (before, step) in enumerate(zip((Decimal(0), *steps), steps, strict=False), 1)
+        if step <= before
+    ]
+
+
 def _endpoint_faults(provider: str, endpoint: str | None) -> list[str]:
     if endpoint is None:
         return [f'endpoint: a machine of provider "{provider}" needs one, such as "http://10.0.4.11:8000"']
@@ -159,6 +172,8 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("meter.keep_events", config.meter.keep_events, 40 * 86400),
         ("meter.source_silence", config.meter.source_silence, 60),
         ("meter.scrape_interval", config.meter.scrape_interval, 0.1),
+        ("billing.bill_interval", config.billing.bill_interval, 0.1),
+        ("billing.band_min_tokens", config.billing.band_min_tokens, 1),
     ]
     rows += [(f"tier[{n}].max_concurrency", t.max_concurrency, 1) for n, t in enumerate(config.tier, 1)]
     return rows

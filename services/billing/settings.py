@@ -8,7 +8,8 @@ from decimal import Decimal
 import msgspec
 
 from services.billing.core.attribution import Fleet
-from services.billing.core.money import units
+from services.billing.core.bands import Ladder
+from services.billing.core.money import units, usd
 from shared.config import Config
 from shared.errors import Misconfigured
 
@@ -21,6 +22,8 @@ class Settings:
     weights: Mapping[str, int]
     """By direction, in proportion to the published ones."""
     append_sources: frozenset[str]
+    ladder: Ladder
+    models: tuple[str, ...]
 
     @property
     def digest(self) -> str:
@@ -56,6 +59,11 @@ def settings(config: Config) -> Settings:
             for name, weight in config.billing.direction_weights.items()
         },
         append_sources=frozenset(config.billing.append_sources),
+        ladder=Ladder(
+            steps=tuple(usd(_units("billing.band_steps", step)) for step in config.billing.band_steps),
+            min_tokens=config.billing.band_min_tokens,
+        ),
+        models=tuple(config.models),
     )
 
 

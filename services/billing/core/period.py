@@ -111,9 +111,18 @@ def _tiers(days: Sequence[DayReport]) -> tuple[TierFigure, ...]:
 
 
 def _models(days: Sequence[DayReport]) -> tuple[ModelFigure, ...]:
+    every = [figure for day in days for figure in day.models]
+    untold = {figure.model for figure in every if figure.spend_before_credits is None}
+    before = _named((m.model, m.spend_before_credits or Decimal(0), 0) for m in every)
     return tuple(
-        ModelFigure(model=name, spend=usd(spend), tokens=tokens, usd_per_mtok=per_mtok(spend, tokens))
-        for name, (spend, tokens) in _named((m.model, m.spend, m.tokens) for day in days for m in day.models).items()
+        ModelFigure(
+            model=name,
+            spend=usd(spend),
+            tokens=tokens,
+            usd_per_mtok=per_mtok(spend, tokens),
+            spend_before_credits=None if name in untold else usd(before[name][0]),
+        )
+        for name, (spend, tokens) in _named((m.model, m.spend, m.tokens) for m in every).items()
     )
 
 

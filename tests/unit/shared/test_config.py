@@ -86,6 +86,16 @@ FAULTS = {
     '[billing]\ndaily_budget = "-1"': (
         "f.toml: billing.daily_budget: expected an amount as a string such as \"5.00\", got '-1'"
     ),
+    "[billing]\nband_steps = []": (
+        'f.toml: billing.band_steps: name at least one, such as "1.00", or leave the key out'
+    ),
+    '[billing]\nband_steps = ["1", "1.00"]': (
+        "f.toml: billing.band_steps[2]: each step is above the one before it, got 1.00 after 1"
+    ),
+    '[billing]\nband_steps = ["0"]': (
+        "f.toml: billing.band_steps[1]: each step is above the one before it, got 0 after 0"
+    ),
+    "[billing]\nband_min_tokens = 0": "f.toml: billing.band_min_tokens: must be at least 1, got 0",
     "a = ": "f.toml: not TOML: Invalid value (at end of document)",
     '[[tier]]\nname = "t"': "f.toml: tier[1]: object missing required field `provider`",
     '[[tier]]\nname = "t"\nprovider = "magic"': "f.toml: tier[1].provider: invalid enum value 'magic'",
