@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -38,13 +38,11 @@ from tests.integration.waker.skies import Sky
 from tests.kit.engine import free_port
 from tests.kit.scripted_engine import NAME, scripted
 from tests.kit.service import ServiceProcess, running
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 MODEL = "org/model"
 ROOM_SECONDS = 0.05
 """Between two looks of the machine room."""
-ANSWER_SECONDS = 25.0
-BUS_SECONDS = 5.0
 QUICK = replace(CLOUD, look_every=0.5, look_fast=0.1, settle=1.0, stuck=60.0)
 """A cloud that tells at once what was done: for waits that are the waker's, not the cloud's."""
 CONFIG = """
@@ -52,7 +50,7 @@ CONFIG = """
 url = "{bus}"
 [gateway]
 port = 0
-hold_cap = "20s"
+hold_cap = "90s"
 access_log = false
 [waker]
 fleet = "{fleet}"
@@ -126,7 +124,7 @@ class CloudHouse:
     async def ask(self) -> str:
         """One request, through the gateway: what the engine said. `AssertionError` for any other answer than 200."""
         body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
-        limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        limit = aiohttp.ClientTimeout(total=2 * PATIENCE_SECONDS)
         headers = {"Authorization": f"Bearer {self.key}"}
         async with (
             aiohttp.ClientSession(headers=headers, timeout=limit) as session,
@@ -136,25 +134,33 @@ class CloudHouse:
             assert answer.status == 200, told
             return str(told["choices"][0]["message"]["content"])
 
+    async def serves_again(self) -> None:
+        """After a machine went without a word: until the gateway has heard of it, its requests meet no engine."""
+
+        async def served() -> bool:
+            with suppress(AssertionError):
+                return "w1" in await self.ask()
+            return False
+
+        await until(served, bool)
+
     async def record(self, machine: str = "m1") -> MachineRecord | None:
         entry = await self.bus.get(FLEET, subjects.machine_key(machine))
         return decode(entry.value, MachineRecord) if entry else None
 
-    async def reaches(self, state: MachineState, machine: str = "m1", *, seconds: float = 15.0) -> MachineRecord:
+    async def reaches(self, state: MachineState, machine: str = "m1") -> MachineRecord:
         """Once the bucket says so: a state that lasts."""
-        found = await until(
-            lambda: self.record(machine), lambda seen: seen is not None and seen.state == state, seconds=seconds
-        )
+        found = await until(lambda: self.record(machine), lambda seen: seen is not None and seen.state == state)
         assert found is not None
         return found
 
-    async def passes(self, state: MachineState, machine: str = "m1", *, seconds: float = 15.0) -> Transition:
+    async def passes(self, state: MachineState, machine: str = "m1") -> Transition:
         """The last transition to a state, once the journal has one."""
 
         async def told() -> list[Transition]:
             return [e for e in await self.transitions(machine) if e.to_state == state]
 
-        return (await until(told, bool, seconds=seconds))[-1]
+        return (await until(told, bool))[-1]
 
     async def journal(self) -> list[JournalEntry]:
         return [decode(m.data, JournalEntry) for m in await self.bus.read(FLEET_JOURNAL)]  # type: ignore[arg-type]  # a union of messages is one
@@ -173,9 +179,9 @@ class CloudHouse:
         told = [e for e in await self.journal() if isinstance(e, ProviderCall) and e.machine == machine]
         return [(entry.call, entry.outcome) for entry in told]
 
-    async def asleep(self, instance: str, *, seconds: float = 15.0) -> None:
+    async def asleep(self, instance: str) -> None:
         """Once the cloud says so."""
-        await until(self.sky.asleep, lambda seen: instance in seen, seconds=seconds)
+        await until(self.sky.asleep, lambda seen: instance in seen)
 
     async def metric(self, name: str, **labels: str) -> float | None:
         """Of the waker, without `spot_waker_`."""
@@ -187,12 +193,11 @@ class CloudHouse:
         samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
         return next((s.value for s in samples if s.name == f"spot_waker_{name}" and s.labels == labels), None)
 
-    async def in_doubt(self, doubt: bool, *, seconds: float = 10.0) -> None:
+    async def in_doubt(self, doubt: bool) -> None:
         """Once the waker's metrics say whether the cloud is."""
         await until(
             lambda: self.metric("provider_in_doubt", provider=self.sky.provider),
             lambda seen: seen == float(doubt),
-            seconds=seconds,
         )
 
     async def waker_process(self) -> None:
@@ -208,7 +213,7 @@ class CloudHouse:
 async def _waker(house: CloudHouse) -> AsyncIterator[None]:
     config = load(house.config)
     plan = replace(plan_of(config, uuid7), accounts={house.sky.provider: QUICK})
-    async with connect(config.bus.url or "", name="waker", wait=BUS_SECONDS) as bus:
+    async with connect(config.bus.url or "", name="waker", wait=PATIENCE_SECONDS) as bus:
         lease = Lease(bus, subjects.WAKER_LEASE, "waker", time.monotonic)
         prober, providers = HttpProber(), accounts(config, house.config.parent)
         waker = Waker(

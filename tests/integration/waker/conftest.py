@@ -73,8 +73,8 @@ class House:
         entry = await self.bus.get(FLEET, subjects.machine_key("m1"))
         return (decode(entry.value, MachineRecord), entry.revision) if entry else None
 
-    async def reaches(self, state: MachineState, *, seconds: float = 15.0) -> MachineRecord:
-        found = await until(self.record, lambda seen: seen is not None and seen[0].state == state, seconds=seconds)
+    async def reaches(self, state: MachineState) -> MachineRecord:
+        found = await until(self.record, lambda seen: seen is not None and seen[0].state == state)
         assert found is not None
         return found[0]
 

@@ -20,7 +20,7 @@ async def test_a_thousand_requests_at_three_gateways_are_one_start(
             await house.gateway()
         await house.waker()
         asked = [
-            house.ask(gateway=number % GATEWAYS, streamed=number % 2 == 0, seconds=90.0) for number in range(REQUESTS)
+            house.ask(gateway=number % GATEWAYS, streamed=number % 2 == 0, seconds=200.0) for number in range(REQUESTS)
         ]
         await asyncio.gather(*asked)
         assert await house.calls("start") == ["accepted"]

@@ -9,10 +9,8 @@ from pathlib import Path
 from shared.bus.jetstream import JetStreamBus
 from tests.integration.waker.whole import House, built, one_engine_at_a_time
 from tests.kit.service import ServiceProcess
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.kit.wire import wire
-
-TAKE_OVER_SECONDS = 10.0
 
 
 def pid(service: ServiceProcess) -> int:
@@ -41,8 +39,8 @@ async def test_a_leader_that_is_cut_off_leaves_the_machine_to_the_next(
         before = await house.leader()
         # In the middle of a wake: what it wrote is on record, whether its call was made nobody knows.
         async with house.at(lambda record: record.phase == "calling", cut.whole.clear) as done:
-            asking = asyncio.create_task(house.ask(seconds=30.0))
-            await asyncio.wait_for(done.wait(), 10.0)
+            asking = asyncio.create_task(house.ask())
+            await asyncio.wait_for(done.wait(), PATIENCE_SECONDS)
             await house.led_by(standby)
             await asking
         after = await house.leader()
@@ -65,8 +63,8 @@ async def test_a_leader_that_was_paused_finds_out_before_it_acts(
         async with house.at(
             lambda record: record.phase == "calling", lambda: os.kill(pid(paused), signal.SIGSTOP)
         ) as done:
-            asking = asyncio.create_task(house.ask(seconds=30.0))
-            await asyncio.wait_for(done.wait(), 10.0)
+            asking = asyncio.create_task(house.ask())
+            await asyncio.wait_for(done.wait(), PATIENCE_SECONDS)
             try:
                 await house.led_by(standby)
                 await asking
@@ -80,7 +78,7 @@ async def test_what_a_paused_leader_meant_to_stop_is_not_stopped_under_the_next(
     bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:
     """It was about to put the machine to sleep; meanwhile requests came, and another leader kept it awake."""
-    async with built(bus, nats_url, tmp_path, idle="1s", waker='gateway_timeout = "4s"') as house:
+    async with built(bus, nats_url, tmp_path, idle="3s", waker='gateway_timeout = "4s"') as house:
         await house.gateway()
         paused = await house.waker()
         standby = await house.waker()
@@ -88,9 +86,9 @@ async def test_what_a_paused_leader_meant_to_stop_is_not_stopped_under_the_next(
         async with house.at(
             lambda record: record.state == "draining", lambda: os.kill(pid(paused), signal.SIGSTOP)
         ) as done:
-            await asyncio.wait_for(done.wait(), 15.0)
+            await asyncio.wait_for(done.wait(), PATIENCE_SECONDS)
             try:
-                asking = asyncio.create_task(house.ask(streamed=True, seconds=30.0))
+                asking = asyncio.create_task(house.ask(streamed=True))
                 await house.led_by(standby)
                 await asking
                 since = time.time()

@@ -41,7 +41,7 @@ async def test_demand_wakes_and_idleness_puts_to_sleep(house: House_, tmp_path: 
     assert (probe["path"], probe["model"], probe["max_tokens"]) == ("/v1/completions", "the-engines-name", 1)
     await home.want(0)
     gateway = asyncio.create_task(home.acknowledge())
-    asleep = await home.reaches("asleep", seconds=20)
+    asleep = await home.reaches("asleep")
     gateway.cancel()
     assert (asleep.endpoint, asleep.wake_id) == (None, None)
     assert await home.path() == ["asleep", "waking", "ready", "draining", "falling_asleep", "asleep"]
@@ -89,7 +89,7 @@ async def test_a_killed_waker_leaves_the_engine_and_the_next_takes_it_over(house
         assert answer.status == 200
     # It leads and has looked: a machine that dies now is seen by it, and what it wrote follows the record before.
     os.kill(engine or 0, signal.SIGKILL)
-    lost = await home.reaches("asleep", seconds=20)
+    lost = await home.reaches("asleep")
     assert lost.reason == "the engine ended by signal 9"
     assert lost.generation == before.generation
     assert await home.path() == ["asleep", "waking", "ready", "asleep"]
@@ -105,7 +105,7 @@ async def test_a_waker_killed_while_it_wakes_is_followed_on_the_same_engine(hous
     await first.kill9()
     await home.waker()
     await home.want()
-    asleep = await home.reaches("asleep", seconds=30)
+    asleep = await home.reaches("asleep")
     assert asleep.generation == 1
     assert len(starts.read_text().split()) == 1
     assert await home.path() == ["asleep", "waking", "falling_asleep", "asleep"]
@@ -120,7 +120,7 @@ async def test_a_standby_takes_over(house: House_) -> None:
     engine = home.engine().engine
     await first.kill9()
     os.kill(engine or 0, signal.SIGKILL)
-    await home.reaches("asleep", seconds=12)
+    await home.reaches("asleep")
     await home.want(2)
     again = await home.reaches("ready")
     assert again.generation == 2
@@ -128,7 +128,7 @@ async def test_a_standby_takes_over(house: House_) -> None:
 
 async def test_an_engine_that_dies_is_started_no_more_than_the_limit(house: House_, tmp_path: Path) -> None:
     starts = tmp_path / "starts"
-    home = await house("--die", "3", "--starts", str(starts), waker="restart_limit = 2\nwake_cap = '10s'")
+    home = await house("--die", "3", "--starts", str(starts), waker="restart_limit = 2\nwake_cap = '60s'")
     await home.waker()
     await home.reaches("asleep")
     await home.want()
@@ -143,13 +143,13 @@ async def test_an_engine_that_dies_is_started_no_more_than_the_limit(house: Hous
 
 
 async def test_an_engine_that_never_gets_ready_is_ended_at_the_cap(house: House_) -> None:
-    home = await house("--loading", "--stubborn", waker="wake_cap = '1s'")
+    home = await house("--loading", "--stubborn", waker="wake_cap = '3s'")
     await home.waker()
     await home.want()
     await home.reaches("falling_asleep")
     engine = home.engine().engine
     assert engine
-    asleep = await home.reaches("asleep", seconds=20)
+    asleep = await home.reaches("asleep")
     assert files.process_start(engine) is None
     assert asleep.state == "asleep"
     assert ("probe", "failed") in await home.calls()
@@ -205,7 +205,7 @@ async def test_while_the_bus_is_away_the_engine_serves_on_however_idle(house: Ho
 
     await until(connected, bool)
     # It leads again, from the record as it was, and gives gateways their time to be heard.
-    asleep = await home.reaches("asleep", seconds=40)
+    asleep = await home.reaches("asleep")
     assert asleep.generation == ready.generation
     assert await home.path() == ["asleep", "waking", "ready", "draining", "falling_asleep", "asleep"]
     assert waker.process is not None

@@ -23,10 +23,9 @@ from spotinference.keys import mint
 from tests.integration.waker.tiny_engine import PIECES
 from tests.kit.raw_http import connected, head
 from tests.kit.service import ServiceProcess, running
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 ENGINE = Path(__file__).parent / "tiny_engine.py"
-ANSWER_SECONDS = 60.0
 CONFIG = """
 [bus]
 url = "{bus}"
@@ -98,7 +97,7 @@ class House:
         return await self.stack.enter_async_context(running(name, config, folder))
 
     async def ask(
-        self, model: str = "m1", *, gateway: int = 0, streamed: bool = False, seconds: float = ANSWER_SECONDS
+        self, model: str = "m1", *, gateway: int = 0, streamed: bool = False, seconds: float = PATIENCE_SECONDS
     ) -> bytes:
         """One request over a connection of its own. `AssertionError` where the answer is not whole; the body."""
         url = self.gateways[gateway].announced.url
@@ -125,11 +124,9 @@ class House:
         entry = await self.bus.get(FLEET, subjects.machine_key(machine))
         return decode(entry.value, MachineRecord) if entry else None
 
-    async def reaches(self, machine: str, state: MachineState, *, seconds: float = 20.0) -> MachineRecord:
+    async def reaches(self, machine: str, state: MachineState) -> MachineRecord:
         """Once the bucket says so: a state that lasts."""
-        found = await until(
-            lambda: self.record(machine), lambda seen: seen is not None and seen.state == state, seconds=seconds
-        )
+        found = await until(lambda: self.record(machine), lambda seen: seen is not None and seen.state == state)
         assert found is not None
         return found
 
@@ -173,7 +170,7 @@ class House:
         found = [Line(w, int(pid), float(at), int(under_way)) for w, pid, at, under_way in lines]
         return [line for line in found if word in (None, line.word)]
 
-    async def led_by(self, service: ServiceProcess, *, seconds: float = 10.0) -> None:
+    async def led_by(self, service: ServiceProcess) -> None:
         """Once this waker says that it leads."""
 
         async def leads() -> bool:
@@ -183,7 +180,7 @@ class House:
             ):
                 return "spot_waker_leading 1.0" in await got.text()
 
-        await until(leads, bool, seconds=seconds)
+        await until(leads, bool)
 
     async def leader(self) -> bytes | None:
         entry = await self.bus.get(LEASES, subjects.WAKER_LEASE)
