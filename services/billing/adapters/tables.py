@@ -135,6 +135,8 @@ bands = Table(
     Column("low", ExactDecimal),
     Column("high", ExactDecimal),
     Column("basis", Text),
-    Column("made_at", Double),
 )
-"""A model's price band in USD per million tokens from the start of a day on; append-only."""
+"""A model's price band in USD per million tokens from the start of a day on; append-only. `basis`: why, as JSON."""
+
+band_days = Table("band_days", _metadata, Column("day", Text, primary_key=True), Column("made_at", Double))
+"""The days on which bands were made; unchanged ones have no row."""

@@ -65,8 +65,12 @@ def upgrade() -> None:
         "bands",
         sa.Column("model", sa.Text, primary_key=True),
         sa.Column("day", sa.Text, primary_key=True),
-        sa.Column("low", ExactDecimal, nullable=False),
-        sa.Column("high", ExactDecimal, nullable=False),
+        sa.Column("low", ExactDecimal),
+        sa.Column("high", ExactDecimal),
         sa.Column("basis", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "band_days",
+        sa.Column("day", sa.Text, primary_key=True),
         sa.Column("made_at", sa.Double, nullable=False),
     )

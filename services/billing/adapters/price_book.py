@@ -1,0 +1,85 @@
+"""The price list as it was on every day: bands are added once a day and never changed."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from sqlalchemy import func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.billing.adapters.tables import band_days, bands
+from shared.database import reading
+from shared.messages.billing import Band
+from shared.messages.codec import encode
+
+
+class Basis(msgspec.Struct, frozen=True, kw_only=True):
+    """A band, and which revision of each day it was made from."""
+
+    band: Band
+    revisions: dict[str, int]
+
+
+class PriceBook:
+    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def made_on(self, day: str) -> bool:
+        """Whether the day's bands, changed or not, have been made."""
+        async with reading(self._engine) as connection:
+            found = await connection.execute(select(band_days.c.day).where(band_days.c.day == day))
+            return found.one_or_none() is not None
+
+    async def add(self, day: str, made: Sequence[Basis], now: float) -> bool:
+        """All of a day's new bands, once: False where the day had been made before, and nothing is added then."""
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        async with self._engine.begin() as connection:
+            first = dialect.insert(band_days).values(day=day, made_at=now).on_conflict_do_nothing()
+            if not (await connection.execute(first)).rowcount:
+                return False
+            rows = [
+                {
+                    "model": basis.band.model,
+                    "day": day,
+                    "low": basis.band.low,
+                    "high": basis.band.high,
+                    "basis": encode(basis).decode(),
+                }
+                for basis in made
+            ]
+            if rows:
+                await connection.execute(insert(bands), rows)
+            return True
+
+    async def in_force(self, day: str) -> dict[str, Band]:
+        """Of every model that had one by then."""
+        async with reading(self._engine) as connection:
+            return await _newest(connection, day)
+
+    async def since(self, first: str, to: str) -> Mapping[str, Sequence[Band]]:
+        """By model, in order: those that were in force on any of the days."""
+        async with reading(self._engine) as connection:
+            found = {model: [band] for model, band in (await _newest(connection, first)).items()}
+            later = select(bands.c.basis).where(bands.c.day > first, bands.c.day <= to).order_by(bands.c.day)
+            for row in await connection.execute(later):
+                band = _band(row.basis)
+                found.setdefault(band.model, []).append(band)
+            return found
+
+
+async def _newest(connection: AsyncConnection, day: str) -> dict[str, Band]:
+    newest = (
+        select(bands.c.model, func.max(bands.c.day).label("day"))
+        .where(bands.c.day <= day)
+        .group_by(bands.c.model)
+        .subquery()
+    )
+    wanted = select(bands.c.basis).join(newest, (bands.c.model == newest.c.model) & (bands.c.day == newest.c.day))
+    found = [_band(row.basis) for row in await connection.execute(wanted.order_by(bands.c.model))]
+    return {band.model: band for band in found}
+
+
+def _band(basis: str) -> Band:
+    return msgspec.json.decode(basis, type=Basis).band
