@@ -22,6 +22,7 @@ from nats.js.kv import KeyValue
 from nats.micro import add_service
 from nats.micro.request import Request
 
+from shared.bus.jetstream_pull import Pull
 from shared.bus.jetstream_watch import Stop, Watch, conflict, unavailable
 from shared.bus.ports import Delivery, Entry, Handle, Received, WatchEvent
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
@@ -64,7 +65,7 @@ class JetStreamBus:
         self.client: Client = Client()
         self.js: JetStreamContext = self.client.jetstream(timeout=CALL_SECONDS)
         self._kvs: dict[str, KeyValue] = {}
-        self._pulls: dict[str, JetStreamContext.PullSubscription] = {}
+        self._pulls: dict[str, Pull] = {}
         self._watches: list[Watch] = []
 
     @property
@@ -137,12 +138,10 @@ class JetStreamBus:
         async with unavailable(f"fetch {consumer.durable}"):
             pull = self._pulls.get(consumer.durable)
             if pull is None:
-                pull = await self.js.pull_subscribe_bind(durable=consumer.durable, stream=consumer.stream)
+                pull = Pull(self.client, consumer)
+                await pull.start()
                 self._pulls[consumer.durable] = pull
-            try:
-                return [_Delivery(msg) for msg in await pull.fetch(max(2, batch), timeout=wait)]
-            except (nats.errors.TimeoutError, nats.js.errors.FetchTimeoutError):
-                return []
+            return [_Delivery(msg) for msg in await pull.fetch(batch, wait)]
 
     async def backlog(self, consumer: Consumer) -> int:
         self._check()

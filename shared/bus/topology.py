@@ -62,7 +62,7 @@ USAGE = Stream(
     keep_for_good=True,
 )
 
-LEDGER = Consumer(stream=USAGE.name, durable="ledger", ack_wait=30.0, max_ack_pending=5000)
+LEDGER = Consumer(stream=USAGE.name, durable="ledger", ack_wait=30.0, max_ack_pending=10_000)
 BOOKS = Consumer(stream=FLEET_JOURNAL.name, durable="books", ack_wait=30.0, max_ack_pending=1000)
 AUDIT = Consumer(stream=FLEET_JOURNAL.name, durable="audit", ack_wait=30.0, max_ack_pending=1000)
 
