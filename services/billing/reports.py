@@ -1,21 +1,22 @@
 """Answers `billing.report`: the day's figures from the books and the meter, numbered by revision and kept."""
 
 import asyncio
-import hashlib
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
-import msgspec
 import structlog
 
-from services.billing.adapters.books import Books, DayRecords
+from services.billing.adapters.day_book import DayBook, DayRecords
+from services.billing.adapters.revisions import Revisions
 from services.billing.core.allocation import Allocation, DayFacts, allocate
 from services.billing.core.days import Window, day_window, millis
 from services.billing.core.machine_time import MachineTime, intervals
 from services.billing.core.money import usd
-from services.billing.core.report import make_report, revised, served_by_tier, state_of
+from services.billing.core.report import always_on_of, make_report, state_of
+from services.billing.core.revision import FileInput, Inputs, revised, sha256
+from services.billing.core.usage import BY, Usage, tokens_of, usage
 from services.billing.meter import Meter
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
@@ -28,14 +29,33 @@ from shared.messages.meter import Refused, Tokens, TokensQuery
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Day:
+    """All that a day's figures are made from, read at `now` (milliseconds)."""
+
+    window: Window
+    records: DayRecords
+    times: Mapping[str, MachineTime]
+    usage: Usage
+    now: int
+
+
 class Reports:
     """The figures of days. One at a time, so that revisions have an order."""
 
     def __init__(
-        self, meter: Meter, books: Books, settings: Settings, metrics: Metrics, *, now: Callable[[], float]
+        self,
+        meter: Meter,
+        book: DayBook,
+        revisions: Revisions,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        now: Callable[[], float],
     ) -> None:
         self._meter = meter
-        self._books = books
+        self._book = book
+        self._revisions = revisions
         self._settings = settings
         self._metrics = metrics
         self._now = now
@@ -46,19 +66,32 @@ class Reports:
         self._metrics.reports.labels("refused" if isinstance(answer, Refused) else "told").inc()
         return encode(answer)
 
-    async def spend_today(self) -> Decimal | None:
-        """In USD, without asking the meter: tokens divide the spend, they do not change it. None: not known."""
+    async def today(self) -> Allocation:
+        """Without asking the meter: tokens divide the spend, they do not change it."""
         now = self._now()
         window = day_window(datetime.fromtimestamp(now, UTC).date().isoformat())
-        allocation = await asyncio.to_thread(self._allocation, await self._books.day(window), window, None, now)
+        records = await self._book.of(window)
+        return await asyncio.to_thread(self._allocation, _day(window, records, None, now))
+
+    async def spend_today(self) -> Decimal | None:
+        """In USD; None: not known."""
+        allocation = await self.today()
         return usd(allocation.spend) if state_of(allocation) is not None else None
 
     async def of(self, day: str) -> DayReport:
         """The day's figures, kept where they are new. `Refusal` without the meter, or what `AWAY` lists."""
         window = day_window(day)
         async with self._one:
-            asked = TokensQuery(day=day, by=("tier", "outcome"), busy=True)
-            return await self._report(day, window, await self._meter.tokens(asked))
+            answer = await self._meter.tokens(TokensQuery(day=day, by=BY, busy=True))
+            now = self._now()
+            records = await self._book.of(window)
+            # In a thread: a day of a large account must not keep the lease from being renewed.
+            report, inputs = await asyncio.to_thread(self._made, day, _day(window, records, answer, now), answer)
+            newest = await self._revisions.newest(day)
+            report, inputs = revised(report, inputs, newest)
+            if newest is None or report.revision != newest[0].revision:
+                await self._revisions.keep(report, inputs, now)
+            return report
 
     async def _answer(self, data: bytes) -> DayReport | Refused:
         try:
@@ -76,54 +109,70 @@ class Reports:
             log.warning("the books cannot be used", reason=told(error))
             return Refused(reason="the books' database does not answer: ask again later")
 
-    async def _report(self, day: str, window: Window, tokens: Tokens) -> DayReport:
-        now = self._now()
-        records = await self._books.day(window)
-        # In a thread: a day of a large account must not keep the lease from being renewed.
-        allocation = await asyncio.to_thread(self._allocation, records, window, tokens, now)
-        sources = tuple(f"{file.file_name} from {file.source}, SHA-256 {file.sha256}" for file in records.files)
-        report = make_report(day, allocation, tokens, self._settings.weights, sources)
-        inputs = self._inputs(records, tokens)
-        digest = hashlib.sha256(inputs).hexdigest()
-        newest = await self._books.newest(day)
-        report = revised(report, digest, newest)
-        if newest is None or report.revision != newest[0].revision:
-            await self._books.keep(report, inputs.decode(), digest, now)
-        return report
+    def _made(self, name: str, day: _Day, answer: Tokens) -> tuple[DayReport, Inputs]:
+        fleet, prices = self._settings.fleet, self._settings.prices
+        elapsed = Window(day.window.start, max(day.window.start, min(day.window.end, day.now)))
+        report = make_report(
+            name,
+            self._allocation(day),
+            day.usage,
+            self._settings.weights,
+            sources=tuple(f"{f.file_name} from {f.source}, SHA-256 {f.sha256}" for f in day.records.files),
+            always_on=always_on_of(fleet.tier_of, prices, elapsed, tokens_of(day.usage.total)),
+        )
+        return report, self._inputs(day, answer)
 
-    def _allocation(self, records: DayRecords, window: Window, tokens: Tokens | None, now: float) -> Allocation:
-        busy = {} if tokens is None else tokens.busy
-        times = {
-            machine: MachineTime(
-                intervals(changes, millis(now)),
-                [Window(millis(start), millis(end)) for start, end in busy.get(machine, ())],
-            )
-            for machine, changes in records.changes.items()
-        }
+    def _allocation(self, day: _Day) -> Allocation:
         facts = DayFacts(
-            day=window,
-            now=millis(now),
-            rows=records.rows,
+            day=day.window,
+            now=day.now,
+            rows=day.records.rows,
             fleet=self._settings.fleet,
-            times=times,
-            tokens={} if tokens is None else served_by_tier(tokens),
+            times=day.times,
+            tokens=day.usage.by_tier(),
             prices=self._settings.prices,
+            accruals=day.records.accruals,
         )
         return allocate(facts)
 
-    def _inputs(self, records: DayRecords, tokens: Tokens) -> bytes:
-        """What the figures were made from, as JSON; equal inputs are equal bytes."""
-        changes = [[machine, [[c.at, c.state] for c in made]] for machine, made in sorted(records.changes.items())]
-        told: dict[str, object] = {
-            "files": [asdict(file) for file in records.files],
-            "served": tokens.served,
-            "tokens": sorted(tokens.rows, key=lambda row: sorted(row.dimensions.items())),
-            "busy_sha256": _sha256(tokens.busy),
-            "transitions_sha256": _sha256(changes),
-            "settings_sha256": self._settings.digest,
+    def _inputs(self, day: _Day, answer: Tokens) -> Inputs:
+        records = day.records
+        known = {
+            # Without ends: the last one's is only how late it is.
+            machine: [
+                (max(i.window.start, day.window.start), i.spell, i.can_serve) for i in time.intervals_in(day.window)
+            ]
+            for machine, time in sorted(day.times.items())
         }
-        return msgspec.json.encode(told, order="deterministic")
+        return Inputs(
+            over=day.now >= day.window.end,
+            files=tuple(
+                FileInput(source=f.source, file_name=f.file_name, sha256=f.sha256, rows=f.rows) for f in records.files
+            ),
+            charges=sum(row.rows for row in records.rows),
+            accruals=sum(map(len, records.accruals.values())),
+            accruals_sha256=sha256(records.accruals),
+            transitions=sum(map(len, known.values())),
+            transitions_sha256=sha256(known),
+            served=day.usage.total,
+            failed_tokens=day.usage.failed,
+            usage_rows=len(answer.rows),
+            usage_sha256=sha256(list(day.usage.served.items())),
+            busy_sha256=sha256(answer.busy),
+            usage_complete=answer.complete,
+            usage_reasons=answer.reasons,
+            settings_sha256=self._settings.digest,
+        )
 
 
-def _sha256(data: object) -> str:
-    return hashlib.sha256(msgspec.json.encode(data, order="deterministic")).hexdigest()
+def _day(window: Window, records: DayRecords, answer: Tokens | None, now: float) -> _Day:
+    busy = {} if answer is None else answer.busy
+    times = {
+        machine: MachineTime(
+            intervals(changes, millis(now)),
+            [Window(millis(start), millis(end)) for start, end in busy.get(machine, ())],
+        )
+        for machine, changes in records.changes.items()
+    }
+    told = Usage() if answer is None else usage(answer)
+    return _Day(window=window, records=records, times=times, usage=told, now=millis(now))

@@ -6,8 +6,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.books import Books
+from services.billing.adapters.day_book import DayBook
+from services.billing.adapters.revisions import Revisions
 from services.billing.gatekeeper import Gatekeeper
 from services.billing.imports import Imports
 from services.billing.journal import Journal
@@ -39,7 +42,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     """The running service, leading or standing by. Leaving finishes the import under way, within the drain's grace."""
     url = database.url_of(runtime.config, runtime.data_dir, BOOKS_FILE)
     async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
-        office = Office(runtime, Books(engine))
+        office = Office(runtime, engine)
         runtime.health.add("work", lambda: office.fault)
         lease = Lease(runtime.bus, subjects.BILLING_LEASE, runtime.instance, runtime.monotonic)
         await lease.renew()
@@ -55,12 +58,13 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
 class Office:
     """The leader's work: answers, the journal, the gate."""
 
-    def __init__(self, runtime: Runtime, books: Books) -> None:
+    def __init__(self, runtime: Runtime, engine: AsyncEngine) -> None:
         bus, config = runtime.bus, runtime.config
         self._bus = bus
         self._metrics = Metrics(runtime.registry)
         chosen = settings(config)
-        self._reports = Reports(Meter(bus), books, chosen, self._metrics, now=runtime.now)
+        books, meter = Books(engine), Meter(bus)
+        self._reports = Reports(meter, DayBook(engine), Revisions(engine), chosen, self._metrics, now=runtime.now)
         self._imports = Imports(bus, books, chosen, self._metrics, now=runtime.now)
         self._journal = Journal(bus, books, self._metrics)
         limit = config.billing.daily_budget

@@ -130,6 +130,10 @@ class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
     always_on: AlwaysOn | None = None
     variance: Variance | None = None
     """None where no hour that was accrued has been billed."""
+    shared_by: str | None = None
+    """What the shared cost was spread by: `direct cost`, `tokens`, else evenly; None: there is none."""
+    charges: int = 0
+    """How many delivered charges it was made from."""
 
 
 class ReportsQuery(Message, frozen=True, kw_only=True, tag="reports_query.v1"):

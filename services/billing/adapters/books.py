@@ -5,20 +5,15 @@ One writer: the leading billing process. Everything that belongs together is one
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from decimal import Decimal
 
-import msgspec
-from sqlalchemy import Select, and_, func, insert, or_, select, update
+from sqlalchemy import and_, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.billing.adapters.tables import cost_rows, revisions, snapshot_files, snapshots, transitions
-from services.billing.core.days import Window, millis, written
+from services.billing.adapters.tables import cost_rows, snapshot_files, snapshots, transitions
+from services.billing.core.days import millis, written
 from services.billing.core.focus import CostRow, SnapshotKey
-from services.billing.core.machine_time import Change
 from services.billing.core.money import units, usd
-from shared.database import reading
-from shared.messages.billing import DayReport
 from shared.messages.invoices import SnapshotSummary
 from shared.messages.waker import Transition
 
@@ -41,25 +36,6 @@ class Delivery:
 
 class Taken(Exception):
     """Another source has delivered these charges: counting both would count them twice."""
-
-
-@dataclass(frozen=True)
-class File:
-    """An imported file that a figure was made from."""
-
-    source: str
-    file_name: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class DayRecords:
-    """What the books know about a day, all seen at one moment."""
-
-    rows: Sequence[CostRow]
-    files: Sequence[File]
-    changes: Mapping[str, Sequence[Change]]
-    """By machine, from the state in which the day began to the first one after it."""
 
 
 class Books:
@@ -98,30 +74,6 @@ class Books:
         ]
         async with self._engine.begin() as connection:
             await connection.execute(dialect.insert(transitions).on_conflict_do_nothing(), values)
-
-    async def day(self, day: Window) -> DayRecords:
-        async with reading(self._engine) as connection:
-            rows, files = await _charges(connection, day)
-            return DayRecords(rows, files, await _changes(connection, day))
-
-    async def newest(self, day: str) -> tuple[DayReport, str] | None:
-        """The day's last revision and the digest of its inputs."""
-        wanted = select(revisions).where(revisions.c.day == day).order_by(revisions.c.revision.desc()).limit(1)
-        async with reading(self._engine) as connection:
-            found = (await connection.execute(wanted)).one_or_none()
-        return None if found is None else (msgspec.json.decode(found.report, type=DayReport), found.digest)
-
-    async def keep(self, report: DayReport, inputs: str, digest: str, now: float) -> None:
-        values = {
-            "day": report.day,
-            "revision": report.revision,
-            "report": msgspec.json.encode(report).decode(),
-            "inputs": inputs,
-            "digest": digest,
-            "made_at": now,
-        }
-        async with self._engine.begin() as connection:
-            await connection.execute(insert(revisions), values)
 
 
 async def _activate(
@@ -181,57 +133,3 @@ def _stored(row: CostRow, snapshot_id: int) -> dict[str, object]:
         "consumed_quantity": quantity,
         "snapshot_id": snapshot_id,
     }
-
-
-async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostRow], list[File]]:
-    wanted = (
-        select(cost_rows, snapshots.c.source)
-        .join(snapshots, snapshots.c.id == cost_rows.c.snapshot_id)
-        .where(
-            snapshots.c.active,
-            cost_rows.c.charge_start < day.end,
-            # A charge without length belongs to the day on which it falls.
-            or_(
-                cost_rows.c.charge_end > day.start,
-                and_(cost_rows.c.charge_end == day.start, cost_rows.c.charge_start == day.start),
-            ),
-        )
-        .order_by(cost_rows.c.id)
-    )
-    rows: list[CostRow] = []
-    from_snapshots: dict[int, str] = {}
-    for found in await connection.execute(wanted):
-        values = {name: getattr(found, name) for name in _ROW_FIELDS}
-        quantity = values["consumed_quantity"]
-        values["consumed_quantity"] = None if quantity is None else Decimal(quantity)
-        rows.append(CostRow(**values))
-        from_snapshots[found.snapshot_id] = found.source
-    of_these = select(snapshot_files).where(snapshot_files.c.snapshot_id.in_(from_snapshots))
-    files = {
-        File(from_snapshots[file.snapshot_id], file.file_name, file.sha256)
-        for file in await connection.execute(of_these)
-    }
-    return rows, sorted(files, key=lambda f: (f.source, f.file_name, f.sha256))
-
-
-async def _changes(connection: AsyncConnection, day: Window) -> dict[str, list[Change]]:
-    found: dict[str, list[Change]] = {}
-    for change in await connection.execute(_around(day)):
-        found.setdefault(change.machine, []).append(Change(change.at, change.to_state))
-    return found
-
-
-def _around(day: Window) -> Select[tuple[object, ...]]:
-    """Each machine's transitions from the last one before the day to the first one after it."""
-    other = transitions.alias()
-    here = other.c.machine == transitions.c.machine
-    first = select(func.max(other.c.at)).where(here, other.c.at <= day.start).scalar_subquery()
-    last = select(func.min(other.c.at)).where(here, other.c.at >= day.end).scalar_subquery()
-    return (
-        select(transitions.c.machine, transitions.c.at, transitions.c.to_state)
-        .where(
-            transitions.c.at >= func.coalesce(first, day.start),
-            transitions.c.at <= func.coalesce(last, day.end),
-        )
-        .order_by(transitions.c.machine, transitions.c.at, transitions.c.id)
-    )

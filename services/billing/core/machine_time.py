@@ -62,12 +62,14 @@ class MachineTime:
     intervals: Sequence[Interval] = ()
     busy: Sequence[Window] = ()
 
+    def intervals_in(self, window: Window) -> list[Interval]:
+        """Those that touch it, whole."""
+        return [interval for interval in self.intervals if interval.window.overlap(window).length]
+
     def use(self, window: Window) -> "TimeUse":
         spent: dict[Spell, int] = {}
-        for interval in self.intervals:
+        for interval in self.intervals_in(window):
             part = interval.window.overlap(window)
-            if not part.length:
-                continue
             served = self._busy_before(part.end) - self._busy_before(part.start) if interval.can_serve else 0
             serving = interval.spell._replace(cause="serving")
             for spell, length in ((serving, served), (interval.spell, part.length - served)):

@@ -1,54 +1,55 @@
-"""The day's report: its figures from an allocation and the meter's answer, and when it is a new revision."""
+"""The day's report: its figures from an allocation and the day's usage."""
 
 from collections.abc import Mapping
-
-import msgspec
+from decimal import Decimal
 
 from services.billing.core.allocation import Allocation
-from services.billing.core.money import MTOK, divided, per_mtok, usd
+from services.billing.core.days import HOUR, Window
+from services.billing.core.money import MTOK, PLACES, divided, per_mtok, usd
+from services.billing.core.shares import figures, weighted
+from services.billing.core.usage import Usage, tokens_of
 from shared.messages.billing import (
     CAUSES,
+    AlwaysOn,
     DayReport,
     DirectionFigure,
     Directions,
     FigureState,
     TierFigure,
+    Variance,
 )
-from shared.messages.meter import Tokens, TokenSums
+from shared.messages.meter import TokenSums
 
 NOT_DELIVERED = "cost not delivered"
 NO_TOKENS = "no tokens"
 
 
-def tokens_of(sums: TokenSums) -> int:
-    return sums.prompt_tokens + sums.completion_tokens
+def state_of(allocation: Allocation, *, settled: bool = False, complete: bool = False) -> FigureState | None:
+    """None where the cost is not known. An accrual in it makes the whole figure an estimate.
 
-
-def served_by_tier(answer: Tokens) -> dict[str, int]:
-    """Tokens of each tier without failed requests, from an answer by tier and outcome."""
-    found: dict[str, int] = {}
-    for row in answer.rows:
-        if row.dimensions["outcome"] != "failed":
-            tier = row.dimensions["tier"]
-            found[tier] = found.get(tier, 0) + tokens_of(row.sums)
-    return found
-
-
-def state_of(allocation: Allocation) -> FigureState | None:
-    """None where the cost is not known. An accrual in it makes the whole figure an estimate."""
-    if allocation.accrued or not allocation.billed:
+    `settled`: the invoices of all of the day's billing periods tie, so that no charge of it is still to come.
+    """
+    if allocation.accrued or not (allocation.billed or settled):
         return "estimated" if allocation.billed or allocation.observed else None
-    return "provisional"
+    return "final" if settled and complete else "provisional"
 
 
 def make_report(
-    day: str, allocation: Allocation, answer: Tokens, weights: Mapping[str, int], sources: tuple[str, ...]
+    day: str,
+    allocation: Allocation,
+    usage: Usage,
+    weights: Mapping[str, int],
+    *,
+    sources: tuple[str, ...],
+    always_on: AlwaysOn | None = None,
+    settled: bool = False,
 ) -> DayReport:
     """Revision 0: `revised` numbers it. `weights` are whole numbers in proportion to the published ones."""
-    state = state_of(allocation)
+    state = state_of(allocation, settled=settled, complete=usage.complete)
     known = state is not None
-    served = tokens_of(answer.served)
-    by_tier = served_by_tier(answer)
+    total, by_tier = usage.total, usage.by_tier()
+    served = tokens_of(total)
+    models, keys = figures(allocation, usage, weights)
     return DayReport(
         day=day,
         state=state,
@@ -62,26 +63,34 @@ def make_report(
         tiers=tuple(_tier(name, spend, by_tier.get(name, 0)) for name, spend in allocation.tiers.items())
         if known
         else (),
-        directions=directions_of(answer.served, allocation.spend if known else None, weights),
+        directions=directions_of(total, allocation.spend if known else None, weights),
         tax=usd(allocation.tax),
         spend_before_credits=usd(allocation.before_credits) if known else None,
         sources=sources,
+        usage_complete=usage.complete,
+        usage_reasons=usage.reasons,
+        tokens_failed=usage.failed,
+        billed_share=_billed_share(allocation) if known else None,
+        effective_spend=usd(allocation.effective) if known and allocation.effective is not None else None,
+        usd_per_mtok_before_credits=per_mtok(allocation.before_credits, served) if known else None,
+        usd_per_mtok_output=per_mtok(allocation.spend, total.completion_tokens) if known else None,
+        models=models if known else (),
+        keys=keys if known else (),
+        always_on=always_on,
+        variance=_variance(allocation),
+        shared_by=allocation.shared_by if known else None,
+        charges=allocation.charges,
     )
 
 
-def revised(report: DayReport, digest: str, newest: tuple[DayReport, str] | None) -> DayReport:
-    """The newest stored report where neither a figure nor the inputs' digest differ, else the next revision."""
-    if newest is None:
-        return msgspec.structs.replace(report, revision=1)
-    stored, stored_digest = newest
-    numbered = msgspec.structs.replace(report, revision=stored.revision)
-    if numbered == stored and digest == stored_digest:
-        return stored
-    return msgspec.structs.replace(report, revision=stored.revision + 1)
-
-
-def _tier(name: str, spend: int, tokens: int) -> TierFigure:
-    return TierFigure(tier=name, spend=usd(spend), tokens=tokens, usd_per_mtok=per_mtok(spend, tokens))
+def always_on_of(tier_of: Mapping[str, str], prices: Mapping[str, int], elapsed: Window, tokens: int) -> AlwaysOn:
+    """Every machine at its tier's price for all of the time that has passed. `tier_of`: machine to tier."""
+    unpriced = sorted(set(tier_of.values()) - set(prices))
+    if unpriced or not tier_of:
+        reason = f"no price_per_hour: {', '.join(unpriced)}" if unpriced else "no machines"
+        return AlwaysOn(spend=None, usd_per_mtok=None, reason=reason)
+    spend = divided(sum(prices[tier] for tier in tier_of.values()) * elapsed.length, HOUR)
+    return AlwaysOn(spend=usd(spend), usd_per_mtok=per_mtok(spend, tokens), reason=None if tokens else NO_TOKENS)
 
 
 def directions_of(served: TokenSums, spend: int | None, weights: Mapping[str, int]) -> Directions:
@@ -91,12 +100,29 @@ def directions_of(served: TokenSums, spend: int | None, weights: Mapping[str, in
         "cached": served.cached_tokens,
         "output": served.completion_tokens,
     }
-    weighted = sum(weights.get(name, 0) * count for name, count in counts.items())
+    whole = weighted(served, weights)
 
     def figure(name: str) -> DirectionFigure:
-        if spend is None or not weighted or not counts[name]:
+        if spend is None or not whole or not counts[name]:
             return DirectionFigure(tokens=counts[name], usd_per_mtok=None)
-        price = usd(divided(spend * weights.get(name, 0) * MTOK, weighted))
+        price = usd(divided(spend * weights.get(name, 0) * MTOK, whole))
         return DirectionFigure(tokens=counts[name], usd_per_mtok=price)
 
     return Directions(input=figure("input"), cached=figure("cached"), output=figure("output"))
+
+
+def _tier(name: str, spend: int, tokens: int) -> TierFigure:
+    return TierFigure(tier=name, spend=usd(spend), tokens=tokens, usd_per_mtok=per_mtok(spend, tokens))
+
+
+def _billed_share(allocation: Allocation) -> Decimal:
+    """By amounts without their signs, so that a credit does not make it larger than all."""
+    charged, accrued = abs(allocation.spend - allocation.accrued), abs(allocation.accrued)
+    return usd(divided(charged * 10**PLACES, charged + accrued)) if charged + accrued else Decimal(allocation.billed)
+
+
+def _variance(allocation: Allocation) -> Variance | None:
+    if allocation.variance is None:
+        return None
+    accrued, billed = allocation.variance
+    return Variance(accrued=usd(accrued), billed=usd(billed), difference=usd(billed - accrued))

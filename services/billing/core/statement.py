@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from services.billing.core.money import MTOK, divided, units, usd
-from services.billing.core.report import tokens_of
+from services.billing.core.usage import tokens_of
 from shared.messages.billing import Band, Statement, StatementLine
 from shared.messages.meter import Tokens, TokenSums
 

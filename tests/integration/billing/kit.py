@@ -57,6 +57,7 @@ class Meter:
     async def answer(self, data: bytes) -> bytes:
         query = decode(data, TokensQuery)
         assert query.busy
+        assert query.by == ("tier", "model", "key", "outcome")
         if self.refuses:
             return encode(Refused(reason="the ledger's database does not answer"))
         rows = [_row(tier, "completed", tokens) for tier, tokens in self.served.items()]
@@ -68,7 +69,8 @@ class Meter:
 
 
 def _row(tier: str, outcome: str, tokens: int) -> TokensRow:
-    return TokensRow(dimensions={"tier": tier, "outcome": outcome}, sums=TokenSums(prompt_tokens=tokens))
+    told = {"tier": tier, "model": "m", "key": "k", "outcome": outcome}
+    return TokensRow(dimensions=told, sums=TokenSums(prompt_tokens=tokens))
 
 
 @dataclass
@@ -97,7 +99,7 @@ async def tell(bus: Bus, machine: str, at: float, state: MachineState) -> None:
     entry = Transition(
         at=DAY_WINDOW.start / 1000 + at * 3600,
         machine=machine,
-        tier="A",
+        tier=machine[0].upper(),
         from_state=None,
         to_state=state,
         reason="test",

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from services.billing.adapters.books import Books, Delivery
+from services.billing.adapters.day_book import DayBook
 from services.billing.core.focus import read
 from services.billing.wiring import MIGRATIONS
 from shared import database
@@ -101,9 +102,9 @@ async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp
         delivery = Delivery(source="s", file_name="bill.csv", sha256="0", snapshots=broken, appends=False)
         with pytest.raises(IntegrityError):
             await books.deliver(delivery, 0.0)
-        assert (await books.day(DAY_WINDOW)).rows == []
+        assert (await DayBook(engine).of(DAY_WINDOW)).rows == []
         await books.deliver(dataclasses.replace(delivery, snapshots=whole), 0.0)
-        assert len((await books.day(DAY_WINDOW)).rows) == 2
+        assert len((await DayBook(engine).of(DAY_WINDOW)).rows) == 2
 
 
 async def test_a_file_that_is_not_what_its_name_says_is_refused(books: Billing) -> None:

@@ -1,0 +1,130 @@
+"""What the books know about a day, all seen at one moment: charges, the machines' states, running bills."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from sqlalchemy import Row, Select, and_, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.billing.adapters.accruals import accrued_in
+from services.billing.adapters.tables import cost_rows, snapshot_files, snapshots, transitions
+from services.billing.core.accrual import Accrual
+from services.billing.core.days import Window
+from services.billing.core.focus import CostRow
+from services.billing.core.machine_time import Change
+from shared.database import reading
+
+_USED = (
+    "charge_start",
+    "charge_end",
+    "billed",
+    "effective",
+    "category",
+    "service_category",
+    "resource_id",
+    "tags",
+    "consumed_unit",
+    "currency",
+    "per_usd",
+    "parent_id",
+    "rows",
+)
+"""Of a charge's fields those that decide a figure, and the quantity, which is kept as text."""
+
+
+@dataclass(frozen=True, order=True)
+class File:
+    """An imported file that a figure was made from."""
+
+    source: str
+    file_name: str
+    sha256: str
+    rows: int
+    """Delivered with it for one issuer, account and billing period, all of its files together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DayRecords:
+    rows: Sequence[CostRow]
+    files: Sequence[File]
+    changes: Mapping[str, Sequence[Change]]
+    """By machine, from the state in which the day began to the first one after it."""
+    accruals: Mapping[str, Sequence[Accrual]] = field(default_factory=dict)
+    """By machine."""
+
+
+class DayBook:
+    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def of(self, day: Window) -> DayRecords:
+        async with reading(self._engine) as connection:
+            rows, files = await _charges(connection, day)
+            accruals: dict[str, list[Accrual]] = {}
+            for accrual in await accrued_in(connection, day):
+                accruals.setdefault(accrual.machine, []).append(accrual)
+            return DayRecords(rows=rows, files=files, changes=await _changes(connection, day), accruals=accruals)
+
+
+async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostRow], list[File]]:
+    rows: list[CostRow] = []
+    used: set[int] = set()
+    async for found in _active(connection, day):
+        values = {name: getattr(found, name) for name in _USED}
+        quantity = None if found.consumed_quantity is None else Decimal(found.consumed_quantity)
+        rows.append(CostRow(**values, consumed_quantity=quantity))
+        used.add(found.snapshot_id)
+    files = (
+        select(snapshots.c.source, snapshot_files.c.file_name, snapshot_files.c.sha256, snapshots.c.rows)
+        .join(snapshots, snapshots.c.id == snapshot_files.c.snapshot_id)
+        .where(snapshot_files.c.snapshot_id.in_(used))
+    )
+    return rows, sorted({File(*file) for file in await connection.execute(files)})
+
+
+async def _active(connection: AsyncConnection, day: Window) -> AsyncIterator[Row[tuple[object, ...]]]:
+    """The charges that count and fall on the day; a large day in pieces, so that it holds up nothing else."""
+    wanted = (
+        select(cost_rows)
+        .join(snapshots, snapshots.c.id == cost_rows.c.snapshot_id)
+        .where(
+            snapshots.c.active,
+            cost_rows.c.charge_start < day.end,
+            # A charge without length belongs to the day on which it falls.
+            or_(
+                cost_rows.c.charge_end > day.start,
+                and_(cost_rows.c.charge_end == day.start, cost_rows.c.charge_start == day.start),
+            ),
+        )
+        .order_by(cost_rows.c.id)
+    )
+    async with connection.stream(wanted) as result:
+        async for row in result:
+            yield row
+
+
+async def _changes(connection: AsyncConnection, day: Window) -> dict[str, list[Change]]:
+    found: dict[str, list[Change]] = {}
+    for change in await connection.execute(_around(day)):
+        told = Change(change.at, change.to_state, change.tier, change.key_id)
+        found.setdefault(change.machine, []).append(told)
+    return found
+
+
+def _around(day: Window) -> Select[tuple[object, ...]]:
+    """Each machine's transitions from the last one before the day to the first one after it."""
+    other = transitions.alias()
+    here = other.c.machine == transitions.c.machine
+    first = select(func.max(other.c.at)).where(here, other.c.at <= day.start).scalar_subquery()
+    last = select(func.min(other.c.at)).where(here, other.c.at >= day.end).scalar_subquery()
+    return (
+        select(transitions)
+        .where(
+            transitions.c.at >= func.coalesce(first, day.start),
+            transitions.c.at <= func.coalesce(last, day.end),
+        )
+        .order_by(transitions.c.machine, transitions.c.at, transitions.c.id)
+    )

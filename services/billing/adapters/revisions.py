@@ -1,0 +1,38 @@
+"""The reports that were told: append-only, each with what it was made from."""
+
+import msgspec
+from sqlalchemy import insert, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.billing.adapters.tables import revisions
+from services.billing.core.revision import Inputs
+from shared.database import reading
+from shared.messages.billing import DayReport
+from shared.messages.codec import encode
+
+
+class Revisions:
+    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def newest(self, day: str) -> tuple[DayReport, Inputs] | None:
+        wanted = select(revisions).where(revisions.c.day == day).order_by(revisions.c.revision.desc()).limit(1)
+        async with reading(self._engine) as connection:
+            found = (await connection.execute(wanted)).one_or_none()
+        if found is None:
+            return None
+        return msgspec.json.decode(found.report, type=DayReport), msgspec.json.decode(found.inputs, type=Inputs)
+
+    async def keep(self, report: DayReport, inputs: Inputs, now: float) -> None:
+        values = {
+            "day": report.day,
+            "revision": report.revision,
+            "report": encode(report).decode(),
+            "inputs": encode(inputs).decode(),
+            "digest": inputs.digest,
+            "made_at": now,
+        }
+        async with self._engine.begin() as connection:
+            await connection.execute(insert(revisions), values)
