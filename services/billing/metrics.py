@@ -15,5 +15,11 @@ class Metrics:
         )
         self.transitions = Counter("spot_billing_transitions", "Machine transitions read.", registry=registry)
         self.unreadable = Counter("spot_billing_unreadable", "Journal entries passed by.", registry=registry)
+        self.readings = Counter(
+            "spot_billing_bill_readings",
+            "Readings of a provider's running bill, by outcome: read, failed.",
+            ("provider", "outcome"),
+            registry=registry,
+        )
         self.leading = Gauge("spot_billing_leading", "1 while this replica does the work.", registry=registry)
         self.gate_open = Gauge("spot_billing_gate_open", "1 while the daily budget allows requests.", registry=registry)

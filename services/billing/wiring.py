@@ -8,9 +8,12 @@ from pathlib import Path
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.billing.adapters.accruals import Accruals
 from services.billing.adapters.books import Books
 from services.billing.adapters.day_book import DayBook
+from services.billing.adapters.hyperstack_bill import HyperstackBill
 from services.billing.adapters.revisions import Revisions
+from services.billing.bills import Bills
 from services.billing.gatekeeper import Gatekeeper
 from services.billing.imports import Imports
 from services.billing.journal import Journal
@@ -21,6 +24,9 @@ from services.billing.settings import settings
 from shared import database
 from shared.bus import subjects
 from shared.bus.lease import Lease
+from shared.clouds.hyperstack import HyperstackAccount, api_key
+from shared.clouds.throttle import Throttle
+from shared.config import Config
 from shared.errors import BusUnavailable
 from shared.runtime.process import Runtime
 from shared.tasks import end
@@ -42,7 +48,8 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     """The running service, leading or standing by. Leaving finishes the import under way, within the drain's grace."""
     url = database.url_of(runtime.config, runtime.data_dir, BOOKS_FILE)
     async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
-        office = Office(runtime, engine)
+        bill = hyperstack_bill(runtime.config)
+        office = Office(runtime, engine, bill)
         runtime.health.add("work", lambda: office.fault)
         lease = Lease(runtime.bus, subjects.BILLING_LEASE, runtime.instance, runtime.monotonic)
         await lease.renew()
@@ -53,12 +60,14 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
             await office.drain(runtime.config.billing.drain_grace)
             await end(tasks)  # they work with the engine that is closed next
             await lease.release()
+            if bill is not None:
+                await bill.close()
 
 
 class Office:
     """The leader's work: answers, the journal, the gate."""
 
-    def __init__(self, runtime: Runtime, engine: AsyncEngine) -> None:
+    def __init__(self, runtime: Runtime, engine: AsyncEngine, bill: HyperstackBill | None) -> None:
         bus, config = runtime.bus, runtime.config
         self._bus = bus
         self._metrics = Metrics(runtime.registry)
@@ -67,10 +76,12 @@ class Office:
         self._reports = Reports(meter, DayBook(engine), Revisions(engine), chosen, self._metrics, now=runtime.now)
         self._imports = Imports(bus, books, chosen, self._metrics, now=runtime.now)
         self._journal = Journal(bus, books, self._metrics)
+        self._bills = None if bill is None else _bills(runtime, bill, Accruals(engine), self._metrics)
         limit = config.billing.daily_budget
         self._gate = None
         if limit is not None:
             self._gate = Gatekeeper(bus, self._reports, self._metrics, limit=limit, now=runtime.now)
+        self._bill_interval = config.billing.bill_interval
         self._faults: dict[str, str] = {}
 
     @property
@@ -109,6 +120,8 @@ class Office:
             stack.callback(self._metrics.leading.set, 0)
             log.info("leading")
             works = [self._repeat("journal", self._journal.read_on, 0.0, asyncio.sleep)]
+            if self._bills is not None:
+                works.append(self._repeat("running bill", self._bills.read_on, self._bill_interval, asyncio.sleep))
             if self._gate is not None:
                 works.append(self._repeat("budget gate", self._gate.look, GATE_SECONDS, self._journal.moved_within))
             tasks = [asyncio.create_task(work) for work in works]
@@ -136,3 +149,25 @@ class Office:
             else:
                 self._faults.pop(name, None)
                 await pause(every)
+
+
+def hyperstack_bill(config: Config) -> HyperstackBill | None:
+    """None where no tier is Hyperstack's. `Misconfigured` without its key."""
+    if not any(tier.provider == "hyperstack" for tier in config.tier):
+        return None
+    account = config.provider.hyperstack
+    assert account is not None, "checked when the file was read"
+    return HyperstackBill(HyperstackAccount(account.base_url, api_key(), Throttle(account.calls_per_minute)))
+
+
+def _bills(runtime: Runtime, bill: HyperstackBill, accruals: Accruals, metrics: Metrics) -> Bills:
+    config = runtime.config
+    machines = [machine for machine in config.machine if config.tiers[machine.tier].provider == bill.provider]
+    return Bills(
+        bill,
+        accruals,
+        {machine.instance or "": machine.id for machine in machines},
+        frozenset(m.id for m in machines if config.tiers[m.tier].price_per_hour is not None),
+        metrics,
+        now=runtime.now,
+    )

@@ -1,0 +1,103 @@
+"""Reads a provider's running bill again and again. A failure leaves the last known figures as they are."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import structlog
+
+from services.billing.adapters.accruals import Accruals
+from services.billing.core.accrual import Reading, fell
+from services.billing.core.days import millis
+from services.billing.metrics import Metrics
+from shared.clouds.hyperstack import Fault
+
+log = structlog.get_logger()
+
+
+class Bill(Protocol):
+    """A provider that says what each resource has cost so far."""
+
+    provider: str
+
+    async def cumulative(self) -> dict[str, int]:
+        """By resource, in units of money; `Fault`."""
+        ...
+
+
+class Bills:
+    """`machine_of`: our machines by the provider's ids; `priced`: those that have a price where they have no bill."""
+
+    def __init__(
+        self,
+        bill: Bill,
+        accruals: Accruals,
+        machine_of: Mapping[str, str],
+        priced: frozenset[str],
+        metrics: Metrics,
+        *,
+        now: Callable[[], float],
+    ) -> None:
+        self._bill = bill
+        self._accruals = accruals
+        self._machine_of = machine_of
+        self._priced = priced
+        self._metrics = metrics
+        self._now = now
+        self._fallen: set[str] = set()
+        """Lower than before at the last reading, which was not counted."""
+        self._fault = ""
+        self._read_at: int | None = None
+        self._missing: frozenset[str] = frozenset()
+        """Resources without a bill at the last reading."""
+
+    async def read_on(self) -> None:
+        """One reading. What `AWAY` lists where the books do not take it."""
+        at = millis(self._now())
+        try:
+            told = await self._bill.cumulative()
+        except Fault as fault:
+            self._failed(str(fault))
+            return
+        readings = {name: Reading(amount, at) for name, amount in told.items() if name in self._machine_of}
+        counted = self._certain(readings, await self._accruals.last())
+        await self._accruals.add(counted, self._machine_of, self._bill.provider)
+        self._fault, self._read_at = "", at
+        self._metrics.readings.labels(self._bill.provider, "read").inc()
+        missing = frozenset(self._machine_of.keys() - told.keys())
+        if missing - self._missing:
+            log.warning("machines without a bill", provider=self._bill.provider, resources=sorted(missing))
+        self._missing = missing
+
+    async def unseen(self, seconds: float) -> frozenset[str]:
+        """Machines whose cost is not known: their bill was not read for so long, also by those who led before.
+
+        One that the bill does not have, though it was read, costs its price, if it has one.
+        """
+        now = millis(self._now())
+        read = self._read_at is not None and _near(self._read_at, now, seconds)
+        last = await self._accruals.last()
+        return frozenset(
+            machine
+            for resource, machine in self._machine_of.items()
+            if not (resource in last and _near(last[resource].at, now, seconds))
+            and not (read and resource in self._missing and machine in self._priced)
+        )
+
+    def _certain(self, readings: Mapping[str, Reading], last: Mapping[str, Reading]) -> dict[str, Reading]:
+        """Without what fell just now: a new bill is lower at the next reading, too, an answer of yesterday is not."""
+        fallen = {name for name, now in readings.items() if name in last and fell(last[name], now)}
+        doubtful, self._fallen = fallen - self._fallen, fallen
+        if doubtful:
+            log.warning("a bill is lower than before: read again before it counts as new", resources=sorted(doubtful))
+        return {name: now for name, now in readings.items() if name not in doubtful}
+
+    def _failed(self, fault: str) -> None:
+        self._metrics.readings.labels(self._bill.provider, "failed").inc()
+        if fault != self._fault:
+            self._fault = fault
+            log.warning("the running bill cannot be read", provider=self._bill.provider, fault=fault)
+
+
+def _near(at: int, now: int, seconds: float) -> bool:
+    """Also of a moment in the future: a clock was set back."""
+    return abs(now - at) <= seconds * 1000
