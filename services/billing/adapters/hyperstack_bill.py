@@ -66,7 +66,7 @@ class HyperstackBill:
                 if row.attributes.infrahub_id is not None and row.metrics.incurred_bill is not None:
                     key = (row.attributes.infrahub_id, row.attributes.id or "")
                     found[key] = _units(row.metrics.incurred_bill)
-            pages = history.pagination and history.pagination.pages
+            pages = history.pagination.pages if history.pagination is not None else None
             if not rows or (pages is not None and page >= pages):
                 break
         else:
