@@ -86,19 +86,33 @@ async def fire(session: aiohttp.ClientSession, target: Target, prompt: str, toke
     }
     if ignore_eos:
         body["ignore_eos"] = True
+    data = msgspec.json.encode(body)
+    shot = await _shot(session, target, data)
+    if shot is None:
+        # An engine may close a kept connection after any answer; llama.cpp does so after each stream, unannounced.
+        async with aiohttp.ClientSession(timeout=session.timeout, trust_env=False) as fresh:
+            shot = await _shot(fresh, target, data)
+    return shot or Shot(sent=0.0, ended=0.0, fault="a new connection was closed without an answer", status=0)
+
+
+async def _shot(session: aiohttp.ClientSession, target: Target, data: bytes) -> Shot | None:
+    """None: the connection was closed before an answer began."""
     headers = {"Content-Type": "application/json"}
     if target.key is not None:
         headers["Authorization"] = f"Bearer {target.key}"
-    data = msgspec.json.encode(body)
     url = f"{target.origin}/v1/chat/completions"
-    sent = time.perf_counter()
+    begun, sent = False, time.perf_counter()
     try:
         async with session.post(url, data=data, headers=headers, allow_redirects=False) as answer:
+            begun = True
             if answer.status != 200:
                 told = (await answer.content.read(2000)).decode(errors="replace")
                 return Shot(sent=sent, ended=time.perf_counter(), fault=told, status=answer.status)
             return await _read(answer, sent)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        closed = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+        if closed and not begun and not isinstance(error, aiohttp.ClientConnectorError):
+            return None
         fault = f"{type(error).__name__}: {error}".rstrip(": ")
         return Shot(sent=sent, ended=time.perf_counter(), fault=fault, status=0)
 

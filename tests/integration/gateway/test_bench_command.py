@@ -18,6 +18,7 @@ from spotinference.bench import runs
 from spotinference.bench.load import WARM_SHOTS
 from spotinference.bench.stream import Target, fire
 from tests.integration.gateway.conftest import MODEL, Front
+from tests.kit.engine import Engine
 from tests.kit.scripted_engine import NAME, Script, ScriptedEngine, scripted
 
 Opened = Callable[..., Awaitable[Front]]
@@ -150,6 +151,31 @@ async def test_an_answer_that_is_not_whole_is_a_fault(
             shot = await fire(session, target, "hi", 9, ignore_eos=True)
             assert shot.fault is not None
             assert reason in shot.fault
+
+
+async def test_an_engine_that_closes_kept_connections_is_asked_on_new_ones(engine: Engine) -> None:
+    """llama.cpp's does after each stream, and a client that is at once again meets the closing."""
+    target = Target(origin=engine.base_url, model="tiny")
+    async with aiohttp.ClientSession() as session:
+        shots = [await fire(session, target, f"hi {n}", 2, ignore_eos=True) for n in range(20)]
+    assert [shot.fault for shot in shots] == [None] * 20
+    assert all(shot.first is not None and shot.sent < shot.first for shot in shots)
+
+
+async def test_an_engine_that_answers_on_no_connection_is_asked_twice() -> None:
+    connections = 0
+
+    async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(closes, "127.0.0.1", 0)
+    origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, aiohttp.ClientSession() as session:
+        shot = await fire(session, Target(origin=origin, model="m"), "hi", 2, ignore_eos=True)
+    assert (shot.fault, shot.status, connections) == ("a new connection was closed without an answer", 0, 2)
 
 
 @pytest.mark.parametrize(
