@@ -73,6 +73,10 @@ def month_key(key_id: str) -> str:
     return token(key_id)
 
 
+def published_key(day: str) -> str:
+    return f"published.{day}"
+
+
 def bench_key(run: str) -> str:
     return f"bench.{run}"
 
