@@ -23,3 +23,10 @@ class Metrics:
         )
         self.leading = Gauge("spot_billing_leading", "1 while this replica does the work.", registry=registry)
         self.gate_open = Gauge("spot_billing_gate_open", "1 while the daily budget allows requests.", registry=registry)
+        self.published = Counter("spot_billing_published", "Revisions of day reports published.", registry=registry)
+        self.unpublished = Counter(
+            "spot_billing_publish_failures", "Reports that could not be made or published.", registry=registry
+        )
+        self.published_until = Gauge(
+            "spot_billing_published_until", "Unix time at which the newest published day ends.", registry=registry
+        )

@@ -1,0 +1,69 @@
+"""The price list: made by the leader once a day, and answers `billing.bands` for any day."""
+
+from collections.abc import Callable
+
+import structlog
+
+from services.billing.adapters.price_book import Basis, PriceBook
+from services.billing.answering import answered, bounded
+from services.billing.core.bands import LONG, days_before, next_band
+from services.billing.core.days import HOUR, day_window, millis
+from services.billing.settings import Settings
+from services.billing.shelf import Shelf
+from shared.errors import Refusal
+from shared.messages.billing import Band, Bands, BandsQuery
+
+log = structlog.get_logger()
+
+LATEST = 6 * HOUR
+"""After midnight: by then bands are made also of a day whose usage is not complete."""
+NOT_MADE = "no band was made by then"
+
+
+class BandMaker:
+    def __init__(self, book: PriceBook, shelf: Shelf, settings: Settings, *, now: Callable[[], float]) -> None:
+        self._book = book
+        self._shelf = shelf
+        self._settings = settings
+        self._now = now
+
+    async def answer(self, data: bytes) -> bytes:
+        return bounded(await answered(data, BandsQuery, self._in_force), "configure fewer models")
+
+    async def look(self) -> None:
+        """Make today's bands, where that is still to be done and yesterday is known. Raises what `AWAY` lists."""
+        day = self._shelf.today()
+        if await self._book.made_on(day):
+            return
+        try:
+            reports = await self._shelf.reports(days_before(day, LONG))
+        except Refusal as error:
+            log.warning("no bands yet", day=day, reason=str(error))
+            return
+        if not reports[-1].usage_complete and millis(self._now()) < day_window(day).start + LATEST:
+            return
+        standing = await self._book.in_force(day)
+        made = [
+            Basis(band=band, revisions={report.day: report.revision for report in reports})
+            for model in self._settings.models
+            if (band := next_band(model, day, reports, self._settings.ladder, standing.get(model))) is not None
+        ]
+        if await self._book.add(day, made, self._now()):
+            log.info("bands made", day=day, new=[basis.band.model for basis in made])
+
+    async def _in_force(self, query: BandsQuery) -> Bands:
+        try:
+            day_window(query.day)
+        except ValueError as error:
+            raise Refusal(f"day: {error}") from error
+        if query.day > self._shelf.today():
+            raise Refusal(f"day: {query.day} is still to come: bands are made on the day itself")
+        found = await self._book.in_force(query.day)
+        return Bands(
+            day=query.day,
+            bands=tuple(found.get(model) or _none(model, query.day) for model in self._settings.models),
+        )
+
+
+def _none(model: str, day: str) -> Band:
+    return Band(model=model, day=day, low=None, high=None, trailing_7=None, trailing_28=None, reason=NOT_MADE)

@@ -1,0 +1,54 @@
+"""Answers `billing.reports`: several days in a row as one figure, with each of them as far as a message holds it."""
+
+import msgspec
+
+from services.billing.answering import ANSWER_BYTES, answered, bounded
+from services.billing.core.days import DAY, day_of, day_window
+from services.billing.core.period import make_period
+from services.billing.metrics import Metrics
+from services.billing.settings import Settings
+from services.billing.shelf import Shelf
+from shared.errors import Refusal
+from shared.messages.billing import PeriodReport, ReportsQuery
+from shared.messages.codec import encode
+from shared.messages.meter import Refused
+
+MOST_DAYS = 92
+"""A quarter."""
+
+
+class Periods:
+    def __init__(self, shelf: Shelf, settings: Settings, metrics: Metrics) -> None:
+        self._shelf = shelf
+        self._weights = settings.weights
+        self._metrics = metrics
+
+    async def answer(self, data: bytes) -> bytes:
+        answer = await answered(data, ReportsQuery, self._period)
+        self._metrics.reports.labels("refused" if isinstance(answer, Refused) else "told").inc()
+        return bounded(answer, "ask for fewer days")
+
+    async def _period(self, query: ReportsQuery) -> PeriodReport:
+        return fitted(make_period(await self._shelf.reports(asked(query)), self._weights))
+
+
+def asked(query: ReportsQuery) -> list[str]:
+    """The days in order; `Refusal` that names the wrong field."""
+    if not 1 <= query.days <= MOST_DAYS:
+        raise Refusal(f"days: expected 1 to {MOST_DAYS}, got {query.days}")
+    try:
+        last = day_window(query.to)
+        return [day_of(last.start - back * DAY) for back in reversed(range(query.days))]
+    except (ValueError, OverflowError) as error:
+        raise Refusal(f"to: {error}") from error
+
+
+def fitted(report: PeriodReport) -> PeriodReport:
+    """The report, as large as a message may be: what has the most parts goes first, and the report says so."""
+    if len(encode(report)) <= ANSWER_BYTES:
+        return report
+    bare = tuple(msgspec.structs.replace(day, keys=(), models=(), sources=()) for day in report.days)
+    report = msgspec.structs.replace(report, days=bare, left_out="keys, models and sources of each day")
+    if len(encode(report)) <= ANSWER_BYTES:
+        return report
+    return msgspec.structs.replace(report, keys=(), left_out="keys; models and sources of each day")

@@ -1,0 +1,118 @@
+"""Publishes days' reports: each new revision's files into the object store, then word of it on the bus."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from services.billing.core.bands import days_before
+from services.billing.core.days import day_window
+from services.billing.metrics import Metrics
+from services.billing.shelf import Shelf
+from shared.bus import subjects, topology
+from shared.bus.ports import Bus
+from shared.errors import Refusal
+from shared.messages.billing import DayReport, Published
+from shared.messages.codec import Unreadable, decode, encode
+
+log = structlog.get_logger()
+
+DAYS = 62
+"""How far back a bill or late usage is looked for: two whole months."""
+
+Forms = Callable[[DayReport], Mapping[str, bytes]]
+"""A report's files by form."""
+
+
+class Publisher:
+    """What is said last is what counts: killed before, the next look does all of it again, to the same effect."""
+
+    def __init__(self, bus: Bus, shelf: Shelf, forms: Forms, metrics: Metrics, *, now: Callable[[], float]) -> None:
+        self._bus = bus
+        self._shelf = shelf
+        self._forms = forms
+        self._metrics = metrics
+        self._now = now
+        self._seen: dict[str, int] = {}
+        """A day to the revision after which there was nothing more to do."""
+        self._until = 0.0
+
+    async def look(self) -> None:
+        """Publish what is new of the last days, yesterday first. `BusUnavailable`, or what `AWAY` lists."""
+        days = days_before(self._shelf.today(), DAYS)
+        self._seen = {day: revision for day, revision in self._seen.items() if day in days}
+        try:
+            async for report in self._shelf.each(days[::-1]):
+                if self._seen.get(report.day) != report.revision and await self._publish(report):
+                    self._seen[report.day] = report.revision
+        except Refusal as error:
+            self._metrics.unpublished.inc()
+            log.warning("reports cannot be published", reason=str(error))
+
+    async def _publish(self, report: DayReport) -> bool:
+        """Whether nothing is left to do."""
+        known = await self._known(report.day)
+        if known is not None and known.revision >= report.revision:
+            self._compare(known, report)
+            return True
+        if known is None and report.state is None:
+            return True  # nothing is known of the day, and nothing was said
+        files = await self._files(report)
+        if files is None:
+            return False
+        for name, content in files.items():
+            # What lies there was published: it is never replaced.
+            if await self._bus.get_object(topology.BOOKS_FILES, name) is None:
+                await self._bus.put_object(topology.BOOKS_FILES, name, content)
+        published = Published(
+            day=report.day,
+            revision=report.revision,
+            state=report.state,
+            usd_per_mtok=report.usd_per_mtok,
+            change=report.change,
+            files=tuple(files),
+            at=self._now(),
+        )
+        await self._bus.publish_volatile(subjects.BILLING_PUBLISHED, encode(published))
+        await self._bus.put(topology.REPORTS, subjects.published_key(report.day), encode(published))
+        self._metrics.published.inc()
+        self._reached(published)
+        log.info("published", day=report.day, revision=report.revision, state=report.state, change=report.change)
+        return True
+
+    async def _known(self, day: str) -> Published | None:
+        """What was said of the day last."""
+        entry = await self._bus.get(topology.REPORTS, subjects.published_key(day))
+        try:
+            return None if entry is None else decode(entry.value, Published)
+        except Unreadable as error:
+            log.error("unreadable: published again", day=day, error=str(error))
+            return None
+
+    def _compare(self, known: Published, report: DayReport) -> None:
+        self._reached(known)
+        told = (report.revision, report.state, report.usd_per_mtok)
+        if (known.revision, known.state, known.usd_per_mtok) != told:
+            self._metrics.unpublished.inc()
+            log.error(
+                "published otherwise than the books have it: were they restored from a copy?",
+                day=report.day,
+                revision=report.revision,
+                published=known.revision,
+            )
+
+    async def _files(self, report: DayReport) -> dict[str, bytes] | None:
+        """By their names in the object store; None where they cannot be made."""
+        try:
+            forms = await asyncio.to_thread(self._forms, report)
+        except Exception:
+            # A name that no form can show must not take the budget gate with it.
+            self._metrics.unpublished.inc()
+            log.exception("no files of the report", day=report.day, revision=report.revision)
+            return None
+        return {f"{report.day}.{report.revision}.{form}": content for form, content in forms.items()}
+
+    def _reached(self, published: Published) -> None:
+        if published.state is not None:
+            self._until = max(self._until, day_window(published.day).end / 1000)
+            self._metrics.published_until.set(self._until)

@@ -1,0 +1,37 @@
+"""Answers `billing.statement`: a key's month at the prices in force."""
+
+from collections.abc import Mapping, Sequence
+
+from services.billing.adapters.price_book import PriceBook
+from services.billing.answering import answered, bounded
+from services.billing.core.statement import make_statement, month_days
+from services.billing.meter import Meter
+from shared.errors import Refusal
+from shared.messages.billing import Band, Statement, StatementQuery
+from shared.messages.meter import TokensQuery
+
+
+class Statements:
+    def __init__(self, meter: Meter, book: PriceBook) -> None:
+        self._meter = meter
+        self._book = book
+
+    async def answer(self, data: bytes) -> bytes:
+        return bounded(await answered(data, StatementQuery, self._statement), "the key used too many models")
+
+    async def _statement(self, query: StatementQuery) -> Statement:
+        if not query.key_id:
+            raise Refusal("key_id: must not be empty: `spotinference keys list` shows ids")
+        try:
+            first, last = month_days(query.month)
+        except ValueError as error:
+            raise Refusal(f"month: {error}") from error
+        asked = TokensQuery(day=first, to=last, by=("day", "model", "outcome"), key=query.key_id)
+        tokens = await self._meter.tokens(asked)
+        bands = await self._book.since(first, last)
+        return make_statement(query.key_id, query.month, tokens, lambda model, day: _on(bands, model, day))
+
+
+def _on(bands: Mapping[str, Sequence[Band]], model: str, day: str) -> Band | None:
+    """The newest that began by then."""
+    return next((band for band in reversed(bands.get(model, ())) if band.day <= day), None)
