@@ -1,5 +1,7 @@
 """Asks the meter for tokens: what the books divide by."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from shared.bus import subjects
@@ -10,6 +12,8 @@ from shared.messages.meter import Refused, Tokens, TokensQuery
 
 METER_SECONDS = 10.0
 """For a day's sums: the ledger answers in milliseconds, its database may be busy for seconds."""
+MOST_PAGES = 200
+"""Nearly a million rows."""
 _answers: msgspec.json.Decoder[Tokens | Refused] = msgspec.json.Decoder(Tokens | Refused)
 
 
@@ -18,7 +22,25 @@ class Meter:
         self._bus = bus
 
     async def tokens(self, query: TokensQuery) -> Tokens:
-        """`Refusal` where the meter has no answer: without its tokens there is no figure."""
+        """All pages of the answer. `Refusal` where the meter has none: without its tokens there is no figure.
+
+        Pages are made one after the other, so that only their rows fit together: totals are the last one's.
+        """
+        found: list[Tokens] = []
+        after: str | None = ""
+        while after is not None:
+            if len(found) == MOST_PAGES:
+                raise Refusal(f"the meter's answer has more than {MOST_PAGES} pages: ask for fewer days")
+            found.append(await self._page(msgspec.structs.replace(query, after=after)))
+            after = found[-1].next
+        busy: dict[str, tuple[tuple[float, float], ...]] = {}
+        for page in found:
+            for machine, intervals in page.busy.items():
+                busy[machine] = (*busy.get(machine, ()), *intervals)
+        rows = tuple(row for page in found for row in page.rows)
+        return msgspec.structs.replace(found[-1], rows=rows, busy={name: _merged(busy[name]) for name in busy})
+
+    async def _page(self, query: TokensQuery) -> Tokens:
         try:
             asked = self._bus.request(subjects.METER_TOKENS, encode(query), timeout=METER_SECONDS)
             answer = _answers.decode(await asked)
@@ -29,3 +51,14 @@ class Meter:
         if isinstance(answer, Refused):
             raise Refusal(f"the meter refused: {answer.reason}")
         return answer
+
+
+def _merged(intervals: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Without overlap: one that was told may have grown before the next page was made."""
+    found: list[tuple[float, float]] = []
+    for start, end in sorted(intervals):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return tuple(found)

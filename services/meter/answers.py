@@ -9,6 +9,7 @@ from services.meter.adapters.figures import FiguresReader
 from services.meter.adapters.ledger import Ledger
 from services.meter.core import figures
 from services.meter.core.day import answer, asked
+from services.meter.core.pages import page
 from shared.bus import topology
 from shared.bus.ports import Bus
 from shared.database import AWAY, told
@@ -21,6 +22,8 @@ log = structlog.get_logger()
 
 ANSWER_BYTES = 1_000_000
 """A little below what the bus carries in one message."""
+PAGE_BYTES = ANSWER_BYTES - 100_000
+"""For the rows and busy times of a page; the rest is for totals and reasons."""
 
 
 class Backlog:
@@ -60,7 +63,7 @@ class Answers:
         self._silence = silence
 
     async def tokens(self, data: bytes) -> bytes:
-        return _bounded(await self._tokens(data), "ask for fewer dimensions, or busy=false")
+        return _bounded(await self._tokens(data), "ask for fewer dimensions, busy=false, or pages")
 
     async def history(self, data: bytes) -> bytes:
         return _bounded(await self._history(data), "its models' names are too long together")
@@ -104,7 +107,11 @@ class Answers:
             return Refused(reason=str(error))
         except AWAY as error:
             return _away(error)
-        return answer(day, query, facts, self._backlog.read_dry_at, now=self._now(), silence=self._silence)
+        found = answer(day, query, facts, self._backlog.read_dry_at, now=self._now(), silence=self._silence)
+        try:
+            return found if query.after is None else page(found, query.by, query.after, PAGE_BYTES)
+        except ValueError as error:
+            return Refused(reason=str(error))
 
 
 def _away(error: Exception) -> Refused:

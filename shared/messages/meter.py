@@ -50,6 +50,8 @@ class TokensQuery(Message, frozen=True, kw_only=True, tag="tokens_query.v1"):
     """Whether the intervals in which each machine had requests in flight are wanted too."""
     key: str | None = None
     """Only what this key used; None: all."""
+    after: str | None = None
+    """`next` of the page before; "" asks for the first page; None: all at once, refused where no message holds it."""
 
 
 class TokenSums(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +89,8 @@ class Tokens(Message, frozen=True, kw_only=True, tag="tokens.v1"):
     """As it was asked."""
     reasons: tuple[str, ...] = ()
     """Why it is not complete, a sentence each; empty: it is."""
+    next: str | None = None
+    """Where the next page of rows and busy times begins; None: there is no other."""
 
 
 class GapsQuery(Message, frozen=True, kw_only=True, tag="gaps_query.v1"):

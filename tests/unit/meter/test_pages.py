@@ -1,0 +1,75 @@
+"""The pages of an answer hold all of it, each thing once, in any size of page and whatever is counted meanwhile."""
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.meter.core.pages import page
+from shared.messages.codec import encode
+from shared.messages.meter import Tokens, TokensRow, TokenSums
+
+BY = ("tier", "key")
+NAMES = st.text('ab\u00e9-"\\', min_size=1, max_size=3)
+INTERVALS = st.lists(st.floats(0, 86400), max_size=6, unique=True).map(lambda found: tuple(_pairs(sorted(found))))
+
+
+def _pairs(moments: list[float]) -> list[tuple[float, float]]:
+    return [(moments[n], moments[n + 1]) for n in range(0, len(moments) - 1, 2)]
+
+
+def answer(rows: dict[tuple[str, str], int], busy: dict[str, tuple[tuple[float, float], ...]]) -> Tokens:
+    told = tuple(
+        TokensRow(dimensions=dict(zip(BY, names, strict=True)), sums=TokenSums(prompt_tokens=count))
+        for names, count in sorted(rows.items())
+    )
+    return Tokens(day="2026-11-23", complete=True, totals=TokenSums(), served=TokenSums(), rows=told, busy=busy)
+
+
+def pages(found: Tokens, room: int) -> list[Tokens]:
+    read = [page(found, BY, "", room)]
+    while (after := read[-1].next) is not None:
+        read.append(page(found, BY, after, room))
+        assert len(read) < 1000
+    return read
+
+
+@settings(max_examples=60)
+@given(
+    st.dictionaries(st.tuples(NAMES, NAMES), st.integers(0, 9), max_size=9),
+    st.dictionaries(NAMES, INTERVALS.filter(bool), max_size=3),
+    st.integers(1, 900),
+)
+def test_pages_hold_everything_once(
+    rows: dict[tuple[str, str], int], busy: dict[str, tuple[tuple[float, float], ...]], room: int
+) -> None:
+    found = answer(rows, busy)
+    read = pages(found, room)
+    assert tuple(row for one in read for row in one.rows) == found.rows
+    together: dict[str, list[tuple[float, float]]] = {}
+    for one in read:
+        for machine, intervals in one.busy.items():
+            together.setdefault(machine, []).extend(intervals)
+    assert {machine: tuple(intervals) for machine, intervals in together.items()} == busy
+    things = [(len(one.rows) + sum(map(len, one.busy.values())), one) for one in read]
+    bare = len(encode(answer({}, {})))
+    assert all(count <= 1 or len(encode(one)) <= bare + room + len(one.next or "") + 2 for count, one in things)
+
+
+def test_what_is_counted_between_two_pages_moves_nothing() -> None:
+    rows = {("A", f"k{n}"): n for n in range(10)}
+    first = page(answer(rows, {}), BY, "", 400)
+    assert first.next
+    rest = page(answer({("A", "a-new-one"): 1, **rows}, {}), BY, first.next, 10_000)
+    assert [row.dimensions["key"] for row in (*first.rows, *rest.rows)] == [f"k{n}" for n in range(10)]
+
+
+@pytest.mark.parametrize("after", ["x", "[]", "[1,2]", '{"a":1}'])
+def test_a_place_that_is_none_is_refused_by_name(after: str) -> None:
+    with pytest.raises(ValueError, match=r"^after: "):
+        page(answer({}, {}), BY, after, 9)
+
+
+def test_one_page_is_the_whole_answer() -> None:
+    found = answer({("A", "k"): 1}, {"m": ((1.0, 2.0),)})
+    assert page(found, BY, "", 10_000) == msgspec.structs.replace(found, next=None)
