@@ -12,15 +12,22 @@ from services.billing.adapters.accruals import Accruals
 from services.billing.adapters.books import Books
 from services.billing.adapters.day_book import DayBook
 from services.billing.adapters.hyperstack_bill import HyperstackBill
+from services.billing.adapters.marks import Marks
+from services.billing.adapters.price_book import PriceBook
 from services.billing.adapters.revisions import Revisions
+from services.billing.bands import BandMaker
 from services.billing.bills import Bills
 from services.billing.gatekeeper import Gatekeeper
 from services.billing.imports import Imports
 from services.billing.journal import Journal
 from services.billing.meter import Meter
 from services.billing.metrics import Metrics
+from services.billing.periods import Periods
+from services.billing.publisher import Publisher
 from services.billing.reports import Reports
 from services.billing.settings import settings
+from services.billing.shelf import Shelf
+from services.billing.statements import Statements
 from shared import database
 from shared.bus import subjects
 from shared.bus.lease import Lease
@@ -28,6 +35,8 @@ from shared.clouds.hyperstack import HyperstackAccount, api_key
 from shared.clouds.throttle import Throttle
 from shared.config import Config
 from shared.errors import BusUnavailable
+from shared.messages.billing import DayReport
+from shared.messages.codec import encode
 from shared.runtime.process import Runtime
 from shared.tasks import end
 
@@ -38,9 +47,15 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "books_version"
 GATE_SECONDS = 10.0
 """How late the gate may be at a steady pace; a machine that wakes or sleeps turns it at once."""
+DAILY_SECONDS = 60.0
+"""How soon a changed day is published, and how late after midnight the day's bands are made."""
 RETRY_SECONDS = 1.0
 LEADER_LOOK_SECONDS = 0.25
 """How soon a replica that got the lease begins to work, and one that lost it stops."""
+
+
+def _forms(report: DayReport) -> dict[str, bytes]:
+    return {"json": encode(report)}
 
 
 @asynccontextmanager
@@ -77,6 +92,12 @@ class Office:
         self._imports = Imports(bus, books, chosen, self._metrics, now=runtime.now)
         self._journal = Journal(bus, books, self._metrics)
         self._bills = None if bill is None else _bills(runtime, bill, Accruals(engine), self._metrics)
+        shelf = Shelf(self._reports, Revisions(engine).newest, meter, Marks(engine), chosen, now=runtime.now)
+        prices = PriceBook(engine)
+        self._periods = Periods(shelf, chosen, self._metrics)
+        self._bands = BandMaker(prices, shelf, chosen, now=runtime.now)
+        self._statements = Statements(meter, prices)
+        self._publisher = Publisher(bus, shelf, _forms, self._metrics, now=runtime.now)
         limit = config.billing.daily_budget
         self._gate = None
         if limit is not None:
@@ -112,6 +133,9 @@ class Office:
         async with AsyncExitStack() as stack:
             for subject, answer in (
                 (subjects.BILLING_REPORT, self._reports.answer),
+                (subjects.BILLING_REPORTS, self._periods.answer),
+                (subjects.BILLING_BANDS, self._bands.answer),
+                (subjects.BILLING_STATEMENT, self._statements.answer),
                 (subjects.BILLING_IMPORT, self._imports.answer),
             ):
                 responding = await self._bus.respond("billing", subject, answer)
@@ -124,6 +148,8 @@ class Office:
                 works.append(self._repeat("running bill", self._bills.read_on, self._bill_interval, asyncio.sleep))
             if self._gate is not None:
                 works.append(self._repeat("budget gate", self._gate.look, GATE_SECONDS, self._journal.moved_within))
+            works.append(self._later("bands", self._bands.look))
+            works.append(self._later("publication", self._publisher.look))
             tasks = [asyncio.create_task(work) for work in works]
             try:
                 while lease.held and not any(task.done() for task in tasks):  # noqa: ASYNC110 - a lease ends by the clock
@@ -135,6 +161,11 @@ class Office:
                 if not task.cancelled():
                     task.result()
         self._faults.clear()
+
+    async def _later(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Begins when the journal has been read on: figures of half of it would be revisions for nothing."""
+        await asyncio.sleep(DAILY_SECONDS)
+        await self._repeat(name, work, DAILY_SECONDS, asyncio.sleep)
 
     async def _repeat(
         self, name: str, work: Callable[[], Awaitable[None]], every: float, pause: Callable[[float], Awaitable[None]]
