@@ -35,6 +35,8 @@ from spotinference.usage import today
 HEARING_SECONDS = 2.5
 """Gateways speak every 2 s."""
 PAGE_SECONDS = 3.0
+METER_SECONDS = 10.0
+"""A day's sums are read at once: a meter that says nothing by then has stopped."""
 AUDIT_SECONDS = 120.0
 """A day of a million events is counted again."""
 
@@ -71,7 +73,7 @@ async def _chain(bus: JetStreamBus, context: Context, day: str) -> AsyncIterator
     await _hear(bus, skews)
     tokens: Tokens | None = None
     try:
-        tokens = await ask(bus, METER_TOKENS, TokensQuery(day=day), Tokens)
+        tokens = await ask(bus, METER_TOKENS, TokensQuery(day=day), Tokens, timeout=METER_SECONDS)
         asked_at = time.time()
         audit = await ask(bus, METER_AUDIT, AuditQuery(day=day), Audit, timeout=AUDIT_SECONDS)
         if audit.at >= asked_at - AUDIT_SECONDS:  # else it was made when the events were still there

@@ -131,7 +131,7 @@ class Gateway:
             return
         now = self.town.now
         grant = partial(self._granted, model, seconds, answered)
-        self.hold.enqueue(Ticket(model, "key", f"r{next(self.town.numbers)}", now + CAP, grant))
+        self.hold.enqueue(Ticket(model, "key", f"r{next(self.town.numbers)}", now + CAP, grant, lambda _error: None))
         self.demand(model)
 
     def _granted(self, model: str, seconds: float, answered: Callable[[], None], record: MachineRecord) -> None:

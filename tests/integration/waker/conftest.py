@@ -82,8 +82,14 @@ class House:
         return [decode(m.data, JournalEntry) for m in await self.bus.read(FLEET_JOURNAL)]  # type: ignore[arg-type]  # a union of messages is one
 
     async def path(self) -> list[MachineState]:
-        """The states that the machine went through."""
-        return [entry.to_state for entry in await self.journal() if isinstance(entry, Transition)]
+        """The states that the machine went through, once the journal, which follows the record, tells of the last."""
+
+        async def told() -> tuple[MachineState | None, list[MachineState]]:
+            seen = await self.record()
+            entries = [entry for entry in await self.journal() if isinstance(entry, Transition)]
+            return seen and seen[0].state, [entry.to_state for entry in entries]
+
+        return (await until(told, lambda seen: seen[0] in (None, *seen[1][-1:])))[1]
 
     async def calls(self) -> list[tuple[str, str]]:
         return [(entry.call, entry.outcome) for entry in await self.journal() if isinstance(entry, ProviderCall)]

@@ -155,9 +155,14 @@ class House:
         return [decode(m.data, JournalEntry) for m in await self.bus.read(FLEET_JOURNAL)]  # type: ignore[arg-type]  # a union of messages is one
 
     async def path(self, machine: str = "m1") -> list[MachineState]:
-        """The states that it went through."""
-        told = await self.journal()
-        return [entry.to_state for entry in told if isinstance(entry, Transition) and entry.machine == machine]
+        """The states that it went through, once the journal, which follows the record, tells of the last."""
+
+        async def told() -> tuple[MachineState | None, list[MachineState]]:
+            record = await self.record(machine)
+            entries = [e for e in await self.journal() if isinstance(e, Transition) and e.machine == machine]
+            return None if record is None else record.state, [entry.to_state for entry in entries]
+
+        return (await until(told, lambda seen: seen[0] in (None, *seen[1][-1:])))[1]
 
     async def calls(self, call: str) -> list[str]:
         """The outcomes of these provider calls."""
