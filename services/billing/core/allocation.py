@@ -67,6 +67,8 @@ class DayFacts:
     """By tier, in units per machine and hour."""
     accruals: Mapping[str, Sequence[Accrual]] = field(default_factory=dict)
     """By machine, what its provider's running bill says of the day's hours."""
+    settled: bool = False
+    """Whether every invoice of the day's billing periods ties: no charge is still to come."""
 
 
 def allocate(facts: DayFacts) -> Allocation:
@@ -74,7 +76,7 @@ def allocate(facts: DayFacts) -> Allocation:
 
     Accrual is replaced by the bill hour by hour: a machine's UTC hour in which a charge for its use lies costs what
     the charges say. Any other hour costs what the running bill says, and where that says nothing its billable time
-    costs the tier's price.
+    costs the tier's price; nothing, where the bill is settled and has the machine's other charges of the day.
     """
     sums = _Sums(facts)
     for kind, charge in grouped(facts.rows, facts.fleet.owner).items():
@@ -85,7 +87,8 @@ def allocate(facts: DayFacts) -> Allocation:
     variance: list[tuple[int, int]] = []
     for machine in machines:
         free = without(facts.day, sums.billed_hours.get(machine, []))
-        found = basis.accrual(machine, free)
+        whole_bill = facts.settled and machine in sums.named
+        found: Counter[Part] = Counter() if whole_bill else basis.accrual(machine, free)
         accrued += found.total()
         sums.parts.update(found)
         billed = without(facts.day, free)
@@ -127,6 +130,8 @@ class _Sums:
     billed_hours: dict[str, list[Window]] = field(default_factory=dict)
     """Machine to the hours for which there are charges: there the bill replaces the accrual."""
     billed_use: Counter[str] = field(default_factory=Counter)
+    named: set[str] = field(default_factory=set)
+    """The machines that any charge is for."""
     _uses: dict[tuple[str, Window], TimeUse] = field(default_factory=dict)
 
     def use(self, machine: str | None, window: Window) -> TimeUse:
@@ -153,7 +158,10 @@ class _Sums:
         parts = parts_of(cost, self._weights(kind, charge, kind.owner.tier))
         self.parts.update(parts)
         self.credit_parts.update(parts if is_credit else {})
-        if kind.is_use and kind.machine is not None:
+        if kind.machine is None:
+            return
+        self.named.add(kind.machine)
+        if kind.is_use:
             self.billed_hours.setdefault(kind.machine, []).append(kind.hours)
             self.billed_use[kind.machine] += cost
 

@@ -111,7 +111,7 @@ def billed_time(kind: Kind, charge: Charge, window: Window) -> int:
 
     Several rows for the same time do not make it longer: it is their mean.
     """
-    if not charge.quantity:
+    if not charge.quantity or not window.length:
         return window.length
     whole = charge.rows * _QUANTUM * (kind.end - kind.start)
     return min(window.length, max(1, divided(abs(charge.quantity) * HOUR * window.length, whole)))

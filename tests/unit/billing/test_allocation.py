@@ -19,9 +19,10 @@ from shared.messages.waker import MachineState
 from tests.unit.billing.kit import DAY_WINDOW, FLEET, LATER, charge, hours
 
 
-def life(*changes: tuple[float, MachineState], busy: tuple[Window, ...] = ()) -> MachineTime:
-    """States from hours of the day on."""
-    told = [Change(hours(at, at).start, state) for at, state in changes]
+def life(*changes: tuple[Any, ...], busy: tuple[Window, ...] = ()) -> MachineTime:
+    """States from hours of the day on: when, which, and where it matters the key and the tier."""
+    padded = [(*change, None, None)[:4] for change in changes]
+    told = [Change(hours(at, at).start, state, tier, key_id) for at, state, key_id, tier in padded]
     return MachineTime(intervals(told, LATER), busy)
 
 
