@@ -24,6 +24,8 @@ COMMANDS = {
     "plan": "spotinference.plan:plan",
     "invoice": "spotinference.invoice:invoice",
     "report": "spotinference.report:report",
+    "statement": "spotinference.statement:statement",
+    "bands": "spotinference.bands:bands",
     "doctor": "spotinference.doctor:doctor",
     "provision": "spotinference.provision:provision",
     "demo": "spotinference.demo.command:demo",

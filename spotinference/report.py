@@ -1,75 +1,86 @@
-"""`spotinference report`: a day's cost per million tokens, on the terminal, as JSON or as HTML."""
+"""`spotinference report`: cost per million tokens of a day or of several, on the terminal or as files."""
 
-import time
-from decimal import Decimal
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
-import msgspec
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
-from services.billing.html import render
-from shared.bus.subjects import BILLING_REPORT
-from shared.errors import Misconfigured
-from shared.messages.billing import DayReport, ReportQuery
+from services.billing.forms.csv import report_csv
+from services.billing.forms.html import report_html
+from services.billing.forms.json import fields
+from services.billing.forms.words import HEADLINE_DAYS, Report
+from services.billing.forms.xlsx import report_xlsx
+from shared.bus.ports import Bus
+from shared.bus.subjects import BILLING_REPORT, BILLING_REPORTS
+from shared.messages.billing import DayReport, PeriodReport, ReportQuery, ReportsQuery
 from spotinference.context import Context, ask, echo_json, suite_options
+from spotinference.report_view import view
 from spotinference.usage import today
+from spotinference.written import write
 
-BAR = 24
+MOST_DAYS = 366
+REPORTS_SECONDS = 120.0
+"""For many days: each is made anew from the books and the meter."""
+FORMS: Mapping[str, Callable[[Report], bytes]] = {
+    "--csv": report_csv,
+    "--xlsx": report_xlsx,
+    "--html": lambda report: report_html(report).encode(),
+}
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.option("--day", default=today, show_default="today", help="A UTC day, YYYY-MM-DD.")
+@click.option("--day", help="A UTC day, YYYY-MM-DD; today by default.")
+@click.option("--days", type=click.IntRange(1, MOST_DAYS), help="So many days, up to --to or today.")
+@click.option("--to", help="The last of several days; today by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write one self-contained HTML file.")
+@click.option("--csv", type=_FILE, help="Write a CSV file with every digit.")
+@click.option("--xlsx", type=_FILE, help="Write a workbook.")
+@click.option("--html", type=_FILE, help="Write one self-contained HTML file.")
 @suite_options
-def report(context: Context, day: str, html: Path | None, *, as_json: bool) -> None:
-    """What a day cost, by cause, and what a million tokens cost."""
-    figures = context.on_bus(lambda bus: ask(bus, BILLING_REPORT, ReportQuery(day=day), DayReport))
-    if html is not None:
-        try:
-            html.write_text(render(figures, time.time()), "utf-8")
-        except OSError as error:
-            raise Misconfigured(f"--html {html}: {error.strerror}") from error
+def report(
+    context: Context,
+    *,
+    day: str | None,
+    days: int | None,
+    to: str | None,
+    as_json: bool,
+    csv: Path | None,
+    xlsx: Path | None,
+    html: Path | None,
+) -> None:
+    """What a million tokens cost, of a day or of several in a row: by cause, tier, model and key.
+
+    Without --day and --days the terminal shows the last seven days, then today.
+    """
+    if day is not None and (days, to) != (None, None):
+        raise click.UsageError("--day goes without --days and --to")
+    if to is not None and days is None:
+        raise click.UsageError("--to goes with --days")
+    asked = {"--csv": csv, "--xlsx": xlsx, "--html": html}
+    wanted = {option: path for option, path in asked.items() if path is not None}
+    week = day is None and days is None and not wanted and not as_json
+    figures = context.on_bus(lambda bus: _ask(bus, day or today(), to or today(), HEADLINE_DAYS if week else days))
+    for option, path in wanted.items():
+        write(option, path, FORMS[option](figures))
     if as_json:
-        fields = msgspec.to_builtins(figures)
-        del fields["type"]
-        echo_json(fields)
-    elif html is None:
-        Console().print(on_terminal(figures))
+        echo_json(fields(figures))
+    elif wanted:
+        click.echo(f"wrote {', '.join(map(str, wanted.values()))}")
     else:
-        click.echo(f"wrote {html}")
+        _show(figures)
+        if week and isinstance(figures, PeriodReport):
+            click.echo()
+            _show(figures.days[-1])
 
 
-def on_terminal(report: DayReport) -> Group:
-    """The report as rich's text: the headline, then spend by cause, then by tier."""
-    headline = Text()
-    if report.usd_per_mtok is None:
-        headline.append(f"$/Mtok not available: {report.reason}", "bold")
-    else:
-        headline.append(f"${report.usd_per_mtok:,.4f} per million tokens", "bold")
-    headline.append(f"\n{report.day} UTC, {report.state or 'no figure'}, revision {report.revision}, ")
-    headline.append(f"{report.tokens:,} tokens served, ")
-    headline.append(f"spend {'unknown' if report.spend is None else _usd(report.spend)}")
-    if report.tax:
-        headline.append(f", tax beside it {_usd(report.tax)}")
-    causes = Table("cause", "", "USD", box=None, pad_edge=False)
-    causes.columns[2].justify = "right"
-    whole = report.spend or Decimal(1)
-    for cause, amount in report.causes.items():
-        filled = max(0, min(BAR, round(amount / whole * BAR))) if whole else 0
-        causes.add_row(cause.replace("_", " "), "█" * filled, f"{amount:,.6f}")
-    if report.spend is not None:
-        causes.add_section()
-        causes.add_row("sum", "", f"{sum(report.causes.values(), Decimal(0)):,.6f}")
-    tiers = Table("tier", "USD", "tokens", "$/Mtok", box=None, pad_edge=False)
-    for tier in report.tiers:
-        ratio = "no tokens" if tier.usd_per_mtok is None else f"{tier.usd_per_mtok:,.4f}"
-        tiers.add_row(tier.tier, f"{tier.spend:,.6f}", f"{tier.tokens:,}", ratio)
-    return Group(headline, Text(), causes, Text(), tiers)
+async def _ask(bus: Bus, day: str, to: str, days: int | None) -> Report:
+    if days is None:
+        return await ask(bus, BILLING_REPORT, ReportQuery(day=day), DayReport)
+    return await ask(bus, BILLING_REPORTS, ReportsQuery(to=to, days=days), PeriodReport, timeout=REPORTS_SECONDS)
 
 
-def _usd(amount: Decimal) -> str:
-    return f"${amount:,.6f}"
+def _show(figures: Report) -> None:
+    console = Console(highlight=False)
+    console.print(view(figures, console.width))

@@ -25,7 +25,7 @@ from spotinference import model_file
 from spotinference.demo.invoice import demo_invoice
 from spotinference.demo.suite import DemoFailed, Stage, Suite, expect, until, up
 from spotinference.journal import journal_entries
-from spotinference.report import on_terminal
+from spotinference.report_view import view
 
 DEFAULT_FOLDER = Path(".spotinference/demo")
 MODEL = "smollm2-135m"
@@ -201,9 +201,10 @@ async def _books(suite: Suite, stage: Stage) -> None:
     today = datetime.fromtimestamp(now, UTC).date()
     days = [(today - timedelta(days=1)).isoformat(), today.isoformat()]
     reports = [decode((await suite.command("report", "--day", day, "--json")).encode(), DayReport) for day in days]
+    console = Console(highlight=False)
     for report in reports:
         click.echo()
-        Console().print(on_terminal(report))
+        console.print(view(report, console.width))
     click.echo()
     _balance(stage, reports, invoice.total)
     page = suite.folder / f"report-{days[1]}.html"

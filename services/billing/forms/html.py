@@ -1,0 +1,86 @@
+"""Days, periods and statements as one HTML file each that needs nothing else: no script, no font, no address."""
+
+from decimal import Decimal
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
+
+from services.billing.forms import words
+from services.billing.forms.charts import bars, plot
+from shared.messages.billing import DayReport, PeriodReport, Statement
+
+MOST_ROWS = 25
+"""Of models and of keys on a page; the rest in one row. The other forms have all."""
+
+
+def report_html(report: DayReport | PeriodReport) -> str:
+    """The file's text. Amounts are rounded to cents here, never in the report."""
+    shown = {
+        "report": report,
+        "span": words.span_of(report),
+        "models": words.top(report.models, MOST_ROWS),
+        "keys": words.top(report.keys, MOST_ROWS),
+        "bars": bars(report.causes),
+    }
+    if isinstance(report, DayReport):
+        return _pages().get_template("day.html").render(shown)
+    return (
+        _pages()
+        .get_template("period.html")
+        .render(
+            shown,
+            plot=plot(report.days),
+            headline=words.headline(report),
+            sources=sorted({source for day in report.days for source in day.sources}),
+            trailing=[found for days in words.TRAILING if (found := words.trailing(report, days)) is not None],
+        )
+    )
+
+
+def statement_html(statement: Statement) -> str:
+    """The file's text; amounts rounded to cents."""
+    models = dict.fromkeys(line.model for line in statement.lines)
+    return (
+        _pages()
+        .get_template("statement.html")
+        .render(statement=statement, models=[_model(statement, m) for m in models])
+    )
+
+
+def _model(statement: Statement, model: str) -> tuple[str, int, Decimal | None]:
+    """Its tokens and its amount, None where one of its lines has none."""
+    lines = [line for line in statement.lines if line.model == model]
+    tokens = sum(line.prompt_tokens + line.completion_tokens for line in lines)
+    amounts = [line.amount for line in lines if line.amount is not None]
+    return model, tokens, sum(amounts, Decimal(0)) if len(amounts) == len(lines) else None
+
+
+@cache
+def _pages() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("services.billing", "forms"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters["usd"] = words.usd
+    environment.filters["count"] = lambda number: f"{number:,}".replace(",", " ")
+    environment.filters["share"] = _share
+    environment.globals["state_words"] = words.STATE_WORDS
+    environment.globals["basis"] = words.BASIS
+    environment.globals["nobody"] = words.NOBODY
+    return environment
+
+
+def _share(part: Decimal, whole: Decimal | None) -> str:
+    return f"{part / whole:.1%}" if whole else words.NOTHING
+
+
+def _shown(value: object) -> object:
+    """Text from outside in one line; our own markup as it is."""
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return words.plain(value)
+    assert value is not None or isinstance(value, Undefined), "null is said in words"
+    return value

@@ -1,0 +1,34 @@
+"""The fields that other programs read: every one of the message, decimals in full as strings."""
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from services.billing.forms.words import decimal
+from shared.messages.billing import Bands, DayReport, PeriodReport, Statement
+
+
+def fields(told: DayReport | PeriodReport | Statement | Bands) -> dict[str, Any]:
+    """An object for JSON. A period's `first` is told as `from`, the word of every command."""
+    found: dict[str, Any] = _plain(msgspec.to_builtins(told, builtin_types=(Decimal,)))
+    if isinstance(told, PeriodReport):
+        return {"from": found.pop("first"), **found}
+    return found
+
+
+def json(told: DayReport | PeriodReport | Statement | Bands) -> bytes:
+    """One line."""
+    return msgspec.json.encode(fields(told)) + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Decimal():
+            return decimal(value)
+        case dict():
+            return {name: _plain(inner) for name, inner in value.items() if name != "type"}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case _:
+            return value

@@ -1,0 +1,221 @@
+"""A day's or a period's report as rich's text. What comes from outside is text there, never markup or an escape."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
+from typing import TypeVar
+
+from rich.console import Group, JustifyMethod, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from services.billing.forms.words import (
+    CAUSE_WORDS,
+    NOBODY,
+    TRAILING,
+    Report,
+    headline,
+    plain,
+    span_of,
+    top,
+    trailing,
+)
+from shared.messages.billing import CAUSES, DayReport, Directions, KeyFigure, ModelFigure, PeriodReport, TierFigure
+
+LEVELS = "▁▂▃▄▅▆▇█"
+GAP = "·"
+"""A day without a figure."""
+MOST_PARTS = 10
+BAR = 24
+NARROW = 72
+"""A terminal of fewer columns gets no bars, no tokens and no revisions: digits are not broken over lines."""
+
+Row = Sequence[str]
+P = TypeVar("P", bound=TierFigure | ModelFigure | KeyFigure)
+
+
+def view(report: Report, width: int) -> Group:
+    """The headline first, then what it is made of, for a terminal of so many columns."""
+    first = _period(report, width) if isinstance(report, PeriodReport) else _day(report)
+    spaced = [renderable for part in (*first, *_shares(report, width)) for renderable in (part, Text())]
+    return Group(*spaced[:-1])
+
+
+def sparkline(values: Sequence[Decimal | None]) -> str:
+    """A mark for each value, on a scale from the lowest, or 0, to the highest."""
+    known = [value for value in values if value is not None]
+    low, high = min([Decimal(0), *known]), max([Decimal(0), *known])
+    step = (high - low) / (len(LEVELS) - 1) or Decimal(1)
+    return "".join(GAP if value is None else LEVELS[round((value - low) / step)] for value in values)
+
+
+def table(headings: Row, rows: Iterable[Row], sums: Iterable[Row] = (), *, texts: int = 1, gap: int = 2) -> Table:
+    """Cells as plain text. The first `texts` columns stand to the left, the first one is broken where it is long."""
+    made = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
+    for number, heading in enumerate(headings):
+        justify: JustifyMethod = "left" if number < texts else "right"
+        made.add_column(Text(heading), justify=justify, overflow="fold", no_wrap=number > 0)
+    for style, lines in (("", rows), ("bold", sums)):
+        for line in lines:
+            made.add_row(*(Text(plain(cell), style) for cell in line))
+    return made
+
+
+def _period(report: PeriodReport, width: int) -> Iterator[RenderableType]:
+    first = headline(report)
+    told = _ratio(first)
+    told.append(f"\n{'the last ' if first is not report else ''}{len(first.days)} days, {span_of(first)} UTC, ")
+    told.append(first.state or "no figure")
+    through = report.complete_through
+    told.append(
+        f"\nbills and usage are complete through {through}" if through else "\nno day has complete bills and usage"
+    )
+    yield told
+    yield from _line(report.days[-width:])
+    yield _days(report, wide=width >= NARROW)
+    for day in report.days:
+        if day.usd_per_mtok is None and day.reason != report.reason:
+            yield Text(f"{day.day}: {plain(day.reason or 'not known')}")
+    if report.left_out:
+        yield Text(f"left out: {plain(report.left_out)}")
+
+
+def _line(days: Sequence[DayReport]) -> Iterator[Text]:
+    ratios = [day.usd_per_mtok for day in days]
+    if known := [ratio for ratio in ratios if ratio is not None]:
+        line = Text(sparkline(ratios), "bold")
+        yield line.append(f"\n$/Mtok by day, {min(known):,.4f} to {max(known):,.4f}", "not bold")
+
+
+def _days(report: PeriodReport, *, wide: bool) -> Table:
+    blended = [found for days in TRAILING if (found := trailing(report, days)) is not None and found is not report]
+    places = _places(day.spend for day in report.days)
+
+    def row(name: str, of: Report, revision: str) -> Row:
+        figures = _usd(of.spend, places), _usd(of.usd_per_mtok, 4)
+        state = of.state or "none"
+        return (name, state, revision, figures[0], f"{of.tokens:,}", figures[1]) if wide else (name, state, *figures)
+
+    headings = ("day", "state", "rev", "USD", "tokens", "$/Mtok") if wide else ("day", "state", "USD", "$/Mtok")
+    sums = [row(f"{len(of.days)} days", of, "") for of in (*blended, report)]
+    return table(
+        headings, [row(day.day, day, str(day.revision)) for day in report.days], sums, texts=2, gap=2 if wide else 1
+    )
+
+
+def _day(report: DayReport) -> Iterator[RenderableType]:
+    told = _ratio(report)
+    told.append(f"\n{report.day} UTC, {report.state or 'no figure'}, revision {report.revision}, ")
+    told.append(f"{report.tokens:,} tokens served, ")
+    told.append("spend unknown" if report.spend is None else f"spend ${_usd(report.spend)}")
+    if report.tax:
+        told.append(f", tax beside it ${_usd(report.tax)}")
+    if report.change:
+        told.append(f"\nchanged: {plain(report.change)}")
+    if report.billed_share is not None:
+        told.append(f"\n{report.billed_share:.1%} of the spend comes from charges, the rest from accruals")
+    told.append(f"\nusage {'complete' if report.usage_complete else 'not complete'}")
+    for reason in report.usage_reasons:
+        told.append(f"\n  {plain(reason)}")
+    yield told
+
+
+def _ratio(report: Report) -> Text:
+    if report.usd_per_mtok is None:
+        return Text(f"$/Mtok not available: {plain(report.reason or 'not known')}", "bold")
+    told = Text(f"${_usd(report.usd_per_mtok, 4)} per million tokens", "bold")
+    if report.usd_per_mtok_output is not None:
+        told.append(f", ${_usd(report.usd_per_mtok_output, 4)} per million output tokens", "not bold")
+    if report.usd_per_mtok_before_credits not in (None, report.usd_per_mtok):
+        told.append(f", ${_usd(report.usd_per_mtok_before_credits, 4)} before credits", "not bold")
+    return told
+
+
+def _shares(report: Report, width: int) -> Iterator[RenderableType]:
+    """What the spend is made of, and what stands beside it."""
+    wide = width >= NARROW
+    if report.causes:
+        yield _causes(report, wide=wide)
+    if report.tiers:
+        yield _parts("tier", report.tiers, lambda part: part.tier, wide=wide)
+    if report.models:
+        yield _parts("model", report.models, lambda part: part.model, wide=wide)
+    if report.keys:
+        yield _parts("key", report.keys, lambda part: part.key_id, wide=wide)
+    if report.directions:
+        yield _directions(report.directions)
+    yield from _beside(report)
+
+
+def _causes(report: Report, *, wide: bool) -> Table:
+    places, whole = _places(report.causes.values()), report.spend or Decimal(1)
+
+    def row(name: str, amount: Decimal, bar: str) -> Row:
+        return (name, bar, _usd(amount, places)) if wide else (name, _usd(amount, places))
+
+    rows = []
+    for cause in CAUSES:
+        amount = report.causes.get(cause, Decimal(0))
+        rows.append(row(CAUSE_WORDS[cause][0].lower(), amount, "█" * max(0, min(BAR, round(amount / whole * BAR)))))
+    sums = [row("sum", _sum(report.causes.values()), "")]
+    return table(("cause", "", "USD") if wide else ("cause", "USD"), rows, sums, texts=2 if wide else 1)
+
+
+def _parts(kind: str, parts: Sequence[P], name_of: Callable[[P], str | None], *, wide: bool) -> Table:
+    shown, rest = top(parts, MOST_PARTS)
+    places = _places(part.spend for part in shown)
+
+    def row(name: str, of: Sequence[P], ratio: str) -> Row:
+        spend = _usd(_sum(part.spend for part in of), places)
+        if not wide:
+            return name, spend, ratio
+        wakes = [part.wakes for part in of if isinstance(part, KeyFigure)]
+        tokens = sum(part.tokens for part in of)
+        return name, spend, f"{tokens:,}", ratio, *([_usd(_sum(wakes), places)] if wakes else [])
+
+    rows = [row(name_of(part) or NOBODY, [part], _usd(part.usd_per_mtok, 4)) for part in shown]
+    if rest:
+        rows.append(row(f"{len(rest)} more", rest, ""))
+    headings = (kind, "USD", "tokens", "$/Mtok", "its wakes") if wide else (kind, "USD", "$/Mtok")
+    return table(headings[: len(rows[0])], rows)
+
+
+def _directions(found: Directions) -> Table:
+    rows = [
+        (name, f"{figure.tokens:,}", _usd(figure.usd_per_mtok, 4))
+        for name, figure in (("input", found.input), ("cached", found.cached), ("output", found.output))
+    ]
+    return table(("direction", "tokens", "$/Mtok"), rows)
+
+
+def _beside(report: Report) -> Iterator[Text]:
+    if (always := report.always_on) is not None:
+        if always.spend is None:
+            yield Text(f"always on: not available, {plain(always.reason or 'not known')}")
+        else:
+            yield Text(f"always on: ${_usd(always.spend)}, ${_usd(always.usd_per_mtok, 4)} per million tokens")
+    if (variance := report.variance) is not None:
+        share = f" ({variance.difference / variance.accrued:+.2%})" if variance.accrued else ""
+        places = _places([variance.accrued, variance.billed])
+        hours = f"the same hours accrued ${_usd(variance.accrued, places)}, billed ${_usd(variance.billed, places)}"
+        yield Text(f"{hours}: {_usd(variance.difference, places)} USD{share}")
+    if report.effective_spend is not None:
+        yield Text(f"by EffectiveCost: ${_usd(report.effective_spend)}")
+    if report.tokens_failed:
+        yield Text(f"waste: {report.tokens_failed:,} tokens of failed requests")
+
+
+def _sum(amounts: Iterable[Decimal]) -> Decimal:
+    return sum(amounts, Decimal(0))
+
+
+def _usd(amount: Decimal | None, places: int | None = None) -> str:
+    """Without `places`, as many as its size asks for."""
+    if amount is None:
+        return "-"
+    return f"{amount:,.{_places([amount]) if places is None else places}f}"
+
+
+def _places(amounts: Iterable[Decimal | None]) -> int:
+    """Enough for the largest of them to be seen."""
+    largest = max((abs(amount) for amount in amounts if amount is not None), default=Decimal(0))
+    return 2 if largest >= 100 else 4 if largest >= 1 else 6

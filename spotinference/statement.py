@@ -1,0 +1,71 @@
+"""`spotinference statement`: what a key used in a month, at the prices in force."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from services.billing.forms.csv import statement_csv
+from services.billing.forms.html import statement_html
+from services.billing.forms.json import fields
+from services.billing.forms.words import plain
+from shared.bus.subjects import BILLING_STATEMENT
+from shared.messages.billing import Statement, StatementQuery
+from spotinference.context import Context, ask, echo_json, suite_options
+from spotinference.report_view import table
+from spotinference.usage import today
+from spotinference.written import write
+
+STATEMENT_SECONDS = 60.0
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("key")
+@click.option("--month", help="A calendar month in UTC, YYYY-MM; this one by default.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--csv", type=_FILE, help="Write a CSV file with every digit.")
+@click.option("--html", type=_FILE, help="Write one self-contained HTML file.")
+@suite_options
+def statement(
+    context: Context, key: str, *, month: str | None, as_json: bool, csv: Path | None, html: Path | None
+) -> None:
+    """What the key with this id used in a month, and what it costs."""
+    query = StatementQuery(key_id=key, month=month or today()[:7])
+    found = context.on_bus(lambda bus: ask(bus, BILLING_STATEMENT, query, Statement, timeout=STATEMENT_SECONDS))
+    if csv is not None:
+        write("--csv", csv, statement_csv(found))
+    if html is not None:
+        write("--html", html, statement_html(found).encode())
+    if as_json:
+        echo_json(fields(found))
+    elif csv is None and html is None:
+        show(found)
+    else:
+        click.echo(f"wrote {', '.join(str(path) for path in (csv, html) if path is not None)}")
+
+
+def show(found: Statement) -> None:
+    """A line per day and model, and their sum."""
+    console = Console(highlight=False)
+    amount = "not available" if found.amount is None else f"${found.amount:,.4f}"
+    told = f"{plain(found.key_id)}, {found.month}: {amount} for {found.tokens:,} tokens"
+    console.print(f"{told}, {'complete' if found.complete else 'not complete'}", markup=False)
+    rows = [
+        (
+            line.model,
+            line.day,
+            f"{line.prompt_tokens:,}",
+            f"{line.cached_tokens:,}",
+            f"{line.completion_tokens:,}",
+            "-" if line.usd_per_mtok is None else f"{line.usd_per_mtok:,.4f}",
+            "-" if line.amount is None else f"{line.amount:,.6f}",
+        )
+        for line in found.lines
+    ]
+    if rows:
+        headings = ("model", "day", "prompt", "cached", "completion", "$/Mtok", "USD")
+        console.print(table(headings, rows, texts=2))
+    unpriced = dict.fromkeys(f"{line.day} {line.model}: {line.reason}" for line in found.lines if line.amount is None)
+    for reason in (*unpriced, *found.reasons):
+        console.print(plain(reason), markup=False)

@@ -1,0 +1,55 @@
+"""All forms of a report or statement at once, and JSON with every field."""
+
+import json as stdlib
+from collections.abc import Iterator
+from decimal import Decimal
+
+import msgspec
+import pytest
+
+from services.billing.core.period import make_period
+from services.billing.forms.files import files
+from services.billing.forms.json import json
+from shared.messages.billing import DayReport, PeriodReport, Statement
+from tests.unit.billing.forms.kit import WEIGHTS, day_report, evil_day, period_report, statement, unknown
+
+
+def reports() -> Iterator[DayReport | PeriodReport | Statement]:
+    yield from (day_report(), unknown(), evil_day(), period_report(9), make_period([unknown()], WEIGHTS), statement())
+
+
+@pytest.mark.parametrize("told", list(reports()))
+def test_json_has_every_field_and_comes_back_as_it_went(told: DayReport | PeriodReport | Statement) -> None:
+    fields = stdlib.loads(json(told), parse_float=pytest.fail)
+    if isinstance(told, PeriodReport):
+        fields["first"] = fields.pop("from")
+    assert msgspec.convert(fields, type(told)) == told
+    assert "type" not in stdlib.dumps(fields)
+
+
+def test_a_decimal_has_no_exponent() -> None:
+    told = stdlib.loads(json(day_report(spend="0.000000000001")))
+    assert told["spend"] == "0.000000000001"
+    assert "E-" not in json(day_report(spend="0.000000000001")).decode()
+
+
+def test_the_fields_that_other_tools_rely_on() -> None:
+    """As the design names them."""
+    day = stdlib.loads(json(day_report()))
+    named = (
+        "day state revision currency spend tokens usd_per_mtok reason causes tiers directions tax spend_before_credits"
+    )
+    assert set(named.split()) <= set(day)
+    assert set(day["tiers"][0]) == {"tier", "spend", "tokens", "usd_per_mtok"}
+    period = stdlib.loads(json(period_report(3)))
+    assert {"from", "to", "spend", "tokens", "usd_per_mtok", "reason", "days"} <= set(period)
+    assert set(named.split()) <= set(period["days"][0])
+    assert Decimal(period["spend"]) == sum(Decimal(day["spend"]) for day in period["days"])
+
+
+@pytest.mark.parametrize("told", list(reports()))
+def test_each_has_its_files_and_the_same_again(told: DayReport | PeriodReport | Statement) -> None:
+    made = files(told)
+    assert set(made) == ({"json", "csv", "html"} if isinstance(told, Statement) else {"json", "csv", "xlsx", "html"})
+    assert made == files(told)
+    assert all(made.values())

@@ -1,0 +1,230 @@
+"""Pages say what the reports say, escape what comes from outside and need nothing but themselves."""
+
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from html.parser import HTMLParser
+
+import pytest
+from msgspec.structs import replace
+
+from services.billing.core.period import make_period
+from services.billing.forms.html import MOST_ROWS, report_html, statement_html
+from services.billing.forms.words import MINUS, NOTHING, usd
+from shared.messages.billing import CAUSES, Cause
+from tests.unit.billing.forms.kit import EVIL, WEIGHTS, day_report, evil_day, period_report, statement, unknown
+
+VOID = {"meta", "line", "rect", "br", "path"}
+ABOUT_STATES = ("estimated", "provisional", "final", "restated", "not available")
+
+
+class Page(HTMLParser):
+    """Refuses what is not well nested; keeps the tags with their attributes, the text and the cells of tables."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.rows: list[list[str]] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("th", "td"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if {"th", "td"} & set(self.open):
+            self.rows[-1][-1] += data
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    yield "day", report_html(day_report())
+    yield "unknown day", report_html(unknown())
+    yield "hostile day", report_html(evil_day())
+    yield "period", report_html(period_report(30))
+    yield "period without figures", report_html(make_period([unknown()], WEIGHTS))
+    yield "statement", statement_html(statement())
+    yield "hostile statement", statement_html(statement(key_id=EVIL[1], model=EVIL[2]))
+
+
+EACH = pytest.mark.parametrize("html", [page for _, page in pages()], ids=[name for name, _ in pages()])
+
+
+def test_a_day_is_told_with_state_revision_and_change() -> None:
+    page = Page(report_html(day_report()))
+    for said in ("$2.4753", "provisional", "Revision 3, because: late usage", "$990.12", "400 000 000", "SHA-256 abab"):
+        assert said in page.text, said
+    assert ["Serving" + "machines with requests in flight", "$396.05", "40.0%"] in page.rows
+    assert ["qwen3-coder", "$460.41", "266 666 667", "$1.7265"] in page.rows
+    assert ["nobody", "$153.47", "0", NOTHING, "$0.50"] in page.rows
+    assert ["Always on", "$5 760.00", "$14.4000"] in page.rows
+    assert ["$115.20", "$104.64", f"{MINUS}$10.56 (-9.2%)"] in page.rows
+    assert "75.0% of the spend comes from charges" in page.text
+
+
+def test_a_period_leads_with_the_last_seven_days() -> None:
+    report = period_report(30)
+    page = Page(report_html(report))
+    last = make_period(report.days[-7:], WEIGHTS)
+    assert last.usd_per_mtok is not None
+    assert (
+        page.text.index(usd(last.usd_per_mtok, 4)) < page.text.index("the last 7 days") < page.text.index("Day by day")
+    )
+    assert ["The last 7", "estimated", usd(last.spend), "2 800 000 000", usd(last.usd_per_mtok, 4)] in page.rows
+    assert [row[0] for row in page.rows if row[0].startswith("2026-")] == [day.day for day in report.days]
+    assert f"complete usage through {report.complete_through}" in page.text
+
+
+def test_a_day_in_the_chart_is_marked_with_its_state_which_the_legend_says() -> None:
+    report = period_report(30)
+    page = Page(report_html(report))
+    marks = [(a["class"] or "").split()[1] for a in page.of("rect") if (a.get("class") or "").startswith("day ")]
+    assert marks[: len(report.days)] == [day.state for day in report.days]
+    assert all(state in page.text for state in ABOUT_STATES)
+
+
+def test_columns_are_in_proportion_and_a_day_without_a_figure_has_none() -> None:
+    days = [day_report("2026-05-01", "100"), replace(unknown("2026-05-02"), tokens=0), day_report("2026-05-03", "400")]
+    page = Page(report_html(make_period(days, WEIGHTS)))
+    heights = [float((a["height"] or "")[:-1]) for a in page.of("rect") if "%" in (a.get("height") or "")]
+    assert len(heights) == 2
+    assert heights[1] == pytest.approx(4 * heights[0], rel=1e-3)
+    assert "2026-05-02 not available" in page.text
+
+
+def test_bars_are_in_proportion_and_a_credit_grows_to_the_left() -> None:
+    causes = {**dict.fromkeys(CAUSES, Decimal(0)), "serving": Decimal("1300.5"), "shared": Decimal(-66)}
+    page = Page(report_html(replace(day_report(), causes=causes)))
+    found = dict(zip(CAUSES, page.of("rect"), strict=True))
+
+    def of(cause: Cause, name: str) -> float:
+        return float((found[cause][name] or "").removesuffix("%"))
+
+    assert of("serving", "width") / of("shared", "width") == pytest.approx(1300.5 / 66, rel=1e-2)
+    assert of("shared", "x") == 0
+    assert of("shared", "width") == of("serving", "x")
+    assert "credit" in (found["shared"]["class"] or "")
+
+
+def test_what_is_not_known_is_said_in_words() -> None:
+    page = Page(report_html(unknown()))
+    assert "not available, cost not delivered" in page.text
+    assert "Usage: not complete, because:the day is not over" in re.sub(r"\n", "", page.text)
+    assert "Not available: no tier has a price_per_hour" in page.text
+    assert "$0.00" not in page.text.partition("Recoverable tax")[0]
+    assert page.of("svg") == []
+
+
+def test_many_keys_are_the_dearest_and_the_rest_in_one_row() -> None:
+    report = day_report(keys=tuple(f"k{number}" for number in range(1000)))
+    page = Page(report_html(report))
+    (rest,) = [row for row in page.rows if row[0] == f"{1000 - MOST_ROWS} more"]
+    assert rest[1] == usd(sum((key.spend for key in report.keys[MOST_ROWS:]), Decimal(0)))
+    assert [f"k{MOST_ROWS}"] not in [row[:1] for row in page.rows]
+
+
+def test_a_statement_tells_each_line_and_sums_by_model() -> None:
+    page = Page(statement_html(statement()))
+    assert "$6.00" in page.text
+    assert ["2026-05-03", "qwen3-coder", "1 800 000", "100 000", "600 000", "$2.5000", "$6.00"] in page.rows
+    assert ["qwen3-coder", "2 400 002", "$6.00"] in page.rows
+    without = replace(statement().lines[0], amount=None, usd_per_mtok=None, reason="too few tokens")
+    page = Page(statement_html(replace(statement(), amount=None, complete=False, lines=(without,))))
+    assert "not available, a line below has no price" in page.text
+    assert "not availabletoo few tokens" in page.rows[-1][-1]
+
+
+@EACH
+def test_it_is_one_file_that_trusts_nothing(html: str) -> None:
+    page = Page(html)
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
+    attributes = [name for _, named in page.tags for name in named]
+    assert [name for name in attributes if name in ("src", "href", "srcset") or name.startswith("on")] == []
+    assert set(re.findall(r"url\(.", html)) <= {"url(#"}
+    assert "@import" not in html
+    assert all(character.isprintable() or character == "\n" for character in html)
+
+
+def test_hostile_names_are_text() -> None:
+    page = Page(report_html(evil_day()))
+    for name in ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "\\x1b[31mred", "{{ 7 * 7 }}", "\\x00"):
+        assert any(name in row[0] for row in page.rows), name
+
+
+@EACH
+def test_charts_and_tables_have_names(html: str) -> None:
+    page = Page(html)
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.tags:
+        assert set((attributes.get("aria-labelledby") or "").split()) <= set(ids)
+    for chart in page.of("svg"):
+        assert (
+            chart.get("aria-hidden") == "true"
+            or "x" in chart
+            or (chart["role"], bool(chart["aria-labelledby"]))
+            == (
+                "img",
+                True,
+            )
+        )
+    assert len(page.of("table")) == len(page.of("caption"))
+    assert all("scope" in attributes for attributes in page.of("th"))
+    assert (
+        len(page.of("h1"))
+        == len(page.of("main"))
+        == len(page.of("title")) - len([a for a in page.of("svg") if a.get("role")])
+    )
+    assert page.of("html") == [{"lang": "en"}]
+
+
+@EACH
+def test_every_word_has_enough_contrast(html: str) -> None:
+    """WCAG AA: 4.5 for text, 3 for marks of a chart; in both schemes."""
+    for scheme in re.findall(r":root \{(.*?)\}", html):
+        colour = dict(re.findall(r"--(\w+): (#\w+);", scheme))
+        for text in ("ink", "soft"):
+            for ground in ("paper", "card"):
+                assert contrast(colour[text], colour[ground]) >= 4.5, (text, ground)
+        assert contrast(colour["ink"], colour["badge"]) >= 4.5
+        for mark in ("bar", "credit"):
+            assert contrast(colour[mark], colour["card"]) >= 3, mark
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_small_amounts_are_seen() -> None:
+    assert [usd(Decimal(a)) for a in ("0.0004", "-2", "0", "1234567.891")] == [
+        "$0.000400",
+        f"{MINUS}$2.00",
+        "$0.00",
+        "$1 234 567.89",
+    ]
+    assert usd(Decimal("0.00004"), 4) == "$0.000040"

@@ -1,0 +1,159 @@
+"""What a terminal shows of a report: the headline first, sums that hold, nothing cut, nothing executed."""
+
+import io
+from decimal import Decimal
+
+import pytest
+from msgspec.structs import replace
+from rich.console import Console
+
+from services.billing.core.period import make_period
+from services.billing.forms.words import Report
+from shared.messages.billing import Band, Bands
+from spotinference import bands, statement
+from spotinference.report_view import GAP, LEVELS, MOST_PARTS, sparkline, view
+from tests.unit.billing.forms.kit import (
+    EVIL,
+    WEIGHTS,
+    day_report,
+    evil_day,
+    period_report,
+    unknown,
+)
+from tests.unit.billing.forms.kit import (
+    statement as made_statement,
+)
+
+WIDTHS = (40, 60, 72, 80, 120, 200)
+
+
+def shown(report: Report, width: int = 100) -> str:
+    """With colours, as a terminal of this width gets it."""
+    out = io.StringIO()
+    console = Console(file=out, width=width, highlight=False, force_terminal=True, color_system=None)
+    console.print(view(report, width))
+    return out.getvalue()
+
+
+def test_a_period_begins_with_the_last_seven_days_and_a_sparkline() -> None:
+    report = period_report(30)
+    lines = shown(report).splitlines()
+    last = make_period(report.days[-7:], WEIGHTS)
+    assert lines[0].startswith(f"${last.usd_per_mtok:,.4f} per million tokens")
+    assert lines[1] == "the last 7 days, 2026-05-25 to 2026-05-31 UTC, estimated"
+    assert lines[2] == f"bills and usage are complete through {report.complete_through}"
+    assert lines[4] == sparkline([day.usd_per_mtok for day in report.days])
+    for name, whole in (("7 days", last), ("30 days", report)):
+        (line,) = [line for line in lines if line.startswith(name)]
+        assert line.split()[2:] == [
+            "estimated",
+            f"{whole.spend:,.2f}",
+            f"{whole.tokens:,}",
+            f"{whole.usd_per_mtok:,.4f}",
+        ]
+    assert [line.split()[0] for line in lines if line.startswith("2026-")] == [day.day for day in report.days]
+
+
+def test_a_sparkline_has_a_mark_for_each_day() -> None:
+    assert sparkline([Decimal(0), Decimal(7), None, Decimal("3.4")]) == f"{LEVELS[0]}{LEVELS[7]}{GAP}{LEVELS[3]}"
+    assert sparkline([Decimal(-1), Decimal(1)]) == LEVELS[0] + LEVELS[7]
+    assert sparkline([Decimal(5), Decimal(5)]) == LEVELS[7] * 2
+    assert sparkline([Decimal(0), None]) == LEVELS[0] + GAP
+    assert sparkline([]) == ""
+
+
+def test_a_day_says_its_state_its_change_and_how_much_is_billed() -> None:
+    text = shown(day_report())
+    for said in (
+        "$2.4753 per million tokens, $8.2510 per million output tokens, $2.6400 before credits",
+        "2026-05-03 UTC, provisional, revision 3, 400,000,000 tokens served, spend $990.12",
+        "changed: late usage",
+        "75.0% of the spend comes from charges, the rest from accruals",
+        "usage complete",
+        "always on: $5,760.00, $14.4000 per million tokens",
+        "the same hours accrued $115.20, billed $104.64: -10.56 USD (-9.17%)",
+        "waste: 1,200 tokens of failed requests",
+    ):
+        assert said in text, said
+
+
+def test_what_is_not_known_has_its_reason() -> None:
+    text = shown(unknown())
+    assert text.startswith("$/Mtok not available: cost not delivered\n")
+    assert "spend unknown" in text
+    assert "usage not complete\n  the day is not over" in text
+    days = [day_report("2026-05-03"), replace(unknown("2026-05-04"), tokens=0)]
+    assert "2026-05-04: cost not delivered" in shown(make_period(days, WEIGHTS))
+    whole = make_period([unknown()], WEIGHTS)
+    assert "$/Mtok not available: " in shown(whole)
+    assert "no day has complete bills and usage" in shown(whole)
+
+
+def test_of_many_keys_the_dearest_are_shown_and_the_rest_summed() -> None:
+    report = day_report(keys=tuple(f"k{number}" for number in range(50)))
+    lines = [line.split() for line in shown(report).splitlines()]
+    (rest,) = [line for line in lines if line[1:2] == ["more"]]
+    left = report.keys[MOST_PARTS:]
+    assert rest == [
+        "40",
+        "more",
+        f"{sum(key.spend for key in left):,.4f}",
+        f"{sum(key.tokens for key in left):,}",
+        "20.0000",
+    ]
+    assert "k10" not in {line[0] for line in lines if line}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("report", [day_report(), evil_day(), unknown(), period_report(92)])
+def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut(report: Report, width: int) -> None:
+    text = shown(report, width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    for day in getattr(report, "days", ()):
+        (line,) = [line for line in lines if line.split()[:2] == [day.day, day.state]]
+        assert line.split()[-1] == f"{day.usd_per_mtok:,.4f}"
+
+
+def test_hostile_text_is_shown_and_not_obeyed() -> None:
+    text = shown(evil_day(), 200)
+    assert "\\x1b[31mred\\x1b[0m\\n[bold]two[/bold] lines" in text
+    assert "nul\\x00 \\u202egnol" in text
+    assert all(character.isprintable() or character == "\n" for character in _without_bold(text))
+
+
+def _without_bold(text: str) -> str:
+    return text.replace("\x1b[1m", "").replace("\x1b[0m", "")
+
+
+def test_a_statement_names_its_lines_and_what_has_no_price(capsys: pytest.CaptureFixture[str]) -> None:
+    statement.show(made_statement())
+    said = capsys.readouterr().out
+    assert "k1, 2026-05: $6.0000 for 2,400,002 tokens, complete" in said
+    assert ["qwen3-coder", "2026-05-03", "1,800,000", "100,000", "600,000", "2.5000", "6.000000"] in [
+        line.split() for line in said.splitlines()
+    ]
+    line = replace(made_statement().lines[0], amount=None, usd_per_mtok=None, reason="too few tokens", model=EVIL[3])
+    statement.show(replace(made_statement(key_id=EVIL[3]), amount=None, complete=False, lines=(line,), reasons=("r",)))
+    said = capsys.readouterr().out
+    assert "not available for 2,400,002 tokens, not complete" in said.replace("\n", " ")
+    assert "too few tokens" in said
+    assert "\x1b" not in said
+
+
+def test_bands_are_told_with_what_they_come_from(capsys: pytest.CaptureFixture[str]) -> None:
+    known = Band(
+        model="[bold]m[/bold]",
+        day="2026-05-03",
+        low=Decimal("2.0"),
+        high=Decimal("2.5"),
+        trailing_7=Decimal("2.25"),
+        trailing_28=None,
+    )
+    none = replace(known, model="n", low=None, high=None, reason="fewer than 1000000 tokens")
+    bands.show(Bands(day="2026-05-03", bands=(known, none)))
+    said = capsys.readouterr().out
+    assert "[bold]m[/bold]" in said
+    assert "2.0 to 2.5" in said
+    assert "n: fewer than 1000000 tokens" in said
