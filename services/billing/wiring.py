@@ -17,6 +17,7 @@ from services.billing.adapters.price_book import PriceBook
 from services.billing.adapters.revisions import Revisions
 from services.billing.bands import BandMaker
 from services.billing.bills import Bills
+from services.billing.forms.files import files
 from services.billing.gatekeeper import Gatekeeper
 from services.billing.imports import Imports
 from services.billing.journal import Journal
@@ -35,8 +36,6 @@ from shared.clouds.hyperstack import HyperstackAccount, api_key
 from shared.clouds.throttle import Throttle
 from shared.config import Config
 from shared.errors import BusUnavailable
-from shared.messages.billing import DayReport
-from shared.messages.codec import encode
 from shared.runtime.process import Runtime
 from shared.tasks import end
 
@@ -52,10 +51,6 @@ DAILY_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 LEADER_LOOK_SECONDS = 0.25
 """How soon a replica that got the lease begins to work, and one that lost it stops."""
-
-
-def _forms(report: DayReport) -> dict[str, bytes]:
-    return {"json": encode(report)}
 
 
 @asynccontextmanager
@@ -97,7 +92,7 @@ class Office:
         self._periods = Periods(shelf, chosen, self._metrics)
         self._bands = BandMaker(prices, shelf, chosen, now=runtime.now)
         self._statements = Statements(meter, prices)
-        self._publisher = Publisher(bus, shelf, _forms, self._metrics, now=runtime.now)
+        self._publisher = Publisher(bus, shelf, files, self._metrics, now=runtime.now)
         limit = config.billing.daily_budget
         self._gate = None
         if limit is not None:
