@@ -61,7 +61,7 @@ async def _ledger(house: House) -> tuple[dict[str, tuple[int, int]], dict[str, C
             rows = await connection.execute(select(c.id, c.prompt_tokens, c.completion_tokens))
             found = {row.id: (row.prompt_tokens, row.completion_tokens) for row in rows}
             sums = {}
-            for table in (tables.rollups, tables.hours):
+            for table in (tables.rollups, tables.hours, tables.minutes):
                 requests, prompt, completion = (await connection.execute(_sums(table))).one()
                 sums[table.name] = (int(requests), int(prompt), int(completion))
             odd = 0

@@ -14,6 +14,7 @@ from services.meter.adapters.tables import (
     horizon,
     hours,
     losses,
+    minutes,
     quarantine,
     rollups,
     runs,
@@ -91,9 +92,13 @@ async def known_sources(connection: AsyncConnection, active_since: float) -> tup
 async def _sums(
     connection: AsyncConnection, day: Day, by: Sequence[str], key: str | None
 ) -> dict[tuple[str, ...], TokenSums]:
-    """From the hours, which are few, unless minutes are asked for."""
+    """From the table with the fewest rows that has what is asked for."""
     by = [dimension for dimension in by if dimension != DIRECTION]
-    table, at, unit = (rollups, rollups.c.minute, 1) if "minute" in by else (hours, hours.c.hour, HOUR)
+    table, at, unit = hours, hours.c.hour, HOUR
+    if "minute" in by:
+        few = key is None and all(d in TIMES or COLUMNS[d] in minutes.c for d in by)
+        table = minutes if few else rollups
+        at, unit = table.c.minute, 1
 
     def column(dimension: str) -> ColumnElement[Any]:
         if dimension not in TIMES:

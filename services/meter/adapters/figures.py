@@ -1,18 +1,18 @@
-"""The service's speed in the ledger: a sketch for each hour, tier, model and metric; tokens for each minute.
+"""The service's speed in the ledger: a sketch for each hour, tier, model and metric, beside the tokens of each minute.
 
 Written from new events alone, in their own transaction: what comes again changes nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, LargeBinary, Table, Text, bindparam, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.meter.adapters.tables import metadata
-from services.meter.core.figures import HOUR, FigureKey, Gathered, by_minute, sketched
+from services.meter.adapters.tables import metadata, minutes
+from services.meter.core.figures import HOUR, FigureKey, Gathered, sketched
 from services.meter.core.sketch import Sketch
 from services.meter.core.sums import MINUTE
 from shared.database import reading
@@ -37,37 +37,23 @@ figures = Table(
 )
 """`count` and `total` are the sketch's, so that they can be read without it."""
 
-paces = Table(
-    "paces",
-    metadata,
-    Column("minute", BigInteger, primary_key=True),
-    Column("tier", Text, primary_key=True),
-    Column("model", Text, primary_key=True),
-    Column("prompt_tokens", BigInteger),
-    Column("completion_tokens", BigInteger),
-)
-"""Served tokens by the minute in which their requests completed."""
-
 _KEY = [column.name for column in figures.primary_key.columns]
 
 
 async def add_figures(
     connection: AsyncConnection, insert: Callable[[Table], Any], fresh: Collection[UsageEvent]
 ) -> None:
-    """`insert`: the dialect's own."""
-    await _add_sketches(connection, insert(figures), sketched(fresh))
-    names = ("prompt_tokens", "completion_tokens")
-    rows = [{**vars(key), **dict(zip(names, tokens, strict=True))} for key, tokens in by_minute(fresh).items()]
-    if rows:
-        await connection.execute(_adding(paces, insert(paces), names), rows)
+    """`insert`: the dialect's own.
 
-
-async def _add_sketches(connection: AsyncConnection, upsert: Any, sketches: dict[FigureKey, Sketch]) -> None:
-    """The first statement locks each row and says which bins were in it, the second one adds ours to them."""
+    The first statement locks each row and says which bins were in it, the second one adds ours to them.
+    """
+    sketches = sketched(fresh)
     if not sketches:
         return
     rows = [{**vars(k), "count": s.count, "total": s.total, "bins": s.packed} for k, s in sketches.items()]
-    upsert = _adding(figures, upsert, ("count", "total"))
+    upsert = insert(figures)
+    more = {name: figures.c[name] + upsert.excluded[name] for name in ("count", "total")}
+    upsert = upsert.on_conflict_do_update(index_elements=_KEY, set_=more)
     returning = upsert.returning(*(figures.c[name] for name in _KEY), figures.c.count, figures.c.bins)
     grown = []
     for *key, count, bins in (await connection.execute(returning, rows)).all():
@@ -78,12 +64,6 @@ async def _add_sketches(connection: AsyncConnection, upsert: Any, sketches: dict
     if grown:
         its = [figures.c[name] == bindparam(f"its_{name}") for name in _KEY]
         await connection.execute(update(figures).where(*its), grown)
-
-
-def _adding(table: Table, upsert: Any, names: Iterable[str]) -> Any:
-    """Insert a row, or add to these columns of the one that is there."""
-    more = {name: table.c[name] + upsert.excluded[name] for name in names}
-    return upsert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=more)
 
 
 class FiguresReader:
@@ -135,12 +115,12 @@ async def _read_paces(
     connection: AsyncConnection, query: FiguresQuery, hours: tuple[int, int], groups: _Groups
 ) -> None:
     """Tokens of a minute are added up over what is not asked for before minutes are compared."""
-    p = paces.c
+    p = minutes.c
     tier = p.tier if "tier" in query.by else literal("")
     model = p.model if "model" in query.by else literal("")
     wanted = select(p.minute, tier, model, func.sum(p.prompt_tokens), func.sum(p.completion_tokens))
     first, end = (hour * MINUTES for hour in hours)
-    wanted = wanted.where(p.minute >= first, p.minute < end, *_only(paces, query))
+    wanted = wanted.where(p.minute >= first, p.minute < end, p.outcome != "failed", *_only(minutes, query))
     wanted = wanted.group_by(p.minute, *(p[name] for name in ("tier", "model") if name in query.by))
     async with connection.stream(wanted) as rows:
         async for some in rows.partitions(PACES_AT_ONCE):

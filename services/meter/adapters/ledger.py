@@ -1,8 +1,8 @@
 """The ledger on SQLite or PostgreSQL: a batch is one transaction, an answer is one moment.
 
 Replicas write side by side: a source's row is the lock on its runs, and every transaction takes its locks in the same
-order (horizon, sources, events, conflicts, runs, rollups, hours, months, figures, unknowns, quarantine; each sorted),
-so that none waits in a circle.
+order (horizon, sources, events, conflicts, runs, rollups, hours, minutes, months, figures, unknowns, quarantine; each
+sorted), so that none waits in a circle.
 """
 
 from collections import Counter, defaultdict
@@ -26,6 +26,7 @@ from services.meter.adapters.tables import (
     horizon,
     hours,
     key_months,
+    minutes,
     quarantine,
     rollups,
     runs,
@@ -36,7 +37,7 @@ from services.meter.core.batch import Batch, Kind, Readable
 from services.meter.core.day import Day, DayFacts
 from services.meter.core.history import page
 from services.meter.core.runs import Run, mark, merged
-from services.meter.core.sums import MonthKey, hourly, monthly, rolled_up
+from services.meter.core.sums import MonthKey, by_minute, hourly, monthly, rolled_up
 from services.meter.core.unknown import Known, Unknown, What, unknowns_of
 from shared.database import AWAY, reading, told
 from shared.messages.gateway import UsageEvent
@@ -183,9 +184,9 @@ class Ledger:
         return {source: mark(found) for source, found in after.items()}
 
     async def _add_rollups(self, connection: AsyncConnection, fresh: Iterable[UsageEvent]) -> None:
-        minutes = rolled_up(fresh)
-        for table, found in ((rollups, minutes), (hours, hourly(minutes))):
-            rows = [{**vars(key), **msgspec.structs.asdict(sums)} for key, sums in found.items()]
+        sums = rolled_up(fresh)
+        for table, found in ((rollups, sums), (hours, hourly(sums)), (minutes, by_minute(sums))):
+            rows = [{**vars(key), **msgspec.structs.asdict(more)} for key, more in found.items()]
             await _execute(connection, self._adding(table, COUNTS), rows)
 
     async def _add_months(self, connection: AsyncConnection, tokens: Mapping[MonthKey, int]) -> dict[MonthKey, int]:

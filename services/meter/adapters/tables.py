@@ -1,5 +1,6 @@
 """The ledger's tables as queries see them; `migrations/` makes them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, LargeBinary, MetaData, Table, Text
@@ -38,8 +39,8 @@ DIMENSIONS = ("model", "tier", "machine", "key_id", "outcome")
 COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 
 
-def _sums(name: str, over: Column[Any], *more: Column[Any]) -> Table:
-    dimensions = (Column(dimension, Text, primary_key=True) for dimension in DIMENSIONS)
+def _sums(name: str, over: Column[Any], *more: Column[Any], by: Sequence[str] = DIMENSIONS) -> Table:
+    dimensions = (Column(dimension, Text, primary_key=True) for dimension in by)
     return Table(name, metadata, over, *dimensions, *(Column(count, BigInteger) for count in COUNTS), *more)
 
 
@@ -48,6 +49,9 @@ rollups = _sums("rollups", Column("minute", BigInteger, primary_key=True))
 
 hours = _sums("hours", Column("hour", BigInteger, primary_key=True))
 """The same by the hour: what questions about days read."""
+
+minutes = _sums("minutes", Column("minute", BigInteger, primary_key=True), by=("model", "tier", "outcome"))
+"""The same by the minute over all machines and keys: what questions about minutes read, and the figures' paces."""
 
 digests = _sums(
     "digests",

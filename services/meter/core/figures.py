@@ -26,13 +26,6 @@ class FigureKey:
     metric: str
 
 
-@dataclass(frozen=True, order=True)
-class MinuteKey:
-    minute: int
-    tier: str
-    model: str
-
-
 def measured(e: UsageEvent) -> Iterator[tuple[str, float]]:
     """What one request says, metric by metric: seconds, and tokens per second.
 
@@ -60,17 +53,6 @@ def sketched(events: Iterable[UsageEvent]) -> dict[FigureKey, Sketch]:
         for metric, value in measured(e):
             values[hour, tier, model, metric].append(value)
     return {FigureKey(*key): Sketch.of(found) for key, found in sorted(values.items())}
-
-
-def by_minute(events: Iterable[UsageEvent]) -> dict[MinuteKey, tuple[int, int]]:
-    """Prompt and completion tokens that were served, sorted as above."""
-    sums: defaultdict[tuple[int, str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
-    for e in events:
-        if e.outcome != "failed":
-            key = (math.floor(e.completed_at / MINUTE), e.tier, e.model)
-            prompt, completion = sums[key]
-            sums[key] = (prompt + e.prompt_tokens, completion + e.completion_tokens)
-    return {MinuteKey(*key): tokens for key, tokens in sorted(sums.items())}
 
 
 def asked(query: FiguresQuery) -> tuple[int, int]:

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import TokenSums, month_of
+
+K = TypeVar("K", "HourKey", "MinuteKey")
 
 MINUTE = 60.0
 HOUR = 60
@@ -43,12 +46,30 @@ class HourKey:
     outcome: str
 
 
+@dataclass(frozen=True, order=True)
+class MinuteKey:
+    minute: int
+    model: str
+    tier: str
+    outcome: str
+
+
 def hourly(rollups: Mapping[RollupKey, TokenSums]) -> dict[HourKey, TokenSums]:
     """The same sums by the hour, sorted as above."""
-    sums: dict[HourKey, TokenSums] = {}
-    for key, more in rollups.items():
-        hour = HourKey(key.minute // HOUR, key.model, key.tier, key.machine, key.key_id, key.outcome)
-        sums[hour] = plus(sums.get(hour, TokenSums()), more)
+    return _joined(
+        (HourKey(k.minute // HOUR, k.model, k.tier, k.machine, k.key_id, k.outcome), s) for k, s in rollups.items()
+    )
+
+
+def by_minute(rollups: Mapping[RollupKey, TokenSums]) -> dict[MinuteKey, TokenSums]:
+    """The same sums over all machines and keys, sorted as above."""
+    return _joined((MinuteKey(k.minute, k.model, k.tier, k.outcome), s) for k, s in rollups.items())
+
+
+def _joined(found: Iterable[tuple[K, TokenSums]]) -> dict[K, TokenSums]:
+    sums: dict[K, TokenSums] = {}
+    for key, more in found:
+        sums[key] = plus(sums[key], more) if key in sums else more
     return dict(sorted(sums.items()))
 
 

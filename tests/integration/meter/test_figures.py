@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from services.meter.adapters.figures import FiguresReader, figures, paces
+from services.meter.adapters.figures import FiguresReader, figures
 from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.tables import minutes
 from services.meter.core.batch import read
 from services.meter.core.figures import answer, asked, measured
 from services.meter.core.sketch import RELATIVE_ERROR, Sketch
@@ -69,7 +70,7 @@ async def content(ledger: Ledger) -> list[Any]:
             (*row[:6], Sketch.unpacked(row.bins).bins)
             for row in await connection.execute(select(figures).order_by(*figures.primary_key.columns))
         ]
-        return [kept, list(await connection.execute(select(paces).order_by(*paces.primary_key.columns)))]
+        return [kept, list(await connection.execute(select(minutes).order_by(*minutes.primary_key.columns)))]
 
 
 async def test_figures_are_those_of_the_events(ledger: Ledger) -> None:

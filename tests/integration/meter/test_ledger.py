@@ -17,6 +17,7 @@ from services.meter.adapters.ledger import Ledger
 from services.meter.adapters.tables import conflicts, events, quarantine, rollups
 from services.meter.core.batch import read
 from services.meter.core.day import Day, DayFacts, answer, parse_day
+from services.meter.core.sums import plus
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.codec import encode
@@ -170,6 +171,31 @@ async def test_one_keys_sums_leave_out_the_others_but_none_of_what_is_missing(le
     assert got.open_gaps == 1
     nobody = await ledger.day(DAY, ("model",), busy=False, key="x' OR 1")
     assert not nobody.sums
+
+
+@pytest.mark.parametrize("by", [("minute",), ("model", "minute"), ("hour", "minute", "outcome"), ("minute", "tier")])
+async def test_minutes_are_the_same_with_and_without_machines_and_keys(ledger: Ledger, by: tuple[str, ...]) -> None:
+    found = [
+        event(
+            source_seq=n,
+            completed_at=MIDNIGHT - 60 + n * 20.0,
+            model=f"m{n % 2}",
+            key_id=f"k{n % 3}",
+            machine=f"l4x2-{n % 5}",
+            outcome="failed" if n % 7 == 0 else "completed",
+        )
+        for n in range(40)
+    ]
+    for start in range(0, 40, 11):
+        await ledger.record(read(payloads(found[start : start + 11]), NOW))
+    few, whole = await facts(ledger, *by), await facts(ledger, *by, "machine", "key")
+    added: dict[tuple[str, ...], TokenSums] = {}
+    for (*values, _machine, _key, outcome), sums in whole.sums.items():
+        added[*values, outcome] = plus(added.get((*values, outcome), TokenSums()), sums)
+    assert few.sums == added
+    assert sum(sums.requests for sums in few.sums.values()) == 37, "of the day alone"
+    only = await ledger.day(DAY, by, busy=False, key="k1")
+    assert sum(sums.requests for sums in only.sums.values()) == sum(e.key_id == "k1" for e in found[3:])
 
 
 async def test_busy_is_merged_and_clipped_and_leaves_out_the_wait_for_a_wake(ledger: Ledger) -> None:

@@ -12,13 +12,11 @@ from alembic import command
 from sqlalchemy import MetaData, func, insert, select
 
 from services.meter.adapters import tables
-from services.meter.adapters.figures import paces
 from services.meter.adapters.ledger import Ledger
 from services.meter.core.batch import read
 from services.meter.core.day import answer, parse_day
-from services.meter.core.figures import MinuteKey, by_minute
 from services.meter.core.runs import merged, single
-from services.meter.core.sums import HourKey, MonthKey, hourly, monthly, rolled_up
+from services.meter.core.sums import HourKey, MinuteKey, MonthKey, by_minute, hourly, monthly, rolled_up
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.codec import encode
@@ -59,10 +57,7 @@ def as_recorded(found: Sequence[UsageEvent]) -> dict[str, list[dict[str, Any]]]:
         "key_months": [
             {**asdict(key), "tokens": tokens} for key, tokens in monthly(found, {e.id for e in found}).items()
         ],
-        "paces": [
-            {**asdict(key), "prompt_tokens": prompt, "completion_tokens": completion}
-            for key, (prompt, completion) in by_minute(found).items()
-        ],
+        "minutes": [{**asdict(key), **msgspec.structs.asdict(sums)} for key, sums in by_minute(minutes).items()],
         "sources": [{"source": source, "seen_at": DECEMBER, "left": False} for source in sources],
         "runs": [{"source": source, **asdict(run)} for source in sources for run in runs[source]],
         "quarantine": [
@@ -106,8 +101,11 @@ async def check(engine: Any) -> None:
     assert hours == hourly(rolled_up(FOUND))
     months = {MonthKey(r.month, r.key_id): r.tokens for r in await rows(engine, tables.key_months)}
     assert months == monthly(FOUND, {e.id for e in FOUND})
-    minutes = {MinuteKey(r.minute, r.tier, r.model): tuple(r[3:]) for r in await rows(engine, paces)}
-    assert minutes == by_minute(FOUND)
+    minutes = {
+        MinuteKey(r.minute, r.model, r.tier, r.outcome): TokenSums(**{name: getattr(r, name) for name in tables.COUNTS})
+        for r in await rows(engine, tables.minutes)
+    }
+    assert minutes == by_minute(rolled_up(FOUND))
     assert {r.kind for r in await rows(engine, tables.quarantine)} == {"unreadable"}
 
 

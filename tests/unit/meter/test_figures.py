@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.meter.core.figures import FigureKey, Gathered, MinuteKey, answer, asked, by_minute, measured, sketched
+from services.meter.core.figures import FigureKey, Gathered, answer, asked, measured, sketched
 from services.meter.core.sketch import Sketch
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter_figures import FiguresQuery, Pace
@@ -49,20 +49,6 @@ def test_values_are_kept_by_hour_tier_model_and_metric() -> None:
         FigureKey(HOUR, "l4x2", "a", "overhead"): Sketch.of([0.4]).bins,
     }
     assert list(sketches) == sorted(sketches)
-
-
-def test_minutes_hold_what_was_served() -> None:
-    found = [
-        event(completed_at=MIDNIGHT + 59.9, prompt_tokens=10, completion_tokens=1),
-        event(completed_at=MIDNIGHT + 0.0, prompt_tokens=20, completion_tokens=2, outcome="client_closed"),
-        event(completed_at=MIDNIGHT + 60.0, prompt_tokens=40, completion_tokens=4),
-        event(completed_at=MIDNIGHT + 60.0, prompt_tokens=80, completion_tokens=8, outcome="failed"),
-    ]
-    first = int(MIDNIGHT / 60)
-    assert by_minute(found) == {
-        MinuteKey(first, "l4x2", "qwen"): (30, 3),
-        MinuteKey(first + 1, "l4x2", "qwen"): (40, 4),
-    }
 
 
 def test_a_pace_is_of_the_minutes_in_which_there_was_any() -> None:

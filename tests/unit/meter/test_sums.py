@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.meter.core.sums import MINUTE, MonthKey, monthly, rolled_up
+from services.meter.core.sums import MINUTE, MinuteKey, MonthKey, by_minute, monthly, rolled_up
 from shared.messages.meter import month_of
-from tests.unit.meter.events import event
+from tests.unit.meter.events import event, sums_of
 
 DECEMBER = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
 
@@ -43,3 +43,28 @@ def test_tokens_are_prompt_and_completion_of_what_did_not_fail_and_is_new() -> N
         (MonthKey("2026-11", "b"), 34),
         (MonthKey("2026-12", "b"), 17),
     ]
+
+
+def test_minutes_are_sums_over_machines_and_keys() -> None:
+    found = [
+        event(source_seq=n, completed_at=at, machine=machine, key_id=key, outcome=outcome, tier=tier)
+        for n, (at, machine, key, outcome, tier) in enumerate(
+            [
+                (DECEMBER, "a", "k1", "completed", "l4x2"),
+                (DECEMBER + 59.9, "b", "k2", "completed", "l4x2"),
+                (DECEMBER + 60.0, "a", "k1", "completed", "l4x2"),
+                (DECEMBER, "a", "k1", "failed", "l4x2"),
+                (DECEMBER, "a", "k1", "completed", "h100x2"),
+            ],
+            1,
+        )
+    ]
+    first = int(DECEMBER / 60)
+    minutes = by_minute(rolled_up(found))
+    assert minutes == {
+        MinuteKey(first, "qwen", "l4x2", "completed"): sums_of(found[:2]),
+        MinuteKey(first + 1, "qwen", "l4x2", "completed"): sums_of(found[2:3]),
+        MinuteKey(first, "qwen", "l4x2", "failed"): sums_of(found[3:4]),
+        MinuteKey(first, "qwen", "h100x2", "completed"): sums_of(found[4:]),
+    }
+    assert list(minutes) == sorted(minutes)
