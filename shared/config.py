@@ -135,7 +135,11 @@ class MeterSection(ServiceSection, frozen=True, kw_only=True):
 class BillingSection(ServiceSection, frozen=True, kw_only=True):
     tier_tag: str = "tier"
     daily_budget: Money | None = None
-    """USD per UTC day; absent: no gate."""
+    """USD per UTC day, of the whole fleet; absent: no gate."""
+    budget_warning: Money = Money("0.8")
+    """The share of a daily budget from which on its gate warns."""
+    when_dark: Literal["close", "open"] = "close"
+    """What a gate does while today's spend is not known."""
     observation_timeout: Duration = Duration(300)
     """A budget figure older than this, or made without a provider's bill for so long, closes the gate."""
     bill_interval: Duration = Duration(60)

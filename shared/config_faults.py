@@ -26,6 +26,7 @@ def faults(config: Config) -> list[str]:
     found += _account_faults(config)
     found += _schedule_faults(config)
     found += _ladder_faults(config.billing.band_steps)
+    found += _budget_faults(config)
     found += (
         f"{at}: must be at least {least:g}, got {value:g}" for at, value, least in _least(config) if value < least
     )
@@ -124,6 +125,22 @@ def _ladder_faults(steps: tuple[Money, ...]) -> list[str]:
         for number, (before, step) in enumerate(zip((Decimal(0), *steps), steps, strict=False), 1)
         if step <= before
     ]
+
+
+def _budget_faults(config: Config) -> list[str]:
+    found: list[str] = []
+    share = config.billing.budget_warning
+    if not 0 < share <= 1:
+        found.append(
+            f'billing.budget_warning: a share of the budget, such as "0.8": above 0 and at most 1, got {share}'
+        )
+    for number, tier in enumerate(config.tier, 1):
+        if tier.daily_budget is not None and tier.price_per_hour is None and tier.provider != "hyperstack":
+            found.append(
+                f"tier[{number}] ({tier.name}): daily_budget: needs the tier's price_per_hour: without it nobody knows "
+                "what it has cost today"
+            )
+    return found
 
 
 def _endpoint_faults(provider: str, endpoint: str | None) -> list[str]:

@@ -23,6 +23,8 @@ class Tier(Section, frozen=True, kw_only=True):
     """USD per machine; for the estimate until the bill comes."""
     asleep_price_per_hour: Money = Money("0")
     """USD per machine that sleeps: its disks and addresses. For `plan` and `break_even`."""
+    daily_budget: Money | None = None
+    """USD per UTC day, of this tier's machines; absent: no gate of its own."""
     max_concurrency: int = 64
     """Requests in flight per machine."""
     idle_policy: IdlePolicy | None = None

@@ -1,43 +1,191 @@
-"""Writes the budget gate: today's spend against the daily limit, every few seconds, also when it is unknown."""
+"""Keeps the budget gates: today's spend against each daily limit, every few seconds, and what the operator orders.
 
-from collections.abc import Callable
+The bucket is the only record: an order stands in its gate, so that the next leader finds it, and no leader overwrites
+what another has written since.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
 from decimal import Decimal
+from hashlib import blake2b
 
 import structlog
 
-from services.billing.core.gate import budget_gate
+from services.billing.bills import Bills
+from services.billing.core.gate import Rules, budget_gate, ordered, turned
+from services.billing.core.money import usd
+from services.billing.core.report import state_of
 from services.billing.metrics import Metrics
 from services.billing.reports import Reports
-from shared.bus import subjects
+from shared import budget
+from shared.bus import subjects, topology
 from shared.bus.ports import Bus
-from shared.bus.topology import BUDGET
+from shared.config import Config
 from shared.database import AWAY, told
-from shared.messages.codec import encode
+from shared.errors import BusUnavailable, Conflict
+from shared.messages.budget import BudgetGate, GateOrder, Gates, GatesQuery
+from shared.messages.codec import Unreadable, decode, encode
+from shared.messages.meter import Refused
 
 log = structlog.get_logger()
 
+TRIES = 3
+"""Against another leader that writes at the same time: it ends with its lease."""
+DAY = 86400.0
+AFTER_MIDNIGHT = 0.5
+"""The day is young then, but it has begun on every machine whose state is known."""
+
 
 class Gatekeeper:
+    """Of one term as the leader."""
+
     def __init__(
-        self, bus: Bus, reports: Reports, metrics: Metrics, *, limit: Decimal, now: Callable[[], float]
+        self,
+        bus: Bus,
+        reports: Reports,
+        bills: Bills | None,
+        config: Config,
+        metrics: Metrics,
+        *,
+        now: Callable[[], float],
     ) -> None:
         self._bus = bus
         self._reports = reports
+        self._bills = bills
         self._metrics = metrics
-        self._limit = Decimal(limit)  # the plain type, which messages carry
         self._now = now
-        self._said = ""
+        self._limits = {scope: Decimal(limit) for scope, limit in budget.limits(config).items()}
+        """In the plain type, which messages carry."""
+        self._rules = Rules(
+            warning=Decimal(config.billing.budget_warning), open_when_dark=config.billing.when_dark == "open"
+        )
+        self._patience = config.billing.observation_timeout
+        self._tier_of = {machine.id: machine.tier for machine in config.machine}
+        self._metered = frozenset(tier.name for tier in config.tier if tier.provider == "hyperstack")
+        self._gates: dict[str, tuple[BudgetGate, int]] = {}
+        """As they are in the bucket, with their revisions."""
+        self._caught_up = False
+        self._one = asyncio.Lock()
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any gate."""
+        return bool(self._limits)
+
+    def pause(self, most: float) -> float:
+        """Seconds until the next look is due: a new day opens what the old one closed."""
+        return min(most, DAY - self._now() % DAY + AFTER_MIDNIGHT)
 
     async def look(self) -> None:
-        """Put the gate as it is now; `BusUnavailable` when it cannot be told."""
+        """Put every gate as it is now; `BusUnavailable` when it cannot be told."""
+        await self._catch_up()
+        async with self._one:
+            spends = await self._spends()
+            for scope in self._limits:
+                await self._put(scope, spends[scope])
+
+    async def answer(self, data: bytes) -> bytes:
+        """`GateOrder` or `GatesQuery`."""
         try:
-            spend = await self._reports.spend_today()
+            asked = _asked(data)
+            if isinstance(asked, GateOrder):
+                await self._order(asked)
+        except (Unreadable, ValueError, BusUnavailable) as error:
+            return encode(Refused(reason=str(error)))
+        return encode(Gates(gates={scope: gate for scope, (gate, _) in self._gates.items() if scope in self._limits}))
+
+    async def _catch_up(self) -> None:
+        """Returns once the journal has been read in this term: a part of it would show too little spend."""
+        while not self._caught_up:
+            self._caught_up = not await self._bus.backlog(topology.BOOKS)
+            if not self._caught_up:
+                await asyncio.sleep(0.1)
+
+    async def _order(self, order: GateOrder) -> None:
+        if order.scope not in self._limits:
+            known = ", ".join(self._limits) or "none"
+            raise ValueError(f"scope: {order.scope!r} has no daily_budget, so it has no gate; there are: {known}")
+        if not order.reason.strip():
+            raise ValueError("reason: say why: it stands in the journal")
+        async with self._one:  # and without a look at the journal: whoever closes a gate does not wait for it
+            await self._put(order.scope, (await self._spends())[order.scope], order)
+
+    async def _spends(self) -> Mapping[str, Decimal | None]:
+        """Today's, in USD, by scope; None where it is not known."""
+        try:
+            allocation = await self._reports.today()
+            unseen = frozenset() if self._bills is None else await self._bills.unseen(self._patience)
         except AWAY as error:
-            log.warning("the books cannot be read: the gate closes", reason=told(error))
-            spend = None
-        gate = budget_gate(spend, self._limit, self._now())
-        await self._bus.put(BUDGET, subjects.BUDGET_KEY, encode(gate))
-        self._metrics.gate_open.set(gate.open)
-        if gate.reason != self._said:
-            self._said = gate.reason
-            log.warning("the budget gate turned", open=gate.open, reason=gate.reason, spend=str(gate.spend))
+            log.warning("the books cannot be read: no spend is known", reason=told(error))
+            return dict.fromkeys(self._limits)
+        dark = {self._tier_of[machine] for machine in unseen}
+        priced = state_of(allocation) is not None
+        known: dict[str, Decimal | None] = {budget.FLEET: None}
+        if not dark and (priced or self._metered):
+            known[budget.FLEET] = usd(allocation.spend)
+        for tier in self._tier_of.values():
+            seen = tier not in dark and (priced or tier in self._metered)
+            known[budget.scope_of(tier)] = usd(allocation.tiers.get(tier, 0)) if seen else None
+        return {scope: known.get(scope, Decimal(0)) for scope in self._limits}
+
+    async def _put(self, scope: str, spend: Decimal | None, order: GateOrder | None = None) -> None:
+        for _ in range(TRIES):
+            before, revision = self._gates.get(scope, (None, 0))
+            base = before
+            if order is not None:
+                base = ordered(before or self._judged(scope, spend, None), order, self._now())
+            gate = self._judged(scope, spend, base)
+            await self._tell(scope, before, revision, gate, order)
+            try:
+                self._gates[scope] = gate, await self._write(subjects.budget_key(scope), encode(gate), revision)
+            except Conflict:
+                self._gates = await self._stored()
+                continue
+            self._metrics.gate(scope, gate)
+            return
+        raise BusUnavailable(f"somebody else writes the budget gate {scope} all the time")
+
+    def _judged(self, scope: str, spend: Decimal | None, before: BudgetGate | None) -> BudgetGate:
+        return budget_gate(spend, self._limits[scope], self._now(), rules=self._rules, before=before)
+
+    async def _tell(
+        self, scope: str, before: BudgetGate | None, revision: int, gate: BudgetGate, order: GateOrder | None
+    ) -> None:
+        """Into the journal, before it is so. Whoever repeats a turn that did not get further tells it once."""
+        entry = turned(scope, before, gate, order)
+        if entry is None:
+            return
+        turn = f"{scope}/{revision}/{entry.open}/{entry.reason}/{entry.warning}/{entry.by}/{entry.why}"
+        message_id = f"gate-{blake2b(turn.encode(), digest_size=16).hexdigest()}"
+        await self._bus.publish(subjects.budget_journal(scope), encode(entry), message_id=message_id)
+        log.warning("a budget gate turned", scope=scope, open=gate.open, reason=gate.reason, spend=str(entry.spend))
+
+    async def _write(self, key: str, value: bytes, revision: int) -> int:
+        if revision:
+            return await self._bus.update(topology.BUDGET, key, value, revision=revision)
+        return await self._bus.create(topology.BUDGET, key, value)
+
+    async def _stored(self) -> dict[str, tuple[BudgetGate, int]]:
+        entries = await self._bus.entries(topology.BUDGET)
+        found: dict[str, tuple[BudgetGate, int]] = {}
+        for scope in self._limits:
+            entry = entries.get(subjects.budget_key(scope))
+            if entry is not None:
+                found[scope] = _gate(entry.value, self._limits[scope]), entry.revision
+        return found
+
+
+def _asked(data: bytes) -> GateOrder | GatesQuery:
+    try:
+        return decode(data, GatesQuery)
+    except Unreadable:
+        return decode(data, GateOrder)
+
+
+def _gate(data: bytes, limit: Decimal) -> BudgetGate:
+    """What cannot be read is as if it had never been looked at."""
+    try:
+        return decode(data, BudgetGate)
+    except Unreadable as error:
+        log.error("unreadable budget gate", error=str(error))
+        return BudgetGate(open=False, reason="", spend=Decimal(0), limit=limit, observed_at=0.0)

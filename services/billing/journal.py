@@ -9,13 +9,14 @@ from services.billing.adapters.books import Books
 from services.billing.metrics import Metrics
 from shared.bus import topology
 from shared.bus.ports import Bus, Delivery
-from shared.messages.waker import JournalEntry, Transition
+from shared.messages.budget import Journalled
+from shared.messages.waker import Transition
 
 log = structlog.get_logger()
 
 BATCH = 500
 FETCH_SECONDS = 1.0
-_entries: msgspec.json.Decoder[JournalEntry] = msgspec.json.Decoder(JournalEntry)
+_entries: msgspec.json.Decoder[Journalled] = msgspec.json.Decoder(Journalled)
 
 
 class Journal:
@@ -45,7 +46,7 @@ class Journal:
         for delivery in deliveries:
             await delivery.ack()
 
-    def _entry(self, delivery: Delivery) -> JournalEntry | None:
+    def _entry(self, delivery: Delivery) -> Journalled | None:
         try:
             return _entries.decode(delivery.data)
         except msgspec.DecodeError as error:

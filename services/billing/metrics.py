@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from shared.messages.budget import BudgetGate
+
 
 class Metrics:
     """Of this process; the books have the truth."""
@@ -22,7 +24,16 @@ class Metrics:
             registry=registry,
         )
         self.leading = Gauge("spot_billing_leading", "1 while this replica does the work.", registry=registry)
-        self.gate_open = Gauge("spot_billing_gate_open", "1 while the daily budget allows requests.", registry=registry)
+        self._gates = {
+            name: Gauge(f"spot_billing_gate_{name}", what, ("scope",), registry=registry)
+            for name, what in (
+                ("open", "1 while the scope's daily budget allows requests."),
+                ("warning", "1 while its spend is over the warning's share of it."),
+                ("observed", "1 while its spend of today is known."),
+                ("spend_usd", "Today's spend, as last known."),
+                ("limit_usd", "Its daily budget."),
+            )
+        }
         self.published = Counter("spot_billing_published", "Revisions of day reports published.", registry=registry)
         self.unpublished = Counter(
             "spot_billing_publish_failures", "Reports that could not be made or published.", registry=registry
@@ -30,3 +41,21 @@ class Metrics:
         self.published_until = Gauge(
             "spot_billing_published_until", "Unix time at which the newest published day ends.", registry=registry
         )
+
+    def gate(self, scope: str, gate: BudgetGate) -> None:
+        """A budget gate as it is on the bus."""
+        told = {
+            "open": gate.open,
+            "warning": gate.warning,
+            "observed": gate.observed,
+            "spend_usd": gate.spend,
+            "limit_usd": gate.limit,
+        }
+        for name, value in told.items():
+            self._gates[name].labels(scope).set(float(value))
+
+    def stand_by(self) -> None:
+        """Another replica leads: what this one knew of the gates is old."""
+        self.leading.set(0)
+        for gauge in self._gates.values():
+            gauge.clear()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -93,10 +94,7 @@ class Office:
         self._bands = BandMaker(prices, shelf, chosen, now=runtime.now)
         self._statements = Statements(meter, prices)
         self._publisher = Publisher(bus, shelf, files, self._metrics, now=runtime.now)
-        limit = config.billing.daily_budget
-        self._gate = None
-        if limit is not None:
-            self._gate = Gatekeeper(bus, self._reports, self._metrics, limit=limit, now=runtime.now)
+        self._gatekeeper = partial(Gatekeeper, bus, self._reports, self._bills, config, self._metrics, now=runtime.now)
         self._bill_interval = config.billing.bill_interval
         self._faults: dict[str, str] = {}
 
@@ -125,6 +123,7 @@ class Office:
 
     async def _work(self, lease: Lease) -> None:
         """Until the lease is lost."""
+        gate = self._gatekeeper()
         async with AsyncExitStack() as stack:
             for subject, answer in (
                 (subjects.BILLING_REPORT, self._reports.answer),
@@ -132,17 +131,18 @@ class Office:
                 (subjects.BILLING_BANDS, self._bands.answer),
                 (subjects.BILLING_STATEMENT, self._statements.answer),
                 (subjects.BILLING_IMPORT, self._imports.answer),
+                (subjects.BILLING_GATE, gate.answer),
             ):
                 responding = await self._bus.respond("billing", subject, answer)
                 stack.push_async_callback(responding.stop)
             self._metrics.leading.set(1)
-            stack.callback(self._metrics.leading.set, 0)
+            stack.callback(self._metrics.stand_by)
             log.info("leading")
             works = [self._repeat("journal", self._journal.read_on, 0.0, asyncio.sleep)]
             if self._bills is not None:
                 works.append(self._repeat("running bill", self._bills.read_on, self._bill_interval, asyncio.sleep))
-            if self._gate is not None:
-                works.append(self._repeat("budget gate", self._gate.look, GATE_SECONDS, self._journal.moved_within))
+            if gate.limited:
+                works.append(self._repeat("budget gate", gate.look, GATE_SECONDS, partial(self._until_look, gate)))
             works.append(self._later("bands", self._bands.look))
             works.append(self._later("publication", self._publisher.look))
             tasks = [asyncio.create_task(work) for work in works]
@@ -156,6 +156,10 @@ class Office:
                 if not task.cancelled():
                     task.result()
         self._faults.clear()
+
+    async def _until_look(self, gate: Gatekeeper, most: float) -> None:
+        """A machine that moved, or a new day, makes it due before its time."""
+        await self._journal.moved_within(gate.pause(most))
 
     async def _later(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Begins when the journal has been read on: figures of half of it would be revisions for nothing."""

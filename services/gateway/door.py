@@ -17,10 +17,9 @@ from services.gateway.core.hold import Hold
 from services.gateway.core.limits import Limits, Use
 from services.gateway.core.tally import Tally
 from services.gateway.metrics import Metrics
-from shared.bus.subjects import BUDGET_KEY
+from shared.budget import GateView
 from shared.bus.view import View
 from shared.config import Config, Model
-from shared.messages.budget import BudgetGate
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.waker import MachineRecord
 
@@ -46,7 +45,7 @@ class Door:
     hold: Hold
     fleet: View[MachineRecord]
     keys: View[KeyRecord]
-    budget: View[BudgetGate]
+    gates: GateView
     demand: Demand
     activity: ActivityReporter
     engines: Engines
@@ -88,20 +87,14 @@ class Door:
             raise errors.model_not_allowed(name)
         return model
 
-    def admit(self) -> None:
-        """Whether anything new may be served at all."""
+    def admit(self, model: str) -> None:
+        """Whether anything new may be served of it."""
         if self.leaving:
             raise errors.leaving()
         if fault := self.outbox.fault:
             raise errors.outbox_full(fault)
-        if self.config.billing.daily_budget is not None and (reason := self._budget_fault()):
+        if reason := self.gates.model(model, self.now()):
             raise errors.budget_closed(reason)
-
-    def _budget_fault(self) -> str | None:
-        gate = self.budget.get(BUDGET_KEY)
-        if gate is None or self.now() - gate.observed_at > self.config.billing.observation_timeout:
-            return "billing_unobservable"
-        return None if gate.open else gate.reason
 
     def on_fleet_change(self, machine: str) -> None:
         """A machine's record changed: whoever waited for it goes, and a drain is acknowledged."""
@@ -123,6 +116,18 @@ class Door:
         if self.hold.total_waiting and not self._releasing and self.hold.release(self.now(), RELEASE_SLICE):
             self._releasing = True
             asyncio.get_running_loop().call_soon(self._release_more)
+
+    def look_at_gates(self) -> None:
+        """After a change of the gates, and every second, for they grow old: whoever waits for nothing is told so."""
+        now = self.now()
+        for model in self.hold.wanted():
+            if reason := self.gates.model(model, now):
+                for ticket in self.hold.expel(model, RELEASE_SLICE):
+                    ticket.on_refuse(errors.budget_closed(reason))
+                if self.hold.is_wanted(model):
+                    asyncio.get_running_loop().call_soon(self.look_at_gates)
+                    return
+        self.release()
 
     def _release_more(self) -> None:
         self._releasing = False

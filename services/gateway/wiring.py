@@ -21,6 +21,7 @@ from services.gateway.door import Door
 from services.gateway.http.front import TICK_SECONDS, Front
 from services.gateway.metrics import Metrics
 from services.gateway.turn import Turn
+from shared.budget import GateView
 from shared.bus.topology import BUDGET, FLEET, KEYS, MONTHS
 from shared.bus.view import View
 from shared.errors import Misconfigured
@@ -51,8 +52,9 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         adopt_left_behind(runtime.data_dir, runtime.workers)
     outbox = Outbox(folder, runtime.instance, max_bytes=settings.outbox_max_bytes)
     months: View[KeyMonth] = View(MONTHS, KeyMonth)
-    door = _door(runtime, outbox, months)
-    for view in (door.fleet, door.keys, door.budget, months):
+    budget: View[BudgetGate] = View(BUDGET, BudgetGate, lambda _scope: door.look_at_gates())
+    door = _door(runtime, outbox, months, GateView(runtime.config, budget))
+    for view in (door.fleet, door.keys, budget, months):
         await view.start(runtime.bus)
     await door.sender.start()
     await door.talk.start()
@@ -86,11 +88,11 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         outbox.close()
 
 
-def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth]) -> Door:
+def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth], gates: GateView) -> Door:
     config, bus = runtime.config, runtime.bus
     # The views exist before the books and the books before the door, which hears of the views' changes.
     fleet: View[MachineRecord] = View(FLEET, MachineRecord, lambda machine: door.on_fleet_change(machine))  # noqa: PLW0108 - `door` is made below
-    hold = Hold(config, fleet)
+    hold = Hold(config, fleet, gates if gates.limited else None)
     limits = Limits(runtime.instance, runtime.now(), months)
     metrics = Metrics(runtime.registry, limits.hits)
 
@@ -99,7 +101,7 @@ def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth]) -> Door:
         hold=hold,
         fleet=fleet,
         keys=View(KEYS, KeyRecord),
-        budget=View(BUDGET, BudgetGate),
+        gates=gates,
         demand=Demand(bus, hold, runtime.instance, config.gateway.wake_repeat, runtime.now),
         activity=ActivityReporter(
             bus,

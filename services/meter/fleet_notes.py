@@ -11,16 +11,17 @@ from services.meter.core.audit import Note
 from services.meter.core.gateways import Gateways
 from shared.bus import topology
 from shared.bus.ports import Bus, Received
+from shared.messages.budget import Journalled
 from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import Activity
-from shared.messages.waker import JournalEntry, ProviderCall, Transition
+from shared.messages.waker import ProviderCall, Transition
 
 log = structlog.get_logger()
 
 BATCH = 500
 FETCH_SECONDS = 1.0
 SERVING = ("ready", "draining")
-_entries: msgspec.json.Decoder[JournalEntry] = msgspec.json.Decoder(JournalEntry)
+_entries: msgspec.json.Decoder[Journalled] = msgspec.json.Decoder(Journalled)
 
 
 class FleetNotes:
@@ -72,7 +73,7 @@ class FleetNotes:
             await self._book.note(notes)
 
 
-def noted(entry: JournalEntry) -> Note | None:
+def noted(entry: Journalled) -> Note | None:
     """What of an entry may explain a difference."""
     match entry:
         case ProviderCall(call="probe"):

@@ -57,8 +57,15 @@ def tier_memory_key(tier: str) -> str:
     return f"tier.{token(tier)}"
 
 
-def budget_key(tier: str) -> str:
-    return f"tier.{token(tier)}"
+def budget_key(scope: str) -> str:
+    """Of `fleet` or `tier.<tier>`."""
+    kind, dot, tier = scope.partition(".")
+    return f"{kind}.{token(tier)}" if dot else scope
+
+
+def budget_journal(scope: str) -> str:
+    """No machine's subject has so many tokens."""
+    return f"fleet.journal.budget.{budget_key(scope)}"
 
 
 def confirmed_key(source: str) -> str:
@@ -100,7 +107,6 @@ BILLING_BANDS = "billing.bands"
 BILLING_STATEMENT = "billing.statement"
 BILLING_GATE = "billing.gate"
 BILLING_PUBLISHED = "billing.published"
-BUDGET_KEY = "fleet"
 WAKER_ORDERS_KEY = "orders"
 WAKER_LEASE = "waker"
 BILLING_LEASE = "billing"

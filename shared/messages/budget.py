@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from shared.messages.codec import Message
+from shared.messages.waker import JournalEntry
 
 GateOrdered = Literal["open", "close", "auto"]
 
@@ -21,10 +22,20 @@ class BudgetGate(Message, frozen=True, kw_only=True, tag="budget.v1"):
     observed_at: float
     warning: bool = False
     """Whether the spend is over the threshold at which somebody should look."""
+    observed: bool = True
+    """False: today's spend is not known, and `spend` is what was known last of it."""
+    ordered: GateOrdered = "auto"
+    """What was ordered for `ordered_day`; it overrules the spend on that day alone."""
+    ordered_day: str = ""
+    ordered_by: str = ""
+    ordered_why: str = ""
 
 
 class GateOrder(Message, frozen=True, kw_only=True, tag="gate_order.v1"):
-    """Request on `billing.gate`: open or close a gate until midnight UTC, or let it go by the spend again."""
+    """Request on `billing.gate`: open or close a gate until midnight UTC, or let it go by the spend again.
+
+    Answered by `Gates` once it is on record.
+    """
 
     scope: str
     """`fleet` or `tier.<tier>`."""
@@ -44,7 +55,7 @@ class Gates(Message, frozen=True, kw_only=True, tag="gates.v1"):
 
 
 class GateTurned(Message, frozen=True, kw_only=True, tag="gate_turned.v1"):
-    """`fleet.journal.budget`: a gate opened, closed, or began to warn."""
+    """`fleet.journal.budget.<scope>`: a gate opened, closed, began or ceased to warn, or was ordered to."""
 
     at: float
     scope: str
@@ -55,3 +66,10 @@ class GateTurned(Message, frozen=True, kw_only=True, tag="gate_turned.v1"):
     limit: Decimal
     by: str = ""
     """Who ordered it; empty: the spend did."""
+    warning: bool = False
+    why: str = ""
+    """Who ordered it said so."""
+
+
+Journalled = JournalEntry | GateTurned
+"""All that stands in the journal."""

@@ -134,13 +134,14 @@ def no_upstream(model: str) -> ApiError:
 
 
 def budget_closed(reason: str) -> ApiError:
-    message = {
-        "budget_closed": "The daily budget is spent; it opens again at midnight UTC.",
-        "billing_unobservable": "Spending cannot be observed at the moment, so nothing new is started.",
-    }
-    text = message.get(reason, reason)
-    code = reason if reason in message else "budget_closed"
-    return ApiError(503, code, text, "server_error", headers=dict(_NO_RETRY))
+    """`reason` is a gate's."""
+    if reason == "billing_unobservable":
+        message = "Spending cannot be observed at the moment, so nothing new is started."
+        return ApiError(503, reason, message, "server_error", headers=dict(_NO_RETRY))
+    message = "The daily budget is spent; it opens again at midnight UTC."
+    if reason == "closed_by_operator":
+        message = "The operator has closed the daily budget; it opens again at midnight UTC, or before."
+    return ApiError(503, "budget_closed", message, "server_error", headers=dict(_NO_RETRY))
 
 
 def outbox_full(reason: str) -> ApiError:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from services.gateway.core.breaker import Breaker
+from services.gateway.core.errors import ApiError
+from shared.budget import GateView
 from shared.config import Config, Model
 from shared.messages.gateway import MachineActivity
 from shared.messages.waker import MachineRecord
@@ -32,6 +34,8 @@ class Ticket:
     request_id: str
     deadline: float
     on_grant: Callable[[MachineRecord], None]
+    on_refuse: Callable[[ApiError], None]
+    """It waits no more, for nothing will come."""
 
 
 @dataclass(eq=False, slots=True)
@@ -87,14 +91,18 @@ class Queue:
 
 
 class Hold:
-    """The books. `fleet` is the waker's view of the machines, kept by the shell and read here."""
+    """The books. `fleet` is the waker's view of the machines, kept by the shell and read here, and so are `gates`.
 
-    def __init__(self, config: Config, fleet: Mapping[str, MachineRecord]) -> None:
+    `gates` None: no tier is ever closed.
+    """
+
+    def __init__(self, config: Config, fleet: Mapping[str, MachineRecord], gates: GateView | None = None) -> None:
         self._config = config
         self._fleet = fleet
+        self._gates = gates
         self._room = {m.id: config.tiers[m.tier].max_concurrency for m in config.machine}
         self._tiers = {
-            model.name: [tuple(m.id for m in config.machine if m.tier == tier) for tier in model.lineup]
+            model.name: [(tier, tuple(m.id for m in config.machine if m.tier == tier)) for tier in model.lineup]
             for model in config.model
         }
         self._uses: dict[str, _Use] = {}
@@ -112,6 +120,10 @@ class Hold:
         """Whoever waits for the model; empty when nobody does."""
         return self._waiting.get(model) or Queue()
 
+    def wanted(self) -> list[str]:
+        """Models that somebody waits for."""
+        return list(self._waiting)
+
     def is_wanted(self, model: str) -> bool:
         return model in self._waiting
 
@@ -125,12 +137,14 @@ class Hold:
         return None if model in self._waiting else self.take(model, now)
 
     def take(self, model: str, now: float, *, besides: str | None = None) -> MachineRecord | None:
-        """Book a place on the ready machine with room that is least busy, first tier first; None: nowhere.
+        """Book a place on the ready machine with room that is least busy, first open tier first; None: nowhere.
 
         A machine that the breaker leaves alone is taken only where there is no other.
         """
         spared: MachineRecord | None = None
-        for machines in self._tiers[model]:
+        for tier, machines in self._tiers[model]:
+            if self._gates is not None and self._gates.tier(tier, now):
+                continue
             chosen, least = None, 0
             for machine in machines:
                 record = self._fleet.get(machine)
@@ -182,6 +196,14 @@ class Hold:
         queue = self._waiting.get(ticket.model)
         if queue is not None and queue.discard(ticket):
             self._left(ticket, queue)
+
+    def expel(self, model: str, most: int) -> list[Ticket]:
+        """Up to `most` of those who wait for the model: they wait no more. The caller tells them why."""
+        found: list[Ticket] = []
+        while len(found) < most and (queue := self._waiting.get(model)):
+            found.append(queue.pop())
+            self._left(found[-1], queue)
+        return found
 
     def release(self, now: float, most: int) -> bool:
         """Grant places to those who wait, as long as there is room, `most` of them. Whether that bound ended it.

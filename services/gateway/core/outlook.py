@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
-from shared.config import Model
 from shared.messages.waker import MachineRecord, Phase
 
 UNKNOWN_RETRY_SECONDS = 30
@@ -37,10 +36,10 @@ class Outlook:
         return errors.waking(self.retry_after, "?" if self.eta is None else f"{self.eta} s")
 
 
-def outlook(model: Model, records: Iterable[MachineRecord], now: float) -> Outlook:
-    """`records`: of the machines of the model's lineup, in its order."""
+def outlook(first: str, records: Iterable[MachineRecord], now: float) -> Outlook:
+    """`records`: of the machines that the model may have, in its lineup's order; `first`: the first of their tiers."""
     for record in records:
         if record.state == "waking":
             eta = None if record.ready_at is None else max(0, round(record.ready_at - now))
             return Outlook(record.tier, record.phase, eta)
-    return Outlook(model.lineup[0], None, None)
+    return Outlook(first, None, None)

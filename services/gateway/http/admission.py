@@ -124,7 +124,7 @@ class Admission:
         waiting = Waiting(
             door,
             model,
-            Ticket(model.name, self._key.id, request.id, deadline, self._granted),
+            Ticket(model.name, self._key.id, request.id, deadline, self._granted, self._refused),
             first_word=request.arrived + gateway.headers_held if self._asked.stream else math.inf,
             capped=wait is None or wait >= gateway.hold_cap,
             on_word=self._on_word,
@@ -132,6 +132,12 @@ class Admission:
         )
         waiting.begin()
         self._waiting = waiting
+
+    def _refused(self, error: ApiError) -> None:
+        waiting, self._waiting = self._waiting, None
+        assert waiting is not None, "only who waits is sent away"
+        self._tally.wake_wait = waiting.end()
+        self._on_fail(error)
 
     def _granted(self, machine: MachineRecord) -> None:
         """A place is booked for this request, which waited for it."""

@@ -83,7 +83,7 @@ class Exchange:
             self._model = door.model(self._asked.model, self._key)
             self._tally.model = self._model.name
             self._tally.streamed = self._asked.stream
-            door.admit()
+            door.admit(self._model.name)
             wait = wake_limit(self._request.header(b"x-wake-timeout"), door.config.gateway.hold_cap)
             self._admission = Admission(
                 door,

@@ -64,6 +64,7 @@ class Front:
             self.every_answer = head.every_answer(self._door.now())
             for exchange in self._door.exchanges:
                 exchange.account()
+            self._door.look_at_gates()
         self._door.access_log.flush()
 
     def close_idle(self) -> None:

@@ -105,7 +105,9 @@ class Waiting:
 
 
 def outlook_of(door: Door, model: Model) -> Outlook:
-    """What is known of the model's machines now."""
-    machines = door.config.machines_of(model)
+    """What is known now of the model's machines in open tiers."""
+    now = door.now()
+    tiers = [tier for tier in model.lineup if not door.gates.tier(tier, now)] or model.lineup
+    machines = [machine for machine in door.config.machines_of(model) if machine.tier in tiers]
     records: list[MachineRecord] = [record for m in machines if (record := door.fleet.get(m.id)) is not None]
-    return outlook(model, records, door.now())
+    return outlook(tiers[0], records, now)

@@ -192,7 +192,7 @@ async def test_a_provider_call_and_an_unreadable_entry_hold_nothing_up(tmp_path:
 
 
 async def gate_of(bus: MemoryBus) -> BudgetGate | None:
-    entry = await bus.get(topology.BUDGET, subjects.BUDGET_KEY)
+    entry = await bus.get(topology.BUDGET, subjects.budget_key("fleet"))
     return None if entry is None else decode(entry.value, BudgetGate)
 
 

@@ -69,7 +69,7 @@ class Waiters:
         self.task = asyncio.create_task(self._demand.run())
 
     def come(self) -> Ticket:
-        ticket = Ticket("m", "k", "r", time.time() + 60, lambda _machine: None)
+        ticket = Ticket("m", "k", "r", time.time() + 60, lambda _machine: None, lambda _error: None)
         self._hold.enqueue(ticket)
         self._demand.changed("m")
         return ticket

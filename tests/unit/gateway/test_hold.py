@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from services.gateway.core.breaker import FAILURES, PAUSE_SECONDS, Breaker
+from services.gateway.core.errors import ApiError
 from services.gateway.core.hold import Hold, Ticket, TooManyWaiting
 from shared.config import parse
 from shared.messages.waker import MachineRecord, MachineState
@@ -42,6 +43,12 @@ CONFIG = parse(
     "test",
 )
 MODEL = CONFIG.models["m"]
+
+
+def unheard(_error: ApiError) -> None:
+    """Nobody is sent away here."""
+
+
 TWO_MODELS = """
     [[tier]]
     name = "spot"
@@ -76,7 +83,7 @@ def record(machine: str, state: MachineState) -> MachineRecord:
 
 
 def ticket(granted: list[str], key: str = "k", model: str = "m") -> Ticket:
-    return Ticket(model, key, "r", 1.0, lambda machine: granted.append(machine.machine))
+    return Ticket(model, key, "r", 1.0, lambda machine: granted.append(machine.machine), unheard)
 
 
 def fails(hold: Hold, machine: str, *, times: int, now: float = 0.0) -> None:
@@ -164,7 +171,7 @@ def test_keys_take_turns_and_within_a_key_the_first_goes_first() -> None:
     hold = Hold(CONFIG, fleet)
     order: list[str] = []
     for number, key in enumerate("aaab"):
-        hold.enqueue(Ticket("m", key, "r", 1.0, lambda _machine, name=f"{key}{number}": order.append(name)))  # type: ignore[misc]  # bound at once
+        hold.enqueue(Ticket("m", key, "r", 1.0, lambda _machine, name=f"{key}{number}": order.append(name), unheard))  # type: ignore[misc]  # bound at once
     fleet["s1"] = record("s1", "ready")
     fleet["s2"] = record("s2", "ready")
     assert not hold.release(0.0, 64)
@@ -177,7 +184,7 @@ def test_models_take_turns_for_a_machine_that_serves_both() -> None:
     hold = Hold(config, fleet)
     order: list[str] = []
     for model in ("m", "m", "m", "n"):
-        hold.enqueue(Ticket(model, "k", "r", 1.0, lambda _machine, name=model: order.append(name)))  # type: ignore[misc]  # bound at once
+        hold.enqueue(Ticket(model, "k", "r", 1.0, lambda _machine, name=model: order.append(name), unheard))  # type: ignore[misc]  # bound at once
     fleet["s1"] = record("s1", "ready")
     hold.release(0.0, 64)
     assert order == ["m", "n", "m", "m"]
@@ -218,7 +225,7 @@ class Books(RuleBasedStateMachine):
             assert not self.waiting, "a newcomer may not pass those who wait"
             self.granted.append(taken.machine)
             return
-        new = Ticket("m", key, "r", 1.0, lambda machine: self.on_grant(new, machine))
+        new = Ticket("m", key, "r", 1.0, lambda machine: self.on_grant(new, machine), unheard)
         try:
             self.hold.enqueue(new)
         except TooManyWaiting:
