@@ -170,7 +170,7 @@ class TestLook:
         provider = account.provider(account.cloud.add_machine())
         await provider.look()
         monkeypatch.setattr(ec2, "LOOK_SECONDS", 0.1)
-        account.cloud.fail("DescribeInstances", seconds=0.5)
+        account.cloud.fail("DescribeInstances", seconds=2.0)
         with pytest.raises(Unseen, match="within"):
             await provider.look()
 
@@ -230,7 +230,7 @@ class TestStart:
         provider = account.provider(account.cloud.add_machine())
         assert await provider.test() == ()
         monkeypatch.setattr(ec2_account, "CALL_SECONDS", 0.1)
-        account.cloud.fail("StartInstances", seconds=0.5)
+        account.cloud.fail("StartInstances", seconds=2.0)
         result = await provider.start("m1", 1)
         assert (result.outcome, result.code) == ("unknown", "timeout")
         await reached(provider, "up")

@@ -9,7 +9,7 @@ from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import LEDGER, METER
 from shared.messages.codec import encode
 from shared.messages.meter import Confirmed
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 NOW = 1_795_478_400.0
 """2026-11-24T00:00:00Z."""
@@ -46,7 +46,7 @@ async def test_it_is_dry_once_each_gateway_was_told_of_all_and_each_event_has_a_
             told = encode(Confirmed(source=source, source_seq=mark, at=NOW))
             await bus.put(METER, subjects.confirmed_key(source), told)
             await until(untold, left.__eq__)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert await dry == 0
     finally:
         dry.cancel()

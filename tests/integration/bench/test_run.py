@@ -10,7 +10,7 @@ from bench.figures import KINDS
 from bench.report import Result
 from bench.targets import DIRECT, GATEWAY, NAIVE, NGINX
 
-RUN_SECONDS = 100.0
+RUN_SECONDS = 250.0
 SHORT = ("--seconds", "0.4", "--rounds", "1", "--held", "300")
 OTHERWISE = [
     "TTFT on a kept-alive connection",

@@ -20,7 +20,7 @@ from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import Confirmed
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.gateway.test_outbox import event, filled, opened
 
 
@@ -314,7 +314,7 @@ async def test_a_drain_ends_although_the_bus_does_not_answer(sending: Sending, m
 
     await sending.add(1)
     monkeypatch.setattr(sending.line, "publish_all", never)
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await sending.sender.drain(0.01)
     sending.line.connected = False
     await sending.sender.drain(0.01)

@@ -17,6 +17,7 @@ from shared.clouds.throttle import Throttle
 from shared.errors import Misconfigured
 from tests.kit.hyperstack_cloud import KEY, HyperstackCloud, Trouble, hyperstack_cloud
 from tests.kit.hyperstack_machines import FakeVm
+from tests.kit.waiting import PATIENCE_SECONDS
 
 LABEL = "spotinference-fleet=test"
 CHANGE_SECONDS = 30.0
@@ -159,7 +160,7 @@ async def test_a_change_of_unknown_outcome_is_sent_once(house: House, trouble: T
 async def test_a_call_without_an_answer_ends(house: House) -> None:
     impatient = Hyperstack(api_of(house.cloud, house.hours, read_seconds=0.1), {"m1": str(house.vm.id)}, None)
     house.cloud.fail("hibernate-restore", Trouble(silent=True))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         result = await impatient.start("m1", 1)
     await impatient.close()
     assert (result.outcome, result.code) == ("unknown", "timeout")

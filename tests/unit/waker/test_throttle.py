@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from shared.clouds.throttle import LONGEST_PAUSE, PATIENCE, Crowded, Throttle
+from tests.kit.waiting import PATIENCE_SECONDS
 
 
 class Hours:
@@ -35,7 +36,7 @@ class Gate:
         await woken.wait()
 
     async def asleep(self) -> tuple[float, asyncio.Event]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self._asleep.get()
 
     async def wake(self) -> None:
@@ -152,7 +153,7 @@ async def test_a_pause_that_begins_while_a_call_waits_holds_it() -> None:
     hours.now = at  # its minute is over, the pause is not
     woken.set()
     await gate.wake()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert await waiting == 1060.5
 
 
