@@ -56,21 +56,20 @@ class Meter:
 
     async def answer(self, data: bytes) -> bytes:
         query = decode(data, TokensQuery)
-        assert query.busy
-        assert query.by == ("tier", "model", "key", "outcome")
+        assert query.busy == (query.by == ("tier", "model", "key", "outcome"))
         if self.refuses:
             return encode(Refused(reason="the ledger's database does not answer"))
-        rows = [_row(tier, "completed", tokens) for tier, tokens in self.served.items()]
-        rows.append(_row("A", "failed", 1_000_000))
+        rows = [_row(query, tier, "completed", tokens) for tier, tokens in self.served.items()]
+        rows.append(_row(query, "A", "failed", 1_000_000))
         served = TokenSums(prompt_tokens=sum(self.served.values()))
         return encode(
             Tokens(day=query.day, complete=True, totals=served, served=served, rows=tuple(rows), busy=self.busy)
         )
 
 
-def _row(tier: str, outcome: str, tokens: int) -> TokensRow:
-    told = {"tier": tier, "model": "m", "key": "k", "outcome": outcome}
-    return TokensRow(dimensions=told, sums=TokenSums(prompt_tokens=tokens))
+def _row(query: TokensQuery, tier: str, outcome: str, tokens: int) -> TokensRow:
+    told = {"day": query.day, "tier": tier, "model": "m", "key": "k", "outcome": outcome}
+    return TokensRow(dimensions={name: told[name] for name in query.by}, sums=TokenSums(prompt_tokens=tokens))
 
 
 @dataclass
