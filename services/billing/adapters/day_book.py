@@ -1,10 +1,11 @@
 """What the books know about a day, all seen at one moment: charges, the machines' states, running bills."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
-from sqlalchemy import Row, Select, and_, func, or_, select
+from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.accruals import accrued_in
@@ -15,6 +16,8 @@ from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import Change
 from shared.database import reading
 
+BATCH = 1000
+"""Charges read at once: a few milliseconds of work."""
 _USED = (
     "charge_start",
     "charge_end",
@@ -72,11 +75,12 @@ class DayBook:
 async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostRow], list[File]]:
     rows: list[CostRow] = []
     used: set[int] = set()
-    async for found in _active(connection, day):
-        values = {name: getattr(found, name) for name in _USED}
-        quantity = None if found.consumed_quantity is None else Decimal(found.consumed_quantity)
-        rows.append(CostRow(**values, consumed_quantity=quantity))
-        used.add(found.snapshot_id)
+    async with connection.stream(_active(day)) as result:
+        async for batch in result.partitions(BATCH):  # in between, everything else has its turn
+            for snapshot_id, quantity, *values in batch:
+                exact = None if quantity is None else Decimal(quantity)
+                rows.append(CostRow(consumed_quantity=exact, **dict(zip(_USED, values, strict=True))))
+                used.add(snapshot_id)
     files = (
         select(snapshots.c.source, snapshot_files.c.file_name, snapshot_files.c.sha256, snapshots.c.rows)
         .join(snapshots, snapshots.c.id == snapshot_files.c.snapshot_id)
@@ -85,10 +89,10 @@ async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostR
     return rows, sorted({File(*file) for file in await connection.execute(files)})
 
 
-async def _active(connection: AsyncConnection, day: Window) -> AsyncIterator[Row[tuple[object, ...]]]:
-    """The charges that count and fall on the day; a large day in pieces, so that it holds up nothing else."""
-    wanted = (
-        select(cost_rows)
+def _active(day: Window) -> Select[tuple[Any, ...]]:
+    """The charges that count and fall on the day."""
+    return (
+        select(cost_rows.c.snapshot_id, cost_rows.c.consumed_quantity, *(cost_rows.c[name] for name in _USED))
         .join(snapshots, snapshots.c.id == cost_rows.c.snapshot_id)
         .where(
             snapshots.c.active,
@@ -99,11 +103,7 @@ async def _active(connection: AsyncConnection, day: Window) -> AsyncIterator[Row
                 and_(cost_rows.c.charge_end == day.start, cost_rows.c.charge_start == day.start),
             ),
         )
-        .order_by(cost_rows.c.id)
     )
-    async with connection.stream(wanted) as result:
-        async for row in result:
-            yield row
 
 
 async def _changes(connection: AsyncConnection, day: Window) -> dict[str, list[Change]]:
