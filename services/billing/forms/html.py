@@ -3,7 +3,7 @@
 from decimal import Decimal
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from services.billing.forms import words
 from services.billing.forms.charts import bars, plot
@@ -79,8 +79,7 @@ def _share(part: Decimal, whole: Decimal | None) -> str:
 
 
 def _shown(value: object) -> object:
-    """Text from outside in one line; our own markup as it is."""
+    """Text from outside in one line, null as a dash; our own markup as it is."""
     if isinstance(value, str) and not hasattr(value, "__html__"):
         return words.plain(value)
-    assert value is not None or isinstance(value, Undefined), "null is said in words"
-    return value
+    return words.NOTHING if value is None else value

@@ -6,12 +6,16 @@ from decimal import Decimal
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from services.billing.core.money import usd
 from services.billing.core.period import make_period
 from services.billing.forms.files import files
 from services.billing.forms.json import json
 from shared.messages.billing import DayReport, PeriodReport, Statement
 from tests.unit.billing.forms.kit import WEIGHTS, day_report, evil_day, period_report, statement, unknown
+from tests.unit.billing.forms.page import Page
 
 
 def reports() -> Iterator[DayReport | PeriodReport | Statement]:
@@ -53,3 +57,23 @@ def test_each_has_its_files_and_the_same_again(told: DayReport | PeriodReport | 
     assert set(made) == ({"json", "csv", "html"} if isinstance(told, Statement) else {"json", "csv", "xlsx", "html"})
     assert made == files(told)
     assert all(made.values())
+
+
+AMOUNTS = st.integers(-(10**24), 10**24).map(usd)
+COUNTS = st.integers(0, 10**15)
+st.register_type_strategy(Decimal, AMOUNTS)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(st.builds(DayReport, day=st.dates().map(str), tokens=COUNTS, revision=COUNTS, tokens_failed=COUNTS))
+def test_no_report_can_keep_its_files_from_being_made(report: DayReport) -> None:
+    """Whatever the names are, and whichever figures are missing."""
+    for told in (report, make_period([report, report], WEIGHTS)):
+        assert all(files(told).values())
+        Page(files(told)["html"].decode())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.builds(Statement, tokens=COUNTS))
+def test_no_statement_can_either(told: Statement) -> None:
+    Page(files(told)["html"].decode())

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from decimal import Decimal
-from html.parser import HTMLParser
 
 import pytest
 from msgspec.structs import replace
@@ -13,46 +12,9 @@ from services.billing.forms.html import MOST_ROWS, report_html, statement_html
 from services.billing.forms.words import MINUS, NOTHING, usd
 from shared.messages.billing import CAUSES, Cause
 from tests.unit.billing.forms.kit import EVIL, WEIGHTS, day_report, evil_day, period_report, statement, unknown
+from tests.unit.billing.forms.page import Page
 
-VOID = {"meta", "line", "rect", "br", "path"}
 ABOUT_STATES = ("estimated", "provisional", "final", "restated", "not available")
-
-
-class Page(HTMLParser):
-    """Refuses what is not well nested; keeps the tags with their attributes, the text and the cells of tables."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.rows: list[list[str]] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("th", "td"):
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if {"th", "td"} & set(self.open):
-            self.rows[-1][-1] += data
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def pages() -> Iterator[tuple[str, str]]:
