@@ -1,0 +1,231 @@
+"""Days at hand: made anew when anything that they are made from changed, and not otherwise; on both databases."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import msgspec
+import pytest
+from sqlalchemy import insert, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.billing.adapters.marks import Marks
+from services.billing.adapters.tables import accruals, payables, snapshots, transitions
+from services.billing.core.days import DAY, HOUR
+from services.billing.meter import Meter
+from services.billing.reports import Reports
+from services.billing.settings import Settings, settings
+from services.billing.shelf import Shelf
+from services.billing.wiring import MIGRATIONS
+from shared import database
+from shared.bus import subjects
+from shared.bus.memory import MemoryBus
+from shared.errors import Refusal
+from shared.messages.billing import DayReport
+from shared.messages.codec import decode, encode
+from shared.messages.meter import Refused, Tokens, TokensQuery, TokenSums
+from tests.integration.billing.kit import configured
+from tests.unit.billing.kit import DAY_WINDOW
+from tests.unit.billing.made_up import report
+
+TODAY = "2026-05-10"
+NOON = DAY_WINDOW.start + 7 * DAY + DAY // 2
+"""Of `TODAY`."""
+THIRD, FOURTH = "2026-05-03", "2026-05-04"
+
+
+@dataclass
+class MadeUpReports:
+    """Counts how often each day is made; the last one made is the stored one."""
+
+    made: list[str] = field(default_factory=list)
+    stored: dict[str, DayReport] = field(default_factory=dict)
+
+    async def of(self, day: str) -> DayReport:
+        self.made.append(day)
+        self.stored[day] = report(day, "1", 1, revision=len(self.made))
+        return self.stored[day]
+
+    async def newest(self, day: str) -> tuple[DayReport, object] | None:
+        found = self.stored.get(day)
+        return None if found is None else (found, None)
+
+
+@dataclass
+class Stand:
+    """A shelf on an empty database and a meter of which every day's tokens can be set."""
+
+    engine: AsyncEngine
+    bus: MemoryBus
+    reports: MadeUpReports = field(default_factory=MadeUpReports)
+    usage: dict[str, Tokens] = field(default_factory=dict)
+    refuses: bool = False
+    now: float = NOON / 1000
+    settings: Settings = field(default_factory=lambda: settings(configured()))
+
+    def shelf(self) -> Shelf:
+        reports = cast("Reports", self.reports)
+        meter, marks = Meter(self.bus), Marks(self.engine)
+        return Shelf(reports, self.reports.newest, meter, marks, self.settings, now=lambda: self.now)
+
+    async def answer(self, data: bytes) -> bytes:
+        query = decode(data, TokensQuery)
+        if self.refuses:
+            return encode(Refused(reason="busy"))
+        return encode(self.usage.get(query.day) or used(query.day, 1))
+
+    async def add(self, table: Any, **values: Any) -> None:
+        async with self.engine.begin() as connection:
+            await connection.execute(insert(table).values(**values))
+
+
+def used(day: str, tokens: int, *, complete: bool = True) -> Tokens:
+    sums = TokenSums(requests=1, prompt_tokens=tokens)
+    return Tokens(day=day, complete=complete, totals=sums, served=sums)
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Stand]:
+    async with database.opened(url, MIGRATIONS, version_table="books_version") as engine:
+        stand = Stand(engine, MemoryBus())
+        handle = await stand.bus.respond("meter", subjects.METER_TOKENS, stand.answer)
+        yield stand
+        await handle.stop()
+
+
+@pytest.fixture
+async def stand(database_url: str) -> AsyncIterator[Stand]:
+    async with opened(database_url) as made:
+        yield made
+
+
+async def a_snapshot(stand: Stand, **values: Any) -> None:
+    key = {"source": "s", "issuer": "i", "account": "a", "period_start": 0, "period_end": DAY, "sha256": "0"}
+    fixed = {"active": True, "imported_at": 0.0, "currency": "USD", "rows": 1}
+    await stand.add(snapshots, **{**key, **fixed, **values})
+
+
+async def a_payable(stand: Stand) -> None:
+    await stand.add(payables, source="s", issuer="i", invoice_id="I-1", amount=1, voids=None, noted_at=0.0)
+
+
+async def a_state(stand: Stand, at: int) -> None:
+    told = {"machine": "a-1", "to_state": "ready", "tier": "A", "reason": "test"}
+    await stand.add(transitions, at=at, **told)
+
+
+async def a_late_event(stand: Stand) -> None:
+    stand.usage[THIRD] = used(THIRD, 2)
+
+
+async def an_open_gap(stand: Stand) -> None:
+    stand.usage[THIRD] = used(THIRD, 1, complete=False)
+
+
+async def the_next_day(stand: Stand) -> None:
+    stand.now += 86_400
+
+
+def told_at(at: int) -> Callable[[Stand], Awaitable[None]]:
+    async def change(stand: Stand) -> None:
+        await a_state(stand, at)
+
+    return change
+
+
+CHANGES: dict[str, Callable[[Stand], Awaitable[None]]] = {
+    "a bill": a_snapshot,
+    "a payable amount": a_payable,
+    "a state on the day": told_at(DAY_WINDOW.start + HOUR),
+    "a state of before, told late": told_at(DAY_WINDOW.start - 9 * DAY),
+    "a wake that ended after midnight": told_at(DAY_WINDOW.end + 60_000),
+    "a late event": a_late_event,
+    "an open gap": an_open_gap,
+    "the calendar": the_next_day,
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+async def test_whatever_a_day_is_made_from_makes_it_anew_once(stand: Stand, what: str) -> None:
+    await a_snapshot(stand, issuer="other")
+    shelf = stand.shelf()
+    first = await shelf.reports([THIRD])
+    assert await shelf.reports([THIRD]) == first
+    assert stand.reports.made == [THIRD]
+    await CHANGES[what](stand)
+    second = await shelf.reports([THIRD])
+    assert second != first
+    assert await shelf.reports([THIRD]) == second
+    assert stand.reports.made == [THIRD, THIRD]
+
+
+async def test_a_bill_that_no_longer_counts_makes_it_anew(stand: Stand) -> None:
+    for issuer in ("a", "b"):
+        await a_snapshot(stand, issuer=issuer)
+    shelf = stand.shelf()
+    await shelf.reports([THIRD])
+    async with stand.engine.begin() as connection:
+        await connection.execute(update(snapshots).where(snapshots.c.issuer == "a").values(active=False))
+    await shelf.reports([THIRD])
+    assert stand.reports.made == [THIRD, THIRD]
+
+
+async def test_what_another_day_is_made_from_leaves_it_alone(stand: Stand) -> None:
+    shelf = stand.shelf()
+    await shelf.reports([THIRD, FOURTH])
+    await a_state(stand, DAY_WINDOW.end + 2 * HOUR)
+    stand.usage[FOURTH] = used(FOURTH, 9)
+    assert [each.day for each in await shelf.reports([THIRD, FOURTH])] == [THIRD, FOURTH]
+    assert stand.reports.made == [THIRD, FOURTH, FOURTH]
+
+
+async def test_a_running_bill_makes_its_own_day_anew(stand: Stand) -> None:
+    shelf = stand.shelf()
+    await shelf.reports([THIRD, FOURTH])
+    row = {"machine": "a-1", "hour": DAY_WINDOW.start, "amount": 1, "basis": "running bill"}
+    await stand.add(accruals, **row, since=DAY_WINDOW.start, through=DAY_WINDOW.start + 1000)
+    await shelf.reports([THIRD, FOURTH])
+    async with stand.engine.begin() as connection:
+        await connection.execute(update(accruals).values(through=DAY_WINDOW.start + 2000))
+    await shelf.reports([THIRD, FOURTH])
+    assert stand.reports.made == [THIRD, FOURTH, THIRD, THIRD]
+
+
+async def test_other_settings_make_it_anew(stand: Stand) -> None:
+    await stand.shelf().reports([THIRD])
+    stand.settings = settings(configured('[billing]\ntier_tag = "pool"\n'))
+    await stand.shelf().reports([THIRD])
+    assert stand.reports.made == [THIRD, THIRD]
+
+
+async def test_a_day_is_made_anew_each_time_until_it_is_an_hour_over(stand: Stand) -> None:
+    shelf = stand.shelf()
+    for _ in range(2):
+        await shelf.reports([TODAY])
+    stand.now = (DAY_WINDOW.end + 7 * DAY) / 1000 + 3599
+    for _ in range(2):
+        await shelf.reports([TODAY])
+    stand.now += 1
+    for _ in range(2):
+        await shelf.reports([TODAY])
+    assert stand.reports.made == [TODAY] * 5
+
+
+async def test_a_revision_that_was_made_by_hand_is_what_is_told(stand: Stand) -> None:
+    shelf = stand.shelf()
+    await shelf.reports([THIRD])
+    stand.reports.stored[THIRD] = msgspec.structs.replace(stand.reports.stored[THIRD], revision=9)
+    assert [each.revision for each in await shelf.reports([THIRD])] == [9]
+    del stand.reports.stored[THIRD]
+    assert [each.revision for each in await shelf.reports([THIRD])] == [2]
+
+
+async def test_a_day_that_could_not_be_made_is_made_the_next_time(stand: Stand) -> None:
+    shelf = stand.shelf()
+    stand.refuses = True
+    with pytest.raises(Refusal, match="the meter refused: busy"):
+        await shelf.reports([THIRD])
+    stand.refuses = False
+    await shelf.reports([THIRD])
+    assert stand.reports.made == [THIRD]
