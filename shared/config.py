@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from shared.config_books import CurrencyRate, InvoiceSource
 from shared.config_faults import faults
 from shared.config_fleet import IdlePolicy, Machine, Model, ProviderName, Section, Tier
 from shared.errors import Misconfigured
 from shared.values import Duration, Money
 
-__all__ = ["IdlePolicy", "Machine", "Model", "ProviderName", "Section", "Tier"]
-"""From `shared.config_fleet`, passed on; nobody imports all."""
+__all__ = ["CurrencyRate", "IdlePolicy", "InvoiceSource", "Machine", "Model", "ProviderName", "Section", "Tier"]
+"""From its parts, passed on; nobody imports all."""
 
 CONFIG_VARIABLE = "SPOTINFERENCE_CONFIG"
 DEFAULT_CONFIG = Path("spotinference.toml")
@@ -150,6 +151,8 @@ class BillingSection(ServiceSection, frozen=True, kw_only=True):
     """How much of the spend a token of each direction bears; only their proportions matter."""
     append_sources: tuple[str, ...] = ()
     """Sources whose files add to what was delivered before instead of replacing it."""
+    rate: tuple[CurrencyRate, ...] = ()
+    source: tuple[InvoiceSource, ...] = ()
     band_steps: tuple[Money, ...] = tuple(map(Money, _BAND_STEPS.split()))
     """The price list's ladder: USD per million tokens."""
     band_min_tokens: int = 1_000_000

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from shared.config_books import rate_faults, source_faults
 from shared.schedule import schedule_fault
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def faults(config: Config) -> list[str]:
     found += _account_faults(config)
     found += _schedule_faults(config)
     found += _ladder_faults(config.billing.band_steps)
+    found += rate_faults(config.billing.rate) + source_faults(config.billing.source)
     found += _budget_faults(config)
     found += (
         f"{at}: must be at least {least:g}, got {value:g}" for at, value, least in _least(config) if value < least
@@ -192,6 +194,7 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("billing.bill_interval", config.billing.bill_interval, 0.1),
         ("billing.band_min_tokens", config.billing.band_min_tokens, 1),
     ]
+    rows += [(f"billing.source[{n}].every", s.every, 10) for n, s in enumerate(config.billing.source, 1)]
     rows += [(f"tier[{n}].max_concurrency", t.max_concurrency, 1) for n, t in enumerate(config.tier, 1)]
     return rows
 

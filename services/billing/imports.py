@@ -1,87 +1,189 @@
-"""Answers `billing.import`: an invoice file from the object store into the books, whole or not at all."""
+"""Answers `billing.import`: a delivery's files from the object store into the books, whole or not at all."""
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
-from services.billing.adapters.books import Books, Delivery, Taken
-from services.billing.core.focus import read
+from services.billing.adapters.invoice_book import Delivery, InvoiceBook, Taken
+from services.billing.adapters.reader import Interrupted, Reading, Terms, sha256_of
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus import topology
 from shared.bus.ports import Bus
 from shared.database import AWAY, told
 from shared.errors import BusUnavailable
+from shared.errors import Refusal as Declined
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.invoices import ImportAnswer, ImportRequest, Refusal
+from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest, Refusal
 from shared.messages.meter import Refused
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
+MAX_FILES = 1000
+"""Of one delivery: a month of the largest accounts has some dozens."""
+
 
 class Imports:
-    """One file at a time: each is held in memory whole."""
+    """One delivery at a time. Its files and what they are summed in lie under `work` meanwhile."""
 
     def __init__(
-        self, bus: Bus, books: Books, settings: Settings, metrics: Metrics, *, now: Callable[[], float]
+        self,
+        bus: Bus,
+        book: InvoiceBook,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        work: Path,
+        now: Callable[[], float],
     ) -> None:
         self._bus = bus
-        self._books = books
+        self._book = book
         self._settings = settings
         self._metrics = metrics
+        self._work = work
         self._now = now
         self._one = asyncio.Lock()
+        self._reading: Reading | None = None
 
     async def answer(self, data: bytes) -> bytes:
-        async with self._one:
-            answer = await self._answer(data)
+        try:
+            request = decode(data, ImportRequest)
+        except Unreadable as error:
+            return encode(Refused(reason=str(error)))
+        return encode(await self.take(request))
+
+    async def take(self, request: ImportRequest) -> ImportAnswer | Refused:
+        """Import the delivery, or say why not: then every figure is as it was."""
+        answer = await self._taken(request, again=False)
         outcome = "refused" if isinstance(answer, Refused) or answer.refusals else "imported"
         self._metrics.imports.labels(outcome).inc()
-        log.info("invoice file", outcome=outcome)
-        return encode(answer)
+        log.info("invoice files", outcome=outcome, source=request.source, files=len(request.files))
+        return answer
+
+    async def read_again(self) -> None:
+        """Bring what counts to the terms of today: whose resources are machines', and the rates of currencies.
+
+        A delivery that cannot be read again stays as it is. `BusUnavailable`, or what `AWAY` lists: try again.
+        """
+        for stale in await self._book.stale(self._terms("").digest):
+            request = ImportRequest(source=stale.source, files=stale.files)
+            answer = await self._taken(request, again=True)
+            refused = isinstance(answer, Refused) or bool(answer.refusals)
+            log.info("read again by a changed configuration", source=stale.source, refused=refused)
 
     async def idle(self) -> None:
         """Returns when no import is under way."""
         async with self._one:
             return
 
-    async def _answer(self, data: bytes) -> ImportAnswer | Refused:
-        try:
-            request = decode(data, ImportRequest)
-            if not request.source.strip() or not request.source.isprintable():
-                return Refused(reason="source: must be a non-empty printable name, such as the provider's")
-            if len(request.files) != 1:
-                return Refused(reason="files: import them one by one")
-            named = request.files[0]
-            file = await self._bus.get_object(topology.INVOICES, named.sha256)
-        except (Unreadable, BusUnavailable) as error:
-            return Refused(reason=str(error))
-        if file is None:
-            return Refused(reason=f"files: nothing named {named.sha256!r} in the object store: put it there")
-        sha256 = hashlib.sha256(file).hexdigest()
-        if sha256 != named.sha256:
-            return Refused(reason="files: must be named by their SHA-256, and one is not: put the file there again")
-        return await self._import(request, named.name, file, sha256)
+    def interrupt(self) -> None:
+        """End the import under way: nothing of it counts."""
+        if self._reading is not None:
+            self._reading.interrupt()
 
-    async def _import(self, request: ImportRequest, name: str, file: bytes, sha256: str) -> ImportAnswer | Refused:
-        found = await asyncio.to_thread(read, file, name)
-        if found.refusals:
-            return ImportAnswer(sha256=sha256, refusals=found.refusals)
-        delivery = Delivery(
-            source=request.source,
-            file_name=name,
-            sha256=sha256,
-            snapshots=found.snapshots,
-            appends=request.source in self._settings.append_sources,
-        )
+    def _terms(self, source: str) -> Terms:
+        return Terms(source=source, mine=frozenset(self._settings.fleet.machine_of), rates=self._settings.rates)
+
+    async def _taken(self, request: ImportRequest, *, again: bool) -> ImportAnswer | Refused:
+        async with self._one:
+            try:
+                fault = _fault(request)
+                return Refused(reason=fault) if fault else await self._import(request, again=again)
+            except (BusUnavailable, Declined) as error:
+                return Refused(reason=str(error))
+            except Interrupted:
+                return Refused(reason="billing is being stopped: nothing was imported; try again when it runs")
+            except AWAY as error:
+                log.warning("the books cannot be written", reason=told(error))
+                return Refused(reason="the books' database does not answer: nothing was imported; try again later")
+
+    async def _import(self, request: ImportRequest, *, again: bool) -> ImportAnswer:
+        sha256 = sha256_of([file.sha256 for file in request.files])
+        refusals = _whole(request)
+        if refusals:
+            return ImportAnswer(sha256=sha256, refusals=refusals)
+        with self._room() as room:
+            files = [await self._fetched(file, room / f"{n}.file") for n, file in enumerate(request.files)]
+            terms = self._terms(request.source)
+            reading = self._reading = Reading(room, terms)
+            try:
+                await self._in_thread(lambda: reading.read(files))
+                if reading.refusals:
+                    return ImportAnswer(sha256=sha256, refusals=tuple(reading.refusals))
+                delivery = Delivery(
+                    source=request.source,
+                    snapshots=reading.snapshots,
+                    rows=reading.rows,
+                    terms=terms.digest,
+                    appends=request.source in self._settings.append_sources,
+                    again=again,
+                )
+                return ImportAnswer(sha256=sha256, snapshots=await self._book.deliver(delivery, self._now()))
+            except Taken as error:
+                refusal = Refusal(file=request.files[0].name, line=0, column="", reason=str(error))
+                return ImportAnswer(sha256=sha256, refusals=(refusal,))
+            finally:
+                self._reading = None
+                reading.close()
+
+    @contextmanager
+    def _room(self) -> Iterator[Path]:
+        """A directory of the import's own; what a killed process left behind is removed."""
+        shutil.rmtree(self._work, ignore_errors=True)
+        self._work.mkdir(parents=True)
+        with tempfile.TemporaryDirectory(dir=self._work) as room:
+            yield Path(room)
+
+    async def _fetched(self, file: DeliveredFile, path: Path) -> tuple[DeliveredFile, Path]:
+        with path.open("wb") as into:
+            if not await self._bus.copy_object(topology.INVOICES, file.sha256, into):
+                raise Declined(f"files: nothing named {file.sha256!r} in the object store: put it there")
+        if await asyncio.to_thread(_sha256, path) != file.sha256:
+            raise Declined("files: must be named by their SHA-256, and one is not: put the file there again")
+        return file, path
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Cancelled, it ends the work and waits for that: nothing goes on behind the caller's back."""
+        task = asyncio.create_task(asyncio.to_thread(work))
         try:
-            snapshots = await self._books.deliver(delivery, self._now())
-        except Taken as error:
-            refusal = Refusal(file=name, line=0, column="", reason=str(error))
-            return ImportAnswer(sha256=sha256, refusals=(refusal,))
-        except AWAY as error:
-            log.warning("the books cannot be written", reason=told(error))
-            return Refused(reason="the books' database does not answer: nothing was imported; try again later")
-        return ImportAnswer(sha256=sha256, snapshots=snapshots)
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self.interrupt()
+            await asyncio.wait([task])
+            raise
+
+
+def _fault(request: ImportRequest) -> str | None:
+    if not request.source.strip() or not request.source.isprintable():
+        return "source: must be a non-empty printable name, such as the provider's"
+    if len(request.files) > MAX_FILES:
+        return f"files: more than {MAX_FILES}: import a billing period at a time"
+    return None if request.files or request.wanted else "files: there is none"
+
+
+def _whole(request: ImportRequest) -> tuple[Refusal, ...]:
+    """Why the delivery is not one whole: a file that its manifest lists is missing, or one is there twice."""
+    names = {file.name for file in request.files}
+    missing = "its manifest lists this file, and it is not there: wait until the delivery is complete"
+    found = [Refusal(file=name, line=0, column="", reason=missing) for name in request.wanted if name not in names]
+    first: dict[str, str] = {}
+    for file in request.files:
+        same = first.setdefault(file.sha256, file.name)
+        if same is not file.name:
+            reason = f"the same file as {same}: leave one of them out"
+            found.append(Refusal(file=file.name, line=0, column="", reason=reason))
+    return tuple(found)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

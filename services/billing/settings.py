@@ -9,6 +9,8 @@ import msgspec
 
 from services.billing.core.attribution import Fleet
 from services.billing.core.bands import Ladder
+from services.billing.core.days import day_window
+from services.billing.core.forms import Rate
 from services.billing.core.money import units, usd
 from shared.config import Config
 from shared.errors import Misconfigured
@@ -22,6 +24,7 @@ class Settings:
     weights: Mapping[str, int]
     """By direction, in proportion to the published ones."""
     append_sources: frozenset[str]
+    rates: tuple[Rate, ...]
     ladder: Ladder
     models: tuple[str, ...]
 
@@ -59,6 +62,10 @@ def settings(config: Config) -> Settings:
             for name, weight in config.billing.direction_weights.items()
         },
         append_sources=frozenset(config.billing.append_sources),
+        rates=tuple(
+            Rate(currency=rate.currency, per_usd=str(rate.per_usd), start=day_window(rate.from_).start)
+            for rate in config.billing.rate
+        ),
         ladder=Ladder(
             steps=tuple(usd(_units("billing.band_steps", step)) for step in config.billing.band_steps),
             min_tokens=config.billing.band_min_tokens,

@@ -13,6 +13,7 @@ from services.billing.adapters.accruals import Accruals
 from services.billing.adapters.books import Books
 from services.billing.adapters.day_book import DayBook
 from services.billing.adapters.hyperstack_bill import HyperstackBill
+from services.billing.adapters.invoice_book import InvoiceBook
 from services.billing.adapters.marks import Marks
 from services.billing.adapters.price_book import PriceBook
 from services.billing.adapters.revisions import Revisions
@@ -21,6 +22,7 @@ from services.billing.bills import Bills
 from services.billing.forms.files import files
 from services.billing.gatekeeper import Gatekeeper
 from services.billing.imports import Imports
+from services.billing.invoices import InvoiceDesk
 from services.billing.journal import Journal
 from services.billing.meter import Meter
 from services.billing.metrics import Metrics
@@ -49,6 +51,8 @@ GATE_SECONDS = 10.0
 """How late the gate may be at a steady pace; a machine that wakes or sleeps turns it at once."""
 DAILY_SECONDS = 60.0
 """How soon a changed day is published, and how late after midnight the day's bands are made."""
+AGAIN_SECONDS = 3600.0
+"""Between two looks whether imports are to be read in other terms, which change with the configuration only."""
 RETRY_SECONDS = 1.0
 LEADER_LOOK_SECONDS = 0.25
 """How soon a replica that got the lease begins to work, and one that lost it stops."""
@@ -85,7 +89,9 @@ class Office:
         chosen = settings(config)
         books, meter = Books(engine), Meter(bus)
         self._reports = Reports(meter, DayBook(engine), Revisions(engine), chosen, self._metrics, now=runtime.now)
-        self._imports = Imports(bus, books, chosen, self._metrics, now=runtime.now)
+        invoice_book, room = InvoiceBook(engine), runtime.data_dir / "imports"
+        self._imports = Imports(bus, invoice_book, chosen, self._metrics, work=room, now=runtime.now)
+        self._invoices = InvoiceDesk(invoice_book, now=runtime.now)
         self._journal = Journal(bus, books, self._metrics)
         self._bills = None if bill is None else _bills(runtime, bill, Accruals(engine), self._metrics)
         shelf = Shelf(self._reports, Revisions(engine).newest, meter, Marks(engine), chosen, now=runtime.now)
@@ -119,7 +125,9 @@ class Office:
             async with asyncio.timeout(grace):
                 await self._imports.idle()
         except TimeoutError:
-            log.warning("an import was still under way: nothing of it counts", grace=grace)
+            log.warning("an import is still under way: nothing of it will count", grace=grace)
+            self._imports.interrupt()
+            await self._imports.idle()
 
     async def _work(self, lease: Lease) -> None:
         """Until the lease is lost."""
@@ -131,6 +139,8 @@ class Office:
                 (subjects.BILLING_BANDS, self._bands.answer),
                 (subjects.BILLING_STATEMENT, self._statements.answer),
                 (subjects.BILLING_IMPORT, self._imports.answer),
+                (subjects.BILLING_INVOICES, self._invoices.told),
+                (subjects.BILLING_PAYABLE, self._invoices.noted),
                 (subjects.BILLING_GATE, gate.answer),
             ):
                 responding = await self._bus.respond("billing", subject, answer)
@@ -138,7 +148,10 @@ class Office:
             self._metrics.leading.set(1)
             stack.callback(self._metrics.stand_by)
             log.info("leading")
-            works = [self._repeat("journal", self._journal.read_on, 0.0, asyncio.sleep)]
+            works = [
+                self._repeat("journal", self._journal.read_on, 0.0, asyncio.sleep),
+                self._repeat("reading invoices again", self._imports.read_again, AGAIN_SECONDS, asyncio.sleep),
+            ]
             if self._bills is not None:
                 works.append(self._repeat("running bill", self._bills.read_on, self._bill_interval, asyncio.sleep))
             if gate.limited:

@@ -8,7 +8,7 @@ at once; reads of buckets go to the leader (`direct` off), since leases stand on
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 import nats
 import nats.errors
@@ -22,6 +22,7 @@ from nats.js.kv import KeyValue
 from nats.micro import add_service
 from nats.micro.request import Request
 
+from shared.bus.jetstream_objects import got, put
 from shared.bus.jetstream_pull import Pull
 from shared.bus.jetstream_watch import Stop, Watch, conflict, unavailable
 from shared.bus.ports import Delivery, Entry, Handle, Received, WatchEvent
@@ -202,20 +203,18 @@ class JetStreamBus:
         watch.restart()
         return watch
 
-    async def put_object(self, store: ObjectStore, name: str, data: bytes) -> None:
+    async def put_object(self, store: ObjectStore, name: str, data: bytes | BinaryIO) -> None:
         self._check()
-        async with unavailable(f"put object {store.name}/{name}"):
-            await (await self.js.object_store(store.name)).put(name, data)
+        await put(self.js, store, name, data)
 
     async def get_object(self, store: ObjectStore, name: str) -> bytes | None:
         self._check()
-        try:
-            async with unavailable(f"get object {store.name}/{name}"):
-                return (await (await self.js.object_store(store.name)).get(name)).data or b""
-        except BusUnavailable as error:
-            if isinstance(error.__cause__, nats.js.errors.NotFoundError):
-                return None
-            raise
+        found = await got(self.js, store, name)
+        return None if found is None else found.data or b""
+
+    async def copy_object(self, store: ObjectStore, name: str, into: BinaryIO) -> bool:
+        self._check()
+        return await got(self.js, store, name, into) is not None
 
     async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
         async def on_request(request: Request) -> None:

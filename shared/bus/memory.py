@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 from shared.bus.ports import Changed, Delivery, Entry, Handle, Received, Restarted, Synced, WatchEvent
 from shared.bus.topology import STREAMS, Bucket, Consumer, ObjectStore, Stream
@@ -193,13 +194,19 @@ class MemoryBus:
         self._tell(bucket, on_event)
         return _Handle(lambda: self._watches.remove(entry))
 
-    async def put_object(self, store: ObjectStore, name: str, data: bytes) -> None:
+    async def put_object(self, store: ObjectStore, name: str, data: bytes | BinaryIO) -> None:
         self._check()
-        self._objects[store.name, name] = data
+        self._objects[store.name, name] = data if isinstance(data, bytes) else data.read()
 
     async def get_object(self, store: ObjectStore, name: str) -> bytes | None:
         self._check()
         return self._objects.get((store.name, name))
+
+    async def copy_object(self, store: ObjectStore, name: str, into: BinaryIO) -> bool:
+        data = await self.get_object(store, name)
+        if data is not None:
+            into.write(data)
+        return data is not None
 
     async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
         del service  # one process holds one replica of each

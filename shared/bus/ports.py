@@ -5,7 +5,7 @@ Every call that needs the server raises `BusUnavailable` after `timeout` seconds
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
 
@@ -137,9 +137,15 @@ class Bus(Protocol):
         """Tell the whole bucket, then each change. Begins again by itself after a reconnect."""
         ...
 
-    async def put_object(self, store: ObjectStore, name: str, data: bytes) -> None: ...
+    async def put_object(self, store: ObjectStore, name: str, data: bytes | BinaryIO) -> None:
+        """A file is read piece by piece, never held whole."""
+        ...
 
     async def get_object(self, store: ObjectStore, name: str) -> bytes | None: ...
+
+    async def copy_object(self, store: ObjectStore, name: str, into: BinaryIO) -> bool:
+        """Write the object into a file, piece by piece; False where there is none."""
+        ...
 
     async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
         """Answer requests on `subject` as one of the replicas of `service`."""

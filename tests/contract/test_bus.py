@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -224,6 +225,17 @@ async def test_objects_are_kept_and_replaced(any_bus: Bus) -> None:
     assert await any_bus.get_object(INVOICES, "a.csv") == large
     await any_bus.put_object(INVOICES, "a.csv", b"small")
     assert await any_bus.get_object(INVOICES, "a.csv") == b"small"
+
+
+async def test_an_object_goes_from_file_to_file(any_bus: Bus, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 2000
+    (tmp_path / "from").write_bytes(data)
+    with (tmp_path / "from").open("rb") as file:
+        await any_bus.put_object(INVOICES, "b.csv", file)
+    with (tmp_path / "to").open("wb") as file:
+        assert await any_bus.copy_object(INVOICES, "b.csv", file)
+        assert not await any_bus.copy_object(INVOICES, "c.csv", file)
+    assert (tmp_path / "to").read_bytes() == data
 
 
 async def test_subscribers_get_what_is_said_while_they_listen(any_bus: Bus) -> None:

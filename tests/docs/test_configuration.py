@@ -10,6 +10,8 @@ from tests.docs.pages import page, quoted
 
 PAGE = page("docs/configuration.md")
 MINIMAL = {
+    "billing.rate": '[[billing.rate]]\ncurrency = "EUR"\nper_usd = "1"\nfrom = "2026-01-01"\nsource = "s"\n',
+    "billing.source": '[[billing.source]]\nname = "s"\nurl = "u"\n',
     "provider.ec2": '[provider.ec2]\nregion = "r"\n',
     "tier": '[[tier]]\nname = "t"\nprovider = "static"\n',
     "machine": '[[tier]]\nname = "t"\nprovider = "static"\n[[machine]]\nid = "m"\ntier = "t"\nendpoint = "http://h:1"\n',
@@ -23,6 +25,8 @@ SECTIONS = {
     "waker": "## `[waker]`",
     "meter": "## `[meter]`",
     "billing": "## `[billing]`",
+    "billing.rate": "## `[[billing.rate]]`",
+    "billing.source": "## `[[billing.source]]`",
     "provider.ec2": "## `[provider.ec2]`",
     "provider.hyperstack": "## `[provider.hyperstack]`",
     "tier": "## `[[tier]]`",
@@ -42,7 +46,7 @@ def fields_of(section: str) -> dict[str, msgspec.structs.FieldInfo]:
     """The section's own, without those that every service takes."""
     kind = struct_of(section)
     common = ServiceSection.__struct_fields__ if issubclass(kind, ServiceSection) else ()
-    return {field.name: field for field in msgspec.structs.fields(kind) if field.name not in common}
+    return {field.encode_name: field for field in msgspec.structs.fields(kind) if field.name not in common}
 
 
 def default_fault(section: str, field: msgspec.structs.FieldInfo, cell: str) -> str | None:
@@ -60,7 +64,7 @@ def default_fault(section: str, field: msgspec.structs.FieldInfo, cell: str) -> 
 def test_every_section_is_described() -> None:
     accounts = [f"provider.{name}" for name in ProviderSection.__struct_fields__]
     top = [name for name in Config.__struct_fields__ if name != "provider"]
-    assert sorted(SECTIONS) == sorted([*top, *accounts])
+    assert sorted(SECTIONS) == sorted([*top, *accounts, "billing.rate", "billing.source"])
 
 
 @pytest.mark.parametrize("section", SECTIONS)

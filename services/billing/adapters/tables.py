@@ -20,11 +20,23 @@ snapshots = Table(
     Column("imported_at", Double),
     Column("currency", Text),
     Column("rows", BigInteger),
+    Column("terms", Text),
 )
-"""One per import and (issuer, account, billing period); only active ones count, the others stay as evidence.
+"""One per import, (issuer, account, billing period) and currency; only active ones count.
 
-`sha256` is that of the delivery: of one file its own, of several that of their hashes. `rows` counts as delivered.
+The others stay as evidence, without their charges. `sha256` is that of the files with charges of it: of one file its
+own, of several that of their hashes. `rows` counts as delivered. `terms` is the digest of what reading depended on
+besides the files.
 """
+
+snapshot_invoices = Table(
+    "snapshot_invoices",
+    _metadata,
+    Column("snapshot_id", Integer, primary_key=True),
+    Column("invoice_id", Text, primary_key=True),
+    Column("billed", ExactDecimal),
+)
+"""A snapshot's charges by invoice, in its currency; an empty id is that of charges without one."""
 
 snapshot_files = Table(
     "snapshot_files",

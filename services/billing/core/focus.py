@@ -1,34 +1,14 @@
-"""Reads a FOCUS 1.0 to 1.2 file: CSV or gzipped CSV, by column name, text in and exact numbers out.
+"""A charge in FOCUS's words, and two forms of files: FOCUS itself, and our own for providers without a better one."""
 
-Every fault of a file is gathered (the first hundred): a file is read whole or not at all.
-"""
-
-import csv
-import gzip
-import io
-import re
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
-
-import msgspec
 
 from services.billing.core import days
-from services.billing.core.money import PLACES
-from shared.messages.invoices import Refusal
+from services.billing.core.cells import Cell, literal, name_of
+from services.billing.core.forms import Form
 
-MAX_REFUSALS = 100
-MAX_BYTES = 512 * 1024 * 1024
-"""Unpacked: what one host can hold in memory; a month of a large account is a tenth of it."""
-MAX_CHARGE_PERIOD = 3700 * days.DAY
-"""Ten years: no provider sells longer, and each day of a row is one part of it."""
-MAX_INTEGER_DIGITS = 15
-MAX_QUANTITY_PLACES = 30
 CATEGORIES = ("Usage", "Purchase", "Tax", "Credit", "Adjustment")
-
-_NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,225 +49,107 @@ class SnapshotKey:
     period_end: int
 
 
-@dataclass(frozen=True)
-class FocusFile:
-    """What was read; with any refusal there are no snapshots."""
-
-    snapshots: Mapping[SnapshotKey, tuple[CostRow, ...]]
-    refusals: tuple[Refusal, ...]
-
-
-def read(data: bytes, file: str) -> FocusFile:
-    """All snapshots of the file, or why not. `file` is its name, for the refusals."""
-    faults = _Faults(file)
-    snapshots: dict[SnapshotKey, list[CostRow]] = {}
-    text = _text(data, faults)
-    if text is not None:
-        for key, row in _rows(text, faults):
-            snapshots.setdefault(key, []).append(row)
-        if not snapshots and not faults.found:
-            faults.add(0, "", "no rows: an export without charges says nothing; leave it out")
-    if faults.found:
-        return FocusFile({}, tuple(faults.found))
-    return FocusFile({key: tuple(rows) for key, rows in sorted(snapshots.items())}, ())
-
-
-@dataclass
-class _Faults:
-    file: str
-    found: list[Refusal] = field(default_factory=list)
-
-    @property
-    def full(self) -> bool:
-        return len(self.found) >= MAX_REFUSALS
-
-    def add(self, line: int, column: str, reason: str) -> None:
-        if not self.full:
-            self.found.append(Refusal(file=self.file, line=line, column=column, reason=reason))
-
-
-def _text(data: bytes, faults: _Faults) -> str | None:
-    try:
-        if data.startswith(b"\x1f\x8b"):
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-                data = packed.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            faults.add(0, "", f"larger than {MAX_BYTES} bytes unpacked: export it in parts, one billing period each")
-            return None
-        return data.decode("utf-8-sig")
-    except (EOFError, OSError, zlib.error) as error:
-        faults.add(0, "", f"damaged gzip ({error}): fetch the file again")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        faults.add(line, "", f"not UTF-8 at byte {error.start}: export it as UTF-8 CSV")
-    return None
-
-
-def _rows(text: str, faults: _Faults) -> Iterator[tuple[SnapshotKey, CostRow]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    columns: _Columns | None = None
-    line = 1
-    try:
-        for cells in reader:
-            if cells and columns is None:
-                columns = _header(cells, line, faults)
-                if columns is None:
-                    return
-            elif cells and columns is not None and (parsed := _row(cells, columns, line, faults)):
-                yield parsed
-            if faults.full:
-                return
-            line = reader.line_num + 1
-    except csv.Error as error:
-        faults.add(line, "", f"not CSV ({error}): fetch the file again")
-        return
-    if columns is None:
-        faults.add(1, "", "empty: expected FOCUS's column names in the first line")
-
-
-@dataclass(frozen=True)
-class _Columns:
-    places: Mapping[str, int]
-    width: int
-
-
-def _header(names: list[str], line: int, faults: _Faults) -> _Columns | None:
-    stripped = [name.strip() for name in names]
-    places = {name: number for number, name in enumerate(stripped)}
-    for name in (*_CELLS, *_ISSUERS):
-        if stripped.count(name) > 1:
-            faults.add(line, name, "this column is there twice: keep one")
-    for name, cell in _CELLS.items():
-        if cell.mandatory and name not in places:
-            faults.add(line, name, "this column is missing: FOCUS wants it; export the file with it")
-    if not any(name in places for name in _ISSUERS):
-        faults.add(line, _ISSUERS[0], "this column is missing: FOCUS wants it; export the file with it")
-    return None if faults.found else _Columns(places, len(names))
-
-
-def _row(cells: list[str], columns: _Columns, line: int, faults: _Faults) -> tuple[SnapshotKey, CostRow] | None:
-    if len(cells) != columns.width:
-        faults.add(line, "", f"{len(cells)} fields where the header has {columns.width}: fetch the file again")
-        return None
-    before = len(faults.found)
-    values: dict[str, Any] = {}
-    for name, cell in _CELLS.items():
-        if name in columns.places:
-            try:
-                values[cell.field] = _value(cell, cells[columns.places[name]])
-            except ValueError as error:
-                faults.add(line, name, str(error))
-    named = (_known(cells[columns.places[name]]) for name in _ISSUERS if name in columns.places)
-    issuer = next(filter(None, named), None)
-    if issuer is None:
-        faults.add(line, _ISSUERS[0], "empty: every charge has an issuer; export the file with it")
-    if len(faults.found) == before:
-        _check_periods(values, line, faults)
-    if len(faults.found) > before or issuer is None:
-        return None
-    key = SnapshotKey(issuer, values.pop("account"), values.pop("period_start"), values.pop("period_end"))
-    return key, CostRow(**values)
-
-
-def _check_periods(values: Mapping[str, Any], line: int, faults: _Faults) -> None:
-    if values["charge_end"] < values["charge_start"]:
-        faults.add(line, "ChargePeriodEnd", "before ChargePeriodStart: the row needs a charge period")
-    elif values["charge_end"] - values["charge_start"] > MAX_CHARGE_PERIOD:
-        faults.add(line, "ChargePeriodEnd", "more than ten years after ChargePeriodStart: correct the date")
-    if values["period_end"] <= values["period_start"]:
-        faults.add(line, "BillingPeriodEnd", "not after BillingPeriodStart: the row needs a billing period")
-
-
-def _known(raw: str) -> str | None:
-    """The text, or None for what FOCUS files write where there is nothing."""
-    text = raw.strip()
-    return None if text in ("", "NULL") else text
-
-
-def _value(cell: "_Cell", raw: str) -> Any:
-    text = _known(raw)
-    if text is None:
-        if not cell.nullable:
-            raise ValueError("empty: every charge has this; export the file with it")
-        return None
-    if "\x00" in text:
-        raise ValueError("holds a NUL character: fetch the file again")
-    return cell.parse(text)
-
-
-def _text_cell(text: str) -> str:
-    return text
-
-
-def _number(text: str, places: int) -> Decimal:
-    if not _NUMBER.fullmatch(text):
-        raise ValueError(f'expected a number such as "12.5" or "35.2E-7", without signs of thousands, got {text!r}')
-    number = Decimal(text)
-    if number and number.adjusted() >= MAX_INTEGER_DIGITS:
-        raise ValueError(f"{text} has more than {MAX_INTEGER_DIGITS} digits before the point: correct it")
-    _, digits, exponent = number.as_tuple()
-    zeros = len(digits) - len("".join(map(str, digits)).rstrip("0"))
-    if number and isinstance(exponent, int) and -exponent - zeros > places:
-        raise ValueError(f"{text} has more than {places} decimals: it cannot be kept exactly; have it rounded")
-    return number or Decimal(0)
-
-
-def _cost(text: str) -> Decimal:
-    return _number(text, PLACES)
-
-
-def _quantity(text: str) -> Decimal:
-    return _number(text, MAX_QUANTITY_PLACES)
-
-
-def _category(text: str) -> str:
-    if text not in CATEGORIES:
-        raise ValueError(f"expected one of {', '.join(CATEGORIES)}, got {text!r}")
-    return text
-
-
-def _currency(text: str) -> str:
-    if text != "USD":
-        raise ValueError(f"currency {text!r}: only USD can be booked; export the file in USD")
-    return text
-
-
-def _tags(text: str) -> str:
-    try:
-        msgspec.json.decode(text, type=dict[str, str | float | bool | None])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ValueError(f"expected one flat JSON object: {error}") from error
-    return text
-
-
-@dataclass(frozen=True)
-class _Cell:
-    field: str
-    parse: Callable[[str], Any]
-    mandatory: bool = False
-    """The column has to be there."""
-    nullable: bool = True
-
-
-_ISSUERS = ("InvoiceIssuerName", "ProviderName", "ServiceProviderName")
+FOCUS_ISSUERS = ("InvoiceIssuerName", "ProviderName", "ServiceProviderName")
 """AWS leaves the first one empty at times, against the standard: the provider then issues its own invoices."""
-_CELLS: Mapping[str, _Cell] = {
-    "BilledCost": _Cell("billed", _cost, mandatory=True, nullable=False),
-    "BillingAccountId": _Cell("account", _text_cell, mandatory=True, nullable=False),
-    "BillingCurrency": _Cell("currency", _currency, mandatory=True, nullable=False),
-    "BillingPeriodStart": _Cell("period_start", days.moment, mandatory=True, nullable=False),
-    "BillingPeriodEnd": _Cell("period_end", days.moment, mandatory=True, nullable=False),
-    "ChargePeriodStart": _Cell("charge_start", days.moment, mandatory=True, nullable=False),
-    "ChargePeriodEnd": _Cell("charge_end", days.moment, mandatory=True, nullable=False),
-    "ChargeCategory": _Cell("category", _category, mandatory=True, nullable=False),
-    "ServiceCategory": _Cell("service_category", _text_cell, mandatory=True),
-    "ChargeClass": _Cell("charge_class", _text_cell),
-    "EffectiveCost": _Cell("effective", _cost),
-    "ListCost": _Cell("list_cost", _cost),
-    "ResourceId": _Cell("resource_id", _text_cell),
-    "ServiceName": _Cell("service_name", _text_cell),
-    "Tags": _Cell("tags", _tags),
-    "InvoiceId": _Cell("invoice_id", _text_cell),
-    "ConsumedQuantity": _Cell("consumed_quantity", _quantity),
-    "ConsumedUnit": _Cell("consumed_unit", _text_cell),
-}
+
+FOCUS = Form(
+    name="FOCUS",
+    cells=(
+        Cell(name="BilledCost", kind="cost", mandatory=True, nullable=False),
+        Cell(name="BillingAccountId", mandatory=True, nullable=False),
+        Cell(name="BillingCurrency", mandatory=True, nullable=False),
+        Cell(name="BillingPeriodStart", kind="moment", mandatory=True, nullable=False),
+        Cell(name="BillingPeriodEnd", kind="moment", mandatory=True, nullable=False),
+        Cell(name="ChargePeriodStart", kind="moment", mandatory=True, nullable=False),
+        Cell(name="ChargePeriodEnd", kind="moment", mandatory=True, nullable=False),
+        Cell(name="ChargeCategory", kind="word", words=CATEGORIES, mandatory=True, nullable=False),
+        Cell(name="ServiceCategory", mandatory=True),
+        Cell(name="ChargeClass"),
+        Cell(name="EffectiveCost", kind="cost"),
+        Cell(name="ListCost", kind="cost"),
+        Cell(name="ResourceId"),
+        Cell(name="ServiceName"),
+        Cell(name="Tags", kind="tags"),
+        Cell(name="InvoiceId"),
+        Cell(name="ConsumedQuantity", kind="quantity"),
+        Cell(name="ConsumedUnit"),
+        Cell(name="AllocatedMethodId"),
+        *(Cell(name=name) for name in FOCUS_ISSUERS),
+    ),
+    one_of=FOCUS_ISSUERS,
+    split="AllocatedMethodId",
+    fields={
+        "issuer": f"coalesce({', '.join(name_of(name) for name in FOCUS_ISSUERS)})",
+        "account": '"BillingAccountId"',
+        "period_start": '"BillingPeriodStart"',
+        "period_end": '"BillingPeriodEnd"',
+        "currency": '"BillingCurrency"',
+        "charge_start": '"ChargePeriodStart"',
+        "charge_end": '"ChargePeriodEnd"',
+        "category": '"ChargeCategory"',
+        "charge_class": '"ChargeClass"',
+        "service_category": '"ServiceCategory"',
+        "service_name": '"ServiceName"',
+        "resource_id": '"ResourceId"',
+        "tags": '"Tags"',
+        "invoice_id": '"InvoiceId"',
+        "consumed_quantity": '"ConsumedQuantity"',
+        "consumed_unit": '"ConsumedUnit"',
+        "billed": '"BilledCost"',
+        "effective": '"EffectiveCost"',
+        "list_cost": '"ListCost"',
+        # From FOCUS 1.3 on a charge may be delivered in parts too; then its resource stays in ResourceId.
+        "split_of": 'CASE WHEN "AllocatedMethodId" IS NOT NULL THEN "ResourceId" END',
+    },
+    places={
+        "issuer": FOCUS_ISSUERS[0],
+        "charge_end": "ChargePeriodEnd",
+        "period_end": "BillingPeriodEnd",
+        "currency": "BillingCurrency",
+    },
+)
+"""FOCUS 1.0 to 1.4, by column name."""
+
+
+def simple(source: str, names: Sequence[str]) -> Form:
+    """One line a charge of a UTC day: `date,resource,cost,currency`.
+
+    `parent` and some of FOCUS's columns may stand beside them under their names; every other column is a tag. The
+    billing period is the calendar month, issuer and account are the source.
+    """
+    beside = ("parent", "ServiceCategory", "InvoiceId")
+    named = {"date", "resource", "cost", "currency", "ChargeCategory", *beside}
+    tags = [name for name in dict.fromkeys(names) if name and name not in named]
+    told = ", ".join(f"{{'k': {literal(name)}, 'v': {name_of(name)}}}" for name in tags)
+    return Form(
+        name="date,resource,cost,currency",
+        cells=(
+            Cell(name="date", kind="day", mandatory=True, nullable=False),
+            Cell(name="resource", mandatory=True),
+            Cell(name="cost", kind="cost", mandatory=True, nullable=False),
+            Cell(name="currency", mandatory=True, nullable=False),
+            Cell(name="ChargeCategory", kind="word", words=CATEGORIES),
+            *(Cell(name=name) for name in (*beside, *tags)),
+        ),
+        fields={
+            "issuer": literal(source),
+            "account": literal(source),
+            "period_start": 'month_start("date")',
+            "period_end": 'next_month("date")',
+            "currency": '"currency"',
+            "charge_start": '"date"',
+            "charge_end": f'"date" + {days.DAY}',
+            "category": "coalesce(\"ChargeCategory\", 'Usage')",
+            # What has a resource is somebody's or nobody's, but never everybody's.
+            "service_category": "coalesce(\"ServiceCategory\", CASE WHEN resource IS NOT NULL THEN 'Compute' END)",
+            "resource_id": '"resource"',
+            "parent_id": '"parent"',
+            "tags": f"CAST(to_json(nullif(map_from_entries(list_filter([{told}], lambda tag: tag.v IS NOT NULL)), "
+            "MAP {})) AS VARCHAR)"
+            if tags
+            else "CAST(NULL AS VARCHAR)",
+            "invoice_id": '"InvoiceId"',
+            "billed": '"cost"',
+        },
+        places={"issuer": "date", "charge_end": "date", "period_end": "date", "currency": "currency"},
+    )

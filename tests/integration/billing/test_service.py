@@ -1,24 +1,27 @@
 """Imports, figures, revisions and the gate, on SQLite and on PostgreSQL."""
 
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import msgspec
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from services.billing.adapters.books import Books, Delivery
 from services.billing.adapters.day_book import DayBook
-from services.billing.core.focus import read
+from services.billing.adapters.invoice_book import Delivery, InvoiceBook
+from services.billing.adapters.reader import Reading, Snapshot, Terms
 from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.messages.budget import BudgetGate
 from shared.messages.codec import decode, encode
+from shared.messages.invoices import DeliveredFile
 from shared.messages.meter import Refused
 from shared.messages.waker import ProviderCall
 from shared.runtime.process import Runtime
@@ -93,18 +96,26 @@ async def test_one_bad_row_keeps_the_whole_file_out(books: Billing) -> None:
 
 
 async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp_path: Path, database_url: str) -> None:
-    whole = read(focus_csv({"BillingAccountId": "acc-0"}, {}), "bill.csv").snapshots
-    first, second = whole
-    spoilt = dataclasses.replace(whole[second][0], category=None)  # type: ignore[arg-type]  # the database refuses it
-    broken = {first: whole[first], second: (spoilt,)}
+    (tmp_path / "bill.csv").write_bytes(focus_csv({"BillingAccountId": "acc-0"}, {}))
+    (tmp_path / "work").mkdir()
+    reading = Reading(tmp_path / "work", Terms(source="s"))
+    reading.read([(DeliveredFile(name="bill.csv", sha256="0"), tmp_path / "bill.csv")])
+    first, second = reading.snapshots
+
+    def broken(snapshot: Snapshot) -> Iterator[list[tuple[Any, ...]]]:
+        for batch in reading.rows(snapshot):
+            yield [(*row[:3], None, *row[4:]) for row in batch] if snapshot is second else batch
+
     async with database.opened(database_url, MIGRATIONS, version_table="books_version") as engine:
-        books = Books(engine)
-        delivery = Delivery(source="s", file_name="bill.csv", sha256="0", snapshots=broken, appends=False)
-        with pytest.raises(IntegrityError):
-            await books.deliver(delivery, 0.0)
+        book = InvoiceBook(engine)
+        delivery = Delivery(source="s", snapshots=[first, second], rows=broken, terms="", appends=False)
+        with pytest.raises((IntegrityError, asyncpg.NotNullViolationError)):
+            await book.deliver(delivery, 0.0)
         assert (await DayBook(engine).of(DAY_WINDOW)).rows == []
-        await books.deliver(dataclasses.replace(delivery, snapshots=whole), 0.0)
+        assert await book.imported() == ()
+        await book.deliver(dataclasses.replace(delivery, rows=reading.rows), 0.0)
         assert len((await DayBook(engine).of(DAY_WINDOW)).rows) == 2
+    reading.close()
 
 
 async def test_a_file_that_is_not_what_its_name_says_is_refused(books: Billing) -> None:

@@ -25,6 +25,13 @@ def upgrade() -> None:
         snapshots.drop_column("file_name")  # `sha256` becomes that of the delivery: of one file its own
         snapshots.add_column(sa.Column("currency", sa.Text, nullable=False, server_default="USD"))
         snapshots.add_column(sa.Column("rows", sa.BigInteger, nullable=False, server_default="0"))
+        snapshots.add_column(sa.Column("terms", sa.Text, nullable=False, server_default=""))
+    op.create_table(
+        "snapshot_invoices",
+        sa.Column("snapshot_id", sa.Integer, sa.ForeignKey("snapshots.id"), primary_key=True),
+        sa.Column("invoice_id", sa.Text, primary_key=True),
+        sa.Column("billed", ExactDecimal, nullable=False),
+    )
     op.execute(
         "UPDATE snapshots SET rows = (SELECT count(*) FROM cost_rows WHERE cost_rows.snapshot_id = snapshots.id)"
     )

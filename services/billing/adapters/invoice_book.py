@@ -1,0 +1,285 @@
+"""Invoices in the books: snapshots of charges, and what is payable. One writer: the leading billing process."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, insert, not_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.billing.adapters.reader import ROW, Snapshot
+from services.billing.adapters.tables import (
+    cost_rows,
+    payables,
+    snapshot_files,
+    snapshot_invoices,
+    snapshots,
+)
+from services.billing.core.days import Window, written
+from services.billing.core.focus import SnapshotKey
+from services.billing.core.forms import AMOUNTS
+from services.billing.core.money import units, usd
+from services.billing.core.tie import Billed, Payable, goes_round
+from shared.database import reading
+from shared.errors import Refusal
+from shared.messages.invoices import DeliveredFile, Imported, PayableNote, SnapshotSummary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """What was read of a source's files."""
+
+    source: str
+    snapshots: Sequence[Snapshot]
+    rows: Callable[[Snapshot], Iterator[list[tuple[Any, ...]]]]
+    """As `Reading.rows`."""
+    terms: str
+    """Digest of what reading depended on besides the files."""
+    appends: bool
+    """Adds to what the source delivered before, instead of replacing it."""
+    again: bool = False
+    """Nothing new: only snapshots that came from these files and count are written again, in the terms of today."""
+
+
+@dataclass(frozen=True)
+class Stale:
+    """A delivery that counts, and was read in other terms than today's."""
+
+    source: str
+    files: tuple[DeliveredFile, ...]
+
+
+class Taken(Exception):
+    """Another source has delivered these charges: counting both would count them twice."""
+
+
+class InvoiceBook:
+    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def deliver(self, delivery: Delivery, now: float) -> tuple[SnapshotSummary, ...]:
+        """Make the delivery count, all of it or nothing; `Taken` names the other source. The same again is a no-op."""
+        async with self._engine.begin() as connection:
+            if self._engine.dialect.name == "postgresql":
+                # A leader that was paused may still be at it beside the next one; SQLite has one writer anyway.
+                await connection.exec_driver_sql("LOCK TABLE snapshots IN SHARE ROW EXCLUSIVE MODE")
+            summaries: list[SnapshotSummary] = []
+            for key, parts in groupby(delivery.snapshots, key=lambda snapshot: snapshot.key):
+                summaries += await _activate(connection, delivery, key, list(parts), now)
+            return tuple(summaries)
+
+    async def stale(self, terms: str) -> tuple[Stale, ...]:
+        """The deliveries that count and were read in other terms."""
+        old = select(snapshots.c.id, snapshots.c.source).where(snapshots.c.active, snapshots.c.terms != terms)
+        async with reading(self._engine) as connection:
+            found = (await connection.execute(old)).all()
+            files = await _files(connection, [snapshot.id for snapshot in found])
+        return tuple({Stale(snapshot.source, files[snapshot.id]): None for snapshot in found})
+
+    async def imported(self) -> tuple[Imported, ...]:
+        """The snapshots, the newest first; those that no longer count are evidence."""
+        wanted = select(snapshots).order_by(snapshots.c.id.desc())
+        async with reading(self._engine) as connection:
+            found = (await connection.execute(wanted)).all()
+            files = await _files(connection, [snapshot.id for snapshot in found])
+            sums = await _billed(connection)
+        return tuple(
+            Imported(
+                source=snapshot.source,
+                issuer=snapshot.issuer,
+                account=snapshot.account,
+                period_start=written(snapshot.period_start),
+                period_end=written(snapshot.period_end),
+                rows=snapshot.rows,
+                billed=sums.get(snapshot.id, Decimal(0)),
+                currency=snapshot.currency,
+                active=snapshot.active,
+                imported_at=snapshot.imported_at,
+                files=files[snapshot.id],
+            )
+            for snapshot in found
+        )
+
+    async def invoices(self) -> tuple[list[Billed], list[Payable]]:
+        """What `core.tie` judges, seen at one moment: every invoice's active charges, and the notes, oldest first."""
+        async with reading(self._engine) as connection:
+            return await _invoices(connection), await _notes(connection)
+
+    async def note(self, noted: PayableNote, now: float) -> None:
+        """Keep what is payable; `Refusal` where the books know no such invoice, or more than one."""
+        async with self._engine.begin() as connection:
+            known = [part for part in await _invoices(connection) if part.source == noted.source]
+            issuer = _issuer(noted, known)
+            if noted.voids is not None and not any(p.issuer == issuer and p.invoice_id == noted.voids for p in known):
+                raise Refusal(f"voids: {issuer} has no invoice {noted.voids!r} from {noted.source}: correct the number")
+            new = Payable(
+                source=noted.source,
+                issuer=issuer,
+                invoice_id=noted.invoice_id,
+                amount=noted.amount,
+                voids=noted.voids,
+            )
+            if goes_round([*await _notes(connection), new]):
+                raise Refusal(
+                    f"voids: {noted.voids!r} and {noted.invoice_id!r} would void each other: name one of them"
+                )
+            await connection.execute(insert(payables).values(**asdict(new), noted_at=now))
+
+
+def counts() -> ColumnElement[bool]:
+    """SQL for the charges that count: of an active snapshot, and of no invoice that another one takes the place of."""
+    newer = payables.alias()
+    same = [newer.c[name] == payables.c[name] for name in ("source", "issuer", "invoice_id")]
+    newest = select(func.max(newer.c.id)).where(*same).scalar_subquery()
+    voided = exists().where(
+        payables.c.voids == cost_rows.c.invoice_id,
+        payables.c.source == snapshots.c.source,
+        payables.c.issuer == snapshots.c.issuer,
+        payables.c.id == newest,
+    )
+    return and_(snapshots.c.active, not_(voided))
+
+
+async def _activate(
+    connection: AsyncConnection, delivery: Delivery, key: SnapshotKey, parts: Sequence[Snapshot], now: float
+) -> list[SnapshotSummary]:
+    same_key = and_(snapshots.c.active, *(snapshots.c[name] == value for name, value in asdict(key).items()))
+    standing = (await connection.execute(select(snapshots).where(same_key))).all()
+    others = sorted({snapshot.source for snapshot in standing} - {delivery.source})
+    if others:
+        raise Taken(
+            f"{key.issuer}, account {key.account}, {written(key.period_start)} to {written(key.period_end)} "
+            f"is delivered by source {others[0]!r}: import it under that name, or leave this file out"
+        )
+    known = [snapshot for snapshot in standing if snapshot.sha256 == parts[0].sha256]
+    new = not known or known[0].terms != delivery.terms
+    if delivery.again:
+        new = new and bool(known)
+    old = known if delivery.appends or delivery.again else standing
+    if new:
+        await _put_away(connection, old)
+        for part in parts:
+            await _insert(connection, delivery, part, now)
+    return [
+        SnapshotSummary(
+            issuer=key.issuer,
+            account=key.account,
+            period_start=written(key.period_start),
+            period_end=written(key.period_end),
+            rows=part.rows,
+            billed=usd(units(part.billed)),
+            currency=part.currency,
+            replaced=new and bool(old),
+        )
+        for part in parts
+    ]
+
+
+async def _put_away(connection: AsyncConnection, old: Sequence[Row[tuple[object, ...]]]) -> None:
+    """They no longer count. Their files and sums stay as evidence, their charges are in the files."""
+    ids = [snapshot.id for snapshot in old]
+    await connection.execute(update(snapshots).where(snapshots.c.id.in_(ids)).values(active=False))
+    await connection.execute(delete(cost_rows).where(cost_rows.c.snapshot_id.in_(ids)))
+
+
+async def _insert(connection: AsyncConnection, delivery: Delivery, part: Snapshot, now: float) -> None:
+    values = {
+        "source": delivery.source,
+        "sha256": part.sha256,
+        "currency": part.currency,
+        "rows": part.rows,
+        "terms": delivery.terms,
+        "active": True,
+        "imported_at": now,
+    }
+    made = await connection.execute(insert(snapshots).values(**values, **asdict(part.key)).returning(snapshots.c.id))
+    snapshot_id = made.scalar_one()
+    files = [{"snapshot_id": snapshot_id, "sha256": f.sha256, "file_name": f.name} for f in part.files]
+    await connection.execute(insert(snapshot_files), files)
+    sums = [{"snapshot_id": snapshot_id, "invoice_id": i, "billed": billed} for i, billed in part.invoices.items()]
+    await connection.execute(insert(snapshot_invoices), sums)
+    batches = delivery.rows(part)
+    while batch := await asyncio.to_thread(next, batches, None):
+        await _add(connection, [(*row, snapshot_id) for row in batch])
+
+
+async def _add(connection: AsyncConnection, rows: list[tuple[Any, ...]]) -> None:
+    """In bulk, by what each driver is fastest with: there may be half a million of them."""
+    columns = (*ROW, "snapshot_id")
+    if connection.dialect.name == "sqlite":
+        marks = ", ".join("?" * len(columns))
+        await connection.exec_driver_sql(f"INSERT INTO cost_rows ({', '.join(columns)}) VALUES ({marks})", rows)  # noqa: S608 - our own names
+        return
+    amounts = [ROW.index(name) for name in AMOUNTS]
+    exact = [tuple(Decimal(v) if i in amounts and v is not None else v for i, v in enumerate(row)) for row in rows]
+    raw = await connection.get_raw_connection()
+    assert raw.driver_connection is not None
+    await raw.driver_connection.copy_records_to_table("cost_rows", records=exact, columns=columns)
+
+
+async def _files(connection: AsyncConnection, ids: Sequence[int]) -> dict[int, tuple[DeliveredFile, ...]]:
+    wanted = select(snapshot_files).where(snapshot_files.c.snapshot_id.in_(ids)).order_by(snapshot_files.c.file_name)
+    found: dict[int, tuple[DeliveredFile, ...]] = dict.fromkeys(ids, ())
+    for file in await connection.execute(wanted):
+        found[file.snapshot_id] += (DeliveredFile(name=file.file_name, sha256=file.sha256),)
+    return found
+
+
+async def _billed(connection: AsyncConnection) -> dict[int, Decimal]:
+    sums: dict[int, int] = {}
+    for part in await connection.execute(select(snapshot_invoices)):
+        sums[part.snapshot_id] = sums.get(part.snapshot_id, 0) + units(part.billed)
+    return {snapshot_id: usd(amount) for snapshot_id, amount in sums.items()}
+
+
+async def _invoices(connection: AsyncConnection) -> list[Billed]:
+    """By snapshot; of one that no longer counts the amount is 0, and the invoice still known."""
+    wanted = select(snapshots, snapshot_invoices.c.invoice_id, snapshot_invoices.c.billed).join(
+        snapshot_invoices, snapshot_invoices.c.snapshot_id == snapshots.c.id
+    )
+    return [
+        Billed(
+            source=part.source,
+            issuer=part.issuer,
+            invoice_id=part.invoice_id or None,
+            currency=part.currency,
+            period=Window(part.period_start, part.period_end),
+            amount=part.billed if part.active else Decimal(0),
+        )
+        for part in await connection.execute(wanted.order_by(snapshots.c.id))
+        if part.active or part.invoice_id
+    ]
+
+
+async def _notes(connection: AsyncConnection) -> list[Payable]:
+    return [
+        Payable(
+            source=note.source,
+            issuer=note.issuer,
+            invoice_id=note.invoice_id,
+            amount=note.amount,
+            voids=note.voids,
+        )
+        for note in await connection.execute(select(payables).order_by(payables.c.id))
+    ]
+
+
+def _issuer(noted: PayableNote, known: Sequence[Billed]) -> str:
+    """The invoice's issuer, as told or the only one."""
+    issuers = sorted({part.issuer for part in known if part.invoice_id == noted.invoice_id})
+    if noted.issuer is not None:
+        issuers = [issuer for issuer in issuers if issuer == noted.issuer]
+    if not issuers:
+        whose = "" if noted.issuer is None else f" of {noted.issuer}"
+        raise Refusal(
+            f"invoice_id: no charge from {noted.source} names invoice {noted.invoice_id!r}{whose}: import its file "
+            "first, or correct the number"
+        )
+    if len(issuers) > 1:
+        raise Refusal(f"issuer: {' and '.join(issuers)} both have an invoice {noted.invoice_id!r}: say which")
+    return issuers[0]

@@ -1,0 +1,68 @@
+"""DuckDB's macros that the SQL of `cells` and `forms` stands on: an invoice's text as exact values, or why not."""
+
+import re
+
+from services.billing.core.money import PLACES
+
+MAX_INTEGER_DIGITS = 15
+MAX_QUANTITY_PLACES = 30
+
+_MACROS = r"""
+-- What invoice files write where there is nothing is null.
+known(x) AS nullif(nullif(trim(x, E' \t\r\n\f\v'), ''), 'NULL');
+quoted(x) AS chr(39) || left(x, 100) || chr(39);
+
+-- A number's text in parts: -12.50e-3 has the digits 1250, five decimals, and needs four of them.
+is_number(x) AS regexp_full_match(x, '-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?');
+mantissa(x) AS regexp_extract(x, '^-?([0-9.]+)', 1);
+digits(x) AS replace(mantissa(x), '.', '');
+exponent(x) AS coalesce(try_cast(nullif(regexp_extract(x, '[eE](.*)$', 1), '') AS INTEGER), 0);
+decimals(x) AS length(digits(x)) - length(split_part(mantissa(x), '.', 1)) - exponent(x);
+is_zero(x) AS rtrim(digits(x), '0') = '';
+needed_decimals(x) AS decimals(x) - (length(digits(x)) - length(rtrim(digits(x), '0')));
+integer_digits(x) AS length(ltrim(digits(x), '0')) - decimals(x);
+
+-- The same without its exponent: a cast reads one, but not to the last digit.
+padded(d, places) AS lpad(d, CAST(greatest(length(d), places + 1) AS INTEGER), '0');
+shifted(d, places) AS CASE WHEN places <= 0 THEN d || repeat('0', -places)
+    ELSE left(padded(d, places), -places) || '.' || right(padded(d, places), places) END;
+plain(x) AS CASE WHEN left(x, 1) = '-' THEN '-' ELSE '' END || shifted(rtrim(digits(x), '0'), needed_decimals(x));
+cost_of(x) AS CASE WHEN length(x) <= 30 AND exponent(x) = 0 THEN try_cast(x AS DECIMAL(38, :places))
+    WHEN is_zero(x) THEN 0 ELSE try_cast(plain(x) AS DECIMAL(38, :places)) END;
+number_fault(x, places) AS CASE
+    WHEN NOT is_number(x)
+        THEN 'expected a number such as "12.5" or "35.2E-7", without signs of thousands, got ' || quoted(x)
+    WHEN is_zero(x) THEN NULL
+    WHEN integer_digits(x) > :digits
+        THEN left(x, 100) || ' has more than :digits digits before the point: correct it'
+    WHEN needed_decimals(x) > places
+        THEN left(x, 100) || ' has more than ' || places || ' decimals: it cannot be kept exactly; have it rounded' END;
+
+-- Times are UTC, as milliseconds since 1970.
+moment_text(x) AS CASE
+    WHEN regexp_full_match(x, '\d{4}-\d\d-\d\d[T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|\+00:00)?')
+    THEN left(x, 10) || ' ' || substr(x, 12, 8) END;
+fraction(x) AS rpad(regexp_extract(x, '\.(\d+)', 1), 9, '0');
+moment_of(x) AS epoch_ms(try_cast(moment_text(x) AS TIMESTAMP)) + try_cast(left(fraction(x), 3) AS BIGINT);
+moment_fault(x) AS CASE
+    WHEN moment_text(x) IS NULL THEN 'expected a UTC time such as "2026-05-31T00:00:00Z", got ' || quoted(x)
+    WHEN try_cast(moment_text(x) AS TIMESTAMP) IS NULL THEN 'no such time: ' || quoted(x)
+    WHEN substr(fraction(x), 4) <> '000000' THEN 'finer than a millisecond: ' || quoted(x) END;
+day_of(x) AS epoch_ms(try_cast(CASE WHEN regexp_full_match(x, '\d{4}-\d\d-\d\d') THEN x END AS DATE));
+day_fault(x) AS CASE WHEN x IS NOT NULL AND day_of(x) IS NULL
+    THEN 'expected a UTC day such as "2026-05-31", got ' || quoted(x) END;
+day_start(ms) AS ms - ((ms % 86400000) + 86400000) % 86400000;
+month_start(ms) AS epoch_ms(date_trunc('month', make_timestamp(ms * 1000)));
+next_month(ms) AS epoch_ms(date_trunc('month', make_timestamp(ms * 1000)) + INTERVAL 1 MONTH);
+
+-- DuckDB's reader of JSON is lenient: what it has read is written anew, as a flat object of texts.
+tag_map(x) AS try_cast(try_cast(x AS JSON) AS MAP(VARCHAR, VARCHAR));
+is_flat(x) AS coalesce(len(list_filter(json_extract(try_cast(x AS JSON), '$.*'),
+    lambda v: json_type(v) IN ('OBJECT', 'ARRAY'))) = 0, false);
+tags_fault(x) AS CASE WHEN json_type(try_cast(x AS JSON)) IS DISTINCT FROM 'OBJECT' OR NOT is_flat(x)
+    OR tag_map(x) IS NULL THEN 'expected one flat JSON object, got ' || quoted(x) END;
+"""
+
+_TOLD = _MACROS.replace(":places", str(PLACES)).replace(":digits", str(MAX_INTEGER_DIGITS))
+SCRIPT = re.sub(r"^(?=\w)", "CREATE MACRO ", _TOLD, flags=re.MULTILINE)
+"""Creates all of them."""

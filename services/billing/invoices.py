@@ -1,0 +1,67 @@
+"""Answers `billing.invoices` and `billing.payable`: what was imported, and how each invoice stands."""
+
+from collections.abc import Callable
+
+import structlog
+
+from services.billing.adapters.invoice_book import InvoiceBook
+from services.billing.core.money import units
+from services.billing.core.tie import standings
+from shared.database import AWAY, told
+from shared.errors import Refusal
+from shared.messages.codec import Unreadable, decode, encode
+from shared.messages.invoices import Invoices, InvoicesQuery, PayableNote
+from shared.messages.meter import Refused
+
+log = structlog.get_logger()
+
+
+class InvoiceDesk:
+    def __init__(self, book: InvoiceBook, *, now: Callable[[], float]) -> None:
+        self._book = book
+        self._now = now
+
+    async def told(self, data: bytes) -> bytes:
+        """Answers `InvoicesQuery`."""
+        try:
+            decode(data, InvoicesQuery)
+            return encode(await self._invoices())
+        except Unreadable as error:
+            return encode(Refused(reason=str(error)))
+        except AWAY as error:
+            return encode(_away(error))
+
+    async def noted(self, data: bytes) -> bytes:
+        """Answers `PayableNote`."""
+        try:
+            note = decode(data, PayableNote)
+            _check(note)
+            await self._book.note(note, self._now())
+            log.info("payable noted", source=note.source, invoice=note.invoice_id, voids=note.voids)
+            return encode(await self._invoices())
+        except (Unreadable, Refusal) as error:
+            return encode(Refused(reason=str(error)))
+        except AWAY as error:
+            return encode(_away(error))
+
+    async def _invoices(self) -> Invoices:
+        billed, notes = await self._book.invoices()
+        return Invoices(imported=await self._book.imported(), standings=standings(billed, notes))
+
+
+def _check(note: PayableNote) -> None:
+    """`Refusal` names the field."""
+    for name in ("source", "invoice_id"):
+        if not getattr(note, name).strip():
+            raise Refusal(f"{name}: must not be empty")
+    try:
+        units(note.amount)
+    except ValueError as error:
+        raise Refusal(f"amount: {error}") from error
+    if abs(note.amount) >= 10**15:
+        raise Refusal(f"amount: {note.amount} has more than 15 digits before the point: correct it")
+
+
+def _away(error: BaseException) -> Refused:
+    log.warning("the books cannot be used", reason=told(error))
+    return Refused(reason="the books' database does not answer: ask again later")

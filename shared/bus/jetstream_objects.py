@@ -1,0 +1,33 @@
+"""Objects in NATS: sent and received piece by piece, checked against their digest."""
+
+import asyncio
+from typing import BinaryIO, cast
+
+import nats.js.errors
+from nats.js import JetStreamContext
+from nats.js.object_store import ObjectStore as NatsStore
+
+from shared.bus.jetstream_watch import unavailable
+from shared.bus.topology import ObjectStore
+from shared.errors import BusUnavailable
+
+OBJECT_SECONDS = 300.0
+"""For one object, there or back: some gigabytes on a slow disk."""
+
+
+async def put(js: JetStreamContext, store: ObjectStore, name: str, data: bytes | BinaryIO) -> None:
+    async with unavailable(f"put object {store.name}/{name}"), asyncio.timeout(OBJECT_SECONDS):
+        await (await js.object_store(store.name)).put(name, cast("bytes", data))  # any reader will do
+
+
+async def got(
+    js: JetStreamContext, store: ObjectStore, name: str, into: BinaryIO | None = None
+) -> NatsStore.ObjectResult | None:
+    """With its data, unless those went `into` a file. None where there is no such object."""
+    try:
+        async with unavailable(f"get object {store.name}/{name}"), asyncio.timeout(OBJECT_SECONDS):
+            return await (await js.object_store(store.name)).get(name, writeinto=into)  # type: ignore[arg-type]  # a file
+    except BusUnavailable as error:
+        if isinstance(error.__cause__, nats.js.errors.NotFoundError):
+            return None
+        raise
