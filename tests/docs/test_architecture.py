@@ -23,6 +23,10 @@ def test_everything_on_the_bus_is_in_its_table() -> None:
         subjects.METER_AUDIT,
         subjects.BILLING_IMPORT,
         subjects.BILLING_REPORT,
+        subjects.BILLING_REPORTS,
+        subjects.BILLING_BANDS,
+        subjects.BILLING_STATEMENT,
+        subjects.BILLING_PUBLISHED,
     )
     requests = [f"`{subject}`" for subject in asked]
     wanted = [*buckets, *stores, *streams, *requests, "`activity.<gateway>`"]
