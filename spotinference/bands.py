@@ -36,6 +36,9 @@ def show(found: Bands) -> None:
     for band in found.bands:
         if band.reason:
             console.print(f"{plain(band.model)}: {plain(band.reason)}", markup=False)
+        if band.left_out:
+            did_not = f"{len(band.left_out)} of the 28 days did not count, --json says why"
+            console.print(f"{plain(band.model)}: {did_not}", markup=False)
 
 
 def _range(band: Band) -> str:

@@ -8,6 +8,7 @@ from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from services.billing.core.period import spans
 from services.billing.forms.words import (
     CAUSE_WORDS,
     NOBODY,
@@ -72,9 +73,10 @@ def _period(report: PeriodReport, width: int) -> Iterator[RenderableType]:
     yield told
     yield from _line(report.days[-width:])
     yield _days(report, wide=width >= NARROW)
-    for day in report.days:
-        if day.usd_per_mtok is None and day.reason != report.reason:
-            yield Text(f"{day.day}: {plain(day.reason or 'not known')}")
+    reasons = dict.fromkeys(day.reason for day in report.days if day.usd_per_mtok is None)
+    without = [(spans([day.day for day in report.days if day.reason == reason]), reason) for reason in reasons]
+    if without:
+        yield Text("\n".join(f"{days}: {plain(reason or 'not known')}" for days, reason in without))
     if report.left_out:
         yield Text(f"left out: {plain(report.left_out)}")
 

@@ -82,8 +82,8 @@ def test_what_is_not_known_has_its_reason() -> None:
     assert text.startswith("$/Mtok not available: cost not delivered\n")
     assert "spend unknown" in text
     assert "usage not complete\n  the day is not over" in text
-    days = [day_report("2026-05-03"), replace(unknown("2026-05-04"), tokens=0)]
-    assert "2026-05-04: cost not delivered" in shown(make_period(days, WEIGHTS))
+    days = [day_report("2026-05-03"), *(replace(unknown(f"2026-05-0{day}"), tokens=0) for day in (4, 5, 7))]
+    assert "2026-05-04 to 2026-05-05, 2026-05-07: cost not delivered" in shown(make_period(days, WEIGHTS))
     whole = make_period([unknown()], WEIGHTS)
     assert "$/Mtok not available: " in shown(whole)
     assert "no day has complete bills and usage" in shown(whole)

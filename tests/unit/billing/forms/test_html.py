@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from services.billing.core.period import make_period
 from services.billing.forms.html import MOST_ROWS, report_html, statement_html
-from services.billing.forms.words import MINUS, NOTHING, usd
+from services.billing.forms.words import MINUS, usd
 from shared.messages.billing import CAUSES, Cause
 from tests.unit.billing.forms.kit import EVIL, WEIGHTS, day_report, evil_day, period_report, statement, unknown
 from tests.unit.billing.forms.page import Page
@@ -36,7 +36,7 @@ def test_a_day_is_told_with_state_revision_and_change() -> None:
         assert said in page.text, said
     assert ["Serving" + "machines with requests in flight", "$396.05", "40.0%"] in page.rows
     assert ["qwen3-coder", "$460.41", "266 666 667", "$1.7265"] in page.rows
-    assert ["nobody", "$153.47", "0", NOTHING, "$0.50"] in page.rows
+    assert ["nobody", "$153.47", "0", "no tokens", "$0.50"] in page.rows
     assert ["Always on", "$5 760.00", "$14.4000"] in page.rows
     assert ["$115.20", "$104.64", f"{MINUS}$10.56 (-9.2%)"] in page.rows
     assert "75.0% of the spend comes from charges" in page.text
@@ -70,6 +70,8 @@ def test_columns_are_in_proportion_and_a_day_without_a_figure_has_none() -> None
     assert len(heights) == 2
     assert heights[1] == pytest.approx(4 * heights[0], rel=1e-3)
     assert "2026-05-02 not available" in page.text
+    (row,) = [row for row in page.rows if row[0] == "2026-05-02"]
+    assert row[1:3] == ["not available" + "cost not delivered", "not available"]
 
 
 def test_bars_are_in_proportion_and_a_credit_grows_to_the_left() -> None:
