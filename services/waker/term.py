@@ -69,6 +69,7 @@ class Term:
         inbox: Inbox,
         metrics: Metrics,
         now: Callable[[], float],
+        closed: Callable[[], frozenset[str]],
     ) -> None:
         self._bus = bus
         self._lease = lease
@@ -78,6 +79,7 @@ class Term:
         self._inbox = inbox
         self._metrics = metrics
         self._now = now
+        self._closed = closed
         self._records = Records(bus, plan)
         self._turn = asyncio.Lock()
         """One event and all that it leads to on record, then the next."""
@@ -89,7 +91,9 @@ class Term:
         """Take over what there is. `BusError` where that cannot be done now."""
         left = await self._records.left()
         looks = await asyncio.gather(*map(self._looked, self._plan.providers))
-        self.fleet, effects = adopt(self._plan, left, {look.provider: look for look in looks}, self._now())
+        self.fleet, effects = adopt(
+            self._plan, left, {look.provider: look for look in looks}, self._now(), closed=self._closed()
+        )
         log.info("leading", token=self._lease.token, machines=len(self.fleet.machines), adopted=len(left.records))
         for event in await self._perform(effects):
             await self._apply(event)
@@ -99,7 +103,7 @@ class Term:
 
     async def step(self) -> None:
         """Everything that has happened, then the time that has passed. Raises what ends the term."""
-        for event in [*self._inbox.take(), Tick()]:
+        for event in [*self._inbox.take(), Tick(self._closed())]:
             await self._apply(event)
         self._metrics.fleet(self.fleet)
 

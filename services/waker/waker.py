@@ -28,7 +28,7 @@ RETRY_SECONDS = 0.5
 
 
 class Waker:
-    """One replica, leading or standing by. `run` for ever; `start` first."""
+    """One replica, leading or standing by. `run` for ever; `start` first. `closed`: tiers whose budget gate is."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Waker:
         metrics: Metrics,
         now: Callable[[], float],
         monotonic: Callable[[], float],
+        closed: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._bus = bus
         self._lease = lease
@@ -48,6 +49,7 @@ class Waker:
         self._providers = providers
         self._prober = prober
         self._metrics = metrics
+        self._closed = closed
         self._clock = _Steady(now, monotonic)
         self._inbox = Inbox()
         self._handles: list[Handle] = []
@@ -88,6 +90,7 @@ class Waker:
             inbox=self._inbox,
             metrics=self._metrics,
             now=self._clock,
+            closed=self._closed,
         )
         listening: Handle | None = None
         try:

@@ -14,11 +14,15 @@ from services.waker.core.plan import plan_of
 from services.waker.metrics import Metrics
 from services.waker.ports import Provider
 from services.waker.waker import Waker
+from shared.budget import GateView
 from shared.bus import subjects
 from shared.bus.lease import Lease
+from shared.bus.topology import BUDGET
+from shared.bus.view import View
 from shared.clouds.throttle import Throttle
 from shared.config import Config, Machine, ProviderName
 from shared.ids import uuid7
+from shared.messages.budget import BudgetGate
 from shared.runtime.child import LIFELINE_VARIABLE
 from shared.runtime.process import Runtime
 from shared.tasks import end
@@ -30,6 +34,12 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     config = runtime.config
     lease = Lease(runtime.bus, subjects.WAKER_LEASE, runtime.instance, runtime.monotonic)
     prober = HttpProber()
+    budget: View[BudgetGate] = View(BUDGET, BudgetGate)
+    gates = GateView(config, budget)
+
+    def closed() -> frozenset[str]:
+        return frozenset(tier.name for tier in config.tier if gates.tier(tier.name, runtime.now()))
+
     providers = accounts(config, runtime.data_dir)
     waker = Waker(
         bus=runtime.bus,
@@ -40,7 +50,9 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         metrics=Metrics(runtime.registry),
         now=runtime.now,
         monotonic=runtime.monotonic,
+        closed=closed,
     )
+    await budget.start(runtime.bus)
     runtime.health.add("fleet", lambda: waker.fault)
     await waker.start()
     await lease.renew()
@@ -51,6 +63,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         await end(tasks)
         await lease.release()
         await waker.stop()
+        await budget.stop()
         await prober.close()
         for provider in providers.values():
             await provider.close()

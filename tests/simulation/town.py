@@ -237,7 +237,7 @@ class Town:
             machines={m.machine: m for m in memories if isinstance(m, MachineMemory)},
             tiers={m.tier: m for m in memories if isinstance(m, TierMemory)},
         )
-        self.fleet, effects = adopt(self.plan, left, {"process": self.look(self.now)}, self.now)
+        self.fleet, effects = adopt(self.plan, left, {"process": self.look(self.now)}, self.now, closed=frozenset())
         self._done(effects)
         self._tick(self.term)
 

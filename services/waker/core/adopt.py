@@ -23,8 +23,13 @@ class Left:
     orders: tuple[str, ...] = ()
 
 
-def adopt(plan: Plan, left: Left, looks: Mapping[str, Looked], now: float) -> tuple[Fleet, list[Effect]]:
-    """The fleet to begin with. `looks` by provider; a machine that none of them shows is where its record left it."""
+def adopt(
+    plan: Plan, left: Left, looks: Mapping[str, Looked], now: float, *, closed: frozenset[str]
+) -> tuple[Fleet, list[Effect]]:
+    """The fleet to begin with. `looks` by provider; a machine that none of them shows is where its record left it.
+
+    `closed`: the tiers whose budget gate is.
+    """
     recalled = {m.id: _recalled(m, left, plan, now) for m in plan.machines.values()}
     fleet = Fleet(
         plan=plan,
@@ -34,6 +39,7 @@ def adopt(plan: Plan, left: Left, looks: Mapping[str, Looked], now: float) -> tu
         orders=tuple(model for model in left.orders if model in plan.lineups),
         wakes=_wakes(plan, recalled),
         history={tier: _history(left, tier) for tier in plan.idle},
+        closed=closed,
     )
     told: list[Effect] = []
     for looked in looks.values():

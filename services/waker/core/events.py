@@ -169,6 +169,9 @@ class Written:
 class Tick:
     """Time has passed."""
 
+    closed: frozenset[str] = frozenset()
+    """The tiers whose budget gate is closed by now: none of their machines is woken."""
+
 
 Event = Demand | Used | Looked | Tested | Order | Called | Probed | Written | Tick
 

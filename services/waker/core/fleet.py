@@ -61,7 +61,7 @@ def _absorb(turn: Turn, event: Event) -> None:
         case Written():
             _written(turn, event)
         case Tick():
-            pass
+            turn.closed = event.closed
 
 
 def _forget(turn: Turn) -> None:

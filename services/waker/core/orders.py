@@ -50,7 +50,7 @@ def served(turn: Turn) -> None:
     for model in turn.orders:
         for name in turn.plan.lineups[model]:
             machine = turn.machines[name]
-            if machine.state == "ready" and not machine.lost:
+            if machine.state == "ready" and not machine.lost and machine.plan.tier not in turn.closed:
                 turn.set(machine, kept=machine.plan.sleeps)
                 turn.orders = tuple(other for other in turn.orders if other != model)
                 break

@@ -20,8 +20,16 @@ def demands(fleet: Fleet, models: Iterable[str]) -> list[Wanted]:
     return [level for (model, _), level in fleet.demand.items() if model in wanted and level.request.waiting > 0]
 
 
+def lineup(fleet: Fleet, model: str) -> list[Machine]:
+    """The model's machines but for those of closed tiers: no request goes there, however awake they are."""
+    machines = (fleet.machines[name] for name in fleet.plan.lineups[model])
+    return [machine for machine in machines if machine.plan.tier not in fleet.closed]
+
+
 def wanted(fleet: Fleet, machine: Machine) -> bool:
     """Somebody waits for one of its models, or the operator does."""
+    if machine.plan.tier in fleet.closed:
+        return False
     return bool(demands(fleet, machine.plan.models)) or any(model in fleet.orders for model in machine.plan.models)
 
 
@@ -76,7 +84,7 @@ def unseen(fleet: Fleet, machine: Machine) -> str:
 def kept_warm(fleet: Fleet, machine: Machine, now: float) -> bool:
     """A schedule wants one machine of its tier awake, and it is the first that is."""
     tier = machine.plan.tier
-    return warm(fleet.plan.idle[tier], now) and first_ready(fleet, tier) == machine.id
+    return tier not in fleet.closed and warm(fleet.plan.idle[tier], now) and first_ready(fleet, tier) == machine.id
 
 
 def first_ready(fleet: Fleet, tier: str) -> str | None:
@@ -122,12 +130,12 @@ def drained(fleet: Fleet, machine: Machine, now: float) -> bool:
 
 def needs_another(fleet: Fleet, model: str, levels: list[Wanted]) -> bool:
     """Whether demand asks for one more machine: none is on its way, and none that is ready has room."""
-    lineup = [fleet.machines[name] for name in fleet.plan.lineups[model]]
-    if any(m.state == "waking" or (m.state == "draining" and not m.lost) for m in lineup):
+    machines = lineup(fleet, model)
+    if any(m.state == "waking" or (m.state == "draining" and not m.lost) for m in machines):
         return False
-    if any(revivable(fleet, m) and not m.probe_failures for m in lineup):
+    if any(revivable(fleet, m) and not m.probe_failures for m in machines):
         return False  # its engine is being asked
-    ready = [m for m in lineup if m.state == "ready" and not m.lost]
+    ready = [m for m in machines if m.state == "ready" and not m.lost]
     if any(in_flight(fleet, m.id) < m.plan.room for m in ready):
         return False
     if not ready and model in fleet.orders:
@@ -136,9 +144,9 @@ def needs_another(fleet: Fleet, model: str, levels: list[Wanted]) -> bool:
     return any(level.at > settled for level in levels)
 
 
-def candidate(fleet: Fleet, lineup: Iterable[str], wake_id: str, now: float) -> Machine | None:
+def candidate(fleet: Fleet, names: Iterable[str], wake_id: str, now: float) -> Machine | None:
     """The first of these machines that sleeps and may be tried."""
-    return next((m for name in lineup if startable(fleet, m := fleet.machines[name], wake_id, now)), None)
+    return next((m for name in names if startable(fleet, m := fleet.machines[name], wake_id, now)), None)
 
 
 def startable(fleet: Fleet, machine: Machine, wake_id: str, now: float) -> bool:
@@ -156,10 +164,10 @@ def _at_gpus(machine: Machine) -> bool:
     return machine.state not in ("asleep", "gone") or (machine.sight is not None and machine.sight.running)
 
 
-def in_the_way(fleet: Fleet, lineup: Iterable[str], wake_id: str, now: float) -> Machine | None:
+def in_the_way(fleet: Fleet, names: Iterable[str], wake_id: str, now: float) -> Machine | None:
     """Of machines that could be started but for their pairs: the first one's mate that may sleep at once, whatever
     its idle policy says but for `min_awake`."""
-    for name in lineup:
+    for name in names:
         if not may_start(fleet, machine := fleet.machines[name], wake_id, now):
             continue
         for mate in mates(fleet, machine):
@@ -175,6 +183,7 @@ def may_start(fleet: Fleet, machine: Machine, wake_id: str, now: float) -> bool:
     return (
         machine.state == "asleep"
         and not machine.cordoned
+        and machine.plan.tier not in fleet.closed
         and now >= machine.cool_until
         and starts(machine, wake_id) < fleet.plan.restart_limit
         and (sight is None or (sight.power in ("off", "halted", "failed") and not sight.locked))

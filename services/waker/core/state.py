@@ -200,6 +200,8 @@ class Fleet:
     """By model."""
     history: Mapping[str, History] = field(default_factory=dict)
     """By tier."""
+    closed: frozenset[str] = frozenset()
+    """Tiers that may cost no more today."""
 
     def orders_memory(self) -> OrdersMemory:
         return OrdersMemory(models=self.orders)

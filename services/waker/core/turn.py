@@ -42,6 +42,7 @@ class Turn:
         self.gateways = dict(fleet.gateways)
         self.wakes = dict(fleet.wakes)
         self.history = dict(fleet.history)
+        self.closed = fleet.closed
         self._journal: list[Effect] = []
         self._effects: list[Effect] = []
 
@@ -58,6 +59,7 @@ class Turn:
             gateways=self.gateways,
             wakes=self.wakes,
             history=self.history,
+            closed=self.closed,
         )
 
     def done(self) -> tuple[Fleet, list[Effect]]:

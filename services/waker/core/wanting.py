@@ -1,7 +1,7 @@
 """Who is brought up for whom: a lineup is walked, hedged and tried again within a wake's deadline."""
 
 from services.waker.core import orders, waking
-from services.waker.core.policy import candidate, demands, hedge_due, in_the_way, needs_another, to_be_warm
+from services.waker.core.policy import candidate, demands, hedge_due, in_the_way, lineup, needs_another, to_be_warm
 from services.waker.core.state import Machine, Wake, Wanted
 from services.waker.core.turn import Turn
 
@@ -34,7 +34,7 @@ def _longest_wanted_first(turn: Turn) -> list[str]:
 
 
 def _rising(turn: Turn, model: str) -> list[Machine]:
-    return [m for name in turn.plan.lineups[model] if (m := turn.machines[name]).state == "waking"]
+    return [machine for machine in lineup(turn.fleet, model) if machine.state == "waking"]
 
 
 def _settle(turn: Turn, model: str) -> None:

@@ -136,6 +136,8 @@ class World:
     dies_after: int | None = None
     """So many effects more."""
     revision: int = 0
+    closed: frozenset[str] = frozenset()
+    turned_at: float = 0.0
     tests_pass: bool = True
     blind: bool = True
     """Looks are answered, and show nothing: only `seen` does."""
@@ -165,7 +167,7 @@ class World:
         )
         seen = {} if fault else asleep | sights
         look = Looked(provider=self.provider, asked_at=self.now, sights=seen, strays=strays, fault=fault)
-        self.fleet, effects = adopt(self.plan, left, {self.provider: look}, self.now)
+        self.fleet, effects = adopt(self.plan, left, {self.provider: look}, self.now, closed=self.closed)
         self._done(effects)
 
     def tell(self, event: Event) -> None:
@@ -179,7 +181,7 @@ class World:
         end = self.now + seconds
         while self.now < end:
             self.now = min(end, self.now + step)
-            self.tell(Tick())
+            self.tell(Tick(self.closed))
 
     def _done(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -254,6 +256,11 @@ class World:
         acknowledged = self.bucket[name][1] if ack else None
         use = MachineActivity(in_flight=in_flight, last_used_at=used, acknowledged=acknowledged)
         self.tell(Used(Activity(gateway=gateway, sent_at=self.now, machines={name: use})))
+
+    def gates(self, *closed: str) -> None:
+        """The tiers whose budget gate is closed from now on."""
+        self.turned_at, self.closed = self.now, frozenset(closed)
+        self.tell(Tick(self.closed))
 
     def order(self, order: OrderKind, target: str) -> None:
         self.tell(Order(order=order, target=target, by="ops@host"))

@@ -54,6 +54,8 @@ class Lived(Protocol):
     journal: list[JournalEntry]
     told_before: tuple[int, dict[str, MachineState]]
     """How much of the journal is by earlier leaders, and where the records left the machines."""
+    turned_at: float
+    """When a budget gate turned last."""
 
 
 def phase_while_waking(step: Step) -> None:
@@ -128,6 +130,13 @@ def cordoned_is_not_used(step: Step) -> None:
         assert not (begun and m.cordoned), move
 
 
+def closed_is_not_woken(step: Step) -> None:
+    """No machine is started whose tier's budget gate is closed."""
+    for m, move in step.moves:
+        if move.from_state == "asleep" and move.to_state == "waking" and "taken over" not in move.reason:
+            assert m.plan.tier not in step.after.closed, move
+
+
 def locked_is_not_woken(step: Step) -> None:
     """A machine that its provider does not let us start is not started from sleep."""
     for m, move in step.moves:
@@ -153,15 +162,17 @@ def one_of_a_pair(step: Step) -> None:
 
 
 def idle_is_certain(step: Step) -> None:
-    """Neither idleness nor its pair drains a machine that the operator or anybody who waits wants awake, that has a
-    request in flight, or whose provider is in doubt: not seen lately, or not tested."""
+    """Neither idleness nor its pair drains a machine that the operator or anybody who waits wants awake, unless its
+    tier's budget gate is closed, that has a request in flight, or whose provider is in doubt: not seen lately, or not
+    tested."""
     for m, move in step.moves:
         if move.from_state == "ready" and move.to_state == "draining" and move.reason.startswith(("idle", "its pair")):
             assert not m.kept, move
             assert not _in_flight(step.after, m.id), move
             assert _certain(step, m), move
             waited = [level for (model, _), level in step.after.demand.items() if model in m.plan.models]
-            assert not any(level.request.waiting for level in waited), move
+            closed = m.plan.tier in step.after.closed
+            assert closed or not any(level.request.waiting for level in waited), move
 
 
 def doubt_stops_nothing(step: Step) -> None:
@@ -236,11 +247,13 @@ def journal_has_no_gap(world: Lived) -> None:
 
 def one_wake_per_burst(world: Lived) -> None:
     """One machine comes up for a model at a time, whatever the number of requests; two where the first may come too
-    late, or another model wants one too. What runs without our doing is beside that."""
+    late, or another model wants one too. What runs without our doing, or rose before a budget gate turned, is beside
+    that."""
     plan = world.fleet.plan
     for model, lineup in plan.lineups.items():
         others = {name for other in plan.lineups if other != model for name in plan.lineups[other]}
         waking = [m for name in lineup if (m := world.fleet.machines[name]).state == "waking"]
+        waking = [m for m in waking if m.since > world.turned_at]
         own = [m.id for m in waking if m.id not in others and "taken over" not in m.reason]
         hedges = any(plan.account(plan.machines[name]).reachable for name in lineup)
         assert len(own) <= (HEDGED if hedges else 1), f"one start per burst: {own}"
@@ -256,6 +269,7 @@ STEPS: Sequence[Callable[[Step], None]] = (
     calls_fit_the_state,
     one_call_at_a_time,
     cordoned_is_not_used,
+    closed_is_not_woken,
     locked_is_not_woken,
     one_of_a_pair,
     idle_is_certain,

@@ -75,6 +75,10 @@ class Fleet(RuleBasedStateMachine):
     def time_passes(self, seconds: float, ticks: bool) -> None:
         self.world.pass_time(seconds, step=1.0 if ticks else seconds)
 
+    @rule(closed=st.sampled_from([(), ("a",), ("b",), ("a", "b")]))
+    def a_budget_gate_turns(self, closed: tuple[str, ...]) -> None:
+        self.world.gates(*closed)
+
     @rule(seconds=st.sampled_from([60.0, 3600.0]))
     def the_waker_sleeps(self, seconds: float) -> None:
         """As a machine does that is suspended."""
@@ -195,6 +199,7 @@ class Fleet(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Left in peace, with everything working, demand is met and then everything sleeps."""
         world = self.world
+        world.gates()
         for key in self.in_flight:
             self.in_flight[key] = 0
         self._live_on(CAP * 4, wanted=True)

@@ -104,6 +104,7 @@ class Stage:
 
     bus: MemoryBus = field(default_factory=MemoryBus)
     now: float = 5000.0
+    closed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.machine = Machine(self.bus)
@@ -121,6 +122,7 @@ class Stage:
             inbox=self.inbox,
             metrics=Metrics(CollectorRegistry()),
             now=lambda: self.now,
+            closed=lambda: self.closed,
         )
 
     async def step(self, seconds: float = 0.3, *, renew: bool = True) -> None:
