@@ -52,11 +52,12 @@ class Activity(Message, frozen=True, kw_only=True, tag="activity.v1"):
     """`source_seq` of its newest usage event, 0 for none; the events' source is `gateway`."""
 
 
-class UsageEvent(Message, frozen=True, kw_only=True, tag="usage.v1"):
+class UsageEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="usage.v1"):
     """`usage.<partition>`: one per request whose first byte was written to an engine.
 
     `prompt_tokens` includes cached ones, `completion_tokens` includes reasoning. Times are Unix seconds,
-    durations seconds.
+    durations seconds. Fields that came later are left out where they say nothing: an event is encoded as it was when
+    it was sealed.
     """
 
     id: str
@@ -89,6 +90,10 @@ class UsageEvent(Message, frozen=True, kw_only=True, tag="usage.v1"):
     """From arrival to the end of the answer."""
     overhead: float
     """The gateway's own part of the way to the engine: arrival to forwarded, without the wait for a wake."""
+    moved_from: str | None = None
+    """The machine that had the request first and failed before it answered anything."""
+    choices: int = 1
+    """Answers asked for in one (`n`)."""
 
 
 class KeyTold(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

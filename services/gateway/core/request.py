@@ -36,6 +36,7 @@ class _Body(msgspec.Struct):
     max_tokens: msgspec.Raw = _ABSENT
     max_completion_tokens: msgspec.Raw = _ABSENT
     max_output_tokens: msgspec.Raw = _ABSENT
+    n: msgspec.Raw = _ABSENT
 
 
 class _Options(msgspec.Struct):
@@ -52,6 +53,8 @@ class Asked(msgspec.Struct, gc=False):
     wants_running_usage: bool
     max_tokens: int
     """The most that it may be answered with, 0 where it does not say."""
+    choices: int
+    """Answers in one."""
     plain: bool
     """No name in it is spelt with an escape, and `"model"` stands in it once."""
     body: bytes
@@ -103,6 +106,7 @@ def parse(body: bytes) -> Asked:
         bool(options.include_usage),
         bool(options.continuous_usage_stats),
         most,
+        _count(fields.n) or 1,
         plain,
         body,
     )

@@ -10,12 +10,14 @@ class Tally:
 
     __slots__ = (
         "arrived",
+        "choices",
         "count",
         "first_byte_at",
         "forwarded_at",
         "key_id",
         "machine",
         "model",
+        "moved_from",
         "outcome",
         "request_id",
         "status",
@@ -32,8 +34,11 @@ class Tally:
         self.model: str | None = None
         """The client's name for it, once it is known to be one."""
         self.streamed = False
+        self.choices = 1
         self.machine: MachineRecord | None = None
         """Where it was sent, the last one of two."""
+        self.moved_from: str | None = None
+        """The first one of two, where it may have seen the request."""
         self.written = False
         """Whether an engine may have seen the request: only then there is an event."""
         self.outcome: Outcome = "failed"
@@ -44,6 +49,15 @@ class Tally:
         self.wake_id: str | None = None
         self.forwarded_at: float | None = None
         self.first_byte_at: float | None = None
+
+    def asked(self, model: str, *, streamed: bool, choices: int) -> None:
+        """`model` is the client's name for one that is known."""
+        self.model, self.streamed, self.choices = model, streamed, choices
+
+    def moves(self) -> None:
+        """Its machine failed, and another one gets it."""
+        if self.written and self.machine is not None:
+            self.moved_from = self.machine.machine
 
     @property
     def first_byte(self) -> float | None:
@@ -87,4 +101,6 @@ class Tally:
             first_token=self.first_byte,
             duration=max(0.0, now - self.arrived),
             overhead=self.overhead,
+            moved_from=self.moved_from,
+            choices=self.choices,
         )

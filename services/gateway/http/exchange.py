@@ -81,8 +81,7 @@ class Exchange:
         try:
             self._asked = parse(body)
             self._model = door.model(self._asked.model, self._key)
-            self._tally.model = self._model.name
-            self._tally.streamed = self._asked.stream
+            self._tally.asked(self._model.name, streamed=self._asked.stream, choices=self._asked.choices)
             door.admit(self._model.name)
             wait = wake_limit(self._request.header(b"x-wake-timeout"), door.config.gateway.hold_cap)
             self._admission = Admission(
@@ -158,6 +157,7 @@ class Exchange:
         if another is None:
             return False
         self._hang_up()
+        self._tally.moves()
         self._door.machine_left(self._machine.machine)
         self._door.metrics.failovers += 1
         self._tally.status = 0

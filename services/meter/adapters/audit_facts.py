@@ -109,10 +109,27 @@ async def _machines(connection: AsyncConnection, day: Day) -> tuple[Machine, ...
     notes = await _notes(connection, day, earliest)
     query = select(engine_faults).where(engine_faults.c.day == day.name)
     faults = {row.machine: row.fault for row in await connection.execute(query)}
+    moved = await _moved(connection, day, earliest)
     return tuple(
-        Machine(machine=name, days=days[name], work=work[name], notes=notes[name], fault=faults.get(name, ""))
+        Machine(
+            machine=name,
+            days=days[name],
+            work=work[name],
+            notes=notes[name],
+            moved=moved.get(name, 0),
+            fault=faults.get(name, ""),
+        )
         for name in sorted({*days, *work})
     )
+
+
+async def _moved(connection: AsyncConnection, day: Day, earliest: float) -> dict[str, int]:
+    """Requests that each machine had first and another one in the end."""
+    e = events.c
+    query = select(e.moved_from, func.count()).where(
+        e.completed_at >= earliest, e.completed_at < day.end + EDGE_SECONDS, e.moved_from.is_not(None)
+    )
+    return {row[0]: int(row[1]) for row in await connection.execute(query.group_by(e.moved_from))}
 
 
 async def _work(connection: AsyncConnection, day: Day, earliest: float) -> defaultdict[str, list[Work]]:
@@ -140,6 +157,7 @@ async def _work(connection: AsyncConnection, day: Day, earliest: float) -> defau
         "straddling": _sum(edge, tokens),
         "unread": _sum(and_(today, ~is_covered), tokens),
         "uncertain": _sum(and_(is_covered, inside), literal(1)),
+        "choices": _sum(and_(is_covered, e.outcome != "failed"), e.choices - 1),
     }
     query = (
         select(e.machine, e.generation, func.max(tokens).label("largest"), *(c.label(n) for n, c in columns.items()))

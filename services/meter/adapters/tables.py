@@ -32,6 +32,8 @@ events = Table(
     Column("first_token", Double),
     Column("duration", Double),
     Column("overhead", Double),
+    Column("moved_from", Text),
+    Column("choices", BigInteger),
 )
 """One row per usage event, its fields as they came; never changed."""
 

@@ -35,6 +35,8 @@ class Work:
     """Of the day's requests that ended outside the readings."""
     uncertain: int = 0
     """Requests read whose tokens the engine may count differently: left, lost, failed inside, counted by ourselves."""
+    choices: int = 0
+    """Choices read beyond the first of each request."""
     largest: int = 0
     """The largest request's tokens."""
 
@@ -64,6 +66,8 @@ class Machine:
     """One for each generation that was read."""
     work: Sequence[Work]
     notes: Sequence[Note]
+    moved: int = 0
+    """Requests that it had first and that went to another machine: the event is of that one."""
     fault: str = ""
     """Why its engine could not be read, the last time that it could not."""
     judged: bool = True
@@ -141,7 +145,7 @@ def explain(machine: Machine) -> MachineAudit:
     )
 
 
-MORE = frozenset({"edges", "left", "gateway_crash", "lost_probes", "rounding"})
+MORE = frozenset({"edges", "left", "failover", "choices", "gateway_crash", "lost_probes", "rounding"})
 """Causes for which the engine counts more than the ledger."""
 LESS = frozenset({"edges", "resets", "left", "rounding"})
 """Causes for which it counts less."""
@@ -160,12 +164,18 @@ def _causes(machine: Machine) -> Iterator[Cause]:
         yield _at_most("edges", edges, "of requests under way at the first or the last reading of the day")
     if resets := [n for n in machine.notes if n.kind == "reset"]:
         yield _at_most("resets", sum(n.lost for n in resets), "done between an engine's last reading and its restart")
-    if left := sum(w.uncertain for w in work):
-        yield _at_most(
-            "left", left * largest, f"{left} requests were left, lost or failed: the engine went on for a while"
-        )
-    if crashed := sum(n.amount for n in machine.notes if n.kind == "crash"):
-        yield _at_most("gateway_crash", crashed * largest, f"{crashed} requests were in flight at gateways that died")
+    requests = {
+        "left": (sum(w.uncertain for w in work), "requests were left, lost or failed: the engine went on for a while"),
+        "failover": (machine.moved, "requests failed here before an answer and went to another machine"),
+        "choices": (sum(w.choices for w in work), "choices more than one a request: llama.cpp tells one"),
+        "gateway_crash": (
+            sum(n.amount for n in machine.notes if n.kind == "crash"),
+            "requests were in flight at gateways that died",
+        ),
+    }
+    for name, (number, words) in requests.items():
+        if number:
+            yield _at_most(name, number * largest, f"{number} {words}")
     if lost := [*_read(machine, "lost_probe")]:
         yield _at_most("lost_probes", len(lost) * PROBE_TOKENS, f"{len(lost)} probes got no answer")
     if rounding := sum(d.rounding for d in machine.days):

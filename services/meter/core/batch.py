@@ -26,8 +26,9 @@ AHEAD_SECONDS = 300.0
 Kind = Literal["unreadable", "invalid", "future", "old"]
 """Of what is in quarantine: no event of ours, a field out of range, completed later than now, too old."""
 
-_NAMES = ("id", "source", "key_id", "model", "tier", "machine", "wake_id")
-_COUNTS = ("generation", "status", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+_NAMES = ("id", "source", "key_id", "model", "tier", "machine", "wake_id", "moved_from")
+_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+_COUNTS = ("generation", "status", "choices", *_TOKENS)
 _SECONDS = ("completed_at", "wake_wait", "first_token", "duration", "overhead")
 
 

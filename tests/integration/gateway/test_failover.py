@@ -55,6 +55,7 @@ async def test_every_failure_before_the_first_byte_moves_once(opened: Opened) ->
         events = await front.usage(5)
         assert [(event.machine, event.outcome, event.status) for event in events] == [("m2", "completed", 200)] * 5
         assert [event.source_seq for event in events] == [1, 2, 3, 4, 5]
+        assert [event.moved_from for event in events] == ["m1"] * 4 + [None], "of the last one nothing was written"
 
 
 async def test_nothing_moves_twice_and_nothing_after_the_first_byte(opened: Opened) -> None:

@@ -191,6 +191,28 @@ async def test_what_a_crashed_gateway_had_in_flight_explains_it(books: Books) ->
     assert (await books.machine()).state == "explained"
 
 
+async def test_what_failed_over_explains_more_at_its_first_machine_and_nothing_at_its_second(books: Books) -> None:
+    await books.look(30, 0, stays=True)
+    await books.served(used(1, 100), used(2, 150, machine="l4x2-2", moved_from=MACHINE))
+    await books.look(200, 180, stays=True)
+    first, second = (await books.audit()).machines
+    assert (first.state, first.difference, [c.name for c in first.causes]) == ("explained", 80, ["failover"])
+    assert (second.machine, second.state) == ("l4x2-2", "unknown")
+    await books.look(201, 181 + 2048, stays=True)
+    assert (await books.audit()).machines[0].state == "wrong", "one request explains no more than one"
+
+
+async def test_choices_that_no_usage_tells_explain_what_the_engine_has_more(books: Books) -> None:
+    await books.look(30, 0, stays=True)
+    await books.served(used(1, 100, choices=3), used(2, 110, 0, choices=10**9, outcome="failed", status=400))
+    await books.look(200, 300, stays=True)
+    found = await books.machine()
+    assert (found.state, found.difference) == ("explained", 200)
+    assert [(c.name, c.tokens) for c in found.causes] == [("choices", 2 * 2048)], "what was refused explains nothing"
+    await books.look(201, 101 + 2 * 2048, stays=True)
+    assert (await books.machine()).state == "wrong"
+
+
 async def test_an_engine_without_counters_is_unknown(books: Books) -> None:
     await books.served(used(1, 100))
     for _ in range(3):

@@ -100,6 +100,8 @@ async def test_events_come_back_as_they_were(ledger: Ledger) -> None:
         streamed=False,
         duration=1e-9,
         prompt_tokens=2**39,
+        moved_from="l4x2-2",
+        choices=3,
     )
     await ledger.record(read([encode(odd)], NOW))
     (row,) = await rows(ledger, events)

@@ -206,3 +206,11 @@ def test_reading_a_large_body_costs_no_more_than_its_size(start: bytes) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 2 * len(body)
+
+
+@pytest.mark.parametrize(
+    ("members", "choices"),
+    [(b"", 1), (b',"n":3', 3), (b',"n":1', 1), (b',"n":0', 1), (b',"n":-2', 1), (b',"n":"3"', 1), (b',"n":null', 1)],
+)
+def test_how_many_answers_are_asked_for(members: bytes, choices: int) -> None:
+    assert parse(b'{"model":"m"%b}' % members).choices == choices
