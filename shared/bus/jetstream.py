@@ -17,14 +17,14 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, DeliverPolicy
+from nats.js.api import DeliverPolicy
 from nats.js.kv import KeyValue
 from nats.micro import add_service
 from nats.micro.request import Request
 
 from shared.bus.jetstream_objects import got, put
 from shared.bus.jetstream_pull import Pull
-from shared.bus.jetstream_watch import Stop, Watch, conflict, unavailable
+from shared.bus.jetstream_watch import Stop, Watch, changed, conflict, newest, opened, unavailable
 from shared.bus.ports import Delivery, Entry, Handle, Received, WatchEvent
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
 from shared.errors import BusUnavailable
@@ -123,13 +123,9 @@ class JetStreamBus:
     async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:
         self._check()
         async with unavailable(f"read {stream.name}"):
-            config = ConsumerConfig(filter_subject=subject, deliver_policy=DeliverPolicy.ALL)
-            subscription = await self.js.subscribe(subject, stream=stream.name, ordered_consumer=True, config=config)
+            subscription, stored = await opened(self.js, stream.name, subject, DeliverPolicy.ALL)
             try:
-                info = await subscription.consumer_info()
-                delivered = info.delivered.consumer_seq if info.delivered else 0
-                total = (info.num_pending or 0) + delivered
-                found = [await subscription.next_msg(CALL_SECONDS) for _ in range(total)]
+                found = [await subscription.next_msg(CALL_SECONDS) for _ in range(stored)]
             finally:
                 await subscription.unsubscribe()
         return [Received(m.subject, m.data) for m in found]
@@ -183,22 +179,16 @@ class JetStreamBus:
 
     async def entries(self, bucket: Bucket) -> dict[str, Entry]:
         self._check()
-        found: dict[str, Entry] = {}
         async with unavailable(f"read {bucket.name}"):
-            watcher = await (await self.kv(bucket)).watchall()
+            subscription, stored = await newest(self.js, bucket)
             try:
-                async with asyncio.timeout(CALL_SECONDS):
-                    async for entry in watcher:
-                        if entry is None:
-                            break
-                        if entry.operation is None:
-                            found[entry.key] = Entry(entry.value or b"", entry.revision or 0)
+                found = [changed(bucket, await subscription.next_msg(CALL_SECONDS)) for _ in range(stored)]
             finally:
-                await Stop(watcher.stop).stop()
-        return found
+                await Stop(subscription.unsubscribe).stop()
+        return {one.key: Entry(one.value, one.revision) for one in found if one.value is not None}
 
     async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
-        watch = Watch(self.kv, bucket, on_event, self._watches.remove)
+        watch = Watch(self.js, bucket, on_event, self._watches.remove)
         self._watches.append(watch)
         watch.restart()
         return watch

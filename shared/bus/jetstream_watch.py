@@ -1,4 +1,8 @@
-"""Watches of NATS buckets that begin again by themselves; what the client raises, as our errors."""
+"""What is in NATS buckets, and watches that begin again by themselves; what the client raises, as our errors.
+
+nats-py's own `watchall` takes a bucket for empty when the server's count of it overtakes the first values on their way,
+which happens on a busy machine, and leaves a consumer on the server for 5 minutes, of which a stream has a limit.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,7 +12,9 @@ from typing import Any
 import nats.errors
 import nats.js.errors
 import structlog
-from nats.js.kv import KeyValue
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from shared.bus.ports import Changed, Restarted, Synced, WatchEvent
 from shared.bus.topology import Bucket
@@ -55,17 +61,40 @@ class Stop:
             log.debug("already gone with its connection", error=str(error))
 
 
+async def opened(
+    js: JetStreamContext, stream: str, subject: str, policy: DeliverPolicy
+) -> tuple[JetStreamContext.PushSubscription, int]:
+    """A subscription to what is stored and what will be, and how many of its messages are stored now."""
+    config = ConsumerConfig(filter_subject=subject, deliver_policy=policy)
+    subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True, config=config)
+    info = await subscription.consumer_info()
+    # Delivered may mean under way; both counts are of one moment.
+    return subscription, (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
+
+
+async def newest(js: JetStreamContext, bucket: Bucket) -> tuple[JetStreamContext.PushSubscription, int]:
+    """The same of a bucket: each key's newest value, or the mark of its deletion, and what is put from then on."""
+    return await opened(js, f"KV_{bucket.name}", f"$KV.{bucket.name}.>", DeliverPolicy.LAST_PER_SUBJECT)
+
+
+def changed(bucket: Bucket, message: Msg) -> Changed:
+    headers = message.headers or {}
+    deleted = "KV-Operation" in headers or "Nats-Marker-Reason" in headers
+    key = message.subject.removeprefix(f"$KV.{bucket.name}.")
+    return Changed(key, None if deleted else message.data, message.metadata.sequence.stream)
+
+
 class Watch:
     """One watch that begins again whenever `restart` is called."""
 
     def __init__(
         self,
-        kv: Callable[[Bucket], Awaitable[KeyValue]],
+        js: JetStreamContext,
         bucket: Bucket,
         on_event: Callable[[WatchEvent], None],
         on_stop: "Callable[[Watch], None]",
     ) -> None:
-        self._kv = kv
+        self._js = js
         self._bucket = bucket
         self._on_event = on_event
         self._on_stop = on_stop
@@ -80,15 +109,20 @@ class Watch:
         while True:
             try:
                 async with unavailable(f"watch {self._bucket.name}"):
-                    watcher = await (await self._kv(self._bucket)).watchall()
+                    subscription, stored = await newest(self._js, self._bucket)
                 try:
                     self._on_event(Restarted())
-                    async for entry in watcher:
+                    if stored == 0:
+                        self._on_event(Synced())
+                    async for message in subscription.messages:
                         if asyncio.current_task() is not self._task:
                             return  # begun again, and the cancellation of this task was lost on its way
-                        self._on_event(_watch_event(entry))
+                        self._on_event(changed(self._bucket, message))
+                        stored -= 1
+                        if stored == 0:
+                            self._on_event(Synced())
                 finally:
-                    await Stop(watcher.stop).stop()
+                    await Stop(subscription.unsubscribe).stop()
             except BusUnavailable as error:
                 log.warning("watch not begun, trying again", bucket=self._bucket.name, error=str(error))
                 await asyncio.sleep(1.0)
@@ -97,10 +131,3 @@ class Watch:
         self._on_stop(self)
         if self._task:
             await end([self._task])
-
-
-def _watch_event(entry: KeyValue.Entry | None) -> WatchEvent:
-    if entry is None:
-        return Synced()
-    deleted = entry.operation is not None
-    return Changed(entry.key, None if deleted else entry.value or b"", entry.revision or 0)
