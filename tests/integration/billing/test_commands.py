@@ -1,0 +1,169 @@
+"""The operator's commands about money, asked of a real bus on which a billing that knows what it says answers."""
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import pytest_asyncio
+from click.testing import CliRunner
+
+from services.billing.forms.files import files
+from shared.bus import subjects
+from shared.bus.jetstream import JetStreamBus
+from shared.messages.billing import (
+    Band,
+    Bands,
+    BandsQuery,
+    ReportQuery,
+    ReportsQuery,
+    StatementQuery,
+)
+from shared.messages.codec import Message, decode, encode
+from shared.messages.meter import Refused
+from spotinference.__main__ import main
+from tests.unit.billing.forms.kit import EVIL, day_report, period_report, statement
+
+M = TypeVar("M", bound=Message)
+TO = "2026-05-31"
+
+
+class Told(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+class Desk:
+    """Runs commands; keeps what billing was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[Message] = []
+
+    def reports(self, data: bytes) -> Message:
+        query = self._heard(decode(data, ReportsQuery))
+        return Refused(reason=f"to: no {query.to}") if query.to == "never" else period_report(query.days, TO)
+
+    def report(self, data: bytes) -> Message:
+        query = self._heard(decode(data, ReportQuery))
+        return Refused(reason=f"day: no {query.day}") if query.day == "never" else day_report(query.day)
+
+    def statement(self, data: bytes) -> Message:
+        return statement(key_id=self._heard(decode(data, StatementQuery)).key_id)
+
+    def bands(self, data: bytes) -> Message:
+        self._heard(decode(data, BandsQuery))
+        band = Band(
+            model=EVIL[3], day=TO, low=Decimal(2), high=Decimal("2.5"), trailing_7=Decimal("2.2"), trailing_28=None
+        )
+        return Bands(day=TO, bands=(band,))
+
+    async def run(self, *words: str) -> Told:
+        config = str(self.folder / "spotinference.toml")
+        arguments = [*words, "--config", config, "--data-dir", str(self.folder)]
+        done = await asyncio.to_thread(CliRunner().invoke, main, arguments)
+        return Told(done.exit_code, done.stdout, done.stderr)
+
+    def path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def _heard(self, query: M) -> M:
+        self.asked.append(query)
+        return query
+
+
+@pytest_asyncio.fixture
+async def desk(tmp_path: Path, bus: JetStreamBus, nats_url: str) -> Desk:
+    (tmp_path / "spotinference.toml").write_text(f'[bus]\nurl = "{nats_url}"\n')
+    made = Desk(tmp_path)
+    answers: dict[str, Callable[[bytes], Message]] = {
+        subjects.BILLING_REPORTS: made.reports,
+        subjects.BILLING_REPORT: made.report,
+        subjects.BILLING_STATEMENT: made.statement,
+        subjects.BILLING_BANDS: made.bands,
+    }
+    for subject, answer in answers.items():
+
+        async def told(data: bytes, answer: Callable[[bytes], Message] = answer) -> bytes:
+            return encode(answer(data))
+
+        await bus.respond("billing", subject, told)
+    return made
+
+
+async def test_without_options_the_last_seven_days_come_first_and_then_the_day(desk: Desk) -> None:
+    told = await desk.run("report")
+    assert told.status == 0, told.err
+    assert [type(query) for query in desk.asked] == [ReportsQuery]
+    week = period_report(7, TO)
+    lines = told.out.splitlines()
+    assert lines[0].startswith(f"${week.usd_per_mtok:,.4f} per million tokens")
+    assert told.out.index("7 days, 2026-05-25 to 2026-05-31 UTC") < told.out.index(
+        "2026-05-31 UTC, estimated, revision 3"
+    )
+
+
+async def test_files_are_those_that_the_service_publishes(desk: Desk) -> None:
+    names = ("r.csv", "r.xlsx", "r.html")
+    options = [word for name in names for word in (f"--{name[2:]}", desk.path(name))]
+    told = await desk.run("report", "--days", "9", "--to", TO, *options, "--json")
+    assert told.status == 0, told.err
+    assert desk.asked == [ReportsQuery(to=TO, days=9)]
+    published = files(period_report(9, TO))
+    assert {name: (desk.folder / name).read_bytes() for name in names} == {name: published[name[2:]] for name in names}
+    assert json.loads(told.out) == json.loads(published["json"])
+    rows = list(csv.DictReader(io.StringIO((desk.folder / "r.csv").read_text("utf-8"))))
+    spend = sum(Decimal(row["spend"]) for row in rows if row["kind"] == "total")
+    assert spend == period_report(9, TO).spend
+    place = desk.path("d.csv")
+    assert (await desk.run("report", "--day", TO, "--csv", place)).out == f"wrote {place}\n"
+
+
+async def test_a_day_as_json_is_one_object(desk: Desk) -> None:
+    told = await desk.run("report", "--day", "2026-05-03", "--json")
+    assert json.loads(told.out) == json.loads(files(day_report())["json"])
+    assert desk.asked == [ReportQuery(day="2026-05-03")]
+
+
+async def test_a_refusal_writes_nothing_and_ends_with_one(desk: Desk) -> None:
+    kept = desk.folder / "kept.csv"
+    kept.write_text("old")
+    told = await desk.run("report", "--day", "never", "--csv", str(kept))
+    assert (told.status, told.err) == (1, "spotinference: day: no never\n")
+    assert kept.read_text() == "old"
+    place = desk.path("none/r.html")
+    told = await desk.run("report", "--days", "3", "--html", place)
+    assert (told.status, told.err) == (1, f"spotinference: --html {place}: No such file or directory\n")
+
+
+async def test_options_that_exclude_one_another_are_wrong_usage(desk: Desk) -> None:
+    for words in (("--day", TO, "--days", "3"), ("--day", TO, "--to", TO), ("--to", TO), ("--days", "0")):
+        told = await desk.run("report", *words)
+        assert told.status == 2, words
+    assert desk.asked == []
+
+
+async def test_a_statement_on_the_terminal_and_as_files(desk: Desk) -> None:
+    told = await desk.run("statement", "=k1", "--month", "2026-05")
+    assert told.status == 0, told.err
+    assert "=k1, 2026-05: $6.0000 for 2,400,002 tokens, complete" in told.out
+    assert desk.asked == [StatementQuery(key_id="=k1", month="2026-05")]
+    told = await desk.run("statement", "=k1", "--json", "--csv", desk.path("s.csv"), "--html", desk.path("s.html"))
+    published = files(statement(key_id="=k1"))
+    assert json.loads(told.out) == json.loads(published["json"])
+    assert (desk.folder / "s.csv").read_bytes() == published["csv"]
+    assert (desk.folder / "s.html").read_bytes() == published["html"]
+
+
+async def test_bands_as_a_table_and_as_json(desk: Desk) -> None:
+    told = await desk.run("bands", "--day", TO)
+    assert "2 to 2.5" in told.out
+    assert "\x1b" not in told.out
+    assert desk.asked == [BandsQuery(day=TO)]
+    (band,) = json.loads((await desk.run("bands", "--json")).out)["bands"]
+    assert (band["model"], band["low"], band["trailing_28"]) == (EVIL[3], "2", None)
