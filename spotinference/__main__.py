@@ -17,6 +17,7 @@ COMMANDS = {
     "hibernate": "spotinference.orders:hibernate",
     "cordon": "spotinference.orders:cordon",
     "uncordon": "spotinference.orders:uncordon",
+    "budget": "spotinference.budget:budget",
     "usage": "spotinference.usage:usage",
     "gaps": "spotinference.gaps:gaps",
     "figures": "spotinference.figures:figures",

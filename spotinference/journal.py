@@ -16,8 +16,9 @@ from shared.bus.ports import Bus, Received, Restarted, WatchEvent
 from shared.bus.subjects import journal as journal_of
 from shared.bus.topology import FLEET, FLEET_JOURNAL
 from shared.errors import BusUnavailable
+from shared.messages.budget import GateTurned, Journalled
 from shared.messages.codec import rfc3339
-from shared.messages.waker import JournalEntry, Ordered, PhaseEnded, ProviderCall, Transition
+from shared.messages.waker import Ordered, PhaseEnded, ProviderCall, Transition
 from shared.values import Duration
 from spotinference.context import Context, echo_json, suite_options
 
@@ -28,7 +29,7 @@ REMEMBERED = 2 * QUEUED
 """Entries told last: what the bus says twice is told once."""
 RETRY_SECONDS = 1.0
 
-_decoder = msgspec.json.Decoder(JournalEntry)
+_decoder = msgspec.json.Decoder(Journalled)
 
 
 class Moment(click.ParamType[float]):
@@ -59,7 +60,7 @@ class Moment(click.ParamType[float]):
 def journal(
     context: Context, *, machine: str | None, since: float | None, limit: int | None, follow: bool, as_json: bool
 ) -> None:
-    """Every transition, phase, provider call and order, the oldest first."""
+    """Every transition, phase, provider call and order, and each turn of a budget gate, the oldest first."""
     subject = journal_of(machine) if machine else ALL
     tell = _tell_json if as_json else _tell
 
@@ -75,12 +76,12 @@ def journal(
         told(context.on_bus(lambda bus: bus.read(FLEET_JOURNAL, subject)), limit)
 
 
-async def journal_entries(bus: JetStreamBus) -> list[JournalEntry]:
+async def journal_entries(bus: JetStreamBus) -> list[Journalled]:
     """The whole journal, the oldest first."""
     return list(decoded(await bus.read(FLEET_JOURNAL)))
 
 
-def decoded(found: Iterable[Received]) -> Iterator[JournalEntry]:
+def decoded(found: Iterable[Received]) -> Iterator[Journalled]:
     """What can be read of it; a word on standard error for what cannot, which a newer waker may have written."""
     for received in found:
         try:
@@ -165,16 +166,21 @@ class Tail:
         return found
 
 
-def _tell_json(entry: JournalEntry) -> None:
-    echo_json({"at": rfc3339(entry.at), "machine": entry.machine} | _facts(entry))
+def _tell_json(entry: Journalled) -> None:
+    whose = {} if isinstance(entry, GateTurned) else {"machine": entry.machine}
+    echo_json({"at": rfc3339(entry.at)} | whose | _facts(entry))
 
 
-def _tell(entry: JournalEntry) -> None:
-    click.echo(f"{rfc3339(entry.at)}  {entry.machine:<16}  {_words(entry)}")
+def _tell(entry: Journalled) -> None:
+    whose = f"budget {entry.scope}" if isinstance(entry, GateTurned) else entry.machine
+    click.echo(f"{rfc3339(entry.at)}  {whose:<16}  {_words(entry)}")
 
 
-def _facts(entry: JournalEntry) -> dict[str, object]:
+def _facts(entry: Journalled) -> dict[str, object]:
     match entry:
+        case GateTurned():
+            told = {name: getattr(entry, name) for name in ("scope", "open", "reason", "spend", "limit")}
+            return {"kind": "gate", **told, "warning": entry.warning, "by": entry.by, "why": entry.why}
         case Transition():
             told = {"from": entry.from_state, "to": entry.to_state, "reason": entry.reason, "wake_id": entry.wake_id}
             return {"kind": "transition", **told}
@@ -188,8 +194,13 @@ def _facts(entry: JournalEntry) -> dict[str, object]:
             return {"kind": "order", "order": entry.order, "by": entry.by}
 
 
-def _words(entry: JournalEntry) -> str:
+def _words(entry: Journalled) -> str:
     match entry:
+        case GateTurned():
+            state = f"closed, {entry.reason}" if not entry.open else "open, warning" if entry.warning else "open"
+            spent = "an unknown spend" if entry.spend is None else f"{entry.spend} USD"
+            said = f"; said {entry.by}: {entry.why}" if entry.by else ""
+            return f"{state}: {spent} of {entry.limit}{said}"
         case Transition():
             return f"{entry.from_state or '·'} → {entry.to_state}: {entry.reason}"
         case ProviderCall():

@@ -141,7 +141,7 @@ def _give(
 
 async def _ordered(bus: Bus, order: OrderKind, target: str) -> None:
     """Returns when the leading waker has it on record. It says what is wanted, so that saying it twice does no harm."""
-    command = WakerCommand(order=order, target=target, by=_operator())
+    command = WakerCommand(order=order, target=target, by=operator())
     try:
         reply = await ask(bus, WAKER_COMMAND, command, WakerReply, timeout=REPLY_SECONDS)
     except BusUnavailable as error:
@@ -150,7 +150,8 @@ async def _ordered(bus: Bus, order: OrderKind, target: str) -> None:
         raise Refusal(reply.error or f"the waker refused {order} {target} and gave no reason")
 
 
-def _operator() -> str:
+def operator() -> str:
+    """Who gives an order: the user and the host."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name

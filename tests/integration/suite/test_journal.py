@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Received, Restarted, Synced
 from shared.errors import BusUnavailable
+from shared.messages.budget import GateTurned
 from shared.messages.codec import encode, rfc3339
 from shared.messages.waker import JournalEntry, Ordered, PhaseEnded, ProviderCall, Transition
 from spotinference.journal import QUEUED, Tail
@@ -78,6 +80,57 @@ async def test_every_kind_of_entry_is_told(bus: JetStreamBus, shell: Shell) -> N
     assert told == [common | fields for _, fields, _ in EVERY_KIND]
     lines = (await shell("journal")).stdout.splitlines()
     assert [line.split(maxsplit=2)[2] for line in lines] == [words for _, _, words in EVERY_KIND]
+
+
+async def test_a_turn_of_a_budget_gate_is_told(bus: JetStreamBus, shell: Shell) -> None:
+    closed = GateTurned(
+        at=AT, scope="tier.t", open=False, reason="budget_closed", spend=Decimal("9.5"), limit=Decimal(9)
+    )
+    opened = GateTurned(
+        at=AT,
+        scope="fleet",
+        open=True,
+        reason="",
+        spend=None,
+        limit=Decimal(99),
+        by="me@here",
+        warning=True,
+        why="a demo",
+    )
+    for entry in (closed, opened):
+        await bus.publish(subjects.budget_journal(entry.scope), encode(entry))
+    await publish(bus, moved("budget"))  # a machine may be called so
+    told = [json.loads(line) for line in (await shell("journal", "--json")).stdout.splitlines()]
+    assert told[:2] == [
+        {
+            "at": "2027-01-15T08:00:00.000Z",
+            "kind": "gate",
+            "scope": "tier.t",
+            "open": False,
+            "reason": "budget_closed",
+            "spend": "9.5",
+            "limit": "9",
+            "warning": False,
+            "by": "",
+            "why": "",
+        },
+        {
+            "at": "2027-01-15T08:00:00.000Z",
+            "kind": "gate",
+            "scope": "fleet",
+            "open": True,
+            "reason": "",
+            "spend": None,
+            "limit": "99",
+            "warning": True,
+            "by": "me@here",
+            "why": "a demo",
+        },
+    ]
+    lines = (await shell("journal")).stdout.splitlines()
+    assert lines[0].endswith("  budget tier.t     closed, budget_closed: 9.5 USD of 9")
+    assert lines[1].endswith("  budget fleet      open, warning: an unknown spend of 99; said me@here: a demo")
+    assert await machines(shell, "--machine", "budget") == ["budget"]
 
 
 async def test_it_can_be_narrowed(bus: JetStreamBus, shell: Shell) -> None:
