@@ -115,6 +115,9 @@ def _day(report: DayReport) -> Iterator[RenderableType]:
         told.append(f"\nchanged: {plain(report.change)}")
     if report.billed_share is not None:
         told.append(f"\n{report.billed_share:.1%} of the spend comes from charges, the rest from accruals")
+    told.append(f"\nmade from {report.charges:,} charges")
+    if report.shared_by:
+        told.append(f", shared cost spread by {plain(report.shared_by)}")
     told.append(f"\nusage {'complete' if report.usage_complete else 'not complete'}")
     for reason in report.usage_reasons:
         told.append(f"\n  {plain(reason)}")

@@ -131,6 +131,9 @@ def _notes(day: DayReport) -> Iterator[_Figure]:
         yield _Figure("change", reason=day.change)
     for reason in day.usage_reasons:
         yield _Figure("usage", reason=reason)
+    if day.shared_by:
+        yield _Figure("shared_by", day.shared_by)
+    yield _Figure("charges", str(day.charges))
     for source in day.sources:
         yield _Figure("source", source)
 

@@ -161,6 +161,8 @@ def _state(report: Report) -> Sheet:
             *(("usage", reason) for reason in day.usage_reasons),
             *([("not available", day.reason)] if day.reason else []),
             *([("change", day.change)] if day.change else []),
+            *([("shared cost spread by", day.shared_by)] if day.shared_by else []),
+            ("charges", str(day.charges)),
             *(("source", source) for source in day.sources),
         ]
         rows.append((_date(day.day), "billed share", None, day.billed_share))

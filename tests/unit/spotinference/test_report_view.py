@@ -69,6 +69,7 @@ def test_a_day_says_its_state_its_change_and_how_much_is_billed() -> None:
         "2026-05-03 UTC, provisional, revision 3, 400,000,000 tokens served, spend $990.12",
         "changed: late usage",
         "75.0% of the spend comes from charges, the rest from accruals",
+        "made from 12 charges, shared cost spread by direct cost",
         "usage complete",
         "always on: $5,760.00, $14.4000 per million tokens",
         "the same hours accrued $115.20, billed $104.64: -10.56 USD (-9.17%)",

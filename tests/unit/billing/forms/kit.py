@@ -97,6 +97,8 @@ def day_report(
             KeyFigure(key_id=name, spend=s, tokens=t, usd_per_mtok=r, wakes=Decimal("0.5"))
             for name, (s, t, r) in zip(keys, parts(len(keys)), strict=True)
         ),
+        shared_by="direct cost",
+        charges=12,
         always_on=AlwaysOn(spend=Decimal(5760), usd_per_mtok=Decimal("14.4")),
         variance=Variance(accrued=Decimal("115.2"), billed=Decimal("104.64"), difference=Decimal("-10.56")),
     )

@@ -67,8 +67,8 @@ def test_a_row_says_what_it_is() -> None:
         "reason": "",
     }
     kinds = [row["kind"] for row in rows]
-    wanted = {"total", "cause", "tier", "model", "key", "wakes", "direction", "beside", "variance", "change", "source"}
-    assert set(kinds) == wanted
+    figures = {"total", "cause", "tier", "model", "key", "wakes", "direction", "beside", "variance"}
+    assert set(kinds) == figures | {"change", "shared_by", "charges", "source"}
     named = {(row["kind"], row["name"]): row for row in rows}
     assert named["variance", "difference"]["spend"] == "-10.56"
     assert named["model", ""]["tokens"] == "0"

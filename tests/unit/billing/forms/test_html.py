@@ -39,6 +39,7 @@ def test_a_day_is_told_with_state_revision_and_change() -> None:
     assert ["nobody", "$153.47", "0", "no tokens", "$0.50"] in page.rows
     assert ["Always on", "$5 760.00", "$14.4000"] in page.rows
     assert ["$115.20", "$104.64", f"{MINUS}$10.56 (-9.2%)"] in page.rows
+    assert "Made from 12 charges; shared cost is spread by direct cost." in page.text
     assert "75.0% of the spend comes from charges" in page.text
 
 

@@ -58,7 +58,13 @@ def test_a_period_has_a_sheet_for_each_view_and_one_for_its_sources() -> None:
     assert [row["days"] for row in book.sheets["blended"]] == ["7", "28", "30"]
     assert len(book.sheets["days"]) == 30
     said = {(row["what"], row["is"]) for row in book.sheets["state and sources"]}
-    for wanted in (("state", "final"), ("state", "estimated"), ("change", "late usage"), ("currency", "USD")):
+    for wanted in (
+        ("state", "final"),
+        ("state", "estimated"),
+        ("change", "late usage"),
+        ("currency", "USD"),
+        ("charges", "12"),
+    ):
         assert wanted in said
     assert any("SHA-256" in text for what, text in said if what == "source")
     assert any("BilledCost" in text for what, text in said if what == "basis")
