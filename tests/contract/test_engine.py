@@ -12,7 +12,8 @@ import pytest
 
 from services.meter.adapters.scraper import Scraper
 from services.meter.core.engine_counters import EngineCounters, parse
-from tests.kit.engine import Engine, free_port
+from tests.kit.engine import Engine
+from tests.kit.ports import free_port
 from tests.kit.waiting import PATIENCE_SECONDS
 
 MESSAGES = [{"role": "user", "content": "how many people look at the water"}]

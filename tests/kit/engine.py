@@ -1,7 +1,6 @@
 """Real engines for tests: the small CPU engine with a tiny random model, each in a process of its own."""
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.meter.core.engine_counters import EngineCounters, parse
+from tests.kit.ports import free_port
 from tests.kit.tiny_gguf import write_tiny_gguf
 from tests.kit.waiting import PATIENCE_SECONDS
 
@@ -22,12 +22,6 @@ NAME = "tiny"
 def engine_command(model: Path, name: str = NAME) -> list[str]:
     """A machine's `command` for the configuration, with `{port}` to be filled in."""
     return [sys.executable, "-m", "spotinference.engine", "--model", str(model), "--name", name, "--port", "{port}"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Engine:

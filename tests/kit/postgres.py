@@ -9,7 +9,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from tests.kit.ports import free_port
 from tests.kit.waiting import PATIENCE_SECONDS
 
 URL_VARIABLE = "SPOT_TEST_PG_URL"
@@ -99,13 +99,6 @@ def _unprivileged() -> int | None:
         return None
     names = {entry.pw_name: entry.pw_uid for entry in pwd.getpwall()}
     return names.get("postgres", names["nobody"])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def postgres_binaries() -> Path | None:

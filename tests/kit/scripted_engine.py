@@ -71,6 +71,8 @@ class ScriptedEngine:
         self.default = Script()
         self.scripts: deque[Script] = deque()
         self.requests: list[Seen] = []
+        self.most_running = 0
+        """At the same time."""
         self._released = asyncio.Event()
         self._arrived = asyncio.Condition()
 
@@ -127,6 +129,7 @@ class ScriptedEngine:
         script = self.scripts.popleft() if self.scripts else self.default
         async with self._arrived:
             self.requests.append(seen)
+            self.most_running = max(self.most_running, self.running)
             self._arrived.notify_all()
         try:
             return await self._answer(request, seen, script)

@@ -51,7 +51,6 @@ async def front(opened: Opened, scripted_engine: ScriptedEngine) -> Front:
     return front
 
 
-@pytest.mark.long
 async def test_both_ways_are_measured_by_turns_and_the_run_is_kept(
     front: Front, scripted_engine: ScriptedEngine, bus: JetStreamBus
 ) -> None:
@@ -71,10 +70,10 @@ async def test_both_ways_are_measured_by_turns_and_the_run_is_kept(
         assert (side["requests"], side["failed"]) == (10, 0)
         assert (side["prompt_tokens"], side["completion_tokens"]) == (310, 200)
         assert side["rate"] == pytest.approx(200 / side["seconds"])
-        # The engine waits so long before each token, and a stream is never faster than that.
-        assert INTERVAL * 0.9 < side["tpot"]["p50"] < 10 * INTERVAL
-        assert side["stream_rate"]["p50"] == pytest.approx(1 / side["tpot"]["p50"], rel=0.3)
-        assert side["rate"] > 1.5 / INTERVAL / 10, "several streams at once"
+        # The engine waits so long before each token, and half of ten streams, four at once, had 19 pauses so long.
+        assert INTERVAL * 0.9 < side["tpot"]["p50"] <= 4 * side["seconds"] / (5 * 19)
+        assert side["stream_rate"]["p50"] == pytest.approx(1 / side["tpot"]["p50"], rel=0.9)
+    assert scripted_engine.most_running == 4
     assert told["added"]["count"] == PAIRS
     asked = scripted_engine.requests
     assert len(asked) == 2 * (WARM + 10 + PAIRS)
@@ -95,14 +94,14 @@ async def test_both_ways_are_measured_by_turns_and_the_run_is_kept(
 
 async def test_what_one_way_takes_longer_is_what_was_added(front: Front, scripted_engine: ScriptedEngine) -> None:
     """The engine behind the gateway is late by a known time, the one asked directly is not."""
-    scripted_engine.default = Script(tokens=20, headers_after=0.05)
+    scripted_engine.default = Script(tokens=20, headers_after=0.2)
     async with scripted() as quick:
         quick.default = Script(tokens=20)
         told = await measured(front, "--direct", quick.base_url)
     assert (told["machine"], told["tier"]) == (None, None)
-    assert 0.045 < told["added"]["p50"] < 0.15
-    assert told["gateway"]["ttft"]["p50"] - told["direct"]["ttft"]["p50"] > 0.03
-    assert told["direct"]["ttft"]["p50"] < 0.05
+    assert 0.15 < told["added"]["p50"] < 1.0
+    assert told["gateway"]["ttft"]["p50"] - told["direct"]["ttft"]["p50"] > 0.1
+    assert told["direct"]["ttft"]["p50"] < 0.2
 
 
 async def test_figures_with_failures_are_kept_and_not_published(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.gateway.conftest import Front
 from tests.integration.gateway.hostile import BODY, STREAM, asked, own_error, whole
-from tests.kit.engine import free_port
+from tests.kit.ports import free_port
 from tests.kit.raw_http import connected
 from tests.kit.scripted_engine import Script, ScriptedEngine, scripted
 from tests.kit.waiting import until

@@ -12,7 +12,7 @@ from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent
 from tests.integration.gateway.conftest import MODEL, Front
 from tests.integration.gateway.hostile import BODY, STREAM, asked, own_error, whole
-from tests.kit.engine import free_port
+from tests.kit.ports import free_port
 from tests.kit.raw_http import Answer, connected
 from tests.kit.scripted_engine import Script, ScriptedEngine
 from tests.kit.waiting import PATIENCE_SECONDS, until

@@ -14,8 +14,8 @@ from shared.bus.jetstream import JetStreamBus
 from shared.messages.gateway import UsageEvent
 from tests.integration.gateway.conftest import Front
 from tests.integration.gateway.hostile import STREAM, answers, asked, own_error, post, whole
-from tests.kit.engine import free_port
 from tests.kit.nats_server import NatsServer
+from tests.kit.ports import free_port
 from tests.kit.raw_http import Answer, RawConnection, connected
 from tests.kit.scripted_engine import Script, ScriptedEngine
 from tests.kit.service import ServiceProcess

@@ -29,7 +29,8 @@ from shared.messages.gateway import UsageEvent
 from shared.messages.meter import Confirmed, KeyMonth, Refused, Tokens, TokensQuery, month_of
 from shared.suite import BUS_URL_VARIABLE
 from tests.kit.nats_server import NatsServer
-from tests.kit.postgres import PostgresServer, free_port
+from tests.kit.ports import free_port
+from tests.kit.postgres import PostgresServer
 from tests.kit.waiting import until
 from tests.unit.meter.events import event, sums_of
 

@@ -35,7 +35,7 @@ from shared.tasks import end
 from spotinference.keys import mint
 from tests.integration.waker.skies import FLEET as FLEET_NAME
 from tests.integration.waker.skies import Sky
-from tests.kit.engine import free_port
+from tests.kit.ports import free_port
 from tests.kit.scripted_engine import NAME, scripted
 from tests.kit.service import ServiceProcess, running
 from tests.kit.waiting import PATIENCE_SECONDS, until
