@@ -1,19 +1,23 @@
-"""`spotinference invoice`: a provider's file into the books."""
+"""`spotinference invoice`: providers' files into the books, what is payable, and whether they tie."""
 
-import hashlib
+import asyncio
 import sys
-from pathlib import Path
+from decimal import Decimal, InvalidOperation
 
 import click
+import msgspec
 
+from services.billing.adapters.places import place
+from services.billing.deliveries import found, sent
 from shared.bus.ports import Bus
-from shared.bus.subjects import BILLING_IMPORT
-from shared.bus.topology import INVOICES
+from shared.bus.subjects import BILLING_IMPORT, BILLING_INVOICES, BILLING_PAYABLE
 from shared.errors import Misconfigured
-from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest
-from spotinference.context import Context, ask, suite_options
+from shared.messages.invoices import ImportAnswer, Invoices, InvoicesQuery, PayableNote
+from spotinference.context import Context, ask, echo_json, show, suite_options
+from spotinference.invoice_view import imported_lines, imported_table, refused_lines, standings_table
 
-IMPORT_SECONDS = 120.0
+IMPORT_SECONDS = 900.0
+"""For one delivery: ten million charges take a minute."""
 
 
 @click.group()
@@ -22,35 +26,95 @@ def invoice() -> None:
 
 
 @invoice.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--source", required=True, help="Who delivered it; a later file of the same source replaces this one.")
+@click.argument("where", metavar="FILE|FOLDER|s3://BUCKET/PREFIX")
+@click.option("--source", required=True, help="Who delivered it: a later delivery of the source replaces this one.")
+@click.option("--region", help="Of the S3 bucket. [by boto3's usual chain]")
+@click.option("--endpoint-url", help="Of another S3 than AWS's.")
 @suite_options
-def import_(context: Context, file: Path, source: str) -> None:
-    """Read a FOCUS file (CSV, also gzipped). All of it, or nothing and exit status 1."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise Misconfigured(f"{file}: unreadable: {error.strerror}") from error
-    answer = context.on_bus(lambda bus: deliver(bus, data, file.name, source))
-    for refusal in answer.refusals:
-        place = f"{refusal.file}:{refusal.line}" if refusal.line else refusal.file
-        column = f" {refusal.column}:" if refusal.column else ""
-        click.echo(f"{place}:{column} {refusal.reason}", err=True)
-    if answer.refusals:
-        click.echo("spotinference: nothing was imported; every figure is as it was", err=True)
+def import_(context: Context, where: str, source: str, region: str | None, endpoint_url: str | None) -> None:
+    """Read FOCUS, CUR 2.0 or date,resource,cost,currency (CSV, gzip, Parquet).
+
+    Of a folder with AWS's manifests only the files that they list, one delivery for each; of any other all files. A
+    delivery counts whole, or not at all: then the exit status is 1.
+    """
+    answers = context.on_bus(lambda bus: deliver(bus, where, source, region, endpoint_url))
+    for answer in answers:
+        for line in imported_lines(answer):
+            click.echo(line)
+        for line in refused_lines(answer):
+            click.echo(line, err=True)
+    if answers[-1].refusals:
+        nothing = "nothing was imported" if len(answers) == 1 else "nothing of this delivery was imported"
+        click.echo(f"spotinference: {nothing}; every figure is as it was", err=True)
         sys.exit(1)
-    for snapshot in answer.snapshots:
-        replaced = "  (replaces the one before)" if snapshot.replaced else ""
-        click.echo(
-            f"{snapshot.period_start[:10]} to {snapshot.period_end[:10]}  {snapshot.issuer}  "
-            f"account {snapshot.account}  {snapshot.rows} rows  {snapshot.billed} {snapshot.currency}{replaced}"
-        )
-    click.echo(f"sha256 {answer.sha256}")
 
 
-async def deliver(bus: Bus, data: bytes, file_name: str, source: str) -> ImportAnswer:
-    """Put the file where billing keeps it, and have it read."""
-    sha256 = hashlib.sha256(data).hexdigest()
-    await bus.put_object(INVOICES, sha256, data)
-    request = ImportRequest(source=source, files=(DeliveredFile(name=file_name, sha256=sha256),))
-    return await ask(bus, BILLING_IMPORT, request, ImportAnswer, timeout=IMPORT_SECONDS)
+@invoice.command()
+@click.argument("invoice_id", metavar="INVOICE")
+@click.argument("amount")
+@click.option("--source", required=True, help="Who delivers its charges.")
+@click.option("--issuer", help="Where several issuers have an invoice of this number.")
+@click.option("--voids", metavar="OTHER", help="The invoice that this one replaces: its charges no longer count.")
+@suite_options
+def payable(
+    context: Context, invoice_id: str, amount: str, *, source: str, issuer: str | None, voids: str | None
+) -> None:
+    """Note what an invoice says is to be paid, in its own currency. A later note of it replaces this one."""
+    try:
+        exact = Decimal(amount)
+    except InvalidOperation as error:
+        raise Misconfigured(f'AMOUNT: expected a number such as "1234.56", got {amount!r}') from error
+    note = PayableNote(source=source, invoice_id=invoice_id, amount=exact, issuer=issuer, voids=voids)
+    invoices = context.on_bus(lambda bus: ask(bus, BILLING_PAYABLE, note, Invoices))
+    show(standings_table([s for s in invoices.standings if s.invoice_id in (invoice_id, voids)]))
+
+
+@invoice.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@suite_options
+def list_(context: Context, *, as_json: bool) -> None:
+    """What was imported, the newest first; only what is active counts."""
+    imported = _invoices(context).imported
+    if as_json:
+        echo_json({"imported": [msgspec.to_builtins(one) for one in imported]})
+    else:
+        show(imported_table(imported))
+
+
+@invoice.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@suite_options
+def check(context: Context, *, as_json: bool) -> None:
+    """Whether each invoice's charges tie to what is payable, to 0.01. Exit status 1 where one differs."""
+    standings = _invoices(context).standings
+    wrong = [standing for standing in standings if standing.state == "differs"]
+    if as_json:
+        echo_json({"ties": not wrong, "invoices": [msgspec.to_builtins(one) for one in standings]})
+    else:
+        show(standings_table(standings))
+        for one in wrong:
+            click.echo(
+                f"spotinference: {one.issuer}, invoice {one.invoice_id}: its charges are {one.billed} {one.currency}, "
+                f"payable are {one.payable}: import its newest file, or correct the amount",
+                err=True,
+            )
+    if wrong:
+        sys.exit(1)
+
+
+async def deliver(
+    bus: Bus, where: str, source: str, region: str | None = None, endpoint_url: str | None = None
+) -> list[ImportAnswer]:
+    """Import what lies there, up to the first delivery that is refused."""
+    lies = await asyncio.to_thread(place, where, region=region, endpoint_url=endpoint_url)
+    answers: list[ImportAnswer] = []
+    for delivery in await found(lies):
+        request = await sent(bus, lies, delivery.plan, source)
+        answers.append(await ask(bus, BILLING_IMPORT, request, ImportAnswer, timeout=IMPORT_SECONDS))
+        if answers[-1].refusals:
+            break
+    return answers
+
+
+def _invoices(context: Context) -> Invoices:
+    return context.on_bus(lambda bus: ask(bus, BILLING_INVOICES, InvoicesQuery(), Invoices))

@@ -1,5 +1,7 @@
 """What billing tells Prometheus."""
 
+from decimal import Decimal
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from shared.messages.budget import BudgetGate
@@ -11,6 +13,18 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.imports = Counter(
             "spot_billing_imports", "Invoice files, by outcome: imported, refused.", ("outcome",), registry=registry
+        )
+        self.fetches = Counter(
+            "spot_billing_fetches",
+            "Looks at a configured source of invoices, by outcome: good, failed.",
+            ("source", "outcome"),
+            registry=registry,
+        )
+        self.delivered_at = Gauge(
+            "spot_billing_delivered_at",
+            "Unix time of the last good look at a source, or of the first one.",
+            ("source",),
+            registry=registry,
         )
         self.reports = Counter(
             "spot_billing_reports", "Day reports asked for, by outcome: told, refused.", ("outcome",), registry=registry
@@ -44,7 +58,7 @@ class Metrics:
 
     def gate(self, scope: str, gate: BudgetGate) -> None:
         """A budget gate as it is on the bus."""
-        told = {
+        told: dict[str, Decimal | bool] = {
             "open": gate.open,
             "warning": gate.warning,
             "observed": gate.observed,
@@ -55,7 +69,7 @@ class Metrics:
             self._gates[name].labels(scope).set(float(value))
 
     def stand_by(self) -> None:
-        """Another replica leads: what this one knew of the gates is old."""
+        """Another replica leads: what this one knew of the gates and the sources is old."""
         self.leading.set(0)
-        for gauge in self._gates.values():
+        for gauge in (*self._gates.values(), self.delivered_at):
             gauge.clear()

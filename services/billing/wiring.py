@@ -19,6 +19,7 @@ from services.billing.adapters.price_book import PriceBook
 from services.billing.adapters.revisions import Revisions
 from services.billing.bands import BandMaker
 from services.billing.bills import Bills
+from services.billing.fetches import Fetches
 from services.billing.forms.files import files
 from services.billing.gatekeeper import Gatekeeper
 from services.billing.imports import Imports
@@ -92,6 +93,9 @@ class Office:
         invoice_book, room = InvoiceBook(engine), runtime.data_dir / "imports"
         self._imports = Imports(bus, invoice_book, chosen, self._metrics, work=room, now=runtime.now)
         self._invoices = InvoiceDesk(invoice_book, now=runtime.now)
+        self._fetches = [
+            Fetches(bus, source, self._imports, self._metrics, now=runtime.now) for source in config.billing.source
+        ]
         self._journal = Journal(bus, books, self._metrics)
         self._bills = None if bill is None else _bills(runtime, bill, Accruals(engine), self._metrics)
         shelf = Shelf(self._reports, Revisions(engine).newest, meter, Marks(engine), chosen, now=runtime.now)
@@ -152,6 +156,7 @@ class Office:
                 self._repeat("journal", self._journal.read_on, 0.0, asyncio.sleep),
                 self._repeat("reading invoices again", self._imports.read_again, AGAIN_SECONDS, asyncio.sleep),
             ]
+            works.extend(self._repeat(fetches.name, fetches.look, 0.0, fetches.wait) for fetches in self._fetches)
             if self._bills is not None:
                 works.append(self._repeat("running bill", self._bills.read_on, self._bill_interval, asyncio.sleep))
             if gate.limited:

@@ -22,10 +22,10 @@ from services.billing.core.days import Window, written
 from services.billing.core.focus import SnapshotKey
 from services.billing.core.forms import AMOUNTS
 from services.billing.core.money import units, usd
-from services.billing.core.tie import Billed, Payable, goes_round
+from services.billing.core.tie import Billed, Payable, goes_round, standings
 from shared.database import reading
 from shared.errors import Refusal
-from shared.messages.invoices import DeliveredFile, Imported, PayableNote, SnapshotSummary
+from shared.messages.invoices import DeliveredFile, Imported, InvoiceStanding, PayableNote, SnapshotSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +129,11 @@ class InvoiceBook:
                     f"voids: {noted.voids!r} and {noted.invoice_id!r} would void each other: name one of them"
                 )
             await connection.execute(insert(payables).values(**asdict(new), noted_at=now))
+
+
+async def standings_of(connection: AsyncConnection) -> tuple[InvoiceStanding, ...]:
+    """How every invoice stands."""
+    return standings(await _invoices(connection), await _notes(connection))
 
 
 def counts() -> ColumnElement[bool]:

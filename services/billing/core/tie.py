@@ -83,7 +83,7 @@ def settled(stands: Iterable[InvoiceStanding], period: Window) -> bool:
 
     Charges without an invoice, and invoices without a payable amount, keep it unsettled.
     """
-    states = {s.state for s in stands if _period(s).overlap(period).length}
+    states = {s.state for s in stands if period_of(s).overlap(period).length}
     return "ties" in states and states <= {"ties", "voided"}
 
 
@@ -112,5 +112,5 @@ def _standing(parts: Sequence[Billed], payable: Mapping[Invoice, Payable], void:
     )
 
 
-def _period(standing: InvoiceStanding) -> Window:
+def period_of(standing: InvoiceStanding) -> Window:
     return Window(moment(standing.period_start), moment(standing.period_end))

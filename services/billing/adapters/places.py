@@ -1,0 +1,140 @@
+"""Where deliveries lie: a file, a folder, or a prefix in S3. All of it blocks: call it from a thread."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from shared.errors import Refusal
+
+MAX_FILES = 100_000
+"""Looked at below a folder or a prefix."""
+MAX_MANIFEST_BYTES = 16 * 1024**2
+MAX_FILE_BYTES = 64 * 1024**3
+CHUNK = 1024**2
+SCHEME = "s3://"
+CALL_SECONDS = 60.0
+ATTEMPTS = 5
+
+
+class Place(Protocol):
+    """`Refusal` where something cannot be read, with the reason."""
+
+    def names(self) -> dict[str, str]:
+        """The files below it, each with a mark that changes when it does."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """A small file."""
+        ...
+
+    def fetched(self, name: str, into: Path) -> Path:
+        """The file on this host; at `into`, if it was not here yet."""
+        ...
+
+
+def place(url: str, *, region: str | None = None, endpoint_url: str | None = None) -> Place:
+    """`region` and `endpoint_url` are for S3."""
+    return S3Prefix(url, region, endpoint_url) if url.startswith(SCHEME) else Folder(Path(url))
+
+
+class Folder:
+    """A folder on this host, or a single file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._root = path if path.is_dir() else path.parent
+
+    def names(self) -> dict[str, str]:
+        with _readable(self._path):
+            paths = [self._path] if not self._path.is_dir() else sorted(self._path.rglob("*"))
+            if len(paths) > MAX_FILES:
+                raise Refusal(f"{self._path}: more than {MAX_FILES} files: name a folder with fewer")
+            facts = {path: path.stat() for path in paths if path == self._path or path.is_file()}
+            return {p.relative_to(self._root).as_posix(): f"{s.st_size} {s.st_mtime_ns}" for p, s in facts.items()}
+
+    def read(self, name: str) -> bytes:
+        with _readable(self._root / name), (self._root / name).open("rb") as file:
+            return file.read(MAX_MANIFEST_BYTES)
+
+    def fetched(self, name: str, into: Path) -> Path:
+        del into
+        return self._root / name
+
+
+class S3Prefix:
+    """Objects whose keys begin so. Credentials come by boto3's usual chain."""
+
+    def __init__(self, url: str, region: str | None, endpoint_url: str | None) -> None:
+        parts = urlsplit(url)
+        self._bucket, self._prefix = parts.netloc, parts.path.removeprefix("/")
+        if not self._bucket:
+            raise Refusal(f"{url}: expected s3://bucket/prefix")
+        self._url = url
+        import boto3
+        from botocore.config import Config
+
+        retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
+        config = Config(connect_timeout=CALL_SECONDS, read_timeout=CALL_SECONDS, retries=retries)
+        with self._told():
+            self._s3: Any = boto3.client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
+        self._marks: dict[str, str] = {}
+
+    def names(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        with self._told():
+            for answer in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix):
+                for item in answer.get("Contents", ()):
+                    if not item["Key"].endswith("/"):
+                        found[self._name(item["Key"])] = item["ETag"]
+                if len(found) > MAX_FILES:
+                    raise Refusal(f"{self._url}: more than {MAX_FILES} objects: name a longer prefix")
+        self._marks = found
+        return dict(found)
+
+    def read(self, name: str) -> bytes:
+        with self._told(name):
+            return bytes(self._object(name)["Body"].read(MAX_MANIFEST_BYTES))
+
+    def fetched(self, name: str, into: Path) -> Path:
+        """`Refusal`, too, where it has changed since it was listed."""
+        with self._told(name), into.open("wb") as file:
+            answer = self._object(name)
+            if answer["ContentLength"] > MAX_FILE_BYTES:
+                raise Refusal(f"{self._url}: {name} is larger than {MAX_FILE_BYTES} bytes: export it in parts")
+            for chunk in answer["Body"].iter_chunks(CHUNK):
+                file.write(chunk)
+        return into
+
+    def _object(self, name: str) -> Any:
+        return self._s3.get_object(Bucket=self._bucket, Key=self._key(name), IfMatch=self._marks[name])
+
+    def _name(self, key: str) -> str:
+        """Below the prefix's last folder."""
+        return key[len(self._prefix.rpartition("/")[0] + "/") :] if "/" in self._prefix else key
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix.rpartition('/')[0]}/{name}" if "/" in self._prefix else name
+
+    @contextmanager
+    def _told(self, name: str = "") -> Iterator[None]:
+        import botocore.exceptions
+
+        try:
+            yield
+        except botocore.exceptions.ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "unknown")
+            if code in ("PreconditionFailed", "412"):
+                raise Refusal(f"{self._url}: {name} was changed while it was fetched: try again") from error
+            raise Refusal(f"{self._url}: S3 refused ({code}): {name or 'listing'}") from error
+        except botocore.exceptions.BotoCoreError as error:
+            raise Refusal(f"{self._url}: {error}") from error
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Refusal(f"{path}: unreadable: {error.strerror}") from error

@@ -1,0 +1,61 @@
+"""Imports and invoices as text and tables."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.table import Table
+
+from shared.messages.invoices import ImportAnswer, Imported, InvoiceStanding
+
+
+def imported_lines(answer: ImportAnswer) -> Iterator[str]:
+    """What one delivery brought."""
+    for snapshot in answer.snapshots:
+        replaced = "  (replaces the one before)" if snapshot.replaced else ""
+        yield (
+            f"{snapshot.period_start[:10]} to {snapshot.period_end[:10]}  {snapshot.issuer}  "
+            f"account {snapshot.account}  {snapshot.rows} rows  {snapshot.billed} {snapshot.currency}{replaced}"
+        )
+    if answer.snapshots:
+        yield f"sha256 {answer.sha256}"
+
+
+def refused_lines(answer: ImportAnswer) -> Iterator[str]:
+    """Why it brought nothing."""
+    for refusal in answer.refusals:
+        place = f"{refusal.file}:{refusal.line}" if refusal.line else refusal.file
+        column = f" {refusal.column}:" if refusal.column else ""
+        yield f"{place}:{column} {refusal.reason}"
+
+
+def imported_table(imported: Sequence[Imported]) -> Table:
+    table = Table(
+        "source", "issuer", "account", "period", "rows", "billed", "", "counts", "files", box=None, pad_edge=False
+    )
+    for column in (4, 5):
+        table.columns[column].justify = "right"
+    for one in imported:
+        files = ", ".join(f"{file.name} {file.sha256[:12]}" for file in one.files)
+        period = f"{one.period_start[:10]} to {one.period_end[:10]}"
+        counts = "yes" if one.active else "no: replaced"
+        cells = (one.source, one.issuer, one.account, period, f"{one.rows:,}", f"{one.billed:,f}", one.currency)
+        table.add_row(*cells, counts, files)
+    return table
+
+
+def standings_table(standings: Sequence[InvoiceStanding]) -> Table:
+    table = Table("period", "issuer", "invoice", "charges", "payable", "rounding", "", "", box=None, pad_edge=False)
+    for column in (3, 4, 5):
+        table.columns[column].justify = "right"
+    for one in standings:
+        amounts = [f"{one.billed:,f}", *("" if a is None else f"{a:,f}" for a in (one.payable, one.rounding))]
+        period = f"{one.period_start[:10]} to {one.period_end[:10]}"
+        table.add_row(period, one.issuer, one.invoice_id or "none yet", *amounts, one.currency, _WORDS[one.state])
+    return table
+
+
+_WORDS = {
+    "open": "open: no payable amount noted",
+    "ties": "ties",
+    "differs": "DIFFERS",
+    "voided": "voided: counts no more",
+}

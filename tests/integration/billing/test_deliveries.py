@@ -1,0 +1,222 @@
+"""Deliveries from folders and from S3: whole or not at all, and only what has changed."""
+
+import gzip
+import hashlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.billing.adapters.places import Place, place
+from services.billing.deliveries import found, sent
+from services.billing.fetches import Fetches
+from services.billing.metrics import Metrics
+from shared.bus.memory import MemoryBus
+from shared.bus.ports import Bus
+from shared.bus.subjects import BILLING_IMPORT
+from shared.config import InvoiceSource
+from shared.errors import Refusal
+from shared.messages.codec import decode, encode
+from shared.messages.invoices import ImportAnswer, ImportRequest
+from shared.messages.invoices import Refusal as InvoiceRefusal
+from shared.runtime.process import Runtime
+from tests.integration.billing.kit import CONFIG, Billing, billing, configured
+from tests.kit.moto_cloud import REGION, MotoCloud, moto_process
+from tests.kit.waiting import until
+from tests.unit.billing.kit import focus_csv
+
+JUNE = {
+    "BillingPeriodStart": "2026-06-01T00:00:00Z",
+    "BillingPeriodEnd": "2026-07-01T00:00:00Z",
+    "ChargePeriodStart": "2026-06-03T00:00:00Z",
+    "ChargePeriodEnd": "2026-06-04T00:00:00Z",
+}
+
+
+@pytest.fixture
+async def books(tmp_path: Path) -> AsyncIterator[Billing]:
+    async with billing(tmp_path, configured()) as (service, _):
+        yield service
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[MotoCloud]:
+    with moto_process() as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def s3(moto: MotoCloud, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client, and a bucket `bills`."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    moto.reset()
+    client = boto3.client("s3", region_name=REGION, endpoint_url=moto.endpoint_url)
+    client.create_bucket(Bucket="bills")
+    for item in client.list_objects_v2(Bucket="bills").get("Contents", ()):
+        client.delete_object(Bucket="bills", Key=item["Key"])
+    return client
+
+
+def export(root: Path, period: str, *files: tuple[str, bytes], listed: tuple[str, ...] = ()) -> None:
+    """A billing period as AWS lays it out; the manifest lists these and what is `listed` besides."""
+    data = root / "data" / f"BILLING_PERIOD={period}"
+    data.mkdir(parents=True, exist_ok=True)
+    for name, content in files:
+        (data / name).write_bytes(content)
+    keys = [
+        f"s3://bills/exports/{root.name}/data/BILLING_PERIOD={period}/{n}" for n in (*(f[0] for f in files), *listed)
+    ]
+    manifest = root / "metadata" / f"BILLING_PERIOD={period}" / f"{root.name}-Manifest.json"
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    manifest.write_text(json.dumps({"dataFiles": keys}))
+
+
+async def imported(bus: Bus, where: Place, source: str = "aws") -> list[ImportAnswer]:
+    requests = [await sent(bus, where, delivery.plan, source) for delivery in await found(where)]
+    return [
+        decode(await bus.request(BILLING_IMPORT, encode(request), timeout=60), ImportAnswer) for request in requests
+    ]
+
+
+async def test_a_folder_with_manifests_is_a_delivery_a_period(books: Billing, tmp_path: Path) -> None:
+    root = tmp_path / "focus"
+    export(
+        root,
+        "2026-05",
+        ("f-1.csv.gz", gzip.compress(focus_csv({"BilledCost": "60"}))),
+        ("f-2.csv", focus_csv({"BilledCost": "40"})),
+    )
+    export(root, "2026-06", ("f-1.csv", focus_csv({"BilledCost": "7", **JUNE})))
+    (root / "data" / "BILLING_PERIOD=2026-05" / "left-over.csv").write_bytes(focus_csv({"BilledCost": "1000"}))
+    may, june = await imported(books.bus, place(str(root)))
+    assert [(s.rows, s.billed) for s in (*may.snapshots, *june.snapshots)] == [(2, Decimal(100)), (1, Decimal(7))]
+    assert (await books.report()).spend == 100
+    assert (await books.report("2026-06-03")).spend == 7
+
+
+async def test_case_3_a_missing_file_keeps_the_whole_delivery_out(books: Billing, tmp_path: Path) -> None:
+    root = tmp_path / "focus"
+    await books.deliver(focus_csv({"BilledCost": "50"}), source="aws")
+    before = await books.report()
+    export(root, "2026-05", ("f-1.csv", focus_csv({"BilledCost": "60"})), listed=("f-2.csv",))
+    (answer,) = await imported(books.bus, place(str(root)))
+    assert not answer.snapshots
+    assert [(r.file, r.line) for r in answer.refusals] == [
+        ("s3://bills/exports/focus/data/BILLING_PERIOD=2026-05/f-2.csv", 0)
+    ]
+    assert "wait until" in answer.refusals[0].reason
+    assert await books.report() == before
+
+
+async def test_the_same_file_twice_in_a_delivery_is_refused_by_name(books: Billing, tmp_path: Path) -> None:
+    for name in ("a.csv", "copy of a.csv"):
+        (tmp_path / "bills").mkdir(exist_ok=True)
+        (tmp_path / "bills" / name).write_bytes(focus_csv({}))
+    (answer,) = await imported(books.bus, place(str(tmp_path / "bills")))
+    assert [(r.file, r.reason) for r in answer.refusals] == [
+        ("copy of a.csv", "the same file as a.csv: leave one of them out")
+    ]
+
+
+async def test_a_refreshed_month_leaves_the_others_alone(books: Billing, tmp_path: Path) -> None:
+    root = tmp_path / "focus"
+    export(root, "2026-05", ("f-1.csv", focus_csv({"BilledCost": "60"})))
+    export(root, "2026-06", ("f-1.csv", focus_csv({"BilledCost": "7", **JUNE})))
+    await imported(books.bus, place(str(root)))
+    before = await books.report()
+    export(root, "2026-06", ("f-1.csv", focus_csv({"BilledCost": "8", **JUNE})))
+    may, june = await imported(books.bus, place(str(root)))
+    assert [s.replaced for s in (*may.snapshots, *june.snapshots)] == [False, True]
+    assert await books.report() == before
+    assert (await books.report("2026-06-03")).spend == 8
+
+
+async def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="unreadable"):
+        await found(place(str(tmp_path / "nowhere.csv")))
+
+
+async def test_s3_is_a_folder_too(books: Billing, s3: Any, moto: MotoCloud, tmp_path: Path) -> None:
+    root = tmp_path / "focus"
+    export(root, "2026-05", ("f-1.csv", focus_csv({"BilledCost": "60"})), ("f-2.csv", focus_csv({"BilledCost": "1"})))
+    for path in root.rglob("*.*"):
+        s3.upload_file(str(path), "bills", f"exports/focus/{path.relative_to(root).as_posix()}")
+    s3.put_object(Bucket="bills", Key="exports/other/data.csv", Body=b"not ours")
+    for prefix in ("exports/focus/", "exports/focus", "exports/fo"):
+        where = place(f"s3://bills/{prefix}", region=REGION, endpoint_url=moto.endpoint_url)
+        (answer,) = await imported(books.bus, where)
+        assert [(s.rows, s.billed) for s in answer.snapshots] == [(2, Decimal(61))]
+
+
+async def test_an_object_that_changes_while_it_is_fetched_is_refused(s3: Any, moto: MotoCloud, tmp_path: Path) -> None:
+    s3.put_object(Bucket="bills", Key="a.csv", Body=b"one")
+    where = place("s3://bills", region=REGION, endpoint_url=moto.endpoint_url)
+    assert list(where.names()) == ["a.csv"]
+    s3.put_object(Bucket="bills", Key="a.csv", Body=b"another")
+    with pytest.raises(Refusal, match="changed while it was fetched"):
+        where.fetched("a.csv", tmp_path / "a")
+
+
+async def test_a_bucket_that_is_not_there_is_named(s3: Any, moto: MotoCloud) -> None:
+    where = place("s3://nobodys/x", region=REGION, endpoint_url=moto.endpoint_url)
+    with pytest.raises(Refusal, match="NoSuchBucket"):
+        await found(where)
+
+
+async def test_a_configured_source_is_fetched_by_the_leader(s3: Any, moto: MotoCloud, tmp_path: Path) -> None:
+    s3.put_object(Bucket="bills", Key="may.csv", Body=focus_csv({"BilledCost": "60"}))
+    config = configured(
+        f'{CONFIG}[[billing.source]]\nname = "aws"\nurl = "s3://bills/"\nevery = "10s"\nregion = "{REGION}"\n'
+        f'endpoint_url = "{moto.endpoint_url}"\n'
+    )
+    async with billing(tmp_path, config, MemoryBus()) as (books, runtime):
+        await until(lambda: looks(runtime, "good"), lambda n: n >= 1)
+        assert (await books.report()).spend == 60
+        assert runtime.registry.get_sample_value("spot_billing_delivered_at", {"source": "aws"}) == runtime.now()
+
+
+async def test_only_what_has_changed_is_taken_again(tmp_path: Path) -> None:
+    taken: list[ImportRequest] = []
+
+    class Desk:
+        refuses = False
+
+        async def take(self, request: ImportRequest) -> ImportAnswer:
+            taken.append(request)
+            fault = InvoiceRefusal(file="a.csv", line=2, column="BilledCost", reason="empty")
+            return ImportAnswer(sha256="0", refusals=(fault,) if self.refuses else ())
+
+    desk, registry = Desk(), CollectorRegistry()
+    source = InvoiceSource(name="aws", url=str(tmp_path))
+    clock = iter([10.0, 20.0, 30.0, 40.0])
+    fetches = Fetches(MemoryBus(), source, desk, Metrics(registry), now=lambda: next(clock))  # type: ignore[arg-type]  # of it one method
+    (tmp_path / "a.csv").write_bytes(b"one")
+    await fetches.look()
+    await fetches.look()
+    assert len(taken) == 1
+    (tmp_path / "a.csv").write_bytes(b"another")
+    desk.refuses = True
+    await fetches.look()
+    await fetches.look()
+    assert [request.files[0].sha256 for request in taken[1:]] == [hashlib.sha256(b"another").hexdigest()] * 2
+    assert registry.get_sample_value("spot_billing_delivered_at", {"source": "aws"}) == 20
+    assert registry.get_sample_value("spot_billing_fetches_total", {"source": "aws", "outcome": "failed"}) == 2
+
+
+async def test_a_source_that_fails_is_told(tmp_path: Path) -> None:
+    config = configured(f'{CONFIG}[[billing.source]]\nname = "aws"\nurl = "{tmp_path}/nowhere"\n')
+    async with billing(tmp_path, config) as (books, runtime):
+        await until(lambda: looks(runtime, "failed"), lambda n: n == 1)
+        assert (await books.deliver(focus_csv({}))).snapshots  # all else goes on
+
+
+async def looks(runtime: Runtime, outcome: str) -> float:
+    labels = {"source": "aws", "outcome": outcome}
+    return runtime.registry.get_sample_value("spot_billing_fetches_total", labels) or 0.0
