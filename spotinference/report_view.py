@@ -89,7 +89,7 @@ def _line(days: Sequence[DayReport]) -> Iterator[Text]:
 
 
 def _days(report: PeriodReport, *, wide: bool) -> Table:
-    blended = [found for days in TRAILING if (found := trailing(report, days)) is not None and found is not report]
+    blended = [found for days in TRAILING if (found := trailing(report, days)) is not None]
     places = _places(day.spend for day in report.days)
 
     def row(name: str, of: Report, revision: str) -> Row:

@@ -72,10 +72,8 @@ def span_of(report: Report) -> str:
 
 
 def trailing(report: PeriodReport, days: int) -> PeriodReport | None:
-    """The last so many of its days; None where it has not as many."""
-    if len(report.days) < days:
-        return None
-    return report if len(report.days) == days else make_period(report.days[-days:], {})
+    """The last so many of its days; None where it has no more than these."""
+    return make_period(report.days[-days:], {}) if len(report.days) > days else None
 
 
 def headline(report: PeriodReport) -> PeriodReport:

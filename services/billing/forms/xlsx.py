@@ -27,8 +27,7 @@ FORMATS: dict[Kind, str] = {
 }
 WIDTHS: dict[Kind, int] = {"date": 11, "text": 22, "count": 16, "money": 18, "share": 9}
 MOST_ROWS = 1_048_576
-MOST_CHARACTERS = 32_767
-"""A sheet's and a cell's limits in Excel."""
+"""A sheet's limit in Excel."""
 DIGITS = 15
 """That Excel keeps of a number."""
 
@@ -45,7 +44,7 @@ class Sheet:
 def report_xlsx(report: Report) -> bytes:
     """The workbook. `Refusal` where a sheet would not fit; other forms have no such limit."""
     out = io.BytesIO()
-    book = Workbook(out, {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False})
+    book = Workbook(out, {"in_memory": True})
     # Not the hour of writing: a report that is written again is the same file.
     book.set_properties({"title": f"Cost of {span_of(report)}", "created": _moment(days_of(report)[-1].day)})
     formats = {kind: book.add_format({"num_format": code, "valign": "top"}) for kind, code in FORMATS.items()}
@@ -67,7 +66,7 @@ FIGURES: dict[str, Kind] = {"spend USD": "money", "tokens": "count", **RATIO}
 
 
 def _spans(report: PeriodReport) -> Sheet:
-    shown = [found for days in TRAILING if (found := trailing(report, days)) is not None and found is not report]
+    shown = [found for days in TRAILING if (found := trailing(report, days)) is not None]
     columns: dict[str, Kind] = {"from": "date", "to": "date", "days": "count", "state": "text", **FIGURES}
     rows = [
         (_date(r.first), _date(r.to), len(r.days), _state_word(r.state), r.spend, r.tokens, r.usd_per_mtok, r.reason)
@@ -195,7 +194,8 @@ def _cell(sheet: Worksheet, line: int, column: int, cell: Cell, form: Format) ->
         case None:
             return
         case str():
-            sheet.write_string(line, column, plain(cell)[:MOST_CHARACTERS], form)
+            # `write` would make a formula or a link of some texts.
+            sheet.write_string(line, column, plain(cell), form)
         case date():
             sheet.write_datetime(line, column, datetime(cell.year, cell.month, cell.day), form)  # noqa: DTZ001 - no zones in a sheet
         case _:

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from services.billing.core.period import make_period
+from services.billing.forms.charts import plot
 from services.billing.forms.html import MOST_ROWS, report_html, statement_html
 from services.billing.forms.words import MINUS, usd
 from shared.messages.billing import CAUSES, Cause
@@ -53,6 +54,7 @@ def test_a_period_leads_with_the_last_seven_days() -> None:
     )
     assert ["The last 7", usd(last.usd_per_mtok, 4), "estimated", usd(last.spend), "2 800 000 000"] in page.rows
     assert [row[0] for row in page.rows if row[0].startswith("2026-")] == [day.day for day in report.days]
+    assert [row[0] for row in Page(report_html(last)).rows if row[0].startswith("The last")] == []
     assert f"complete usage through {report.complete_through}" in page.text
 
 
@@ -73,6 +75,18 @@ def test_columns_are_in_proportion_and_a_day_without_a_figure_has_none() -> None
     assert "2026-05-02 not available" in page.text
     (row,) = [row for row in page.rows if row[0] == "2026-05-02"]
     assert row[1:3] == ["not available" + "cost not delivered", "not available"]
+
+
+def test_columns_stand_on_the_zero_line_and_hang_from_it_below_zero() -> None:
+    days = [replace(day_report(), usd_per_mtok=Decimal(ratio)) for ratio in ("0.9", "-0.5", "0")]
+    found = plot(days)
+    assert found.labels == ("$1.00", "$0.25", f"{MINUS}$0.50")
+    assert found.zero == "66.667%"
+    assert [(column.y, column.height) for column in found.columns] == [
+        ("6.667%", "60.000%"),
+        ("66.667%", "33.333%"),
+        ("66.667%", "0.000%"),
+    ]
 
 
 def test_bars_are_in_proportion_and_a_credit_grows_to_the_left() -> None:
@@ -98,6 +112,12 @@ def test_what_is_not_known_is_said_in_words() -> None:
     assert page.of("svg") == []
 
 
+def test_null_is_never_told_as_none() -> None:
+    """Also of a figure that should not be: a ratio without a state."""
+    page = Page(report_html(make_period([replace(day_report(), state=None), unknown()], WEIGHTS)))
+    assert "None" not in page.text
+
+
 def test_many_keys_are_the_dearest_and_the_rest_in_one_row() -> None:
     report = day_report(keys=tuple(f"k{number}" for number in range(1000)))
     page = Page(report_html(report))
@@ -111,6 +131,9 @@ def test_a_statement_tells_each_line_and_sums_by_model() -> None:
     assert "$6.00" in page.text
     assert ["2026-05-03", "qwen3-coder", "$6.00", "$2.5000", "1 800 000", "100 000", "600 000"] in page.rows
     assert ["qwen3-coder", "2 400 002", "$6.00"] in page.rows
+    first = statement().lines[0]
+    page = Page(statement_html(replace(statement(), amount=None, lines=(first, replace(first, amount=None)))))
+    assert ["qwen3-coder", "4 800 000", "not available"] in page.rows
     without = replace(statement().lines[0], amount=None, usd_per_mtok=None, reason="too few tokens")
     page = Page(statement_html(replace(statement(), amount=None, complete=False, lines=(without,))))
     assert "not available, a line below has no price" in page.text

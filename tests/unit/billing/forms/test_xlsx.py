@@ -86,6 +86,8 @@ def test_cells_have_types() -> None:
 def test_a_number_that_would_lose_digits_has_its_text_beside() -> None:
     (day,) = Book(report_xlsx(day_report(spend="990123456.789012000001"))).sheets["days"]
     assert day["spend USD, exact"] == "990123456.789012000001"
+    (day,) = Book(report_xlsx(day_report(spend="12345.678901234567"))).sheets["days"]
+    assert day["spend USD, exact"] == "12345.678901234567", "a double holds them, Excel shows fifteen"
     (day,) = Book(report_xlsx(day_report(spend="990.123456789012"))).sheets["days"]
     assert day["spend USD, exact"] == "", "fifteen digits are all there"
     assert Decimal(day["spend USD"]) == Decimal("990.123456789012")
