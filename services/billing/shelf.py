@@ -10,7 +10,6 @@ from services.billing.adapters.marks import Marks
 from services.billing.core.days import HOUR, day_window, millis
 from services.billing.meter import Meter
 from services.billing.reports import Reports
-from services.billing.settings import Settings
 from shared.messages.billing import DayReport
 from shared.messages.meter import TokensQuery
 
@@ -22,20 +21,12 @@ class Shelf:
     """Raises `Refusal` where the meter does not answer, and what `shared.database.AWAY` lists."""
 
     def __init__(
-        self,
-        reports: Reports,
-        newest: Newest,
-        meter: Meter,
-        marks: Marks,
-        settings: Settings,
-        *,
-        now: Callable[[], float],
+        self, reports: Reports, newest: Newest, meter: Meter, marks: Marks, *, now: Callable[[], float]
     ) -> None:
         self._reports = reports
         self._newest = newest
         self._meter = meter
         self._marks = marks
-        self._settings = settings.digest
         self._now = now
         self._made_with: dict[str, str] = {}
         """A day to the mark of all that its newest revision was made from."""
@@ -57,7 +48,7 @@ class Shelf:
             return await self._reports.of(day)  # it changes with the clock
         usage = await self._meter.tokens(TokensQuery(day=day, by=("outcome",)))
         # A period is over, and its days are final, by the calendar alone.
-        told = [of_books, usage, self._settings, self.today()]
+        told = [of_books, usage, self.today()]
         mark = hashlib.sha256(msgspec.json.encode(told)).hexdigest()
         if self._made_with.get(day) == mark and (stored := await self._newest(day)) is not None:
             return stored[0]

@@ -97,7 +97,9 @@ async def test_bands_are_made_of_the_days_before_and_kept_with_their_reasons(sta
 
 async def test_they_are_made_once_a_day_whatever_is_learned_later(stall: Stall) -> None:
     await stall.look(TODAY, report(YESTERDAY, "4", MILLION))
+    stall.shelf.asked.clear()
     await stall.look(TODAY, report(YESTERDAY, "40", MILLION))
+    assert stall.shelf.asked == []
     assert upper(await stall.told(TODAY)) == (Decimal(3), Decimal(5))
     await stall.look(day(5), report(TODAY, "40", MILLION))
     assert upper(await stall.told(day(5))) == (Decimal(30), Decimal(50))

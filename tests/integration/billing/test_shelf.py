@@ -15,7 +15,6 @@ from services.billing.adapters.tables import accruals, payables, snapshots, tran
 from services.billing.core.days import DAY, HOUR
 from services.billing.meter import Meter
 from services.billing.reports import Reports
-from services.billing.settings import Settings, settings
 from services.billing.shelf import Shelf
 from services.billing.wiring import MIGRATIONS
 from shared import database
@@ -25,7 +24,6 @@ from shared.errors import Refusal
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode, encode
 from shared.messages.meter import Refused, Tokens, TokensQuery, TokenSums
-from tests.integration.billing.kit import configured
 from tests.unit.billing.kit import DAY_WINDOW
 from tests.unit.billing.made_up import report
 
@@ -62,12 +60,11 @@ class Stand:
     usage: dict[str, Tokens] = field(default_factory=dict)
     refuses: bool = False
     now: float = NOON / 1000
-    settings: Settings = field(default_factory=lambda: settings(configured()))
 
     def shelf(self) -> Shelf:
         reports = cast("Reports", self.reports)
         meter, marks = Meter(self.bus), Marks(self.engine)
-        return Shelf(reports, self.reports.newest, meter, marks, self.settings, now=lambda: self.now)
+        return Shelf(reports, self.reports.newest, meter, marks, now=lambda: self.now)
 
     async def answer(self, data: bytes) -> bytes:
         query = decode(data, TokensQuery)
@@ -190,13 +187,6 @@ async def test_a_running_bill_makes_its_own_day_anew(stand: Stand) -> None:
         await connection.execute(update(accruals).values(through=DAY_WINDOW.start + 2000))
     await shelf.reports([THIRD, FOURTH])
     assert stand.reports.made == [THIRD, FOURTH, THIRD, THIRD]
-
-
-async def test_other_settings_make_it_anew(stand: Stand) -> None:
-    await stand.shelf().reports([THIRD])
-    stand.settings = settings(configured('[billing]\ntier_tag = "pool"\n'))
-    await stand.shelf().reports([THIRD])
-    assert stand.reports.made == [THIRD, THIRD]
 
 
 async def test_a_day_is_made_anew_each_time_until_it_is_an_hour_over(stand: Stand) -> None:

@@ -153,6 +153,9 @@ def test_only_a_band_that_differs_follows() -> None:
     dear = made(months(("50", MILLION)), standing=two)
     assert steps(dear) == (None, None)
     assert made(months(("60", MILLION)), standing=dear) is None
+    free = made(months(("0", MILLION)), standing=dear)
+    assert free is not None
+    assert free.reason == "it cost nothing"
     assert steps(made(months(("1.5", MILLION)), standing=dear)) == (Decimal(1), Decimal(2))
     wider = Ladder((Decimal(1), Decimal(4)), MILLION)
     assert steps(made(months(("1.5", MILLION)), standing=two, ladder=wider)) == (Decimal(1), Decimal(4))

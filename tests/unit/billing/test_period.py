@@ -257,6 +257,7 @@ def test_the_directions_of_a_period_bear_all_of_its_spend() -> None:
     ]
     found = make_period(days, {"input": 10, "cached": 1, "output": 40}).directions
     assert found is not None
+    assert [f.tokens for f in (found.input, found.cached, found.output)] == [7 * MILLION, 20 * MILLION, 5 * MILLION]
     figures = (found.input, found.cached, found.output)
     borne = sum(((f.usd_per_mtok or Decimal(0)) * f.tokens / MILLION for f in figures), Decimal(0))
     assert abs(borne - 45) < Decimal("1e-9")
@@ -292,7 +293,7 @@ def test_a_quarter_of_many_keys_fits_into_a_message_and_says_what_it_left_out() 
             KeyFigure(key_id=f"key-{n:06}", spend=usd(10**12 + n), tokens=n, usd_per_mtok=usd(n), wakes=usd(n))
             for n in range(count)
         )
-        return report(at, "1000", MILLION, keys=keys)
+        return report(at, "1000", MILLION, keys=keys, sources=("bill.csv from cloud",))
 
     few = fitted(make_period([busy(day(1), 10)], WEIGHTS))
     assert (few.left_out, len(few.days[0].keys)) == (None, 10)
@@ -301,7 +302,7 @@ def test_a_quarter_of_many_keys_fits_into_a_message_and_says_what_it_left_out() 
     told = fitted(quarter)
     assert len(encode(told)) < 1_000_000
     assert told.left_out == "keys, models and sources of each day"
-    assert (len(told.keys), len(told.days), told.days[0].keys) == (500, 92, ())
+    assert (len(told.keys), len(told.days), told.days[0].keys, told.days[0].sources) == (500, 92, (), ())
     assert told.days[0].tiers == quarter.days[0].tiers
     crowd = fitted(make_period([busy(day(1), 20_000)], WEIGHTS))
     assert len(encode(crowd)) < 1_000_000
