@@ -16,6 +16,7 @@ from services.billing.core.machine_time import MachineTime, intervals
 from services.billing.core.money import usd
 from services.billing.core.report import always_on_of, make_report, state_of
 from services.billing.core.revision import FileInput, Inputs, revised, sha256
+from services.billing.core.tie import period_of, settled
 from services.billing.core.usage import BY, Usage, tokens_of, usage
 from services.billing.meter import Meter
 from services.billing.metrics import Metrics
@@ -38,6 +39,12 @@ class _Day:
     times: Mapping[str, MachineTime]
     usage: Usage
     now: int
+
+    @property
+    def settled(self) -> bool:
+        """Whether all billing periods that it has charges in are over, and their invoices tie."""
+        invoices, span = self.records.invoices, self.records.span
+        return settled(invoices, span) and all(period_of(invoice).end <= self.now for invoice in invoices)
 
 
 class Reports:
@@ -119,6 +126,7 @@ class Reports:
             self._settings.weights,
             sources=tuple(f"{f.file_name} from {f.source}, SHA-256 {f.sha256}" for f in day.records.files),
             always_on=always_on_of(fleet.tier_of, prices, elapsed, tokens_of(day.usage.total)),
+            settled=day.settled,
         )
         return report, self._inputs(day, answer)
 
@@ -132,6 +140,7 @@ class Reports:
             tokens=day.usage.by_tier(),
             prices=self._settings.prices,
             accruals=day.records.accruals,
+            settled=day.settled,
         )
         return allocate(facts)
 
@@ -150,6 +159,7 @@ class Reports:
                 FileInput(source=f.source, file_name=f.file_name, sha256=f.sha256, rows=f.rows) for f in records.files
             ),
             charges=sum(row.rows for row in records.rows),
+            invoices=tuple((i.source, i.issuer, i.invoice_id or "", i.state) for i in records.invoices),
             accruals=sum(map(len, records.accruals.values())),
             accruals_sha256=sha256(records.accruals),
             transitions=sum(map(len, known.values())),

@@ -9,12 +9,15 @@ from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.accruals import accrued_in
+from services.billing.adapters.invoice_book import counts, standings_of
 from services.billing.adapters.tables import cost_rows, snapshot_files, snapshots, transitions
 from services.billing.core.accrual import Accrual
 from services.billing.core.days import Window
 from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import Change
+from services.billing.core.tie import period_of
 from shared.database import reading
+from shared.messages.invoices import InvoiceStanding
 
 BATCH = 1000
 """Charges read at once: a few milliseconds of work."""
@@ -53,6 +56,10 @@ class DayRecords:
     files: Sequence[File]
     changes: Mapping[str, Sequence[Change]]
     """By machine, from the state in which the day began to the first one after it."""
+    span: Window
+    """The day, and the billing periods of its charges."""
+    invoices: Sequence[InvoiceStanding] = ()
+    """Of all billing periods that overlap the span."""
     accruals: Mapping[str, Sequence[Accrual]] = field(default_factory=dict)
     """By machine."""
 
@@ -65,14 +72,23 @@ class DayBook:
 
     async def of(self, day: Window) -> DayRecords:
         async with reading(self._engine) as connection:
-            rows, files = await _charges(connection, day)
+            rows, used = await _charges(connection, day)
+            files, span = await _origin(connection, used, day)
             accruals: dict[str, list[Accrual]] = {}
             for accrual in await accrued_in(connection, day):
                 accruals.setdefault(accrual.machine, []).append(accrual)
-            return DayRecords(rows=rows, files=files, changes=await _changes(connection, day), accruals=accruals)
+            return DayRecords(
+                rows=rows,
+                files=files,
+                changes=await _changes(connection, day),
+                span=span,
+                invoices=[one for one in await standings_of(connection) if period_of(one).overlap(span).length],
+                accruals=accruals,
+            )
 
 
-async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostRow], list[File]]:
+async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostRow], set[int]]:
+    """And the snapshots that they are from."""
     rows: list[CostRow] = []
     used: set[int] = set()
     async with connection.stream(_active(day)) as result:
@@ -81,12 +97,20 @@ async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostR
                 exact = None if quantity is None else Decimal(quantity)
                 rows.append(CostRow(consumed_quantity=exact, **dict(zip(_USED, values, strict=True))))
                 used.add(snapshot_id)
-    files = (
-        select(snapshots.c.source, snapshot_files.c.file_name, snapshot_files.c.sha256, snapshots.c.rows)
-        .join(snapshots, snapshots.c.id == snapshot_files.c.snapshot_id)
-        .where(snapshot_files.c.snapshot_id.in_(used))
+    return rows, used
+
+
+async def _origin(connection: AsyncConnection, used: set[int], day: Window) -> tuple[list[File], Window]:
+    wanted = (
+        select(snapshots, snapshot_files.c.file_name, snapshot_files.c.sha256.label("file_sha256"))
+        .join(snapshot_files, snapshots.c.id == snapshot_files.c.snapshot_id)
+        .where(snapshots.c.id.in_(used))
     )
-    return rows, sorted({File(*file) for file in await connection.execute(files)})
+    found = (await connection.execute(wanted)).all()
+    start = min((one.period_start for one in found), default=day.start)
+    end = max((one.period_end for one in found), default=day.end)
+    files = {File(one.source, one.file_name, one.file_sha256, one.rows) for one in found}
+    return sorted(files), Window(min(day.start, start), max(day.end, end))
 
 
 def _active(day: Window) -> Select[tuple[Any, ...]]:
@@ -95,7 +119,7 @@ def _active(day: Window) -> Select[tuple[Any, ...]]:
         select(cost_rows.c.snapshot_id, cost_rows.c.consumed_quantity, *(cost_rows.c[name] for name in _USED))
         .join(snapshots, snapshots.c.id == cost_rows.c.snapshot_id)
         .where(
-            snapshots.c.active,
+            counts(),
             cost_rows.c.charge_start < day.end,
             # A charge without length belongs to the day on which it falls.
             or_(

@@ -76,7 +76,7 @@ def revised(report: DayReport, inputs: Inputs, newest: tuple[DayReport, Inputs] 
 def _changes(before: Inputs, now: Inputs) -> Iterator[str]:
     if (before.files, before.charges) != (now.files, now.charges):
         yield "the bill changed" if before.files else "the bill came"
-    if before.invoices != now.invoices:
+    elif before.invoices != now.invoices:
         yield "an invoice stands otherwise"
     if _tokens(before) != _tokens(now):
         yield "late usage" if before.over else "more usage"

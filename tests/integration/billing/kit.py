@@ -52,6 +52,8 @@ class Meter:
     bus: Bus
     served: dict[str, int] = field(default_factory=lambda: {"A": 50_000_000})
     busy: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    """Why the days are not complete."""
     refuses: bool = False
 
     async def answer(self, data: bytes) -> bytes:
@@ -63,7 +65,15 @@ class Meter:
         rows.append(_row(query, "A", "failed", 1_000_000))
         served = TokenSums(prompt_tokens=sum(self.served.values()))
         return encode(
-            Tokens(day=query.day, complete=True, totals=served, served=served, rows=tuple(rows), busy=self.busy)
+            Tokens(
+                day=query.day,
+                complete=not self.reasons,
+                reasons=self.reasons,
+                totals=served,
+                served=served,
+                rows=tuple(rows),
+                busy=self.busy,
+            )
         )
 
 

@@ -181,6 +181,7 @@ def test_a_compute_charge_follows_what_the_machine_did_while_it_was_billed() -> 
         ("4", {"serving": 12}),  # what the journal knows explains it all
         ("8", {"serving": 6, "unexplained": 6}),
         ("16", {"serving": Decimal("4.5"), "unexplained": Decimal("7.5")}),  # no more than the journal is silent about
+        ("700", {"serving": 7, "unexplained": 5}),  # no more than there are
         (None, {"serving": 7, "unexplained": 5}),
     ],
 )

@@ -120,6 +120,8 @@ def test_case_18_the_shared_cost_is_told_with_what_it_followed() -> None:
     assert reported(nat).shared_by == "tokens"
     assert reported(nat, tokens=used()).shared_by == "nothing: evenly"
     assert reported(charge("1")).shared_by is None
+    refunded = reported(charge("-10"), charge("10", resource_id="i-b"), nat)
+    assert [tier.spend for tier in refunded.tiers] == [-10, 100]  # who got money back bears nothing
 
 
 def test_case_19_the_tag_comes_after_the_resource_and_before_the_parent() -> None:
