@@ -42,7 +42,7 @@ port = 0
 [[tier]]
 name = "local"
 provider = "process"
-idle_timeout = "4s"
+idle_timeout = "8s"
 max_concurrency = 4
 
 [[machine]]
@@ -170,16 +170,17 @@ async def _engine_counters(endpoint: str) -> EngineCounters:
 
 
 async def _sleep(suite: Suite, stage: Stage, endpoint: str) -> None:
-    stage.step("Idle for 4 s: drained, put to sleep")
-    before = len(await suite.journal())
+    stage.step("Idle for 8 s: drained, put to sleep")
 
-    async def asleep() -> list[dict[str, Any]]:
-        return (await suite.journal())[before:]
+    async def since_ready() -> list[dict[str, Any]]:
+        journal = await suite.journal()  # on a busy machine it may be asleep by now
+        last = max(number for number, entry in enumerate(journal) if entry.get("to") == "ready")
+        return journal[last + 1 :]
 
     def done(entries: list[dict[str, Any]]) -> bool:
         return any(entry.get("to") == "asleep" for entry in entries)
 
-    for entry in await until(asleep, done, "the machine did not fall asleep"):
+    for entry in await until(since_ready, done, "the machine did not fall asleep"):
         if entry["kind"] == "transition":
             stage.say(f"journal  {entry['from']} → {entry['to']}: {entry['reason']}")
     try:
