@@ -110,8 +110,13 @@ def _decimal(x: str) -> str:
 
 def _moment(x: str, held: str, kind: Kind) -> str:
     if held != "VARCHAR":
-        return f"epoch_ms({x})"
+        return _millis(x, held)
     return f"day_of({x})" if kind == "day" else f"moment_of({x})"
+
+
+def _millis(x: str, held: str) -> str:
+    # DuckDB 2.0's epoch_ms fails on every other kind of timestamp.
+    return f"epoch_ms({x})" if held.endswith("TIME ZONE") else f"epoch_ms(try_cast({x} AS TIMESTAMP))"
 
 
 def _json(x: str) -> str:
@@ -126,7 +131,7 @@ def _faults(cell: Cell, x: str, held: str) -> list[str]:
         places = PLACES if cell.kind == "cost" else MAX_QUANTITY_PLACES
         return [f"ELSE number_fault({x}, {places})"] if text else _number_faults(cell, x, held)
     if cell.kind in ("moment", "day"):
-        return [f"ELSE {cell.kind}_fault({x})"] if text else _moment_faults(cell, x)
+        return [f"ELSE {cell.kind}_fault({x})"] if text else _moment_faults(cell, x, held)
     if cell.kind == "tags":
         if held in ("VARCHAR", "JSON"):
             return [f"WHEN {x} IS NOT NULL THEN tags_fault({x})"]
@@ -134,12 +139,12 @@ def _faults(cell: Cell, x: str, held: str) -> list[str]:
     return []
 
 
-def _moment_faults(cell: Cell, x: str) -> list[str]:
-    told = f"CAST({x} AS VARCHAR)"
-    bounds = f"epoch_ms({x}) < 0 OR epoch_ms({x}) >= {_LAST_MOMENT}"
+def _moment_faults(cell: Cell, x: str, held: str) -> list[str]:
+    told, at = f"CAST({x} AS VARCHAR)", _millis(x, held)
+    bounds = f"{x} IS NOT NULL AND coalesce({at} < 0 OR {at} >= {_LAST_MOMENT}, true)"
     found = [f"WHEN {bounds} THEN 'not between the years 1970 and 9999: ' || {told}"]
     if cell.kind == "day":
-        found.append(f"WHEN epoch_ms({x}) % 86400000 <> 0 THEN 'expected a UTC day, got ' || {told}")
+        found.append(f"WHEN {at} % 86400000 <> 0 THEN 'expected a UTC day, got ' || {told}")
     return found
 
 

@@ -1,0 +1,160 @@
+"""Numbers, times and tags of text are read to the last digit, or not at all."""
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+import duckdb
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from services.billing.core.cells import Cell, Kind, fault, value
+from services.billing.core.macros import MAX_INTEGER_DIGITS, SCRIPT
+from services.billing.core.money import PLACES
+
+UNIT = Decimal("1e-12")
+NUMBERS = st.from_regex(r"-?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,3})?", fullmatch=True)
+EDGES = (
+    "-0",
+    "0e999",
+    "1" + "0" * 3990 + "e-3990",
+    "0." + "0" * 40,
+    "1." + "0" * 40,
+    "999999999999999.999999999999",
+    "1000000000000000",
+    "123456789012345678901234567e-12",
+)
+TIMES = st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - bounds
+WORDS = st.text(st.characters(exclude_characters="\x00", codec="utf-8"), max_size=30)
+LIKE_JSON = st.text(alphabet='{}[]":,aNI0.eE-n ', max_size=30)
+
+
+@pytest.fixture(scope="module")
+def db() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        connection.execute(SCRIPT)
+        yield connection
+
+
+def all_judged(
+    db: duckdb.DuckDBPyConnection, kind: Kind, cells: Sequence[Any], held: str = "VARCHAR"
+) -> list[tuple[Any, str | None]]:
+    """Of each cell the value, and what is wrong with it."""
+    form = Cell(name="x", kind=kind)
+    texts = [None if cell is None else str(cell) for cell in cells]
+    rows = f"(SELECT CAST(unnest($1::VARCHAR[]) AS {held}) AS x, generate_subscripts($1, 1) AS n)"
+    return db.execute(f"SELECT {value(form, held)}, {fault(form, held)} FROM {rows} ORDER BY n", [texts]).fetchall()
+
+
+def judged(db: duckdb.DuckDBPyConnection, kind: Kind, cell: Any, held: str = "VARCHAR") -> tuple[Any, str | None]:
+    return all_judged(db, kind, [cell], held)[0]
+
+
+def decimals(number: Decimal) -> int:
+    """How many it needs."""
+    _, digits, exponent = number.as_tuple()
+    text = "".join(map(str, digits))
+    return -int(exponent) - (len(text) - len(text.rstrip("0")))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(NUMBERS, min_size=1, max_size=100))
+@example(list(EDGES))
+def test_a_cost_is_exact_or_refused(db: duckdb.DuckDBPyConnection, texts: list[str]) -> None:
+    for text, (amount, wrong) in zip(texts, all_judged(db, "cost", texts), strict=True):
+        exact = Decimal(text)
+        if exact and exact.adjusted() >= MAX_INTEGER_DIGITS:
+            assert "digits before the point" in str(wrong)
+        elif exact and decimals(exact) > PLACES:
+            assert "more than 12 decimals" in str(wrong)
+        else:
+            assert (amount, wrong) == (exact, None)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(min_value=-1e14, max_value=1e14), min_size=1, max_size=100))
+@example([0.1, 1234567.123456789, 5e-13, 1e-7, 69181183.2674946, -2.5e-13])
+def test_a_binary_number_is_its_shortest_decimal_text(db: duckdb.DuckDBPyConnection, numbers: list[float]) -> None:
+    for number, (amount, wrong) in zip(numbers, all_judged(db, "cost", numbers, "DOUBLE"), strict=True):
+        assert (amount, wrong) == (Decimal(repr(number)).quantize(UNIT, ROUND_HALF_UP), None)
+
+
+@pytest.mark.parametrize(("number", "reason"), [(float("nan"), "number"), (float("inf"), "number"), (1e15, "digits")])
+def test_a_binary_number_that_is_none_is_refused(db: duckdb.DuckDBPyConnection, number: float, reason: str) -> None:
+    assert reason in str(judged(db, "cost", number, "DOUBLE")[1])
+
+
+@pytest.mark.parametrize(
+    ("number", "held", "reason"),
+    [
+        ("1.234567890123", "DECIMAL(20, 13)", None),
+        ("1.2345678901234", "DECIMAL(20, 13)", "more than 12 decimals"),
+        ("1000000000000000", "BIGINT", "digits before the point"),
+        ("12.5", "DECIMAL(38, 20)", None),
+        ("7", "INTEGER", None),
+    ],
+)
+def test_exact_types_are_taken_exactly(
+    db: duckdb.DuckDBPyConnection, number: str, held: str, reason: str | None
+) -> None:
+    amount, wrong = judged(db, "cost", number, held)
+    if reason is None:
+        assert (amount, wrong) == (Decimal(number), None)
+    else:
+        assert reason in str(wrong)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(TIMES, min_size=1, max_size=100), st.sampled_from(["T", " "]), st.sampled_from(["", "Z"]))
+@example([datetime(2024, 2, 29, 23, 59, 59, 999000, tzinfo=UTC)], "T", "Z")
+def test_a_time_is_its_millisecond(db: duckdb.DuckDBPyConnection, times: list[datetime], t: str, z: str) -> None:
+    naive = [time.replace(tzinfo=None) for time in times]
+    found = all_judged(db, "moment", [time.isoformat(t, "milliseconds") + z for time in naive])
+    since = [(time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1) for time in times]
+    assert found == [(moment, None) for moment in since]
+    finer = all_judged(db, "moment", [time.isoformat(t, "microseconds") + z for time in naive])
+    assert [wrong is None for _, wrong in finer] == [time.microsecond % 1000 == 0 for time in times]
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-02-29T00:00:00Z", "2026-05-03T24:00:00Z", "2026-05-03T00:60:00Z", "2026-05-03T23:59:60Z"]
+)
+def test_a_time_that_is_none_is_refused(db: duckdb.DuckDBPyConnection, text: str) -> None:
+    assert judged(db, "moment", text)[1] is not None
+
+
+@pytest.mark.parametrize(
+    "held", ["TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE"]
+)
+def test_a_typed_time_is_milliseconds_whatever_its_unit(db: duckdb.DuckDBPyConnection, held: str) -> None:
+    moment = datetime(2026, 5, 3, 1, 2, 3, tzinfo=UTC)
+    assert judged(db, "moment", "2026-05-03 01:02:03+00", held) == (moment.timestamp() * 1000, None)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.dictionaries(WORDS, st.none() | st.booleans() | st.integers() | WORDS), min_size=1, max_size=30))
+def test_tags_come_out_as_a_flat_object_of_texts(db: duckdb.DuckDBPyConnection, every: list[dict[str, Any]]) -> None:
+    for tags, (found, wrong) in zip(every, all_judged(db, "tags", [json.dumps(tags) for tags in every]), strict=True):
+        assert wrong is None
+        told = msgspec.json.decode(found, type=dict[str, str | None])
+        assert told == {n: tag if tag is None or isinstance(tag, str) else json.dumps(tag) for n, tag in tags.items()}
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "1", '"a"', '{"a": [1]}', '{"a": {"b": 1}}', "{", "{a: 1}", '{"a": 1, "a": 2}', "null"]
+)
+def test_other_tags_are_refused(db: duckdb.DuckDBPyConnection, text: str) -> None:
+    assert "flat JSON object" in str(judged(db, "tags", text)[1])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(WORDS | LIKE_JSON, min_size=1, max_size=100))
+@example(['{"a": NaN}', '{"a": 1,}', '{"a": 1e999}', '{"\\ud800": 1}', '{"a": "\\ud800"}', '{"a": "\\u0000"}'])
+def test_whatever_is_accepted_as_tags_can_be_read_later(db: duckdb.DuckDBPyConnection, texts: list[str]) -> None:
+    for found, wrong in all_judged(db, "tags", texts):
+        if wrong is None and found is not None:
+            msgspec.json.decode(found, type=dict[str, str | None])
