@@ -62,8 +62,8 @@ class Gatekeeper:
         self._patience = config.billing.observation_timeout
         self._tier_of = {machine.id: machine.tier for machine in config.machine}
         self._metered = frozenset(tier.name for tier in config.tier if tier.provider == "hyperstack")
-        self._gates: dict[str, tuple[BudgetGate, int]] = {}
-        """As they are in the bucket, with their revisions."""
+        self._gates: dict[str, tuple[BudgetGate, int]] | None = None
+        """As they are in the bucket, with their revisions; None: to be read."""
         self._caught_up = False
         self._one = asyncio.Lock()
 
@@ -90,9 +90,9 @@ class Gatekeeper:
             asked = _asked(data)
             if isinstance(asked, GateOrder):
                 await self._order(asked)
+            return encode(Gates(gates={scope: gate for scope, (gate, _) in (await self._known()).items()}))
         except (Unreadable, ValueError, BusUnavailable) as error:
             return encode(Refused(reason=str(error)))
-        return encode(Gates(gates={scope: gate for scope, (gate, _) in self._gates.items() if scope in self._limits}))
 
     async def _catch_up(self) -> None:
         """Returns once the journal has been read in this term: a part of it would show too little spend."""
@@ -130,16 +130,17 @@ class Gatekeeper:
 
     async def _put(self, scope: str, spend: Decimal | None, order: GateOrder | None = None) -> None:
         for _ in range(TRIES):
-            before, revision = self._gates.get(scope, (None, 0))
+            known = await self._known()
+            before, revision = known.get(scope, (None, 0))
             base = before
             if order is not None:
                 base = ordered(before or self._judged(scope, spend, None), order, self._now())
             gate = self._judged(scope, spend, base)
             await self._tell(scope, before, revision, gate, order)
             try:
-                self._gates[scope] = gate, await self._write(subjects.budget_key(scope), encode(gate), revision)
+                known[scope] = gate, await self._write(subjects.budget_key(scope), encode(gate), revision)
             except Conflict:
-                self._gates = await self._stored()
+                self._gates = None
                 continue
             self._metrics.gate(scope, gate)
             return
@@ -165,14 +166,15 @@ class Gatekeeper:
             return await self._bus.update(topology.BUDGET, key, value, revision=revision)
         return await self._bus.create(topology.BUDGET, key, value)
 
-    async def _stored(self) -> dict[str, tuple[BudgetGate, int]]:
-        entries = await self._bus.entries(topology.BUDGET)
-        found: dict[str, tuple[BudgetGate, int]] = {}
-        for scope in self._limits:
-            entry = entries.get(subjects.budget_key(scope))
-            if entry is not None:
-                found[scope] = _gate(entry.value, self._limits[scope]), entry.revision
-        return found
+    async def _known(self) -> dict[str, tuple[BudgetGate, int]]:
+        if self._gates is None:
+            entries = await self._bus.entries(topology.BUDGET)
+            self._gates = {
+                scope: (_gate(entry.value, limit), entry.revision)
+                for scope, limit in self._limits.items()
+                if (entry := entries.get(subjects.budget_key(scope))) is not None
+            }
+        return self._gates
 
 
 def _asked(data: bytes) -> GateOrder | GatesQuery:

@@ -1,4 +1,4 @@
-"""Imports, figures, revisions and the gate, on SQLite and on PostgreSQL."""
+"""Imports, figures and revisions, on SQLite and on PostgreSQL."""
 
 import dataclasses
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +19,6 @@ from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
-from shared.messages.budget import BudgetGate
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import DeliveredFile
 from shared.messages.meter import Refused
@@ -200,43 +199,6 @@ async def test_a_provider_call_and_an_unreadable_entry_hold_nothing_up(tmp_path:
     async with billing(tmp_path, configured(), bus) as (books, _):
         await until(books.report, lambda r: r.spend == Decimal("57.6"))
         assert await until(lambda: bus.backlog(topology.BOOKS), lambda n: n == 0) == 0
-
-
-async def gate_of(bus: MemoryBus) -> BudgetGate | None:
-    entry = await bus.get(topology.BUDGET, subjects.budget_key("fleet"))
-    return None if entry is None else decode(entry.value, BudgetGate)
-
-
-@pytest.mark.parametrize(
-    ("limit", "known", "expected"),
-    [
-        ("24.00", True, (False, "budget_closed", 24)),
-        ("24.01", True, (True, "", 24)),
-        ("999", False, (False, "billing_unobservable", 0)),
-    ],
-)
-async def test_the_gate(tmp_path: Path, limit: str, known: bool, expected: tuple[bool, str, int]) -> None:
-    bus = MemoryBus()
-    config = configured(CONFIG + f'[billing]\ndaily_budget = "{limit}"\n')
-    now = DAY_WINDOW.start / 1000 + 10 * 3600  # ten hours at 2.40
-    async with billing(tmp_path, config, bus, now=now) as (books, _):
-        if known:
-            await tell(bus, "a-1", -1, "ready")
-            await until(lambda: bus.backlog(topology.BOOKS), lambda n: n == 0)
-    async with billing(tmp_path, config, bus, now=now) as (books, _):
-        books.meter.refuses = True  # tokens divide the spend, they do not change it
-        gate = await until(lambda: gate_of(bus), lambda g: g is not None)
-        assert gate is not None
-        assert (gate.open, gate.reason, int(gate.spend)) == expected
-        assert (gate.limit, gate.observed_at) == (Decimal(limit), now)
-
-
-async def test_without_a_budget_there_is_no_gate(tmp_path: Path) -> None:
-    bus = MemoryBus()
-    async with billing(tmp_path, configured(), bus) as (books, runtime):
-        await books.report()
-        assert await gate_of(bus) is None
-        assert runtime.health.faults() == {}
 
 
 async def test_a_standby_is_ready_and_takes_over(tmp_path: Path) -> None:

@@ -83,6 +83,14 @@ FAULTS = {
     "[billing]\ndaily_budget = 200.0": (
         'f.toml: billing.daily_budget: expected an amount as a string such as "5.00", got 200.0'
     ),
+    '[billing]\nbudget_warning = "1.1"': (
+        'f.toml: billing.budget_warning: a share of the budget, such as "0.8": above 0 and at most 1, got 1.1'
+    ),
+    '[billing]\nwhen_dark = "ask"': "f.toml: billing.when_dark: invalid enum value 'ask'",
+    '[[tier]]\nname = "t"\nprovider = "static"\ndaily_budget = "5"': (
+        "f.toml: tier[1] (t): daily_budget: needs the tier's price_per_hour: without it nobody knows what it has cost "
+        "today"
+    ),
     '[billing]\ndaily_budget = "-1"': (
         "f.toml: billing.daily_budget: expected an amount as a string such as \"5.00\", got '-1'"
     ),

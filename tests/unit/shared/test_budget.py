@@ -1,0 +1,104 @@
+"""What the gates say to the gateway and the waker: closed tiers, whole lineups, old gates and clocks that are set."""
+
+from decimal import Decimal
+
+import pytest
+
+from shared.budget import FLEET, GateView, limits, scope_of
+from shared.bus import subjects
+from shared.config import parse
+from shared.messages.budget import BudgetGate
+
+NOON = 1_800_000_000.0 // 86400 * 86400 + 43_200
+FILE = """
+[billing]
+{fleet}
+[[tier]]
+name = "a"
+provider = "static"
+price_per_hour = "1"
+daily_budget = "5"
+[[tier]]
+name = "b.c"
+provider = "static"
+price_per_hour = "1"
+{b}
+[[model]]
+name = "m"
+lineup = ["a", "b.c"]
+[[model]]
+name = "n"
+lineup = ["a"]
+"""
+CLOSED = "budget_closed"
+
+
+def gate(reason: str = "", at: float = NOON) -> BudgetGate:
+    return BudgetGate(open=not reason, reason=reason, spend=Decimal(1), limit=Decimal(5), observed_at=at)
+
+
+def view(gates: dict[str, BudgetGate], *, fleet: str = "", b: str = 'daily_budget = "5"') -> GateView:
+    return GateView(parse(FILE.format(fleet=fleet, b=b), "test"), gates)
+
+
+WITH_FLEET = 'daily_budget = "9"'
+A, B = scope_of("a"), scope_of("b.c")
+
+
+def test_a_tier_is_closed_by_its_own_gate_or_the_fleets() -> None:
+    seen = view({A: gate(CLOSED), B: gate()})
+    assert (seen.tier("a", NOON), seen.tier("b.c", NOON), seen.fleet(NOON)) == (CLOSED, "", "")
+    seen = view({FLEET: gate("closed_by_operator"), A: gate(), B: gate()}, fleet=WITH_FLEET)
+    assert (seen.tier("a", NOON), seen.fleet(NOON)) == ("closed_by_operator", "closed_by_operator")
+
+
+def test_a_model_is_closed_with_all_of_its_tiers_or_with_the_fleet() -> None:
+    half = view({A: gate(CLOSED), B: gate()})
+    assert (half.model("m", NOON), half.model("n", NOON)) == ("", CLOSED)
+    assert view({A: gate(CLOSED), B: gate("closed_by_operator")}).model("m", NOON) == CLOSED
+    assert view({A: gate(CLOSED)}, b="").model("m", NOON) == "", "a tier without a budget has no gate"
+    assert view({FLEET: gate(CLOSED), A: gate(), B: gate()}, fleet=WITH_FLEET).model("m", NOON) == CLOSED
+
+
+def test_a_gate_that_nobody_told_is_closed() -> None:
+    assert view({}).tier("a", NOON) == "billing_unobservable"
+    assert view({}).model("m", NOON) == "billing_unobservable"
+    assert view({A: gate()}).model("m", NOON) == ""
+
+
+@pytest.mark.parametrize(
+    ("ago", "fault"), [(300.0, ""), (300.1, "billing_unobservable"), (-300.0, ""), (-301.0, "billing_unobservable")]
+)
+def test_an_old_gate_is_closed_and_one_of_the_future_too(ago: float, fault: str) -> None:
+    assert view({A: gate(at=NOON - ago)}).tier("a", NOON) == fault
+
+
+@pytest.mark.parametrize(
+    ("told", "fault"),
+    [
+        (None, ""),
+        (gate(at=NOON - 301), ""),
+        (gate(CLOSED, at=NOON - 301), CLOSED),
+        (gate(CLOSED, at=NOON - 301 - 43_200), ""),
+        (gate(CLOSED, at=NOON - 10), CLOSED),
+    ],
+)
+def test_where_the_dark_is_open_what_was_spent_today_stays_closed(told: BudgetGate | None, fault: str) -> None:
+    seen = view({} if told is None else {A: told}, fleet='when_dark = "open"')
+    assert seen.tier("a", NOON) == fault
+
+
+def test_without_any_budget_nothing_is_closed() -> None:
+    nothing = FILE.format(fleet="", b="").replace('daily_budget = "5"', "")
+    seen = GateView(parse(nothing, "test"), {})
+    assert (seen.limited, seen.model("m", NOON), seen.tier("a", NOON), seen.fleet(NOON)) == (frozenset(), "", "", "")
+
+
+def test_scopes_are_the_buckets_keys() -> None:
+    config = parse(FILE.format(fleet=WITH_FLEET, b=""), "test")
+    assert limits(config) == {FLEET: 9, A: 5}
+    for scope in (FLEET, A, B, scope_of("x/y z")):
+        key = subjects.budget_key(scope)
+        assert subjects.name(key) == scope
+        assert subjects.budget_journal(scope) == f"fleet.journal.budget.{key}"
+        assert key.count(".") == (scope != FLEET)
