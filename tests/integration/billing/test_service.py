@@ -19,7 +19,7 @@ from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
-from shared.messages.codec import decode, encode
+from shared.messages.codec import encode
 from shared.messages.invoices import DeliveredFile
 from shared.messages.meter import Refused
 from shared.messages.waker import ProviderCall
