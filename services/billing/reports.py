@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import msgspec
 import structlog
 
 from services.billing.adapters.day_book import DayBook, DayRecords
 from services.billing.adapters.revisions import Revisions
+from services.billing.answering import ANSWER_BYTES
 from services.billing.core.allocation import Allocation, DayFacts, allocate
 from services.billing.core.days import Window, day_window, millis
 from services.billing.core.machine_time import MachineTime, intervals
@@ -71,7 +73,7 @@ class Reports:
     async def answer(self, data: bytes) -> bytes:
         answer = await self._answer(data)
         self._metrics.reports.labels("refused" if isinstance(answer, Refused) else "told").inc()
-        return encode(answer)
+        return encode(fitted(answer) if isinstance(answer, DayReport) else answer)
 
     async def today(self) -> Allocation:
         """Without asking the meter: tokens divide the spend, they do not change it."""
@@ -173,6 +175,13 @@ class Reports:
             usage_reasons=answer.reasons,
             settings_sha256=self._settings.digest,
         )
+
+
+def fitted(report: DayReport) -> DayReport:
+    """As large as a message may be: without its keys, if there are thousands."""
+    if len(encode(report)) <= ANSWER_BYTES:
+        return report
+    return msgspec.structs.replace(report, keys=(), left_out="keys")
 
 
 def _day(window: Window, records: DayRecords, answer: Tokens | None, now: float) -> _Day:

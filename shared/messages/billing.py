@@ -134,6 +134,8 @@ class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
     """What the shared cost was spread by: `direct cost`, `tokens`, else evenly; None: there is none."""
     charges: int = 0
     """How many delivered charges it was made from."""
+    left_out: str | None = None
+    """What would not fit into a message: `keys`; None: all is there. What is published has all."""
 
 
 class ReportsQuery(Message, frozen=True, kw_only=True, tag="reports_query.v1"):

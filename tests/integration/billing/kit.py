@@ -52,6 +52,7 @@ class Meter:
     bus: Bus
     served: dict[str, int] = field(default_factory=lambda: {"A": 50_000_000})
     busy: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    more: tuple[TokensRow, ...] = ()
     reasons: tuple[str, ...] = ()
     """Why the days are not complete."""
     refuses: bool = False
@@ -71,7 +72,7 @@ class Meter:
                 reasons=self.reasons,
                 totals=served,
                 served=served,
-                rows=tuple(rows),
+                rows=(*rows, *self.more),
                 busy=self.busy,
             )
         )

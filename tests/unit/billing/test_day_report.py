@@ -13,6 +13,7 @@ from services.billing.core.days import DAY, Window, day_window
 from services.billing.core.focus import CostRow
 from services.billing.core.money import per_mtok, units, usd
 from services.billing.core.report import NO_TOKENS, NOT_DELIVERED, always_on_of, make_report
+from services.billing.core.shares import weighted
 from services.billing.core.usage import Usage, usage
 from shared.messages.billing import DayReport
 from shared.messages.meter import Tokens, TokensRow, TokenSums
@@ -91,7 +92,7 @@ def test_case_10_cost_without_tokens_is_shown_and_belongs_to_nobody() -> None:
 def test_case_11_tokens_without_a_bill_are_estimated_or_not_known_but_never_free() -> None:
     unknown = reported(tokens=served(40 * M))
     assert (unknown.state, unknown.spend, unknown.reason) == (None, None, NOT_DELIVERED)
-    assert not (unknown.models or unknown.keys or unknown.tiers)
+    assert [*unknown.models, *unknown.keys, *unknown.tiers] == []
     estimate = reported(tokens=served(40 * M), times=AWAKE, prices={"A": units(Decimal("2.40"))})
     assert told(estimate.state, estimate.spend, estimate.billed_share) == told("estimated", Decimal("57.6"), 0)
 
@@ -198,6 +199,15 @@ def test_a_tiers_cost_is_split_by_weighted_tokens_over_models_and_keys() -> None
     assert [told(m.model, m.spend, m.tokens) for m in report.models] == [told("large", 120, 30), told("small", 50, 49)]
     assert [told(k.key_id, k.spend, k.tokens) for k in report.keys] == [told("k1", 130, 39), told("k2", 40, 40)]
     assert report.usd_per_mtok_output == per_mtok(units(Decimal(170)), 30)
+
+
+def test_a_token_weighs_what_its_direction_does_and_directions_without_weight_count_alike() -> None:
+    sums = TokenSums(prompt_tokens=100, cached_tokens=60, completion_tokens=7)
+    assert weighted(sums, WEIGHTS) == 40 * 10 + 60 * 1 + 7 * 40
+    tokens = used(("A", "m", "k1", "completed", 30), ("A", "m", "k2", "completed", 10))
+    allocation = allocate(DayFacts(day=DAY_WINDOW, now=LATER, rows=[charge("8")], fleet=FLEET))
+    unweighted = make_report("2026-05-03", allocation, tokens, {"output": 1}, sources=())
+    assert [told(key.key_id, key.spend) for key in unweighted.keys] == [told("k1", 6), told("k2", 2)]
 
 
 def test_a_wake_is_told_by_the_key_that_caused_it_also_when_it_failed() -> None:

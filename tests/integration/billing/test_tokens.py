@@ -1,0 +1,72 @@
+"""The books read all pages of the meter's answer, and tell a day of thousands of keys all the same."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from services.billing.meter import MOST_PAGES, Meter
+from services.meter.core.pages import page
+from shared.bus import subjects
+from shared.bus.memory import MemoryBus
+from shared.errors import Refusal
+from shared.messages.codec import decode, encode
+from shared.messages.meter import Tokens, TokensQuery, TokensRow, TokenSums
+from tests.integration.billing.kit import billing, configured
+from tests.unit.billing.kit import DAY, focus_csv
+
+BY = ("tier", "model", "key", "outcome")
+KEYS = 12_000
+
+
+def rows(count: int) -> tuple[TokensRow, ...]:
+    told = ({"tier": "A", "model": "m", "key": f"key-{n:05}", "outcome": "completed"} for n in range(count))
+    return tuple(TokensRow(dimensions=one, sums=TokenSums(prompt_tokens=1)) for one in told)
+
+
+def answer(count: int, busy: dict[str, tuple[tuple[float, float], ...]] | None = None) -> Tokens:
+    return Tokens(day=DAY, complete=True, totals=TokenSums(), served=TokenSums(), rows=rows(count), busy=busy or {})
+
+
+async def test_all_pages_are_one_answer_also_when_a_busy_time_grew_between_two() -> None:
+    bus = MemoryBus()
+    asked: list[str | None] = []
+
+    async def tell(data: bytes) -> bytes:
+        query = decode(data, TokensQuery)
+        asked.append(query.after)
+        grown = ((1.0, 2.0), (3.0, 9.0)) if len(asked) > 2 else ((1.0, 2.0), (3.0, 4.0), (8.0, 9.0))
+        return encode(page(answer(3, {"a-1": grown}), query.by, query.after or "", 150))
+
+    await bus.respond("meter", subjects.METER_TOKENS, tell)
+    found = await Meter(bus).tokens(TokensQuery(day=DAY, by=BY, busy=True))
+    assert (found.rows, found.next) == (rows(3), None)
+    assert found.busy == {"a-1": ((1.0, 2.0), (3.0, 9.0))}
+    assert len(asked) > 3
+
+
+async def test_a_meter_that_never_ends_is_given_up() -> None:
+    bus = MemoryBus()
+    asked = 0
+
+    async def tell(_data: bytes) -> bytes:
+        nonlocal asked
+        asked += 1
+        return encode(msgspec.structs.replace(answer(1), next='[false,["A"],0]'))
+
+    await bus.respond("meter", subjects.METER_TOKENS, tell)
+    with pytest.raises(Refusal, match="pages"):
+        await Meter(bus).tokens(TokensQuery(day=DAY, by=BY))
+    assert asked == MOST_PAGES
+
+
+async def test_a_day_of_thousands_of_keys_is_told_without_them(tmp_path: Path) -> None:
+    async with billing(tmp_path, configured()) as (books, _):
+        books.meter.more = rows(KEYS)
+        await books.deliver(focus_csv({"BilledCost": "7.00"}))
+        report = await books.report()
+        assert (report.spend, report.left_out, report.keys) == (Decimal(7), "keys", ())
+        assert sum(model.spend for model in report.models) == 7
+        books.meter.more = rows(3)
+        assert {key.key_id for key in (await books.report()).keys} >= {"key-00000", "key-00002"}
