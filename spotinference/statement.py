@@ -10,13 +10,15 @@ from services.billing.forms.html import statement_html
 from services.billing.forms.json import fields
 from services.billing.forms.words import plain
 from shared.bus.subjects import BILLING_STATEMENT
-from shared.messages.billing import Statement, StatementQuery
+from shared.messages.billing import Statement, StatementLine, StatementQuery
 from spotinference.context import Context, ask, echo_json, suite_options
 from spotinference.report_view import table
 from spotinference.usage import today
 from spotinference.written import write
 
 STATEMENT_SECONDS = 60.0
+WIDE = 100
+"""A terminal of so many columns has room for each kind of token."""
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -51,21 +53,19 @@ def show(found: Statement) -> None:
     amount = "not available" if found.amount is None else f"${found.amount:,.4f}"
     told = f"{plain(found.key_id)}, {found.month}: {amount} for {found.tokens:,} tokens"
     console.print(f"{told}, {'complete' if found.complete else 'not complete'}", markup=False)
-    rows = [
-        (
-            line.model,
-            line.day,
-            f"{line.prompt_tokens:,}",
-            f"{line.cached_tokens:,}",
-            f"{line.completion_tokens:,}",
-            "-" if line.usd_per_mtok is None else f"{line.usd_per_mtok:,.4f}",
-            "-" if line.amount is None else f"{line.amount:,.6f}",
-        )
-        for line in found.lines
-    ]
-    if rows:
-        headings = ("model", "day", "prompt", "cached", "completion", "$/Mtok", "USD")
-        console.print(table(headings, rows, texts=2))
+    wide = console.width >= WIDE
+    if found.lines:
+        kinds = ("prompt", "cached", "completion") if wide else ("tokens",)
+        rows = [_row(line, wide=wide) for line in found.lines]
+        console.print(table(("model", "day", *kinds, "$/Mtok", "USD"), rows, texts=2))
     unpriced = dict.fromkeys(f"{line.day} {line.model}: {line.reason}" for line in found.lines if line.amount is None)
     for reason in (*unpriced, *found.reasons):
         console.print(plain(reason), markup=False)
+
+
+def _row(line: StatementLine, *, wide: bool) -> list[str]:
+    prompt, completion = line.prompt_tokens, line.completion_tokens
+    tokens = (prompt, line.cached_tokens, completion) if wide else (prompt + completion,)
+    ratio = "-" if line.usd_per_mtok is None else f"{line.usd_per_mtok:,.4f}"
+    amount = "-" if line.amount is None else f"{line.amount:,.6f}"
+    return [line.model, line.day, *(f"{count:,}" for count in tokens), ratio, amount]

@@ -130,6 +130,13 @@ async def test_a_day_as_json_is_one_object(desk: Desk) -> None:
     assert desk.asked == [ReportQuery(day="2026-05-03")]
 
 
+async def test_days_are_shown_without_the_last_one_again(desk: Desk) -> None:
+    told = await desk.run("report", "--days", "3", "--to", TO)
+    assert "3 days, 2026-05-29 to 2026-05-31 UTC" in told.out
+    assert "revision" not in told.out
+    assert desk.asked == [ReportsQuery(to=TO, days=3)]
+
+
 async def test_a_refusal_writes_nothing_and_ends_with_one(desk: Desk) -> None:
     kept = desk.folder / "kept.csv"
     kept.write_text("old")

@@ -1,6 +1,7 @@
 """What a terminal shows of a report: the headline first, sums that hold, nothing cut, nothing executed."""
 
 import io
+import re
 from decimal import Decimal
 
 import pytest
@@ -117,6 +118,19 @@ def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut(report: Report,
         assert line.split()[-1] == f"{day.usd_per_mtok:,.4f}"
 
 
+def test_a_name_is_broken_and_a_figure_is_not() -> None:
+    report = day_report(spend="123456789.5", keys=("k" * 60, None), tokens=10**15)
+    for width in (40, 72):
+        (line,) = [line for line in shown(report, width).splitlines() if re.match(r"k+ +\d", line)]
+        assert line.split()[1] == f"{report.keys[0].spend:,.2f}"
+
+
+def test_a_sparkline_that_would_not_fit_ends_with_the_last_day() -> None:
+    report = period_report(92)
+    lines = shown(report, 40).splitlines()
+    assert sparkline([day.usd_per_mtok for day in report.days[-40:]]) in lines
+
+
 def test_hostile_text_is_shown_and_not_obeyed() -> None:
     text = shown(evil_day(), 200)
     assert "\\x1b[31mred\\x1b[0m\\n[bold]two[/bold] lines" in text
@@ -128,7 +142,15 @@ def _without_bold(text: str) -> str:
     return text.replace("\x1b[1m", "").replace("\x1b[0m", "")
 
 
-def test_a_statement_names_its_lines_and_what_has_no_price(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_statement_names_its_lines_and_what_has_no_price(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    statement.show(made_statement())
+    assert ["qwen3-coder", "2026-05-03", "2,400,000", "2.5000", "6.000000"] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
+    monkeypatch.setenv("COLUMNS", "120")
     statement.show(made_statement())
     said = capsys.readouterr().out
     assert "k1, 2026-05: $6.0000 for 2,400,002 tokens, complete" in said
