@@ -41,9 +41,11 @@ drain_grace = "{grace}"
 name = "first"
 provider = "static"
 max_concurrency = {room}
+{tier}
 [[tier]]
 name = "second"
 provider = "static"
+{tier}
 [[machine]]
 id = "m1"
 tier = "first"
@@ -182,18 +184,27 @@ class Front:
 async def opened(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Front]]]:
     """Start gateways: `await opened("hold_cap = '1s'")` takes more lines for the section `[gateway]`.
 
-    `more` goes behind everything else, `room` is the first tier's `max_concurrency`, `grace` the time to finish once
+    `more` goes behind everything else, `tier` into both tiers, `room` is the first tier's `max_concurrency`, `grace` the time to finish once
     it is told to stop, and what is left are the limits of the key, as `mint` takes them.
     """
     async with AsyncExitStack() as stack:
 
         async def start(
-            gateway: str = "", folder: str = "data", *, more: str = "", room: int = 8, grace: str = "30s", **limits: Any
+            gateway: str = "",
+            folder: str = "data",
+            *,
+            more: str = "",
+            tier: str = "",
+            room: int = 8,
+            grace: str = "30s",
+            **limits: Any,
         ) -> Front:
             data_dir = tmp_path / folder
             data_dir.mkdir(exist_ok=True)
             config = data_dir / "spotinference.toml"
-            told = CONFIG.format(bus=nats_url, gateway=gateway, served_as=NAME, more=more, room=room, grace=grace)
+            told = CONFIG.format(
+                bus=nats_url, gateway=gateway, served_as=NAME, more=more, tier=tier, room=room, grace=grace
+            )
             config.write_text(told)
             key_id, key = await mint(bus, name="test", **limits)
             service = await stack.enter_async_context(running("gateway", config, data_dir))
