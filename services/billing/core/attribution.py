@@ -1,6 +1,5 @@
 """Whose a charge is: by its resource, tag or parent; what is nobody's is shared or unattributed, never dropped."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -51,7 +50,8 @@ class Fleet:
     def _machine(self, resource_id: str | None) -> str | None:
         if resource_id is None:
             return None
-        return self.machine_of.get(resource_id) or self.machine_of.get(re.split(r"[/:]", resource_id)[-1])
+        last = resource_id.replace(":", "/").rpartition("/")[2]
+        return self.machine_of.get(resource_id) or self.machine_of.get(last)
 
 
 def _tag(tags: str | None, name: str) -> str:

@@ -1,27 +1,24 @@
 """Exact money: whole numbers of units (10⁻¹² USD), and splits of them that lose nothing."""
 
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import MAX_PREC, Context, Decimal
 
 PLACES = 12
 UNITS_PER_USD = 10**PLACES
 MTOK = 10**6
+_EXACT = Context(prec=MAX_PREC)
+"""Moves the point without a digit lost."""
 
 
 def units(amount: Decimal) -> int:
     """USD as units; `ValueError` where the amount has more than twelve decimals or is no number."""
-    sign, digits, exponent = amount.as_tuple()
-    if not isinstance(exponent, int):
-        raise ValueError(f"{amount} is not an amount")  # noqa: TRY004 -- NaN is a bad value, not another type
-    value: int = int("".join(map(str, digits)))
-    shift = exponent + PLACES
-    if shift >= 0:
-        value *= 10**shift
-    else:
-        value, rest = divmod(value, 10**-shift)
-        if rest:
-            raise ValueError(f"{amount} has more than {PLACES} decimals")
-    return -value if sign else value
+    if not amount.is_finite():
+        raise ValueError(f"{amount} is not an amount")
+    scaled = amount.scaleb(PLACES, _EXACT)
+    value = int(scaled)
+    if value != scaled:
+        raise ValueError(f"{amount} has more than {PLACES} decimals")
+    return value
 
 
 def converted(amount: Decimal, per_usd: str) -> int:
