@@ -12,7 +12,7 @@ from services.billing.core.period import make_period
 from services.billing.forms.words import Report
 from shared.messages.billing import Band, Bands
 from spotinference import bands, statement
-from spotinference.report_view import GAP, LEVELS, MOST_PARTS, sparkline, view
+from spotinference.report_view import GAP, LEVELS, MOST_PARTS, sparkline, table, view
 from tests.unit.billing.forms.kit import (
     EVIL,
     WEIGHTS,
@@ -123,6 +123,13 @@ def test_a_name_is_broken_and_a_figure_is_not() -> None:
     for width in (40, 72):
         (line,) = [line for line in shown(report, width).splitlines() if re.match(r"k+ +\d", line)]
         assert line.split()[1] == f"{report.keys[0].spend:,.2f}"
+
+
+def test_a_figure_without_room_says_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(width=10).print(table(("key", "USD"), [("k1", "1,234,567.89")]))
+    assert capsys.readouterr().out.split()[-1].endswith("…")
+    Console(width=20).print(table(("key", "USD"), [("k" * 12, "12,345,678.90")]))
+    assert "12,345,678.90" in capsys.readouterr().out, "the name gives way"
 
 
 def test_a_sparkline_that_would_not_fit_ends_with_the_last_day() -> None:
