@@ -99,8 +99,10 @@ async def test_what_is_published_is_left_alone_until_its_revision_rises(memory: 
     await press.look()
     before, changes = memory.files(), memory.changes
     await press.look()
-    await Press(memory, shelf).look()
+    restarted = Press(memory, shelf)
+    await restarted.look()
     assert (memory.files(), memory.changes) == (before, changes)
+    assert restarted.count("published_until") == NOW
     second = figure(spend="90.00", revision=3, change="the bill changed", state="restated")
     shelf.put(second)
     await press.look()

@@ -146,6 +146,7 @@ CHANGES: dict[str, Callable[[Stand], Awaitable[None]]] = {
 @pytest.mark.parametrize("what", CHANGES)
 async def test_whatever_a_day_is_made_from_makes_it_anew_once(stand: Stand, what: str) -> None:
     await a_snapshot(stand, issuer="other")
+    await a_payable(stand)
     shelf = stand.shelf()
     first = await shelf.reports([THIRD])
     assert await shelf.reports([THIRD]) == first
