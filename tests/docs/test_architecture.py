@@ -21,6 +21,7 @@ def test_everything_on_the_bus_is_in_its_table() -> None:
         subjects.METER_LOST,
         subjects.METER_FIGURES,
         subjects.METER_AUDIT,
+        subjects.BILLING_GATE,
         subjects.BILLING_IMPORT,
         subjects.BILLING_REPORT,
         subjects.BILLING_REPORTS,
