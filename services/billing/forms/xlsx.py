@@ -49,13 +49,14 @@ def report_xlsx(report: Report) -> bytes:
     book.set_properties({"title": f"Cost of {span_of(report)}", "created": _moment(days_of(report)[-1].day)})
     formats = {kind: book.add_format({"num_format": code, "valign": "top"}) for kind, code in FORMATS.items()}
     heading = book.add_format({"bold": True, "text_wrap": True, "valign": "top"})
-    for sheet in _sheets(report):
+    for sheet in sheets(report):
         _write(book.add_worksheet(sheet.name), sheet, formats, heading)
     book.close()
     return out.getvalue()
 
 
-def _sheets(report: Report) -> list[Sheet]:
+def sheets(report: Report) -> list[Sheet]:
+    """What the workbook has, in order."""
     days = days_of(report)
     sheets = [_days(days), _causes(days), _tiers(days), _models(days), _keys(days), _state(report)]
     return [_spans(report), *sheets] if isinstance(report, PeriodReport) else sheets

@@ -1,0 +1,41 @@
+"""`docs/operating.md` names every field of a report's JSON, and the columns and kinds of its CSV."""
+
+import csv
+import io
+import re
+
+from msgspec.structs import fields, replace
+
+from services.billing.forms.csv import DAY_COLUMNS, STATEMENT_COLUMNS, report_csv
+from services.billing.forms.json import fields as json_fields
+from services.billing.forms.xlsx import sheets
+from shared.messages.billing import DayReport, Statement
+from tests.docs.pages import page
+from tests.unit.billing.forms.kit import day_report, period_report, unknown
+
+SECTION = "## What a million tokens cost"
+TEXT = page("docs/operating.md").text.partition(f"{SECTION}\n")[2].partition("\n## ")[0]
+NAMED = set(re.findall(r"`([^`\n]+)`", TEXT))
+
+
+def test_every_field_of_the_json_is_told() -> None:
+    period = json_fields(period_report(2))
+    told = {*json_fields(day_report()), *(field.name for field in fields(Statement)), *period}
+    assert told - NAMED == set()
+    assert {field.name for field in fields(DayReport)} <= told
+
+
+def test_every_column_and_kind_of_the_csv_is_told() -> None:
+    assert {*DAY_COLUMNS, *STATEMENT_COLUMNS} - NAMED == set()
+    report = replace(period_report(2), left_out="keys")
+    rows = [*rows_of(report_csv(report)), *rows_of(report_csv(unknown()))]
+    assert {row["kind"] for row in rows} - NAMED == set()
+    assert {row["name"] for row in rows if row["kind"] == "beside"} - NAMED == set()
+
+
+def test_every_sheet_of_the_workbook_is_told() -> None:
+    assert {sheet.name for sheet in sheets(period_report(9))} - NAMED == set()
+
+
+def rows_of(data: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(data.decode(), newline="")))
