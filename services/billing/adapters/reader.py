@@ -16,7 +16,7 @@ import duckdb
 
 from services.billing.adapters import csv_lines
 from services.billing.core import forms
-from services.billing.core.cells import literal
+from services.billing.core.cells import literal, name_of
 from services.billing.core.cur import CUR
 from services.billing.core.focus import FOCUS, CostRow, SnapshotKey, simple
 from services.billing.core.forms import Form, Rate
@@ -192,7 +192,12 @@ class Reading:
         options = "binary_as_string = true, file_row_number = true"
         rows = f"(SELECT *, file_row_number + 1 AS {forms.LINE} FROM read_parquet({literal(str(path))}, {options}))"
         described = self._db.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()
-        types = {str(column[0]): str(column[1]) for column in described}
+        types = {str(name): str(held) for name, held, *_ in described}
+        untyped = [name for name, held in types.items() if held == '"NULL"']  # there is no value in it
+        if untyped:
+            casts = ", ".join(f"CAST({name_of(name)} AS VARCHAR) AS {name_of(name)}" for name in untyped)
+            rows = f"(SELECT * REPLACE ({casts}) FROM {rows})"
+            types |= dict.fromkeys(untyped, "VARCHAR")
         form = self._form(name, 0, list(types))
         return None if form is None else (form, rows, types)
 
