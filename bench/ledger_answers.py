@@ -78,7 +78,7 @@ def some_events(chance: random.Random) -> Iterator[tuple[Any, ...]]:
         model, tier, machine, key, outcome = named[chance.randrange(len(named))]
         names = (f"{n:08}-0000-7000-8000-000000000000", "gw-1", n + 1, START + n / EVENTS * DAY)
         numbers = (key, model, tier, machine, 1, 900, 300, 250, 0, "engine", outcome, 200, True)
-        yield (*names, *numbers, 0.0, None, 0.2, 5.0, 0.001)
+        yield (*names, *numbers, 0.0, None, 0.2, 5.0, 0.001, None, 1)
 
 
 async def fill(engine: AsyncEngine, days: int) -> None:
