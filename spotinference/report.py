@@ -19,7 +19,6 @@ from spotinference.report_view import view
 from spotinference.usage import today
 from spotinference.written import write
 
-MOST_DAYS = 366
 REPORTS_SECONDS = 120.0
 """For many days: each is made anew from the books and the meter."""
 FORMS: Mapping[str, Callable[[Report], bytes]] = {
@@ -32,7 +31,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command()
 @click.option("--day", help="A UTC day, YYYY-MM-DD; today by default.")
-@click.option("--days", type=click.IntRange(1, MOST_DAYS), help="So many days, up to --to or today.")
+@click.option("--days", type=click.IntRange(1), help="So many days, up to --to or today.")
 @click.option("--to", help="The last of several days; today by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--csv", type=_FILE, help="Write a CSV file with every digit.")
