@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.marks import Marks
 from services.billing.adapters.tables import accruals, payables, snapshots, transitions
-from services.billing.core.days import DAY, HOUR
+from services.billing.core.days import DAY, HOUR, Window, day_of, day_window
 from services.billing.meter import Meter
 from services.billing.reports import Reports
 from services.billing.shelf import Shelf
@@ -23,7 +23,7 @@ from shared.bus.memory import MemoryBus
 from shared.errors import Refusal
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode, encode
-from shared.messages.meter import Refused, Tokens, TokensQuery, TokenSums
+from shared.messages.meter import Refused, Tokens, TokensQuery, TokensRow, TokenSums
 from tests.unit.billing.kit import DAY_WINDOW
 from tests.unit.billing.made_up import report
 
@@ -57,7 +57,9 @@ class Stand:
     engine: AsyncEngine
     bus: MemoryBus
     reports: MadeUpReports = field(default_factory=MadeUpReports)
-    usage: dict[str, Tokens] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    incomplete: set[str] = field(default_factory=set)
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
     refuses: bool = False
     now: float = NOON / 1000
 
@@ -70,16 +72,23 @@ class Stand:
         query = decode(data, TokensQuery)
         if self.refuses:
             return encode(Refused(reason="busy"))
-        return encode(self.usage.get(query.day) or used(query.day, 1))
+        assert (query.by, query.busy) == (("day", "outcome"), False)
+        self.asked.append((query.day, query.to))
+        window = Window(day_window(query.day).start, day_window(query.to or query.day).end)
+        days = [day_of(at) for at in range(window.start, window.end, DAY)]
+        rows = [used(day, self.tokens.get(day, 1)) for day in days]
+        gaps = tuple(sorted(self.incomplete & set(days)))
+        told = Tokens(day=query.day, to=query.to, complete=not gaps, totals=TokenSums(), served=TokenSums())
+        return encode(msgspec.structs.replace(told, rows=tuple(rows), reasons=gaps))
 
     async def add(self, table: Any, **values: Any) -> None:
         async with self.engine.begin() as connection:
             await connection.execute(insert(table).values(**values))
 
 
-def used(day: str, tokens: int, *, complete: bool = True) -> Tokens:
-    sums = TokenSums(requests=1, prompt_tokens=tokens)
-    return Tokens(day=day, complete=complete, totals=sums, served=sums)
+def used(day: str, tokens: int) -> TokensRow:
+    dimensions = {"day": day, "outcome": "completed"}
+    return TokensRow(dimensions=dimensions, sums=TokenSums(requests=1, prompt_tokens=tokens))
 
 
 @asynccontextmanager
@@ -113,11 +122,11 @@ async def a_state(stand: Stand, at: int) -> None:
 
 
 async def a_late_event(stand: Stand) -> None:
-    stand.usage[THIRD] = used(THIRD, 2)
+    stand.tokens[THIRD] = 2
 
 
 async def an_open_gap(stand: Stand) -> None:
-    stand.usage[THIRD] = used(THIRD, 1, complete=False)
+    stand.incomplete.add(THIRD)
 
 
 async def the_next_day(stand: Stand) -> None:
@@ -173,9 +182,24 @@ async def test_what_another_day_is_made_from_leaves_it_alone(stand: Stand) -> No
     shelf = stand.shelf()
     await shelf.reports([THIRD, FOURTH])
     await a_state(stand, DAY_WINDOW.end + 2 * HOUR)
-    stand.usage[FOURTH] = used(FOURTH, 9)
+    stand.tokens[FOURTH] = 9
     assert [each.day for each in await shelf.reports([THIRD, FOURTH])] == [THIRD, FOURTH]
     assert stand.reports.made == [THIRD, FOURTH, FOURTH]
+
+
+async def test_the_meter_is_asked_once_for_all_days_as_long_as_nothing_is_missing(stand: Stand) -> None:
+    shelf = stand.shelf()
+    days = [f"2026-05-{number:02}" for number in range(9, 1, -1)]
+    assert [each.day for each in await shelf.reports(days)] == days
+    assert stand.asked == [("2026-05-02", "2026-05-09")]
+    assert sorted(stand.reports.made) == days[::-1]
+    stand.incomplete.add(THIRD)
+    await shelf.reports(days)
+    assert stand.reports.made[8:] == [THIRD]
+    assert len(stand.asked) == 1 + 7
+    stand.tokens[FOURTH] = 3
+    await shelf.reports(days)
+    assert stand.reports.made[9:] == [FOURTH]
 
 
 async def test_a_running_bill_makes_its_own_day_anew(stand: Stand) -> None:
