@@ -325,10 +325,10 @@ def test_no_figure_depends_on_how_many_rows_a_charge_came_in(
     if len(unique) < len(rows):
         return
     day = day_window("2026-05-03")
-    facts = {"day": day, "now": LATER, "fleet": FLEET, "times": times}
+    facts: dict[str, Any] = {"day": day, "now": LATER, "fleet": FLEET, "times": times}
     inside = [row for row in (*rows, *more) if covers(row)]
     together = [row for row in summed if covers(row)]
-    assert allocate(DayFacts(rows=inside, **facts)) == allocate(DayFacts(rows=together, **facts))  # type: ignore[arg-type]
+    assert allocate(DayFacts(rows=inside, **facts)) == allocate(DayFacts(rows=together, **facts))
 
 
 def alike(row: CostRow, billed: Decimal) -> CostRow:
