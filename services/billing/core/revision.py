@@ -66,9 +66,11 @@ def revised(report: DayReport, inputs: Inputs, newest: tuple[DayReport, Inputs] 
     if numbered == stored and inputs.digest == before.digest and same_state:
         return newest
     state: FigureState | None = "restated" if was_final and report.state is not None else report.state
-    changes = list(_changes(before, inputs)) or ["computed anew" if inputs.over else "the day went on"]
+    changes = list(_changes(before, inputs))
     if state == "final":
         changes.append("became final")
+    if not changes:
+        changes = ["computed anew" if inputs.over else "the day went on"]
     following = msgspec.structs.replace(report, revision=stored.revision + 1, state=state, change="; ".join(changes))
     return following, msgspec.structs.replace(inputs, was_final=was_final)
 

@@ -91,6 +91,14 @@ def test_case_25_a_final_day_with_late_usage_is_restated_and_stays_so() -> None:
     assert (again[0].revision, again[0].state, again[0].change) == (4, "restated", "the bill changed")
 
 
+def test_a_day_becomes_final_by_the_calendar_alone() -> None:
+    """Its period ends, and nothing else changes."""
+    first = revised(figure(), BILLED, None)
+    final, _ = revised(figure(state="final"), BILLED, first)
+    assert (final.revision, final.state, final.change) == (2, "final", "became final")
+    assert revised(figure("101"), BILLED, first)[0].change == "computed anew"
+
+
 def test_a_figure_that_is_no_longer_known_has_no_state_and_was_final_all_the_same() -> None:
     final = revised(figure(state="final"), BILLED, None)
     lost = revised(figure(None, state=None), more(BILLED, files=(), charges=0), final)
