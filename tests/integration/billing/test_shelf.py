@@ -212,6 +212,10 @@ async def test_a_running_bill_makes_its_own_day_anew(stand: Stand) -> None:
         await connection.execute(update(accruals).values(through=DAY_WINDOW.start + 2000))
     await shelf.reports([THIRD, FOURTH])
     assert stand.reports.made == [THIRD, FOURTH, THIRD, THIRD]
+    at = DAY_WINDOW.end + 23 * HOUR
+    await stand.add(accruals, **{**row, "hour": at}, since=at, through=at + 1000)
+    await shelf.reports([THIRD, FOURTH])
+    assert stand.reports.made[4:] == [FOURTH]
 
 
 async def test_a_day_is_made_anew_each_time_until_it_is_an_hour_over(stand: Stand) -> None:
