@@ -1,0 +1,107 @@
+"""`spotinference invoice` against a billing service on a real bus."""
+
+import json
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from shared.bus.jetstream import JetStreamBus
+from tests.integration.billing.kit import Billing, billing, configured
+from tests.integration.suite.conftest import Shell
+from tests.unit.billing.kit import focus_csv
+
+MAY = {"InvoiceId": "MAY-1", "BilledCost": "100.00"}
+
+
+@pytest.fixture
+async def books(tmp_path: Path, bus: JetStreamBus) -> AsyncIterator[Billing]:
+    home = tmp_path / "billing"
+    home.mkdir()
+    async with billing(home, configured(), bus) as (service, _):
+        yield service
+
+
+def failed(result: Result, *told: str) -> None:
+    assert result.exit_code == 1, result.output
+    assert [part for part in told if part not in result.stderr] == [], result.stderr
+
+
+async def test_from_file_to_tie(books: Billing, shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "may.csv"
+    file.write_bytes(focus_csv(MAY, {**MAY, "InvoiceId": "MAY-2", "BilledCost": "7.005"}))
+    result = await shell("invoice", "import", str(file), "--source", "cloud")
+    assert result.exit_code == 0, result.output
+    assert "2026-05-01 to 2026-06-01  Cloud Inc.  account acc-1  2 rows  107.005 USD" in result.stdout
+    assert (await books.report()).spend == Decimal("107.005")
+
+    result = await shell("invoice", "check")
+    assert (result.exit_code, result.stdout.count("open:")) == (0, 2)
+    result = await shell("invoice", "payable", "MAY-1", "100.00", "--source", "cloud")
+    assert result.exit_code == 0, result.output
+    assert "ties" in result.stdout
+    assert (await shell("invoice", "payable", "MAY-2", "8", "--source", "cloud")).exit_code == 0
+    failed(await shell("invoice", "check"), "invoice MAY-2", "its charges are 7.005 USD, payable are 8")
+    assert (await shell("invoice", "payable", "MAY-2", "7.01", "--source", "cloud")).exit_code == 0
+
+    result = await shell("invoice", "check", "--json")
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["ties"]) == (0, True)
+    assert {one["invoice_id"]: (one["state"], one["rounding"]) for one in told["invoices"]} == {
+        "MAY-1": ("ties", "0"),
+        "MAY-2": ("ties", "0.005"),
+    }
+
+
+async def test_a_voided_invoice_counts_no_more(books: Billing, shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "may.csv"
+    file.write_bytes(focus_csv({"InvoiceId": "A", "BilledCost": "500.00"}, {"InvoiceId": "B", "BilledCost": "480.00"}))
+    await shell("invoice", "import", str(file), "--source", "cloud")
+    result = await shell("invoice", "payable", "B", "480.00", "--source", "cloud", "--voids", "A")
+    assert "voided" in result.stdout
+    assert (await shell("invoice", "check")).exit_code == 0
+    assert (await books.report()).spend == 480
+
+
+async def test_a_list_has_what_counts_and_what_was_replaced(books: Billing, shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "may.csv"
+    for amount in ("1.00", "2.00"):
+        file.write_bytes(focus_csv({"BilledCost": amount}))
+        await shell("invoice", "import", str(file), "--source", "cloud")
+    told = json.loads((await shell("invoice", "list", "--json")).stdout)["imported"]
+    assert [(one["billed"], one["active"], one["files"][0]["name"]) for one in told] == [
+        ("2", True, "may.csv"),
+        ("1", False, "may.csv"),
+    ]
+    assert "replaced" in (await shell("invoice", "list")).stdout
+
+
+async def test_a_folder_is_one_delivery_and_a_fault_in_it_keeps_all_out(
+    books: Billing, shell: Shell, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bills"
+    folder.mkdir()
+    (folder / "a.csv").write_bytes(focus_csv({"BilledCost": "1.00"}))
+    (folder / "b.csv").write_bytes(focus_csv({"BilledCost": "2.00"}, {"BilledCost": "two"}))
+    result = await shell("invoice", "import", str(folder), "--source", "cloud")
+    failed(result, "b.csv:3: BilledCost: expected a number", "nothing was imported; every figure is as it was")
+    assert result.stdout == ""
+    (folder / "b.csv").write_bytes(b"date,resource,cost,currency\n2026-05-03,i-a,2.00,USD\n")
+    result = await shell("invoice", "import", str(folder), "--source", "cloud")
+    assert result.exit_code == 0, result.output
+    assert (await books.report()).spend == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("import", "nowhere.csv", "--source", "x"), "nowhere.csv: unreadable"),
+        (("import", "s3:///key", "--source", "x"), "s3:///key: expected s3://bucket/prefix"),
+        (("payable", "MAY-1", "1,000.00", "--source", "x"), "AMOUNT: expected a number"),
+        (("payable", "MAY-9", "1", "--source", "x"), "invoice_id: no charge from x names invoice 'MAY-9'"),
+    ],
+)
+async def test_what_cannot_be_done_is_told(books: Billing, shell: Shell, words: tuple[str, ...], told: str) -> None:
+    failed(await shell("invoice", *words), told)
