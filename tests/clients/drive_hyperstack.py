@@ -19,7 +19,7 @@ ASKS: Mapping[str, Ask] = {
     "stop": lambda client, asked: hyperstack.VirtualMachineApi(client).stop_vm(asked["id"]),
     "events": lambda client, asked: hyperstack.VirtualMachineEventsApi(client).list_vm_events(asked["id"]),
     "stocks": lambda client, _asked: hyperstack.StockApi(client).get_gpu_stock(),
-    "bills": lambda client, _asked: hyperstack.BillingApi(client).get_vm_billing_history(),
+    "bills": lambda client, asked: hyperstack.BillingApi(client).get_vm_billing_history(**asked.get("page", {})),
     "bill": lambda client, asked: hyperstack.BillingApi(client).get_vm_billing_details(asked["id"]),
     "billing_events": lambda client, asked: hyperstack.BillingApi(client).get_vm_billing_events(asked["id"]),
 }

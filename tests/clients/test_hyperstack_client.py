@@ -134,6 +134,11 @@ async def test_it_reads_what_was_billed(desk: Desk) -> None:
     history = (await desk.ask("bills"))["billing_history_vm"]
     assert (history["total_count"], history["pagination"]["pages"]) == (1, 1)
     assert history["billing_history"][0]["attributes"]["infrahub_id"] == desk.vm.id
+    other = desk.cloud.add()
+    second = (await desk.ask("bills", page={"page": 2, "per_page": 1}))["billing_history_vm"]
+    assert (second["total_count"], second["pagination"]) == (2, {"page": 2, "pages": 2, "per_page": 1})
+    assert [row["attributes"]["infrahub_id"] for row in second["billing_history"]] == [other.id]
+    assert desk.cloud.queries[-1] == ("billing", {"page": "2", "per_page": "1"}), "as the books' own reader asks"
     (row,) = (await desk.ask("bill"))["billing_history_vm_details"]["billing_history"]
     assert row["metrics"]["usage_time_ACTIVE"] == pytest.approx(3600)
     assert row["metrics"]["usage_time_HIBERNATED"] == pytest.approx(7200)
