@@ -184,8 +184,8 @@ class Front:
 async def opened(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Front]]]:
     """Start gateways: `await opened("hold_cap = '1s'")` takes more lines for the section `[gateway]`.
 
-    `more` goes behind everything else, `tier` into both tiers, `room` is the first tier's `max_concurrency`, `grace` the
-    time to finish once it is told to stop, and what is left are the limits of the key, as `mint` takes them.
+    `more` goes behind everything else, `tier` into both tiers, `room` is the first tier's `max_concurrency`, `grace`
+    the time to finish once it is told to stop, and what is left are the limits of the key, as `mint` takes them.
     """
     async with AsyncExitStack() as stack:
 
