@@ -40,7 +40,7 @@ class Fetches:
     def name(self) -> str:
         return f"fetching invoices of {self._source.name}"
 
-    async def wait(self, _least: float) -> None:
+    async def wait(self) -> None:
         """Until the next look is due."""
         retry = LEAST_PAUSE * 2 ** min(self._failures - 1, 30) if self._failures else self._source.every
         await asyncio.sleep(min(self._source.every, retry))

@@ -1,7 +1,7 @@
 """Puts billing together: the one place that names its concrete classes. One replica leads, the others stand by."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from shared.bus.lease import Lease
 from shared.clouds.hyperstack import HyperstackAccount, api_key
 from shared.clouds.throttle import Throttle
 from shared.config import Config
-from shared.errors import BusUnavailable
+from shared.leading import Leadership, Work, every
 from shared.runtime.process import Runtime
 from shared.tasks import end
 
@@ -54,9 +54,6 @@ DAILY_SECONDS = 60.0
 """How soon a changed day is published, and how late after midnight the day's bands are made."""
 AGAIN_SECONDS = 3600.0
 """Between two looks whether imports are to be read in other terms, which change with the configuration only."""
-RETRY_SECONDS = 1.0
-LEADER_LOOK_SECONDS = 0.25
-"""How soon a replica that got the lease begins to work, and one that lost it stops."""
 
 
 @asynccontextmanager
@@ -66,10 +63,11 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         bill = hyperstack_bill(runtime.config)
         office = Office(runtime, engine, bill)
-        runtime.health.add("work", lambda: office.fault)
+        leadership = Leadership(office.begin)
+        runtime.health.add("work", lambda: leadership.fault)
         lease = Lease(runtime.bus, subjects.BILLING_LEASE, runtime.instance, runtime.monotonic)
         await lease.renew()
-        tasks = [runtime.spawn(lease.keep(), "lease"), runtime.spawn(office.lead(lease), "leader's work")]
+        tasks = [runtime.spawn(lease.keep(), "lease"), runtime.spawn(leadership.run(lease), "leader's work")]
         try:
             yield
         finally:
@@ -106,22 +104,6 @@ class Office:
         self._publisher = Publisher(bus, shelf, files, self._metrics, now=runtime.now)
         self._gatekeeper = partial(Gatekeeper, bus, self._reports, self._bills, config, self._metrics, now=runtime.now)
         self._bill_interval = config.billing.bill_interval
-        self._faults: dict[str, str] = {}
-
-    @property
-    def fault(self) -> str | None:
-        return next(iter(self._faults.values()), None)
-
-    async def lead(self, lease: Lease) -> None:
-        """Work whenever the lease is held, for ever."""
-        while True:
-            if lease.held:
-                try:
-                    await self._work(lease)
-                except BusUnavailable as error:
-                    log.warning("cannot take up the work, trying again", reason=str(error))
-                    await asyncio.sleep(RETRY_SECONDS)
-            await asyncio.sleep(LEADER_LOOK_SECONDS)
 
     async def drain(self, grace: float) -> None:
         """Let the import under way finish."""
@@ -133,70 +115,45 @@ class Office:
             self._imports.interrupt()
             await self._imports.idle()
 
-    async def _work(self, lease: Lease) -> None:
-        """Until the lease is lost."""
+    async def begin(self, stack: AsyncExitStack) -> Sequence[Work]:
+        """Take up a term."""
         gate = self._gatekeeper()
-        async with AsyncExitStack() as stack:
-            for subject, answer in (
-                (subjects.BILLING_REPORT, self._reports.answer),
-                (subjects.BILLING_REPORTS, self._periods.answer),
-                (subjects.BILLING_BANDS, self._bands.answer),
-                (subjects.BILLING_STATEMENT, self._statements.answer),
-                (subjects.BILLING_IMPORT, self._imports.answer),
-                (subjects.BILLING_INVOICES, self._invoices.told),
-                (subjects.BILLING_PAYABLE, self._invoices.noted),
-                (subjects.BILLING_GATE, gate.answer),
-            ):
-                responding = await self._bus.respond("billing", subject, answer)
-                stack.push_async_callback(responding.stop)
-            self._metrics.leading.set(1)
-            stack.callback(self._metrics.stand_by)
-            log.info("leading")
-            works = [
-                self._repeat("journal", self._journal.read_on, 0.0, asyncio.sleep),
-                self._repeat("reading invoices again", self._imports.read_again, AGAIN_SECONDS, asyncio.sleep),
-            ]
-            works.extend(self._repeat(fetches.name, fetches.look, 0.0, fetches.wait) for fetches in self._fetches)
-            if self._bills is not None:
-                works.append(self._repeat("running bill", self._bills.read_on, self._bill_interval, asyncio.sleep))
-            if gate.limited:
-                works.append(self._repeat("budget gate", gate.look, GATE_SECONDS, partial(self._until_look, gate)))
-            works.append(self._later("bands", self._bands.look))
-            works.append(self._later("publication", self._publisher.look))
-            tasks = [asyncio.create_task(work) for work in works]
-            try:
-                while lease.held and not any(task.done() for task in tasks):  # noqa: ASYNC110 - a lease ends by the clock
-                    await asyncio.sleep(LEADER_LOOK_SECONDS)
-            finally:
-                # Not a task group's business: it cancels once, and one cancellation may be lost.
-                await end(tasks)
-            for task in tasks:
-                if not task.cancelled():
-                    task.result()
-        self._faults.clear()
+        for subject, answer in (
+            (subjects.BILLING_REPORT, self._reports.answer),
+            (subjects.BILLING_REPORTS, self._periods.answer),
+            (subjects.BILLING_BANDS, self._bands.answer),
+            (subjects.BILLING_STATEMENT, self._statements.answer),
+            (subjects.BILLING_IMPORT, self._imports.answer),
+            (subjects.BILLING_INVOICES, self._invoices.told),
+            (subjects.BILLING_PAYABLE, self._invoices.noted),
+            (subjects.BILLING_GATE, gate.answer),
+        ):
+            responding = await self._bus.respond("billing", subject, answer)
+            stack.push_async_callback(responding.stop)
+        self._metrics.leading.set(1)
+        stack.callback(self._metrics.stand_by)
+        log.info("leading")
+        works = [
+            Work(name="journal", do=self._journal.read_on, pause=every(0.0)),
+            Work(name="reading invoices again", do=self._imports.read_again, pause=every(AGAIN_SECONDS)),
+            _daily("bands", self._bands.look),
+            _daily("publication", self._publisher.look),
+        ]
+        works += [Work(name=fetches.name, do=fetches.look, pause=fetches.wait) for fetches in self._fetches]
+        if self._bills is not None:
+            works.append(Work(name="running bill", do=self._bills.read_on, pause=every(self._bill_interval)))
+        if gate.limited:
+            works.append(Work(name="budget gate", do=gate.look, pause=partial(self._until_look, gate)))
+        return works
 
-    async def _until_look(self, gate: Gatekeeper, most: float) -> None:
+    async def _until_look(self, gate: Gatekeeper) -> None:
         """A machine that moved, or a new day, makes it due before its time."""
-        await self._journal.moved_within(gate.pause(most))
+        await self._journal.moved_within(gate.pause(GATE_SECONDS))
 
-    async def _later(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Begins when the journal has been read on: figures of half of it would be revisions for nothing."""
-        await asyncio.sleep(DAILY_SECONDS)
-        await self._repeat(name, work, DAILY_SECONDS, asyncio.sleep)
 
-    async def _repeat(
-        self, name: str, work: Callable[[], Awaitable[None]], every: float, pause: Callable[[float], Awaitable[None]]
-    ) -> None:
-        while True:
-            try:
-                await work()
-            except (BusUnavailable, *database.AWAY) as error:
-                self._faults[name] = f"{name}: {database.told(error)}"
-                log.warning("not done, trying again", work=name, reason=database.told(error))
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                self._faults.pop(name, None)
-                await pause(every)
+def _daily(name: str, do: Callable[[], Awaitable[None]]) -> Work:
+    """Begins when the journal has been read on: figures of half of it would be revisions for nothing."""
+    return Work(name=name, do=do, pause=every(DAILY_SECONDS), first=DAILY_SECONDS)
 
 
 def hyperstack_bill(config: Config) -> HyperstackBill | None:

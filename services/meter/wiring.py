@@ -28,6 +28,7 @@ from shared import database
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.errors import BusUnavailable
+from shared.leading import Leadership
 from shared.runtime.process import Runtime
 from shared.tasks import end
 
@@ -91,7 +92,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         auditor = Auditor(runtime.bus, AuditFacts(engine), answers.tokens, audit_metrics, runtime.now)
         answering.append(await runtime.bus.respond("meter", subjects.METER_AUDIT, auditor.answer))
         desk = AuditDesk(runtime, EngineBook(engine), auditor, audit_metrics)
-        leading = [runtime.spawn(lease.keep(), "lease"), runtime.spawn(desk.lead(lease), "audit")]
+        leading = [runtime.spawn(lease.keep(), "lease"), runtime.spawn(Leadership(desk.begin).run(lease), "audit")]
         try:
             yield
         finally:
