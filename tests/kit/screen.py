@@ -19,16 +19,19 @@ class Screen:
         self.process = process
         self._descriptor = descriptor
         self._text = ""
+        self._seen = 0
         asyncio.get_running_loop().add_reader(descriptor, self._read)
 
     async def shows(self, pattern: str) -> None:
-        """From now on, colours and moves of the cursor left out."""
-        self._text = ""
+        """After what it showed last, colours and moves of the cursor left out."""
 
         async def plain() -> str:
-            return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._text)
+            return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._text)[self._seen :]
 
-        await until(plain, lambda text: re.search(pattern, text) is not None)
+        text = await until(plain, lambda text: re.search(pattern, text) is not None)
+        found = re.search(pattern, text)
+        assert found is not None
+        self._seen += found.end()
 
     async def ctrl_c(self) -> int:
         self.process.send_signal(signal.SIGINT)
