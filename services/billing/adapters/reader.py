@@ -190,7 +190,8 @@ class Reading:
     def _parquet(self, name: str, path: Path) -> tuple[Form, str, Mapping[str, str]] | None:
         """The file's form, its rows as a relation, and the types of their columns; None where columns are lacking."""
         options = "binary_as_string = true, file_row_number = true"
-        rows = f"(SELECT *, file_row_number + 1 AS {forms.LINE} FROM read_parquet({literal(str(path))}, {options}))"
+        file = f"read_parquet({literal(str(path))}, {options})"
+        rows = f"(SELECT *, file_row_number + 1 AS {name_of(forms.LINE)} FROM {file})"
         described = self._db.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()
         types = {str(name): str(held) for name, held, *_ in described}
         untyped = [name for name, held in types.items() if held == '"NULL"']  # there is no value in it
@@ -211,7 +212,9 @@ class Reading:
         rewritten = self.directory / f"{number}.csv"
         csv_lines.rewrite(path, wanted, rewritten, lambda: self._stopped)
         columns = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in wanted)
-        relation = f"read_csv({literal(str(rewritten))}, columns = {{'#line': 'BIGINT', {columns}}}, {_CSV})"
+        relation = (
+            f"read_csv({literal(str(rewritten))}, columns = {{{literal(forms.LINE)}: 'BIGINT', {columns}}}, {_CSV})"
+        )
         return form, relation, dict.fromkeys(wanted, "VARCHAR")
 
     def _form(self, name: str, line: int, names: Sequence[str]) -> Form | None:

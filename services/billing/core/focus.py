@@ -119,7 +119,8 @@ def simple(source: str, names: Sequence[str]) -> Form:
     """
     beside = ("parent", "ServiceCategory", "InvoiceId")
     named = {"date", "resource", "cost", "currency", "ChargeCategory", *beside}
-    tags = [name for name in dict.fromkeys(names) if name and name not in named]
+    tags = [name for name in dict.fromkeys(names) if name and name.isprintable() and name not in named]
+    one = name_of("\tone")  # no tag's name
     told = ", ".join(f"{{'k': {literal(name)}, 'v': {name_of(name)}}}" for name in tags)
     return Form(
         name="date,resource,cost,currency",
@@ -144,7 +145,7 @@ def simple(source: str, names: Sequence[str]) -> Form:
             "service_category": "coalesce(\"ServiceCategory\", CASE WHEN resource IS NOT NULL THEN 'Compute' END)",
             "resource_id": '"resource"',
             "parent_id": '"parent"',
-            "tags": f"CAST(to_json(nullif(map_from_entries(list_filter([{told}], lambda tag: tag.v IS NOT NULL)), "
+            "tags": f"CAST(to_json(nullif(map_from_entries(list_filter([{told}], lambda {one}: {one}.v IS NOT NULL)), "
             "MAP {})) AS VARCHAR)"
             if tags
             else "CAST(NULL AS VARCHAR)",

@@ -38,8 +38,8 @@ AMOUNTS = ("billed", "effective", "list_cost")
 KEY = ("issuer", "account", "period_start", "period_end")
 """What one import replaces as a whole."""
 
-LINE = '"#line"'
-"""Where a row of a file stands in it, as a name in SQL: no file has a column of that name by chance."""
+LINE = "\tline"
+"""The column that says where a row of a file stands in it. No column that is read has a name with a tab."""
 
 _NULLS = {"cost": "DECIMAL(38, 12)", "moment": "BIGINT", "day": "BIGINT"}
 
@@ -104,7 +104,7 @@ def best(forms: Sequence[Form], names: Sequence[str]) -> Form:
 
 
 def query(form: Form, relation: str, types: Mapping[str, str], rates: Sequence[Rate], limit: int) -> Query:
-    """SQL that reads `relation`, whose columns are `#line` and those of `types` (name to DuckDB's type)."""
+    """SQL that reads `relation`, whose columns are `LINE` and those of `types` (name to DuckDB's type)."""
     values, faults, unsuitable = [], {}, {}
     for cell in form.cells:
         if cell.name not in types:
@@ -118,16 +118,17 @@ def query(form: Form, relation: str, types: Mapping[str, str], rates: Sequence[R
     if unsuitable:
         return Query(unsuitable=unsuitable)
     fields = [f"{form.fields.get(name, f'CAST(NULL AS {kind})')} AS {name}" for name, kind in FIELDS.items()]
-    charges = f"SELECT {LINE} AS line, {', '.join(fields)} FROM (SELECT {LINE}, {', '.join(values)} FROM {relation})"
-    marks = {f'"#{number}"': sql for number, sql in enumerate(faults.values())}
+    line = name_of(LINE)
+    charges = f"SELECT {line} AS line, {', '.join(fields)} FROM (SELECT {line}, {', '.join(values)} FROM {relation})"
+    marks = {name_of(f"\t{number}"): sql for number, sql in enumerate(faults.values())}
     marked = (
-        f"SELECT {', '.join([LINE, *fields, *marks])} FROM (SELECT {LINE}, {', '.join(values)}, "
+        f"SELECT {', '.join([line, *fields, *marks])} FROM (SELECT {line}, {', '.join(values)}, "
         f"{', '.join(f'{sql} AS {mark}' for mark, sql in marks.items())} FROM {relation})"
     )
     checks = _checks(form, rates)
     reasons = ", ".join([*marks, *(sql for _, sql in checks)])
     some = f"({marked}) WHERE coalesce({reasons}) IS NOT NULL"
-    told = f"SELECT {LINE}, [{reasons}] FROM {some} ORDER BY {LINE} LIMIT {limit}"
+    told = f"SELECT {line}, [{reasons}] FROM {some} ORDER BY {line} LIMIT {limit}"
     return Query(charges, told, (*faults, *(column for column, _ in checks)), form.split in types)
 
 
