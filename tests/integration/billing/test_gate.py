@@ -27,6 +27,7 @@ from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus
+from shared.clouds.hyperstack import Fault
 from shared.config import parse
 from shared.errors import BusUnavailable
 from shared.messages.budget import BudgetGate, GateOrder, GateOrdered, Gates, GatesQuery, GateTurned
@@ -80,8 +81,6 @@ class Bill:
     told: dict[str, int] | None = None
 
     async def cumulative(self) -> dict[str, int]:
-        from shared.clouds.hyperstack import Fault
-
         if self.told is None:
             raise Fault("503", "away")
         return self.told
@@ -303,18 +302,19 @@ async def test_a_leader_that_was_followed_undoes_nothing(desk: Desk) -> None:
     assert (await desk.gates())[A].reason == "closed_by_operator"
 
 
-async def test_a_turn_is_told_once_though_its_leader_died_before_the_gate_was_put(desk: Desk) -> None:
+async def test_a_turn_is_told_once_though_its_leader_died_before_the_gate_was_put(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await desk.look(1.0)
     told = len(await desk.turns())
-    whole = desk.bus.update
 
     async def cut(*_args: object, **_more: object) -> int:
         raise BusUnavailable("it died")
 
-    desk.bus.update = cut  # type: ignore[method-assign]  # the process dies between the two
-    with pytest.raises(BusUnavailable):
-        await desk.look(9.0, billed=21)
-    desk.bus.update = whole  # type: ignore[method-assign]
+    with monkeypatch.context() as patched:  # the process dies between the two
+        patched.setattr(desk.bus, "update", cut)
+        with pytest.raises(BusUnavailable):
+            await desk.look(9.0, billed=21)
     desk.anew()
     await desk.look(9.0, billed=21)
     turned = [(t.scope, t.reason) for t in (await desk.turns())[told:]]
@@ -328,16 +328,16 @@ async def test_a_bucket_that_was_emptied_is_filled_again(desk: Desk) -> None:
     assert set(await desk.look(1.01)) == {"fleet", A, H}
 
 
-async def test_books_that_cannot_be_read_close_every_gate(bus: Bus, database_url: str) -> None:
-    async with desk_on(bus, database_url) as desk:
-        await desk.look(1.0)
+async def test_books_that_cannot_be_read_close_every_gate(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    await desk.look(1.0)
 
-        async def away(*_args: object) -> None:
-            raise OSError("the disk is gone")
+    async def away(*_args: object) -> None:
+        raise OSError("the disk is gone")
 
-        desk.keeper._reports.today = away  # type: ignore[method-assign,assignment]
-        await desk.keeper.look()
-        assert {g.reason for g in (await desk.gates()).values()} == {"billing_unobservable"}
+    monkeypatch.setattr(DayBook, "of", away)
+    await desk.read_journal()
+    await desk.keeper.look()
+    assert {g.reason for g in (await desk.gates()).values()} == {"billing_unobservable"}
 
 
 async def test_a_new_leader_judges_nothing_before_the_journal_is_read(desk: Desk) -> None:
