@@ -26,7 +26,7 @@ from shared.messages.waker import MachineRecord, MachineState
 from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.service import running
 
-START_SECONDS = 10.0
+START_SECONDS = 30.0
 SETTLE_SECONDS = 60.0
 """For the ledger to confirm what one cell used."""
 LOOK_SECONDS = 0.02

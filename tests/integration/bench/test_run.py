@@ -11,7 +11,7 @@ from bench.report import Result
 from bench.targets import DIRECT, GATEWAY, NAIVE, NGINX
 
 RUN_SECONDS = 250.0
-SHORT = ("--seconds", "0.4", "--rounds", "1", "--held", "300")
+SHORT = ("--seconds", "0.2", "--rounds", "1", "--held", "300")
 OTHERWISE = [
     "TTFT on a kept-alive connection",
     "memory at start",
