@@ -7,7 +7,9 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Any
 
+import asyncpg
 from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, insert, not_, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.reader import ROW, Snapshot
@@ -224,7 +226,11 @@ async def _add(connection: AsyncConnection, rows: list[tuple[Any, ...]]) -> None
     exact = [tuple(Decimal(v) if i in amounts and v is not None else v for i, v in enumerate(row)) for row in rows]
     raw = await connection.get_raw_connection()
     assert raw.driver_connection is not None
-    await raw.driver_connection.copy_records_to_table("cost_rows", records=exact, columns=columns)
+    try:
+        await raw.driver_connection.copy_records_to_table("cost_rows", records=exact, columns=columns)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        # Past SQLAlchemy, which otherwise makes of them what `AWAY` lists.
+        raise DBAPIError("COPY cost_rows", None, error) from error
 
 
 async def _files(connection: AsyncConnection, ids: Sequence[int]) -> dict[int, tuple[DeliveredFile, ...]]:

@@ -7,10 +7,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import msgspec
+import psycopg
 import pytest
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from services.billing.adapters.day_book import DayBook
 from services.billing.adapters.invoice_book import Delivery, InvoiceBook
@@ -108,12 +108,34 @@ async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp
     async with database.opened(database_url, MIGRATIONS, version_table="books_version") as engine:
         book = InvoiceBook(engine)
         delivery = Delivery(source="s", snapshots=[first, second], rows=broken, terms="", appends=False)
-        with pytest.raises((IntegrityError, asyncpg.NotNullViolationError)):
+        with pytest.raises(DBAPIError):
             await book.deliver(delivery, 0.0)
         assert (await DayBook(engine).of(DAY_WINDOW)).rows == []
         assert await book.imported() == ()
         await book.deliver(dataclasses.replace(delivery, rows=reading.rows), 0.0)
         assert len((await DayBook(engine).of(DAY_WINDOW)).rows) == 2
+    reading.close()
+
+
+async def test_a_server_that_goes_away_in_bulk_is_told_as_away(tmp_path: Path, postgres_url: str) -> None:
+    (tmp_path / "bill.csv").write_bytes(focus_csv({}))
+    (tmp_path / "work").mkdir()
+    reading = Reading(tmp_path / "work", Terms(source="s"))
+    reading.read([(DeliveredFile(name="bill.csv", sha256="0"), tmp_path / "bill.csv")])
+
+    def while_it_goes(snapshot: Snapshot) -> Iterator[list[tuple[Any, ...]]]:
+        with psycopg.connect(postgres_url.replace("+asyncpg", ""), autocommit=True) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        yield from reading.rows(snapshot)
+
+    async with database.opened(postgres_url, MIGRATIONS, version_table="books_version") as engine:
+        delivery = Delivery(source="s", snapshots=reading.snapshots, rows=while_it_goes, terms="", appends=False)
+        with pytest.raises(database.AWAY):
+            await InvoiceBook(engine).deliver(delivery, 0.0)
+        assert await InvoiceBook(engine).imported() == ()
     reading.close()
 
 

@@ -3,11 +3,14 @@
 import csv
 import io
 from decimal import Decimal
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.focus import read
+from services.billing.adapters.reader import Reading, Terms
+from shared.messages.invoices import DeliveredFile
 from spotinference.demo.invoice import COLUMNS, DemoInvoice, demo_invoice
 
 MIDNIGHT = 1_795_392_000.0
@@ -58,13 +61,22 @@ def test_on_the_first_of_a_month_yesterday_belongs_to_the_period_before() -> Non
 
 
 @given(now=moments, awake=st.lists(st.tuples(moments, moments), max_size=6))
-def test_parts_sum_to_the_total_and_billing_can_read_it(now: float, awake: list[tuple[float, float]]) -> None:
+def test_parts_sum_to_the_total(now: float, awake: list[tuple[float, float]]) -> None:
     invoice = _made(now, awake)
     assert sum(Decimal(row["BilledCost"]) for row in _rows(invoice)) == invoice.total
     assert invoice.yesterday + invoice.today + invoice.tax == invoice.total
-    file = read(invoice.csv, "demo.csv")
-    assert file.refusals == ()
-    assert sum(row.billed for rows in file.snapshots.values() for row in rows) == invoice.total
+
+
+@pytest.mark.parametrize("awake", [[], [(MIDNIGHT - 60, MIDNIGHT + 900), (MIDNIGHT + 600, MIDNIGHT + 1800)]])
+@pytest.mark.parametrize("now", [MIDNIGHT, MIDNIGHT + 0.4, MIDNIGHT + 9000, MIDNIGHT + 86_399.9])
+def test_billing_can_read_it(tmp_path: Path, now: float, awake: list[tuple[float, float]]) -> None:
+    invoice = _made(now, awake)
+    (tmp_path / "demo.csv").write_bytes(invoice.csv)
+    reading = Reading(tmp_path, Terms(source="demo"))
+    reading.read([(DeliveredFile(name="demo.csv", sha256="0"), tmp_path / "demo.csv")])
+    assert reading.refusals == []
+    assert sum(part.billed for part in reading.snapshots) == invoice.total
+    reading.close()
 
 
 @given(now=moments, awake=st.lists(st.tuples(moments, moments), max_size=6))
