@@ -1,5 +1,6 @@
 """What was imported and how it stands, other currencies, and what a changed configuration makes of it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -177,3 +178,23 @@ async def test_an_append_source_that_is_read_again_adds_nothing(tmp_path: Path, 
         assert (await books.report()).spend == 70
         await books.deliver(focus_csv(MAY))  # the same again
         assert (await books.report()).spend == 70
+
+
+async def test_an_import_that_outlasts_the_drain_is_ended_and_leaves_all_as_it_was(
+    tmp_path: Path, database_url: str
+) -> None:
+    bus, config = MemoryBus(), configured(f'{CONFIG}[billing]\ndrain_grace = "0s"\n', database_url=database_url)
+    async with billing(tmp_path, config, bus) as (books, _):
+        await books.deliver(focus_csv(MAY))
+        before = await books.report()
+        large = asyncio.create_task(books.ask_import(focus_csv(*[{"BilledCost": "1"}] * 60_000)))
+        await until(lambda: begun(tmp_path), bool)
+    assert "being stopped" in msgspec.json.decode(await large, type=Refused).reason
+    async with billing(tmp_path, config, bus) as (books, _):
+        assert await books.report() == before
+        assert len((await invoices(books)).imported) == 1
+
+
+async def begun(data_dir: Path) -> bool:
+    """Whether an import has fetched its files."""
+    return any((data_dir / "imports").glob("*/charges.duckdb"))
