@@ -135,8 +135,18 @@ def revoke(context: Context, key_id: str) -> None:
         return False
 
     if not context.on_bus(work):
-        fail(f"no key has the id {key_id!r}: `spotinference keys list` shows them")
+        fail(nobody(key_id))
     click.echo(f"revoked {key_id}")
+
+
+def nobody(key_id: str) -> str:
+    """What to say of an id that no key has."""
+    return f"no key has the id {key_id!r}: `spotinference keys list` shows them"
+
+
+async def is_known(bus: Bus, key_id: str) -> bool:
+    """Whether a key has this id, be it revoked."""
+    return any(record.id == key_id for _, record, _ in await _records(bus))
 
 
 async def _records(bus: Bus) -> list[tuple[str, KeyRecord, int]]:

@@ -9,9 +9,11 @@ from services.billing.forms.csv import statement_csv
 from services.billing.forms.html import statement_html
 from services.billing.forms.json import fields
 from services.billing.forms.words import plain
+from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_STATEMENT
 from shared.messages.billing import Statement, StatementLine, StatementQuery
-from spotinference.context import Context, ask, echo_json, suite_options
+from spotinference.context import Context, ask, echo_json, fail, suite_options
+from spotinference.keys import is_known, nobody
 from spotinference.report_view import table
 from spotinference.usage import today
 from spotinference.written import write
@@ -34,7 +36,14 @@ def statement(
 ) -> None:
     """What the key with this id used in a month, and what it costs."""
     query = StatementQuery(key_id=key, month=month or today()[:7])
-    found = context.on_bus(lambda bus: ask(bus, BILLING_STATEMENT, query, Statement, timeout=STATEMENT_SECONDS))
+
+    async def told(bus: Bus) -> Statement | None:
+        found = await ask(bus, BILLING_STATEMENT, query, Statement, timeout=STATEMENT_SECONDS)
+        return found if found.lines or await is_known(bus, key) else None
+
+    found = context.on_bus(told)
+    if found is None:
+        fail(nobody(key))
     if csv is not None:
         write("--csv", csv, statement_csv(found))
     if html is not None:

@@ -11,9 +11,10 @@ from typing import NamedTuple, TypeVar
 
 import pytest_asyncio
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from services.billing.forms.files import files
-from shared.bus import subjects
+from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
 from shared.messages.billing import (
     Band,
@@ -24,6 +25,7 @@ from shared.messages.billing import (
     StatementQuery,
 )
 from shared.messages.codec import Message, decode, encode
+from shared.messages.keys import KeyRecord, digest
 from shared.messages.meter import Refused
 from spotinference.__main__ import main
 from tests.unit.billing.forms.kit import EVIL, day_report, period_report, statement
@@ -54,7 +56,8 @@ class Desk:
         return Refused(reason=f"day: no {query.day}") if query.day == "never" else day_report(query.day)
 
     def statement(self, data: bytes) -> Message:
-        return statement(key_id=self._heard(decode(data, StatementQuery)).key_id)
+        key = self._heard(decode(data, StatementQuery)).key_id
+        return replace(statement(key_id=key), lines=()) if key == "unused" else statement(key_id=key)
 
     def bands(self, data: bytes) -> Message:
         self._heard(decode(data, BandsQuery))
@@ -174,3 +177,13 @@ async def test_bands_as_a_table_and_as_json(desk: Desk) -> None:
     assert desk.asked == [BandsQuery(day=TO)]
     (band,) = json.loads((await desk.run("bands", "--json")).out)["bands"]
     assert (band["model"], band["low"], band["trailing_28"]) == (EVIL[3], "2", None)
+
+
+async def test_a_statement_of_nobody_is_refused_and_of_an_unused_key_is_empty(desk: Desk, bus: JetStreamBus) -> None:
+    told = await desk.run("statement", "unused")
+    assert (told.status, told.out) == (1, "")
+    assert "no key has the id 'unused'" in told.err
+    record = KeyRecord(id="unused", name="u", created_at=1.0)
+    await bus.create(topology.KEYS, digest("sk-unused"), encode(record))
+    told = await desk.run("statement", "unused", "--json")
+    assert (told.status, json.loads(told.out)["lines"]) == (0, [])
