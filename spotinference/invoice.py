@@ -6,6 +6,8 @@ from decimal import Decimal, InvalidOperation
 
 import click
 import msgspec
+from rich.console import Console
+from rich.markup import escape
 
 from services.billing.adapters.places import place
 from services.billing.deliveries import found, sent
@@ -37,7 +39,8 @@ def import_(context: Context, where: str, source: str, region: str | None, endpo
     Of a folder with AWS's manifests only the files that they list, one delivery for each; of any other all files. A
     delivery counts whole, or not at all: then the exit status is 1.
     """
-    answers = context.on_bus(lambda bus: deliver(bus, where, source, region, endpoint_url))
+    with Console(stderr=True).status(f"importing {escape(where)}"):
+        answers = context.on_bus(lambda bus: deliver(bus, where, source, region, endpoint_url))
     for answer in answers:
         for line in imported_lines(answer):
             click.echo(line)
