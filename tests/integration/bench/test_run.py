@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from bench.figures import KINDS
 from bench.report import Result
@@ -23,6 +24,7 @@ OTHERWISE = [
 ]
 
 
+@pytest.mark.long  # a benchmark: it takes the time and the cores that it measures
 async def test_a_run_tells_every_figure(tmp_path: Path) -> None:
     file, table = tmp_path / "told.json", tmp_path / "table.md"
     process = await asyncio.create_subprocess_exec(

@@ -28,6 +28,7 @@ bill_interval = "100ms"
 observation_timeout = "{patience}"
 [provider.hyperstack]
 base_url = "{cloud}"
+calls_per_minute = 10000
 [[tier]]
 name = "h"
 provider = "hyperstack"
