@@ -18,8 +18,3 @@ def _own_log() -> Iterator[None]:
     """A command that a test runs in this process sets up logging for good: the next test hears all again."""
     yield
     structlog.reset_defaults()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What mostly waits comes first: the short tests at the end then fill what is left of each worker's time."""
-    items.sort(key=lambda item: "/tests/integration/" not in item.path.as_posix())
