@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
+from shared.bus.ports import Received
 from shared.bus.topology import FLEET
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import Activity, MachineActivity
@@ -63,6 +64,23 @@ async def slow_gateway(house: House) -> AsyncIterator[asyncio.Event]:
         yield lets_go
     finally:
         speaking.cancel()
+
+
+@asynccontextmanager
+async def drain_heard(house: House) -> AsyncIterator[asyncio.Event]:
+    """Set once the house's own gateway sends nobody to m1 any more."""
+    heard = asyncio.Event()
+
+    async def on_activity(received: Received) -> None:
+        told = decode(received.data, Activity)
+        if told.gateway != "slow" and "m1" in told.machines and told.machines["m1"].acknowledged is not None:
+            heard.set()
+
+    listening = await house.bus.subscribe(subjects.ACTIVITIES, on_activity)
+    try:
+        yield heard
+    finally:
+        await listening.stop()
 
 
 async def ordered(house: House, order: str, target: str) -> None:
@@ -131,8 +149,10 @@ async def test_draining_goes_on(bus: JetStreamBus, nats_url: str, tmp_path: Path
 async def test_draining_is_called_off_by_who_comes_meanwhile(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
     async with two_wakers(bus, nats_url, tmp_path, idle="1s") as house, slow_gateway(house):
         await house.ask()
-        async with house.at(lambda record: record.state == "draining", kill(house)) as killed:
+        draining = house.at(lambda record: record.state == "draining", kill(house))
+        async with drain_heard(house) as heard, draining as killed:
             await asyncio.wait_for(killed.wait(), PATIENCE_SECONDS)
+            await asyncio.wait_for(heard.wait(), PATIENCE_SECONDS)
             await house.ask()
         assert (await house.path())[:5] == ["asleep", "waking", "ready", "draining", "ready"]
         assert [line.word for line in house.lives()] == ["start", "ready"]
