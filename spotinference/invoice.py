@@ -52,7 +52,7 @@ def import_(context: Context, where: str, source: str, region: str | None, endpo
         sys.exit(1)
 
 
-@invoice.command()
+@invoice.command(context_settings={"ignore_unknown_options": True})  # a credit's amount begins like an option
 @click.argument("invoice_id", metavar="INVOICE")
 @click.argument("amount")
 @click.option("--source", required=True, help="Who delivers its charges.")

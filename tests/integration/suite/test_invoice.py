@@ -65,6 +65,17 @@ async def test_a_voided_invoice_counts_no_more(books: Billing, shell: Shell, tmp
     assert (await books.report()).spend == 480
 
 
+async def test_a_credit_is_payable_too(books: Billing, shell: Shell, tmp_path: Path) -> None:
+    del books  # it only has to run
+    file = tmp_path / "june.csv"
+    file.write_bytes(focus_csv({"InvoiceId": "C", "BilledCost": "-10.00", "ChargeCategory": "Credit"}))
+    await shell("invoice", "import", str(file), "--source", "cloud")
+    result = await shell("invoice", "payable", "C", "-10.00", "--source", "cloud")
+    assert result.exit_code == 0, result.output
+    assert "ties" in result.stdout
+    assert (await shell("invoice", "payable", "C", "-10.00", "--sauce", "cloud")).exit_code == 2
+
+
 async def test_a_list_has_what_counts_and_what_was_replaced(books: Billing, shell: Shell, tmp_path: Path) -> None:
     file = tmp_path / "may.csv"
     for amount in ("1.00", "2.00"):
