@@ -11,8 +11,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from shared.tasks import end
 
 BUS_WAIT = 30.0
 """For the first connection: on one host the bus is there at once, on a cluster it may start beside us."""
+
+CANCEL_AGAIN_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -191,7 +193,12 @@ async def _live(
             where = f"{service}.metrics_port: cannot listen on {section.host}:{metrics_port}"
             raise Misconfigured(f"{where}: {error.strerror}: name another port, or 0") from error
         stack.push_async_callback(runtime.cancel_tasks)
-        await stack.enter_async_context(opened(runtime))
+        try:
+            async with _cancelled_by_stop(runtime):
+                await stack.enter_async_context(opened(runtime))
+        except asyncio.CancelledError:
+            log.info("stopped before it was ready")
+            return 1 if runtime.crashed else 0
         runtime.started = True
         metrics_url = f"http://{section.host}:{bound}"
         announcement = suite.Running(
@@ -203,6 +210,25 @@ async def _live(
         log.info("draining")
     log.info("stopped")
     return 1 if runtime.crashed else 0
+
+
+@asynccontextmanager
+async def _cancelled_by_stop(runtime: Runtime) -> AsyncIterator[None]:
+    """Cancel what runs inside once the process is asked to end: a start that waits must not outlive its parent."""
+    start = asyncio.current_task()
+    assert start is not None, "a coroutine runs in a task"
+
+    async def cancel() -> None:
+        await runtime.stopped()
+        while True:  # one cancellation may be lost on its way through `asyncio.wait_for` before Python 3.12
+            start.cancel()
+            await asyncio.sleep(CANCEL_AGAIN_SECONDS)
+
+    canceller = asyncio.create_task(cancel())
+    try:
+        yield
+    finally:
+        canceller.cancel()
 
 
 def _watch_lifeline(stop: Callable[[], None]) -> None:

@@ -1,0 +1,52 @@
+"""A service that is asked to end while it still starts ends, whatever its start waits for."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.suite import BUS_URL_VARIABLE
+from tests.kit.waiting import PATIENCE_SECONDS
+
+STARTING = """
+import asyncio
+from contextlib import asynccontextmanager
+from shared.runtime.process import run
+
+@asynccontextmanager
+async def opened(runtime):
+    print("starting", flush=True)
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        await asyncio.Event().wait()  # a cancellation that was lost
+    yield
+
+run("meter", lambda config: config.meter, opened)
+"""
+
+
+async def test_sigterm_ends_a_service_that_still_starts(
+    tmp_path: Path, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BUS_URL_VARIABLE, nats_url)
+    (tmp_path / "spotinference.toml").write_text("")
+    words = ("--config", str(tmp_path / "spotinference.toml"), "--data-dir", str(tmp_path))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STARTING, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await process.stdout.readline() == b"starting\n"
+            process.send_signal(signal.SIGTERM)
+            _, errors = await process.communicate()
+        assert process.returncode == 0, errors
+        assert b"Traceback" not in errors
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
