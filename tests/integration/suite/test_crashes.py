@@ -1,128 +1,15 @@
 """kill -9 of each process in turn while requests run: the ledger ends up with the engine's own count."""
 
-import asyncio
 import json
 import os
 import signal
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import aiohttp
-import msgspec
-
-from services.meter.core.engine_counters import EngineCounters, parse
-from shared.bus.jetstream import connect
-from shared.bus.topology import FLEET_JOURNAL
-from shared.messages.waker import JournalEntry, ProviderCall
 from tests.integration.suite.config import config
+from tests.integration.suite.traffic import CLIENTS, MAX_TOKENS, Traffic, engine_count, ledger_tokens, probe_tokens
 from tests.kit.engine import engine_command
-from tests.kit.up import UpProcess, up
-from tests.kit.waiting import PATIENCE_SECONDS, until
-
-CLIENTS = 4
-MAX_TOKENS = 24
-ENTRIES = msgspec.json.Decoder(JournalEntry)
-
-
-@dataclass
-class Traffic:
-    """Clients that ask one request after another and try again when they are cut off. `pause` lets each finish."""
-
-    suite: UpProcess
-    key: str
-    answered: int = 0
-    cut: int = 0
-    """Requests that ended without an answer."""
-    _going: asyncio.Event = field(default_factory=asyncio.Event)
-    _in_flight: int = 0
-    _tasks: "list[asyncio.Task[None]]" = field(default_factory=list)
-
-    def start(self) -> None:
-        self._going.set()
-        self._tasks = [asyncio.create_task(self._client(number)) for number in range(CLIENTS)]
-
-    async def pause(self) -> None:
-        self._going.clear()
-        await until(self._count, lambda count: count == 0)
-
-    def resume(self) -> None:
-        self._going.set()
-
-    async def more(self, count: int) -> None:
-        """So many more are answered."""
-        wanted = self.answered + count
-        await until(self._answers, lambda answered: answered >= wanted)
-
-    async def stop(self) -> None:
-        await self.pause()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
-
-    async def _count(self) -> int:
-        return self._in_flight
-
-    async def _answers(self) -> int:
-        return self.answered
-
-    async def _client(self, number: int) -> None:
-        timeout = aiohttp.ClientTimeout(total=PATIENCE_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout, headers={"Authorization": f"Bearer {self.key}"}) as session:
-            while True:
-                await self._going.wait()
-                self._in_flight += 1
-                try:
-                    await self._ask(session, streamed=number % 2 == 0)
-                finally:
-                    self._in_flight -= 1
-
-    async def _ask(self, session: aiohttp.ClientSession, *, streamed: bool) -> None:
-        body = {
-            "model": "tiny",
-            "messages": [{"role": "user", "content": "one two three"}],
-            "max_tokens": MAX_TOKENS,
-            "stream": streamed,
-        }
-        try:
-            async with session.post(f"{self.suite.base_url}/chat/completions", json=body) as answer:
-                whole = await answer.read()
-        except (aiohttp.ClientError, TimeoutError):
-            whole = b""
-        if (b"data: [DONE]" if streamed else b'"usage"') in whole:
-            self.answered += 1
-        else:
-            self.cut += 1
-            await asyncio.sleep(0.05)  # whoever is down is not asked a thousand times a second
-
-
-async def engine_count(suite: UpProcess) -> EngineCounters:
-    """The engine's sums at rest, without what the waker's probes made it work."""
-    (machine,) = (await suite.json("fleet"))["machines"]
-
-    async def counters() -> EngineCounters:
-        async with aiohttp.ClientSession() as session, session.get(f"{machine['endpoint']}/metrics") as answer:
-            return parse(await answer.text())
-
-    return await until(counters, lambda seen: seen.running == 0)
-
-
-async def probe_tokens(suite: UpProcess) -> int:
-    async with connect(suite.services["bus"]["url"], name="test", wait=PATIENCE_SECONDS) as bus:
-        entries = [ENTRIES.decode(received.data) for received in await bus.read(FLEET_JOURNAL)]
-    return sum(entry.tokens for entry in entries if isinstance(entry, ProviderCall))
-
-
-async def ledger_tokens(suite: UpProcess) -> tuple[int, int]:
-    """Requests and tokens of today and of yesterday: the test may run over midnight."""
-    totals = [(await suite.json("usage", "--day", day))["totals"] for day in days()]
-    tokens = sum(t["prompt_tokens"] + t["completion_tokens"] for t in totals)
-    return sum(t["requests"] for t in totals), tokens
-
-
-def days() -> list[str]:
-    now = datetime.now(UTC)
-    return [(now - timedelta(days=1)).date().isoformat(), now.date().isoformat()]
+from tests.kit.up import up
+from tests.kit.waiting import until
 
 
 async def test_the_ledger_equals_the_engine_after_every_service_was_killed(tmp_path: Path, slow_model: Path) -> None:
