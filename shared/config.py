@@ -5,7 +5,6 @@ Unknown keys and bad values are refused with their path and the reason. Secrets 
 
 import os
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from shared.config_books import CurrencyRate, InvoiceSource
 from shared.config_faults import faults
 from shared.config_fleet import IdlePolicy, Machine, Model, ProviderName, Section, Tier
 from shared.errors import Misconfigured
+from shared.messages.codec import Unreadable, decode_text, decode_toml
 from shared.values import Duration, Money
 
 __all__ = ["CurrencyRate", "IdlePolicy", "InvoiceSource", "Machine", "Model", "ProviderName", "Section", "Tier"]
@@ -218,20 +218,18 @@ class Config(Section, frozen=True, kw_only=True):
 def load(path: Path) -> Config:
     """The file's configuration, or `Misconfigured` with the path inside the file, the reason and the fix."""
     try:
-        text = path.read_text("utf-8")
+        data = path.read_bytes()
     except FileNotFoundError:
         raise Misconfigured(f"{path}: no such file: name another with --config or {CONFIG_VARIABLE}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise Misconfigured(f"{path}: unreadable: {error}") from error
-    return parse(text, str(path))
+    return parse(data, str(path))
 
 
-def parse(text: str, name: str) -> Config:
+def parse(data: bytes | str, name: str) -> Config:
     try:
-        config = msgspec.convert(tomllib.loads(text), Config, dec_hook=_special)
-    except tomllib.TOMLDecodeError as error:
-        raise Misconfigured(f"{name}: not TOML: {error}") from error
-    except msgspec.ValidationError as error:
+        config = decode_toml(data, Config, _special)
+    except Unreadable as error:
         raise Misconfigured(f"{name}: {_located(str(error))}") from error
     found = faults(config)
     if found:
@@ -271,7 +269,7 @@ def environment(name: str) -> str | None:
         return value
     if file := os.environ.get(f"{name}_FILE"):
         try:
-            return Path(file).read_text("utf-8").strip()
-        except OSError as error:
+            return decode_text(Path(file).read_bytes()).strip()
+        except (OSError, Unreadable) as error:
             raise Misconfigured(f"{name}_FILE: {error}") from error
     return None

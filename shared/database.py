@@ -18,6 +18,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from shared.config import Config
 from shared.errors import DatabaseUnavailable, Misconfigured
+from shared.messages.codec import Unreadable, decode_text
 
 log = structlog.get_logger()
 
@@ -147,8 +148,8 @@ def url_of(config: Config, data_dir: Path, file_name: str) -> str:
     url = config.database.url
     if config.database.url_file is not None:
         try:
-            url = config.database.url_file.read_text("utf-8").strip()
-        except OSError as error:
+            url = decode_text(config.database.url_file.read_bytes()).strip()
+        except (OSError, Unreadable) as error:
             raise Misconfigured(f"database.url_file: {error}") from error
     if url is None:
         return f"sqlite+aiosqlite:///{(data_dir / file_name).resolve()}"

@@ -5,6 +5,7 @@ SpotinferenceError
 ├── BusError
 │   ├── BusUnavailable   try again later: nothing is known to have happened
 │   └── Conflict         read again, decide again: somebody wrote first
+├── Unreadable           reject these data alone (in `shared.messages.codec`): the text says what is wrong with them
 ├── DatabaseUnavailable  try again later: the database did not answer
 └── Refusal              the other side understood and said no: the text says why
 """

@@ -7,6 +7,7 @@ import msgspec
 
 from shared.config import Config, environment
 from shared.errors import Misconfigured
+from shared.messages.codec import Unreadable, decode
 
 FILE = "suite.json"
 BUS_URL_VARIABLE = "SPOTINFERENCE_BUS_URL"
@@ -38,8 +39,8 @@ def write(data_dir: Path, suite: Suite) -> None:
 
 def read(data_dir: Path) -> Suite | None:
     try:
-        return msgspec.json.decode((data_dir / FILE).read_bytes(), type=Suite)
-    except (FileNotFoundError, msgspec.DecodeError):
+        return decode((data_dir / FILE).read_bytes(), Suite)
+    except (FileNotFoundError, Unreadable):
         return None
 
 

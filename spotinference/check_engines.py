@@ -9,6 +9,7 @@ import msgspec
 from services.waker.adapters.probe import HttpProber
 from services.waker.core.events import Sight
 from shared.config import Config, Machine
+from shared.messages.codec import Unreadable, decode
 from shared.messages.waker import MachineRecord
 from spotinference.findings import Finding, note, ok, wrong
 
@@ -131,8 +132,8 @@ class Engine:
         if status != 200:
             return note(f"{told}: answers, and lists no models ({status}): which one it serves is not known")
         try:
-            listed = msgspec.json.decode(body, type=Listing)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            listed = decode(body, Listing)
+        except Unreadable:
             return wrong(f"{told}: answers /v1/models with no list of models: no engine listens there")
         if not listed.data:
             return note(f"{told}: an engine answers, and lists no models: which one it serves is not known")

@@ -21,7 +21,7 @@ from shared.bus.topology import LEASE_SECONDS
 from shared.config import DEFAULT_DATA_DIR, Config, find_config, load
 from shared.errors import BusUnavailable, SpotinferenceError
 from shared.errors import Refusal as Declined
-from shared.messages.codec import decode, encode
+from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.meter import Refused
 
 P = ParamSpec("P")
@@ -58,15 +58,26 @@ class Context:
             return await work(bus)
 
 
+class _Tagged(msgspec.Struct, frozen=True):
+    """Any message: which one it is."""
+
+    tag: str | None = msgspec.field(default=None, name="type")
+
+
 async def ask(bus: Bus, subject: str, question: msgspec.Struct, answer: type[A], *, timeout: float = 30.0) -> A:
     """A service's answer; `Refusal` with its reason when it says no, `BusUnavailable` when nobody answers.
 
     Where a leader has just died the next one answers within the lease, so a question that nobody took is repeated.
     """
     data = await _answered(bus, subject, encode(question), timeout)
-    if msgspec.json.decode(data).get("type") == "refused.v1":
-        raise Declined(decode(data, Refused).reason)
-    return decode(data, answer)
+    try:
+        if decode(data, _Tagged).tag == "refused.v1":
+            raise Declined(decode(data, Refused).reason)
+        return decode(data, answer)
+    except Unreadable as error:
+        raise Declined(
+            f"{subject} was answered in a form that this command does not know ({error}): run the same version of both"
+        ) from error
 
 
 async def _answered(bus: Bus, subject: str, question: bytes, timeout: float) -> bytes:

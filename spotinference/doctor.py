@@ -22,7 +22,7 @@ from shared.bus.subjects import (
 )
 from shared.errors import SpotinferenceError
 from shared.messages.billing import DayReport, ReportQuery
-from shared.messages.codec import Unreadable, decode
+from shared.messages.codec import Unreadable, decode, decode_text
 from shared.messages.gateway import Activity
 from shared.messages.meter import Confirmed, Gaps, GapsQuery, Tokens, TokensQuery
 from shared.messages.meter_audit import Audit, AuditQuery
@@ -145,8 +145,8 @@ async def _outboxes(context: Context) -> list[Outbox] | None:
     try:
         timeout = aiohttp.ClientTimeout(total=PAGE_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session, session.get(url) as page:
-            text = await page.text()
-    except (aiohttp.ClientError, TimeoutError, OSError):
+            text = decode_text(await page.read())
+    except (aiohttp.ClientError, TimeoutError, OSError, Unreadable):
         return None
     pending = _samples(text, "spot_gateway_outbox_pending")
     ages = _samples(text, "spot_gateway_outbox_age_seconds")

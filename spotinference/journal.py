@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 import click
-import msgspec
 
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Bus, Received, Restarted, WatchEvent
@@ -17,7 +16,7 @@ from shared.bus.subjects import journal as journal_of
 from shared.bus.topology import FLEET, FLEET_JOURNAL
 from shared.errors import BusUnavailable
 from shared.messages.budget import GateTurned, Journalled
-from shared.messages.codec import rfc3339
+from shared.messages.codec import Decoder, Unreadable, rfc3339
 from shared.messages.waker import Ordered, PhaseEnded, ProviderCall, Transition
 from shared.values import Duration
 from spotinference.context import Context, echo_json, suite_options
@@ -29,7 +28,7 @@ REMEMBERED = 2 * QUEUED
 """Entries told last: what the bus says twice is told once."""
 RETRY_SECONDS = 1.0
 
-_decoder = msgspec.json.Decoder(Journalled)
+_decoder: Decoder[Journalled] = Decoder(Journalled)
 
 
 class Moment(click.ParamType[float]):
@@ -86,7 +85,7 @@ def decoded(found: Iterable[Received]) -> Iterator[Journalled]:
     for received in found:
         try:
             entry = _decoder.decode(received.data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except Unreadable as error:
             click.echo(f"spotinference: unreadable entry under {received.subject}: {error}", err=True)
         else:
             yield entry

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import msgspec
 import structlog
 
 from services.billing.adapters.books import Books
@@ -10,13 +9,14 @@ from services.billing.metrics import Metrics
 from shared.bus import topology
 from shared.bus.ports import Bus, Delivery
 from shared.messages.budget import Journalled
+from shared.messages.codec import Decoder, Unreadable
 from shared.messages.waker import Transition
 
 log = structlog.get_logger()
 
 BATCH = 500
 FETCH_SECONDS = 1.0
-_entries: msgspec.json.Decoder[Journalled] = msgspec.json.Decoder(Journalled)
+_entries: Decoder[Journalled] = Decoder(Journalled)
 
 
 class Journal:
@@ -49,7 +49,7 @@ class Journal:
     def _entry(self, delivery: Delivery) -> Journalled | None:
         try:
             return _entries.decode(delivery.data)
-        except msgspec.DecodeError as error:
+        except Unreadable as error:
             # The stream keeps it for good, so passing it by loses nothing; its time stays unexplained.
             log.error("unreadable journal entry", subject=delivery.subject, error=str(error))
             self._metrics.unreadable.inc()

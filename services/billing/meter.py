@@ -7,14 +7,14 @@ import msgspec
 from shared.bus import subjects
 from shared.bus.ports import Bus
 from shared.errors import BusUnavailable, Refusal
-from shared.messages.codec import encode
+from shared.messages.codec import Decoder, Unreadable, encode
 from shared.messages.meter import Refused, Tokens, TokensQuery
 
 METER_SECONDS = 10.0
 """For a day's sums: the ledger answers in milliseconds, its database may be busy for seconds."""
 MOST_PAGES = 200
 """Nearly a million rows."""
-_answers: msgspec.json.Decoder[Tokens | Refused] = msgspec.json.Decoder(Tokens | Refused)
+_answers: Decoder[Tokens | Refused] = Decoder(Tokens | Refused)
 
 
 class Meter:
@@ -46,7 +46,7 @@ class Meter:
             answer = _answers.decode(await asked)
         except BusUnavailable as error:
             raise Refusal(f"the meter does not answer ({error}): ask again when it runs") from error
-        except msgspec.DecodeError as error:
+        except Unreadable as error:
             raise Refusal(f"the meter's answer is unreadable ({error}): run the same version of both") from error
         if isinstance(answer, Refused):
             raise Refusal(f"the meter refused: {answer.reason}")

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from hashlib import sha256
 
-import msgspec
 import structlog
 
 from services.meter.adapters.engine_book import EngineBook
@@ -12,7 +11,7 @@ from services.meter.core.gateways import Gateways
 from shared.bus import topology
 from shared.bus.ports import Bus, Received
 from shared.messages.budget import Journalled
-from shared.messages.codec import Unreadable, decode
+from shared.messages.codec import Decoder, Unreadable, decode
 from shared.messages.gateway import Activity
 from shared.messages.waker import ProviderCall, Transition
 
@@ -21,7 +20,7 @@ log = structlog.get_logger()
 BATCH = 500
 FETCH_SECONDS = 1.0
 SERVING = ("ready", "draining")
-_entries: msgspec.json.Decoder[Journalled] = msgspec.json.Decoder(Journalled)
+_entries: Decoder[Journalled] = Decoder(Journalled)
 
 
 class FleetNotes:
@@ -40,7 +39,7 @@ class FleetNotes:
         for delivery in deliveries:
             try:
                 note = noted(_entries.decode(delivery.data))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except Unreadable as error:
                 log.error("unreadable journal entry", subject=delivery.subject, error=str(error))
                 continue
             if note is not None:

@@ -1,6 +1,5 @@
 """The two buckets that only the leading waker writes: the fleet as all see it, and what a later leader has to know."""
 
-import msgspec
 import structlog
 
 from services.waker.core.adopt import Left
@@ -9,12 +8,12 @@ from shared.bus import subjects
 from shared.bus.ports import Bus
 from shared.bus.topology import FLEET, WAKER
 from shared.errors import BusError, Conflict
-from shared.messages.codec import Unreadable, decode, encode
+from shared.messages.codec import Decoder, Unreadable, decode, encode
 from shared.messages.waker import MachineMemory, MachineRecord, Memory, TierMemory
 
 log = structlog.get_logger()
 
-_memory: msgspec.json.Decoder[Memory] = msgspec.json.Decoder(Memory)
+_memory: Decoder[Memory] = Decoder(Memory)
 
 
 class Deposed(BusError):
@@ -41,7 +40,7 @@ class Records:
             self._memories[key] = entry.revision
             try:
                 memory = _memory.decode(entry.value)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except Unreadable as error:
                 log.error("unreadable memory: forgotten", key=key, error=str(error))
                 continue
             match memory:

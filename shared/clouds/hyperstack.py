@@ -14,6 +14,7 @@ import msgspec
 from shared.clouds.throttle import Crowded, Throttle
 from shared.config import environment
 from shared.errors import Misconfigured
+from shared.messages.codec import Unreadable, decode
 
 KEY_VARIABLE = "HYPERSTACK_API_KEY"
 CONNECT_SECONDS = 3.0
@@ -78,8 +79,8 @@ class HyperstackAccount:
         if status != 200:
             raise Fault(str(status), self._words(body) or f"HTTP status {status}", status=status)
         try:
-            return msgspec.json.decode(body, type=shape)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return decode(body, shape)
+        except Unreadable as error:
             raise Fault("answer", f"{path} was not answered as documented: {self.clean(str(error))}") from None
 
     async def _ask(self, path: str, query: dict[str, str]) -> tuple[int, bytes]:
@@ -109,8 +110,8 @@ class HyperstackAccount:
 
     def _words(self, body: bytes) -> str:
         try:
-            told = msgspec.json.decode(body, type=_Refused)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            told = decode(body, _Refused)
+        except Unreadable:
             return self.clean(body.decode("utf-8", "replace"))
         reason = f" ({told.error_reason})" if told.error_reason else ""
         return self.clean(f"{told.message or ''}{reason}")

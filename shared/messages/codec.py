@@ -1,20 +1,28 @@
-"""How a message becomes bytes and back: JSON, one family (one struct type or union of them) per subject."""
+"""How a message becomes bytes and back: JSON, one family (one struct type or union of them) per subject.
 
+Nothing else in the suite decodes what comes from outside the process: from the bus, from files, from the database, over
+HTTP or from another process's output. Whatever is wrong with such data is `Unreadable`, never another exception.
+"""
+
+import tomllib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from shared.errors import SpotinferenceError
+
 T = TypeVar("T")
 
-MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError)
-"""All that bytes from outside can make the decoder raise, a value nested too deeply among it."""
+MALFORMED = (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeError, RecursionError, OverflowError)
+"""All that data from outside can make a decoder raise, a value nested too deeply among it."""
 
 _encoder = msgspec.json.Encoder(decimal_format="string")
 _decoders: "dict[type[Any], Decoder[Any]]" = {}
 
 
-class Unreadable(ValueError):
+class Unreadable(SpotinferenceError, ValueError):
     """The bytes are not the message they should be; the text says where."""
 
 
@@ -23,11 +31,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class Decoder(Generic[T]):
-    """Decodes JSON from outside this process into one type, a union among them.
-
-    `Decoder(kind).decode(data)` is the only way in for data from the bus, from files and over HTTP: whatever is wrong
-    with them is `Unreadable`, never another exception.
-    """
+    """Decodes JSON from outside this process into one type, a union among them."""
 
     def __init__(self, kind: Any) -> None:
         self._name = getattr(kind, "__name__", None) or str(kind)
@@ -45,6 +49,23 @@ class Decoder(Generic[T]):
             raise Unreadable(f"{self._name}: {error}") from error
 
 
+_any: Decoder[Any] = Decoder(Any)
+
+
+class PackedDecoder(Generic[T]):
+    """The same for MessagePack, in which the ledger keeps what is large."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
+
+    def decode(self, data: bytes) -> T:
+        """Return the value, or raise `Unreadable`."""
+        try:
+            return self._decoder.decode(data)
+        except MALFORMED as error:
+            raise Unreadable(f"packed value: {error}") from error
+
+
 def encode(message: msgspec.Struct) -> bytes:
     """One line of JSON; decimals are strings, times RFC 3339 UTC."""
     return _encoder.encode(message)
@@ -57,6 +78,35 @@ def decode(data: bytes | bytearray | memoryview | str, kind: type[T]) -> T:
         decoder = _decoders[kind] = Decoder(kind)
     value: T = decoder.decode(data)
     return value
+
+
+def decode_any(data: bytes | bytearray | str) -> Any:
+    """Return JSON of no known shape as dictionaries, lists and plain values, or raise `Unreadable`."""
+    return _any.decode(data)
+
+
+def decode_text(data: bytes | bytearray) -> str:
+    """Return UTF-8 as text, or raise `Unreadable`, which names the first wrong byte."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"not UTF-8 at its byte {error.start}") from error
+
+
+def decode_toml(data: bytes | str, kind: type[T], parse_special: Callable[[type[Any], object], object]) -> T:
+    """Return TOML as a `kind`. `parse_special` makes the types that msgspec does not know.
+
+    Raises:
+        Unreadable: `not TOML: …`, or msgspec's own text, which ends with the place: `… - at `$.a.b``.
+    """
+    try:
+        tables = tomllib.loads(data if isinstance(data, str) else decode_text(data))
+    except MALFORMED as error:
+        raise Unreadable(f"not TOML: {error}") from error
+    try:
+        return msgspec.convert(tables, kind, dec_hook=parse_special)
+    except MALFORMED as error:
+        raise Unreadable(str(error)) from error
 
 
 def rfc3339(moment: float) -> str:

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
 from shared.errors import SpotinferenceError
+from shared.messages.codec import Unreadable, decode
 from shared.suite import Running
 
 LIFELINE_VARIABLE = "SPOTINFERENCE_LIFELINE"
@@ -104,7 +103,10 @@ class Child:
         if not line:
             await self.process.wait()
             raise StartFailed((self.log_path and last_words(self.log_path)) or f"{self.name} ended before it was ready")
-        self.running = msgspec.json.decode(line, type=Running)
+        try:
+            self.running = decode(line, Running)
+        except Unreadable as error:
+            raise StartFailed(f"{self.name} announced itself in words that are none: {error}") from error
         self.on_ready(self.running)
 
     async def _keep(self) -> None:

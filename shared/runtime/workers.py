@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from shared.errors import Misconfigured, SpotinferenceError
+from shared.messages.codec import Unreadable, decode, decode_text
 from shared.runtime.child import Child
 from shared.suite import Running
 
@@ -98,7 +99,7 @@ class Workers:
                 faults = {
                     f"worker {number}: {name}": fault
                     for number, text in told.items()
-                    for name, fault in (msgspec.json.decode(text)["faults"] if text else {"gone": "no answer"}).items()
+                    for name, fault in _faults(text).items()
                 }
                 if self._ended.is_set():
                     faults["draining"] = "draining"
@@ -125,18 +126,34 @@ class Workers:
         return dict(enumerate(pages))
 
 
+def _faults(text: str) -> dict[str, str]:
+    """What a worker's `/readyz` says."""
+    if not text:
+        return {"gone": "no answer"}
+    try:
+        return decode(text, _Readiness).faults
+    except Unreadable as error:
+        return {"readyz": str(error)}
+
+
 async def _page(session: aiohttp.ClientSession, worker: Running | None, page: str) -> str:
     if worker is None:
         return ""
     try:
         async with session.get(f"{worker.metrics_url}{page}") as answer:
-            return await answer.text()
-    except (aiohttp.ClientError, TimeoutError):
+            return decode_text(await answer.read())
+    except (aiohttp.ClientError, TimeoutError, Unreadable):
         return ""
 
 
 def _ignore(_running: Running) -> None:
     """The workers are announced as one."""
+
+
+class _Readiness(msgspec.Struct):
+    """A worker's `/readyz`."""
+
+    faults: dict[str, str]
 
 
 class _Together(Collector):

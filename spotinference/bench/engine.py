@@ -3,7 +3,8 @@
 from typing import Any
 
 import aiohttp
-import msgspec
+
+from shared.messages.codec import Unreadable, decode_any
 
 SECONDS = 5.0
 MAX_BODY_BYTES = 1024 * 1024
@@ -28,7 +29,7 @@ async def _asked(session: aiohttp.ClientSession, url: str) -> tuple[dict[str, An
     try:
         async with session.get(url, timeout=timeout, allow_redirects=False) as answer:
             body, server = await answer.content.read(MAX_BODY_BYTES), answer.headers.get("Server", "")
-            found = msgspec.json.decode(body) if answer.status == 200 else {}
-    except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError):
+            found = decode_any(body) if answer.status == 200 else {}
+    except (aiohttp.ClientError, OSError, TimeoutError, Unreadable):
         return {}, ""
     return (found if isinstance(found, dict) else {}), server

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import aiohttp
 import msgspec
 
+from shared.messages.codec import Decoder
+
 MAX_LINE_BYTES = 1024 * 1024
 
 
@@ -55,7 +57,7 @@ class _Event(msgspec.Struct, frozen=True):
     error: object = None
 
 
-_decoder = msgspec.json.Decoder(_Event)
+_decoder: Decoder[_Event] = Decoder(_Event)
 
 
 class Events:

@@ -19,7 +19,7 @@ from rich.console import Console
 from services.meter.core.engine_counters import EngineCounters, parse
 from shared.errors import SpotinferenceError
 from shared.messages.billing import DayReport
-from shared.messages.codec import decode
+from shared.messages.codec import decode, decode_text
 from shared.messages.waker import ProviderCall
 from spotinference import model_file
 from spotinference.demo.invoice import demo_invoice
@@ -164,7 +164,7 @@ async def _count(suite: Suite, stage: Stage, engine: EngineCounters) -> None:
 async def _engine_counters(endpoint: str) -> EngineCounters:
     async def look() -> EngineCounters:
         async with aiohttp.ClientSession() as session, session.get(f"{endpoint}/metrics") as answer:
-            return parse(await answer.text())
+            return parse(decode_text(await answer.read()))
 
     return await until(look, lambda seen: seen.running == 0, "the engine did not come to rest")
 

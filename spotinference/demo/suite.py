@@ -1,7 +1,6 @@
 """The suite as the demo runs it: `spotinference up` in a process of its own, used by the operator's commands."""
 
 import asyncio
-import json
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import click
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import FLEET
 from shared.errors import SpotinferenceError
-from shared.messages.codec import decode
+from shared.messages.codec import decode, decode_any, decode_text
 from shared.messages.waker import MachineRecord
 from spotinference.context import Context
 
@@ -67,11 +66,11 @@ class Suite:
         )
         output, errors = await process.communicate()
         if process.returncode:
-            raise DemoFailed(f"`spotinference {' '.join(words)}` failed: {errors.decode().strip()}")
-        return output.decode()
+            raise DemoFailed(f"`spotinference {' '.join(words)}` failed: {errors.decode('utf-8', 'replace').strip()}")
+        return decode_text(output)
 
     async def json(self, *words: str) -> Any:
-        return json.loads(await self.command(*words, "--json"))
+        return decode_any(await self.command(*words, "--json"))
 
     async def machine(self) -> dict[str, Any]:
         (machine,) = (await self.json("fleet"))["machines"]
@@ -91,7 +90,7 @@ class Suite:
         return str(record.endpoint)
 
     async def journal(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (await self.command("journal", "--json")).splitlines()]
+        return [decode(line, dict[str, Any]) for line in (await self.command("journal", "--json")).splitlines()]
 
 
 @asynccontextmanager
@@ -115,12 +114,14 @@ async def _announced(process: asyncio.subprocess.Process, folder: Path, stage: S
     assert process.stdout is not None
     services: dict[str, dict[str, Any]] = {}
     async for line in process.stdout:
-        announced = json.loads(line)
+        announced = decode(line, dict[str, Any])
         if "ready" in announced:
             return services
         services[announced["service"]] = announced
         stage.say(f"{announced['service']:<8} {announced['url']}  pid {announced['pid']}")
-    raise DemoFailed(f"`spotinference up` did not start: {(folder / 'up.log').read_text('utf-8').strip()[-500:]}")
+    raise DemoFailed(
+        f"`spotinference up` did not start: {(folder / 'up.log').read_text('utf-8', 'replace').strip()[-500:]}"
+    )
 
 
 async def until(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], failure: str) -> T:

@@ -11,7 +11,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from shared.errors import Misconfigured
+from shared.messages.codec import Unreadable, decode
 from shared.runtime.child import StartFailed, last_words
 
 PR_SET_PDEATHSIG = 1
@@ -58,8 +61,8 @@ class Bus:
         # The server writes the file once it listens; it ends, or it is there within milliseconds.
         for _ in range(1000):
             for file in self.folder.glob("*.ports"):
-                with contextlib.suppress(ValueError):
-                    url = str(json.loads(file.read_text("utf-8"))["nats"][0])
+                with contextlib.suppress(Unreadable):  # it is being written
+                    url = decode(file.read_bytes(), _Ports).nats[0]
                     self.port = int(url.rpartition(":")[2])
                     return url
             try:
@@ -79,6 +82,12 @@ class Bus:
         except subprocess.TimeoutExpired:
             process.kill()
             await asyncio.to_thread(process.wait)
+
+
+class _Ports(msgspec.Struct):
+    """What the server writes about where it listens."""
+
+    nats: tuple[str, ...]
 
 
 def _die_with_parent() -> None:

@@ -12,6 +12,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, cast
 
+from shared.messages.codec import Unreadable, decode_text
+
 MAX_BYTES = 64 * 1024**3
 """Unpacked: a file that packs a thousandfold is an attack, and the disk has an end."""
 MAX_LINE = 4 * 1024**2
@@ -84,6 +86,6 @@ def _lines(stream: BufferedReader) -> Iterator[str]:
         if len(raw) > MAX_LINE or read > MAX_BYTES:
             raise Faulty(line, f"a line of more than {MAX_LINE} bytes, or a file of more than {MAX_BYTES}: split it")
         try:
-            yield raw.removeprefix(_BOM).decode() if line == 1 else raw.decode()
-        except UnicodeDecodeError as error:
-            raise Faulty(line, f"not UTF-8 at its byte {error.start}: export it as UTF-8 CSV") from error
+            yield decode_text(raw.removeprefix(_BOM) if line == 1 else raw)
+        except Unreadable as error:
+            raise Faulty(line, f"{error}: export it as UTF-8 CSV") from error

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.billing.adapters.tables import band_days, bands
 from shared.database import reading
 from shared.messages.billing import Band
-from shared.messages.codec import encode
+from shared.messages.codec import decode, encode
 
 
 class Basis(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,4 +82,4 @@ async def _newest(connection: AsyncConnection, day: str) -> dict[str, Band]:
 
 
 def _band(basis: str) -> Band:
-    return msgspec.json.decode(basis, type=Basis).band
+    return decode(basis, Basis).band

@@ -1,6 +1,5 @@
 """The reports that were told: append-only, each with what it was made from."""
 
-import msgspec
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -8,7 +7,7 @@ from services.billing.adapters.tables import revisions
 from services.billing.core.revision import Inputs
 from shared.database import reading
 from shared.messages.billing import DayReport
-from shared.messages.codec import encode
+from shared.messages.codec import decode, encode
 
 
 class Revisions:
@@ -23,7 +22,7 @@ class Revisions:
             found = (await connection.execute(wanted)).one_or_none()
         if found is None:
             return None
-        return msgspec.json.decode(found.report, type=DayReport), msgspec.json.decode(found.inputs, type=Inputs)
+        return decode(found.report, DayReport), decode(found.inputs, Inputs)
 
     async def keep(self, report: DayReport, inputs: Inputs, now: float) -> None:
         values = {

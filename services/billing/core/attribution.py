@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import msgspec
-
 from services.billing.core.focus import CostRow
+from shared.messages.codec import decode
 
 STORAGE = "Storage"
 DIRECT_CATEGORIES = frozenset({"Compute", "AI and Machine Learning", STORAGE})
@@ -57,5 +56,5 @@ class Fleet:
 def _tag(tags: str | None, name: str) -> str:
     if tags is None:
         return ""
-    values = msgspec.json.decode(tags, type=dict[str, object])
+    values = decode(tags, dict[str, object])
     return next((str(value) for key, value in values.items() if key.strip() == name), "")

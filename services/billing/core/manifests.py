@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from shared.errors import Refusal
+from shared.messages.codec import Unreadable, decode
 
 _MANIFEST = "-manifest.json"
 
@@ -59,8 +60,8 @@ def _newest(manifests: Sequence[str]) -> list[str]:
 
 def _plan(manifest: str, content: bytes, names: Sequence[str]) -> Plan:
     try:
-        told = msgspec.json.decode(content, type=_Manifest)
-    except msgspec.DecodeError as error:
+        told = decode(content, _Manifest)
+    except Unreadable as error:
         raise Refusal(f"{manifest}: not a manifest ({error}): wait until the delivery is complete") from error
     keys = told.data_files or told.report_keys
     if not keys:

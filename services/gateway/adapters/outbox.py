@@ -21,7 +21,7 @@ import structlog
 from services.gateway.adapters.segments import Record, Segment, left, line, sync
 from shared.bus.subjects import token
 from shared.errors import Misconfigured
-from shared.messages.codec import encode
+from shared.messages.codec import Decoder, encode
 from shared.messages.gateway import UsageEvent
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -34,7 +34,7 @@ class _Completed(msgspec.Struct):
     completed_at: float
 
 
-_completed = msgspec.json.Decoder(_Completed)
+_completed: Decoder[_Completed] = Decoder(_Completed)
 
 
 class Cursor(NamedTuple):

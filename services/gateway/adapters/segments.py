@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from shared.bus.subjects import name as untoken
+from shared.messages.codec import decode_text
 
 BLOCK_BYTES = 160 * 1024
 """Read at once: some 250 events, which is also what is published at once."""
@@ -46,7 +47,7 @@ def parse(text: bytes) -> Record | None:
         checksum, seq, event_id, payload = text.split(b" ", 3)
         if int(checksum, 16) != crc32(text[9:]):
             return None
-        return Record(int(seq), event_id.decode(), payload)
+        return Record(int(seq), decode_text(event_id), payload)
     except ValueError:
         return None
 

@@ -11,6 +11,7 @@ import msgspec
 
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
+from shared.messages.codec import decode_any
 
 Json = dict[str, Any]
 
@@ -195,7 +196,7 @@ def _refusal(table: list[ApiError], *, engine: bool) -> Json:
     codes = sorted({error.code for error in table})
     ours = {"allOf": [_schema("Error"), {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}]}
     schema = {"anyOf": [ours, _schema("EngineError")]} if engine else ours
-    examples = {error.message: {"value": msgspec.json.decode(error.body())} for error in table}
+    examples = {error.message: {"value": decode_any(error.body())} for error in table}
     named = {name for error in table for name in error.headers}
     always = {name for name in named if all(name in error.headers for error in table)}
     headers = _headers("x-request-id", *sorted(named - always), *(_LIMIT_HEADERS if engine else ()))

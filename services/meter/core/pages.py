@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from shared.messages.codec import Unreadable, decode
 from shared.messages.meter import Tokens, TokensRow
 
 Interval = tuple[float, float]
@@ -23,8 +24,8 @@ class Place(msgspec.Struct, frozen=True, order=True, array_like=True):
 def page(found: Tokens, by: Sequence[str], after: str, room: int) -> Tokens:
     """What comes after a place, "" for the beginning, in about `room` bytes and at least one thing; `ValueError`."""
     try:
-        since = msgspec.json.decode(after, type=Place) if after else None
-    except msgspec.DecodeError as error:
+        since = decode(after, Place) if after else None
+    except Unreadable as error:
         raise ValueError(f"after: expected `next` of the page before: {error}") from error
     rows: list[TokensRow] = []
     busy: dict[str, list[Interval]] = {}

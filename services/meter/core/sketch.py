@@ -12,6 +12,8 @@ from ddsketch.ddsketch import BaseDDSketch
 from ddsketch.mapping import LogarithmicMapping
 from ddsketch.store import DenseStore
 
+from shared.messages.codec import PackedDecoder
+
 RELATIVE_ERROR = 0.01
 """Of a quantile. What is stored was counted with it: another one needs a migration."""
 LEAST, MOST = 1e-6, 1e6
@@ -20,7 +22,7 @@ UNIT = 1e-6
 """Sums are whole numbers of it, so that their order does not matter either."""
 
 _mapping = LogarithmicMapping(RELATIVE_ERROR)
-_decoder = msgspec.msgpack.Decoder(dict[int, int])
+_decoder = PackedDecoder(dict[int, int])
 
 
 class Sketch:

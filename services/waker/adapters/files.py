@@ -8,9 +8,11 @@ import fcntl
 import json
 import os
 import subprocess
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from shared.messages.codec import Unreadable, decode
 
 Status = Literal["starting", "running", "stopping", "ended", "refused"]
 STATE_FILE = "state.json"
@@ -52,10 +54,8 @@ def machine_folder(data_dir: Path, machine: str) -> Path:
 def read_state(folder: Path) -> KeeperState | None:
     """None where nothing readable stands; `OSError` where the folder cannot be read."""
     try:
-        told: Any = json.loads((folder / STATE_FILE).read_text("utf-8"))
-        names = {field.name for field in fields(KeeperState)}
-        return KeeperState(**{name: value for name, value in told.items() if name in names})
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return decode((folder / STATE_FILE).read_bytes(), KeeperState)
+    except (FileNotFoundError, Unreadable):
         return None
 
 

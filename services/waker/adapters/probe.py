@@ -3,9 +3,9 @@
 from typing import Any
 
 import aiohttp
-import msgspec
 
 from services.waker.ports import Answer
+from shared.messages.codec import Unreadable, decode_any
 
 MAX_BODY_BYTES = 65_536
 CODE_LENGTH = 200
@@ -71,8 +71,8 @@ def _stranger(status: int, kind: str, body: bytes) -> str:
 def _other_model(body: bytes, model: str) -> str:
     """An engine that lists its models has to list ours."""
     try:
-        told = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        told = decode_any(body)
+    except Unreadable:
         return ""
     listed = told.get("data") if isinstance(told, dict) else None
     names = [m["id"] for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)] if listed else []
@@ -84,8 +84,8 @@ def _other_model(body: bytes, model: str) -> str:
 def _answer(body: bytes) -> Answer:
     """An engine that says 200 and gives no choice has not answered."""
     try:
-        told = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        told = decode_any(body)
+    except Unreadable:
         return Answer(answered=False, code="the answer is not JSON", host=True)
     if not isinstance(told, dict) or not told.get("choices"):
         return Answer(answered=False, code="the answer has no choices", host=True)

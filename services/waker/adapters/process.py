@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -13,10 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+import msgspec
+
 from services.waker.adapters import files
 from services.waker.adapters.files import KeeperState
 from services.waker.core.events import Power, Sight
 from services.waker.ports import ACCEPTED, CallResult, Looks, Unseen
+from shared.messages.codec import Unreadable, decode
 
 LOOK_SECONDS = 0.05
 """Between two looks while a keeper that was told to end is waited for."""
@@ -216,11 +218,19 @@ def _running(state: KeeperState | None) -> Sight:
     )
 
 
+class _Report(msgspec.Struct):
+    """What a keeper writes once its engine has started, or has not."""
+
+    endpoint: str | None = None
+    refused: str | None = None
+    code: str = ""
+
+
 def _result(told: bytes) -> CallResult:
     try:
-        report: dict[str, str] = json.loads(told)
-    except ValueError:
+        report = decode(told, _Report)
+    except Unreadable:
         return CallResult(outcome="unknown", code="keeper", reason="the engine's keeper said nothing: see keeper.log")
-    if "refused" in report:
-        return CallResult(outcome="refused", code=report.get("code", ""), reason=report["refused"])
-    return CallResult(outcome="accepted", endpoint=report["endpoint"])
+    if report.refused is not None:
+        return CallResult(outcome="refused", code=report.code, reason=report.refused)
+    return CallResult(outcome="accepted", endpoint=report.endpoint)

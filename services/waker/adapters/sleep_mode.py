@@ -16,6 +16,7 @@ import msgspec
 from services.waker.adapters.process import LOOK_SECONDS, LocalMachine
 from services.waker.core.events import Power, Sight
 from services.waker.ports import ACCEPTED, CallResult, Unseen
+from shared.messages.codec import Unreadable, decode
 from shared.tasks import end
 
 Change = Callable[[str], Awaitable[None]]
@@ -142,15 +143,21 @@ class SleepingMachine(LocalMachine):
         await _ask("POST", f"{endpoint}/wake_up?tags=kv_cache", WAKE_SECONDS)
 
 
+class _Sleeping(msgspec.Struct):
+    """What `/is_sleeping` answers."""
+
+    is_sleeping: bool | None = None
+
+
 async def _is_sleeping(endpoint: str) -> bool | None:
     """None: it does not say. What does not listen yet is awake, and so is what knows no sleep."""
     try:
-        told = msgspec.json.decode(await _ask("GET", f"{endpoint}/is_sleeping", ASK_SECONDS))
+        told = decode(await _ask("GET", f"{endpoint}/is_sleeping", ASK_SECONDS), _Sleeping)
     except NotDone as error:
         return False if error.awake else None
-    except msgspec.DecodeError:
+    except Unreadable:
         return None
-    return bool(told.get("is_sleeping")) if isinstance(told, dict) else None
+    return told.is_sleeping
 
 
 async def _ask(method: str, url: str, seconds: float, body: object = None) -> bytes:

@@ -196,7 +196,7 @@ def test_a_missing_file_and_an_unreadable_one(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="no such file: name another with --config or SPOTINFERENCE_CONFIG"):
         load(tmp_path / "f.toml")
     (tmp_path / "f.toml").write_bytes(b"\xff")
-    with pytest.raises(Misconfigured, match="unreadable"):
+    with pytest.raises(Misconfigured, match="not UTF-8 at its byte 0"):
         load(tmp_path / "f.toml")
 
 
