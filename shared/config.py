@@ -100,8 +100,8 @@ class WakerSection(ServiceSection, frozen=True, kw_only=True):
     """When one machine of the tier is to be awake: `"mon-fri 09:00-18:00"`, UTC unless a time zone follows."""
     wait_price_per_minute: Money = Money("0")
     """USD that a minute of somebody's waiting for a wake is worth: `break_even` and `plan` count it."""
-    wake_cap: Duration = Duration(600)
-    """The longest that one wake lasts, from its beginning."""
+    wake_cap: Duration | None = None
+    """The longest that one wake lasts, from its beginning. Absent: as `hold_cap`."""
     restart_limit: int = 3
     """Starts of one machine within one wake."""
     hedge_margin: Duration = Duration(30)
@@ -197,6 +197,11 @@ class Config(Section, frozen=True, kw_only=True):
     tier: tuple[Tier, ...] = ()
     machine: tuple[Machine, ...] = ()
     model: tuple[Model, ...] = ()
+
+    @property
+    def wake_cap(self) -> Duration:
+        """The longest that one wake lasts, in seconds."""
+        return self.gateway.hold_cap if self.waker.wake_cap is None else self.waker.wake_cap
 
     @property
     def tiers(self) -> dict[str, Tier]:

@@ -181,7 +181,7 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
             )
         ),
         ("gateway.outbox_max_bytes", config.gateway.outbox_max_bytes, 65536),
-        ("waker.wake_cap", config.waker.wake_cap, 0.1),
+        ("waker.wake_cap", 0.1 if config.waker.wake_cap is None else config.waker.wake_cap, 0.1),
         ("waker.restart_limit", config.waker.restart_limit, 1),
         ("waker.probe_interval", config.waker.probe_interval, 0.01),
         ("waker.gateway_timeout", config.waker.gateway_timeout, 4),

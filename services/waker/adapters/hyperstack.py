@@ -185,7 +185,7 @@ class Hyperstack:
             return ACCEPTED
         except Fault as fault:
             result = result_of(fault)
-            if fault.status not in (400, 409) or result.scope in ("account", "pool"):
+            if fault.status not in (400, 409) or result.scope in ("account", "quota", "pool"):
                 return result
         try:
             word = (await self._api.machine(str(vm.id))).word

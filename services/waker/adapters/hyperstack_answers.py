@@ -24,9 +24,10 @@ POWERS: Mapping[str, Power] = {
 }
 """What is not here is no state that we know: nothing is concluded from it."""
 
-SHORT_OF_MONEY = ("balance", "credit", "payment", "top up", "quota", "contract limit")
+SHORT_OF_MONEY = ("balance", "credit", "payment", "top up")
+SHORT_OF_QUOTA = ("quota", "contract limit")
 SHORT_OF_GPUS = ("no valid host", "stock", "capacity", "not enough", "insufficient resources")
-"""In the words of a 400. The API's own documentation lists neither."""
+"""In the words of a 400. The API's own documentation lists none of them."""
 
 _CONSOLE = "https://console.hyperstack.cloud"
 _RULES: Mapping[int, tuple[Scope, str]] = {
@@ -48,7 +49,7 @@ def sight_of(vm: Vm, reason: str = "", scope: Scope = "") -> Sight | None:
     power = POWERS.get(vm.word)
     if power is None:
         return None
-    return Sight(power=power, provider_state=vm.word, pool=vm.pool, reason=reason, scope=scope)
+    return Sight(power=power, provider_state=vm.word, pool=vm.pool, quota=vm.quota, reason=reason, scope=scope)
 
 
 def result_of(fault: Fault) -> CallResult:
@@ -69,6 +70,8 @@ def _rule(fault: Fault) -> tuple[Scope, str]:
     words = fault.words.lower()
     if any(sign in words for sign in SHORT_OF_MONEY):
         return _RULES[402]
+    if any(sign in words for sign in SHORT_OF_QUOTA):
+        return "quota", f"the account's quota for this GPU is used up: ask Hyperstack for more at {_CONSOLE}"
     if any(sign in words for sign in SHORT_OF_GPUS):
         return "pool", "no GPUs for it at the moment"
     return "machine", ""

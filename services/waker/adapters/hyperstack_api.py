@@ -44,6 +44,13 @@ class Vm(msgspec.Struct, frozen=True):
         return f"{(self.flavor and self.flavor.name) or '?'}/{self.region}"
 
     @property
+    def quota(self) -> str:
+        """The account's allowance that it counts against: of its GPU, with spot apart. Empty: unknown."""
+        if self.flavor is None or not self.flavor.gpu:
+            return ""
+        return f"{self.flavor.gpu}/{'spot' if 'spot' in (self.flavor.name or '').lower() else 'on-demand'}"
+
+    @property
     def hibernates(self) -> bool:
         """False only where its flavor says so."""
         features = (self.flavor and self.flavor.features) or {}

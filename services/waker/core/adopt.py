@@ -84,7 +84,7 @@ def _recalled(plan: MachinePlan, left: Left, whole: Plan, now: float) -> Machine
         last_used=min(kept.last_used, now),
         cool_until=min(kept.cool_until, now + COOL_LIMIT_SECONDS),
         failures=kept.failures,
-        tried=(kept.tried_wake, kept.tried_starts),
+        tried=kept.tried or ({kept.tried_wake: kept.tried_starts} if kept.tried_wake else {}),
         woken=tuple(at for at in kept.woken if at <= now),
     )
     known = left.records.get(plan.id)

@@ -28,9 +28,10 @@ Power = Literal["off", "rising", "up", "falling", "halted", "failed", "gone"]
 """What a provider sees, in our words: asleep, coming, there, going, off and yet billed, broken and not billed, unknown
 to it or deleted for good."""
 
-Scope = Literal["", "busy", "machine", "pool", "account"]
-"""Whom a refusal concerns: nobody but this moment (its state is changing), this machine, all machines of its pool
-(no capacity), all of the account (quota, credentials, permission)."""
+Scope = Literal["", "busy", "machine", "pool", "quota", "account"]
+"""What a refusal concerns: only this moment (its state is changing), this machine (permission, its own limits), its
+capacity pool (no room for its type in its zone), its quota (of an instance family and market), or the whole account
+(credentials, balance)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,9 @@ class Sight:
     scope: Scope = ""
     """Of a start that was accepted and came to nothing: whom that concerns."""
     pool: str = ""
-    """What it shares its capacity with: type, zone and market."""
+    """Names its capacity pool: type, zone and market. Empty: unknown, so a refusal concerns no other machine."""
+    quota: str = ""
+    """Names the quota that it counts against: instance family and market."""
     leaving: str = ""
     """The provider is about to take it away: its words."""
     locked: str = ""

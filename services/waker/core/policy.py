@@ -144,13 +144,42 @@ def needs_another(fleet: Fleet, model: str, levels: list[Wanted]) -> bool:
     return any(level.at > settled for level in levels)
 
 
+def candidates(fleet: Fleet, names: Iterable[str], wake_id: str, now: float) -> list[Machine]:
+    """The machines that this wake may start now but for their pairs, the best first.
+
+    Untried machines come before tried ones. While an untried one is only left alone after a refusal, which lasts a
+    minute at most, the tried ones wait for it.
+    """
+    machines = [fleet.machines[name] for name in names]
+    may = [machine for machine in machines if may_start(fleet, machine, wake_id, now)]
+    untried = [machine for machine in may if wake_id not in machine.tried]
+    if untried or any(is_paused(fleet, m, wake_id, now) for m in machines if wake_id not in m.tried):
+        return untried
+    return sorted(may, key=lambda machine: starts(machine, wake_id))
+
+
 def candidate(fleet: Fleet, names: Iterable[str], wake_id: str, now: float) -> Machine | None:
-    """The first of these machines that sleeps and may be tried."""
-    return next((m for name in names if startable(fleet, m := fleet.machines[name], wake_id, now)), None)
+    """The machine that this wake is to start next; None: none for now."""
+    return next((m for m in candidates(fleet, names, wake_id, now) if not _is_blocked(fleet, m)), None)
 
 
-def startable(fleet: Fleet, machine: Machine, wake_id: str, now: float) -> bool:
-    return may_start(fleet, machine, wake_id, now) and not any(_at_gpus(m) for m in mates(fleet, machine))
+def has_untried(fleet: Fleet, wake_id: str, names: Iterable[str], now: float) -> bool:
+    """Whether the wake has a machine that it has not tried and may try now or within a minute."""
+    machines = [fleet.machines[name] for name in names if wake_id not in fleet.machines[name].tried]
+    return any(
+        is_paused(fleet, m, wake_id, now) or (may_start(fleet, m, wake_id, now) and not _is_blocked(fleet, m))
+        for m in machines
+    )
+
+
+def is_paused(fleet: Fleet, machine: Machine, wake_id: str, now: float) -> bool:
+    """Nothing stands against a start but a refusal that is less than a minute old."""
+    until = machine.cool_until
+    return now < until <= now + COOL_LIMIT_SECONDS and may_start(fleet, machine, wake_id, until)
+
+
+def _is_blocked(fleet: Fleet, machine: Machine) -> bool:
+    return any(_at_gpus(mate) for mate in mates(fleet, machine))
 
 
 def mates(fleet: Fleet, machine: Machine) -> list[Machine]:
@@ -167,9 +196,7 @@ def _at_gpus(machine: Machine) -> bool:
 def in_the_way(fleet: Fleet, names: Iterable[str], wake_id: str, now: float) -> Machine | None:
     """Of machines that could be started but for their pairs: the first one's mate that may sleep at once, whatever
     its idle policy says but for `min_awake`."""
-    for name in names:
-        if not may_start(fleet, machine := fleet.machines[name], wake_id, now):
-            continue
+    for machine in candidates(fleet, names, wake_id, now):
         for mate in mates(fleet, machine):
             rested = now >= mate.since + fleet.plan.idle[mate.plan.tier].min_awake
             if mate.state == "ready" and rested and unused(fleet, mate, now):
@@ -192,7 +219,7 @@ def may_start(fleet: Fleet, machine: Machine, wake_id: str, now: float) -> bool:
 
 def starts(machine: Machine, wake_id: str | None) -> int:
     """How often this wake has started the machine."""
-    return machine.tried[1] if machine.tried[0] == wake_id else 0
+    return machine.tried.get(wake_id or "", 0)
 
 
 def hedge_due(fleet: Fleet, candidate: Machine, deadline: float, now: float) -> bool:

@@ -55,8 +55,8 @@ class Machine:
     key_id: str | None = None
     deadline: float = 0.0
     """Of the wake under way."""
-    tried: tuple[str, int] = ("", 0)
-    """The last wake that started it, and how often."""
+    tried: Mapping[str, int] = field(default_factory=dict)
+    """How often each wake under way has started it; one that was only told to come back later has it with 0."""
     woken: tuple[float, ...] = ()
     """When its wakes of the last hour began."""
     phase: Phase | None = None
@@ -133,8 +133,7 @@ class Machine:
             cordoned=self.cordoned,
             cool_until=self.cool_until,
             failures=self.failures,
-            tried_wake=self.tried[0],
-            tried_starts=self.tried[1],
+            tried=dict(self.tried),
             woken=self.woken,
             wake_deadline=self.deadline if self.state == "waking" else 0.0,
         )

@@ -4,7 +4,7 @@ from typing import Any
 
 from services.waker.core import sleeping
 from services.waker.core.events import Called, Probed, Scope, Sight
-from services.waker.core.policy import cool_down, starts
+from services.waker.core.policy import cool_down, has_untried, starts
 from services.waker.core.state import Machine, Wake
 from services.waker.core.turn import Turn
 from shared.messages.waker import ProviderCall
@@ -27,7 +27,7 @@ def begin(turn: Turn, machine: Machine, wake: Wake, reason: str) -> None:
         wake_id=wake.id,
         key_id=wake.key_id or None,
         deadline=wake.deadline,
-        tried=(wake.id, starts(machine, wake.id) + 1),
+        tried=_tried(turn, machine, wake.id, starts(machine, wake.id) + 1),
         woken=(*recent, turn.now),
         endpoint=None,
         stops=0,
@@ -48,7 +48,7 @@ def take_over(turn: Turn, machine: Machine, sight: Sight) -> None:
         wake_id=wake_id,
         key_id=None,
         deadline=turn.now + turn.plan.wake_cap,
-        tried=(wake_id, 1),
+        tried=_tried(turn, machine, wake_id, 1),
         stops=0,
         **_unprobed(turn),
     )
@@ -80,8 +80,8 @@ def called(turn: Turn, machine: Machine, event: Called) -> None:
         reason = event.reason or event.code
         if event.scope == "busy":
             # It is no attempt that failed: its state was changing, and a look will say when it has.
-            wake, count = machine.tried
-            turn.move(machine, "asleep", reason, tried=(wake, count - 1), cool_until=turn.now + BUSY_SECONDS)
+            tried = _tried(turn, machine, machine.wake_id, starts(machine, machine.wake_id) - 1)
+            turn.move(machine, "asleep", reason, tried=tried, cool_until=turn.now + BUSY_SECONDS)
         else:
             fail(turn, machine, reason, running=False, scope=event.scope)
 
@@ -107,21 +107,28 @@ def started(turn: Turn, machine: Machine, endpoint: str) -> None:
 
 
 def died(turn: Turn, machine: Machine, sight: Sight) -> None:
-    """Start it again within the limit, else give up."""
+    """Start it again within the limit, else give up.
+
+    A start that left no trace is repeated at once. A machine that was there and failed has had its try: others of the
+    lineup come first.
+    """
     reason = sight.reason or f"it did not start: its provider says {sight.provider_state}"
     count = starts(machine, machine.wake_id)
-    if sight.scope in ("machine", "pool", "account"):
+    if sight.scope:
         fail(turn, machine, reason, running=False, scope=sight.scope)
         return
     if count >= turn.plan.restart_limit:
         fail(turn, machine, f"{reason}; started {count} times in this wake, which is the limit", running=False)
+        return
+    if machine.phase not in ("calling", "booting") and _others_untried(turn, machine):
+        fail(turn, machine, reason, running=False)
         return
     machine = turn.enter(machine, "calling") if machine.phase != "calling" else machine
     machine = turn.set(
         machine,
         reason=f"{reason}; started again",
         generation=max(machine.generation, sight.generation or 0) + 1,
-        tried=(machine.wake_id, count + 1),
+        tried=_tried(turn, machine, machine.wake_id, count + 1),
         endpoint=None,
         **_unprobed(turn),
     )
@@ -175,23 +182,47 @@ def fail(turn: Turn, machine: Machine, reason: str, *, running: bool, scope: Sco
     _tell_probe(turn, machine)
     failures = machine.failures + 1
     cool_until = turn.now + (ACCOUNT_SECONDS if scope == "account" else cool_down(failures))
-    pool = machine.sight.pool if machine.sight else ""
     left_alone: dict[str, Any] = {"failures": failures, "cool_until": cool_until}
     if running:
         sleeping.fall(turn, machine, reason, **left_alone)
     else:
-        alarm = reason if scope in ("account", "machine") else ""
+        alarm = reason if scope in ("account", "quota", "machine") else ""
         turn.move(machine, "asleep", reason, alarm=alarm, **left_alone)
     for other in list(turn.machines.values()):
-        if other.id != machine.id and other.state == "asleep" and _concerns(scope, machine, other, pool):
+        if other.id != machine.id and other.state == "asleep" and _concerns(scope, machine, other):
             turn.set(other, cool_until=max(other.cool_until, cool_until))
 
 
-def _concerns(scope: Scope, machine: Machine, other: Machine, pool: str) -> bool:
+def _concerns(scope: Scope, machine: Machine, other: Machine) -> bool:
+    """Whether a refusal of `machine` holds for `other`, too."""
     if other.plan.provider != machine.plan.provider:
         return False
-    same_pool = bool(pool) and other.sight is not None and other.sight.pool == pool
-    return scope == "account" or (scope == "pool" and same_pool)
+    if scope == "account":
+        return True
+    if machine.sight is None or other.sight is None:
+        return False
+    match scope:
+        case "pool":
+            return bool(machine.sight.pool) and other.sight.pool == machine.sight.pool
+        case "quota":
+            return bool(machine.sight.quota) and other.sight.quota == machine.sight.quota
+        case _:
+            return False
+
+
+def _tried(turn: Turn, machine: Machine, wake_id: str | None, count: int) -> dict[str, int]:
+    """The machine's starts by wake; wakes that are over are forgotten."""
+    under_way = {wake.id for wake in turn.wakes.values()}
+    kept = {wake: starts for wake, starts in machine.tried.items() if wake in under_way}
+    return kept | {wake_id or "": max(0, count)}
+
+
+def _others_untried(turn: Turn, machine: Machine) -> bool:
+    """Whether the machine's wake has another that it has not tried yet."""
+    return any(
+        wake.id == machine.wake_id and has_untried(turn.fleet, wake.id, turn.plan.lineups[model], turn.now)
+        for model, wake in turn.wakes.items()
+    )
 
 
 def _tell_probe(turn: Turn, machine: Machine) -> None:

@@ -9,7 +9,7 @@ from shared.messages.waker import CallOutcome
 RISE, FALL, LOAD = 15.0, 10.0, 10.0
 """Seconds from a start to up, from a stop to off, and from up to an engine that answers."""
 
-Fault = Literal["busy", "machine", "pool", "account", "error", "capacity", "lost", "undone"]
+Fault = Literal["busy", "machine", "pool", "quota", "account", "error", "capacity", "lost", "undone"]
 """What the next call of a machine meets: a refusal of this scope; a failure; accepted and then off again; done and its
 answer lost; neither."""
 
@@ -17,6 +17,7 @@ answer lost; neither."""
 @dataclass
 class Vm:
     pool: str = "p"
+    quota: str = "q"
     power: Power = "off"
     becomes: tuple[float, Power] | None = None
     """When, and what."""
@@ -42,6 +43,7 @@ class Vm:
             reason=self.reason if self.power == "off" else "",
             scope=self.scope if self.power == "off" else "",
             pool=self.pool,
+            quota=self.quota,
             leaving=self.leaving,
             locked=self.locked if self.power == "off" else "",
         )
@@ -98,7 +100,7 @@ class Cloud:
             return None
         if fault == "error":
             return "failed", ""
-        if fault in ("busy", "machine", "pool", "account"):
+        if fault in ("busy", "machine", "pool", "quota", "account"):
             return "refused", fault
         answer = self._start(vm, failing=fault == "capacity") if kind == "start" else self._stop(vm, force=force)
         self._log()

@@ -148,7 +148,7 @@ class World:
 
     @property
     def provider(self) -> ProviderName:
-        return self.plan.machines["a1"].provider
+        return next(iter(self.plan.machines.values())).provider
 
     def begin(self, sights: dict[str, Sight], *strays: Stray, fault: str = "") -> None:
         """A waker takes over: it knows what is in the buckets, and what it sees."""

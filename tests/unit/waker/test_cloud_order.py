@@ -232,7 +232,7 @@ class Sky(RuleBasedStateMachine):
 
     @rule(
         name=st.sampled_from(MACHINES),
-        fault=st.sampled_from(["busy", "machine", "pool", "account", "error", "capacity", "lost", "undone"]),
+        fault=st.sampled_from(["busy", "machine", "pool", "quota", "account", "error", "capacity", "lost", "undone"]),
     )
     def the_next_call_fails(self, name: str, fault: Fault) -> None:
         self.cloud.vms[name].fault = fault

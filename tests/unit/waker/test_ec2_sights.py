@@ -52,11 +52,43 @@ def test_the_pool_is_type_zone_and_market() -> None:
     assert seen(instance(16, "running", InstanceLifecycle="spot")).pool == "p5.48xlarge/us-east-1c/spot"
 
 
+def test_a_machine_that_is_bound_to_a_reservation_or_a_host_has_its_capacity_from_there() -> None:
+    target = {"CapacityReservationTarget": {"CapacityReservationId": "cr-1"}}
+    reserved = instance(16, "running", CapacityReservationSpecification=target)
+    assert seen(reserved).pool == "p5.48xlarge/us-east-1c/on-demand/cr-1"
+    placement = {"AvailabilityZone": "us-east-1c", "HostId": "h-1"}
+    assert seen(instance(16, "running", Placement=placement)).pool == "p5.48xlarge/us-east-1c/on-demand/h-1"
+
+
+@pytest.mark.parametrize(
+    ("types", "family"),
+    [
+        (["p2.xlarge", "p4d.24xlarge", "p4de.24xlarge", "p5en.48xlarge"], "P"),
+        (["g4dn.xlarge", "g6e.12xlarge", "gr6.4xlarge", "vt1.3xlarge"], "G and VT"),
+        (["m5.large", "c7gn.large", "t3.micro", "r8g.large", "i3en.large", "im4gn.large", "is4gen.large"], "Standard"),
+        (["a1.large", "d3en.xlarge", "h1.2xlarge", "z1d.large"], "Standard"),
+        (["inf2.xlarge"], "Inf"),
+        (["trn1n.32xlarge"], "Trn"),
+        (["x2gd.large", "x8g.large"], "X"),
+        (["f1.2xlarge"], "F"),
+        (["dl2q.24xlarge"], "DL"),
+        (["hpc7a.12xlarge"], "HPC"),
+        (["u-6tb1.56xlarge", "u7i-12tb.224xlarge"], "High Memory"),
+        (["quantum9.large"], "quantum"),
+    ],
+)
+def test_the_quota_is_of_the_instance_family_with_spot_apart(types: list[str], family: str) -> None:
+    for name in types:
+        assert seen(instance(16, "running", InstanceType=name)).quota == f"{family}/on-demand"
+        spot = instance(16, "running", InstanceType=name, InstanceLifecycle="spot")
+        assert seen(spot).quota == f"{family}/spot"
+
+
 @pytest.mark.parametrize(
     ("code", "scope"),
     [
         ("Server.InsufficientInstanceCapacity", "pool"),
-        ("Client.VolumeLimitExceeded", "account"),
+        ("Client.VolumeLimitExceeded", "machine"),
         ("Server.InternalError", "machine"),
         ("Client.InternalError", "machine"),
         ("Client.InvalidSnapshot.NotFound", "machine"),

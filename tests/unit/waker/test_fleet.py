@@ -57,30 +57,40 @@ def test_ready_is_one_token_of_this_engine_and_nothing_less(world: World) -> Non
 
 
 def test_a_probe_of_the_engine_before_proves_nothing(world: World) -> None:
-    world.want()
+    world.want("n")
     world.started()
     world.probed()
     (old,) = world.take(Probe)
     assert isinstance(old, Probe)
     assert old.step == "token"
-    world.seen("a1", "off", reason="it died")
+    world.seen("b1", "off", reason="it died")
     world.started()
-    world.tell(Probed(machine="a1", serial=old.serial, step="token", answered=True, seconds=1.0))
-    assert world.state("a1") == "waking"
-    assert world.machine("a1").phase == "loading"
+    world.tell(Probed(machine="b1", serial=old.serial, step="token", answered=True, seconds=1.0))
+    assert world.state("b1") == "waking"
+    assert world.machine("b1").phase == "loading"
 
 
-def test_an_engine_that_dies_is_started_again_within_the_limit_then_another_machine(world: World) -> None:
-    world.want()
+def test_an_engine_that_dies_is_started_again_within_the_limit(world: World) -> None:
+    world.want("n")
     for generation in range(1, LIMIT + 1):
         assert world.started().generation == generation
+        world.want("n")
+        world.seen("b1", "off", reason="exit status 1")
+    assert world.state("b1") == "asleep"
+    assert "exit status 1; started 3 times" in world.bucket["b1"][0].reason
+    invariants(world)
+
+
+def test_an_engine_that_dies_leaves_the_wake_to_machines_that_were_not_tried(world: World) -> None:
+    world.want()
+    for machine in ("a1", "a2", "b1"):
+        assert world.started().machine == machine
+        assert world.machine(machine).wake_id == "wake-1"
         world.want()
-        world.seen("a1", "off", reason="exit status 1")
+        world.seen(machine, "off", reason="exit status 1")
     assert world.state("a1") == "asleep"
-    assert "exit status 1; started 3 times" in world.bucket["a1"][0].reason
-    start = world.started()
-    assert start.machine == "a2"
-    assert world.machine("a2").wake_id == "wake-1"
+    assert "exit status 1" in world.bucket["a1"][0].reason
+    assert world.started().machine == "b1", "all were tried: the one that died just now is started again at once"
     invariants(world)
 
 

@@ -55,6 +55,7 @@ def test_of_a_state_that_is_not_known_nothing_is_concluded(word: str | None) -> 
         (400, "Not enough GPUs", "refused", "pool", "no GPUs"),
         (400, "Insufficient balance in your account", "refused", "account", "top the account up"),
         (400, "Not enough credit", "refused", "account", "top the account up"),
+        (400, "Quota exceeded for H100", "refused", "quota", "ask Hyperstack for more"),
         (401, "Invalid", "refused", "account", "HYPERSTACK_API_KEY"),
         (402, "Payment Required", "refused", "account", "top the account up"),
         (403, "forbidden", "refused", "account", "may not do this"),

@@ -1,0 +1,173 @@
+"""Lineups under refusals: each candidate is tried before any is tried again, and nobody else is affected."""
+
+import itertools
+from dataclasses import dataclass, field
+
+import hypothesis.strategies as st
+from hypothesis import given, settings
+
+from services.waker.core.events import Called, Looked, Scope, Sight, StartMachine, StopMachine
+from services.waker.core.history import PHASES
+from services.waker.core.plan import MachinePlan, Plan
+from services.waker.core.policy import COOL_LIMIT_SECONDS
+from shared.config import ProviderName
+from tests.unit.waker.fleets import DEMAND, GATEWAY, LIMIT, World, idle
+
+CAP = 600.0
+SCOPES: tuple[Scope, ...] = ("busy", "machine", "pool", "quota", "account")
+Refusal = tuple[str, Scope]
+"""A machine, and the scope of its refusal."""
+
+
+def plan(lineups: dict[str, tuple[str, ...]], providers: dict[str, str]) -> Plan:
+    """Each machine is a tier of its own."""
+    ids = itertools.count(1)
+    machines = {
+        name: MachinePlan(
+            id=name,
+            tier=name,
+            provider="ec2" if providers[name] == "ec2" else "hyperstack",
+            room=2,
+            models=tuple(model for model, names in lineups.items() if name in names),
+            served_as="m",
+            endpoint=f"http://{name}",
+        )
+        for name in sorted({name for names in lineups.values() for name in names})
+    }
+    return Plan(
+        machines=machines,
+        lineups=lineups,
+        idle={name: idle() for name in machines},
+        new_id=lambda _now: f"wake-{next(ids)}",
+        wake_cap=CAP,
+        hedge_margin=5.0,
+        phase_limits=dict.fromkeys(PHASES, CAP),
+        restart_limit=LIMIT,
+        call_timeout=30.0,
+        probe_interval=0.25,
+        demand_timeout=DEMAND,
+        gateway_timeout=GATEWAY,
+    )
+
+
+@dataclass
+class Sky:
+    """Two clouds that refuse every start, as drawn."""
+
+    world: World
+    sights: dict[str, Sight]
+    refusals: dict[str, list[Scope]]
+    """By machine, one for each attempt; what comes after them is refused with no room."""
+    starts: list[tuple[float, str]] = field(default_factory=list)
+    refused: list[tuple[float, str, Scope]] = field(default_factory=list)
+
+    def look(self) -> None:
+        self.world.now += 1.0
+        providers: tuple[ProviderName, ...] = ("ec2", "hyperstack")
+        for provider in providers:
+            seen = {n: s for n, s in self.sights.items() if self.world.plan.machines[n].provider == provider}
+            self.world.tell(Looked(provider=provider, asked_at=self.world.now, sights=seen))
+
+    def answer(self) -> None:
+        """Refuse what is asked for now."""
+        for start in self.world.take(StartMachine):
+            assert isinstance(start, StartMachine)
+            self.starts.append((self.world.now, start.machine))
+            scopes = self.refusals.get(start.machine, [])
+            scope = scopes.pop(0) if scopes else "pool"
+            self.refused.append((self.world.now, start.machine, scope))
+            self.world.tell(
+                Called(
+                    machine=start.machine,
+                    call="start",
+                    serial=start.serial,
+                    outcome="refused",
+                    seconds=0.0,
+                    reason="refused",
+                    scope=scope,
+                )
+            )
+        assert not self.world.take(StopMachine)
+
+    def spend(self, seconds: float, *models: str) -> None:
+        end = self.world.now + seconds
+        while self.world.now < end:
+            for model in models:
+                self.world.want(model)
+                self.answer()
+            self.world.pass_time(1.0, step=1.0)
+            self.answer()
+
+
+@st.composite
+def skies(draw: st.DrawFn) -> Sky:
+    """A lineup of up to five machines for `m`; `other` has one that shares nothing with any of them."""
+    names = [f"m{number}" for number in range(draw(st.integers(1, 5)))]
+    lineups = {"m": tuple(names), "other": ("zfar",)}
+    world = World(plan=plan(lineups, dict.fromkeys(names, "ec2") | {"zfar": "hyperstack"}))
+    sights = {
+        name: Sight(
+            power="off",
+            provider_state="stopped",
+            pool=draw(st.sampled_from(["p1", "p2"])),
+            quota=draw(st.sampled_from(["q1", "q2", ""])),
+        )
+        for name in names
+    }
+    sights["zfar"] = Sight(power="off", provider_state="HIBERNATED", pool="p1", quota="q1")
+    refusals = {name: draw(st.lists(st.sampled_from(SCOPES), max_size=6)) for name in names}
+    return Sky(world, sights, refusals)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sky=skies())
+def test_each_candidate_is_tried_before_any_is_tried_again(sky: Sky) -> None:
+    sky.look()
+    # No pause lasts longer than a minute, and each refusal may pause the others anew.
+    sky.spend(CAP - 2, "m")
+    first = [name for _, name in sky.starts][: len(sky.world.plan.lineups["m"])]
+    assert sorted(first) == sorted(sky.world.plan.lineups["m"])
+    for name in first:
+        began = sum(1 for _, tried in sky.starts if tried == name)
+        busy = sum(1 for _, tried, scope in sky.refused if tried == name and scope == "busy")
+        assert began - busy <= LIMIT, "a wake starts a machine so often"
+
+
+@settings(max_examples=40, deadline=None)
+@given(sky=skies())
+def test_a_model_that_shares_nothing_with_a_refusal_wakes_at_once(sky: Sky) -> None:
+    sky.look()
+    sky.spend(5, "m")
+    sky.world.want("other")
+    assert [e.machine for e in sky.world.take(StartMachine) if isinstance(e, StartMachine)] == ["zfar"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(sky=skies(), scope=st.sampled_from(SCOPES))
+def test_a_refusal_pauses_what_it_concerns_and_nothing_else(sky: Sky, scope: Scope) -> None:
+    sky.look()
+    first = sky.world.plan.lineups["m"][0]
+    sky.refusals[first] = [scope]
+    sky.world.want("m")
+    (start,) = sky.world.take(StartMachine)
+    assert isinstance(start, StartMachine)
+    refused_at, refused = sky.world.now, sky.sights[first]
+    sky.world.tell(
+        Called(
+            machine=first, call="start", serial=start.serial, outcome="refused", seconds=0.0, reason="no", scope=scope
+        )
+    )
+    for name, machine in sky.world.fleet.machines.items():
+        sight = sky.sights[name]
+        mine = machine.plan.provider == "ec2"
+        concerned = name == first or (
+            mine
+            and (
+                scope == "account"
+                or (scope == "pool" and sight.pool == refused.pool)
+                or (scope == "quota" and sight.quota == refused.quota != "")
+            )
+        )
+        if machine.state == "asleep":
+            assert (machine.cool_until > refused_at) == concerned, name
+            assert machine.cool_until <= refused_at + COOL_LIMIT_SECONDS
