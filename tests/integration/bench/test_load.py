@@ -1,6 +1,8 @@
 """The engine and the load in C: good answers are measured, wrong ones are seen, and no request's wait is left out."""
 
 import asyncio
+import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,8 +109,20 @@ async def test_a_missing_nodelay_is_seen_on_the_wire_and_on_the_socket(words: tu
     assert nodelay.waits_for_ack(told) == bool(words)
 
 
-async def test_without_a_compiler_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(build.NoCompiler, match="install gcc or clang"):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+
+
+@pytest.mark.usefixtures("no_compiler")
+async def test_it_names_the_fix_when_there_is_no_compiler() -> None:
+    with pytest.raises(build.NoCompiler, match="install gcc or clang, or `pip install ziglang`"):
         build.built("load")
+
+
+@pytest.mark.usefixtures("no_compiler")
+async def test_it_takes_the_compiler_of_the_wheel_when_the_machine_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "ziglang")
+    assert build.find_compiler() == (sys.executable, "-m", "ziglang", "cc")

@@ -5,6 +5,9 @@ from asyncio import create_subprocess_exec
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
+import pytest
+
+from spotinference.demo import steps
 from spotinference.demo.invoice import demo_invoice
 from tests.integration.suite.config import config
 from tests.kit.engine import engine_command
@@ -23,6 +26,23 @@ async def test_the_demo_shows_the_whole_job(tmp_path: Path) -> None:
         assert step in output, output
     assert output.count("  equal\n") == 2, "the engine's count and the invoice"
     assert "<svg" in _page(tmp_path)
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.long
+async def test_the_demo_ends_with_the_reason_when_the_engine_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = '"python", "-m", "spotinference.engine", "--port"'
+    assert engine in steps.CONFIG
+    broken = """"python", "-c", "raise ImportError('libnothing.so.1: cannot open')\""""
+    monkeypatch.setattr(steps, "CONFIG", steps.CONFIG.replace(engine, broken))
+    assert await steps.run(tmp_path) == 1
+    shown = capsys.readouterr()
+    assert "asleep → waking" in shown.out
+    assert "waking → asleep: the engine ended with exit status 1" in shown.out
+    assert "the demo failed: the machine does not wake" in shown.err
+    assert "libnothing.so.1" in shown.err
     assert processes_of(tmp_path) == []
 
 
