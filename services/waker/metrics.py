@@ -68,6 +68,6 @@ class Metrics:
         for tier in {tier for tier, _ in found}:
             for state in STATES:
                 self._machines.labels(tier, state).set(found.count((tier, state)))
-        self._alarms.set(sum(bool(m.alarm) for m in machines))
+        self._alarms.set(sum(bool(m.trouble) for m in machines))
         for provider, account in fleet.accounts.items():
             self._doubts.labels(provider).set(bool(account.fault) or not account.tested)

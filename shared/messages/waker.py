@@ -39,6 +39,8 @@ class MachineRecord(Message, frozen=True, kw_only=True, tag="machine.v1"):
     """The operator keeps it from requests: it is not woken, and drained where it was awake."""
     alarm: str = ""
     """What an operator has to see to, in words; empty: nothing."""
+    failed_wakes: int = 0
+    """Wakes in a row in which its engine did not become ready; `reason` says why the last one failed."""
 
 
 class Transition(Message, frozen=True, kw_only=True, tag="transition.v1"):
@@ -135,6 +137,10 @@ class MachineMemory(Message, frozen=True, kw_only=True, tag="machine_memory.v1")
     """The wakes of the last hour."""
     wake_deadline: float = 0.0
     """Of the wake under way."""
+    unready: int = 0
+    """Wakes in a row in which its engine did not become ready."""
+    unready_reason: str = ""
+    """Of the last of them."""
 
 
 class TierMemory(Message, frozen=True, kw_only=True, tag="tier_memory.v1"):

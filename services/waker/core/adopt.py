@@ -8,7 +8,8 @@ from services.waker.core.fleet import handle
 from services.waker.core.history import History, remembered
 from services.waker.core.plan import MachinePlan, Plan
 from services.waker.core.policy import COOL_LIMIT_SECONDS
-from services.waker.core.state import Account, Fleet, Machine, Wake
+from services.waker.core.state import UNREADY, Account, Fleet, Machine, Wake
+from services.waker.core.unready import backoff
 from shared.messages.waker import MachineMemory, MachineRecord, TierMemory
 
 
@@ -82,8 +83,10 @@ def _recalled(plan: MachinePlan, left: Left, whole: Plan, now: float) -> Machine
         cordoned=kept.cordoned,
         # The clock may have been set back since.
         last_used=min(kept.last_used, now),
-        cool_until=min(kept.cool_until, now + COOL_LIMIT_SECONDS),
+        cool_until=min(kept.cool_until, now + max(backoff(kept.unready), COOL_LIMIT_SECONDS)),
         failures=kept.failures,
+        unready=kept.unready,
+        unready_reason=kept.unready_reason,
         tried=kept.tried or ({kept.tried_wake: kept.tried_starts} if kept.tried_wake else {}),
         woken=tuple(at for at in kept.woken if at <= now),
     )
@@ -109,13 +112,16 @@ def _resumed(machine: Machine, record: MachineRecord, revision: int, kept: Machi
     now = machine.since
     since = min(record.since, now)
     waking = record.state == "waking"
+    if record.state in ("ready", "draining"):
+        # What is remembered is written after the record, and its writer may have died between the two.
+        machine = replace(machine, unready=0, unready_reason="")
     deadline = min(kept.wake_deadline or since + plan.wake_cap, now + plan.wake_cap)
     return replace(
         machine,
         state=record.state,
         since=since,
         reason=record.reason,
-        alarm=record.alarm,
+        alarm="" if record.alarm.startswith(UNREADY) else record.alarm,
         endpoint=record.endpoint or machine.endpoint,
         wake_id=record.wake_id,
         key_id=record.key_id,

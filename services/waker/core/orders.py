@@ -1,6 +1,6 @@
 """The operator's word: it stands until the next one."""
 
-from services.waker.core import sleeping
+from services.waker.core import sleeping, unready
 from services.waker.core.events import Order
 from services.waker.core.state import Machine
 from services.waker.core.turn import Turn
@@ -15,6 +15,7 @@ def given(turn: Turn, order: Order) -> None:
     if order.order == "wake":
         if order.target not in turn.orders:
             turn.orders = (*turn.orders, order.target)
+        unready.forgive(turn, order.target)
         return
     machine = turn.machines[order.target]
     match order.order:

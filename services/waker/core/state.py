@@ -9,9 +9,14 @@ from dataclasses import dataclass, field
 from services.waker.core.events import CallKind, Sight
 from services.waker.core.history import History
 from services.waker.core.plan import MachinePlan, Plan
+from shared.messages.codec import rfc3339
 from shared.messages.gateway import Activity, WakeRequest
 from shared.messages.waker import MachineMemory, MachineRecord, MachineState, OrdersMemory, Phase
 
+ALARM_FROM = 2
+"""Wakes in a row without a ready engine: one may be bad luck, the next is for the operator."""
+UNREADY = "its engine did not become ready in "
+"""How the alarm of such a machine begins."""
 REMEMBER_SECONDS = 15.0
 """How exactly a machine's last use is kept for a later leader: it may fall asleep so much too early then."""
 
@@ -65,6 +70,10 @@ class Machine:
     failures: int = 0
     """Wakes that came to nothing since it was last ready."""
     cool_until: float = 0.0
+    unready: int = 0
+    """Wakes in a row in which its engine had its time and did not become ready."""
+    unready_reason: str = ""
+    """Of the last of them."""
 
     serial: int = 0
     """Numbers the calls and probes."""
@@ -83,6 +92,8 @@ class Machine:
     probe_after: float = 0.0
     probe_failures: int = 0
     probe_code: str = ""
+    retold_at: float = 0.0
+    """When a probe's reason was put on record last."""
 
     last_used: float = 0.0
     drain_revision: int | None = None
@@ -100,6 +111,16 @@ class Machine:
     @property
     def idle_since(self) -> float:
         return max(self.since, self.last_used)
+
+    @property
+    def trouble(self) -> str:
+        """What an operator has to see to; empty: nothing."""
+        if self.alarm or self.unready < ALARM_FROM:
+            return self.alarm
+        text = f"{UNREADY}{self.unready} wakes in a row: {self.unready_reason}"
+        if self.state == "waking":
+            return text
+        return f"{text}; not tried again before {rfc3339(self.cool_until)} unless `spotinference wake` asks for it"
 
     def record(self) -> MachineRecord | None:
         """What the bucket says of it; None before it was seen."""
@@ -121,7 +142,8 @@ class Machine:
             key_id=self.key_id,
             kept=self.kept,
             cordoned=self.cordoned,
-            alarm=self.alarm,
+            alarm=self.trouble,
+            failed_wakes=self.unready,
         )
 
     def memory(self) -> MachineMemory:
@@ -135,6 +157,8 @@ class Machine:
             failures=self.failures,
             tried=dict(self.tried),
             woken=self.woken,
+            unready=self.unready,
+            unready_reason=self.unready_reason,
             wake_deadline=self.deadline if self.state == "waking" else 0.0,
         )
 

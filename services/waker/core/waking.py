@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services.waker.core import sleeping
+from services.waker.core import sleeping, unready
 from services.waker.core.events import Called, Probed, Scope, Sight
 from services.waker.core.policy import cool_down, has_untried, starts
 from services.waker.core.state import Machine, Wake
@@ -61,10 +61,13 @@ def advance(turn: Turn, machine: Machine) -> None:
     probe = f"; the last probe said {machine.probe_code}" if machine.probe_code else ""
     if turn.now >= machine.deadline:
         reason = f"not ready within the wake's deadline, after {turn.now - machine.since:.1f} s{probe}"
-        fail(turn, machine, reason, running=True)
+        if machine.deadline - machine.since < turn.plan.wake_cap / 2:
+            fail(turn, machine, reason, running=True)  # it came late into its wake: that proves little
+        else:
+            give_up(turn, machine, reason, running=True)
     elif turn.now - machine.phase_since >= turn.plan.phase_limits[machine.phase]:
         seconds = turn.now - machine.phase_since
-        fail(turn, machine, f"no further than {machine.phase} after {seconds:.1f} s of it{probe}", running=True)
+        give_up(turn, machine, f"no further than {machine.phase} after {seconds:.1f} s of it{probe}", running=True)
     elif machine.phase in ("reaching", "loading", "first_token"):
         turn.probe(machine)
 
@@ -118,10 +121,10 @@ def died(turn: Turn, machine: Machine, sight: Sight) -> None:
         fail(turn, machine, reason, running=False, scope=sight.scope)
         return
     if count >= turn.plan.restart_limit:
-        fail(turn, machine, f"{reason}; started {count} times in this wake, which is the limit", running=False)
+        give_up(turn, machine, f"{reason}; started {count} times in this wake, which is the limit", running=False)
         return
     if machine.phase not in ("calling", "booting") and _others_untried(turn, machine):
-        fail(turn, machine, reason, running=False)
+        give_up(turn, machine, reason, running=False)
         return
     machine = turn.enter(machine, "calling") if machine.phase != "calling" else machine
     machine = turn.set(
@@ -138,13 +141,16 @@ def died(turn: Turn, machine: Machine, sight: Sight) -> None:
 def probed(turn: Turn, machine: Machine, event: Probed) -> None:
     """A probe's answer while waking: the first token makes it ready."""
     if event.wrong:
-        fail(turn, turn.set(machine, probe_code=event.wrong), f"its endpoint {event.wrong}", running=True)
+        give_up(turn, turn.set(machine, probe_code=event.wrong), f"its endpoint {event.wrong}", running=True)
     elif not event.answered:
         if event.host and machine.phase == "reaching":
             machine = turn.enter(machine, "loading")
         failures = machine.probe_failures + 1
         after = turn.now + turn.plan.probe_interval
-        turn.set(machine, probe_failures=failures, probe_code=event.code, probe_after=after)
+        machine = turn.set(machine, probe_failures=failures, probe_code=event.code, probe_after=after)
+        reason = f"its engine is up, and does not do yet what its model is for: {event.code}"
+        if event.step == "token" and unready.may_retell(turn, machine, reason):
+            turn.set(machine, reason=reason, retold_at=turn.now)
     elif event.step == "reach":
         machine = turn.set(machine, reached=True, probe_after=turn.now)
         if machine.phase == "reaching":
@@ -169,12 +175,19 @@ def answered(turn: Turn, machine: Machine, event: Probed) -> None:
     )
     if machine.state == "waking" and machine.key_id is not None:
         turn.history[machine.plan.tier] = turn.history_of(machine).wake(turn.now - machine.since)
-    turn.move(machine, "ready", "the engine answered one token", failures=0, cool_until=0.0, probe_failures=0)
+    settled: dict[str, Any] = {"failures": 0, "cool_until": 0.0, "probe_failures": 0}
+    turn.move(machine, "ready", "the engine answered one token", unready=0, unready_reason="", **settled)
 
 
 def superseded(turn: Turn, machine: Machine, winner: Machine) -> None:
     """Another machine of the same wake was quicker: this one bills for nothing."""
     sleeping.fall(turn, machine, f"{winner.id} was ready sooner")
+
+
+def give_up(turn: Turn, machine: Machine, reason: str, *, running: bool) -> None:
+    """The engine had its time and did not become ready."""
+    _tell_probe(turn, machine)
+    unready.give_up(turn, machine, reason, running=running)
 
 
 def fail(turn: Turn, machine: Machine, reason: str, *, running: bool, scope: Scope = "") -> None:

@@ -5,6 +5,7 @@ from services.waker.core.events import Probed
 from services.waker.core.policy import demands, revivable, wanted
 from services.waker.core.state import Machine
 from services.waker.core.turn import Turn
+from services.waker.core.unready import may_retell
 from shared.messages.waker import ProviderCall
 
 WATCH_SECONDS = 10.0
@@ -42,7 +43,7 @@ def probed(turn: Turn, machine: Machine, event: Probed) -> None:
     elif machine.state in ("ready", "draining"):
         turn.set(machine, reached=True, probe_failures=0, probe_after=turn.now + WATCH_SECONDS)
     elif event.step == "reach":
-        turn.set(machine, reached=True, probe_failures=0, probe_after=turn.now)
+        turn.set(machine, reached=True, probe_after=turn.now)  # that it listens does not make it fit
     elif machine.state in (None, "broken"):
         waking.answered(turn, turn.set(machine, stops=0, probe_after=turn.now + WATCH_SECONDS), event)
 
@@ -55,16 +56,25 @@ def _fault(turn: Turn, machine: Machine, event: Probed) -> None:
     machine = turn.set(
         machine, probe_failures=failures, probe_code=event.code, probe_after=turn.now + pause, reached=False
     )
-    if failures >= FAULTS and machine.state != "broken":
-        turn.told(
-            ProviderCall(
-                at=turn.now,
-                machine=machine.id,
-                call="probe",
-                outcome="failed",
-                code=event.code,
-                seconds=event.seconds,
-            )
+    reason = f"its endpoint {event.wrong}" if event.wrong else f"{_unfit(event)}: {event.code}"
+    if machine.state != "broken":
+        if failures >= FAULTS:
+            _tell_failure(turn, event)
+            machine = turn.move(machine, "broken", reason, alarm=reason, endpoint=machine.endpoint)
+            turn.set(machine, retold_at=turn.now)
+    elif not machine.stops and may_retell(turn, machine, reason):
+        _tell_failure(turn, event)
+        turn.set(machine, reason=reason, alarm=reason, retold_at=turn.now)
+
+
+def _unfit(event: Probed) -> str:
+    return "does not answer" if event.step == "reach" else "its engine is up, and does not do what its model is for"
+
+
+def _tell_failure(turn: Turn, event: Probed) -> None:
+    code = event.wrong or event.code
+    turn.told(
+        ProviderCall(
+            at=turn.now, machine=event.machine, call="probe", outcome="failed", code=code, seconds=event.seconds
         )
-        reason = f"its endpoint {event.wrong}" if event.wrong else f"does not answer: {event.code}"
-        turn.move(machine, "broken", reason, alarm=reason, endpoint=machine.endpoint)
+    )

@@ -306,7 +306,9 @@ class World:
         )
         return stop
 
-    def probed(self, *, answered: bool = True, tokens: int = 3, host: bool = True, wrong: str = "") -> Probe:
+    def probed(
+        self, *, answered: bool = True, tokens: int = 3, host: bool = True, wrong: str = "", code: str = "refused"
+    ) -> Probe:
         """The one probe that is asked for, and its answer."""
         (probe,) = self.take(Probe)
         assert isinstance(probe, Probe)
@@ -320,7 +322,7 @@ class World:
                 seconds=0.1,
                 host=host,
                 wrong=wrong,
-                code="" if answered else "refused",
+                code="" if answered else code,
                 tokens=tokens if answered and probe.step == "token" else 0,
             )
         )

@@ -144,6 +144,21 @@ def locked_is_not_woken(step: Step) -> None:
             assert not m.sight.locked or m.sight.running, move
 
 
+def backoff_holds(step: Step) -> None:
+    """A machine that is left alone after a wake that came to nothing is not woken from sleep before its time."""
+    for m, move in step.moves:
+        if move.from_state == "asleep" and move.to_state == "waking" and "taken over" not in move.reason:
+            assert m.cool_until <= step.now, m
+
+
+def unready_is_told(step: Step) -> None:
+    """From the second wake in a row on in which its engine does not become ready, a machine's record has an alarm."""
+    for m in step.after.machines.values():
+        record = m.record()
+        assert record is None or m.unready < 2 or record.alarm, m
+        assert m.state != "ready" or not m.unready, m
+
+
 def one_of_a_pair(step: Step) -> None:
     """Of machines that share GPUs one at most is waking, ready or draining, and none is woken from sleep before the
     others sleep."""
@@ -271,6 +286,8 @@ STEPS: Sequence[Callable[[Step], None]] = (
     cordoned_is_not_used,
     closed_is_not_woken,
     locked_is_not_woken,
+    backoff_holds,
+    unready_is_told,
     one_of_a_pair,
     idle_is_certain,
     doubt_stops_nothing,

@@ -21,6 +21,7 @@ from services.waker.core.events import (
     Used,
 )
 from services.waker.core.plan import Plan
+from services.waker.core.unready import backoff
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
 from tests.unit.waker.fleets import CAP, World, invariants, plan
 
@@ -202,7 +203,8 @@ class Fleet(RuleBasedStateMachine):
         world.gates()
         for key in self.in_flight:
             self.in_flight[key] = 0
-        self._live_on(CAP * 4, wanted=True)
+        pause = backoff(world.machine("b1").unready + 1)
+        self._live_on(pause + CAP * 4, wanted=True)
         assert world.state("b1") == "ready", world.machine("b1")
         self._live_on(CAP * 4, wanted=False)
         assert {world.state(name) for name in MACHINES} == {"asleep"}

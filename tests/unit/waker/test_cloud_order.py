@@ -29,6 +29,7 @@ from services.waker.core.events import (
 )
 from services.waker.core.fleet import handle
 from services.waker.core.state import Fleet
+from services.waker.core.unready import backoff
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
 from shared.messages.waker import OrderKind
 from tests.unit.waker.cloud import Cloud, Fault
@@ -361,7 +362,8 @@ class Sky(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Left in peace, with everything working, demand is met, and then everything sleeps and nothing bills."""
         self._peace()
-        self._until(CAP * 5, "n", lambda: self.world.state("b1") == "ready")
+        pause = backoff(self.world.machine("b1").unready + 1)
+        self._until(pause + CAP * 5, "n", lambda: self.world.state("b1") == "ready")
         for name in MACHINES:
             self.the_operator_orders("hibernate", name)
         everything = IDLE + 3 * CAP + 400
