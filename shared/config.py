@@ -30,6 +30,8 @@ class BusSection(Section, frozen=True, kw_only=True):
     """Where NATS is. `url` absent: the embedded server of the suite running in the data directory."""
 
     url: str | None = None
+    max_view_age: Duration = Duration(300)
+    """A service whose view of a bucket was last known to be current longer ago is not ready."""
 
 
 class DatabaseSection(Section, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ at once; reads of buckets go to the leader (`direct` off), since leases stand on
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, BinaryIO
@@ -22,8 +23,10 @@ from nats.js.kv import KeyValue
 from nats.micro import add_service
 from nats.micro.request import Request
 
+from shared.bus.intake import Intake
+from shared.bus.jetstream_client import TolerantClient
 from shared.bus.jetstream_objects import got, put
-from shared.bus.jetstream_pull import Pull
+from shared.bus.jetstream_pull import Pull, StreamDelivery
 from shared.bus.jetstream_watch import Stop, Watch, changed, conflict, newest, opened, unavailable
 from shared.bus.ports import Delivery, Entry, Handle, Received, WatchEvent
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
@@ -38,32 +41,13 @@ CLOSE_SECONDS = 2.0  # for the last flush: a server that is gone answers nothing
 RECONNECT_SECONDS: Any = 0.2  # the client declares int and sleeps any number
 
 
-class _Delivery:
-    def __init__(self, msg: Msg) -> None:
-        self._msg = msg
-
-    @property
-    def data(self) -> bytes:
-        return self._msg.data
-
-    @property
-    def subject(self) -> str:
-        return self._msg.subject
-
-    @property
-    def sequence(self) -> int:
-        return self._msg.metadata.sequence.stream
-
-    async def ack(self) -> None:
-        async with unavailable("ack"):
-            await self._msg.ack()
-
-
 class JetStreamBus:
     """A `Bus` over one NATS connection; made by `connect`."""
 
     def __init__(self) -> None:
-        self.client: Client = Client()
+        self.intake = Intake(time.monotonic)
+        self.watch_ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self.client: Client = TolerantClient()
         self.js: JetStreamContext = self.client.jetstream(timeout=CALL_SECONDS)
         self._kvs: dict[str, KeyValue] = {}
         self._pulls: dict[str, Pull] = {}
@@ -103,7 +87,7 @@ class JetStreamBus:
 
     async def subscribe(self, subject: str, handler: Callable[[Received], Awaitable[None]]) -> Handle:
         async def on_message(msg: Msg) -> None:
-            await handler(Received(msg.subject, msg.data))
+            await self.intake.deliver(subject, msg.subject, handler(Received(msg.subject, msg.data)))
 
         async with unavailable(f"subscribe {subject}"):
             subscription = await self.client.subscribe(subject, cb=on_message)
@@ -138,7 +122,7 @@ class JetStreamBus:
                 pull = Pull(self.client, consumer)
                 await pull.start()
                 self._pulls[consumer.durable] = pull
-            return [_Delivery(msg) for msg in await pull.fetch(batch, wait)]
+            return [StreamDelivery(msg) for msg in await pull.fetch(batch, wait)]
 
     async def backlog(self, consumer: Consumer) -> int:
         self._check()
@@ -188,10 +172,28 @@ class JetStreamBus:
         return {one.key: Entry(one.value, one.revision) for one in found if one.value is not None}
 
     async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
-        watch = Watch(self.js, bucket, on_event, self._watches.remove)
+        watch = Watch(self.js, bucket, on_event, self._on_watch_end)
         self._watches.append(watch)
         watch.restart()
         return watch
+
+    async def ended_watch(self) -> Exception:
+        return await asyncio.shield(self.watch_ended)
+
+    def view_ages(self) -> dict[str, float]:
+        now = asyncio.get_running_loop().time()
+        ages: dict[str, float] = {}
+        for watch in self._watches:
+            ages[watch.bucket.name] = max(ages.get(watch.bucket.name, 0.0), now - watch.current_at)
+        return ages
+
+    def _on_watch_end(self, watch: Watch, error: Exception | None) -> None:
+        if watch in self._watches:
+            self._watches.remove(watch)
+        if error is not None:
+            log.critical("watch_ended", bucket=watch.bucket.name, exc_info=error)
+            if not self.watch_ended.done():
+                self.watch_ended.set_result(error)
 
     async def put_object(self, store: ObjectStore, name: str, data: bytes | BinaryIO) -> None:
         self._check()

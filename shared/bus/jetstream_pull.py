@@ -9,10 +9,34 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
+from shared.bus.jetstream_watch import unavailable
 from shared.bus.topology import Consumer
 
 ENDS = ("404", "408", "409")
 """What the server says instead of a message: there is none, the time is up, or the consumer moves."""
+
+
+class StreamDelivery:
+    """A `Delivery`."""
+
+    def __init__(self, msg: Msg) -> None:
+        self._msg = msg
+
+    @property
+    def data(self) -> bytes:
+        return self._msg.data
+
+    @property
+    def subject(self) -> str:
+        return self._msg.subject
+
+    @property
+    def sequence(self) -> int:
+        return self._msg.metadata.sequence.stream
+
+    async def ack(self) -> None:
+        async with unavailable("ack"):
+            await self._msg.ack()
 
 
 class Pull:

@@ -7,6 +7,7 @@ which happens on a busy machine, and leaves a consumer on the server for 5 minut
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import nats.errors
@@ -14,7 +15,7 @@ import nats.js.errors
 import structlog
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, DeliverPolicy
+from nats.js.api import ConsumerConfig, ConsumerInfo, DeliverPolicy
 
 from shared.bus.ports import Changed, Restarted, Synced, WatchEvent
 from shared.bus.topology import Bucket
@@ -23,6 +24,13 @@ from shared.tasks import end
 
 STOP_SECONDS = 2.0
 """For a last word to the server; one that is gone answers nothing."""
+
+AGAIN_SECONDS = 1.0
+"""Before a watch is begun again."""
+CHECK_SECONDS = 5.0
+"""Between two questions whether a watch is current: one small request for each watch."""
+BEHIND_CHECKS = 3
+"""After so many of them without news of what the server has to tell, the watch begins again."""
 
 log = structlog.get_logger()
 
@@ -92,42 +100,116 @@ class Watch:
         js: JetStreamContext,
         bucket: Bucket,
         on_event: Callable[[WatchEvent], None],
-        on_stop: "Callable[[Watch], None]",
+        on_end: "Callable[[Watch, Exception | None], None]",
     ) -> None:
+        """`on_end` is called once: without an error when it was stopped, otherwise with the reason why it ended."""
+        self.bucket = bucket
+        self.current_at = asyncio.get_running_loop().time()
+        """When it was last known that everything in the bucket had been told, by the loop's clock; first: its begin."""
         self._js = js
-        self._bucket = bucket
         self._on_event = on_event
-        self._on_stop = on_stop
+        self._on_end = on_end
+        self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
     def restart(self) -> None:
         if self._task:
             self._task.cancel()
-        self._task = asyncio.create_task(self._run(), name=f"watch {self._bucket.name}")
+        self._task = asyncio.create_task(self._run(), name=f"watch {self.bucket.name}")
+        self._task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """Only `stop` and `restart` may end it."""
+        if task is not self._task or self._stopping:
+            return
+        error = None if task.cancelled() else task.exception()
+        reason = error if isinstance(error, Exception) else RuntimeError("it returned")
+        self._on_end(self, reason)
 
     async def _run(self) -> None:
         while True:
             try:
-                async with unavailable(f"watch {self._bucket.name}"):
-                    subscription, stored = await newest(self._js, self._bucket)
+                async with unavailable(f"watch {self.bucket.name}"):
+                    subscription, stored = await newest(self._js, self.bucket)
                 try:
-                    self._on_event(Restarted())
-                    if stored == 0:
-                        self._on_event(Synced())
-                    async for message in subscription.messages:
-                        if asyncio.current_task() is not self._task:
-                            return  # begun again, and the cancellation of this task was lost on its way
-                        self._on_event(changed(self._bucket, message))
-                        stored -= 1
-                        if stored == 0:
-                            self._on_event(Synced())
+                    if not await self._follow(subscription, stored):
+                        return
                 finally:
                     await Stop(subscription.unsubscribe).stop()
             except BusUnavailable as error:
-                log.warning("watch not begun, trying again", bucket=self._bucket.name, error=str(error))
-                await asyncio.sleep(1.0)
+                log.warning("watch not begun, trying again", bucket=self.bucket.name, error=str(error))
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _follow(self, subscription: JetStreamContext.PushSubscription, stored: int) -> bool:
+        """Tell what comes, for as long as the subscription lives. False: another task has taken over."""
+        progress = _Progress(missing=stored)
+        self._on_event(Restarted())
+        if stored == 0:
+            self._on_event(Synced())
+        checking = asyncio.create_task(self._check(subscription, progress), name=f"check of watch {self.bucket.name}")
+        try:
+            async for message in subscription.messages:
+                if asyncio.current_task() is not self._task:
+                    return False  # begun again, and the cancellation of this task was lost on its way
+                self._on_event(changed(self.bucket, message))
+                progress.last = message
+                progress.missing -= 1
+                if progress.missing == 0:
+                    self.current_at = asyncio.get_running_loop().time()
+                    self._on_event(Synced())
+        finally:
+            await end([checking])
+        return True
+
+    async def _check(self, subscription: JetStreamContext.PushSubscription, progress: "_Progress") -> None:
+        """Ask the server now and then whether there is more than has been told.
+
+        So a bucket in which nothing happens is known to be current, and a watch that the server has forgotten, or that
+        nothing reaches any more, begins again.
+        """
+        behind = 0
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            asked_at, last = asyncio.get_running_loop().time(), progress.last
+            try:
+                async with unavailable(f"check of watch {self.bucket.name}"):
+                    info = await subscription.consumer_info()
+            except BusUnavailable as error:
+                if not isinstance(error.__cause__, nats.js.errors.NotFoundError):
+                    continue  # the age grows meanwhile
+                behind = BEHIND_CHECKS
+            else:
+                behind = 0 if progress.reached(info) else behind + 1 if progress.last is last else 1
+            if behind == 0:
+                self.current_at = asked_at
+                if progress.missing > 0:  # what was counted has been deleted before it was told
+                    progress.missing = 0
+                    self._on_event(Synced())
+            elif behind >= BEHIND_CHECKS:
+                log.warning("watch_restarted", bucket=self.bucket.name, reason="the server has more than it tells")
+                self.restart()
+                return
 
     async def stop(self) -> None:
-        self._on_stop(self)
+        self._stopping = True
+        self._on_end(self, None)
         if self._task:
             await end([self._task])
+
+
+@dataclass
+class _Progress:
+    """How far one subscription has come."""
+
+    missing: int
+    """Stored entries that have not been told."""
+    last: Msg | None = None
+
+    def reached(self, info: ConsumerInfo) -> bool:
+        """Whether everything that the server had to deliver has been told."""
+        delivered = info.delivered.consumer_seq if info.delivered else 0
+        if info.num_pending or delivered == 0:
+            return not info.num_pending
+        if self.last is None or self.last.metadata.consumer != info.name:
+            return False  # the client has made a new consumer, and its first message is on its way
+        return self.last.metadata.sequence.consumer >= delivered

@@ -2,10 +2,12 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from shared.bus.intake import Intake
 from shared.bus.ports import Changed, Delivery, Entry, Handle, Received, Restarted, Synced, WatchEvent
 from shared.bus.topology import STREAMS, Bucket, Consumer, ObjectStore, Stream
 from shared.errors import BusUnavailable, Conflict
@@ -78,6 +80,9 @@ class MemoryBus:
 
     def __init__(self) -> None:
         self.connected = True
+        self.intake = Intake(time.monotonic)
+        self.view_age = 0.0
+        """Seconds; what `view_ages` says of every watched bucket."""
         self._streams = {s.name: _StreamState(s) for s in STREAMS}
         self._consumers: dict[str, _ConsumerState] = {}
         self._buckets: dict[str, dict[str, Entry]] = {}
@@ -87,6 +92,19 @@ class MemoryBus:
         self._responders: dict[str, Callable[[bytes], Awaitable[bytes]]] = {}
         self._objects: dict[tuple[str, str], bytes] = {}
         self._arrived = asyncio.Condition()
+        self._watch_ended: asyncio.Future[Exception] | None = None
+
+    @property
+    def watch_ended(self) -> "asyncio.Future[Exception]":
+        if self._watch_ended is None:
+            self._watch_ended = asyncio.get_running_loop().create_future()
+        return self._watch_ended
+
+    async def ended_watch(self) -> Exception:
+        return await asyncio.shield(self.watch_ended)
+
+    def view_ages(self) -> dict[str, float]:
+        return {bucket.name: self.view_age for bucket, _ in self._watches}
 
     def restart(self) -> None:
         """What watchers see after a reconnect."""
@@ -192,7 +210,7 @@ class MemoryBus:
         entry = (bucket, on_event)
         self._watches.append(entry)
         self._tell(bucket, on_event)
-        return _Handle(lambda: self._watches.remove(entry))
+        return _Handle(lambda: None if entry not in self._watches else self._watches.remove(entry))
 
     async def put_object(self, store: ObjectStore, name: str, data: bytes | BinaryIO) -> None:
         self._check()
@@ -248,15 +266,24 @@ class MemoryBus:
     async def _push(self, subject: str, data: bytes) -> None:
         for pattern, handler in list(self._subscribers):
             if matches(pattern, subject):
-                await handler(Received(subject, data))
+                await self.intake.deliver(pattern, subject, handler(Received(subject, data)))
 
     def _announce(self, bucket: Bucket, change: Changed) -> None:
         for watched, on_event in list(self._watches):
             if watched.name == bucket.name:
-                on_event(change)
+                self._event(on_event, change)
 
     def _tell(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> None:
-        on_event(Restarted())
+        self._event(on_event, Restarted())
         for key, entry in self._bucket(bucket).items():
-            on_event(Changed(key, entry.value, entry.revision))
-        on_event(Synced())
+            self._event(on_event, Changed(key, entry.value, entry.revision))
+        self._event(on_event, Synced())
+
+    def _event(self, on_event: Callable[[WatchEvent], None], event: WatchEvent) -> None:
+        """As on NATS: it is the watcher's fault, not the writer's."""
+        try:
+            on_event(event)
+        except Exception as error:  # noqa: BLE001 - the watch ends, whatever it is
+            self._watches = [(bucket, watcher) for bucket, watcher in self._watches if watcher is not on_event]
+            if not self.watch_ended.done():
+                self.watch_ended.set_result(error)

@@ -3,7 +3,7 @@
 Every call that needs the server raises `BusUnavailable` after `timeout` seconds of its own; none waits for ever.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -71,11 +71,37 @@ class Handle(Protocol):
     async def stop(self) -> None: ...
 
 
+class Intake(Protocol):
+    """Where what arrives and cannot be taken is counted and logged: `shared.bus.intake`."""
+
+    @property
+    def rejected(self) -> Mapping[str, int]:
+        """By source, since the process began."""
+        ...
+
+    def reject(self, source: str, error: Exception, *, traceback: bool = False, **place: object) -> None:
+        """Count and log one message of a source. `place` tells it from others; it is never its content."""
+        ...
+
+
 class Bus(Protocol):
     """One connection to the bus."""
 
     @property
     def connected(self) -> bool: ...
+
+    @property
+    def intake(self) -> Intake:
+        """Where its readers reject what they cannot take."""
+        ...
+
+    async def ended_watch(self) -> Exception:
+        """Wait until a watch has ended that nobody stopped; returns the reason. Its process has to end."""
+        ...
+
+    def view_ages(self) -> Mapping[str, float]:
+        """By watched bucket: seconds since it was last known that everything in it has been told."""
+        ...
 
     async def publish(self, subject: str, data: bytes, *, message_id: str | None = None) -> None:
         """Store in the stream that owns `subject`; returns once the server has it. Same id again: a no-op."""
@@ -94,7 +120,10 @@ class Bus(Protocol):
         ...
 
     async def subscribe(self, subject: str, handler: Callable[[Received], Awaitable[None]]) -> Handle:
-        """Call `handler` for each message from now on; survives reconnects, sees nothing of the gap."""
+        """Call `handler` for each message from now on; survives reconnects, sees nothing of the gap.
+
+        A message that makes the handler raise is rejected in `intake`, and the next one comes.
+        """
         ...
 
     async def last(self, stream: Stream, subject: str) -> bytes | None:
@@ -134,7 +163,10 @@ class Bus(Protocol):
         ...
 
     async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
-        """Tell the whole bucket, then each change. Begins again by itself after a reconnect."""
+        """Tell the whole bucket, then each change. Begins again by itself after a reconnect.
+
+        `on_event` decides about each entry by itself and raises nothing: what it raises ends the watch.
+        """
         ...
 
     async def put_object(self, store: ObjectStore, name: str, data: bytes | BinaryIO) -> None:

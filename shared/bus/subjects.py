@@ -6,8 +6,13 @@ Names of users (a model, a machine) may be any printable string; `token` makes o
 import re
 from zlib import crc32
 
+from shared.messages.codec import Unreadable, decode_text
+
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
+_TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
+SHOWN = 100
+"""Characters of a key that is no name, for a message about it."""
 PARTITIONS = 8
 """Subjects that usage is spread over, so that a later reader can take a part of it."""
 
@@ -19,10 +24,22 @@ def token(name: str) -> str:
     return "".join(c if _PLAIN.fullmatch(c) else "".join(f"={b:02X}" for b in c.encode()) for c in name)
 
 
-def name(subject_token: str) -> str:
-    """The name that `token` was made of."""
-    raw = _ESCAPED.sub(lambda m: chr(int(m[1], 16)), subject_token)
-    return raw.encode("latin-1").decode()
+def name(key: str) -> str:
+    """Return the name that a key or a subject's token was made of; between two tokens of a key stays a dot.
+
+    Raises:
+        Unreadable: `token` makes no such thing. So no two keys have the same name.
+    """
+    return ".".join(map(_name_of, key.split(".")))
+
+
+def _name_of(subject_token: str) -> str:
+    if not _TOKEN.fullmatch(subject_token):
+        raise Unreadable(f"{subject_token[:SHOWN]!r} is not how a name is written on the bus")
+    found = decode_text(_ESCAPED.sub(lambda m: chr(int(m[1], 16)), subject_token).encode("latin-1"))
+    if token(found) != subject_token:
+        raise Unreadable(f"{subject_token[:SHOWN]!r} is another way to write a name than ours")
+    return found
 
 
 def wake_request(model: str) -> str:

@@ -5,23 +5,24 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
-import structlog
 
-from shared.bus.ports import Bus, Changed, Handle, Restarted, WatchEvent
+from shared.bus.ports import Bus, Changed, Handle, Intake, Restarted, WatchEvent
 from shared.bus.subjects import name
 from shared.bus.topology import Bucket
 from shared.messages.codec import Unreadable, decode
 
 M = TypeVar("M", bound=msgspec.Struct)
 D = TypeVar("D")
-log = structlog.get_logger()
+MOST_REJECTED = 10_000
+"""Entries of a bucket that are remembered as rejected: far more than an operator leaves there."""
 
 
 class View(Mapping[str, M], Generic[M]):
     """Read-only mapping of the bucket's keys, as the names they were made of, to messages.
 
-    `revision(key)` is what an update has to name. An unreadable value is logged and left out. `on_change` is
-    called after each change with the key, and after a restarted watch for every key.
+    `revision(key)` is what an update has to name. An entry that cannot be read, by its key or by its value, is left
+    out, and counted and logged once. `on_change` is called after each change with the key, and after a restarted watch
+    for every key.
     """
 
     def __init__(self, bucket: Bucket, kind: type[M], on_change: Callable[[str], None] = lambda _key: None) -> None:
@@ -32,9 +33,13 @@ class View(Mapping[str, M], Generic[M]):
         self._told: set[str] | None = None
         self._synced = asyncio.Event()
         self._handle: Handle | None = None
+        self._intake: Intake | None = None
+        self._rejected: dict[str, int] = {}
+        """The entries that cannot be read, by their keys: at which revision that was said."""
 
     async def start(self, bus: Bus) -> None:
         """Returns once the bucket as it stands has been read."""
+        self._intake = bus.intake
         self._handle = await bus.watch(self._bucket, self._on_event)
         await self._synced.wait()
 
@@ -62,7 +67,11 @@ class View(Mapping[str, M], Generic[M]):
         if isinstance(event, Restarted):
             self._told = set()
         elif isinstance(event, Changed):
-            change = Changed(name(event.key), event.value, event.revision)
+            try:
+                change = Changed(name(event.key), event.value, event.revision)
+            except Unreadable as error:
+                self._reject(event, error)
+                return
             if self._told is not None:
                 self._told.add(change.key)
             self._apply(change)
@@ -79,7 +88,17 @@ class View(Mapping[str, M], Generic[M]):
             try:
                 self._values[change.key] = (decode(change.value, self._kind), change.revision)
             except Unreadable as error:
-                log.error("unreadable bucket value", bucket=self._bucket.name, key=change.key, error=str(error))
+                self._reject(change, error)
                 # What was there before is no longer true: a revoked key, a machine that went away.
                 self._values.pop(change.key, None)
         self._on_change(change.key)
+
+    def _reject(self, entry: Changed, error: Unreadable) -> None:
+        """Once: a restarted watch tells it again."""
+        if entry.value is None:
+            self._rejected.pop(entry.key, None)
+        elif self._rejected.get(entry.key) != entry.revision and self._intake is not None:
+            if len(self._rejected) >= MOST_REJECTED:
+                self._rejected.clear()
+            self._rejected[entry.key] = entry.revision
+            self._intake.reject(self._bucket.name, error, key=entry.key)

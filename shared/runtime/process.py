@@ -29,6 +29,7 @@ from shared.bus.ports import Bus
 from shared.config import Config, ServiceSection, find_config, load
 from shared.errors import Misconfigured, SpotinferenceError
 from shared.runtime import logs
+from shared.runtime.bus_health import BusMetrics, view_fault
 from shared.runtime.child import LIFELINE_VARIABLE
 from shared.runtime.health import Health, serve_health
 from shared.runtime.workers import Workers
@@ -69,6 +70,9 @@ class Runtime:
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
     _crash: BaseException | None = None
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.registry.register(BusMetrics(self.bus))
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run beside the service. It is cancelled after the drain; if it raises, the process drains and ends with 1."""
@@ -185,6 +189,7 @@ async def _live(
         runtime.health.add("bus", lambda: None if bus.connected else "not connected to the bus")
         runtime.health.add("starting", lambda: None if runtime.started else "starting")
         runtime.health.add("draining", lambda: "draining" if runtime.stopping else None)
+        runtime.health.add("views", lambda: view_fault(bus, config.bus.max_view_age))
         try:
             bound = await stack.enter_async_context(
                 serve_health(runtime.health, runtime.registry, section.host, metrics_port)
@@ -193,6 +198,7 @@ async def _live(
             where = f"{service}.metrics_port: cannot listen on {section.host}:{metrics_port}"
             raise Misconfigured(f"{where}: {error.strerror}: name another port, or 0") from error
         stack.push_async_callback(runtime.cancel_tasks)
+        runtime.spawn(_raise_ended_watch(bus), "watches")
         try:
             async with _cancelled_by_stop(runtime):
                 await stack.enter_async_context(opened(runtime))
@@ -229,6 +235,11 @@ async def _cancelled_by_stop(runtime: Runtime) -> AsyncIterator[None]:
         yield
     finally:
         canceller.cancel()
+
+
+async def _raise_ended_watch(bus: Bus) -> None:
+    """A view that nobody keeps current is worse than none: the process ends, and begins again."""
+    raise await bus.ended_watch()
 
 
 def _watch_lifeline(stop: Callable[[], None]) -> None:

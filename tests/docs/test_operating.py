@@ -77,4 +77,4 @@ async def test_every_check_of_readiness_is_described(runtimes: dict[str, Runtime
         name: runtime.health.names for name, runtime in runtimes.items() if isinstance(runtime.health, NamedChecks)
     }
     assert {name: faults for name, faults in rows.items() if name != "all"} == checks
-    assert rows["all"] == ["bus", "starting", "draining"]
+    assert rows["all"] == ["bus", "starting", "draining", "views"]

@@ -1,0 +1,56 @@
+"""What came over the bus and could not be taken: rejected alone, counted by its source, logged at a bounded rate."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+LOGGED_PER_MINUTE = 10
+"""Lines for each source: enough to see what is wrong, too few to fill a disk. The rest is counted."""
+MINUTE = 60.0
+
+log = structlog.get_logger()
+
+
+class Intake:
+    """One for each connection. A source is a bucket, a stream or a subject of `topology`, so there are few."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.rejected: Counter[str] = Counter()
+        """Since the process began, by source."""
+        self._monotonic = monotonic
+        self._minutes: dict[str, tuple[float, int]] = {}
+        """By source: when its current minute began, and how many lines were logged in it."""
+
+    def reject(self, source: str, error: Exception, *, traceback: bool = False, **place: object) -> None:
+        """Count it, and log it while its source has not used up its lines of this minute.
+
+        Args:
+            source: where it came from.
+            error: what is wrong with it.
+            traceback: the fault may be ours: log where it happened.
+            place: what tells it from others: its key, its subject. Never its content.
+        """
+        self.rejected[source] += 1
+        now = self._monotonic()
+        began, lines = self._minutes.get(source, (now, 0))
+        if now - began >= MINUTE:
+            began, lines = now, 0
+        self._minutes[source] = began, lines + 1
+        if lines < LOGGED_PER_MINUTE:
+            last = {"further": "counted and not logged, for a minute"} if lines + 1 == LOGGED_PER_MINUTE else {}
+            log.error(
+                "message_rejected",
+                source=source,
+                error=str(error) or type(error).__name__,
+                exc_info=error if traceback else None,
+                **place,
+                **last,
+            )
+
+    async def deliver(self, source: str, subject: str, handling: Awaitable[None]) -> None:
+        """Wait until a message has been handled; one that cannot be ends nothing."""
+        try:
+            await handling
+        except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this message alone
+            self.reject(source, error, traceback=True, subject=subject)

@@ -1,0 +1,29 @@
+"""The NATS client, made to survive any subject: nats-py stops reading for good at one that is not UTF-8.
+
+A bucket's key is a subject, and the server takes any bytes in it but space, tab, CR and LF. nats-py takes a form feed
+for the end of a subject too, and then tears the connection down again and again.
+"""
+
+import re
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.protocol import parser
+
+_SUBJECT = rb"([^ \t\r\n]+)[ \t]+"
+parser.MSG_RE = re.compile(rb"\AMSG[ \t]+" + _SUBJECT + rb"(\d+)[ \t]+(" + _SUBJECT + rb")?(\d+)\r\n")
+parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+" + _SUBJECT + rb"(\d+)[ \t]+(" + _SUBJECT + rb")?(\d+)[ \t]+(\d+)\r\n")
+
+
+class TolerantClient(Client):
+    """Shows what is not UTF-8 in a subject as `\\xff`, which no name of ours has."""
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        message: Msg = super()._build_message(sid, _printable(subject), _printable(reply), data, headers)
+        return message
+
+
+def _printable(subject: bytes) -> bytes:
+    return subject if subject.isascii() else subject.decode("utf-8", "backslashreplace").encode()
