@@ -20,6 +20,7 @@ COMMANDS = {
     "budget": "spotinference.budget:budget",
     "usage": "spotinference.usage:usage",
     "gaps": "spotinference.gaps:gaps",
+    "meter": "spotinference.meter:meter",
     "figures": "spotinference.figures:figures",
     "bench": "spotinference.bench.command:bench",
     "plan": "spotinference.plan:plan",

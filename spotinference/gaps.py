@@ -55,6 +55,7 @@ def _told(found: Gaps) -> dict[str, object]:
                 "earliest": _time(gap.earliest),
                 "latest": _time(gap.latest),
                 "quarantined": gap.quarantined,
+                "note": gap.note,
             }
             for gap in found.open
         ],
@@ -77,7 +78,7 @@ def _lost(lost: DeclaredLost) -> dict[str, object]:
 def _print(found: Gaps) -> None:
     table = Table("source", "first", "last", "completed between", "and", "why", title="Missing")
     for gap in found.open:
-        why = gap.quarantined or "has not come"
+        why = gap.quarantined or gap.note or "has not come"
         table.add_row(gap.source, str(gap.first), str(gap.last), _time(gap.earliest), _time(gap.latest), why)
     show(table)
     if found.lost:

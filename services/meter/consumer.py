@@ -9,10 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from services.meter.adapters.ledger import Ledger, Recorded
-from services.meter.core.batch import Batch, read
-from services.meter.metrics import Metrics
-from services.meter.teller import Teller
+from services.meter.adapters.ledger import Recorded
+from services.meter.recorder import Recorder
 from shared.bus import topology
 from shared.bus.ports import Bus, Delivery
 from shared.database import AWAY, told
@@ -30,31 +28,20 @@ STUCK_SECONDS = 60.0
 
 
 class Consumer:
-    """One of any number of replicas. `run` returns once `stopping` is set and the batch under way is done.
-
-    `keep`: seconds after which an event is too old to be counted.
-    """
+    """One of any number of replicas. `run` returns once `stopped` has and the batch under way is done."""
 
     def __init__(
         self,
         bus: Bus,
-        ledger: Ledger,
-        teller: Teller,
-        metrics: Metrics,
+        recorder: Recorder,
         *,
         batch: int,
-        keep: float,
-        now: Callable[[], float],
         monotonic: Callable[[], float],
         stopped: Callable[[], Awaitable[None]],
     ) -> None:
         self._bus = bus
-        self._ledger = ledger
-        self._teller = teller
-        self._metrics = metrics
+        self._recorder = recorder
         self._batch = batch
-        self._keep = keep
-        self._now = now
         self._monotonic = monotonic
         self._stopped = stopped
         self._turned_at = monotonic()
@@ -80,7 +67,7 @@ class Consumer:
                 await self._settle(deliveries)
 
     async def _settle(self, deliveries: Sequence[Delivery]) -> None:
-        recorded = await self._record(read((d.data for d in deliveries), self._now(), keep=self._keep))
+        recorded = await self._record([delivery.data for delivery in deliveries])
         if recorded is None:
             return
         try:
@@ -89,41 +76,22 @@ class Consumer:
         except BusUnavailable as error:
             log.warning("committed and not acknowledged, comes again", reason=str(error))
         try:
-            await self._teller.tell(recorded)
+            await self._recorder.tell(recorded)
         except (BusUnavailable, *AWAY) as error:
             log.warning("committed and not told yet", reason=told(error))
 
-    async def _record(self, batch: Batch) -> Recorded | None:
+    async def _record(self, payloads: Sequence[bytes]) -> Recorded | None:
         """None: the process ends and the database is still away; the messages stay unacknowledged."""
         pause = FIRST_PAUSE
         while True:
             self._turned_at = self._monotonic()
             try:
-                with self._metrics.batch_seconds.time():
-                    recorded = await self._ledger.record(batch)
+                return await self._recorder.record(payloads)
             except AWAY as error:
-                self._metrics.database_faults.inc()
                 log.warning("the ledger cannot be written, trying again", reason=told(error))
                 if await self._ends_within(pause):
                     return None
                 pause = min(2 * pause, LONGEST_PAUSE)
-            else:
-                self._count(recorded)
-                return recorded
-
-    def _count(self, recorded: Recorded) -> None:
-        self._metrics.messages.labels("counted").inc(recorded.counted)
-        self._metrics.messages.labels("repeated").inc(recorded.repeated)
-        if recorded.conflicts:
-            self._metrics.messages.labels("conflict").inc(recorded.conflicts)
-            log.error("other payloads under known ids: the first ones count", conflicts=recorded.conflicts)
-        for kind, number in recorded.quarantined.items():
-            self._metrics.messages.labels("quarantined").inc(number)
-            self._metrics.quarantined.labels(kind).inc(number)
-            log.error("messages that cannot be counted are in quarantine", kind=kind, quarantined=number)
-        for (what, name), unknown in recorded.unknown.items():
-            self._metrics.unknown.labels(what).inc(unknown.events)
-            log.warning("counted under a name that nobody knows", what=what, name=name, events=unknown.events)
 
     async def _ends_within(self, seconds: float) -> bool:
         try:

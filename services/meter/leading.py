@@ -12,6 +12,7 @@ from services.meter.audit_metrics import AuditMetrics
 from services.meter.auditor import Auditor
 from services.meter.fleet_notes import FleetNotes
 from services.meter.reader import EngineReader
+from services.meter.recovery import Recovery
 from shared.bus import subjects, topology
 from shared.bus.view import View
 from shared.leading import Work, every
@@ -23,6 +24,8 @@ log = structlog.get_logger()
 GATEWAYS_SECONDS = 2.0
 AUDIT_SECONDS = 900.0
 """A day of a million events is counted again in some ten seconds of a core."""
+RECOVERY_SECONDS = 2.0
+"""Between two looks whether the ledger went back: one query."""
 FORGET_SECONDS = 3600.0
 """Between two looks for notes that are too old."""
 
@@ -30,7 +33,9 @@ FORGET_SECONDS = 3600.0
 class AuditDesk:
     """The leader's work. Two that take themselves for the leader do no harm: an older reading changes nothing."""
 
-    def __init__(self, runtime: Runtime, book: EngineBook, auditor: Auditor, metrics: AuditMetrics) -> None:
+    def __init__(
+        self, runtime: Runtime, book: EngineBook, auditor: Auditor, metrics: AuditMetrics, recovery: Recovery
+    ) -> None:
         self._bus = runtime.bus
         self._config = runtime.config
         self._now = runtime.now
@@ -38,6 +43,7 @@ class AuditDesk:
         self._book = book
         self._auditor = auditor
         self._metrics = metrics
+        self._recovery = recovery
 
     async def begin(self, stack: AsyncExitStack) -> Sequence[Work]:
         """Take up a term."""
@@ -70,6 +76,7 @@ class AuditDesk:
             Work(name="journal", do=notes.read_on, pause=every(0.0)),
             Work(name="gateways", do=notes.look_at_gateways, pause=every(GATEWAYS_SECONDS)),
             Work(name="audit", do=self._auditor.make_all, pause=every(AUDIT_SECONDS)),
+            Work(name="recovery", do=self._recovery.catch_up, pause=every(RECOVERY_SECONDS)),
             Work(name="old notes", do=lambda: self._book.forget(self._now()), pause=every(FORGET_SECONDS)),
         )
 

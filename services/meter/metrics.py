@@ -37,3 +37,9 @@ class Metrics:
             "spot_meter_database_faults", "Transactions that failed and were tried again.", registry=registry
         )
         self.backlog = Gauge("spot_meter_backlog", "Messages of the stream not in the ledger yet.", registry=registry)
+        self.behind = Gauge(
+            "spot_meter_behind",
+            "Events that the ledger had confirmed and lacks, as after a restore from an older copy.",
+            registry=registry,
+        )
+        self.reread = Counter("spot_meter_reread", "Messages of the stream that were read again.", registry=registry)

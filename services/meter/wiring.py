@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meter.adapters.audit_facts import AuditFacts
+from services.meter.adapters.confirmed import ConfirmedBook
 from services.meter.adapters.engine_book import EngineBook
 from services.meter.adapters.figures import FiguresReader
 from services.meter.adapters.gaps import GapBook
@@ -23,6 +24,8 @@ from services.meter.hearing import Hearing
 from services.meter.leading import AuditDesk
 from services.meter.metrics import Metrics
 from services.meter.names import Names
+from services.meter.recorder import Recorder
+from services.meter.recovery import Recovery
 from services.meter.teller import Teller
 from shared import database
 from shared.bus import subjects
@@ -41,6 +44,7 @@ SWEEP_SECONDS = 10.0
 """How long an outbox keeps its events for nothing, and a quota is not known, after the bus lost its data."""
 SEALING_STEPS = 10
 """Each sweep: as many events as a busy month makes in that time, and other writers get in between."""
+RETRY_SECONDS = 1.0
 LOOK_SECONDS = 2.0
 """How fresh the backlog is in the metrics."""
 
@@ -56,18 +60,19 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         metrics = Metrics(runtime.registry)
         teller = Teller(runtime.bus, ledger, runtime.now)
         backlog = Backlog(runtime.bus, metrics.backlog, runtime.now)
+        recorder = Recorder(ledger, teller, metrics, keep=config.meter.keep_events, now=runtime.now)
         consumer = Consumer(
             runtime.bus,
-            ledger,
-            teller,
-            metrics,
+            recorder,
             batch=config.meter.batch,
-            keep=config.meter.keep_events,
-            now=runtime.now,
             monotonic=runtime.monotonic,
             stopped=runtime.stopped,
         )
+        recovery = Recovery(
+            runtime.bus, ConfirmedBook(engine), recorder, metrics, batch=config.meter.batch, now=runtime.now
+        )
         await names.start(runtime.bus)
+        await _compared(recovery)
         hearing = Hearing(book, runtime.now)
         listening = await runtime.bus.subscribe(subjects.ACTIVITIES, hearing.heard)
         runtime.health.add("database", lambda: ledger.fault)
@@ -77,6 +82,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         looking = runtime.spawn(_every(LOOK_SECONDS, backlog.look), "look at the backlog")
         sealing = runtime.spawn(_every(SWEEP_SECONDS, _sealing(runtime, engine, metrics)), "sealing of old days")
         noting = runtime.spawn(_every(SWEEP_SECONDS, hearing.sweep), "what gateways say")
+        comparing = runtime.spawn(_every(SWEEP_SECONDS, recovery.compare), "comparison with the marks")
         silence = config.meter.source_silence
         answers = Answers(ledger, FiguresReader(engine), backlog, now=runtime.now, silence=silence)
         gaps = GapAnswers(book, runtime.now)
@@ -85,13 +91,14 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
             await runtime.bus.respond("meter", subjects.METER_HISTORY, answers.history),
             await runtime.bus.respond("meter", subjects.METER_GAPS, gaps.gaps),
             await runtime.bus.respond("meter", subjects.METER_LOST, gaps.lost),
+            await runtime.bus.respond("meter", subjects.METER_REREAD, recovery.reread),
             await runtime.bus.respond("meter", subjects.METER_FIGURES, answers.figures),
         ]
         lease = Lease(runtime.bus, subjects.METER_LEASE, runtime.instance, runtime.monotonic)
         audit_metrics = AuditMetrics(runtime.registry)
         auditor = Auditor(runtime.bus, AuditFacts(engine), answers.tokens, audit_metrics, runtime.now)
         answering.append(await runtime.bus.respond("meter", subjects.METER_AUDIT, auditor.answer))
-        desk = AuditDesk(runtime, EngineBook(engine), auditor, audit_metrics)
+        desk = AuditDesk(runtime, EngineBook(engine), auditor, audit_metrics, recovery)
         leading = [runtime.spawn(lease.keep(), "lease"), runtime.spawn(Leadership(desk.begin).run(lease), "audit")]
         try:
             yield
@@ -100,7 +107,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
                 await handle.stop()
             await asyncio.wait([consuming], timeout=config.meter.drain_grace)
             # All of them work with the engine that is closed next.
-            await end([consuming, sweeping, looking, sealing, noting, *leading])
+            await end([consuming, sweeping, looking, sealing, noting, comparing, *leading])
             await lease.release()
 
 
@@ -111,6 +118,16 @@ def _sealing(runtime: Runtime, engine: AsyncEngine, metrics: Metrics) -> Callabl
         metrics.sealed.inc(await sealer.seal(runtime.now(), most=SEALING_STEPS))
 
     return seal
+
+
+async def _compared(recovery: Recovery) -> None:
+    """Nothing is counted or answered before: a ledger that went back would take its days for complete."""
+    while True:
+        try:
+            return await recovery.compare()
+        except (BusUnavailable, *database.AWAY) as error:
+            log.warning("the marks cannot be compared, trying again", reason=database.told(error))
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

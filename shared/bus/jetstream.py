@@ -26,9 +26,10 @@ from nats.micro.request import Request
 from shared.bus.intake import Intake
 from shared.bus.jetstream_client import TolerantClient
 from shared.bus.jetstream_objects import got, put
+from shared.bus.jetstream_pages import page
 from shared.bus.jetstream_pull import Pull, StreamDelivery
 from shared.bus.jetstream_watch import Stop, Watch, changed, conflict, newest, opened, unavailable
-from shared.bus.ports import Delivery, Entry, Handle, Received, WatchEvent
+from shared.bus.ports import Delivery, Entry, Handle, Page, Received, WatchEvent
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
 from shared.errors import BusUnavailable
 
@@ -114,12 +115,17 @@ class JetStreamBus:
                 await subscription.unsubscribe()
         return [Received(m.subject, m.data) for m in found]
 
+    async def page(self, stream: Stream, *, after: int, since: float | None = None, most: int) -> Page:
+        self._check()
+        async with unavailable(f"read {stream.name}"):
+            return await page(self.client, self.js, stream, after=after, since=since, most=most, wait=CALL_SECONDS)
+
     async def fetch(self, consumer: Consumer, *, batch: int, wait: float) -> Sequence[Delivery]:
         self._check()
         async with unavailable(f"fetch {consumer.durable}"):
             pull = self._pulls.get(consumer.durable)
             if pull is None:
-                pull = Pull(self.client, consumer)
+                pull = Pull(self.client, consumer.stream, consumer.durable)
                 await pull.start()
                 self._pulls[consumer.durable] = pull
             return [StreamDelivery(msg) for msg in await pull.fetch(batch, wait)]

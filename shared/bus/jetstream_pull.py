@@ -7,10 +7,10 @@ import msgspec
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
 from shared.bus.jetstream_watch import unavailable
-from shared.bus.topology import Consumer
 
 ENDS = ("404", "408", "409")
 """What the server says instead of a message: there is none, the time is up, or the consumer moves."""
@@ -42,18 +42,23 @@ class StreamDelivery:
 class Pull:
     """One fetch at a time. What comes after its fetch ended is in the next one."""
 
-    def __init__(self, client: Client, consumer: Consumer) -> None:
+    def __init__(self, client: Client, stream: str, consumer: str) -> None:
         self._client = client
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.durable}"
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._inbox = client.new_inbox()
         self._messages: list[Msg] = []
         self._wanted = 0
         self._fault: Msg | None = None
         self._ended = asyncio.Event()
+        self._subscription: Subscription | None = None
 
     async def start(self) -> None:
         """Over the reconnects of the client too."""
-        await self._client.subscribe(self._inbox, cb=self._on_message)
+        self._subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
+
+    async def stop(self) -> None:
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
 
     async def fetch(self, batch: int, wait: float) -> list[Msg]:
         """Up to `batch` that are there; where none is, the first one that comes within `wait` seconds."""

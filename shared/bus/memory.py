@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from shared.bus.intake import Intake
-from shared.bus.ports import Changed, Delivery, Entry, Handle, Received, Restarted, Synced, WatchEvent
+from shared.bus.ports import Changed, Delivery, Entry, Handle, Page, Received, Restarted, Synced, WatchEvent
 from shared.bus.topology import STREAMS, Bucket, Consumer, ObjectStore, Stream
 from shared.errors import BusUnavailable, Conflict
 
@@ -29,6 +29,7 @@ class _Stored:
     sequence: int
     subject: str
     data: bytes
+    at: float = field(default_factory=time.time)
 
 
 @dataclass
@@ -153,6 +154,14 @@ class MemoryBus:
     async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:
         self._check()
         return [Received(m.subject, m.data) for m in self._streams[stream.name].messages if matches(subject, m.subject)]
+
+    async def page(self, stream: Stream, *, after: int, since: float | None = None, most: int) -> Page:
+        self._check()
+        stored = self._streams[stream.name].messages
+        found = [m for m in stored if m.sequence > after and (after or since is None or m.at >= since)]
+        end = stored[-1].sequence if stored else 0
+        shown = found[:most]
+        return Page([Received(m.subject, m.data) for m in shown], shown[-1].sequence if shown else end, end)
 
     async def fetch(self, consumer: Consumer, *, batch: int, wait: float) -> Sequence[Delivery]:
         self._check()

@@ -48,6 +48,17 @@ class Received:
     data: bytes
 
 
+@dataclass(frozen=True)
+class Page:
+    """Some of what a stream holds, oldest first; nothing is acknowledged by reading it."""
+
+    messages: Sequence[Received]
+    last: int
+    """Sequence of the newest message up to here: the next page is the one after it."""
+    end: int
+    """Sequence of the newest message of the stream; nothing is left where `last` has reached it."""
+
+
 class Delivery(Protocol):
     """A stream's message in the hands of a consumer: delivered again unless acknowledged."""
 
@@ -132,6 +143,13 @@ class Bus(Protocol):
 
     async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:
         """Everything that the stream holds under `subject`, oldest first."""
+        ...
+
+    async def page(self, stream: Stream, *, after: int, since: float | None = None, most: int) -> Page:
+        """Up to `most` messages behind the sequence `after`, beside every consumer.
+
+        With `after` 0, `since` (Unix seconds) leaves out what the stream had stored before.
+        """
         ...
 
     async def fetch(self, consumer: Consumer, *, batch: int, wait: float) -> Sequence[Delivery]:

@@ -108,6 +108,8 @@ class OpenGap(msgspec.Struct, frozen=True, kw_only=True):
     latest: float
     quarantined: str | None = None
     """Why it could not be counted; None: nothing came."""
+    note: str | None = None
+    """What else is known of why they are missing."""
 
 
 class DeclaredLost(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +144,30 @@ class DeclareLost(Message, frozen=True, kw_only=True, tag="declare_lost.v1"):
     by: str
     """A person's name."""
     reason: str
+
+
+class RereadQuery(Message, frozen=True, kw_only=True, tag="reread_query.v1"):
+    """Request on `meter.reread`: read a page of the usage stream again; what the ledger lacks of it is counted."""
+
+    since: float | None = None
+    """Unix seconds: leave out what the stream had stored before; None: from its beginning."""
+    after: int = 0
+    """`last` of the page before; 0 asks for the first."""
+
+
+class Reread(Message, frozen=True, kw_only=True, tag="reread.v1"):
+    """Answer on `meter.reread`: what one page came to, in messages."""
+
+    last: int
+    """Sequence in the stream up to which it was read."""
+    end: int
+    """Sequence of the stream's newest message: the last page has reached it."""
+    read: int = 0
+    counted: int = 0
+    repeated: int = 0
+    """In the ledger already."""
+    quarantined: int = 0
+    """New ones that cannot be counted."""
 
 
 class HistoryQuery(Message, frozen=True, kw_only=True, tag="history_query.v1"):

@@ -110,6 +110,33 @@ async def test_read_gives_what_the_stream_holds_under_a_subject_oldest_first(any
     assert {m.subject for m in odd} == {"fleet.journal.m1"}
 
 
+async def test_a_stream_is_read_page_by_page_beside_its_consumers(any_bus: Bus) -> None:
+    assert (await any_bus.page(USAGE, after=0, most=10)).messages == []
+    for n in range(3):
+        await any_bus.publish("usage.0", f"early{n}".encode())
+    assert len(await any_bus.fetch(LEDGER, batch=10, wait=1.0)) == 3
+    await asyncio.sleep(0.01)
+    middle = time.time()
+    for n in range(4):
+        await any_bus.publish(f"usage.{n}", f"late{n}".encode())
+
+    async def everything(since: float | None, most: int) -> list[str]:
+        found, page = [], await any_bus.page(USAGE, after=0, since=since, most=most)
+        while True:
+            assert len(page.messages) <= most
+            found += [m.data.decode() for m in page.messages]
+            if page.last >= page.end:
+                return found
+            page = await any_bus.page(USAGE, after=page.last, since=since, most=most)
+
+    late = [f"late{n}" for n in range(4)]
+    for most in (1, 2, 100):
+        assert await everything(None, most) == ["early0", "early1", "early2", *late]
+        assert await everything(middle, most) == late
+    assert await everything(time.time() + 60.0, 100) == []
+    assert [d.data.decode() for d in await any_bus.fetch(LEDGER, batch=10, wait=1.0)] == late, "they took nothing away"
+
+
 async def test_last_is_the_newest_of_exactly_this_subject(any_bus: Bus) -> None:
     assert await any_bus.last(WAKE, "wake.request.a") is None
     for data in (b"1", b"2"):

@@ -64,6 +64,7 @@ async def known_sources(connection: AsyncConnection, active_since: float) -> tup
     wanted = or_(
         c.source.in_(select(runs.c.source).where(runs.c.first > 1)),
         c.written > highest,
+        c.confirmed > highest,
         c.seen_at >= active_since,
         c.heard_at >= active_since,
     )
@@ -84,6 +85,10 @@ async def known_sources(connection: AsyncConnection, active_since: float) -> tup
             written=row.written or 0,
             heard_at=row.heard_at,
             left=row.left,
+            confirmed=row.confirmed,
+            confirmed_at=row.confirmed_at,
+            lacking_since=row.lacking_since,
+            sought=row.sought,
         )
         for row in await connection.execute(select(sources).where(wanted).order_by(c.source))
     )

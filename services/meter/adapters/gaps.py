@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.days import known_sources, open_quarantine
 from services.meter.adapters.tables import losses, quarantine, sources
-from services.meter.core.ends import missing
+from services.meter.core.ends import Source, missing
 from shared.database import reading
 from shared.errors import Refusal
 from shared.messages.meter import DeclaredLost, DeclareLost, Gaps, OpenGap
@@ -92,7 +92,14 @@ class GapBook:
 
 async def _open(connection: AsyncConnection, now: float) -> list[OpenGap]:
     found = [
-        OpenGap(source=source.name, first=g.first, last=g.last, earliest=g.earliest, latest=g.latest)
+        OpenGap(
+            source=source.name,
+            first=g.first,
+            last=g.last,
+            earliest=g.earliest,
+            latest=g.latest,
+            note=_note(source, g.first),
+        )
         for source in await known_sources(connection, float("inf"))
         for g in missing(source, now)
     ]
@@ -110,3 +117,11 @@ async def _open(connection: AsyncConnection, now: float) -> list[OpenGap]:
         for r in await connection.execute(query.limit(MOST + 1))
     ]
     return sorted(found, key=lambda gap: (-gap.latest, gap.source, gap.first))
+
+
+def _note(source: Source, number: int) -> str | None:
+    if number > source.confirmed:
+        return None
+    if source.sought < source.confirmed:
+        return "the ledger had it and went back: it is reading the stream again"
+    return "the ledger had it and went back, and the stream has it no longer"

@@ -95,9 +95,14 @@ sources = Table(
     Column("written", BigInteger),
     Column("heard_at", Double),
     Column("left", Boolean),
+    Column("confirmed", BigInteger),
+    Column("confirmed_at", Double),
+    Column("lacking_since", Double),
+    Column("sought", BigInteger),
 )
-"""Every source ever seen; its row is the lock on its runs. The last three are what it said of itself: the number of its
-newest event, when, and whether that was its last word."""
+"""Every source ever seen; its row is the lock on its runs. `written`, `heard_at` and `left` are what it said of itself:
+the number of its newest event, when, and whether that was its last word. The last four are 0 unless the ledger was
+found behind what it had confirmed: see `core.ends.Source`."""
 
 runs = Table(
     "runs",

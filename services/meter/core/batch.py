@@ -155,6 +155,11 @@ def faults(event: UsageEvent) -> Iterator[str]:
             yield f"{name}: expected 0 to 2^33 seconds, got {value}"
 
 
+def is_name(text: str) -> bool:
+    """Whether this can be the name of a source or a key."""
+    return not any(_name_faults("id", text))
+
+
 def _name_faults(name: str, value: str) -> Iterator[str]:
     if not value and name != "wake_id":
         yield f"{name}: expected a name, got an empty string"

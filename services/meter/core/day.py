@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 
-from services.meter.core.ends import SETTLING_SECONDS, Source, missing, names, open_ends
+from services.meter.core.ends import SETTLING_SECONDS, Source, behind, missing, names, open_ends
 from services.meter.core.runs import DAY
 from services.meter.core.sums import MINUTE, plus
 from shared.messages.meter import Tokens, TokensQuery, TokensRow, TokenSums
@@ -104,8 +104,12 @@ def answer(
         for row, part in _directed(tuple(values), sums, query.by):
             rows[row] = plus(rows.get(row, TokenSums()), part)
     found = _missing(day, facts.sources, now)
-    behind = _behind(day, read_dry_at, now)
-    reasons = [*behind, *_faults(found, facts.quarantined), *open_ends(facts.sources, day.end, now, silence)]
+    reasons = [
+        *_unread(day, read_dry_at, now),
+        *_went_back(facts.sources, found, now),
+        *_faults(found, facts.quarantined),
+        *open_ends(facts.sources, day.end, now, silence),
+    ]
     return Tokens(
         day=day.name,
         to=query.to,
@@ -132,11 +136,21 @@ def _missing(day: Day, sources: Sequence[Source], now: float) -> dict[str, int]:
     return {source: count for source, count in counts.items() if count}
 
 
-def _behind(day: Day, read_dry_at: float | None, now: float) -> Iterator[str]:
+def _unread(day: Day, read_dry_at: float | None, now: float) -> Iterator[str]:
     if now < day.end + SETTLING_SECONDS:
         yield "it is not over"
     elif read_dry_at is None or read_dry_at < day.end + SETTLING_SECONDS:
         yield "the meter has not read everything since it ended: spot_meter_backlog"
+
+
+def _went_back(sources: Sequence[Source], found: Mapping[str, int], now: float) -> Iterator[str]:
+    """`found`: the sources of which something of the day is missing."""
+    lacking = {s.name: count for s in sources if s.name in found and (count := behind(s, now))}
+    if lacking:
+        yield (
+            f"the ledger lacks {sum(lacking.values())} events of {names(sorted(lacking))} that it had confirmed, "
+            "as after a restore from an older copy: it is reading the stream again"
+        )
 
 
 def _faults(found: Mapping[str, int], quarantined: int) -> Iterator[str]:

@@ -8,10 +8,13 @@ It has nothing more for a day when
 - nothing was heard of it for as long as the configuration says (`meter.source_silence`): it has ended.
 
 What is missing of a source that ended stays missing until it comes, or until somebody declares it lost.
+
+A ledger that was restored from an older copy lacks events that it had confirmed. Gateways have forgotten these, so they
+are missing at once, and only the stream can still have them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.meter.core.runs import DAY, Gap, Run, gaps, without
 
@@ -34,6 +37,13 @@ class Source:
     """As it said itself when it was last heard; 0: it never did."""
     heard_at: float | None = None
     left: bool = False
+    confirmed: int = 0
+    """The bus says that this ledger confirmed everything up to here; 0: nothing beyond what it has."""
+    confirmed_at: float = 0.0
+    lacking_since: float = 0.0
+    """What it lacks of the confirmed events completed after this moment."""
+    sought: int = 0
+    """Up to here the stream was searched for confirmed events that are missing."""
 
     @property
     def last(self) -> int:
@@ -51,10 +61,24 @@ class Source:
 def missing(source: Source, now: float) -> tuple[Gap, ...]:
     """Its open gaps. What it wrote last is missing once it was silent long enough for it to have come."""
     found = gaps(source.runs)
-    if source.written > source.last and now - source.spoke_at > SETTLING_SECONDS:
-        earliest = source.last_at if source.runs else source.spoke_at - DAY
-        found += (Gap(first=source.last + 1, last=source.written, earliest=earliest, latest=source.spoke_at),)
+    if source.confirmed:  # it may be older than a source's first gap is taken to be
+        found = tuple(replace(g, earliest=min(g.earliest, source.lacking_since)) if g.first == 1 else g for g in found)
+    end = source.confirmed
+    if now - source.spoke_at > SETTLING_SECONDS:
+        end = max(end, source.written)
+    if end > source.last:
+        begun = source.lacking_since if source.confirmed else source.spoke_at - DAY
+        latest = max(source.spoke_at, source.confirmed_at)
+        earliest = source.last_at if source.runs else begun
+        found += (Gap(first=source.last + 1, last=end, earliest=earliest, latest=latest),)
     return without(found, source.lost)
+
+
+def behind(source: Source, now: float) -> int:
+    """How many confirmed events are missing that the stream may still have."""
+    if source.sought >= source.confirmed:
+        return 0
+    return sum(max(0, min(gap.last, source.confirmed) - gap.first + 1) for gap in missing(source, now))
 
 
 def open_ends(sources: Iterable[Source], end: float, now: float, silence: float) -> Iterator[str]:
@@ -62,7 +86,8 @@ def open_ends(sources: Iterable[Source], end: float, now: float, silence: float)
     for source in sources:
         if source.last_at >= end:
             continue
-        tail = [(source.last + 1, source.written)] if source.written > source.last else []
+        newest = max(source.written, source.confirmed)
+        tail = [(source.last + 1, newest)] if newest > source.last else []
         coming = without((Gap(first=f, last=t, earliest=0, latest=0) for f, t in tail), source.lost)
         if coming:
             count = sum(gap.missing for gap in coming)

@@ -17,12 +17,13 @@ from services.meter.consumer import Consumer
 from services.meter.core.batch import Batch
 from services.meter.core.day import answer, parse_day
 from services.meter.metrics import Metrics
+from services.meter.recorder import Recorder
 from services.meter.teller import Teller
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
-from shared.bus.ports import Changed, Delivery, WatchEvent
+from shared.bus.ports import Bus, Changed, Delivery, WatchEvent
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
@@ -109,19 +110,12 @@ def consumer_of(bus: FailingBus, ledger: Ledger, *, batch: int, stop: asyncio.Ev
     async def stopped() -> None:
         await (stop or bus.dry).wait()
 
+    return Consumer(bus, recorder_of(bus, ledger), batch=batch, monotonic=lambda: 0.0, stopped=stopped)
+
+
+def recorder_of(bus: Bus, ledger: Ledger) -> Recorder:
     teller = Teller(bus, ledger, lambda: NOW)
-    metrics = Metrics(CollectorRegistry())
-    return Consumer(
-        bus,
-        ledger,
-        teller,
-        metrics,
-        batch=batch,
-        keep=KEEP,
-        now=lambda: NOW,
-        monotonic=lambda: 0.0,
-        stopped=stopped,
-    )
+    return Recorder(ledger, teller, Metrics(CollectorRegistry()), keep=KEEP, now=lambda: NOW)
 
 
 @pytest.fixture

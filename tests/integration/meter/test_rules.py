@@ -15,6 +15,7 @@ from services.meter.core.day import answer, parse_day
 from services.meter.core.unknown import Known
 from services.meter.metrics import Metrics
 from services.meter.names import Names
+from services.meter.recorder import Recorder
 from services.meter.teller import Teller
 from shared import database
 from shared.bus import subjects, topology
@@ -57,17 +58,9 @@ async def consumed(ledger: Ledger, *payloads: bytes) -> CollectorRegistry:
 
     for payload in payloads:
         await bus.publish(subjects.usage("gw-1"), payload)
-    await Consumer(
-        bus,
-        ledger,
-        Teller(bus, ledger, lambda: NOW),
-        Metrics(registry),
-        batch=100,
-        keep=KEEP,
-        now=lambda: NOW,
-        monotonic=lambda: 0.0,
-        stopped=stopped,
-    ).run()
+    teller = Teller(bus, ledger, lambda: NOW)
+    recorder = Recorder(ledger, teller, Metrics(registry), keep=KEEP, now=lambda: NOW)
+    await Consumer(bus, recorder, batch=100, monotonic=lambda: 0.0, stopped=stopped).run()
     assert await bus.backlog(topology.LEDGER) == 0
     return registry
 

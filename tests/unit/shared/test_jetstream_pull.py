@@ -48,7 +48,7 @@ def status(code: str) -> Msg:
 
 
 async def pull_of(server: Server) -> Pull:
-    pull = Pull(server, LEDGER)  # type: ignore[arg-type]  # as much of a client as is used
+    pull = Pull(server, LEDGER.stream, LEDGER.durable)  # type: ignore[arg-type]  # as much of a client as is used
     await pull.start()
     return pull
 

@@ -1,0 +1,53 @@
+"""Reads what a stream holds page by page, however large it is, without touching its durable consumers."""
+
+from datetime import UTC, datetime
+
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from shared.bus.jetstream_pull import Pull
+from shared.bus.ports import Page, Received
+from shared.bus.topology import Stream
+
+INACTIVE_SECONDS = 30.0
+"""After which the server forgets a page's consumer that could not be deleted."""
+
+
+async def page(
+    client: Client,
+    js: JetStreamContext,
+    stream: Stream,
+    *,
+    after: int,
+    since: float | None,
+    most: int,
+    wait: float,
+) -> Page:
+    """One page, as `Bus.page` promises. `TimeoutError` where the server has more and sends nothing."""
+    end = (await js.stream_info(stream.name)).state.last_seq
+    consumer = await js.add_consumer(stream.name, _from(after, since))
+    name, waiting = consumer.name, consumer.num_pending or 0
+    pull = Pull(client, stream.name, name)
+    try:
+        await pull.start()
+        found = await pull.fetch(min(most, waiting), wait) if waiting else []
+    finally:
+        await pull.stop()
+        await js.delete_consumer(stream.name, name)
+    if waiting and not found:
+        raise TimeoutError(f"{waiting} messages are stored and none came within {wait:g} s")
+    last = found[-1].metadata.sequence.stream if found else end
+    return Page([Received(m.subject, m.data) for m in found], last, end)
+
+
+def _from(after: int, since: float | None) -> ConsumerConfig:
+    config = ConsumerConfig(
+        ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL, inactive_threshold=INACTIVE_SECONDS
+    )
+    if after:
+        config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_SEQUENCE, after + 1
+    elif since is not None:
+        config.deliver_policy = DeliverPolicy.BY_START_TIME
+        config.opt_start_time = datetime.fromtimestamp(max(0.0, since), UTC)
+    return config

@@ -1,0 +1,64 @@
+"""`spotinference meter`: what an operator may have the meter do."""
+
+from datetime import UTC, datetime
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from shared.bus.ports import Bus
+from shared.bus.subjects import METER_REREAD
+from shared.errors import Misconfigured
+from shared.messages.meter import Reread, RereadQuery
+from spotinference.context import Context, ask, echo_json, suite_options
+
+SUMS = ("read", "counted", "repeated", "quarantined")
+
+
+@click.group()
+def meter() -> None:
+    """The ledger and the stream it is filled from."""
+
+
+@meter.command()
+@click.option("--since", required=True, help="RFC 3339, e.g. 2026-11-23 or 2026-11-23T12:00:00Z.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with the sums.")
+@suite_options
+def reread(context: Context, *, since: str, as_json: bool) -> None:
+    """Read again what the usage stream stored since a moment. What the ledger lacks of it is counted, once.
+
+    The meter does this by itself when its ledger was restored from an older copy.
+    """
+    moment = _moment(since)
+    sums = context.on_bus(lambda bus: _reread(bus, moment))
+    if as_json:
+        echo_json({"since": since, **sums})
+    else:
+        click.echo(
+            f"read {sums['read']:,} messages again: {sums['counted']:,} were missing and are counted now, "
+            f"{sums['repeated']:,} were in the ledger, {sums['quarantined']:,} cannot be counted"
+        )
+
+
+async def _reread(bus: Bus, since: float) -> dict[str, int]:
+    sums = dict.fromkeys(SUMS, 0)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading the stream", total=None)
+        page = await ask(bus, METER_REREAD, RereadQuery(since=since), Reread)
+        first, end = page.last - page.read, page.end
+        while True:
+            for name in SUMS:
+                sums[name] += getattr(page, name)
+            bar.update(task, total=max(1, end - first), completed=page.last - first)
+            if page.last >= end:
+                return sums
+            page = await ask(bus, METER_REREAD, RereadQuery(since=since, after=page.last), Reread)
+
+
+def _moment(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise Misconfigured(f"--since: expected a time such as 2026-11-23T12:00:00Z, got {text!r}") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

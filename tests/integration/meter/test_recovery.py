@@ -1,0 +1,215 @@
+"""A ledger that was restored from an older copy finds out by itself, and reads the stream until it has everything."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from sqlalchemy import func, select
+
+from services.meter.adapters import tables
+from services.meter.adapters.confirmed import ConfirmedBook
+from services.meter.adapters.gaps import GapBook
+from services.meter.adapters.ledger import Ledger
+from services.meter.core.batch import read
+from services.meter.core.day import answer, parse_day
+from services.meter.metrics import Metrics
+from services.meter.recorder import Recorder
+from services.meter.recovery import Recovery
+from services.meter.teller import Teller
+from shared import database
+from shared.bus import subjects, topology
+from shared.bus.memory import MemoryBus
+from shared.errors import BusUnavailable
+from shared.messages.codec import decode, encode
+from shared.messages.gateway import UsageEvent
+from shared.messages.meter import Confirmed, DeclareLost, Gaps, Refused, Reread, RereadQuery, Tokens, TokensQuery
+from tests.integration.meter.test_ledger import ledger_on
+from tests.unit.meter.events import event, sums_of
+
+DAY = parse_day("2026-11-23")
+NOW = DAY.end + 2 * 86400.0
+LATER = NOW + 120.0
+"""Its sources have ended by then."""
+FOUND = [event(f"gw-{s}", n, prompt_tokens=s + n) for s in (1, 2) for n in range(1, 9)]
+
+
+@dataclass
+class Meter:
+    """What of a meter takes part in a recovery, on one ledger."""
+
+    bus: MemoryBus
+    ledger: Ledger
+    book: ConfirmedBook
+    gaps: GapBook
+    recorder: Recorder
+    recovery: Recovery
+
+    async def count(self, *found: UsageEvent) -> None:
+        """As the consumer does: committed, then confirmed."""
+        await self.recorder.tell(await self.recorder.record([encode(e) for e in found]))
+
+    async def tokens(self) -> Tokens:
+        facts = await self.ledger.day(DAY, (), busy=False)
+        return answer(DAY, TokensQuery(day=DAY.name), facts, LATER, now=LATER, silence=60)
+
+    async def listed(self) -> Gaps:
+        return await self.gaps.listed(LATER)
+
+    async def go_back(self, kept: set[str]) -> None:
+        """To an older copy, that has only these events."""
+        left = [e for e in FOUND if e.id in kept]
+        async with self.ledger._engine.begin() as connection:
+            for table in reversed(tables.metadata.sorted_tables):
+                if table is not tables.horizon:
+                    await connection.execute(table.delete())
+        if left:
+            await self.ledger.record(read([encode(e) for e in left], DAY.start + 600.0))
+
+
+def meter_on(ledger: Ledger, bus: MemoryBus, batch: int = 3) -> Meter:
+    engine, metrics = ledger._engine, Metrics(CollectorRegistry())
+    recorder = Recorder(ledger, Teller(bus, ledger, lambda: NOW), metrics, keep=NOW, now=lambda: NOW)
+    book = ConfirmedBook(engine)
+    recovery = Recovery(bus, book, recorder, metrics, batch=batch, now=lambda: NOW)
+    return Meter(bus, ledger, book, GapBook(engine), recorder, recovery)
+
+
+@pytest.fixture
+async def meter(database_url: str) -> AsyncIterator[Meter]:
+    async with ledger_on(database_url) as ledger:
+        yield meter_on(ledger, MemoryBus())
+
+
+async def publish(bus: MemoryBus, *found: UsageEvent) -> None:
+    for e in found:
+        await bus.publish(subjects.usage(e.source), encode(e))
+
+
+async def test_its_days_are_incomplete_and_its_gaps_listed_until_the_stream_was_read_again(meter: Meter) -> None:
+    await publish(meter.bus, *FOUND)
+    await meter.count(*FOUND)
+    await meter.recovery.compare()
+    assert (await meter.tokens()).complete
+    await meter.go_back({"gw-1/1", "gw-1/2", "gw-1/3"})
+    assert (await meter.tokens()).complete, "by itself it does not know"
+    await meter.recovery.compare()
+    went_back = await meter.tokens()
+    assert (went_back.complete, went_back.open_gaps) == (False, 13)
+    assert "it is reading the stream again" in went_back.reasons[0]
+    gaps = (await meter.listed()).open
+    assert sorted((g.source, g.first, g.last) for g in gaps) == [("gw-1", 4, 8), ("gw-2", 1, 8)]
+    assert all(g.note is not None and "reading the stream again" in g.note for g in gaps)
+
+    await meter.recovery.catch_up()
+    again = await meter.tokens()
+    assert (again.complete, again.totals) == (True, sums_of(FOUND))
+    assert (await meter.listed()).open == ()
+
+
+async def test_what_the_stream_no_longer_has_stays_missing_and_is_looked_for_once(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(meter.bus, *FOUND[:6], *FOUND[8:])
+    await meter.count(*FOUND)
+    await meter.go_back(set())
+    await meter.recovery.compare()
+    await meter.recovery.catch_up()
+    left = await meter.tokens()
+    assert (left.totals, left.complete, left.open_gaps) == (sums_of([*FOUND[:6], *FOUND[8:]]), False, 2)
+    assert left.reasons[0] == "2 events of gw-1 are missing: spotinference gaps list"
+    (gap,) = (await meter.listed()).open
+    assert (gap.first, gap.last, gap.note) == (7, 8, "the ledger had it and went back, and the stream has it no longer")
+
+    async def page(*_: object, **__: object) -> None:
+        pytest.fail("the stream is read again")
+
+    monkeypatch.setattr(meter.bus, "page", page)
+    await meter.recovery.compare()
+    await meter.recovery.catch_up()
+    await meter.gaps.declare_lost(DeclareLost(source="gw-1", first=7, last=8, by="Ada", reason="gone"), NOW)
+    assert (await meter.tokens()).complete
+
+
+async def test_a_search_that_was_interrupted_goes_on(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    await publish(meter.bus, *FOUND)
+    await meter.count(*FOUND)
+    await meter.go_back(set())
+    await meter.recovery.compare()
+    page, read = meter.bus.page, list[int]()
+
+    async def fails_once(stream: topology.Stream, *, after: int, since: float | None = None, most: int) -> object:
+        read.append(after)
+        if len(read) == 3:
+            raise BusUnavailable("no answer in time")
+        return await page(stream, after=after, since=since, most=most)
+
+    monkeypatch.setattr(meter.bus, "page", fails_once)
+    with pytest.raises(BusUnavailable):
+        await meter.recovery.catch_up()
+    assert not (await meter.tokens()).complete
+    await meter.recovery.catch_up()
+    assert (await meter.tokens()).totals == sums_of(FOUND)
+    assert read == sorted(read), "it does not begin anew"
+
+
+async def test_two_meters_may_search_at_once(postgres_url: str) -> None:
+    async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
+        bus = MemoryBus()
+        meters = [meter_on(ledger, bus) for ledger in (first, second)]
+        await publish(bus, *FOUND)
+        await meters[0].count(*FOUND)
+        await meters[0].go_back({"gw-2/1"})
+        for meter in meters:
+            await meter.recovery.compare()
+            await meter.recovery.catch_up()
+        assert (await meters[1].tokens()).totals == sums_of(FOUND)
+
+
+async def test_marks_that_are_none_change_nothing(meter: Meter) -> None:
+    await meter.count(*FOUND)
+    for key, value in {
+        "confirmed.gw-1": b"nonsense",
+        "confirmed.gw-9": encode(Confirmed(source="gw-8", source_seq=5, at=NOW)),
+        "confirmed.gw-7": encode(Confirmed(source="gw-7", source_seq=2**63, at=NOW)),
+    }.items():
+        await meter.bus.put(topology.METER, key, value)
+    await meter.recovery.compare()
+    assert (await meter.listed()).open == ()
+
+
+async def test_whoever_asks_reads_the_stream_page_by_page(meter: Meter) -> None:
+    await publish(meter.bus, *FOUND)
+    await meter.count(*FOUND[:5])
+    after, sums = 0, {"read": 0, "counted": 0, "repeated": 0}
+    while True:
+        page = decode(await meter.recovery.reread(encode(RereadQuery(since=0.0, after=after))), Reread)
+        sums = {name: count + getattr(page, name) for name, count in sums.items()}
+        if page.last >= page.end:
+            break
+        after = page.last
+    assert sums == {"read": 16, "counted": 11, "repeated": 5}
+    assert decode(await meter.recovery.reread(b"{"), Refused).reason
+    meter.bus.connected = False
+    assert "cannot be read" in decode(await meter.recovery.reread(encode(RereadQuery())), Refused).reason
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kept=st.sets(st.sampled_from([e.id for e in FOUND])), gone=st.sets(st.sampled_from(range(len(FOUND)))))
+async def test_whatever_is_lost_is_counted_again_or_shown(meter: Meter, kept: set[str], gone: set[int]) -> None:
+    """`gone`: what the stream no longer has."""
+    meter = meter_on(meter.ledger, MemoryBus())
+    await publish(meter.bus, *(e for n, e in enumerate(FOUND) if n not in gone))
+    await meter.count(*FOUND)
+    await meter.go_back(kept)
+    await meter.recovery.compare()
+    await meter.recovery.catch_up()
+    there = [e for n, e in enumerate(FOUND) if n not in gone or e.id in kept]
+    told = await meter.tokens()
+    assert told.totals == sums_of(there)
+    assert (told.complete, told.open_gaps) == (len(there) == len(FOUND), len(FOUND) - len(there))
+    async with database.reading(meter.ledger._engine) as connection:
+        assert (await connection.execute(select(func.count()).select_from(tables.conflicts))).scalar_one() == 0
+    await meter.go_back(set())
