@@ -7,7 +7,7 @@ import structlog
 from services.billing.adapters.books import Books
 from services.billing.metrics import Metrics
 from shared.bus import topology
-from shared.bus.ports import Bus, Delivery
+from shared.bus.ports import Bus, Delivery, Received
 from shared.messages.budget import Journalled
 from shared.messages.codec import Decoder, Unreadable
 from shared.messages.waker import Transition
@@ -16,6 +16,8 @@ log = structlog.get_logger()
 
 BATCH = 500
 FETCH_SECONDS = 1.0
+MARGIN_SECONDS = 3600.0
+"""How far the clocks of wakers and bus may differ."""
 _entries: Decoder[Journalled] = Decoder(Journalled)
 
 
@@ -25,6 +27,7 @@ class Journal:
         self._books = books
         self._metrics = metrics
         self._moved = asyncio.Event()
+        self._compared = False
 
     async def moved_within(self, seconds: float) -> None:
         """Returns once the journal has told something new since the last call, at the latest after so long."""
@@ -37,6 +40,9 @@ class Journal:
 
     async def read_on(self) -> None:
         """One batch. `BusUnavailable`, or what `AWAY` lists: nothing was acknowledged that is not committed."""
+        if not self._compared:
+            await self._catch_up()
+            self._compared = True
         deliveries = await self._bus.fetch(topology.BOOKS, batch=BATCH, wait=FETCH_SECONDS)
         found = [entry for delivery in deliveries if isinstance(entry := self._entry(delivery), Transition)]
         await self._books.record(found)
@@ -46,7 +52,20 @@ class Journal:
         for delivery in deliveries:
             await delivery.ack()
 
-    def _entry(self, delivery: Delivery) -> Journalled | None:
+    async def _catch_up(self) -> None:
+        """Read again what the stream has beyond the newest transition in the books.
+
+        The consumer does not bring it: it stands where the books stood before they were restored from an older copy.
+        """
+        newest = await self._books.newest()
+        since = None if newest is None else newest - MARGIN_SECONDS
+        after, end = 0, None
+        while end is None or after < end:
+            page = await self._bus.page(topology.FLEET_JOURNAL, after=after, since=since, most=BATCH)
+            await self._books.record([e for m in page.messages if isinstance(e := self._entry(m), Transition)])
+            after, end = page.last, page.end if end is None else end
+
+    def _entry(self, delivery: Delivery | Received) -> Journalled | None:
         try:
             return _entries.decode(delivery.data)
         except Unreadable as error:

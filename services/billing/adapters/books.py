@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.tables import transitions
 from services.billing.core.days import millis
+from shared.database import reading
 from shared.messages.waker import Transition
 
 
@@ -15,6 +17,12 @@ class Books:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+
+    async def newest(self) -> float | None:
+        """When the newest transition happened, Unix seconds; None: there is none."""
+        async with reading(self._engine) as connection:
+            at = (await connection.execute(select(func.max(transitions.c.at)))).scalar_one()
+        return None if at is None else at / 1000.0
 
     async def record(self, told: Sequence[Transition]) -> None:
         """Keep what is new among them."""
