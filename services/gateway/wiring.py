@@ -25,6 +25,7 @@ from shared.budget import GateView
 from shared.bus.topology import BUDGET, FLEET, KEYS, MONTHS
 from shared.bus.view import View
 from shared.errors import Misconfigured
+from shared.fleet_records import record_check
 from shared.messages.budget import BudgetGate
 from shared.messages.keys import KeyRecord
 from shared.messages.meter import KeyMonth
@@ -91,7 +92,12 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
 def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth], gates: GateView) -> Door:
     config, bus = runtime.config, runtime.bus
     # The views exist before the books and the books before the door, which hears of the views' changes.
-    fleet: View[MachineRecord] = View(FLEET, MachineRecord, lambda machine: door.on_fleet_change(machine))  # noqa: PLW0108 - `door` is made below
+    fleet: View[MachineRecord] = View(
+        FLEET,
+        MachineRecord,
+        lambda machine: door.on_fleet_change(machine),  # noqa: PLW0108 - `door` is made below
+        check=record_check(config),
+    )
     hold = Hold(config, fleet, gates if gates.limited else None)
     limits = Limits(runtime.instance, runtime.now(), months)
     metrics = Metrics(runtime.registry, limits.hits)

@@ -15,6 +15,7 @@ from services.meter.reader import EngineReader
 from services.meter.recovery import Recovery
 from shared.bus import subjects, topology
 from shared.bus.view import View
+from shared.fleet_records import record_check
 from shared.leading import Work, every
 from shared.messages.waker import MachineRecord
 from shared.runtime.process import Runtime
@@ -53,7 +54,7 @@ class AuditDesk:
         listening = await self._bus.subscribe(subjects.ACTIVITIES, notes.on_activity)
         stack.push_async_callback(listening.stop)
         changed = asyncio.Event()
-        fleet = View(topology.FLEET, MachineRecord, lambda _machine: changed.set())
+        fleet = View(topology.FLEET, MachineRecord, lambda _machine: changed.set(), check=record_check(self._config))
         reader = EngineReader(
             self._bus,
             fleet,

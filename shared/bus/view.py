@@ -21,14 +21,22 @@ class View(Mapping[str, M], Generic[M]):
     """Read-only mapping of the bucket's keys, as the names they were made of, to messages.
 
     `revision(key)` is what an update has to name. An entry that cannot be read, by its key or by its value, is left
-    out, and counted and logged once. `on_change` is called after each change with the key, and after a restarted watch
-    for every key.
+    out, and counted and logged once; so is one for which `check` raises `Unreadable`, since it is not to be believed.
+    `on_change` is called after each change with the key, and after a restarted watch for every key.
     """
 
-    def __init__(self, bucket: Bucket, kind: type[M], on_change: Callable[[str], None] = lambda _key: None) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        kind: type[M],
+        on_change: Callable[[str], None] = lambda _key: None,
+        *,
+        check: Callable[[str, M], None] = lambda _key, _message: None,
+    ) -> None:
         self._bucket = bucket
         self._kind = kind
         self._on_change = on_change
+        self._check = check
         self._values: dict[str, tuple[M, int]] = {}
         self._told: set[str] | None = None
         self._synced = asyncio.Event()
@@ -86,7 +94,9 @@ class View(Mapping[str, M], Generic[M]):
             self._values.pop(change.key, None)
         else:
             try:
-                self._values[change.key] = (decode(change.value, self._kind), change.revision)
+                message = decode(change.value, self._kind)
+                self._check(change.key, message)
+                self._values[change.key] = (message, change.revision)
             except Unreadable as error:
                 self._reject(change, error)
                 # What was there before is no longer true: a revoked key, a machine that went away.

@@ -122,7 +122,7 @@ def _resumed(machine: Machine, record: MachineRecord, revision: int, kept: Machi
         since=since,
         reason=record.reason,
         alarm="" if record.alarm.startswith(UNREADY) else record.alarm,
-        endpoint=record.endpoint or machine.endpoint,
+        endpoint=machine.endpoint or record.endpoint,  # the record has that of a local command alone
         wake_id=record.wake_id,
         key_id=record.key_id,
         deadline=deadline if waking else 0.0,

@@ -39,21 +39,28 @@ drain_grace = "{grace}"
 {gateway}
 [[tier]]
 name = "first"
-provider = "static"
+provider = "process"
 max_concurrency = {room}
 {tier}
 [[tier]]
 name = "second"
-provider = "static"
+provider = "process"
 {tier}
+[[tier]]
+name = "mark"
+provider = "process"
+[[machine]]
+id = "mark"
+tier = "mark"
+command = ["engine", "{{port}}"]
 [[machine]]
 id = "m1"
 tier = "first"
-endpoint = "http://127.0.0.1:1"
+command = ["engine", "{{port}}"]
 [[machine]]
 id = "m2"
 tier = "second"
-endpoint = "http://127.0.0.1:2"
+command = ["engine", "{{port}}"]
 [[model]]
 name = "org/model"
 served_as = "{served_as}"
@@ -90,7 +97,7 @@ class Front:
         """Write the machine's record as the waker does; returns its revision."""
         record = MachineRecord(
             machine=machine,
-            tier="first" if machine == "m1" else "second",
+            tier={"m1": "first", "m2": "second"}.get(machine, machine),
             state=state,
             provider_state="as the test says",
             endpoint=endpoint,
@@ -113,7 +120,7 @@ class Front:
                 heard.add((activity.gateway, mark.acknowledged))
 
         hearing = await self.bus.subscribe(subjects.ACTIVITIES, on_activity)
-        # The bucket's changes are told in order, and a machine that drains is acknowledged, also one that nobody knows.
+        # The bucket's changes are told in order, and a machine that drains is acknowledged.
         revision = await self.machine("mark", "draining")
         await until(
             lambda: asyncio.sleep(0, [name for name, acknowledged in heard if acknowledged == revision]),
