@@ -48,6 +48,8 @@ class ServiceSection(Section, frozen=True, kw_only=True):
     """What every service takes. A port of 0 is any free one."""
 
     host: str = "127.0.0.1"
+    metrics_host: str = "127.0.0.1"
+    """For `/livez`, `/readyz` and `/metrics`, which ask nobody for a key."""
     metrics_port: int = 0
     drain_grace: Duration = Duration(20)
     """For streams and batches under way after SIGTERM; under Kubernetes' 30 s."""

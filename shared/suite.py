@@ -1,5 +1,6 @@
 """The file in the data directory that says where the running suite is: how every command and service finds the bus."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -7,19 +8,25 @@ import msgspec
 
 from shared.config import Config, environment
 from shared.errors import Misconfigured
-from shared.messages.codec import Unreadable, decode
+from shared.messages.codec import Unreadable, decode, encode
 
 FILE = "suite.json"
 BUS_URL_VARIABLE = "SPOTINFERENCE_BUS_URL"
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """One service of the suite, as it announced itself. `url` is an origin."""
+    """One service of the suite, as it announced itself. `url` is an origin; in the file the bus's has its password."""
 
     service: str
     url: str
     pid: int
     metrics_url: str | None = None
+
+
+def announce(running: Running) -> None:
+    """A service's one line on standard output, for whoever started it; nobody has to read it."""
+    with contextlib.suppress(OSError):
+        os.write(1, encode(running) + b"\n")
 
 
 class Suite(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,12 +36,38 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write(data_dir: Path, suite: Suite) -> None:
-    """Whole or not at all; readable by its owner alone."""
-    partial = data_dir / (FILE + ".new")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """Whole or not at all; readable by its owner alone. `OSError` where the disk is full."""
+    write_private(data_dir / FILE, encode(suite))
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace a file, whole or not at all, by one that only its owner may read."""
+    partial = path.with_name(path.name + ".new")
+    partial.unlink(missing_ok=True)  # another's, with other permissions
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(suite))
-    partial.replace(data_dir / FILE)
+        file.write(data)
+    partial.replace(path)
+
+
+def open_data_dir(data_dir: Path) -> Path:
+    """Make the data directory, for its owner alone; returns its absolute path.
+
+    A directory of somebody else's, such as a volume's root that a group may write, keeps its permissions.
+
+    Raises:
+        Misconfigured: it cannot be made, or nothing can be written there.
+    """
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = data_dir.stat()
+        if found.st_uid == os.geteuid() and found.st_mode & 0o077:
+            data_dir.chmod(0o700)
+    except OSError as error:
+        raise Misconfigured(f"--data-dir {data_dir}: {error.strerror}: name another") from error
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise Misconfigured(f"--data-dir {data_dir}: not writable by this user: name another, or change its owner")
+    return data_dir.resolve()
 
 
 def read(data_dir: Path) -> Suite | None:

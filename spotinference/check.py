@@ -84,7 +84,7 @@ def _ports(config: Config, data_dir: Path) -> list[Finding]:
     sections = (config.gateway, config.waker, config.meter, config.billing)
     wanted = [("gateway.port", config.gateway.host, config.gateway.port)]
     names = ("gateway", "waker", "meter", "billing")
-    wanted += [(f"{n}.metrics_port", s.host, s.metrics_port) for n, s in zip(names, sections, strict=True)]
+    wanted += [(f"{n}.metrics_port", s.metrics_host, s.metrics_port) for n, s in zip(names, sections, strict=True)]
     for name, host, port in wanted:
         if port:
             try:

@@ -67,7 +67,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         runtime.health.add("work", lambda: leadership.fault)
         lease = Lease(runtime.bus, subjects.BILLING_LEASE, runtime.instance, runtime.monotonic)
         await lease.renew()
-        tasks = [runtime.spawn(lease.keep(), "lease"), runtime.spawn(leadership.run(lease), "leader's work")]
+        tasks = [runtime.keep_lease(lease), runtime.spawn(leadership.run(lease), "leader's work")]
         try:
             yield
         finally:

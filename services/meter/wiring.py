@@ -99,7 +99,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         auditor = Auditor(runtime.bus, AuditFacts(engine), answers.tokens, audit_metrics, runtime.now)
         answering.append(await runtime.bus.respond("meter", subjects.METER_AUDIT, auditor.answer))
         desk = AuditDesk(runtime, EngineBook(engine), auditor, audit_metrics, recovery)
-        leading = [runtime.spawn(lease.keep(), "lease"), runtime.spawn(Leadership(desk.begin).run(lease), "audit")]
+        leading = [runtime.keep_lease(lease), runtime.spawn(Leadership(desk.begin).run(lease), "audit")]
         try:
             yield
         finally:

@@ -56,7 +56,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     runtime.health.add("fleet", lambda: waker.fault)
     await waker.start()
     await lease.renew()
-    tasks = [runtime.spawn(lease.keep(), "lease"), runtime.spawn(waker.run(), "fleet")]
+    tasks = [runtime.keep_lease(lease), runtime.spawn(waker.run(), "fleet")]
     try:
         yield
     finally:

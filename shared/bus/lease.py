@@ -11,6 +11,9 @@ from shared.errors import BusError, Conflict
 
 log = structlog.get_logger()
 
+LEADERLESS_SECONDS = 3 * LEASE_SECONDS
+"""A lease that was let go is taken within one; that nobody has it for longer is a fault of the bus."""
+
 
 class Lease:
     """Tries for the lease and keeps it. `token` is None while somebody else leads.
@@ -28,6 +31,23 @@ class Lease:
         self._revision: int | None = None
         self._valid_until = 0.0
         self.token: int | None = None
+        self._led_at = clock()
+        """When somebody last took or renewed it."""
+        self._leader_revision: int | None = None
+        self._error = ""
+
+    @property
+    def leaderless_seconds(self) -> float:
+        """How long nobody is known to lead."""
+        return 0.0 if self.held else self._clock() - self._led_at
+
+    @property
+    def fault(self) -> str | None:
+        """Nobody leads, and why this replica does not."""
+        seconds = self.leaderless_seconds
+        if seconds <= LEADERLESS_SECONDS:
+            return None
+        return f"nobody has led for {seconds:.0f} s: {self._error or 'the lease is not renewed'}"
 
     @property
     def held(self) -> bool:
@@ -43,15 +63,29 @@ class Lease:
                 self._revision = await self._bus.update(LEASES, self._name, self._holder, revision=self._revision)
             # Counted from before the call: the server's clock for the key started no earlier.
             self._valid_until = asked_at + LEASE_SECONDS
+            self._led_at, self._error = self._clock(), ""
         except Conflict:
             if self.token is not None:
                 log.warning("lease lost", lease=self._name)
             self._revision = self.token = None
+            await self._look_at_leader()
         except BusError as error:
             log.warning("lease not renewed", lease=self._name, error=str(error))
+            self._error = str(error)
             if not self.held:
                 self._revision = self.token = None
         return self.held
+
+    async def _look_at_leader(self) -> None:
+        """Somebody has the key; whoever leads renews it, so that its revision rises."""
+        try:
+            entry = await self._bus.get(LEASES, self._name)
+        except BusError as error:
+            self._error = str(error)
+            return
+        if entry is not None and entry.revision != self._leader_revision:
+            self._leader_revision = entry.revision
+            self._led_at, self._error = self._clock(), ""
 
     async def verify(self) -> bool:
         """Whether the server still says so: asked right before anything that must not be done twice."""

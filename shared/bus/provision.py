@@ -1,5 +1,6 @@
 """Makes a NATS server match `topology`, idempotently: run before the services, as often as one likes."""
 
+import nats.errors
 import nats.js.errors
 from nats.js.api import (
     AckPolicy,
@@ -20,11 +21,18 @@ DEFAULT_WINDOW = 120.0
 """Seconds: the server's own for a bucket."""
 
 
-async def provision(bus: JetStreamBus, *, replicas: int = 1) -> None:
-    """Create what is missing and adapt what differs. Raises `BusError` where the server refuses."""
+async def provision(bus: JetStreamBus, *, replicas: int = 1, usage_bytes: int | None = None) -> None:
+    """Create what is missing and adapt what differs.
+
+    `usage_bytes` bounds the USAGE stream, which refuses events above it: they wait in the gateways' outboxes, and what
+    steers the fleet still finds room. None: as it is, unbounded where it is new.
+
+    Raises:
+        BusError: the server refuses, or does not answer.
+    """
     try:
         for stream in topology.STREAMS:
-            await _stream(bus, stream, replicas)
+            await _stream(bus, stream, replicas, usage_bytes if stream is topology.USAGE else None)
         for consumer in topology.CONSUMERS:
             await _consumer(bus, consumer)
         for bucket in topology.BUCKETS:
@@ -34,18 +42,18 @@ async def provision(bus: JetStreamBus, *, replicas: int = 1) -> None:
                 await bus.js.object_store(store.name)
             except nats.js.errors.NotFoundError:
                 await bus.js.create_object_store(store.name, config=ObjectStoreConfig(replicas=replicas))
-    except nats.js.errors.Error as error:
+    except (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError) as error:
         raise BusError(f"the bus could not be provisioned: {error}") from error
 
 
-async def _stream(bus: JetStreamBus, stream: topology.Stream, replicas: int) -> None:
+async def _stream(bus: JetStreamBus, stream: topology.Stream, replicas: int, max_bytes: int | None) -> None:
     wanted = StreamConfig(
         name=stream.name,
         subjects=list(stream.subjects),
         storage=StorageType.FILE,
         num_replicas=replicas,
         max_age=stream.max_age,
-        max_bytes=stream.max_bytes,
+        max_bytes=-1 if max_bytes is None else max_bytes,
         max_msgs_per_subject=1 if stream.last_per_subject else -1,
         discard=DiscardPolicy.NEW if stream.discard_new else DiscardPolicy.OLD,
         deny_delete=stream.keep_for_good,
@@ -53,11 +61,11 @@ async def _stream(bus: JetStreamBus, stream: topology.Stream, replicas: int) -> 
         duplicate_window=stream.duplicate_window,
     )
     try:
-        await bus.js.stream_info(stream.name)
+        found = (await bus.js.stream_info(stream.name)).config
     except nats.js.errors.NotFoundError:
         await bus.js.add_stream(wanted)
     else:
-        await bus.js.update_stream(wanted)
+        await bus.js.update_stream(wanted if max_bytes is not None else wanted.evolve(max_bytes=found.max_bytes))
 
 
 async def _bucket(bus: JetStreamBus, bucket: topology.Bucket, replicas: int) -> None:

@@ -22,7 +22,6 @@ class Stream:
     keep_for_good: bool = False
     """Deny purge and delete."""
     duplicate_window: float = 120.0
-    max_bytes: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ LIFELINE_VARIABLE = "SPOTINFERENCE_LIFELINE"
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 """More than any service's `drain_grace`; what still runs then is killed."""
+CHUNK_BYTES = 65536
 RESTART_SECONDS = 0.5
 """Between a death and the next start; a service that dies at once does not spin."""
 
@@ -37,6 +38,9 @@ class Child:
     """Where its words go; None: where ours go."""
     on_ready: Callable[[Running], None]
     lifeline: int
+    say: Callable[[str], None]
+    """Tells people what happens to it; must not block."""
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     running: Running | None = None
     process: asyncio.subprocess.Process | None = None
     stopping: bool = False
@@ -82,7 +86,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
-                env=os.environ | {LIFELINE_VARIABLE: str(self.lifeline)},
+                env={**self.environment, LIFELINE_VARIABLE: str(self.lifeline)},
                 pass_fds=(self.lifeline,),
                 start_new_session=True,
             )
@@ -99,7 +103,10 @@ class Child:
     async def _ready(self) -> None:
         assert self.process is not None
         assert self.process.stdout is not None
-        line = await self.process.stdout.readline()
+        try:
+            line = await self.process.stdout.readline()
+        except ValueError as error:
+            raise StartFailed(f"{self.name} announced itself in a line without end") from error
         if not line:
             await self.process.wait()
             raise StartFailed((self.log_path and last_words(self.log_path)) or f"{self.name} ended before it was ready")
@@ -112,21 +119,40 @@ class Child:
     async def _keep(self) -> None:
         while True:
             assert self.process is not None
+            reading = asyncio.create_task(_ignore_output(self.process))
             status = await self.process.wait()
+            reading.cancel()
             if self.stopping:
                 return
-            print(f"spotinference: {self.name} ended with {status}, starting it again", file=sys.stderr, flush=True)
+            self.say(f"{self.name} ended with {status}, starting it again")
+            await self._start_again()
+
+    async def _start_again(self) -> None:
+        while True:
             await asyncio.sleep(RESTART_SECONDS)
-            await self._spawn()
-            with contextlib.suppress(StartFailed):  # it ends, and the next round starts it again
-                await self._ready()
+            try:
+                await self._spawn()
+                break
+            except OSError as error:  # no room for its log, no process to be had
+                self.say(f"{self.name} cannot be started: {error}")
+        with contextlib.suppress(StartFailed):  # it ends, and the next round starts it again
+            await self._ready()
+
+
+async def _ignore_output(process: asyncio.subprocess.Process) -> None:
+    """What it prints after its announcement is for nobody; unread it would block the process in the end."""
+    assert process.stdout is not None
+    while await process.stdout.read(CHUNK_BYTES):
+        pass
 
 
 def last_words(log_path: Path) -> str:
     """The last line of a log that was written for people."""
     try:
-        lines = log_path.read_text("utf-8", "replace").splitlines()
-    except FileNotFoundError:
+        with log_path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - CHUNK_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
         return ""
     plain = [line for line in lines if line.strip() and not line.startswith("{")]
     return plain[-1].removeprefix("spotinference ") if plain else ""

@@ -1,8 +1,11 @@
 """Logs: one JSON object a line on stderr, with the service's name. Never a prompt, never a secret."""
 
 import contextlib
+import functools
 import logging
-import sys
+import os
+import select
+import stat
 from typing import TextIO, cast
 
 import structlog
@@ -16,16 +19,38 @@ def _redact(_logger: object, _method: str, event: structlog.typing.EventDict) ->
     return event
 
 
-class _Lenient:
-    """Standard error for lines that may be lost: a disk that is full of logs ends no request."""
+class LossyStream:
+    """A descriptor for lines that may be lost: nobody has to read them, and a full disk ends no request.
+
+    What a pipe has no room for is dropped. A pipe that is ready takes `PIPE_BUF` bytes without blocking.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._poll: select.poll | None = None
+        with contextlib.suppress(OSError):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                self._poll = select.poll()
+                self._poll.register(descriptor, select.POLLOUT)
 
     def write(self, text: str) -> None:
+        self.write_bytes(text.encode("utf-8", "replace"))
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write whole lines; the rest of them is dropped where the descriptor takes no more."""
         with contextlib.suppress(OSError):
-            sys.stderr.write(text)
+            while data and (self._poll is None or self._poll.poll(0)):
+                part = data if self._poll is None else data[: select.PIPE_BUF]
+                data = data[os.write(self._descriptor, part) :]
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
+        """Nothing is kept back."""
+
+
+@functools.cache
+def stderr() -> LossyStream:
+    """This process's standard error."""
+    return LossyStream(2)
 
 
 def configure(service: str, *, level: int = logging.INFO) -> None:
@@ -40,9 +65,9 @@ def configure(service: str, *, level: int = logging.INFO) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lenient())),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", stderr())),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
     # Libraries that use the standard module: warnings and worse, on the same stream.
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format='{"event": "%(name)s: %(levelname)s"}')
+    logging.basicConfig(stream=stderr(), level=logging.WARNING, format='{"event": "%(name)s: %(levelname)s"}')

@@ -9,7 +9,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import msgspec
 import structlog
 import uvloop
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from shared import suite
 from shared.bus.jetstream import connect
+from shared.bus.lease import Lease
 from shared.bus.ports import Bus
 from shared.config import Config, ServiceSection, find_config, load
 from shared.errors import Misconfigured, SpotinferenceError
@@ -81,6 +80,13 @@ class Runtime:
         task.add_done_callback(self._finished)
         return task
 
+    def keep_lease(self, lease: Lease) -> asyncio.Task[None]:
+        """Try for the lease for ever. That nobody leads is a fault of this replica's health, and a metric."""
+        self.health.add("lease", lambda: lease.fault)
+        name, text = f"spot_{self.service}_leaderless_seconds", "How long no replica is known to lead."
+        Gauge(name, text, registry=self.registry).set_function(lambda: lease.leaderless_seconds)
+        return self.spawn(lease.keep(), "lease")
+
     def stop(self) -> None:
         self._ended.set()
 
@@ -122,7 +128,7 @@ def run(service: str, section: Callable[[Config], ServiceSection], opened: Servi
     logs.configure(service)
     try:
         config = load(find_config(arguments.config))
-        arguments.data_dir.mkdir(parents=True, exist_ok=True)
+        suite.open_data_dir(arguments.data_dir)
         # Never closed: that would wait for the NATS client's own tasks, which may not end when their server is gone.
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         workers = _workers(section(config), arguments)
@@ -132,10 +138,8 @@ def run(service: str, section: Callable[[Config], ServiceSection], opened: Servi
             status = runner.run(_live(service, config, section(config), opened, arguments))
     except (SpotinferenceError, OSError) as error:
         log.critical("cannot run", reason=str(error))
-        print(f"spotinference {service}: {error}", file=sys.stderr)
+        logs.stderr().write(f"spotinference {service}: {error}\n")
         status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(status)
 
 
@@ -156,7 +160,7 @@ async def _supervise(service: str, section: ServiceSection, count: int, argument
         options += ["--config", str(arguments.config)]
     port: int = getattr(section, "port", 0) if arguments.port is None else arguments.port
     metrics_port = section.metrics_port if arguments.metrics_port is None else arguments.metrics_port
-    workers = Workers(service, section.host, (port, metrics_port), count, options)
+    workers = Workers(service, (section.host, port), (section.metrics_host, metrics_port), count, options)
     _on_end(workers.stop)
     return await workers.run()
 
@@ -192,10 +196,10 @@ async def _live(
         runtime.health.add("views", lambda: view_fault(bus, config.bus.max_view_age))
         try:
             bound = await stack.enter_async_context(
-                serve_health(runtime.health, runtime.registry, section.host, metrics_port)
+                serve_health(runtime.health, runtime.registry, section.metrics_host, metrics_port)
             )
         except OSError as error:
-            where = f"{service}.metrics_port: cannot listen on {section.host}:{metrics_port}"
+            where = f"{service}.metrics_port: cannot listen on {section.metrics_host}:{metrics_port}"
             raise Misconfigured(f"{where}: {error.strerror}: name another port, or 0") from error
         stack.push_async_callback(runtime.cancel_tasks)
         runtime.spawn(_raise_ended_watch(bus), "watches")
@@ -206,11 +210,11 @@ async def _live(
             log.info("stopped before it was ready")
             return 1 if runtime.crashed else 0
         runtime.started = True
-        metrics_url = f"http://{section.host}:{bound}"
+        metrics_url = f"http://{section.metrics_host}:{bound}"
         announcement = suite.Running(
             service=service, url=runtime.url or metrics_url, metrics_url=metrics_url, pid=os.getpid()
         )
-        print(msgspec.json.encode(announcement).decode(), flush=True)
+        suite.announce(announcement)
         log.info("ready", url=announcement.url, metrics_url=metrics_url)
         await runtime.stopped()
         log.info("draining")

@@ -7,12 +7,12 @@ here is their parent, which serves nothing but their health and metrics.
 import asyncio
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 import aiohttp
 import msgspec
+import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import Metric
@@ -21,8 +21,11 @@ from prometheus_client.registry import Collector
 
 from shared.errors import Misconfigured, SpotinferenceError
 from shared.messages.codec import Unreadable, decode, decode_text
+from shared.runtime import logs
 from shared.runtime.child import Child
-from shared.suite import Running
+from shared.suite import Running, announce
+
+log = structlog.get_logger()
 
 ASK_SECONDS = 2.0
 """For one worker's health or metrics."""
@@ -31,10 +34,12 @@ ASK_SECONDS = 2.0
 class Workers:
     """`run` until `stop`. Port 0 is any free one, the same for all."""
 
-    def __init__(self, service: str, host: str, ports: tuple[int, int], count: int, options: list[str]) -> None:
+    def __init__(
+        self, service: str, front: tuple[str, int], metrics: tuple[str, int], count: int, options: list[str]
+    ) -> None:
         self._service = service
-        self._host = host
-        self._port, self._metrics_port = ports
+        self._host, self._port = front
+        self._metrics_host, self._metrics_port = metrics
         self._count = count
         self._options = options
         self._children: list[Child] = []
@@ -63,21 +68,21 @@ class Workers:
         for number in range(self._count):
             options = [*self._options, "--workers", str(self._count), "--worker", str(number), "--port", str(port)]
             options += ["--metrics-port", "0"]  # the configured one is ours
-            self._children.append(Child(self._service, options, None, _ignore, lifeline))
+            self._children.append(Child(self._service, options, None, _ignore, lifeline, say=_say))
         try:
             await asyncio.gather(*(child.start() for child in self._children))
             async with self._health() as metrics_port:
                 announced = Running(
                     service=self._service,
                     url=f"http://{self._host}:{port}",
-                    metrics_url=f"http://{self._host}:{metrics_port}",
+                    metrics_url=f"http://{self._metrics_host}:{metrics_port}",
                     pid=os.getpid(),
                 )
-                print(msgspec.json.encode(announced).decode(), flush=True)
+                announce(announced)
                 await self._ended.wait()
                 await self._drained()  # and seen until its end
         except SpotinferenceError as error:
-            print(f"spotinference {self._service}: {error}", file=sys.stderr, flush=True)
+            logs.stderr().write(f"spotinference {self._service}: {error}\n")
             return 1
         finally:
             await self._drained()
@@ -115,7 +120,7 @@ class Workers:
             runner = web.AppRunner(app, access_log=None)
             await runner.setup()
             try:
-                await web.TCPSite(runner, self._host, self._metrics_port).start()
+                await web.TCPSite(runner, self._metrics_host, self._metrics_port).start()
                 yield runner.addresses[0][1]
             finally:
                 await runner.cleanup()
@@ -144,6 +149,10 @@ async def _page(session: aiohttp.ClientSession, worker: Running | None, page: st
             return decode_text(await answer.read())
     except (aiohttp.ClientError, TimeoutError, Unreadable):
         return ""
+
+
+def _say(text: str) -> None:
+    log.warning("worker restarted", reason=text)
 
 
 def _ignore(_running: Running) -> None:

@@ -10,7 +10,6 @@ import fcntl
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,17 +18,25 @@ import msgspec
 from shared import suite
 from shared.bus.jetstream import connect
 from shared.bus.provision import provision
-from shared.config import Config
-from shared.errors import BusError, Misconfigured
-from shared.runtime.child import RESTART_SECONDS, Child, StartFailed
+from shared.config import Config, environment
+from shared.errors import Misconfigured
+from shared.messages.codec import encode
+from shared.runtime.child import Child
 from shared.suite import Running, Suite
 from spotinference.up.bus import Bus
-from spotinference.up.tails import Tails
+from spotinference.up.bus_supervisor import BusSupervisor
+from spotinference.up.console import Console
+from spotinference.up.environment import environment_of
+from spotinference.up.log_files import LogFiles
 
 SERVICES = ("gateway", "waker", "meter", "billing")
 """In the order in which they stop: who takes requests goes first, who keeps the counts last."""
 LAST_SECONDS = 15.0
 """For the machines' keepers, which give their engines 10 s."""
+FLUSH_SECONDS = 1.0
+"""For the last lines, where somebody reads them."""
+WRITE_AGAIN_SECONDS = 1.0
+"""After the suite's file could not be written: the disk was full."""
 
 
 class Up:
@@ -40,8 +47,10 @@ class Up:
         self._config_path = config_path
         self._data_dir = data_dir
         self._logs = data_dir / "logs"
+        self._out, self._err = Console(1), Console(2)
         self._ours, self._theirs = socket.socketpair()
         self._services: dict[str, Running] = {}
+        self._unwritten = False
         self._children: list[Child] = []
         self._bus: Bus | None = None
         self._signals = 0
@@ -54,58 +63,55 @@ class Up:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
-        tails = Tails(self._logs)
-        copying = asyncio.create_task(tails.run(), name="tails")
-        keep_bus: asyncio.Task[None] | None = None
+        logs = LogFiles(self._data_dir, self._err.write)
+        tasks = [asyncio.create_task(logs.run(), name="logs"), asyncio.create_task(self._write_again())]
         try:
-            if self._config.bus.url is None:
-                self._bus = Bus(self._data_dir / "bus", self._logs / "bus.log")
-                await self._start_bus()
-                keep_bus = asyncio.create_task(self._keep_bus(), name="keep bus")
+            if environment(suite.BUS_URL_VARIABLE) is None and self._config.bus.url is None:
+                tasks.append(await self._start_bus())
             else:
-                await self._provision(suite.bus_url(self._config, self._data_dir))
+                async with connect(suite.bus_url(self._config, self._data_dir), name="provision", wait=10.0) as bus:
+                    await provision(bus)
             await self._start_services()
             if not self._stop.is_set():
-                print('{"ready":true}', flush=True)
+                self._out.line('{"ready":true}')
             await self._stop.wait()
             return 0
         finally:
-            if keep_bus:
-                keep_bus.cancel()
+            for task in tasks[1:]:
+                task.cancel()
             await self._shut_down()
-            copying.cancel()
-            tails.copy()
+            tasks[0].cancel()
+            logs.look()
+            for console in (self._out, self._err):
+                console.flush(FLUSH_SECONDS)
 
-    async def _start_bus(self) -> None:
-        assert self._bus is not None
-        url = self._bus.start()
-        assert self._bus.process is not None
-        await self._provision(url)
-        self._announce(Running(service="bus", url=url, pid=self._bus.process.pid))
+    async def _start_bus(self) -> asyncio.Task[None]:
+        bus = self._bus = Bus(self._data_dir / "bus", self._logs / "bus.log", environment_of("bus", os.environ))
 
-    @staticmethod
-    async def _provision(url: str) -> None:
-        async with connect(url, name="provision", wait=10.0) as bus:
-            await provision(bus)
+        def announce() -> None:
+            assert bus.process is not None
+            self._announce(Running(service="bus", url=bus.url, pid=bus.process.pid), shown_url=bus.origin)
 
-    async def _keep_bus(self) -> None:
-        assert self._bus is not None
-        while True:
-            assert self._bus.process is not None
-            status = await asyncio.to_thread(self._bus.process.wait)
-            print(f"spotinference: the bus ended with {status}, starting it again", file=sys.stderr, flush=True)
-            try:
-                await self._start_bus()
-            except (StartFailed, BusError) as error:
-                print(f"spotinference: {error}", file=sys.stderr, flush=True)
-                await asyncio.sleep(RESTART_SECONDS)
+        supervisor = BusSupervisor(bus, announce, self._say)
+        await supervisor.start()
+        return asyncio.create_task(supervisor.run(), name="keep bus")
 
     async def _start_services(self) -> None:
         arguments = ["--config", str(self._config_path), "--data-dir", str(self._data_dir)]
         for name in SERVICES:
             log_path = self._logs / f"{name}.log"
-            child = Child(name, arguments, log_path, self._announce, self._theirs.fileno())
+            child = Child(
+                name,
+                arguments,
+                log_path,
+                self._announce,
+                self._theirs.fileno(),
+                say=self._say,
+                environment=environment_of(name, os.environ),
+            )
             self._children.append(child)
+        if self._stop.is_set():
+            return
         starting = asyncio.gather(*(child.start() for child in self._children))
         self._on_stop = starting.cancel
         try:
@@ -114,17 +120,38 @@ class Up:
             if not self._stop.is_set():
                 raise
 
-    def _announce(self, running: Running) -> None:
+    def _announce(self, running: Running, *, shown_url: str | None = None) -> None:
+        """On standard output and in the suite's file, which alone has the bus's password."""
         self._services[running.service] = running
-        suite.write(self._data_dir, Suite(pid=os.getpid(), services=self._services))
-        print(msgspec.json.encode(running).decode(), flush=True)
+        self._write_suite()
+        shown = running if shown_url is None else msgspec.structs.replace(running, url=shown_url)
+        self._out.line(encode(shown).decode())
+
+    def _write_suite(self) -> None:
+        try:
+            suite.write(self._data_dir, Suite(pid=os.getpid(), services=self._services))
+            self._unwritten = False
+        except OSError as error:  # the one from before leads to the same addresses
+            if not self._unwritten:
+                self._say(f"{self._data_dir / suite.FILE} is not written: {error.strerror}")
+            self._unwritten = True
+
+    async def _write_again(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_AGAIN_SECONDS)
+            if self._unwritten:
+                self._write_suite()
+
+    def _say(self, text: str) -> None:
+        """To people."""
+        self._err.line(f"spotinference: {text}")
 
     def _on_signal(self) -> None:
         self._signals += 1
         self._stop.set()
         self._on_stop()
         if self._signals == 1:
-            print("spotinference: draining; once more stops at once", file=sys.stderr, flush=True)
+            self._say("draining; once more stops at once")
         else:
             for child in self._children:
                 child.kill()
@@ -146,16 +173,21 @@ class Up:
             async with asyncio.timeout(LAST_SECONDS):
                 await asyncio.get_running_loop().sock_recv(self._ours, 1)
         except TimeoutError:
-            print("spotinference: a machine's engine has not ended", file=sys.stderr, flush=True)
+            self._say("a machine's engine has not ended")
         self._ours.close()
 
 
 def run(config: Config, config_path: Path, data_dir: Path) -> int:
-    """The command. `Misconfigured`: a suite runs in the folder already; `StartFailed`: a service cannot start."""
-    data_dir.mkdir(parents=True, exist_ok=True)
+    """The command.
+
+    Raises:
+        Misconfigured: a suite runs in the folder already, or nothing can be written there.
+        StartFailed: a service cannot start.
+    """
+    data_dir = suite.open_data_dir(data_dir)
     with (data_dir / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Misconfigured(f"a suite runs in {data_dir} already: stop it, or name another --data-dir") from None
-        return asyncio.run(Up(config, config_path.resolve(), data_dir.resolve()).run())
+        return asyncio.run(Up(config, config_path.resolve(), data_dir).run())

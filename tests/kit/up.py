@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import shared.suite
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
 
@@ -39,6 +40,13 @@ class UpProcess:
     @property
     def base_url(self) -> str:
         return f"{self.services['gateway']['url']}/v1"
+
+    @property
+    def bus_url(self) -> str:
+        """With its password, which only the suite's file has."""
+        running = shared.suite.read(self.folder / "data")
+        assert running is not None
+        return running.services["bus"].url
 
     @property
     def errors(self) -> str:

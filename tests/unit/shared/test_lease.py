@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from shared.bus.lease import Lease
+from shared.bus.lease import LEADERLESS_SECONDS, Lease
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Entry
 from shared.bus.topology import LEASE_SECONDS, LEASES
@@ -129,3 +129,30 @@ async def test_a_renewal_beside_the_question_is_no_loss(
 
     monkeypatch.setattr(memory, "get", renewed_first)
     assert await lease.verify()
+
+
+async def test_a_bus_that_takes_no_lease_is_a_fault(lease: Lease, memory: MemoryBus, clock: Clock) -> None:
+    clock.now += LEADERLESS_SECONDS
+    assert lease.fault is None
+    memory.connected = False
+    await lease.renew()
+    clock.now += 1
+    assert lease.fault == f"nobody has led for {LEADERLESS_SECONDS + 1:.0f} s: not connected"
+    memory.connected = True
+    await lease.renew()
+    assert (lease.fault, lease.leaderless_seconds) == (None, 0.0)
+
+
+async def test_a_leader_that_renews_is_seen_by_a_standby_and_one_that_does_not_is_not(
+    lease: Lease, memory: MemoryBus, clock: Clock
+) -> None:
+    revision = await memory.create(LEASES, "waker", b"another")
+    for _ in range(10):
+        clock.now += LEASE_SECONDS / 3
+        revision = await memory.update(LEASES, "waker", b"another", revision=revision)
+        assert not await lease.renew()
+        assert lease.fault is None
+    clock.now += LEADERLESS_SECONDS + 1  # the key stays, nobody renews it: the server lets nothing expire
+    await lease.renew()
+    assert lease.fault is not None
+    assert "not renewed" in lease.fault
