@@ -124,8 +124,8 @@ class House:
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 while waiting < requests:
-                    data = await self.bus.last(WAKE, subjects.wake_request(model))
-                    waiting = decode(data, WakeRequest).waiting if data else 0
+                    stored = await self.bus.last(WAKE, subjects.wake_request(model))
+                    waiting = decode(stored.data, WakeRequest).waiting if stored else 0
                     await asyncio.sleep(LOOK_SECONDS)
         except TimeoutError:
             raise Wrong(f"the gateway holds {waiting} of {requests} requests") from None

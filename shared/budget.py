@@ -1,6 +1,6 @@
 """The budget gates for those who are about to cost money: the gateway before a request, the waker before a wake."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from shared.config import Config
 from shared.messages.budget import BudgetGate
@@ -25,8 +25,10 @@ def limits(config: Config) -> dict[str, Money]:
 class GateView:
     """Says why nothing new may cost money; an empty text: it may. `view` is of the bucket `budget`."""
 
-    def __init__(self, config: Config, view: Mapping[str, BudgetGate]) -> None:
+    def __init__(self, config: Config, view: Mapping[str, BudgetGate], age: Callable[[str], float]) -> None:
+        """`age`: how many seconds ago the entry of `view` under this scope was written."""
         self._view = view
+        self._age = age
         self._patience = config.billing.observation_timeout
         self._open_when_dark = config.billing.when_dark == "open"
         self.limited = frozenset(limits(config))
@@ -58,11 +60,16 @@ class GateView:
         if scope not in self.limited:
             return ""
         gate = self._view.get(scope)
-        # One from the future is no better known than an old one: a clock was set back.
-        if gate is not None and abs(now - gate.observed_at) <= self._patience:
+        if gate is not None and self._observed_ago(scope, gate, now) <= self._patience:
             return "" if gate.open else gate.reason
         if not self._open_when_dark:
             return "billing_unobservable"
         # What is spent stays spent until midnight, and what was ordered stands until then.
         closed_today = gate is not None and not gate.open and now // DAY == gate.observed_at // DAY
         return gate.reason if gate is not None and closed_today else ""
+
+    def _observed_ago(self, scope: str, gate: BudgetGate, now: float) -> float:
+        if gate.observed_age_s is not None:
+            return self._age(scope) + gate.observed_age_s
+        # By two clocks. One from the future is no better known than an old one: a clock was set back.
+        return abs(now - gate.observed_at)

@@ -88,7 +88,7 @@ async def _chain(bus: JetStreamBus, context: Context, day: str) -> AsyncIterator
     yield links.stream(backlog, await bus.backlog(topology.LEDGER))
     if tokens is not None:
         yield await _asked("books", lambda: _books(bus, day, tokens))
-    for link in links.clocks(skews):
+    for link in links.clocks(skews | await _clocks(context)):
         yield link
 
 
@@ -141,16 +141,35 @@ async def _outboxes(context: Context) -> list[Outbox] | None:
     gateway = running.services.get("gateway") if running else None
     if gateway is None or gateway.metrics_url is None:
         return None
-    url = f"{gateway.metrics_url}/metrics"
-    try:
-        timeout = aiohttp.ClientTimeout(total=PAGE_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session, session.get(url) as page:
-            text = decode_text(await page.read())
-    except (aiohttp.ClientError, TimeoutError, OSError, Unreadable):
+    text = await _metrics(gateway.metrics_url)
+    if text is None:
         return None
     pending = _samples(text, "spot_gateway_outbox_pending")
     ages = _samples(text, "spot_gateway_outbox_age_seconds")
     return [Outbox(where=gateway.url, pending=int(sum(pending)), age=max(ages, default=0.0))]
+
+
+async def _clocks(context: Context) -> dict[str, float]:
+    """How far the clock of each service of a suite on this host is ahead of the bus's."""
+    running = suite.read(context.data_dir)
+    skews: dict[str, float] = {}
+    for name, service in (running.services if running else {}).items():
+        text = await _metrics(service.metrics_url) if service.metrics_url else None
+        if text and (found := _samples(text, "spot_clock_skew_seconds")):
+            skews[f"{name}, by the bus's clock,"] = max(found, key=abs)
+    return skews
+
+
+async def _metrics(url: str) -> str | None:
+    try:
+        timeout = aiohttp.ClientTimeout(total=PAGE_SECONDS)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
+            session.get(f"{url}/metrics") as page,
+        ):
+            return decode_text(await page.read())
+    except (aiohttp.ClientError, TimeoutError, OSError, Unreadable):
+        return None
 
 
 def _samples(text: str, name: str) -> list[float]:

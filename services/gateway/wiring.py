@@ -54,7 +54,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     outbox = Outbox(folder, runtime.instance, max_bytes=settings.outbox_max_bytes)
     months: View[KeyMonth] = View(MONTHS, KeyMonth)
     budget: View[BudgetGate] = View(BUDGET, BudgetGate, lambda _scope: door.look_at_gates())
-    door = _door(runtime, outbox, months, GateView(runtime.config, budget))
+    door = _door(runtime, outbox, months, GateView(runtime.config, budget, budget.age))
     for view in (door.fleet, door.keys, budget, months):
         await view.start(runtime.bus)
     await door.sender.start()

@@ -44,7 +44,7 @@ from services.waker.ports import CallResult, Prober, Provider, Unseen
 from services.waker.records import Deposed, Records
 from shared.bus import subjects
 from shared.bus.lease import Lease
-from shared.bus.ports import Bus
+from shared.bus.ports import Bus, Stored
 from shared.bus.topology import WAKE
 from shared.config import ProviderName
 from shared.messages.codec import Unreadable, decode, encode
@@ -120,13 +120,13 @@ class Term:
         while self._calls:
             await asyncio.wait(self._calls)
 
-    async def _stored_demand(self, stored: bytes) -> None:
+    async def _stored_demand(self, stored: Stored) -> None:
         try:
-            request = decode(stored, WakeRequest)
+            request = decode(stored.data, WakeRequest)
         except Unreadable as error:
             log.error("unreadable wake request", error=str(error))
             return
-        await self._apply(Demand(request, min(request.sent_at, self._now())))
+        await self._apply(Demand(request, self._now() - stored.age_s))
 
     async def _apply(self, event: Event) -> None:
         async with self._turn:

@@ -35,7 +35,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     lease = Lease(runtime.bus, subjects.WAKER_LEASE, runtime.instance, runtime.monotonic)
     prober = HttpProber()
     budget: View[BudgetGate] = View(BUDGET, BudgetGate)
-    gates = GateView(config, budget)
+    gates = GateView(config, budget, budget.age)
 
     def closed() -> frozenset[str]:
         return frozenset(tier.name for tier in config.tier if gates.tier(tier.name, runtime.now()))

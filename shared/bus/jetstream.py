@@ -24,12 +24,13 @@ from nats.micro import add_service
 from nats.micro.request import Request
 
 from shared.bus.intake import Intake
-from shared.bus.jetstream_client import TolerantClient
+from shared.bus.jetstream_client import TolerantClient, without_secret
+from shared.bus.jetstream_clock import ServerClock
 from shared.bus.jetstream_objects import got, put
 from shared.bus.jetstream_pages import page
 from shared.bus.jetstream_pull import Pull, StreamDelivery
 from shared.bus.jetstream_watch import Stop, Watch, changed, conflict, newest, opened, unavailable
-from shared.bus.ports import Delivery, Entry, Handle, Page, Received, WatchEvent
+from shared.bus.ports import Delivery, Entry, Handle, Page, Received, Stored, WatchEvent
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
 from shared.errors import BusUnavailable
 
@@ -53,6 +54,7 @@ class JetStreamBus:
         self._kvs: dict[str, KeyValue] = {}
         self._pulls: dict[str, Pull] = {}
         self._watches: list[Watch] = []
+        self._clock = ServerClock(self.client)
 
     @property
     def connected(self) -> bool:
@@ -62,6 +64,10 @@ class JetStreamBus:
         log.info("bus reconnected")
         for watch in self._watches:
             watch.restart()
+
+    async def measure_skew(self) -> float:
+        self._check()
+        return await self._clock.measure(CALL_SECONDS)
 
     async def publish(self, subject: str, data: bytes, *, message_id: str | None = None) -> None:
         self._check()
@@ -95,11 +101,12 @@ class JetStreamBus:
             await self.client.flush(int(CALL_SECONDS))  # the server knows it: nothing said from now on is missed
         return Stop(subscription.unsubscribe)
 
-    async def last(self, stream: Stream, subject: str) -> bytes | None:
+    async def last(self, stream: Stream, subject: str) -> Stored | None:
         self._check()
         try:
             async with unavailable(f"last {subject}"):
-                return (await self.js.get_last_msg(stream.name, subject)).data or b""
+                found = await self.js.get_last_msg(stream.name, subject)
+                return Stored(found.data or b"", self._clock.age(found.time))
         except BusUnavailable as error:
             if isinstance(error.__cause__, nats.js.errors.NotFoundError):
                 return None
@@ -178,7 +185,7 @@ class JetStreamBus:
         return {one.key: Entry(one.value, one.revision) for one in found if one.value is not None}
 
     async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
-        watch = Watch(self.js, bucket, on_event, self._on_watch_end)
+        watch = Watch(self.js, bucket, on_event, self._on_watch_end, self._clock.age)
         self._watches.append(watch)
         watch.restart()
         return watch
@@ -279,7 +286,7 @@ async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStrea
     except (nats.errors.Error, OSError, TimeoutError) as error:
         await bus.client.close()
         reason = "".join(last_error) or str(error) or "no answer"
-        raise BusUnavailable(f"no bus at {_without_secret(url)} within {wait:g} s: {reason}") from error
+        raise BusUnavailable(f"no bus at {without_secret(url)} within {wait:g} s: {reason}") from error
     try:
         yield bus
     finally:
@@ -289,8 +296,3 @@ async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStrea
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await bus.client.close()
-
-
-def _without_secret(url: str) -> str:
-    scheme, _, rest = url.rpartition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -27,3 +27,9 @@ class TolerantClient(Client):
 
 def _printable(subject: bytes) -> bytes:
     return subject if subject.isascii() else subject.decode("utf-8", "backslashreplace").encode()
+
+
+def without_secret(url: str) -> str:
+    """The URL as it may be logged."""
+    scheme, _, rest = url.rpartition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

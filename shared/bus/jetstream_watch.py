@@ -7,7 +7,8 @@ which happens on a busy machine, and leaves a consumer on the server for 5 minut
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import nats.errors
@@ -101,6 +102,7 @@ class Watch:
         bucket: Bucket,
         on_event: Callable[[WatchEvent], None],
         on_end: "Callable[[Watch, Exception | None], None]",
+        age: Callable[[datetime], float],
     ) -> None:
         """`on_end` is called once: without an error when it was stopped, otherwise with the reason why it ended."""
         self.bucket = bucket
@@ -110,6 +112,7 @@ class Watch:
         self._on_event = on_event
         self._on_end = on_end
         self._stopping = False
+        self._age = age
         self._task: asyncio.Task[None] | None = None
 
     def restart(self) -> None:
@@ -151,7 +154,8 @@ class Watch:
             async for message in subscription.messages:
                 if asyncio.current_task() is not self._task:
                     return False  # begun again, and the cancellation of this task was lost on its way
-                self._on_event(changed(self.bucket, message))
+                change = changed(self.bucket, message)
+                self._on_event(replace(change, age_s=self._age(message.metadata.timestamp)))
                 progress.last = message
                 progress.missing -= 1
                 if progress.missing == 0:

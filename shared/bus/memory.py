@@ -8,20 +8,10 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from shared.bus.intake import Intake
-from shared.bus.ports import Changed, Delivery, Entry, Handle, Page, Received, Restarted, Synced, WatchEvent
+from shared.bus.ports import Changed, Delivery, Entry, Handle, Page, Received, Restarted, Stored, Synced, WatchEvent
+from shared.bus.subjects import matches
 from shared.bus.topology import STREAMS, Bucket, Consumer, ObjectStore, Stream
 from shared.errors import BusUnavailable, Conflict
-
-
-def matches(pattern: str, subject: str) -> bool:
-    """NATS's wildcards: `*` is one token, a last `>` is one or more."""
-    want, have = pattern.split("."), subject.split(".")
-    for i, part in enumerate(want):
-        if part == ">":
-            return len(have) > i
-        if i >= len(have) or part not in ("*", have[i]):
-            return False
-    return len(want) == len(have)
 
 
 @dataclass
@@ -29,7 +19,7 @@ class _Stored:
     sequence: int
     subject: str
     data: bytes
-    at: float = field(default_factory=time.time)
+    at: float
 
 
 @dataclass
@@ -84,6 +74,7 @@ class MemoryBus:
         self.intake = Intake(time.monotonic)
         self.view_age = 0.0
         """Seconds; what `view_ages` says of every watched bucket."""
+        self.now: Callable[[], float] = time.time
         self._streams = {s.name: _StreamState(s) for s in STREAMS}
         self._consumers: dict[str, _ConsumerState] = {}
         self._buckets: dict[str, dict[str, Entry]] = {}
@@ -118,6 +109,10 @@ class MemoryBus:
         state.redeliver.extend(state.pending.values())
         state.pending.clear()
 
+    async def measure_skew(self) -> float:
+        self._check()
+        return 0.0
+
     async def publish(self, subject: str, data: bytes, *, message_id: str | None = None) -> None:
         self._check()
         owner = next((s for s in self._streams.values() if any(matches(p, subject) for p in s.stream.subjects)), None)
@@ -128,7 +123,7 @@ class MemoryBus:
                 owner.ids.add(message_id)
             if owner.stream.last_per_subject:
                 owner.messages = [m for m in owner.messages if m.subject != subject]
-            owner.messages.append(_Stored(next(owner.sequences), subject, data))
+            owner.messages.append(_Stored(next(owner.sequences), subject, data, self.now()))
             async with self._arrived:
                 self._arrived.notify_all()
         await self._push(subject, data)
@@ -146,9 +141,9 @@ class MemoryBus:
         self._subscribers.append(entry)
         return _Handle(lambda: self._subscribers.remove(entry))
 
-    async def last(self, stream: Stream, subject: str) -> bytes | None:
+    async def last(self, stream: Stream, subject: str) -> Stored | None:
         self._check()
-        found = [m.data for m in self._streams[stream.name].messages if m.subject == subject]
+        found = [Stored(m.data, self.now() - m.at) for m in self._streams[stream.name].messages if m.subject == subject]
         return found[-1] if found else None
 
     async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:

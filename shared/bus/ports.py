@@ -4,7 +4,7 @@ Every call that needs the server raises `BusUnavailable` after `timeout` seconds
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
@@ -25,6 +25,17 @@ class Changed:
     key: str
     value: bytes | None
     revision: int
+    age_s: float = field(default=0.0, compare=False)
+    """How long ago it was stored, by the bus's clock."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A message of a stream."""
+
+    data: bytes
+    age_s: float
+    """How long ago it was stored, by the bus's clock."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,13 @@ class Bus(Protocol):
         """By watched bucket: seconds since it was last known that everything in it has been told."""
         ...
 
+    async def measure_skew(self) -> float:
+        """Return how many seconds this host's clock is ahead of the bus's, to half a round trip.
+
+        What the bus says of ages from then on is corrected by it.
+        """
+        ...
+
     async def publish(self, subject: str, data: bytes, *, message_id: str | None = None) -> None:
         """Store in the stream that owns `subject`; returns once the server has it. Same id again: a no-op."""
         ...
@@ -137,7 +155,7 @@ class Bus(Protocol):
         """
         ...
 
-    async def last(self, stream: Stream, subject: str) -> bytes | None:
+    async def last(self, stream: Stream, subject: str) -> Stored | None:
         """The newest stored message of exactly this subject."""
         ...
 

@@ -129,3 +129,14 @@ WAKER_ORDERS_KEY = "orders"
 WAKER_LEASE = "waker"
 BILLING_LEASE = "billing"
 METER_LEASE = "meter"
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """NATS's wildcards: `*` is one token, a last `>` is one or more."""
+    want, have = pattern.split("."), subject.split(".")
+    for i, part in enumerate(want):
+        if part == ">":
+            return len(have) > i
+        if i >= len(have) or part not in ("*", have[i]):
+            return False
+    return len(want) == len(have)

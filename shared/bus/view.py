@@ -1,6 +1,8 @@
 """A bucket in memory, decoded and kept current by a watch."""
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
@@ -38,6 +40,8 @@ class View(Mapping[str, M], Generic[M]):
         self._on_change = on_change
         self._check = check
         self._values: dict[str, tuple[M, int]] = {}
+        self._stored_at: dict[str, float] = {}
+        """By this process's monotonic clock."""
         self._told: set[str] | None = None
         self._synced = asyncio.Event()
         self._handle: Handle | None = None
@@ -58,6 +62,11 @@ class View(Mapping[str, M], Generic[M]):
     def revision(self, key: str) -> int:
         return self._values[key][1]
 
+    def age(self, key: str) -> float:
+        """How many seconds ago the value was stored; infinite where there is none."""
+        stored_at = self._stored_at.get(key)
+        return math.inf if stored_at is None else time.monotonic() - stored_at
+
     def __getitem__(self, key: str) -> M:
         return self._values[key][0]
 
@@ -76,7 +85,7 @@ class View(Mapping[str, M], Generic[M]):
             self._told = set()
         elif isinstance(event, Changed):
             try:
-                change = Changed(name(event.key), event.value, event.revision)
+                change = Changed(name(event.key), event.value, event.revision, event.age_s)
             except Unreadable as error:
                 self._reject(event, error)
                 return
@@ -90,6 +99,7 @@ class View(Mapping[str, M], Generic[M]):
             self._synced.set()
 
     def _apply(self, change: Changed) -> None:
+        self._stored_at.pop(change.key, None)
         if change.value is None:
             self._values.pop(change.key, None)
         else:
@@ -97,6 +107,7 @@ class View(Mapping[str, M], Generic[M]):
                 message = decode(change.value, self._kind)
                 self._check(change.key, message)
                 self._values[change.key] = (message, change.revision)
+                self._stored_at[change.key] = time.monotonic() - change.age_s
             except Unreadable as error:
                 self._reject(change, error)
                 # What was there before is no longer true: a revoked key, a machine that went away.

@@ -20,6 +20,9 @@ class BudgetGate(Message, frozen=True, kw_only=True, tag="budget.v1"):
     spend: Decimal
     limit: Decimal
     observed_at: float
+    """By billing's clock."""
+    observed_age_s: float | None = None
+    """How old the observation was when this was written."""
     warning: bool = False
     """Whether the spend is over the threshold at which somebody should look."""
     observed: bool = True

@@ -1,5 +1,6 @@
 """What the gateway publishes: demand for a model, activity on machines, one usage event per request, use of limits."""
 
+from decimal import Decimal
 from typing import Literal
 
 import msgspec
@@ -8,6 +9,15 @@ from shared.messages.codec import Message
 
 Outcome = Literal["completed", "client_closed", "engine_lost", "failed"]
 Basis = Literal["engine", "counted", "none"]
+
+
+class WakeCause(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that wants a wake, and what it may cause at most."""
+
+    key_id: str
+    wakes_per_hour: int
+    cost_per_day: Decimal
+    """USD per UTC day."""
 
 
 class WakeRequest(Message, frozen=True, kw_only=True, tag="wake_request.v1"):
@@ -20,12 +30,16 @@ class WakeRequest(Message, frozen=True, kw_only=True, tag="wake_request.v1"):
     gateway: str
     waiting: int
     deadline: float
-    """When the last of the waiting requests gives up."""
+    """When the last of the waiting requests gives up, by the gateway's clock: `seconds_left` needs none."""
     sent_at: float
     request_ids: tuple[str, ...] = ()
     """The requests that caused the demand, the oldest first; bounded by the publisher."""
     key_id: str = ""
     """Whose request came first: the key that caused the wake."""
+    seconds_left: float | None = None
+    """When the last of the waiting requests gives up, from now on."""
+    causes: tuple[WakeCause, ...] = ()
+    """The keys whose requests wait, in the order of their turns; bounded by the publisher."""
 
 
 class MachineActivity(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +47,9 @@ class MachineActivity(msgspec.Struct, frozen=True, kw_only=True):
 
     in_flight: int
     last_used_at: float | None = None
+    """By the gateway's clock. `idle_s` says it without a clock."""
+    idle_s: float | None = None
+    """Seconds since its last use when this was sent; None: not used by this gateway."""
     acknowledged: int | None = None
     """Revision of the machine's `draining` record that this gateway has seen with nothing in flight there.
 

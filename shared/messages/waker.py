@@ -30,7 +30,9 @@ class MachineRecord(Message, frozen=True, kw_only=True, tag="machine.v1"):
     phase: Phase | None = None
     """Set exactly while `waking`."""
     ready_at: float | None = None
-    """When the wake is expected to be done; None without history."""
+    """When the wake is expected to be done, by the waker's clock; None without history."""
+    ready_in: float | None = None
+    """The same in seconds from when this was written."""
     key_id: str | None = None
     """The key whose request caused the wake under way or the last one."""
     kept: bool = False

@@ -15,16 +15,28 @@ class Health:
 
     def __init__(self) -> None:
         self._checks: dict[str, Check] = {}
+        self._alarms: dict[str, Check] = {}
 
     def add(self, name: str, check: Check) -> None:
         self._checks[name] = check
+
+    def alarm(self, name: str, check: Check) -> None:
+        """What an operator has to see to, though the service goes on serving: told, and no fault."""
+        self._alarms[name] = check
 
     def drop(self, name: str) -> None:
         """A service that does its work without it is ready without it."""
         self._checks.pop(name, None)
 
     def faults(self) -> dict[str, str]:
-        return {name: fault for name, check in self._checks.items() if (fault := check()) is not None}
+        return _failing(self._checks)
+
+    def alarms(self) -> dict[str, str]:
+        return _failing(self._alarms)
+
+
+def _failing(checks: dict[str, Check]) -> dict[str, str]:
+    return {name: fault for name, check in checks.items() if (fault := check()) is not None}
 
 
 @asynccontextmanager
@@ -35,8 +47,9 @@ async def serve_health(health: Health, registry: CollectorRegistry, host: str, p
         return web.json_response({"live": True})
 
     async def readyz(_request: web.Request) -> web.Response:
-        faults = health.faults()
-        return web.json_response({"ready": not faults, "faults": faults}, status=503 if faults else 200)
+        faults, alarms = health.faults(), health.alarms()
+        page = {"ready": not faults, "faults": faults} | ({"alarms": alarms} if alarms else {})
+        return web.json_response(page, status=503 if faults else 200)
 
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

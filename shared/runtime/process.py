@@ -30,6 +30,7 @@ from shared.errors import Misconfigured, SpotinferenceError
 from shared.runtime import logs
 from shared.runtime.bus_health import BusMetrics, view_fault
 from shared.runtime.child import LIFELINE_VARIABLE
+from shared.runtime.clock import ClockWatch
 from shared.runtime.health import Health, serve_health
 from shared.runtime.workers import Workers
 from shared.tasks import end
@@ -203,6 +204,10 @@ async def _live(
             raise Misconfigured(f"{where}: {error.strerror}: name another port, or 0") from error
         stack.push_async_callback(runtime.cancel_tasks)
         runtime.spawn(_raise_ended_watch(bus), "watches")
+        clock = ClockWatch(bus, runtime.registry)
+        await clock.measure()  # before any view is read: ages stand on it
+        runtime.health.alarm("clock", lambda: clock.alarm)
+        runtime.spawn(clock.run(), "clock skew")
         try:
             async with _cancelled_by_stop(runtime):
                 await stack.enter_async_context(opened(runtime))

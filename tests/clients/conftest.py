@@ -111,8 +111,8 @@ class House:
         """Returns once the gateway asks for a wake on behalf of one request."""
 
         async def newest() -> int:
-            data = await self.bus.last(WAKE, subjects.wake_request(model))
-            return decode(data, WakeRequest).waiting if data else 0
+            stored = await self.bus.last(WAKE, subjects.wake_request(model))
+            return decode(stored.data, WakeRequest).waiting if stored else 0
 
         await until(newest, lambda waiting: waiting == 1)
 

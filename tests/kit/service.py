@@ -17,8 +17,10 @@ from tests.kit.waiting import PATIENCE_SECONDS
 class ServiceProcess:
     """One service. `announced` is what it said when it was ready."""
 
-    def __init__(self, name: str, config: Path, data_dir: Path) -> None:
+    def __init__(self, name: str, config: Path, data_dir: Path, *, ahead: float = 0.0) -> None:
+        """`ahead`: how many seconds its clock is."""
         self.name = name
+        self._program = ["-m", f"services.{name}"] if not ahead else ["-m", "tests.kit.shifted", str(ahead), name]
         self._arguments = ["--config", str(config), "--data-dir", str(data_dir)]
         self.log = data_dir / f"{name}.log"
         self.announced = Running(service=name, url="", pid=0)
@@ -28,7 +30,7 @@ class ServiceProcess:
         """`AssertionError` with its log when it ends instead of getting ready."""
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", f"services.{self.name}", *self._arguments, stdout=subprocess.PIPE, stderr=log
+                sys.executable, *self._program, *self._arguments, stdout=subprocess.PIPE, stderr=log
             )
         assert self.process.stdout is not None
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -53,9 +55,9 @@ class ServiceProcess:
 
 
 @asynccontextmanager
-async def running(name: str, config: Path, data_dir: Path) -> AsyncIterator[ServiceProcess]:
-    """A ready service process, gone afterwards whatever happened."""
-    service = ServiceProcess(name, config, data_dir)
+async def running(name: str, config: Path, data_dir: Path, *, ahead: float = 0.0) -> AsyncIterator[ServiceProcess]:
+    """A ready service process, gone afterwards whatever happened. `ahead`: how many seconds its clock is."""
+    service = ServiceProcess(name, config, data_dir, ahead=ahead)
     try:
         await service.start()
         yield service

@@ -117,7 +117,7 @@ class Gateway:
 
     def report(self) -> None:
         self.reporting = False
-        machines = self.hold.activity(self.revisions.__getitem__)
+        machines = self.hold.activity(self.revisions.__getitem__, self.town.now)
         self.town.to_waker(Used(Activity(gateway=self.name, sent_at=self.town.now, machines=machines)))
 
     def period(self) -> None:

@@ -34,6 +34,7 @@ def budget_gate(
         spend=known,
         limit=limit,
         observed_at=now,
+        observed_age_s=0.0,
         warning=known >= limit * rules.warning,
         observed=spend is not None,
     )

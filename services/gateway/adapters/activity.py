@@ -56,10 +56,11 @@ class ActivityReporter:
                 continue
 
     async def report(self, *, leaving: bool = False) -> None:
-        machines = self._hold.activity(self._revision)
+        now = self._now()
+        machines = self._hold.activity(self._revision, now)
         message = Activity(
             gateway=self._gateway,
-            sent_at=self._now(),
+            sent_at=now,
             machines=machines,
             leaving=leaving,
             written=self._written(),

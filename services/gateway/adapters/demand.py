@@ -49,6 +49,7 @@ class Demand:
             sent_at=self._now(),
             request_ids=(request_id,),
             key_id=key_id,
+            seconds_left=deadline - self._now(),
         )
         self._changed.set()
 
@@ -84,14 +85,16 @@ class Demand:
         waiting = self._hold.waiting(model)
         first = next(iter(waiting), None)
         now = self._now()
+        deadline = max((t.deadline for t in waiting), default=now)
         request = WakeRequest(
             model=model,
             gateway=self._gateway,
             waiting=len(waiting),
-            deadline=max((t.deadline for t in waiting), default=now),
+            deadline=deadline,
             sent_at=now,
             request_ids=tuple(ticket.request_id for ticket in islice(waiting, MAX_REQUEST_IDS)),
             key_id=first.key_id if first else "",
+            seconds_left=deadline - now,
         )
         if first:
             self._due[model] = now + self._repeat  # before the telling: who leaves meanwhile makes it due at once

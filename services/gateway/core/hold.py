@@ -235,7 +235,7 @@ class Hold:
         if not self._per_key[ticket.key_id]:
             del self._per_key[ticket.key_id]
 
-    def activity(self, revision: Callable[[str], int]) -> dict[str, MachineActivity]:
+    def activity(self, revision: Callable[[str], int], now: float) -> dict[str, MachineActivity]:
         """What to tell the waker of every machine in the fleet; `revision` is that of a machine's record."""
         told: dict[str, MachineActivity] = {}
         for machine, record in self._fleet.items():
@@ -244,6 +244,7 @@ class Hold:
             told[machine] = MachineActivity(
                 in_flight=use.in_flight,
                 last_used_at=use.last_used_at,
+                idle_s=None if use.last_used_at is None else max(0.0, now - use.last_used_at),
                 acknowledged=revision(machine) if idle_drain else None,
             )
         return told

@@ -36,10 +36,18 @@ class Outlook:
         return errors.waking(self.retry_after, "?" if self.eta is None else f"{self.eta} s")
 
 
-def outlook(first: str, records: Iterable[MachineRecord], now: float) -> Outlook:
-    """`records`: of the machines that the model may have, in its lineup's order; `first`: the first of their tiers."""
-    for record in records:
+def outlook(first: str, records: Iterable[tuple[MachineRecord, float]], now: float) -> Outlook:
+    """Return what is known of a wake.
+
+    Args:
+        first: the first of the tiers that the model may have.
+        records: of the machines that it may have, in its lineup's order, each with the seconds since it was written.
+        now: Unix seconds.
+    """
+    for record, age in records:
         if record.state == "waking":
-            eta = None if record.ready_at is None else max(0, round(record.ready_at - now))
-            return Outlook(record.tier, record.phase, eta)
+            # A waker that says no `ready_in` has a clock like ours.
+            at = record.ready_at
+            left = record.ready_in - age if record.ready_in is not None else None if at is None else at - now
+            return Outlook(record.tier, record.phase, None if left is None else max(0, round(left)))
     return Outlook(first, None, None)

@@ -10,7 +10,6 @@ from services.gateway.core.hold import Ticket, TooManyWaiting
 from services.gateway.core.outlook import Outlook, outlook
 from services.gateway.door import Door
 from shared.config import Model
-from shared.messages.waker import MachineRecord
 
 
 def wake_limit(given: str | None, cap: float) -> float | None:
@@ -109,5 +108,5 @@ def outlook_of(door: Door, model: Model) -> Outlook:
     now = door.now()
     tiers = [tier for tier in model.lineup if not door.gates.tier(tier, now)] or model.lineup
     machines = [machine for machine in door.config.machines_of(model) if machine.tier in tiers]
-    records: list[MachineRecord] = [record for m in machines if (record := door.fleet.get(m.id)) is not None]
+    records = [(record, door.fleet.age(m.id)) for m in machines if (record := door.fleet.get(m.id)) is not None]
     return outlook(tiers[0], records, now)

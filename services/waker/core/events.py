@@ -84,7 +84,7 @@ class Stray:
 
 @dataclass(frozen=True)
 class Demand:
-    """A gateway's level of demand for a model, current at `at`."""
+    """A gateway's level of demand for a model, which arrived at `at` by our clock."""
 
     request: WakeRequest
     at: float

@@ -22,6 +22,7 @@ from services.waker.core.policy import may_drain
 from services.waker.core.state import Fleet, Heard, Machine, Wanted
 from services.waker.core.turn import LOST_SECONDS, Turn
 from services.waker.core.wanting import bring_up
+from shared.messages.gateway import MachineActivity
 from shared.messages.waker import ProviderCall
 
 TEST_SECONDS = 3600.0
@@ -70,7 +71,7 @@ def _forget(turn: Turn) -> None:
     turn.demand = {
         key: level
         for key, level in turn.demand.items()
-        if now - level.at <= plan.demand_timeout and now < level.request.deadline
+        if now - level.at <= plan.demand_timeout and now < level.deadline
     }
     turn.gateways = {n: heard for n, heard in turn.gateways.items() if now - heard.at <= plan.gateway_timeout}
 
@@ -104,7 +105,7 @@ def _used(turn: Turn, event: Used) -> None:
         return
     for name, use in told.machines.items():
         if machine := turn.machines.get(name):
-            used = turn.now if use.in_flight else min(turn.now, use.last_used_at or 0.0)
+            used = _last_use(use, turn.now)
             if used > machine.last_used:
                 _note_gap(turn, machine, used)
                 turn.set(machine, last_used=used)
@@ -112,6 +113,13 @@ def _used(turn: Turn, event: Used) -> None:
         turn.gateways.pop(told.gateway, None)
     else:
         turn.gateways[told.gateway] = Heard(told, turn.now)
+
+
+def _last_use(use: MachineActivity, now: float) -> float:
+    """By our clock."""
+    if use.in_flight:
+        return now
+    return min(now, use.last_used_at or 0.0) if use.idle_s is None else now - max(0.0, use.idle_s)
 
 
 def _note_gap(turn: Turn, machine: Machine, used: float) -> None:

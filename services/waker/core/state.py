@@ -139,6 +139,7 @@ class Machine:
             wake_id=None if asleep else self.wake_id,
             phase=self.phase,
             ready_at=self.ready_at,
+            ready_in=None if self.ready_at is None else self.ready_at - self.phase_since,
             key_id=self.key_id,
             kept=self.kept,
             cordoned=self.cordoned,
@@ -178,6 +179,13 @@ class Wanted:
 
     request: WakeRequest
     at: float
+    """When it arrived."""
+
+    @property
+    def deadline(self) -> float:
+        """When the last of the waiting requests gives up. Gateways that say no time left have clocks like ours."""
+        left = self.request.seconds_left
+        return self.request.deadline if left is None else self.at + left
 
 
 @dataclass(frozen=True)

@@ -137,8 +137,8 @@ class Front:
 
     async def wake_request(self, wanted: Callable[[WakeRequest], bool]) -> WakeRequest:
         async def newest() -> WakeRequest | None:
-            data = await self.bus.last(WAKE, subjects.wake_request(MODEL))
-            return decode(data, WakeRequest) if data else None
+            stored = await self.bus.last(WAKE, subjects.wake_request(MODEL))
+            return decode(stored.data, WakeRequest) if stored else None
 
         found = await until(newest, lambda request: request is not None and wanted(request))
         assert found is not None

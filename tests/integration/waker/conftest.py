@@ -57,8 +57,9 @@ class House:
     stack: AsyncExitStack
     wakers: list[ServiceProcess] = field(default_factory=list)
 
-    async def waker(self) -> ServiceProcess:
-        service = await self.stack.enter_async_context(running("waker", self.config, self.data_dir))
+    async def waker(self, *, ahead: float = 0.0) -> ServiceProcess:
+        """`ahead`: how many seconds its clock is."""
+        service = await self.stack.enter_async_context(running("waker", self.config, self.data_dir, ahead=ahead))
         self.wakers.append(service)
         return service
 

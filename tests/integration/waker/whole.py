@@ -77,24 +77,25 @@ class House:
     gateways: list[ServiceProcess] = field(default_factory=list)
     wakers: list[ServiceProcess] = field(default_factory=list)
 
-    async def gateway(self) -> ServiceProcess:
-        """Each with its own outbox, as on a host of its own."""
-        service = await self._service("gateway", self.folder / f"gateway-{len(self.gateways)}", self.bus_url)
+    async def gateway(self, *, ahead: float = 0.0) -> ServiceProcess:
+        """Each with its own outbox, as on a host of its own. `ahead`: how many seconds its clock is."""
+        folder = self.folder / f"gateway-{len(self.gateways)}"
+        service = await self._service("gateway", folder, self.bus_url, ahead=ahead)
         self.gateways.append(service)
         return service
 
-    async def waker(self, bus_url: str | None = None) -> ServiceProcess:
+    async def waker(self, bus_url: str | None = None, *, ahead: float = 0.0) -> ServiceProcess:
         """The first leads; all see the same machines, whatever way they have to the bus."""
-        service = await self._service("waker", self.folder, bus_url or self.bus_url)
+        service = await self._service("waker", self.folder, bus_url or self.bus_url, ahead=ahead)
         self.wakers.append(service)
         if len(self.wakers) == 1:
             for machine in self.machines:
                 await self.reaches(machine, "asleep")
         return service
 
-    async def _service(self, name: str, folder: Path, bus_url: str) -> ServiceProcess:
+    async def _service(self, name: str, folder: Path, bus_url: str, *, ahead: float) -> ServiceProcess:
         config = written(folder, f"{name}-{len(self.wakers)}.toml", self.text.replace(self.bus_url, bus_url))
-        return await self.stack.enter_async_context(running(name, config, folder))
+        return await self.stack.enter_async_context(running(name, config, folder, ahead=ahead))
 
     async def ask(
         self, model: str = "m1", *, gateway: int = 0, streamed: bool = False, seconds: float = PATIENCE_SECONDS

@@ -120,10 +120,10 @@ def test_a_machine_that_drains_is_acknowledged_when_nothing_is_in_flight() -> No
     hold = Hold(CONFIG, fleet)
     assert hold.take("m", 0.0) is not None
     fleet["s1"] = record("s1", "draining")
-    assert hold.activity(lambda _m: 7)["s1"].acknowledged is None
+    assert hold.activity(lambda _m: 7, 5.0)["s1"].acknowledged is None
     hold.give_back("s1", 5.0)
-    told = hold.activity(lambda _m: 7)["s1"]
-    assert (told.in_flight, told.last_used_at, told.acknowledged) == (0, 5.0, 7)
+    told = hold.activity(lambda _m: 7, 8.0)["s1"]
+    assert (told.in_flight, told.last_used_at, told.idle_s, told.acknowledged) == (0, 5.0, 3.0, 7)
 
 
 def test_a_model_whose_machines_are_all_gone_cannot_be_served() -> None:

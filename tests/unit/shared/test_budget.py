@@ -38,7 +38,7 @@ def gate(reason: str = "", at: float = NOON) -> BudgetGate:
 
 
 def view(gates: dict[str, BudgetGate], *, fleet: str = "", b: str = 'daily_budget = "5"') -> GateView:
-    return GateView(parse(FILE.format(fleet=fleet, b=b), "test"), gates)
+    return GateView(parse(FILE.format(fleet=fleet, b=b), "test"), gates, lambda _scope: 0.0)
 
 
 WITH_FLEET = 'daily_budget = "9"'
@@ -90,7 +90,7 @@ def test_where_the_dark_is_open_what_was_spent_today_stays_closed(told: BudgetGa
 
 def test_without_any_budget_nothing_is_closed() -> None:
     nothing = FILE.format(fleet="", b="").replace('daily_budget = "5"', "")
-    seen = GateView(parse(nothing, "test"), {})
+    seen = GateView(parse(nothing, "test"), {}, lambda _scope: 0.0)
     assert (seen.limited, seen.model("m", NOON), seen.tier("a", NOON), seen.fleet(NOON)) == (frozenset(), "", "", "")
 
 

@@ -194,6 +194,7 @@ async def test_demand_that_was_stored_before_the_term_counts(stage: Stage) -> No
 
 
 async def test_old_stored_demand_wakes_nobody(stage: Stage) -> None:
+    stage.bus.now = lambda: stage.now
     await stage.bus.publish(subjects.wake_request("m"), encode(stage.want()))
     stage.inbox.take()
     stage.now += 16
