@@ -3,88 +3,48 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-
-import structlog
 
 from shared.bus.lease import Lease
-from shared.database import AWAY, told
-from shared.errors import BusUnavailable
 from shared.tasks import end
+from shared.works import Work, Works
 
-log = structlog.get_logger()
-
-RETRY_SECONDS = 1.0
 LOOK_SECONDS = 0.25
 """How soon a replica that got the lease begins to work, and one that lost it stops."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """`do` once, then `pause`, and again; what the bus or the database refuses is tried again after `RETRY_SECONDS`."""
-
-    name: str
-    do: Callable[[], Awaitable[None]]
-    pause: Callable[[], Awaitable[None]]
-    first: float = 0.0
-    """Seconds before the first time."""
-
-
-def every(seconds: float) -> Callable[[], Awaitable[None]]:
-    """A pause of so long."""
-    return lambda: asyncio.sleep(seconds)
-
+BEGINNING = "taking up the work"
 
 Begin = Callable[[AsyncExitStack], Awaitable[Sequence[Work]]]
 
 
 class Leadership:
-    """`begin` takes up a term: it opens on the stack what the term needs, and tells the works."""
+    """`begin` takes up a term: it opens on the stack what the term needs, and returns the works."""
 
-    def __init__(self, begin: Begin) -> None:
+    def __init__(self, begin: Begin, works: Works) -> None:
         self._begin = begin
-        self._faults: dict[str, str] = {}
-
-    @property
-    def fault(self) -> str | None:
-        """A work that was refused when it was last tried, and why."""
-        return next(iter(self._faults.values()), None)
+        self._works = works
+        self._failures = 0
 
     async def run(self, lease: Lease) -> None:
-        """Term after term, for ever. What a work raises beyond what it may be refused is raised here."""
+        """Term after term, for ever. Only the loss of the lease ends a term that has begun."""
         while True:
             if lease.held:
                 try:
                     await self._term(lease)
-                except BusUnavailable as error:
-                    log.warning("cannot take up the work, trying again", reason=str(error))
-                    await asyncio.sleep(RETRY_SECONDS)
+                except Exception as error:  # noqa: BLE001 - the next term may begin
+                    self._failures += 1
+                    await asyncio.sleep(self._works.failed(BEGINNING, error, self._failures))
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _term(self, lease: Lease) -> None:
         """Until the lease is lost."""
         async with AsyncExitStack() as stack:
-            tasks = [asyncio.create_task(self._repeat(work)) for work in await self._begin(stack)]
+            works = await self._begin(stack)
+            self._failures = 0
+            self._works.forget([BEGINNING])
+            tasks = [asyncio.create_task(self._works.repeat(work), name=work.name) for work in works]
             try:
                 while lease.held and not any(task.done() for task in tasks):  # noqa: ASYNC110 - a lease ends by the clock
                     await asyncio.sleep(LOOK_SECONDS)
             finally:
                 # Not a task group's business: it cancels once, and one cancellation may be lost.
                 await end(tasks)
-            for task in tasks:
-                if not task.cancelled():
-                    task.result()
-        self._faults.clear()
-
-    async def _repeat(self, work: Work) -> None:
-        await asyncio.sleep(work.first)
-        while True:
-            try:
-                await work.do()
-            except (BusUnavailable, *AWAY) as error:
-                self._faults[work.name] = f"{work.name}: {told(error)}"
-                log.warning("not done, trying again", work=work.name, reason=told(error))
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                self._faults.pop(work.name, None)
-                await work.pause()
+                self._works.forget(work.name for work in works)

@@ -32,6 +32,9 @@ log = structlog.get_logger()
 TRIES = 3
 """Against another leader that writes at the same time: it ends with its lease."""
 DAY = 86400.0
+CATCH_UP_SECONDS = 0.1
+CATCH_UP_LOOKS = 100
+"""Ten seconds for the journal in each look; after that the gates are judged without a known spend."""
 AFTER_MIDNIGHT = 0.5
 """The day is young then, but it has begun on every machine whose state is known."""
 
@@ -65,6 +68,8 @@ class Gatekeeper:
         self._gates: dict[str, tuple[BudgetGate, int]] | None = None
         """As they are in the bucket, with their revisions; None: to be read."""
         self._caught_up = False
+        self._fault: str | None = None
+        """Why no spend is known."""
         self._one = asyncio.Lock()
 
     @property
@@ -76,13 +81,24 @@ class Gatekeeper:
         """Seconds until the next look is due: a new day opens what the old one closed."""
         return min(most, DAY - self._now() % DAY + AFTER_MIDNIGHT)
 
-    async def look(self) -> None:
-        """Put every gate as it is now; `BusUnavailable` when it cannot be told."""
-        await self._catch_up()
+    async def look(self) -> str | None:
+        """Put every gate as it is now; a spend that cannot be told is not known, and the gate is judged by that.
+
+        Returns why the spend is not known. Raises `BusUnavailable`, or what is wrong with one gate, once the others are
+        put.
+        """
+        caught_up = await self._catch_up()
+        faults: list[Exception] = []
         async with self._one:
-            spends = await self._spends()
+            spends = await self._spends() if caught_up else dict.fromkeys(self._limits)
             for scope in self._limits:
-                await self._put(scope, spends[scope])
+                try:
+                    await self._put(scope, spends[scope])
+                except Exception as error:  # noqa: BLE001 - each gate by itself; it is raised below
+                    faults.append(error)
+        if faults:
+            raise faults[0]
+        return self._fault if caught_up else "the journal has not been read to its end"
 
     async def answer(self, data: bytes) -> bytes:
         """`GateOrder` or `GatesQuery`."""
@@ -94,12 +110,15 @@ class Gatekeeper:
         except (Unreadable, ValueError, BusUnavailable) as error:
             return encode(Refused(reason=str(error)))
 
-    async def _catch_up(self) -> None:
-        """Returns once the journal has been read in this term: a part of it would show too little spend."""
-        while not self._caught_up:
+    async def _catch_up(self) -> bool:
+        """Whether the journal has been read in this term: a part of it would show too little spend."""
+        for _ in range(CATCH_UP_LOOKS):
+            if self._caught_up:
+                break
             self._caught_up = not await self._bus.backlog(topology.BOOKS)
             if not self._caught_up:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(CATCH_UP_SECONDS)
+        return self._caught_up
 
     async def _order(self, order: GateOrder) -> None:
         if order.scope not in self._limits:
@@ -117,7 +136,14 @@ class Gatekeeper:
             unseen = frozenset() if self._bills is None else await self._bills.unseen(self._patience)
         except AWAY as error:
             log.warning("the books cannot be read: no spend is known", reason=told(error))
+            self._fault = f"no spend is known: {told(error)}"
             return dict.fromkeys(self._limits)
+        except Exception as error:
+            # Whatever it is that today cannot be computed from, the gate has to be judged without it.
+            log.exception("spend_failed")
+            self._fault = f"no spend is known: {told(error)}"
+            return dict.fromkeys(self._limits)
+        self._fault = None
         dark = {self._tier_of[machine] for machine in unseen}
         priced = state_of(allocation) is not None
         known: dict[str, Decimal | None] = {budget.FLEET: None}

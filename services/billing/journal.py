@@ -2,22 +2,24 @@
 
 import asyncio
 
-import structlog
+from sqlalchemy.exc import DataError
 
 from services.billing.adapters.books import Books
 from services.billing.metrics import Metrics
-from shared.bus import topology
+from shared.bus import subjects, topology
 from shared.bus.ports import Bus, Delivery, Received
 from shared.messages.budget import Journalled
 from shared.messages.codec import Decoder, Unreadable
 from shared.messages.waker import Transition
 
-log = structlog.get_logger()
-
 BATCH = 500
 FETCH_SECONDS = 1.0
 MARGIN_SECONDS = 3600.0
 """How far the clocks of wakers and bus may differ."""
+END = 253_402_300_800
+"""Unix seconds at which the year 10000 begins: no later moment is a date."""
+UNHOLDABLE = (ValueError, OverflowError, DataError)
+"""What a value raises that no column holds, beyond what is looked for here."""
 _entries: Decoder[Journalled] = Decoder(Journalled)
 
 
@@ -45,7 +47,7 @@ class Journal:
             self._compared = True
         deliveries = await self._bus.fetch(topology.BOOKS, batch=BATCH, wait=FETCH_SECONDS)
         found = [entry for delivery in deliveries if isinstance(entry := self._entry(delivery), Transition)]
-        await self._books.record(found)
+        await self._record(found)
         self._metrics.transitions.inc(len(found))
         if found:
             self._moved.set()
@@ -62,14 +64,40 @@ class Journal:
         after, end = 0, None
         while end is None or after < end:
             page = await self._bus.page(topology.FLEET_JOURNAL, after=after, since=since, most=BATCH)
-            await self._books.record([e for m in page.messages if isinstance(e := self._entry(m), Transition)])
+            await self._record([e for m in page.messages if isinstance(e := self._entry(m), Transition)])
             after, end = page.last, page.end if end is None else end
+
+    async def _record(self, found: list[Transition]) -> None:
+        """All of them at once; where the books cannot hold one of them, one by one, and all but that one."""
+        try:
+            await self._books.record(found)
+        except UNHOLDABLE:
+            for transition in found:
+                try:
+                    await self._books.record([transition])
+                except UNHOLDABLE as error:
+                    self._reject(subjects.journal(transition.machine), error)
+
+    def _reject(self, subject: str, error: Exception) -> None:
+        """The stream keeps it for good, so passing it by loses nothing; its time stays unexplained."""
+        self._bus.intake.reject(topology.FLEET_JOURNAL.name, error, subject=subject)
+        self._metrics.unreadable.inc()
 
     def _entry(self, delivery: Delivery | Received) -> Journalled | None:
         try:
-            return _entries.decode(delivery.data)
+            return _checked(_entries.decode(delivery.data))
         except Unreadable as error:
-            # The stream keeps it for good, so passing it by loses nothing; its time stays unexplained.
-            log.error("unreadable journal entry", subject=delivery.subject, error=str(error))
-            self._metrics.unreadable.inc()
+            self._reject(delivery.subject, error)
             return None
+
+
+def _checked(entry: Journalled) -> Journalled:
+    """The entry; `Unreadable` for a transition that no database of ours can hold."""
+    if isinstance(entry, Transition):
+        if not 0 <= entry.at < END:
+            raise Unreadable("at: expected Unix seconds before the year 10000")
+        for field in entry.__struct_fields__:
+            value = getattr(entry, field)
+            if isinstance(value, str) and "\0" in value:
+                raise Unreadable(f"{field}: has a NUL")
+    return entry

@@ -11,7 +11,8 @@ from services.billing.metrics import Metrics
 from services.billing.shelf import Shelf
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
-from shared.errors import Refusal
+from shared.database import AWAY, told
+from shared.errors import BusUnavailable, Refusal
 from shared.messages.billing import DayReport, Published
 from shared.messages.codec import Unreadable, decode, encode
 
@@ -37,17 +38,33 @@ class Publisher:
         """A day to the revision after which there was nothing more to do."""
         self._until = 0.0
 
-    async def look(self) -> None:
-        """Publish what is new of the last days, yesterday first. `BusUnavailable`, or what `AWAY` lists."""
+    async def look(self) -> str | None:
+        """Publish what is new of the last days, yesterday first. `BusUnavailable`, or what `AWAY` lists.
+
+        Returns the days that could not be made or published, and why the first one could not.
+        """
         days = days_before(self._shelf.today(), DAYS)
         self._seen = {day: revision for day, revision in self._seen.items() if day in days}
+        failed: dict[str, str] = {}
         try:
             async for report in self._shelf.each(days[::-1]):
-                if self._seen.get(report.day) != report.revision and await self._publish(report):
-                    self._seen[report.day] = report.revision
+                if self._seen.get(report.day) == report.revision and not report.failed:
+                    continue
+                try:
+                    if report.failed:
+                        failed[report.day] = report.reason or ""
+                    elif await self._publish(report):
+                        self._seen[report.day] = report.revision
+                except (BusUnavailable, *AWAY):
+                    raise
+                except Exception as error:
+                    self._metrics.unpublished.inc()
+                    log.exception("publication_failed", day=report.day, revision=report.revision)
+                    failed[report.day] = told(error)
         except Refusal as error:
             self._metrics.unpublished.inc()
             log.warning("reports cannot be published", reason=str(error))
+        return f"{', '.join(failed)}: {next(iter(failed.values()))}" if failed else None
 
     async def _publish(self, report: DayReport) -> bool:
         """Whether nothing is left to do."""

@@ -2,23 +2,50 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
+import structlog
 
 from services.billing.adapters.marks import Marks
 from services.billing.core.days import HOUR, day_window, millis
+from services.billing.core.report import failed_report
 from services.billing.meter import Meter
 from services.billing.reports import Reports
+from shared.database import AWAY, told
+from shared.errors import BusUnavailable
 from shared.messages.billing import DayReport
 from shared.messages.meter import TokensQuery, TokensRow
+
+log = structlog.get_logger()
 
 Newest = Callable[[str], Awaitable[tuple[DayReport, object] | None]]
 """A day's last stored revision."""
 
 
+RETRY_SECONDS = 60.0
+LONGEST_RETRY_SECONDS = 3600.0
+"""A day that fails is made again after so long, doubled each time up to this; at once when its sources change."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A day that could not be made."""
+
+    report: DayReport
+    mark: str | None
+    """Of what it was to be made from."""
+    pause: float
+    until: float
+    """Unix seconds; it is not tried before."""
+
+
 class Shelf:
-    """Raises `Refusal` where the meter does not answer, and what `shared.database.AWAY` lists."""
+    """Raises `Refusal` where the meter does not answer, and what `shared.database.AWAY` lists.
+
+    A day that cannot be made for a reason of its own is a report with `failed` and that reason: it blocks no other.
+    """
 
     def __init__(
         self, reports: Reports, newest: Newest, meter: Meter, marks: Marks, *, now: Callable[[], float]
@@ -30,6 +57,7 @@ class Shelf:
         self._now = now
         self._made_with: dict[str, str] = {}
         """A day to the mark of all that its newest revision was made from."""
+        self._failures: dict[str, _Failure] = {}
 
     def today(self) -> str:
         return datetime.fromtimestamp(self._now(), UTC).date().isoformat()
@@ -40,11 +68,31 @@ class Shelf:
         over = sorted(day for day in days if day_window(day).end + HOUR <= now)
         marks = await self._marks_of(over) if over else {}
         for day in days:
-            # A day that goes on changes with the clock.
-            yield await self._report(day, marks[day]) if day in marks else await self._reports.of(day)
+            yield await self._made(day, marks.get(day))
 
     async def reports(self, days: Sequence[str]) -> list[DayReport]:
         return [report async for report in self.each(days)]
+
+    async def _made(self, day: str, mark: str | None) -> DayReport:
+        """The day's report; one that says why there is none, where the fault is the day's own."""
+        failure = self._failures.get(day)
+        if failure is not None and failure.mark == mark and self._now() < failure.until:
+            return failure.report
+        try:
+            # A day that goes on changes with the clock.
+            report = await (self._reports.of(day) if mark is None else self._report(day, mark))
+        except (BusUnavailable, *AWAY):
+            raise
+        except Exception as error:
+            if isinstance(error.__cause__, BusUnavailable):
+                raise  # the meter's absence concerns all of them
+            log.exception("day_failed", day=day)
+            pause = RETRY_SECONDS if failure is None else min(2 * failure.pause, LONGEST_RETRY_SECONDS)
+            report = failed_report(day, f"{told(error)}: see the log of billing")
+            self._failures[day] = _Failure(report, mark, pause, self._now() + pause)
+        else:
+            self._failures.pop(day, None)
+        return report
 
     async def _report(self, day: str, mark: str) -> DayReport:
         if self._made_with.get(day) == mark and (stored := await self._newest(day)) is not None:

@@ -39,9 +39,10 @@ from shared.bus.lease import Lease
 from shared.clouds.hyperstack import HyperstackAccount, api_key
 from shared.clouds.throttle import Throttle
 from shared.config import Config
-from shared.leading import Leadership, Work, every
+from shared.leading import Leadership
 from shared.runtime.process import Runtime
 from shared.tasks import end
+from shared.works import Work, Works, every
 
 log = structlog.get_logger()
 
@@ -63,8 +64,9 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         bill = hyperstack_bill(runtime.config)
         office = Office(runtime, engine, bill)
-        leadership = Leadership(office.begin)
-        runtime.health.add("work", lambda: leadership.fault)
+        works = Works(runtime.registry)
+        leadership = Leadership(office.begin, works)
+        runtime.health.add("work", lambda: works.fault)
         lease = Lease(runtime.bus, subjects.BILLING_LEASE, runtime.instance, runtime.monotonic)
         await lease.renew()
         tasks = [runtime.keep_lease(lease), runtime.spawn(leadership.run(lease), "leader's work")]
@@ -151,7 +153,7 @@ class Office:
         await self._journal.moved_within(gate.pause(GATE_SECONDS))
 
 
-def _daily(name: str, do: Callable[[], Awaitable[None]]) -> Work:
+def _daily(name: str, do: Callable[[], Awaitable[str | None]]) -> Work:
     """Begins when the journal has been read on: figures of half of it would be revisions for nothing."""
     return Work(name=name, do=do, pause=every(DAILY_SECONDS), first=DAILY_SECONDS)
 

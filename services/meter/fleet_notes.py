@@ -8,7 +8,7 @@ import structlog
 from services.meter.adapters.engine_book import EngineBook
 from services.meter.core.audit import Note
 from services.meter.core.gateways import Gateways
-from shared.bus import topology
+from shared.bus import subjects, topology
 from shared.bus.ports import Bus, Received
 from shared.messages.budget import Journalled
 from shared.messages.codec import Decoder, Unreadable, decode
@@ -40,7 +40,7 @@ class FleetNotes:
             try:
                 note = noted(_entries.decode(delivery.data))
             except Unreadable as error:
-                log.error("unreadable journal entry", subject=delivery.subject, error=str(error))
+                self._bus.intake.reject(topology.FLEET_JOURNAL.name, error, subject=delivery.subject)
                 continue
             if note is not None:
                 notes[sha256(delivery.data).hexdigest()] = note
@@ -52,7 +52,7 @@ class FleetNotes:
         try:
             self._gateways.heard(decode(received.data, Activity), self._now())
         except Unreadable as error:
-            log.error("unreadable activity", subject=received.subject, error=str(error))
+            self._bus.intake.reject(subjects.ACTIVITIES, error, subject=received.subject)
 
     async def look_at_gateways(self) -> None:
         """Who fell silent with requests in flight: what they had there is in no usage event, if they died."""

@@ -16,9 +16,9 @@ from services.meter.recovery import Recovery
 from shared.bus import subjects, topology
 from shared.bus.view import View
 from shared.fleet_records import record_check
-from shared.leading import Work, every
 from shared.messages.waker import MachineRecord
 from shared.runtime.process import Runtime
+from shared.works import Work, every
 
 log = structlog.get_logger()
 

@@ -34,6 +34,7 @@ from shared.errors import BusUnavailable
 from shared.leading import Leadership
 from shared.runtime.process import Runtime
 from shared.tasks import end
+from shared.works import Work, Works, every
 
 log = structlog.get_logger()
 
@@ -78,11 +79,18 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         runtime.health.add("database", lambda: ledger.fault)
         runtime.health.add("consumer", lambda: consumer.fault)
         consuming = runtime.spawn(consumer.run(), "consumer")
-        sweeping = runtime.spawn(_every(SWEEP_SECONDS, teller.sweep), "sweep of the ledger")
-        looking = runtime.spawn(_every(LOOK_SECONDS, backlog.look), "look at the backlog")
-        sealing = runtime.spawn(_every(SWEEP_SECONDS, _sealing(runtime, engine, metrics)), "sealing of old days")
-        noting = runtime.spawn(_every(SWEEP_SECONDS, hearing.sweep), "what gateways say")
-        comparing = runtime.spawn(_every(SWEEP_SECONDS, recovery.compare), "comparison with the marks")
+        works = Works(runtime.registry)
+        runtime.health.add("work", lambda: works.fault)
+        repeated = [
+            runtime.spawn(works.repeat(work), work.name)
+            for work in (
+                Work(name="sweep of the ledger", do=teller.sweep, pause=every(SWEEP_SECONDS)),
+                Work(name="look at the backlog", do=backlog.look, pause=every(LOOK_SECONDS)),
+                Work(name="sealing of old days", do=_sealing(runtime, engine, metrics), pause=every(SWEEP_SECONDS)),
+                Work(name="comparison with the marks", do=recovery.compare, pause=every(SWEEP_SECONDS)),
+                Work(name="what gateways say", do=hearing.sweep, pause=every(SWEEP_SECONDS)),
+            )
+        ]
         silence = config.meter.source_silence
         answers = Answers(ledger, FiguresReader(engine), backlog, now=runtime.now, silence=silence)
         gaps = GapAnswers(book, runtime.now)
@@ -99,7 +107,8 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         auditor = Auditor(runtime.bus, AuditFacts(engine), answers.tokens, audit_metrics, runtime.now)
         answering.append(await runtime.bus.respond("meter", subjects.METER_AUDIT, auditor.answer))
         desk = AuditDesk(runtime, EngineBook(engine), auditor, audit_metrics, recovery)
-        leading = [runtime.keep_lease(lease), runtime.spawn(Leadership(desk.begin).run(lease), "audit")]
+        leadership = Leadership(desk.begin, works)
+        leading = [runtime.keep_lease(lease), runtime.spawn(leadership.run(lease), "audit")]
         try:
             yield
         finally:
@@ -107,7 +116,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
                 await handle.stop()
             await asyncio.wait([consuming], timeout=config.meter.drain_grace)
             # All of them work with the engine that is closed next.
-            await end([consuming, sweeping, looking, sealing, noting, comparing, *leading])
+            await end([consuming, *repeated, *leading])
             await lease.release()
 
 
@@ -128,12 +137,3 @@ async def _compared(recovery: Recovery) -> None:
         except (BusUnavailable, *database.AWAY) as error:
             log.warning("the marks cannot be compared, trying again", reason=database.told(error))
             await asyncio.sleep(RETRY_SECONDS)
-
-
-async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        try:
-            await work()
-        except (BusUnavailable, *database.AWAY) as error:
-            log.warning("not done, trying again", work=work.__qualname__, reason=database.told(error))
-        await asyncio.sleep(seconds)

@@ -2,8 +2,12 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from uuid import uuid4
 
 import structlog
+
+from shared.messages.codec import encode
+from shared.messages.meter import Refused
 
 LOGGED_PER_MINUTE = 10
 """Lines for each source: enough to see what is wrong, too few to fill a disk. The rest is counted."""
@@ -47,6 +51,15 @@ class Intake:
                 **place,
                 **last,
             )
+
+    async def answer(self, service: str, subject: str, answering: Awaitable[bytes]) -> bytes:
+        """Wait for the answer to a request; where there is none, a refusal that names the fault in the log."""
+        try:
+            return await answering
+        except Exception as error:  # noqa: BLE001 - whatever it is, whoever asked gets an answer
+            incident = uuid4().hex[:12]
+            self.reject(subject, error, traceback=True, incident=incident)
+            return encode(Refused(reason=f"internal error {incident}: see the log of the {service}"))
 
     async def deliver(self, source: str, subject: str, handling: Awaitable[None]) -> None:
         """Wait until a message has been handled; one that cannot be ends nothing."""

@@ -223,7 +223,7 @@ class JetStreamBus:
 
     async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
         async def on_request(request: Request) -> None:
-            await request.respond(await handler(request.data))
+            await request.respond(await self.intake.answer(service, subject, handler(request.data)))
 
         async with unavailable(f"respond {subject}"):
             micro = await add_service(self.client, name=service, version=SERVICE_VERSION)

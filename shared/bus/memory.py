@@ -231,8 +231,10 @@ class MemoryBus:
         return data is not None
 
     async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
-        del service  # one process holds one replica of each
-        self._responders[subject] = handler
+        async def answer(data: bytes) -> bytes:
+            return await self.intake.answer(service, subject, handler(data))
+
+        self._responders[subject] = answer
         return _Handle(lambda: self._responders.__delitem__(subject))
 
     async def request(self, subject: str, data: bytes, *, timeout: float) -> bytes:

@@ -216,7 +216,10 @@ class Bus(Protocol):
         ...
 
     async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
-        """Answer requests on `subject` as one of the replicas of `service`."""
+        """Answer requests on `subject` as one of the replicas of `service`.
+
+        Where the handler raises, the answer is a `Refused` that names the fault in this service's log.
+        """
         ...
 
     async def request(self, subject: str, data: bytes, *, timeout: float) -> bytes:

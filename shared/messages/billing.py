@@ -136,6 +136,8 @@ class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
     """How many delivered charges it was made from."""
     left_out: str | None = None
     """What would not fit into a message: `keys`; None: all is there. What is published has all."""
+    failed: bool = False
+    """It could not be made: `reason` says why, and no figure of it is known. It is never published."""
 
 
 class ReportsQuery(Message, frozen=True, kw_only=True, tag="reports_query.v1"):

@@ -74,6 +74,8 @@ def _cost(model: str, days: Sequence[str], reports: Sequence[DayReport]) -> tupl
 
 def _why_not(model: str, report: DayReport) -> str | None:
     """Why a day does not count; None: it does, if only with nothing."""
+    if report.failed:
+        return report.reason
     if report.spend is None:
         return NOT_DELIVERED if report.tokens else None
     if report.state == "estimated":

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 from services.billing.core.money import per_mtok, units, usd
-from services.billing.core.report import NO_TOKENS, NOT_DELIVERED, directions_of
+from services.billing.core.report import FAILED, NO_TOKENS, NOT_DELIVERED, directions_of
 from shared.messages.billing import (
     CAUSES,
     AlwaysOn,
@@ -30,10 +30,11 @@ CERTAINTY: tuple[FigureState, ...] = ("estimated", "provisional", "restated", "f
 def make_period(days: Sequence[DayReport], weights: Mapping[str, int]) -> PeriodReport:
     """The figures of `days`, which follow one another; `weights` as for a day's directions.
 
-    A day with neither cost nor tokens adds nothing. Tokens without their cost make the whole unknown.
+    A day with neither cost nor tokens adds nothing. Tokens without their cost, and a day that failed, make the whole
+    unknown.
     """
     known = [day for day in days if day.spend is not None]
-    unknown = [day.day for day in days if day.spend is None and day.tokens]
+    unknown = [day.day for day in days if day.failed or (day.spend is None and day.tokens)]
     tokens = sum(day.tokens for day in days)
     spend = None if unknown or not known else _sum(day.spend for day in known)
     before = None if spend is None else _sum(day.spend_before_credits for day in known)
@@ -71,7 +72,7 @@ def complete_through(days: Iterable[DayReport]) -> str | None:
     for day in days:
         if day.state not in (None, "estimated") and day.usage_complete:
             through = day.day
-        elif day.spend is not None or day.tokens:
+        elif day.failed or day.spend is not None or day.tokens:
             break
     return through
 
@@ -88,6 +89,9 @@ def spans(days: Sequence[str]) -> str:
 
 
 def _reason(days: Sequence[DayReport], unknown: Sequence[str], known: Sequence[DayReport], tokens: int) -> str | None:
+    failed = [day.day for day in days if day.failed]
+    if failed:
+        return f"{FAILED}: {spans(failed)}"
     if unknown:
         through = complete_through(days)
         fix = f"; the days up to {through} are whole" if through else ""

@@ -22,6 +22,7 @@ from shared.messages.meter import TokenSums
 
 NOT_DELIVERED = "cost not delivered"
 NO_TOKENS = "no tokens"
+FAILED = "the day could not be made"
 
 
 def state_of(allocation: Allocation, *, settled: bool = False, complete: bool = False) -> FigureState | None:
@@ -80,6 +81,27 @@ def make_report(
         variance=_variance(allocation),
         shared_by=allocation.shared_by if known else None,
         charges=allocation.charges,
+    )
+
+
+def failed_report(day: str, why: str) -> DayReport:
+    """What is said of a day whose figures cannot be made: nothing, and why."""
+    return DayReport(
+        day=day,
+        state=None,
+        revision=0,
+        currency="USD",
+        spend=None,
+        tokens=0,
+        usd_per_mtok=None,
+        reason=f"{FAILED}: {why}",
+        causes={},
+        tiers=(),
+        directions=directions_of(TokenSums(), None, {}),
+        tax=Decimal(0),
+        spend_before_credits=None,
+        usage_reasons=(FAILED,),
+        failed=True,
     )
 
 

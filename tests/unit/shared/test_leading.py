@@ -5,14 +5,17 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from shared import leading
+from shared import leading, works
 from shared.bus.lease import Lease
 from shared.bus.memory import MemoryBus
 from shared.bus.topology import LEASES
 from shared.errors import BusUnavailable
-from shared.leading import Leadership, Work
+from shared.leading import Leadership
+from shared.messages.codec import Unreadable
 from shared.tasks import end
+from shared.works import Work, Works
 from tests.kit.waiting import until
 
 pytestmark = pytest.mark.usefixtures("_quick")
@@ -20,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("_quick")
 
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leading, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(works, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(leading, "LOOK_SECONDS", 0.01)
 
 
@@ -56,7 +59,7 @@ class Desk:
             raise BusUnavailable("no answer")
         self.terms.append("begun")
         stack.callback(self.terms.append, "ended")
-        return [Work(name="count", do=self.do, pause=leading.every(0.001))]
+        return [Work(name="count", do=self.do, pause=works.every(0.001))]
 
     async def do(self) -> None:
         if self.refusals:
@@ -76,7 +79,7 @@ async def held(clock: Clock, bus: MemoryBus) -> Lease:
 async def test_it_works_while_the_lease_is_held_and_again_with_the_next() -> None:
     clock, bus, desk = Clock(), MemoryBus(), Desk()
     lease = await held(clock, bus)
-    task = asyncio.create_task(Leadership(desk.begin).run(lease))
+    task = asyncio.create_task(Leadership(desk.begin, Works(CollectorRegistry())).run(lease))
     try:
         await comes(lambda: desk.done > 2)
         clock.now = 1e6  # paused for long: the lease is over by the clock, though nobody said so
@@ -96,13 +99,13 @@ async def test_it_works_while_the_lease_is_held_and_again_with_the_next() -> Non
 async def test_what_is_refused_is_tried_again_and_told_meanwhile() -> None:
     desk = Desk()
     desk.refusals = 3
-    leadership = Leadership(desk.begin)
-    task = asyncio.create_task(leadership.run(await held(Clock(), MemoryBus())))
+    pieces = Works(CollectorRegistry())
+    task = asyncio.create_task(Leadership(desk.begin, pieces).run(await held(Clock(), MemoryBus())))
     try:
-        await comes(lambda: leadership.fault is not None)
-        assert leadership.fault == "count: TimeoutError: the database is away"
+        await comes(lambda: pieces.fault is not None)
+        assert pieces.fault == "count: TimeoutError: the database is away"
         await comes(lambda: desk.done > 0)
-        assert leadership.fault is None
+        assert pieces.fault is None
     finally:
         await end([task])
 
@@ -110,7 +113,7 @@ async def test_what_is_refused_is_tried_again_and_told_meanwhile() -> None:
 async def test_a_term_that_cannot_begin_is_begun_again() -> None:
     desk = Desk()
     desk.opens_not = 2
-    task = asyncio.create_task(Leadership(desk.begin).run(await held(Clock(), MemoryBus())))
+    task = asyncio.create_task(Leadership(desk.begin, Works(CollectorRegistry())).run(await held(Clock(), MemoryBus())))
     try:
         await comes(lambda: desk.done > 0)
         assert desk.terms == ["begun"]
@@ -118,10 +121,48 @@ async def test_a_term_that_cannot_begin_is_begun_again() -> None:
         await end([task])
 
 
-async def test_a_defect_ends_it() -> None:
-    desk = Desk()
-    desk.fails = ZeroDivisionError()
-    with pytest.raises(ZeroDivisionError):
-        async with asyncio.timeout(60):
-            await Leadership(desk.begin).run(await held(Clock(), MemoryBus()))
-    assert desk.terms == ["begun", "ended"]
+class Office(Desk):
+    """Has a second piece of work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.others = 0
+
+    async def begin(self, stack: AsyncExitStack) -> Sequence[Work]:
+        return [*await super().begin(stack), Work(name="other", do=self.do_other, pause=works.every(0.001))]
+
+    async def do_other(self) -> str | None:
+        self.others += 1
+        return "2026-11-20 cannot be made" if self.others > 3 else None
+
+
+@pytest.mark.parametrize("defect", [ZeroDivisionError("x"), RecursionError(), KeyError("y"), Unreadable("z")])
+async def test_a_work_that_fails_in_any_way_fails_alone(defect: Exception) -> None:
+    desk, registry = Office(), CollectorRegistry()
+    desk.fails = defect
+    pieces = Works(registry)
+    task = asyncio.create_task(Leadership(desk.begin, pieces).run(await held(Clock(), MemoryBus())))
+
+    def value(name: str, work: str) -> float:
+        return registry.get_sample_value(name, {"work": work}) or 0.0
+
+    try:
+        await comes(lambda: value("spot_work_failures_total", "count") > 1 and desk.others > 5)
+        assert pieces.fault is not None
+        assert f"count: {type(defect).__name__}" in pieces.fault
+        assert "other: 2026-11-20 cannot be made" in pieces.fault
+        assert value("spot_work_failing", "count") == 1
+        desk.fails = None
+        await comes(lambda: desk.done > 0)
+        assert pieces.fault == "other: 2026-11-20 cannot be made"
+        assert value("spot_work_failing", "count") == 0
+        assert desk.terms == ["begun"]
+    finally:
+        await end([task])
+
+
+def test_it_is_tried_again_ever_later_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    pieces = Works(CollectorRegistry())
+    assert [pieces.failed("w", KeyError(), n) for n in (1, 2, 3, 7, 1000)] == [1.0, 2.0, 4.0, 60.0, 60.0]
+    assert [pieces.failed("w", BusUnavailable("gone"), n) for n in (1, 2, 3, 4, 1000)] == [1.0, 2.0, 4.0, 5.0, 5.0]
