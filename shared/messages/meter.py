@@ -64,6 +64,17 @@ class TokenSums(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_tokens: int = 0
 
 
+def plausible(sums: TokenSums) -> TokenSums:
+    """The sums with no more cached than prompt and no more reasoning than completion tokens.
+
+    Old ledgers have events whose engine said otherwise; every reader subtracts the one from the other.
+    """
+    cached, reasoning = min(sums.cached_tokens, sums.prompt_tokens), min(sums.reasoning_tokens, sums.completion_tokens)
+    if (cached, reasoning) == (sums.cached_tokens, sums.reasoning_tokens):
+        return sums
+    return msgspec.structs.replace(sums, cached_tokens=cached, reasoning_tokens=reasoning)
+
+
 class TokensRow(msgspec.Struct, frozen=True, kw_only=True):
     """Sums under one combination of the dimensions asked for."""
 

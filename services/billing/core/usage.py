@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from shared.messages.meter import Tokens, TokenSums
+from shared.messages.meter import Tokens, TokenSums, plausible
 
 BY = ("tier", "model", "key", "outcome")
 """What the meter is asked to tell them by."""
@@ -38,7 +38,7 @@ def usage(answer: Tokens) -> Usage:
         if outcome == "failed":
             failed += tokens_of(row.sums)
         else:
-            served[tier, model, key] = total((served.get((tier, model, key), TokenSums()), row.sums))
+            served[tier, model, key] = total((served.get((tier, model, key), TokenSums()), plausible(row.sums)))
     return Usage(served=dict(sorted(served.items())), failed=failed, complete=answer.complete, reasons=answer.reasons)
 
 

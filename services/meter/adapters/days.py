@@ -25,7 +25,7 @@ from services.meter.core.ends import Source
 from services.meter.core.runs import DAY, Run
 from services.meter.core.sums import HOUR
 from shared.errors import Refusal
-from shared.messages.meter import HistoryQuery, TokenSums
+from shared.messages.meter import HistoryQuery, TokenSums, plausible
 
 ROWS_AT_ONCE = 5000
 """Rows read from a stream in one go: a task switch for each of them would cost more than the row."""
@@ -123,8 +123,8 @@ async def _sums(
     dimensions = [*by, "outcome"]
     return {
         # PostgreSQL's sum of whole numbers is a decimal.
-        tuple(map(labelled, dimensions, row[: len(grouped)])): TokenSums(
-            **dict(zip(COUNTS, map(int, row[len(grouped) :]), strict=True))
+        tuple(map(labelled, dimensions, row[: len(grouped)])): plausible(
+            TokenSums(**dict(zip(COUNTS, map(int, row[len(grouped) :]), strict=True)))
         )
         for row in rows
     }

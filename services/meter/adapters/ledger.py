@@ -33,7 +33,7 @@ from services.meter.adapters.tables import (
     sources,
     unknowns,
 )
-from services.meter.core.batch import Batch, Kind, Readable
+from services.meter.core.batch import Batch, Kind, Readable, plausible
 from services.meter.core.day import Day, DayFacts
 from services.meter.core.history import page
 from services.meter.core.runs import Run, mark, merged
@@ -164,7 +164,7 @@ class Ledger:
     async def _insert_conflicts(
         self, connection: AsyncConnection, repeats: Sequence[Readable], stored: Mapping[str, UsageEvent], now: float
     ) -> int:
-        other = {_digest(m.payload): m for m in repeats if m.event != stored[m.event.id]}
+        other = {_digest(m.payload): m for m in repeats if m.event != plausible(stored[m.event.id])}
         insert = self._insert(conflicts).on_conflict_do_nothing().returning(conflicts.c.id)
         values = [
             {"id": m.event.id, "sha256": digest, "payload": m.payload, "received_at": now}

@@ -28,7 +28,7 @@ Kind = Literal["unreadable", "invalid", "future", "old"]
 
 _NAMES = ("id", "source", "key_id", "model", "tier", "machine", "wake_id", "moved_from")
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
-_COUNTS = ("generation", "status", "choices", *_TOKENS)
+_COUNTS = ("generation", "status", "choices")
 _SECONDS = ("completed_at", "wake_wait", "first_token", "duration", "overhead")
 
 
@@ -127,6 +127,7 @@ def read(payloads: Iterable[bytes], received_at: float, *, keep: float = math.in
         except Unreadable as error:
             quarantined.append(_quarantined(payload, "unreadable", str(error), received_at))
             continue
+        event = plausible(event)
         if fault := next(faults(event), None):
             quarantined.append(_quarantined(payload, "invalid", fault, received_at))
         elif event.completed_at > received_at + AHEAD_SECONDS:
@@ -135,6 +136,23 @@ def read(payloads: Iterable[bytes], received_at: float, *, keep: float = math.in
             readable.append(Readable(event=event, payload=payload))
     batch = Batch(readable=tuple(readable), quarantined=tuple(quarantined), received_at=received_at)
     return batch.since(received_at - keep)
+
+
+def plausible(event: UsageEvent) -> UsageEvent:
+    """The same event with each token count that makes sense; one that does not is 0, as if it was not reported.
+
+    Engines say these numbers. None of them may keep an event from being counted, or make a sum negative.
+    """
+    prompt, cached, completion, reasoning = (_count(getattr(event, name)) for name in _TOKENS)
+    cached, reasoning = min(cached, prompt), min(reasoning, completion)
+    counts = (prompt, cached, completion, reasoning)
+    if counts == tuple(getattr(event, name) for name in _TOKENS):
+        return event
+    return msgspec.structs.replace(event, **dict(zip(_TOKENS, counts, strict=True)))
+
+
+def _count(tokens: int) -> int:
+    return tokens if 0 <= tokens < COUNT_LIMIT else 0
 
 
 def faults(event: UsageEvent) -> Iterator[str]:

@@ -278,7 +278,7 @@ async def test_a_clock_that_was_set_back_over_midnight_hides_no_number(books: Bo
 
 async def test_numbers_that_the_ledger_lacks_are_told_by_source(books: Books) -> None:
     await books.served(*(used(n, 100 + n) for n in (1, 2, 4)), used(5, 86_500))
-    damaged = encode(used(3, 103)).replace(b'"prompt_tokens":100', b'"prompt_tokens":-1')
+    damaged = encode(used(3, 103)).replace(b'"generation":1', b'"generation":-1')
     lost = await books.audit()
     assert [(s.first, s.last, s.kept, s.missing) for s in lost.sources] == [(1, 4, 3, 1)]
     assert faults(lost)[0].startswith("source gw-1: 1 of its events 1 to 4")

@@ -152,3 +152,20 @@ async def test_names_that_nobody_knows_are_counted_and_told(ledger: Ledger) -> N
 def test_without_anything_known_yet_all_pass() -> None:
     assert Known().models is None
     assert Names(["m"])().models == frozenset({"m"})
+
+
+async def test_an_old_event_with_more_cached_than_prompt_tokens_breaks_no_sum(ledger: Ledger) -> None:
+    """Earlier versions recorded what engines said as it was."""
+    odd = event(source_seq=1, prompt_tokens=7, cached_tokens=99, completion_tokens=5, reasoning_tokens=9)
+    await ledger.record(read([encode(event(source_seq=1))], NOW))
+    async with ledger._engine.begin() as connection:
+        for table in (tables.events, tables.rollups, tables.hours):
+            counts = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+            await connection.execute(update(table).values({name: getattr(odd, name) for name in counts}))
+    facts = await ledger.day(DAY, ("model",), busy=False)
+    query = TokensQuery(day=DAY.name, by=("model", "direction"))
+    told = answer(DAY, query, facts, NOW, now=NOW, silence=60)
+    assert (told.totals.prompt_tokens, told.totals.cached_tokens, told.totals.reasoning_tokens) == (7, 7, 5)
+    assert [row.sums.prompt_tokens for row in told.rows] == [7, 0, 0]
+    again = await ledger.record(read([encode(odd)], NOW))
+    assert (again.repeated, again.conflicts) == (1, 0)

@@ -4,8 +4,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from services.meter.core.batch import COUNT_LIMIT, NAME_BYTES, SEQ_LIMIT, read
+from services.meter.core.batch import COUNT_LIMIT, NAME_BYTES, SEQ_LIMIT, plausible, read
 from services.meter.core.runs import Run
 from shared.messages.codec import encode
 from tests.unit.meter.events import MIDNIGHT, event
@@ -22,8 +24,8 @@ NOW = MIDNIGHT + 500.0
         ("key_id", "k" * (NAME_BYTES + 1)),
         ("source_seq", 0),
         ("source_seq", SEQ_LIMIT),
-        ("prompt_tokens", -1),
-        ("completion_tokens", COUNT_LIMIT),
+        ("choices", -1),
+        ("generation", COUNT_LIMIT),
         ("duration", -0.001),
         ("completed_at", 1e300),
         ("first_token", -1.0),
@@ -34,6 +36,20 @@ def test_an_event_that_cannot_be_counted_says_which_field(field: str, value: Any
     good = event()
     (kept,) = read([encode(msgspec.structs.replace(good, **{field: value}))], NOW).quarantined
     assert kept.reason.startswith(f"{field}: ")
+
+
+TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+
+
+@given(st.tuples(*[st.integers(-(2**70), 2**70) | st.integers(-3, 3)] * 4))
+def test_no_token_count_keeps_an_event_from_being_counted(counts: tuple[int, ...]) -> None:
+    said = msgspec.structs.replace(event(), **dict(zip(TOKENS, counts, strict=True)))
+    (message,) = read([encode(said)], NOW).readable
+    prompt, cached, completion, reasoning = (getattr(message.event, name) for name in TOKENS)
+    assert 0 <= cached <= prompt < COUNT_LIMIT
+    assert 0 <= reasoning <= completion < COUNT_LIMIT
+    assert (prompt, completion) == tuple(c if 0 <= c < COUNT_LIMIT else 0 for c in counts[::2]), "each by itself"
+    assert plausible(message.event) is message.event
 
 
 def test_the_edges_can_be_counted() -> None:
