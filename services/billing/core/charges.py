@@ -73,7 +73,8 @@ def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner]) -> dict[
         if (whose := owners.get(named)) is None:
             whose = owners[named] = owner(row)
         hourly = (row.consumed_unit or "").strip().lower() in HOUR_UNITS
-        kind = Kind(row.charge_start, row.charge_end, whose, row.category, row.service_category, hourly, row.per_usd)
+        start, end = _span(row, whose)
+        kind = Kind(start, end, whose, row.category, row.service_category, hourly, row.per_usd)
         if (charge := found.get(kind)) is None:
             charge = found[kind] = Charge()
         billed = units(row.billed)
@@ -85,6 +86,18 @@ def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner]) -> dict[
             above, below = row.consumed_quantity.as_integer_ratio()
             charge.quantity += divided(above * _QUANTUM, below)
     return found
+
+
+def _span(row: CostRow, owner: Owner) -> tuple[int, int]:
+    """Return the time that the charge counts for: its own if it is a machine's or longer than a UTC day, else its day.
+
+    The reader sums such charges by day. An amount in another currency is rounded once for each sum, so the figures
+    would depend on who summed them.
+    """
+    start, end = row.charge_start, row.charge_end
+    day = start - start % DAY
+    is_machines = isinstance(owner, Direct) and owner.machine is not None
+    return (start, end) if is_machines or end > day + DAY else (day, day + DAY)
 
 
 def day_part(amount: int, kind: Kind, day: Window) -> int:

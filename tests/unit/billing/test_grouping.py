@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.billing.adapters.reader import Terms
@@ -88,8 +88,17 @@ def facts(rows: list[CostRow], day: str, now: int) -> DayFacts:
     return DayFacts(day=window, now=now, rows=on_it, fleet=FLEET, times=times, tokens={"A": 3, "B": 1}, prices={"A": 7})
 
 
+def euros(hour: int) -> tuple[dict[str, str], tuple[int, int]]:
+    """An hour whose conversion is rounded up; two of them, converted as a sum, are not."""
+    names = ("EffectiveCost", "ListCost", "ServiceCategory", "ConsumedQuantity", "ConsumedUnit", "InvoiceId")
+    row = dict.fromkeys(names, "NULL") | {"BilledCost": "0.000000000006", "BillingCurrency": "EUR", "Tags": ""}
+    times = PERIOD + hour * HOUR, PERIOD + (hour + 1) * HOUR
+    return row | {"ChargeCategory": "Usage", "ResourceId": "i-other"}, times
+
+
 @settings(max_examples=5, deadline=None)
 @given(CHARGES)
+@example([euros(1), euros(2)])
 def test_no_figure_changes_by_it(charges: list[tuple[dict[str, str], tuple[int, int]]]) -> None:
     rows = delivered(charges)
     found = read(focus_csv(*rows), terms=TERMS)
