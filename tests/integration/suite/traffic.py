@@ -102,7 +102,7 @@ async def engine_count(suite: UpProcess) -> EngineCounters:
 
 
 async def probe_tokens(suite: UpProcess) -> int:
-    async with connect(suite.services["bus"]["url"], name="test", wait=PATIENCE_SECONDS) as bus:
+    async with connect(suite.bus_url, name="test", wait=PATIENCE_SECONDS) as bus:
         entries = [ENTRIES.decode(received.data) for received in await bus.read(FLEET_JOURNAL)]
     return sum(entry.tokens for entry in entries if isinstance(entry, ProviderCall))
 
