@@ -249,6 +249,10 @@ def parse(data: bytes | str, name: str) -> Config:
 def _special(kind: type[Any], value: object) -> object:
     if kind in (Duration, Money):
         return kind.parse(value)
+    if kind is Path:
+        if isinstance(value, str) and value:
+            return Path(value)
+        raise ValueError(f"expected a path, got {value!r}")
     raise NotImplementedError(kind)
 
 

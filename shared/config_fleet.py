@@ -1,5 +1,6 @@
 """The part of the configuration that names the fleet: tiers, machines and models."""
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -27,6 +28,8 @@ class Tier(Section, frozen=True, kw_only=True):
     """USD per UTC day, of this tier's machines; absent: no gate of its own."""
     max_concurrency: int = 64
     """Requests in flight per machine."""
+    key_file: Path | None = None
+    """The file with the key that its engines ask for, as vLLM's `--api-key`. Absent: they ask for none."""
     idle_policy: IdlePolicy | None = None
     idle_timeout: Duration | None = None
     min_awake: Duration | None = None

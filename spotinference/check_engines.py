@@ -3,26 +3,17 @@
 import asyncio
 from collections.abc import Mapping
 
-import aiohttp
-import msgspec
-
 from services.waker.adapters.probe import HttpProber
 from services.waker.core.events import Sight
 from shared.config import Config, Machine
-from shared.messages.codec import Unreadable, decode
+from shared.engine_keys import EngineKeys
+from shared.errors import Misconfigured
 from shared.messages.waker import MachineRecord
 from spotinference.findings import Finding, note, ok, wrong
 
 PROBE_SECONDS = 3.0
 AT_ONCE = 16
 """Machines that are asked at the same time."""
-MAX_BODY_BYTES = 1024 * 1024
-
-
-class Listing(msgspec.Struct, frozen=True):
-    """What an engine answers to `GET /v1/models`, as far as it has to."""
-
-    data: list[object]
 
 
 async def check_engines(
@@ -30,23 +21,18 @@ async def check_engines(
 ) -> list[Finding]:
     """Each machine's engine, by its own findings. What sleeps is not asked, and that is said."""
     turns = asyncio.Semaphore(AT_ONCE)
-    timeout = aiohttp.ClientTimeout(total=PROBE_SECONDS)
-    prober = HttpProber()
     try:
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
+        prober = HttpProber(EngineKeys(config).find)
+    except Misconfigured as error:
+        return [wrong(str(error))]
 
-            async def checked(machine: Machine) -> list[Finding]:
-                async with turns:
-                    return await Engine(
-                        config,
-                        machine,
-                        sight=sights.get(machine.id),
-                        record=records.get(machine.id),
-                        prober=prober,
-                        session=session,
-                    ).findings()
+    async def checked(machine: Machine) -> list[Finding]:
+        async with turns:
+            sight, record = sights.get(machine.id), records.get(machine.id)
+            return await Engine(config, machine, sight=sight, record=record, prober=prober).findings()
 
-            found = await asyncio.gather(*(checked(machine) for machine in config.machine))
+    try:
+        found = await asyncio.gather(*(checked(machine) for machine in config.machine))
     finally:
         await prober.close()
     return [finding for findings in found for finding in findings]
@@ -63,8 +49,8 @@ class Engine:
         sight: Sight | None,
         record: MachineRecord | None,
         prober: HttpProber,
-        session: aiohttp.ClientSession,
     ) -> None:
+        self._machine = machine.id
         self._provider = config.tiers[machine.tier].provider
         self._who = f"machine {machine.id}"
         self._configured = machine.endpoint
@@ -72,7 +58,7 @@ class Engine:
         self._record = record
         self._models = [m.served_as or m.name for m in config.model if machine.tier in m.lineup]
         self._prober = prober
-        self._session = session
+        self._work_timeout = config.waker.call_timeout
 
     async def findings(self) -> list[Finding]:
         asleep = self._not_asked()
@@ -81,14 +67,17 @@ class Engine:
         endpoint = self._endpoint()
         if endpoint is None:
             return [note(f"{self._who}: its engine was not asked: nobody knows its endpoint yet")]
-        answers = [await self._prober.reach(endpoint, model, PROBE_SECONDS) for model in self._models or [""]]
+        answers = [
+            await self._prober.reach(self._machine, endpoint, model, PROBE_SECONDS, must_list=True)
+            for model in self._models or [""]
+        ]
         strange = list(dict.fromkeys(answer.wrong for answer in answers if answer.wrong))
         if strange:
             return [wrong(f"{self._who}: endpoint {endpoint}: {fault}") for fault in strange]
         silent = next((answer for answer in answers if not answer.answered), None)
         if silent is not None:
             return [self._silent(endpoint, silent.code)]
-        return [await self._listed(endpoint)]
+        return [await self._works(endpoint)]
 
     def _not_asked(self) -> str:
         """Why there is no engine to ask; empty: there should be one."""
@@ -119,22 +108,16 @@ class Engine:
         fix = "does its engine run (it may still be loading), is `endpoint` right, may this host connect to it?"
         return wrong(f"{told}, {up}: {fix}")
 
-    async def _listed(self, endpoint: str) -> Finding:
-        """Something answers and does not say that it serves another model: is it an engine at all?"""
-        told = f"{self._who}: endpoint {endpoint}"
-        try:
-            async with self._session.get(f"{endpoint}/v1/models", allow_redirects=False) as answer:
-                status, body = answer.status, await answer.content.read(MAX_BODY_BYTES)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            return self._silent(endpoint, str(error))
-        if status in (401, 403):
-            return wrong(f"{told}: answers {status}: the gateway has no key for an engine: start it without one")
-        if status != 200:
-            return note(f"{told}: answers, and lists no models ({status}): which one it serves is not known")
-        try:
-            listed = decode(body, Listing)
-        except Unreadable:
-            return wrong(f"{told}: answers /v1/models with no list of models: no engine listens there")
-        if not listed.data:
-            return note(f"{told}: an engine answers, and lists no models: which one it serves is not known")
-        return ok(f"{told}: an engine answers for {', '.join(self._models) or 'no model of ours'}")
+    async def _works(self, endpoint: str) -> Finding:
+        """Whether it does what its model is for, asked as the waker asks."""
+        text = f"{self._who}: endpoint {endpoint}"
+        if not self._models:
+            return note(f"{text}: something answers; no model of ours is served there")
+        if self._record is not None and self._record.state in ("ready", "draining"):
+            return ok(f"{text}: an engine answers for {', '.join(self._models)}; the waker holds it ready")
+        answer = await self._prober.work(self._machine, endpoint, self._models[0], self._work_timeout)
+        if answer.wrong:
+            return wrong(f"{text}: {answer.wrong}")
+        if not answer.answered:
+            return wrong(f"{text}: it answers, and does not do what {self._models[0]} is for: {answer.code}")
+        return ok(f"{text}: an engine answers for {', '.join(self._models)}")

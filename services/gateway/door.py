@@ -20,6 +20,7 @@ from services.gateway.metrics import Metrics
 from shared.budget import GateView
 from shared.bus.view import View
 from shared.config import Config, Model
+from shared.engine_keys import EngineKeys
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.waker import MachineRecord
 
@@ -49,6 +50,7 @@ class Door:
     demand: Demand
     activity: ActivityReporter
     engines: Engines
+    engine_keys: EngineKeys
     outbox: Outbox
     sender: UsageSender
     limits: Limits

@@ -24,6 +24,7 @@ from services.gateway.turn import Turn
 from shared.budget import GateView
 from shared.bus.topology import BUDGET, FLEET, KEYS, MONTHS
 from shared.bus.view import View
+from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
 from shared.fleet_records import record_check
 from shared.messages.budget import BudgetGate
@@ -118,6 +119,7 @@ def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth], gates: GateV
             now=runtime.now,
         ),
         engines=Engines(config.gateway, Turn()),
+        engine_keys=EngineKeys(config),
         outbox=outbox,
         sender=UsageSender(bus, outbox, runtime.monotonic, limits.confirmed),
         limits=limits,

@@ -15,6 +15,7 @@ from services.meter.reader import EngineReader
 from services.meter.recovery import Recovery
 from shared.bus import subjects, topology
 from shared.bus.view import View
+from shared.engine_keys import EngineKeys
 from shared.fleet_records import record_check
 from shared.messages.waker import MachineRecord
 from shared.runtime.process import Runtime
@@ -48,7 +49,7 @@ class AuditDesk:
 
     async def begin(self, stack: AsyncExitStack) -> Sequence[Work]:
         """Take up a term."""
-        scraper = Scraper()
+        scraper = Scraper(find_key=EngineKeys(self._config).find)
         stack.push_async_callback(scraper.close)
         notes = FleetNotes(self._bus, self._book, self._now)
         listening = await self._bus.subscribe(subjects.ACTIVITIES, notes.on_activity)

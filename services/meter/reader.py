@@ -98,7 +98,7 @@ class EngineReader:
             async with self._turns:
                 await self._heard_of(record)
                 at = self._now()
-                counters = await self._scraper.read(record.endpoint)
+                counters = await self._scraper.read(record.endpoint, record.machine)
                 reading = Reading(machine=record.machine, generation=record.generation, at=at, counters=counters)
                 await self._book.read(reading, day_of(at), stays=self._stays(record.tier))
         except Unread as error:

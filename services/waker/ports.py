@@ -73,15 +73,19 @@ class Answer:
     """Something of the machine answered, be it with a refusal: its network is up."""
     wrong: str = ""
     """It answers, and is no engine of this model: what it is."""
+    max_model_len: int | None = None
+    """The longest context in tokens, where the engine tells it."""
 
 
 class Prober(Protocol):
     """Asks engines. `endpoint` is an origin without `/v1`; both take at most `timeout` seconds and never raise."""
 
-    async def reach(self, endpoint: str, model: str, timeout: float) -> Answer:
-        """Whether the engine answers at all, and, where it lists its models, lists this one; an empty name: any."""
+    async def reach(
+        self, machine: str, endpoint: str, model: str, timeout: float, *, must_list: bool = False
+    ) -> Answer:
+        """Whether the engine answers at all. `must_list`: where it lists its models, it has to list this one."""
         ...
 
-    async def token(self, endpoint: str, model: str, timeout: float) -> Answer:
-        """Whether it answers one token."""
+    async def work(self, machine: str, endpoint: str, model: str, timeout: float) -> Answer:
+        """Whether it does what its model is for: one token, or one embedding."""
         ...

@@ -217,9 +217,9 @@ class Term:
     async def _probe(self, probe: Probe) -> None:
         began = self._now()
         if probe.step == "reach":
-            answer = await self._prober.reach(probe.endpoint, "", probe.timeout)
+            answer = await self._prober.reach(probe.machine, probe.endpoint, probe.model, probe.timeout)
         else:
-            answer = await self._prober.token(probe.endpoint, probe.model, probe.timeout)
+            answer = await self._prober.work(probe.machine, probe.endpoint, probe.model, probe.timeout)
         event = Probed(
             machine=probe.machine,
             serial=probe.serial,
@@ -230,6 +230,7 @@ class Term:
             wrong=answer.wrong,
             code=answer.code,
             tokens=answer.tokens,
+            max_model_len=answer.max_model_len,
         )
         self._inbox.tell(("probe", probe.machine), event)
 

@@ -21,6 +21,7 @@ from shared.bus.topology import BUDGET
 from shared.bus.view import View
 from shared.clouds.throttle import Throttle
 from shared.config import Config, Machine, ProviderName
+from shared.engine_keys import EngineKeys
 from shared.ids import uuid7
 from shared.messages.budget import BudgetGate
 from shared.runtime.child import LIFELINE_VARIABLE
@@ -33,7 +34,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     """The running waker, leading or standing by. Leaving touches no machine: the next leader takes them over."""
     config = runtime.config
     lease = Lease(runtime.bus, subjects.WAKER_LEASE, runtime.instance, runtime.monotonic)
-    prober = HttpProber()
+    prober = HttpProber(EngineKeys(config).find)
     budget: View[BudgetGate] = View(BUDGET, BudgetGate)
     gates = GateView(config, budget, budget.age)
 

@@ -1,6 +1,6 @@
 """What the waker publishes: the state of each machine, the operations journal, what it remembers; and its orders."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -43,6 +43,8 @@ class MachineRecord(Message, frozen=True, kw_only=True, tag="machine.v1"):
     """What an operator has to see to, in words; empty: nothing."""
     failed_wakes: int = 0
     """Wakes in a row in which its engine did not become ready; `reason` says why the last one failed."""
+    max_model_len: Annotated[int, msgspec.Meta(gt=0, lt=2**40)] | None = None
+    """The longest context in tokens, as its engine told it last; None where no engine did."""
 
 
 class Transition(Message, frozen=True, kw_only=True, tag="transition.v1"):

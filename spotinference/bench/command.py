@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from shared.bus.jetstream import JetStreamBus
 from shared.config import environment
+from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
 from shared.ids import uuid7
 from shared.messages.bench import BenchRun, Load
@@ -125,7 +126,11 @@ class Bench:
             load = await warmed(session, self._gateway, self._load, wait)
             # Now one is awake for sure.
             engine = await place(bus, self._model, machine=self._machine, direct=self._direct)
-            direct = Target(origin=engine.origin, model=self._model.served_as or self._model.name)
+            direct = Target(
+                origin=engine.origin,
+                model=self._model.served_as or self._model.name,
+                key=EngineKeys(self._config).find(engine.machine, engine.origin) if engine.machine else None,
+            )
             load = await warmed(session, direct, load, wait)
             with _progress(2 * (load.requests + load.pairs)) as progress:
                 found = await measure(session, self._gateway, direct, load, progress)

@@ -15,13 +15,15 @@ NO_STREAM_OPTIONS = frozenset({"/v1/responses", "/v1/embeddings"})
 """Paths whose engines take none; `/v1/responses` says its usage by itself."""
 
 
-def engine_request(origin: str, path: str, request: Request, asked: Asked, served_as: str | None) -> bytes:
-    """Head and body."""
+def engine_request(
+    origin: str, path: str, request: Request, asked: Asked, served_as: str | None, *, key: str | None = None
+) -> bytes:
+    """Head and body. `key` is the engine's; the client's never goes there."""
     body = for_engine(asked, served_as=served_as, usage_options=path not in NO_STREAM_OPTIONS)
     headers = request.headers
     traced = _trace(headers) if b"traceparent" in headers else b""
     return b"%bAccept: %b\r\nX-Request-Id: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
-        _begin(origin, path),
+        _begin(origin, path, key),
         headers.get(b"accept", b"*/*"),
         request.id.encode("ascii"),
         traced,
@@ -39,7 +41,9 @@ def _trace(headers: dict[bytes, bytes]) -> bytes:
 
 
 @lru_cache(maxsize=1024)  # machines times paths
-def _begin(origin: str, path: str) -> bytes:
+def _begin(origin: str, path: str, key: str | None) -> bytes:
     host = urlsplit(origin).netloc.rpartition("@")[2]
-    lines = (f"POST {path} HTTP/1.1", f"Host: {host}", "Content-Type: application/json", "Accept-Encoding: identity")
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", "Content-Type: application/json", "Accept-Encoding: identity"]
+    if key is not None:
+        lines.append(f"Authorization: Bearer {key}")
     return "".join(f"{line}\r\n" for line in lines).encode("ascii")

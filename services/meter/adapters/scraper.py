@@ -1,9 +1,12 @@
 """Reads engines' `/metrics`, whatever answers there."""
 
+from collections.abc import Callable
+
 import aiohttp
 
 from services.meter.core.audit import SKEW_SECONDS
 from services.meter.core.engine_counters import EngineCounters, parse
+from shared.engine_keys import no_key
 
 PROCESS_HEADER = "Process-Start-Time-Unix"
 """Of llama.cpp, which fills in a clock that begins with the host: good for comparison alone."""
@@ -18,18 +21,22 @@ class Unread(Exception):
 class Scraper:
     """Each look has a connection of its own: an old one would speak to an old engine."""
 
-    def __init__(self, timeout: float = SKEW_SECONDS) -> None:
+    def __init__(self, timeout: float = SKEW_SECONDS, find_key: Callable[[str, str], str | None] = no_key) -> None:
         connector = aiohttp.TCPConnector(force_close=True)
         limit = aiohttp.ClientTimeout(total=timeout)
         self._session = aiohttp.ClientSession(connector=connector, timeout=limit, trust_env=False)
         self._timeout = timeout
+        self._find_key = find_key
 
     async def close(self) -> None:
         await self._session.close()
 
-    async def read(self, endpoint: str) -> EngineCounters:
+    async def read(self, endpoint: str, machine: str = "") -> EngineCounters:
+        """Return the counters, or raise `Unread`. Some engines ask for the machine's key here, too."""
+        key = self._find_key(machine, endpoint)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            async with self._session.get(f"{endpoint}/metrics", allow_redirects=False) as answer:
+            async with self._session.get(f"{endpoint}/metrics", headers=headers, allow_redirects=False) as answer:
                 if answer.status != 200:
                     raise Unread(f"{endpoint}/metrics answers {answer.status}")
                 process = answer.headers.get(PROCESS_HEADER)

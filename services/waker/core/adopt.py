@@ -121,6 +121,7 @@ def _resumed(machine: Machine, record: MachineRecord, revision: int, kept: Machi
         state=record.state,
         since=since,
         reason=record.reason,
+        max_model_len=record.max_model_len,
         alarm="" if record.alarm.startswith(UNREADY) else record.alarm,
         endpoint=machine.endpoint or record.endpoint,  # the record has that of a local command alone
         wake_id=record.wake_id,

@@ -21,7 +21,7 @@ from shared.messages.waker import (
 
 CallKind = Literal["start", "stop"]
 ProbeStep = Literal["reach", "token"]
-"""Whether the engine answers at all; whether it answers one token."""
+"""Whether the engine answers at all; whether it does what its model is for: one token, or one embedding."""
 
 
 Power = Literal["off", "rising", "up", "falling", "halted", "failed", "gone"]
@@ -158,6 +158,8 @@ class Probed:
     code: str = ""
     """Why not: an HTTP status or what the network said."""
     tokens: int = 0
+    max_model_len: int | None = None
+    """The longest context in tokens, where the engine tells it."""
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def _probed(turn: Turn, event: Probed) -> None:
     machine = turn.machines.get(event.machine)
     if machine is None or machine.probe_serial != event.serial:
         return
-    machine = turn.set(machine, probe_serial=None)
+    machine = turn.set(machine, probe_serial=None, max_model_len=event.max_model_len or machine.max_model_len)
     if machine.state == "waking":
         waking.probed(turn, machine, event)
     elif turn.plan.account(machine.plan).reachable:

@@ -87,6 +87,8 @@ class Machine:
 
     reached: bool = False
     """The engine answers; what is asked of it next is one token."""
+    max_model_len: int | None = None
+    """The longest context, as the engine told it last."""
     probe_serial: int | None = None
     probed_at: float = 0.0
     probe_after: float = 0.0
@@ -145,6 +147,7 @@ class Machine:
             cordoned=self.cordoned,
             alarm=self.trouble,
             failed_wakes=self.unready,
+            max_model_len=self.max_model_len,
         )
 
     def memory(self) -> MachineMemory:

@@ -24,17 +24,27 @@ LISTS = {"data": [{"id": "served"}]}
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """`await serve(status, json or text)`: an origin whose `/v1/models` answers so."""
+    """`await serve(status, json or text, vectors=…, key=…)`: an origin whose `/v1/models` answers so.
+
+    A good engine makes text, or embeddings alone, and only for who has its key.
+    """
     async with AsyncExitStack() as stack:
 
-        async def started(status: int, body: Any) -> str:
+        async def started(status: int, body: Any, *, vectors: bool = False, key: str = "") -> str:
             async def answer(_: web.Request) -> web.Response:
                 if isinstance(body, str):
                     return web.Response(status=status, text=body, content_type="text/html" if "<" in body else None)
                 return web.json_response(body, status=status)
 
+            async def work(request: web.Request) -> web.Response:
+                if key and request.headers.get("authorization") != f"Bearer {key}":
+                    return web.json_response({"error": "who are you"}, status=401)
+                name = "data" if vectors else "choices"
+                return web.json_response({name: [{}]} if body == LISTS or vectors else {}, status=200)
+
             app = web.Application()
             app.router.add_get("/v1/models", answer)
+            app.router.add_post("/v1/embeddings" if vectors else "/v1/completions", work)
             runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
@@ -109,15 +119,30 @@ async def test_every_engine_that_is_none_is_told_beside_the_others(check: Check,
     wrong(
         result,
         ("machine page:", machines["page"], "no engine"),
-        ("machine text:", "no engine"),
-        ("machine other:", "no engine"),
+        ("machine text:", "does not do what served is for", "/v1/completions: 200 {}"),
+        ("machine other:", "does not do what served is for"),
         ("machine stranger:", "serves llama, not served", "served_as"),
-        ("machine locked:", "401", "start it without one"),
+        ("machine locked:", "does not do what served is for"),
         ("machine loading:", "503", "start its engine"),
         ("machine nobody:", nobody, "start its engine there, or correct `endpoint`"),
+        ("machine terse:", "does not do what served is for"),
     )
     assert f"ok    machine good: endpoint {machines['good']}: an engine answers for served\n" in result.stdout
-    assert "note  machine terse:" in result.stdout
+
+
+async def test_an_engine_of_embeddings_that_asks_for_a_key_is_asked_as_the_waker_asks(
+    check: Check, serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("sk-engine\n")
+    endpoint = await serve(404, {"detail": "nothing here"}, vectors=True, key="sk-engine")
+    text = tier("lab", "static", {"m1": at(endpoint)})
+    wrong(await check(text), ("machine m1:", "401", "name the tier's `key_file`"))
+    keyed = text.replace('provider = "static"', f'provider = "static"\nkey_file = "{tmp_path / "key"}"')
+    result = await check(keyed)
+    wrong(result)
+    assert f"ok    machine m1: endpoint {endpoint}: an engine answers for served\n" in result.stdout
+    (tmp_path / "key").write_text("sk-engine\r\nX-Other: 1")
+    wrong(await check(keyed), ("tier 'lab': key_file", "printable ASCII"))
 
 
 async def test_a_good_configuration_has_no_fault(check: Check, serve: Serve) -> None:

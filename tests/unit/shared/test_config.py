@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shared.config import Config, environment, find_config, load, parse
 from shared.database import url_of
+from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
 from shared.values import Duration, Money
 
@@ -267,3 +268,54 @@ def test_money_is_exact(amount: Decimal) -> None:
 def test_what_is_no_money(text: object) -> None:
     with pytest.raises(ValueError, match="expected an amount"):
         Money.parse(text)
+
+
+def test_a_path_is_read() -> None:
+    config = parse(
+        '[database]\nurl_file = "/run/url"\n[[tier]]\nname = "a"\nprovider = "static"\nkey_file = "k"\n', "f"
+    )
+    assert config.database.url_file == Path("/run/url")
+    assert config.tier[0].key_file == Path("k")
+    with pytest.raises(Misconfigured, match=r"tier\[1\]\.key_file"):
+        parse('[[tier]]\nname = "a"\nprovider = "static"\nkey_file = ""\n', "f")
+
+
+def test_an_engines_key_goes_to_its_own_endpoint_alone(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(" sk-1 \n")
+    text = f"""
+[[tier]]
+name = "far"
+provider = "static"
+key_file = "{tmp_path}/key"
+[[tier]]
+name = "here"
+provider = "process"
+key_file = "{tmp_path}/key"
+[[machine]]
+id = "m1"
+tier = "far"
+endpoint = "http://10.0.0.1:8000/"
+[[machine]]
+id = "m2"
+tier = "here"
+command = ["engine", "{{port}}"]
+"""
+    keys = EngineKeys(parse(text, "f"))
+    assert keys.find("m1", "http://10.0.0.1:8000") == "sk-1"
+    assert keys.find("m2", "http://127.0.0.1:4711") == "sk-1"
+    for machine, endpoint in (
+        ("m1", "http://10.0.0.2:8000"),
+        ("m1", "http://127.0.0.1:4711"),
+        ("m2", "http://10.0.0.1:8000"),
+        ("m2", "http://127.0.0.1.attacker.example:80"),
+        ("m3", "http://10.0.0.1:8000"),
+    ):
+        assert keys.find(machine, endpoint) is None, (machine, endpoint)
+
+
+@pytest.mark.parametrize("content", [b"", b"two words", b"a\r\nX-Other: b", b"\xff", b"x" * 5000])
+def test_a_file_without_a_key_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "key").write_bytes(content)
+    text = f'[[tier]]\nname = "a"\nprovider = "static"\nkey_file = "{tmp_path}/key"\n'
+    with pytest.raises(Misconfigured, match="tier 'a': key_file"):
+        EngineKeys(parse(text, "f"))

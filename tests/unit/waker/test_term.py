@@ -85,10 +85,12 @@ class Machine:
     async def close(self) -> None:
         """Nothing is open."""
 
-    async def reach(self, endpoint: str, model: str, timeout: float) -> Answer:
+    async def reach(
+        self, machine: str, endpoint: str, model: str, timeout: float, *, must_list: bool = False
+    ) -> Answer:
         return Answer(answered=self.running)
 
-    async def token(self, endpoint: str, model: str, timeout: float) -> Answer:
+    async def work(self, machine: str, endpoint: str, model: str, timeout: float) -> Answer:
         return Answer(answered=self.running, tokens=3)
 
     async def _note(self, call: str) -> None:
