@@ -5,11 +5,10 @@ from pathlib import Path
 
 from shared.config import Config
 from shared.errors import Misconfigured
+from shared.fleet_records import is_assigned
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,4096}")
 """What fits into one HTTP header, and nothing that would end it."""
-_LOOPBACK = "http://127.0.0.1:"
-"""Where the engines of commands listen."""
 
 
 class EngineKeys:
@@ -17,11 +16,7 @@ class EngineKeys:
 
     def __init__(self, config: Config) -> None:
         keys = {tier.name: _read(tier.name, tier.key_file) for tier in config.tier if tier.key_file is not None}
-        self._keys = {
-            machine.id: (keys[machine.tier], machine.endpoint.rstrip("/") if machine.endpoint else None)
-            for machine in config.machine
-            if machine.tier in keys
-        }
+        self._keys = {m.id: (m, keys[m.tier]) for m in config.machine if m.tier in keys}
 
     def find(self, machine: str, endpoint: str) -> str | None:
         """Return the key for a machine's engine at this endpoint; None where there is none.
@@ -29,9 +24,8 @@ class EngineKeys:
         It goes nowhere but where the configuration has the machine, or to this host for a command: whoever rewrote a
         record would have it otherwise.
         """
-        key, configured = self._keys.get(machine, (None, None))
-        at_home = endpoint.startswith(_LOOPBACK) if configured is None else endpoint == configured
-        return key if at_home else None
+        configured, key = self._keys.get(machine, (None, None))
+        return key if configured is not None and is_assigned(configured, endpoint) else None
 
 
 def no_key(machine: str, endpoint: str) -> str | None:

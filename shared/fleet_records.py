@@ -22,14 +22,14 @@ def record_check(config: Config) -> Callable[[str, MachineRecord], None]:
             raise Unreadable(f"it is of another machine, {record.machine!r}")
         if record.tier != machine.tier:
             raise Unreadable(f"its tier is {machine.tier!r}, not {record.tier!r}")
-        if record.endpoint is not None and not _is_assigned(machine, record.endpoint):
+        if record.endpoint is not None and not is_assigned(machine, record.endpoint):
             expected = machine.endpoint or "an address of this host"
             raise Unreadable(f"its endpoint is {expected}, not {record.endpoint!r}")
 
     return check
 
 
-def _is_assigned(machine: Machine, endpoint: str) -> bool:
+def is_assigned(machine: Machine, endpoint: str) -> bool:
     """Whether the configuration gives the machine this endpoint; that of a `process` machine has a port of its own."""
     if machine.endpoint is not None:
         return endpoint == machine.endpoint.rstrip("/")
