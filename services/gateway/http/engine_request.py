@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from services.gateway.core.request import Asked, for_engine
 from services.gateway.http.request import Request
+from shared.config import Model
 
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 """W3C Trace Context, level 1 and what a later version may append."""
@@ -16,10 +17,10 @@ NO_STREAM_OPTIONS = frozenset({"/v1/responses", "/v1/embeddings"})
 
 
 def engine_request(
-    origin: str, path: str, request: Request, asked: Asked, served_as: str | None, *, key: str | None = None
+    origin: str, path: str, request: Request, asked: Asked, model: Model, *, key: str | None = None
 ) -> bytes:
     """Head and body. `key` is the engine's; the client's never goes there."""
-    body = for_engine(asked, served_as=served_as, usage_options=path not in NO_STREAM_OPTIONS)
+    body = for_engine(asked, served_as=model.served_as, usage_options=path not in NO_STREAM_OPTIONS)
     headers = request.headers
     traced = _trace(headers) if b"traceparent" in headers else b""
     return b"%bAccept: %b\r\nX-Request-Id: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (

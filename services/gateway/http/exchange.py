@@ -141,11 +141,9 @@ class Exchange:
     def _forward(self, machine: MachineRecord) -> None:
         assert machine.endpoint is not None, "a ready machine has an endpoint"
         self._machine = self._tally.machine = machine
-        if self._tally.forwarded_at is None:
-            self._tally.forwarded_at = self._door.now()
+        self._tally.forwarded_at = self._tally.forwarded_at or self._door.now()
         key = self._door.engine_keys.find(machine.machine, machine.endpoint)
-        served_as = self._model.served_as
-        request = engine_request(machine.endpoint, self._path, self._request, self._asked, served_as, key=key)
+        request = engine_request(machine.endpoint, self._path, self._request, self._asked, self._model, key=key)
         self._call = self._door.engines.call(machine.endpoint, request, self)
 
     def _move(self) -> bool:
