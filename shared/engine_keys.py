@@ -6,6 +6,7 @@ from pathlib import Path
 from shared.config import Config
 from shared.errors import Misconfigured
 from shared.fleet_records import is_assigned
+from shared.messages.codec import decode_text
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,4096}")
 """What fits into one HTTP header, and nothing that would end it."""
@@ -41,4 +42,4 @@ def _read(tier: str, path: Path) -> str:
         raise Misconfigured(f"tier {tier!r}: key_file {path}: {error.strerror}") from error
     if not _KEY.fullmatch(key):
         raise Misconfigured(f"tier {tier!r}: key_file {path}: expected one key of printable ASCII without spaces")
-    return key.decode("ascii")
+    return decode_text(key)
