@@ -76,7 +76,9 @@ class GatewaySection(ServiceSection, frozen=True, kw_only=True):
     max_body_bytes: int = 32 * 1024 * 1024
     body_timeout: Duration = Duration(30)
     max_buffered_bytes: int = 1024 * 1024 * 1024
-    """Bodies in memory, of all requests that are received or held."""
+    """In memory, of all keys: bodies of requests that are received or held, and whole responses until they are read."""
+    max_buffered_bytes_per_key: int = 256 * 1024 * 1024
+    """Of one key."""
     write_timeout: Duration = Duration(60)
     """For a client that does not read: its stream's connection is cut then."""
     connect_timeout: Duration = Duration(5)

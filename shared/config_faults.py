@@ -168,6 +168,11 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("gateway.max_head_bytes", config.gateway.max_head_bytes, 1024),
         ("gateway.max_body_bytes", config.gateway.max_body_bytes, 1024),
         ("gateway.max_buffered_bytes", config.gateway.max_buffered_bytes, config.gateway.max_body_bytes),
+        (
+            "gateway.max_buffered_bytes_per_key",
+            config.gateway.max_buffered_bytes_per_key,
+            config.gateway.max_body_bytes,
+        ),
         *(
             (f"gateway.{name}", getattr(config.gateway, name), 0.1)
             for name in (

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from services.gateway.access_log import AccessLog
@@ -15,8 +16,11 @@ from services.gateway.adapters.usage_sender import UsageSender
 from services.gateway.core import errors
 from services.gateway.core.hold import Hold
 from services.gateway.core.limits import Limits, Use
+from services.gateway.core.memory import Memory
+from services.gateway.core.request import LARGE_BYTES, Asked, parse, parse_in_steps
 from services.gateway.core.tally import Tally
 from services.gateway.metrics import Metrics
+from services.gateway.step_runner import StepRunner
 from shared.budget import GateView
 from shared.bus.view import View
 from shared.config import Config, Model
@@ -58,6 +62,9 @@ class Door:
     metrics: Metrics
     access_log: AccessLog
     now: Callable[[], float]
+    memory: Memory = field(init=False)
+    """Bodies, and responses until they are read."""
+    steps: StepRunner[Asked] = field(default_factory=StepRunner)
     leaving: bool = False
     exchanges: set[Running] = field(default_factory=set)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,6 +73,8 @@ class Door:
 
     def __post_init__(self) -> None:
         self.models = self.config.models
+        gateway = self.config.gateway
+        self.memory = Memory(gateway.max_buffered_bytes, gateway.max_buffered_bytes_per_key)
 
     def authorize(self, header: bytes | None) -> KeyRecord:
         """The key of an `Authorization` header, or 401."""
@@ -79,6 +88,13 @@ class Door:
         scheme, _, secret = (header or b"").partition(b" ")
         record = self.keys.get(digest(secret.strip())) if secret and scheme.lower() == b"bearer" else None
         return record if record is not None and record.usable(self.now()) else None
+
+    def parse(self, body: bytes, request: Running, on_done: Callable[[Callable[[], Asked]], None]) -> None:
+        """Call `on_done` with what gives the parsed body, or raises `ApiError`: at once unless the body is large."""
+        if len(body) > LARGE_BYTES:
+            self.steps.add(parse_in_steps(body), is_wanted=lambda: request in self.exchanges, on_done=on_done)
+        else:
+            on_done(partial(parse, body))
 
     def model(self, name: str, key: KeyRecord) -> Model:
         """The model of that name, or 404, or 403."""

@@ -16,10 +16,10 @@ class Turn:
     __slots__ = ("_bytes", "_queue")
 
     def __init__(self) -> None:
-        self._queue: list[tuple[asyncio.Transport, bytes]] = []
+        self._queue: list[tuple[asyncio.Transport, bytes | memoryview]] = []
         self._bytes = 0
 
-    def write(self, transport: asyncio.Transport, data: bytes) -> None:
+    def write(self, transport: asyncio.Transport, data: bytes | memoryview) -> None:
         if not self._queue:
             asyncio.get_running_loop().call_soon(self.flush)
         self._queue.append((transport, data))

@@ -69,7 +69,14 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     runtime.health.drop("bus")
     front = Front(door, runtime.monotonic)
     door.metrics.watch("connections", "Connections of clients.", lambda: len(front.connections))
-    door.metrics.watch("buffered_bytes", "Request bodies in memory.", lambda: front.budget.used)
+    door.metrics.watch(
+        "buffered_bytes", "Request bodies, and responses until they are read, in memory.", lambda: door.memory.used
+    )
+    door.metrics.watch(
+        "unread_answers",
+        "Whole answers that their clients have not read yet.",
+        lambda: sum(client.unread for client in front.connections),
+    )
     server = await _listening(runtime, front)
     runtime.spawn(_clock(front), "clock")
     gc.collect()

@@ -33,9 +33,10 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 class Decoder(Generic[T]):
     """Decodes JSON from outside this process into one type, a union among them."""
 
-    def __init__(self, kind: Any) -> None:
+    def __init__(self, kind: Any, dec_hook: Callable[[type, Any], Any] | None = None) -> None:
+        """`dec_hook` makes the values of types that msgspec does not know; what it raises is no `Unreadable`."""
         self._name = getattr(kind, "__name__", None) or str(kind)
-        self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind)
+        self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind, dec_hook=dec_hook)
 
     def decode(self, data: bytes | bytearray | memoryview | str) -> T:
         """Return the value.

@@ -6,6 +6,7 @@ from typing import Protocol, cast
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from services.gateway.core.request import Piece
 from services.gateway.turn import Turn
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -56,12 +57,13 @@ class EngineConnection(asyncio.Protocol):
         self._parser = HttpResponseParser(self)
         self.alive = True
 
-    def send(self, request: bytes, call: Answered) -> None:
+    def send(self, request: list[Piece], call: Answered) -> None:
         self._call = call
         self._headers = {}
         self._head_bytes = 0
         self._complete = self._has_head = False
-        self._turn.write(self._transport, request)
+        for piece in request:
+            self._turn.write(self._transport, piece)
 
     def abort(self) -> None:
         """Nothing is told any more."""

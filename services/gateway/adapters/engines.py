@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from services.gateway.adapters.engine_connection import EngineConnection
+from services.gateway.core.request import Piece
 from services.gateway.turn import Turn
 from shared.config import GatewaySection
 
@@ -51,7 +52,7 @@ class Call:
         "written",
     )
 
-    def __init__(self, engines: "Engines", origin: str, request: bytes, receiver: Receiver) -> None:
+    def __init__(self, engines: "Engines", origin: str, request: list[Piece], receiver: Receiver) -> None:
         self._engines = engines
         self.origin = origin
         self._request = request
@@ -102,7 +103,7 @@ class Call:
     # From the connection.
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
-        self._request = b""
+        self._request = []
         return self.receiver.on_head(status, headers)
 
     def on_bytes(self) -> None:
@@ -173,8 +174,8 @@ class Engines:
         self._idle: dict[str, deque[tuple[float, EngineConnection]]] = {}
         """The one used last is at the right."""
 
-    def call(self, origin: str, request: bytes, receiver: Receiver) -> Call:
-        """Send a whole HTTP request, head and body."""
+    def call(self, origin: str, request: list[Piece], receiver: Receiver) -> Call:
+        """Send a whole HTTP request, head and body, in pieces."""
         call = Call(self, origin, request, receiver)
         self.calls.add(call)
         call.begin()

@@ -95,7 +95,10 @@ def head_too_large(limit: int) -> ApiError:
 
 
 def too_many_bytes() -> ApiError:
-    message = "The requests that are being received or held fill this gateway's memory; try again."
+    message = (
+        "Request bodies and unread responses fill this gateway's memory, or your key's share of it: "
+        "read what was answered, then try again."
+    )
     return ApiError(429, "too_many_waiting", message, "rate_limit_error", headers={"Retry-After": "5"})
 
 

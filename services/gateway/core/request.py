@@ -1,22 +1,42 @@
 """What routing needs of a request's body, and the body that goes to the engine.
 
 The body travels byte for byte except for what must change: the model's served name and the stream options. Both are put
-in where they stand, so that nothing else is read, let alone written anew.
+in where they stand, as pieces between views of the body: nothing else is read, copied, or written anew.
+
+Values are never looked into. msgspec skips them at about 1 GB/s without making an object of them; what is left for
+Python is the outermost object's members, whose number is bounded.
 """
 
+import codecs
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 import msgspec
 
 from services.gateway.core.errors import ApiError, invalid_json, invalid_request
+from shared.messages.codec import Decoder, Unreadable
 
-MAX_STRINGS = 1_000_000
-"""In a body that names `model` more than once somewhere: to tell where, each costs time and memory."""
+LARGE_BYTES = 1024 * 1024
+"""A larger body is parsed in steps, with other work in between."""
+UTF8_STEP_BYTES = 8 * 1024 * 1024
+"""Validated in one step, 8 ms."""
+MAX_SEPARATORS = 6_000_000
+"""Commas and opening brackets in one body: what the decoder is slow at, at most 40 ms for so many.
 
-
+A prompt of token ids that fills 32 MB has fewer."""
+MAX_MEMBERS = 1_000
+"""Of the outermost object: an API has less than a hundred."""
+MAX_NAME = 1_024
+"""Characters of such a member's name."""
+MAX_SPACES = 4_096
+"""Blanks between two tokens of the outermost object."""
 MAX_COUNT_DIGITS = 10
 """Of a number of tokens that is one."""
+
+Span = tuple[int, int]
+"""Where a value stands in the body: its first byte, and the one after its last."""
+Piece = bytes | memoryview
 
 
 class _StreamOptions(msgspec.Struct):
@@ -39,8 +59,14 @@ class _Body(msgspec.Struct):
     n: msgspec.Raw = _ABSENT
 
 
-class _Options(msgspec.Struct):
-    stream_options: msgspec.Raw = _ABSENT
+class _Name(str):
+    """A member's name that equals no other: as keys of one dict, repeated names all stay."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 class Asked(msgspec.Struct, gc=False):
@@ -55,49 +81,98 @@ class Asked(msgspec.Struct, gc=False):
     """The most that it may be answered with, 0 where it does not say."""
     choices: int
     """Answers in one."""
-    plain: bool
-    """No name in it is spelt with an escape, and `"model"` stands in it once."""
+    spans: dict[str, Span] | None
+    """Of the members that may change; None: `model` stands once in the body, and no name has an escape."""
     body: bytes
     """May be dropped once it is not needed any more."""
 
 
-_body = msgspec.json.Decoder(_Body)
-_options = msgspec.json.Decoder(_Options)
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_body: Decoder[_Body] = Decoder(_Body)
 _USAGE_OPTIONS = b'"include_usage":true,"continuous_usage_stats":true'
-
-
-def _member(name: str) -> re.Pattern[bytes]:
-    """A member's name in any spelling, up to its value.
-
-    Within a string a quote has a backslash before it, so what matches is a whole name, in whatever object.
-    """
-    digits = (f"{ord(letter):04x}" for letter in name)
-    escapes = ("".join(f"[{d}{d.upper()}]" if d.isalpha() else d for d in code) for code in digits)
-    spelling = "".join(f"(?:{letter}|\\\\u{escape})" for letter, escape in zip(name, escapes, strict=True))
-    return re.compile(rf'(?<!\\)"{spelling}"[ \t\r\n]*:[ \t\r\n]*'.encode("ascii"))
-
-
-_PLAIN_MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*')
-_MODEL = _member("model")
-_STREAM_OPTIONS = _member("stream_options")
+_MODEL = re.compile(rb'"model"[ \t\r\n]*+:[ \t\r\n]*+')
+_STREAM_OPTIONS = re.compile(rb'"stream_options"[ \t\r\n]*+:[ \t\r\n]*+(\{[^{}"]*+(?:"[a-z_]++"[^{}"]*+)*+\})')
+"""With its value, where that is flat and has but names of the usual kind in it."""
+_SPACE = rf"[ \t\r\n]{{0,{MAX_SPACES}}}+"
+_TO_VALUE = re.compile(rf'{_SPACE},?{_SPACE}"(?:[^"\\]++|\\.)*+"{_SPACE}:{_SPACE}'.encode(), re.DOTALL)
+"""From the end of one value to the start of the next one."""
+_ESCAPED_LETTERS = (b"\\u005f", b"\\u005F", b"\\u006", b"\\u007")
+"""Small letters and `_`: no usual encoder escapes them, so an ordinary body has none of these."""
 
 
 def parse(body: bytes) -> Asked:
-    """What is asked, or `ApiError` 400 with the field that is wrong."""
+    """Return what is asked.
+
+    Raises:
+        ApiError: 400 with the field that is wrong.
+    """
+    if len(body) > LARGE_BYTES:
+        return _finish(parse_in_steps(body))
+    if not body.isascii():
+        _check_utf8(body)  # what the decoder skips it does not validate
+    return _asked(body, None if _is_plain(body) else _spans(body))
+
+
+def parse_in_steps(body: bytes) -> Iterator[Asked | None]:
+    """Do the same as `parse`, a step of less than 50 ms at a time: yields None until the last step gives the result."""
+    if not body.isascii():
+        view = memoryview(body)
+        start = 0
+        while start < len(body):
+            start += _check_utf8(view[start : start + UTF8_STEP_BYTES], last=start + UTF8_STEP_BYTES >= len(body))
+            yield None
+    separators = 0
+    for separator in b",[{" if len(body) > MAX_SEPARATORS else b"":
+        separators += body.count(separator)
+        if separators > MAX_SEPARATORS:
+            raise invalid_request(None, f"The body has more than {MAX_SEPARATORS} commas and opening brackets.")
+        yield None
+    spans = _spans(body)
+    yield None
+    yield _asked(body, spans)
+
+
+def for_engine(asked: Asked, *, served_as: str | None, usage_options: bool) -> list[Piece]:
+    """Return the body for the engine, as pieces to be written one after the other.
+
+    Args:
+        served_as: the engine's name for the model; None: the client's.
+        usage_options: ask a stream for its usage, whatever the client asked.
+    """
+    edits: list[tuple[int, int, bytes]] = []
+    if asked.stream and usage_options:
+        edits.append(_usage_edit(asked))
+    if served_as is not None and served_as != asked.model:
+        edits.append((*_model_span(asked), _quoted(served_as)))
+    if not edits:
+        return [asked.body]
+    edits.sort()
+    view = memoryview(asked.body)
+    pieces: list[Piece] = []
+    at = 0
+    for start, end, new in edits:
+        pieces += (view[at:start], new)
+        at = end
+    pieces.append(view[at:])
+    return pieces
+
+
+@lru_cache(maxsize=1024)  # of the configuration's models
+def _quoted(name: str) -> bytes:
+    return msgspec.json.encode(name)
+
+
+def _finish(steps: Iterator[Asked | None]) -> Asked:
+    (asked,) = filter(None, steps)
+    return asked
+
+
+def _asked(body: bytes, spans: dict[str, Span] | None) -> Asked:
     try:
-        if not body.isascii():
-            body.decode("utf-8")  # what the decoder skips it does not validate
-        fields: _Body = _body.decode(body)
-    except msgspec.ValidationError as error:
-        raise _field_error(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid_json(str(error)) from None
+        fields = _body.decode(body)
+    except Unreadable as error:
+        raise _refusal(error) from None
     if not fields.model:
         raise invalid_request("model", "`model` must name a model.")
-    plain = (b"\\" not in body or b"\\u00" not in body) and body.count(b'"model"') == 1
-    if not plain:
-        _name_model_once(body)
     options = fields.stream_options or _NO_OPTIONS
     most = _count(fields.max_tokens) or _count(fields.max_completion_tokens) or _count(fields.max_output_tokens)
     return Asked(
@@ -107,67 +182,102 @@ def parse(body: bytes) -> Asked:
         bool(options.continuous_usage_stats),
         most,
         _count(fields.n) or 1,
-        plain,
+        spans,
         body,
     )
 
 
-def for_engine(asked: Asked, *, served_as: str | None, usage_options: bool) -> bytes:
-    """The body for the engine. `usage_options`: ask a stream for its usage, whatever the client asked."""
-    body = asked.body
-    if asked.stream and usage_options:
-        body = _with_usage_options(body, plain=asked.plain)
-    if served_as is not None and served_as != asked.model:
-        start = _model_at(body, plain=asked.plain)
-        name = _STRING.match(body, start)
-        assert name is not None, "its value is known to be a string"
-        body = b"%b%b%b" % (body[:start], _quoted(served_as), body[name.end() :])
-    return body
+def _is_plain(body: bytes) -> bool:
+    """Whether `model` can be given only once, and members are found by their names."""
+    if body.count(b'"model"') > 1:
+        return False
+    if b"\\" not in body:  # several times as fast as a search for more than one byte
+        return True
+    return b"\\u00" not in body or not any(letter in body for letter in _ESCAPED_LETTERS)
 
 
-@lru_cache(maxsize=1024)  # of the configuration's models
-def _quoted(name: str) -> bytes:
-    return msgspec.json.encode(name)
+def _spans(body: bytes) -> dict[str, Span]:
+    """Where the values of the members that may change stand. Of members given twice the last one counts."""
+    members: list[str] = []
+
+    def on_name(_kind: type, name: str) -> _Name:
+        if len(members) == MAX_MEMBERS:
+            raise invalid_request(None, f"The body has more than {MAX_MEMBERS} members.")
+        if len(name) > MAX_NAME:
+            raise invalid_request(None, f"A member's name is longer than {MAX_NAME} characters.")
+        if name == "model" and name in members:
+            raise invalid_request("model", "`model` is given twice; give it once.")
+        members.append(name)
+        return _Name(name)
+
+    try:
+        decoder: Decoder[dict[_Name, msgspec.Raw]] = Decoder(dict[_Name, msgspec.Raw], dec_hook=on_name)
+        values = decoder.decode(body)
+    except Unreadable as error:
+        raise _refusal(error) from None
+    spans: dict[str, Span] = {}
+    at = body.index(b"{") + 1
+    for name, value in zip(members, values.values(), strict=True):
+        to_value = _TO_VALUE.match(body, at)
+        if to_value is None:
+            raise invalid_request(None, f"More than {MAX_SPACES} blanks surround a member's name.")
+        start, at = to_value.end(), to_value.end() + len(memoryview(value))
+        if name in ("model", "stream_options"):
+            spans[name] = (start, at)
+    return spans
 
 
-def _with_usage_options(body: bytes, *, plain: bool) -> bytes:
-    # Members that are given twice count as their last one says.
-    absent = plain and b'"stream_options"' not in body
-    starts = [] if absent else _values(body, _STREAM_OPTIONS)
-    if not starts:
+def _model_span(asked: Asked) -> Span:
+    if asked.spans is None and (named := _MODEL.search(asked.body)) is not None:
+        value = _quoted(asked.model)
+        if asked.body.startswith(value, named.end()):
+            return named.end(), named.end() + len(value)
+    return (asked.spans or _spans(asked.body))["model"]
+
+
+def _usage_edit(asked: Asked) -> tuple[int, int, bytes]:
+    """What to put where, so that the stream options end with ours: the last of two members counts."""
+    body, spans = asked.body, asked.spans
+    if spans is None:
+        times = body.count(b'"stream_options"')
+        found = _STREAM_OPTIONS.search(body) if times == 1 and asked.wants_usage else None
+        if not times:
+            spans = {}
+        elif found is not None:
+            spans = {"stream_options": found.span(1)}  # there is such a member, and this is the only one
+        else:
+            spans = _spans(body)
+    if "stream_options" not in spans:
         start = body.index(b"{") + 1
-        return body[:start] + b'"stream_options":{' + _USAGE_OPTIONS + b"}," + body[start:]
-    theirs = bytes(_options.decode(body).stream_options)
-    inner = b"" if theirs == b"null" else theirs[1:-1].strip()
-    ours = b"{" + inner + (b"," if inner else b"") + _USAGE_OPTIONS + b"}"
-    return body[: starts[-1]] + ours + body[starts[-1] + len(theirs) :]
-
-
-def _model_at(body: bytes, *, plain: bool) -> int:
-    """Where the value of `model` begins, in a body that has been parsed."""
-    if plain and (match := _PLAIN_MODEL.search(body)) is not None:
-        return match.end()  # named once, and there is such a member: this is it
-    (start,) = _values(body, _MODEL)
-    return start
-
-
-def _values(body: bytes, member: re.Pattern[bytes]) -> list[int]:
-    """Where the values of the outermost object's members of this name begin."""
-    found: list[int] = []
-    depth = at = 0
-    for match in member.finditer(body):
-        # Before a name and after its colon nothing is inside a string.
-        between = _STRING.sub(b"", body[at : match.start()])
-        depth += between.count(b"{") + between.count(b"[") - between.count(b"}") - between.count(b"]")
-        at = match.end()
-        if depth == 1:
-            found.append(at)
-    return found
+        return start, start, b'"stream_options":{' + _USAGE_OPTIONS + b"},"
+    start, end = spans["stream_options"]
+    if body.startswith(b"null", start):
+        return start, end, b"{" + _USAGE_OPTIONS + b"}"
+    inner = body[start + 1 : end - 1]
+    return end - 1, end - 1, (b"," if inner and not inner.isspace() else b"") + _USAGE_OPTIONS
 
 
 def _count(value: msgspec.Raw) -> int:
+    if value is _ABSENT or len(memoryview(value)) >= MAX_COUNT_DIGITS:
+        return 0
     given = bytes(value)
-    return int(given) if given.isdigit() and len(given) < MAX_COUNT_DIGITS else 0
+    return int(given) if given.isdigit() else 0
+
+
+def _check_utf8(data: bytes | memoryview, *, last: bool = True) -> int:
+    """Return how many bytes were read: all but the beginning of a character that goes on behind them."""
+    try:
+        _, read = codecs.utf_8_decode(data, "strict", last)
+    except UnicodeDecodeError as error:
+        raise invalid_json(error.reason) from None
+    return read
+
+
+def _refusal(error: Unreadable) -> ApiError:
+    cause = error.__cause__
+    if isinstance(cause, msgspec.ValidationError):
+        return _field_error(str(cause))
+    return invalid_json("it is nested too deeply" if isinstance(cause, RecursionError) else str(cause))
 
 
 def _field_error(message: str) -> ApiError:
@@ -178,10 +288,3 @@ def _field_error(message: str) -> ApiError:
     if "missing required field" in message:
         return invalid_request("model", "`model` is missing: name one of GET /v1/models.")
     return invalid_request(None, f"{message}.")
-
-
-def _name_model_once(body: bytes) -> None:
-    if body.count(b'"') > 2 * MAX_STRINGS:
-        raise invalid_request(None, f"The body has more than {MAX_STRINGS} strings and names `model` more than once.")
-    if len(_values(body, _MODEL)) > 1:
-        raise invalid_request("model", "`model` is given twice; give it once.")

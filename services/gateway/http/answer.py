@@ -5,6 +5,9 @@ from collections.abc import Callable
 import msgspec
 
 from services.gateway.core import errors, usage
+from services.gateway.core.errors import ApiError
+from services.gateway.core.memory import Held
+from services.gateway.core.request import Asked
 from services.gateway.core.stream import EventTooLarge, StreamReader
 from services.gateway.core.usage import Count
 from services.gateway.http.connection import ClientConnection
@@ -17,6 +20,15 @@ STREAM_FIELDS = (
 )
 MAX_BYTES = 256 * 1024 * 1024
 """Of a whole answer: beyond what any engine's limits allow."""
+
+
+def stream_reader(asked: Asked, path: str) -> StreamReader:
+    """Return what reads the stream that was asked for."""
+    return StreamReader(
+        wants_usage=asked.wants_usage,
+        wants_running_usage=asked.wants_running_usage,
+        ends_with_done=path != "/v1/responses",
+    )
 
 
 class StreamAnswer:
@@ -94,20 +106,33 @@ class StreamAnswer:
 
 
 class WholeAnswer:
-    """Counted before the client has any of it."""
+    """Counted before the client has any of it, and held until the client has read it."""
 
-    __slots__ = ("_on_fault", "_parts", "_size", "content_type", "first_at")
+    __slots__ = ("_on_fault", "_on_full", "_parts", "_size", "content_type", "first_at", "held")
 
-    def __init__(self, content_type: bytes, now: float, on_fault: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        content_type: bytes,
+        now: float,
+        held: Held,
+        on_fault: Callable[[str], None],
+        on_full: Callable[[ApiError], None],
+    ) -> None:
         self.content_type = content_type
+        self.held = held
+        """Whoever ends the answer gives it back."""
         self._on_fault = on_fault
+        self._on_full = on_full
+        """There is no room for more of it."""
         self.first_at: float | None = now
         self._parts: list[bytes] = []
         self._size = 0
 
     @property
     def body(self) -> bytes:
-        return b"".join(self._parts)
+        if len(self._parts) != 1:
+            self._parts = [b"".join(self._parts)]
+        return self._parts[0]
 
     @property
     def count(self) -> Count:
@@ -117,8 +142,10 @@ class WholeAnswer:
         self._size += len(data)
         if self._size > MAX_BYTES:
             self._on_fault("an answer too large to be one")
-        else:
+        elif self.held.grow(len(data)):
             self._parts.append(data)
+        else:
+            self._on_full(errors.too_many_bytes())
 
     def as_event(self) -> bytes:
         """Inside a stream that has begun: an engine's error, on one line."""

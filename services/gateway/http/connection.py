@@ -6,69 +6,26 @@ it. Every state has a deadline, which the front's clock holds it to.
 
 import asyncio
 import math
-from typing import Protocol, cast
+from collections.abc import Callable
+from typing import cast
 
 import structlog
 
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
 from services.gateway.http import head
-from services.gateway.http.budget import Budget
 from services.gateway.http.incoming import Incoming
+from services.gateway.http.protocols import Application, Serving
 from services.gateway.http.request import Request
-from services.gateway.turn import Turn
-from shared.config import GatewaySection
 
 LINGER_SECONDS = 2.0
 """For a client that still sends what nobody reads any more: closing at once could cost it the answer."""
 DISCARD_BYTES = 64 * 1024
 """A rest of a body that is read and dropped rather than closing the connection."""
+MOST_JOINED_BYTES = 64 * 1024
+"""Of an answer that is copied to go out with its head."""
 
 log = structlog.get_logger()
-
-
-class Serving(Protocol):
-    """Whoever answers one request. Nothing is called after the answer has ended."""
-
-    def receive(self, body: bytes) -> None:
-        """The whole body is here."""
-
-    def gone(self) -> None:
-        """The client has left."""
-
-    def pause(self) -> None:
-        """The client reads slower than it is sent to."""
-
-    def resume(self) -> None: ...
-
-
-class Application(Protocol):
-    """What all connections share."""
-
-    settings: GatewaySection
-    budget: Budget
-    turn: Turn
-    now: float
-    """Monotonic seconds, as of the last tick."""
-    every_answer: bytes
-    """Header lines."""
-
-    @property
-    def leaving(self) -> bool: ...
-
-    def connected(self, client: "ClientConnection") -> bool:
-        """False: it is one too many."""
-
-    def disconnected(self, client: "ClientConnection") -> None: ...
-
-    def begin(self, request: Request) -> None:
-        """The head is complete: give the request its id and its time."""
-
-    def open(self, request: Request, client: "ClientConnection") -> Serving | None:
-        """Answer from the head alone and return None, or say who takes the body."""
-
-    def refuse(self, request: Request, client: "ClientConnection", error: ApiError) -> None:
-        """Answer with an error."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -79,6 +36,7 @@ class ClientConnection(asyncio.Protocol):
         "_application",
         "_incoming",
         "_lingering",
+        "_on_read",
         "_paused",
         "_serving",
         "_transport",
@@ -90,9 +48,11 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, application: Application) -> None:
         self._application = application
         self._turn = application.turn
-        self._incoming = Incoming(application.settings, application.budget, application.begin)
+        self._incoming = Incoming(application.settings, application.memory, application.begin)
         self._serving: Serving | None = None
         self._advancing = self._lingering = self._paused = False
+        self._on_read: list[Callable[[], None]] = []
+        """To be called once the client has read what was written, or has gone."""
         self._unsent = 0
         """Bytes that the client had not taken when it was looked last."""
         self.deadline = math.inf
@@ -122,6 +82,7 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = math.inf
         serving, self._serving = self._serving, None
         self._incoming.close()
+        self._all_read()
         if serving is not None:
             serving.gone()
 
@@ -134,6 +95,7 @@ class ClientConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        self._all_read()
         self._arm()
         if self._serving is not None:
             self._serving.resume()
@@ -141,12 +103,27 @@ class ClientConnection(asyncio.Protocol):
 
     # From whoever answers.
 
-    def respond(self, request: Request, status: int, fields: bytes, body: bytes) -> None:
-        """The whole answer. `fields` are header lines, each with its end."""
+    def respond(
+        self, request: Request, status: int, fields: bytes, body: bytes, on_read: Callable[[], None] | None = None
+    ) -> None:
+        """The whole answer. `fields` are header lines, each with its end.
+
+        `on_read` is called once the client has read it but for what the system holds, or has gone.
+        """
         keep = self._keeps(request)
         length = b"Content-Length: %d\r\n\r\n" if keep else b"Content-Length: %d\r\nConnection: close\r\n\r\n"
-        parts = (self._head(request, status, fields), length % len(body), b"" if request.method == "HEAD" else body)
-        self._turn.write(self._transport, b"".join(parts))
+        answer_head = self._head(request, status, fields) + length % len(body)
+        if request.method == "HEAD":
+            self._turn.write(self._transport, answer_head)
+        elif len(body) <= MOST_JOINED_BYTES:
+            self._turn.write(self._transport, answer_head + body)
+        else:
+            self._turn.write(self._transport, answer_head)
+            self._turn.write(self._transport, body)
+        if on_read is not None:
+            self._on_read.append(on_read)
+            if not self._paused:
+                self._all_read()
         self._answered(request, keep=keep)
 
     def start(self, request: Request, status: int, fields: bytes) -> None:
@@ -195,6 +172,15 @@ class ClientConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         self._transport.abort()
+
+    @property
+    def unread(self) -> int:
+        """Whole answers that are counted until the client has read them."""
+        return len(self._on_read)
+
+    def _all_read(self) -> None:
+        while self._on_read:
+            self._on_read.pop()()
 
     def _advance(self) -> None:
         """Act upon what has come so far."""

@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from services.gateway.core.request import Asked, for_engine
+from services.gateway.core.request import LARGE_BYTES, Asked, Piece, for_engine
 from services.gateway.http.request import Request
 from shared.config import Model
 
@@ -18,19 +18,20 @@ NO_STREAM_OPTIONS = frozenset({"/v1/responses", "/v1/embeddings"})
 
 def engine_request(
     origin: str, path: str, request: Request, asked: Asked, model: Model, *, key: str | None = None
-) -> bytes:
-    """Head and body. `key` is the engine's; the client's never goes there."""
-    body = for_engine(asked, served_as=model.served_as, usage_options=path not in NO_STREAM_OPTIONS)
+) -> list[Piece]:
+    """Head and body, to be written one after the other. `key` is the engine's; the client's never goes there."""
+    pieces = for_engine(asked, served_as=model.served_as, usage_options=path not in NO_STREAM_OPTIONS)
     headers = request.headers
     traced = _trace(headers) if b"traceparent" in headers else b""
-    return b"%bAccept: %b\r\nX-Request-Id: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
+    size = sum(map(len, pieces))
+    head = b"%bAccept: %b\r\nX-Request-Id: %b\r\n%bContent-Length: %d\r\n\r\n" % (
         _begin(origin, path, key),
         headers.get(b"accept", b"*/*"),
         request.id.encode("ascii"),
         traced,
-        len(body),
-        body,
+        size,
     )
+    return [head, *pieces] if size > LARGE_BYTES else [b"".join((head, *pieces))]
 
 
 def _trace(headers: dict[bytes, bytes]) -> bytes:

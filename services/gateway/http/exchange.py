@@ -12,23 +12,20 @@ from services.gateway.adapters.engine_connection import nobody
 from services.gateway.adapters.engines import Call
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
-from services.gateway.core.request import Asked, parse
-from services.gateway.core.stream import StreamReader
+from services.gateway.core.memory import Held
+from services.gateway.core.request import Asked
 from services.gateway.core.tally import Tally
 from services.gateway.door import Door
 from services.gateway.http.admission import Admission
-from services.gateway.http.answer import EVENT_STREAM, STREAM_FIELDS, StreamAnswer, WholeAnswer
+from services.gateway.http.answer import EVENT_STREAM, STREAM_FIELDS, StreamAnswer, WholeAnswer, stream_reader
 from services.gateway.http.connection import ClientConnection
 from services.gateway.http.engine_request import engine_request
 from services.gateway.http.request import Request
-from services.gateway.http.told import told
+from services.gateway.http.told import CLIENT_CLOSED, told
 from services.gateway.http.waiting import wake_limit
 from shared.config import Model
 from shared.messages.keys import KeyRecord
 from shared.messages.waker import MachineRecord
-
-CLIENT_CLOSED = 499
-"""For the log and the metrics: the client left before an answer ended. Nobody is sent it."""
 
 log = structlog.get_logger()
 
@@ -75,11 +72,14 @@ class Exchange:
     # From the client's connection.
 
     def receive(self, body: bytes) -> None:
-        """Check it, and begin."""
+        self._door.exchanges.add(self)
+        self._door.parse(body, self, self._begin)
+
+    def _begin(self, parsed: Callable[[], Asked]) -> None:
+        """Check what is asked, and find it a place."""
         door = self._door
-        door.exchanges.add(self)
         try:
-            self._asked = parse(body)
+            self._asked = parsed()
             self._model = door.model(self._asked.model, self._key)
             self._tally.asked(self._model.name, streamed=self._asked.stream, choices=self._asked.choices)
             door.admit(self._model.name)
@@ -121,8 +121,7 @@ class Exchange:
         """Tokens so far, against the key's limits."""
         use = self._admission.use if self._admission is not None else None
         if use is not None and isinstance(self._answer, StreamAnswer):
-            count = self._answer.count
-            use.running(count.prompt + count.completion)
+            use.running((count := self._answer.count).prompt + count.completion)
 
     # From the drain.
 
@@ -178,13 +177,10 @@ class Exchange:
         self._request.drop_body()
         content_type = headers.get(b"content-type", b"application/json")
         if status >= 300 or not content_type.startswith(EVENT_STREAM):
-            self._answer = WholeAnswer(content_type, self._door.now(), self._engine_failed)
+            held = Held(self._door.memory, self._key.id)
+            self._answer = WholeAnswer(content_type, self._door.now(), held, self._engine_failed, self._fail)
             return self._answer.feed
-        reader = StreamReader(
-            wants_usage=self._asked.wants_usage,
-            wants_running_usage=self._asked.wants_running_usage,
-            ends_with_done=self._path != "/v1/responses",
-        )
+        reader = stream_reader(self._asked, self._path)
         gap, now = self._door.metrics.chunk_gap, self._door.now
         self._answer = StreamAnswer(
             self._client, self._request, reader, gap, now, on_complete=self._on_complete, on_fault=self._engine_failed
@@ -205,13 +201,15 @@ class Exchange:
         status = self._tally.status
         if status < 300:
             self._tally.outcome = "completed"
-        self._settle(status, "")  # before the client has it: what it has whole is counted, whatever happens then
+        # Before the client has it: what it has whole is counted, whatever happens then.
+        self._settle(status, "", keeps_answer=True)
         if self._started:
             self._client.send(self._request, answer.as_event())
             self._client.end(self._request)
+            answer.held.release()
         else:
             fields = b"Content-Type: %b\r\n%b" % (answer.content_type, self._door.limit_fields(self._key))
-            self._client.respond(self._request, status, fields, answer.body)
+            self._client.respond(self._request, status, fields, answer.body, answer.held.release)
 
     def on_lost(self, reason: str) -> None:
         self._engine_failed(reason)
@@ -285,9 +283,11 @@ class Exchange:
                 self._tally.count = self._answer.count
         self._door.record(self._tally, self._admission.take_use() if self._admission else None)
 
-    def _settle(self, status: int, code: str) -> None:
+    def _settle(self, status: int, code: str, *, keeps_answer: bool = False) -> None:
         """All that the request held is given back; nobody calls it any more."""
         door = self._door
+        if isinstance(self._answer, WholeAnswer) and not keeps_answer:
+            self._answer.held.release()
         self._record()
         self._hang_up()
         if self._admission is not None:

@@ -12,7 +12,6 @@ from services.gateway.core.errors import ApiError
 from services.gateway.core.openapi import ENGINE_PATHS
 from services.gateway.door import Door
 from services.gateway.http import head
-from services.gateway.http.budget import Budget
 from services.gateway.http.connection import ClientConnection
 from services.gateway.http.exchange import Exchange
 from services.gateway.http.request import AUTHORIZATION, Request
@@ -35,7 +34,7 @@ class Front:
         self._monotonic = monotonic
         self.settings = door.config.gateway
         self.turn = door.engines.turn
-        self.budget = Budget(self.settings.max_buffered_bytes)
+        self.memory = door.memory
         self.connections: set[ClientConnection] = set()
         self._disconnected = asyncio.Event()
         self._engine_paths = {path.encode("ascii"): path for path in ENGINE_PATHS}
@@ -108,6 +107,8 @@ class Front:
                 _allow(request, "POST")
                 key = self._door.authorize(request.headers.get(AUTHORIZATION))
                 self._check_body(request)
+                if not request.held.move_to(key.id):
+                    raise errors.too_many_bytes()
                 if b"expect" in request.headers and not request.complete:
                     client.proceed()
                 return Exchange(self._door, client, request, key, path)

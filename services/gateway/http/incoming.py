@@ -8,7 +8,7 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
-from services.gateway.http.budget import Budget
+from services.gateway.core.memory import Memory
 from services.gateway.http.request import Request
 from shared.config import GatewaySection
 
@@ -28,19 +28,19 @@ class Incoming:
         "_framing",
         "_head",
         "_head_bytes",
+        "_memory",
         "_offer",
         "_on_head",
         "_parser",
         "_read",
         "_settings",
-        "budget",
         "fault",
         "head_deadline",
         "now",
         "requests",
     )
 
-    def __init__(self, settings: GatewaySection, budget: Budget, on_head: Callable[[Request], None]) -> None:
+    def __init__(self, settings: GatewaySection, memory: Memory, on_head: Callable[[Request], None]) -> None:
         self._settings = settings
         self._on_head = on_head
         self._parser: HttpRequestParser | None = HttpRequestParser(self)
@@ -56,7 +56,7 @@ class Incoming:
         """A request that would rather be one of another protocol."""
         self._framing = 0
         """Bytes since the last head that are no body: sizes of chunks, extensions, trailers."""
-        self.budget = budget
+        self._memory = memory
         self.now = 0.0
         """Monotonic seconds, for deadlines; set before `feed`."""
         self.head_deadline = math.inf
@@ -115,7 +115,7 @@ class Incoming:
 
     def broken_head(self) -> Request:
         """A stand-in for the request that could not be read: it is to be answered all the same."""
-        request = self._head or Request(self.budget)
+        request = self._head or Request(self._memory)
         self._head = None
         self._on_head(request)
         self.requests.append(request)
@@ -131,7 +131,7 @@ class Incoming:
     # From the parser.
 
     def on_message_begin(self) -> None:
-        self._head = Request(self.budget)
+        self._head = Request(self._memory)
         self._head_bytes = 0
         self._begins = True
         self.head_deadline = self.now + self._settings.head_timeout

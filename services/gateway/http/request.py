@@ -1,6 +1,6 @@
 """One request as it came over a connection, and how much of it is in memory."""
 
-from services.gateway.http.budget import Budget
+from services.gateway.core.memory import Held, Memory
 
 AUTHORIZATION = b"authorization"
 
@@ -13,11 +13,10 @@ class Request:
         "arrived",
         "body",
         "body_deadline",
-        "budget",
-        "buffered",
         "complete",
         "delivered",
         "headers",
+        "held",
         "id",
         "keep_alive",
         "method",
@@ -26,8 +25,9 @@ class Request:
         "version",
     )
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
+    def __init__(self, memory: Memory) -> None:
+        self.held = Held(memory)
+        """Its body."""
         self.id = ""
         """Ours, a UUIDv7."""
         self.arrived = 0.0
@@ -38,8 +38,6 @@ class Request:
         self.headers: dict[bytes, bytes] = {}
         self.keep_alive = False
         self.body = bytearray()
-        self.buffered = 0
-        """Bytes of its body that count as being in memory."""
         self.body_deadline = 0.0
         self.opened = False
         self.delivered = False
@@ -62,10 +60,9 @@ class Request:
         return None if value is None else int(value)
 
     def grow(self, data: bytes) -> bool:
-        """More of its body. False: all bodies together take too much memory."""
-        if not self.budget.take(len(data)):
+        """More of its body. False: there is no room for it."""
+        if not self.held.grow(len(data)):
             return False
-        self.buffered += len(data)
         self.body += data
         return True
 
@@ -76,7 +73,6 @@ class Request:
 
     def drop_body(self) -> None:
         """Nobody has it any more."""
-        if self.buffered:
-            self.budget.give_back(self.buffered)
-            self.buffered = 0
+        if self.held.size_bytes:
+            self.held.release()
             self.body = bytearray()

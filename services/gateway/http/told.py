@@ -4,6 +4,8 @@ from services.gateway.core.tally import Tally
 from services.gateway.door import Door
 from services.gateway.http.request import Request
 
+CLIENT_CLOSED = 499
+"""For the log and the metrics: the client left before an answer ended. Nobody is sent it."""
 MAX_PATH = 200
 """Of a request's target in the log."""
 

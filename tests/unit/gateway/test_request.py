@@ -9,7 +9,8 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from services.gateway.core.errors import ApiError
-from services.gateway.core.request import for_engine, parse
+from services.gateway.core.request import Asked, parse
+from services.gateway.core.request import for_engine as pieces_for_engine
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -72,6 +73,10 @@ def pairs(body: bytes) -> list[tuple[str, Any]]:
 
     json.loads(body, object_pairs_hook=on_object, parse_int=str, parse_float=str)
     return found[-1]
+
+
+def for_engine(asked: Asked, *, served_as: str | None, usage_options: bool) -> bytes:
+    return b"".join(pieces_for_engine(asked, served_as=served_as, usage_options=usage_options))
 
 
 def test_it_reads_what_routing_needs() -> None:

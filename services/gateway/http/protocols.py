@@ -1,0 +1,56 @@
+"""What a client's connection needs of the rest of the gateway."""
+
+from typing import TYPE_CHECKING, Protocol
+
+from services.gateway.core.errors import ApiError
+from services.gateway.core.memory import Memory
+from services.gateway.http.request import Request
+from services.gateway.turn import Turn
+from shared.config import GatewaySection
+
+if TYPE_CHECKING:
+    from services.gateway.http.connection import ClientConnection
+
+
+class Serving(Protocol):
+    """Whoever answers one request. Nothing is called after the answer has ended."""
+
+    def receive(self, body: bytes) -> None:
+        """The whole body is here."""
+
+    def gone(self) -> None:
+        """The client has left."""
+
+    def pause(self) -> None:
+        """The client reads slower than it is sent to."""
+
+    def resume(self) -> None: ...
+
+
+class Application(Protocol):
+    """What all connections share."""
+
+    settings: GatewaySection
+    memory: Memory
+    turn: Turn
+    now: float
+    """Monotonic seconds, as of the last tick."""
+    every_answer: bytes
+    """Header lines."""
+
+    @property
+    def leaving(self) -> bool: ...
+
+    def connected(self, client: "ClientConnection") -> bool:
+        """False: it is one too many."""
+
+    def disconnected(self, client: "ClientConnection") -> None: ...
+
+    def begin(self, request: Request) -> None:
+        """The head is complete: give the request its id and its time."""
+
+    def open(self, request: Request, client: "ClientConnection") -> Serving | None:
+        """Answer from the head alone and return None, or say who takes the body."""
+
+    def refuse(self, request: Request, client: "ClientConnection", error: ApiError) -> None:
+        """Answer with an error."""
