@@ -24,7 +24,7 @@ COPY_BYTES = 1024**2
 
 
 class LogFiles:
-    """`show` gets what the services log, whole lines or not; it must not block."""
+    """`show` gets what the services log, in whole lines; it must not block."""
 
     def __init__(self, data_dir: Path, show: Callable[[bytes], None], *, max_bytes: int = MAX_BYTES) -> None:
         self._data_dir = data_dir
@@ -62,9 +62,12 @@ class LogFiles:
             offset = size - COPY_BYTES
         with path.open("rb") as file:
             file.seek(offset)
-            if data := file.read(size - offset):
-                self._show(data)
-        self._offsets[path] = size
+            data = file.read(size - offset)
+        # The rest of a line that is being written comes with the next look.
+        whole = data.rfind(b"\n") + 1 if len(data) < COPY_BYTES else len(data)
+        if whole:
+            self._show(data[:whole])
+        self._offsets[path] = offset + whole
 
     def _rotate(self, path: Path, kept: int) -> bool:
         """Whether the file was emptied. On a full disk its content is dropped rather than kept for ever."""

@@ -89,7 +89,7 @@ def test_a_log_is_rotated_while_its_service_writes(tmp_path: Path) -> None:
         service = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stderr=log)
     assert service.stdin is not None
     for _ in range(7):
-        while not path.stat().st_size:
+        while not path.read_bytes().endswith(b"\n"):
             assert service.poll() is None
         with path.open("ab") as more:
             more.write(b"x" * 1000 + b"\n")
@@ -128,6 +128,16 @@ def test_an_engine_s_log_is_bounded_too(tmp_path: Path) -> None:
     log.write_bytes(b"x" * 2000)
     LogFiles(tmp_path, lambda _data: None, max_bytes=1000).look()
     assert (log.stat().st_size, log.with_name("engine.log.1").stat().st_size) == (0, 2000)
+
+
+def test_a_line_is_shown_once_it_is_whole(tmp_path: Path) -> None:
+    path, shown = logs_of(tmp_path), list[bytes]()
+    files = LogFiles(tmp_path, shown.append)
+    for part in (b"one\ntw", b"o", b"\nthree\n"):
+        with path.open("ab") as log:
+            log.write(part)
+        files.look()
+    assert shown == [b"one\n", b"two\nthree\n"]
 
 
 def test_of_a_flood_of_lines_the_newest_are_shown(tmp_path: Path) -> None:

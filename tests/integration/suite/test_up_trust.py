@@ -1,0 +1,129 @@
+"""`up` among others: nobody has to read its output, nobody gets into its bus, and each child has its own secrets."""
+
+import asyncio
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from shared import suite
+from shared.bus.jetstream import connect
+from shared.bus.topology import KEYS
+from shared.suite import Suite
+from tests.kit.up import alive, processes_of
+from tests.kit.waiting import PATIENCE_SECONDS, until
+
+SERVICES = {"bus", "gateway", "waker", "meter", "billing"}
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "secret-of-aws",
+    "HYPERSTACK_API_KEY_FILE": "/secret-of-hyperstack",
+    "PGPASSWORD": "secret-of-the-database",
+}
+
+
+def full_pipe() -> tuple[int, int]:
+    """Its reader and its writer; nobody reads, and it takes no more."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, b"x" * 4096)
+    return reader, writer
+
+
+@asynccontextmanager
+async def unread(folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A suite whose output nobody reads, from its first line on."""
+    (folder / "spotinference.toml").write_text('[gateway]\nport = 0\n[waker]\nhost = "127.0.0.1"\n', "utf-8")
+    options = ("--config", str(folder / "spotinference.toml"), "--data-dir", str(folder / "data"))
+    pipes = [full_pipe(), full_pipe()]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "spotinference", "up", *options),
+        stdin=subprocess.DEVNULL,
+        stdout=pipes[0][1],
+        stderr=pipes[1][1],
+        env=os.environ | SECRETS,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        for descriptor in (*pipes[0], *pipes[1]):
+            os.close(descriptor)
+        await until(lambda: asyncio.sleep(0, processes_of(folder)), lambda left: left == [])
+
+
+async def running(folder: Path) -> Suite | None:
+    return suite.read(folder / "data")
+
+
+async def restarted(folder: Path, service: str, before: int) -> Suite:
+    found = await until(lambda: running(folder), lambda seen: seen is not None and seen.services[service].pid != before)
+    assert found is not None
+    return found
+
+
+def secrets_of(process: int) -> set[str]:
+    variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    return {line.partition(b"=")[0].decode() for line in variables} & set(SECRETS)
+
+
+async def test_nobody_reads_it_and_nobody_gets_in(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o755)
+    async with unread(tmp_path) as process:
+        found = await until(lambda: running(tmp_path), lambda seen: seen is not None and set(seen.services) == SERVICES)
+        assert found is not None
+        # Nobody reads, and it supervises on.
+        for service in ("meter", "bus"):
+            before = found.services[service].pid
+            os.kill(before, signal.SIGKILL)
+            found = await restarted(tmp_path, service, before)
+
+        # Each child has the secrets that it uses.
+        assert {name: secrets_of(service.pid) for name, service in found.services.items()} == {
+            "bus": set(),
+            "gateway": set(),
+            "meter": {"PGPASSWORD"},
+            "billing": set(SECRETS),
+            "waker": {"AWS_SECRET_ACCESS_KEY", "HYPERSTACK_API_KEY_FILE"},
+        }
+
+        # The bus asks for its password, which stands in two files of its owner's.
+        await no_password_leads_in(found.services["bus"].url)
+        password = found.services["bus"].url.partition("://")[2].rpartition("@")[0].partition(":")[2]
+        assert len(password) > 30
+        assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+        holders = {path for path in (tmp_path / "data").rglob("*") if path.is_file() and holds(path, password)}
+        assert holders == {tmp_path / "data" / "suite.json", tmp_path / "data" / "bus" / "nats.conf"}
+        assert {path.stat().st_mode & 0o777 for path in holders} == {0o600}
+        for child in (process.pid, *(service.pid for service in found.services.values())):
+            for file in ("cmdline", "environ"):
+                assert not holds(Path(f"/proc/{child}/{file}"), password)
+
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await process.wait() == 0
+        assert not any(alive(service.pid) for service in found.services.values())
+
+
+async def no_password_leads_in(url: str) -> None:
+    async with connect(url, name="test", wait=PATIENCE_SECONDS) as bus:
+        assert await bus.entries(KEYS) == {}
+    parts = urlsplit(url)
+    for login in ("{}", f'{{"user":"{parts.username}","pass":"guess"}}'):
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        writer.write(f"CONNECT {login}\r\nPING\r\n".encode())
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert b"-ERR 'Authorization Violation'" in await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+
+def holds(path: Path, secret: str) -> bool:
+    return secret.encode() in path.read_bytes()
