@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from shared.schedule import schedule_fault
 if TYPE_CHECKING:
     from shared.config import Config, Machine, Model, ServiceSection
     from shared.values import Money
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def faults(config: Config) -> list[str]:
@@ -58,8 +61,8 @@ def _machine_faults(config: Config, machine: Machine) -> list[str]:
         return [f"tier: no [[tier]] is named {machine.tier!r}"]
     if tier.provider == "process":
         return _process_faults(machine)
-    local = {"command": machine.command, "sleep_level": machine.sleep_level, "pair": machine.pair}
-    found = [f'{name}: not for provider "{tier.provider}"' for name, value in local.items() if value]
+    local = ("command", "environment", "sleep_level", "pair")
+    found = [f'{name}: not for provider "{tier.provider}"' for name in local if getattr(machine, name)]
     if tier.provider in ("ec2", "hyperstack") and not machine.instance:
         found.append(f'instance: a machine of provider "{tier.provider}" needs the provider\'s id for it')
     return [*found, *_endpoint_faults(tier.provider, machine.endpoint)]
@@ -81,6 +84,11 @@ def _process_faults(machine: Machine) -> list[str]:
         found.append('command: nothing in it says "{port}": the engine would not know where to listen')
     if machine.endpoint:
         found.append('endpoint: not for provider "process": it follows from {port}')
+    found += (
+        f"environment: {name!r} is no variable's name: only names stand here, never values"
+        for name in machine.environment
+        if not _VARIABLE.fullmatch(name)
+    )
     if machine.pair == "":
         found.append("pair: name it, or leave the key out")
     return found

@@ -48,6 +48,8 @@ class Machine(Section, frozen=True, kw_only=True):
     """Origin without `/v1`, where its engine listens; not for `process` machines."""
     command: tuple[str, ...] = ()
     """For `process` machines; `{port}` becomes a free port."""
+    environment: tuple[str, ...] = ()
+    """For `process` machines: variables of the suite's environment that its command gets beside the usual ones."""
     sleep_level: Literal[1, 2] | None = None
     """For `process` machines: vLLM's sleep mode, 1 or 2. Absent: asleep is not running."""
     pair: str | None = None

@@ -105,8 +105,8 @@ def _account(name: ProviderName, config: Config, data_dir: Path) -> Provider:
 
 def _local(machine: Machine, folder: Path, lifeline: int | None) -> LocalMachine:
     if machine.sleep_level is None:
-        return LocalMachine(folder, machine.command, lifeline)
-    return SleepingMachine(folder, machine.command, lifeline, level=machine.sleep_level)
+        return LocalMachine(folder, machine.command, lifeline, passed=machine.environment)
+    return SleepingMachine(folder, machine.command, lifeline, level=machine.sleep_level, passed=machine.environment)
 
 
 def _hyperstack(config: Config, instances: Mapping[str, str]) -> Provider:

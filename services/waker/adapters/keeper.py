@@ -21,8 +21,6 @@ from pathlib import Path
 from services.waker.adapters import files
 from services.waker.adapters.files import KeeperState
 
-LIFELINE_VARIABLE = "SPOTINFERENCE_LIFELINE"
-"""As in shared.runtime.process, which would load a whole service."""
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 10.0
 LIFELINE_GRACE_SECONDS = 5.0
@@ -72,7 +70,7 @@ class Keeper:
         log = self._folder / files.LOG_FILE
         with contextlib.suppress(FileNotFoundError):
             log.replace(log.with_suffix(".log.1"))
-        environment = {name: value for name, value in os.environ.items() if name != LIFELINE_VARIABLE}
+        environment = dict(os.environ)
         # So that the commands of this installation are found, whoever started us.
         path = environment.get("PATH", os.defpath)
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
@@ -121,8 +119,8 @@ class Keeper:
         how = f"by signal {-status}" if status < 0 else f"with exit status {status}"
         if self._asked:
             return f"the engine was ended {how}" if status < 0 else f"the engine was asked to end and did so {how}"
-        words = files.last_words(self._folder)
-        return f"the engine ended {how}" + (f": {words}" if words else "")
+        # Not what the log says: that may be a prompt, and the reason goes into the journal.
+        return f"the engine ended {how}: see {self._folder / files.LOG_FILE}"
 
     def _note(self, status: files.Status, **changes: object) -> None:
         self._state = replace(self._state, status=status, **changes)  # type: ignore[arg-type]  # fields of the state

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import msgspec
 
 from services.waker.adapters import files
+from services.waker.adapters.engine_environment import engine_environment
 from services.waker.adapters.files import KeeperState
 from services.waker.core.events import Power, Sight
 from services.waker.ports import ACCEPTED, CallResult, Looks, Unseen
@@ -68,13 +69,16 @@ class LocalMachine:
         *,
         grace: float = 10.0,
         environment: Mapping[str, str] = MappingProxyType({}),
+        passed: Sequence[str] = (),
     ) -> None:
         self._folder = folder
         self._command = command
         self._lifeline = lifeline
         self._grace = grace
         self._environment = environment
-        """Of the engine, beside ours."""
+        """Of the engine, beside what it gets of ours."""
+        self._passed = passed
+        """Names of variables that the configuration passes on."""
         self._calls = asyncio.Lock()
         """One call at a time: a stop waits for the start before it."""
 
@@ -159,7 +163,7 @@ class LocalMachine:
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
-                        env={**os.environ, **self._environment},
+                        env=engine_environment(os.environ, self._passed) | dict(self._environment),
                         pass_fds=inherited,
                     )
             finally:

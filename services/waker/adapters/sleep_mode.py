@@ -52,9 +52,16 @@ class SleepingMachine(LocalMachine):
     """
 
     def __init__(
-        self, folder: Path, command: Sequence[str], lifeline: int | None, *, level: Literal[1, 2], grace: float = 10.0
+        self,
+        folder: Path,
+        command: Sequence[str],
+        lifeline: int | None,
+        *,
+        level: Literal[1, 2],
+        grace: float = 10.0,
+        passed: Sequence[str] = (),
     ) -> None:
-        super().__init__(folder, command, lifeline, grace=grace, environment=ENVIRONMENT)
+        super().__init__(folder, command, lifeline, grace=grace, environment=ENVIRONMENT, passed=passed)
         self._level = level
         self._change: asyncio.Task[None] | None = None
         """A falling asleep or a wake under way, which goes on when the call that began it is over."""

@@ -33,6 +33,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(503, {"error": "loading"})
         elif self.path == "/who":
             told = {"pid": os.getpid(), "pgid": os.getpgid(0), "path": os.environ["PATH"], "lifeline": _lifeline()}
+            told["environment"] = sorted(os.environ)
             self._answer(200, told)
         elif self.path == "/is_sleeping":
             self._sleep_mode(lambda: {"is_sleeping": bool(self.sleeping)})

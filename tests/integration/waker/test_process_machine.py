@@ -32,11 +32,9 @@ def folder(tmp_path: Path) -> Path:
 async def made(folder: Path) -> AsyncIterator[Made]:
     """Make a machine whose command takes these arguments; nothing of it is left behind."""
 
-    def make(
-        *arguments: str, command: list[str] | None = None, lifeline: int | None = None, grace: float = 10.0
-    ) -> Any:
+    def make(*arguments: str, command: list[str] | None = None, lifeline: int | None = None, **more: Any) -> Any:
         argv = command or [sys.executable, str(ENGINE), "--port", "{port}", *arguments]
-        return LocalMachine(folder, argv, lifeline, grace=grace)
+        return LocalMachine(folder, argv, lifeline, **more)
 
     yield make
     state = files.read_state(folder)
@@ -107,19 +105,34 @@ async def test_a_second_start_makes_no_second_engine(made: Made, tmp_path: Path)
     assert (await machine.look()).generation == 1
 
 
-async def test_an_engine_that_dies_leaves_its_status_and_last_words(made: Made) -> None:
+async def test_an_engine_that_dies_leaves_its_status_and_the_way_to_its_log(made: Made, folder: Path) -> None:
     machine = made("--die", "3")
     assert (await machine.start(1)).outcome == "accepted"
     sight = await gone(machine)
-    assert sight.reason == "the engine ended with exit status 3: loading the weights | no memory left"
+    assert sight.reason == f"the engine ended with exit status 3: see {folder}/engine.log"
+    assert "no memory left" in (folder / "engine.log").read_text()
     assert sight.ended_at is not None
 
 
-async def test_an_engine_killed_from_outside_is_seen(made: Made) -> None:
+async def test_an_engine_gets_no_secret_of_ours(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "HYPERSTACK_API_KEY"),
+        *("HYPERSTACK_API_KEY_FILE", "SPOTINFERENCE_KEY", "SPOTINFERENCE_BUS_URL", "SPOTINFERENCE_LIFELINE"),
+        *("PGPASSWORD", "HTTPS_PROXY", "NATS_TOKEN", "SECRET_OF_NOBODY", "GITHUB_TOKEN"),
+    }
+    its = {"HF_TOKEN", "CUDA_VISIBLE_DEVICES", "VLLM_CPU_KVCACHE_SPACE", "OMP_NUM_THREADS", "LC_ALL", "XDG_CACHE_HOME"}
+    for name in (*ours, *its, "S3_TOKEN"):
+        monkeypatch.setenv(name, "1")
+    told = await who((await made(passed=["S3_TOKEN"]).start(1)).endpoint)
+    assert its | {"PATH", "HOME", "S3_TOKEN"} <= set(told["environment"])
+    assert not ours & set(told["environment"])
+
+
+async def test_an_engine_killed_from_outside_is_seen(made: Made, folder: Path) -> None:
     machine = made()
     told = await who((await machine.start(1)).endpoint)
     os.kill(told["pid"], signal.SIGKILL)
-    assert (await gone(machine)).reason == "the engine ended by signal 9"
+    assert (await gone(machine)).reason == f"the engine ended by signal 9: see {folder}/engine.log"
 
 
 async def test_a_program_that_is_not_there_is_refused_by_name(made: Made, tmp_path: Path) -> None:

@@ -137,6 +137,11 @@ EC2 = '[provider.ec2]\nregion = "r"\n' + STATIC.replace("static", "ec2") + 'endp
 MACHINE_FAULTS = [
     (STATIC + "sleep_level = 1", 'sleep_level: not for provider "static"'),
     (STATIC + 'pair = "p"', 'pair: not for provider "static"'),
+    (STATIC + 'environment = ["AWS_PROFILE"]', 'environment: not for provider "static"'),
+    (
+        PROCESS + 'command = ["{port}"]\nenvironment = ["A=secret"]',
+        "environment: 'A=secret' is no variable's name: only names stand here, never values",
+    ),
     (PROCESS + 'command = ["e", "{port}"]\npair = ""', "pair: name it, or leave the key out"),
     (EC2, 'instance: a machine of provider "ec2" needs the provider\'s id for it'),
     (EC2.replace('endpoint = "http://a:1"', 'instance = "i-1"'), 'endpoint: a machine of provider "ec2" needs one'),
