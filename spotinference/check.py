@@ -18,8 +18,8 @@ from shared.bus.topology import FLEET
 from shared.config import Config, Machine
 from shared.database import create_engine, url_of
 from shared.errors import BusError, Misconfigured
-from shared.messages.codec import Unreadable, decode
 from shared.messages.waker import MachineRecord
+from spotinference.buckets import read_bucket
 from spotinference.check_engines import check_engines
 from spotinference.context import Context, suite_options
 from spotinference.findings import Finding, note, ok, wrong
@@ -107,10 +107,9 @@ async def _bus(config: Config, data_dir: Path) -> tuple[list[Finding], dict[str,
     try:
         async with connect(url, name="check", wait=PROBE_SECONDS) as bus:
             try:
-                for entry in (await bus.entries(FLEET)).values():
-                    record = decode(entry.value, MachineRecord)
+                for record, _ in (await read_bucket(bus, FLEET, MachineRecord)).values():
                     records[record.machine] = record
-            except (BusError, Unreadable) as error:
+            except BusError as error:
                 return [note(f"bus: connected; no fleet is on record: {error}")], records
     except BusError as error:
         return [wrong(f"bus: {error}")], records

@@ -19,10 +19,11 @@ from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.ports import Bus
 from shared.bus.topology import LEASE_SECONDS
 from shared.config import DEFAULT_DATA_DIR, Config, find_config, load
-from shared.errors import BusUnavailable, SpotinferenceError
+from shared.errors import BusError, BusUnavailable, SpotinferenceError
 from shared.errors import Refusal as Declined
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.meter import Refused
+from shared.tasks import end
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,7 +56,19 @@ class Context:
         """The same inside a running event loop."""
         url = suite.bus_url(self.config(), self.data_dir)
         async with connect(url, name="spotinference", wait=BUS_SECONDS) as bus:
-            return await work(bus)
+            return await _while_current(bus, work(bus))
+
+
+async def _while_current(bus: JetStreamBus, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result; `BusError` when a view that it looks at is no longer kept current."""
+    task, ended = asyncio.ensure_future(work), asyncio.ensure_future(bus.ended_watch())
+    try:
+        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise BusError(f"a bucket can no longer be followed: {ended.result()}")
+    finally:
+        await end([task, ended])
 
 
 class _Tagged(msgspec.Struct, frozen=True):

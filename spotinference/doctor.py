@@ -27,6 +27,7 @@ from shared.messages.gateway import Activity
 from shared.messages.meter import Confirmed, Gaps, GapsQuery, Tokens, TokensQuery
 from shared.messages.meter_audit import Audit, AuditQuery
 from spotinference import doctor_links as links
+from spotinference.buckets import read_bucket
 from spotinference.context import Context, ask, echo_json, suite_options
 from spotinference.doctor_links import Link, Outbox
 from spotinference.findings import wrong
@@ -112,11 +113,7 @@ async def _books(bus: JetStreamBus, day: str, tokens: Tokens) -> Link:
 
 async def _marks(bus: JetStreamBus) -> dict[str, int]:
     marks: dict[str, int] = {}
-    for entry in (await bus.entries(topology.METER)).values():
-        try:
-            mark = decode(entry.value, Confirmed)
-        except Unreadable:
-            continue
+    for mark, _ in (await read_bucket(bus, topology.METER, Confirmed)).values():
         marks[mark.source] = mark.source_seq
     return marks
 

@@ -13,8 +13,9 @@ from shared.bus.ports import Bus
 from shared.bus.topology import KEYS
 from shared.errors import Misconfigured
 from shared.ids import uuid7
-from shared.messages.codec import decode, encode, rfc3339
+from shared.messages.codec import encode, rfc3339
 from shared.messages.keys import KeyRecord, digest
+from spotinference.buckets import read_bucket
 from spotinference.context import Context, echo_json, fail, show, suite_options
 
 LIMITS = {
@@ -150,8 +151,7 @@ async def is_known(bus: Bus, key_id: str) -> bool:
 
 
 async def _records(bus: Bus) -> list[tuple[str, KeyRecord, int]]:
-    entries = await bus.entries(KEYS)
-    return [(name, decode(entry.value, KeyRecord), entry.revision) for name, entry in entries.items()]
+    return [(key, record, revision) for key, (record, revision) in (await read_bucket(bus, KEYS, KeyRecord)).items()]
 
 
 def _state(record: KeyRecord) -> str:

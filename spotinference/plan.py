@@ -13,7 +13,7 @@ from shared.bus.subjects import tier_memory_key
 from shared.bus.topology import WAKER
 from shared.config import Config
 from shared.errors import BusUnavailable, Misconfigured
-from shared.messages.codec import decode
+from shared.messages.codec import Unreadable, decode
 from shared.messages.waker import TierMemory
 from spotinference.context import Context, echo_json, fail, suite_options
 from spotinference.plan_policies import WakeFrom, plan_of
@@ -120,7 +120,10 @@ async def _measured(bus: Bus, config: Config) -> Wakes:
     for tier in config.tiers:
         entry = await bus.get(WAKER, tier_memory_key(tier))
         if entry is not None:
-            found[tier] = decode(entry.value, TierMemory).wakes
+            try:
+                found[tier] = decode(entry.value, TierMemory).wakes
+            except Unreadable as error:
+                click.echo(f"spotinference: what is remembered of tier {tier} cannot be read: {error}", err=True)
     return found
 
 

@@ -2,32 +2,32 @@
 
 from collections.abc import Callable
 
-import structlog
-
 from services.meter.adapters.gaps import Claim, GapBook
-from shared.bus.ports import Received
+from shared.bus import subjects
+from shared.bus.ports import Bus, Received
 from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import Activity
 
+MOST_WRITTEN = 2**53
+"""Events; no gateway has written so many."""
 MOST_SOURCES = 10_000
 """That are heard between two sweeps: more are not gateways."""
-
-log = structlog.get_logger()
 
 
 class Hearing:
     """`heard` for each `activity.<gateway>`; `sweep` now and then. A gateway's name is that of its events' source."""
 
-    def __init__(self, book: GapBook, now: Callable[[], float]) -> None:
+    def __init__(self, bus: Bus, book: GapBook, now: Callable[[], float]) -> None:
+        self._bus = bus
         self._book = book
         self._now = now
         self._claims: dict[str, Claim] = {}
 
     async def heard(self, message: Received) -> None:
         try:
-            said = decode(message.data, Activity)
+            said = _checked(decode(message.data, Activity))
         except Unreadable as error:
-            log.warning("unreadable activity", subject=message.subject, error=str(error))
+            self._bus.intake.reject(subjects.ACTIVITIES, error, subject=message.subject)
             return
         if said.gateway in self._claims or len(self._claims) < MOST_SOURCES:
             claim = Claim(written=said.written or 0, heard_at=self._now(), left=said.leaving)
@@ -41,3 +41,12 @@ class Hearing:
         except BaseException:
             self._claims = claims | self._claims
             raise
+
+
+def _checked(activity: Activity) -> Activity:
+    """The message; `Unreadable` where the ledger's database cannot hold it."""
+    if not 0 <= (activity.written or 0) < MOST_WRITTEN:
+        raise Unreadable(f"written: expected 0 to {MOST_WRITTEN}")
+    if "\0" in activity.gateway:
+        raise Unreadable("gateway: has a NUL")
+    return activity

@@ -74,7 +74,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         )
         await names.start(runtime.bus)
         await _compared(recovery)
-        hearing = Hearing(book, runtime.now)
+        hearing = Hearing(runtime.bus, book, runtime.now)
         listening = await runtime.bus.subscribe(subjects.ACTIVITIES, hearing.heard)
         runtime.health.add("database", lambda: ledger.fault)
         runtime.health.add("consumer", lambda: consumer.fault)

@@ -41,7 +41,7 @@ class Records:
             try:
                 memory = _memory.decode(entry.value)
             except Unreadable as error:
-                log.error("unreadable memory: forgotten", key=key, error=str(error))
+                self._bus.intake.reject(WAKER.name, error, key=key)
                 continue
             match memory:
                 case MachineMemory():
@@ -55,7 +55,11 @@ class Records:
     async def _records(self) -> dict[str, tuple[MachineRecord, int]]:
         records: dict[str, tuple[MachineRecord, int]] = {}
         for key, entry in (await self._bus.entries(FLEET)).items():
-            name = subjects.name(key)
+            try:
+                name = subjects.name(key)
+            except Unreadable as error:
+                self._bus.intake.reject(FLEET.name, error, key=key)
+                continue
             if name not in self._plan.machines:
                 await self._bus.delete(FLEET, key)
                 log.info("a machine is no longer configured", machine=name)
@@ -64,7 +68,7 @@ class Records:
             try:
                 records[name] = (decode(entry.value, MachineRecord), entry.revision)
             except Unreadable as error:
-                log.error("unreadable record: the machine is seen anew", machine=name, error=str(error))
+                self._bus.intake.reject(FLEET.name, error, key=key)
         return records
 
     async def write(self, record: MachineRecord) -> int:

@@ -32,6 +32,7 @@ from services.waker.core.events import (
     Tested,
     TestProvider,
     Tick,
+    Used,
     Write,
     Written,
 )
@@ -40,13 +41,14 @@ from services.waker.core.plan import Plan
 from services.waker.core.state import Fleet
 from services.waker.inbox import Inbox
 from services.waker.metrics import Metrics
-from services.waker.ports import CallResult, Prober, Provider, Unseen
+from services.waker.ports import Answer, CallResult, Prober, Provider, Unseen
 from services.waker.records import Deposed, Records
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.bus.ports import Bus, Stored
 from shared.bus.topology import WAKE
 from shared.config import ProviderName
+from shared.errors import BusError
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.gateway import WakeRequest
 from shared.messages.waker import JournalEntry, ProviderCall, Transition
@@ -136,7 +138,14 @@ class Term:
                     raise self._fault
                 if not self._lease.held:
                     raise Deposed("the lease is lost")
-                self.fleet, effects = handle(self.fleet, events.popleft(), self._now())
+                event = events.popleft()
+                try:
+                    self.fleet, effects = handle(self.fleet, event, self._now())
+                except Exception as error:
+                    if not isinstance(event, Demand | Used):
+                        raise
+                    self._bus.intake.reject("demand and use", error, traceback=True, kind=type(event).__name__)
+                    continue
                 events.extend(await self._perform(effects))
 
     async def _perform(self, effects: list[Effect]) -> list[Event]:
@@ -206,20 +215,32 @@ class Term:
         except Unseen as error:
             log.warning("a provider cannot be looked at", provider=provider, reason=str(error))
             return Looked(provider=provider, asked_at=asked_at, sights={}, fault=str(error))
+        except Exception as error:
+            # What the provider says is from outside: whatever it breaks, it is this provider that is in doubt.
+            log.exception("look_failed", provider=provider)
+            return Looked(provider=provider, asked_at=asked_at, sights={}, fault=_internal(error))
         return Looked(provider=provider, asked_at=asked_at, sights=looks.sights, strays=looks.strays)
 
     async def _test(self, provider: ProviderName) -> None:
-        faults = await self._providers[provider].test()
+        try:
+            faults = await self._providers[provider].test()
+        except Exception as error:
+            log.exception("self_test_failed", provider=provider)
+            faults = (_internal(error),)
         for fault in faults:
             log.warning("self-test", provider=provider, fault=fault)
         self._inbox.tell(("test", provider), Tested(provider=provider, faults=faults))
 
     async def _probe(self, probe: Probe) -> None:
         began = self._now()
-        if probe.step == "reach":
-            answer = await self._prober.reach(probe.machine, probe.endpoint, probe.model, probe.timeout)
-        else:
-            answer = await self._prober.work(probe.machine, probe.endpoint, probe.model, probe.timeout)
+        try:
+            if probe.step == "reach":
+                answer = await self._prober.reach(probe.machine, probe.endpoint, probe.model, probe.timeout)
+            else:
+                answer = await self._prober.work(probe.machine, probe.endpoint, probe.model, probe.timeout)
+        except Exception as error:
+            log.exception("probe_failed", machine=probe.machine)
+            answer = Answer(answered=False, code=_internal(error), host=True)
         event = Probed(
             machine=probe.machine,
             serial=probe.serial,
@@ -244,6 +265,11 @@ class Term:
                 result = await call()
         except TimeoutError:
             result = CallResult(outcome="unknown", code="timeout")
+        except BusError:
+            raise
+        except Exception as error:
+            log.exception("call_failed", machine=machine, call=kind)
+            result = CallResult(outcome="unknown", code="internal", reason=_internal(error))
         event = Called(
             machine=machine,
             call=kind,
@@ -257,3 +283,8 @@ class Term:
             scope=result.scope,
         )
         self._inbox.tell(("call", machine), event)
+
+
+def _internal(error: Exception) -> str:
+    """For people; the log has where it happened."""
+    return f"internal error, see the waker's log: {type(error).__name__}: {error}"

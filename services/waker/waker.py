@@ -111,7 +111,7 @@ class Waker:
         try:
             request = decode(received.data, WakeRequest)
         except Unreadable as error:
-            log.error("unreadable wake request", error=str(error))
+            self._bus.intake.reject(subjects.WAKE_REQUESTS, error, subject=received.subject)
             return
         if request.model in self._plan.lineups:
             self._inbox.tell(("demand", request.model, request.gateway), Demand(request, self._clock()))
@@ -120,7 +120,7 @@ class Waker:
         try:
             activity = decode(received.data, Activity)
         except Unreadable as error:
-            log.error("unreadable activity", error=str(error))
+            self._bus.intake.reject(subjects.ACTIVITIES, error, subject=received.subject)
             return
         self._inbox.tell(("activity", activity.gateway), Used(activity))
 

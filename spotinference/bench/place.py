@@ -8,8 +8,8 @@ from shared.bus.ports import Bus
 from shared.bus.topology import FLEET
 from shared.config import Config, Model
 from shared.errors import Misconfigured
-from shared.messages.codec import decode
 from shared.messages.waker import MachineRecord
+from spotinference.buckets import read_bucket
 from spotinference.context import Context
 
 
@@ -51,7 +51,7 @@ def gateway_origin(context: Context, given: str | None) -> str:
 
 async def place(bus: Bus, model: Model, *, machine: str | None, direct: str | None) -> Place:
     """`Misconfigured` where no such engine can be asked now."""
-    records = [decode(entry.value, MachineRecord) for entry in (await bus.entries(FLEET)).values()]
+    records = [record for record, _ in (await read_bucket(bus, FLEET, MachineRecord)).values()]
     awake = ready(records, model)
     if direct is not None:
         origin = direct.rstrip("/").removesuffix("/v1")

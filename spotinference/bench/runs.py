@@ -4,7 +4,8 @@ from shared.bus.ports import Bus
 from shared.bus.subjects import bench_key
 from shared.bus.topology import REPORTS
 from shared.messages.bench import BenchRun
-from shared.messages.codec import Unreadable, decode, encode
+from shared.messages.codec import encode
+from spotinference.buckets import read_bucket
 
 KEPT = 100
 """Runs that are not published: the oldest ones beyond go."""
@@ -19,11 +20,5 @@ async def keep(bus: Bus, run: BenchRun) -> None:
 
 async def runs(bus: Bus) -> list[BenchRun]:
     """All of them, the newest first; what another version wrote and this one cannot read is left out."""
-    found = []
-    for key, entry in (await bus.entries(REPORTS)).items():
-        if key.startswith(bench_key("")):
-            try:
-                found.append(decode(entry.value, BenchRun))
-            except Unreadable:
-                continue
-    return sorted(found, key=lambda run: (run.at, run.id), reverse=True)
+    found = await read_bucket(bus, REPORTS, BenchRun, prefix=bench_key(""))
+    return sorted((run for run, _ in found.values()), key=lambda run: (run.at, run.id), reverse=True)

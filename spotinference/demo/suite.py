@@ -18,6 +18,7 @@ from shared.bus.topology import FLEET
 from shared.errors import SpotinferenceError
 from shared.messages.codec import decode, decode_any, decode_text
 from shared.messages.waker import MachineRecord
+from spotinference.buckets import read_bucket
 from spotinference.context import Context
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class Suite:
         """Of the one machine, whose engine runs."""
 
         async def records(bus: JetStreamBus) -> list[MachineRecord]:
-            return [decode(entry.value, MachineRecord) for entry in (await bus.entries(FLEET)).values()]
+            return [record for record, _ in (await read_bucket(bus, FLEET, MachineRecord)).values()]
 
         (record,) = await self.on_bus(records)
         expect(record.endpoint, f"the machine has no engine: {record}")

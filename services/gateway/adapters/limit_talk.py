@@ -89,7 +89,7 @@ class LimitTalk:
         try:
             message = decode(received.data, LimitsTold)
         except Unreadable as error:
-            log.error("unreadable use of limits", subject=received.subject, error=str(error))
+            self._bus.intake.reject(LIMITS, error, subject=received.subject)
             return
         if self._limits.hear(message, self._now()):
             self._changed.set()

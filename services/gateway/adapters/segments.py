@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from shared.bus.subjects import name as untoken
-from shared.messages.codec import decode_text
+from shared.messages.codec import Unreadable, decode_text
 
 BLOCK_BYTES = 160 * 1024
 """Read at once: some 250 events, which is also what is published at once."""
@@ -154,10 +154,12 @@ def left(folder: Path) -> dict[str, deque[Segment]]:
     """
     files: dict[str, list[tuple[int, Path]]] = {}
     for path in folder.glob("*.log"):
-        if match := _NAME.fullmatch(path.name):
-            files.setdefault(untoken(match[1]), []).append((int(match[2]), path))
-        else:
+        try:
+            source, first = _named(path.name)
+        except Unreadable:
             log.error("not a segment of the outbox, left alone", path=str(path))
+        else:
+            files.setdefault(source, []).append((first, path))
     found = {}
     for source, named in files.items():
         named.sort()
@@ -172,6 +174,14 @@ def left(folder: Path) -> dict[str, deque[Segment]]:
             found[source] = segments
     sync([segment for segments in found.values() for segment in segments], folder)
     return found
+
+
+def _named(file_name: str) -> tuple[str, int]:
+    """Whose events a file has, and the number of its first one; `Unreadable`."""
+    match = _NAME.fullmatch(file_name)
+    if match is None:
+        raise Unreadable("not a segment's name")
+    return untoken(match[1]), int(match[2])
 
 
 def _segment(path: Path, first: int, last: int) -> Segment:

@@ -161,7 +161,7 @@ class UsageSender:
             try:
                 mark = decode(event.value, Confirmed)
             except Unreadable as error:
-                log.error("unreadable mark", key=event.key, error=str(error))
+                self._bus.intake.reject(METER.name, error, key=event.key)
                 return
             if event.key == confirmed_key(mark.source) and self._outbox.confirm(mark.source, mark.source_seq):
                 self._on_moved(mark.source)

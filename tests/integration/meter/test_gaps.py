@@ -187,7 +187,8 @@ async def test_the_highest_word_of_a_source_stays(ledger: Ledger, book: GapBook)
 
 
 async def test_gateways_are_heard_over_the_bus(ledger: Ledger, book: GapBook) -> None:
-    bus, hearing = MemoryBus(), Hearing(book, lambda: DAY.end - 10)
+    bus = MemoryBus()
+    hearing = Hearing(bus, book, lambda: DAY.end - 10)
     await bus.subscribe(subjects.ACTIVITIES, hearing.heard)
     for written in (1, 4):
         said = Activity(gateway="gw-1", sent_at=0.0, machines={}, written=written)
