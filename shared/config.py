@@ -86,6 +86,8 @@ class GatewaySection(ServiceSection, frozen=True, kw_only=True):
     """From a request at the engine to the first byte of its answer: a long prefill is silent for minutes."""
     read_timeout: Duration = Duration(600)
     """Between two reads of an answer."""
+    max_event_bytes: int = 4 * 1024 * 1024
+    """Of one event in an engine's stream: read in one go, it may not keep the other requests waiting."""
     access_log: bool = True
     """A line for each request."""
     outbox_max_bytes: int = 1024 * 1024 * 1024

@@ -181,6 +181,7 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
             config.gateway.max_buffered_bytes_per_key,
             config.gateway.max_body_bytes,
         ),
+        ("gateway.max_event_bytes", config.gateway.max_event_bytes, 65536),
         *(
             (f"gateway.{name}", getattr(config.gateway, name), 0.1)
             for name in (

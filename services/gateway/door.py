@@ -164,8 +164,8 @@ class Door:
         if use is not None:
             served = 0 if event.outcome == "failed" else event.prompt_tokens + event.completion_tokens
             use.end(served, event.completed_at, seq)
-        if tally.outcome == "completed" or 300 <= tally.status < 500:
-            self.hold.breaker.on_success(event.machine)  # answered to the end: a head says little where streams die
+        if tally.machine_answered:
+            self.hold.breaker.on_success(event.machine)
         self.metrics.count(event)
 
     async def drain(self, grace: float) -> None:

@@ -60,6 +60,7 @@ class Metrics(Collector):
         for limit in LIMITS:
             self.limit_hits.setdefault(limit, 0)
         self.failovers = 0
+        self.faults = 0
         self.wake_wait = Histogram(SECONDS)
         self.first_byte = Histogram(SECONDS)
         self.chunk_gap = Histogram(GAP)
@@ -99,6 +100,7 @@ class Metrics(Collector):
         yield _counter("tokens", "Tokens, as the usage events have them.", ("direction",), _single(tokens))
         yield _counter("limit_hits", "Requests refused by a limit.", ("limit",), _single(self.limit_hits))
         yield _counter("failovers", "Requests that moved to a second machine.", (), {(): self.failovers})
+        yield _counter("faults", "Faults of ours in relaying an answer; the log has each.", (), {(): self.faults})
         for name, text, histogram in (
             ("wake_wait_seconds", "Time held for a wake.", self.wake_wait),
             ("first_byte_seconds", "Arrival to first byte, held time left out.", self.first_byte),

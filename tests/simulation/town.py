@@ -126,7 +126,7 @@ class Gateway:
 
     def asked(self, model: str, seconds: float, answered: Callable[[], None]) -> None:
         """One request that keeps an engine busy for so long."""
-        if record := self.hold.arrive(model, self.town.now):
+        if record := self.hold.arrive(model, "key", self.town.now):
             self.serve(model, seconds, answered, record)
             return
         now = self.town.now

@@ -4,13 +4,22 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, cast
 
+import structlog
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from services.gateway.core.request import Piece
 from services.gateway.turn import Turn
 
 MAX_HEAD_BYTES = 64 * 1024
-"""What sends more before an answer's body, interim answers included, is no engine."""
+"""Bytes in a row that bring nothing of a body: interim answers, a head, a chunk's extensions, trailers. No engine sends
+more."""
+LARGE_READ = 128 * 1024
+"""After one this large everybody else has a turn before the next."""
+
+log = structlog.get_logger()
+
+_SINGLE = frozenset({b"content-type", b"content-length", b"retry-after"})
+"""Headers that are no lists: of several the first counts."""
 
 
 class Answered(Protocol):
@@ -30,12 +39,14 @@ class EngineConnection(asyncio.Protocol):
     """`send`, and wait for the one who asked to be told; then again."""
 
     __slots__ = (
+        "_bodiless",
         "_call",
         "_complete",
         "_has_head",
-        "_head_bytes",
         "_headers",
         "_parser",
+        "_paused",
+        "_resting",
         "_reusable",
         "_sink",
         "_transport",
@@ -48,8 +59,10 @@ class EngineConnection(asyncio.Protocol):
         self._call: Answered | None = None
         self._sink: Callable[[bytes], None] = nobody
         self._headers: dict[bytes, bytes] = {}
-        self._head_bytes = 0
+        self._bodiless = 0
+        """Bytes since a piece of a body came."""
         self._complete = self._has_head = self._reusable = False
+        self._paused = self._resting = False
         self.alive = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -60,8 +73,8 @@ class EngineConnection(asyncio.Protocol):
     def send(self, request: list[Piece], call: Answered) -> None:
         self._call = call
         self._headers = {}
-        self._head_bytes = 0
-        self._complete = self._has_head = False
+        self._bodiless = 0
+        self._complete = self._has_head = self._paused = False
         for piece in request:
             self._turn.write(self._transport, piece)
 
@@ -73,11 +86,13 @@ class EngineConnection(asyncio.Protocol):
         self._transport.abort()
 
     def pause(self) -> None:
+        self._paused = True
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if not self._transport.is_closing():
+        self._paused = False
+        if not self._resting and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
@@ -85,28 +100,41 @@ class EngineConnection(asyncio.Protocol):
             self.abort()  # an engine that speaks unasked
             return
         self._call.on_bytes()
-        fault = ""
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade:
-            fault = "it wants another protocol"
-        except HttpParserCallbackError:
-            raise  # a fault of ours, not of the engine
-        except HttpParserError as error:
-            fault = f"no HTTP: {error}"
+        self._bodiless += len(data)
+        fault = self._parse(data)
         call = self._call
         if call is None:
             return  # aborted by what it was told
-        if not self._has_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                fault = "its answer's head has no end"
+        if self._bodiless > MAX_HEAD_BYTES:
+            fault = "its answer has more beside the body than any engine's"
         if self._complete:
             self._call = None
             call.on_complete(self, reusable=self._reusable and not fault and not self._transport.is_closing())
         elif fault:
             self.abort()
             call.on_closed(fault)
+        elif len(data) > LARGE_READ and not self._resting:
+            self._resting = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._rested)
+
+    def _parse(self, data: bytes) -> str:
+        """What is wrong with it, or nothing."""
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            return "it wants another protocol"
+        except HttpParserCallbackError:
+            log.exception("engine_callback_failed")
+            return "a fault of ours"
+        except HttpParserError as error:
+            return f"no HTTP: {error}"
+        return ""
+
+    def _rested(self) -> None:
+        self._resting = False
+        if not self._paused:
+            self.resume()
 
     def eof_received(self) -> bool:
         return False
@@ -132,8 +160,13 @@ class EngineConnection(asyncio.Protocol):
             self._headers = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._complete:
-            self._headers[name.lower()] = value
+        if self._has_head:
+            return  # a trailer, or of another answer
+        name = name.lower()
+        if name not in self._headers:
+            self._headers[name] = value
+        elif name not in _SINGLE:
+            self._headers[name] += b", " + value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -144,6 +177,7 @@ class EngineConnection(asyncio.Protocol):
                 self._sink = sink
 
     def on_body(self, data: bytes) -> None:
+        self._bodiless = 0
         self._sink(data)
 
     def on_message_complete(self) -> None:

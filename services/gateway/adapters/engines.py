@@ -31,8 +31,8 @@ class Receiver(Protocol):
 
     def on_end(self) -> None: ...
 
-    def on_lost(self, reason: str) -> None:
-        """No more will come."""
+    def on_lost(self, reason: str, *, unreachable: bool) -> None:
+        """No more will come. `unreachable`: no connection to the engine could be made."""
 
 
 class Call:
@@ -97,8 +97,10 @@ class Call:
 
     def expire(self) -> None:
         """The deadline has passed."""
-        reason = "no connection in time" if self._connection is None else "silent for too long"
-        self._end(reason)
+        if self._connection is None:
+            self._end("no connection in time", unreachable=True)
+        else:
+            self._end("silent for too long")
 
     # From the connection.
 
@@ -140,7 +142,11 @@ class Call:
             connection = await self._engines.connect(self.origin)
         except OSError as error:
             self._connecting = None
-            self._end(error.strerror or str(error) or type(error).__name__)
+            self._end(error.strerror or str(error) or type(error).__name__, unreachable=True)
+        except Exception:  # a fault of ours keeps nobody waiting
+            log.exception("engine_connect_failed", origin=self.origin)
+            self._connecting = None
+            self._end("no connection", unreachable=True)
         else:
             self._connecting = None
             self._write(connection)
@@ -157,9 +163,9 @@ class Call:
         settings = self._engines.settings
         self.deadline = self._engines.now + (settings.read_timeout if self.answering else settings.first_byte_timeout)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, *, unreachable: bool = False) -> None:
         self.abort()
-        self.receiver.on_lost(reason)
+        self.receiver.on_lost(reason, unreachable=unreachable)
 
 
 class Engines:

@@ -128,7 +128,7 @@ def too_many_waiting(retry_after: int) -> ApiError:
 
 
 def upstream_unreachable() -> ApiError:
-    return ApiError(502, "upstream_unreachable", "The engine did not answer.", "server_error")
+    return ApiError(502, "upstream_unreachable", "The engine gave no answer that could be passed on.", "server_error")
 
 
 def no_upstream(model: str) -> ApiError:

@@ -78,6 +78,11 @@ class Queue:
         self._size -= 1
         return True
 
+    @property
+    def next_key(self) -> str:
+        """Whose turn it is."""
+        return next(iter(self._keys))
+
     def pop(self) -> Ticket:
         """Whose turn it is; the next turn is another key's."""
         key_id, tickets = next(iter(self._keys.items()))
@@ -132,11 +137,11 @@ class Hold:
         machines = self._config.machines_of(model)
         return any(m.id not in self._fleet or self._fleet[m.id].state != "gone" for m in machines)
 
-    def arrive(self, model: str, now: float) -> MachineRecord | None:
+    def arrive(self, model: str, key_id: str, now: float) -> MachineRecord | None:
         """A place for a newcomer, who may not pass those who wait."""
-        return None if model in self._waiting else self.take(model, now)
+        return None if model in self._waiting else self.take(model, key_id, now)
 
-    def take(self, model: str, now: float, *, besides: str | None = None) -> MachineRecord | None:
+    def take(self, model: str, key_id: str, now: float, *, besides: str | None = None) -> MachineRecord | None:
         """Book a place on the ready machine with room that is least busy, first open tier first; None: nowhere.
 
         A machine that the breaker leaves alone is taken only where there is no other.
@@ -153,22 +158,22 @@ class Hold:
                 busy = self.in_flight(machine)
                 if busy >= self._room[machine]:
                     continue
-                if self.breaker.busy and not self.breaker.closed(machine, now):
+                if self.breaker.busy and not self.breaker.closed(machine, key_id, now):
                     spared = spared or record
                 elif chosen is None or busy < least:
                     chosen, least = record, busy
             if chosen is not None:
-                return self._book(chosen, now)
-        return None if spared is None or besides is not None else self._book(spared, now)
+                return self._book(chosen, key_id, now)
+        return None if spared is None or besides is not None else self._book(spared, key_id, now)
 
-    def _book(self, record: MachineRecord, now: float) -> MachineRecord:
+    def _book(self, record: MachineRecord, key_id: str, now: float) -> MachineRecord:
         use = self._uses.get(record.machine)
         if use is None:
             use = self._uses[record.machine] = _Use()
         use.in_flight += 1
         self.total_in_flight += 1
         if self.breaker.busy:
-            self.breaker.on_try(record.machine, now)
+            self.breaker.on_try(record.machine, key_id, now)
         return record
 
     def give_back(self, machine: str, now: float) -> bool:
@@ -216,12 +221,12 @@ class Hold:
                 return True
             model = next(iter(self._waiting))
             self._waiting.move_to_end(model)
-            record = self.take(model, now)
+            queue = self._waiting[model]
+            record = self.take(model, queue.next_key, now)
             if record is None:
                 without_room += 1
                 continue
             granted, without_room = granted + 1, 0
-            queue = self._waiting[model]
             ticket = queue.pop()
             self._left(ticket, queue)
             ticket.on_grant(record)

@@ -2,223 +2,264 @@
 
 Bytes in, bytes out; whole events only, each as the engine wrote it except for usage that the client did not ask
 for. An event waits for nothing but its own end.
-
-vLLM's usual piece is one event whose last member is `usage`: it is cut off without parsing anything, and read only when
-somebody asks for the count. Whatever looks different takes the long way.
 """
 
-import re
-from contextlib import suppress
-from itertools import pairwise
+from services.gateway.core import sse
+from services.gateway.core.chunk import LARGE, Chunk, TooDeep, read_chunk
+from services.gateway.core.chunk_shape import ChunkShape, shape_of
+from services.gateway.core.engine_error import EngineError
+from services.gateway.core.running_usage import RunningUsage
+from services.gateway.core.usage import Count
+from shared.messages.gateway import Outcome
 
-import msgspec
-
-from services.gateway.core.usage import NOTHING, Count, EngineUsage, count
-
-MAX_EVENT_BYTES = 32 * 1024 * 1024
-"""An event that has not ended by then never will: as much as a whole body may have."""
-
-_END = re.compile(rb"\r?\n\r?\n")
-_LONGEST_END = 4
-_DATA = re.compile(rb"^data:[ \t]*", re.MULTILINE)
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_usage = msgspec.json.Decoder(EngineUsage)
-
-_LAST_NAMES = frozenset({"response.completed", "response.incomplete", "response.failed"})
-_USAGE = b',"usage":{'
-_NO_CHOICES = b'"choices":[]'
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+"""An event that has not ended by then never will; it is what can be read without keeping everybody else waiting."""
+MAX_EVENTS = 8_192
+"""In one read, which is at most a quarter of a megabyte: tokens come as a thousand; what comes as more is a flood."""
+_SHAPES_TRIED = 16
+"""Chunks that fitted no shape, after which no more are tried: this engine writes them otherwise."""
+_MAX_SHAPES = 256
+"""Choices beyond are parsed chunk by chunk: each shape holds more than its choice does otherwise."""
 
 
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
-    refusal: str | None = None
-
-    @property
-    def says_something(self) -> bool:
-        return bool(self.content or self.reasoning_content or self.reasoning or self.tool_calls or self.refusal)
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
-    text: str | None = None
-
-
-class _Response(msgspec.Struct):
-    usage: EngineUsage | None = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
-    usage: EngineUsage | None = None
-    response: _Response | None = None
-    """Where `/v1/responses` has it, in its last event."""
-    type: object = None
-    """The event's name in `/v1/responses`."""
-
-
-_chunk = msgspec.json.Decoder(_Chunk)
-
-
-class EventTooLarge(Exception):
-    """The engine sends something that is no event stream."""
+class UnusableStream(Exception):
+    """What the engine sends can neither be read nor be passed on; the text says why."""
 
 
 class StreamReader:
-    """One stream. `feed` takes what came from the engine and returns what goes to the client."""
+    """One stream. `feed` takes what came from the engine and returns what goes to the client; `end` once it has closed.
+
+    Arguments:
+        wants_usage: The client asked for the usage at the end.
+        wants_running_usage: It asked for the usage beside every choice too, which counts only together with the former.
+        path: `/v1/responses` names its events and ends without `[DONE]`; `/v1/completions` may have several prompts.
+        choices: The choices of each prompt (`n`).
+        max_event_bytes: A larger event ends the stream.
+    """
 
     __slots__ = (
-        "_deltas",
+        "_all_usage",
+        "_choices",
         "_ends_with_done",
+        "_is_json",
         "_last_with_usage",
+        "_max_event_bytes",
+        "_opening",
         "_rest",
-        "_said",
+        "_running",
+        "_shape",
+        "_shapes",
+        "_shapes_left",
         "_told_usage",
-        "_unread",
-        "_wants_running_usage",
         "_wants_usage",
         "complete",
+        "error",
     )
 
-    def __init__(self, *, wants_usage: bool, wants_running_usage: bool, ends_with_done: bool) -> None:
+    def __init__(
+        self,
+        *,
+        wants_usage: bool,
+        wants_running_usage: bool,
+        path: str,
+        choices: int = 1,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+    ) -> None:
         self._wants_usage = wants_usage
-        self._wants_running_usage = wants_usage and wants_running_usage  # as vLLM reads it
-        self._ends_with_done = ends_with_done
+        self._all_usage = wants_usage and wants_running_usage  # as vLLM reads it
+        self._ends_with_done = path != "/v1/responses"
+        self._choices = choices
+        self._max_event_bytes = max_event_bytes
+        self._running = RunningUsage(choices, prompts_apart=path == "/v1/completions")
         self._rest = bytearray()
-        self._deltas = 0
-        self._said: EngineUsage | None = None
-        self._unread = b""
-        """A later event than what `_said` is from, its usage not read yet."""
+        self._opening = True
+        """No event with data has come."""
+        self._is_json = False
+        """What comes is no event stream but one JSON object."""
+        self._shape: ChunkShape | None = None
+        self._shapes: dict[bytes, ChunkShape] = {}
+        """By the digits of a choice's index."""
+        self._shapes_left = _SHAPES_TRIED
         self._told_usage = False
+        """The client has the usage at the end."""
         self._last_with_usage = b""
+        self.error: EngineError | None = None
+        """The first that the engine told."""
         self.complete = False
         """The engine said all that it had to say."""
 
     @property
     def count(self) -> Count:
         """The engine's last running total, else one completion token per delta, else nothing."""
-        self._read()
-        if self._said is not None:
-            return count(self._said)
-        return Count(completion=self._deltas, basis="counted") if self._deltas else NOTHING
+        for index in self._shapes:
+            self._catch_up(index)
+        return self._running.count
+
+    @property
+    def outcome(self) -> Outcome:
+        """Of a complete stream."""
+        if self.error is None:
+            return "completed"
+        return "engine_lost" if self.count.completion else "failed"
 
     def feed(self, data: bytes) -> bytes:
-        at = data.rfind(_USAGE)
-        if at > 0 and not self._rest and not self._wants_running_usage and _ends_flat(data, at):
-            return self._cut(data, at)
-        scanned = max(0, len(self._rest) - _LONGEST_END + 1)
+        shape = self._shape
+        if shape is not None and not self._rest:
+            if len(self._shapes) > 1:
+                shape = self._shapes.get(data[shape.index_at : data.find(b",", shape.index_at)], shape)
+            quote = data.find(b'"', shape.text_at)
+            if (
+                data.startswith(shape.until_numbers, quote)
+                and data.startswith(shape.head)
+                and data.find(b"}", quote + shape.numbers_at) == len(data) - shape.end_bytes
+                and data.endswith(shape.end)
+            ):
+                shape.chunk = data
+                return data if self._all_usage else data[: quote + shape.usage_at] + b"}\n\n"
+        scanned = len(self._rest)
         self._rest += data
-        if len(self._rest) > MAX_EVENT_BYTES:
-            raise EventTooLarge
-        ends = [end.end() for end in _END.finditer(self._rest, scanned)]
-        events = [bytes(self._rest[start:end]) for start, end in pairwise([0, *ends])]
-        if ends:
-            del self._rest[: ends[-1]]
-        return b"".join(map(self._event, events))
+        out = b"" if self._is_json else self._take_events(sse.ends(self._rest, scanned))
+        if len(self._rest) > self._max_event_bytes:
+            raise UnusableStream("an event without an end")
+        return out
 
     def end(self) -> bytes:
-        """What is left when the engine has closed: an unended last event, which some engines send.
+        """The engine has closed in order. What it left unended is the last event, unless it broke off.
 
-        One that broke off is left out: what is told next would become part of it.
+        A stream in which every choice has finished is complete without `[DONE]`, which is added, and so is one that
+        told an error.
         """
-        rest = bytes(self._rest).rstrip()
+        rest = bytes(self._rest).strip()
         self._rest.clear()
-        found = _DATA.search(rest)
-        whole = found is not None and _is_whole(rest[found.end() :])
-        return self._event(rest + b"\n\n") if whole else b""
+        out = b""
+        if self._is_json or (self._opening and sse.begins_json(rest)):
+            event = sse.event_of(rest.removeprefix(sse.BOM))
+            out = self._event(event) if self._reads(event) else b""
+        elif rest and self._reads(rest):
+            out = self._event(rest + b"\n\n")
+        if self.complete:
+            return out
+        if self.error is not None:
+            self.complete = True
+        elif self._ends_with_done and self._running.finished:
+            self.complete = True
+            out += self._usage_at_end() + b"data: [DONE]\n\n"
+        return out
 
-    def _cut(self, data: bytes, at: int) -> bytes:
-        """One whole event without its `usage`, which begins there."""
-        self._unread = data
-        if data.endswith(_NO_CHOICES, 0, at):
-            self._told_usage = True
-            return data if self._wants_usage else b""
-        self._last_with_usage = data
-        return data[:at] + b"}\n\n"
-
-    def _read(self) -> None:
-        """What the last event says that went the short way. No usage that can be read is no news."""
-        data, self._unread = self._unread, b""
-        if data:
-            with suppress(msgspec.DecodeError, UnicodeDecodeError):
-                self._said = _usage.decode(data[data.rfind(_USAGE) + len(_USAGE) - 1 : -3])
+    def _take_events(self, ends: list[int]) -> bytes:
+        if not ends:
+            return b""
+        if len(ends) > MAX_EVENTS:
+            raise UnusableStream("a flood of events")
+        events = sse.cut(self._rest, ends)
+        del self._rest[: ends[-1]]
+        out: list[bytes] = []
+        for number, event in enumerate(events):
+            if self._opening and sse.begins_json(event):
+                self._is_json = True
+                self._rest[:0] = b"".join(events[number:])
+                break
+            out.append(self._event(event))
+        return b"".join(out)
 
     def _event(self, event: bytes) -> bytes:
-        found = _DATA.search(event)
-        if found is None:
+        lines = _data_lines(event)
+        if not lines:
             return event
-        data = event[found.end() :].rstrip()
-        if data == b"[DONE]":
+        self._opening = False
+        data = lines[0] if len(lines) == 1 else b"\n".join(lines)
+        if data.strip() == sse.DONE:
             self.complete = True
-            return self._usage_chunk() + event
+            return self._usage_at_end() + event
+        chunk = self._read(data)
+        if chunk is not None:
+            return self._chunk(event, chunk)
+        if len(lines) > 1 and any(self._read(line) for line in lines):
+            return b"".join(self._event(sse.event_of(line)) for line in lines)  # an engine that ends none of them
+        return event  # not ours to judge: the client sees what the engine said
+
+    def _read(self, data: bytes) -> Chunk | None:
         try:
-            chunk = _chunk.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return event  # not ours to judge: the client sees what the engine said
-        return self._chunk(event, found.end(), data, chunk)
+            return read_chunk(data)
+        except TooDeep:
+            raise UnusableStream("an event that is nested too deeply") from None
 
-    def _named(self, name: object, response: _Response | None) -> None:
-        """An event of `/v1/responses`. The last one carries the usage, where the engine tells it."""
-        usage = response.usage if response is not None else None
-        if usage is not None or name in _LAST_NAMES:
-            self._said = usage or self._said
-            self.complete = self.complete or not self._ends_with_done
-        elif isinstance(name, str) and name.endswith(".delta"):
-            self._deltas += 1
+    def _reads(self, event: bytes) -> bool:
+        lines = _data_lines(event)
+        return bool(lines) and ((data := b"\n".join(lines)).strip() == sse.DONE or self._read(data) is not None)
 
-    def _usage_chunk(self) -> bytes:
-        """For a client that asked: some engines put the final usage beside the last choice instead."""
-        if not self._wants_usage or self._told_usage or not self._last_with_usage:
-            return b""
-        found = _DATA.search(self._last_with_usage)
-        assert found is not None, "it was read as an event with data"
-        members = _members.decode(self._last_with_usage[found.end() :].strip())
-        return b"data: " + _joined(members | {"choices": msgspec.Raw(b"[]")}) + b"\n\n"
-
-    def _chunk(self, event: bytes, data_at: int, data: bytes, chunk: _Chunk) -> bytes:
-        if chunk.choices is None and (chunk.type is not None or chunk.response is not None):
-            self._named(chunk.type, chunk.response)
+    def _chunk(self, event: bytes, chunk: Chunk) -> bytes:
+        self.error = self.error or chunk.error
+        for choice in chunk.choices if self._shapes else ():
+            self._catch_up(b"%d" % choice.number)
+        if chunk.is_named:
+            self._running.add_named(chunk)
+        if not self._ends_with_done:
+            self.complete = self.complete or chunk.ends_response
+            return event  # its usage is part of what it says
+        own = self._running.add(chunk)
+        if not chunk.has_usage:
             return event
-        for choice in chunk.choices or ():
-            if (choice.delta is not None and choice.delta.says_something) or choice.text:
-                self._deltas += 1
-        if chunk.usage is None:
-            return event
-        self._said, self._unread = chunk.usage, b""
-        if not chunk.choices:
+        if chunk.is_usage_alone:
             self._told_usage = True
             return event if self._wants_usage else b""
-        if self._wants_running_usage:
-            return event
-        self._last_with_usage = event
-        members = _members.decode(data)
-        members.pop("usage", None)
-        return event[:data_at] + _joined(members) + event[data_at + len(data) :]
+        if chunk.usage != b"null":
+            self._last_with_usage = event
+        keeps_usage = self._all_usage or (self._wants_usage and chunk.usage == b"null")
+        out = event if keeps_usage else _without_usage(event, chunk)
+        if own is not None and self._shapes_left:
+            self._learn(own, event, chunk)
+        return out
+
+    def _learn(self, choice: int, event: bytes, chunk: Chunk) -> None:
+        """The chunks to come of this choice may look like this one."""
+        index = b"%d" % choice
+        if index not in self._shapes and len(self._shapes) == _MAX_SHAPES:
+            return
+        shape = shape_of(event, chunk)
+        if shape is None:
+            self._shapes_left -= 1
+        else:
+            self._shape = self._shapes[index] = shape
+
+    def _catch_up(self, index: bytes) -> None:
+        """Count what of this choice went the short way."""
+        shape = self._shapes.get(index)
+        if shape is not None and shape.chunk:
+            self._running.report_completion(int(index), shape.completion)
+            self._last_with_usage, shape.chunk = shape.chunk, b""
+
+    def _usage_at_end(self) -> bytes:
+        """For a client that asked: some engines put the final usage beside the last choice instead."""
+        if not self._wants_usage or self._all_usage or self._told_usage:
+            return b""
+        told = self.count
+        chunk = self._read(b"\n".join(sse.data_lines(self._last_with_usage))) if self._last_with_usage else None
+        if chunk is None:
+            return b""
+        self._told_usage = True
+        return sse.event_of(chunk.with_usage_alone(_usage_object(told) if self._running.several else chunk.usage))
 
 
-def _ends_flat(data: bytes, at: int) -> bool:
-    """Whether this is one event whose last member is the `usage` that begins there, an object without another inside.
-
-    An unescaped `,"usage":{` can only be a member's name. Where the next brace that closes is the last but one of the
-    event, that member is the outermost object's last.
-    """
-    return (
-        data.find(b"}", at) == len(data) - 4
-        and data.endswith(b"}}\n\n")
-        and data.find(b"\n") == len(data) - 2
-        and data.startswith(b"data: {")
-    )
-
-
-def _is_whole(data: bytes) -> bool:
+def _data_lines(event: bytes) -> list[bytes]:
     try:
-        msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return data == b"[DONE]"
-    return True
+        return sse.data_lines(event)
+    except sse.TooManyLines:
+        raise UnusableStream("an event of too many lines") from None
 
 
-def _joined(members: dict[str, msgspec.Raw]) -> bytes:
-    return b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in members.items()) + b"}"
+def _without_usage(event: bytes, chunk: Chunk) -> bytes:
+    """The event without the usage that nobody asked for."""
+    without = chunk.without_usage if len(chunk.data) <= LARGE else chunk.cut_usage
+    if without is None:
+        raise UnusableStream("an event that is too large to take its usage out")
+    return sse.with_data(event, without)
+
+
+def _usage_object(count: Count) -> bytes:
+    """In an engine's words."""
+    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (
+        count.prompt,
+        count.completion,
+        count.prompt + count.completion,
+    )

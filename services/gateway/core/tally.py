@@ -16,6 +16,7 @@ class Tally:
         "forwarded_at",
         "key_id",
         "machine",
+        "machine_answered",
         "model",
         "moved_from",
         "outcome",
@@ -42,6 +43,8 @@ class Tally:
         self.written = False
         """Whether an engine may have seen the request: only then there is an event."""
         self.outcome: Outcome = "failed"
+        self.machine_answered = False
+        """The engine did what it should, a refusal of this very request included."""
         self.status = 0
         """The engine's."""
         self.count: Count = NOTHING

@@ -1,29 +1,68 @@
-"""How many tokens a request took, from whatever the engine says about it."""
+"""Token counts as an engine reports them, each number judged by itself."""
+
+import re
+from contextlib import suppress
+from itertools import islice
+from typing import NamedTuple
 
 import msgspec
 
+from shared.messages.codec import Decoder, Unreadable
 from shared.messages.gateway import Basis
 
+MAX_TOKENS = 2**40
+"""No request has so many: a number from here on is nonsense."""
+LARGE_BODY = 8 * 1024 * 1024
+"""A larger response body is not parsed, which would block the loop: its usage is looked for at both ends."""
+_WINDOW = 64 * 1024
+"""At each end."""
+_TRIES = 4
+"""Places in a window that look like the usage."""
+_PLAIN_DIGITS = 13
+"""A number with fewer is below `MAX_TOKENS`."""
 
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+ABSENT = msgspec.Raw(b"")
+_NUMBER = re.compile(rb'"?(\d{1,13}(?:\.\d{1,20})?(?:[eE][+-]?\d{1,2})?)"?')
+_USAGE = re.compile(rb',\s*"usage"\s*:\s*(?=\{)')
 
 
-class _CompletionDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
+class _Details(msgspec.Struct):
+    cached_tokens: msgspec.Raw = ABSENT
+    reasoning_tokens: msgspec.Raw = ABSENT
 
 
-class EngineUsage(msgspec.Struct):
-    """An engine's `usage` object; `/v1/responses` has names of its own for the same."""
+class _Usage(msgspec.Struct):
+    """`/v1/responses` has names of its own for the same."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _PromptDetails | None = None
-    output_tokens_details: _CompletionDetails | None = None
+    prompt_tokens: msgspec.Raw = ABSENT
+    completion_tokens: msgspec.Raw = ABSENT
+    prompt_tokens_details: msgspec.Raw = ABSENT
+    completion_tokens_details: msgspec.Raw = ABSENT
+    input_tokens: msgspec.Raw = ABSENT
+    output_tokens: msgspec.Raw = ABSENT
+    input_tokens_details: msgspec.Raw = ABSENT
+    output_tokens_details: msgspec.Raw = ABSENT
+
+
+class _Body(msgspec.Struct):
+    usage: msgspec.Raw = ABSENT
+
+
+_usage: Decoder[_Usage] = Decoder(_Usage)
+_details: Decoder[_Details] = Decoder(_Details)
+_body: Decoder[_Body] = Decoder(_Body)
+
+
+class Reported(NamedTuple):
+    """What an engine reported; None: it did not, or the number makes no sense."""
+
+    prompt: int | None = None
+    cached: int | None = None
+    completion: int | None = None
+    reasoning: int | None = None
+
+
+UNREPORTED = Reported()
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):
@@ -40,30 +79,95 @@ NOTHING = Count()
 """Of a request of which nothing is known."""
 
 
-def count(usage: EngineUsage) -> Count:
-    """The engine's own word."""
-    prompt_details = usage.prompt_tokens_details or usage.input_tokens_details
-    completion_details = usage.completion_tokens_details or usage.output_tokens_details
-    return Count(
-        prompt=usage.prompt_tokens or usage.input_tokens or 0,
-        cached=(prompt_details.cached_tokens or 0) if prompt_details else 0,
-        completion=usage.completion_tokens or usage.output_tokens or 0,
-        reasoning=(completion_details.reasoning_tokens or 0) if completion_details else 0,
-        basis="engine",
+def number(raw: bytes | msgspec.Raw) -> int | None:
+    """A number of tokens: whole, not negative, below `MAX_TOKENS`. 7, 7.0 and "7" are the same."""
+    given = bytes(raw)
+    if given.isdigit() and len(given) < _PLAIN_DIGITS:
+        return int(given)
+    match = _NUMBER.fullmatch(given)
+    if match is None:
+        return None
+    value = float(match[1])
+    return int(value) if value < MAX_TOKENS and value.is_integer() else None
+
+
+def read_usage(raw: bytes | msgspec.Raw) -> Reported:
+    """Read a `usage` value, whatever it is."""
+    try:
+        usage = _usage.decode(bytes(raw))
+    except Unreadable:
+        return UNREPORTED
+    return Reported(
+        _first(usage.prompt_tokens, usage.input_tokens),
+        _first(
+            *(_read_details(each).cached_tokens for each in (usage.prompt_tokens_details, usage.input_tokens_details))
+        ),
+        _first(usage.completion_tokens, usage.output_tokens),
+        _first(
+            *(
+                _read_details(each).reasoning_tokens
+                for each in (usage.completion_tokens_details, usage.output_tokens_details)
+            )
+        ),
     )
 
 
-class _Answer(msgspec.Struct):
-    usage: EngineUsage | None = None
+def count(reported: Reported, deltas: int = 0) -> Count:
+    """What the engine reported; where it reported no completion, a token for each of the `deltas` that were relayed."""
+    prompt, completion = reported.prompt or 0, reported.completion
+    basis: Basis = "engine"
+    if completion is None:
+        basis = "counted" if deltas else "none" if reported.prompt is None else "engine"
+        completion = deltas
+    return Count(
+        prompt=prompt,
+        cached=min(reported.cached or 0, prompt),
+        completion=completion,
+        reasoning=min(reported.reasoning or 0, completion),
+        basis=basis,
+    )
 
 
-_answer = msgspec.json.Decoder(_Answer)
-
-
-def of_answer(body: bytes) -> Count:
-    """The usage of a whole JSON answer; `none` where it has none."""
+def usage_of(body: bytes | bytearray) -> Reported:
+    """The usage of a whole JSON response; nothing is reported where it has none."""
+    if len(body) > LARGE_BODY:
+        return _usage_at_the_end(body) or _usage_at_the_beginning(body) or UNREPORTED
     try:
-        usage = _answer.decode(body).usage
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return NOTHING
-    return count(usage) if usage else NOTHING
+        return read_usage(_body.decode(body).usage)
+    except Unreadable:
+        return UNREPORTED
+
+
+def _usage_at_the_end(body: bytes | bytearray) -> Reported | None:
+    """A tail from a comma on is an object if a brace before it makes it one: its members are the outermost object's."""
+    tail = bytes(body[-_WINDOW:])
+    for match in list(_USAGE.finditer(tail))[-_TRIES:]:
+        with suppress(Unreadable):
+            return read_usage(_body.decode(b"{" + tail[match.start() + 1 :]).usage)
+    return None
+
+
+def _usage_at_the_beginning(body: bytes | bytearray) -> Reported | None:
+    """A head up to a comma is an object if a brace behind it makes it one: what follows is the outermost object's."""
+    head = bytes(body[:_WINDOW])
+    for match in islice(_USAGE.finditer(head), _TRIES):
+        with suppress(Unreadable):
+            _body.decode(head[: match.start()] + b"}")
+            end = match.end()
+            for _ in range(_TRIES):  # a brace for each object in it
+                end = head.find(b"}", end) + 1
+                with suppress(Unreadable):
+                    return read_usage(_body.decode(b'{"usage":' + head[match.end() : end] + b"}").usage)
+    return None
+
+
+def _read_details(raw: msgspec.Raw) -> _Details:
+    try:
+        return _details.decode(bytes(raw))
+    except Unreadable:
+        return _Details()
+
+
+def _first(*raws: msgspec.Raw) -> int | None:
+    """The first that is a number of tokens."""
+    return next((value for raw in raws if (value := number(raw)) is not None), None)

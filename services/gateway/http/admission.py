@@ -110,7 +110,7 @@ class Admission:
 
     def _place(self, wait: float | None) -> None:
         door, model, request = self._door, self._model, self._request
-        machine = door.hold.arrive(model.name, door.now())
+        machine = door.hold.arrive(model.name, self._key.id, door.now())
         if machine is not None:
             self._on_place(machine)
             return

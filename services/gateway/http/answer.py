@@ -1,34 +1,41 @@
 """An engine's answer on its way to the client: a stream piece by piece, or a whole that is held until its end."""
 
 from collections.abc import Callable
+from typing import Protocol
 
-import msgspec
-
-from services.gateway.core import errors, usage
-from services.gateway.core.errors import ApiError
+from services.gateway.core import errors, sse
+from services.gateway.core.content_coding import Inflater, Undecodable
+from services.gateway.core.engine_error import EngineError
 from services.gateway.core.memory import Held
-from services.gateway.core.request import Asked
-from services.gateway.core.stream import EventTooLarge, StreamReader
+from services.gateway.core.stream import StreamReader, UnusableStream
 from services.gateway.core.usage import Count
+from services.gateway.core.whole_response import Verdict, judge
 from services.gateway.http.connection import ClientConnection
 from services.gateway.http.request import Request
 from services.gateway.metrics import Histogram
 
 EVENT_STREAM = b"text/event-stream"
-STREAM_FIELDS = (
-    b"Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
-)
 MAX_BYTES = 256 * 1024 * 1024
 """Of a whole answer: beyond what any engine's limits allow."""
 
 
-def stream_reader(asked: Asked, path: str) -> StreamReader:
-    """Return what reads the stream that was asked for."""
-    return StreamReader(
-        wants_usage=asked.wants_usage,
-        wants_running_usage=asked.wants_running_usage,
-        ends_with_done=path != "/v1/responses",
-    )
+class AnswerOwner(Protocol):
+    """Who is told of an answer, before the client has what it is about."""
+
+    def on_complete(self) -> None:
+        """The engine said all that it had to say: it is counted, whatever happens then."""
+
+    def on_error(self, error: EngineError) -> None:
+        """The engine told an error in its stream, the first one."""
+
+    def on_unusable(self, reason: str) -> None:
+        """What comes is no answer."""
+
+    def on_full(self) -> None:
+        """There is no room for more of it."""
+
+    def on_crash(self, fault: Exception) -> None:
+        """A fault of ours, whatever it is."""
 
 
 class StreamAnswer:
@@ -39,10 +46,10 @@ class StreamAnswer:
         "_gap",
         "_last_at",
         "_now",
-        "_on_complete",
-        "_on_fault",
+        "_owner",
         "_reader",
         "_request",
+        "_told_error",
         "complete",
         "first_at",
     )
@@ -52,22 +59,19 @@ class StreamAnswer:
         client: ClientConnection,
         request: Request,
         reader: StreamReader,
+        owner: AnswerOwner,
+        *,
         gap: Histogram,
         now: Callable[[], float],
-        *,
-        on_complete: Callable[[], None],
-        on_fault: Callable[[str], None],
     ) -> None:
         self._client = client
         self._request = request
         self._reader = reader
         self._gap = gap
         self._now = now
-        self._on_complete = on_complete
-        """Called before the client gets the end: what it has whole is counted, whatever happens then."""
-        self._on_fault = on_fault
-        """What comes is no event stream, and why."""
+        self._owner = owner
         self._last_at = 0.0
+        self._told_error = False
         self.first_at: float | None = None
         """Unix seconds."""
         self.complete = False
@@ -75,6 +79,11 @@ class StreamAnswer:
     @property
     def count(self) -> Count:
         return self._reader.count
+
+    @property
+    def told_error(self) -> bool:
+        """Whether the client has been told an error by the engine."""
+        return self._told_error
 
     def feed(self, data: bytes) -> None:
         now = self._now()
@@ -85,71 +94,92 @@ class StreamAnswer:
         self._last_at = now
         try:
             out = self._reader.feed(data)
-        except EventTooLarge:
-            self._on_fault("an event without an end")
-            return
-        if self._reader.complete:
-            self._send(out)
-        elif out:
-            self._client.send(self._request, out)
+            if self._reader.complete or self._reader.error is not None:
+                self._send(out)
+            elif out:
+                self._client.send(self._request, out)
+        except UnusableStream as error:
+            self._owner.on_unusable(str(error))
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the client is to hear of it
+            self._owner.on_crash(fault)
 
     def end(self) -> None:
         """The engine has closed: what it left without an end, as some do."""
-        self._send(self._reader.end())
+        try:
+            self._send(self._reader.end())
+        except UnusableStream as error:
+            self._owner.on_unusable(str(error))
 
     def _send(self, out: bytes) -> None:
+        if self._reader.error is not None and not self._told_error:
+            self._told_error = True
+            self._owner.on_error(self._reader.error)
         if self._reader.complete and not self.complete:
             self.complete = True
-            self._on_complete()
+            self._owner.on_complete()
         if out:
             self._client.send(self._request, out)
 
 
 class WholeAnswer:
-    """Counted before the client has any of it, and held until the client has read it."""
+    """Judged and counted before the client has any of it, and held until the client has read it."""
 
-    __slots__ = ("_on_fault", "_on_full", "_parts", "_size", "content_type", "first_at", "held")
+    __slots__ = ("_owner", "_verdict", "body", "fields", "first_at", "held")
 
-    def __init__(
-        self,
-        content_type: bytes,
-        now: float,
-        held: Held,
-        on_fault: Callable[[str], None],
-        on_full: Callable[[ApiError], None],
-    ) -> None:
-        self.content_type = content_type
+    def __init__(self, fields: bytes, now: float, held: Held, owner: AnswerOwner) -> None:
+        self.fields = fields
+        """Header lines for the client."""
         self.held = held
         """Whoever ends the answer gives it back."""
-        self._on_fault = on_fault
-        self._on_full = on_full
-        """There is no room for more of it."""
+        self._owner = owner
         self.first_at: float | None = now
-        self._parts: list[bytes] = []
-        self._size = 0
+        self.body = bytearray()
+        self._verdict: Verdict | None = None
 
     @property
-    def body(self) -> bytes:
-        if len(self._parts) != 1:
-            self._parts = [b"".join(self._parts)]
-        return self._parts[0]
+    def verdict(self) -> Verdict:
+        """Of the body as far as it has come, from the first time on that it is asked for."""
+        if self._verdict is None:
+            self._verdict = judge(self.body)
+        return self._verdict
 
     @property
     def count(self) -> Count:
-        return usage.of_answer(self.body)
+        return self.verdict.tokens
 
     def feed(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > MAX_BYTES:
-            self._on_fault("an answer too large to be one")
+        if len(self.body) + len(data) > MAX_BYTES:
+            self._owner.on_unusable("an answer too large to be one")
         elif self.held.grow(len(data)):
-            self._parts.append(data)
+            self.body += data
         else:
-            self._on_full(errors.too_many_bytes())
+            self._owner.on_full()
 
     def as_event(self) -> bytes:
         """Inside a stream that has begun: an engine's error, on one line."""
+        body = bytes(self.body)
+        return sse.event_of(body) if sse.begins_json(body) else errors.upstream_unreachable().event()
+
+
+class Inflating:
+    """Gives on what a compressed answer holds."""
+
+    __slots__ = ("_feed", "_inflater", "_owner")
+
+    def __init__(self, inflater: Inflater, feed: Callable[[bytes], None], owner: AnswerOwner) -> None:
+        self._inflater = inflater
+        self._feed = feed
+        self._owner = owner
+
+    @property
+    def complete(self) -> bool:
+        return self._inflater.complete
+
+    def feed(self, data: bytes) -> None:
         try:
-            return b"data: " + msgspec.json.encode(msgspec.json.decode(self.body)) + b"\n\n"
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return errors.upstream_unreachable().event()
+            inflated = self._inflater.feed(data)
+        except Undecodable as error:
+            self._owner.on_unusable(str(error))
+        else:
+            if inflated:
+                self._feed(inflated)

@@ -13,6 +13,7 @@ import structlog
 
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
+from services.gateway.core.request import Piece
 from services.gateway.http import head
 from services.gateway.http.incoming import Incoming
 from services.gateway.http.protocols import Application, Serving
@@ -104,7 +105,7 @@ class ClientConnection(asyncio.Protocol):
     # From whoever answers.
 
     def respond(
-        self, request: Request, status: int, fields: bytes, body: bytes, on_read: Callable[[], None] | None = None
+        self, request: Request, status: int, fields: bytes, body: Piece, on_read: Callable[[], None] | None = None
     ) -> None:
         """The whole answer. `fields` are header lines, each with its end.
 

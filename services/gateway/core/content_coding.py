@@ -1,0 +1,51 @@
+"""An engine's response that is compressed, although it was asked not to be."""
+
+import zlib
+
+IDENTITY = b"identity"
+MAX_INFLATED = 8 * 1024 * 1024
+"""Of one read of at most a quarter of a megabyte: text is compressed to a tenth, not to a thousandth."""
+_ANY_HEADER = zlib.MAX_WBITS | 32
+"""gzip's or zlib's."""
+_NO_HEADER = -zlib.MAX_WBITS
+
+
+class Undecodable(Exception):
+    """It is not what its Content-Encoding says, or too much; the text says why."""
+
+
+class Inflater:
+    """gzip and deflate. `Undecodable` for any other coding, whose name is that of the header."""
+
+    __slots__ = ("_begun", "_inflate")
+
+    def __init__(self, coding: bytes) -> None:
+        if coding.strip().lower() not in {b"gzip", b"x-gzip", b"deflate"}:
+            raise Undecodable("a content coding that nobody asked for")
+        self._inflate = zlib.decompressobj(_ANY_HEADER)
+        self._begun = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether its end has come; what has not begun is complete too."""
+        return self._inflate.eof or not self._begun
+
+    def feed(self, data: bytes) -> bytes:
+        """What these bytes add. `Undecodable`."""
+        try:
+            return self._feed(data)
+        except zlib.error:
+            if self._begun:
+                raise Undecodable("its content coding is broken") from None
+        self._inflate = zlib.decompressobj(_NO_HEADER)  # deflate as some write it
+        try:
+            return self._feed(data)
+        except zlib.error:
+            raise Undecodable("its content coding is broken") from None
+
+    def _feed(self, data: bytes) -> bytes:
+        out = self._inflate.decompress(data, MAX_INFLATED)
+        self._begun = self._begun or bool(data)
+        if self._inflate.unconsumed_tail:
+            raise Undecodable("it inflates to too much")
+        return out

@@ -1,0 +1,72 @@
+"""The grammar of event streams: where an event ends, what its data are, and the same event with other data."""
+
+import re
+from itertools import pairwise
+
+DONE = b"[DONE]"
+BOM = b"\xef\xbb\xbf"
+
+_LINE_END = rb"(?:\r\n|\n|\r(?=[^\n]))"
+_END = re.compile(_LINE_END + _LINE_END)
+_LONGEST_END = 4
+# A line's beginning; `^` would not see a lone carriage return.
+_DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))data(?::[ ]?([^\r\n]*))?(?=[\r\n]|\Z)")
+MAX_LINES = 16_384
+"""Of one event: a JSON object over as many is a few hundred kilobytes."""
+_BREAKS = re.compile(rb"[\r\n]+")
+
+
+class TooManyLines(Exception):
+    """An event has more lines than can be read."""
+
+
+def ends(buffer: bytearray, scanned: int) -> list[int]:
+    """Where the events end, the first `scanned` bytes holding no end. A last CR waits: an LF may follow."""
+    start = max(0, scanned - _LONGEST_END + 1)
+    if buffer.find(b"\r", start) >= 0:
+        return [end.end() for end in _END.finditer(buffer, start)]
+    found: list[int] = []
+    while (start := buffer.find(b"\n\n", start) + 2) > 1:
+        found.append(start)
+    return found
+
+
+def cut(buffer: bytearray, ends: list[int]) -> list[bytes]:
+    """The events that end there."""
+    with memoryview(buffer) as view:
+        return [bytes(view[start:end]) for start, end in pairwise([0, *ends])]
+
+
+def data_lines(event: bytes) -> list[bytes]:
+    """The values of its `data` lines, which a newline each would join; empty: it has none. `TooManyLines`."""
+    if event.startswith(b"data:") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return [event[6:-2] if event.startswith(b" ", 5) else event[5:-2]]
+    if event.count(b"\n") + event.count(b"\r") > 2 * MAX_LINES:
+        raise TooManyLines
+    return [match[1] or b"" for match in _DATA.finditer(event)]
+
+
+def with_data(event: bytes, data: bytes) -> bytes:
+    """The event with `data`, which have no line breaks, on the line where its first data were."""
+    first, *others = [match for match in _DATA.finditer(event) if match[1] is not None]
+    parts = [event[: first.start(1)], data]
+    at = first.end()
+    for match in others:
+        parts.append(event[at : match.start()])
+        at = _after_line(event, match.end())
+    return b"".join([*parts, event[at:]])
+
+
+def event_of(data: bytes) -> bytes:
+    """An event with these data, which are JSON: line breaks in them stand between its tokens."""
+    return b"data: " + _BREAKS.sub(b" ", data.strip()) + b"\n\n"
+
+
+def _after_line(event: bytes, at: int) -> int:
+    """Behind the line break there."""
+    return at + (2 if event.startswith(b"\r\n", at) else 1)
+
+
+def begins_json(event: bytes) -> bool:
+    """Whether this is no event at all but the beginning of a JSON object."""
+    return event.removeprefix(BOM).lstrip().startswith(b"{")
