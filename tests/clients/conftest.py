@@ -47,11 +47,11 @@ heartbeat = "100ms"
 MODEL = """
 [[tier]]
 name = "{name}"
-provider = "static"
+provider = "process"
 [[machine]]
 id = "{name}-1"
 tier = "{name}"
-endpoint = "http://127.0.0.1:1"
+command = ["engine", "{{port}}"]
 [[model]]
 name = "org/{name}"
 served_as = "{served_as}"

@@ -2,9 +2,10 @@
 
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -109,15 +110,21 @@ class Scene:
 
 
 class ReadingMeter(Meter):
-    def __init__(self, home: Path, nats_url: str, database_url: str, interval: str) -> None:
+    def __init__(self, home: Path, nats_url: str, database_url: str, interval: str, lab: Mapping[str, str]) -> None:
         super().__init__(home, nats_url, database_url)
+        machines = {MACHINE: 'tier = "local"\ncommand = ["engine", "{port}"]'}
+        machines |= {machine: f'tier = "lab"\nendpoint = "{endpoint}"' for machine, endpoint in lab.items()}
+        fleet = "".join(f'[[machine]]\nid = "{machine}"\n{lines}\n' for machine, lines in machines.items())
         config = home / "spotinference.toml"
-        config.write_text(f'[database]\nurl = "{database_url}"\n{CONFIG}scrape_interval = "{interval}"\n')
+        config.write_text(f'[database]\nurl = "{database_url}"\n{CONFIG}scrape_interval = "{interval}"\n{fleet}')
 
 
 @asynccontextmanager
-async def reading(home: Path, nats_url: str, database_url: str, interval: str = "100ms") -> AsyncIterator[ReadingMeter]:
-    meter = ReadingMeter(home, nats_url, database_url, interval)
+async def reading(
+    home: Path, nats_url: str, database_url: str, interval: str = "100ms", lab: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[ReadingMeter]:
+    """A meter that reads the engines. `lab` has the machines of that tier, each with its endpoint."""
+    meter = ReadingMeter(home, nats_url, database_url, interval, lab)
     await meter.start()
     try:
         yield meter
@@ -192,7 +199,8 @@ async def test_an_engine_that_restarts_by_itself_is_counted_on(
 async def test_whoever_asks_the_engine_directly_is_told_of(
     scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
 ) -> None:
-    async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}") as meter:
+    lab = {MACHINE: scene.engine.endpoint}
+    async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}", lab=lab) as meter:
         scene.engine.work(1_000_000, 1)
         await scene.machine("ready", tier="lab")
         await scene.engine.looked(APART)
@@ -212,7 +220,8 @@ async def test_whoever_asks_the_engine_directly_is_told_of(
 async def test_a_gateway_that_dies_with_requests_in_flight_explains_what_they_did(
     scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
 ) -> None:
-    async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
+    lab = {MACHINE: scene.engine.endpoint}
+    async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}", lab=lab):
         await scene.machine("ready", tier="lab")
         await scene.engine.looked()
         for leaving, gateway in ((True, "gw-well"), (False, "gw-dead")):
@@ -261,7 +270,11 @@ async def test_an_engine_that_hangs_is_left_after_its_time() -> None:
 async def test_engines_that_lie_or_hang_are_unknown_and_hold_up_nobody(
     scene: Scene, nats_url: str, tmp_path: Path, day_has_time: None
 ) -> None:
-    async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"), counting_engine() as other:
+    database = f"sqlite:///{tmp_path / 'l.sqlite'}"
+    async with (
+        counting_engine() as other,
+        reading(tmp_path / "meter", nats_url, database, lab={"lab-1": other.endpoint}),
+    ):
         scene.engine.hangs = True
         await scene.machine("ready")
         await scene.count(10, 7)
