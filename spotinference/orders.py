@@ -2,6 +2,7 @@
 
 import asyncio
 import getpass
+import math
 import os
 import socket
 import time
@@ -18,7 +19,7 @@ from shared.bus.ports import Bus
 from shared.bus.subjects import WAKER_COMMAND
 from shared.bus.topology import FLEET
 from shared.bus.view import View
-from shared.errors import BusUnavailable, Misconfigured, Refusal
+from shared.errors import BusUnavailable, Refusal
 from shared.messages.waker import MachineRecord, MachineState, OrderKind, WakerCommand, WakerReply
 from shared.values import Duration
 from spotinference.context import Context, ask, echo_json, suite_options
@@ -55,7 +56,7 @@ class Span(click.ParamType[float]):
 
 
 def _waits(command: F) -> F:
-    bound = "The longest that --wait waits, such as 8m.  [default: wake_cap of [waker]]"
+    bound = "The longest that --wait waits, such as 8m.  [default: wake_cap of the waker's [waker]]"
     command = click.option("--timeout", type=Span(), help=bound)(command)
     return click.option("--wait", is_flag=True, help="Return when it is done, with status 1 when it fails.")(command)
 
@@ -71,14 +72,7 @@ def _json(command: F) -> F:
 @suite_options
 def wake(context: Context, model: str, timeout: float | None, *, wait: bool, as_json: bool) -> None:
     """Wake a machine of MODEL, and keep it awake until `hibernate`."""
-    config = context.config()
-    found = config.models.get(model)
-    if found is None and wait:
-        known = ", ".join(config.models) or "none"
-        raise Misconfigured(f"--wait: {context.path} has no [[model]] {model!r}; it has: {known}")
-    # The waker's own configuration counts: it answers for a model that is unknown here.
-    machines = () if found is None else tuple(machine.id for machine in config.machines_of(found))
-    _give(context, "wake", model, machines, _bound(context, timeout, wait=wait), as_json=as_json)
+    _give(context, "wake", model, _bound(timeout, wait=wait), as_json=as_json)
 
 
 @click.command()
@@ -88,7 +82,7 @@ def wake(context: Context, model: str, timeout: float | None, *, wait: bool, as_
 @suite_options
 def hibernate(context: Context, machine: str, timeout: float | None, *, wait: bool, as_json: bool) -> None:
     """Drain MACHINE and put it to sleep. It withdraws an earlier `wake`; the next request may wake it again."""
-    _give(context, "hibernate", machine, (machine,), _bound(context, timeout, wait=wait), as_json=as_json)
+    _give(context, "hibernate", machine, _bound(timeout, wait=wait), as_json=as_json)
 
 
 @click.command()
@@ -97,7 +91,7 @@ def hibernate(context: Context, machine: str, timeout: float | None, *, wait: bo
 @suite_options
 def cordon(context: Context, machine: str, *, as_json: bool) -> None:
     """Keep requests from MACHINE until `uncordon`: it is drained, and not woken."""
-    _give(context, "cordon", machine, (machine,), None, as_json=as_json)
+    _give(context, "cordon", machine, None, as_json=as_json)
 
 
 @click.command()
@@ -106,27 +100,30 @@ def cordon(context: Context, machine: str, *, as_json: bool) -> None:
 @suite_options
 def uncordon(context: Context, machine: str, *, as_json: bool) -> None:
     """Let requests have MACHINE again."""
-    _give(context, "uncordon", machine, (machine,), None, as_json=as_json)
+    _give(context, "uncordon", machine, None, as_json=as_json)
 
 
-def _bound(context: Context, timeout: float | None, *, wait: bool) -> float | None:
-    """How many seconds to wait until it is done; None: not at all."""
-    if not wait:
-        if timeout is not None:
-            raise click.UsageError("--timeout bounds --wait: give both, or neither")
-        return None
-    return context.config().wake_cap if timeout is None else timeout
+def _bound(timeout: float | None, *, wait: bool) -> float | None:
+    """How many seconds to wait until it is done: infinite for as long as a wake may last; None: not at all."""
+    if wait:
+        return math.inf if timeout is None else timeout
+    if timeout is not None:
+        raise click.UsageError("--timeout bounds --wait: give both, or neither")
+    return None
 
 
-def _give(
-    context: Context, order: OrderKind, target: str, machines: Sequence[str], bound: float | None, *, as_json: bool
-) -> None:
+def _give(context: Context, order: OrderKind, target: str, bound: float | None, *, as_json: bool) -> None:
+    """The waker says whom the order is about: its configuration counts, and the one here may know less."""
+
     async def work(bus: JetStreamBus) -> MachineRecord | None:
-        watched = Watched(order, machines)
+        watched = Watched(order)
         try:
             await started(watched.records, bus)
-            await _ordered(bus, order, target)
-            return await (watched.begun() if bound is None else watched.done(bound))
+            reply = await _ordered(bus, order, target)
+            watched.machines = reply.machines
+            return await (
+                watched.begun() if bound is None else watched.done(reply.wake_cap if bound == math.inf else bound)
+            )
         finally:
             await watched.records.stop()
 
@@ -139,7 +136,7 @@ def _give(
         click.echo(f"accepted: {order} {target}{state}")
 
 
-async def _ordered(bus: Bus, order: OrderKind, target: str) -> None:
+async def _ordered(bus: Bus, order: OrderKind, target: str) -> WakerReply:
     """Returns when the leading waker has it on record. It says what is wanted, so that saying it twice does no harm."""
     command = WakerCommand(order=order, target=target, by=operator())
     try:
@@ -148,6 +145,7 @@ async def _ordered(bus: Bus, order: OrderKind, target: str) -> None:
         raise BusUnavailable(f"no waker leads the fleet and takes orders now: {error}") from error
     if not reply.accepted:
         raise Refusal(reply.error or f"the waker refused {order} {target} and gave no reason")
+    return reply
 
 
 def operator() -> str:
@@ -160,30 +158,34 @@ def operator() -> str:
 
 
 class Watched:
-    """The records of the machines that an order is about, watched from before it is given."""
+    """The fleet's records, watched from before an order is given; `machines`, once known, are whom it is about."""
 
-    def __init__(self, order: OrderKind, machines: Sequence[str]) -> None:
+    def __init__(self, order: OrderKind) -> None:
         self.records = View(FLEET, MachineRecord, self._on_change)
+        self.machines: Sequence[str] = ()
         self._order = order
-        self._machines = machines
-        self._begun = False
-        """A record has shown the order, were it for a moment."""
+        self._showed: set[str] = set()
+        """Machines whose records have shown the order, were it for a moment."""
         self._changed = asyncio.Event()
 
     def _on_change(self, machine: str) -> None:
-        if machine in self._machines:
-            record = self.records.get(machine)
-            self._begun = self._begun or (record is not None and BEGUN[self._order](record))
-            self._changed.set()
+        record = self.records.get(machine)
+        if record is not None and BEGUN[self._order](record):
+            self._showed.add(machine)
+        self._changed.set()
+
+    @property
+    def _begun(self) -> bool:
+        return not self._showed.isdisjoint(self.machines)
 
     def nearest(self) -> MachineRecord | None:
         """Of the machines the one that serves, or will soonest; a cordoned one last."""
-        found = [record for machine in self._machines if (record := self.records.get(machine)) is not None]
+        found = [record for machine in self.machines if (record := self.records.get(machine)) is not None]
         return min(found, key=lambda r: (r.cordoned, NEAREST.index(r.state)), default=None)
 
     async def begun(self) -> MachineRecord | None:
         """The record once it shows the order, or as it is then."""
-        deadline = time.monotonic() + (SETTLE_SECONDS if self._machines else 0.0)
+        deadline = time.monotonic() + (SETTLE_SECONDS if self.machines else 0.0)
         while True:
             record = self.nearest()
             left = deadline - time.monotonic()

@@ -120,6 +120,10 @@ class WakerReply(Message, frozen=True, kw_only=True, tag="waker_reply.v1"):
 
     accepted: bool
     error: str = ""
+    machines: tuple[str, ...] = ()
+    """Whom it is about: of `wake` the model's machines."""
+    wake_cap: float = 0.0
+    """Seconds that a wake lasts at most; 0 from an older waker."""
 
 
 class MachineMemory(Message, frozen=True, kw_only=True, tag="machine_memory.v1"):
