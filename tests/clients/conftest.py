@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -25,7 +26,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.gateway import WakeRequest
 from shared.messages.waker import MachineRecord
 from spotinference.keys import mint
-from tests.clients.clients import CLIENTS, Client
+from tests.clients.clients import Client
 from tests.clients.environments import Command
 from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.scripted_engine import NAME, Script, ScriptedEngine, scripted
@@ -107,6 +108,20 @@ class House:
         )
         await self.bus.put(FLEET, subjects.machine_key(record.machine), encode(record))
 
+    async def spent_key(self) -> str:
+        """A key whose tokens of this month are used up."""
+        _, key = await mint(self.bus, name="spent", monthly_tokens=1)
+        headers, body = {"Authorization": f"Bearer {key}"}, {"model": AWAKE, "messages": []}
+        async with aiohttp.ClientSession(headers=headers) as session:
+
+            async def status() -> int:
+                async with session.post(f"{self.url}/v1/chat/completions", json=body) as answer:
+                    return answer.status
+
+            await until(status, lambda status: status == 429)
+        self.engine.requests.clear()
+        return key
+
     async def waiting(self, model: str) -> None:
         """Returns once the gateway asks for a wake on behalf of one request."""
 
@@ -117,8 +132,9 @@ class House:
         await until(newest, lambda waiting: waiting == 1)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=CLIENTS, ids=lambda client: client.name)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    """For the client that the test module gives as parameter."""
     client: Client = request.param
     command = client.prepared()
     folder = tmp_path_factory.mktemp(client.name)

@@ -1,14 +1,10 @@
-// Drives npm's `openai` like its neighbours in Python: a request a line in, what was seen a line out.
-// Run as `node drive.mjs BASE_URL KEY` with the package's folder in CLIENT_PACKAGES.
+// Drives npm's `openai` like its neighbours in Python.
 
-import { createRequire } from "node:module";
-import { createInterface } from "node:readline";
+import { drive, prompt, require } from "./driving.mjs";
 
-const require = createRequire(`${process.env.CLIENT_PACKAGES}/`);
 const { OpenAI } = require("openai");
 const { VERSION } = require("openai/version");
-const [baseURL, key] = process.argv.slice(2);
-const messages = [{ role: "user", content: "What is the weather?" }];
+const messages = [{ role: "user", content: prompt }];
 const parameters = { type: "object", properties: { city: { type: "string" } } };
 const tools = [{ type: "function", function: { name: "weather", description: "Now.", parameters } }];
 
@@ -71,24 +67,11 @@ function version(_client, _asked, seen) {
   seen.text = VERSION;
 }
 
-// What a caller can learn from it.
-function told(error) {
-  const kinds = [];
-  for (let kind = error; kind; kind = Object.getPrototypeOf(kind)) {
-    if (Object.hasOwn(kind, "constructor")) kinds.push(kind.constructor.name);
-  }
-  const { status = null, code = null, param = null, message, requestID = null } = error;
-  return { kinds, status, code, param, message, request_id: requestID };
-}
-
-for await (const line of createInterface({ input: process.stdin })) {
-  const asked = JSON.parse(line);
-  const client = new OpenAI({ baseURL, apiKey: asked.key ?? key });
-  const seen = { text: "", finish: null, usage: null, calls: [], request_id: null, error: null };
-  try {
-    await { chat, respond, embed, version }[asked.do](client, asked, seen);
-  } catch (error) {
-    seen.error = told(error);
-  }
-  console.log(JSON.stringify(seen));
-}
+await drive(
+  Object.fromEntries(
+    Object.entries({ chat, respond, embed, version }).map(([name, way]) => [
+      name,
+      (place, asked, seen) => way(new OpenAI(place), asked, seen),
+    ]),
+  ),
+);

@@ -4,16 +4,14 @@ from typing import Any
 
 import openai
 
-from tests.clients.driving import Seen, drive
+from tests.clients.driving import PROMPT, TOOL, Seen, drive
 
-MESSAGES = [{"role": "user", "content": "What is the weather?"}]
-PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
-TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Now.", "parameters": PARAMETERS}}]
+MESSAGES = [{"role": "user", "content": PROMPT}]
 
 
 def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
     client: Any = openai.OpenAI(**place)
-    more: dict[str, Any] = {"tools": TOOLS} if asked.get("tools") else {}
+    more: dict[str, Any] = {"tools": [TOOL]} if asked.get("tools") else {}
     if asked.get("usage"):
         more["stream_options"] = {"include_usage": True}
     if asked["stream"]:

@@ -5,11 +5,9 @@ import importlib.metadata
 import json
 from typing import Any
 
-from tests.clients.driving import Seen, drive
+from tests.clients.driving import PROMPT, TOOL, Seen, drive
 
 langchain_openai: Any = importlib.import_module("langchain_openai")  # not among this project's own packages
-PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
-TOOL = {"type": "function", "function": {"name": "weather", "description": "Now.", "parameters": PARAMETERS}}
 
 
 def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen, **settings: Any) -> None:
@@ -18,10 +16,10 @@ def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen, **settings: A
     model = langchain_openai.ChatOpenAI(model=asked["model"], include_response_headers=True, **place, **settings)
     runnable = model.bind_tools([TOOL]) if asked.get("tools") else model
     if not asked["stream"]:
-        _learn(runnable.invoke("What is the weather?"), seen)
+        _learn(runnable.invoke(PROMPT), seen)
         return
     whole: Any = None
-    for chunk in runnable.stream("What is the weather?"):
+    for chunk in runnable.stream(PROMPT):
         whole = chunk if whole is None else whole + chunk
         _learn(whole, seen)
 

@@ -8,10 +8,14 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.clients.clients import CLIENTS, each
 from tests.clients.conftest import AWAKE, SLEEPERS, House
 from tests.kit.scripted_engine import Script, ToolCall
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    each(CLIENTS, long={"openai-node"}),  # its package comes from npm's registry
+]
 either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 WORDS = " w1 w2 w3 w4 w5"
 WEATHER = ToolCall("weather", '{"city":"Zürich 🏔"}')
@@ -90,6 +94,15 @@ async def test_it_gets_our_own_errors(
     assert (error["status"], error["code"]) == (status, code)
     assert error["param"] == ("model" if status == 404 else None)
     assert error["request_id"]
+    assert house.engine.requests == []
+
+
+@either
+async def test_it_is_told_that_its_tokens_are_used_up(house: House, *, stream: bool) -> None:
+    key = await house.spent_key()
+    error = (await house.driver.ask(do="chat", model=AWAKE, key=key, stream=stream))["error"]
+    assert {"RateLimitError", "APIError"} <= set(error["kinds"])
+    assert (error["status"], error["code"]) == (429, "insufficient_quota")
     assert house.engine.requests == []
 
 
