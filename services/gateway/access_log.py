@@ -1,11 +1,11 @@
 """One line of JSON for each request, on standard error like all others, written in batches. Never a prompt or a key."""
 
-import os
-import sys
 from typing import Any
 
 import msgspec
 import structlog
+
+from shared.runtime import logs
 
 MAX_LINES = 1000
 """Then they are written at once, not at the next tick."""
@@ -39,12 +39,7 @@ class AccessLog:
     def flush(self) -> None:
         if self._lines:
             lines, self._lines = self._lines, []
-            data = b"\n".join([*lines, b""])
-            try:
-                while data:
-                    data = data[os.write(sys.stderr.fileno(), data) :]
-            except OSError:
-                return  # whoever reads the log has gone, or its disk is full: requests go on
+            logs.stderr().write_bytes(b"\n".join([*lines, b""]))
 
 
 def _rendered(_logger: Any, _method: str, event: structlog.typing.EventDict) -> bytes:

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
+from services.waker.adapters.engine_environment import PASSED as ENGINE
+from shared.config import Config
+
 COMMON = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "HOSTNAME", "TERM", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*"),
     *("LD_LIBRARY_PATH", "PYTHON*", "VIRTUAL_ENV", "XDG_*", "SSL_CERT_FILE", "SSL_CERT_DIR", "OPENSSL_CONF"),
@@ -21,17 +24,16 @@ CHILDREN: Mapping[str, tuple[str, ...]] = {
     "gateway": SERVICE,
     "meter": (*SERVICE, *DATABASE),
     "billing": (*SERVICE, *DATABASE, *CLOUDS),
+    # It passes on to engines what they need, and what the configuration names for one of them.
+    "waker": (*SERVICE, *CLOUDS, *ENGINE),
 }
-WITHHELD_FROM_WAKER = (*DATABASE, "SPOTINFERENCE_KEY", "SPOTINFERENCE_KEY_FILE")
-"""The waker gets the rest, for its engines' sake: what these read is known to them alone. It hands them no secret."""
 
 
-def environment_of(child: str, environment: Mapping[str, str]) -> dict[str, str]:
+def environment_of(child: str, environment: Mapping[str, str], config: Config) -> dict[str, str]:
     """The variables for the child of that name."""
+    patterns = CHILDREN[child]
     if child == "waker":
-        return {name: value for name, value in environment.items() if not _matches(name, WITHHELD_FROM_WAKER)}
-    return {name: value for name, value in environment.items() if _matches(name, CHILDREN[child])}
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+        patterns += tuple(name for machine in config.machine for name in machine.environment)
+    return {
+        name: value for name, value in environment.items() if any(fnmatchcase(name, pattern) for pattern in patterns)
+    }

@@ -21,7 +21,7 @@ from shared.bus.provision import provision
 from shared.config import Config, environment
 from shared.errors import Misconfigured
 from shared.messages.codec import encode
-from shared.runtime.child import Child
+from shared.runtime.child import Child, StartFailed
 from shared.suite import Running, Suite
 from spotinference.up.bus import Bus
 from spotinference.up.bus_supervisor import BusSupervisor
@@ -86,7 +86,9 @@ class Up:
                 console.flush(FLUSH_SECONDS)
 
     async def _start_bus(self) -> asyncio.Task[None]:
-        bus = self._bus = Bus(self._data_dir / "bus", self._logs / "bus.log", environment_of("bus", os.environ))
+        bus = self._bus = Bus(
+            self._data_dir / "bus", self._logs / "bus.log", environment_of("bus", os.environ, self._config)
+        )
 
         def announce() -> None:
             assert bus.process is not None
@@ -107,7 +109,7 @@ class Up:
                 self._announce,
                 self._theirs.fileno(),
                 say=self._say,
-                environment=environment_of(name, os.environ),
+                environment=environment_of(name, os.environ, self._config),
             )
             self._children.append(child)
         if self._stop.is_set():
@@ -190,4 +192,7 @@ def run(config: Config, config_path: Path, data_dir: Path) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Misconfigured(f"a suite runs in {data_dir} already: stop it, or name another --data-dir") from None
-        return asyncio.run(Up(config, config_path.resolve(), data_dir).run())
+        try:
+            return asyncio.run(Up(config, config_path.resolve(), data_dir).run())
+        except OSError as error:
+            raise StartFailed(f"cannot start in {data_dir}: {error}") from error

@@ -77,6 +77,16 @@ async def test_a_second_suite_in_the_same_folder_is_refused(tmp_path: Path, tiny
         assert "--data-dir" in second.err
 
 
+async def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    suite = UpProcess(tmp_path, "")
+    (tmp_path / "data").write_text("a file")
+    for command in ("up", "provision"):
+        output = await suite.command(command)
+        assert output.status != 0
+        assert str(tmp_path / "data") in output.err
+        assert "Traceback" not in output.err
+
+
 async def test_a_taken_port_is_named_and_nothing_stays(tmp_path: Path, tiny_model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.config import parse
 from shared.errors import Misconfigured
 from shared.suite import open_data_dir, write_private
 from spotinference.up import log_files
@@ -29,7 +30,22 @@ SECRETS = {
     "SPOTINFERENCE_BUS_URL": "nats://user:password@host:4222",
     "HTTPS_PROXY": "http://user:password@proxy:3128",
     "SOMETHING_TOKEN": "whose it is nobody knows",
+    "HF_TOKEN": "an engine's",
+    "NAMED_TOKEN": "a machine's, by the configuration",
 }
+CONFIG = parse(
+    """
+[[tier]]
+name = "local"
+provider = "process"
+[[machine]]
+id = "local-1"
+tier = "local"
+command = ["engine", "{port}"]
+environment = ["NAMED_TOKEN"]
+""",
+    "test",
+)
 
 
 @given(stored=SIZES, free=SIZES, before=SIZES)
@@ -151,7 +167,7 @@ def test_of_a_flood_of_lines_the_newest_are_shown(tmp_path: Path) -> None:
 
 def test_each_child_gets_the_secrets_that_it_uses() -> None:
     outer = {"PATH": "/bin", "LC_ALL": "C.UTF-8", **SECRETS}
-    found = {child: set(environment_of(child, outer)) - {"PATH", "LC_ALL"} for child in ("bus", *SERVICES)}
+    found = {child: set(environment_of(child, outer, CONFIG)) - {"PATH", "LC_ALL"} for child in ("bus", *SERVICES)}
     bus_url = {"SPOTINFERENCE_BUS_URL"}
     cloud = {name for name in SECRETS if name.startswith(("AWS_", "HYPERSTACK_", "HTTPS_"))}
     assert found == {
@@ -159,9 +175,9 @@ def test_each_child_gets_the_secrets_that_it_uses() -> None:
         "gateway": bus_url,
         "meter": bus_url | {"PGPASSWORD"},
         "billing": bus_url | {"PGPASSWORD"} | cloud,
-        "waker": bus_url | cloud | {"SOMETHING_TOKEN"},
+        "waker": bus_url | cloud | {"HF_TOKEN", "NAMED_TOKEN"},
     }
-    assert all(environment_of(child, outer)["PATH"] == "/bin" for child in ("bus", *SERVICES))
+    assert all(environment_of(child, outer, CONFIG)["PATH"] == "/bin" for child in ("bus", *SERVICES))
 
 
 def test_the_data_directory_is_its_owner_s_alone(tmp_path: Path) -> None:
