@@ -61,6 +61,10 @@ class GatewaySection(ServiceSection, frozen=True, kw_only=True):
     """The longest that a request waits for a wake."""
     max_waiting: int = 10_000
     max_waiting_per_key: int = 1_000
+    wakes_per_hour: int = 20
+    """Wakes that the requests of one key may cause, where the key has no limit of its own."""
+    wake_cost_per_day: Money = Money("20.00")
+    """USD per UTC day that they may cost: the price of woken machines until their first use."""
     headers_held: Duration = Duration(10)
     """How long a waiting stream keeps its status line back, so that quick failures have a true status."""
     heartbeat: Duration = Duration(10)
@@ -100,8 +104,9 @@ class WakerSection(ServiceSection, frozen=True, kw_only=True):
     idle_policy: IdlePolicy = "fixed"
     """`fixed` waits for `idle_timeout`; `break_even` for as long as a wake costs; `histogram` goes by past gaps."""
     idle_timeout: Duration = Duration(900)
-    min_awake: Duration = Duration(0)
-    """The shortest time from ready to asleep."""
+    min_awake: Duration | None = None
+    """The shortest time from ready to asleep, and the longest for a machine that was woken and serves nobody. Absent:
+    none, and two minutes."""
     max_cycles_per_hour: int | None = None
     """Wakes of one machine within an hour, after which it stays awake. Absent: no bound."""
     keep_warm: tuple[str, ...] = ()

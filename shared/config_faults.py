@@ -171,6 +171,7 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("gateway.max_waiting_per_key", config.gateway.max_waiting_per_key, 1),
         ("gateway.heartbeat", config.gateway.heartbeat, 0.1),
         ("gateway.wake_repeat", config.gateway.wake_repeat, 0.1),
+        ("gateway.wakes_per_hour", config.gateway.wakes_per_hour, 1),
         ("gateway.workers", config.gateway.workers, 1),
         ("gateway.max_connections", config.gateway.max_connections, 1),
         ("gateway.max_head_bytes", config.gateway.max_head_bytes, 1024),

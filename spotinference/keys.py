@@ -3,6 +3,7 @@
 import secrets
 import time
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import click
 import msgspec
@@ -15,6 +16,7 @@ from shared.errors import Misconfigured
 from shared.ids import uuid7
 from shared.messages.codec import encode, rfc3339
 from shared.messages.keys import KeyRecord, digest
+from shared.values import Money
 from spotinference.buckets import read_bucket
 from spotinference.context import Context, echo_json, fail, show, suite_options
 
@@ -23,9 +25,13 @@ LIMITS = {
     "tokens_per_minute": "tokens/min",
     "concurrency": "at once",
     "monthly_tokens": "tokens/month",
+    "wakes_per_hour": "wakes/hour",
+    "wake_cost_per_day": "USD of wakes/day",
 }
-"""Fields of a key's record that are positive whole numbers or unlimited, and what they count."""
+"""Fields of a key's record that bound it, and what they count. Absent: unlimited, and of wakes as `[gateway]` says."""
 POSITIVE = click.IntRange(min=1)
+MOST_WAKES = 1000
+"""The waker remembers so many of a key."""
 
 
 @click.group()
@@ -41,12 +47,28 @@ def keys() -> None:
 @click.option("--tpm", "tokens_per_minute", type=POSITIVE, help="Tokens per minute, prompt and completion.")
 @click.option("--concurrency", type=POSITIVE, help="Requests at once, those that wait for a machine included.")
 @click.option("--monthly-tokens", type=POSITIVE, help="Tokens per calendar month in UTC.")
+@click.option(
+    "--wakes-per-hour", type=click.IntRange(1, MOST_WAKES), help="Wakes of machines an hour.  [default: as [gateway]]"
+)
+@click.option(
+    "--wake-cost-per-day",
+    metavar="USD",
+    help="What they may cost per UTC day, e.g. 5.00.  [default: as [gateway]]",
+)
 @click.option("--models", help="Allowed models, separated by commas; all when absent.")
 @click.option("--expires", help="When it ends: RFC 3339, e.g. 2027-01-31 or 2027-01-31T12:00:00Z; never when absent.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with id and key.")
 @suite_options
 def create(
-    context: Context, /, *, name: str, models: str | None, expires: str | None, as_json: bool, **limits: int | None
+    context: Context,
+    /,
+    *,
+    name: str,
+    models: str | None,
+    expires: str | None,
+    wake_cost_per_day: str | None,
+    as_json: bool,
+    **limits: int | None,
 ) -> None:
     """Make a key and print its secret, once."""
     config = context.config()
@@ -55,7 +77,10 @@ def create(
         if model not in config.models:
             raise Misconfigured(f"--models: no [[model]] is named {model!r}")
     ends = None if expires is None else _moment(expires)
-    key_id, secret = context.on_bus(lambda bus: mint(bus, name=name, models=allowed, expires_at=ends, **limits))
+    cost = None if wake_cost_per_day is None else _amount("--wake-cost-per-day", wake_cost_per_day)
+    key_id, secret = context.on_bus(
+        lambda bus: mint(bus, name=name, models=allowed, expires_at=ends, wake_cost_per_day=cost, **limits)
+    )
     if as_json:
         echo_json({"id": key_id, "key": secret})
     else:
@@ -72,6 +97,8 @@ async def mint(
     tokens_per_minute: int | None = None,
     concurrency: int | None = None,
     monthly_tokens: int | None = None,
+    wakes_per_hour: int | None = None,
+    wake_cost_per_day: Decimal | None = None,
 ) -> tuple[str, str]:
     """A new key's id and secret. The limits are positive; None is unlimited."""
     now = time.time()
@@ -86,6 +113,8 @@ async def mint(
         tokens_per_minute=tokens_per_minute,
         concurrency=concurrency,
         monthly_tokens=monthly_tokens,
+        wakes_per_hour=wakes_per_hour,
+        wake_cost_per_day=wake_cost_per_day,
     )
     await bus.create(KEYS, digest(secret), encode(record))
     return record.id, secret
@@ -163,6 +192,13 @@ def _state(record: KeyRecord) -> str:
 def _limits(record: KeyRecord) -> str:
     told = [f"{limit} {counts}" for field, counts in LIMITS.items() if (limit := getattr(record, field)) is not None]
     return "\n".join(told) or "none"
+
+
+def _amount(option: str, text: str) -> Decimal:
+    try:
+        return Decimal(Money.parse(text))
+    except ValueError as error:
+        raise Misconfigured(f"{option}: {error}") from None
 
 
 def _moment(text: str) -> float:

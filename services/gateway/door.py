@@ -19,6 +19,7 @@ from services.gateway.core.limits import Limits, Use
 from services.gateway.core.memory import Memory
 from services.gateway.core.request import LARGE_BYTES, Asked, parse, parse_in_steps
 from services.gateway.core.tally import Tally
+from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.metrics import Metrics
 from services.gateway.step_runner import StepRunner
 from shared.budget import GateView
@@ -58,6 +59,7 @@ class Door:
     outbox: Outbox
     sender: UsageSender
     limits: Limits
+    wake_limits: WakeLimits
     talk: LimitTalk
     metrics: Metrics
     access_log: AccessLog

@@ -17,12 +17,13 @@ from services.gateway.adapters.outbox_folders import adopt_left_behind, outbox_f
 from services.gateway.adapters.usage_sender import UsageSender
 from services.gateway.core.hold import Hold
 from services.gateway.core.limits import Limits
+from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.door import Door
 from services.gateway.http.front import TICK_SECONDS, Front
 from services.gateway.metrics import Metrics
 from services.gateway.turn import Turn
 from shared.budget import GateView
-from shared.bus.topology import BUDGET, FLEET, KEYS, MONTHS
+from shared.bus.topology import BUDGET, FLEET, KEYS, MONTHS, WAKES
 from shared.bus.view import View
 from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
@@ -30,7 +31,7 @@ from shared.fleet_records import record_check
 from shared.messages.budget import BudgetGate
 from shared.messages.keys import KeyRecord
 from shared.messages.meter import KeyMonth
-from shared.messages.waker import MachineRecord
+from shared.messages.waker import KeyWakes, MachineRecord
 from shared.runtime.process import Runtime
 from shared.tasks import end
 
@@ -55,8 +56,9 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     outbox = Outbox(folder, runtime.instance, max_bytes=settings.outbox_max_bytes)
     months: View[KeyMonth] = View(MONTHS, KeyMonth)
     budget: View[BudgetGate] = View(BUDGET, BudgetGate, lambda _scope: door.look_at_gates())
-    door = _door(runtime, outbox, months, GateView(runtime.config, budget, budget.age))
-    for view in (door.fleet, door.keys, budget, months):
+    wakes: View[KeyWakes] = View(WAKES, KeyWakes)
+    door = _door(runtime, outbox, months, wakes, GateView(runtime.config, budget, budget.age))
+    for view in (door.fleet, door.keys, budget, months, wakes):
         await view.start(runtime.bus)
     await door.sender.start()
     await door.talk.start()
@@ -97,7 +99,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         outbox.close()
 
 
-def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth], gates: GateView) -> Door:
+def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth], wakes: View[KeyWakes], gates: GateView) -> Door:
     config, bus = runtime.config, runtime.bus
     # The views exist before the books and the books before the door, which hears of the views' changes.
     fleet: View[MachineRecord] = View(
@@ -130,6 +132,7 @@ def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth], gates: GateV
         outbox=outbox,
         sender=UsageSender(bus, outbox, runtime.monotonic, limits.confirmed),
         limits=limits,
+        wake_limits=WakeLimits(config.gateway.wakes_per_hour, config.gateway.wake_cost_per_day, wakes),
         talk=LimitTalk(bus, limits, runtime.instance, runtime.now),
         metrics=metrics,
         access_log=AccessLog(runtime.service, enabled=config.gateway.access_log),

@@ -1,15 +1,17 @@
 """The two buckets that only the leading waker writes: the fleet as all see it, and what a later leader has to know."""
 
+from collections.abc import Mapping
+
 import structlog
 
 from services.waker.core.adopt import Left
 from services.waker.core.plan import Plan
 from shared.bus import subjects
 from shared.bus.ports import Bus
-from shared.bus.topology import FLEET, WAKER
+from shared.bus.topology import FLEET, WAKER, WAKES, Bucket
 from shared.errors import BusError, Conflict
 from shared.messages.codec import Decoder, Unreadable, decode, encode
-from shared.messages.waker import MachineMemory, MachineRecord, Memory, TierMemory
+from shared.messages.waker import KeyWakes, MachineMemory, MachineRecord, Memory, TierMemory, WakeMemory, WakesMemory
 
 log = structlog.get_logger()
 
@@ -30,12 +32,15 @@ class Records:
         """By machine."""
         self._memories: dict[str, int] = {}
         """By key."""
+        self._key_revisions: dict[str, int] = {}
+        """Of the entries of `wakes`, by key."""
 
     async def left(self) -> Left:
         """What earlier leaders left. What cannot be read is made anew, and said."""
         machines: dict[str, MachineMemory] = {}
         tiers: dict[str, TierMemory] = {}
         orders: tuple[str, ...] = ()
+        wakes: Mapping[str, WakeMemory] = {}
         for key, entry in (await self._bus.entries(WAKER)).items():
             self._memories[key] = entry.revision
             try:
@@ -48,9 +53,30 @@ class Records:
                     machines[memory.machine] = memory
                 case TierMemory():
                     tiers[memory.tier] = memory
+                case WakesMemory():
+                    wakes = memory.wakes
                 case _:
                     orders = memory.models
-        return Left(records=await self._records(), machines=machines, tiers=tiers, orders=orders)
+        return Left(
+            records=await self._records(),
+            machines=machines,
+            tiers=tiers,
+            orders=orders,
+            wakes=wakes,
+            keys=await self._keys(),
+        )
+
+    async def _keys(self) -> dict[str, KeyWakes]:
+        keys: dict[str, KeyWakes] = {}
+        for key, entry in (await self._bus.entries(WAKES)).items():
+            self._key_revisions[key] = entry.revision
+            try:
+                found = decode(entry.value, KeyWakes)
+            except Unreadable as error:
+                log.error("unreadable wakes of a key: counted anew", key=key, error=str(error))
+                continue
+            keys[found.key_id] = found
+        return keys
 
     async def _records(self) -> dict[str, tuple[MachineRecord, int]]:
         records: dict[str, tuple[MachineRecord, int]] = {}
@@ -85,21 +111,33 @@ class Records:
         self._revisions[record.machine] = revision
         return revision
 
-    async def remember(self, memory: Memory) -> None:
+    async def remember(self, memory: Memory | KeyWakes) -> None:
         """`Deposed` where somebody else wrote meanwhile."""
         match memory:
+            case KeyWakes():
+                await self._put(WAKES, subjects.key_wakes_key(memory.key_id), memory, self._key_revisions)
+                return
             case MachineMemory():
                 key = subjects.machine_memory_key(memory.machine)
             case TierMemory():
                 key = subjects.tier_memory_key(memory.tier)
+            case WakesMemory():
+                key = subjects.WAKER_WAKES_KEY
             case _:
                 key = subjects.WAKER_ORDERS_KEY
-        known = self._memories.get(key)
+        await self._put(WAKER, key, memory, self._memories)
+
+    async def _put(self, bucket: Bucket, key: str, memory: Memory | KeyWakes, revisions: dict[str, int]) -> None:
+        known = revisions.get(key)
         try:
+            if isinstance(memory, KeyWakes) and not memory.wakes and not memory.cost:
+                await self._bus.delete(bucket, key)
+                revisions.pop(key, None)
+                return
             if known is None:
-                revision = await self._bus.create(WAKER, key, encode(memory))
+                revision = await self._bus.create(bucket, key, encode(memory))
             else:
-                revision = await self._bus.update(WAKER, key, encode(memory), revision=known)
+                revision = await self._bus.update(bucket, key, encode(memory), revision=known)
         except Conflict as error:
             raise Deposed(f"somebody else wrote the memory {key}: {error}") from error
-        self._memories[key] = revision
+        revisions[key] = revision

@@ -93,6 +93,10 @@ def audit_key(day: str) -> str:
     return f"audit.{day}"
 
 
+def key_wakes_key(key_id: str) -> str:
+    return token(key_id)
+
+
 def month_key(key_id: str) -> str:
     return token(key_id)
 
@@ -126,6 +130,7 @@ BILLING_STATEMENT = "billing.statement"
 BILLING_GATE = "billing.gate"
 BILLING_PUBLISHED = "billing.published"
 WAKER_ORDERS_KEY = "orders"
+WAKER_WAKES_KEY = "wakes"
 WAKER_LEASE = "waker"
 BILLING_LEASE = "billing"
 METER_LEASE = "meter"

@@ -75,6 +75,8 @@ MONTHS = Bucket(name="months")
 BUDGET = Bucket(name="budget")
 WAKER = Bucket(name="waker")
 """What a leading waker has to know of its predecessor's time; only it reads and writes."""
+WAKES = Bucket(name="wakes")
+"""What the wakes of each key came to."""
 REPORTS = Bucket(name="reports")
 """Measured runs and published figures."""
 LEASES = Bucket(name="leases", ttl=LEASE_SECONDS)
@@ -85,5 +87,5 @@ BOOKS_FILES = ObjectStore(name="books")
 
 STREAMS = (WAKE, FLEET_JOURNAL, USAGE)
 CONSUMERS = (LEDGER, BOOKS, AUDIT)
-BUCKETS = (FLEET, KEYS, METER, MONTHS, BUDGET, WAKER, REPORTS, LEASES)
+BUCKETS = (FLEET, KEYS, METER, MONTHS, BUDGET, WAKER, WAKES, REPORTS, LEASES)
 OBJECT_STORES = (INVOICES, BOOKS_FILES)

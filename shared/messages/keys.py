@@ -1,6 +1,7 @@
 """Bucket `keys`: SHA-256 of an API key to what it may do. The key itself is stored nowhere."""
 
 import hashlib
+from decimal import Decimal
 
 from shared.messages.codec import Message
 
@@ -23,6 +24,10 @@ class KeyRecord(Message, frozen=True, kw_only=True, tag="key.v1"):
     """Requests at once, held ones included."""
     monthly_tokens: int | None = None
     """Prompt and completion of a calendar month in UTC."""
+    wakes_per_hour: int | None = None
+    """Wakes of machines that its requests may cause; None: as the gateway's configuration has it, as the next."""
+    wake_cost_per_day: Decimal | None = None
+    """USD that they may cost in a UTC day."""
 
     @property
     def limited(self) -> bool:

@@ -1,5 +1,6 @@
 """What the waker publishes: the state of each machine, the operations journal, what it remembers; and its orders."""
 
+from decimal import Decimal
 from typing import Annotated, Literal
 
 import msgspec
@@ -145,6 +146,9 @@ class MachineMemory(Message, frozen=True, kw_only=True, tag="machine_memory.v1")
     """The wakes of the last hour."""
     wake_deadline: float = 0.0
     """Of the wake under way."""
+    causes: tuple[str, ...] = ()
+    """The keys that its wake is not yet charged to."""
+    charged_since: float = 0.0
     unready: int = 0
     """Wakes in a row in which its engine did not become ready."""
     unready_reason: str = ""
@@ -163,10 +167,38 @@ class TierMemory(Message, frozen=True, kw_only=True, tag="tier_memory.v1"):
     """How often it was unused for so many whole minutes; the last counts all that were longer."""
 
 
+class KeyWakes(Message, frozen=True, kw_only=True, tag="key_wakes.v1"):
+    """Bucket `wakes`, one entry per key that caused a wake lately: what its wakes came to. Only the waker writes it."""
+
+    key_id: str
+    wakes: int
+    """That began within the last hour."""
+    cost: Decimal
+    """USD attributed to the key on `day`."""
+    day: str
+    """The UTC day, YYYY-MM-DD."""
+    starts: tuple[float, ...] = ()
+    """When they began, for the next leader: Unix seconds by the waker's clock."""
+
+
+class WakeMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """A wake under way."""
+
+    id: str
+    deadline: float
+    keys: tuple[str, ...] = ()
+
+
+class WakesMemory(Message, frozen=True, kw_only=True, tag="wakes_memory.v1"):
+    """Bucket `waker`, `wakes`: the wakes under way, by model, be none of their machines waking just now."""
+
+    wakes: dict[str, WakeMemory] = msgspec.field(default_factory=dict)
+
+
 class OrdersMemory(Message, frozen=True, kw_only=True, tag="orders_memory.v1"):
     """Bucket `waker`, `orders`: models that the operator wants awake and that no machine serves for it yet."""
 
     models: tuple[str, ...] = ()
 
 
-Memory = MachineMemory | TierMemory | OrdersMemory
+Memory = MachineMemory | TierMemory | OrdersMemory | WakesMemory

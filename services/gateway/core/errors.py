@@ -1,6 +1,7 @@
 """The error table: every error that the gateway itself tells, in OpenAI's shape."""
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 import msgspec
 
@@ -119,6 +120,14 @@ def rate_limited(limit: str, retry_after: int) -> ApiError:
 
 def insufficient_quota(limit: int) -> ApiError:
     message = f"This key has used its {limit} tokens of this month; they begin anew with the next month in UTC."
+    return ApiError(429, "insufficient_quota", message, "rate_limit_error", headers=dict(_NO_RETRY))
+
+
+def wake_cost_spent(limit: Decimal) -> ApiError:
+    message = (
+        f"This key's wakes of sleeping machines have cost the {limit} USD that they may cost a day; they begin anew at "
+        "midnight UTC. Machines that are awake serve it."
+    )
     return ApiError(429, "insufficient_quota", message, "rate_limit_error", headers=dict(_NO_RETRY))
 
 

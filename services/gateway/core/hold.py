@@ -12,7 +12,7 @@ from services.gateway.core.breaker import Breaker
 from services.gateway.core.errors import ApiError
 from shared.budget import GateView
 from shared.config import Config, Model
-from shared.messages.gateway import MachineActivity
+from shared.messages.gateway import MachineActivity, WakeCause
 from shared.messages.waker import MachineRecord
 
 
@@ -36,6 +36,10 @@ class Ticket:
     on_grant: Callable[[MachineRecord], None]
     on_refuse: Callable[[ApiError], None]
     """It waits no more, for nothing will come."""
+    cause: WakeCause | None = None
+    """Its key and what that may cause of wakes."""
+    may_wake: bool = True
+    """Whether it is demand. False: it only waits for room on a machine that is awake."""
 
 
 @dataclass(eq=False, slots=True)
@@ -51,6 +55,8 @@ class Queue:
     _keys: "OrderedDict[str, OrderedDict[Ticket, None]]" = field(default_factory=OrderedDict)
     """The key whose turn it is comes first."""
     _size: int = 0
+    demanding: int = 0
+    """How many of them are demand."""
 
     def __len__(self) -> int:
         return self._size
@@ -66,6 +72,7 @@ class Queue:
     def add(self, ticket: Ticket) -> None:
         self._keys.setdefault(ticket.key_id, OrderedDict())[ticket] = None
         self._size += 1
+        self.demanding += ticket.may_wake
 
     def discard(self, ticket: Ticket) -> bool:
         """Whether it was there."""
@@ -76,6 +83,7 @@ class Queue:
         if not tickets:
             del self._keys[ticket.key_id]
         self._size -= 1
+        self.demanding -= ticket.may_wake
         return True
 
     @property
@@ -92,6 +100,7 @@ class Queue:
         else:
             del self._keys[key_id]
         self._size -= 1
+        self.demanding -= ticket.may_wake
         return ticket
 
 
@@ -131,6 +140,19 @@ class Hold:
 
     def is_wanted(self, model: str) -> bool:
         return model in self._waiting
+
+    def wants_wake(self, model: str) -> bool:
+        """Whether somebody waits for the model who is demand."""
+        queue = self._waiting.get(model)
+        return queue is not None and queue.demanding > 0
+
+    def is_awake(self, model: str) -> bool:
+        """Whether any of the model's machines is ready, be it full."""
+        return any(
+            record is not None and record.state == "ready" and record.endpoint is not None
+            for _, machines in self._tiers[model]
+            for record in map(self._fleet.get, machines)
+        )
 
     def servable(self, model: Model) -> bool:
         """Whether any machine could ever serve it: its lineup has one that is not gone."""

@@ -5,6 +5,7 @@ models: which there are, a key is told by `GET /v1/models`.
 """
 
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ OF_AN_ENGINE = (
     errors.too_many_waiting(30),
     errors.rate_limited("requests per minute", 30),
     errors.insufficient_quota(1_000_000),
+    errors.wake_cost_spent(Decimal("20.00")),
     errors.upstream_unreachable(),
     errors.engine_lost(),
     errors.no_upstream("org/model"),

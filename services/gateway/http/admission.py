@@ -116,15 +116,29 @@ class Admission:
             return
         if not door.hold.servable(model):
             raise errors.no_upstream(model.name)
+        reached = door.wake_limits.reached(self._key)
+        if reached is not None and not door.hold.is_awake(model.name):
+            door.metrics.limit_hits[reached] += 1
+            raise door.wake_limits.error(self._key, reached)
         gateway = door.config.gateway
         deadline = request.arrived + (wait or gateway.hold_cap)
         if wait == 0:
-            door.demand.ask_once(model.name, request.id, self._key.id, deadline)
+            if reached is None:
+                door.demand.ask_once(model.name, request.id, door.wake_limits.cause(self._key), deadline)
             raise outlook_of(door, model).refusal()
         waiting = Waiting(
             door,
             model,
-            Ticket(model.name, self._key.id, request.id, deadline, self._granted, self._refused),
+            Ticket(
+                model.name,
+                self._key.id,
+                request.id,
+                deadline,
+                self._granted,
+                self._refused,
+                cause=door.wake_limits.cause(self._key),
+                may_wake=reached is None,
+            ),
             first_word=request.arrived + gateway.headers_held if self._asked.stream else math.inf,
             capped=wait is None or wait >= gateway.hold_cap,
             on_word=self._on_word,

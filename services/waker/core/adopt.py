@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from services.waker.core.events import Effect, Journal, Looked, Remember, Write
 from services.waker.core.fleet import handle
 from services.waker.core.history import History, remembered
+from services.waker.core.key_wakes import account_of
 from services.waker.core.plan import MachinePlan, Plan
 from services.waker.core.policy import COOL_LIMIT_SECONDS
 from services.waker.core.state import UNREADY, Account, Fleet, Machine, Wake
 from services.waker.core.unready import backoff
-from shared.messages.waker import MachineMemory, MachineRecord, TierMemory
+from shared.messages.waker import KeyWakes, MachineMemory, MachineRecord, TierMemory, WakeMemory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,10 @@ class Left:
     machines: Mapping[str, MachineMemory] = field(default_factory=dict)
     tiers: Mapping[str, TierMemory] = field(default_factory=dict)
     orders: tuple[str, ...] = ()
+    wakes: Mapping[str, WakeMemory] = field(default_factory=dict)
+    """By model."""
+    keys: Mapping[str, KeyWakes] = field(default_factory=dict)
+    """By key id."""
 
 
 def adopt(
@@ -38,9 +43,10 @@ def adopt(
         machines=recalled,
         accounts={provider: Account() for provider in plan.providers},
         orders=tuple(model for model in left.orders if model in plan.lineups),
-        wakes=_wakes(plan, recalled),
+        wakes=_wakes(plan, left, recalled, now),
         history={tier: _history(left, tier) for tier in plan.idle},
         closed=closed,
+        keys={key: account_of(message, now) for key, message in left.keys.items()},
     )
     told: list[Effect] = []
     for looked in looks.values():
@@ -51,20 +57,28 @@ def adopt(
     writes: list[Effect] = [Write(record) for m in machines.values() if (record := m.record()) is not None]
     writes += [Remember(m.memory()) for m in machines.values() if m.plan.configured]
     writes += [Remember(history.memory(tier)) for tier, history in fleet.history.items() if history != History()]
-    writes.append(Remember(fleet.orders_memory()))
+    writes += [Remember(fleet.orders_memory()), Remember(fleet.wakes_memory())]
+    writes += [Remember(account.message(key)) for key, account in fleet.keys.items()]
     journal = [effect for effect in told if isinstance(effect, Journal)]
     rest = [effect for effect in told if not isinstance(effect, Journal)]
     return fleet, [*journal, *writes, *rest]
 
 
-def _wakes(plan: Plan, machines: Mapping[str, Machine]) -> dict[str, Wake]:
-    """The attempts under way, so that they go on with the deadline that they had."""
-    wakes: dict[str, Wake] = {}
+def _wakes(plan: Plan, left: Left, machines: Mapping[str, Machine], now: float) -> dict[str, Wake]:
+    """The attempts under way, so that they go on with the deadline, the keys and the starts that they had.
+
+    The clock of the one who wrote them may have been ahead of ours.
+    """
+    wakes = {
+        model: Wake(wake.id, min(wake.deadline, now + plan.wake_cap), wake.keys)
+        for model, wake in left.wakes.items()
+        if model in plan.lineups
+    }
     for model, lineup in plan.lineups.items():
         for name in lineup:
             machine = machines[name]
             if machine.state == "waking" and machine.wake_id and model not in wakes:
-                wakes[model] = Wake(machine.wake_id, machine.deadline, machine.key_id or "")
+                wakes[model] = Wake(machine.wake_id, machine.deadline, machine.causes)
     return wakes
 
 
@@ -89,6 +103,8 @@ def _recalled(plan: MachinePlan, left: Left, whole: Plan, now: float) -> Machine
         unready_reason=kept.unready_reason,
         tried=kept.tried or ({kept.tried_wake: kept.tried_starts} if kept.tried_wake else {}),
         woken=tuple(at for at in kept.woken if at <= now),
+        causes=kept.causes,
+        charged_since=min(kept.charged_since, now),
     )
     known = left.records.get(plan.id)
     if known is None:

@@ -12,11 +12,10 @@ from shared.messages.gateway import Activity, WakeRequest
 from shared.messages.waker import (
     CallOutcome,
     JournalEntry,
-    MachineMemory,
+    KeyWakes,
     MachineRecord,
+    Memory,
     OrderKind,
-    OrdersMemory,
-    TierMemory,
 )
 
 CallKind = Literal["start", "stop"]
@@ -227,7 +226,7 @@ class Write:
 class Remember:
     """Put this into the bucket of what a later leader has to know."""
 
-    memory: MachineMemory | TierMemory | OrdersMemory
+    memory: Memory | KeyWakes
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from typing import NamedTuple
 from shared.config import Config, IdlePolicy, Tier
 from shared.schedule import Window, parse_window
 
+UNUSED_SECONDS = 120.0
+"""For callers that did not wait: twice the longest `Retry-After`."""
 HOUR = 3600.0
 MINUTE = 60.0
 BINS = 240
@@ -43,6 +45,8 @@ class IdlePlan:
     policy: IdlePolicy
     timeout: float
     min_awake: float = 0.0
+    unused_awake: float = UNUSED_SECONDS
+    """How long a machine that was woken for somebody stays awake at most while nobody uses it."""
     max_cycles_per_hour: int | None = None
     keep_warm: tuple[Window, ...] = ()
     idle_price: float | None = None
@@ -72,11 +76,13 @@ def idle_plan(config: Config, tier: Tier) -> IdlePlan:
     """What the tier says, and for the rest `[waker]`."""
     waker = config.waker
     saved = float(tier.price_per_hour - tier.asleep_price_per_hour) if tier.price_per_hour is not None else 0.0
+    min_awake = waker.min_awake if tier.min_awake is None else tier.min_awake
     windows = waker.keep_warm if tier.keep_warm is None else tier.keep_warm
     return IdlePlan(
         policy=tier.idle_policy or waker.idle_policy,
         timeout=waker.idle_timeout if tier.idle_timeout is None else tier.idle_timeout,
-        min_awake=waker.min_awake if tier.min_awake is None else tier.min_awake,
+        min_awake=min_awake or 0.0,
+        unused_awake=UNUSED_SECONDS if min_awake is None else min_awake,
         max_cycles_per_hour=tier.max_cycles_per_hour or waker.max_cycles_per_hour,
         keep_warm=tuple(parse_window(text) for text in windows),
         idle_price=saved / HOUR if saved > 0 else None,
@@ -85,13 +91,26 @@ def idle_plan(config: Config, tier: Tier) -> IdlePlan:
 
 
 def sleep_at(
-    plan: IdlePlan, past: Past, *, ready_since: float, idle_since: float, woken: Sequence[float] = ()
+    plan: IdlePlan,
+    past: Past,
+    *,
+    ready_since: float,
+    idle_since: float,
+    woken: Sequence[float] = (),
+    is_unused: bool = False,
 ) -> float:
-    """When a machine is put to sleep if it stays idle. `woken`: when it was woken lately.
+    """When a machine is put to sleep if it stays idle.
 
-    `idle_since` is its last use, or `ready_since` where it was not used since.
+    Args:
+        ready_since: when it became ready.
+        idle_since: its last use, or `ready_since` where it was not used since.
+        woken: when it was woken lately.
+        is_unused: it was woken for somebody who has not come.
     """
-    at = max(idle_since + _keep(plan, past, used=idle_since > ready_since), ready_since + plan.min_awake)
+    keep = _keep(plan, past, used=idle_since > ready_since)
+    if is_unused:
+        keep = min(keep, plan.unused_awake)
+    at = max(idle_since + keep, ready_since + plan.min_awake)
     most = plan.max_cycles_per_hour
     if most is not None and len(woken) >= most:
         # So many wakes within the hour: the next one has to wait until the first of them is out of it.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from services.waker.core.idle import IdlePlan, idle_plan
 from shared.config import Config, Machine, ProviderName
@@ -81,6 +82,8 @@ class Plan:
     probe_interval: float
     demand_timeout: float
     gateway_timeout: float
+    prices: Mapping[str, Decimal] = field(default_factory=dict)
+    """USD per hour, by tier."""
     accounts: Mapping[ProviderName, ProviderPlan] = field(default_factory=lambda: PROVIDERS)
 
     def account(self, machine: MachinePlan) -> ProviderPlan:
@@ -113,6 +116,7 @@ def plan_of(config: Config, new_id: Callable[[float], str]) -> Plan:
         probe_interval=settings.probe_interval,
         demand_timeout=settings.demand_timeout,
         gateway_timeout=settings.gateway_timeout,
+        prices={tier.name: Decimal(tier.price_per_hour) for tier in config.tier if tier.price_per_hour is not None},
     )
 
 

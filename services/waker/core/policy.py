@@ -4,7 +4,9 @@ from collections.abc import Iterable
 
 from services.waker.core.history import History
 from services.waker.core.idle import sleep_at, wake_at, warm
+from services.waker.core.key_wakes import KeyAccount
 from services.waker.core.state import Account, Fleet, Machine, Wanted
+from shared.messages.gateway import WakeCause
 
 SETTLE_SECONDS = 2.0
 """After a machine became ready, for its waiters to be served and to say so: older demand starts no second one."""
@@ -17,7 +19,35 @@ DOUBT_LOOKS = 3
 def demands(fleet: Fleet, models: Iterable[str]) -> list[Wanted]:
     """Who waits for any of these models, the longest known first."""
     wanted = set(models)
-    return [level for (model, _), level in fleet.demand.items() if model in wanted and level.request.waiting > 0]
+    return [
+        level
+        for (model, _), level in fleet.demand.items()
+        if model in wanted and level.request.waiting > 0 and _is_entitled(fleet, level)
+    ]
+
+
+def _is_entitled(fleet: Fleet, level: Wanted) -> bool:
+    """Whether any of those who wait may cause a wake, or caused the one under way. Older gateways name nobody."""
+    causes = level.request.causes
+    return not causes or any(_may_cause(fleet, level.request.model, cause) for cause in causes)
+
+
+def _may_cause(fleet: Fleet, model: str, cause: WakeCause) -> bool:
+    wake = fleet.wakes.get(model)
+    if wake is not None and cause.key_id in wake.keys:
+        return True
+    return fleet.keys.get(cause.key_id, KeyAccount()).allows(cause)
+
+
+def keys_of(fleet: Fleet, levels: Iterable[Wanted]) -> tuple[str, ...]:
+    """The keys that cause a wake which these levels lead to, in the order of their turns."""
+    keys: list[str] = []
+    for level in levels:
+        request = level.request
+        keys += [cause.key_id for cause in request.causes if _may_cause(fleet, request.model, cause)]
+        if not request.causes and request.key_id:
+            keys.append(request.key_id)
+    return tuple(dict.fromkeys(keys))
 
 
 def lineup(fleet: Fleet, model: str) -> list[Machine]:
@@ -66,6 +96,7 @@ def may_sleep_at(fleet: Fleet, machine: Machine) -> float:
         ready_since=machine.since,
         idle_since=machine.idle_since,
         woken=machine.woken,
+        is_unused=bool(machine.causes),
     )
 
 
@@ -175,7 +206,7 @@ def has_untried(fleet: Fleet, wake_id: str, names: Iterable[str], now: float) ->
 def is_paused(fleet: Fleet, machine: Machine, wake_id: str, now: float) -> bool:
     """Nothing stands against a start but a refusal that is less than a minute old."""
     until = machine.cool_until
-    return now < until <= now + COOL_LIMIT_SECONDS and may_start(fleet, machine, wake_id, until)
+    return not machine.unready and now < until <= now + COOL_LIMIT_SECONDS and may_start(fleet, machine, wake_id, until)
 
 
 def _is_blocked(fleet: Fleet, machine: Machine) -> bool:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from services.waker.core import key_wakes
 from services.waker.core.events import Called, Sight
-from services.waker.core.policy import drained, in_flight, trusted, unseen, wanted
+from services.waker.core.policy import demands, drained, in_flight, keys_of, trusted, unseen, wanted
 from services.waker.core.state import Machine
 from services.waker.core.turn import Turn
 
@@ -26,7 +27,8 @@ def drain(turn: Turn, machine: Machine) -> None:
             turn.move(machine, "ready", "used while it drained")
             return
         if wanted(fleet, machine):
-            turn.move(machine, "ready", "wanted while it drained")
+            machine = turn.move(machine, "ready", "wanted while it drained")
+            key_wakes.claim(turn, machine, keys_of(fleet, demands(fleet, machine.plan.models)))
             return
         if fault := unseen(fleet, machine):
             turn.move(machine, "ready", f"its provider cannot be seen: {fault}")

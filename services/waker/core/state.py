@@ -8,10 +8,19 @@ from dataclasses import dataclass, field
 
 from services.waker.core.events import CallKind, Sight
 from services.waker.core.history import History
+from services.waker.core.key_wakes import KeyAccount
 from services.waker.core.plan import MachinePlan, Plan
 from shared.messages.codec import rfc3339
 from shared.messages.gateway import Activity, WakeRequest
-from shared.messages.waker import MachineMemory, MachineRecord, MachineState, OrdersMemory, Phase
+from shared.messages.waker import (
+    MachineMemory,
+    MachineRecord,
+    MachineState,
+    OrdersMemory,
+    Phase,
+    WakeMemory,
+    WakesMemory,
+)
 
 ALARM_FROM = 2
 """Wakes in a row without a ready engine: one may be bad luck, the next is for the operator."""
@@ -97,6 +106,10 @@ class Machine:
     retold_at: float = 0.0
     """When a probe's reason was put on record last."""
 
+    causes: tuple[str, ...] = ()
+    """The keys that its wake is not yet charged to: nobody has used it since."""
+    charged_since: float = 0.0
+
     last_used: float = 0.0
     drain_revision: int | None = None
     """Of the `draining` record; None until it is in the bucket."""
@@ -164,6 +177,8 @@ class Machine:
             unready=self.unready,
             unready_reason=self.unready_reason,
             wake_deadline=self.deadline if self.state == "waking" else 0.0,
+            causes=self.causes,
+            charged_since=self.charged_since if self.causes else 0.0,
         )
 
 
@@ -173,7 +188,8 @@ class Wake:
 
     id: str
     deadline: float
-    key_id: str
+    keys: tuple[str, ...] = ()
+    """Whose requests waited when it began."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +252,12 @@ class Fleet:
     """By tier."""
     closed: frozenset[str] = frozenset()
     """Tiers that may cost no more today."""
+    keys: Mapping[str, KeyAccount] = field(default_factory=dict)
+    """What the keys' wakes came to, by key id."""
 
     def orders_memory(self) -> OrdersMemory:
         return OrdersMemory(models=self.orders)
+
+    def wakes_memory(self) -> WakesMemory:
+        wakes = {m: WakeMemory(id=w.id, deadline=w.deadline, keys=w.keys) for m, w in self.wakes.items()}
+        return WakesMemory(wakes=wakes)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from services.waker.core import key_wakes
 from services.waker.core.events import (
     CallKind,
     Effect,
@@ -43,6 +44,7 @@ class Turn:
         self.wakes = dict(fleet.wakes)
         self.history = dict(fleet.history)
         self.closed = fleet.closed
+        self.keys = dict(fleet.keys)
         self._journal: list[Effect] = []
         self._effects: list[Effect] = []
 
@@ -60,9 +62,11 @@ class Turn:
             wakes=self.wakes,
             history=self.history,
             closed=self.closed,
+            keys=self.keys,
         )
 
     def done(self) -> tuple[Fleet, list[Effect]]:
+        key_wakes.settle(self)
         before, fleet = self.before, self.fleet
         writes: list[Effect] = []
         memories: list[Effect] = []
@@ -77,6 +81,13 @@ class Turn:
         memories += [Remember(h.memory(tier)) for tier, h in self.history.items() if h != before.history.get(tier)]
         if fleet.orders != before.orders:
             memories.append(Remember(fleet.orders_memory()))
+        if fleet.wakes != before.wakes:
+            memories.append(Remember(fleet.wakes_memory()))
+        for key, account in list(self.keys.items()):
+            if account != before.keys.get(key):
+                memories.append(Remember(account.message(key)))
+            if account.is_empty:
+                del self.keys[key]
         return fleet, [*self._journal, *writes, *memories, *self._effects]
 
     def set(self, machine: Machine, **changes: Any) -> Machine:

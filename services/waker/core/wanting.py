@@ -1,7 +1,16 @@
 """Who is brought up for whom: a lineup is walked, hedged and tried again within a wake's deadline."""
 
-from services.waker.core import orders, waking
-from services.waker.core.policy import candidate, demands, hedge_due, in_the_way, lineup, needs_another, to_be_warm
+from services.waker.core import key_wakes, orders, waking
+from services.waker.core.policy import (
+    candidate,
+    demands,
+    hedge_due,
+    in_the_way,
+    keys_of,
+    lineup,
+    needs_another,
+    to_be_warm,
+)
 from services.waker.core.state import Machine, Wake, Wanted
 from services.waker.core.turn import Turn
 
@@ -62,8 +71,8 @@ def _try_next(turn: Turn, model: str, wake: Wake | None, levels: list[Wanted]) -
             turn.move(mate, "draining", f"its pair is wanted for {model}")
         return
     if wake is None:
-        key_id = levels[0].request.key_id if levels else ""
-        wake = Wake(turn.plan.new_id(turn.now), turn.now + turn.plan.wake_cap, key_id)
+        wake = Wake(turn.plan.new_id(turn.now), turn.now + turn.plan.wake_cap, keys_of(turn.fleet, levels))
+        key_wakes.count(turn, wake.keys)
         turn.wakes[model] = wake
     waking.begin(turn, machine, wake, f"requests wait for {model}" if levels else f"the operator wants {model}")
 
@@ -83,5 +92,5 @@ def _warm(turn: Turn, tier: str) -> None:
     names = [m.id for m in turn.machines.values() if m.plan.tier == tier and m.plan.models]
     machine = candidate(turn.fleet, names, "", turn.now)
     if machine is not None:
-        wake = Wake(turn.plan.new_id(turn.now), turn.now + turn.plan.wake_cap, "")
+        wake = Wake(turn.plan.new_id(turn.now), turn.now + turn.plan.wake_cap)
         waking.begin(turn, machine, wake, "a schedule or the usual pattern of use wants it awake")

@@ -40,14 +40,17 @@ from shared.messages.gateway import Activity, MachineActivity, WakeRequest
 from shared.messages.waker import (
     CallOutcome,
     JournalEntry,
+    KeyWakes,
     MachineMemory,
     MachineRecord,
     MachineState,
+    Memory,
     OrderKind,
     OrdersMemory,
     ProviderCall,
     TierMemory,
     Transition,
+    WakesMemory,
 )
 from tests.unit.waker.invariants import STEPS, WORLDS, Step
 
@@ -125,7 +128,8 @@ class World:
     effects: list[Effect] = field(default_factory=list)
     """Asked for and not answered yet; records and the journal are kept apart."""
     bucket: dict[str, tuple[MachineRecord, int]] = field(default_factory=dict)
-    memory: dict[str, MachineMemory | TierMemory | OrdersMemory] = field(default_factory=dict)
+    memory: dict[str, Memory] = field(default_factory=dict)
+    wakes_of_keys: dict[str, KeyWakes] = field(default_factory=dict)
     journal: list[JournalEntry] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     """Not checked yet; see `invariants`."""
@@ -164,6 +168,8 @@ class World:
             machines={m.machine: m for m in self.memory.values() if isinstance(m, MachineMemory)},
             tiers={m.tier: m for m in self.memory.values() if isinstance(m, TierMemory)},
             orders=next((m.models for m in self.memory.values() if isinstance(m, OrdersMemory)), ()),
+            wakes=next((m.wakes for m in self.memory.values() if isinstance(m, WakesMemory)), {}),
+            keys=self.wakes_of_keys,
         )
         seen = {} if fault else asleep | sights
         look = Looked(provider=self.provider, asked_at=self.now, sights=seen, strays=strays, fault=fault)
@@ -191,12 +197,8 @@ class World:
                     self.journal.append(entry)
                 case Write(record):
                     self._write(record)
-                case Remember(MachineMemory(machine=machine) as memory):
-                    self.memory[f"machine.{machine}"] = memory
-                case Remember(TierMemory(tier=tier) as memory):
-                    self.memory[f"tier.{tier}"] = memory
                 case Remember(memory):
-                    self.memory["orders"] = memory
+                    self._remember(memory)
                 case TestProvider(provider):
                     self.tell(Tested(provider=provider, faults=() if self.tests_pass else ("no permission",)))
                 case LookAt(provider) if self.blind:
@@ -204,6 +206,19 @@ class World:
                     self.tell(Looked(provider=provider, asked_at=self.now, sights={}))
                 case _:
                     self.effects.append(effect)
+
+    def _remember(self, memory: Memory | KeyWakes) -> None:
+        match memory:
+            case KeyWakes():
+                self.wakes_of_keys[memory.key_id] = memory
+            case MachineMemory():
+                self.memory[f"machine.{memory.machine}"] = memory
+            case TierMemory():
+                self.memory[f"tier.{memory.tier}"] = memory
+            case WakesMemory():
+                self.memory["wakes"] = memory
+            case _:
+                self.memory["orders"] = memory
 
     def _live(self) -> None:
         if self.dies_after is not None:

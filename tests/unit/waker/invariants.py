@@ -6,16 +6,15 @@ from typing import Protocol
 
 from services.waker.core.events import Effect, Event, Journal, StartMachine, StopMachine
 from services.waker.core.moves import legal
-from services.waker.core.policy import starts
+from services.waker.core.policy import demands, starts
 from services.waker.core.state import Account, Call, Fleet, Machine
 from shared.messages.waker import (
     JournalEntry,
-    MachineMemory,
     MachineRecord,
     MachineState,
+    Memory,
     OrdersMemory,
     ProviderCall,
-    TierMemory,
     Transition,
 )
 
@@ -50,7 +49,7 @@ class Lived(Protocol):
 
     fleet: Fleet
     bucket: dict[str, tuple[MachineRecord, int]]
-    memory: dict[str, MachineMemory | TierMemory | OrdersMemory]
+    memory: dict[str, Memory]
     journal: list[JournalEntry]
     told_before: tuple[int, dict[str, MachineState]]
     """How much of the journal is by earlier leaders, and where the records left the machines."""
@@ -177,17 +176,16 @@ def one_of_a_pair(step: Step) -> None:
 
 
 def idle_is_certain(step: Step) -> None:
-    """Neither idleness nor its pair drains a machine that the operator or anybody who waits wants awake, unless its
-    tier's budget gate is closed, that has a request in flight, or whose provider is in doubt: not seen lately, or not
-    tested."""
+    """Neither idleness nor its pair drains a machine that the operator or anybody who waits wants awake (keys at their
+    limit of wakes are nobody), unless its tier's budget gate is closed, that has a request in flight, or whose provider
+    is in doubt: not seen lately, or not tested."""
     for m, move in step.moves:
         if move.from_state == "ready" and move.to_state == "draining" and move.reason.startswith(("idle", "its pair")):
             assert not m.kept, move
             assert not _in_flight(step.after, m.id), move
             assert _certain(step, m), move
-            waited = [level for (model, _), level in step.after.demand.items() if model in m.plan.models]
             closed = m.plan.tier in step.after.closed
-            assert closed or not any(level.request.waiting for level in waited), move
+            assert closed or not demands(step.after, m.plan.models), move
 
 
 def doubt_stops_nothing(step: Step) -> None:

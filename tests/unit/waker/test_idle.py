@@ -241,13 +241,16 @@ def test_a_tier_is_as_the_waker_says_where_it_says_nothing_itself() -> None:
         policy="histogram",
         timeout=600.0,
         min_awake=300.0,
+        unused_awake=300.0,
         max_cycles_per_hour=4,
         keep_warm=(parse_window("mon-fri 09:00-18:00"),),
         idle_price=3.6 / HOUR,
         wait_price=0.6 / MINUTE,
     )
     # What costs as much asleep has no price of idleness to break even with.
-    assert own == IdlePlan(policy="break_even", timeout=0.0, max_cycles_per_hour=2, wait_price=0.6 / MINUTE)
+    assert own == IdlePlan(
+        policy="break_even", timeout=0.0, unused_awake=0.0, max_cycles_per_hour=2, wait_price=0.6 / MINUTE
+    )
     assert break_even(own, Past(wakes=(10.0,))) is None
 
 

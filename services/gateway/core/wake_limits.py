@@ -1,0 +1,47 @@
+"""What wakes a key may cause: how many an hour, and at what cost a day. The waker counts, all gateways read."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Literal
+
+from services.gateway.core import errors
+from services.gateway.core.errors import ApiError
+from shared.messages.gateway import WakeCause
+from shared.messages.keys import KeyRecord
+from shared.messages.waker import KeyWakes
+
+WakeLimit = Literal["wakes", "wake_cost"]
+RETRY_SECONDS = 60
+"""When a wake of the last hour is an hour old nobody knows here; a minute is the longest that clients wait."""
+
+
+class WakeLimits:
+    """`used` is the waker's word by key id; the limits are those of keys that have none of their own."""
+
+    def __init__(self, wakes_per_hour: int, cost_per_day: Decimal, used: Mapping[str, KeyWakes]) -> None:
+        self._wakes_per_hour = wakes_per_hour
+        self._cost_per_day = Decimal(cost_per_day)
+        self._used = used
+
+    def cause(self, key: KeyRecord) -> WakeCause:
+        """The key and its limits, for the waker."""
+        return WakeCause(
+            key_id=key.id,
+            wakes_per_hour=self._wakes_per_hour if key.wakes_per_hour is None else key.wakes_per_hour,
+            cost_per_day=self._cost_per_day if key.wake_cost_per_day is None else key.wake_cost_per_day,
+        )
+
+    def reached(self, key: KeyRecord) -> WakeLimit | None:
+        """The limit for which the key may cause no wake now; None: it may."""
+        used, limits = self._used.get(key.id), self.cause(key)
+        if used is None:
+            return None
+        if used.wakes >= limits.wakes_per_hour:
+            return "wakes"
+        return "wake_cost" if used.cost >= limits.cost_per_day else None
+
+    def error(self, key: KeyRecord, reached: WakeLimit) -> ApiError:
+        limits = self.cause(key)
+        if reached == "wake_cost":
+            return errors.wake_cost_spent(limits.cost_per_day)
+        return errors.rate_limited(f"{limits.wakes_per_hour} wakes of sleeping machines per hour", RETRY_SECONDS)

@@ -1,0 +1,109 @@
+"""What the wakes of each key came to: how many within the hour, and what they cost today.
+
+The waker alone counts them, and gateways read it. A wake counts for every key whose requests waited when it began. Its
+cost is the price of its machines from the start until their first use, or until they sleep again without any; the
+keys share it evenly.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from shared.messages.gateway import WakeCause
+from shared.messages.waker import KeyWakes
+
+if TYPE_CHECKING:
+    from services.waker.core.state import Machine
+    from services.waker.core.turn import Turn
+
+HOUR = 3600
+DAY = 86400
+MOST_STARTS = 1000
+"""Wakes of one key that are remembered: the highest limit that a key can have."""
+_MICRODOLLAR = Decimal("0.000001")
+
+
+@lru_cache(maxsize=4)
+def _day_of(number: int) -> str:
+    return datetime.fromtimestamp(number * DAY, UTC).date().isoformat()
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyAccount:
+    """Of one key. Times are Unix seconds."""
+
+    starts: tuple[float, ...] = ()
+    """When its wakes of the last hour began."""
+    day: str = ""
+    cost: Decimal = Decimal(0)
+    """USD of `day`."""
+
+    def at(self, now: float) -> "KeyAccount":
+        """Without what is past. A start in the future is one of a waker whose clock was ahead."""
+        day = _day_of(int(now // DAY))
+        starts = self.starts
+        if starts and (now - starts[0] >= HOUR or starts[-1] > now):
+            starts = tuple(min(at, now) for at in starts if now - at < HOUR)
+        if day == self.day and starts is self.starts:
+            return self
+        return KeyAccount(starts=starts, day=day, cost=self.cost if self.day == day else Decimal(0))
+
+    def wake(self, now: float) -> "KeyAccount":
+        account = self.at(now)
+        return replace(account, starts=(*account.starts, now)[-MOST_STARTS:])
+
+    def charge(self, cost: Decimal, now: float) -> "KeyAccount":
+        account = self.at(now)
+        return replace(account, cost=account.cost + cost)
+
+    def allows(self, cause: WakeCause) -> bool:
+        """Whether the key may cause one more wake."""
+        return len(self.starts) < cause.wakes_per_hour and self.cost < cause.cost_per_day
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.starts and not self.cost
+
+    def message(self, key_id: str) -> KeyWakes:
+        return KeyWakes(key_id=key_id, wakes=len(self.starts), cost=self.cost, day=self.day, starts=self.starts)
+
+
+def account_of(message: KeyWakes, now: float) -> KeyAccount:
+    return KeyAccount(starts=message.starts, day=message.day, cost=message.cost).at(now)
+
+
+def count(turn: "Turn", keys: Iterable[str]) -> None:
+    """A wake begins, caused by these keys."""
+    for key in keys:
+        turn.keys[key] = turn.keys.get(key, KeyAccount()).wake(turn.now)
+
+
+def claim(turn: "Turn", machine: "Machine", keys: tuple[str, ...]) -> None:
+    """These keys keep the machine from sleeping: that is as good as a wake."""
+    count(turn, keys)
+    turn.set(machine, causes=keys, charged_since=turn.now)
+
+
+def settle(turn: "Turn") -> None:
+    """Charge machines that were used, or are no longer awake, and forget what is past."""
+    for machine in list(turn.machines.values()):
+        if not machine.causes:
+            continue
+        is_used = machine.last_used > machine.charged_since
+        if is_used or machine.state not in ("waking", "ready", "draining"):
+            _charge(turn, machine)
+    for key, account in list(turn.keys.items()):
+        turn.keys[key] = account.at(turn.now)
+
+
+def _charge(turn: "Turn", machine: "Machine") -> None:
+    price = turn.plan.prices.get(machine.plan.tier)
+    if price is not None:
+        seconds = Decimal(str(round(max(0.0, turn.now - machine.charged_since), 3)))
+        share = (price * seconds / HOUR / len(machine.causes)).quantize(_MICRODOLLAR)
+        for key in machine.causes:
+            turn.keys[key] = turn.keys.get(key, KeyAccount()).charge(share, turn.now)
+    turn.set(machine, causes=())
