@@ -98,7 +98,7 @@ class Imports:
             try:
                 fault = _fault(request)
                 return Refused(reason=fault) if fault else await self._import(request, again=again)
-            except (BusUnavailable, Declined) as error:
+            except (BusUnavailable, Declined, Unreadable) as error:
                 return Refused(reason=str(error))
             except Interrupted:
                 return Refused(reason="billing is being stopped: nothing was imported; try again when it runs")

@@ -26,7 +26,7 @@ class Intake:
         self._minutes: dict[str, tuple[float, int]] = {}
         """By source: when its current minute began, and how many lines were logged in it."""
 
-    def reject(self, source: str, error: Exception, *, traceback: bool = False, **place: object) -> None:
+    def reject(self, source: str, error: Exception, *, traceback: bool = False, **place: object) -> bool:
         """Count it, and log it while its source has not used up its lines of this minute.
 
         Args:
@@ -34,6 +34,9 @@ class Intake:
             error: what is wrong with it.
             traceback: the fault may be ours: log where it happened.
             place: what tells it from others: its key, its subject. Never its content.
+
+        Returns:
+            Whether it was logged.
         """
         self.rejected[source] += 1
         now = self._monotonic()
@@ -51,6 +54,7 @@ class Intake:
                 **place,
                 **last,
             )
+        return lines < LOGGED_PER_MINUTE
 
     async def answer(self, service: str, subject: str, answering: Awaitable[bytes]) -> bytes:
         """Wait for the answer to a request; where there is none, a refusal that names the fault in the log."""
@@ -58,8 +62,9 @@ class Intake:
             return await answering
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever asked gets an answer
             incident = uuid4().hex[:12]
-            self.reject(subject, error, traceback=True, incident=incident)
-            return encode(Refused(reason=f"internal error {incident}: see the log of the {service}"))
+            if not self.reject(subject, error, traceback=True, incident=incident):
+                log.error("message_rejected", source=subject, incident=incident)
+            return encode(Refused(reason=f"internal error {incident}: see the log of {service}"))
 
     async def deliver(self, source: str, subject: str, handling: Awaitable[None]) -> None:
         """Wait until a message has been handled; one that cannot be ends nothing."""

@@ -49,7 +49,7 @@ class JetStreamBus:
     def __init__(self) -> None:
         self.intake = Intake(time.monotonic)
         self.watch_ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        self.client: Client = TolerantClient()
+        self.client: Client = TolerantClient(self.intake)
         self.js: JetStreamContext = self.client.jetstream(timeout=CALL_SECONDS)
         self._kvs: dict[str, KeyValue] = {}
         self._pulls: dict[str, Pull] = {}
@@ -185,7 +185,7 @@ class JetStreamBus:
         return {one.key: Entry(one.value, one.revision) for one in found if one.value is not None}
 
     async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
-        watch = Watch(self.js, bucket, on_event, self._on_watch_end, self._clock.age)
+        watch = Watch(self.js, bucket, on_event, intake=self.intake, on_end=self._on_watch_end, age=self._clock.age)
         self._watches.append(watch)
         watch.restart()
         return watch

@@ -1,4 +1,4 @@
-"""The NATS client, made to survive any subject: nats-py stops reading for good at one that is not UTF-8.
+"""The NATS client, made to survive any message: nats-py stops reading for good at one that makes it raise.
 
 A bucket's key is a subject, and the server takes any bytes in it but space, tab, CR and LF. nats-py takes a form feed
 for the end of a subject too, and then tears the connection down again and again.
@@ -10,13 +10,25 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.protocol import parser
 
+from shared.bus.intake import Intake
+
 _SUBJECT = rb"([^ \t\r\n]+)[ \t]+"
 parser.MSG_RE = re.compile(rb"\AMSG[ \t]+" + _SUBJECT + rb"(\d+)[ \t]+(" + _SUBJECT + rb")?(\d+)\r\n")
 parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+" + _SUBJECT + rb"(\d+)[ \t]+(" + _SUBJECT + rb")?(\d+)[ \t]+(\d+)\r\n")
 
 
 class TolerantClient(Client):
-    """Shows what is not UTF-8 in a subject as `\\xff`, which no name of ours has."""
+    """Shows what is not UTF-8 in a subject as `\\xff`, which no name of ours has, and drops what it cannot take."""
+
+    def __init__(self, intake: Intake) -> None:
+        super().__init__()
+        self._intake = intake
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        try:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this message alone
+            self._intake.reject("client", error, traceback=True, subject=subject.decode("utf-8", "replace"))
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None

@@ -1,6 +1,8 @@
 """Objects in NATS: sent and received piece by piece, checked against their digest."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 import nats.js.errors
@@ -10,14 +12,25 @@ from nats.js.object_store import ObjectStore as NatsStore
 from shared.bus.jetstream_watch import unavailable
 from shared.bus.topology import ObjectStore
 from shared.errors import BusUnavailable
+from shared.messages.codec import Unreadable
 
 OBJECT_SECONDS = 300.0
 """For one object, there or back: some gigabytes on a slow disk."""
 
 
+@contextmanager
+def _readable(store: ObjectStore, name: str) -> Iterator[None]:
+    """An object's description is JSON on the bus, which the client reads: what is wrong with it is `Unreadable`."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Unreadable(f"object {store.name}/{name}: {type(error).__name__}: {error}") from error
+
+
 async def put(js: JetStreamContext, store: ObjectStore, name: str, data: bytes | BinaryIO) -> None:
-    async with unavailable(f"put object {store.name}/{name}"), asyncio.timeout(OBJECT_SECONDS):
-        await (await js.object_store(store.name)).put(name, cast("bytes", data))  # any reader will do
+    with _readable(store, name):
+        async with unavailable(f"put object {store.name}/{name}"), asyncio.timeout(OBJECT_SECONDS):
+            await (await js.object_store(store.name)).put(name, cast("bytes", data))  # any reader will do
 
 
 async def got(
@@ -25,9 +38,13 @@ async def got(
 ) -> NatsStore.ObjectResult | None:
     """With its data, unless those went `into` a file. None where there is no such object."""
     try:
-        async with unavailable(f"get object {store.name}/{name}"), asyncio.timeout(OBJECT_SECONDS):
-            return await (await js.object_store(store.name)).get(name, writeinto=into)  # type: ignore[arg-type]  # a file
+        with _readable(store, name):
+            async with unavailable(f"get object {store.name}/{name}"), asyncio.timeout(OBJECT_SECONDS):
+                found = await js.object_store(store.name)
+                return await found.get(name, writeinto=into)  # type: ignore[arg-type]  # a file
     except BusUnavailable as error:
         if isinstance(error.__cause__, nats.js.errors.NotFoundError):
             return None
+        if isinstance(error.__cause__, nats.js.errors.BadObjectMetaError):
+            raise Unreadable(f"object {store.name}/{name}: {error.__cause__}") from error
         raise

@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, ConsumerInfo, DeliverPolicy
 
+from shared.bus.intake import Intake
 from shared.bus.ports import Changed, Restarted, Synced, WatchEvent
 from shared.bus.topology import Bucket
 from shared.errors import BusUnavailable, Conflict
@@ -101,6 +102,8 @@ class Watch:
         js: JetStreamContext,
         bucket: Bucket,
         on_event: Callable[[WatchEvent], None],
+        *,
+        intake: Intake,
         on_end: "Callable[[Watch, Exception | None], None]",
         age: Callable[[datetime], float],
     ) -> None:
@@ -109,6 +112,7 @@ class Watch:
         self.current_at = asyncio.get_running_loop().time()
         """When it was last known that everything in the bucket had been told, by the loop's clock; first: its begin."""
         self._js = js
+        self._intake = intake
         self._on_event = on_event
         self._on_end = on_end
         self._stopping = False
@@ -154,8 +158,14 @@ class Watch:
             async for message in subscription.messages:
                 if asyncio.current_task() is not self._task:
                     return False  # begun again, and the cancellation of this task was lost on its way
-                change = changed(self.bucket, message)
-                self._on_event(replace(change, age_s=self._age(message.metadata.timestamp)))
+                try:
+                    change = changed(self.bucket, message)
+                    change = replace(change, age_s=self._age(message.metadata.timestamp))
+                except (nats.errors.Error, ValueError, LookupError) as error:
+                    # Somebody else than the bucket's stream wrote to the watch.
+                    self._intake.reject(self.bucket.name, error)
+                    continue
+                self._on_event(change)
                 progress.last = message
                 progress.missing -= 1
                 if progress.missing == 0:

@@ -101,7 +101,7 @@ class Intake(Protocol):
         """By source, since the process began."""
         ...
 
-    def reject(self, source: str, error: Exception, *, traceback: bool = False, **place: object) -> None:
+    def reject(self, source: str, error: Exception, *, traceback: bool = False, **place: object) -> bool:
         """Count and log one message of a source. `place` tells it from others; it is never its content."""
         ...
 

@@ -112,7 +112,13 @@ class View(Mapping[str, M], Generic[M]):
                 self._reject(change, error)
                 # What was there before is no longer true: a revoked key, a machine that went away.
                 self._values.pop(change.key, None)
-        self._on_change(change.key)
+        try:
+            self._on_change(change.key)
+        except Exception as error:
+            # What one entry breaks in its reader must not end the watch, and with it the process, again and again.
+            if self._intake is None:
+                raise
+            self._intake.reject(self._bucket.name, error, traceback=True, key=change.key)
 
     def _reject(self, entry: Changed, error: Unreadable) -> None:
         """Once: a restarted watch tells it again."""

@@ -11,10 +11,11 @@ from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Received, WatchEvent
 from shared.bus.provision import provision
-from shared.bus.topology import KEYS
+from shared.bus.topology import INVOICES, KEYS
 from shared.bus.view import View
-from shared.messages.codec import Unreadable, encode
+from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.keys import KeyRecord
+from shared.messages.meter import Refused
 from tests.kit.nats_server import NatsServer
 from tests.kit.raw_nats import publish_raw
 from tests.kit.waiting import PATIENCE_SECONDS, until
@@ -185,3 +186,42 @@ async def test_a_watch_that_the_server_has_forgotten_begins_again(
         await bus.js.delete_consumer("KV_keys", consumer.name)
     await bus.put(KEYS, "k", _record("k"))
     await _knows(view, {"k"})
+
+
+async def test_what_is_written_to_a_watch_past_its_bucket_is_dropped(bus: JetStreamBus, nats_url: str) -> None:
+    view = View(KEYS, KeyRecord)
+    await view.start(bus)
+    (consumer,) = await bus.js.consumers_info("KV_keys")
+    inbox = str(consumer.config.deliver_subject)
+    reconnects = bus.client.stats["reconnects"]
+    async with connect(nats_url, name="intruder", wait=PATIENCE_SECONDS) as other:
+        await other.client.publish(inbox, b"{}")
+        await other.client.publish(inbox, b"{}", reply="nobody")
+        await other.client.flush()
+    await bus.put(KEYS, "k", _record("k"))
+    await _knows(view, {"k"})
+    assert bus.intake.rejected == {"keys": 1, "client": 1}
+    assert (bus.client.stats["reconnects"], bus.watch_ended.done()) == (reconnects, False)
+
+
+async def test_a_request_whose_handler_raises_is_answered_with_a_refusal(kind: Kind) -> None:
+    async def answer(data: bytes) -> bytes:
+        if data == b"poison":
+            raise KeyError("nobody expected it")
+        return data
+
+    await kind.bus.respond("billing", "billing.report", answer)
+    refused = decode(await kind.bus.request("billing.report", b"poison", timeout=PATIENCE_SECONDS), Refused)
+    assert refused.reason.startswith("internal error ")
+    assert refused.reason.endswith(": see the log of billing")
+    assert await kind.bus.request("billing.report", b"good", timeout=PATIENCE_SECONDS) == b"good"
+    assert kind.bus.intake.rejected == {"billing.report": 1}
+
+
+async def test_an_object_whose_description_is_damaged_is_unreadable(bus: JetStreamBus) -> None:
+    await bus.put_object(INVOICES, "good", b"1")
+    (described,) = (await bus.js.get_last_msg("OBJ_invoices", "$O.invoices.M.>"),)
+    for damage in (b"{", b"[" * 6000, b"7", b"{}", b"\xff"):
+        await bus.publish_volatile(str(described.subject), damage)
+        with pytest.raises(Unreadable, match="object invoices/good"):
+            await bus.get_object(INVOICES, "good")

@@ -163,8 +163,15 @@ class UsageSender:
             except Unreadable as error:
                 self._bus.intake.reject(METER.name, error, key=event.key)
                 return
-            if event.key == confirmed_key(mark.source) and self._outbox.confirm(mark.source, mark.source_seq):
+            if event.key == confirmed_key(mark.source):
+                self._confirm(mark)
+
+    def _confirm(self, mark: Confirmed) -> None:
+        try:
+            if self._outbox.confirm(mark.source, mark.source_seq):
                 self._on_moved(mark.source)
+        except OSError as error:
+            log.warning("confirmed_usage_kept", reason=str(error))  # the disk; a later mark takes it along
 
     def _on_moved(self, source: str) -> None:
         if source not in self._outbox.sources:

@@ -157,7 +157,7 @@ async def _bad_revision(suite: UpProcess) -> None:
     assert "internal error" in one.err
     assert len(one.err.splitlines()) == 1
     incident = one.err.split("internal error ")[1][:12]
-    assert "see the log of the billing" in one.err
+    assert "see the log of billing" in one.err
     log = await asyncio.to_thread((suite.folder / "data" / "logs" / "billing.log").read_text, "utf-8")
     (line,) = [row for row in log.splitlines() if incident in row]
     assert "Unreadable" in line

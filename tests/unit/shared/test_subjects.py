@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.bus import subjects
+from shared.messages.codec import Unreadable
 
 printable = st.text(min_size=1, max_size=60).filter(str.isprintable)
 KEY = re.compile(r"[-/_=.a-zA-Z0-9]+")
@@ -37,6 +38,16 @@ def test_two_names_never_share_a_token(one: str, other: str) -> None:
 )
 def test_tokens_as_they_are(name: str, token: str) -> None:
     assert subjects.token(name) == token
+
+
+@given(st.text(max_size=20) | st.from_regex(r"[=A-Fa-f0-9.]{0,12}"))
+def test_any_key_is_one_name_s_or_unreadable(key: str) -> None:
+    try:
+        name = subjects.name(key)
+    except Unreadable:
+        return
+    if "." not in key:
+        assert subjects.token(name) == key
 
 
 def test_an_empty_name_is_refused() -> None:

@@ -1,6 +1,8 @@
 """A bucket in memory: current, decoded, and rid of what is gone."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared.bus.memory import MemoryBus
 from shared.bus.topology import KEYS
@@ -77,3 +79,30 @@ async def test_stopped_it_stays_as_it_is(view: View[KeyRecord], memory: Missing)
     await view.stop()
     await memory.put(KEYS, "c", encode(_key("c")))
     assert set(view) == {"a", "b"}
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=12) | st.from_regex(r"[=A-F0-9.]{1,8}"), st.binary(max_size=30)))
+async def test_any_entries_leave_the_good_ones_known(entries: dict[str, bytes]) -> None:
+    memory = MemoryBus()
+    for key, value in entries.items():
+        await memory.put(KEYS, key, value)
+    await memory.put(KEYS, "good", encode(_key("good")))
+    view = View(KEYS, KeyRecord)
+    await view.start(memory)
+    assert dict(view) == {"good": _key("good")}
+    assert memory.intake.rejected["keys"] == len(set(entries) - {"good"})
+    await memory.delete(KEYS, "good")
+    assert not view
+
+
+async def test_an_entry_that_its_reader_cannot_take_ends_no_watch(memory: Missing) -> None:
+    def on_change(key: str) -> None:
+        if key == "poison":
+            raise ZeroDivisionError
+
+    view = View(KEYS, KeyRecord, on_change)
+    await view.start(memory)
+    for name in ("poison", "a"):
+        await memory.put(KEYS, name, encode(_key(name)))
+    assert set(view) == {"poison", "a"}
+    assert memory.intake.rejected == {"keys": 1}
