@@ -3,14 +3,14 @@
 from decimal import Decimal
 
 import click
-from rich.console import Console
 
 from services.billing.forms.json import fields
-from services.billing.forms.words import plain
 from shared.bus.subjects import BILLING_BANDS
 from shared.messages.billing import Band, Bands, BandsQuery
-from spotinference.context import Context, ask, echo_json, suite_options
+from shared.printable import printable
+from spotinference.context import Context, ask, suite_options
 from spotinference.report_view import table
+from spotinference.terminal import Screen, echo_json
 from spotinference.usage import today
 
 
@@ -29,16 +29,16 @@ def bands(context: Context, day: str | None, *, as_json: bool) -> None:
 
 def show(found: Bands) -> None:
     """A line per model."""
-    console = Console(highlight=False)
+    console = Screen()
     headings = ("model", "band, $/Mtok", "since", "7 days", "28 days")
     rows = [(band.model, _range(band), band.day, _usd(band.trailing_7), _usd(band.trailing_28)) for band in found.bands]
     console.print(table(headings, rows, texts=3))
     for band in found.bands:
         if band.reason:
-            console.print(f"{plain(band.model)}: {plain(band.reason)}", markup=False)
+            console.print(f"{printable(band.model)}: {printable(band.reason)}")
         if band.left_out:
             did_not = f"{len(band.left_out)} of the 28 days did not count, --json says why"
-            console.print(f"{plain(band.model)}: {did_not}", markup=False)
+            console.print(f"{printable(band.model)}: {did_not}")
 
 
 def _range(band: Band) -> str:

@@ -2,13 +2,13 @@
 
 from typing import TypeVar
 
-import click
 import msgspec
 
 from shared.bus.ports import Bus
 from shared.bus.subjects import name
 from shared.bus.topology import Bucket
 from shared.messages.codec import Unreadable, decode
+from spotinference.terminal import say
 
 M = TypeVar("M", bound=msgspec.Struct)
 
@@ -26,7 +26,5 @@ async def read_bucket(bus: Bus, bucket: Bucket, kind: type[M], prefix: str = "")
                 faults.append(f"{key[:100]!r}: {error}")
     if faults:
         entries = "1 entry" if len(faults) == 1 else f"{len(faults)} entries"
-        click.echo(
-            f"spotinference: bucket {bucket.name}: left out {entries} that cannot be read: {faults[0]}", err=True
-        )
+        say(f"spotinference: bucket {bucket.name}: left out {entries} that cannot be read: {faults[0]}", err=True)
     return found

@@ -7,8 +7,9 @@ from shared.budget import FLEET, scope_of
 from shared.bus.subjects import BILLING_GATE
 from shared.messages.budget import BudgetGate, GateOrder, GateOrdered, Gates, GatesQuery
 from shared.messages.codec import rfc3339
-from spotinference.context import Context, ask, echo_json, show, suite_options
+from spotinference.context import Context, ask, suite_options
 from spotinference.orders import operator
+from spotinference.terminal import echo_json, say, show
 
 ORDERS: dict[str, GateOrdered] = {"open": "open", "close": "close", "auto": "auto"}
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -48,7 +49,7 @@ def _tell(gates: Gates, *, as_json: bool) -> None:
         echo_json({"gates": [_facts(scope, gate) for scope, gate in gates.gates.items()]})
         return
     if not gates.gates:
-        click.echo("no budget: give [billing] or a [[tier]] a daily_budget")
+        say("no budget: give [billing] or a [[tier]] a daily_budget")
         return
     table = Table("gate", "state", "spent today, USD", "ordered")
     for scope, gate in gates.gates.items():

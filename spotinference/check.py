@@ -23,6 +23,7 @@ from spotinference.buckets import read_bucket
 from spotinference.check_engines import check_engines
 from spotinference.context import Context, suite_options
 from spotinference.findings import Finding, note, ok, wrong
+from spotinference.terminal import say
 
 PROBE_SECONDS = 3.0
 
@@ -48,7 +49,7 @@ async def _tried(config: Config, data_dir: Path) -> int:
 
 
 def _tell(finding: Finding) -> None:
-    click.echo(f"{finding.level:<5} {finding.text}", err=finding.level == "wrong")
+    say(f"{finding.level:<5} {finding.text}", err=finding.level == "wrong")
 
 
 async def _parts(config: Config, data_dir: Path) -> AsyncIterator[list[Finding]]:

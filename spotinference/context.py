@@ -11,8 +11,6 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from shared import suite
 from shared.bus.jetstream import JetStreamBus, connect
@@ -24,6 +22,7 @@ from shared.errors import Refusal as Declined
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.meter import Refused
 from shared.tasks import end
+from spotinference.terminal import say
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -131,17 +130,5 @@ def suite_options(command: Callable[Concatenate[Context, P], T]) -> Callable[P, 
 
 def fail(message: str) -> NoReturn:
     for line in message.splitlines():
-        click.echo(f"spotinference: {line}", err=True)
+        say(f"spotinference: {line}", err=True)
     sys.exit(1)
-
-
-def echo_json(value: object) -> None:
-    """Stable output for other programs: decimals as strings."""
-    click.echo(msgspec.json.encode(value).decode())  # decimals become strings by themselves
-
-
-def show(table: Table) -> None:
-    """On the terminal. What is too long goes on in the next line: an id that is cut off cannot be used."""
-    for column in table.columns:
-        column.overflow = "fold"
-    Console().print(table)

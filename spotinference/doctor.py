@@ -28,9 +28,10 @@ from shared.messages.meter import Confirmed, Gaps, GapsQuery, Tokens, TokensQuer
 from shared.messages.meter_audit import Audit, AuditQuery
 from spotinference import doctor_links as links
 from spotinference.buckets import read_bucket
-from spotinference.context import Context, ask, echo_json, suite_options
+from spotinference.context import Context, ask, suite_options
 from spotinference.doctor_links import Link, Outbox
 from spotinference.findings import wrong
+from spotinference.terminal import echo_json, say
 from spotinference.usage import today
 
 HEARING_SECONDS = 2.5
@@ -58,7 +59,7 @@ def doctor(context: Context, day: str, *, as_json: bool) -> None:
         echo_json({"day": day, "ok": holds, "links": told})
     else:
         for link in found:
-            click.echo(f"{link.finding.level:<5} {link.name:<10} {link.finding.text}")
+            say(f"{link.finding.level:<5} {link.name:<10} {link.finding.text}")
     sys.exit(0 if holds else 1)
 
 

@@ -8,7 +8,8 @@ from rich.table import Table
 from shared.bus.subjects import METER_FIGURES
 from shared.messages.codec import rfc3339
 from shared.messages.meter_figures import Figures, FiguresQuery, FiguresRow, Pace
-from spotinference.context import Context, ask, echo_json, show, suite_options
+from spotinference.context import Context, ask, suite_options
+from spotinference.terminal import echo_json, show
 
 DAY = 86400.0
 NAMES = {

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import click
-from rich.console import Console
 from rich.live import Live
 
 from shared.bus.jetstream import JetStreamBus
@@ -18,8 +17,9 @@ from shared.errors import BusUnavailable
 from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import Activity
 from shared.messages.waker import MachineRecord
-from spotinference.context import BUS_SECONDS, Context, echo_json, suite_options
+from spotinference.context import BUS_SECONDS, Context, suite_options
 from spotinference.fleet_view import Row, rows, unclocked, uses_of, view
+from spotinference.terminal import Screen, echo_json
 
 LISTEN_SECONDS = 2.2
 """Gateways tell their activity every 2 s: within this each has spoken once."""
@@ -47,7 +47,7 @@ def fleet(context: Context, *, as_json: bool, watch: bool) -> None:
     if as_json:
         echo_json({"machines": machines})
     else:
-        Console().print(view(machines))
+        Screen().print(view(machines))
 
 
 class Fleet:

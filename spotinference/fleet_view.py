@@ -55,6 +55,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     wake_id: str | None
     generation: int
     alarm: str
+    failed_wakes: int
+    """In a row, in which its engine did not become ready; `reason` says why the last one failed."""
+    max_model_len: int | None
+    """The longest context in tokens; None: its engine did not tell."""
     state_seconds: int
     """Since `since`."""
 
@@ -100,6 +104,8 @@ def _row(record: MachineRecord, use: Use, now: float) -> Row:
         wake_id=record.wake_id,
         generation=record.generation,
         alarm=record.alarm,
+        failed_wakes=record.failed_wakes,
+        max_model_len=record.max_model_len,
         state_seconds=max(0, round(now - record.since)),
     )
 
@@ -110,7 +116,7 @@ def unclocked(told: Sequence[Row]) -> list[Row]:
 
 
 def view(told: Sequence[Row], note: str = "") -> Group:
-    """A table, then a line for each thing that an operator has to see to. `note` stands above."""
+    """A table, then how far each wake is, then what an operator has to see to. `note` stands above."""
     table = Table(
         "machine", "tier", "state", "for", "phase", "eta", "in flight", "idle", "endpoint", box=None, pad_edge=False
     )
@@ -130,7 +136,10 @@ def view(told: Sequence[Row], note: str = "") -> Group:
         )
     above = [Text(note, "bold yellow")] if note else []
     return Group(
-        *above, table if told else Text("no machines on record"), *(_trouble(row) for row in told if _ill(row))
+        *above,
+        table if told else Text("no machines on record"),
+        *(Text(f"  {row.id}: {row.reason}", "dim") for row in told if row.state == "waking"),
+        *(_trouble(row) for row in told if _ill(row)),
     )
 
 
@@ -154,7 +163,7 @@ def _eta(row: Row) -> str:
 
 
 def _ill(row: Row) -> bool:
-    return bool(row.alarm) or row.state in ("broken", "gone")
+    return bool(row.alarm) or row.failed_wakes > 0 or row.state in ("broken", "gone")
 
 
 def _trouble(row: Row) -> Text:

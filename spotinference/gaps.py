@@ -7,7 +7,8 @@ from rich.table import Table
 
 from shared.bus.subjects import METER_GAPS, METER_LOST
 from shared.messages.meter import DeclaredLost, DeclareLost, Gaps, GapsQuery
-from spotinference.context import Context, ask, echo_json, show, suite_options
+from spotinference.context import Context, ask, suite_options
+from spotinference.terminal import echo_json, say, show
 
 
 @click.group()
@@ -42,7 +43,7 @@ def close(context: Context, *, source: str, first: int, last: int, by: str, reas
     if as_json:
         echo_json(_told(left))
     else:
-        click.echo(f"{source} {first} to {last} is declared lost; gaps that are open: {len(left.open)}")
+        say(f"{source} {first} to {last} is declared lost; gaps that are open: {len(left.open)}")
 
 
 def _told(found: Gaps) -> dict[str, object]:
@@ -87,7 +88,7 @@ def _print(found: Gaps) -> None:
             table.add_row(lost.source, str(lost.first), str(lost.last), lost.by, _time(lost.at), lost.reason)
         show(table)
     if found.more:
-        click.echo("there are more")
+        say("there are more")
 
 
 def _time(at: float) -> str:

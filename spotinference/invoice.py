@@ -6,8 +6,7 @@ from decimal import Decimal, InvalidOperation
 
 import click
 import msgspec
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from services.billing.adapters.places import place
 from services.billing.deliveries import found, sent
@@ -15,8 +14,10 @@ from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_IMPORT, BILLING_INVOICES, BILLING_PAYABLE
 from shared.errors import Misconfigured
 from shared.messages.invoices import ImportAnswer, Invoices, InvoicesQuery, PayableNote
-from spotinference.context import Context, ask, echo_json, show, suite_options
+from shared.printable import printable
+from spotinference.context import Context, ask, suite_options
 from spotinference.invoice_view import imported_lines, imported_table, refused_lines, standings_table
+from spotinference.terminal import Screen, echo_json, say, show
 
 IMPORT_SECONDS = 900.0
 """For one delivery: ten million charges take a minute."""
@@ -39,16 +40,16 @@ def import_(context: Context, where: str, source: str, region: str | None, endpo
     Of a folder with AWS's manifests only the files that they list, one delivery for each; of any other all files. A
     delivery counts whole, or not at all: then the exit status is 1.
     """
-    with Console(stderr=True).status(f"importing {escape(where)}"):
+    with Screen(stderr=True).status(Text(printable(f"importing {where}"))):
         answers = context.on_bus(lambda bus: deliver(bus, where, source, region, endpoint_url))
     for answer in answers:
         for line in imported_lines(answer):
-            click.echo(line)
+            say(line)
         for line in refused_lines(answer):
-            click.echo(line, err=True)
+            say(line, err=True)
     if answers[-1].refusals:
         nothing = "nothing was imported" if len(answers) == 1 else "nothing of this delivery was imported"
-        click.echo(f"spotinference: {nothing}; every figure is as it was", err=True)
+        say(f"spotinference: {nothing}; every figure is as it was", err=True)
         sys.exit(1)
 
 
@@ -96,7 +97,7 @@ def check(context: Context, *, as_json: bool) -> None:
     else:
         show(standings_table(standings))
         for one in wrong:
-            click.echo(
+            say(
                 f"spotinference: {one.issuer}, invoice {one.invoice_id}: its charges are {one.billed} {one.currency}, "
                 f"payable are {one.payable}: import its newest file, or correct the amount",
                 err=True,

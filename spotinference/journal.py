@@ -19,7 +19,8 @@ from shared.messages.budget import GateTurned, Journalled
 from shared.messages.codec import Decoder, Unreadable, rfc3339
 from shared.messages.waker import Ordered, PhaseEnded, ProviderCall, Transition
 from shared.values import Duration
-from spotinference.context import Context, echo_json, suite_options
+from spotinference.context import Context, suite_options
+from spotinference.terminal import echo_json, say
 
 ALL = FLEET_JOURNAL.subjects[0]
 QUEUED = 1000
@@ -86,7 +87,7 @@ def decoded(found: Iterable[Received]) -> Iterator[Journalled]:
         try:
             entry = _decoder.decode(received.data)
         except Unreadable as error:
-            click.echo(f"spotinference: unreadable entry under {received.subject}: {error}", err=True)
+            say(f"spotinference: unreadable entry under {received.subject}: {error}", err=True)
         else:
             yield entry
 
@@ -172,7 +173,7 @@ def _tell_json(entry: Journalled) -> None:
 
 def _tell(entry: Journalled) -> None:
     whose = f"budget {entry.scope}" if isinstance(entry, GateTurned) else entry.machine
-    click.echo(f"{rfc3339(entry.at)}  {whose:<16}  {_words(entry)}")
+    say(f"{rfc3339(entry.at)}  {whose:<16}  {_words(entry)}")
 
 
 def _facts(entry: Journalled) -> dict[str, object]:

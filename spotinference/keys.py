@@ -18,7 +18,8 @@ from shared.messages.codec import encode, rfc3339
 from shared.messages.keys import KeyRecord, digest
 from shared.values import Money
 from spotinference.buckets import read_bucket
-from spotinference.context import Context, echo_json, fail, show, suite_options
+from spotinference.context import Context, fail, suite_options
+from spotinference.terminal import echo_json, say, show
 
 LIMITS = {
     "requests_per_minute": "requests/min",
@@ -84,7 +85,8 @@ def create(
     if as_json:
         echo_json({"id": key_id, "key": secret})
     else:
-        click.echo(f"id   {key_id}\nkey  {secret}\n\nIt is not stored and cannot be shown again.")
+        for line in (f"id   {key_id}", f"key  {secret}", "", "It is not stored and cannot be shown again."):
+            say(line)
 
 
 async def mint(
@@ -166,7 +168,7 @@ def revoke(context: Context, key_id: str) -> None:
 
     if not context.on_bus(work):
         fail(nobody(key_id))
-    click.echo(f"revoked {key_id}")
+    say(f"revoked {key_id}")
 
 
 def nobody(key_id: str) -> str:

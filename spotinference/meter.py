@@ -3,14 +3,14 @@
 from datetime import UTC, datetime
 
 import click
-from rich.console import Console
 from rich.progress import Progress
 
 from shared.bus.ports import Bus
 from shared.bus.subjects import METER_REREAD
 from shared.errors import Misconfigured
 from shared.messages.meter import Reread, RereadQuery
-from spotinference.context import Context, ask, echo_json, suite_options
+from spotinference.context import Context, ask, suite_options
+from spotinference.terminal import Screen, echo_json, say
 
 SUMS = ("read", "counted", "repeated", "quarantined")
 
@@ -34,7 +34,7 @@ def reread(context: Context, *, since: str, as_json: bool) -> None:
     if as_json:
         echo_json({"since": since, **sums})
     else:
-        click.echo(
+        say(
             f"read {sums['read']:,} messages again: {sums['counted']:,} were missing and are counted now, "
             f"{sums['repeated']:,} were in the ledger, {sums['quarantined']:,} cannot be counted"
         )
@@ -42,7 +42,7 @@ def reread(context: Context, *, since: str, as_json: bool) -> None:
 
 async def _reread(bus: Bus, since: float) -> dict[str, int]:
     sums = dict.fromkeys(SUMS, 0)
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading the stream", total=None)
         page = await ask(bus, METER_REREAD, RereadQuery(since=since), Reread)

@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from shared.bus.jetstream import JetStreamBus
@@ -22,9 +21,10 @@ from shared.bus.view import View
 from shared.errors import BusUnavailable, Refusal
 from shared.messages.waker import MachineRecord, MachineState, OrderKind, WakerCommand, WakerReply
 from shared.values import Duration
-from spotinference.context import Context, ask, echo_json, suite_options
+from spotinference.context import Context, ask, suite_options
 from spotinference.fleet import started
 from spotinference.fleet_view import span
+from spotinference.terminal import Screen, echo_json, say
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -133,7 +133,7 @@ def _give(context: Context, order: OrderKind, target: str, bound: float | None, 
         echo_json({"accepted": True, "machine": machine, "state": record.state if record else None})
     else:
         state = f": {_said(record)}" if record else ""
-        click.echo(f"accepted: {order} {target}{state}")
+        say(f"accepted: {order} {target}{state}")
 
 
 async def _ordered(bus: Bus, order: OrderKind, target: str) -> WakerReply:
@@ -197,7 +197,7 @@ class Watched:
         """The record when the order is done; `Refusal` when it will not be, or is not within `bound` seconds."""
         given_at = time.monotonic()
         goal = DONE[self._order]
-        with Console(stderr=True).status("") as progress:
+        with Screen(stderr=True).status("") as progress:
             while True:
                 record = self.nearest()
                 if record is not None and record.state == goal:

@@ -15,11 +15,12 @@ from shared.config import Config
 from shared.errors import BusUnavailable, Misconfigured
 from shared.messages.codec import Unreadable, decode
 from shared.messages.waker import TierMemory
-from spotinference.context import Context, echo_json, fail, suite_options
+from spotinference.context import Context, fail, suite_options
 from spotinference.plan_policies import WakeFrom, plan_of
 from spotinference.plan_replay import Span
 from spotinference.plan_table import fields, show_plans
 from spotinference.plan_traffic import DAY, Requests, by_tier, days_of, from_ledger, from_trace, traffic, within
+from spotinference.terminal import echo_json, say
 
 LEDGER_DAYS = 28
 """That are asked of the ledger when no first day is named."""
@@ -123,7 +124,7 @@ async def _measured(bus: Bus, config: Config) -> Wakes:
             try:
                 found[tier] = decode(entry.value, TierMemory).wakes
             except Unreadable as error:
-                click.echo(f"spotinference: what is remembered of tier {tier} cannot be read: {error}", err=True)
+                say(f"spotinference: what is remembered of tier {tier} cannot be read: {error}", err=True)
     return found
 
 

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from shared.messages.codec import rfc3339
-from spotinference.context import show
 from spotinference.plan_policies import Row, TierPlan, WakeFrom
 from spotinference.plan_replay import Span
+from spotinference.terminal import Screen, show
 
 WORDS: Mapping[WakeFrom, str] = {
     "measured": "the median of the last ones",
@@ -67,16 +66,16 @@ def _row_fields(row: Row) -> dict[str, Any]:
 
 
 def show_plans(plans: Sequence[TierPlan], source: str, span: Span, unknown: Mapping[str, int]) -> None:
-    console = Console()
-    console.print(f"{source}, {_minute(span[0])} to {_minute(span[1])} UTC", highlight=False)
+    console = Screen()
+    console.print(f"{source}, {_minute(span[0])} to {_minute(span[1])} UTC")
     for plan in plans:
         show(_table(plan))
         for note in _notes(plan):
-            console.print(f"  {note}", highlight=False)
+            console.print(f"  {note}")
     for rule in RULES:
-        console.print(rule, style="dim", highlight=False)
+        console.print(rule, style="dim")
     for model, count in unknown.items():
-        console.print(f"Left out, for no tier serves {model!r}: {count:,}", markup=False, highlight=False)
+        console.print(f"Left out, for no tier serves {model!r}: {count:,}")
 
 
 def _table(plan: TierPlan) -> Table:

@@ -5,6 +5,7 @@ import click
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.provision import provision as make
 from spotinference.context import Context, suite_options
+from spotinference.terminal import say
 
 
 @click.command()
@@ -17,4 +18,4 @@ def provision(context: Context, replicas: int) -> None:
         await make(bus, replicas=replicas)
 
     context.on_bus(work)
-    click.echo("the bus is provisioned")
+    say("the bus is provisioned")

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from services.billing.forms.csv import report_csv
 from services.billing.forms.html import report_html
@@ -14,8 +13,9 @@ from services.billing.forms.xlsx import report_xlsx
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_REPORT, BILLING_REPORTS
 from shared.messages.billing import DayReport, PeriodReport, ReportQuery, ReportsQuery
-from spotinference.context import Context, ask, echo_json, suite_options
+from spotinference.context import Context, ask, suite_options
 from spotinference.report_view import view
+from spotinference.terminal import Screen, echo_json, say
 from spotinference.usage import today
 from spotinference.written import write
 
@@ -66,11 +66,11 @@ def report(
     if as_json:
         echo_json(fields(figures))
     elif wanted:
-        click.echo(f"wrote {', '.join(map(str, wanted.values()))}")
+        say(f"wrote {', '.join(map(str, wanted.values()))}")
     else:
         _show(figures)
         if week and isinstance(figures, PeriodReport):
-            click.echo()
+            say()
             _show(figures.days[-1])
 
 
@@ -81,5 +81,5 @@ async def _ask(bus: Bus, day: str, to: str, days: int | None) -> Report:
 
 
 def _show(figures: Report) -> None:
-    console = Console(highlight=False)
+    console = Screen()
     console.print(view(figures, console.width))

@@ -15,12 +15,12 @@ from services.billing.forms.words import (
     TRAILING,
     Report,
     headline,
-    plain,
     span_of,
     top,
     trailing,
 )
 from shared.messages.billing import CAUSES, DayReport, Directions, KeyFigure, ModelFigure, PeriodReport, TierFigure
+from shared.printable import printable
 
 LEVELS = "▁▂▃▄▅▆▇█"
 GAP = "·"
@@ -62,7 +62,7 @@ def table(headings: Row, rows: Iterable[Row], sums: Iterable[Row] = (), *, texts
             made.add_column(Text(heading), justify=justify, no_wrap=True)
     for style, lines in (("", rows), ("bold", sums)):
         for line in lines:
-            made.add_row(*(Text(plain(cell), style) for cell in line))
+            made.add_row(*(Text(printable(cell), style) for cell in line))
     return made
 
 
@@ -81,9 +81,9 @@ def _period(report: PeriodReport, width: int) -> Iterator[RenderableType]:
     reasons = dict.fromkeys(day.reason for day in report.days if day.usd_per_mtok is None)
     without = [(spans([day.day for day in report.days if day.reason == reason]), reason) for reason in reasons]
     if without:
-        yield Text("\n".join(f"{days}: {plain(reason or 'not known')}" for days, reason in without))
+        yield Text("\n".join(f"{days}: {printable(reason or 'not known')}" for days, reason in without))
     if report.left_out:
-        yield Text(f"left out: {plain(report.left_out)}")
+        yield Text(f"left out: {printable(report.left_out)}")
 
 
 def _line(days: Sequence[DayReport]) -> Iterator[Text]:
@@ -117,21 +117,21 @@ def _day(report: DayReport) -> Iterator[RenderableType]:
     if report.tax:
         told.append(f", tax beside it ${_usd(report.tax)}")
     if report.change:
-        told.append(f"\nchanged: {plain(report.change)}")
+        told.append(f"\nchanged: {printable(report.change)}")
     if report.billed_share is not None:
         told.append(f"\n{report.billed_share:.1%} of the spend comes from charges, the rest from accruals")
     told.append(f"\nmade from {report.charges:,} charges")
     if report.shared_by:
-        told.append(f", shared cost spread by {plain(report.shared_by)}")
+        told.append(f", shared cost spread by {printable(report.shared_by)}")
     told.append(f"\nusage {'complete' if report.usage_complete else 'not complete'}")
     for reason in report.usage_reasons:
-        told.append(f"\n  {plain(reason)}")
+        told.append(f"\n  {printable(reason)}")
     yield told
 
 
 def _ratio(report: Report) -> Text:
     if report.usd_per_mtok is None:
-        return Text(f"$/Mtok not available: {plain(report.reason or 'not known')}", "bold")
+        return Text(f"$/Mtok not available: {printable(report.reason or 'not known')}", "bold")
     told = Text(f"${_usd(report.usd_per_mtok, 4)} per million tokens", "bold")
     if report.usd_per_mtok_output is not None:
         told.append(f", ${_usd(report.usd_per_mtok_output, 4)} per million output tokens", "not bold")
@@ -200,7 +200,7 @@ def _directions(found: Directions) -> Table:
 def _beside(report: Report) -> Iterator[Text]:
     if (always := report.always_on) is not None:
         if always.spend is None:
-            yield Text(f"always on: not available, {plain(always.reason or 'not known')}")
+            yield Text(f"always on: not available, {printable(always.reason or 'not known')}")
         else:
             yield Text(f"always on: ${_usd(always.spend)}, ${_usd(always.usd_per_mtok, 4)} per million tokens")
     if (variance := report.variance) is not None:

@@ -3,18 +3,18 @@
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from services.billing.forms.csv import statement_csv
 from services.billing.forms.html import statement_html
 from services.billing.forms.json import fields
-from services.billing.forms.words import plain
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_STATEMENT
 from shared.messages.billing import Statement, StatementLine, StatementQuery
-from spotinference.context import Context, ask, echo_json, fail, suite_options
+from shared.printable import printable
+from spotinference.context import Context, ask, fail, suite_options
 from spotinference.keys import is_known, nobody
 from spotinference.report_view import table
+from spotinference.terminal import Screen, echo_json, say
 from spotinference.usage import today
 from spotinference.written import write
 
@@ -53,15 +53,15 @@ def statement(
     elif csv is None and html is None:
         show(found)
     else:
-        click.echo(f"wrote {', '.join(str(path) for path in (csv, html) if path is not None)}")
+        say(f"wrote {', '.join(str(path) for path in (csv, html) if path is not None)}")
 
 
 def show(found: Statement) -> None:
     """A line per day and model, and their sum."""
-    console = Console(highlight=False)
+    console = Screen()
     amount = "not available" if found.amount is None else f"${found.amount:,.4f}"
-    told = f"{plain(found.key_id)}, {found.month}: {amount} for {found.tokens:,} tokens"
-    console.print(f"{told}, {'complete' if found.complete else 'not complete'}", markup=False)
+    told = f"{printable(found.key_id)}, {found.month}: {amount} for {found.tokens:,} tokens"
+    console.print(f"{told}, {'complete' if found.complete else 'not complete'}")
     wide = console.width >= WIDE
     if found.lines:
         kinds = ("prompt", "cached", "completion") if wide else ("tokens",)
@@ -69,7 +69,7 @@ def show(found: Statement) -> None:
         console.print(table(("model", "day", *kinds, "$/Mtok", "USD"), rows, texts=2))
     unpriced = dict.fromkeys(f"{line.day} {line.model}: {line.reason}" for line in found.lines if line.amount is None)
     for reason in (*unpriced, *found.reasons):
-        console.print(plain(reason), markup=False)
+        console.print(printable(reason))
 
 
 def _row(line: StatementLine, *, wide: bool) -> list[str]:

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from shared.bus.subjects import METER_TOKENS
 from shared.messages.meter import Tokens, TokensQuery, TokenSums
-from spotinference.context import Context, ask, echo_json, fail, show, suite_options
+from spotinference.context import Context, ask, fail, suite_options
+from spotinference.terminal import echo_json, say, show
 
 COUNTS = TokenSums.__struct_fields__
 
@@ -107,7 +108,7 @@ def _print(dimensions: Sequence[str], tokens: Tokens) -> None:
     table.add_row(*([""] * len(dimensions)), *_cells(tokens.totals))
     show(table)
     for reason in tokens.reasons:
-        click.echo(f"not complete: {reason}")
+        say(f"not complete: {reason}")
 
 
 def _values(sums: TokenSums) -> list[int]:

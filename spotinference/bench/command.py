@@ -7,7 +7,6 @@ from importlib.metadata import version as version_of
 
 import click
 import msgspec
-from rich.console import Console
 from rich.progress import Progress
 
 from shared.bus.jetstream import JetStreamBus
@@ -23,7 +22,8 @@ from spotinference.bench.load import BenchFailed, measure, session_for, warmed
 from spotinference.bench.place import gateway_origin, model_of, place
 from spotinference.bench.stream import Target
 from spotinference.bench.view import as_json, doubts, failures, listing, table
-from spotinference.context import Context, echo_json, show, suite_options
+from spotinference.context import Context, suite_options
+from spotinference.terminal import Screen, echo_json, say, show
 
 KEY_VARIABLE = "SPOTINFERENCE_KEY"
 ROUNDS = 4
@@ -89,7 +89,7 @@ def bench(
     else:
         show(table(run))
     for doubt in doubts(run):
-        click.echo(f"spotinference: {doubt}", err=True)
+        say(f"spotinference: {doubt}", err=True)
     if publish and run.published_at is None:
         raise BenchFailed("not published: figures of a run with failures are none to show")
 
@@ -160,7 +160,7 @@ class Bench:
 @contextmanager
 def _progress(shots: int) -> Iterator[Callable[[], None]]:
     """A bar on a terminal's standard error; call what it gives for each request done."""
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("measuring", total=shots)
         yield lambda: bar.advance(task)

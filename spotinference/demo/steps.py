@@ -15,7 +15,6 @@ from typing import Any
 import aiohttp
 import click
 import openai
-from rich.console import Console
 
 from services.meter.core.engine_counters import EngineCounters, parse
 from services.waker.adapters import files
@@ -23,6 +22,7 @@ from shared.errors import SpotinferenceError
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode, decode_text
 from shared.messages.waker import ProviderCall
+from shared.printable import printable
 from spotinference import model_file
 from spotinference.demo import preflight
 from spotinference.demo.invoice import demo_invoice
@@ -30,6 +30,7 @@ from spotinference.demo.messages import Messages, following
 from spotinference.demo.suite import WAIT_SECONDS, DemoFailed, Stage, Suite, expect, until, up
 from spotinference.journal import journal_entries
 from spotinference.report_view import view
+from spotinference.terminal import Screen
 
 DEFAULT_FOLDER = Path(".spotinference/demo")
 MODEL = "smollm2-135m"
@@ -76,7 +77,8 @@ async def run(folder: Path | None) -> int:
         async with up(folder, stage) as suite:
             await _serve(suite, stage)
     except (SpotinferenceError, openai.OpenAIError, aiohttp.ClientError) as error:
-        click.secho(f"\nthe demo failed: {error}\nlogs are in {folder / 'logs'}", fg="red", err=True)
+        reason = "\n".join(map(printable, str(error).split("\n")))
+        click.secho(f"\nthe demo failed: {reason}\nlogs are in {folder / 'logs'}", fg="red", err=True)
         return 1
     click.secho(f"\nDone in {time.monotonic() - stage.begun:.1f} s; everything has stopped.", bold=True)
     return 0
@@ -167,7 +169,8 @@ async def _stream(client: openai.AsyncOpenAI, stage: Stage, messages: Messages, 
                         first = time.monotonic()
                         printing.enter_context(messages.held())
                         click.echo("             ", nl=False)
-                    click.echo(choice.delta.content.replace("\n", "\n             "), nl=False)
+                    lines = map(printable, choice.delta.content.split("\n"))
+                    click.echo("\n             ".join(lines), nl=False)
         click.echo()
     expect(first is not None and tokens > 0, "the stream brought no tokens")
     assert first is not None
@@ -226,7 +229,7 @@ async def _books(suite: Suite, stage: Stage) -> None:
     today = datetime.fromtimestamp(now, UTC).date()
     days = [(today - timedelta(days=1)).isoformat(), today.isoformat()]
     reports = [decode((await suite.command("report", "--day", day, "--json")).encode(), DayReport) for day in days]
-    console = Console(highlight=False)
+    console = Screen()
     for report in reports:
         click.echo()
         console.print(view(report, console.width))

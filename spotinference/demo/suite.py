@@ -20,6 +20,7 @@ from shared.messages.codec import decode, decode_any, decode_text
 from shared.messages.waker import MachineRecord
 from spotinference.buckets import read_bucket
 from spotinference.context import Context
+from spotinference.terminal import say
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class Stage:
         click.secho(f"\n{self._number}. {title}", bold=True)
 
     def say(self, text: str) -> None:
-        click.echo(f"   {time.monotonic() - self._step_begun:6.2f} s  {text}")
+        say(f"   {time.monotonic() - self._step_begun:6.2f} s  {text}")
 
 
 @dataclass

@@ -25,6 +25,16 @@ LENIENT = {"latin-1", "replace", "backslashreplace", "ignore"}
 Rule = Callable[[PurePosixPath, str], list[str]]
 
 
+PRINTERS = {
+    PurePosixPath("spotinference/terminal.py"),
+    PurePosixPath("spotinference/up/console.py"),
+    *(PurePosixPath(f"spotinference/{name}.py") for name in ("engine", "model_file")),
+    *(PurePosixPath(f"spotinference/demo/{name}.py") for name in ("steps", "suite")),
+}
+"""Beside `terminal`: what prints our own words alone, and the demo, which asks `printable` itself."""
+_PRINTS = re.compile(r"click\.s?echo\(|(?<![.\w])print\(|rich\.console import .*\bConsole\b")
+
+
 def short_file(path: PurePosixPath, text: str) -> list[str]:
     limit = MAX_TEST_FILE_LINES if path.parts[0] == "tests" else MAX_FILE_LINES
     lines = len(text.splitlines())
@@ -88,4 +98,15 @@ def no_decoding(path: PurePosixPath, text: str) -> list[str]:
     ]
 
 
-RULES: tuple[Rule, ...] = (short_file, short_functions, telling_name, docstring, reasons, no_decoding)
+def one_printer(path: PurePosixPath, text: str) -> list[str]:
+    """What commands print passes through one module, which keeps text from outside from steering the terminal."""
+    if path.parts[0] != "spotinference" or path in PRINTERS:
+        return []
+    return [
+        f"line {number}: print with `spotinference.terminal`"
+        for number, line in enumerate(text.splitlines(), 1)
+        if _PRINTS.search(line)
+    ]
+
+
+RULES: tuple[Rule, ...] = (short_file, short_functions, telling_name, docstring, reasons, no_decoding, one_printer)

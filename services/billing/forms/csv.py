@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
-from services.billing.forms.words import Report, days_of, decimal, plain
+from services.billing.forms.words import Report, days_of, decimal
 from shared.messages.billing import DayReport, DirectionFigure, PeriodReport, Statement
+from shared.printable import printable
 
 DAY_COLUMNS = (
     "day",
@@ -73,7 +74,7 @@ def statement_csv(statement: Statement) -> bytes:
 
 def text(outside: str | None) -> str:
     """A cell that no spreadsheet takes for a formula: `'` stands before what could be one."""
-    shown = plain(outside or "")
+    shown = printable(outside or "")
     return f"'{shown}" if shown.lstrip(" '").startswith(FORMULA) else shown
 
 

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from services.billing.forms import words
 from services.billing.forms.charts import bars, plot
 from shared.messages.billing import DayReport, PeriodReport, Statement
+from shared.printable import printable
 
 MOST_ROWS = 25
 """Of models and of keys on a page; the rest in one row. The other forms have all."""
@@ -81,5 +82,5 @@ def _share(part: Decimal, whole: Decimal | None) -> str:
 def _shown(value: object) -> object:
     """Text from outside in one line, null as a dash; our own markup as it is."""
     if isinstance(value, str) and not hasattr(value, "__html__"):
-        return words.plain(value)
+        return printable(value)
     return words.NOTHING if value is None else value

@@ -38,13 +38,6 @@ Report = DayReport | PeriodReport
 P = TypeVar("P", bound=TierFigure | ModelFigure | KeyFigure)
 
 
-def plain(text: str) -> str:
-    """Text from outside in one line; what is not printed, such as ESC, NUL or a turn of direction, as `\\x1b`."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def decimal(number: Decimal | None) -> str:
     """Every digit, never as `1E-12`; empty where there is none."""
     return "" if number is None else f"{number:f}"

@@ -11,9 +11,10 @@ from xlsxwriter import Workbook
 from xlsxwriter.format import Format
 from xlsxwriter.worksheet import Worksheet
 
-from services.billing.forms.words import BASIS, NOBODY, TRAILING, Report, days_of, decimal, plain, span_of, trailing
+from services.billing.forms.words import BASIS, NOBODY, TRAILING, Report, days_of, decimal, span_of, trailing
 from shared.errors import Refusal
 from shared.messages.billing import DayReport, PeriodReport
+from shared.printable import printable
 
 Kind = Literal["date", "text", "count", "money", "share"]
 Cell = date | str | int | Decimal | None
@@ -196,7 +197,7 @@ def _cell(sheet: Worksheet, line: int, column: int, cell: Cell, form: Format) ->
             return
         case str():
             # `write` would make a formula or a link of some texts.
-            sheet.write_string(line, column, plain(cell), form)
+            sheet.write_string(line, column, printable(cell), form)
         case date():
             sheet.write_datetime(line, column, datetime(cell.year, cell.month, cell.day), form)  # noqa: DTZ001 - no zones in a sheet
         case _:

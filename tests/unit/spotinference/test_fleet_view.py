@@ -68,6 +68,8 @@ def test_a_row_has_what_the_record_has() -> None:
         "wake_id": "w1",
         "generation": 3,
         "alarm": "look here",
+        "failed_wakes": 0,
+        "max_model_len": None,
         "state_seconds": 100,
     }
 
@@ -179,3 +181,14 @@ def test_every_state_has_its_colour() -> None:
 def test_a_doubt_stands_above_and_an_empty_fleet_says_so() -> None:
     assert drawn(record(), note="the bus does not answer").splitlines()[0].strip() == "the bus does not answer"
     assert drawn().strip() == "no machines on record"
+
+
+def test_a_wake_that_failed_and_one_under_way_say_why() -> None:
+    told = drawn(
+        record("m1", "asleep", reason="the engine ended with exit status 1", failed_wakes=1),
+        record("m2", "waking", reason="its engine is up: 500", phase="first_token"),
+        record("m3", "asleep", reason="idle for 900 s"),
+    )
+    assert "! m1: the engine ended with exit status 1" in told
+    assert "  m2: its engine is up" in told
+    assert "idle for 900 s" not in told
