@@ -73,6 +73,8 @@ class _Completions:
             for choice in self._each_choice
         ]
         self.parts = roles + tokens if chat else tokens
+        self._told = [0] * self._choices
+        """Tokens of each choice so far: vLLM's running usage is of the chunk's own choice."""
 
     @property
     def _each_choice(self) -> range:
@@ -83,9 +85,11 @@ class _Completions:
         logprobs = self._echo([part.says]) if self._logprobs and part.token else None
         finish = self._finish if part.last else None
         choice = {"index": part.choice, **said, "logprobs": logprobs, "finish_reason": finish}
+        self._told[part.choice] += part.token
+        own = self._told[part.choice]
         if part.token:
             choice["stop_reason"] = None
-        return self._chunk([{**choice, **self._script.vendor}], completion if self._continuous else None)
+        return self._chunk([{**choice, **self._script.vendor}], own if self._continuous else None)
 
     def ending(self, completion: int) -> list[str]:
         usage = [self._chunk([], completion)] if self._include_usage and self._script.reports_usage else []
