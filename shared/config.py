@@ -92,6 +92,8 @@ class GatewaySection(ServiceSection, frozen=True, kw_only=True):
     """Between two reads of an answer."""
     max_event_bytes: int = 4 * 1024 * 1024
     """Of one event in an engine's stream: read in one go, it may not keep the other requests waiting."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages whose scripts may use the API, such as `https://chat.example.org`; `*` is any. Absent: none."""
     access_log: bool = True
     """A line for each request."""
     outbox_max_bytes: int = 1024 * 1024 * 1024

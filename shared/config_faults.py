@@ -27,6 +27,7 @@ def faults(config: Config) -> list[str]:
         found += (f"machine[{number}] ({machine.id}): {fault}" for fault in _machine_faults(config, machine))
     for number, model in enumerate(config.model, 1):
         found += (f"model[{number}] ({model.name}): lineup: {fault}" for fault in _lineup_faults(config, model))
+    found += (f"gateway.cors_origins: {fault}" for fault in map(_origin_fault, config.gateway.cors_origins) if fault)
     found += _account_faults(config)
     found += _schedule_faults(config)
     found += _ladder_faults(config.billing.band_steps)
@@ -37,6 +38,15 @@ def faults(config: Config) -> list[str]:
     )
     found += (f"{at}: a port is 0 to 65535, got {port}" for at, port in _ports(config) if not 0 <= port <= 65535)
     return found
+
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:-]+")
+
+
+def _origin_fault(origin: str) -> str:
+    if origin == "*" or _ORIGIN.fullmatch(origin):
+        return ""
+    return f'expected an origin as browsers send it, such as "https://chat.example.org", or "*", got {origin!r}'
 
 
 def _name_faults(what: str, names: list[str]) -> list[str]:

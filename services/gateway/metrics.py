@@ -53,6 +53,10 @@ class Metrics(Collector):
     def __init__(self, registry: CollectorRegistry, limit_hits: Counter[str]) -> None:
         self.answers: Counter[tuple[int, str]] = Counter()
         """By status and, for an error of ours, its code."""
+        self.without_key = 0
+        """Answers to requests without a key that may be used."""
+        self.unlogged: Callable[[], int] = lambda: 0
+        """How many of them have no line in the access log."""
         self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.prompt_tokens = self.cached_tokens = self.completion_tokens = self.reasoning_tokens = 0
         self.limit_hits = limit_hits
@@ -90,6 +94,9 @@ class Metrics(Collector):
         yield _counter(
             "answers", "Answers, by status and, for an error of ours, its code.", ("status", "code"), answers
         )
+        yield _counter("without_key", "Requests without a valid key.", (), {(): self.without_key})
+        unlogged = "Requests without a valid key that the access log left out: they came too fast."
+        yield _counter("without_key_unlogged", unlogged, (), {(): self.unlogged()})
         yield _counter("requests", "Requests that reached an engine.", ("outcome",), _single(self.outcomes))
         tokens = {
             "prompt": self.prompt_tokens,

@@ -69,7 +69,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     runtime.health.add("outbox", lambda: outbox.fault)
     # With its views read it serves without the bus: to be unready would take every gateway away at once.
     runtime.health.drop("bus")
-    front = Front(door, runtime.monotonic)
+    front = Front(door, runtime.monotonic, lambda: not runtime.health.faults())
     door.metrics.watch("connections", "Connections of clients.", lambda: len(front.connections))
     door.metrics.watch(
         "buffered_bytes", "Request bodies, and responses until they are read, in memory.", lambda: door.memory.used
@@ -97,6 +97,8 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         await door.sender.drain(SEND_SECONDS)
         door.engines.close()
         outbox.close()
+        door.access_log.report_suppressed()
+        door.access_log.flush()
 
 
 def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth], wakes: View[KeyWakes], gates: GateView) -> Door:
@@ -138,6 +140,7 @@ def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth], wakes: View[
         access_log=AccessLog(runtime.service, enabled=config.gateway.access_log),
         now=runtime.now,
     )
+    metrics.unlogged = lambda: door.access_log.unlogged
     metrics.watch("in_flight", "Requests at engines.", lambda: hold.total_in_flight)
     metrics.watch("waiting", "Requests held for a wake.", lambda: hold.total_waiting)
     metrics.watch("machines_left_alone", "Machines that failed again and again.", lambda: len(hold.breaker.open))

@@ -53,7 +53,7 @@ def invalid_api_key() -> ApiError:
     message = (
         "Missing or invalid API key: send `Authorization: Bearer sk-…` with a key that is neither revoked nor expired."
     )
-    return ApiError(401, "invalid_api_key", message)
+    return ApiError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
 
 
 def model_not_allowed(model: str) -> ApiError:
@@ -71,8 +71,10 @@ def model_not_found(model: str) -> ApiError:
     )
 
 
-def not_found(path: str) -> ApiError:
-    return ApiError(404, "not_found", f"There is nothing at {path[:MOST_GIVEN_BACK]!r}.")
+def not_found(path: str, meant: str | None = None) -> ApiError:
+    """`meant` is a path that there is."""
+    hint = f" Did you mean {meant}?" if meant else ""
+    return ApiError(404, "not_found", f"There is nothing at {path[:MOST_GIVEN_BACK]!r}.{hint}")
 
 
 def method_not_allowed(method: str, allowed: str) -> ApiError:
@@ -111,6 +113,11 @@ def unsupported_media_type(got: str) -> ApiError:
     return ApiError(
         415, "unsupported_media_type", f"Send Content-Type: application/json, not {got[:MOST_GIVEN_BACK]!r}."
     )
+
+
+def unsupported_encoding(got: str) -> ApiError:
+    message = f"Send the body as it is, without Content-Encoding: {got[:MOST_GIVEN_BACK]!r} is not understood."
+    return ApiError(415, "unsupported_media_type", message)
 
 
 def rate_limited(limit: str, retry_after: int) -> ApiError:
@@ -162,9 +169,11 @@ def outbox_full(reason: str) -> ApiError:
     return ApiError(503, "outbox_full", message, "server_error", headers={"Retry-After": "10"})
 
 
-def waking(retry_after: int, eta: str) -> ApiError:
+def waking(retry_after: int, eta: str, *, should_retry: bool = True) -> ApiError:
+    """`should_retry`: an SDK may do so by itself; False for a caller who wants to hear at once how it stands."""
     message = f"The model's machine is waking (eta {eta}); the request did not ask to wait longer."
-    return ApiError(503, "waking", message, "server_error", headers={"Retry-After": str(retry_after)})
+    headers = {"Retry-After": str(retry_after)} | ({} if should_retry else _NO_RETRY)
+    return ApiError(503, "waking", message, "server_error", headers=headers)
 
 
 def leaving() -> ApiError:

@@ -22,7 +22,11 @@ ANYWHERE = (
     errors.head_too_large(32 * 1024),
     errors.internal_error(),
 )
-OF_NO_PATH = (errors.not_found("/v2/models"), errors.method_not_allowed("GET", "POST"))
+DESCRIPTION = (
+    "OpenAI's API before engines that sleep. `HEAD` is answered wherever `GET` is. A doubled or trailing slash is the "
+    "same path. Scripts of pages from the configuration's `cors_origins` may use the API."
+)
+OF_NO_PATH = (errors.not_found("/chat/completions", "/v1/chat/completions"), errors.method_not_allowed("GET", "POST"))
 WITH_KEY = (*ANYWHERE, errors.invalid_api_key())
 OF_A_MODEL = (*WITH_KEY, errors.model_not_allowed("org/model"), errors.model_not_found("org/model"))
 OF_AN_ENGINE = (
@@ -32,6 +36,7 @@ OF_AN_ENGINE = (
     errors.length_required(),
     errors.request_too_large(32 * 1024 * 1024),
     errors.unsupported_media_type("text/plain"),
+    errors.unsupported_encoding("gzip"),
     errors.too_many_bytes(),
     errors.too_many_waiting(30),
     errors.rate_limited("requests per minute", 30),
@@ -44,6 +49,7 @@ OF_AN_ENGINE = (
     errors.budget_closed("billing_unobservable"),
     errors.outbox_full("no space left on device"),
     errors.waking(30, "142 s"),
+    errors.waking(30, "?", should_retry=False),
     errors.leaving(),
     errors.wake_timeout(600),
 )
@@ -67,6 +73,7 @@ _HEADERS: Json = {
     },
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1, "maximum": 60}},
     "x-should-retry": {"description": "SDKs obey it.", "schema": {"const": "false"}},
+    "WWW-Authenticate": {"description": "The scheme of `Authorization`.", "schema": {"const": "Bearer"}},
     "Allow": {"description": "The methods of the path.", "schema": {"type": "string"}},
 }
 _LIMIT_HEADERS: Json = {
@@ -99,9 +106,19 @@ _SCHEMAS: Json = {
         "properties": {
             "id": {"type": "string"},
             "object": {"const": "model"},
-            "created": {"type": "integer"},
+            "created": {"type": "integer", "description": "When the gateway read its configuration, Unix seconds."},
             "owned_by": {"type": "string"},
+            "max_model_len": {
+                "type": "integer",
+                "minimum": 1,
+                "description": "The longest context in tokens, where an engine has told it.",
+            },
         },
+    },
+    "Health": {
+        "type": "object",
+        "required": ["status"],
+        "properties": {"status": {"enum": ["ok", "draining", "not ready"]}},
     },
     "Models": {
         "type": "object",
@@ -140,9 +157,10 @@ def document() -> bytes:
     name["description"] = "A `/` in it may be written `%2F`."
     paths["/v1/models/{model}"] = {"get": _reading("getModel", _schema("Model"), OF_A_MODEL) | {"parameters": [name]}}
     paths["/openapi.json"] = {"get": _reading("getDescription", {"type": "object"}, ANYWHERE) | {"security": []}}
+    paths["/health"] = {"get": _health()}
     told = {
         "openapi": "3.1.0",
-        "info": {"title": "spotinference", "version": "1", "description": "OpenAI's API before engines that sleep."},
+        "info": {"title": "spotinference", "version": "1", "description": DESCRIPTION},
         "security": [{"key": []}],
         "paths": paths,
         "components": {
@@ -184,6 +202,12 @@ def _reading(name: str, schema: Json, refusals: Iterable[ApiError]) -> Json:
     content = {"application/json": {"schema": schema}}
     answer = {"description": "As asked.", "headers": _headers("x-request-id"), "content": content}
     return {"operationId": name, "responses": {"200": answer, **_refusals(refusals, engine=False)}}
+
+
+def _health() -> Json:
+    operation = _reading("getHealth", _schema("Health"), ANYWHERE) | {"security": []}
+    operation["responses"]["503"] = operation["responses"]["200"] | {"description": "It takes no new requests now."}
+    return operation
 
 
 def _refusals(table: Iterable[ApiError], *, engine: bool) -> Json:

@@ -31,9 +31,9 @@ class Outlook:
         eta = "?" if self.eta is None else self.eta
         return f": waking tier={self.tier} phase={self.phase or '?'} eta={eta}\n\n".encode()
 
-    def refusal(self) -> ApiError:
+    def refusal(self, *, should_retry: bool = True) -> ApiError:
         """For a caller who asked not to wait longer."""
-        return errors.waking(self.retry_after, "?" if self.eta is None else f"{self.eta} s")
+        return errors.waking(self.retry_after, "?" if self.eta is None else f"{self.eta} s", should_retry=should_retry)
 
 
 def outlook(first: str, records: Iterable[tuple[MachineRecord, float]], now: float) -> Outlook:

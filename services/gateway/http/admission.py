@@ -125,7 +125,7 @@ class Admission:
         if wait == 0:
             if reached is None:
                 door.demand.ask_once(model.name, request.id, door.wake_limits.cause(self._key), deadline)
-            raise outlook_of(door, model).refusal()
+            raise outlook_of(door, model).refusal(should_retry=False)
         waiting = Waiting(
             door,
             model,

@@ -39,6 +39,7 @@ class ClientConnection(asyncio.Protocol):
         "_lingering",
         "_on_read",
         "_paused",
+        "_peer",
         "_serving",
         "_transport",
         "_turn",
@@ -49,9 +50,10 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, application: Application) -> None:
         self._application = application
         self._turn = application.turn
-        self._incoming = Incoming(application.settings, application.memory, application.begin)
+        self._incoming = Incoming(application.settings, application.memory, self._begin)
         self._serving: Serving | None = None
         self._advancing = self._lingering = self._paused = False
+        self._peer = ""
         self._on_read: list[Callable[[], None]] = []
         """To be called once the client has read what was written, or has gone."""
         self._unsent = 0
@@ -63,6 +65,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its class
+        self._peer = peer_address(transport.get_extra_info("peername"))
         self.deadline = self._application.now + self._application.settings.keepalive_timeout
         if not self._application.connected(self):
             self._transport.abort()
@@ -174,6 +177,10 @@ class ClientConnection(asyncio.Protocol):
     def abort(self) -> None:
         self._transport.abort()
 
+    def _begin(self, request: Request) -> None:
+        request.peer = self._peer
+        self._application.begin(request)
+
     @property
     def unread(self) -> int:
         """Whole answers that are counted until the client has read them."""
@@ -234,7 +241,9 @@ class ClientConnection(asyncio.Protocol):
             self._application.refuse(request, self, error)
 
     def _head(self, request: Request, status: int, fields: bytes) -> bytes:
-        every = self._application.every_answer
+        every, cors = self._application.every_answer, self._application.cors
+        if cors is not None:
+            fields += cors.fields(request.headers.get(b"origin"))
         return b"%b%bX-Request-Id: %b\r\n%b" % (head.status_line(status), every, request.id.encode("ascii"), fields)
 
     def _keeps(self, request: Request) -> bool:
@@ -283,3 +292,8 @@ class ClientConnection(asyncio.Protocol):
             self.deadline = self._incoming.head_deadline
         elif self.deadline == math.inf:
             self.deadline = self._application.now + settings.keepalive_timeout
+
+
+def peer_address(name: object) -> str:
+    """The address alone of a socket's peer; none where the socket has gone already."""
+    return str(name[0]) if isinstance(name, tuple) and name else ""

@@ -3,20 +3,19 @@
 import asyncio
 import math
 from collections.abc import Callable
-from urllib.parse import unquote
 
-import msgspec
-
-from services.gateway.core import errors, openapi
+from services.gateway.core import errors
+from services.gateway.core.cors import Cors
 from services.gateway.core.errors import ApiError
 from services.gateway.core.openapi import ENGINE_PATHS
+from services.gateway.core.paths import normalize
 from services.gateway.door import Door
 from services.gateway.http import head
 from services.gateway.http.connection import ClientConnection
 from services.gateway.http.exchange import Exchange
+from services.gateway.http.pages import METHODS, Pages
 from services.gateway.http.request import AUTHORIZATION, Request
 from services.gateway.http.told import told
-from shared.config import Model
 from shared.ids import uuid7
 from shared.messages.keys import KeyRecord
 
@@ -29,7 +28,7 @@ JSON_FIELDS = b"Content-Type: application/json\r\n"
 class Front:
     """What the connections share. Its owner calls `tick` every `TICK_SECONDS`."""
 
-    def __init__(self, door: Door, monotonic: Callable[[], float]) -> None:
+    def __init__(self, door: Door, monotonic: Callable[[], float], is_ready: Callable[[], bool]) -> None:
         self._door = door
         self._monotonic = monotonic
         self.settings = door.config.gateway
@@ -38,7 +37,8 @@ class Front:
         self.connections: set[ClientConnection] = set()
         self._disconnected = asyncio.Event()
         self._engine_paths = {path.encode("ascii"): path for path in ENGINE_PATHS}
-        self._document = openapi.document()
+        self._pages = Pages(door, is_ready)
+        self.cors = Cors(self.settings.cors_origins) if self.settings.cors_origins else None
         self._second = -math.inf
         self.now = 0.0
         self.every_answer = b""
@@ -64,6 +64,7 @@ class Front:
             for exchange in self._door.exchanges:
                 exchange.account()
             self._door.look_at_gates()
+            self._door.access_log.report_suppressed(self._door.now())
         self._door.access_log.flush()
 
     def close_idle(self) -> None:
@@ -102,7 +103,12 @@ class Front:
         key: KeyRecord | None = None
         try:
             engine_path = self._engine_paths.get(request.target)
-            path = engine_path or _path(request.target)
+            path = engine_path or normalize(request.target)
+            preflight = self.cors.preflight(request.method, request.headers) if self.cors else None
+            if preflight is not None:
+                told(self._door, request, 200, "", key_id=None)
+                client.respond(request, 200, preflight, b"")
+                return None
             if path in ENGINE_PATHS:
                 _allow(request, "POST")
                 key = self._door.authorize(request.headers.get(AUTHORIZATION))
@@ -112,21 +118,17 @@ class Front:
                 if b"expect" in request.headers and not request.complete:
                     client.proceed()
                 return Exchange(self._door, client, request, key, path)
-            if path == "/openapi.json":
-                _allow(request, "GET")
-                body = self._document
-            elif path == "/v1/models" or path.startswith("/v1/models/"):
-                _allow(request, "GET")
+            needs_key = self._pages.needs_key(path)
+            _allow(request, *METHODS)
+            if needs_key:
                 key = self._door.authorize(request.headers.get(AUTHORIZATION))
-                body = self._models(key, path)
-            else:
-                raise errors.not_found(path)
+            status, body = self._pages.get(path, key)
         except ApiError as error:
             self.refuse(request, client, error)
         else:
-            told(self._door, request, 200, "", key_id=key.id if key else None)
             fields = JSON_FIELDS if key is None else JSON_FIELDS + self._door.limit_fields(key)
-            client.respond(request, 200, fields, body)
+            told(self._door, request, status, "", key_id=key.id if key else None)
+            client.respond(request, status, fields, body)
         return None
 
     def refuse(self, request: Request, client: ClientConnection, error: ApiError) -> None:
@@ -144,34 +146,14 @@ class Front:
             raise errors.unsupported_media_type(content_type.decode("latin-1"))
         encoding = headers.get(b"content-encoding", IDENTITY)
         if encoding.strip().lower() != IDENTITY:
-            raise errors.unsupported_media_type(f"Content-Encoding: {encoding.decode('latin-1')}")
+            raise errors.unsupported_encoding(encoding.decode("latin-1"))
         length = request.content_length
         if length is None and b"transfer-encoding" not in headers:
             raise errors.length_required()
         if length is not None and length > self.settings.max_body_bytes:
             raise errors.request_too_large(self.settings.max_body_bytes)
 
-    def _models(self, key: KeyRecord, path: str) -> bytes:
-        name = path.removeprefix("/v1/models").removeprefix("/")
-        if not name:
-            listed = [_entry(model) for model in self._door.config.model if key.allows(model.name)]
-            return msgspec.json.encode({"object": "list", "data": listed})
-        return msgspec.json.encode(_entry(self._door.model(unquote(name), key)))
-
-
-def _entry(model: Model) -> dict[str, object]:
-    return {"id": model.name, "object": "model", "created": 0, "owned_by": "spotinference"}
-
 
 def _allow(request: Request, *methods: str) -> None:
     if request.method not in methods:
         raise errors.method_not_allowed(request.method, ", ".join(methods))
-
-
-def _path(target: bytes) -> str:
-    """The path of a request's target, which may be a whole URL and have a query."""
-    text = target.decode("latin-1")
-    if not text.startswith("/"):
-        _, found, rest = text.partition("://")
-        text = f"/{rest.partition('/')[2]}" if found else text
-    return text.partition("?")[0]

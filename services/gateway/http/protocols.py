@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Protocol
 
+from services.gateway.core.cors import Cors
 from services.gateway.core.errors import ApiError
 from services.gateway.core.memory import Memory
 from services.gateway.http.request import Request
@@ -37,6 +38,9 @@ class Application(Protocol):
     """Monotonic seconds, as of the last tick."""
     every_answer: bytes
     """Header lines."""
+
+    cors: Cors | None
+    """None: no other site's page may read anything."""
 
     @property
     def leaving(self) -> bool: ...

@@ -21,6 +21,7 @@ class Request:
         "keep_alive",
         "method",
         "opened",
+        "peer",
         "target",
         "version",
     )
@@ -32,6 +33,8 @@ class Request:
         """Ours, a UUIDv7."""
         self.arrived = 0.0
         """Unix seconds at which its head was complete."""
+        self.peer = ""
+        """The address of who connected: a client, or the proxy before us."""
         self.method = ""
         self.target = b""
         self.version = ""

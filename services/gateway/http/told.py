@@ -15,10 +15,13 @@ def told(
 ) -> None:
     """`code`: of an error of ours, else empty. `tally`: of a request that was for an engine."""
     door.metrics.answers[status, code] += 1
-    if not door.access_log.enabled:
+    if key_id is None:
+        door.metrics.without_key += 1
+    if not door.access_log.enabled or (key_id is None and not door.access_log.admits_anonymous(door.now())):
         return
     door.access_log.line(
         request_id=request.id,
+        peer=request.peer,
         method=request.method,
         path=request.target.partition(b"?")[0][:MAX_PATH].decode("latin-1"),  # some send their key in a query
         status=status,

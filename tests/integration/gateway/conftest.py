@@ -93,6 +93,7 @@ class Front:
         *,
         phase: Phase | None = None,
         ready_at: float | None = None,
+        max_model_len: int | None = None,
     ) -> int:
         """Write the machine's record as the waker does; returns its revision."""
         record = MachineRecord(
@@ -107,6 +108,7 @@ class Front:
             wake_id="wake-1",
             phase=phase,
             ready_at=ready_at,
+            max_model_len=max_model_len,
         )
         return await self.bus.put(FLEET, subjects.machine_key(machine), encode(record))
 

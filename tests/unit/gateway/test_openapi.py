@@ -59,7 +59,8 @@ def test_what_no_path_answers_is_described_beside_them(error: ApiError) -> None:
 
 
 def test_an_advice_that_always_comes_is_promised() -> None:
-    assert answers("/v1/models")["401"]["headers"].keys() == {"x-request-id"}
+    assert answers("/v1/models")["401"]["headers"].keys() == {"x-request-id", "WWW-Authenticate"}
+    assert resolved(answers("/v1/models")["401"]["headers"]["WWW-Authenticate"])["required"]
     assert resolved(answers("/v1/models")["401"]["headers"]["x-request-id"])["required"]
     assert SHARED["responses"]["method_not_allowed"]["headers"]["Allow"]["required"]
     unsure = resolved(answers("/v1/responses")["503"]["headers"]["Retry-After"])
@@ -69,6 +70,7 @@ def test_an_advice_that_always_comes_is_promised() -> None:
 def test_each_path_has_its_own_statuses() -> None:
     every = {"400", "408", "431", "500"}
     assert set(answers("/openapi.json")) == {"200", *every}
+    assert set(answers("/health")) == {"200", "503", *every}
     assert set(answers("/v1/models")) == {"200", "401", *every}
     assert set(answers("/v1/models/{model}")) == {"200", "401", "403", "404", *every}
     engine = {"403", "404", "411", "413", "415", "429", "502", "503", "504"}
@@ -77,11 +79,11 @@ def test_each_path_has_its_own_statuses() -> None:
         assert set(answers(path)["200"]["content"]) == {"application/json", "text/event-stream"}
 
 
-def test_a_key_is_asked_for_everywhere_but_for_the_description() -> None:
+def test_a_key_is_asked_for_everywhere_but_for_the_description_and_the_health() -> None:
     assert DOCUMENT["security"] == [{"key": []}]
     without = [path for path, item in DOCUMENT["paths"].items() if any("security" in made for made in item.values())]
-    assert without == ["/openapi.json"]
-    assert DOCUMENT["paths"]["/openapi.json"]["get"]["security"] == []
+    assert sorted(without) == ["/health", "/openapi.json"]
+    assert all(DOCUMENT["paths"][path]["get"]["security"] == [] for path in without)
 
 
 def test_it_is_openapi_as_others_read_it() -> None:

@@ -1,0 +1,22 @@
+"""The path that a request's target means."""
+
+from collections.abc import Collection
+
+
+def normalize(target: bytes) -> str:
+    """Return the path of a target, which may be a whole URL and have a query.
+
+    A doubled or trailing slash is the same path. Escapes stay: `%2F` is no slash of the path.
+    """
+    text = target.decode("latin-1")
+    if not text.startswith("/"):
+        _, found, rest = text.partition("://")
+        text = f"/{rest.partition('/')[2]}" if found else text
+    path = text.partition("?")[0]
+    return "/" + "/".join(part for part in path.split("/") if part) if path.startswith("/") else path
+
+
+def with_version(path: str, known: Collection[str]) -> str | None:
+    """Return the known path that is meant where only `/v1` is missing or given twice, else None."""
+    candidates = (f"/v1{path}", path.removeprefix("/v1") if path.startswith("/v1/v1/") else "")
+    return next((candidate for candidate in candidates if candidate in known), None)

@@ -1,0 +1,47 @@
+"""Bytes that are held, by owner."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.core.memory import Held, Memory
+
+OWNERS = ("", "a", "b", "c")
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["grow", "move", "release"]), st.integers(0, 5), st.integers(0, 40), st.sampled_from(OWNERS)
+    )
+)
+
+
+@given(STEPS)
+def test_no_owner_and_no_sum_passes_its_bound_and_nothing_is_lost(steps: list[tuple[str, int, int, str]]) -> None:
+    memory = Memory(100, 40)
+    held = [Held(memory) for _ in range(6)]
+    for step, index, size, owner in steps:
+        one = held[index]
+        before = (one.size_bytes, one.owner, memory.used)
+        if step == "grow":
+            fits = memory.used_by(one.owner) + size <= 40 and memory.used + size <= 100
+            assert one.grow(size) == fits
+        elif step == "move":
+            if not one.move_to(owner):
+                assert (one.size_bytes, one.owner, memory.used) == before
+        else:
+            one.release()
+        by_owner = {name: sum(each.size_bytes for each in held if each.owner == name) for name in OWNERS}
+        assert {name: memory.used_by(name) for name in OWNERS} == by_owner
+        assert memory.used == sum(by_owner.values()) <= 100
+        assert max(by_owner.values()) <= 40
+    for each in held:
+        each.release()
+    assert memory.used == 0
+
+
+def test_one_owner_leaves_room_for_the_others() -> None:
+    memory = Memory(100, 25)
+    greedy = Held(memory, "a")
+    while greedy.grow(5):
+        pass
+    assert greedy.size_bytes == 25
+    assert all(Held(memory, owner).grow(25) for owner in ("b", "c", "d"))
+    assert not Held(memory, "e").grow(1)

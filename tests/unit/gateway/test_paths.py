@@ -1,0 +1,40 @@
+"""Which path a target means."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.core.openapi import ENGINE_PATHS
+from services.gateway.core.paths import normalize, with_version
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"/v1/models", "/v1/models"),
+        (b"/v1/models/", "/v1/models"),
+        (b"//v1//models//?a=/b/", "/v1/models"),
+        (b"/v1/models/org%2Fm", "/v1/models/org%2Fm"),
+        (b"/v1/models/org/m", "/v1/models/org/m"),
+        (b"http://host:80/v1/models", "/v1/models"),
+        (b"http://host", "/"),
+        (b"/", "/"),
+        (b"*", "*"),
+        (b"", ""),
+    ],
+)
+def test_a_target_is_one_path_however_it_is_written(target: bytes, path: str) -> None:
+    assert normalize(target) == path
+
+
+@given(st.binary())
+def test_a_normal_path_stays_as_it_is(target: bytes) -> None:
+    path = normalize(target)
+    assert normalize(path.encode("latin-1")) == path or "?" in path or not path.startswith("/")
+
+
+@pytest.mark.parametrize("path", ENGINE_PATHS)
+def test_a_missing_or_doubled_version_is_named(path: str) -> None:
+    assert with_version(path.removeprefix("/v1"), ENGINE_PATHS) == path
+    assert with_version(f"/v1{path}", ENGINE_PATHS) == path
+    assert with_version(f"/v2{path}", ENGINE_PATHS) is None
