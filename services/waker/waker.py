@@ -25,6 +25,8 @@ log = structlog.get_logger()
 TICK_SECONDS = 0.25
 RETRY_SECONDS = 0.5
 """After a term that ended in doubt."""
+STEADY_SECONDS = 5.0
+"""Of a term after one that failed, until the fault is over: reading the fleet proves nothing about writing it."""
 
 
 class Waker:
@@ -53,6 +55,8 @@ class Waker:
         self._clock = _Steady(now, monotonic)
         self._inbox = Inbox()
         self._handles: list[Handle] = []
+        self._monotonic = monotonic
+        self._failed = False
         self.fault: str | None = "the fleet has not been read yet"
 
     async def start(self) -> None:
@@ -72,9 +76,10 @@ class Waker:
                     await self._lead()
                 except BusError as error:
                     log.warning("not leading for now", reason=str(error))
+                    self.fault, self._failed = f"cannot lead: {error}", True
                     await asyncio.sleep(RETRY_SECONDS)
             elif self._bus.connected:
-                self.fault = None  # standing by
+                self.fault, self._failed = None, False  # standing by
             self._inbox.take()
             await asyncio.sleep(TICK_SECONDS)
 
@@ -97,8 +102,10 @@ class Waker:
             await term.begin()
             listening = await Commands(self._bus, self._plan, term.order).listen()
             self._metrics.leading.set(1)
-            self.fault = None
+            well_from = self._monotonic() + (STEADY_SECONDS if self._failed else 0.0)
             while True:
+                if self.fault is not None and self._monotonic() >= well_from:
+                    self.fault, self._failed = None, False
                 await self._inbox.wait(TICK_SECONDS)
                 await term.step()
         finally:

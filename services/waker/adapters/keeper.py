@@ -124,7 +124,12 @@ class Keeper:
 
     def _note(self, status: files.Status, **changes: object) -> None:
         self._state = replace(self._state, status=status, **changes)  # type: ignore[arg-type]  # fields of the state
-        files.write_state(self._folder, self._state)
+        try:
+            files.write_state(self._folder, self._state)
+        except OSError:
+            # A full disk. An engine that nobody could find again does not run; one that is to end, ends by its grace.
+            if status in ("starting", "running"):
+                raise
 
     def _tell(self, **told: str) -> None:
         """The waker's answer; it may have gone."""

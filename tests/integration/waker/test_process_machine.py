@@ -15,7 +15,8 @@ import pytest
 from services.waker.adapters import files
 from services.waker.adapters.process import LocalMachine
 from services.waker.core.events import Sight
-from tests.kit.waiting import until
+from tests.kit import full_disk
+from tests.kit.waiting import PATIENCE_SECONDS, until
 
 ENGINE = Path(__file__).parent / "small_engine.py"
 Made = Callable[..., LocalMachine]
@@ -281,3 +282,29 @@ async def test_a_recycled_process_id_is_left_alone(made: Made, folder: Path) -> 
     assert alive(bystander.pid)
     bystander.kill()
     await bystander.wait()
+
+
+POLITE = """
+import pathlib, signal, sys, time
+def on_term(*_):
+    pathlib.Path(sys.argv[1], "asked").touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, on_term)
+pathlib.Path(sys.argv[1], "runs").touch()
+time.sleep(300)
+"""
+
+
+async def test_on_a_full_disk_an_engine_is_still_asked_to_end(made: Made, folder: Path, tmp_path: Path) -> None:
+    async def runs() -> bool:
+        return (tmp_path / "runs").exists()
+
+    machine = made(command=[sys.executable, "-c", POLITE, str(tmp_path), "{port}"])
+    assert (await machine.start(1)).outcome == "accepted"
+    await until(runs, bool)
+    state = files.read_state(folder)
+    assert state is not None
+    full_disk.fill([state.keeper])
+    await machine.stop()
+    assert not (await gone(machine, seconds=PATIENCE_SECONDS)).running
+    assert (tmp_path / "asked").exists(), "killed at once"
