@@ -64,7 +64,7 @@ class Journal:
         after, end = 0, None
         while end is None or after < end:
             page = await self._bus.page(topology.FLEET_JOURNAL, after=after, since=since, most=BATCH)
-            await self._record([e for m in page.messages if isinstance(e := self._entry(m), Transition)])
+            await self._record([e for m in page.messages if isinstance(e := self._entry(m, again=True), Transition)])
             after, end = page.last, page.end if end is None else end
 
     async def _record(self, found: list[Transition]) -> None:
@@ -83,11 +83,13 @@ class Journal:
         self._bus.intake.reject(topology.FLEET_JOURNAL.name, error, subject=subject)
         self._metrics.unreadable.inc()
 
-    def _entry(self, delivery: Delivery | Received) -> Journalled | None:
+    def _entry(self, delivery: Delivery | Received, *, again: bool = False) -> Journalled | None:
+        """None: it cannot be read. `again`: that has been said, or will be when the consumer brings it."""
         try:
             return _checked(_entries.decode(delivery.data))
         except Unreadable as error:
-            self._reject(delivery.subject, error)
+            if not again:
+                self._reject(delivery.subject, error)
             return None
 
 

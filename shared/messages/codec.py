@@ -7,7 +7,8 @@ HTTP or from another process's output. Whatever is wrong with such data is `Unre
 import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from types import UnionType
+from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 
@@ -35,7 +36,8 @@ class Decoder(Generic[T]):
 
     def __init__(self, kind: Any, dec_hook: Callable[[type, Any], Any] | None = None) -> None:
         """`dec_hook` makes the values of types that msgspec does not know; what it raises is no `Unreadable`."""
-        self._name = getattr(kind, "__name__", None) or str(kind)
+        kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+        self._name = " | ".join(getattr(each, "__name__", str(each)) for each in kinds)
         self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind, dec_hook=dec_hook)
 
     def decode(self, data: bytes | bytearray | memoryview | str) -> T:
