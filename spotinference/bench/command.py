@@ -1,13 +1,14 @@
 """The command: measures, keeps the run, and publishes it when told to."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version as version_of
 
 import click
 import msgspec
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from shared.bus.jetstream import JetStreamBus
 from shared.config import environment
@@ -18,8 +19,8 @@ from shared.messages.bench import BenchRun, Load
 from spotinference.bench import runs
 from spotinference.bench.engine import named
 from spotinference.bench.figures import added, side
-from spotinference.bench.load import BenchFailed, measure, session_for, warmed
-from spotinference.bench.place import gateway_origin, model_of, place
+from spotinference.bench.load import BenchFailed, Measured, measure, session_for, warmed
+from spotinference.bench.place import Place, gateway_origin, model_of, place
 from spotinference.bench.stream import Target
 from spotinference.bench.view import as_json, doubts, failures, listing, table
 from spotinference.context import Context, suite_options
@@ -63,7 +64,11 @@ def bench(
     listed: bool,
     json_wanted: bool,
 ) -> None:
-    """Tokens per second through the gateway and straight from the engine, by turns, under a stated load."""
+    """Tokens per second through the gateway and straight from the engine, by turns, under a stated load.
+
+    Ctrl-C stops it and shows the figures so far, which are not kept. It ends with 1 then, as it does when nothing could
+    be measured, or not be published.
+    """
     if listed:
         kept = context.on_bus(runs.runs)
         if json_wanted:
@@ -83,13 +88,20 @@ def bench(
         pairs=PAIRS,
     )
     way = Bench(context, model, load, url=url, direct=direct, machine=machine, key=key, publish=publish)
-    run = context.on_bus(way.run)
+    stopped = False
+    try:
+        run = context.on_bus(way.run)
+    except KeyboardInterrupt:
+        stopped, run = True, way.figures()
     if json_wanted:
-        echo_json(as_json(run))
+        echo_json(as_json(run, stopped=stopped))
     else:
         show(table(run))
     for doubt in doubts(run):
         say(f"spotinference: {doubt}", err=True)
+    if stopped:
+        done = run.gateway.requests + run.direct.requests
+        raise BenchFailed(f"stopped after {done} of {2 * load.requests} requests: these figures are not kept")
     if publish and run.published_at is None:
         raise BenchFailed("not published: figures of a run with failures are none to show")
 
@@ -118,49 +130,84 @@ class Bench:
         self._gateway = Target(origin=gateway_origin(context, url), model=self._model.name, key=key)
         self._direct, self._machine = direct, machine
         self._publish = publish
+        self._found = Measured()
+        self._conditions: _Conditions | None = None
+        """Once there is something to measure."""
 
     async def run(self, bus: JetStreamBus) -> BenchRun:
-        """Measured and kept."""
+        """Measure, and keep the run."""
+        wait = self._config.gateway.hold_cap + AFTER_CAP_SECONDS
         async with session_for(self._load) as session:
-            wait = self._config.gateway.hold_cap + AFTER_CAP_SECONDS
-            load = await warmed(session, self._gateway, self._load, wait)
-            # Now one is awake for sure.
-            engine = await place(bus, self._model, machine=self._machine, direct=self._direct)
-            direct = Target(
-                origin=engine.origin,
-                model=self._model.served_as or self._model.name,
-                key=EngineKeys(self._config).find(engine.machine, engine.origin) if engine.machine else None,
-            )
-            load = await warmed(session, direct, load, wait)
-            with _progress(2 * (load.requests + load.pairs)) as progress:
-                found = await measure(session, self._gateway, direct, load, progress)
-            name, version = await named(session, direct.origin)
+            with _progress() as progress:
+                progress.begin(f"waiting for {self._model.name}")
+                load = await warmed(session, self._gateway, self._load, wait)
+                # Now one is awake for sure.
+                engine = await place(bus, self._model, machine=self._machine, direct=self._direct)
+                direct = Target(
+                    origin=engine.origin,
+                    model=self._model.served_as or self._model.name,
+                    key=EngineKeys(self._config).find(engine.machine, engine.origin) if engine.machine else None,
+                )
+                load = await warmed(session, direct, load, wait)
+                self._conditions = _Conditions(load, engine, *await named(session, direct.origin))
+                progress.begin("measuring", 2 * (load.requests + load.pairs))
+                await measure(session, self._gateway, direct, load, self._found, on_shot=progress.advance)
+        run = self.figures()
+        if self._publish and not failures(run):
+            run = msgspec.structs.replace(run, published_at=run.at)
+        await runs.keep(bus, run)
+        return run
+
+    def figures(self) -> BenchRun:
+        """Of the requests that have ended; `BenchFailed` if none has."""
+        found, conditions = self._found, self._conditions
+        if conditions is None or not any((*found.gateway, *found.direct)):
+            raise BenchFailed("stopped before anything was measured")
         now = time.time()
-        run = BenchRun(
+        return BenchRun(
             id=uuid7(now),
             at=now,
             model=self._model.name,
-            tier=engine.tier,
-            machine=engine.machine,
-            machines=engine.ready,
-            engine=name,
-            engine_version=version,
+            tier=conditions.engine.tier,
+            machine=conditions.engine.machine,
+            machines=conditions.engine.ready,
+            engine=conditions.name,
+            engine_version=conditions.version,
             gateway_version=version_of("spotinference"),
-            load=load,
+            load=conditions.load,
             gateway=side(found.gateway, found.gateway_cpu),
             direct=side(found.direct, found.direct_cpu),
             added=added(found.pairs),
         )
-        if self._publish and not failures(run):
-            run = msgspec.structs.replace(run, published_at=now)
-        await runs.keep(bus, run)
-        return run
+
+
+@dataclass(frozen=True)
+class _Conditions:
+    """What is measured: the load as the engine takes it, where the engine is, what it calls itself."""
+
+    load: Load
+    engine: Place
+    name: str
+    version: str
+
+
+class _Bar:
+    """One line on a terminal's standard error: what is done, and how much of it."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=None)
+
+    def begin(self, what: str, total: int | None = None) -> None:
+        self._bar.update(self._task, description=what, total=total)
+
+    def advance(self) -> None:
+        self._bar.advance(self._task)
 
 
 @contextmanager
-def _progress(shots: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal's standard error; call what it gives for each request done."""
+def _progress() -> Iterator[_Bar]:
     console = Screen(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("measuring", total=shots)
-        yield lambda: bar.advance(task)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield _Bar(bar)

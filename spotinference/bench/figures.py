@@ -17,10 +17,10 @@ def spread(values: Iterable[float]) -> Spread | None:
 
 
 def side(rounds: Sequence[Sequence[Shot]], cpu_seconds: float) -> Side:
-    """Of all rounds through one way; each is its requests, at least one."""
+    """Of all rounds through one way; each is its requests, none where the run was stopped."""
     shots = [shot for one in rounds for shot in one]
     good = [shot for shot in shots if shot.fault is None]
-    seconds = sum(max(s.ended for s in one) - min(s.sent for s in one) for one in rounds)
+    seconds = sum(max(s.ended for s in one) - min(s.sent for s in one) for one in rounds if one)
     tokens = sum(shot.completion_tokens for shot in good)
     paces = [pace for shot in good if (pace := seconds_per_token(shot)) is not None]
     return Side(

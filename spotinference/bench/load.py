@@ -63,23 +63,32 @@ async def warmed(session: aiohttp.ClientSession, target: Target, load: Load, wai
 
 
 async def measure(
-    session: aiohttp.ClientSession, gateway: Target, direct: Target, load: Load, on_shot: Callable[[], None]
-) -> Measured:
-    """`on_shot` is called after each request."""
-    found = Measured()
+    session: aiohttp.ClientSession,
+    gateway: Target,
+    direct: Target,
+    load: Load,
+    found: Measured,
+    *,
+    on_shot: Callable[[], None],
+) -> None:
+    """Fill `found` as requests end, so that it holds what was measured when this is cancelled.
+
+    `on_shot` is called after each request.
+    """
     for number in range(load.rounds):
         share = load.requests // load.rounds + (number < load.requests % load.rounds)
         for through_gateway in (number % 2 == 0, number % 2 != 0):
-            target = gateway if through_gateway else direct
+            target, rounds = (gateway, found.gateway) if through_gateway else (direct, found.direct)
+            rounds.append([])
             begun = time.process_time()
-            shots = await _round(session, target, load, share, on_shot)
-            spent = time.process_time() - begun
-            if through_gateway:
-                found.gateway.append(shots)
-                found.gateway_cpu += spent
-            else:
-                found.direct.append(shots)
-                found.direct_cpu += spent
+            try:
+                await _round(session, target, load, share, shots=rounds[-1], on_shot=on_shot)
+            finally:
+                spent = time.process_time() - begun
+                if through_gateway:
+                    found.gateway_cpu += spent
+                else:
+                    found.direct_cpu += spent
     for number in range(load.pairs):
         targets = (gateway, direct) if number % 2 == 0 else (direct, gateway)
         shots = []
@@ -87,14 +96,19 @@ async def measure(
             shots.append(await _one(session, target, load, 1))
             on_shot()
         found.pairs.append((shots[number % 2], shots[1 - number % 2]))
-    return found
 
 
 async def _round(
-    session: aiohttp.ClientSession, target: Target, load: Load, requests: int, on_shot: Callable[[], None]
-) -> list[Shot]:
+    session: aiohttp.ClientSession,
+    target: Target,
+    load: Load,
+    requests: int,
+    *,
+    shots: list[Shot],
+    on_shot: Callable[[], None],
+) -> None:
     """So many at once as the load says; the next begins when one ends."""
-    left, shots = iter(range(requests)), list[Shot]()
+    left = iter(range(requests))
 
     async def stream() -> None:
         for _ in left:
@@ -102,7 +116,6 @@ async def _round(
             on_shot()
 
     await asyncio.gather(*(stream() for _ in range(min(load.concurrency, requests))))
-    return shots
 
 
 async def _one(session: aiohttp.ClientSession, target: Target, load: Load, tokens: int) -> Shot:

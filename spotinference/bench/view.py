@@ -13,12 +13,12 @@ BUSY_CLIENT = 0.8
 """Of a core: from here on the client's own work shows in what it measures."""
 
 
-def as_json(run: BenchRun) -> dict[str, object]:
-    """The message, with times as text."""
+def as_json(run: BenchRun, *, stopped: bool = False) -> dict[str, object]:
+    """The message, with times as text. `stopped`: by Ctrl-C, so that it is of fewer requests than the load says."""
     published = None if run.published_at is None else rfc3339(run.published_at)
     told: dict[str, object] = msgspec.to_builtins(run)
     told.pop("type")
-    return {**told, "at": rfc3339(run.at), "published_at": published}
+    return {**told, "at": rfc3339(run.at), "published_at": published, "stopped": stopped}
 
 
 def table(run: BenchRun) -> Table:

@@ -2,7 +2,11 @@
 
 import asyncio
 import json
+import os
+import signal
+import sys
 from collections.abc import Awaitable, Callable
+from subprocess import PIPE
 from typing import Any
 
 import aiohttp
@@ -223,3 +227,44 @@ def example_run() -> BenchRun:
     from tests.contract.test_messages import FOLDER
 
     return decode((FOLDER / "bench_run.v1.json").read_bytes(), BenchRun)
+
+
+async def running_bench(front: Front, *words: str) -> asyncio.subprocess.Process:
+    options = ("--config", str(front.folder / "spotinference.toml"), "--data-dir", str(front.folder))
+    # What a job in the background starts ignores Ctrl-C, unless it is told otherwise.
+    heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = (sys.executable, "-c", f"{heard}from spotinference.__main__ import main; main()")
+    words = ("bench", "--url", front.url, "--requests", "10", "--concurrency", "1", "--tokens", "20", *words, *options)
+    environment = {**os.environ, "SPOTINFERENCE_KEY": front.key}
+    return await asyncio.create_subprocess_exec(*command, *words, env=environment, stdout=PIPE, stderr=PIPE)
+
+
+async def test_ctrl_c_shows_the_figures_so_far(
+    front: Front, scripted_engine: ScriptedEngine, bus: JetStreamBus
+) -> None:
+    scripted_engine.default = Script(hold_after=1)
+    scripted_engine.scripts.extend([Script(tokens=20)] * (2 * WARM + 8))
+    process = await running_bench(front, "--json")
+    await scripted_engine.received(2 * WARM + 9)
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    assert process.returncode == 1, err.decode()
+    assert out, err.decode()
+    told = json.loads(out)
+    assert told["stopped"] is True
+    # Rounds of three by turns: gateway, direct, direct, which was stopped after two.
+    assert (told["gateway"]["requests"], told["direct"]["requests"]) == (3, 5)
+    assert (told["gateway"]["completion_tokens"], told["direct"]["completion_tokens"]) == (60, 100)
+    assert told["added"] is None
+    assert b"stopped after 8 of 20 requests: these figures are not kept" in err
+    assert await runs.runs(bus) == []
+
+
+async def test_ctrl_c_before_anything_is_measured_says_so(front: Front, scripted_engine: ScriptedEngine) -> None:
+    scripted_engine.default = Script(hold_after=0)
+    process = await running_bench(front)
+    await scripted_engine.received(1)
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    assert (process.returncode, out) == (1, b"")
+    assert b"stopped before anything was measured" in err
