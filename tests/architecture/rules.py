@@ -13,12 +13,8 @@ _SILENCED = re.compile(r"#\s*(?:noqa|type:\s*ignore)\b(?P<codes>:\s*[A-Z0-9, ]+|
 _REASON = re.compile(r"\s*(?:-+|#)\s*\S.{3,}")
 
 DECODING_ROOMS = ("services", "shared", "spotinference")
-DECODERS = {
-    PurePosixPath("shared/messages/codec.py"),
-    PurePosixPath("services/gateway/core/request.py"),  # until it has been rewritten
-    PurePosixPath("services/gateway/http/incoming.py"),  # until it has been rewritten
-}
-"""The only modules that may turn bytes into text by themselves."""
+CODEC = PurePosixPath("shared/messages/codec.py")
+"""The only module that may turn bytes into text by itself, and raise where they are none."""
 LENIENT = {"latin-1", "replace", "backslashreplace", "ignore"}
 """Ways to decode that take every byte."""
 
@@ -89,7 +85,7 @@ def _decodes_text(call: ast.Call) -> bool:
 
 def no_decoding(path: PurePosixPath, text: str) -> list[str]:
     """Bytes from outside become text in the codec alone. ruff's `banned-api` has the rest of this rule."""
-    if path.parts[0] not in DECODING_ROOMS or path in DECODERS:
+    if path.parts[0] not in DECODING_ROOMS or path == CODEC:
         return []
     return [
         f"line {node.lineno}: bytes become text in shared/messages/codec.py alone: use `decode_text`"

@@ -146,7 +146,7 @@ class Incoming:
             return  # a trailer: nothing needs it
         name = name.lower()
         if name in ONLY_ONCE and name in head.headers:
-            raise errors.malformed(f"{name.decode('ascii')} is given twice")
+            raise errors.malformed(f"{name.decode('latin-1')} is given twice")
         head.headers[name] = value
 
     def on_headers_complete(self) -> None:
@@ -158,7 +158,7 @@ class Incoming:
         # Part of what was read may be of the body, so it is looked at closely.
         if self._head_bytes + self._read > most and max(request.head_bytes, self._head_bytes) > most:
             raise errors.head_too_large(most)
-        request.method = parser.get_method().decode("ascii")
+        request.method = parser.get_method().decode("latin-1")
         request.version = parser.get_http_version()
         # HTTP/1.0 closes at the end of an answer, the only end that it knows for a stream.
         request.keep_alive = request.version == "1.1" and parser.should_keep_alive()
