@@ -71,10 +71,13 @@ def open_data_dir(data_dir: Path) -> Path:
 
 
 def read(data_dir: Path) -> Suite | None:
+    """The suite that runs there, None: none does. `Misconfigured` where this user may not know."""
     try:
         return decode((data_dir / FILE).read_bytes(), Suite)
-    except (FileNotFoundError, Unreadable):
+    except (FileNotFoundError, NotADirectoryError, Unreadable):
         return None
+    except PermissionError as error:
+        raise Misconfigured(f"--data-dir {data_dir}: it is another user's: run this as that user") from error
 
 
 def remove(data_dir: Path) -> None:

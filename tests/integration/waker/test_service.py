@@ -90,7 +90,7 @@ async def test_a_killed_waker_leaves_the_engine_and_the_next_takes_it_over(house
     # It leads and has looked: a machine that dies now is seen by it, and what it wrote follows the record before.
     os.kill(engine or 0, signal.SIGKILL)
     lost = await home.reaches("asleep")
-    assert lost.reason == "the engine ended by signal 9"
+    assert lost.reason.startswith("the engine ended by signal 9")
     assert lost.generation == before.generation
     assert await home.path() == ["asleep", "waking", "ready", "asleep"]
     assert await home.calls() == [("start", "accepted"), ("probe", "accepted")]

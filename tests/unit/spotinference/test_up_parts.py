@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared import suite
 from shared.config import parse
 from shared.errors import Misconfigured
 from shared.suite import open_data_dir, write_private
@@ -190,6 +191,15 @@ def test_the_data_directory_is_its_owner_s_alone(tmp_path: Path) -> None:
     write_private(old / "secret", b"two")
     assert (old / "secret").read_bytes() == b"two"
     assert (old / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_suite_of_another_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")  # root, who may run this test, is refused nothing
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(Misconfigured, match="another user's"):
+        suite.read(tmp_path)
 
 
 def test_a_data_directory_that_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:
