@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import aiohttp
+
 from shared import suite
 from shared.bus.jetstream import connect
 from shared.bus.topology import KEYS
@@ -37,7 +39,9 @@ def full_pipe() -> tuple[int, int]:
 @asynccontextmanager
 async def unread(folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """A suite whose output nobody reads, from its first line on."""
-    (folder / "spotinference.toml").write_text('[gateway]\nport = 0\n[waker]\nhost = "127.0.0.1"\n', "utf-8")
+    (folder / "spotinference.toml").write_text(
+        '[gateway]\nport = 0\nmetrics_host = "127.0.0.2"\nworkers = 2\n', "utf-8"
+    )
     options = ("--config", str(folder / "spotinference.toml"), "--data-dir", str(folder / "data"))
     pipes = [full_pipe(), full_pipe()]
     process = await asyncio.create_subprocess_exec(
@@ -69,6 +73,16 @@ async def restarted(folder: Path, service: str, before: int) -> Suite:
     return found
 
 
+async def listens(url: str, host: str) -> bool:
+    """Whether the URL's service answers at its port on this address."""
+    async with aiohttp.ClientSession() as session:
+        try:
+            async with session.get(f"http://{host}:{urlsplit(url).port}/readyz") as response:
+                return response.status == 200 and urlsplit(url).hostname == host
+        except aiohttp.ClientConnectionError:
+            return False
+
+
 def secrets_of(process: int) -> set[str]:
     variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
     return {line.partition(b"=")[0].decode() for line in variables} & set(SECRETS)
@@ -84,6 +98,12 @@ async def test_nobody_reads_it_and_nobody_gets_in(tmp_path: Path) -> None:
             before = found.services[service].pid
             os.kill(before, signal.SIGKILL)
             found = await restarted(tmp_path, service, before)
+
+        # Metrics are where `metrics_host` says, and nowhere else.
+        gateway = found.services["gateway"]
+        assert gateway.url.startswith("http://127.0.0.1:")
+        assert await listens(str(gateway.metrics_url), "127.0.0.2")
+        assert not await listens(str(gateway.metrics_url), "127.0.0.1")
 
         # Each child has the secrets that it uses.
         assert {name: secrets_of(service.pid) for name, service in found.services.items()} == {
