@@ -179,6 +179,8 @@ class KeyWakes(Message, frozen=True, kw_only=True, tag="key_wakes.v1"):
     """The UTC day, YYYY-MM-DD."""
     starts: tuple[float, ...] = ()
     """When they began, for the next leader: Unix seconds by the waker's clock."""
+    under_way: tuple[str, ...] = ()
+    """The models whose wakes under way it caused: more of its requests may wait for them, whatever its limits."""
 
 
 class WakeMemory(msgspec.Struct, frozen=True, kw_only=True):

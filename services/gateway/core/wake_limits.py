@@ -31,10 +31,10 @@ class WakeLimits:
             cost_per_day=self._cost_per_day if key.wake_cost_per_day is None else key.wake_cost_per_day,
         )
 
-    def reached(self, key: KeyRecord) -> WakeLimit | None:
-        """The limit for which the key may cause no wake now; None: it may."""
+    def reached(self, key: KeyRecord, model: str) -> WakeLimit | None:
+        """The limit for which the key may not wait for the model's wake now; None: it may."""
         used, limits = self._used.get(key.id), self.cause(key)
-        if used is None:
+        if used is None or model in used.under_way:
             return None
         if used.wakes >= limits.wakes_per_hour:
             return "wakes"

@@ -116,7 +116,7 @@ class Admission:
             return
         if not door.hold.servable(model):
             raise errors.no_upstream(model.name)
-        reached = door.wake_limits.reached(self._key)
+        reached = door.wake_limits.reached(self._key, model.name)
         if reached is not None and not door.hold.is_awake(model.name):
             door.metrics.limit_hits[reached] += 1
             raise door.wake_limits.error(self._key, reached)

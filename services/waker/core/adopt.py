@@ -58,7 +58,7 @@ def adopt(
     writes += [Remember(m.memory()) for m in machines.values() if m.plan.configured]
     writes += [Remember(history.memory(tier)) for tier, history in fleet.history.items() if history != History()]
     writes += [Remember(fleet.orders_memory()), Remember(fleet.wakes_memory())]
-    writes += [Remember(account.message(key)) for key, account in fleet.keys.items()]
+    writes += [Remember(fleet.key_message(key)) for key in fleet.keys]
     journal = [effect for effect in told if isinstance(effect, Journal)]
     rest = [effect for effect in told if not isinstance(effect, Journal)]
     return fleet, [*journal, *writes, *rest]

@@ -67,8 +67,15 @@ class KeyAccount:
     def is_empty(self) -> bool:
         return not self.starts and not self.cost
 
-    def message(self, key_id: str) -> KeyWakes:
-        return KeyWakes(key_id=key_id, wakes=len(self.starts), cost=self.cost, day=self.day, starts=self.starts)
+    def message(self, key_id: str, under_way: tuple[str, ...]) -> KeyWakes:
+        return KeyWakes(
+            key_id=key_id,
+            wakes=len(self.starts),
+            cost=self.cost,
+            day=self.day,
+            starts=self.starts,
+            under_way=under_way,
+        )
 
 
 def account_of(message: KeyWakes, now: float) -> KeyAccount:

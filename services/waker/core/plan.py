@@ -102,7 +102,7 @@ def plan_of(config: Config, new_id: Callable[[float], str]) -> Plan:
         lineups={m.name: tuple(machine.id for machine in config.machines_of(m)) for m in config.model},
         idle={tier.name: idle_plan(config, tier) for tier in config.tier},
         new_id=new_id,
-        wake_cap=config.wake_cap,
+        wake_cap=float(config.wake_cap),
         hedge_margin=min(settings.hedge_margin, config.wake_cap / 10),
         phase_limits={
             "calling": settings.call_timeout * 2,

@@ -13,6 +13,7 @@ from services.waker.core.plan import MachinePlan, Plan
 from shared.messages.codec import rfc3339
 from shared.messages.gateway import Activity, WakeRequest
 from shared.messages.waker import (
+    KeyWakes,
     MachineMemory,
     MachineRecord,
     MachineState,
@@ -257,6 +258,11 @@ class Fleet:
 
     def orders_memory(self) -> OrdersMemory:
         return OrdersMemory(models=self.orders)
+
+    def key_message(self, key_id: str) -> KeyWakes:
+        """What the bucket says of a key's wakes."""
+        under_way = tuple(model for model, wake in self.wakes.items() if key_id in wake.keys)
+        return self.keys.get(key_id, KeyAccount()).message(key_id, under_way)
 
     def wakes_memory(self) -> WakesMemory:
         wakes = {m: WakeMemory(id=w.id, deadline=w.deadline, keys=w.keys) for m, w in self.wakes.items()}

@@ -18,6 +18,7 @@ from services.waker.core.events import (
     Write,
 )
 from services.waker.core.history import History
+from services.waker.core.key_wakes import KeyAccount
 from services.waker.core.moves import IllegalMove, legal
 from services.waker.core.state import Account, Call, Fleet, Machine
 from shared.config import ProviderName
@@ -81,13 +82,14 @@ class Turn:
         memories += [Remember(h.memory(tier)) for tier, h in self.history.items() if h != before.history.get(tier)]
         if fleet.orders != before.orders:
             memories.append(Remember(fleet.orders_memory()))
+        told = {key for key, account in self.keys.items() if account != before.keys.get(key)}
         if fleet.wakes != before.wakes:
             memories.append(Remember(fleet.wakes_memory()))
-        for key, account in list(self.keys.items()):
-            if account != before.keys.get(key):
-                memories.append(Remember(account.message(key)))
-            if account.is_empty:
-                del self.keys[key]
+            told.update(key for wake in (*before.wakes.values(), *fleet.wakes.values()) for key in wake.keys)
+        memories += [Remember(fleet.key_message(key)) for key in sorted(told)]
+        for key in told:
+            if self.keys.get(key, KeyAccount()).is_empty:
+                self.keys.pop(key, None)
         return fleet, [*self._journal, *writes, *memories, *self._effects]
 
     def set(self, machine: Machine, **changes: Any) -> Machine:

@@ -7,6 +7,8 @@ from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import WAKES
@@ -73,6 +75,7 @@ async def test_a_key_causes_so_many_wakes_and_is_served_by_machines_that_are_awa
         assert await house.ask("m2", gateway=2), "and another key wakes what it may not"
 
 
+@pytest.mark.long
 async def test_a_machine_that_is_woken_again_and_again_for_nobody_costs_its_key_a_bounded_amount(
     bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:
