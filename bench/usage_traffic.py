@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from bench.load import Wrong
-from shared.bus import subjects
+from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Changed, WatchEvent
 from shared.ids import uuid7
 from shared.messages.codec import decode, encode
-from shared.messages.gateway import UsageEvent
+from shared.messages.gateway import UsageEvent, UsageSource
+from shared.messages.keys import KeyRecord, digest
 from shared.messages.meter import Confirmed
 
 COUNTED_SECONDS = 600.0
@@ -43,6 +44,8 @@ class Traffic:
         """One gateway's events, completed at these Unix seconds."""
         source = SOURCES[sum(map(len, self.sent.values())) // TOGETHER % len(SOURCES)]
         first = len(self.sent[source]) + 1
+        if first == 1:
+            await _announce(bus, source)
         events = [self._event(source, first + n, at) for n, at in enumerate(ats)]
         self.sent[source] += [time.monotonic()] * len(events)
         await bus.publish_all([(subjects.usage(source), encode(e), e.id) for e in events])
@@ -102,3 +105,10 @@ class Traffic:
             duration=0.3 + completion / 100,
             overhead=draw() / 1000,
         )
+
+
+async def _announce(bus: JetStreamBus, source: str) -> None:
+    """As a gateway does before its first event; and the keys, as the operator does before that."""
+    await bus.put(topology.SOURCES, subjects.source_key(source), encode(UsageSource(source=source, at=0.0)))
+    for key_id in KEY_IDS:
+        await bus.put(topology.KEYS, digest(f"sk-{key_id}"), encode(KeyRecord(id=key_id, name="bench", created_at=0.0)))

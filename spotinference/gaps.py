@@ -3,12 +3,17 @@
 from datetime import UTC, datetime
 
 import click
+from rich.console import Console
 from rich.table import Table
 
-from shared.bus.subjects import METER_GAPS, METER_LOST
-from shared.messages.meter import DeclaredLost, DeclareLost, Gaps, GapsQuery
+from shared.bus.ports import Bus
+from shared.bus.subjects import METER_GAPS, METER_LOST, METER_RECOUNT
+from shared.messages.meter import DeclaredLost, DeclareLost, Gaps, GapsQuery, Recounted, RecountQuery
 from spotinference.context import Context, ask, suite_options
 from spotinference.terminal import echo_json, say, show
+
+REASONS = ("unreadable", "invalid", "future", "old", "unknown_key", "unknown_source")
+"""As `spot_meter_quarantined_total` names them."""
 
 
 @click.group()
@@ -44,6 +49,37 @@ def close(context: Context, *, source: str, first: int, last: int, by: str, reas
         echo_json(_told(left))
     else:
         say(f"{source} {first} to {last} is declared lost; gaps that are open: {len(left.open)}")
+
+
+@gaps.command()
+@click.option("--reason", type=click.Choice(REASONS), help="Only what is in quarantine for this reason.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with the sums.")
+@suite_options
+def recount(context: Context, *, reason: str | None, as_json: bool) -> None:
+    """Count what is in quarantine and can be counted now, for instance once a wrong clock is set.
+
+    Each event counts once. A message from the future counts at the moment when it came. Sealed days take nothing more.
+    """
+    sums = context.on_bus(lambda bus: _recount(bus, reason))
+    if as_json:
+        echo_json(sums)
+    else:
+        say(
+            f"{sums['counted']:,} events are counted now, {sums['repeated']:,} were in the ledger already, "
+            f"{sums['left']:,} cannot be counted: spotinference gaps list"
+        )
+
+
+async def _recount(bus: Bus, reason: str | None) -> dict[str, int]:
+    sums = {"counted": 0, "repeated": 0, "left": 0}
+    after: str | None = ""
+    with Console(stderr=True).status("counting again") as status:
+        while after is not None:
+            page = await ask(bus, METER_RECOUNT, RecountQuery(reason=reason, after=after), Recounted)
+            sums = {name: count + getattr(page, name) for name, count in sums.items()}
+            status.update(f"counting again: {sums['counted']:,} counted, {sums['left']:,} left")
+            after = page.next
+    return sums
 
 
 def _told(found: Gaps) -> dict[str, object]:

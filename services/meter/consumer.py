@@ -87,7 +87,7 @@ class Consumer:
             self._turned_at = self._monotonic()
             try:
                 return await self._recorder.record(payloads)
-            except AWAY as error:
+            except (BusUnavailable, *AWAY) as error:
                 log.warning("the ledger cannot be written, trying again", reason=told(error))
                 if await self._ends_within(pause):
                     return None

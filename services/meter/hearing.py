@@ -17,9 +17,16 @@ MOST_SOURCES = 10_000
 class Hearing:
     """`heard` for each `activity.<gateway>`; `sweep` now and then. A gateway's name is that of its events' source."""
 
-    def __init__(self, bus: Bus, book: GapBook, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        book: GapBook,
+        now: Callable[[], float],
+        on_gateway: Callable[[str], None] = lambda _source: None,
+    ) -> None:
         self._bus = bus
         self._book = book
+        self._on_gateway = on_gateway
         self._now = now
         self._claims: dict[str, Claim] = {}
 
@@ -32,6 +39,7 @@ class Hearing:
         if said.gateway in self._claims or len(self._claims) < MOST_SOURCES:
             claim = Claim(written=said.written or 0, heard_at=self._now(), left=said.leaving)
             self._claims[said.gateway] = claim
+            self._on_gateway(said.gateway)
 
     async def sweep(self) -> None:
         """Raises one of `shared.database.AWAY`: what was heard is told again by then, but for a last word."""

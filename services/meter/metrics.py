@@ -17,13 +17,13 @@ class Metrics:
         )
         self.quarantined = Counter(
             "spot_meter_quarantined",
-            "Messages put into quarantine, by reason: unreadable, invalid, future, old.",
+            "Messages put into quarantine, by reason: unreadable, invalid, future, old, unknown_key, unknown_source.",
             ("reason",),
             registry=registry,
         )
         self.unknown = Counter(
             "spot_meter_unknown",
-            "Events counted under a model or a key that nobody knows, by what it is.",
+            "Events counted under a model that nobody knows, by what it is.",
             ("what",),
             registry=registry,
         )

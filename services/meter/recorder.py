@@ -1,12 +1,13 @@
 """Records payloads in the ledger, whoever read them, and counts what became of them."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
 from services.meter.adapters.ledger import Ledger, Recorded
-from services.meter.core.batch import read
+from services.meter.core.batch import Batch, read
+from services.meter.core.held import Held, read_again
 from services.meter.metrics import Metrics
 from services.meter.teller import Teller
 from shared.database import AWAY
@@ -18,20 +19,37 @@ class Recorder:
     """The only way of a usage event into the ledger. `keep`: seconds after which an event is too old to be counted."""
 
     def __init__(
-        self, ledger: Ledger, teller: Teller, metrics: Metrics, *, keep: float, now: Callable[[], float]
+        self,
+        ledger: Ledger,
+        teller: Teller,
+        metrics: Metrics,
+        vet: Callable[[Batch], Awaitable[Batch]],
+        *,
+        keep: float,
+        now: Callable[[], float],
     ) -> None:
+        """`vet` takes out of a batch what nobody may have sent."""
         self._ledger = ledger
         self._teller = teller
         self._metrics = metrics
+        self._vet = vet
         self._keep = keep
         self._now = now
         self._telling = asyncio.Lock()
 
     async def record(self, payloads: Sequence[bytes]) -> Recorded:
-        """Commit one batch. Raises one of `shared.database.AWAY`: nothing of it is written."""
+        """Commit one batch. Raises `BusUnavailable` or one of `shared.database.AWAY`: nothing of it is written."""
+        return await self._record(read(payloads, self._now(), keep=self._keep))
+
+    async def record_again(self, held: Sequence[Held]) -> Recorded:
+        """The same of messages in quarantine: those that can be counted now are."""
+        return await self._record(read_again(held, self._now(), keep=self._keep), from_quarantine=True)
+
+    async def _record(self, batch: Batch, *, from_quarantine: bool = False) -> Recorded:
         try:
+            batch = await self._vet(batch)
             with self._metrics.batch_seconds.time():
-                recorded = await self._ledger.record(read(payloads, self._now(), keep=self._keep))
+                recorded = await self._ledger.record(batch, from_quarantine=from_quarantine)
         except AWAY:
             self._metrics.database_faults.inc()
             raise

@@ -1,7 +1,7 @@
 """Puts the meter together: the one place that names its concrete classes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from services.meter.adapters.engine_book import EngineBook
 from services.meter.adapters.figures import FiguresReader
 from services.meter.adapters.gaps import GapBook
 from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.quarantine import Quarantine
 from services.meter.adapters.sealing import Sealer
 from services.meter.answers import Answers, Backlog
 from services.meter.audit_metrics import AuditMetrics
@@ -25,6 +26,7 @@ from services.meter.leading import AuditDesk
 from services.meter.metrics import Metrics
 from services.meter.names import Names
 from services.meter.recorder import Recorder
+from services.meter.recount import Recount
 from services.meter.recovery import Recovery
 from services.meter.teller import Teller
 from shared import database
@@ -56,12 +58,13 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     config = runtime.config
     url = database.url_of(config, runtime.data_dir, LEDGER_FILE)
     async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
-        names, book = Names(config.models), GapBook(engine)
-        ledger = Ledger(engine, names)
+        quarantine, book = Quarantine(engine), GapBook(engine)
+        names = Names(runtime.bus, quarantine, runtime.monotonic)
+        ledger = Ledger(engine, frozenset(config.models))
         metrics = Metrics(runtime.registry)
         teller = Teller(runtime.bus, ledger, runtime.now)
         backlog = Backlog(runtime.bus, metrics.backlog, runtime.now)
-        recorder = Recorder(ledger, teller, metrics, keep=config.meter.keep_events, now=runtime.now)
+        recorder = Recorder(ledger, teller, metrics, names.vet, keep=config.meter.keep_events, now=runtime.now)
         consumer = Consumer(
             runtime.bus,
             recorder,
@@ -72,9 +75,10 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         recovery = Recovery(
             runtime.bus, ConfirmedBook(engine), recorder, metrics, batch=config.meter.batch, now=runtime.now
         )
-        await names.start(runtime.bus)
+        recount = Recount(quarantine, names, recorder, batch=config.meter.batch)
+        await names.start()
         await _compared(recovery)
-        hearing = Hearing(runtime.bus, book, runtime.now)
+        hearing = Hearing(runtime.bus, book, runtime.now, names.on_gateway)
         listening = await runtime.bus.subscribe(subjects.ACTIVITIES, hearing.heard)
         runtime.health.add("database", lambda: ledger.fault)
         runtime.health.add("consumer", lambda: consumer.fault)
@@ -84,11 +88,15 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         repeated = [
             runtime.spawn(works.repeat(work), work.name)
             for work in (
-                Work(name="sweep of the ledger", do=teller.sweep, pause=every(SWEEP_SECONDS)),
                 Work(name="look at the backlog", do=backlog.look, pause=every(LOOK_SECONDS)),
-                Work(name="sealing of old days", do=_sealing(runtime, engine, metrics), pause=every(SWEEP_SECONDS)),
-                Work(name="comparison with the marks", do=recovery.compare, pause=every(SWEEP_SECONDS)),
-                Work(name="what gateways say", do=hearing.sweep, pause=every(SWEEP_SECONDS)),
+                *_sweeps(
+                    ("sealing of old days", _sealing(runtime, engine, metrics)),
+                    ("sweep of the ledger", teller.sweep),
+                    ("comparison with the marks", recovery.compare),
+                    ("what gateways say", hearing.sweep),
+                    ("ids of keys", names.keep),
+                    ("recount of known names", recount.count_known),
+                ),
             )
         ]
         silence = config.meter.source_silence
@@ -100,6 +108,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
             await runtime.bus.respond("meter", subjects.METER_GAPS, gaps.gaps),
             await runtime.bus.respond("meter", subjects.METER_LOST, gaps.lost),
             await runtime.bus.respond("meter", subjects.METER_REREAD, recovery.reread),
+            await runtime.bus.respond("meter", subjects.METER_RECOUNT, recount.answer),
             await runtime.bus.respond("meter", subjects.METER_FIGURES, answers.figures),
         ]
         lease = Lease(runtime.bus, subjects.METER_LEASE, runtime.instance, runtime.monotonic)
@@ -118,6 +127,10 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
             # All of them work with the engine that is closed next.
             await end([consuming, *repeated, *leading])
             await lease.release()
+
+
+def _sweeps(*sweeps: tuple[str, Callable[[], Awaitable[None]]]) -> Iterator[Work]:
+    return (Work(name=name, do=do, pause=every(SWEEP_SECONDS)) for name, do in sweeps)
 
 
 def _sealing(runtime: Runtime, engine: AsyncEngine, metrics: Metrics) -> Callable[[], Awaitable[None]]:

@@ -89,6 +89,10 @@ def confirmed_key(source: str) -> str:
     return f"confirmed.{token(source)}"
 
 
+def source_key(source: str) -> str:
+    return token(source)
+
+
 def audit_key(day: str) -> str:
     return f"audit.{day}"
 
@@ -118,6 +122,7 @@ METER_HISTORY = "meter.history"
 METER_GAPS = "meter.gaps"
 METER_LOST = "meter.lost"
 METER_REREAD = "meter.reread"
+METER_RECOUNT = "meter.recount"
 METER_FIGURES = "meter.figures"
 METER_AUDIT = "meter.audit"
 BILLING_IMPORT = "billing.import"

@@ -71,6 +71,9 @@ LEASE_SECONDS = 5.0
 FLEET = Bucket(name="fleet")
 KEYS = Bucket(name="keys")
 METER = Bucket(name="meter")
+SOURCES = Bucket(name="sources", ttl=80 * DAY)
+"""Who may send usage: a gateway writes its source's name before the first event of it, and after each reconnect. Kept
+twice as long as the stream keeps usage."""
 MONTHS = Bucket(name="months")
 BUDGET = Bucket(name="budget")
 WAKER = Bucket(name="waker")
@@ -87,5 +90,5 @@ BOOKS_FILES = ObjectStore(name="books")
 
 STREAMS = (WAKE, FLEET_JOURNAL, USAGE)
 CONSUMERS = (LEDGER, BOOKS, AUDIT)
-BUCKETS = (FLEET, KEYS, METER, MONTHS, BUDGET, WAKER, WAKES, REPORTS, LEASES)
+BUCKETS = (FLEET, KEYS, METER, SOURCES, MONTHS, BUDGET, WAKER, WAKES, REPORTS, LEASES)
 OBJECT_STORES = (INVOICES, BOOKS_FILES)

@@ -113,6 +113,15 @@ class UsageEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="us
     """Answers asked for in one (`n`)."""
 
 
+class UsageSource(Message, frozen=True, kw_only=True, tag="usage_source.v1"):
+    """Bucket `sources`, by source: written before the first usage event of this source is sent."""
+
+    source: str
+    """As in its events: a gateway's replica and boot."""
+    at: float
+    """Unix seconds."""
+
+
 class KeyTold(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One key at one gateway. Each four numbers: requests and tokens of the last minute, requests at once, tokens of
     the month that the ledger has not confirmed."""

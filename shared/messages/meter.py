@@ -181,6 +181,27 @@ class Reread(Message, frozen=True, kw_only=True, tag="reread.v1"):
     """New ones that cannot be counted."""
 
 
+class RecountQuery(Message, frozen=True, kw_only=True, tag="recount_query.v1"):
+    """Request on `meter.recount`: count a page of what is in quarantine and can be counted now."""
+
+    reason: str | None = None
+    """Only what is there for this reason, as `spot_meter_quarantined_total` names it; None: for any."""
+    after: str = ""
+    """`next` of the page before; "" asks for the first."""
+
+
+class Recounted(Message, frozen=True, kw_only=True, tag="recounted.v1"):
+    """Answer on `meter.recount`, in messages."""
+
+    counted: int = 0
+    repeated: int = 0
+    """Were in the ledger already, as other messages."""
+    left: int = 0
+    """Cannot be counted: unreadable, invalid, unknown, or of days that are sealed."""
+    next: str | None = None
+    """Where the next page begins; None: there is no other."""
+
+
 class HistoryQuery(Message, frozen=True, kw_only=True, tag="history_query.v1"):
     """Request on `meter.history`: the requests that completed from `start` up to, without it, `end`; a page of them."""
 

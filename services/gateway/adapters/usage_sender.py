@@ -6,6 +6,7 @@ an event once. What goes for the first time is held back by nothing but the bus:
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,10 +14,11 @@ import structlog
 
 from services.gateway.adapters.outbox import Cursor, Outbox
 from shared.bus.ports import Bus, Changed, Synced, WatchEvent
-from shared.bus.subjects import confirmed_key, usage
-from shared.bus.topology import METER
+from shared.bus.subjects import confirmed_key, source_key, usage
+from shared.bus.topology import METER, SOURCES
 from shared.errors import BusError
-from shared.messages.codec import Unreadable, decode
+from shared.messages.codec import Unreadable, decode, encode
+from shared.messages.gateway import UsageSource
 from shared.messages.meter import Confirmed
 
 GATHER_SECONDS = 0.25
@@ -48,6 +50,8 @@ class _Way:
     moved_at: float
     """When the mark last moved, or something was first sent beyond it."""
     patience: float = RESEND_SECONDS
+    announced: bool = False
+    """Whether the bus knows the source: a meter counts nothing of one that it does not."""
 
 
 class UsageSender:
@@ -117,7 +121,7 @@ class UsageSender:
         begun = way.first
         if begun.seq <= self._outbox.mark(source):
             way.moved_at = self._monotonic()
-        reached = await self._send(way.subject, begun)
+        reached = await self._send(source, way, begun)
         if way.first is begun:  # else a mark or a reconnect has moved it meanwhile
             way.first = reached
         return way.first.seq < self._outbox.synced(source)
@@ -126,15 +130,18 @@ class UsageSender:
         begun = way.again
         if begun is None or begun.seq - self._outbox.mark(source) >= RESEND_EVENTS:
             return False
-        reached = await self._send(way.subject, begun)
+        reached = await self._send(source, way, begun)
         if way.again is begun:
             way.again = reached if begun.seq < reached.seq < way.first.seq else None
         return way.again is not None
 
-    async def _send(self, subject: str, cursor: Cursor) -> Cursor:
+    async def _send(self, source: str, way: _Way, cursor: Cursor) -> Cursor:
         records, reached = self._outbox.read(cursor)
         if records:
-            await self._bus.publish_all([(subject, r.payload, r.id) for r in records])
+            if not way.announced:
+                await self._bus.put(SOURCES, source_key(source), encode(UsageSource(source=source, at=time.time())))
+                way.announced = True
+            await self._bus.publish_all([(way.subject, r.payload, r.id) for r in records])
         return reached
 
     def _resend_if_stuck(self, source: str, way: _Way) -> None:

@@ -6,7 +6,7 @@ sorted), so that none waits in a circle.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.days import day_facts, history_rows
 from services.meter.adapters.figures import add_figures
+from services.meter.adapters.quarantine import release, released
 from services.meter.adapters.tables import (
     COUNTS,
     conflicts,
@@ -38,7 +39,7 @@ from services.meter.core.day import Day, DayFacts
 from services.meter.core.history import page
 from services.meter.core.runs import Run, mark, merged
 from services.meter.core.sums import MonthKey, by_minute, hourly, monthly, rolled_up
-from services.meter.core.unknown import Known, Unknown, What, unknowns_of
+from services.meter.core.unknown import Unknown, What, unknowns_of
 from shared.database import AWAY, reading, told
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import History, HistoryQuery
@@ -68,16 +69,19 @@ class Recorded:
 class Ledger:
     """Every call raises one of `shared.database.AWAY` when the database is; nothing is written then."""
 
-    def __init__(self, engine: AsyncEngine, known: Callable[[], Known] = Known) -> None:
-        """`known`: the names that are known now."""
+    def __init__(self, engine: AsyncEngine, models: Container[str] | None = None) -> None:
+        """`models`: those of the configuration; None: all are known."""
         self._engine = engine
-        self._known = known
+        self._models = models
         self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
         self.fault: str | None = None
         """Why the last transaction failed; None when it did not."""
 
-    async def record(self, batch: Batch) -> Recorded:
-        """Write a batch, whatever of it is in the ledger already. Committed when this returns."""
+    async def record(self, batch: Batch, *, from_quarantine: bool = False) -> Recorded:
+        """Write a batch, whatever of it is in the ledger already. Committed when this returns.
+
+        `from_quarantine`: its messages are there, and what is in the ledger after this no longer counts as such.
+        """
         async with self._watched(self._engine.begin()) as connection:
             batch = batch.since(await _horizon(connection))
             arrived = batch.arrived
@@ -85,15 +89,19 @@ class Ledger:
             fresh = await self._insert_events(connection, batch.first_of_each)
             repeats = [m for m in batch.readable if fresh.get(m.event.id) is not m.event]
             stored = fresh | await _stored(connection, batch.first_of_each.keys() - fresh.keys())
-            conflicting = await self._insert_conflicts(connection, repeats, stored, batch.received_at)
+            # What was in quarantine is kept there, whatever it says.
+            other = [] if from_quarantine else repeats
+            conflicting = await self._insert_conflicts(connection, other, stored, batch.received_at)
             before = await _runs(connection, arrived)
             marks = await self._advance(connection, before, arrived)
             await self._add_rollups(connection, fresh.values())
             months = await self._add_months(connection, monthly(stored.values(), counted=fresh))
             await add_figures(connection, self._insert, fresh.values())
-            unknown = unknowns_of(fresh.values(), self._known())
+            unknown = unknowns_of(fresh.values(), self._models)
             await self._add_unknown(connection, unknown)
             quarantined = await self._insert_quarantined(connection, batch, before)
+            if from_quarantine:
+                await release(connection, [_digest(m.payload) for m in batch.readable], batch.received_at)
         return Recorded(
             counted=len(fresh),
             repeated=len(repeats) - conflicting,
@@ -165,6 +173,8 @@ class Ledger:
         self, connection: AsyncConnection, repeats: Sequence[Readable], stored: Mapping[str, UsageEvent], now: float
     ) -> int:
         other = {_digest(m.payload): m for m in repeats if m.event != plausible(stored[m.event.id])}
+        for digest in await released(connection, other):
+            del other[digest]  # counted with another time of completion: it came with one from the future
         insert = self._insert(conflicts).on_conflict_do_nothing().returning(conflicts.c.id)
         values = [
             {"id": m.event.id, "sha256": digest, "payload": m.payload, "received_at": now}

@@ -137,9 +137,14 @@ quarantine = Table(
     Column("received_at", Double),
     Column("kind", Text),
     Column("lacking", Boolean),
+    Column("name", Text),
+    Column("recounted_at", Double),
 )
 """Messages that cannot be counted, as they came. `lacking`: their source and number are known, and nothing else came
-under that number before."""
+under that number before. `name`: the key or source that is unknown. `recounted_at`: since then it is counted."""
+
+known_keys = Table("known_keys", metadata, Column("key_id", Text, primary_key=True))
+"""The ids of all keys that ever were on the bus, revoked and lost ones too."""
 
 losses = Table(
     "losses",
@@ -162,4 +167,4 @@ unknowns = Table(
     Column("first_at", Double),
     Column("last_at", Double),
 )
-"""Models and keys that events name and nobody had heard of when they came; counted like any other."""
+"""Models that events name and the configuration does not, counted like any other; in old ledgers keys too."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,8 +23,9 @@ TIME_LIMIT = 2**33
 AHEAD_SECONDS = 300.0
 """How far a gateway's clock may be ahead of the meter's."""
 
-Kind = Literal["unreadable", "invalid", "future", "old"]
-"""Of what is in quarantine: no event of ours, a field out of range, completed later than now, too old."""
+Kind = Literal["unreadable", "invalid", "future", "old", "unknown_key", "unknown_source"]
+"""Of what is in quarantine: no event of ours, a field out of range, completed later than now, too old, of a key that
+never existed, of a gateway that never announced itself."""
 
 _NAMES = ("id", "source", "key_id", "model", "tier", "machine", "wake_id", "moved_from")
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
@@ -51,6 +52,8 @@ class Quarantined:
     source_seq: int | None
     at: float
     """When its request completed, or else when the message came: the day whose count lacks it."""
+    name: str | None = None
+    """The key or the source that is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,32 @@ class Batch:
         old = tuple(_old(m, oldest) for m in self.readable if m.event.completed_at < oldest)
         return replace(self, readable=kept, quarantined=self.quarantined + old)
 
+    @property
+    def keys(self) -> set[str]:
+        """The keys whose use this is."""
+        return {m.event.key_id for m in self.readable}
+
+    @property
+    def sources(self) -> set[str]:
+        """The sources that these messages name."""
+        return {m.event.source for m in self.readable} | {q.source for q in self.quarantined if q.source}
+
+    def without(self, keys: Container[str], sources: Container[str]) -> "Batch":
+        """The same with everything of these keys and sources in quarantine.
+
+        What an unknown source sent has no number here: it leaves no gap in anybody's numbers.
+        """
+        kept: list[Readable] = []
+        aside = [replace(q, source=None, source_seq=None) if q.source in sources else q for q in self.quarantined]
+        for message in self.readable:
+            if message.event.source in sources:
+                aside.append(_unknown(message, "unknown_source", message.event.source))
+            elif message.event.key_id in keys:
+                aside.append(_unknown(message, "unknown_key", message.event.key_id))
+            else:
+                kept.append(message)
+        return replace(self, readable=tuple(kept), quarantined=tuple(aside))
+
     def lacking(self, arrived: Mapping[str, Sequence[Run]]) -> tuple[bool, ...]:
         """Of each quarantined message, whether it takes the place of one that is to be counted.
 
@@ -127,15 +156,22 @@ def read(payloads: Iterable[bytes], received_at: float, *, keep: float = math.in
         except Unreadable as error:
             quarantined.append(_quarantined(payload, "unreadable", str(error), received_at))
             continue
-        event = plausible(event)
-        if fault := next(faults(event), None):
-            quarantined.append(_quarantined(payload, "invalid", fault, received_at))
-        elif event.completed_at > received_at + AHEAD_SECONDS:
-            quarantined.append(_future(event, payload, received_at))
+        judged = judge(plausible(event), payload, received_at)
+        if isinstance(judged, Readable):
+            readable.append(judged)
         else:
-            readable.append(Readable(event=event, payload=payload))
+            quarantined.append(judged)
     batch = Batch(readable=tuple(readable), quarantined=tuple(quarantined), received_at=received_at)
     return batch.since(received_at - keep)
+
+
+def judge(event: UsageEvent, payload: bytes, received_at: float) -> Readable | Quarantined:
+    """Whether it can be counted, by itself."""
+    if fault := next(faults(event), None):
+        return _quarantined(payload, "invalid", fault, received_at)
+    if event.completed_at > received_at + AHEAD_SECONDS:
+        return _future(event, payload, received_at)
+    return Readable(event=event, payload=payload)
 
 
 def plausible(event: UsageEvent) -> UsageEvent:
@@ -209,6 +245,20 @@ def _old(message: Readable, oldest: float) -> Quarantined:
         source=event.source,
         source_seq=event.source_seq,
         at=event.completed_at,
+    )
+
+
+def _unknown(message: Readable, kind: Kind, name: str) -> Quarantined:
+    event = message.event
+    is_key = kind == "unknown_key"
+    return Quarantined(
+        payload=message.payload,
+        kind=kind,
+        reason=f"key_id: no key has the id {name!r}" if is_key else f"source: no gateway announced {name!r}",
+        source=event.source if is_key else None,
+        source_seq=event.source_seq if is_key else None,
+        at=event.completed_at,
+        name=name,
     )
 
 

@@ -1,4 +1,4 @@
-"""Names in events that nobody knows here: tokens were served, so they are counted, and the names are told."""
+"""Models in events that the configuration does not name: their tokens were served, so they count, and are told."""
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
@@ -6,15 +6,7 @@ from typing import Literal
 
 from shared.messages.gateway import UsageEvent
 
-What = Literal["model", "key"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """The models of the configuration and the ids of all keys, revoked ones too; None: not known yet, all pass."""
-
-    models: Container[str] | None = None
-    keys: Container[str] | None = None
+What = Literal["model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +18,14 @@ class Unknown:
     last_at: float
 
 
-def unknowns_of(events: Iterable[UsageEvent], known: Known) -> dict[tuple[What, str], Unknown]:
-    """By what it is and its name, sorted."""
+def unknowns_of(events: Iterable[UsageEvent], models: Container[str] | None) -> dict[tuple[What, str], Unknown]:
+    """By what it is and its name, sorted. `models`: those of the configuration; None: all pass."""
     found: dict[tuple[What, str], Unknown] = {}
     for e in events:
-        if known.models is not None and e.model not in known.models:
-            _add(found, ("model", e.model), e.completed_at)
-        if known.keys is not None and e.key_id not in known.keys:
-            _add(found, ("key", e.key_id), e.completed_at)
+        if models is not None and e.model not in models:
+            at, before = e.completed_at, found.get(("model", e.model))
+            before = before or Unknown(events=0, first_at=at, last_at=at)
+            found["model", e.model] = Unknown(
+                events=before.events + 1, first_at=min(before.first_at, at), last_at=max(before.last_at, at)
+            )
     return dict(sorted(found.items()))
-
-
-def _add(found: dict[tuple[What, str], Unknown], name: tuple[What, str], at: float) -> None:
-    before = found.get(name, Unknown(events=0, first_at=at, last_at=at))
-    found[name] = Unknown(events=before.events + 1, first_at=min(before.first_at, at), last_at=max(before.last_at, at))

@@ -24,6 +24,7 @@ from shared.messages.meter_audit import Audit, AuditQuery, MachineAudit
 from shared.messages.waker import MachineRecord, ProviderCall, Transition
 from tests.integration.meter.engines import CountingEngine, counting_engine
 from tests.integration.meter.test_process import Meter, read_page
+from tests.kit.usage import send
 from tests.kit.waiting import until
 from tests.unit.meter.events import event
 
@@ -85,7 +86,7 @@ class Scene:
             duration=0.01,
             **fields,
         )
-        await self.bus.publish(subjects.usage(e.source), encode(e), message_id=e.id)
+        await send(self.bus, e)
 
     async def audit(self) -> Audit:
         day = day_of(time.time()).name

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from shared.bus import subjects, topology
+from shared.bus import topology
 from shared.bus.jetstream import JetStreamBus
-from shared.messages.codec import encode
 from shared.suite import BUS_URL_VARIABLE
 from spotinference.__main__ import main
 from tests.integration.meter.test_process import Told, meter_on
+from tests.kit.usage import send
 from tests.kit.waiting import until
 from tests.unit.meter.events import MIDNIGHT, event
 
@@ -46,7 +46,7 @@ async def test_tokens_of_any_days_by_any_dimension_and_a_gap_given_up(
     told = Told()
     watch = await bus.watch(topology.METER, told.on_event)
     for found in FOUND:
-        await bus.publish(subjects.usage(found.source), encode(found))
+        await send(bus, found)
     async with meter_on(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
         await told.reach("gw-1", 3)
         await until(lambda: bus.backlog(topology.LEDGER), lambda left: left == 0)

@@ -89,12 +89,12 @@ class FailingLedger(Ledger):
         self.dies: str | None = None
         self.failed = asyncio.Event()
 
-    async def record(self, batch: Batch) -> Recorded:
+    async def record(self, batch: Batch, *, from_quarantine: bool = False) -> Recorded:
         dies, self.dies = self.dies, None
         if dies == "before":
             raise Killed
         try:
-            recorded = await super().record(batch)
+            recorded = await super().record(batch, from_quarantine=from_quarantine)
         except database.AWAY:
             self.failed.set()
             raise
@@ -113,9 +113,14 @@ def consumer_of(bus: FailingBus, ledger: Ledger, *, batch: int, stop: asyncio.Ev
     return Consumer(bus, recorder_of(bus, ledger), batch=batch, monotonic=lambda: 0.0, stopped=stopped)
 
 
+async def anybody(batch: Batch) -> Batch:
+    """Every key and source is known."""
+    return batch
+
+
 def recorder_of(bus: Bus, ledger: Ledger) -> Recorder:
     teller = Teller(bus, ledger, lambda: NOW)
-    return Recorder(ledger, teller, Metrics(CollectorRegistry()), keep=KEEP, now=lambda: NOW)
+    return Recorder(ledger, teller, Metrics(CollectorRegistry()), anybody, keep=KEEP, now=lambda: NOW)
 
 
 @pytest.fixture

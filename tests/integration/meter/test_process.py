@@ -31,6 +31,7 @@ from shared.suite import BUS_URL_VARIABLE
 from tests.kit.nats_server import NatsServer
 from tests.kit.ports import free_port
 from tests.kit.postgres import PostgresServer
+from tests.kit.usage import send
 from tests.kit.waiting import until
 from tests.unit.meter.events import event, sums_of
 
@@ -136,9 +137,9 @@ async def test_killed_again_and_again_in_a_stream_of_events_the_ledger_is_exact(
 
     async def publish() -> None:
         for n, e in enumerate(found):
-            await bus.publish(subjects.usage(e.source), encode(e))
+            await send(bus, e)
             if n % 10 == 0:
-                await bus.publish(subjects.usage(e.source), encode(found[n // 2]))
+                await send(bus, found[n // 2])
 
     async with meter_on(tmp_path / "meter", nats_url, database_url) as meter:
         publishing = asyncio.create_task(publish())
@@ -164,7 +165,7 @@ async def test_whoever_knows_the_mark_finds_the_months_on_the_bus(
     async with meter_on(tmp_path / "meter", nats_url, database_url) as meter:
         for n in range(1, 301):
             e = event(source_seq=n, completed_at=now, key_id=f"team/{n % 3}", prompt_tokens=n, completion_tokens=0)
-            await bus.publish(subjects.usage(e.source), encode(e))
+            await send(bus, e)
         await told.reach("gw-1", 300)
         entries = await bus.entries(topology.MONTHS)
         assert await meter.end(signal.SIGKILL) == -signal.SIGKILL
@@ -185,7 +186,7 @@ async def test_what_the_database_refused_is_not_acknowledged_and_counted_once_af
     async with meter_on(tmp_path / "meter", nats_url, database_url) as meter:
         await executed(database_url, "ALTER TABLE rollups RENAME TO away")
         for e in found:
-            await bus.publish(subjects.usage(e.source), encode(e))
+            await send(bus, e)
         await until(lambda: faults_of_database(meter), lambda faults: faults > 0)
         assert await bus.backlog(topology.LEDGER) == len(found)
         assert await meter.end(signal.SIGKILL) == -signal.SIGKILL
@@ -219,7 +220,7 @@ async def test_a_database_that_crashes_in_a_stream_of_events_lacks_none(
     found = [event(source_seq=n, completed_at=DAY.start + n) for n in range(1, 3001)]
     async with meter_on(tmp_path / "meter", nats_url, postgres_server.url):
         for n, e in enumerate(found):
-            await bus.publish(subjects.usage(e.source), encode(e))
+            await send(bus, e)
             if n in (500, 1500):
                 await told.reach("gw-1", n // 2)
                 postgres_server.stop(signal.SIGQUIT)
@@ -241,7 +242,7 @@ async def test_two_replicas_share_the_stream(
         meter_on(tmp_path / "b", nats_url, postgres_url) as second,
     ):
         for e in found:
-            await bus.publish(subjects.usage(e.source), encode(e))
+            await send(bus, e)
         await asyncio.gather(*(told.reach(f"gw-{s}", 1000) for s in (1, 2, 3)))
         assert (await ask(bus, TokensQuery(day=DAY.name))).totals == sums_of(found)
         worked = [(await read_page(meter.metrics_url + "/metrics"))[1] for meter in (first, second)]
@@ -259,7 +260,7 @@ async def test_sigterm_ends_it_with_nothing_in_hand(
     told = Told()
     watch = await bus.watch(topology.METER, told.on_event)
     for e in found:
-        await bus.publish(subjects.usage(e.source), encode(e))
+        await send(bus, e)
     async with meter_on(tmp_path / "meter", nats_url, database_url) as meter:
         await told.reach("gw-1", 50)
         assert await meter.end(signal.SIGTERM) == 0, meter.log.read_text()[-2000:]
@@ -298,7 +299,7 @@ async def test_a_bus_that_was_killed_is_found_again(bus: JetStreamBus, nats_serv
     told = Told()
     watch = await bus.watch(topology.METER, told.on_event)
     async with meter_on(tmp_path / "meter", nats_server.url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
-        await bus.publish(subjects.usage("gw-1"), encode(event(source_seq=1)))
+        await send(bus, event(source_seq=1))
         await told.reach("gw-1", 1)
         await asyncio.to_thread(nats_server.restart)
         async with asyncio.timeout(30):
@@ -311,7 +312,7 @@ async def test_a_bus_that_was_killed_is_found_again(bus: JetStreamBus, nats_serv
 async def test_a_database_that_starts_later_is_waited_for(
     bus: JetStreamBus, nats_url: str, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
-    await bus.publish(subjects.usage("gw-1"), encode(event()))
+    await send(bus, event())
     meter = Meter(tmp_path / "meter", nats_url, postgres_server.url)
     port = free_port()
     await meter.spawn("--metrics-port", str(port))
@@ -337,7 +338,7 @@ async def first_page(url: str) -> tuple[int, str]:
 
 async def published(bus: JetStreamBus, found: UsageEvent) -> bool:
     try:
-        await bus.publish(subjects.usage(found.source), encode(found))
+        await send(bus, found)
     except BusUnavailable:
         await asyncio.sleep(0.05)  # the client connects again by itself and says so to nobody
         return False

@@ -26,6 +26,7 @@ from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import Confirmed, DeclareLost, Gaps, Refused, Reread, RereadQuery, Tokens, TokensQuery
+from tests.integration.meter.test_consumer import anybody
 from tests.integration.meter.test_ledger import ledger_on
 from tests.unit.meter.events import event, sums_of
 
@@ -71,7 +72,7 @@ class Meter:
 
 def meter_on(ledger: Ledger, bus: MemoryBus, batch: int = 3) -> Meter:
     engine, metrics = ledger._engine, Metrics(CollectorRegistry())
-    recorder = Recorder(ledger, Teller(bus, ledger, lambda: NOW), metrics, keep=NOW, now=lambda: NOW)
+    recorder = Recorder(ledger, Teller(bus, ledger, lambda: NOW), metrics, anybody, keep=NOW, now=lambda: NOW)
     book = ConfirmedBook(engine)
     recovery = Recovery(bus, book, recorder, metrics, batch=batch, now=lambda: NOW)
     return Meter(bus, ledger, book, GapBook(engine), recorder, recovery)

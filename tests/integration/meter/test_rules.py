@@ -12,9 +12,7 @@ from services.meter.adapters.ledger import Ledger
 from services.meter.consumer import Consumer
 from services.meter.core.batch import AHEAD_SECONDS, read
 from services.meter.core.day import answer, parse_day
-from services.meter.core.unknown import Known
 from services.meter.metrics import Metrics
-from services.meter.names import Names
 from services.meter.recorder import Recorder
 from services.meter.teller import Teller
 from shared import database
@@ -22,8 +20,8 @@ from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent
-from shared.messages.keys import KeyRecord, digest
 from shared.messages.meter import Tokens, TokensQuery
+from tests.integration.meter.test_consumer import anybody
 from tests.integration.meter.test_ledger import ledger_on
 from tests.unit.meter.events import MIDNIGHT, event, sums_of
 
@@ -59,7 +57,7 @@ async def consumed(ledger: Ledger, *payloads: bytes) -> CollectorRegistry:
     for payload in payloads:
         await bus.publish(subjects.usage("gw-1"), payload)
     teller = Teller(bus, ledger, lambda: NOW)
-    recorder = Recorder(ledger, teller, Metrics(registry), keep=KEEP, now=lambda: NOW)
+    recorder = Recorder(ledger, teller, Metrics(registry), anybody, keep=KEEP, now=lambda: NOW)
     await Consumer(bus, recorder, batch=100, monotonic=lambda: 0.0, stopped=stopped).run()
     assert await bus.backlog(topology.LEDGER) == 0
     return registry
@@ -122,36 +120,23 @@ async def test_nothing_behind_the_horizon_is_taken_however_long_it_was_in_hand(l
     assert (recorded.counted, recorded.quarantined, recorded.marks) == (1, {"old": 1}, {"gw-1": 2})
 
 
-async def test_names_that_nobody_knows_are_counted_and_told(ledger: Ledger) -> None:
-    bus, names = MemoryBus(), Names(["qwen"])
-    await names.start(bus)
-    ledger._known = names
-    key = KeyRecord(id="k1", name="n", created_at=0.0)
-    await bus.put(topology.KEYS, digest("sk-1"), encode(key))
+async def test_models_that_nobody_knows_are_counted_and_told(ledger: Ledger) -> None:
+    ledger._models = frozenset({"qwen"})
     found = [
         event(source_seq=1),
         event(source_seq=2, model="gone", completed_at=MIDNIGHT + 9),
-        event(source_seq=3, model="gone", key_id="k2", completed_at=MIDNIGHT + 5),
+        event(source_seq=3, model="gone", completed_at=MIDNIGHT + 5),
     ]
     metrics = await consumed(ledger, *map(encode, found))
     assert metrics.get_sample_value("spot_meter_unknown_total", {"what": "model"}) == 2
-    assert metrics.get_sample_value("spot_meter_unknown_total", {"what": "key"}) == 1
     assert (await told(ledger, DAY.name)).totals == sums_of(found)
-    wanted = {("model", "gone", 2, MIDNIGHT + 5, MIDNIGHT + 9), ("key", "k2", 1, MIDNIGHT + 5, MIDNIGHT + 5)}
-    assert {tuple(row) for row in await rows(ledger, tables.unknowns)} == wanted
+    wanted = ("model", "gone", 2, MIDNIGHT + 5, MIDNIGHT + 9)
+    assert [tuple(row) for row in await rows(ledger, tables.unknowns)] == [wanted]
     again = await consumed(ledger, *map(encode, found))
     assert again.get_sample_value("spot_meter_unknown_total", {"what": "model"}) is None, "only what is new"
-    await bus.put(topology.KEYS, digest("sk-2"), encode(KeyRecord(id="k2", name="n", created_at=0.0)))
-    more = event(source_seq=4, key_id="k2", model="gone", completed_at=MIDNIGHT + 1)
-    await consumed(ledger, encode(more))
-    wanted = {("model", "gone", 3, MIDNIGHT + 1, MIDNIGHT + 9), ("key", "k2", 1, MIDNIGHT + 5, MIDNIGHT + 5)}
-    assert {tuple(row) for row in await rows(ledger, tables.unknowns)} == wanted
-    await names.stop()
-
-
-def test_without_anything_known_yet_all_pass() -> None:
-    assert Known().models is None
-    assert Names(["m"])().models == frozenset({"m"})
+    await consumed(ledger, encode(event(source_seq=4, model="gone", completed_at=MIDNIGHT + 1)))
+    wanted = ("model", "gone", 3, MIDNIGHT + 1, MIDNIGHT + 9)
+    assert [tuple(row) for row in await rows(ledger, tables.unknowns)] == [wanted]
 
 
 async def test_an_old_event_with_more_cached_than_prompt_tokens_breaks_no_sum(ledger: Ledger) -> None:

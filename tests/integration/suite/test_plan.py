@@ -17,6 +17,7 @@ from shared.messages.waker import TierMemory
 from shared.suite import BUS_URL_VARIABLE
 from spotinference.__main__ import main
 from tests.integration.meter.test_process import Told, meter_on
+from tests.kit.usage import send
 from tests.unit.meter.events import event
 
 CONFIG = """
@@ -144,7 +145,7 @@ async def test_the_ledger_is_replayed_with_the_wakes_that_were_measured(
             event(source_seq=3, completed_at=DAY + 9000.0, model="org/b"),
         ]
         for use in uses:
-            await bus.publish(subjects.usage("gw-1"), encode(use))
+            await send(bus, use)
         await told.reach("gw-1", 3)
         days = ("--from", "2020-01-01", "--to", "2020-01-01")
         replayed = found(await asyncio.to_thread(call, "--json", *days))

@@ -1,0 +1,207 @@
+"""Usage of unknown keys and gateways is kept and not counted; what can be counted later is, once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from sqlalchemy import select, update
+
+from services.meter.adapters import tables
+from services.meter.adapters.gaps import GapBook
+from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.quarantine import Quarantine
+from services.meter.core.batch import AHEAD_SECONDS
+from services.meter.core.day import answer, parse_day
+from services.meter.metrics import Metrics
+from services.meter.names import Names
+from services.meter.recorder import Recorder
+from services.meter.recount import Recount
+from services.meter.teller import Teller
+from shared import database
+from shared.bus import subjects, topology
+from shared.bus.memory import MemoryBus
+from shared.errors import BusUnavailable
+from shared.messages.codec import decode, encode
+from shared.messages.gateway import UsageEvent, UsageSource
+from shared.messages.keys import KeyRecord, digest
+from shared.messages.meter import Recounted, RecountQuery, Refused, Tokens, TokensQuery
+from tests.integration.meter.test_ledger import ledger_on
+from tests.unit.meter.events import MIDNIGHT, event, sums_of
+
+DAY = parse_day("2026-11-23")
+NOW = MIDNIGHT + 3600.0
+KEEP = 40 * 86400.0
+
+
+@dataclass
+class Meter:
+    """What of a meter judges events, on one ledger. `now` is its clock."""
+
+    bus: MemoryBus
+    ledger: Ledger
+    now: float = NOW
+
+    async def start(self) -> None:
+        quarantine = Quarantine(self.ledger._engine)
+        self.names = Names(self.bus, quarantine, lambda: 0.0)
+        metrics = Metrics(CollectorRegistry())
+        teller = Teller(self.bus, self.ledger, lambda: self.now)
+        self.recorder = Recorder(self.ledger, teller, metrics, self.names.vet, keep=KEEP, now=lambda: self.now)
+        self.recount = Recount(quarantine, self.names, self.recorder, batch=2)
+        await self.names.start()
+
+    async def count(self, *found: UsageEvent | bytes) -> None:
+        await self.recorder.record([e if isinstance(e, bytes) else encode(e) for e in found])
+
+    async def sweep(self) -> None:
+        await self.names.keep()
+        await self.recount.count_known()
+
+    async def order(self, reason: str | None = None) -> dict[str, int]:
+        sums, after = {"counted": 0, "repeated": 0, "left": 0}, ""
+        while True:
+            page = decode(await self.recount.answer(encode(RecountQuery(reason=reason, after=after))), Recounted)
+            sums = {name: count + getattr(page, name) for name, count in sums.items()}
+            if page.next is None:
+                return sums
+            after = page.next
+
+    async def tokens(self) -> Tokens:
+        facts, later = await self.ledger.day(DAY, (), busy=False), DAY.end + 86400.0
+        return answer(DAY, TokensQuery(day=DAY.name), facts, later, now=later, silence=60)
+
+    async def rows(self, table: Any) -> list[Any]:
+        async with database.reading(self.ledger._engine) as connection:
+            return list(await connection.execute(select(table)))
+
+
+async def put_key(bus: MemoryBus, key_id: str) -> None:
+    await bus.put(topology.KEYS, digest(f"sk-{key_id}"), encode(KeyRecord(id=key_id, name="n", created_at=0.0)))
+
+
+async def put_source(bus: MemoryBus, source: str) -> None:
+    await bus.put(topology.SOURCES, subjects.source_key(source), encode(UsageSource(source=source, at=0.0)))
+
+
+@pytest.fixture
+async def meter(database_url: str) -> AsyncIterator[Meter]:
+    async with ledger_on(database_url) as ledger:
+        found = Meter(MemoryBus(), ledger)
+        await put_key(found.bus, "k1")
+        await put_source(found.bus, "gw-1")
+        await found.start()
+        yield found
+        await found.names.stop()
+
+
+async def test_one_message_puts_nothing_on_anybodys_bill(meter: Meter) -> None:
+    good = event(source_seq=1)
+    forged = [event(source_seq=2, key_id="k9"), event("evil", 10**9, completed_at=NOW), event("evil", 3, status=-1)]
+    await meter.count(good, *forged)
+    told = await meter.tokens()
+    assert told.totals == sums_of([good])
+    assert sorted(r.kind for r in await meter.rows(tables.quarantine)) == ["invalid", "unknown_key", "unknown_source"]
+    assert told.open_gaps == 1, "of the known gateway; the other one leaves no gap in any day"
+    assert [r.source for r in await meter.rows(tables.sources)] == ["gw-1"]
+
+
+async def test_a_key_and_a_gateway_are_known_at_once_however_late_the_watch_is(meter: Meter) -> None:
+    meter.bus._watches.clear()
+    await put_key(meter.bus, "k2")
+    await put_source(meter.bus, "gw-2")
+    found = event("gw-2", 1, key_id="k2")
+    await meter.count(found)
+    assert (await meter.tokens()).totals == sums_of([found])
+
+
+async def test_nothing_is_judged_while_the_bus_is_away(meter: Meter) -> None:
+    meter.bus.connected = False
+    with pytest.raises(BusUnavailable):
+        await meter.count(event(key_id="k2"))
+    assert await meter.rows(tables.quarantine) == []
+    await meter.count(event(source_seq=1))
+    assert len(await meter.rows(tables.events)) == 1, "what is known needs no bus"
+
+
+async def test_keys_that_the_bus_lost_and_gateways_of_the_ledger_stay_known(meter: Meter) -> None:
+    await meter.count(event(source_seq=1))
+    await meter.sweep()
+    other = Meter(MemoryBus(), meter.ledger)
+    await other.start()
+    await other.count(event(source_seq=2))
+    assert len(await meter.rows(tables.events)) == 2
+    await other.names.stop()
+
+
+async def test_what_waited_for_a_name_is_counted_when_it_becomes_known(meter: Meter) -> None:
+    found = [event("gw-2", 1), event("gw-1", 1, key_id="k2"), event("gw-1", 2, key_id="k3")]
+    await meter.count(*found)
+    assert (await meter.tokens()).totals.requests == 0
+    assert await meter.order() == {"counted": 0, "repeated": 0, "left": 3}
+    await put_key(meter.bus, "k2")
+    meter.names.on_gateway("gw-2")
+    await meter.sweep()
+    assert (await meter.tokens()).totals == sums_of(found[:2])
+    await put_key(meter.bus, "k3")
+    await meter.sweep()
+    told = await meter.tokens()
+    assert (told.totals, told.open_gaps) == (sums_of(found), 0)
+    assert await meter.order() == {"counted": 0, "repeated": 0, "left": 0}
+    await meter.count(*found)
+    assert await meter.rows(tables.conflicts) == []
+
+
+async def test_what_a_wrong_clock_dated_ahead_counts_on_the_day_when_it_came(meter: Meter) -> None:
+    ahead = [event(source_seq=n, completed_at=NOW + 3 * 86400.0 + n) for n in (1, 2, 3)]
+    await meter.count(*ahead)
+    assert ((await meter.tokens()).totals.requests, (await meter.tokens()).open_gaps) == (0, 3)
+    meter.now = NOW + 600.0
+    assert await meter.order("old") == {"counted": 0, "repeated": 0, "left": 0}
+    assert await meter.order("future") == {"counted": 3, "repeated": 0, "left": 0}
+    told = await meter.tokens()
+    assert (told.totals, told.open_gaps) == (sums_of(ahead), 0)
+    assert (await GapBook(meter.ledger._engine).listed(DAY.end)).open == ()
+    meter.now = NOW + 5 * 86400.0
+    await meter.count(*ahead)
+    assert await meter.rows(tables.conflicts) == [], "the stream has them as they came"
+    assert (await meter.tokens()).totals == sums_of(ahead)
+
+
+async def test_a_meter_whose_clock_was_behind_takes_back_what_it_set_aside(meter: Meter) -> None:
+    found = event(source_seq=1, completed_at=MIDNIGHT + 7200.0)
+    meter.now = found.completed_at - AHEAD_SECONDS - 60.0
+    await meter.count(found)
+    meter.now = found.completed_at + KEEP + 1.0
+    await meter.count(event(source_seq=2, completed_at=found.completed_at))
+    assert {r.kind for r in await meter.rows(tables.quarantine)} == {"future", "old"}
+    meter.now = found.completed_at + 60.0
+    assert (await meter.order())["counted"] == 2, "too late by a clock that was ahead"
+    assert await meter.order() == {"counted": 0, "repeated": 0, "left": 0}
+
+
+async def test_sealed_days_take_nothing_back(meter: Meter) -> None:
+    await meter.count(event(source_seq=1, completed_at=NOW + 86400.0))
+    async with meter.ledger._engine.begin() as connection:
+        await connection.execute(update(tables.horizon).values(before=DAY.end))
+    meter.now = DAY.end + 60.0
+    assert await meter.order() == {"counted": 0, "repeated": 0, "left": 1}
+    assert (await meter.tokens()).open_gaps == 1
+
+
+async def test_two_who_count_again_at_once_count_once(meter: Meter) -> None:
+    ahead = [event(source_seq=n, completed_at=NOW + 86400.0) for n in range(1, 8)]
+    await meter.count(*ahead)
+    await asyncio.gather(*(meter.order() for _ in range(3)))
+    told = await meter.tokens()
+    assert (told.totals.requests, told.open_gaps) == (7, 0)
+
+
+async def test_an_unknown_reason_is_refused(meter: Meter) -> None:
+    assert (
+        "expected one of unreadable"
+        in decode(await meter.recount.answer(encode(RecountQuery(reason="other"))), Refused).reason
+    )
+    assert decode(await meter.recount.answer(b"["), Refused).reason
