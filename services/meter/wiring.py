@@ -65,17 +65,10 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         teller = Teller(runtime.bus, ledger, runtime.now)
         backlog = Backlog(runtime.bus, metrics.backlog, runtime.now)
         recorder = Recorder(ledger, teller, metrics, names.vet, keep=config.meter.keep_events, now=runtime.now)
-        consumer = Consumer(
-            runtime.bus,
-            recorder,
-            batch=config.meter.batch,
-            monotonic=runtime.monotonic,
-            stopped=runtime.stopped,
-        )
-        recovery = Recovery(
-            runtime.bus, ConfirmedBook(engine), recorder, metrics, batch=config.meter.batch, now=runtime.now
-        )
-        recount = Recount(quarantine, names, recorder, batch=config.meter.batch)
+        batch = config.meter.batch
+        consumer = Consumer(runtime.bus, recorder, batch=batch, monotonic=runtime.monotonic, stopped=runtime.stopped)
+        recovery = Recovery(runtime.bus, ConfirmedBook(engine), recorder, metrics, batch=batch, now=runtime.now)
+        recount = Recount(quarantine, names, recorder, batch=batch)
         await names.start()
         await _compared(recovery)
         hearing = Hearing(runtime.bus, book, runtime.now, names.on_gateway)
@@ -103,13 +96,16 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         answers = Answers(ledger, FiguresReader(engine), backlog, now=runtime.now, silence=silence)
         gaps = GapAnswers(book, runtime.now)
         answering = [
-            await runtime.bus.respond("meter", subjects.METER_TOKENS, answers.tokens),
-            await runtime.bus.respond("meter", subjects.METER_HISTORY, answers.history),
-            await runtime.bus.respond("meter", subjects.METER_GAPS, gaps.gaps),
-            await runtime.bus.respond("meter", subjects.METER_LOST, gaps.lost),
-            await runtime.bus.respond("meter", subjects.METER_REREAD, recovery.reread),
-            await runtime.bus.respond("meter", subjects.METER_RECOUNT, recount.answer),
-            await runtime.bus.respond("meter", subjects.METER_FIGURES, answers.figures),
+            await runtime.bus.respond("meter", subject, answer)
+            for subject, answer in (
+                (subjects.METER_TOKENS, answers.tokens),
+                (subjects.METER_HISTORY, answers.history),
+                (subjects.METER_GAPS, gaps.gaps),
+                (subjects.METER_LOST, gaps.lost),
+                (subjects.METER_REREAD, recovery.reread),
+                (subjects.METER_RECOUNT, recount.answer),
+                (subjects.METER_FIGURES, answers.figures),
+            )
         ]
         lease = Lease(runtime.bus, subjects.METER_LEASE, runtime.instance, runtime.monotonic)
         audit_metrics = AuditMetrics(runtime.registry)
