@@ -3,14 +3,13 @@
 from datetime import UTC, datetime
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from shared.bus.ports import Bus
 from shared.bus.subjects import METER_GAPS, METER_LOST, METER_RECOUNT
 from shared.messages.meter import DeclaredLost, DeclareLost, Gaps, GapsQuery, Recounted, RecountQuery
 from spotinference.context import Context, ask, suite_options
-from spotinference.terminal import echo_json, say, show
+from spotinference.terminal import Screen, echo_json, say, show
 
 REASONS = ("unreadable", "invalid", "future", "old", "unknown_key", "unknown_source")
 """As `spot_meter_quarantined_total` names them."""
@@ -73,7 +72,7 @@ def recount(context: Context, *, reason: str | None, as_json: bool) -> None:
 async def _recount(bus: Bus, reason: str | None) -> dict[str, int]:
     sums = {"counted": 0, "repeated": 0, "left": 0}
     after: str | None = ""
-    with Console(stderr=True).status("counting again") as status:
+    with Screen(stderr=True).status("counting again") as status:
         while after is not None:
             page = await ask(bus, METER_RECOUNT, RecountQuery(reason=reason, after=after), Recounted)
             sums = {name: count + getattr(page, name) for name, count in sums.items()}
