@@ -1,7 +1,9 @@
 """How many bytes are held for clients, in total and for each key: request bodies, and responses until they are read."""
 
 ANONYMOUS = ""
-"""Owner of what came before its request's key was known. All connections share its share."""
+"""Owner of what came before its request's key was known: of one read of a connection at most.
+
+It is counted but never refused, for it may be anybody's. Where it stays so, its connections are cut beyond a share."""
 
 
 class Memory:
@@ -20,10 +22,15 @@ class Memory:
         """Return the bytes that are held for one owner."""
         return self._by_owner.get(owner, 0)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether what is nobody's yet is more than one owner may have."""
+        return self.used_by(ANONYMOUS) > self.most_per_owner
+
     def take(self, owner: str, size_bytes: int) -> bool:
         """Count so many bytes more. False: they are too many, and nothing was counted."""
         used = self._by_owner.get(owner, 0) + size_bytes
-        if used > self.most_per_owner or self.used + size_bytes > self.most:
+        if owner != ANONYMOUS and (used > self.most_per_owner or self.used + size_bytes > self.most):
             return False
         self._by_owner[owner] = used
         self.used += size_bytes

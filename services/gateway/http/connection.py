@@ -17,7 +17,7 @@ from services.gateway.core.request import Piece
 from services.gateway.http import head
 from services.gateway.http.incoming import Incoming
 from services.gateway.http.protocols import Application, Serving
-from services.gateway.http.request import Request
+from services.gateway.http.request import Request, peer_address
 
 LINGER_SECONDS = 2.0
 """For a client that still sends what nobody reads any more: closing at once could cost it the answer."""
@@ -103,6 +103,7 @@ class ClientConnection(asyncio.Protocol):
         self._arm()
         if self._serving is not None:
             self._serving.resume()
+        self._transport.resume_reading()
         self._advance()
 
     # From whoever answers.
@@ -206,8 +207,11 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(errors.internal_error())
         finally:
             self._advancing = False
-        if len(requests) > 1:
+        waiting = bool(requests) and not requests[0].opened
+        if len(requests) > 1 or waiting:
             self._transport.pause_reading()  # a client that asks ahead is read on when its turn has come
+        if waiting and self._application.memory.crowded:
+            self._transport.abort()
         self._arm()
 
     def _go_on(self, request: Request) -> bool:
@@ -292,8 +296,3 @@ class ClientConnection(asyncio.Protocol):
             self.deadline = self._incoming.head_deadline
         elif self.deadline == math.inf:
             self.deadline = self._application.now + settings.keepalive_timeout
-
-
-def peer_address(name: object) -> str:
-    """The address alone of a socket's peer; none where the socket has gone already."""
-    return str(name[0]) if isinstance(name, tuple) and name else ""

@@ -32,6 +32,7 @@ class Incoming:
         "_offer",
         "_on_head",
         "_parser",
+        "_previous",
         "_read",
         "_settings",
         "fault",
@@ -54,6 +55,8 @@ class Incoming:
         """Bytes of the read that is being parsed."""
         self._offer: Request | None = None
         """A request that would rather be one of another protocol."""
+        self._previous: Request | None = None
+        """The last one whose head was complete."""
         self._framing = 0
         """Bytes since the last head that are no body: sizes of chunks, extensions, trailers."""
         self._memory = memory
@@ -126,6 +129,7 @@ class Incoming:
         for request in self.requests:
             request.drop_body()
         self.requests.clear()
+        self._previous = None
         self._parser = None  # it holds our methods: without this only the collector would free the two
 
     # From the parser.
@@ -172,6 +176,10 @@ class Incoming:
             raise errors.malformed("Host is missing")
         if request.headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             raise errors.malformed("of the transfer encodings only chunked is understood")
+        if self._previous is not None:
+            # What is sent ahead of its turn counts for whoever asked before, until its own key is known.
+            request.held.move_to(self._previous.held.owner)
+        self._previous = request
         self._on_head(request)
         self.requests.append(request)
 

@@ -79,3 +79,8 @@ class Request:
         if self.held.size_bytes:
             self.held.release()
             self.body = bytearray()
+
+
+def peer_address(name: object) -> str:
+    """The address alone of a socket's peer; none where the socket has gone already."""
+    return str(name[0]) if isinstance(name, tuple) and name else ""
