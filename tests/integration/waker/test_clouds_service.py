@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from services.waker.core.policy import COOL_SECONDS
 from shared.bus.jetstream import JetStreamBus
+from shared.messages.waker import Transition
 from tests.integration.waker.cloud_house import CloudHouse, cloud_house
 from tests.integration.waker.skies import FLEET, UNKNOWN, Ec2Sky, HyperstackSky, Sky
 from tests.kit.hyperstack_cloud import hyperstack_cloud
@@ -54,12 +56,12 @@ async def build(
     async with AsyncExitStack() as stack:
 
         async def built(
-            sky: Sky, *, idle: str = "1h", waker: str = "", first: str = "", running: bool = False
+            sky: Sky, *, idle: str = "1h", waker: str = "", first: str = "", second: str = "", running: bool = False
         ) -> CloudHouse:
             for name, value in sky.secrets.items():
                 monkeypatch.setenv(name, value)
             first = first or sky.add(running=running)
-            second = sky.add(pool=1)
+            second = second or sky.add(pool=1)
             return await stack.enter_async_context(
                 cloud_house(sky, bus, nats_url, tmp_path, first=first, second=second, idle=idle, waker=waker)
             )
@@ -146,6 +148,21 @@ async def test_a_machine_without_room_is_passed_over(build: Build, sky: Sky) -> 
     assert (await house.reaches("asleep")).alarm == ""
     assert await house.path("m2") == WAKE
     assert (sky.wakes(house.first), sky.wakes(house.second)) == (0, 1)
+
+
+async def test_a_quota_that_is_used_up_pauses_its_instance_family_alone(build: Build, ec2: Ec2Sky) -> None:
+    house = await build(ec2, second=ec2.cloud.add_machine(kind="g5.12xlarge", zone="us-east-1a"))
+    await house.waker()
+    await house.in_doubt(False)
+    ec2.cloud.fail("StartInstances", code="VcpuLimitExceeded", times=None, instance=house.first)
+    assert "w1" in await house.ask()
+    assert await house.calls() == [("start", "refused")]
+    assert "for this instance family is used up" in (await house.reaches("asleep")).alarm
+    moves = [entry for entry in await house.journal() if isinstance(entry, Transition)]
+    refused = next(move.at for move in moves if (move.machine, move.from_state) == ("m1", "waking"))
+    begun = next(move.at for move in moves if (move.machine, move.to_state) == ("m2", "waking"))
+    assert begun - refused < COOL_SECONDS, "no pause kept the other family asleep"
+    assert ec2.wakes(house.second) == 1
 
 
 async def test_a_start_that_comes_to_nothing_is_passed_over(build: Build, sky: Sky) -> None:
