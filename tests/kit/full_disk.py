@@ -4,6 +4,7 @@ Works for every user and on every file system, unlike a small volume, which need
 `EFBIG` where a full disk's is `ENOSPC`; no part tells them apart.
 """
 
+import contextlib
 import resource
 from collections.abc import Iterable
 
@@ -15,12 +16,13 @@ def fill(processes: Iterable[int]) -> None:
 
 
 def free(processes: Iterable[int]) -> None:
-    """What had ended meanwhile, and was started again with the limit of its parent, has to be among them."""
+    """A parent comes before its children: those that it starts have its limit."""
     _limit(processes, UNLIMITED)
 
 
 def _limit(processes: Iterable[int], most: int) -> None:
     for process in processes:
-        _, hard = resource.prlimit(process, resource.RLIMIT_FSIZE)
-        soft = most if hard == UNLIMITED else min(most, hard) if most != UNLIMITED else hard
-        resource.prlimit(process, resource.RLIMIT_FSIZE, (soft, hard))
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            _, hard = resource.prlimit(process, resource.RLIMIT_FSIZE)
+            soft = most if hard == UNLIMITED else min(most, hard) if most != UNLIMITED else hard
+            resource.prlimit(process, resource.RLIMIT_FSIZE, (soft, hard))

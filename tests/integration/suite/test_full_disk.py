@@ -1,6 +1,8 @@
 """A disk fills and empties under traffic: nothing is lost, somebody leads again, and all goes on by itself."""
 
 import asyncio
+import os
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -76,9 +78,13 @@ class Clients:
 
 
 async def page(suite: UpProcess, service: str, path: str) -> tuple[int, str]:
+    """Its status and its text; 0 and nothing while the service is down."""
     url = suite.services[service]["metrics_url"] + path
-    async with aiohttp.ClientSession() as session, session.get(url) as response:
-        return response.status, await response.text()
+    try:
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return response.status, await response.text()
+    except aiohttp.ClientConnectionError:
+        return 0, ""
 
 
 async def leading(suite: UpProcess) -> dict[str, bool]:
@@ -118,7 +124,10 @@ async def test_a_disk_fills_and_empties_under_traffic(tmp_path: Path, scripted_e
         full_disk.fill(processes_of(tmp_path))
         await clients.more("outbox_full")
         await until(lambda: leading(suite), lambda seen: not any(seen.values()))
+        os.kill(suite.services["meter"]["pid"], signal.SIGKILL)  # what starts on a full disk waits for room
 
+        assert suite.process is not None
+        full_disk.free([suite.process.pid])
         full_disk.free(processes_of(tmp_path))
         await clients.more("served")
         await write_again(suite)
