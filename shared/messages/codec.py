@@ -19,6 +19,8 @@ T = TypeVar("T")
 MALFORMED = (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeError, RecursionError, OverflowError)
 """All that data from outside can make a decoder raise, a value nested too deeply among it."""
 
+FIRST_MOMENT, LAST_MOMENT = -62_135_596_800.0, 253_402_300_799.0
+"""Unix seconds: the years 1 to 9999, which a date can name."""
 _encoder = msgspec.json.Encoder(decimal_format="string")
 _decoders: "dict[type[Any], Decoder[Any]]" = {}
 
@@ -113,5 +115,12 @@ def decode_toml(data: bytes | str, kind: type[T], parse_special: Callable[[type[
 
 
 def rfc3339(moment: float) -> str:
-    """Unix seconds as RFC 3339 in UTC with milliseconds, e.g. `2026-11-23T10:00:00.000Z`."""
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Unix seconds as RFC 3339 in UTC with milliseconds, e.g. `2026-11-23T10:00:00.000Z`.
+
+    A moment before the year 1 or after 9999 becomes the nearest one that has a date.
+    """
+    return (
+        datetime.fromtimestamp(min(max(moment, FIRST_MOMENT), LAST_MOMENT), UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )

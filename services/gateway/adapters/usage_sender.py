@@ -166,19 +166,16 @@ class UsageSender:
             self.wake()
         elif isinstance(event, Changed) and event.value is not None and event.key.startswith(CONFIRMED):
             try:
-                mark = decode(event.value, Confirmed)
+                self._confirm(event.key, decode(event.value, Confirmed))
             except Unreadable as error:
                 self._bus.intake.reject(METER.name, error, key=event.key)
-                return
-            if event.key == confirmed_key(mark.source):
-                self._confirm(mark)
+            except Exception as error:  # noqa: BLE001 - it concerns this mark alone
+                # A mark that nothing can be done with, or a disk that fails: the next mark takes it along.
+                self._bus.intake.reject(METER.name, error, traceback=True, key=event.key)
 
-    def _confirm(self, mark: Confirmed) -> None:
-        try:
-            if self._outbox.confirm(mark.source, mark.source_seq):
-                self._on_moved(mark.source)
-        except OSError as error:
-            log.warning("confirmed_usage_kept", reason=str(error))  # the disk; a later mark takes it along
+    def _confirm(self, key: str, mark: Confirmed) -> None:
+        if key == confirmed_key(mark.source) and self._outbox.confirm(mark.source, mark.source_seq):
+            self._on_moved(mark.source)
 
     def _on_moved(self, source: str) -> None:
         if source not in self._outbox.sources:

@@ -134,6 +134,17 @@ async def test_what_is_confirmed_does_not_go_again(sending: Sending) -> None:
     assert await sending.waited(2) == [6]
 
 
+async def test_a_mark_that_nothing_can_be_done_with_ends_no_watch(sending: Sending) -> None:
+    nobody = encode(Confirmed(source="", source_seq=1, at=1.0))
+    for data in (nobody, b"{", b"[" * 6000):
+        await sending.line.put(METER, "confirmed.x", data)
+    await sending.add(2)
+    await sending.line.confirm("a", 1)
+    assert sending.line.intake.rejected == {"meter": 3}
+    assert not sending.line.watch_ended.done()
+    assert sending.outbox.mark("a") == 1
+
+
 async def test_what_is_not_confirmed_goes_again_ever_more_seldom_until_the_mark_moves(sending: Sending) -> None:
     await sending.add(3)
     assert await sending.step() == [1, 2, 3]

@@ -16,6 +16,7 @@ from shared.messages.codec import (
     decode_any,
     decode_text,
     decode_toml,
+    rfc3339,
 )
 from shared.messages.gateway import Activity, UsageEvent, WakeRequest
 from shared.messages.keys import KeyRecord
@@ -95,6 +96,11 @@ def test_text_that_is_not_utf8_is_named_by_its_first_wrong_byte() -> None:
     with pytest.raises(Unreadable, match="not UTF-8 at its byte 3"):
         decode_text(b"abc\xffd")
     assert decode_text(bytearray("é".encode())) == "é"
+
+
+@pytest.mark.parametrize("moment", [-1e300, 1e300, float("-inf"), float("inf"), 0.0, 1.5, -62_135_596_800.0])
+def test_any_moment_has_a_date(moment: float) -> None:
+    assert rfc3339(moment).endswith("Z")
 
 
 def _no_special(kind: type[Any], _value: object) -> object:
