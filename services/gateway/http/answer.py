@@ -86,13 +86,13 @@ class StreamAnswer:
         return self._told_error
 
     def feed(self, data: bytes) -> None:
-        now = self._now()
-        if self.first_at is None:
-            self.first_at = now
-        else:
-            self._gap.observe(now - self._last_at)
-        self._last_at = now
         try:
+            now = self._now()
+            if self.first_at is None:
+                self.first_at = now
+            else:
+                self._gap.observe(now - self._last_at)
+            self._last_at = now
             out = self._reader.feed(data)
             if self._reader.complete or self._reader.error is not None:
                 self._send(out)

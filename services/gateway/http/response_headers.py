@@ -25,13 +25,14 @@ _OF_STREAMS = frozenset({b"cache-control", b"x-accel-buffering"})
 _LIMITS = b"x-ratelimit-"
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_TYPE = re.compile(rb"[\t\x20-\x7e]{1,1024}")
 
 
 def passed_on(headers: Mapping[bytes, bytes], *, stream: bool) -> bytes:
     """Header lines for the client, Content-Type first. Names are lower case."""
     default = b"text/event-stream; charset=utf-8" if stream else b"application/json"
     content_type = headers.get(b"content-type", default)
-    lines = [b"Content-Type: %b\r\n" % (content_type if _VALUE.fullmatch(content_type) else default)]
+    lines = [b"Content-Type: %b\r\n" % (content_type if _TYPE.fullmatch(content_type) else default)]
     of_connection = {name.strip().lower() for name in headers.get(b"connection", b"").split(b",")}
     left = MAX_BYTES - len(lines[0])
     for name, value in headers.items():
