@@ -31,6 +31,11 @@ def ends(buffer: bytearray, scanned: int) -> list[int]:
     return found
 
 
+def is_one_event(data: bytes) -> bool:
+    """Whether this is one event, whole, with newlines alone."""
+    return data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data
+
+
 def cut(buffer: bytearray, ends: list[int]) -> list[bytes]:
     """The events that end there."""
     with memoryview(buffer) as view:

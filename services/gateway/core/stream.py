@@ -17,7 +17,7 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 MAX_EVENTS = 8_192
 """In one read, which is at most a quarter of a megabyte: tokens come as a thousand; what comes as more is a flood."""
 _SHAPES_TRIED = 16
-"""Chunks that fitted no shape, after which no more are tried: this engine writes them otherwise."""
+"""Chunks in a row that have no shape, after which no more are tried: this engine writes them otherwise."""
 _MAX_SHAPES = 256
 """Choices beyond are parsed chunk by chunk: each shape holds more than its choice does otherwise."""
 
@@ -116,12 +116,9 @@ class StreamReader:
             ):
                 shape.chunk = data
                 return data if self._all_usage else data[: quote + shape.usage_at] + b"}\n\n"
-        scanned = len(self._rest)
-        self._rest += data
-        out = b"" if self._is_json else self._take_events(sse.ends(self._rest, scanned))
-        if len(self._rest) > self._max_event_bytes:
-            raise UnusableStream("an event without an end")
-        return out
+        if not self._rest and not self._opening and sse.is_one_event(data):
+            return self._event(data)
+        return self._take_events(data)
 
     def end(self) -> bytes:
         """The engine has closed in order. What it left unended is the last event, unless it broke off.
@@ -146,20 +143,26 @@ class StreamReader:
             out += self._usage_at_end() + b"data: [DONE]\n\n"
         return out
 
-    def _take_events(self, ends: list[int]) -> bytes:
-        if not ends:
-            return b""
+    def _take_events(self, data: bytes) -> bytes:
+        rest, scanned = self._rest, len(self._rest)
+        rest += data
+        ends = [] if self._is_json else sse.ends(rest, scanned)
         if len(ends) > MAX_EVENTS:
             raise UnusableStream("a flood of events")
-        events = sse.cut(self._rest, ends)
-        del self._rest[: ends[-1]]
         out: list[bytes] = []
-        for number, event in enumerate(events):
-            if self._opening and sse.begins_json(event):
-                self._is_json = True
-                self._rest[:0] = b"".join(events[number:])
-                break
-            out.append(self._event(event))
+        if ends:
+            events = sse.cut(rest, ends)
+            del rest[: ends[-1]]
+            self._rest = bytearray()  # for `feed`, which gets them one by one
+            for number, event in enumerate(events):
+                if self._opening and sse.begins_json(event):
+                    self._is_json = True
+                    rest[:0] = b"".join(events[number:])
+                    break
+                out.append(self.feed(event) if sse.is_one_event(event) and not self._opening else self._event(event))
+            self._rest = rest
+        if len(rest) > self._max_event_bytes:
+            raise UnusableStream("an event without an end")
         return b"".join(out)
 
     def _event(self, event: bytes) -> bytes:
@@ -207,7 +210,7 @@ class StreamReader:
             self._last_with_usage = event
         keeps_usage = self._all_usage or (self._wants_usage and chunk.usage == b"null")
         out = event if keeps_usage else _without_usage(event, chunk)
-        if own is not None and self._shapes_left:
+        if own is not None and self._shapes_left and b"\\" not in event:
             self._learn(own, event, chunk)
         return out
 
@@ -220,6 +223,7 @@ class StreamReader:
         if shape is None:
             self._shapes_left -= 1
         else:
+            self._shapes_left = _SHAPES_TRIED
             self._shape = self._shapes[index] = shape
 
     def _catch_up(self, index: bytes) -> None:
