@@ -75,8 +75,13 @@ class EngineConnection(asyncio.Protocol):
         self._headers = {}
         self._bodiless = 0
         self._complete = self._has_head = self._paused = False
-        for piece in request:
-            self._turn.write(self._transport, piece)
+        if len(request) == 1:
+            self._turn.write(self._transport, request[0])
+        else:
+            # In one go: an engine that refuses by the head alone, and closes, would break the write of what follows,
+            # and its answer would be lost with it.
+            self._turn.flush()
+            self._transport.writelines(request)
 
     def abort(self) -> None:
         """Nothing is told any more."""
