@@ -9,7 +9,6 @@ from tests.integration.gateway.conftest import MODEL, Front
 from tests.integration.gateway.hostile import PATH, STREAM, Opened, asked, own_error, whole
 from tests.kit.raw_http import Answer, connected, head
 from tests.kit.scripted_engine import Script, ScriptedEngine
-from tests.kit.waiting import until
 
 ORIGIN = "https://chat.example.org"
 EXPOSED = ("x-request-id", "retry-after", "x-ratelimit-remaining-tokens")
@@ -66,12 +65,17 @@ async def test_pages_and_paths(opened: Opened) -> None:
     assert (own_error(waking), waking.headers["x-should-retry"]) == ("503 waking", "false")
     assert "retry-after" in waking.headers
 
+    no_preflight = await get(front, PATH, f"Origin: {ORIGIN}", "Access-Control-Request-Method: POST", method="OPTIONS")
+    assert own_error(no_preflight) == "405 method_not_allowed"
+    assert not [name for name in no_preflight.headers if name.startswith("access-control")]
 
-async def test_a_path_with_more_slashes_reaches_the_engine_as_it_is_meant(
-    opened: Opened, scripted_engine: ScriptedEngine
-) -> None:
+
+async def test_what_engines_tell_and_the_paths_to_them(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await opened()
-    await front.machine("m1", "ready", scripted_engine.base_url)
+    await front.machine("m1", "ready", scripted_engine.base_url, max_model_len=8192)
+    await front.machine("m2", "asleep", max_model_len=4096)
+    await front.seen()
+    assert json.loads((await get(front, "/v1/models")).body)["data"][0]["max_model_len"] == 4096
     assert (await asked(front, whole(front, target=f"/{PATH}/"))).status == 200
     assert scripted_engine.requests[-1].path == PATH
 
@@ -111,13 +115,6 @@ async def test_pages_of_the_configured_origins_may_ask(
             assert "access-control-allow-origin" not in answer.headers
 
 
-async def test_no_page_may_ask_where_none_is_configured(opened: Opened) -> None:
-    front = await opened()
-    answer = await get(front, PATH, f"Origin: {ORIGIN}", "Access-Control-Request-Method: POST", method="OPTIONS")
-    assert own_error(answer) == "405 method_not_allowed"
-    assert not [name for name in answer.headers if name.startswith("access-control")]
-
-
 async def test_requests_without_a_key_cannot_fill_the_log(opened: Opened) -> None:
     front = await opened()
     count = 0
@@ -144,14 +141,3 @@ async def test_requests_without_a_key_cannot_fill_the_log(opened: Opened) -> Non
     assert sum(suppressed) == unlogged
     assert {line["peer"] for line in lines} == {"127.0.0.1"}
     assert [line["key_id"] for line in lines if line["key_id"]] == [front.key_id]
-
-
-async def test_the_longest_context_is_told_where_an_engine_told_it(opened: Opened) -> None:
-    front = await opened()
-    await front.machine("m1", "ready", "http://127.0.0.1:1", max_model_len=8192)
-    await front.machine("m2", "asleep", max_model_len=4096)
-
-    async def length() -> object:
-        return json.loads((await get(front, "/v1/models")).body)["data"][0].get("max_model_len")
-
-    assert await until(length, lambda found: found == 4096) == 4096

@@ -23,26 +23,20 @@ def of_size(start: bytes, unit: bytes, end: bytes) -> bytes:
 
 ACCEPTED: dict[str, Callable[[], bytes]] = {
     "one image": lambda: of_size(b'"x":"', b"QUJD", b'"}'),
-    "an escape": lambda: of_size(b'"x":"\\u00e9', b"QUJD", b'"}'),
     "an escaped letter": lambda: of_size(b'"x":"\\u0061', b"QUJD", b'"}'),
     "escapes alone": lambda: of_size(b'"x":"', b"\\u00e9", b'"}'),
     "another alphabet": lambda: of_size(b'"x":"', "中".encode(), b'"}'),
     "numbers": lambda: of_size(b'"x":[', b"1234567, ", b"1]}"),
-    "long strings": lambda: of_size(b'"x":[', b'"abcdefgh",', b"1]}"),
-    "names of the model": lambda: of_size(b'"x":[', b'"model",', b"1]}"),
     "members called model": lambda: of_size(b'"x":[', b'{"model": "n"},  ', b"1]}"),
 }
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "objects": (lambda: of_size(b'"x":[', b"{},", b"1]}"), "commas and opening brackets"),
-    "arrays": (lambda: of_size(b'"x":[', b"[],", b"1]}"), "commas and opening brackets"),
     "digits": (lambda: of_size(b'"x":[', b"1,", b"1]}"), "commas and opening brackets"),
     "members": (lambda: of_size(b"", b'"abcdefg":1,', b'"x":1}'), f"more than {MAX_MEMBERS} members"),
-    "models": (lambda: of_size(b"", b'"mod\\u0065l":"n",', b'"x":1}'), "`model` is given twice"),
     "models deep in": (lambda: of_size(b'"x":[', b'{"model": 1},  ', b'1],"\\u006dodel":"n"}'), "given twice"),
     "depth": (lambda: of_size(b'"y":"', b"QUJD", b'","x":' + b"[" * 100_000), "nested too deeply"),
     "no end": (lambda: of_size(b'"x":"', b"QUJD", b""), "truncated"),
     "no UTF-8": (lambda: of_size(b'"x":"', b"QUJD", b'\xff"}'), "invalid start byte"),
-    "a name without end": (lambda: of_size(b'"', b"QUJD", b""), "truncated"),
     "a long name": (lambda: of_size(b'"', b"QUJD", b'":1}'), "A member's name is longer"),
     "blanks": (lambda: of_size(b"", b" ", b'"x":1}'), "blanks"),
 }
