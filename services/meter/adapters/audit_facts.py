@@ -21,6 +21,10 @@ from shared.messages.meter_audit import Audit, SourceAudit
 
 EDGE_SECONDS = 3600.0
 """How long after midnight a request is looked for that was under way then."""
+MOST_CHOICES = 128
+"""OpenAI's own limit of `n`."""
+PACE_SECONDS, PACE_TOKENS = 0.25, 32
+"""A shorter stream says nothing about an engine's pace."""
 ORDER_SECONDS = 300.0
 """How far from its place in time a source's number may stand, should its clock be set."""
 
@@ -116,20 +120,36 @@ async def _machines(connection: AsyncConnection, day: Day) -> tuple[Machine, ...
             days=days[name],
             work=work[name],
             notes=notes[name],
-            moved=moved.get(name, 0),
+            **moved.get(name, {}),
             fault=faults.get(name, ""),
         )
         for name in sorted({*days, *work})
     )
 
 
-async def _moved(connection: AsyncConnection, day: Day, earliest: float) -> dict[str, int]:
+async def _moved(connection: AsyncConnection, day: Day, earliest: float) -> dict[str, dict[str, Any]]:
     """Requests that each machine had first and another one in the end."""
     e = events.c
-    query = select(e.moved_from, func.count()).where(
+    sums = (func.count(), func.sum(e.prompt_tokens * _choices()), func.sum(_seconds() * _choices()))
+    query = select(e.moved_from, *sums).where(
         e.completed_at >= earliest, e.completed_at < day.end + EDGE_SECONDS, e.moved_from.is_not(None)
     )
-    return {row[0]: int(row[1]) for row in await connection.execute(query.group_by(e.moved_from))}
+    return {
+        machine: {"moved": int(count), "moved_prompts": int(prompts), "moved_seconds": float(seconds)}
+        for machine, count, prompts, seconds in await connection.execute(query.group_by(e.moved_from))
+    }
+
+
+def _choices() -> ColumnElement[Any]:
+    """How many answers an engine may have worked on: it refuses to make more."""
+    c = events.c.choices
+    return case((c > MOST_CHOICES, MOST_CHOICES), (c < 1, 1), else_=c)
+
+
+def _seconds() -> ColumnElement[Any]:
+    """How long an engine may have worked on a request: it hears a moment later that nobody waits any more."""
+    e = events.c
+    return e.duration - e.wake_wait + SKEW_SECONDS
 
 
 async def _work(connection: AsyncConnection, day: Day, earliest: float) -> defaultdict[str, list[Work]]:
@@ -143,10 +163,10 @@ async def _work(connection: AsyncConnection, day: Day, earliest: float) -> defau
         and_(begun < d.last_at + SKEW_SECONDS, e.completed_at > d.last_at - SKEW_SECONDS),
         and_(d.since.is_not(None), ~d.whole, begun < d.since + SKEW_SECONDS, e.completed_at > d.since - SKEW_SECONDS),
     )
-    inside = or_(
-        e.basis != "engine",
-        e.outcome.in_(("client_closed", "engine_lost")),
-        and_(e.outcome == "failed", or_(e.status < 400, e.status >= 500)),
+    refused = and_(e.outcome == "failed", e.status >= 400, e.status < 500)  # it caused the engine no work
+    left = and_(
+        or_(e.basis != "engine", e.outcome.in_(("client_closed", "engine_lost", "failed"))),
+        ~refused,
     )
     # Without a row of readings `covered` is unknown to SQL: neither it nor its opposite holds by itself.
     is_covered: ColumnElement[bool] = func.coalesce(covered, literal(value=False))
@@ -156,11 +176,22 @@ async def _work(connection: AsyncConnection, day: Day, earliest: float) -> defau
         "read": _sum(is_covered, tokens),
         "straddling": _sum(edge, tokens),
         "unread": _sum(and_(today, ~is_covered), tokens),
-        "uncertain": _sum(and_(is_covered, inside), literal(1)),
-        "choices": _sum(and_(is_covered, e.outcome != "failed"), e.choices - 1),
+        "uncertain": _sum(and_(is_covered, left), literal(1)),
+        "left_prompt": _sum(and_(is_covered, left), e.prompt_tokens),
+        "left_completion": _sum(and_(is_covered, left), e.completion_tokens),
+        "left_unknown": _sum(and_(is_covered, left, e.prompt_tokens == 0), _choices()),
+        "choices": _sum(and_(is_covered, e.outcome != "failed"), _choices() - 1),
+        "choice_prompts": _sum(and_(is_covered, e.outcome != "failed"), (_choices() - 1) * e.prompt_tokens),
+        "largest": func.max(tokens),
+        "largest_prompt": func.max(e.prompt_tokens),
+    }
+    measures = {
+        "left_seconds": _sum(and_(is_covered, left), _seconds() * _choices()),
+        "choice_seconds": _sum(and_(is_covered, e.outcome != "failed"), _seconds() * (_choices() - 1)),
+        "pace": _pace(is_covered),
     }
     query = (
-        select(e.machine, e.generation, func.max(tokens).label("largest"), *(c.label(n) for n, c in columns.items()))
+        select(e.machine, e.generation, *(c.label(n) for n, c in (columns | measures).items()))
         .select_from(events)
         .outerjoin(engine_days, and_(d.day == day.name, d.machine == e.machine, d.generation == e.generation))
         .where(e.completed_at >= earliest - SKEW_SECONDS, e.completed_at < day.end + EDGE_SECONDS)
@@ -171,12 +202,21 @@ async def _work(connection: AsyncConnection, day: Day, earliest: float) -> defau
         found = Work(
             machine=row.machine,
             generation=row.generation,
-            largest=int(row.largest),
             **{name: int(getattr(row, name)) for name in columns},
+            **{name: getattr(row, name) for name in measures},
         )
         if found.requests or found.read:
             work[row.machine].append(found)
     return work
+
+
+def _pace(is_covered: ColumnElement[bool]) -> ColumnElement[Any]:
+    """Tokens a second of the fastest answer that was streamed whole, over a time that can be measured."""
+    e = events.c
+    seconds = e.duration - e.wake_wait - e.first_token
+    long = and_(seconds >= PACE_SECONDS, e.completion_tokens >= PACE_TOKENS)
+    whole = and_(is_covered, e.outcome == "completed", e.basis == "engine", e.streamed, long)
+    return func.max(case((whole, e.completion_tokens / (seconds * _choices()))))
 
 
 def _sum(condition: ColumnElement[bool], value: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -10,7 +10,11 @@ SKEW_SECONDS = 2.0
 """Between an engine's count and the gateway's end of the same request. A reading that takes longer is none: of which
 moment it is could not be said."""
 REQUEST_TOKENS = 2048
-"""What a request that was left may have made the engine do, where the day has no larger one."""
+"""A request of which nothing at all is known, or its prompt, where the day has no larger one."""
+FASTEST = 1000.0
+"""Tokens a second of one answer: beyond any engine, for a day that has no whole stream to measure."""
+PACE_MARGIN = 2.0
+"""How much faster a request may have been answered than the fastest whole stream of the day on its machine."""
 PROBE_TOKENS = 64
 """The same for a probe whose answer did not come."""
 SETTLED_SECONDS = 5.0
@@ -35,10 +39,25 @@ class Work:
     """Of the day's requests that ended outside the readings."""
     uncertain: int = 0
     """Requests read whose tokens the engine may count differently: left, lost, failed inside, counted by ourselves."""
+    left_prompt: int = 0
+    """Their prompt tokens, as far as they are known."""
+    left_completion: int = 0
+    """Their completion tokens."""
+    left_unknown: int = 0
+    """How many prompts of them, one for each choice, are not known."""
+    left_seconds: float = 0.0
+    """How long the engine may have worked on them, for each choice."""
     choices: int = 0
     """Choices read beyond the first of each request."""
+    choice_prompts: int = 0
+    """The prompt tokens of these choices: vLLM counts a prompt once for each."""
+    choice_seconds: float = 0.0
+    """How long the engine may have worked on these choices."""
     largest: int = 0
     """The largest request's tokens."""
+    largest_prompt: int = 0
+    pace: float | None = None
+    """Tokens a second of the fastest stream that was read whole; None: there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +87,10 @@ class Machine:
     notes: Sequence[Note]
     moved: int = 0
     """Requests that it had first and that went to another machine: the event is of that one."""
+    moved_prompts: int = 0
+    """Their prompt tokens, for each choice."""
+    moved_seconds: float = 0.0
+    """How long it may have worked on them, for each choice."""
     fault: str = ""
     """Why its engine could not be read, the last time that it could not."""
     judged: bool = True
@@ -114,13 +137,13 @@ def explain(machine: Machine) -> MachineAudit:
             difference=None,
             requests=sum(w.requests for w in work),
         )
-    causes = tuple(_causes(machine))
+    bounds = tuple(_bounds(machine))
     sides = Sides(
         engine=sum(d.prompt_tokens + d.completion_tokens for d in days),
         ledger=sum(w.read for w in work),
         probes=sum(n.amount for n in _read(machine, "probe")),
-        more=sum(c.tokens for c in causes if c.name in MORE),
-        less=sum(c.tokens for c in causes if c.name in LESS),
+        more=sum(bound.more for bound in bounds),
+        less=sum(bound.less for bound in bounds),
         unread=sum(w.unread for w in work),
     )
     found = judge(sides)
@@ -135,7 +158,7 @@ def explain(machine: Machine) -> MachineAudit:
         ledger=tokens,
         read=sides.ledger,
         difference=sides.engine - sides.probes - sides.ledger,
-        causes=causes,
+        causes=tuple(bound.cause for bound in bounds),
         requests=sum(w.requests for w in work),
         engine_requests=sum(counts) if counts else None,
         generations=len({d.generation for d in days}),
@@ -145,15 +168,17 @@ def explain(machine: Machine) -> MachineAudit:
     )
 
 
-MORE = frozenset({"edges", "left", "failover", "choices", "gateway_crash", "lost_probes", "rounding"})
-"""Causes for which the engine counts more than the ledger."""
-LESS = frozenset({"edges", "resets", "left", "rounding"})
-"""Causes for which it counts less."""
+@dataclass(frozen=True, kw_only=True)
+class _Bound:
+    """A cause, and how far the engine's count may be above and below the ledger's because of it."""
+
+    cause: Cause
+    more: int = 0
+    less: int = 0
 
 
-def _causes(machine: Machine) -> Iterator[Cause]:
+def _bounds(machine: Machine) -> Iterator[_Bound]:
     work = machine.work
-    largest = max([REQUEST_TOKENS, *(w.largest for w in work)])
     if probes := [*_read(machine, "probe")]:
         yield _exactly("probes", sum(n.amount for n in probes), f"{len(probes)} probes of the waker")
     if unread := sum(w.unread for w in work):
@@ -161,25 +186,47 @@ def _causes(machine: Machine) -> Iterator[Cause]:
         died = f", which died {deaths} times" if deaths else ""
         yield _exactly("unread", unread, f"ended when nobody read the engine{died}")
     if edges := sum(w.straddling for w in work):
-        yield _at_most("edges", edges, "of requests under way at the first or the last reading of the day")
+        yield _at_most("edges", "of requests under way at the first or the last reading of the day", edges, edges)
     if resets := [n for n in machine.notes if n.kind == "reset"]:
-        yield _at_most("resets", sum(n.lost for n in resets), "done between an engine's last reading and its restart")
-    requests = {
-        "left": (sum(w.uncertain for w in work), "requests were left, lost or failed: the engine went on for a while"),
-        "failover": (machine.moved, "requests failed here before an answer and went to another machine"),
-        "choices": (sum(w.choices for w in work), "choices more than one a request: llama.cpp tells one"),
-        "gateway_crash": (
-            sum(n.amount for n in machine.notes if n.kind == "crash"),
-            "requests were in flight at gateways that died",
-        ),
-    }
-    for name, (number, words) in requests.items():
-        if number:
-            yield _at_most(name, number * largest, f"{number} {words}")
-    if lost := [*_read(machine, "lost_probe")]:
-        yield _at_most("lost_probes", len(lost) * PROBE_TOKENS, f"{len(lost)} probes got no answer")
+        lost = sum(n.lost for n in resets)
+        yield _at_most("resets", "done between an engine's last reading and its restart", 0, lost)
+    yield from _of_requests(machine)
+    if lost_probes := [*_read(machine, "lost_probe")]:
+        yield _at_most("lost_probes", f"{len(lost_probes)} probes got no answer", len(lost_probes) * PROBE_TOKENS)
     if rounding := sum(d.rounding for d in machine.days):
-        yield _at_most("rounding", rounding, "the engine prints six digits")
+        yield _at_most("rounding", "the engine prints six digits", rounding, rounding)
+
+
+def _of_requests(machine: Machine) -> Iterator[_Bound]:
+    """By what is known of each request: its prompt, what it was answered, and how long the engine may have worked."""
+    work, pace = machine.work, _pace(machine.work)
+    prompt = max((w.largest_prompt for w in work), default=0) or REQUEST_TOKENS
+    if left := sum(w.uncertain for w in work):
+        answered = sum(w.left_completion for w in work)
+        more = max(0, int(pace * sum(w.left_seconds for w in work)) - answered)
+        more += prompt * sum(w.left_unknown for w in work)
+        less = answered + sum(w.left_prompt for w in work)
+        words = f"{left} requests were left, lost or failed: the engine went on for a while, or did not count them"
+        yield _at_most("left", words, more, less)
+    if machine.moved:
+        more = machine.moved_prompts + int(pace * machine.moved_seconds)
+        words = f"{machine.moved} requests failed here before an answer and went to another machine"
+        yield _at_most("failover", words, more)
+    if choices := sum(w.choices for w in work):
+        more = sum(w.choice_prompts for w in work)
+        words = f"{choices} choices more than one a request: the engine counts the prompt of each"
+        if all(d.requests is None for d in machine.days):  # llama.cpp, whose usage is of one choice alone
+            more += int(pace * sum(w.choice_seconds for w in work))
+            words = f"{choices} choices more than one a request: llama.cpp tells one"
+        yield _at_most("choices", words, more)
+    if crashed := sum(n.amount for n in machine.notes if n.kind == "crash"):
+        largest = max([REQUEST_TOKENS, *(w.largest for w in work)])
+        yield _at_most("gateway_crash", f"{crashed} requests were in flight at gateways that died", crashed * largest)
+
+
+def _pace(work: Sequence[Work]) -> float:
+    measured = [w.pace for w in work if w.pace is not None]
+    return min(FASTEST, PACE_MARGIN * max(measured)) if measured else FASTEST
 
 
 def _read(machine: Machine, kind: str) -> Iterator[Note]:
@@ -189,12 +236,12 @@ def _read(machine: Machine, kind: str) -> Iterator[Note]:
             yield note
 
 
-def _exactly(name: str, tokens: int, words: str) -> Cause:
-    return Cause(name=name, tokens=tokens, exact=True, words=words)
+def _exactly(name: str, tokens: int, words: str) -> _Bound:
+    return _Bound(cause=Cause(name=name, tokens=tokens, exact=True, words=words))
 
 
-def _at_most(name: str, tokens: int, words: str) -> Cause:
-    return Cause(name=name, tokens=tokens, exact=False, words=words)
+def _at_most(name: str, words: str, more: int, less: int = 0) -> _Bound:
+    return _Bound(cause=Cause(name=name, tokens=max(more, less), exact=False, words=words), more=more, less=less)
 
 
 def _unread(machine: Machine) -> str:

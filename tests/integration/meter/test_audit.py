@@ -198,7 +198,9 @@ async def test_what_failed_over_explains_more_at_its_first_machine_and_nothing_a
     first, second = (await books.audit()).machines
     assert (first.state, first.difference, [c.name for c in first.causes]) == ("explained", 80, ["failover"])
     assert (second.machine, second.state) == ("l4x2-2", "unknown")
-    await books.look(201, 181 + 2048, stays=True)
+    bound = 100 + 3 * 1000  # its prompt, and a second and the time to notice at the fastest
+    assert [c.tokens for c in first.causes] == [bound]
+    await books.look(201, 101 + bound, stays=True)
     assert (await books.audit()).machines[0].state == "wrong", "one request explains no more than one"
 
 
@@ -208,8 +210,23 @@ async def test_choices_that_no_usage_tells_explain_what_the_engine_has_more(book
     await books.look(200, 300, stays=True)
     found = await books.machine()
     assert (found.state, found.difference) == ("explained", 200)
-    assert [(c.name, c.tokens) for c in found.causes] == [("choices", 2 * 2048)], "what was refused explains nothing"
-    await books.look(201, 101 + 2 * 2048, stays=True)
+    bound = 2 * (100 + 3 * 1000)
+    assert [(c.name, c.tokens) for c in found.causes] == [("choices", bound)], "what was refused explains nothing"
+    await books.look(201, 101 + bound, stays=True)
+    assert (await books.machine()).state == "wrong"
+
+
+async def test_refused_requests_hide_no_bypass_and_left_ones_as_much_as_the_engine_can_do(books: Books) -> None:
+    await books.look(30, 0, stays=True)
+    refused = [used(n, 60, 0, outcome="failed", status=400, basis="none") for n in range(1, 200)]
+    stream = used(200, 100, 10, completion_tokens=90, first_token=0.25, duration=3.25)
+    left = used(201, 110, 10, completion_tokens=20, outcome="client_closed", duration=1.0)
+    await books.served(*refused, stream, left)
+    bound = int(2 * 30 * (1.0 + 2.0)) - 20
+    await books.look(201, 130 + bound, stays=True)
+    found = await books.machine()
+    assert (found.state, [(c.name, c.tokens) for c in found.causes]) == ("explained", [("left", bound)])
+    await books.look(202, 131 + bound, stays=True)
     assert (await books.machine()).state == "wrong"
 
 
@@ -258,6 +275,7 @@ async def test_requests_over_the_last_reading_are_compared_by_what_they_can_be(b
         ({"outcome": "failed", "status": 500}, True),
         ({"outcome": "failed", "status": 0}, True),
         ({"outcome": "failed", "status": 400, "prompt_tokens": 0}, False),
+        ({"outcome": "failed", "status": 422, "prompt_tokens": 0, "basis": "none"}, False),
         ({}, False),
     ],
 )

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.meter.core.audit import (
-    LESS,
-    MORE,
+    FASTEST,
+    PACE_MARGIN,
     PROBE_TOKENS,
     REQUEST_TOKENS,
     Machine,
@@ -94,8 +94,13 @@ def test_what_ended_after_the_last_reading_is_told_and_not_compared() -> None:
 
 def test_each_cause_explains_up_to_its_bound_and_not_beyond() -> None:
     left = REQUEST_TOKENS
+    prompts = {"choices": 2, "choice_prompts": 20}
     cases: list[tuple[str, int, dict[str, Any], list[Note], dict[str, Any]]] = [
-        ("left", left, {"uncertain": 1}, [], {}),
+        ("left", left, {"uncertain": 1, "left_unknown": 1}, [], {}),
+        ("left", 60, {"uncertain": 1, "left_seconds": 2.0, "left_completion": 40, "pace": 25.0}, [], {}),
+        ("left", int(FASTEST), {"uncertain": 1, "left_seconds": 1.0}, [], {}),
+        ("choices", 20, prompts, [], {"requests": 1}),
+        ("choices", 30, {**prompts, "choice_seconds": 0.2, "pace": 25.0}, [], {}),
         ("edges", 30, {"straddling": 30}, [], {}),
         ("gateway_crash", 2 * left, {}, [note("crash", 2)], {}),
         ("lost_probes", PROBE_TOKENS, {}, [note("lost_probe")], {}),
@@ -105,6 +110,11 @@ def test_each_cause_explains_up_to_its_bound_and_not_beyond() -> None:
         for engine, state in ((100 + bound, "explained"), (101 + bound, "wrong")):
             found = explain(machine([read(engine, **day)], [work(100, **fields)], notes))
             assert (found.state, [c.name for c in found.causes]) == (state, [name])
+    not_counted = work(100, uncertain=1, left_prompt=60, left_completion=40)
+    assert explain(machine([read(0)], [not_counted])).state == "explained", (
+        "of what was left some engines count nothing"
+    )
+    assert explain(machine([read(39)], [work(100, uncertain=1, left_prompt=60)])).state == "wrong"
     for kind in ("crash", "lost_probe"):
         short = explain(machine([read(99)], [work(100)], [note(kind, 1)]))
         assert short.state == "wrong", "neither makes an engine count less"
@@ -116,10 +126,34 @@ def test_each_cause_explains_up_to_its_bound_and_not_beyond() -> None:
     )
 
 
-def test_a_left_request_is_as_large_as_the_largest_of_the_day() -> None:
-    large = work(10_000, uncertain=1, largest=9_000)
+def test_an_unknown_prompt_is_as_large_as_the_largest_of_the_day() -> None:
+    large = work(10_000, uncertain=1, left_unknown=1, largest_prompt=9_000)
     assert explain(machine([read(19_000)], [large])).state == "explained"
     assert explain(machine([read(19_001)], [large])).state == "wrong"
+
+
+@given(
+    refused=st.integers(0, 10_000),
+    left=st.lists(st.tuples(st.integers(0, 5_000), st.floats(0.0, 600.0)), max_size=20),
+    pace=st.floats(1.0, 200.0),
+    bypassed=st.integers(1, 2**30),
+)
+def test_a_bypass_of_any_size_above_the_bound_is_wrong(
+    refused: int, left: list[tuple[int, float]], pace: float, bypassed: int
+) -> None:
+    """What was refused adds requests and no room."""
+    answered, seconds = sum(tokens for tokens, _ in left), sum(s for _, s in left)
+    done = work(
+        100 + answered,
+        requests=refused + len(left),
+        uncertain=len(left),
+        left_seconds=seconds,
+        left_completion=answered,
+        pace=pace,
+    )
+    bound = max(0, int(min(FASTEST, PACE_MARGIN * pace) * seconds) - answered) if left else 0
+    assert explain(machine([read(100 + answered + bound)], [done])).state in ("equal", "explained")
+    assert explain(machine([read(100 + answered + bound + bypassed)], [done])).state == "wrong"
 
 
 def test_generations_are_added() -> None:
@@ -163,6 +197,6 @@ def test_every_cause_is_of_one_side_or_exact(done: list[Work], days: list[Engine
     assert found.engine is not None
     assert found.difference == found.engine - found.probes - found.read
     for cause in found.causes:
-        assert cause.exact != (cause.name in MORE | LESS)
+        assert cause.exact == (cause.name in ("probes", "unread"))
         assert cause.tokens >= 0
     assert found.words
