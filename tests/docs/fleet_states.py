@@ -12,7 +12,7 @@ from tests.unit.waker.invariants import sentences
 STATES: Mapping[MachineState, str] = {
     "asleep": "off, and it costs no more than its disks",
     "waking": "on its way; in one of the phases below",
-    "ready": "its engine answered one token; gateways send it requests",
+    "ready": "its engine answered one token, or one embedding where it makes no text; gateways send it requests",
     "draining": "gateways send it nothing new and finish what they have there",
     "falling_asleep": "its provider is asked to put it to sleep",
     "broken": "it does not what it should, and may bill: it is tried again",
@@ -23,7 +23,7 @@ MEANT: Mapping[Phase, tuple[str, str]] = {
     "booting": ("its provider is at it", "`booting_limit`"),
     "reaching": ("it runs; its network or its system is not up", "`reaching_limit`"),
     "loading": ("it answers; its engine does not yet", "`loading_limit`"),
-    "first_token": ("its engine answers; one token is asked of it", "`first_token_limit`"),
+    "first_token": ("its engine answers; one token is asked of it, or one embedding", "`first_token_limit`"),
 }
 ANYWHERE: tuple[MachineState, ...] = ("broken", "gone")
 

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 
 from services.waker.ports import Answer
+from shared.bounded import read_up_to
 from shared.engine_keys import no_key
 from shared.messages.codec import Unreadable, decode_any
 
@@ -119,12 +120,7 @@ class HttpProber:
                 timeout=limit,
                 allow_redirects=False,
             ) as answer:
-                data = bytearray()
-                async for part in answer.content.iter_any():
-                    data += part
-                    if len(data) > MAX_BODY_BYTES:
-                        break
-                shown = bytes(data[:MAX_BODY_BYTES])
+                shown = await read_up_to(answer, MAX_BODY_BYTES)
                 if key:
                     shown = shown.replace(key.encode(), b"[key]")
                 return Reply(status=answer.status, body=shown, kind=answer.content_type)

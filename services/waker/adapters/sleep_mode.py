@@ -16,6 +16,7 @@ import msgspec
 from services.waker.adapters.process import LOOK_SECONDS, LocalMachine
 from services.waker.core.events import Power, Sight
 from services.waker.ports import ACCEPTED, CallResult, Unseen
+from shared.bounded import read_up_to
 from shared.messages.codec import Unreadable, decode
 from shared.tasks import end
 
@@ -176,7 +177,7 @@ async def _ask(method: str, url: str, seconds: float, body: object = None) -> by
             aiohttp.ClientSession(timeout=limit, trust_env=False) as session,
             session.request(method, url, json=body, allow_redirects=False) as answer,
         ):
-            told = await answer.content.read(MAX_BODY_BYTES)
+            told = await read_up_to(answer, MAX_BODY_BYTES)
     except TimeoutError as error:
         raise NotDone(f"{what}: no answer within {seconds:g} s") from error
     except (aiohttp.ClientError, OSError) as error:
