@@ -36,7 +36,7 @@ class Commands:
         except BusError as error:
             return encode(WakerReply(accepted=False, error=f"this waker no longer leads: {error}: ask again"))
         machines = self._plan.lineups[command.target] if command.order == "wake" else (command.target,)
-        return encode(WakerReply(accepted=True, machines=machines, wake_cap=self._plan.wake_cap))
+        return encode(WakerReply(accepted=True, machines=machines, wake_cap=float(self._plan.wake_cap)))
 
     def _unknown(self, command: WakerCommand) -> str:
         known = self._plan.lineups if command.order == "wake" else self._plan.machines
