@@ -1,20 +1,22 @@
 """What was imported and how it stands, other currencies, and what a changed configuration makes of it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from services.billing.adapters.reader import Reading
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
-from shared.messages.codec import encode
-from shared.messages.invoices import Invoices, InvoicesQuery, PayableNote
+from shared.messages.codec import decode, encode
+from shared.messages.invoices import DeliveredFile, Invoices, InvoicesQuery, PayableNote
 from shared.messages.meter import Refused
 from tests.integration.billing.kit import CONFIG, Billing, billing, configured, tell
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.kit import focus_csv
 
 MAY = {"InvoiceId": "MAY-1", "BilledCost": "100.00"}
@@ -181,20 +183,32 @@ async def test_an_append_source_that_is_read_again_adds_nothing(tmp_path: Path, 
 
 
 async def test_an_import_that_outlasts_the_drain_is_ended_and_leaves_all_as_it_was(
-    tmp_path: Path, database_url: str
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It reads until the drain ends it, however fast or slow either is."""
+    begun, ended = asyncio.Event(), threading.Event()
+    loop, read, interrupt = asyncio.get_running_loop(), Reading.read, Reading.interrupt
+
+    def read_on(reading: Reading, files: Sequence[tuple[DeliveredFile, Path]]) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert ended.wait(PATIENCE_SECONDS), "nobody ended it"
+        read(reading, files)
+
+    def interrupted(reading: Reading) -> None:
+        interrupt(reading)
+        ended.set()
+
     bus, config = MemoryBus(), configured(f'{CONFIG}[billing]\ndrain_grace = "0s"\n', database_url=database_url)
     async with billing(tmp_path, config, bus) as (books, _):
         await books.deliver(focus_csv(MAY))
         before = await books.report()
-        large = asyncio.create_task(books.ask_import(focus_csv(*[{"BilledCost": "1"}] * 60_000)))
-        await until(lambda: begun(tmp_path), bool)
-    assert "being stopped" in msgspec.json.decode(await large, type=Refused).reason
+        monkeypatch.setattr(Reading, "read", read_on)
+        monkeypatch.setattr(Reading, "interrupt", interrupted)
+        outlasting = asyncio.create_task(books.ask_import(focus_csv({"BilledCost": "1"})))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await begun.wait()
+    assert "being stopped" in decode(await outlasting, Refused).reason
+    monkeypatch.undo()
     async with billing(tmp_path, config, bus) as (books, _):
         assert await books.report() == before
         assert len((await invoices(books)).imported) == 1
-
-
-async def begun(data_dir: Path) -> bool:
-    """Whether an import has fetched its files."""
-    return any((data_dir / "imports").glob("*/charges.duckdb"))
