@@ -72,8 +72,15 @@ class Auditor:
             events = await self._facts.events_of(day)
             if final.get(day.name) == events or (not events and day != days[0]):
                 continue
-            async with self._one:
-                made = await self._of(day)
+            try:
+                async with self._one:
+                    made = await self._of(day)
+            except (BusUnavailable, *AWAY):
+                raise  # of every day
+            except Exception:
+                wrong += 1
+                log.exception("day_audit_failed", day=day.name)
+                continue
             if isinstance(made, Refused):
                 log.warning("a day is not audited", day=day.name, reason=made.reason)
                 continue
