@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from decimal import Decimal
 
 import pytest
 
@@ -13,7 +14,7 @@ from shared.bus.memory import MemoryBus
 from shared.config import parse
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode
-from shared.messages.gateway import WakeRequest
+from shared.messages.gateway import WakeCause, WakeRequest
 from shared.tasks import end
 from tests.kit.waiting import until
 
@@ -59,6 +60,10 @@ class SlowBus(MemoryBus):
         await until(lambda: asyncio.sleep(0, [told.waiting for told in self.told]), lambda told: told == [*wanted])
 
 
+def cause(key: str) -> WakeCause:
+    return WakeCause(key_id=key, wakes_per_hour=5, cost_per_day=Decimal("1.00"))
+
+
 class Waiters:
     """One model's, and the task that tells of them."""
 
@@ -68,11 +73,23 @@ class Waiters:
         self._demand = Demand(self.bus, self._hold, "g", NEVER, time.time)
         self.task = asyncio.create_task(self._demand.run())
 
-    def come(self) -> Ticket:
-        ticket = Ticket("m", "k", "r", time.time() + 60, lambda _machine: None, lambda _error: None)
+    def come(self, key: str = "k", *, may_wake: bool = True) -> Ticket:
+        ticket = Ticket(
+            "m",
+            key,
+            "r",
+            time.time() + 60,
+            lambda _machine: None,
+            lambda _error: None,
+            cause=cause(key),
+            may_wake=may_wake,
+        )
         self._hold.enqueue(ticket)
         self._demand.changed("m")
         return ticket
+
+    def ask_once(self, key: str) -> None:
+        self._demand.ask_once("m", f"r-{key}", cause(key), time.time() + 60)
 
     def go(self, ticket: Ticket) -> None:
         self._hold.leave(ticket)
@@ -117,3 +134,26 @@ async def test_what_could_not_be_told_is_told_soon_after(waiters: Waiters, monke
     waiters.come()
     await waiters.bus.levels(1)
     assert waiters.bus.asked == 3
+
+
+async def test_the_keys_that_wait_are_named_and_those_at_their_limit_are_no_demand(waiters: Waiters) -> None:
+    waiters.bus.goes.set()
+    waiters.come("limited", may_wake=False)
+    first = waiters.come("a")
+    await waiters.bus.levels(1)
+    (told,) = waiters.bus.told
+    assert [one.key_id for one in told.causes] == ["a"]
+    assert told.seconds_left == pytest.approx(60, abs=30)
+    waiters.go(first)
+    await waiters.bus.levels(1, 0)
+
+
+async def test_all_who_ask_without_waiting_are_named_in_one_message(waiters: Waiters) -> None:
+    await asyncio.sleep(0)
+    for key in ("a", "b", "a"):
+        waiters.ask_once(key)
+    waiters.bus.goes.set()
+    await waiters.bus.levels(3)
+    (told,) = waiters.bus.told
+    assert [one.key_id for one in told.causes] == ["a", "b"]
+    assert told.request_ids == ("r-a", "r-b", "r-a")
