@@ -102,6 +102,8 @@ def _used(turn: Turn, event: Used) -> None:
     told = event.activity
     known = turn.gateways.get(told.gateway)
     if known is not None and _is_late(told.sent_at, known.activity.sent_at, turn.plan.gateway_timeout):
+        # It lives, be its clock set back: a drain goes on waiting for it.
+        turn.gateways[told.gateway] = Heard(known.activity, turn.now)
         return
     for name, use in told.machines.items():
         if machine := turn.machines.get(name):
