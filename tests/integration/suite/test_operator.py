@@ -72,11 +72,13 @@ async def test_names_that_nobody_has_are_told_with_those_that_there_are(tmp_path
         assert [entry for entry in await suite.journal() if entry["kind"] == "order"] == []
 
 
-async def test_an_engine_that_dies_makes_the_wait_end_with_its_words(tmp_path: Path) -> None:
+async def test_an_engine_that_dies_makes_the_wait_end_with_where_its_words_are(tmp_path: Path) -> None:
     async with up(tmp_path, config(small("--die", "3"))) as suite:
         output = await suite.command("wake", "tiny", "--wait", "--timeout", "5s")
         assert output.status == 1
-        assert "no memory left" in output.err
+        log = tmp_path / "data" / "machines" / "local-1" / "engine.log"
+        assert f"see {log}" in output.err
+        assert "no memory left" in log.read_text("utf-8")
 
         async def phases() -> list[bool]:
             return [entry["done"] for entry in await suite.journal() if entry["kind"] == "phase"]
