@@ -4,6 +4,7 @@ import msgspec
 
 from shared.messages.codec import Message
 from shared.messages.meter_figures import Spread
+from shared.messages.values import Seconds, UnixSeconds
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +31,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 
     requests: int
     failed: int
-    seconds: float
+    seconds: Seconds
     """Of its rounds, each from its first request to the end of its last answer."""
     prompt_tokens: int
     completion_tokens: int
@@ -51,7 +52,7 @@ class BenchRun(Message, frozen=True, kw_only=True, tag="bench_run.v1"):
 
     id: str
     """Sorts by time."""
-    at: float
+    at: UnixSeconds
     model: str
     tier: str | None
     """None, as `machine`: the engine was given by its URL and is no machine's on record."""
@@ -68,5 +69,5 @@ class BenchRun(Message, frozen=True, kw_only=True, tag="bench_run.v1"):
     direct: Side
     added: Spread | None
     """Seconds that the gateway added to the first token of the pairs: differences, so some may be below 0."""
-    published_at: float | None = None
+    published_at: UnixSeconds | None = None
     """The newest published run of a model and tier is the figure that the site shows."""

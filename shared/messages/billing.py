@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from shared.messages.codec import Message
+from shared.messages.values import UnixSeconds, check_amounts
 
 FigureState = Literal["estimated", "provisional", "final", "restated"]
 Cause = Literal["serving", "warm_idle", "waking", "failed_wake", "asleep", "shared", "unattributed", "unexplained"]
@@ -252,4 +253,7 @@ class Published(Message, frozen=True, kw_only=True, tag="published.v1"):
     usd_per_mtok: Decimal | None
     change: str | None
     files: tuple[str, ...]
-    at: float
+    at: UnixSeconds
+
+    def __post_init__(self) -> None:
+        check_amounts(self.usd_per_mtok)

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from shared.messages.codec import Message
+from shared.messages.values import Seconds, UnixSeconds, check_amounts
 from shared.messages.waker import JournalEntry
 
 GateOrdered = Literal["open", "close", "auto"]
@@ -19,9 +20,9 @@ class BudgetGate(Message, frozen=True, kw_only=True, tag="budget.v1"):
     """Empty while it is open: `budget_closed`, `billing_unobservable`, `closed_by_operator`."""
     spend: Decimal
     limit: Decimal
-    observed_at: float
+    observed_at: UnixSeconds
     """By billing's clock."""
-    observed_age_s: float | None = None
+    observed_age_s: Seconds | None = None
     """How old the observation was when this was written."""
     warning: bool = False
     """Whether the spend is over the threshold at which somebody should look."""
@@ -32,6 +33,9 @@ class BudgetGate(Message, frozen=True, kw_only=True, tag="budget.v1"):
     ordered_day: str = ""
     ordered_by: str = ""
     ordered_why: str = ""
+
+    def __post_init__(self) -> None:
+        check_amounts(self.spend, self.limit)
 
 
 class GateOrder(Message, frozen=True, kw_only=True, tag="gate_order.v1"):
@@ -60,7 +64,7 @@ class Gates(Message, frozen=True, kw_only=True, tag="gates.v1"):
 class GateTurned(Message, frozen=True, kw_only=True, tag="gate_turned.v1"):
     """`fleet.journal.budget.<scope>`: a gate opened, closed, began or ceased to warn, or was ordered to."""
 
-    at: float
+    at: UnixSeconds
     scope: str
     open: bool
     reason: str
@@ -72,6 +76,9 @@ class GateTurned(Message, frozen=True, kw_only=True, tag="gate_turned.v1"):
     warning: bool = False
     why: str = ""
     """Who ordered it said so."""
+
+    def __post_init__(self) -> None:
+        check_amounts(self.spend, self.limit)
 
 
 Journalled = JournalEntry | GateTurned

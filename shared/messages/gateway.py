@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from shared.messages.codec import Message
+from shared.messages.values import Count, Seconds, UnixSeconds, Whole, check_amounts
 
 Outcome = Literal["completed", "client_closed", "engine_lost", "failed"]
 Basis = Literal["engine", "counted", "none"]
@@ -15,9 +16,12 @@ class WakeCause(msgspec.Struct, frozen=True, kw_only=True):
     """A key that wants a wake, and what it may cause at most."""
 
     key_id: str
-    wakes_per_hour: int
+    wakes_per_hour: Count
     cost_per_day: Decimal
     """USD per UTC day."""
+
+    def __post_init__(self) -> None:
+        check_amounts(self.cost_per_day)
 
 
 class WakeRequest(Message, frozen=True, kw_only=True, tag="wake_request.v1"):
@@ -28,15 +32,15 @@ class WakeRequest(Message, frozen=True, kw_only=True, tag="wake_request.v1"):
 
     model: str
     gateway: str
-    waiting: int
-    deadline: float
+    waiting: Count
+    deadline: UnixSeconds
     """When the last of the waiting requests gives up, by the gateway's clock: `seconds_left` needs none."""
-    sent_at: float
+    sent_at: UnixSeconds
     request_ids: tuple[str, ...] = ()
     """The requests that caused the demand, the oldest first; bounded by the publisher."""
     key_id: str = ""
     """Whose request came first: the key that caused the wake."""
-    seconds_left: float | None = None
+    seconds_left: Seconds | None = None
     """When the last of the waiting requests gives up, from now on."""
     causes: tuple[WakeCause, ...] = ()
     """The keys whose requests wait, in the order of their turns; bounded by the publisher."""
@@ -45,12 +49,12 @@ class WakeRequest(Message, frozen=True, kw_only=True, tag="wake_request.v1"):
 class MachineActivity(msgspec.Struct, frozen=True, kw_only=True):
     """One gateway's view of one machine."""
 
-    in_flight: int
-    last_used_at: float | None = None
+    in_flight: Count
+    last_used_at: UnixSeconds | None = None
     """By the gateway's clock. `idle_s` says it without a clock."""
-    idle_s: float | None = None
+    idle_s: Seconds | None = None
     """Seconds since its last use when this was sent; None: not used by this gateway."""
-    acknowledged: int | None = None
+    acknowledged: Count | None = None
     """Revision of the machine's `draining` record that this gateway has seen with nothing in flight there.
 
     From then on it sends the machine nothing until a later record says `ready`.
@@ -61,11 +65,11 @@ class Activity(Message, frozen=True, kw_only=True, tag="activity.v1"):
     """`activity.<gateway>`: every 2 s and at each change, what one gateway does with each machine."""
 
     gateway: str
-    sent_at: float
+    sent_at: UnixSeconds
     machines: dict[str, MachineActivity]
     leaving: bool = False
     """The gateway's last word: it has nothing in flight and takes no more."""
-    written: int | None = None
+    written: Count | None = None
     """`source_seq` of its newest usage event, 0 for none; the events' source is `gateway`."""
 
 
@@ -126,22 +130,22 @@ class KeyTold(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One key at one gateway. Each four numbers: requests and tokens of the last minute, requests at once, tokens of
     the month that the ledger has not confirmed."""
 
-    used: tuple[int, int, int, int]
+    used: tuple[Whole, Whole, Whole, Whole]
     """Reserved tokens included."""
-    limits: tuple[int | None, int | None, int | None, int | None]
+    limits: tuple[Whole | None, Whole | None, Whole | None, Whole | None]
     """None is unlimited; of the month what the ledger has left."""
-    wanted: tuple[int, int, int, int] = (0, 0, 0, 0)
+    wanted: tuple[Whole, Whole, Whole, Whole] = (0, 0, 0, 0)
     """What a waiting request asks beyond what this gateway may use."""
 
 
 class Loan(msgspec.Struct, frozen=True, kw_only=True):
     """What one gateway lets another use of the keys' limits."""
 
-    version: int
+    version: Count
     """Of a lender, rising."""
-    parts: int
+    parts: Count
     """A key that is not named has its limits divided by this; 0: nothing of them."""
-    keys: dict[str, tuple[int, int, int, int]]
+    keys: dict[str, tuple[Whole, Whole, Whole, Whole]]
 
 
 class LimitsTold(Message, frozen=True, kw_only=True, tag="limits.v1"):
@@ -151,18 +155,18 @@ class LimitsTold(Message, frozen=True, kw_only=True, tag="limits.v1"):
     """
 
     gateway: str
-    started: float
+    started: UnixSeconds
     """The eldest gateway lends to the others."""
-    number: int
+    number: Count
     """Rising; a lower one than heard before is late."""
-    sent_at: float
+    sent_at: UnixSeconds
     follows: str
     """Whose loan it goes by: the eldest that it hears, its own name for itself; empty: it serves nobody yet."""
-    version: int
+    version: Count
     """Of the loan that it goes by, 0 for none."""
     keys: dict[str, KeyTold]
     """Those with a limit that are in use here."""
-    heard: dict[str, float]
+    heard: dict[str, UnixSeconds]
     """`sent_at` of the newest message of each other gateway."""
     loans: dict[str, Loan]
     """To whom it lends."""

@@ -4,6 +4,7 @@ import hashlib
 from decimal import Decimal
 
 from shared.messages.codec import Message
+from shared.messages.values import Count, UnixSeconds
 
 
 class KeyRecord(Message, frozen=True, kw_only=True, tag="key.v1"):
@@ -11,18 +12,18 @@ class KeyRecord(Message, frozen=True, kw_only=True, tag="key.v1"):
 
     id: str
     name: str
-    created_at: float
+    created_at: UnixSeconds
     models: tuple[str, ...] | None = None
     """Allowed models; None allows all."""
-    expires_at: float | None = None
-    revoked_at: float | None = None
-    requests_per_minute: int | None = None
+    expires_at: UnixSeconds | None = None
+    revoked_at: UnixSeconds | None = None
+    requests_per_minute: Count | None = None
     """This and the other limits: a positive whole number, None is unlimited."""
-    tokens_per_minute: int | None = None
+    tokens_per_minute: Count | None = None
     """Prompt and completion."""
-    concurrency: int | None = None
+    concurrency: Count | None = None
     """Requests at once, held ones included."""
-    monthly_tokens: int | None = None
+    monthly_tokens: Count | None = None
     """Prompt and completion of a calendar month in UTC."""
     wakes_per_hour: int | None = None
     """Wakes of machines that its requests may cause; None: as the gateway's configuration has it, as the next."""

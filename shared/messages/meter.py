@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 import msgspec
 
 from shared.messages.codec import Message
+from shared.messages.values import Count, Seconds, UnixSeconds
 
 
 class Confirmed(Message, frozen=True, kw_only=True, tag="confirmed.v1"):
     """Bucket `meter`, key `confirmed.<source>`: every event up to here is committed to the ledger."""
 
     source: str
-    source_seq: int
-    at: float
+    source_seq: Count
+    at: UnixSeconds
 
 
 class KeyMonth(Message, frozen=True, kw_only=True, tag="key_month.v1"):
@@ -26,9 +27,9 @@ class KeyMonth(Message, frozen=True, kw_only=True, tag="key_month.v1"):
     key_id: str
     month: str
     """When the requests completed, as `month_of` names it."""
-    tokens: int
+    tokens: Count
     """Prompt and completion of every outcome but `failed`."""
-    at: float
+    at: UnixSeconds
 
 
 def month_of(at: float) -> str:
@@ -114,9 +115,9 @@ class OpenGap(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     first: int
     last: int
-    earliest: float
+    earliest: UnixSeconds
     """Unix seconds: their requests completed between the two."""
-    latest: float
+    latest: UnixSeconds
     quarantined: str | None = None
     """Why it could not be counted; None: nothing came."""
     note: str | None = None
@@ -131,7 +132,7 @@ class DeclaredLost(msgspec.Struct, frozen=True, kw_only=True):
     last: int
     by: str
     reason: str
-    at: float
+    at: UnixSeconds
 
 
 class Gaps(Message, frozen=True, kw_only=True, tag="gaps.v1"):
@@ -160,7 +161,7 @@ class DeclareLost(Message, frozen=True, kw_only=True, tag="declare_lost.v1"):
 class RereadQuery(Message, frozen=True, kw_only=True, tag="reread_query.v1"):
     """Request on `meter.reread`: read a page of the usage stream again; what the ledger lacks of it is counted."""
 
-    since: float | None = None
+    since: UnixSeconds | None = None
     """Unix seconds: leave out what the stream had stored before; None: from its beginning."""
     after: int = 0
     """`last` of the page before; 0 asks for the first."""
@@ -205,8 +206,8 @@ class Recounted(Message, frozen=True, kw_only=True, tag="recounted.v1"):
 class HistoryQuery(Message, frozen=True, kw_only=True, tag="history_query.v1"):
     """Request on `meter.history`: the requests that completed from `start` up to, without it, `end`; a page of them."""
 
-    start: float
-    end: float
+    start: UnixSeconds
+    end: UnixSeconds
     after: tuple[float, str] | None = None
     """`next` of the page before; None asks for the first."""
 
@@ -217,7 +218,7 @@ class Use(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     completed_at: float
     waited: float
     """Seconds for a wake."""
-    seconds: float
+    seconds: Seconds
     """With its machine."""
     model: int
     """Its place in the page's `models`."""

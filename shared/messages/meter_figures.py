@@ -3,6 +3,7 @@
 import msgspec
 
 from shared.messages.codec import Message
+from shared.messages.values import UnixSeconds
 
 
 class FiguresQuery(Message, frozen=True, kw_only=True, tag="figures_query.v1"):
@@ -11,8 +12,8 @@ class FiguresQuery(Message, frozen=True, kw_only=True, tag="figures_query.v1"):
     Both are whole hours, in Unix seconds.
     """
 
-    start: float
-    end: float
+    start: UnixSeconds
+    end: UnixSeconds
     by: tuple[str, ...] = ("tier", "model")
     """Any of `tier`, `model`, `day` (`YYYY-MM-DD`), `hour` (RFC 3339)."""
     tier: str | None = None
@@ -59,7 +60,7 @@ class FiguresRow(msgspec.Struct, frozen=True, kw_only=True):
 class Figures(Message, frozen=True, kw_only=True, tag="figures.v1"):
     """Answer on `meter.figures`."""
 
-    start: float
-    end: float
+    start: UnixSeconds
+    end: UnixSeconds
     relative_error: float
     rows: tuple[FiguresRow, ...]

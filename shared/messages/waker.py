@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from shared.messages.codec import Message
+from shared.messages.values import Count, Seconds, UnixSeconds, check_amounts
 
 MachineState = Literal["asleep", "waking", "ready", "draining", "falling_asleep", "broken", "gone"]
 Phase = Literal["calling", "booting", "reaching", "loading", "first_token"]
@@ -22,17 +23,17 @@ class MachineRecord(Message, frozen=True, kw_only=True, tag="machine.v1"):
     """The provider's own word, kept beside ours."""
     endpoint: str | None
     """Origin without `/v1`; set while the engine can be reached."""
-    generation: int
+    generation: Count
     """Counts the machine's wakes: one engine process, one generation."""
-    since: float
+    since: UnixSeconds
     """When `state` began."""
     reason: str
     wake_id: str | None = None
     phase: Phase | None = None
     """Set exactly while `waking`."""
-    ready_at: float | None = None
+    ready_at: UnixSeconds | None = None
     """When the wake is expected to be done, by the waker's clock; None without history."""
-    ready_in: float | None = None
+    ready_in: Seconds | None = None
     """The same in seconds from when this was written."""
     key_id: str | None = None
     """The key whose request caused the wake under way or the last one."""
@@ -42,7 +43,7 @@ class MachineRecord(Message, frozen=True, kw_only=True, tag="machine.v1"):
     """The operator keeps it from requests: it is not woken, and drained where it was awake."""
     alarm: str = ""
     """What an operator has to see to, in words; empty: nothing."""
-    failed_wakes: int = 0
+    failed_wakes: Count = 0
     """Wakes in a row in which its engine did not become ready; `reason` says why the last one failed."""
     max_model_len: Annotated[int, msgspec.Meta(gt=0, lt=2**40)] | None = None
     """The longest context in tokens, as its engine told it last; None where no engine did."""
@@ -51,14 +52,14 @@ class MachineRecord(Message, frozen=True, kw_only=True, tag="machine.v1"):
 class Transition(Message, frozen=True, kw_only=True, tag="transition.v1"):
     """`fleet.journal.<machine>`: a machine changed its state."""
 
-    at: float
+    at: UnixSeconds
     machine: str
     tier: str
     from_state: MachineState | None
     """None at first sight."""
     to_state: MachineState
     reason: str
-    generation: int
+    generation: Count
     wake_id: str | None = None
     key_id: str | None = None
 
@@ -66,26 +67,26 @@ class Transition(Message, frozen=True, kw_only=True, tag="transition.v1"):
 class ProviderCall(Message, frozen=True, kw_only=True, tag="provider_call.v1"):
     """`fleet.journal.<machine>`: the waker called a provider, or probed an engine (`call` is `probe`)."""
 
-    at: float
+    at: UnixSeconds
     machine: str
     call: str
     outcome: CallOutcome
     code: str
     """The provider's own error code or HTTP status; empty when accepted."""
-    seconds: float
-    tokens: int = 0
+    seconds: Seconds
+    tokens: Count = 0
     """Tokens that a probe made the engine work: they are in the engine's counters and in no usage event."""
 
 
 class PhaseEnded(Message, frozen=True, kw_only=True, tag="phase.v1"):
     """`fleet.journal.<machine>`: a phase of a wake is over."""
 
-    at: float
+    at: UnixSeconds
     machine: str
     tier: str
     wake_id: str
     phase: Phase
-    seconds: float
+    seconds: Seconds
     done: bool
     """False: the wake ended in it."""
 
@@ -96,7 +97,7 @@ OrderKind = Literal["wake", "hibernate", "cordon", "uncordon"]
 class Ordered(Message, frozen=True, kw_only=True, tag="ordered.v1"):
     """`fleet.journal.<machine or model>`: the operator said so."""
 
-    at: float
+    at: UnixSeconds
     machine: str
     """The model's name, of `wake`."""
     order: OrderKind
@@ -123,7 +124,7 @@ class WakerReply(Message, frozen=True, kw_only=True, tag="waker_reply.v1"):
     error: str = ""
     machines: tuple[str, ...] = ()
     """Whom it is about: of `wake` the model's machines."""
-    wake_cap: float = 0.0
+    wake_cap: Seconds = 0.0
     """Seconds that a wake lasts at most; 0 from an older waker."""
 
 
@@ -131,25 +132,25 @@ class MachineMemory(Message, frozen=True, kw_only=True, tag="machine_memory.v1")
     """Bucket `waker`, `machine.<id>`: what one leader has to know of a machine that another led. Unix seconds."""
 
     machine: str
-    last_used: float = 0.0
+    last_used: UnixSeconds = 0.0
     """Written no oftener than it matters."""
     kept: bool = False
     cordoned: bool = False
-    cool_until: float = 0.0
-    failures: int = 0
+    cool_until: UnixSeconds = 0.0
+    failures: Count = 0
     tried_wake: str = ""
-    tried_starts: int = 0
+    tried_starts: Count = 0
     """Of earlier wakers: the one wake that started it last, and how often."""
-    tried: dict[str, int] = msgspec.field(default_factory=dict)
+    tried: dict[str, Count] = msgspec.field(default_factory=dict)
     """How often each wake under way has started it."""
-    woken: tuple[float, ...] = ()
+    woken: tuple[UnixSeconds, ...] = ()
     """The wakes of the last hour."""
-    wake_deadline: float = 0.0
+    wake_deadline: UnixSeconds = 0.0
     """Of the wake under way."""
     causes: tuple[str, ...] = ()
     """The keys that its wake is not yet charged to."""
-    charged_since: float = 0.0
-    unready: int = 0
+    charged_since: UnixSeconds = 0.0
+    unready: Count = 0
     """Wakes in a row in which its engine did not become ready."""
     unready_reason: str = ""
     """Of the last of them."""
@@ -159,11 +160,11 @@ class TierMemory(Message, frozen=True, kw_only=True, tag="tier_memory.v1"):
     """Bucket `waker`, `tier.<name>`: how long its wakes took lately, and how long it was unused between uses."""
 
     tier: str
-    phases: dict[Phase, tuple[float, ...]] = msgspec.field(default_factory=dict)
+    phases: dict[Phase, tuple[Seconds, ...]] = msgspec.field(default_factory=dict)
     """Seconds, the newest last."""
-    wakes: tuple[float, ...] = ()
+    wakes: tuple[Seconds, ...] = ()
     """Seconds from asleep to ready."""
-    gaps: tuple[int, ...] = ()
+    gaps: tuple[Count, ...] = ()
     """How often it was unused for so many whole minutes; the last counts all that were longer."""
 
 
@@ -171,23 +172,26 @@ class KeyWakes(Message, frozen=True, kw_only=True, tag="key_wakes.v1"):
     """Bucket `wakes`, one entry per key that caused a wake lately: what its wakes came to. Only the waker writes it."""
 
     key_id: str
-    wakes: int
+    wakes: Count
     """That began within the last hour."""
     cost: Decimal
     """USD attributed to the key on `day`."""
     day: str
     """The UTC day, YYYY-MM-DD."""
-    starts: tuple[float, ...] = ()
+    starts: tuple[UnixSeconds, ...] = ()
     """When they began, for the next leader: Unix seconds by the waker's clock."""
     under_way: tuple[str, ...] = ()
     """The models whose wakes under way it caused: more of its requests may wait for them, whatever its limits."""
+
+    def __post_init__(self) -> None:
+        check_amounts(self.cost)
 
 
 class WakeMemory(msgspec.Struct, frozen=True, kw_only=True):
     """A wake under way."""
 
     id: str
-    deadline: float
+    deadline: UnixSeconds
     keys: tuple[str, ...] = ()
 
 
