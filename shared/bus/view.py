@@ -118,7 +118,7 @@ class View(Mapping[str, M], Generic[M]):
             # What one entry breaks in its reader must not end the watch, and with it the process, again and again.
             if self._intake is None:
                 raise
-            self._intake.reject(self._bucket.name, error, traceback=True, key=change.key)
+            self._intake.reject(self._bucket.name, error, traceback=True, entry=change.key)
 
     def _reject(self, entry: Changed, error: Unreadable) -> None:
         """Once: a restarted watch tells it again."""
@@ -128,4 +128,4 @@ class View(Mapping[str, M], Generic[M]):
             if len(self._rejected) >= MOST_REJECTED:
                 self._rejected.clear()
             self._rejected[entry.key] = entry.revision
-            self._intake.reject(self._bucket.name, error, key=entry.key)
+            self._intake.reject(self._bucket.name, error, entry=entry.key)

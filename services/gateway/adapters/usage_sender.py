@@ -168,10 +168,10 @@ class UsageSender:
             try:
                 self._confirm(event.key, decode(event.value, Confirmed))
             except Unreadable as error:
-                self._bus.intake.reject(METER.name, error, key=event.key)
+                self._bus.intake.reject(METER.name, error, entry=event.key)
             except Exception as error:  # noqa: BLE001 - it concerns this mark alone
                 # A mark that nothing can be done with, or a disk that fails: the next mark takes it along.
-                self._bus.intake.reject(METER.name, error, traceback=True, key=event.key)
+                self._bus.intake.reject(METER.name, error, traceback=True, entry=event.key)
 
     def _confirm(self, key: str, mark: Confirmed) -> None:
         if key == confirmed_key(mark.source) and self._outbox.confirm(mark.source, mark.source_seq):
