@@ -33,7 +33,7 @@ class Intake:
             source: where it came from.
             error: what is wrong with it.
             traceback: the fault may be ours: log where it happened.
-            place: what tells it from others: its `entry` (not `key`, which logs hide), its `subject`. Never its content.
+            place: its `entry` (logs hide what is called `key`) or its `subject`. Never its content.
 
         Returns:
             Whether it was logged.

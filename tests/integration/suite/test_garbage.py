@@ -1,7 +1,8 @@
-"""Every input of every service gets what no version of ours would send; all of them go on serving and counting."""
+"""Garbage on every input of the bus while clients are served: nothing stops, nothing is lost, all is refused."""
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,120 +10,227 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus, connect
-from tests.integration.suite.test_poison import CONFIG, Pages
+from shared.bus.subjects import PARTITIONS
+from shared.bus.topology import BUCKETS
+from tests.integration.suite.config import config
+from tests.integration.suite.traffic import Traffic, engine_count, ledger_tokens, probe_tokens
+from tests.kit import garbage
+from tests.kit.engine import engine_command
 from tests.kit.up import UpProcess, up
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "contract" / "messages").glob("*.json"))
-WRONG: tuple[Any, ...] = (None, True, -1, 2**70, 1e300, "", "x", "a\0b", [], [[]], {}, {"": None})
-RAW = (b"", b"\xff", b"null", b"[]", b"{}", b'"x"', b"[" * 6000, b'{"type":' * 6000, b'{"type": "none.v1"}')
+BUDGET = '[billing]\ndaily_budget = "1000.00"\n'
+PRICED = 'idle_timeout = "10m"\nprice_per_hour = "1.00"'
+FOREIGN = {"gw-0-1f2e3d4c": "forged", "h100x2-1": "local-1", "h100x2": "local", "org/qwen2.5-7b": "tiny", "k_1": "k_2"}
+"""Names in the examples, and what stands there in this suite: so that more than a name's lookup is tried."""
+
 PUBLISHED = {
-    "activity": "activity.garbage",
-    "limits": "limits.garbage",
-    "wake_request": "wake.request.tiny",
-    "usage": "usage.0",
-    "transition": "fleet.journal.lab-1",
-    "provider_call": "fleet.journal.lab-1",
-    "phase": "fleet.journal.lab-1",
-    "ordered": "fleet.journal.lab-1",
-    "gate_turned": "fleet.journal.budget.fleet",
-    "published": "billing.published",
-    "machine": "$KV.fleet.garbage-{n}",
-    "key": "$KV.keys.{n}",
-    "key_month": "$KV.months.garbage-{n}",
-    "key_wakes": "$KV.months.garbage-{n}",
-    "budget": "$KV.budget.tier.garbage-{n}",
-    "confirmed": "$KV.meter.confirmed.garbage-{n}",
-    "bench_run": "$KV.reports.bench.garbage-{n}",
+    "activity.forged": ("activity.v1",),
+    "limits.forged": ("limits.v1",),
+    "wake.request.tiny": ("wake_request.v1",),
+    "fleet.journal.local-1": ("transition.v1", "provider_call.v1", "phase.v1", "ordered.v1"),
+    "fleet.journal.budget.fleet": ("gate_turned.v1",),
+    "billing.published": ("published.v1",),
+    **{f"usage.{partition}": ("usage.v1",) for partition in range(PARTITIONS)},
+    "$KV.fleet.forged-1": ("machine.v1",),
+    f"$KV.keys.{'a' * 64}": ("key.v1",),
+    "$KV.meter.confirmed.forged": ("confirmed.v1",),
+    "$KV.sources.elsewhere": ("usage_source.v1",),  # forged usage comes from no source that announced itself
+    "$KV.months.k_2": ("key_month.v1",),
+    "$KV.wakes.k_2": ("key_wakes.v1",),
+    "$KV.budget.tier.forged": ("budget.v1",),
+    "$KV.waker.machine.forged": ("machine_memory.v1",),
+    "$KV.waker.tier.local": ("tier_memory.v1",),
+    "$KV.waker.orders": ("orders_memory.v1",),
+    "$KV.waker.wakes": ("wakes_memory.v1",),
+    "$KV.reports.audit.2026-11-01": ("audit.v1",),
+    "$KV.reports.published.2026-11-01": ("published.v1",),
+    "$KV.reports.bench.forged": ("bench_run.v1",),
+    "$KV.leases.forged": (),
 }
-"""Where a message of each type goes, by the name in its tag."""
 ASKED = {
-    "tokens_query": subjects.METER_TOKENS,
-    "history_query": subjects.METER_HISTORY,
-    "gaps_query": subjects.METER_GAPS,
-    "declare_lost": subjects.METER_LOST,
-    "figures_query": subjects.METER_FIGURES,
-    "audit_query": subjects.METER_AUDIT,
-    "import_request": subjects.BILLING_IMPORT,
-    "invoices_query": subjects.BILLING_INVOICES,
-    "payable_note": subjects.BILLING_PAYABLE,
-    "report_query": subjects.BILLING_REPORT,
-    "reports_query": subjects.BILLING_REPORTS,
-    "bands_query": subjects.BILLING_BANDS,
-    "statement_query": subjects.BILLING_STATEMENT,
-    "gates_query": subjects.BILLING_GATE,
-    "waker_command": subjects.WAKER_COMMAND,
+    "meter.tokens": ("tokens_query.v1",),
+    "meter.history": ("history_query.v1",),
+    "meter.gaps": ("gaps_query.v1",),
+    "meter.lost": ("declare_lost.v1",),
+    "meter.reread": ("reread_query.v1",),
+    "meter.recount": ("recount_query.v1",),
+    "meter.figures": ("figures_query.v1",),
+    "meter.audit": ("audit_query.v1",),
+    "waker.command": ("waker_command.v1",),
+    "billing.import": ("import_request.v2",),
+    "billing.report": ("report_query.v1",),
+    "billing.reports": ("reports_query.v1",),
+    "billing.bands": ("bands_query.v1",),
+    "billing.statement": ("statement_query.v1",),
+    "billing.invoices": ("invoices_query.v1",),
+    "billing.payable": ("payable_note.v1",),
+    "billing.gate": ("gate_order.v1", "gates_query.v1"),
 }
-AT_ONCE = 16
+ANSWERS = {
+    "bands.v1",
+    "day_report.v1",
+    "figures.v1",
+    "gaps.v1",
+    "gates.v1",
+    "history.v1",
+    "import_answer.v1",
+    "invoices.v1",
+    "period_report.v1",
+    "recounted.v1",
+    "refused.v1",
+    "reread.v1",
+    "statement.v1",
+    "tokens.v1",
+    "waker_reply.v1",
+}
+"""Read by commands alone."""
+ORDERS = ("waker_command.v1", "gate_order.v1")
+"""What is left of them may still be an order, and would be followed: so they name nothing of this suite."""
+MALFORMED_KEYS = ("=C3", "=C3=28", "a.b.c.d", "=ZZ", "=", "x" * 300, "confirmed", "tier.=FF", "machine.=C3")
+COMMANDS = (
+    "keys list",
+    "fleet",
+    "journal",
+    "usage",
+    "report",
+    "report --days 7",
+    "doctor",
+    "figures",
+    "gaps list",
+    "budget",
+    "bands",
+    "statement k_2",
+    "invoice list",
+    "bench --list",
+    "plan",
+)
 
 
-def forms(example: Path) -> Iterator[bytes]:
-    """An example truncated, and with each of its fields of each wrong type."""
-    whole = example.read_bytes()
-    yield from (whole[: len(whole) // 2], whole[:-2], whole.replace(b'"', b"\xff", 1))
-    recorded = json.loads(whole)
-    for field in recorded:
-        for wrong in WRONG:
-            yield json.dumps({**recorded, field: wrong}).encode()
-        yield json.dumps({name: value for name, value in recorded.items() if name != field}).encode()
+def kind_of(example: Path) -> str:
+    """The tag of its message: the file's name may say more."""
+    return ".".join(example.name.split(".")[:2])
+
+
+def variants(kinds: tuple[str, ...], *, limit: int) -> Iterator[bytes]:
+    """No messages at all, then what can be made of the examples of these kinds, `limit` of each evenly chosen."""
+    yield from garbage.NO_MESSAGES
+    for path in EXAMPLES:
+        if kind_of(path) not in kinds:
+            continue
+        text = path.read_text("utf-8")
+        for there, here in FOREIGN.items() if kind_of(path) not in ORDERS else ():
+            text = text.replace(f'"{there}"', f'"{here}"')
+        example: dict[str, Any] = json.loads(text)
+        yield from _some([*garbage.mistyped(example)], limit)
+        if kind_of(path) not in ORDERS:
+            yield from _some([*garbage.absurd(example)], limit)
+
+
+def _some(made: list[bytes], limit: int) -> list[bytes]:
+    return made[:: max(1, len(made) // limit)]
+
+
+async def publish_garbage(bus: JetStreamBus, *, limit: int) -> int:
+    """Into each subject and bucket; returns how much."""
+    count = 0
+    for subject, names in PUBLISHED.items():
+        for data in variants(names, limit=limit):
+            await bus.client.publish(subject, data)
+            count += 1
+        await bus.client.flush(int(PATIENCE_SECONDS))
+    for bucket in BUCKETS:
+        if bucket.name == "leases":
+            continue
+        for key in MALFORMED_KEYS:
+            await bus.client.publish(f"$KV.{bucket.name}.{key}", b"{}")
+            count += 1
+    await bus.client.flush(int(PATIENCE_SECONDS))
+    return count
+
+
+async def ask_garbage(bus: JetStreamBus, *, limit: int) -> None:
+    """Every question that is none is answered, and at once: nobody waits for a service that says nothing."""
+    for subject, names in ASKED.items():
+        asked = [bus.request(subject, data, timeout=PATIENCE_SECONDS) for data in variants(names, limit=limit)]
+        for answer in await asyncio.gather(*asked):
+            json.loads(answer)
+
+
+async def faults(suite: UpProcess, service: str) -> dict[str, str]:
+    url = f"{suite.services[service]['metrics_url']}/readyz"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        found: dict[str, str] = (await answer.json())["faults"]
+        return found
+
+
+async def serves(suite: UpProcess) -> None:
+    """Every service is ready; a new key works, and stops when it is revoked."""
+    for service in ("gateway", "meter", "waker", "billing"):
+        await until(lambda service=service: faults(suite, service), lambda found: found == {})  # type: ignore[misc]  # bound per service
+    made = await suite.json("keys", "create", "--name", "later")
+    url = f"{suite.base_url}/models"
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {made['key']}"}) as session:
+
+        async def status() -> int:
+            async with session.get(url) as answer:
+                return answer.status
+
+        await until(status, lambda seen: seen == 200)
+        assert (await suite.command("keys", "revoke", made["id"])).status == 0
+        await until(status, lambda seen: seen == 401)
+
+
+async def answers(suite: UpProcess) -> None:
+    """Every command ends as it should."""
+    for words in COMMANDS:
+        output = await suite.command(*words.split())
+        assert output.status in (0, 1), (words, output)
+        assert "Traceback" not in output.err + output.out, (words, output)
+
+
+async def garbage_while_serving(tmp_path: Path, slow_model: Path, *, limit: int) -> None:
+    text = config(engine_command(slow_model), tier=PRICED) + BUDGET
+    began = time.time()
+    async with up(tmp_path, text) as suite:
+        key = (await suite.json("keys", "create", "--name", "test"))["key"]
+        pids = {name: service["pid"] for name, service in suite.services.items()}
+        traffic = Traffic(suite, key)
+        traffic.start()
+        await traffic.more(4)
+        async with connect(suite.bus_url, name="test", wait=PATIENCE_SECONDS) as bus:
+            await publish_garbage(bus, limit=limit)
+            await ask_garbage(bus, limit=limit)
+            await traffic.more(8)
+            await serves(suite)
+            assert {name: service["pid"] for name, service in suite.services.items()} == pids, suite.errors[-3000:]
+            assert traffic.cut == 0
+
+            await traffic.pause()
+            for service in ("meter", "waker", "billing", "gateway"):
+                await suite.kill9(service)  # what begins anew reads all that garbage again
+            traffic.resume()
+            await traffic.more(8)
+            await serves(suite)
+            await answers(suite)
+            await traffic.stop()
+        engine = await engine_count(suite)
+        expected = engine.prompt_tokens + engine.completion_tokens - await probe_tokens(suite, since=began)
+        counted = await until(lambda: ledger_tokens(suite), lambda seen: seen[0] >= traffic.answered)
+        assert counted == (traffic.answered, expected)
+
+
+def test_every_message_goes_somewhere() -> None:
+    sent = {kind for kinds in (*PUBLISHED.values(), *ASKED.values()) for kind in kinds}
+    assert sent | ANSWERS == {kind_of(path) for path in EXAMPLES}
+
+
+async def test_garbage_on_every_input_stops_nothing(tmp_path: Path, slow_model: Path) -> None:
+    await garbage_while_serving(tmp_path, slow_model, limit=6)
 
 
 @pytest.mark.long
-async def test_every_service_goes_on_whatever_it_is_told(tmp_path: Path) -> None:
-    deliveries = tmp_path / "deliveries"
-    config = CONFIG.format(folder=deliveries).replace('[[billing.source]]\nname = "broken"\n', "")
-    config = config.replace(f'url = "{deliveries}"\n', "")
-    async with (
-        up(tmp_path, config) as suite,
-        connect(suite.bus_url, name="test", wait=PATIENCE_SECONDS) as bus,
-        aiohttp.ClientSession() as session,
-    ):
-        pages = Pages(suite, session)
-        pids = {name: told["pid"] for name, told in suite.services.items()}
-        key = await suite.json("keys", "create", "--name", "test")
-        await _publish_all(bus)
-        assert await _ask_all(bus) > 500
-        await until(lambda: pages.metric("meter", "spot_meter_backlog"), lambda seen: seen == 0)
-        await _still_works(suite, pages, key)
-        assert {name: told["pid"] for name, told in suite.services.items()} == pids
-        for service in ("gateway", "waker", "meter", "billing"):
-            assert await until(lambda service=service: pages.faults(service), lambda seen: seen == {}) == {}  # type: ignore[misc]  # bound per round
-
-
-async def _publish_all(bus: JetStreamBus) -> None:
-    number = 0
-    for example in EXAMPLES:
-        subject = PUBLISHED.get(example.name.partition(".")[0])
-        for data in (*forms(example), *RAW) if subject else ():
-            number += 1
-            await bus.publish_volatile(str(subject).format(n=number), data)
-        await bus.client.flush(int(PATIENCE_SECONDS))
-    assert number > 2000
-
-
-async def _ask_all(bus: JetStreamBus) -> int:
-    """Every request is answered, with a refusal mostly."""
-    questions = [
-        (subject, data)
-        for example in EXAMPLES
-        if (subject := ASKED.get(example.name.partition(".")[0]))
-        for data in (*forms(example), *RAW)
-    ]
-    for start in range(0, len(questions), AT_ONCE):
-        answers = (
-            bus.request(subject, data, timeout=PATIENCE_SECONDS) for subject, data in questions[start : start + AT_ONCE]
-        )
-        for answer in await asyncio.gather(*answers):
-            assert json.loads(answer)["type"]
-    return len(questions)
-
-
-async def _still_works(suite: UpProcess, pages: Pages, key: dict[str, str]) -> None:
-    assert await pages.status(key["key"]) == 200
-    for words in (("keys", "list"), ("keys", "revoke", key["id"]), ("fleet",), ("journal",), ("usage",), ("report",)):
-        output = await suite.command(*words)
-        assert (output.status, "Traceback" in output.err) == (0, False), (words, output)
-    await until(lambda: pages.status(key["key"]), lambda status: status == 401)
-    assert "Traceback" not in (await suite.command("doctor")).err
+async def test_much_garbage_on_every_input_stops_nothing(tmp_path: Path, slow_model: Path) -> None:
+    await garbage_while_serving(tmp_path, slow_model, limit=10_000)

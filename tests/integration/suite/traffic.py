@@ -1,6 +1,7 @@
 """Clients under load, and the sums that have to agree afterwards: the engine's, the probes', the ledger's."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -101,10 +102,15 @@ async def engine_count(suite: UpProcess) -> EngineCounters:
     return await until(counters, lambda seen: seen.running == 0)
 
 
-async def probe_tokens(suite: UpProcess) -> int:
+async def probe_tokens(suite: UpProcess, since: float = 0.0) -> int:
+    """What the journal has of them; entries of before `since` and those that nobody can read are not the waker's."""
+    tokens = 0
     async with connect(suite.bus_url, name="test", wait=PATIENCE_SECONDS) as bus:
-        entries = [ENTRIES.decode(received.data) for received in await bus.read(FLEET_JOURNAL)]
-    return sum(entry.tokens for entry in entries if isinstance(entry, ProviderCall))
+        for received in await bus.read(FLEET_JOURNAL):
+            with contextlib.suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                entry = ENTRIES.decode(received.data)
+                tokens += entry.tokens if isinstance(entry, ProviderCall) and entry.at >= since else 0
+    return tokens
 
 
 async def ledger_tokens(suite: UpProcess) -> tuple[int, int]:
