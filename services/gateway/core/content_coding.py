@@ -8,6 +8,8 @@ MAX_INFLATED = 8 * 1024 * 1024
 _ANY_HEADER = zlib.MAX_WBITS | 32
 """gzip's or zlib's."""
 _NO_HEADER = -zlib.MAX_WBITS
+_HEADER_BYTES = 2
+"""What tells whether there is one."""
 
 
 class Undecodable(Exception):
@@ -17,21 +19,28 @@ class Undecodable(Exception):
 class Inflater:
     """gzip and deflate. `Undecodable` for any other coding, whose name is that of the header."""
 
-    __slots__ = ("_begun", "_inflate")
+    __slots__ = ("_begun", "_first", "_inflate")
 
     def __init__(self, coding: bytes) -> None:
         if coding.strip().lower() not in {b"gzip", b"x-gzip", b"deflate"}:
             raise Undecodable("a content coding that nobody asked for")
         self._inflate = zlib.decompressobj(_ANY_HEADER)
         self._begun = False
+        self._first = b""
+        """Too little to begin with."""
 
     @property
     def complete(self) -> bool:
         """Whether its end has come; what has not begun is complete too."""
-        return self._inflate.eof or not self._begun
+        return self._inflate.eof or not (self._begun or self._first)
 
     def feed(self, data: bytes) -> bytes:
         """What these bytes add. `Undecodable`."""
+        if not self._begun:
+            data = self._first + data
+            self._first = data if len(data) < _HEADER_BYTES else b""
+            if self._first:
+                return b""
         try:
             return self._feed(data)
         except zlib.error:

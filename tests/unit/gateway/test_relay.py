@@ -1,5 +1,6 @@
 """A fault in the middle of an answer ends that one request with an error; and who is blamed for what engines say."""
 
+import zlib
 from types import SimpleNamespace
 from typing import cast
 
@@ -225,3 +226,16 @@ def test_any_bytes_are_inflated_or_refused(reads: list[bytes], coding: bytes) ->
         assert sum(len(inflater.feed(data)) for data in reads) <= len(reads) * MAX_INFLATED
     except Undecodable:
         return
+
+
+@pytest.mark.parametrize("bits", [zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS])
+@given(text=st.binary(min_size=1, max_size=200), size=st.integers(1, 4))
+def test_compressed_text_may_come_a_few_bytes_at_a_time(bits: int, text: bytes, size: int) -> None:
+    packer = zlib.compressobj(wbits=bits)
+    packed = packer.compress(text) + packer.flush()
+    inflater = Inflater(b"gzip" if bits > zlib.MAX_WBITS else b"deflate")
+    inflated = b""
+    for at in range(0, len(packed), size):
+        assert not inflater.complete or at == 0
+        inflated += inflater.feed(packed[at : at + size])
+    assert (inflated, inflater.complete) == (text, True)
