@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol
 
 from services.gateway.access_log import AccessLog
@@ -91,12 +90,17 @@ class Door:
         record = self.keys.get(digest(secret.strip())) if secret and scheme.lower() == b"bearer" else None
         return record if record is not None and record.usable(self.now()) else None
 
-    def parse(self, body: bytes, request: Running, on_done: Callable[[Callable[[], Asked]], None]) -> None:
-        """Call `on_done` with what gives the parsed body, or raises `ApiError`: at once unless the body is large."""
+    def parse(self, body: bytes, request: Running, on_done: Callable[[Asked | Exception], None]) -> None:
+        """Call `on_done` with the parsed body, or with what is wrong with it: at once unless the body is large."""
         if len(body) > LARGE_BYTES:
             self.steps.add(parse_in_steps(body), is_wanted=lambda: request in self.exchanges, on_done=on_done)
+            return
+        try:
+            asked = parse(body)
+        except Exception as error:  # noqa: BLE001 - the request ends with it
+            on_done(error)
         else:
-            on_done(partial(parse, body))
+            on_done(asked)
 
     def model(self, name: str, key: KeyRecord) -> Model:
         """The model of that name, or 404, or 403."""

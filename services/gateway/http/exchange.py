@@ -4,8 +4,6 @@ It is called by its client's connection, by the one who grants places and by the
 calls them; it never waits. A piece of a stream goes to the client's socket in the turn of the loop in which it came.
 """
 
-from collections.abc import Callable
-
 import structlog
 
 from services.gateway.core import errors
@@ -67,11 +65,14 @@ class Exchange:
         self._door.exchanges.add(self)
         self._door.parse(body, self, self._begin)
 
-    def _begin(self, parsed: Callable[[], Asked]) -> None:
+    def _begin(self, parsed: Asked | Exception) -> None:
         """Check what is asked, and find it a place."""
         door = self._door
+        if isinstance(parsed, Exception):
+            self._fail_with(parsed)
+            return
         try:
-            self._asked = parsed()
+            self._asked = parsed
             self._model = door.model(self._asked.model, self._key)
             self._tally.asked(self._model.name, streamed=self._asked.stream, choices=self._asked.choices)
             door.admit(self._model.name)
@@ -88,10 +89,15 @@ class Exchange:
                 on_fail=self.fail,
             )
             self._admission.begin(wait)
-        except ApiError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, what the request holds is to be given back
+            self._fail_with(error)
+
+    def _fail_with(self, error: Exception) -> None:
+        """A refusal, or a fault of ours."""
+        if isinstance(error, ApiError):
             self.fail(error)
-        except Exception:  # whatever it is, it is ours, and what the request holds is to be given back
-            log.exception("a fault of ours", request_id=self._request.id)
+        else:
+            log.error("a fault of ours", request_id=self._request.id, exc_info=error)
             self.fail(errors.internal_error())
 
     def gone(self) -> None:
