@@ -8,8 +8,9 @@ from prometheus_client import Gauge
 from services.meter.adapters.figures import FiguresReader
 from services.meter.adapters.ledger import Ledger
 from services.meter.core import figures
-from services.meter.core.day import answer, asked
+from services.meter.core.day import answer, asked, incomplete
 from services.meter.core.pages import page
+from services.meter.recovery import Recovery
 from shared.bus import topology
 from shared.bus.ports import Bus
 from shared.database import AWAY, told
@@ -51,6 +52,7 @@ class Answers:
         ledger: Ledger,
         reader: FiguresReader,
         backlog: Backlog,
+        recovery: Recovery,
         *,
         now: Callable[[], float],
         silence: float,
@@ -59,6 +61,7 @@ class Answers:
         self._ledger = ledger
         self._reader = reader
         self._backlog = backlog
+        self._recovery = recovery
         self._now = now
         self._silence = silence
 
@@ -108,6 +111,8 @@ class Answers:
         except AWAY as error:
             return _away(error)
         found = answer(day, query, facts, self._backlog.read_dry_at, now=self._now(), silence=self._silence)
+        if not self._recovery.compared:
+            found = incomplete(found, "the ledger was not compared with its marks yet: see the meter's log")
         try:
             return found if query.after is None else page(found, query.by, query.after, PAGE_BYTES)
         except ValueError as error:

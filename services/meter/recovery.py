@@ -54,9 +54,15 @@ class Recovery:
         self._batch = batch
         self._now = now
         self._search: _Search | None = None
+        self._newest: float | None = None
+        """When the newest thing came that the ledger had before anything was counted."""
+        self.compared = False
+        """Whether the ledger was ever compared with its marks."""
 
     async def compare(self) -> None:
         """Compare the marks on the bus with the ledger's. `BusUnavailable`, or one of `shared.database.AWAY`."""
+        if self._newest is None:
+            self._newest = await self._book.newest()
         entries = await self._bus.entries(topology.METER)  # before the ledger's: both only rise
         confirmed = []
         for key, entry in entries.items():
@@ -66,7 +72,9 @@ class Recovery:
                 continue  # the sweep of the ledger's marks replaces it
             if is_name(mark.source) and key == subjects.confirmed_key(mark.source) and 0 < mark.source_seq < SEQ_LIMIT:
                 confirmed.append(mark)
-        behind = await self._book.compare(confirmed)
+        # Until it was compared once, what came meanwhile says nothing about the age of the copy.
+        behind = await self._book.compare(confirmed, newest=None if self.compared else self._newest)
+        self.compared = True
         self._metrics.behind.set(sum(behind.values()))
 
     async def catch_up(self) -> None:

@@ -40,6 +40,7 @@ from shared.works import Work, Works, every
 
 log = structlog.get_logger()
 
+COMPARISON = "comparison with the marks"
 LEDGER_FILE = "ledger.sqlite"
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "ledger_version"
@@ -69,15 +70,15 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         consumer = Consumer(runtime.bus, recorder, batch=batch, monotonic=runtime.monotonic, stopped=runtime.stopped)
         recovery = Recovery(runtime.bus, ConfirmedBook(engine), recorder, metrics, batch=batch, now=runtime.now)
         recount = Recount(quarantine, names, recorder, batch=batch)
+        works = Works(runtime.registry)
+        runtime.health.add("work", lambda: works.fault)
         await names.start()
-        await _compared(recovery)
+        await _compare(recovery, works)
         hearing = Hearing(runtime.bus, book, runtime.now, names.on_gateway)
         listening = await runtime.bus.subscribe(subjects.ACTIVITIES, hearing.heard)
         runtime.health.add("database", lambda: ledger.fault)
         runtime.health.add("consumer", lambda: consumer.fault)
         consuming = runtime.spawn(consumer.run(), "consumer")
-        works = Works(runtime.registry)
-        runtime.health.add("work", lambda: works.fault)
         repeated = [
             runtime.spawn(works.repeat(work), work.name)
             for work in (
@@ -85,7 +86,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
                 *_sweeps(
                     ("sealing of old days", _sealing(runtime, engine, metrics)),
                     ("sweep of the ledger", teller.sweep),
-                    ("comparison with the marks", recovery.compare),
+                    (COMPARISON, recovery.compare),
                     ("what gateways say", hearing.sweep),
                     ("ids of keys", names.keep),
                     ("recount of known names", recount.count_known),
@@ -93,7 +94,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
             )
         ]
         silence = config.meter.source_silence
-        answers = Answers(ledger, FiguresReader(engine), backlog, now=runtime.now, silence=silence)
+        answers = Answers(ledger, FiguresReader(engine), backlog, recovery, now=runtime.now, silence=silence)
         gaps = GapAnswers(book, runtime.now)
         answering = [
             await runtime.bus.respond("meter", subject, answer)
@@ -138,11 +139,18 @@ def _sealing(runtime: Runtime, engine: AsyncEngine, metrics: Metrics) -> Callabl
     return seal
 
 
-async def _compared(recovery: Recovery) -> None:
-    """Nothing is counted or answered before: a ledger that went back would take its days for complete."""
+async def _compare(recovery: Recovery, works: Works) -> None:
+    """Wait for the first comparison: a ledger that went back would take its days for complete.
+
+    Whatever fails but the bus and the database concerns the comparison alone. It is repeated beside the other work, and
+    no day is complete before it has succeeded.
+    """
     while True:
         try:
             return await recovery.compare()
         except (BusUnavailable, *database.AWAY) as error:
             log.warning("the marks cannot be compared, trying again", reason=database.told(error))
             await asyncio.sleep(RETRY_SECONDS)
+        except Exception as error:  # noqa: BLE001 - whatever it is, events are counted
+            works.failed(COMPARISON, error, 1)
+            return None

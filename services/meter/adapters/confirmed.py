@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.days import known_sources
 from services.meter.adapters.tables import runs, sources
@@ -23,21 +23,27 @@ class ConfirmedBook:
         self._engine = engine
         self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
 
-    async def compare(self, confirmed: Sequence[Confirmed]) -> dict[str, int]:
+    async def newest(self) -> float:
+        """When the newest thing in the ledger came: a copy is as old as that."""
+        async with reading(self._engine) as connection:
+            return await _newest(connection)
+
+    async def compare(self, confirmed: Sequence[Confirmed], *, newest: float | None = None) -> dict[str, int]:
         """Record which sources the ledger is behind of what it had confirmed.
 
         `confirmed` must have been read before this call: marks only rise, so a ledger that did not go back is never
-        below them. Returns each source that is behind, with the number of events that its mark lacks.
+        below them. `newest` is what the method of that name returned before anything was counted; None: as it is now.
+        Returns each source that is behind, with the number of events that its mark lacks.
         """
         mark = select(runs.c.source, runs.c.last).where(runs.c.first == 1)
         async with reading(self._engine) as connection:
             marks = {row.source: row.last for row in await connection.execute(mark)}
         higher = {c.source: c for c in confirmed if c.source_seq > marks.get(c.source, 0)}
         if higher:
-            await self._record(higher)
+            await self._record(higher, newest)
         return {c.source: c.source_seq - marks.get(c.source, 0) for c in higher.values()}
 
-    async def _record(self, higher: Mapping[str, Confirmed]) -> None:
+    async def _record(self, higher: Mapping[str, Confirmed], newest: float | None) -> None:
         c, upsert = sources.c, self._insert(sources)
         new = upsert.excluded
         changed = {name: new[name] for name in ("confirmed", "confirmed_at", "lacking_since")}
@@ -45,8 +51,7 @@ class ConfirmedBook:
             index_elements=["source"], set_=changed, where=new.confirmed > c.confirmed
         )
         async with self._engine.begin() as connection:
-            # The copy is as old as the newest thing in it.
-            newest = (await connection.execute(select(func.max(c.seen_at)))).scalar_one() or 0.0
+            newest = await _newest(connection) if newest is None else newest
             rows = [
                 {
                     "source": name,
@@ -72,6 +77,10 @@ class ConfirmedBook:
         async with self._engine.begin() as connection:
             for name, number in sorted(found.items()):
                 await connection.execute(statement, {"s": name, "n": number})
+
+
+async def _newest(connection: AsyncConnection) -> float:
+    return (await connection.execute(select(func.max(sources.c.seen_at)))).scalar_one() or 0.0
 
 
 def search_from(found: Sequence[Source]) -> float | None:

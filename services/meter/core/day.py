@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 
+import msgspec
+
 from services.meter.core.ends import SETTLING_SECONDS, Source, behind, missing, names, open_ends
 from services.meter.core.runs import DAY
 from services.meter.core.sums import MINUTE, plus
@@ -125,6 +127,11 @@ def answer(
         busy={machine: tuple(intervals) for machine, intervals in facts.busy.items()},
         open_gaps=facts.quarantined + sum(found.values()),
     )
+
+
+def incomplete(found: Tokens, reason: str) -> Tokens:
+    """The same answer with one more reason why the day may change."""
+    return msgspec.structs.replace(found, complete=False, reasons=(*found.reasons, reason))
 
 
 def _missing(day: Day, sources: Sequence[Source], now: float) -> dict[str, int]:

@@ -12,6 +12,8 @@ from services.meter.adapters.ledger import Ledger
 from services.meter.audit_metrics import AuditMetrics
 from services.meter.auditor import Auditor
 from services.meter.core.batch import read
+from services.meter.core.day import Day
+from services.meter.core.day_audit import DayOfLedger
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.bus import subjects, topology
@@ -91,6 +93,28 @@ async def test_what_is_wrong_is_counted_and_a_day_that_cannot_be_made_stops_no_o
     assert await desk.made() == ["2026-11-21", DAY, "2026-11-24"]
     assert desk.registry.get_sample_value("spot_meter_audit_wrong") == 1.0
     assert (await desk.published()).sources[0].missing == 1
+
+
+async def test_a_day_whose_audit_fails_is_counted_and_the_others_are_made(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, broken = desk.facts.day, {DAY}
+
+    async def day(of: Day) -> DayOfLedger:
+        if of.name in broken:
+            raise ZeroDivisionError("a bug")
+        return await made(of)
+
+    monkeypatch.setattr(desk.facts, "day", day)
+    await desk.served(1)
+    await desk.served(1, -0.5 * DAY_SECONDS, source="gw-2")
+    assert await desk.made() == ["2026-11-22", "2026-11-24"]
+    assert desk.registry.get_sample_value("spot_meter_audit_wrong") == 1.0
+    assert await desk.facts.made(DAY) is None
+    broken.clear()
+    assert await desk.made() == ["2026-11-22", DAY, "2026-11-24"]
+    assert desk.registry.get_sample_value("spot_meter_audit_wrong") == 0.0
+    assert (await desk.published()).events == 1
 
 
 async def test_days_of_long_ago_are_made_only_when_asked_for(desk: Desk) -> None:

@@ -1,0 +1,58 @@
+"""One piece of the meter's work that fails, for whatever reason, stops nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from services.meter.adapters.confirmed import ConfirmedBook
+from services.meter.wiring import opened
+from shared.bus import subjects
+from shared.bus.memory import MemoryBus
+from shared.config import parse
+from shared.messages.codec import decode, encode
+from shared.messages.meter import Tokens, TokensQuery
+from shared.runtime.process import Runtime
+from tests.kit.usage import send
+from tests.kit.waiting import until
+from tests.unit.meter.events import MIDNIGHT, event, sums_of
+
+DAY = "2026-11-23"
+NOW = MIDNIGHT + 3 * 86_400.0
+COMPARISON = "comparison with the marks"
+
+
+def runtime_on(bus: MemoryBus, home: Path) -> Runtime:
+    config = parse('[meter]\nkeep_events = "36500d"\nsource_silence = "1m"\n', "test.toml")
+    return Runtime(service="meter", config=config, data_dir=home, bus=bus, port=None, now=lambda: NOW)
+
+
+async def tokens_of(bus: MemoryBus) -> Tokens:
+    return decode(await bus.request(subjects.METER_TOKENS, encode(TokensQuery(day=DAY)), timeout=5.0), Tokens)
+
+
+async def test_a_comparison_that_fails_is_counted_and_repeated_while_events_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus, broken = MemoryBus(), True
+    compare = ConfirmedBook.compare
+
+    async def fail(book: ConfirmedBook, *arguments: object, **named: object) -> dict[str, int]:
+        if broken:
+            raise ZeroDivisionError("a bug")
+        return await compare(book, *arguments, **named)  # type: ignore[arg-type]  # as they came
+
+    monkeypatch.setattr(ConfirmedBook, "compare", fail)
+    events = [event("gw-1", n, completed_at=MIDNIGHT + n) for n in (1, 2)]
+    runtime = runtime_on(bus, tmp_path)
+    async with opened(runtime):
+        await send(bus, *events)
+        counted = await until(lambda: tokens_of(bus), lambda tokens: tokens.totals == sums_of(events))
+        assert not counted.complete
+        assert any("was not compared with its marks" in reason for reason in counted.reasons)
+        assert "a bug" in str(runtime.health.faults())
+        assert (runtime.registry.get_sample_value("spot_work_failures_total", {"work": COMPARISON}) or 0) >= 1
+        broken = False
+        whole = await until(lambda: tokens_of(bus), lambda tokens: not any("compared" in r for r in tokens.reasons))
+        assert whole.totals == sums_of(events)
+    await runtime.cancel_tasks()
+    assert not runtime.crashed
