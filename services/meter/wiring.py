@@ -71,7 +71,6 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         recovery = Recovery(runtime.bus, ConfirmedBook(engine), recorder, metrics, batch=batch, now=runtime.now)
         recount = Recount(quarantine, names, recorder, batch=batch)
         works = Works(runtime.registry)
-        runtime.health.add("work", lambda: works.fault)
         await names.start()
         await _compare(recovery, works)
         hearing = Hearing(runtime.bus, book, runtime.now, names.on_gateway)
@@ -79,6 +78,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         runtime.health.add("database", lambda: ledger.fault)
         runtime.health.add("consumer", lambda: consumer.fault)
         consuming = runtime.spawn(consumer.run(), "consumer")
+        runtime.health.add("work", lambda: works.fault)
         repeated = [
             runtime.spawn(works.repeat(work), work.name)
             for work in (

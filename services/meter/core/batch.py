@@ -270,7 +270,8 @@ def _quarantined(payload: bytes, kind: Kind, reason: str, received_at: float) ->
         number = None
     if number and not any(_name_faults("source", number.source)) and 1 <= number.source_seq < SEQ_LIMIT:
         source, source_seq = number.source, number.source_seq
-        at = number.completed_at if 0 <= number.completed_at < TIME_LIMIT else received_at
+        # A day that is not here yet lacks nothing.
+        at = number.completed_at if 0 <= number.completed_at <= received_at + AHEAD_SECONDS else received_at
     # PostgreSQL's text takes no NUL, and the reason may quote one.
     reason = reason.replace("\0", "\\0")
     return Quarantined(payload=payload, kind=kind, reason=reason, source=source, source_seq=source_seq, at=at)

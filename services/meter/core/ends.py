@@ -69,7 +69,7 @@ def missing(source: Source, now: float) -> tuple[Gap, ...]:
     if end > source.last:
         begun = source.lacking_since if source.confirmed else source.spoke_at - DAY
         latest = max(source.spoke_at, source.confirmed_at)
-        earliest = source.last_at if source.runs else begun
+        earliest = min(source.last_at, latest) if source.runs else begun
         found += (Gap(first=source.last + 1, last=end, earliest=earliest, latest=latest),)
     return without(found, source.lost)
 

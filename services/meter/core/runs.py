@@ -66,7 +66,9 @@ def gaps(runs: Sequence[Run]) -> tuple[Gap, ...]:
     for run in runs:
         if run.first > known + 1:
             since = earliest if known else run.first_at - DAY
-            found.append(Gap(first=known + 1, last=run.first - 1, earliest=since, latest=run.first_at))
+            # A clock that was wrong may have put the one before it behind the one after it.
+            earlier, later = sorted((since, run.first_at))
+            found.append(Gap(first=known + 1, last=run.first - 1, earliest=earlier, latest=later))
         known, earliest = run.last, run.last_at
     return tuple(found)
 

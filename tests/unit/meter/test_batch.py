@@ -77,6 +77,12 @@ def test_a_quarantined_message_keeps_its_number_where_that_can_be_read() -> None
     assert batch.arrived == {"gw-1": (Run(first=1, last=2, first_at=MIDNIGHT + 60.0, last_at=MIDNIGHT + 120.0),)}
 
 
+@pytest.mark.parametrize("ahead", [301.0, 86_400.0, 6e9])
+def test_what_cannot_be_counted_is_lacked_by_no_day_to_come(ahead: float) -> None:
+    wrong = encode(event("gw-1", 1, status=-1, completed_at=NOW + ahead))
+    assert [(q.kind, q.at) for q in read([wrong], NOW).quarantined] == [("invalid", NOW)]
+
+
 def test_the_first_of_each_id_in_the_order_of_ids() -> None:
     b, a, again = event(id="b", source_seq=1), event(id="a", source_seq=2), event(id="b", source_seq=3)
     assert read(map(encode, (b, a, again)), NOW).first_of_each == {"a": a, "b": b}

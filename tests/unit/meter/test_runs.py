@@ -43,6 +43,11 @@ def test_a_gap_lies_between_the_completions_around_it() -> None:
     assert gaps(runs[1:]) == (Gap(first=1, last=3, earliest=130.0 - DAY, latest=130.0),)
 
 
+def test_a_gap_beside_a_wrong_clock_lies_on_all_days_between_the_completions_around_it() -> None:
+    runs = merged([single(1, 3 * DAY), single(3, 100.0)])
+    assert gaps(runs) == (Gap(first=2, last=2, earliest=100.0, latest=3 * DAY),)
+
+
 @given(numbers, st.lists(st.tuples(st.integers(1, 40), st.integers(0, 10)), max_size=5))
 def test_what_is_declared_lost_is_no_longer_missing(arrived: list[int], lost: list[tuple[int, int]]) -> None:
     given_up = [(first, first + more) for first, more in lost]
