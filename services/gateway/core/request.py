@@ -45,6 +45,7 @@ class _StreamOptions(msgspec.Struct):
 
 
 _NO_OPTIONS = _StreamOptions()
+_FALSE = (b"false", b"null", b"0")
 _ABSENT = msgspec.Raw(b"")
 
 
@@ -57,6 +58,7 @@ class _Body(msgspec.Struct):
     max_completion_tokens: msgspec.Raw = _ABSENT
     max_output_tokens: msgspec.Raw = _ABSENT
     n: msgspec.Raw = _ABSENT
+    background: msgspec.Raw = _ABSENT
 
 
 class _Name(str):
@@ -85,6 +87,8 @@ class Asked(msgspec.Struct, gc=False):
     """Of the members that may change; None: `model` stands once in the body, and no name has an escape."""
     body: bytes
     """May be dropped once it is not needed any more."""
+    background: bool = False
+    """`/v1/responses` is to answer before the work is done."""
 
 
 _body: Decoder[_Body] = Decoder(_Body)
@@ -184,6 +188,7 @@ def _asked(body: bytes, spans: dict[str, Span] | None) -> Asked:
         _count(fields.n) or 1,
         spans,
         body,
+        fields.background is not _ABSENT and bytes(memoryview(fields.background)[:6]) not in _FALSE,
     )
 
 
@@ -258,10 +263,14 @@ def _usage_edit(asked: Asked) -> tuple[int, int, bytes]:
 
 
 def _count(value: msgspec.Raw) -> int:
+    """A number of tokens or choices as engines read it, who take `4.0` and `"4"` for 4; 0 where it is none."""
     if value is _ABSENT or len(memoryview(value)) >= MAX_COUNT_DIGITS:
         return 0
-    given = bytes(value)
-    return int(given) if given.isdigit() else 0
+    try:
+        number = float(bytes(value).strip(b'"'))
+    except ValueError:
+        number = 0.0
+    return int(number) if number.is_integer() and 0 <= number < 10**MAX_COUNT_DIGITS else 0
 
 
 def _check_utf8(data: bytes | memoryview, *, last: bool = True) -> int:

@@ -73,6 +73,11 @@ class Exchange:
             return
         try:
             self._asked = parsed
+            if parsed.background and self._path == "/v1/responses":
+                # Its usage would come when nobody listens any more, and its result from a path that is not served.
+                raise errors.invalid_request(
+                    "background", "`background` is not supported: leave it out, or give false."
+                )
             self._model = door.model(self._asked.model, self._key)
             self._tally.asked(self._model.name, streamed=self._asked.stream, choices=self._asked.choices)
             door.admit(self._model.name)

@@ -120,6 +120,15 @@ async def test_answers_from_the_field_are_passed_on_and_counted(opened: Opened) 
         assert await front.metric("faults_total") == 0
 
 
+async def test_work_that_goes_on_after_the_answer_is_refused(opened: Opened) -> None:
+    async with raw_engine(saying()) as engine:
+        front = await front_before(opened, engine.base_url)
+        body = RESPONSE[:-1] + b',"background":true}'
+        answer = await asked(front, whole(front, body, target="/v1/responses"))
+        error = json.loads(answer.body)["error"]
+        assert (answer.status, error["code"], error["param"]) == (400, "invalid_request", "background")
+
+
 async def test_one_that_breaks_off_without_its_end_is_lost(opened: Opened) -> None:
     finished = EVENT[:-5] + b',"finish_reason":"stop"}]}\n\n'
     async with raw_engine(saying(STREAM_HEAD, chunk(finished), close=True)) as engine:

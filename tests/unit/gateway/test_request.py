@@ -215,7 +215,33 @@ def test_reading_a_large_body_costs_no_more_than_its_size(start: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("members", "choices"),
-    [(b"", 1), (b',"n":3', 3), (b',"n":1', 1), (b',"n":0', 1), (b',"n":-2', 1), (b',"n":"3"', 1), (b',"n":null', 1)],
+    [(b"", 1), (b',"n":3', 3), (b',"n":1', 1), (b',"n":0', 1), (b',"n":-2', 1), (b',"n":"3"', 3), (b',"n":null', 1)],
 )
 def test_how_many_answers_are_asked_for(members: bytes, choices: int) -> None:
     assert parse(b'{"model":"m"%b}' % members).choices == choices
+
+
+@pytest.mark.parametrize(
+    ("value", "choices"),
+    [
+        (b"4.0", 4),
+        (b'"4"', 4),
+        (b"4e0", 4),
+        (b"4.5", 1),
+        (b"-4.0", 1),
+        (b"1e999", 1),
+        (b'"x"', 1),
+        (b"[4]", 1),
+        (b"true", 1),
+    ],
+)
+def test_a_number_of_answers_is_read_as_engines_read_it(value: bytes, choices: int) -> None:
+    assert parse(b'{"model":"m","n":%b}' % value).choices == choices
+
+
+@pytest.mark.parametrize(
+    ("members", "background"),
+    [(b"", False), (b',"background":false', False), (b',"background":null', False), (b',"background":true', True)],
+)
+def test_whether_the_answer_comes_before_the_work_is_done(members: bytes, background: bool) -> None:
+    assert parse(b'{"model":"m"%b}' % members).background is background
