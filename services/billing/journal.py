@@ -7,6 +7,7 @@ from sqlalchemy.exc import DataError
 from services.billing.adapters.books import Books
 from services.billing.metrics import Metrics
 from shared.bus import subjects, topology
+from shared.bus.pages import pages
 from shared.bus.ports import Bus, Delivery, Received
 from shared.messages.budget import Journalled
 from shared.messages.codec import Decoder, Unreadable
@@ -61,11 +62,8 @@ class Journal:
         """
         newest = await self._books.newest()
         since = None if newest is None else newest - MARGIN_SECONDS
-        after, end = 0, None
-        while end is None or after < end:
-            page = await self._bus.page(topology.FLEET_JOURNAL, after=after, since=since, most=BATCH)
-            await self._record([e for m in page.messages if isinstance(e := self._entry(m, again=True), Transition)])
-            after, end = page.last, page.end if end is None else end
+        async for messages in pages(self._bus, topology.FLEET_JOURNAL, since=since, most=BATCH):
+            await self._record([e for m in messages if isinstance(e := self._entry(m, again=True), Transition)])
 
     async def _record(self, found: list[Transition]) -> None:
         """All of them at once; where the books cannot hold one of them, one by one, and all but that one."""

@@ -1,15 +1,17 @@
 """What happens to machines and gateways, kept where it can explain a difference between engine and ledger."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 
 import structlog
 
-from services.meter.adapters.engine_book import EngineBook
+from services.meter.adapters.engine_book import NOTES_DAYS, EngineBook
 from services.meter.core.audit import Note
 from services.meter.core.gateways import Gateways
 from shared.bus import subjects, topology
-from shared.bus.ports import Bus, Received
+from shared.bus.pages import pages
+from shared.bus.ports import Bus, Delivery, Received
+from shared.bus.topology import DAY
 from shared.messages.budget import Journalled
 from shared.messages.codec import Decoder, Unreadable, decode
 from shared.messages.gateway import Activity
@@ -19,6 +21,8 @@ log = structlog.get_logger()
 
 BATCH = 500
 FETCH_SECONDS = 1.0
+MARGIN_SECONDS = 3600.0
+"""How far the clocks of wakers and bus may differ."""
 SERVING = ("ready", "draining")
 _entries: Decoder[Journalled] = Decoder(Journalled)
 
@@ -31,22 +35,42 @@ class FleetNotes:
         self._book = book
         self._now = now
         self._gateways = Gateways()
+        self._caught_up = False
 
     async def read_on(self) -> None:
         """One batch of the journal. `BusUnavailable`, or what `AWAY` lists: nothing is lost."""
+        if not self._caught_up:
+            await self._catch_up()
+            self._caught_up = True
         deliveries = await self._bus.fetch(topology.AUDIT, batch=BATCH, wait=FETCH_SECONDS)
-        notes: dict[str, Note] = {}
-        for delivery in deliveries:
-            try:
-                note = noted(_entries.decode(delivery.data))
-            except Unreadable as error:
-                self._bus.intake.reject(topology.FLEET_JOURNAL.name, error, subject=delivery.subject)
-                continue
-            if note is not None:
-                notes[sha256(delivery.data).hexdigest()] = note
-        await self._book.note(notes)
+        await self._book.note(self._notes(deliveries))
         for delivery in deliveries:
             await delivery.ack()
+
+    async def _catch_up(self) -> None:
+        """Read again what the journal has beyond the newest note.
+
+        The consumer does not bring it: it stands where the ledger stood before it was restored from an older copy.
+        """
+        oldest = self._now() - NOTES_DAYS * DAY
+        newest = await self._book.newest_of_journal()
+        since = oldest if newest is None else max(oldest, newest - MARGIN_SECONDS)
+        async for messages in pages(self._bus, topology.FLEET_JOURNAL, since=since, most=BATCH):
+            await self._book.note(self._notes(messages, again=True))
+
+    def _notes(self, messages: Iterable[Delivery | Received], *, again: bool = False) -> dict[str, Note]:
+        """By what each came of. `again`: what cannot be read was reported, or will be when the consumer brings it."""
+        notes: dict[str, Note] = {}
+        for message in messages:
+            try:
+                note = noted(_entries.decode(message.data))
+            except Unreadable as error:
+                if not again:
+                    self._bus.intake.reject(topology.FLEET_JOURNAL.name, error, subject=message.subject)
+                continue
+            if note is not None:
+                notes[sha256(message.data).hexdigest()] = note
+        return notes
 
     async def on_activity(self, received: Received) -> None:
         try:

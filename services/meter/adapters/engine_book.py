@@ -12,9 +12,11 @@ from services.meter.core.audit import Note
 from services.meter.core.day import Day
 from services.meter.core.engine_counters import EngineCounters
 from services.meter.core.readings import EngineDay, Reading, Rise, added, rise
+from shared.database import reading
 
 NOTES_DAYS = 45
 """A little longer than events are kept; what they explained is in the audits by then."""
+JOURNAL_KINDS = ("start", "probe", "lost_probe", "death")
 FAULT_LENGTH = 300
 _COUNTERS = ("prompt_tokens", "completion_tokens", "requests", "running", "rounding", "process")
 
@@ -58,6 +60,14 @@ class EngineBook:
         if notes:
             async with self._engine.begin() as connection:
                 await self._note(connection, notes.items())
+
+    async def newest_of_journal(self) -> float | None:
+        """When the newest thing happened that the fleet's journal told, Unix seconds; None: it told nothing."""
+        n = engine_notes.c
+        async with reading(self._engine) as connection:
+            query = select(func.max(n.at)).where(n.kind.in_(JOURNAL_KINDS))
+            found: float | None = (await connection.execute(query)).scalar_one()
+        return found
 
     async def forget(self, now: float) -> None:
         """Notes that nothing can be explained by any more."""
