@@ -26,7 +26,7 @@ class Output:
 
 
 class UpProcess:
-    """One suite in `folder`. `services` is what it announced last of each."""
+    """One suite in `folder`. `services` is what it announced last of each, `lines` all that it said."""
 
     def __init__(self, folder: Path, config: str) -> None:
         self.folder = folder
@@ -53,6 +53,7 @@ class UpProcess:
         return (self.folder / "up.err").read_text("utf-8")
 
     async def start(self) -> None:
+        self.lines = []  # of this run alone
         with (self.folder / "up.err").open("ab") as errors:
             self.process = await asyncio.create_subprocess_exec(
                 *self._words("up"), stdout=subprocess.PIPE, stderr=errors, start_new_session=True

@@ -44,6 +44,12 @@ class Traffic:
     def resume(self) -> None:
         self._going.set()
 
+    async def use(self, key: str) -> None:
+        """Ask with another key from now on."""
+        await self.pause()
+        self.key = key
+        self.resume()
+
     async def more(self, count: int) -> None:
         """So many more are answered."""
         wanted = self.answered + count
@@ -63,9 +69,10 @@ class Traffic:
 
     async def _client(self, number: int) -> None:
         timeout = aiohttp.ClientTimeout(total=PATIENCE_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout, headers={"Authorization": f"Bearer {self.key}"}) as session:
+        async with aiohttp.ClientSession(timeout=timeout) as session:
             while True:
-                await self._going.wait()
+                while not self._going.is_set():  # it may be paused again before this task runs
+                    await self._going.wait()
                 self._in_flight += 1
                 try:
                     await self._ask(session, streamed=number % 2 == 0)
@@ -79,8 +86,9 @@ class Traffic:
             "max_tokens": MAX_TOKENS,
             "stream": streamed,
         }
+        headers = {"Authorization": f"Bearer {self.key}"}
         try:
-            async with session.post(f"{self.suite.base_url}/chat/completions", json=body) as answer:
+            async with session.post(f"{self.suite.base_url}/chat/completions", json=body, headers=headers) as answer:
                 whole = await answer.read()
         except (aiohttp.ClientError, TimeoutError):
             whole = b""
