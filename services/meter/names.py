@@ -59,15 +59,12 @@ class Names:
         Raises `BusUnavailable` or one of `shared.database.AWAY` when that cannot be told.
         """
         keys, sources = batch.keys - self._keys, batch.sources - self._sources
-        if not keys and not sources:
-            return batch
-        async with self._looking:
-            found_keys, found_sources = await self._quarantine.known(keys - self._keys, sources - self._sources)
-            self._keys |= found_keys
-            self._sources |= found_sources
-            if not (keys <= self._keys and sources <= self._sources):
-                await self._read_buckets()
-        return batch.without(keys - self._keys, sources - self._sources)
+        if keys or sources:
+            await self._look_up(keys, sources)
+        if self._to_remember & batch.keys:
+            await self.keep()  # before they count: they may come again when the bus has lost the key
+        keys, sources = keys - self._keys, sources - self._sources
+        return batch.without(keys, sources) if keys or sources else batch
 
     async def keep(self) -> None:
         """Remember new keys for good. Raises one of `shared.database.AWAY`."""
@@ -82,6 +79,15 @@ class Names:
         """The names that became known since the last call."""
         appeared, self._appeared = self._appeared, set()
         return appeared
+
+    async def _look_up(self, keys: set[str], sources: set[str]) -> None:
+        """In the ledger, then on the bus."""
+        async with self._looking:
+            found_keys, found_sources = await self._quarantine.known(keys - self._keys, sources - self._sources)
+            self._keys |= found_keys
+            self._sources |= found_sources
+            if not (keys <= self._keys and sources <= self._sources):
+                await self._read_buckets()
 
     async def _read_buckets(self) -> None:
         await asyncio.sleep(max(0.0, self._looked_at + LOOK_SECONDS - self._monotonic()))

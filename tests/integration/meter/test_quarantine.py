@@ -97,6 +97,17 @@ async def meter(database_url: str) -> AsyncIterator[Meter]:
         await found.names.stop()
 
 
+async def test_a_key_that_counted_once_is_known_when_the_bus_has_lost_it(meter: Meter) -> None:
+    first, second = event(source_seq=1), event(source_seq=2)
+    await meter.count(first)  # and no sweep since the key was made
+    after = Meter(MemoryBus(), meter.ledger)
+    await after.start()
+    await after.count(first, second)
+    await after.names.stop()
+    assert (await after.tokens()).totals == sums_of([first, second])
+    assert await after.rows(tables.quarantine) == []
+
+
 async def test_one_message_puts_nothing_on_anybodys_bill(meter: Meter) -> None:
     good = event(source_seq=1)
     forged = [event(source_seq=2, key_id="k9"), event("evil", 10**9, completed_at=NOW), event("evil", 3, status=-1)]
