@@ -1,6 +1,7 @@
 """A bucket in memory: current, decoded, and rid of what is gone."""
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from shared.bus.topology import KEYS
 from shared.bus.view import View
 from shared.messages.codec import encode
 from shared.messages.keys import KeyRecord
+from shared.runtime import logs
 
 
 def _key(name: str, created_at: float = 1.0) -> KeyRecord:
@@ -106,3 +108,12 @@ async def test_an_entry_that_its_reader_cannot_take_ends_no_watch(memory: Missin
         await memory.put(KEYS, name, encode(_key(name)))
     assert set(view) == {"poison", "a"}
     assert memory.intake.rejected == {"keys": 1}
+
+
+async def test_the_log_names_the_entry_that_cannot_be_read(view: View[KeyRecord], memory: Missing) -> None:
+    with structlog.testing.capture_logs() as lines:
+        for key in ("=FF", "c"):
+            await memory.put(KEYS, key, b"nonsense")
+    assert [line["entry"] for line in lines] == ["=FF", "c"]
+    assert not any(line.keys() & logs.REDACTED for line in lines)
+    assert set(view) == {"a", "b"}
