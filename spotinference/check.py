@@ -112,7 +112,7 @@ async def _bus(config: Config, data_dir: Path) -> tuple[list[Finding], dict[str,
                     records[record.machine] = record
             except BusError as error:
                 return [note(f"bus: connected; no fleet is on record: {error}")], records
-    except BusError as error:
+    except (BusError, Misconfigured) as error:
         return [wrong(f"bus: {error}")], records
     return [ok(f"bus: connected; {len(records)} machines on record")], records
 

@@ -5,16 +5,20 @@ for the end of a subject too, and then tears the connection down again and again
 """
 
 import re
+from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.protocol import parser
 
 from shared.bus.intake import Intake
+from shared.errors import Misconfigured
 
 _SUBJECT = rb"([^ \t\r\n]+)[ \t]+"
 parser.MSG_RE = re.compile(rb"\AMSG[ \t]+" + _SUBJECT + rb"(\d+)[ \t]+(" + _SUBJECT + rb")?(\d+)\r\n")
 parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+" + _SUBJECT + rb"(\d+)[ \t]+(" + _SUBJECT + rb")?(\d+)[ \t]+(\d+)\r\n")
+
+SCHEMES = ("nats", "tls", "ws", "wss")
 
 
 class TolerantClient(Client):
@@ -45,3 +49,16 @@ def without_secret(url: str) -> str:
     """The URL as it may be logged."""
     scheme, _, rest = url.rpartition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def check_url(url: str) -> None:
+    """Raise `Misconfigured` for what is no URL of a NATS server: nats-py breaks by it, or waits for ever."""
+    try:
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        usable = parts.scheme in SCHEMES and parts.port != 0 and bool(parts.hostname) and " " not in parts.netloc
+    except ValueError:  # its port is no number, its host no address
+        usable = False
+    if not usable:
+        raise Misconfigured(
+            f"{without_secret(url)!r} is no URL of a bus: write nats://host:4222, what is special in a password as %XX"
+        )
