@@ -71,17 +71,21 @@ def open_data_dir(data_dir: Path) -> Path:
 
 
 def read(data_dir: Path) -> Suite | None:
-    """The suite that runs there, None: none does. `Misconfigured` where this user may not know."""
+    """The suite that runs there, None: none does. `Misconfigured` where that cannot be known."""
     try:
         return decode((data_dir / FILE).read_bytes(), Suite)
     except (FileNotFoundError, NotADirectoryError, Unreadable):
         return None
     except PermissionError as error:
         raise Misconfigured(f"--data-dir {data_dir}: it is another user's: run this as that user") from error
+    except OSError as error:
+        raise Misconfigured(f"{data_dir / FILE}: {error.strerror}: remove it, and start the suite again") from error
 
 
 def remove(data_dir: Path) -> None:
-    (data_dir / FILE).unlink(missing_ok=True)
+    """Its last word; where the disk takes none, whoever reads the file finds nobody there."""
+    with contextlib.suppress(OSError):
+        (data_dir / FILE).unlink()
 
 
 def bus_url(config: Config, data_dir: Path) -> str:

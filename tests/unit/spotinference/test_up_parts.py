@@ -209,3 +209,10 @@ def test_a_data_directory_that_cannot_be_is_refused_in_one_line(tmp_path: Path) 
             open_data_dir(folder)
         assert str(folder) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_where_the_suite_s_file_should_be_and_is_none_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / suite.FILE).mkdir()
+    with pytest.raises(Misconfigured, match=r"suite\.json: Is a directory: remove it"):
+        suite.read(tmp_path)
+    suite.remove(tmp_path)
