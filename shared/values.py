@@ -3,6 +3,8 @@
 import re
 from decimal import Decimal, InvalidOperation
 
+from shared.messages.values import check_amounts
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -29,4 +31,5 @@ class Money(Decimal):
             amount = None
         if amount is None or not amount.is_finite() or amount < 0:
             raise ValueError(f'expected an amount as a string such as "5.00", got {text!r}')
+        check_amounts(amount)  # a message will have to carry it
         return amount

@@ -68,7 +68,10 @@ def payable(
         exact = Decimal(amount)
     except InvalidOperation as error:
         raise Misconfigured(f'AMOUNT: expected a number such as "1234.56", got {amount!r}') from error
-    note = PayableNote(source=source, invoice_id=invoice_id, amount=exact, issuer=issuer, voids=voids)
+    try:
+        note = PayableNote(source=source, invoice_id=invoice_id, amount=exact, issuer=issuer, voids=voids)
+    except ValueError as error:
+        raise Misconfigured(f"AMOUNT: {error}") from None
     invoices = context.on_bus(lambda bus: ask(bus, BILLING_PAYABLE, note, Invoices))
     show(standings_table([s for s in invoices.standings if s.invoice_id in (invoice_id, voids)]))
 

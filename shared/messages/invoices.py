@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from shared.messages.codec import Message
+from shared.messages.values import check_amounts
 
 
 class DeliveredFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,3 +117,6 @@ class PayableNote(Message, frozen=True, kw_only=True, tag="payable_note.v1"):
     """None: the only issuer that has this invoice."""
     voids: str | None = None
     """The invoice that this one takes the place of: its charges no longer count."""
+
+    def __post_init__(self) -> None:
+        check_amounts(self.amount)

@@ -4,7 +4,7 @@ import hashlib
 from decimal import Decimal
 
 from shared.messages.codec import Message
-from shared.messages.values import Count, UnixSeconds
+from shared.messages.values import Count, UnixSeconds, check_amounts
 
 
 class KeyRecord(Message, frozen=True, kw_only=True, tag="key.v1"):
@@ -25,10 +25,13 @@ class KeyRecord(Message, frozen=True, kw_only=True, tag="key.v1"):
     """Requests at once, held ones included."""
     monthly_tokens: Count | None = None
     """Prompt and completion of a calendar month in UTC."""
-    wakes_per_hour: int | None = None
+    wakes_per_hour: Count | None = None
     """Wakes of machines that its requests may cause; None: as the gateway's configuration has it, as the next."""
     wake_cost_per_day: Decimal | None = None
     """USD that they may cost in a UTC day."""
+
+    def __post_init__(self) -> None:
+        check_amounts(self.wake_cost_per_day)
 
     @property
     def limited(self) -> bool:

@@ -9,9 +9,11 @@ import pytest
 from shared.messages.budget import BudgetGate
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.gateway import Activity, LimitsTold, WakeRequest
+from shared.messages.invoices import PayableNote
 from shared.messages.keys import KeyRecord
 from shared.messages.values import check_amounts
 from shared.messages.waker import MachineRecord, Transition
+from shared.values import Money
 
 EXAMPLES = Path(__file__).parents[2] / "contract" / "messages"
 
@@ -29,6 +31,9 @@ EXAMPLES = Path(__file__).parents[2] / "contract" / "messages"
         (Activity, "activity.v1", "sent_at", -1e308),
         (LimitsTold, "limits.v1", "number", -(2**63)),
         (KeyRecord, "key.v1", "expires_at", 1e99),
+        (KeyRecord, "key.v1.wakes", "wakes_per_hour", -1),
+        (KeyRecord, "key.v1.wakes", "wake_cost_per_day", "sNaN"),
+        (PayableNote, "payable_note.v1", "amount", "NaN"),
         (BudgetGate, "budget.v1", "spend", "NaN"),
         (BudgetGate, "budget.v1", "limit", "1e999999"),
         (BudgetGate, "budget.v1", "observed_at", 1e18),
@@ -58,3 +63,9 @@ def test_what_is_no_amount_is_refused_at_once(text: str) -> None:
 @pytest.mark.parametrize("text", ["0", "-0", "0e10", "1e14", "-999999999999999.999999999999", "1e-30"])
 def test_an_amount_passes(text: str) -> None:
     check_amounts(Decimal(text))
+
+
+def test_the_configuration_takes_no_amount_that_no_message_can_carry() -> None:
+    assert Money.parse("999999999999999.99") == Decimal("999999999999999.99")
+    with pytest.raises(ValueError, match="expected an amount"):
+        Money.parse("1e15")
