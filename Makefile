@@ -72,7 +72,7 @@ requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml a
 	done
 	for client in $(basename $(wildcard requirements/clients/*.in)); do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	    --output-file $$client.txt $$client.in || exit 1; \
+	    --excludes requirements/clients/excluded --output-file $$client.txt $$client.in || exit 1; \
 	done
 	for client in $(dir $(wildcard requirements/clients/*/package.json)); do \
 	  (cd $$client && $(NPM) update --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund) || exit 1; \

@@ -57,6 +57,12 @@ FRAMEWORKS = (
 )
 """What is built on them, or beside them."""
 
+LOAD_TOOLS = (
+    _python("aiperf", "tests.clients.drive_aiperf"),
+    _python("guidellm", "tests.clients.drive_guidellm"),
+)
+"""What measures an API by many requests."""
+
 
 def each(clients: Iterable[Client], *, long: Iterable[str] = ()) -> pytest.MarkDecorator:
     """A module's tests are run with each client; those named are left to `make test-all`."""

@@ -33,6 +33,8 @@ from tests.kit.scripted_engine import NAME, Script, ScriptedEngine, scripted
 from tests.kit.service import running
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
+ASK_SECONDS = 400.0
+"""A load generator starts a dozen processes before it asks."""
 AWAKE = "org/awake"
 SLEEPERS = ("org/asleep-1", "org/asleep-2")
 """Each sleeps until a test wakes it."""
@@ -72,7 +74,7 @@ class Driver:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(asked).encode() + b"\n")
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(ASK_SECONDS):
             line = await self.process.stdout.readline()
         assert line, self.complaint()
         seen: dict[str, Any] = json.loads(line)
@@ -129,7 +131,7 @@ class House:
             stored = await self.bus.last(WAKE, subjects.wake_request(model))
             return decode(stored.data, WakeRequest).waiting if stored else 0
 
-        await until(newest, lambda waiting: waiting == 1)
+        await until(newest, lambda waiting: waiting == 1, seconds=ASK_SECONDS)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
