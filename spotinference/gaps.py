@@ -51,11 +51,11 @@ def close(context: Context, *, source: str, first: int, last: int, by: str, reas
 
 
 @gaps.command()
-@click.option("--reason", type=click.Choice(REASONS), help="Only what is in quarantine for this reason.")
+@click.option("--reason", type=click.Choice(REASONS), help="Only messages quarantined for this reason.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with the sums.")
 @suite_options
 def recount(context: Context, *, reason: str | None, as_json: bool) -> None:
-    """Count what is in quarantine and can be counted now, for instance once a wrong clock is set.
+    """Count what is in quarantine and can be counted now, for instance after a wrong clock was corrected.
 
     Each event counts once. A message from the future counts at the moment when it came. Sealed days take nothing more.
     """

@@ -42,22 +42,28 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--name", required=True, help="Whose key it is.")
+@click.option("--rpm", "requests_per_minute", type=POSITIVE, help="Requests per minute.  [default: unlimited]")
 @click.option(
-    "--rpm", "requests_per_minute", type=POSITIVE, help="Requests per minute; unlimited when absent, as the next three."
+    "--tpm", "tokens_per_minute", type=POSITIVE, help="Tokens per minute, prompt and completion.  [default: unlimited]"
 )
-@click.option("--tpm", "tokens_per_minute", type=POSITIVE, help="Tokens per minute, prompt and completion.")
-@click.option("--concurrency", type=POSITIVE, help="Requests at once, those that wait for a machine included.")
-@click.option("--monthly-tokens", type=POSITIVE, help="Tokens per calendar month in UTC.")
 @click.option(
-    "--wakes-per-hour", type=click.IntRange(1, MOST_WAKES), help="Wakes of machines an hour.  [default: as [gateway]]"
+    "--concurrency",
+    type=POSITIVE,
+    help="Requests at once, including those that wait for a machine.  [default: unlimited]",
+)
+@click.option("--monthly-tokens", type=POSITIVE, help="Tokens per calendar month (UTC).  [default: unlimited]")
+@click.option(
+    "--wakes-per-hour",
+    type=click.IntRange(1, MOST_WAKES),
+    help="Wakes that its requests may cause per hour.  [default: [gateway] wakes_per_hour]",
 )
 @click.option(
     "--wake-cost-per-day",
     metavar="USD",
-    help="What they may cost per UTC day, e.g. 5.00.  [default: as [gateway]]",
+    help="What these wakes may cost per UTC day, e.g. 5.00.  [default: [gateway] wake_cost_per_day]",
 )
-@click.option("--models", help="Allowed models, separated by commas; all when absent.")
-@click.option("--expires", help="When it ends: RFC 3339, e.g. 2027-01-31 or 2027-01-31T12:00:00Z; never when absent.")
+@click.option("--models", help="Allowed models, separated by commas.  [default: all]")
+@click.option("--expires", help="When it ends: RFC 3339, e.g. 2027-01-31 or 2027-01-31T12:00:00Z.  [default: never]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with id and key.")
 @suite_options
 def create(

@@ -25,7 +25,7 @@ def meter() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with the sums.")
 @suite_options
 def reread(context: Context, *, since: str, as_json: bool) -> None:
-    """Read again what the usage stream stored since a moment. What the ledger lacks of it is counted, once.
+    """Read the usage stream again from a moment on, and count once what the ledger lacks.
 
     The meter does this by itself when its ledger was restored from an older copy.
     """

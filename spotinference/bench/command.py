@@ -35,17 +35,25 @@ AFTER_CAP_SECONDS = 60.0
 
 
 @click.command()
-@click.option("--model", help="The model; needed where there are several.")
-@click.option("--concurrency", type=click.IntRange(1, 1000), default=8, show_default=True, help="Streams at once.")
-@click.option("--requests", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Each way.")
-@click.option("--prompt-tokens", type=click.IntRange(8, 100_000), default=100, show_default=True, help="About.")
-@click.option("--tokens", type=click.IntRange(2, 32_768), default=256, show_default=True, help="Of an answer, at most.")
+@click.option("--model", help="The model.  [default: the only one]")
+@click.option("--concurrency", type=click.IntRange(1, 1000), default=8, show_default=True, help="Concurrent streams.")
+@click.option("--requests", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Requests each way.")
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(8, 100_000),
+    default=100,
+    show_default=True,
+    help="Tokens of a prompt, roughly.",
+)
+@click.option(
+    "--tokens", type=click.IntRange(2, 32_768), default=256, show_default=True, help="Tokens of an answer, at most."
+)
 @click.option("--url", help="The gateway's origin.  [default: the running suite's]")
 @click.option("--direct", metavar="URL", help="The engine's origin.  [default: a machine's that serves the model]")
 @click.option("--machine", metavar="ID", help="The machine whose engine is asked directly.")
 @click.option("--key", help=f"An API key.  [{KEY_VARIABLE}]")
-@click.option("--publish", is_flag=True, help="This run's figures are the ones to show.")
-@click.option("--list", "listed", is_flag=True, help="Measure nothing, show the runs that are kept.")
+@click.option("--publish", is_flag=True, help="Show this run's figures for its model and tier.")
+@click.option("--list", "listed", is_flag=True, help="Measure nothing; list the runs that were kept.")
 @click.option("--json", "json_wanted", is_flag=True, help="One JSON object.")
 @suite_options
 def bench(
@@ -64,10 +72,10 @@ def bench(
     listed: bool,
     json_wanted: bool,
 ) -> None:
-    """Tokens per second through the gateway and straight from the engine, by turns, under a stated load.
+    """Measure tokens per second through the gateway and directly from the engine, in turn, under a stated load.
 
-    Ctrl-C stops it and shows the figures so far, which are not kept. It ends with 1 then, as it does when nothing could
-    be measured, or not be published.
+    Ctrl-C stops it and prints the figures so far, which are not kept. The exit status is 1 if it was stopped, or if the
+    run could not be measured or published.
     """
     if listed:
         kept = context.on_bus(runs.runs)
