@@ -213,8 +213,7 @@ class Exchange:
         relay, self._relay = self._relay, None
         if relay is not None:
             relay.hang_up()
-            if not keeps_answer:
-                relay.drop_answer()
+            relay.drop_answer(is_read=keeps_answer)
         if self._admission is not None:
             self._admission.end()
         self._admission = None  # it holds our methods: so the collector has nothing to find

@@ -128,10 +128,11 @@ class Relay:
             self._tally.written = self._tally.written or call.written
             call.abort()
 
-    def drop_answer(self) -> None:
-        """Nobody reads what is held of it."""
-        if isinstance(self._answer, WholeAnswer):
-            self._answer.held.release()
+    def drop_answer(self, *, is_read: bool) -> None:
+        """It holds us: without this only the collector would free the two. `is_read`: the client still reads it."""
+        answer, self._answer, self._inflating = self._answer, None, None
+        if isinstance(answer, WholeAnswer) and not is_read:
+            answer.held.release()
 
     # From the engine's connection.
 
@@ -228,8 +229,7 @@ class Relay:
         self._asked.body = b""  # it is not sent again, and a long stream need not hold it
         self._request.drop_body()
         is_stream = status < 300 and headers.get(b"content-type", b"").lower().startswith(EVENT_STREAM)
-        fields = passed_on(headers, stream=is_stream)
-        held = Held(self._door.memory, self._tally.key_id)
+        fields, held = passed_on(headers, stream=is_stream), Held(self._door.memory, self._tally.key_id)
         answer = self._answer = self._stream() if is_stream else WholeAnswer(fields, self._door.now(), held, self)
         if is_stream:
             self._owner.start_stream(fields)
@@ -239,15 +239,15 @@ class Relay:
         return self._inflating.feed
 
     def _stream(self) -> StreamAnswer:
+        asked, gateway, metrics = self._asked, self._door.config.gateway, self._door.metrics
         reader = StreamReader(
-            wants_usage=self._asked.wants_usage,
-            wants_running_usage=self._asked.wants_running_usage,
+            wants_usage=asked.wants_usage,
+            wants_running_usage=asked.wants_running_usage,
             path=self._path,
-            choices=self._asked.choices,
-            max_event_bytes=self._door.config.gateway.max_event_bytes,
+            choices=asked.choices,
+            max_event_bytes=gateway.max_event_bytes,
         )
-        gap, now = self._door.metrics.chunk_gap, self._door.now
-        return StreamAnswer(self._client, self._request, reader, self, gap=gap, now=now)
+        return StreamAnswer(self._client, self._request, reader, self, gap=metrics.chunk_gap, now=self._door.now)
 
     def _on_end(self) -> None:
         answer = self._answer

@@ -69,6 +69,20 @@ async def test_whole_answers_count_for_their_key_until_they_are_read(opened: Ope
         assert peak_memory(front) < 250 * MEGABYTE
 
 
+async def test_an_answer_is_released_once_it_is_read_or_lost(opened: Opened) -> None:
+    async def answers(side: EngineSide) -> None:
+        is_whole = len(engine.requests) % 2 == 1
+        await side.send(ANSWER if is_whole else ANSWER[:-1])
+        if not is_whole:
+            side.close()
+
+    async with raw_engine(answers) as engine:
+        front = await front_before(opened, engine.base_url)
+        statuses = [(await asked(front, whole(front))).status for _ in range(12)]
+        assert statuses == [200, 502] * 6
+        assert peak_memory(front) < 150 * MEGABYTE
+
+
 async def test_bodies_of_one_key_leave_room_for_those_of_others(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
