@@ -11,6 +11,8 @@ from shared.messages.codec import Decoder, Unreadable
 
 LARGE = 256 * 1024
 """Bytes of an event from which on only its first choice is read, and no object is made of each part of it."""
+MAX_CHOICES = 1_024
+"""Of one event that are read: more than an engine puts into one."""
 
 _EMPTY = frozenset({b"", b"null", b'""', b"[]", b"{}"})
 _EMPTY_BYTES = 4
@@ -211,7 +213,7 @@ def _read_choices(raw: msgspec.Raw) -> Sequence[Choice]:
     try:
         view = memoryview(raw)
         if view.nbytes <= LARGE:
-            return _choices.decode(view) or (Choice(),)
+            return _choices.decode(view)[:MAX_CHOICES] or (Choice(),)
         return (_first_choice.decode(view).first or Choice(),)
     except Unreadable:
         return (Choice(),)

@@ -16,6 +16,8 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 """An event that has not ended by then never will; it is what can be read without keeping everybody else waiting."""
 MAX_EVENTS = 8_192
 """In one read, which is at most a quarter of a megabyte: tokens come as a thousand; what comes as more is a flood."""
+MAX_LINES_APART = 1_024
+"""Lines of one event that are events of their own, of an engine that ends none of them."""
 _SHAPES_TRIED = 16
 """Chunks in a row that have no shape, after which no more are tried: this engine writes them otherwise."""
 _MAX_SHAPES = 256
@@ -177,7 +179,9 @@ class StreamReader:
         chunk = self._read(data)
         if chunk is not None:
             return self._chunk(event, chunk)
-        if len(lines) > 1 and any(self._read(line) for line in lines):
+        if len(lines) > 1 and any(self._read(line) for line in lines[:MAX_LINES_APART]):
+            if len(lines) > MAX_LINES_APART:
+                raise UnusableStream("a flood of events in one")
             return b"".join(self._event(sse.event_of(line)) for line in lines)  # an engine that ends none of them
         return event  # not ours to judge: the client sees what the engine said
 

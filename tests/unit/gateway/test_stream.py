@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.core.stream import StreamReader
+from services.gateway.core.chunk import MAX_CHOICES
+from services.gateway.core.stream import MAX_LINES_APART, StreamReader, UnusableStream
 from services.gateway.core.usage import Count
 
 
@@ -132,3 +133,16 @@ def test_a_stream_that_stops_early_is_not_complete() -> None:
 def test_text_that_looks_like_usage_stays() -> None:
     event = chunk([delta('"usage": {"prompt_tokens": 9}')])
     assert reader().feed(event) == event
+
+
+def test_of_an_event_with_a_flood_of_choices_some_are_read() -> None:
+    read = reader()
+    read.feed(chunk([{"index": index, **delta("x")} for index in range(MAX_CHOICES + 100)]))
+    assert read.count == Count(completion=MAX_CHOICES, basis="counted")
+
+
+def test_a_flood_of_events_none_of_which_ends_is_refused() -> None:
+    line = chunk([delta("x")]).rstrip() + b"\n"
+    assert len(events(reader().feed(line * MAX_LINES_APART + b"\n"))) == MAX_LINES_APART
+    with pytest.raises(UnusableStream, match="flood"):
+        reader().feed(line * (MAX_LINES_APART + 1) + b"\n")
