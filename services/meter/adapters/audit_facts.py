@@ -28,6 +28,7 @@ PACE_SECONDS, PACE_TOKENS = 0.25, 32
 ORDER_SECONDS = 300.0
 """How far from its place in time a source's number may stand, should its clock be set."""
 
+_HELD = quarantine.c.recounted_at.is_(None)
 _SUMS = TokenSums.__struct_fields__
 _DIMENSIONS = ("model", "tier", "machine", "key_id", "outcome")
 
@@ -53,7 +54,7 @@ class AuditFacts:
                 sources=await _sources(connection, day) if kept else (),
                 rollups_equal=summed == counted,
                 conflicts=await _count(connection, _within(day, conflicts.c.received_at)),
-                quarantined=await _count(connection, _within(day, quarantine.c.at)),
+                quarantined=await _count(connection, and_(_within(day, quarantine.c.at), _HELD)),
                 unknown_names=await _count(
                     connection, and_(unknowns.c.last_at >= day.start, unknowns.c.first_at < day.end)
                 ),
@@ -276,7 +277,7 @@ async def _sources(connection: AsyncConnection, day: Day) -> tuple[SourceAudit, 
         kept = count if count == span else await _count(connection, and_(_near(day), *_numbers(e, source, first, last)))
         aside = 0
         if kept != span:
-            distinct = select(func.count(func.distinct(q.source_seq))).where(*_numbers(q, source, first, last))
+            distinct = select(func.count(func.distinct(q.source_seq))).where(_HELD, *_numbers(q, source, first, last))
             aside = int((await connection.execute(distinct)).scalar_one())
         sources.append(
             SourceAudit(source=source, first=first, last=last, kept=kept, quarantined=aside, mark=marks.get(source, 0))

@@ -80,7 +80,8 @@ class Ledger:
     async def record(self, batch: Batch, *, from_quarantine: bool = False) -> Recorded:
         """Write a batch, whatever of it is in the ledger already. Committed when this returns.
 
-        `from_quarantine`: its messages are there, and what is in the ledger after this no longer counts as such.
+        `from_quarantine`: its messages are there, whatever they say. What is in the ledger after this no longer counts
+        as such.
         """
         async with self._watched(self._engine.begin()) as connection:
             batch = batch.since(await _horizon(connection))
@@ -100,8 +101,8 @@ class Ledger:
             unknown = unknowns_of(fresh.values(), self._models)
             await self._add_unknown(connection, unknown)
             quarantined = await self._insert_quarantined(connection, batch, before)
-            if from_quarantine:
-                await release(connection, [_digest(m.payload) for m in batch.readable], batch.received_at)
+            # Of what comes again from the stream some was put there when it could not be counted.
+            await release(connection, [_digest(m.payload) for m in batch.readable], batch.received_at)
         return Recorded(
             counted=len(fresh),
             repeated=len(repeats) - conflicting,

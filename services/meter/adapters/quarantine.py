@@ -19,7 +19,8 @@ async def release(connection: AsyncConnection, digests: Sequence[str], now: floa
     """Record that these messages are in the ledger now."""
     q = quarantine.c
     for some in _chunks(digests):
-        await connection.execute(update(quarantine).where(q.sha256.in_(some)).values(recounted_at=now, lacking=False))
+        held = update(quarantine).where(q.sha256.in_(some), q.recounted_at.is_(None))
+        await connection.execute(held.values(recounted_at=now, lacking=False))
 
 
 async def released(connection: AsyncConnection, digests: Collection[str]) -> list[str]:

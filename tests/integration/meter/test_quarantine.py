@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import select, update
 
 from services.meter.adapters import tables
+from services.meter.adapters.audit_facts import AuditFacts
 from services.meter.adapters.gaps import GapBook
 from services.meter.adapters.ledger import Ledger
 from services.meter.adapters.quarantine import Quarantine
@@ -191,6 +192,30 @@ async def test_a_meter_whose_clock_was_behind_takes_back_what_it_set_aside(meter
     meter.now = found.completed_at + 60.0
     assert (await meter.order())["counted"] == 2, "too late by a clock that was ahead"
     assert await meter.order() == {"counted": 0, "repeated": 0, "left": 0}
+
+
+async def test_what_comes_again_once_its_time_has_come_is_in_quarantine_no_longer(meter: Meter) -> None:
+    early = event(source_seq=1, completed_at=NOW + AHEAD_SECONDS + 1.0)
+    await meter.count(early)
+    assert (await meter.tokens()).open_gaps == 1
+    meter.now += 2.0
+    await meter.count(early)
+    told = await meter.tokens()
+    assert (told.totals, told.open_gaps) == (sums_of([early]), 0)
+    assert await meter.order() == {"counted": 0, "repeated": 0, "left": 0}
+
+
+async def test_an_audit_holds_nothing_against_what_was_counted_after_all(meter: Meter) -> None:
+    events = [event(source_seq=n) for n in (1, 2, 3)]
+    unknown, lost = event(source_seq=4, key_id="k9"), 5
+    await meter.count(*events, unknown, event(source_seq=lost + 1))
+    facts = AuditFacts(meter.ledger._engine)
+    before = await facts.day(DAY)
+    assert (before.quarantined, [s.missing for s in before.sources]) == (1, [1])
+    await put_key(meter.bus, "k9")
+    await meter.sweep()
+    after = await facts.day(DAY)
+    assert (after.quarantined, [s.missing for s in after.sources]) == (0, [1])
 
 
 async def test_sealed_days_take_nothing_back(meter: Meter) -> None:
