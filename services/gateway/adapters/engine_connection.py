@@ -114,7 +114,9 @@ class EngineConnection(asyncio.Protocol):
             fault = "its answer has more beside the body than any engine's"
         if self._complete:
             self._call = None
-            call.on_complete(self, reusable=self._reusable and not fault and not self._transport.is_closing())
+            # What is left of a request that was answered before it was sent would keep the next one waiting.
+            unsent = self._transport.is_closing() or self._transport.get_write_buffer_size() > 0
+            call.on_complete(self, reusable=self._reusable and not fault and not unsent)
         elif fault:
             self.abort()
             call.on_closed(fault)

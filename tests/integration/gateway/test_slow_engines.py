@@ -249,3 +249,22 @@ async def test_an_answer_may_come_before_the_whole_request_was_read(opened: Open
         for size in (1, 8 * MEGABYTE):
             answer = await asked(front, whole(front, STREAM[:-1] + b',"x":"' + b"x" * size + b'"}'))
             assert (answer.status, answer.error["message"]) == (400, "too long")
+
+
+async def test_a_connection_with_a_request_that_was_not_read_is_not_used_again(opened: Opened) -> None:
+    first: list[EngineSide] = []
+
+    async def play(side: EngineSide) -> None:
+        if not first:
+            first.append(side)
+        await side.send(answer_of())
+        if side is first[0]:
+            await asyncio.Event().wait()  # it reads no more
+
+    async with raw_engine(play) as engine:
+        engine.reads_whole = False
+        front = await front_before(opened, engine.base_url)
+        large = BODY[:-1] + b',"x":"' + b"A" * (20 * MEGABYTE) + b'"}'
+        assert (await asked(front, whole(front, large))).status == 200
+        assert (await asked(front, whole(front))).status == 200
+        assert engine.connections == 2
