@@ -35,7 +35,10 @@ async def hammer(bus: JetStreamBus, nats_url: str, folder: Path, seconds: float)
     """Returns the number of cycles."""
     # A leader puts nobody to sleep before it has had the time to hear every gateway that there may be.
     soon = 'gateway_timeout = "4s"'
-    async with built(bus, nats_url, folder, "--work", "0.2", machines=MACHINES, idle="1s", waker=soon) as house:
+    often = "wakes_per_hour = 1000"  # one key's requests wake all of them
+    async with built(
+        bus, nats_url, folder, "--work", "0.2", machines=MACHINES, idle="1s", gateway=often, waker=soon
+    ) as house:
         for _ in range(GATEWAYS):
             await house.gateway()
         await house.waker()
