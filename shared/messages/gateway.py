@@ -115,6 +115,10 @@ class UsageEvent(Message, frozen=True, kw_only=True, omit_defaults=True, tag="us
     """The machine that had the request first and failed before it answered anything."""
     choices: int = 1
     """Answers asked for in one (`n`)."""
+    max_tokens: int = 0
+    """The most completion tokens that each of them may have, as the request said; 0: not known."""
+    body_bytes: int = 0
+    """Length of the request's body; 0: not known."""
 
 
 class UsageSource(Message, frozen=True, kw_only=True, tag="usage_source.v1"):

@@ -178,7 +178,7 @@ def _asked(body: bytes, spans: dict[str, Span] | None) -> Asked:
     if not fields.model:
         raise invalid_request("model", "`model` must name a model.")
     options = fields.stream_options or _NO_OPTIONS
-    most = _count(fields.max_tokens) or _count(fields.max_completion_tokens) or _count(fields.max_output_tokens)
+    most = max(map(_count, (fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens)))
     return Asked(
         fields.model,
         bool(fields.stream),

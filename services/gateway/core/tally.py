@@ -1,5 +1,6 @@
 """What one request has come to so far, and the usage event that it becomes."""
 
+from services.gateway.core.request import Asked
 from services.gateway.core.usage import NOTHING, Count
 from shared.messages.gateway import Outcome, UsageEvent
 from shared.messages.waker import MachineRecord
@@ -10,6 +11,7 @@ class Tally:
 
     __slots__ = (
         "arrived",
+        "body_bytes",
         "choices",
         "count",
         "first_byte_at",
@@ -17,6 +19,7 @@ class Tally:
         "key_id",
         "machine",
         "machine_answered",
+        "max_tokens",
         "model",
         "moved_from",
         "outcome",
@@ -36,6 +39,8 @@ class Tally:
         """The client's name for it, once it is known to be one."""
         self.streamed = False
         self.choices = 1
+        self.max_tokens = 0
+        self.body_bytes = 0
         self.machine: MachineRecord | None = None
         """Where it was sent, the last one of two."""
         self.moved_from: str | None = None
@@ -53,9 +58,10 @@ class Tally:
         self.forwarded_at: float | None = None
         self.first_byte_at: float | None = None
 
-    def asked(self, model: str, *, streamed: bool, choices: int) -> None:
-        """`model` is the client's name for one that is known."""
-        self.model, self.streamed, self.choices = model, streamed, choices
+    def asked(self, model: str, asked: Asked) -> None:
+        """`model` is the client's name for one that is known; `asked` still has its body."""
+        self.model, self.streamed, self.choices = model, asked.stream, asked.choices
+        self.max_tokens, self.body_bytes = asked.max_tokens, len(asked.body)
 
     def moves(self) -> None:
         """Its machine failed, and another one gets it."""
@@ -106,4 +112,6 @@ class Tally:
             overhead=self.overhead,
             moved_from=self.moved_from,
             choices=self.choices,
+            max_tokens=self.max_tokens,
+            body_bytes=self.body_bytes,
         )

@@ -79,7 +79,7 @@ class Exchange:
                     "background", "`background` is not supported: leave it out, or give false."
                 )
             self._model = door.model(self._asked.model, self._key)
-            self._tally.asked(self._model.name, streamed=self._asked.stream, choices=self._asked.choices)
+            self._tally.asked(self._model.name, self._asked)
             door.admit(self._model.name)
             wait = wake_limit(self._request.header(b"x-wake-timeout"), door.config.gateway.hold_cap)
             self._admission = Admission(

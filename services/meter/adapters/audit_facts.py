@@ -4,13 +4,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select
+from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.audit_tables import audits, engine_days, engine_faults, engine_notes
+from services.meter.adapters.audit_work import moved_from, within, work_of
 from services.meter.adapters.tables import conflicts, events, horizon, quarantine, rollups, runs, unknowns
-from services.meter.core.audit import SKEW_SECONDS, Machine, Note, Work
+from services.meter.core.audit import SKEW_SECONDS, Machine, Note
 from services.meter.core.day import Day
 from services.meter.core.day_audit import DayOfLedger
 from services.meter.core.readings import EngineDay
@@ -19,12 +20,6 @@ from shared.messages.codec import decode, encode
 from shared.messages.meter import TokenSums
 from shared.messages.meter_audit import Audit, SourceAudit
 
-EDGE_SECONDS = 3600.0
-"""How long after midnight a request is looked for that was under way then."""
-MOST_CHOICES = 128
-"""OpenAI's own limit of `n`."""
-PACE_SECONDS, PACE_TOKENS = 0.25, 32
-"""A shorter stream says nothing about an engine's pace."""
 ORDER_SECONDS = 300.0
 """How far from its place in time a source's number may stand, should its clock be set."""
 
@@ -44,8 +39,8 @@ class AuditFacts:
         async with reading(self._engine) as connection:
             before = (await connection.execute(select(horizon.c.before))).scalar_one()
             kept = before <= day.start
-            summed = await _summed(connection, rollups, _within(day, rollups.c.minute, 60))
-            counted = await _summed(connection, events, _within(day, events.c.completed_at)) if kept else {}
+            summed = await _summed(connection, rollups, within(day, rollups.c.minute, 60))
+            counted = await _summed(connection, events, within(day, events.c.completed_at)) if kept else {}
             return DayOfLedger(
                 events_kept=kept,
                 events=sum(int(sums[0]) for sums in summed.values()),
@@ -53,8 +48,8 @@ class AuditFacts:
                 machines=await _machines(connection, day) if kept else (),
                 sources=await _sources(connection, day) if kept else (),
                 rollups_equal=summed == counted,
-                conflicts=await _count(connection, _within(day, conflicts.c.received_at)),
-                quarantined=await _count(connection, and_(_within(day, quarantine.c.at), _HELD)),
+                conflicts=await _count(connection, within(day, conflicts.c.received_at)),
+                quarantined=await _count(connection, and_(within(day, quarantine.c.at), _HELD)),
                 unknown_names=await _count(
                     connection, and_(unknowns.c.last_at >= day.start, unknowns.c.first_at < day.end)
                 ),
@@ -74,7 +69,7 @@ class AuditFacts:
 
     async def events_of(self, day: Day) -> int:
         """By the sums: cheap."""
-        query = select(func.coalesce(func.sum(rollups.c.requests), 0)).where(_within(day, rollups.c.minute, 60))
+        query = select(func.coalesce(func.sum(rollups.c.requests), 0)).where(within(day, rollups.c.minute, 60))
         async with reading(self._engine) as connection:
             return int((await connection.execute(query)).scalar_one())
 
@@ -85,10 +80,6 @@ class AuditFacts:
         rest = {name: insert.excluded[name] for name in ("at", "final", "events", "payload")}
         async with self._engine.begin() as connection:
             await connection.execute(insert.on_conflict_do_update(index_elements=["day"], set_=rest))
-
-
-def _within(day: Day, column: ColumnElement[Any], unit: int = 1) -> ColumnElement[bool]:
-    return and_(column >= int(day.start) // unit, column < int(day.end) // unit)
 
 
 async def _summed(connection: AsyncConnection, table: Any, where: ColumnElement[bool]) -> dict[tuple[str, ...], Any]:
@@ -110,11 +101,11 @@ async def _machines(connection: AsyncConnection, day: Day) -> tuple[Machine, ...
     for row in await connection.execute(select(engine_days).where(engine_days.c.day == day.name)):
         days[row.machine].append(EngineDay(**row._mapping))  # noqa: SLF001 - SQLAlchemy's public name for it
     earliest = min([day.start, *(d.since for found in days.values() for d in found)])
-    work = await _work(connection, day, earliest)
+    work = await work_of(connection, day, earliest)
     notes = await _notes(connection, day, earliest)
     query = select(engine_faults).where(engine_faults.c.day == day.name)
     faults = {row.machine: row.fault for row in await connection.execute(query)}
-    moved = await _moved(connection, day, earliest)
+    moved = await moved_from(connection, day, earliest)
     return tuple(
         Machine(
             machine=name,
@@ -126,102 +117,6 @@ async def _machines(connection: AsyncConnection, day: Day) -> tuple[Machine, ...
         )
         for name in sorted({*days, *work})
     )
-
-
-async def _moved(connection: AsyncConnection, day: Day, earliest: float) -> dict[str, dict[str, Any]]:
-    """Requests that each machine had first and another one in the end."""
-    e = events.c
-    sums = (func.count(), func.sum(e.prompt_tokens * _choices()), func.sum(_seconds() * _choices()))
-    query = select(e.moved_from, *sums).where(
-        e.completed_at >= earliest, e.completed_at < day.end + EDGE_SECONDS, e.moved_from.is_not(None)
-    )
-    return {
-        machine: {"moved": int(count), "moved_prompts": int(prompts), "moved_seconds": float(seconds)}
-        for machine, count, prompts, seconds in await connection.execute(query.group_by(e.moved_from))
-    }
-
-
-def _choices() -> ColumnElement[Any]:
-    """How many answers an engine may have worked on: it refuses to make more."""
-    c = events.c.choices
-    return case((c > MOST_CHOICES, MOST_CHOICES), (c < 1, 1), else_=c)
-
-
-def _seconds() -> ColumnElement[Any]:
-    """How long an engine may have worked on a request: it hears a moment later that nobody waits any more."""
-    e = events.c
-    return e.duration - e.wake_wait + SKEW_SECONDS
-
-
-async def _work(connection: AsyncConnection, day: Day, earliest: float) -> defaultdict[str, list[Work]]:
-    """One pass over the events, each beside what was read of its machine's generation that day."""
-    e, d = events.c, engine_days.c
-    tokens = e.prompt_tokens + e.completion_tokens
-    begun = e.completed_at - e.duration + e.wake_wait
-    today = _within(day, e.completed_at)
-    covered = and_(d.last_at.is_not(None), e.completed_at <= d.last_at, e.completed_at > d.since)
-    edge = or_(
-        and_(begun < d.last_at + SKEW_SECONDS, e.completed_at > d.last_at - SKEW_SECONDS),
-        and_(d.since.is_not(None), ~d.whole, begun < d.since + SKEW_SECONDS, e.completed_at > d.since - SKEW_SECONDS),
-    )
-    refused = and_(e.outcome == "failed", e.status >= 400, e.status < 500)  # it caused the engine no work
-    left = and_(
-        or_(e.basis != "engine", e.outcome.in_(("client_closed", "engine_lost", "failed"))),
-        ~refused,
-    )
-    # Without a row of readings `covered` is unknown to SQL: neither it nor its opposite holds by itself.
-    is_covered: ColumnElement[bool] = func.coalesce(covered, literal(value=False))
-    columns = {
-        "requests": _sum(today, literal(1)),
-        "tokens": _sum(today, tokens),
-        "read": _sum(is_covered, tokens),
-        "straddling": _sum(edge, tokens),
-        "unread": _sum(and_(today, ~is_covered), tokens),
-        "uncertain": _sum(and_(is_covered, left), literal(1)),
-        "left_prompt": _sum(and_(is_covered, left), e.prompt_tokens),
-        "left_completion": _sum(and_(is_covered, left), e.completion_tokens),
-        "left_unknown": _sum(and_(is_covered, left, e.prompt_tokens == 0), _choices()),
-        "choices": _sum(and_(is_covered, e.outcome != "failed"), _choices() - 1),
-        "choice_prompts": _sum(and_(is_covered, e.outcome != "failed"), (_choices() - 1) * e.prompt_tokens),
-        "largest": func.max(tokens),
-        "largest_prompt": func.max(e.prompt_tokens),
-    }
-    measures = {
-        "left_seconds": _sum(and_(is_covered, left), _seconds() * _choices()),
-        "choice_seconds": _sum(and_(is_covered, e.outcome != "failed"), _seconds() * (_choices() - 1)),
-        "pace": _pace(is_covered),
-    }
-    query = (
-        select(e.machine, e.generation, *(c.label(n) for n, c in (columns | measures).items()))
-        .select_from(events)
-        .outerjoin(engine_days, and_(d.day == day.name, d.machine == e.machine, d.generation == e.generation))
-        .where(e.completed_at >= earliest - SKEW_SECONDS, e.completed_at < day.end + EDGE_SECONDS)
-        .group_by(e.machine, e.generation)
-    )
-    work: defaultdict[str, list[Work]] = defaultdict(list)
-    for row in await connection.execute(query):
-        found = Work(
-            machine=row.machine,
-            generation=row.generation,
-            **{name: int(getattr(row, name)) for name in columns},
-            **{name: getattr(row, name) for name in measures},
-        )
-        if found.requests or found.read:
-            work[row.machine].append(found)
-    return work
-
-
-def _pace(is_covered: ColumnElement[bool]) -> ColumnElement[Any]:
-    """Tokens a second of the fastest answer that was streamed whole, over a time that can be measured."""
-    e = events.c
-    seconds = e.duration - e.wake_wait - e.first_token
-    long = and_(seconds >= PACE_SECONDS, e.completion_tokens >= PACE_TOKENS)
-    whole = and_(is_covered, e.outcome == "completed", e.basis == "engine", e.streamed, long)
-    return func.max(case((whole, e.completion_tokens / (seconds * _choices()))))
-
-
-def _sum(condition: ColumnElement[bool], value: ColumnElement[Any]) -> ColumnElement[Any]:
-    return func.sum(case((condition, value), else_=0))
 
 
 async def _notes(connection: AsyncConnection, day: Day, earliest: float) -> defaultdict[str, list[Note]]:
@@ -255,7 +150,7 @@ async def _lost(connection: AsyncConnection, day: Day) -> dict[str, int]:
                 e.machine == n.machine, e.completed_at > n.since - SKEW_SECONDS, e.completed_at <= n.at + SKEW_SECONDS
             ),
         )
-        .where(n.kind == "reset", _within(day, n.at))
+        .where(n.kind == "reset", within(day, n.at))
         .group_by(n.id)
     )
     return {row[0]: int(row[1]) for row in await connection.execute(query)}
@@ -265,7 +160,7 @@ async def _sources(connection: AsyncConnection, day: Day) -> tuple[SourceAudit, 
     e, q = events.c, quarantine.c
     query = (
         select(e.source, func.min(e.source_seq), func.max(e.source_seq), func.count())
-        .where(_within(day, e.completed_at))
+        .where(within(day, e.completed_at))
         .group_by(e.source)
         .order_by(e.source)
     )

@@ -34,7 +34,7 @@ from services.meter.adapters.tables import (
     sources,
     unknowns,
 )
-from services.meter.core.batch import Batch, Kind, Readable, plausible
+from services.meter.core.batch import Batch, Kind, Readable, is_same
 from services.meter.core.day import Day, DayFacts
 from services.meter.core.history import page
 from services.meter.core.runs import Run, mark, merged
@@ -173,7 +173,7 @@ class Ledger:
     async def _insert_conflicts(
         self, connection: AsyncConnection, repeats: Sequence[Readable], stored: Mapping[str, UsageEvent], now: float
     ) -> int:
-        other = {_digest(m.payload): m for m in repeats if m.event != plausible(stored[m.event.id])}
+        other = {_digest(m.payload): m for m in repeats if not is_same(m.event, stored[m.event.id])}
         for digest in await released(connection, other):
             del other[digest]  # counted with another time of completion: it came with one from the future
         insert = self._insert(conflicts).on_conflict_do_nothing().returning(conflicts.c.id)

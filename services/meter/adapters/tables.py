@@ -34,6 +34,8 @@ events = Table(
     Column("overhead", Double),
     Column("moved_from", Text),
     Column("choices", BigInteger),
+    Column("max_tokens", BigInteger),
+    Column("body_bytes", BigInteger),
 )
 """One row per usage event, its fields as they came; never changed."""
 

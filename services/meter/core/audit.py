@@ -44,15 +44,23 @@ class Work:
     left_completion: int = 0
     """Their completion tokens."""
     left_unknown: int = 0
-    """How many prompts of them, one for each choice, are not known."""
+    """How many prompts of them, one for each choice, are not known, and neither is the length of the body."""
+    left_bytes: int = 0
+    """The bodies with the other unknown prompts, once for each choice: a token takes a byte at least."""
     left_seconds: float = 0.0
-    """How long the engine may have worked on them, for each choice."""
+    """How long the engine may have worked on those that did not limit their answers, for each choice."""
+    left_limited_seconds: float = 0.0
+    """On those that did."""
+    left_limit: float = 0.0
+    """Tokens to which they limited all their answers."""
     choices: int = 0
     """Choices read beyond the first of each request."""
     choice_prompts: int = 0
     """The prompt tokens of these choices: vLLM counts a prompt once for each."""
     choice_seconds: float = 0.0
-    """How long the engine may have worked on these choices."""
+    """How long the engine may have worked on these choices; those of what was left are in `left_seconds`."""
+    choice_limited_seconds: float = 0.0
+    choice_limit: float = 0.0
     largest: int = 0
     """The largest request's tokens."""
     largest_prompt: int = 0
@@ -88,9 +96,11 @@ class Machine:
     moved: int = 0
     """Requests that it had first and that went to another machine: the event is of that one."""
     moved_prompts: int = 0
-    """Their prompt tokens, for each choice."""
+    """Their prompt tokens, or the bytes of their bodies where these are not known, for each choice."""
     moved_seconds: float = 0.0
-    """How long it may have worked on them, for each choice."""
+    """How long it may have worked on them, for each choice; as `left_seconds` and the next two of `Work`."""
+    moved_limited_seconds: float = 0.0
+    moved_limit: float = 0.0
     fault: str = ""
     """Why its engine could not be read, the last time that it could not."""
     judged: bool = True
@@ -203,25 +213,32 @@ def _of_requests(machine: Machine) -> Iterator[_Bound]:
     prompt = max((w.largest_prompt for w in work), default=0) or REQUEST_TOKENS
     if left := sum(w.uncertain for w in work):
         answered = sum(w.left_completion for w in work)
-        more = max(0, int(pace * sum(w.left_seconds for w in work)) - answered)
-        more += prompt * sum(w.left_unknown for w in work)
+        most = sum(_most(pace, w.left_seconds, w.left_limited_seconds, w.left_limit) for w in work)
+        more = max(0, most - answered)
+        more += prompt * sum(w.left_unknown for w in work) + sum(w.left_bytes for w in work)
         less = answered + sum(w.left_prompt for w in work)
         words = f"{left} requests were left, lost or failed: the engine went on for a while, or did not count them"
         yield _at_most("left", words, more, less)
     if machine.moved:
-        more = machine.moved_prompts + int(pace * machine.moved_seconds)
+        more = machine.moved_prompts
+        more += _most(pace, machine.moved_seconds, machine.moved_limited_seconds, machine.moved_limit)
         words = f"{machine.moved} requests failed here before an answer and went to another machine"
         yield _at_most("failover", words, more)
     if choices := sum(w.choices for w in work):
         more = sum(w.choice_prompts for w in work)
         words = f"{choices} choices more than one a request: the engine counts the prompt of each"
         if all(d.requests is None for d in machine.days):  # llama.cpp, whose usage is of one choice alone
-            more += int(pace * sum(w.choice_seconds for w in work))
+            more += sum(_most(pace, w.choice_seconds, w.choice_limited_seconds, w.choice_limit) for w in work)
             words = f"{choices} choices more than one a request: llama.cpp tells one"
         yield _at_most("choices", words, more)
     if crashed := sum(n.amount for n in machine.notes if n.kind == "crash"):
         largest = max([REQUEST_TOKENS, *(w.largest for w in work)])
         yield _at_most("gateway_crash", f"{crashed} requests were in flight at gateways that died", crashed * largest)
+
+
+def _most(pace: float, seconds: float, limited_seconds: float, limit: float) -> int:
+    """Tokens that an engine can have written: by the time alone, and no more than was asked where that is known."""
+    return int(pace * seconds + min(limit, pace * limited_seconds))
 
 
 def _pace(work: Sequence[Work]) -> float:

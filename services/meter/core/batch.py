@@ -29,7 +29,7 @@ never existed, of a gateway that never announced itself."""
 
 _NAMES = ("id", "source", "key_id", "model", "tier", "machine", "wake_id", "moved_from")
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
-_COUNTS = ("generation", "status", "choices")
+_COUNTS = ("generation", "status", "choices", "max_tokens", "body_bytes")
 _SECONDS = ("completed_at", "wake_wait", "first_token", "duration", "overhead")
 
 
@@ -185,6 +185,13 @@ def plausible(event: UsageEvent) -> UsageEvent:
     if counts == tuple(getattr(event, name) for name in _TOKENS):
         return event
     return msgspec.structs.replace(event, **dict(zip(_TOKENS, counts, strict=True)))
+
+
+def is_same(event: UsageEvent, stored: UsageEvent) -> bool:
+    """Whether a repeated event is the one in the ledger, which an older meter may have written without its bounds."""
+    if not stored.max_tokens and not stored.body_bytes:
+        event = msgspec.structs.replace(event, max_tokens=0, body_bytes=0)
+    return event == plausible(stored)
 
 
 def _count(tokens: int) -> int:

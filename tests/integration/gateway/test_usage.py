@@ -44,6 +44,16 @@ async def left_after(front: Front, engine: ScriptedEngine, wanted: bytes) -> Non
     assert await seen.ended() == "left"
 
 
+async def test_an_event_tells_what_bounds_its_request(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+    front = await opened()
+    await front.machine("m1", "ready", scripted_engine.base_url)
+    await front.seen()
+    body = BODY[:-1] + b',"n":2,"max_tokens":16}'
+    await asked(front, whole(front, body))
+    event = await newest(front, 1)
+    assert (event.choices, event.max_tokens, event.body_bytes) == (2, 16, len(body))
+
+
 async def test_every_end_of_a_request_is_one_event(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await opened()
     engine = scripted_engine

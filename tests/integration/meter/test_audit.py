@@ -52,9 +52,15 @@ class Books:
         stays: bool = False,
         running: int = 0,
         process: str | None = None,
+        requests: int | None = None,
     ) -> bool:
         counters = EngineCounters(
-            prompt_tokens=tokens, completion_tokens=0, running=running, rounding=0, process=process
+            prompt_tokens=tokens,
+            completion_tokens=0,
+            running=running,
+            rounding=0,
+            process=process,
+            requests=requests,
         )
         reading = Reading(machine=MACHINE, generation=generation, at=MIDNIGHT + at, counters=counters)
         return await self.book.read(reading, day_of(reading.at), stays=stays)
@@ -228,6 +234,40 @@ async def test_refused_requests_hide_no_bypass_and_left_ones_as_much_as_the_engi
     assert (found.state, [(c.name, c.tokens) for c in found.causes]) == ("explained", [("left", bound)])
     await books.look(202, 131 + bound, stays=True)
     assert (await books.machine()).state == "wrong"
+
+
+def left_at_once(seq: int, **fields: Any) -> UsageEvent:
+    """A request whose client went before anything was said."""
+    return used(seq, 100, 0, outcome="client_closed", basis="counted", status=0, duration=0.2, **fields)
+
+
+@pytest.mark.parametrize("requests", [None, 1], ids=["llama.cpp", "vllm"])
+async def test_many_choices_that_were_left_explain_no_more_than_was_asked(books: Books, requests: int | None) -> None:
+    bound = 128 * 16 + 128 * 200
+    await books.look(30, 0, stays=True, requests=requests)
+    await books.served(left_at_once(1, choices=128, max_tokens=16, body_bytes=200))
+    await books.look(200, bound, stays=True, requests=requests)
+    found = await books.machine()
+    assert (found.state, sum(c.tokens for c in found.causes)) == ("explained", bound)
+    await books.look(201, bound + 1, stays=True, requests=requests)
+    assert (await books.machine()).state == "wrong"
+
+
+async def test_many_long_prompts_that_were_left_are_explained_by_their_body(books: Books) -> None:
+    prompts, tokens = 200, 500
+    await books.look(30, 0, stays=True)
+    await books.served(left_at_once(1, max_tokens=16, body_bytes=prompts * tokens * 4))
+    await books.look(200, prompts * (tokens + 16), stays=True)
+    found = await books.machine()
+    assert (found.state, [c.tokens for c in found.causes]) == ("explained", [prompts * tokens * 4 + 16])
+
+
+async def test_what_moved_and_was_left_explains_its_body_and_its_limit_at_its_first_machine(books: Books) -> None:
+    await books.look(30, 0, stays=True)
+    await books.served(left_at_once(1, machine="l4x2-2", moved_from=MACHINE, choices=2, max_tokens=16, body_bytes=200))
+    await books.look(200, 432, stays=True)
+    first, _second = (await books.audit()).machines
+    assert (first.state, [(c.name, c.tokens) for c in first.causes]) == ("explained", [("failover", 432)])
 
 
 async def test_an_engine_without_counters_is_unknown(books: Books) -> None:

@@ -102,6 +102,8 @@ async def test_events_come_back_as_they_were(ledger: Ledger) -> None:
         prompt_tokens=2**39,
         moved_from="l4x2-2",
         choices=3,
+        max_tokens=2**33,
+        body_bytes=2**28,
     )
     await ledger.record(read([encode(odd)], NOW))
     (row,) = await rows(ledger, events)
@@ -116,6 +118,16 @@ async def test_the_first_payload_of_an_id_counts_and_the_other_is_kept(ledger: L
     assert (await ledger.record(read(payloads([other]), NOW))).conflicts == 0, "told once"
     assert await totals(ledger) == sums_of([first])
     assert [row.payload for row in await rows(ledger, conflicts)] == [encode(other)]
+
+
+async def test_an_event_of_which_an_older_meter_kept_no_bounds_is_no_conflict(ledger: Ledger) -> None:
+    first = event()
+    again = msgspec.structs.replace(first, max_tokens=16, body_bytes=200)
+    await ledger.record(read(payloads([first]), NOW))
+    recorded = await ledger.record(read(payloads([again]), NOW))
+    assert (recorded.repeated, recorded.conflicts) == (1, 0)
+    other = msgspec.structs.replace(again, prompt_tokens=11)
+    assert (await ledger.record(read(payloads([other]), NOW))).conflicts == 1
 
 
 async def test_a_conflict_within_one_batch_is_seen(ledger: Ledger) -> None:

@@ -29,7 +29,16 @@ NOW = DECEMBER + 40 * 86400.0
 VERSIONS = sorted(script.stem[:4] for script in (MIGRATIONS / "versions").glob("0*.py"))
 OFFSETS = (-400 * 86400.0, -40 * 86400.0, -61.0, -0.001, 0.0, 61.0, 3600.0, 31 * 86400.0 - 0.001, 31 * 86400.0)
 FOUND = [
-    event(f"gw-{key}", n, key_id=f"k{key}", completed_at=DECEMBER + at, outcome=outcome, model=f"m-{outcome}")
+    event(
+        f"gw-{key}",
+        n,
+        key_id=f"k{key}",
+        completed_at=DECEMBER + at,
+        outcome=outcome,
+        model=f"m-{outcome}",
+        max_tokens=16,
+        body_bytes=200,
+    )
     for key in (1, 2)
     for n, (at, outcome) in enumerate(
         [(at, outcome) for at in OFFSETS[key - 1 :] for outcome in ("completed", "failed", "client_closed")], 1

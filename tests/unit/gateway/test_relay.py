@@ -51,7 +51,8 @@ class Stage:
         self.breaks: set[str] = set()
         self.call = Call()
         self.tally = Tally("r", "k", 0.0)
-        self.tally.asked("m", streamed=True, choices=1)
+        body = b'{"model":"m","stream":true}'
+        self.tally.asked("m", parse(body))
         fleet = {"s1": record("s1", "ready")}
         self.hold = Hold(CONFIG, fleet)
         door = SimpleNamespace(
@@ -66,7 +67,6 @@ class Stage:
         self.metrics = door.metrics
         request = Request(door.memory)
         request.id = "r"
-        body = b'{"model":"m","stream":true}'
         self.relay = Relay(
             self,
             cast("Door", door),

@@ -240,6 +240,23 @@ def test_a_number_of_answers_is_read_as_engines_read_it(value: bytes, choices: i
 
 
 @pytest.mark.parametrize(
+    ("members", "most"),
+    [
+        (b"", 0),
+        (b',"max_tokens":16', 16),
+        (b',"max_tokens":16,"max_completion_tokens":900', 900),
+        (b',"max_completion_tokens":16,"max_tokens":900', 900),
+        (b',"max_output_tokens":"16","max_tokens":null', 16),
+        (b',"max_tokens":-1', 0),
+    ],
+)
+def test_an_answer_has_at_most_what_any_member_says_and_engines_differ_in_which_they_take(
+    members: bytes, most: int
+) -> None:
+    assert parse(b'{"model":"m"%b}' % members).max_tokens == most
+
+
+@pytest.mark.parametrize(
     ("members", "background"),
     [(b"", False), (b',"background":false', False), (b',"background":null', False), (b',"background":true', True)],
 )

@@ -99,6 +99,7 @@ def test_each_cause_explains_up_to_its_bound_and_not_beyond() -> None:
         ("left", left, {"uncertain": 1, "left_unknown": 1}, [], {}),
         ("left", 60, {"uncertain": 1, "left_seconds": 2.0, "left_completion": 40, "pace": 25.0}, [], {}),
         ("left", int(FASTEST), {"uncertain": 1, "left_seconds": 1.0}, [], {}),
+        ("left", 70, {"uncertain": 1, "left_bytes": 60, "left_limited_seconds": 1.0, "left_limit": 10}, [], {}),
         ("choices", 20, prompts, [], {"requests": 1}),
         ("choices", 30, {**prompts, "choice_seconds": 0.2, "pace": 25.0}, [], {}),
         ("edges", 30, {"straddling": 30}, [], {}),
@@ -154,6 +155,32 @@ def test_a_bypass_of_any_size_above_the_bound_is_wrong(
     bound = max(0, int(min(FASTEST, PACE_MARGIN * pace) * seconds) - answered) if left else 0
     assert explain(machine([read(100 + answered + bound)], [done])).state in ("equal", "explained")
     assert explain(machine([read(100 + answered + bound + bypassed)], [done])).state == "wrong"
+
+
+LIMITED = st.lists(
+    st.tuples(st.integers(1, 128), st.integers(1, 2**33), st.integers(1, 2**20), st.floats(2.0, 600.0)), min_size=1
+)
+
+
+@given(LIMITED, st.floats(1.0, 2_000.0), st.integers(0, 2**20))
+def test_what_was_left_opens_no_more_than_its_limits(
+    asked: list[tuple[int, int, int, float]], pace: float, more: int
+) -> None:
+    """Of each request: choices, `max_tokens`, bytes of its body, seconds. A larger request opens no less."""
+
+    def bound(limit: float, size: int, seconds: float) -> int:
+        limits = {"left_limit": limit, "left_bytes": size, "left_limited_seconds": seconds}
+        done = work(100, uncertain=len(asked), pace=pace, **limits)
+        (cause,) = explain(machine([read(100)], [done])).causes
+        return cause.tokens
+
+    limit, size = sum(n * most for n, most, *_ in asked), sum(n * body for n, _, body, _ in asked)
+    seconds = sum(n * s for n, _, _, s in asked)
+    opened = bound(limit, size, seconds)
+    assert opened <= limit + size
+    assert opened <= FASTEST * seconds + size
+    assert opened <= min(bound(limit + more, size, seconds), bound(limit, size, seconds + more))
+    assert bound(limit, size + more, seconds) == opened + more
 
 
 def test_generations_are_added() -> None:

@@ -1,0 +1,12 @@
+"""How long a request's answers may have been, and how long its body was."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0011"
+down_revision = "0010"
+
+
+def upgrade() -> None:
+    op.add_column("events", sa.Column("max_tokens", sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column("events", sa.Column("body_bytes", sa.BigInteger, nullable=False, server_default="0"))
