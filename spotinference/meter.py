@@ -7,11 +7,12 @@ from rich.progress import Progress
 
 from shared.bus.ports import Bus
 from shared.bus.subjects import METER_REREAD
-from shared.errors import Misconfigured
 from shared.messages.meter import Reread, RereadQuery
 from spotinference.context import Context, ask, suite_options
 from spotinference.terminal import Screen, echo_json, say
 
+LAST = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
+"""The bus counts nanoseconds in 64 bits, which end in 2262."""
 SUMS = ("read", "counted", "repeated", "quarantined")
 
 
@@ -60,5 +61,8 @@ def _moment(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise Misconfigured(f"--since: expected a time such as 2026-11-23T12:00:00Z, got {text!r}") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        raise click.UsageError(f"--since: expected a time such as 2026-11-23T12:00:00Z, got {text!r}") from None
+    seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not 0 <= seconds < LAST:
+        raise click.UsageError(f"--since: expected a time from 1970-01-01 until the end of 2199, got {text!r}")
+    return seconds
