@@ -1,5 +1,7 @@
 """The tokens of a stream so far, from the usage of each of its choices."""
 
+from typing import NamedTuple
+
 from services.gateway.core.chunk import Choice, Chunk
 from services.gateway.core.usage import MAX_TOKENS, UNREPORTED, Count, Reported, count, read_usage
 
@@ -19,22 +21,56 @@ class _Progress:
         self.finished = False
 
 
+class _PromptReport(NamedTuple):
+    """What a choice reported of its prompt."""
+
+    tokens: int
+    cached: int
+    by: int
+    """The choice's index."""
+
+
+_NO_REPORT = _PromptReport(0, 0, -1)
+
+
 class RunningUsage:
     """The usage beside one choice is that choice's own, as vLLM has it; beside none, or several, it is the request's.
+
+    The sums go along with what is added, for `count` is asked for every second.
 
     Arguments:
         choices: Those of each prompt (`n`).
         prompts_apart: Choices `n` apart are of different prompts; otherwise there is one prompt.
     """
 
-    __slots__ = ("_choices", "_named_deltas", "_progress", "_prompts_apart", "_total")
+    __slots__ = (
+        "_cached",
+        "_choices",
+        "_completion",
+        "_deltas",
+        "_finished",
+        "_progress",
+        "_prompt",
+        "_prompts",
+        "_prompts_apart",
+        "_reasoning",
+        "_told",
+        "_total",
+    )
 
     def __init__(self, choices: int, *, prompts_apart: bool) -> None:
         self._choices = choices
         self._prompts_apart = prompts_apart
         self._progress: dict[int, _Progress] = {}
+        self._prompts: dict[int, _PromptReport] = {}
+        """Of each the most that one of its choices reported."""
+        self._prompt = self._cached = 0
+        self._completion = self._reasoning = self._told = 0
+        """`_told`: the choices that reported their completion."""
+        self._deltas = 0
+        """Of the choices that did not."""
+        self._finished = 0
         self._total = UNREPORTED
-        self._named_deltas = 0
 
     @property
     def several(self) -> bool:
@@ -44,32 +80,18 @@ class RunningUsage:
     @property
     def count(self) -> Count:
         """The sums; where a choice's own usage is missing, its deltas stand in for it."""
-        prompts: dict[int, tuple[int, int]] = {}
-        completion = reasoning = 0
-        deltas, told = self._named_deltas, False
-        for index, each in self._progress.items():
-            reported = each.reported
-            if reported.prompt is not None:
-                of = index // self._choices if self._prompts_apart else 0
-                prompts[of] = max(prompts.get(of, (0, 0)), (reported.prompt, reported.cached or 0))
-            if reported.completion is None:
-                deltas += each.deltas
-            else:
-                told = True
-                completion += reported.completion
-            reasoning += reported.reasoning or 0
         own = Reported(
-            _bounded(sum(prompt for prompt, _ in prompts.values())) if prompts else None,
-            _bounded(sum(cached for _, cached in prompts.values())),
-            _bounded(completion) if told and not deltas else None,
-            _bounded(reasoning),
+            _bounded(self._prompt) if self._prompts else None,
+            _bounded(self._cached),
+            _bounded(self._completion) if self._told and not self._deltas else None,
+            _bounded(self._reasoning),
         )
-        return count(_over(self._total, own), _bounded(completion + deltas))
+        return count(_over(self._total, own), _bounded(self._completion + self._deltas))
 
     @property
     def finished(self) -> bool:
         """Whether every choice has."""
-        return len(self._progress) >= self._choices and all(each.finished for each in self._progress.values())
+        return self._choices <= len(self._progress) == self._finished
 
     def add(self, chunk: Chunk) -> int | None:
         """Add what a chunk says. Returns the index of its only choice if its usage is known and it goes on."""
@@ -81,28 +103,51 @@ class RunningUsage:
             self._total = _over(reported, self._total)
             return None
         progress = self._add_choice(chunk.choices[0])
-        progress.reported = _over(reported, progress.reported)
+        self._report(progress, reported)
         known = reported.prompt is not None and reported.completion is not None and chunk.error is None
         return progress.index if known and not progress.finished and progress.index < MAX_CHOICES else None
 
     def add_named(self, chunk: Chunk) -> None:
         """Add what an event of `/v1/responses` says."""
         self._total = _over(read_usage(chunk.response_usage), self._total)
-        self._named_deltas += chunk.name.endswith(".delta")
+        self._deltas += chunk.name.endswith(".delta")
 
     def report_completion(self, index: int, tokens: int | None) -> None:
         """A choice of which a chunk has been added before has come to so many tokens, if that is a number."""
-        progress = self._progress[index]
-        progress.reported = _over(Reported(completion=tokens), progress.reported)
+        self._report(self._progress[index], Reported(completion=tokens))
 
     def _add_choice(self, choice: Choice) -> _Progress:
         index = min(choice.number, MAX_CHOICES)
         progress = self._progress.get(index)
         if progress is None:
             progress = self._progress[index] = _Progress(index)
-        progress.deltas += choice.says_something
-        progress.finished = progress.finished or choice.finished
+        if choice.says_something:
+            progress.deltas += 1
+            self._deltas += progress.reported.completion is None
+        if choice.finished and not progress.finished:
+            progress.finished = True
+            self._finished += 1
         return progress
+
+    def _report(self, progress: _Progress, reported: Reported) -> None:
+        before = progress.reported
+        now = progress.reported = _over(reported, before)
+        if now.completion is not None:
+            if before.completion is None:
+                self._told += 1
+                self._deltas -= progress.deltas
+            self._completion += now.completion - (before.completion or 0)
+        self._reasoning += (now.reasoning or 0) - (before.reasoning or 0)
+        if now.prompt is not None:
+            self._report_prompt(progress.index // self._choices if self._prompts_apart else 0, progress.index, now)
+
+    def _report_prompt(self, of: int, by: int, reported: Reported) -> None:
+        new = _PromptReport(reported.prompt or 0, reported.cached or 0, by)
+        before = self._prompts.get(of, _NO_REPORT)
+        if before.by == by or new > before:
+            self._prompts[of] = new
+            self._prompt += new.tokens - before.tokens
+            self._cached += new.cached - before.cached
 
 
 def _over(new: Reported, old: Reported) -> Reported:
