@@ -114,6 +114,8 @@ class EngineConnection(asyncio.Protocol):
             fault = "its answer has more beside the body than any engine's"
         if self._complete:
             self._call = None
+            if self._paused:
+                self.resume()  # for the next one, whose reader may be faster
             # What is left of a request that was answered before it was sent would keep the next one waiting.
             unsent = self._transport.is_closing() or self._transport.get_write_buffer_size() > 0
             call.on_complete(self, reusable=self._reusable and not fault and not unsent)
