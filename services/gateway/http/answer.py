@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from services.gateway.core import errors, sse
-from services.gateway.core.content_coding import Inflater, Undecodable
 from services.gateway.core.engine_error import EngineError
 from services.gateway.core.memory import Held
 from services.gateway.core.stream import StreamReader, UnusableStream
@@ -159,27 +158,3 @@ class WholeAnswer:
         """Inside a stream that has begun: an engine's error, on one line."""
         body = bytes(self.body)
         return sse.event_of(body) if sse.begins_json(body) else errors.upstream_unreachable().event()
-
-
-class Inflating:
-    """Gives on what a compressed answer holds."""
-
-    __slots__ = ("_feed", "_inflater", "_owner")
-
-    def __init__(self, inflater: Inflater, feed: Callable[[bytes], None], owner: AnswerOwner) -> None:
-        self._inflater = inflater
-        self._feed = feed
-        self._owner = owner
-
-    @property
-    def complete(self) -> bool:
-        return self._inflater.complete
-
-    def feed(self, data: bytes) -> None:
-        try:
-            inflated = self._inflater.feed(data)
-        except Undecodable as error:
-            self._owner.on_unusable(str(error))
-        else:
-            if inflated:
-                self._feed(inflated)

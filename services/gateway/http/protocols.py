@@ -1,4 +1,4 @@
-"""What a client's connection needs of the rest of the gateway."""
+"""What the parts of an exchange need of each other."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,6 +10,7 @@ from services.gateway.turn import Turn
 from shared.config import GatewaySection
 
 if TYPE_CHECKING:
+    from services.gateway.http.answer import WholeAnswer
     from services.gateway.http.connection import ClientConnection
 
 
@@ -58,3 +59,19 @@ class Application(Protocol):
 
     def refuse(self, request: Request, client: "ClientConnection", error: ApiError) -> None:
         """Answer with an error."""
+
+
+class RelayOwner(Protocol):
+    """The client's side. `finish_stream`, `finish_whole` or `fail` comes last."""
+
+    def start_stream(self, fields: bytes) -> None:
+        """Send the head of a stream, unless one has been sent."""
+
+    def record(self) -> None:
+        """Count the request now, whatever happens to it from here on."""
+
+    def finish_stream(self) -> None: ...
+
+    def finish_whole(self, answer: "WholeAnswer") -> None: ...
+
+    def fail(self, error: ApiError) -> None: ...

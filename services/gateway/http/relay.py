@@ -5,7 +5,7 @@ It is called by the engine's connection; nothing that goes wrong here leaves the
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from functools import partial
 
 import structlog
 
@@ -14,38 +14,23 @@ from services.gateway.adapters.engines import Call
 from services.gateway.core import errors
 from services.gateway.core.content_coding import IDENTITY, Inflater, Undecodable
 from services.gateway.core.engine_error import EngineError, is_machine_failure
-from services.gateway.core.errors import ApiError
 from services.gateway.core.memory import Held
 from services.gateway.core.request import Asked
 from services.gateway.core.stream import StreamReader
 from services.gateway.core.tally import Tally
 from services.gateway.core.usage import NOTHING, Count
 from services.gateway.door import Door
-from services.gateway.http.answer import EVENT_STREAM, Inflating, StreamAnswer, WholeAnswer
+from services.gateway.http.answer import EVENT_STREAM, StreamAnswer, WholeAnswer
 from services.gateway.http.connection import ClientConnection
 from services.gateway.http.engine_request import engine_request
+from services.gateway.http.inflating import Inflating
+from services.gateway.http.protocols import RelayOwner
 from services.gateway.http.request import Request
 from services.gateway.http.response_headers import passed_on
 from shared.config import Model
 from shared.messages.waker import MachineRecord
 
 log = structlog.get_logger()
-
-
-class RelayOwner(Protocol):
-    """The client's side. `finish_stream`, `finish_whole` or `fail` comes last."""
-
-    def start_stream(self, fields: bytes) -> None:
-        """Send the head of a stream, unless one has been sent."""
-
-    def record(self) -> None:
-        """Count the request now, whatever happens to it from here on."""
-
-    def finish_stream(self) -> None: ...
-
-    def finish_whole(self, answer: WholeAnswer) -> None: ...
-
-    def fail(self, error: ApiError) -> None: ...
 
 
 class Relay:
@@ -99,12 +84,14 @@ class Relay:
             self._forward(machine)
 
     def pause(self) -> None:
-        if self._call is not None:
-            self._call.pause()
+        flow = self._inflating or self._call
+        if flow is not None:
+            flow.pause()
 
     def resume(self) -> None:
-        if self._call is not None:
-            self._call.resume()
+        flow = self._inflating or self._call
+        if flow is not None:
+            flow.resume()
 
     @property
     def running(self) -> Count:
@@ -130,7 +117,10 @@ class Relay:
 
     def drop_answer(self, *, is_read: bool) -> None:
         """It holds us: without this only the collector would free the two. `is_read`: the client still reads it."""
-        answer, self._answer, self._inflating = self._answer, None, None
+        answer, self._answer = self._answer, None
+        inflating, self._inflating = self._inflating, None
+        if inflating is not None:
+            inflating.stop()
         if isinstance(answer, WholeAnswer) and not is_read:
             answer.held.release()
 
@@ -142,12 +132,15 @@ class Relay:
         return nobody
 
     def on_end(self) -> None:
-        with self._guarded():
-            self._on_end()
+        if self._inflating is None or not self._inflating.postpone(self.on_end):
+            with self._guarded():
+                self._on_end()
 
     def on_lost(self, reason: str, *, unreachable: bool) -> None:
-        with self._guarded():
-            self._on_lost(reason, unreachable=unreachable)
+        then = partial(self.on_lost, reason, unreachable=unreachable)
+        if self._inflating is None or not self._inflating.postpone(then):
+            with self._guarded():
+                self._on_lost(reason, unreachable=unreachable)
 
     # From the answer.
 
@@ -164,7 +157,8 @@ class Relay:
         self._owner.record()
 
     def on_unusable(self, reason: str) -> None:
-        self.on_lost(reason, unreachable=False)
+        with self._guarded():
+            self._on_lost(reason, unreachable=False)
 
     def on_full(self) -> None:
         self._owner.fail(errors.too_many_bytes())
@@ -188,7 +182,7 @@ class Relay:
         try:
             yield
         except Undecodable as error:
-            self.on_lost(str(error), unreachable=False)
+            self.on_unusable(str(error))
         except Exception as fault:  # noqa: BLE001 - whatever it is, the client is to hear of it
             self.on_crash(fault)
 
@@ -235,7 +229,7 @@ class Relay:
             self._owner.start_stream(fields)
         if inflater is None:
             return answer.feed
-        self._inflating = Inflating(inflater, answer.feed, self)
+        self._inflating = Inflating(inflater, answer, self, self._call)
         return self._inflating.feed
 
     def _stream(self) -> StreamAnswer:

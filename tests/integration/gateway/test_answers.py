@@ -161,12 +161,16 @@ async def test_compressed_answers_are_unpacked_within_bounds(opened: Opened) -> 
             engine.play = saying(answer_of(body, b"Content-Encoding: " + coding))
             answer = await asked(front, whole(front))
             assert (name, answer.status, answer.body) == (name, 200, SAID)
-        events = gzip.compress(EVENT[:-3] + b',"usage":' + USAGE + b"}\n\n" + DONE)
+        events_end = EVENT[:-3] + b',"usage":' + USAGE + b"}\n\n" + DONE
+        events = gzip.compress(events_end)
         head = STREAM_HEAD[:-2] + b"Content-Encoding: gzip\r\n\r\n"
         engine.play = saying(head, *(chunk(events[at : at + 9]) for at in range(0, len(events), 9)), LAST_CHUNK)
         answer = await asked(front, whole(front, STREAM))
         assert answer.body == EVENT + DONE
-        assert {counted(event) for event in await front.usage(5)} == {("completed", "engine", 7, 0, 5)}
+        many = EVENT * 20_000
+        engine.play = saying(head, chunk(gzip.compress(many + events_end)), LAST_CHUNK)
+        assert (await asked(front, whole(front, STREAM))).body == many + EVENT + DONE
+        assert {counted(event) for event in await front.usage(6)} == {("completed", "engine", 7, 0, 5)}
         before = peak_memory(front)
         bad = {
             "a bomb": (b"gzip", gzip.compress(bytes(30 * MEGABYTE))),

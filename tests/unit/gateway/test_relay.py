@@ -35,10 +35,16 @@ class Call:
     """One to an engine."""
 
     def __init__(self) -> None:
-        self.written, self.aborted = True, False
+        self.written, self.aborted, self.paused = True, False, False
 
     def abort(self) -> None:
         self.aborted = True
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
 
 
 class Stage:
@@ -47,7 +53,7 @@ class Stage:
     def __init__(self) -> None:
         self.failed: list[str] = []
         self.sent: list[bytes] = []
-        self.aborted = False
+        self.aborted = self.finished = False
         self.breaks: set[str] = set()
         self.call = Call()
         self.tally = Tally("r", "k", 0.0)
@@ -111,6 +117,7 @@ class Stage:
 
     def finish_stream(self) -> None:
         self._may_break("finish_stream")
+        self.finished = True
 
     def finish_whole(self, _answer: WholeAnswer) -> None:
         self._may_break("finish_whole")
@@ -223,7 +230,7 @@ def test_headers_together_are_bounded() -> None:
 def test_any_bytes_are_inflated_or_refused(reads: list[bytes], coding: bytes) -> None:
     inflater = Inflater(coding)
     try:
-        assert sum(len(inflater.feed(data)) for data in reads) <= len(reads) * MAX_INFLATED
+        assert sum(len(inflater.feed(data, MAX_INFLATED)) for data in reads) <= len(reads) * MAX_INFLATED
     except Undecodable:
         return
 
@@ -237,5 +244,5 @@ def test_compressed_text_may_come_a_few_bytes_at_a_time(bits: int, text: bytes, 
     inflated = b""
     for at in range(0, len(packed), size):
         assert not inflater.complete or at == 0
-        inflated += inflater.feed(packed[at : at + size])
+        inflated += inflater.feed(packed[at : at + size], MAX_INFLATED)
     assert (inflated, inflater.complete) == (text, True)
