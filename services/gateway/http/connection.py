@@ -111,10 +111,7 @@ class ClientConnection(asyncio.Protocol):
     def respond(
         self, request: Request, status: int, fields: bytes, body: Piece, on_read: Callable[[], None] | None = None
     ) -> None:
-        """The whole answer. `fields` are header lines, each with its end.
-
-        `on_read` is called once the client has read it but for what the system holds, or has gone.
-        """
+        """The whole answer. `fields` are header lines, each with its end."""
         keep = self._keeps(request)
         length = b"Content-Length: %d\r\n\r\n" if keep else b"Content-Length: %d\r\nConnection: close\r\n\r\n"
         answer_head = self._head(request, status, fields) + length % len(body)
@@ -125,10 +122,7 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._turn.write(self._transport, answer_head)
             self._turn.write(self._transport, body)
-        if on_read is not None:
-            self._on_read.append(on_read)
-            if not self._paused:
-                self._all_read()
+        self._when_read(on_read)
         self._answered(request, keep=keep)
 
     def start(self, request: Request, status: int, fields: bytes) -> None:
@@ -140,9 +134,10 @@ class ClientConnection(asyncio.Protocol):
         """One piece of it; may not be empty."""
         self._turn.write(self._transport, b"%x\r\n%b\r\n" % (len(data), data) if request.version == "1.1" else data)
 
-    def end(self, request: Request) -> None:
+    def end(self, request: Request, on_read: Callable[[], None] | None = None) -> None:
         if request.version == "1.1":
             self._turn.write(self._transport, head.LAST_PIECE)
+        self._when_read(on_read)
         self._answered(request, keep=self._keeps(request))
 
     def proceed(self) -> None:
@@ -258,6 +253,13 @@ class ClientConnection(asyncio.Protocol):
             return True
         length = request.content_length
         return length is not None and length <= DISCARD_BYTES and b"expect" not in request.headers
+
+    def _when_read(self, on_read: Callable[[], None] | None) -> None:
+        """It is called once the client has read all but what the system holds, or has gone."""
+        if on_read is not None:
+            self._on_read.append(on_read)
+            if not self._paused:
+                self._all_read()
 
     def _answered(self, request: Request, *, keep: bool) -> None:
         request.answered = True

@@ -181,12 +181,15 @@ class Exchange:
         self._client.end(self._request)
 
     def finish_whole(self, answer: WholeAnswer) -> None:
+        if self._started and len(answer.body) > self._door.config.gateway.max_event_bytes:
+            self._tally.outcome = "failed"
+            self.fail(errors.upstream_unreachable())
+            return
         status = self._tally.status
         self._settle(status, "", keeps_answer=True)
         if self._started:
             self._client.send(self._request, answer.as_event())
-            self._client.end(self._request)
-            answer.held.release()
+            self._client.end(self._request, answer.held.release)
         else:
             fields = answer.fields + self._door.limit_fields(self._key)
             self._client.respond(self._request, status, fields, memoryview(answer.body), answer.held.release)

@@ -7,6 +7,7 @@ from tests.integration.gateway.hostile import (
     BODY,
     MEGABYTE,
     PATH,
+    STREAM,
     Opened,
     asked,
     front_before,
@@ -40,6 +41,20 @@ async def begun(connection: RawConnection) -> int:
     """The status of an answer whose body is left unread."""
     first = await connection.until(b"\r\n\r\n")
     return int(first.split(b" ", 2)[1])
+
+
+async def test_a_large_whole_answer_is_no_event_of_a_stream_that_has_begun(opened: Opened) -> None:
+    async with raw_engine(answers_large) as engine:
+        front = await opened()
+        await front.machine("m2", "waking", phase="loading")
+        await front.seen()
+        async with connected(front.url) as connection:
+            await connection.send(whole(front, STREAM))
+            assert b" 200 " in await connection.until(b": waking")
+            await front.machine("m2", "ready", engine.base_url)
+            assert b'"upstream_unreachable"' in await connection.until(b"0\r\n\r\n")
+        assert (await front.usage(1))[0].outcome == "failed"
+        assert await front.metric("buffered_bytes") == 0
 
 
 async def test_whole_answers_count_for_their_key_until_they_are_read(opened: Opened) -> None:
