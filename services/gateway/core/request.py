@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import msgspec
 
+from services.gateway.core.body_values import are_several, whole_number
 from services.gateway.core.errors import ApiError, invalid_json, invalid_request
 from shared.messages.codec import Decoder, Unreadable
 
@@ -31,9 +32,6 @@ MAX_NAME = 1_024
 """Characters of such a member's name."""
 MAX_SPACES = 4_096
 """Blanks between two tokens of the outermost object."""
-MAX_COUNT_DIGITS = 10
-"""Of a number of tokens that is one."""
-
 Span = tuple[int, int]
 """Where a value stands in the body: its first byte, and the one after its last."""
 Piece = bytes | memoryview
@@ -59,6 +57,7 @@ class _Body(msgspec.Struct):
     max_output_tokens: msgspec.Raw = _ABSENT
     n: msgspec.Raw = _ABSENT
     background: msgspec.Raw = _ABSENT
+    prompt: msgspec.Raw = _ABSENT
 
 
 class _Name(str):
@@ -89,6 +88,8 @@ class Asked(msgspec.Struct, gc=False):
     """May be dropped once it is not needed any more."""
     background: bool = False
     """`/v1/responses` is to answer before the work is done."""
+    several_prompts: bool = False
+    """Of `/v1/completions`."""
 
 
 _body: Decoder[_Body] = Decoder(_Body)
@@ -178,17 +179,18 @@ def _asked(body: bytes, spans: dict[str, Span] | None) -> Asked:
     if not fields.model:
         raise invalid_request("model", "`model` must name a model.")
     options = fields.stream_options or _NO_OPTIONS
-    most = max(map(_count, (fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens)))
+    most = max(map(whole_number, (fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens)))
     return Asked(
         fields.model,
         bool(fields.stream),
         bool(options.include_usage),
         bool(options.continuous_usage_stats),
         most,
-        _count(fields.n) or 1,
+        whole_number(fields.n) or 1,
         spans,
         body,
         fields.background is not _ABSENT and bytes(memoryview(fields.background)[:6]) not in _FALSE,
+        are_several(fields.prompt),
     )
 
 
@@ -260,17 +262,6 @@ def _usage_edit(asked: Asked) -> tuple[int, int, bytes]:
         return start, end, b"{" + _USAGE_OPTIONS + b"}"
     inner = body[start + 1 : end - 1]
     return end - 1, end - 1, (b"," if inner and not inner.isspace() else b"") + _USAGE_OPTIONS
-
-
-def _count(value: msgspec.Raw) -> int:
-    """A number of tokens or choices as engines read it, who take `4.0` and `"4"` for 4; 0 where it is none."""
-    if value is _ABSENT or len(memoryview(value)) >= MAX_COUNT_DIGITS:
-        return 0
-    try:
-        number = float(bytes(value).strip(b'"'))
-    except ValueError:
-        number = 0.0
-    return int(number) if number.is_integer() and 0 <= number < 10**MAX_COUNT_DIGITS else 0
 
 
 def _check_utf8(data: bytes | memoryview, *, last: bool = True) -> int:

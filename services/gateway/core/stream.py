@@ -36,12 +36,14 @@ class StreamReader:
         wants_running_usage: It asked for the usage beside every choice too, which counts only together with the former.
         path: `/v1/responses` names its events and ends without `[DONE]`; `/v1/completions` may have several prompts.
         choices: The choices of each prompt (`n`).
+        several_prompts: There may be more choices than have come, so only `[DONE]` ends the stream.
         max_event_bytes: A larger event ends the stream.
     """
 
     __slots__ = (
         "_all_usage",
         "_choices",
+        "_ends_with_choices",
         "_ends_with_done",
         "_is_json",
         "_last_with_usage",
@@ -65,11 +67,13 @@ class StreamReader:
         wants_running_usage: bool,
         path: str,
         choices: int = 1,
+        several_prompts: bool = False,
         max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
         self._wants_usage = wants_usage
         self._all_usage = wants_usage and wants_running_usage  # as vLLM reads it
         self._ends_with_done = path != "/v1/responses"
+        self._ends_with_choices = self._ends_with_done and not (several_prompts and path == "/v1/completions")
         self._choices = choices
         self._max_event_bytes = max_event_bytes
         self._running = RunningUsage(choices, prompts_apart=path == "/v1/completions")
@@ -125,8 +129,8 @@ class StreamReader:
     def end(self) -> bytes:
         """The engine has closed in order. What it left unended is the last event, unless it broke off.
 
-        A stream in which every choice has finished is complete without `[DONE]`, which is added, and so is one that
-        told an error.
+        A stream in which every choice has finished is complete without `[DONE]`, which is added, unless it has several
+        prompts; and so is one that told an error.
         """
         rest = bytes(self._rest).strip()
         self._rest.clear()
@@ -140,7 +144,7 @@ class StreamReader:
             return out
         if self.error is not None:
             self.complete = True
-        elif self._ends_with_done and self._running.finished:
+        elif self._ends_with_choices and self._running.finished:
             self.complete = True
             out += self._usage_at_end() + b"data: [DONE]\n\n"
         return out

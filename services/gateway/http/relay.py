@@ -239,6 +239,7 @@ class Relay:
             wants_running_usage=asked.wants_running_usage,
             path=self._path,
             choices=asked.choices,
+            several_prompts=asked.several_prompts,
             max_event_bytes=gateway.max_event_bytes,
         )
         return StreamAnswer(self._client, self._request, reader, self, gap=metrics.chunk_gap, now=self._door.now)

@@ -262,3 +262,20 @@ def test_an_answer_has_at_most_what_any_member_says_and_engines_differ_in_which_
 )
 def test_whether_the_answer_comes_before_the_work_is_done(members: bytes, background: bool) -> None:
     assert parse(b'{"model":"m"%b}' % members).background is background
+
+
+@pytest.mark.parametrize(
+    ("prompt", "several"),
+    [
+        ('"a"', False),
+        ('["a"]', False),
+        ("[1, 2, 3]", False),
+        ("[[1, 2]]", False),
+        ("[]", False),
+        ("null", False),
+        ('[ "a" , "b"]', True),
+        ("[[1, 2], [3]]", True),
+    ],
+)
+def test_several_prompts_are_told_from_one(prompt: str, *, several: bool) -> None:
+    assert parse(f'{{"model":"m","prompt":{prompt}}}'.encode()).several_prompts == several

@@ -146,3 +146,15 @@ def test_a_flood_of_events_none_of_which_ends_is_refused() -> None:
     assert len(events(reader().feed(line * MAX_LINES_APART + b"\n"))) == MAX_LINES_APART
     with pytest.raises(UnusableStream, match="flood"):
         reader().feed(line * (MAX_LINES_APART + 1) + b"\n")
+
+
+def test_a_stream_for_several_prompts_is_complete_with_done_alone() -> None:
+    finished = chunk([{"index": 0, "text": "a", "finish_reason": "stop"}])
+    for several, expected in ((False, True), (True, False)):
+        wants = {"wants_usage": False, "wants_running_usage": False, "several_prompts": several}
+        read = StreamReader(path="/v1/completions", **wants)
+        read.feed(finished)
+        read.end()
+        assert read.complete == expected
+        read.feed(DONE)
+        assert read.complete
