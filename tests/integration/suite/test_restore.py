@@ -161,6 +161,7 @@ def restore_database(copy: Path, path: Path) -> None:
     copy.rename(path)
 
 
+@pytest.mark.long
 async def test_a_ledger_restored_alone_has_every_count_again(tmp_path: Path, engine: Engine) -> None:
     ledger, copy = tmp_path / "data" / "ledger.sqlite", tmp_path / "copy.sqlite"
     async with trial(tmp_path, engine) as it:

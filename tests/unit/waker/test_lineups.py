@@ -119,7 +119,7 @@ def skies(draw: st.DrawFn) -> Sky:
     return Sky(world, sights, refusals)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(sky=skies())
 def test_each_candidate_is_tried_before_any_is_tried_again(sky: Sky) -> None:
     sky.look()
@@ -133,7 +133,7 @@ def test_each_candidate_is_tried_before_any_is_tried_again(sky: Sky) -> None:
         assert began - busy <= LIMIT, "a wake starts a machine so often"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(sky=skies())
 def test_a_model_that_shares_nothing_with_a_refusal_wakes_at_once(sky: Sky) -> None:
     sky.look()
@@ -142,7 +142,7 @@ def test_a_model_that_shares_nothing_with_a_refusal_wakes_at_once(sky: Sky) -> N
     assert [e.machine for e in sky.world.take(StartMachine) if isinstance(e, StartMachine)] == ["zfar"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(sky=skies(), scope=st.sampled_from(SCOPES))
 def test_a_refusal_pauses_what_it_concerns_and_nothing_else(sky: Sky, scope: Scope) -> None:
     sky.look()
