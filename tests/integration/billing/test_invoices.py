@@ -1,6 +1,7 @@
 """What was imported and how it stands, other currencies, and what a changed configuration makes of it."""
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
@@ -46,10 +47,9 @@ async def invoices(books: Billing) -> Invoices:
 
 
 async def refused(books: Billing, **note: object) -> str:
-    values: dict[str, object] = {"source": "cloud", "invoice_id": "MAY-1", "amount": Decimal(100), **note}
-    noted = msgspec.convert(values, PayableNote, strict=False)
-    answer = await books.bus.request(subjects.BILLING_PAYABLE, encode(noted), timeout=30)
-    return msgspec.json.decode(answer, type=Refused).reason
+    values = {"type": "payable_note.v1", "source": "cloud", "invoice_id": "MAY-1", "amount": "100", **note}
+    answer = await books.bus.request(subjects.BILLING_PAYABLE, json.dumps(values, default=str).encode(), timeout=30)
+    return decode(answer, Refused).reason
 
 
 async def test_what_was_imported_is_told_with_its_files(books: Billing) -> None:
@@ -86,8 +86,8 @@ async def test_an_invoice_that_is_replaced_away_still_stands_against_its_amount(
         ({"voids": "MAY-1"}, "voids:"),
         ({"invoice_id": "MAY-2"}, "issuer: Cloud Inc. and Shop both have an invoice 'MAY-2': say which"),
         ({"amount": Decimal("1e-13")}, "amount:"),
-        ({"amount": Decimal("1e15")}, "amount:"),
-        ({"amount": Decimal("NaN")}, "amount"),
+        ({"amount": Decimal("1e15")}, "expected an amount below"),
+        ({"amount": Decimal("NaN")}, "expected an amount below"),
         ({"invoice_id": " "}, "invoice_id:"),
     ],
 )
