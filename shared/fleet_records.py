@@ -18,8 +18,7 @@ def record_check(config: Config) -> Callable[[str, MachineRecord], None]:
         machine = machines.get(key)
         if machine is None:
             raise Unreadable("no [[machine]] has this id")
-        if record.machine != key:
-            raise Unreadable(f"it is of another machine, {record.machine!r}")
+        check_machine(key, record)
         if record.tier != machine.tier:
             raise Unreadable(f"its tier is {machine.tier!r}, not {record.tier!r}")
         if record.endpoint is not None and not is_assigned(machine, record.endpoint):
@@ -27,6 +26,12 @@ def record_check(config: Config) -> Callable[[str, MachineRecord], None]:
             raise Unreadable(f"its endpoint is {expected}, not {record.endpoint!r}")
 
     return check
+
+
+def check_machine(key: str, record: MachineRecord) -> None:
+    """Raise `Unreadable` for a record that stands under another machine's key: it would be shown as that one's."""
+    if record.machine != key:
+        raise Unreadable(f"it is of another machine, {record.machine!r}")
 
 
 def is_assigned(machine: Machine, endpoint: str) -> bool:

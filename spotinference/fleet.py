@@ -14,6 +14,7 @@ from shared.bus.subjects import ACTIVITIES
 from shared.bus.topology import FLEET
 from shared.bus.view import View
 from shared.errors import BusUnavailable
+from shared.fleet_records import check_machine
 from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import Activity
 from shared.messages.waker import MachineRecord
@@ -55,7 +56,7 @@ class Fleet:
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
-        self.records = View(FLEET, MachineRecord, self._on_change)
+        self.records = View(FLEET, MachineRecord, self._on_change, check=check_machine)
         self._heard: dict[str, tuple[Activity, float]] = {}
 
     def rows(self) -> list[Row]:

@@ -19,6 +19,7 @@ from shared.bus.subjects import WAKER_COMMAND
 from shared.bus.topology import FLEET
 from shared.bus.view import View
 from shared.errors import BusUnavailable, Refusal
+from shared.fleet_records import check_machine
 from shared.messages.waker import MachineRecord, MachineState, OrderKind, WakerCommand, WakerReply
 from shared.values import Duration
 from spotinference.context import Context, ask, suite_options
@@ -161,7 +162,7 @@ class Watched:
     """The fleet's records, watched from before an order is given; `machines`, once known, are whom it is about."""
 
     def __init__(self, order: OrderKind) -> None:
-        self.records = View(FLEET, MachineRecord, self._on_change)
+        self.records = View(FLEET, MachineRecord, self._on_change, check=check_machine)
         self.machines: Sequence[str] = ()
         self._order = order
         self._showed: set[str] = set()
