@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
@@ -15,11 +15,13 @@ from shared.bus.ports import Bus, Received, Restarted, WatchEvent
 from shared.bus.subjects import journal as journal_of
 from shared.bus.topology import FLEET, FLEET_JOURNAL
 from shared.errors import BusUnavailable
+from shared.key_names import labelled
 from shared.messages.budget import GateTurned, Journalled
 from shared.messages.codec import Decoder, Unreadable, rfc3339
 from shared.messages.waker import Ordered, PhaseEnded, ProviderCall, Transition
 from shared.values import Duration
 from spotinference.context import Context, suite_options
+from spotinference.keys import key_names
 from spotinference.terminal import echo_json, say
 
 ALL = FLEET_JOURNAL.subjects[0]
@@ -29,6 +31,8 @@ REMEMBERED = 2 * QUEUED
 """Entries told last: what the bus says twice is told once."""
 RETRY_SECONDS = 1.0
 
+Names = Mapping[str, str]
+"""Of keys, by id."""
 _decoder: Decoder[Journalled] = Decoder(Journalled)
 
 
@@ -63,17 +67,26 @@ def journal(
     """Every transition, phase, provider call and order, and each turn of a budget gate, the oldest first."""
     subject = journal_of(machine) if machine else ALL
     tell = _tell_json if as_json else _tell
+    names: dict[str, str] = {}
+
+    async def read(bus: Bus) -> Sequence[Received]:
+        names.update(await key_names(bus))
+        return await bus.read(FLEET_JOURNAL, subject)
+
+    async def go_on(bus: Bus) -> None:
+        names.update(await key_names(bus))  # a key made later stands there by its id
+        await follow_journal(bus, subject, told, limit)
 
     def told(found: Iterable[Received], limit: int | None = None) -> None:
         entries = (entry for entry in decoded(found) if since is None or entry.at >= since)
         for entry in entries if limit is None else deque(entries, limit):
-            tell(entry)
+            tell(entry, names)
 
     if follow:
         with suppress(KeyboardInterrupt):
-            context.on_bus(lambda bus: follow_journal(bus, subject, told, limit))
+            context.on_bus(go_on)
     else:
-        told(context.on_bus(lambda bus: bus.read(FLEET_JOURNAL, subject)), limit)
+        told(context.on_bus(read), limit)
 
 
 async def journal_entries(bus: JetStreamBus) -> list[Journalled]:
@@ -166,24 +179,25 @@ class Tail:
         return found
 
 
-def _tell_json(entry: Journalled) -> None:
+def _tell_json(entry: Journalled, names: Names) -> None:
     whose = {} if isinstance(entry, GateTurned) else {"machine": entry.machine}
-    echo_json({"at": rfc3339(entry.at)} | whose | _facts(entry))
+    echo_json({"at": rfc3339(entry.at)} | whose | _facts(entry, names))
 
 
-def _tell(entry: Journalled) -> None:
+def _tell(entry: Journalled, names: Names) -> None:
     whose = f"budget {entry.scope}" if isinstance(entry, GateTurned) else entry.machine
-    say(f"{rfc3339(entry.at)}  {whose:<16}  {_words(entry)}")
+    say(f"{rfc3339(entry.at)}  {whose:<16}  {_words(entry, names)}")
 
 
-def _facts(entry: Journalled) -> dict[str, object]:
+def _facts(entry: Journalled, names: Names) -> dict[str, object]:
     match entry:
         case GateTurned():
             told = {name: getattr(entry, name) for name in ("scope", "open", "reason", "spend", "limit")}
             return {"kind": "gate", **told, "warning": entry.warning, "by": entry.by, "why": entry.why}
         case Transition():
             told = {"from": entry.from_state, "to": entry.to_state, "reason": entry.reason, "wake_id": entry.wake_id}
-            return {"kind": "transition", **told}
+            whose = {"key_id": entry.key_id, "key_name": names.get(entry.key_id or "")}
+            return {"kind": "transition", **told, **whose}
         case ProviderCall():
             told = {"call": entry.call, "outcome": entry.outcome, "code": entry.code}
             return {"kind": "provider_call", **told, "seconds": entry.seconds}
@@ -194,7 +208,7 @@ def _facts(entry: Journalled) -> dict[str, object]:
             return {"kind": "order", "order": entry.order, "by": entry.by}
 
 
-def _words(entry: Journalled) -> str:
+def _words(entry: Journalled, names: Names) -> str:
     match entry:
         case GateTurned():
             state = f"closed, {entry.reason}" if not entry.open else "open, warning" if entry.warning else "open"
@@ -202,7 +216,7 @@ def _words(entry: Journalled) -> str:
             said = f"; said {entry.by}: {entry.why}" if entry.by else ""
             return f"{state}: {spent} of {entry.limit}{said}"
         case Transition():
-            return f"{entry.from_state or '·'} → {entry.to_state}: {entry.reason}"
+            return f"{entry.from_state or '·'} → {entry.to_state}: {entry.reason}{_for_key(entry, names)}"
         case ProviderCall():
             code = f" {entry.code}" if entry.code else ""
             return f"{entry.call} {entry.outcome}{code} ({entry.seconds:.3f} s)"
@@ -210,3 +224,10 @@ def _words(entry: Journalled) -> str:
             return f"{entry.phase} {'done' if entry.done else 'given up'} after {entry.seconds:.3f} s"
         case Ordered():
             return f"{entry.order}, said {entry.by}"
+
+
+def _for_key(entry: Transition, names: Names) -> str:
+    """Of a wake, whose request caused it."""
+    if entry.to_state != "waking" or entry.key_id is None:
+        return ""
+    return f", for key {labelled(entry.key_id, names.get(entry.key_id))}"

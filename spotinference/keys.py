@@ -14,6 +14,7 @@ from shared.bus.ports import Bus
 from shared.bus.topology import KEYS
 from shared.errors import Misconfigured
 from shared.ids import uuid7
+from shared.key_names import names_of
 from shared.messages.codec import encode, rfc3339
 from shared.messages.keys import KeyRecord, digest
 from shared.values import Money
@@ -182,9 +183,17 @@ def nobody(key_id: str) -> str:
     return f"no key has the id {key_id!r}: `spotinference keys list` shows them"
 
 
-async def is_known(bus: Bus, key_id: str) -> bool:
-    """Whether a key has this id, be it revoked."""
-    return any(record.id == key_id for _, record, _ in await _records(bus))
+async def ids_of(bus: Bus, key: str) -> list[str]:
+    """Return `key` itself where it is a key's id, else the ids of the keys with this name; revoked ones included."""
+    records = [record for _, record, _ in await _records(bus)]
+    if any(record.id == key for record in records):
+        return [key]
+    return sorted(record.id for record in records if record.name == key)
+
+
+async def key_names(bus: Bus) -> dict[str, str]:
+    """Names by id, of all keys that there are."""
+    return names_of(record for _, record, _ in await _records(bus))
 
 
 async def _records(bus: Bus) -> list[tuple[str, KeyRecord, int]]:

@@ -13,13 +13,15 @@ from services.billing.forms.words import (
     CAUSE_WORDS,
     NOBODY,
     TRAILING,
+    UNATTRIBUTED,
     Report,
     headline,
     span_of,
     top,
     trailing,
 )
-from shared.messages.billing import CAUSES, DayReport, Directions, KeyFigure, ModelFigure, PeriodReport, TierFigure
+from shared.key_names import labelled
+from shared.messages.billing import CAUSES, DayReport, Directions, KeyFigure, ModelFigure, PeriodReport
 from shared.printable import printable
 
 LEVELS = "▁▂▃▄▅▆▇█"
@@ -31,7 +33,7 @@ NARROW = 72
 """A terminal of fewer columns gets no bars, no tokens and no revisions: digits are not broken over lines."""
 
 Row = Sequence[str]
-P = TypeVar("P", bound=TierFigure | ModelFigure | KeyFigure)
+P = TypeVar("P", bound=ModelFigure | KeyFigure)
 
 
 def view(report: Report, width: int) -> Group:
@@ -146,11 +148,11 @@ def _shares(report: Report, width: int) -> Iterator[RenderableType]:
     if report.causes:
         yield _causes(report, wide=wide)
     if report.tiers:
-        yield _parts("tier", report.tiers, lambda part: part.tier, wide=wide)
+        yield _tiers(report, wide=wide)
     if report.models:
         yield _parts("model", report.models, lambda part: part.model, wide=wide)
     if report.keys:
-        yield _parts("key", report.keys, lambda part: part.key_id, wide=wide)
+        yield _parts("key", report.keys, _key_label, wide=wide)
     if report.directions:
         yield _directions(report.directions)
     yield from _beside(report)
@@ -168,6 +170,23 @@ def _causes(report: Report, *, wide: bool) -> Table:
         rows.append(row(CAUSE_WORDS[cause][0].lower(), amount, "█" * max(0, min(BAR, round(amount / whole * BAR)))))
     sums = [row("sum", _sum(report.causes.values()), "")]
     return table(("cause", "", "USD") if wide else ("cause", "USD"), rows, sums, texts=2 if wide else 1)
+
+
+def _tiers(report: Report, *, wide: bool) -> Table:
+    """All of them and what belongs to none: they sum to the spend."""
+    places = _places([*(tier.spend for tier in report.tiers), report.spend])
+
+    def row(name: str, spend: Decimal | None, tokens: str, ratio: str) -> Row:
+        return (name, _usd(spend, places), tokens, ratio) if wide else (name, _usd(spend, places), ratio)
+
+    rows = [row(t.tier, t.spend, f"{t.tokens:,}", _usd(t.usd_per_mtok, 4)) for t in report.tiers]
+    rows.append(row(UNATTRIBUTED, report.causes.get(UNATTRIBUTED), "", ""))
+    sums = [row("sum", report.spend, f"{report.tokens:,}", _usd(report.usd_per_mtok, 4))]
+    return table(("tier", "USD", "tokens", "$/Mtok") if wide else ("tier", "USD", "$/Mtok"), rows, sums)
+
+
+def _key_label(key: KeyFigure) -> str | None:
+    return None if key.key_id is None else labelled(key.key_id, key.name)
 
 
 def _parts(kind: str, parts: Sequence[P], name_of: Callable[[P], str | None], *, wide: bool) -> Table:

@@ -9,23 +9,27 @@ from services.billing.forms.html import statement_html
 from services.billing.forms.json import fields
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_STATEMENT
+from shared.errors import Refusal
+from shared.key_names import labelled
 from shared.messages.billing import Statement, StatementLine, StatementQuery
 from shared.printable import printable
 from spotinference.context import Context, ask, fail, suite_options
-from spotinference.keys import is_known, nobody
+from spotinference.keys import ids_of
 from spotinference.report_view import table
 from spotinference.terminal import Screen, echo_json, say
 from spotinference.usage import today
 from spotinference.written import write
 
 STATEMENT_SECONDS = 60.0
+MOST_IDS = 20
+"""Of keys with one name that an error lists."""
 WIDE = 100
 """A terminal of so many columns has room for each kind of token."""
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.argument("key")
+@click.argument("key", metavar="KEY")
 @click.option("--month", help="A calendar month in UTC, YYYY-MM; this one by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--csv", type=_FILE, help="Write a CSV file with every digit.")
@@ -34,16 +38,22 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 def statement(
     context: Context, key: str, *, month: str | None, as_json: bool, csv: Path | None, html: Path | None
 ) -> None:
-    """What the key with this id used in a month, and what it costs."""
-    query = StatementQuery(key_id=key, month=month or today()[:7])
+    """What a key used in a month, and what it costs. KEY is its id or its name."""
 
     async def told(bus: Bus) -> Statement | None:
+        ids = await ids_of(bus, key)
+        if len(ids) > 1:
+            more = f" and {len(ids) - MOST_IDS} more" if len(ids) > MOST_IDS else ""
+            raise Refusal(
+                f"{len(ids)} keys have the name {key!r}: give the id of one: {', '.join(ids[:MOST_IDS])}{more}"
+            )
+        query = StatementQuery(key_id=ids[0] if ids else key, month=month or today()[:7])
         found = await ask(bus, BILLING_STATEMENT, query, Statement, timeout=STATEMENT_SECONDS)
-        return found if found.lines or await is_known(bus, key) else None
+        return found if found.lines or ids else None
 
     found = context.on_bus(told)
     if found is None:
-        fail(nobody(key))
+        fail(f"no key has the id or the name {key!r}: `spotinference keys list` shows them")
     if csv is not None:
         write("--csv", csv, statement_csv(found))
     if html is not None:
@@ -60,7 +70,7 @@ def show(found: Statement) -> None:
     """A line per day and model, and their sum."""
     console = Screen()
     amount = "not available" if found.amount is None else f"${found.amount:,.4f}"
-    told = f"{printable(found.key_id)}, {found.month}: {amount} for {found.tokens:,} tokens"
+    told = f"{printable(labelled(found.key_id, found.name))}, {found.month}: {amount} for {found.tokens:,} tokens"
     console.print(f"{told}, {'complete' if found.complete else 'not complete'}")
     wide = console.width >= WIDE
     if found.lines:

@@ -1,7 +1,7 @@
 """`spotinference usage`: tokens of a day, or of several, out of the ledger."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -9,12 +9,20 @@ import click
 import msgspec
 from rich.table import Table
 
+from shared.bus.ports import Bus
 from shared.bus.subjects import METER_TOKENS
+from shared.csv_cells import csv_text
 from shared.messages.meter import Tokens, TokensQuery, TokenSums
 from spotinference.context import Context, ask, fail, suite_options
+from spotinference.keys import key_names
 from spotinference.terminal import echo_json, say, show
 
 COUNTS = TokenSums.__struct_fields__
+KEY = "key"
+KEY_NAME = "key_name"
+
+Row = tuple[Mapping[str, str | None], TokenSums]
+"""A row's dimensions, and its counts."""
 
 
 def today() -> str:
@@ -49,13 +57,25 @@ def usage(
     """Tokens of a day, or of several in a row, from the ledger."""
     start, end = _span(day, days, first, to)
     query = TokensQuery(day=start, to=end, by=tuple(part.strip() for part in by.split(",") if part.strip()))
-    tokens = context.on_bus(lambda bus: ask(bus, METER_TOKENS, query, Tokens))
+
+    async def work(bus: Bus) -> tuple[Tokens, dict[str, str]]:
+        tokens = await ask(bus, METER_TOKENS, query, Tokens)
+        return tokens, await key_names(bus) if KEY in query.by else {}
+
+    tokens, names = context.on_bus(work)
+    columns = [column for part in query.by for column in ((part, KEY_NAME) if part == KEY else (part,))]
+    rows = [(_with_name(row.dimensions, names), row.sums) for row in tokens.rows]
     if csv_path is not None:
-        _write(csv_path, query.by, tokens)
+        _write(csv_path, columns, rows or [({}, tokens.totals)])
     if as_json:
-        echo_json(_told(tokens))
+        echo_json(_told(tokens, rows))
     elif csv_path is None:
-        _print(query.by, tokens)
+        _print(columns, rows, tokens)
+
+
+def _with_name(dimensions: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str | None]:
+    """The row's own, and beside a key's id its name: None where it has none or is not known."""
+    return {**dimensions, KEY_NAME: names.get(dimensions[KEY])} if KEY in dimensions else {**dimensions}
 
 
 def _span(day: str | None, days: int | None, first: str | None, to: str | None) -> tuple[str, str | None]:
@@ -75,37 +95,34 @@ def _span(day: str | None, days: int | None, first: str | None, to: str | None) 
         raise click.UsageError(f"--to: expected YYYY-MM-DD such as 2026-11-23, got {to!r}") from None
 
 
-def _told(tokens: Tokens) -> dict[str, object]:
+def _told(tokens: Tokens, rows: Sequence[Row]) -> dict[str, object]:
     span = {"day": tokens.day} if tokens.to is None else {"from": tokens.day, "to": tokens.to}
     return {
         **span,
         "complete": tokens.complete,
         "reasons": tokens.reasons,
         "totals": msgspec.structs.asdict(tokens.totals),
-        "rows": [{**row.dimensions, **msgspec.structs.asdict(row.sums)} for row in tokens.rows],
+        "rows": [{**dimensions, **msgspec.structs.asdict(sums)} for dimensions, sums in rows],
     }
 
 
-def _write(path: Path, dimensions: Sequence[str], tokens: Tokens) -> None:
-    """The rows, or the totals where no dimension was asked for."""
-    rows: list[list[object]] = [[*map(row.dimensions.get, dimensions), *_values(row.sums)] for row in tokens.rows]
-    if not dimensions:
-        rows = [[*_values(tokens.totals)]]
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    lines = [[*(csv_text(dimensions.get(column)) for column in columns), *_values(sums)] for dimensions, sums in rows]
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([[*dimensions, *COUNTS], *rows])
+            csv.writer(file).writerows([[*columns, *COUNTS], *lines])
     except OSError as error:
         fail(f"--csv: {error}")
 
 
-def _print(dimensions: Sequence[str], tokens: Tokens) -> None:
+def _print(columns: Sequence[str], rows: Iterable[Row], tokens: Tokens) -> None:
     span = tokens.day if tokens.to is None else f"{tokens.day} to {tokens.to}"
-    table = Table(*dimensions, *(name.replace("_", " ") for name in COUNTS), title=f"{span} UTC")
-    for row in tokens.rows:
-        table.add_row(*(row.dimensions[d] for d in dimensions), *_cells(row.sums))
-    if dimensions:
+    table = Table(*(name.replace("_", " ") for name in (*columns, *COUNTS)), title=f"{span} UTC")
+    for dimensions, sums in rows:
+        table.add_row(*(dimensions[column] or "" for column in columns), *_cells(sums))
+    if columns:
         table.add_section()
-    table.add_row(*([""] * len(dimensions)), *_cells(tokens.totals))
+    table.add_row(*([""] * len(columns)), *_cells(tokens.totals))
     show(table)
     for reason in tokens.reasons:
         say(f"not complete: {reason}")

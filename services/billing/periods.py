@@ -4,7 +4,9 @@ import msgspec
 
 from services.billing.answering import ANSWER_BYTES, answered, bounded
 from services.billing.core.days import DAY, day_of, day_window
+from services.billing.core.key_names import with_names
 from services.billing.core.period import make_period
+from services.billing.key_names import Names
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from services.billing.shelf import Shelf
@@ -18,7 +20,8 @@ MOST_DAYS = 92
 
 
 class Periods:
-    def __init__(self, shelf: Shelf, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, shelf: Shelf, settings: Settings, metrics: Metrics, names: Names) -> None:
+        self._names = names
         self._shelf = shelf
         self._weights = settings.weights
         self._metrics = metrics
@@ -29,7 +32,8 @@ class Periods:
         return bounded(answer, "ask for fewer days")
 
     async def _period(self, query: ReportsQuery) -> PeriodReport:
-        return fitted(make_period(await self._shelf.reports(asked(query)), self._weights))
+        figures = make_period(await self._shelf.reports(asked(query)), self._weights)
+        return fitted(with_names(figures, self._names()))
 
 
 def asked(query: ReportsQuery) -> list[str]:

@@ -14,12 +14,14 @@ from services.billing.adapters.revisions import Revisions
 from services.billing.answering import ANSWER_BYTES
 from services.billing.core.allocation import Allocation, DayFacts, allocate
 from services.billing.core.days import Window, day_window, millis
+from services.billing.core.key_names import with_names
 from services.billing.core.machine_time import MachineTime, intervals
 from services.billing.core.money import usd
 from services.billing.core.report import always_on_of, make_report, state_of
 from services.billing.core.revision import FileInput, Inputs, revised, sha256
 from services.billing.core.tie import period_of, settled
 from services.billing.core.usage import BY, Usage, tokens_of, usage
+from services.billing.key_names import Names
 from services.billing.meter import Meter
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
@@ -61,8 +63,11 @@ class Reports:
         metrics: Metrics,
         *,
         now: Callable[[], float],
+        names: Names = dict,
     ) -> None:
+        """`names` of the keys, for those who ask."""
         self._meter = meter
+        self._names = names
         self._book = book
         self._revisions = revisions
         self._settings = settings
@@ -73,7 +78,7 @@ class Reports:
     async def answer(self, data: bytes) -> bytes:
         answer = await self._answer(data)
         self._metrics.reports.labels("refused" if isinstance(answer, Refused) else "told").inc()
-        return encode(fitted(answer) if isinstance(answer, DayReport) else answer)
+        return encode(fitted(with_names(answer, self._names())) if isinstance(answer, DayReport) else answer)
 
     async def today(self) -> Allocation:
         """Without asking the meter: tokens divide the spend, they do not change it."""

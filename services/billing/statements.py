@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from services.billing.adapters.price_book import PriceBook
 from services.billing.answering import answered, bounded
 from services.billing.core.statement import make_statement, month_days
+from services.billing.key_names import Names
 from services.billing.meter import Meter
 from shared.errors import Refusal
 from shared.messages.billing import Band, Statement, StatementQuery
@@ -12,7 +15,8 @@ from shared.messages.meter import TokensQuery
 
 
 class Statements:
-    def __init__(self, meter: Meter, book: PriceBook) -> None:
+    def __init__(self, meter: Meter, book: PriceBook, names: Names) -> None:
+        self._names = names
         self._meter = meter
         self._book = book
 
@@ -29,7 +33,8 @@ class Statements:
         asked = TokensQuery(day=first, to=last, by=("day", "model", "outcome"), key=query.key_id)
         tokens = await self._meter.tokens(asked)
         bands = await self._book.since(first, last)
-        return make_statement(query.key_id, query.month, tokens, lambda model, day: _on(bands, model, day))
+        made = make_statement(query.key_id, query.month, tokens, lambda model, day: _on(bands, model, day))
+        return replace(made, name=self._names().get(query.key_id))
 
 
 def _on(bands: Mapping[str, Sequence[Band]], model: str, day: str) -> Band | None:

@@ -19,12 +19,14 @@ from services.billing.adapters.price_book import PriceBook
 from services.billing.adapters.revisions import Revisions
 from services.billing.bands import BandMaker
 from services.billing.bills import Bills
+from services.billing.core.key_names import with_names
 from services.billing.fetches import Fetches
 from services.billing.forms.files import files
 from services.billing.gatekeeper import Gatekeeper
 from services.billing.imports import Imports
 from services.billing.invoices import InvoiceDesk
 from services.billing.journal import Journal
+from services.billing.key_names import KeyNames
 from services.billing.meter import Meter
 from services.billing.metrics import Metrics
 from services.billing.periods import Periods
@@ -89,7 +91,10 @@ class Office:
         self._metrics = Metrics(runtime.registry)
         chosen = settings(config)
         books, meter = Books(engine), Meter(bus)
-        self._reports = Reports(meter, DayBook(engine), Revisions(engine), chosen, self._metrics, now=runtime.now)
+        self._names = names = KeyNames()
+        self._reports = Reports(
+            meter, DayBook(engine), Revisions(engine), chosen, self._metrics, now=runtime.now, names=names
+        )
         invoice_book, room = InvoiceBook(engine), runtime.data_dir / "imports"
         self._imports = Imports(bus, invoice_book, chosen, self._metrics, work=room, now=runtime.now)
         self._invoices = InvoiceDesk(invoice_book, now=runtime.now)
@@ -100,10 +105,12 @@ class Office:
         self._bills = None if bill is None else _bills(runtime, bill, Accruals(engine), self._metrics)
         shelf = Shelf(self._reports, Revisions(engine).newest, meter, Marks(engine), now=runtime.now)
         prices = PriceBook(engine)
-        self._periods = Periods(shelf, chosen, self._metrics)
+        self._periods = Periods(shelf, chosen, self._metrics, names)
         self._bands = BandMaker(prices, shelf, chosen, now=runtime.now)
-        self._statements = Statements(meter, prices)
-        self._publisher = Publisher(bus, shelf, files, self._metrics, now=runtime.now)
+        self._statements = Statements(meter, prices, names)
+        self._publisher = Publisher(
+            bus, shelf, lambda report: files(with_names(report, names())), self._metrics, now=runtime.now
+        )
         self._gatekeeper = partial(Gatekeeper, bus, self._reports, self._bills, config, self._metrics, now=runtime.now)
         self._bill_interval = config.billing.bill_interval
 
@@ -120,6 +127,8 @@ class Office:
     async def begin(self, stack: AsyncExitStack) -> Sequence[Work]:
         """Take up a term."""
         gate = self._gatekeeper()
+        await self._names.start(self._bus)
+        stack.push_async_callback(self._names.stop)
         for subject, answer in (
             (subjects.BILLING_REPORT, self._reports.answer),
             (subjects.BILLING_REPORTS, self._periods.answer),

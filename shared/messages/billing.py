@@ -71,6 +71,8 @@ class KeyFigure(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     usd_per_mtok: Decimal | None
     wakes: Decimal
+    name: str | None = None
+    """The key's name when this was shown; None: it has none or is not known. Never stored with a figure."""
 
 
 class AlwaysOn(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,6 +243,8 @@ class Statement(Message, frozen=True, kw_only=True, tag="statement.v1"):
     amount: Decimal | None
     lines: tuple[StatementLine, ...]
     reasons: tuple[str, ...] = ()
+    name: str | None = None
+    """The key's; None: it has none or is not known."""
 
 
 class Published(Message, frozen=True, kw_only=True, tag="published.v1"):

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
-from services.billing.forms.words import Report, days_of, decimal
+from services.billing.forms.words import UNATTRIBUTED, Report, days_of, decimal
+from shared.csv_cells import csv_text
 from shared.messages.billing import DayReport, DirectionFigure, PeriodReport, Statement
-from shared.printable import printable
 
 DAY_COLUMNS = (
     "day",
@@ -23,6 +23,7 @@ DAY_COLUMNS = (
     "tokens",
     "usd_per_mtok",
     "reason",
+    "key_name",
 )
 STATEMENT_COLUMNS = (
     "key_id",
@@ -36,9 +37,8 @@ STATEMENT_COLUMNS = (
     "amount",
     "reason",
     "complete",
+    "key_name",
 )
-FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a spreadsheet may take for the start of a formula, the full-width signs too."""
 
 Cell = str | int | bool | Decimal | None
 
@@ -47,7 +47,7 @@ def report_csv(report: Report) -> bytes:
     """A row per day, kind and name. Rows of one kind can be added up; no row is the sum of other days'."""
     rows = [row for day in days_of(report) for row in _day(day)]
     if isinstance(report, PeriodReport) and report.left_out:
-        rows.append(("", None, None, None, None, "", "left_out", "", None, None, None, text(report.left_out)))
+        rows.append(("", None, None, None, None, "", "left_out", "", None, None, None, csv_text(report.left_out), ""))
     return _written(DAY_COLUMNS, rows)
 
 
@@ -55,27 +55,22 @@ def statement_csv(statement: Statement) -> bytes:
     """A row per day and model. Amounts add up to the statement's."""
     rows = (
         (
-            text(statement.key_id),
+            csv_text(statement.key_id),
             line.day,
-            text(line.model),
+            csv_text(line.model),
             line.prompt_tokens,
             line.cached_tokens,
             line.completion_tokens,
             line.prompt_tokens + line.completion_tokens,
             line.usd_per_mtok,
             line.amount,
-            text(line.reason),
+            csv_text(line.reason),
             statement.complete,
+            csv_text(statement.name),
         )
         for line in statement.lines
     )
     return _written(STATEMENT_COLUMNS, rows)
-
-
-def text(outside: str | None) -> str:
-    """A cell that no spreadsheet takes for a formula: `'` stands before what could be one."""
-    shown = printable(outside or "")
-    return f"'{shown}" if shown.lstrip(" '").startswith(FORMULA) else shown
 
 
 class _Figure(NamedTuple):
@@ -87,12 +82,13 @@ class _Figure(NamedTuple):
     tokens: int | None = None
     usd_per_mtok: Decimal | None = None
     reason: str | None = None
+    key_name: str | None = None
 
 
 def _day(day: DayReport) -> Iterator[tuple[Cell, ...]]:
     first = (day.day, day.state, day.revision, day.usage_complete, day.billed_share, day.currency)
     for found in (*_parts(day), *_beside(day), *_notes(day)):
-        yield (*first, found.kind, text(found.name), *found[2:5], text(found.reason))
+        yield (*first, found.kind, csv_text(found.name), *found[2:5], csv_text(found.reason), csv_text(found.key_name))
 
 
 def _parts(day: DayReport) -> Iterator[_Figure]:
@@ -101,13 +97,15 @@ def _parts(day: DayReport) -> Iterator[_Figure]:
         yield _Figure("cause", cause, amount)
     for tier in day.tiers:
         yield _Figure("tier", tier.tier, tier.spend, tier.tokens, tier.usd_per_mtok)
+    if (loose := day.causes.get(UNATTRIBUTED)) is not None:  # so that the rows sum to the spend
+        yield _Figure("tier", None, loose, reason=UNATTRIBUTED)
     for model in day.models:
         yield _Figure("model", model.model, model.spend, model.tokens, model.usd_per_mtok)
     for key in day.keys:
-        yield _Figure("key", key.key_id, key.spend, key.tokens, key.usd_per_mtok)
+        yield _Figure("key", key.key_id, key.spend, key.tokens, key.usd_per_mtok, key_name=key.name)
     for key in day.keys:
         if key.wakes:
-            yield _Figure("wakes", key.key_id, key.wakes)
+            yield _Figure("wakes", key.key_id, key.wakes, key_name=key.name)
     for name in ("input", "cached", "output"):
         direction: DirectionFigure = getattr(day.directions, name)
         yield _Figure("direction", name, None, direction.tokens, direction.usd_per_mtok)

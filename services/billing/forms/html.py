@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from services.billing.forms import words
 from services.billing.forms.charts import bars, plot
+from shared.key_names import labelled
 from shared.messages.billing import DayReport, PeriodReport, Statement
 from shared.printable import printable
 
@@ -44,7 +45,11 @@ def statement_html(statement: Statement) -> str:
     return (
         _pages()
         .get_template("statement.html")
-        .render(statement=statement, models=[_model(statement, m) for m in models])
+        .render(
+            statement=statement,
+            label=labelled(statement.key_id, statement.name),
+            models=[_model(statement, m) for m in models],
+        )
     )
 
 

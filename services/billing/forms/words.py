@@ -31,6 +31,8 @@ NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 NOBODY = "nobody"
 """Cost of a tier that served no token."""
+UNATTRIBUTED: Cause = "unattributed"
+"""The cause that belongs to no tier: with it the tiers sum to the spend."""
 HEADLINE_DAYS = 7
 TRAILING = (HEADLINE_DAYS, 28)
 

@@ -11,7 +11,17 @@ from xlsxwriter import Workbook
 from xlsxwriter.format import Format
 from xlsxwriter.worksheet import Worksheet
 
-from services.billing.forms.words import BASIS, NOBODY, TRAILING, Report, days_of, decimal, span_of, trailing
+from services.billing.forms.words import (
+    BASIS,
+    NOBODY,
+    TRAILING,
+    UNATTRIBUTED,
+    Report,
+    days_of,
+    decimal,
+    span_of,
+    trailing,
+)
 from shared.errors import Refusal
 from shared.messages.billing import DayReport, PeriodReport
 from shared.printable import printable
@@ -133,7 +143,11 @@ def _causes(days: Sequence[DayReport]) -> Sheet:
 
 
 def _tiers(days: Sequence[DayReport]) -> Sheet:
-    rows = [(_date(day.day), t.tier, t.spend, t.tokens, t.usd_per_mtok) for day in days for t in day.tiers]
+    rows: list[tuple[Cell, ...]] = []
+    for day in days:
+        rows += [(_date(day.day), t.tier, t.spend, t.tokens, t.usd_per_mtok) for t in day.tiers]
+        if (amount := day.causes.get(UNATTRIBUTED)) is not None:  # so that a day's rows sum to its spend
+            rows.append((_date(day.day), f"({UNATTRIBUTED})", amount, None, None))
     return Sheet("tiers", {"day": "date", "tier": "text", **FIGURES}, rows)
 
 
@@ -144,9 +158,11 @@ def _models(days: Sequence[DayReport]) -> Sheet:
 
 def _keys(days: Sequence[DayReport]) -> Sheet:
     rows = [
-        (_date(day.day), _who(k.key_id), k.spend, k.tokens, k.usd_per_mtok, k.wakes) for day in days for k in day.keys
+        (_date(day.day), k.name, _who(k.key_id), k.spend, k.tokens, k.usd_per_mtok, k.wakes)
+        for day in days
+        for k in day.keys
     ]
-    return Sheet("keys", {"day": "date", "key": "text", **FIGURES, "its wakes USD": "money"}, rows)
+    return Sheet("keys", {"day": "date", "name": "text", "key": "text", **FIGURES, "its wakes USD": "money"}, rows)
 
 
 def _state(report: Report) -> Sheet:

@@ -26,7 +26,7 @@ from shared.messages.billing import (
 )
 from shared.messages.codec import Message, decode, encode
 from shared.messages.keys import KeyRecord, digest
-from shared.messages.meter import Refused
+from shared.messages.meter import Refused, Tokens, TokensQuery, TokensRow, TokenSums
 from spotinference.__main__ import main
 from tests.unit.billing.forms.kit import EVIL, day_report, period_report, statement
 
@@ -59,6 +59,13 @@ class Desk:
         key = self._heard(decode(data, StatementQuery)).key_id
         return replace(statement(key_id=key), lines=()) if key == "unused" else statement(key_id=key)
 
+    def tokens(self, data: bytes) -> Message:
+        query = decode(data, TokensQuery)
+        sums = TokenSums(requests=1, prompt_tokens=7)
+        told = [{"model": "@m", "key": key} for key in ("k1", "k2")]
+        rows = tuple(TokensRow(dimensions={name: row[name] for name in query.by}, sums=sums) for row in told)
+        return Tokens(day=query.day, complete=True, totals=sums, served=sums, rows=rows)
+
     def bands(self, data: bytes) -> Message:
         self._heard(decode(data, BandsQuery))
         band = Band(
@@ -89,6 +96,7 @@ async def desk(tmp_path: Path, bus: JetStreamBus, nats_url: str) -> Desk:
         subjects.BILLING_REPORT: made.report,
         subjects.BILLING_STATEMENT: made.statement,
         subjects.BILLING_BANDS: made.bands,
+        subjects.METER_TOKENS: made.tokens,
     }
     for subject, answer in answers.items():
 
@@ -170,6 +178,38 @@ async def test_a_statement_on_the_terminal_and_as_files(desk: Desk) -> None:
     assert (desk.folder / "s.html").read_bytes() == published["html"]
 
 
+async def test_a_statement_by_the_keys_name(desk: Desk, bus: JetStreamBus) -> None:
+    for key_id, name in (("k1", "Acme"), ("k2", "Twice"), ("k3", "Twice"), ("k4", "k1")):
+        record = KeyRecord(id=key_id, name=name, created_at=1.0, revoked_at=2.0)
+        await bus.create(topology.KEYS, digest(f"sk-{key_id}"), encode(record))
+    told = await desk.run("statement", "Acme", "--month", "2026-05")
+    assert (told.status, told.err) == (0, "")
+    told = await desk.run("statement", "Twice")
+    assert (told.status, told.out) == (1, "")
+    assert told.err == "spotinference: 2 keys have the name 'Twice': give the id of one: k2, k3\n"
+    await desk.run("statement", "k1", "--month", "2026-05")
+    assert desk.asked == [StatementQuery(key_id="k1", month="2026-05")] * 2, "an id goes before a name"
+
+
+async def test_usage_by_key_has_names_and_no_formula(desk: Desk, bus: JetStreamBus) -> None:
+    record = KeyRecord(id="k1", name="=1+1", created_at=1.0)
+    await bus.create(topology.KEYS, digest("sk-k1"), encode(record))
+    told = await desk.run("usage", "--by", "model,key", "--json", "--csv", desk.path("u.csv"))
+    assert told.status == 0, told.err
+    rows = json.loads(told.out)["rows"]
+    assert [(row["model"], row["key"], row["key_name"]) for row in rows] == [("@m", "k1", "=1+1"), ("@m", "k2", None)]
+    with (desk.folder / "u.csv").open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [(row["model"], row["key"], row["key_name"]) for row in written] == [
+        ("'@m", "k1", "'=1+1"),
+        ("'@m", "k2", ""),
+    ]
+    assert [row["prompt_tokens"] for row in written] == ["7", "7"]
+    shown = (await desk.run("usage", "--by", "key")).out
+    assert "=1+1" in shown
+    assert "key_name" not in json.loads((await desk.run("usage", "--by", "model", "--json")).out)["rows"][0]
+
+
 async def test_bands_as_a_table_and_as_json(desk: Desk) -> None:
     told = await desk.run("bands", "--day", TO)
     assert "2 to 2.5" in told.out
@@ -182,7 +222,7 @@ async def test_bands_as_a_table_and_as_json(desk: Desk) -> None:
 async def test_a_statement_of_nobody_is_refused_and_of_an_unused_key_is_empty(desk: Desk, bus: JetStreamBus) -> None:
     told = await desk.run("statement", "unused")
     assert (told.status, told.out) == (1, "")
-    assert "no key has the id 'unused'" in told.err
+    assert "no key has the id or the name 'unused'" in told.err
     record = KeyRecord(id="unused", name="u", created_at=1.0)
     await bus.create(topology.KEYS, digest("sk-unused"), encode(record))
     told = await desk.run("statement", "unused", "--json")

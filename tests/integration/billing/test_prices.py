@@ -190,7 +190,7 @@ def used(at: str, model: str, tokens: int) -> TokensRow:
 async def statement(stall: Stall, meter: KeyMeter, month: str, key: str = "k1") -> bytes:
     bus = MemoryBus()
     await bus.respond("meter", subjects.METER_TOKENS, meter.answer)
-    desk = Statements(Meter(bus), stall.book)
+    desk = Statements(Meter(bus), stall.book, lambda: {"k1": "Acme"})
     return await desk.answer(encode(StatementQuery(key_id=key, month=month)))
 
 
@@ -202,6 +202,7 @@ async def test_each_day_is_priced_by_the_band_in_force_on_it(stall: Stall) -> No
     days = (YESTERDAY, TODAY, day(19), day(20), day(30), day(31))
     meter = KeyMeter([used(at, "m", 2 * MILLION) for at in days])
     told = decode(await statement(stall, meter, "2026-05"), Statement)
+    assert (told.key_id, told.name) == ("k1", "Acme")
     assert [(line.day, line.usd_per_mtok, line.amount) for line in told.lines] == [
         (YESTERDAY, None, None),
         (TODAY, Decimal(5), Decimal(10)),

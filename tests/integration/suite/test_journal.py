@@ -9,13 +9,15 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from shared.bus import subjects
+from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Received, Restarted, Synced
 from shared.errors import BusUnavailable
 from shared.messages.budget import GateTurned
 from shared.messages.codec import encode, rfc3339
+from shared.messages.keys import KeyRecord, digest
 from shared.messages.waker import JournalEntry, Ordered, PhaseEnded, ProviderCall, Transition
 from spotinference.journal import QUEUED, Tail
 from tests.integration.suite.conftest import Goes, Shell
@@ -41,7 +43,15 @@ def moved(machine: str, at: float = AT, reason: str = "idle") -> Transition:
 EVERY_KIND: Sequence[tuple[JournalEntry, dict[str, Any], str]] = (
     (
         moved("m1"),
-        {"kind": "transition", "from": "ready", "to": "draining", "reason": "idle", "wake_id": "w1"},
+        {
+            "kind": "transition",
+            "from": "ready",
+            "to": "draining",
+            "reason": "idle",
+            "wake_id": "w1",
+            "key_id": None,
+            "key_name": None,
+        },
         "ready → draining: idle",
     ),
     (
@@ -80,6 +90,18 @@ async def test_every_kind_of_entry_is_told(bus: JetStreamBus, shell: Shell) -> N
     assert told == [common | fields for _, fields, _ in EVERY_KIND]
     lines = (await shell("journal")).stdout.splitlines()
     assert [line.split(maxsplit=2)[2] for line in lines] == [words for _, _, words in EVERY_KIND]
+
+
+async def test_a_wake_names_the_key_that_caused_it(bus: JetStreamBus, shell: Shell) -> None:
+    record = KeyRecord(id="k1", name="Acme\x1b[1m", created_at=1.0, revoked_at=2.0)
+    await bus.create(topology.KEYS, digest("sk-1"), encode(record))
+    for key in ("k1", "gone"):
+        await publish(bus, replace(moved("m1"), from_state="asleep", to_state="waking", key_id=key))
+    lines = (await shell("journal")).stdout.splitlines()
+    said = [line.partition("asleep → waking: idle")[2] for line in lines]
+    assert said == [", for key Acme\\x1b[1m (k1)", ", for key gone"]
+    told = [json.loads(line) for line in (await shell("journal", "--json")).stdout.splitlines()]
+    assert [(each["key_id"], each["key_name"]) for each in told] == [("k1", record.name), ("gone", None)]
 
 
 async def test_a_turn_of_a_budget_gate_is_told(bus: JetStreamBus, shell: Shell) -> None:

@@ -106,6 +106,24 @@ def test_of_many_keys_the_dearest_are_shown_and_the_rest_summed() -> None:
     assert "k10" not in {line[0] for line in lines if line}
 
 
+def test_a_key_is_shown_by_its_name_and_its_id() -> None:
+    report = day_report(keys=("k1", "k2", "k3", None), names={"k1": "Acme", "k2": "Acme", "k3": "\x1b[31m"})
+    lines = [line.strip() for line in shown(report).splitlines()]
+    for label in ("Acme (k1)", "Acme (k2)", "\\x1b[31m (k3)"):
+        assert len([line for line in lines if line.startswith(f"{label} ")]) == 1, label
+
+
+@pytest.mark.parametrize("report", [day_report(), period_report(3)])
+def test_the_tiers_and_what_belongs_to_none_are_shown_to_sum_to_the_spend(report: Report) -> None:
+    part = shown(report).partition("\ntier ")[2].partition("\n \n")[0] or shown(report).partition("\ntier ")[2]
+    lines = [line.split() for line in part.partition("model")[0].splitlines()[1:] if line.strip()]
+    assert [line[0] for line in lines] == ["h100x2", "l4x2", "unattributed", "sum"]
+    amounts = [Decimal(line[1].replace(",", "")) for line in lines]
+    assert report.spend is not None
+    assert lines[-1][1] == f"{report.spend:,.2f}"
+    assert abs(sum(amounts[:-1]) - amounts[-1]) <= Decimal("0.02"), "each is rounded"
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("report", [day_report(), evil_day(), unknown(), period_report(92)])
 def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut(report: Report, width: int) -> None:

@@ -1,7 +1,9 @@
 """Made-up reports that add up, as many days and parts as a test wants."""
 
+from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 
 from msgspec.structs import replace
 
@@ -47,6 +49,7 @@ def day_report(
     models: tuple[str | None, ...] = ("qwen3-coder", "org/name", None),
     keys: tuple[str | None, ...] = ("k1", "k2", None),
     tokens: int = 400_000_000,
+    names: Mapping[str | None, str] = MappingProxyType({}),
 ) -> DayReport:
     """A day on which everything is known; tiers, models and keys sum as they must."""
     total = units(Decimal(spend))
@@ -94,7 +97,7 @@ def day_report(
             for name, (s, t, r) in zip(models, parts(len(models)), strict=True)
         ),
         keys=tuple(
-            KeyFigure(key_id=name, spend=s, tokens=t, usd_per_mtok=r, wakes=Decimal("0.5"))
+            KeyFigure(key_id=name, spend=s, tokens=t, usd_per_mtok=r, wakes=Decimal("0.5"), name=names.get(name))
             for name, (s, t, r) in zip(keys, parts(len(keys)), strict=True)
         ),
         shared_by="direct cost",
@@ -128,7 +131,7 @@ def unknown(day: str = "2026-05-04") -> DayReport:
 
 def evil_day() -> DayReport:
     """Every text that comes from outside is hostile."""
-    made = day_report(models=EVIL, keys=EVIL)
+    made = day_report(models=EVIL, keys=EVIL, names=dict(zip(EVIL, reversed(EVIL), strict=True)))
     tiers = tuple(replace(tier, tier=name) for tier, name in zip(made.tiers, EVIL, strict=False))
     return replace(made, tiers=tiers, sources=EVIL, change=EVIL[1], usage_reasons=EVIL)
 
@@ -148,7 +151,7 @@ def period_report(days: int, last: str = "2026-05-31") -> PeriodReport:
     return make_period(made, WEIGHTS)
 
 
-def statement(*, key_id: str = "k1", model: str = "qwen3-coder") -> Statement:
+def statement(*, key_id: str = "k1", model: str = "qwen3-coder", name: str | None = None) -> Statement:
     lines = (
         StatementLine(
             day="2026-05-03",
@@ -170,5 +173,11 @@ def statement(*, key_id: str = "k1", model: str = "qwen3-coder") -> Statement:
         ),
     )
     return Statement(
-        key_id=key_id, month="2026-05", complete=True, tokens=2_400_002, amount=Decimal("6.0000055"), lines=lines
+        key_id=key_id,
+        name=name,
+        month="2026-05",
+        complete=True,
+        tokens=2_400_002,
+        amount=Decimal("6.0000055"),
+        lines=lines,
     )

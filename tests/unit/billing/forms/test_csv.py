@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from services.billing.core.money import usd
-from services.billing.forms.csv import DAY_COLUMNS, STATEMENT_COLUMNS, report_csv, statement_csv, text
+from services.billing.forms.csv import DAY_COLUMNS, STATEMENT_COLUMNS, report_csv, statement_csv
+from shared.csv_cells import csv_text
 from shared.messages.billing import PeriodReport
 from tests.unit.billing.forms.kit import EVIL, day_report, evil_day, period_report, statement, unknown
 
@@ -29,8 +30,11 @@ def sums_hold(report: PeriodReport) -> None:
     rows = rows_of(report_csv(report))
     assert total(rows, "total") == total(rows, "cause") == report.spend
     unattributed = sum((day.causes["unattributed"] for day in report.days), Decimal(0))
-    for kind in ("tier", "model", "key"):
+    assert total(rows, "tier") == report.spend, "with a row of what belongs to none"
+    assert sum(Decimal(row["spend"]) for row in rows if row["reason"] == "unattributed") == unattributed
+    for kind in ("model", "key"):
         assert total(rows, kind) + unattributed == report.spend, kind
+    for kind in ("tier", "model", "key"):
         assert total(rows, kind, "tokens") == report.tokens
     assert total(rows, "direction", "tokens") == report.tokens
 
@@ -65,6 +69,7 @@ def test_a_row_says_what_it_is() -> None:
         "tokens": "400000000",
         "usd_per_mtok": "2.475308641973",
         "reason": "",
+        "key_name": "",
     }
     kinds = [row["kind"] for row in rows]
     figures = {"total", "cause", "tier", "model", "key", "wakes", "direction", "beside", "variance"}
@@ -96,7 +101,7 @@ def test_no_cell_is_a_formula_and_no_name_breaks_a_line() -> None:
     rows = rows_of(data)
     assert data.count(b"\r\n") == len(rows) + 1
     for row in rows:
-        for column in ("kind", "name", "reason"):
+        for column in ("kind", "name", "reason", "key_name"):
             assert not row[column].startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d")), row[column]
     names = [row["name"] for row in rows if row["kind"] == "key"]
     assert '\'=HYPERLINK("http://127.0.0.1/","x")' in names
@@ -105,9 +110,18 @@ def test_no_cell_is_a_formula_and_no_name_breaks_a_line() -> None:
 
 @pytest.mark.parametrize("name", EVIL)
 def test_text_is_harmless(name: str) -> None:
-    shown = text(name)
+    shown = csv_text(name)
     assert shown.isprintable()
     assert not shown.lstrip().startswith(("=", "+", "-", "@", "\uff1d"))
+
+
+def test_a_keys_name_stands_in_a_column_of_its_own() -> None:
+    rows = rows_of(report_csv(day_report(names={"k1": "Acme", "k2": "=1+1"})))
+    of_keys = [(row["kind"], row["name"], row["key_name"]) for row in rows if row["kind"] in ("key", "wakes")]
+    keys = [("k1", "Acme"), ("k2", "'=1+1"), ("", "")]
+    assert of_keys == [(kind, *key) for kind in ("key", "wakes") for key in keys]
+    (first, *_) = rows_of(statement_csv(statement(name="@Acme")))
+    assert (first["key_id"], first["key_name"]) == ("k1", "'@Acme")
 
 
 def test_a_number_below_zero_stays_a_number() -> None:

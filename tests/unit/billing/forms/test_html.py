@@ -126,6 +126,23 @@ def test_many_keys_are_the_dearest_and_the_rest_in_one_row() -> None:
     assert [f"k{MOST_ROWS}"] not in [row[:1] for row in page.rows]
 
 
+def test_keys_have_their_names_with_the_id_below() -> None:
+    names: dict[str | None, str] = {"k1": "Acme", "k2": "<b>Acme</b>"}
+    page = Page(report_html(day_report(names=names)))
+    assert [row[0] for row in page.rows if "Acme" in row[0]] == ["Acmek1", "<b>Acme</b>k2"]
+    page = Page(statement_html(statement(name="<b>Acme</b>")))
+    assert "Statement of <b>Acme</b> (k1), 2026-05" in page.text
+
+
+def test_tiers_and_what_belongs_to_none_sum_to_the_spend() -> None:
+    report = day_report()
+    rows = Page(report_html(report)).rows
+    at = next(number for number, row in enumerate(rows) if row[0] == "Tier")
+    assert [row[0] for row in rows[at + 1 : at + 5]] == ["h100x2", "l4x2", "unattributed", "Spend"]
+    assert rows[at + 3][1] == usd(report.causes["unattributed"])
+    assert rows[at + 4][1:] == [usd(report.spend), "400 000 000", usd(report.usd_per_mtok, 4)]
+
+
 def test_a_statement_tells_each_line_and_sums_by_model() -> None:
     page = Page(statement_html(statement()))
     assert "$6.00" in page.text

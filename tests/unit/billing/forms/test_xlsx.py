@@ -71,7 +71,7 @@ def test_a_period_has_a_sheet_for_each_view_and_one_for_its_sources() -> None:
 
 
 def test_cells_have_types() -> None:
-    book = Book(report_xlsx(day_report(keys=("0123", "k2", None))))
+    book = Book(report_xlsx(day_report(keys=("0123", "k2", None), names={"0123": "Acme"})))
     (day,) = book.sheets["days"]
     assert day["day"] == str(EPOCH)
     assert (day["state"], day["revision"], day["tokens"]) == ("provisional", "3", "400000000")
@@ -80,6 +80,7 @@ def test_cells_have_types() -> None:
     assert kinds["tokens"] == {("n", "#,##0")}
     assert {kind for kind, _ in kinds["spend USD"]} == {"n"}
     assert [row["key"] for row in book.sheets["keys"]] == ["0123", "k2", "(nobody)"]
+    assert [row["name"] for row in book.sheets["keys"]] == ["Acme", "", ""]
     assert {kind for kind, _ in book.kinds["keys"]["key"]} == {"s"}, "an id stays text"
 
 
@@ -96,6 +97,14 @@ def test_a_number_that_would_lose_digits_has_its_text_beside() -> None:
 def test_money_of_the_causes_sums_to_the_spend() -> None:
     report = period_report(30)
     rows = Book(report_xlsx(report)).sheets["causes"]
+    exact = sum((Decimal(row["spend USD, exact"] or row["spend USD"]) for row in rows), Decimal(0))
+    assert exact == report.spend
+
+
+def test_the_rows_of_the_tiers_sum_to_the_spend() -> None:
+    report = period_report(3)
+    rows = Book(report_xlsx(report)).sheets["tiers"]
+    assert [row["tier"] for row in rows if row["day"] == rows[0]["day"]] == ["h100x2", "l4x2", "(unattributed)"]
     exact = sum((Decimal(row["spend USD, exact"] or row["spend USD"]) for row in rows), Decimal(0))
     assert exact == report.spend
 

@@ -1,0 +1,56 @@
+"""Keys' names stand beside their ids in what billing tells and publishes; figures and revisions know ids alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from services.billing import wiring
+from shared.bus import subjects, topology
+from shared.bus.ports import Bus
+from shared.messages.billing import PeriodReport, ReportsQuery
+from shared.messages.codec import decode, encode
+from shared.messages.keys import KeyRecord, digest
+from tests.integration.billing.kit import Billing, billing, configured
+from tests.integration.billing.shelves import DyingBus
+from tests.kit.waiting import until
+from tests.unit.billing.kit import DAY, focus_csv
+
+
+async def name_key(bus: Bus, name: str) -> None:
+    """The key of all of the meter's tokens."""
+    record = KeyRecord(id="k", name=name, created_at=1.0, revoked_at=2.0)
+    await bus.put(topology.KEYS, digest("sk-k"), encode(record))
+
+
+async def names(books: Billing) -> list[tuple[str | None, str | None]]:
+    return [(key.key_id, key.name) for key in (await books.report()).keys]
+
+
+async def test_a_name_is_shown_and_a_rename_is_no_revision(tmp_path: Path, database_url: str) -> None:
+    async with billing(tmp_path, configured(database_url=database_url)) as (books, _):
+        await books.deliver(focus_csv({"BilledCost": "100.00"}))
+        assert await names(books) == [("k", None)], "a key that no record names stands there by its id"
+        first = await books.report()
+        await name_key(books.bus, "Acme")
+        assert await until(lambda: names(books), lambda told: told == [("k", "Acme")])
+        await name_key(books.bus, "Acme Ltd")
+        assert await until(lambda: names(books), lambda told: told == [("k", "Acme Ltd")])
+        renamed = await books.report()
+        assert replace(renamed, keys=tuple(replace(key, name=None) for key in renamed.keys)) == first
+        asked = await books.bus.request(subjects.BILLING_REPORTS, encode(ReportsQuery(to=DAY, days=1)), timeout=30)
+        period = decode(asked, PeriodReport)
+        assert [key.name for key in (*period.keys, *period.days[0].keys)] == ["Acme Ltd"] * 2
+
+
+async def test_published_files_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wiring, "DAILY_SECONDS", 0.05)
+    memory = DyingBus()
+    await name_key(memory, "Acme")
+    async with billing(tmp_path, configured(), memory) as (books, _):
+        await books.deliver(focus_csv({"BilledCost": "100.00"}))
+        told = await until(memory.said, lambda said: f"published.{DAY}" in said)
+        revision = told[f"published.{DAY}"].revision
+        (key,) = json.loads(memory.files()[f"{DAY}.{revision}.json"])["keys"]
+        assert (key["key_id"], key["name"]) == ("k", "Acme")
