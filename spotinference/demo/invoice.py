@@ -1,13 +1,14 @@
 """The invoice of the demo: a FOCUS 1.2 file as a provider of a small rented CPU machine would deliver it.
 
-Made up are the prices, yesterday's use and the network; today's compute is what the machine really ran. Nothing here
-reads a clock or a file, and the same facts give the same bytes.
+The prices are made up; what they are charged for is what happened: the machine's and the disk's hours, the bytes that
+left. Nothing here reads a clock or a file, and the same facts give the same bytes.
 """
 
 import csv
 import io
 from calendar import monthrange
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
@@ -16,11 +17,8 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 PRICE_PER_HOUR = Decimal("0.0832")
 DISK_GB = Decimal(40)
 DISK_PRICE_PER_GB_MONTH = Decimal("0.08")
-NETWORK_GB = Decimal("0.75")
 NETWORK_PRICE_PER_GB = Decimal("0.09")
 TAX_RATE = Decimal("0.19")
-YESTERDAY_HOURS = (9, 10, 14)
-"""The hours of yesterday in which the machine ran through."""
 _QUANTITY = Decimal("1e-9")
 _COST = Decimal("1e-10")
 _NULL = "NULL"
@@ -37,14 +35,24 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class DemoFacts:
+    """What happened, in Unix seconds; every end is exclusive."""
+
+    awake: Sequence[tuple[float, float]]
+    """When the machine ran, in any order."""
+    disk: tuple[float, float]
+    """From when until when the disk existed; nothing after its end is charged."""
+    transfers: Sequence[tuple[float, int]]
+    """When an answer had left, and its bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoInvoice:
-    """The file and what it comes to, in USD: `total` = `yesterday` + `today` + `tax`."""
+    """The file, what it comes to in USD, tax included, and the UTC days that it charges for, in order."""
 
     csv: bytes
     total: Decimal
-    yesterday: Decimal
-    today: Decimal
-    tax: Decimal
+    days: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +60,7 @@ class _Usage:
     """One usage row. `quantity` is consumed and priced in the same unit."""
 
     start: datetime
-    length: timedelta
+    end: datetime
     quantity: Decimal
     unit: str
     price: Decimal
@@ -67,43 +75,82 @@ class _Usage:
         return (self.quantity * self.price).quantize(_COST)
 
 
-def demo_invoice(*, now: float, instance: str, disk: str, awake: Iterable[tuple[float, float]]) -> DemoInvoice:
-    """Yesterday's and today's charges as they stand at `now`.
-
-    `awake`: when the machine ran, Unix seconds, end exclusive, in any order. `instance` and `disk` become the rows'
-    ResourceId.
-    """
-    present = datetime.fromtimestamp(now, UTC)
-    today = present.replace(hour=0, minute=0, second=0, microsecond=0)
-    yesterday = today - DAY
-    before = [*(_compute(yesterday + h * HOUR, Decimal(1), instance) for h in YESTERDAY_HOURS), _disk(yesterday, disk)]
-    since = [*_compute_hours(today, present, instance, awake), _disk(today, disk), _network(today)]
-    spent = [sum((row.cost for row in rows), Decimal(0)) for rows in (before, since)]
-    tax = (sum(spent, Decimal(0)) * TAX_RATE).quantize(_COST)
-    cells = [*map(_usage_cells, (*before, *since)), _tax_cells(today, tax)]
-    return DemoInvoice(csv=_csv(cells), total=sum(spent, tax), yesterday=spent[0], today=spent[1], tax=tax)
+def demo_invoice(facts: DemoFacts, *, instance: str, disk: str) -> DemoInvoice:
+    """The charges of `facts`, hour by hour. `instance` and `disk` become the rows' ResourceId."""
+    rows = [*_compute(facts, instance), *_disk(facts, disk), *_network(facts)]
+    by_day: defaultdict[datetime, Decimal] = defaultdict(Decimal)
+    for row in rows:
+        by_day[row.start.replace(hour=0, minute=0, second=0, microsecond=0)] += row.cost
+    taxes = {day: (cost * TAX_RATE).quantize(_COST) for day, cost in sorted(by_day.items())}
+    cells = [*map(_usage_cells, rows), *(_tax_cells(day, tax) for day, tax in taxes.items())]
+    return DemoInvoice(
+        csv=_csv(cells),
+        total=sum(by_day.values(), sum(taxes.values(), Decimal(0))),
+        days=tuple(day.date().isoformat() for day in taxes),
+    )
 
 
-def _compute_hours(
-    today: datetime, present: datetime, instance: str, awake: Iterable[tuple[float, float]]
-) -> Iterator[_Usage]:
-    ran = _merged(awake, present)
-    for number in range(24):
-        start = today + number * HOUR
-        within = (min(end, start + HOUR) - max(begin, start) for begin, end in ran)
-        seconds = sum((length for length in within if length > timedelta()), timedelta())
+def _compute(facts: DemoFacts, instance: str) -> Iterator[_Usage]:
+    end = _moment(facts.disk[1])
+    ran: defaultdict[datetime, timedelta] = defaultdict(timedelta)
+    for begin, stop in _merged(facts.awake, end):
+        for start, until in _by_hour(begin, stop):
+            ran[_hour_of(start)] += until - start
+    for hour, time in sorted(ran.items()):
         # Never more than the machine ran: a provider that rounds up leaves time that nothing explains.
-        hours = (Decimal(seconds // timedelta(microseconds=1)) / 3_600_000_000).quantize(_QUANTITY, ROUND_DOWN)
+        hours = (Decimal(time // timedelta(microseconds=1)) / 3_600_000_000).quantize(_QUANTITY, ROUND_DOWN)
         if hours:
-            yield _compute(start, hours, instance)
+            yield _Usage(
+                start=hour,
+                end=hour + HOUR,
+                quantity=hours,
+                unit="Hours",
+                price=PRICE_PER_HOUR,
+                service=("Compute", "Virtual Machines", "Example Machines"),
+                resource=(instance, "Virtual Machine"),
+                description="c2.small, 2 vCPU, on demand",
+            )
 
 
-def _merged(awake: Iterable[tuple[float, float]], present: datetime) -> list[tuple[datetime, datetime]]:
-    """Sorted, without overlaps, nothing of the future."""
+def _disk(facts: DemoFacts, disk: str) -> Iterator[_Usage]:
+    for start, end in _by_hour(*map(_moment, facts.disk)):
+        month = monthrange(start.year, start.month)[1] * DAY
+        share = Decimal((end - start) // timedelta(microseconds=1)) / (month // timedelta(microseconds=1))
+        yield _Usage(
+            start=start,
+            end=end,
+            quantity=(DISK_GB * share).quantize(_QUANTITY),
+            unit="GB-Months",
+            price=DISK_PRICE_PER_GB_MONTH,
+            service=("Storage", "Block Storage", "Example Disks"),
+            resource=(disk, "Disk"),
+            description=f"{DISK_GB} GB of disk",
+        )
+
+
+def _network(facts: DemoFacts) -> Iterator[_Usage]:
+    sent: defaultdict[datetime, int] = defaultdict(int)
+    for moment, size in facts.transfers:
+        sent[_hour_of(_moment(moment))] += size
+    for hour, size in sorted(sent.items()):
+        yield _Usage(
+            start=hour,
+            end=hour + HOUR,
+            quantity=Decimal(size) / 10**9,
+            unit="GB",
+            price=NETWORK_PRICE_PER_GB,
+            service=("Networking", "Network Connectivity", "Example Network"),
+            resource=None,
+            description="Traffic of the account to the internet",
+        )
+
+
+def _merged(awake: Iterable[tuple[float, float]], last: datetime) -> list[tuple[datetime, datetime]]:
+    """Sorted, without overlaps, nothing after `last`."""
     found: list[tuple[datetime, datetime]] = []
     for pair in sorted(awake):
-        begin, end = (datetime.fromtimestamp(moment, UTC) for moment in pair)
-        end = min(end, present)
+        begin, end = map(_moment, pair)
+        end = min(end, last)
         if found and begin <= found[-1][1]:
             found[-1] = (found[-1][0], max(found[-1][1], end))
         elif begin < end:
@@ -111,51 +158,28 @@ def _merged(awake: Iterable[tuple[float, float]], present: datetime) -> list[tup
     return found
 
 
-def _compute(start: datetime, hours: Decimal, instance: str) -> _Usage:
-    return _Usage(
-        start=start,
-        length=HOUR,
-        quantity=hours,
-        unit="Hours",
-        price=PRICE_PER_HOUR,
-        service=("Compute", "Virtual Machines", "Example Machines"),
-        resource=(instance, "Virtual Machine"),
-        description="c2.small, 2 vCPU, on demand",
-    )
+def _by_hour(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """The time between the two, cut at full hours."""
+    while start < end:
+        until = min(end, _hour_of(start) + HOUR)
+        yield start, until
+        start = until
 
 
-def _disk(day: datetime, disk: str) -> _Usage:
-    days = monthrange(day.year, day.month)[1]
-    return _Usage(
-        start=day,
-        length=DAY,
-        quantity=(DISK_GB / days).quantize(_QUANTITY),
-        unit="GB-Months",
-        price=DISK_PRICE_PER_GB_MONTH,
-        service=("Storage", "Block Storage", "Example Disks"),
-        resource=(disk, "Disk"),
-        description="40 GB of disk",
-    )
+def _moment(seconds: float) -> datetime:
+    """To the millisecond, as the fleet's journal is kept: time that a bill adds to it would be unexplained."""
+    return datetime.fromtimestamp(round(seconds * 1000) / 1000, UTC)
 
 
-def _network(day: datetime) -> _Usage:
-    return _Usage(
-        start=day,
-        length=DAY,
-        quantity=NETWORK_GB,
-        unit="GB",
-        price=NETWORK_PRICE_PER_GB,
-        service=("Networking", "Network Connectivity", "Example Network"),
-        resource=None,
-        description="Traffic of the account to the internet",
-    )
+def _hour_of(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
 
 
 def _usage_cells(row: _Usage) -> Mapping[str, str]:
     category, subcategory, service = row.service
     resource, kind = row.resource or (_NULL, _NULL)
     return {
-        **_common(row.start, row.start + row.length, row.cost),
+        **_common(row.start, row.end, row.cost),
         "ChargeCategory": "Usage",
         "ChargeDescription": row.description,
         "ChargeFrequency": "Usage-Based",
@@ -193,7 +217,7 @@ def _tax_cells(day: datetime, tax: Decimal) -> Mapping[str, str]:
 
 def _common(start: datetime, end: datetime, cost: Decimal) -> Mapping[str, str]:
     """What every row says, all else null until it says more."""
-    month = start.replace(day=1, hour=0)
+    month = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return {
         **dict.fromkeys(COLUMNS, _NULL),
         **dict.fromkeys(("BilledCost", "ContractedCost", "EffectiveCost", "ListCost"), f"{cost:f}"),
@@ -211,7 +235,8 @@ def _common(start: datetime, end: datetime, cost: Decimal) -> Mapping[str, str]:
 
 
 def _text(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    form = "milliseconds" if moment.microsecond else "seconds"
+    return moment.isoformat(timespec=form).replace("+00:00", "Z")
 
 
 def _csv(rows: Iterable[Mapping[str, str]]) -> bytes:

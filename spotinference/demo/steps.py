@@ -6,8 +6,7 @@ It uses the suite the way its users would: the official OpenAI SDK, the operator
 import asyncio
 import shutil
 import time
-from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from shared.messages.codec import decode, decode_text
 from shared.messages.waker import ProviderCall
 from shared.printable import printable
 from spotinference import model_file
-from spotinference.demo import preflight
-from spotinference.demo.invoice import demo_invoice
+from spotinference.demo import preflight, requests
+from spotinference.demo.invoice import DemoFacts, demo_invoice
 from spotinference.demo.messages import Messages, following
 from spotinference.demo.suite import WAIT_SECONDS, DemoFailed, Stage, Suite, expect, until, up
 from spotinference.journal import journal_entries
@@ -33,11 +32,9 @@ from spotinference.report_view import view
 from spotinference.terminal import Screen
 
 DEFAULT_FOLDER = Path(".spotinference/demo")
-MODEL = "smollm2-135m"
 MACHINE = "local-1"
 DISK = "disk-1"
 SOURCE = "demo-cloud"
-PROMPT = "Explain what a load balancer does, in two sentences."
 
 CONFIG = f"""\
 # Written by `spotinference demo`.
@@ -58,7 +55,7 @@ resources = ["{DISK}"]
 command = ["python", "-m", "spotinference.engine", "--port", "{{port}}"]
 
 [[model]]
-name = "{MODEL}"
+name = "{requests.MODEL}"
 lineup = ["local"]
 """
 
@@ -98,15 +95,16 @@ async def _serve(suite: Suite, stage: Stage) -> None:
     machine = await suite.machine()
     stage.say(f"machine  {machine['id']} is {machine['state']}")
     expect(machine["state"] == "asleep", "the machine was not asleep at the start")
+    sent = requests.Sent()
     async with following(suite, stage) as messages:
-        endpoint, engine = await _ask(suite, stage, messages)
-        await _count(suite, stage, engine)
+        endpoint, engine = await _ask(suite, stage, messages, sent)
+        await _count(suite, stage, engine, sent.requests)
         await _sleep(stage, messages, endpoint)
-    await _books(suite, stage)
+    await _books(suite, stage, sent)
 
 
-async def _ask(suite: Suite, stage: Stage, messages: Messages) -> tuple[str, EngineCounters]:
-    """Where the engine was, and its own count after both requests."""
+async def _ask(suite: Suite, stage: Stage, messages: Messages, sent: requests.Sent) -> tuple[str, EngineCounters]:
+    """Where the engine was, and its own count after all requests."""
     stage.step("A key, and the official OpenAI SDK: the first request wakes the machine")
     minted = await suite.json("keys", "create", "--name", "demo")
     stage.say(f"key {minted['id']} minted")
@@ -117,16 +115,19 @@ async def _ask(suite: Suite, stage: Stage, messages: Messages) -> tuple[str, Eng
         timeout=WAIT_SECONDS + 5,
         default_headers={"X-Wake-Timeout": f"{WAIT_SECONDS:.0f}"},
     ) as client:
-        await _wake(client, suite, stage, messages)
-        stage.step("A second call, warm")
-        await _stream(client, stage, messages, "ready")
+        await _wake(client, suite, stage, messages, sent)
+        stage.step("The same again, warm; then real work: a dozen questions about a handbook")
+        await requests.show(client, stage, messages, "ready", sent)
+        await requests.work(client, stage, sent)
     endpoint = await suite.endpoint()
     return endpoint, await _engine_counters(endpoint)
 
 
-async def _wake(client: openai.AsyncOpenAI, suite: Suite, stage: Stage, messages: Messages) -> None:
+async def _wake(
+    client: openai.AsyncOpenAI, suite: Suite, stage: Stage, messages: Messages, sent: requests.Sent
+) -> None:
     """The first request; `DemoFailed` with the reason as soon as it is known that no machine will answer it."""
-    asking = asyncio.create_task(_stream(client, stage, messages, "asleep"))
+    asking = asyncio.create_task(requests.show(client, stage, messages, "asleep", sent))
     failing = asyncio.create_task(messages.wake_failed())
     try:
         await asyncio.wait((asking, failing), return_when=asyncio.FIRST_COMPLETED)
@@ -146,45 +147,13 @@ async def _wake(client: openai.AsyncOpenAI, suite: Suite, stage: Stage, messages
         await asyncio.gather(asking, failing, return_exceptions=True)
 
 
-async def _stream(client: openai.AsyncOpenAI, stage: Stage, messages: Messages, state: str) -> None:
-    stage.say(f"asking {MODEL}, whose machine is {state}: {PROMPT}")
-    asked = time.monotonic()
-    first: float | None = None
-    stream = await client.chat.completions.create(
-        model=MODEL,
-        messages=[{"role": "user", "content": PROMPT}],
-        max_tokens=64,
-        temperature=0,
-        stream=True,
-        stream_options={"include_usage": True},
-    )
-    tokens = 0
-    with ExitStack() as printing:
-        async for chunk in stream:
-            if chunk.usage is not None:
-                tokens = chunk.usage.completion_tokens
-            for choice in chunk.choices:
-                if choice.delta.content:
-                    if first is None:
-                        first = time.monotonic()
-                        printing.enter_context(messages.held())
-                        click.echo("             ", nl=False)
-                    lines = map(printable, choice.delta.content.split("\n"))
-                    click.echo("\n             ".join(lines), nl=False)
-        click.echo()
-    expect(first is not None and tokens > 0, "the stream brought no tokens")
-    assert first is not None
-    rate = tokens / max(1e-9, time.monotonic() - first)
-    stage.say(f"first token after {first - asked:.2f} s, {tokens} tokens at {rate:.0f} tokens/s")
-
-
-async def _count(suite: Suite, stage: Stage, engine: EngineCounters) -> None:
+async def _count(suite: Suite, stage: Stage, engine: EngineCounters, requests_sent: int) -> None:
     stage.step("Every token counted: the ledger against the engine's own counters")
 
     async def ledger() -> dict[str, int]:
         return dict((await suite.json("usage"))["totals"])
 
-    totals = await until(ledger, lambda seen: seen["requests"] == 2, "the ledger did not get both requests")
+    totals = await until(ledger, lambda seen: seen["requests"] == requests_sent, "the ledger did not get every request")
     probe = sum(entry.tokens for entry in await suite.on_bus(journal_entries) if isinstance(entry, ProviderCall))
     prompt, completion = totals["prompt_tokens"], totals["completion_tokens"]
     stage.say(f"ledger   {totals['requests']} requests, {prompt} prompt + {completion} completion tokens")
@@ -217,56 +186,61 @@ async def _sleep(stage: Stage, messages: Messages, endpoint: str) -> None:
         stage.say("the engine's process is gone")
 
 
-async def _books(suite: Suite, stage: Stage) -> None:
+async def _books(suite: Suite, stage: Stage, sent: requests.Sent) -> None:
     stage.step("The provider's invoice, divided by the tokens")
-    now = time.time()
-    invoice = demo_invoice(now=now, instance=MACHINE, disk=DISK, awake=_awake(await suite.journal(), now))
+    facts = _facts(await suite.journal(), sent, time.time())
+    invoice = demo_invoice(facts, instance=MACHINE, disk=DISK)
     file = suite.folder / "focus-1.2.csv"
     file.write_bytes(invoice.csv)
     stage.say(f"{file.name} as a provider delivers it: {invoice.total} USD in all")
     for line in (await suite.command("invoice", "import", str(file), "--source", SOURCE)).splitlines():
         stage.say(line)
-    today = datetime.fromtimestamp(now, UTC).date()
-    days = [(today - timedelta(days=1)).isoformat(), today.isoformat()]
-    reports = [decode((await suite.command("report", "--day", day, "--json")).encode(), DayReport) for day in days]
+    reports = [
+        decode((await suite.command("report", "--day", day, "--json")).encode(), DayReport) for day in invoice.days
+    ]
     console = Screen()
     for report in reports:
         click.echo()
         console.print(view(report, console.width))
     click.echo()
     _balance(stage, reports, invoice.total)
-    page = suite.folder / f"report-{days[1]}.html"
-    await suite.command("report", "--day", days[1], "--html", str(page))
+    page = suite.folder / f"report-{invoice.days[-1]}.html"
+    await suite.command("report", "--day", invoice.days[-1], "--html", str(page))
     stage.step("Where to go on")
     stage.say(f"the report as a page: {page}")
     click.echo(
         "\n   .venv/bin/spotinference up                          # the suite, until Ctrl-C\n"
         "   .venv/bin/spotinference keys create --name me       # in another terminal\n\n"
         '   client = openai.OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="sk-…")\n'
-        f'   client.chat.completions.create(model="{MODEL}", messages=[{{"role": "user", "content": "Hello"}}])'
+        f'   client.chat.completions.create(model="{requests.MODEL}",\n'
+        '                                  messages=[{"role": "user", "content": "Hello"}])'
     )
 
 
 def _balance(stage: Stage, reports: list[DayReport], total: Decimal) -> None:
-    """The parts of both days, tax beside them, are the invoice."""
+    """The causes, tax beside them, are the invoice."""
     parts = sum((sum(report.causes.values(), Decimal(0)) + report.tax for report in reports), Decimal(0))
-    stage.say(f"causes of both days and the tax beside them  {parts.normalize():f} USD")
-    stage.say(f"the invoice                                  {total.normalize():f} USD")
+    stage.say(f"the causes and the tax beside them  {parts.normalize():f} USD")
+    stage.say(f"the invoice                         {total.normalize():f} USD")
     expect(parts == total, "the parts do not sum to the invoice")
     stage.say("equal")
 
 
-def _awake(journal: list[dict[str, Any]], now: float) -> list[tuple[float, float]]:
-    """When the machine ran, as its provider would know: from the start of each wake to its sleep."""
-    intervals: list[tuple[float, float]] = []
+def _facts(journal: list[dict[str, Any]], sent: requests.Sent, now: float) -> DemoFacts:
+    """What the machine's provider would know: its disk since it was first seen, each run from wake to sleep."""
+    first: float | None = None
     begun: float | None = None
+    awake: list[tuple[float, float]] = []
     for entry in journal:
         if entry["kind"] != "transition":
             continue
         at = datetime.fromisoformat(entry["at"]).timestamp()
+        first = at if first is None else first
         if entry["to"] == "waking":
             begun = at
         elif entry["to"] == "asleep" and begun is not None:
-            intervals.append((begun, at))
+            awake.append((begun, at))
             begun = None
-    return intervals if begun is None else [*intervals, (begun, now)]
+    if begun is not None:
+        awake.append((begun, now))
+    return DemoFacts(awake=awake, disk=(now if first is None else first, now), transfers=sent.transfers)

@@ -1,5 +1,6 @@
 """The demo itself, as `make demo` runs it; and an invoice with a damaged row, refused without a trace."""
 
+import re
 import sys
 from asyncio import create_subprocess_exec
 from pathlib import Path
@@ -8,7 +9,7 @@ from subprocess import PIPE, STDOUT
 import pytest
 
 from spotinference.demo import steps
-from spotinference.demo.invoice import demo_invoice
+from spotinference.demo.invoice import DemoFacts, demo_invoice
 from tests.integration.suite.config import config
 from tests.kit.engine import engine_command
 from tests.kit.up import processes_of, up
@@ -25,6 +26,10 @@ async def test_the_demo_shows_the_whole_job(tmp_path: Path) -> None:
     for step in ("is asleep", "asleep → waking", "waking → ready", "tokens/s", "falling_asleep → asleep", "is gone"):
         assert step in output, output
     assert output.count("  equal\n") == 2, "the engine's count and the invoice"
+    assert re.search(r"^unexplained +0\.0+$", output, re.MULTILINE), "only what happened is charged for"
+    served = re.search(r"([\d,]+) tokens served", output)
+    assert served is not None
+    assert int(served[1].replace(",", "")) > 3000, "enough for the cost of a million to mean something"
     assert "<svg" in _page(tmp_path)
     assert processes_of(tmp_path) == []
 
@@ -52,7 +57,8 @@ def _page(folder: Path) -> str:
 
 
 async def test_a_damaged_invoice_changes_nothing(tmp_path: Path, tiny_model: Path) -> None:
-    whole = demo_invoice(now=NOON, instance="i-1", disk="disk-1", awake=[(NOON - 3600, NOON)]).csv
+    facts = DemoFacts(awake=[(NOON - 3600, NOON)], disk=(NOON - 3600, NOON), transfers=[])
+    whole = demo_invoice(facts, instance="i-1", disk="disk-1").csv
     lines = whole.decode().splitlines()
     lines[2] = "9,9" + lines[2][lines[2].index(",") :]
     damaged = tmp_path / "damaged.csv"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.billing.adapters.reader import Reading, Terms
 from shared.messages.invoices import DeliveredFile
-from spotinference.demo.invoice import COLUMNS, DemoInvoice, demo_invoice
+from spotinference.demo.invoice import COLUMNS, DemoFacts, DemoInvoice, demo_invoice
 
 MIDNIGHT = 1_795_392_000.0
 """2026-11-23T00:00:00Z"""
@@ -23,8 +24,18 @@ MANDATORY = (
 moments = st.floats(MIDNIGHT - 90_000, MIDNIGHT + 90_000)
 
 
-def _made(now: float, awake: list[tuple[float, float]]) -> DemoInvoice:
-    return demo_invoice(now=now, instance="local-1", disk="vol-1", awake=awake)
+intervals = st.tuples(moments, moments)
+
+
+def _made(
+    now: float,
+    awake: list[tuple[float, float]],
+    *,
+    since: float | None = None,
+    transfers: Sequence[tuple[float, int]] = (),
+) -> DemoInvoice:
+    facts = DemoFacts(awake=awake, disk=(now if since is None else since, now), transfers=transfers)
+    return demo_invoice(facts, instance="local-1", disk="vol-1")
 
 
 def _rows(invoice: DemoInvoice) -> list[dict[str, str]]:
@@ -35,42 +46,47 @@ def test_it_has_every_mandatory_column_of_focus_1_2() -> None:
     assert set(MANDATORY.split()) <= set(COLUMNS)
 
 
-def test_the_rows_of_a_day() -> None:
-    awake = [(MIDNIGHT - 60, MIDNIGHT + 900), (MIDNIGHT + 600, MIDNIGHT + 1800), (MIDNIGHT + 7200, MIDNIGHT + 99_999)]
-    invoice = _made(MIDNIGHT + 9000, awake)
-    rows = [row for row in _rows(invoice) if row["ChargePeriodStart"] >= "2026-11-23"]
+def test_every_row_is_for_what_happened() -> None:
+    awake = [(MIDNIGHT + 60, MIDNIGHT + 900), (MIDNIGHT + 600, MIDNIGHT + 1860), (MIDNIGHT + 7200, MIDNIGHT + 99_999)]
+    transfers = [(MIDNIGHT + 70, 40_000), (MIDNIGHT + 80, 10_000), (MIDNIGHT + 7300, 7)]
+    invoice = _made(MIDNIGHT + 9000, awake, since=MIDNIGHT + 30.25, transfers=transfers)
+    rows = _rows(invoice)
     assert [
-        (row["ServiceCategory"], row["ResourceId"], row["ConsumedQuantity"], row["ChargePeriodStart"][11:16])
+        (row["ServiceCategory"], row["ConsumedQuantity"], row["ChargePeriodStart"][11:], row["ChargePeriodEnd"][11:])
         for row in rows
     ] == [
-        ("Compute", "local-1", "0.500000000", "00:00"),
-        ("Compute", "local-1", "0.500000000", "02:00"),
-        ("Storage", "vol-1", "1.333333333", "00:00"),
-        ("Networking", "NULL", "0.75", "00:00"),
-        ("Other", "NULL", "NULL", "00:00"),
+        ("Compute", "0.500000000", "00:00:00Z", "01:00:00Z"),
+        ("Compute", "0.500000000", "02:00:00Z", "03:00:00Z"),
+        ("Storage", "0.055088735", "00:00:30.250Z", "01:00:00Z"),
+        ("Storage", "0.055555556", "01:00:00Z", "02:00:00Z"),
+        ("Storage", "0.027777778", "02:00:00Z", "02:30:00Z"),
+        ("Networking", "0.00005", "00:00:00Z", "01:00:00Z"),
+        ("Networking", "0.000000007", "02:00:00Z", "03:00:00Z"),
+        ("Other", "NULL", "00:00:00Z", "00:00:00Z"),
     ]
-    assert [row["BilledCost"] for row in rows[:2]] == ["0.0416000000", "0.0416000000"]
+    assert [row["BilledCost"] for row in rows[:3]] == ["0.0416000000", "0.0416000000", "0.0044070988"]
     assert (rows[-1]["ChargeCategory"], rows[-1]["PricingQuantity"]) == ("Tax", "NULL")
     assert {row["BillingPeriodEnd"] for row in rows} == {"2026-12-01T00:00:00Z"}
+    assert invoice.days == ("2026-11-23",)
 
 
-def test_on_the_first_of_a_month_yesterday_belongs_to_the_period_before() -> None:
+def test_a_night_over_the_end_of_a_month_is_charged_in_both() -> None:
     first = 1_793_491_200.0  # 2026-11-01T00:00:00Z
-    periods = {row["BillingPeriodStart"] for row in _rows(_made(first + 60, []))}
-    assert periods == {"2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z"}
+    invoice = _made(first + 60, [(first - 30, first + 30)], since=first - 60)
+    assert {row["BillingPeriodStart"] for row in _rows(invoice)} == {"2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z"}
+    assert invoice.days == ("2026-10-31", "2026-11-01")
 
 
-@given(now=moments, awake=st.lists(st.tuples(moments, moments), max_size=6))
-def test_parts_sum_to_the_total(now: float, awake: list[tuple[float, float]]) -> None:
-    invoice = _made(now, awake)
+@given(now=moments, since=moments, awake=st.lists(intervals, max_size=6))
+def test_parts_sum_to_the_total(now: float, since: float, awake: list[tuple[float, float]]) -> None:
+    invoice = _made(now, awake, since=since, transfers=[(now, 1234)])
     assert sum(Decimal(row["BilledCost"]) for row in _rows(invoice)) == invoice.total
-    assert invoice.yesterday + invoice.today + invoice.tax == invoice.total
 
 
 @pytest.mark.parametrize("awake", [[], [(MIDNIGHT - 60, MIDNIGHT + 900), (MIDNIGHT + 600, MIDNIGHT + 1800)]])
 @pytest.mark.parametrize("now", [MIDNIGHT, MIDNIGHT + 0.4, MIDNIGHT + 9000, MIDNIGHT + 86_399.9])
 def test_billing_can_read_it(tmp_path: Path, now: float, awake: list[tuple[float, float]]) -> None:
-    invoice = _made(now, awake)
+    invoice = _made(now, awake, since=MIDNIGHT - 1, transfers=[(MIDNIGHT, 9)])
     (tmp_path / "demo.csv").write_bytes(invoice.csv)
     reading = Reading(tmp_path, Terms(source="demo"))
     reading.read([(DeliveredFile(name="demo.csv", sha256="0"), tmp_path / "demo.csv")])
@@ -79,15 +95,11 @@ def test_billing_can_read_it(tmp_path: Path, now: float, awake: list[tuple[float
     reading.close()
 
 
-@given(now=moments, awake=st.lists(st.tuples(moments, moments), max_size=6))
+@given(now=moments, awake=st.lists(intervals, max_size=6))
 def test_no_hour_has_more_than_one_hour_nor_the_future_any(now: float, awake: list[tuple[float, float]]) -> None:
-    day = now - now % 86_400
-    hours = [
-        Decimal(row["ConsumedQuantity"])
-        for row in _rows(_made(now, awake))
-        if row["ServiceCategory"] == "Compute" and row["ConsumedQuantity"] != "1"
-    ]
+    rows = [row for row in _rows(_made(now, awake)) if row["ServiceCategory"] == "Compute"]
+    hours = [Decimal(row["ConsumedQuantity"]) for row in rows]
     assert all(0 < quantity <= 1 for quantity in hours)
-    latest = max((min(end, now) for begin, end in awake if begin < min(end, now)), default=day)
-    earliest = min((max(begin, day) for begin, end in awake if begin < min(end, now)), default=day)
-    assert float(sum(hours)) <= max(0.0, latest - earliest) / 3600 + 1e-6
+    ran = [(begin, min(end, now)) for begin, end in awake if begin < min(end, now)]
+    span = max((end for _, end in ran), default=0.0) - min((begin for begin, _ in ran), default=0.0)
+    assert float(sum(hours)) <= max(0.0, span) / 3600 + 1e-6

@@ -1,0 +1,137 @@
+"""The demo's requests: two that are shown as they stream, and a batch of real work."""
+
+import asyncio
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import openai
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+
+from spotinference.demo.messages import Messages
+from spotinference.demo.suite import Stage, expect
+from spotinference.terminal import say
+
+MODEL = "smollm2-135m"
+SHOWN_TOKENS = 64
+ANSWER_TOKENS = 24
+"""Short: the demo's CPU writes some 50 tokens a second, and reads many more."""
+PROMPT = "Explain what a load balancer does, in two sentences."
+HANDBOOK = """\
+You answer questions of new operators from this handbook, in one plain sentence.
+
+A tier is a class of machine, such as a pair of H100s. Each machine belongs to one tier and runs one engine. A \
+machine that nobody uses for fifteen minutes is drained: it finishes the requests that it has and takes no new \
+ones. Then it hibernates, and the provider stops charging for its GPUs; the disk is charged for as long as it \
+exists. The next request for one of the tier's models wakes it. Many requests that arrive together cause one \
+wake, not many. A request waits for at most ten minutes, and learns every ten seconds how far the wake has \
+come. Each key has limits: requests a minute, tokens a minute, requests at once and tokens a month. The daily \
+budget closes the gate for new requests when it is spent, and opens it at midnight, in UTC. Every request that \
+reached an engine becomes one usage event. The gateway keeps the event on its disk until the ledger has \
+confirmed it, so that no event is lost or counted twice. Each day the provider's invoice is divided by the \
+tokens that were served. The result is the cost of a million tokens, with idle time, cold starts and disks \
+included. A day is estimated until its bill arrives, provisional until the invoice ties, and final afterwards.
+"""
+QUESTIONS = (
+    "What is a tier?",
+    "What happens to a machine that nobody uses?",
+    "What does the provider charge for while a machine hibernates?",
+    "How many wakes do a hundred simultaneous requests cause?",
+    "How long does a request wait at most?",
+    "Which limits does a key have?",
+    "When does the budget gate open again?",
+    "What is a usage event?",
+    "Why is no usage event lost?",
+    "What is divided by what to get the cost of a million tokens?",
+    "When is a day's figure final?",
+    "What does draining a machine mean?",
+)
+AT_ONCE = 2
+INDENT = " " * 13
+
+
+@dataclass
+class Sent:
+    """What the client received: for the invoice, when each answer had left and how large it was."""
+
+    transfers: list[tuple[float, int]] = field(default_factory=list)
+    requests: int = 0
+
+    def add(self, stream: openai.AsyncStream[ChatCompletionChunk]) -> None:
+        self.requests += 1
+        self.transfers.append((time.time(), stream.response.num_bytes_downloaded))
+
+
+async def show(client: openai.AsyncOpenAI, stage: Stage, messages: Messages, state: str, sent: Sent) -> None:
+    """One request, printed as it streams."""
+    stage.say(f"asking {MODEL}, whose machine is {state}: {PROMPT}")
+    asked = time.monotonic()
+    first: float | None = None
+    stream = await _opened(client, [{"role": "user", "content": PROMPT}], SHOWN_TOKENS)
+    tokens = 0
+    with ExitStack() as printing:
+        async for chunk in stream:
+            if chunk.usage is not None:
+                tokens = chunk.usage.completion_tokens
+            for choice in chunk.choices:
+                if choice.delta.content:
+                    if first is None:
+                        first = time.monotonic()
+                        printing.enter_context(messages.held())
+                        say(INDENT, end="")
+                    line, *more = choice.delta.content.split("\n")
+                    say(line, end="")
+                    for line in more:
+                        say()
+                        say(INDENT + line, end="")
+        say()
+    sent.add(stream)
+    expect(first is not None and tokens > 0, "the stream brought no tokens")
+    assert first is not None
+    rate = tokens / max(1e-9, time.monotonic() - first)
+    stage.say(f"first token after {first - asked:.2f} s, {tokens} tokens at {rate:.0f} tokens/s")
+
+
+async def work(client: openai.AsyncOpenAI, stage: Stage, sent: Sent) -> None:
+    """Every question about the handbook, some at once."""
+    begun = time.monotonic()
+    room = asyncio.Semaphore(AT_ONCE)
+    totals = await asyncio.gather(*(_answered(client, room, question, sent) for question in QUESTIONS))
+    seconds = max(1e-9, time.monotonic() - begun)
+    prompt, cached, completion = (sum(parts) for parts in zip(*totals, strict=True))
+    expect(completion > 0, "the answers have no tokens")
+    stage.say(f"{len(totals)} answers, {AT_ONCE} at a time: {prompt:,} prompt tokens, {cached:,} of them cached,")
+    stage.say(f"and {completion:,} completion tokens: {(prompt + completion) / seconds:,.0f} tokens/s")
+
+
+async def _answered(
+    client: openai.AsyncOpenAI, room: asyncio.Semaphore, question: str, sent: Sent
+) -> tuple[int, int, int]:
+    """Its prompt, cached and completion tokens."""
+    async with room:
+        asked: list[ChatCompletionMessageParam] = [
+            {"role": "system", "content": HANDBOOK},
+            {"role": "user", "content": question},
+        ]
+        stream = await _opened(client, asked, ANSWER_TOKENS)
+        usage = None
+        async for chunk in stream:
+            usage = chunk.usage or usage
+        sent.add(stream)
+    if usage is None:
+        return 0, 0, 0
+    details = usage.prompt_tokens_details
+    return usage.prompt_tokens, (details.cached_tokens or 0) if details else 0, usage.completion_tokens
+
+
+async def _opened(
+    client: openai.AsyncOpenAI, messages: list[ChatCompletionMessageParam], max_tokens: int
+) -> openai.AsyncStream[ChatCompletionChunk]:
+    return await client.chat.completions.create(
+        model=MODEL,
+        messages=messages,
+        max_tokens=max_tokens,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
