@@ -29,6 +29,8 @@ class InvoiceSource(Section, frozen=True, kw_only=True):
     """Of an S3 bucket. Absent: by boto3's usual chain, as the credentials are."""
     endpoint_url: str | None = None
     """Of another S3 than AWS's."""
+    parts: bool = False
+    """The files of a folder without manifests are parts of one snapshot, though they share charges."""
 
 
 def rate_faults(rates: tuple[CurrencyRate, ...]) -> list[str]:

@@ -1,6 +1,5 @@
 """`spotinference invoice`: providers' files into the books, what is payable, and whether they tie."""
 
-import asyncio
 import sys
 from decimal import Decimal, InvalidOperation
 
@@ -8,7 +7,7 @@ import click
 import msgspec
 from rich.text import Text
 
-from services.billing.adapters.places import place
+from services.billing.adapters.places import Place, place
 from services.billing.deliveries import found, sent
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_IMPORT, BILLING_INVOICES, BILLING_PAYABLE
@@ -31,17 +30,22 @@ def invoice() -> None:
 @invoice.command("import")
 @click.argument("where", metavar="FILE|FOLDER|s3://BUCKET/PREFIX")
 @click.option("--source", required=True, help="Who delivered it: a later delivery of the source replaces this one.")
+@click.option("--parts", is_flag=True, help="The files are parts of one snapshot, though they share charges.")
 @click.option("--region", help="Of the S3 bucket. [by boto3's usual chain]")
 @click.option("--endpoint-url", help="Of another S3 than AWS's.")
 @suite_options
-def import_(context: Context, where: str, source: str, region: str | None, endpoint_url: str | None) -> None:
+def import_(
+    context: Context, where: str, *, source: str, parts: bool, region: str | None, endpoint_url: str | None
+) -> None:
     """Read FOCUS, CUR 2.0 or date,resource,cost,currency (CSV, gzip, Parquet).
 
-    Of a folder with AWS's manifests only the files that they list, one delivery for each; of any other all files. A
-    delivery counts whole, or not at all: then the exit status is 1.
+    Of a folder with the manifests of AWS or Azure the newest files that they list are read, one delivery for each
+    period; of any other folder all files, as one delivery. A delivery counts whole, or not at all: then the exit
+    status is 1.
     """
     with Screen(stderr=True).status(Text(printable(f"importing {where}"))):
-        answers = context.on_bus(lambda bus: deliver(bus, where, source, region, endpoint_url))
+        lies = place(where, region=region, endpoint_url=endpoint_url)
+        answers = context.on_bus(lambda bus: deliver(bus, lies, source, parts=parts))
     for answer in answers:
         for line in imported_lines(answer):
             say(line)
@@ -109,17 +113,16 @@ def check(context: Context, *, as_json: bool) -> None:
         sys.exit(1)
 
 
-async def deliver(
-    bus: Bus, where: str, source: str, region: str | None = None, endpoint_url: str | None = None
-) -> list[ImportAnswer]:
+async def deliver(bus: Bus, lies: Place, source: str, *, parts: bool = False) -> list[ImportAnswer]:
     """Import what lies there, up to the first delivery that is refused."""
-    lies = await asyncio.to_thread(place, where, region=region, endpoint_url=endpoint_url)
     answers: list[ImportAnswer] = []
+    sent_before: list[str] = []
     for delivery in await found(lies):
-        request = await sent(bus, lies, delivery.plan, source)
+        request = await sent(bus, lies, delivery.plan, source, parts=parts, beside=sent_before)
         answers.append(await ask(bus, BILLING_IMPORT, request, ImportAnswer, timeout=IMPORT_SECONDS))
         if answers[-1].refusals:
             break
+        sent_before += [file.sha256 for file in request.files]
     return answers
 
 

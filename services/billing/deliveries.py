@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,8 +32,13 @@ async def found(place: Place) -> tuple[Found, ...]:
     return await asyncio.to_thread(look)
 
 
-async def sent(bus: Bus, place: Place, plan: Plan, source: str) -> ImportRequest:
-    """Put the files where billing reads them, unchanged and named by their SHA-256."""
+async def sent(
+    bus: Bus, place: Place, plan: Plan, source: str, *, parts: bool = False, beside: Iterable[str] = ()
+) -> ImportRequest:
+    """Put the files where billing reads them, unchanged and named by their SHA-256.
+
+    `parts` and `beside` are the request's.
+    """
     files: list[DeliveredFile] = []
     with TemporaryDirectory(prefix="invoices-") as room:
         async for name, path in _fetched(place, plan, Path(room)):
@@ -41,7 +46,14 @@ async def sent(bus: Bus, place: Place, plan: Plan, source: str) -> ImportRequest
             with path.open("rb") as file:
                 await bus.put_object(INVOICES, sha256, file)
             files.append(DeliveredFile(name=name, sha256=sha256))
-    return ImportRequest(source=source, files=tuple(files), wanted=plan.wanted)
+    return ImportRequest(
+        source=source,
+        files=tuple(files),
+        wanted=plan.wanted,
+        sizes=dict(plan.sizes),
+        parts=parts or bool(plan.wanted),
+        beside=tuple(beside),
+    )
 
 
 async def _fetched(place: Place, plan: Plan, room: Path) -> AsyncIterator[tuple[str, Path]]:

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
-from services.billing.adapters.places import place
+from services.billing.adapters.places import Place, place
+from services.billing.core.manifests import Plan
 from services.billing.deliveries import found, sent
 from services.billing.imports import Imports
 from services.billing.metrics import Metrics
@@ -23,6 +25,15 @@ LEAST_PAUSE = 10.0
 """After the first failure; each further one doubles it, up to the usual pause."""
 
 
+@dataclass(frozen=True)
+class _Imported:
+    """What a delivery was when it was imported."""
+
+    marks: tuple[str, ...]
+    files: tuple[str, ...]
+    """Their SHA-256."""
+
+
 class Fetches:
     """Of one source."""
 
@@ -34,8 +45,8 @@ class Fetches:
         self._imports = imports
         self._metrics = metrics
         self._now = now
-        self._taken: dict[tuple[str, ...], tuple[str, ...]] = {}
-        """The marks with which a delivery was imported, by its files' names."""
+        self._imported: dict[tuple[str, ...], _Imported] = {}
+        """By the names of a delivery's files."""
         self._failures = 0
         self._good_at: float | None = None
 
@@ -69,28 +80,36 @@ class Fetches:
         return fault
 
     async def _look(self) -> str | None:
-        """Each delivery by itself; returns why the first one was not taken that could not be."""
+        """Import each delivery that has changed; returns why the first one was not imported that could not be."""
         source = self._source
-        where = place(source.url, region=source.region, endpoint_url=source.endpoint_url)
+        lies = place(source.url, region=source.region, endpoint_url=source.endpoint_url)
+        deliveries = {one.plan.wanted or one.plan.files: one for one in await found(lies)}
+        self._imported = {key: value for key, value in self._imported.items() if key in deliveries}
         faults: list[str] = []
-        for delivery in await found(where):
-            if self._taken.get(delivery.plan.wanted or delivery.plan.files) == delivery.marks:
+        for key, delivery in deliveries.items():
+            imported = self._imported.get(key)
+            if imported is not None and imported.marks == delivery.marks:
                 continue
             try:
-                answer = await self._imports.take(await sent(self._bus, where, delivery.plan, source.name))
+                faults += await self._import(lies, delivery.plan, key, delivery.marks)
             except BusUnavailable:
                 raise
             except Exception as error:
                 log.exception("delivery_failed", source=source.name, files=delivery.plan.files[:SHOWN_FILES])
                 faults.append(told(error))
-                continue
-            if isinstance(answer, Refused):
-                log.warning("refused", source=source.name, reason=answer.reason)
-                faults.append(answer.reason)
-                continue
-            for refusal in answer.refusals:
-                log.warning("refused", source=source.name, file=refusal.file, line=refusal.line, reason=refusal.reason)
-                faults.append(f"{refusal.file}: {refusal.reason}")
-            if not answer.refusals:
-                self._taken[delivery.plan.wanted or delivery.plan.files] = delivery.marks
         return faults[0] if faults else None
+
+    async def _import(self, lies: Place, plan: Plan, key: tuple[str, ...], marks: tuple[str, ...]) -> list[str]:
+        """Import one delivery; returns why it was refused."""
+        source = self._source
+        beside = [sha for other, imported in self._imported.items() if other != key for sha in imported.files]
+        request = await sent(self._bus, lies, plan, source.name, parts=source.parts, beside=beside)
+        answer = await self._imports.take(request)
+        if isinstance(answer, Refused):
+            log.warning("refused", source=source.name, reason=answer.reason)
+            return [answer.reason]
+        for refusal in answer.refusals:
+            log.warning("refused", source=source.name, file=refusal.file, line=refusal.line, reason=refusal.reason)
+        if not answer.refusals:
+            self._imported[key] = _Imported(marks, tuple(file.sha256 for file in request.files))
+        return [f"{refusal.file}: {refusal.reason}" for refusal in answer.refusals]

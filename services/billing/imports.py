@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -75,7 +75,7 @@ class Imports:
         A delivery that cannot be read again stays as it is. `BusUnavailable`, or what `AWAY` lists: try again.
         """
         for stale in await self._book.stale(self._terms("").digest):
-            request = ImportRequest(source=stale.source, files=stale.files)
+            request = ImportRequest(source=stale.source, files=stale.files, parts=True)
             answer = await self._taken(request, again=True)
             refused = isinstance(answer, Refused) or bool(answer.refusals)
             log.info("read again by a changed configuration", source=stale.source, refused=refused)
@@ -113,10 +113,13 @@ class Imports:
             return ImportAnswer(sha256=sha256, refusals=refusals)
         with self._room() as room:
             files = [await self._fetched(file, room / f"{n}.file") for n, file in enumerate(request.files)]
+            refusals = _cut_off(request, files)
+            if refusals:
+                return ImportAnswer(sha256=sha256, refusals=refusals)
             terms = self._terms(request.source)
             reading = self._reading = Reading(room, terms)
             try:
-                await self._in_thread(lambda: reading.read(files))
+                await self._in_thread(lambda: reading.read(files, parts=request.parts or bool(request.wanted)))
                 if reading.refusals:
                     return ImportAnswer(sha256=sha256, refusals=tuple(reading.refusals))
                 delivery = Delivery(
@@ -126,6 +129,7 @@ class Imports:
                     terms=terms.digest,
                     appends=request.source in self._settings.append_sources,
                     again=again,
+                    beside=frozenset(request.beside),
                 )
                 return ImportAnswer(sha256=sha256, snapshots=await self._book.deliver(delivery, self._now()))
             except Taken as error:
@@ -180,6 +184,17 @@ def _whole(request: ImportRequest) -> tuple[Refusal, ...]:
         same = first.setdefault(file.sha256, file.name)
         if same is not file.name:
             reason = f"the same file as {same}: leave one of them out"
+            found.append(Refusal(file=file.name, line=0, column="", reason=reason))
+    return tuple(found)
+
+
+def _cut_off(request: ImportRequest, files: Sequence[tuple[DeliveredFile, Path]]) -> tuple[Refusal, ...]:
+    """The files that are not as long as their manifest says."""
+    found: list[Refusal] = []
+    for file, path in files:
+        size, wanted = path.stat().st_size, request.sizes.get(file.name)
+        if wanted not in (None, size):
+            reason = f"has {size:,} bytes, and its manifest says {wanted:,}: wait until the delivery is complete"
             found.append(Refusal(file=file.name, line=0, column="", reason=reason))
     return tuple(found)
 

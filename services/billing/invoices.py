@@ -5,6 +5,7 @@ from collections.abc import Callable
 import structlog
 
 from services.billing.adapters.invoice_book import InvoiceBook
+from services.billing.adapters.payable_book import PayableBook
 from services.billing.core.money import units
 from services.billing.core.tie import standings
 from shared.database import AWAY, told
@@ -17,8 +18,9 @@ log = structlog.get_logger()
 
 
 class InvoiceDesk:
-    def __init__(self, book: InvoiceBook, *, now: Callable[[], float]) -> None:
+    def __init__(self, book: InvoiceBook, payables: PayableBook, *, now: Callable[[], float]) -> None:
         self._book = book
+        self._payables = payables
         self._now = now
 
     async def told(self, data: bytes) -> bytes:
@@ -36,7 +38,7 @@ class InvoiceDesk:
         try:
             note = decode(data, PayableNote)
             _check(note)
-            await self._book.note(note, self._now())
+            await self._payables.note(note, self._now())
             log.info("payable noted", source=note.source, invoice=note.invoice_id, voids=note.voids)
             return encode(await self._invoices())
         except (Unreadable, Refusal) as error:
@@ -45,7 +47,7 @@ class InvoiceDesk:
             return encode(_away(error))
 
     async def _invoices(self) -> Invoices:
-        billed, notes = await self._book.invoices()
+        billed, notes = await self._payables.invoices()
         return Invoices(imported=await self._book.imported(), standings=standings(billed, notes))
 
 

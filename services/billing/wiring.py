@@ -15,6 +15,7 @@ from services.billing.adapters.day_book import DayBook
 from services.billing.adapters.hyperstack_bill import HyperstackBill
 from services.billing.adapters.invoice_book import InvoiceBook
 from services.billing.adapters.marks import Marks
+from services.billing.adapters.payable_book import PayableBook
 from services.billing.adapters.price_book import PriceBook
 from services.billing.adapters.revisions import Revisions
 from services.billing.bands import BandMaker
@@ -97,7 +98,7 @@ class Office:
         )
         invoice_book, room = InvoiceBook(engine), runtime.data_dir / "imports"
         self._imports = Imports(bus, invoice_book, chosen, self._metrics, work=room, now=runtime.now)
-        self._invoices = InvoiceDesk(invoice_book, now=runtime.now)
+        self._invoices = InvoiceDesk(invoice_book, PayableBook(engine), now=runtime.now)
         self._fetches = [
             Fetches(bus, source, self._imports, self._metrics, now=runtime.now) for source in config.billing.source
         ]

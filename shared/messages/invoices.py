@@ -23,6 +23,12 @@ class ImportRequest(Message, frozen=True, kw_only=True, tag="import_request.v2")
     files: tuple[DeliveredFile, ...]
     wanted: tuple[str, ...] = ()
     """Names of files that the delivery's manifests list: each must be among `files`."""
+    sizes: dict[str, int] = msgspec.field(default_factory=dict)
+    """In bytes, by name: what the manifest says of files that have to be as long as that."""
+    parts: bool = False
+    """The files are parts of one snapshot, as those of a manifest are: equal charges in two of them are no mistake."""
+    beside: tuple[str, ...] = ()
+    """SHA-256 of files of other deliveries from the same place: this one may not replace what they brought."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.accruals import accrued_in
-from services.billing.adapters.invoice_book import counts, standings_of
+from services.billing.adapters.payable_book import counts, standings_of
 from services.billing.adapters.tables import cost_rows, snapshot_files, snapshots, transitions
 from services.billing.core.accrual import Accrual
 from services.billing.core.days import Window

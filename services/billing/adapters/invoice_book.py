@@ -1,4 +1,4 @@
-"""Invoices in the books: snapshots of charges, and what is payable. One writer: the leading billing process."""
+"""Imported charges in the books, by snapshot. One writer: the leading billing process."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -8,26 +8,23 @@ from itertools import groupby
 from typing import Any
 
 import asyncpg
-from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, insert, not_, select, update
+from sqlalchemy import Row, and_, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.reader import ROW, Snapshot
 from services.billing.adapters.tables import (
     cost_rows,
-    payables,
     snapshot_files,
     snapshot_invoices,
     snapshots,
 )
-from services.billing.core.days import Window, written
+from services.billing.core.days import written
 from services.billing.core.focus import SnapshotKey
 from services.billing.core.forms import AMOUNTS
 from services.billing.core.money import units, usd
-from services.billing.core.tie import Billed, Payable, goes_round, standings
 from shared.database import reading
-from shared.errors import Refusal
-from shared.messages.invoices import DeliveredFile, Imported, InvoiceStanding, PayableNote, SnapshotSummary
+from shared.messages.invoices import DeliveredFile, Imported, SnapshotSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +41,8 @@ class Delivery:
     """Adds to what the source delivered before, instead of replacing it."""
     again: bool = False
     """Nothing new: only snapshots that came from these files and count are written again, in the terms of today."""
+    beside: frozenset[str] = frozenset()
+    """SHA-256 of the files of other deliveries from the same place: what they brought stays."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Stale:
 
 
 class Taken(Exception):
-    """Another source has delivered these charges: counting both would count them twice."""
+    """Another source, or another delivery beside this one, has these charges: counting both would count them twice."""
 
 
 class InvoiceBook:
@@ -107,50 +106,6 @@ class InvoiceBook:
             for snapshot in found
         )
 
-    async def invoices(self) -> tuple[list[Billed], list[Payable]]:
-        """What `core.tie` judges, seen at one moment: every invoice's active charges, and the notes, oldest first."""
-        async with reading(self._engine) as connection:
-            return await _invoices(connection), await _notes(connection)
-
-    async def note(self, noted: PayableNote, now: float) -> None:
-        """Keep what is payable; `Refusal` where the books know no such invoice, or more than one."""
-        async with self._engine.begin() as connection:
-            known = [part for part in await _invoices(connection) if part.source == noted.source]
-            issuer = _issuer(noted, known)
-            if noted.voids is not None and not any(p.issuer == issuer and p.invoice_id == noted.voids for p in known):
-                raise Refusal(f"voids: {issuer} has no invoice {noted.voids!r} from {noted.source}: correct the number")
-            new = Payable(
-                source=noted.source,
-                issuer=issuer,
-                invoice_id=noted.invoice_id,
-                amount=noted.amount,
-                voids=noted.voids,
-            )
-            if goes_round([*await _notes(connection), new]):
-                raise Refusal(
-                    f"voids: {noted.voids!r} and {noted.invoice_id!r} would void each other: name one of them"
-                )
-            await connection.execute(insert(payables).values(**asdict(new), noted_at=now))
-
-
-async def standings_of(connection: AsyncConnection) -> tuple[InvoiceStanding, ...]:
-    """How every invoice stands."""
-    return standings(await _invoices(connection), await _notes(connection))
-
-
-def counts() -> ColumnElement[bool]:
-    """SQL for the charges that count: of an active snapshot, and of no invoice that another one takes the place of."""
-    newer = payables.alias()
-    same = [newer.c[name] == payables.c[name] for name in ("source", "issuer", "invoice_id")]
-    newest = select(func.max(newer.c.id)).where(*same).scalar_subquery()
-    voided = exists().where(
-        payables.c.voids == cost_rows.c.invoice_id,
-        payables.c.source == snapshots.c.source,
-        payables.c.issuer == snapshots.c.issuer,
-        payables.c.id == newest,
-    )
-    return and_(snapshots.c.active, not_(voided))
-
 
 async def _activate(
     connection: AsyncConnection, delivery: Delivery, key: SnapshotKey, parts: Sequence[Snapshot], now: float
@@ -164,6 +119,8 @@ async def _activate(
             f"is delivered by source {others[0]!r}: import it under that name, or leave this file out"
         )
     known = [snapshot for snapshot in standing if snapshot.sha256 == parts[0].sha256]
+    if delivery.beside and not known and not delivery.appends:
+        await _keep_beside(connection, delivery, key, standing)
     new = not known or known[0].terms != delivery.terms
     if delivery.again:
         new = new and bool(known)
@@ -185,6 +142,20 @@ async def _activate(
         )
         for part in parts
     ]
+
+
+async def _keep_beside(
+    connection: AsyncConnection, delivery: Delivery, key: SnapshotKey, standing: Sequence[Row[Any]]
+) -> None:
+    """Raise `Taken` where the snapshots that this one would replace came from a delivery beside it."""
+    for files in (await _files(connection, [snapshot.id for snapshot in standing])).values():
+        for file in files:
+            if file.sha256 in delivery.beside:
+                raise Taken(
+                    f"{key.issuer}, account {key.account}, {written(key.period_start)} to {written(key.period_end)} "
+                    f"is in {file.name} too, which another manifest of this place lists: import one of the two exports "
+                    "alone; one of the whole billing account has the charges of both"
+                )
 
 
 async def _put_away(connection: AsyncConnection, old: Sequence[Row[tuple[object, ...]]]) -> None:
@@ -246,51 +217,3 @@ async def _billed(connection: AsyncConnection) -> dict[int, Decimal]:
     for part in await connection.execute(select(snapshot_invoices)):
         sums[part.snapshot_id] = sums.get(part.snapshot_id, 0) + units(part.billed)
     return {snapshot_id: usd(amount) for snapshot_id, amount in sums.items()}
-
-
-async def _invoices(connection: AsyncConnection) -> list[Billed]:
-    """By snapshot; of one that no longer counts the amount is 0, and the invoice still known."""
-    wanted = select(snapshots, snapshot_invoices.c.invoice_id, snapshot_invoices.c.billed).join(
-        snapshot_invoices, snapshot_invoices.c.snapshot_id == snapshots.c.id
-    )
-    return [
-        Billed(
-            source=part.source,
-            issuer=part.issuer,
-            invoice_id=part.invoice_id or None,
-            currency=part.currency,
-            period=Window(part.period_start, part.period_end),
-            amount=part.billed if part.active else Decimal(0),
-        )
-        for part in await connection.execute(wanted.order_by(snapshots.c.id))
-        if part.active or part.invoice_id
-    ]
-
-
-async def _notes(connection: AsyncConnection) -> list[Payable]:
-    return [
-        Payable(
-            source=note.source,
-            issuer=note.issuer,
-            invoice_id=note.invoice_id,
-            amount=note.amount,
-            voids=note.voids,
-        )
-        for note in await connection.execute(select(payables).order_by(payables.c.id))
-    ]
-
-
-def _issuer(noted: PayableNote, known: Sequence[Billed]) -> str:
-    """The invoice's issuer, as told or the only one."""
-    issuers = sorted({part.issuer for part in known if part.invoice_id == noted.invoice_id})
-    if noted.issuer is not None:
-        issuers = [issuer for issuer in issuers if issuer == noted.issuer]
-    if not issuers:
-        whose = "" if noted.issuer is None else f" of {noted.issuer}"
-        raise Refusal(
-            f"invoice_id: no charge from {noted.source} names invoice {noted.invoice_id!r}{whose}: import its file "
-            "first, or correct the number"
-        )
-    if len(issuers) > 1:
-        raise Refusal(f"issuer: {' and '.join(issuers)} both have an invoice {noted.invoice_id!r}: say which")
-    return issuers[0]

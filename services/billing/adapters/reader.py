@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 import duckdb
 
 from services.billing.adapters import csv_lines
-from services.billing.core import forms
+from services.billing.core import forms, overlap
 from services.billing.core.cells import literal, name_of
 from services.billing.core.cur import CUR
+from services.billing.core.days import written
 from services.billing.core.focus import FOCUS, CostRow, SnapshotKey, simple
 from services.billing.core.forms import Form, Rate
 from services.billing.core.macros import SCRIPT
@@ -112,8 +113,8 @@ class Reading:
         self._stopped = True
         self._db.interrupt()
 
-    def read(self, files: Sequence[tuple[DeliveredFile, Path]]) -> None:
-        """All of the files, or why not: the first hundred faults of them."""
+    def read(self, files: Sequence[tuple[DeliveredFile, Path]], *, parts: bool = False) -> None:
+        """All of the files, or why not: the first hundred faults of them. `parts`: they are parts of one snapshot."""
         charges = []
         for number, (file, path) in enumerate(files):
             made = self._file(file.name, path, number)
@@ -125,9 +126,26 @@ class Reading:
             raise Interrupted
         if not self.refusals:
             try:
-                self._sum_up(" UNION ALL ".join(charges), [file for file, _ in files])
+                self._compare([file for file, _ in files], parts=parts)
+                if not self.refusals:
+                    self._sum_up(" UNION ALL ".join(charges), [file for file, _ in files])
             except duckdb.InterruptException as error:
                 raise Interrupted from error
+
+    def _compare(self, files: Sequence[DeliveredFile], *, parts: bool) -> None:
+        """Refuse files that repeat each other, unless they are `parts` of one snapshot."""
+        if len(files) == 1:
+            return
+        counted = [overlap.counted(f"charges_{number}", number, parts=parts) for number in range(len(files))]
+        self._db.execute(f"CREATE TABLE seen AS {' UNION ALL '.join(counted)}")
+        told: set[frozenset[int]] = set()
+        for number, *values, shared, rows in self._db.execute(overlap.repeated(MAX_REFUSALS)).fetchall():
+            key = SnapshotKey(*values)
+            ((other,),) = self._db.execute(overlap.OTHER, {"file": number, **asdict(key)}).fetchall()
+            pair = frozenset((number, other))
+            if pair not in told:
+                self._refuse(files[number].name, 0, "", _repeats(key, shared, rows, files[other].name))
+            told.add(pair)
 
     def _sum_up(self, all_charges: str, files: Sequence[DeliveredFile]) -> None:
         if self._splits:
@@ -232,10 +250,9 @@ class Reading:
             f"SELECT {_KEY}, currency, coalesce(invoice_id, ''), sum(rows), sum(billed) FROM charges GROUP BY ALL"
         ).fetchall()
         origins: dict[SnapshotKey, list[DeliveredFile]] = {}
-        for number, file in enumerate(files):
-            table = f"charges_{number}" if len(files) > 1 else "charges"
-            for key in self._db.execute(f"SELECT DISTINCT {_KEY} FROM {table}").fetchall():
-                origins.setdefault(SnapshotKey(*key), []).append(file)
+        seen = "seen" if len(files) > 1 else "(SELECT 0 AS file, * FROM charges)"
+        for number, *key in self._db.execute(f"SELECT DISTINCT file, {_KEY} FROM {seen} ORDER BY file").fetchall():
+            origins.setdefault(SnapshotKey(*key), []).append(files[number])
         sums: dict[tuple[SnapshotKey, str], list[tuple[str, int, Decimal]]] = {}
         for issuer, account, start, end, currency, invoice, rows, billed in found:
             of = SnapshotKey(issuer, account, start, end), currency
@@ -254,6 +271,14 @@ class Reading:
 
 
 _CSV = "header = false, auto_detect = false, delim = ',', quote = '\"', escape = '\"', parallel = false, nullstr = ''"
+
+
+def _repeats(key: SnapshotKey, shared: int, rows: int, other: str) -> str:
+    return (
+        f"{shared:,} of its {rows:,} charges of {key.issuer}, account {key.account}, {written(key.period_start)} to "
+        f"{written(key.period_end)} stand in {other} too: they are two snapshots of one period; import the newest one "
+        "alone, or say --parts if they are parts of one snapshot"
+    )
 
 
 def sha256_of(hashes: Sequence[str]) -> str:

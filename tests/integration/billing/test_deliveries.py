@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -30,6 +31,7 @@ from tests.kit.moto_cloud import REGION, MotoCloud, moto_process
 from tests.kit.waiting import until
 from tests.unit.billing.kit import focus_csv
 
+CASES = Path(__file__).parents[2] / "cases/invoices"
 JUNE = {
     "BillingPeriodStart": "2026-06-01T00:00:00Z",
     "BillingPeriodEnd": "2026-07-01T00:00:00Z",
@@ -79,10 +81,12 @@ def export(root: Path, period: str, *files: tuple[str, bytes], listed: tuple[str
 
 
 async def imported(bus: Bus, where: Place, source: str = "aws") -> list[ImportAnswer]:
-    requests = [await sent(bus, where, delivery.plan, source) for delivery in await found(where)]
-    return [
-        decode(await bus.request(BILLING_IMPORT, encode(request), timeout=60), ImportAnswer) for request in requests
-    ]
+    answers, before = [], list[str]()
+    for delivery in await found(where):
+        request = await sent(bus, where, delivery.plan, source, beside=before)
+        answers.append(decode(await bus.request(BILLING_IMPORT, encode(request), timeout=60), ImportAnswer))
+        before += [file.sha256 for file in request.files]
+    return answers
 
 
 async def test_a_folder_with_manifests_is_a_delivery_a_period(books: Billing, tmp_path: Path) -> None:
@@ -136,6 +140,50 @@ async def test_a_refreshed_month_leaves_the_others_alone(books: Billing, tmp_pat
     assert [s.replaced for s in (*may.snapshots, *june.snapshots)] == [False, True]
     assert await books.report() == before
     assert (await books.report("2026-06-03")).spend == 8
+
+
+@pytest.mark.parametrize(
+    ("case", "rows", "billed"),
+    [
+        ("azure-one-run", 3, "19.50"),
+        ("azure-two-runs", 3, "19.50"),
+        ("pass-aws-focus-two-manifests", 2, "5.0000006123"),
+    ],
+)
+async def test_an_export_folder_is_read_by_its_manifests(books: Billing, case: str, rows: int, billed: str) -> None:
+    (answer,) = await imported(books.bus, place(str(CASES / case)))
+    assert [(s.rows, s.billed) for s in answer.snapshots] == [(rows, Decimal(billed))], answer.refusals
+
+
+@pytest.mark.parametrize("fault", ["missing", "shorter"])
+async def test_a_part_that_is_missing_or_cut_off_is_refused_by_name(books: Billing, tmp_path: Path, fault: str) -> None:
+    folder = tmp_path / "azure"
+    shutil.copytree(CASES / "azure-one-run", folder)
+    manifest, part = folder / "manifest.json", folder / "part_1_0001.csv"
+    told = json.loads(manifest.read_text())
+    for blob in told["blobs"]:
+        blob["byteCount"] = (folder / Path(blob["blobName"]).name).stat().st_size
+    told["byteCount"] = sum(blob["byteCount"] for blob in told["blobs"])
+    manifest.write_text(json.dumps(told))
+    if fault == "missing":
+        part.unlink()
+    else:
+        part.write_text("".join(part.read_text().splitlines(keepends=True)[:1]))
+    (answer,) = await imported(books.bus, place(str(folder)))
+    (refusal,) = answer.refusals
+    assert Path(refusal.file).name == part.name
+    assert "wait until the delivery is complete" in refusal.reason
+
+
+async def test_two_exports_of_the_same_charges_do_not_replace_each_other(books: Billing, tmp_path: Path) -> None:
+    for export in ("a", "b"):
+        shutil.copytree(CASES / "azure-one-run", tmp_path / "azure" / export)
+        part = tmp_path / "azure" / export / "part_0_0001.csv"
+        part.write_text(part.read_text().replace("gpu-17", f"gpu-{export}"))
+    first, second = await imported(books.bus, place(str(tmp_path / "azure")))
+    assert first.snapshots
+    assert not second.snapshots
+    assert "import one of the two exports alone" in second.refusals[0].reason
 
 
 async def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ class Found:
         return tuple(row for rows in self.charges.values() for row in rows)
 
 
-def read(*files: bytes | Path, name: str = "bill.csv", terms: Terms = TERMS) -> Found:
-    """One delivery; files after the first one are named by their number."""
+def read(*files: bytes | Path, name: str = "bill.csv", terms: Terms = TERMS, parts: bool = False) -> Found:
+    """One delivery; files after the first one are named by their number. `parts` as of `Reading.read`."""
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory) / "work"
         work.mkdir()
@@ -38,7 +38,7 @@ def read(*files: bytes | Path, name: str = "bill.csv", terms: Terms = TERMS) -> 
         named = [DeliveredFile(name=name if not n else str(n), sha256=sha) for n, sha in enumerate(hashes)]
         reading = Reading(work, terms)
         try:
-            reading.read(list(zip(named, paths, strict=True)))
+            reading.read(list(zip(named, paths, strict=True)), parts=parts)
             charges: dict[SnapshotKey, list[CostRow]] = {}
             for snapshot in reading.snapshots:
                 rows = charges.setdefault(snapshot.key, [])

@@ -1,0 +1,114 @@
+"""What is payable by the books' invoices, and which charges count by that. One writer: the leading billing process."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from decimal import Decimal
+
+from sqlalchemy import ColumnElement, and_, exists, func, insert, not_, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.billing.adapters.tables import cost_rows, payables, snapshot_invoices, snapshots
+from services.billing.core.days import Window
+from services.billing.core.tie import Billed, Payable, goes_round, standings
+from shared.database import reading
+from shared.errors import Refusal
+from shared.messages.invoices import InvoiceStanding, PayableNote
+
+
+class PayableBook:
+    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def invoices(self) -> tuple[list[Billed], list[Payable]]:
+        """What `core.tie` judges, seen at one moment: every invoice's active charges, and the notes, oldest first."""
+        async with reading(self._engine) as connection:
+            return await _invoices(connection), await _notes(connection)
+
+    async def note(self, noted: PayableNote, now: float) -> None:
+        """Keep what is payable; `Refusal` where the books know no such invoice, or more than one."""
+        async with self._engine.begin() as connection:
+            known = [part for part in await _invoices(connection) if part.source == noted.source]
+            issuer = _issuer(noted, known)
+            if noted.voids is not None and not any(p.issuer == issuer and p.invoice_id == noted.voids for p in known):
+                raise Refusal(f"voids: {issuer} has no invoice {noted.voids!r} from {noted.source}: correct the number")
+            new = Payable(
+                source=noted.source,
+                issuer=issuer,
+                invoice_id=noted.invoice_id,
+                amount=noted.amount,
+                voids=noted.voids,
+            )
+            if goes_round([*await _notes(connection), new]):
+                raise Refusal(
+                    f"voids: {noted.voids!r} and {noted.invoice_id!r} would void each other: name one of them"
+                )
+            await connection.execute(insert(payables).values(**asdict(new), noted_at=now))
+
+
+async def standings_of(connection: AsyncConnection) -> tuple[InvoiceStanding, ...]:
+    """How every invoice stands."""
+    return standings(await _invoices(connection), await _notes(connection))
+
+
+def counts() -> ColumnElement[bool]:
+    """SQL for the charges that count: of an active snapshot, and of no invoice that another one takes the place of."""
+    newer = payables.alias()
+    same = [newer.c[name] == payables.c[name] for name in ("source", "issuer", "invoice_id")]
+    newest = select(func.max(newer.c.id)).where(*same).scalar_subquery()
+    voided = exists().where(
+        payables.c.voids == cost_rows.c.invoice_id,
+        payables.c.source == snapshots.c.source,
+        payables.c.issuer == snapshots.c.issuer,
+        payables.c.id == newest,
+    )
+    return and_(snapshots.c.active, not_(voided))
+
+
+async def _invoices(connection: AsyncConnection) -> list[Billed]:
+    """By snapshot; of one that no longer counts the amount is 0, and the invoice still known."""
+    wanted = select(snapshots, snapshot_invoices.c.invoice_id, snapshot_invoices.c.billed).join(
+        snapshot_invoices, snapshot_invoices.c.snapshot_id == snapshots.c.id
+    )
+    return [
+        Billed(
+            source=part.source,
+            issuer=part.issuer,
+            invoice_id=part.invoice_id or None,
+            currency=part.currency,
+            period=Window(part.period_start, part.period_end),
+            amount=part.billed if part.active else Decimal(0),
+        )
+        for part in await connection.execute(wanted.order_by(snapshots.c.id))
+        if part.active or part.invoice_id
+    ]
+
+
+async def _notes(connection: AsyncConnection) -> list[Payable]:
+    return [
+        Payable(
+            source=note.source,
+            issuer=note.issuer,
+            invoice_id=note.invoice_id,
+            amount=note.amount,
+            voids=note.voids,
+        )
+        for note in await connection.execute(select(payables).order_by(payables.c.id))
+    ]
+
+
+def _issuer(noted: PayableNote, known: Sequence[Billed]) -> str:
+    """The invoice's issuer, as told or the only one."""
+    issuers = sorted({part.issuer for part in known if part.invoice_id == noted.invoice_id})
+    if noted.issuer is not None:
+        issuers = [issuer for issuer in issuers if issuer == noted.issuer]
+    if not issuers:
+        whose = "" if noted.issuer is None else f" of {noted.issuer}"
+        raise Refusal(
+            f"invoice_id: no charge from {noted.source} names invoice {noted.invoice_id!r}{whose}: import its file "
+            "first, or correct the number"
+        )
+    if len(issuers) > 1:
+        raise Refusal(f"issuer: {' and '.join(issuers)} both have an invoice {noted.invoice_id!r}: say which")
+    return issuers[0]
