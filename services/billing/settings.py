@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import msgspec
 
-from services.billing.core.attribution import Fleet
+from services.billing.core.attribution import Fleet, is_azure
 from services.billing.core.bands import Ladder
 from services.billing.core.days import day_window
 from services.billing.core.forms import Rate
@@ -39,9 +39,11 @@ class Settings:
 def settings(config: Config) -> Settings:
     """`Misconfigured` where an amount has more decimals than can be kept."""
     machine_of: dict[str, str] = {}
+    known: dict[str, str] = {}
     for machine in config.machine:
         for resource in filter(None, (machine.instance, *machine.resources)):
-            taken = machine_of.setdefault(resource, machine.id)
+            machine_of[resource] = machine.id
+            taken = known.setdefault(resource.lower() if is_azure(resource) else resource, machine.id)
             if taken != machine.id:
                 raise Misconfigured(f"machine {machine.id}: {resource!r} belongs to {taken} already: name it once")
     fleet = Fleet(

@@ -24,7 +24,7 @@ from services.billing.core.forms import Form, Rate
 from services.billing.core.macros import SCRIPT
 from shared.messages.invoices import DeliveredFile, Refusal
 
-READER = 1
+READER = 2
 """Raised when this module reads the same files otherwise: then what counts is read again."""
 MAX_REFUSALS = 100
 MEMORY = "1GB"
@@ -226,7 +226,7 @@ class Reading:
         form = self._form(name, line, names)
         if form is None:
             return None
-        wanted = [cell.name for cell in form.cells if cell.name in names]
+        wanted = form.columns(names)
         rewritten = self.directory / f"{number}.csv"
         csv_lines.rewrite(path, wanted, rewritten, lambda: self._stopped)
         columns = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in wanted)

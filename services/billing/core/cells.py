@@ -4,13 +4,14 @@ Text is read strictly and kept to the last digit. Binary floating point is not e
 shortest decimal text, to twelve decimals, halves away from zero.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from services.billing.core.macros import MAX_INTEGER_DIGITS, MAX_QUANTITY_PLACES
 from services.billing.core.money import PLACES
 
-Kind = Literal["text", "word", "cost", "quantity", "moment", "day", "tags"]
+Kind = Literal["text", "word", "category", "currency", "cost", "quantity", "moment", "day", "tags"]
 
 INTEGERS = frozenset(
     f"{sign}{size}" for sign in ("", "U") for size in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
@@ -18,6 +19,8 @@ INTEGERS = frozenset(
 FLOATS = frozenset({"FLOAT", "DOUBLE"})
 TIMES = frozenset({"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE"})
 
+_LIST = "VARCHAR[]"
+_FLAT_TAGS = "MAP(VARCHAR, VARCHAR)"
 _LAST_MOMENT = 253_402_300_800_000
 """The year 10000 as milliseconds."""
 
@@ -28,15 +31,22 @@ class Unsuitable(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A column of a file, by its name there."""
+    """What one column of a file says, by the column's name in whatever capitals."""
 
     name: str
+    also: tuple[str, ...] = ()
+    """What other columns are called that say the same. An earlier column counts first, row by row; tags are united."""
     kind: Kind = "text"
     mandatory: bool = False
-    """The column has to be there."""
+    """One of its columns has to be there."""
     nullable: bool = True
     words: tuple[str, ...] = ()
-    """For `word`: what it may be. One that begins with `*` stands for every word that ends so."""
+    """For `word` and `category`, in the capitals that are kept. A `word` is one of them; one that begins with `*`
+    stands for every word that ends so. A `category` may be another one, or a list of which the first known counts."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.name, *self.also)
 
 
 def name_of(text: str) -> str:
@@ -49,16 +59,14 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def value(cell: Cell, held: str) -> str:
+def value(cell: Cell, held: str, column: str = "") -> str:
     """SQL for the cell's value in a column of type `held`: null where there is none; any where `fault` finds one.
 
     Texts are trimmed, costs DECIMAL(38, 12), quantities their decimal text, moments milliseconds, tags JSON text of a
     flat object of texts. `Unsuitable` names a type that cannot hold it.
     """
-    x = _raw(cell, held)
+    x = _raw(cell, held, column)
     match cell.kind:
-        case "text" | "word":
-            return x
         case "cost":
             return _cost(x, held)
         case "quantity":
@@ -66,31 +74,49 @@ def value(cell: Cell, held: str) -> str:
         case "moment" | "day":
             return _moment(x, held, cell.kind)
         case "tags":
-            return f"CAST(to_json(tag_map({x})) AS VARCHAR)" if held in ("VARCHAR", "JSON") else _json(x)
+            return _json(x) if held == _FLAT_TAGS else f"CAST(to_json(tag_map(tags_json({_tags(x, held)}))) AS VARCHAR)"
+        case _:
+            return _text(cell, x, held)
 
 
-def fault(cell: Cell, held: str) -> str:
-    """SQL for what is wrong with the cell, in words; null where nothing is."""
-    x = _raw(cell, held)
-    empty = literal("empty: every charge has this; export the file with it")
-    found = [] if cell.nullable else [f"WHEN {x} IS NULL THEN {empty}"]
+def united(cell: Cell, values: Sequence[str]) -> str:
+    """SQL for the cell's value where several columns say it, the earlier ones first."""
+    if cell.kind != "tags" or len(values) == 1:
+        return f"coalesce({', '.join(values)})"
+    known = ", ".join(f"coalesce({value}, '{{}}')" for value in reversed(values))
+    return f"CASE WHEN coalesce({', '.join(values)}) IS NOT NULL THEN CAST(json_merge_patch({known}) AS VARCHAR) END"
+
+
+def fault(cell: Cell, held: str, column: str = "") -> str:
+    """SQL for what is wrong with the cell in one column, in words; null where nothing is."""
+    x = _raw(cell, held, column)
+    found = []
     if held == "VARCHAR":
         found.append(f"WHEN contains({x}, chr(0)) THEN 'holds a NUL character: fetch the file again'")
     found += _faults(cell, x, held)
     return f"CASE {' '.join(found)} END" if found else "NULL"
 
 
-def _raw(cell: Cell, held: str) -> str:
-    x = f"known({name_of(cell.name)})" if held == "VARCHAR" else name_of(cell.name)
+def empty(cell: Cell, types: Mapping[str, str]) -> str:
+    """SQL for what is wrong where none of the cell's columns, with their types, says anything."""
+    nothing = " AND ".join(f"{_raw(cell, held, column)} IS NULL" for column, held in types.items())
+    return f"CASE WHEN {nothing} THEN {literal('empty: every charge has this; export the file with it')} END"
+
+
+def _raw(cell: Cell, held: str, column: str) -> str:
+    name = name_of(column or cell.name)
+    x = f"known({name})" if held == "VARCHAR" else name
     decimal = held.startswith("DECIMAL")
     fits = {
         "text": held == "VARCHAR" or held in INTEGERS or decimal,
         "word": held == "VARCHAR",
+        "currency": held == "VARCHAR",
+        "category": held in ("VARCHAR", _LIST),
         "cost": held == "VARCHAR" or held in INTEGERS | FLOATS or decimal,
         "quantity": held == "VARCHAR" or held in INTEGERS | FLOATS or decimal,
         "moment": held == "VARCHAR" or held in TIMES,
         "day": held == "VARCHAR" or held in TIMES,
-        "tags": held in ("VARCHAR", "JSON") or held.startswith(("MAP(", "STRUCT(")),
+        "tags": held in ("VARCHAR", "JSON") or held.startswith(("MAP(", "STRUCT(")) or held.endswith("[]"),
     }[cell.kind]
     if not fits:
         raise Unsuitable(f"the column is of type {held[:40]}, which cannot hold a {cell.kind}: export it as text")
@@ -123,6 +149,30 @@ def _json(x: str) -> str:
     return f"CAST(to_json({x}) AS VARCHAR)"
 
 
+def _tags(x: str, held: str) -> str:
+    return x if held in ("VARCHAR", "JSON") else _json(x)
+
+
+def _spelled(x: str, words: Sequence[str]) -> str:
+    """The word in the capitals that are kept; null where it is none of them."""
+    known = [f"WHEN {literal(word.lower())} THEN {literal(word)}" for word in words if not word.startswith("*")]
+    return f"CASE lower({x}) {' '.join(known)} END"
+
+
+def _text(cell: Cell, x: str, held: str) -> str:
+    if cell.kind == "currency":
+        return f"CASE WHEN regexp_full_match({x}, '[A-Za-z]{{3}}') THEN upper({x}) ELSE {x} END"
+    if cell.kind == "text":
+        return x
+    listed = x if held == _LIST else f"CAST(try_cast({x} AS JSON) AS VARCHAR[])"
+    known = f"list_transform({listed}, lambda word: {_spelled('word', cell.words)})"
+    first = f"list_filter({known}, lambda word: word IS NOT NULL)[1]"
+    if held == _LIST:
+        return first
+    one = f"coalesce({_spelled(x, cell.words)}, {x})"
+    return one if cell.kind == "word" else f"CASE WHEN left({x}, 1) = '[' THEN {first} ELSE {one} END"
+
+
 def _faults(cell: Cell, x: str, held: str) -> list[str]:
     text = held == "VARCHAR"
     if cell.kind == "word":
@@ -133,9 +183,7 @@ def _faults(cell: Cell, x: str, held: str) -> list[str]:
     if cell.kind in ("moment", "day"):
         return [f"ELSE {cell.kind}_fault({x})"] if text else _moment_faults(cell, x, held)
     if cell.kind == "tags":
-        if held in ("VARCHAR", "JSON"):
-            return [f"WHEN {x} IS NOT NULL THEN tags_fault({x})"]
-        return [f"WHEN {x} IS NOT NULL AND NOT is_flat({_json(x)}) THEN 'expected flat tags'"]
+        return [] if held == _FLAT_TAGS else [f"WHEN {x} IS NOT NULL THEN tags_fault({_tags(x, held)})"]
     return []
 
 
@@ -162,9 +210,8 @@ def _number_faults(cell: Cell, x: str, held: str) -> list[str]:
 
 
 def _is_word(cell: Cell, x: str) -> str:
-    exact = ", ".join(literal(word) for word in cell.words if not word.startswith("*"))
-    endings = [f" OR ends_with({x}, {literal(word[1:])})" for word in cell.words if word.startswith("*")]
-    return f"{x} IN ({exact}){''.join(endings)}"
+    endings = [f" OR ends_with(lower({x}), {literal(word[1:].lower())})" for word in cell.words if word.startswith("*")]
+    return f"{_spelled(x, cell.words)} IS NOT NULL{''.join(endings)}"
 
 
 def _expected(cell: Cell) -> str:

@@ -1,13 +1,12 @@
 """The form of AWS's Cost and Usage Report 2.0. Unblended cost is what its invoice adds up to, net of discounts."""
 
-from services.billing.core.cells import Cell, name_of
+from services.billing.core.cells import Cell
 from services.billing.core.forms import Form
 
 _USAGE = ("Usage", "DiscountedUsage", "SavingsPlanCoveredUsage", "SavingsPlanNegation")
 _PURCHASE = ("SavingsPlanRecurringFee", "SavingsPlanUpfrontFee", "RIFee", "Fee")
 _TYPES = (*_USAGE, *_PURCHASE, "Tax", "Credit", "Refund", "*Discount")
 
-_ISSUERS = ("bill_invoicing_entity", "bill_billing_entity")
 _COSTS = (
     "line_item_unblended_cost",
     "line_item_net_unblended_cost",
@@ -30,7 +29,6 @@ _TEXTS = (
     "product_product_family",
     "reservation_reservation_a_r_n",
     "split_line_item_parent_resource_id",
-    *_ISSUERS,
 )
 _MOMENTS = (
     "bill_billing_period_start_date",
@@ -65,10 +63,6 @@ _SERVICE_CATEGORY = """CASE
         OR starts_with(product_product_family, 'Compute Instance') THEN 'Compute'
     WHEN line_item_product_code IN ('AmazonSageMaker', 'AmazonBedrock') THEN 'AI and Machine Learning'
     ELSE 'Other' END"""
-_TAGS = """CAST(to_json(map_from_entries([
-    {'k': regexp_replace(tag.key, '^user_', ''), 'v': tag.value}
-    for tag in map_entries(CAST(CAST(resource_tags AS JSON) AS MAP(VARCHAR, VARCHAR)))])) AS VARCHAR)"""
-
 CUR = Form(
     name="CUR 2.0",
     cells=(
@@ -77,14 +71,14 @@ CUR = Form(
         *(Cell(name=name) for name in _TEXTS),
         Cell(name=_TYPE, kind="word", words=_TYPES, mandatory=True, nullable=False),
         Cell(name="bill_payer_account_id", mandatory=True, nullable=False),
-        Cell(name="line_item_currency_code", mandatory=True, nullable=False),
+        Cell(name="bill_invoicing_entity", also=("bill_billing_entity",), mandatory=True, nullable=False),
+        Cell(name="line_item_currency_code", kind="currency", mandatory=True, nullable=False),
         Cell(name="line_item_usage_amount", kind="quantity"),
-        Cell(name="resource_tags", kind="tags"),
+        Cell(name="resource_tags", also=("tags",), kind="tags"),
     ),
-    one_of=_ISSUERS,
     split="split_line_item_parent_resource_id",
     fields={
-        "issuer": f"coalesce({', '.join(name_of(name) for name in _ISSUERS)})",
+        "issuer": "bill_invoicing_entity",
         "account": "bill_payer_account_id",
         "period_start": "bill_billing_period_start_date",
         "period_end": "bill_billing_period_end_date",
@@ -95,7 +89,7 @@ CUR = Form(
         "service_category": _SERVICE_CATEGORY,
         "service_name": "line_item_product_code",
         "resource_id": "line_item_resource_id",
-        "tags": _TAGS,
+        "tags": "resource_tags",
         "invoice_id": "bill_invoice_id",
         "consumed_quantity": "line_item_usage_amount",
         "consumed_unit": "pricing_unit",
@@ -106,7 +100,6 @@ CUR = Form(
         "split_of": "split_line_item_parent_resource_id",
     },
     places={
-        "issuer": _ISSUERS[0],
         "charge_end": "line_item_usage_end_date",
         "period_end": "bill_billing_period_end_date",
         "currency": "line_item_currency_code",

@@ -49,37 +49,86 @@ class SnapshotKey:
     period_end: int
 
 
-FOCUS_ISSUERS = ("InvoiceIssuerName", "ProviderName", "ServiceProviderName")
-"""AWS leaves the first one empty at times, against the standard: the provider then issues its own invoices."""
+SERVICE_CATEGORIES = (
+    "AI and Machine Learning",
+    "Analytics",
+    "Business Applications",
+    "Compute",
+    "Databases",
+    "Developer Tools",
+    "Identity",
+    "Integration",
+    "Internet of Things",
+    "Management and Governance",
+    "Media",
+    "Migration",
+    "Mobile",
+    "Multicloud",
+    "Networking",
+    "Other",
+    "Security",
+    "Storage",
+    "Web",
+)
+SERVICES = {
+    "Compute Engine": "Compute",
+    "Kubernetes Engine": "Compute",
+    "Cloud Run": "Compute",
+    "Cloud TPU": "AI and Machine Learning",
+    "Vertex AI": "AI and Machine Learning",
+    "Cloud Storage": "Storage",
+    "Cloud Filestore": "Storage",
+    "Filestore": "Storage",
+    "Networking": "Networking",
+    "Cloud DNS": "Networking",
+    "Cloud Logging": "Management and Governance",
+    "Cloud Monitoring": "Management and Governance",
+    "Artifact Registry": "Developer Tools",
+    "Secret Manager": "Security",
+    "Cloud Key Management Service (KMS)": "Security",
+    "BigQuery": "Analytics",
+    "Cloud SQL": "Databases",
+    "Support": "Other",
+}
+"""The category of a service where the file names none, as Google's export. Of a service that is not here it is null."""
+_SERVICE_CATEGORY = f"""coalesce("ServiceCategory", CASE
+    WHEN "ServiceName" = 'Compute Engine' AND regexp_matches("ResourceId", '/(disks|snapshots|images)/[^/]*$')
+        THEN 'Storage'
+    {" ".join(f'WHEN "ServiceName" = {literal(name)} THEN {literal(of)}' for name, of in SERVICES.items())} END)"""
 
 FOCUS = Form(
     name="FOCUS",
     cells=(
         Cell(name="BilledCost", kind="cost", mandatory=True, nullable=False),
         Cell(name="BillingAccountId", mandatory=True, nullable=False),
-        Cell(name="BillingCurrency", mandatory=True, nullable=False),
+        Cell(name="BillingCurrency", kind="currency", mandatory=True, nullable=False),
         Cell(name="BillingPeriodStart", kind="moment", mandatory=True, nullable=False),
         Cell(name="BillingPeriodEnd", kind="moment", mandatory=True, nullable=False),
         Cell(name="ChargePeriodStart", kind="moment", mandatory=True, nullable=False),
         Cell(name="ChargePeriodEnd", kind="moment", mandatory=True, nullable=False),
         Cell(name="ChargeCategory", kind="word", words=CATEGORIES, mandatory=True, nullable=False),
-        Cell(name="ServiceCategory", mandatory=True),
-        Cell(name="ChargeClass"),
+        Cell(
+            name="InvoiceIssuerName",
+            # A provider issues its own invoices where no issuer is named: all of Google's, some of AWS's rows.
+            also=("InvoiceIssuer", "ServiceProviderName", "ProviderName", "Provider"),
+            mandatory=True,
+            nullable=False,
+        ),
+        Cell(name="ServiceCategory", kind="category", words=SERVICE_CATEGORIES),
+        Cell(name="ServiceName"),
+        Cell(name="ChargeClass", kind="category", words=("Correction",)),
         Cell(name="EffectiveCost", kind="cost"),
         Cell(name="ListCost", kind="cost"),
         Cell(name="ResourceId"),
-        Cell(name="ServiceName"),
-        Cell(name="Tags", kind="tags"),
-        Cell(name="InvoiceId"),
-        Cell(name="ConsumedQuantity", kind="quantity"),
-        Cell(name="ConsumedUnit"),
+        Cell(name="Tags", also=("x_Labels", "x_Tags", "x_ProjectLabels"), kind="tags"),
+        Cell(name="InvoiceId", also=("x_InvoiceId",)),
+        Cell(name="ConsumedQuantity", also=("UsageQuantity",), kind="quantity"),
+        Cell(name="ConsumedUnit", also=("UsageUnit",)),
         Cell(name="AllocatedMethodId"),
-        *(Cell(name=name) for name in FOCUS_ISSUERS),
     ),
-    one_of=FOCUS_ISSUERS,
     split="AllocatedMethodId",
     fields={
-        "issuer": f"coalesce({', '.join(name_of(name) for name in FOCUS_ISSUERS)})",
+        "issuer": '"InvoiceIssuerName"',
         "account": '"BillingAccountId"',
         "period_start": '"BillingPeriodStart"',
         "period_end": '"BillingPeriodEnd"',
@@ -88,7 +137,7 @@ FOCUS = Form(
         "charge_end": '"ChargePeriodEnd"',
         "category": '"ChargeCategory"',
         "charge_class": '"ChargeClass"',
-        "service_category": '"ServiceCategory"',
+        "service_category": _SERVICE_CATEGORY,
         "service_name": '"ServiceName"',
         "resource_id": '"ResourceId"',
         "tags": '"Tags"',
@@ -102,13 +151,12 @@ FOCUS = Form(
         "split_of": 'CASE WHEN "AllocatedMethodId" IS NOT NULL THEN "ResourceId" END',
     },
     places={
-        "issuer": FOCUS_ISSUERS[0],
         "charge_end": "ChargePeriodEnd",
         "period_end": "BillingPeriodEnd",
         "currency": "BillingCurrency",
     },
 )
-"""FOCUS 1.0 to 1.4, by column name."""
+"""FOCUS 1.0 to 1.4 as the providers write it: what each calls a column stands beside the standard's name for it."""
 
 
 def simple(source: str, names: Sequence[str]) -> Form:
@@ -118,8 +166,8 @@ def simple(source: str, names: Sequence[str]) -> Form:
     billing period is the calendar month, issuer and account are the source.
     """
     beside = ("parent", "ServiceCategory", "InvoiceId")
-    named = {"date", "resource", "cost", "currency", "ChargeCategory", *beside}
-    tags = [name for name in dict.fromkeys(names) if name and name.isprintable() and name not in named]
+    named = {name.casefold() for name in ("date", "resource", "cost", "currency", "ChargeCategory", *beside)}
+    tags = [name for name in dict.fromkeys(names) if name and name.isprintable() and name.casefold() not in named]
     one = name_of("\tone")  # no tag's name
     told = ", ".join(f"{{'k': {literal(name)}, 'v': {name_of(name)}}}" for name in tags)
     return Form(
@@ -128,9 +176,10 @@ def simple(source: str, names: Sequence[str]) -> Form:
             Cell(name="date", kind="day", mandatory=True, nullable=False),
             Cell(name="resource", mandatory=True),
             Cell(name="cost", kind="cost", mandatory=True, nullable=False),
-            Cell(name="currency", mandatory=True, nullable=False),
+            Cell(name="currency", kind="currency", mandatory=True, nullable=False),
             Cell(name="ChargeCategory", kind="word", words=CATEGORIES),
-            *(Cell(name=name) for name in (*beside, *tags)),
+            Cell(name="ServiceCategory", kind="category", words=SERVICE_CATEGORIES),
+            *(Cell(name=name) for name in ("parent", "InvoiceId", *tags)),
         ),
         fields={
             "issuer": literal(source),
@@ -152,5 +201,5 @@ def simple(source: str, names: Sequence[str]) -> Form:
             "invoice_id": '"InvoiceId"',
             "billed": '"cost"',
         },
-        places={"issuer": "date", "charge_end": "date", "period_end": "date", "currency": "currency"},
+        places={"charge_end": "date", "period_end": "date", "currency": "currency"},
     )

@@ -1,10 +1,10 @@
 """Forms of invoice files: which columns one has, and how they make a charge. SQL as text; nothing is run here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.billing.core import days
-from services.billing.core.cells import Cell, Unsuitable, fault, literal, name_of, value
+from services.billing.core.cells import Cell, Unsuitable, empty, fault, literal, name_of, united, value
 
 MAX_CHARGE_PERIOD = 3700 * days.DAY
 """Ten years: no provider sells longer, and each day of a row is one part of it."""
@@ -55,28 +55,31 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """`fields` are SQL over the cells by name; a field left out is null. Of `one_of` a file needs one at least."""
+    """`fields` are SQL over the cells by name; a field left out is null."""
 
     name: str
     cells: tuple[Cell, ...]
     fields: Mapping[str, str]
     places: Mapping[str, str] = field(default_factory=dict)
-    """Field to the column that a refusal names, for the fields that are checked against one another."""
-    one_of: tuple[str, ...] = ()
+    """Field to the cell that a refusal names, for the fields that are checked against one another."""
     split: str = ""
-    """The column that tells charges which repeat others in parts; `split_of` stands on it."""
+    """The cell that tells charges which repeat others in parts; `split_of` stands on it."""
+
+    def columns(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Which of a file's columns are read, as the file names them."""
+        wanted = {column.casefold() for cell in self.cells for column in cell.columns}
+        return tuple(name for name in names if name.casefold() in wanted)
 
     def missing(self, names: Sequence[str]) -> tuple[str, ...]:
         """The columns that a file with these has to have besides."""
-        found = tuple(cell.name for cell in self.cells if cell.mandatory and cell.name not in names)
-        if self.one_of and not set(self.one_of) & set(names):
-            found += self.one_of[:1]
-        return found
+        there = _small(names)
+        return tuple(cell.name for cell in self.cells if cell.mandatory and not there & _small(cell.columns))
 
     def twice(self, names: Sequence[str]) -> tuple[str, ...]:
         """Its columns that are there more than once; SQL does not tell capitals from small letters."""
         small = [name.casefold() for name in names]
-        return tuple(cell.name for cell in self.cells if small.count(cell.name.casefold()) > 1)
+        every = (column for cell in self.cells for column in cell.columns)
+        return tuple(column for column in every if small.count(column.casefold()) > 1)
 
 
 @dataclass(frozen=True)
@@ -97,30 +100,36 @@ def best(forms: Sequence[Form], names: Sequence[str]) -> Form:
     """The form that most of a file's columns speak for; the first one where none does."""
 
     def share(form: Form) -> float:
-        wanted = [cell.name for cell in form.cells if cell.mandatory]
-        return len(set(wanted) & set(names)) / len(wanted)
+        wanted = [cell for cell in form.cells if cell.mandatory]
+        return sum(bool(_small(names) & _small(cell.columns)) for cell in wanted) / len(wanted)
 
     return max(forms, key=share)
 
 
 def query(form: Form, relation: str, types: Mapping[str, str], rates: Sequence[Rate], limit: int) -> Query:
     """SQL that reads `relation`, whose columns are `LINE` and those of `types` (name to DuckDB's type)."""
-    values, faults, unsuitable = [], {}, {}
+    told = {name.casefold(): (name, held) for name, held in types.items()}
+    values: list[str] = []
+    faults: list[tuple[str, str]] = []
+    unsuitable: dict[str, str] = {}
     for cell in form.cells:
-        if cell.name not in types:
-            values.append(f"CAST(NULL AS {_NULLS.get(cell.kind, 'VARCHAR')}) AS {name_of(cell.name)}")
-            continue
-        try:
-            faults[cell.name] = fault(cell, types[cell.name])
-            values.append(f"{value(cell, types[cell.name])} AS {name_of(cell.name)}")
-        except Unsuitable as error:
-            unsuitable[cell.name] = str(error)
+        said: dict[str, str] = {}
+        for column, held in (told[small] for small in map(str.casefold, cell.columns) if small in told):
+            try:
+                faults.append((column, fault(cell, held, column)))
+                said[column] = value(cell, held, column)
+            except Unsuitable as error:
+                unsuitable[column] = str(error)
+        nothing = f"CAST(NULL AS {_NULLS.get(cell.kind, 'VARCHAR')})"
+        values.append(f"{united(cell, list(said.values()) or [nothing])} AS {name_of(cell.name)}")
+        if said and not cell.nullable:
+            faults.append((next(iter(said)), empty(cell, {column: types[column] for column in said})))
     if unsuitable:
         return Query(unsuitable=unsuitable)
     fields = [f"{form.fields.get(name, f'CAST(NULL AS {kind})')} AS {name}" for name, kind in FIELDS.items()]
     line = name_of(LINE)
     charges = f"SELECT {line} AS line, {', '.join(fields)} FROM (SELECT {line}, {', '.join(values)} FROM {relation})"
-    marks = {name_of(f"\t{number}"): sql for number, sql in enumerate(faults.values())}
+    marks = {name_of(f"\t{number}"): sql for number, (_, sql) in enumerate(faults)}
     marked = (
         f"SELECT {', '.join([line, *fields, *marks])} FROM (SELECT {line}, {', '.join(values)}, "
         f"{', '.join(f'{sql} AS {mark}' for mark, sql in marks.items())} FROM {relation})"
@@ -128,8 +137,9 @@ def query(form: Form, relation: str, types: Mapping[str, str], rates: Sequence[R
     checks = _checks(form, rates)
     reasons = ", ".join([*marks, *(sql for _, sql in checks)])
     some = f"({marked}) WHERE coalesce({reasons}) IS NOT NULL"
-    told = f"SELECT {line}, [{reasons}] FROM {some} ORDER BY {line} LIMIT {limit}"
-    return Query(charges, told, (*faults, *(column for column, _ in checks)), form.split in types)
+    wrong = f"SELECT {line}, [{reasons}] FROM {some} ORDER BY {line} LIMIT {limit}"
+    named = tuple(column for column, _ in (*faults, *checks))
+    return Query(charges, wrong, named, form.split.casefold() in told)
 
 
 def per_usd(rates: Sequence[Rate]) -> str:
@@ -171,27 +181,29 @@ def grouped(charges: str, rates: Sequence[Rate]) -> str:
 def whole_only(charges: str) -> str:
     """SQL for the charges without those that repeat another one in parts: each counts on one level only."""
     same = " AND ".join(f"part.{name} = whole.{name}" for name in (*KEY, "charge_start"))
+    its = "last_part(comparable(whole.resource_id)) = last_part(comparable(part.split_of))"
     return (
         f"SELECT * FROM ({charges}) AS part WHERE split_of IS NULL OR NOT EXISTS (SELECT 1 FROM ({charges}) AS whole "
-        f"WHERE whole.split_of IS NULL AND {_last('whole.resource_id')} = {_last('part.split_of')} AND {same})"
+        f"WHERE whole.split_of IS NULL AND {its} AND {same})"
     )
 
 
 def _is_mine(column: str) -> str:
-    ours = "IN (SELECT resource FROM mine)"
-    return f"coalesce({column} {ours} OR {_last(column)} {ours}, false)"
+    """As `attribution.Fleet` finds a machine."""
+    ours, in_any_capitals = "IN (SELECT resource FROM mine)", "IN (SELECT lower(resource) FROM mine)"
+    last = f"last_part({column})"
+    azure = f"is_azure({column}) AND (lower({column}) {in_any_capitals} OR lower({last}) {in_any_capitals})"
+    return f"coalesce({column} {ours} OR {last} {ours} OR {azure}, false)"
 
 
-def _last(column: str) -> str:
-    """Of an ARN or a path the last part, which is the id alone."""
-    return f"regexp_extract({column}, '[^/:]*$')"
+def _small(names: Iterable[str]) -> set[str]:
+    return {name.casefold() for name in names}
 
 
 def _checks(form: Form, rates: Sequence[Rate]) -> list[tuple[str, str]]:
     """What no cell can tell alone: the column to name, and SQL over the fields that is a reason or null."""
     start = "left(CAST(make_timestamp(charge_start * 1000) AS VARCHAR), 10)"
     wrong = [
-        ("issuer", "issuer IS NULL", "'empty: every charge has an issuer; export the file with it'"),
         ("charge_end", "charge_end < charge_start", "'before the start of the charge: the row needs a charge period'"),
         (
             "charge_end",

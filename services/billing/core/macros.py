@@ -38,16 +38,16 @@ number_fault(x, places) AS CASE
     WHEN needed_decimals(x) > places
         THEN left(x, 100) || ' has more than ' || places || ' decimals: it cannot be kept exactly; have it rounded' END;
 
--- Times are UTC, as milliseconds since 1970.
-moment_text(x) AS CASE
-    WHEN regexp_full_match(x, '\d{4}-\d\d-\d\d[T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|\+00:00)?')
-    THEN left(x, 10) || ' ' || substr(x, 12, 8) END;
-fraction(x) AS rpad(regexp_extract(x, '\.(\d+)', 1), 9, '0');
+-- Times are UTC, as milliseconds since 1970; what is finer is cut off. A day alone is its midnight.
+moment_text(x) AS CASE WHEN regexp_full_match(x, '\d{4}-\d\d-\d\d'
+        || '([Tt ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,12})?)?( ?(Z|z|UTC|GMT|[+-]00(:?00)?))?)?')
+    THEN left(x, 10) || ' ' || coalesce(nullif(substr(x, 12, 5), ''), '00:00')
+        || coalesce(nullif(regexp_extract(substr(x, 17), '^:\d\d'), ''), ':00') END;
+fraction(x) AS rpad(regexp_extract(x, '\.(\d+)', 1), 3, '0');
 moment_of(x) AS epoch_ms(try_cast(moment_text(x) AS TIMESTAMP)) + try_cast(left(fraction(x), 3) AS BIGINT);
 moment_fault(x) AS CASE
     WHEN moment_text(x) IS NULL THEN 'expected a UTC time such as "2026-05-31T00:00:00Z", got ' || quoted(x)
-    WHEN try_cast(moment_text(x) AS TIMESTAMP) IS NULL THEN 'no such time: ' || quoted(x)
-    WHEN substr(fraction(x), 4) <> '000000' THEN 'finer than a millisecond: ' || quoted(x) END;
+    WHEN try_cast(moment_text(x) AS TIMESTAMP) IS NULL THEN 'no such time: ' || quoted(x) END;
 day_of(x) AS epoch_ms(try_cast(CASE WHEN regexp_full_match(x, '\d{4}-\d\d-\d\d') THEN x END AS DATE));
 day_fault(x) AS CASE WHEN x IS NOT NULL AND day_of(x) IS NULL
     THEN 'expected a UTC day such as "2026-05-31", got ' || quoted(x) END;
@@ -55,12 +55,32 @@ day_start(ms) AS ms - ((ms % 86400000) + 86400000) % 86400000;
 month_start(ms) AS epoch_ms(date_trunc('month', make_timestamp(ms * 1000)));
 next_month(ms) AS epoch_ms(date_trunc('month', make_timestamp(ms * 1000)) + INTERVAL 1 MONTH);
 
+-- Azure writes the same id in different capitals.
+is_azure(id) AS starts_with(lower(id), '/subscriptions/');
+comparable(id) AS CASE WHEN is_azure(id) THEN lower(id) ELSE id END;
+last_part(id) AS regexp_extract(id, '[^/:]*$');
+
+-- Tags are an object, or an array of objects with a key and a value each: of equal keys the first one counts.
 -- DuckDB's reader of JSON is lenient: what it has read is written anew, as a flat object of texts.
-tag_map(x) AS try_cast(try_cast(x AS JSON) AS MAP(VARCHAR, VARCHAR));
-is_flat(x) AS coalesce(len(list_filter(json_extract(try_cast(x AS JSON), '$.*'),
-    lambda v: json_type(v) IN ('OBJECT', 'ARRAY'))) = 0, false);
-tags_fault(x) AS CASE WHEN json_type(try_cast(x AS JSON)) IS DISTINCT FROM 'OBJECT' OR NOT is_flat(x)
-    OR tag_map(x) IS NULL THEN 'expected one flat JSON object, got ' || quoted(x) END;
+tags_json(x) AS try_cast(CASE WHEN left(x, 1) = '"' THEN '{' || x || '}' ELSE x END AS JSON);
+is_nested(v) AS coalesce(json_type(v) IN ('OBJECT', 'ARRAY'), false);
+is_flat(j) AS len(list_filter(json_extract(j, '$.*'), lambda v: is_nested(v))) = 0;
+pair_key(e) AS coalesce(json_extract_string(e, '$.key'), json_extract_string(e, '$.Key'));
+pair_value(e) AS coalesce(json_extract(e, '$.value'), json_extract(e, '$.Value'));
+is_pair(e) AS (json_exists(e, '$.key') OR json_exists(e, '$.Key')) AND NOT is_nested(pair_value(e));
+pairs(j) AS try_cast(j AS JSON[]);
+tag_map(j) AS CASE json_type(j)
+    WHEN 'OBJECT' THEN try_cast(j AS MAP(VARCHAR, VARCHAR))
+    WHEN 'ARRAY' THEN list_reduce(list_transform(list_filter(pairs(j), lambda e: pair_key(e) IS NOT NULL),
+        lambda e: MAP {pair_key(e): json_extract_string(pair_value(e), '$')}),
+        lambda found, further: map_concat(further, found), CAST(MAP {} AS MAP(VARCHAR, VARCHAR))) END;
+tags_fault(x) AS CASE
+    WHEN json_type(tags_json(x)) = 'NULL' THEN NULL
+    WHEN json_type(tags_json(x)) = 'OBJECT' AND is_flat(tags_json(x)) AND tag_map(tags_json(x)) IS NOT NULL THEN NULL
+    WHEN json_type(tags_json(x)) = 'ARRAY'
+        AND coalesce(len(list_filter(pairs(tags_json(x)), lambda e: NOT coalesce(is_pair(e), false))) = 0, false)
+        AND tag_map(tags_json(x)) IS NOT NULL THEN NULL
+    ELSE 'expected one flat JSON object, or an array of flat objects with "key" and "value", got ' || quoted(x) END;
 """
 
 _TOLD = _MACROS.replace(":places", str(PLACES)).replace(":digits", str(MAX_INTEGER_DIGITS))

@@ -36,7 +36,7 @@ ROW = {
 FLEET = Fleet(
     tiers=("A", "B"),
     tier_of={"a-1": "A", "b-1": "B"},
-    machine_of={"i-a": "a-1", "vol-a": "a-1", "i-b": "b-1"},
+    machine_of={"i-a": "a-1", "vol-a": "a-1", "i-b": "b-1", "/subscriptions/1/virtualMachines/vm-c": "a-1"},
     tier_tag="tier",
 )
 

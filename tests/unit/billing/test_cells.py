@@ -29,7 +29,9 @@ EDGES = (
     "123456789012345678901234567e-12",
 )
 TIMES = st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - bounds
+UTC_SPELLINGS = ["", "Z", "z", " UTC", "UTC", " GMT", "+00:00", " +00:00", "+0000", "+00", "-00:00"]
 WORDS = st.text(st.characters(exclude_characters="\x00", codec="utf-8"), max_size=30)
+PAIRS = [("key", "value"), ("Key", "Value")]
 LIKE_JSON = st.text(alphabet='{}[]":,aNI0.eE-n ', max_size=30)
 
 
@@ -109,15 +111,26 @@ def test_exact_types_are_taken_exactly(
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(TIMES, min_size=1, max_size=100), st.sampled_from(["T", " "]), st.sampled_from(["", "Z"]))
+@given(st.lists(TIMES, min_size=1, max_size=100), st.sampled_from(["T", " "]), st.sampled_from(UTC_SPELLINGS))
 @example([datetime(2024, 2, 29, 23, 59, 59, 999000, tzinfo=UTC)], "T", "Z")
 def test_a_time_is_its_millisecond(db: duckdb.DuckDBPyConnection, times: list[datetime], t: str, z: str) -> None:
     naive = [time.replace(tzinfo=None) for time in times]
     found = all_judged(db, "moment", [time.isoformat(t, "milliseconds") + z for time in naive])
     since = [(time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1) for time in times]
     assert found == [(moment, None) for moment in since]
-    finer = all_judged(db, "moment", [time.isoformat(t, "microseconds") + z for time in naive])
-    assert [wrong is None for _, wrong in finer] == [time.microsecond % 1000 == 0 for time in times]
+    assert all_judged(db, "moment", [time.isoformat(t, "microseconds") + z for time in naive]) == found
+
+
+@pytest.mark.parametrize("text", ["2026-05-03", "2026-05-03T00:00Z", "2026-05-03 00:00", "2026-05-03 00:00:00.0 UTC"])
+def test_a_time_without_seconds_and_a_day_alone_are_midnight(db: duckdb.DuckDBPyConnection, text: str) -> None:
+    assert judged(db, "moment", text) == (datetime(2026, 5, 3, tzinfo=UTC).timestamp() * 1000, None)
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-05-03T00:00+02:00", "2026-05-03 PST", "05/03/2026", "2026-05-03 12 AM", "1777766400", "2026-05-03 Z"]
+)
+def test_a_time_that_is_not_plainly_utc_is_refused(db: duckdb.DuckDBPyConnection, text: str) -> None:
+    assert "expected a UTC time" in str(judged(db, "moment", text)[1])
 
 
 @pytest.mark.parametrize(
@@ -145,10 +158,51 @@ def test_tags_come_out_as_a_flat_object_of_texts(db: duckdb.DuckDBPyConnection, 
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "1", '"a"', '{"a": [1]}', '{"a": {"b": 1}}', "{", "{a: 1}", '{"a": 1, "a": 2}', "null"]
+    "text",
+    [
+        *("1", '"a"', '{"a": [1]}', '{"a": {"b": 1}}', "{", "{a: 1}", '{"a": 1, "a": 2}'),
+        *("[1]", "[[]]", '["key"]', "[null]", '[{"name": "a"}]', '[{"key": "a", "value": {"b": 1}}]', '[{"key": "a"}'),
+    ],
 )
 def test_other_tags_are_refused(db: duckdb.DuckDBPyConnection, text: str) -> None:
     assert "flat JSON object" in str(judged(db, "tags", text)[1])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(WORDS, st.none() | WORDS), max_size=5), min_size=1, max_size=30), st.sampled_from(PAIRS)
+)
+def test_an_array_of_keys_and_values_says_the_same_as_an_object(
+    db: duckdb.DuckDBPyConnection, every: list[list[tuple[str, str | None]]], names: tuple[str, str]
+) -> None:
+    key, value = names
+    texts = [json.dumps([{key: k, value: v, "x_inherited": False} for k, v in tags]) for tags in every]
+    for tags, (found, wrong) in zip(every, all_judged(db, "tags", texts), strict=True):
+        assert wrong is None
+        assert msgspec.json.decode(found, type=dict[str, str | None]) == dict(reversed(tags))  # the first one counts
+
+
+@pytest.mark.parametrize(
+    ("held", "text"),
+    [
+        ("VARCHAR", '{"tier": "A", "n": 1}'),
+        ("VARCHAR", '"tier": "A", "n": 1'),
+        ("JSON", '[{"Key": "tier", "Value": "A"}, {"Key": null, "Value": "?"}, {"Key": "n", "Value": 1}]'),
+        ("MAP(VARCHAR, VARCHAR)", "{tier=A, n=1}"),
+        ("STRUCT(tier VARCHAR, n INTEGER)", "{'tier': A, 'n': 1}"),
+        ("STRUCT(key VARCHAR, value VARCHAR)[]", "[{'key': tier, 'value': A}, {'key': n, 'value': 1}]"),
+        ("MAP(VARCHAR, VARCHAR)[]", "[{key=tier, value=A}, {key=n, value=1}]"),
+    ],
+)
+def test_tags_of_every_shape_are_the_same_object(db: duckdb.DuckDBPyConnection, held: str, text: str) -> None:
+    found, wrong = judged(db, "tags", text, held)
+    assert wrong is None
+    assert msgspec.json.decode(found) == {"tier": "A", "n": "1"}
+
+
+@pytest.mark.parametrize(("text", "tags"), [("null", None), ("[]", "{}"), ("{}", "{}"), ("", None), (None, None)])
+def test_no_tags_are_none(db: duckdb.DuckDBPyConnection, text: str | None, tags: str | None) -> None:
+    assert judged(db, "tags", text) == (tags, None)
 
 
 @settings(max_examples=20, deadline=None)

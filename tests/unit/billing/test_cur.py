@@ -67,7 +67,7 @@ def test_a_row_of_parquet_is_read_with_every_digit(tmp_path: Path) -> None:
         Decimal(1),
         "Hrs",
     )
-    assert row.tags == '{"tier":"A","aws_created_by":"x"}'
+    assert row.tags == '{"user_tier":"A","aws_created_by":"x"}'
 
 
 def test_a_gzipped_csv_says_the_same(tmp_path: Path) -> None:
@@ -181,7 +181,8 @@ def test_a_bad_cell_is_refused_by_row_and_column(tmp_path: Path, row: dict[str, 
 
 def test_tags_that_are_not_flat_are_refused(tmp_path: Path) -> None:
     (found,) = read(cur(tmp_path / "cur", {"resource_tags": "MAP {'a': {'b': 'c'}}"}), terms=TERMS).refusals
-    assert (found.line, found.column, found.reason) == (1, "resource_tags", "expected flat tags")
+    assert (found.line, found.column) == (1, "resource_tags")
+    assert "flat JSON object" in found.reason
 
 
 def test_a_column_without_a_value_needs_no_type(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from tests.unit.billing.reading import read
 RATES = (Rate(currency="EUR", per_usd="0.92", start=0), Rate(currency="EUR", per_usd="0.97", start=DAY_WINDOW.end))
 TERMS = Terms(source="cloud", mine=frozenset(FLEET.machine_of), rates=RATES)
 PERIOD = DAY_WINDOW.start - 2 * DAY
+AZURE = "/Subscriptions/1/virtualmachines/VM-C"
 
 AMOUNTS = st.integers(-(10**6), 10**6).map(lambda n: str(Decimal(n).scaleb(-7)))
 ROWS = st.fixed_dictionaries(
@@ -31,7 +32,7 @@ ROWS = st.fixed_dictionaries(
         "BillingCurrency": st.sampled_from(["USD", "USD", "EUR"]),
         "ChargeCategory": st.sampled_from(CATEGORIES),
         "ServiceCategory": st.sampled_from(["Compute", "Storage", "Networking", "NULL"]),
-        "ResourceId": st.sampled_from(["i-a", "arn:aws:ec2:x:volume/vol-a", "i-b", "i-other", "NULL"]),
+        "ResourceId": st.sampled_from(["i-a", "arn:aws:ec2:x:volume/vol-a", "i-b", AZURE, "i-other", "NULL"]),
         "Tags": st.sampled_from(["", '{"tier": "B"}', '{"tier": "none"}']),
         "ConsumedQuantity": st.sampled_from(["NULL", "1", "0.5"]),
         "ConsumedUnit": st.sampled_from(["NULL", "Hrs", "GB"]),
