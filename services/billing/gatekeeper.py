@@ -65,6 +65,9 @@ class Gatekeeper:
         self._patience = config.billing.observation_timeout
         self._tier_of = {machine.id: machine.tier for machine in config.machine}
         self._metered = frozenset(tier.name for tier in config.tier if tier.provider == "hyperstack")
+        self._rented = frozenset(tier.name for tier in config.tier if tier.provider in ("ec2", "static"))
+        """Tiers whose machines cost something that nothing but a price or a bill tells."""
+        self._unpriced: frozenset[str] = frozenset()
         self._gates: dict[str, tuple[BudgetGate, int]] | None = None
         """As they are in the bucket, with their revisions; None: to be read."""
         self._caught_up = False
@@ -145,13 +148,20 @@ class Gatekeeper:
             return dict.fromkeys(self._limits)
         self._fault = None
         dark = {self._tier_of[machine] for machine in unseen}
+        unpriced = allocation.unpriced & self._rented
+        if unpriced - self._unpriced:
+            log.warning(
+                "spend_unknown", tiers=sorted(unpriced), reason="neither price_per_hour nor a bill of these hours"
+            )
+        self._unpriced = unpriced
         priced = state_of(allocation) is not None
         known: dict[str, Decimal | None] = {budget.FLEET: None}
-        if not dark and (priced or self._metered):
-            known[budget.FLEET] = usd(allocation.spend)
+        if not dark and not unpriced and (priced or self._metered):
+            known[budget.FLEET] = usd(max(allocation.spend, sum(allocation.estimates.values())))
         for tier in self._tier_of.values():
             seen = tier not in dark and (priced or tier in self._metered)
-            known[budget.scope_of(tier)] = usd(allocation.tiers.get(tier, 0)) if seen else None
+            spend = max(allocation.tiers.get(tier, 0), allocation.estimates.get(tier, 0))
+            known[budget.scope_of(tier)] = usd(spend) if seen else None
         return {scope: known.get(scope, Decimal(0)) for scope in self._limits}
 
     async def _put(self, scope: str, spend: Decimal | None, order: GateOrder | None = None) -> None:

@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal
 
 import msgspec
 import structlog
@@ -13,11 +12,11 @@ from services.billing.adapters.day_book import DayBook, DayRecords
 from services.billing.adapters.revisions import Revisions
 from services.billing.answering import ANSWER_BYTES
 from services.billing.core.allocation import Allocation, DayFacts, allocate
+from services.billing.core.charges import is_early
 from services.billing.core.days import Window, day_window, millis
 from services.billing.core.key_names import with_names
 from services.billing.core.machine_time import MachineTime, intervals
-from services.billing.core.money import usd
-from services.billing.core.report import always_on_of, make_report, state_of
+from services.billing.core.report import always_on_of, make_report
 from services.billing.core.revision import FileInput, Inputs, revised, sha256
 from services.billing.core.tie import period_of, settled
 from services.billing.core.usage import BY, Usage, tokens_of, usage
@@ -46,9 +45,13 @@ class _Day:
 
     @property
     def settled(self) -> bool:
-        """Whether all billing periods that it has charges in are over, and their invoices tie."""
+        """Whether it and all billing periods that it has charges in are over, and their invoices tie."""
         invoices, span = self.records.invoices, self.records.span
-        return settled(invoices, span) and all(period_of(invoice).end <= self.now for invoice in invoices)
+        return (
+            self.window.end <= self.now
+            and settled(invoices, span)
+            and all(period_of(invoice).end <= self.now for invoice in invoices)
+        )
 
 
 class Reports:
@@ -81,16 +84,16 @@ class Reports:
         return encode(fitted(with_names(answer, self._names())) if isinstance(answer, DayReport) else answer)
 
     async def today(self) -> Allocation:
-        """Without asking the meter: tokens divide the spend, they do not change it."""
+        """For the gate, without asking the meter: tokens divide the spend, they do not change it.
+
+        What is credited for hours before they are over does not count: no delivery opens the gate for what is to come.
+        """
         now = self._now()
         window = day_window(datetime.fromtimestamp(now, UTC).date().isoformat())
         records = await self._book.of(window)
-        return await asyncio.to_thread(self._allocation, _day(window, records, None, now))
-
-    async def spend_today(self) -> Decimal | None:
-        """In USD; None: not known."""
-        allocation = await self.today()
-        return usd(allocation.spend) if state_of(allocation) is not None else None
+        rows = [row for row in records.rows if row.billed >= 0 or not is_early(row, millis(now))]
+        day = _day(window, replace(records, rows=rows), None, now)
+        return await asyncio.to_thread(self._allocation, day)
 
     async def of(self, day: str) -> DayReport:
         """The day's figures, kept where they are new. `Refusal` without the meter, or what `AWAY` lists."""

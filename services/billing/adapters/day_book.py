@@ -1,7 +1,7 @@
 """What the books know about a day, all seen at one moment: charges, the machines' states, running bills."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +12,8 @@ from services.billing.adapters.accruals import accrued_in
 from services.billing.adapters.payable_book import counts, standings_of
 from services.billing.adapters.tables import cost_rows, snapshot_files, snapshots, transitions
 from services.billing.core.accrual import Accrual
-from services.billing.core.days import Window
+from services.billing.core.charges import is_early
+from services.billing.core.days import Window, millis
 from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import Change
 from services.billing.core.tie import period_of
@@ -91,13 +92,28 @@ async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostR
     """And the snapshots that they are from."""
     rows: list[CostRow] = []
     used: set[int] = set()
+    came = await _arrivals(connection)
     async with connection.stream(_active(day)) as result:
         async for batch in result.partitions(BATCH):  # in between, everything else has its turn
             for snapshot_id, quantity, *values in batch:
                 exact = None if quantity is None else Decimal(quantity)
-                rows.append(CostRow(consumed_quantity=exact, **dict(zip(_USED, values, strict=True))))
+                row = CostRow(consumed_quantity=exact, **dict(zip(_USED, values, strict=True)))
+                at = came[snapshot_id]
+                rows.append(replace(row, arrived=at) if is_early(row, at) else row)
                 used.add(snapshot_id)
     return rows, used
+
+
+async def _arrivals(connection: AsyncConnection) -> dict[int, int]:
+    """By snapshot that counts, when its files first came: reading them again tells nothing newer."""
+    first = snapshots.alias()
+    wanted = (
+        select(snapshots.c.id, func.min(first.c.imported_at))
+        .join(first, and_(first.c.source == snapshots.c.source, first.c.sha256 == snapshots.c.sha256))
+        .where(snapshots.c.active)
+        .group_by(snapshots.c.id)
+    )
+    return {snapshot_id: millis(at) for snapshot_id, at in await connection.execute(wanted)}
 
 
 async def _origin(connection: AsyncConnection, used: set[int], day: Window) -> tuple[list[File], Window]:

@@ -34,7 +34,8 @@ BATCH = 5_000
 PARQUET = b"PAR1"
 ZIP = b"PK\x03\x04"
 
-ROW = tuple(field.name for field in fields(CostRow))
+ROW = tuple(field.name for field in fields(CostRow) if field.name != "arrived")
+"""What the books keep of a charge. When it arrived, its snapshot says."""
 _KEY = ", ".join(forms.KEY)
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, TypeVar
 
 from services.billing.core.accrual import Accrual
@@ -11,9 +12,10 @@ from services.billing.core.charges import Charge, Kind, billed_time, day_part, g
 from services.billing.core.days import Window
 from services.billing.core.estimate import Basis
 from services.billing.core.focus import CostRow
+from services.billing.core.hours import BilledHours, HourClaims
 from services.billing.core.machine_time import MachineTime, TimeUse, without
 from services.billing.core.money import split
-from services.billing.core.parts import Part, parts_of, time_parts
+from services.billing.core.parts import Part, parts_of, time_parts, use_parts
 from shared.messages.billing import CAUSES, Cause
 
 K = TypeVar("K")
@@ -49,6 +51,14 @@ class Allocation:
     """What would have been accrued for the machine hours that are billed, and what was billed for them."""
     charges: int
     """Delivered rows."""
+    estimates: Mapping[str, int]
+    """By tier, what the hours cost by estimate for which no charge came that was made when they were over."""
+    unpriced: frozenset[str]
+    """The tiers with billable time in such hours that has no estimate: neither a price nor a running bill."""
+    partial: bool
+    """Whether such time is of a machine that is charged for: its charge came before it was over."""
+    hours: Mapping[str, BilledHours]
+    """By machine, those that charges for its use are for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,24 +86,34 @@ def allocate(facts: DayFacts) -> Allocation:
 
     Accrual is replaced by the bill hour by hour: a machine's UTC hour in which a charge for its use lies costs what
     the charges say. Any other hour costs what the running bill says, and where that says nothing its billable time
-    costs the tier's price; nothing, where the bill is settled and has the machine's other charges of the day.
+    costs the tier's price; nothing, where the bill is settled and has the machine's other charges of the day. A charge
+    that came before its hours were over takes the place of nothing: the larger of it and the accrual counts.
     """
     sums = _Sums(facts)
-    for kind, charge in grouped(facts.rows, facts.fleet.owner).items():
+    for kind, charge in grouped(facts.rows, facts.fleet.owner, facts.now).items():
         sums.add(kind, charge)
     basis = Basis(use=sums.use, tier_of=facts.fleet.tier_of, prices=facts.prices, told=facts.accruals)
     machines = sorted({*facts.times, *facts.accruals})
     accrued = 0
     variance: list[tuple[int, int]] = []
+    estimates: Counter[str] = Counter()
+    unpriced: set[str] = set()
+    is_partial = False
     for machine in machines:
         free = without(facts.day, sums.billed_hours.get(machine, []))
-        whole_bill = facts.settled and machine in sums.named
-        found: Counter[Part] = Counter() if whole_bill else basis.accrual(machine, free)
-        accrued += found.total()
-        sums.parts.update(found)
+        if not (facts.settled and machine in sums.named):
+            found = basis.beyond(machine, free, sums.early.get(machine, {}))
+            accrued += found.total()
+            sums.add_parts(Direct(facts.fleet.tier_of.get(machine, ""), machine), found)
+            for part, amount in basis.accrual(machine, free).items():
+                estimates[part.tier] += amount
+            missing = basis.unpriced(machine, free)
+            unpriced |= missing
+            is_partial |= bool(missing) and machine in sums.early
         billed = without(facts.day, free)
         if basis.observes(machine, billed):
             variance.append((basis.accrual(machine, billed).total(), sums.billed_use[machine]))
+    sums.adjust()
     causes, tiers, shared_by = _spread(facts, sums.parts, sums.loose)
     spend = sum(causes.values())
     return Allocation(
@@ -111,6 +131,10 @@ def allocate(facts: DayFacts) -> Allocation:
         observed=any(basis.observes(machine, [facts.day]) for machine in machines),
         variance=(sum(told for told, _ in variance), sum(paid for _, paid in variance)) if variance else None,
         charges=sum(row.rows for row in facts.rows),
+        estimates=estimates,
+        unpriced=frozenset(unpriced),
+        partial=is_partial,
+        hours=sums.hours(),
     )
 
 
@@ -130,8 +154,15 @@ class _Sums:
     billed_hours: dict[str, list[Window]] = field(default_factory=dict)
     """Machine to the hours for which there are charges: there the bill replaces the accrual."""
     billed_use: Counter[str] = field(default_factory=Counter)
+    early: dict[str, dict[Window, int]] = field(default_factory=dict)
+    """Machine to the hours that charges are for which came before these were over, with what they cost."""
     named: set[str] = field(default_factory=set)
     """The machines that any charge is for."""
+    _owned: dict[Direct, Counter[Part]] = field(default_factory=dict)
+    """`parts` by whose they are."""
+    _adjustments: Counter[tuple[Direct, bool]] = field(default_factory=Counter)
+    """By whose they are, and whether they are credits."""
+    _claims: dict[str, HourClaims] = field(default_factory=dict)
     _uses: dict[tuple[str, Window], TimeUse] = field(default_factory=dict)
 
     def use(self, machine: str | None, window: Window) -> TimeUse:
@@ -155,15 +186,55 @@ class _Sums:
             self.loose[kind.owner] += cost
             self.credit_loose[kind.owner] += cost if is_credit else 0
             return
-        parts = parts_of(cost, self._weights(kind, charge, kind.owner.tier))
-        self.parts.update(parts)
-        self.credit_parts.update(parts if is_credit else {})
-        if kind.machine is None:
+        if kind.machine is not None:
+            self.named.add(kind.machine)
+        if charge.is_adjustment(kind):
+            self._adjustments[kind.owner, is_credit] += cost
+        else:
+            self._add_usage(kind, charge, kind.owner, cost)
+
+    def _add_usage(self, kind: Kind, charge: Charge, owner: Direct, cost: int) -> None:
+        window = self._elapsed(Window(kind.start, kind.end).overlap(self.facts.day))
+        use = self.use(owner.machine, window)
+        if not kind.is_use or owner.machine is None:
+            weights = time_parts(owner.tier, window, use, in_every_state=kind.is_storage)
+            self.add_parts(owner, parts_of(cost, weights))
             return
-        self.named.add(kind.machine)
-        if kind.is_use:
-            self.billed_hours.setdefault(kind.machine, []).append(kind.hours)
-            self.billed_use[kind.machine] += cost
+        hours = billed_time(kind, charge, self.facts.day, window)
+        parts = parts_of(cost, use_parts(owner.tier, window, use, hours))
+        self.add_parts(owner, parts)
+        unexplained = sum(amount for part, amount in parts.items() if part.cause == "unexplained")
+        if cost >= 0:
+            self._claims.setdefault(owner.machine, HourClaims()).add(window, hours, unexplained)
+        if kind.arrived is None:
+            self.billed_hours.setdefault(owner.machine, []).append(kind.hours)
+            self.billed_use[owner.machine] += cost
+        else:
+            early = self.early.setdefault(owner.machine, {})
+            early[kind.covers] = early.get(kind.covers, 0) + cost
+
+    def add_parts(self, owner: Direct, parts: Mapping[Part, int]) -> None:
+        self.parts.update(parts)
+        self._owned.setdefault(owner, Counter()).update(parts)
+
+    def adjust(self) -> None:
+        """Spread what is no cost of its own time: as the machine's other costs of the day are, else as its tier's."""
+        by_tier: dict[str, Counter[Part]] = {}
+        for parts in self._owned.values():
+            for part, amount in parts.items():
+                by_tier.setdefault(part.tier, Counter())[part] += amount
+        for (owner, is_credit), cost in self._adjustments.items():
+            weights = _positive(self._owned.get(owner, {})) or _positive(by_tier.get(owner.tier, {}))
+            if not weights:
+                day = self._elapsed(self.facts.day)
+                weights = time_parts(owner.tier, day, self.use(owner.machine, day))
+            parts = parts_of(cost, weights)
+            self.parts.update(parts)
+            self.credit_parts.update(parts if is_credit else {})
+
+    def hours(self) -> dict[str, BilledHours]:
+        day = self._elapsed(self.facts.day)
+        return {name: c.compared(partial(self.use, name), day) for name, c in sorted(self._claims.items())}
 
     def wakes(self) -> dict[str | None, int]:
         found: Counter[str | None] = Counter()
@@ -172,12 +243,10 @@ class _Sums:
                 found[part.key_id] += amount
         return dict(found)
 
-    def _weights(self, kind: Kind, charge: Charge, home: str) -> Counter[Part]:
-        window = Window(kind.start, kind.end).overlap(self.facts.day)
-        if window.start < self.facts.now < window.end:
-            window = Window(window.start, self.facts.now)  # what has not happened yet explains nothing
-        billed = None if kind.is_storage else billed_time(kind, charge, window)
-        return time_parts(home, window, self.use(kind.machine, window), billed)
+    def _elapsed(self, window: Window) -> Window:
+        """What has not happened yet explains nothing."""
+        ongoing = window.start < self.facts.now < window.end
+        return Window(window.start, self.facts.now) if ongoing else window
 
 
 def _spread(
@@ -204,6 +273,10 @@ def _spread(
     shares = split(causes["shared"], keys[key])
     found = {name: direct[name] + share for name, share in zip(names, shares, strict=True)}
     return causes, found, key if "shared" in loose else None
+
+
+def _positive(parts: Mapping[Part, int]) -> Counter[Part]:
+    return Counter({part: amount for part, amount in parts.items() if amount > 0})
 
 
 def _less(all_of_it: Counter[K], taken: Counter[K]) -> Counter[K]:

@@ -31,6 +31,8 @@ class Kind(NamedTuple):
     hourly: bool
     """Whether its quantity counts hours."""
     per_usd: str
+    arrived: int | None = None
+    """The beginning of the UTC hour in which a machine's charge came; None: each hour that it touches was over."""
 
     @property
     def machine(self) -> str | None:
@@ -48,7 +50,20 @@ class Kind(NamedTuple):
     @property
     def hours(self) -> Window:
         """The UTC hours that it touches, whole."""
-        return Window(self.start - self.start % HOUR, self.end + -self.end % HOUR)
+        return _whole_hours(self.start, self.end)
+
+    @property
+    def covers(self) -> Window:
+        """The hours that a charge for use can be for, whose estimate therefore is not added to it.
+
+        A charge of one UTC hour is for that hour. A longer one that came early is for the hours that were over then,
+        and one longer than a day for none: a month's licence does not say what its machine costs in an hour.
+        """
+        hours = self.hours
+        if self.arrived is None or hours.length <= HOUR:
+            return hours
+        end = hours.start if self.end - self.start > DAY else min(hours.end, self.arrived)
+        return Window(hours.start, max(hours.start, end))
 
 
 @dataclass(slots=True)
@@ -63,8 +78,17 @@ class Charge:
     """Hours, in 10⁻³⁰."""
     rows: int = 0
 
+    def is_adjustment(self, kind: Kind) -> bool:
+        """Whether it is no cost of its own time: a credit, a refund, a purchase, a lower price told afterwards."""
+        return kind.category != "Usage" or (self.billed < 0 and not self.quantity)
 
-def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner]) -> dict[Kind, Charge]:
+
+def is_early(row: CostRow, now: int) -> bool:
+    """Whether an hour of the charge was not over when it came; at the latest it came `now`."""
+    return _arrival(row, now) < _whole_hours(row.charge_start, row.charge_end).end
+
+
+def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], now: int) -> dict[Kind, Charge]:
     """By kind, in the order in which they come."""
     owners: dict[tuple[str | None, ...], Owner] = {}
     found: dict[Kind, Charge] = {}
@@ -74,7 +98,9 @@ def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner]) -> dict[
             whose = owners[named] = owner(row)
         hourly = (row.consumed_unit or "").strip().lower() in HOUR_UNITS
         start, end = _span(row, whose)
-        kind = Kind(start, end, whose, row.category, row.service_category, hourly, row.per_usd)
+        is_machines = isinstance(whose, Direct) and whose.machine is not None
+        arrived = _arrival(row, now) // HOUR * HOUR if is_machines and is_early(row, now) else None
+        kind = Kind(start, end, whose, row.category, row.service_category, hourly, row.per_usd, arrived)
         if (charge := found.get(kind)) is None:
             charge = found[kind] = Charge()
         billed = units(row.billed)
@@ -86,6 +112,15 @@ def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner]) -> dict[
             above, below = row.consumed_quantity.as_integer_ratio()
             charge.quantity += divided(above * _QUANTUM, below)
     return found
+
+
+def _arrival(row: CostRow, now: int) -> int:
+    """Nothing has come later than now, whatever the clock said."""
+    return now if row.arrived is None else min(now, row.arrived)
+
+
+def _whole_hours(start: int, end: int) -> Window:
+    return Window(start - start % HOUR, end + -end % HOUR)
 
 
 def _span(row: CostRow, owner: Owner) -> tuple[int, int]:
@@ -119,12 +154,14 @@ def _lengths(start: int, end: int) -> tuple[int, ...]:
     return tuple(Window(start, end).overlap(Window(at, at + DAY)).length for at in range(first, end, DAY))
 
 
-def billed_time(kind: Kind, charge: Charge, window: Window) -> int:
-    """Milliseconds of the window for which a machine was billed: the hours that the charge counts, else all of it.
+def billed_time(kind: Kind, charge: Charge, day: Window, elapsed: Window) -> int | None:
+    """Milliseconds of the day for which a machine was billed, as the charge counts its hours; None: it counts none.
 
-    Several rows for the same time do not make it longer: it is their mean.
+    `elapsed` is its part of the day that has passed: no more can have been used. Several rows for the same time do not
+    make it longer: it is their mean.
     """
-    if not charge.quantity or not window.length:
-        return window.length
+    if not charge.quantity or not elapsed.length:
+        return None
+    on_day = Window(kind.start, kind.end).overlap(day).length
     whole = charge.rows * _QUANTUM * (kind.end - kind.start)
-    return min(window.length, max(1, divided(abs(charge.quantity) * HOUR * window.length, whole)))
+    return min(elapsed.length, max(1, divided(abs(charge.quantity) * HOUR * on_day, whole)))

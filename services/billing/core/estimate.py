@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from services.billing.core.accrual import Accrual
 from services.billing.core.days import HOUR, Window
 from services.billing.core.machine_time import BILLABLE, TimeUse, without
-from services.billing.core.money import divided
-from services.billing.core.parts import Part, parts_of, time_parts
+from services.billing.core.money import divided, split
+from services.billing.core.parts import Part, parts_of, time_parts, total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Basis:
         told = self._told(machine, windows)
         for accrual in told:
             window = Window(accrual.since, accrual.through)
-            weights = time_parts(home, window, self.use(machine, window), window.length)
+            weights = time_parts(home, window, self.use(machine, window))
             found.update(parts_of(accrual.amount, weights))
         weights = Counter()
         for rest in (
@@ -50,6 +50,29 @@ class Basis:
         if weights.total():
             found.update(parts_of(divided(weights.total(), HOUR), weights))
         return found
+
+    def beyond(self, machine: str, windows: Sequence[Window], early: Mapping[Window, int]) -> Counter[Part]:
+        """The accrual beyond what `early` charges cost already, each for its hours: the larger of the two counts."""
+        if not early:
+            return self.accrual(machine, windows)
+        hours = [Window(at, at + HOUR) for window in windows for at in range(window.start, window.end, HOUR)]
+        found = {hour: self.accrual(machine, [hour]) for hour in hours}
+        for window, cost in sorted(early.items(), key=lambda item: (item[0].length, item[0].start)):
+            here = [hour for hour in hours if hour.overlap(window).length]
+            totals = [found[hour].total() for hour in here]
+            if (taken := min(cost, sum(totals))) <= 0:
+                continue
+            for hour, amount, part in zip(here, totals, split(taken, totals), strict=True):
+                if part:
+                    found[hour] = parts_of(amount - part, found[hour])
+        return total(found.values())
+
+    def unpriced(self, machine: str, windows: Sequence[Window]) -> set[str]:
+        """The tiers of its billable time in the windows of which neither a running bill nor a price says the cost."""
+        home = self.tier_of.get(machine, "")
+        told = [Window(a.since, a.through) for a in self._told(machine, windows)]
+        spells = {spell for w in windows for part in without(w, told) for spell in self.use(machine, part).spells}
+        return {spell.tier or home for spell in spells if spell.cause in BILLABLE} - set(self.prices)
 
     def _told(self, machine: str, windows: Sequence[Window]) -> list[Accrual]:
         """Of the machine's hours that begin in the windows; of none where nobody knows its tier."""

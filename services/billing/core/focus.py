@@ -37,6 +37,8 @@ class CostRow:
     service_name: str | None = None
     rows: int = 1
     """How many delivered charges it is the sum of."""
+    arrived: int | None = None
+    """When it was first delivered, if an hour of its charge period was not over then; None: all of them were."""
 
 
 @dataclass(frozen=True, order=True)

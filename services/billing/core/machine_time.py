@@ -106,6 +106,11 @@ class TimeUse:
         return found
 
     @property
+    def covered(self) -> int:
+        """All that the journal knows."""
+        return sum(self.spells.values())
+
+    @property
     def billable(self) -> int:
         """Time in which a provider bills the machine itself, not only its disks."""
         return sum(length for spell, length in self.spells.items() if spell.cause in BILLABLE)

@@ -1,7 +1,7 @@
 """Where a machine's own charge goes: parts of it by tier, cause and waking key, in proportion to the machine's time."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from services.billing.core.days import Window
@@ -18,24 +18,37 @@ class Part(NamedTuple):
     key_id: str | None = None
 
 
-def time_parts(home: str, window: Window, use: TimeUse, billed: int | None) -> Counter[Part]:
+def time_parts(home: str, window: Window, use: TimeUse, *, in_every_state: bool = False) -> Counter[Part]:
     """Weights by what the machine did in the window. `home` is its tier where the journal says none.
 
-    `billed` are the milliseconds that it was billed for, None of storage, which costs in every state. Billed time
-    beyond what the journal can explain is unexplained as far as it is silent about the window; the rest follows the
-    billable time that it knows, and is the cost of being asleep where there is none.
+    They follow the billable time, and where there is none the time asleep; `in_every_state` all of it, as a disk costs.
+    Time that the journal does not cover is unexplained.
     """
     silence = Part(home, "unexplained")
     if not window.length or use.uncovered == window.length:
         return Counter({silence: 1})  # a window about which the journal knows nothing tells nothing about sleep either
-    if billed is None:
-        spent, known, unknown = _spent(home, use, all_of_it=True), 1, use.uncovered
-    else:
-        spent = _spent(home, use, all_of_it=not use.billable)
-        unexplained = min(use.uncovered, max(0, billed - use.billable))
-        known, unknown = billed - unexplained, unexplained * spent.total()
+    spent = _spent(home, use, all_of_it=in_every_state or not use.billable)
+    known, unknown = (1, use.uncovered) if in_every_state else (use.covered, use.uncovered * spent.total())
     weights = Counter({part: time * known for part, time in spent.items()})
     weights[silence] += unknown
+    return weights
+
+
+def use_parts(home: str, window: Window, use: TimeUse, billed: int | None) -> Counter[Part]:
+    """Weights of a machine's own use, which costs only while it is awake; `billed`: the milliseconds that it counts.
+
+    Billed time beyond the billable time that the journal knows is unexplained, and so is a charge for a window in which
+    the machine slept. A charge that counts no time follows the billable time of its window, however little that is.
+    What the journal does not cover of the window is unexplained.
+    """
+    silence = Part(home, "unexplained")
+    if not use.billable:
+        return Counter({silence: 1})
+    if billed is None:
+        return time_parts(home, window, use)
+    unexplained = max(0, billed - use.billable)
+    weights = Counter({p: time * (billed - unexplained) for p, time in _spent(home, use, all_of_it=False).items()})
+    weights[silence] += unexplained * use.billable
     return weights
 
 
@@ -43,6 +56,13 @@ def parts_of(cost: int, weights: Mapping[Part, int]) -> Counter[Part]:
     """They sum to `cost`; some weight is not 0."""
     order = sorted(weights, key=lambda part: (CAUSES.index(part.cause), part.tier, part.key_id or ""))  # for ties
     return Counter(dict(zip(order, split(cost, [weights[part] for part in order]), strict=True)))
+
+
+def total(parts: Iterable[Mapping[Part, int]]) -> Counter[Part]:
+    found: Counter[Part] = Counter()
+    for some in parts:
+        found.update(some)
+    return found
 
 
 def _spent(home: str, use: TimeUse, *, all_of_it: bool) -> Counter[Part]:

@@ -26,11 +26,12 @@ FAILED = "the day could not be made"
 
 
 def state_of(allocation: Allocation, *, settled: bool = False, complete: bool = False) -> FigureState | None:
-    """None where the cost is not known. An accrual in it makes the whole figure an estimate.
+    """None where the cost is not known. An accrual in it makes the whole figure an estimate, and so does a charge that
+    came before its hours were over where nothing says what they cost.
 
     `settled`: the invoices of all of the day's billing periods tie, so that no charge of it is still to come.
     """
-    if allocation.accrued or not (allocation.billed or settled):
+    if allocation.accrued or allocation.partial or not (allocation.billed or settled):
         return "estimated" if allocation.billed or allocation.observed else None
     return "final" if settled and complete else "provisional"
 

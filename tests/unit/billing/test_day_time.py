@@ -10,7 +10,7 @@ from services.billing.core.charges import grouped
 from services.billing.core.days import HOUR
 from services.billing.core.money import units, usd
 from shared.messages.billing import DayReport
-from tests.unit.billing.kit import DAY_WINDOW, FLEET, charge, hours
+from tests.unit.billing.kit import DAY_WINDOW, FLEET, LATER, charge, hours
 from tests.unit.billing.test_allocation import AWAKE, allocated, causes, life, tiers
 from tests.unit.billing.test_day_report import reported, told
 
@@ -89,7 +89,7 @@ def test_a_charge_without_length_that_counts_hours_is_unexplained() -> None:
 
 def test_charges_alike_but_for_their_parent_have_owners_of_their_own() -> None:
     disks = [charge("1", resource_id="x", parent_id=parent) for parent in ("i-a", "i-b", None)]
-    assert len(grouped(disks, FLEET.owner)) == 3
+    assert len(grouped(disks, FLEET.owner, LATER)) == 3
     assert tiers(allocated(*disks)) == {"A": 1, "B": 1}
 
 
