@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from services.meter import wiring
 from services.meter.adapters.confirmed import ConfirmedBook
 from services.meter.wiring import opened
 from shared.bus import subjects
@@ -42,6 +43,7 @@ async def test_a_comparison_that_fails_is_counted_and_repeated_while_events_are_
         return await compare(book, *arguments, **named)  # type: ignore[arg-type]  # as they came
 
     monkeypatch.setattr(ConfirmedBook, "compare", fail)
+    monkeypatch.setattr(wiring, "SWEEP_SECONDS", 0.2)
     events = [event("gw-1", n, completed_at=MIDNIGHT + n) for n in (1, 2)]
     runtime = runtime_on(bus, tmp_path)
     async with opened(runtime):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.integration.suite.config import config
 from tests.kit.engine import engine_command
@@ -86,6 +87,7 @@ async def test_the_whole_chain_agrees_and_each_broken_link_is_named(tmp_path: Pa
         assert ["sums: the sums are not those of the events" in w for w in wrongs(links)].count(True) == 1
 
 
+@pytest.mark.long
 async def test_without_a_meter_it_says_so_and_looks_at_the_rest(tmp_path: Path, tiny_model: Path) -> None:
     async with up(tmp_path, config(engine_command(tiny_model))) as suite:
         pids = [suite.services["meter"]["pid"]]

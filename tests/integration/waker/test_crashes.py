@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Received
@@ -104,6 +106,7 @@ async def test_waking_with_the_call_under_way(bus: JetStreamBus, nats_url: str, 
         assert (await house.record()).generation in (1, 2)  # type: ignore[union-attr]  # it is there
 
 
+@pytest.mark.long
 async def test_waking_while_the_engine_loads(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
     async with two_wakers(bus, nats_url, tmp_path, "--load", "8") as house:
         async with house.at(lambda record: record.phase == "loading", kill(house)) as killed:
@@ -116,6 +119,7 @@ async def test_waking_while_the_engine_loads(bus: JetStreamBus, nats_url: str, t
         assert [line.word for line in house.lives()] == ["start", "ready"]
 
 
+@pytest.mark.long
 async def test_ready_and_the_idle_clock_goes_on(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
     async with two_wakers(bus, nats_url, tmp_path, idle="12s") as house:
         await house.ask()
@@ -133,6 +137,7 @@ async def test_ready_and_the_idle_clock_goes_on(bus: JetStreamBus, nats_url: str
         assert await house.path() == ["asleep", "waking", "ready", "draining", "falling_asleep", "asleep"]
 
 
+@pytest.mark.long
 async def test_draining_goes_on(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
     async with two_wakers(bus, nats_url, tmp_path, idle="1s") as house, slow_gateway(house) as lets_go:
         await house.ask()
@@ -190,6 +195,7 @@ async def test_what_the_operator_woke_stays_awake(bus: JetStreamBus, nats_url: s
         assert len(house.lives(word="start")) == 1
 
 
+@pytest.mark.long
 async def test_asleep_with_demand_just_published_and_kept_from_requests(
     bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:

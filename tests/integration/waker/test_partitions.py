@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from shared.bus.jetstream import JetStreamBus
 from tests.integration.waker.whole import House, built, one_engine_at_a_time
 from tests.kit.service import ServiceProcess
@@ -74,6 +76,7 @@ async def test_a_leader_that_was_paused_finds_out_before_it_acts(
         await served_once(house)
 
 
+@pytest.mark.long
 async def test_what_a_paused_leader_meant_to_stop_is_not_stopped_under_the_next(
     bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:
