@@ -23,7 +23,7 @@ COMPARISON = "comparison with the marks"
 
 
 def runtime_on(bus: MemoryBus, home: Path) -> Runtime:
-    config = parse('[meter]\nkeep_events = "36500d"\nsource_silence = "1m"\n', "test.toml")
+    config = parse('[meter]\nkeep_events = "36500d"\nsource_silence = "1m"\ndrain_grace = "0.1s"\n', "test.toml")
     return Runtime(service="meter", config=config, data_dir=home, bus=bus, port=None, now=lambda: NOW)
 
 
