@@ -38,7 +38,7 @@ tier = "h"
 instance = "{instance}"
 endpoint = "http://127.0.0.1:1"
 """
-KILLS = 3
+KILLS = 2
 
 
 @asynccontextmanager
@@ -98,6 +98,7 @@ async def test_killed_between_reading_and_commit_it_counts_nothing_twice_and_los
         assert await process.stop() == 0
 
 
+@pytest.mark.long
 async def test_the_gate_closes_when_the_bill_goes_dark_and_opens_when_it_is_back(
     bus: JetStreamBus, tmp_path: Path, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
