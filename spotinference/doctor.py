@@ -16,12 +16,13 @@ from shared.bus.ports import Received
 from shared.bus.subjects import (
     ACTIVITIES,
     BILLING_REPORT,
+    BILLING_REPORTS,
     METER_AUDIT,
     METER_GAPS,
     METER_TOKENS,
 )
 from shared.errors import SpotinferenceError
-from shared.messages.billing import DayReport, ReportQuery
+from shared.messages.billing import DayReport, PeriodReport, ReportQuery, ReportsQuery
 from shared.messages.codec import Unreadable, decode, decode_text
 from shared.messages.gateway import Activity
 from shared.messages.meter import Confirmed, Gaps, GapsQuery, Tokens, TokensQuery
@@ -29,8 +30,10 @@ from shared.messages.meter_audit import Audit, AuditQuery
 from spotinference import doctor_links as links
 from spotinference.buckets import read_bucket
 from spotinference.context import Context, ask, suite_options
+from spotinference.doctor_hours import DAYS, hours
 from spotinference.doctor_links import Link, Outbox
 from spotinference.findings import wrong
+from spotinference.report import REPORTS_SECONDS
 from spotinference.terminal import echo_json, say
 from spotinference.usage import today
 
@@ -90,6 +93,8 @@ async def _chain(bus: JetStreamBus, context: Context, day: str) -> AsyncIterator
     yield links.stream(backlog, await bus.backlog(topology.LEDGER))
     if tokens is not None:
         yield await _asked("books", lambda: _books(bus, day, tokens))
+    for link in await _hours(bus, day):
+        yield link
     for link in links.clocks(skews | await _clocks(context)):
         yield link
 
@@ -110,6 +115,16 @@ async def _asked(name: str, work: Callable[[], Awaitable[Link]]) -> Link:
 
 async def _books(bus: JetStreamBus, day: str, tokens: Tokens) -> Link:
     return links.books(await ask(bus, BILLING_REPORT, ReportQuery(day=day), DayReport), tokens)
+
+
+async def _hours(bus: JetStreamBus, day: str) -> list[Link]:
+    """Of the days up to it that are over."""
+    query = ReportsQuery(to=day, days=DAYS + 1)
+    try:
+        period = await ask(bus, BILLING_REPORTS, query, PeriodReport, timeout=REPORTS_SECONDS)
+    except SpotinferenceError as error:
+        return [Link("hours", wrong(str(error)))]
+    return list(hours([report for report in period.days if report.day < today()][-DAYS:]))
 
 
 async def _marks(bus: JetStreamBus) -> dict[str, int]:

@@ -51,8 +51,8 @@ def fitted(report: PeriodReport) -> PeriodReport:
     """The report, as large as a message may be: what has the most parts goes first, and the report says so."""
     if len(encode(report)) <= ANSWER_BYTES:
         return report
-    bare = tuple(msgspec.structs.replace(day, keys=(), models=(), sources=()) for day in report.days)
-    report = msgspec.structs.replace(report, days=bare, left_out="keys, models and sources of each day")
+    bare = tuple(msgspec.structs.replace(day, keys=(), models=(), sources=(), hours=()) for day in report.days)
+    report = msgspec.structs.replace(report, days=bare, left_out="keys, models, sources and hours of each day")
     if len(encode(report)) <= ANSWER_BYTES:
         return report
-    return msgspec.structs.replace(report, keys=(), left_out="keys; models and sources of each day")
+    return msgspec.structs.replace(report, keys=(), left_out="keys; models, sources and hours of each day")

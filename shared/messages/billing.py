@@ -92,6 +92,22 @@ class Variance(msgspec.Struct, frozen=True, kw_only=True):
     """`billed` less `accrued`."""
 
 
+class MachineHours(msgspec.Struct, frozen=True, kw_only=True):
+    """A day's hours of one machine, as its charges count them, against those that the journal knows."""
+
+    machine: str
+    billed: Decimal | None
+    """None: its charges count no hours."""
+    known: Decimal
+    """Awake, waking or falling asleep by the journal."""
+    unexplained: Decimal
+    """Billed above what is known, charge by charge."""
+    asleep: Decimal
+    """The part of `unexplained` in which the journal says that the machine slept; of the rest it says nothing."""
+    spend: Decimal
+    """What of its charges for use is unexplained, in USD."""
+
+
 class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
     """Answer on `billing.report`. `spend`, `state`, `usd_per_mtok` are None, with `reason`, where unknown: never 0."""
 
@@ -141,6 +157,8 @@ class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
     """What would not fit into a message: `keys`; None: all is there. What is published has all."""
     failed: bool = False
     """It could not be made: `reason` says why, and no figure of it is known. It is never published."""
+    hours: tuple[MachineHours, ...] = ()
+    """Of each machine with charges for its use."""
 
 
 class ReportsQuery(Message, frozen=True, kw_only=True, tag="reports_query.v1"):

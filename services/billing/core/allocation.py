@@ -21,6 +21,8 @@ from shared.messages.billing import CAUSES, Cause
 K = TypeVar("K")
 SharedBy = Literal["direct cost", "tokens", "nothing: evenly"]
 Loose = Literal["shared", "unattributed"]
+_Whose = tuple[str, str | None]
+"""A tier, and a machine of it; None: only a tag says whose it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ def allocate(facts: DayFacts) -> Allocation:
         if not (facts.settled and machine in sums.named):
             found = basis.beyond(machine, free, sums.early.get(machine, {}))
             accrued += found.total()
-            sums.add_parts(Direct(facts.fleet.tier_of.get(machine, ""), machine), found)
+            sums.add_parts((facts.fleet.tier_of.get(machine, ""), machine), found)
             for part, amount in basis.accrual(machine, free).items():
                 estimates[part.tier] += amount
             missing = basis.unpriced(machine, free)
@@ -158,9 +160,9 @@ class _Sums:
     """Machine to the hours that charges are for which came before these were over, with what they cost."""
     named: set[str] = field(default_factory=set)
     """The machines that any charge is for."""
-    _owned: dict[Direct, Counter[Part]] = field(default_factory=dict)
+    _owned: dict[_Whose, Counter[Part]] = field(default_factory=dict)
     """`parts` by whose they are."""
-    _adjustments: Counter[tuple[Direct, bool]] = field(default_factory=Counter)
+    _adjustments: Counter[tuple[_Whose, bool]] = field(default_factory=Counter)
     """By whose they are, and whether they are credits."""
     _claims: dict[str, HourClaims] = field(default_factory=dict)
     _uses: dict[tuple[str, Window], TimeUse] = field(default_factory=dict)
@@ -189,7 +191,7 @@ class _Sums:
         if kind.machine is not None:
             self.named.add(kind.machine)
         if charge.is_adjustment(kind):
-            self._adjustments[kind.owner, is_credit] += cost
+            self._adjustments[(kind.owner.tier, kind.machine), is_credit] += cost
         else:
             self._add_usage(kind, charge, kind.owner, cost)
 
@@ -198,11 +200,11 @@ class _Sums:
         use = self.use(owner.machine, window)
         if not kind.is_use or owner.machine is None:
             weights = time_parts(owner.tier, window, use, in_every_state=kind.is_storage)
-            self.add_parts(owner, parts_of(cost, weights))
+            self.add_parts((owner.tier, owner.machine), parts_of(cost, weights))
             return
         hours = billed_time(kind, charge, self.facts.day, window)
         parts = parts_of(cost, use_parts(owner.tier, window, use, hours))
-        self.add_parts(owner, parts)
+        self.add_parts((owner.tier, owner.machine), parts)
         unexplained = sum(amount for part, amount in parts.items() if part.cause == "unexplained")
         if cost >= 0:
             self._claims.setdefault(owner.machine, HourClaims()).add(window, hours, unexplained)
@@ -213,9 +215,9 @@ class _Sums:
             early = self.early.setdefault(owner.machine, {})
             early[kind.covers] = early.get(kind.covers, 0) + cost
 
-    def add_parts(self, owner: Direct, parts: Mapping[Part, int]) -> None:
+    def add_parts(self, whose: _Whose, parts: Mapping[Part, int]) -> None:
         self.parts.update(parts)
-        self._owned.setdefault(owner, Counter()).update(parts)
+        self._owned.setdefault(whose, Counter()).update(parts)
 
     def adjust(self) -> None:
         """Spread what is no cost of its own time: as the machine's other costs of the day are, else as its tier's."""
@@ -223,11 +225,12 @@ class _Sums:
         for parts in self._owned.values():
             for part, amount in parts.items():
                 by_tier.setdefault(part.tier, Counter())[part] += amount
-        for (owner, is_credit), cost in self._adjustments.items():
-            weights = _positive(self._owned.get(owner, {})) or _positive(by_tier.get(owner.tier, {}))
+        for (whose, is_credit), cost in self._adjustments.items():
+            tier, machine = whose
+            weights = _positive(self._owned.get(whose, {})) or _positive(by_tier.get(tier, {}))
             if not weights:
                 day = self._elapsed(self.facts.day)
-                weights = time_parts(owner.tier, day, self.use(owner.machine, day))
+                weights = time_parts(tier, day, self.use(machine, day))
             parts = parts_of(cost, weights)
             self.parts.update(parts)
             self.credit_parts.update(parts if is_credit else {})

@@ -2,9 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
-from services.billing.core.days import DAY, Window
+from services.billing.core.days import DAY, HOUR, Window
 from services.billing.core.machine_time import TimeUse
+from services.billing.core.money import usd
+from shared.messages.billing import MachineHours
+
+_PLACES = Decimal("0.0001")
+"""Of an hour: a third of a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +76,22 @@ def _sums(
         unexplained += max(0, time - spent.billable)
         asleep += max(0, time - spent.billable - spent.uncovered)
     return billed, unexplained, asleep
+
+
+def figures(hours: Mapping[str, BilledHours]) -> tuple[MachineHours, ...]:
+    """By machine, as a report has them."""
+    return tuple(
+        MachineHours(
+            machine=machine,
+            billed=None if one.billed is None else _hours(one.billed),
+            known=_hours(one.known),
+            unexplained=_hours(one.unexplained),
+            asleep=_hours(one.asleep),
+            spend=usd(one.cost),
+        )
+        for machine, one in hours.items()
+    )
+
+
+def _hours(time: int) -> Decimal:
+    return (Decimal(time) / HOUR).quantize(_PLACES)

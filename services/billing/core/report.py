@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from decimal import Decimal
 
+from services.billing.core import hours
 from services.billing.core.allocation import Allocation
 from services.billing.core.days import HOUR, Window
 from services.billing.core.money import MTOK, PLACES, divided, per_mtok, usd
@@ -82,6 +83,7 @@ def make_report(
         variance=_variance(allocation),
         shared_by=allocation.shared_by if known else None,
         charges=allocation.charges,
+        hours=hours.figures(allocation.hours),
     )
 
 

@@ -252,7 +252,7 @@ def test_always_on_is_every_machine_for_all_of_the_time_that_has_passed() -> Non
 def test_a_charge_of_the_future_is_the_days_cost_and_explains_nothing() -> None:
     times = {"a-1": life((-1, "ready"))}
     report = reported(charge("5"), times=times, now=DAY_WINDOW.start - DAY)
-    assert told(report.spend, report.state) == told(5, "provisional")
+    assert told(report.spend, report.state) == told(5, "estimated")
 
 
 TIERS = st.sampled_from(["A", "B", "old"])
