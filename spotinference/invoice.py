@@ -15,7 +15,7 @@ from shared.errors import Misconfigured
 from shared.messages.invoices import ImportAnswer, Invoices, InvoicesQuery, PayableNote
 from shared.printable import printable
 from spotinference.context import Context, ask, suite_options
-from spotinference.invoice_view import imported_lines, imported_table, refused_lines, standings_table
+from spotinference.invoice_view import bill_name, imported_lines, imported_table, refused_lines, standings_table
 from spotinference.terminal import Screen, echo_json, say, show
 
 IMPORT_SECONDS = 900.0
@@ -58,26 +58,50 @@ def import_(
 
 
 @invoice.command(context_settings={"ignore_unknown_options": True})  # a credit's amount begins like an option
-@click.argument("invoice_id", metavar="INVOICE")
-@click.argument("amount")
-@click.option("--source", required=True, help="Who delivers its charges.")
-@click.option("--issuer", help="Where several issuers have an invoice of this number.")
+@click.argument("words", metavar="[INVOICE] AMOUNT", nargs=-1, required=True)
+@click.option("--source", required=True, help="Who delivers the charges.")
+@click.option("--period", metavar="YYYY-MM", help="In place of INVOICE: the month's charges that name no invoice.")
+@click.option("--issuer", help="Where several issuers have an invoice of this number, or charges without one.")
+@click.option("--account", help="With --period: where several accounts have such charges.")
 @click.option("--voids", metavar="OTHER", help="The invoice that this one replaces: its charges no longer count.")
 @suite_options
 def payable(
-    context: Context, invoice_id: str, amount: str, *, source: str, issuer: str | None, voids: str | None
+    context: Context,
+    words: tuple[str, ...],
+    *,
+    source: str,
+    period: str | None,
+    issuer: str | None,
+    account: str | None,
+    voids: str | None,
 ) -> None:
-    """Note what an invoice says is to be paid, in its own currency. A later note of it replaces this one."""
+    """Note what is to be paid, in the charges' own currency: of an invoice, or for a month's charges without one.
+
+    A later note of the same replaces this one.
+    """
+    *invoice_ids, amount = words
+    if len(invoice_ids) != (period is None):
+        raise click.UsageError("expected INVOICE AMOUNT, or --period YYYY-MM AMOUNT")
+    invoice_id = "".join(invoice_ids)
     try:
         exact = Decimal(amount)
     except InvalidOperation as error:
         raise Misconfigured(f'AMOUNT: expected a number such as "1234.56", got {amount!r}') from error
     try:
-        note = PayableNote(source=source, invoice_id=invoice_id, amount=exact, issuer=issuer, voids=voids)
+        note = PayableNote(
+            source=source,
+            invoice_id=invoice_id,
+            amount=exact,
+            issuer=issuer,
+            voids=voids,
+            period=period,
+            account=account,
+        )
     except ValueError as error:
         raise Misconfigured(f"AMOUNT: {error}") from None
     invoices = context.on_bus(lambda bus: ask(bus, BILLING_PAYABLE, note, Invoices))
-    show(standings_table([s for s in invoices.standings if s.invoice_id in (invoice_id, voids)]))
+    wanted = (None,) if period else (invoice_id, voids)
+    show(standings_table([one for one in invoices.standings if one.source == source and one.invoice_id in wanted]))
 
 
 @invoice.command("list")
@@ -105,7 +129,7 @@ def check(context: Context, *, as_json: bool) -> None:
         show(standings_table(standings))
         for one in wrong:
             say(
-                f"spotinference: {one.issuer}, invoice {one.invoice_id}: its charges are {one.billed} {one.currency}, "
+                f"spotinference: {one.issuer}, {bill_name(one)}: its charges are {one.billed} {one.currency}, "
                 f"payable are {one.payable}: import its newest file, or correct the amount",
                 err=True,
             )

@@ -42,6 +42,11 @@ def imported_table(imported: Sequence[Imported]) -> Table:
     return table
 
 
+def bill_name(one: InvoiceStanding) -> str:
+    """What an operator calls it."""
+    return f"invoice {one.invoice_id}" if one.invoice_id else f"charges without a number of account {one.account}"
+
+
 def standings_table(standings: Sequence[InvoiceStanding]) -> Table:
     table = Table("period", "issuer", "invoice", "charges", "payable", "rounding", "", "", box=None, pad_edge=False)
     for column in (3, 4, 5):
@@ -49,7 +54,7 @@ def standings_table(standings: Sequence[InvoiceStanding]) -> Table:
     for one in standings:
         amounts = [f"{one.billed:,f}", *("" if a is None else f"{a:,f}" for a in (one.payable, one.rounding))]
         period = f"{one.period_start[:10]} to {one.period_end[:10]}"
-        table.add_row(period, one.issuer, one.invoice_id or "none yet", *amounts, one.currency, _WORDS[one.state])
+        table.add_row(period, one.issuer, one.invoice_id or bill_name(one), *amounts, one.currency, _WORDS[one.state])
     return table
 
 

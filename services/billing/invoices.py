@@ -1,5 +1,6 @@
 """Answers `billing.invoices` and `billing.payable`: what was imported, and how each invoice stands."""
 
+import re
 from collections.abc import Callable
 
 import structlog
@@ -15,6 +16,8 @@ from shared.messages.invoices import Invoices, InvoicesQuery, PayableNote
 from shared.messages.meter import Refused
 
 log = structlog.get_logger()
+
+_MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 
 class InvoiceDesk:
@@ -39,7 +42,7 @@ class InvoiceDesk:
             note = decode(data, PayableNote)
             _check(note)
             await self._payables.note(note, self._now())
-            log.info("payable noted", source=note.source, invoice=note.invoice_id, voids=note.voids)
+            log.info("payable noted", source=note.source, invoice=note.invoice_id, voids=note.voids, period=note.period)
             return encode(await self._invoices())
         except (Unreadable, Refusal) as error:
             return encode(Refused(reason=str(error)))
@@ -53,9 +56,16 @@ class InvoiceDesk:
 
 def _check(note: PayableNote) -> None:
     """`Refusal` names the field."""
-    for name in ("source", "invoice_id"):
-        if not getattr(note, name).strip():
-            raise Refusal(f"{name}: must not be empty")
+    if not note.source.strip():
+        raise Refusal("source: must not be empty")
+    if note.period is None and not note.invoice_id.strip():
+        raise Refusal("invoice_id: must not be empty")
+    if note.period is None and note.account is not None:
+        raise Refusal("account: an invoice is known by its number alone: leave the account out")
+    if note.period is not None and (note.invoice_id or note.voids is not None):
+        raise Refusal("period: is for charges that name no invoice: leave the invoice's number out")
+    if note.period is not None and not _MONTH.fullmatch(note.period):
+        raise Refusal(f'period: expected a month such as "2026-09", got {note.period[:100]!r}')
     try:
         units(note.amount)
     except ValueError as error:

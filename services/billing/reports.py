@@ -45,11 +45,11 @@ class _Day:
 
     @property
     def settled(self) -> bool:
-        """Whether it and all billing periods that it has charges in are over, and their invoices tie."""
-        invoices, span = self.records.invoices, self.records.span
+        """Whether it and all billing periods that it waits for are over, and their bills tie."""
+        invoices = self.records.invoices
         return (
             self.window.end <= self.now
-            and settled(invoices, span)
+            and settled(invoices)
             and all(period_of(invoice).end <= self.now for invoice in invoices)
         )
 

@@ -89,8 +89,8 @@ InvoiceState = Literal["open", "ties", "differs", "voided"]
 class InvoiceStanding(msgspec.Struct, frozen=True, kw_only=True):
     """The active charges of one invoice against what it says is payable.
 
-    `open`: no payable amount is noted. `ties`: within 0.01; the rest is `rounding`. Charges without an invoice stand
-    under `invoice_id` None, always open.
+    `open`: no payable amount is noted. `ties`: within 0.01; the rest is `rounding`. Charges that name no invoice stand
+    under `invoice_id` None, by account and billing period.
     """
 
     source: str
@@ -104,6 +104,8 @@ class InvoiceStanding(msgspec.Struct, frozen=True, kw_only=True):
     rounding: Decimal | None
     """`payable` less `billed`."""
     state: InvoiceState
+    account: str | None = None
+    """Of charges that name no invoice."""
 
 
 class Invoices(Message, frozen=True, kw_only=True, tag="invoices.v1"):
@@ -114,7 +116,7 @@ class Invoices(Message, frozen=True, kw_only=True, tag="invoices.v1"):
 
 
 class PayableNote(Message, frozen=True, kw_only=True, tag="payable_note.v1"):
-    """Request on `billing.payable`: what an invoice says is to be paid, in its own currency; answered by `Invoices`."""
+    """Request on `billing.payable`: what is to be paid, in the charges' own currency; answered by `Invoices`."""
 
     source: str
     invoice_id: str
@@ -123,6 +125,10 @@ class PayableNote(Message, frozen=True, kw_only=True, tag="payable_note.v1"):
     """None: the only issuer that has this invoice."""
     voids: str | None = None
     """The invoice that this one takes the place of: its charges no longer count."""
+    period: str | None = None
+    """With an empty `invoice_id`: a month, `YYYY-MM`, of which the charges that name no invoice are meant."""
+    account: str | None = None
+    """With `period`. None: the only account that has such charges."""
 
     def __post_init__(self) -> None:
         check_amounts(self.amount)

@@ -16,7 +16,6 @@ from services.billing.core.charges import is_early
 from services.billing.core.days import Window, millis
 from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import Change
-from services.billing.core.tie import period_of
 from shared.database import reading
 from shared.messages.invoices import InvoiceStanding
 
@@ -57,10 +56,8 @@ class DayRecords:
     files: Sequence[File]
     changes: Mapping[str, Sequence[Change]]
     """By machine, from the state in which the day began to the first one after it."""
-    span: Window
-    """The day, and the billing periods of its charges."""
     invoices: Sequence[InvoiceStanding] = ()
-    """Of all billing periods that overlap the span."""
+    """The bills that the day waits for: of its charges, and of every billing period that has it."""
     accruals: Mapping[str, Sequence[Accrual]] = field(default_factory=dict)
     """By machine."""
 
@@ -74,7 +71,7 @@ class DayBook:
     async def of(self, day: Window) -> DayRecords:
         async with reading(self._engine) as connection:
             rows, used = await _charges(connection, day)
-            files, span = await _origin(connection, used, day)
+            files = await _origin(connection, used)
             accruals: dict[str, list[Accrual]] = {}
             for accrual in await accrued_in(connection, day):
                 accruals.setdefault(accrual.machine, []).append(accrual)
@@ -82,8 +79,7 @@ class DayBook:
                 rows=rows,
                 files=files,
                 changes=await _changes(connection, day),
-                span=span,
-                invoices=[one for one in await standings_of(connection) if period_of(one).overlap(span).length],
+                invoices=await standings_of(connection, day, used),
                 accruals=accruals,
             )
 
@@ -116,17 +112,14 @@ async def _arrivals(connection: AsyncConnection) -> dict[int, int]:
     return {snapshot_id: millis(at) for snapshot_id, at in await connection.execute(wanted)}
 
 
-async def _origin(connection: AsyncConnection, used: set[int], day: Window) -> tuple[list[File], Window]:
+async def _origin(connection: AsyncConnection, used: set[int]) -> list[File]:
     wanted = (
         select(snapshots, snapshot_files.c.file_name, snapshot_files.c.sha256.label("file_sha256"))
         .join(snapshot_files, snapshots.c.id == snapshot_files.c.snapshot_id)
         .where(snapshots.c.id.in_(used))
     )
     found = (await connection.execute(wanted)).all()
-    start = min((one.period_start for one in found), default=day.start)
-    end = max((one.period_end for one in found), default=day.end)
-    files = {File(one.source, one.file_name, one.file_sha256, one.rows) for one in found}
-    return sorted(files), Window(min(day.start, start), max(day.end, end))
+    return sorted({File(one.source, one.file_name, one.file_sha256, one.rows) for one in found})
 
 
 def _active(day: Window) -> Select[tuple[Any, ...]]:

@@ -1,7 +1,6 @@
 """What is payable by the books' invoices, and which charges count by that. One writer: the leading billing process."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Container, Sequence
 from decimal import Decimal
 
 from sqlalchemy import ColumnElement, and_, exists, func, insert, not_, select
@@ -9,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.tables import cost_rows, payables, snapshot_invoices, snapshots
 from services.billing.core.days import Window
-from services.billing.core.tie import Billed, Payable, goes_round, standings
+from services.billing.core.tie import Billed, Payable, concerning, goes_round, standings, unnumbered
 from shared.database import reading
 from shared.errors import Refusal
 from shared.messages.invoices import InvoiceStanding, PayableNote
@@ -30,26 +29,27 @@ class PayableBook:
         """Keep what is payable; `Refusal` where the books know no such invoice, or more than one."""
         async with self._engine.begin() as connection:
             known = [part for part in await _invoices(connection) if part.source == noted.source]
-            issuer = _issuer(noted, known)
-            if noted.voids is not None and not any(p.issuer == issuer and p.invoice_id == noted.voids for p in known):
-                raise Refusal(f"voids: {issuer} has no invoice {noted.voids!r} from {noted.source}: correct the number")
-            new = Payable(
-                source=noted.source,
-                issuer=issuer,
-                invoice_id=noted.invoice_id,
-                amount=noted.amount,
-                voids=noted.voids,
-            )
+            new = _of_invoice(noted, known) if noted.period is None else _of_period(noted, noted.period, known)
             if goes_round([*await _notes(connection), new]):
                 raise Refusal(
                     f"voids: {noted.voids!r} and {noted.invoice_id!r} would void each other: name one of them"
                 )
-            await connection.execute(insert(payables).values(**asdict(new), noted_at=now))
+            values = {
+                "source": new.source,
+                "issuer": new.issuer,
+                "invoice_id": new.invoice_id or "",
+                "amount": new.amount,
+                "voids": new.voids,
+                "account": new.account,
+                "period_start": None if new.period is None else new.period.start,
+                "period_end": None if new.period is None else new.period.end,
+            }
+            await connection.execute(insert(payables).values(**values, noted_at=now))
 
 
-async def standings_of(connection: AsyncConnection) -> tuple[InvoiceStanding, ...]:
-    """How every invoice stands."""
-    return standings(await _invoices(connection), await _notes(connection))
+async def standings_of(connection: AsyncConnection, day: Window, used: Container[int]) -> tuple[InvoiceStanding, ...]:
+    """How every bill stands that a day waits for; its charges are in the snapshots `used`."""
+    return standings(concerning(await _invoices(connection), day, used), await _notes(connection))
 
 
 def counts() -> ColumnElement[bool]:
@@ -79,6 +79,9 @@ async def _invoices(connection: AsyncConnection) -> list[Billed]:
             currency=part.currency,
             period=Window(part.period_start, part.period_end),
             amount=part.billed if part.active else Decimal(0),
+            account=part.account,
+            snapshot=part.id,
+            active=part.active,
         )
         for part in await connection.execute(wanted.order_by(snapshots.c.id))
         if part.active or part.invoice_id
@@ -90,12 +93,32 @@ async def _notes(connection: AsyncConnection) -> list[Payable]:
         Payable(
             source=note.source,
             issuer=note.issuer,
-            invoice_id=note.invoice_id,
+            invoice_id=note.invoice_id or None,
             amount=note.amount,
             voids=note.voids,
+            account=note.account,
+            period=None if note.period_start is None else Window(note.period_start, note.period_end),
         )
         for note in await connection.execute(select(payables).order_by(payables.c.id))
     ]
+
+
+def _of_invoice(noted: PayableNote, known: Sequence[Billed]) -> Payable:
+    issuer = _issuer(noted, known)
+    if noted.voids is not None and not any(p.issuer == issuer and p.invoice_id == noted.voids for p in known):
+        raise Refusal(f"voids: {issuer} has no invoice {noted.voids!r} from {noted.source}: correct the number")
+    return Payable(
+        source=noted.source, issuer=issuer, invoice_id=noted.invoice_id, amount=noted.amount, voids=noted.voids
+    )
+
+
+def _of_period(noted: PayableNote, month: str, known: Sequence[Billed]) -> Payable:
+    issuer, account, period = unnumbered(
+        known, source=noted.source, month=month, issuer=noted.issuer, account=noted.account
+    )
+    return Payable(
+        source=noted.source, issuer=issuer, invoice_id=None, amount=noted.amount, account=account, period=period
+    )
 
 
 def _issuer(noted: PayableNote, known: Sequence[Billed]) -> str:

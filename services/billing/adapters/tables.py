@@ -21,12 +21,15 @@ snapshots = Table(
     Column("currency", Text),
     Column("rows", BigInteger),
     Column("terms", Text),
+    Column("usual_day", ExactDecimal),
+    Column("warnings", Text),
 )
 """One per import, (issuer, account, billing period) and currency; only active ones count.
 
 The others stay as evidence, without their charges. `sha256` is that of the files with charges of it: of one file its
 own, of several that of their hashes. `rows` counts as delivered. `terms` is the digest of what reading depended on
-besides the files.
+besides the files. `usual_day` is the median of what its days cost, in `currency`; null before migration 0003.
+`warnings` is JSON: what looked wrong when it was imported.
 """
 
 snapshot_invoices = Table(
@@ -114,8 +117,14 @@ payables = Table(
     Column("amount", ExactDecimal),
     Column("voids", Text),
     Column("noted_at", Double),
+    Column("account", Text),
+    Column("period_start", BigInteger),
+    Column("period_end", BigInteger),
 )
-"""What the invoices say is to be paid, as noted; append-only, the newest of an invoice counts."""
+"""What the invoices say is to be paid, as noted; append-only, the newest of an invoice counts.
+
+With an empty `invoice_id` it is for the charges of `account` in that billing period that name no invoice.
+"""
 
 accruals = Table(
     "accruals",

@@ -89,6 +89,10 @@ async def test_an_invoice_that_is_replaced_away_still_stands_against_its_amount(
         ({"amount": Decimal("1e15")}, "expected an amount below"),
         ({"amount": Decimal("NaN")}, "expected an amount below"),
         ({"invoice_id": " "}, "invoice_id:"),
+        ({"account": "acc-1"}, "account: an invoice is known by its number alone"),
+        ({"period": "2026-05"}, "period: is for charges that name no invoice"),
+        ({"period": "2026-13", "invoice_id": ""}, "period: expected a month"),
+        ({"period": "2026-05", "invoice_id": ""}, "period: cloud has no charge without an invoice number in 2026-05"),
     ],
 )
 async def test_a_payable_amount_that_cannot_be_is_refused(tmp_path: Path, note: dict[str, object], reason: str) -> None:
@@ -97,6 +101,20 @@ async def test_a_payable_amount_that_cannot_be_is_refused(tmp_path: Path, note: 
         await books.deliver(focus_csv(MAY, {"InvoiceId": "MAY-2"}, shop))
         assert reason in await refused(books, **note)
         assert all(s.payable is None for s in (await invoices(books)).standings)
+
+
+async def test_a_month_without_invoice_numbers_can_become_final(books: Billing) -> None:
+    """Google's way: no number, and months that begin at midnight in California."""
+    google = {"InvoiceIssuerName": "Google Cloud", "BilledCost": "57.60", "BillingAccountId": "g-1"}
+    google |= {"BillingPeriodStart": "2026-05-01T07:00:00Z", "BillingPeriodEnd": "2026-06-01T07:00:00Z"}
+    await books.deliver(focus_csv(google, {**google, "BilledCost": "1.001", "ResourceId": "i-b"}))
+    assert (await books.report()).state == "provisional"
+    noted = PayableNote(source="cloud", invoice_id="", amount=Decimal("58.60"), period="2026-05")
+    answer = await books.bus.request(subjects.BILLING_PAYABLE, encode(noted), timeout=30)
+    (standing,) = decode(answer, Invoices).standings
+    assert (standing.invoice_id, standing.account, standing.state) == (None, "g-1", "ties")
+    assert standing.rounding == Decimal("-0.001")
+    assert (await books.report()).state == "final"
 
 
 async def test_marketplace_lines_have_an_issuer_of_their_own(books: Billing) -> None:
@@ -189,10 +207,10 @@ async def test_an_import_that_outlasts_the_drain_is_ended_and_leaves_all_as_it_w
     begun, ended = asyncio.Event(), threading.Event()
     loop, read, interrupt = asyncio.get_running_loop(), Reading.read, Reading.interrupt
 
-    def read_on(reading: Reading, files: Sequence[tuple[DeliveredFile, Path]]) -> None:
+    def read_on(reading: Reading, files: Sequence[tuple[DeliveredFile, Path]], *, parts: bool) -> None:
         loop.call_soon_threadsafe(begun.set)
         assert ended.wait(PATIENCE_SECONDS), "nobody ended it"
-        read(reading, files)
+        read(reading, files, parts=parts)
 
     def interrupted(reading: Reading) -> None:
         interrupt(reading)

@@ -76,6 +76,21 @@ async def test_a_credit_is_payable_too(books: Billing, shell: Shell, tmp_path: P
     assert (await shell("invoice", "payable", "C", "-10.00", "--sauce", "cloud")).exit_code == 2
 
 
+async def test_charges_without_a_number_are_payable_by_month(books: Billing, shell: Shell, tmp_path: Path) -> None:
+    del books  # it only has to run
+    file = tmp_path / "may.csv"
+    file.write_bytes(focus_csv({"BilledCost": "10.00"}, {"BilledCost": "4.00", "BillingAccountId": "acc-2"}))
+    await shell("invoice", "import", str(file), "--source", "cloud")
+    for words in (("10.00",), ("MAY-1", "10.00", "--period", "2026-05")):
+        assert (await shell("invoice", "payable", *words, "--source", "cloud")).exit_code == 2
+    month = ("--source", "cloud", "--period", "2026-05", "--issuer", "Cloud Inc.")
+    failed(await shell("invoice", "payable", "10.00", *month), "account: acc-1 and acc-2 have charges")
+    for account, amount in (("acc-1", "10.00"), ("acc-2", "-4.00")):
+        result = await shell("invoice", "payable", *month, "--account", account, amount)
+        assert result.exit_code == 0, result.output
+    failed(await shell("invoice", "check"), "Cloud Inc., charges without a number of account acc-2: its charges are 4")
+
+
 async def test_a_list_has_what_counts_and_what_was_replaced(books: Billing, shell: Shell, tmp_path: Path) -> None:
     file = tmp_path / "may.csv"
     for amount in ("1.00", "2.00"):
