@@ -207,7 +207,9 @@ class _Sums:
         self.add_parts((owner.tier, owner.machine), parts)
         unexplained = sum(amount for part, amount in parts.items() if part.cause == "unexplained")
         if cost >= 0:
-            self._claims.setdefault(owner.machine, HourClaims()).add(window, hours, unexplained)
+            self._claims.setdefault(owner.machine, HourClaims()).add(
+                window, None if hours is None else round(hours), unexplained
+            )
         if kind.arrived is None:
             self.billed_hours.setdefault(owner.machine, []).append(kind.hours)
             self.billed_use[owner.machine] += cost

@@ -5,6 +5,7 @@ So no figure depends on how many rows a charge was delivered, or is kept, in.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -154,8 +155,8 @@ def _lengths(start: int, end: int) -> tuple[int, ...]:
     return tuple(Window(start, end).overlap(Window(at, at + DAY)).length for at in range(first, end, DAY))
 
 
-def billed_time(kind: Kind, charge: Charge, day: Window, elapsed: Window) -> int | None:
-    """Milliseconds of the day for which a machine was billed, as the charge counts its hours; None: it counts none.
+def billed_time(kind: Kind, charge: Charge, day: Window, elapsed: Window) -> Fraction | None:
+    """Milliseconds of the day for which a machine was billed, as the charge counts its hours, or None.
 
     `elapsed` is its part of the day that has passed: no more can have been used. Several rows for the same time do not
     make it longer: it is their mean.
@@ -164,4 +165,4 @@ def billed_time(kind: Kind, charge: Charge, day: Window, elapsed: Window) -> int
         return None
     on_day = Window(kind.start, kind.end).overlap(day).length
     whole = charge.rows * _QUANTUM * (kind.end - kind.start)
-    return min(elapsed.length, max(1, divided(abs(charge.quantity) * HOUR * on_day, whole)))
+    return min(Fraction(elapsed.length), Fraction(abs(charge.quantity) * HOUR * on_day, whole))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import NamedTuple
 
 from services.billing.core.days import Window
@@ -34,7 +35,7 @@ def time_parts(home: str, window: Window, use: TimeUse, *, in_every_state: bool 
     return weights
 
 
-def use_parts(home: str, window: Window, use: TimeUse, billed: int | None) -> Counter[Part]:
+def use_parts(home: str, window: Window, use: TimeUse, billed: Fraction | None) -> Counter[Part]:
     """Weights of a machine's own use, which costs only while it is awake; `billed`: the milliseconds that it counts.
 
     Billed time beyond the billable time that the journal knows is unexplained, and so is a charge for a window in which
@@ -46,8 +47,9 @@ def use_parts(home: str, window: Window, use: TimeUse, billed: int | None) -> Co
         return Counter({silence: 1})
     if billed is None:
         return time_parts(home, window, use)
-    unexplained = max(0, billed - use.billable)
-    weights = Counter({p: time * (billed - unexplained) for p, time in _spent(home, use, all_of_it=False).items()})
+    above, below = billed.as_integer_ratio()
+    unexplained = max(0, above - use.billable * below)
+    weights = Counter({p: time * (above - unexplained) for p, time in _spent(home, use, all_of_it=False).items()})
     weights[silence] += unexplained * use.billable
     return weights
 

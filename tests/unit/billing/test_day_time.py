@@ -81,6 +81,13 @@ def test_rows_for_the_same_hours_do_not_make_them_longer(rows: int) -> None:
     assert causes(whole) == causes(allocated(summed, times=times)) == {"warm_idle": 8 * rows, "unexplained": 4 * rows}
 
 
+def test_billed_hours_are_not_rounded_to_milliseconds() -> None:
+    times = {"a-1": life((12, "ready"), (13, "asleep"))}
+    counted: dict[str, Any] = {"consumed_quantity": Decimal("1.0000001"), "consumed_unit": "h"}
+    found = causes(allocated(charge("1.0000001", **counted), times=times))
+    assert found == {"warm_idle": 1, "unexplained": Decimal("0.0000001")}
+
+
 def test_a_charge_without_length_that_counts_hours_is_unexplained() -> None:
     at = "2026-05-03T10:00:00Z"
     found = allocated(charge("1", at, at, consumed_quantity=Decimal(3), consumed_unit="h"), times=AWAKE)
