@@ -12,12 +12,15 @@ from services.billing.adapters.day_book import DayBook, DayRecords
 from services.billing.adapters.revisions import Revisions
 from services.billing.answering import ANSWER_BYTES
 from services.billing.core.allocation import Allocation, DayFacts, allocate
+from services.billing.core.charge_digest import charges_by_source
 from services.billing.core.charges import is_early
 from services.billing.core.days import Window, day_window, millis
 from services.billing.core.key_names import with_names
 from services.billing.core.machine_time import MachineTime, intervals
+from services.billing.core.money import usd
 from services.billing.core.report import always_on_of, make_report
-from services.billing.core.revision import FileInput, Inputs, revised, sha256
+from services.billing.core.revision import FileInput, Inputs, differs, revised, sha256
+from services.billing.core.revision_reason import reason
 from services.billing.core.tie import period_of, settled
 from services.billing.core.usage import BY, Usage, tokens_of, usage
 from services.billing.key_names import Names
@@ -42,12 +45,16 @@ class _Day:
     times: Mapping[str, MachineTime]
     usage: Usage
     now: int
+    was_final: bool = False
 
     @property
     def settled(self) -> bool:
-        """Whether it and all billing periods that it waits for are over, and their bills tie."""
+        """Whether it and all billing periods that it waits for are over, and their bills tie.
+
+        A day that was final stays so: an invoice of other days brings no estimate back into it.
+        """
         invoices = self.records.invoices
-        return (
+        return self.was_final or (
             self.window.end <= self.now
             and settled(invoices)
             and all(period_of(invoice).end <= self.now for invoice in invoices)
@@ -103,11 +110,16 @@ class Reports:
             now = self._now()
             records = await self._book.of(window)
             # In a thread: a day of a large account must not keep the lease from being renewed.
-            report, inputs = await asyncio.to_thread(self._made, day, _day(window, records, answer, now), answer)
             newest = await self._revisions.newest(day)
-            report, inputs = revised(report, inputs, newest)
-            if newest is None or report.revision != newest[0].revision:
-                await self._revisions.keep(report, inputs, now)
+            made = _day(window, records, answer, now, was_final=newest is not None and newest.was_final)
+            report, inputs = await asyncio.to_thread(self._made, day, made, answer)
+            if newest is None:
+                report = msgspec.structs.replace(report, revision=1)
+            elif differs(report, inputs, newest):
+                report, inputs = revised(report, inputs, newest, reason(report, inputs, newest))
+            else:
+                return newest.report
+            await self._revisions.keep(report, inputs, now)
             return report
 
     async def _answer(self, data: bytes) -> DayReport | Refused:
@@ -129,16 +141,17 @@ class Reports:
     def _made(self, name: str, day: _Day, answer: Tokens) -> tuple[DayReport, Inputs]:
         fleet, prices = self._settings.fleet, self._settings.prices
         elapsed = Window(day.window.start, max(day.window.start, min(day.window.end, day.now)))
+        allocation = self._allocation(day)
         report = make_report(
             name,
-            self._allocation(day),
+            allocation,
             day.usage,
             self._settings.weights,
             sources=tuple(f"{f.file_name} from {f.source}, SHA-256 {f.sha256}" for f in day.records.files),
             always_on=always_on_of(fleet.tier_of, prices, elapsed, tokens_of(day.usage.total)),
             settled=day.settled,
         )
-        return report, self._inputs(day, answer)
+        return report, self._inputs(day, answer, allocation)
 
     def _allocation(self, day: _Day) -> Allocation:
         facts = DayFacts(
@@ -154,7 +167,7 @@ class Reports:
         )
         return allocate(facts)
 
-    def _inputs(self, day: _Day, answer: Tokens) -> Inputs:
+    def _inputs(self, day: _Day, answer: Tokens, allocation: Allocation) -> Inputs:
         records = day.records
         known = {
             # Without ends: the last one's is only how late it is.
@@ -182,6 +195,9 @@ class Reports:
             usage_complete=answer.complete,
             usage_reasons=answer.reasons,
             settings_sha256=self._settings.digest,
+            sources=charges_by_source(zip(records.sources, records.rows, strict=True), day.window),
+            estimate=usd(allocation.accrued),
+            settings=self._settings.named,
         )
 
 
@@ -192,7 +208,7 @@ def fitted(report: DayReport) -> DayReport:
     return msgspec.structs.replace(report, keys=(), left_out="keys")
 
 
-def _day(window: Window, records: DayRecords, answer: Tokens | None, now: float) -> _Day:
+def _day(window: Window, records: DayRecords, answer: Tokens | None, now: float, *, was_final: bool = False) -> _Day:
     busy = {} if answer is None else answer.busy
     times = {
         machine: MachineTime(
@@ -202,4 +218,4 @@ def _day(window: Window, records: DayRecords, answer: Tokens | None, now: float)
         for machine, changes in records.changes.items()
     }
     told = Usage() if answer is None else usage(answer)
-    return _Day(window=window, records=records, times=times, usage=told, now=millis(now))
+    return _Day(window=window, records=records, times=times, usage=told, now=millis(now), was_final=was_final)

@@ -1,17 +1,15 @@
 """What billing takes from the configuration, in the core's terms."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-
-import msgspec
 
 from services.billing.core.attribution import Fleet, is_azure
 from services.billing.core.bands import Ladder
 from services.billing.core.days import day_window
 from services.billing.core.forms import Rate
 from services.billing.core.money import units, usd
+from services.billing.core.revision import HASHED, sha256
 from shared.config import Config
 from shared.errors import Misconfigured
 
@@ -33,7 +31,20 @@ class Settings:
         """Changes when a figure made with these settings may."""
         told = [self.fleet.tiers, self.fleet.tier_of, self.fleet.machine_of, self.fleet.tier_tag]
         told += [self.prices, self.weights]
-        return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
+        return sha256(told)
+
+    @property
+    def named(self) -> dict[str, str]:
+        """All that a figure may depend on, by name: a revision says which of it changed."""
+        machines = sorted(self.fleet.tier_of.items()), sorted(self.fleet.machine_of.items())
+        return {
+            **{f"price of tier {tier}": f"{usd(price):f}" for tier, price in self.prices.items()},
+            "tiers": ", ".join(self.fleet.tiers),
+            "tier tag": self.fleet.tier_tag,
+            "machine list": HASHED + sha256(machines),
+            "direction weights": ", ".join(f"{name} {usd(weight):f}" for name, weight in self.weights.items()),
+            "exchange rates": HASHED + sha256([[r.currency, r.per_usd, r.start] for r in self.rates]),
+        }
 
 
 def settings(config: Config) -> Settings:

@@ -20,7 +20,7 @@ from shared.messages.meter import TokensQuery, TokensRow
 
 log = structlog.get_logger()
 
-Newest = Callable[[str], Awaitable[tuple[DayReport, object] | None]]
+Newest = Callable[[str], Awaitable[DayReport | None]]
 """A day's last stored revision."""
 
 
@@ -96,7 +96,7 @@ class Shelf:
 
     async def _report(self, day: str, mark: str) -> DayReport:
         if self._made_with.get(day) == mark and (stored := await self._newest(day)) is not None:
-            return stored[0]
+            return stored
         report = await self._reports.of(day)
         self._made_with[day] = mark
         return report

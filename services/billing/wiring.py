@@ -104,7 +104,7 @@ class Office:
         ]
         self._journal = Journal(bus, books, self._metrics)
         self._bills = None if bill is None else _bills(runtime, bill, Accruals(engine), self._metrics)
-        shelf = Shelf(self._reports, Revisions(engine).newest, meter, Marks(engine), now=runtime.now)
+        shelf = Shelf(self._reports, Revisions(engine).newest_report, meter, Marks(engine), now=runtime.now)
         prices = PriceBook(engine)
         self._periods = Periods(shelf, chosen, self._metrics, names)
         self._bands = BandMaker(prices, shelf, chosen, now=runtime.now)

@@ -127,9 +127,9 @@ class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
     tax: Decimal
     spend_before_credits: Decimal | None
     sources: tuple[str, ...] = ()
-    """What the figure was made from: each file's name, source and SHA-256."""
+    """What the figure was made from: each file's name, source and SHA-256. A later one with the same charges is not."""
     change: str | None = None
-    """Why this revision differs from the one before; None at the first."""
+    """Which figure moved since the revision before, by how much, and because of what; None at the first."""
     usage_complete: bool = False
     """Whether the meter has counted all of the day's tokens; if not, `usage_reasons` say why."""
     usage_reasons: tuple[str, ...] = ()

@@ -53,6 +53,8 @@ class File:
 @dataclass(frozen=True, kw_only=True)
 class DayRecords:
     rows: Sequence[CostRow]
+    sources: Sequence[str]
+    """Of each row the source that delivered it."""
     files: Sequence[File]
     changes: Mapping[str, Sequence[Change]]
     """By machine, from the state in which the day began to the first one after it."""
@@ -70,13 +72,15 @@ class DayBook:
 
     async def of(self, day: Window) -> DayRecords:
         async with reading(self._engine) as connection:
-            rows, used = await _charges(connection, day)
-            files = await _origin(connection, used)
+            rows, origins = await _charges(connection, day)
+            used = set(origins)
+            files, source_of = await _origin(connection, used)
             accruals: dict[str, list[Accrual]] = {}
             for accrual in await accrued_in(connection, day):
                 accruals.setdefault(accrual.machine, []).append(accrual)
             return DayRecords(
                 rows=rows,
+                sources=[source_of[snapshot_id] for snapshot_id in origins],
                 files=files,
                 changes=await _changes(connection, day),
                 invoices=await standings_of(connection, day, used),
@@ -84,10 +88,10 @@ class DayBook:
             )
 
 
-async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostRow], set[int]]:
-    """And the snapshots that they are from."""
+async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostRow], list[int]]:
+    """And of each the snapshot that it is from."""
     rows: list[CostRow] = []
-    used: set[int] = set()
+    origins: list[int] = []
     came = await _arrivals(connection)
     async with connection.stream(_active(day)) as result:
         async for batch in result.partitions(BATCH):  # in between, everything else has its turn
@@ -96,8 +100,8 @@ async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostR
                 row = CostRow(consumed_quantity=exact, **dict(zip(_USED, values, strict=True)))
                 at = came[snapshot_id]
                 rows.append(replace(row, arrived=at) if is_early(row, at) else row)
-                used.add(snapshot_id)
-    return rows, used
+                origins.append(snapshot_id)
+    return rows, origins
 
 
 async def _arrivals(connection: AsyncConnection) -> dict[int, int]:
@@ -112,14 +116,16 @@ async def _arrivals(connection: AsyncConnection) -> dict[int, int]:
     return {snapshot_id: millis(at) for snapshot_id, at in await connection.execute(wanted)}
 
 
-async def _origin(connection: AsyncConnection, used: set[int]) -> list[File]:
+async def _origin(connection: AsyncConnection, used: set[int]) -> tuple[list[File], dict[int, str]]:
+    """Return the snapshots' files, and the source of each snapshot."""
     wanted = (
         select(snapshots, snapshot_files.c.file_name, snapshot_files.c.sha256.label("file_sha256"))
         .join(snapshot_files, snapshots.c.id == snapshot_files.c.snapshot_id)
         .where(snapshots.c.id.in_(used))
     )
     found = (await connection.execute(wanted)).all()
-    return sorted({File(one.source, one.file_name, one.file_sha256, one.rows) for one in found})
+    files = {File(one.source, one.file_name, one.file_sha256, one.rows) for one in found}
+    return sorted(files), {one.id: one.source for one in found}
 
 
 def _active(day: Window) -> Select[tuple[Any, ...]]:

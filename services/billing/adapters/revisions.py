@@ -1,10 +1,12 @@
 """The reports that were told: append-only, each with what it was made from."""
 
+from typing import Any
+
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.tables import revisions
-from services.billing.core.revision import Inputs
+from services.billing.core.revision import Inputs, Stored
 from shared.database import reading
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode, encode
@@ -16,13 +18,18 @@ class Revisions:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def newest(self, day: str) -> tuple[DayReport, Inputs] | None:
+    async def newest(self, day: str) -> Stored | None:
         wanted = select(revisions).where(revisions.c.day == day).order_by(revisions.c.revision.desc()).limit(1)
         async with reading(self._engine) as connection:
             found = (await connection.execute(wanted)).one_or_none()
         if found is None:
             return None
-        return decode(found.report, DayReport), decode(found.inputs, Inputs)
+        figures = decode(found.report, dict[str, Any])
+        return Stored(decode(found.report, DayReport), decode(found.inputs, Inputs), figures)
+
+    async def newest_report(self, day: str) -> DayReport | None:
+        newest = await self.newest(day)
+        return None if newest is None else newest.report
 
     async def keep(self, report: DayReport, inputs: Inputs, now: float) -> None:
         values = {

@@ -5,6 +5,7 @@ So no figure depends on how many rows a charge was delivered, or is kept, in.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -110,9 +111,14 @@ def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], now: int
         charge.tells_effective = charge.tells_effective or row.effective is not None
         charge.rows += row.rows
         if hourly and row.consumed_quantity is not None:
-            above, below = row.consumed_quantity.as_integer_ratio()
-            charge.quantity += divided(above * _QUANTUM, below)
+            charge.quantity += quantity_units(row.consumed_quantity)
     return found
+
+
+def quantity_units(quantity: Decimal) -> int:
+    """Return the quantity in 10⁻³⁰, so that sums of it are exact."""
+    above, below = quantity.as_integer_ratio()
+    return divided(above * _QUANTUM, below)
 
 
 def _arrival(row: CostRow, now: int) -> int:

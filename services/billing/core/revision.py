@@ -1,11 +1,14 @@
-"""When a day's report is a new revision, in which state, and why it differs from the one before."""
+"""When a day's report is a new revision, and in which state. `core.revision_reason` says why it differs."""
 
 import hashlib
-from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 import msgspec
 
+from services.billing.core.charge_digest import SourceCharges
 from shared.messages.billing import DayReport, FigureState
+from shared.messages.codec import decode, encode
 from shared.messages.meter import TokenSums
 
 
@@ -41,10 +44,36 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     settings_sha256: str = ""
     was_final: bool = False
     """Whether a revision before this one was final; no input, so the digest leaves it out."""
+    sources: tuple[SourceCharges, ...] | None = None
+    """The day's charges by source; None where an older version kept it."""
+    estimate: Decimal | None = None
+    """The part of the spend that no charge covers, in USD; None where an older version kept it."""
+    settings: dict[str, str] = {}
+    """Settings by name: what they are, or `HASHED` and their hash. Empty where an older version kept it."""
 
     @property
     def digest(self) -> str:
         return sha256(msgspec.structs.replace(self, was_final=False))
+
+
+class Stored(NamedTuple):
+    """A day's newest revision as it was kept."""
+
+    report: DayReport
+    inputs: Inputs
+    figures: dict[str, Any]
+    """The report's JSON: it has no figure that the version which kept it did not know."""
+
+    @property
+    def was_final(self) -> bool:
+        """Whether this revision or one before it was final."""
+        return self.inputs.was_final or self.report.state == "final"
+
+
+HASHED = "sha256:"
+"""Begins a setting that is too long to be kept itself."""
+_NO_FIGURES = frozenset({"revision", "change", "state", "sources"})
+"""Of a report's fields. Which of the files with the same charges is named makes no difference."""
 
 
 def sha256(data: object) -> str:
@@ -52,47 +81,40 @@ def sha256(data: object) -> str:
     return hashlib.sha256(msgspec.json.encode(data, order="deterministic")).hexdigest()
 
 
-def revised(report: DayReport, inputs: Inputs, newest: tuple[DayReport, Inputs] | None) -> tuple[DayReport, Inputs]:
-    """The newest stored one where neither a figure nor an input differs, else the next revision.
+def differs(report: DayReport, inputs: Inputs, newest: Stored) -> bool:
+    """Whether a figure, the state or the content of the charges is another one than in the newest revision.
 
-    After a final one any other figure, and any other input, is a restatement.
+    How often and in which files the same charges were delivered makes no difference, and neither does a setting or an
+    invoice by which nothing else changes. Once a day was final, no invoice changes its state any more. What the
+    newest revision does not record, because an older version kept it, is not compared.
     """
-    if newest is None:
-        return msgspec.structs.replace(report, revision=1), inputs
-    stored, before = newest
-    was_final = before.was_final or stored.state == "final"
-    numbered = msgspec.structs.replace(report, revision=stored.revision, change=stored.change, state=stored.state)
-    same_state = was_final or report.state == stored.state
-    if numbered == stored and inputs.digest == before.digest and same_state:
-        return newest
+    if not newest.was_final and report.state != newest.report.state:
+        return True
+    # What every machine awake would cost is no figure of the books: by itself it does not restate a final day.
+    ignored = _NO_FIGURES | ({"always_on"} if newest.was_final else frozenset())
+    kept = {name: value for name, value in newest.figures.items() if name not in ignored}
+    if not _covers(decode(encode(report), dict[str, Any]), kept):
+        return True
+    before = newest.inputs.sources
+    return before is not None and _content(before) != _content(inputs.sources or ())
+
+
+def revised(report: DayReport, inputs: Inputs, newest: Stored, change: str) -> tuple[DayReport, Inputs]:
+    """Return the next revision. After a final one it is a restatement."""
+    was_final = newest.was_final
     state: FigureState | None = "restated" if was_final and report.state is not None else report.state
-    changes = list(_changes(before, inputs))
-    if state == "final":
-        changes.append("became final")
-    if not changes:
-        changes = ["computed anew" if inputs.over else "the day went on"]
-    following = msgspec.structs.replace(report, revision=stored.revision + 1, state=state, change="; ".join(changes))
+    following = msgspec.structs.replace(report, revision=newest.report.revision + 1, state=state, change=change)
     return following, msgspec.structs.replace(inputs, was_final=was_final)
 
 
-def _changes(before: Inputs, now: Inputs) -> Iterator[str]:
-    if (before.files, before.charges) != (now.files, now.charges):
-        yield "the bill changed" if before.files else "the bill came"
-    elif before.invoices != now.invoices:
-        yield "an invoice stands otherwise"
-    if _tokens(before) != _tokens(now):
-        yield "late usage" if before.over else "more usage"
-    if (before.usage_complete, before.usage_reasons) != (now.usage_complete, now.usage_reasons):
-        yield "usage is complete" if now.usage_complete else "usage is not complete"
-    if before.transitions_sha256 != now.transitions_sha256:
-        yield "the journal told more"
-    if before.accruals_sha256 != now.accruals_sha256:
-        yield "the running bill told more"
-    if before.settings_sha256 != now.settings_sha256:
-        yield "settings changed"
-    if before.over != now.over:
-        yield "the day is over"
+def _content(sources: tuple[SourceCharges, ...]) -> list[tuple[str, str]]:
+    return [(charges.source, charges.sha256) for charges in sources]
 
 
-def _tokens(inputs: Inputs) -> tuple[object, ...]:
-    return inputs.served, inputs.failed_tokens, inputs.usage_sha256, inputs.busy_sha256
+def _covers(now: object, kept: object) -> bool:
+    """Whether all that was kept is the same now; fields that a newer version has added may be there besides."""
+    if isinstance(kept, dict):
+        return isinstance(now, dict) and all(name in now and _covers(now[name], value) for name, value in kept.items())
+    if isinstance(kept, list):
+        return isinstance(now, list) and len(now) == len(kept) and all(map(_covers, now, kept))
+    return now == kept

@@ -45,9 +45,8 @@ class MadeUpReports:
         self.stored[day] = report(day, "1", 1, revision=len(self.made))
         return self.stored[day]
 
-    async def newest(self, day: str) -> tuple[DayReport, object] | None:
-        found = self.stored.get(day)
-        return None if found is None else (found, None)
+    async def newest(self, day: str) -> DayReport | None:
+        return self.stored.get(day)
 
 
 @dataclass

@@ -1,6 +1,5 @@
-"""A day's states only go on, revisions rise only for a reason, and the reason is told."""
+"""A day's states only go on, and revisions rise only when a figure, the state or the charges' content changes."""
 
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -8,112 +7,94 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.revision import FileInput, Inputs, revised
-from shared.messages.billing import DayReport, DirectionFigure, Directions, FigureState
+from services.billing.core.revision import Inputs, Stored, differs, revised
+from services.billing.core.revision_reason import reason
+from shared.messages.billing import DayReport, FigureState
+from shared.messages.codec import decode
 from shared.messages.meter import TokenSums
-
-NOTHING = DirectionFigure(tokens=0, usd_per_mtok=None)
-FILE = FileInput(source="cloud", file_name="bill.csv", sha256="0a", rows=3)
-BILLED = Inputs(over=True, files=(FILE,), charges=3, served=TokenSums(prompt_tokens=5), usage_sha256="u")
+from tests.unit.billing.revisions import CHARGES, FILE, FINAL, FIRST, INPUTS, SETTINGS, charges, figure, inputs, stored
 
 
-def figure(spend: str | None = "100", state: FigureState | None = "provisional", **more: Any) -> DayReport:
-    fields: dict[str, Any] = {
-        "day": "2026-05-03",
-        "state": state,
-        "revision": 0,
-        "currency": "USD",
-        "spend": None if spend is None else Decimal(spend),
-        "tokens": 5,
-        "usd_per_mtok": None,
-        "reason": None,
-        "causes": {},
-        "tiers": (),
-        "directions": Directions(input=NOTHING, cached=NOTHING, output=NOTHING),
-        "tax": Decimal(0),
-        "spend_before_credits": None,
-    }
-    return DayReport(**fields | more)
-
-
-def more(inputs: Inputs, **changed: Any) -> Inputs:
-    return msgspec.structs.replace(inputs, **changed)
-
-
-def test_the_first_report_is_revision_1_and_changes_nothing() -> None:
-    report, inputs = revised(figure(), BILLED, None)
-    assert (report.revision, report.change, inputs) == (1, None, BILLED)
-
-
-def test_the_same_again_is_the_stored_one() -> None:
-    first = revised(figure(), BILLED, None)
-    assert revised(figure(), BILLED, first) is first
+def look(report: DayReport, now: Inputs, newest: Stored) -> Stored:
+    """The newest revision after the books were looked at."""
+    if not differs(report, now, newest):
+        return newest
+    return stored(*revised(report, now, newest, reason(report, now, newest)))
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    "changed",
     [
-        ({"files": (msgspec.structs.replace(FILE, sha256="0b"),)}, "the bill changed"),
-        ({"charges": 4}, "the bill changed"),
-        ({"invoices": (("cloud", "Cloud Inc.", "INV-1", "ties"),)}, "an invoice stands otherwise"),
-        ({"served": TokenSums(prompt_tokens=6)}, "late usage"),
-        ({"usage_sha256": "v"}, "late usage"),
-        ({"busy_sha256": "b"}, "late usage"),
-        ({"failed_tokens": 1}, "late usage"),
-        ({"usage_complete": True}, "usage is complete"),
-        ({"usage_reasons": ("a gap",)}, "usage is not complete"),
-        ({"transitions_sha256": "t"}, "the journal told more"),
-        ({"accruals_sha256": "a"}, "the running bill told more"),
-        ({"settings_sha256": "s"}, "settings changed"),
+        {},
+        {"files": (msgspec.structs.replace(FILE, sha256="0b", file_name="again.csv"),)},
+        {"invoices": (("cloud", "Cloud Inc.", "INV-1", "differs"),)},
+        {"settings_sha256": "other", "settings": SETTINGS | {"machine list": "sha256:2"}},
+        {"over": False},
     ],
 )
-def test_another_input_is_another_revision_that_says_why(changed: dict[str, Any], said: str) -> None:
-    report, _ = revised(figure(), more(BILLED, **changed), revised(figure(), BILLED, None))
-    assert (report.revision, report.state, report.change) == (2, "provisional", said)
+def test_no_revision_when_neither_a_figure_nor_a_charge_changes(changed: dict[str, Any]) -> None:
+    assert look(figure(), inputs(**changed), FIRST) is FIRST
+    assert look(figure(sources=("again.csv",)), inputs(**changed), FIRST) is FIRST
 
 
-def test_while_the_day_goes_on_usage_is_not_late() -> None:
-    running = more(BILLED, over=False, files=(), charges=0)
-    first = revised(figure(), running, None)
-    assert revised(figure("101"), running, first)[0].change == "the day went on"
-    later = more(running, over=True, files=(FILE,), charges=3, usage_sha256="v")
-    assert revised(figure("101"), later, first)[0].change == "the bill came; more usage; the day is over"
+def test_charges_with_other_content_are_a_revision_though_the_figures_are_the_same() -> None:
+    later = look(figure(), inputs(sources=(charges("100"),)), FIRST)
+    said = "no figure moved: charges of source cloud, files read by a newer reader (rows changed)"
+    assert (later.report.revision, later.report.state, later.report.change) == (2, "provisional", said)
+
+
+def test_no_invoice_changes_the_state_of_a_day_that_was_final() -> None:
+    open_again = inputs(invoices=(("cloud", "Cloud Inc.", "INV-1", "differs"),))
+    assert look(figure(state="provisional"), open_again, FINAL) is FINAL
+    assert look(figure(state="final"), INPUTS, FIRST).report.state == "final"
+
+
+def test_a_machine_more_restates_no_final_day() -> None:
+    more = figure(state="final", always_on=None)
+    assert look(more, INPUTS, FINAL) is FINAL
+    assert look(figure(always_on=None), INPUTS, FIRST).report.revision == 2
 
 
 def test_case_25_a_final_day_with_late_usage_is_restated_and_stays_so() -> None:
-    final = revised(figure(state="final"), BILLED, revised(figure(), more(BILLED, usage_sha256="t"), None))
-    assert (final[0].revision, final[0].state, final[0].change) == (2, "final", "late usage; became final")
-    late = more(BILLED, served=TokenSums(prompt_tokens=6))
-    restated = revised(figure(state="final"), late, final)
-    assert (restated[0].revision, restated[0].state, restated[0].change) == (3, "restated", "late usage")
-    assert revised(figure(state="final"), late, restated) is restated
-    again = revised(figure("99", state="provisional"), more(late, charges=4), restated)
-    assert (again[0].revision, again[0].state, again[0].change) == (4, "restated", "the bill changed")
-
-
-def test_a_day_becomes_final_by_the_calendar_alone() -> None:
-    """Its period ends, and nothing else changes."""
-    first = revised(figure(), BILLED, None)
-    final, _ = revised(figure(state="final"), BILLED, first)
-    assert (final.revision, final.state, final.change) == (2, "final", "became final")
-    assert revised(figure("101"), BILLED, first)[0].change == "computed anew"
+    late = inputs(served=TokenSums(prompt_tokens=6), usage_sha256="v")
+    restated = look(figure(state="final", tokens=6), late, FINAL)
+    said = "tokens 5 → 6 (+1): late usage"
+    assert (restated.report.revision, restated.report.state, restated.report.change) == (2, "restated", said)
+    assert look(figure(state="final", tokens=6), late, restated) is restated
+    again = look(figure("99", tokens=6), late, restated)
+    assert (again.report.revision, again.report.state) == (3, "restated")
 
 
 def test_a_figure_that_is_no_longer_known_has_no_state_and_was_final_all_the_same() -> None:
-    final = revised(figure(state="final"), BILLED, None)
-    lost = revised(figure(None, state=None), more(BILLED, files=(), charges=0), final)
-    assert (lost[0].state, lost[0].revision) == (None, 2)
-    back = revised(figure(), more(BILLED, charges=7), lost)
-    assert (back[0].state, back[0].revision) == ("restated", 3)
+    lost = look(figure(None, state=None), inputs(sources=(), files=(), charges=0), FINAL)
+    assert (lost.report.state, lost.report.revision) == (None, 2)
+    back = look(figure(), INPUTS, lost)
+    assert (back.report.state, back.report.revision) == ("restated", 3)
 
 
-def test_what_an_older_version_kept_can_be_compared() -> None:
-    kept = (
-        b'{"files":[{"source":"cloud","file_name":"bill.csv","sha256":"0a"}],"served":{"prompt_tokens":5},"tokens":[]}'
-    )
-    before = msgspec.json.decode(kept, type=Inputs)
-    report, _ = revised(figure(), BILLED, (figure(revision=1), before))
-    assert (report.revision, report.change) == (2, "the bill changed; more usage; the day is over")
+OLD = b'{"over":true,"files":[{"source":"cloud","file_name":"bill.csv","sha256":"0a"}],"charges":3}'
+"""As an older version kept it."""
+
+
+def test_what_an_older_version_kept_stays_as_it_is_while_the_figures_are_the_same() -> None:
+    """It knows neither the charges' content nor the figures that were added since."""
+    known = {
+        name: value for name, value in FINAL.figures.items() if name not in {"failed", "left_out", "shared_by", "type"}
+    }
+    known["tiers"] = [{name: tier[name] for name in ("tier", "spend", "tokens")} for tier in known["tiers"]]
+    old = Stored(FINAL.report, decode(OLD, Inputs), known)
+    now = figure(state="final", shared_by="tokens", sources=("again.csv",))
+    assert look(now, INPUTS, old) is old
+    later = look(figure("101", state="final"), inputs(charges=4), old)
+    said = "spend 100.00 → 101.00 USD (+1.00): charges (1 row added)"
+    assert (later.report.revision, later.report.state) == (2, "restated")
+    assert (later.report.change or "").startswith(said)
+    assert later.inputs.sources == (CHARGES,)
+
+
+def test_a_part_of_a_figure_that_is_gone_is_a_change() -> None:
+    assert look(figure(tiers=()), INPUTS, FIRST).report.revision == 2
+    assert look(figure(causes={}), INPUTS, FIRST).report.revision == 2
 
 
 STATES: list[FigureState | None] = ["estimated", "provisional", "final", None]
@@ -123,16 +104,15 @@ STATES: list[FigureState | None] = ["estimated", "provisional", "final", None]
 def test_revisions_are_counted_and_nothing_goes_back_behind_final(
     looks: list[tuple[FigureState | None, int, int]],
 ) -> None:
-    newest: tuple[DayReport, Inputs] | None = None
-    was_final = False
-    for state, spend, charges in looks:
+    newest, was_final = stored(figure(revision=1, state="estimated")), False
+    for state, spend, rows in looks:
         spent = None if state is None else str(spend)
-        inputs = more(BILLED, charges=charges)
-        following = revised(figure(spent, state=state), inputs, newest)
-        assert revised(figure(spent, state=state), inputs, following) is following
-        if newest is not None:
-            assert following is newest or following[0].revision == newest[0].revision + 1
-        assert following[0].state in (("restated", None, "final") if was_final else STATES)
-        assert not (was_final and following[0].state == "final" and following is not newest)
-        was_final = was_final or following[0].state == "final"
+        now = inputs(sources=(charges("1", rows),))
+        following = look(figure(spent, state=state), now, newest)
+        assert look(figure(spent, state=state), now, following) is following
+        assert following is newest or following.report.revision == newest.report.revision + 1
+        assert following is newest or following.report.change
+        assert following.report.state in (("restated", None, "final") if was_final else STATES)
+        assert not (was_final and following.report.state == "final" and following is not newest)
+        was_final = was_final or following.report.state == "final"
         newest = following

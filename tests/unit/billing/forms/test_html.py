@@ -33,7 +33,7 @@ EACH = pytest.mark.parametrize("html", [page for _, page in pages()], ids=[name 
 
 def test_a_day_is_told_with_state_revision_and_change() -> None:
     page = Page(report_html(day_report()))
-    for said in ("$2.4753", "provisional", "Revision 3, because: late usage", "$990.12", "400 000 000", "SHA-256 abab"):
+    for said in ("$2.4753", "provisional", "Revision 3, changed: late usage", "$990.12", "400 000 000", "SHA-256 abab"):
         assert said in page.text, said
     assert ["Serving" + "machines with requests in flight", "$396.05", "40.0%"] in page.rows
     assert ["qwen3-coder", "$460.41", "266 666 667", "$1.7265"] in page.rows
