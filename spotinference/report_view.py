@@ -97,10 +97,10 @@ def _line(days: Sequence[DayReport]) -> Iterator[Text]:
 
 def _days(report: PeriodReport, *, wide: bool) -> Table:
     blended = [found for days in TRAILING if (found := trailing(report, days)) is not None]
-    places = _places(day.spend for day in report.days)
+    places = places_of(day.spend for day in report.days)
 
     def row(name: str, of: Report, revision: str) -> Row:
-        figures = _usd(of.spend, places), _usd(of.usd_per_mtok, 4)
+        figures = usd(of.spend, places), usd(of.usd_per_mtok, 4)
         state = of.state or "none"
         return (name, state, revision, figures[0], f"{of.tokens:,}", figures[1]) if wide else (name, state, *figures)
 
@@ -115,9 +115,9 @@ def _day(report: DayReport) -> Iterator[RenderableType]:
     told = _ratio(report)
     told.append(f"\n{report.day} UTC, {report.state or 'no figure'}, revision {report.revision}, ")
     told.append(f"{report.tokens:,} tokens served, ")
-    told.append("spend unknown" if report.spend is None else f"spend ${_usd(report.spend)}")
+    told.append("spend unknown" if report.spend is None else f"spend ${usd(report.spend)}")
     if report.tax:
-        told.append(f", tax beside it ${_usd(report.tax)}")
+        told.append(f", tax beside it ${usd(report.tax)}")
     if report.change:
         told.append(f"\nchanged: {printable(report.change)}")
     if report.billed_share is not None:
@@ -134,11 +134,11 @@ def _day(report: DayReport) -> Iterator[RenderableType]:
 def _ratio(report: Report) -> Text:
     if report.usd_per_mtok is None:
         return Text(f"$/Mtok not available: {printable(report.reason or 'not known')}", "bold")
-    told = Text(f"${_usd(report.usd_per_mtok, 4)} per million tokens", "bold")
+    told = Text(f"${usd(report.usd_per_mtok, 4)} per million tokens", "bold")
     if report.usd_per_mtok_output is not None:
-        told.append(f", ${_usd(report.usd_per_mtok_output, 4)} per million output tokens", "not bold")
+        told.append(f", ${usd(report.usd_per_mtok_output, 4)} per million output tokens", "not bold")
     if report.usd_per_mtok_before_credits not in (None, report.usd_per_mtok):
-        told.append(f", ${_usd(report.usd_per_mtok_before_credits, 4)} before credits", "not bold")
+        told.append(f", ${usd(report.usd_per_mtok_before_credits, 4)} before credits", "not bold")
     return told
 
 
@@ -159,10 +159,10 @@ def _shares(report: Report, width: int) -> Iterator[RenderableType]:
 
 
 def _causes(report: Report, *, wide: bool) -> Table:
-    places, whole = _places(report.causes.values()), report.spend or Decimal(1)
+    places, whole = places_of(report.causes.values()), report.spend or Decimal(1)
 
     def row(name: str, amount: Decimal, bar: str) -> Row:
-        return (name, bar, _usd(amount, places)) if wide else (name, _usd(amount, places))
+        return (name, bar, usd(amount, places)) if wide else (name, usd(amount, places))
 
     rows = []
     for cause in CAUSES:
@@ -174,14 +174,14 @@ def _causes(report: Report, *, wide: bool) -> Table:
 
 def _tiers(report: Report, *, wide: bool) -> Table:
     """All of them and what belongs to none: they sum to the spend."""
-    places = _places([*(tier.spend for tier in report.tiers), report.spend])
+    places = places_of([*(tier.spend for tier in report.tiers), report.spend])
 
     def row(name: str, spend: Decimal | None, tokens: str, ratio: str) -> Row:
-        return (name, _usd(spend, places), tokens, ratio) if wide else (name, _usd(spend, places), ratio)
+        return (name, usd(spend, places), tokens, ratio) if wide else (name, usd(spend, places), ratio)
 
-    rows = [row(t.tier, t.spend, f"{t.tokens:,}", _usd(t.usd_per_mtok, 4)) for t in report.tiers]
+    rows = [row(t.tier, t.spend, f"{t.tokens:,}", usd(t.usd_per_mtok, 4)) for t in report.tiers]
     rows.append(row(UNATTRIBUTED, report.causes.get(UNATTRIBUTED), "", ""))
-    sums = [row("sum", report.spend, f"{report.tokens:,}", _usd(report.usd_per_mtok, 4))]
+    sums = [row("sum", report.spend, f"{report.tokens:,}", usd(report.usd_per_mtok, 4))]
     return table(("tier", "USD", "tokens", "$/Mtok") if wide else ("tier", "USD", "$/Mtok"), rows, sums)
 
 
@@ -191,17 +191,17 @@ def _key_label(key: KeyFigure) -> str | None:
 
 def _parts(kind: str, parts: Sequence[P], name_of: Callable[[P], str | None], *, wide: bool) -> Table:
     shown, rest = top(parts, MOST_PARTS)
-    places = _places(part.spend for part in shown)
+    places = places_of(part.spend for part in shown)
 
     def row(name: str, of: Sequence[P], ratio: str) -> Row:
-        spend = _usd(_sum(part.spend for part in of), places)
+        spend = usd(_sum(part.spend for part in of), places)
         if not wide:
             return name, spend, ratio
         wakes = [part.wakes for part in of if isinstance(part, KeyFigure)]
         tokens = sum(part.tokens for part in of)
-        return name, spend, f"{tokens:,}", ratio, *([_usd(_sum(wakes), places)] if wakes else [])
+        return name, spend, f"{tokens:,}", ratio, *([usd(_sum(wakes), places)] if wakes else [])
 
-    rows = [row(name_of(part) or NOBODY, [part], _usd(part.usd_per_mtok, 4)) for part in shown]
+    rows = [row(name_of(part) or NOBODY, [part], usd(part.usd_per_mtok, 4)) for part in shown]
     if rest:
         rows.append(row(f"{len(rest)} more", rest, ""))
     headings = (kind, "USD", "tokens", "$/Mtok", "its wakes") if wide else (kind, "USD", "$/Mtok")
@@ -210,7 +210,7 @@ def _parts(kind: str, parts: Sequence[P], name_of: Callable[[P], str | None], *,
 
 def _directions(found: Directions) -> Table:
     rows = [
-        (name, f"{figure.tokens:,}", _usd(figure.usd_per_mtok, 4))
+        (name, f"{figure.tokens:,}", usd(figure.usd_per_mtok, 4))
         for name, figure in (("input", found.input), ("cached", found.cached), ("output", found.output))
     ]
     return table(("direction", "tokens", "$/Mtok"), rows)
@@ -221,14 +221,14 @@ def _beside(report: Report) -> Iterator[Text]:
         if always.spend is None:
             yield Text(f"always on: not available, {printable(always.reason or 'not known')}")
         else:
-            yield Text(f"always on: ${_usd(always.spend)}, ${_usd(always.usd_per_mtok, 4)} per million tokens")
+            yield Text(f"always on: ${usd(always.spend)}, ${usd(always.usd_per_mtok, 4)} per million tokens")
     if (variance := report.variance) is not None:
         share = f" ({variance.difference / variance.accrued:+.2%})" if variance.accrued else ""
-        places = _places([variance.accrued, variance.billed])
-        hours = f"the same hours accrued ${_usd(variance.accrued, places)}, billed ${_usd(variance.billed, places)}"
-        yield Text(f"{hours}: {_usd(variance.difference, places)} USD{share}")
+        places = places_of([variance.accrued, variance.billed])
+        hours = f"the same hours accrued ${usd(variance.accrued, places)}, billed ${usd(variance.billed, places)}"
+        yield Text(f"{hours}: {usd(variance.difference, places)} USD{share}")
     if report.effective_spend is not None:
-        yield Text(f"by EffectiveCost: ${_usd(report.effective_spend)}")
+        yield Text(f"by EffectiveCost: ${usd(report.effective_spend)}")
     if report.tokens_failed:
         yield Text(f"waste: {report.tokens_failed:,} tokens of failed requests")
 
@@ -237,14 +237,14 @@ def _sum(amounts: Iterable[Decimal]) -> Decimal:
     return sum(amounts, Decimal(0))
 
 
-def _usd(amount: Decimal | None, places: int | None = None) -> str:
+def usd(amount: Decimal | None, places: int | None = None) -> str:
     """Without `places`, as many as its size asks for."""
     if amount is None:
         return "-"
-    return f"{amount:,.{_places([amount]) if places is None else places}f}"
+    return f"{amount:,.{places_of([amount]) if places is None else places}f}"
 
 
-def _places(amounts: Iterable[Decimal | None]) -> int:
+def places_of(amounts: Iterable[Decimal | None]) -> int:
     """Enough for the largest of them to be seen."""
     largest = max((abs(amount) for amount in amounts if amount is not None), default=Decimal(0))
     return 2 if largest >= 100 else 4 if largest >= 1 else 6

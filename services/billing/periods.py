@@ -4,6 +4,7 @@ import msgspec
 
 from services.billing.answering import ANSWER_BYTES, answered, bounded
 from services.billing.core.days import DAY, day_of, day_window
+from services.billing.core.explanation import Lines, explanations
 from services.billing.core.key_names import with_names
 from services.billing.core.period import make_period
 from services.billing.key_names import Names
@@ -32,7 +33,16 @@ class Periods:
         return bounded(answer, "ask for fewer days")
 
     async def _period(self, query: ReportsQuery) -> PeriodReport:
-        figures = make_period(await self._shelf.reports(asked(query)), self._weights)
+        days = await self._shelf.reports(asked(query))
+        lines = Lines()
+        if query.explain:
+            for place, day in enumerate(days):
+                if day.causes:
+                    days[place], of_day = await self._shelf.explained(day.day)
+                    lines.add_all(of_day)
+        figures = make_period(days, self._weights)
+        if query.explain and figures.causes:
+            figures = msgspec.structs.replace(figures, explanations=explanations(lines))
         return fitted(with_names(figures, self._names()))
 
 
@@ -55,4 +65,8 @@ def fitted(report: PeriodReport) -> PeriodReport:
     report = msgspec.structs.replace(report, days=bare, left_out="keys, models, sources and hours of each day")
     if len(encode(report)) <= ANSWER_BYTES:
         return report
-    return msgspec.structs.replace(report, keys=(), left_out="keys; models, sources and hours of each day")
+    report = msgspec.structs.replace(report, keys=(), left_out="keys; models, sources and hours of each day")
+    if len(encode(report)) <= ANSWER_BYTES:
+        return report
+    left_out = "keys; explanations; models, sources and hours of each day"
+    return msgspec.structs.replace(report, explanations=(), left_out=left_out)

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import structlog
+from msgspec.structs import replace
 
 from services.billing.core.bands import days_before
 from services.billing.core.days import day_window
+from services.billing.core.explanation import explanations
 from services.billing.metrics import Metrics
 from services.billing.shelf import Shelf
 from shared.bus import subjects, topology
@@ -74,6 +76,8 @@ class Publisher:
             return True
         if known is None and report.state is None:
             return True  # nothing is known of the day, and nothing was said
+        report, lines = await self._shelf.explained(report.day)  # a day that goes on may be a revision further
+        report = replace(report, explanations=explanations(lines))
         files = await self._files(report)
         if files is None:
             return False

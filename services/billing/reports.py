@@ -1,9 +1,10 @@
 """Answers `billing.report`: the day's figures from the books and the meter, numbered by revision and kept."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -15,6 +16,7 @@ from services.billing.core.allocation import Allocation, DayFacts, allocate
 from services.billing.core.charge_digest import charges_by_source
 from services.billing.core.charges import is_early
 from services.billing.core.days import Window, day_window, millis
+from services.billing.core.explanation import Lines, explain, explanations
 from services.billing.core.key_names import with_names
 from services.billing.core.machine_time import MachineTime, intervals
 from services.billing.core.money import usd
@@ -61,6 +63,16 @@ class _Day:
         )
 
 
+class _Read(NamedTuple):
+    """A day's report, and all that it was made from."""
+
+    report: DayReport
+    facts: DayFacts
+    sources: Sequence[str]
+    """Of each of the rows the source that delivered it."""
+    allocation: Allocation
+
+
 class Reports:
     """The figures of days. One at a time, so that revisions have an order."""
 
@@ -100,10 +112,18 @@ class Reports:
         records = await self._book.of(window)
         rows = [row for row in records.rows if row.billed >= 0 or not is_early(row, millis(now))]
         day = _day(window, replace(records, rows=rows), None, now)
-        return await asyncio.to_thread(self._allocation, day)
+        return await asyncio.to_thread(allocate, self._facts(day))
 
     async def of(self, day: str) -> DayReport:
         """The day's figures, kept where they are new. `Refusal` without the meter, or what `AWAY` lists."""
+        return (await self._read(day))[0]
+
+    async def explained(self, day: str) -> tuple[DayReport, Lines]:
+        """The same, and what its figures are made of: read at one moment, so that each sums to its figure."""
+        report, facts, sources, allocation = await self._read(day)
+        return report, await asyncio.to_thread(explain, facts, sources, allocation)
+
+    async def _read(self, day: str) -> _Read:
         window = day_window(day)
         async with self._one:
             answer = await self._meter.tokens(TokensQuery(day=day, by=BY, busy=True))
@@ -112,36 +132,40 @@ class Reports:
             # In a thread: a day of a large account must not keep the lease from being renewed.
             newest = await self._revisions.newest(day)
             made = _day(window, records, answer, now, was_final=newest is not None and newest.was_final)
-            report, inputs = await asyncio.to_thread(self._made, day, made, answer)
+            facts = self._facts(made)
+            allocation = await asyncio.to_thread(allocate, facts)
+            report, inputs = await asyncio.to_thread(self._made, day, made, allocation, answer)
+            if newest is not None and not differs(report, inputs, newest):
+                return _Read(newest.report, facts, records.sources, allocation)
             if newest is None:
                 report = msgspec.structs.replace(report, revision=1)
-            elif differs(report, inputs, newest):
-                report, inputs = revised(report, inputs, newest, reason(report, inputs, newest))
             else:
-                return newest.report
+                report, inputs = revised(report, inputs, newest, reason(report, inputs, newest))
             await self._revisions.keep(report, inputs, now)
-            return report
+            return _Read(report, facts, records.sources, allocation)
 
     async def _answer(self, data: bytes) -> DayReport | Refused:
         try:
-            day = decode(data, ReportQuery).day
-            day_window(day)
+            query = decode(data, ReportQuery)
+            day_window(query.day)
         except Unreadable as error:
             return Refused(reason=str(error))
         except ValueError as error:
             return Refused(reason=f"day: {error}")
         try:
-            return await self.of(day)
+            if not query.explain:
+                return await self.of(query.day)
+            report, lines = await self.explained(query.day)
+            return msgspec.structs.replace(report, explanations=explanations(lines))
         except Refusal as error:
             return Refused(reason=str(error))
         except AWAY as error:
             log.warning("the books cannot be used", reason=told(error))
             return Refused(reason="the books' database does not answer: ask again later")
 
-    def _made(self, name: str, day: _Day, answer: Tokens) -> tuple[DayReport, Inputs]:
+    def _made(self, name: str, day: _Day, allocation: Allocation, answer: Tokens) -> tuple[DayReport, Inputs]:
         fleet, prices = self._settings.fleet, self._settings.prices
         elapsed = Window(day.window.start, max(day.window.start, min(day.window.end, day.now)))
-        allocation = self._allocation(day)
         report = make_report(
             name,
             allocation,
@@ -153,8 +177,8 @@ class Reports:
         )
         return report, self._inputs(day, answer, allocation)
 
-    def _allocation(self, day: _Day) -> Allocation:
-        facts = DayFacts(
+    def _facts(self, day: _Day) -> DayFacts:
+        return DayFacts(
             day=day.window,
             now=day.now,
             rows=day.records.rows,
@@ -165,7 +189,6 @@ class Reports:
             accruals=day.records.accruals,
             settled=day.settled,
         )
-        return allocate(facts)
 
     def _inputs(self, day: _Day, answer: Tokens, allocation: Allocation) -> Inputs:
         records = day.records
@@ -202,10 +225,13 @@ class Reports:
 
 
 def fitted(report: DayReport) -> DayReport:
-    """As large as a message may be: without its keys, if there are thousands."""
+    """As large as a message may be: without its keys, if there are thousands, and without explanations."""
     if len(encode(report)) <= ANSWER_BYTES:
         return report
-    return msgspec.structs.replace(report, keys=(), left_out="keys")
+    report = msgspec.structs.replace(report, keys=(), left_out="keys")
+    if len(encode(report)) <= ANSWER_BYTES:
+        return report
+    return msgspec.structs.replace(report, explanations=(), left_out="keys; explanations")
 
 
 def _day(window: Window, records: DayRecords, answer: Tokens | None, now: float, *, was_final: bool = False) -> _Day:

@@ -10,6 +10,7 @@ import structlog
 
 from services.billing.adapters.marks import Marks
 from services.billing.core.days import HOUR, day_window, millis
+from services.billing.core.explanation import Lines
 from services.billing.core.report import failed_report
 from services.billing.meter import Meter
 from services.billing.reports import Reports
@@ -69,6 +70,10 @@ class Shelf:
         marks = await self._marks_of(over) if over else {}
         for day in days:
             yield await self._made(day, marks.get(day))
+
+    async def explained(self, day: str) -> tuple[DayReport, Lines]:
+        """The day's report as it is now, made anew, and what its figures are made of."""
+        return await self._reports.explained(day)
 
     async def reports(self, days: Sequence[str]) -> list[DayReport]:
         return [report async for report in self.each(days)]

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from shared.messages.codec import Message
+from shared.messages.explanation import Explanation
 from shared.messages.values import UnixSeconds, check_amounts
 
 FigureState = Literal["estimated", "provisional", "final", "restated"]
@@ -26,6 +27,8 @@ class ReportQuery(Message, frozen=True, kw_only=True, tag="report_query.v1"):
     """Request on `billing.report`: the figures of one UTC day (`YYYY-MM-DD`)."""
 
     day: str
+    explain: bool = False
+    """Whether `explanations` are wanted."""
 
 
 class TierFigure(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +162,8 @@ class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
     """It could not be made: `reason` says why, and no figure of it is known. It is never published."""
     hours: tuple[MachineHours, ...] = ()
     """Of each machine with charges for its use."""
+    explanations: tuple[Explanation, ...] = ()
+    """Of what is unattributed, of the shared cost and of each tier, for those who ask. Never stored with a figure."""
 
 
 class ReportsQuery(Message, frozen=True, kw_only=True, tag="reports_query.v1"):
@@ -166,6 +171,8 @@ class ReportsQuery(Message, frozen=True, kw_only=True, tag="reports_query.v1"):
 
     to: str
     days: int
+    explain: bool = False
+    """Whether the period's `explanations` are wanted."""
 
 
 class PeriodReport(Message, frozen=True, kw_only=True, tag="period_report.v1"):
@@ -198,6 +205,8 @@ class PeriodReport(Message, frozen=True, kw_only=True, tag="period_report.v1"):
     variance: Variance | None = None
     left_out: str | None = None
     """What would not fit into a message, such as the days' keys; None: all is there."""
+    explanations: tuple[Explanation, ...] = ()
+    """As of a day, of all the days together."""
 
 
 class Band(msgspec.Struct, frozen=True, kw_only=True):

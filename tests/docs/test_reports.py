@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from typing import get_args
 
 from msgspec.structs import fields, replace
 
@@ -10,6 +11,7 @@ from services.billing.forms.csv import DAY_COLUMNS, STATEMENT_COLUMNS, report_cs
 from services.billing.forms.json import fields as json_fields
 from services.billing.forms.xlsx import sheets
 from shared.messages.billing import DayReport, Statement
+from shared.messages.explanation import CostLine, Explanation, LineKind
 from tests.docs.pages import page
 from tests.unit.billing.forms.kit import day_report, period_report, unknown
 
@@ -23,6 +25,11 @@ def test_every_field_of_the_json_is_told() -> None:
     told = {*json_fields(day_report()), *(field.name for field in fields(Statement)), *period}
     assert told - NAMED == set()
     assert {field.name for field in fields(DayReport)} <= told
+
+
+def test_every_field_of_an_explanation_is_told() -> None:
+    told = {field.name for struct in (Explanation, CostLine) for field in fields(struct)}
+    assert {*told, *get_args(LineKind)} - NAMED == set()
 
 
 def test_every_column_and_kind_of_the_csv_is_told() -> None:

@@ -34,9 +34,10 @@ _USED = (
     "currency",
     "per_usd",
     "parent_id",
+    "service_name",
     "rows",
 )
-"""Of a charge's fields those that decide a figure, and the quantity, which is kept as text."""
+"""Of a charge's fields those that decide or explain a figure, and the quantity, which is kept as text."""
 
 
 @dataclass(frozen=True, order=True)

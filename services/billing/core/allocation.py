@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from services.billing.core.accrual import Accrual
 from services.billing.core.attribution import Direct, Fleet
@@ -14,14 +14,12 @@ from services.billing.core.estimate import Basis
 from services.billing.core.focus import CostRow
 from services.billing.core.hours import BilledHours, HourClaims
 from services.billing.core.machine_time import MachineTime, TimeUse, without
-from services.billing.core.money import split
-from services.billing.core.parts import Part, parts_of, time_parts, use_parts
-from shared.messages.billing import CAUSES, Cause
+from services.billing.core.parts import Part, parts_of, tier_sums, time_parts, use_parts
+from services.billing.core.spread import Loose, SharedBy, spread
+from shared.messages.billing import Cause
 
 K = TypeVar("K")
-SharedBy = Literal["direct cost", "tokens", "nothing: evenly"]
-Loose = Literal["shared", "unattributed"]
-_Whose = tuple[str, str | None]
+Whose = tuple[str, str | None]
 """A tier, and a machine of it; None: only a tag says whose it is."""
 
 
@@ -61,6 +59,12 @@ class Allocation:
     """Whether such time is of a machine that is charged for: its charge came before it was over."""
     hours: Mapping[str, BilledHours]
     """By machine, those that charges for its use are for."""
+    loose: Mapping[Loose, int] = field(default_factory=dict)
+    """What belongs to no tier by itself."""
+    charged: Mapping[Whose, Mapping[str, int]] = field(default_factory=dict)
+    """Of the charges of each tier and machine, by the configuration, what each tier bears."""
+    estimated: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Of what each machine accrued and no charge covers yet, what each tier bears."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +110,7 @@ def allocate(facts: DayFacts) -> Allocation:
         if not (facts.settled and machine in sums.named):
             found = basis.beyond(machine, free, sums.early.get(machine, {}))
             accrued += found.total()
+            sums.estimated[machine] = tier_sums(found)
             sums.add_parts((facts.fleet.tier_of.get(machine, ""), machine), found)
             for part, amount in basis.accrual(machine, free).items():
                 estimates[part.tier] += amount
@@ -116,13 +121,14 @@ def allocate(facts: DayFacts) -> Allocation:
         if basis.observes(machine, billed):
             variance.append((basis.accrual(machine, billed).total(), sums.billed_use[machine]))
     sums.adjust()
-    causes, tiers, shared_by = _spread(facts, sums.parts, sums.loose)
+    spread_over = partial(spread, facts.fleet.tiers, facts.tokens)
+    causes, tiers, shared_by = spread_over(sums.parts, sums.loose)
     spend = sum(causes.values())
     return Allocation(
         spend=spend,
         causes=causes,
         tiers=tiers,
-        tiers_before=_spread(facts, _less(sums.parts, sums.credit_parts), _less(sums.loose, sums.credit_loose))[1],
+        tiers_before=spread_over(_less(sums.parts, sums.credit_parts), _less(sums.loose, sums.credit_loose))[1],
         wakes=sums.wakes(),
         shared_by=shared_by,
         tax=sums.tax,
@@ -137,6 +143,9 @@ def allocate(facts: DayFacts) -> Allocation:
         unpriced=frozenset(unpriced),
         partial=is_partial,
         hours=sums.hours(),
+        loose=sums.loose,
+        charged=sums.charged,
+        estimated=sums.estimated,
     )
 
 
@@ -160,11 +169,13 @@ class _Sums:
     """Machine to the hours that charges are for which came before these were over, with what they cost."""
     named: set[str] = field(default_factory=set)
     """The machines that any charge is for."""
-    _owned: dict[_Whose, Counter[Part]] = field(default_factory=dict)
+    _owned: dict[Whose, Counter[Part]] = field(default_factory=dict)
     """`parts` by whose they are."""
-    _adjustments: Counter[tuple[_Whose, bool]] = field(default_factory=Counter)
+    _adjustments: Counter[tuple[Whose, bool]] = field(default_factory=Counter)
     """By whose they are, and whether they are credits."""
     _claims: dict[str, HourClaims] = field(default_factory=dict)
+    charged: dict[Whose, Counter[str]] = field(default_factory=dict)
+    estimated: dict[str, Counter[str]] = field(default_factory=dict)
     _uses: dict[tuple[str, Window], TimeUse] = field(default_factory=dict)
 
     def use(self, machine: str | None, window: Window) -> TimeUse:
@@ -200,11 +211,11 @@ class _Sums:
         use = self.use(owner.machine, window)
         if not kind.is_use or owner.machine is None:
             weights = time_parts(owner.tier, window, use, in_every_state=kind.is_storage)
-            self.add_parts((owner.tier, owner.machine), parts_of(cost, weights))
+            self._charge((owner.tier, owner.machine), parts_of(cost, weights))
             return
         hours = billed_time(kind, charge, self.facts.day, window)
         parts = parts_of(cost, use_parts(owner.tier, window, use, hours))
-        self.add_parts((owner.tier, owner.machine), parts)
+        self._charge((owner.tier, owner.machine), parts)
         unexplained = sum(amount for part, amount in parts.items() if part.cause == "unexplained")
         if cost >= 0:
             self._claims.setdefault(owner.machine, HourClaims()).add(
@@ -217,7 +228,11 @@ class _Sums:
             early = self.early.setdefault(owner.machine, {})
             early[kind.covers] = early.get(kind.covers, 0) + cost
 
-    def add_parts(self, whose: _Whose, parts: Mapping[Part, int]) -> None:
+    def _charge(self, whose: Whose, parts: Mapping[Part, int]) -> None:
+        self.add_parts(whose, parts)
+        self.charged.setdefault(whose, Counter()).update(tier_sums(parts))
+
+    def add_parts(self, whose: Whose, parts: Mapping[Part, int]) -> None:
         self.parts.update(parts)
         self._owned.setdefault(whose, Counter()).update(parts)
 
@@ -235,6 +250,7 @@ class _Sums:
                 weights = time_parts(tier, day, self.use(machine, day))
             parts = parts_of(cost, weights)
             self.parts.update(parts)
+            self.charged.setdefault(whose, Counter()).update(tier_sums(parts))
             self.credit_parts.update(parts if is_credit else {})
 
     def hours(self) -> dict[str, BilledHours]:
@@ -252,32 +268,6 @@ class _Sums:
         """What has not happened yet explains nothing."""
         ongoing = window.start < self.facts.now < window.end
         return Window(window.start, self.facts.now) if ongoing else window
-
-
-def _spread(
-    facts: DayFacts, parts: Mapping[Part, int], loose: Mapping[Loose, int]
-) -> tuple[dict[Cause, int], dict[str, int], SharedBy | None]:
-    """Causes and tiers. Shared cost follows direct cost, else tokens, else it is spread evenly."""
-    causes: dict[Cause, int] = {**dict.fromkeys(CAUSES, 0), **{name: loose[name] for name in loose}}
-    direct: Counter[str] = Counter()
-    for part, amount in parts.items():
-        causes[part.cause] += amount
-        direct[part.tier] += amount
-    tiers, tokens = facts.fleet.tiers, facts.tokens
-    names = [*tiers, *sorted((set(tokens) | set(direct)) - set(tiers))]
-    if not names:
-        causes["unattributed"] += causes["shared"]
-        causes["shared"] = 0
-        return causes, {}, None
-    keys: dict[SharedBy, list[int]] = {
-        "direct cost": [max(0, direct[name]) for name in names],
-        "tokens": [tokens.get(name, 0) for name in names],
-        "nothing: evenly": [1] * len(names),
-    }
-    key = next(key for key, weights in keys.items() if any(weights))
-    shares = split(causes["shared"], keys[key])
-    found = {name: direct[name] + share for name, share in zip(names, shares, strict=True)}
-    return causes, found, key if "shared" in loose else None
 
 
 def _positive(parts: Mapping[Part, int]) -> Counter[Part]:

@@ -55,6 +55,10 @@ class Fleet:
             return "shared"
         return "unattributed"  # a service without a category may be somebody's machine, so it is not shared
 
+    def tag(self, row: CostRow) -> str | None:
+        """What the row's tag says, whether or not a tier has that name."""
+        return _tag(row.tags, self.tier_tag) or None
+
     def _machine(self, resource_id: str | None) -> str | None:
         if resource_id is None:
             return None

@@ -67,6 +67,14 @@ def total(parts: Iterable[Mapping[Part, int]]) -> Counter[Part]:
     return found
 
 
+def tier_sums(parts: Mapping[Part, int]) -> Counter[str]:
+    """Return each tier's sum of them."""
+    found: Counter[str] = Counter()
+    for part, amount in parts.items():
+        found[part.tier] += amount
+    return found
+
+
 def _spent(home: str, use: TimeUse, *, all_of_it: bool) -> Counter[Part]:
     """The billable time, or all that the journal knows."""
     found: Counter[Part] = Counter()

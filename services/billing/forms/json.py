@@ -11,7 +11,7 @@ from shared.messages.billing import Bands, DayReport, PeriodReport, Statement
 
 def fields(told: DayReport | PeriodReport | Statement | Bands) -> dict[str, Any]:
     """An object for JSON. A period's `first` is told as `from`, the word of every command."""
-    found: dict[str, Any] = _plain(msgspec.to_builtins(told, builtin_types=(Decimal,)))
+    found: dict[str, Any] = plain(msgspec.to_builtins(told, builtin_types=(Decimal,)))
     if isinstance(told, PeriodReport):
         return {"from": found.pop("first"), **found}
     return found
@@ -22,13 +22,14 @@ def json(told: DayReport | PeriodReport | Statement | Bands) -> bytes:
     return msgspec.json.encode(fields(told)) + b"\n"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """As JSON has it: decimals in full as strings, without the tags of messages."""
     match value:
         case Decimal():
             return decimal(value)
         case dict():
-            return {name: _plain(inner) for name, inner in value.items() if name != "type"}
+            return {name: plain(inner) for name, inner in value.items() if name != "type"}
         case list() | tuple():
-            return [_plain(inner) for inner in value]
+            return [plain(inner) for inner in value]
         case _:
             return value

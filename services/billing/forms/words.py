@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from services.billing.core.period import make_period
 from shared.messages.billing import Cause, DayReport, FigureState, KeyFigure, ModelFigure, PeriodReport, TierFigure
+from shared.messages.explanation import CostLine
 
 CAUSE_WORDS: dict[Cause, tuple[str, str]] = {
     "serving": ("Serving", "machines with requests in flight"),
@@ -53,6 +54,15 @@ def usd(amount: Decimal | None, places: int = 2) -> str:
         places = max(places, 6)
     rounded = abs(amount).quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN)
     return f"{MINUS if amount < 0 else ''}${f'{rounded:,}'.replace(',', ' ')}"
+
+
+def line_name(line: CostLine) -> str:
+    """What a line of an explanation is of."""
+    if line.what == "shared":
+        return "its part of the shared cost"
+    if line.what == "estimate":
+        return f"no bill yet: {line.resource}, estimated"
+    return line.resource or "no resource"
 
 
 def days_of(report: Report) -> Sequence[DayReport]:

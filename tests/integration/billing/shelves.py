@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
+from services.billing.core.explanation import Lines
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Received
 from shared.bus.subjects import BILLING_PUBLISHED
@@ -37,6 +38,9 @@ class MadeUpShelf:
             if self.refuses:
                 raise Refusal("the meter does not answer: ask again when it runs")
             yield self.found.get(day) or report(day, None, 0)
+
+    async def explained(self, day: str) -> tuple[DayReport, Lines]:
+        return self.found[day], Lines()
 
     async def reports(self, days: Sequence[str]) -> list[DayReport]:
         return [found async for found in self.each(days)]

@@ -28,7 +28,7 @@ from shared.messages.codec import Message, decode, encode
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.meter import Refused, Tokens, TokensQuery, TokensRow, TokenSums
 from spotinference.__main__ import main
-from tests.unit.billing.forms.kit import EVIL, day_report, period_report, statement
+from tests.unit.billing.forms.kit import EVIL, day_report, explained, period_report, statement
 
 M = TypeVar("M", bound=Message)
 TO = "2026-05-31"
@@ -53,7 +53,14 @@ class Desk:
 
     def report(self, data: bytes) -> Message:
         query = self._heard(decode(data, ReportQuery))
-        return Refused(reason=f"day: no {query.day}") if query.day == "never" else day_report(query.day)
+        told = day_report(query.day)
+        return (
+            Refused(reason=f"day: no {query.day}")
+            if query.day == "never"
+            else explained(told)
+            if query.explain
+            else told
+        )
 
     def statement(self, data: bytes) -> Message:
         key = self._heard(decode(data, StatementQuery)).key_id
@@ -124,7 +131,7 @@ async def test_files_are_those_that_the_service_publishes(desk: Desk) -> None:
     options = [word for name in names for word in (f"--{name[2:]}", desk.path(name))]
     told = await desk.run("report", "--days", "9", "--to", TO, *options, "--json")
     assert told.status == 0, told.err
-    assert desk.asked == [ReportsQuery(to=TO, days=9)]
+    assert desk.asked == [ReportsQuery(to=TO, days=9, explain=True)]
     published = files(period_report(9, TO))
     assert {name: (desk.folder / name).read_bytes() for name in names} == {name: published[name[2:]] for name in names}
     assert json.loads(told.out) == json.loads(published["json"])
@@ -164,6 +171,33 @@ async def test_options_that_exclude_one_another_are_wrong_usage(desk: Desk) -> N
         told = await desk.run("report", *words)
         assert told.status == 2, words
     assert desk.asked == []
+
+
+async def test_a_figure_is_explained(desk: Desk) -> None:
+    told = await desk.run("report", "--day", TO, "--explain", "unattributed")
+    assert told.status == 0, told.err
+    assert desk.asked == [ReportQuery(day=TO, explain=True)]
+    expected = explained(day_report(TO)).explanations[0]
+    assert told.out.startswith(f"unattributed: ${expected.amount:,.4f}\n{TO} UTC, provisional, revision 3\n")
+    last = [line.split()[-1] for line in told.out.splitlines()[-4:]]
+    assert last == [
+        f"{amount:,.4f}" for amount in (*(x.amount for x in expected.lines), expected.rest, expected.amount)
+    ]
+    found = json.loads((await desk.run("report", "--day", TO, "--explain", "unattributed", "--json")).out)
+    assert {name: found[name] for name in ("day", "revision", "state", "figure", "amount")} == {
+        "day": TO,
+        "revision": 3,
+        "state": "provisional",
+        "figure": "unattributed",
+        "amount": f"{expected.amount:f}",
+    }
+    assert [line["resource"] for line in found["lines"]] == ["disk-1", "nat-1"]
+    told = await desk.run("report", "--day", TO, "--explain", "typo")
+    assert (told.status, told.out) == (1, "")
+    assert told.err == "spotinference: --explain: no figure is named 'typo': there are unattributed, h100x2\n"
+    assert (await desk.run("report", "--explain", "shared", "--html", desk.path("x.html"))).status == 2
+    told = await desk.run("report", "--days", "3", "--to", TO, "--explain", "shared")
+    assert (told.status, told.err[:60]) == (1, "spotinference: 2026-05-29 to 2026-05-31: nothing can be expl")
 
 
 async def test_a_statement_on_the_terminal_and_as_files(desk: Desk) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from services.billing.core.period import make_period
 from services.billing.forms.words import Report
 from shared.messages.billing import Band, Bands
-from spotinference import bands, statement
+from spotinference import bands, explain_view, statement
 from spotinference.report_view import GAP, LEVELS, MOST_PARTS, sparkline, table, view
 from tests.unit.billing.forms.kit import (
     EVIL,
@@ -111,6 +111,17 @@ def test_a_key_is_shown_by_its_name_and_its_id() -> None:
     lines = [line.strip() for line in shown(report).splitlines()]
     for label in ("Acme (k1)", "Acme (k2)", "\\x1b[31m (k3)"):
         assert len([line for line in lines if line.startswith(f"{label} ")]) == 1, label
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_an_explanation_executes_nothing_and_fits(width: int) -> None:
+    report = evil_day()
+    out = io.StringIO()
+    console = Console(file=out, width=width, highlight=False, force_terminal=True, color_system=None)
+    console.print(explain_view.view(report, report.explanations[0], width))
+    assert "\x1b[31m" not in out.getvalue()
+    assert "[bold]two[/bold]" in out.getvalue().replace("\n", "") or width < 100
+    assert max(map(len, out.getvalue().splitlines())) <= width
 
 
 @pytest.mark.parametrize("report", [day_report(), period_report(3)])

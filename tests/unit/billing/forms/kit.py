@@ -24,6 +24,7 @@ from shared.messages.billing import (
     TierFigure,
     Variance,
 )
+from shared.messages.explanation import CostLine, Explanation
 
 WEIGHTS = {"input": 10, "cached": 1, "output": 40}
 EVIL = (
@@ -133,7 +134,30 @@ def evil_day() -> DayReport:
     """Every text that comes from outside is hostile."""
     made = day_report(models=EVIL, keys=EVIL, names=dict(zip(EVIL, reversed(EVIL), strict=True)))
     tiers = tuple(replace(tier, tier=name) for tier, name in zip(made.tiers, EVIL, strict=False))
-    return replace(made, tiers=tiers, sources=EVIL, change=EVIL[1], usage_reasons=EVIL)
+    return replace(explained(made, EVIL), tiers=tiers, sources=EVIL, change=EVIL[1], usage_reasons=EVIL)
+
+
+def explained(report: DayReport, names: tuple[str, ...] = ("disk-1", "nat-1")) -> DayReport:
+    """With what its unattributed cost is made of: a line for each name, and a rest."""
+    amount = report.causes["unattributed"]
+    parts = split(units(amount), range(len(names) + 1, 0, -1))
+    lines = tuple(
+        CostLine(
+            what="charges",
+            amount=usd(part),
+            resource=name,
+            service=name,
+            category=name,
+            tag=name,
+            source=name,
+            charges=1234,
+        )
+        for part, name in zip(parts, names, strict=False)
+    )
+    one = Explanation(figure="unattributed", is_tier=False, amount=amount, lines=lines, more=1234, rest=usd(parts[-1]))
+    estimate = CostLine(what="estimate", amount=Decimal(3), resource=names[0])
+    tier = Explanation(figure=report.tiers[0].tier, is_tier=True, amount=Decimal(3), lines=(estimate,))
+    return replace(report, explanations=(one, tier))
 
 
 def period_report(days: int, last: str = "2026-05-31") -> PeriodReport:

@@ -12,7 +12,16 @@ from services.billing.forms.charts import plot
 from services.billing.forms.html import MOST_ROWS, report_html, statement_html
 from services.billing.forms.words import MINUS, usd
 from shared.messages.billing import CAUSES, Cause
-from tests.unit.billing.forms.kit import EVIL, WEIGHTS, day_report, evil_day, period_report, statement, unknown
+from tests.unit.billing.forms.kit import (
+    EVIL,
+    WEIGHTS,
+    day_report,
+    evil_day,
+    explained,
+    period_report,
+    statement,
+    unknown,
+)
 from tests.unit.billing.forms.page import Page
 
 ABOUT_STATES = ("estimated", "provisional", "final", "restated", "not available")
@@ -141,6 +150,19 @@ def test_tiers_and_what_belongs_to_none_sum_to_the_spend() -> None:
     assert [row[0] for row in rows[at + 1 : at + 5]] == ["h100x2", "l4x2", "unattributed", "Spend"]
     assert rows[at + 3][1] == usd(report.causes["unattributed"])
     assert rows[at + 4][1:] == [usd(report.spend), "400 000 000", usd(report.usd_per_mtok, 4)]
+
+
+def test_what_a_figure_is_made_of_lies_folded_below_the_tiers() -> None:
+    report = explained(day_report())
+    page = Page(report_html(report))
+    assert len(page.of("details")) == len(report.explanations)
+    assert "open" not in page.of("details")[0]
+    lines = report.explanations[0].lines
+    rows = [row for row in page.rows if row[0].startswith(tuple(line.resource or "" for line in lines))]
+    assert [row[1:] for row in rows] == [[usd(x.amount), x.service, x.tag, x.source, "1 234"] for x in lines]
+    assert ["1 234 more", usd(report.explanations[0].rest), "", "", "", ""] in page.rows
+    assert "no bill yet: disk-1, estimated" in page.text
+    assert Page(report_html(day_report())).of("details") == []
 
 
 def test_a_statement_tells_each_line_and_sums_by_model() -> None:

@@ -1,0 +1,41 @@
+"""What a figure of a report is made of, as part of the report."""
+
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+LineKind = Literal["charges", "estimate", "shared"]
+"""`estimate`: no bill has come yet; `shared`: a tier's part of the shared cost."""
+
+
+class CostLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a figure: charges that are alike, or what there is no charge for."""
+
+    what: LineKind
+    amount: Decimal
+    resource: str | None = None
+    """The provider's id; of an estimate the machine."""
+    service: str | None = None
+    """As the provider names it."""
+    category: str | None = None
+    """FOCUS's ChargeCategory."""
+    tag: str | None = None
+    """What the tag `[billing] tier_tag` says, whether or not it names a tier."""
+    source: str | None = None
+    """Which delivered the charges."""
+    charges: int = 0
+    """Delivered rows."""
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a figure is made of, the largest parts first; `lines` and `rest` sum to `amount`, the figure itself."""
+
+    figure: str
+    """`unattributed`, `shared`, or a tier."""
+    is_tier: bool
+    amount: Decimal
+    lines: tuple[CostLine, ...]
+    more: int = 0
+    """How many lines are left out; `rest` is their sum."""
+    rest: Decimal = Decimal(0)

@@ -1,0 +1,64 @@
+"""What a figure of a report is made of, as fields for other programs and as a table."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from rich.console import Group
+from rich.text import Text
+
+from services.billing.forms.json import plain
+from services.billing.forms.words import Report, line_name, span_of
+from shared.errors import Refusal
+from shared.messages.billing import DayReport
+from shared.messages.explanation import CostLine, Explanation
+from shared.printable import printable
+from spotinference.report_view import places_of, table, usd
+
+WIDE = 100
+"""A terminal of so many columns has room for service, tag and source."""
+
+
+def chosen(report: Report, figure: str) -> Explanation:
+    """The explanation of this figure; a cause goes before a tier of its name. `Refusal` where there is none."""
+    for one in report.explanations:
+        if one.figure == figure:
+            return one
+    if not report.explanations:
+        why = report.reason or report.left_out or "billing gave none: run the same version of both"
+        raise Refusal(f"{span_of(report)}: nothing can be explained: {why}")
+    names = ", ".join(one.figure for one in report.explanations)
+    raise Refusal(f"--explain: no figure is named {figure!r}: there are {names}")
+
+
+def fields(report: Report, one: Explanation) -> dict[str, Any]:
+    """The explanation, and which figure of which revision it is of."""
+    told: dict[str, Any] = plain(msgspec.to_builtins(one, builtin_types=(Decimal,)))
+    if isinstance(report, DayReport):
+        return {"day": report.day, "state": report.state, "revision": report.revision, **told}
+    return {"from": report.first, "to": report.to, "state": report.state, **told}
+
+
+def view(report: Report, one: Explanation, width: int) -> Group:
+    """The figure first, then its lines, which sum to it."""
+    revision = f", revision {report.revision}" if isinstance(report, DayReport) else ""
+    heading = Text(f"{printable(one.figure)}: ${usd(one.amount)}", "bold")
+    heading.append(f"\n{span_of(report)} UTC, {report.state or 'no figure'}{revision}\n", "not bold")
+    places = places_of([one.amount, *(line.amount for line in one.lines)])
+    wide = width >= WIDE
+
+    def row(line: CostLine) -> Sequence[str]:
+        name = line_name(line)
+        if line.category not in (None, "Usage"):
+            name = f"{name} ({line.category})"
+        told = (line.service or "", line.tag or "", line.source or "") if wide else (line.service or "",)
+        return name, *told, f"{line.charges:,}" if line.charges else "", usd(line.amount, places)
+
+    blank = ("", "", "") if wide else ("",)
+    rows = [row(line) for line in one.lines]
+    if one.more:
+        rows.append((f"{one.more:,} more", *blank, "", usd(one.rest, places)))
+    headings = ("resource", "service", *(("tag", "source") if wide else ()), "charges", "USD")
+    sums = [("sum", *blank, "", usd(one.amount, places))]
+    return Group(heading, table(headings, rows, sums, texts=len(blank) + 1))

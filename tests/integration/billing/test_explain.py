@@ -1,0 +1,89 @@
+"""What a figure is made of, asked of the service: it sums to the figure of the same answer, of a day and of several."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from services.billing import wiring
+from shared.bus import subjects
+from shared.messages.billing import DayReport, PeriodReport, ReportQuery, ReportsQuery
+from shared.messages.codec import decode, encode
+from shared.messages.explanation import CostLine, Explanation
+from tests.integration.billing.kit import Billing, billing, configured, tell
+from tests.integration.billing.shelves import DyingBus
+from tests.kit.waiting import until
+from tests.unit.billing.kit import DAY, focus_csv
+
+NEXT = "2026-05-04"
+FOURTH = {"ChargePeriodStart": f"{NEXT}T00:00:00Z", "ChargePeriodEnd": "2026-05-05T00:00:00Z"}
+DISK = {"ResourceId": "disk-x", "ServiceName": "EBS", "ServiceCategory": "Storage", "Tags": '{"tier": "typo"}'}
+NAT = {"ResourceId": "nat-1", "ServiceName": "VPC", "ServiceCategory": "Networking"}
+
+
+async def ask_day(books: Billing) -> DayReport:
+    query = ReportQuery(day=DAY, explain=True)
+    return decode(await books.bus.request(subjects.BILLING_REPORT, encode(query), timeout=30), DayReport)
+
+
+async def ask_period(books: Billing) -> PeriodReport:
+    query = ReportsQuery(to=NEXT, days=2, explain=True)
+    return decode(await books.bus.request(subjects.BILLING_REPORTS, encode(query), timeout=30), PeriodReport)
+
+
+def sums_hold(report: DayReport | PeriodReport) -> dict[str, Explanation]:
+    found = {one.figure: one for one in report.explanations}
+    figures = {tier.tier: tier.spend for tier in report.tiers}
+    figures |= {cause: report.causes[cause] for cause in ("unattributed", "shared")}
+    assert {name: one.amount for name, one in found.items()} == figures
+    assert all(sum((line.amount for line in one.lines), one.rest) == one.amount for one in found.values())
+    return found
+
+
+async def test_a_days_and_a_periods_figures_are_explained(tmp_path: Path, database_url: str) -> None:
+    async with billing(tmp_path, configured(database_url=database_url)) as (books, _):
+        await tell(books.bus, "a-1", -1, "ready")
+        await books.deliver(
+            focus_csv(
+                {"BilledCost": "3.00", **DISK},
+                {"BilledCost": "4.00", **DISK, **FOURTH},
+                {"BilledCost": "6.00", **NAT},
+                {"BilledCost": "30.00", "ResourceId": "i-b", "ServiceName": "EC2"},
+            )
+        )
+        day = await until(lambda: ask_day(books), lambda told: told.causes.get("warm_idle") == Decimal("57.6"))
+        assert day.state == "estimated"
+        found = sums_hold(day)
+        (disk,) = found["unattributed"].lines
+        expected = CostLine(
+            what="charges",
+            amount=Decimal(3),
+            resource="disk-x",
+            service="EBS",
+            category="Usage",
+            tag="typo",
+            source="cloud",
+            charges=1,
+        )
+        assert disk == expected
+        assert [(line.what, line.resource) for line in found["A"].lines] == [("estimate", "a-1"), ("shared", None)]
+        assert [(line.what, line.resource) for line in found["B"].lines] == [("charges", "i-b"), ("shared", None)]
+        period = await ask_period(books)
+        (disk,) = sums_hold(period)["unattributed"].lines
+        assert (disk.amount, disk.charges) == (Decimal(7), 2)
+        assert all(not of_day.explanations for of_day in period.days)
+        assert not (await books.report()).explanations, "only for those who ask"
+
+
+async def test_a_published_report_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wiring, "DAILY_SECONDS", 0.05)
+    memory = DyingBus()
+    async with billing(tmp_path, configured(), memory) as (books, _):
+        await books.deliver(focus_csv({"BilledCost": "3.00", **DISK}))
+        told = await until(memory.said, lambda said: f"published.{DAY}" in said)
+        name = f"{DAY}.{told[f'published.{DAY}'].revision}"
+        published = json.loads(memory.files()[f"{name}.json"])
+        (unattributed,) = [one for one in published["explanations"] if one["figure"] == "unattributed"]
+        assert unattributed["amount"] == published["causes"]["unattributed"] == "3"
+        assert b"disk-x" in memory.files()[f"{name}.html"]
