@@ -1,25 +1,24 @@
 """`spotinference invoice`: providers' files into the books, what is payable, and whether they tie."""
 
 import sys
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
+from uuid import uuid4
 
 import click
 import msgspec
-from rich.text import Text
+from msgspec.structs import replace
 
 from services.billing.adapters.places import Place, place
 from services.billing.deliveries import found, sent
 from shared.bus.ports import Bus
-from shared.bus.subjects import BILLING_IMPORT, BILLING_INVOICES, BILLING_PAYABLE
+from shared.bus.subjects import BILLING_INVOICES, BILLING_PAYABLE
 from shared.errors import Misconfigured
 from shared.messages.invoices import ImportAnswer, Invoices, InvoicesQuery, PayableNote
-from shared.printable import printable
-from spotinference.context import Context, ask, suite_options
+from spotinference.context import Context, ask, fail, suite_options
+from spotinference.importing import import_delivery
 from spotinference.invoice_view import bill_name, imported_lines, imported_table, refused_lines, standings_table
-from spotinference.terminal import Screen, echo_json, say, show
-
-IMPORT_SECONDS = 900.0
-"""For one delivery: ten million charges take a minute."""
+from spotinference.terminal import echo_json, progress, say, show
 
 
 @click.group()
@@ -43,9 +42,12 @@ def import_(
     period; of any other folder all files, as one delivery. A delivery counts whole, or not at all: then the exit
     status is 1.
     """
-    with Screen(stderr=True).status(Text(printable(f"importing {where}"))):
-        lies = place(where, region=region, endpoint_url=endpoint_url)
-        answers = context.on_bus(lambda bus: deliver(bus, lies, source, parts=parts))
+    lies = place(where, region=region, endpoint_url=endpoint_url)
+    with progress(where) as tell:
+        try:
+            answers = context.on_bus(lambda bus: deliver(bus, lies, source, tell, parts=parts))
+        except KeyboardInterrupt:
+            fail("interrupted: billing may finish an import that it has begun; `spotinference invoice list` shows it")
     for answer in answers:
         for line in imported_lines(answer):
             say(line)
@@ -137,13 +139,16 @@ def check(context: Context, *, as_json: bool) -> None:
         sys.exit(1)
 
 
-async def deliver(bus: Bus, lies: Place, source: str, *, parts: bool = False) -> list[ImportAnswer]:
-    """Import what lies there, up to the first delivery that is refused."""
+async def deliver(
+    bus: Bus, lies: Place, source: str, tell: Callable[[str], None], *, parts: bool = False
+) -> list[ImportAnswer]:
+    """Import what lies there, up to the first delivery that is refused; `tell` hears how far it is."""
     answers: list[ImportAnswer] = []
     sent_before: list[str] = []
     for delivery in await found(lies):
+        tell(f"sending {len(delivery.plan.files)} files")
         request = await sent(bus, lies, delivery.plan, source, parts=parts, beside=sent_before)
-        answers.append(await ask(bus, BILLING_IMPORT, request, ImportAnswer, timeout=IMPORT_SECONDS))
+        answers.append(await import_delivery(bus, replace(request, id=uuid4().hex), tell))
         if answers[-1].refusals:
             break
         sent_before += [file.sha256 for file in request.files]

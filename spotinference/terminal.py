@@ -3,7 +3,10 @@
 Nothing else in this package prints, but `up`, whose children write JSON, and the engine.
 """
 
-from collections.abc import Iterable
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -47,6 +50,33 @@ def show(table: Table) -> None:
     for column in table.columns:
         column.overflow = "fold"
     Screen().print(table)
+
+
+_NUMBERS = re.compile(r"[\d,.%]+")
+PLAIN_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal that shows the newest one alone."""
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[str], None]]:
+    """Show on standard error how far a long work is: call the result with the newest state, as often as you like.
+
+    A terminal has it in one line that changes. Elsewhere there is a line when more than its numbers changes, and every
+    ten seconds.
+    """
+    screen = Screen(stderr=True)
+    words, told_at = "", 0.0
+
+    def show_line(state: str) -> None:
+        nonlocal words, told_at
+        if screen.is_terminal:
+            status.update(Text(printable(f"{what}: {state}")))
+        elif _NUMBERS.sub("", state) != words or time.monotonic() >= told_at + PLAIN_SECONDS:
+            say(f"{what}: {state}", err=True)
+            words, told_at = _NUMBERS.sub("", state), time.monotonic()
+
+    with screen.status(Text(printable(what))) as status:
+        yield show_line
 
 
 def _lines(text: str) -> str:

@@ -4,15 +4,17 @@ import asyncio
 import hashlib
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
 from services.billing.adapters.invoice_book import Delivery, InvoiceBook, Taken
-from services.billing.adapters.reader import Interrupted, Reading, Terms, sha256_of
+from services.billing.adapters.reader import Interrupted, Reading, Snapshot, Terms, sha256_of
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus import topology
@@ -21,7 +23,16 @@ from shared.database import AWAY, told
 from shared.errors import BusUnavailable
 from shared.errors import Refusal as Declined
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest, Refusal
+from shared.messages.invoices import (
+    DeliveredFile,
+    ImportAnswer,
+    ImportRequest,
+    ImportStatus,
+    ImportStatusQuery,
+    ImportStep,
+    Refusal,
+    RunningImport,
+)
 from shared.messages.meter import Refused
 
 T = TypeVar("T")
@@ -30,6 +41,32 @@ log = structlog.get_logger()
 
 MAX_FILES = 1000
 """Of one delivery: a month of the largest accounts has some dozens."""
+
+
+@dataclass
+class _Running:
+    """The import under way. The reading writes `rows` and `share` from its thread."""
+
+    id: str
+    source: str
+    began: float
+    """By the monotonic clock."""
+    step: ImportStep = "fetching"
+    rows: int = 0
+    share: float | None = None
+
+    def begin(self, step: ImportStep) -> None:
+        self.step, self.rows, self.share = step, 0, None
+
+    def describe(self, now: float) -> RunningImport:
+        return RunningImport(
+            id=self.id,
+            source=self.source,
+            step=self.step,
+            rows=self.rows,
+            share=self.share,
+            seconds=now - self.began,
+        )
 
 
 class Imports:
@@ -43,16 +80,22 @@ class Imports:
         metrics: Metrics,
         *,
         work: Path,
+        instance: str,
         now: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`instance` names this process; what an import needs on the disk lies in `work`."""
         self._bus = bus
         self._book = book
         self._settings = settings
         self._metrics = metrics
         self._work = work
+        self._instance = instance
         self._now = now
+        self._monotonic = monotonic
         self._one = asyncio.Lock()
         self._reading: Reading | None = None
+        self._running: _Running | None = None
 
     async def answer(self, data: bytes) -> bytes:
         try:
@@ -60,6 +103,16 @@ class Imports:
         except Unreadable as error:
             return encode(Refused(reason=str(error)))
         return encode(await self.take(request))
+
+    async def answer_status(self, data: bytes) -> bytes:
+        """Answers `ImportStatusQuery`."""
+        try:
+            decode(data, ImportStatusQuery)
+        except Unreadable as error:
+            return encode(Refused(reason=str(error)))
+        now = self._monotonic()
+        running = None if self._running is None else self._running.describe(now)
+        return encode(ImportStatus(instance=self._instance, running=running))
 
     async def take(self, request: ImportRequest) -> ImportAnswer | Refused:
         """Import the delivery, or say why not: then every figure is as it was."""
@@ -95,9 +148,10 @@ class Imports:
 
     async def _taken(self, request: ImportRequest, *, again: bool) -> ImportAnswer | Refused:
         async with self._one:
+            running = self._running = _Running(request.id, request.source, self._monotonic())
             try:
                 fault = _fault(request)
-                return Refused(reason=fault) if fault else await self._import(request, again=again)
+                return Refused(reason=fault) if fault else await self._import(request, running, again=again)
             except (BusUnavailable, Declined, Unreadable) as error:
                 return Refused(reason=str(error))
             except Interrupted:
@@ -105,8 +159,10 @@ class Imports:
             except AWAY as error:
                 log.warning("the books cannot be written", reason=told(error))
                 return Refused(reason="the books' database does not answer: nothing was imported; try again later")
+            finally:
+                self._running = None
 
-    async def _import(self, request: ImportRequest, *, again: bool) -> ImportAnswer:
+    async def _import(self, request: ImportRequest, running: _Running, *, again: bool) -> ImportAnswer:
         sha256 = sha256_of([file.sha256 for file in request.files])
         refusals = _whole(request)
         if refusals:
@@ -118,14 +174,16 @@ class Imports:
                 return ImportAnswer(sha256=sha256, refusals=refusals)
             terms = self._terms(request.source)
             reading = self._reading = Reading(room, terms)
+            running.begin("reading")
             try:
                 await self._in_thread(lambda: reading.read(files, parts=request.parts or bool(request.wanted)))
                 if reading.refusals:
                     return ImportAnswer(sha256=sha256, refusals=tuple(reading.refusals))
+                running.begin("writing")
                 delivery = Delivery(
                     source=request.source,
                     snapshots=reading.snapshots,
-                    rows=reading.rows,
+                    rows=_counted(reading.rows, running),
                     terms=terms.digest,
                     appends=request.source in self._settings.append_sources,
                     again=again,
@@ -164,6 +222,19 @@ class Imports:
             self.interrupt()
             await asyncio.wait([task])
             raise
+
+
+def _counted(
+    rows: Callable[[Snapshot], Iterator[list[tuple[Any, ...]]]], running: _Running
+) -> Callable[[Snapshot], Iterator[list[tuple[Any, ...]]]]:
+    """The same charges; `running` says how many were handed on."""
+
+    def counted(snapshot: Snapshot) -> Iterator[list[tuple[Any, ...]]]:
+        for batch in rows(snapshot):
+            running.rows += len(batch)
+            yield batch
+
+    return counted
 
 
 def _fault(request: ImportRequest) -> str | None:

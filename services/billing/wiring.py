@@ -97,7 +97,9 @@ class Office:
             meter, DayBook(engine), Revisions(engine), chosen, self._metrics, now=runtime.now, names=names
         )
         invoice_book, room = InvoiceBook(engine), runtime.data_dir / "imports"
-        self._imports = Imports(bus, invoice_book, chosen, self._metrics, work=room, now=runtime.now)
+        self._imports = Imports(
+            bus, invoice_book, chosen, self._metrics, work=room, instance=runtime.instance, now=runtime.now
+        )
         self._invoices = InvoiceDesk(invoice_book, PayableBook(engine), now=runtime.now)
         self._fetches = [
             Fetches(bus, source, self._imports, self._metrics, now=runtime.now) for source in config.billing.source
@@ -136,6 +138,7 @@ class Office:
             (subjects.BILLING_BANDS, self._bands.answer),
             (subjects.BILLING_STATEMENT, self._statements.answer),
             (subjects.BILLING_IMPORT, self._imports.answer),
+            (subjects.BILLING_IMPORT_STATUS, self._imports.answer_status),
             (subjects.BILLING_INVOICES, self._invoices.told),
             (subjects.BILLING_PAYABLE, self._invoices.noted),
             (subjects.BILLING_GATE, gate.answer),

@@ -29,6 +29,8 @@ class ImportRequest(Message, frozen=True, kw_only=True, tag="import_request.v2")
     """The files are parts of one snapshot, as those of a manifest are: equal charges in two of them are no mistake."""
     beside: tuple[str, ...] = ()
     """SHA-256 of files of other deliveries from the same place: this one may not replace what they brought."""
+    id: str = ""
+    """By which the import is found in `ImportStatus`."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,36 @@ class ImportAnswer(Message, frozen=True, kw_only=True, tag="import_answer.v1"):
     """Of the delivery: of one file its own, of several that of their hashes."""
     snapshots: tuple[SnapshotSummary, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+
+
+class ImportStatusQuery(Message, frozen=True, kw_only=True, tag="import_status_query.v1"):
+    """Request on `billing.import_status`: which import is under way."""
+
+
+ImportStep = Literal["fetching", "reading", "writing"]
+
+
+class RunningImport(msgspec.Struct, frozen=True, kw_only=True):
+    """The import under way; all others wait behind it."""
+
+    id: str
+    """Of its request; empty where billing fetched it, or reads it again."""
+    source: str
+    step: ImportStep
+    rows: int
+    """Read or written so far in this step."""
+    share: float | None
+    """How much of this step is done, from 0 to 1; None: not known."""
+    seconds: float
+    """Since the import began."""
+
+
+class ImportStatus(Message, frozen=True, kw_only=True, tag="import_status.v1"):
+    """Answer on `billing.import_status`, at once."""
+
+    instance: str
+    """The process that answers: another one knows nothing of imports that were asked of this one."""
+    running: RunningImport | None = None
 
 
 class InvoicesQuery(Message, frozen=True, kw_only=True, tag="invoices_query.v1"):

@@ -23,6 +23,7 @@ def test_everything_on_the_bus_is_in_its_table() -> None:
         subjects.METER_AUDIT,
         subjects.BILLING_GATE,
         subjects.BILLING_IMPORT,
+        subjects.BILLING_IMPORT_STATUS,
         subjects.BILLING_REPORT,
         subjects.BILLING_REPORTS,
         subjects.BILLING_BANDS,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import aiohttp
+import pytest
 
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
@@ -23,6 +24,7 @@ MOMENTS = (0.3, 0.7)
 """Seconds into an import at which the process dies: while reading, while writing, around the commit."""
 
 
+@pytest.mark.long
 async def test_a_process_killed_at_any_moment_of_an_import_leaves_the_old_figure_or_the_new_one(
     tmp_path: Path, bus: JetStreamBus, nats_url: str
 ) -> None:

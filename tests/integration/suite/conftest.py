@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ endpoint = "http://127.0.0.1:1"
 name = "org/a"
 lineup = ["lab"]
 """
-Shell = Callable[..., Awaitable[Result]]
+Shell = Callable[..., Coroutine[Any, Any, Result]]
 Put = Callable[..., Awaitable[None]]
 
 
