@@ -1,35 +1,92 @@
 """Marks of days: small texts that change whenever something in the books may change the day's report."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.billing.adapters.tables import accruals, payables, snapshots, transitions
-from services.billing.core.days import DAY, HOUR, day_window
+from services.billing.adapters.payable_book import Bills, bills_in
+from services.billing.adapters.tables import accruals, cost_rows, payables, snapshots, transitions
+from services.billing.core.days import DAY, HOUR, Window, day_window
 from shared.database import reading
+
+Days = frozenset[tuple[int, int]]
+"""First and last days, by number, of charges."""
+
+
+@dataclass(frozen=True)
+class _Billed:
+    """What counts of the bills."""
+
+    version: tuple[int | None, ...]
+    """Another one whenever a snapshot or a payable amount was added, or a snapshot no longer counts."""
+    days: Mapping[int, Days] = field(default_factory=dict)
+    """By snapshot that counts."""
+    bills: Bills = field(default_factory=lambda: Bills((), ()))
+    marks: dict[int, str] = field(default_factory=dict)
+    """By day's number, those that somebody has asked for."""
+
+    def mark(self, number: int) -> str:
+        """Return the snapshots with charges of a day, and how the bills stand that it waits for."""
+        if number not in self.marks:
+            used = [i for i, days in self.days.items() if any(first <= number <= last for first, last in days)]
+            bills = self.bills.concerning(Window(number * DAY, (number + 1) * DAY), frozenset(used))
+            stand = [(s.source, s.issuer, s.invoice_id, s.account, s.currency, s.period_end, s.state) for s in bills]
+            self.marks[number] = f"{sorted(used)}{stand}"
+        return self.marks[number]
 
 
 class Marks:
-    """Raises what `shared.database.AWAY` lists when the database does not do its part."""
+    """Raises what `shared.database.AWAY` lists when the database does not do its part.
+
+    A snapshot changes the marks of the days that its charges touch, and of those that wait for one of its bills.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._billed = _Billed(version=())
 
     async def of(self, days: Sequence[str]) -> dict[str, str]:
-        """Each day's mark. What counts of the bills is in all of them: whatever was billed may fall on any day."""
+        """Return each day's mark."""
         numbers = {day: day_window(day).start // DAY for day in days}
-        s = snapshots.c
-        bills = select(func.max(s.id), func.count(), func.sum(s.id)).where(s.active)
         async with reading(self._engine) as connection:
-            every = [*(await connection.execute(bills)).one(), await connection.scalar(select(func.max(payables.c.id)))]
+            billed = self._billed = await _billed(connection, self._billed)
             told = await _told(connection)
             running = await _running(connection, min(numbers.values()), max(numbers.values()))
+        # In a thread: there may be thousands of bills.
+        of_bills = await asyncio.to_thread(lambda: {number: billed.mark(number) for number in numbers.values()})
         found = {}
         for day, number in numbers.items():
             journal = max((newest for at, newest in told.items() if at <= number), default=None)
-            found[day] = "/".join(map(str, (*every, journal, *running.get(number, ()))))
+            found[day] = "/".join(map(str, (of_bills[number], journal, *running.get(number, ()))))
         return found
+
+
+async def _billed(connection: AsyncConnection, known: _Billed) -> _Billed:
+    """What counts now. A snapshot's charges never change, so those of the known ones are not read again."""
+    s = snapshots.c
+    counting = select(func.max(s.id), func.count(), func.sum(s.id)).where(s.active)
+    newest_payable = await connection.scalar(select(func.max(payables.c.id)))
+    version = (*(await connection.execute(counting)).one(), newest_payable)
+    if version == known.version:
+        return known
+    active = set(await connection.scalars(select(s.id).where(s.active)))
+    days = await _days_of(connection, active - set(known.days))
+    days |= {snapshot: known.days[snapshot] for snapshot in active & set(known.days)}
+    return _Billed(version, days, await bills_in(connection))
+
+
+async def _days_of(connection: AsyncConnection, ids: Collection[int]) -> dict[int, Days]:
+    c = cost_rows.c
+    first, last = (c.charge_start // DAY).label("first"), ((c.charge_end - 1) // DAY).label("last")
+    wanted = select(c.snapshot_id, first, last).where(c.snapshot_id.in_(ids)).group_by(c.snapshot_id, "first", "last")
+    found: dict[int, set[tuple[int, int]]] = {snapshot: set() for snapshot in ids}
+    for row in await connection.execute(wanted):
+        # A charge without length has its day too.
+        found[row.snapshot_id].add((row.first, max(row.first, row.last)))
+    return {snapshot: frozenset(days) for snapshot, days in found.items()}
 
 
 async def _told(connection: AsyncConnection) -> dict[int, int]:

@@ -1,6 +1,7 @@
 """What is payable by the books' invoices, and which charges count by that. One writer: the leading billing process."""
 
 from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 from sqlalchemy import ColumnElement, and_, exists, func, insert, not_, select
@@ -49,7 +50,23 @@ class PayableBook:
 
 async def standings_of(connection: AsyncConnection, day: Window, used: Container[int]) -> tuple[InvoiceStanding, ...]:
     """How every bill stands that a day waits for; its charges are in the snapshots `used`."""
-    return standings(concerning(await _invoices(connection), day, used), await _notes(connection))
+    return (await bills_in(connection)).concerning(day, used)
+
+
+@dataclass(frozen=True)
+class Bills:
+    """Every invoice's charges and all notes, seen at one moment."""
+
+    billed: Sequence[Billed]
+    notes: Sequence[Payable]
+
+    def concerning(self, day: Window, used: Container[int]) -> tuple[InvoiceStanding, ...]:
+        """As `standings_of`."""
+        return standings(concerning(self.billed, day, used), self.notes)
+
+
+async def bills_in(connection: AsyncConnection) -> Bills:
+    return Bills(await _invoices(connection), await _notes(connection))
 
 
 def counts() -> ColumnElement[bool]:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, cast
 
 import msgspec
@@ -11,7 +12,14 @@ from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.marks import Marks
-from services.billing.adapters.tables import accruals, payables, snapshots, transitions
+from services.billing.adapters.tables import (
+    accruals,
+    cost_rows,
+    payables,
+    snapshot_invoices,
+    snapshots,
+    transitions,
+)
 from services.billing.core.days import DAY, HOUR, Window, day_of, day_window
 from services.billing.meter import Meter
 from services.billing.reports import Reports
@@ -105,14 +113,34 @@ async def stand(database_url: str) -> AsyncIterator[Stand]:
         yield made
 
 
-async def a_snapshot(stand: Stand, **values: Any) -> None:
+async def a_snapshot(stand: Stand, **values: Any) -> int:
+    """One without charges, of a billing period that is long over."""
     key = {"source": "s", "issuer": "i", "account": "a", "period_start": 0, "period_end": DAY, "sha256": "0"}
     fixed = {"active": True, "imported_at": 0.0, "currency": "USD", "rows": 1}
-    await stand.add(snapshots, **{**key, **fixed, **values})
+    async with stand.engine.begin() as connection:
+        made = await connection.execute(
+            insert(snapshots).values(**{**key, **fixed, **values}).returning(snapshots.c.id)
+        )
+        return int(made.scalar_one())
+
+
+async def a_bill(stand: Stand, start: int = DAY_WINDOW.start, length: int = DAY, **values: Any) -> int:
+    """A snapshot with one charge, on the third unless told otherwise, and its invoice."""
+    snapshot = await a_snapshot(stand, **values)
+    at = {"charge_start": start, "charge_end": start + length}
+    await stand.add(cost_rows, snapshot_id=snapshot, billed=Decimal(1), category="Usage", **at)
+    await stand.add(snapshot_invoices, snapshot_id=snapshot, invoice_id="I-1", billed=Decimal(1))
+    return snapshot
+
+
+async def a_bill_of_the_period(stand: Stand) -> None:
+    """Without a charge on the day, which waits for it all the same."""
+    month = {"period_start": DAY_WINDOW.start - 2 * DAY, "period_end": DAY_WINDOW.start + 29 * DAY}
+    await a_bill(stand, DAY_WINDOW.start + 9 * DAY, issuer="another", **month)
 
 
 async def a_payable(stand: Stand) -> None:
-    await stand.add(payables, source="s", issuer="i", invoice_id="I-1", amount=1, voids=None, noted_at=0.0)
+    await stand.add(payables, source="s", issuer="i", invoice_id="I-1", amount=Decimal(1), voids=None, noted_at=0.0)
 
 
 async def a_state(stand: Stand, at: int) -> None:
@@ -139,8 +167,11 @@ def told_at(at: int) -> Callable[[Stand], Awaitable[None]]:
     return change
 
 
-CHANGES: dict[str, Callable[[Stand], Awaitable[None]]] = {
-    "a bill": a_snapshot,
+CHANGES: dict[str, Callable[[Stand], Awaitable[object]]] = {
+    "a bill": a_bill,
+    "a bill of a day before, to its end": lambda stand: a_bill(stand, DAY_WINDOW.start - DAY, 2 * DAY),
+    "a moment that is billed": lambda stand: a_bill(stand, DAY_WINDOW.start, 0),
+    "a bill of its period": a_bill_of_the_period,
     "a payable amount": a_payable,
     "a state on the day": told_at(DAY_WINDOW.start + HOUR),
     "a state of before, told late": told_at(DAY_WINDOW.start - 9 * DAY),
@@ -153,8 +184,9 @@ CHANGES: dict[str, Callable[[Stand], Awaitable[None]]] = {
 
 @pytest.mark.parametrize("what", CHANGES)
 async def test_whatever_a_day_is_made_from_makes_it_anew_once(stand: Stand, what: str) -> None:
-    await a_snapshot(stand, issuer="other")
-    await a_payable(stand)
+    await a_bill(stand)
+    if what != "a payable amount":
+        await a_payable(stand)
     shelf = stand.shelf()
     first = await shelf.reports([THIRD])
     assert await shelf.reports([THIRD]) == first
@@ -168,7 +200,7 @@ async def test_whatever_a_day_is_made_from_makes_it_anew_once(stand: Stand, what
 
 async def test_a_bill_that_no_longer_counts_makes_it_anew(stand: Stand) -> None:
     for issuer in ("a", "b"):
-        await a_snapshot(stand, issuer=issuer)
+        await a_bill(stand, issuer=issuer)
     shelf = stand.shelf()
     await shelf.reports([THIRD])
     async with stand.engine.begin() as connection:
@@ -179,7 +211,21 @@ async def test_a_bill_that_no_longer_counts_makes_it_anew(stand: Stand) -> None:
 
 async def test_what_another_day_is_made_from_leaves_it_alone(stand: Stand) -> None:
     shelf = stand.shelf()
+    await a_bill(stand)
     await shelf.reports([THIRD, FOURTH])
+    june: dict[str, Any] = {
+        "period_start": DAY_WINDOW.start + 29 * DAY,
+        "period_end": DAY_WINDOW.start + 59 * DAY,
+        "issuer": "another",
+    }
+    await a_bill(stand, DAY_WINDOW.start + 30 * DAY, **june)
+    await a_bill(stand, DAY_WINDOW.start - DAY, DAY, issuer="of the day before")
+    await shelf.reports([THIRD, FOURTH])
+    assert stand.reports.made == [THIRD, FOURTH]
+    await a_payable(stand)  # of the invoice with a charge on the third
+    await shelf.reports([THIRD, FOURTH])
+    assert stand.reports.made == [THIRD, FOURTH, THIRD]
+    stand.reports.made[2:] = []
     await a_state(stand, DAY_WINDOW.end + 2 * HOUR)
     stand.tokens[FOURTH] = 9
     assert [each.day for each in await shelf.reports([THIRD, FOURTH])] == [THIRD, FOURTH]
