@@ -15,7 +15,6 @@ from services.billing.forms.words import (
     TRAILING,
     UNATTRIBUTED,
     Report,
-    headline,
     span_of,
     top,
     trailing,
@@ -69,10 +68,8 @@ def table(headings: Row, rows: Iterable[Row], sums: Iterable[Row] = (), *, texts
 
 
 def _period(report: PeriodReport, width: int) -> Iterator[RenderableType]:
-    first = headline(report)
-    told = _ratio(first)
-    told.append(f"\n{'the last ' if first is not report else ''}{len(first.days)} days, {span_of(first)} UTC, ")
-    told.append(first.state or "no figure")
+    told = _ratio(report)
+    told.append(f"\n{len(report.days)} days, {span_of(report)} UTC, {report.state or 'no figure'}")
     through = report.complete_through
     told.append(
         f"\nbills and usage are complete through {through}" if through else "\nno day has complete bills and usage"

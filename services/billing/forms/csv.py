@@ -45,28 +45,33 @@ Cell = str | int | bool | Decimal | None
 
 def report_csv(report: Report) -> bytes:
     """A row per day, kind and name. Rows of one kind can be added up; no row is the sum of other days'."""
-    rows = [row for day in days_of(report) for row in _day(day)]
+    return _written(DAY_COLUMNS, report_rows(report))
+
+
+def report_rows(report: Report) -> Iterator[tuple[Cell, ...]]:
+    """The rows of `DAY_COLUMNS`, with texts as they are."""
+    for day in days_of(report):
+        yield from _day(day)
     if isinstance(report, PeriodReport) and report.left_out:
-        rows.append(("", None, None, None, None, "", "left_out", "", None, None, None, csv_text(report.left_out), ""))
-    return _written(DAY_COLUMNS, rows)
+        yield ("", None, None, None, None, "", "left_out", "", None, None, None, report.left_out, "")
 
 
 def statement_csv(statement: Statement) -> bytes:
     """A row per day and model. Amounts add up to the statement's."""
     rows = (
         (
-            csv_text(statement.key_id),
+            statement.key_id,
             line.day,
-            csv_text(line.model),
+            line.model,
             line.prompt_tokens,
             line.cached_tokens,
             line.completion_tokens,
             line.prompt_tokens + line.completion_tokens,
             line.usd_per_mtok,
             line.amount,
-            csv_text(line.reason),
+            line.reason,
             statement.complete,
-            csv_text(statement.name),
+            statement.name,
         )
         for line in statement.lines
     )
@@ -88,7 +93,7 @@ class _Figure(NamedTuple):
 def _day(day: DayReport) -> Iterator[tuple[Cell, ...]]:
     first = (day.day, day.state, day.revision, day.usage_complete, day.billed_share, day.currency)
     for found in (*_parts(day), *_beside(day), *_notes(day)):
-        yield (*first, found.kind, csv_text(found.name), *found[2:5], csv_text(found.reason), csv_text(found.key_name))
+        yield (*first, found.kind, found.name, *found[2:5], found.reason, found.key_name)
 
 
 def _parts(day: DayReport) -> Iterator[_Figure]:
@@ -151,7 +156,7 @@ def _cell(cell: Cell) -> str:
             return decimal(cell)
         case bool():
             return "true" if cell else "false"
-        case None:
-            return ""
-        case _:
+        case int():
             return str(cell)
+        case _:
+            return csv_text(cell)

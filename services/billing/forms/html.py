@@ -32,7 +32,6 @@ def report_html(report: DayReport | PeriodReport) -> str:
         .render(
             shown,
             plot=plot(report.days),
-            headline=words.headline(report),
             sources=sorted({source for day in report.days for source in day.sources}),
             trailing=[found for days in words.TRAILING if (found := words.trailing(report, days)) is not None],
         )

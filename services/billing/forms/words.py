@@ -81,11 +81,6 @@ def trailing(report: PeriodReport, days: int) -> PeriodReport | None:
     return make_period(report.days[-days:], {}) if len(report.days) > days else None
 
 
-def headline(report: PeriodReport) -> PeriodReport:
-    """The trailing seven days; all of it where it is shorter."""
-    return trailing(report, HEADLINE_DAYS) or report
-
-
 def top(parts: Sequence[P], most: int) -> tuple[list[P], list[P]]:
     """The dearest, and the rest; a rest of one is not worth a row of its own."""
     ordered = sorted(parts, key=lambda part: -part.spend)

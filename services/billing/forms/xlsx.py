@@ -1,18 +1,17 @@
-"""Days as a workbook: typed cells, no formulas, a sheet for state and sources."""
+"""A report as a workbook to read and print: amounts in cents, totals of all days, what is known beside them.
 
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+Every digit is on the sheet `exact`, which has the rows of the CSV. The pages of all sheets are ten at most.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Literal
+from typing import TypeVar
 
-from xlsxwriter import Workbook
-from xlsxwriter.format import Format
-from xlsxwriter.worksheet import Worksheet
-
+from services.billing.forms.csv import DAY_COLUMNS, report_rows
 from services.billing.forms.words import (
     BASIS,
+    CAUSE_WORDS,
     NOBODY,
     TRAILING,
     UNATTRIBUTED,
@@ -20,224 +19,179 @@ from services.billing.forms.words import (
     days_of,
     decimal,
     span_of,
+    top,
     trailing,
 )
-from shared.errors import Refusal
-from shared.messages.billing import DayReport, PeriodReport
+from services.billing.forms.workbook import Kind, Row, Sheet, workbook
+from shared.messages.billing import CAUSES, DayReport, KeyFigure, ModelFigure, PeriodReport, TierFigure
 from shared.printable import printable
 
-Kind = Literal["date", "text", "count", "money", "share"]
-Cell = date | str | int | Decimal | None
+P = TypeVar("P", bound=TierFigure | ModelFigure | KeyFigure)
 
-FORMATS: dict[Kind, str] = {
-    "date": "yyyy-mm-dd",
-    "text": "@",
-    "count": "#,##0",
-    "money": "#,##0.00##########;[Red]-#,##0.00##########",
-    "share": "0.0%",
-}
-WIDTHS: dict[Kind, int] = {"date": 11, "text": 22, "count": 16, "money": 18, "share": 9}
-MOST_ROWS = 1_048_576
-"""A sheet's limit in Excel."""
-DIGITS = 15
-"""That Excel keeps of a number."""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """Columns in order with what is in them, and a row of cells for each line."""
-
-    name: str
-    columns: dict[str, Kind]
-    rows: Sequence[tuple[Cell, ...]]
+CENTS, SMALL_CHANGE = 2, 6
+"""Decimals of money; the second where all of it is less than a dollar."""
+MOST_PARTS = 25
+"""Of models and of keys on the summary; `exact` has all of them."""
+MOST_TIERS = 8
+"""With a column of their own."""
+MOST_NOTES = 100
+FIGURES: tuple[tuple[str, Kind], ...] = (("spend USD", "money"), ("tokens", "count"), ("USD per million", "ratio"))
 
 
 def report_xlsx(report: Report) -> bytes:
     """The workbook. `Refusal` where a sheet would not fit; other forms have no such limit."""
-    out = io.BytesIO()
-    book = Workbook(out, {"in_memory": True})
     # Not the hour of writing: a report that is written again is the same file.
-    book.set_properties({"title": f"Cost of {span_of(report)}", "created": _moment(days_of(report)[-1].day)})
-    formats = {kind: book.add_format({"num_format": code, "valign": "top"}) for kind, code in FORMATS.items()}
-    heading = book.add_format({"bold": True, "text_wrap": True, "valign": "top"})
-    for sheet in sheets(report):
-        _write(book.add_worksheet(sheet.name), sheet, formats, heading)
-    book.close()
-    return out.getvalue()
+    last = datetime.combine(_date(days_of(report)[-1].day), datetime.min.time(), UTC)
+    small = report.spend is not None and abs(report.spend) < 1
+    title = f"cost of {span_of(report)}, UTC"
+    return workbook(sheets(report), title=title, created=last, cents=SMALL_CHANGE if small else CENTS)
 
 
 def sheets(report: Report) -> list[Sheet]:
     """What the workbook has, in order."""
     days = days_of(report)
-    sheets = [_days(days), _causes(days), _tiers(days), _models(days), _keys(days), _state(report)]
-    return [_spans(report), *sheets] if isinstance(report, PeriodReport) else sheets
-
-
-RATIO: dict[str, Kind] = {"USD per million": "money"}
-FIGURES: dict[str, Kind] = {"spend USD": "money", "tokens": "count", **RATIO}
-
-
-def _spans(report: PeriodReport) -> Sheet:
-    shown = [found for days in TRAILING if (found := trailing(report, days)) is not None]
-    columns: dict[str, Kind] = {"from": "date", "to": "date", "days": "count", "state": "text", **FIGURES}
-    rows = [
-        (_date(r.first), _date(r.to), len(r.days), _state_word(r.state), r.spend, r.tokens, r.usd_per_mtok, r.reason)
-        for r in (*shown, report)
+    return [
+        _summary(report),
+        _days(report, days),
+        _causes(report, days),
+        _tiers(report, days),
+        _notes(report),
+        _exact(report),
     ]
-    return Sheet("blended", {**columns, "reason": "text"}, rows)
 
 
-def _days(days: Sequence[DayReport]) -> Sheet:
-    columns: dict[str, Kind] = {
-        "day": "date",
-        "state": "text",
-        "revision": "count",
-        **FIGURES,
-        "reason": "text",
-        "before credits USD": "money",
-        "before credits USD per million": "money",
-        "all by output USD per million": "money",
-        "effective USD": "money",
-        "tax USD": "money",
-        "always on USD": "money",
-        "always on USD per million": "money",
-        "accrued USD": "money",
-        "billed USD": "money",
-        "input tokens": "count",
-        "cached tokens": "count",
-        "output tokens": "count",
-        "failed tokens": "count",
-    }
-    return Sheet("days", columns, [_day(day) for day in days])
+def _summary(report: Report) -> Sheet:
+    first: list[tuple[str, Kind]] = [("part", "text"), ("name", "text")]
+    last: list[tuple[str, Kind]] = [("share of spend", "share"), ("said", "text")]
+    rows: list[Row] = [_span("all of it", report)]
+    if isinstance(report, PeriodReport):
+        found = [trailing(report, days) for days in TRAILING]
+        rows += [_span(f"the last {len(part.days)} days", part) for part in found if part is not None]
+    rows += [_named("cause", cause, amount, report) for cause, amount in report.causes.items()]
+    rows += _parts("tier", report.tiers, lambda part: part.tier, report)
+    if (loose := report.causes.get(UNATTRIBUTED)) is not None:  # with it the tiers sum to the spend
+        rows.append(_named("tier", f"({UNATTRIBUTED})", loose, report))
+    rows += _parts("model", report.models, lambda part: part.model, report)
+    rows += _parts("key", report.keys, lambda part: part.name or part.key_id, report)
+    rows += list(_beside(report))
+    return Sheet("summary", [*first, *FIGURES, *last], rows)
 
 
-def _day(day: DayReport) -> tuple[Cell, ...]:
-    always, variance, directions = day.always_on, day.variance, day.directions
-    return (
-        _date(day.day),
-        _state_word(day.state),
-        day.revision,
-        day.spend,
-        day.tokens,
-        day.usd_per_mtok,
-        day.reason,
-        day.spend_before_credits,
-        day.usd_per_mtok_before_credits,
-        day.usd_per_mtok_output,
-        day.effective_spend,
-        day.tax,
-        always.spend if always else None,
-        always.usd_per_mtok if always else None,
-        variance.accrued if variance else None,
-        variance.billed if variance else None,
-        directions.input.tokens,
-        directions.cached.tokens,
-        directions.output.tokens,
-        day.tokens_failed,
-    )
+def _span(name: str, report: Report) -> Row:
+    state = report.state or "not available"
+    said = state if report.reason is None else f"{state}: {report.reason}"
+    return span_of(report), name, report.spend, report.tokens, report.usd_per_mtok, None, said
 
 
-def _causes(days: Sequence[DayReport]) -> Sheet:
-    columns: dict[str, Kind] = {"day": "date", "cause": "text", "spend USD": "money"}
-    return Sheet("causes", columns, [(_date(day.day), *part) for day in days for part in day.causes.items()])
+def _named(part: str, name: str, amount: Decimal | None, report: Report, *, tokens: int | None = None) -> Row:
+    return part, name, amount, tokens, None, _share(amount, report), None
 
 
-def _tiers(days: Sequence[DayReport]) -> Sheet:
-    rows: list[tuple[Cell, ...]] = []
+def _parts(kind: str, parts: Sequence[P], name_of: Callable[[P], str | None], report: Report) -> list[Row]:
+    shown, rest = top(parts, MOST_PARTS)
+    rows: list[Row] = [
+        (kind, name_of(p) or f"({NOBODY})", p.spend, p.tokens, p.usd_per_mtok, _share(p.spend, report), None)
+        for p in shown
+    ]
+    if rest:
+        spends = [part.spend for part in rest if part.spend is not None]
+        amount = sum(spends, Decimal(0)) if len(spends) == len(rest) else None
+        rows.append(_named(kind, f"({len(rest)} more)", amount, report, tokens=sum(part.tokens for part in rest)))
+    return rows
+
+
+def _beside(report: Report) -> Iterator[Row]:
+    def row(name: str, amount: Decimal | None, ratio: Decimal | None = None, tokens: int | None = None) -> Row:
+        return "beside", name, amount, tokens, ratio, None, None
+
+    yield row("recoverable tax", report.tax)
+    yield row("before credits", report.spend_before_credits, report.usd_per_mtok_before_credits)
+    yield row("all by output tokens", report.spend, report.usd_per_mtok_output)
+    if report.effective_spend is not None:
+        yield row("by EffectiveCost", report.effective_spend)
+    if report.always_on is not None:
+        yield row("always on", report.always_on.spend, report.always_on.usd_per_mtok)
+    if report.variance is not None:
+        yield row("accrued for billed hours", report.variance.accrued)
+        yield row("billed for them", report.variance.billed)
+    yield row("of failed requests", None, tokens=report.tokens_failed)
+    if (found := report.directions) is not None:
+        for name, part in (("input", found.input), ("cached", found.cached), ("output", found.output)):
+            yield "direction", name, None, part.tokens, part.usd_per_mtok, None, None
+
+
+def _days(report: Report, days: Sequence[DayReport]) -> Sheet:
+    first: list[tuple[str, Kind]] = [("day", "date"), ("state", "text"), ("revision", "count")]
+    last: list[tuple[str, Kind]] = [("before credits USD", "money"), ("tax USD", "money"), ("failed tokens", "count")]
+    columns = [*first, *FIGURES, *last, ("reason", "text")]
+    rows = [(_date(day.day), day.state or "not available", day.revision, *_figures(day)) for day in days]
+    return Sheet("days", columns, rows, (None, report.state or "not available", None, *_figures(report)))
+
+
+def _figures(of: Report) -> Row:
+    return of.spend, of.tokens, of.usd_per_mtok, of.spend_before_credits, of.tax, of.tokens_failed, of.reason
+
+
+def _causes(report: Report, days: Sequence[DayReport]) -> Sheet:
+    named: list[tuple[str, Kind]] = [(CAUSE_WORDS[cause][0], "money") for cause in CAUSES]
+    rows = [(_date(day.day), *(day.causes.get(cause) for cause in CAUSES), day.spend) for day in days]
+    total = (None, *(report.causes.get(cause) for cause in CAUSES), report.spend)
+    return Sheet("causes", [("day", "date"), *named, ("sum", "money")], rows, total)
+
+
+def _tiers(report: Report, days: Sequence[DayReport]) -> Sheet:
+    """The dearest tiers have a column each, the rest one together; a row's cells sum to its spend."""
+    shown, rest = top(report.tiers, MOST_TIERS)
+    names = [tier.tier for tier in shown]
+    titles = [*map(printable, names), *([f"({len(rest)} more)"] if rest else []), f"({UNATTRIBUTED})", "(sum)"]
+    columns: list[tuple[str, Kind]] = [("day", "date"), *((title, "money") for title in titles)]
+
+    def row(of: Report) -> Row:
+        spends = {tier.tier: tier.spend for tier in of.tiers}
+        others = [spend for name, spend in spends.items() if name not in names]
+        more = (sum(others, Decimal(0)),) if rest else ()
+        return *(spends.get(name) for name in names), *more, of.causes.get(UNATTRIBUTED), of.spend
+
+    return Sheet("tiers", columns, [(_date(day.day), *row(day)) for day in days], (None, *row(report)))
+
+
+def _notes(report: Report) -> Sheet:
+    """What is to be known beside the figures, and the files; what does not fit is on `exact`."""
+    about: list[Row] = [
+        (None, "basis", BASIS),
+        (None, "rounding", "each amount by itself, to cents; all digits: exact"),
+    ]
+    if report.left_out:
+        about.append((None, "left out", report.left_out))
+    days = days_of(report)
+    about += [(None, "source", source) for source in sorted({source for day in days for source in day.sources})]
     for day in days:
-        rows += [(_date(day.day), t.tier, t.spend, t.tokens, t.usd_per_mtok) for t in day.tiers]
-        if (amount := day.causes.get(UNATTRIBUTED)) is not None:  # so that a day's rows sum to its spend
-            rows.append((_date(day.day), f"({UNATTRIBUTED})", amount, None, None))
-    return Sheet("tiers", {"day": "date", "tier": "text", **FIGURES}, rows)
-
-
-def _models(days: Sequence[DayReport]) -> Sheet:
-    rows = [(_date(day.day), _who(m.model), m.spend, m.tokens, m.usd_per_mtok) for day in days for m in day.models]
-    return Sheet("models", {"day": "date", "model": "text", **FIGURES}, rows)
-
-
-def _keys(days: Sequence[DayReport]) -> Sheet:
-    rows = [
-        (_date(day.day), k.name, _who(k.key_id), k.spend, k.tokens, k.usd_per_mtok, k.wakes)
-        for day in days
-        for k in day.keys
-    ]
-    return Sheet("keys", {"day": "date", "name": "text", "key": "text", **FIGURES, "its wakes USD": "money"}, rows)
-
-
-def _state(report: Report) -> Sheet:
-    rows: list[tuple[Cell, ...]] = [(None, "basis", BASIS, None)]
-    if isinstance(report, PeriodReport) and report.left_out:
-        rows.append((None, "left out", report.left_out, None))
-    for day in days_of(report):
-        about = [
-            ("state", _state_word(day.state)),
-            ("revision", str(day.revision)),
-            ("currency", day.currency),
-            ("usage", "complete" if day.usage_complete else "not complete"),
-            *(("usage", reason) for reason in day.usage_reasons),
-            *([("not available", day.reason)] if day.reason else []),
+        said = [
+            *([("not available", day.reason)] if day.usd_per_mtok is None else []),
             *([("change", day.change)] if day.change else []),
-            *([("shared cost spread by", day.shared_by)] if day.shared_by else []),
-            ("charges", str(day.charges)),
-            *(("source", source) for source in day.sources),
+            *([] if day.usage_complete else [("usage", reason) for reason in day.usage_reasons or ("not complete",)]),
         ]
-        rows.append((_date(day.day), "billed share", None, day.billed_share))
-        rows.extend((_date(day.day), what, said, None) for what, said in about)
-    columns: dict[str, Kind] = {"day": "date", "what": "text", "is": "text", "share": "share"}
-    return Sheet("state and sources", columns, rows)
+        about += [(_date(day.day), what, text) for what, text in said]
+    rest = len(about) - MOST_NOTES
+    if rest > 0:
+        about[MOST_NOTES:] = [(None, "more", f"{rest} more notes: see sheet exact")]
+    return Sheet("notes", [("day", "date"), ("what", "text"), ("is", "text")], about, pages=1)
 
 
-def _write(sheet: Worksheet, told: Sheet, formats: dict[Kind, Format], heading: Format) -> None:
-    """Money is a number, and in a column to the right its exact text where a number would lose digits."""
-    if len(told.rows) >= MOST_ROWS:
-        raise Refusal(f"{told.name}: {len(told.rows):,} rows do not fit on a sheet: take fewer days, or CSV")
-    money = [index for index, kind in enumerate(told.columns.values()) if kind == "money"]
-    titles = [*told.columns, *(f"{list(told.columns)[index]}, exact" for index in money)]
-    exact: list[Kind] = ["text"] * len(money)
-    kinds = [*told.columns.values(), *exact]
-    for column, (title, kind) in enumerate(zip(titles, kinds, strict=True)):
-        sheet.set_column(column, column, WIDTHS[kind], None)
-        sheet.write_string(0, column, title, heading)
-    for line, row in enumerate(told.rows, 1):
-        cells = [*row, *(_exact(row[index]) for index in money)]
-        for column, (cell, kind) in enumerate(zip(cells, kinds, strict=True)):
-            _cell(sheet, line, column, cell, formats[kind])
-    sheet.freeze_panes(1, 0)
-    sheet.autofilter(0, 0, len(told.rows), len(titles) - 1)
+def _exact(report: Report) -> Sheet:
+    rows = [tuple(_text(cell) for cell in row) for row in report_rows(report)]
+    return Sheet("exact", [(name, "text") for name in DAY_COLUMNS], rows, pages=0)
 
 
-def _cell(sheet: Worksheet, line: int, column: int, cell: Cell, form: Format) -> None:
-    match cell:
-        case None:
-            return
-        case str():
-            # `write` would make a formula or a link of some texts.
-            sheet.write_string(line, column, printable(cell), form)
-        case date():
-            sheet.write_datetime(line, column, datetime(cell.year, cell.month, cell.day), form)  # noqa: DTZ001 - no zones in a sheet
-        case _:
-            sheet.write_number(line, column, cell, form)
+def _text(cell: str | int | bool | Decimal | None) -> str:
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    return decimal(cell) if isinstance(cell, Decimal) else "" if cell is None else str(cell)
 
 
-def _exact(amount: Cell) -> str | None:
-    """Its text where 15 digits do not hold it."""
-    if isinstance(amount, Decimal) and Decimal(f"{amount:.{DIGITS}g}") != amount:
-        return decimal(amount)
-    return None
-
-
-def _who(name: str | None) -> str:
-    return f"({NOBODY})" if name is None else name
-
-
-def _state_word(state: str | None) -> str:
-    return state or "not available"
+def _share(amount: Decimal | None, report: Report) -> Decimal | None:
+    return amount / report.spend if amount is not None and report.spend else None
 
 
 def _date(day: str) -> date:
     return date.fromisoformat(day)
-
-
-def _moment(day: str) -> datetime:
-    return datetime.combine(_date(day), datetime.min.time(), UTC)

@@ -36,16 +36,16 @@ def shown(report: Report, width: int = 100) -> str:
     return out.getvalue()
 
 
-def test_a_period_begins_with_the_last_seven_days_and_a_sparkline() -> None:
+def test_a_period_begins_with_its_own_figure_and_a_sparkline() -> None:
     report = period_report(30)
     lines = shown(report).splitlines()
     last = make_period(report.days[-7:], WEIGHTS)
-    assert lines[0].startswith(f"${last.usd_per_mtok:,.4f} per million tokens")
-    assert lines[1] == "the last 7 days, 2026-05-25 to 2026-05-31 UTC, estimated"
+    assert lines[0].startswith(f"${report.usd_per_mtok:,.4f} per million tokens")
+    assert lines[1] == "30 days, 2026-05-02 to 2026-05-31 UTC, estimated"
     assert lines[2] == f"bills and usage are complete through {report.complete_through}"
     assert lines[4] == sparkline([day.usd_per_mtok for day in report.days])
     for name, whole in (("7 days", last), ("30 days", report)):
-        (line,) = [line for line in lines if line.startswith(name)]
+        (line,) = [line for line in lines[2:] if line.startswith(name)]
         assert line.split()[2:] == [
             "estimated",
             f"{whole.spend:,.2f}",

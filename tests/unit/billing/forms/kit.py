@@ -160,7 +160,9 @@ def explained(report: DayReport, names: tuple[str, ...] = ("disk-1", "nat-1")) -
     return replace(report, explanations=(one, tier))
 
 
-def period_report(days: int, last: str = "2026-05-31") -> PeriodReport:
+def period_report(
+    days: int, last: str = "2026-05-31", *, keys: tuple[str | None, ...] = ("k1", "k2", None)
+) -> PeriodReport:
     """Days of every state and of growing cost up to `last`."""
     states: tuple[FigureState, ...] = ("final", "final", "restated", "provisional", "estimated")
     end = date.fromisoformat(last)
@@ -169,6 +171,7 @@ def period_report(days: int, last: str = "2026-05-31") -> PeriodReport:
             (end - timedelta(days=days - 1 - number)).isoformat(),
             f"{500 + number * 11}.{number:012}",
             state=states[number * len(states) // days],
+            keys=keys,
         )
         for number in range(days)
     ]

@@ -53,14 +53,14 @@ def test_a_day_is_told_with_state_revision_and_change() -> None:
     assert "75.0% of the spend comes from charges" in page.text
 
 
-def test_a_period_leads_with_the_last_seven_days() -> None:
+def test_a_period_leads_with_its_own_figure() -> None:
     report = period_report(30)
     page = Page(report_html(report))
     last = make_period(report.days[-7:], WEIGHTS)
     assert last.usd_per_mtok is not None
-    assert (
-        page.text.index(usd(last.usd_per_mtok, 4)) < page.text.index("the last 7 days") < page.text.index("Day by day")
-    )
+    first = page.text.index(usd(report.usd_per_mtok, 4))
+    assert first < page.text.index("served, all 30 days") < page.text.index("Day by day")
+    assert page.text.index("All 30") < page.text.index("The last 7")
     assert ["The last 7", usd(last.usd_per_mtok, 4), "estimated", usd(last.spend), "2 800 000 000"] in page.rows
     assert [row[0] for row in page.rows if row[0].startswith("2026-")] == [day.day for day in report.days]
     assert [row[0] for row in Page(report_html(last)).rows if row[0].startswith("The last")] == []

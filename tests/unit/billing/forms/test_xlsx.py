@@ -1,5 +1,6 @@
-"""Workbooks have typed cells, exact text where a number would not do, and no formulas; read as the XML they are."""
+"""Workbooks have typed cells in cents, every digit on a sheet of its own, and no formulas; read as the XML they are."""
 
+import csv
 import io
 import zipfile
 from decimal import Decimal
@@ -8,7 +9,8 @@ from xml.etree import ElementTree as ET
 import pytest
 from msgspec.structs import replace
 
-from services.billing.forms import xlsx
+from services.billing.forms import workbook
+from services.billing.forms.csv import report_csv
 from services.billing.forms.xlsx import report_xlsx
 from shared.errors import Refusal
 from tests.unit.billing.forms.kit import day_report, evil_day, period_report, unknown
@@ -52,61 +54,95 @@ class Book:
         return ET.fromstring(self.files[name])
 
 
-def test_a_period_has_a_sheet_for_each_view_and_one_for_its_sources() -> None:
-    book = Book(report_xlsx(period_report(30)))
-    assert list(book.sheets) == ["blended", "days", "causes", "tiers", "models", "keys", "state and sources"]
-    assert [row["days"] for row in book.sheets["blended"]] == ["7", "28", "30"]
-    assert len(book.sheets["days"]) == 30
-    said = {(row["what"], row["is"]) for row in book.sheets["state and sources"]}
-    for wanted in (
-        ("state", "final"),
-        ("state", "estimated"),
-        ("change", "late usage"),
-        ("currency", "USD"),
-        ("charges", "12"),
-    ):
-        assert wanted in said
+def test_a_period_has_its_totals_first_and_every_digit_last() -> None:
+    report = period_report(30)
+    book = Book(report_xlsx(report))
+    assert list(book.sheets) == ["summary", "days", "causes", "tiers", "notes", "exact"]
+    assert [row["name"] for row in book.sheets["summary"]][:3] == ["all of it", "the last 7 days", "the last 28 days"]
+    assert [row["day"] for row in book.sheets["days"]][-1] == "total"
+    assert len(book.sheets["days"]) == 30 + 1
+    said = {(row["what"], row["is"]) for row in book.sheets["notes"]}
+    assert ("change", "late usage") in said
     assert any("SHA-256" in text for what, text in said if what == "source")
     assert any("BilledCost" in text for what, text in said if what == "basis")
 
 
+def test_amounts_are_in_cents_and_their_digits_on_a_sheet_of_their_own() -> None:
+    report = day_report(spend="990123456.789012000001")
+    book = Book(report_xlsx(report))
+    (day, total) = book.sheets["days"]
+    assert (day["spend USD"], total["spend USD"]) == ("990123456.79", "990123456.79")
+    assert book.kinds["days"]["spend USD"] == {("n", "#,##0.00;[Red]-#,##0.00")}
+    (exact,) = [row for row in book.sheets["exact"] if row["kind"] == "total"]
+    assert exact["spend"] == "990123456.789012000001"
+    assert book.sheets["exact"] == list(csv.DictReader(io.StringIO(report_csv(report).decode(), newline="")))
+
+
+def test_less_than_a_dollar_in_all_is_not_shown_as_nothing() -> None:
+    day = Book(report_xlsx(day_report(spend="0.000842123"))).sheets["days"][0]
+    assert Decimal(day["spend USD"]) == Decimal("0.000842")
+
+
+@pytest.mark.parametrize("days", [1, 31, 366])
+def test_it_is_printed_on_ten_pages_at_most(days: int) -> None:
+    book = Book(report_xlsx(period_report(days, keys=tuple(f"k{n}" for n in range(60)))))
+    pages = 0
+    for number in range(1, len(book.sheets) + 1):
+        sheet = ET.fromstring(book.files[f"xl/worksheets/sheet{number}.xml"])
+        setup, fits = sheet.find(f"{MAIN}pageSetup"), sheet.find(f"{MAIN}sheetPr/{MAIN}pageSetUpPr")
+        assert setup is not None
+        assert fits is not None
+        assert (fits.get("fitToPage"), setup.get("orientation"), setup.get("paperSize")) == ("1", "landscape", "9")
+        pages += int(setup.get("fitToHeight", "1"))
+    assert pages <= 10
+    areas = ET.fromstring(book.files["xl/workbook.xml"]).iter(f"{MAIN}definedName")
+    named = {(area.get("name"), area.text) for area in areas}
+    assert ("_xlnm.Print_Area", "exact!$A$1:$M$1") in named, "rows for machines are not printed"
+    assert ("_xlnm.Print_Titles", "days!$1:$1") in named
+
+
 def test_cells_have_types() -> None:
     book = Book(report_xlsx(day_report(keys=("0123", "k2", None), names={"0123": "Acme"})))
-    (day,) = book.sheets["days"]
+    day = book.sheets["days"][0]
     assert day["day"] == str(EPOCH)
     assert (day["state"], day["revision"], day["tokens"]) == ("provisional", "3", "400000000")
     kinds = book.kinds["days"]
-    assert kinds["day"] == {("n", "yyyy-mm-dd")}
+    assert kinds["day"] == {("n", "yyyy-mm-dd"), ("s", "@")}
     assert kinds["tokens"] == {("n", "#,##0")}
-    assert {kind for kind, _ in kinds["spend USD"]} == {"n"}
-    assert [row["key"] for row in book.sheets["keys"]] == ["0123", "k2", "(nobody)"]
-    assert [row["name"] for row in book.sheets["keys"]] == ["Acme", "", ""]
-    assert {kind for kind, _ in book.kinds["keys"]["key"]} == {"s"}, "an id stays text"
+    assert [row["name"] for row in book.sheets["summary"] if row["part"] == "key"] == ["Acme", "k2", "(nobody)"]
+    keys = [row for row in book.sheets["exact"] if row["kind"] == "key"]
+    assert [(row["name"], row["key_name"]) for row in keys] == [("0123", "Acme"), ("k2", ""), ("", "")]
+    assert {kind for kind, _ in book.kinds["exact"]["name"]} == {"s"}, "an id stays text"
 
 
-def test_a_number_that_would_lose_digits_has_its_text_beside() -> None:
-    (day,) = Book(report_xlsx(day_report(spend="990123456.789012000001"))).sheets["days"]
-    assert day["spend USD, exact"] == "990123456.789012000001"
-    (day,) = Book(report_xlsx(day_report(spend="12345.678901234567"))).sheets["days"]
-    assert day["spend USD, exact"] == "12345.678901234567", "a double holds them, Excel shows fifteen"
-    (day,) = Book(report_xlsx(day_report(spend="990.123456789012"))).sheets["days"]
-    assert day["spend USD, exact"] == "", "fifteen digits are all there"
-    assert Decimal(day["spend USD"]) == Decimal("990.123456789012")
-
-
-def test_money_of_the_causes_sums_to_the_spend() -> None:
-    report = period_report(30)
-    rows = Book(report_xlsx(report)).sheets["causes"]
-    exact = sum((Decimal(row["spend USD, exact"] or row["spend USD"]) for row in rows), Decimal(0))
-    assert exact == report.spend
-
-
-def test_the_rows_of_the_tiers_sum_to_the_spend() -> None:
+def test_causes_and_tiers_have_a_column_each_and_the_total_of_all_days() -> None:
     report = period_report(3)
-    rows = Book(report_xlsx(report)).sheets["tiers"]
-    assert [row["tier"] for row in rows if row["day"] == rows[0]["day"]] == ["h100x2", "l4x2", "(unattributed)"]
-    exact = sum((Decimal(row["spend USD, exact"] or row["spend USD"]) for row in rows), Decimal(0))
-    assert exact == report.spend
+    assert report.spend is not None
+    book = Book(report_xlsx(report))
+    for name, first, last in (("causes", "Serving", "sum"), ("tiers", "h100x2", "(sum)")):
+        rows = book.sheets[name]
+        assert [row["day"] for row in rows][-1] == "total"
+        assert (list(rows[0])[1], list(rows[0])[-1]) == (first, last)
+        assert Decimal(rows[-1][last]) == round(report.spend, 2)
+        for row in rows:
+            parts = sum(Decimal(value or 0) for title, value in row.items() if title not in ("day", last))
+            assert abs(parts - Decimal(row[last])) <= Decimal("0.04"), "each is rounded by itself"
+    tiers = [row for row in book.sheets["exact"] if row["kind"] == "tier"]
+    assert sum((Decimal(row["spend"]) for row in tiers), Decimal(0)) == report.spend
+    assert [row["reason"] for row in tiers][2] == "unattributed"
+
+
+def test_many_tiers_keys_and_notes_end_in_a_rest() -> None:
+    report = replace(period_report(40, keys=tuple(f"k{n}" for n in range(60))), left_out=None)
+    tier = report.tiers[0]
+    report = replace(report, tiers=tuple(replace(tier, tier=f"t{n}") for n in range(20)))
+    noted = tuple(replace(day, change="late usage") for day in report.days)
+    busy = replace(report, days=tuple(replace(day, usage_reasons=("a", "b", "c")) for day in noted))
+    book = Book(report_xlsx(busy))
+    assert [row["name"] for row in book.sheets["summary"] if row["part"] == "key"][-1] == "(35 more)"
+    assert "(12 more)" in book.sheets["tiers"][0]
+    assert len(book.sheets["notes"]) == 101
+    assert book.sheets["notes"][-1]["what"] == "more"
 
 
 def test_there_is_no_formula_and_no_link() -> None:
@@ -116,15 +152,15 @@ def test_there_is_no_formula_and_no_link() -> None:
         assert b"<f>" not in content, name
         assert b"<hyperlink" not in content, name
         assert b"TargetMode" not in content, name
-    assert '=HYPERLINK("http://127.0.0.1/","x")' in [row["model"] for row in book.sheets["models"]]
-    assert all(row["key"].isprintable() for row in book.sheets["keys"])
+    assert '=HYPERLINK("http://127.0.0.1/","x")' in [row["name"] for row in book.sheets["summary"]]
+    assert all(cell.isprintable() for rows in book.sheets.values() for row in rows for cell in row.values())
 
 
 def test_what_is_not_known_is_an_empty_cell_and_a_reason() -> None:
     book = Book(report_xlsx(unknown()))
-    (day,) = book.sheets["days"]
+    day = book.sheets["days"][0]
     assert (day["state"], day["spend USD"], day["reason"]) == ("not available", "", "cost not delivered")
-    assert book.sheets["causes"] == []
+    assert {value for row in book.sheets["causes"] for title, value in row.items() if title != "day"} == {""}
 
 
 def test_equal_reports_are_equal_bytes() -> None:
@@ -136,8 +172,8 @@ def test_equal_reports_are_equal_bytes() -> None:
 
 def test_a_text_longer_than_a_cell_is_cut_and_nothing_is_lost_silently(monkeypatch: pytest.MonkeyPatch) -> None:
     long = replace(day_report(), change="c" * 40_000)
-    (change,) = [row["is"] for row in Book(report_xlsx(long)).sheets["state and sources"] if row["what"] == "change"]
+    (change,) = [row["is"] for row in Book(report_xlsx(long)).sheets["notes"] if row["what"] == "change"]
     assert len(change) == 32_767
-    monkeypatch.setattr(xlsx, "MOST_ROWS", 100)
-    with pytest.raises(Refusal, match="causes: 240 rows do not fit on a sheet: take fewer days, or CSV"):
+    monkeypatch.setattr(workbook, "MOST_ROWS", 100)
+    with pytest.raises(Refusal, match=r"exact: .* rows do not fit on a sheet: take fewer days, or CSV"):
         report_xlsx(period_report(30))

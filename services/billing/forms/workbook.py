@@ -1,0 +1,113 @@
+"""Writes sheets of typed cells as a workbook that can be printed: no formulas, no links, the same bytes each time."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import MAX_PREC, ROUND_HALF_EVEN, Context, Decimal
+from typing import Literal
+
+from xlsxwriter import Workbook
+from xlsxwriter.format import Format
+from xlsxwriter.worksheet import Worksheet
+
+from shared.errors import Refusal
+from shared.printable import printable
+
+Kind = Literal["date", "text", "count", "money", "ratio", "share"]
+Cell = date | str | int | Decimal | None
+Row = tuple[Cell, ...]
+Formats = dict[Kind, Format]
+
+WIDTHS: dict[Kind, int] = {"date": 11, "text": 22, "count": 16, "money": 13, "ratio": 13, "share": 9}
+MOST_ROWS = 1_048_576
+"""A sheet's limit in Excel."""
+A4 = 9
+_ANY = Context(prec=MAX_PREC)
+"""Rounds amounts of any size."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Columns in order with what is in them, a row of cells for each line, and the last line in bold."""
+
+    name: str
+    columns: Sequence[tuple[str, Kind]]
+    rows: Sequence[Row]
+    total: Row | None = None
+    pages: int = 2
+    """How many pages of paper it takes at most; 0: its columns' names alone are printed."""
+
+
+def workbook(sheets: Sequence[Sheet], *, title: str, created: datetime, cents: int) -> bytes:
+    """The file. `cents`: the decimals of money. `Refusal` where a sheet would not fit."""
+    places: dict[Kind, int] = {"money": cents, "ratio": max(4, cents)}
+    out = io.BytesIO()
+    book = Workbook(out, {"in_memory": True})
+    book.set_properties({"title": title, "created": created})
+    writer = _Writer(book, places)
+    for sheet in sheets:
+        writer.add(sheet, title)
+    book.close()
+    return out.getvalue()
+
+
+class _Writer:
+    """A cell holds what it shows, so that nobody adds up digits that are not seen."""
+
+    def __init__(self, book: Workbook, places: dict[Kind, int]) -> None:
+        codes: dict[Kind, str] = {"date": "yyyy-mm-dd", "text": "@", "count": "#,##0", "share": "0.0%"}
+        codes |= {kind: f"#,##0.{'0' * count};[Red]-#,##0.{'0' * count}" for kind, count in places.items()}
+        self._book = book
+        self._places = places
+        self._plain: Formats = {k: book.add_format({"num_format": c, "valign": "top"}) for k, c in codes.items()}
+        self._bold: Formats = {k: book.add_format({"num_format": c, "bold": True, "top": 1}) for k, c in codes.items()}
+        self._heading = book.add_format({"bold": True, "text_wrap": True, "valign": "top", "bottom": 1})
+
+    def add(self, told: Sheet, title: str) -> None:
+        if len(told.rows) + 1 >= MOST_ROWS:
+            raise Refusal(f"{told.name}: {len(told.rows):,} rows do not fit on a sheet: take fewer days, or CSV")
+        sheet = self._book.add_worksheet(told.name)
+        for column, (heading, kind) in enumerate(told.columns):
+            sheet.set_column(column, column, WIDTHS[kind], None)
+            sheet.write_string(0, column, heading, self._heading)
+        for line, row in enumerate(told.rows, 1):
+            self._line(sheet, line, row, told, self._plain)
+        if told.total:
+            last = len(told.rows) + 1
+            self._line(sheet, last, told.total, told, self._bold)
+            sheet.write_string(last, 0, "total", self._bold["text"])
+        sheet.freeze_panes(1, 0)
+        sheet.autofilter(0, 0, len(told.rows), len(told.columns) - 1)
+        _print_setup(sheet, told, title)
+
+    def _line(self, sheet: Worksheet, line: int, row: Row, told: Sheet, formats: Formats) -> None:
+        for column, (cell, (_, kind)) in enumerate(zip(row, told.columns, strict=True)):
+            form = formats[kind]
+            match cell:
+                case None:
+                    sheet.write_blank(line, column, None, form)
+                case str():
+                    # `write` would make a formula or a link of some texts.
+                    sheet.write_string(line, column, printable(cell), form)
+                case date():
+                    sheet.write_datetime(line, column, datetime(cell.year, cell.month, cell.day), form)  # noqa: DTZ001 - no zones in a sheet
+                case Decimal() if kind in self._places:
+                    sheet.write_number(line, column, _rounded(cell, self._places[kind]), form)
+                case _:
+                    sheet.write_number(line, column, cell, form)
+
+
+def _print_setup(sheet: Worksheet, told: Sheet, title: str) -> None:
+    sheet.set_landscape()
+    sheet.set_paper(A4)
+    sheet.set_margins(left=0.5, right=0.5)
+    sheet.repeat_rows(0)
+    sheet.fit_to_pages(1, max(1, told.pages))
+    sheet.set_footer(f"&L{told.name}: {title}&R&P of &N")
+    if not told.pages:
+        sheet.print_area(0, 0, 0, len(told.columns) - 1)
+
+
+def _rounded(amount: Decimal, places: int) -> Decimal:
+    return amount.quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN, _ANY)
