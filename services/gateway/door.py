@@ -71,8 +71,10 @@ class Door:
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
     models: dict[str, Model] = field(init=False)
     _releasing: bool = False
+    _started_at: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self._started_at = self.now()
         self.models = self.config.models
         gateway = self.config.gateway
         self.memory = Memory(gateway.max_buffered_bytes, gateway.max_buffered_bytes_per_key)
@@ -118,7 +120,7 @@ class Door:
         if fault := self.outbox.fault:
             raise errors.outbox_full(fault)
         if reason := self.gates.model(model, self.now()):
-            raise errors.budget_closed(reason)
+            raise self._gate_closed(reason)
 
     def on_fleet_change(self, machine: str) -> None:
         """A machine's record changed: whoever waited for it goes, and a drain is acknowledged."""
@@ -147,11 +149,16 @@ class Door:
         for model in self.hold.wanted():
             if reason := self.gates.model(model, now):
                 for ticket in self.hold.expel(model, RELEASE_SLICE):
-                    ticket.on_refuse(errors.budget_closed(reason))
+                    ticket.on_refuse(self._gate_closed(reason))
                 if self.hold.is_wanted(model):
                     asyncio.get_running_loop().call_soon(self.look_at_gates)
                     return
         self.release()
+
+    def _gate_closed(self, reason: str) -> errors.ApiError:
+        """The error for a gate's reason: to be retried while this process is younger than an observation may become."""
+        age = self.now() - self._started_at
+        return errors.budget_closed(reason, is_starting=age <= self.config.billing.observation_timeout)
 
     def _release_more(self) -> None:
         self._releasing = False

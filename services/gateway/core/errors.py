@@ -152,8 +152,11 @@ def no_upstream(model: str) -> ApiError:
     return ApiError(503, "no_upstream", message, "server_error", headers=dict(_NO_RETRY))
 
 
-def budget_closed(reason: str) -> ApiError:
-    """`reason` is a gate's."""
+def budget_closed(reason: str, *, is_starting: bool = False) -> ApiError:
+    """`reason` is a gate's. `is_starting`: billing may just not have observed anything yet."""
+    if reason == "billing_unobservable" and is_starting:
+        message = "Spending has not been observed since this gateway started; try again in 5 s."
+        return ApiError(503, reason, message, "server_error", headers={"Retry-After": "5", "x-should-retry": "true"})
     if reason == "billing_unobservable":
         message = "Spending cannot be observed at the moment, so nothing new is started."
         return ApiError(503, reason, message, "server_error", headers=dict(_NO_RETRY))

@@ -47,6 +47,7 @@ OF_AN_ENGINE = (
     errors.no_upstream("org/model"),
     errors.budget_closed("budget_closed"),
     errors.budget_closed("billing_unobservable"),
+    errors.budget_closed("billing_unobservable", is_starting=True),
     errors.outbox_full("no space left on device"),
     errors.waking(30, "142 s"),
     errors.waking(30, "?", should_retry=False),
@@ -72,7 +73,7 @@ _HEADERS: Json = {
         },
     },
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1, "maximum": 60}},
-    "x-should-retry": {"description": "SDKs obey it.", "schema": {"const": "false"}},
+    "x-should-retry": {"description": "SDKs obey it.", "schema": {"enum": ["true", "false"]}},
     "WWW-Authenticate": {"description": "The scheme of `Authorization`.", "schema": {"const": "Bearer"}},
     "Allow": {"description": "The methods of the path.", "schema": {"type": "string"}},
 }

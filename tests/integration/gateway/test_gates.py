@@ -14,7 +14,7 @@ from shared.bus.topology import BUDGET
 from shared.messages.budget import BudgetGate
 from shared.messages.codec import encode
 from shared.tasks import end
-from tests.integration.gateway.conftest import Front
+from tests.integration.gateway.conftest import MODEL, Front
 from tests.integration.gateway.hostile import BODY, STREAM, asked, own_error, whole
 from tests.kit.raw_http import RawConnection, connected
 from tests.kit.scripted_engine import ScriptedEngine, scripted
@@ -140,6 +140,30 @@ async def test_who_waits_is_told_when_the_gate_grows_old(opened: Opened) -> None
         answer = await connection.answer()  # nobody says anything to the gateway meanwhile
         assert answer is not None
         assert own_error(answer) == "503 billing_unobservable"
+
+
+async def test_a_gate_that_nobody_observes_is_not_to_be_tried_again_for_ever(opened: Opened) -> None:
+    front = await opened(more='[billing]\ndaily_budget = "10.00"\nobservation_timeout = "1s"')
+
+    async def advice() -> tuple[str | None, str | None]:
+        answer = await asked(front, whole(front, BODY))
+        assert own_error(answer) == "503 billing_unobservable"
+        return answer.headers.get("x-should-retry"), answer.headers.get("retry-after")
+
+    seen = await until(advice, lambda told: told != ("true", "5"))
+    assert seen == ("false", None)
+
+
+@pytest.mark.long  # the SDK waits for 5 s
+async def test_an_sdk_waits_for_the_first_observation(opened: Opened) -> None:
+    front = await opened(more='[billing]\ndaily_budget = "10.00"')
+    async with scripted() as engine:
+        await front.machine("m1", "ready", engine.base_url)
+        ask = front.sdk.with_options(max_retries=2).chat.completions.create
+        asking = asyncio.create_task(ask(model=MODEL, messages=[{"role": "user", "content": "hi"}]))
+        await until(lambda: front.metric("answers_total", code="billing_unobservable"), bool)
+        await gate(front, FLEET)
+        assert (await asking).choices[0].finish_reason
 
 
 async def test_a_crowd_that_waits_is_told_whole(front: Front) -> None:
