@@ -59,11 +59,16 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def cleaned(column: str, held: str) -> str:
+    """SQL for a column as cells read it: a text without white space at its ends, null where it says nothing."""
+    return f"known({name_of(column)})" if held == "VARCHAR" else name_of(column)
+
+
 def value(cell: Cell, held: str, column: str = "") -> str:
     """SQL for the cell's value in a column of type `held`: null where there is none; any where `fault` finds one.
 
-    Texts are trimmed, costs DECIMAL(38, 12), quantities their decimal text, moments milliseconds, tags JSON text of a
-    flat object of texts. `Unsuitable` names a type that cannot hold it.
+    The column is `cleaned`. Costs are DECIMAL(38, 12), quantities their decimal text, moments milliseconds, tags JSON
+    text of a flat object of texts. `Unsuitable` names a type that cannot hold it.
     """
     x = _raw(cell, held, column)
     match cell.kind:
@@ -104,8 +109,7 @@ def empty(cell: Cell, types: Mapping[str, str]) -> str:
 
 
 def _raw(cell: Cell, held: str, column: str) -> str:
-    name = name_of(column or cell.name)
-    x = f"known({name})" if held == "VARCHAR" else name
+    x = name_of(column or cell.name)
     decimal = held.startswith("DECIMAL")
     fits = {
         "text": held == "VARCHAR" or held in INTEGERS or decimal,

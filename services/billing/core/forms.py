@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.billing.core import days
-from services.billing.core.cells import Cell, Unsuitable, empty, fault, literal, name_of, united, value
+from services.billing.core.cells import Cell, Unsuitable, cleaned, empty, fault, literal, name_of, united, value
 
 MAX_CHARGE_PERIOD = 3700 * days.DAY
 """Ten years: no provider sells longer, and each day of a row is one part of it."""
@@ -108,7 +108,8 @@ def best(forms: Sequence[Form], names: Sequence[str]) -> Form:
 
 def query(form: Form, relation: str, types: Mapping[str, str], rates: Sequence[Rate], limit: int) -> Query:
     """SQL that reads `relation`, whose columns are `LINE` and those of `types` (name to DuckDB's type)."""
-    told = {name.casefold(): (name, held) for name, held in types.items()}
+    read = {name: types[name] for name in form.columns(list(types))}
+    told = {name.casefold(): (name, held) for name, held in read.items()}
     values: list[str] = []
     faults: list[tuple[str, str]] = []
     unsuitable: dict[str, str] = {}
@@ -126,6 +127,8 @@ def query(form: Form, relation: str, types: Mapping[str, str], rates: Sequence[R
             faults.append((next(iter(said)), empty(cell, {column: types[column] for column in said})))
     if unsuitable:
         return Query(unsuitable=unsuitable)
+    columns = [f"{cleaned(name, held)} AS {name_of(name)}" for name, held in read.items()]
+    relation = f"(SELECT {', '.join([name_of(LINE), *columns])} FROM {relation})"  # once, not in every expression
     fields = [f"{form.fields.get(name, f'CAST(NULL AS {kind})')} AS {name}" for name, kind in FIELDS.items()]
     line = name_of(LINE)
     charges = f"SELECT {line} AS line, {', '.join(fields)} FROM (SELECT {line}, {', '.join(values)} FROM {relation})"

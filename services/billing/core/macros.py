@@ -9,7 +9,7 @@ MAX_QUANTITY_PLACES = 30
 
 _MACROS = r"""
 -- What invoice files write where there is nothing is null.
-known(x) AS nullif(nullif(trim(x, E' \t\r\n\f\v'), ''), 'NULL');
+known(x) AS nullif(nullif(trim(x, E' \t\r\n\f\x0b'), ''), 'NULL');
 quoted(x) AS chr(39) || left(x, 100) || chr(39);
 
 -- A number's text in parts: -12.50e-3 has the digits 1250, five decimals, and needs four of them.

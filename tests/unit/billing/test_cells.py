@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.billing.core.cells import Cell, Kind, fault, value
+from services.billing.core.cells import Cell, Kind, cleaned, fault, value
 from services.billing.core.macros import MAX_INTEGER_DIGITS, SCRIPT
 from services.billing.core.money import PLACES
 
@@ -49,6 +49,7 @@ def all_judged(
     form = Cell(name="x", kind=kind)
     texts = [None if cell is None else str(cell) for cell in cells]
     rows = f"(SELECT CAST(unnest($1::VARCHAR[]) AS {held}) AS x, generate_subscripts($1, 1) AS n)"
+    rows = f"(SELECT {cleaned('x', held)} AS x, n FROM {rows})"
     return db.execute(f"SELECT {value(form, held)}, {fault(form, held)} FROM {rows} ORDER BY n", [texts]).fetchall()
 
 
