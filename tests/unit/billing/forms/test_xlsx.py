@@ -137,7 +137,9 @@ def test_many_tiers_keys_and_notes_end_in_a_rest() -> None:
     tier = report.tiers[0]
     report = replace(report, tiers=tuple(replace(tier, tier=f"t{n}") for n in range(20)))
     noted = tuple(replace(day, change="late usage") for day in report.days)
-    busy = replace(report, days=tuple(replace(day, usage_reasons=("a", "b", "c")) for day in noted))
+    busy = replace(
+        report, days=tuple(replace(day, usage_complete=False, usage_reasons=("a", "b", "c")) for day in noted)
+    )
     book = Book(report_xlsx(busy))
     assert [row["name"] for row in book.sheets["summary"] if row["part"] == "key"][-1] == "(35 more)"
     assert "(12 more)" in book.sheets["tiers"][0]
