@@ -54,6 +54,7 @@ def _tell(finding: Finding) -> None:
 
 async def _parts(config: Config, data_dir: Path) -> AsyncIterator[list[Finding]]:
     yield [finding for machine in config.machine if (finding := _command(machine)) is not None]
+    yield _unpriced(config)
     yield _ports(config, data_dir)
     bus, records = await _bus(config, data_dir)
     yield bus
@@ -76,6 +77,18 @@ def _command(machine: Machine) -> Finding | None:
         fix = "install it or give its full path"
         return wrong(f"machine {machine.id}: command: no program {program!r} on the PATH: {fix}")
     return ok(f"machine {machine.id}: {program} is there")
+
+
+def _unpriced(config: Config) -> list[Finding]:
+    """The tiers for whose machines the fleet's budget gate closes, because nothing says what they cost today."""
+    if config.billing.daily_budget is None:
+        return []
+    text = "no price_per_hour: while its machines are awake today's spend is unknown, and the fleet's gate closed"
+    return [
+        note(f'tier {tier.name}: {text}; name its price, "0" if it costs nothing')
+        for tier in config.tier
+        if tier.provider in ("ec2", "static") and tier.price_per_hour is None
+    ]
 
 
 def _ports(config: Config, data_dir: Path) -> list[Finding]:

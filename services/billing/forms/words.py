@@ -16,7 +16,7 @@ CAUSE_WORDS: dict[Cause, tuple[str, str]] = {
     "asleep": ("Asleep", "disks and what else bills in sleep"),
     "shared": ("Shared", "serves the whole fleet, spread over the tiers"),
     "unattributed": ("Unattributed", "charges that belong to no tier"),
-    "unexplained": ("Unexplained", "time that the journal does not cover"),
+    "unexplained": ("Unexplained", "billed above the hours that the journal knows"),
 }
 STATE_WORDS: dict[FigureState, str] = {
     "estimated": "machine time at the prices of the tiers; the bill has not come for all of it",
