@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
-from shared.messages.billing import DayReport, MachineHours
+from shared.messages.billing import DayReport
+from shared.messages.bills import MachineHours
 from spotinference.doctor_links import Link
 from spotinference.findings import Finding, note, ok, wrong
 

@@ -65,8 +65,6 @@ class Gatekeeper:
         self._patience = config.billing.observation_timeout
         self._tier_of = {machine.id: machine.tier for machine in config.machine}
         self._metered = frozenset(tier.name for tier in config.tier if tier.provider == "hyperstack")
-        self._rented = frozenset(tier.name for tier in config.tier if tier.provider in ("ec2", "static"))
-        """Tiers whose machines cost something that nothing but a price or a bill tells."""
         self._unpriced: frozenset[str] = frozenset()
         self._gates: dict[str, tuple[BudgetGate, int]] | None = None
         """As they are in the bucket, with their revisions; None: to be read."""
@@ -148,7 +146,8 @@ class Gatekeeper:
             return dict.fromkeys(self._limits)
         self._fault = None
         dark = {self._tier_of[machine] for machine in unseen}
-        unpriced = allocation.unpriced & self._rented
+        # Of a tier with a running bill `unseen` says whether its cost is known.
+        unpriced = frozenset(one.tier for one in allocation.missing) - self._metered
         if unpriced - self._unpriced:
             log.warning(
                 "spend_unknown", tiers=sorted(unpriced), reason="neither price_per_hour nor a bill of these hours"

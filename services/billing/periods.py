@@ -61,12 +61,15 @@ def fitted(report: PeriodReport) -> PeriodReport:
     """The report, as large as a message may be: what has the most parts goes first, and the report says so."""
     if len(encode(report)) <= ANSWER_BYTES:
         return report
-    bare = tuple(msgspec.structs.replace(day, keys=(), models=(), sources=(), hours=()) for day in report.days)
-    report = msgspec.structs.replace(report, days=bare, left_out="keys, models, sources and hours of each day")
+    bare = tuple(
+        msgspec.structs.replace(day, keys=(), models=(), sources=(), hours=(), unbilled=()) for day in report.days
+    )
+    left_out = "keys, models, sources, hours and unbilled of each day"
+    report = msgspec.structs.replace(report, days=bare, left_out=left_out)
     if len(encode(report)) <= ANSWER_BYTES:
         return report
-    report = msgspec.structs.replace(report, keys=(), left_out="keys; models, sources and hours of each day")
+    report = msgspec.structs.replace(report, keys=(), left_out="keys; models, sources, hours and unbilled of each day")
     if len(encode(report)) <= ANSWER_BYTES:
         return report
-    left_out = "keys; explanations; models, sources and hours of each day"
+    left_out = "keys; explanations; models, sources, hours and unbilled of each day"
     return msgspec.structs.replace(report, explanations=(), left_out=left_out)

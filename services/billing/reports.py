@@ -48,6 +48,8 @@ class _Day:
     usage: Usage
     now: int
     was_final: bool = False
+    on_bill: frozenset[str] = frozenset()
+    """Machines that have charges on some day of the billing periods, where that matters."""
 
     @property
     def settled(self) -> bool:
@@ -129,11 +131,15 @@ class Reports:
             answer = await self._meter.tokens(TokensQuery(day=day, by=BY, busy=True))
             now = self._now()
             records = await self._book.of(window)
-            # In a thread: a day of a large account must not keep the lease from being renewed.
             newest = await self._revisions.newest(day)
             made = _day(window, records, answer, now, was_final=newest is not None and newest.was_final)
             facts = self._facts(made)
+            # In a thread: a day of a large account must not keep the lease from being renewed.
             allocation = await asyncio.to_thread(allocate, facts)
+            if made.settled and allocation.unbilled:
+                made = replace(made, on_bill=await self._on_bill(made))
+                facts = self._facts(made)
+                allocation = await asyncio.to_thread(allocate, facts)
             report, inputs = await asyncio.to_thread(self._made, day, made, allocation, answer)
             if newest is not None and not differs(report, inputs, newest):
                 return _Read(newest.report, facts, records.sources, allocation)
@@ -143,6 +149,15 @@ class Reports:
                 report, inputs = revised(report, inputs, newest, reason(report, inputs, newest))
             await self._revisions.keep(report, inputs, now)
             return _Read(report, facts, records.sources, allocation)
+
+    async def _on_bill(self, day: _Day) -> frozenset[str]:
+        """The machines for which there are charges in the billing periods that have the day."""
+        periods = [period for one in day.records.invoices if (period := period_of(one)).overlap(day.window).length]
+        start = min((period.start for period in periods), default=day.window.start)
+        end = max((period.end for period in periods), default=day.window.end)
+        resources = await self._book.resources(Window(start, end))
+        owner = self._settings.fleet.machine
+        return frozenset(machine for name in resources if (machine := owner(name)) is not None)
 
     async def _answer(self, data: bytes) -> DayReport | Refused:
         try:
@@ -188,6 +203,7 @@ class Reports:
             prices=self._settings.prices,
             accruals=day.records.accruals,
             settled=day.settled,
+            on_bill=day.on_bill,
         )
 
     def _inputs(self, day: _Day, answer: Tokens, allocation: Allocation) -> Inputs:

@@ -62,6 +62,13 @@ def settings(config: Config) -> Settings:
         tier_of={machine.id: machine.tier for machine in config.machine},
         machine_of=machine_of,
         tier_tag=config.billing.tier_tag,
+        parts=frozenset(resource for machine in config.machine if machine.instance for resource in machine.resources),
+        # A process on a host of ours costs nothing by itself, unless an id says that a bill names it.
+        never_billed=frozenset(
+            machine.id
+            for machine in config.machine
+            if config.tiers[machine.tier].provider == "process" and not (machine.instance or machine.resources)
+        ),
     )
     return Settings(
         fleet=fleet,

@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+from shared.messages.bills import MachineHours, SourceBills, Unbilled
 from shared.messages.codec import Message
 from shared.messages.explanation import Explanation
 from shared.messages.values import UnixSeconds, check_amounts
@@ -35,9 +36,13 @@ class TierFigure(msgspec.Struct, frozen=True, kw_only=True):
     """One tier's day: its own cost and its part of the shared cost. `usd_per_mtok` is None without tokens."""
 
     tier: str
-    spend: Decimal
+    spend: Decimal | None
+    """None, with a reason, where a machine of it has no bill yet."""
     tokens: int
     usd_per_mtok: Decimal | None
+    reason: str | None = None
+    spend_known: Decimal | None = None
+    """What is known of a spend that is None."""
 
 
 class DirectionFigure(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,22 +100,6 @@ class Variance(msgspec.Struct, frozen=True, kw_only=True):
     """`billed` less `accrued`."""
 
 
-class MachineHours(msgspec.Struct, frozen=True, kw_only=True):
-    """A day's hours of one machine, as its charges count them, against those that the journal knows."""
-
-    machine: str
-    billed: Decimal | None
-    """None: its charges count no hours."""
-    known: Decimal
-    """Awake, waking or falling asleep by the journal."""
-    unexplained: Decimal
-    """Billed above what is known, charge by charge."""
-    asleep: Decimal
-    """The part of `unexplained` in which the journal says that the machine slept; of the rest it says nothing."""
-    spend: Decimal
-    """What of its charges for use is unexplained, in USD."""
-
-
 class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
     """Answer on `billing.report`. `spend`, `state`, `usd_per_mtok` are None, with `reason`, where unknown: never 0."""
 
@@ -123,7 +112,7 @@ class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
     usd_per_mtok: Decimal | None
     reason: str | None
     causes: dict[str, Decimal]
-    """Every cause of `CAUSES`; they sum to `spend`. Empty while there is no spend."""
+    """Every cause of `CAUSES`; they sum to `spend`, else to `spend_known`. Empty while there is neither."""
     tiers: tuple[TierFigure, ...]
     """With `causes['unattributed']` they sum to `spend`."""
     directions: Directions
@@ -164,6 +153,10 @@ class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
     """Of each machine with charges for its use."""
     explanations: tuple[Explanation, ...] = ()
     """Of what is unattributed, of the shared cost and of each tier, for those who ask. Never stored with a figure."""
+    unbilled: tuple[Unbilled, ...] = ()
+    """The machines whose bill has not come, or not for all of the day."""
+    spend_known: Decimal | None = None
+    """What is known of a spend that is None because a bill is missing; `causes` sum to it."""
 
 
 class ReportsQuery(Message, frozen=True, kw_only=True, tag="reports_query.v1"):
@@ -207,6 +200,9 @@ class PeriodReport(Message, frozen=True, kw_only=True, tag="period_report.v1"):
     """What would not fit into a message, such as the days' keys; None: all is there."""
     explanations: tuple[Explanation, ...] = ()
     """As of a day, of all the days together."""
+    spend_known: Decimal | None = None
+    """As of a day."""
+    bills: tuple[SourceBills, ...] = ()
 
 
 class Band(msgspec.Struct, frozen=True, kw_only=True):

@@ -88,6 +88,23 @@ class DayBook:
                 accruals=accruals,
             )
 
+    async def resources(self, span: Window) -> frozenset[str]:
+        """The ids of all resources with a charge for use in the window."""
+        wanted = (
+            select(cost_rows.c.resource_id)
+            .join(snapshots, snapshots.c.id == cost_rows.c.snapshot_id)
+            .where(
+                counts(),
+                cost_rows.c.category == "Usage",
+                cost_rows.c.resource_id.is_not(None),
+                cost_rows.c.charge_end > span.start,
+                cost_rows.c.charge_start < span.end,
+            )
+            .distinct()
+        )
+        async with reading(self._engine) as connection:
+            return frozenset((await connection.execute(wanted)).scalars())
+
 
 async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostRow], list[int]]:
     """And of each the snapshot that it is from."""

@@ -10,6 +10,7 @@ from services.billing.core.accrual import Accrual
 from services.billing.core.attribution import Direct, Fleet
 from services.billing.core.charges import Charge, Kind, billed_time, day_part, grouped
 from services.billing.core.days import Window
+from services.billing.core.delivered import Unbilled, still_to_come
 from services.billing.core.estimate import Basis
 from services.billing.core.focus import CostRow
 from services.billing.core.hours import BilledHours, HourClaims
@@ -53,18 +54,20 @@ class Allocation:
     """Delivered rows."""
     estimates: Mapping[str, int]
     """By tier, what the hours cost by estimate for which no charge came that was made when they were over."""
-    unpriced: frozenset[str]
-    """The tiers with billable time in such hours that has no estimate: neither a price nor a running bill."""
-    partial: bool
-    """Whether such time is of a machine that is charged for: its charge came before it was over."""
     hours: Mapping[str, BilledHours]
     """By machine, those that charges for its use are for."""
+    unbilled: tuple[Unbilled, ...]
     loose: Mapping[Loose, int] = field(default_factory=dict)
     """What belongs to no tier by itself."""
     charged: Mapping[Whose, Mapping[str, int]] = field(default_factory=dict)
     """Of the charges of each tier and machine, by the configuration, what each tier bears."""
     estimated: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Of what each machine accrued and no charge covers yet, what each tier bears."""
+
+    @property
+    def missing(self) -> tuple[Unbilled, ...]:
+        """The machines whose cost is unknown: with one of them, the spend and its tier's are, too."""
+        return tuple(one for one in self.unbilled if not one.estimated)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,8 @@ class DayFacts:
     """By machine, what its provider's running bill says of the day's hours."""
     settled: bool = False
     """Whether every invoice of the day's billing periods ties: no charge is still to come."""
+    on_bill: frozenset[str] = frozenset()
+    """Machines that have charges on some day of the billing periods."""
 
 
 def allocate(facts: DayFacts) -> Allocation:
@@ -103,20 +108,18 @@ def allocate(facts: DayFacts) -> Allocation:
     accrued = 0
     variance: list[tuple[int, int]] = []
     estimates: Counter[str] = Counter()
-    unpriced: set[str] = set()
-    is_partial = False
+    unbilled: list[Unbilled] = []
     for machine in machines:
         free = without(facts.day, sums.billed_hours.get(machine, []))
-        if not (facts.settled and machine in sums.named):
+        if not (facts.settled and (machine in sums.named or machine in facts.on_bill)):
             found = basis.beyond(machine, free, sums.early.get(machine, {}))
             accrued += found.total()
             sums.estimated[machine] = tier_sums(found)
             sums.add_parts((facts.fleet.tier_of.get(machine, ""), machine), found)
             for part, amount in basis.accrual(machine, free).items():
                 estimates[part.tier] += amount
-            missing = basis.unpriced(machine, free)
-            unpriced |= missing
-            is_partial |= bool(missing) and machine in sums.early
+            estimated = {part.tier for part, amount in found.items() if amount}
+            unbilled += sums.unbilled(machine, basis, estimated)
         billed = without(facts.day, free)
         if basis.observes(machine, billed):
             variance.append((basis.accrual(machine, billed).total(), sums.billed_use[machine]))
@@ -140,12 +143,11 @@ def allocate(facts: DayFacts) -> Allocation:
         variance=(sum(told for told, _ in variance), sum(paid for _, paid in variance)) if variance else None,
         charges=sum(row.rows for row in facts.rows),
         estimates=estimates,
-        unpriced=frozenset(unpriced),
-        partial=is_partial,
         hours=sums.hours(),
         loose=sums.loose,
         charged=sums.charged,
         estimated=sums.estimated,
+        unbilled=tuple(unbilled),
     )
 
 
@@ -169,6 +171,8 @@ class _Sums:
     """Machine to the hours that charges are for which came before these were over, with what they cost."""
     named: set[str] = field(default_factory=set)
     """The machines that any charge is for."""
+    tagged: set[str] = field(default_factory=set)
+    """The tiers with charges for use that only a tag attributes."""
     _owned: dict[Whose, Counter[Part]] = field(default_factory=dict)
     """`parts` by whose they are."""
     _adjustments: Counter[tuple[Whose, bool]] = field(default_factory=Counter)
@@ -201,6 +205,8 @@ class _Sums:
             return
         if kind.machine is not None:
             self.named.add(kind.machine)
+        elif kind.is_for_use:
+            self.tagged.add(kind.owner.tier)
         if charge.is_adjustment(kind):
             self._adjustments[(kind.owner.tier, kind.machine), is_credit] += cost
         else:
@@ -256,6 +262,15 @@ class _Sums:
     def hours(self) -> dict[str, BilledHours]:
         day = self._elapsed(self.facts.day)
         return {name: c.compared(partial(self.use, name), day) for name, c in sorted(self._claims.items())}
+
+    def unbilled(self, machine: str, basis: Basis, estimated: set[str]) -> list[Unbilled]:
+        """`estimated`: the tiers for which a part of its cost is."""
+        facts = self.facts
+        if not facts.fleet.expects_bill(machine, self.tagged):
+            return []
+        time, hours = facts.times.get(machine, MachineTime()), self.billed_hours.get(machine, [])
+        day = Window(facts.day.start, min(facts.day.end, facts.now))
+        return still_to_come(machine, time, hours, basis, day=day, estimated=estimated)
 
     def wakes(self) -> dict[str | None, int]:
         found: Counter[str | None] = Counter()

@@ -1,6 +1,6 @@
 """Whose a charge is: by its resource, tag or parent; what is nobody's is shared or unattributed, never dropped."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -20,6 +20,8 @@ class Direct:
     tier: str
     """Of a machine as the configuration has it: of the time that the journal knows, the journal says which."""
     machine: str | None
+    is_part: bool = False
+    """Whether it is for something that belongs to the machine, such as its disk, and not for the machine itself."""
 
 
 TAG_PREFIXES = ("", "user:", "user_", "resourceTags/", "resourceTags/user:")
@@ -43,14 +45,18 @@ class Fleet:
     machine_of: Mapping[str, str]
     """The provider's id of an instance or another resource to the machine."""
     tier_tag: str
+    parts: frozenset[str] = frozenset()
+    """The ids of what belongs to a machine that has an id of its own."""
+    never_billed: frozenset[str] = frozenset()
+    """Machines for which nobody sends a bill."""
 
     def owner(self, row: CostRow) -> Owner:
-        if (machine := self._machine(row.resource_id)) is not None:
-            return Direct(self.tier_of[machine], machine)
+        if (machine := self.machine(row.resource_id)) is not None:
+            return Direct(self.tier_of[machine], machine, self._id(row.resource_id) in self.parts)
         if (tier := _tag(row.tags, self.tier_tag)) in self.tiers:
             return Direct(tier, None)
-        if (machine := self._machine(row.parent_id)) is not None:
-            return Direct(self.tier_of[machine], machine)
+        if (machine := self.machine(row.parent_id)) is not None:
+            return Direct(self.tier_of[machine], machine, is_part=row.resource_id is not None)
         if row.resource_id is None or row.service_category not in {*DIRECT_CATEGORIES, None}:
             return "shared"
         return "unattributed"  # a service without a category may be somebody's machine, so it is not shared
@@ -59,18 +65,32 @@ class Fleet:
         """What the row's tag says, whether or not a tier has that name."""
         return _tag(row.tags, self.tier_tag) or None
 
-    def _machine(self, resource_id: str | None) -> str | None:
+    def expects_bill(self, machine: str, tagged: Collection[str]) -> bool:
+        """Whether charges must come for a machine that was awake. Those of one without an id have its tier's tag alone.
+
+        `tagged`: the tiers that have such charges. Of a machine that is configured no more nobody recognizes a charge.
+        """
+        if machine not in self.tier_of or machine in self.never_billed:
+            return False
+        return machine in self.machine_of.values() or self.tier_of[machine] not in tagged
+
+    def machine(self, resource_id: str | None) -> str | None:
+        """The machine that a resource is, or belongs to."""
+        return self.machine_of.get(self._id(resource_id))
+
+    def _id(self, resource_id: str | None) -> str:
+        """The configured id of a resource, whole or as the last part of the delivered one; empty: there is none."""
         if resource_id is None:
-            return None
-        last = resource_id.replace(":", "/").rpartition("/")[2]
-        found = self.machine_of.get(resource_id) or self.machine_of.get(last)
-        if found is None and is_azure(resource_id):
-            found = self._in_small_letters.get(resource_id.lower()) or self._in_small_letters.get(last.lower())
+            return ""
+        names = (resource_id, resource_id.replace(":", "/").rpartition("/")[2])
+        found = next((name for name in names if name in self.machine_of), "")
+        if not found and is_azure(resource_id):
+            found = next((self._in_small_letters[n.lower()] for n in names if n.lower() in self._in_small_letters), "")
         return found
 
     @cached_property
     def _in_small_letters(self) -> Mapping[str, str]:
-        return {resource.lower(): machine for resource, machine in self.machine_of.items()}
+        return {resource.lower(): resource for resource in self.machine_of}
 
 
 def _tag(tags: str | None, name: str) -> str:

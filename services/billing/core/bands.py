@@ -76,10 +76,10 @@ def _why_not(model: str, report: DayReport) -> str | None:
     """Why a day does not count; None: it does, if only with nothing."""
     if report.failed:
         return report.reason
+    if report.state == "estimated":
+        return report.reason if report.spend is None else "estimated"
     if report.spend is None:
         return NOT_DELIVERED if report.tokens else None
-    if report.state == "estimated":
-        return "estimated"
     untold = any(figure.model == model and figure.spend_before_credits is None for figure in report.models)
     return "its cost before credits is not known" if untold else None
 

@@ -47,7 +47,13 @@ class Kind(NamedTuple):
     @property
     def is_use(self) -> bool:
         """Whether it is for the machine itself: the bill that takes the place of an accrual."""
-        return self.machine is not None and self.category == "Usage" and self.service_category in MACHINE_CATEGORIES
+        return self.machine is not None and self.is_for_use
+
+    @property
+    def is_for_use(self) -> bool:
+        """Whether it is for time on some machine, and not for its disks or what it has sent."""
+        is_part = isinstance(self.owner, Direct) and self.owner.is_part
+        return self.category == "Usage" and self.service_category in MACHINE_CATEGORIES and not is_part
 
     @property
     def hours(self) -> Window:

@@ -67,13 +67,6 @@ class Basis:
                     found[hour] = parts_of(amount - part, found[hour])
         return total(found.values())
 
-    def unpriced(self, machine: str, windows: Sequence[Window]) -> set[str]:
-        """The tiers of its billable time in the windows of which neither a running bill nor a price says the cost."""
-        home = self.tier_of.get(machine, "")
-        told = [Window(a.since, a.through) for a in self._told(machine, windows)]
-        spells = {spell for w in windows for part in without(w, told) for spell in self.use(machine, part).spells}
-        return {spell.tier or home for spell in spells if spell.cause in BILLABLE} - set(self.prices)
-
     def _told(self, machine: str, windows: Sequence[Window]) -> list[Accrual]:
         """Of the machine's hours that begin in the windows; of none where nobody knows its tier."""
         if machine not in self.tier_of:

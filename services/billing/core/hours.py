@@ -7,7 +7,7 @@ from decimal import Decimal
 from services.billing.core.days import DAY, HOUR, Window
 from services.billing.core.machine_time import TimeUse
 from services.billing.core.money import usd
-from shared.messages.billing import MachineHours
+from shared.messages.bills import MachineHours
 
 _PLACES = Decimal("0.0001")
 """Of an hour: a third of a second."""

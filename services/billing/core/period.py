@@ -5,6 +5,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import TypeVar
 
+from services.billing.core.delivered import NO_BILL_YET, shortened
 from services.billing.core.money import per_mtok, units, usd
 from services.billing.core.report import FAILED, NO_TOKENS, NOT_DELIVERED, directions_of
 from shared.messages.billing import (
@@ -31,29 +32,32 @@ def make_period(days: Sequence[DayReport], weights: Mapping[str, int]) -> Period
     """The figures of `days`, which follow one another; `weights` as for a day's directions.
 
     A day with neither cost nor tokens adds nothing. Tokens without their cost, and a day that failed, make the whole
-    unknown.
+    unknown. A day that lacks a bill makes every sum unknown that the bill is part of; what is known of it is told.
     """
     known = [day for day in days if day.spend is not None]
-    unknown = [day.day for day in days if day.failed or (day.spend is None and day.tokens)]
+    lacking = [day for day in days if _lacks(day)]
+    unknown = [day.day for day in days if day.failed or (day.spend is None and day.tokens and not _lacks(day))]
     tokens = sum(day.tokens for day in days)
-    spend = None if unknown or not known else _sum(day.spend for day in known)
+    spend = None if unknown or lacking or not known else _sum(day.spend for day in known)
     before = None if spend is None else _sum(day.spend_before_credits for day in known)
     served = _served(days)
     counted = known if spend is not None else []
+    told = [] if unknown else [*known, *lacking]
+    parts = _sum(day.spend_known if day.spend is None else day.spend for day in told)
     return PeriodReport(
         first=days[0].day,
         to=days[-1].day,
-        state=None if spend is None else min((d.state for d in known if d.state), key=CERTAINTY.index, default=None),
+        state=None if unknown else min((d.state for d in told if d.state), key=CERTAINTY.index, default=None),
         spend=_usd(spend),
         tokens=tokens,
         usd_per_mtok=_ratio(spend, tokens),
-        reason=_reason(days, unknown, known, tokens),
+        reason=_reason(days, unknown, told, tokens),
         spend_before_credits=_usd(before),
         usd_per_mtok_before_credits=_ratio(before, tokens),
         usd_per_mtok_output=_ratio(spend, served.completion_tokens),
         tax=usd(_sum(day.tax for day in days)),
-        causes={cause: usd(_sum(d.causes.get(cause) for d in counted)) for cause in CAUSES} if counted else {},
-        tiers=_tiers(counted),
+        causes={cause: usd(_sum(d.causes.get(cause) for d in told)) for cause in CAUSES} if told else {},
+        tiers=_tiers(told),
         models=_models(counted),
         keys=_keys(counted),
         directions=directions_of(served, spend, weights),
@@ -63,6 +67,7 @@ def make_period(days: Sequence[DayReport], weights: Mapping[str, int]) -> Period
         effective_spend=_effective(counted),
         tokens_failed=sum(day.tokens_failed for day in days),
         variance=_variance(counted),
+        spend_known=usd(parts) if lacking and told else None,
     )
 
 
@@ -72,9 +77,14 @@ def complete_through(days: Iterable[DayReport]) -> str | None:
     for day in days:
         if day.state not in (None, "estimated") and day.usage_complete:
             through = day.day
-        elif day.failed or day.spend is not None or day.tokens:
+        elif day.failed or day.spend is not None or day.tokens or _lacks(day):
             break
     return through
+
+
+def _lacks(day: DayReport) -> bool:
+    """Whether its cost is unknown because a bill is missing."""
+    return day.spend is None and day.state == "estimated"
 
 
 def spans(days: Sequence[str]) -> str:
@@ -88,15 +98,20 @@ def spans(days: Sequence[str]) -> str:
     return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
-def _reason(days: Sequence[DayReport], unknown: Sequence[str], known: Sequence[DayReport], tokens: int) -> str | None:
+def _reason(days: Sequence[DayReport], unknown: Sequence[str], told: Sequence[DayReport], tokens: int) -> str | None:
     failed = [day.day for day in days if day.failed]
     if failed:
         return f"{FAILED}: {spans(failed)}"
-    if unknown:
+    faults = [f"{NOT_DELIVERED}: {spans(unknown)}"] if unknown else []
+    lacking = [day for day in days if _lacks(day)]
+    if lacking:
+        names = dict.fromkeys(one.machine for day in lacking for one in day.unbilled if not one.estimated)
+        whose = f": {shortened(list(names))}" if names else ""
+        faults.append(f"{NO_BILL_YET}{whose} on {spans([day.day for day in lacking])}")
+    if faults:
         through = complete_through(days)
-        fix = f"; the days up to {through} are whole" if through else ""
-        return f"{NOT_DELIVERED}: {spans(unknown)}{fix}"
-    if not known:
+        return "; ".join([*faults, *([f"the days up to {through} are whole"] if through else [])])
+    if not told:
         return f"neither cost nor tokens: {spans([day.day for day in days])}"
     return None if tokens else NO_TOKENS
 
@@ -108,9 +123,19 @@ def _served(days: Sequence[DayReport]) -> TokenSums:
 
 
 def _tiers(days: Sequence[DayReport]) -> tuple[TierFigure, ...]:
+    every = [tier for day in days for tier in day.tiers]
+    sums = _named((t.tier, (t.spend_known if t.spend is None else t.spend) or Decimal(0), t.tokens) for t in every)
+    lacking = {tier.tier: tier.reason for tier in reversed(every) if tier.spend is None}
     return tuple(
-        TierFigure(tier=name, spend=usd(spend), tokens=tokens, usd_per_mtok=per_mtok(spend, tokens))
-        for name, (spend, tokens) in _named((t.tier, t.spend, t.tokens) for day in days for t in day.tiers).items()
+        TierFigure(
+            tier=name,
+            spend=None if name in lacking else usd(spend),
+            tokens=tokens,
+            usd_per_mtok=None if name in lacking else per_mtok(spend, tokens),
+            reason=lacking.get(name),
+            spend_known=usd(spend) if name in lacking else None,
+        )
+        for name, (spend, tokens) in sums.items()
     )
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from decimal import Decimal
 
-from services.billing.core import hours
+from services.billing.core import delivered, hours
 from services.billing.core.allocation import Allocation
 from services.billing.core.days import HOUR, Window
+from services.billing.core.delivered import no_bill_yet
 from services.billing.core.money import MTOK, PLACES, divided, per_mtok, usd
 from services.billing.core.shares import figures, weighted
 from services.billing.core.usage import Usage, tokens_of
@@ -27,12 +28,13 @@ FAILED = "the day could not be made"
 
 
 def state_of(allocation: Allocation, *, settled: bool = False, complete: bool = False) -> FigureState | None:
-    """None where the cost is not known. An accrual in it makes the whole figure an estimate, and so does a charge that
-    came before its hours were over where nothing says what they cost.
+    """None where nothing is known of the cost. An accrual in it, or a bill that is missing, makes it an estimate.
 
     `settled`: the invoices of all of the day's billing periods tie, so that no charge of it is still to come.
     """
-    if allocation.accrued or allocation.partial or not (allocation.billed or settled):
+    if allocation.missing:
+        return "estimated"
+    if allocation.accrued or not (allocation.billed or settled):
         return "estimated" if allocation.billed or allocation.observed else None
     return "final" if settled and complete else "provisional"
 
@@ -47,10 +49,15 @@ def make_report(
     always_on: AlwaysOn | None = None,
     settled: bool = False,
 ) -> DayReport:
-    """Revision 0: `revised` numbers it. `weights` are whole numbers in proportion to the published ones."""
+    """Revision 0: `revised` numbers it. `weights` are whole numbers in proportion to the published ones.
+
+    Where a bill is missing, what is known is told, and every sum that it is part of is None.
+    """
     state = state_of(allocation, settled=settled, complete=usage.complete)
-    known = state is not None
-    total, by_tier = usage.total, usage.by_tier()
+    missing = allocation.missing
+    known = state is not None and not missing
+    in_part = known or allocation.billed or allocation.observed
+    total = usage.total
     served = tokens_of(total)
     models, keys = figures(allocation, usage, weights)
     return DayReport(
@@ -61,11 +68,9 @@ def make_report(
         spend=usd(allocation.spend) if known else None,
         tokens=served,
         usd_per_mtok=per_mtok(allocation.spend, served) if known else None,
-        reason=NOT_DELIVERED if not known else None if served else NO_TOKENS,
-        causes={cause: usd(allocation.causes[cause]) for cause in CAUSES} if known else {},
-        tiers=tuple(_tier(name, spend, by_tier.get(name, 0)) for name, spend in allocation.tiers.items())
-        if known
-        else (),
+        reason=no_bill_yet(missing) if missing else NOT_DELIVERED if not known else None if served else NO_TOKENS,
+        causes={cause: usd(allocation.causes[cause]) for cause in CAUSES} if in_part else {},
+        tiers=_tiers(allocation, usage.by_tier(), in_part=in_part),
         directions=directions_of(total, allocation.spend if known else None, weights),
         tax=usd(allocation.tax),
         spend_before_credits=usd(allocation.before_credits) if known else None,
@@ -81,9 +86,11 @@ def make_report(
         keys=keys if known else (),
         always_on=always_on,
         variance=_variance(allocation),
-        shared_by=allocation.shared_by if known else None,
+        shared_by=allocation.shared_by if in_part else None,
         charges=allocation.charges,
         hours=hours.figures(allocation.hours),
+        unbilled=delivered.figures(allocation.unbilled),
+        spend_known=usd(allocation.spend) if missing and in_part else None,
     )
 
 
@@ -136,8 +143,21 @@ def directions_of(served: TokenSums, spend: int | None, weights: Mapping[str, in
     return Directions(input=figure("input"), cached=figure("cached"), output=figure("output"))
 
 
-def _tier(name: str, spend: int, tokens: int) -> TierFigure:
-    return TierFigure(tier=name, spend=usd(spend), tokens=tokens, usd_per_mtok=per_mtok(spend, tokens))
+def _tiers(allocation: Allocation, tokens: Mapping[str, int], *, in_part: bool) -> tuple[TierFigure, ...]:
+    """All tiers; where nothing is known of the day, those alone that say which bill is missing."""
+    figures = []
+    for name in [*allocation.tiers, *sorted({one.tier for one in allocation.missing} - set(allocation.tiers))]:
+        spend, count = allocation.tiers.get(name, 0), tokens.get(name, 0)
+        missing = [one for one in allocation.missing if one.tier == name]
+        if missing:
+            reason, known = no_bill_yet(missing), usd(spend) if in_part else None
+            figure = TierFigure(
+                tier=name, spend=None, tokens=count, usd_per_mtok=None, reason=reason, spend_known=known
+            )
+            figures.append(figure)
+        elif in_part:
+            figures.append(TierFigure(tier=name, spend=usd(spend), tokens=count, usd_per_mtok=per_mtok(spend, count)))
+    return tuple(figures)
 
 
 def _billed_share(allocation: Allocation) -> Decimal:

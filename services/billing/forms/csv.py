@@ -101,7 +101,7 @@ def _parts(day: DayReport) -> Iterator[_Figure]:
     for cause, amount in day.causes.items():
         yield _Figure("cause", cause, amount)
     for tier in day.tiers:
-        yield _Figure("tier", tier.tier, tier.spend, tier.tokens, tier.usd_per_mtok)
+        yield _Figure("tier", tier.tier, tier.spend, tier.tokens, tier.usd_per_mtok, tier.reason)
     if (loose := day.causes.get(UNATTRIBUTED)) is not None:  # so that the rows sum to the spend
         yield _Figure("tier", None, loose, reason=UNATTRIBUTED)
     for model in day.models:

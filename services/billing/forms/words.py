@@ -82,6 +82,6 @@ def trailing(report: PeriodReport, days: int) -> PeriodReport | None:
 
 
 def top(parts: Sequence[P], most: int) -> tuple[list[P], list[P]]:
-    """The dearest, and the rest; a rest of one is not worth a row of its own."""
-    ordered = sorted(parts, key=lambda part: -part.spend)
+    """The dearest, after those whose spend is not known, and the rest; a rest of one is not worth a row of its own."""
+    ordered = sorted(parts, key=lambda part: (part.spend is not None, -(part.spend or 0)))
     return (ordered, []) if len(ordered) <= most + 1 else (ordered[:most], ordered[most:])

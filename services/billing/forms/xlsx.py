@@ -149,7 +149,8 @@ def _tiers(report: Report, days: Sequence[DayReport]) -> Sheet:
     def row(of: Report) -> Row:
         spends = {tier.tier: tier.spend for tier in of.tiers}
         others = [spend for name, spend in spends.items() if name not in names]
-        more = (sum(others, Decimal(0)),) if rest else ()
+        known = [spend for spend in others if spend is not None]
+        more = (sum(known, Decimal(0)) if len(known) == len(others) else None,) if rest else ()
         return *(spends.get(name) for name in names), *more, of.causes.get(UNATTRIBUTED), of.spend
 
     return Sheet("tiers", columns, [(_date(day.day), *row(day)) for day in days], (None, *row(report)))

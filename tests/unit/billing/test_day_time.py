@@ -43,7 +43,8 @@ def test_a_running_bill_needs_no_price_and_counts_in_sleep_and_in_silence_too() 
 
 def test_a_bill_replaces_the_running_bill_hour_by_hour_and_is_compared_with_it() -> None:
     bill = charge("5.00", "2026-05-03T05:00:00Z", "2026-05-03T06:00:00Z")
-    report = reported(bill, times=AWAKE, accruals=running(accrual(5, "4.40"), accrual(6, "4.40")))
+    times = {"a-1": life((5, "ready"), (7, "asleep"))}
+    report = reported(bill, times=times, accruals=running(accrual(5, "4.40"), accrual(6, "4.40")))
     assert told(report.spend, report.state) == told(Decimal("9.40"), "estimated")
     assert report.variance is not None
     found = (report.variance.accrued, report.variance.billed, report.variance.difference)
@@ -64,7 +65,8 @@ def test_a_billed_wake_is_told_by_its_key_too() -> None:
     report = reported(charge("18"), times=times)
     assert keys(report) == {"k1": 6, "k2": 6}
     disk = charge("24", resource_id="vol-a", service_category="Storage")
-    assert keys(reported(disk, times=times)) == {"k1": 6, "k2": 6}
+    idle = charge("0", service_category=None)
+    assert keys(reported(disk, idle, times=times)) == {"k1": 6, "k2": 6}
 
 
 def test_a_key_stays_with_its_wake_alone() -> None:

@@ -93,14 +93,14 @@ def test_an_early_charge_and_what_the_estimate_adds_are_split_by_what_the_machin
 
 def test_time_that_nothing_prices_is_named_until_its_bill_comes() -> None:
     other = {"a-1": life((10, "ready"), (12, "asleep"))}
-    assert at_six(times=other, prices={}).unpriced == {"A"}
+    assert at_six(times=other, prices={}).missing[0].tier == "A"
     early = at_six(charge("5", arrived=hours(11, 11).start), times=other, prices={})
-    assert early.unpriced == {"A"}
+    assert early.missing[0].tier == "A"
     assert state_of(early) == "estimated"
     late = at_six(charge("5", "2026-05-03T10:00:00Z", "2026-05-03T12:00:00Z"), times=other, prices={})
-    assert late.unpriced == frozenset()
+    assert not late.missing
     assert state_of(late) == "provisional"
-    assert at_six(times={"a-1": life((0, "asleep"))}, prices={}).unpriced == frozenset()
+    assert not at_six(times={"a-1": life((0, "asleep"))}, prices={}).missing
 
 
 @given(

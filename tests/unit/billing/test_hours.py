@@ -13,7 +13,7 @@ from services.billing.core.allocation import Allocation
 from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import MachineTime
 from services.billing.core.money import units
-from shared.messages.billing import MachineHours
+from shared.messages.bills import MachineHours
 from tests.unit.billing.kit import charge, hours
 from tests.unit.billing.test_allocation import LIVES, allocated, causes, cost_rows, covers, life
 

@@ -101,6 +101,7 @@ def test_every_level_of_a_period_is_the_sum_of_its_days(days: list[DayReport]) -
     assert_ratio(whole.usd_per_mtok, whole.spend, whole.tokens)
     assert_ratio(whole.usd_per_mtok_output, whole.spend, sum(each.directions.output.tokens for each in days))
     for tier in whole.tiers:
+        assert tier.spend is not None
         assert_ratio(tier.usd_per_mtok, tier.spend, tier.tokens)
 
 
@@ -301,10 +302,10 @@ def test_a_quarter_of_many_keys_fits_into_a_message_and_says_what_it_left_out() 
     assert len(encode(quarter)) > 1_000_000
     told = fitted(quarter)
     assert len(encode(told)) < 1_000_000
-    assert told.left_out == "keys, models, sources and hours of each day"
+    assert told.left_out == "keys, models, sources, hours and unbilled of each day"
     assert (len(told.keys), len(told.days), told.days[0].keys, told.days[0].sources) == (500, 92, (), ())
     assert told.days[0].tiers == quarter.days[0].tiers
     crowd = fitted(make_period([busy(day(1), 20_000)], WEIGHTS))
     assert len(encode(crowd)) < 1_000_000
-    assert (crowd.keys, crowd.left_out) == ((), "keys; models, sources and hours of each day")
+    assert (crowd.keys, crowd.left_out) == ((), "keys; models, sources, hours and unbilled of each day")
     assert crowd.models

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.messages.billing import DayReport, MachineHours
+from shared.messages.billing import DayReport
+from shared.messages.bills import MachineHours
 from spotinference.doctor_hours import TOLERANCE, hours
 from spotinference.doctor_links import Link
 from tests.unit.spotinference.test_doctor_links import report
