@@ -52,7 +52,8 @@ def view(report: Report, one: Explanation, width: int) -> Group:
         name = line_name(line)
         if line.category not in (None, "Usage"):
             name = f"{name} ({line.category})"
-        told = (line.service or "", line.tag or "", line.source or "") if wide else (line.service or "",)
+        origin = f"{line.source or ''} {line.file or ''}".strip()
+        told = (line.service or "", line.tag or "", origin) if wide else (line.service or "",)
         return name, *told, f"{line.charges:,}" if line.charges else "", usd(line.amount, places)
 
     blank = ("", "", "") if wide else ("",)

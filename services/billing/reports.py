@@ -16,7 +16,7 @@ from services.billing.core.allocation import Allocation, DayFacts, allocate
 from services.billing.core.charge_digest import charges_by_source
 from services.billing.core.charges import is_early
 from services.billing.core.days import Window, day_window, millis
-from services.billing.core.explanation import Lines, explain, explanations
+from services.billing.core.explanation import Lines, Origin, explain, explanations
 from services.billing.core.key_names import with_names
 from services.billing.core.machine_time import MachineTime, intervals
 from services.billing.core.money import usd
@@ -70,8 +70,8 @@ class _Read(NamedTuple):
 
     report: DayReport
     facts: DayFacts
-    sources: Sequence[str]
-    """Of each of the rows the source that delivered it."""
+    origins: Sequence[Origin]
+    """Where each of the rows is from."""
     allocation: Allocation
 
 
@@ -122,8 +122,8 @@ class Reports:
 
     async def explained(self, day: str) -> tuple[DayReport, Lines]:
         """The same, and what its figures are made of: read at one moment, so that each sums to its figure."""
-        report, facts, sources, allocation = await self._read(day)
-        return report, await asyncio.to_thread(explain, facts, sources, allocation)
+        report, facts, origins, allocation = await self._read(day)
+        return report, await asyncio.to_thread(explain, facts, origins, allocation)
 
     async def _read(self, day: str) -> _Read:
         window = day_window(day)
@@ -142,13 +142,13 @@ class Reports:
                 allocation = await asyncio.to_thread(allocate, facts)
             report, inputs = await asyncio.to_thread(self._made, day, made, allocation, answer)
             if newest is not None and not differs(report, inputs, newest):
-                return _Read(newest.report, facts, records.sources, allocation)
+                return _Read(newest.report, facts, records.origins, allocation)
             if newest is None:
                 report = msgspec.structs.replace(report, revision=1)
             else:
                 report, inputs = revised(report, inputs, newest, reason(report, inputs, newest))
             await self._revisions.keep(report, inputs, now)
-            return _Read(report, facts, records.sources, allocation)
+            return _Read(report, facts, records.origins, allocation)
 
     async def _on_bill(self, day: _Day) -> frozenset[str]:
         """The machines for which there are charges in the billing periods that have the day."""
@@ -234,7 +234,9 @@ class Reports:
             usage_complete=answer.complete,
             usage_reasons=answer.reasons,
             settings_sha256=self._settings.digest,
-            sources=charges_by_source(zip(records.sources, records.rows, strict=True), day.window),
+            sources=charges_by_source(
+                zip((origin.source for origin in records.origins), records.rows, strict=True), day.window
+            ),
             estimate=usd(allocation.accrued),
             settings=self._settings.named,
         )

@@ -24,6 +24,8 @@ class CostLine(msgspec.Struct, frozen=True, kw_only=True):
     """What the tag `[billing] tier_tag` says, whether or not it names a tier."""
     source: str | None = None
     """Which delivered the charges."""
+    file: str | None = None
+    """In which they came; of several delivered together the first, and how many more."""
     charges: int = 0
     """Delivered rows."""
 

@@ -14,6 +14,7 @@ from services.billing.adapters.tables import cost_rows, snapshot_files, snapshot
 from services.billing.core.accrual import Accrual
 from services.billing.core.charges import is_early
 from services.billing.core.days import Window, millis
+from services.billing.core.explanation import Origin
 from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import Change
 from shared.database import reading
@@ -54,8 +55,8 @@ class File:
 @dataclass(frozen=True, kw_only=True)
 class DayRecords:
     rows: Sequence[CostRow]
-    sources: Sequence[str]
-    """Of each row the source that delivered it."""
+    origins: Sequence[Origin]
+    """Where each row is from."""
     files: Sequence[File]
     changes: Mapping[str, Sequence[Change]]
     """By machine, from the state in which the day began to the first one after it."""
@@ -73,15 +74,15 @@ class DayBook:
 
     async def of(self, day: Window) -> DayRecords:
         async with reading(self._engine) as connection:
-            rows, origins = await _charges(connection, day)
-            used = set(origins)
-            files, source_of = await _origin(connection, used)
+            rows, snapshot_ids = await _charges(connection, day)
+            used = set(snapshot_ids)
+            files, origin_of = await _origin(connection, used)
             accruals: dict[str, list[Accrual]] = {}
             for accrual in await accrued_in(connection, day):
                 accruals.setdefault(accrual.machine, []).append(accrual)
             return DayRecords(
                 rows=rows,
-                sources=[source_of[snapshot_id] for snapshot_id in origins],
+                origins=[origin_of[snapshot_id] for snapshot_id in snapshot_ids],
                 files=files,
                 changes=await _changes(connection, day),
                 invoices=await standings_of(connection, day, used),
@@ -134,8 +135,8 @@ async def _arrivals(connection: AsyncConnection) -> dict[int, int]:
     return {snapshot_id: millis(at) for snapshot_id, at in await connection.execute(wanted)}
 
 
-async def _origin(connection: AsyncConnection, used: set[int]) -> tuple[list[File], dict[int, str]]:
-    """Return the snapshots' files, and the source of each snapshot."""
+async def _origin(connection: AsyncConnection, used: set[int]) -> tuple[list[File], dict[int, Origin]]:
+    """Return the snapshots' files, and where the charges of each snapshot are from."""
     wanted = (
         select(snapshots, snapshot_files.c.file_name, snapshot_files.c.sha256.label("file_sha256"))
         .join(snapshot_files, snapshots.c.id == snapshot_files.c.snapshot_id)
@@ -143,7 +144,14 @@ async def _origin(connection: AsyncConnection, used: set[int]) -> tuple[list[Fil
     )
     found = (await connection.execute(wanted)).all()
     files = {File(one.source, one.file_name, one.file_sha256, one.rows) for one in found}
-    return sorted(files), {one.id: one.source for one in found}
+    names: dict[int, list[str]] = {}
+    for one in sorted(found, key=lambda one: one.file_name):
+        names.setdefault(one.id, []).append(one.file_name)
+    return sorted(files), {one.id: Origin(one.source, _few(names[one.id])) for one in found}
+
+
+def _few(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _active(day: Window) -> Select[tuple[Any, ...]]:

@@ -16,6 +16,14 @@ MOST_LINES = 50
 """Of one figure; the rest is one sum. All figures of a fleet of ten tiers fit into a message."""
 
 
+class Origin(NamedTuple):
+    """Where a charge is from."""
+
+    source: str
+    file: str
+    """Its name; of several delivered together the first, and how many more."""
+
+
 class Figure(NamedTuple):
     """What is explained: a tier, or one of the causes that are nobody's own."""
 
@@ -39,6 +47,7 @@ class Label(NamedTuple):
     category: str | None = None
     tag: str | None = None
     source: str | None = None
+    file: str | None = None
 
 
 @dataclass
@@ -69,10 +78,10 @@ class Lines:
         return sum(tally.amount for tally in self.found.get(figure, {}).values())
 
 
-def explain(facts: DayFacts, sources: Sequence[str], allocation: Allocation) -> Lines:
-    """Return the lines of all figures. `sources` says of each of the rows who delivered it."""
+def explain(facts: DayFacts, origins: Sequence[Origin], allocation: Allocation) -> Lines:
+    """Return the lines of all figures. `origins` says where each of the rows is from."""
     lines = Lines()
-    for whose, tallies in _charges(facts, sources).items():
+    for whose, tallies in _charges(facts, origins).items():
         own = {label: tally.amount for label, tally in tallies.items()}
         for figure, amounts in _divided(own, _targets(whose, allocation)).items():
             for label, amount in amounts.items():
@@ -93,17 +102,17 @@ def explanations(lines: Lines) -> tuple[Explanation, ...]:
     return tuple(_explanation(figure, lines.found[figure]) for figure in sorted(lines.found, key=_order))
 
 
-def _charges(facts: DayFacts, sources: Iterable[str]) -> dict[_Bearer, dict[Label, Tally]]:
+def _charges(facts: DayFacts, origins: Iterable[Origin]) -> dict[_Bearer, dict[Label, Tally]]:
     """Return the charges by who bears them and by label. Their cost may differ from the figures by a rounding."""
     owners: dict[tuple[str | None, ...], Owner] = {}
     alike: dict[tuple[Owner, Label], list[CostRow]] = {}
-    for row, source in zip(facts.rows, sources, strict=True):
+    for row, origin in zip(facts.rows, origins, strict=True):
         if row.category == "Tax":
             continue  # it stands beside the spend
         named = (row.resource_id, row.tags, row.parent_id, row.service_category)
         if (owner := owners.get(named)) is None:
             owner = owners[named] = facts.fleet.owner(row)
-        label = Label("charges", row.resource_id, row.service_name, row.category, facts.fleet.tag(row), source)
+        label = Label("charges", row.resource_id, row.service_name, row.category, facts.fleet.tag(row), *origin)
         alike.setdefault((owner, label), []).append(row)
     found: dict[_Bearer, dict[Label, Tally]] = {}
     for (owner, label), rows in alike.items():

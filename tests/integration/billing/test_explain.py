@@ -64,6 +64,7 @@ async def test_a_days_and_a_periods_figures_are_explained(tmp_path: Path, databa
             category="Usage",
             tag="typo",
             source="cloud",
+            file="bill.csv",
             charges=1,
         )
         assert disk == expected

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.billing.core.allocation import Allocation, DayFacts, allocate
 from services.billing.core.attribution import Fleet
-from services.billing.core.explanation import MOST_LINES, Figure, Lines, explain, explanations
+from services.billing.core.explanation import MOST_LINES, Figure, Lines, Origin, explain, explanations
 from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import MachineTime
 from services.billing.core.money import usd
@@ -21,7 +21,7 @@ def told(*rows: CostRow, fleet: Fleet = FLEET, **more: Any) -> tuple[Allocation,
     facts: dict[str, Any] = {"day": DAY_WINDOW, "now": LATER, "rows": rows, "fleet": fleet}
     made = DayFacts(**facts | more)
     allocation = allocate(made)
-    return allocation, explain(made, ["cloud"] * len(rows), allocation)
+    return allocation, explain(made, [Origin("cloud", "may.csv")] * len(rows), allocation)
 
 
 def figure(found: Lines, name: str) -> Explanation:
@@ -75,6 +75,7 @@ def test_a_line_says_whose_what_and_from_where() -> None:
                 service="EBS",
                 category="Credit",
                 source="cloud",
+                file="may.csv",
                 charges=1,
             ),
             CostLine(
@@ -85,6 +86,7 @@ def test_a_line_says_whose_what_and_from_where() -> None:
                 category="Usage",
                 tag="C",
                 source="cloud",
+                file="may.csv",
                 charges=4,
             ),
         ),

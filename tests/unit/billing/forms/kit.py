@@ -150,6 +150,7 @@ def explained(report: DayReport, names: tuple[str, ...] = ("disk-1", "nat-1")) -
             category=name,
             tag=name,
             source=name,
+            file=name,
             charges=1234,
         )
         for part, name in zip(parts, names, strict=False)

@@ -159,7 +159,9 @@ def test_what_a_figure_is_made_of_lies_folded_below_the_tiers() -> None:
     assert "open" not in page.of("details")[0]
     lines = report.explanations[0].lines
     rows = [row for row in page.rows if row[0].startswith(tuple(line.resource or "" for line in lines))]
-    assert [row[1:] for row in rows] == [[usd(x.amount), x.service, x.tag, x.source, "1 234"] for x in lines]
+    assert [row[1:] for row in rows] == [
+        [usd(x.amount), x.service, x.tag, f"{x.source}{x.file}", "1 234"] for x in lines
+    ]
     assert ["1 234 more", usd(report.explanations[0].rest), "", "", "", ""] in page.rows
     assert "no bill yet: disk-1, estimated" in page.text
     assert Page(report_html(day_report())).of("details") == []
