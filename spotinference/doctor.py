@@ -15,6 +15,7 @@ from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Received
 from shared.bus.subjects import (
     ACTIVITIES,
+    BILLING_INVOICES,
     BILLING_REPORT,
     BILLING_REPORTS,
     METER_AUDIT,
@@ -25,6 +26,7 @@ from shared.errors import SpotinferenceError
 from shared.messages.billing import DayReport, PeriodReport, ReportQuery, ReportsQuery
 from shared.messages.codec import Unreadable, decode, decode_text
 from shared.messages.gateway import Activity
+from shared.messages.invoices import Invoices, InvoicesQuery
 from shared.messages.meter import Confirmed, Gaps, GapsQuery, Tokens, TokensQuery
 from shared.messages.meter_audit import Audit, AuditQuery
 from spotinference import doctor_links as links
@@ -93,6 +95,8 @@ async def _chain(bus: JetStreamBus, context: Context, day: str) -> AsyncIterator
     yield links.stream(backlog, await bus.backlog(topology.LEDGER))
     if tokens is not None:
         yield await _asked("books", lambda: _books(bus, day, tokens))
+    for link in await _sources(bus):
+        yield link
     for link in await _hours(bus, day):
         yield link
     for link in links.clocks(skews | await _clocks(context)):
@@ -111,6 +115,13 @@ async def _asked(name: str, work: Callable[[], Awaitable[Link]]) -> Link:
         return await work()
     except SpotinferenceError as error:
         return Link(name, wrong(str(error)))
+
+
+async def _sources(bus: JetStreamBus) -> list[Link]:
+    try:
+        return list(links.invoices((await ask(bus, BILLING_INVOICES, InvoicesQuery(), Invoices)).sources))
+    except SpotinferenceError as error:
+        return [Link("invoices", wrong(str(error)))]
 
 
 async def _books(bus: JetStreamBus, day: str, tokens: Tokens) -> Link:

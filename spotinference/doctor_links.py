@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.messages.billing import DayReport
+from shared.messages.invoices import SourceState
 from shared.messages.meter import Gaps, Tokens
 from shared.messages.meter_audit import Audit, MachineAudit
 from spotinference.findings import Finding, note, ok, wrong
@@ -186,6 +187,18 @@ def books(report: DayReport, tokens: Tokens) -> Link:
     if report.state is None:
         return Link("books", note(f"no figure: {report.reason}"), figures)
     return Link("books", ok(f"{report.state}, revision {report.revision}, of {report.tokens:,} tokens"), figures)
+
+
+def invoices(sources: Sequence[SourceState]) -> Iterator[Link]:
+    """Each source that billing fetches by itself."""
+    for one in sources:
+        figures = {"source": one.name, "looked_at": one.looked_at, "good_at": one.good_at, "reasons": one.reasons}
+        finding = ok(f"{one.name}: {one.deliveries} deliveries imported, all that is there")
+        if one.looked_at is None:
+            finding = note(f"{one.name}: billing has not looked yet")
+        elif one.reasons:
+            finding = wrong(f"{one.name}: {one.reasons[0]}: its figures are as they were; `spotinference invoice list`")
+        yield Link("invoices", finding, figures)
 
 
 def clocks(skews: Mapping[str, float]) -> Iterator[Link]:

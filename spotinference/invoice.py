@@ -17,7 +17,14 @@ from shared.errors import Misconfigured
 from shared.messages.invoices import ImportAnswer, Invoices, InvoicesQuery, PayableNote
 from spotinference.context import Context, ask, fail, suite_options
 from spotinference.importing import import_delivery
-from spotinference.invoice_view import bill_name, imported_lines, imported_table, refused_lines, standings_table
+from spotinference.invoice_view import (
+    bill_name,
+    imported_lines,
+    imported_table,
+    refused_lines,
+    sources_table,
+    standings_table,
+)
 from spotinference.terminal import echo_json, progress, say, show
 
 
@@ -110,12 +117,23 @@ def payable(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @suite_options
 def list_(context: Context, *, as_json: bool) -> None:
-    """What was imported, the newest first; only what is active counts."""
-    imported = _invoices(context).imported
+    """What was imported, the newest first; only what is active counts. And how the configured sources stand."""
+    invoices = _invoices(context)
     if as_json:
-        echo_json({"imported": [msgspec.to_builtins(one) for one in imported]})
-    else:
-        show(imported_table(imported))
+        echo_json(
+            {
+                "imported": [msgspec.to_builtins(one) for one in invoices.imported],
+                "left_out": invoices.left_out,
+                "sources": [msgspec.to_builtins(one) for one in invoices.sources],
+            }
+        )
+        return
+    show(imported_table(invoices.imported))
+    if invoices.left_out:
+        say(f"and {invoices.left_out:,} older ones that no longer count")
+    if invoices.sources:
+        say()
+        show(sources_table(invoices.sources))
 
 
 @invoice.command()

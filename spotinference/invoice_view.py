@@ -1,10 +1,11 @@
 """Imports and invoices as text and tables."""
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 from rich.table import Table
 
-from shared.messages.invoices import ImportAnswer, Imported, InvoiceStanding
+from shared.messages.invoices import ImportAnswer, Imported, InvoiceStanding, SourceState
 
 
 def imported_lines(answer: ImportAnswer) -> Iterator[str]:
@@ -40,6 +41,21 @@ def imported_table(imported: Sequence[Imported]) -> Table:
         cells = (one.source, one.issuer, one.account, period, f"{one.rows:,}", f"{one.billed:,f}", one.currency)
         table.add_row(*cells, counts, files)
     return table
+
+
+def sources_table(sources: Sequence[SourceState]) -> Table:
+    """The configured sources: when billing last found all of one in order, and what it could not import."""
+    table = Table("source", "fetched from", "last look", "last good look", "deliveries", "", box=None, pad_edge=False)
+    for one in sources:
+        refused = "; ".join(one.reasons)
+        since = "" if one.refused_at is None else f"REFUSED since {_moment(one.refused_at)}: {refused}"
+        cells = (_moment(one.looked_at), _moment(one.good_at), str(one.deliveries))
+        table.add_row(one.name, one.url, *cells, since if one.reasons else "")
+    return table
+
+
+def _moment(at: float | None) -> str:
+    return "not yet" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
 def bill_name(one: InvoiceStanding) -> str:

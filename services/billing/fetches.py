@@ -15,12 +15,16 @@ from shared.bus.ports import Bus
 from shared.config import InvoiceSource
 from shared.database import told
 from shared.errors import BusUnavailable, Refusal
+from shared.messages.invoices import Refusal as RowFault
+from shared.messages.invoices import SourceState
 from shared.messages.meter import Refused
 
 log = structlog.get_logger()
 
 SHOWN_FILES = 3
 """Of a delivery, in the log."""
+SHOWN_REASONS = 3
+"""Of a source, in the log and for the operator; all of them are told by an import by hand."""
 LEAST_PAUSE = 10.0
 """After the first failure; each further one doubles it, up to the usual pause."""
 
@@ -34,6 +38,20 @@ class _Imported:
     """Their SHA-256."""
 
 
+@dataclass(frozen=True)
+class _Refused:
+    """What a delivery was when it was not imported, and why."""
+
+    marks: tuple[str, ...]
+    reasons: tuple[str, ...]
+    by_content: bool
+    """Only a change of the delivery makes another try worth while."""
+
+
+_Files = tuple[str, ...]
+"""The names of a delivery's files, by which it is known from look to look."""
+
+
 class Fetches:
     """Of one source."""
 
@@ -45,14 +63,37 @@ class Fetches:
         self._imports = imports
         self._metrics = metrics
         self._now = now
-        self._imported: dict[tuple[str, ...], _Imported] = {}
-        """By the names of a delivery's files."""
+        self._imported: dict[_Files, _Imported] = {}
+        self._refused: dict[_Files, _Refused] = {}
+        self._unlisted = ""
+        """Why the source's files cannot be listed."""
         self._failures = 0
+        self._first_at: float | None = None
+        self._looked_at: float | None = None
         self._good_at: float | None = None
+        self._refused_at: float | None = None
 
     @property
     def name(self) -> str:
         return f"fetching invoices of {self._source.name}"
+
+    @property
+    def state(self) -> SourceState:
+        """How the source stands since this process began to look at it."""
+        return SourceState(
+            name=self._source.name,
+            url=self._source.url,
+            looked_at=self._looked_at,
+            good_at=self._good_at,
+            refused_at=self._refused_at,
+            reasons=self._faults[:SHOWN_REASONS],
+            deliveries=len(self._imported),
+        )
+
+    @property
+    def _faults(self) -> tuple[str, ...]:
+        found = [reason for refused in self._refused.values() for reason in refused.reasons]
+        return ((self._unlisted,) if self._unlisted else ()) + tuple(found)
 
     async def wait(self) -> None:
         """Until the next look is due."""
@@ -61,55 +102,89 @@ class Fetches:
 
     async def look(self) -> str | None:
         """Take every delivery that has changed. Returns why one could not be; `BusUnavailable`: try again."""
+        self._looked_at = self._now()
+        await self._look()
+        is_good = not self._faults
+        soon = self._unlisted or any(not refused.by_content for refused in self._refused.values())
+        self._failures = self._failures + 1 if soon else 0
+        self._first_at = self._first_at or self._looked_at
+        if is_good:
+            self._good_at = self._looked_at
+        self._metrics.fetches.labels(self._source.name, "good" if is_good else "failed").inc()
+        self._metrics.delivered_at.labels(self._source.name).set(self._good_at or self._first_at)
+        return None if is_good else self._faults[0]
+
+    async def _look(self) -> None:
+        """Import each delivery that has changed, and was not refused as it is."""
+        source = self._source
         try:
-            fault = await self._look()
-        except Refusal as error:
-            log.warning("invoices cannot be fetched", source=self._source.name, reason=str(error))
-            fault = str(error)
+            lies = place(source.url, region=source.region, endpoint_url=source.endpoint_url)
+            deliveries = {one.plan.wanted or one.plan.files: one for one in await found(lies)}
         except BusUnavailable:
             raise
-        except Exception as error:
-            log.exception("fetch_failed", source=self._source.name)
-            fault = told(error)
-        good = fault is None
-        self._failures = 0 if good else self._failures + 1
-        if good or self._good_at is None:
-            self._good_at = self._now()
-        self._metrics.fetches.labels(self._source.name, "good" if good else "failed").inc()
-        self._metrics.delivered_at.labels(self._source.name).set(self._good_at)
-        return fault
-
-    async def _look(self) -> str | None:
-        """Import each delivery that has changed; returns why the first one was not imported that could not be."""
-        source = self._source
-        lies = place(source.url, region=source.region, endpoint_url=source.endpoint_url)
-        deliveries = {one.plan.wanted or one.plan.files: one for one in await found(lies)}
+        except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this source alone
+            self._note_unlisted(error)
+            return
+        self._unlisted = ""
         self._imported = {key: value for key, value in self._imported.items() if key in deliveries}
-        faults: list[str] = []
+        self._refused = {key: value for key, value in self._refused.items() if key in deliveries}
         for key, delivery in deliveries.items():
-            imported = self._imported.get(key)
-            if imported is not None and imported.marks == delivery.marks:
+            imported, refused = self._imported.get(key), self._refused.get(key)
+            is_known = imported is not None and imported.marks == delivery.marks
+            if is_known or (refused is not None and refused.by_content and refused.marks == delivery.marks):
                 continue
             try:
-                faults += await self._import(lies, delivery.plan, key, delivery.marks)
+                await self._import(lies, delivery.plan, key, delivery.marks)
             except BusUnavailable:
                 raise
-            except Exception as error:
-                log.exception("delivery_failed", source=source.name, files=delivery.plan.files[:SHOWN_FILES])
-                faults.append(told(error))
-        return faults[0] if faults else None
+            except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this delivery alone
+                self._note(key, _Refused(delivery.marks, (_reason(error),), by_content=False), error)
 
-    async def _import(self, lies: Place, plan: Plan, key: tuple[str, ...], marks: tuple[str, ...]) -> list[str]:
-        """Import one delivery; returns why it was refused."""
-        source = self._source
+    async def _import(self, lies: Place, plan: Plan, key: _Files, marks: tuple[str, ...]) -> None:
         beside = [sha for other, imported in self._imported.items() if other != key for sha in imported.files]
-        request = await sent(self._bus, lies, plan, source.name, parts=source.parts, beside=beside)
+        request = await sent(self._bus, lies, plan, self._source.name, parts=self._source.parts, beside=beside)
         answer = await self._imports.take(request)
         if isinstance(answer, Refused):
-            log.warning("refused", source=source.name, reason=answer.reason)
-            return [answer.reason]
-        for refusal in answer.refusals:
-            log.warning("refused", source=source.name, file=refusal.file, line=refusal.line, reason=refusal.reason)
-        if not answer.refusals:
+            self._note(key, _Refused(marks, (answer.reason,), by_content=False))
+        elif answer.refusals:
+            self._note(key, _Refused(marks, tuple(map(_in_words, answer.refusals)), by_content=True))
+        else:
+            self._refused.pop(key, None)
             self._imported[key] = _Imported(marks, tuple(file.sha256 for file in request.files))
-        return [f"{refusal.file}: {refusal.reason}" for refusal in answer.refusals]
+
+    def _note(self, key: _Files, refused: _Refused, error: Exception | None = None) -> None:
+        """Keep why a delivery was refused; it is logged when it is new."""
+        if self._refused.get(key) != refused:
+            self._refused_at = self._looked_at
+            log.warning(
+                "invoice_delivery_refused",
+                source=self._source.name,
+                files=key[:SHOWN_FILES],
+                faults=len(refused.reasons),
+                reasons=refused.reasons[:SHOWN_REASONS],
+                exc_info=_unexpected(error),
+            )
+        self._refused[key] = refused
+
+    def _note_unlisted(self, error: Exception) -> None:
+        """Keep why there is nothing to import; it is logged when it is new."""
+        reason = _reason(error)
+        if self._unlisted != reason:
+            self._refused_at = self._looked_at
+            name = self._source.name
+            log.warning("invoice_source_unreadable", source=name, reason=reason, exc_info=_unexpected(error))
+        self._unlisted = reason
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, Refusal) else told(error)
+
+
+def _unexpected(error: Exception | None) -> Exception | None:
+    """What its traceback tells something of."""
+    return None if isinstance(error, Refusal) else error
+
+
+def _in_words(refusal: RowFault) -> str:
+    at = f"{refusal.file}:{refusal.line}" if refusal.line else refusal.file
+    return f"{at}: {refusal.column}: {refusal.reason}" if refusal.column else f"{at}: {refusal.reason}"

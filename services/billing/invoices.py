@@ -1,18 +1,20 @@
 """Answers `billing.invoices` and `billing.payable`: what was imported, and how each invoice stands."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
+from msgspec.structs import replace
 
 from services.billing.adapters.invoice_book import InvoiceBook
 from services.billing.adapters.payable_book import PayableBook
+from services.billing.answering import ANSWER_BYTES
 from services.billing.core.money import units
 from services.billing.core.tie import standings
 from shared.database import AWAY, told
 from shared.errors import Refusal
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.invoices import Invoices, InvoicesQuery, PayableNote
+from shared.messages.invoices import Invoices, InvoicesQuery, PayableNote, SourceState
 from shared.messages.meter import Refused
 
 log = structlog.get_logger()
@@ -21,8 +23,16 @@ _MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 
 class InvoiceDesk:
-    def __init__(self, book: InvoiceBook, payables: PayableBook, *, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        book: InvoiceBook,
+        payables: PayableBook,
+        sources: Callable[[], Iterable[SourceState]],
+        *,
+        now: Callable[[], float],
+    ) -> None:
         self._book = book
+        self._sources = sources
         self._payables = payables
         self._now = now
 
@@ -51,7 +61,23 @@ class InvoiceDesk:
 
     async def _invoices(self) -> Invoices:
         billed, notes = await self._payables.invoices()
-        return Invoices(imported=await self._book.imported(), standings=standings(billed, notes))
+        whole = Invoices(
+            imported=await self._book.imported(), standings=standings(billed, notes), sources=tuple(self._sources())
+        )
+        return fitted(whole)
+
+
+def fitted(whole: Invoices) -> Invoices:
+    """As large as a message may be: without the oldest of the snapshots that no longer count, if there are so many."""
+    room = ANSWER_BYTES - len(encode(replace(whole, imported=())))
+    kept: list[int] = []
+    for place, one in sorted(enumerate(whole.imported), key=lambda placed: not placed[1].active):
+        room -= len(encode(one)) + 1
+        if room < 0:
+            break
+        kept.append(place)
+    imported = tuple(whole.imported[place] for place in sorted(kept))
+    return replace(whole, imported=imported, left_out=len(whole.imported) - len(kept))
 
 
 def _check(note: PayableNote) -> None:

@@ -100,10 +100,12 @@ class Office:
         self._imports = Imports(
             bus, invoice_book, chosen, self._metrics, work=room, instance=runtime.instance, now=runtime.now
         )
-        self._invoices = InvoiceDesk(invoice_book, PayableBook(engine), now=runtime.now)
-        self._fetches = [
+        self._fetches = fetches = [
             Fetches(bus, source, self._imports, self._metrics, now=runtime.now) for source in config.billing.source
         ]
+        self._invoices = InvoiceDesk(
+            invoice_book, PayableBook(engine), lambda: (one.state for one in fetches), now=runtime.now
+        )
         self._journal = Journal(bus, books, self._metrics)
         self._bills = None if bill is None else _bills(runtime, bill, Accruals(engine), self._metrics)
         shelf = Shelf(self._reports, Revisions(engine).newest_report, meter, Marks(engine), now=runtime.now)

@@ -140,11 +140,31 @@ class InvoiceStanding(msgspec.Struct, frozen=True, kw_only=True):
     """Of charges that name no invoice."""
 
 
+class SourceState(msgspec.Struct, frozen=True, kw_only=True):
+    """A configured source that billing fetches by itself. Unix seconds, since the leading process began; else None."""
+
+    name: str
+    url: str
+    looked_at: float | None
+    """The last look."""
+    good_at: float | None
+    """The last look after which everything there was imported."""
+    refused_at: float | None
+    """When a new reason came up."""
+    reasons: tuple[str, ...]
+    """What is not imported now, and why; the first few."""
+    deliveries: int
+    """Imported, and still there."""
+
+
 class Invoices(Message, frozen=True, kw_only=True, tag="invoices.v1"):
     """Answer on `billing.invoices`."""
 
     imported: tuple[Imported, ...]
     standings: tuple[InvoiceStanding, ...]
+    sources: tuple[SourceState, ...] = ()
+    left_out: int = 0
+    """Replaced snapshots, the oldest, for which `imported` had no room."""
 
 
 class PayableNote(Message, frozen=True, kw_only=True, tag="payable_note.v1"):

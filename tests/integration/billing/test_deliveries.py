@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import boto3
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from services.billing.adapters.places import Place, place
 from services.billing.deliveries import found, sent
@@ -19,12 +21,13 @@ from services.billing.fetches import Fetches
 from services.billing.metrics import Metrics
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus
-from shared.bus.subjects import BILLING_IMPORT
+from shared.bus.subjects import BILLING_IMPORT, BILLING_INVOICES
 from shared.config import InvoiceSource
 from shared.errors import Refusal
 from shared.messages.codec import decode, encode
-from shared.messages.invoices import ImportAnswer, ImportRequest
+from shared.messages.invoices import ImportAnswer, ImportRequest, Invoices, InvoicesQuery
 from shared.messages.invoices import Refusal as InvoiceRefusal
+from shared.messages.meter import Refused
 from shared.runtime.process import Runtime
 from tests.integration.billing.kit import CONFIG, Billing, billing, configured
 from tests.kit.moto_cloud import REGION, MotoCloud, moto_process
@@ -230,32 +233,64 @@ async def test_a_configured_source_is_fetched_by_the_leader(s3: Any, moto: MotoC
         assert runtime.registry.get_sample_value("spot_billing_delivered_at", {"source": "aws"}) == runtime.now()
 
 
-async def test_only_what_has_changed_is_taken_again(tmp_path: Path) -> None:
-    taken: list[ImportRequest] = []
+class ImportDesk:
+    """Takes what comes; refuses its content, or declines it, by word."""
 
-    class Desk:
-        refuses = False
+    def __init__(self) -> None:
+        self.taken: list[ImportRequest] = []
+        self.refuses = False
+        self.declines = False
 
-        async def take(self, request: ImportRequest) -> ImportAnswer:
-            taken.append(request)
-            fault = InvoiceRefusal(file="a.csv", line=2, column="BilledCost", reason="empty")
-            return ImportAnswer(sha256="0", refusals=(fault,) if self.refuses else ())
+    async def take(self, request: ImportRequest) -> ImportAnswer | Refused:
+        self.taken.append(request)
+        if self.declines:
+            return Refused(reason="the books' database does not answer")
+        faults = [InvoiceRefusal(file="a.csv", line=n, column="BilledCost", reason="empty") for n in range(2, 13)]
+        return ImportAnswer(sha256="0", refusals=tuple(faults) if self.refuses else ())
 
-    desk, registry = Desk(), CollectorRegistry()
-    source = InvoiceSource(name="aws", url=str(tmp_path))
-    clock = iter([10.0, 20.0, 30.0, 40.0])
+
+async def test_a_refused_delivery_is_named_once_and_tried_again_when_it_has_changed(tmp_path: Path) -> None:
+    desk, registry, clock = ImportDesk(), CollectorRegistry(), itertools.count(10.0, 10.0)
+    folder = tmp_path / "bills"
+    source = InvoiceSource(name="aws", url=str(folder))
     fetches = Fetches(MemoryBus(), source, desk, Metrics(registry), now=lambda: next(clock))  # type: ignore[arg-type]  # of it one method
+    with capture_logs() as logs:
+        assert "unreadable" in str(await fetches.look())
+        await fetches.look()
+        folder.mkdir()
+        (folder / "a.csv").write_bytes(b"one")
+        for _ in range(2):
+            assert await fetches.look() is None
+        assert len(desk.taken) == 1
+        desk.refuses = True
+        (folder / "a.csv").write_bytes(b"another")
+        for _ in range(2):
+            assert await fetches.look() == "a.csv:2: BilledCost: empty"
+    assert [request.files[0].sha256 for request in desk.taken[1:]] == [hashlib.sha256(b"another").hexdigest()]
+    assert [(one["event"], one.get("faults")) for one in logs] == [
+        ("invoice_source_unreadable", None),
+        ("invoice_delivery_refused", 11),
+    ]
+    state = fetches.state
+    assert (state.looked_at, state.good_at, state.refused_at, state.deliveries) == (60, 40, 50, 1)
+    assert state.reasons == tuple(f"a.csv:{line}: BilledCost: empty" for line in (2, 3, 4))
+    assert registry.get_sample_value("spot_billing_delivered_at", {"source": "aws"}) == 40
+    assert registry.get_sample_value("spot_billing_fetches_total", {"source": "aws", "outcome": "failed"}) == 4
+
+
+async def test_a_delivery_that_billing_could_not_take_is_tried_again_as_it_is(tmp_path: Path) -> None:
+    desk = ImportDesk()
+    source = InvoiceSource(name="aws", url=str(tmp_path))
+    fetches = Fetches(MemoryBus(), source, desk, Metrics(CollectorRegistry()), now=lambda: 1.0)  # type: ignore[arg-type]  # of it one method
     (tmp_path / "a.csv").write_bytes(b"one")
-    await fetches.look()
-    await fetches.look()
-    assert len(taken) == 1
-    (tmp_path / "a.csv").write_bytes(b"another")
-    desk.refuses = True
-    await fetches.look()
-    await fetches.look()
-    assert [request.files[0].sha256 for request in taken[1:]] == [hashlib.sha256(b"another").hexdigest()] * 2
-    assert registry.get_sample_value("spot_billing_delivered_at", {"source": "aws"}) == 20
-    assert registry.get_sample_value("spot_billing_fetches_total", {"source": "aws", "outcome": "failed"}) == 2
+    desk.declines = True
+    with capture_logs() as logs:
+        await fetches.look()
+        await fetches.look()
+    assert [one["event"] for one in logs] == ["invoice_delivery_refused"]
+    desk.declines = False
+    assert await fetches.look() is None
+    assert (len(desk.taken), fetches.state.reasons) == (3, ())
 
 
 async def test_a_source_that_fails_is_told(tmp_path: Path) -> None:
@@ -263,6 +298,10 @@ async def test_a_source_that_fails_is_told(tmp_path: Path) -> None:
     async with billing(tmp_path, config) as (books, runtime):
         await until(lambda: looks(runtime, "failed"), lambda n: n == 1)
         assert (await books.deliver(focus_csv({}))).snapshots  # all else goes on
+        answer = await books.bus.request(BILLING_INVOICES, encode(InvoicesQuery()), timeout=30)
+        (state,) = decode(answer, Invoices).sources
+        assert (state.name, state.looked_at, state.good_at) == ("aws", runtime.now(), None)
+        assert state.reasons == (f"{tmp_path}/nowhere: unreadable: No such file or directory",)
 
 
 async def looks(runtime: Runtime, outcome: str) -> float:
