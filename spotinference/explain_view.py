@@ -1,6 +1,5 @@
 """What a figure of a report is made of, as fields for other programs and as a table."""
 
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -17,7 +16,8 @@ from shared.printable import printable
 from spotinference.report_view import places_of, table, usd
 
 WIDE = 100
-"""A terminal of so many columns has room for service, tag and source."""
+"""A terminal of so many columns has room for service, tag and source in columns of their own."""
+WIDE_TEXTS = 4
 
 
 def chosen(report: Report, figure: str) -> Explanation:
@@ -46,20 +46,24 @@ def view(report: Report, one: Explanation, width: int) -> Group:
     heading = Text(f"{printable(one.figure)}: ${usd(one.amount)}", "bold")
     heading.append(f"\n{span_of(report)} UTC, {report.state or 'no figure'}{revision}\n", "not bold")
     places = places_of([one.amount, *(line.amount for line in one.lines)])
-    wide = width >= WIDE
-
-    def row(line: CostLine) -> Sequence[str]:
-        name = line_name(line)
-        if line.category not in (None, "Usage"):
-            name = f"{name} ({line.category})"
-        origin = f"{line.source or ''} {line.file or ''}".strip()
-        told = (line.service or "", line.tag or "", origin) if wide else (line.service or "",)
-        return name, *told, f"{line.charges:,}" if line.charges else "", usd(line.amount, places)
-
-    blank = ("", "", "") if wide else ("",)
-    rows = [row(line) for line in one.lines]
+    texts = WIDE_TEXTS if width >= WIDE else 1
+    rows = [
+        (*_texts(line, texts), f"{line.charges:,}" if line.charges else "", usd(line.amount, places))
+        for line in one.lines
+    ]
+    blank = [""] * (texts - 1)
     if one.more:
         rows.append((f"{one.more:,} more", *blank, "", usd(one.rest, places)))
-    headings = ("resource", "service", *(("tag", "source") if wide else ()), "charges", "USD")
+    headings = ("resource", "service", "tag", "source")[:texts]
     sums = [("sum", *blank, "", usd(one.amount, places))]
-    return Group(heading, table(headings, rows, sums, texts=len(blank) + 1))
+    return Group(heading, table((*headings, "charges", "USD"), rows, sums, texts=texts, folds=texts))
+
+
+def _texts(line: CostLine, columns: int) -> tuple[str, ...]:
+    """What the line is of, in so many columns: all, or one with everything."""
+    name = line_name(line)
+    if line.category not in (None, "Usage"):
+        name = f"{name} ({line.category})"
+    origin = " ".join(filter(None, (line.source, line.file)))
+    texts = (name, line.service or "", line.tag or "", origin)
+    return texts if columns == len(texts) else (", ".join(filter(None, texts)),)

@@ -50,15 +50,17 @@ def sparkline(values: Sequence[Decimal | None]) -> str:
     return "".join(GAP if value is None else LEVELS[round((value - low) / step)] for value in values)
 
 
-def table(headings: Row, rows: Iterable[Row], sums: Iterable[Row] = (), *, texts: int = 1, gap: int = 2) -> Table:
-    """Cells as plain text, the first `texts` columns to the left. The first one is broken where it is long; a figure is
-    not: where it finds no room it ends in `…`, so that nobody reads a part of it for the whole.
+def table(
+    headings: Row, rows: Iterable[Row], sums: Iterable[Row] = (), *, texts: int = 1, folds: int = 1, gap: int = 2
+) -> Table:
+    """Cells as plain text, the first `texts` columns to the left. The first `folds` are broken where they are long; a
+    figure is not: where it finds no room it ends in `…`, so that nobody reads a part of it for the whole.
     """
     made = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for number, heading in enumerate(headings):
         justify: JustifyMethod = "left" if number < texts else "right"
-        if number == 0:
-            made.add_column(Text(heading), overflow="fold")
+        if number < folds:
+            made.add_column(Text(heading), justify=justify, overflow="fold")
         else:
             made.add_column(Text(heading), justify=justify, no_wrap=True)
     for style, lines in (("", rows), ("bold", sums)):

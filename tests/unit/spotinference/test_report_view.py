@@ -10,7 +10,7 @@ from rich.console import Console
 
 from services.billing.core.period import make_period
 from services.billing.forms.words import Report
-from shared.messages.billing import Band, Bands
+from shared.messages.billing import Band, Bands, DayReport
 from spotinference import bands, explain_view, statement
 from spotinference.report_view import GAP, LEVELS, MOST_PARTS, sparkline, table, view
 from tests.unit.billing.forms.kit import (
@@ -18,6 +18,7 @@ from tests.unit.billing.forms.kit import (
     WEIGHTS,
     day_report,
     evil_day,
+    explained,
     period_report,
     unknown,
 )
@@ -114,14 +115,19 @@ def test_a_key_is_shown_by_its_name_and_its_id() -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_an_explanation_executes_nothing_and_fits(width: int) -> None:
-    report = evil_day()
+@pytest.mark.parametrize("report", [evil_day(), explained(day_report(), ("disk-1", "x" * 70))])
+def test_an_explanation_executes_nothing_and_cuts_nothing(report: DayReport, width: int) -> None:
     out = io.StringIO()
     console = Console(file=out, width=width, highlight=False, force_terminal=True, color_system=None)
     console.print(explain_view.view(report, report.explanations[0], width))
-    assert "\x1b[31m" not in out.getvalue()
-    assert "[bold]two[/bold]" in out.getvalue().replace("\n", "") or width < 100
-    assert max(map(len, out.getvalue().splitlines())) <= width
+    text = out.getvalue()
+    assert "\x1b[31m" not in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    one = report.explanations[0]
+    for amount in (one.amount, one.rest, *(line.amount for line in one.lines)):
+        assert f" {amount:,.4f}" in text
+    assert "disk-1" in text or report.keys[0].key_id != "k1"
 
 
 @pytest.mark.parametrize("report", [day_report(), period_report(3)])
