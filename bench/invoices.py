@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,8 @@ from bench.load import Wrong
 from bench.meter import postgres
 from services.billing.adapters.day_book import DayBook
 from services.billing.adapters.invoice_book import Delivery, InvoiceBook
-from services.billing.adapters.reader import Reading, Terms
+from services.billing.adapters.reader import Reading
+from services.billing.adapters.terms import Terms
 from services.billing.core.cells import literal
 from services.billing.core.days import day_window
 from services.billing.wiring import MIGRATIONS, VERSION_TABLE
@@ -66,13 +68,23 @@ def main() -> None:
             print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in told.items()))
 
 
+def _placed(file: Path, room: Path) -> Path:
+    """The file where the reading may read it."""
+    placed = room / file.name
+    shutil.copyfile(file, placed)
+    return placed
+
+
 async def imported(paths: list[Path], url: str) -> dict[str, float | int | str]:
     """Seconds and megabytes of one import, and what a day then says."""
-    files = [(DeliveredFile(name=p.name, sha256=hashlib.sha256(p.name.encode()).hexdigest()), p) for p in paths]
     terms = Terms(source="aws", mine=frozenset(f"i-{number:017}" for number in range(MACHINES)))
     async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         with tempfile.TemporaryDirectory(prefix="spot-bench-") as room:
             began = time.perf_counter()
+            files = [
+                (DeliveredFile(name=p.name, sha256=hashlib.sha256(p.name.encode()).hexdigest()), _placed(p, Path(room)))
+                for p in paths
+            ]
             reading = Reading(Path(room), terms)
             await asyncio.to_thread(reading.read, files)
             if reading.refusals:

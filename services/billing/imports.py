@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import structlog
 
 from services.billing.adapters.invoice_book import Delivery, InvoiceBook, Taken
-from services.billing.adapters.reader import Interrupted, Reading, Snapshot, Terms, sha256_of
+from services.billing.adapters.reader import Reading, Snapshot, sha256_of
+from services.billing.adapters.terms import Interrupted, Terms
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus import topology

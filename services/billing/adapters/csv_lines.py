@@ -4,68 +4,131 @@ What comes out has the wanted columns only, each record with the line on which i
 """
 
 import csv
-import gzip
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BufferedReader
+from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
+from services.billing.adapters.file_kinds import open_file, unpacked
+from services.billing.core.macros import BLANK
+from services.billing.core.wrong_files import HEADER_LINES, WrongFile
 from shared.messages.codec import Unreadable, decode_text
 
-MAX_BYTES = 64 * 1024**3
-"""Unpacked: a file that packs a thousandfold is an attack, and the disk has an end."""
 MAX_LINE = 4 * 1024**2
 LINES_A_LOOK = 20_000
-GZIP = b"\x1f\x8b"
-_BOM = b"\xef\xbb\xbf"
+_BOM = "\ufeff"
 
 
 @dataclass(frozen=True)
-class Faulty(Exception):
-    """The file is no such CSV; the line counts from 1, 0 is the whole file."""
+class Rewritten:
+    """How large a file came out."""
 
-    line: int
-    reason: str
-    column: str = ""
-
-
-def header(path: Path) -> tuple[int, list[str]]:
-    """The first record that is not empty, trimmed, and its line. `Faulty` where there is none."""
-    with _opened(path) as stream:
-        for line, cells in _records(stream):
-            return line, [cell.strip() for cell in cells]
-    raise Faulty(1, "empty: expected the columns' names in the first line")
+    bytes_read: int
+    """Of the file unpacked."""
+    longest: int
+    """The longest record that was written, in bytes."""
 
 
-def rewrite(path: Path, columns: Sequence[str], into: Path, stopped: Callable[[], bool]) -> None:
-    """The file's records, those of its `columns` alone, into a file of `line` and those; `Faulty` says why not.
+def first_records(path: Path) -> list[tuple[int, list[str]]]:
+    """The first records that are not empty, each with its line, their cells trimmed. `WrongFile` where there is none.
 
-    `stopped` is asked now and then, and ends it early.
+    They are read leniently: what they are is judged before how well they are written.
     """
-    with _opened(path) as stream, into.open("w", encoding="utf-8", newline="") as out:
-        records = _records(stream)
-        _, names = next(records)
-        places = [[name.strip() for name in names].index(column) for column in columns]
+    with open_file(path) as stream:
+        found = [
+            (line, cells)
+            for line, record in islice(_records(_Lines(stream), strict=False), HEADER_LINES)
+            if any(cells := [cell.strip(BLANK) for cell in record])
+        ]
+    if not found:
+        raise WrongFile(1, "an empty file: expected the columns' names in the first line, and a charge a line below")
+    return found
+
+
+def rewrite(
+    path: Path, line: int, places: Sequence[int], into: Path, *, max_bytes: int, stopped: Callable[[], bool]
+) -> Rewritten:
+    """The records below the header on `line`, their line and the cells at `places` alone; `WrongFile` says why not.
+
+    `max_bytes` bounds the file unpacked. `stopped` is asked now and then, and ends it early.
+    """
+    longest = width = 0
+    with open_file(path) as stream, into.open("w", encoding="utf-8", newline="") as out:
+        lines = _Lines(stream, max_bytes)
         writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        for number, (line, cells) in enumerate(records):
-            if len(cells) != len(names):
-                raise Faulty(line, f"{len(cells)} fields where the header has {len(names)}: fetch the file again")
-            writer.writerow([line, *(cells[place] for place in places)])
+        for number, (at, cells) in enumerate(_records(lines)):
+            if at <= line:
+                width = len(cells)
+                continue
+            if len(cells) != width:
+                raise _other_width(at, len(cells), width, ended=lines.ended)
+            written = writer.writerow([at, *(cells[place] for place in places)])
+            longest = max(longest, written)
             if number % LINES_A_LOOK == 0 and stopped():
-                return
+                break
+    return Rewritten(lines.bytes_read, longest * _MOST_BYTES)
 
 
-def _opened(path: Path) -> IO[bytes]:
-    with path.open("rb") as plain:
-        packed = plain.read(2) == GZIP
-    return cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb")
+_MOST_BYTES = 4
+"""Of a character in UTF-8."""
 
 
-def _records(stream: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
+def _other_width(line: int, cells: int, width: int, *, ended: bool) -> WrongFile:
+    if not ended and cells < width:
+        return WrongFile(
+            line, f"ends within this line ({cells} of {width} fields): a download that stopped early; {_AGAIN}"
+        )
+    return WrongFile(line, f"{cells} fields where the header has {width}: {_AGAIN}")
+
+
+_AGAIN = "fetch the file again"
+
+
+class _Lines:
+    """A stream's lines as text, whatever ends them: LF, CR LF or CR."""
+
+    def __init__(self, stream: IO[bytes], max_bytes: int | None = None) -> None:
+        self._stream = stream
+        self._max_bytes = max_bytes
+        self._line = 0
+        self.bytes_read = 0
+        self.ended = True
+        """Whether the last line was ended as a line is."""
+
+    def __iter__(self) -> Iterator[str]:
+        pending = b""
+        for chunk in unpacked(self._stream):
+            self.bytes_read += len(chunk)
+            if self._max_bytes is not None and self.bytes_read > self._max_bytes:
+                raise WrongFile(
+                    0,
+                    f"more than {self._max_bytes:,} bytes unpacked, which is all that the disk has for it: "
+                    "free space on the disk of the data directory, or import a billing period at a time",
+                )
+            lines = (pending + chunk).splitlines(keepends=True)
+            # The last one may go on in the next chunk, a CR with its LF.
+            pending = lines.pop()
+            yield from map(self._text, lines)
+            if len(pending) > MAX_LINE:
+                raise WrongFile(
+                    self._line + 1, f"a line of more than {MAX_LINE} bytes: export it as CSV with a charge a line"
+                )
+        if pending:
+            self.ended = pending.endswith((b"\n", b"\r"))
+            yield self._text(pending)
+
+    def _text(self, raw: bytes) -> str:
+        self._line += 1
+        try:
+            return decode_text(raw).lstrip(_BOM)
+        except Unreadable as error:
+            raise WrongFile(self._line, f"{error}: export it as UTF-8 CSV") from error
+
+
+def _records(lines: _Lines, *, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
     """Records that are not empty, each with the line on which it begins."""
-    reader = csv.reader(_lines(cast("BufferedReader", stream)), strict=True)
+    reader = csv.reader(lines, strict=strict)
     line = 1
     try:
         for cells in reader:
@@ -73,19 +136,4 @@ def _records(stream: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
                 yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
-        raise Faulty(line, f"not CSV ({error}): fetch the file again") from error
-    except (EOFError, OSError, zlib.error) as error:
-        raise Faulty(0, f"damaged gzip ({error}): fetch the file again") from error
-
-
-def _lines(stream: BufferedReader) -> Iterator[str]:
-    read = line = 0
-    while raw := stream.readline(MAX_LINE + 1):
-        line += 1
-        read += len(raw)
-        if len(raw) > MAX_LINE or read > MAX_BYTES:
-            raise Faulty(line, f"a line of more than {MAX_LINE} bytes, or a file of more than {MAX_BYTES}: split it")
-        try:
-            yield decode_text(raw.removeprefix(_BOM) if line == 1 else raw)
-        except Unreadable as error:
-            raise Faulty(line, f"{error}: export it as UTF-8 CSV") from error
+        raise WrongFile(line, f"not CSV ({error}): {_AGAIN}") from error

@@ -1,14 +1,15 @@
 """A cell of an invoice file as SQL: its value, and what is wrong with it, by the type that its column has in the file.
 
-Text is read strictly and kept to the last digit. Binary floating point is not exact anyway: it is taken by its
-shortest decimal text, to twelve decimals, halves away from zero.
+Text is read strictly and kept to the last digit. A binary number is read as its shortest decimal text. Amounts have
+twelve decimals: one with more is rounded half to even, or refused where its decimals decide.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from services.billing.core.macros import MAX_INTEGER_DIGITS, MAX_QUANTITY_PLACES
+from services.billing.core.macros import RESIDUE_PLACES
 from services.billing.core.money import PLACES
 
 Kind = Literal["text", "word", "category", "currency", "cost", "quantity", "moment", "day", "tags"]
@@ -73,9 +74,9 @@ def value(cell: Cell, held: str, column: str = "") -> str:
     x = _raw(cell, held, column)
     match cell.kind:
         case "cost":
-            return _cost(x, held)
+            return f"try_cast({x} AS DECIMAL(38, {PLACES}))" if _is_exact(held) else f"cost_of({x})"
         case "quantity":
-            return x if held == "VARCHAR" else f"CAST({x} AS VARCHAR)"
+            return f"CAST({x} AS VARCHAR)" if _is_exact(held) else f"quantity_of({x})"
         case "moment" | "day":
             return _moment(x, held, cell.kind)
         case "tags":
@@ -92,13 +93,22 @@ def united(cell: Cell, values: Sequence[str]) -> str:
     return f"CASE WHEN coalesce({', '.join(values)}) IS NOT NULL THEN CAST(json_merge_patch({known}) AS VARCHAR) END"
 
 
-def fault(cell: Cell, held: str, column: str = "") -> str:
-    """SQL for what is wrong with the cell in one column, in words; null where nothing is."""
+def residue(cell: Cell, held: str, column: str = "") -> str:
+    """SQL for what rounding takes away from a cost; null where it is kept as it is."""
+    kind = f"DECIMAL(38, {RESIDUE_PLACES})"
+    return f"CAST(NULL AS {kind})" if _is_exact(held) else f"residue_of({_raw(cell, held, column)})"
+
+
+def fault(cell: Cell, held: str, column: str = "", *, rounds: bool = True) -> str:
+    """SQL for what is wrong with the cell in one column, in words; null where nothing is.
+
+    Unless it `rounds`, a cost must not have more decimals than are kept.
+    """
     x = _raw(cell, held, column)
     found = []
     if held == "VARCHAR":
         found.append(f"WHEN contains({x}, chr(0)) THEN 'holds a NUL character: fetch the file again'")
-    found += _faults(cell, x, held)
+    found += _faults(cell, x, held, rounds=rounds)
     return f"CASE {' '.join(found)} END" if found else "NULL"
 
 
@@ -109,33 +119,30 @@ def empty(cell: Cell, types: Mapping[str, str]) -> str:
 
 
 def _raw(cell: Cell, held: str, column: str) -> str:
+    """SQL for the cell as it is read: a text, or a type that says the same without one."""
     x = name_of(column or cell.name)
-    decimal = held.startswith("DECIMAL")
+    number = held in INTEGERS | FLOATS or held.startswith("DECIMAL")
     fits = {
-        "text": held == "VARCHAR" or held in INTEGERS or decimal,
-        "word": held == "VARCHAR",
-        "currency": held == "VARCHAR",
-        "category": held in ("VARCHAR", _LIST),
-        "cost": held == "VARCHAR" or held in INTEGERS | FLOATS or decimal,
-        "quantity": held == "VARCHAR" or held in INTEGERS | FLOATS or decimal,
-        "moment": held == "VARCHAR" or held in TIMES,
-        "day": held == "VARCHAR" or held in TIMES,
-        "tags": held in ("VARCHAR", "JSON") or held.startswith(("MAP(", "STRUCT(")) or held.endswith("[]"),
+        "text": number and held not in FLOATS,
+        "word": False,
+        "currency": False,
+        "category": held == _LIST,
+        "cost": number,
+        "quantity": number,
+        "moment": held in TIMES,
+        "day": held in TIMES,
+        "tags": held == "JSON" or held.startswith(("MAP(", "STRUCT(")) or held.endswith("[]"),
     }[cell.kind]
-    if not fits:
+    if held != "VARCHAR" and not fits:
         raise Unsuitable(f"the column is of type {held[:40]}, which cannot hold a {cell.kind}: export it as text")
-    return f"CAST({x} AS VARCHAR)" if cell.kind == "text" and held != "VARCHAR" else x
+    as_text = cell.kind == "text" or (cell.kind in ("cost", "quantity") and not _is_exact(held))
+    return f"CAST({x} AS VARCHAR)" if as_text and held != "VARCHAR" else x
 
 
-def _cost(x: str, held: str) -> str:
-    if held == "VARCHAR":
-        return f"cost_of({x})"
-    # Of a DOUBLE by its text: a cast of the number itself would multiply it by 10¹² in binary first.
-    return f"try_cast(CAST({x} AS VARCHAR) AS DECIMAL(38, {PLACES}))" if held in FLOATS else _decimal(x)
-
-
-def _decimal(x: str) -> str:
-    return f"try_cast({x} AS DECIMAL(38, {PLACES}))"
+def _is_exact(held: str) -> bool:
+    """Whether every value of the type is an amount as it stands."""
+    places = re.fullmatch(r"DECIMAL\(\d+,\s*(\d+)\)", held)
+    return held in INTEGERS or (places is not None and int(places[1]) <= PLACES)
 
 
 def _moment(x: str, held: str, kind: Kind) -> str:
@@ -177,13 +184,14 @@ def _text(cell: Cell, x: str, held: str) -> str:
     return one if cell.kind == "word" else f"CASE WHEN left({x}, 1) = '[' THEN {first} ELSE {one} END"
 
 
-def _faults(cell: Cell, x: str, held: str) -> list[str]:
+def _faults(cell: Cell, x: str, held: str, *, rounds: bool) -> list[str]:
     text = held == "VARCHAR"
     if cell.kind == "word":
         return [f"WHEN NOT coalesce({_is_word(cell, x)}, true) THEN {_expected(cell)} || quoted({x})"]
     if cell.kind in ("cost", "quantity"):
-        places = PLACES if cell.kind == "cost" else MAX_QUANTITY_PLACES
-        return [f"ELSE number_fault({x}, {places})"] if text else _number_faults(cell, x, held)
+        number = f"CAST({x} AS VARCHAR)" if _is_exact(held) else x
+        places = PLACES if cell.kind == "cost" and not rounds else "NULL"
+        return [f"WHEN {x} IS NOT NULL THEN number_fault({number}, {places})"]
     if cell.kind in ("moment", "day"):
         return [f"ELSE {cell.kind}_fault({x})"] if text else _moment_faults(cell, x, held)
     if cell.kind == "tags":
@@ -197,19 +205,6 @@ def _moment_faults(cell: Cell, x: str, held: str) -> list[str]:
     found = [f"WHEN {bounds} THEN 'not between the years 1970 and 9999: ' || {told}"]
     if cell.kind == "day":
         found.append(f"WHEN {at} % 86400000 <> 0 THEN 'expected a UTC day, got ' || {told}")
-    return found
-
-
-def _number_faults(cell: Cell, x: str, held: str) -> list[str]:
-    told = f"CAST({x} AS VARCHAR)"
-    large = f"WHEN abs({x}) >= 1e{MAX_INTEGER_DIGITS} THEN {told} || ' has more than {MAX_INTEGER_DIGITS} digits"
-    found = [f"{large} before the point: correct it'"] if held not in FLOATS else []
-    if held in FLOATS:
-        found.append(f"WHEN NOT isfinite({x}) THEN 'expected a number, got ' || {told}")
-        found.append(f"{large} before the point: correct it'")
-    elif cell.kind == "cost":
-        inexact = f"{_decimal(x)} <> {x}"
-        found.append(f"WHEN {inexact} THEN {told} || ' has more than {PLACES} decimals: have it rounded'")
     return found
 
 

@@ -76,6 +76,7 @@ CUR = Form(
         Cell(name="line_item_usage_amount", kind="quantity"),
         Cell(name="resource_tags", also=("tags",), kind="tags"),
     ),
+    billed=("line_item_net_unblended_cost", "line_item_unblended_cost"),
     split="split_line_item_parent_resource_id",
     fields={
         "issuer": "bill_invoicing_entity",

@@ -128,6 +128,7 @@ FOCUS = Form(
         Cell(name="ConsumedUnit", also=("UsageUnit",)),
         Cell(name="AllocatedMethodId"),
     ),
+    billed=("BilledCost",),
     split="AllocatedMethodId",
     fields={
         "issuer": '"InvoiceIssuerName"',
@@ -170,8 +171,7 @@ def simple(source: str, names: Sequence[str]) -> Form:
     beside = ("parent", "ServiceCategory", "InvoiceId")
     named = {name.casefold() for name in ("date", "resource", "cost", "currency", "ChargeCategory", *beside)}
     tags = [name for name in dict.fromkeys(names) if name and name.isprintable() and name.casefold() not in named]
-    one = name_of("\tone")  # no tag's name
-    told = ", ".join(f"{{'k': {literal(name)}, 'v': {name_of(name)}}}" for name in tags)
+    told = ", ".join(f"to_json({literal(name)}) || ':' || to_json({name_of(name)})" for name in tags)
     return Form(
         name="date,resource,cost,currency",
         cells=(
@@ -196,12 +196,10 @@ def simple(source: str, names: Sequence[str]) -> Form:
             "service_category": "coalesce(\"ServiceCategory\", CASE WHEN resource IS NOT NULL THEN 'Compute' END)",
             "resource_id": '"resource"',
             "parent_id": '"parent"',
-            "tags": f"CAST(to_json(nullif(map_from_entries(list_filter([{told}], lambda {one}: {one}.v IS NOT NULL)), "
-            "MAP {})) AS VARCHAR)"
-            if tags
-            else "CAST(NULL AS VARCHAR)",
+            "tags": f"'{{' || nullif(concat_ws(',', {told}), '') || '}}'" if tags else "CAST(NULL AS VARCHAR)",
             "invoice_id": '"InvoiceId"',
             "billed": '"cost"',
         },
+        billed=("cost",),
         places={"charge_end": "date", "period_end": "date", "currency": "currency"},
     )

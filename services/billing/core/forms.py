@@ -4,7 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.billing.core import days
-from services.billing.core.cells import Cell, Unsuitable, cleaned, empty, fault, literal, name_of, united, value
+from services.billing.core.cells import (
+    Cell,
+    Unsuitable,
+    cleaned,
+    empty,
+    fault,
+    literal,
+    name_of,
+    residue,
+    united,
+    value,
+)
+from services.billing.core.macros import RESIDUE_PLACES
 
 MAX_CHARGE_PERIOD = 3700 * days.DAY
 """Ten years: no provider sells longer, and each day of a row is one part of it."""
@@ -31,8 +43,10 @@ FIELDS: Mapping[str, str] = {
     "effective": "DECIMAL(38, 12)",
     "list_cost": "DECIMAL(38, 12)",
     "split_of": "VARCHAR",
+    "residue": f"DECIMAL(38, {RESIDUE_PLACES})",
 }
-"""A charge as it is delivered. `split_of`: the resource whose charge it repeats in parts; null for most."""
+"""A charge as it is delivered. `split_of`: the resource whose charge it repeats in parts; null for most.
+`residue`: what was delivered less `billed`; null where it was not rounded."""
 
 AMOUNTS = ("billed", "effective", "list_cost")
 KEY = ("issuer", "account", "period_start", "period_end")
@@ -60,6 +74,8 @@ class Form:
     name: str
     cells: tuple[Cell, ...]
     fields: Mapping[str, str]
+    billed: tuple[str, ...]
+    """The cells that are the billed cost, the first one that is not null: their decimals decide."""
     places: Mapping[str, str] = field(default_factory=dict)
     """Field to the cell that a refusal names, for the fields that are checked against one another."""
     split: str = ""
@@ -69,6 +85,11 @@ class Form:
         """Which of a file's columns are read, as the file names them."""
         wanted = {column.casefold() for cell in self.cells for column in cell.columns}
         return tuple(name for name in names if name.casefold() in wanted)
+
+    def share(self, names: Sequence[str]) -> float:
+        """How much of what it needs these columns are: 1 is all of it."""
+        wanted = [cell for cell in self.cells if cell.mandatory]
+        return sum(bool(_small(names) & _small(cell.columns)) for cell in wanted) / len(wanted)
 
     def missing(self, names: Sequence[str]) -> tuple[str, ...]:
         """The columns that a file with these has to have besides."""
@@ -84,7 +105,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Query:
-    """One file's SQL. `unsuitable` columns have a type that cannot be read: then there is no SQL."""
+    """One file's SQL. `unsuitable` columns have a type that cannot be read: to the SQL they are not there."""
 
     charges: str = ""
     """`line` and all of `FIELDS`."""
@@ -98,38 +119,41 @@ class Query:
 
 def best(forms: Sequence[Form], names: Sequence[str]) -> Form:
     """The form that most of a file's columns speak for; the first one where none does."""
-
-    def share(form: Form) -> float:
-        wanted = [cell for cell in form.cells if cell.mandatory]
-        return sum(bool(_small(names) & _small(cell.columns)) for cell in wanted) / len(wanted)
-
-    return max(forms, key=share)
+    return max(forms, key=lambda form: form.share(names))
 
 
-def query(form: Form, relation: str, types: Mapping[str, str], rates: Sequence[Rate], limit: int) -> Query:
-    """SQL that reads `relation`, whose columns are `LINE` and those of `types` (name to DuckDB's type)."""
+def query(
+    form: Form, relation: str, types: Mapping[str, str], rates: Sequence[Rate], limit: int, *, rounds: bool = False
+) -> Query:
+    """SQL that reads `relation`, whose columns are `LINE` and those of `types` (name to DuckDB's type).
+
+    `rounds`: a billed cost that has too many decimals is rounded, not refused.
+    """
     read = {name: types[name] for name in form.columns(list(types))}
     told = {name.casefold(): (name, held) for name, held in read.items()}
     values: list[str] = []
     faults: list[tuple[str, str]] = []
     unsuitable: dict[str, str] = {}
+    residues: dict[str, str] = {}
     for cell in form.cells:
         said: dict[str, str] = {}
         for column, held in (told[small] for small in map(str.casefold, cell.columns) if small in told):
             try:
-                faults.append((column, fault(cell, held, column)))
+                faults.append((column, fault(cell, held, column, rounds=rounds or cell.name not in form.billed)))
                 said[column] = value(cell, held, column)
+                if rounds and cell.name in form.billed:
+                    residues[cell.name] = residue(cell, held, column)
             except Unsuitable as error:
                 unsuitable[column] = str(error)
         nothing = f"CAST(NULL AS {_NULLS.get(cell.kind, 'VARCHAR')})"
         values.append(f"{united(cell, list(said.values()) or [nothing])} AS {name_of(cell.name)}")
         if said and not cell.nullable:
             faults.append((next(iter(said)), empty(cell, {column: types[column] for column in said})))
-    if unsuitable:
-        return Query(unsuitable=unsuitable)
     columns = [f"{cleaned(name, held)} AS {name_of(name)}" for name, held in read.items()]
     relation = f"(SELECT {', '.join([name_of(LINE), *columns])} FROM {relation})"  # once, not in every expression
-    fields = [f"{form.fields.get(name, f'CAST(NULL AS {kind})')} AS {name}" for name, kind in FIELDS.items()]
+    values += [f"{sql} AS {_residue_of(name)}" for name, sql in residues.items()]
+    made = {**form.fields, "residue": _residue(form, residues)}
+    fields = [f"{made.get(name, f'CAST(NULL AS {kind})')} AS {name}" for name, kind in FIELDS.items()]
     line = name_of(LINE)
     charges = f"SELECT {line} AS line, {', '.join(fields)} FROM (SELECT {line}, {', '.join(values)} FROM {relation})"
     marks = {name_of(f"\t{number}"): sql for number, (_, sql) in enumerate(faults)}
@@ -142,7 +166,17 @@ def query(form: Form, relation: str, types: Mapping[str, str], rates: Sequence[R
     some = f"({marked}) WHERE coalesce({reasons}) IS NOT NULL"
     wrong = f"SELECT {line}, [{reasons}] FROM {some} ORDER BY {line} LIMIT {limit}"
     named = tuple(column for column, _ in (*faults, *checks))
-    return Query(charges, wrong, named, form.split.casefold() in told)
+    return Query(charges, wrong, named, form.split.casefold() in told, unsuitable)
+
+
+def _residue(form: Form, residues: Mapping[str, str]) -> str:
+    """SQL over the cells: the residue of the one that is billed."""
+    cases = [f"WHEN {name_of(name)} IS NOT NULL THEN {_residue_of(name)}" for name in form.billed if name in residues]
+    return f"CASE {' '.join(cases)} END" if cases else f"CAST(NULL AS {FIELDS['residue']})"
+
+
+def _residue_of(name: str) -> str:
+    return name_of(f"\tresidue of {name}")
 
 
 def per_usd(rates: Sequence[Rate]) -> str:
@@ -162,13 +196,14 @@ def grouped(charges: str, rates: Sequence[Rate]) -> str:
     """
     exact = "CASE WHEN is_mine OR NOT in_a_day THEN line END"
     group = [
-        *(name for name in FIELDS if name not in {*AMOUNTS, "charge_start", "charge_end", "split_of"}),
+        *(name for name in FIELDS if name not in {*AMOUNTS, "residue", "charge_start", "charge_end", "split_of"}),
         *("charge_start", "charge_end", "per_usd", "alone"),
     ]
     return f"""
         SELECT * EXCLUDE (alone, no_effective, no_list_cost) FROM (
             SELECT {", ".join(group)}, effective IS NULL AS no_effective, list_cost IS NULL AS no_list_cost,
-                sum(billed) AS billed, sum(effective) AS effective, sum(list_cost) AS list_cost, count(*) AS rows
+                sum(billed) AS billed, sum(effective) AS effective, sum(list_cost) AS list_cost,
+                sum(residue) AS residue, count(*) AS rows
             FROM (SELECT * REPLACE (
                     CASE WHEN alone IS NULL THEN day_start(charge_start) ELSE charge_start END AS charge_start,
                     CASE WHEN alone IS NULL THEN day_start(charge_start) + {days.DAY} ELSE charge_end END AS charge_end,

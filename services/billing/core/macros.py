@@ -6,10 +6,22 @@ from services.billing.core.money import PLACES
 
 MAX_INTEGER_DIGITS = 15
 MAX_QUANTITY_PLACES = 30
+RESIDUE_PLACES = 37
+"""Of what rounding takes away: more than the text of a binary number of any usual size has."""
+
+BLANK = "".join(
+    chr(code)
+    for first, last in (
+        *((0x01, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x061C, 0x061C), (0x1680, 0x1680), (0x180E, 0x180E)),
+        *((0x2000, 0x200F), (0x2028, 0x202F), (0x205F, 0x206F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)),
+    )
+    for code in range(first, last + 1)
+)
+"""White space, control characters, invisible ones and the byte order mark: what is cut from the ends of a text."""
 
 _MACROS = r"""
--- What invoice files write where there is nothing is null.
-known(x) AS nullif(nullif(trim(x, E' \t\r\n\f\x0b'), ''), 'NULL');
+-- A text as it was delivered but for what nobody sees at its ends; what files write where there is nothing is null.
+known(x) AS nullif(nullif(trim(x, E':blank'), ''), 'NULL');
 quoted(x) AS chr(39) || left(x, 100) || chr(39);
 
 -- A number's text in parts: -12.50e-3 has the digits 1250, five decimals, and needs four of them.
@@ -22,13 +34,30 @@ is_zero(x) AS rtrim(digits(x), '0') = '';
 needed_decimals(x) AS decimals(x) - (length(digits(x)) - length(rtrim(digits(x), '0')));
 integer_digits(x) AS length(ltrim(digits(x), '0')) - decimals(x);
 
--- The same without its exponent: a cast reads one, but not to the last digit.
+-- The same without its exponent and zeros at its end: -0.0125 of -12.50e-3. A lambda makes DuckDB work a part out once.
 padded(d, places) AS lpad(d, CAST(greatest(length(d), places + 1) AS INTEGER), '0');
-shifted(d, places) AS CASE WHEN places <= 0 THEN d || repeat('0', -places)
+shifted(d, places) AS CASE WHEN d = '' THEN '0' WHEN places <= 0 THEN d || repeat('0', -places)
     ELSE left(padded(d, places), -places) || '.' || right(padded(d, places), places) END;
-plain(x) AS CASE WHEN left(x, 1) = '-' THEN '-' ELSE '' END || shifted(rtrim(digits(x), '0'), needed_decimals(x));
-cost_of(x) AS CASE WHEN length(x) <= 30 AND exponent(x) = 0 THEN try_cast(x AS DECIMAL(38, :places))
-    WHEN is_zero(x) THEN 0 ELSE try_cast(plain(x) AS DECIMAL(38, :places)) END;
+shortened(d, places) AS shifted(rtrim(d, '0'), places - (length(d) - length(rtrim(d, '0'))));
+minus(x) AS CASE WHEN left(x, 1) = '-' THEN '-' ELSE '' END;
+plain(x) AS minus(x) || list_transform([{'d': digits(x), 'n': decimals(x)}], lambda p: shortened(p.d, p.n))[1];
+
+-- Such a text p, rounded to :places decimals: half to even.
+behind(p) AS split_part(p, '.', 2);
+cut(p, places) AS split_part(p, '.', 1) || '.' || left(behind(p), places);
+rest(p) AS substr(behind(p), :places + 1);
+raised(p) AS CASE WHEN rest(p) > '5' OR (rest(p) = '5' AND substr(behind(p), :places, 1) IN ('1', '3', '5', '7', '9'))
+    THEN CAST(minus(p) || '0.' || lpad('1', :places, '0') AS DECIMAL(:places, :places)) ELSE 0 END;
+rounded(p) AS try_cast(cut(p, :places) AS DECIMAL(38, :places)) + raised(p);
+lost(p) AS try_cast(minus(p) || '0.' || repeat('0', :places) || left(rest(p), :residue - :places)
+    AS DECIMAL(38, :residue)) - raised(p);
+cost_of(x) AS CASE WHEN regexp_full_match(x, '-?\d{0,:digits}(\.\d{0,:places})?')
+    THEN try_cast(x AS DECIMAL(38, :places))
+    ELSE list_transform([plain(x)], lambda p: rounded(p))[1] END;
+residue_of(x) AS CASE WHEN NOT regexp_full_match(x, '-?\d*(\.\d{0,:places})?')
+    THEN list_transform([plain(x)], lambda p: CASE WHEN rest(p) <> '' THEN lost(p) END)[1] END;
+quantity_of(x) AS CASE WHEN regexp_full_match(x, '-?\d*(\.\d{0,:quantity})?') THEN x
+    ELSE list_transform([plain(x)], lambda p: cut(p, :quantity))[1] END;
 number_fault(x, places) AS CASE
     WHEN NOT is_number(x)
         THEN 'expected a number such as "12.5" or "35.2E-7", without signs of thousands, got ' || quoted(x)
@@ -36,7 +65,8 @@ number_fault(x, places) AS CASE
     WHEN integer_digits(x) > :digits
         THEN left(x, 100) || ' has more than :digits digits before the point: correct it'
     WHEN needed_decimals(x) > places
-        THEN left(x, 100) || ' has more than ' || places || ' decimals: it cannot be kept exactly; have it rounded' END;
+        THEN left(x, 100) || ' has more than ' || places || ' decimals and cannot be kept exactly: '
+            || 'have it rounded (--round, or `round = true` of its [[billing.source]])' END;
 
 -- Times are UTC, as milliseconds since 1970; what is finer is cut off. A day alone is its midnight.
 moment_text(x) AS CASE WHEN regexp_full_match(x, '\d{4}-\d\d-\d\d'
@@ -83,6 +113,12 @@ tags_fault(x) AS CASE
     ELSE 'expected one flat JSON object, or an array of flat objects with "key" and "value", got ' || quoted(x) END;
 """
 
-_TOLD = _MACROS.replace(":places", str(PLACES)).replace(":digits", str(MAX_INTEGER_DIGITS))
+_TOLD = (
+    _MACROS.replace(":places", str(PLACES))
+    .replace(":digits", str(MAX_INTEGER_DIGITS))
+    .replace(":residue", str(RESIDUE_PLACES))
+    .replace(":quantity", str(MAX_QUANTITY_PLACES))
+    .replace(":blank", BLANK.replace("\n", "\\n").replace("\r", "\\r"))
+)
 SCRIPT = re.sub(r"^(?=\w)", "CREATE MACRO ", _TOLD, flags=re.MULTILINE)
 """Creates all of them."""

@@ -14,7 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from services.billing.adapters.day_book import DayBook
 from services.billing.adapters.invoice_book import Delivery, InvoiceBook
-from services.billing.adapters.reader import Reading, Snapshot, Terms
+from services.billing.adapters.reader import Reading, Snapshot
+from services.billing.adapters.terms import Terms
 from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects, topology

@@ -8,7 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from services.billing.adapters.reader import ROW, Reading, Snapshot, Terms
+from services.billing.adapters.reader import ROW, Reading, Snapshot
+from services.billing.adapters.terms import Terms
 from services.billing.core.focus import CostRow, SnapshotKey
 from services.billing.core.forms import AMOUNTS
 from shared.messages.invoices import DeliveredFile, Refusal
@@ -31,8 +32,7 @@ class Found:
 def read(*files: bytes | Path, name: str = "bill.csv", terms: Terms = TERMS, parts: bool = False) -> Found:
     """One delivery; files after the first one are named by their number. `parts` as of `Reading.read`."""
     with tempfile.TemporaryDirectory() as directory:
-        work = Path(directory) / "work"
-        work.mkdir()
+        work = Path(directory)
         paths = [_placed(file, Path(directory) / f"{number}") for number, file in enumerate(files)]
         hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
         named = [DeliveredFile(name=name if not n else str(n), sha256=sha) for n, sha in enumerate(hashes)]
@@ -50,9 +50,7 @@ def read(*files: bytes | Path, name: str = "bill.csv", terms: Terms = TERMS, par
 
 
 def _placed(file: bytes | Path, at: Path) -> Path:
-    if isinstance(file, Path):
-        return file
-    at.write_bytes(file)
+    at.write_bytes(file.read_bytes() if isinstance(file, Path) else file)
     return at
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal
 from typing import Any
 
 import duckdb
@@ -12,11 +12,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.billing.core.cells import Cell, Kind, cleaned, fault, value
-from services.billing.core.macros import MAX_INTEGER_DIGITS, SCRIPT
+from services.billing.core.cells import Cell, Kind, cleaned, fault, residue, value
+from services.billing.core.macros import MAX_INTEGER_DIGITS, RESIDUE_PLACES, SCRIPT
 from services.billing.core.money import PLACES
 
 UNIT = Decimal("1e-12")
+EXACT = Context(prec=9999)
 NUMBERS = st.from_regex(r"-?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,3})?", fullmatch=True)
 EDGES = (
     "-0",
@@ -50,7 +51,8 @@ def all_judged(
     texts = [None if cell is None else str(cell) for cell in cells]
     rows = f"(SELECT CAST(unnest($1::VARCHAR[]) AS {held}) AS x, generate_subscripts($1, 1) AS n)"
     rows = f"(SELECT {cleaned('x', held)} AS x, n FROM {rows})"
-    return db.execute(f"SELECT {value(form, held)}, {fault(form, held)} FROM {rows} ORDER BY n", [texts]).fetchall()
+    wrong = fault(form, held, rounds=False)
+    return db.execute(f"SELECT {value(form, held)}, {wrong} FROM {rows} ORDER BY n", [texts]).fetchall()
 
 
 def judged(db: duckdb.DuckDBPyConnection, kind: Kind, cell: Any, held: str = "VARCHAR") -> tuple[Any, str | None]:
@@ -78,12 +80,37 @@ def test_a_cost_is_exact_or_refused(db: duckdb.DuckDBPyConnection, texts: list[s
             assert (amount, wrong) == (exact, None)
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.lists(NUMBERS, min_size=1, max_size=50))
+@example(["0.0000000000005", "-0.0000000000015", "0.1000000000000000055511151231257827", "2.5e-12", "1e-40", *EDGES])
+def test_a_cost_with_more_decimals_is_rounded_half_to_even_and_the_rest_is_kept(
+    db: duckdb.DuckDBPyConnection, texts: list[str]
+) -> None:
+    texts = [text for text in texts if Decimal(text).adjusted() < MAX_INTEGER_DIGITS] or ["0"]
+    cell = Cell(name="x", kind="cost")
+    found = db.execute(
+        f"SELECT x, {value(cell, 'VARCHAR')}, {residue(cell, 'VARCHAR')}, {fault(cell, 'VARCHAR')} "
+        "FROM (SELECT unnest(?::VARCHAR[]) AS x)",
+        [texts],
+    ).fetchall()
+    for text, amount, lost, wrong in found:
+        exact = Decimal(text)
+        rounded = exact.quantize(UNIT, ROUND_HALF_EVEN, EXACT)
+        told = EXACT.subtract(exact, rounded).quantize(Decimal(1).scaleb(-RESIDUE_PLACES), ROUND_DOWN, EXACT)
+        assert (amount, wrong) == (rounded, None)
+        assert lost == (told if exact != rounded else None)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(min_value=-1e14, max_value=1e14), min_size=1, max_size=100))
 @example([0.1, 1234567.123456789, 5e-13, 1e-7, 69181183.2674946, -2.5e-13])
-def test_a_binary_number_is_its_shortest_decimal_text(db: duckdb.DuckDBPyConnection, numbers: list[float]) -> None:
+def test_a_binary_number_is_judged_by_its_shortest_decimal_text(
+    db: duckdb.DuckDBPyConnection, numbers: list[float]
+) -> None:
     for number, (amount, wrong) in zip(numbers, all_judged(db, "cost", numbers, "DOUBLE"), strict=True):
-        assert (amount, wrong) == (Decimal(repr(number)).quantize(UNIT, ROUND_HALF_UP), None)
+        exact = Decimal(repr(number))
+        assert amount == exact.quantize(UNIT, ROUND_HALF_EVEN)
+        assert (wrong is None) == (amount == exact)
 
 
 @pytest.mark.parametrize(("number", "reason"), [(float("nan"), "number"), (float("inf"), "number"), (1e15, "digits")])

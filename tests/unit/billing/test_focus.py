@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from services.billing.adapters.reader import MAX_REFUSALS, Terms
+from services.billing.adapters.terms import MAX_REFUSALS, Terms
 from services.billing.core.days import moment
 from tests.unit.billing.kit import ROW, focus_csv
 from tests.unit.billing.reading import read
@@ -79,7 +79,6 @@ def test_an_empty_issuer_is_the_provider() -> None:
         ("BilledCost", "0.0000000000001", "more than 12 decimals"),
         ("BilledCost", "1e-999", "more than 12 decimals"),
         ("BilledCost", "1e999", "digits before the point"),
-        ("ListCost", "1e-13", "more than 12 decimals"),
         ("ConsumedQuantity", "nan", "expected a number"),
         ("ChargeCategory", "Usages", "expected one of"),
         ("ChargePeriodStart", "03.05.2026", "expected a UTC time"),
@@ -141,7 +140,7 @@ def test_lines_are_counted_in_the_file_not_in_rows() -> None:
         (focus_csv(), 0, "no rows"),
         (focus_csv({}) + b'1.00,"open', 3, "not CSV"),
         (focus_csv({}) + b"\xff\xfe", 3, "not UTF-8"),
-        (gzip.compress(focus_csv({}) * 50)[:-20], 0, "damaged gzip"),
+        (gzip.compress(focus_csv({}) * 50)[:-20], 0, "stopped early"),
         (b"\x1f\x8bnonsense", 0, "damaged gzip"),
         (gzip.compress(focus_csv({}))[:-8] + b"\x00" * 8, 0, "damaged gzip"),
     ],

@@ -8,7 +8,8 @@ import duckdb
 import pytest
 
 from services.billing.adapters.csv_lines import LINES_A_LOOK
-from services.billing.adapters.reader import Interrupted, Reading, Terms
+from services.billing.adapters.reader import Reading
+from services.billing.adapters.terms import Interrupted, Terms
 from services.billing.core.days import moment
 from shared.messages.invoices import DeliveredFile
 from tests.unit.billing.kit import focus_csv
@@ -23,7 +24,7 @@ def simple(*lines: str, header: str = "date,resource,cost,currency") -> bytes:
 
 
 def test_two_files_are_one_delivery_and_equal_lines_of_them_stay_two_charges() -> None:
-    found = read(focus_csv({}), focus_csv({}, {"BilledCost": "2"}), terms=TERMS)
+    found = read(focus_csv({}), focus_csv({}, {"BilledCost": "2"}), terms=TERMS, parts=True)
     assert sorted(row.billed for row in found.rows) == [1, 1, 2]
     (snapshot,) = found.snapshots
     assert (snapshot.rows, snapshot.billed, len(snapshot.files)) == (3, Decimal(4), 2)
@@ -33,7 +34,7 @@ def test_a_snapshot_names_the_files_that_it_comes_from_and_no_others() -> None:
     may, june = focus_csv({}), focus_csv(JUNE)
     first, second = read(may, june, terms=TERMS).snapshots
     assert [s.sha256 for s in (first, second)] == [hashlib.sha256(data).hexdigest() for data in (may, june)]
-    both = read(may, june, focus_csv({}, JUNE), terms=TERMS).snapshots
+    both = read(may, june, focus_csv({}, JUNE), terms=TERMS, parts=True).snapshots
     assert [len(snapshot.files) for snapshot in both] == [2, 2]
 
 
@@ -150,8 +151,7 @@ def test_case_30_allocated_parts_of_a_charge_are_left_out_beside_it() -> None:
 
 def test_a_reading_can_be_ended_and_then_has_nothing(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_bytes(focus_csv(*[{}] * (LINES_A_LOOK + 1)))
-    (tmp_path / "work").mkdir()
-    reading = Reading(tmp_path / "work", TERMS)
+    reading = Reading(tmp_path, TERMS)
     reading.interrupt()
     with pytest.raises(Interrupted):
         reading.read([(DeliveredFile(name="f.csv", sha256="0"), tmp_path / "f.csv")])

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.adapters.reader import Reading, Terms
+from services.billing.adapters.reader import Reading
+from services.billing.adapters.terms import Terms
 from shared.messages.invoices import DeliveredFile
 from spotinference.demo.invoice import COLUMNS, DemoFacts, DemoInvoice, demo_invoice
 

@@ -1,0 +1,53 @@
+"""The DuckDB that one delivery is read with: in a directory of its own, bounded, and closed to all else on the host."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import duckdb
+
+from services.billing.core.cells import literal
+from services.billing.core.macros import SCRIPT
+
+MEMORY = "1GB"
+FREE_PARTS = 4
+"""One part of the free disk is for the files unpacked, one for what does not fit in memory; the charges need no more
+than the files do, and the rest stays free for the books and the bus beside them."""
+TOO_LARGE = (
+    "more than the memory and a quarter of the free disk hold: free space on the disk of the data directory, or "
+    "import a billing period at a time"
+)
+
+
+def disk_part(directory: Path) -> int:
+    """How many bytes one use of the disk may take."""
+    return shutil.disk_usage(directory).free // FREE_PARTS
+
+
+def connect(directory: Path, mine: Iterable[str]) -> duckdb.DuckDBPyConnection:
+    """A database that reads and writes files in `directory` alone, whatever SQL it is given. `mine` becomes a table."""
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": MEMORY,
+        "temp_directory": str(directory / "spill"),
+        "max_temp_directory_size": f"{disk_part(directory)}B",
+        "threads": max(2, min(8, os.cpu_count() or 1)),
+        "preserve_insertion_order": False,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    database = duckdb.connect(str(directory / "charges.duckdb"), config=settings)
+    database.execute("SET TimeZone = 'UTC'")
+    database.execute(f"SET allowed_directories = [{literal(str(directory))}]")
+    database.execute("SET enable_external_access = false")
+    database.execute("SET lock_configuration = true")
+    database.execute(SCRIPT)
+    database.execute("CREATE TABLE mine (resource VARCHAR)")
+    if rows := [[resource] for resource in sorted(mine)]:
+        database.executemany("INSERT INTO mine VALUES (?)", rows)
+    return database
+
+
+def is_too_large(error: BaseException) -> bool:
+    """Whether the delivery needs more memory or disk than it may have."""
+    return isinstance(error, duckdb.OutOfMemoryException) or "No space left on device" in str(error)

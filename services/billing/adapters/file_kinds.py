@@ -1,0 +1,73 @@
+"""Opens invoice files, and tells what a file is before anything of it is read."""
+
+import gzip
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Literal, cast
+
+from services.billing.core.wrong_files import HEAD_BYTES, WrongFile, known_format, zip_content
+
+GZIP = b"\x1f\x8b"
+PARQUET = b"PAR1"
+ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+_ENCRYPTED = 1
+_SMALLEST_PARQUET = 12
+CHUNK = 256 * 1024
+
+
+def kind_of(path: Path) -> Literal["csv", "parquet"]:
+    """What to read the file as. `WrongFile` says what it is instead."""
+    with path.open("rb") as plain:
+        head = plain.read(HEAD_BYTES)
+    if head.startswith(ZIP):
+        raise WrongFile(0, _in_zip(path))
+    if head.startswith(PARQUET):
+        _check_end(path)
+        return "parquet"
+    if head.startswith(GZIP):
+        with open_file(path) as stream:
+            head = next(unpacked(stream), b"")[:HEAD_BYTES]
+        if head.startswith((*ZIP, PARQUET, GZIP)):
+            raise WrongFile(0, "a Parquet file or an archive within gzip: unpack it, and import what is in it")
+    if (reason := known_format(head)) is not None:
+        raise WrongFile(0, reason)
+    return "csv"
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """The file, unpacked if it is gzip."""
+    with path.open("rb") as plain:
+        packed = plain.read(2) == GZIP
+    return cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb")
+
+
+def unpacked(stream: IO[bytes]) -> Iterator[bytes]:
+    """What `open_file` opened, in chunks; `WrongFile` where it is damaged."""
+    try:
+        while chunk := stream.read(CHUNK):
+            yield chunk
+    except EOFError as error:
+        raise WrongFile(0, "a download that stopped early (its gzip has no end): fetch the file again") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise WrongFile(0, f"damaged gzip ({error}): fetch the file again") from error
+
+
+def _check_end(path: Path) -> None:
+    """A Parquet file ends as it begins."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - len(PARQUET)))
+        end = file.read()
+    if size < _SMALLEST_PARQUET or end not in (PARQUET, b"PARE"):
+        raise WrongFile(0, "a download that stopped early (a Parquet file without its end): fetch the file again")
+
+
+def _in_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            files = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
+        return "a ZIP archive, damaged or not whole: fetch the file again, and unpack it"
+    return zip_content([file.filename for file in files], encrypted=any(file.flag_bits & _ENCRYPTED for file in files))

@@ -1,0 +1,133 @@
+"""One file of a delivery as SQL for its charges, or what is wrong with it: all of that at once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import duckdb
+
+from services.billing.adapters import csv_lines
+from services.billing.adapters.charge_database import TOO_LARGE, disk_part
+from services.billing.adapters.file_kinds import kind_of
+from services.billing.adapters.terms import MAX_REFUSALS, Refusals, Terms
+from services.billing.core import forms
+from services.billing.core.cells import literal, name_of
+from services.billing.core.cur import CUR
+from services.billing.core.focus import FOCUS, simple
+from services.billing.core.forms import Form
+from services.billing.core.wrong_files import WrongFile, header_fault
+
+LONGEST_RECORD = 2 * 1024**2
+"""In bytes, unless a file has longer ones: DuckDB's buffers are made for it."""
+LEAST_ROW = 16
+"""Bytes that a row of a Parquet file counts for at least: of equal ones it holds any number in a few."""
+_CSV = (
+    "header = false, auto_detect = false, delim = ',', quote = '\"', escape = '\"', new_line = '\\n', "
+    "parallel = false, nullstr = ''"
+)
+
+
+class FileReader:
+    """Reads the files of one delivery in turn; what is wrong with one goes to `refusals`."""
+
+    def __init__(
+        self,
+        database: duckdb.DuckDBPyConnection,
+        directory: Path,
+        terms: Terms,
+        refusals: Refusals,
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        self._database = database
+        self._directory = directory
+        self._terms = terms
+        self._refusals = refusals
+        self._is_stopped = is_stopped
+        self._bytes_left = disk_part(directory)
+        """Of the disk, for the files unpacked."""
+        self.splits = False
+        """Whether there may be charges that repeat others in parts."""
+
+    def read(self, name: str, path: Path, number: int) -> str | None:
+        """SQL for the file's charges; None where it was refused."""
+        before = len(self._refusals.found)
+        charges = None
+        with self._refusals.of(name, path):
+            charges = self._parquet(name, path) if kind_of(path) == "parquet" else self._csv(name, path, number)
+        return charges if len(self._refusals.found) == before else None
+
+    def _csv(self, name: str, path: Path, number: int) -> str:
+        """By way of a file that cannot be misread."""
+        records = csv_lines.first_records(path)
+        line, names = records[0]
+        form, columns = self._form(name, records)
+        rewritten = self._directory / f"{number}.csv"
+        size = csv_lines.rewrite(
+            path,
+            line,
+            [names.index(column) for column in columns],
+            rewritten,
+            max_bytes=self._bytes_left,
+            stopped=self._is_stopped,
+        )
+        self._bytes_left -= size.bytes_read
+        types = dict.fromkeys(columns, "VARCHAR")
+        described = ", ".join(f"{literal(c)}: {literal(t)}" for c, t in {forms.LINE: "BIGINT", **types}.items())
+        longest = f"max_line_size = {max(LONGEST_RECORD, size.longest)}"
+        relation = f"read_csv({literal(str(rewritten))}, columns = {{{described}}}, {longest}, {_CSV})"
+        return self._judged(name, form, relation, types)
+
+    def _parquet(self, name: str, path: Path) -> str:
+        file = f"read_parquet({literal(str(path))}, binary_as_string = true)"
+        described = self._database.execute(f"DESCRIBE SELECT * FROM {file}").fetchall()
+        held = {str(column): str(kind) for column, kind, *_ in described}
+        self._check_size(path)
+        form, columns = self._form(name, [(0, list(held))])
+        untyped = {column for column in columns if held[column] == '"NULL"'}  # there is no value in it
+        read = [f"CAST({name_of(c)} AS VARCHAR) AS {name_of(c)}" if c in untyped else name_of(c) for c in columns]
+        number = "row_number() OVER ()" if "file_row_number" in held else "file_row_number + 1"
+        relation = f"(SELECT {', '.join([*read, f'{number} AS {name_of(forms.LINE)}'])} FROM {file})"
+        return self._judged(name, form, relation, {c: "VARCHAR" if c in untyped else held[c] for c in columns})
+
+    def _check_size(self, path: Path) -> None:
+        sizes = "SELECT sum(total_uncompressed_size) FROM parquet_metadata(?)"
+        rows = "SELECT sum(num_rows) FROM parquet_file_metadata(?)"
+        size, count = (self._database.execute(sql, [str(path)]).fetchall()[0][0] or 0 for sql in (sizes, rows))
+        self._bytes_left -= max(size, count * LEAST_ROW)
+        if self._bytes_left < 0:
+            raise WrongFile(0, TOO_LARGE)
+
+    def _form(self, name: str, records: Sequence[tuple[int, Sequence[str]]]) -> tuple[Form, Sequence[str]]:
+        """The file's form, and its columns that are read. What it lacks, or has twice, is refused.
+
+        Raises:
+            WrongFile: it is no such file at all.
+        """
+        line, names = records[0]
+
+        def fitting(some: Sequence[str]) -> Form:
+            return forms.best((FOCUS, CUR, simple(self._terms.source, some)), some)
+
+        if (fault := header_fault(records, lambda some: fitting(some).share(some))) is not None:
+            raise fault
+        form = fitting(names)
+        twice = form.twice(names)
+        for column in twice:
+            self._refusals.add(name, line, column, "this column is there twice: keep one")
+        for column in form.missing(names):
+            wants = f"this column is missing: {form.name} wants it; export the file with it"
+            self._refusals.add(name, line, column, wants)
+        doubtful = {column.casefold() for column in twice}
+        return form, [column for column in form.columns(names) if column.casefold() not in doubtful]
+
+    def _judged(self, name: str, form: Form, relation: str, types: Mapping[str, str]) -> str:
+        """SQL for the charges; what is wrong in the rows is refused besides."""
+        query = forms.query(form, relation, types, self._terms.rates, MAX_REFUSALS, rounds=self._terms.rounds)
+        for column, reason in query.unsuitable.items():
+            self._refusals.add(name, 0, column, reason)
+        known = {refusal.column for refusal in self._refusals.found if refusal.file == name}
+        for line, reasons in self._database.execute(query.faults).fetchall():
+            for column, reason in zip(query.columns, reasons, strict=True):
+                if reason is not None and column not in known:
+                    self._refusals.add(name, line, column, reason)
+        self.splits |= query.splits
+        return query.charges

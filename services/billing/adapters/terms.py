@@ -1,0 +1,68 @@
+"""What reading a delivery depends on besides its files, and what of it is refused."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+
+from services.billing.adapters.charge_database import TOO_LARGE, is_too_large
+from services.billing.core.forms import Rate
+from services.billing.core.wrong_files import WrongFile
+from shared.messages.invoices import Refusal
+
+READER = 2
+"""Raised when the same files are read otherwise: then what counts is read again."""
+MAX_REFUSALS = 100
+
+
+class Interrupted(Exception):
+    """Somebody ended the reading."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    source: str
+    mine: frozenset[str] = frozenset()
+    """The resources of configured machines: their charges stay as they were delivered."""
+    rates: tuple[Rate, ...] = ()
+    rounds: bool = False
+    """Costs with too many decimals are rounded, not refused. Not in the digest: what was taken stays so."""
+
+    @property
+    def digest(self) -> str:
+        told = [sorted(self.mine), [[rate.currency, rate.per_usd, rate.start] for rate in self.rates]]
+        return f"{READER}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()}"
+
+
+def is_of_this_reader(digest: str) -> bool:
+    """Whether the terms of this digest were today's reader's."""
+    return digest.startswith(f"{READER}-")
+
+
+@dataclass
+class Refusals:
+    """The first faults of a delivery."""
+
+    found: list[Refusal] = field(default_factory=list)
+
+    def add(self, file: str, line: int, column: str, reason: str) -> None:
+        if len(self.found) < MAX_REFUSALS:
+            self.found.append(Refusal(file=file, line=line, column=column, reason=reason))
+
+    @contextmanager
+    def of(self, name: str, path: Path | None = None) -> Iterator[None]:
+        """What is wrong with a file as a whole is a refusal of it."""
+        try:
+            yield
+        except WrongFile as error:
+            self.add(name, error.line, error.column, error.reason)
+        except duckdb.InterruptException as error:
+            raise Interrupted from error
+        except (duckdb.Error, OSError) as error:
+            told = str(error).partition("\n")[0].replace(str(path), name)
+            reason = TOO_LARGE if is_too_large(error) else f"cannot be read ({told}): fetch the file again"
+            self.add(name, 0, "", reason)

@@ -1,0 +1,115 @@
+"""What a file is that is no invoice file, told from its first bytes or lines: before any other fault of it."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+HEAD_BYTES = 64 * 1024
+"""How much of a file tells what it is."""
+HEADER_LINES = 50
+"""Further down no header is looked for."""
+
+_FORMATS: Mapping[bytes, str] = {
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an Excel workbook, of an old format or with a password: "
+    "save its sheet as CSV (UTF-8)",
+    b"%PDF": "a PDF document: an invoice to read; export the charges as CSV or Parquet",
+    b"BZh": "a bzip2 archive: unpack it, and import what is in it",
+    b"\xfd7zXZ\x00": "an xz archive: unpack it, and import what is in it",
+    b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it, and import what is in it",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it, and import what is in it",
+    b"Rar!": "a RAR archive: unpack it, and import what is in it",
+    b"PARE": "an encrypted Parquet file: export it without encryption",
+    b"ORC": "an ORC file: export it as CSV or Parquet",
+    b"Obj\x01": "an Avro file: export it as CSV or Parquet",
+    b"SQLite format 3": "a SQLite database: export it as CSV or Parquet",
+    b"\x89PNG": "a picture: export the charges as CSV or Parquet",
+    b"\xff\xd8\xff": "a picture: export the charges as CSV or Parquet",
+}
+_TAR_MARK = slice(257, 262)
+_WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
+_OTHER_EXPORTS = {
+    "lineitem/unblendedcost": "the older Cost and Usage Report of AWS: export CUR 2.0 or FOCUS",
+    "identity/lineitemid": "the older Cost and Usage Report of AWS: export CUR 2.0 or FOCUS",
+    "costinbillingcurrency": 'Azure\'s cost details: export the dataset "Cost and usage details (FOCUS)"',
+    "pretaxcost": 'Azure\'s usage details: export the dataset "Cost and usage details (FOCUS)"',
+}
+"""By a column's name in small letters."""
+
+
+@dataclass(frozen=True)
+class WrongFile(Exception):
+    """The file cannot be read; the line counts from 1, 0 is the whole file."""
+
+    line: int
+    reason: str
+    column: str = ""
+
+
+def known_format(head: bytes) -> str | None:
+    """What the first bytes of a file say that it is, where that is nothing we read."""
+    if head[_TAR_MARK] == b"ustar":
+        return "a tar archive: unpack it, and import what is in it"
+    for start, reason in _FORMATS.items():
+        if head.startswith(start):
+            return reason
+    if head.startswith(_WIDE_MARKS) or _is_wide(head):
+        return "UTF-16 text: save it as CSV (UTF-8)"
+    return _markup(head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1024].lower())
+
+
+def zip_content(names: Sequence[str], *, encrypted: bool) -> str:
+    """What an archive with these files is."""
+    if any(name.startswith("xl/") for name in names):
+        return "an Excel workbook: save its sheet as CSV (UTF-8)"
+    if "content.xml" in names or "word/document.xml" in names:
+        return "an office document: save it as CSV (UTF-8)"
+    if encrypted:
+        return "an encrypted ZIP archive: unpack it with its password, and import what is in it"
+    return "a ZIP archive: unpack it, and import what is in it"
+
+
+def header_fault(
+    lines: Sequence[tuple[int, Sequence[str]]], share: Callable[[Sequence[str]], float]
+) -> WrongFile | None:
+    """Why the first of these records is no header that we know.
+
+    `share` tells how much of what a form needs some names have: 1 is all of it.
+    """
+    line, names = lines[0]
+    for name in names:
+        if (reason := _OTHER_EXPORTS.get(name.casefold())) is not None:
+            return WrongFile(line, reason, name)
+    if share(names) >= 0.5:
+        return None
+    for separator, name in _SEPARATORS.items():
+        parts = [part.strip(' "') for part in separator.join(names).split(separator)]
+        if len(parts) > len(names) and share(parts) > share(names):
+            return WrongFile(line, f"columns are separated by {name}: export it with commas")
+    for other, cells in lines[1:]:
+        if share(cells) >= 0.5:
+            return WrongFile(line, f"line {other} looks like the header: remove the lines above it")
+    if share(names) == 0:
+        return WrongFile(
+            line,
+            "no columns that we know: expected those of FOCUS, of CUR 2.0 or date,resource,cost,currency, "
+            f"got '{','.join(names)[:100]}'",
+        )
+    return None
+
+
+def _is_wide(head: bytes) -> bool:
+    """Whether each other byte of the beginning is 0, as in UTF-16 of Latin letters."""
+    start = head[:64]
+    return len(start) >= 8 and (not any(start[::2]) or not any(start[1::2]))
+
+
+def _markup(text: bytes) -> str | None:
+    """What the beginning of a text, in small letters, says."""
+    if re.match(rb"(<!--.*?-->\s*|<\?xml[^>]*>\s*)*(<!doctype html|<html|<head|<body|<script)", text, re.DOTALL):
+        return "a web page, as a site sends one to a visitor who is not logged in: log in, and fetch the file again"
+    if text.startswith((b"<?xml", b"<error")):
+        return "an XML document: export the charges as CSV or Parquet"
+    if text.startswith((b"{", b"[")):
+        return "JSON: export the charges as CSV or Parquet"
+    return None
