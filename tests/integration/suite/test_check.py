@@ -128,6 +128,7 @@ async def test_every_engine_that_is_none_is_told_beside_the_others(check: Check,
         ("machine terse:", "does not do what served is for"),
     )
     assert f"ok    machine good: endpoint {machines['good']}: an engine answers for served\n" in result.stdout
+    assert "note  tier lab: no price_per_hour, and no [[billing.source]]" in result.stdout
 
 
 async def test_an_engine_of_embeddings_that_asks_for_a_key_is_asked_as_the_waker_asks(
