@@ -15,7 +15,7 @@ from services.billing.core.estimate import Basis
 from services.billing.core.focus import CostRow
 from services.billing.core.hours import BilledHours, HourClaims
 from services.billing.core.machine_time import MachineTime, TimeUse, without
-from services.billing.core.parts import Part, parts_of, tier_sums, time_parts, use_parts
+from services.billing.core.parts import Part, parts_of, positive, tier_sums, time_parts, use_parts
 from services.billing.core.spread import Loose, SharedBy, spread
 from shared.messages.billing import Cause
 
@@ -207,21 +207,22 @@ class _Sums:
             self.named.add(kind.machine)
         elif kind.is_for_use:
             self.tagged.add(kind.owner.tier)
-        if charge.is_adjustment(kind):
+        if kind.category != "Usage" or (charge.is_refund and not self._use_in(kind).billable):
             self._adjustments[(kind.owner.tier, kind.machine), is_credit] += cost
         else:
             self._add_usage(kind, charge, kind.owner, cost)
 
     def _add_usage(self, kind: Kind, charge: Charge, owner: Direct, cost: int) -> None:
-        window = self._elapsed(Window(kind.start, kind.end).overlap(self.facts.day))
-        use = self.use(owner.machine, window)
+        window, use = self._window(kind), self._use_in(kind)
         if not kind.is_use or owner.machine is None:
-            weights = time_parts(owner.tier, window, use, in_every_state=kind.is_storage)
+            weights = time_parts(owner.tier, window, use, in_every_state=kind.is_storage or owner.is_part)
             self._charge((owner.tier, owner.machine), parts_of(cost, weights))
             return
         hours = billed_time(kind, charge, self.facts.day, window)
         parts = parts_of(cost, use_parts(owner.tier, window, use, hours))
         self._charge((owner.tier, owner.machine), parts)
+        if charge.is_refund:
+            return
         unexplained = sum(amount for part, amount in parts.items() if part.cause == "unexplained")
         if cost >= 0:
             self._claims.setdefault(owner.machine, HourClaims()).add(
@@ -250,7 +251,7 @@ class _Sums:
                 by_tier.setdefault(part.tier, Counter())[part] += amount
         for (whose, is_credit), cost in self._adjustments.items():
             tier, machine = whose
-            weights = _positive(self._owned.get(whose, {})) or _positive(by_tier.get(tier, {}))
+            weights = positive(self._owned.get(whose, {})) or positive(by_tier.get(tier, {}))
             if not weights:
                 day = self._elapsed(self.facts.day)
                 weights = time_parts(tier, day, self.use(machine, day))
@@ -279,14 +280,16 @@ class _Sums:
                 found[part.key_id] += amount
         return dict(found)
 
+    def _window(self, kind: Kind) -> Window:
+        return self._elapsed(Window(kind.start, kind.end).overlap(self.facts.day))
+
+    def _use_in(self, kind: Kind) -> TimeUse:
+        return self.use(kind.machine, self._window(kind))
+
     def _elapsed(self, window: Window) -> Window:
         """What has not happened yet explains nothing."""
         ongoing = window.start < self.facts.now < window.end
         return Window(window.start, self.facts.now) if ongoing else window
-
-
-def _positive(parts: Mapping[Part, int]) -> Counter[Part]:
-    return Counter({part: amount for part, amount in parts.items() if amount > 0})
 
 
 def _less(all_of_it: Counter[K], taken: Counter[K]) -> Counter[K]:

@@ -86,9 +86,10 @@ class Charge:
     """Hours, in 10⁻³⁰."""
     rows: int = 0
 
-    def is_adjustment(self, kind: Kind) -> bool:
-        """Whether it is no cost of its own time: a credit, a refund, a purchase, a lower price told afterwards."""
-        return kind.category != "Usage" or (self.billed < 0 and not self.quantity)
+    @property
+    def is_refund(self) -> bool:
+        """Whether it gives money back without saying for which hours."""
+        return self.billed < 0 and not self.quantity
 
 
 def is_early(row: CostRow, now: int) -> bool:

@@ -60,6 +60,11 @@ def parts_of(cost: int, weights: Mapping[Part, int]) -> Counter[Part]:
     return Counter(dict(zip(order, split(cost, [weights[part] for part in order]), strict=True)))
 
 
+def positive(parts: Mapping[Part, int]) -> Counter[Part]:
+    """Those that cost something, as weights."""
+    return Counter({part: amount for part, amount in parts.items() if amount > 0})
+
+
 def total(parts: Iterable[Mapping[Part, int]]) -> Counter[Part]:
     found: Counter[Part] = Counter()
     for some in parts:

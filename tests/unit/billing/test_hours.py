@@ -111,11 +111,20 @@ def test_case_17_a_refund_at_night_follows_the_days_causes(refund: dict[str, Any
     assert causes(found) == {"waking": Decimal("0.9"), "warm_idle": Decimal("19.44")}
 
 
-def test_a_refund_follows_estimates_too_and_never_takes_the_place_of_one() -> None:
-    night = charge("-1", "2026-05-03T09:00:00Z", "2026-05-03T10:00:00Z")
+def test_what_takes_back_the_cost_of_time_awake_follows_that_time() -> None:
+    covered = [
+        counted("1", "4", start=f"2026-05-03T{n:02}:00:00Z", end=f"2026-05-03T{n + 1:02}:00:00Z") for n in (8, 12)
+    ]
+    negated = charge("-4", "2026-05-03T08:00:00Z", "2026-05-03T09:00:00Z")
+    assert causes(allocated(*covered, negated, times=AWAKE)) == {"warm_idle": 4}
+
+
+@pytest.mark.parametrize("hour", ["02", "10"])
+def test_a_refund_follows_estimates_too_and_never_takes_the_place_of_one(hour: str) -> None:
+    night = charge("-1", f"2026-05-03T{hour}:00:00Z", f"2026-05-03T{hour}:59:00Z")
     found = allocated(night, times=AWAKE, prices={"A": units(Decimal(2))})
     assert found.accrued == units(Decimal("22.6"))
-    assert causes(found)["waking"] == Decimal(1) - Decimal("0.044247787611")
+    assert causes(found)["waking"] == (1 if hour == "10" else Decimal(1) - Decimal("0.044247787611"))
 
 
 def test_a_refund_of_a_machine_without_other_costs_follows_its_tier_else_its_time_else_is_unexplained() -> None:
