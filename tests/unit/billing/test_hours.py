@@ -1,6 +1,7 @@
 """Billed hours against the journal's: what is above them is unexplained; adjustments follow the day, not an hour."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +15,7 @@ from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import MachineTime
 from services.billing.core.money import units
 from shared.messages.bills import MachineHours
-from tests.unit.billing.kit import charge, hours
+from tests.unit.billing.kit import FLEET, charge, hours
 from tests.unit.billing.test_allocation import LIVES, allocated, causes, cost_rows, covers, life
 
 AWAKE = {"a-1": life((0, "asleep"), (8, "waking"), (8.5, "ready"), (19, "falling_asleep"), (19.3, "asleep"))}
@@ -76,6 +77,8 @@ def test_a_machine_billed_while_it_sleeps_shows_and_its_disk_does_not() -> None:
     address = charge("2", service_category="Networking")
     assert causes(allocated(disk, address, times=asleep)) == {"asleep": 5}
     assert allocated(disk, address, times=asleep).hours == {}
+    unnamed = charge("3", resource_id="vol-a")
+    assert causes(allocated(unnamed, times=asleep, fleet=replace(FLEET, parts=frozenset({"vol-a"})))) == {"asleep": 3}
 
 
 def test_what_the_journal_does_not_cover_is_not_told_to_be_sleep() -> None:
