@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from services.billing.forms.json import plain
-from services.billing.forms.words import Report, line_name, span_of
+from services.billing.forms.words import Report, lacking, line_name, span_of
 from shared.errors import Refusal
 from shared.messages.billing import DayReport
 from shared.messages.explanation import CostLine, Explanation
@@ -33,8 +33,9 @@ def chosen(report: Report, figure: str) -> Explanation:
 
 
 def fields(report: Report, one: Explanation) -> dict[str, Any]:
-    """The explanation, and which figure of which revision it is of."""
+    """The explanation, and which figure of which revision it is of; with a `reason` it is of what is known of that."""
     told: dict[str, Any] = plain(msgspec.to_builtins(one, builtin_types=(Decimal,)))
+    told["reason"] = lacking(report, one)
     if isinstance(report, DayReport):
         return {"day": report.day, "state": report.state, "revision": report.revision, **told}
     return {"from": report.first, "to": report.to, "state": report.state, **told}
@@ -44,6 +45,8 @@ def view(report: Report, one: Explanation, width: int) -> Group:
     """The figure first, then its lines, which sum to it."""
     revision = f", revision {report.revision}" if isinstance(report, DayReport) else ""
     heading = Text(f"{printable(one.figure)}: ${usd(one.amount)}", "bold")
+    if reason := lacking(report, one):
+        heading.append(f" known: {printable(reason)}", "not bold")
     heading.append(f"\n{span_of(report)} UTC, {report.state or 'no figure'}{revision}\n", "not bold")
     places = places_of([one.amount, *(line.amount for line in one.lines)])
     texts = WIDE_TEXTS if width >= WIDE else 1

@@ -31,7 +31,10 @@ class CostLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a figure is made of, the largest parts first; `lines` and `rest` sum to `amount`, the figure itself."""
+    """What a figure is made of, the largest parts first; `lines` and `rest` sum to `amount`.
+
+    That is the figure itself; of a tier whose spend is None, because a bill is missing, what is known of it.
+    """
 
     figure: str
     """`unattributed`, `shared`, or a tier."""

@@ -73,6 +73,7 @@ def _pages() -> Environment:
     environment.filters["usd"] = words.usd
     environment.filters["count"] = lambda number: f"{number:,}".replace(",", " ")
     environment.filters["what"] = words.line_name
+    environment.globals["lacking"] = words.lacking
     environment.filters["share"] = _share
     environment.globals["state_words"] = words.STATE_WORDS
     environment.globals["basis"] = words.BASIS

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from services.billing.core.period import make_period
 from shared.messages.billing import Cause, DayReport, FigureState, KeyFigure, ModelFigure, PeriodReport, TierFigure
-from shared.messages.explanation import CostLine
+from shared.messages.explanation import CostLine, Explanation
 
 CAUSE_WORDS: dict[Cause, tuple[str, str]] = {
     "serving": ("Serving", "machines with requests in flight"),
@@ -63,6 +63,12 @@ def line_name(line: CostLine) -> str:
     if line.what == "estimate":
         return f"no bill yet: {line.resource}, estimated"
     return line.resource or "no resource"
+
+
+def lacking(report: Report, one: Explanation) -> str | None:
+    """Why the figure that is explained is not known as a whole; None where it is."""
+    tier = next((tier for tier in report.tiers if one.is_tier and tier.tier == one.figure), None)
+    return None if tier is None or tier.spend is not None else tier.reason or "not known"
 
 
 def days_of(report: Report) -> Sequence[DayReport]:

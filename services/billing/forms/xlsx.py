@@ -72,7 +72,7 @@ def _summary(report: Report) -> Sheet:
     if (loose := report.causes.get(UNATTRIBUTED)) is not None:  # with it the tiers sum to the spend
         rows.append(_named("tier", f"({UNATTRIBUTED})", loose, report))
     rows += _parts("model", report.models, lambda part: part.model, report)
-    rows += _parts("key", report.keys, lambda part: part.name or part.key_id, report)
+    rows += _parts("key", report.keys, lambda part: part.name or part.key_id, report, said=_id_of)
     rows += list(_beside(report))
     return Sheet("summary", [*first, *FIGURES, *last], rows)
 
@@ -87,10 +87,22 @@ def _named(part: str, name: str, amount: Decimal | None, report: Report, *, toke
     return part, name, amount, tokens, None, _share(amount, report), None
 
 
-def _parts(kind: str, parts: Sequence[P], name_of: Callable[[P], str | None], report: Report) -> list[Row]:
+def _id_of(key: KeyFigure) -> str | None:
+    """Beside its name: two keys may have the same."""
+    return key.key_id if key.name else None
+
+
+def _parts(
+    kind: str,
+    parts: Sequence[P],
+    name_of: Callable[[P], str | None],
+    report: Report,
+    *,
+    said: Callable[[P], str | None] = lambda _part: None,
+) -> list[Row]:
     shown, rest = top(parts, MOST_PARTS)
     rows: list[Row] = [
-        (kind, name_of(p) or f"({NOBODY})", p.spend, p.tokens, p.usd_per_mtok, _share(p.spend, report), None)
+        (kind, name_of(p) or f"({NOBODY})", p.spend, p.tokens, p.usd_per_mtok, _share(p.spend, report), said(p))
         for p in shown
     ]
     if rest:

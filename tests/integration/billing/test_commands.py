@@ -192,6 +192,7 @@ async def test_a_figure_is_explained(desk: Desk) -> None:
         "amount": f"{expected.amount:f}",
     }
     assert [line["resource"] for line in found["lines"]] == ["disk-1", "nat-1"]
+    assert found["reason"] is None
     told = await desk.run("report", "--day", TO, "--explain", "typo")
     assert (told.status, told.out) == (1, "")
     assert told.err == "spotinference: --explain: no figure is named 'typo': there are unattributed, h100x2\n"

@@ -165,6 +165,9 @@ def test_what_a_figure_is_made_of_lies_folded_below_the_tiers() -> None:
     assert ["1 234 more", usd(report.explanations[0].rest), "", "", "", ""] in page.rows
     assert "no bill yet: disk-1, estimated" in page.text
     assert Page(report_html(day_report())).of("details") == []
+    lacking = replace(report.tiers[0], spend=None, usd_per_mtok=None, reason="no bill yet: m1", spend_known=Decimal(3))
+    page = Page(report_html(replace(report, tiers=(lacking, *report.tiers[1:]))))
+    assert "h100x2, $3.00 known: no bill yet: m1" in page.text
 
 
 def test_a_statement_tells_each_line_and_sums_by_model() -> None:

@@ -109,7 +109,8 @@ def test_cells_have_types() -> None:
     kinds = book.kinds["days"]
     assert kinds["day"] == {("n", "yyyy-mm-dd"), ("s", "@")}
     assert kinds["tokens"] == {("n", "#,##0")}
-    assert [row["name"] for row in book.sheets["summary"] if row["part"] == "key"] == ["Acme", "k2", "(nobody)"]
+    named = [(row["name"], row["said"]) for row in book.sheets["summary"] if row["part"] == "key"]
+    assert named == [("Acme", "0123"), ("k2", ""), ("(nobody)", "")]
     keys = [row for row in book.sheets["exact"] if row["kind"] == "key"]
     assert [(row["name"], row["key_name"]) for row in keys] == [("0123", "Acme"), ("k2", ""), ("", "")]
     assert {kind for kind, _ in book.kinds["exact"]["name"]} == {"s"}, "an id stays text"
