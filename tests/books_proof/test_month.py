@@ -1,0 +1,96 @@
+"""Every figure that is published of a month is the oracle's, computed in fractions from the facts alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shared.messages.billing import Bands, DayReport, PeriodReport, Statement
+from shared.messages.invoices import Invoices
+from tests.books_proof.comparison import Comparison, days_tokens
+from tests.books_proof.facts import DAY, World
+from tests.books_proof.month import KEYS, NEXT, PERIOD, Month
+from tests.books_proof.oracle import Books
+from tests.books_proof.services import Suite, day_of, suite
+
+MONTHS = (PERIOD, (NEXT, NEXT + DAY))
+"""The month that is billed, and what there is of the next one."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """All that the services say of a world."""
+
+    days: list[DayReport]
+    period: PeriodReport
+    invoices: Invoices
+    bands: Bands
+    statements: list[Statement]
+
+
+async def tell(running: Suite, world: World) -> None:
+    """Tell the services of a world, in its order."""
+    await running.tell_journal(world.moves, {machine.id: machine.tier for machine in world.machines})
+    await running.tell_usage(world.uses)
+    for delivery in world.deliveries:
+        await running.deliver(delivery)
+    for payable in world.payables:
+        await running.note(payable)
+
+
+async def ask(running: Suite, days: int) -> Published:
+    """Ask for every figure of the last days of the month, and of what follows from them."""
+    reports = [await running.day(day_of(NEXT - back * DAY)) for back in range(days, 0, -1)]
+    period = await running.period(day_of(NEXT - DAY), days)
+    await running.make_bands()
+    return Published(
+        days=reports,
+        period=period,
+        invoices=await running.invoices(),
+        bands=await running.bands(day_of(NEXT)),
+        statements=[await running.statement(key, day_of(start)[:7]) for key in KEYS for start, _ in MONTHS],
+    )
+
+
+def compare(told: Published, world: World) -> int:
+    """Compare them all with the oracle's. How many there were."""
+    found, books = Comparison(), Books(world)
+    days = [books.day(NEXT - back * DAY) for back in range(len(told.days), 0, -1)]
+    for report, day in zip(told.days, days, strict=True):
+        found.day(report, day)
+    found.period(told.period, told.days, days_tokens(days))
+    found.invoices(told.invoices, books)
+    found.bands(told.bands, books, NEXT)
+    for number, statement in enumerate(told.statements):
+        found.statement(statement, books, told.bands, MONTHS[number % len(MONTHS)])
+    differing = "\n".join(found.differences[:60])
+    assert not found.differences, f"{len(found.differences)} of {found.compared} figures differ:\n{differing}"
+    return found.compared
+
+
+async def test_figures_of_a_week_are_the_oracles(tmp_path: Path) -> None:
+    month = Month(seed=1, requests=300, days=7, unbilled=1, open_sources=("hyperstack",))
+    world = month.world()
+    async with suite(world, tmp_path) as running:
+        await tell(running, world)
+        told = await ask(running, month.days)
+    assert compare(told, world) > 600
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "month",
+    [
+        Month(seed=2, requests=20_000, repeats=True, open_sources=("hyperstack",)),
+        Month(seed=3, requests=2_000, priced=("g6e",), gaps=True),
+        Month(seed=4, requests=5_000, priced=("h100x2", "a100x2", "g6e"), vendors=("aws", "cur", "azure", "plain")),
+        Month(seed=5, requests=500, priced=("g6e",), gaps=True, open_sources=("aws",)),
+    ],
+    ids=lambda month: f"seed {month.seed}",
+)
+async def test_figures_of_a_month_are_the_oracles(month: Month, tmp_path: Path, database_url: str) -> None:
+    world = month.world()
+    async with suite(world, tmp_path, database_url) as running:
+        await tell(running, world)
+        told = await ask(running, month.days)
+    assert compare(told, world) > 1_000
