@@ -54,7 +54,6 @@ def _tell(finding: Finding) -> None:
 
 async def _parts(config: Config, data_dir: Path) -> AsyncIterator[list[Finding]]:
     yield [finding for machine in config.machine if (finding := _command(machine)) is not None]
-    yield _unpriced(config)
     yield _costs(config)
     yield _ports(config, data_dir)
     bus, records = await _bus(config, data_dir)
@@ -80,27 +79,16 @@ def _command(machine: Machine) -> Finding | None:
     return ok(f"machine {machine.id}: {program} is there")
 
 
-def _unpriced(config: Config) -> list[Finding]:
-    """The tiers for whose machines the fleet's budget gate closes, because nothing says what they cost today."""
-    if config.billing.daily_budget is None:
-        return []
-    text = "no price_per_hour: while its machines are awake today's spend is unknown, and the fleet's gate closed"
-    return [
-        note(f'tier {tier.name}: {text}; name its price, "0" if it costs nothing')
-        for tier in config.tier
-        if tier.provider in ("ec2", "static") and tier.price_per_hour is None
-    ]
-
-
 def _costs(config: Config) -> list[Finding]:
-    """Rented tiers whose cost nothing tells but a bill imported by hand. Hyperstack has a running bill."""
-    if config.billing.source:
+    """Rented tiers whose cost of today nothing tells but a bill. Hyperstack has a running bill."""
+    if config.billing.daily_budget is not None:
+        text = "no price_per_hour: while its machines are awake today's spend is unknown, and the fleet's gate closed"
+    elif not config.billing.source:
+        text = "no price_per_hour, and no [[billing.source]]: what its days cost is unknown until its bill is imported"
+    else:
         return []
     return [
-        note(
-            f"tier {tier.name}: no price_per_hour, and no [[billing.source]]: its cost, the days' and the budget's are "
-            'unknown until somebody imports its bill. Give it a price_per_hour, "0" if nobody bills it'
-        )
+        note(f'tier {tier.name}: {text}. Give it a price_per_hour, "0" if nobody bills it')
         for tier in config.tier
         if tier.provider in ("ec2", "static") and tier.price_per_hour is None
     ]

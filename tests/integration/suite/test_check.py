@@ -157,10 +157,9 @@ async def test_a_good_configuration_has_no_fault(check: Check, serve: Serve) -> 
 
 async def test_a_rented_tier_without_a_price_is_noted_where_the_fleet_has_a_budget(check: Check, serve: Serve) -> None:
     text = tier("lab", "static", {"m1": at(await serve(200, LISTS))})
-    assert "price_per_hour" not in (await check(text)).stdout
     budgeted = await check(text + '[billing]\ndaily_budget = "20.00"\n')
     wrong(budgeted)
-    assert "note  tier lab: no price_per_hour" in budgeted.stdout
+    assert "note  tier lab: no price_per_hour: while its machines are awake" in budgeted.stdout
 
 
 async def test_the_engine_of_a_running_command_is_asked(
