@@ -26,7 +26,7 @@ CASES = Path(__file__).parents[2] / "cases" / "books"
 VENDORS = CASES / "vendors"
 AZURE = "/subscriptions/11111111-2222-4333-8444-555555555555/resourceGroups/inference/providers/Microsoft.Compute"
 FLEET = Fleet(
-    tiers=("a", "b"),
+    tiers=("a", "b", "gpu"),
     tier_of={"a-1": "a"},
     machine_of=dict.fromkeys(
         (
@@ -171,20 +171,20 @@ def test_a_month_of_google_begins_at_midnight_in_california() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "tags", "amount", "day"),
+    ("name", "owner", "tags", "amount", "day"),
     [
-        ("azure_10.csv", {"env": "prod", " org": "trey"}, "177.12", "2026-09-05"),
-        ("google_native.csv", {"tier": "a100x2"}, "6.24", "2026-09-03"),
-        ("tags-list-of-structs.parquet", {"tier": "gpu"}, "10", "2026-11-20"),
-        ("gcp-service-category-list.parquet", {"tier": "gpu"}, "10.5", "2026-11-18"),
-        ("oci-names.csv.gz", {"orcl-cloud.free-tier-retained": "false"}, "3.25", "2026-09-05"),
-        ("times-utc-word.csv", {}, "4", "2026-09-05"),
-        ("cur2-tags-column.csv", CUR_TAGS, "8", "2026-09-10"),
+        ("azure_10.csv", Direct("a", "a-1"), {"env": "prod", " org": "trey"}, "177.12", "2026-09-05"),
+        ("google_native.csv", Direct("a", "a-1"), {"tier": "a100x2"}, "6.24", "2026-09-03"),
+        ("tags-list-of-structs.parquet", Direct("gpu", None), {"tier": "gpu"}, "10", "2026-11-20"),
+        ("gcp-service-category-list.parquet", Direct("gpu", None), {"tier": "gpu"}, "10.5", "2026-11-18"),
+        ("oci-names.csv.gz", "unattributed", {"orcl-cloud.free-tier-retained": "false"}, "3.25", "2026-09-05"),
+        ("times-utc-word.csv", "unattributed", {}, "4", "2026-09-05"),
+        ("cur2-tags-column.csv", Direct("gpu", None), CUR_TAGS, "8", "2026-09-10"),
     ],
 )
-def test_a_file_from_the_field_is_read(name: str, tags: dict[str, str], amount: str, day: str) -> None:
+def test_a_file_from_the_field_is_read(name: str, owner: Owner, tags: dict[str, str], amount: str, day: str) -> None:
     found = read(CASES / name, terms=TERMS)
     assert not found.refusals
-    assert sum(row.billed for row in found.rows) == Decimal(amount)
+    assert owners(found.rows) == {owner: Decimal(amount)}
     assert min(written(row.charge_start)[:10] for row in found.rows) == day
     assert all(msgspec.json.decode(row.tags or "") == tags for row in found.rows)
