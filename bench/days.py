@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -22,6 +23,7 @@ from services.billing.adapters.revisions import Revisions
 from services.billing.core.days import DAY, HOUR, day_window
 from services.billing.meter import Meter
 from services.billing.metrics import Metrics
+from services.billing.publisher import published_revision
 from services.billing.reports import Reports
 from services.billing.settings import settings
 from services.billing.wiring import MIGRATIONS
@@ -93,7 +95,15 @@ async def main(charges: int, url: str) -> None:
         await fill(engine, charges)
         metrics = Metrics(CollectorRegistry())
         now = (START + 30 * DAY) / 1000
-        reports = Reports(Meter(bus), DayBook(engine), Revisions(engine), settings(config), metrics, now=lambda: now)
+        reports = Reports(
+            Meter(bus),
+            DayBook(engine),
+            Revisions(engine),
+            settings(config),
+            metrics,
+            published=partial(published_revision, bus),
+            now=lambda: now,
+        )
         for _ in range(TIMES):
             wall, cpu = time.perf_counter(), time.process_time()
             report = await reports.of(NAME)

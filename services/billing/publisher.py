@@ -70,7 +70,7 @@ class Publisher:
 
     async def _publish(self, report: DayReport) -> bool:
         """Whether nothing is left to do."""
-        known = await self._known(report.day)
+        known = await last_published(self._bus, report.day)
         if known is not None and known.revision >= report.revision:
             self._compare(known, report)
             return True
@@ -101,15 +101,6 @@ class Publisher:
         log.info("published", day=report.day, revision=report.revision, state=report.state, change=report.change)
         return True
 
-    async def _known(self, day: str) -> Published | None:
-        """What was said of the day last."""
-        entry = await self._bus.get(topology.REPORTS, subjects.published_key(day))
-        try:
-            return None if entry is None else decode(entry.value, Published)
-        except Unreadable as error:
-            log.error("unreadable: published again", day=day, error=str(error))
-            return None
-
     def _compare(self, known: Published, report: DayReport) -> None:
         self._reached(known)
         told = (report.revision, report.state, report.usd_per_mtok)
@@ -137,3 +128,26 @@ class Publisher:
         if published.state is not None:
             self._until = max(self._until, day_window(published.day).end / 1000)
             self._metrics.published_until.set(self._until)
+
+
+async def last_published(bus: Bus, day: str) -> Published | None:
+    """Return what was published of the day last. What is unreadable counts as nothing."""
+    entry = await bus.get(topology.REPORTS, subjects.published_key(day))
+    try:
+        return None if entry is None else decode(entry.value, Published)
+    except Unreadable as error:
+        log.error("unreadable: published again", day=day, error=str(error))
+        return None
+
+
+async def published_revision(bus: Bus, day: str) -> int:
+    """Return the number of the day's last published revision; 0 if there is none.
+
+    Raises:
+        Refusal: the bus does not answer.
+    """
+    try:
+        published = await last_published(bus, day)
+    except BusUnavailable as error:
+        raise Refusal("the bus does not answer: ask again later") from error
+    return 0 if published is None else published.revision

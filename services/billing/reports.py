@@ -1,7 +1,7 @@
 """Answers `billing.report`: the day's figures from the books and the meter, numbered by revision and kept."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -86,16 +86,18 @@ class Reports:
         settings: Settings,
         metrics: Metrics,
         *,
+        published: Callable[[str], Awaitable[int]],
         now: Callable[[], float],
         names: Names = dict,
     ) -> None:
-        """`names` of the keys, for those who ask."""
+        """`published`: a day's last published revision, 0 if there is none. `names` of the keys, for those who ask."""
         self._meter = meter
         self._names = names
         self._book = book
         self._revisions = revisions
         self._settings = settings
         self._metrics = metrics
+        self._published = published
         self._now = now
         self._one = asyncio.Lock()
 
@@ -143,10 +145,11 @@ class Reports:
             report, inputs = await asyncio.to_thread(self._made, day, made, allocation, answer)
             if newest is not None and not differs(report, inputs, newest):
                 return _Read(newest.report, facts, records.origins, allocation)
+            published = await self._published(day)
             if newest is None:
-                report = msgspec.structs.replace(report, revision=1)
+                report = msgspec.structs.replace(report, revision=published + 1)
             else:
-                report, inputs = revised(report, inputs, newest, reason(report, inputs, newest))
+                report, inputs = revised(report, inputs, newest, reason(report, inputs, newest), published)
             await self._revisions.keep(report, inputs, now)
             return _Read(report, facts, records.origins, allocation)
 

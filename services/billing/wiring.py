@@ -31,7 +31,7 @@ from services.billing.key_names import KeyNames
 from services.billing.meter import Meter
 from services.billing.metrics import Metrics
 from services.billing.periods import Periods
-from services.billing.publisher import Publisher
+from services.billing.publisher import Publisher, published_revision
 from services.billing.reports import Reports
 from services.billing.settings import settings
 from services.billing.shelf import Shelf
@@ -94,7 +94,14 @@ class Office:
         books, meter = Books(engine), Meter(bus)
         self._names = names = KeyNames()
         self._reports = Reports(
-            meter, DayBook(engine), Revisions(engine), chosen, self._metrics, now=runtime.now, names=names
+            meter,
+            DayBook(engine),
+            Revisions(engine),
+            chosen,
+            self._metrics,
+            published=partial(published_revision, bus),
+            now=runtime.now,
+            names=names,
         )
         invoice_book, room = InvoiceBook(engine), runtime.data_dir / "imports"
         self._imports = Imports(

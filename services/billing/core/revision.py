@@ -99,11 +99,17 @@ def differs(report: DayReport, inputs: Inputs, newest: Stored) -> bool:
     return before is not None and _content(before) != _content(inputs.sources or ())
 
 
-def revised(report: DayReport, inputs: Inputs, newest: Stored, change: str) -> tuple[DayReport, Inputs]:
-    """Return the next revision. After a final one it is a restatement."""
+def revised(
+    report: DayReport, inputs: Inputs, newest: Stored, change: str, published: int = 0
+) -> tuple[DayReport, Inputs]:
+    """Return the next revision. After a final one it is a restatement.
+
+    Its number is above the `published` one too: books that were restored from an older copy have lost some.
+    """
     was_final = newest.was_final
     state: FigureState | None = "restated" if was_final and report.state is not None else report.state
-    following = msgspec.structs.replace(report, revision=newest.report.revision + 1, state=state, change=change)
+    number = max(newest.report.revision, published) + 1
+    following = msgspec.structs.replace(report, revision=number, state=state, change=change)
     return following, msgspec.structs.replace(inputs, was_final=was_final)
 
 

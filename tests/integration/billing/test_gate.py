@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from services.billing.bills import Bills
 from services.billing.gatekeeper import Gatekeeper
 from services.billing.meter import Meter
 from services.billing.metrics import Metrics
+from services.billing.publisher import published_revision
 from services.billing.reports import Reports
 from services.billing.settings import settings
 from services.billing.wiring import MIGRATIONS
@@ -109,7 +111,8 @@ class Desk:
         metrics = Metrics(self.registry)
         chosen = settings(config)
         book, revisions = DayBook(self.engine), Revisions(self.engine)
-        reports = Reports(Meter(self.bus), book, revisions, chosen, metrics, now=self.now)
+        published = partial(published_revision, self.bus)
+        reports = Reports(Meter(self.bus), book, revisions, chosen, metrics, published=published, now=self.now)
         self.bills = Bills(self.bill, Accruals(self.engine), {"7": "h-1"}, frozenset(), metrics, now=self.now)
         self.keeper = Gatekeeper(self.bus, reports, self.bills, config, metrics, now=self.now)
 
