@@ -36,11 +36,15 @@ class Settings:
     @property
     def named(self) -> dict[str, str]:
         """All that a figure may depend on, by name: a revision says which of it changed."""
-        machines = sorted(self.fleet.tier_of.items()), sorted(self.fleet.machine_of.items())
+        fleet = self.fleet
+        machines = [
+            [*map(sorted, (fleet.tier_of.items(), fleet.machine_of.items()))],
+            [*map(sorted, (fleet.parts, fleet.never_billed))],
+        ]
         return {
             **{f"price of tier {tier}": f"{usd(price):f}" for tier, price in self.prices.items()},
-            "tiers": ", ".join(self.fleet.tiers),
-            "tier tag": self.fleet.tier_tag,
+            "tiers": ", ".join(fleet.tiers),
+            "tier tag": fleet.tier_tag,
             "machine list": HASHED + sha256(machines),
             "direction weights": ", ".join(f"{name} {usd(weight):f}" for name, weight in self.weights.items()),
             "exchange rates": HASHED + sha256([[r.currency, r.per_usd, r.start] for r in self.rates]),

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.billing.adapters.payable_book import Bills, bills_in
 from services.billing.adapters.tables import accruals, cost_rows, payables, snapshots, transitions
 from services.billing.core.days import DAY, HOUR, Window, day_window
+from services.billing.core.tie import period_of
 from shared.database import reading
 
 Days = frozenset[tuple[int, int]]
@@ -29,19 +30,35 @@ class _Billed:
     """By day's number, those that somebody has asked for."""
 
     def mark(self, number: int) -> str:
-        """Return the snapshots with charges of a day, and how the bills stand that it waits for."""
+        """Return how the bills stand that a day waits for, and the snapshots with charges in their billing periods.
+
+        Not of the day alone: a settled day also depends on which machines are on the bill of its period.
+        """
         if number not in self.marks:
-            used = [i for i, days in self.days.items() if any(first <= number <= last for first, last in days)]
-            bills = self.bills.concerning(Window(number * DAY, (number + 1) * DAY), frozenset(used))
+            day = Window(number * DAY, (number + 1) * DAY)
+            bills = self.bills.concerning(day, self._touching(day))
+            periods = [period for bill in bills if (period := period_of(bill)).overlap(day).length]
+            span = Window(
+                min((p.start for p in periods), default=day.start), max((p.end for p in periods), default=day.end)
+            )
             stand = [(s.source, s.issuer, s.invoice_id, s.account, s.currency, s.period_end, s.state) for s in bills]
-            self.marks[number] = f"{sorted(used)}{stand}"
+            self.marks[number] = f"{sorted(self._touching(span))}{stand}"
         return self.marks[number]
+
+    def _touching(self, window: Window) -> frozenset[int]:
+        """The snapshots with charges on the window's days."""
+        start, end = window.start // DAY, (window.end - 1) // DAY
+        return frozenset(
+            snapshot
+            for snapshot, days in self.days.items()
+            if any(first <= end and last >= start for first, last in days)
+        )
 
 
 class Marks:
     """Raises what `shared.database.AWAY` lists when the database does not do its part.
 
-    A snapshot changes the marks of the days that its charges touch, and of those that wait for one of its bills.
+    A snapshot changes the marks of days in the billing periods that its charges touch, or that wait for its bills.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:

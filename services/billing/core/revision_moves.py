@@ -66,15 +66,23 @@ def _always_on(report: DayReport) -> Amounts:
     return {} if report.always_on is None else {"always-on comparison": report.always_on.spend}
 
 
-def moved(before: Decimal | None, after: Decimal | None) -> str:
+def moved(
+    before: Decimal | None,
+    after: Decimal | None,
+    known_before: Decimal | None = None,
+    known_after: Decimal | None = None,
+) -> str:
+    """Say what an amount was and is, and what is known of one that is None."""
     if before is None or after is None:
-        return f"{_usd(before)} → {_usd(after)}"
+        return f"{_usd(before, known_before)} → {_usd(after, known_after)}"
     places = _places(after - before)
     return f"{before:,.{places}f} → {after:,.{places}f} USD ({signed(after - before)})"
 
 
-def _usd(amount: Decimal | None) -> str:
-    return "unknown" if amount is None else f"{amount:,.{_places(amount)}f} USD"
+def _usd(amount: Decimal | None, known: Decimal | None) -> str:
+    if amount is None:
+        return "unknown" if known is None else f"unknown but for {_usd(known, None)}"
+    return f"{amount:,.{_places(amount)}f} USD"
 
 
 def signed(amount: Decimal) -> str:

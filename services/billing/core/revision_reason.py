@@ -31,7 +31,8 @@ def _clauses(before: DayReport, old: Inputs, after: DayReport, new: Inputs) -> I
     moves = False
     if before.spend != after.spend:
         moves = True
-        yield f"spend {moved(before.spend, after.spend)}: {_listed(_spend_causes(before, old, after, new))}"
+        move = moved(before.spend, after.spend, before.spend_known, after.spend_known)
+        yield f"spend {move}: {_listed(_spend_causes(before, old, after, new))}"
     if before.tax != after.tax:
         moves = True
         causes = [*_charge_causes(old, new, lambda charges: charges.tax)] or [*_other_causes(old, new)]
@@ -59,11 +60,17 @@ def _clauses(before: DayReport, old: Inputs, after: DayReport, new: Inputs) -> I
 def _spend_causes(before: DayReport, old: Inputs, after: DayReport, new: Inputs) -> list[_Cause]:
     """Every cause with its amount; together they are all that the spend moved by."""
     causes = [*_charge_causes(old, new, lambda charges: charges.spend), *_estimate_cause(old, new, after)]
-    whole = (after.spend or Decimal(0)) - (before.spend or Decimal(0))
+    if after.spend is None and after.reason:
+        causes.append(_Cause(shown(after.reason)))
+    whole = _known(after) - _known(before)
     known = [cause.amount for cause in causes if cause.amount is not None]
     if old.sources is None or abs(whole - sum(known)) > ROUNDING:
         causes += _other_causes(old, new, is_explained=bool(causes))
     return causes
+
+
+def _known(report: DayReport) -> Decimal:
+    return next((amount for amount in (report.spend, report.spend_known) if amount is not None), Decimal(0))
 
 
 def _charge_causes(old: Inputs, new: Inputs, amount: Callable[[SourceCharges], Decimal]) -> Iterator[_Cause]:

@@ -86,8 +86,12 @@ async def test_case_04_only_the_day_whose_charges_changed_is_restated(books: Bil
     assert after["2026-05-04"].sources[0].startswith("may-0.csv from cloud, ")
 
 
-async def test_charges_in_any_order_and_files_are_the_same_and_a_changed_one_concerns_its_days(books: Billing) -> None:
-    rng = random.Random(SEED)
+async def test_charges_in_any_order_and_files_are_the_same_and_a_changed_one_concerns_its_days(tmp_path: Path) -> None:
+    async with billing(tmp_path, configured()) as (books, _):
+        await shuffle_and_change(books, random.Random(SEED))
+
+
+async def shuffle_and_change(books: Billing, rng: random.Random) -> None:
     rows = [some_charge(rng) for _ in range(30)]
     await deliver(books, rows, "first")
     before = await reports(books)

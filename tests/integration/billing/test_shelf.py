@@ -139,6 +139,12 @@ async def a_bill_of_the_period(stand: Stand) -> None:
     await a_bill(stand, DAY_WINDOW.start + 9 * DAY, issuer="another", **month)
 
 
+async def a_correction_of_the_period(stand: Stand) -> None:
+    """In a later bill: it says which machines are on the period's."""
+    june = {"period_start": DAY_WINDOW.start + 29 * DAY, "period_end": DAY_WINDOW.start + 59 * DAY}
+    await a_bill(stand, DAY_WINDOW.start + 3 * DAY, issuer="later", **june)
+
+
 async def a_payable(stand: Stand) -> None:
     await stand.add(payables, source="s", issuer="i", invoice_id="I-1", amount=Decimal(1), voids=None, noted_at=0.0)
 
@@ -172,6 +178,7 @@ CHANGES: dict[str, Callable[[Stand], Awaitable[object]]] = {
     "a bill of a day before, to its end": lambda stand: a_bill(stand, DAY_WINDOW.start - DAY, 2 * DAY),
     "a moment that is billed": lambda stand: a_bill(stand, DAY_WINDOW.start, 0),
     "a bill of its period": a_bill_of_the_period,
+    "a correction of its period": a_correction_of_the_period,
     "a payable amount": a_payable,
     "a state on the day": told_at(DAY_WINDOW.start + HOUR),
     "a state of before, told late": told_at(DAY_WINDOW.start - 9 * DAY),
@@ -184,7 +191,7 @@ CHANGES: dict[str, Callable[[Stand], Awaitable[object]]] = {
 
 @pytest.mark.parametrize("what", CHANGES)
 async def test_whatever_a_day_is_made_from_makes_it_anew_once(stand: Stand, what: str) -> None:
-    await a_bill(stand)
+    await a_bill(stand, period_start=DAY_WINDOW.start - DAY, period_end=DAY_WINDOW.start + 9 * DAY)
     if what != "a payable amount":
         await a_payable(stand)
     shelf = stand.shelf()

@@ -16,6 +16,7 @@ from tests.unit.billing.revisions import CHARGES, FILE, INPUTS, SETTINGS, charge
 
 TIES = ("cloud", "Cloud Inc.", "INV-7", "ties")
 NEW_FILE = FileInput(source="cloud", file_name="may-2.csv", sha256="0b", rows=4)
+H_FILE = FileInput(source="hyperstack", file_name="h.csv", sha256="0d", rows=2)
 HYPERSTACK = SourceCharges(source="hyperstack", sha256="h", rows=2, spend=Decimal("0.5"), tax=Decimal(0))
 
 
@@ -54,6 +55,20 @@ def test_a_cost_that_was_not_known() -> None:
     assert text == (
         "spend unknown → 100.00 USD: charges of source cloud, file bill.csv (3 rows added, +100.00); "
         "state unknown → provisional"
+    )
+
+
+def test_a_bill_that_was_missing() -> None:
+    before = figure(
+        None, state="estimated", usage_complete=True, spend_known=Decimal("99.5"), reason="no bill yet: h-1"
+    )
+    now = inputs(sources=(CHARGES, HYPERSTACK), files=(FILE, H_FILE))
+    assert said(figure("100", state="estimated"), now, before) == (
+        "spend unknown but for 99.50 USD → 100.00 USD: charges of source hyperstack, file h.csv (2 rows added, +0.50)"
+    )
+    assert said(before, INPUTS, figure("100"), now) == (
+        "spend 100.00 USD → unknown but for 99.50 USD: charges of source hyperstack, no longer counted "
+        "(2 rows removed, -0.50), no bill yet: h-1; state provisional → estimated: no bill yet: h-1"
     )
 
 
