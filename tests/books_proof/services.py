@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from services.billing.adapters.revisions import Revisions
 from services.billing.bands import BandMaker
 from services.billing.meter import Meter
 from services.billing.metrics import Metrics
+from services.billing.publisher import published_revision
 from services.billing.reports import Reports
 from services.billing.settings import settings
 from services.billing.shelf import Shelf
@@ -160,7 +162,8 @@ class Suite:
         url = database.url_of(config, self._billing.data_dir, BOOKS_FILE)
         async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
             chosen, meter, revisions = settings(config), Meter(self._bus), Revisions(engine)
-            reports = Reports(meter, DayBook(engine), revisions, chosen, Metrics(CollectorRegistry()), now=now)
+            metrics, published = Metrics(CollectorRegistry()), partial(published_revision, self._bus)
+            reports = Reports(meter, DayBook(engine), revisions, chosen, metrics, published=published, now=now)
             shelf = Shelf(reports, revisions.newest_report, meter, Marks(engine), now=now)
             await BandMaker(PriceBook(engine), shelf, chosen, now=now).look()
 
