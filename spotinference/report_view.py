@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.billing.core.period import spans
+from services.billing.forms import bills
 from services.billing.forms.words import (
     CAUSE_WORDS,
     NOBODY,
@@ -83,6 +84,8 @@ def _period(report: PeriodReport, width: int) -> Iterator[RenderableType]:
     without = [(spans([day.day for day in report.days if day.reason == reason]), reason) for reason in reasons]
     if without:
         yield Text("\n".join(f"{days}: {printable(reason or 'not known')}" for days, reason in without))
+    if report.bills:
+        yield Text("\n".join(map(printable, bills.lines(report))))
     if report.left_out:
         yield Text(f"left out: {printable(report.left_out)}")
 

@@ -2,11 +2,13 @@
 
 import msgspec
 
+from services.billing.adapters.day_book import DayBook
 from services.billing.answering import ANSWER_BYTES, answered, bounded
-from services.billing.core.days import DAY, day_of, day_window
+from services.billing.core.days import DAY, Window, day_of, day_window
 from services.billing.core.explanation import Lines, explanations
 from services.billing.core.key_names import with_names
 from services.billing.core.period import make_period
+from services.billing.core.source_bills import bills_of, furthest
 from services.billing.key_names import Names
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
@@ -21,9 +23,11 @@ MOST_DAYS = 92
 
 
 class Periods:
-    def __init__(self, shelf: Shelf, settings: Settings, metrics: Metrics, names: Names) -> None:
+    def __init__(self, shelf: Shelf, book: DayBook, settings: Settings, metrics: Metrics, names: Names) -> None:
         self._names = names
         self._shelf = shelf
+        self._book = book
+        self._fleet = settings.fleet
         self._weights = settings.weights
         self._metrics = metrics
 
@@ -40,7 +44,9 @@ class Periods:
                 if day.causes:
                     days[place], of_day = await self._shelf.explained(day.day)
                     lines.add_all(of_day)
-        figures = make_period(days, self._weights)
+        span = Window(day_window(days[0].day).start, day_window(days[-1].day).end)
+        bills = bills_of(days, furthest(await self._book.reaches(span), self._fleet))
+        figures = msgspec.structs.replace(make_period(days, self._weights), bills=bills)
         if query.explain and figures.causes:
             figures = msgspec.structs.replace(figures, explanations=explanations(lines))
         return fitted(with_names(figures, self._names()))

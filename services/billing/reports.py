@@ -23,6 +23,7 @@ from services.billing.core.money import usd
 from services.billing.core.report import always_on_of, make_report
 from services.billing.core.revision import FileInput, Inputs, differs, revised, sha256
 from services.billing.core.revision_reason import reason
+from services.billing.core.source_bills import furthest
 from services.billing.core.tie import period_of, settled
 from services.billing.core.usage import BY, Usage, tokens_of, usage
 from services.billing.key_names import Names
@@ -154,13 +155,11 @@ class Reports:
             return _Read(report, facts, records.origins, allocation)
 
     async def _on_bill(self, day: _Day) -> frozenset[str]:
-        """The machines for which there are charges in the billing periods that have the day."""
+        """The machines for whose use there are charges in the billing periods that have the day."""
         periods = [period for one in day.records.invoices if (period := period_of(one)).overlap(day.window).length]
         start = min((period.start for period in periods), default=day.window.start)
         end = max((period.end for period in periods), default=day.window.end)
-        resources = await self._book.resources(Window(start, end))
-        owner = self._settings.fleet.machine
-        return frozenset(machine for name in resources if (machine := owner(name)) is not None)
+        return frozenset(furthest(await self._book.reaches(Window(start, end)), self._settings.fleet))
 
     async def _answer(self, data: bytes) -> DayReport | Refused:
         try:

@@ -117,7 +117,7 @@ class Office:
         self._bills = None if bill is None else _bills(runtime, bill, Accruals(engine), self._metrics)
         shelf = Shelf(self._reports, Revisions(engine).newest_report, meter, Marks(engine), now=runtime.now)
         prices = PriceBook(engine)
-        self._periods = Periods(shelf, chosen, self._metrics, names)
+        self._periods = Periods(shelf, DayBook(engine), chosen, self._metrics, names)
         self._bands = BandMaker(prices, shelf, chosen, now=runtime.now)
         self._statements = Statements(meter, prices, names)
         self._publisher = Publisher(

@@ -12,11 +12,12 @@ from services.billing.adapters.accruals import accrued_in
 from services.billing.adapters.payable_book import counts, standings_of
 from services.billing.adapters.tables import cost_rows, snapshot_files, snapshots, transitions
 from services.billing.core.accrual import Accrual
-from services.billing.core.charges import is_early
+from services.billing.core.charges import MACHINE_CATEGORIES, is_early
 from services.billing.core.days import Window, millis
 from services.billing.core.explanation import Origin
 from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import Change
+from services.billing.core.source_bills import Reach
 from shared.database import reading
 from shared.messages.invoices import InvoiceStanding
 
@@ -89,22 +90,25 @@ class DayBook:
                 accruals=accruals,
             )
 
-    async def resources(self, span: Window) -> frozenset[str]:
-        """The ids of all resources with a charge for use in the window."""
+    async def reaches(self, window: Window) -> list[Reach]:
+        """How far the charges for use that touch the window reach, by source and resource."""
+        c = cost_rows.c
+        named = [name for name in MACHINE_CATEGORIES if name is not None]
         wanted = (
-            select(cost_rows.c.resource_id)
-            .join(snapshots, snapshots.c.id == cost_rows.c.snapshot_id)
+            select(snapshots.c.source, c.resource_id, func.max(c.charge_end))
+            .join(snapshots, snapshots.c.id == c.snapshot_id)
             .where(
                 counts(),
-                cost_rows.c.category == "Usage",
-                cost_rows.c.resource_id.is_not(None),
-                cost_rows.c.charge_end > span.start,
-                cost_rows.c.charge_start < span.end,
+                c.category == "Usage",
+                or_(c.service_category.is_(None), c.service_category.in_(named)),
+                c.resource_id.is_not(None),
+                c.charge_end > window.start,
+                c.charge_start < window.end,
             )
-            .distinct()
+            .group_by(snapshots.c.source, c.resource_id)
         )
         async with reading(self._engine) as connection:
-            return frozenset((await connection.execute(wanted)).scalars())
+            return [Reach(*row) for row in await connection.execute(wanted)]
 
 
 async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostRow], list[int]]:

@@ -1,7 +1,7 @@
 """Whose a charge is: by its resource, tag or parent; what is nobody's is shared or unattributed, never dropped."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -51,12 +51,12 @@ class Fleet:
     """Machines for which nobody sends a bill."""
 
     def owner(self, row: CostRow) -> Owner:
-        if (machine := self.machine(row.resource_id)) is not None:
-            return Direct(self.tier_of[machine], machine, self._id(row.resource_id) in self.parts)
+        if (owner := self.of_resource(row.resource_id)) is not None:
+            return owner
         if (tier := _tag(row.tags, self.tier_tag)) in self.tiers:
             return Direct(tier, None)
-        if (machine := self.machine(row.parent_id)) is not None:
-            return Direct(self.tier_of[machine], machine, is_part=row.resource_id is not None)
+        if (owner := self.of_resource(row.parent_id)) is not None:
+            return replace(owner, is_part=row.resource_id is not None)
         if row.resource_id is None or row.service_category not in {*DIRECT_CATEGORIES, None}:
             return "shared"
         return "unattributed"  # a service without a category may be somebody's machine, so it is not shared
@@ -74,9 +74,11 @@ class Fleet:
             return False
         return machine in self.machine_of.values() or self.tier_of[machine] not in tagged
 
-    def machine(self, resource_id: str | None) -> str | None:
-        """The machine that a resource is, or belongs to."""
-        return self.machine_of.get(self._id(resource_id))
+    def of_resource(self, resource_id: str | None) -> Direct | None:
+        """Whose a resource is by its id alone."""
+        name = self._id(resource_id)
+        machine = self.machine_of.get(name)
+        return None if machine is None else Direct(self.tier_of[machine], machine, name in self.parts)
 
     def _id(self, resource_id: str | None) -> str:
         """The configured id of a resource, whole or as the last part of the delivered one; empty: there is none."""

@@ -118,6 +118,8 @@ def _parts(day: DayReport) -> Iterator[_Figure]:
 
 def _beside(day: DayReport) -> Iterator[_Figure]:
     yield _Figure("beside", "tax", day.tax)
+    if day.spend_known is not None:
+        yield _Figure("beside", "known", day.spend_known)
     yield _Figure("beside", "before_credits", day.spend_before_credits, None, day.usd_per_mtok_before_credits)
     yield _Figure("beside", "effective", day.effective_spend)
     yield _Figure("beside", "all_by_output", None, day.directions.output.tokens, day.usd_per_mtok_output)
@@ -135,6 +137,9 @@ def _notes(day: DayReport) -> Iterator[_Figure]:
         yield _Figure("change", reason=day.change)
     for reason in day.usage_reasons:
         yield _Figure("usage", reason=reason)
+    for one in day.unbilled:
+        cost = "estimated" if one.estimated else "cost unknown"
+        yield _Figure("unbilled", one.machine, reason=f"{cost}, no bill {f'from {one.since}' if one.since else 'yet'}")
     if day.shared_by:
         yield _Figure("shared_by", day.shared_by)
     yield _Figure("charges", str(day.charges))

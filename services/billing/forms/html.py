@@ -5,7 +5,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from services.billing.forms import words
+from services.billing.forms import bills, words
 from services.billing.forms.charts import bars, plot
 from shared.key_names import labelled
 from shared.messages.billing import DayReport, PeriodReport, Statement
@@ -32,6 +32,8 @@ def report_html(report: DayReport | PeriodReport) -> str:
         .render(
             shown,
             plot=plot(report.days),
+            bill_headings=[bills.heading(source) for source in report.bills],
+            bill_runs=bills.runs(report),
             sources=sorted({source for day in report.days for source in day.sources}),
             trailing=[found for days in words.TRAILING if (found := words.trailing(report, days)) is not None],
         )
@@ -77,6 +79,7 @@ def _pages() -> Environment:
     environment.filters["share"] = _share
     environment.globals["state_words"] = words.STATE_WORDS
     environment.globals["basis"] = words.BASIS
+    environment.globals["most_rows"] = MOST_ROWS
     environment.globals["nobody"] = words.NOBODY
     return environment
 

@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TypeVar
 
+from services.billing.forms import bills
 from services.billing.forms.csv import DAY_COLUMNS, report_rows
 from services.billing.forms.words import (
     BASIS,
@@ -176,6 +177,8 @@ def _notes(report: Report) -> Sheet:
     ]
     if report.left_out:
         about.append((None, "left out", report.left_out))
+    if isinstance(report, PeriodReport):
+        about += [(None, "bills", line) for line in bills.lines(report)]
     days = days_of(report)
     about += [(None, "source", source) for source in sorted({source for day in days for source in day.sources})]
     for day in days:

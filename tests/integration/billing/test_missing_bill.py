@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from shared.bus import subjects
 from shared.messages.billing import DayReport, PeriodReport, ReportsQuery
 from shared.messages.codec import decode, encode
+from shared.messages.invoices import PayableNote
 from shared.messages.waker import MachineState, Transition
 from tests.integration.billing.kit import Billing, billing, configured
 from tests.kit.waiting import until
@@ -19,6 +20,8 @@ MISSING = (
     b"2026-11-20,471121,52.25,USD,HS-202611,Compute,H100\n"
     b"2026-11-20,471122,70.125,USD,HS-202611,Compute,H100\n"
 )
+DECEMBER = 1_796_385_600.0
+"""The fourth of it."""
 NOW = 1_795_953_600.0
 """Noon of 29 November."""
 CONFIG = """
@@ -86,12 +89,16 @@ async def test_a_day_without_its_bill_is_null_by_name_until_it_comes(tmp_path: P
         assert (whole.spend, whole.state, whole.complete_through) == (None, "estimated", "2026-11-19")
         assert whole.reason == f"{LACKS} on 2026-11-20; the days up to 2026-11-19 are whole"
         assert (await period(books, 8)).spend is not None
+        (bills,) = whole.bills
+        assert (bills.source, bills.machines, bills.missing) == ("hyperstack", MACHINES, {"2026-11-20": MACHINES})
+        assert (bills.charges_through, bills.delivered_through) == ("2026-11-28", "2026-11-19")
 
         await books.deliver(BILL + MISSING, source="hyperstack")
         came = await told()
         assert (came.state, came.spend, came.reason) == ("provisional", Decimal("189.165"), None)
         assert came.revision == lacking.revision + 1
-        assert (await period(books)).complete_through == "2026-11-28"
+        whole = await period(books)
+        assert (whole.complete_through, whole.bills[0].delivered_through) == ("2026-11-28", "2026-11-28")
 
     async with billing(tmp_path / "second", configured(CONFIG), now=NOW) as (books, _):
         books.meter.served = {"h100x2": 50_000_000}
@@ -100,3 +107,20 @@ async def test_a_day_without_its_bill_is_null_by_name_until_it_comes(tmp_path: P
         await tell(books, "2026-11-01", "ready")
         at_once = await until(told, lambda report: report.causes.get("warm_idle") == came.causes["warm_idle"])
         assert figures(at_once) == figures(came)
+
+
+async def test_a_month_whose_invoice_ties_lacks_nothing_of_the_machines_on_it(tmp_path: Path) -> None:
+    async with billing(tmp_path, configured(CONFIG), now=DECEMBER) as (books, _):
+        await tell(books, "2026-11-01", "ready")
+        await tell(books, "2026-11-29", "asleep")
+        await books.deliver(BILL, source="hyperstack")
+
+        async def told() -> DayReport:
+            return await books.report("2026-11-20")
+
+        await until(told, lambda report: report.reason == LACKS)
+        paid = sum((Decimal(line.split(b",")[2].decode()) for line in BILL.splitlines()[1:]), Decimal(0))
+        note = PayableNote(source="hyperstack", invoice_id="HS-202611", amount=paid)
+        await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=30)
+        report = await told()
+        assert (report.state, report.spend, report.unbilled) == ("final", Decimal("5.29"), ())
