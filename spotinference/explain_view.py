@@ -26,7 +26,8 @@ def chosen(report: Report, figure: str) -> Explanation:
         if one.figure == figure:
             return one
     if not report.explanations:
-        why = report.reason or report.left_out or "billing gave none: run the same version of both"
+        gave_none = report.left_out or "billing gave none: run the same version of both"
+        why = gave_none if report.causes else report.reason or "its cost is not known"
         raise Refusal(f"{span_of(report)}: nothing can be explained: {why}")
     names = ", ".join(one.figure for one in report.explanations)
     raise Refusal(f"--explain: no figure is named {figure!r}: there are {names}")

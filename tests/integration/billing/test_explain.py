@@ -1,18 +1,13 @@
 """What a figure is made of, asked of the service: it sums to the figure of the same answer, of a day and of several."""
 
-import json
 from decimal import Decimal
 from pathlib import Path
 
-import pytest
-
-from services.billing import wiring
 from shared.bus import subjects
 from shared.messages.billing import DayReport, PeriodReport, ReportQuery, ReportsQuery
 from shared.messages.codec import decode, encode
 from shared.messages.explanation import CostLine, Explanation
 from tests.integration.billing.kit import Billing, billing, configured, tell
-from tests.integration.billing.shelves import DyingBus
 from tests.kit.waiting import until
 from tests.unit.billing.kit import DAY, focus_csv
 
@@ -41,8 +36,8 @@ def sums_hold(report: DayReport | PeriodReport) -> dict[str, Explanation]:
     return found
 
 
-async def test_a_days_and_a_periods_figures_are_explained(tmp_path: Path, database_url: str) -> None:
-    async with billing(tmp_path, configured(database_url=database_url)) as (books, _):
+async def test_a_days_and_a_periods_figures_are_explained(tmp_path: Path) -> None:
+    async with billing(tmp_path, configured()) as (books, _):
         await tell(books.bus, "a-1", -1, "ready")
         await books.deliver(
             focus_csv(
@@ -75,16 +70,3 @@ async def test_a_days_and_a_periods_figures_are_explained(tmp_path: Path, databa
         assert (disk.amount, disk.charges) == (Decimal(7), 2)
         assert all(not of_day.explanations for of_day in period.days)
         assert not (await books.report()).explanations, "only for those who ask"
-
-
-async def test_a_published_report_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wiring, "DAILY_SECONDS", 0.05)
-    memory = DyingBus()
-    async with billing(tmp_path, configured(), memory) as (books, _):
-        await books.deliver(focus_csv({"BilledCost": "3.00", **DISK}))
-        told = await until(memory.said, lambda said: f"published.{DAY}" in said)
-        name = f"{DAY}.{told[f'published.{DAY}'].revision}"
-        published = json.loads(memory.files()[f"{name}.json"])
-        (unattributed,) = [one for one in published["explanations"] if one["figure"] == "unattributed"]
-        assert unattributed["amount"] == published["causes"]["unattributed"] == "3"
-        assert b"disk-x" in memory.files()[f"{name}.html"]

@@ -28,8 +28,8 @@ async def names(books: Billing) -> list[tuple[str | None, str | None]]:
     return [(key.key_id, key.name) for key in (await books.report()).keys]
 
 
-async def test_a_name_is_shown_and_a_rename_is_no_revision(tmp_path: Path, database_url: str) -> None:
-    async with billing(tmp_path, configured(database_url=database_url)) as (books, _):
+async def test_a_name_is_shown_and_a_rename_is_no_revision(tmp_path: Path) -> None:
+    async with billing(tmp_path, configured()) as (books, _):
         await books.deliver(focus_csv({"BilledCost": "100.00"}))
         assert await names(books) == [("k", None)], "a key that no record names stands there by its id"
         first = await books.report()
@@ -44,13 +44,17 @@ async def test_a_name_is_shown_and_a_rename_is_no_revision(tmp_path: Path, datab
         assert [key.name for key in (*period.keys, *period.days[0].keys)] == ["Acme Ltd"] * 2
 
 
-async def test_published_files_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_published_files_have_names_and_explanations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wiring, "DAILY_SECONDS", 0.05)
     memory = DyingBus()
     await name_key(memory, "Acme")
     async with billing(tmp_path, configured(), memory) as (books, _):
-        await books.deliver(focus_csv({"BilledCost": "100.00"}))
+        await books.deliver(focus_csv({"BilledCost": "100.00"}, {"BilledCost": "3.00", "ResourceId": "disk-x"}))
         told = await until(memory.said, lambda said: f"published.{DAY}" in said)
-        revision = told[f"published.{DAY}"].revision
-        (key,) = json.loads(memory.files()[f"{DAY}.{revision}.json"])["keys"]
-        assert (key["key_id"], key["name"]) == ("k", "Acme")
+        name = f"{DAY}.{told[f'published.{DAY}'].revision}"
+        published = json.loads(memory.files()[f"{name}.json"])
+        assert [(key["key_id"], key["name"]) for key in published["keys"]] == [("k", "Acme")]
+        (unattributed,) = [one for one in published["explanations"] if one["figure"] == "unattributed"]
+        assert unattributed["amount"] == published["causes"]["unattributed"] == "3"
+        for part in (b"Acme", b"disk-x"):
+            assert part in memory.files()[f"{name}.html"]
