@@ -1,6 +1,7 @@
 """Every figure that is published of a month is the oracle's, computed in fractions from the facts alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,7 @@ async def test_figures_of_a_week_are_the_oracles(tmp_path: Path) -> None:
         Month(seed=3, requests=2_000, priced=("g6e",), gaps=True),
         Month(seed=4, requests=5_000, priced=("h100x2", "a100x2", "g6e"), vendors=("aws", "cur", "azure", "plain")),
         Month(seed=5, requests=500, priced=("g6e",), gaps=True, open_sources=("aws",)),
+        Month(seed=6, requests=500, vendors=("azure", "google", "plain"), unbilled=9, open_sources=("hyperstack",)),
     ],
     ids=lambda month: f"seed {month.seed}",
 )
@@ -94,3 +96,30 @@ async def test_figures_of_a_month_are_the_oracles(month: Month, tmp_path: Path, 
         await tell(running, world)
         told = await ask(running, month.days)
     assert compare(told, world) > 1_000
+
+
+@pytest.mark.long
+async def test_only_the_day_of_a_new_row_gets_a_revision(tmp_path: Path) -> None:
+    """The same rows in another order change nothing, a row more changes its own day, by that row."""
+    month = Month(seed=7, requests=300, days=7)
+    world = month.world()
+    bill = next(delivery for delivery in world.deliveries if delivery.vendor == "aws")
+    added = replace(next(row for row in bill.rows if row.service == "Networking"), billed=Fraction("7.25"))
+    more = replace(bill, rows=(*bill.rows, added))
+    async with suite(world, tmp_path) as running:
+        await tell(running, world)
+        first = (await ask(running, month.days)).days
+        assert {day.state for day in first} == {"final", "provisional"}
+        await running.deliver(replace(bill, rows=bill.rows[::-1]))
+        assert [await running.day(day.day) for day in first] == first
+        await running.deliver(more)
+        after = [await running.day(day.day) for day in first]
+    (moved,) = [new for new, old in zip(after, first, strict=True) if new.revision != old.revision]
+    assert (moved.day, moved.state, moved.revision) == (day_of(added.start), "restated", 2)
+    assert "+7.25" in (moved.change or "")
+    books, found = Books(replace(world, deliveries=(*world.deliveries, more))), Comparison()
+    for report in after:
+        figures = books.day(NEXT - (month.days - after.index(report)) * DAY)
+        figures.state = "restated" if report is moved else first[after.index(report)].state or ""
+        found.day(report, figures)
+    assert not found.differences, found.differences
