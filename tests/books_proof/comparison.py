@@ -19,8 +19,11 @@ from shared.messages.billing import (
 from shared.messages.invoices import Invoices
 from tests.books_proof.amounts import Amount, ratio, rounded, sum_of
 from tests.books_proof.facts import CAUSES
+from tests.books_proof.hours import hours_of
 from tests.books_proof.oracle import WEIGHTS, Books, DayFigures, Tokens
 from tests.books_proof.prices import band, used
+
+HOURS_STEP = Fraction(1, 10_000)
 
 
 @dataclass
@@ -77,6 +80,7 @@ class Comparison:
         else:
             self._models_and_keys(day, report, figures)
         self._variance(day, report, figures)
+        self._hours(day, report, figures)
         self._ratios(day, report, figures.directions)
         self._sums(day, report)
 
@@ -207,6 +211,18 @@ class Comparison:
             amount, count = right.get(name, (Amount(), 0))
             self.amount(f"{what} {name}", spend, amount)
             self.same(f"{what} {name} tokens", tokens, count)
+
+    def _hours(self, day: str, report: DayReport, figures: DayFigures) -> None:
+        """Published with four decimals."""
+        right = hours_of(figures)
+        self.same(f"{day} machines with hours", {one.machine for one in report.hours}, set(right))
+        for one in report.hours:
+            mine = right.get(one.machine)
+            for name in ("billed", "known", "unexplained", "asleep"):
+                told, hours = getattr(one, name), getattr(mine, name, None)
+                near = told is hours if told is None or hours is None else abs(Fraction(told) - hours) <= HOURS_STEP
+                self.same(f"{day} hours of {one.machine} {name}: {told}, {hours and float(hours)} is right", near, True)
+            self.amount(f"{day} unexplained of {one.machine}", one.spend, None if mine is None else mine.spend)
 
     def _variance(self, day: str, report: DayReport, figures: DayFigures) -> None:
         right = figures.variance

@@ -135,7 +135,7 @@ class DayFigures:
     @cached_property
     def tax(self) -> Amount:
         """Recoverable, beside the spend."""
-        return total(self._amount(row, row.billed) for row in self.rows if row.category == "Tax")
+        return total(self.amount(row, row.billed) for row in self.rows if row.category == "Tax")
 
     @cached_property
     def effective(self) -> Amount | None:
@@ -144,7 +144,7 @@ class DayFigures:
         if all(row.effective is None for row in rows):
             return None
         told = (row.billed if row.effective is None else row.effective for row in rows)
-        return total(self._amount(row, amount) for row, amount in zip(rows, told, strict=True)) + self.accrued
+        return total(self.amount(row, amount) for row, amount in zip(rows, told, strict=True)) + self.accrued
 
     @cached_property
     def missing(self) -> dict[str, int | None]:
@@ -263,7 +263,7 @@ class DayFigures:
         """What would have been accrued for the machine hours that are billed, and what was billed for them."""
         accrued, billed, found = Amount(), Amount(), False
         for machine in self.books.world.machines:
-            price, usage = self.books.prices[machine.tier], self._usage(machine)
+            price, usage = self.books.prices[machine.tier], self.usage(machine)
             if price is None or not usage:
                 continue
             hours = [hour for hour in range(self.start, self.end, HOUR) if self._billed_in(machine, hour)]
@@ -272,10 +272,10 @@ class DayFigures:
                 continue
             seconds = sum((time.billable(hour, hour + HOUR) for hour in hours), Fraction(0))
             found, accrued = True, accrued + Amount(price).part(seconds, HOUR)
-            billed += total(self._amount(row, row.billed) for row in usage)
+            billed += total(self.amount(row, row.billed) for row in usage)
         return (accrued, billed) if found else None
 
-    def _usage(self, machine: Machine) -> list[Charge]:
+    def usage(self, machine: Machine) -> list[Charge]:
         """Charges for its running."""
         return [
             row
@@ -283,7 +283,7 @@ class DayFigures:
             if row.category == "Usage" and row.service in OF_A_MACHINE and self.books.owners[id(row)].machine is machine
         ]
 
-    def _amount(self, row: Charge, amount: Fraction) -> Amount:
+    def amount(self, row: Charge, amount: Fraction) -> Amount:
         """The day's part of it, by overlapping seconds."""
         seconds = min(row.end, self.end) - max(row.start, self.start)
         return self.books.usd(row, amount).part(seconds, row.end - row.start)
@@ -295,11 +295,11 @@ class DayFigures:
         for row in self.rows:
             if row.category == "Tax" or not counts(row):
                 continue
-            whose, amount = self.books.owners[id(row)], self._amount(row, row.billed)
+            whose, amount = self.books.owners[id(row)], self.amount(row, row.billed)
             if whose.machine is not None and row.category != "Usage":
                 adjustments.append((whose.machine, row))
             elif whose.machine is not None:
-                parts = spread(amount, self._weights(row, whose.machine)).items()
+                parts = spread(amount, self.weights(row, whose.machine)).items()
                 owned[whose.machine.id] += [Part(whose.tier, doing, part) for doing, part in parts]
             elif whose.tier is not None:
                 found.parts.append(Part(whose.tier, UNEXPLAINED, amount))
@@ -317,7 +317,7 @@ class DayFigures:
 
     def _adjusted(self, machine: Machine, row: Charge, owned: Mapping[str, Sequence[Part]]) -> list[Part]:
         """A credit or refund goes as the machine's other costs of the day do, else as its tier's, else by its time."""
-        amount = self._amount(row, row.billed)
+        amount = self.amount(row, row.billed)
         tiers_own = [part for parts in owned.values() for part in parts if part.tier == machine.tier]
         for parts in (owned.get(machine.id, ()), tiers_own):
             costs: dict[Doing, Amount] = defaultdict(Amount)
@@ -329,7 +329,7 @@ class DayFigures:
         weights = self._by_time(self.books.time[machine.id].times(self.start, self.end))
         return [Part(machine.tier, doing, part) for doing, part in spread(amount, weights).items()]
 
-    def _weights(self, row: Charge, machine: Machine) -> Times:
+    def weights(self, row: Charge, machine: Machine) -> Times:
         """What the machine did in the charge's time on this day, in proportion."""
         start, end = max(row.start, self.start), min(row.end, self.end)
         times = self.books.time[machine.id].times(start, end)
@@ -377,7 +377,7 @@ class DayFigures:
                 yield machine, hour, self.books.time[machine.id].times(hour, hour + HOUR), price
 
     def _billed_in(self, machine: Machine, hour: int) -> bool:
-        return any(row.start < hour + HOUR and row.end > hour for row in self._usage(machine))
+        return any(row.start < hour + HOUR and row.end > hour for row in self.usage(machine))
 
     def _share(self, found: Allocation) -> None:
         """Shared cost over the tiers: by their own cost, else by tokens, else evenly."""
