@@ -31,6 +31,8 @@ class InvoiceSource(Section, frozen=True, kw_only=True):
     """Of another S3 than AWS's."""
     parts: bool = False
     """The files of a folder without manifests are parts of one snapshot, though they share charges."""
+    round: bool = False
+    """Billed costs with more than twelve decimals are rounded half to even, not refused."""
 
 
 def rate_faults(rates: tuple[CurrencyRate, ...]) -> list[str]:

@@ -37,11 +37,19 @@ def invoice() -> None:
 @click.argument("where", metavar="FILE|FOLDER|s3://BUCKET/PREFIX")
 @click.option("--source", required=True, help="Who delivered it: a later delivery of the source replaces this one.")
 @click.option("--parts", is_flag=True, help="The files are parts of one snapshot, though they share charges.")
+@click.option("--round", "rounds", is_flag=True, help="Round billed costs with more than 12 decimals, half to even.")
 @click.option("--region", help="Of the S3 bucket. [by boto3's usual chain]")
 @click.option("--endpoint-url", help="Of another S3 than AWS's.")
 @suite_options
 def import_(
-    context: Context, where: str, *, source: str, parts: bool, region: str | None, endpoint_url: str | None
+    context: Context,
+    where: str,
+    *,
+    source: str,
+    parts: bool,
+    rounds: bool,
+    region: str | None,
+    endpoint_url: str | None,
 ) -> None:
     """Read FOCUS, CUR 2.0 or date,resource,cost,currency (CSV, gzip, Parquet).
 
@@ -52,7 +60,7 @@ def import_(
     lies = place(where, region=region, endpoint_url=endpoint_url)
     with progress(where) as tell:
         try:
-            answers = context.on_bus(lambda bus: deliver(bus, lies, source, tell, parts=parts))
+            answers = context.on_bus(lambda bus: deliver(bus, lies, source, tell, parts=parts, rounds=rounds))
         except KeyboardInterrupt:
             fail("interrupted: billing may finish an import that it has begun; `spotinference invoice list` shows it")
     for answer in answers:
@@ -158,14 +166,14 @@ def check(context: Context, *, as_json: bool) -> None:
 
 
 async def deliver(
-    bus: Bus, lies: Place, source: str, tell: Callable[[str], None], *, parts: bool = False
+    bus: Bus, lies: Place, source: str, tell: Callable[[str], None], *, parts: bool = False, rounds: bool = False
 ) -> list[ImportAnswer]:
     """Import what lies there, up to the first delivery that is refused; `tell` hears how far it is."""
     answers: list[ImportAnswer] = []
     sent_before: list[str] = []
     for delivery in await found(lies):
         tell(f"sending {len(delivery.plan.files)} files")
-        request = await sent(bus, lies, delivery.plan, source, parts=parts, beside=sent_before)
+        request = await sent(bus, lies, delivery.plan, source, parts=parts, rounds=rounds, beside=sent_before)
         answers.append(await import_delivery(bus, replace(request, id=uuid4().hex), tell))
         if answers[-1].refusals:
             break

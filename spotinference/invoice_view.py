@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from rich.table import Table
 
@@ -14,7 +15,8 @@ def imported_lines(answer: ImportAnswer) -> Iterator[str]:
         replaced = "  (replaces the one before)" if snapshot.replaced else ""
         yield (
             f"{snapshot.period_start[:10]} to {snapshot.period_end[:10]}  {snapshot.issuer}  "
-            f"account {snapshot.account}  {snapshot.rows} rows  {snapshot.billed} {snapshot.currency}{replaced}"
+            f"account {snapshot.account}  {snapshot.rows} rows  {snapshot.billed} {snapshot.currency}"
+            f"{_rounded(snapshot.residue)}{replaced}"
         )
     if answer.snapshots:
         yield f"sha256 {answer.sha256}"
@@ -37,10 +39,16 @@ def imported_table(imported: Sequence[Imported]) -> Table:
     for one in imported:
         files = ", ".join(f"{file.name} {file.sha256[:12]}" for file in one.files)
         period = f"{one.period_start[:10]} to {one.period_end[:10]}"
-        counts = "yes" if one.active else "no: replaced"
+        reread = f", read again: {one.reread}" if one.reread else ""
+        counts = f"{'yes' if one.active else 'no: replaced'}{reread}{_rounded(one.residue)}"
         cells = (one.source, one.issuer, one.account, period, f"{one.rows:,}", f"{one.billed:,f}", one.currency)
         table.add_row(*cells, counts, files)
     return table
+
+
+def _rounded(residue: Decimal | None) -> str:
+    """How much more was delivered than counts."""
+    return "" if residue is None else f", rounded (residue {residue:f})"
 
 
 def sources_table(sources: Sequence[SourceState]) -> Table:

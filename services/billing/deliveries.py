@@ -33,11 +33,18 @@ async def found(place: Place) -> tuple[Found, ...]:
 
 
 async def sent(
-    bus: Bus, place: Place, plan: Plan, source: str, *, parts: bool = False, beside: Iterable[str] = ()
+    bus: Bus,
+    place: Place,
+    plan: Plan,
+    source: str,
+    *,
+    parts: bool = False,
+    rounds: bool = False,
+    beside: Iterable[str] = (),
 ) -> ImportRequest:
     """Put the files where billing reads them, unchanged and named by their SHA-256.
 
-    `parts` and `beside` are the request's.
+    `parts`, `rounds` and `beside` are the request's.
     """
     files: list[DeliveredFile] = []
     with TemporaryDirectory(prefix="invoices-") as room:
@@ -53,6 +60,7 @@ async def sent(
         sizes=dict(plan.sizes),
         parts=parts or bool(plan.wanted),
         beside=tuple(beside),
+        round=rounds,
     )
 
 

@@ -142,7 +142,8 @@ class Fetches:
 
     async def _import(self, lies: Place, plan: Plan, key: _Files, marks: tuple[str, ...]) -> None:
         beside = [sha for other, imported in self._imported.items() if other != key for sha in imported.files]
-        request = await sent(self._bus, lies, plan, self._source.name, parts=self._source.parts, beside=beside)
+        parts, rounds = self._source.parts, self._source.round
+        request = await sent(self._bus, lies, plan, self._source.name, parts=parts, rounds=rounds, beside=beside)
         answer = await self._imports.take(request)
         if isinstance(answer, Refused):
             self._note(key, _Refused(marks, (answer.reason,), by_content=False))

@@ -15,7 +15,7 @@ import structlog
 
 from services.billing.adapters.invoice_book import Delivery, InvoiceBook, Taken
 from services.billing.adapters.reader import Reading, Snapshot, sha256_of
-from services.billing.adapters.terms import Interrupted, Terms
+from services.billing.adapters.terms import READER, Interrupted, Terms
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus import topology
@@ -42,6 +42,8 @@ log = structlog.get_logger()
 
 MAX_FILES = 1000
 """Of one delivery: a month of the largest accounts has some dozens."""
+SHOWN_FILES = 3
+"""Of a delivery, in the log."""
 
 
 @dataclass
@@ -117,22 +119,27 @@ class Imports:
 
     async def take(self, request: ImportRequest) -> ImportAnswer | Refused:
         """Import the delivery, or say why not: then every figure is as it was."""
-        answer = await self._taken(request, again=False)
+        answer = await self._taken(request)
         outcome = "refused" if isinstance(answer, Refused) or answer.refusals else "imported"
         self._metrics.imports.labels(outcome).inc()
         log.info("invoice files", outcome=outcome, source=request.source, files=len(request.files))
         return answer
 
     async def read_again(self) -> None:
-        """Bring what counts to the terms of today: whose resources are machines', and the rates of currencies.
+        """Bring what counts to the terms of today: the reader, whose resources are machines', and currencies' rates.
 
         A delivery that cannot be read again stays as it is. `BusUnavailable`, or what `AWAY` lists: try again.
         """
         for stale in await self._book.stale(self._terms("").digest):
-            request = ImportRequest(source=stale.source, files=stale.files, parts=True)
-            answer = await self._taken(request, again=True)
-            refused = isinstance(answer, Refused) or bool(answer.refusals)
-            log.info("read again by a changed configuration", source=stale.source, refused=refused)
+            # Rounded where it has to be: what has been taken is not refused for its decimals.
+            request = ImportRequest(source=stale.source, files=stale.files, parts=True, round=True)
+            answer = await self._taken(request, again=stale.number)
+            files = [file.name for file in stale.files[:SHOWN_FILES]]
+            fault = answer.reason if isinstance(answer, Refused) else _first(answer.refusals)
+            if fault:
+                log.warning("invoices_not_reread", source=stale.source, files=files, reason=fault)
+            else:
+                log.info("invoices_reread", source=stale.source, files=files, reader=READER)
 
     async def idle(self) -> None:
         """Returns when no import is under way."""
@@ -144,10 +151,12 @@ class Imports:
         if self._reading is not None:
             self._reading.interrupt()
 
-    def _terms(self, source: str) -> Terms:
-        return Terms(source=source, mine=frozenset(self._settings.fleet.machine_of), rates=self._settings.rates)
+    def _terms(self, source: str, *, rounds: bool = False) -> Terms:
+        mine = frozenset(self._settings.fleet.machine_of)
+        return Terms(source=source, mine=mine, rates=self._settings.rates, rounds=rounds)
 
-    async def _taken(self, request: ImportRequest, *, again: bool) -> ImportAnswer | Refused:
+    async def _taken(self, request: ImportRequest, *, again: int | None = None) -> ImportAnswer | Refused:
+        """`again` is the number of the delivery that is read again."""
         async with self._one:
             running = self._running = _Running(request.id, request.source, self._monotonic())
             try:
@@ -163,7 +172,7 @@ class Imports:
             finally:
                 self._running = None
 
-    async def _import(self, request: ImportRequest, running: _Running, *, again: bool) -> ImportAnswer:
+    async def _import(self, request: ImportRequest, running: _Running, *, again: int | None) -> ImportAnswer:
         sha256 = sha256_of([file.sha256 for file in request.files])
         refusals = _whole(request)
         if refusals:
@@ -173,7 +182,7 @@ class Imports:
             refusals = _cut_off(request, files)
             if refusals:
                 return ImportAnswer(sha256=sha256, refusals=refusals)
-            terms = self._terms(request.source)
+            terms = self._terms(request.source, rounds=request.round)
             reading = self._reading = Reading(room, terms)
             running.begin("reading")
             try:
@@ -269,6 +278,10 @@ def _cut_off(request: ImportRequest, files: Sequence[tuple[DeliveredFile, Path]]
             reason = f"has {size:,} bytes, and its manifest says {wanted:,}: wait until the delivery is complete"
             found.append(Refusal(file=file.name, line=0, column="", reason=reason))
     return tuple(found)
+
+
+def _first(refusals: Sequence[Refusal]) -> str:
+    return f"{refusals[0].file}:{refusals[0].line} {refusals[0].column}: {refusals[0].reason}" if refusals else ""
 
 
 def _sha256(path: Path) -> str:

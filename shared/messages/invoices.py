@@ -31,6 +31,8 @@ class ImportRequest(Message, frozen=True, kw_only=True, tag="import_request.v2")
     """SHA-256 of files of other deliveries from the same place: this one may not replace what they brought."""
     id: str = ""
     """By which the import is found in `ImportStatus`."""
+    round: bool = False
+    """Billed costs with more than twelve decimals are rounded half to even, not refused."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +56,8 @@ class SnapshotSummary(msgspec.Struct, frozen=True, kw_only=True):
     """In `currency`."""
     currency: str
     replaced: bool
+    residue: Decimal | None = None
+    """What rounding took away: the sum as delivered less `billed`. None where no cost was rounded."""
 
 
 class ImportAnswer(Message, frozen=True, kw_only=True, tag="import_answer.v1"):
@@ -113,6 +117,10 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     active: bool
     imported_at: float
     files: tuple[DeliveredFile, ...]
+    residue: Decimal | None = None
+    """What rounding took away: the sum as delivered less `billed`. None where no cost was rounded."""
+    reread: str = ""
+    """Why its files were read again; empty where they were not."""
 
 
 InvoiceState = Literal["open", "ties", "differs", "voided"]

@@ -1,14 +1,14 @@
 """Imported charges in the books, by snapshot. One writer: the leading billing process."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from itertools import groupby
 from typing import Any
 
 import asyncpg
-from sqlalchemy import Row, and_, delete, insert, select, update
+from sqlalchemy import Row, and_, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -19,6 +19,7 @@ from services.billing.adapters.tables import (
     snapshot_invoices,
     snapshots,
 )
+from services.billing.adapters.terms import is_of_this_reader
 from services.billing.core.days import written
 from services.billing.core.focus import SnapshotKey
 from services.billing.core.forms import AMOUNTS
@@ -39,8 +40,8 @@ class Delivery:
     """Digest of what reading depended on besides the files."""
     appends: bool
     """Adds to what the source delivered before, instead of replacing it."""
-    again: bool = False
-    """Nothing new: only snapshots that came from these files and count are written again, in the terms of today."""
+    again: int | None = None
+    """The number of the delivery of which this is a new reading. It brings nothing back that a later one replaced."""
     beside: frozenset[str] = frozenset()
     """SHA-256 of the files of other deliveries from the same place: what they brought stays."""
 
@@ -49,8 +50,10 @@ class Delivery:
 class Stale:
     """A delivery that counts, and was read in other terms than today's."""
 
+    number: int
     source: str
     files: tuple[DeliveredFile, ...]
+    """All of it, also those whose snapshots no longer count: a charge may stand in any of them for another account."""
 
 
 class Taken(Exception):
@@ -69,18 +72,28 @@ class InvoiceBook:
             if self._engine.dialect.name == "postgresql":
                 # A leader that was paused may still be at it beside the next one; SQLite has one writer anyway.
                 await connection.exec_driver_sql("LOCK TABLE snapshots IN SHARE ROW EXCLUSIVE MODE")
+            by_key = {key: list(parts) for key, parts in groupby(delivery.snapshots, key=lambda one: one.key)}
+            if delivery.again is not None:
+                return await _read_again(connection, delivery, delivery.again, by_key, now)
+            newest = await connection.scalar(select(func.max(snapshots.c.delivery)))
+            writing = _Writing(delivery, (newest or 0) + 1, now)
             summaries: list[SnapshotSummary] = []
-            for key, parts in groupby(delivery.snapshots, key=lambda snapshot: snapshot.key):
-                summaries += await _activate(connection, delivery, key, list(parts), now)
+            for key, parts in by_key.items():
+                summaries += await _activate(connection, writing, key, parts)
             return tuple(summaries)
 
     async def stale(self, terms: str) -> tuple[Stale, ...]:
         """The deliveries that count and were read in other terms."""
-        old = select(snapshots.c.id, snapshots.c.source).where(snapshots.c.active, snapshots.c.terms != terms)
+        s = snapshots.c
+        old = select(s.delivery).where(s.active, s.terms != terms)
+        whole = select(s.id, s.source, s.delivery).where(s.delivery.in_(old)).order_by(s.delivery)
         async with reading(self._engine) as connection:
-            found = (await connection.execute(old)).all()
+            found = (await connection.execute(whole)).all()
             files = await _files(connection, [snapshot.id for snapshot in found])
-        return tuple({Stale(snapshot.source, files[snapshot.id]): None for snapshot in found})
+        delivered: dict[tuple[int, str], dict[DeliveredFile, None]] = {}
+        for snapshot in found:
+            delivered.setdefault((snapshot.delivery, snapshot.source), {}).update(dict.fromkeys(files[snapshot.id]))
+        return tuple(Stale(number, source, tuple(of)) for (number, source), of in delivered.items())
 
     async def imported(self) -> tuple[Imported, ...]:
         """The snapshots, the newest first; those that no longer count are evidence."""
@@ -100,6 +113,8 @@ class InvoiceBook:
                 billed=sums.get(snapshot.id, Decimal(0)),
                 currency=snapshot.currency,
                 active=snapshot.active,
+                residue=None if snapshot.residue is None else Decimal(snapshot.residue),
+                reread=snapshot.reread or "",
                 imported_at=snapshot.imported_at,
                 files=files[snapshot.id],
             )
@@ -107,9 +122,43 @@ class InvoiceBook:
         )
 
 
-async def _activate(
-    connection: AsyncConnection, delivery: Delivery, key: SnapshotKey, parts: Sequence[Snapshot], now: float
-) -> list[SnapshotSummary]:
+@dataclass(frozen=True)
+class _Writing:
+    """A delivery on its way into the books, under its number."""
+
+    delivery: Delivery
+    number: int
+    now: float
+    reread: str | None = None
+    """Why it is read again."""
+
+
+async def _read_again(
+    connection: AsyncConnection,
+    delivery: Delivery,
+    number: int,
+    by_key: Mapping[SnapshotKey, Sequence[Snapshot]],
+    now: float,
+) -> tuple[SnapshotSummary, ...]:
+    """What the delivery says when it is read today, for what still counts of it: another account, too, than before."""
+    s = snapshots.c
+    own = (await connection.execute(select(snapshots).where(s.active, s.delivery == number))).all()
+    if not own:
+        return ()
+    same = all(is_of_this_reader(snapshot.terms) for snapshot in own)
+    writing = _Writing(delivery, number, now, "the configuration changed" if same else "by a newer version")
+    await _put_away(connection, own)
+    summaries: list[SnapshotSummary] = []
+    for key, parts in by_key.items():
+        standing = await _standing(connection, delivery, key)
+        if delivery.appends or all(snapshot.delivery < number for snapshot in standing):
+            await _put_away(connection, [] if delivery.appends else standing)
+            summaries += await _insert_all(connection, writing, key, parts, replaced=True)
+    return tuple(summaries)
+
+
+async def _standing(connection: AsyncConnection, delivery: Delivery, key: SnapshotKey) -> Sequence[Row[Any]]:
+    """The snapshots of the key that count; `Taken` where they are another source's."""
     same_key = and_(snapshots.c.active, *(snapshots.c[name] == value for name, value in asdict(key).items()))
     standing = (await connection.execute(select(snapshots).where(same_key))).all()
     others = sorted({snapshot.source for snapshot in standing} - {delivery.source})
@@ -118,17 +167,34 @@ async def _activate(
             f"{key.issuer}, account {key.account}, {written(key.period_start)} to {written(key.period_end)} "
             f"is delivered by source {others[0]!r}: import it under that name, or leave this file out"
         )
+    return standing
+
+
+async def _activate(
+    connection: AsyncConnection, writing: _Writing, key: SnapshotKey, parts: Sequence[Snapshot]
+) -> list[SnapshotSummary]:
+    delivery = writing.delivery
+    standing = await _standing(connection, delivery, key)
     known = [snapshot for snapshot in standing if snapshot.sha256 == parts[0].sha256]
     if delivery.beside and not known and not delivery.appends:
         await _keep_beside(connection, delivery, key, standing)
     new = not known or known[0].terms != delivery.terms
-    if delivery.again:
-        new = new and bool(known)
-    old = known if delivery.appends or delivery.again else standing
-    if new:
-        await _put_away(connection, old)
-        for part in parts:
-            await _insert(connection, delivery, part, now)
+    old = known if delivery.appends else standing
+    if not new:
+        return _summaries(key, parts, replaced=False)
+    await _put_away(connection, old)
+    return await _insert_all(connection, writing, key, parts, replaced=bool(old))
+
+
+async def _insert_all(
+    connection: AsyncConnection, writing: _Writing, key: SnapshotKey, parts: Sequence[Snapshot], *, replaced: bool
+) -> list[SnapshotSummary]:
+    for part in parts:
+        await _insert(connection, writing, part)
+    return _summaries(key, parts, replaced=replaced)
+
+
+def _summaries(key: SnapshotKey, parts: Sequence[Snapshot], *, replaced: bool) -> list[SnapshotSummary]:
     return [
         SnapshotSummary(
             issuer=key.issuer,
@@ -138,7 +204,8 @@ async def _activate(
             rows=part.rows,
             billed=usd(units(part.billed)),
             currency=part.currency,
-            replaced=new and bool(old),
+            replaced=replaced,
+            residue=part.residue,
         )
         for part in parts
     ]
@@ -165,7 +232,8 @@ async def _put_away(connection: AsyncConnection, old: Sequence[Row[tuple[object,
     await connection.execute(delete(cost_rows).where(cost_rows.c.snapshot_id.in_(ids)))
 
 
-async def _insert(connection: AsyncConnection, delivery: Delivery, part: Snapshot, now: float) -> None:
+async def _insert(connection: AsyncConnection, writing: _Writing, part: Snapshot) -> None:
+    delivery = writing.delivery
     values = {
         "source": delivery.source,
         "sha256": part.sha256,
@@ -173,7 +241,10 @@ async def _insert(connection: AsyncConnection, delivery: Delivery, part: Snapsho
         "rows": part.rows,
         "terms": delivery.terms,
         "active": True,
-        "imported_at": now,
+        "imported_at": writing.now,
+        "delivery": writing.number,
+        "residue": None if part.residue is None else f"{part.residue:f}",
+        "reread": writing.reread,
     }
     made = await connection.execute(insert(snapshots).values(**values, **asdict(part.key)).returning(snapshots.c.id))
     snapshot_id = made.scalar_one()

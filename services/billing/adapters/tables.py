@@ -21,6 +21,9 @@ snapshots = Table(
     Column("currency", Text),
     Column("rows", BigInteger),
     Column("terms", Text),
+    Column("delivery", Integer),
+    Column("residue", Text),
+    Column("reread", Text),
     Column("usual_day", ExactDecimal),
     Column("warnings", Text),
 )
@@ -28,8 +31,10 @@ snapshots = Table(
 
 The others stay as evidence, without their charges. `sha256` is that of the files with charges of it: of one file its
 own, of several that of their hashes. `rows` counts as delivered. `terms` is the digest of what reading depended on
-besides the files. `usual_day` is the median of what its days cost, in `currency`; null before migration 0003.
-`warnings` is JSON: what looked wrong when it was imported.
+besides the files. `delivery` numbers those that came together, in the order in which they came; reading them again
+keeps it. `residue` is what rounding took away, as an exact decimal; null where no cost was rounded. `reread` says why
+it was read again; null where it was not. `usual_day` is the median of what its days cost, in `currency`; null before
+migration 0003. `warnings` is JSON: what looked wrong when it was imported.
 """
 
 snapshot_invoices = Table(

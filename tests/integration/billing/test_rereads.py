@@ -1,0 +1,99 @@
+"""Books that an older reader filled are read again, for what still counts, and say so; rounding is remembered."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from services.billing.adapters import csv_lines, terms
+from services.billing.core import macros
+from shared.bus import subjects, topology
+from shared.bus.memory import MemoryBus
+from shared.messages.codec import decode, encode
+from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest, Invoices, InvoicesQuery
+from tests.integration.billing.kit import CONFIG, Billing, billing, configured
+from tests.kit.waiting import until
+from tests.unit.billing.kit import focus_csv
+
+
+@contextmanager
+def older_reader() -> Iterator[None]:
+    """The reader that cut the letter v, and only white space besides."""
+    with pytest.MonkeyPatch.context() as patch:
+        old = macros.SCRIPT.replace(macros.BLANK.replace("\n", "\\n").replace("\r", "\\r"), " \\t\\r\\n\\fv")
+        assert old != macros.SCRIPT
+        patch.setattr("services.billing.adapters.charge_database.SCRIPT", old)
+        patch.setattr(csv_lines, "_BOM", "")
+        patch.setattr(terms, "READER", 1)
+        yield
+
+
+async def invoices(books: Billing) -> Invoices:
+    return decode(await books.bus.request(subjects.BILLING_INVOICES, encode(InvoicesQuery()), timeout=30), Invoices)
+
+
+async def accounts(books: Billing) -> dict[str, Decimal]:
+    return {one.account: one.billed for one in (await invoices(books)).imported if one.active}
+
+
+async def test_books_that_lost_the_letter_v_are_read_again_and_say_so(tmp_path: Path, database_url: str) -> None:
+    bus, config = MemoryBus(), configured(database_url=database_url)
+    disk = {"BillingAccountId": "dev", "BilledCost": "5", "ResourceId": "vol-a", "ServiceCategory": "Storage"}
+    other = {"BillingAccountId": "de", "BilledCost": "2", "InvoiceId": "INV-v"}
+    with older_reader():
+        async with billing(tmp_path, config, bus) as (books, _):
+            await books.deliver(focus_csv(disk, other))
+            assert await accounts(books) == {"de": 7}
+            before = await books.report()
+            assert before.causes["unattributed"] == 5
+    async with billing(tmp_path, config, bus) as (books, _):
+        assert await until(lambda: accounts(books), lambda found: len(found) == 2) == {"dev": 5, "de": 2}
+        after = await books.report()
+        assert after.causes["unattributed"] == 0
+        assert after.revision > before.revision
+        assert "newer reader" in str(after.change)
+        told = await invoices(books)
+        assert {one.reread for one in told.imported if one.active} == {"by a newer version"}
+        assert {standing.invoice_id for standing in told.standings} >= {"INV-v"}
+
+
+async def test_a_byte_order_mark_made_an_account_that_is_gone_when_it_is_read_again(
+    tmp_path: Path, database_url: str
+) -> None:
+    bus, config = MemoryBus(), configured(database_url=database_url)
+    rows = [{"BillingAccountId": "c05c", "BilledCost": "10"}, {"BillingAccountId": "c05c", "BilledCost": "2.50"}]
+    first = focus_csv({**rows[0], "BillingAccountId": "\ufeffc05c"}, rows[1])
+    with older_reader():
+        async with billing(tmp_path, config, bus) as (books, _):
+            await books.deliver(first)
+            await books.deliver(focus_csv(*rows), file="next.csv")
+            assert sum((await accounts(books)).values()) == Decimal("22.50")
+    async with billing(tmp_path, config, bus) as (books, _):
+        assert await until(lambda: accounts(books), lambda found: len(found) == 1) == {"c05c": Decimal("12.50")}
+        counts = [one for one in (await invoices(books)).imported if one.active]
+        assert [one.files[0].name for one in counts] == ["next.csv"]
+        assert (await books.report()).spend == Decimal("12.50")
+
+
+async def test_an_import_that_is_rounded_says_by_how_much_and_stays_so(tmp_path: Path, database_url: str) -> None:
+    bus = MemoryBus()
+    data = focus_csv({"BilledCost": "0.1000000000000055"}, {"BilledCost": "0.2"})
+    name = hashlib.sha256(data).hexdigest()
+    request = ImportRequest(source="cloud", files=(DeliveredFile(name="bill.csv", sha256=name),), round=True)
+    residue = Decimal("0.1000000000000055") - Decimal("0.100000000000")
+    async with billing(tmp_path, configured(database_url=database_url), bus) as (books, _):
+        refused = await books.deliver(data)
+        assert [(r.line, r.column) for r in refused.refusals] == [(2, "BilledCost")]
+        assert "--round" in refused.refusals[0].reason
+        await bus.put_object(topology.INVOICES, name, data)
+        answer = decode(await bus.request(subjects.BILLING_IMPORT, encode(request), timeout=30), ImportAnswer)
+        assert [(s.billed, s.residue) for s in answer.snapshots] == [(Decimal("0.3"), residue)]
+    changed = configured(CONFIG.replace('"vol-a"', '"vol-a", "i-x"'), database_url=database_url)
+    async with billing(tmp_path, changed, bus) as (books, _):
+        told = await until(lambda: invoices(books), lambda told: len(told.imported) == 2)
+        newest = told.imported[0]
+        assert (newest.active, newest.residue, newest.billed) == (True, residue, Decimal("0.3"))
+        assert newest.reread == "the configuration changed"
