@@ -1,7 +1,7 @@
 """A day's spend by cause and by tier, from charges, machine time and tokens. Every part of it sums exactly."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -169,6 +169,8 @@ class _Sums:
     billed_use: Counter[str] = field(default_factory=Counter)
     early: dict[str, dict[Window, int]] = field(default_factory=dict)
     """Machine to the hours that charges are for which came before these were over, with what they cost."""
+    early_time: dict[str, list[Window]] = field(default_factory=dict)
+    """Machine to the time before these came."""
     named: set[str] = field(default_factory=set)
     """The machines that any charge is for."""
     tagged: set[str] = field(default_factory=set)
@@ -234,6 +236,7 @@ class _Sums:
         else:
             early = self.early.setdefault(owner.machine, {})
             early[kind.covers] = early.get(kind.covers, 0) + cost
+            self.early_time.setdefault(owner.machine, []).append(kind.known_until(charge.arrived))
 
     def _charge(self, whose: Whose, parts: Mapping[Part, int]) -> None:
         self.add_parts(whose, parts)
@@ -264,14 +267,13 @@ class _Sums:
         day = self._elapsed(self.facts.day)
         return {name: c.compared(partial(self.use, name), day) for name, c in sorted(self._claims.items())}
 
-    def unbilled(self, machine: str, basis: Basis, estimated: set[str]) -> list[Unbilled]:
-        """`estimated`: the tiers for which a part of its cost is."""
-        facts = self.facts
-        if not facts.fleet.expects_bill(machine, self.tagged):
+    def unbilled(self, machine: str, basis: Basis, estimated: Collection[str]) -> list[Unbilled]:
+        if not self.facts.fleet.expects_bill(machine, self.tagged):
             return []
-        time, hours = facts.times.get(machine, MachineTime()), self.billed_hours.get(machine, [])
-        day = Window(facts.day.start, min(facts.day.end, facts.now))
-        return still_to_come(machine, time, hours, basis, day=day, estimated=estimated)
+        time = self.facts.times.get(machine, MachineTime())
+        day = Window(self.facts.day.start, min(self.facts.day.end, self.facts.now))
+        charged = self.billed_hours.get(machine, []) + [w for w in self.early_time.get(machine, []) if w.length]
+        return still_to_come(machine, time, charged, basis, day=day, estimated=estimated)
 
     def wakes(self) -> dict[str | None, int]:
         found: Counter[str | None] = Counter()

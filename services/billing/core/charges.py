@@ -73,6 +73,11 @@ class Kind(NamedTuple):
         end = hours.start if self.end - self.start > DAY else min(hours.end, self.arrived)
         return Window(hours.start, max(hours.start, end))
 
+    def known_until(self, arrived: int) -> Window:
+        """The time that the charge tells the cost of when it came early: up to then, and none if it is for weeks."""
+        end = self.start if self.end - self.start > DAY else min(self.hours.end, arrived)
+        return Window(self.hours.start, max(self.hours.start, end))
+
 
 @dataclass(slots=True)
 class Charge:
@@ -85,6 +90,8 @@ class Charge:
     quantity: int = 0
     """Hours, in 10⁻³⁰."""
     rows: int = 0
+    arrived: int = 0
+    """When the last of them came."""
 
     @property
     def is_refund(self) -> bool:
@@ -117,6 +124,7 @@ def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], now: int
         charge.effective += billed if row.effective is None else units(row.effective)
         charge.tells_effective = charge.tells_effective or row.effective is not None
         charge.rows += row.rows
+        charge.arrived = max(charge.arrived, _arrival(row, now))
         if hourly and row.consumed_quantity is not None:
             charge.quantity += quantity_units(row.consumed_quantity)
     return found

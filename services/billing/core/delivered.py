@@ -38,7 +38,7 @@ def still_to_come(
 ) -> list[Unbilled]:
     """The machine's unbilled day, by tier.
 
-    `day` is what has passed of it, `charged` the whole hours that charges for its use touch. `estimated` names the
+    `day` is what has passed of it, `charged` the time that charges for its use tell the cost of. `estimated` names the
     tiers that have an estimate instead.
     """
     free = without(day, charged)

@@ -181,6 +181,29 @@ def test_the_day_that_goes_on_lacks_the_bill_of_the_hours_that_were() -> None:
     assert missing(use(0, 10), times=times, now=now) == [("a-1", "10:00")]
 
 
+@pytest.mark.parametrize(
+    ("first", "end", "arrived", "expected"),
+    [
+        (0, 24, 12.5, [("a-1", "12:00")]),  # a day's row that came at half past twelve
+        (0, 24, 17.95, []),
+        (17, 18, 17.95, [("a-1", "00:00")]),
+        (0, 24, 24.5, []),
+    ],
+)
+def test_a_charge_that_came_early_tells_the_cost_up_to_then(
+    first: int, end: int, arrived: float, expected: list[Any]
+) -> None:
+    now = hours(18, 18).start
+    until_now = [replace(i, window=i.window.overlap(Window(0, now))) for i in AWAKE["a-1"].intervals]
+    row = use(first, end, arrived=hours(arrived, arrived).start)
+    assert missing(row, times={"a-1": MachineTime(until_now)}, now=now) == expected
+
+
+def test_a_licence_of_a_month_that_came_early_tells_no_cost() -> None:
+    licence = charge("9", "2026-05-01T00:00:00Z", "2026-06-01T00:00:00Z", arrived=DAY_WINDOW.start)
+    assert missing(licence, times=AWAKE, now=hours(18, 18).start) == [("a-1", None)]
+
+
 LIVES = st.lists(
     st.tuples(st.integers(0, 1440), st.sampled_from(["waking", "ready", "draining", "falling_asleep", "asleep"])),
     max_size=6,
