@@ -79,8 +79,8 @@ class Bills:
                 if hours and (machine, day) not in self.missing:
                     cost = rounded(hours * RATES["h100x2"], 6)
                     yield row(day, DAY, cost, resource=self.machines[machine].instance)
-            yield row(day, DAY, Fraction("1.29"), service="Storage", resource="disk-hs-9")
-            yield row(day, DAY, Fraction("0.033333333333"), service="Storage", resource="disk-x")
+            yield row(day, DAY, Fraction("1.29"), service="Storage", resource="vol-hs-9")
+            yield row(day, DAY, Fraction("0.033333333333"), service="Storage", resource="vol-v")
             yield row(day, DAY, Fraction("4.00"), service=None)
         for day in self.random.sample(self._daily(), 2):
             yield row(day, DAY, Fraction("3.00"), resource="gpu-dev")
@@ -103,7 +103,7 @@ class Bills:
         yield row(self.first + 3 * DAY, DAY, Fraction("-3.3333"), category="Adjustment", service="Other")
 
     def _aws(self) -> Iterator[Charge]:
-        row = self._made("aws", "Amazon Web Services, Inc.", "deb", "900000001", currency="USD")
+        row = self._made("aws", "Amazon Web Services, Inc.", "dev", "900000001", currency="USD")
         machine = self.machines["g6e-1"]
         for hour in self._hourly():
             hours = self._ran("g6e-1", hour, HOUR)
@@ -119,7 +119,7 @@ class Bills:
             yield nat
             yield nat
             if self._chance(0.3):
-                yield row(day, DAY, Fraction("0.31"), service="Storage", resource="disk-0lost1234567890x")
+                yield row(day, DAY, Fraction("0.31"), service="Storage", resource="vol-0lost1234567890v")
             if self._chance(0.2):
                 yield row(day, DAY, Fraction("0.9"), service="Compute", resource="i-0tagged", tier_tag="g6e")
         whole = self.end - self.first
@@ -127,7 +127,7 @@ class Bills:
         yield row(self.first, whole, Fraction("33.19"), service="Other", category="Tax")
         night = self.first + self.days // 2 * DAY + 2 * HOUR
         yield row(night, HOUR, Fraction("-2.29"), resource=machine.instance, category="Adjustment")
-        later = self._made("aws", "Amazon Web Services, Inc.", "deb", None, currency="USD")
+        later = self._made("aws", "Amazon Web Services, Inc.", "dev", None, currency="USD")
         fixed = later(self.first + 4 * DAY, HOUR, Fraction("-1.5"), resource=machine.instance, category="Adjustment")
         yield replace(fixed, correction=True, period=(self.end, self.end + 31 * DAY))
 

@@ -22,12 +22,12 @@ AZURE = "/subscriptions/11111111-2222-4333-8444-555555555555/resourceGroups/infe
 MACHINES = (
     Machine("h100-1", "h100x2", "471120"),
     Machine("h100-2", "h100x2", "471121"),
-    Machine("h100-3", "h100x2", "471122", ("disk-hs-9", "disk-x")),
+    Machine("h100-3", "h100x2", "vm-17-v", ("vol-hs-9", "vol-v")),
     Machine("a100-azure", "a100x2", f"{AZURE}/virtualMachines/a100-1", (f"{AZURE}/disks/a100-1-os",)),
     Machine("a100-gcp", "a100x2", "4567890123456789012"),
-    Machine("a100-oci", "a100x2", "ocid1.instance.oc1.us-sanjose-1.anzwuljr9foqhxic", ("ocid1.bootvolume.oc1..abz7",)),
-    Machine("g6e-1", "g6e", "i-0a1f3c5d7e9b1a2c3", ("disk-0aa11bb22cc33dd44",)),
-    Machine("g6e-2", "g6e", "i-0b2f4c6d8e0b2a4c6", ("disk-0bb22cc33dd44ee5",)),
+    Machine("a100-oci", "a100x2", "ocid1.instance.oc1.us-sanjose-1.anzwuljr9foqhxic", ("ocid1.bootvolume.oc1..abz7v",)),
+    Machine("g6e-1", "g6e", "i-0a1f3c5d7e9b1a2c3", ("vol-0aa11bb22cc33dd44",)),
+    Machine("g6e-2", "g6e", "i-0b2f4c6d8e0b2a4c6", ("vol-0bb22cc33dd44ee5v",)),
 )
 MODELS = {"qwen3-coder": ("h100x2", "a100x2"), "llama-3.3-70b": ("a100x2", "g6e"), "smol-7b": ("g6e",)}
 KEYS = tuple(f"00000000-0000-4000-8000-00000000000{number}" for number in range(6))

@@ -78,6 +78,16 @@ def _at(form: str) -> Callable[[int], str]:
     return lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime(form)
 
 
+ENDS = ("", " ", "\t", "\u200b", "\u00a0", "\ufeff", " \u2009")
+"""What stands about a text in files and is not part of it: white space, invisible characters, byte order marks."""
+
+
+def _framed(cell: str | None, row: Charge) -> str | None:
+    """The text as some line of a file has it."""
+    number = row.start // 3600
+    return None if cell is None else ENDS[number % 7] + cell + ENDS[number % 5]
+
+
 def _tags(pairs: Mapping[str, str | None]) -> str | None:
     told = {key: value for key, value in pairs.items() if value is not None}
     return json.dumps(told) if told else None
@@ -90,7 +100,7 @@ def _focus(row: Charge, at: Callable[[int], str]) -> dict[str, str | None]:
         "EffectiveCost": text(row.effective),
         "ListCost": text(row.billed),
         "ContractedCost": text(row.billed),
-        "BillingAccountId": row.account,
+        "BillingAccountId": _framed(row.account, row),
         "BillingCurrency": row.currency,
         "BillingPeriodStart": at(row.period[0]),
         "BillingPeriodEnd": at(row.period[1]),
@@ -101,11 +111,11 @@ def _focus(row: Charge, at: Callable[[int], str]) -> dict[str, str | None]:
         "ChargeDescription": "charge, with a comma",
         "ConsumedQuantity": text(row.hours),
         "ConsumedUnit": None if row.hours is None else "Hours",
-        "InvoiceId": row.invoice,
-        "InvoiceIssuerName": row.issuer,
+        "InvoiceId": _framed(row.invoice, row),
+        "InvoiceIssuerName": _framed(row.issuer, row),
         "ProviderName": row.issuer,
         "PublisherName": row.issuer,
-        "ResourceId": row.resource,
+        "ResourceId": _framed(row.resource, row),
         "ServiceCategory": row.service,
         "ServiceName": "Ünïcode, Inc. v",
         "Tags": _tags({"tier": row.tier_tag, "env": "dev"}),
@@ -166,7 +176,7 @@ def _cur(row: Charge) -> Row:
         "line_item_currency_code": row.currency,
         "line_item_line_item_type": row.line or CUR_LINES.get(row.category, row.category),
         "line_item_product_code": code,
-        "line_item_resource_id": row.resource,
+        "line_item_resource_id": _framed(row.resource, row),
         "line_item_unblended_cost": text(row.billed),
         "line_item_usage_amount": text(row.hours),
         "line_item_usage_start_date": at(row.start),
@@ -186,7 +196,7 @@ def _cur(row: Charge) -> Row:
 def _plain(row: Charge) -> Row:
     return {
         "date": _at("%Y-%m-%d")(row.start),
-        "resource": row.resource,
+        "resource": _framed(row.resource, row),
         "cost": text(row.billed),
         "currency": row.currency,
         "InvoiceId": row.invoice,
