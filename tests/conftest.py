@@ -5,10 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Run in a shell's background: what the tests start would ignore Ctrl-C like us.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How fast this machine is proves nothing.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 pytest_plugins = ["tests.kit.engine", "tests.kit.nats_server", "tests.kit.postgres", "tests.kit.scripted_engine"]
 
