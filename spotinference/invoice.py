@@ -24,6 +24,7 @@ from spotinference.invoice_view import (
     refused_lines,
     sources_table,
     standings_table,
+    warning_lines,
 )
 from spotinference.terminal import echo_json, progress, say, show
 
@@ -66,7 +67,7 @@ def import_(
     for answer in answers:
         for line in imported_lines(answer):
             say(line)
-        for line in refused_lines(answer):
+        for line in (*warning_lines(answer), *refused_lines(answer)):
             say(line, err=True)
     if answers[-1].refusals:
         nothing = "nothing was imported" if len(answers) == 1 else "nothing of this delivery was imported"

@@ -22,6 +22,13 @@ def imported_lines(answer: ImportAnswer) -> Iterator[str]:
         yield f"sha256 {answer.sha256}"
 
 
+def warning_lines(answer: ImportAnswer) -> Iterator[str]:
+    """What looks wrong about it, and counts all the same."""
+    for one in answer.snapshots:
+        for warning in one.warnings:
+            yield f"warning: {one.issuer}, account {one.account}, {one.period_start[:7]}: {warning}"
+
+
 def refused_lines(answer: ImportAnswer) -> Iterator[str]:
     """Why it brought nothing."""
     for refusal in answer.refusals:
@@ -41,6 +48,7 @@ def imported_table(imported: Sequence[Imported]) -> Table:
         period = f"{one.period_start[:10]} to {one.period_end[:10]}"
         reread = f", read again: {one.reread}" if one.reread else ""
         counts = f"{'yes' if one.active else 'no: replaced'}{reread}{_rounded(one.residue)}"
+        counts = "\n".join((counts, *(f"WARNING: {text}" for text in one.warnings)))
         cells = (one.source, one.issuer, one.account, period, f"{one.rows:,}", f"{one.billed:,f}", one.currency)
         table.add_row(*cells, counts, files)
     return table

@@ -16,6 +16,8 @@ import structlog
 from services.billing.adapters.invoice_book import Delivery, InvoiceBook, Taken
 from services.billing.adapters.reader import Reading, Snapshot, sha256_of
 from services.billing.adapters.terms import READER, Interrupted, Terms
+from services.billing.core.days import millis
+from services.billing.core.suspicions import facts_of, facts_sql
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus import topology
@@ -189,6 +191,8 @@ class Imports:
                 await self._in_thread(lambda: reading.read(files, parts=request.parts or bool(request.wanted)))
                 if reading.refusals:
                     return ImportAnswer(sha256=sha256, refusals=tuple(reading.refusals))
+                now = self._now()
+                facts = facts_of(await self._in_thread(lambda: reading.query(facts_sql(millis(now)))))
                 running.begin("writing")
                 delivery = Delivery(
                     source=request.source,
@@ -197,9 +201,10 @@ class Imports:
                     terms=terms.digest,
                     appends=request.source in self._settings.append_sources,
                     again=again,
+                    facts=facts,
                     beside=frozenset(request.beside),
                 )
-                return ImportAnswer(sha256=sha256, snapshots=await self._book.deliver(delivery, self._now()))
+                return ImportAnswer(sha256=sha256, snapshots=await self._book.deliver(delivery, now))
             except Taken as error:
                 refusal = Refusal(file=request.files[0].name, line=0, column="", reason=str(error))
                 return ImportAnswer(sha256=sha256, refusals=(refusal,))

@@ -58,6 +58,8 @@ class SnapshotSummary(msgspec.Struct, frozen=True, kw_only=True):
     replaced: bool
     residue: Decimal | None = None
     """What rounding took away: the sum as delivered less `billed`. None where no cost was rounded."""
+    warnings: tuple[str, ...] = ()
+    """What looks wrong, and counts all the same: an operator should look at it."""
 
 
 class ImportAnswer(Message, frozen=True, kw_only=True, tag="import_answer.v1"):
@@ -121,6 +123,8 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     """What rounding took away: the sum as delivered less `billed`. None where no cost was rounded."""
     reread: str = ""
     """Why its files were read again; empty where they were not."""
+    warnings: tuple[str, ...] = ()
+    """What looked wrong when it was imported."""
 
 
 InvoiceState = Literal["open", "ties", "differs", "voided"]

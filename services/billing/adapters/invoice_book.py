@@ -2,17 +2,18 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from itertools import groupby
 from typing import Any
 
-import asyncpg
+import msgspec
 from sqlalchemy import Row, and_, delete, func, insert, select, update
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.billing.adapters.reader import ROW, Snapshot
+from services.billing.adapters.charge_copy import copy_charges
+from services.billing.adapters.import_warnings import billed_of, warnings_of
+from services.billing.adapters.reader import Snapshot
 from services.billing.adapters.tables import (
     cost_rows,
     snapshot_files,
@@ -22,9 +23,10 @@ from services.billing.adapters.tables import (
 from services.billing.adapters.terms import is_of_this_reader
 from services.billing.core.days import written
 from services.billing.core.focus import SnapshotKey
-from services.billing.core.forms import AMOUNTS
 from services.billing.core.money import units, usd
+from services.billing.core.suspicions import Facts
 from shared.database import reading
+from shared.messages.codec import decode
 from shared.messages.invoices import DeliveredFile, Imported, SnapshotSummary
 
 
@@ -42,6 +44,8 @@ class Delivery:
     """Adds to what the source delivered before, instead of replacing it."""
     again: int | None = None
     """The number of the delivery of which this is a new reading. It brings nothing back that a later one replaced."""
+    facts: Mapping[tuple[SnapshotKey, str], Facts] = field(default_factory=dict)
+    """By key and currency, of what is looked at for mistakes."""
     beside: frozenset[str] = frozenset()
     """SHA-256 of the files of other deliveries from the same place: what they brought stays."""
 
@@ -101,7 +105,7 @@ class InvoiceBook:
         async with reading(self._engine) as connection:
             found = (await connection.execute(wanted)).all()
             files = await _files(connection, [snapshot.id for snapshot in found])
-            sums = await _billed(connection)
+            sums = await billed_of(connection)
         return tuple(
             Imported(
                 source=snapshot.source,
@@ -117,6 +121,7 @@ class InvoiceBook:
                 reread=snapshot.reread or "",
                 imported_at=snapshot.imported_at,
                 files=files[snapshot.id],
+                warnings=decode(snapshot.warnings, tuple[str, ...]),
             )
             for snapshot in found
         )
@@ -153,7 +158,7 @@ async def _read_again(
         standing = await _standing(connection, delivery, key)
         if delivery.appends or all(snapshot.delivery < number for snapshot in standing):
             await _put_away(connection, [] if delivery.appends else standing)
-            summaries += await _insert_all(connection, writing, key, parts, replaced=True)
+            summaries += await _insert_all(connection, writing, key, parts, _warnings(own, key), replaced=True)
     return tuple(summaries)
 
 
@@ -181,20 +186,37 @@ async def _activate(
     new = not known or known[0].terms != delivery.terms
     old = known if delivery.appends else standing
     if not new:
-        return _summaries(key, parts, replaced=False)
+        return _summaries(key, parts, _warnings(known, key), replaced=False)
+    replaced = [] if delivery.appends else standing
+    told = await warnings_of(connection, delivery.source, parts, delivery.facts, replaced)
     await _put_away(connection, old)
-    return await _insert_all(connection, writing, key, parts, replaced=bool(old))
+    return await _insert_all(connection, writing, key, parts, told, replaced=bool(old))
+
+
+def _warnings(known: Sequence[Row[Any]], key: SnapshotKey) -> dict[str, tuple[str, ...]]:
+    """By currency, what was said of the key's snapshots when they were imported."""
+    mine = [one for one in known if all(getattr(one, name) == value for name, value in asdict(key).items())]
+    return {one.currency: decode(one.warnings, tuple[str, ...]) for one in mine}
 
 
 async def _insert_all(
-    connection: AsyncConnection, writing: _Writing, key: SnapshotKey, parts: Sequence[Snapshot], *, replaced: bool
+    connection: AsyncConnection,
+    writing: _Writing,
+    key: SnapshotKey,
+    parts: Sequence[Snapshot],
+    told: Mapping[str, tuple[str, ...]],
+    *,
+    replaced: bool,
 ) -> list[SnapshotSummary]:
+    """`told` are the warnings by currency."""
     for part in parts:
-        await _insert(connection, writing, part)
-    return _summaries(key, parts, replaced=replaced)
+        await _insert(connection, writing, part, told.get(part.currency, ()))
+    return _summaries(key, parts, told, replaced=replaced)
 
 
-def _summaries(key: SnapshotKey, parts: Sequence[Snapshot], *, replaced: bool) -> list[SnapshotSummary]:
+def _summaries(
+    key: SnapshotKey, parts: Sequence[Snapshot], told: Mapping[str, tuple[str, ...]], *, replaced: bool
+) -> list[SnapshotSummary]:
     return [
         SnapshotSummary(
             issuer=key.issuer,
@@ -206,6 +228,7 @@ def _summaries(key: SnapshotKey, parts: Sequence[Snapshot], *, replaced: bool) -
             currency=part.currency,
             replaced=replaced,
             residue=part.residue,
+            warnings=told.get(part.currency, ()),
         )
         for part in parts
     ]
@@ -232,9 +255,12 @@ async def _put_away(connection: AsyncConnection, old: Sequence[Row[tuple[object,
     await connection.execute(delete(cost_rows).where(cost_rows.c.snapshot_id.in_(ids)))
 
 
-async def _insert(connection: AsyncConnection, writing: _Writing, part: Snapshot) -> None:
+async def _insert(connection: AsyncConnection, writing: _Writing, part: Snapshot, told: tuple[str, ...]) -> None:
     delivery = writing.delivery
+    facts = delivery.facts.get((part.key, part.currency))
     values = {
+        "usual_day": facts and facts.usual_day,
+        "warnings": msgspec.json.encode(told).decode(),
         "source": delivery.source,
         "sha256": part.sha256,
         "currency": part.currency,
@@ -254,25 +280,7 @@ async def _insert(connection: AsyncConnection, writing: _Writing, part: Snapshot
     await connection.execute(insert(snapshot_invoices), sums)
     batches = delivery.rows(part)
     while batch := await asyncio.to_thread(next, batches, None):
-        await _add(connection, [(*row, snapshot_id) for row in batch])
-
-
-async def _add(connection: AsyncConnection, rows: list[tuple[Any, ...]]) -> None:
-    """In bulk, by what each driver is fastest with: there may be half a million of them."""
-    columns = (*ROW, "snapshot_id")
-    if connection.dialect.name == "sqlite":
-        marks = ", ".join("?" * len(columns))
-        await connection.exec_driver_sql(f"INSERT INTO cost_rows ({', '.join(columns)}) VALUES ({marks})", rows)  # noqa: S608 - our own names
-        return
-    amounts = [ROW.index(name) for name in AMOUNTS]
-    exact = [tuple(Decimal(v) if i in amounts and v is not None else v for i, v in enumerate(row)) for row in rows]
-    raw = await connection.get_raw_connection()
-    assert raw.driver_connection is not None
-    try:
-        await raw.driver_connection.copy_records_to_table("cost_rows", records=exact, columns=columns)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        # Past SQLAlchemy, which otherwise makes of them what `AWAY` lists.
-        raise DBAPIError("COPY cost_rows", None, error) from error
+        await copy_charges(connection, [(*row, snapshot_id) for row in batch])
 
 
 async def _files(connection: AsyncConnection, ids: Sequence[int]) -> dict[int, tuple[DeliveredFile, ...]]:
@@ -281,10 +289,3 @@ async def _files(connection: AsyncConnection, ids: Sequence[int]) -> dict[int, t
     for file in await connection.execute(wanted):
         found[file.snapshot_id] += (DeliveredFile(name=file.file_name, sha256=file.sha256),)
     return found
-
-
-async def _billed(connection: AsyncConnection) -> dict[int, Decimal]:
-    sums: dict[int, int] = {}
-    for part in await connection.execute(select(snapshot_invoices)):
-        sums[part.snapshot_id] = sums.get(part.snapshot_id, 0) + units(part.billed)
-    return {snapshot_id: usd(amount) for snapshot_id, amount in sums.items()}

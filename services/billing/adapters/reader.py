@@ -136,6 +136,13 @@ class Reading:
                 raise Declined(TOO_LARGE) from error
             raise
 
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Rows of SQL over the table `charges`, once it is read."""
+        try:
+            return self._db.execute(sql).fetchall()
+        except duckdb.InterruptException as error:
+            raise Interrupted from error
+
     def _snapshots(self, files: Sequence[DeliveredFile]) -> tuple[Snapshot, ...]:
         found = self._db.execute(
             f"SELECT {_KEY}, currency, coalesce(invoice_id, ''), sum(rows), sum(billed), sum(residue) "

@@ -117,6 +117,25 @@ async def test_a_month_without_invoice_numbers_can_become_final(books: Billing) 
     assert (await books.report()).state == "final"
 
 
+async def test_what_looks_wrong_is_told_with_the_import_and_kept_with_it(books: Billing) -> None:
+    days = [
+        {"ChargePeriodStart": f"2026-05-0{n}T00:00:00Z", "ChargePeriodEnd": f"2026-05-0{n + 1}T00:00:00Z"}
+        for n in range(1, 6)
+    ]
+    usual = await books.deliver(focus_csv(*days))
+    assert [s.warnings for s in usual.snapshots] == [()]
+    future = {"ChargePeriodStart": "2027-05-03T00:00:00Z", "ChargePeriodEnd": "2027-05-04T00:00:00Z"}
+    odd = focus_csv({"BilledCost": "1000", "ResourceId": "i-x"}, future)
+    (snapshot,) = (await books.deliver(odd, file="odd.csv")).snapshots
+    assert [text.partition(" 2")[0] for text in snapshot.warnings] == [
+        "a charge of 1,000.000000000000 USD for i-x on",
+        "1 charges begin in the future, the first on",
+        "2 rows, where the snapshot before had 5: is the export whole?",
+    ]
+    assert [one.warnings for one in (await invoices(books)).imported] == [snapshot.warnings, ()]
+    assert (await books.deliver(odd, file="odd.csv")).snapshots[0].warnings == snapshot.warnings
+
+
 async def test_marketplace_lines_have_an_issuer_of_their_own(books: Billing) -> None:
     answer = await books.deliver(focus_csv(MAY, {"InvoiceIssuerName": "Shop", "InvoiceId": "S-1", "BilledCost": "7"}))
     assert [(s.issuer, s.billed) for s in answer.snapshots] == [("Cloud Inc.", Decimal(100)), ("Shop", Decimal(7))]

@@ -102,6 +102,10 @@ async def test_a_list_has_what_counts_and_what_was_replaced(books: Billing, shel
         ("1", False, "may.csv"),
     ]
     assert "replaced" in (await shell("invoice", "list")).stdout
+    file.write_bytes(focus_csv({"BilledCost": "0.50"}))
+    result = await shell("invoice", "import", str(file), "--source", "cloud")
+    assert (result.exit_code, result.stderr.count("warning: Cloud Inc., account acc-1, 2026-05: 0.5")) == (0, 1)
+    assert "WARNING" in (await shell("invoice", "list")).stdout
 
 
 async def test_a_folder_is_one_delivery_and_a_fault_in_it_keeps_all_out(

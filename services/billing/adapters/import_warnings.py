@@ -1,0 +1,68 @@
+"""What the books say against a delivery that is about to count: sums of its source so far beside its own."""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import structlog
+from sqlalchemy import Row, and_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.billing.adapters.reader import Snapshot
+from services.billing.adapters.tables import snapshot_invoices, snapshots
+from services.billing.core.focus import SnapshotKey
+from services.billing.core.money import units, usd
+from services.billing.core.suspicions import Facts, Former, usual_day, warnings
+
+log = structlog.get_logger()
+
+USUAL_SNAPSHOTS = 31
+"""A month of daily ones: by their days it is judged what a day usually costs."""
+
+
+async def warnings_of(
+    connection: AsyncConnection,
+    source: str,
+    parts: Sequence[Snapshot],
+    facts: Mapping[tuple[SnapshotKey, str], Facts],
+    replaced: Sequence[Row[Any]],
+) -> dict[str, tuple[str, ...]]:
+    """By currency, what looks wrong about the snapshots of one key that take the place of `replaced`; it is logged."""
+    sums = await billed_of(connection, [snapshot.id for snapshot in replaced])
+    told: dict[str, tuple[str, ...]] = {}
+    for part in parts:
+        known = facts.get((part.key, part.currency))
+        if known is None:
+            continue
+        same = [snapshot for snapshot in replaced if snapshot.currency == part.currency]
+        billed = sum((sums.get(snapshot.id, Decimal(0)) for snapshot in same), Decimal(0))
+        told[part.currency] = warnings(
+            known,
+            rows=part.rows,
+            billed=part.billed,
+            currency=part.currency,
+            usual=usual_day(known, await _usual_days(connection, source, part.currency)),
+            former=Former(sum(snapshot.rows for snapshot in same), billed) if same else None,
+        )
+        if told[part.currency]:
+            where = {"source": source, "issuer": part.key.issuer, "account": part.key.account}
+            log.warning("invoice_suspicious", **where, warnings=told[part.currency])
+    return told
+
+
+async def _usual_days(connection: AsyncConnection, source: str, currency: str) -> list[Decimal]:
+    """What a day cost in the source's last snapshots, where that is known."""
+    mine = and_(snapshots.c.source == source, snapshots.c.currency == currency, snapshots.c.usual_day.is_not(None))
+    newest = select(snapshots.c.usual_day).where(mine).order_by(snapshots.c.id.desc()).limit(USUAL_SNAPSHOTS)
+    return [amount for (amount,) in await connection.execute(newest) if amount]
+
+
+async def billed_of(connection: AsyncConnection, ids: Sequence[int] | None = None) -> dict[int, Decimal]:
+    """Return the sums of snapshots, in the currency of each; of all where no `ids` are named."""
+    sums: dict[int, int] = {}
+    wanted = select(snapshot_invoices)
+    if ids is not None:
+        wanted = wanted.where(snapshot_invoices.c.snapshot_id.in_(ids))
+    for part in await connection.execute(wanted):
+        sums[part.snapshot_id] = sums.get(part.snapshot_id, 0) + units(part.billed)
+    return {snapshot_id: usd(amount) for snapshot_id, amount in sums.items()}
