@@ -175,7 +175,7 @@ async def test_a_changed_rate_and_a_new_machine_count_from_the_next_start_on(tmp
         await books.deliver(focus_csv({**row, "BilledCost": "46.00", "BillingAccountId": "acc-2"}), source="other")
         before = await books.report()
         assert (before.spend, before.causes["unattributed"]) == (Decimal(150), Decimal(150))
-    changed = CONFIG.replace('"vol-a"', '"vol-a", "i-new"') + RATES.replace("0.92", "0.46")
+    changed = CONFIG.replace('"i-a"', '"i-new"') + RATES.replace("0.92", "0.46")
     async with billing(tmp_path, configured(changed, database_url=database_url), bus) as (books, _):
         await tell(bus, "a-1", 5, "ready")
         await tell(bus, "a-1", 6, "asleep")
