@@ -14,10 +14,6 @@ MEMORY = "1GB"
 FREE_PARTS = 4
 """One part of the free disk is for the files unpacked, one for what does not fit in memory; the charges need no more
 than the files do, and the rest stays free for the books and the bus beside them."""
-TOO_LARGE = (
-    "more than the memory and a quarter of the free disk hold: free space on the disk of the data directory, or "
-    "import a billing period at a time"
-)
 
 
 def disk_part(directory: Path) -> int:

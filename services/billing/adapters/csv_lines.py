@@ -12,7 +12,7 @@ from typing import IO
 
 from services.billing.adapters.file_kinds import open_file, unpacked
 from services.billing.core.macros import BLANK
-from services.billing.core.wrong_files import HEADER_LINES, WrongFile
+from services.billing.core.wrong_files import HEADER_LINES, TOO_LARGE, WrongFile
 from shared.messages.codec import Unreadable, decode_text
 
 MAX_LINE = 4 * 1024**2
@@ -101,11 +101,7 @@ class _Lines:
         for chunk in unpacked(self._stream):
             self.bytes_read += len(chunk)
             if self._max_bytes is not None and self.bytes_read > self._max_bytes:
-                raise WrongFile(
-                    0,
-                    f"more than {self._max_bytes:,} bytes unpacked, which is all that the disk has for it: "
-                    "free space on the disk of the data directory, or import a billing period at a time",
-                )
+                raise WrongFile(0, TOO_LARGE)
             lines = (pending + chunk).splitlines(keepends=True)
             # The last one may go on in the next chunk, a CR with its LF.
             pending = lines.pop()

@@ -6,7 +6,7 @@ from pathlib import Path
 import duckdb
 
 from services.billing.adapters import csv_lines
-from services.billing.adapters.charge_database import TOO_LARGE, disk_part
+from services.billing.adapters.charge_database import disk_part
 from services.billing.adapters.file_kinds import kind_of
 from services.billing.adapters.terms import MAX_REFUSALS, Refusals, Terms
 from services.billing.core import forms
@@ -14,7 +14,7 @@ from services.billing.core.cells import literal, name_of
 from services.billing.core.cur import CUR
 from services.billing.core.focus import FOCUS, simple
 from services.billing.core.forms import Form
-from services.billing.core.wrong_files import WrongFile, header_fault
+from services.billing.core.wrong_files import TOO_LARGE, WrongFile, header_fault
 
 LONGEST_RECORD = 2 * 1024**2
 """In bytes, unless a file has longer ones: DuckDB's buffers are made for it."""

@@ -12,12 +12,13 @@ from typing import Any
 
 import duckdb
 
-from services.billing.adapters.charge_database import TOO_LARGE, connect, is_too_large
+from services.billing.adapters.charge_database import connect, is_too_large
 from services.billing.adapters.file_reader import FileReader
 from services.billing.adapters.terms import MAX_REFUSALS, Interrupted, Refusals, Terms
 from services.billing.core import forms, overlap
 from services.billing.core.days import written
 from services.billing.core.focus import CostRow, SnapshotKey
+from services.billing.core.wrong_files import TOO_LARGE
 from shared.errors import Refusal as Declined
 from shared.messages.invoices import DeliveredFile, Refusal
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import duckdb
 
-from services.billing.adapters.charge_database import TOO_LARGE, is_too_large
+from services.billing.adapters.charge_database import is_too_large
 from services.billing.core.forms import Rate
-from services.billing.core.wrong_files import WrongFile
+from services.billing.core.wrong_files import TOO_LARGE, WrongFile
 from shared.messages.invoices import Refusal
 
 READER = 2

@@ -8,6 +8,10 @@ HEAD_BYTES = 64 * 1024
 """How much of a file tells what it is."""
 HEADER_LINES = 50
 """Further down no header is looked for."""
+TOO_LARGE = (
+    "more than the memory and a quarter of the free disk hold: free space on the disk of the data directory, or "
+    "import a billing period at a time"
+)
 
 _FORMATS: Mapping[bytes, str] = {
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an Excel workbook, of an old format or with a password: "
