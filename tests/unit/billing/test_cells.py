@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.billing.core.cells import Cell, Kind, cleaned, fault, residue, value
-from services.billing.core.macros import MAX_INTEGER_DIGITS, RESIDUE_PLACES, SCRIPT
+from services.billing.core.macros import MAX_INTEGER_DIGITS, MAX_TAGS, RESIDUE_PLACES, SCRIPT
 from services.billing.core.money import PLACES
 
 UNIT = Decimal("1e-12")
@@ -226,6 +226,13 @@ def test_tags_of_every_shape_are_the_same_object(db: duckdb.DuckDBPyConnection, 
     found, wrong = judged(db, "tags", text, held)
     assert wrong is None
     assert msgspec.json.decode(found) == {"tier": "A", "n": "1"}
+
+
+@pytest.mark.parametrize(
+    "tags", [{str(n): "" for n in range(MAX_TAGS + 1)}, [{"key": "a", "value": 1}] * (MAX_TAGS + 1)]
+)
+def test_tags_without_end_are_refused(db: duckdb.DuckDBPyConnection, tags: Any) -> None:
+    assert f"more than {MAX_TAGS} tags" in str(judged(db, "tags", json.dumps(tags))[1])
 
 
 @pytest.mark.parametrize(("text", "tags"), [("null", None), ("[]", "{}"), ("{}", "{}"), ("", None), (None, None)])
