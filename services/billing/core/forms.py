@@ -48,6 +48,8 @@ FIELDS: Mapping[str, str] = {
 """A charge as it is delivered. `split_of`: the resource whose charge it repeats in parts; null for most.
 `residue`: what was delivered less `billed`; null where it was not rounded."""
 
+SLACK = "0.000001"
+"""By how much parts may miss the charge that they repeat: each of them may be rounded."""
 AMOUNTS = ("billed", "effective", "list_cost")
 KEY = ("issuer", "account", "period_start", "period_end")
 """What one import replaces as a whole."""
@@ -217,13 +219,26 @@ def grouped(charges: str, rates: Sequence[Rate]) -> str:
 
 
 def whole_only(charges: str) -> str:
-    """SQL for the charges without those that repeat another one in parts: each counts on one level only."""
-    same = " AND ".join(f"part.{name} = whole.{name}" for name in (*KEY, "charge_start"))
-    its = "last_part(comparable(whole.resource_id)) = last_part(comparable(part.split_of))"
-    return (
-        f"SELECT * FROM ({charges}) AS part WHERE split_of IS NULL OR NOT EXISTS (SELECT 1 FROM ({charges}) AS whole "
-        f"WHERE whole.split_of IS NULL AND {its} AND {same})"
-    )
+    """SQL for the charges without those that repeat another one in parts: each counts on one level only.
+
+    Parts repeat a charge of their resource and hour that they sum to, or if they cost nothing. Other parts are all that
+    there is of their charge, as FOCUS has it: beside them the resource has charges of its own for something else.
+    """
+    same = [f"part.{name} = whole.{name}" for name in (*KEY, "currency", "charge_start")]
+    its = "last_part(comparable(whole.resource_id)) = part.resource"
+    key = ", ".join((*KEY, "currency", "charge_start"))
+    resource = "last_part(comparable(split_of)) AS resource"
+    return f"""
+        WITH delivered AS ({charges}),
+        parts AS (
+            SELECT {key}, {resource}, sum(billed) AS billed FROM delivered WHERE split_of IS NOT NULL GROUP BY ALL),
+        repeated AS (
+            SELECT part.* FROM parts AS part JOIN delivered AS whole ON {" AND ".join([*same, its])}
+            WHERE whole.split_of IS NULL GROUP BY ALL
+            HAVING part.billed = 0 OR abs(sum(whole.billed) - part.billed) <= {SLACK}
+                OR bool_or(abs(whole.billed - part.billed) <= {SLACK}))
+        SELECT * FROM delivered WHERE split_of IS NULL
+            OR ({key}, last_part(comparable(split_of))) NOT IN (SELECT ({key}, resource) FROM repeated)"""
 
 
 def _is_mine(column: str) -> str:

@@ -145,6 +145,10 @@ def test_case_30_allocated_parts_of_a_charge_are_left_out_beside_it() -> None:
     assert sum(row.billed for row in read(focus_csv(*parts), terms=TERMS).rows) == 10
     other = {**host, "ResourceId": "i-b"}
     assert sum(row.billed for row in read(focus_csv(other, *parts), terms=TERMS).rows) == 20
+    # Beside the parts of one charge there may be another one, for the traffic of the same machine in the same hour.
+    traffic = {**host, "BilledCost": "0.09", "ServiceName": "Data Transfer"}
+    assert sum(row.billed for row in read(focus_csv(traffic, *parts), terms=TERMS).rows) == Decimal("10.09")
+    assert sum(row.billed for row in read(focus_csv(host, traffic, *parts), terms=TERMS).rows) == Decimal("10.09")
     # They may come in another file of the delivery than the charge itself.
     assert [row.billed for row in read(focus_csv(*parts), focus_csv(host), terms=TERMS).rows] == [10]
 
