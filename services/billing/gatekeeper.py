@@ -147,7 +147,7 @@ class Gatekeeper:
         self._fault = None
         dark = {self._tier_of[machine] for machine in unseen}
         # Of a tier with a running bill `unseen` says whether its cost is known.
-        unpriced = frozenset(one.tier for one in allocation.missing) - self._metered
+        unpriced = allocation.uncertain - self._metered
         if unpriced - self._unpriced:
             log.warning(
                 "spend_unknown", tiers=sorted(unpriced), reason="neither price_per_hour nor a bill of these hours"

@@ -12,9 +12,10 @@ import structlog
 from services.billing.adapters.day_book import DayBook, DayRecords
 from services.billing.adapters.revisions import Revisions
 from services.billing.answering import ANSWER_BYTES
-from services.billing.core.allocation import Allocation, DayFacts, allocate
+from services.billing.core.allocation import Allocation, allocate
 from services.billing.core.charge_digest import charges_by_source
 from services.billing.core.charges import is_early
+from services.billing.core.day_sums import DayFacts
 from services.billing.core.days import Window, day_window, millis
 from services.billing.core.explanation import Lines, Origin, explain, explanations
 from services.billing.core.key_names import with_names

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from services.billing.core.allocation import Allocation, DayFacts, Whose
+from services.billing.core.allocation import Allocation
 from services.billing.core.attribution import Owner
 from services.billing.core.charges import day_part, grouped
+from services.billing.core.day_sums import DayFacts, Whose
 from services.billing.core.focus import CostRow
 from services.billing.core.money import divided, usd
 from services.billing.core.spread import Loose

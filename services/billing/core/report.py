@@ -28,13 +28,14 @@ FAILED = "the day could not be made"
 
 
 def state_of(allocation: Allocation, *, settled: bool = False, complete: bool = False) -> FigureState | None:
-    """None where nothing is known of the cost. An accrual in it, or a bill that is missing, makes it an estimate.
+    """None where nothing is known of the cost. An accrual in it, or a bill that is missing or came before its hours
+    were over, makes it an estimate.
 
     `settled`: the invoices of all of the day's billing periods tie, so that no charge of it is still to come.
     """
     if allocation.missing:
         return "estimated"
-    if allocation.accrued or not (allocation.billed or settled):
+    if allocation.accrued or allocation.uncertain or not (allocation.billed or settled):
         return "estimated" if allocation.billed or allocation.observed else None
     return "final" if settled and complete else "provisional"
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.core import charges
-from services.billing.core.allocation import Allocation, DayFacts, allocate
+from services.billing.core.allocation import Allocation, allocate
 from services.billing.core.attribution import Direct
+from services.billing.core.day_sums import DayFacts
 from services.billing.core.days import DAY, HOUR, Window, day_window
 from services.billing.core.focus import CATEGORIES, CostRow
 from services.billing.core.machine_time import Change, MachineTime, intervals

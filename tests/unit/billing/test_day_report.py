@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.billing.core.allocation import Allocation, DayFacts, allocate
+from services.billing.core.allocation import Allocation, allocate
+from services.billing.core.day_sums import DayFacts
 from services.billing.core.days import DAY, Window, day_window
 from services.billing.core.focus import CostRow
 from services.billing.core.money import per_mtok, units, usd

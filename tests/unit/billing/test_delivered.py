@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.allocation import DayFacts, allocate
+from services.billing.core.allocation import allocate
 from services.billing.core.bands import Ladder, days_before, next_band
+from services.billing.core.day_sums import DayFacts
 from services.billing.core.days import DAY, Window, day_of
 from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import MachineTime

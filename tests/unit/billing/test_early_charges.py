@@ -94,11 +94,15 @@ def test_an_early_charge_and_what_the_estimate_adds_are_split_by_what_the_machin
 def test_time_that_nothing_prices_is_named_until_its_bill_comes() -> None:
     other = {"a-1": life((10, "ready"), (12, "asleep"))}
     assert at_six(times=other, prices={}).missing[0].tier == "A"
-    early = at_six(charge("5", arrived=hours(11, 11).start), times=other, prices={})
-    assert early.missing[0].tier == "A"
-    assert state_of(early) == "estimated"
+    early = at_six(charge("5", arrived=hours(10.5, 10.5).start), times=other, prices={})
+    assert [(one.machine, one.since) for one in early.missing] == [("a-1", hours(10, 10).start)]
+    assert early.uncertain == {"A"}
+    begun = at_six(charge("5", arrived=hours(11.95, 11.95).start), times=other, prices={})
+    assert not begun.missing
+    assert begun.uncertain == {"A"}
+    assert state_of(begun) == "estimated"
     late = at_six(charge("5", "2026-05-03T10:00:00Z", "2026-05-03T12:00:00Z"), times=other, prices={})
-    assert not late.missing
+    assert not late.uncertain
     assert state_of(late) == "provisional"
     assert not at_six(times={"a-1": life((0, "asleep"))}, prices={}).missing
 

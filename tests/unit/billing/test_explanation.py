@@ -6,8 +6,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.billing.core.allocation import Allocation, DayFacts, allocate
+from services.billing.core.allocation import Allocation, allocate
 from services.billing.core.attribution import Fleet
+from services.billing.core.day_sums import DayFacts
 from services.billing.core.explanation import MOST_LINES, Figure, Lines, Origin, explain, explanations
 from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import MachineTime

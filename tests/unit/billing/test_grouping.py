@@ -8,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.billing.adapters.terms import Terms
-from services.billing.core.allocation import DayFacts, allocate
+from services.billing.core.allocation import allocate
+from services.billing.core.day_sums import DayFacts
 from services.billing.core.days import DAY, HOUR, day_window, moment, written
 from services.billing.core.focus import CATEGORIES, CostRow
 from services.billing.core.forms import Rate
