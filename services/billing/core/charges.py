@@ -74,9 +74,9 @@ class Kind(NamedTuple):
         return Window(hours.start, max(hours.start, end))
 
     def known_until(self, arrived: int) -> Window:
-        """The time that the charge tells the cost of when it came early: up to then, and none if it is for weeks."""
-        end = self.start if self.end - self.start > DAY else min(self.hours.end, arrived)
-        return Window(self.hours.start, max(self.hours.start, end))
+        """The time that the charge tells the cost of when it came early: of a single hour up to then, else none."""
+        hours = self.hours
+        return Window(hours.start, min(hours.end, arrived) if hours.length <= HOUR else hours.start)
 
 
 @dataclass(slots=True)

@@ -185,18 +185,21 @@ def test_the_day_that_goes_on_lacks_the_bill_of_the_hours_that_were() -> None:
 @pytest.mark.parametrize(
     ("first", "end", "arrived", "expected"),
     [
-        (0, 24, 12.5, [("a-1", "12:00")]),  # a day's row that came at half past twelve
-        (0, 24, 17.95, []),
-        (17, 18, 17.95, [("a-1", "00:00")]),
+        (0, 24, 12.5, [("a-1", None)]),
         (0, 24, 24.5, []),
+        (17, 18, 17.95, []),
+        (17, 18, 17.5, [("a-1", "17:00")]),
     ],
 )
-def test_a_charge_that_came_early_tells_the_cost_up_to_then(
+def test_a_charge_of_an_hour_that_came_early_tells_the_cost_up_to_then_and_a_longer_one_none(
     first: int, end: int, arrived: float, expected: list[Any]
 ) -> None:
     now = hours(18, 18).start
-    until_now = [replace(i, window=i.window.overlap(Window(0, now))) for i in AWAKE["a-1"].intervals]
+    since = 17 if first else 0
+    times = {"a-1": life((since, "ready"), (24, "asleep"))}
+    until_now = [replace(i, window=i.window.overlap(Window(0, now))) for i in times["a-1"].intervals]
     row = use(first, end, arrived=hours(arrived, arrived).start)
+    now = max(now, hours(arrived, arrived).start)
     assert missing(row, times={"a-1": MachineTime(until_now)}, now=now) == expected
 
 
