@@ -63,6 +63,23 @@ def by_cost(amount: Amount, costs: Mapping[K, Amount]) -> dict[K, Amount]:
     return {key: Amount(part.value, part.slack + doubt * ratio_of * 2) for key, part in parts.items()}
 
 
+def apportioned(amount: Decimal, weights: Mapping[K, Fraction]) -> dict[K, tuple[Decimal, bool]]:
+    """A published amount by largest remainder, and of which parts the remainder ties with another for the last unit."""
+    units = int(amount.scaleb(12))
+    whole = sum(weights.values(), Fraction(0))
+    shares = {key: abs(units) * weight / whole for key, weight in weights.items()}
+    rest = {key: share - int(share) for key, share in shares.items()}
+    order = sorted(rest.values(), reverse=True)
+    left = int(sum(order))
+    last = order[left - 1] if left else Fraction(2)
+    tied = left < len(order) and left > 0 and order[left] == last
+    sign = -1 if units < 0 else 1
+    return {
+        key: (Decimal(sign * (int(share) + (rest[key] >= last))).scaleb(-12), tied and rest[key] == last)
+        for key, share in shares.items()
+    }
+
+
 def rounded(value: Fraction) -> Decimal:
     """To whole units, half to even."""
     units = round(value * UNITS)

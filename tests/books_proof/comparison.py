@@ -17,7 +17,8 @@ from shared.messages.billing import (
     TierFigure,
 )
 from shared.messages.invoices import Invoices
-from tests.books_proof.amounts import Amount, ratio, rounded, sum_of
+from tests.books_proof.amounts import Amount, apportioned, ratio, rounded, sum_of, total
+from tests.books_proof.coverage import bills_of
 from tests.books_proof.facts import CAUSES
 from tests.books_proof.hours import hours_of
 from tests.books_proof.oracle import WEIGHTS, Books, DayFigures, Tokens
@@ -108,8 +109,36 @@ class Comparison:
         for name in wakes:
             keys.setdefault(name, (Amount(), 0))
         self._named(f"{day} key", [(k.key_id, k.spend, k.tokens) for k in report.keys], keys)
+        self._apportioned(day, report, figures)
         for key in report.keys:
             self.amount(f"{day} wakes of {key.key_id}", key.wakes, wakes.get(key.key_id, Amount()))
+
+    def _apportioned(self, day: str, report: DayReport, figures: DayFigures) -> None:
+        """Models and keys have the published tiers' spend by largest remainder, but for a unit where some tie."""
+        sums: dict[tuple[str, str | None], tuple[Decimal, int]] = {}
+        for tier in report.tiers:
+            served = {
+                who: count.weight for who, count in figures.served.items() if who[0] == tier.tier and count.weight
+            }
+            parts = apportioned(known_of(tier), served) if served else {None: (known_of(tier), False)}
+            for who, (part, is_tied) in parts.items():
+                _, model, key = who or (None, None, None)
+                for name in (("model", model), ("key", key)):
+                    so_far, ties = sums.get(name, (Decimal(0), 0))
+                    sums[name] = so_far + part, ties + is_tied
+        told: dict[tuple[str, str | None], Decimal] = {("model", one.model): one.spend for one in report.models}
+        told |= {("key", one.key_id): one.spend for one in report.keys}
+        for name, (right, ties) in sums.items():
+            off = abs(told.get(name, Decimal(0)) - right).scaleb(12)
+            self.same(f"{day} {name}: {told.get(name)}, {right} is right to the unit", off <= ties, True)
+
+    def conserved(self, days: Sequence[DayReport], figures: Sequence[DayFigures]) -> None:
+        """All days, their tax and what is estimated are what was billed: no part of a charge is lost over its days."""
+        books = figures[0].books
+        inside = [row for row in books.charges if figures[0].start <= row.start and row.end <= figures[-1].end]
+        self.same("charges within the days", len(inside), len(books.charges))
+        right = total([books.usd(row, row.billed) for row in inside] + [day.accrued for day in figures])
+        self.amount("all days and their tax", sum_of([known_of(day) + day.tax for day in days]), right)
 
     def period(self, report: PeriodReport, days: Sequence[DayReport], tokens: Tokens) -> None:
         """A period's figures are the sums of its days', and ratios of those; null where a day lacks a bill."""
@@ -144,6 +173,37 @@ class Comparison:
             found = {getattr(figure, kind): (figure.spend, figure.tokens) for figure in getattr(report, name)}
             self.same(f"{what} {name}", found, sums)
         self._ratios(what, report, tokens)
+
+    def bills(self, report: PeriodReport, figures: Sequence[DayFigures]) -> None:
+        """How far the bills of each source reach, and which machines lack one on which day."""
+        right = bills_of(figures)
+        self.same("sources of bills", {one.source for one in report.bills}, set(right))
+        for one in report.bills:
+            missing = {day: tuple(sorted(machines)) for day, machines in one.missing.items()}
+            told = (tuple(sorted(one.machines)), one.charges_through, one.delivered_through, missing)
+            self.same(f"bills of {one.source}", told, right.get(one.source))
+
+    def explanations(self, report: DayReport, figures: DayFigures) -> None:
+        """Lines sum to their figure exactly; what is nobody's is by resource what the bills say."""
+        spends = {tier.tier: known_of(tier) for tier in report.tiers}
+        spends |= {name: report.causes[name] for name in ("unattributed", "shared")}
+        told = {one.figure: one for one in report.explanations}
+        self.same(f"{report.day} explained", {name for name, spend in spends.items() if spend} - set(told), set())
+        for name, one in told.items():
+            self.same(f"{report.day} {name} explained", one.amount, spends[name])
+            self.same(
+                f"{report.day} lines of {name}", sum_of([line.amount for line in one.lines]) + one.rest, one.amount
+            )
+        right: dict[str | None, Amount] = {}
+        for row in figures.rows:
+            owner = figures.books.owners[id(row)]
+            if owner.tier is None and not owner.shared and row.category != "Tax":
+                right[row.resource] = right.get(row.resource, Amount()) + figures.amount(row, row.billed)
+        lines = told["unattributed"].lines if "unattributed" in told else ()
+        self.same(f"{report.day} resources of nobody", {line.resource for line in lines}, set(right))
+        for resource, amount in right.items():
+            parts = sum_of([line.amount for line in lines if line.resource == resource])
+            self.amount(f"{report.day} unattributed {resource}", parts, amount)
 
     def invoices(self, published: Invoices, books: Books) -> None:
         """How each bill stands."""

@@ -167,6 +167,11 @@ class DayFigures:
                     found[machine.id] = hour if is_billed else None
         return found
 
+    @cached_property
+    def unbilled(self) -> set[str]:
+        """Machines whose charges are still to come, be their cost unknown or estimated."""
+        return {*self.missing, *(machine.id for machine, part in self._accruals() if part.amount)}
+
     def _is_whole(self, machine: Machine) -> bool:
         """Whether a settled bill has the machine: none of its charges is still to come."""
         return self.is_settled and machine.id in self._on_bill

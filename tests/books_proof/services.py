@@ -140,9 +140,9 @@ class Suite:
         """How they stand."""
         return await self._ask(subjects.BILLING_INVOICES, InvoicesQuery(), Invoices)
 
-    async def day(self, day: str) -> DayReport:
+    async def day(self, day: str, *, explain: bool = False) -> DayReport:
         """A day's report."""
-        return await self._ask(subjects.BILLING_REPORT, ReportQuery(day=day), DayReport)
+        return await self._ask(subjects.BILLING_REPORT, ReportQuery(day=day, explain=explain), DayReport)
 
     async def period(self, to: str, days: int) -> PeriodReport:
         """Several days' report."""
@@ -179,9 +179,12 @@ class Suite:
 
 
 @asynccontextmanager
-async def suite(world: World, directory: Path, database_url: str | None = None) -> AsyncIterator[Suite]:
+async def suite(
+    world: World, directory: Path, database_url: str | None = None, bus: Bus | None = None
+) -> AsyncIterator[Suite]:
     """Both services of an empty installation, at the world's time."""
-    bus, config = MemoryBus(), configured(world, database_url)
+    config = configured(world, database_url)
+    bus = bus or MemoryBus()
 
     def runtime(service: str) -> Runtime:
         home = directory / service

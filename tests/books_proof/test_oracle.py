@@ -12,7 +12,7 @@ from tests.books_proof.oracle import Books, DayFigures
 
 START = 1_777_766_400
 """2026-05-03T00:00:00Z."""
-ORACLE = ("amounts", "attribution", "facts", "hours", "machine_time", "oracle", "prices", "settlement")
+ORACLE = ("amounts", "attribution", "coverage", "facts", "hours", "machine_time", "oracle", "prices", "settlement")
 
 
 def charge(billed: str, start: int = 0, length: int = 24, **more: object) -> Charge:
