@@ -35,17 +35,23 @@ class InvoiceSource(Section, frozen=True, kw_only=True):
     """Billed costs with more than twelve decimals are rounded half to even, not refused."""
 
 
+def currency_code(text: str) -> str:
+    """A code of three letters in capitals; any other name of a currency as it is."""
+    return text.upper() if len(text) == 3 and text.isascii() and text.isalpha() else text
+
+
 def rate_faults(rates: tuple[CurrencyRate, ...]) -> list[str]:
     found: list[str] = []
     for number, rate in enumerate(rates, 1):
         at = f"billing.rate[{number}]"
-        if not rate.currency.strip() or rate.currency == "USD":
+        currency = currency_code(rate.currency)
+        if not currency.strip() or currency == "USD":
             found.append(f"{at}: currency: name one that is not USD, such as EUR, got {rate.currency!r}")
         if rate.per_usd <= 0:
             found.append(f"{at}: per_usd: must be more than 0, got {rate.per_usd}")
         if not _is_date(rate.from_):
             found.append(f'{at}: from: expected a date such as "2026-01-31", got {rate.from_!r}')
-        if (rate.currency, rate.from_) in [(other.currency, other.from_) for other in rates[: number - 1]]:
+        if (currency, rate.from_) in [(currency_code(other.currency), other.from_) for other in rates[: number - 1]]:
             found.append(f"{at}: {rate.currency} has a rate from {rate.from_} already: remove one")
         if not rate.source.strip():
             found.append(f"{at}: source: say where the rate is from")

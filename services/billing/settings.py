@@ -11,6 +11,7 @@ from services.billing.core.forms import Rate
 from services.billing.core.money import units, usd
 from services.billing.core.revision import HASHED, sha256
 from shared.config import Config
+from shared.config_books import currency_code
 from shared.errors import Misconfigured
 
 
@@ -87,7 +88,7 @@ def settings(config: Config) -> Settings:
         },
         append_sources=frozenset(config.billing.append_sources),
         rates=tuple(
-            Rate(currency=rate.currency, per_usd=str(rate.per_usd), start=day_window(rate.from_).start)
+            Rate(currency=currency_code(rate.currency), per_usd=str(rate.per_usd), start=day_window(rate.from_).start)
             for rate in config.billing.rate
         ),
         ladder=Ladder(
