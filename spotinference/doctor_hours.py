@@ -41,7 +41,7 @@ def _judged(name: str, days: Sequence[tuple[str, MachineHours]]) -> Finding:
     if above:
         return note(f"{name} was billed for hours that the journal does not cover: {_told(above)}")
     billed, known = (sum((of for of in column if of is not None), Decimal(0)) for column in _columns(days))
-    return ok(f"{name}: billed {billed.normalize():f} h of {known.normalize():f} h awake in {len(days)} days")
+    return ok(f"{name}: {billed:.2f} h billed against {known:.2f} known hours in {len(days)} days")
 
 
 def _columns(days: Sequence[tuple[str, MachineHours]]) -> tuple[list[Decimal | None], list[Decimal | None]]:
@@ -54,7 +54,7 @@ def _told(days: Sequence[tuple[str, MachineHours]]) -> str:
 
 def _day(day: str, one: MachineHours) -> str:
     billed = "an unknown number of hours" if one.billed is None else f"{one.billed:.2f} h"
-    return f"{day} {billed} billed, {one.known:.2f} h awake, {one.spend:.2f} USD unexplained"
+    return f"{day} {billed} billed against {one.known:.2f} known hours, {one.spend:.2f} USD unexplained"
 
 
 def _figures(day: str, one: MachineHours) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def link(*days: DayReport) -> Link:
 def test_hours_billed_in_sleep_are_wrong_with_the_numbers_and_where_to_look() -> None:
     found = link(day(unexplained=Decimal("12.7"), asleep=Decimal("12.7")))
     assert found.finding.level == "wrong"
-    assert "2026-11-23 24.00 h billed, 11.30 h awake, 63.50 USD unexplained" in found.finding.text
+    assert "2026-11-23 24.00 h billed against 11.30 known hours, 63.50 USD unexplained" in found.finding.text
     assert "spotinference journal --machine h100-1" in found.finding.text
     assert found.figures == {
         "machine": "h100-1",
@@ -61,7 +61,7 @@ def test_one_bad_day_of_several_is_named_alone() -> None:
     asleep = {"unexplained": Decimal(24), "asleep": Decimal(24), "billed": None, "known": Decimal(0)}
     found = link(day("2026-11-21"), day("2026-11-22", **asleep), day("2026-11-23"))
     assert found.finding.text.count("unexplained") == 1
-    assert "2026-11-22 an unknown number of hours billed, 0.00 h awake" in found.finding.text
+    assert "2026-11-22 an unknown number of hours billed against 0.00 known hours" in found.finding.text
     assert len(found.figures["days"]) == 3
 
 
@@ -69,6 +69,6 @@ def test_machines_have_a_link_each_and_no_bill_is_well() -> None:
     other = day(machine="a-1")
     assert [one.figures["machine"] for one in hours([day(), other])] == ["a-1", "h100-1"]
     assert link(day(billed=Decimal("11.3000"), known=Decimal("11.3"))).finding.text == (
-        "h100-1: billed 11.3 h of 11.3 h awake in 1 days"
+        "h100-1: 11.30 h billed against 11.30 known hours in 1 days"
     )
     assert link(report()).finding.level == "ok"
