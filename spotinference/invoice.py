@@ -173,7 +173,8 @@ async def deliver(
     answers: list[ImportAnswer] = []
     sent_before: list[str] = []
     for delivery in await found(lies):
-        tell(f"sending {len(delivery.plan.files)} files")
+        count = len(delivery.plan.files)
+        tell("sending a file" if count == 1 else f"sending {count:,} files")
         request = await sent(bus, lies, delivery.plan, source, parts=parts, rounds=rounds, beside=sent_before)
         answers.append(await import_delivery(bus, replace(request, id=uuid4().hex), tell))
         if answers[-1].refusals:

@@ -86,7 +86,14 @@ def standings_table(standings: Sequence[InvoiceStanding]) -> Table:
     for one in standings:
         amounts = [f"{one.billed:,f}", *("" if a is None else f"{a:,f}" for a in (one.payable, one.rounding))]
         period = f"{one.period_start[:10]} to {one.period_end[:10]}"
-        table.add_row(period, one.issuer, one.invoice_id or bill_name(one), *amounts, one.currency, _WORDS[one.state])
+        table.add_row(
+            period,
+            one.issuer,
+            one.invoice_id or f"none, account {one.account}",
+            *amounts,
+            one.currency,
+            _WORDS[one.state],
+        )
     return table
 
 

@@ -50,7 +50,7 @@ SHOWN_FILES = 3
 
 @dataclass
 class _Running:
-    """The import under way. The reading writes `rows` and `share` from its thread."""
+    """The import under way. The reading reports from its thread."""
 
     id: str
     source: str
@@ -60,8 +60,8 @@ class _Running:
     rows: int = 0
     share: float | None = None
 
-    def begin(self, step: ImportStep) -> None:
-        self.step, self.rows, self.share = step, 0, None
+    def report(self, step: ImportStep, rows: int, share: float | None) -> None:
+        self.step, self.rows, self.share = step, rows, share
 
     def describe(self, now: float) -> RunningImport:
         return RunningImport(
@@ -185,19 +185,18 @@ class Imports:
             if refusals:
                 return ImportAnswer(sha256=sha256, refusals=refusals)
             terms = self._terms(request.source, rounds=request.round)
-            reading = self._reading = Reading(room, terms)
-            running.begin("reading")
+            reading = self._reading = Reading(room, terms, running.report)
             try:
                 await self._in_thread(lambda: reading.read(files, parts=request.parts or bool(request.wanted)))
                 if reading.refusals:
                     return ImportAnswer(sha256=sha256, refusals=tuple(reading.refusals))
                 now = self._now()
                 facts = facts_of(await self._in_thread(lambda: reading.query(facts_sql(millis(now)))))
-                running.begin("writing")
+                ((charges,),) = await self._in_thread(lambda: reading.query("SELECT count(*) FROM charges"))
                 delivery = Delivery(
                     source=request.source,
                     snapshots=reading.snapshots,
-                    rows=_counted(reading.rows, running),
+                    rows=_counted(reading.rows, running, charges),
                     terms=terms.digest,
                     appends=request.source in self._settings.append_sources,
                     again=again,
@@ -240,13 +239,16 @@ class Imports:
 
 
 def _counted(
-    rows: Callable[[Snapshot], Iterator[list[tuple[Any, ...]]]], running: _Running
+    rows: Callable[[Snapshot], Iterator[list[tuple[Any, ...]]]], running: _Running, charges: int
 ) -> Callable[[Snapshot], Iterator[list[tuple[Any, ...]]]]:
-    """The same charges; `running` says how many were handed on."""
+    """The same charges; `running` hears how many of all `charges` were handed on."""
+    written = 0
 
     def counted(snapshot: Snapshot) -> Iterator[list[tuple[Any, ...]]]:
+        nonlocal written
         for batch in rows(snapshot):
-            running.rows += len(batch)
+            written += len(batch)
+            running.report("writing", written, written / charges)
             yield batch
 
     return counted

@@ -75,7 +75,7 @@ class ImportStatusQuery(Message, frozen=True, kw_only=True, tag="import_status_q
     """Request on `billing.import_status`: which import is under way."""
 
 
-ImportStep = Literal["fetching", "reading", "writing"]
+ImportStep = Literal["fetching", "reading", "summing", "writing"]
 
 
 class RunningImport(msgspec.Struct, frozen=True, kw_only=True):

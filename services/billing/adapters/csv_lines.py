@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from services.billing.adapters.file_kinds import open_file, unpacked
+from services.billing.adapters.file_kinds import open_file, position, unpacked
 from services.billing.core.macros import BLANK
 from services.billing.core.wrong_files import HEADER_LINES, TOO_LARGE, WrongFile
 from shared.messages.codec import Unreadable, decode_text
@@ -47,17 +47,18 @@ def first_records(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def rewrite(
-    path: Path, line: int, places: Sequence[int], into: Path, *, max_bytes: int, stopped: Callable[[], bool]
+    path: Path, line: int, places: Sequence[int], into: Path, *, max_bytes: int, on_look: Callable[[int, int], bool]
 ) -> Rewritten:
     """The records below the header on `line`, their line and the cells at `places` alone; `WrongFile` says why not.
 
-    `max_bytes` bounds the file unpacked. `stopped` is asked now and then, and ends it early.
+    `max_bytes` bounds the file unpacked. `on_look` is called now and then and at the end, with how many charges and
+    bytes of the file were read; True ends the work early.
     """
-    longest = width = 0
+    longest = width = rows = 0
     with open_file(path) as stream, into.open("w", encoding="utf-8", newline="") as out:
         lines = _Lines(stream, max_bytes)
         writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        for number, (at, cells) in enumerate(_records(lines)):
+        for at, cells in _records(lines):
             if at <= line:
                 width = len(cells)
                 continue
@@ -65,8 +66,10 @@ def rewrite(
                 raise _other_width(at, len(cells), width, ended=lines.ended)
             written = writer.writerow([at, *(cells[place] for place in places)])
             longest = max(longest, written)
-            if number % LINES_A_LOOK == 0 and stopped():
+            rows += 1
+            if rows % LINES_A_LOOK == 0 and on_look(rows, position(stream)):
                 break
+        on_look(rows, position(stream))
     return Rewritten(lines.bytes_read, longest * _MOST_BYTES)
 
 

@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Any, Literal, cast
 
 from services.billing.core.wrong_files import HEAD_BYTES, WrongFile, known_format, zip_content
 
@@ -41,6 +41,12 @@ def open_file(path: Path) -> IO[bytes]:
     with path.open("rb") as plain:
         packed = plain.read(2) == GZIP
     return cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb")
+
+
+def position(stream: IO[bytes]) -> int:
+    """How many bytes of the file were read, packed as it is."""
+    raw: Any = stream
+    return int(raw.fileobj.tell() if isinstance(stream, gzip.GzipFile) else raw.tell())
 
 
 def unpacked(stream: IO[bytes]) -> Iterator[bytes]:

@@ -35,13 +35,14 @@ class FileReader:
         directory: Path,
         terms: Terms,
         refusals: Refusals,
-        is_stopped: Callable[[], bool],
+        on_look: Callable[[int, int], bool],
     ) -> None:
+        """`on_look` as of `csv_lines.rewrite`."""
         self._database = database
         self._directory = directory
         self._terms = terms
         self._refusals = refusals
-        self._is_stopped = is_stopped
+        self._on_look = on_look
         self._bytes_left = disk_part(directory)
         """Of the disk, for the files unpacked."""
         self.splits = False
@@ -67,7 +68,7 @@ class FileReader:
             [names.index(column) for column in columns],
             rewritten,
             max_bytes=self._bytes_left,
-            stopped=self._is_stopped,
+            on_look=self._on_look,
         )
         self._bytes_left -= size.bytes_read
         types = dict.fromkeys(columns, "VARCHAR")

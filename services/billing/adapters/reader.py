@@ -4,7 +4,7 @@ All of it lies in one directory that is gone afterwards; the memory is bounded, 
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
@@ -20,7 +20,7 @@ from services.billing.core.days import written
 from services.billing.core.focus import CostRow, SnapshotKey
 from services.billing.core.wrong_files import TOO_LARGE
 from shared.errors import Refusal as Declined
-from shared.messages.invoices import DeliveredFile, Refusal
+from shared.messages.invoices import DeliveredFile, ImportStep, Refusal
 
 BATCH = 5_000
 """Charges handed on at a time."""
@@ -52,6 +52,10 @@ class Snapshot:
         return sha256_of([file.sha256 for file in self.files])
 
 
+def _unheard(_step: ImportStep, _rows: int, _share: float | None) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass
 class Reading:
     """`read` first; with any refusal there are no snapshots. `interrupt` ends it early, from any thread."""
@@ -59,6 +63,8 @@ class Reading:
     directory: Path
     """The reading's own; the files lie in it."""
     terms: Terms
+    on_progress: Callable[[ImportStep, int, float | None], None] = _unheard
+    """Called from the reading's thread with the step, the rows and how much of the step is done."""
     snapshots: tuple[Snapshot, ...] = ()
     _refusals: Refusals = field(default_factory=Refusals)
     _stopped: bool = False
@@ -80,8 +86,19 @@ class Reading:
     def read(self, files: Sequence[tuple[DeliveredFile, Path]], *, parts: bool = False) -> None:
         """All of the files, or why not: the first hundred faults of them. `parts`: they are parts of one snapshot."""
         charges = []
-        reader = FileReader(self._db, self.directory, self.terms, self._refusals, lambda: self._stopped)
-        for number, (file, path) in enumerate(files):
+        sizes = [max(1, path.stat().st_size) for _, path in files]
+        at = rows_before = rows = 0
+
+        def on_look(rows_of_file: int, bytes_of_file: int) -> bool:
+            nonlocal rows
+            rows = rows_before + rows_of_file
+            self.on_progress("reading", rows, (sum(sizes[:at]) + bytes_of_file) / sum(sizes))
+            return self._stopped
+
+        reader = FileReader(self._db, self.directory, self.terms, self._refusals, on_look)
+        for at, (file, path) in enumerate(files):
+            number, rows_before = at, rows
+            on_look(0, 0)
             made = reader.read(file.name, path, number)
             if made is not None:
                 unique = f"SELECT * REPLACE (line + {number << 40} AS line) FROM ({made})"
@@ -89,6 +106,7 @@ class Reading:
                 charges.append(f"SELECT * FROM charges_{number}")
         if self._stopped:
             raise Interrupted
+        self.on_progress("summing", rows, None)
         named = [file for file, _ in files]
         with self._refusals.of(named[0].name):
             if not self.refusals:

@@ -1,0 +1,39 @@
+"""While files are read, it is told how many rows were, and how much of all the bytes that is."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from services.billing.adapters import csv_lines
+from services.billing.adapters.reader import Reading
+from services.billing.adapters.terms import Terms
+from shared.messages.invoices import DeliveredFile
+from tests.unit.billing.kit import focus_csv
+
+
+def test_rows_and_share_rise_over_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_lines, "LINES_A_LOOK", 10)
+    told: list[tuple[str, int, float | None]] = []
+    plain = focus_csv(*({"ResourceId": f"i-{n}"} for n in range(50)))
+    packed = gzip.compress(focus_csv(*({"ResourceId": f"v-{n}"} for n in range(50))))
+    files = []
+    for number, content in enumerate((plain, packed)):
+        path = tmp_path / f"{number}.file"
+        path.write_bytes(content)
+        files.append((DeliveredFile(name=path.name, sha256=f"{number}"), path))
+    reading = Reading(tmp_path, Terms(source="cloud"), lambda *state: told.append(state))
+    try:
+        reading.read(files)
+    finally:
+        reading.close()
+    *read, last = told
+    assert [state[0] for state in read] == ["reading"] * len(read)
+    assert read[0] == ("reading", 0, 0.0)
+    shares = [share for *_, share in read if share is not None]
+    assert shares == sorted(shares)
+    assert shares[-1] <= 1
+    assert any(share == pytest.approx(len(plain) / (len(plain) + len(packed))) for share in shares)
+    rows = [rows for _, rows, _ in read]
+    assert rows == sorted(rows)
+    assert last == ("summing", 100, None)
