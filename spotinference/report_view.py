@@ -117,7 +117,8 @@ def _day(report: DayReport) -> Iterator[RenderableType]:
     told = _ratio(report)
     told.append(f"\n{report.day} UTC, {report.state or 'no figure'}, revision {report.revision}, ")
     told.append(f"{report.tokens:,} tokens served, ")
-    told.append("spend unknown" if report.spend is None else f"spend ${usd(report.spend)}")
+    known = "" if report.spend_known is None else f", ${usd(report.spend_known)} of it known"
+    told.append(f"spend unknown{known}" if report.spend is None else f"spend ${usd(report.spend)}")
     if report.tax:
         told.append(f", tax beside it ${usd(report.tax)}")
     if report.change:

@@ -1,6 +1,7 @@
 """How far each source's bills reach, and what they lack by day: as data, on the page, on the terminal, in the files."""
 
 from dataclasses import replace
+from decimal import Decimal
 
 import msgspec
 
@@ -94,6 +95,7 @@ def test_the_page_has_a_column_for_each_source_and_days_that_are_alike_in_one_ro
     assert "no bill: a-1" in html
     text = shown(period())
     assert "bills of cloud, through 2026-05-04\n  2026-05-05: no bill: a-1\n" in text
+    assert "spend unknown, $3.0000 of it known" in shown(msgspec.structs.replace(days()[2], spend_known=Decimal(3)))
 
 
 def test_a_days_page_and_its_csv_name_the_machines_and_no_name_is_executed() -> None:
