@@ -98,3 +98,12 @@ async def test_an_import_that_is_rounded_says_by_how_much_and_stays_so(tmp_path:
         newest = told.imported[0]
         assert (newest.active, newest.residue, newest.billed) == (True, residue, Decimal("0.3"))
         assert newest.reread == "the configuration changed"
+
+
+async def test_a_source_may_be_configured_to_be_rounded(tmp_path: Path) -> None:
+    (tmp_path / "bills").mkdir()
+    (tmp_path / "bills" / "may.csv").write_bytes(focus_csv({"BilledCost": "0.1000000000000055"}))
+    source = f'[[billing.source]]\nname = "cloud"\nurl = "{tmp_path}/bills"\nround = true\n'
+    async with billing(tmp_path, configured(CONFIG + source)) as (books, _):
+        told = await until(lambda: invoices(books), lambda told: bool(told.imported))
+        assert [(one.billed, one.residue) for one in told.imported] == [(Decimal("0.1"), Decimal("5.5e-15"))]

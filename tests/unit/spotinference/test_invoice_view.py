@@ -1,10 +1,13 @@
 """What `invoice list` and `doctor` say of the sources that billing fetches by itself."""
 
+from decimal import Decimal
+from typing import Any
+
 from rich.console import Console
 
-from shared.messages.invoices import SourceState
+from shared.messages.invoices import ImportAnswer, Imported, SnapshotSummary, SourceState
 from spotinference.doctor_links import invoices
-from spotinference.invoice_view import sources_table
+from spotinference.invoice_view import imported_lines, imported_table, sources_table
 
 GOOD = SourceState(
     name="aws",
@@ -41,3 +44,28 @@ def test_a_table_says_when_all_was_well_and_what_is_refused_since_when() -> None
 def test_a_source_that_cannot_be_imported_is_wrong_and_a_new_one_is_not() -> None:
     levels = {link.figures["source"]: link.finding.level for link in invoices([GOOD, REFUSED, NEW])}
     assert levels == {"aws": "ok", "azure": "wrong", "gcp": "note"}
+
+
+def test_what_was_rounded_or_read_again_says_so() -> None:
+    same: dict[str, Any] = {"issuer": "Cloud", "account": "a", "period_start": "2026-05-01", "period_end": "2026-06-01"}
+    residue, billed = Decimal("5.5e-15"), Decimal("0.1")
+    summary = SnapshotSummary(**same, rows=1, billed=billed, currency="USD", replaced=False, residue=residue)
+    assert "rounded (residue 0.0000000000000055)" in "".join(
+        imported_lines(ImportAnswer(sha256="0", snapshots=(summary,)))
+    )
+    one = Imported(
+        **same,
+        source="aws",
+        rows=1,
+        billed=billed,
+        currency="USD",
+        active=True,
+        imported_at=0.0,
+        files=(),
+        residue=residue,
+        reread="by a newer version",
+    )
+    console = Console(width=200, force_terminal=False)
+    with console.capture() as shown:
+        console.print(imported_table([one]))
+    assert "yes, read again: by a newer version, rounded (residue 0.0000000000000055)" in shown.get()
