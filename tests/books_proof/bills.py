@@ -196,12 +196,12 @@ class Bills:
         return row
 
 
-def payables(charges: Iterable[Charge], skipped: Container[str]) -> Iterator[Payable]:
-    """What is to be paid for each invoice, to the cent; of all but `skipped` sources."""
+def payables(charges: Iterable[Charge], skipped: Container[str], disputed: Container[str]) -> Iterator[Payable]:
+    """What is to be paid for each invoice, to the cent; of all but `skipped` sources, and 2 cents off of `disputed`."""
     sums: dict[tuple[str, str, str, tuple[int, int], str | None], Fraction] = {}
     for row in charges:
         bill = row.source, row.issuer, row.account, row.period, row.invoice
         sums[bill] = sums.get(bill, Fraction(0)) + row.billed
     for bill, amount in sums.items():
         if bill[0] not in skipped:
-            yield Payable(*bill, rounded(amount, 2))
+            yield Payable(*bill, rounded(amount, 2) + (Fraction(2, 100) if bill[0] in disputed else 0))

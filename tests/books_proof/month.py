@@ -51,6 +51,8 @@ class Month:
     """Whether some deliveries come twice, in another order or as they were."""
     open_sources: tuple[str, ...] = ()
     """Whose invoices have no payable amount yet."""
+    disputed: tuple[str, ...] = ()
+    """Whose invoices say two cents more than their charges."""
     gaps: bool = False
     """Whether bills lack some hours of a machine that ran."""
 
@@ -100,7 +102,7 @@ class Month:
             moves=tuple(self.moves),
             uses=tuple(self.uses),
         )
-        return replace(world, payables=tuple(payables(active(world), skipped=self.open_sources)))
+        return replace(world, payables=tuple(payables(active(world), self.open_sources, self.disputed)))
 
     def time(self, machine: Machine) -> MachineTime:
         """What it did."""
