@@ -77,7 +77,9 @@ def compare(told: Published, world: World) -> int:
 
 
 async def test_figures_of_a_week_are_the_oracles(tmp_path: Path) -> None:
-    month = Month(seed=1, requests=300, days=7, unbilled=1, open_sources=("hyperstack",), disputed=("azure",))
+    month = Month(
+        seed=1, requests=300, days=7, unbilled=1, gaps=True, open_sources=("hyperstack",), disputed=("azure",)
+    )
     world = month.world()
     async with suite(world, tmp_path) as running:
         await tell(running, world)

@@ -127,7 +127,10 @@ def _aws(row: Charge) -> Row:
 
 
 def _azure(row: Charge) -> Row:
-    return {**_focus(row, _at("%Y-%m-%dT%H:%M:%SZ")), "Tags": _tags({" tier": row.tier_tag, "org": "trey"})}
+    """Its ids come in other capitals at times."""
+    resource = row.resource and (row.resource.lower() if row.start // 86_400 % 2 else row.resource)
+    tags = _tags({" tier": row.tier_tag, "org": "trey"})
+    return {**_focus(row, _at("%Y-%m-%dT%H:%M:%SZ")), "ResourceId": resource, "Tags": tags}
 
 
 def _google(row: Charge) -> Row:
