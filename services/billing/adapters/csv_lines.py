@@ -16,6 +16,7 @@ from services.billing.core.wrong_files import HEADER_LINES, TOO_LARGE, WrongFile
 from shared.messages.codec import Unreadable, decode_text
 
 MAX_LINE = 4 * 1024**2
+csv.field_size_limit(MAX_LINE)
 LINES_A_LOOK = 20_000
 _BOM = "\ufeff"
 

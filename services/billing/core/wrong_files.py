@@ -86,13 +86,13 @@ def header_fault(
             return WrongFile(line, reason, name)
     if share(names) >= 0.5:
         return None
-    for separator, name in _SEPARATORS.items():
-        parts = [part.strip(' "') for part in separator.join(names).split(separator)]
-        if len(parts) > len(names) and share(parts) > share(names):
-            return WrongFile(line, f"columns are separated by {name}: export it with commas")
-    for other, cells in lines[1:]:
+    for other, cells in lines:
         if share(cells) >= 0.5:
             return WrongFile(line, f"line {other} looks like the header: remove the lines above it")
+        for separator, name in _SEPARATORS.items():
+            parts = [part.strip(' "') for part in separator.join(cells).split(separator)]
+            if len(parts) > len(cells) and share(parts) >= 0.5:
+                return WrongFile(other, f"columns are separated by {name}: export it with commas")
     if share(names) == 0:
         return WrongFile(
             line,

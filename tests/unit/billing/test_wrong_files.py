@@ -60,6 +60,7 @@ WRONG = {
     "Azure's cost details": AZURE,
     "columns are separated by ';'": FOCUS.replace(b",", b";"),
     "columns are separated by ';': export": b'"date";"resource";"cost";"currency"\n"2026-05-03";"a"\n',
+    "separated by ';': export it with commas": b"sep=;\n" + FOCUS.replace(b",", b";"),
     "columns are separated by tabs": FOCUS.replace(b",", b"\t"),
     "line 4 looks like the header": b'Report for May\n"for: a, b"\n\n' + FOCUS,
     "no columns that we know": b"name,amount\na,1\n",
