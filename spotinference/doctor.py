@@ -95,10 +95,9 @@ async def _chain(bus: JetStreamBus, context: Context, day: str) -> AsyncIterator
     yield links.stream(backlog, await bus.backlog(topology.LEDGER))
     if tokens is not None:
         yield await _asked("books", lambda: _books(bus, day, tokens))
-    for link in await _sources(bus):
-        yield link
-    for link in await _hours(bus, day):
-        yield link
+    for found in await asyncio.gather(_sources(bus), _hours(bus, day)):
+        for link in found:
+            yield link
     for link in links.clocks(skews | await _clocks(context)):
         yield link
 

@@ -58,7 +58,7 @@ def test_few_equal_charges_charges_of_no_cost_and_other_keys_are_no_snapshot() -
 COSTS = st.lists(st.integers(0, 5), min_size=1, max_size=8)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(files=st.lists(COSTS, min_size=2, max_size=3))
 def test_half_of_a_file_is_the_bound(files: list[list[int]]) -> None:
     repeats = set()
