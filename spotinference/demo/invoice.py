@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 
+from shared.messages.budget import Journalled
+from shared.messages.waker import Transition
+
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 PRICE_PER_HOUR = Decimal("0.0832")
 DISK_GB = Decimal(40)
@@ -73,6 +76,25 @@ class _Usage:
     @property
     def cost(self) -> Decimal:
         return (self.quantity * self.price).quantize(_COST)
+
+
+def facts_of(journal: Iterable[Journalled], transfers: Sequence[tuple[float, int]], now: float) -> DemoFacts:
+    """What the machine's provider would know: its disk since it was first seen, each run from wake to sleep."""
+    first: float | None = None
+    begun: float | None = None
+    awake: list[tuple[float, float]] = []
+    for entry in journal:
+        if not isinstance(entry, Transition):
+            continue
+        first = entry.at if first is None else first
+        if entry.to_state == "waking":
+            begun = entry.at
+        elif entry.to_state == "asleep" and begun is not None:
+            awake.append((begun, entry.at))
+            begun = None
+    if begun is not None:
+        awake.append((begun, now))
+    return DemoFacts(awake=awake, disk=(now if first is None else first, now), transfers=transfers)
 
 
 def demo_invoice(facts: DemoFacts, *, instance: str, disk: str) -> DemoInvoice:

@@ -6,10 +6,8 @@ It uses the suite the way its users would: the official OpenAI SDK, the operator
 import asyncio
 import shutil
 import time
-from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import click
@@ -24,7 +22,7 @@ from shared.messages.waker import ProviderCall
 from shared.printable import printable
 from spotinference import model_file
 from spotinference.demo import preflight, requests
-from spotinference.demo.invoice import DemoFacts, demo_invoice
+from spotinference.demo.invoice import demo_invoice, facts_of
 from spotinference.demo.messages import Messages, following
 from spotinference.demo.suite import WAIT_SECONDS, DemoFailed, Stage, Suite, expect, until, up
 from spotinference.journal import journal_entries
@@ -188,7 +186,7 @@ async def _sleep(stage: Stage, messages: Messages, endpoint: str) -> None:
 
 async def _books(suite: Suite, stage: Stage, sent: requests.Sent) -> None:
     stage.step("The provider's invoice, divided by the tokens")
-    facts = _facts(await suite.journal(), sent, time.time())
+    facts = facts_of(await suite.on_bus(journal_entries), sent.transfers, time.time())
     invoice = demo_invoice(facts, instance=MACHINE, disk=DISK)
     file = suite.folder / "focus-1.2.csv"
     file.write_bytes(invoice.csv)
@@ -224,23 +222,3 @@ def _balance(stage: Stage, reports: list[DayReport], total: Decimal) -> None:
     stage.say(f"the invoice                         {total.normalize():f} USD")
     expect(parts == total, "the parts do not sum to the invoice")
     stage.say("equal")
-
-
-def _facts(journal: list[dict[str, Any]], sent: requests.Sent, now: float) -> DemoFacts:
-    """What the machine's provider would know: its disk since it was first seen, each run from wake to sleep."""
-    first: float | None = None
-    begun: float | None = None
-    awake: list[tuple[float, float]] = []
-    for entry in journal:
-        if entry["kind"] != "transition":
-            continue
-        at = datetime.fromisoformat(entry["at"]).timestamp()
-        first = at if first is None else first
-        if entry["to"] == "waking":
-            begun = at
-        elif entry["to"] == "asleep" and begun is not None:
-            awake.append((begun, at))
-            begun = None
-    if begun is not None:
-        awake.append((begun, now))
-    return DemoFacts(awake=awake, disk=(now if first is None else first, now), transfers=sent.transfers)

@@ -91,9 +91,6 @@ class Suite:
         expect(record.endpoint, f"the machine has no engine: {record}")
         return str(record.endpoint)
 
-    async def journal(self) -> list[dict[str, Any]]:
-        return [decode(line, dict[str, Any]) for line in (await self.command("journal", "--json")).splitlines()]
-
 
 @asynccontextmanager
 async def up(folder: Path, stage: Stage) -> AsyncIterator[Suite]:

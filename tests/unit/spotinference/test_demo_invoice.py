@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from services.billing.adapters.reader import Reading
 from services.billing.adapters.terms import Terms
+from services.billing.core.days import millis
 from shared.messages.invoices import DeliveredFile
-from spotinference.demo.invoice import COLUMNS, DemoFacts, DemoInvoice, demo_invoice
+from shared.messages.waker import MachineState, Transition
+from spotinference.demo.invoice import COLUMNS, DemoFacts, DemoInvoice, demo_invoice, facts_of
 
 MIDNIGHT = 1_795_392_000.0
 """2026-11-23T00:00:00Z"""
@@ -104,3 +106,17 @@ def test_no_hour_has_more_than_one_hour_nor_the_future_any(now: float, awake: li
     ran = [(begin, min(end, now)) for begin, end in awake if begin < min(end, now)]
     span = max((end for _, end in ran), default=0.0) - min((begin for begin, _ in ran), default=0.0)
     assert float(sum(hours)) <= max(0.0, span) / 3600 + 1e-6
+
+
+@given(begun=st.floats(MIDNIGHT, MIDNIGHT + 1000), ran=st.floats(0.001, 1000))
+def test_no_more_is_charged_than_the_books_know_of_the_journal(begun: float, ran: float) -> None:
+    states: list[tuple[float, MachineState]] = [(begun - 1, "asleep"), (begun, "waking"), (begun + ran, "asleep")]
+    journal = [
+        Transition(at=at, machine="m", tier="t", from_state=None, to_state=state, reason="r", generation=0)
+        for at, state in states
+    ]
+    facts = facts_of(journal, [], begun + ran + 1)
+    rows = _rows(demo_invoice(facts, instance="m", disk="d"))
+    charged = sum(Decimal(row["ConsumedQuantity"]) for row in rows if row["ServiceCategory"] == "Compute")
+    known = millis(begun + ran) - millis(begun)
+    assert known - 1 < charged * 3_600_000 <= known
