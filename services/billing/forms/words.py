@@ -19,7 +19,7 @@ CAUSE_WORDS: dict[Cause, tuple[str, str]] = {
     "unexplained": ("Unexplained", "billed above the hours that the journal knows"),
 }
 STATE_WORDS: dict[FigureState, str] = {
-    "estimated": "machine time at the prices of the tiers; the bill has not come for all of it",
+    "estimated": "the bill is not whole yet; machine time that it lacks counts at its tier's price, if that has one",
     "provisional": "from the bill, which may still change",
     "final": "the invoices tie and the usage is complete",
     "restated": "changed after it was final",

@@ -33,6 +33,8 @@ CENTS, SMALL_CHANGE = 2, 6
 """Decimals of money; the second where all of it is less than a dollar."""
 MOST_PARTS = 25
 """Of models and of keys on the summary; `exact` has all of them."""
+KNOWN = "known of it"
+"""What there is of a spend that is not known because a bill is missing."""
 MOST_TIERS = 8
 """With a column of their own."""
 MOST_NOTES = 100
@@ -43,7 +45,8 @@ def report_xlsx(report: Report) -> bytes:
     """The workbook. `Refusal` where a sheet would not fit; other forms have no such limit."""
     # Not the hour of writing: a report that is written again is the same file.
     last = datetime.combine(_date(days_of(report)[-1].day), datetime.min.time(), UTC)
-    small = report.spend is not None and abs(report.spend) < 1
+    amount = report.spend_known if report.spend is None else report.spend
+    small = amount is not None and abs(amount) < 1
     title = f"cost of {span_of(report)}, UTC"
     return workbook(sheets(report), title=title, created=last, cents=SMALL_CHANGE if small else CENTS)
 
@@ -65,11 +68,13 @@ def _summary(report: Report) -> Sheet:
     first: list[tuple[str, Kind]] = [("part", "text"), ("name", "text")]
     last: list[tuple[str, Kind]] = [("share of spend", "share"), ("said", "text")]
     rows: list[Row] = [_span("all of it", report)]
+    if report.spend is None and report.spend_known is not None:
+        rows.append((span_of(report), KNOWN, report.spend_known, None, None, None, None))
     if isinstance(report, PeriodReport):
         found = [trailing(report, days) for days in TRAILING]
         rows += [_span(f"the last {len(part.days)} days", part) for part in found if part is not None]
     rows += [_named("cause", cause, amount, report) for cause, amount in report.causes.items()]
-    rows += _parts("tier", report.tiers, lambda part: part.tier, report)
+    rows += _parts("tier", report.tiers, lambda part: part.tier, report, said=lambda part: part.reason)
     if (loose := report.causes.get(UNATTRIBUTED)) is not None:  # with it the tiers sum to the spend
         rows.append(_named("tier", f"({UNATTRIBUTED})", loose, report))
     rows += _parts("model", report.models, lambda part: part.model, report)
@@ -114,8 +119,15 @@ def _parts(
 
 
 def _beside(report: Report) -> Iterator[Row]:
-    def row(name: str, amount: Decimal | None, ratio: Decimal | None = None, tokens: int | None = None) -> Row:
-        return "beside", name, amount, tokens, ratio, None, None
+    def row(
+        name: str,
+        amount: Decimal | None,
+        ratio: Decimal | None = None,
+        *,
+        tokens: int | None = None,
+        said: str | None = None,
+    ) -> Row:
+        return "beside", name, amount, tokens, ratio, None, said
 
     yield row("recoverable tax", report.tax)
     yield row("before credits", report.spend_before_credits, report.usd_per_mtok_before_credits)
@@ -123,7 +135,8 @@ def _beside(report: Report) -> Iterator[Row]:
     if report.effective_spend is not None:
         yield row("by EffectiveCost", report.effective_spend)
     if report.always_on is not None:
-        yield row("always on", report.always_on.spend, report.always_on.usd_per_mtok)
+        always = report.always_on
+        yield row("always on", always.spend, always.usd_per_mtok, said=always.reason)
     if report.variance is not None:
         yield row("accrued for billed hours", report.variance.accrued)
         yield row("billed for them", report.variance.billed)
@@ -147,9 +160,16 @@ def _figures(of: Report) -> Row:
 
 def _causes(report: Report, days: Sequence[DayReport]) -> Sheet:
     named: list[tuple[str, Kind]] = [(CAUSE_WORDS[cause][0], "money") for cause in CAUSES]
-    rows = [(_date(day.day), *(day.causes.get(cause) for cause in CAUSES), day.spend) for day in days]
-    total = (None, *(report.causes.get(cause) for cause in CAUSES), report.spend)
-    return Sheet("causes", [("day", "date"), *named, ("sum", "money")], rows, total)
+    last: list[tuple[str, Kind]] = [("sum", "money")]
+    if report.spend_known is not None:  # then the causes of some day sum to that
+        last.append((KNOWN, "money"))
+
+    def row(of: Report) -> Row:
+        return *(of.causes.get(cause) for cause in CAUSES), *(of.spend, of.spend_known)[: len(last)]
+
+    return Sheet(
+        "causes", [("day", "date"), *named, *last], [(_date(day.day), *row(day)) for day in days], (None, *row(report))
+    )
 
 
 def _tiers(report: Report, days: Sequence[DayReport]) -> Sheet:
@@ -173,7 +193,7 @@ def _notes(report: Report) -> Sheet:
     """What is to be known beside the figures, and the files; what does not fit is on `exact`."""
     about: list[Row] = [
         (None, "basis", BASIS),
-        (None, "rounding", "each amount by itself, to cents; all digits: exact"),
+        (None, "rounding", "each amount by itself; all digits: exact"),
     ]
     if report.left_out:
         about.append((None, "left out", report.left_out))

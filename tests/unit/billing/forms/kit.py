@@ -130,6 +130,25 @@ def unknown(day: str = "2026-05-04") -> DayReport:
     )
 
 
+def lacking(day: str = "2026-05-04", known: str = "0.75") -> DayReport:
+    """A day on which one machine's bill is missing."""
+    made = day_report(day, known)
+    reason = "no bill yet: h100-1"
+    unbilled = replace(made.tiers[0], spend=None, usd_per_mtok=None, reason=reason, spend_known=made.tiers[0].spend)
+    return replace(
+        made,
+        state="estimated",
+        spend=None,
+        spend_known=made.spend,
+        usd_per_mtok=None,
+        reason=reason,
+        tiers=(unbilled, *made.tiers[1:]),
+        models=(),
+        keys=(),
+        always_on=AlwaysOn(spend=None, usd_per_mtok=None, reason="no price_per_hour: h100x2"),
+    )
+
+
 def evil_day() -> DayReport:
     """Every text that comes from outside is hostile."""
     made = day_report(models=EVIL, keys=EVIL, names=dict(zip(EVIL, reversed(EVIL), strict=True)))

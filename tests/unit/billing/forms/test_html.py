@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from services.billing.core.period import make_period
 from services.billing.forms.charts import plot
 from services.billing.forms.html import MOST_ROWS, report_html, statement_html
-from services.billing.forms.words import MINUS, usd
+from services.billing.forms.words import MINUS, NOTHING, usd
 from shared.messages.billing import CAUSES, Cause
 from tests.unit.billing.forms.kit import (
     EVIL,
@@ -18,6 +18,7 @@ from tests.unit.billing.forms.kit import (
     day_report,
     evil_day,
     explained,
+    lacking,
     period_report,
     statement,
     unknown,
@@ -119,6 +120,17 @@ def test_what_is_not_known_is_said_in_words() -> None:
     assert "Not available: no tier has a price_per_hour" in page.text
     assert "$0.00" not in page.text.partition("Recoverable tax")[0]
     assert page.of("svg") == []
+
+
+def test_a_tier_without_its_bill_says_so_in_words_that_can_be_broken_over_lines() -> None:
+    report = lacking()
+    html = report_html(report)
+    assert f'not available<span class="meaning">{report.tiers[0].reason}</span>' in html
+    page = Page(html)
+    for row in ([report.tiers[0].tier, NOTHING], ["Spend", NOTHING]):
+        (found,) = [cells for cells in page.rows if cells[:2] == row]
+        assert found[3] == f"not available{report.reason}"
+    assert f"{usd(report.spend_known)} known of it" in page.text
 
 
 def test_null_is_never_told_as_none() -> None:

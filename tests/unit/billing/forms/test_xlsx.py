@@ -9,11 +9,12 @@ from xml.etree import ElementTree as ET
 import pytest
 from msgspec.structs import replace
 
+from services.billing.core.period import make_period
 from services.billing.forms import workbook
 from services.billing.forms.csv import report_csv
 from services.billing.forms.xlsx import report_xlsx
 from shared.errors import Refusal
-from tests.unit.billing.forms.kit import day_report, evil_day, period_report, unknown
+from tests.unit.billing.forms.kit import WEIGHTS, day_report, evil_day, lacking, period_report, unknown
 
 MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 EPOCH = 46145
@@ -164,6 +165,24 @@ def test_what_is_not_known_is_an_empty_cell_and_a_reason() -> None:
     day = book.sheets["days"][0]
     assert (day["state"], day["spend USD"], day["reason"]) == ("not available", "", "cost not delivered")
     assert {value for row in book.sheets["causes"] for title, value in row.items() if title != "day"} == {""}
+
+
+def test_what_is_known_of_a_day_that_lacks_a_bill_stands_beside_the_reason() -> None:
+    lone = lacking()
+    for report in (lone, make_period([lone], WEIGHTS)):
+        book = Book(report_xlsx(report))
+        summary = {(row["part"], row["name"]): row for row in book.sheets["summary"]}
+        assert summary[lone.day, "all of it"]["spend USD"] == ""
+        assert summary[lone.day, "known of it"]["spend USD"] == "0.750000"
+        first = lone.tiers[0]
+        assert (summary["tier", first.tier]["spend USD"], summary["tier", first.tier]["said"]) == ("", first.reason)
+        for row in book.sheets["causes"]:
+            assert (row["sum"], row["known of it"]) == ("", "0.750000")
+            assert row["Waking"] == f"{lone.causes['waking']:.6f}"
+    (always,) = [row for row in Book(report_xlsx(lone)).sheets["summary"] if row["name"] == "always on"]
+    assert (always["spend USD"], always["said"]) == ("", "no price_per_hour: h100x2")
+    whole = make_period([day_report("2026-05-03"), lone], WEIGHTS)
+    assert [row["known of it"] == "" for row in Book(report_xlsx(whole)).sheets["causes"]] == [True, False, False]
 
 
 def test_equal_reports_are_equal_bytes() -> None:
