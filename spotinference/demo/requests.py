@@ -56,6 +56,8 @@ class Sent:
 
     transfers: list[tuple[float, int]] = field(default_factory=list)
     requests: int = 0
+    since: float = field(default_factory=time.time)
+    """Before the first of them."""
 
     def add(self, stream: openai.AsyncStream[ChatCompletionChunk]) -> None:
         self.requests += 1

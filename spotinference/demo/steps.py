@@ -13,6 +13,7 @@ import aiohttp
 import click
 import openai
 
+from services.billing.core.days import day_of, millis
 from services.meter.core.engine_counters import EngineCounters, parse
 from services.waker.adapters import files
 from shared.errors import SpotinferenceError
@@ -96,7 +97,7 @@ async def _serve(suite: Suite, stage: Stage) -> None:
     sent = requests.Sent()
     async with following(suite, stage) as messages:
         endpoint, engine = await _ask(suite, stage, messages, sent)
-        await _count(suite, stage, engine, sent.requests)
+        await _count(suite, stage, engine, sent)
         await _sleep(stage, messages, endpoint)
     await _books(suite, stage, sent)
 
@@ -145,13 +146,15 @@ async def _wake(
         await asyncio.gather(asking, failing, return_exceptions=True)
 
 
-async def _count(suite: Suite, stage: Stage, engine: EngineCounters, requests_sent: int) -> None:
+async def _count(suite: Suite, stage: Stage, engine: EngineCounters, sent: requests.Sent) -> None:
     stage.step("Every token counted: the ledger against the engine's own counters")
 
-    async def ledger() -> dict[str, int]:
-        return dict((await suite.json("usage"))["totals"])
+    first_day = day_of(millis(sent.since))  # a midnight may have passed
 
-    totals = await until(ledger, lambda seen: seen["requests"] == requests_sent, "the ledger did not get every request")
+    async def ledger() -> dict[str, int]:
+        return dict((await suite.json("usage", "--from", first_day))["totals"])
+
+    totals = await until(ledger, lambda seen: seen["requests"] == sent.requests, "the ledger did not get every request")
     probe = sum(entry.tokens for entry in await suite.on_bus(journal_entries) if isinstance(entry, ProviderCall))
     prompt, completion = totals["prompt_tokens"], totals["completion_tokens"]
     stage.say(f"ledger   {totals['requests']} requests, {prompt} prompt + {completion} completion tokens")
