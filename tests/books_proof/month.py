@@ -169,3 +169,20 @@ class Month:
                 completion=0 if failed else self.random.randrange(0, 8_000),
                 failed=failed,
             )
+
+
+def any_month(seed: int) -> Month:
+    """One whose days, requests, bills and prices are drawn, too: some without any request, some without a vendor."""
+    drawn = random.Random(seed)
+    return Month(
+        seed=seed,
+        requests=drawn.choice((0, 50, 400)),
+        days=drawn.choice((6, 8, 12)),
+        priced=tuple(tier for tier in RATES if drawn.random() < 0.4),
+        unbilled=drawn.choice((0, 1, 3)),
+        vendors=tuple(name for name in ("aws", "cur", "azure", "google", "oracle", "plain") if drawn.random() < 0.85),
+        repeats=drawn.random() < 0.3,
+        open_sources=("hyperstack",) if drawn.random() < 0.7 else (),
+        disputed=("azure",) if drawn.random() < 0.3 else (),
+        gaps=drawn.random() < 0.5,
+    )

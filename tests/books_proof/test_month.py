@@ -11,7 +11,7 @@ from shared.messages.billing import Bands, DayReport, PeriodReport, Statement
 from shared.messages.invoices import Invoices
 from tests.books_proof.comparison import Comparison, days_tokens
 from tests.books_proof.facts import DAY, World
-from tests.books_proof.month import KEYS, NEXT, PERIOD, Month
+from tests.books_proof.month import KEYS, NEXT, PERIOD, Month, any_month
 from tests.books_proof.oracle import Books
 from tests.books_proof.services import Suite, day_of, suite
 
@@ -105,6 +105,17 @@ async def test_figures_of_a_month_are_the_oracles(month: Month, tmp_path: Path, 
         await tell(running, world)
         told = await ask(running, month.days)
     assert compare(told, world) > 1_000
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 108))
+async def test_figures_of_any_days_are_the_oracles(seed: int, tmp_path: Path) -> None:
+    month = any_month(seed)
+    world = month.world()
+    async with suite(world, tmp_path) as running:
+        await tell(running, world)
+        told = await ask(running, month.days)
+    compare(told, world)
 
 
 @pytest.mark.long
