@@ -37,7 +37,7 @@ def _judged(name: str, days: Sequence[tuple[str, MachineHours]]) -> Finding:
     above = [(day, one) for day, one in days if one.unexplained > TOLERANCE]
     if asleep:
         fix = f"`spotinference journal --machine {name}` says what it did, its provider's console what it does now"
-        return wrong(f"{name} was billed while the journal has it asleep or broken: {_told(asleep)}: {fix}")
+        return wrong(f"{name} was billed while the journal has it asleep: {_told(asleep)}: {fix}")
     if above:
         return note(f"{name} was billed for hours that the journal does not cover: {_told(above)}")
     billed, known = (sum((of for of in column if of is not None), Decimal(0)) for column in _columns(days))

@@ -12,7 +12,7 @@ class MachineHours(msgspec.Struct, frozen=True, kw_only=True):
     billed: Decimal | None
     """None: its charges count no hours."""
     known: Decimal
-    """Awake, waking or falling asleep by the journal."""
+    """Awake, waking, falling asleep or broken by the journal."""
     unexplained: Decimal
     """Billed above what is known, charge by charge."""
     asleep: Decimal

@@ -86,10 +86,10 @@ def running(times: Times) -> Times:
 
 
 def _cause(state: str, following: str | None) -> str:
-    """A wake has failed when anything but `ready` follows it. What is broken is not known to run."""
+    """A wake has failed when anything but `ready` follows it. What is broken runs until it is seen off."""
     if state == "waking":
         return "waking" if following in {*AWAKE, None} else "failed_wake"
-    return "warm_idle" if state == "falling_asleep" else "asleep"
+    return "warm_idle" if state in ("falling_asleep", "broken") else "asleep"
 
 
 def _by_use(start: Fraction, end: Fraction, busy: Sequence[tuple[Fraction, Fraction]]) -> list[Interval]:

@@ -20,7 +20,7 @@ _CAUSES: dict[MachineState, TimeCause] = {
     "ready": "warm_idle",
     "draining": "warm_idle",
     "falling_asleep": "warm_idle",
-    "broken": "asleep",
+    "broken": "warm_idle",  # once its provider says that it is off, it is asleep
     "gone": "asleep",
 }
 _SERVES: frozenset[MachineState] = frozenset({"ready", "draining"})

@@ -75,6 +75,16 @@ async def test_case_3_no_bill_of_today_opens_the_gate_for_a_machine_that_runs(tm
         assert (await books.report()).spend == Decimal("-283.99")
 
 
+async def test_a_broken_machine_counts_in_the_gate_until_it_is_off(tmp_path: Path) -> None:
+    bus = MemoryBus()
+    await tell(bus, "a-1", 7, "broken")
+    await tell(bus, "a-1", 11, "asleep")
+    async with at(10, tmp_path, bus, None) as books:
+        assert (await until(lambda: gate(books), lambda gate: gate.spend > 36)).spend == 4 * 36
+    async with at(12, tmp_path, bus, None) as books:
+        assert (await until(lambda: gate(books), lambda gate: gate.spend > 36)).spend == 5 * 36
+
+
 async def test_files_that_are_read_again_are_no_newer_and_a_newer_file_is_trusted(
     tmp_path: Path, database_url: str
 ) -> None:

@@ -214,7 +214,7 @@ def test_a_token_weighs_what_its_direction_does_and_directions_without_weight_co
 def test_a_wake_is_told_by_the_key_that_caused_it_also_when_it_failed() -> None:
     times = {
         "a-1": life(
-            (0, "asleep"), (1, "waking", "k1"), (2, "ready"), (3, "asleep"), (4, "waking", "k2"), (5, "broken")
+            (0, "asleep"), (1, "waking", "k1"), (2, "ready"), (3, "asleep"), (4, "waking", "k2"), (5, "asleep")
         ),
         "b-1": life((0, "waking"), (1, "ready"), (2, "asleep")),
     }

@@ -26,6 +26,13 @@ def test_a_wake_that_ends_anywhere_but_ready_has_failed() -> None:
         assert use.by_cause["failed_wake"] == 5
 
 
+def test_a_broken_machine_is_billed_until_its_provider_says_that_it_is_off() -> None:
+    changes = [Change(0, "ready"), Change(5, "broken"), Change(8, "asleep")]
+    use = MachineTime(intervals(changes, 9), [Window(0, 9)]).use(Window(0, 9))
+    assert (use.by_cause["serving"], use.by_cause["warm_idle"], use.by_cause["asleep"]) == (5, 3, 1)
+    assert use.billable == 8
+
+
 def test_a_wake_under_way_has_not_failed_yet_and_the_present_lasts_until_now() -> None:
     use = MachineTime(intervals([Change(0, "waking")], 7)).use(Window(0, 10))
     assert (use.by_cause["waking"], use.uncovered) == (7, 3)
