@@ -13,7 +13,7 @@ from spotinference.demo.steps import DEFAULT_FOLDER, run
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help=f"Keep the demo's files here. [default: {DEFAULT_FOLDER}, emptied first]",
+    help=f"Keep the demo's files here, in a new folder. [default: {DEFAULT_FOLDER}, emptied first]",
 )
 def demo(data_dir: Path | None) -> None:
     """The whole job end to end, on real parts, shown step by step."""

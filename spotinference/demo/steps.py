@@ -4,8 +4,11 @@ It uses the suite the way its users would: the official OpenAI SDK, the operator
 """
 
 import asyncio
+import fcntl
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from pathlib import Path
 
@@ -59,35 +62,47 @@ lineup = ["local"]
 """
 
 
-async def run(folder: Path | None) -> int:
+async def run(named: Path | None) -> int:
     """All steps; the exit status."""
-    folder = _prepared(folder)
-    stage = Stage()
-    try:
-        stage.step("What the demo needs of this machine")
-        await asyncio.to_thread(preflight.check, folder)
-        stage.say("room on the disk, free ports, an engine that can be loaded")
-        path = await asyncio.to_thread(model_file.model_file)
-        stage.say(f"the model's weights: {path.name}, {path.stat().st_size / 1e6:.0f} MB, on this disk")
-        stage.step("`spotinference up`: every service a process of its own, the machine asleep")
-        async with up(folder, stage) as suite:
-            await _serve(suite, stage)
-    except (SpotinferenceError, openai.OpenAIError, aiohttp.ClientError) as error:
-        reason = "\n".join(map(printable, str(error).split("\n")))
-        click.secho(f"\nthe demo failed: {reason}\nlogs are in {folder / 'logs'}", fg="red", err=True)
-        return 1
-    click.secho(f"\nDone in {time.monotonic() - stage.begun:.1f} s; everything has stopped.", bold=True)
-    return 0
+    with _prepared(named) as folder:
+        stage = Stage()
+        try:
+            stage.step("What the demo needs of this machine")
+            await asyncio.to_thread(preflight.check, folder)
+            stage.say("room on the disk, free ports, an engine that can be loaded")
+            path = await asyncio.to_thread(model_file.model_file)
+            stage.say(f"the model's weights: {path.name}, {path.stat().st_size / 1e6:.0f} MB, on this disk")
+            stage.step("`spotinference up`: every service a process of its own, the machine asleep")
+            async with up(folder, stage) as suite:
+                await _serve(suite, stage)
+        except (SpotinferenceError, openai.OpenAIError, aiohttp.ClientError) as error:
+            reason = "\n".join(map(printable, str(error).split("\n")))
+            click.secho(f"\nthe demo failed: {reason}\nlogs are in {folder / 'logs'}", fg="red", err=True)
+            return 1
+        click.secho(f"\nDone in {time.monotonic() - stage.begun:.1f} s; everything has stopped.", bold=True)
+        return 0
 
 
-def _prepared(folder: Path | None) -> Path:
-    """The demo's own folder begins anew; one that was named may hold something."""
-    if folder is None:
-        folder = DEFAULT_FOLDER
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "spotinference.toml").write_text(CONFIG, "utf-8")
-    return folder.resolve()
+@contextmanager
+def _prepared(named: Path | None) -> Iterator[Path]:
+    """The demo's own folder, emptied, for one demo at a time; one that was named has to be empty."""
+    folder = DEFAULT_FOLDER if named is None else named
+    with ExitStack() as until_end:
+        if named is None:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = until_end.enter_context(folder.with_name("demo.lock").open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise click.ClickException(
+                    "a demo runs here: wait for its end, or name a folder with --data-dir"
+                ) from None
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise click.BadParameter(f"{folder} is not empty: name a new folder", param_hint="--data-dir")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "spotinference.toml").write_text(CONFIG, "utf-8")
+        yield folder.resolve()
 
 
 async def _serve(suite: Suite, stage: Stage) -> None:

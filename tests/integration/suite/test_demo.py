@@ -1,11 +1,13 @@
 """The demo itself, as `make demo` runs it; and an invoice with a damaged row, refused without a trace."""
 
+import fcntl
 import re
 import sys
 from asyncio import create_subprocess_exec
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
+import click
 import pytest
 
 from spotinference.demo import steps
@@ -49,6 +51,22 @@ async def test_the_demo_ends_with_the_reason_when_the_engine_does_not_start(
     assert "the demo failed: the machine does not wake" in shown.err
     assert "libnothing.so.1" in shown.err
     assert processes_of(tmp_path) == []
+
+
+async def test_the_demo_touches_nothing_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "spotinference.toml"
+    mine.write_text("mine")
+    with pytest.raises(click.BadParameter, match="is not empty"):
+        await steps.run(tmp_path)
+    assert mine.read_text() == "mine"
+    monkeypatch.chdir(tmp_path)
+    (running := steps.DEFAULT_FOLDER / "ledger.sqlite").parent.mkdir(parents=True)
+    running.write_text("running")
+    with (steps.DEFAULT_FOLDER.parent / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(click.ClickException, match="a demo runs here"):
+            await steps.run(None)
+    assert running.read_text() == "running"
 
 
 def _page(folder: Path) -> str:
