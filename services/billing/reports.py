@@ -127,6 +127,8 @@ class Reports:
     async def explained(self, day: str) -> tuple[DayReport, Lines]:
         """The same, and what its figures are made of: read at one moment, so that each sums to its figure."""
         report, facts, origins, allocation = await self._read(day)
+        if not report.causes:  # a figure that is not known is made of nothing, not even of 0
+            return report, Lines()
         return report, await asyncio.to_thread(explain, facts, origins, allocation)
 
     async def _read(self, day: str) -> _Read:

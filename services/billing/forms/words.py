@@ -67,7 +67,9 @@ def line_name(line: CostLine) -> str:
 
 def lacking(report: Report, one: Explanation) -> str | None:
     """Why the figure that is explained is not known as a whole; None where it is."""
-    tier = next((tier for tier in report.tiers if one.is_tier and tier.tier == one.figure), None)
+    if not one.is_tier:  # the bill that is missing may have more of it
+        return None if report.spend is not None else report.reason or "not known"
+    tier = next((tier for tier in report.tiers if tier.tier == one.figure), None)
     return None if tier is None or tier.spend is not None else tier.reason or "not known"
 
 

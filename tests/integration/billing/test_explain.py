@@ -17,8 +17,8 @@ DISK = {"ResourceId": "disk-x", "ServiceName": "EBS", "ServiceCategory": "Storag
 NAT = {"ResourceId": "nat-1", "ServiceName": "VPC", "ServiceCategory": "Networking"}
 
 
-async def ask_day(books: Billing) -> DayReport:
-    query = ReportQuery(day=DAY, explain=True)
+async def ask_day(books: Billing, day: str = DAY) -> DayReport:
+    query = ReportQuery(day=day, explain=True)
     return decode(await books.bus.request(subjects.BILLING_REPORT, encode(query), timeout=30), DayReport)
 
 
@@ -70,3 +70,5 @@ async def test_a_days_and_a_periods_figures_are_explained(tmp_path: Path) -> Non
         assert (disk.amount, disk.charges) == (Decimal(7), 2)
         assert all(not of_day.explanations for of_day in period.days)
         assert not (await books.report()).explanations, "only for those who ask"
+        nothing = await ask_day(books, "2026-04-01")
+        assert (nothing.spend, nothing.explanations) == (None, ()), "what is not known is not made of 0"

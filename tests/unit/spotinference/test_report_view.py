@@ -19,6 +19,7 @@ from tests.unit.billing.forms.kit import (
     day_report,
     evil_day,
     explained,
+    lacking,
     period_report,
     unknown,
 )
@@ -112,6 +113,18 @@ def test_a_key_is_shown_by_its_name_and_its_id() -> None:
     lines = [line.strip() for line in shown(report).splitlines()]
     for label in ("Acme (k1)", "Acme (k2)", "\\x1b[31m (k3)"):
         assert len([line for line in lines if line.startswith(f"{label} ")]) == 1, label
+
+
+def test_what_a_day_without_its_bill_is_made_of_is_what_is_known_of_it() -> None:
+    report = explained(lacking())
+    by_tier = {one.is_tier: one for one in report.explanations}
+    for one in report.explanations:
+        assert explain_view.fields(report, one)["reason"] == report.reason
+    out = io.StringIO()
+    Console(file=out, width=100).print(explain_view.view(report, by_tier[False], 100))
+    assert f" known: {report.reason}" in out.getvalue().splitlines()[0]
+    whole = explained(day_report())
+    assert [explain_view.fields(whole, one)["reason"] for one in whole.explanations] == [None, None]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
