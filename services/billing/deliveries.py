@@ -2,15 +2,18 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from services.billing.adapters.places import Place
 from services.billing.core.manifests import Plan, plans
 from shared.bus.ports import Bus
 from shared.bus.topology import INVOICES
+from shared.errors import Refusal
 from shared.messages.invoices import DeliveredFile, ImportRequest
 
 
@@ -45,13 +48,23 @@ async def sent(
     """Put the files where billing reads them, unchanged and named by their SHA-256.
 
     `parts`, `rounds` and `beside` are the request's.
+
+    Raises:
+        Refusal: a file cannot be read, or was changed meanwhile.
     """
     files: list[DeliveredFile] = []
     with TemporaryDirectory(prefix="invoices-") as room:
-        async for name, path in _fetched(place, plan, Path(room)):
-            sha256 = await asyncio.to_thread(_sha256, path)
-            with path.open("rb") as file:
-                await bus.put_object(INVOICES, sha256, file)
+        for name in plan.files:  # one at a time: it is gone from this host before the next one comes
+            if not _is_text(name):
+                raise Refusal(f"{name!r}: its name is not UTF-8: rename it")
+            try:
+                path = await asyncio.to_thread(place.fetched, name, Path(room) / "file")
+                sha256 = await asyncio.to_thread(_sha256, path)
+                with io.BufferedReader(_Unchanged(path, sha256)) as file:
+                    await bus.put_object(INVOICES, sha256, file)
+                (Path(room) / "file").unlink(missing_ok=True)
+            except OSError as error:
+                raise Refusal(f"{name}: unreadable: {error.strerror}") from error
             files.append(DeliveredFile(name=name, sha256=sha256))
     return ImportRequest(
         source=source,
@@ -64,12 +77,32 @@ async def sent(
     )
 
 
-async def _fetched(place: Place, plan: Plan, room: Path) -> AsyncIterator[tuple[str, Path]]:
-    """One at a time: it is gone from this host before the next one comes."""
-    for name in plan.files:
-        path = await asyncio.to_thread(place.fetched, name, room / "file")
-        yield name, path
-        (room / "file").unlink(missing_ok=True)
+class _Unchanged(io.RawIOBase):
+    """A file that is refused at its end unless it is what its hash was made of: it is stored under that name."""
+
+    def __init__(self, path: Path, sha256: str) -> None:
+        self._file = path.open("rb")
+        self._path, self._sha256 = path, sha256
+        self._read = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = self._file.readinto(buffer)
+        self._read.update(memoryview(buffer)[:size])
+        if size == 0 and self._read.hexdigest() != self._sha256:
+            raise Refusal(f"{self._path}: was changed while it was read: import it when it is complete")
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _is_text(name: str) -> bool:
+    """Whether the bytes of a file's name are UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _sha256(path: Path) -> str:

@@ -1,9 +1,11 @@
 """Where deliveries lie: a file, a folder, or a prefix in S3. All of it blocks: call it from a thread."""
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
 from shared.errors import Refusal
@@ -36,6 +38,8 @@ class Place(Protocol):
 
 def place(url: str, *, region: str | None = None, endpoint_url: str | None = None) -> Place:
     """`region` and `endpoint_url` are for S3."""
+    if not url:
+        raise Refusal("expected a file, a folder or s3://bucket/prefix, got an empty name")
     return S3Prefix(url, region, endpoint_url) if url.startswith(SCHEME) else Folder(Path(url))
 
 
@@ -44,15 +48,32 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._root = path if path.is_dir() else path.parent
+        with _readable(path):
+            self._root = path if path.is_dir() else path.parent
 
     def names(self) -> dict[str, str]:
-        with _readable(self._path):
-            paths = [self._path] if not self._path.is_dir() else sorted(self._path.rglob("*"))
-            if len(paths) > MAX_FILES:
+        """What cannot be read is refused, not passed over: a delivery without it would count as whole."""
+        found: dict[str, str] = {}
+        for path in self._paths():
+            with _readable(path):
+                facts = path.stat()
+            if not stat.S_ISREG(facts.st_mode):
+                raise Refusal(f"{path}: no file of its own, but {_kind(facts.st_mode)}: save what is in it as a file")
+            found[path.relative_to(self._root).as_posix()] = f"{facts.st_size} {facts.st_mtime_ns}"
+        return found
+
+    def _paths(self) -> list[Path]:
+        """The file, or all that is below the folder and no folder, but for what is hidden."""
+        if self._root != self._path:
+            return [self._path]
+        found: list[Path] = []
+        for folder, folders, files in os.walk(self._path, onerror=_refuse):
+            here = Path(folder)
+            links = [name for name in folders if (here / name).is_symlink()]
+            found += (here / name for name in (*links, *files) if not name.startswith((".", "_")))
+            if len(found) > MAX_FILES:
                 raise Refusal(f"{self._path}: more than {MAX_FILES} files: name a folder with fewer")
-            facts = {path: path.stat() for path in paths if path == self._path or path.is_file()}
-            return {p.relative_to(self._root).as_posix(): f"{s.st_size} {s.st_mtime_ns}" for p, s in facts.items()}
+        return sorted(found)
 
     def read(self, name: str) -> bytes:
         with _readable(self._root / name), (self._root / name).open("rb") as file:
@@ -60,6 +81,10 @@ class Folder:
 
     def fetched(self, name: str, into: Path) -> Path:
         del into
+        with _readable(self._root / name):
+            size = (self._root / name).stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise Refusal(f"{self._root / name} is larger than {MAX_FILE_BYTES} bytes: export it in parts")
         return self._root / name
 
 
@@ -130,6 +155,14 @@ class S3Prefix:
             raise Refusal(f"{self._url}: S3 refused ({code}): {name or 'listing'}") from error
         except botocore.exceptions.BotoCoreError as error:
             raise Refusal(f"{self._url}: {error}") from error
+
+
+def _kind(mode: int) -> str:
+    return "a link to a folder" if stat.S_ISDIR(mode) else "a pipe, a device or a socket"
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise Refusal(f"{error.filename}: unreadable: {error.strerror}") from error
 
 
 @contextmanager

@@ -1,14 +1,16 @@
 """Deliveries from folders and from S3: whole or not at all, and only what has changed."""
 
+import errno
 import gzip
 import hashlib
 import itertools
 import json
+import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import boto3
 import pytest
@@ -22,6 +24,7 @@ from services.billing.metrics import Metrics
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_IMPORT, BILLING_INVOICES
+from shared.bus.topology import INVOICES, ObjectStore
 from shared.config import InvoiceSource
 from shared.errors import Refusal
 from shared.messages.codec import decode, encode
@@ -192,6 +195,94 @@ async def test_two_exports_of_the_same_charges_do_not_replace_each_other(books: 
 async def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="unreadable"):
         await found(place(str(tmp_path / "nowhere.csv")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("pipe", "a pipe, a device or a socket"),
+        ("broken link", "No such file"),
+        ("link to a folder", "a link to a folder"),
+        ("locked folder", "Permission denied"),
+    ],
+)
+async def test_what_cannot_be_read_is_not_left_out_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, reason: str
+) -> None:
+    folder, odd = tmp_path / "bills", tmp_path / "bills" / "b.csv"
+    folder.mkdir()
+    (folder / "a.csv").write_bytes(b"one")
+    match kind:
+        case "pipe":
+            os.mkfifo(odd)
+        case "broken link":
+            odd.symlink_to("nowhere.csv")
+        case "link to a folder":
+            odd.symlink_to(tmp_path)
+        case _:
+            odd.mkdir()
+            monkeypatch.setattr(os, "scandir", locked(odd))  # for root there is none
+    with pytest.raises(Refusal, match=f"b.csv: .*{reason}"):
+        await found(place(str(folder)))
+    odd.rmdir() if kind == "locked folder" else odd.rename(folder / ".hidden")
+    assert [one.plan.files for one in await found(place(str(folder)))] == [("a.csv",)]
+
+
+def locked(folder: Path) -> Callable[[str], Any]:
+    """`os.scandir`, which fails for that folder."""
+    scandir = os.scandir
+
+    def scan(path: str) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    return scan
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("", "got an empty name"), ("x" * 300, "File name too long"), ("/dev/null", "a device")]
+)
+async def test_a_name_of_no_file_is_refused(name: str, reason: str) -> None:
+    with pytest.raises(Refusal, match=reason):
+        await found(place(name))
+
+
+class BusyFolder(MemoryBus):
+    """While a file is sent, something happens to it."""
+
+    def __init__(self, change: Callable[[], object]) -> None:
+        super().__init__()
+        self.change = change
+
+    async def put_object(self, store: ObjectStore, name: str, data: bytes | BinaryIO) -> None:
+        self.change()
+        await super().put_object(store, name, data)
+
+
+async def test_a_file_that_grows_while_it_is_sent_is_refused_and_not_kept(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(b"one")
+    (delivery,) = await found(place(str(file)))
+    bus = BusyFolder(lambda: file.write_bytes(b"one two"))
+    with pytest.raises(Refusal, match="was changed while it was read"):
+        await sent(bus, place(str(file)), delivery.plan, "aws")
+    assert await bus.get_object(INVOICES, hashlib.sha256(b"one").hexdigest()) is None
+
+
+async def test_a_file_that_is_gone_when_it_is_sent_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"one")
+    (delivery,) = await found(place(str(tmp_path)))
+    (tmp_path / "a.csv").unlink()
+    with pytest.raises(Refusal, match="No such file"):
+        await sent(MemoryBus(), place(str(tmp_path)), delivery.plan, "aws")
+
+
+async def test_a_file_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.csv")).write_bytes(b"one")
+    (delivery,) = await found(place(str(tmp_path)))
+    with pytest.raises(Refusal, match="its name is not UTF-8"):
+        await sent(MemoryBus(), place(str(tmp_path)), delivery.plan, "aws")
 
 
 async def test_s3_is_a_folder_too(books: Billing, s3: Any, moto: MotoCloud, tmp_path: Path) -> None:
