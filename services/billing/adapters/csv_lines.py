@@ -55,16 +55,19 @@ def rewrite(
     `max_bytes` bounds the file unpacked. `on_look` is called now and then and at the end, with how many charges and
     bytes of the file were read; True ends the work early.
     """
-    longest = width = rows = 0
+    longest = rows = 0
+    header: list[str] = []
     with open_file(path) as stream, into.open("w", encoding="utf-8", newline="") as out:
         lines = _Lines(stream, max_bytes)
         writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
         for at, cells in _records(lines):
             if at <= line:
-                width = len(cells)
+                header = cells
                 continue
-            if len(cells) != width:
-                raise _other_width(at, len(cells), width, ended=lines.ended)
+            if cells == header:
+                raise WrongFile(at, "the header again, of several files in one: import them as they were, in a folder")
+            if len(cells) != len(header):
+                raise _other_width(at, len(cells), len(header), ended=lines.ended)
             written = writer.writerow([at, *(cells[place] for place in places)])
             longest = max(longest, written)
             rows += 1

@@ -22,8 +22,8 @@ TIMES = frozenset({"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAM
 
 _LIST = "VARCHAR[]"
 _FLAT_TAGS = "MAP(VARCHAR, VARCHAR)"
-_LAST_MOMENT = 253_402_300_800_000
-"""The year 10000 as milliseconds."""
+_LAST_MOMENT = 253_370_764_800_000
+"""The year 9999 as milliseconds: the month after each earlier day has a date, too."""
 
 
 class Unsuitable(ValueError):
@@ -202,7 +202,7 @@ def _faults(cell: Cell, x: str, held: str, *, rounds: bool) -> list[str]:
 def _moment_faults(cell: Cell, x: str, held: str) -> list[str]:
     told, at = f"CAST({x} AS VARCHAR)", _millis(x, held)
     bounds = f"{x} IS NOT NULL AND coalesce({at} < 0 OR {at} >= {_LAST_MOMENT}, true)"
-    found = [f"WHEN {bounds} THEN 'not between the years 1970 and 9999: ' || {told}"]
+    found = [f"WHEN {bounds} THEN 'not between the years 1970 and 9998: ' || {told}"]
     if cell.kind == "day":
         found.append(f"WHEN {at} % 86400000 <> 0 THEN 'expected a UTC day, got ' || {told}")
     return found

@@ -77,14 +77,17 @@ moment_text(x) AS CASE WHEN regexp_full_match(x, '\d{4}-\d\d-\d\d'
         || '([Tt ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,12})?)?( ?(Z|z|UTC|GMT|[+-]00(:?00)?))?)?')
     THEN left(x, 10) || ' ' || coalesce(nullif(substr(x, 12, 5), ''), '00:00')
         || coalesce(nullif(regexp_extract(substr(x, 17), '^:\d\d'), ''), ':00') END;
+is_far(x) AS NOT left(x, 4) BETWEEN '1970' AND '9998';
 fraction(x) AS rpad(regexp_extract(x, '\.(\d+)', 1), 3, '0');
 moment_of(x) AS epoch_ms(try_cast(moment_text(x) AS TIMESTAMP)) + try_cast(left(fraction(x), 3) AS BIGINT);
 moment_fault(x) AS CASE
     WHEN moment_text(x) IS NULL THEN 'expected a UTC time such as "2026-05-31T00:00:00Z", got ' || quoted(x)
-    WHEN try_cast(moment_text(x) AS TIMESTAMP) IS NULL THEN 'no such time: ' || quoted(x) END;
+    WHEN try_cast(moment_text(x) AS TIMESTAMP) IS NULL THEN 'no such time: ' || quoted(x)
+    WHEN is_far(x) THEN 'not between the years 1970 and 9998: ' || quoted(x) END;
 day_of(x) AS epoch_ms(try_cast(CASE WHEN regexp_full_match(x, '\d{4}-\d\d-\d\d') THEN x END AS DATE));
 day_fault(x) AS CASE WHEN x IS NOT NULL AND day_of(x) IS NULL
-    THEN 'expected a UTC day such as "2026-05-31", got ' || quoted(x) END;
+    THEN 'expected a UTC day such as "2026-05-31", got ' || quoted(x)
+    WHEN is_far(x) THEN 'not between the years 1970 and 9998: ' || quoted(x) END;
 day_start(ms) AS ms - ((ms % 86400000) + 86400000) % 86400000;
 month_start(ms) AS epoch_ms(date_trunc('month', make_timestamp(ms * 1000)));
 next_month(ms) AS epoch_ms(date_trunc('month', make_timestamp(ms * 1000)) + INTERVAL 1 MONTH);

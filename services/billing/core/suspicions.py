@@ -9,6 +9,7 @@ from typing import Any
 from services.billing.core.days import DAY, day_of
 from services.billing.core.focus import SnapshotKey
 from services.billing.core.forms import KEY
+from services.billing.core.money import units, usd
 
 TIMES = 1000
 """A charge of so many usual days is a slip of units more likely than a charge."""
@@ -88,13 +89,20 @@ def warnings(
     if usual and abs(facts.largest) >= TIMES * usual:
         what = f" for {facts.largest_of[:SHOWN]}" if facts.largest_of else ""
         found.append(
-            f"a charge of {facts.largest:,f} {currency}{what} on {day_of(facts.largest_at)} is {TIMES:,} times what a "
-            f"usual day of this source costs ({usual:,f}), or more: is its unit right?"
+            f"a charge of {_amount(facts.largest)} {currency}{what} on {day_of(facts.largest_at)} is {TIMES:,} times "
+            f"what a usual day of this source costs ({_amount(usual)}), or more: is its unit right?"
         )
     if facts.first_future is not None:
         found.append(f"{facts.future:,} charges begin in the future, the first on {day_of(facts.first_future)}")
     if former is not None and rows * SHRINKS < former.rows:
         found.append(f"{rows:,} rows, where the snapshot before had {former.rows:,}: is the export whole?")
     if former is not None and former.billed > 0 and billed * SHRINKS < former.billed:
-        found.append(f"{billed:,f} {currency}, where the snapshot before had {former.billed:,f}: is the export whole?")
+        found.append(
+            f"{_amount(billed)} {currency}, where the snapshot before had {_amount(former.billed)}: "
+            "is the export whole?"
+        )
     return tuple(found)
+
+
+def _amount(amount: Decimal) -> str:
+    return f"{usd(units(amount)):,f}"

@@ -8,6 +8,8 @@ HEAD_BYTES = 64 * 1024
 """How much of a file tells what it is."""
 HEADER_LINES = 50
 """Further down no header is looked for."""
+MAX_COLUMNS = 800
+"""AWS has the most: 125 besides its 500 tags. What is worked out for each of them takes seconds with so many."""
 TOO_LARGE = (
     "more than the memory and a quarter of the free disk hold: free space on the disk of the data directory, or "
     "import a billing period at a time"
@@ -52,6 +54,8 @@ class WrongFile(Exception):
 
 def known_format(head: bytes) -> str | None:
     """What the first bytes of a file say that it is, where that is nothing we read."""
+    if head and not any(head):
+        return "nothing but zeros, as of a download that stopped early: fetch the file again"
     if head[_TAR_MARK] == b"ustar":
         return "a tar archive: unpack it, and import what is in it"
     for start, reason in _FORMATS.items():
@@ -80,10 +84,9 @@ def header_fault(
 
     `share` tells how much of what a form needs some names have: 1 is all of it.
     """
+    if (fault := _columns_fault(lines)) is not None:
+        return fault
     line, names = lines[0]
-    for name in names:
-        if (reason := _OTHER_EXPORTS.get(name.casefold())) is not None:
-            return WrongFile(line, reason, name)
     if share(names) >= 0.5:
         return None
     for other, cells in lines:
@@ -91,7 +94,7 @@ def header_fault(
             return WrongFile(line, f"line {other} looks like the header: remove the lines above it")
         for separator, name in _SEPARATORS.items():
             parts = [part.strip(' "') for part in separator.join(cells).split(separator)]
-            if len(parts) > len(cells) and share(parts) >= 0.5:
+            if len(cells) < len(parts) <= MAX_COLUMNS and share(parts) >= 0.5:
                 return WrongFile(other, f"columns are separated by {name}: export it with commas")
     if share(names) == 0:
         return WrongFile(
@@ -99,6 +102,18 @@ def header_fault(
             "no columns that we know: expected those of FOCUS, of CUR 2.0 or date,resource,cost,currency, "
             f"got '{','.join(names)[:100]}'",
         )
+    return None
+
+
+def _columns_fault(lines: Sequence[tuple[int, Sequence[str]]]) -> WrongFile | None:
+    """Why the columns of the first of these records are none to look at more closely, or those of another."""
+    for line, names in lines:
+        if len(names) > MAX_COLUMNS:
+            return WrongFile(line, f"{len(names):,} columns, and at most {MAX_COLUMNS} are read: export fewer of them")
+    line, names = lines[0]
+    for name in names:
+        if (reason := _OTHER_EXPORTS.get(name.casefold())) is not None:
+            return WrongFile(line, reason, name)
     return None
 
 

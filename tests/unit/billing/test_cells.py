@@ -29,7 +29,7 @@ EDGES = (
     "1000000000000000",
     "123456789012345678901234567e-12",
 )
-TIMES = st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - bounds
+TIMES = st.datetimes(datetime(1970, 1, 1), datetime(9998, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - bounds
 UTC_SPELLINGS = ["", "Z", "z", " UTC", "UTC", " GMT", "+00:00", " +00:00", "+0000", "+00", "-00:00"]
 WORDS = st.text(st.characters(exclude_characters="\x00", codec="utf-8"), max_size=30)
 PAIRS = [("key", "value"), ("Key", "Value")]

@@ -28,7 +28,7 @@ def told(**more: Any) -> tuple[str, ...]:
 def test_a_charge_of_a_thousand_usual_days_is_told_by_name_and_day() -> None:
     assert told() == ()
     (text,) = told(largest=Decimal("-1000.00"))
-    assert text.startswith("a charge of -1,000.00 EUR for i-a on 2026-05-03 is 1,000 times what a usual day")
+    assert text.startswith("a charge of -1,000 EUR for i-a on 2026-05-03 is 1,000 times what a usual day")
     assert told(largest=Decimal(5000), usual=None) == told(largest=Decimal(5000), usual=Decimal(0)) == ()
 
 

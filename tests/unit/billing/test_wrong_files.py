@@ -64,6 +64,10 @@ WRONG = {
     "columns are separated by tabs": FOCUS.replace(b",", b"\t"),
     "line 4 looks like the header": b'Report for May\n"for: a, b"\n\n' + FOCUS,
     "no columns that we know": b"name,amount\na,1\n",
+    "801 columns, and at most 800": b"date,resource,cost,currency," + b",".join(b"t%d" % n for n in range(797)) + b"\n",
+    "2,000,000 columns": b"," * 1_999_999 + b"date\n",
+    "the header again": FOCUS * 2,
+    "nothing but zeros": bytes(5000),
     "ends within this line": FOCUS.rpartition(b",")[0].rpartition(b",")[0],
 }
 
@@ -100,6 +104,16 @@ def test_every_cause_of_a_file_comes_at_once(tmp_path: Path) -> None:
         (1, "BillingCurrency"),
         (2, "ChargeCategory"),
     ]
+
+
+@pytest.mark.parametrize("day", ["0000-01-01", "1969-12-31", "9999-01-01", "9999-12-31"])
+def test_a_day_that_no_calendar_goes_on_from_is_refused(day: str) -> None:
+    simple = read(f"date,resource,cost,currency\n{day},a,1,USD\n".encode())
+    focus = read(focus_csv({"BillingPeriodEnd": f"{day}T00:00:00Z"}))
+    for found, column in ((simple, "date"), (focus, "BillingPeriodEnd")):
+        assert [(r.line, r.column) for r in found.refusals if "between the years 1970 and 9998" in r.reason] == [
+            (2, column)
+        ]
 
 
 @pytest.mark.parametrize(
