@@ -16,7 +16,7 @@ CAUSE_WORDS: dict[Cause, tuple[str, str]] = {
     "asleep": ("Asleep", "disks and what else bills in sleep"),
     "shared": ("Shared", "serves the whole fleet, spread over the tiers"),
     "unattributed": ("Unattributed", "charges that belong to no tier"),
-    "unexplained": ("Unexplained", "billed above the hours that the journal knows"),
+    "unexplained": ("Unexplained", "billed for time that the journal does not know"),
 }
 STATE_WORDS: dict[FigureState, str] = {
     "estimated": "the bill is not whole yet; machine time that it lacks counts at its tier's price, if that has one",
