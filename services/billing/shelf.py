@@ -4,12 +4,13 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec
 import structlog
 
 from services.billing.adapters.marks import Marks
-from services.billing.core.days import HOUR, day_window, millis
+from services.billing.core.days import HOUR, day_of, day_window, millis
 from services.billing.core.explanation import Lines
 from services.billing.core.report import failed_report
 from services.billing.meter import Meter
@@ -40,6 +41,14 @@ class _Failure:
     pause: float
     until: float
     """Unix seconds; it is not tried before."""
+
+
+class _Usage(NamedTuple):
+    """What the meter says of a day."""
+
+    sums: list[TokensRow]
+    is_complete: bool
+    reasons: tuple[str, ...]
 
 
 class Shelf:
@@ -108,11 +117,15 @@ class Shelf:
 
     async def _marks_of(self, days: Sequence[str]) -> dict[str, str]:
         of_books, usage = await self._marks.of(days), await self._usage(days)
+        # A request that was completed on the next day kept a machine busy on this one.
+        following = day_of(day_window(days[-1]).end)
+        sums = {day: of_day.sums for day, of_day in [*usage.items(), *(await self._usage([following])).items()]}
+        next_sums = dict(zip(days, [sums[day] for day in [*days[1:], following]], strict=True))
         # A billing period is over, and its days may be final, by the calendar alone.
-        told = {day: [of_books[day], usage[day], self.today()] for day in days}
+        told = {day: [of_books[day], usage[day], next_sums[day], self.today()] for day in days}
         return {day: hashlib.sha256(msgspec.json.encode(of_it)).hexdigest() for day, of_it in told.items()}
 
-    async def _usage(self, days: Sequence[str]) -> dict[str, object]:
+    async def _usage(self, days: Sequence[str]) -> dict[str, _Usage]:
         """Each day's sums, and what is missing of it: one question as long as nothing is, else by halves."""
         answer = await self._meter.tokens(TokensQuery(day=days[0], to=days[-1], by=("day", "outcome")))
         if not answer.complete and len(days) > 1:
@@ -121,4 +134,4 @@ class Shelf:
         sums: dict[str, list[TokensRow]] = {day: [] for day in days}
         for row in answer.rows:
             sums[row.dimensions["day"]].append(row)
-        return {day: (sums[day], answer.complete, answer.reasons) for day in days}
+        return {day: _Usage(sums[day], answer.complete, answer.reasons) for day in days}

@@ -158,6 +158,11 @@ async def a_late_event(stand: Stand) -> None:
     stand.tokens[THIRD] = 2
 
 
+async def a_late_event_of_the_next_day(stand: Stand) -> None:
+    """It may have begun before midnight."""
+    stand.tokens[FOURTH] = 2
+
+
 async def an_open_gap(stand: Stand) -> None:
     stand.incomplete.add(THIRD)
 
@@ -184,6 +189,7 @@ CHANGES: dict[str, Callable[[Stand], Awaitable[object]]] = {
     "a state of before, told late": told_at(DAY_WINDOW.start - 9 * DAY),
     "a wake that ended after midnight": told_at(DAY_WINDOW.end + 60_000),
     "a late event": a_late_event,
+    "a late event of the next day": a_late_event_of_the_next_day,
     "an open gap": an_open_gap,
     "the calendar": the_next_day,
 }
@@ -234,7 +240,7 @@ async def test_what_another_day_is_made_from_leaves_it_alone(stand: Stand) -> No
     assert stand.reports.made == [THIRD, FOURTH, THIRD]
     stand.reports.made[2:] = []
     await a_state(stand, DAY_WINDOW.end + 2 * HOUR)
-    stand.tokens[FOURTH] = 9
+    stand.tokens["2026-05-05"] = 9
     assert [each.day for each in await shelf.reports([THIRD, FOURTH])] == [THIRD, FOURTH]
     assert stand.reports.made == [THIRD, FOURTH, FOURTH]
 
@@ -243,15 +249,15 @@ async def test_the_meter_is_asked_once_for_all_days_as_long_as_nothing_is_missin
     shelf = stand.shelf()
     days = [f"2026-05-{number:02}" for number in range(9, 1, -1)]
     assert [each.day for each in await shelf.reports(days)] == days
-    assert stand.asked == [("2026-05-02", "2026-05-09")]
+    assert stand.asked == [("2026-05-02", "2026-05-09"), (TODAY, TODAY)]
     assert sorted(stand.reports.made) == days[::-1]
     stand.incomplete.add(THIRD)
     await shelf.reports(days)
     assert stand.reports.made[8:] == [THIRD]
-    assert len(stand.asked) == 1 + 7
+    assert len(stand.asked) == 2 + 8
     stand.tokens[FOURTH] = 3
     await shelf.reports(days)
-    assert stand.reports.made[9:] == [FOURTH]
+    assert sorted(stand.reports.made[9:]) == [THIRD, FOURTH]
 
 
 async def test_a_running_bill_makes_its_own_day_anew(stand: Stand) -> None:
