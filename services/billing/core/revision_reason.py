@@ -44,8 +44,8 @@ def _clauses(before: DayReport, old: Inputs, after: DayReport, new: Inputs) -> I
     state = _state_clause(before, old, after, new)
     if state is not None:
         yield state
-    if before.usage_complete != after.usage_complete and after.state != "final":
-        moves = True
+    completes = before.usage_complete != after.usage_complete and after.state != "final"
+    if completes:
         yield _completeness(after)
     if moves:
         return
@@ -53,7 +53,7 @@ def _clauses(before: DayReport, old: Inputs, after: DayReport, new: Inputs) -> I
     parts = moved_parts(before, after)
     if parts:
         yield f"{', '.join(parts)}: {_listed(causes)}"
-    elif state is None:
+    elif state is None and not completes:
         yield f"no figure moved: {_listed(causes)}"
 
 
@@ -104,12 +104,18 @@ def _file_causes(old: Inputs, new: Inputs) -> Iterator[_Cause]:
 def _origin(source: str, old: Inputs, new: Inputs) -> str:
     """Which files the other charges came with, else why the same files say something else."""
     files = _new_files(source, old, new)
-    if files:
+    voided, restored = _invoices(old, new, "voided", source), _invoices(new, old, "voided", source)
+    origins = [
+        f"{_invoice_names(numbers)} {how}"
+        for numbers, how in ((voided, "voided"), (restored, "no longer voided"))
+        if numbers
+    ]
+    # All charges of an invoice may come back with it, and with them a file that was there before.
+    if files and not restored:
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        return f"file {shown(files[0])}{more}"
-    voided = _invoices(old, new, "voided", source)
-    if voided:
-        return f"{_invoice_names(voided)} voided"
+        origins.insert(0, f"file {shown(files[0])}{more}")
+    if origins:
+        return ", ".join(origins)
     changed = [name for name in ("machine list", "exchange rates") if old.settings.get(name) != new.settings.get(name)]
     if changed and old.settings:
         return f"files read again as {' and '.join(changed)} changed"

@@ -144,11 +144,26 @@ def test_the_parts_that_moved_when_the_whole_did_not() -> None:
     )
 
 
+def test_usage_that_completes_hides_no_part_that_moved() -> None:
+    whole, open_day = figure(), inputs(usage_complete=False)
+    causes = {**whole.causes, "serving": Decimal(60), "warm_idle": Decimal(40)}
+    before = msgspec.structs.replace(whole, usage_complete=False)
+    after = msgspec.structs.replace(whole, usage_complete=True, causes=causes)
+    text = said(after, inputs(busy_sha256="other"), before, open_day)
+    assert text == (
+        "usage is complete; serving 100.00 → 60.00 USD (-40.00), warm idle 0.00 → 40.00 USD (+40.00): late usage"
+    )
+
+
 def test_why_the_same_files_say_something_else() -> None:
     fewer = {"sources": (charges("40", 2),)}
     how = "spend 100.00 → 40.00 USD (-60.00): charges of source cloud, {} (1 row removed, -60.00)"
     voided = ("cloud", "Cloud Inc.", "INV-1", "voided")
     assert said(figure("40"), inputs(**fewer, invoices=(voided,))) == how.format("invoice INV-1 voided")
+    back = said(figure(), INPUTS, figure("40"), inputs(**fewer, invoices=(voided,)))
+    assert back.endswith("charges of source cloud, invoice INV-1 no longer voided (1 row added, +60.00)")
+    gone = inputs(sources=(), files=(), invoices=(voided,))
+    assert "source cloud, invoice INV-1 no longer voided (" in said(figure(), INPUTS, figure("0"), gone)
     machines = SETTINGS | {"machine list": "sha256:2"}
     expected = how.format("files read again as machine list changed")
     assert said(figure("40"), inputs(**fewer, settings=machines)).startswith(expected[:-1])
