@@ -6,16 +6,19 @@ What comes out has the wanted columns only, each record with the line on which i
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import IO
 
 from services.billing.adapters.file_kinds import open_file, position, unpacked
 from services.billing.core.macros import BLANK
-from services.billing.core.wrong_files import HEADER_LINES, TOO_LARGE, WrongFile
+from services.billing.core.wrong_files import HEADER_LINES, TOO_LARGE, WrongFile, columns_fault
 from shared.messages.codec import Unreadable, decode_text
 
 MAX_LINE = 4 * 1024**2
+"""In bytes; also of a record that quotes ends of lines. A byte of it can take fifty in memory."""
+MAX_EMPTY_LINES = 100_000
+HEADER_BYTES = 16 * 1024**2
+"""Further down no header is looked for."""
 csv.field_size_limit(MAX_LINE)
 LINES_A_LOOK = 20_000
 _BOM = "\ufeff"
@@ -36,12 +39,15 @@ def first_records(path: Path) -> list[tuple[int, list[str]]]:
 
     They are read leniently: what they are is judged before how well they are written.
     """
+    found: list[tuple[int, list[str]]] = []
     with open_file(path) as stream:
-        found = [
-            (line, cells)
-            for line, record in islice(_records(_Lines(stream), strict=False), HEADER_LINES)
-            if any(cells := [cell.strip(BLANK) for cell in record])
-        ]
+        lines = _Lines(stream)
+        for (line, record), _ in zip(_records(lines, strict=False), range(HEADER_LINES), strict=False):
+            cells = [cell.strip(BLANK) for cell in record]
+            if any(cells):
+                found.append((line, cells))
+            if lines.bytes_read > HEADER_BYTES:
+                break
     if not found:
         raise WrongFile(1, "an empty file: expected the columns' names in the first line, and a charge a line below")
     return found
@@ -99,6 +105,8 @@ class _Lines:
         self._stream = stream
         self._max_bytes = max_bytes
         self._line = 0
+        self.record_bytes = 0
+        """Since it was last set to 0."""
         self.bytes_read = 0
         self.ended = True
         """Whether the last line was ended as a line is."""
@@ -114,29 +122,41 @@ class _Lines:
             pending = lines.pop()
             yield from map(self._text, lines)
             if len(pending) > MAX_LINE:
-                raise WrongFile(
-                    self._line + 1, f"a line of more than {MAX_LINE} bytes: export it as CSV with a charge a line"
-                )
+                raise _too_long(self._line + 1)
         if pending:
             self.ended = pending.endswith((b"\n", b"\r"))
             yield self._text(pending)
 
     def _text(self, raw: bytes) -> str:
         self._line += 1
+        self.record_bytes += len(raw)
+        if self.record_bytes > MAX_LINE:
+            raise _too_long(self._line)
         try:
             return decode_text(raw).lstrip(_BOM)
         except Unreadable as error:
             raise WrongFile(self._line, f"{error}: export it as UTF-8 CSV") from error
 
 
+def _too_long(line: int) -> WrongFile:
+    return WrongFile(line, f"a line or a charge of more than {MAX_LINE:,} bytes: export it as CSV with a charge a line")
+
+
 def _records(lines: _Lines, *, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
     """Records that are not empty, each with the line on which it begins."""
     reader = csv.reader(lines, strict=strict)
-    line = 1
+    line, empty = 1, 0
     try:
         for cells in reader:
+            lines.record_bytes = 0
+            if (fault := columns_fault(line, len(cells))) is not None:
+                raise fault
             if cells:
                 yield line, cells
+            else:
+                empty += 1
+                if empty > MAX_EMPTY_LINES:
+                    raise WrongFile(line, f"more than {MAX_EMPTY_LINES:,} empty lines: {_AGAIN}")
             line = reader.line_num + 1
     except csv.Error as error:
         raise WrongFile(line, f"not CSV ({error}): {_AGAIN}") from error

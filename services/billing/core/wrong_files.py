@@ -84,9 +84,9 @@ def header_fault(
 
     `share` tells how much of what a form needs some names have: 1 is all of it.
     """
-    if (fault := _columns_fault(lines)) is not None:
-        return fault
     line, names = lines[0]
+    if (fault := columns_fault(line, len(names)) or _other_export(line, names)) is not None:
+        return fault
     if share(names) >= 0.5:
         return None
     for other, cells in lines:
@@ -105,12 +105,15 @@ def header_fault(
     return None
 
 
-def _columns_fault(lines: Sequence[tuple[int, Sequence[str]]]) -> WrongFile | None:
-    """Why the columns of the first of these records are none to look at more closely, or those of another."""
-    for line, names in lines:
-        if len(names) > MAX_COLUMNS:
-            return WrongFile(line, f"{len(names):,} columns, and at most {MAX_COLUMNS} are read: export fewer of them")
-    line, names = lines[0]
+def columns_fault(line: int, count: int) -> WrongFile | None:
+    """Why so many columns are not looked at more closely."""
+    if count <= MAX_COLUMNS:
+        return None
+    return WrongFile(line, f"{count:,} columns, and at most {MAX_COLUMNS} are read: export fewer of them")
+
+
+def _other_export(line: int, names: Sequence[str]) -> WrongFile | None:
+    """Of which known export the columns are."""
     for name in names:
         if (reason := _OTHER_EXPORTS.get(name.casefold())) is not None:
             return WrongFile(line, reason, name)
