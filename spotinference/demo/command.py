@@ -1,6 +1,7 @@
 """The command `demo`."""
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -17,4 +18,11 @@ from spotinference.demo.steps import DEFAULT_FOLDER, run
 )
 def demo(data_dir: Path | None) -> None:
     """The whole job end to end, on real parts, shown step by step."""
-    sys.exit(asyncio.run(run(data_dir)))
+    sys.exit(asyncio.run(_interruptible(data_dir)))
+
+
+async def _interruptible(data_dir: Path | None) -> int:
+    """What ends the demo ends it as Ctrl-C does: with the suite that it started."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.getsignal(signal.SIGINT))
+    return await run(data_dir)

@@ -37,6 +37,22 @@ async def test_the_demo_shows_the_whole_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+async def test_a_demo_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = await create_subprocess_exec(
+        sys.executable, "-m", "spotinference", "demo", "--data-dir", str(tmp_path), stdout=PIPE, stderr=STDOUT
+    )
+    assert process.stdout is not None
+    async for line in process.stdout:
+        if b"billing " in line:
+            break
+    assert processes_of(tmp_path) != []
+    process.terminate()
+    await process.communicate()
+    assert process.returncode == 1
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.long
 async def test_the_demo_ends_with_the_reason_when_the_engine_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
