@@ -16,7 +16,6 @@ import aiohttp
 import click
 import openai
 
-from services.billing.core.days import day_of, millis
 from services.meter.core.engine_counters import EngineCounters, parse
 from services.waker.adapters import files
 from shared.errors import SpotinferenceError
@@ -164,12 +163,11 @@ async def _wake(
 async def _count(suite: Suite, stage: Stage, engine: EngineCounters, sent: requests.Sent) -> None:
     stage.step("Every token counted: the ledger against the engine's own counters")
 
-    first_day = day_of(millis(sent.since))  # a midnight may have passed
-
-    async def ledger() -> dict[str, int]:
-        return dict((await suite.json("usage", "--from", first_day))["totals"])
-
-    totals = await until(ledger, lambda seen: seen["requests"] == sent.requests, "the ledger did not get every request")
+    totals = await until(
+        lambda: suite.usage_since(sent.since),
+        lambda seen: seen["requests"] == sent.requests,
+        "the ledger did not get every request",
+    )
     probe = sum(entry.tokens for entry in await suite.on_bus(journal_entries) if isinstance(entry, ProviderCall))
     prompt, completion = totals["prompt_tokens"], totals["completion_tokens"]
     stage.say(f"ledger   {totals['requests']} requests, {prompt} prompt + {completion} completion tokens")

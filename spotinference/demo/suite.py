@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from services.billing.core.days import day_of, millis
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import FLEET
 from shared.errors import SpotinferenceError
@@ -77,6 +78,10 @@ class Suite:
     async def machine(self) -> dict[str, Any]:
         (machine,) = (await self.json("fleet"))["machines"]
         return dict(machine)
+
+    async def usage_since(self, moment: float) -> dict[str, int]:
+        """The ledger's totals from the UTC day of `moment` on: a midnight may have passed."""
+        return dict((await self.json("usage", "--from", day_of(millis(moment))))["totals"])
 
     async def on_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
         return await Context(self.folder / "spotinference.toml", self.folder).connected(work)
