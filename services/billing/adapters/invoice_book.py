@@ -87,10 +87,10 @@ class InvoiceBook:
             return tuple(summaries)
 
     async def stale(self, terms: str) -> tuple[Stale, ...]:
-        """The deliveries that count and were read in other terms."""
+        """The deliveries that count and were read in other terms, the newest first: it leaves what is no longer its own."""
         s = snapshots.c
         old = select(s.delivery).where(s.active, s.terms != terms)
-        whole = select(s.id, s.source, s.delivery).where(s.delivery.in_(old)).order_by(s.delivery)
+        whole = select(s.id, s.source, s.delivery).where(s.delivery.in_(old)).order_by(s.delivery.desc(), s.id)
         async with reading(self._engine) as connection:
             found = (await connection.execute(whole)).all()
             files = await _files(connection, [snapshot.id for snapshot in found])

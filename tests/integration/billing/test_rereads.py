@@ -79,6 +79,18 @@ async def test_a_byte_order_mark_made_an_account_that_is_gone_when_it_is_read_ag
         assert (await books.report()).spend == Decimal("12.50")
 
 
+async def test_an_account_that_another_one_took_the_place_of_comes_back(tmp_path: Path, database_url: str) -> None:
+    bus, config = MemoryBus(), configured(database_url=database_url)
+    first = focus_csv({"BillingAccountId": "de", "BilledCost": "2"}, {"BillingAccountId": "x", "BilledCost": "1"})
+    with older_reader():
+        async with billing(tmp_path, config, bus) as (books, _):
+            await books.deliver(first)
+            await books.deliver(focus_csv({"BillingAccountId": "dev", "BilledCost": "5"}), file="next.csv")
+            assert await accounts(books) == {"de": 5, "x": 1}
+    async with billing(tmp_path, config, bus) as (books, _):
+        assert await until(lambda: accounts(books), lambda found: len(found) == 3) == {"de": 2, "dev": 5, "x": 1}
+
+
 async def test_an_import_that_is_rounded_says_by_how_much_and_stays_so(tmp_path: Path, database_url: str) -> None:
     bus = MemoryBus()
     data = focus_csv({"BilledCost": "0.1000000000000055"}, {"BilledCost": "0.2"})
