@@ -48,7 +48,8 @@ def imported_table(imported: Sequence[Imported]) -> Table:
         period = f"{one.period_start[:10]} to {one.period_end[:10]}"
         reread = f", read again: {one.reread}" if one.reread else ""
         counts = f"{'yes' if one.active else 'no: replaced'}{reread}{_rounded(one.residue)}"
-        counts = "\n".join((counts, *(f"WARNING: {text}" for text in one.warnings)))
+        not_reread = [f"NOT READ AGAIN: {one.not_reread}"] if one.not_reread else []
+        counts = "\n".join((counts, *not_reread, *(f"WARNING: {text}" for text in one.warnings)))
         cells = (one.source, one.issuer, one.account, period, f"{one.rows:,}", f"{one.billed:,f}", one.currency)
         table.add_row(*cells, counts, files)
     return table

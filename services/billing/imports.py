@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import structlog
 
-from services.billing.adapters.invoice_book import Delivery, InvoiceBook, Taken
+from services.billing.adapters.invoice_book import Delivery, InvoiceBook, Stale, Taken
 from services.billing.adapters.reader import Reading, Snapshot, sha256_of
-from services.billing.adapters.terms import READER, Interrupted, Terms
+from services.billing.adapters.terms import Interrupted, Terms
 from services.billing.core.days import millis
 from services.billing.core.suspicions import facts_of, facts_sql
 from services.billing.metrics import Metrics
@@ -44,8 +44,6 @@ log = structlog.get_logger()
 
 MAX_FILES = 1000
 """Of one delivery: a month of the largest accounts has some dozens."""
-SHOWN_FILES = 3
-"""Of a delivery, in the log."""
 
 
 @dataclass
@@ -127,21 +125,17 @@ class Imports:
         log.info("invoice files", outcome=outcome, source=request.source, files=len(request.files))
         return answer
 
-    async def read_again(self) -> None:
-        """Bring what counts to the terms of today: the reader, whose resources are machines', and currencies' rates.
+    @property
+    def terms(self) -> str:
+        """The digest of the terms in which files are read today."""
+        return self._terms("").digest
 
-        A delivery that cannot be read again stays as it is. `BusUnavailable`, or what `AWAY` lists: try again.
-        """
-        for stale in await self._book.stale(self._terms("").digest):
-            # Rounded where it has to be: what has been taken is not refused for its decimals.
-            request = ImportRequest(source=stale.source, files=stale.files, parts=True, round=True)
-            answer = await self._taken(request, again=stale.number)
-            files = [file.name for file in stale.files[:SHOWN_FILES]]
-            fault = answer.reason if isinstance(answer, Refused) else _first(answer.refusals)
-            if fault:
-                log.warning("invoices_not_reread", source=stale.source, files=files, reason=fault)
-            else:
-                log.info("invoices_reread", source=stale.source, files=files, reader=READER)
+    async def take_again(self, stale: Stale) -> str:
+        """Read a delivery again in the terms of today. Why it cannot be, else an empty text."""
+        # Rounded where it has to be: what has been taken is not refused for its decimals.
+        request = ImportRequest(source=stale.source, files=stale.files, parts=True, round=True)
+        answer = await self._taken(request, again=stale.number)
+        return answer.reason if isinstance(answer, Refused) else _first(answer.refusals)
 
     async def idle(self) -> None:
         """Returns when no import is under way."""

@@ -1,7 +1,7 @@
 """Answers `billing.invoices` and `billing.payable`: what was imported, and how each invoice stands."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 from msgspec.structs import replace
@@ -28,9 +28,12 @@ class InvoiceDesk:
         book: InvoiceBook,
         payables: PayableBook,
         sources: Callable[[], Iterable[SourceState]],
+        not_reread: Callable[[], Mapping[int, str]],
         *,
         now: Callable[[], float],
     ) -> None:
+        """`not_reread`: why deliveries could not be read again, by their number."""
+        self._not_reread = not_reread
         self._book = book
         self._sources = sources
         self._payables = payables
@@ -62,7 +65,9 @@ class InvoiceDesk:
     async def _invoices(self) -> Invoices:
         billed, notes = await self._payables.invoices()
         whole = Invoices(
-            imported=await self._book.imported(), standings=standings(billed, notes), sources=tuple(self._sources())
+            imported=await self._book.imported(self._not_reread()),
+            standings=standings(billed, notes),
+            sources=tuple(self._sources()),
         )
         return fitted(whole)
 

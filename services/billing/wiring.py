@@ -33,6 +33,7 @@ from services.billing.metrics import Metrics
 from services.billing.periods import Periods
 from services.billing.publisher import Publisher, published_revision
 from services.billing.reports import Reports
+from services.billing.rereads import Rereads
 from services.billing.settings import settings
 from services.billing.shelf import Shelf
 from services.billing.statements import Statements
@@ -110,8 +111,13 @@ class Office:
         self._fetches = fetches = [
             Fetches(bus, source, self._imports, self._metrics, now=runtime.now) for source in config.billing.source
         ]
+        self._rereads = rereads = Rereads(invoice_book, self._imports)
         self._invoices = InvoiceDesk(
-            invoice_book, PayableBook(engine), lambda: (one.state for one in fetches), now=runtime.now
+            invoice_book,
+            PayableBook(engine),
+            lambda: (one.state for one in fetches),
+            lambda: rereads.faults,
+            now=runtime.now,
         )
         self._journal = Journal(bus, books, self._metrics)
         self._bills = None if bill is None else _bills(runtime, bill, Accruals(engine), self._metrics)
@@ -159,9 +165,9 @@ class Office:
         log.info("leading")
         works = [
             Work(name="journal", do=self._journal.read_on, pause=every(0.0)),
-            Work(name="reading invoices again", do=self._imports.read_again, pause=every(AGAIN_SECONDS)),
-            _daily("bands", self._bands.look),
-            _daily("publication", self._publisher.look),
+            Work(name="reading invoices again", do=self._rereads.look, pause=every(AGAIN_SECONDS)),
+            self._daily("bands", self._bands.look),
+            self._daily("publication", self._publisher.look),
         ]
         works += [Work(name=fetches.name, do=fetches.look, pause=fetches.wait) for fetches in self._fetches]
         if self._bills is not None:
@@ -174,10 +180,13 @@ class Office:
         """A machine that moved, or a new day, makes it due before its time."""
         await self._journal.moved_within(gate.pause(GATE_SECONDS))
 
+    def _daily(self, name: str, do: Callable[[], Awaitable[str | None]]) -> Work:
+        """Begins when journal and invoices have been read: figures of half of them would be revisions for nothing."""
 
-def _daily(name: str, do: Callable[[], Awaitable[str | None]]) -> Work:
-    """Begins when the journal has been read on: figures of half of it would be revisions for nothing."""
-    return Work(name=name, do=do, pause=every(DAILY_SECONDS), first=DAILY_SECONDS)
+        async def look() -> str | None:
+            return await do() if self._rereads.done else None
+
+        return Work(name=name, do=look, pause=every(DAILY_SECONDS), first=DAILY_SECONDS)
 
 
 def hyperstack_bill(config: Config) -> HyperstackBill | None:

@@ -125,6 +125,8 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     """Why its files were read again; empty where they were not."""
     warnings: tuple[str, ...] = ()
     """What looked wrong when it was imported."""
+    not_reread: str = ""
+    """Why its files, which have to be read again, could not be: it counts as it was read before."""
 
 
 InvoiceState = Literal["open", "ties", "differs", "voided"]

@@ -87,7 +87,10 @@ class InvoiceBook:
             return tuple(summaries)
 
     async def stale(self, terms: str) -> tuple[Stale, ...]:
-        """The deliveries that count and were read in other terms, the newest first: it leaves what is no longer its own."""
+        """The deliveries that count and were read in other terms.
+
+        The newest first: what it takes from an older one under a wrong name is free when that one's turn comes.
+        """
         s = snapshots.c
         old = select(s.delivery).where(s.active, s.terms != terms)
         whole = select(s.id, s.source, s.delivery).where(s.delivery.in_(old)).order_by(s.delivery.desc(), s.id)
@@ -99,8 +102,11 @@ class InvoiceBook:
             delivered.setdefault((snapshot.delivery, snapshot.source), {}).update(dict.fromkeys(files[snapshot.id]))
         return tuple(Stale(number, source, tuple(of)) for (number, source), of in delivered.items())
 
-    async def imported(self) -> tuple[Imported, ...]:
-        """The snapshots, the newest first; those that no longer count are evidence."""
+    async def imported(self, not_reread: Mapping[int, str]) -> tuple[Imported, ...]:
+        """The snapshots, the newest first; those that no longer count are evidence.
+
+        `not_reread`: why deliveries could not be read again, by their number.
+        """
         wanted = select(snapshots).order_by(snapshots.c.id.desc())
         async with reading(self._engine) as connection:
             found = (await connection.execute(wanted)).all()
@@ -122,6 +128,7 @@ class InvoiceBook:
                 imported_at=snapshot.imported_at,
                 files=files[snapshot.id],
                 warnings=decode(snapshot.warnings, tuple[str, ...]),
+                not_reread=not_reread.get(snapshot.delivery, "") if snapshot.active else "",
             )
             for snapshot in found
         )

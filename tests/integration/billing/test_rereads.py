@@ -5,11 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
+from typing import cast
 
 import pytest
+from structlog.testing import capture_logs
 
+from services.billing import imports
 from services.billing.adapters import csv_lines, terms
+from services.billing.adapters.invoice_book import InvoiceBook, Stale
 from services.billing.core import macros
+from services.billing.rereads import Rereads
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import decode, encode
@@ -89,6 +94,56 @@ async def test_an_account_that_another_one_took_the_place_of_comes_back(tmp_path
             assert await accounts(books) == {"de": 5, "x": 1}
     async with billing(tmp_path, config, bus) as (books, _):
         assert await until(lambda: accounts(books), lambda found: len(found) == 3) == {"de": 2, "dev": 5, "x": 1}
+
+
+async def test_a_delivery_whose_file_is_lost_says_so_until_it_is_imported_again(
+    tmp_path: Path, database_url: str
+) -> None:
+    bus, config = MemoryBus(), configured(database_url=database_url)
+    lost, other = (focus_csv({"BillingAccountId": account, "ResourceId": "vol-a"}) for account in ("1", "2"))
+    with older_reader():
+        async with billing(tmp_path, config, bus) as (books, _):
+            await books.deliver(lost, file="lost.csv")
+            await books.deliver(other, file="other.csv")
+    del bus._objects[topology.INVOICES.name, hashlib.sha256(lost).hexdigest()]
+    async with billing(tmp_path, config, bus) as (books, _):
+
+        async def reread() -> dict[str, tuple[str, bool]]:
+            active = [one for one in (await invoices(books)).imported if one.active]
+            return {one.files[0].name: (one.reread, "nothing named" in one.not_reread) for one in active}
+
+        newer = ("by a newer version", False)
+        assert await until(reread, lambda found: found["lost.csv"][1]) == {"lost.csv": ("", True), "other.csv": newer}
+        assert (await books.report()).causes["unattributed"] == 1
+        await books.deliver(lost, file="lost.csv")
+        assert await reread() == {"lost.csv": ("", False), "other.csv": newer}
+        assert (await books.report()).causes["unattributed"] == 0
+
+
+async def test_a_delivery_that_cannot_be_read_again_is_logged_once(tmp_path: Path) -> None:
+    stale = Stale(1, "cloud", (DeliveredFile(name="a.csv", sha256="0"),))
+    faults = iter(["lost", "lost", "damaged", ""])
+
+    class Imports:
+        terms = "2-"
+
+        async def take_again(self, stale: Stale) -> str:
+            return next(faults)
+
+    class Book:
+        async def stale(self, terms: str) -> tuple[Stale, ...]:
+            return (stale,)
+
+    rereads = Rereads(cast("InvoiceBook", Book()), cast("imports.Imports", Imports()))
+    assert not rereads.done
+    with capture_logs() as logs:
+        for expected in ("lost", "lost", "damaged"):
+            await rereads.look()
+            assert rereads.faults == {1: expected}
+        await rereads.look()
+    assert rereads.done
+    assert not rereads.faults
+    assert [line["event"] for line in logs] == ["invoices_not_reread", "invoices_not_reread", "invoices_reread"]
 
 
 async def test_an_import_that_is_rounded_says_by_how_much_and_stays_so(tmp_path: Path, database_url: str) -> None:

@@ -112,7 +112,7 @@ async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp
         with pytest.raises(DBAPIError):
             await book.deliver(delivery, 0.0)
         assert (await DayBook(engine).of(DAY_WINDOW)).rows == []
-        assert await book.imported() == ()
+        assert await book.imported({}) == ()
         await book.deliver(dataclasses.replace(delivery, rows=reading.rows), 0.0)
         assert len((await DayBook(engine).of(DAY_WINDOW)).rows) == 2
     reading.close()
@@ -136,7 +136,7 @@ async def test_a_server_that_goes_away_in_bulk_is_told_as_away(tmp_path: Path, p
         delivery = Delivery(source="s", snapshots=reading.snapshots, rows=while_it_goes, terms="", appends=False)
         with pytest.raises(database.AWAY):
             await InvoiceBook(engine).deliver(delivery, 0.0)
-        assert await InvoiceBook(engine).imported() == ()
+        assert await InvoiceBook(engine).imported({}) == ()
     reading.close()
 
 

@@ -64,8 +64,10 @@ def test_what_was_rounded_or_read_again_says_so() -> None:
         files=(),
         residue=residue,
         reread="by a newer version",
+        not_reread="nothing named 'x'",
     )
     console = Console(width=200, force_terminal=False)
     with console.capture() as shown:
         console.print(imported_table([one]))
     assert "yes, read again: by a newer version, rounded (residue 0.0000000000000055)" in shown.get()
+    assert "NOT READ AGAIN: nothing named 'x'" in shown.get()

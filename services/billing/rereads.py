@@ -1,0 +1,49 @@
+"""Reads invoices again whose terms have changed: the reader, whose resources are machines', and currencies' rates."""
+
+from collections.abc import Mapping
+
+import structlog
+
+from services.billing.adapters.invoice_book import InvoiceBook
+from services.billing.adapters.terms import READER
+from services.billing.imports import Imports
+
+log = structlog.get_logger()
+
+SHOWN_FILES = 3
+"""Of a delivery, in the log."""
+
+
+class Rereads:
+    """A delivery that cannot be read again stays as it is, and says why."""
+
+    def __init__(self, book: InvoiceBook, imports: Imports) -> None:
+        self._book = book
+        self._imports = imports
+        self._faults: dict[int, str] = {}
+        self._done = False
+
+    @property
+    def faults(self) -> Mapping[int, str]:
+        """Why deliveries that count could not be read again, by their number."""
+        return dict(self._faults)
+
+    @property
+    def done(self) -> bool:
+        """Whether every delivery was tried: until then figures may be of both readers."""
+        return self._done
+
+    async def look(self) -> None:
+        """Bring what counts to the terms of today. `BusUnavailable`, or what `AWAY` lists: try again."""
+        found = await self._book.stale(self._imports.terms)
+        self._faults = {one.number: self._faults[one.number] for one in found if one.number in self._faults}
+        for stale in found:
+            fault = await self._imports.take_again(stale)
+            files = [file.name for file in stale.files[:SHOWN_FILES]]
+            if not fault:
+                self._faults.pop(stale.number, None)
+                log.info("invoices_reread", source=stale.source, files=files, reader=READER)
+            elif self._faults.get(stale.number) != fault:
+                self._faults[stale.number] = fault
+                log.warning("invoices_not_reread", source=stale.source, files=files, reason=fault)
+        self._done = True
