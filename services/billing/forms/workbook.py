@@ -20,6 +20,8 @@ Row = tuple[Cell, ...]
 Formats = dict[Kind, Format]
 
 WIDTHS: dict[Kind, int] = {"date": 11, "text": 22, "count": 16, "money": 13, "ratio": 13, "share": 9}
+WIDEST = 48
+"""A column of texts is as wide as these, up to so many characters: a filled cell beside one cuts it off."""
 MOST_ROWS = 1_048_576
 """A sheet's limit in Excel."""
 A4 = 9
@@ -69,7 +71,8 @@ class _Writer:
             raise Refusal(f"{told.name}: {len(told.rows):,} rows do not fit on a sheet: take fewer days, or CSV")
         sheet = self._book.add_worksheet(told.name)
         for column, (heading, kind) in enumerate(told.columns):
-            sheet.set_column(column, column, WIDTHS[kind], None)
+            texts = [len(cell) for row in told.rows if isinstance(cell := row[column], str)]
+            sheet.set_column(column, column, min(max([WIDTHS[kind], *texts]), WIDEST), None)
             sheet.write_string(0, column, heading, self._heading)
         for line, row in enumerate(told.rows, 1):
             self._line(sheet, line, row, told, self._plain)

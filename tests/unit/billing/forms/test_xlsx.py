@@ -29,16 +29,16 @@ class Book:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             assert archive.testzip() is None
             self.files = {name: archive.read(name) for name in archive.namelist()}
-        strings = ["".join(t.text or "" for t in si.iter(f"{MAIN}t")) for si in self._xml("xl/sharedStrings.xml")]
-        codes = {f.get("numFmtId"): f.get("formatCode") for f in self._xml("xl/styles.xml").iter(f"{MAIN}numFmt")}
-        styles = [xf.get("numFmtId") for xf in self._xml("xl/styles.xml").iterfind(f"{MAIN}cellXfs/{MAIN}xf")]
+        strings = ["".join(t.text or "" for t in si.iter(f"{MAIN}t")) for si in self.xml("xl/sharedStrings.xml")]
+        codes = {f.get("numFmtId"): f.get("formatCode") for f in self.xml("xl/styles.xml").iter(f"{MAIN}numFmt")}
+        styles = [xf.get("numFmtId") for xf in self.xml("xl/styles.xml").iterfind(f"{MAIN}cellXfs/{MAIN}xf")]
         self.sheets: dict[str, list[dict[str, str]]] = {}
         self.kinds: dict[str, dict[str, set[tuple[str, str | None]]]] = {}
-        for number, sheet in enumerate(self._xml("xl/workbook.xml").iter(f"{MAIN}sheet"), 1):
+        for number, sheet in enumerate(self.xml("xl/workbook.xml").iter(f"{MAIN}sheet"), 1):
             name = sheet.get("name") or ""
             lines: list[dict[str, str]] = []
             kinds: dict[str, set[tuple[str, str | None]]] = {}
-            for row in self._xml(f"xl/worksheets/sheet{number}.xml").iter(f"{MAIN}row"):
+            for row in self.xml(f"xl/worksheets/sheet{number}.xml").iter(f"{MAIN}row"):
                 line = {}
                 for cell in row.iter(f"{MAIN}c"):
                     column, kind = (cell.get("r") or "").rstrip("0123456789"), cell.get("t") or "n"
@@ -51,7 +51,7 @@ class Book:
             self.sheets[name] = [{title: line.get(c, "") for c, title in lines[0].items()} for line in lines[1:]]
             self.kinds[name] = kinds
 
-    def _xml(self, name: str) -> ET.Element:
+    def xml(self, name: str) -> ET.Element:
         return ET.fromstring(self.files[name])
 
 
@@ -100,6 +100,16 @@ def test_it_is_printed_on_ten_pages_at_most(days: int, keys: int) -> None:
     named = {(area.get("name"), area.text) for area in areas}
     assert ("_xlnm.Print_Area", "exact!$A$1:$M$1") in named, "rows for machines are not printed"
     assert ("_xlnm.Print_Titles", "days!$1:$1") in named
+
+
+def test_a_text_beside_a_figure_is_seen_whole() -> None:
+    """A column as narrow as before would cut off the span of a period and the id of a key without a name."""
+    key = "01a219a3-e008-7827-ab22-9b393852b162"
+    book = Book(report_xlsx(make_period([day_report("2026-05-03", keys=(key,)), day_report("2026-05-04")], WEIGHTS)))
+    columns = list(book.xml("xl/worksheets/sheet1.xml").iter(f"{MAIN}col"))
+    widths = {int(c.get("min") or 0): float(c.get("width") or 0) for c in columns}
+    assert widths[1] >= len("2026-05-03 to 2026-05-04")
+    assert widths[2] >= len(key)
 
 
 def test_cells_have_types() -> None:
