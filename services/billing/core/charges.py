@@ -15,7 +15,11 @@ from services.billing.core.days import DAY, HOUR, Window
 from services.billing.core.focus import CostRow
 from services.billing.core.money import divided, exchanged, split, units
 
-HOUR_UNITS = frozenset({"h", "hr", "hrs", "hour", "hours"})
+UNITS_PER_HOUR = {
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 1),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), 60),
+}
+"""Of the units that count a machine's time. Seconds do not: Google's are those of its cores, memory and GPUs."""
 MACHINE_CATEGORIES = frozenset({"Compute", "AI and Machine Learning", None})
 """Service categories of a machine's own use, where the provider names one."""
 _QUANTUM = 10**30
@@ -31,7 +35,7 @@ class Kind(NamedTuple):
     category: str
     service_category: str | None
     hourly: bool
-    """Whether its quantity counts hours."""
+    """Whether its quantity counts a machine's time."""
     per_usd: str
     arrived: int | None = None
     """The beginning of the UTC hour in which a machine's charge came; None: each hour that it touches was over."""
@@ -92,6 +96,8 @@ class Charge:
     rows: int = 0
     arrived: int = 0
     """When the last of them came."""
+    gives_back: bool = True
+    """Whether all of them are negative: no bill of the time, whatever hours they count."""
 
     @property
     def is_refund(self) -> bool:
@@ -112,11 +118,11 @@ def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], now: int
         named = (row.resource_id, row.tags, row.parent_id, row.service_category)
         if (whose := owners.get(named)) is None:
             whose = owners[named] = owner(row)
-        hourly = (row.consumed_unit or "").strip().lower() in HOUR_UNITS
+        per_hour = UNITS_PER_HOUR.get((row.consumed_unit or "").strip().lower(), 0)
         start, end = _span(row, whose)
         is_machines = isinstance(whose, Direct) and whose.machine is not None
         arrived = _arrival(row, now) // HOUR * HOUR if is_machines and is_early(row, now) else None
-        kind = Kind(start, end, whose, row.category, row.service_category, hourly, row.per_usd, arrived)
+        kind = Kind(start, end, whose, row.category, row.service_category, per_hour > 0, row.per_usd, arrived)
         if (charge := found.get(kind)) is None:
             charge = found[kind] = Charge()
         billed = units(row.billed)
@@ -124,9 +130,10 @@ def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], now: int
         charge.effective += billed if row.effective is None else units(row.effective)
         charge.tells_effective = charge.tells_effective or row.effective is not None
         charge.rows += row.rows
+        charge.gives_back = charge.gives_back and billed < 0
         charge.arrived = max(charge.arrived, _arrival(row, now))
-        if hourly and row.consumed_quantity is not None:
-            charge.quantity += quantity_units(row.consumed_quantity)
+        if per_hour and row.consumed_quantity is not None:
+            charge.quantity += divided(quantity_units(row.consumed_quantity), per_hour)
     return found
 
 
@@ -180,9 +187,11 @@ def billed_time(kind: Kind, charge: Charge, day: Window, elapsed: Window) -> Fra
     """Milliseconds of the day for which a machine was billed, as the charge counts its hours, or None.
 
     `elapsed` is its part of the day that has passed: no more can have been used. Several rows for the same time do not
-    make it longer: it is their mean.
+    make it longer: it is their mean. More hours than the period has are those of GPUs or cores, not of the machine.
     """
     if not charge.quantity or not elapsed.length:
+        return None
+    if abs(charge.quantity) * HOUR > charge.rows * _QUANTUM * kind.hours.length:
         return None
     on_day = Window(kind.start, kind.end).overlap(day).length
     whole = charge.rows * _QUANTUM * (kind.end - kind.start)

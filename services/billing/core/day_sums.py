@@ -115,7 +115,7 @@ class DaySums:
         hours = billed_time(kind, charge, self.facts.day, window)
         parts = parts_of(cost, use_parts(owner.tier, window, use, hours))
         self._charge((owner.tier, owner.machine), parts)
-        if charge.is_refund:
+        if charge.is_refund or charge.gives_back:
             return
         unexplained = sum(amount for part, amount in parts.items() if part.cause == "unexplained")
         if cost >= 0:

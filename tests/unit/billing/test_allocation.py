@@ -193,7 +193,8 @@ def test_a_compute_charge_follows_what_the_machine_did_while_it_was_billed() -> 
         ("4", {"serving": 12}),  # what the journal knows explains it all
         ("8", {"serving": 6, "unexplained": 6}),
         ("16", {"serving": 3, "unexplained": 9}),  # in the journal's silence, and in its sleep
-        ("700", {"serving": 2, "unexplained": 10}),  # no more than there are
+        ("24", {"serving": 2, "unexplained": 10}),
+        ("25", {"serving": 7, "unexplained": 5}),  # not of the machine: no day has so many
         (None, {"serving": 7, "unexplained": 5}),  # as far as the journal is silent
     ],
 )

@@ -79,6 +79,14 @@ def test_a_charge_that_came_when_its_day_was_over_replaces_all_of_the_estimate()
     assert usd(settled.spend) == 5
 
 
+def test_no_negative_charge_replaces_an_estimate_whatever_hours_it_counts() -> None:
+    ten = ("2026-05-03T10:00:00Z", "2026-05-03T11:00:00Z")
+    counted = {"consumed_quantity": Decimal(1), "consumed_unit": "Hours"}
+    negation = charge("-20", *ten, **counted, arrived=NOON)
+    assert usd(at_six(negation).estimates["A"]) == 18 * 36
+    assert usd(at_six(charge("30", *ten, **counted, arrived=NOON), negation).estimates["A"]) == 17 * 36
+
+
 def test_no_charge_has_come_later_than_now() -> None:
     assert is_early(charge("1"), EVENING)
     assert is_early(charge("1", arrived=DAY_WINDOW.end + DAY), EVENING)
@@ -94,10 +102,12 @@ def test_an_early_charge_and_what_the_estimate_adds_are_split_by_what_the_machin
 def test_time_that_nothing_prices_is_named_until_its_bill_comes() -> None:
     other = {"a-1": life((10, "ready"), (12, "asleep"))}
     assert at_six(times=other, prices={}).missing[0].tier == "A"
-    early = at_six(charge("5", arrived=hours(10.5, 10.5).start), times=other, prices={})
-    assert [(one.machine, one.since) for one in early.missing] == [("a-1", hours(10, 10).start)]
+    early = at_six(charge("5", arrived=hours(11.95, 11.95).start), times=other, prices={})
+    assert [(one.machine, one.since) for one in early.missing] == [("a-1", None)]
     assert early.uncertain == {"A"}
-    begun = at_six(charge("5", arrived=hours(11.95, 11.95).start), times=other, prices={})
+    hour = ("2026-05-03T11:00:00Z", "2026-05-03T12:00:00Z")
+    over = charge("5", "2026-05-03T10:00:00Z", "2026-05-03T11:00:00Z")
+    begun = at_six(over, charge("5", *hour, arrived=hours(11.95, 11.95).start), times=other, prices={})
     assert not begun.missing
     assert begun.uncertain == {"A"}
     assert state_of(begun) == "estimated"

@@ -42,11 +42,18 @@ def machine(found: Allocation) -> tuple[str | None, str, str, str, Decimal]:
     return billed, f"{one.known:.2f}", f"{one.unexplained:.2f}", f"{one.asleep:.2f}", one.spend
 
 
+def gpus(hour: int, quantity: str) -> CostRow:
+    return replace(hourly(hour, quantity), consumed_unit="HOUR")
+
+
 BILLS: list[tuple[Sequence[CostRow], str, str | None]] = [
     ([counted("24")], "12.7", "24.00"),
     ([counted("11.3")], "0", "11.30"),
     ([counted("12")], "1.4", "12.00"),  # 0.7 of 12 hours: a biller by whole hours
     ([hourly(n) for n in range(24)], "12.7", "24.00"),
+    ([charge("24", consumed_quantity=Decimal(1440), consumed_unit="Minutes")], "12.7", "24.00"),
+    ([charge("24", consumed_quantity=Decimal(86400), consumed_unit="seconds")], "0", None),
+    ([gpus(n, "8") for n in range(8, 19)] + [gpus(19, "2.4")], "0", None),  # of eight GPUs: no machine's hours
     ([hourly(n, None) for n in range(24)], "12", None),  # what no quantity counts, an hour awake in part explains
 ]
 
