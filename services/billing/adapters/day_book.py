@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.accruals import accrued_in
@@ -16,7 +16,7 @@ from services.billing.core.charges import MACHINE_CATEGORIES, is_early
 from services.billing.core.days import Window, millis
 from services.billing.core.explanation import Origin
 from services.billing.core.focus import CostRow
-from services.billing.core.machine_time import Change
+from services.billing.core.machine_time import Change, in_order
 from services.billing.core.source_bills import Reach
 from shared.database import reading
 from shared.messages.invoices import InvoiceStanding
@@ -178,22 +178,35 @@ def _active(day: Window) -> Select[tuple[Any, ...]]:
 async def _changes(connection: AsyncConnection, day: Window) -> dict[str, list[Change]]:
     found: dict[str, list[Change]] = {}
     for change in await connection.execute(_around(day)):
-        told = Change(change.at, change.to_state, change.tier, change.key_id)
+        told = Change(change.at, change.to_state, change.tier, change.key_id, change.from_state)
         found.setdefault(change.machine, []).append(told)
-    return found
+    return {machine: in_order(changes) for machine, changes in found.items()}
 
 
 def _around(day: Window) -> Select[tuple[object, ...]]:
-    """Each machine's transitions from the last one before the day to the first one after it."""
-    other = transitions.alias()
-    here = other.c.machine == transitions.c.machine
-    first = select(func.max(other.c.at)).where(here, other.c.at <= day.start).scalar_subquery()
-    last = select(func.min(other.c.at)).where(here, other.c.at >= day.end).scalar_subquery()
+    """Each machine's transitions from the last one before the day to the first one after it, by time and as told."""
+    t = transitions.c
+    bounds = (
+        select(
+            t.machine,
+            func.max(case((t.at <= day.start, t.at))).label("since"),
+            func.min(case((t.at >= day.end, t.at))).label("until"),
+            func.max(case((t.at <= day.start, t.id))).label("first"),
+            func.max(case((t.at < day.end, t.id))).label("last"),
+        )
+        .group_by(t.machine)
+        .subquery()
+    ).c
+    by_time = and_(t.at >= func.coalesce(bounds.since, day.start), t.at <= func.coalesce(bounds.until, day.end))
+    as_told = and_(t.id >= func.coalesce(bounds.first, 0), t.id <= bounds.last)
+    spans = (
+        select(t.machine, func.min(t.id).label("first"), func.max(t.id).label("last"))
+        .where(t.machine == bounds.machine, or_(by_time, as_told))
+        .group_by(t.machine)
+        .subquery()
+    ).c
     return (
         select(transitions)
-        .where(
-            transitions.c.at >= func.coalesce(first, day.start),
-            transitions.c.at <= func.coalesce(last, day.end),
-        )
-        .order_by(transitions.c.machine, transitions.c.at, transitions.c.id)
+        .where(t.machine == spans.machine, t.id >= spans.first, t.id <= spans.last)
+        .order_by(t.machine, t.id)
     )

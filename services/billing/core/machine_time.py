@@ -2,9 +2,9 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
 from services.billing.core.days import Window
@@ -36,6 +36,8 @@ class Change:
     """Of which it was a machine then; None: the one that the configuration says."""
     key_id: str | None = None
     """The key whose request woke it."""
+    before: MachineState | None = None
+    """The state that ended; None: it is not known."""
 
 
 class Spell(NamedTuple):
@@ -114,6 +116,24 @@ class TimeUse:
     def billable(self) -> int:
         """Time in which a provider bills the machine itself, not only its disks."""
         return sum(length for spell, length in self.spells.items() if spell.cause in BILLABLE)
+
+
+def in_order(told: Sequence[Change]) -> list[Change]:
+    """Return one machine's changes, `told` in the order of the journal, in the order in which they happened.
+
+    That is the journal's, if there as many of them begin where the one before ended as in the order of their times.
+    Where the two differ, a clock was set back, or another waker's is behind: what was told earlier ended at the latest
+    when the next began. Books that took the journal out of order have the order of the times.
+    """
+    by_time = sorted(told, key=lambda change: change.at)
+    if _links(told) < max(1, _links(by_time)):
+        return by_time
+    ends = list(accumulate((change.at for change in reversed(told)), min))[::-1]
+    return [replace(change, at=at) for change, at in zip(told, ends, strict=True)]
+
+
+def _links(changes: Sequence[Change]) -> int:
+    return sum(after.before == before.state for before, after in pairwise(changes))
 
 
 def intervals(changes: Sequence[Change], now: int) -> list[Interval]:

@@ -104,13 +104,13 @@ class Billing:
         return await self.bus.request(subjects.BILLING_REPORT, encode(ReportQuery(day=day)), timeout=30)
 
 
-async def tell(bus: Bus, machine: str, at: float, state: MachineState) -> None:
-    """A transition, `at` hours after the test day's midnight."""
+async def tell(bus: Bus, machine: str, at: float, state: MachineState, before: MachineState | None = None) -> None:
+    """A transition from the state `before`, `at` hours after the test day's midnight."""
     entry = Transition(
         at=DAY_WINDOW.start / 1000 + at * 3600,
         machine=machine,
         tier=machine[0].upper(),
-        from_state=None,
+        from_state=before,
         to_state=state,
         reason="test",
         generation=1,

@@ -75,6 +75,22 @@ async def test_case_3_no_bill_of_today_opens_the_gate_for_a_machine_that_runs(tm
         assert (await books.report()).spend == Decimal("-283.99")
 
 
+async def test_a_machine_that_a_waker_with_a_slower_clock_woke_counts_in_the_gate(
+    tmp_path: Path, database_url: str
+) -> None:
+    bus = MemoryBus()
+    await tell(bus, "a-1", -2, "ready", "waking")
+    await tell(bus, "a-1", 0.1, "falling_asleep", "ready")
+    await tell(bus, "a-1", 0.2, "asleep", "falling_asleep")
+    await tell(bus, "a-1", -0.5, "waking", "asleep")
+    await tell(bus, "a-1", -0.4, "ready", "waking")
+    async with billing(tmp_path, configured(FLEET, database_url=database_url), bus, now=hours(5, 5).start / 1000) as (
+        books,
+        _,
+    ):
+        assert (await until(lambda: gate(books), lambda gate: gate.spend > 36)).spend == 5 * 36
+
+
 async def test_a_broken_machine_counts_in_the_gate_until_it_is_off(tmp_path: Path) -> None:
     bus = MemoryBus()
     await tell(bus, "a-1", 7, "broken")

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.core.days import Window
-from services.billing.core.machine_time import TIME_CAUSES, Change, MachineTime, intervals, without
+from services.billing.core.machine_time import TIME_CAUSES, Change, MachineTime, in_order, intervals, without
 from shared.messages.waker import MachineState
 
 STATES: list[MachineState] = ["asleep", "waking", "ready", "draining", "falling_asleep", "broken", "gone"]
@@ -36,6 +36,21 @@ def test_a_broken_machine_is_billed_until_its_provider_says_that_it_is_off() -> 
 def test_a_wake_under_way_has_not_failed_yet_and_the_present_lasts_until_now() -> None:
     use = MachineTime(intervals([Change(0, "waking")], 7)).use(Window(0, 10))
     assert (use.by_cause["waking"], use.uncovered) == (7, 3)
+
+
+def test_a_clock_that_was_set_back_does_not_put_a_running_machine_to_sleep() -> None:
+    told = [
+        Change(90, "ready", before="waking"),
+        Change(99, "falling_asleep", before="ready"),
+        Change(100, "asleep", before="falling_asleep"),
+        Change(95, "waking", before="asleep"),
+        Change(96, "ready", before="waking"),
+    ]
+    assert [(change.at, change.state) for change in in_order(told)] == [
+        (90, "ready"), (95, "falling_asleep"), (95, "asleep"), (95, "waking"), (96, "ready")
+    ]  # fmt: skip
+    late = [told[2], told[0], told[1]]
+    assert in_order(late) == told[:3]
 
 
 @given(
