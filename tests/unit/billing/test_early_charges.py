@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -81,7 +82,7 @@ def test_a_charge_that_came_when_its_day_was_over_replaces_all_of_the_estimate()
 
 def test_no_negative_charge_replaces_an_estimate_whatever_hours_it_counts() -> None:
     ten = ("2026-05-03T10:00:00Z", "2026-05-03T11:00:00Z")
-    counted = {"consumed_quantity": Decimal(1), "consumed_unit": "Hours"}
+    counted: dict[str, Any] = {"consumed_quantity": Decimal(1), "consumed_unit": "Hours"}
     negation = charge("-20", *ten, **counted, arrived=NOON)
     assert usd(at_six(negation).estimates["A"]) == 18 * 36
     assert usd(at_six(charge("30", *ten, **counted, arrived=NOON), negation).estimates["A"]) == 17 * 36
