@@ -128,7 +128,7 @@ async def test_what_looks_wrong_is_told_with_the_import_and_kept_with_it(books: 
     odd = focus_csv({"BilledCost": "1000", "ResourceId": "i-x"}, future)
     (snapshot,) = (await books.deliver(odd, file="odd.csv")).snapshots
     assert [text.partition(" 2")[0] for text in snapshot.warnings] == [
-        "a charge of 1,000.000000000000 USD for i-x on",
+        "a charge of 1,000 USD for i-x on",
         "1 charges begin in the future, the first on",
         "2 rows, where the snapshot before had 5: is the export whole?",
     ]
