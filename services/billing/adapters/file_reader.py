@@ -20,9 +20,11 @@ LONGEST_RECORD = 2 * 1024**2
 """In bytes, unless a file has longer ones: DuckDB's buffers are made for it."""
 LEAST_ROW = 16
 """Bytes that a row of a Parquet file counts for at least: of equal ones it holds any number in a few."""
+_NO_PARTITIONS = "hive_partitioning = false"
+"""Or a folder above the file that is called like a column, `tier=gpu`, says what stands in every row of it."""
 _CSV = (
-    "header = false, auto_detect = false, delim = ',', quote = '\"', escape = '\"', new_line = '\\n', "
-    "parallel = false, nullstr = ''"
+    f"{_NO_PARTITIONS}, header = false, auto_detect = false, delim = ',', quote = '\"', escape = '\"', "
+    "new_line = '\\n', parallel = false, nullstr = ''"
 )
 
 
@@ -78,7 +80,7 @@ class FileReader:
         return self._judged(name, form, relation, types)
 
     def _parquet(self, name: str, path: Path) -> str:
-        file = f"read_parquet({literal(str(path))}, binary_as_string = true)"
+        file = f"read_parquet({literal(str(path))}, binary_as_string = true, {_NO_PARTITIONS})"
         described = self._database.execute(f"DESCRIBE SELECT * FROM {file}").fetchall()
         held = {str(column): str(kind) for column, kind, *_ in described}
         self._check_size(path)

@@ -25,6 +25,11 @@ from shared.messages.invoices import DeliveredFile, ImportStep, Refusal
 BATCH = 5_000
 """Charges handed on at a time."""
 
+MAX_BILLS = 1_000
+"""Invoices of a delivery, and accounts and months without one: each is listed, and the bus carries a list of 1 MiB."""
+MAX_NAME = 500
+"""Characters of an issuer, an account or an invoice's number, which stand in each of those lists."""
+
 ROW = tuple(field.name for field in fields(CostRow) if field.name != "arrived")
 """What the books keep of a charge. When it arrived, its snapshot says."""
 _KEY = ", ".join(forms.KEY)
@@ -135,6 +140,15 @@ class Reading:
         self.snapshots = self._snapshots(files)
         if not self.snapshots:
             self._refusals.add(files[0].name, 0, "", "no rows: an export without charges says nothing; leave it out")
+        bills = sum(max(1, len(snapshot.invoices)) for snapshot in self.snapshots)
+        if bills > MAX_BILLS:
+            reason = f"{bills:,} accounts, months or invoices, and at most {MAX_BILLS:,} are read at once: import fewer"
+            self._refusals.add(files[0].name, 0, "", reason)
+        for snapshot in self.snapshots:
+            for name in (snapshot.key.issuer, snapshot.key.account, *snapshot.invoices):
+                if len(name) > MAX_NAME:
+                    reason = f"a name of {len(name):,} characters ({name[:20]}…): at most {MAX_NAME} are read"
+                    self._refusals.add(snapshot.files[0].name, 0, "", reason)
 
     def rows(self, snapshot: Snapshot) -> Iterator[list[tuple[Any, ...]]]:
         """The snapshot's charges in order of their time, some at a time: the fields of `ROW`, amounts as text."""

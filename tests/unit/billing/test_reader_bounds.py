@@ -10,9 +10,11 @@ import pytest
 
 from services.billing.adapters import charge_database
 from services.billing.adapters.charge_database import connect
+from services.billing.adapters.reader import Reading
 from services.billing.core.wrong_files import TOO_LARGE
+from shared.messages.invoices import DeliveredFile
 from tests.unit.billing.kit import focus_csv
-from tests.unit.billing.reading import read
+from tests.unit.billing.reading import TERMS, read
 
 OUTSIDE = "/etc/passwd"
 
@@ -93,3 +95,30 @@ def test_a_bad_row_is_told_by_its_number_where_a_column_is_called_so(tmp_path: P
     sql = "SELECT DATE '2026-05-03' AS date, 'r' AS resource, range::VARCHAR || 'x' AS cost, 'USD' AS currency"
     duckdb.execute(f"COPY ({sql}, 9 AS file_row_number FROM range(1)) TO '{path}'")
     assert [(r.line, r.column) for r in read(path).refusals] == [(1, "cost")]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_that_is_called_like_a_column_changes_no_charge(tmp_path: Path, packed: bool) -> None:
+    work = tmp_path / "BilledCost=99" / "ResourceId=other"
+    work.mkdir(parents=True)
+    path = work / "0.file"
+    path.write_bytes(focus_csv({"BilledCost": "1.5", "ResourceId": "mine"}))
+    if packed:
+        (tmp_path / "f.csv").write_bytes(path.read_bytes())
+        duckdb.execute(f"COPY (FROM read_csv('{tmp_path}/f.csv', all_varchar = true)) TO '{path}' (FORMAT parquet)")
+    reading = Reading(work, TERMS)
+    try:
+        reading.read([(DeliveredFile(name="f", sha256="0"), path)])
+        assert [snapshot.billed for snapshot in reading.snapshots] == [Decimal("1.5")]
+        assert reading.query("SELECT resource_id FROM charges") == [("mine",)]
+    finally:
+        reading.close()
+
+
+def test_more_accounts_and_invoices_than_a_list_holds_are_refused() -> None:
+    rows = [{"BillingAccountId": f"a{number}", "InvoiceId": f"I{number}"} for number in range(1001)]
+    assert not read(focus_csv(*rows[:1000])).refusals
+    (refusal,) = read(focus_csv(*rows)).refusals
+    assert refusal.reason.startswith("1,001 accounts, months or invoices, and at most 1,000")
+    (refusal,) = read(focus_csv({"InvoiceId": "I" * 501})).refusals
+    assert refusal.reason.startswith("a name of 501 characters (IIII")
