@@ -59,7 +59,13 @@ class Bills:
             self._failed(str(fault))
             return
         readings = {name: Reading(amount, at) for name, amount in told.items() if name in self._machine_of}
-        counted = self._certain(readings, await self._accruals.last())
+        last = await self._accruals.last()
+        if self._read_at is not None and (new := self._missing & readings.keys() - last.keys()):
+            # The bill had nothing of it at the reading before: all that it says now is for the time since.
+            start = dict.fromkeys(new, Reading(0, self._read_at))
+            await self._accruals.add(start, self._machine_of, self._bill.provider)
+            last |= start
+        counted = self._certain(readings, last)
         await self._accruals.add(counted, self._machine_of, self._bill.provider)
         self._fault, self._read_at = "", at
         self._metrics.readings.labels(self._bill.provider, "read").inc()

@@ -229,6 +229,14 @@ async def test_a_running_bill_that_cannot_be_read_closes_the_gates_that_need_it(
     assert {g.open for g in (await desk.look(1.2, billed=3)).values()} == {True}
 
 
+async def test_a_machine_new_on_the_running_bill_counts_from_its_first_cent(desk: Desk) -> None:
+    await desk.moved("h-1", 6, "ready")
+    desk.hours, desk.bill.told = 5.9, {}
+    await desk.bills.read_on()
+    assert (await desk.look(6.75, 27))[H].spend == 27
+    assert (await desk.look(6.8, 28))[H].spend == 28
+
+
 async def test_in_the_dark_the_gates_stay_open_where_the_operator_chose_so(bus: Bus, database_url: str) -> None:
     async with desk_on(bus, database_url, FLEET + '\nwhen_dark = "open"') as desk:
         await desk.look(0.9)
