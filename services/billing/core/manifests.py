@@ -12,6 +12,7 @@ Google and Oracle write no manifest: all files below the folder are one delivery
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -143,7 +144,7 @@ def _export(name: str, manifest: _Manifest) -> tuple[str, ...]:
 
 def _decode(name: str, content: bytes) -> _Manifest:
     try:
-        return decode(content, _Manifest)
+        return decode(content.removeprefix(BOM_UTF8), _Manifest)
     except Unreadable as error:
         raise Refusal(f"{name}: not a manifest ({error}): wait until the delivery is complete") from error
 

@@ -96,3 +96,9 @@ def test_a_manifest_alone_is_no_invoice() -> None:
     assert plan == Plan((), ("a/part_0.csv",))
     (plan,) = plans(["cur-Manifest.json"], lambda _: b'{"reportKeys": ["a/cur-1.csv.gz"]}')
     assert plan == Plan((), ("a/cur-1.csv.gz",))
+
+
+def test_a_manifest_may_begin_with_a_byte_order_mark() -> None:
+    files = run(f"focus/{SEPTEMBER}/aa")
+    name = f"focus/{SEPTEMBER}/aa/manifest.json"
+    assert found(files | {name: b"\xef\xbb\xbf" + files[name]}) == found(files)
