@@ -76,7 +76,7 @@ def allocate(facts: DayFacts) -> Allocation:
     that came before its hours were over takes the place of nothing: the larger of it and the accrual counts.
     """
     sums = DaySums(facts)
-    for kind, charge in grouped(facts.rows, facts.fleet.owner, facts.now).items():
+    for kind, charge in grouped(facts.rows, facts.fleet.owner, facts.day, facts.now).items():
         sums.add(kind, charge)
     basis = Basis(use=sums.use, tier_of=facts.fleet.tier_of, prices=facts.prices, told=facts.accruals)
     machines = sorted({*facts.times, *facts.accruals})
@@ -87,7 +87,8 @@ def allocate(facts: DayFacts) -> Allocation:
     uncertain: set[str] = set()
     for machine in machines:
         free = without(facts.day, sums.billed_hours.get(machine, []))
-        if not (facts.settled and (machine in sums.named or machine in facts.on_bill)):
+        settled = facts.settled and (machine in sums.named or machine in facts.on_bill)
+        if not (settled or facts.fleet.is_billed_by_tag(machine, sums.tagged_after)):
             found = basis.beyond(machine, free, sums.early.get(machine, {}))
             accrued += found.total()
             sums.estimated[machine] = tier_sums(found)

@@ -72,7 +72,11 @@ class Fleet:
         """
         if machine not in self.tier_of or machine in self.never_billed:
             return False
-        return machine in self.machine_of.values() or self.tier_of[machine] not in tagged
+        return not self.is_billed_by_tag(machine, tagged)
+
+    def is_billed_by_tag(self, machine: str, tagged: Collection[str]) -> bool:
+        """Whether it has no id by which a charge could be its own, and its tier has charges by its tag."""
+        return machine not in self.machine_of.values() and self.tier_of.get(machine) in tagged
 
     def of_resource(self, resource_id: str | None) -> Direct | None:
         """Whose a resource is by its id alone."""

@@ -110,8 +110,12 @@ def is_early(row: CostRow, now: int) -> bool:
     return _arrival(row, now) < _whole_hours(row.charge_start, row.charge_end).end
 
 
-def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], now: int) -> dict[Kind, Charge]:
-    """By kind, in the order in which they come."""
+def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], day: Window, now: int) -> dict[Kind, Charge]:
+    """By kind, in the order in which they come.
+
+    As long as the day goes on, a charge longer than a day is taken for one that came early: it may have ended a while
+    ago, and still does not say what its machine costs in an hour.
+    """
     owners: dict[tuple[str | None, ...], Owner] = {}
     found: dict[Kind, Charge] = {}
     for row in rows:
@@ -121,7 +125,8 @@ def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], now: int
         per_hour = UNITS_PER_HOUR.get((row.consumed_unit or "").strip().lower(), 0)
         start, end = _span(row, whose)
         is_machines = isinstance(whose, Direct) and whose.machine is not None
-        arrived = _arrival(row, now) // HOUR * HOUR if is_machines and is_early(row, now) else None
+        early = is_early(row, now) or (now < day.end and row.charge_end - row.charge_start > DAY)
+        arrived = _arrival(row, now) // HOUR * HOUR if is_machines and early else None
         kind = Kind(start, end, whose, row.category, row.service_category, per_hour > 0, row.per_usd, arrived)
         if (charge := found.get(kind)) is None:
             charge = found[kind] = Charge()

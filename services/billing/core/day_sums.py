@@ -67,6 +67,8 @@ class DaySums:
     """The machines that any charge is for."""
     tagged: set[str] = field(default_factory=set)
     """The tiers with charges for use that only a tag attributes."""
+    tagged_after: set[str] = field(default_factory=set)
+    """Those of them with such charges that came when the day was over."""
     _owned: dict[Whose, Counter[Part]] = field(default_factory=dict)
     """`parts` by whose they are."""
     _adjustments: Counter[tuple[Whose, bool]] = field(default_factory=Counter)
@@ -101,6 +103,8 @@ class DaySums:
             self.named.add(kind.machine)
         elif kind.is_for_use:
             self.tagged.add(kind.owner.tier)
+            if charge.arrived >= day.end:
+                self.tagged_after.add(kind.owner.tier)
         if kind.category != "Usage" or (charge.is_refund and not self._use_in(kind).billable):
             self._adjustments[(kind.owner.tier, kind.machine), is_credit] += cost
         else:

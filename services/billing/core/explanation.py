@@ -119,7 +119,7 @@ def _charges(facts: DayFacts, origins: Iterable[Origin]) -> dict[_Bearer, dict[L
     for (owner, label), rows in alike.items():
         bearer = owner if isinstance(owner, str) else (owner.tier, owner.machine)
         tally = found.setdefault(bearer, {}).setdefault(label, Tally())
-        for kind, charge in grouped(rows, facts.fleet.owner, facts.now).items():
+        for kind, charge in grouped(rows, facts.fleet.owner, facts.day, facts.now).items():
             tally.amount += day_part(charge.billed, kind, facts.day)
             tally.charges += charge.rows
     return found

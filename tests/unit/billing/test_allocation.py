@@ -34,7 +34,7 @@ def allocated(*rows: CostRow, day: Window = DAY_WINDOW, **more: Any) -> Allocati
 
 def day_part(day: Window, *rows: CostRow) -> int:
     """What of the rows falls on the day."""
-    found = charges.grouped(rows, FLEET.owner, LATER).items()
+    found = charges.grouped(rows, FLEET.owner, DAY_WINDOW, LATER).items()
     return sum(charges.day_part(charge.billed, kind, day) for kind, charge in found)
 
 

@@ -98,7 +98,7 @@ def test_a_charge_without_length_that_counts_hours_is_unexplained() -> None:
 
 def test_charges_alike_but_for_their_parent_have_owners_of_their_own() -> None:
     disks = [charge("1", resource_id="x", parent_id=parent) for parent in ("i-a", "i-b", None)]
-    assert len(grouped(disks, FLEET.owner, LATER)) == 3
+    assert len(grouped(disks, FLEET.owner, DAY_WINDOW, LATER)) == 3
     assert tiers(allocated(*disks)) == {"A": 1, "B": 1}
 
 

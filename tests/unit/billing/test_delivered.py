@@ -15,11 +15,11 @@ from services.billing.core.day_sums import DayFacts
 from services.billing.core.days import DAY, Window, day_of
 from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import MachineTime
-from services.billing.core.money import units
+from services.billing.core.money import units, usd
 from services.billing.core.period import complete_through, make_period
 from shared.messages.billing import DayReport
 from tests.unit.billing.kit import DAY_WINDOW, FLEET, LATER, charge, hours
-from tests.unit.billing.test_allocation import AWAKE, life
+from tests.unit.billing.test_allocation import AWAKE, allocated, life
 from tests.unit.billing.test_day_report import WEIGHTS, M, figured, reported, served, told
 from tests.unit.billing.test_day_time import PRICE, accrual
 
@@ -104,6 +104,16 @@ def test_a_machine_without_an_id_is_billed_by_the_tag_of_its_tier() -> None:
     assert missing(tagged, times=AWAKE, fleet=nameless) == []
     assert missing(times=AWAKE, fleet=nameless) == [("a-1", None)]
     assert missing(tagged, times=AWAKE) == [("a-1", None)]
+
+
+def test_a_tier_s_tagged_bill_of_a_day_that_was_over_replaces_its_estimate() -> None:
+    nameless, prices = replace(FLEET, machine_of={"i-b": "b-1"}), {"A": units(Decimal(9))}
+    tagged = charge("180", resource_id="x", tags='{"tier": "A"}')
+    assert usd(allocated(tagged, times=AWAKE, fleet=nameless, prices=prices).spend) == 180
+    early = replace(tagged, arrived=hours(12, 12).start)
+    estimated = usd(allocated(times=AWAKE, fleet=nameless, prices=prices).spend)
+    assert estimated > 0
+    assert usd(allocated(early, times=AWAKE, fleet=nameless, prices=prices).spend) == 180 + estimated
 
 
 def test_what_is_known_is_told_and_every_sum_with_the_missing_bill_is_null() -> None:

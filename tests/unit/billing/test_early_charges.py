@@ -55,6 +55,14 @@ def test_a_month_long_licence_of_a_cent_a_day_hides_no_machine() -> None:
     assert state_of(at_six(licence)) == "estimated"
 
 
+def test_a_month_that_ended_today_hides_no_machine_of_today() -> None:
+    licence = charge("31", "2026-04-02T07:00:00Z", "2026-05-03T07:00:00Z", arrived=moment("2026-05-03T08:00:00Z"))
+    of_today = Decimal(31) * 7 / (31 * 24)
+    assert abs(usd(at_six(licence).spend) - 18 * 36 - of_today) < Decimal("0.000001")
+    over = allocated(licence, times=AWAKE, prices=PRICES)
+    assert usd(over.spend) < 18 * 36, "a day that is over costs what its bill says"
+
+
 def test_a_charge_of_today_above_the_estimate_of_its_hours_counts_and_the_estimate_goes_on() -> None:
     assert usd(at_six(charge("500", arrived=NOON)).spend) == 500 + 6 * 36
 
