@@ -162,17 +162,19 @@ def _shares(report: Report, width: int) -> Iterator[RenderableType]:
 
 
 def _causes(report: Report, *, wide: bool) -> Table:
-    places, whole = places_of(report.causes.values()), report.spend or report.spend_known or Decimal(1)
+    places, whole = places_of(report.causes.values()), report.spend or report.spend_known
 
     def row(name: str, amount: Decimal, bar: str) -> Row:
-        return (name, bar, usd(amount, places)) if wide else (name, usd(amount, places))
+        share = f"{amount / whole:.1%}" if whole else ""
+        return (name, bar, usd(amount, places), share) if wide else (name, usd(amount, places))
 
     rows = []
     for cause in CAUSES:
         amount = report.causes.get(cause, Decimal(0))
-        rows.append(row(CAUSE_WORDS[cause][0].lower(), amount, "█" * max(0, min(BAR, round(amount / whole * BAR)))))
+        length = round(amount / whole * BAR) if whole else 0
+        rows.append(row(CAUSE_WORDS[cause][0].lower(), amount, "█" * max(0, min(BAR, length))))
     sums = [row("sum" if report.spend is not None else "known of it", _sum(report.causes.values()), "")]
-    return table(("cause", "", "USD") if wide else ("cause", "USD"), rows, sums, texts=2 if wide else 1)
+    return table(("cause", "", "USD", "share") if wide else ("cause", "USD"), rows, sums, texts=2 if wide else 1)
 
 
 def _tiers(report: Report, *, wide: bool) -> Table:
