@@ -36,6 +36,18 @@ class Memory:
         self.used += size_bytes
         return True
 
+    def move(self, before: str, owner: str, size_bytes: int) -> bool:
+        """Count bytes that are held for one owner for another. False: that one has no room, and nothing was moved."""
+        if owner == before:
+            return True
+        used = self.used_by(owner) + size_bytes
+        if owner != ANONYMOUS and (used > self.most_per_owner or self.used > self.most):
+            return False
+        self.give_back(before, size_bytes)
+        self._by_owner[owner] = used
+        self.used += size_bytes
+        return True
+
     def give_back(self, owner: str, size_bytes: int) -> None:
         """Bytes that were taken have been released."""
         left = self._by_owner[owner] - size_bytes
@@ -65,12 +77,8 @@ class Held:
 
     def move_to(self, owner: str) -> bool:
         """Its key is known now. False: that key has no room for it, and it stays where it is."""
-        size_bytes, before = self.size_bytes, self.owner
-        if size_bytes:
-            self._memory.give_back(before, size_bytes)
-            if not self._memory.take(owner, size_bytes):
-                self._memory.take(before, size_bytes)
-                return False
+        if self.size_bytes and not self._memory.move(self.owner, owner, self.size_bytes):
+            return False
         self.owner = owner
         return True
 

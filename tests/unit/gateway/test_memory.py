@@ -39,6 +39,18 @@ def test_no_owner_and_no_sum_passes_its_bound_and_nothing_is_lost(steps: list[tu
     assert memory.used == 0
 
 
+def test_what_finds_no_room_elsewhere_stays_counted_where_it_is() -> None:
+    memory = Memory(100, 40)
+    nobody, one = Held(memory), Held(memory, "a")
+    assert one.grow(37)
+    assert nobody.grow(64), "what is nobody's yet is never refused"
+    assert not one.move_to("b")
+    assert (memory.used, memory.used_by("a")) == (101, 37)
+    assert one.move_to("a")
+    one.release()
+    assert memory.used == 64
+
+
 def test_one_owner_leaves_room_for_the_others() -> None:
     memory = Memory(100, 25)
     greedy = Held(memory, "a")
