@@ -15,8 +15,9 @@ SEED = 7
 LONG = pytest.mark.long
 
 
+@LONG
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("postgres", [False, pytest.param(True, marks=LONG)], ids=["sqlite", "postgresql"])
+@pytest.mark.parametrize("postgres", [False, True], ids=["sqlite", "postgresql"])
 async def test_without_a_killed_gateway_nothing_is_lost_and_nothing_counted_twice(
     tmp_path: Path, postgres: bool
 ) -> None:
@@ -28,7 +29,7 @@ async def test_without_a_killed_gateway_nothing_is_lost_and_nothing_counted_twic
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("postgres", [pytest.param(False, marks=LONG), True], ids=["sqlite", "postgresql"])
+@pytest.mark.parametrize("postgres", [False, pytest.param(True, marks=LONG)], ids=["sqlite", "postgresql"])
 async def test_a_killed_gateway_loses_no_more_than_it_had_under_way(tmp_path: Path, postgres: bool) -> None:
     verdict = await proof(tmp_path, SEED, SECONDS, postgres=postgres, gateways=True, say=print)
     print(verdict)

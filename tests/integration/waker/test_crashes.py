@@ -176,6 +176,7 @@ async def test_falling_asleep_is_not_asked_twice(bus: JetStreamBus, nats_url: st
         one_engine_at_a_time(house.lives())
 
 
+@pytest.mark.long
 async def test_what_the_operator_woke_stays_awake(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> None:
     async with two_wakers(bus, nats_url, tmp_path, "--load", "1", idle="1s") as house:
         async with house.at(lambda record: record.phase == "loading", kill(house)) as killed:
