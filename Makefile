@@ -38,7 +38,7 @@ demo: setup ## The whole job end to end on real parts, shown step by step
 up: setup ## The whole suite on this host, until Ctrl-C
 	@$(BIN)/spotinference up
 
-test: $(BIN)/.dev-ready ## The tests, in parallel, in some 10 minutes
+test: $(BIN)/.dev-ready ## The tests, in parallel, in some 11 minutes
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not long" --durations 20
 
 test-all: check $(BIN)/.dev-ready ## Everything that can be checked, the long tests included

@@ -28,7 +28,7 @@ async def test_the_demo_shows_the_whole_job(tmp_path: Path) -> None:
     for step in ("is asleep", "asleep → waking", "waking → ready", "tokens/s", "falling_asleep → asleep", "is gone"):
         assert step in output, output
     assert output.count("  equal\n") == 2, "the engine's count and the invoice"
-    assert re.search(r"^unexplained +0\.0+$", output, re.MULTILINE), "only what happened is charged for"
+    assert re.search(r"^unexplained +0\.0+ +0\.0%$", output, re.MULTILINE), "only what happened is charged for"
     served = re.search(r"([\d,]+) tokens served", output)
     assert served is not None
     assert int(served[1].replace(",", "")) > 3000, "enough for the cost of a million to mean something"
