@@ -52,7 +52,10 @@ class CloudRig(Rig, Protocol):
 
 
 async def sight(rig: Rig, machine: str | None = None) -> Sight:
-    return (await rig.provider.look()).sights[machine or rig.machine]
+    """The machine as the first look that includes it shows it: an engine that is just ending may leave one out."""
+    name = machine or rig.machine
+    looks = await until(rig.provider.look, lambda looks: name in looks.sights)
+    return looks.sights[name]
 
 
 async def reach(rig: Rig, *powers: Power) -> Sight:

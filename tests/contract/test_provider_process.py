@@ -13,7 +13,7 @@ import pytest
 from services.waker.adapters.process import LocalMachine, LocalMachines
 from services.waker.adapters.sleep_mode import SleepingMachine
 from services.waker.ports import CallResult
-from tests.contract.providers import ProviderContract, reach
+from tests.contract.providers import ProviderContract, reach, sight
 from tests.kit.waiting import until
 
 ENGINE = """
@@ -87,10 +87,7 @@ async def sleeping(tmp_path: Path) -> AsyncIterator[SleepingRig]:
     yield rig
     await rig.provider.close()
     await rig.provider.stop("m1", force=True)
-    # What just ends may not say how it is.
-    await until(
-        rig.provider.look, lambda looks: "m1" in looks.sights and looks.sights["m1"].provider_state == "stopped"
-    )
+    await until(lambda: sight(rig), lambda seen: seen.provider_state == "stopped")
     os.close(write_end)
     os.close(read_end)
 
