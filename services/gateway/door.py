@@ -8,7 +8,7 @@ from typing import Protocol
 from services.gateway.access_log import AccessLog
 from services.gateway.adapters.activity import ActivityReporter
 from services.gateway.adapters.demand import Demand
-from services.gateway.adapters.engines import Engines
+from services.gateway.adapters.engine_client import EngineClient
 from services.gateway.adapters.limit_talk import LimitTalk
 from services.gateway.adapters.outbox import Outbox
 from services.gateway.adapters.usage_sender import UsageSender
@@ -53,7 +53,7 @@ class Door:
     gates: GateView
     demand: Demand
     activity: ActivityReporter
-    engines: Engines
+    engines: EngineClient
     engine_keys: EngineKeys
     outbox: Outbox
     sender: UsageSender

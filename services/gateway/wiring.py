@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from services.gateway.access_log import AccessLog
 from services.gateway.adapters.activity import ActivityReporter
 from services.gateway.adapters.demand import Demand
-from services.gateway.adapters.engines import Engines
+from services.gateway.adapters.engine_client import EngineClient
 from services.gateway.adapters.limit_talk import LimitTalk
 from services.gateway.adapters.outbox import Outbox
 from services.gateway.adapters.outbox_folders import adopt_left_behind, outbox_folder
@@ -21,7 +21,7 @@ from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.door import Door
 from services.gateway.http.front import TICK_SECONDS, Front
 from services.gateway.metrics import Metrics
-from services.gateway.turn import Turn
+from services.gateway.write_batcher import WriteBatcher
 from shared.budget import GateView
 from shared.bus.topology import BUDGET, FLEET, KEYS, MONTHS, WAKES
 from shared.bus.view import View
@@ -129,7 +129,7 @@ def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth], wakes: View[
             written=lambda: outbox.next_seq - 1,
             now=runtime.now,
         ),
-        engines=Engines(config.gateway, Turn()),
+        engines=EngineClient(config.gateway, WriteBatcher()),
         engine_keys=EngineKeys(config),
         outbox=outbox,
         sender=UsageSender(bus, outbox, runtime.monotonic, limits.confirmed),

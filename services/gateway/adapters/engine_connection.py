@@ -8,7 +8,7 @@ import structlog
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from services.gateway.core.request import Piece
-from services.gateway.turn import Turn
+from services.gateway.write_batcher import WriteBatcher
 
 MAX_HEAD_BYTES = 64 * 1024
 """Bytes in a row that bring nothing of a body: interim answers, a head, a chunk's extensions, trailers. No engine sends
@@ -39,6 +39,7 @@ class EngineConnection(asyncio.Protocol):
     """`send`, and wait for the one who asked to be told; then again."""
 
     __slots__ = (
+        "_batcher",
         "_bodiless",
         "_call",
         "_complete",
@@ -50,14 +51,13 @@ class EngineConnection(asyncio.Protocol):
         "_reusable",
         "_sink",
         "_transport",
-        "_turn",
         "alive",
     )
 
-    def __init__(self, turn: Turn) -> None:
-        self._turn = turn
+    def __init__(self, batcher: WriteBatcher) -> None:
+        self._batcher = batcher
         self._call: Answered | None = None
-        self._sink: Callable[[bytes], None] = nobody
+        self._sink: Callable[[bytes], None] = discard
         self._headers: dict[bytes, bytes] = {}
         self._bodiless = 0
         """Bytes since a piece of a body came."""
@@ -76,17 +76,17 @@ class EngineConnection(asyncio.Protocol):
         self._bodiless = 0
         self._complete = self._has_head = self._paused = False
         if len(request) == 1:
-            self._turn.write(self._transport, request[0])
+            self._batcher.write(self._transport, request[0])
         else:
             # In one go: an engine that refuses by the head alone, and closes, would break the write of what follows,
             # and its answer would be lost with it.
-            self._turn.flush()
+            self._batcher.flush()
             self._transport.writelines(request)
 
     def abort(self) -> None:
         """Nothing is told any more."""
         self._call = None
-        self._sink = nobody
+        self._sink = discard
         self.alive = False
         self._transport.abort()
 
@@ -193,7 +193,7 @@ class EngineConnection(asyncio.Protocol):
         # What comes before the answer proper, such as 100 or 103, is a message of its own.
         if not self._complete and self._parser.get_status_code() >= 200:
             self._complete = True
-            self._sink = nobody
+            self._sink = discard
             self._reusable = self._parser.should_keep_alive()
 
     def _ends_with_connection(self) -> bool:
@@ -202,5 +202,5 @@ class EngineConnection(asyncio.Protocol):
         return self._has_head and not known
 
 
-def nobody(_data: bytes) -> None:
+def discard(_data: bytes) -> None:
     """Takes what belongs to no answer."""

@@ -35,6 +35,7 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_advancing",
         "_application",
+        "_batcher",
         "_incoming",
         "_lingering",
         "_on_read",
@@ -42,14 +43,13 @@ class ClientConnection(asyncio.Protocol):
         "_peer",
         "_serving",
         "_transport",
-        "_turn",
         "_unsent",
         "deadline",
     )
 
     def __init__(self, application: Application) -> None:
         self._application = application
-        self._turn = application.turn
+        self._batcher = application.batcher
         self._incoming = Incoming(application.settings, application.memory, self._begin)
         self._serving: Serving | None = None
         self._advancing = self._lingering = self._paused = False
@@ -77,7 +77,7 @@ class ClientConnection(asyncio.Protocol):
             self._advance()
 
     def eof_received(self) -> bool:
-        self._turn.flush()  # one who sends no more may still read what is answered already
+        self._batcher.flush()  # one who sends no more may still read what is answered already
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
@@ -116,33 +116,33 @@ class ClientConnection(asyncio.Protocol):
         length = b"Content-Length: %d\r\n\r\n" if keep else b"Content-Length: %d\r\nConnection: close\r\n\r\n"
         answer_head = self._head(request, status, fields) + length % len(body)
         if request.method == "HEAD":
-            self._turn.write(self._transport, answer_head)
+            self._batcher.write(self._transport, answer_head)
         elif len(body) <= MOST_JOINED_BYTES:
-            self._turn.write(self._transport, answer_head + body)
+            self._batcher.write(self._transport, answer_head + body)
         else:
-            self._turn.write(self._transport, answer_head)
-            self._turn.write(self._transport, body)
+            self._batcher.write(self._transport, answer_head)
+            self._batcher.write(self._transport, body)
         self._when_read(on_read)
         self._answered(request, keep=keep)
 
     def start(self, request: Request, status: int, fields: bytes) -> None:
         """The head of an answer that comes in pieces."""
         ending = b"Transfer-Encoding: chunked\r\n\r\n" if request.version == "1.1" else b"Connection: close\r\n\r\n"
-        self._turn.write(self._transport, self._head(request, status, fields) + ending)
+        self._batcher.write(self._transport, self._head(request, status, fields) + ending)
 
     def send(self, request: Request, data: bytes) -> None:
         """One piece of it; may not be empty."""
-        self._turn.write(self._transport, b"%x\r\n%b\r\n" % (len(data), data) if request.version == "1.1" else data)
+        self._batcher.write(self._transport, b"%x\r\n%b\r\n" % (len(data), data) if request.version == "1.1" else data)
 
     def end(self, request: Request, on_read: Callable[[], None] | None = None) -> None:
         if request.version == "1.1":
-            self._turn.write(self._transport, head.LAST_PIECE)
+            self._batcher.write(self._transport, head.LAST_PIECE)
         self._when_read(on_read)
         self._answered(request, keep=self._keeps(request))
 
     def proceed(self) -> None:
         """Answer `Expect: 100-continue`."""
-        self._turn.write(self._transport, head.CONTINUE)
+        self._batcher.write(self._transport, head.CONTINUE)
 
     # From the front.
 
@@ -167,7 +167,7 @@ class ClientConnection(asyncio.Protocol):
     def close_idle(self) -> None:
         """The gateway is leaving."""
         if not self._incoming.requests and not self._incoming.in_head:
-            self._turn.flush()
+            self._batcher.flush()
             self._transport.close()
 
     def abort(self) -> None:
@@ -270,7 +270,7 @@ class ClientConnection(asyncio.Protocol):
             self._advance()
         elif request.complete:
             self._lingering = True
-            self._turn.flush()
+            self._batcher.flush()
             self._unsent = self._transport.get_write_buffer_size()
             self.deadline = self._application.now + self._application.settings.write_timeout
             self._transport.close()
@@ -281,7 +281,7 @@ class ClientConnection(asyncio.Protocol):
         """What still comes is read and dropped, until the client closes or its time is up."""
         self._lingering = True
         self.deadline = self._application.now + LINGER_SECONDS
-        self._turn.flush()
+        self._batcher.flush()
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
 

@@ -32,7 +32,7 @@ class Front:
         self._door = door
         self._monotonic = monotonic
         self.settings = door.config.gateway
-        self.turn = door.engines.turn
+        self.batcher = door.engines.batcher
         self.memory = door.memory
         self.connections: set[ClientConnection] = set()
         self._disconnected = asyncio.Event()

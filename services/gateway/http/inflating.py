@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from services.gateway.adapters.engines import Call
+from services.gateway.adapters.engine_client import EngineCall
 from services.gateway.core.content_coding import MAX_INFLATED, Inflater, Undecodable
 from services.gateway.http.answer import AnswerOwner, StreamAnswer, WholeAnswer
 
@@ -32,7 +32,7 @@ class Inflating:
     )
 
     def __init__(
-        self, inflater: Inflater, answer: StreamAnswer | WholeAnswer, owner: AnswerOwner, call: Call | None
+        self, inflater: Inflater, answer: StreamAnswer | WholeAnswer, owner: AnswerOwner, call: EngineCall | None
     ) -> None:
         self._inflater = inflater
         self._feed = answer.feed

@@ -6,7 +6,7 @@ from services.gateway.core.cors import Cors
 from services.gateway.core.errors import ApiError
 from services.gateway.core.memory import Memory
 from services.gateway.http.request import Request
-from services.gateway.turn import Turn
+from services.gateway.write_batcher import WriteBatcher
 from shared.config import GatewaySection
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Application(Protocol):
 
     settings: GatewaySection
     memory: Memory
-    turn: Turn
+    batcher: WriteBatcher
     now: float
     """Monotonic seconds, as of the last tick."""
     every_answer: bytes

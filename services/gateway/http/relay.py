@@ -9,8 +9,8 @@ from functools import partial
 
 import structlog
 
-from services.gateway.adapters.engine_connection import nobody
-from services.gateway.adapters.engines import Call
+from services.gateway.adapters.engine_client import EngineCall
+from services.gateway.adapters.engine_connection import discard
 from services.gateway.core import errors
 from services.gateway.core.content_coding import IDENTITY, Inflater, Undecodable
 from services.gateway.core.engine_error import EngineError, is_machine_failure
@@ -72,7 +72,7 @@ class Relay:
         self._model = model
         self._path = path
         self._tally = tally
-        self._call: Call | None = None
+        self._call: EngineCall | None = None
         self._may_move = True
         self._answer: StreamAnswer | WholeAnswer | None = None
         self._inflating: Inflating | None = None
@@ -129,7 +129,7 @@ class Relay:
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
         with self._guarded():
             return self._on_head(status, headers)
-        return nobody
+        return discard
 
     def on_end(self) -> None:
         if self._inflating is None or not self._inflating.postpone(self.on_end):
@@ -217,7 +217,7 @@ class Relay:
         if is_machine_failure(status):
             self._blame(str(status))
             if self._move():
-                return nobody
+                return discard
         coding = headers.get(b"content-encoding", IDENTITY).strip().lower()
         inflater = Inflater(coding) if coding != IDENTITY else None
         self._asked.body = b""  # it is not sent again, and a long stream need not hold it

@@ -12,7 +12,7 @@ import structlog
 
 from services.gateway.adapters.engine_connection import EngineConnection
 from services.gateway.core.request import Piece
-from services.gateway.turn import Turn
+from services.gateway.write_batcher import WriteBatcher
 from shared.config import GatewaySection
 
 KEEPALIVE_SECONDS = 4.0
@@ -35,7 +35,7 @@ class Receiver(Protocol):
         """No more will come. `unreachable`: no connection to the engine could be made."""
 
 
-class Call:
+class EngineCall:
     """One request to one engine. `abort` ends it and, by closing the connection, the engine's work on it."""
 
     __slots__ = (
@@ -52,7 +52,7 @@ class Call:
         "written",
     )
 
-    def __init__(self, engines: "Engines", origin: str, request: list[Piece], receiver: Receiver) -> None:
+    def __init__(self, engines: "EngineClient", origin: str, request: list[Piece], receiver: Receiver) -> None:
         self._engines = engines
         self.origin = origin
         self._request = request
@@ -168,21 +168,21 @@ class Call:
         self.receiver.on_lost(reason, unreachable=unreachable)
 
 
-class Engines:
+class EngineClient:
     """All calls of this process. Its owner calls `tick`, which gives time and ends what takes too long."""
 
-    def __init__(self, settings: GatewaySection, turn: Turn) -> None:
+    def __init__(self, settings: GatewaySection, batcher: WriteBatcher) -> None:
         self.settings = settings
-        self.turn = turn
+        self.batcher = batcher
         self.now = 0.0
         """Monotonic seconds, as of the last tick."""
-        self.calls: set[Call] = set()
+        self.calls: set[EngineCall] = set()
         self._idle: dict[str, deque[tuple[float, EngineConnection]]] = {}
         """The one used last is at the right."""
 
-    def call(self, origin: str, request: list[Piece], receiver: Receiver) -> Call:
+    def call(self, origin: str, request: list[Piece], receiver: Receiver) -> EngineCall:
         """Send a whole HTTP request, head and body, in pieces."""
-        call = Call(self, origin, request, receiver)
+        call = EngineCall(self, origin, request, receiver)
         self.calls.add(call)
         call.begin()
         return call
@@ -217,7 +217,7 @@ class Engines:
         port = where.port or (443 if secure else 80)
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
-            lambda: EngineConnection(self.turn), where.hostname or "", port, ssl=secure
+            lambda: EngineConnection(self.batcher), where.hostname or "", port, ssl=secure
         )
         return connection
 

@@ -1,9 +1,9 @@
-"""What a turn of the loop has to say goes out at its end, in order, and not without bound."""
+"""What an iteration of the loop writes goes out at its end, in order, and not without bound."""
 
 import asyncio
 from typing import cast
 
-from services.gateway.turn import MOST_BYTES, Turn
+from services.gateway.write_batcher import MAX_QUEUED_BYTES, WriteBatcher
 
 
 class Wire:
@@ -25,48 +25,57 @@ def wires() -> tuple[Wire, asyncio.Transport]:
     return wire, cast("asyncio.Transport", wire)
 
 
-async def end_of_turn() -> None:
+async def end_of_iteration() -> None:
     await asyncio.sleep(0)
 
 
 async def test_it_goes_out_at_the_end_of_the_turn_in_order() -> None:
-    turn = Turn()
+    batcher = WriteBatcher()
     (one, first), (other, second) = wires(), wires()
-    turn.write(first, b"a")
-    turn.write(second, b"x")
-    turn.write(first, b"b")
+    batcher.write(first, b"a")
+    batcher.write(second, b"x")
+    batcher.write(first, b"b")
     assert (one.written, other.written) == ([], [])
-    await end_of_turn()
+    await end_of_iteration()
     assert (one.written, other.written) == ([b"a", b"b"], [b"x"])
-    turn.write(first, b"c")
-    await end_of_turn()
+    batcher.write(first, b"c")
+    await end_of_iteration()
     assert one.written == [b"a", b"b", b"c"]
 
 
 async def test_a_flush_takes_all_and_leaves_nothing_for_the_end() -> None:
-    turn = Turn()
+    batcher = WriteBatcher()
     wire, transport = wires()
-    turn.write(transport, b"a")
-    turn.flush()
+    batcher.write(transport, b"a")
+    batcher.flush()
     assert wire.written == [b"a"]
-    await end_of_turn()
+    await end_of_iteration()
     assert wire.written == [b"a"]
 
 
 async def test_much_goes_out_at_once() -> None:
-    turn = Turn()
+    batcher = WriteBatcher()
     wire, transport = wires()
-    turn.write(transport, b"a" * MOST_BYTES)
+    batcher.write(transport, b"a" * MAX_QUEUED_BYTES)
     assert wire.written == []
-    turn.write(transport, b"b")
-    assert [len(data) for data in wire.written] == [MOST_BYTES, 1]
+    batcher.write(transport, b"b")
+    assert [len(data) for data in wire.written] == [MAX_QUEUED_BYTES, 1]
 
 
 async def test_a_closed_transport_is_told_nothing() -> None:
-    turn = Turn()
+    batcher = WriteBatcher()
     (gone, first), (there, second) = wires(), wires()
-    turn.write(first, b"a")
-    turn.write(second, b"b")
+    batcher.write(first, b"a")
+    batcher.write(second, b"b")
     gone.closed = True
-    await end_of_turn()
+    await end_of_iteration()
     assert (gone.written, there.written) == ([], [b"b"])
+
+
+async def test_before_flush_is_called_once_before_the_first_write() -> None:
+    wire, transport = wires()
+    batcher = WriteBatcher(before_flush=lambda: wire.written.append(b"before"))
+    batcher.write(transport, b"a")
+    batcher.write(transport, b"b")
+    await end_of_iteration()
+    assert wire.written == [b"before", b"a", b"b"]
