@@ -17,7 +17,7 @@ from services.gateway.core.hold import Hold
 from services.gateway.core.limits import Limits, Use
 from services.gateway.core.memory import Memory
 from services.gateway.core.request import LARGE_BYTES, Asked, parse, parse_in_steps
-from services.gateway.core.tally import Tally
+from services.gateway.core.usage_record import UsageRecord
 from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.metrics import Metrics
 from services.gateway.step_runner import StepRunner
@@ -168,7 +168,7 @@ class Door:
         """Header lines that tell how the key stands; none for a key without limits."""
         return self.limits.fields(key, self.now()) if key.limited else b""
 
-    def record(self, tally: Tally, use: Use | None) -> None:
+    def record(self, tally: UsageRecord, use: Use | None) -> None:
         """One request's usage: on disk when this returns, on its way to the ledger."""
         seq = self.outbox.next_seq
         event = tally.event(self.outbox.source, seq, self.now())

@@ -9,7 +9,7 @@ from services.gateway.core.errors import ApiError
 from services.gateway.core.hold import Ticket
 from services.gateway.core.limits import Refusal, Unsettled, Use
 from services.gateway.core.request import Asked
-from services.gateway.core.tally import Tally
+from services.gateway.core.usage_record import UsageRecord
 from services.gateway.door import Door
 from services.gateway.http.request import AUTHORIZATION, Request
 from services.gateway.http.waiting import Waiting, outlook_of
@@ -48,7 +48,7 @@ class Admission:
         model: Model,
         *,
         asked: Asked,
-        tally: Tally,
+        tally: UsageRecord,
         on_place: Callable[[MachineRecord], None],
         on_word: Callable[[bytes], None],
         on_fail: Callable[[ApiError], None],

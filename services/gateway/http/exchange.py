@@ -9,7 +9,7 @@ import structlog
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
 from services.gateway.core.request import Asked
-from services.gateway.core.tally import Tally
+from services.gateway.core.usage_record import UsageRecord
 from services.gateway.door import Door
 from services.gateway.http.admission import Admission
 from services.gateway.http.answer import WholeAnswer
@@ -50,7 +50,7 @@ class Exchange:
         self._request = request
         self._key = key
         self._path = path
-        self._tally = Tally(request.id, key.id, request.arrived)
+        self._tally = UsageRecord(request.id, key.id, request.arrived)
         self._asked: Asked
         self._model: Model
         self._admission: Admission | None = None
@@ -79,7 +79,7 @@ class Exchange:
                     "background", "`background` is not supported: leave it out, or give false."
                 )
             self._model = door.model(self._asked.model, self._key)
-            self._tally.asked(self._model.name, self._asked)
+            self._tally.on_parsed(self._model.name, self._asked)
             door.admit(self._model.name)
             wait = wake_limit(self._request.header(b"x-wake-timeout"), door.config.gateway.hold_cap)
             self._admission = Admission(

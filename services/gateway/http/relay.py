@@ -17,8 +17,8 @@ from services.gateway.core.engine_error import EngineError, is_machine_failure
 from services.gateway.core.memory import Held
 from services.gateway.core.request import Asked
 from services.gateway.core.stream import StreamReader
-from services.gateway.core.tally import Tally
 from services.gateway.core.usage import NOTHING, Count
+from services.gateway.core.usage_record import UsageRecord
 from services.gateway.door import Door
 from services.gateway.http.answer import EVENT_STREAM, StreamAnswer, WholeAnswer
 from services.gateway.http.connection import ClientConnection
@@ -62,7 +62,7 @@ class Relay:
         asked: Asked,
         model: Model,
         path: str,
-        tally: Tally,
+        tally: UsageRecord,
     ) -> None:
         self._owner = owner
         self._door = door
@@ -205,7 +205,7 @@ class Relay:
         if another is None:
             return False
         self.hang_up()
-        self._tally.moves()
+        self._tally.on_failover()
         self._door.machine_left(self.machine.machine)
         self._door.metrics.failovers += 1
         self._tally.status = 0

@@ -1,6 +1,6 @@
 """What is told of each request once its answer is decided: a number in the metrics, a line in the log."""
 
-from services.gateway.core.tally import Tally
+from services.gateway.core.usage_record import UsageRecord
 from services.gateway.door import Door
 from services.gateway.http.request import Request
 
@@ -11,7 +11,7 @@ MAX_PATH = 200
 
 
 def told(
-    door: Door, request: Request, status: int, code: str, *, key_id: str | None, tally: Tally | None = None
+    door: Door, request: Request, status: int, code: str, *, key_id: str | None, tally: UsageRecord | None = None
 ) -> None:
     """`code`: of an error of ours, else empty. `tally`: of a request that was for an engine."""
     door.metrics.answers[status, code] += 1

@@ -14,7 +14,7 @@ from services.gateway.core.errors import ApiError
 from services.gateway.core.hold import Hold
 from services.gateway.core.memory import Memory
 from services.gateway.core.request import parse
-from services.gateway.core.tally import Tally
+from services.gateway.core.usage_record import UsageRecord
 from services.gateway.door import Door
 from services.gateway.http.answer import WholeAnswer
 from services.gateway.http.connection import ClientConnection
@@ -56,9 +56,9 @@ class Stage:
         self.aborted = self.finished = False
         self.breaks: set[str] = set()
         self.call = Call()
-        self.tally = Tally("r", "k", 0.0)
+        self.tally = UsageRecord("r", "k", 0.0)
         body = b'{"model":"m","stream":true}'
-        self.tally.asked("m", parse(body))
+        self.tally.on_parsed("m", parse(body))
         fleet = {"s1": record("s1", "ready")}
         self.hold = Hold(CONFIG, fleet)
         door = SimpleNamespace(

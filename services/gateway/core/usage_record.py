@@ -1,4 +1,6 @@
-"""What one request has come to so far, and the usage event that it becomes."""
+"""What is known of one request so far, and the usage event that it becomes."""
+
+from dataclasses import dataclass
 
 from services.gateway.core.request import Asked
 from services.gateway.core.usage import NOTHING, Count
@@ -6,65 +8,43 @@ from shared.messages.gateway import Outcome, UsageEvent
 from shared.messages.waker import MachineRecord
 
 
-class Tally:
+@dataclass(slots=True)
+class UsageRecord:
     """Times are Unix seconds. `outcome` is `failed` until something better is known."""
 
-    __slots__ = (
-        "arrived",
-        "body_bytes",
-        "choices",
-        "count",
-        "first_byte_at",
-        "forwarded_at",
-        "key_id",
-        "machine",
-        "machine_answered",
-        "max_tokens",
-        "model",
-        "moved_from",
-        "outcome",
-        "request_id",
-        "status",
-        "streamed",
-        "wake_id",
-        "wake_wait",
-        "written",
-    )
+    request_id: str
+    key_id: str
+    arrived: float
+    model: str | None = None
+    """The client's name for it, once it is known to be one."""
+    streamed: bool = False
+    choices: int = 1
+    max_tokens: int = 0
+    body_bytes: int = 0
+    machine: MachineRecord | None = None
+    """Where the request was sent; the second machine after a failover."""
+    moved_from: str | None = None
+    """The first machine after a failover, if it may have seen the request."""
+    written: bool = False
+    """Whether an engine may have seen the request: only then is there an event."""
+    outcome: Outcome = "failed"
+    machine_answered: bool = False
+    """The engine did its work, even if it rejected this very request."""
+    status: int = 0
+    """The engine's."""
+    count: Count = NOTHING
+    wake_wait: float = 0.0
+    wake_id: str | None = None
+    forwarded_at: float | None = None
+    first_byte_at: float | None = None
 
-    def __init__(self, request_id: str, key_id: str, arrived: float) -> None:
-        self.request_id = request_id
-        self.key_id = key_id
-        self.arrived = arrived
-        self.model: str | None = None
-        """The client's name for it, once it is known to be one."""
-        self.streamed = False
-        self.choices = 1
-        self.max_tokens = 0
-        self.body_bytes = 0
-        self.machine: MachineRecord | None = None
-        """Where it was sent, the last one of two."""
-        self.moved_from: str | None = None
-        """The first one of two, where it may have seen the request."""
-        self.written = False
-        """Whether an engine may have seen the request: only then there is an event."""
-        self.outcome: Outcome = "failed"
-        self.machine_answered = False
-        """The engine did what it should, a refusal of this very request included."""
-        self.status = 0
-        """The engine's."""
-        self.count: Count = NOTHING
-        self.wake_wait = 0.0
-        self.wake_id: str | None = None
-        self.forwarded_at: float | None = None
-        self.first_byte_at: float | None = None
+    def on_parsed(self, model: str, request: Asked) -> None:
+        """`model` is the client's name for one that is known; `request` still has its body."""
+        self.model, self.streamed, self.choices = model, request.stream, request.choices
+        self.max_tokens, self.body_bytes = request.max_tokens, len(request.body)
 
-    def asked(self, model: str, asked: Asked) -> None:
-        """`model` is the client's name for one that is known; `asked` still has its body."""
-        self.model, self.streamed, self.choices = model, asked.stream, asked.choices
-        self.max_tokens, self.body_bytes = asked.max_tokens, len(asked.body)
-
-    def moves(self) -> None:
-        """Its machine failed, and another one gets it."""
+    def on_failover(self) -> None:
+        """Its machine failed, and another one gets the request."""
         if self.written and self.machine is not None:
             self.moved_from = self.machine.machine
 
