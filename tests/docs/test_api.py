@@ -5,8 +5,8 @@ import inspect
 import re
 
 from services.gateway.core import errors
+from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.errors import ApiError
-from services.gateway.core.openapi import ENGINE_PATHS
 from tests.docs.pages import ROOT, page, quoted
 
 PAGE = page("docs/api.md")
@@ -65,4 +65,4 @@ def test_the_type_follows_from_the_status() -> None:
 
 def test_every_path_of_an_engine_is_described() -> None:
     described = set(re.findall(r"`POST (/\S+)`", PAGE.text))
-    assert described == set(ENGINE_PATHS)
+    assert described == set(ENDPOINTS)

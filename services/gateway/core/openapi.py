@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from services.gateway.core import errors
+from services.gateway.core.endpoints import ENDPOINTS, HEALTH, MODEL, PAGES, Endpoint, Page
 from services.gateway.core.errors import ApiError
 from shared.messages.codec import decode_any
 
@@ -54,14 +55,6 @@ OF_AN_ENGINE = (
     errors.leaving(),
     errors.wake_timeout(600),
 )
-
-ENGINE_PATHS = {
-    "/v1/chat/completions": ("createChatCompletion", "messages"),
-    "/v1/completions": ("createCompletion", "prompt"),
-    "/v1/embeddings": ("createEmbedding", "input"),
-    "/v1/responses": ("createResponse", "input"),
-}
-"""The name of each operation, and the member of its body that the model reads."""
 
 _HEADERS: Json = {
     "x-request-id": {
@@ -148,17 +141,19 @@ _WAKE_TIMEOUT: Json = {
     "description": "Seconds to wait for a machine that sleeps, instead of 10 minutes; 0 asks for the wake alone.",
     "schema": {"type": "number", "minimum": 0},
 }
+_MODEL_NAME: Json = {
+    "name": "model",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "minLength": 1},
+    "description": "A `/` in it may be written `%2F`.",
+}
 
 
 def document() -> bytes:
     """OpenAPI 3.1, as JSON."""
-    paths = {path: {"post": _inference(*named)} for path, named in ENGINE_PATHS.items()}
-    paths["/v1/models"] = {"get": _reading("listModels", _schema("Models"), WITH_KEY)}
-    name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    name["description"] = "A `/` in it may be written `%2F`."
-    paths["/v1/models/{model}"] = {"get": _reading("getModel", _schema("Model"), OF_A_MODEL) | {"parameters": [name]}}
-    paths["/openapi.json"] = {"get": _reading("getDescription", {"type": "object"}, ANYWHERE) | {"security": []}}
-    paths["/health"] = {"get": _health()}
+    paths = {endpoint.path: {"post": _inference(endpoint)} for endpoint in ENDPOINTS.values()}
+    paths |= {page.path: {"get": _reading(page)} for page in PAGES.values()}
     told = {
         "openapi": "3.1.0",
         "info": {"title": "spotinference", "version": "1", "description": DESCRIPTION},
@@ -175,10 +170,11 @@ def document() -> bytes:
     return msgspec.json.encode(told)
 
 
-def _inference(name: str, prompt: str) -> Json:
-    body = {"allOf": [_schema("Request"), {"properties": {prompt: {"description": "The engine's to judge."}}}]}
+def _inference(endpoint: Endpoint) -> Json:
+    input_field = {endpoint.input_field: {"description": "The engine's to judge."}}
+    body = {"allOf": [_schema("Request"), {"properties": input_field}]}
     return {
-        "operationId": name,
+        "operationId": endpoint.operation,
         "parameters": [_WAKE_TIMEOUT],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {
@@ -199,16 +195,16 @@ def _inference(name: str, prompt: str) -> Json:
     }
 
 
-def _reading(name: str, schema: Json, refusals: Iterable[ApiError]) -> Json:
-    content = {"application/json": {"schema": schema}}
+def _reading(page: Page) -> Json:
+    content = {"application/json": {"schema": _schema(page.schema) if page.schema else {"type": "object"}}}
     answer = {"description": "As asked.", "headers": _headers("x-request-id"), "content": content}
-    return {"operationId": name, "responses": {"200": answer, **_refusals(refusals, engine=False)}}
-
-
-def _health() -> Json:
-    operation = _reading("getHealth", _schema("Health"), ANYWHERE) | {"security": []}
-    operation["responses"]["503"] = operation["responses"]["200"] | {"description": "It takes no new requests now."}
-    return operation
+    refusals = OF_A_MODEL if page is MODEL else WITH_KEY if page.needs_key else ANYWHERE
+    operation: Json = {"operationId": page.operation, "responses": {"200": answer, **_refusals(refusals, engine=False)}}
+    if page is HEALTH:
+        operation["responses"]["503"] = answer | {"description": "It takes no new requests now."}
+    if page is MODEL:
+        operation["parameters"] = [_MODEL_NAME]
+    return operation if page.needs_key else operation | {"security": []}
 
 
 def _refusals(table: Iterable[ApiError], *, engine: bool) -> Json:

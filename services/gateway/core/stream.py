@@ -7,6 +7,7 @@ for. An event waits for nothing but its own end.
 from services.gateway.core import sse
 from services.gateway.core.chunk import LARGE, Chunk, TooDeep, read_chunk
 from services.gateway.core.chunk_shape import ChunkShape, shape_of
+from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.engine_error import EngineError
 from services.gateway.core.running_usage import RunningUsage
 from services.gateway.core.usage import Count
@@ -34,7 +35,7 @@ class StreamReader:
     Arguments:
         wants_usage: The client asked for the usage at the end.
         wants_running_usage: It asked for the usage beside every choice too, which counts only together with the former.
-        path: `/v1/responses` names its events and ends without `[DONE]`; `/v1/completions` may have several prompts.
+        endpoint: Where a stream reports its usage, how it ends, and whether it may have several prompts.
         choices: The choices of each prompt (`n`).
         several_prompts: There may be more choices than have come, so only `[DONE]` ends the stream.
         max_event_bytes: A larger event ends the stream.
@@ -65,18 +66,18 @@ class StreamReader:
         *,
         wants_usage: bool,
         wants_running_usage: bool,
-        path: str,
+        endpoint: Endpoint,
         choices: int = 1,
         several_prompts: bool = False,
         max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
         self._wants_usage = wants_usage
         self._all_usage = wants_usage and wants_running_usage  # as vLLM reads it
-        self._ends_with_done = path != "/v1/responses"
-        self._ends_with_choices = self._ends_with_done and not (several_prompts and path == "/v1/completions")
+        self._ends_with_done = endpoint.ends_with_done
+        self._ends_with_choices = self._ends_with_done and not (several_prompts and endpoint.accepts_prompt_list)
         self._choices = choices
         self._max_event_bytes = max_event_bytes
-        self._running = RunningUsage(choices, prompts_apart=path == "/v1/completions")
+        self._running = RunningUsage(choices, prompts_apart=endpoint.accepts_prompt_list)
         self._rest = bytearray()
         self._opening = True
         """No event with data has come."""

@@ -4,6 +4,7 @@ import re
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.request import LARGE_BYTES, Asked, Piece, for_engine
 from services.gateway.http.request import Request
 from shared.config import Model
@@ -12,20 +13,16 @@ _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0
 """W3C Trace Context, level 1 and what a later version may append."""
 
 
-NO_STREAM_OPTIONS = frozenset({"/v1/responses", "/v1/embeddings"})
-"""Paths whose engines take none; `/v1/responses` says its usage by itself."""
-
-
 def engine_request(
-    origin: str, path: str, request: Request, asked: Asked, model: Model, *, key: str | None = None
+    origin: str, endpoint: Endpoint, request: Request, asked: Asked, model: Model, *, key: str | None = None
 ) -> list[Piece]:
     """Head and body, to be written one after the other. `key` is the engine's; the client's never goes there."""
-    pieces = for_engine(asked, served_as=model.served_as, usage_options=path not in NO_STREAM_OPTIONS)
+    pieces = for_engine(asked, served_as=model.served_as, usage_options=endpoint.takes_stream_options)
     headers = request.headers
     traced = _trace(headers) if b"traceparent" in headers else b""
     size = sum(map(len, pieces))
     head = b"%bAccept: %b\r\nX-Request-Id: %b\r\n%bContent-Length: %d\r\n\r\n" % (
-        _begin(origin, path, key),
+        _begin(origin, endpoint.path, key),
         headers.get(b"accept", b"*/*"),
         request.id.encode("ascii"),
         traced,

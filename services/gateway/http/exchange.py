@@ -7,6 +7,7 @@ calls them; it never waits. A piece of a stream goes to the client's socket in t
 import structlog
 
 from services.gateway.core import errors
+from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.errors import ApiError
 from services.gateway.core.request import Asked
 from services.gateway.core.usage_record import UsageRecord
@@ -34,9 +35,9 @@ class Exchange:
         "_asked",
         "_client",
         "_door",
+        "_endpoint",
         "_key",
         "_model",
-        "_path",
         "_recorded",
         "_relay",
         "_request",
@@ -44,12 +45,14 @@ class Exchange:
         "_tally",
     )
 
-    def __init__(self, door: Door, client: ClientConnection, request: Request, key: KeyRecord, path: str) -> None:
+    def __init__(
+        self, door: Door, client: ClientConnection, request: Request, key: KeyRecord, endpoint: Endpoint
+    ) -> None:
         self._door = door
         self._client = client
         self._request = request
         self._key = key
-        self._path = path
+        self._endpoint = endpoint
         self._tally = UsageRecord(request.id, key.id, request.arrived)
         self._asked: Asked
         self._model: Model
@@ -73,7 +76,7 @@ class Exchange:
             return
         try:
             self._asked = parsed
-            if parsed.background and self._path == "/v1/responses":
+            if parsed.background and self._endpoint.has_background_mode:
                 # Its usage would come when nobody listens any more, and its result from a path that is not served.
                 raise errors.invalid_request(
                     "background", "`background` is not supported: leave it out, or give false."
@@ -150,7 +153,7 @@ class Exchange:
             self._request,
             asked=self._asked,
             model=self._model,
-            path=self._path,
+            endpoint=self._endpoint,
             tally=self._tally,
         )
         self._relay.forward(machine)

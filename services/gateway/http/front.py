@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from services.gateway.core import errors
 from services.gateway.core.cors import Cors
+from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.errors import ApiError
-from services.gateway.core.openapi import ENGINE_PATHS
 from services.gateway.core.paths import normalize
 from services.gateway.door import Door
 from services.gateway.http import head
@@ -36,7 +36,7 @@ class Front:
         self.memory = door.memory
         self.connections: set[ClientConnection] = set()
         self._disconnected = asyncio.Event()
-        self._engine_paths = {path.encode("ascii"): path for path in ENGINE_PATHS}
+        self._endpoints = {path.encode("ascii"): endpoint for path, endpoint in ENDPOINTS.items()}
         self._pages = Pages(door, is_ready)
         self.cors = Cors(self.settings.cors_origins) if self.settings.cors_origins else None
         self._second = -math.inf
@@ -102,14 +102,15 @@ class Front:
     def open(self, request: Request, client: ClientConnection) -> Exchange | None:
         key: KeyRecord | None = None
         try:
-            engine_path = self._engine_paths.get(request.target)
-            path = engine_path or normalize(request.target)
+            endpoint = self._endpoints.get(request.target)
+            path = endpoint.path if endpoint else normalize(request.target)
+            endpoint = endpoint or ENDPOINTS.get(path)
             preflight = self.cors.preflight(request.method, request.headers) if self.cors else None
             if preflight is not None:
                 told(self._door, request, 200, "", key_id=None)
                 client.respond(request, 200, preflight, b"")
                 return None
-            if path in ENGINE_PATHS:
+            if endpoint is not None:
                 _allow(request, "POST")
                 key = self._door.authorize(request.headers.get(AUTHORIZATION))
                 self._check_body(request)
@@ -117,7 +118,7 @@ class Front:
                     raise errors.too_many_bytes()
                 if b"expect" in request.headers and not request.complete:
                     client.proceed()
-                return Exchange(self._door, client, request, key, path)
+                return Exchange(self._door, client, request, key, endpoint)
             needs_key = self._pages.needs_key(path)
             _allow(request, *METHODS)
             if needs_key:

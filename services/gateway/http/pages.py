@@ -6,12 +6,12 @@ from urllib.parse import unquote
 import msgspec
 
 from services.gateway.core import errors, openapi
+from services.gateway.core.endpoints import ENDPOINTS, MODELS, OPENAPI, PAGES
 from services.gateway.core.paths import with_version
 from services.gateway.door import Door
 from shared.config import Model
 from shared.messages.keys import KeyRecord
 
-MODELS = "/v1/models"
 METHODS = ("GET", "HEAD")
 
 
@@ -27,24 +27,24 @@ class Pages:
 
     def needs_key(self, path: str) -> bool:
         """Whether the page is a key's; 404 where there is none."""
-        if path in ("/health", "/openapi.json"):
-            return False
-        if path == MODELS or path.startswith(f"{MODELS}/"):
+        if path.startswith(f"{MODELS.path}/"):
             return True
-        raise errors.not_found(path, with_version(path, (*openapi.ENGINE_PATHS, MODELS)))
+        if path not in PAGES:
+            raise errors.not_found(path, with_version(path, (*ENDPOINTS, *PAGES)))
+        return PAGES[path].needs_key
 
     def get(self, path: str, key: KeyRecord | None) -> tuple[int, bytes]:
         """`key` is one where the page needs it."""
         if key is not None:
             return 200, self._models(key, path)
-        if path == "/openapi.json":
+        if path == OPENAPI.path:
             return 200, self._document
         if self._door.leaving:
             return 503, b'{"status":"draining"}'
         return (200, b'{"status":"ok"}') if self._is_ready() else (503, b'{"status":"not ready"}')
 
     def _models(self, key: KeyRecord, path: str) -> bytes:
-        name = path.removeprefix(MODELS).removeprefix("/")
+        name = path.removeprefix(MODELS.path).removeprefix("/")
         if not name:
             listed = [self._entry(model) for model in self._door.config.model if key.allows(model.name)]
             return msgspec.json.encode({"object": "list", "data": listed})

@@ -13,6 +13,7 @@ from services.gateway.adapters.engine_client import EngineCall
 from services.gateway.adapters.engine_connection import discard
 from services.gateway.core import errors
 from services.gateway.core.content_coding import IDENTITY, Inflater, Undecodable
+from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.engine_error import EngineError, is_machine_failure
 from services.gateway.core.memory import Held
 from services.gateway.core.request import Asked
@@ -42,11 +43,11 @@ class Relay:
         "_call",
         "_client",
         "_door",
+        "_endpoint",
         "_inflating",
         "_may_move",
         "_model",
         "_owner",
-        "_path",
         "_request",
         "_tally",
         "machine",
@@ -61,7 +62,7 @@ class Relay:
         *,
         asked: Asked,
         model: Model,
-        path: str,
+        endpoint: Endpoint,
         tally: UsageRecord,
     ) -> None:
         self._owner = owner
@@ -70,7 +71,7 @@ class Relay:
         self._request = request
         self._asked = asked
         self._model = model
-        self._path = path
+        self._endpoint = endpoint
         self._tally = tally
         self._call: EngineCall | None = None
         self._may_move = True
@@ -191,7 +192,7 @@ class Relay:
         self.machine = self._tally.machine = machine
         self._tally.forwarded_at = self._tally.forwarded_at or self._door.now()
         key = self._door.engine_keys.find(machine.machine, machine.endpoint)
-        request = engine_request(machine.endpoint, self._path, self._request, self._asked, self._model, key=key)
+        request = engine_request(machine.endpoint, self._endpoint, self._request, self._asked, self._model, key=key)
         self._call = self._door.engines.call(machine.endpoint, request, self)
 
     def _move(self) -> bool:
@@ -237,7 +238,7 @@ class Relay:
         reader = StreamReader(
             wants_usage=asked.wants_usage,
             wants_running_usage=asked.wants_running_usage,
-            path=self._path,
+            endpoint=self._endpoint,
             choices=asked.choices,
             several_prompts=asked.several_prompts,
             max_event_bytes=gateway.max_event_bytes,

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.running_usage import MAX_CHOICES
 from services.gateway.core.stream import StreamReader
 from services.gateway.core.usage import LARGE_BODY, MAX_TOKENS, NOTHING, Count, Reported, count, read_usage, usage_of
@@ -89,7 +90,7 @@ def test_a_large_body_s_usage_is_found_at_either_end_without_parsing_it(*, first
 
 def streamed(*events: bytes, path: str = CHAT, choices: int = 1, **wants: bool) -> tuple[bytes, StreamReader]:
     wants = {"wants_usage": False, "wants_running_usage": False, **wants}
-    read = StreamReader(path=path, choices=choices, **wants)
+    read = StreamReader(endpoint=ENDPOINTS[path], choices=choices, **wants)
     return b"".join(map(read.feed, events)), read
 
 

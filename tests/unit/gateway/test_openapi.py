@@ -9,8 +9,9 @@ import pytest
 from schemathesis import openapi as reader
 
 from services.gateway.core import errors, openapi
+from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.errors import ApiError
-from services.gateway.core.openapi import ENGINE_PATHS, OF_AN_ENGINE, OF_NO_PATH, document
+from services.gateway.core.openapi import OF_AN_ENGINE, OF_NO_PATH, document
 from services.gateway.core.request import parse
 
 DOCUMENT: dict[str, Any] = json.loads(document())
@@ -44,7 +45,7 @@ def test_every_error_of_the_table_is_described() -> None:
 
 @pytest.mark.parametrize("error", OF_AN_ENGINE, ids=lambda error: f"{error.status}-{error.code}")
 def test_an_error_is_described_as_it_is_told(error: ApiError) -> None:
-    for path in ENGINE_PATHS:
+    for path in ENDPOINTS:
         answer = answers(path)[str(error.status)]
         told = [example["value"] for example in answer["content"]["application/json"]["examples"].values()]
         assert json.loads(error.body()) in told
@@ -74,7 +75,7 @@ def test_each_path_has_its_own_statuses() -> None:
     assert set(answers("/v1/models")) == {"200", "401", *every}
     assert set(answers("/v1/models/{model}")) == {"200", "401", "403", "404", *every}
     engine = {"403", "404", "411", "413", "415", "429", "502", "503", "504"}
-    for path in ENGINE_PATHS:
+    for path in ENDPOINTS:
         assert set(answers(path)) == {"200", "401", "default", *every, *engine}
         assert set(answers(path)["200"]["content"]) == {"application/json", "text/event-stream"}
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.core.openapi import ENGINE_PATHS
+from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.paths import normalize, with_version
 
 
@@ -33,8 +33,8 @@ def test_a_normal_path_stays_as_it_is(target: bytes) -> None:
     assert normalize(path.encode("latin-1")) == path or "?" in path or not path.startswith("/")
 
 
-@pytest.mark.parametrize("path", ENGINE_PATHS)
+@pytest.mark.parametrize("path", ENDPOINTS)
 def test_a_missing_or_doubled_version_is_named(path: str) -> None:
-    assert with_version(path.removeprefix("/v1"), ENGINE_PATHS) == path
-    assert with_version(f"/v1{path}", ENGINE_PATHS) == path
-    assert with_version(f"/v2{path}", ENGINE_PATHS) is None
+    assert with_version(path.removeprefix("/v1"), ENDPOINTS) == path
+    assert with_version(f"/v1{path}", ENDPOINTS) == path
+    assert with_version(f"/v2{path}", ENDPOINTS) is None

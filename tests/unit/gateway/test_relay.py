@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.core.content_coding import MAX_INFLATED, Inflater, Undecodable
+from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.engine_error import EngineError, is_machine_failure, is_refusal, read_error
 from services.gateway.core.errors import ApiError
 from services.gateway.core.hold import Hold
@@ -80,7 +81,7 @@ class Stage:
             request,
             asked=parse(body),
             model=MODEL,
-            path="/v1/chat/completions",
+            endpoint=ENDPOINTS["/v1/chat/completions"],
             tally=self.tally,
         )
         machine = self.hold.take("m", "k", 0.0)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.core.chunk import MAX_CHOICES
+from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.stream import MAX_LINES_APART, StreamReader, UnusableStream
 from services.gateway.core.usage import Count
 
@@ -34,7 +35,9 @@ RUNNING = [
 
 
 def reader(*, wants_usage: bool = False, wants_running_usage: bool = False) -> StreamReader:
-    return StreamReader(wants_usage=wants_usage, wants_running_usage=wants_running_usage, path="/v1/chat/completions")
+    return StreamReader(
+        wants_usage=wants_usage, wants_running_usage=wants_running_usage, endpoint=ENDPOINTS["/v1/chat/completions"]
+    )
 
 
 def events(data: bytes) -> list[Any]:
@@ -152,7 +155,7 @@ def test_a_stream_for_several_prompts_is_complete_with_done_alone() -> None:
     finished = chunk([{"index": 0, "text": "a", "finish_reason": "stop"}])
     for several, expected in ((False, True), (True, False)):
         wants = {"wants_usage": False, "wants_running_usage": False, "several_prompts": several}
-        read = StreamReader(path="/v1/completions", **wants)
+        read = StreamReader(endpoint=ENDPOINTS["/v1/completions"], **wants)
         read.feed(finished)
         read.end()
         assert read.complete == expected

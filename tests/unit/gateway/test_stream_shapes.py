@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.stream import MAX_EVENT_BYTES, MAX_EVENTS, StreamReader, UnusableStream
 from services.gateway.core.usage import Count
 from tests.unit.gateway.any_json import ANYTHING, USAGES, chunk, delta, sound, usage
@@ -23,7 +24,9 @@ CHAT = "/v1/chat/completions"
 def reader(
     *, wants_usage: bool = False, wants_running_usage: bool = False, path: str = CHAT, n: int = 1
 ) -> StreamReader:
-    return StreamReader(wants_usage=wants_usage, wants_running_usage=wants_running_usage, path=path, choices=n)
+    return StreamReader(
+        wants_usage=wants_usage, wants_running_usage=wants_running_usage, endpoint=ENDPOINTS[path], choices=n
+    )
 
 
 def read_all(read: StreamReader, reads: Sequence[bytes]) -> bytes:
