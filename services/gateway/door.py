@@ -16,7 +16,7 @@ from services.gateway.core import errors
 from services.gateway.core.hold import Hold
 from services.gateway.core.limits import Limits, Use
 from services.gateway.core.memory import Memory
-from services.gateway.core.request import LARGE_BYTES, Asked, parse, parse_in_steps
+from services.gateway.core.request_body import LARGE_BYTES, ParsedRequest, parse, parse_in_steps
 from services.gateway.core.usage_record import UsageRecord
 from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.metrics import Metrics
@@ -65,7 +65,7 @@ class Door:
     now: Callable[[], float]
     memory: Memory = field(init=False)
     """Bodies, and responses until they are read."""
-    steps: StepRunner[Asked] = field(default_factory=StepRunner)
+    steps: StepRunner[ParsedRequest] = field(default_factory=StepRunner)
     leaving: bool = False
     exchanges: set[Running] = field(default_factory=set)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -92,7 +92,7 @@ class Door:
         record = self.keys.get(digest(secret.strip())) if secret and scheme.lower() == b"bearer" else None
         return record if record is not None and record.usable(self.now()) else None
 
-    def parse(self, body: bytes, request: Running, on_done: Callable[[Asked | Exception], None]) -> None:
+    def parse(self, body: bytes, request: Running, on_done: Callable[[ParsedRequest | Exception], None]) -> None:
         """Call `on_done` with the parsed body, or with what is wrong with it: at once unless the body is large."""
         if len(body) > LARGE_BYTES:
             self.steps.add(parse_in_steps(body), is_wanted=lambda: request in self.exchanges, on_done=on_done)

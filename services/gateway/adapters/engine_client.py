@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from services.gateway.adapters.engine_connection import EngineConnection
-from services.gateway.core.request import Piece
+from services.gateway.core.request_body import Piece
 from services.gateway.write_batcher import WriteBatcher
 from shared.config import GatewaySection
 

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 import structlog
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from services.gateway.core.request import Piece
+from services.gateway.core.request_body import Piece
 from services.gateway.write_batcher import WriteBatcher
 
 MAX_HEAD_BYTES = 64 * 1024

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from services.gateway.core.request import Asked
+from services.gateway.core.request_body import ParsedRequest
 from services.gateway.core.usage import NOTHING, Count
 from shared.messages.gateway import Outcome, UsageEvent
 from shared.messages.waker import MachineRecord
@@ -38,7 +38,7 @@ class UsageRecord:
     forwarded_at: float | None = None
     first_byte_at: float | None = None
 
-    def on_parsed(self, model: str, request: Asked) -> None:
+    def on_parsed(self, model: str, request: ParsedRequest) -> None:
         """`model` is the client's name for one that is known; `request` still has its body."""
         self.model, self.streamed, self.choices = model, request.stream, request.choices
         self.max_tokens, self.body_bytes = request.max_tokens, len(request.body)

@@ -8,7 +8,7 @@ from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
 from services.gateway.core.hold import Ticket
 from services.gateway.core.limits import Refusal, Unsettled, Use
-from services.gateway.core.request import Asked
+from services.gateway.core.request_body import ParsedRequest
 from services.gateway.core.usage_record import UsageRecord
 from services.gateway.door import Door
 from services.gateway.http.request import AUTHORIZATION, Request
@@ -47,7 +47,7 @@ class Admission:
         key: KeyRecord,
         model: Model,
         *,
-        asked: Asked,
+        asked: ParsedRequest,
         tally: UsageRecord,
         on_place: Callable[[MachineRecord], None],
         on_word: Callable[[bytes], None],

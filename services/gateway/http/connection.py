@@ -13,7 +13,7 @@ import structlog
 
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
-from services.gateway.core.request import Piece
+from services.gateway.core.request_body import Piece
 from services.gateway.http import head
 from services.gateway.http.incoming import Incoming
 from services.gateway.http.protocols import Application, Serving

@@ -5,7 +5,7 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from services.gateway.core.endpoints import Endpoint
-from services.gateway.core.request import LARGE_BYTES, Asked, Piece, for_engine
+from services.gateway.core.request_body import LARGE_BYTES, ParsedRequest, Piece, body_for_engine
 from services.gateway.http.request import Request
 from shared.config import Model
 
@@ -14,10 +14,10 @@ _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0
 
 
 def engine_request(
-    origin: str, endpoint: Endpoint, request: Request, asked: Asked, model: Model, *, key: str | None = None
+    origin: str, endpoint: Endpoint, request: Request, asked: ParsedRequest, model: Model, *, key: str | None = None
 ) -> list[Piece]:
     """Head and body, to be written one after the other. `key` is the engine's; the client's never goes there."""
-    pieces = for_engine(asked, served_as=model.served_as, usage_options=endpoint.takes_stream_options)
+    pieces = body_for_engine(asked, served_as=model.served_as, usage_options=endpoint.takes_stream_options)
     headers = request.headers
     traced = _trace(headers) if b"traceparent" in headers else b""
     size = sum(map(len, pieces))

@@ -9,7 +9,7 @@ import structlog
 from services.gateway.core import errors
 from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.errors import ApiError
-from services.gateway.core.request import Asked
+from services.gateway.core.request_body import ParsedRequest
 from services.gateway.core.usage_record import UsageRecord
 from services.gateway.door import Door
 from services.gateway.http.admission import Admission
@@ -54,7 +54,7 @@ class Exchange:
         self._key = key
         self._endpoint = endpoint
         self._tally = UsageRecord(request.id, key.id, request.arrived)
-        self._asked: Asked
+        self._asked: ParsedRequest
         self._model: Model
         self._admission: Admission | None = None
         self._relay: Relay | None = None
@@ -68,7 +68,7 @@ class Exchange:
         self._door.exchanges.add(self)
         self._door.parse(body, self, self._begin)
 
-    def _begin(self, parsed: Asked | Exception) -> None:
+    def _begin(self, parsed: ParsedRequest | Exception) -> None:
         """Check what is asked, and find it a place."""
         door = self._door
         if isinstance(parsed, Exception):

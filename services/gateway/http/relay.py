@@ -16,7 +16,7 @@ from services.gateway.core.content_coding import IDENTITY, Inflater, Undecodable
 from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.engine_error import EngineError, is_machine_failure
 from services.gateway.core.memory import Held
-from services.gateway.core.request import Asked
+from services.gateway.core.request_body import ParsedRequest
 from services.gateway.core.stream import StreamReader
 from services.gateway.core.usage import NOTHING, Count
 from services.gateway.core.usage_record import UsageRecord
@@ -60,7 +60,7 @@ class Relay:
         client: ClientConnection,
         request: Request,
         *,
-        asked: Asked,
+        asked: ParsedRequest,
         model: Model,
         endpoint: Endpoint,
         tally: UsageRecord,

@@ -9,7 +9,14 @@ import msgspec
 import pytest
 
 from services.gateway.core.errors import ApiError
-from services.gateway.core.request import LARGE_BYTES, MAX_MEMBERS, Asked, for_engine, parse, parse_in_steps
+from services.gateway.core.request_body import (
+    LARGE_BYTES,
+    MAX_MEMBERS,
+    ParsedRequest,
+    body_for_engine,
+    parse,
+    parse_in_steps,
+)
 
 SIZE = 30 * 1024 * 1024
 HEAD = b'{"model":"m","stream":true,"stream_options":{"include_usage":true},'
@@ -42,19 +49,19 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
-def steps_of(body: bytes) -> tuple[list[float], Asked | ApiError]:
+def steps_of(body: bytes) -> tuple[list[float], ParsedRequest | ApiError]:
     """CPU seconds of each step, and what came of them."""
-    steps: Iterator[Asked | None] = parse_in_steps(body)
+    steps: Iterator[ParsedRequest | None] = parse_in_steps(body)
     seconds: list[float] = []
     while True:
         begun = time.thread_time()
         try:
-            asked = next(steps)
+            parsed = next(steps)
         except ApiError as error:
             return [*seconds, time.thread_time() - begun], error
         seconds.append(time.thread_time() - begun)
-        if asked is not None:
-            return seconds, asked
+        if parsed is not None:
+            return seconds, parsed
 
 
 def longest(body: bytes) -> float:
@@ -87,9 +94,9 @@ def test_a_large_body_is_parsed_and_changed_without_a_copy_of_it(shape: str) -> 
     body = ACCEPTED[shape]()
 
     def work() -> None:
-        for asked in parse_in_steps(body):
-            if asked is not None:
-                pieces = for_engine(asked, served_as="org/M", usage_options=True)
+        for parsed in parse_in_steps(body):
+            if parsed is not None:
+                pieces = body_for_engine(parsed, served_as="org/M", usage_options=True)
                 assert sum(map(len, pieces)) == len(body) + len('org/M"') - len('m"') + 50 + 1
                 assert len(pieces) == 5
 
@@ -102,7 +109,7 @@ def test_a_large_body_is_parsed_and_changed_without_a_copy_of_it(shape: str) -> 
 def test_a_large_body_that_is_refused_costs_no_more(shape: str) -> None:
     make, reason = REFUSED[shape]
     body = make()
-    results: list[Asked | ApiError] = []
+    results: list[ParsedRequest | ApiError] = []
     assert peak_of(lambda: results.append(steps_of(body)[1])) < 2 * SIZE
     (refusal,) = results
     assert isinstance(refusal, ApiError)
@@ -113,9 +120,9 @@ def test_a_large_body_that_is_refused_costs_no_more(shape: str) -> None:
 
 def test_parse_reads_a_large_body_as_its_steps_do() -> None:
     body = json.dumps({"x": "é" * LARGE_BYTES, "model": "m", "n": 3}, ensure_ascii=False).encode()
-    asked = parse(body)
-    assert (asked.model, asked.choices) == ("m", 3)
-    assert b"".join(for_engine(asked, served_as="o", usage_options=True)) == body.replace(b'"m"', b'"o"')
+    parsed = parse(body)
+    assert (parsed.model, parsed.choices) == ("m", 3)
+    assert b"".join(body_for_engine(parsed, served_as="o", usage_options=True)) == body.replace(b'"m"', b'"o"')
 
 
 def test_a_character_may_lie_across_two_steps() -> None:

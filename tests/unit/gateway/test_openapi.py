@@ -12,7 +12,7 @@ from services.gateway.core import errors, openapi
 from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.errors import ApiError
 from services.gateway.core.openapi import OF_AN_ENGINE, OF_NO_PATH, document
-from services.gateway.core.request import parse
+from services.gateway.core.request_body import parse
 
 DOCUMENT: dict[str, Any] = json.loads(document())
 SHARED = DOCUMENT["components"]

@@ -14,7 +14,7 @@ from services.gateway.core.engine_error import EngineError, is_machine_failure, 
 from services.gateway.core.errors import ApiError
 from services.gateway.core.hold import Hold
 from services.gateway.core.memory import Memory
-from services.gateway.core.request import parse
+from services.gateway.core.request_body import parse
 from services.gateway.core.usage_record import UsageRecord
 from services.gateway.door import Door
 from services.gateway.http.answer import WholeAnswer

@@ -9,8 +9,8 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from services.gateway.core.errors import ApiError
-from services.gateway.core.request import Asked, parse
-from services.gateway.core.request import for_engine as pieces_for_engine
+from services.gateway.core.request_body import ParsedRequest, parse
+from services.gateway.core.request_body import body_for_engine as pieces_for_engine
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -75,13 +75,13 @@ def pairs(body: bytes) -> list[tuple[str, Any]]:
     return found[-1]
 
 
-def for_engine(asked: Asked, *, served_as: str | None, usage_options: bool) -> bytes:
-    return b"".join(pieces_for_engine(asked, served_as=served_as, usage_options=usage_options))
+def body_for_engine(parsed: ParsedRequest, *, served_as: str | None, usage_options: bool) -> bytes:
+    return b"".join(pieces_for_engine(parsed, served_as=served_as, usage_options=usage_options))
 
 
 def test_it_reads_what_routing_needs() -> None:
-    asked = parse(b'{"model": "m", "stream": true, "stream_options": {"include_usage": true}, "x": [1]}')
-    assert (asked.model, asked.stream, asked.wants_usage, asked.wants_running_usage) == ("m", True, True, False)
+    parsed = parse(b'{"model": "m", "stream": true, "stream_options": {"include_usage": true}, "x": [1]}')
+    assert (parsed.model, parsed.stream, parsed.wants_usage, parsed.wants_running_usage) == ("m", True, True, False)
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,12 @@ def test_model_inside_something_else_is_no_repetition() -> None:
 
 def test_a_body_that_needs_no_change_travels_byte_for_byte() -> None:
     body = b'{ "model":"m" ,\n "messages": [ ] , "stream" : false}'
-    assert for_engine(parse(body), served_as=None, usage_options=True) == body
+    assert body_for_engine(parse(body), served_as=None, usage_options=True) == body
 
 
 def test_stream_options_are_put_in_without_touching_the_rest() -> None:
     body = b'{ "model":"m", "stream":true, "x": 1.0 }'
-    changed = for_engine(parse(body), served_as=None, usage_options=True)
+    changed = body_for_engine(parse(body), served_as=None, usage_options=True)
     assert changed.endswith(body[1:])
     assert json.loads(changed)["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
 
@@ -128,13 +128,13 @@ def test_stream_options_are_put_in_without_touching_the_rest() -> None:
 @given(extra=st.dictionaries(st.text().filter(lambda k: k not in ("model", "stream", "stream_options")), JSON))
 def test_every_other_field_means_the_same_to_the_engine(extra: dict[str, Any]) -> None:
     body = {**extra, "model": "m", "stream": True, "stream_options": {"include_usage": False, "vendor": 3}}
-    changed = json.loads(for_engine(parse(json.dumps(body).encode()), served_as="org/M", usage_options=True))
+    changed = json.loads(body_for_engine(parse(json.dumps(body).encode()), served_as="org/M", usage_options=True))
     options = {"include_usage": True, "continuous_usage_stats": True, "vendor": 3}
     assert changed == {**extra, "model": "org/M", "stream": True, "stream_options": options}
 
 
 def test_numbers_keep_their_spelling_when_the_model_is_renamed() -> None:
-    changed = for_engine(
+    changed = body_for_engine(
         parse(b'{"model":"m","temperature":1.10,"seed":12345678901234567890}'), served_as="n", usage_options=True
     )
     assert changed == b'{"model":"n","temperature":1.10,"seed":12345678901234567890}'
@@ -142,12 +142,12 @@ def test_numbers_keep_their_spelling_when_the_model_is_renamed() -> None:
 
 @given(bodies(good=True))
 def test_a_good_body_is_read_as_json_reads_it(body: bytes) -> None:
-    asked = parse(body)
+    parsed = parse(body)
     meant = dict(pairs(body))
     options = meant.get("stream_options") or {}
-    assert (asked.model, asked.stream, asked.body) == (meant["model"], bool(meant.get("stream")), body)
-    assert asked.wants_usage == bool(options.get("include_usage"))
-    assert asked.wants_running_usage == bool(options.get("continuous_usage_stats"))
+    assert (parsed.model, parsed.stream, parsed.body) == (meant["model"], bool(meant.get("stream")), body)
+    assert parsed.wants_usage == bool(options.get("include_usage"))
+    assert parsed.wants_running_usage == bool(options.get("continuous_usage_stats"))
 
 
 @given(
@@ -169,18 +169,18 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 def test_the_engine_gets_what_was_asked_but_for_what_must_change(
     body: bytes, served_as: str | None, usage_options: bool
 ) -> None:
-    asked = parse(body)
-    changed = for_engine(asked, served_as=served_as, usage_options=usage_options)
+    parsed = parse(body)
+    changed = body_for_engine(parsed, served_as=served_as, usage_options=usage_options)
     wanted = dict(pairs(body))
     if served_as is not None:
         wanted["model"] = served_as
-    if asked.stream and usage_options:
+    if parsed.stream and usage_options:
         theirs = wanted.get("stream_options") or {}
         wanted["stream_options"] = theirs | {"include_usage": True, "continuous_usage_stats": True}
     said = pairs(changed)
     assert dict(said) == wanted
     assert [name for name, _ in said].count("model") == 1
-    if served_as in {None, asked.model} and not (asked.stream and usage_options):
+    if served_as in {None, parsed.model} and not (parsed.stream and usage_options):
         assert changed == body
 
 
@@ -195,7 +195,7 @@ def test_the_engine_gets_what_was_asked_but_for_what_must_change(
     ids=["a number beyond all floats", "a number without end", "depth", "a number without end, and an escape"],
 )
 def test_what_is_the_engine_s_to_judge_reaches_it(body: bytes) -> None:
-    changed = for_engine(parse(body), served_as="n", usage_options=True)
+    changed = body_for_engine(parse(body), served_as="n", usage_options=True)
     assert body[-8:].strip(b"}") in changed
 
 

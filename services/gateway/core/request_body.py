@@ -70,8 +70,8 @@ class _Name(str):
         return self is other
 
 
-class Asked(msgspec.Struct, gc=False):
-    """What a body says about its way."""
+class ParsedRequest(msgspec.Struct, gc=False):
+    """What the gateway needs of a body."""
 
     model: str
     stream: bool
@@ -104,8 +104,8 @@ _ESCAPED_LETTERS = (b"\\u005f", b"\\u005F", b"\\u006", b"\\u007")
 """Small letters and `_`: no usual encoder escapes them, so an ordinary body has none of these."""
 
 
-def parse(body: bytes) -> Asked:
-    """Return what is asked.
+def parse(body: bytes) -> ParsedRequest:
+    """Return what the gateway needs of a body.
 
     Raises:
         ApiError: 400 with the field that is wrong.
@@ -114,10 +114,10 @@ def parse(body: bytes) -> Asked:
         return _finish(parse_in_steps(body))
     if not body.isascii():
         _check_utf8(body)  # what the decoder skips it does not validate
-    return _asked(body, None if _is_plain(body) else _spans(body))
+    return _decode(body, None if _is_plain(body) else _spans(body))
 
 
-def parse_in_steps(body: bytes) -> Iterator[Asked | None]:
+def parse_in_steps(body: bytes) -> Iterator[ParsedRequest | None]:
     """Do the same as `parse`, a step of less than 50 ms at a time: yields None until the last step gives the result."""
     if not body.isascii():
         view = memoryview(body)
@@ -133,25 +133,25 @@ def parse_in_steps(body: bytes) -> Iterator[Asked | None]:
         yield None
     spans = _spans(body)
     yield None
-    yield _asked(body, spans)
+    yield _decode(body, spans)
 
 
-def for_engine(asked: Asked, *, served_as: str | None, usage_options: bool) -> list[Piece]:
+def body_for_engine(parsed: ParsedRequest, *, served_as: str | None, usage_options: bool) -> list[Piece]:
     """Return the body for the engine, as pieces to be written one after the other.
 
     Args:
         served_as: the engine's name for the model; None: the client's.
-        usage_options: ask a stream for its usage, whatever the client asked.
+        usage_options: ask a stream for its usage, whatever the client asked for.
     """
     edits: list[tuple[int, int, bytes]] = []
-    if asked.stream and usage_options:
-        edits.append(_usage_edit(asked))
-    if served_as is not None and served_as != asked.model:
-        edits.append((*_model_span(asked), _quoted(served_as)))
+    if parsed.stream and usage_options:
+        edits.append(_usage_edit(parsed))
+    if served_as is not None and served_as != parsed.model:
+        edits.append((*_model_span(parsed), _quoted(served_as)))
     if not edits:
-        return [asked.body]
+        return [parsed.body]
     edits.sort()
-    view = memoryview(asked.body)
+    view = memoryview(parsed.body)
     pieces: list[Piece] = []
     at = 0
     for start, end, new in edits:
@@ -166,12 +166,12 @@ def _quoted(name: str) -> bytes:
     return msgspec.json.encode(name)
 
 
-def _finish(steps: Iterator[Asked | None]) -> Asked:
-    (asked,) = filter(None, steps)
-    return asked
+def _finish(steps: Iterator[ParsedRequest | None]) -> ParsedRequest:
+    (parsed,) = filter(None, steps)
+    return parsed
 
 
-def _asked(body: bytes, spans: dict[str, Span] | None) -> Asked:
+def _decode(body: bytes, spans: dict[str, Span] | None) -> ParsedRequest:
     try:
         fields = _body.decode(body)
     except Unreadable as error:
@@ -180,7 +180,7 @@ def _asked(body: bytes, spans: dict[str, Span] | None) -> Asked:
         raise invalid_request("model", "`model` must name a model.")
     options = fields.stream_options or _NO_OPTIONS
     most = max(map(whole_number, (fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens)))
-    return Asked(
+    return ParsedRequest(
         fields.model,
         bool(fields.stream),
         bool(options.include_usage),
@@ -234,20 +234,20 @@ def _spans(body: bytes) -> dict[str, Span]:
     return spans
 
 
-def _model_span(asked: Asked) -> Span:
-    if asked.spans is None and (named := _MODEL.search(asked.body)) is not None:
-        value = _quoted(asked.model)
-        if asked.body.startswith(value, named.end()):
+def _model_span(parsed: ParsedRequest) -> Span:
+    if parsed.spans is None and (named := _MODEL.search(parsed.body)) is not None:
+        value = _quoted(parsed.model)
+        if parsed.body.startswith(value, named.end()):
             return named.end(), named.end() + len(value)
-    return (asked.spans or _spans(asked.body))["model"]
+    return (parsed.spans or _spans(parsed.body))["model"]
 
 
-def _usage_edit(asked: Asked) -> tuple[int, int, bytes]:
+def _usage_edit(parsed: ParsedRequest) -> tuple[int, int, bytes]:
     """What to put where, so that the stream options end with ours: the last of two members counts."""
-    body, spans = asked.body, asked.spans
+    body, spans = parsed.body, parsed.spans
     if spans is None:
         times = body.count(b'"stream_options"')
-        found = _STREAM_OPTIONS.search(body) if times == 1 and asked.wants_usage else None
+        found = _STREAM_OPTIONS.search(body) if times == 1 and parsed.wants_usage else None
         if not times:
             spans = {}
         elif found is not None:
