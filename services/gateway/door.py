@@ -9,14 +9,14 @@ from services.gateway.access_log import AccessLog
 from services.gateway.adapters.activity import ActivityReporter
 from services.gateway.adapters.demand import Demand
 from services.gateway.adapters.engine_client import EngineClient
-from services.gateway.adapters.limit_talk import LimitTalk
 from services.gateway.adapters.outbox import Outbox
+from services.gateway.adapters.quota_gossip import QuotaGossip
 from services.gateway.adapters.usage_sender import UsageSender
 from services.gateway.core import errors
-from services.gateway.core.hold import Hold
-from services.gateway.core.limits import Limits, Use
 from services.gateway.core.memory import Memory
+from services.gateway.core.rate_limits import RateLimiter, Reservation
 from services.gateway.core.request_body import LARGE_BYTES, ParsedRequest, parse, parse_in_steps
+from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.usage_record import UsageRecord
 from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.metrics import Metrics
@@ -47,7 +47,7 @@ class Door:
     """Shared by all requests of this process. `now` is Unix seconds."""
 
     config: Config
-    hold: Hold
+    scheduler: RequestScheduler
     fleet: View[MachineRecord]
     keys: View[KeyRecord]
     gates: GateView
@@ -57,9 +57,9 @@ class Door:
     engine_keys: EngineKeys
     outbox: Outbox
     sender: UsageSender
-    limits: Limits
+    limiter: RateLimiter
     wake_limits: WakeLimits
-    talk: LimitTalk
+    gossip: QuotaGossip
     metrics: Metrics
     access_log: AccessLog
     now: Callable[[], float]
@@ -126,31 +126,31 @@ class Door:
         """A machine's record changed: whoever waited for it goes, and a drain is acknowledged."""
         record = self.fleet.get(machine)
         if record is None or record.state != "ready":
-            self.hold.breaker.forget(machine)
+            self.scheduler.breaker.forget(machine)
         self.release()
         self.activity.changed()
 
     def machine_left(self, machine: str) -> None:
         """A request has ended on the machine."""
-        last = self.hold.give_back(machine, self.now())
+        last = self.scheduler.release(machine, self.now())
         self.release()
         if last:
             self.activity.changed()
 
     def release(self) -> None:
         """Grant what can be granted, a slice now and the rest in the next turns of the loop."""
-        if self.hold.total_waiting and not self._releasing and self.hold.release(self.now(), RELEASE_SLICE):
+        if self.scheduler.total_waiting and not self._releasing and self.scheduler.dispatch(self.now(), RELEASE_SLICE):
             self._releasing = True
             asyncio.get_running_loop().call_soon(self._release_more)
 
     def look_at_gates(self) -> None:
         """After a change of the gates, and every second, for they grow old: whoever waits for nothing is told so."""
         now = self.now()
-        for model in self.hold.wanted():
+        for model in self.scheduler.waiting_models():
             if reason := self.gates.model(model, now):
-                for ticket in self.hold.expel(model, RELEASE_SLICE):
+                for ticket in self.scheduler.evict(model, RELEASE_SLICE):
                     ticket.on_refuse(self._gate_closed(reason))
-                if self.hold.is_wanted(model):
+                if self.scheduler.has_waiting(model):
                     asyncio.get_running_loop().call_soon(self.look_at_gates)
                     return
         self.release()
@@ -166,9 +166,9 @@ class Door:
 
     def limit_fields(self, key: KeyRecord) -> bytes:
         """Header lines that tell how the key stands; none for a key without limits."""
-        return self.limits.fields(key, self.now()) if key.limited else b""
+        return self.limiter.headers(key, self.now()) if key.limited else b""
 
-    def record(self, tally: UsageRecord, use: Use | None) -> None:
+    def record(self, tally: UsageRecord, use: Reservation | None) -> None:
         """One request's usage: on disk when this returns, on its way to the ledger."""
         seq = self.outbox.next_seq
         event = tally.event(self.outbox.source, seq, self.now())
@@ -176,9 +176,9 @@ class Door:
         self.sender.wake()
         if use is not None:
             served = 0 if event.outcome == "failed" else event.prompt_tokens + event.completion_tokens
-            use.end(served, event.completed_at, seq)
+            use.settle(served, event.completed_at, seq)
         if tally.machine_answered:
-            self.hold.breaker.on_success(event.machine)
+            self.scheduler.breaker.on_success(event.machine)
         self.metrics.count(event)
 
     async def drain(self, grace: float) -> None:

@@ -11,12 +11,12 @@ from services.gateway.access_log import AccessLog
 from services.gateway.adapters.activity import ActivityReporter
 from services.gateway.adapters.demand import Demand
 from services.gateway.adapters.engine_client import EngineClient
-from services.gateway.adapters.limit_talk import LimitTalk
 from services.gateway.adapters.outbox import Outbox
 from services.gateway.adapters.outbox_folders import adopt_left_behind, outbox_folder
+from services.gateway.adapters.quota_gossip import QuotaGossip
 from services.gateway.adapters.usage_sender import UsageSender
-from services.gateway.core.hold import Hold
-from services.gateway.core.limits import Limits
+from services.gateway.core.rate_limits import RateLimiter
+from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.door import Door
 from services.gateway.http.front import TICK_SECONDS, Front
@@ -61,10 +61,10 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     for view in (door.fleet, door.keys, budget, months, wakes):
         await view.start(runtime.bus)
     await door.sender.start()
-    await door.talk.start()
+    await door.gossip.start()
     runtime.spawn(door.demand.run(), "wake requests")
     runtime.spawn(door.activity.run(), "activity")
-    runtime.spawn(door.talk.run(), "limits")
+    runtime.spawn(door.gossip.run(), "limits")
     sending = runtime.spawn(door.sender.run(), "usage")
     runtime.health.add("outbox", lambda: outbox.fault)
     # With its views read it serves without the bus: to be unready would take every gateway away at once.
@@ -92,7 +92,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         await door.drain(settings.drain_grace)
         await front.close(LAST_BYTES_SECONDS)
         await door.activity.report(leaving=True)
-        await door.talk.report(leaving=True)
+        await door.gossip.report(leaving=True)
         await end([sending])
         await door.sender.drain(SEND_SECONDS)
         door.engines.close()
@@ -110,20 +110,20 @@ def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth], wakes: View[
         lambda machine: door.on_fleet_change(machine),  # noqa: PLW0108 - `door` is made below
         check=record_check(config),
     )
-    hold = Hold(config, fleet, gates if gates.limited else None)
-    limits = Limits(runtime.instance, runtime.now(), months)
-    metrics = Metrics(runtime.registry, limits.hits)
+    scheduler = RequestScheduler(config, fleet, gates if gates.limited else None)
+    limiter = RateLimiter(runtime.instance, runtime.now(), months)
+    metrics = Metrics(runtime.registry, limiter.hits)
 
     door = Door(
         config=config,
-        hold=hold,
+        scheduler=scheduler,
         fleet=fleet,
         keys=View(KEYS, KeyRecord),
         gates=gates,
-        demand=Demand(bus, hold, runtime.instance, config.gateway.wake_repeat, runtime.now),
+        demand=Demand(bus, scheduler, runtime.instance, config.gateway.wake_repeat, runtime.now),
         activity=ActivityReporter(
             bus,
-            hold,
+            scheduler,
             runtime.instance,
             revision=fleet.revision,
             written=lambda: outbox.next_seq - 1,
@@ -132,18 +132,18 @@ def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth], wakes: View[
         engines=EngineClient(config.gateway, WriteBatcher()),
         engine_keys=EngineKeys(config),
         outbox=outbox,
-        sender=UsageSender(bus, outbox, runtime.monotonic, limits.confirmed),
-        limits=limits,
+        sender=UsageSender(bus, outbox, runtime.monotonic, limiter.on_confirmed),
+        limiter=limiter,
         wake_limits=WakeLimits(config.gateway.wakes_per_hour, config.gateway.wake_cost_per_day, wakes),
-        talk=LimitTalk(bus, limits, runtime.instance, runtime.now),
+        gossip=QuotaGossip(bus, limiter, runtime.instance, runtime.now),
         metrics=metrics,
         access_log=AccessLog(runtime.service, enabled=config.gateway.access_log),
         now=runtime.now,
     )
     metrics.unlogged = lambda: door.access_log.unlogged
-    metrics.watch("in_flight", "Requests at engines.", lambda: hold.total_in_flight)
-    metrics.watch("waiting", "Requests held for a wake.", lambda: hold.total_waiting)
-    metrics.watch("machines_left_alone", "Machines that failed again and again.", lambda: len(hold.breaker.open))
+    metrics.watch("in_flight", "Requests at engines.", lambda: scheduler.total_in_flight)
+    metrics.watch("waiting", "Requests held for a wake.", lambda: scheduler.total_waiting)
+    metrics.watch("machines_left_alone", "Machines that failed again and again.", lambda: len(scheduler.breaker.open))
     metrics.watch("outbox_pending", "Usage events that the ledger has not confirmed.", lambda: outbox.pending)
     metrics.watch("outbox_bytes", "Size of the outbox on disk.", lambda: outbox.size)
     metrics.watch(

@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from services.gateway.adapters.activity import PERIOD_SECONDS, QUIET_SECONDS
-from services.gateway.core.hold import Hold, Ticket
+from services.gateway.core.scheduler import RequestScheduler, Ticket
 from services.waker.core.adopt import Left, adopt
 from services.waker.core.events import (
     Called,
@@ -102,11 +102,11 @@ class Gateway:
     """Models with demand that was told and not withdrawn."""
 
     def __post_init__(self) -> None:
-        self.hold = Hold(self.town.config, self.view)
+        self.scheduler = RequestScheduler(self.town.config, self.view)
 
     def hears(self, record: MachineRecord, revision: int) -> None:
         self.view[record.machine], self.revisions[record.machine] = record, revision
-        self.hold.release(self.town.now, 1000)
+        self.scheduler.dispatch(self.town.now, 1000)
         self.changed()
 
     def changed(self) -> None:
@@ -117,7 +117,7 @@ class Gateway:
 
     def report(self) -> None:
         self.reporting = False
-        machines = self.hold.activity(self.revisions.__getitem__, self.town.now)
+        machines = self.scheduler.activity(self.revisions.__getitem__, self.town.now)
         self.town.to_waker(Used(Activity(gateway=self.name, sent_at=self.town.now, machines=machines)))
 
     def period(self) -> None:
@@ -126,12 +126,14 @@ class Gateway:
 
     def asked(self, model: str, seconds: float, answered: Callable[[], None]) -> None:
         """One request that keeps an engine busy for so long."""
-        if record := self.hold.arrive(model, "key", self.town.now):
+        if record := self.scheduler.try_acquire(model, "key", self.town.now):
             self.serve(model, seconds, answered, record)
             return
         now = self.town.now
         grant = partial(self._granted, model, seconds, answered)
-        self.hold.enqueue(Ticket(model, "key", f"r{next(self.town.numbers)}", now + CAP, grant, lambda _error: None))
+        self.scheduler.enqueue(
+            Ticket(model, "key", f"r{next(self.town.numbers)}", now + CAP, grant, lambda _error: None)
+        )
         self.demand(model)
 
     def _granted(self, model: str, seconds: float, answered: Callable[[], None], record: MachineRecord) -> None:
@@ -140,15 +142,15 @@ class Gateway:
 
     def demand(self, model: str) -> None:
         """Told at each beginning and end, and every few seconds in between."""
-        if self.hold.is_wanted(model) != (model in self.wanted):
+        if self.scheduler.has_waiting(model) != (model in self.wanted):
             self._tell_demand(model)
 
     def _repeat(self, model: str) -> None:
-        if model in self.wanted and self.hold.is_wanted(model):
+        if model in self.wanted and self.scheduler.has_waiting(model):
             self._tell_demand(model)
 
     def _tell_demand(self, model: str) -> None:
-        waiting, now = len(self.hold.waiting(model)), self.town.now
+        waiting, now = len(self.scheduler.waiting(model)), self.town.now
         if waiting:
             self.wanted.add(model)
             self.town.later(WAKE_REPEAT, partial(self._repeat, model))
@@ -167,8 +169,8 @@ class Gateway:
         assert engine is self.town.engines[machine], "the engine was another at the end"
         assert engine.running, "the engine had gone"
         assert not engine.ends, "the engine was told to end"
-        last = self.hold.give_back(machine, self.town.now)
-        self.hold.release(self.town.now, 1000)
+        last = self.scheduler.release(machine, self.town.now)
+        self.scheduler.dispatch(self.town.now, 1000)
         if last:
             self.changed()
         answered()
@@ -336,7 +338,7 @@ class Town:
 
     def _stopping(self, machine: str) -> None:
         """What must never be: a request on it, at any gateway, when its stop is asked for."""
-        busy = [gateway.name for gateway in self.gateways if gateway.hold.in_flight(machine)]
+        busy = [gateway.name for gateway in self.gateways if gateway.scheduler.in_flight(machine)]
         assert not busy, f"the stop of {machine} met requests of {busy}"
         engine = self.engines[machine]
         if engine.running and not engine.ends:

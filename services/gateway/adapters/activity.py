@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from services.gateway.core.hold import Hold
+from services.gateway.core.scheduler import RequestScheduler
 from shared.bus.ports import Bus
 from shared.bus.subjects import activity
 from shared.errors import BusError
@@ -25,7 +25,7 @@ class ActivityReporter:
     def __init__(
         self,
         bus: Bus,
-        hold: Hold,
+        scheduler: RequestScheduler,
         gateway: str,
         *,
         revision: Callable[[str], int],
@@ -34,7 +34,7 @@ class ActivityReporter:
     ) -> None:
         """`written`: the number of the newest usage event."""
         self._bus = bus
-        self._hold = hold
+        self._scheduler = scheduler
         self._gateway = gateway
         self._revision = revision
         self._written = written
@@ -57,7 +57,7 @@ class ActivityReporter:
 
     async def report(self, *, leaving: bool = False) -> None:
         now = self._now()
-        machines = self._hold.activity(self._revision, now)
+        machines = self._scheduler.activity(self._revision, now)
         message = Activity(
             gateway=self._gateway,
             sent_at=now,

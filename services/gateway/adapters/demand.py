@@ -6,7 +6,7 @@ from itertools import islice
 
 import structlog
 
-from services.gateway.core.hold import Hold, Ticket
+from services.gateway.core.scheduler import RequestScheduler, Ticket
 from shared.bus.ports import Bus
 from shared.bus.subjects import wake_request
 from shared.errors import BusError
@@ -25,9 +25,11 @@ log = structlog.get_logger()
 class Demand:
     """One task, `run`. `changed` after every change of the queue; `ask_once` for a caller that does not wait."""
 
-    def __init__(self, bus: Bus, hold: Hold, gateway: str, repeat: float, now: Callable[[], float]) -> None:
+    def __init__(
+        self, bus: Bus, scheduler: RequestScheduler, gateway: str, repeat: float, now: Callable[[], float]
+    ) -> None:
         self._bus = bus
-        self._hold = hold
+        self._scheduler = scheduler
         self._gateway = gateway
         self._repeat = repeat
         self._now = now
@@ -38,7 +40,7 @@ class Demand:
         self._fault = False
 
     def changed(self, model: str) -> None:
-        if self._hold.wants_wake(model) != (model in self._due):
+        if self._scheduler.has_demand(model) != (model in self._due):
             self._due[model] = self._now()
             self._changed.set()
 
@@ -76,7 +78,7 @@ class Demand:
         """Returns how long nothing is due, in seconds."""
         try:
             for model, request in list(self._once.items()):
-                if not self._hold.wants_wake(model):
+                if not self._scheduler.has_demand(model):
                     await self._bus.publish(wake_request(model), encode(request))
                 if self._once.get(model) is request:  # else somebody asked meanwhile
                     del self._once[model]
@@ -92,7 +94,7 @@ class Demand:
         return max(0.0, min([due - self._now() for due in self._due.values()], default=self._repeat))
 
     async def _publish(self, model: str) -> None:
-        waiting = [ticket for ticket in self._hold.waiting(model) if ticket.may_wake]
+        waiting = [ticket for ticket in self._scheduler.waiting(model) if ticket.may_wake]
         first = next(iter(waiting), None)
         now = self._now()
         deadline = max((t.deadline for t in waiting), default=now)
@@ -114,7 +116,7 @@ class Demand:
         except BusError:
             self._due[model] = now
             raise
-        if not first and not self._hold.wants_wake(model):
+        if not first and not self._scheduler.has_demand(model):
             del self._due[model]
 
 

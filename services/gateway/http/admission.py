@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
-from services.gateway.core.hold import Ticket
-from services.gateway.core.limits import Refusal, Unsettled, Use
+from services.gateway.core.rate_limits import LimitExceeded, Reservation, Unsettled
 from services.gateway.core.request_body import ParsedRequest
+from services.gateway.core.scheduler import Ticket
 from services.gateway.core.usage_record import UsageRecord
 from services.gateway.door import Door
 from services.gateway.http.request import AUTHORIZATION, Request
-from services.gateway.http.waiting import Waiting, outlook_of
+from services.gateway.http.waiting import Waiting, wake_estimate_of
 from shared.config import Model
 from shared.messages.keys import KeyRecord
 from shared.messages.waker import MachineRecord
@@ -64,14 +64,14 @@ class Admission:
         self._on_fail = on_fail
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: Waiting | None = None
-        self.use: Use | None = None
+        self.use: Reservation | None = None
         """What the request takes of its key's limits; None: the key has none."""
 
     def begin(self, wait: float | None) -> None:
         """`wait`: the longest wait for a wake, in seconds; None: the cap. `ApiError` where it fails at once."""
         self._limit(wait, UNSETTLED_TRIES)
 
-    def take_use(self) -> Use | None:
+    def take_use(self) -> Reservation | None:
         """For the one who ends it: with what the request came to."""
         use, self.use = self.use, None
         return use
@@ -84,19 +84,19 @@ class Admission:
             self._waiting.end()
             self._waiting = None
         if self.use is not None:
-            self.use.end(0, self._door.now(), None)
+            self.use.settle(0, self._door.now(), None)
 
     def _limit(self, wait: float | None, tries: int) -> None:
         if self._key.limited:
             # Four bytes of JSON to a token is what English has; the count corrects it.
             tokens = len(self._asked.body) // 4 + self._asked.max_tokens
-            decision = self._door.limits.admit(self._key, tokens, self._door.now())
+            decision = self._door.limiter.admit(self._key, tokens, self._door.now())
             if isinstance(decision, Unsettled):
                 if tries > 0:
                     self._timer = asyncio.get_running_loop().call_later(UNSETTLED_SECONDS, self._again, wait, tries - 1)
                     return
-                decision = self._door.limits.give_up(decision)
-            if isinstance(decision, Refusal):
+                decision = self._door.limiter.give_up(decision)
+            if isinstance(decision, LimitExceeded):
                 raise decision.error()
             self.use = decision
         self._place(wait)
@@ -110,14 +110,14 @@ class Admission:
 
     def _place(self, wait: float | None) -> None:
         door, model, request = self._door, self._model, self._request
-        machine = door.hold.arrive(model.name, self._key.id, door.now())
+        machine = door.scheduler.try_acquire(model.name, self._key.id, door.now())
         if machine is not None:
             self._on_place(machine)
             return
-        if not door.hold.servable(model):
+        if not door.scheduler.is_servable(model):
             raise errors.no_upstream(model.name)
         reached = door.wake_limits.reached(self._key, model.name)
-        if reached is not None and not door.hold.is_awake(model.name):
+        if reached is not None and not door.scheduler.is_awake(model.name):
             door.metrics.limit_hits[reached] += 1
             raise door.wake_limits.error(self._key, reached)
         gateway = door.config.gateway
@@ -125,7 +125,7 @@ class Admission:
         if wait == 0:
             if reached is None:
                 door.demand.ask_once(model.name, request.id, door.wake_limits.cause(self._key), deadline)
-            raise outlook_of(door, model).refusal(should_retry=False)
+            raise wake_estimate_of(door, model).refusal(should_retry=False)
         waiting = Waiting(
             door,
             model,

@@ -128,7 +128,7 @@ class Exchange:
         use = self._admission.use if self._admission is not None else None
         if use is not None and self._relay is not None:
             running = self._relay.running
-            use.running(running.prompt + running.completion)
+            use.update(running.prompt + running.completion)
 
     # From the drain.
 

@@ -202,7 +202,7 @@ class Relay:
         if not self._may_move:
             return False
         self._may_move = False
-        another = self._door.hold.take(self._model.name, self._tally.key_id, now, besides=self.machine.machine)
+        another = self._door.scheduler.acquire(self._model.name, self._tally.key_id, now, besides=self.machine.machine)
         if another is None:
             return False
         self.hang_up()
@@ -288,7 +288,7 @@ class Relay:
 
     def _blame(self, reason: str, *, unreachable: bool = False) -> None:
         assert self.machine is not None, "what fails is a machine"
-        machine, now, breaker = self.machine.machine, self._door.now(), self._door.hold.breaker
+        machine, now, breaker = self.machine.machine, self._door.now(), self._door.scheduler.breaker
         log.warning("engine failed", machine=machine, reason=reason, request_id=self._request.id)
         if unreachable:
             breaker.on_unreachable(machine, now)

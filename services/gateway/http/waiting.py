@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
-from services.gateway.core.hold import Ticket, TooManyWaiting
-from services.gateway.core.outlook import Outlook, outlook
+from services.gateway.core.scheduler import Ticket, TooManyWaiting
+from services.gateway.core.wake_estimate import WakeEstimate, estimate_wake
 from services.gateway.door import Door
 from shared.config import Model
 
@@ -69,10 +69,10 @@ class Waiting:
     def begin(self) -> None:
         """`ApiError` where too many wait already."""
         try:
-            self._door.hold.enqueue(self._ticket)
+            self._door.scheduler.enqueue(self._ticket)
         except TooManyWaiting as error:
             self._door.metrics.limit_hits[error.limit] += 1
-            raise errors.too_many_waiting(self.outlook().retry_after) from None
+            raise errors.too_many_waiting(self.wake_estimate().retry_after) from None
         self._door.demand.changed(self._model.name)
         self._arm()
 
@@ -80,12 +80,12 @@ class Waiting:
         """It waits no more, granted or not. Returns how long it has, in seconds."""
         if self._timer is not None:
             self._timer.cancel()
-        self._door.hold.leave(self._ticket)
+        self._door.scheduler.leave(self._ticket)
         self._door.demand.changed(self._model.name)
         return max(0.0, self._door.now() - self._begun)
 
-    def outlook(self) -> Outlook:
-        return outlook_of(self._door, self._model)
+    def wake_estimate(self) -> WakeEstimate:
+        return wake_estimate_of(self._door, self._model)
 
     def _arm(self) -> None:
         pause = min(self._deadline, self._next_word) - self._door.now()
@@ -95,18 +95,18 @@ class Waiting:
         now = self._door.now()
         if now >= self._deadline:
             cap = self._door.config.gateway.hold_cap
-            self._on_fail(errors.wake_timeout(cap) if self._capped else self.outlook().refusal())
+            self._on_fail(errors.wake_timeout(cap) if self._capped else self.wake_estimate().refusal())
             return
         if now >= self._next_word:
             self._next_word = now + self._door.config.gateway.heartbeat
-            self._on_word(self.outlook().comment())
+            self._on_word(self.wake_estimate().comment())
         self._arm()
 
 
-def outlook_of(door: Door, model: Model) -> Outlook:
+def wake_estimate_of(door: Door, model: Model) -> WakeEstimate:
     """What is known now of the model's machines in open tiers."""
     now = door.now()
     tiers = [tier for tier in model.lineup if not door.gates.tier(tier, now)] or model.lineup
     machines = [machine for machine in door.config.machines_of(model) if machine.tier in tiers]
     records = [(record, door.fleet.age(m.id)) for m in machines if (record := door.fleet.get(m.id)) is not None]
-    return outlook(tiers[0], records, now)
+    return estimate_wake(tiers[0], records, now)

@@ -9,7 +9,7 @@ import pytest
 
 from services.gateway.adapters import demand
 from services.gateway.adapters.demand import Demand
-from services.gateway.core.hold import Hold, Ticket
+from services.gateway.core.scheduler import RequestScheduler, Ticket
 from shared.bus.memory import MemoryBus
 from shared.config import parse
 from shared.errors import BusUnavailable
@@ -69,8 +69,8 @@ class Waiters:
 
     def __init__(self) -> None:
         self.bus = SlowBus()
-        self._hold = Hold(CONFIG, {})
-        self._demand = Demand(self.bus, self._hold, "g", NEVER, time.time)
+        self._scheduler = RequestScheduler(CONFIG, {})
+        self._demand = Demand(self.bus, self._scheduler, "g", NEVER, time.time)
         self.task = asyncio.create_task(self._demand.run())
 
     def come(self, key: str = "k", *, may_wake: bool = True) -> Ticket:
@@ -84,7 +84,7 @@ class Waiters:
             cause=cause(key),
             may_wake=may_wake,
         )
-        self._hold.enqueue(ticket)
+        self._scheduler.enqueue(ticket)
         self._demand.changed("m")
         return ticket
 
@@ -92,7 +92,7 @@ class Waiters:
         self._demand.ask_once("m", f"r-{key}", cause(key), time.time() + 60)
 
     def go(self, ticket: Ticket) -> None:
-        self._hold.leave(ticket)
+        self._scheduler.leave(ticket)
         self._demand.changed("m")
 
     async def telling(self, count: int) -> None:

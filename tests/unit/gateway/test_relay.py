@@ -12,9 +12,9 @@ from services.gateway.core.content_coding import MAX_INFLATED, Inflater, Undecod
 from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.engine_error import EngineError, is_machine_failure, is_refusal, read_error
 from services.gateway.core.errors import ApiError
-from services.gateway.core.hold import Hold
 from services.gateway.core.memory import Memory
 from services.gateway.core.request_body import parse
+from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.usage_record import UsageRecord
 from services.gateway.door import Door
 from services.gateway.http.answer import WholeAnswer
@@ -22,7 +22,7 @@ from services.gateway.http.connection import ClientConnection
 from services.gateway.http.relay import Relay
 from services.gateway.http.request import Request
 from services.gateway.http.response_headers import MAX_BYTES, passed_on
-from tests.unit.gateway.test_hold import CONFIG, MODEL, record
+from tests.unit.gateway.test_scheduler import CONFIG, MODEL, record
 
 HEAD: dict[bytes, bytes] = {b"content-type": b"application/json"}
 STREAM: dict[bytes, bytes] = {b"content-type": b"text/event-stream"}
@@ -61,12 +61,12 @@ class Stage:
         body = b'{"model":"m","stream":true}'
         self.tally.on_parsed("m", parse(body))
         fleet = {"s1": record("s1", "ready")}
-        self.hold = Hold(CONFIG, fleet)
+        self.scheduler = RequestScheduler(CONFIG, fleet)
         door = SimpleNamespace(
             config=CONFIG,
             engine_keys=SimpleNamespace(find=lambda _machine, _endpoint: None),
             engines=SimpleNamespace(call=self._call),
-            hold=self.hold,
+            scheduler=self.scheduler,
             memory=Memory(2**30, 2**30),
             metrics=SimpleNamespace(faults=0, failovers=0, chunk_gap=SimpleNamespace(observe=lambda _seconds: None)),
             now=self._now,
@@ -84,7 +84,7 @@ class Stage:
             endpoint=ENDPOINTS["/v1/chat/completions"],
             tally=self.tally,
         )
-        machine = self.hold.take("m", "k", 0.0)
+        machine = self.scheduler.acquire("m", "k", 0.0)
         assert machine is not None
         self.relay.forward(machine)
 
@@ -173,12 +173,12 @@ def test_who_is_blamed_for_a_loss() -> None:
     stage = Stage()
     for _ in range(3):
         stage.relay.on_lost("refused", unreachable=True)
-    assert not stage.hold.breaker.closed("s1", "somebody else", 1.0)
+    assert not stage.scheduler.breaker.closed("s1", "somebody else", 1.0)
     stage = Stage()
     for _ in range(3):
         stage.relay.on_lost("reset", unreachable=False)
-    assert stage.hold.breaker.closed("s1", "somebody else", 1.0)
-    assert not stage.hold.breaker.closed("s1", "k", 1.0)
+    assert stage.scheduler.breaker.closed("s1", "somebody else", 1.0)
+    assert not stage.scheduler.breaker.closed("s1", "k", 1.0)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ gateways that cannot hear each other both own them: for the time of such a parti
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.gateway.core.key_use import SLOT_SECONDS
-from services.gateway.core.loans import MAX_KEYS, NO_LOAN, Borrower, Estate, Lender, lent
+from services.gateway.core.key_usage import SLOT_SECONDS
+from services.gateway.core.quota_lease import MAX_KEYS, NO_LOAN, Capacity, QuotaFollower, QuotaLeader, lent
 from shared.messages.gateway import KeyTold, LimitsTold, Loan
 
 SILENT_SECONDS = 10.0
@@ -28,7 +28,7 @@ HANDOVER_SECONDS = 3.0
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
-class _Peer(Borrower):
+class _Peer(QuotaFollower):
     """Another gateway, as last heard."""
 
     told: LimitsTold
@@ -40,12 +40,12 @@ class _Peer(Borrower):
 
 
 @dataclass(eq=False)
-class Shares:
+class QuotaCoordinator:
     """One gateway's view of the others. `started` (Unix seconds) and then the name tell who is elder."""
 
     gateway: str
     started: float
-    alone: bool = True
+    is_alone: bool = True
     """Nobody else is heard or remembered: the limits are this gateway's."""
     _peers: dict[str, _Peer] = field(default_factory=dict)
     _past: dict[str, _Peer] = field(default_factory=dict)
@@ -61,20 +61,20 @@ class Shares:
     """This gateway is the eldest, and somebody may still use what another has lent it."""
     _counted: list[_Peer] = field(default_factory=list)
     """Whose use comes out of this gateway's capacity."""
-    _lender: Lender = field(default_factory=Lender)
+    _lender: QuotaLeader = field(default_factory=QuotaLeader)
 
     @property
-    def settled(self) -> bool:
+    def is_settled(self) -> bool:
         """Somebody is heard, and what may be used is known."""
         if self._elder is None:
             return bool(self._peers)
         return self._peers[self._elder].borrowed is not NO_LOAN
 
-    def serve(self) -> None:
+    def start_serving(self) -> None:
         """From now on this gateway admits; before, it has said that it does not."""
         self._serving = True
 
-    def heard(self, key_id: str, now: float) -> tuple[int, ...]:
+    def used_elsewhere(self, key_id: str, now: float) -> tuple[int, ...]:
         """What the others use, for each of `Amounts`; of a minute those included that are out."""
         self._look(now)
         requests = tokens = concurrency = month = 0
@@ -94,7 +94,7 @@ class Shares:
             ceiling -= peer.bound(key_id, at, limit)
         return ceiling
 
-    def hear(self, message: LimitsTold, now: float) -> bool:
+    def receive(self, message: LimitsTold, now: float) -> bool:
         """Whether it should be answered: it brought something new."""
         self._look(now)
         name = message.gateway
@@ -128,7 +128,7 @@ class Shares:
         self._elect(now)
         return news
 
-    def tell(self, keys: Mapping[str, KeyTold], now: float, *, leaving: bool) -> LimitsTold:
+    def report(self, keys: Mapping[str, KeyTold], now: float, *, leaving: bool) -> LimitsTold:
         """The next message. `keys`: what this gateway uses of each limited key that it uses at all."""
         self._look(now)
         self._number += 1
@@ -189,7 +189,7 @@ class Shares:
         elif self._elder is not None:
             self._calm_at = now + HANDOVER_SECONDS
         self._elder = elder
-        self.alone = not self._peers and not any(peer.keys for peer in self._past.values())
+        self.is_alone = not self._peers and not any(peer.keys for peer in self._past.values())
         others = ("", self.gateway)
         strangers = any(peer.told.follows not in others for peer in self._peers.values())
         self._handing_over = elder is None and strangers and now < self._calm_at
@@ -211,9 +211,9 @@ class Shares:
         """Of a minute; what was in flight died with its gateway, and its outbox brings the month's tokens later."""
         return sum(peer.used(key_id, at) for peer in self._past.values()) if at < 2 else 0
 
-    def _estate(self, mine: Mapping[str, KeyTold]) -> Estate:
+    def _estate(self, mine: Mapping[str, KeyTold]) -> Capacity:
         elder = self._peers[self._elder].borrowed if self._elder else None
-        return Estate(
+        return Capacity(
             mine=mine,
             capacity=self._capacity,
             borrowed=self._old_loan if elder is None and self._handing_over else elder,

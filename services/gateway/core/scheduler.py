@@ -104,7 +104,7 @@ class Queue:
         return ticket
 
 
-class Hold:
+class RequestScheduler:
     """The books. `fleet` is the waker's view of the machines, kept by the shell and read here, and so are `gates`.
 
     `gates` None: no tier is ever closed.
@@ -134,14 +134,14 @@ class Hold:
         """Whoever waits for the model; empty when nobody does."""
         return self._waiting.get(model) or Queue()
 
-    def wanted(self) -> list[str]:
+    def waiting_models(self) -> list[str]:
         """Models that somebody waits for."""
         return list(self._waiting)
 
-    def is_wanted(self, model: str) -> bool:
+    def has_waiting(self, model: str) -> bool:
         return model in self._waiting
 
-    def wants_wake(self, model: str) -> bool:
+    def has_demand(self, model: str) -> bool:
         """Whether somebody waits for the model who is demand."""
         queue = self._waiting.get(model)
         return queue is not None and queue.demanding > 0
@@ -154,16 +154,16 @@ class Hold:
             for record in map(self._fleet.get, machines)
         )
 
-    def servable(self, model: Model) -> bool:
+    def is_servable(self, model: Model) -> bool:
         """Whether any machine could ever serve it: its lineup has one that is not gone."""
         machines = self._config.machines_of(model)
         return any(m.id not in self._fleet or self._fleet[m.id].state != "gone" for m in machines)
 
-    def arrive(self, model: str, key_id: str, now: float) -> MachineRecord | None:
+    def try_acquire(self, model: str, key_id: str, now: float) -> MachineRecord | None:
         """A place for a newcomer, who may not pass those who wait."""
-        return None if model in self._waiting else self.take(model, key_id, now)
+        return None if model in self._waiting else self.acquire(model, key_id, now)
 
-    def take(self, model: str, key_id: str, now: float, *, besides: str | None = None) -> MachineRecord | None:
+    def acquire(self, model: str, key_id: str, now: float, *, besides: str | None = None) -> MachineRecord | None:
         """Book a place on the ready machine with room that is least busy, first open tier first; None: nowhere.
 
         A machine that the breaker leaves alone is taken only where there is no other.
@@ -198,7 +198,7 @@ class Hold:
             self.breaker.on_try(record.machine, key_id, now)
         return record
 
-    def give_back(self, machine: str, now: float) -> bool:
+    def release(self, machine: str, now: float) -> bool:
         """A request has left the machine. Whether it was the last one there."""
         use = self._uses[machine]
         assert use.in_flight > 0, f"{machine} gave back a place that nobody took"
@@ -224,7 +224,7 @@ class Hold:
         if queue is not None and queue.discard(ticket):
             self._left(ticket, queue)
 
-    def expel(self, model: str, most: int) -> list[Ticket]:
+    def evict(self, model: str, most: int) -> list[Ticket]:
         """Up to `most` of those who wait for the model: they wait no more. The caller tells them why."""
         found: list[Ticket] = []
         while len(found) < most and (queue := self._waiting.get(model)):
@@ -232,7 +232,7 @@ class Hold:
             self._left(found[-1], queue)
         return found
 
-    def release(self, now: float, most: int) -> bool:
+    def dispatch(self, now: float, most: int) -> bool:
         """Grant places to those who wait, as long as there is room, `most` of them. Whether that bound ended it.
 
         Models take turns, and within a model keys do.
@@ -244,7 +244,7 @@ class Hold:
             model = next(iter(self._waiting))
             self._waiting.move_to_end(model)
             queue = self._waiting[model]
-            record = self.take(model, queue.next_key, now)
+            record = self.acquire(model, queue.next_key, now)
             if record is None:
                 without_room += 1
                 continue

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from services.gateway.core.limits import Limits
+from services.gateway.core.rate_limits import RateLimiter
 from shared.bus.ports import Bus, Received
 from shared.bus.subjects import LIMITS
 from shared.bus.subjects import limits as limits_subject
@@ -30,17 +30,17 @@ HELLOS = 4
 log = structlog.get_logger()
 
 
-class LimitTalk:
+class QuotaGossip:
     """One task, `run`, after `start`."""
 
-    def __init__(self, bus: Bus, limits: Limits, gateway: str, now: Callable[[], float]) -> None:
+    def __init__(self, bus: Bus, limiter: RateLimiter, gateway: str, now: Callable[[], float]) -> None:
         self._bus = bus
-        self._limits = limits
+        self._limiter = limiter
         self._gateway = gateway
         self._now = now
         self._changed = asyncio.Event()
         self._keys_told = 0
-        limits.on_change = self._changed.set
+        limiter.on_change = self._changed.set
 
     async def start(self) -> None:
         """Before the first request. Returns once it is known what this gateway may use, or nobody is there to say."""
@@ -50,13 +50,13 @@ class LimitTalk:
             await self.report()
             try:
                 async with asyncio.timeout(HELLO_SECONDS):
-                    while not self._limits.shares.settled:
+                    while not self._limiter.coordinator.is_settled:
                         await self._changed.wait()
                         self._changed.clear()
                 break
             except TimeoutError:
                 continue
-        self._limits.shares.serve()
+        self._limiter.coordinator.start_serving()
         self._changed.set()
 
     async def run(self) -> None:
@@ -72,13 +72,13 @@ class LimitTalk:
 
     def _pause(self) -> float:
         """How long nothing is to be told that is not asked for."""
-        if self._limits.shares.alone:
+        if self._limiter.coordinator.is_alone:
             return PERIOD_SECONDS
-        return min(PERIOD_SECONDS, max(QUIET_SECONDS, self._limits.stale_at - self._now()))
+        return min(PERIOD_SECONDS, max(QUIET_SECONDS, self._limiter.stale_at - self._now()))
 
     async def report(self, *, leaving: bool = False) -> None:
         """`leaving` is the last word: after it nothing is heard and nothing admitted."""
-        message = self._limits.told(self._now(), leaving=leaving)
+        message = self._limiter.report(self._now(), leaving=leaving)
         self._keys_told = len(message.keys)
         try:
             await self._bus.publish_volatile(limits_subject(self._gateway), encode(message))
@@ -91,5 +91,5 @@ class LimitTalk:
         except Unreadable as error:
             self._bus.intake.reject(LIMITS, error, subject=received.subject)
             return
-        if self._limits.hear(message, self._now()):
+        if self._limiter.receive(message, self._now()):
             self._changed.set()

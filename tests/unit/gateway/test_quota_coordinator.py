@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.gateway.core.limits import Limits, Refusal, Unsettled, Use
-from services.gateway.core.shares import SILENT_SECONDS
+from services.gateway.core.quota_coordinator import SILENT_SECONDS
+from services.gateway.core.rate_limits import LimitExceeded, RateLimiter, Reservation, Unsettled
 from shared.messages.gateway import LimitsTold
 from shared.messages.keys import KeyRecord
 
@@ -28,13 +28,13 @@ class Gateway:
     """One gateway of a `Cluster`, with what it let through."""
 
     def __init__(self, name: str, now: float) -> None:
-        self.limits = Limits(name, now, {})
+        self.limiter = RateLimiter(name, now, {})
         self.name = name
         self.changed = False
         self.told_at = 0.0
         self.admitted: list[float] = []
-        self.running: list[Use] = []
-        self.limits.on_change = self._on_change
+        self.running: list[Reservation] = []
+        self.limiter.on_change = self._on_change
 
     def _on_change(self) -> None:
         self.changed = True
@@ -55,14 +55,14 @@ class Cluster:
             self.join(name)
 
     def join(self, name: str) -> Gateway:
-        """As `LimitTalk.start` does it."""
+        """As `QuotaGossip.start` does it."""
         gateway = self.gateways[name] = Gateway(name, self.now)
         for _ in range(4):
             self.tell(gateway)
             self.run(0.025)
-            if gateway.limits.shares.settled:
+            if gateway.limiter.coordinator.is_settled:
                 break
-        gateway.limits.shares.serve()
+        gateway.limiter.coordinator.start_serving()
         gateway.changed = True
         self.run(0.05)
         return gateway
@@ -72,7 +72,7 @@ class Cluster:
 
     def tell(self, gateway: Gateway, *, leaving: bool = False) -> None:
         gateway.changed, gateway.told_at = False, self.now
-        message = gateway.limits.told(self.now, leaving=leaving)
+        message = gateway.limiter.report(self.now, leaving=leaving)
         for name in self.gateways:
             if name != gateway.name and not self.lost(gateway.name, name):
                 self.sent += 1
@@ -86,27 +86,27 @@ class Cluster:
             due = [sent for sent in self._under_way if sent[0] <= self.now]
             self._under_way = [sent for sent in self._under_way if sent[0] > self.now]
             for _, name, message in due:
-                if name in self.gateways and self.gateways[name].limits.hear(message, self.now):
+                if name in self.gateways and self.gateways[name].limiter.receive(message, self.now):
                     self.gateways[name].changed = True
             for gateway in list(self.gateways.values()):
                 since = self.now - gateway.told_at
-                stale = gateway.changed or gateway.limits.stale_at <= self.now
+                stale = gateway.changed or gateway.limiter.stale_at <= self.now
                 if since >= PERIOD or (stale and since >= TELL_SECONDS):
                     self.tell(gateway)
 
-    def ask(self, name: str, record: KeyRecord, tokens: int = 1) -> Use | Refusal:
+    def ask(self, name: str, record: KeyRecord, tokens: int = 1) -> Reservation | LimitExceeded:
         """As the front door does it."""
         gateway = self.gateways[name]
         for _ in range(RETRIES):
-            decision = gateway.limits.admit(record, tokens, self.now)
+            decision = gateway.limiter.admit(record, tokens, self.now)
             if not isinstance(decision, Unsettled):
                 break
             self.run(RETRY_SECONDS)
         else:
-            decision = gateway.limits.admit(record, tokens, self.now)
+            decision = gateway.limiter.admit(record, tokens, self.now)
         if isinstance(decision, Unsettled):
-            return gateway.limits.give_up(decision)
-        if isinstance(decision, Use):
+            return gateway.limiter.give_up(decision)
+        if isinstance(decision, Reservation):
             gateway.admitted.append(self.now)
             gateway.running.append(decision)
         return decision
@@ -123,19 +123,19 @@ def test_one_gateway_of_two_can_use_the_whole_limit_within_a_second(name: str, l
     record = key(requests_per_minute=limit)
     began = cluster.now
     uses = [cluster.ask(name, record) for _ in range(limit)]
-    assert all(isinstance(use, Use) for use in uses)
+    assert all(isinstance(use, Reservation) for use in uses)
     assert cluster.now - began < 1.0
-    assert isinstance(cluster.ask(name, record), Refusal)
+    assert isinstance(cluster.ask(name, record), LimitExceeded)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 7])
 def test_all_of_a_limit_is_used_from_gateways_in_turn(limit: int) -> None:
     cluster = Cluster("a", "b", "c")
     record = key(requests_per_minute=limit)
-    assert all(isinstance(cluster.ask("abc"[at % 3], record), Use) for at in range(limit))
-    assert all(isinstance(cluster.ask(name, record), Refusal) for name in "abc")
+    assert all(isinstance(cluster.ask("abc"[at % 3], record), Reservation) for at in range(limit))
+    assert all(isinstance(cluster.ask(name, record), LimitExceeded) for name in "abc")
     cluster.run(61.5)
-    assert isinstance(cluster.ask("c", record), Use)
+    assert isinstance(cluster.ask("c", record), Reservation)
 
 
 def test_one_request_at_once_moves_from_gateway_to_gateway() -> None:
@@ -143,26 +143,26 @@ def test_one_request_at_once_moves_from_gateway_to_gateway() -> None:
     record = key(concurrency=1)
     for name in "abbaba":
         use = cluster.ask(name, record)
-        assert isinstance(use, Use)
-        assert isinstance(cluster.ask("b" if name == "a" else "a", record), Refusal)
-        use.end(0, cluster.now, None)
+        assert isinstance(use, Reservation)
+        assert isinstance(cluster.ask("b" if name == "a" else "a", record), LimitExceeded)
+        use.settle(0, cluster.now, None)
 
 
 def test_a_request_within_its_gateway_s_part_waits_for_nobody() -> None:
     cluster = Cluster("a", "b")
     record = key(requests_per_minute=100, tokens_per_minute=1000)
-    assert isinstance(cluster.gateways["b"].limits.admit(record, 500, cluster.now), Use)
-    assert isinstance(cluster.gateways["a"].limits.admit(record, 500, cluster.now), Use)
+    assert isinstance(cluster.gateways["b"].limiter.admit(record, 500, cluster.now), Reservation)
+    assert isinstance(cluster.gateways["a"].limiter.admit(record, 500, cluster.now), Reservation)
 
 
 def test_a_request_for_all_tokens_of_a_minute_passes_on_any_gateway() -> None:
     cluster = Cluster("a", "b", "c")
     use = cluster.ask("b", key(tokens_per_minute=1000), 10**6)
-    assert isinstance(use, Use)
-    assert isinstance(cluster.ask("a", key(tokens_per_minute=1000)), Refusal)
-    use.end(400, cluster.now, None)
+    assert isinstance(use, Reservation)
+    assert isinstance(cluster.ask("a", key(tokens_per_minute=1000)), LimitExceeded)
+    use.settle(400, cluster.now, None)
     cluster.run(0.1)
-    assert isinstance(cluster.ask("a", key(tokens_per_minute=1000), 600), Use)
+    assert isinstance(cluster.ask("a", key(tokens_per_minute=1000), 600), Reservation)
 
 
 def test_quiet_gateways_say_only_that_they_are_there() -> None:
@@ -179,17 +179,17 @@ def test_who_leaves_frees_what_it_had_in_flight_at_once_and_its_minute_when_it_i
     cluster = Cluster("a", "b")
     other = "b" if first == "a" else "a"
     record = key(requests_per_minute=4, concurrency=4)
-    assert all(isinstance(cluster.ask(first, record), Use) for _ in range(3))
+    assert all(isinstance(cluster.ask(first, record), Reservation) for _ in range(3))
     cluster.run(0.1)
     cluster.tell(cluster.gateways[first], leaving=True)
     cluster.run(0.01)
     cluster.die(first)
-    assert isinstance(cluster.ask(other, record), Use)
+    assert isinstance(cluster.ask(other, record), Reservation)
     refusal = cluster.ask(other, record)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, LimitExceeded)
     assert refusal.which == "requests"
     cluster.run(61.5)
-    assert all(isinstance(cluster.ask(other, record), Use) for _ in range(3))
+    assert all(isinstance(cluster.ask(other, record), Reservation) for _ in range(3))
 
 
 @pytest.mark.parametrize("dead", ["a", "b"])
@@ -197,19 +197,19 @@ def test_the_limit_is_whole_again_10_s_after_a_death(dead: str) -> None:
     cluster = Cluster("a", "b")
     other = "b" if dead == "a" else "a"
     record = key(requests_per_minute=20, concurrency=2)
-    assert all(isinstance(cluster.ask(dead, record), Use) for _ in range(2))
+    assert all(isinstance(cluster.ask(dead, record), Reservation) for _ in range(2))
     cluster.run(0.1)
     cluster.die(dead)
     refusal = cluster.ask(other, record)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, LimitExceeded)
     assert refusal.which == "concurrency"
     cluster.run(SILENT_SECONDS + PERIOD)
-    assert all(isinstance(cluster.ask(other, record), Use) for _ in range(2))
-    cluster.gateways[other].running[0].end(0, cluster.now, None)
+    assert all(isinstance(cluster.ask(other, record), Reservation) for _ in range(2))
+    cluster.gateways[other].running[0].settle(0, cluster.now, None)
     for _ in range(30):
         use = cluster.ask(other, record)
-        if isinstance(use, Use):
-            use.end(0, cluster.now, None)
+        if isinstance(use, Reservation):
+            use.settle(0, cluster.now, None)
     assert cluster.within_a_minute() == 20
 
 
@@ -217,12 +217,12 @@ def test_a_gateway_that_starts_anew_serves_within_its_predecessor_s_silence() ->
     """The eldest was killed: its follower lends of its own loan until the limit falls to it."""
     cluster = Cluster("a", "b")
     record = key(requests_per_minute=40)
-    assert isinstance(cluster.ask("a", record), Use)
+    assert isinstance(cluster.ask("a", record), Reservation)
     cluster.run(0.1)
     cluster.die("a")
     cluster.join("a2")
-    assert isinstance(cluster.ask("a2", record), Use)
-    assert isinstance(cluster.ask("b", record), Use)
+    assert isinstance(cluster.ask("a2", record), Reservation)
+    assert isinstance(cluster.ask("b", record), Reservation)
     cluster.run(SILENT_SECONDS + PERIOD)
     for at in range(60):
         cluster.ask(("a2", "b")[at % 2], record)
@@ -232,7 +232,7 @@ def test_a_gateway_that_starts_anew_serves_within_its_predecessor_s_silence() ->
 def test_joining_lets_nothing_more_through() -> None:
     cluster = Cluster("a")
     record = key(requests_per_minute=20)
-    assert all(isinstance(cluster.ask("a", record), Use) for _ in range(18))
+    assert all(isinstance(cluster.ask("a", record), Reservation) for _ in range(18))
     cluster.join("b")
     for at in range(10):
         cluster.ask("ba"[at % 2], record)
@@ -245,10 +245,10 @@ def test_each_side_of_a_partition_has_the_whole_and_afterwards_they_share_again(
     cluster.lost = lambda _sender, _receiver: True
     cluster.run(SILENT_SECONDS + PERIOD)
     for name in "ab":
-        assert sum(isinstance(cluster.ask(name, record), Use) for _ in range(12)) == 10
+        assert sum(isinstance(cluster.ask(name, record), Reservation) for _ in range(12)) == 10
     cluster.lost = lambda _sender, _receiver: False
     cluster.run(PERIOD + 0.1)
-    assert all(isinstance(cluster.ask(name, record), Refusal) for name in "ab")
+    assert all(isinstance(cluster.ask(name, record), LimitExceeded) for name in "ab")
     cluster.run(62.0)
     for at in range(20):
         cluster.ask("ab"[at % 2], record)
@@ -260,15 +260,15 @@ def test_a_gateway_that_is_heard_but_does_not_hear_stops_nobody(deaf: str) -> No
     cluster = Cluster("a", "b")
     cluster.lost = lambda _sender, receiver: receiver == deaf
     cluster.run(2 * SILENT_SECONDS)
-    assert all(isinstance(cluster.ask(name, key(requests_per_minute=10)), Use) for name in "ab")
+    assert all(isinstance(cluster.ask(name, key(requests_per_minute=10)), Reservation) for name in "ab")
 
 
 def test_who_has_not_heard_of_us_for_long_is_answered() -> None:
     cluster = Cluster("a", "b")
-    message = cluster.gateways["a"].limits.told(cluster.now)
-    newcomer = Limits("c", cluster.now, {})
-    assert newcomer.hear(msgspec.structs.replace(message, heard={"c": cluster.now - SILENT_SECONDS}), cluster.now)
-    assert not newcomer.told(cluster.now).heard
+    message = cluster.gateways["a"].limiter.report(cluster.now)
+    newcomer = RateLimiter("c", cluster.now, {})
+    assert newcomer.receive(msgspec.structs.replace(message, heard={"c": cluster.now - SILENT_SECONDS}), cluster.now)
+    assert not newcomer.report(cluster.now).heard
 
 
 def test_a_new_eldest_keeps_to_its_old_loan_while_another_may_still_use_its_own() -> None:
@@ -279,23 +279,24 @@ def test_a_new_eldest_keeps_to_its_old_loan_while_another_may_still_use_its_own(
         cluster.tell(cluster.gateways[name])
         cluster.run(0.005)
     cluster.die("a")
-    b, c = cluster.gateways["b"].limits, cluster.gateways["c"].limits
-    while b.told(cluster.now).follows != "b":
+    b, c = cluster.gateways["b"].limiter, cluster.gateways["c"].limiter
+    while b.report(cluster.now).follows != "b":
         cluster.run(0.01)
-    assert c.told(cluster.now).follows == "a"
-    for limits in (b, c):
-        assert [isinstance(limits.admit(record, 1, cluster.now), Use) for _ in range(11)] == [True] * 10 + [False]
+    assert c.report(cluster.now).follows == "a"
+    for limiter in (b, c):
+        decisions = [limiter.admit(record, 1, cluster.now) for _ in range(11)]
+        assert [isinstance(decision, Reservation) for decision in decisions] == [True] * 10 + [False]
     cluster.join("d")
-    assert b.told(cluster.now).loans["d"].parts == 2 * 3
+    assert b.report(cluster.now).loans["d"].parts == 2 * 3
     cluster.run(PERIOD)
-    assert [isinstance(cluster.ask("b", record), Use) for _ in range(11)] == [True] * 10 + [False]
+    assert [isinstance(cluster.ask("b", record), Reservation) for _ in range(11)] == [True] * 10 + [False]
 
 
 @pytest.mark.parametrize("jump", [86400.0, -86400.0, 30.0, -30.0])
 def test_a_clock_that_jumps_costs_one_exchange_of_messages(jump: float) -> None:
     cluster = Cluster("a", "b")
     for gateway in cluster.gateways.values():
-        gateway.limits.admit(key(requests_per_minute=10), 1, cluster.now)
+        gateway.limiter.admit(key(requests_per_minute=10), 1, cluster.now)
     cluster.now += jump
     for gateway in cluster.gateways.values():
         gateway.told_at = cluster.now - PERIOD
@@ -305,18 +306,18 @@ def test_a_clock_that_jumps_costs_one_exchange_of_messages(jump: float) -> None:
         cluster.ask("ab"[at % 2], key(requests_per_minute=10))
     assert cluster.within_a_minute() - used in (8, 10)
     cluster.run(62.0)
-    assert isinstance(cluster.ask("b", key(requests_per_minute=10)), Use)
+    assert isinstance(cluster.ask("b", key(requests_per_minute=10)), Reservation)
 
 
 def test_a_key_that_is_used_no_more_is_told_no_more() -> None:
     cluster = Cluster("a", "b")
-    assert isinstance(cluster.ask("b", key(requests_per_minute=1)), Use)
-    cluster.gateways["b"].running[0].end(5, cluster.now, None)
+    assert isinstance(cluster.ask("b", key(requests_per_minute=1)), Reservation)
+    cluster.gateways["b"].running[0].settle(5, cluster.now, None)
     cluster.run(0.1)
-    assert cluster.gateways["a"].limits.told(cluster.now).loans["b"].keys
+    assert cluster.gateways["a"].limiter.report(cluster.now).loans["b"].keys
     cluster.run(70.0)
     for gateway in cluster.gateways.values():
-        message = gateway.limits.told(cluster.now)
+        message = gateway.limiter.report(cluster.now)
         assert not message.keys
         assert not any(loan.keys for loan in message.loans.values())
 
@@ -336,7 +337,7 @@ class AnyBus:
         self.under_way: list[tuple[float, Gateway, LimitsTold]] = []
         self.heard_at = {(one.name, other.name): self.now for one in self.all for other in self.all}
         self.admitted: list[float] = []
-        self.running: list[tuple[Use, int]] = []
+        self.running: list[tuple[Reservation, int]] = []
         self.ended: list[tuple[float, int]] = []
 
     def step(self) -> None:
@@ -350,15 +351,15 @@ class AnyBus:
         for _ in range(draw.choice((0, 1, 1, 5))):
             wanted = draw.choice((1, self.tokens // 10, self.tokens // 3, self.tokens))
             asked = self.busy if draw.random() < 0.7 else draw.choice(self.all)
-            use = asked.limits.admit(self.record, wanted, self.now)
-            if isinstance(use, Use):
+            use = asked.limiter.admit(self.record, wanted, self.now)
+            if isinstance(use, Reservation):
                 self.admitted.append(self.now)
                 self.running.append((use, wanted))
             self.check()
         while self.running and draw.random() < 0.5:
             use, wanted = self.running.pop(draw.randrange(len(self.running)))
             took = draw.randint(0, wanted)
-            use.end(took, self.now, len(self.ended) + 1)
+            use.settle(took, self.now, len(self.ended) + 1)
             self.ended.append((self.now, took))
 
     def deliver(self) -> None:
@@ -367,12 +368,12 @@ class AnyBus:
         self.under_way = [sent for sent in self.under_way if sent[0] > self.now]
         for _, receiver, message in due:
             self.heard_at[message.gateway, receiver.name] = self.now
-            receiver.changed |= receiver.limits.hear(message, self.now)
+            receiver.changed |= receiver.limiter.receive(message, self.now)
 
     def tell(self, sender: Gateway) -> None:
         """Whoever has not been heard for 2 s is heard this time, so that few are taken for dead."""
         sender.changed, sender.told_at = False, self.now
-        message = sender.limits.told(self.now)
+        message = sender.limiter.report(self.now)
         for receiver in self.all:
             late = self.now - self.heard_at[sender.name, receiver.name] > 2
             if receiver is not sender and (late or self.draw.random() >= self.loss):
@@ -380,7 +381,7 @@ class AnyBus:
                     self.under_way.append((self.now + self.draw.random() * self.delay, receiver, message))
 
     def together(self) -> bool:
-        return all(len(gateway.limits.shares._peers) == len(self.all) - 1 for gateway in self.all)
+        return all(len(gateway.limiter.coordinator._peers) == len(self.all) - 1 for gateway in self.all)
 
     def check(self) -> None:
         assert sum(at > self.now - 60 for at in self.admitted) <= self.requests

@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from services.gateway.adapters import limit_talk
-from services.gateway.adapters.limit_talk import LimitTalk
-from services.gateway.core.limits import Limits, Refusal, Unsettled, Use
+from services.gateway.adapters import quota_gossip
+from services.gateway.adapters.quota_gossip import QuotaGossip
+from services.gateway.core.rate_limits import LimitExceeded, RateLimiter, Reservation, Unsettled
 from shared.bus.jetstream import connect
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus, Received
@@ -27,24 +27,24 @@ class Gateway:
 
     def __init__(self, name: str, bus: Bus) -> None:
         self.bus = bus
-        self.limits = Limits(name, time.time(), {})
-        self.talk = LimitTalk(bus, self.limits, name, time.time)
+        self.limiter = RateLimiter(name, time.time(), {})
+        self.gossip = QuotaGossip(bus, self.limiter, name, time.time)
         self.tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> "Gateway":
-        await self.talk.start()
-        self.tasks.append(asyncio.create_task(self.talk.run()))
+        await self.gossip.start()
+        self.tasks.append(asyncio.create_task(self.gossip.run()))
         return self
 
-    async def ask(self, record: KeyRecord) -> Use | Refusal:
+    async def ask(self, record: KeyRecord) -> Reservation | LimitExceeded:
         """As the front door does it, with more patience."""
         for _ in range(TRIES):
-            decision = self.limits.admit(record, 1, time.time())
+            decision = self.limiter.admit(record, 1, time.time())
             if not isinstance(decision, Unsettled):
                 return decision
             await asyncio.sleep(0.02)
-        decision = self.limits.admit(record, 1, time.time())
-        return self.limits.give_up(decision) if isinstance(decision, Unsettled) else decision
+        decision = self.limiter.admit(record, 1, time.time())
+        return self.limiter.give_up(decision) if isinstance(decision, Unsettled) else decision
 
 
 class Told:
@@ -79,7 +79,8 @@ class Gateways:
 
 @pytest.fixture(params=["memory", "nats"])
 async def gateways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateways]:
-    monkeypatch.setattr(limit_talk, "HELLO_SECONDS", 0.25)  # an answer needs no more than a moment, on a quiet machine
+    # An answer needs no more than a moment, on a quiet machine.
+    monkeypatch.setattr(quota_gossip, "HELLO_SECONDS", 0.25)
     server = request.getfixturevalue("nats_server") if request.param == "nats" else None
     async with AsyncExitStack() as stack:
         yield Gateways(stack, server)
@@ -95,46 +96,46 @@ async def test_two_gateways_let_through_what_one_would(gateways: Gateways) -> No
     first, second = await gateways.open("a"), await gateways.open("b")
     record = key(requests_per_minute=20)
     asked = [await asyncio.gather(first.ask(record), second.ask(record)) for _ in range(15)]
-    assert sum(isinstance(decision, Use) for pair in asked for decision in pair) == 20
+    assert sum(isinstance(decision, Reservation) for pair in asked for decision in pair) == 20
 
 
 async def test_a_burst_on_two_gateways_at_once_stays_within_the_limit(gateways: Gateways) -> None:
     first, second = await gateways.open("a"), await gateways.open("b")
     record = key(concurrency=10)
     asked = await asyncio.gather(*(gateway.ask(record) for gateway in (first, second) for _ in range(50)))
-    assert sum(isinstance(decision, Use) for decision in asked) == 10
+    assert sum(isinstance(decision, Reservation) for decision in asked) == 10
 
 
 @pytest.mark.parametrize("at", [0, 1])
 async def test_either_gateway_can_use_all_of_a_low_limit(gateways: Gateways, at: int) -> None:
     both = [await gateways.open("a"), await gateways.open("b")]
     record = key(requests_per_minute=3)
-    assert all([isinstance(await both[at].ask(record), Use) for _ in range(3)])
-    assert all([isinstance(await gateway.ask(record), Refusal) for gateway in both])
+    assert all([isinstance(await both[at].ask(record), Reservation) for _ in range(3)])
+    assert all([isinstance(await gateway.ask(record), LimitExceeded) for gateway in both])
 
 
 async def test_a_newcomer_knows_from_its_start_what_is_used(gateways: Gateways) -> None:
     first = await gateways.open("a")
     record = key(requests_per_minute=4)
     for _ in range(4):
-        assert isinstance(await first.ask(record), Use)
+        assert isinstance(await first.ask(record), Reservation)
     second = await gateways.open("b")
-    assert isinstance(second.limits.admit(record, 1, time.time()), Refusal)
+    assert isinstance(second.limiter.admit(record, 1, time.time()), LimitExceeded)
 
 
 async def test_what_a_gateway_had_in_flight_is_free_when_it_has_left(gateways: Gateways) -> None:
     first, second = await gateways.open("a"), await gateways.open("b")
     record = key(concurrency=2)
-    assert all([isinstance(await first.ask(record), Use) for _ in range(2)])
-    assert isinstance(await second.ask(record), Refusal)
+    assert all([isinstance(await first.ask(record), Reservation) for _ in range(2)])
+    assert isinstance(await second.ask(record), LimitExceeded)
     await end(first.tasks)
-    await first.talk.report(leaving=True)
+    await first.gossip.report(leaving=True)
 
-    async def asked() -> Use | Refusal:
+    async def asked() -> Reservation | LimitExceeded:
         return await second.ask(record)
 
-    assert isinstance(await until(asked, lambda decision: isinstance(decision, Use)), Use)
-    assert isinstance(await second.ask(record), Use)
+    assert isinstance(await until(asked, lambda decision: isinstance(decision, Reservation)), Reservation)
+    assert isinstance(await second.ask(record), Reservation)
 
 
 async def test_nobody_is_told_of_requests_where_nobody_else_is() -> None:
@@ -143,7 +144,7 @@ async def test_nobody_is_told_of_requests_where_nobody_else_is() -> None:
     await bus.subscribe(limits_subject("a"), told.on_message)
     await until(told.count, lambda count: count == 1)
     for _ in range(10):
-        assert isinstance(await gateway.ask(key(requests_per_minute=100)), Use)
+        assert isinstance(await gateway.ask(key(requests_per_minute=100)), Reservation)
         await asyncio.sleep(0.01)  # long enough for a message each
     assert await told.count() == 1
     await end(gateway.tasks)
@@ -152,8 +153,8 @@ async def test_nobody_is_told_of_requests_where_nobody_else_is() -> None:
 async def test_without_the_bus_each_serves_on_and_after_it_they_share_again(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.gateway.core.shares.SILENT_SECONDS", 1.0)
-    monkeypatch.setattr(limit_talk, "PERIOD_SECONDS", 0.2)
+    monkeypatch.setattr("services.gateway.core.quota_coordinator.SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(quota_gossip, "PERIOD_SECONDS", 0.2)
     async with AsyncExitStack() as stack:
         gateways = Gateways(stack, nats_server)
         both = [await gateways.open("a"), await gateways.open("b")]
@@ -162,20 +163,20 @@ async def test_without_the_bus_each_serves_on_and_after_it_they_share_again(
 
         async def peers() -> int:
             now = time.time()
-            return sum(len(gateway.limits.told(now).heard) for gateway in both)
+            return sum(len(gateway.limiter.report(now).heard) for gateway in both)
 
         await until(peers, lambda count: count == 0)
         for gateway in both:
-            assert [isinstance(await gateway.ask(record), Use) for _ in range(11)] == [True] * 10 + [False]
+            assert [isinstance(await gateway.ask(record), Reservation) for _ in range(11)] == [True] * 10 + [False]
         nats_server.start()
         await until(peers, lambda count: count == 2)
         another = key("another", requests_per_minute=6)
         asked = [await gateway.ask(another) for _ in range(5) for gateway in both]
-        assert sum(isinstance(decision, Use) for decision in asked) == 6
+        assert sum(isinstance(decision, Reservation) for decision in asked) == 6
 
 
 async def test_what_is_no_message_is_left_aside(gateways: Gateways) -> None:
     first, second = await gateways.open("a"), await gateways.open("b")
     await first.bus.publish_volatile(limits_subject("x"), b"\xff{")
     asked = [await gateway.ask(key(requests_per_minute=4)) for _ in range(4) for gateway in (first, second)]
-    assert sum(isinstance(decision, Use) for decision in asked) == 4
+    assert sum(isinstance(decision, Reservation) for decision in asked) == 4

@@ -11,8 +11,8 @@ from typing import Literal
 
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
-from services.gateway.core.key_use import NONE, Amounts, KeyUse
-from services.gateway.core.shares import Shares
+from services.gateway.core.key_usage import NONE, Amounts, KeyUsage
+from services.gateway.core.quota_coordinator import QuotaCoordinator
 from shared.messages.gateway import KeyTold, LimitsTold
 from shared.messages.keys import KeyRecord
 from shared.messages.meter import KeyMonth, month_of
@@ -26,7 +26,7 @@ DAY_SECONDS = 86400
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class LimitExceeded:
     """A limit is reached. `retry_after` in whole seconds, 1 to 60; of no meaning for the month."""
 
     which: LimitName
@@ -41,24 +41,24 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """There may be something left, and another gateway has it: ask again soon, or `Limits.give_up`."""
+    """There may be something left, and another gateway has it: ask again soon, or `RateLimiter.give_up`."""
 
-    refusal: Refusal
+    refusal: LimitExceeded
 
 
-class Use:
+class Reservation:
     """What one admitted request holds, until its `end`."""
 
-    __slots__ = ("_ended", "_limits", "_minute", "_month", "_use")
+    __slots__ = ("_ended", "_limiter", "_minute", "_month", "_use")
 
-    def __init__(self, limits: "Limits", use: KeyUse, minute: int, month: int) -> None:
-        self._limits = limits
+    def __init__(self, limiter: "RateLimiter", use: KeyUsage, minute: int, month: int) -> None:
+        self._limiter = limiter
         self._use = use
         self._minute = minute
         self._month = month
         self._ended = False
 
-    def running(self, tokens: int) -> None:
+    def update(self, tokens: int) -> None:
         """Prompt and completion so far: counts once it is more than what was reserved."""
         if self._ended:
             return
@@ -69,7 +69,7 @@ class Use:
             self._use.month_held += tokens - self._month
             self._month = tokens
 
-    def end(self, tokens: int, now: float, seq: int | None) -> None:
+    def settle(self, tokens: int, now: float, seq: int | None) -> None:
         """The request took so many tokens; `seq` is its usage event's number, None if it has none. Once is enough."""
         if self._ended:
             return
@@ -83,15 +83,15 @@ class Use:
             use.count(0, tokens)
             if seq is not None:
                 use.spend(tokens, seq)
-        if not self._limits.shares.alone:
-            self._limits.on_change()
+        if not self._limiter.coordinator.is_alone:
+            self._limiter.on_change()
 
 
-class Limits:
+class RateLimiter:
     """Of all keys at this gateway. `months` is the ledger's word by key id; `started` and `now` are Unix seconds."""
 
     def __init__(self, gateway: str, started: float, months: Mapping[str, KeyMonth]) -> None:
-        self.shares = Shares(gateway, started)
+        self.coordinator = QuotaCoordinator(gateway, started)
         self.hits: Counter[str] = Counter(dict.fromkeys(NAMES, 0))
         """Refusals by limit."""
         self.on_change: Callable[[], None] = _nothing
@@ -101,16 +101,16 @@ class Limits:
         self.stale_at = float("inf")
         """When what was told last is true no more without any request's doing: a minute has passed."""
         self._months = months
-        self._keys: dict[str, KeyUse] = {}
+        self._keys: dict[str, KeyUsage] = {}
 
-    def admit(self, key: KeyRecord, tokens: int, now: float) -> Use | Refusal | Unsettled:
+    def admit(self, key: KeyRecord, tokens: int, now: float) -> Reservation | LimitExceeded | Unsettled:
         """`tokens`: the prompt by estimate and the most that may come; more than a limit counts as all of it."""
         use = self._use(key.id, now)
         self._learn(use, key, now)
         per_minute, monthly = key.tokens_per_minute, key.monthly_tokens
         minute = tokens if per_minute is None or tokens < per_minute else per_minute
         month = tokens if monthly is None or tokens < monthly else monthly
-        alone = self.shares.alone
+        alone = self.coordinator.is_alone
         refused = (
             self._judge_alone(key, use, minute, month)
             if alone
@@ -125,17 +125,17 @@ class Limits:
         if not alone:
             use.wanted = NONE
             self.on_change()
-        return Use(self, use, minute, month)
+        return Reservation(self, use, minute, month)
 
-    def give_up(self, unsettled: Unsettled) -> Refusal:
+    def give_up(self, unsettled: Unsettled) -> LimitExceeded:
         """It has been asked often enough."""
         self.hits[unsettled.refusal.which] += 1
         return unsettled.refusal
 
-    def fields(self, key: KeyRecord, now: float) -> bytes:
+    def headers(self, key: KeyRecord, now: float) -> bytes:
         """`x-ratelimit-*` of the limits per minute that the key has, as header lines, by what all gateways use."""
         use = self._use(key.id, now)
-        heard = (0, 0) if self.shares.alone else self.shares.heard(key.id, now)
+        heard = (0, 0) if self.coordinator.is_alone else self.coordinator.used_elsewhere(key.id, now)
         lines = b""
         if (limit := key.requests_per_minute) is not None:
             clear = 60 if heard[0] else use.seconds_until_clear(tokens=False)
@@ -146,15 +146,15 @@ class Limits:
             lines += _lines(b"tokens", limit, limit - use.tokens - held - heard[1], clear)
         return lines
 
-    def confirmed(self, seq: int) -> None:
+    def on_confirmed(self, seq: int) -> None:
         """The ledger has every usage event of this gateway up to `seq`."""
         self.mark = max(self.mark, seq)
 
-    def hear(self, message: LimitsTold, now: float) -> bool:
+    def receive(self, message: LimitsTold, now: float) -> bool:
         """What another gateway told; whether to answer it."""
-        return self.shares.hear(message, now)
+        return self.coordinator.receive(message, now)
 
-    def told(self, now: float, *, leaving: bool = False) -> LimitsTold:
+    def report(self, now: float, *, leaving: bool = False) -> LimitsTold:
         """What to tell the others now. Forgets keys of which nothing is in use."""
         keys: dict[str, KeyTold] = {}
         self.stale_at = float("inf")
@@ -168,20 +168,20 @@ class Limits:
             else:
                 self.stale_at = min(self.stale_at, use.slides_at)
                 keys[key_id] = KeyTold(used=used, limits=use.limits, wanted=use.wanted)
-        return self.shares.tell(keys, now, leaving=leaving)
+        return self.coordinator.report(keys, now, leaving=leaving)
 
-    def _use(self, key_id: str, now: float) -> KeyUse:
+    def _use(self, key_id: str, now: float) -> KeyUsage:
         second = int(now)
         use = self._keys.get(key_id)
         if use is None:
-            use = self._keys[key_id] = KeyUse(second)
+            use = self._keys[key_id] = KeyUsage(second)
         elif use.second != second:
             use.slide(second)
         if use.unconfirmed:
             use.confirm(self.mark)
         return use
 
-    def _learn(self, use: KeyUse, key: KeyRecord, now: float) -> None:
+    def _learn(self, use: KeyUsage, key: KeyRecord, now: float) -> None:
         """The key's limits, where its record, the ledger's word or the day is another than at its last request."""
         ledger = self._months.get(key.id) if key.monthly_tokens is not None else None
         record, word, day = use.limits_of
@@ -194,7 +194,7 @@ class Limits:
         use.limits = (key.requests_per_minute, key.tokens_per_minute, key.concurrency, monthly)
         use.limits_of = (key, ledger, today)
 
-    def _judge_alone(self, key: KeyRecord, use: KeyUse, minute: int, month: int) -> Refusal | None:
+    def _judge_alone(self, key: KeyRecord, use: KeyUsage, minute: int, month: int) -> LimitExceeded | None:
         """Where nobody else uses any of the limits; written out, for this is on every request's way."""
         requests, tokens, concurrency, monthly = use.limits
         if requests is not None and use.requests >= requests:
@@ -207,9 +207,9 @@ class Limits:
             return self._refuse(key, use, 3, use.month + month - monthly)
         return None
 
-    def _judge(self, key: KeyRecord, use: KeyUse, asked: Amounts, now: float) -> Refusal | Unsettled | None:
+    def _judge(self, key: KeyRecord, use: KeyUsage, asked: Amounts, now: float) -> LimitExceeded | Unsettled | None:
         """The same by what the other gateways use and what they leave to this one."""
-        requests, tokens, _, month = self.shares.heard(key.id, now)
+        requests, tokens, _, month = self.coordinator.used_elsewhere(key.id, now)
         # What runs elsewhere may have ended by now, so that is asked for; what a minute holds only time takes away.
         heard = (requests, tokens, 0, month)
         used, wanted = use.used, [0, 0, 0, 0]
@@ -219,19 +219,19 @@ class Limits:
             after = used[at] + asked[at]
             if after + heard[at] > limit:
                 return self._refuse(key, use, at, after + heard[at] - limit)
-            if after > self.shares.ceiling(key.id, at, limit):
+            if after > self.coordinator.ceiling(key.id, at, limit):
                 wanted[at] = asked[at]
         if wanted == [0, 0, 0, 0]:
             return None
         use.wanted, use.wanted_at = Amounts(*wanted), now
         self.on_change()
         at = next(at for at, want in enumerate(wanted) if want)
-        return Unsettled(Refusal(NAMES[at], _on_record(key, at), 1))
+        return Unsettled(LimitExceeded(NAMES[at], _on_record(key, at), 1))
 
-    def _refuse(self, key: KeyRecord, use: KeyUse, at: int, over: int) -> Refusal:
+    def _refuse(self, key: KeyRecord, use: KeyUsage, at: int, over: int) -> LimitExceeded:
         self.hits[NAMES[at]] += 1
         wait = use.seconds_until(use.limits[at] or 0, over, tokens=at == 1) if at < 2 else 1
-        return Refusal(NAMES[at], _on_record(key, at), wait)
+        return LimitExceeded(NAMES[at], _on_record(key, at), wait)
 
 
 def _lines(name: bytes, limit: int, remaining: int, clear: int) -> bytes:

@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from services.gateway.core.loans import KEYS_PER_TURN, NO_LOAN, Borrower, Estate, Lender
-from services.gateway.core.split import split
+from services.gateway.core.quota_apportion import split
+from services.gateway.core.quota_lease import KEYS_PER_TURN, NO_LOAN, Capacity, QuotaFollower, QuotaLeader
 from shared.messages.gateway import KeyTold, Loan
 
 LIMIT = 10
@@ -19,28 +19,28 @@ def loan(version: int, amount: int) -> Loan:
     return Loan(version=version, parts=3, keys={"k": (amount, 0, 0, 0)})
 
 
-def estate(*borrowers: Borrower, borrowed: Loan | None = None) -> Estate:
-    return Estate(
+def estate(*borrowers: QuotaFollower, borrowed: Loan | None = None) -> Capacity:
+    return Capacity(
         mine={}, capacity=lambda _key, _at, limit: limit, borrowed=borrowed, counted=borrowers, borrowers=borrowers
     )
 
 
-def open_to(*borrowers: Borrower) -> list[int]:
+def open_to(*borrowers: QuotaFollower) -> list[int]:
     return [borrower.bound("k", 0, LIMIT) for borrower in borrowers]
 
 
 def test_the_highest_of_use_and_open_loans_counts() -> None:
-    assert Borrower(told(9), agreed=loan(1, 5), offered=loan(2, 3)).bound("k", 0, LIMIT) == 9
-    assert Borrower(told(1), agreed=loan(1, 5), offered=loan(2, 3)).bound("k", 0, LIMIT) == 5
-    assert Borrower(told(1), agreed=loan(1, 5), offered=loan(2, 7)).bound("k", 0, LIMIT) == 7
-    assert Borrower({}, agreed=Loan(version=1, parts=3, keys={}), offered=NO_LOAN).bound("k", 0, LIMIT) == 3
+    assert QuotaFollower(told(9), agreed=loan(1, 5), offered=loan(2, 3)).bound("k", 0, LIMIT) == 9
+    assert QuotaFollower(told(1), agreed=loan(1, 5), offered=loan(2, 3)).bound("k", 0, LIMIT) == 5
+    assert QuotaFollower(told(1), agreed=loan(1, 5), offered=loan(2, 7)).bound("k", 0, LIMIT) == 7
+    assert QuotaFollower({}, agreed=Loan(version=1, parts=3, keys={}), offered=NO_LOAN).bound("k", 0, LIMIT) == 3
 
 
 def test_what_is_still_open_is_lent_to_nobody_else() -> None:
-    rich, poor = Borrower(told(0)), Borrower(told(1, wanted=1))
+    rich, poor = QuotaFollower(told(0)), QuotaFollower(told(1, wanted=1))
     rich.agreed = rich.offered = loan(1, 9)
     poor.agreed = poor.offered = loan(1, 1)
-    lender = Lender()
+    lender = QuotaLeader()
     lender.offer(2, estate(rich, poor))
     assert open_to(rich, poor) == [9, 1]
     rich.agreed = rich.offered
@@ -50,15 +50,15 @@ def test_what_is_still_open_is_lent_to_nobody_else() -> None:
 
 
 def test_nothing_new_is_offered_before_the_last_offer_is_acknowledged() -> None:
-    borrower = Borrower(told(0, wanted=1), agreed=loan(1, 2), offered=loan(2, 4))
-    Lender().offer(3, estate(borrower))
+    borrower = QuotaFollower(told(0, wanted=1), agreed=loan(1, 2), offered=loan(2, 4))
+    QuotaLeader().offer(3, estate(borrower))
     assert borrower.offered.version == 2
 
 
 def test_newcomers_get_equal_parts_of_what_is_not_lent_yet() -> None:
     half = Loan(version=1, parts=2, keys={})
-    borrowers = [Borrower({}, agreed=half, offered=half), *(Borrower({}) for _ in range(3))]
-    lender = Lender()
+    borrowers = [QuotaFollower({}, agreed=half, offered=half), *(QuotaFollower({}) for _ in range(3))]
+    lender = QuotaLeader()
     for version in (2, 3):
         lender.offer(version, estate(*borrowers))
         open_parts = [min(n for n in (b.agreed.parts, b.offered.parts) if n) for b in borrowers if b.offered.parts]
@@ -69,16 +69,16 @@ def test_newcomers_get_equal_parts_of_what_is_not_lent_yet() -> None:
 
 
 def test_of_a_key_that_only_an_elder_named_nothing_is_lent() -> None:
-    borrower = Borrower({})
-    Lender().offer(1, estate(borrower, borrowed=loan(7, 4)))
+    borrower = QuotaFollower({})
+    QuotaLeader().offer(1, estate(borrower, borrowed=loan(7, 4)))
     assert borrower.offered == Loan(version=1, parts=6, keys={"k": (0, 0, 0, 0)})
 
 
 def test_of_many_keys_those_that_somebody_is_short_of_come_first_and_all_in_turn() -> None:
     calm, short = told(0)["k"], told(5, wanted=5)["k"]
     names = [f"k{at:03}" for at in range(5 * KEYS_PER_TURN)]
-    borrower = Borrower(dict.fromkeys(names, calm))
-    lender = Lender()
+    borrower = QuotaFollower(dict.fromkeys(names, calm))
+    lender = QuotaLeader()
     lender.offer(1, estate(borrower))
     borrower.agreed = borrower.offered
     borrower.keys = {**dict.fromkeys(names, told(3)["k"]), names[-1]: short}

@@ -14,29 +14,30 @@ MAX_RETRY_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Outlook:
+class WakeEstimate:
     """`eta` in seconds; None: nothing is known."""
 
     tier: str
     phase: Phase | None
-    eta: int | None
+    eta_s: int | None
 
     @property
     def retry_after(self) -> int:
         """Whole seconds, 1 to 60."""
-        return UNKNOWN_RETRY_SECONDS if self.eta is None else min(MAX_RETRY_SECONDS, max(1, self.eta))
+        return UNKNOWN_RETRY_SECONDS if self.eta_s is None else min(MAX_RETRY_SECONDS, max(1, self.eta_s))
 
     def comment(self) -> bytes:
         """For a waiting stream. A comment only: anything else breaks one SDK or another."""
-        eta = "?" if self.eta is None else self.eta
+        eta = "?" if self.eta_s is None else self.eta_s
         return f": waking tier={self.tier} phase={self.phase or '?'} eta={eta}\n\n".encode()
 
     def refusal(self, *, should_retry: bool = True) -> ApiError:
         """For a caller who asked not to wait longer."""
-        return errors.waking(self.retry_after, "?" if self.eta is None else f"{self.eta} s", should_retry=should_retry)
+        eta = "?" if self.eta_s is None else f"{self.eta_s} s"
+        return errors.waking(self.retry_after, eta, should_retry=should_retry)
 
 
-def outlook(first: str, records: Iterable[tuple[MachineRecord, float]], now: float) -> Outlook:
+def estimate_wake(first: str, records: Iterable[tuple[MachineRecord, float]], now: float) -> WakeEstimate:
     """Return what is known of a wake.
 
     Args:
@@ -49,5 +50,5 @@ def outlook(first: str, records: Iterable[tuple[MachineRecord, float]], now: flo
             # A waker that says no `ready_in` has a clock like ours.
             at = record.ready_at
             left = record.ready_in - age if record.ready_in is not None else None if at is None else at - now
-            return Outlook(record.tier, record.phase, None if left is None else max(0, round(left)))
-    return Outlook(first, None, None)
+            return WakeEstimate(record.tier, record.phase, None if left is None else max(0, round(left)))
+    return WakeEstimate(first, None, None)

@@ -29,7 +29,7 @@ class Amounts(NamedTuple):
 NONE = Amounts(0, 0, 0, 0)
 
 
-class KeyUse:
+class KeyUsage:
     """Plain numbers that requests change; every amount errs on the high side, never on the low.
 
     Tokens of a request are reserved while it runs, and counted in full in the second of its end: so a stream of any

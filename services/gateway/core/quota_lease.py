@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from services.gateway.core.key_use import Limits4
-from services.gateway.core.split import split
+from services.gateway.core.key_usage import Limits4
+from services.gateway.core.quota_apportion import split
 from shared.messages.gateway import KeyTold, Loan
 
 NO_LOAN = Loan(version=0, parts=0, keys={})
@@ -29,7 +29,7 @@ def lent(loan: Loan, key_id: str, at: int, limit: int) -> int:
 
 
 @dataclass(eq=False, slots=True)
-class Borrower:
+class QuotaFollower:
     """Another gateway, as far as loans go."""
 
     keys: Mapping[str, KeyTold]
@@ -55,7 +55,7 @@ class Borrower:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estate:
+class Capacity:
     """What there is to lend of, at one moment."""
 
     mine: Mapping[str, KeyTold]
@@ -64,21 +64,21 @@ class Estate:
     """Of a key, which limit, and that limit: what this gateway and its borrowers may use together."""
     borrowed: Loan | None
     """Where that comes from: an elder gateway's loan, None: it is the whole."""
-    counted: Sequence[Borrower]
+    counted: Sequence[QuotaFollower]
     """Whose use comes out of it."""
-    borrowers: Sequence[Borrower]
+    borrowers: Sequence[QuotaFollower]
     """Those of them that go by our loans."""
 
 
 @dataclass(eq=False)
-class Lender:
+class QuotaLeader:
     """Makes the offers."""
 
     _limits: dict[str, Limits4] = field(default_factory=dict)
     """Of the keys that are used or named in a loan: what their tellers last said."""
     _turn: int = 0
 
-    def offer(self, version: int, estate: Estate) -> None:
+    def offer(self, version: int, estate: Capacity) -> None:
         """A new loan to each borrower that has acknowledged the last one, where it differs."""
         free = [borrower for borrower in estate.borrowers if borrower.agreed is borrower.offered]
         if not free:
@@ -98,7 +98,7 @@ class Lender:
             if (part, named) != (borrower.offered.parts, borrower.offered.keys):
                 borrower.offered = Loan(version=version, parts=part, keys=named)
 
-    def _next(self, estate: Estate, *, everything: bool) -> dict[str, Limits4]:
+    def _next(self, estate: Capacity, *, everything: bool) -> dict[str, Limits4]:
         """The keys whose loans are looked at now, with their limits: those that somebody is short of, and some more.
 
         The others keep what they have, which is safe for any time: so a message costs the same with many keys.
@@ -119,7 +119,7 @@ class Lender:
                 self._limits[key_id] = _highest(told)
         return {key_id: self._limits[key_id] for key_id in chosen}
 
-    def _keys(self, estate: Estate, tellers: Sequence[Mapping[str, KeyTold]]) -> list[str]:
+    def _keys(self, estate: Capacity, tellers: Sequence[Mapping[str, KeyTold]]) -> list[str]:
         """All that are used or named in a loan; the latter first, for they must not be left out."""
         loans = [loan for borrower in estate.borrowers for loan in (borrower.agreed, borrower.offered)]
         if estate.borrowed is not None:
@@ -139,7 +139,7 @@ def _highest(told: Sequence[Limits4]) -> Limits4:
     return requests, tokens, concurrency, month
 
 
-def _lend(key_id: str, at: int, limit: int | None, free: Sequence[Borrower], estate: Estate) -> list[int]:
+def _lend(key_id: str, at: int, limit: int | None, free: Sequence[QuotaFollower], estate: Capacity) -> list[int]:
     """One limit of one key: what each of `free` may use from now on."""
     if limit is None:
         return [0] * len(free)
@@ -159,7 +159,7 @@ def _lend(key_id: str, at: int, limit: int | None, free: Sequence[Borrower], est
     return loans
 
 
-def _parts(free: Sequence[Borrower], estate: Estate) -> list[int]:
+def _parts(free: Sequence[QuotaFollower], estate: Capacity) -> list[int]:
     """Into how many parts a key of which nothing is said is divided, for each of `free`; 0: it has none yet."""
     whole = 1 if estate.borrowed is None else estate.borrowed.parts
     equal = whole * (1 + len(estate.borrowers))
