@@ -2,15 +2,13 @@
 
 from collections.abc import Collection, Mapping
 
-EXPOSED = (
-    "x-request-id",
-    "retry-after",
-    "x-should-retry",
-    *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
+_EXPOSED = "Access-Control-Expose-Headers: x-request-id, retry-after, x-should-retry, " + ", ".join(
+    f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")
 )
-"""Headers of an answer that a page's script may read."""
+"""The response headers that a page's script may read."""
+_VARY = b"Vary: Origin\r\n"
 PREFLIGHT_SECONDS = 600
-"""How long a browser remembers what it was allowed."""
+"""How long a browser remembers the answer to a preflight."""
 _PREFLIGHT = (
     "Access-Control-Allow-Methods: GET, HEAD, POST\r\n"
     # `*` does not cover Authorization; old browsers know only names.
@@ -20,27 +18,24 @@ _PREFLIGHT = (
 
 
 class Cors:
-    """Header lines for the configured origins. Keys are sent by scripts, so credentials are never allowed."""
+    """Header lines for the configured origins. Scripts send keys themselves, so credentials are never allowed."""
 
     def __init__(self, origins: Collection[str]) -> None:
         """`origins` are such as `https://chat.example.org`; `*` among them is any page."""
-        exposed = f"Access-Control-Expose-Headers: {', '.join(EXPOSED)}\r\n"
-        self._anyone = f"Access-Control-Allow-Origin: *\r\n{exposed}".encode("ascii") if "*" in origins else None
         self._fields = {
-            origin.encode("latin-1"): f"Access-Control-Allow-Origin: {origin}\r\n{exposed}Vary: Origin\r\n".encode(
-                "latin-1"
-            )
-            for origin in origins
+            origin: f"Access-Control-Allow-Origin: {origin}\r\n{_EXPOSED}\r\n".encode("ascii") for origin in origins
         }
+        self._any_origin = self._fields.get("*")
 
-    def fields(self, origin: bytes | None) -> bytes:
-        """Return the lines for an answer to a request with this `Origin`."""
-        if self._anyone is not None:
-            return self._anyone
-        return self._fields.get(origin, b"Vary: Origin\r\n") if origin is not None else b"Vary: Origin\r\n"
+    def fields(self, origin: str | None) -> bytes:
+        """Return the header lines for the answer to a request with this `Origin`."""
+        return self._any_origin or self._fields.get(origin or "", b"") + _VARY
 
-    def preflight(self, method: str, headers: Mapping[bytes, bytes]) -> bytes | None:
-        """Return further lines for the answer to a browser's question before the request proper; None: it is none."""
-        if method != "OPTIONS" or b"origin" not in headers or b"access-control-request-method" not in headers:
+    def preflight(self, method: str, headers: Mapping[str, str]) -> bytes | None:
+        """Return further header lines for the answer to a preflight, or None for any other request.
+
+        `headers` are looked up by their names in lower case.
+        """
+        if method != "OPTIONS" or "origin" not in headers or "access-control-request-method" not in headers:
             return None
-        return _PREFLIGHT if self._anyone is not None or headers[b"origin"] in self._fields else b""
+        return _PREFLIGHT if self._any_origin or headers["origin"] in self._fields else b""

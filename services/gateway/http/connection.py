@@ -242,7 +242,7 @@ class ClientConnection(asyncio.Protocol):
     def _head(self, request: Request, status: int, fields: bytes) -> bytes:
         every, cors = self._application.every_answer, self._application.cors
         if cors is not None:
-            fields += cors.fields(request.headers.get(b"origin"))
+            fields += cors.fields(request.header(b"origin"))
         return b"%b%bX-Request-Id: %b\r\n%b" % (head.status_line(status), every, request.id.encode("ascii"), fields)
 
     def _keeps(self, request: Request) -> bool:

@@ -105,7 +105,7 @@ class Front:
             endpoint = self._endpoints.get(request.target)
             path = endpoint.path if endpoint else normalize(request.target)
             endpoint = endpoint or ENDPOINTS.get(path)
-            preflight = self.cors.preflight(request.method, request.headers) if self.cors else None
+            preflight = self.cors.preflight(request.method, request.text_headers) if self.cors else None
             if preflight is not None:
                 told(self._door, request, 200, "", key_id=None)
                 client.respond(request, 200, preflight, b"")

@@ -52,6 +52,10 @@ class Request:
         return None if value is None else value.decode("latin-1")
 
     @property
+    def text_headers(self) -> dict[str, str]:
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers.items()}
+
+    @property
     def head_bytes(self) -> int:
         """Of its target and headers, as far as they have come."""
         return len(self.target) + sum(len(name) + len(value) for name, value in self.headers.items())
