@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define SECOND 1000000000LL
-#define STAMP_MARK "chatcmpl-5707000000000000" /* The clock follows in 16 hex digits. */
+#define STAMP_MARK " at " /* In a token's text; the clock follows in 16 hex digits. */
 #define STAMP_DIGITS 16
 
 static inline void fail(const char *what)

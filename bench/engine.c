@@ -5,7 +5,8 @@
  *
  * Whole: 16 tokens, 0.5 KB. Streamed: `max_tokens` tokens, one HTTP chunk of about 240 bytes and one write() each, on a fixed
  * grid of `vllm_xargs.interval_ms` (0: at once), a usage chunk where `include_usage` asks, a running total in each where
- * `continuous_usage_stats` does, `[DONE]`. Each chunk's id ends in the clock at its writing: clients see its time on the way.
+ * `continuous_usage_stats` does, `[DONE]`. Each token's text ends in the clock at its writing: clients see its time on the way.
+ * All else of a stream's chunks stays the same, as an engine's does.
  * Another model than SERVED_AS is 404. `nagle` leaves TCP_NODELAY out, to show what that looks like.
  *
  *     curl -d '{"model":"bench-engine","stream":true,"max_tokens":3}' http://127.0.0.1:PORT/v1/chat/completions
@@ -18,6 +19,7 @@
 
 #define WHOLE_TOKENS 16
 #define PROMPT_TOKENS 230
+#define ID "chatcmpl-570700000000"
 #define MOST_TOKENS 100000
 #define MOST_REQUEST (64 << 20)
 #define PIECE 1400 /* The last piece of a stream: a token, usage, [DONE] and the end. */
@@ -113,7 +115,7 @@ static void prepare_whole(void)
     for (int n = 1, at = 0; n <= WHOLE_TOKENS; n++) at += sprintf(text + at, " w%d", n);
     usage_text(usage, WHOLE_TOKENS);
     int length = snprintf(body, sizeof body,
-                          "{\"id\":\"" STAMP_MARK "0123456789abcdef\",\"object\":\"chat.completion\",\"created\":1790000000,"
+                          "{\"id\":\"" ID "\",\"object\":\"chat.completion\",\"created\":1790000000,"
                           "\"model\":\"%s\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"%s\","
                           "\"refusal\":null,\"tool_calls\":[],\"reasoning\":null},\"logprobs\":null,\"finish_reason\":\"stop\","
                           "\"stop_reason\":null}]%s}", served_as, text, usage);
@@ -134,17 +136,14 @@ static char *put_event(char *to, const char *members, size_t length)
     static size_t head_length;
     static const char digits[] = "0123456789abcdef";
     if (!head_length)
-        head_length = (size_t)sprintf(head, "data: {\"id\":\"" STAMP_MARK "%16d\",\"object\":\"chat.completion.chunk\","
-                                            "\"created\":1790000000,\"model\":\"%.64s\",\"choices\":", 0, served_as);
+        head_length = (size_t)sprintf(head, "data: {\"id\":\"" ID "\",\"object\":\"chat.completion.chunk\","
+                                            "\"created\":1790000000,\"model\":\"%.64s\",\"choices\":", served_as);
     size_t size = head_length + length + 3;
     if (size >> 8) *to++ = digits[size >> 8 & 15];
     *to++ = digits[size >> 4 & 15];
     *to++ = digits[size & 15];
     to = put(to, "\r\n", 2);
-    char *stamp = to + strlen("data: {\"id\":\"" STAMP_MARK);
     to = put(to, head, head_length);
-    uint64_t clock = (uint64_t)now_ns();
-    for (int n = STAMP_DIGITS; n--; clock >>= 4) stamp[n] = digits[clock & 15];
     to = put(to, members, length);
     return put(to, "}\n\n\r\n", 5);
 }
@@ -154,8 +153,9 @@ static int next_piece(struct connection *c, char *to)
 {
     char members[400], *begun = to;
     bool last = c->number == c->tokens;
-    int length = sprintf(members, "[{\"index\":0,\"delta\":{\"content\":\" w%ld\"},\"logprobs\":null,\"finish_reason\":%s,"
-                                  "\"token_ids\":null}]", c->number, last ? "\"length\"" : "null");
+    int length = sprintf(members, "[{\"index\":0,\"delta\":{\"content\":\" w%ld" STAMP_MARK "%0*llx\"},\"logprobs\":null,"
+                                  "\"finish_reason\":%s,\"token_ids\":null}]",
+                         c->number, STAMP_DIGITS, (unsigned long long)now_ns(), last ? "\"length\"" : "null");
     if (c->usage && c->running_usage) length += usage_text(members + length, c->number);
     to = put_event(to, members, (size_t)length);
     if (last && c->usage) {
