@@ -41,7 +41,7 @@ async def test_a_good_answer_is_measured(cell: Cell, tmp_path: Path) -> None:
         (WHOLE, (b" w7 ", b" w8 "), "other text"),
         (WHOLE, (b'_tokens":16}', b'_tokens":17}'), "other usage"),
         (WHOLE, (b"200 OK", b"500 OK"), "not status 200"),
-        (STREAM, (b'" w3"', b'" w2"'), "doubled"),
+        (STREAM, (b'" w3 ', b'" w2 '), "doubled"),
         (STREAM, (b"data: [DONE]", b"data: [DENO]"), "doubled"),
         (STREAM, (b"data: [DONE]", b": says [DONE]"[:12]), "without [DONE]"),
         (STREAM, (b'"token_ids":null', b'"usage":{"ab":1}'), "a usage after 1"),
