@@ -1,10 +1,10 @@
 """The API's endpoints. Routes, the OpenAPI description and all that differs between paths come from these tables."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """A path whose requests go to an engine."""
 
@@ -13,6 +13,7 @@ class Endpoint:
     """Its name in the OpenAPI description."""
     input_field: str
     """The field of the request body that the model reads."""
+    _: KW_ONLY
     streams: bool = True
     """Whether the API has a `stream` for it."""
     usage_from: Literal["chunks", "response"] = "chunks"
@@ -33,7 +34,7 @@ class Endpoint:
         return self.usage_from == "chunks"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Page:
     """A path that the gateway itself answers, to `GET` and `HEAD`."""
 
@@ -41,28 +42,23 @@ class Page:
     operation: str
     schema: str | None
     """The name of its answer's schema in the OpenAPI description; None: any object."""
+    _: KW_ONLY
     needs_key: bool
 
 
 ENDPOINTS = {
     endpoint.path: endpoint
     for endpoint in (
-        Endpoint(path="/v1/chat/completions", operation="createChatCompletion", input_field="messages"),
-        Endpoint(path="/v1/completions", operation="createCompletion", input_field="prompt", accepts_prompt_list=True),
-        Endpoint(path="/v1/embeddings", operation="createEmbedding", input_field="input", streams=False),
-        Endpoint(
-            path="/v1/responses",
-            operation="createResponse",
-            input_field="input",
-            usage_from="response",
-            has_background_mode=True,
-        ),
+        Endpoint("/v1/chat/completions", "createChatCompletion", "messages"),
+        Endpoint("/v1/completions", "createCompletion", "prompt", accepts_prompt_list=True),
+        Endpoint("/v1/embeddings", "createEmbedding", "input", streams=False),
+        Endpoint("/v1/responses", "createResponse", "input", usage_from="response", has_background_mode=True),
     )
 }
 """By path."""
-MODELS = Page(path="/v1/models", operation="listModels", schema="Models", needs_key=True)
-MODEL = Page(path="/v1/models/{model}", operation="getModel", schema="Model", needs_key=True)
-OPENAPI = Page(path="/openapi.json", operation="getDescription", schema=None, needs_key=False)
-HEALTH = Page(path="/health", operation="getHealth", schema="Health", needs_key=False)
+MODELS = Page("/v1/models", "listModels", "Models", needs_key=True)
+MODEL = Page("/v1/models/{model}", "getModel", "Model", needs_key=True)
+OPENAPI = Page("/openapi.json", "getDescription", None, needs_key=False)
+HEALTH = Page("/health", "getHealth", "Health", needs_key=False)
 PAGES = {page.path: page for page in (MODELS, MODEL, OPENAPI, HEALTH)}
 """By path."""

@@ -4,7 +4,7 @@ Requests are described as loosely as engines take them: only what the gateway it
 models: which there are, a key is told by `GET /v1/models`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -56,84 +56,74 @@ OF_AN_ENGINE = (
     errors.wake_timeout(600),
 )
 
+
+def _object(*, optional: Collection[str] = (), **properties: Json) -> Json:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "required": required, "properties": properties}
+
+
+def _header(description: str, **schema: object) -> Json:
+    return {"description": description, "schema": schema}
+
+
+def _schema(name: str) -> Json:
+    return _ref("schemas", name)
+
+
+def _headers(*names: str) -> Json:
+    return {name: _ref("headers", name) for name in names}
+
+
+def _ref(kind: str, name: str) -> Json:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+_TEXT = {"type": "string"}
+_NAME = {"type": "string", "minLength": 1}
+_FLAG = {"type": ["boolean", "null"]}
+_UUID7 = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+_LIMIT_HEADERS = {
+    f"x-ratelimit-{what}-{of}": _header("For a key that has limits.", type="string")
+    for what in ("limit", "remaining", "reset")
+    for of in ("requests", "tokens")
+}
 _HEADERS: Json = {
     "x-request-id": {
         "description": "Ours, a UUIDv7, also the id of the usage event.",
         "required": True,
-        "schema": {
-            "type": "string",
-            "pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$",
-        },
+        "schema": {"type": "string", "pattern": _UUID7},
     },
-    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1, "maximum": 60}},
-    "x-should-retry": {"description": "SDKs obey it.", "schema": {"enum": ["true", "false"]}},
-    "WWW-Authenticate": {"description": "The scheme of `Authorization`.", "schema": {"const": "Bearer"}},
-    "Allow": {"description": "The methods of the path.", "schema": {"type": "string"}},
+    "Retry-After": _header("Seconds.", type="integer", minimum=1, maximum=60),
+    "x-should-retry": _header("SDKs obey it.", enum=["true", "false"]),
+    "WWW-Authenticate": _header("The scheme of `Authorization`.", const="Bearer"),
+    "Allow": _header("The methods of the path.", type="string"),
+    **_LIMIT_HEADERS,
 }
-_LIMIT_HEADERS: Json = {
-    f"x-ratelimit-{what}-{of}": {"description": "For a key that has limits.", "schema": {"type": "string"}}
-    for what in ("limit", "remaining", "reset")
-    for of in ("requests", "tokens")
+_ERROR_TYPES = {"enum": ["invalid_request_error", "rate_limit_error", "server_error"]}
+_CREATED = {"type": "integer", "description": "When the gateway read its configuration, Unix seconds."}
+_MODEL_LENGTH = {
+    "type": "integer",
+    "minimum": 1,
+    "description": "The longest context in tokens, where an engine has told it.",
 }
-_FLAG = {"type": ["boolean", "null"]}
+_USAGE_OPTIONS = {"include_usage": _FLAG, "continuous_usage_stats": _FLAG}
+_STREAM_OPTIONS = {"type": ["object", "null"], "properties": _USAGE_OPTIONS}
 _SCHEMAS: Json = {
-    "Error": {
-        "type": "object",
-        "required": ["error"],
-        "properties": {
-            "error": {
-                "type": "object",
-                "required": ["message", "type", "param", "code"],
-                "properties": {
-                    "message": {"type": "string"},
-                    "type": {"enum": ["invalid_request_error", "rate_limit_error", "server_error"]},
-                    "param": {"type": ["string", "null"]},
-                    "code": {"type": "string"},
-                },
-            }
-        },
-    },
+    "Error": _object(error=_object(message=_TEXT, type=_ERROR_TYPES, param={"type": ["string", "null"]}, code=_TEXT)),
     "EngineError": {"type": "object", "description": "An engine's own error, as it wrote it."},
-    "Model": {
-        "type": "object",
-        "required": ["id", "object", "created", "owned_by"],
-        "properties": {
-            "id": {"type": "string"},
-            "object": {"const": "model"},
-            "created": {"type": "integer", "description": "When the gateway read its configuration, Unix seconds."},
-            "owned_by": {"type": "string"},
-            "max_model_len": {
-                "type": "integer",
-                "minimum": 1,
-                "description": "The longest context in tokens, where an engine has told it.",
-            },
-        },
-    },
-    "Health": {
-        "type": "object",
-        "required": ["status"],
-        "properties": {"status": {"enum": ["ok", "draining", "not ready"]}},
-    },
-    "Models": {
-        "type": "object",
-        "required": ["object", "data"],
-        "properties": {
-            "object": {"const": "list"},
-            "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
-        },
-    },
-    "Request": {
-        "type": "object",
-        "required": ["model"],
-        "properties": {
-            "model": {"type": "string", "minLength": 1},
-            "stream": _FLAG,
-            "stream_options": {
-                "type": ["object", "null"],
-                "properties": {"include_usage": _FLAG, "continuous_usage_stats": _FLAG},
-            },
-        },
-    },
+    "Model": _object(
+        id=_TEXT,
+        object={"const": "model"},
+        created=_CREATED,
+        owned_by=_TEXT,
+        max_model_len=_MODEL_LENGTH,
+        optional=["max_model_len"],
+    ),
+    "Health": _object(status={"enum": ["ok", "draining", "not ready"]}),
+    "Models": _object(object={"const": "list"}, data={"type": "array", "items": _schema("Model")}),
+    "Request": _object(
+        model=_NAME, stream=_FLAG, stream_options=_STREAM_OPTIONS, optional=["stream", "stream_options"]
+    ),
 }
 _WAKE_TIMEOUT: Json = {
     "name": "X-Wake-Timeout",
@@ -145,76 +135,74 @@ _MODEL_NAME: Json = {
     "name": "model",
     "in": "path",
     "required": True,
-    "schema": {"type": "string", "minLength": 1},
+    "schema": _NAME,
     "description": "A `/` in it may be written `%2F`.",
 }
 
 
 def document() -> bytes:
-    """OpenAPI 3.1, as JSON."""
-    paths = {endpoint.path: {"post": _inference(endpoint)} for endpoint in ENDPOINTS.values()}
-    paths |= {page.path: {"get": _reading(page)} for page in PAGES.values()}
-    told = {
+    """Return OpenAPI 3.1, as JSON."""
+    described = {
         "openapi": "3.1.0",
         "info": {"title": "spotinference", "version": "1", "description": DESCRIPTION},
         "security": [{"key": []}],
-        "paths": paths,
+        "paths": {endpoint.path: {"post": _inference(endpoint)} for endpoint in ENDPOINTS.values()}
+        | {page.path: {"get": _page(page)} for page in PAGES.values()},
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "headers": _HEADERS | _LIMIT_HEADERS,
+            "headers": _HEADERS,
             "schemas": _SCHEMAS,
-            "responses": {error.code: _refusal([error], engine=False) for error in OF_NO_PATH}
-            | {f"engine_{status}": refusal for status, refusal in _refusals(OF_AN_ENGINE, engine=True).items()},
+            "responses": {error.code: _error_response([error], engine=False) for error in OF_NO_PATH}
+            | {
+                f"engine_{status}": response for status, response in _error_responses(OF_AN_ENGINE, engine=True).items()
+            },
         },
     }
-    return msgspec.json.encode(told)
+    return msgspec.json.encode(described)
 
 
 def _inference(endpoint: Endpoint) -> Json:
     input_field = {endpoint.input_field: {"description": "The engine's to judge."}}
     body = {"allOf": [_schema("Request"), {"properties": input_field}]}
+    headers = _headers("x-request-id", *_LIMIT_HEADERS)
+    answer = {
+        "description": "The engine's answer; events where the body asks for a `stream`.",
+        "headers": headers,
+        "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
+    }
     return {
         "operationId": endpoint.operation,
         "parameters": [_WAKE_TIMEOUT],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {
-            "200": {
-                "description": "The engine's answer; events where the body asks for a `stream`.",
-                "headers": _headers("x-request-id", *_LIMIT_HEADERS),
-                "content": {
-                    "application/json": {"schema": {"type": "object"}},
-                    "text/event-stream": {},
-                },
-            },
+            "200": answer,
             **{str(error.status): _ref("responses", f"engine_{error.status}") for error in OF_AN_ENGINE},
-            "default": {
-                "description": "Any other answer of the engine.",
-                "headers": _headers("x-request-id", *_LIMIT_HEADERS),
-            },
+            "default": {"description": "Any other answer of the engine.", "headers": headers},
         },
     }
 
 
-def _reading(page: Page) -> Json:
+def _page(page: Page) -> Json:
     content = {"application/json": {"schema": _schema(page.schema) if page.schema else {"type": "object"}}}
     answer = {"description": "As asked.", "headers": _headers("x-request-id"), "content": content}
-    refusals = OF_A_MODEL if page is MODEL else WITH_KEY if page.needs_key else ANYWHERE
-    operation: Json = {"operationId": page.operation, "responses": {"200": answer, **_refusals(refusals, engine=False)}}
+    table = OF_A_MODEL if page is MODEL else WITH_KEY if page.needs_key else ANYWHERE
+    responses = {"200": answer, **_error_responses(table, engine=False)}
+    operation: Json = {"operationId": page.operation, "responses": responses}
     if page is HEALTH:
-        operation["responses"]["503"] = answer | {"description": "It takes no new requests now."}
+        responses["503"] = answer | {"description": "It takes no new requests now."}
     if page is MODEL:
         operation["parameters"] = [_MODEL_NAME]
     return operation if page.needs_key else operation | {"security": []}
 
 
-def _refusals(table: Iterable[ApiError], *, engine: bool) -> Json:
+def _error_responses(table: Iterable[ApiError], *, engine: bool) -> Json:
     by_status: dict[int, list[ApiError]] = {}
     for error in table:
         by_status.setdefault(error.status, []).append(error)
-    return {str(status): _refusal(by_status[status], engine=engine) for status in sorted(by_status)}
+    return {str(status): _error_response(by_status[status], engine=engine) for status in sorted(by_status)}
 
 
-def _refusal(table: list[ApiError], *, engine: bool) -> Json:
+def _error_response(table: list[ApiError], *, engine: bool) -> Json:
     """The answer for errors of one status. `engine`: one may answer with this status in words of its own."""
     codes = sorted({error.code for error in table})
     ours = {"allOf": [_schema("Error"), {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}]}
@@ -229,15 +217,3 @@ def _refusal(table: list[ApiError], *, engine: bool) -> Json:
         "headers": headers,
         "content": {"application/json": {"schema": schema, "examples": examples}},
     }
-
-
-def _schema(name: str) -> Json:
-    return _ref("schemas", name)
-
-
-def _headers(*names: str) -> Json:
-    return {name: _ref("headers", name) for name in names}
-
-
-def _ref(kind: str, name: str) -> Json:
-    return {"$ref": f"#/components/{kind}/{name}"}
