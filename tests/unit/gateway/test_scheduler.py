@@ -3,6 +3,9 @@
 from functools import partial
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from services.gateway.core.breaker import FAILURES, PAUSE_SECONDS
 from services.gateway.core.errors import ApiError
@@ -10,8 +13,7 @@ from services.gateway.core.scheduler import RequestScheduler, Ticket, TooManyWai
 from shared.config import parse
 from shared.messages.waker import MachineRecord, MachineState
 
-CONFIG = parse(
-    """
+ONE_MODEL = """
     [gateway]
     max_waiting = 6
     max_waiting_per_key = 4
@@ -38,9 +40,9 @@ CONFIG = parse(
     [[model]]
     name = "m"
     lineup = ["spot", "dear"]
-    """,
-    "test",
-)
+    """
+CONFIG = parse(ONE_MODEL, "test")
+TWO_LINEUPS = parse(ONE_MODEL + '[[model]]\nname = "n"\nlineup = ["dear"]\n', "test")
 MODEL = CONFIG.models["m"]
 
 
@@ -161,3 +163,162 @@ def test_keys_take_turns_and_within_a_key_the_first_goes_first() -> None:
     order: list[str] = []
     for number, key in enumerate("aaab"):
         scheduler.enqueue(Ticket("m", key, "r", 1.0, partial(note, order, f"{key}{number}"), unheard))
+    fleet["s1"] = record("s1", "ready")
+    fleet["s2"] = record("s2", "ready")
+    assert not scheduler.dispatch(0.0, 64)
+    assert order == ["a0", "b3", "a1", "a2"]
+
+
+def test_models_take_turns_for_a_machine_that_serves_both() -> None:
+    config = parse(TWO_MODELS, "test")
+    fleet: dict[str, MachineRecord] = {}
+    scheduler = RequestScheduler(config, fleet)
+    order: list[str] = []
+    for model in ("m", "m", "m", "n"):
+        scheduler.enqueue(Ticket(model, "k", "r", 1.0, partial(note, order, model), unheard))
+    fleet["s1"] = record("s1", "ready")
+    scheduler.dispatch(0.0, 64)
+    assert order == ["m", "n", "m", "m"]
+
+
+def test_a_slice_of_grants_leaves_the_rest_for_the_next_turn() -> None:
+    fleet: dict[str, MachineRecord] = {}
+    scheduler = RequestScheduler(parse(TWO_MODELS, "test"), fleet)
+    granted: list[str] = []
+    for _ in range(5):
+        scheduler.enqueue(ticket(granted))
+    fleet["s1"] = record("s1", "ready")
+    assert scheduler.dispatch(0.0, 2)
+    assert len(granted) == 2
+    assert not scheduler.dispatch(0.0, 64)
+    assert len(granted) == 5
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Arrivals, departures, grants, ends and fleet changes in any order, against a plain model of who is where."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fleet: dict[str, MachineRecord] = {}
+        self.scheduler = RequestScheduler(TWO_LINEUPS, self.fleet)
+        self.waiting: list[Ticket] = []
+        self.granted: list[tuple[Ticket | None, str]] = []
+        """Places that are taken, each with the ticket that waited for it, if one did."""
+        self.departing: Ticket | None = None
+        """Its client turns out to be gone at the moment of its grant: the place is released from within the grant."""
+
+    @rule(machine=st.sampled_from(sorted(ROOM)), state=st.sampled_from(["ready", "draining", "asleep"]))
+    def change_machine(self, machine: str, state: MachineState) -> None:
+        self.fleet[machine] = record(machine, state)
+
+    @rule(model=st.sampled_from("mn"), key=st.sampled_from("ab"), may_wake=st.booleans())
+    def arrive(self, model: str, key: str, *, may_wake: bool) -> None:
+        machine = self.scheduler.try_acquire(model, key, 0.0)
+        if machine is not None:
+            assert not self.of(model), "a newcomer may not pass those who wait"
+            self.book(None, model, machine)
+            return
+        new = Ticket(model, key, "r", 1.0, lambda machine: self.on_grant(new, machine), unheard, may_wake=may_wake)
+        limits, of_key = TWO_LINEUPS.gateway, [ticket for ticket in self.waiting if ticket.key_id == key]
+        if len(self.waiting) == limits.max_waiting or len(of_key) == limits.max_waiting_per_key:
+            with pytest.raises(TooManyWaiting) as refused:
+                self.scheduler.enqueue(new)
+            assert refused.value.limit == ("waiting" if len(self.waiting) == limits.max_waiting else "waiting_per_key")
+        else:
+            self.scheduler.enqueue(new)
+            self.waiting.append(new)
+
+    @rule(model=st.sampled_from("mn"), machine=st.sampled_from(sorted(ROOM)))
+    def acquire_elsewhere(self, model: str, machine: str) -> None:
+        another = self.scheduler.acquire(model, "a", 0.0, besides=machine)
+        if another is not None:
+            assert another.machine != machine
+            self.book(None, model, another)
+
+    @rule(most=st.integers(1, 3))
+    def dispatch(self, most: int) -> None:
+        before = len(self.waiting)
+        is_bounded = self.scheduler.dispatch(0.0, most)
+        granted = before - len(self.waiting)
+        assert granted <= most or self.departing is not None, "a grant that is released at once dispatches further"
+        if is_bounded:
+            assert granted >= most
+        else:
+            self.check_nobody_waits_for_what_is_free()
+
+    @rule(data=st.data(), most=st.integers(1, 3))
+    def grant_to_one_who_is_gone(self, data: st.DataObject, most: int) -> None:
+        self.departing = data.draw(st.sampled_from(self.waiting)) if self.waiting else None
+        self.dispatch(most)
+        self.departing = None
+
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        if self.waiting:
+            ticket = data.draw(st.sampled_from(self.waiting))
+            self.waiting.remove(ticket)
+            self.scheduler.leave(ticket)
+            self.scheduler.leave(ticket)
+
+    @rule(model=st.sampled_from("mn"), most=st.integers(0, 3))
+    def evict(self, model: str, most: int) -> None:
+        evicted, waited = self.scheduler.evict(model, most), len(self.of(model))
+        assert len(evicted) == min(most, waited)
+        for ticket in evicted:
+            assert ticket.model == model
+            self.waiting.remove(ticket)
+
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        """A request that is cancelled while its grant is on its way leaves the queue as well: that changes nothing."""
+        if self.granted:
+            ticket, machine = data.draw(st.sampled_from(self.granted))
+            if ticket is not None:
+                self.scheduler.leave(ticket)
+            self.release(ticket, machine)
+
+    def on_grant(self, ticket: Ticket, machine: MachineRecord) -> None:
+        first = next(waiter for waiter in self.of(ticket.model) if waiter.key_id == ticket.key_id)
+        assert first is ticket, "the first of a key goes first"
+        self.waiting.remove(ticket)
+        self.book(ticket, ticket.model, machine)
+        if ticket is self.departing:
+            self.release(ticket, machine.machine)
+            self.scheduler.dispatch(0.0, 64)
+
+    def book(self, ticket: Ticket | None, model: str, machine: MachineRecord) -> None:
+        assert self.fleet[machine.machine].state == "ready"
+        assert machine.tier in TWO_LINEUPS.models[model].lineup
+        self.granted.append((ticket, machine.machine))
+
+    def release(self, ticket: Ticket | None, machine: str) -> None:
+        self.granted.remove((ticket, machine))
+        last = self.scheduler.release(machine, 1.0)
+        assert last == (machine not in [place for _, place in self.granted])
+
+    def of(self, model: str) -> list[Ticket]:
+        return [ticket for ticket in self.waiting if ticket.model == model]
+
+    def check_nobody_waits_for_what_is_free(self) -> None:
+        free = [m for m, one in self.fleet.items() if one.state == "ready" and self.scheduler.in_flight(m) < ROOM[m]]
+        for model in "mn":
+            assert not (self.of(model) and {TIERS[m] for m in free}.intersection(TWO_LINEUPS.models[model].lineup))
+
+    @invariant()
+    def every_place_and_every_ticket_is_there_once(self) -> None:
+        places = [machine for _, machine in self.granted]
+        for machine, room in ROOM.items():
+            assert self.scheduler.in_flight(machine) == places.count(machine) <= room
+        assert self.scheduler.total_in_flight == len(self.granted)
+        assert self.scheduler.total_waiting == len(self.waiting)
+        assert set(self.scheduler.waiting_models()) == {ticket.model for ticket in self.waiting}
+        for model in "mn":
+            queue, waiting = self.scheduler.waiting(model), self.of(model)
+            assert len(queue) == len(list(queue)) == len(waiting)
+            assert set(queue) == set(waiting)
+            assert self.scheduler.has_waiting(model) == bool(waiting)
+            assert self.scheduler.has_demand(model) == any(ticket.may_wake for ticket in waiting)
+
+
+AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAnyOrder = AnyOrder.TestCase
