@@ -62,7 +62,7 @@ check: $(BIN)/.dev-ready ## Format, lint, types, import rules
 proof: $(BIN)/.dev-ready ## Break all around the ledger by SEED for SECONDS (600): is it the engine's own count?
 	$(BIN)/python -m tests.proof $(if $(SEED),--seed $(SEED)) --seconds $(or $(SECONDS),600)
 
-bench: $(BIN)/.dev-ready ## Measure the gateway beside a direct engine call, nginx and a naive proxy
+bench: $(BIN)/.dev-ready ## Measure the gateway beside a direct engine call, nginx, two Rust routers and a naive proxy
 	$(BIN)/python -m bench.gateway
 
 requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml admits, with hashes
@@ -70,9 +70,9 @@ requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml a
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-package spotinference --extra $$group --output-file requirements/$$group.txt pyproject.toml || exit 1; \
 	done
-	for client in $(basename $(wildcard requirements/clients/*.in)); do \
+	for program in $(basename $(wildcard requirements/clients/*.in requirements/routers/*.in)); do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	    --excludes requirements/clients/excluded --output-file $$client.txt $$client.in || exit 1; \
+	    --excludes requirements/clients/excluded --output-file $$program.txt $$program.in || exit 1; \
 	done
 	for client in $(dir $(wildcard requirements/clients/*/package.json)); do \
 	  (cd $$client && $(NPM) update --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund) || exit 1; \

@@ -1,12 +1,14 @@
 """The cells of a run: what load, and what one target did under it."""
 
+import operator
 import time
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 
 import msgspec
 
 from bench.load import Cell, Series, Told, Wrong
-from bench.processes import busy_ns
+from bench.processes import busy_ns, own_ns
 from bench.targets import Stage, Target
 
 SATURATED = "saturated"
@@ -14,6 +16,8 @@ PACED = "50 requests/s"
 STREAMS_20 = "20 streams"
 STREAMS_200 = "200 streams"
 FLOOD = "flood"
+NOISE = 0.1
+"""Of a core: where others take more, a figure is marked."""
 
 
 def cells(seconds: float) -> dict[str, Cell]:
@@ -41,12 +45,21 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     told: Told
     cpu_ns: int
     """The target's; of the gateway, until the ledger had confirmed every request of the cell."""
+    kernel_ns: int
+    """What of it was the kernel's."""
     core: float
     """What the target had of its core while the load ran."""
     others: float
     """What anybody else took of it meanwhile."""
+    others_elsewhere: float
+    """What anybody but the benchmark took of the other cores, as a part of one."""
     settle_seconds: float
     """From the last answer to the ledger's confirmation."""
+
+    @property
+    def foreign(self) -> float:
+        """What others took of the core of which they took most."""
+        return max(self.others, self.others_elsewhere)
 
     @property
     def wait(self) -> Series:
@@ -77,6 +90,31 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
         return self.cpu_ns / 1e3 / self.told.tokens
 
 
+@dataclass(frozen=True)
+class Clocks:
+    """Nanoseconds: of the wall, the target, its core, the other cores, the whole benchmark, all its targets."""
+
+    wall: int
+    target: int
+    core: int
+    elsewhere: int
+    bench: int
+    targets: int
+
+    def __sub__(self, other: "Clocks") -> "Clocks":
+        return Clocks(*map(operator.sub, astuple(self), astuple(other)))
+
+    @property
+    def others(self) -> float:
+        """What anybody but the target took of its core."""
+        return max(0, self.core - self.target) / self.wall
+
+    @property
+    def others_elsewhere(self) -> float:
+        """What anybody but the benchmark took of the other cores, as a part of one."""
+        return max(0, self.elsewhere - (self.bench - self.targets)) / self.wall
+
+
 class Run:
     """Takes samples; counts what must be in the ledger."""
 
@@ -87,22 +125,35 @@ class Run:
         self._tokens = 0
 
     async def sample(self, number: int, name: str, cell: Cell, target: Target) -> Sample:
-        cores = self._stage.cores.gateway
-        cpu, busy, begun = _cpu_ns(target), busy_ns(cores), time.perf_counter_ns()
+        before, kernel = self.clocks(target), _kernel_ns(target)
         told = await self._stage.play(target, cell)
-        wall = time.perf_counter_ns() - begun
-        loaded, all_loaded = _cpu_ns(target) - cpu, busy_ns(cores) - busy
+        loaded = self.clocks(target) - before
         if target is self._stage.ours:
             await self.count(told)
+        whole = self.clocks(target) - before
         return Sample(
             round=number,
             cell=name,
             target=target.name,
             told=told,
-            cpu_ns=_cpu_ns(target) - cpu,
-            core=loaded / wall,
-            others=max(0.0, (all_loaded - loaded) / wall),
-            settle_seconds=(time.perf_counter_ns() - begun - wall) / 1e9,
+            cpu_ns=whole.target,
+            kernel_ns=_kernel_ns(target) - kernel,
+            core=loaded.target / loaded.wall,
+            others=loaded.others,
+            others_elsewhere=loaded.others_elsewhere,
+            settle_seconds=(whole.wall - loaded.wall) / 1e9,
+        )
+
+    def clocks(self, target: Target) -> Clocks:
+        """Read them all; the difference of two readings says who worked meanwhile."""
+        cores, targets = self._stage.cores, self._stage.targets
+        return Clocks(
+            wall=time.perf_counter_ns(),
+            target=_cpu_ns(target),
+            core=busy_ns(cores.gateway),
+            elsewhere=busy_ns(cores.others - cores.gateway),
+            bench=own_ns(),
+            targets=sum(map(_cpu_ns, targets)),
         )
 
     async def count(self, told: Told) -> None:
@@ -123,6 +174,10 @@ class Run:
 
 def _cpu_ns(target: Target) -> int:
     return 0 if target.family is None else target.family.cpu_ns()
+
+
+def _kernel_ns(target: Target) -> int:
+    return 0 if target.family is None else target.family.kernel_ns()
 
 
 def _day() -> str:

@@ -7,7 +7,8 @@
  * grid of `vllm_xargs.interval_ms` (0: at once), a usage chunk where `include_usage` asks, a running total in each where
  * `continuous_usage_stats` does, `[DONE]`. Each token's text ends in the clock at its writing: clients see its time on the way.
  * All else of a stream's chunks stays the same, as an engine's does.
- * Another model than SERVED_AS is 404. `nagle` leaves TCP_NODELAY out, to show what that looks like.
+ * Another model than SERVED_AS is 404. GET knows /health and /v1/models, which routers ask for before they are ready. `nagle` leaves
+ * TCP_NODELAY out, to show what that looks like.
  *
  *     curl -d '{"model":"bench-engine","stream":true,"max_tokens":3}' http://127.0.0.1:PORT/v1/chat/completions
  */
@@ -102,6 +103,8 @@ static const char *const REFUSED = "HTTP/1.1 404 Not Found\r\ncontent-type: appl
                                    "{\"error\":{\"message\":\"no such model\",\"code\":404}}";
 static const char *const STREAM_HEAD = "HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
                                        "transfer-encoding: chunked\r\n\r\n";
+
+static const char *const HEALTHY = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 static int usage_text(char *to, long tokens)
 {
@@ -280,6 +283,22 @@ static void answer(struct connection *c, const char *body, size_t length)
     if (say(c, STREAM_HEAD, (int)strlen(STREAM_HEAD))) stream_on(c, c->begun);
 }
 
+static void answer_get(struct connection *c, const char *path)
+{
+    if (!strncmp(path, "/health ", 8)) {
+        say(c, HEALTHY, (int)strlen(HEALTHY));
+    } else if (!strncmp(path, "/v1/models ", 11)) {
+        char body[256], response[512];
+        int length = snprintf(body, sizeof body, "{\"object\":\"list\",\"data\":[{\"id\":\"%s\",\"object\":\"model\",\"created\":1790000000,"
+                                                 "\"owned_by\":\"vllm\",\"max_model_len\":%d}]}", served_as, MOST_TOKENS);
+        length = snprintf(response, sizeof response, "HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-length: %d\r\n"
+                                                     "content-type: application/json\r\n\r\n%s", length, body);
+        say(c, response, length);
+    } else {
+        say(c, REFUSED, (int)strlen(REFUSED));
+    }
+}
+
 /* Takes one request from what has come; false while it is not whole. */
 static bool take_request(struct connection *c)
 {
@@ -295,7 +314,8 @@ static bool take_request(struct connection *c)
         return false;
     }
     if (c->have < head + (size_t)length) return false;
-    answer(c, c->in + head, (size_t)length);
+    if (!strncmp(c->in, "GET ", 4)) answer_get(c, c->in + 4);
+    else answer(c, c->in + head, (size_t)length);
     c->have -= head + (size_t)length;
     memmove(c->in, c->in + head + length, c->have);
     return true;

@@ -1,4 +1,4 @@
-"""`python -m bench.gateway`: what the gateway costs, beside a direct call of the engine, nginx and a naive proxy.
+"""`python -m bench.gateway`: what the gateway costs, beside a direct call, nginx, two Rust routers and a naive proxy.
 
 Every answer is checked and every request is looked up in the ledger: a wrong one ends the run with status 1.
 """
@@ -22,8 +22,10 @@ from bench.targets import staged
 
 ROUNDS = 3
 HELD = 10_000
+MEMORY_GOAL = 80.0
+"""MB after the load."""
 SECONDS = 2.0
-"""Of a short cell and target; with the default rounds the whole takes less than five minutes."""
+"""Of a short cell and target; with the default rounds the whole takes less than ten minutes."""
 
 WIDTH = 150
 """Of the tables where there is no terminal."""
@@ -43,17 +45,20 @@ async def measure(folder: Path, *, seconds: float, rounds: int, most: int) -> Re
                 in_turn = stage.targets[turn:] + stage.targets[:turn]
                 samples += [await run.sample(number, name, cell, target) for target in in_turn]
         found = [
-            *figures(samples),
             seen,
+            *figures(samples),
             at_start,
-            held.memory(stage, "memory after the load", goal=80),
+            held.memory(stage, "memory after the load", goal=MEMORY_GOAL),
             await held.thousand_streams(stage, run),
             *await held.releases(stage, run),
         ]
         await run.check()
-        length = f"{rounds} rounds of {seconds:g} s per short cell and target"
+        length = f"{rounds} round{'s' * (rounds > 1)} of {seconds:g} s per short cell and target"
         return Result(
-            conditions=conditions(stage, length=length, nodelay=socket_options), figures=found, samples=samples
+            conditions=conditions(stage, length=length, nodelay=socket_options),
+            figures=found,
+            samples=samples,
+            absent=stage.absent,
         )
 
 

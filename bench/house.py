@@ -39,7 +39,6 @@ url = "{bus}"
 [gateway]
 port = 0
 workers = {workers}
-access_log = false
 wake_repeat = "1s"
 max_waiting_per_key = 10_000
 """

@@ -48,7 +48,7 @@ async def shown(stage: Stage, run: Run) -> tuple[Figure, str]:
             raise Wrong(
                 f"{target.name}: {told.first.least * 1e3:.0f} ms to each first token: it waits for delayed ACKs"
             )
-    return Figure(name="TTFT on a kept-alive connection", unit="ms", by_target=medians), said
+    return Figure(name="TTFT on a kept-alive connection", unit="ms", table="latency", by_target=medians), said
 
 
 def waits_for_ack(told: Told) -> bool:

@@ -7,6 +7,7 @@ import asyncio
 import os
 import re
 import resource
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ANSWER_BYTES = 64 * 1024
+STIME = 12
+"""Of the fields in `/proc/PID/stat` that follow the command's name."""
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 STOP_SECONDS = 10.0
 
 
@@ -52,11 +56,21 @@ def pinned(cores: frozenset[int]) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def child(*words: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process with pipes to its input and output; gone afterwards whatever happened."""
-    with log.open("ab") as errors:
+async def child(
+    *words: str, log: Path, environment: dict[str, str] | None = None, output: bool = True
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process with a pipe to its input, and to its output unless `log` takes that as well.
+
+    Gone afterwards whatever happened.
+    """
+    with log.open("ab") as file:
         process = await asyncio.create_subprocess_exec(
-            *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, limit=ANSWER_BYTES
+            *words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if output else file,
+            stderr=file,
+            limit=ANSWER_BYTES,
+            env=environment,
         )
     try:
         yield process
@@ -80,6 +94,14 @@ class Family:
         """User and system time of all their threads: Linux has a clock for each process, named after its id."""
         return sum(time.clock_gettime_ns((~pid << 3) | 2) for pid in self.members())
 
+    def kernel_ns(self) -> int:
+        """What of it was the kernel's, as far as the kernel samples that: at each tick."""
+        ticks = 0
+        for pid in self.members():
+            fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+            ticks += int(fields[STIME])
+        return ticks * TICK_NS
+
     def rss_mb(self) -> float:
         return sum(_rss_mb(pid) for pid in self.members())
 
@@ -91,15 +113,27 @@ class Family:
         return found
 
 
+def own_ns() -> int:
+    """User and system time of this process and of all that it has ever started."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Family(os.getpid()).cpu_ns() + int((ended.ru_utime + ended.ru_stime) * 1e9)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def busy_ns(cores: frozenset[int]) -> int:
-    """What these cores have worked since boot, for whomever."""
+    """What these cores have worked since boot, for whomever; what other guests of the host took is counted, too."""
     names = {f"cpu{core}" for core in cores}
     busy = 0
     for line in Path("/proc/stat").read_text("ascii").splitlines():
         name, *numbers = line.split()
         if name in names:
-            user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, numbers)
-            busy += (user + nice + system + irq + softirq) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+            user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, numbers)
+            busy += (user + nice + system + irq + softirq + steal) * TICK_NS
     return busy
 
 

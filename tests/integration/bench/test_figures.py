@@ -5,55 +5,73 @@ from typing import cast
 
 import pytest
 
-from bench.cells import PACED, Run, Sample, cells
+from bench.cells import PACED, SATURATED, STREAMS_200, Run, Sample
 from bench.figures import KINDS, Figure, Spread, figures
 from bench.house import Room
-from bench.load import Series, Told, Wrong
-from bench.targets import DIRECT, GATEWAY, NAIVE, NGINX, TARGETS, Stage
+from bench.load import Wrong
+from bench.report import Result, grids, notes
+from bench.targets import DIRECT, NAIVE, OURS, SMG, TARGETS, Stage
 from shared.messages.meter import TokenSums
-
-
-def _sample(number: int, cell: str, target: str, *, ms: float = 1.0, cpu_us: float = 0.0) -> Sample:
-    series = Series(100, 0.0, ms / 1e3, 2 * ms / 1e3, 3 * ms / 1e3, 1.0)
-    told = Told(
-        requests=10,
-        tokens=160,
-        rate=7.0 * number,
-        token_rate=100.0,
-        latency=series,
-        first=None,
-        transit=series,
-        gap=series,
-        answered=None,
-    )
-    cpu_ns = int(cpu_us * 1e3)
-    return Sample(
-        round=number, cell=cell, target=target, told=told, cpu_ns=cpu_ns, core=0.5, others=0.0, settle_seconds=0.0
-    )
-
-
-def _all(number: int, **gateway: float) -> list[Sample]:
-    direct = [_sample(number, cell, DIRECT) for cell in cells(1)]
-    return direct + [_sample(number, cell, target, **gateway) for cell in cells(1) for target in TARGETS[1:]]
+from tests.integration.bench.samples import all_samples, replaced, sample_of
 
 
 def test_added_is_against_the_direct_call_of_the_same_round() -> None:
-    noisy = [_sample(2, PACED, DIRECT, ms=4.0), *(s for s in _all(2, ms=5.0) if (s.cell, s.target) != (PACED, DIRECT))]
-    found = _named([*_all(3, ms=4.0), *_all(1, ms=3.0), *noisy])
+    noisy = [
+        sample_of(2, PACED, DIRECT, ms=4.0),
+        *(s for s in all_samples(2, ms=5.0) if (s.cell, s.target) != (PACED, DIRECT)),
+    ]
+    found = _named([*all_samples(3, ms=4.0), *all_samples(1, ms=3.0), *noisy])
     added = found["added P50, 50 requests/s"].by_target
-    assert set(added) == {NGINX, NAIVE, GATEWAY}
-    assert _rounded(added[GATEWAY]) == (2.0, 1.0, 3.0)
-    assert _rounded(found["added P95, 50 requests/s"].by_target[GATEWAY]) == (4.0, 2.0, 6.0)
+    assert _rounded(added[OURS]) == (2.0, 1.0, 3.0)
+    assert _rounded(found["added P95, 50 requests/s"].by_target[OURS]) == (4.0, 2.0, 6.0)
+    assert _rounded(added[DIRECT]) == (1.0, 1.0, 4.0)  # its own, in brackets
 
 
 def test_cpu_is_per_request_or_per_chunk() -> None:
-    found = _named(_all(1, cpu_us=1600.0))
-    assert found["CPU per request, saturated"].by_target[GATEWAY].value == 160.0
-    assert found["CPU per relayed chunk, 200 streams"].by_target[GATEWAY].value == 10.0
+    found = _named(all_samples(1, cpu_us=1600.0))
+    assert found["CPU per request, saturated"].by_target[OURS].value == 160.0
+    assert found["CPU per chunk, 200 streams"].by_target[OURS].value == 10.0
+    assert found["kernel's part, saturated"].by_target[OURS].value == 25.0
+
+
+def test_a_ratio_is_to_naive_in_the_same_round() -> None:
+    samples = [*all_samples(1, cpu_us=100.0), *all_samples(2, cpu_us=200.0), *all_samples(3, cpu_us=100.0)]
+    halves = [sample_of(number, SATURATED, OURS, cpu_us=us) for number, us in ((1, 50.0), (2, 120.0), (3, 70.0))]
+    ratio = _named(replaced(samples, *halves))["CPU per request ÷ naive"]
+    assert _rounded(ratio.by_target[OURS]) == (0.6, 0.5, 0.7)
+    assert _rounded(ratio.by_target[NAIVE]) == (1.0, 1.0, 1.0)
+    assert (ratio.goal, ratio.next_goal) == (0.65, 0.5)
+
+
+def test_the_goals_say_what_is_met_and_by_how_much_another_is_missed() -> None:
+    slow = [sample_of(1, STREAMS_200, OURS, cpu_us=66.25), sample_of(1, SATURATED, OURS, cpu_us=65.0)]
+    goals = _grid(replaced(all_samples(1, cpu_us=100.0), *slow), "Goals")
+    assert goals["CPU per chunk at 200 streams ÷ naive"][3] == "no, by 25 %"
+    assert goals["CPU per request ÷ naive"][3] == "yes"
+
+
+def test_a_value_beside_other_work_is_marked_and_so_is_a_ratio_to_it() -> None:
+    quiet = all_samples(1, cpu_us=100.0)
+    assert "!" not in str(_grid(quiet, "Not streamed"))
+    rows = _grid(replaced(quiet, sample_of(1, SATURATED, SMG, cpu_us=100.0, others=0.11)), "Not streamed")
+    assert rows[SMG] == ("10.0 !", "1.00 !", "25.0 !", "7.00 !", "+0.00", "+0.00", "+0.00", "11.0 !")
+    assert "!" not in str(rows[OURS])
+    rows = _grid(replaced(quiet, sample_of(1, SATURATED, NAIVE, cpu_us=100.0, others=0.11)), "Not streamed")
+    assert rows[OURS][:2] == ("10.0", "1.00 !")
+
+
+def test_a_noisy_run_and_an_absent_router_are_said_aloud() -> None:
+    samples = [s for s in all_samples(1) if s.target != SMG]
+    loud = replaced(samples, sample_of(1, PACED, OURS, others=0.5))
+    run = Result(conditions={}, figures=figures(loud), samples=loud, absent={SMG: "no wheel"})
+    text = "\n".join(notes(run))
+    assert "smg is left out: no wheel" in text
+    assert f"NOT QUIET: others took too much in 1 of {len(samples)} samples" in text
+    assert all(SMG not in row for grid in grids(run) for row in grid.rows)
 
 
 def test_what_is_done_at_saturation_is_told_of_the_direct_call_too() -> None:
-    found = _named(_all(2))
+    found = _named(all_samples(2))
     assert set(found["requests/s, saturated"].by_target) == set(TARGETS)
     assert found["requests/s, saturated"].by_target[DIRECT].value == 14.0
 
@@ -69,11 +87,11 @@ async def test_the_ledger_has_to_agree() -> None:
 
     for requests, tokens in ((9, 160), (10, 159)):
         run = Run(stage(requests, tokens))
-        await run.count(_all(1)[0].told)
+        await run.count(all_samples(1)[0].told)
         with pytest.raises(Wrong, match=f"the ledger has {requests} requests with {tokens} tokens"):
             await run.check()
     run = Run(stage(10, 160))
-    await run.count(_all(1)[0].told)
+    await run.count(all_samples(1)[0].told)
     await run.check()
 
 
@@ -86,8 +104,16 @@ def test_no_more_is_held_than_files_allow(files: int, held: int, wide: int) -> N
 
 def _named(samples: list[Sample]) -> dict[str, Figure]:
     found = figures(samples)
-    assert [f.name for f in found] == [kind.name for kind in KINDS]
+    assert [f.name for f in found][: len(KINDS)] == [kind.name for kind in KINDS]
     return {f.name: f for f in found}
+
+
+def _grid(samples: list[Sample], title: str) -> dict[str, tuple[str, ...]]:
+    """The rows of one table by their first cell."""
+    for grid in grids(Result(conditions={}, figures=figures(samples), samples=samples)):
+        if grid.title == title:
+            return {row[0]: row[1:] for row in grid.rows}
+    raise AssertionError(title)
 
 
 def _rounded(spread: Spread) -> tuple[float, float, float]:
