@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import msgspec
 
 from services.gateway.core.engine_error import EngineError, read_error
-from services.gateway.core.usage import ABSENT, number
+from services.gateway.core.raw_values import ABSENT, decode_or, is_empty
+from services.gateway.core.usage import number
 from shared.messages.codec import Decoder, Unreadable
 
 LARGE = 256 * 1024
@@ -14,9 +15,6 @@ LARGE = 256 * 1024
 MAX_CHOICES = 1_024
 """Of one event that are read: more than an engine puts into one."""
 
-_EMPTY = frozenset({b"", b"null", b'""', b"[]", b"{}"})
-_EMPTY_BYTES = 4
-"""The longest of them."""
 # What some engines write for numbers that JSON does not have. Within strings it is text.
 _NO_NUMBERS = re.compile(rb'("(?:[^"\\]++|\\.)*+")|-?\b(?:NaN|Infinity)\b', re.DOTALL)
 _RESPONSE_ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -49,28 +47,19 @@ class Choice(msgspec.Struct):
 
     @property
     def finished(self) -> bool:
-        return not _is_empty(self.finish_reason)
+        return not is_empty(self.finish_reason)
 
     @property
     def says_something(self) -> bool:
         """Whether it has a piece of the answer, whatever its type."""
-        if not (_is_empty(self.text) and _is_empty(self.message)):
+        if not (is_empty(self.text) and is_empty(self.message)):
             return True
-        if _is_empty(self.delta):
+        if is_empty(self.delta):
             return False
-        try:
-            pieces = _delta.decode(memoryview(self.delta))
-        except Unreadable:
-            return True  # no object, but not nothing
-        return not (
-            _is_empty(pieces.content)
-            and _is_empty(pieces.reasoning_content)
-            and _is_empty(pieces.reasoning)
-            and _is_empty(pieces.tool_calls)
-            and _is_empty(pieces.function_call)
-            and _is_empty(pieces.refusal)
-            and _is_empty(pieces.audio)
-        )
+        pieces = decode_or(None, _delta, self.delta)
+        return pieces is None or not all(
+            map(is_empty, msgspec.structs.astuple(pieces))
+        )  # what is no object says something
 
 
 class _Named(msgspec.Struct):
@@ -98,6 +87,7 @@ _delta: Decoder[_Delta] = Decoder(_Delta)
 _named: Decoder[_Named] = Decoder(_Named)
 _text: Decoder[str] = Decoder(str)
 _members: Decoder[dict[str, msgspec.Raw]] = Decoder(dict[str, msgspec.Raw])
+_NOTHING_NAMED, _NO_FIRST = _Named(), _FirstChoice(Choice())
 
 
 class TooDeep(Exception):
@@ -113,16 +103,16 @@ class Chunk:
         self.data = data
         """JSON, an object."""
         self._fields = fields
-        self.has_choices = not _is_empty(fields.choices)
+        self.has_choices = not is_empty(fields.choices)
         self.choices: Sequence[Choice] = _read_choices(fields.choices) if self.has_choices else ()
-        self.name = _read_text(fields.type)
+        self.name = decode_or("", _text, fields.type)
         """The event's name in `/v1/responses`."""
         self.error: EngineError | None = read_error(fields.error)
         self.response_usage = ABSENT
         if bytes(fields.object) == b'"error"' or self.name == "error":
             self.error = self.error or read_error(data)
-        if not _is_empty(fields.response):
-            response = _read_named(fields.response)
+        if not is_empty(fields.response):
+            response = decode_or(_NOTHING_NAMED, _named, fields.response)
             self.response_usage = response.usage
             self.error = self.error or read_error(response.error)
         if self.name == "response.failed":
@@ -140,38 +130,33 @@ class Chunk:
     @property
     def is_usage_alone(self) -> bool:
         """The event that engines send for `include_usage`, with all the tokens and no choice."""
-        return not _is_empty(self._fields.usage) and not self.has_choices and not self.name and self.error is None
+        return not is_empty(self._fields.usage) and not self.has_choices and not self.name and self.error is None
 
     @property
     def is_named(self) -> bool:
         """Whether this is an event of `/v1/responses`."""
-        return not self.has_choices and (bool(self.name) or not _is_empty(self._fields.response))
+        return not self.has_choices and (bool(self.name) or not is_empty(self._fields.response))
 
     @property
     def ends_response(self) -> bool:
         """Whether it is the last event of `/v1/responses`, which has the usage where the engine tells it."""
-        return self.name in _RESPONSE_ENDS or not _is_empty(self.response_usage)
+        return self.name in _RESPONSE_ENDS or not is_empty(self.response_usage)
 
     @property
-    def without_usage(self) -> bytes:
-        """Its JSON without the member `usage`, however that is spelt."""
-        members = _members.decode(self.data)
+    def without_usage(self) -> bytes | None:
+        """Its JSON without the member `usage`, however that is spelt; None where it is too large to look for it."""
+        data = self.data.rstrip()
+        before, _, after = data.rpartition(b',"usage":')
+        if len(after) <= LARGE and b'"usage"' not in before and b"\\u00" not in before:
+            # What follows a comma is the outermost object's if a brace in the comma's place makes it an object.
+            last = decode_or({}, _members, b'{"usage":' + after)
+            if before and list(last) == ["usage"]:
+                return before + b"}"
+        if len(data) > LARGE:
+            return None
+        members = _members.decode(data)
         members.pop("usage", None)
         return _object_of(members)
-
-    @property
-    def cut_usage(self) -> bytes | None:
-        """The same without making anything of the rest; None where its usage is not plainly its last member."""
-        data = self.data.rstrip()
-        at = data.rfind(b',"usage":')
-        if at < 0 or b'"usage"' in data[:at] or len(data) - at > LARGE:
-            return None
-        try:
-            # A rest that is an object once its comma is a brace is the outermost object's.
-            last = list(_members.decode(b"{" + data[at + 1 :]))
-        except Unreadable:
-            return None
-        return data[:at] + b"}" if last == ["usage"] else None
 
     def with_usage_alone(self, usage: bytes) -> bytes:
         """The JSON of an event for `include_usage` beside this one."""
@@ -202,32 +187,8 @@ def _object_of(members: dict[str, msgspec.Raw]) -> bytes:
     return (b"{" + b",".join(parts) + b"}").replace(b"\n", b" ").replace(b"\r", b" ")
 
 
-def _is_empty(raw: msgspec.Raw) -> bool:
-    """Whether there is nothing, or a value of nothing."""
-    view = memoryview(raw)
-    return view.nbytes <= _EMPTY_BYTES and view.tobytes() in _EMPTY
-
-
 def _read_choices(raw: msgspec.Raw) -> Sequence[Choice]:
     """At least one, were it empty: there are choices, whatever they are."""
-    try:
-        view = memoryview(raw)
-        if view.nbytes <= LARGE:
-            return _choices.decode(view)[:MAX_CHOICES] or (Choice(),)
-        return (_first_choice.decode(view).first or Choice(),)
-    except Unreadable:
-        return (Choice(),)
-
-
-def _read_named(raw: msgspec.Raw) -> _Named:
-    try:
-        return _named.decode(memoryview(raw))
-    except Unreadable:
-        return _Named()
-
-
-def _read_text(raw: msgspec.Raw) -> str:
-    try:
-        return _text.decode(bytes(raw)) if raw else ""
-    except Unreadable:
-        return ""
+    if len(raw) > LARGE:
+        return (decode_or(_NO_FIRST, _first_choice, raw).first or Choice(),)
+    return decode_or([], _choices, raw)[:MAX_CHOICES] or (Choice(),)

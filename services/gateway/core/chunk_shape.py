@@ -5,6 +5,7 @@ bytes around another text and other numbers mean the same.
 """
 
 import re
+from dataclasses import dataclass
 
 from services.gateway.core.chunk import Chunk
 from services.gateway.core.usage import number
@@ -21,48 +22,34 @@ _MAX_BYTES = 8192
 """A chunk that is longer is not looked at: it has more than a text."""
 
 
+@dataclass(slots=True)
 class ChunkShape:
     """Chunks of one choice: a head, a text without quotes, the bytes up to the numbers, two numbers, an end.
 
     `StreamReader.feed` compares, without the cost of a call for each chunk, and keeps the newest one that fitted.
     """
 
-    __slots__ = (
-        "_between",
-        "_completion_first",
-        "chunk",
-        "end",
-        "end_bytes",
-        "head",
-        "index_at",
-        "numbers_at",
-        "text_at",
-        "until_numbers",
-        "usage_at",
-    )
-
-    def __init__(self, match: "re.Match[bytes]") -> None:
-        self.head = match["head"]
-        self.text_at = match.end("head")
-        self.until_numbers = match["middle"] + match["usage"]
-        self.usage_at = len(match["middle"])
-        """Where the usage begins, from the text's end on."""
-        self.numbers_at = len(self.until_numbers)
-        self._between = match["between"]
-        self._completion_first = match["first"] == b"completion"
-        self.end = match["end"]
-        self.end_bytes = len(self.end) - self.end.index(b"}")
-        """From the first brace that closes."""
-        self.index_at = match.start("index")
-        """Where the digits of the choice's index begin."""
-        self.chunk = b""
+    head: bytes
+    index_at: int
+    """Where the digits of the choice's index begin."""
+    text_at: int
+    until_numbers: bytes
+    usage_at: int
+    """Where the usage begins, from the text's end on."""
+    end: bytes
+    end_bytes: int
+    """From the first brace that closes."""
+    between: bytes
+    completion_first: bool
+    numbers_at: int
+    chunk: bytes = b""
 
     @property
     def completion(self) -> int | None:
         """The completion tokens that the newest chunk reports."""
         at = self.chunk.index(b'"', self.text_at) + self.numbers_at
-        first, _, second = self.chunk[at : -len(self.end)].partition(self._between)
-        return number(first if self._completion_first else second)
+        first, _, second = self.chunk[at : -len(self.end)].partition(self.between)
+        return number(first if self.completion_first else second)
 
 
 def shape_of(event: bytes, chunk: Chunk) -> ChunkShape | None:
@@ -70,6 +57,18 @@ def shape_of(event: bytes, chunk: Chunk) -> ChunkShape | None:
     if len(event) > _MAX_BYTES or not event.endswith(b"}}\n\n"):
         return None
     match = _CHUNK.fullmatch(event)
-    if match is None or event[: match.start("usage")] + b"}" != b"data: " + chunk.without_usage:
+    if match is None or event[6 : match.start("usage")] + b"}" != chunk.without_usage:
         return None
-    return ChunkShape(match)
+    until_numbers, end = match["middle"] + match["usage"], match["end"]
+    return ChunkShape(
+        head=match["head"],
+        index_at=match.start("index"),
+        text_at=match.end("head"),
+        until_numbers=until_numbers,
+        usage_at=len(match["middle"]),
+        end=end,
+        end_bytes=len(end) - end.index(b"}"),
+        numbers_at=len(until_numbers),
+        between=match["between"],
+        completion_first=match["first"] == b"completion",
+    )

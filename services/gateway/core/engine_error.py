@@ -4,7 +4,7 @@ import re
 
 import msgspec
 
-from services.gateway.core.usage import ABSENT
+from services.gateway.core.raw_values import ABSENT
 from shared.messages.codec import Decoder, Unreadable
 
 NOT_IMPLEMENTED = 501

@@ -1,5 +1,6 @@
 """The tokens of a stream so far, from the usage of each of its choices."""
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from services.gateway.core.chunk import Choice, Chunk
@@ -9,16 +10,14 @@ MAX_CHOICES = 16_384
 """That are told apart: more than any engine runs at once. Those beyond count as one."""
 
 
+@dataclass(slots=True)
 class _Progress:
     """One choice."""
 
-    __slots__ = ("deltas", "finished", "index", "reported")
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.reported = UNREPORTED
-        self.deltas = 0
-        self.finished = False
+    index: int
+    reported: Reported = UNREPORTED
+    deltas: int = 0
+    finished: bool = False
 
 
 class _PromptReport(NamedTuple):
@@ -33,44 +32,30 @@ class _PromptReport(NamedTuple):
 _NO_REPORT = _PromptReport(0, 0, -1)
 
 
+@dataclass(slots=True)
 class RunningUsage:
     """The usage beside one choice is that choice's own, as vLLM has it; beside none, or several, it is the request's.
 
     The sums go along with what is added, for `count` is asked for every second.
-
-    Arguments:
-        choices: Those of each prompt (`n`).
-        prompts_apart: Choices `n` apart are of different prompts; otherwise there is one prompt.
     """
 
-    __slots__ = (
-        "_cached",
-        "_choices",
-        "_completion",
-        "_deltas",
-        "_finished",
-        "_progress",
-        "_prompt",
-        "_prompts",
-        "_prompts_apart",
-        "_reasoning",
-        "_told",
-        "_total",
-    )
-
-    def __init__(self, choices: int, *, prompts_apart: bool) -> None:
-        self._choices = choices
-        self._prompts_apart = prompts_apart
-        self._progress: dict[int, _Progress] = {}
-        self._prompts: dict[int, _PromptReport] = {}
-        """Of each the most that one of its choices reported."""
-        self._prompt = self._cached = 0
-        self._completion = self._reasoning = self._told = 0
-        """`_told`: the choices that reported their completion."""
-        self._deltas = 0
-        """Of the choices that did not."""
-        self._finished = 0
-        self._total = UNREPORTED
+    choices: int
+    """Those of each prompt (`n`)."""
+    prompts_apart: bool
+    """Choices `n` apart are of different prompts; otherwise there is one prompt."""
+    _progress: dict[int, _Progress] = field(default_factory=dict)
+    _prompts: dict[int, _PromptReport] = field(default_factory=dict)
+    """Of each the most that one of its choices reported."""
+    _prompt: int = 0
+    _cached: int = 0
+    _completion: int = 0
+    _reasoning: int = 0
+    _reporting: int = 0
+    """The choices that reported their completion."""
+    _deltas: int = 0
+    """Of the choices that did not."""
+    _finished: int = 0
+    _total: Reported = UNREPORTED
 
     @property
     def several(self) -> bool:
@@ -83,7 +68,7 @@ class RunningUsage:
         own = Reported(
             _bounded(self._prompt) if self._prompts else None,
             _bounded(self._cached),
-            _bounded(self._completion) if self._told and not self._deltas else None,
+            _bounded(self._completion) if self._reporting and not self._deltas else None,
             _bounded(self._reasoning),
         )
         return count(_over(self._total, own), _bounded(self._completion + self._deltas))
@@ -91,12 +76,11 @@ class RunningUsage:
     @property
     def finished(self) -> bool:
         """Whether every choice has."""
-        return self._choices <= len(self._progress) == self._finished
+        return self.choices <= len(self._progress) == self._finished
 
     def add(self, chunk: Chunk) -> int | None:
         """Add what a chunk says. Returns the index of its only choice if its usage is known and it goes on."""
-        usage = chunk.usage
-        reported = read_usage(usage) if usage else UNREPORTED
+        reported = read_usage(chunk.usage)
         if len(chunk.choices) != 1:
             for choice in chunk.choices:
                 self._add_choice(choice)
@@ -130,30 +114,30 @@ class RunningUsage:
         return progress
 
     def _report(self, progress: _Progress, reported: Reported) -> None:
+        if reported is UNREPORTED:
+            return
         before = progress.reported
         now = progress.reported = _over(reported, before)
         if now.completion is not None:
             if before.completion is None:
-                self._told += 1
+                self._reporting += 1
                 self._deltas -= progress.deltas
             self._completion += now.completion - (before.completion or 0)
         self._reasoning += (now.reasoning or 0) - (before.reasoning or 0)
         if now.prompt is not None:
-            self._report_prompt(progress.index // self._choices if self._prompts_apart else 0, progress.index, now)
-
-    def _report_prompt(self, of: int, by: int, reported: Reported) -> None:
-        new = _PromptReport(reported.prompt or 0, reported.cached or 0, by)
-        before = self._prompts.get(of, _NO_REPORT)
-        if before.by == by or new > before:
-            self._prompts[of] = new
-            self._prompt += new.tokens - before.tokens
-            self._cached += new.cached - before.cached
+            prompt = progress.index // self.choices if self.prompts_apart else 0
+            new = _PromptReport(now.prompt, now.cached or 0, progress.index)
+            most = self._prompts.get(prompt, _NO_REPORT)
+            if most.by == new.by or new > most:
+                self._prompts[prompt] = new
+                self._prompt += new.tokens - most.tokens
+                self._cached += new.cached - most.cached
 
 
 def _over(new: Reported, old: Reported) -> Reported:
     """Number by number: one that is not told does not take back what was."""
-    if new is UNREPORTED:
-        return old
+    if new is UNREPORTED or old is UNREPORTED:
+        return old if new is UNREPORTED else new
     return Reported(*(before if now is None else now for now, before in zip(new, old, strict=True)))
 
 

@@ -4,14 +4,15 @@ Bytes in, bytes out; whole events only, each as the engine wrote it except for u
 for. An event waits for nothing but its own end.
 """
 
+from dataclasses import dataclass, field
+
 from services.gateway.core import sse
-from services.gateway.core.chunk import LARGE, Chunk, TooDeep, read_chunk
+from services.gateway.core.chunk import Chunk, TooDeep, read_chunk
 from services.gateway.core.chunk_shape import ChunkShape, shape_of
 from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.engine_error import EngineError
 from services.gateway.core.running_usage import RunningUsage
 from services.gateway.core.usage import Count
-from shared.messages.gateway import Outcome
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """An event that has not ended by then never will; it is what can be read without keeping everybody else waiting."""
@@ -20,7 +21,7 @@ MAX_EVENTS = 8_192
 MAX_LINES_APART = 1_024
 """Lines of one event that are events of their own, of an engine that ends none of them."""
 _SHAPES_TRIED = 16
-"""Chunks in a row that have no shape, after which no more are tried: this engine writes them otherwise."""
+"""In a row that no chunk fitted, after which no more are tried: this engine writes each chunk otherwise."""
 _MAX_SHAPES = 256
 """Choices beyond are parsed chunk by chunk: each shape holds more than its choice does otherwise."""
 
@@ -29,71 +30,45 @@ class UnusableStream(Exception):
     """What the engine sends can neither be read nor be passed on; the text says why."""
 
 
+@dataclass(slots=True, kw_only=True)
 class StreamReader:
-    """One stream. `feed` takes what came from the engine and returns what goes to the client; `end` once it has closed.
+    """One stream. `feed` takes what the engine sent and returns what goes to the client; `end` once it has closed."""
 
-    Arguments:
-        wants_usage: The client asked for the usage at the end.
-        wants_running_usage: It asked for the usage beside every choice too, which counts only together with the former.
-        endpoint: Where a stream reports its usage, how it ends, and whether it may have several prompts.
-        choices: The choices of each prompt (`n`).
-        several_prompts: There may be more choices than have come, so only `[DONE]` ends the stream.
-        max_event_bytes: A larger event ends the stream.
-    """
+    wants_usage: bool
+    """The client asked for the usage at the end."""
+    wants_running_usage: bool
+    """It asked for the usage beside every choice too, which counts only together with the former, as in vLLM."""
+    endpoint: Endpoint
+    """Where a stream reports its usage, how it ends, and whether it may have several prompts."""
+    choices: int = 1
+    """The choices of each prompt (`n`)."""
+    several_prompts: bool = False
+    """There may be more choices than have come, so only `[DONE]` ends the stream."""
+    max_event_bytes: int = MAX_EVENT_BYTES
+    """A larger event ends the stream."""
+    complete: bool = field(default=False, init=False)
+    """The engine said all that it had to say."""
+    error: EngineError | None = field(default=None, init=False)
+    """The first that the engine told."""
+    _keeps_usage: bool = field(init=False)
+    """Each chunk goes on with its usage."""
+    _running: RunningUsage = field(init=False)
+    _rest: bytearray = field(default_factory=bytearray, init=False)
+    _opening: bool = field(default=True, init=False)
+    """No event with data has come."""
+    _is_json: bool = field(default=False, init=False)
+    """What comes is no event stream but one JSON object."""
+    _shape: ChunkShape | None = field(default=None, init=False)
+    _shapes: dict[bytes, ChunkShape] = field(default_factory=dict, init=False)
+    """By the digits of a choice's index."""
+    _shapes_left: int = field(default=_SHAPES_TRIED, init=False)
+    _has_usage_at_end: bool = field(default=False, init=False)
+    """The client has the usage at the end."""
+    _last_with_usage: bytes = field(default=b"", init=False)
 
-    __slots__ = (
-        "_all_usage",
-        "_choices",
-        "_ends_with_choices",
-        "_ends_with_done",
-        "_is_json",
-        "_last_with_usage",
-        "_max_event_bytes",
-        "_opening",
-        "_rest",
-        "_running",
-        "_shape",
-        "_shapes",
-        "_shapes_left",
-        "_told_usage",
-        "_wants_usage",
-        "complete",
-        "error",
-    )
-
-    def __init__(
-        self,
-        *,
-        wants_usage: bool,
-        wants_running_usage: bool,
-        endpoint: Endpoint,
-        choices: int = 1,
-        several_prompts: bool = False,
-        max_event_bytes: int = MAX_EVENT_BYTES,
-    ) -> None:
-        self._wants_usage = wants_usage
-        self._all_usage = wants_usage and wants_running_usage  # as vLLM reads it
-        self._ends_with_done = endpoint.ends_with_done
-        self._ends_with_choices = self._ends_with_done and not (several_prompts and endpoint.accepts_prompt_list)
-        self._choices = choices
-        self._max_event_bytes = max_event_bytes
-        self._running = RunningUsage(choices, prompts_apart=endpoint.accepts_prompt_list)
-        self._rest = bytearray()
-        self._opening = True
-        """No event with data has come."""
-        self._is_json = False
-        """What comes is no event stream but one JSON object."""
-        self._shape: ChunkShape | None = None
-        self._shapes: dict[bytes, ChunkShape] = {}
-        """By the digits of a choice's index."""
-        self._shapes_left = _SHAPES_TRIED
-        self._told_usage = False
-        """The client has the usage at the end."""
-        self._last_with_usage = b""
-        self.error: EngineError | None = None
-        """The first that the engine told."""
-        self.complete = False
-        """The engine said all that it had to say."""
+    def __post_init__(self) -> None:
+        self._keeps_usage = self.wants_usage and self.wants_running_usage
+        self._running = RunningUsage(self.choices, self.endpoint.accepts_prompt_list)
 
     @property
     def count(self) -> Count:
@@ -101,13 +76,6 @@ class StreamReader:
         for index in self._shapes:
             self._catch_up(index)
         return self._running.count
-
-    @property
-    def outcome(self) -> Outcome:
-        """Of a complete stream."""
-        if self.error is None:
-            return "completed"
-        return "engine_lost" if self.count.completion else "failed"
 
     def feed(self, data: bytes) -> bytes:
         shape = self._shape
@@ -122,7 +90,7 @@ class StreamReader:
                 and data.endswith(shape.end)
             ):
                 shape.chunk = data
-                return data if self._all_usage else data[: quote + shape.usage_at] + b"}\n\n"
+                return data if self._keeps_usage else data[: quote + shape.usage_at] + b"}\n\n"
         if not self._rest and not self._opening and sse.is_one_event(data):
             return self._event(data)
         return self._take_events(data)
@@ -141,14 +109,16 @@ class StreamReader:
             out = self._event(event) if self._reads(event) else b""
         elif rest and self._reads(rest):
             out = self._event(rest + b"\n\n")
-        if self.complete:
+        if self.complete or not (self.error is not None or self._ends_with_choices):
             return out
-        if self.error is not None:
-            self.complete = True
-        elif self._ends_with_choices and self._running.finished:
-            self.complete = True
-            out += self._usage_at_end() + b"data: [DONE]\n\n"
-        return out
+        self.complete = True
+        return out if self.error is not None else out + self._usage_at_end() + b"data: [DONE]\n\n"
+
+    @property
+    def _ends_with_choices(self) -> bool:
+        """Whether the stream is over without `[DONE]`."""
+        may_have_more = self.several_prompts and self.endpoint.accepts_prompt_list
+        return self.endpoint.ends_with_done and not may_have_more and self._running.finished
 
     def _take_events(self, data: bytes) -> bytes:
         rest, scanned = self._rest, len(self._rest)
@@ -168,7 +138,7 @@ class StreamReader:
                     break
                 out.append(self.feed(event) if sse.is_one_event(event) and not self._opening else self._event(event))
             self._rest = rest
-        if len(rest) > self._max_event_bytes:
+        if len(rest) > self.max_event_bytes:
             raise UnusableStream("an event without an end")
         return b"".join(out)
 
@@ -206,51 +176,50 @@ class StreamReader:
             self._catch_up(b"%d" % choice.number)
         if chunk.is_named:
             self._running.add_named(chunk)
-        if not self._ends_with_done:
+        if not self.endpoint.ends_with_done:
             self.complete = self.complete or chunk.ends_response
             return event  # its usage is part of what it says
         own = self._running.add(chunk)
         if not chunk.has_usage:
             return event
         if chunk.is_usage_alone:
-            self._told_usage = True
-            return event if self._wants_usage else b""
+            self._has_usage_at_end = True
+            return event if self.wants_usage else b""
         if chunk.usage != b"null":
             self._last_with_usage = event
-        keeps_usage = self._all_usage or (self._wants_usage and chunk.usage == b"null")
-        out = event if keeps_usage else _without_usage(event, chunk)
         if own is not None and self._shapes_left and b"\\" not in event:
-            self._learn(own, event, chunk)
-        return out
+            self._learn(b"%d" % own, event, chunk)
+        if self._keeps_usage or (self.wants_usage and chunk.usage == b"null"):
+            return event
+        without = chunk.without_usage
+        if without is None:
+            raise UnusableStream("an event that is too large to take its usage out")
+        return sse.with_data(event, without)
 
-    def _learn(self, choice: int, event: bytes, chunk: Chunk) -> None:
+    def _learn(self, index: bytes, event: bytes, chunk: Chunk) -> None:
         """The chunks to come of this choice may look like this one."""
-        index = b"%d" % choice
-        if index not in self._shapes and len(self._shapes) == _MAX_SHAPES:
-            return
-        shape = shape_of(event, chunk)
-        if shape is None:
+        if index in self._shapes or len(self._shapes) < _MAX_SHAPES:
             self._shapes_left -= 1
-        else:
-            self._shapes_left = _SHAPES_TRIED
-            self._shape = self._shapes[index] = shape
+            if shape := shape_of(event, chunk):
+                self._shape = self._shapes[index] = shape
 
     def _catch_up(self, index: bytes) -> None:
         """Count what of this choice went the short way."""
         shape = self._shapes.get(index)
         if shape is not None and shape.chunk:
+            self._shapes_left = _SHAPES_TRIED
             self._running.report_completion(int(index), shape.completion)
             self._last_with_usage, shape.chunk = shape.chunk, b""
 
     def _usage_at_end(self) -> bytes:
         """For a client that asked: some engines put the final usage beside the last choice instead."""
-        if not self._wants_usage or self._all_usage or self._told_usage:
+        if not self.wants_usage or self._keeps_usage or self._has_usage_at_end:
             return b""
         told = self.count
         chunk = self._read(b"\n".join(sse.data_lines(self._last_with_usage))) if self._last_with_usage else None
         if chunk is None:
             return b""
-        self._told_usage = True
+        self._has_usage_at_end = True
         return sse.event_of(chunk.with_usage_alone(_usage_object(told) if self._running.several else chunk.usage))
 
 
@@ -259,14 +228,6 @@ def _data_lines(event: bytes) -> list[bytes]:
         return sse.data_lines(event)
     except sse.TooManyLines:
         raise UnusableStream("an event of too many lines") from None
-
-
-def _without_usage(event: bytes, chunk: Chunk) -> bytes:
-    """The event without the usage that nobody asked for."""
-    without = chunk.without_usage if len(chunk.data) <= LARGE else chunk.cut_usage
-    if without is None:
-        raise UnusableStream("an event that is too large to take its usage out")
-    return sse.with_data(event, without)
 
 
 def _usage_object(count: Count) -> bytes:

@@ -1,5 +1,6 @@
 """Token counts as an engine reports them, each number judged by itself."""
 
+import math
 import re
 from contextlib import suppress
 from itertools import islice
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from services.gateway.core.raw_values import ABSENT, decode_or
 from shared.messages.codec import Decoder, Unreadable
 from shared.messages.gateway import Basis
 
@@ -21,7 +23,6 @@ _TRIES = 4
 _PLAIN_DIGITS = 13
 """A number with fewer is below `MAX_TOKENS`."""
 
-ABSENT = msgspec.Raw(b"")
 _NUMBER = re.compile(rb'"?(\d{1,13}(?:\.\d{1,20})?(?:[eE][+-]?\d{1,2})?)"?')
 _USAGE = re.compile(rb',\s*"usage"\s*:\s*(?=\{)')
 
@@ -51,6 +52,7 @@ class _Body(msgspec.Struct):
 _usage: Decoder[_Usage] = Decoder(_Usage)
 _details: Decoder[_Details] = Decoder(_Details)
 _body: Decoder[_Body] = Decoder(_Body)
+_NO_DETAILS, _NO_BODY = _Details(), _Body()
 
 
 class Reported(NamedTuple):
@@ -81,34 +83,35 @@ NOTHING = Count()
 
 def number(raw: bytes | msgspec.Raw) -> int | None:
     """A number of tokens: whole, not negative, below `MAX_TOKENS`. 7, 7.0 and "7" are the same."""
+    if not raw:
+        return None
     given = bytes(raw)
     if given.isdigit() and len(given) < _PLAIN_DIGITS:
         return int(given)
     match = _NUMBER.fullmatch(given)
-    if match is None:
-        return None
-    value = float(match[1])
+    value = float(match[1]) if match else math.inf
     return int(value) if value < MAX_TOKENS and value.is_integer() else None
 
 
 def read_usage(raw: bytes | msgspec.Raw) -> Reported:
     """Read a `usage` value, whatever it is."""
-    try:
-        usage = _usage.decode(bytes(raw))
-    except Unreadable:
+    usage = decode_or(None, _usage, raw)
+    if usage is None:
         return UNREPORTED
+    of_prompt, of_input, of_completion, of_output = (
+        decode_or(_NO_DETAILS, _details, details)
+        for details in (
+            usage.prompt_tokens_details,
+            usage.input_tokens_details,
+            usage.completion_tokens_details,
+            usage.output_tokens_details,
+        )
+    )
     return Reported(
         _first(usage.prompt_tokens, usage.input_tokens),
-        _first(
-            *(_read_details(each).cached_tokens for each in (usage.prompt_tokens_details, usage.input_tokens_details))
-        ),
+        _first(of_prompt.cached_tokens, of_input.cached_tokens),
         _first(usage.completion_tokens, usage.output_tokens),
-        _first(
-            *(
-                _read_details(each).reasoning_tokens
-                for each in (usage.completion_tokens_details, usage.output_tokens_details)
-            )
-        ),
+        _first(of_completion.reasoning_tokens, of_output.reasoning_tokens),
     )
 
 
@@ -132,10 +135,7 @@ def usage_of(body: bytes | bytearray) -> Reported:
     """The usage of a whole JSON response; nothing is reported where it has none."""
     if len(body) > LARGE_BODY:
         return _usage_at_the_end(body) or _usage_at_the_beginning(body) or UNREPORTED
-    try:
-        return read_usage(_body.decode(body).usage)
-    except Unreadable:
-        return UNREPORTED
+    return read_usage(decode_or(_NO_BODY, _body, body).usage)
 
 
 def _usage_at_the_end(body: bytes | bytearray) -> Reported | None:
@@ -161,13 +161,7 @@ def _usage_at_the_beginning(body: bytes | bytearray) -> Reported | None:
     return None
 
 
-def _read_details(raw: msgspec.Raw) -> _Details:
-    try:
-        return _details.decode(bytes(raw))
-    except Unreadable:
-        return _Details()
-
-
-def _first(*raws: msgspec.Raw) -> int | None:
+def _first(one: msgspec.Raw, other: msgspec.Raw) -> int | None:
     """The first that is a number of tokens."""
-    return next((value for raw in raws if (value := number(raw)) is not None), None)
+    value = number(one)
+    return number(other) if value is None else value

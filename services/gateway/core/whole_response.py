@@ -5,7 +5,8 @@ from typing import NamedTuple
 import msgspec
 
 from services.gateway.core.engine_error import EngineError, read_error
-from services.gateway.core.usage import ABSENT, LARGE_BODY, NOTHING, Count, count, read_usage, usage_of
+from services.gateway.core.raw_values import ABSENT
+from services.gateway.core.usage import LARGE_BODY, NOTHING, Count, count, read_usage, usage_of
 from shared.messages.codec import Decoder, Unreadable
 
 

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.gateway.core.chunk import Chunk
+from services.gateway.core.chunk_shape import ChunkShape, shape_of
 from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.stream import MAX_EVENT_BYTES, MAX_EVENTS, StreamReader, UnusableStream
 from services.gateway.core.usage import Count
@@ -91,7 +93,7 @@ def test_usage_leaks_in_no_form_and_is_counted_in_each(form: Any, size: int) -> 
     read = reader()
     out = read_all(read, cut(stream, [size] * (len(stream) // size)))
     assert not leaks(out)
-    assert (read.count, read.outcome, read.complete) == (Count(7, 0, 5, 0, "engine"), "completed", True)
+    assert (read.count, read.error, read.complete) == (Count(7, 0, 5, 0, "engine"), None, True)
     assert all(b"w%d" % token in out for token in range(1, 6))
 
 
@@ -149,7 +151,7 @@ def test_reads_change_nothing(events: list[bytes], sizes: list[int], wants: bool
     assert read_all(each, events) == expected
     assert read_all(cuts, cut(stream, sizes)) == expected
     assert read_all(bytewise, cut(stream, [1] * len(stream))) == expected
-    said = [(read.count, read.complete, read.outcome, read.error) for read in (one, each, cuts, bytewise)]
+    said = [(read.count, read.complete, read.error) for read in (one, each, cuts, bytewise)]
     assert said == [said[0]] * 4
     assert wants or not leaks(expected)
     assert sound(one.count)
@@ -177,7 +179,6 @@ def test_any_json_is_an_event(values: list[Any], path: str, wants: bool) -> None
     out = read_all(read, [b"data: " + json.dumps(value).encode() + b"\n\n" for value in values])
     assert sound(read.count)
     assert wants or path == "/v1/responses" or not leaks(out)
-    assert read.outcome in {"completed", "failed", "engine_lost"}
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6))
@@ -241,3 +242,23 @@ def test_a_large_event_neither_keeps_the_others_waiting_nor_takes_more_than_a_fe
         tracemalloc.stop()
     assert peak < 5 * len(event)
     assert seconds < 1, "a processor that is ten times too slow included"
+
+
+@pytest.mark.parametrize(("chunks_per_id", "most"), [(1, 20), (5, 100)])
+def test_shapes_are_learned_only_while_chunks_fit_them(
+    monkeypatch: pytest.MonkeyPatch, chunks_per_id: int, most: int
+) -> None:
+    tried: list[bytes] = []
+
+    def counted(event: bytes, told: Chunk) -> ChunkShape | None:
+        tried.append(event)
+        return shape_of(event, told)
+
+    monkeypatch.setattr("services.gateway.core.stream.shape_of", counted)
+    read = reader()
+    for number in range(500):
+        event = chunk([delta("w")], usage=usage(number), id=f"c{number // chunks_per_id}")
+        assert read.feed(event) == chunk([delta("w")], id=f"c{number // chunks_per_id}")
+    assert len(tried) <= most
+    assert chunks_per_id == 1 or len(tried) == most
+    assert read.count == Count(7, 0, 499, 0, "engine")
