@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from services.gateway.core.breaker import FAILURES, PAUSE_SECONDS
 from services.gateway.core.errors import ApiError
@@ -67,6 +67,7 @@ TWO_MODELS = """
     lineup = ["spot"]
     """
 ROOM = {"s1": 2, "s2": 2, "d1": 1}
+MACHINES = st.sets(st.sampled_from(sorted(ROOM)))
 TIERS = {"s1": "spot", "s2": "spot", "d1": "dear"}
 
 
@@ -207,12 +208,16 @@ class AnyOrder(RuleBasedStateMachine):
         self.departing: Ticket | None = None
         """Its client turns out to be gone at the moment of its grant: the place is released from within the grant."""
 
-    @rule(machine=st.sampled_from(sorted(ROOM)), state=st.sampled_from(["ready", "draining", "asleep"]))
-    def change_machine(self, machine: str, state: MachineState) -> None:
-        self.fleet[machine] = record(machine, state)
+    @rule(machines=MACHINES, state=st.sampled_from(["draining", "asleep"]))
+    def change_machines(self, machines: set[str], state: MachineState) -> None:
+        self.fleet.update({machine: record(machine, state) for machine in machines})
 
-    @rule(model=st.sampled_from("mn"), key=st.sampled_from("ab"), may_wake=st.booleans())
-    def arrive(self, model: str, key: str, *, may_wake: bool) -> None:
+    @rule(model=st.sampled_from("mn"), keys=st.text("ab", min_size=1, max_size=4), may_wake=st.booleans())
+    def arrive(self, model: str, keys: str, *, may_wake: bool) -> None:
+        for key in keys:
+            self.arrive_one(model, key, may_wake=may_wake)
+
+    def arrive_one(self, model: str, key: str, *, may_wake: bool) -> None:
         machine = self.scheduler.try_acquire(model, key, 0.0)
         if machine is not None:
             assert not self.of(model), "a newcomer may not pass those who wait"
@@ -235,31 +240,29 @@ class AnyOrder(RuleBasedStateMachine):
             assert another.machine != machine
             self.book(None, model, another)
 
-    @rule(most=st.integers(1, 3))
-    def dispatch(self, most: int) -> None:
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data(), woken=MACHINES, most=st.integers(1, 3), is_gone=st.booleans())
+    def dispatch(self, data: st.DataObject, woken: set[str], most: int, *, is_gone: bool) -> None:
+        self.change_machines(woken, "ready")
+        self.departing = data.draw(st.sampled_from(self.waiting)) if is_gone else None
         before = len(self.waiting)
         is_bounded = self.scheduler.dispatch(0.0, most)
         granted = before - len(self.waiting)
-        assert granted <= most or self.departing is not None, "a grant that is released at once dispatches further"
+        assert granted <= most or self.departing is not None, "a released place is granted again at once"
         if is_bounded:
             assert granted >= most
         else:
             self.check_nobody_waits_for_what_is_free()
 
-    @rule(data=st.data(), most=st.integers(1, 3))
-    def grant_to_one_who_is_gone(self, data: st.DataObject, most: int) -> None:
-        self.departing = data.draw(st.sampled_from(self.waiting)) if self.waiting else None
-        self.dispatch(most)
-        self.departing = None
-
+    @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        if self.waiting:
-            ticket = data.draw(st.sampled_from(self.waiting))
-            self.waiting.remove(ticket)
-            self.scheduler.leave(ticket)
-            self.scheduler.leave(ticket)
+        ticket = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(ticket)
+        self.scheduler.leave(ticket)
+        self.scheduler.leave(ticket)
 
+    @precondition(lambda self: self.waiting)
     @rule(model=st.sampled_from("mn"), most=st.integers(0, 3))
     def evict(self, model: str, most: int) -> None:
         evicted, waited = self.scheduler.evict(model, most), len(self.of(model))
@@ -268,11 +271,11 @@ class AnyOrder(RuleBasedStateMachine):
             assert ticket.model == model
             self.waiting.remove(ticket)
 
-    @rule(data=st.data())
-    def end(self, data: st.DataObject) -> None:
+    @precondition(lambda self: self.granted)
+    @rule(machines=MACHINES)
+    def end(self, machines: set[str]) -> None:
         """A request that is cancelled while its grant is on its way leaves the queue as well: that changes nothing."""
-        if self.granted:
-            ticket, machine = data.draw(st.sampled_from(self.granted))
+        for ticket, machine in [place for place in self.granted if place[1] in machines]:
             if ticket is not None:
                 self.scheduler.leave(ticket)
             self.release(ticket, machine)
