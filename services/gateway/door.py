@@ -126,7 +126,7 @@ class Door:
         """A machine's record changed: whoever waited for it goes, and a drain is acknowledged."""
         record = self.fleet.get(machine)
         if record is None or record.state != "ready":
-            self.scheduler.breaker.forget(machine)
+            self.scheduler.breaker.reset(machine)
         self.release()
         self.activity.changed()
 
@@ -178,7 +178,7 @@ class Door:
             served = 0 if event.outcome == "failed" else event.prompt_tokens + event.completion_tokens
             use.settle(served, event.completed_at, seq)
         if tally.machine_answered:
-            self.scheduler.breaker.on_success(event.machine)
+            self.scheduler.breaker.reset(event.machine)
         self.metrics.count(event)
 
     async def drain(self, grace: float) -> None:

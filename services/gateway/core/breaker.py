@@ -1,4 +1,4 @@
-"""Which machines are left alone for a while, since they failed again and again; each is tried again afterwards.
+"""Which machines get no requests for a while, since they failed several times in a row, until a trial succeeds.
 
 A machine that nobody can connect to fails for everyone. Any other failure, such as no answer in time, a 5xx or a death
 in a stream, may be the doing of the request: it counts for the key whose request it was, and for everyone only once
@@ -19,47 +19,28 @@ MAX_PAUSE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class _Pause:
-    """Doubles with each failure that keeps it up."""
+class _Streak:
+    """Failures in a row. Enough of them pause, and each further one doubles the pause."""
 
-    seconds: float = 0.0
+    failures: int = 0
+    pause_s: float = 0.0
     until: float = 0.0
 
-    def extend(self, now: float) -> None:
-        self.seconds = min(MAX_PAUSE_SECONDS, self.seconds * 2 or PAUSE_SECONDS)
-        self.until = now + self.seconds
-
-    def on_try(self, now: float) -> None:
-        if self.seconds:
-            self.until = now + self.seconds
-
-
-@dataclass(slots=True)
-class _OfKey:
-    failures: int = 0
-    pause: _Pause = field(default_factory=_Pause)
+    def settle(self, now: float) -> None:
+        if self.failures >= FAILURES:
+            self.pause_s = min(MAX_PAUSE_SECONDS, self.pause_s * 2 or PAUSE_SECONDS)
+            self.until = now + self.pause_s
 
 
 @dataclass(slots=True)
 class _Record:
-    """Failures in a row."""
+    """One machine's failures: for everyone those to connect, and some of each key's."""
 
-    unreachable: int = 0
-    keys: dict[str, _OfKey] = field(default_factory=dict)
-    pause: _Pause = field(default_factory=_Pause)
-    """For everyone."""
-
-    @property
-    def left_alone(self) -> bool:
-        return self.pause.seconds > 0 or any(of_key.pause.seconds for of_key in self.keys.values())
-
-    def settle(self, now: float) -> None:
-        of_keys = sum(min(MOST_OF_A_KEY, of_key.failures) for of_key in self.keys.values())
-        if self.unreachable + of_keys >= FAILURES:
-            self.pause.extend(now)
+    everyone: _Streak = field(default_factory=_Streak)
+    keys: dict[str, _Streak] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(slots=True)
 class Breaker:
     """Failures per machine. Times are the caller's, in seconds."""
 
@@ -68,52 +49,47 @@ class Breaker:
 
     @property
     def busy(self) -> bool:
-        """Whether anything has failed: where nothing has, nobody need ask more."""
+        """Whether anything has failed: while nothing has, every machine is closed."""
         return bool(self._records)
 
     def closed(self, machine: str, key_id: str, now: float) -> bool:
         """Whether the machine may get a request of the key. After a pause it may get one, as a trial."""
-        record = self._records.get(machine)
-        if record is None:
-            return True
-        of_key = record.keys.get(key_id)
-        return now >= record.pause.until and (of_key is None or now >= of_key.pause.until)
+        return all(now >= streak.until for streak in self._streaks(machine, key_id))
 
     def on_try(self, machine: str, key_id: str, now: float) -> None:
         """A request goes there: while a trial runs no second one follows."""
-        record = self._records.get(machine)
-        if record is not None:
-            record.pause.on_try(now)
-            if (of_key := record.keys.get(key_id)) is not None:
-                of_key.pause.on_try(now)
-
-    def on_success(self, machine: str) -> None:
-        self._records.pop(machine, None)
+        for streak in self._streaks(machine, key_id):
+            if streak.pause_s:
+                streak.until = now + streak.pause_s
 
     def on_failure(self, machine: str, key_id: str, now: float) -> None:
         """A request of the key failed there, once it had reached the machine."""
         record = self._records.setdefault(machine, _Record())
-        of_key = record.keys.get(key_id)
-        if of_key is None:
-            if len(record.keys) >= MAX_KEYS:
-                record.keys.pop(next(iter(record.keys)))
-            of_key = record.keys[key_id] = _OfKey()
-        of_key.failures += 1
-        if of_key.failures >= FAILURES:
-            of_key.pause.extend(now)
-        record.settle(now)
+        if key_id not in record.keys and len(record.keys) >= MAX_KEYS:
+            record.keys.pop(next(iter(record.keys)))
+        streak = record.keys.setdefault(key_id, _Streak())
+        streak.failures += 1
+        record.everyone.failures += streak.failures <= MOST_OF_A_KEY
+        streak.settle(now)
+        record.everyone.settle(now)
 
     def on_unreachable(self, machine: str, now: float) -> None:
         """No connection to the machine could be made."""
-        record = self._records.setdefault(machine, _Record())
-        record.unreachable += 1
-        record.settle(now)
+        everyone = self._records.setdefault(machine, _Record()).everyone
+        everyone.failures += 1
+        everyone.settle(now)
 
-    def forget(self, machine: str) -> None:
-        """A new generation: what an earlier engine did is not its fault."""
+    def reset(self, machine: str) -> None:
+        """It answered, or it is a new generation: what an earlier engine did is not its fault."""
         self._records.pop(machine, None)
 
     @property
     def open(self) -> list[str]:
         """Machines that everyone leaves alone, or one key does, whether or not a trial is due."""
-        return [machine for machine, record in self._records.items() if record.left_alone]
+        streaks = {machine: (record.everyone, *record.keys.values()) for machine, record in self._records.items()}
+        return [machine for machine, of_machine in streaks.items() if any(streak.pause_s for streak in of_machine)]
+
+    def _streaks(self, machine: str, key_id: str) -> list[_Streak]:
+        """Those that count for the key."""
+        record = self._records.get(machine)
+        return [] if record is None else [s for s in (record.everyone, record.keys.get(key_id)) if s is not None]

@@ -1,6 +1,7 @@
 """What wakes a key may cause: how many an hour, and at what cost a day. The waker counts, all gateways read."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
@@ -15,25 +16,26 @@ RETRY_SECONDS = 60
 """When a wake of the last hour is an hour old nobody knows here; a minute is the longest that clients wait."""
 
 
+@dataclass(frozen=True, slots=True)
 class WakeLimits:
     """`used` is the waker's word by key id; the limits are those of keys that have none of their own."""
 
-    def __init__(self, wakes_per_hour: int, cost_per_day: Decimal, used: Mapping[str, KeyWakes]) -> None:
-        self._wakes_per_hour = wakes_per_hour
-        self._cost_per_day = Decimal(cost_per_day)
-        self._used = used
+    wakes_per_hour: int
+    cost_per_day: Decimal
+    used: Mapping[str, KeyWakes]
 
     def cause(self, key: KeyRecord) -> WakeCause:
         """The key and its limits, for the waker."""
+        cost_per_day = self.cost_per_day if key.wake_cost_per_day is None else key.wake_cost_per_day
         return WakeCause(
             key_id=key.id,
-            wakes_per_hour=self._wakes_per_hour if key.wakes_per_hour is None else key.wakes_per_hour,
-            cost_per_day=self._cost_per_day if key.wake_cost_per_day is None else key.wake_cost_per_day,
+            wakes_per_hour=self.wakes_per_hour if key.wakes_per_hour is None else key.wakes_per_hour,
+            cost_per_day=Decimal(cost_per_day),  # the configuration's `Money` cannot be encoded
         )
 
     def reached(self, key: KeyRecord, model: str) -> WakeLimit | None:
         """The limit for which the key may not wait for the model's wake now; None: it may."""
-        used, limits = self._used.get(key.id), self.cause(key)
+        used, limits = self.used.get(key.id), self.cause(key)
         if used is None or model in used.under_way:
             return None
         if used.wakes >= limits.wakes_per_hour:

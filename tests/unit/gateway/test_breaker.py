@@ -43,7 +43,7 @@ def test_an_answer_to_anybody_clears_the_machine_for_all() -> None:
     breaker = Breaker()
     for _ in range(FAILURES):
         breaker.on_failure("s1", "poison", 0.0)
-    breaker.on_success("s1")
+    breaker.reset("s1")
     assert breaker.closed("s1", "poison", 0.0)
     assert not breaker.busy
 

@@ -145,7 +145,7 @@ def test_a_machine_that_fails_again_and_again_is_left_alone_and_tried_again() ->
     trial = scheduler.acquire("m", "k", PAUSE_SECONDS)
     assert trial is not None
     assert trial.machine == "s1"
-    scheduler.breaker.on_success("s1")
+    scheduler.breaker.reset("s1")
     again = scheduler.acquire("m", "k", PAUSE_SECONDS)
     assert again is not None
     assert again.machine == "s1"

@@ -2,9 +2,12 @@
 
 from decimal import Decimal
 
+import msgspec
+
 from services.gateway.core.wake_limits import WakeLimits
 from shared.messages.keys import KeyRecord
 from shared.messages.waker import KeyWakes
+from shared.values import Money
 
 PLAIN = KeyRecord(id="k1", name="plain", created_at=0.0)
 OWN = KeyRecord(id="k2", name="own", created_at=0.0, wakes_per_hour=1, wake_cost_per_day=Decimal("0.50"))
@@ -34,6 +37,11 @@ def test_a_key_s_own_limits_hold_instead() -> None:
     assert limits(used(OWN, 0, "0.50")).reached(OWN, "m") == "wake_cost"
     cause = limits().cause(OWN)
     assert (cause.key_id, cause.wakes_per_hour, cause.cost_per_day) == ("k2", 1, Decimal("0.50"))
+
+
+def test_the_configured_limits_of_a_wake_can_be_sent() -> None:
+    cause = WakeLimits(3, Money("2.00"), {}).cause(PLAIN)
+    assert b'"cost_per_day":"2.00"' in msgspec.json.encode(cause)
 
 
 def test_more_of_its_requests_may_wait_for_the_wake_that_it_caused() -> None:
