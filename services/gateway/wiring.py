@@ -129,7 +129,7 @@ def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth], wakes: View[
             written=lambda: outbox.next_seq - 1,
             now=runtime.now,
         ),
-        engines=EngineClient(config.gateway, WriteBatcher()),
+        engines=EngineClient(config.gateway, WriteBatcher(outbox.write_pending)),
         engine_keys=EngineKeys(config),
         outbox=outbox,
         sender=UsageSender(bus, outbox, runtime.monotonic, limiter.on_confirmed),

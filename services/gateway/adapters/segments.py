@@ -7,7 +7,8 @@ it, a space between two. Numbers ascend; JSON has no line break of its own.
 import os
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -21,33 +22,31 @@ from shared.messages.codec import Unreadable, decode_text
 BLOCK_BYTES = 160 * 1024
 """Read at once: some 250 events, which is also what is published at once."""
 PROBE_BYTES = 16 * 1024
-"""Read per step when a number is looked for."""
-_NAME = re.compile(r"([\w=-]+)\.(\d+)\.log")
+"""Read per step of a search for a number."""
+_NAME = re.compile(r"([\w=-]+)\.(\d{12})\.log")
 
 log = structlog.get_logger()
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One usage event on its way. A struct of this kind is made in a third of a named tuple's time."""
+    """One usage event as it is on disk. A struct of this kind is made in a third of a named tuple's time."""
 
     seq: int
     id: str
     payload: bytes
 
 
-def line(seq: int, event_id: str, payload: bytes) -> bytes:
-    """The record's line, its end included."""
+def encode_record(seq: int, event_id: str, payload: bytes) -> bytes:
+    """Return the record's line with its line break."""
     rest = b"%d %s %s" % (seq, event_id.encode(), payload)
     return b"%08x %s\n" % (crc32(rest), rest)
 
 
-def parse(text: bytes) -> Record | None:
-    """A line without its end; None: damaged."""
+def decode_record(line: bytes) -> Record | None:
+    """Decode a line without its line break; None if it is damaged."""
     try:
-        checksum, seq, event_id, payload = text.split(b" ", 3)
-        if int(checksum, 16) != crc32(text[9:]):
-            return None
-        return Record(int(seq), decode_text(event_id), payload)
+        checksum, seq, event_id, payload = line.split(b" ", 3)
+        return Record(int(seq), decode_text(event_id), payload) if int(checksum, 16) == crc32(line[9:]) else None
     except ValueError:
         return None
 
@@ -64,23 +63,31 @@ class Segment:
     size: int
     durable: int
     """Bytes that survive the machine: no reader goes beyond them."""
-    forgotten: bool = False
+    deleted: bool = False
     """The file is gone, since the ledger has all of it."""
 
     def read(self, offset: int) -> tuple[list[Record], int]:
-        """The records of the next block, and where the one after it begins; `OSError` when the disk does not answer."""
-        lines, beyond = self._lines(offset)
+        """Return the next block's records and where the block after it begins; `OSError` if the disk fails.
+
+        A block grows until it has a whole line: damage may have taken the lines' ends.
+        """
+        length, block, end, is_last = BLOCK_BYTES, b"", 0, False
+        while not end and not is_last:
+            block = self._pread(min(length, self.durable - offset), offset)
+            # At the end a last line may lack its own end, and a file may be shorter than it was.
+            is_last = len(block) < length or offset + length >= self.durable
+            end = len(block) if is_last else block.rfind(b"\n") + 1
+            length *= 2
         records = []
-        for text in lines:
-            record = parse(text)
-            if record is None:
-                log.error("outbox record damaged, left out", path=str(self.path), block=offset, bytes=len(text))
-            else:
+        for line in filter(None, block[:end].split(b"\n")):
+            if record := decode_record(line):
                 records.append(record)
-        return records, beyond
+            else:
+                log.error("damaged_record_skipped", path=str(self.path), block=offset, bytes=len(line))
+        return records, self.durable if is_last else offset + end
 
     def offset_after(self, seq: int) -> int:
-        """Where a record begins, all before it numbered up to `seq`, and not much after it either: by bisection.
+        """Find by bisection where a record begins: all before it have numbers up to `seq`, and not much after it has.
 
         A number that damage hides is taken for a later one: that costs reading, and misses nothing.
         """
@@ -88,9 +95,9 @@ class Segment:
         while high - low > PROBE_BYTES:
             middle = (low + high) // 2
             probe = self._pread(min(PROBE_BYTES, self.durable - middle), middle)
-            at = probe.find(b"\n") + 1
-            end = probe.find(b"\n", at) + 1
-            record = parse(probe[at : end - 1]) if 0 < at < end else None
+            start = probe.find(b"\n") + 1
+            end = probe.find(b"\n", start) + 1
+            record = decode_record(probe[start : end - 1]) if 0 < start < end else None
             if record is not None and record.seq <= seq:
                 low = middle + end
             else:
@@ -98,92 +105,75 @@ class Segment:
         return low
 
     def last_readable(self) -> int:
-        """Sequence number of its last undamaged record; `first - 1`: it has none."""
+        """Return the sequence number of the last undamaged record; `first - 1` if there is none."""
         last, offset = self.first - 1, 0
         while offset < self.durable:
-            lines, offset = self._lines(offset)
-            last = max([record.seq for text in lines if (record := parse(text))], default=last)
+            records, offset = self.read(offset)
+            last = records[-1].seq if records else last
         return last
 
-    def _lines(self, offset: int) -> tuple[list[bytes], int]:
-        """The whole lines of the next block. A block grows until it has one: damage may have taken their ends."""
-        length = BLOCK_BYTES
-        while True:
-            block = self._pread(min(length, self.durable - offset), offset)
-            if len(block) < length or offset + length >= self.durable:
-                # The end: a last line may lack its own end, and a file may be shorter than it was.
-                return [text for text in block.split(b"\n") if text], self.durable
-            if end := block.rfind(b"\n") + 1:
-                return block[: end - 1].split(b"\n"), offset + end
-            length *= 2
-
     def _pread(self, length: int, offset: int) -> bytes:
-        file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with _open_readable(self.path) as file:
             return os.pread(file, length, offset)
-        finally:
-            os.close(file)
 
 
-def sync(segments: Iterable[Segment], folder: Path | None) -> None:
-    """Returns once all that was written before survives the machine, and with `folder` the files' names as well.
+def sync_to_disk(segments: Iterable[Segment], folder: Path | None) -> None:
+    """Make what was written to the segments survive the machine, and with `folder` the files' names as well.
 
-    `OSError` when the disk says no.
+    Raises:
+        OSError: the disk failed.
     """
     for segment in segments:
         try:
-            file = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+            with _open_readable(segment.path) as file:
+                os.fdatasync(file)
         except FileNotFoundError:
             continue  # the ledger has had all of it meanwhile
-        try:
-            os.fdatasync(file)
-        finally:
-            os.close(file)
     if folder:
-        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with _open_readable(folder) as file:
+            os.fsync(file)
 
 
-def left(folder: Path) -> dict[str, deque[Segment]]:
-    """By source, in order: what earlier boots left in the folder, on the disk for sure when this returns.
+def load_segments(folder: Path) -> dict[str, deque[Segment]]:
+    """Return what earlier boots left in the folder, by source and in order, and make sure that the disk has it.
 
-    Only the last file of each is read: sequences have no gap, so a file ends where the next one begins.
+    Only the last file of each source is read: sequences have no gap, so a file ends where the next one begins.
     """
-    files: dict[str, list[tuple[int, Path]]] = {}
-    for path in folder.glob("*.log"):
+    by_source: dict[str, deque[Segment]] = {}
+    for path in sorted(folder.glob("*.log")):
         try:
-            source, first = _named(path.name)
+            source, first = _parse_name(path.name)
         except Unreadable:
-            log.error("not a segment of the outbox, left alone", path=str(path))
-        else:
-            files.setdefault(source, []).append((first, path))
-    found = {}
-    for source, named in files.items():
-        named.sort()
-        beyond = [first for first, _ in named[1:]] + [named[-1][0]]
-        segments = deque(_segment(path, first, last=end - 1) for (first, path), end in zip(named, beyond, strict=True))
+            log.error("foreign_file_skipped", path=str(path))
+            continue
+        segments, size = by_source.setdefault(source, deque()), path.stat().st_size
+        if segments:
+            segments[-1].last = first - 1
+        segments.append(Segment(path, first=first, last=first - 1, size=size, durable=size))
+    for source, segments in list(by_source.items()):
         newest = segments[-1]
         newest.last = newest.last_readable()
         if newest.last < newest.first:
-            log.error("outbox segment without a readable record, deleted", path=str(newest.path), bytes=newest.size)
+            log.error("unreadable_segment_deleted", path=str(newest.path), bytes=newest.size)
             segments.pop().path.unlink()
-        if segments:
-            found[source] = segments
-    sync([segment for segments in found.values() for segment in segments], folder)
-    return found
+        if not segments:
+            del by_source[source]
+    sync_to_disk([segment for segments in by_source.values() for segment in segments], folder)
+    return by_source
 
 
-def _named(file_name: str) -> tuple[str, int]:
-    """Whose events a file has, and the number of its first one; `Unreadable`."""
+def _parse_name(file_name: str) -> tuple[str, int]:
+    """Return whose events a file has and the number of its first one, or raise `Unreadable`."""
     match = _NAME.fullmatch(file_name)
     if match is None:
         raise Unreadable("not a segment's name")
     return untoken(match[1]), int(match[2])
 
 
-def _segment(path: Path, first: int, last: int) -> Segment:
-    size = path.stat().st_size
-    return Segment(path, first=first, last=last, size=size, durable=size)
+@contextmanager
+def _open_readable(path: Path) -> Iterator[int]:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield file
+    finally:
+        os.close(file)

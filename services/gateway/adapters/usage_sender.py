@@ -107,7 +107,6 @@ class UsageSender:
     async def _step(self) -> bool:
         """Sync, then send a block of each source; whether there is more already."""
         self._wake.clear()
-        self._outbox.write_waiting()
         await self._outbox.sync()
         more = False
         for source in self._outbox.sources:

@@ -8,7 +8,7 @@ import aiohttp
 import openai
 import pytest
 
-from services.gateway.adapters.segments import left
+from services.gateway.adapters.segments import load_segments
 from shared.bus.provision import provision
 from shared.bus.subjects import confirmed_key
 from shared.bus.topology import METER
@@ -28,7 +28,7 @@ CLIENTS = 8
 def on_disk(front: Front) -> list[UsageEvent]:
     """What a dead gateway left."""
     events = []
-    for segments in left(front.folder / "gateway" / "outbox").values():
+    for segments in load_segments(front.folder / "gateway" / "outbox").values():
         for segment in segments:
             offset = 0
             while offset < segment.durable:

@@ -72,6 +72,10 @@ def sequence(outbox: Outbox, source: str = "a", after: int = 0) -> list[int]:
     return [seq for block in blocks(outbox, Cursor(source, after)) for seq in block]
 
 
+def fail(descriptor: int, data: bytes, offset: int) -> int:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 async def test_events_are_read_as_they_go_to_the_bus(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     odd = event(outbox, model='line\nbreak "quote" é')
@@ -272,73 +276,12 @@ async def test_a_file_without_a_readable_record_and_a_stranger_do_not_stop_a_sta
     outbox.close()
 
 
-_pwrite = os.pwrite
-
-
-def _half(descriptor: int, data: bytes, offset: int) -> int:
-    return _pwrite(descriptor, data[: len(data) // 2], offset)
-
-
-def _nothing(descriptor: int, data: bytes, offset: int) -> int:
-    raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-
-@pytest.mark.parametrize(
-    ("broken", "reason"), [(_half, "No space left"), (_nothing, "Input/output error")], ids=["full", "error"]
-)
-async def test_a_disk_that_takes_nothing_is_a_fault_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: object, reason: str
-) -> None:
-    outbox = await filled(opened(tmp_path), 1)
-    (path,) = files(tmp_path)
-    whole = path.read_bytes()
-    with monkeypatch.context() as full:
-        full.setattr(os, "pwrite", broken)
-        outbox.append(event(outbox))
-        outbox.append(event(outbox))
-        assert outbox.fault is not None
-        assert reason in outbox.fault
-        assert str(tmp_path) in outbox.fault
-        assert path.read_bytes() == whole
-        outbox.write_waiting()
-        assert (outbox.fault is None, outbox.pending) == (False, 3)
-    await outbox.sync()
-    assert sequence(outbox) == [1]
-    outbox.write_waiting()
-    assert outbox.fault is None
-    await filled(outbox, 1)
-    assert sequence(outbox) == [1, 2, 3, 4]
-    outbox.close()
-
-
-async def test_a_disk_that_takes_no_new_file_is_a_fault_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SEGMENT_BYTES", 1000)
-    outbox = opened(tmp_path)
-    outbox.append(event(outbox))
-    outbox.append(event(outbox))
-    outbox.append(event(outbox))
-    with monkeypatch.context() as full:
-        full.setattr(os, "open", lambda *_: _nothing(0, b"", 0))
-        outbox.append(event(outbox))
-        assert outbox.fault is not None
-    with monkeypatch.context() as full:  # the file, but nothing for it
-        full.setattr(os, "pwrite", _nothing)
-        outbox.write_waiting()
-        assert (len(files(tmp_path)), outbox.fault is None) == (2, False)
-        await outbox.sync()
-        assert sequence(outbox) == [1, 2, 3]
-    outbox.write_waiting()
-    await outbox.sync()
-    assert sequence(outbox) == [1, 2, 3, 4]
-    outbox.close()
-
-
 async def test_nothing_is_read_that_is_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outbox = await filled(opened(tmp_path), 2)
     outbox.append(event(outbox))
     assert (sequence(outbox), outbox.synced("a")) == ([1, 2], 2)
     with monkeypatch.context() as broken:
-        broken.setattr(os, "fdatasync", lambda _: _nothing(0, b"", 0))
+        broken.setattr(os, "fdatasync", lambda _: fail(0, b"", 0))
         await outbox.sync()
         assert "Input/output error" in str(outbox.fault)
         assert sequence(outbox) == [1, 2]
@@ -383,6 +326,7 @@ async def test_at_its_bound_it_says_so_until_the_ledger_has_confirmed(tmp_path: 
     assert outbox.fault is None
     while outbox.fault is None:
         outbox.append(event(outbox))
+        outbox.write_pending()
     assert "6000 bytes" in outbox.fault
     outbox.append(event(outbox))  # whoever is served still is counted
     await outbox.sync()
