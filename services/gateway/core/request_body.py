@@ -14,8 +14,9 @@ from functools import lru_cache
 
 import msgspec
 
-from services.gateway.core.body_values import are_several, whole_number
 from services.gateway.core.errors import ApiError, invalid_json, invalid_request
+from services.gateway.core.raw_values import ABSENT
+from services.gateway.core.usage import number
 from shared.messages.codec import Decoder, Unreadable
 
 LARGE_BYTES = 1024 * 1024
@@ -32,6 +33,8 @@ MAX_NAME = 1_024
 """Characters of such a member's name."""
 MAX_SPACES = 4_096
 """Blanks between two tokens of the outermost object."""
+MAX_NUMBER = 64
+"""Characters: a longer number is nonsense."""
 Span = tuple[int, int]
 """Where a value stands in the body: its first byte, and the one after its last."""
 Piece = bytes | memoryview
@@ -42,32 +45,26 @@ class _StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool | None = None
 
 
-_NO_OPTIONS = _StreamOptions()
-_FALSE = (b"false", b"null", b"0")
-_ABSENT = msgspec.Raw(b"")
-
-
 class _Body(msgspec.Struct):
-    model: str
+    model: str = ""
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     # Whatever is in these is the engine's to judge; a whole number is an estimate for us.
-    max_tokens: msgspec.Raw = _ABSENT
-    max_completion_tokens: msgspec.Raw = _ABSENT
-    max_output_tokens: msgspec.Raw = _ABSENT
-    n: msgspec.Raw = _ABSENT
-    background: msgspec.Raw = _ABSENT
-    prompt: msgspec.Raw = _ABSENT
+    max_tokens: msgspec.Raw = ABSENT
+    max_completion_tokens: msgspec.Raw = ABSENT
+    max_output_tokens: msgspec.Raw = ABSENT
+    n: msgspec.Raw = ABSENT
+    background: msgspec.Raw = ABSENT
+    prompt: msgspec.Raw = ABSENT
 
 
-class _Name(str):
+class _FirstTwo(msgspec.Struct, array_like=True):
+    first: msgspec.Raw = ABSENT
+    second: msgspec.Raw = ABSENT
+
+
+class _Name:
     """A member's name that equals no other: as keys of one dict, repeated names all stay."""
-
-    __slots__ = ()
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
 
 class ParsedRequest(msgspec.Struct, gc=False):
@@ -82,17 +79,20 @@ class ParsedRequest(msgspec.Struct, gc=False):
     """The most that it may be answered with, 0 where it does not say."""
     choices: int
     """Answers in one."""
+    background: bool
+    """The answer is to come before the work is done, if the endpoint has such a mode."""
+    several_prompts: bool
+    """If the endpoint accepts them."""
     spans: dict[str, Span] | None
     """Of the members that may change; None: `model` stands once in the body, and no name has an escape."""
     body: bytes
     """May be dropped once it is not needed any more."""
-    background: bool = False
-    """`/v1/responses` is to answer before the work is done."""
-    several_prompts: bool = False
-    """Of `/v1/completions`."""
 
 
 _body: Decoder[_Body] = Decoder(_Body)
+_first_two: Decoder[_FirstTwo] = Decoder(_FirstTwo)
+_NO_OPTIONS = _StreamOptions()
+_FALSE = (b"", b"false", b"null", b"0")
 _USAGE_OPTIONS = b'"include_usage":true,"continuous_usage_stats":true'
 _MODEL = re.compile(rb'"model"[ \t\r\n]*+:[ \t\r\n]*+')
 _STREAM_OPTIONS = re.compile(rb'"stream_options"[ \t\r\n]*+:[ \t\r\n]*+(\{[^{}"]*+(?:"[a-z_]++"[^{}"]*+)*+\})')
@@ -110,20 +110,19 @@ def parse(body: bytes) -> ParsedRequest:
     Raises:
         ApiError: 400 with the field that is wrong.
     """
-    if len(body) > LARGE_BYTES:
-        return _finish(parse_in_steps(body))
-    if not body.isascii():
-        _check_utf8(body)  # what the decoder skips it does not validate
-    return _decode(body, None if _is_plain(body) else _spans(body))
+    return next(filter(None, parse_in_steps(body)))
 
 
 def parse_in_steps(body: bytes) -> Iterator[ParsedRequest | None]:
     """Do the same as `parse`, a step of less than 50 ms at a time: yields None until the last step gives the result."""
-    if not body.isascii():
-        view = memoryview(body)
-        start = 0
+    if not body.isascii():  # what the decoder skips it does not validate
+        view, start = memoryview(body), 0
         while start < len(body):
-            start += _check_utf8(view[start : start + UTF8_STEP_BYTES], last=start + UTF8_STEP_BYTES >= len(body))
+            end = start + UTF8_STEP_BYTES
+            try:
+                start += codecs.utf_8_decode(view[start:end], "strict", end >= len(body))[1]
+            except UnicodeDecodeError as error:
+                raise invalid_json(error.reason) from None
             yield None
     separators = 0
     for separator in b",[{" if len(body) > MAX_SEPARATORS else b"":
@@ -131,9 +130,11 @@ def parse_in_steps(body: bytes) -> Iterator[ParsedRequest | None]:
         if separators > MAX_SEPARATORS:
             raise invalid_request(None, f"The body has more than {MAX_SEPARATORS} commas and opening brackets.")
         yield None
-    spans = _spans(body)
-    yield None
-    yield _decode(body, spans)
+    spans = None
+    if len(body) > LARGE_BYTES or not _is_plain(body):
+        spans = _spans(body)
+        yield None
+    yield _parse(body, spans)
 
 
 def body_for_engine(parsed: ParsedRequest, *, served_as: str | None, usage_options: bool) -> list[Piece]:
@@ -148,16 +149,10 @@ def body_for_engine(parsed: ParsedRequest, *, served_as: str | None, usage_optio
         edits.append(_usage_edit(parsed))
     if served_as is not None and served_as != parsed.model:
         edits.append((*_model_span(parsed), _quoted(served_as)))
-    if not edits:
-        return [parsed.body]
-    edits.sort()
-    view = memoryview(parsed.body)
-    pieces: list[Piece] = []
-    at = 0
+    edits.sort(reverse=True)  # from the end, so that what stands before keeps its place
+    pieces: list[Piece] = [memoryview(parsed.body)]
     for start, end, new in edits:
-        pieces += (view[at:start], new)
-        at = end
-    pieces.append(view[at:])
+        pieces[:1] = pieces[0][:start], new, pieces[0][end:]
     return pieces
 
 
@@ -166,32 +161,40 @@ def _quoted(name: str) -> bytes:
     return msgspec.json.encode(name)
 
 
-def _finish(steps: Iterator[ParsedRequest | None]) -> ParsedRequest:
-    (parsed,) = filter(None, steps)
-    return parsed
-
-
-def _decode(body: bytes, spans: dict[str, Span] | None) -> ParsedRequest:
+def _parse(body: bytes, spans: dict[str, Span] | None) -> ParsedRequest:
     try:
         fields = _body.decode(body)
     except Unreadable as error:
-        raise _refusal(error) from None
+        raise _rejection(error) from None
     if not fields.model:
-        raise invalid_request("model", "`model` must name a model.")
+        raise invalid_request("model", "`model` is missing: name one of GET /v1/models.")
     options = fields.stream_options or _NO_OPTIONS
-    most = max(map(whole_number, (fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens)))
+    most = max(_whole(fields.max_tokens), _whole(fields.max_completion_tokens), _whole(fields.max_output_tokens))
     return ParsedRequest(
-        fields.model,
-        bool(fields.stream),
-        bool(options.include_usage),
-        bool(options.continuous_usage_stats),
-        most,
-        whole_number(fields.n) or 1,
-        spans,
-        body,
-        fields.background is not _ABSENT and bytes(memoryview(fields.background)[:6]) not in _FALSE,
-        are_several(fields.prompt),
+        model=fields.model,
+        stream=bool(fields.stream),
+        wants_usage=bool(options.include_usage),
+        wants_running_usage=bool(options.continuous_usage_stats),
+        max_tokens=most,
+        choices=_whole(fields.n) or 1,
+        background=len(fields.background) > len(b"false") or bytes(fields.background) not in _FALSE,
+        several_prompts=_has_several(fields.prompt),
+        spans=spans,
+        body=body,
     )
+
+
+def _whole(value: msgspec.Raw) -> int:
+    """A number of tokens or choices as engines read it, who take `4.0` and `"4"` for 4; 0 where it is none."""
+    return (number(value) or 0) if len(value) <= MAX_NUMBER else 0
+
+
+def _has_several(prompt: msgspec.Raw) -> bool:
+    """Whether it is a list of texts or of lists of token ids; one of token ids alone is one prompt."""
+    if bytes(memoryview(prompt)[:1]) != b"[":
+        return False
+    two = _first_two.decode(memoryview(prompt))
+    return len(two.second) > 0 and bytes(memoryview(two.first)[:1]) in (b'"', b"[")
 
 
 def _is_plain(body: bytes) -> bool:
@@ -205,30 +208,30 @@ def _is_plain(body: bytes) -> bool:
 
 def _spans(body: bytes) -> dict[str, Span]:
     """Where the values of the members that may change stand. Of members given twice the last one counts."""
-    members: list[str] = []
+    names: list[str] = []
 
     def on_name(_kind: type, name: str) -> _Name:
-        if len(members) == MAX_MEMBERS:
+        if len(names) == MAX_MEMBERS:
             raise invalid_request(None, f"The body has more than {MAX_MEMBERS} members.")
         if len(name) > MAX_NAME:
             raise invalid_request(None, f"A member's name is longer than {MAX_NAME} characters.")
-        if name == "model" and name in members:
+        if name == "model" and name in names:
             raise invalid_request("model", "`model` is given twice; give it once.")
-        members.append(name)
-        return _Name(name)
+        names.append(name)
+        return _Name()
 
     try:
         decoder: Decoder[dict[_Name, msgspec.Raw]] = Decoder(dict[_Name, msgspec.Raw], dec_hook=on_name)
-        values = decoder.decode(body)
+        values = decoder.decode(body).values()
     except Unreadable as error:
-        raise _refusal(error) from None
+        raise _rejection(error) from None
     spans: dict[str, Span] = {}
     at = body.index(b"{") + 1
-    for name, value in zip(members, values.values(), strict=True):
+    for name, value in zip(names, values, strict=True):
         to_value = _TO_VALUE.match(body, at)
         if to_value is None:
             raise invalid_request(None, f"More than {MAX_SPACES} blanks surround a member's name.")
-        start, at = to_value.end(), to_value.end() + len(memoryview(value))
+        start, at = to_value.end(), to_value.end() + len(value)
         if name in ("model", "stream_options"):
             spans[name] = (start, at)
     return spans
@@ -242,49 +245,35 @@ def _model_span(parsed: ParsedRequest) -> Span:
     return (parsed.spans or _spans(parsed.body))["model"]
 
 
+def _stream_options_span(parsed: ParsedRequest) -> Span | None:
+    if parsed.spans is None:
+        times = parsed.body.count(b'"stream_options"')
+        if not times:
+            return None
+        # If they say something, there is such a member, and this is the only one.
+        if times == 1 and parsed.wants_usage and (found := _STREAM_OPTIONS.search(parsed.body)) is not None:
+            return found.span(1)
+    return (parsed.spans or _spans(parsed.body)).get("stream_options")
+
+
 def _usage_edit(parsed: ParsedRequest) -> tuple[int, int, bytes]:
     """What to put where, so that the stream options end with ours: the last of two members counts."""
-    body, spans = parsed.body, parsed.spans
-    if spans is None:
-        times = body.count(b'"stream_options"')
-        found = _STREAM_OPTIONS.search(body) if times == 1 and parsed.wants_usage else None
-        if not times:
-            spans = {}
-        elif found is not None:
-            spans = {"stream_options": found.span(1)}  # there is such a member, and this is the only one
-        else:
-            spans = _spans(body)
-    if "stream_options" not in spans:
-        start = body.index(b"{") + 1
+    span = _stream_options_span(parsed)
+    if span is None:
+        start = parsed.body.index(b"{") + 1
         return start, start, b'"stream_options":{' + _USAGE_OPTIONS + b"},"
-    start, end = spans["stream_options"]
-    if body.startswith(b"null", start):
+    start, end = span
+    if parsed.body.startswith(b"null", start):
         return start, end, b"{" + _USAGE_OPTIONS + b"}"
-    inner = body[start + 1 : end - 1]
-    return end - 1, end - 1, (b"," if inner and not inner.isspace() else b"") + _USAGE_OPTIONS
+    return end - 1, end - 1, (b"," if parsed.body[start + 1 : end - 1].strip() else b"") + _USAGE_OPTIONS
 
 
-def _check_utf8(data: bytes | memoryview, *, last: bool = True) -> int:
-    """Return how many bytes were read: all but the beginning of a character that goes on behind them."""
-    try:
-        _, read = codecs.utf_8_decode(data, "strict", last)
-    except UnicodeDecodeError as error:
-        raise invalid_json(error.reason) from None
-    return read
-
-
-def _refusal(error: Unreadable) -> ApiError:
+def _rejection(error: Unreadable) -> ApiError:
     cause = error.__cause__
-    if isinstance(cause, msgspec.ValidationError):
-        return _field_error(str(cause))
-    return invalid_json("it is nested too deeply" if isinstance(cause, RecursionError) else str(cause))
-
-
-def _field_error(message: str) -> ApiError:
-    what, found, where = message.rpartition(" - at `$")
-    if found:
-        param = where.rstrip("`").lstrip(".")
-        return invalid_request(param or None, f"`{param}`: {what[0].lower()}{what[1:]}." if param else f"{what}.")
-    if "missing required field" in message:
-        return invalid_request("model", "`model` is missing: name one of GET /v1/models.")
-    return invalid_request(None, f"{message}.")
+    if not isinstance(cause, msgspec.ValidationError):
+        return invalid_json("it is nested too deeply" if isinstance(cause, RecursionError) else str(cause))
+    what, _, where = str(cause).rpartition(" - at `$.")
+    if not what:
+        return invalid_request(None, f"{cause}.")
+    param = where.rstrip("`")
+    return invalid_request(param, f"`{param}`: {what[0].lower()}{what[1:]}.")
