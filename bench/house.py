@@ -30,6 +30,7 @@ START_SECONDS = 30.0
 SETTLE_SECONDS = 60.0
 """For the ledger to confirm what one cell used."""
 LOOK_SECONDS = 0.02
+ACCESS_LINE = b'"event":"request"'
 KEY = "sk-bench"
 SERVED_AS = "bench-engine"
 NEVER_HIT = 1_000_000_000
@@ -71,7 +72,7 @@ class Room:
 
     @staticmethod
     def of(files: int, most: int) -> "Room":
-        held = min(most, (files - SPARE_FILES) * 10 // 19)
+        held = min(most, (files - SPARE_FILES) // 2)  # the gateway keeps a descriptor for each one's engine
         return Room(held, min(10_240, files - SPARE_FILES - held))
 
     def tiers(self) -> dict[str, int]:
@@ -128,6 +129,18 @@ class House:
                     await asyncio.sleep(LOOK_SECONDS)
         except TimeoutError:
             raise Wrong(f"the gateway holds {waiting} of {requests} requests") from None
+
+    async def logged(self, requests: int) -> None:
+        """Wait until the access log has a line for each request: it is on, as in production."""
+        lines = 0
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                while lines < requests:
+                    await asyncio.sleep(LOOK_SECONDS)
+                    with self.log.open("rb") as log:
+                        lines = sum(ACCESS_LINE in line for line in log)
+        except TimeoutError:
+            raise Wrong(f"the access log has {lines} lines for {requests} requests") from None
 
     async def ledger(self, days: set[str]) -> TokenSums:
         """The sums of these UTC days."""

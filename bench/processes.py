@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ANSWER_BYTES = 64 * 1024
+FILES = 65_536
+"""More than ten thousand clients and as many connections to engines take."""
 STIME = 12
 """Of the fields in `/proc/PID/stat` that follow the command's name."""
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -38,10 +40,15 @@ class Cores:
 
 
 def raise_limits() -> int:
-    """Let this process and its children open as many files as the system allows; returns how many."""
+    """Let this process and its children open `FILES`, or as many as the system allows; returns how many."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+    most = max(hard, FILES)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (ValueError, OSError):  # only root may raise the hard limit
+        most = hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
 
 
 @contextmanager
