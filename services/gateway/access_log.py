@@ -1,12 +1,13 @@
 """One line of JSON for each request, on standard error like all others, written in batches. Never a prompt or a key."""
 
 import math
-from typing import Any
+import time
 
 import msgspec
 import structlog
 
 from services.gateway.core.token_bucket import TokenBucket
+from shared.messages.codec import encode
 from shared.runtime import logs
 
 MAX_LINES = 1000
@@ -17,33 +18,57 @@ ANONYMOUS_BURST = 100
 SUPPRESSED_EVERY_SECONDS = 10.0
 """Between two lines that say how many such requests have none."""
 
-_encoder = msgspec.json.Encoder(decimal_format="string")
+log = structlog.get_logger()
+
+
+class RequestLine(msgspec.Struct, kw_only=True, gc=False):
+    """The fields of a request's line, in their order. The log itself sets those that have a default."""
+
+    service: str = ""
+    level: str = "info"
+    request_id: str
+    peer: str
+    method: str
+    path: str
+    status: int
+    code: str
+    seconds: float
+    key_id: str | None
+    model: str | None
+    machine: str | None
+    outcome: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    wake_wait: float
+    first_byte: float | None
+    event: str = "request"
+    timestamp: str = ""
 
 
 class AccessLog:
-    """`line` keeps it in memory; `flush`, on every tick, writes. What a crash loses of it counts for nothing."""
+    """`write` keeps a line in memory, and `flush`, on every tick, writes them. A crash may lose the last ones."""
 
     def __init__(self, service: str, *, enabled: bool) -> None:
-        self._lines: list[bytes] = []
         self.enabled = enabled
-        """Whether `line` does anything: a caller may spare itself the facts."""
+        """Whether there is a log at all: callers make no line for one that is off."""
         self.unlogged = 0
         """Requests without a valid key that have no line, in all."""
+        self._service = service
+        self._lines: list[bytes] = []
+        self._second, self._timestamp = -1, ""
         self._anonymous = TokenBucket(ANONYMOUS_RATE, ANONYMOUS_BURST)
-        self._reported = 0
-        """Of them, how many the log says."""
-        self._reported_at = -math.inf
-        self._log = structlog.wrap_logger(
-            self,
-            processors=[structlog.processors.TimeStamper(fmt="iso", utc=True), _rendered],
-            wrapper_class=structlog.make_filtering_bound_logger(0),
-        ).bind(service=service, level="info")
+        self._reported, self._reported_at = 0, -math.inf
+        """How many of `unlogged` the log says, and since when."""
 
-    def line(self, **facts: object) -> None:
-        if self.enabled:
-            self._log.info("request", **facts)
-            if len(self._lines) >= MAX_LINES:
-                self.flush()
+    def write(self, line: RequestLine, now: float) -> None:
+        """Add the line. `now` is Unix seconds."""
+        second = int(now)
+        if second != self._second:
+            self._second, self._timestamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        line.service, line.timestamp = self._service, f"{self._timestamp}.{int((now - second) * 1e6):06d}Z"
+        self._lines.append(encode(line))
+        if len(self._lines) >= MAX_LINES:
+            self.flush()
 
     def admits_anonymous(self, now: float) -> bool:
         """Return whether a request without a valid key gets a line; else it is counted. `now` is Unix seconds."""
@@ -55,17 +80,9 @@ class AccessLog:
         """Write how many requests have no line, unless that was written just now. Without `now`: at the end."""
         if self.unlogged > self._reported and not 0 <= now - self._reported_at < SUPPRESSED_EVERY_SECONDS:
             count, self._reported, self._reported_at = self.unlogged - self._reported, self.unlogged, now
-            self._log.info("requests_suppressed", count=count, reason="no valid key, and too many at once")
-
-    def info(self, line: bytes) -> None:
-        """From structlog."""
-        self._lines.append(line)
+            log.info("requests_suppressed", count=count, reason="no valid key, and too many at once")
 
     def flush(self) -> None:
         if self._lines:
             lines, self._lines = self._lines, []
             logs.stderr().write_bytes(b"\n".join([*lines, b""]))
-
-
-def _rendered(_logger: Any, _method: str, event: structlog.typing.EventDict) -> bytes:
-    return _encoder.encode(event)

@@ -1,5 +1,6 @@
 """What is told of each request once its answer is decided: a number in the metrics, a line in the log."""
 
+from services.gateway.access_log import RequestLine
 from services.gateway.core.usage_record import UsageRecord
 from services.gateway.door import Door
 from services.gateway.http.request import Request
@@ -17,16 +18,17 @@ def told(
     door.metrics.answers[status, code] += 1
     if key_id is None:
         door.metrics.without_key += 1
-    if not door.access_log.enabled or (key_id is None and not door.access_log.admits_anonymous(door.now())):
+    log, now = door.access_log, door.now()
+    if not log.enabled or (key_id is None and not log.admits_anonymous(now)):
         return
-    door.access_log.line(
+    line = RequestLine(
         request_id=request.id,
         peer=request.peer,
         method=request.method,
         path=request.target.partition(b"?")[0][:MAX_PATH].decode("latin-1"),  # some send their key in a query
         status=status,
         code=code,
-        seconds=door.now() - request.arrived,
+        seconds=now - request.arrived,
         key_id=key_id,
         model=tally.model if tally else None,
         machine=tally.machine.machine if tally and tally.machine else None,
@@ -36,3 +38,4 @@ def told(
         wake_wait=tally.wake_wait if tally else 0.0,
         first_byte=tally.first_byte if tally else None,
     )
+    log.write(line, now)
