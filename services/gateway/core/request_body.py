@@ -1,10 +1,10 @@
-"""What routing needs of a request's body, and the body that goes to the engine.
+"""Parses what routing needs of a request body, and writes the body for the engine.
 
-The body travels byte for byte except for what must change: the model's served name and the stream options. Both are put
-in where they stand, as pieces between views of the body: nothing else is read, copied, or written anew.
+The body goes to the engine byte for byte, except for what must change: the model's served name and the stream options.
+They are replaced in place, between views of the body: nothing else is copied or encoded again.
 
-Values are never looked into. msgspec skips them at about 1 GB/s without making an object of them; what is left for
-Python is the outermost object's members, whose number is bounded.
+msgspec skips other values at about 1 GB/s without making objects of them. Python sees only the members of the outermost
+object, whose number is bounded.
 """
 
 import codecs
@@ -49,7 +49,7 @@ class _Body(msgspec.Struct):
     model: str = ""
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    # Whatever is in these is the engine's to judge; a whole number is an estimate for us.
+    # The engine judges these, so any value is accepted here.
     max_tokens: msgspec.Raw = ABSENT
     max_completion_tokens: msgspec.Raw = ABSENT
     max_output_tokens: msgspec.Raw = ABSENT
@@ -73,20 +73,20 @@ class ParsedRequest(msgspec.Struct, gc=False):
     model: str
     stream: bool
     wants_usage: bool
-    """The client itself asked for the usage chunk."""
+    """Whether the client asked for the usage chunk."""
     wants_running_usage: bool
     max_tokens: int
-    """The most that it may be answered with, 0 where it does not say."""
+    """The most completion tokens of one answer; 0: not given."""
     choices: int
-    """Answers in one."""
+    """The number of answers (`n`)."""
     background: bool
-    """The answer is to come before the work is done, if the endpoint has such a mode."""
+    """Whether the answer shall come before the work is done, if the endpoint has such a mode."""
     several_prompts: bool
-    """If the endpoint accepts them."""
+    """Whether `prompt` is a list of prompts, if the endpoint accepts one."""
     spans: dict[str, Span] | None
-    """Of the members that may change; None: `model` stands once in the body, and no name has an escape."""
+    """Of the members that may change; None: `"model"` occurs once in the body, and no name has an escape."""
     body: bytes
-    """May be dropped once it is not needed any more."""
+    """Its owner may drop it once the engine has it."""
 
 
 _body: Decoder[_Body] = Decoder(_Body)
@@ -96,12 +96,12 @@ _FALSE = (b"", b"false", b"null", b"0")
 _USAGE_OPTIONS = b'"include_usage":true,"continuous_usage_stats":true'
 _MODEL = re.compile(rb'"model"[ \t\r\n]*+:[ \t\r\n]*+')
 _STREAM_OPTIONS = re.compile(rb'"stream_options"[ \t\r\n]*+:[ \t\r\n]*+(\{[^{}"]*+(?:"[a-z_]++"[^{}"]*+)*+\})')
-"""With its value, where that is flat and has but names of the usual kind in it."""
+"""With its value, if that is flat and all its names are ordinary."""
 _SPACE = rf"[ \t\r\n]{{0,{MAX_SPACES}}}+"
 _TO_VALUE = re.compile(rf'{_SPACE},?{_SPACE}"(?:[^"\\]++|\\.)*+"{_SPACE}:{_SPACE}'.encode(), re.DOTALL)
 """From the end of one value to the start of the next one."""
 _ESCAPED_LETTERS = (b"\\u005f", b"\\u005F", b"\\u006", b"\\u007")
-"""Small letters and `_`: no usual encoder escapes them, so an ordinary body has none of these."""
+"""Small letters and `_`: encoders do not escape them, so an ordinary body has none of these."""
 
 
 def parse(body: bytes) -> ParsedRequest:
@@ -114,8 +114,8 @@ def parse(body: bytes) -> ParsedRequest:
 
 
 def parse_in_steps(body: bytes) -> Iterator[ParsedRequest | None]:
-    """Do the same as `parse`, a step of less than 50 ms at a time: yields None until the last step gives the result."""
-    if not body.isascii():  # what the decoder skips it does not validate
+    """Do the same as `parse` in steps of less than 50 ms: each yields None, the last one the result."""
+    if not body.isascii():  # the decoder does not validate what it skips
         view, start = memoryview(body), 0
         while start < len(body):
             end = start + UTF8_STEP_BYTES
@@ -132,7 +132,7 @@ def parse_in_steps(body: bytes) -> Iterator[ParsedRequest | None]:
         yield None
     spans = None
     if len(body) > LARGE_BYTES or not _is_plain(body):
-        spans = _spans(body)
+        spans = _find_spans(body)
         yield None
     yield _parse(body, spans)
 
@@ -141,15 +141,15 @@ def body_for_engine(parsed: ParsedRequest, *, served_as: str | None, usage_optio
     """Return the body for the engine, as pieces to be written one after the other.
 
     Args:
-        served_as: the engine's name for the model; None: the client's.
-        usage_options: ask a stream for its usage, whatever the client asked for.
+        served_as: the engine's name for the model; None: the same as the client's.
+        usage_options: whether a stream is asked for its usage, whatever the client asked for.
     """
     edits: list[tuple[int, int, bytes]] = []
     if parsed.stream and usage_options:
         edits.append(_usage_edit(parsed))
     if served_as is not None and served_as != parsed.model:
-        edits.append((*_model_span(parsed), _quoted(served_as)))
-    edits.sort(reverse=True)  # from the end, so that what stands before keeps its place
+        edits.append((*_find_model(parsed), _encode_name(served_as)))
+    edits.sort(reverse=True)  # from the end, so that earlier positions stay valid
     pieces: list[Piece] = [memoryview(parsed.body)]
     for start, end, new in edits:
         pieces[:1] = pieces[0][:start], new, pieces[0][end:]
@@ -157,7 +157,7 @@ def body_for_engine(parsed: ParsedRequest, *, served_as: str | None, usage_optio
 
 
 @lru_cache(maxsize=1024)  # of the configuration's models
-def _quoted(name: str) -> bytes:
+def _encode_name(name: str) -> bytes:
     return msgspec.json.encode(name)
 
 
@@ -185,12 +185,12 @@ def _parse(body: bytes, spans: dict[str, Span] | None) -> ParsedRequest:
 
 
 def _whole(value: msgspec.Raw) -> int:
-    """A number of tokens or choices as engines read it, who take `4.0` and `"4"` for 4; 0 where it is none."""
+    """Return a number of tokens or choices as engines read it, for which `4.0` and `"4"` are 4; 0: it is none."""
     return (number(value) or 0) if len(value) <= MAX_NUMBER else 0
 
 
 def _has_several(prompt: msgspec.Raw) -> bool:
-    """Whether it is a list of texts or of lists of token ids; one of token ids alone is one prompt."""
+    """Whether it is a list of texts or of lists of token ids; a list of token ids is one prompt."""
     if bytes(memoryview(prompt)[:1]) != b"[":
         return False
     two = _first_two.decode(memoryview(prompt))
@@ -198,7 +198,7 @@ def _has_several(prompt: msgspec.Raw) -> bool:
 
 
 def _is_plain(body: bytes) -> bool:
-    """Whether `model` can be given only once, and members are found by their names."""
+    """Whether `model` can only be given once, and members can be found by a search for their names."""
     if body.count(b'"model"') > 1:
         return False
     if b"\\" not in body:  # several times as fast as a search for more than one byte
@@ -206,8 +206,8 @@ def _is_plain(body: bytes) -> bool:
     return b"\\u00" not in body or not any(letter in body for letter in _ESCAPED_LETTERS)
 
 
-def _spans(body: bytes) -> dict[str, Span]:
-    """Where the values of the members that may change stand. Of members given twice the last one counts."""
+def _find_spans(body: bytes) -> dict[str, Span]:
+    """Find the values of the members that may change. If a member is given twice, the last one counts."""
     names: list[str] = []
 
     def on_name(_kind: type, name: str) -> _Name:
@@ -237,28 +237,28 @@ def _spans(body: bytes) -> dict[str, Span]:
     return spans
 
 
-def _model_span(parsed: ParsedRequest) -> Span:
+def _find_model(parsed: ParsedRequest) -> Span:
     if parsed.spans is None and (named := _MODEL.search(parsed.body)) is not None:
-        value = _quoted(parsed.model)
+        value = _encode_name(parsed.model)
         if parsed.body.startswith(value, named.end()):
             return named.end(), named.end() + len(value)
-    return (parsed.spans or _spans(parsed.body))["model"]
+    return (parsed.spans or _find_spans(parsed.body))["model"]
 
 
-def _stream_options_span(parsed: ParsedRequest) -> Span | None:
+def _find_stream_options(parsed: ParsedRequest) -> Span | None:
     if parsed.spans is None:
         times = parsed.body.count(b'"stream_options"')
         if not times:
             return None
-        # If they say something, there is such a member, and this is the only one.
+        # The client's wish has been parsed from a member of this name, and there is no other.
         if times == 1 and parsed.wants_usage and (found := _STREAM_OPTIONS.search(parsed.body)) is not None:
             return found.span(1)
-    return (parsed.spans or _spans(parsed.body)).get("stream_options")
+    return (parsed.spans or _find_spans(parsed.body)).get("stream_options")
 
 
 def _usage_edit(parsed: ParsedRequest) -> tuple[int, int, bytes]:
-    """What to put where, so that the stream options end with ours: the last of two members counts."""
-    span = _stream_options_span(parsed)
+    """Return what to put where, so that the stream options end with ours: the last of two members counts."""
+    span = _find_stream_options(parsed)
     if span is None:
         start = parsed.body.index(b"{") + 1
         return start, start, b'"stream_options":{' + _USAGE_OPTIONS + b"},"
