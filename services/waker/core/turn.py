@@ -73,6 +73,8 @@ class Turn:
         memories: list[Effect] = []
         for machine in self.machines.values():
             old = before.machines.get(machine.id)
+            if machine is old:
+                continue
             record = machine.record()
             if record is not None and (old is None or record != old.record()):
                 writes.append(Write(record))

@@ -27,6 +27,8 @@ from tests.unit.waker.fleets import CAP, World, invariants, plan
 
 MACHINES = ("a1", "a2", "b1")
 GATEWAYS = ("g1", "g2")
+BEAT_SECONDS = 4.0
+"""How often all speak that is left in peace: two times before a gateway counts as silent, since an hour may pass."""
 
 
 @dataclass
@@ -214,7 +216,7 @@ class Fleet(RuleBasedStateMachine):
     def _live_on(self, seconds: float, *, wanted: bool) -> None:
         end = self.world.now + seconds
         while self.world.now < end:
-            self.world.pass_time(1.0, step=1.0)
+            self.world.pass_time(BEAT_SECONDS, step=BEAT_SECONDS)
             for gateway in GATEWAYS:
                 self.a_gateway_reports(gateway, leaving=False)
                 if wanted and self.world.state("b1") != "ready":
