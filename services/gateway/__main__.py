@@ -1,5 +1,6 @@
 """`python -m services.gateway`."""
 
+from services import start  # noqa: F401 - for what it does
 from services.gateway.wiring import opened
 from shared.runtime.process import run
 

@@ -24,7 +24,7 @@ from nats.micro import add_service
 from nats.micro.request import Request
 
 from shared.bus.intake import Intake
-from shared.bus.jetstream_client import TolerantClient, check_url, without_secret
+from shared.bus.jetstream_client import TolerantClient, prepare, without_secret
 from shared.bus.jetstream_clock import ServerClock
 from shared.bus.jetstream_objects import got, put
 from shared.bus.jetstream_pages import page
@@ -253,7 +253,7 @@ async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStrea
 
     User and password may stand in the URL, as NATS has it. `Misconfigured` where it is none.
     """
-    check_url(url)
+    prepare(url)
     bus = JetStreamBus()
     last_error: list[str] = []
     closing = asyncio.Event()

@@ -7,6 +7,7 @@ for the end of a subject too, and then tears the connection down again and again
 import re
 from urllib.parse import urlsplit
 
+from nats.aio import transport
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.protocol import parser
@@ -18,7 +19,8 @@ _SUBJECT = rb"([^ \t\r\n]+)[ \t]+"
 parser.MSG_RE = re.compile(rb"\AMSG[ \t]+" + _SUBJECT + rb"(\d+)[ \t]+(" + _SUBJECT + rb")?(\d+)\r\n")
 parser.HMSG_RE = re.compile(rb"\AHMSG[ \t]+" + _SUBJECT + rb"(\d+)[ \t]+(" + _SUBJECT + rb")?(\d+)[ \t]+(\d+)\r\n")
 
-SCHEMES = ("nats", "tls", "ws", "wss")
+WEBSOCKET_SCHEMES = ("ws", "wss")
+SCHEMES = ("nats", "tls", *WEBSOCKET_SCHEMES)
 
 
 class TolerantClient(Client):
@@ -49,6 +51,15 @@ def without_secret(url: str) -> str:
     """The URL as it may be logged."""
     scheme, _, rest = url.rpartition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def prepare(url: str) -> None:
+    """Make the client able to reach it; `Misconfigured` where it is no URL of a NATS server."""
+    check_url(url)
+    if urlsplit(url).scheme in WEBSOCKET_SCHEMES:
+        import aiohttp
+
+        transport.aiohttp = aiohttp  # type: ignore[attr-defined]  # a command loads the client without it
 
 
 def check_url(url: str) -> None:

@@ -6,6 +6,7 @@ SIGINT, when the lifeline says that its parent has gone, or with status 1 when o
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -118,6 +119,8 @@ Service = Callable[[Runtime], AbstractAsyncContextManager[None]]
 
 def run(service: str, section: Callable[[Config], ServiceSection], opened: Service) -> None:
     """The whole life of a service process; ends the interpreter with its exit status."""
+    gc.freeze()  # what was imported stays: no collection has to look at it
+    gc.enable()
     parser = argparse.ArgumentParser(prog=f"python -m services.{service}")
     parser.add_argument("--config", type=Path, help="the TOML file")
     parser.add_argument("--data-dir", type=Path, default=Path(".spotinference"), help="where this host keeps its files")
