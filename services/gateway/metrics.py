@@ -6,7 +6,9 @@ search each, several times per relayed token.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -29,22 +31,16 @@ class Histogram:
     __slots__ = ("_bounds", "_counts", "_sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
 
     def observe(self, seconds: float) -> None:
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self._sum += seconds
 
     def family(self, name: str, text: str) -> Metric:
-        buckets, total = [], 0
-        for bound, count in zip([*map(float, self._bounds), float("inf")], self._counts, strict=True):
-            total += count
-            buckets.append(("+Inf" if bound == float("inf") else repr(bound), total))
-        family = HistogramMetricFamily(name, text)
-        family.add_metric([], buckets, self._sum)
-        return family
+        bounds = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]
+        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
+        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=self._sum)
 
 
 class Metrics(Collector):
@@ -58,17 +54,14 @@ class Metrics(Collector):
         self.unlogged: Callable[[], int] = lambda: 0
         """How many of them have no line in the access log."""
         self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
-        self.prompt_tokens = self.cached_tokens = self.completion_tokens = self.reasoning_tokens = 0
+        self.tokens: Counter[str] = Counter(dict.fromkeys(("prompt", "cached", "completion", "reasoning"), 0))
+        """By direction."""
         self.limit_hits = limit_hits
         """By limit; the limits of keys count there themselves."""
-        for limit in LIMITS:
-            self.limit_hits.setdefault(limit, 0)
-        self.failovers = 0
-        self.faults = 0
-        self.wake_wait = Histogram(SECONDS)
-        self.first_byte = Histogram(SECONDS)
-        self.chunk_gap = Histogram(GAP)
-        self.overhead = Histogram(FAST)
+        self.limit_hits.update(dict.fromkeys(LIMITS, 0))
+        self.failovers = self.faults = 0
+        self.wake_wait, self.first_byte = Histogram(SECONDS), Histogram(SECONDS)
+        self.chunk_gap, self.overhead = Histogram(GAP), Histogram(FAST)
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
         registry.register(self)
 
@@ -79,35 +72,31 @@ class Metrics(Collector):
     def count(self, event: UsageEvent) -> None:
         """A request that reached an engine."""
         self.outcomes[event.outcome] += 1
-        self.prompt_tokens += event.prompt_tokens
-        self.cached_tokens += event.cached_tokens
-        self.completion_tokens += event.completion_tokens
-        self.reasoning_tokens += event.reasoning_tokens
+        self.tokens["prompt"] += event.prompt_tokens
+        self.tokens["cached"] += event.cached_tokens
+        self.tokens["completion"] += event.completion_tokens
+        self.tokens["reasoning"] += event.reasoning_tokens
         self.overhead.observe(event.overhead)
         if event.first_token is not None:
             self.first_byte.observe(event.first_token)
 
     def collect(self) -> Iterator[Metric]:
-        answers: dict[tuple[str, ...], int] = {
-            (str(status), code): count for (status, code), count in self.answers.items()
-        }
-        yield _counter(
-            "answers", "Answers, by status and, for an error of ours, its code.", ("status", "code"), answers
-        )
-        yield _counter("without_key", "Requests without a valid key.", (), {(): self.without_key})
         unlogged = "Requests without a valid key that the access log left out: they came too fast."
-        yield _counter("without_key_unlogged", unlogged, (), {(): self.unlogged()})
-        yield _counter("requests", "Requests that reached an engine.", ("outcome",), _single(self.outcomes))
-        tokens = {
-            "prompt": self.prompt_tokens,
-            "cached": self.cached_tokens,
-            "completion": self.completion_tokens,
-            "reasoning": self.reasoning_tokens,
-        }
-        yield _counter("tokens", "Tokens, as the usage events have them.", ("direction",), _single(tokens))
-        yield _counter("limit_hits", "Requests refused by a limit.", ("limit",), _single(self.limit_hits))
-        yield _counter("failovers", "Requests that moved to a second machine.", (), {(): self.failovers})
-        yield _counter("faults", "Faults of ours in relaying an answer; the log has each.", (), {(): self.faults})
+        counters: tuple[tuple[str, str, tuple[str, ...], Mapping[Any, int]], ...] = (
+            ("answers", "Answers, by status and, for an error of ours, its code.", ("status", "code"), self.answers),
+            ("without_key", "Requests without a valid key.", (), {(): self.without_key}),
+            ("without_key_unlogged", unlogged, (), {(): self.unlogged()}),
+            ("requests", "Requests that reached an engine.", ("outcome",), self.outcomes),
+            ("tokens", "Tokens, as the usage events have them.", ("direction",), self.tokens),
+            ("limit_hits", "Requests refused by a limit.", ("limit",), self.limit_hits),
+            ("failovers", "Requests that moved to a second machine.", (), {(): self.failovers}),
+            ("faults", "Faults of ours in relaying an answer; the log has each.", (), {(): self.faults}),
+        )
+        for name, text, labels, counts in counters:
+            family = CounterMetricFamily(PREFIX + name, text, labels=labels)
+            for key, count in counts.items():
+                family.add_metric([str(label) for label in (key if isinstance(key, tuple) else (key,))], count)
+            yield family
         for name, text, histogram in (
             ("wake_wait_seconds", "Time held for a wake.", self.wake_wait),
             ("first_byte_seconds", "Arrival to first byte, held time left out.", self.first_byte),
@@ -117,14 +106,3 @@ class Metrics(Collector):
             yield histogram.family(PREFIX + name, text)
         for name, text, value in self._gauges:
             yield GaugeMetricFamily(PREFIX + name, text, value=value())
-
-
-def _single(counts: Mapping[str, int]) -> dict[tuple[str, ...], int]:
-    return {(label,): count for label, count in counts.items()}
-
-
-def _counter(name: str, text: str, labels: Iterable[str], counts: dict[tuple[str, ...], int]) -> Metric:
-    family = CounterMetricFamily(PREFIX + name, text, labels=tuple(labels))
-    for values, count in counts.items():
-        family.add_metric(values, count)
-    return family

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -14,32 +15,24 @@ from shared.messages.gateway import Activity
 
 PERIOD_SECONDS = 2.0
 QUIET_SECONDS = 0.25
-"""Changes within this are told in one message: a busy gateway would otherwise tell each request."""
+"""Changes within this are published in one message: a busy gateway would otherwise publish each request."""
 
 log = structlog.get_logger()
 
 
+@dataclass(slots=True)
 class ActivityReporter:
     """One task, `run`; `changed` when a machine got its first request, lost its last, or began to drain."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        scheduler: RequestScheduler,
-        gateway: str,
-        *,
-        revision: Callable[[str], int],
-        written: Callable[[], int],
-        now: Callable[[], float],
-    ) -> None:
-        """`written`: the number of the newest usage event."""
-        self._bus = bus
-        self._scheduler = scheduler
-        self._gateway = gateway
-        self._revision = revision
-        self._written = written
-        self._now = now
-        self._changed = asyncio.Event()
+    bus: Bus
+    scheduler: RequestScheduler
+    gateway: str
+    revision: Callable[[str], int]
+    """Of a machine's record."""
+    written: Callable[[], int]
+    """The number of the newest usage event."""
+    now: Callable[[], float]
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def changed(self) -> None:
         self._changed.set()
@@ -56,16 +49,12 @@ class ActivityReporter:
                 continue
 
     async def report(self, *, leaving: bool = False) -> None:
-        now = self._now()
-        machines = self._scheduler.activity(self._revision, now)
+        now = self.now()
+        machines = self.scheduler.activity(self.revision, now)
         message = Activity(
-            gateway=self._gateway,
-            sent_at=now,
-            machines=machines,
-            leaving=leaving,
-            written=self._written(),
+            gateway=self.gateway, sent_at=now, machines=machines, leaving=leaving, written=self.written()
         )
         try:
-            await self._bus.publish_volatile(activity(self._gateway), encode(message))
+            await self.bus.publish_volatile(activity(self.gateway), encode(message))
         except BusError as error:
-            log.debug("activity not told", error=str(error))
+            log.debug("activity_not_published", error=str(error))
