@@ -154,7 +154,8 @@ def _show_samples(samples: Sequence[Sample], console: Console) -> None:
     headings = ("per s", "tokens per s", "p50 ms", "p95 ms", "p99 ms", "core", "others", "elsewhere", "settled", "")
     table = RichTable(*left, *_numbers(*headings), title="Samples")
     for s in samples:
-        waits = (f"{wait * 1e3:.2f}" for wait in (s.wait.p50, s.wait.p95, s.wait.p99))
+        wait = s.told.first or s.told.latency  # none in a cell too short for a second request
+        waits = (f"{value * 1e3:.2f}" for value in (wait.p50, wait.p95, wait.p99)) if wait else ("", "", "")
         shares = (f"{share:.0%}" for share in (s.core, s.others, s.others_elsewhere))
         end = (f"{s.settle_seconds:.2f}", "NOT QUIET" if s.foreign > NOISE else "")
         rates = (f"{s.told.rate:,.0f}", f"{s.told.token_rate:,.0f}")

@@ -1,15 +1,18 @@
 """What the benchmark makes of its samples, and that the ledger has to agree."""
 
+import io
 from types import SimpleNamespace
 from typing import cast
 
+import msgspec
 import pytest
+from rich.console import Console
 
-from bench.cells import PACED, SATURATED, STREAMS_200, Run, Sample
+from bench.cells import FLOOD, PACED, SATURATED, STREAMS_200, Run, Sample
 from bench.figures import KINDS, Figure, Spread, figures
 from bench.house import Room
 from bench.load import Wrong
-from bench.report import Result, grids, notes
+from bench.report import Result, grids, notes, show
 from bench.targets import DIRECT, NAIVE, OURS, SMG, TARGETS, Stage
 from shared.messages.meter import TokenSums
 from tests.integration.bench.samples import all_samples, replaced, sample_of
@@ -118,3 +121,13 @@ def _grid(samples: list[Sample], title: str) -> dict[str, tuple[str, ...]]:
 
 def _rounded(spread: Spread) -> tuple[float, float, float]:
     return round(spread.value, 6), round(spread.low, 6), round(spread.high, 6)
+
+
+def test_a_sample_without_a_wait_is_shown_all_the_same() -> None:
+    samples = all_samples(1)
+    hasty = sample_of(1, FLOOD, OURS)
+    hasty = msgspec.structs.replace(hasty, told=msgspec.structs.replace(hasty.told, latency=None))
+    samples = replaced(samples, hasty)
+    console = Console(width=200, record=True, file=io.StringIO())
+    show(Result(conditions={}, figures=figures(samples), samples=samples), console)
+    assert "Goals" in console.export_text()

@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from bench import build, nodelay
@@ -93,6 +94,16 @@ async def test_the_engine_survives_clients_that_vanish(tmp_path: Path) -> None:
             writer.transport.abort()
         told = await _played(STREAM, port, tmp_path)
     assert told.requests > 0
+
+
+async def test_the_engine_tells_routers_its_health_and_its_model(tmp_path: Path) -> None:
+    async with engine_port(tmp_path) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+        async with session.get("/health") as response:
+            assert (response.status, await response.read()) == (200, b"")
+        async with session.get("/v1/models") as response:
+            assert [model["id"] for model in (await response.json())["data"]] == [SERVED_AS]
+        async with session.get("/else") as response:
+            assert response.status == 404
 
 
 @pytest.mark.parametrize("words", [(), ("nagle",)])

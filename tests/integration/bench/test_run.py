@@ -47,5 +47,6 @@ async def test_a_run_tells_every_figure(tmp_path: Path) -> None:
     assert all(OURS in f.by_target for f in result.figures if f.goal is not None)
     spreads = [spread for f in result.figures for spread in f.by_target.values()]
     assert all(spread.low <= spread.value <= spread.high for spread in spreads)
-    positive = [f for f in result.figures if f.unit != "ms" and not f.name.startswith("others")]
+    costs = ("CPU", "memory")  # a rate may be 0 in so short a cell on a busy machine
+    positive = [f for f in result.figures if f.name.startswith(costs)]
     assert all(spread.value > 0 for f in positive for spread in f.by_target.values())
