@@ -7,6 +7,7 @@ The first messages afterwards end it.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -39,51 +40,44 @@ class QuotaGossip:
         self._gateway = gateway
         self._now = now
         self._changed = asyncio.Event()
-        self._keys_told = 0
+        self._reported_keys = 0
         limiter.on_change = self._changed.set
 
     async def start(self) -> None:
         """Before the first request. Returns once it is known what this gateway may use, or nobody is there to say."""
+        coordinator = self._limiter.coordinator
         await self._bus.subscribe(LIMITS, self._on_message)
         for _ in range(HELLOS):
-            self._changed.clear()
             await self.report()
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(HELLO_SECONDS):
-                    while not self._limiter.coordinator.is_settled:
-                        await self._changed.wait()
+                    while not coordinator.is_settled:
                         self._changed.clear()
+                        await self._changed.wait()
+            if coordinator.is_settled:
                 break
-            except TimeoutError:
-                continue
-        self._limiter.coordinator.start_serving()
+        coordinator.start_serving()
         self._changed.set()
 
     async def run(self) -> None:
         while True:
-            try:
-                async with asyncio.timeout(self._pause()):
+            # Alone, only others need to hear that it is there; else also that its last minute has passed.
+            stale_s = PERIOD_SECONDS if self._limiter.coordinator.is_alone else self._limiter.stale_at - self._now()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(PERIOD_SECONDS, max(QUIET_SECONDS, stale_s))):
                     await self._changed.wait()
-            except TimeoutError:
-                pass
             self._changed.clear()
             await self.report()
-            await asyncio.sleep(QUIET_SECONDS + QUIET_SECONDS_PER_KEY * self._keys_told)
-
-    def _pause(self) -> float:
-        """How long nothing is to be told that is not asked for."""
-        if self._limiter.coordinator.is_alone:
-            return PERIOD_SECONDS
-        return min(PERIOD_SECONDS, max(QUIET_SECONDS, self._limiter.stale_at - self._now()))
+            await asyncio.sleep(QUIET_SECONDS + QUIET_SECONDS_PER_KEY * self._reported_keys)
 
     async def report(self, *, leaving: bool = False) -> None:
         """`leaving` is the last word: after it nothing is heard and nothing admitted."""
         message = self._limiter.report(self._now(), leaving=leaving)
-        self._keys_told = len(message.keys)
+        self._reported_keys = len(message.keys)
         try:
             await self._bus.publish_volatile(limits_subject(self._gateway), encode(message))
         except BusError as error:
-            log.debug("use of limits not told", error=str(error))
+            log.debug("quota_report_failed", error=str(error))
 
     async def _on_message(self, received: Received) -> None:
         try:
@@ -91,5 +85,5 @@ class QuotaGossip:
         except Unreadable as error:
             self._bus.intake.reject(LIMITS, error, subject=received.subject)
             return
-        if self._limiter.receive(message, self._now()):
+        if self._limiter.coordinator.receive(message, self._now()):
             self._changed.set()

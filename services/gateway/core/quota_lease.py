@@ -1,14 +1,13 @@
 """What one gateway lends to others of the keys' limits: what is open, and how much more may be.
 
-A loan that is changed is offered until its borrower has acknowledged it; meanwhile the higher of the two counts.
+A loan that is changed is offered until its follower has acknowledged it; meanwhile the higher of the two counts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from services.gateway.core.key_usage import Limits4
-from services.gateway.core.quota_apportion import split
+from services.gateway.core.key_usage import NONE, Limits4
 from shared.messages.gateway import KeyTold, Loan
 
 NO_LOAN = Loan(version=0, parts=0, keys={})
@@ -21,9 +20,8 @@ _UNKNOWN: Limits4 = (0, 0, 0, 0)
 
 
 def lent(loan: Loan, key_id: str, at: int, limit: int) -> int:
-    """How high the borrower's use may go."""
-    amounts = loan.keys.get(key_id)
-    if amounts is not None:
+    """How high the follower's use may go."""
+    if (amounts := loan.keys.get(key_id)) is not None:
         return amounts[at]
     return limit // loan.parts if loan.parts else 0
 
@@ -39,138 +37,146 @@ class QuotaFollower:
     offered: Loan = NO_LOAN
 
     def used(self, key_id: str, at: int) -> int:
-        told = self.keys.get(key_id)
-        return told.used[at] if told is not None else 0
+        return self.keys[key_id].used[at] if key_id in self.keys else 0
 
     def wanted(self, key_id: str, at: int) -> int:
-        told = self.keys.get(key_id)
-        return told.wanted[at] if told is not None else 0
+        return self.keys[key_id].wanted[at] if key_id in self.keys else 0
 
     def bound(self, key_id: str, at: int, limit: int) -> int:
         """How high its use may be by now."""
-        bound = lent(self.agreed, key_id, at, limit)
-        if self.offered is not self.agreed:
-            bound = max(bound, lent(self.offered, key_id, at, limit))
-        return max(bound, self.used(key_id, at))
+        loans = (lent(loan, key_id, at, limit) for loan in (self.agreed, self.offered))
+        return max(*loans, self.used(key_id, at))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Capacity:
     """What there is to lend of, at one moment."""
 
-    mine: Mapping[str, KeyTold]
+    own: Mapping[str, KeyTold]
     """This gateway's own use."""
-    capacity: Callable[[str, int, int], int]
-    """Of a key, which limit, and that limit: what this gateway and its borrowers may use together."""
-    borrowed: Loan | None
+    total: Callable[[str, int, int], int]
+    """Of a key, which limit, and that limit: what this gateway and its followers may use together."""
+    loan: Loan | None
     """Where that comes from: an elder gateway's loan, None: it is the whole."""
     counted: Sequence[QuotaFollower]
     """Whose use comes out of it."""
-    borrowers: Sequence[QuotaFollower]
+    followers: Sequence[QuotaFollower]
     """Those of them that go by our loans."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class QuotaLeader:
     """Makes the offers."""
 
     _limits: dict[str, Limits4] = field(default_factory=dict)
-    """Of the keys that are used or named in a loan: what their tellers last said."""
+    """Of the keys that are used or named in a loan: what the gateways that use them last said."""
     _turn: int = 0
 
-    def offer(self, version: int, estate: Capacity) -> None:
-        """A new loan to each borrower that has acknowledged the last one, where it differs."""
-        free = [borrower for borrower in estate.borrowers if borrower.agreed is borrower.offered]
+    def offer(self, version: int, capacity: Capacity) -> None:
+        """A new loan to each follower that has acknowledged the last one, where it differs."""
+        free = [follower for follower in capacity.followers if follower.agreed is follower.offered]
         if not free:
             return
-        parts = _parts(free, estate)
-        moved = any(part != borrower.offered.parts for borrower, part in zip(free, parts, strict=True))
-        keys = [{} if moved else dict(borrower.offered.keys) for borrower in free]
-        for key_id, limits in self._next(estate, everything=moved).items():
-            columns = [_lend(key_id, at, limit, free, estate) for at, limit in enumerate(limits)]
-            for named, part, amounts in zip(keys, parts, zip(*columns, strict=True), strict=True):
-                equal = tuple((limit or 0) // part if part else 0 for limit in limits)
-                if amounts != equal or limits is _UNKNOWN:
-                    named[key_id] = amounts
-                else:
-                    named.pop(key_id, None)
-        for borrower, part, named in zip(free, parts, keys, strict=True):
-            if (part, named) != (borrower.offered.parts, borrower.offered.keys):
-                borrower.offered = Loan(version=version, parts=part, keys=named)
+        parts = _parts(free, capacity)
+        is_new = parts != [follower.offered.parts for follower in free]
+        loans = [{} if is_new else dict(follower.offered.keys) for follower in free]
+        for key_id, limits in self._next(capacity, everything=is_new).items():
+            columns = [_lend(key_id, at, limit, free, capacity) for at, limit in enumerate(limits)]
+            for keys, part, amounts in zip(loans, parts, zip(*columns, strict=True), strict=True):
+                keys[key_id] = amounts
+                if limits is not _UNKNOWN and amounts == tuple((limit or 0) // part if part else 0 for limit in limits):
+                    del keys[key_id]  # an equal part need not be said
+        for follower, part, keys in zip(free, parts, loans, strict=True):
+            if (part, keys) != (follower.offered.parts, follower.offered.keys):
+                follower.offered = Loan(version=version, parts=part, keys=keys)
 
-    def _next(self, estate: Capacity, *, everything: bool) -> dict[str, Limits4]:
+    def _next(self, capacity: Capacity, *, everything: bool) -> dict[str, Limits4]:
         """The keys whose loans are looked at now, with their limits: those that somebody is short of, and some more.
 
         The others keep what they have, which is safe for any time: so a message costs the same with many keys.
         """
-        tellers = [estate.mine, *(borrower.keys for borrower in estate.borrowers)]
-        keys = self._keys(estate, tellers)
-        chosen = keys
+        users = [capacity.own, *(follower.keys for follower in capacity.followers)]
+        keys = chosen = _keys(capacity, users)
         if not everything and len(keys) > KEYS_PER_TURN:
             self._turn = self._turn % len(keys)
-            short = {key_id for told in tellers for key_id, key in told.items() if key.wanted != (0, 0, 0, 0)}
             turn = keys[self._turn : self._turn + KEYS_PER_TURN]
-            chosen = [*turn, *(short.intersection(keys).difference(turn))]
+            short = {key_id for used in users for key_id, key in used.items() if key.wanted != NONE}
+            chosen = [*turn, *short.intersection(keys).difference(turn)]
             self._turn += KEYS_PER_TURN
         self._limits = {key_id: self._limits.get(key_id, _UNKNOWN) for key_id in keys}
         for key_id in chosen:
-            told = [key.limits for keys_told in tellers if (key := keys_told.get(key_id)) is not None]
-            if told:
-                self._limits[key_id] = _highest(told)
+            if limits := [used[key_id].limits for used in users if key_id in used]:
+                self._limits[key_id] = _highest(limits)
         return {key_id: self._limits[key_id] for key_id in chosen}
 
-    def _keys(self, estate: Capacity, tellers: Sequence[Mapping[str, KeyTold]]) -> list[str]:
-        """All that are used or named in a loan; the latter first, for they must not be left out."""
-        loans = [loan for borrower in estate.borrowers for loan in (borrower.agreed, borrower.offered)]
-        if estate.borrowed is not None:
-            loans.append(estate.borrowed)
-        keys = dict.fromkeys(key_id for loan in loans for key_id in loan.keys)
-        named = len(keys)
-        for told in tellers:
-            keys.update(dict.fromkeys(told))
-        return list(keys)[: max(named, MAX_KEYS)]
+
+def _keys(capacity: Capacity, users: Sequence[Mapping[str, KeyTold]]) -> list[str]:
+    """All that are used or named in a loan; the latter first, for they must not be left out."""
+    loans = [loan for follower in capacity.followers for loan in (follower.agreed, follower.offered)]
+    named = dict.fromkeys(key_id for loan in (*loans, capacity.loan or NO_LOAN) for key_id in loan.keys)
+    keys = named | dict.fromkeys(key_id for used in users for key_id in used)
+    return list(keys)[: max(len(named), MAX_KEYS)]
 
 
-def _highest(told: Sequence[Limits4]) -> Limits4:
+def _highest(limits: Sequence[Limits4]) -> Limits4:
     """A record that has just changed is not yet the same everywhere; each gateway checks its own besides."""
     requests, tokens, concurrency, month = (
-        max((limit for limit in column if limit is not None), default=None) for column in zip(*told, strict=True)
+        max((limit for limit in column if limit is not None), default=None) for column in zip(*limits, strict=True)
     )
     return requests, tokens, concurrency, month
 
 
-def _lend(key_id: str, at: int, limit: int | None, free: Sequence[QuotaFollower], estate: Capacity) -> list[int]:
+def _lend(key_id: str, at: int, limit: int | None, free: Sequence[QuotaFollower], capacity: Capacity) -> list[int]:
     """One limit of one key: what each of `free` may use from now on."""
     if limit is None:
         return [0] * len(free)
-    mine = estate.mine.get(key_id)
-    left = estate.capacity(key_id, at, limit) - (mine.used[at] if mine else 0)
-    spare = left - sum(borrower.bound(key_id, at, limit) for borrower in estate.counted)
-    rest = left - sum(borrower.used(key_id, at) for borrower in estate.counted)
-    wants = [borrower.wanted(key_id, at) for borrower in estate.counted]
-    parts = split(max(0, rest), [*wants, mine.wanted[at] if mine else 0])
+    own = QuotaFollower(capacity.own)
+    left = capacity.total(key_id, at, limit) - own.used(key_id, at)
+    spare = left - sum(follower.bound(key_id, at, limit) for follower in capacity.counted)
+    rest = left - sum(follower.used(key_id, at) for follower in capacity.counted)
+    shares = apportion(max(0, rest), [gateway.wanted(key_id, at) for gateway in (*capacity.counted, own)])
     loans = []
-    for borrower in free:
-        bound = borrower.bound(key_id, at, limit)
-        aim = borrower.used(key_id, at) + parts[estate.counted.index(borrower)]
-        loan = min(aim, bound + max(0, spare))
-        spare -= max(0, loan - bound)
-        loans.append(loan)
+    for follower in free:
+        bound = follower.bound(key_id, at, limit)
+        aim = follower.used(key_id, at) + shares[capacity.counted.index(follower)]
+        loans.append(min(aim, bound + max(0, spare)))
+        spare -= max(0, loans[-1] - bound)
     return loans
 
 
-def _parts(free: Sequence[QuotaFollower], estate: Capacity) -> list[int]:
+def apportion(rest: int, wants: Sequence[int]) -> list[int]:
+    """One share for each of `wants`; their sum is at most `rest`.
+
+    Equal shares where nobody is short. Else those who are get what they want, the smallest first, as far as it goes,
+    and seven eighths of what remains; an eighth stays in equal shares with the others, so that a request there need not
+    wait. Without the remainder of a division, which is the leader's.
+    """
+    short = sorted((at for at, want in enumerate(wants) if want > 0), key=wants.__getitem__)
+    if not short:
+        return [rest // len(wants)] * len(wants)
+    shares = [0] * len(wants)
+    for at in short:
+        if wants[at] <= rest:
+            shares[at] = wants[at]
+            rest -= wants[at]
+    calm = len(wants) - len(short)
+    kept = rest // 8 if calm else 0
+    return [
+        share + ((rest - kept) // len(short) if want > 0 else kept // calm)
+        for share, want in zip(shares, wants, strict=True)
+    ]
+
+
+def _parts(free: Sequence[QuotaFollower], capacity: Capacity) -> list[int]:
     """Into how many parts a key of which nothing is said is divided, for each of `free`; 0: it has none yet."""
-    whole = 1 if estate.borrowed is None else estate.borrowed.parts
-    equal = whole * (1 + len(estate.borrowers))
-    open_parts = [[n for n in (b.agreed.parts, b.offered.parts) if n] for b in estate.borrowers]
-    found = []
-    for borrower in free:
-        own = open_parts[estate.borrowers.index(borrower)]
-        others = sum(Fraction(1, min(parts)) for parts in open_parts if parts and parts is not own)
-        if equal and others + Fraction(1, equal) <= Fraction(1, whole):
-            own.append(equal)
-            found.append(equal)
-        else:  # others still have more than their part
-            found.append(borrower.agreed.parts)
-    return found
+    whole = 1 if capacity.loan is None else capacity.loan.parts
+    equal = whole * (1 + len(capacity.followers))
+    open_parts = {id(f): [n for n in (f.agreed.parts, f.offered.parts) if n] for f in capacity.followers}
+    parts = []
+    for follower in free:
+        own = open_parts.pop(id(follower))
+        others = sum(Fraction(1, min(each)) for each in open_parts.values() if each)
+        fits = equal > 0 and others + Fraction(1, equal) <= Fraction(1, whole)
+        parts.append(equal if fits else follower.agreed.parts)  # else others still have more than their part
+        open_parts[id(follower)] = [*own, equal] if fits else own
+    return parts

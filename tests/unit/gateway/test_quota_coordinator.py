@@ -86,7 +86,7 @@ class Cluster:
             due = [sent for sent in self._under_way if sent[0] <= self.now]
             self._under_way = [sent for sent in self._under_way if sent[0] > self.now]
             for _, name, message in due:
-                if name in self.gateways and self.gateways[name].limiter.receive(message, self.now):
+                if name in self.gateways and self.gateways[name].limiter.coordinator.receive(message, self.now):
                     self.gateways[name].changed = True
             for gateway in list(self.gateways.values()):
                 since = self.now - gateway.told_at
@@ -267,7 +267,9 @@ def test_who_has_not_heard_of_us_for_long_is_answered() -> None:
     cluster = Cluster("a", "b")
     message = cluster.gateways["a"].limiter.report(cluster.now)
     newcomer = RateLimiter("c", cluster.now, {})
-    assert newcomer.receive(msgspec.structs.replace(message, heard={"c": cluster.now - SILENT_SECONDS}), cluster.now)
+    assert newcomer.coordinator.receive(
+        msgspec.structs.replace(message, heard={"c": cluster.now - SILENT_SECONDS}), cluster.now
+    )
     assert not newcomer.report(cluster.now).heard
 
 
@@ -368,7 +370,7 @@ class AnyBus:
         self.under_way = [sent for sent in self.under_way if sent[0] > self.now]
         for _, receiver, message in due:
             self.heard_at[message.gateway, receiver.name] = self.now
-            receiver.changed |= receiver.limiter.receive(message, self.now)
+            receiver.changed |= receiver.limiter.coordinator.receive(message, self.now)
 
     def tell(self, sender: Gateway) -> None:
         """Whoever has not been heard for 2 s is heard this time, so that few are taken for dead."""

@@ -228,17 +228,17 @@ def another(number: int, used: tuple[int, int, int, int], limit: int) -> LimitsT
 
 def test_headers_and_refusals_know_what_other_gateways_use() -> None:
     limiter, record = made(), key(requests_per_minute=10)
-    limiter.receive(another(1, (7, 0, 0, 0), 10), NOW)
+    limiter.coordinator.receive(another(1, (7, 0, 0, 0), 10), NOW)
     told = headers(limiter, record, NOW)
     assert (told["x-ratelimit-remaining-requests"], told["x-ratelimit-reset-requests"]) == ("3", "1m0s")
     assert isinstance(limiter.admit(record, 1, NOW), Unsettled)
-    limiter.receive(another(2, (10, 0, 0, 0), 10), NOW)
+    limiter.coordinator.receive(another(2, (10, 0, 0, 0), 10), NOW)
     assert refused(limiter, record).retry_after == 6
 
 
 def test_what_stays_unsettled_becomes_a_refusal_and_is_counted() -> None:
     limiter, record = made(), key(requests_per_minute=10)
-    limiter.receive(another(1, (7, 0, 0, 0), 10), NOW)
+    limiter.coordinator.receive(another(1, (7, 0, 0, 0), 10), NOW)
     unsettled = limiter.admit(record, 1, NOW)
     assert isinstance(unsettled, Unsettled)
     assert limiter.report(NOW).keys["k"].wanted == (1, 0, 0, 0)
@@ -253,7 +253,7 @@ def test_others_are_told_only_where_there_are_any() -> None:
     limiter.on_change = lambda: calls.append(1)
     taken(limiter, record).settle(1, NOW, 1)
     assert not calls
-    limiter.receive(another(1, (7, 0, 0, 0), 10), NOW)
+    limiter.coordinator.receive(another(1, (7, 0, 0, 0), 10), NOW)
     limiter.admit(record, 1, NOW)
     assert calls
 
