@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
 import shared.suite
+from shared.bus.jetstream import connect
+from shared.bus.subjects import machine_key
+from shared.bus.topology import FLEET
+from shared.messages.waker import MachineRecord, MachineState
+from spotinference.__main__ import main
+from spotinference.buckets import read_bucket
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
 
@@ -71,14 +79,19 @@ class UpProcess:
         return Output(process.returncode, out.decode(), err.decode())
 
     async def json(self, *words: str) -> Any:
-        output = await self.command(*words, "--json")
-        assert output.status == 0, output
-        return json.loads(output.out)
+        return json.loads(await self._told(*words))
 
     async def journal(self) -> list[dict[str, Any]]:
-        output = await self.command("journal", "--json")
-        assert output.status == 0, output
-        return [json.loads(line) for line in output.out.splitlines()]
+        return [json.loads(line) for line in (await self._told("journal")).splitlines()]
+
+    async def machines(self) -> dict[str, MachineRecord]:
+        """As the waker's records have them now: the command `fleet` listens to the gateways first, for seconds."""
+        async with connect(self.bus_url, name="test", wait=PATIENCE_SECONDS) as bus:
+            found = await read_bucket(bus, FLEET, MachineRecord)
+        return {record.machine: record for key, (record, _) in found.items() if key == machine_key(record.machine)}
+
+    async def states(self) -> dict[str, MachineState]:
+        return {name: record.state for name, record in (await self.machines()).items()}
 
     async def kill9(self, service: str) -> None:
         """The service dies; returns once it is there again, at the same address."""
@@ -122,9 +135,18 @@ class UpProcess:
                 self.services[told["service"]] = told
             self.lines.append(told)
 
+    async def _told(self, *words: str) -> str:
+        """By the command, run in this process: its start would be most of its work."""
+        told = await asyncio.to_thread(CliRunner().invoke, main, [*words, "--json", *self._options])
+        assert told.exit_code == 0, (told.stderr, told.exception)
+        return told.stdout
+
     def _words(self, *words: str) -> list[str]:
-        options = ("--config", str(self.config), "--data-dir", str(self.folder / "data"))
-        return [sys.executable, "-m", "spotinference", *words, *options]
+        return [sys.executable, "-m", "spotinference", *words, *self._options]
+
+    @property
+    def _options(self) -> tuple[str, ...]:
+        return "--config", str(self.config), "--data-dir", str(self.folder / "data")
 
 
 @asynccontextmanager

@@ -40,10 +40,7 @@ async def test_the_cap_ends_the_wait_and_the_journal_says_why(tmp_path: Path, co
         assert told in await until(reasons, lambda text: told in text)
         assert "CUDA error" not in await reasons(), "the end of its log may hold a prompt"
 
-        async def state() -> str:
-            return str((await suite.json("fleet"))["machines"][0]["state"])
-
-        await until(state, lambda seen: seen == "asleep")
+        await until(suite.states, lambda seen: seen == {"local-1": "asleep"})
         assert processes_of(tmp_path / "data" / "machines") == [], "no engine stays behind"
         if command[0] == "no-such-engine":
             checked = await suite.command("check")

@@ -50,12 +50,9 @@ async def test_the_whole_chain_agrees_and_each_broken_link_is_named(tmp_path: Pa
             await chat(suite, key)
         await chat(suite, key, stream=True)
 
-        async def asleep() -> bool:
-            return bool((await suite.json("fleet"))["machines"][0]["state"] == "asleep")
-
-        await until(asleep, bool)
+        await until(suite.states, lambda seen: seen == {"local-1": "asleep"})
         await chat(suite, key)  # a second generation
-        await until(asleep, bool)
+        await until(suite.states, lambda seen: seen == {"local-1": "asleep"})
 
         async def look() -> tuple[int, dict[str, list[dict[str, Any]]]]:
             return await examined(suite)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
@@ -67,16 +66,15 @@ async def test_a_model_of_embeddings_is_probed_served_and_counted(
     (tmp_path / "engine.key").write_text(KEY + "\n")
     async with up(tmp_path, CONFIG.format(key_file=tmp_path / "engine.key", endpoint=endpoint)) as suite:
 
-        async def machine() -> dict[str, Any]:
-            machines: list[dict[str, Any]] = (await suite.json("fleet"))["machines"]
-            return machines[0] if machines else {"state": None, "alarm": ""}
+        async def machine() -> tuple[str, str]:
+            return next(((record.state, record.alarm) for record in (await suite.machines()).values()), ("", ""))
 
-        unfit = await until(machine, lambda seen: seen["state"] == "broken")
-        assert "is up, and does not do what its model is for" in unfit["alarm"]
-        assert "not yet, attempt" in unfit["alarm"]
+        _, alarm = await until(machine, lambda seen: seen[0] == "broken")
+        assert "is up, and does not do what its model is for" in alarm
+        assert "not yet, attempt" in alarm
         made.loaded = True
-        ready = await until(machine, lambda seen: seen["state"] == "ready")
-        assert ready["alarm"] == ""
+        _, alarm = await until(machine, lambda seen: seen[0] == "ready")
+        assert alarm == ""
         key = (await suite.json("keys", "create", "--name", "test"))["key"]
         patience = openai.Timeout(PATIENCE_SECONDS)
         async with openai.AsyncOpenAI(base_url=suite.base_url, api_key=key, max_retries=0, timeout=patience) as sdk:

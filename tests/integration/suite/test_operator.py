@@ -1,10 +1,9 @@
 """The operator's orders to a whole running suite, whose machine is a small engine's process."""
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
+from shared.messages.waker import MachineRecord
 from tests.integration.suite.config import config
 from tests.kit.up import UpProcess, processes_of, up
 from tests.kit.waiting import until
@@ -16,25 +15,24 @@ def small(*arguments: str) -> list[str]:
     return [sys.executable, str(ENGINE), "--port", "{port}", *arguments]
 
 
-async def machine(suite: UpProcess) -> dict[str, Any]:
-    (found,) = (await suite.json("fleet"))["machines"]
-    return dict(found)
+async def machine(suite: UpProcess) -> MachineRecord:
+    return (await suite.machines())["local-1"]
 
 
 async def test_a_machine_is_woken_kept_cordoned_and_put_to_sleep(tmp_path: Path) -> None:
     async with up(tmp_path, config(small(), tier='idle_timeout = "1s"')) as suite:
         woken = await suite.json("wake", "tiny", "--wait", "--timeout", "60s")
         assert woken == {"accepted": True, "machine": "local-1", "state": "ready"}
-        kept = await machine(suite)  # listens for longer than the machine may be idle
+        (kept,) = (await suite.json("fleet"))["machines"]  # it listens for longer than the machine may be idle
         assert (kept["state"], kept["kept"], kept["cordoned"]) == ("ready", True, False)
 
         slept = await suite.json("hibernate", "local-1", "--wait", "--timeout", "60s")
         assert slept == {"accepted": True, "machine": "local-1", "state": "asleep"}
         assert processes_of(tmp_path / "data" / "machines") == []
-        assert (await machine(suite))["kept"] is False
+        assert (await machine(suite)).kept is False
 
         assert (await suite.json("cordon", "local-1"))["machine"] == "local-1"
-        assert (await machine(suite))["cordoned"] is True
+        assert (await machine(suite)).cordoned is True
         refused = await suite.command("wake", "tiny", "--wait", "--timeout", "60s")
         assert refused.status == 1, "it is kept from requests"
         assert "`spotinference uncordon local-1` lets it be woken" in refused.err
@@ -42,7 +40,7 @@ async def test_a_machine_is_woken_kept_cordoned_and_put_to_sleep(tmp_path: Path)
         # The order to wake it stands, and now it can be followed.
         again = await suite.json("wake", "tiny", "--wait", "--timeout", "60s")
         assert again["state"] == "ready"
-        assert (await machine(suite))["cordoned"] is False
+        assert (await machine(suite)).cordoned is False
 
         journal = await suite.journal()
         orders = [(entry["order"], entry["machine"]) for entry in journal if entry["kind"] == "order"]
@@ -92,7 +90,7 @@ async def test_check_speaks_of_the_running_suite(tmp_path: Path) -> None:
         assert asleep.status == 0, asleep
         assert "machine local-1: its engine was not asked: it does not run" in asleep.out
         await suite.json("wake", "tiny", "--wait", "--timeout", "60s")
-        endpoint = json.loads((await suite.command("fleet", "--json")).out)["machines"][0]["endpoint"]
+        endpoint = (await machine(suite)).endpoint
         awake = await suite.command("check")
         assert awake.status == 0, awake
         assert f"machine local-1: endpoint {endpoint}: an engine answers" in awake.out

@@ -4,7 +4,6 @@ import json
 import sys
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import openai
 
@@ -56,8 +55,8 @@ def at_gpus(folder: Path) -> list[list[str]]:
     return [[word for _, word in turn] for _, turn in groupby(lines, key=lambda line: line[0])]
 
 
-async def states(suite: UpProcess) -> dict[str, Any]:
-    return {m["id"]: (m["state"], m["generation"]) for m in (await suite.json("fleet"))["machines"]}
+async def states(suite: UpProcess) -> dict[str, tuple[str, int]]:
+    return {name: (record.state, record.generation) for name, record in (await suite.machines()).items()}
 
 
 async def test_two_models_take_turns_on_one_pair_and_wake_warm(tmp_path: Path) -> None:

@@ -103,10 +103,10 @@ class Traffic:
 
 async def engine_count(suite: UpProcess) -> EngineCounters:
     """The engine's sums at rest, without what the waker's probes made it work."""
-    (machine,) = [machine for machine in (await suite.json("fleet"))["machines"] if machine["id"] == MACHINE]
+    machine = (await suite.machines())[MACHINE]
 
     async def counters() -> EngineCounters:
-        async with aiohttp.ClientSession() as session, session.get(f"{machine['endpoint']}/metrics") as answer:
+        async with aiohttp.ClientSession() as session, session.get(f"{machine.endpoint}/metrics") as answer:
             return parse(await answer.text())
 
     return await until(counters, lambda seen: seen.running == 0)
