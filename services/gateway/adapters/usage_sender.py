@@ -8,7 +8,7 @@ an event once. What goes for the first time is held back by nothing but the bus:
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -38,55 +38,50 @@ CONFIRMED = confirmed_key("x").removesuffix("x")
 log = structlog.get_logger()
 
 
-@dataclass
-class _Way:
+@dataclass(slots=True)
+class _Progress:
     """How far one source's events are."""
 
     subject: str
     first: Cursor
     """Up to here they were sent since the bus was last found to be there."""
-    again: Cursor | None
-    """Up to here they were sent once more, on the way to `first`."""
     moved_at: float
     """When the mark last moved, or something was first sent beyond it."""
-    patience: float = RESEND_SECONDS
+    again: Cursor | None = None
+    """Up to here they were sent once more, on the way to `first`."""
+    patience_s: float = RESEND_SECONDS
     announced: bool = False
     """Whether the bus knows the source: a meter counts nothing of one that it does not."""
 
 
+@dataclass(slots=True)
 class UsageSender:
-    """One task, `run`; `wake` after each append. `on_confirmed` hears of each new mark of this boot's own events."""
+    """One task, `run`; `wake` after each append."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        outbox: Outbox,
-        monotonic: Callable[[], float],
-        on_confirmed: Callable[[int], None] = lambda _seq: None,
-    ) -> None:
-        self._bus = bus
-        self._outbox = outbox
-        self._monotonic = monotonic
-        self._on_confirmed = on_confirmed
-        self._wake = asyncio.Event()
-        self._ways: dict[str, _Way] = {}
-        self._fault: str | None = None
+    bus: Bus
+    outbox: Outbox
+    monotonic: Callable[[], float]
+    on_confirmed: Callable[[int], None] = lambda _seq: None
+    """Called with each new mark of this boot's own events."""
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _progress: dict[str, _Progress] = field(default_factory=dict)
+    _fault: str | None = None
 
     def wake(self) -> None:
         self._wake.set()
 
     async def start(self) -> None:
-        await self._bus.watch(METER, self._on_event)
+        await self.bus.watch(METER, self._on_event)
 
     async def run(self) -> None:
         while True:
             try:
-                more = await self._step()
-                self._tell(None)
-                if more:
+                has_more = await self._step()
+                self._log_fault(None)
+                if has_more:
                     continue
             except (BusError, OSError) as error:
-                self._tell(str(error))
+                self._log_fault(str(error))
                 await asyncio.sleep(RETRY_SECONDS)
             try:
                 async with asyncio.timeout(RETRY_SECONDS):
@@ -96,103 +91,100 @@ class UsageSender:
             await asyncio.sleep(GATHER_SECONDS)
 
     async def drain(self, seconds: float) -> None:
-        """A last try to have everything sent; what is not stays on disk for the next boot."""
+        """Try a last time to have everything sent; what is not stays on disk for the next boot."""
         try:
             async with asyncio.timeout(seconds):
                 while await self._step():
                     pass
         except (TimeoutError, BusError, OSError) as error:
-            log.warning("usage left in the outbox", pending=self._outbox.pending, error=str(error))
+            log.warning("usage_left_in_outbox", pending=self.outbox.pending, error=str(error))
 
     async def _step(self) -> bool:
-        """Sync, then send a block of each source; whether there is more already."""
+        """Sync, then send a block of each source; return whether there is more already."""
         self._wake.clear()
-        await self._outbox.sync()
-        more = False
-        for source in self._outbox.sources:
-            way = self._way(source)
-            self._resend_if_stuck(source, way)
-            more |= await self._send_first(source, way)
-            more |= await self._send_again(source, way)
-        return more
+        await self.outbox.sync()
+        has_more = False
+        for source in self.outbox.sources:
+            progress = self._progress_of(source)
+            self._resend_if_stuck(source, progress)
+            has_more |= await self._send_first(source, progress)
+            has_more |= await self._send_again(source, progress)
+        return has_more
 
-    async def _send_first(self, source: str, way: _Way) -> bool:
-        begun = way.first
-        if begun.seq <= self._outbox.mark(source):
-            way.moved_at = self._monotonic()
-        reached = await self._send(source, way, begun)
-        if way.first is begun:  # else a mark or a reconnect has moved it meanwhile
-            way.first = reached
-        return way.first.seq < self._outbox.synced(source)
+    async def _send_first(self, source: str, progress: _Progress) -> bool:
+        start = progress.first
+        if start.seq <= self.outbox.mark(source):
+            progress.moved_at = self.monotonic()
+        end = await self._send(source, progress, start)
+        if progress.first is start:  # else a mark or a reconnect has moved it meanwhile
+            progress.first = end
+        return progress.first.seq < self.outbox.synced(source)
 
-    async def _send_again(self, source: str, way: _Way) -> bool:
-        begun = way.again
-        if begun is None or begun.seq - self._outbox.mark(source) >= RESEND_EVENTS:
+    async def _send_again(self, source: str, progress: _Progress) -> bool:
+        start = progress.again
+        if start is None or start.seq - self.outbox.mark(source) >= RESEND_EVENTS:
             return False
-        reached = await self._send(source, way, begun)
-        if way.again is begun:
-            way.again = reached if begun.seq < reached.seq < way.first.seq else None
-        return way.again is not None
+        end = await self._send(source, progress, start)
+        if progress.again is start:
+            progress.again = end if start.seq < end.seq < progress.first.seq else None
+        return progress.again is not None
 
-    async def _send(self, source: str, way: _Way, cursor: Cursor) -> Cursor:
-        records, reached = self._outbox.read(cursor)
+    async def _send(self, source: str, progress: _Progress, start: Cursor) -> Cursor:
+        records, end = self.outbox.read(start)
         if records:
-            if not way.announced:
-                await self._bus.put(SOURCES, source_key(source), encode(UsageSource(source=source, at=time.time())))
-                way.announced = True
-            await self._bus.publish_all([(way.subject, r.payload, r.id) for r in records])
-        return reached
+            if not progress.announced:
+                await self.bus.put(SOURCES, source_key(source), encode(UsageSource(source=source, at=time.time())))
+                progress.announced = True
+            await self.bus.publish_all([(progress.subject, record.payload, record.id) for record in records])
+        return end
 
-    def _resend_if_stuck(self, source: str, way: _Way) -> None:
-        mark = self._outbox.mark(source)
-        if way.first.seq > mark and self._monotonic() - way.moved_at > way.patience:
-            log.warning("usage not confirmed, sending again", source=source, confirmed=mark, sent=way.first.seq)
-            way.again = Cursor(source, mark)
-            way.moved_at = self._monotonic()
-            way.patience = min(2 * way.patience, RESEND_SECONDS_MOST)
+    def _resend_if_stuck(self, source: str, progress: _Progress) -> None:
+        mark = self.outbox.mark(source)
+        if progress.first.seq > mark and self.monotonic() - progress.moved_at > progress.patience_s:
+            log.warning("usage_not_confirmed", source=source, confirmed=mark, sent=progress.first.seq)
+            progress.again, progress.moved_at = Cursor(source, mark), self.monotonic()
+            progress.patience_s = min(2 * progress.patience_s, RESEND_SECONDS_MOST)
 
-    def _way(self, source: str) -> _Way:
-        way = self._ways.get(source)
-        if way is None:
-            begin = Cursor(source, self._outbox.mark(source))
-            way = self._ways[source] = _Way(usage(source), begin, None, self._monotonic())
-        return way
+    def _progress_of(self, source: str) -> _Progress:
+        if source not in self._progress:
+            start = Cursor(source, self.outbox.mark(source))
+            self._progress[source] = _Progress(usage(source), start, self.monotonic())
+        return self._progress[source]
 
     def _on_event(self, event: WatchEvent) -> None:
         if isinstance(event, Synced):
             # The watch has begun (again), so the bus was away, maybe with all that it had: everything goes again.
-            self._ways.clear()
+            self._progress.clear()
             self.wake()
         elif isinstance(event, Changed) and event.value is not None and event.key.startswith(CONFIRMED):
             try:
-                self._confirm(event.key, decode(event.value, Confirmed))
-            except Unreadable as error:
-                self._bus.intake.reject(METER.name, error, entry=event.key)
+                mark = decode(event.value, Confirmed)
+                if event.key == confirmed_key(mark.source):
+                    self._confirm(mark.source, mark.source_seq)
             except Exception as error:  # noqa: BLE001 - it concerns this mark alone
                 # A mark that nothing can be done with, or a disk that fails: the next mark takes it along.
-                self._bus.intake.reject(METER.name, error, traceback=True, entry=event.key)
+                has_fault = not isinstance(error, Unreadable)
+                self.bus.intake.reject(METER.name, error, traceback=has_fault, entry=event.key)
 
-    def _confirm(self, key: str, mark: Confirmed) -> None:
-        if key == confirmed_key(mark.source) and self._outbox.confirm(mark.source, mark.source_seq):
-            self._on_moved(mark.source)
-
-    def _on_moved(self, source: str) -> None:
-        if source not in self._outbox.sources:
-            self._ways.pop(source, None)  # an earlier boot's, and all of it is in the ledger
+    def _confirm(self, source: str, mark: int) -> None:
+        if not self.outbox.confirm(source, mark):
             return
-        mark, way = self._outbox.mark(source), self._way(source)
-        way.moved_at, way.patience = self._monotonic(), RESEND_SECONDS
-        if way.first.seq < mark:
-            way.first = Cursor(source, mark)
-        if way.again and way.again.seq < mark:
-            way.again = Cursor(source, mark)
-        if source == self._outbox.source:
-            self._on_confirmed(mark)
+        if source not in self.outbox.sources:
+            self._progress.pop(source, None)  # an earlier boot's, and all of it is in the ledger
+            return
+        mark, progress = self.outbox.mark(source), self._progress_of(source)
+        progress.moved_at, progress.patience_s = self.monotonic(), RESEND_SECONDS
+        if progress.first.seq < mark:
+            progress.first = Cursor(source, mark)
+        if progress.again and progress.again.seq < mark:
+            progress.again = Cursor(source, mark)
+        if source == self.outbox.source:
+            self.on_confirmed(mark)
 
-    def _tell(self, fault: str | None) -> None:
-        """Once that something is in the way, and once that it no longer is."""
+    def _log_fault(self, fault: str | None) -> None:
+        """Log once that something is in the way, and once that it no longer is."""
         if fault and not self._fault:
-            log.warning("usage waits", reason=fault, pending=self._outbox.pending)
+            log.warning("usage_delayed", reason=fault, pending=self.outbox.pending)
         elif self._fault and not fault:
-            log.info("usage goes on", pending=self._outbox.pending)
+            log.info("usage_resumed", pending=self.outbox.pending)
         self._fault = fault

@@ -279,9 +279,9 @@ async def test_the_task_goes_on_after_something_was_away_and_says_so_once(
                 sending.sender.wake()
             await until(lambda: asyncio.sleep(0, len(looks)), lambda count: count >= 3)
             assert (sending.outbox.synced("a"), sending.line.sent) == (3, [])
-            assert logged(logs) == ["usage waits"]
+            assert logged(logs) == ["usage_delayed"]
         await until(lambda: asyncio.sleep(0, sending.line.sent), lambda sent: len(sent) == 3)
-        await until(lambda: asyncio.sleep(0, logged(logs)), lambda told: told == ["usage waits", "usage goes on"])
+        await until(lambda: asyncio.sleep(0, logged(logs)), lambda told: told == ["usage_delayed", "usage_resumed"])
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
