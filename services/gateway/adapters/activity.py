@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -41,12 +42,10 @@ class ActivityReporter:
         while True:
             self._changed.clear()
             await self.report()
-            try:
-                async with asyncio.timeout(PERIOD_SECONDS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD_SECONDS - QUIET_SECONDS):
                     await self._changed.wait()
-                await asyncio.sleep(QUIET_SECONDS)
-            except TimeoutError:
-                continue
+            await asyncio.sleep(QUIET_SECONDS)
 
     async def report(self, *, leaving: bool = False) -> None:
         now = self.now()

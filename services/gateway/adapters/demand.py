@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -59,11 +60,9 @@ class Demand:
         while True:
             self._changed.clear()
             pause = await self._publish_due()
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._changed.wait()
-            except TimeoutError:
-                continue
 
     async def _publish_due(self) -> float:
         """Return for how many seconds nothing is due."""

@@ -8,6 +8,7 @@ an event once. What goes for the first time is held back by nothing but the bus:
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -83,11 +84,9 @@ class UsageSender:
             except (BusError, OSError) as error:
                 self._log_fault(str(error))
                 await asyncio.sleep(RETRY_SECONDS)
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_SECONDS):
                     await self._wake.wait()
-            except TimeoutError:
-                continue
             await asyncio.sleep(GATHER_SECONDS)
 
     async def drain(self, seconds: float) -> None:
