@@ -95,7 +95,7 @@ def outboxes(found: Sequence[Outbox] | None) -> Iterator[Link]:
         )
     for o in found or ():
         text = f"{o.where}: {o.pending:,} events not confirmed, the oldest {o.age:.0f} s old"
-        fix = "does the meter run, and does the bus take messages? The gateway's log says `usage_delayed` with the reason"
+        fix = "does the meter run, and does the bus take messages? `usage_delayed` in the gateway's log says why"
         finding = wrong(f"{text}: {fix}") if o.age > OLD_SECONDS else ok(text)
         yield Link("outbox", finding, {"gateway": o.where, "pending": o.pending, "oldest_seconds": o.age})
 
