@@ -150,7 +150,7 @@ class Gateway:
             self._tell_demand(model)
 
     def _tell_demand(self, model: str) -> None:
-        waiting, now = len(self.scheduler.waiting(model)), self.town.now
+        waiting, now = len(list(self.scheduler.waiting(model))), self.town.now
         if waiting:
             self.wanted.add(model)
             self.town.later(WAKE_REPEAT, partial(self._repeat, model))

@@ -53,14 +53,15 @@ class QuotaCoordinator:
     """Peers that are out."""
     _elder: _Peer | None = None
     """The eldest of all, if that is another."""
+    _loan: Loan | None = None
+    """What this gateway and its followers go by; None: it owns the limits."""
     _old_loan: Loan = NO_LOAN
+    """The former eldest's."""
     _calm_at: float = 0.0
     _number: int = 0
     _is_serving: bool = False
     _looked_at: float = 0.0
     _due: float = float("inf")
-    _is_taking_over: bool = False
-    """This gateway is the eldest, and another may still use what a former eldest has lent it."""
     _counted: list[_Peer] = field(default_factory=list)
     """Whose use comes out of this gateway's capacity."""
     _leader: QuotaLeader = field(default_factory=QuotaLeader)
@@ -134,7 +135,7 @@ class QuotaCoordinator:
         capacity = Capacity(
             own=keys,
             total=self._capacity,
-            loan=elder.loan if elder else self._old_loan if self._is_taking_over else None,
+            loan=self._loan,
             counted=self._counted,
             # A newcomer that does not serve yet will follow the eldest.
             followers=[peer for peer in self._counted if peer.report.follows in ("", self.gateway)],
@@ -196,19 +197,17 @@ class QuotaCoordinator:
         self.is_alone = not self._peers and not any(peer.keys for peer in self._past.values())
         others = ("", self.gateway)
         has_strangers = any(peer.report.follows not in others for peer in self._peers.values())
-        self._is_taking_over = elder is None and has_strangers and now < self._calm_at
-        owns_all = elder is None and not self._is_taking_over
-        self._counted = [p for p in self._peers.values() if owns_all or p.report.follows == self.gateway]
+        is_taking_over = elder is None and has_strangers and now < self._calm_at
+        self._loan = elder.loan if elder else self._old_loan if is_taking_over else None
+        self._counted = [p for p in self._peers.values() if self._loan is None or p.report.follows == self.gateway]
         self._looked_at = now
         dues = [peer.until for peer in (*self._peers.values(), *self._past.values())]
-        self._due = min([*dues, self._calm_at] if self._is_taking_over else dues, default=float("inf"))
+        self._due = min([*dues, self._calm_at] if is_taking_over else dues, default=float("inf"))
 
     def _capacity(self, key_id: str, at: int, limit: int) -> int:
         """What this gateway and those that it lends to may use together."""
-        if self._elder is not None:
-            return lent(self._elder.loan, key_id, at, limit)
-        if self._is_taking_over:
-            return lent(self._old_loan, key_id, at, limit)
+        if self._loan is not None:
+            return lent(self._loan, key_id, at, limit)
         return limit - self._remembered(key_id, at)
 
     def _remembered(self, key_id: str, at: int) -> int:

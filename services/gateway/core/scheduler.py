@@ -4,7 +4,7 @@ Nothing here blocks: each call changes the books and returns. A grant arrives by
 decides what waiting means.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -55,40 +55,34 @@ class _Machine:
 class Queue:
     """The waiting requests of one model: keys take turns, and within a key the first to come goes first."""
 
-    demanding: int = 0
-    """How many of them are demand."""
-    _size: int = 0
-    _keys: OrderedDict[str, OrderedDict[Ticket, None]] = field(default_factory=OrderedDict)
+    keys: OrderedDict[str, OrderedDict[Ticket, None]] = field(default_factory=OrderedDict)
     """The key whose turn it is comes first."""
-
-    def __len__(self) -> int:
-        return self._size
+    demanding: int = 0
+    """How many of the requests are demand."""
 
     def __iter__(self) -> Iterator[Ticket]:
         """Key by key, in the order of their turns."""
-        for tickets in self._keys.values():
+        for tickets in self.keys.values():
             yield from tickets
 
     def add(self, ticket: Ticket) -> None:
-        self._keys.setdefault(ticket.key_id, OrderedDict())[ticket] = None
-        self._size += 1
+        self.keys.setdefault(ticket.key_id, OrderedDict())[ticket] = None
         self.demanding += ticket.may_wake
 
     def discard(self, ticket: Ticket) -> bool:
         """Whether it was there."""
-        tickets = self._keys.get(ticket.key_id)
+        tickets = self.keys.get(ticket.key_id)
         if tickets is None or ticket not in tickets:
             return False
         del tickets[ticket]
         if not tickets:
-            del self._keys[ticket.key_id]
-        self._size -= 1
+            del self.keys[ticket.key_id]
         self.demanding -= ticket.may_wake
         return True
 
     def end_turn(self) -> None:
         """The next turn is another key's."""
-        self._keys.move_to_end(next(iter(self._keys)))
+        self.keys.move_to_end(next(iter(self.keys)))
 
 
 class RequestScheduler:
@@ -110,7 +104,6 @@ class RequestScheduler:
         }
         self._waiting: OrderedDict[str, Queue] = OrderedDict()
         """By model, where a request waits; the model whose turn it is comes first."""
-        self._waiting_per_key: Counter[str] = Counter()
         self.breaker = Breaker()
         self.total_waiting = 0
         self.total_in_flight = 0
@@ -120,7 +113,7 @@ class RequestScheduler:
 
     def waiting(self, model: str) -> Queue:
         """The requests that wait for the model; empty where none does."""
-        return self._waiting.get(model) or Queue()
+        return self._waiting.get(model, Queue())
 
     def waiting_models(self) -> list[str]:
         """Models that a request waits for."""
@@ -186,23 +179,19 @@ class RequestScheduler:
         limits = self._config.gateway
         if self.total_waiting >= limits.max_waiting:
             raise TooManyWaiting("waiting")
-        if self._waiting_per_key[ticket.key_id] >= limits.max_waiting_per_key:
+        of_key = sum(len(queue.keys.get(ticket.key_id, ())) for queue in self._waiting.values())
+        if of_key >= limits.max_waiting_per_key:
             raise TooManyWaiting("waiting_per_key")
         self._waiting.setdefault(ticket.model, Queue()).add(ticket)
-        self._waiting_per_key[ticket.key_id] += 1
         self.total_waiting += 1
 
     def leave(self, ticket: Ticket) -> None:
         """Wait no more; a ticket that waits no more already is fine."""
         queue = self._waiting.get(ticket.model)
-        if queue is None or not queue.discard(ticket):
-            return
-        if not queue:
-            del self._waiting[ticket.model]
-        self.total_waiting -= 1
-        self._waiting_per_key[ticket.key_id] -= 1
-        if not self._waiting_per_key[ticket.key_id]:
-            del self._waiting_per_key[ticket.key_id]
+        if queue is not None and queue.discard(ticket):
+            self.total_waiting -= 1
+            if not queue.keys:
+                del self._waiting[ticket.model]
 
     def evict(self, model: str, most: int) -> list[Ticket]:
         """Up to `most` requests that wait for the model: they wait no more. The caller tells them why."""
