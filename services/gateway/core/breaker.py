@@ -52,7 +52,7 @@ class Breaker:
         """Whether anything has failed: while nothing has, every machine is closed."""
         return bool(self._records)
 
-    def closed(self, machine: str, key_id: str, now: float) -> bool:
+    def is_closed(self, machine: str, key_id: str, now: float) -> bool:
         """Whether the machine may get a request of the key. After a pause it may get one, as a trial."""
         return all(now >= streak.until for streak in self._streaks(machine, key_id))
 

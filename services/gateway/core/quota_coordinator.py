@@ -60,7 +60,7 @@ class QuotaCoordinator:
     _calm_at: float = 0.0
     _number: int = 0
     _is_serving: bool = False
-    _looked_at: float = 0.0
+    _checked_at: float = 0.0
     _due: float = float("inf")
     _counted: list[_Peer] = field(default_factory=list)
     """Whose use comes out of this gateway's capacity."""
@@ -166,9 +166,9 @@ class QuotaCoordinator:
 
     def _expire(self, now: float) -> None:
         """Let go of peers that are out by now."""
-        if self._looked_at <= now < self._due:
+        if self._checked_at <= now < self._due:
             return
-        if now < self._looked_at:  # the clock was set back
+        if now < self._checked_at:  # the clock was set back
             self._calm_at = min(self._calm_at, now + HANDOVER_SECONDS)
             for peer in self._peers.values():
                 peer.until, peer.heard_at = min(peer.until, now + SILENT_SECONDS), min(peer.heard_at, now)
@@ -200,7 +200,7 @@ class QuotaCoordinator:
         is_taking_over = elder is None and has_strangers and now < self._calm_at
         self._loan = elder.loan if elder else self._old_loan if is_taking_over else None
         self._counted = [p for p in self._peers.values() if self._loan is None or p.report.follows == self.gateway]
-        self._looked_at = now
+        self._checked_at = now
         dues = [peer.until for peer in (*self._peers.values(), *self._past.values())]
         self._due = min([*dues, self._calm_at] if is_taking_over else dues, default=float("inf"))
 

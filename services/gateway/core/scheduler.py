@@ -139,21 +139,21 @@ class RequestScheduler:
         """Book a place for a new request, which may not pass those that wait."""
         return None if model in self._waiting else self.acquire(model, key_id, now)
 
-    def acquire(self, model: str, key_id: str, now: float, *, besides: str | None = None) -> MachineRecord | None:
+    def acquire(self, model: str, key_id: str, now: float, *, exclude: str | None = None) -> MachineRecord | None:
         """Book a place on the least busy ready machine with room, in the first open tier that has one; None: nowhere.
 
-        A machine that the breaker leaves alone is used only if there is no other. `besides`: never that machine.
+        A machine that the breaker leaves alone is used only if there is no other. `exclude`: never that machine.
         """
         spared: list[_Machine] = []
         for tier, machines in self._tiers[model]:
             if self._gates is not None and self._gates.tier(tier, now):
                 continue
-            free = [m for m in machines if m.in_flight < m.room and m.id != besides and self._ready(m)]
-            closed = [m for m in free if self.breaker.closed(m.id, key_id, now)] if self.breaker.busy else free
+            free = [m for m in machines if m.in_flight < m.room and m.id != exclude and self._ready(m)]
+            closed = [m for m in free if self.breaker.is_closed(m.id, key_id, now)] if self.breaker.busy else free
             if closed:
                 return self._book(min(closed, key=lambda m: m.in_flight), key_id, now)
             spared += free
-        return self._book(spared[0], key_id, now) if spared and besides is None else None
+        return self._book(spared[0], key_id, now) if spared and exclude is None else None
 
     def _ready(self, machine: _Machine) -> bool:
         record = self._fleet.get(machine.id)

@@ -1,4 +1,4 @@
-"""What a caller who waits is told: which tier wakes, in which phase, and for how long still."""
+"""What a waiting client hears of a wake: the tier that wakes, its phase, and the seconds that are left."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ MAX_RETRY_SECONDS = 60
 """SDKs give up beyond 120 s, older ones beyond 60."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class WakeEstimate:
-    """`eta` in seconds; None: nothing is known."""
+    """`eta_s`: whole seconds until a machine is ready; None: not known."""
 
     tier: str
     phase: Phase | None
@@ -32,7 +32,7 @@ class WakeEstimate:
         return f": waking tier={self.tier} phase={self.phase or '?'} eta={eta}\n\n".encode()
 
     def refusal(self, *, should_retry: bool = True) -> ApiError:
-        """For a caller who asked not to wait longer."""
+        """For a client that asked not to wait longer."""
         eta = "?" if self.eta_s is None else f"{self.eta_s} s"
         return errors.waking(self.retry_after, eta, should_retry=should_retry)
 

@@ -202,7 +202,7 @@ class Relay:
         if not self._may_move:
             return False
         self._may_move = False
-        another = self._door.scheduler.acquire(self._model.name, self._tally.key_id, now, besides=self.machine.machine)
+        another = self._door.scheduler.acquire(self._model.name, self._tally.key_id, now, exclude=self.machine.machine)
         if another is None:
             return False
         self.hang_up()

@@ -12,11 +12,11 @@ def test_a_trial_that_fails_doubles_the_pause_up_to_its_bound() -> None:
     for _ in range(FAILURES):
         breaker.on_unreachable("s1", now)
     for pause in (5, 10, 20, 40, 60, 60):
-        assert not breaker.closed("s1", "k", now + pause - 0.1)
+        assert not breaker.is_closed("s1", "k", now + pause - 0.1)
         now += pause
-        assert breaker.closed("s1", "k", now)
+        assert breaker.is_closed("s1", "k", now)
         breaker.on_try("s1", "k", now)
-        assert not breaker.closed("s1", "k", now), "one trial at a time"
+        assert not breaker.is_closed("s1", "k", now), "one trial at a time"
         breaker.on_unreachable("s1", now)
 
 
@@ -24,18 +24,18 @@ def test_one_key_s_failures_concern_that_key_alone() -> None:
     breaker = Breaker()
     for _ in range(100):
         breaker.on_failure("s1", "poison", 0.0)
-    assert not breaker.closed("s1", "poison", 0.0)
-    assert breaker.closed("s1", "honest", 0.0)
-    assert breaker.closed("s2", "poison", 0.0)
+    assert not breaker.is_closed("s1", "poison", 0.0)
+    assert breaker.is_closed("s1", "honest", 0.0)
+    assert breaker.is_closed("s2", "poison", 0.0)
     assert breaker.open == ["s1"], "for the operator to see"
 
 
 def test_another_key_s_failure_concerns_everyone() -> None:
     breaker = Breaker()
     for key in ("a", "a", "b"):
-        assert breaker.closed("s1", "c", 0.0)
+        assert breaker.is_closed("s1", "c", 0.0)
         breaker.on_failure("s1", key, 0.0)
-    assert not breaker.closed("s1", "c", 0.0)
+    assert not breaker.is_closed("s1", "c", 0.0)
     assert breaker.open == ["s1"]
 
 
@@ -44,7 +44,7 @@ def test_an_answer_to_anybody_clears_the_machine_for_all() -> None:
     for _ in range(FAILURES):
         breaker.on_failure("s1", "poison", 0.0)
     breaker.reset("s1")
-    assert breaker.closed("s1", "poison", 0.0)
+    assert breaker.is_closed("s1", "poison", 0.0)
     assert not breaker.busy
 
 
@@ -52,10 +52,10 @@ def test_the_only_key_there_is_tries_again_after_the_pause() -> None:
     breaker = Breaker()
     for _ in range(FAILURES):
         breaker.on_failure("s1", "k", 0.0)
-    assert not breaker.closed("s1", "k", PAUSE_SECONDS - 0.1)
-    assert breaker.closed("s1", "k", PAUSE_SECONDS)
+    assert not breaker.is_closed("s1", "k", PAUSE_SECONDS - 0.1)
+    assert breaker.is_closed("s1", "k", PAUSE_SECONDS)
     breaker.on_try("s1", "k", PAUSE_SECONDS)
-    assert not breaker.closed("s1", "k", PAUSE_SECONDS)
+    assert not breaker.is_closed("s1", "k", PAUSE_SECONDS)
 
 
 FAULTS = st.tuples(st.sampled_from(["refused", "a", "b", "c"]), st.floats(0, 10))
@@ -71,9 +71,9 @@ def test_nobody_is_moved_by_a_single_key(faults: list[tuple[str, float]]) -> Non
         else:
             breaker.on_failure("s1", who, now)
     keys = {who for who, _ in faults} - {"refused"}
-    if not breaker.closed("s1", "other", now):
+    if not breaker.is_closed("s1", "other", now):
         assert len(keys) > 1 or "refused" in {who for who, _ in faults}
-    assert breaker.closed("s1", "other", now + MAX_PAUSE_SECONDS)
+    assert breaker.is_closed("s1", "other", now + MAX_PAUSE_SECONDS)
 
 
 def test_keys_without_end_take_no_memory_without_end() -> None:

@@ -173,12 +173,12 @@ def test_who_is_blamed_for_a_loss() -> None:
     stage = Stage()
     for _ in range(3):
         stage.relay.on_lost("refused", unreachable=True)
-    assert not stage.scheduler.breaker.closed("s1", "somebody else", 1.0)
+    assert not stage.scheduler.breaker.is_closed("s1", "somebody else", 1.0)
     stage = Stage()
     for _ in range(3):
         stage.relay.on_lost("reset", unreachable=False)
-    assert stage.scheduler.breaker.closed("s1", "somebody else", 1.0)
-    assert not stage.scheduler.breaker.closed("s1", "k", 1.0)
+    assert stage.scheduler.breaker.is_closed("s1", "somebody else", 1.0)
+    assert not stage.scheduler.breaker.is_closed("s1", "k", 1.0)
 
 
 @pytest.mark.parametrize(

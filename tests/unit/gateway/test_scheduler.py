@@ -155,7 +155,7 @@ def test_a_machine_left_alone_is_taken_where_there_is_no_other() -> None:
     scheduler = RequestScheduler(CONFIG, {"s1": record("s1", "ready")})
     fails(scheduler, "s1", times=FAILURES)
     assert scheduler.acquire("m", "k", 0.0) is not None
-    assert scheduler.acquire("m", "k", 0.0, besides="s2") is None, "nobody moves to a machine that fails as well"
+    assert scheduler.acquire("m", "k", 0.0, exclude="s2") is None, "nobody moves to a machine that fails as well"
 
 
 def test_keys_take_turns_and_within_a_key_the_first_goes_first() -> None:
@@ -235,7 +235,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(model=st.sampled_from("mn"), machine=st.sampled_from(sorted(ROOM)))
     def acquire_elsewhere(self, model: str, machine: str) -> None:
-        another = self.scheduler.acquire(model, "a", 0.0, besides=machine)
+        another = self.scheduler.acquire(model, "a", 0.0, exclude=machine)
         if another is not None:
             assert another.machine != machine
             self.book(None, model, another)
