@@ -5,6 +5,8 @@ import math
 import ssl
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -35,39 +37,27 @@ class Receiver(Protocol):
         """No more will come. `unreachable`: no connection to the engine could be made."""
 
 
+@dataclass(slots=True, eq=False)
 class EngineCall:
     """One request to one engine. `abort` ends it and, by closing the connection, the engine's work on it."""
 
-    __slots__ = (
-        "_connecting",
-        "_connection",
-        "_engines",
-        "_paused",
-        "_request",
-        "_reused",
-        "answering",
-        "deadline",
-        "origin",
-        "receiver",
-        "written",
-    )
-
-    def __init__(self, engines: "EngineClient", origin: str, request: list[Piece], receiver: Receiver) -> None:
-        self._engines = engines
-        self.origin = origin
-        self._request = request
-        self.receiver = receiver
-        self._connection: EngineConnection | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._reused = self._paused = False
-        self.written = False
-        """Whether the request may have reached the engine."""
-        self.answering = False
-        self.deadline = math.inf
-        """Monotonic seconds."""
+    client: "EngineClient"
+    origin: str
+    request: list[Piece]
+    receiver: Receiver
+    written: bool = False
+    """Whether the request may have reached the engine."""
+    _deadline: float = math.inf
+    """On the client's clock."""
+    _reads: int = 0
+    """Of the connection, when it was looked last."""
+    _connection: EngineConnection | None = None
+    _connecting: asyncio.Task[None] | None = None
+    _reused: bool = False
+    _paused: bool = False
 
     def begin(self) -> None:
-        connection = self._engines.idle(self.origin)
+        connection = self.client.take_idle(self.origin)
         if connection is None:
             self._connect()
         else:
@@ -76,7 +66,7 @@ class EngineCall:
 
     def abort(self) -> None:
         """Nothing is told any more."""
-        self._engines.calls.discard(self)
+        self.client.calls.discard(self)
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connection is not None:
@@ -85,48 +75,44 @@ class EngineCall:
     def pause(self) -> None:
         """Whoever reads the answer cannot take more now."""
         self._paused = True
-        self.deadline = math.inf
         if self._connection is not None:
+            self._deadline = math.inf
             self._connection.pause()
 
     def resume(self) -> None:
         self._paused = False
-        self._wait()
         if self._connection is not None:
+            self._wait(self._connection)
             self._connection.resume()
 
-    def expire(self) -> None:
-        """The deadline has passed."""
-        if self._connection is None:
-            self._end("no connection in time", unreachable=True)
-        else:
-            self._end("silent for too long")
+    def check(self) -> None:
+        """The clock has gone on: wait anew if anything has come, or end what has waited for too long."""
+        connection = self._connection
+        if connection is not None and connection.reads != self._reads:
+            self._wait(connection)
+        elif self._deadline <= self.client.now:
+            reason = "no connection in time" if connection is None else "silent for too long"
+            self._end(reason, unreachable=connection is None)
 
     # From the connection.
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
-        self._request = []
+        self.request = []
         return self.receiver.on_head(status, headers)
-
-    def on_bytes(self) -> None:
-        """Anything has come."""
-        self.answering = True
-        if not self._paused:
-            self.deadline = self._engines.now + self._engines.settings.read_timeout
 
     def on_complete(self, connection: EngineConnection, *, reusable: bool) -> None:
         self._connection = None
-        self._engines.calls.discard(self)
+        self.client.calls.discard(self)
         if reusable:
-            self._engines.keep(self.origin, connection)
+            self.client.keep(self.origin, connection)
         else:
             connection.abort()
         self.receiver.on_end()
 
     def on_closed(self, reason: str) -> None:
         """The connection is gone before the answer was complete."""
-        self._connection = None
-        if self._reused and not self.answering:
+        connection, self._connection = self._connection, None
+        if self._reused and connection is not None and not connection.reads:
             # The engine closed a kept connection just as it was used; nothing of an answer came. Once more, anew.
             self._reused = False
             self._connect()
@@ -134,19 +120,20 @@ class EngineCall:
             self._end(reason)
 
     def _connect(self) -> None:
-        self.deadline = self._engines.now + self._engines.settings.connect_timeout
+        self._deadline = self.client.now + self.client.settings.connect_timeout
         self._connecting = asyncio.get_running_loop().create_task(self._connected())
 
     async def _connected(self) -> None:
         try:
-            connection = await self._engines.connect(self.origin)
-        except OSError as error:
+            connection = await self.client.connect(self.origin)
+        except Exception as error:  # whatever it is, it keeps nobody waiting
+            reason = str(error) or type(error).__name__
+            if isinstance(error, OSError):
+                reason = error.strerror or reason
+            else:
+                log.exception("engine_connect_failed", origin=self.origin)
             self._connecting = None
-            self._end(error.strerror or str(error) or type(error).__name__, unreachable=True)
-        except Exception:  # a fault of ours keeps nobody waiting
-            log.exception("engine_connect_failed", origin=self.origin)
-            self._connecting = None
-            self._end("no connection", unreachable=True)
+            self._end(reason, unreachable=True)
         else:
             self._connecting = None
             self._write(connection)
@@ -154,14 +141,17 @@ class EngineCall:
     def _write(self, connection: EngineConnection) -> None:
         self._connection = connection
         self.written = True
-        self._wait()
-        connection.send(self._request, self)
+        connection.send(self.request, self)
+        self._wait(connection)
         if self._paused:
             connection.pause()
 
-    def _wait(self) -> None:
-        settings = self._engines.settings
-        self.deadline = self._engines.now + (settings.read_timeout if self.answering else settings.first_byte_timeout)
+    def _wait(self, connection: EngineConnection) -> None:
+        """From now on for what comes next, and without end while nobody takes it."""
+        self._reads = connection.reads
+        settings = self.client.settings
+        seconds = settings.read_timeout if self._reads else settings.first_byte_timeout
+        self._deadline = math.inf if self._paused else self.client.now + seconds
 
     def _end(self, reason: str, *, unreachable: bool = False) -> None:
         self.abort()
@@ -175,7 +165,7 @@ class EngineClient:
         self.settings = settings
         self.batcher = batcher
         self.now = 0.0
-        """Monotonic seconds, as of the last tick."""
+        """The clock of all deadlines, as of the last tick. It stands still while this process does."""
         self.calls: set[EngineCall] = set()
         self._idle: dict[str, deque[tuple[float, EngineConnection]]] = {}
         """The one used last is at the right."""
@@ -189,17 +179,17 @@ class EngineClient:
 
     def tick(self, now: float) -> None:
         self.now = now
-        for call in [call for call in self.calls if call.deadline <= now]:
-            call.expire()
+        for call in list(self.calls):
+            call.check()
         for kept in self._idle.values():
             while kept and kept[0][0] <= now - KEEPALIVE_SECONDS:
                 kept.popleft()[1].abort()
 
-    def idle(self, origin: str) -> EngineConnection | None:
+    def take_idle(self, origin: str) -> EngineConnection | None:
         kept = self._idle.get(origin)
         while kept:
             since, connection = kept.pop()
-            if connection.alive and since > self.now - KEEPALIVE_SECONDS:
+            if connection.is_open and since > self.now - KEEPALIVE_SECONDS:
                 return connection
             connection.abort()
         return None
@@ -213,13 +203,19 @@ class EngineClient:
     async def connect(self, origin: str) -> EngineConnection:
         """A new connection, or `OSError`."""
         where = urlsplit(origin)
-        secure = ssl.create_default_context() if where.scheme == "https" else None
-        port = where.port or (443 if secure else 80)
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            lambda: EngineConnection(self.batcher), where.hostname or "", port, ssl=secure
+        secure = self._tls if where.scheme == "https" else None
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: EngineConnection(self.batcher),
+            where.hostname or "",
+            where.port or (443 if secure else 80),
+            ssl=secure,
         )
         return connection
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """Made once: it reads the system's certificates."""
+        return ssl.create_default_context()
 
     def close(self) -> None:
         for kept in self._idle.values():

@@ -1,11 +1,12 @@
-"""One connection to an engine: a request out, its answer in, piece by piece as it comes."""
+"""One connection to an engine: a request out, its answer in, read by read as it comes."""
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import structlog
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from services.gateway.core.request_body import Piece
 from services.gateway.write_batcher import WriteBatcher
@@ -22,10 +23,8 @@ _SINGLE = frozenset({b"content-type", b"content-length", b"retry-after"})
 """Headers that are no lists: of several the first counts."""
 
 
-class Answered(Protocol):
-    """Who asked. `on_complete` or `on_closed` comes last."""
-
-    def on_bytes(self) -> None: ...
+class Sender(Protocol):
+    """Whoever sent the request. `on_complete` or `on_closed` comes last."""
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
         """Returns who takes the body's pieces."""
@@ -35,59 +34,58 @@ class Answered(Protocol):
     def on_closed(self, reason: str) -> None: ...
 
 
+@dataclass(slots=True, eq=False)
 class EngineConnection(asyncio.Protocol):
-    """`send`, and wait for the one who asked to be told; then again."""
+    """`send` a request; its sender is told what comes. Once the answer is complete, `send` the next one.
 
-    __slots__ = (
-        "_batcher",
-        "_bodiless",
-        "_call",
-        "_complete",
-        "_has_head",
-        "_headers",
-        "_parser",
-        "_paused",
-        "_resting",
-        "_reusable",
-        "_sink",
-        "_transport",
-        "alive",
-    )
+    The parser only collects what a read brings. It is acted upon after the read: nothing that follows from it disturbs
+    the parser, and the chunks of one read go on together.
+    """
 
-    def __init__(self, batcher: WriteBatcher) -> None:
-        self._batcher = batcher
-        self._call: Answered | None = None
-        self._sink: Callable[[bytes], None] = discard
-        self._headers: dict[bytes, bytes] = {}
-        self._bodiless = 0
-        """Bytes since a piece of a body came."""
-        self._complete = self._has_head = self._reusable = False
-        self._paused = self._resting = False
-        self.alive = False
+    batcher: WriteBatcher
+    is_open: bool = False
+    reads: int = 0
+    """How many have brought something since the request was sent."""
+    on_body: Callable[[bytes], None] = field(init=False)
+    """The parser's: keep a piece until the read is acted upon."""
+    _pieces: list[bytes] = field(default_factory=list)
+    _transport: asyncio.Transport = field(init=False)
+    _parser: HttpResponseParser = field(init=False)
+    _sender: Sender | None = None
+    _sink: Callable[[bytes], None] | None = None
+    _headers: dict[bytes, bytes] = field(default_factory=dict)
+    _status: int = 0
+    """0 until the head is complete."""
+    _bodiless_bytes: int = 0
+    """Since a piece of a body came."""
+    _complete: bool = False
+    _reusable: bool = False
+    _paused: bool = False
+    _resting: bool = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its class
+        self.on_body = self._pieces.append
         self._parser = HttpResponseParser(self)
-        self.alive = True
+        self.is_open = True
 
-    def send(self, request: list[Piece], call: Answered) -> None:
-        self._call = call
+    def send(self, request: list[Piece], sender: Sender) -> None:
+        self._sender, self._sink = sender, None
         self._headers = {}
-        self._bodiless = 0
-        self._complete = self._has_head = self._paused = False
+        self.reads = self._status = self._bodiless_bytes = 0
+        self._complete = self._paused = False
         if len(request) == 1:
-            self._batcher.write(self._transport, request[0])
+            self.batcher.write(self._transport, request[0])
         else:
             # In one go: an engine that refuses by the head alone, and closes, would break the write of what follows,
             # and its answer would be lost with it.
-            self._batcher.flush()
+            self.batcher.flush()
             self._transport.writelines(request)
 
     def abort(self) -> None:
         """Nothing is told any more."""
-        self._call = None
-        self._sink = discard
-        self.alive = False
+        self._sender = self._sink = None
+        self.is_open = False
         self._transport.abort()
 
     def pause(self) -> None:
@@ -101,46 +99,60 @@ class EngineConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        if self._call is None:
+        sender, fault = self._sender, ""
+        if sender is None:
             self.abort()  # an engine that speaks unasked
             return
-        self._call.on_bytes()
-        self._bodiless += len(data)
-        fault = self._parse(data)
-        call = self._call
-        if call is None:
-            return  # aborted by what it was told
-        if self._bodiless > MAX_HEAD_BYTES:
-            fault = "its answer has more beside the body than any engine's"
-        if self._complete:
-            self._call = None
-            if self._paused:
-                self.resume()  # for the next one, whose reader may be faster
-            # What is left of a request that was answered before it was sent would keep the next one waiting.
-            unsent = self._transport.is_closing() or self._transport.get_write_buffer_size() > 0
-            call.on_complete(self, reusable=self._reusable and not fault and not unsent)
-        elif fault:
-            self.abort()
-            call.on_closed(fault)
-        elif len(data) > LARGE_READ and not self._resting:
-            self._resting = True
-            self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._rested)
-
-    def _parse(self, data: bytes) -> str:
-        """What is wrong with it, or nothing."""
+        self.reads += 1
+        self._bodiless_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
-            return "it wants another protocol"
-        except HttpParserCallbackError:
-            log.exception("engine_callback_failed")
-            return "a fault of ours"
+            fault = "it wants another protocol"
         except HttpParserError as error:
-            return f"no HTTP: {error}"
-        return ""
+            fault = f"no HTTP: {error}"
+        try:
+            self._pass_on(sender)
+        except Exception:
+            log.exception("engine_callback_failed")
+            fault = "a fault of ours"
+        if self._sender is None:
+            return  # aborted by what it was told
+        if self._bodiless_bytes > MAX_HEAD_BYTES:
+            fault = "its answer has more beside the body than any engine's"
+        if self._complete:
+            self._end(sender, reusable=self._reusable and not fault)
+        elif fault:
+            self.abort()
+            sender.on_closed(fault)
+        elif len(data) > LARGE_READ and not self._resting:
+            self._resting = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._go_on)
 
-    def _rested(self) -> None:
+    def _pass_on(self, sender: Sender) -> None:
+        """Tell the sender what the read has brought."""
+        if self._status and self._sink is None:
+            sink = sender.on_head(self._status, self._headers)
+            if self._sender is None:
+                return
+            self._sink = sink
+        pieces = self._pieces
+        if pieces and self._sink is not None:
+            self._bodiless_bytes = 0
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            self._sink(body)
+
+    def _end(self, sender: Sender, *, reusable: bool) -> None:
+        self._sender = self._sink = None
+        if self._paused:
+            self.resume()  # for the next one, whose reader may be faster
+        # What is left of a request that was answered before it was sent would keep the next one waiting.
+        unsent = self._transport.is_closing() or self._transport.get_write_buffer_size() > 0
+        sender.on_complete(self, reusable=reusable and not unsent)
+
+    def _go_on(self) -> None:
         self._resting = False
         if not self._paused:
             self.resume()
@@ -149,28 +161,28 @@ class EngineConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.alive = False
-        call, self._call = self._call, None
-        ends_here = self._ends_with_connection() and exc is None
-        del self._parser  # it holds our methods: without this only the collector would free the two
-        if call is None:
+        self.is_open = False
+        sender, self._sender, self._sink = self._sender, None, None
+        del self._parser, self.on_body  # they hold us: without this only the collector would free the three
+        if sender is None:
             return
-        if ends_here:
-            call.on_complete(self, reusable=False)
+        has_length = b"content-length" in self._headers or b"transfer-encoding" in self._headers
+        if self._status and not has_length and exc is None:
+            sender.on_complete(self, reusable=False)  # an answer that ends with its connection
         else:
-            call.on_closed(str(exc) if exc else "closed the connection")
+            sender.on_closed(str(exc) if exc else "closed the connection")
 
-    # From the parser. What follows a complete answer in the same read belongs to nobody.
+    # From the parser. What comes before the answer proper, such as 100 or 103, is a message of its own.
 
     def on_message_begin(self) -> None:
         if self._complete:
-            self._reusable = False
-        else:
+            raise ValueError("more than its answer")  # which ends the parsing: nobody has asked for that
+        if not self._status:
             self._headers = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._has_head:
-            return  # a trailer, or of another answer
+        if self._status:
+            return  # a trailer
         name = name.lower()
         if name not in self._headers:
             self._headers[name] = value
@@ -179,27 +191,13 @@ class EngineConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status >= 200 and self._call is not None and not self._complete:
-            self._has_head = True
-            sink = self._call.on_head(status, self._headers)
-            if self._call is not None:  # else it has hung up
-                self._sink = sink
-
-    def on_body(self, data: bytes) -> None:
-        self._bodiless = 0
-        self._sink(data)
+        if status >= 200:
+            self._status = status
 
     def on_message_complete(self) -> None:
-        # What comes before the answer proper, such as 100 or 103, is a message of its own.
-        if not self._complete and self._parser.get_status_code() >= 200:
+        if self._status:
             self._complete = True
-            self._sink = discard
             self._reusable = self._parser.should_keep_alive()
-
-    def _ends_with_connection(self) -> bool:
-        """Whether an answer is under way that says neither its length nor comes in chunks."""
-        known = b"content-length" in self._headers or b"transfer-encoding" in self._headers
-        return self._has_head and not known
 
 
 def discard(_data: bytes) -> None:
