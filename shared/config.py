@@ -69,10 +69,11 @@ class GatewaySection(ServiceSection, frozen=True, kw_only=True):
     """How long a waiting stream keeps its status line back, so that quick failures have a true status."""
     heartbeat: Duration = Duration(10)
     wake_repeat: Duration = Duration(5)
-    workers: int = 1
-    """Processes that share the port."""
+    workers: int = 1  # processes that share the port
     max_connections: int = 20_000
-    """Of clients, per process; one more is closed at once."""
+    """Of clients, per process; one more replaces the one that has been idle the longest."""
+    max_connections_per_address: int = 10_000
+    """From one address, such as a proxy's; one more is closed at once."""
     keepalive_timeout: Duration = Duration(75)
     """For a client's connection without a request: longer than the pools of SDKs keep theirs."""
     max_head_bytes: int = 32 * 1024

@@ -184,6 +184,7 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("gateway.wakes_per_hour", config.gateway.wakes_per_hour, 1),
         ("gateway.workers", config.gateway.workers, 1),
         ("gateway.max_connections", config.gateway.max_connections, 1),
+        ("gateway.max_connections_per_address", config.gateway.max_connections_per_address, 1),
         ("gateway.max_head_bytes", config.gateway.max_head_bytes, 1024),
         ("gateway.max_body_bytes", config.gateway.max_body_bytes, 1024),
         ("gateway.max_buffered_bytes", config.gateway.max_buffered_bytes, config.gateway.max_body_bytes),

@@ -2,10 +2,11 @@
 
 import asyncio
 import gc
-import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+from aiohttp import web
 
 from services.gateway.access_log import AccessLog
 from services.gateway.adapters.activity import ActivityReporter
@@ -15,11 +16,24 @@ from services.gateway.adapters.outbox import Outbox
 from services.gateway.adapters.outbox_folders import adopt_left_behind, outbox_folder
 from services.gateway.adapters.quota_gossip import QuotaGossip
 from services.gateway.adapters.usage_sender import UsageSender
+from services.gateway.app.admission import Admission
+from services.gateway.app.authenticator import Authenticator
+from services.gateway.app.dispatcher import Dispatcher
+from services.gateway.app.lifecycle import Lifecycle
+from services.gateway.app.usage_recorder import UsageRecorder
+from services.gateway.core.cors import Cors
+from services.gateway.core.memory import Memory
 from services.gateway.core.rate_limits import RateLimiter
 from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_limits import WakeLimits
-from services.gateway.door import Door
-from services.gateway.http.front import TICK_SECONDS, Front
+from services.gateway.http.application import make_application
+from services.gateway.http.client_connection import ClientConnection
+from services.gateway.http.client_response import ClientResponse, ResponseHeaders
+from services.gateway.http.connections import TICK_SECONDS, Connections
+from services.gateway.http.inference import Inference
+from services.gateway.http.pages import Pages
+from services.gateway.http.request_log import RequestLog
+from services.gateway.http.upstream import Upstream
 from services.gateway.metrics import Metrics
 from services.gateway.write_batcher import WriteBatcher
 from shared.budget import GateView
@@ -48,39 +62,9 @@ COLLECT_EVERY = 50_000
 @asynccontextmanager
 async def opened(runtime: Runtime) -> AsyncIterator[None]:
     """The running gateway; leaving drains it."""
-    settings = runtime.config.gateway
-    _allow_connections(settings.max_connections)
-    folder = outbox_folder(runtime.data_dir, runtime.worker or 0)
-    if not runtime.worker:
-        adopt_left_behind(runtime.data_dir, runtime.workers)
-    outbox = Outbox(folder, runtime.instance, max_bytes=settings.outbox_max_bytes)
-    months: View[KeyMonth] = View(MONTHS, KeyMonth)
-    budget: View[BudgetGate] = View(BUDGET, BudgetGate, lambda _scope: door.look_at_gates())
-    wakes: View[KeyWakes] = View(WAKES, KeyWakes)
-    door = _door(runtime, outbox, months, wakes, GateView(runtime.config, budget, budget.age))
-    for view in (door.fleet, door.keys, budget, months, wakes):
-        await view.start(runtime.bus)
-    await door.sender.start()
-    await door.gossip.start()
-    runtime.spawn(door.demand.run(), "wake requests")
-    runtime.spawn(door.activity.run(), "activity")
-    runtime.spawn(door.gossip.run(), "limits")
-    sending = runtime.spawn(door.sender.run(), "usage")
-    runtime.health.add("outbox", lambda: outbox.fault)
-    # With its views read it serves without the bus: to be unready would take every gateway away at once.
-    runtime.health.drop("bus")
-    front = Front(door, runtime.monotonic, lambda: not runtime.health.faults())
-    door.metrics.watch("connections", "Connections of clients.", lambda: len(front.connections))
-    door.metrics.watch(
-        "buffered_bytes", "Request bodies, and responses until they are read, in memory.", lambda: door.memory.used
-    )
-    door.metrics.watch(
-        "unread_answers",
-        "Whole answers that their clients have not read yet.",
-        lambda: sum(client.unread for client in front.connections),
-    )
-    server = await _listening(runtime, front)
-    runtime.spawn(_clock(front), "clock")
+    gateway = await _Gateway.started(runtime)
+    server = await _listen(runtime, gateway)
+    runtime.spawn(gateway.run_clock(), "clock")
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_EVERY, 20, 100)
@@ -88,78 +72,204 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         yield
     finally:
         server.close()
-        front.close_idle()
-        await door.drain(settings.drain_grace)
-        await front.close(LAST_BYTES_SECONDS)
-        await door.activity.report(leaving=True)
-        await door.gossip.report(leaving=True)
-        await end([sending])
-        await door.sender.drain(SEND_SECONDS)
-        door.engines.close()
-        outbox.close()
-        door.access_log.report_suppressed()
-        door.access_log.flush()
+        await gateway.drain()
 
 
-def _door(runtime: Runtime, outbox: Outbox, months: View[KeyMonth], wakes: View[KeyWakes], gates: GateView) -> Door:
-    config, bus = runtime.config, runtime.bus
-    # The views exist before the books and the books before the door, which hears of the views' changes.
-    fleet: View[MachineRecord] = View(
-        FLEET,
-        MachineRecord,
-        lambda machine: door.on_fleet_change(machine),  # noqa: PLW0108 - `door` is made below
-        check=record_check(config),
-    )
-    scheduler = RequestScheduler(config, fleet, gates if gates.limited else None)
-    limiter = RateLimiter(runtime.instance, runtime.now(), months)
-    metrics = Metrics(runtime.registry, limiter.hits)
+class _Gateway:
+    """All parts."""
 
-    door = Door(
-        config=config,
-        scheduler=scheduler,
-        fleet=fleet,
-        keys=View(KEYS, KeyRecord),
-        gates=gates,
-        demand=Demand(bus, scheduler, runtime.instance, config.gateway.wake_repeat, runtime.now),
-        activity=ActivityReporter(
-            bus,
-            scheduler,
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        config, settings, now = runtime.config, runtime.config.gateway, runtime.now
+        folder = outbox_folder(runtime.data_dir, runtime.worker or 0)
+        if not runtime.worker:
+            adopt_left_behind(runtime.data_dir, runtime.workers)
+        self.outbox = Outbox(folder, runtime.instance, max_bytes=settings.outbox_max_bytes)
+        months: View[KeyMonth] = View(MONTHS, KeyMonth)
+        wakes: View[KeyWakes] = View(WAKES, KeyWakes)
+        keys = View(KEYS, KeyRecord)
+        # The views exist before the dispatcher, which is told of their changes.
+        budget: View[BudgetGate] = View(BUDGET, BudgetGate, lambda _scope: self.dispatcher.check_gates())
+        fleet: View[MachineRecord] = View(
+            FLEET,
+            MachineRecord,
+            lambda machine: self.dispatcher.on_fleet_change(machine),  # noqa: PLW0108 - it is made below
+            check=record_check(config),
+        )
+        self.views = (fleet, keys, budget, months, wakes)
+        gates = GateView(config, budget, budget.age)
+        self.scheduler = RequestScheduler(config, fleet, gates if gates.limited else None)
+        self.memory = Memory(settings.max_buffered_bytes, settings.max_buffered_bytes_per_key)
+        limits = RateLimiter(runtime.instance, now(), months)
+        self.metrics = Metrics(runtime.registry, limits.hits)
+        self.access_log = AccessLog(runtime.service, enabled=settings.access_log)
+        self.batcher = WriteBatcher(self.outbox.write_pending)
+        self.engines = EngineClient(settings, self.batcher)
+        self.sender = UsageSender(runtime.bus, self.outbox, runtime.monotonic, limits.on_confirmed)
+        self.gossip = QuotaGossip(runtime.bus, limits, runtime.instance, now)
+        self.demand = Demand(runtime.bus, self.scheduler, runtime.instance, settings.wake_repeat, now)
+        self.activity = ActivityReporter(
+            runtime.bus,
+            self.scheduler,
             runtime.instance,
             revision=fleet.revision,
-            written=lambda: outbox.next_seq - 1,
-            now=runtime.now,
-        ),
-        engines=EngineClient(config.gateway, WriteBatcher(outbox.write_pending)),
-        engine_keys=EngineKeys(config),
-        outbox=outbox,
-        sender=UsageSender(bus, outbox, runtime.monotonic, limiter.on_confirmed),
-        limiter=limiter,
-        wake_limits=WakeLimits(config.gateway.wakes_per_hour, config.gateway.wake_cost_per_day, wakes),
-        gossip=QuotaGossip(bus, limiter, runtime.instance, runtime.now),
-        metrics=metrics,
-        access_log=AccessLog(runtime.service, enabled=config.gateway.access_log),
-        now=runtime.now,
-    )
-    metrics.unlogged = lambda: door.access_log.unlogged
-    metrics.watch("in_flight", "Requests at engines.", lambda: scheduler.total_in_flight)
-    metrics.watch("waiting", "Requests held for a wake.", lambda: scheduler.total_waiting)
-    metrics.watch("machines_left_alone", "Machines that failed again and again.", lambda: len(scheduler.breaker.open))
-    metrics.watch("outbox_pending", "Usage events that the ledger has not confirmed.", lambda: outbox.pending)
-    metrics.watch("outbox_bytes", "Size of the outbox on disk.", lambda: outbox.size)
-    metrics.watch(
-        "outbox_age_seconds",
-        "Age of the oldest usage event that the ledger has not confirmed.",
-        lambda: 0.0 if (oldest := outbox.oldest_at) is None else max(0.0, runtime.now() - oldest),
-    )
-    return door
+            written=lambda: self.outbox.next_seq - 1,
+            now=now,
+        )
+        self.dispatcher = Dispatcher(self.scheduler, fleet, gates, self.activity, config=config, now=now)
+        self.lifecycle = Lifecycle()
+        self.cors = Cors(settings.cors_origins) if settings.cors_origins else None
+        self.headers = ResponseHeaders(limits, self.cors, now)
+        self.request_log = RequestLog(self.access_log, self.metrics, now)
+        self.authenticator = Authenticator(config.models, keys, now)
+        self.connections = Connections(
+            settings,
+            self.memory,
+            self.batcher,
+            open_response=self.open_response,
+            log=self.request_log,
+            monotonic=runtime.monotonic,
+        )
+        wake_limits = WakeLimits(settings.wakes_per_hour, settings.wake_cost_per_day, wakes)
+        application = make_application(self._inference(limits, wake_limits), self._pages(fleet))
+        self.runner = web.AppRunner(application, handler_cancellation=True)
+        self.sending: asyncio.Task[None] | None = None
+        self._add_gauges()
+
+    def _inference(self, limits: RateLimiter, wake_limits: WakeLimits) -> Inference:
+        config, settings, now = self.runtime.config, self.runtime.config.gateway, self.runtime.now
+        admission = Admission(
+            settings,
+            self.scheduler,
+            self.dispatcher,
+            self.demand,
+            self.outbox,
+            limits=limits,
+            wake_limits=wake_limits,
+            metrics=self.metrics,
+            now=now,
+        )
+        upstream = Upstream(
+            client=self.engines,
+            keys=EngineKeys(config),
+            scheduler=self.scheduler,
+            dispatcher=self.dispatcher,
+            recorder=UsageRecorder(self.outbox, self.sender, self.scheduler.breaker, self.metrics, now),
+            memory=self.memory,
+            metrics=self.metrics,
+            max_event_bytes=settings.max_event_bytes,
+            now=now,
+        )
+        return Inference(
+            self.authenticator,
+            admission,
+            upstream,
+            self.lifecycle,
+            self.request_log,
+            memory=self.memory,
+            max_body_bytes=settings.max_body_bytes,
+            hold_cap=settings.hold_cap,
+            open_response=self.open_response,
+        )
+
+    def _pages(self, fleet: View[MachineRecord]) -> Pages:
+        return Pages(
+            self.runtime.config,
+            self.authenticator,
+            self.lifecycle,
+            fleet,
+            self.request_log,
+            cors=self.cors,
+            started=self.runtime.now(),
+            is_ready=lambda: not self.runtime.health.faults(),
+            open_response=self.open_response,
+        )
+
+    @classmethod
+    async def started(cls, runtime: Runtime) -> "_Gateway":
+        self = cls(runtime)
+        for view in self.views:
+            await view.start(runtime.bus)
+        await self.sender.start()
+        await self.gossip.start()
+        await self.runner.setup()
+        runtime.spawn(self.demand.run(), "wake requests")
+        runtime.spawn(self.activity.run(), "activity")
+        runtime.spawn(self.gossip.run(), "limits")
+        self.sending = runtime.spawn(self.sender.run(), "usage")
+        runtime.health.add("outbox", lambda: self.outbox.fault)
+        # With its views read it serves without the bus: to be unready would take every gateway away at once.
+        runtime.health.drop("bus")
+        return self
+
+    def open_response(self, request: web.BaseRequest) -> ClientResponse:
+        response = ClientResponse(request, self.headers, self.batcher, self.runtime.now())
+        response.is_leaving = self.lifecycle.is_leaving
+        return response
+
+    def connection(self) -> ClientConnection:
+        """For a listening socket: the protocol of a new connection."""
+        assert self.runner.server is not None, "the runner has been set up"
+        return ClientConnection(self.runner.server, self.connections)
+
+    async def run_clock(self) -> None:
+        second = 0.0
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self.connections.tick()
+            self.engines.tick(self.connections.now)
+            if self.connections.now - second >= 1.0:
+                second = self.connections.now
+                self.headers.refresh()
+                for exchange in self.lifecycle.exchanges:
+                    exchange.count_running()
+                self.dispatcher.check_gates()
+                self.access_log.report_suppressed(self.runtime.now())
+            self.access_log.flush()
+
+    async def drain(self) -> None:
+        self.connections.close_idle()
+        await self.lifecycle.drain(self.runtime.config.gateway.drain_grace)
+        await self.connections.close(LAST_BYTES_SECONDS)
+        await self.activity.report(leaving=True)
+        await self.gossip.report(leaving=True)
+        await end([self.sending] if self.sending else [])
+        await self.sender.drain(SEND_SECONDS)
+        self.engines.close()
+        self.outbox.close()
+        self.access_log.report_suppressed()
+        self.access_log.flush()
+
+    def _add_gauges(self) -> None:
+        runtime, outbox, metrics = self.runtime, self.outbox, self.metrics
+        metrics.unlogged = lambda: self.access_log.unlogged
+        metrics.watch("connections", "Connections of clients.", lambda: len(self.connections))
+        metrics.watch(
+            "buffered_bytes", "Request bodies, and responses until they are read, in memory.", lambda: self.memory.used
+        )
+        metrics.watch(
+            "unread_answers", "Whole answers that their clients have not read yet.", lambda: self.connections.unread
+        )
+        metrics.watch("in_flight", "Requests at engines.", lambda: self.scheduler.total_in_flight)
+        metrics.watch("waiting", "Requests held for a wake.", lambda: self.scheduler.total_waiting)
+        metrics.watch(
+            "machines_left_alone", "Machines that failed again and again.", lambda: len(self.scheduler.breaker.open)
+        )
+        metrics.watch("outbox_pending", "Usage events that the ledger has not confirmed.", lambda: outbox.pending)
+        metrics.watch("outbox_bytes", "Size of the outbox on disk.", lambda: outbox.size)
+        metrics.watch(
+            "outbox_age_seconds",
+            "Age of the oldest usage event that the ledger has not confirmed.",
+            lambda: 0.0 if (oldest := outbox.oldest_at) is None else max(0.0, runtime.now() - oldest),
+        )
 
 
-async def _listening(runtime: Runtime, front: Front) -> asyncio.Server:
+async def _listen(runtime: Runtime, gateway: _Gateway) -> asyncio.Server:
     settings = runtime.config.gateway
     port = settings.port if runtime.port is None else runtime.port
     try:
         server = await asyncio.get_running_loop().create_server(
-            front.connection, settings.host, port, backlog=BACKLOG, reuse_port=runtime.worker is not None
+            gateway.connection, settings.host, port, backlog=BACKLOG, reuse_port=runtime.worker is not None
         )
     except OSError as error:
         reason = f"cannot listen on {settings.host}:{port}: {error.strerror}: name another port, or 0"
@@ -167,19 +277,3 @@ async def _listening(runtime: Runtime, front: Front) -> asyncio.Server:
     listening: socket.socket = server.sockets[0]
     runtime.url = f"http://{settings.host}:{listening.getsockname()[1]}"
     return server
-
-
-async def _clock(front: Front) -> None:
-    while True:
-        await asyncio.sleep(TICK_SECONDS)
-        front.tick()
-
-
-def _allow_connections(most: int) -> None:
-    """One descriptor for each client and one for its engine, as far as the system lets us."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * most + 512
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

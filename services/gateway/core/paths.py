@@ -3,16 +3,15 @@
 from collections.abc import Collection
 
 
-def normalize(target: bytes) -> str:
+def normalize(target: str) -> str:
     """Return the path of a target, which may be a whole URL and have a query.
 
     A doubled or trailing slash is the same path. Escapes stay: `%2F` is no slash of the path.
     """
-    text = target.decode("latin-1")
-    if not text.startswith("/"):
-        _, found, rest = text.partition("://")
-        text = f"/{rest.partition('/')[2]}" if found else text
-    path = text.partition("?")[0]
+    if not target.startswith("/"):
+        _, found, rest = target.partition("://")
+        target = f"/{rest.partition('/')[2]}" if found else target
+    path = target.partition("?")[0]
     return "/" + "/".join(part for part in path.split("/") if part) if path.startswith("/") else path
 
 

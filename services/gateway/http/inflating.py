@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from services.gateway.adapters.engine_client import EngineCall
 from services.gateway.core.content_coding import MAX_INFLATED, Inflater, Undecodable
-from services.gateway.http.answer import AnswerOwner, StreamAnswer, WholeAnswer
+from services.gateway.http.response import BufferedResponse, ResponseOwner, StreamedResponse
 
 STEP_BYTES = 256 * 1024
 """As much as one read of an answer that is not compressed."""
@@ -32,11 +32,15 @@ class Inflating:
     )
 
     def __init__(
-        self, inflater: Inflater, answer: StreamAnswer | WholeAnswer, owner: AnswerOwner, call: EngineCall | None
+        self,
+        inflater: Inflater,
+        answer: StreamedResponse | BufferedResponse,
+        owner: ResponseOwner,
+        call: EngineCall | None,
     ) -> None:
         self._inflater = inflater
         self._feed = answer.feed
-        self._whole = isinstance(answer, WholeAnswer)
+        self._whole = isinstance(answer, BufferedResponse)
         self._owner = owner
         self._call = call
         self._rest = bytearray()

@@ -1,58 +1,111 @@
-"""What the gateway itself answers to `GET` and `HEAD`."""
+"""What the gateway itself answers to `GET` and `HEAD`, and to requests for paths that do not exist."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote
 
 import msgspec
+import structlog
+from aiohttp import hdrs, web
 
+from services.gateway.app.authenticator import Authenticator
+from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.core import errors, openapi
-from services.gateway.core.endpoints import ENDPOINTS, MODELS, OPENAPI, PAGES
-from services.gateway.core.paths import with_version
-from services.gateway.door import Door
-from shared.config import Model
+from services.gateway.core.cors import Cors
+from services.gateway.core.endpoints import ENDPOINTS, HEALTH, MODELS, OPENAPI, PAGES
+from services.gateway.core.errors import ApiError
+from services.gateway.core.paths import normalize, with_version
+from services.gateway.http.client_response import ClientResponse
+from services.gateway.http.request_log import RequestLog
+from shared.config import Config, Model
 from shared.messages.keys import KeyRecord
+from shared.messages.waker import MachineRecord
 
-METHODS = ("GET", "HEAD")
+METHODS = (hdrs.METH_GET, hdrs.METH_HEAD)
+log = structlog.get_logger()
+
+JSON_FIELDS = b"Content-Type: application/json\r\n"
 
 
 class Pages:
-    """`get` returns a status and JSON, or raises `ApiError`."""
+    """`started` is when the configuration was read, Unix seconds."""
 
-    def __init__(self, door: Door, is_ready: Callable[[], bool]) -> None:
-        self._door = door
+    def __init__(
+        self,
+        config: Config,
+        authenticator: Authenticator,
+        lifecycle: Lifecycle,
+        fleet: Mapping[str, MachineRecord],
+        request_log: RequestLog,
+        *,
+        cors: Cors | None,
+        started: float,
+        is_ready: Callable[[], bool],
+        open_response: Callable[[web.BaseRequest], ClientResponse],
+    ) -> None:
+        self._config = config
+        self._authenticator = authenticator
+        self._lifecycle = lifecycle
+        self._fleet = fleet
+        self._log = request_log
+        self._cors = cors
+        self._created = int(started)
         self._is_ready = is_ready
+        self._open_response = open_response
         self._document = openapi.document()
-        self._created = int(door.now())
-        """When the configuration was read, Unix seconds."""
 
-    def needs_key(self, path: str) -> bool:
-        """Whether the page is a key's; 404 where there is none."""
-        if path.startswith(f"{MODELS.path}/"):
-            return True
-        if path not in PAGES:
+    async def handle(self, request: web.Request) -> ClientResponse:
+        response = self._open_response(request)
+        try:
+            response.check_head()
+            preflight = self._cors.preflight(request.method, request.headers) if self._cors else None
+            status, fields, body = (200, preflight, b"") if preflight is not None else self._get(response)
+        except Exception as fault:
+            error = fault if isinstance(fault, ApiError) else errors.internal_error()
+            if error is not fault:
+                log.error("page_failed", request_id=response.id, exc_info=fault)
+            response.key = self._authenticator.key_of(request.headers.get(hdrs.AUTHORIZATION))
+            self._log.write(response, error.status, error.code)
+            response.fail(error)
+        else:
+            self._log.write(response, status)
+            response.respond(status, fields, body)
+        return response
+
+    def _get(self, response: ClientResponse) -> tuple[int, bytes, bytes]:
+        """Return status, header lines and JSON."""
+        request = response.request
+        path = normalize(request.raw_path)
+        if path in ENDPOINTS:
+            raise errors.method_not_allowed(request.method, hdrs.METH_POST)
+        is_model = path.startswith(f"{MODELS.path}/")
+        if path not in PAGES and not is_model:
             raise errors.not_found(path, with_version(path, (*ENDPOINTS, *PAGES)))
-        return PAGES[path].needs_key
-
-    def get(self, path: str, key: KeyRecord | None) -> tuple[int, bytes]:
-        """`key` is one where the page needs it."""
-        if key is not None:
-            return 200, self._models(key, path)
+        if request.method not in METHODS:
+            raise errors.method_not_allowed(request.method, ", ".join(METHODS))
         if path == OPENAPI.path:
-            return 200, self._document
-        if self._door.leaving:
-            return 503, b'{"status":"draining"}'
-        return (200, b'{"status":"ok"}') if self._is_ready() else (503, b'{"status":"not ready"}')
+            return 200, JSON_FIELDS, self._document
+        if path == HEALTH.path:
+            return self._health()
+        response.key = key = self._authenticator.authenticate(request.headers.get(hdrs.AUTHORIZATION))
+        if is_model:
+            name = unquote(path.removeprefix(f"{MODELS.path}/"))
+            return 200, JSON_FIELDS, msgspec.json.encode(self._entry(self._authenticator.model(name, key)))
+        return 200, JSON_FIELDS, self._models(key)
 
-    def _models(self, key: KeyRecord, path: str) -> bytes:
-        name = path.removeprefix(MODELS.path).removeprefix("/")
-        if not name:
-            listed = [self._entry(model) for model in self._door.config.model if key.allows(model.name)]
-            return msgspec.json.encode({"object": "list", "data": listed})
-        return msgspec.json.encode(self._entry(self._door.model(unquote(name), key)))
+    def _health(self) -> tuple[int, bytes, bytes]:
+        if self._lifecycle.is_leaving:
+            return 503, JSON_FIELDS, b'{"status":"draining"}'
+        if not self._is_ready():
+            return 503, JSON_FIELDS, b'{"status":"not ready"}'
+        return 200, JSON_FIELDS, b'{"status":"ok"}'
+
+    def _models(self, key: KeyRecord) -> bytes:
+        entries = [self._entry(model) for model in self._config.model if key.allows(model.name)]
+        return msgspec.json.encode({"object": "list", "data": entries})
 
     def _entry(self, model: Model) -> dict[str, object]:
         entry = {"id": model.name, "object": "model", "created": self._created, "owned_by": "spotinference"}
-        records = (self._door.fleet.get(machine.id) for machine in self._door.config.machines_of(model))
+        records = (self._fleet.get(machine.id) for machine in self._config.machines_of(model))
         lengths = [record.max_model_len for record in records if record is not None and record.max_model_len]
         # What every machine takes that may get the request.
         return entry | {"max_model_len": min(lengths)} if lengths else entry

@@ -1,10 +1,13 @@
 """The engine's side of one request: where it is sent, what comes back, and what the engine made of it.
 
-It is called by the engine's connection; nothing that goes wrong here leaves the client without an answer.
+An engine's bytes arrive in calls from its connection and go on to the client within them: no task runs in between.
+Whatever goes wrong here ends this request, and the client is told.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -15,115 +18,96 @@ from services.gateway.core import errors
 from services.gateway.core.content_coding import IDENTITY, Inflater, Undecodable
 from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.engine_error import EngineError, is_machine_failure
+from services.gateway.core.errors import ApiError
 from services.gateway.core.memory import Held
 from services.gateway.core.request_body import ParsedRequest
-from services.gateway.core.stream import StreamReader
 from services.gateway.core.usage import NOTHING, Count
-from services.gateway.core.usage_record import UsageRecord
-from services.gateway.door import Door
-from services.gateway.http.answer import EVENT_STREAM, StreamAnswer, WholeAnswer
-from services.gateway.http.connection import ClientConnection
-from services.gateway.http.engine_request import engine_request
+from services.gateway.http.exchange import Exchange
 from services.gateway.http.inflating import Inflating
-from services.gateway.http.protocols import RelayOwner
-from services.gateway.http.request import Request
+from services.gateway.http.response import EVENT_STREAM, BufferedResponse, StreamedResponse
 from services.gateway.http.response_headers import passed_on
+from services.gateway.http.upstream import Upstream
 from shared.config import Model
 from shared.messages.waker import MachineRecord
 
 log = structlog.get_logger()
 
 
+@dataclass(eq=False, slots=True)
 class Relay:
-    """`forward` it; then the owner is told."""
+    """`run` it once; `close` it in any case."""
 
-    __slots__ = (
-        "_answer",
-        "_asked",
-        "_call",
-        "_client",
-        "_door",
-        "_endpoint",
-        "_inflating",
-        "_may_move",
-        "_model",
-        "_owner",
-        "_request",
-        "_tally",
-        "machine",
-    )
+    _upstream: Upstream
+    _exchange: Exchange
+    _body: ParsedRequest
+    _model: Model
+    _endpoint: Endpoint
+    _call: EngineCall | None = None
+    _can_failover: bool = True
+    _response: StreamedResponse | BufferedResponse | None = None
+    _inflating: Inflating | None = None
+    _is_recorded: bool = False
+    _done: "asyncio.Future[ApiError | None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    machine: MachineRecord | None = None
+    """Where it has a place."""
 
-    def __init__(
-        self,
-        owner: RelayOwner,
-        door: Door,
-        client: ClientConnection,
-        request: Request,
-        *,
-        asked: ParsedRequest,
-        model: Model,
-        endpoint: Endpoint,
-        tally: UsageRecord,
-    ) -> None:
-        self._owner = owner
-        self._door = door
-        self._client = client
-        self._request = request
-        self._asked = asked
-        self._model = model
-        self._endpoint = endpoint
-        self._tally = tally
-        self._call: EngineCall | None = None
-        self._may_move = True
-        self._answer: StreamAnswer | WholeAnswer | None = None
-        self._inflating: Inflating | None = None
-        self.machine: MachineRecord | None = None
-        """Where it has a place."""
+    async def run(self, machine: MachineRecord) -> None:
+        """Forward the request, and return once the whole response has been written to the client.
 
-    def forward(self, machine: MachineRecord) -> None:
+        Raises:
+            ApiError: with which the client's response is to end.
+        """
+        self.machine = machine
         with self._guarded():
             self._forward(machine)
+        error = await self._done
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Stop the engine's work, record it, and give back what is held."""
+        try:
+            self.record()
+        except Exception:  # it keeps no place
+            log.exception("request_not_counted", request_id=self._exchange.response.id)
+        self._hang_up()
+        response, self._response = self._response, None
+        if self._inflating is not None:
+            self._inflating.stop()
+            self._inflating = None
+        if isinstance(response, BufferedResponse):
+            response.held.release()
+        if self.machine is not None:
+            self._upstream.dispatcher.release(self.machine.machine)
 
     def pause(self) -> None:
-        flow = self._inflating or self._call
-        if flow is not None:
+        if (flow := self._inflating or self._call) is not None:
             flow.pause()
 
     def resume(self) -> None:
-        flow = self._inflating or self._call
-        if flow is not None:
+        if (flow := self._inflating or self._call) is not None:
             flow.resume()
 
     @property
     def running(self) -> Count:
         """What of a stream is counted so far."""
-        return self._answer.count if isinstance(self._answer, StreamAnswer) else NOTHING
+        return self._response.count if isinstance(self._response, StreamedResponse) else NOTHING
 
-    def sum_up(self) -> None:
-        """Write down what the engine may have worked for."""
-        tally = self._tally
+    def record(self) -> None:
+        """Record one usage event for what an engine may have worked for."""
+        exchange, usage, response = self._exchange, self._exchange.usage, self._response
+        if self._is_recorded:
+            return
         if self._call is not None:
-            tally.written = tally.written or self._call.written
-        if self._answer is not None:
-            tally.first_byte_at = self._answer.first_at
-            if tally.status < 300 and tally.outcome != "failed":
-                tally.count = self._answer.count
-
-    def hang_up(self) -> None:
-        """The engine stops working for this request, if it still did."""
-        call, self._call = self._call, None
-        if call is not None:
-            self._tally.written = self._tally.written or call.written
-            call.abort()
-
-    def drop_answer(self, *, is_read: bool) -> None:
-        """It holds us: without this only the collector would free the two. `is_read`: the client still reads it."""
-        answer, self._answer = self._answer, None
-        inflating, self._inflating = self._inflating, None
-        if inflating is not None:
-            inflating.stop()
-        if isinstance(answer, WholeAnswer) and not is_read:
-            answer.held.release()
+            usage.written = usage.written or self._call.written
+        if response is not None:
+            usage.first_byte_at = response.first_at
+            if usage.status < 300 and usage.outcome != "failed":
+                usage.count = response.count
+        if usage.written:
+            self._is_recorded = True
+            reservation, exchange.reservation = exchange.reservation, None
+            self._upstream.recorder.record(usage, reservation)
 
     # From the engine's connection.
 
@@ -143,39 +127,36 @@ class Relay:
             with self._guarded():
                 self._on_lost(reason, unreachable=unreachable)
 
-    # From the answer.
+    # From the response.
 
     def on_complete(self) -> None:
-        if isinstance(self._answer, StreamAnswer) and not self._answer.told_error:
+        if isinstance(self._response, StreamedResponse) and not self._response.has_error:
             self._judge(None)
-        self._owner.record()
+        self.record()
 
     def on_error(self, error: EngineError) -> None:
         """Counted at once: a client that reads it need not wait for more."""
         self._judge(error)
         if self.running.completion:
-            self._tally.outcome = "engine_lost"
-        self._owner.record()
+            self._exchange.usage.outcome = "engine_lost"
+        self.record()
 
     def on_unusable(self, reason: str) -> None:
         with self._guarded():
             self._on_lost(reason, unreachable=False)
 
     def on_full(self) -> None:
-        self._owner.fail(errors.too_many_bytes())
+        self._end(errors.too_many_bytes())
 
     def on_crash(self, fault: Exception) -> None:
-        self._door.metrics.faults += 1
+        self._upstream.metrics.faults += 1
         machine = self.machine.machine if self.machine is not None else None
-        log.error("fault_in_relay", request_id=self._request.id, machine=machine, exc_info=fault)
-        is_stream = isinstance(self._answer, StreamAnswer)
-        if is_stream:
-            self._tally.outcome = "engine_lost"
-        try:
-            self._owner.fail(errors.engine_lost() if is_stream else errors.upstream_unreachable())
-        except Exception:
-            log.exception("request_failed_twice", request_id=self._request.id)
-            self._client.abort()
+        log.error("fault_in_relay", request_id=self._exchange.response.id, machine=machine, exc_info=fault)
+        if isinstance(self._response, StreamedResponse):
+            self._exchange.usage.outcome = "engine_lost"
+            self._end(errors.engine_lost())
+        else:
+            self._end(errors.upstream_unreachable())
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -184,113 +165,135 @@ class Relay:
             yield
         except Undecodable as error:
             self.on_unusable(str(error))
-        except Exception as fault:  # noqa: BLE001 - whatever it is, the client is to hear of it
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the client is told
             self.on_crash(fault)
 
-    def _forward(self, machine: MachineRecord) -> None:
-        assert machine.endpoint is not None, "a ready machine has an endpoint"
-        self.machine = self._tally.machine = machine
-        self._tally.forwarded_at = self._tally.forwarded_at or self._door.now()
-        key = self._door.engine_keys.find(machine.machine, machine.endpoint)
-        request = engine_request(machine.endpoint, self._endpoint, self._request, self._asked, self._model, key=key)
-        self._call = self._door.engines.call(machine.endpoint, request, self)
+    def _end(self, error: ApiError | None = None) -> None:
+        self._hang_up()
+        if not self._done.done():
+            self._done.set_result(error)
 
-    def _move(self) -> bool:
-        """To another machine, once, before anything of an answer has gone to the client."""
-        assert self.machine is not None, "who moves was somewhere"
-        now = self._door.now()
-        if not self._may_move:
+    def _hang_up(self) -> None:
+        """The engine stops working for this request, if it still did."""
+        call, self._call = self._call, None
+        if call is not None:
+            self._exchange.usage.written = self._exchange.usage.written or call.written
+            call.abort()
+
+    def _forward(self, machine: MachineRecord) -> None:
+        usage, upstream = self._exchange.usage, self._upstream
+        self.machine = usage.machine = machine
+        usage.forwarded_at = usage.forwarded_at or upstream.now()
+        self._call = upstream.send(
+            machine, self._endpoint, self._body, self._model, response=self._exchange.response, receiver=self
+        )
+
+    def _failover(self) -> bool:
+        """Move to another machine, once, before anything of a response has gone to the client."""
+        assert self.machine is not None, "it was somewhere"
+        upstream, usage = self._upstream, self._exchange.usage
+        if not self._can_failover:
             return False
-        self._may_move = False
-        another = self._door.scheduler.acquire(self._model.name, self._tally.key_id, now, exclude=self.machine.machine)
+        self._can_failover = False
+        another = upstream.scheduler.acquire(
+            self._model.name, usage.key_id, upstream.now(), exclude=self.machine.machine
+        )
         if another is None:
             return False
-        self.hang_up()
-        self._tally.on_failover()
-        self._door.machine_left(self.machine.machine)
-        self._door.metrics.failovers += 1
-        self._tally.status = 0
+        self._hang_up()
+        usage.on_failover()
+        upstream.dispatcher.release(self.machine.machine)
+        upstream.metrics.failovers += 1
+        usage.status = 0
         self._forward(another)
         return True
 
     def _on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
-        self._tally.status = status
+        exchange, upstream = self._exchange, self._upstream
+        exchange.usage.status = status
         if is_machine_failure(status):
             self._blame(str(status))
-            if self._move():
+            if self._failover():
                 return discard
         coding = headers.get(b"content-encoding", IDENTITY).strip().lower()
         inflater = Inflater(coding) if coding != IDENTITY else None
-        self._asked.body = b""  # it is not sent again, and a long stream need not hold it
-        self._request.drop_body()
+        self._body.body = b""  # it is not sent again, and a long stream need not hold it
+        exchange.body.release()
         is_stream = status < 300 and headers.get(b"content-type", b"").lower().startswith(EVENT_STREAM)
-        fields, held = passed_on(headers, stream=is_stream), Held(self._door.memory, self._tally.key_id)
-        answer = self._answer = self._stream() if is_stream else WholeAnswer(fields, self._door.now(), held, self)
+        fields = passed_on(headers, stream=is_stream)
         if is_stream:
-            self._owner.start_stream(fields)
+            reader, send = upstream.stream_reader(self._body, self._endpoint), exchange.response.send
+            self._response = StreamedResponse(send, reader, self, gap=upstream.metrics.chunk_gap, now=upstream.now)
+            exchange.response.start(fields)
+        else:
+            held = Held(upstream.memory, exchange.usage.key_id)
+            self._response = BufferedResponse(fields, upstream.now(), held, self)
         if inflater is None:
-            return answer.feed
-        self._inflating = Inflating(inflater, answer, self, self._call)
+            return self._response.feed
+        self._inflating = Inflating(inflater, self._response, self, self._call)
         return self._inflating.feed
 
-    def _stream(self) -> StreamAnswer:
-        asked, gateway, metrics = self._asked, self._door.config.gateway, self._door.metrics
-        reader = StreamReader(
-            wants_usage=asked.wants_usage,
-            wants_running_usage=asked.wants_running_usage,
-            endpoint=self._endpoint,
-            choices=asked.choices,
-            several_prompts=asked.several_prompts,
-            max_event_bytes=gateway.max_event_bytes,
-        )
-        return StreamAnswer(self._client, self._request, reader, self, gap=metrics.chunk_gap, now=self._door.now)
-
     def _on_end(self) -> None:
-        answer = self._answer
+        response = self._response
         if self._inflating is not None and not self._inflating.complete:
             self.on_lost("its content coding has no end", unreachable=False)
-        elif isinstance(answer, StreamAnswer):
-            answer.end()
-            if answer.complete:
-                self._owner.finish_stream()
-            elif self._answer is not None:  # else it was unusable
+        elif isinstance(response, StreamedResponse):
+            response.end()
+            if response.complete:
+                self._finish_stream()
+            elif not self._done.done():  # else it was unusable
                 self.on_lost("its stream has no end", unreachable=False)
         else:
-            assert answer is not None, "an answer's end comes after its head"
-            if self._tally.status < 300:
-                self._judge(answer.verdict.error)
-            else:
-                self._tally.machine_answered = not is_machine_failure(self._tally.status)
-            self._owner.finish_whole(answer)
+            assert response is not None, "a response's end comes after its head"
+            self._finish_buffered(response)
+
+    def _finish_stream(self) -> None:
+        self.record()
+        self._exchange.response.end()
+        self._end()
+
+    def _finish_buffered(self, response: BufferedResponse) -> None:
+        usage, client = self._exchange.usage, self._exchange.response
+        if usage.status < 300:
+            self._judge(response.verdict.error)
+        else:
+            usage.machine_answered = not is_machine_failure(usage.status)
+        if client.started and len(response.body) > self._upstream.max_event_bytes:
+            usage.outcome = "failed"
+            self._end(errors.upstream_unreachable())
+            return
+        self.record()
+        self._response = None  # it is released once the client has read it
+        if client.started:
+            client.send(response.as_event())
+            client.end(response.held.release)
+        else:
+            client.respond(usage.status, response.fields, memoryview(response.body), response.held.release)
+        self._end()
 
     def _on_lost(self, reason: str, *, unreachable: bool) -> None:
-        """The engine died, or says what is no answer."""
-        answer = self._answer
-        if isinstance(answer, StreamAnswer) and (answer.complete or answer.told_error):
-            self._owner.finish_stream()  # it died after its last word
+        """The engine died, or what it sends is no response."""
+        response = self._response
+        if isinstance(response, StreamedResponse) and (response.complete or response.has_error):
+            self._finish_stream()  # it died after its last word
             return
-        if not is_machine_failure(self._tally.status):  # else it has been blamed when its head came
+        if not is_machine_failure(self._exchange.usage.status):  # else it has been blamed when its head came
             self._blame(reason, unreachable=unreachable)
-        if isinstance(answer, StreamAnswer):
-            self._tally.outcome = "engine_lost"
-            self._owner.fail(errors.engine_lost())
-        elif answer is not None or not self._move():
-            self._owner.fail(errors.upstream_unreachable())
+        if isinstance(response, StreamedResponse):
+            self._exchange.usage.outcome = "engine_lost"
+            self._end(errors.engine_lost())
+        elif response is not None or not self._failover():
+            self._end(errors.upstream_unreachable())
 
     def _judge(self, error: EngineError | None) -> None:
-        """By what the engine said."""
+        usage = self._exchange.usage
         if error is None:
-            self._tally.outcome, self._tally.machine_answered = "completed", True
+            usage.outcome, usage.machine_answered = "completed", True
         elif error.refused:
-            self._tally.machine_answered = True
+            usage.machine_answered = True
         else:
             self._blame("an error in its answer")
 
     def _blame(self, reason: str, *, unreachable: bool = False) -> None:
         assert self.machine is not None, "what fails is a machine"
-        machine, now, breaker = self.machine.machine, self._door.now(), self._door.scheduler.breaker
-        log.warning("engine failed", machine=machine, reason=reason, request_id=self._request.id)
-        if unreachable:
-            breaker.on_unreachable(machine, now)
-        else:
-            breaker.on_failure(machine, self._tally.key_id, now)
+        self._upstream.blame(self.machine.machine, self._exchange.usage, reason, unreachable=unreachable)

@@ -316,7 +316,7 @@ TARGETS = {
     "/v1/models/%zz": "404 model_not_found",
     "/v1/models/" + "m" * 8000: "404 model_not_found",
     "/v1/models/\xff": "400 invalid_request",
-    "*": "404 not_found",
+    "*": "400 invalid_request",
     "/v1/models#x": "404 not_found",
 }
 

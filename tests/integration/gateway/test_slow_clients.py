@@ -96,25 +96,6 @@ async def test_an_answer_is_no_idle_time(opened: Opened, scripted_engine: Script
     assert (await asked(front, whole(front, STREAM))).body.endswith(b"data: [DONE]\n\n")
 
 
-async def test_one_connection_too_many_is_closed_at_once(opened: Opened, scripted_engine: ScriptedEngine) -> None:
-    front = await front_before(opened, scripted_engine.base_url, "max_connections = 2")
-    async with connected(front.url) as first, connected(front.url) as second:
-        await goes_on(first, front)
-        await goes_on(second, front)
-        async with connected(front.url) as third:
-            with suppress(ConnectionResetError):
-                assert await third.until_end() == b""
-        await goes_on(first, front)
-
-    async def served() -> bool:
-        with suppress(AssertionError, ConnectionError):
-            await still_serves(front)
-            return True
-        return False
-
-    await until(served, bool)
-
-
 async def test_bodies_have_one_bound_together(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await front_before(
         opened, scripted_engine.base_url, 'max_buffered_bytes = 100000\nmax_body_bytes = 80000\nbody_timeout = "60s"'

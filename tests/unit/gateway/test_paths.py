@@ -11,26 +11,26 @@ from services.gateway.core.paths import normalize, with_version
 @pytest.mark.parametrize(
     ("target", "path"),
     [
-        (b"/v1/models", "/v1/models"),
-        (b"/v1/models/", "/v1/models"),
-        (b"//v1//models//?a=/b/", "/v1/models"),
-        (b"/v1/models/org%2Fm", "/v1/models/org%2Fm"),
-        (b"/v1/models/org/m", "/v1/models/org/m"),
-        (b"http://host:80/v1/models", "/v1/models"),
-        (b"http://host", "/"),
-        (b"/", "/"),
-        (b"*", "*"),
-        (b"", ""),
+        ("/v1/models", "/v1/models"),
+        ("/v1/models/", "/v1/models"),
+        ("//v1//models//?a=/b/", "/v1/models"),
+        ("/v1/models/org%2Fm", "/v1/models/org%2Fm"),
+        ("/v1/models/org/m", "/v1/models/org/m"),
+        ("http://host:80/v1/models", "/v1/models"),
+        ("http://host", "/"),
+        ("/", "/"),
+        ("*", "*"),
+        ("", ""),
     ],
 )
-def test_a_target_is_one_path_however_it_is_written(target: bytes, path: str) -> None:
+def test_a_target_is_one_path_however_it_is_written(target: str, path: str) -> None:
     assert normalize(target) == path
 
 
-@given(st.binary())
-def test_a_normal_path_stays_as_it_is(target: bytes) -> None:
+@given(st.text())
+def test_a_normal_path_stays_as_it_is(target: str) -> None:
     path = normalize(target)
-    assert normalize(path.encode("latin-1")) == path or "?" in path or not path.startswith("/")
+    assert normalize(path) == path or "?" in path or not path.startswith("/")
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)

@@ -1,0 +1,161 @@
+"""From a checked request to a place on a machine: the gates, its key's limits, a free place or the wait for one."""
+
+import asyncio
+import math
+from collections.abc import Callable
+
+from services.gateway.adapters.demand import Demand
+from services.gateway.adapters.outbox import Outbox
+from services.gateway.app.dispatcher import Dispatcher
+from services.gateway.app.held_request import HeldRequest
+from services.gateway.core import errors
+from services.gateway.core.rate_limits import LimitExceeded, RateLimiter, Reservation, Unsettled
+from services.gateway.core.scheduler import RequestScheduler, Ticket, TooManyWaiting
+from services.gateway.core.wake_limits import WakeLimits
+from services.gateway.metrics import Metrics
+from shared.config import GatewaySection, Model
+from shared.messages.keys import KeyRecord
+from shared.messages.waker import MachineRecord
+
+UNSETTLED_SECONDS = 0.02
+UNSETTLED_TRIES = 5
+"""Replicas agree on what is left of a limit within a few milliseconds; a tenth of a second is generous."""
+
+
+def parse_wake_timeout(value: str | None, cap: float) -> float | None:
+    """Return `X-Wake-Timeout` in seconds, at most `cap`; None if it is absent.
+
+    Raises:
+        ApiError: 400 if it is no number of seconds.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds < 0:
+        message = f"X-Wake-Timeout: expected seconds such as 30, or 0 for no waiting, got {value[:40]!r}."
+        raise errors.invalid_request("X-Wake-Timeout", message)
+    return min(seconds, cap)
+
+
+class Admission:
+    """`now` is Unix seconds."""
+
+    def __init__(
+        self,
+        settings: GatewaySection,
+        scheduler: RequestScheduler,
+        dispatcher: Dispatcher,
+        demand: Demand,
+        outbox: Outbox,
+        *,
+        limits: RateLimiter,
+        wake_limits: WakeLimits,
+        metrics: Metrics,
+        now: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._scheduler = scheduler
+        self._dispatcher = dispatcher
+        self._demand = demand
+        self._outbox = outbox
+        self._limits = limits
+        self._wake_limits = wake_limits
+        self._metrics = metrics
+        self._now = now
+
+    def check(self, model: Model) -> None:
+        """Raise `ApiError` (503) if nothing new may be served of the model."""
+        if fault := self._outbox.fault:
+            raise errors.outbox_full(fault)
+        self._dispatcher.check_gate(model.name)
+
+    async def reserve(self, key: KeyRecord, tokens: int) -> Reservation | None:
+        """Reserve what a request may take of its key's limits; None if the key has none.
+
+        Raises:
+            ApiError: 429.
+        """
+        if not key.limited:
+            return None
+        for _ in range(UNSETTLED_TRIES):
+            decision = self._limits.admit(key, tokens, self._now())
+            if not isinstance(decision, Unsettled):
+                break
+            await asyncio.sleep(UNSETTLED_SECONDS)
+        else:
+            decision = self._limits.admit(key, tokens, self._now())
+        if isinstance(decision, Unsettled):
+            decision = self._limits.give_up(decision)
+        if isinstance(decision, LimitExceeded):
+            raise decision.error()
+        return decision
+
+    def try_place(self, model: Model, key: KeyRecord) -> MachineRecord | None:
+        """Book a place on a machine that is ready, if no other request waits for one."""
+        return self._scheduler.try_acquire(model.name, key.id, self._now())
+
+    async def hold(
+        self,
+        model: Model,
+        key: KeyRecord,
+        request_id: str,
+        *,
+        arrived: float,
+        wake_timeout: float | None,
+        comment: Callable[[bytes], None] | None,
+    ) -> MachineRecord:
+        """Wait for a machine, and book a place on it.
+
+        Arguments:
+            arrived: Unix seconds; the wait is over one cap later, or `wake_timeout` seconds later.
+            comment: sends a stream's comment while it waits; None: the request is held silently.
+
+        Raises:
+            ApiError: 429 or 503 at once, and what ends the wait.
+        """
+        if not self._scheduler.is_servable(model):
+            raise errors.no_upstream(model.name)
+        cap = self._settings.hold_cap
+        cause = self._wake_limits.cause(key)
+        reached = self._wake_limits.reached(key, model.name)
+        if reached is not None and not self._scheduler.is_awake(model.name):
+            self._metrics.limit_hits[reached] += 1
+            raise self._wake_limits.error(key, reached)
+        if wake_timeout == 0:
+            if reached is None:
+                self._demand.ask_once(model.name, request_id, cause, arrived + cap)
+            raise self._dispatcher.estimate(model).refusal(should_retry=False)
+        held = HeldRequest(
+            self._scheduler,
+            self._dispatcher,
+            model,
+            is_capped=wake_timeout is None or wake_timeout >= cap,
+            first_comment=arrived + self._settings.headers_held if comment else math.inf,
+            heartbeat=self._settings.heartbeat,
+            comment=comment,
+            now=self._now,
+        )
+        ticket = Ticket(
+            model.name,
+            key.id,
+            request_id,
+            arrived + (wake_timeout or cap),
+            held.on_granted,
+            held.on_refused,
+            cause=cause,
+            may_wake=reached is None,
+        )
+        try:
+            self._scheduler.enqueue(ticket)
+        except TooManyWaiting as error:
+            self._metrics.limit_hits[error.limit] += 1
+            raise errors.too_many_waiting(self._dispatcher.estimate(model).retry_after) from None
+        self._demand.changed(model.name)
+        try:
+            return await held.wait(ticket, cap)
+        finally:
+            self._scheduler.leave(ticket)
+            self._demand.changed(model.name)

@@ -1,0 +1,48 @@
+"""Whose request it is, and what its key may use."""
+
+from collections.abc import Callable, Mapping
+
+from services.gateway.core import errors
+from shared.config import Model
+from shared.messages.keys import KeyRecord, digest
+
+
+class Authenticator:
+    """`keys` is the view of key records by digest; `now` is Unix seconds."""
+
+    def __init__(self, models: Mapping[str, Model], keys: Mapping[str, KeyRecord], now: Callable[[], float]) -> None:
+        self.models = models
+        self._keys = keys
+        self._now = now
+
+    def key_of(self, header: str | None) -> KeyRecord | None:
+        """Return the key of an `Authorization` header if it may be used."""
+        scheme, _, secret = (header or "").partition(" ")
+        if not secret or scheme.lower() != "bearer":
+            return None
+        record = self._keys.get(digest(secret.strip().encode("utf-8", "surrogateescape")))
+        return record if record is not None and record.usable(self._now()) else None
+
+    def authenticate(self, header: str | None) -> KeyRecord:
+        """Return the key of an `Authorization` header.
+
+        Raises:
+            ApiError: 401.
+        """
+        key = self.key_of(header)
+        if key is None:
+            raise errors.invalid_api_key()
+        return key
+
+    def model(self, name: str, key: KeyRecord) -> Model:
+        """Return the model of that name.
+
+        Raises:
+            ApiError: 404, or 403 if the key may not use it.
+        """
+        model = self.models.get(name)
+        if model is None:
+            raise errors.model_not_found(name)
+        if not key.allows(name):
+            raise errors.model_not_allowed(name)
+        return model

@@ -1,0 +1,38 @@
+"""The requests under way, and how they end when the gateway does."""
+
+import asyncio
+
+from services.gateway.core import errors
+from services.gateway.http.exchange import Exchange
+
+
+class Lifecycle:
+    """Every exchange is in `exchanges` from its beginning to its end."""
+
+    def __init__(self) -> None:
+        self.is_leaving = False
+        self.exchanges: set[Exchange] = set()
+        self._ended = asyncio.Event()
+
+    def end(self, exchange: Exchange) -> None:
+        self.exchanges.discard(exchange)
+        self._ended.set()
+
+    async def drain(self, grace: float) -> None:
+        """Send requests that no engine has elsewhere; give the others `grace` seconds, then an error event."""
+        self.is_leaving = True
+        for exchange in list(self.exchanges):
+            if exchange.relay is None:
+                exchange.interrupt(errors.leaving())
+        try:
+            async with asyncio.timeout(grace):
+                await self._all_ended()
+        except TimeoutError:
+            for exchange in list(self.exchanges):
+                exchange.interrupt(errors.leaving())
+            await self._all_ended()
+
+    async def _all_ended(self) -> None:
+        while self.exchanges:
+            self._ended.clear()
+            await self._ended.wait()

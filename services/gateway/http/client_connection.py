@@ -1,0 +1,205 @@
+"""A client's connection: a deadline for each of its states, back-pressure for its response, and its end."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+from aiohttp import web
+
+from services.gateway.core import errors
+from services.gateway.http.client_response import ClientResponse
+from services.gateway.http.request_parsing import RequestParsing
+
+if TYPE_CHECKING:
+    from services.gateway.http.connections import Connections
+
+MIN_READ_BYTES = 16 * 1024
+"""That a client has to take within `write_timeout`, or all that there is: a trickle does not keep a place."""
+
+log = structlog.get_logger()
+
+
+class Flow(Protocol):
+    """What a slow client holds up."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class ClientConnection(RequestParsing):
+    """One connection. Deadlines are of `Connections.now`."""
+
+    __slots__ = (
+        "_body_deadline",
+        "_closing",
+        "_connections",
+        "_on_read",
+        "_unsent",
+        "address",
+        "deadline",
+        "flow",
+        "refusals",
+    )
+
+    def __init__(self, server: web.Server, connections: "Connections") -> None:
+        super().__init__(server, connections.settings.max_head_bytes, connections.memory)
+        self._connections = connections
+        self._body_deadline = math.inf
+        self._unsent = 0
+        """Bytes that the client had not taken when its last deadline was set."""
+        self._closing = False
+        self._on_read: list[Callable[[], None]] = []
+        self.address = ""
+        """Of who connected: a client, or the proxy before us."""
+        self.deadline = math.inf
+        """When `expire` is to be called."""
+        self.flow: Flow | None = None
+        self.refusals = 0
+        """Responses in a row that were 400, 401 or 404."""
+
+    # From the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        name = transport.get_extra_info("peername")
+        self.address = str(name[0]) if isinstance(name, tuple) and name else ""
+        if not self._connections.admit(self):
+            transport.abort()  # type: ignore[attr-defined]  # a socket's transport is an asyncio.Transport
+            return
+        super().connection_made(transport)
+        self._arm()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._closing:
+            super().data_received(data)
+
+    def eof_received(self) -> None:
+        self._connections.batcher.flush()  # a client that sends no more may still read its response
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._connections.discard(self)
+        self.deadline = math.inf
+        super().connection_lost(exc)
+        self._all_read()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait_for_client()
+        if self.flow is not None:
+            self.flow.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._all_read()
+        self._arm()
+        if self.flow is not None:
+            self.flow.resume()
+
+    # From the parsing.
+
+    def on_part_of_head(self) -> None:
+        self.deadline = self._connections.now + self._connections.settings.head_timeout
+
+    def on_head(self) -> None:
+        self._body_deadline = self._connections.now + self._connections.settings.body_timeout
+        self._connections.on_busy(self)
+        self._arm()
+
+    def on_received(self) -> None:
+        self._arm()
+
+    def on_answered(self) -> None:
+        self._connections.on_idle(self)
+        self._arm()
+
+    # From aiohttp.
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the response and take up what came behind its request."""
+        if not isinstance(resp, ClientResponse):  # the router's, of a target that is no path
+            resp = self._connections.respond_with(request, errors.not_found(request.path))
+        result = await super().finish_response(request, resp, start_time)
+        if resp.keep_alive:
+            self.next_request()
+        return result
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Respond to what is no HTTP; after a fault of ours the handler has responded as far as it could."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("handler_failed", exc_info=exc)
+            self.abort()
+            raise ConnectionError("a fault of ours")
+        return self._connections.respond_with(request, self.set_fault(exc, message))
+
+    # From the response.
+
+    def when_read(self, callback: Callable[[], None]) -> None:
+        """Call it once the client has read all but what the system holds, or has gone."""
+        self._on_read.append(callback)
+        if not self.writing_paused:
+            self._all_read()
+
+    @property
+    def unread(self) -> int:
+        """Whole responses that are counted until the client has read them."""
+        return len(self._on_read)
+
+    def stop_reading(self) -> None:
+        """This response is the last: whatever still comes is dropped."""
+        self._closing = True
+        self._wait_for_client()
+        self.close()
+
+    # From the clock and the drain.
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.is_busy and not self.head_bytes
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.deadline = math.inf
+        settings = self._connections.settings
+        if self.writing_paused or self._closing:
+            unsent = self._unsent
+            self._wait_for_client()
+            if not 0 < self._unsent <= unsent - MIN_READ_BYTES:
+                self.abort()
+        elif self.is_busy:
+            self.fail(errors.request_timeout(settings.body_timeout))
+        elif self.head_bytes:
+            self.fail(errors.request_timeout(settings.head_timeout))
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _wait_for_client(self) -> None:
+        self._unsent = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        self.deadline = self._connections.now + self._connections.settings.write_timeout
+
+    def _arm(self) -> None:
+        """Set the deadline of what is waited for now."""
+        if self._closing or self.writing_paused:
+            return
+        if self.is_busy:
+            self.deadline = self._body_deadline if self.is_receiving else math.inf
+        else:
+            self.deadline = self._connections.now + self._connections.settings.keepalive_timeout
+
+    def _all_read(self) -> None:
+        while self._on_read:
+            self._on_read.pop()()

@@ -1,0 +1,146 @@
+"""All connections of clients: their number, their deadlines, and the clock that both go by."""
+
+import asyncio
+import resource
+from collections import Counter
+from collections.abc import Callable
+
+from aiohttp import web
+
+from services.gateway.core.errors import ApiError
+from services.gateway.core.memory import Memory
+from services.gateway.http.client_connection import ClientConnection
+from services.gateway.http.client_response import ClientResponse
+from services.gateway.http.request_log import RequestLog
+from services.gateway.write_batcher import WriteBatcher
+from shared.config import GatewaySection
+
+TICK_SECONDS = 0.25
+"""How exactly deadlines are held: much finer than the shortest of them."""
+MAX_STEP_SECONDS = 1.0
+"""That the clock advances in one tick: time in which the process stood still counts against nobody."""
+OWN_FILES = 64
+"""Descriptors for the bus, the outbox, the logs, and what is being accepted."""
+
+
+class Connections:
+    """Owner of the clock `now`, in seconds since some moment. Its owner calls `tick` every `TICK_SECONDS`."""
+
+    def __init__(
+        self,
+        settings: GatewaySection,
+        memory: Memory,
+        batcher: WriteBatcher,
+        *,
+        open_response: Callable[[web.BaseRequest], ClientResponse],
+        log: RequestLog,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self.memory = memory
+        self.batcher = batcher
+        self.most = min(settings.max_connections, _most_by_files(settings.max_connections))
+        self.now = 0.0
+        self._open_response = open_response
+        self._log = log
+        self._monotonic = monotonic
+        self._ticked_at = monotonic()
+        self._all: set[ClientConnection] = set()
+        self._idle: dict[ClientConnection, None] = {}
+        """Those without a request; the one that has been so for the longest comes first."""
+        self._by_address: Counter[str] = Counter()
+        self._discarded = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @property
+    def unread(self) -> int:
+        """Whole responses that their clients have not read yet."""
+        return sum(connection.unread for connection in self._all)
+
+    def tick(self) -> None:
+        ticked_at = self._monotonic()
+        self.now += min(MAX_STEP_SECONDS, ticked_at - self._ticked_at)
+        self._ticked_at = ticked_at
+        for connection in [connection for connection in self._all if connection.deadline <= self.now]:
+            connection.expire()
+
+    # From a connection.
+
+    def admit(self, connection: ClientConnection) -> bool:
+        """Return whether there is room for a new connection; the one that has been idle the longest may go for it."""
+        address = connection.address
+        if self._by_address[address] >= self.settings.max_connections_per_address:
+            return False
+        if len(self._all) >= self.most:
+            longest = next(iter(self._idle), None)
+            if longest is None:
+                return False
+            self.discard(longest)
+            longest.abort()
+        self._all.add(connection)
+        self._idle[connection] = None
+        self._by_address[address] += 1
+        return True
+
+    def discard(self, connection: ClientConnection) -> None:
+        if connection not in self._all:
+            return
+        self._all.discard(connection)
+        self._idle.pop(connection, None)
+        self._by_address[connection.address] -= 1
+        if not self._by_address[connection.address]:
+            del self._by_address[connection.address]
+        self._discarded.set()
+
+    def on_busy(self, connection: ClientConnection) -> None:
+        """It has a request."""
+        self._idle.pop(connection, None)
+
+    def on_idle(self, connection: ClientConnection) -> None:
+        """Its request has been answered."""
+        if connection in self._all:
+            self._idle[connection] = None
+
+    def respond_with(self, request: web.BaseRequest, error: ApiError) -> ClientResponse:
+        """Respond to a request that reached no handler."""
+        response = self._open_response(request)
+        self._log.write(response, error.status, error.code)
+        response.fail(error)
+        return response
+
+    # From the drain.
+
+    def close_idle(self) -> None:
+        self.batcher.flush()
+        for connection in list(self._idle):
+            if connection.is_idle:
+                connection.force_close()
+
+    async def close(self, seconds: float) -> None:
+        """Return once what was written to clients has gone out, or its time is up."""
+        self.close_idle()
+        try:
+            async with asyncio.timeout(seconds):
+                while self._all:
+                    self._discarded.clear()
+                    await self._discarded.wait()
+        except TimeoutError:
+            for connection in list(self._all):
+                connection.abort()
+
+
+def _most_by_files(wanted: int) -> int:
+    """Raise the limit on open files as far as the system lets us; return how many clients it allows.
+
+    Each client takes one descriptor, and its engine another.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = 2 * wanted + OWN_FILES
+    if hard != resource.RLIM_INFINITY:
+        files = min(files, hard)
+    if soft != resource.RLIM_INFINITY and soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+        soft = files
+    return wanted if soft == resource.RLIM_INFINITY else max(1, (soft - OWN_FILES) // 2)

@@ -1,0 +1,211 @@
+"""Requests that an engine serves: authenticate, parse, admit, place or hold, forward, relay, record."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from aiohttp import hdrs, web
+
+from services.gateway.app.admission import Admission, parse_wake_timeout
+from services.gateway.app.authenticator import Authenticator
+from services.gateway.app.lifecycle import Lifecycle
+from services.gateway.core import errors
+from services.gateway.core.endpoints import Endpoint
+from services.gateway.core.errors import ApiError
+from services.gateway.core.memory import Held, Memory
+from services.gateway.core.request_body import LARGE_BYTES, ParsedRequest, parse, parse_in_steps
+from services.gateway.core.usage_record import UsageRecord
+from services.gateway.http.client_response import ClientResponse
+from services.gateway.http.exchange import Exchange
+from services.gateway.http.relay import Relay
+from services.gateway.http.request_log import CLIENT_CLOSED, RequestLog
+from services.gateway.http.response_headers import passed_on
+from services.gateway.http.upstream import Upstream
+from shared.config import Model
+from shared.messages.keys import KeyRecord
+from shared.messages.waker import MachineRecord
+
+JSON, IDENTITY = "application/json", "identity"
+WAKE_TIMEOUT = "X-Wake-Timeout"
+BYTES_PER_TOKEN = 4
+"""Of JSON, as English has it: an estimate that the count corrects."""
+
+log = structlog.get_logger()
+
+
+class Inference:
+    """Handles the endpoints of engines. `hold_cap` is in seconds."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        admission: Admission,
+        upstream: Upstream,
+        lifecycle: Lifecycle,
+        request_log: RequestLog,
+        *,
+        memory: Memory,
+        max_body_bytes: int,
+        hold_cap: float,
+        open_response: Callable[[web.BaseRequest], ClientResponse],
+    ) -> None:
+        self._authenticator = authenticator
+        self._admission = admission
+        self._upstream = upstream
+        self._lifecycle = lifecycle
+        self._log = request_log
+        self._memory = memory
+        self._max_body_bytes = max_body_bytes
+        self._hold_cap = hold_cap
+        self._open_response = open_response
+        self._parsing = asyncio.Lock()
+
+    async def handle(self, endpoint: Endpoint, request: web.Request) -> ClientResponse:
+        response = self._open_response(request)
+        usage = UsageRecord(response.id, "", response.arrived)
+        exchange = Exchange(response, usage, Held(self._memory))
+        self._lifecycle.exchanges.add(exchange)
+        error: ApiError | None = None
+        try:
+            await self._serve(exchange, endpoint)
+        except ApiError as refusal:
+            error = refusal
+        except asyncio.CancelledError:
+            error = exchange.take_interruption()
+            if error is None:
+                usage.outcome = "client_closed"
+                self._end(exchange, CLIENT_CLOSED)
+                raise
+            usage.outcome = "engine_lost"
+        except Exception:
+            log.exception("request_failed", request_id=response.id)
+            error = errors.internal_error()
+        if error is None:
+            self._end(exchange, usage.status)
+        else:
+            self._end(exchange, 200 if response.started else error.status, error.code)
+            response.fail(error)
+        return response
+
+    async def _serve(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        response, usage = exchange.response, exchange.usage
+        authorization = response.request.headers.get(hdrs.AUTHORIZATION)
+        response.key = self._authenticator.key_of(authorization)
+        response.check_head()
+        key = response.key or self._authenticator.authenticate(authorization)
+        usage.key_id = key.id
+        response.connection.held.move_to(key.id)
+        parsed = await self._parse(await self._receive(exchange, key))
+        if parsed.background and endpoint.has_background_mode:
+            # Its usage would come when nobody listens any more, and its result from a path that is not served.
+            raise errors.invalid_request("background", "`background` is not supported: leave it out, or give false.")
+        model = self._authenticator.model(parsed.model, key)
+        usage.on_parsed(model.name, parsed)
+        if self._lifecycle.is_leaving:
+            raise errors.leaving()
+        self._admission.check(model)
+        timeout = parse_wake_timeout(response.request.headers.get(WAKE_TIMEOUT), self._hold_cap)
+        tokens = len(parsed.body) // BYTES_PER_TOKEN + parsed.max_tokens
+        exchange.reservation = await self._admission.reserve(key, tokens)
+        machine = self._admission.try_place(model, key)
+        if machine is None:
+            machine = await self._hold(exchange, model, key, timeout, is_stream=parsed.stream)
+        exchange.relay = Relay(self._upstream, exchange, parsed, model, endpoint)
+        response.connection.flow = exchange.relay
+        await exchange.relay.run(machine)
+
+    async def _parse(self, body: bytes) -> ParsedRequest:
+        if len(body) <= LARGE_BYTES:
+            return parse(body)
+        async with self._parsing:  # one step in each iteration of the loop, however many large bodies there are
+            for parsed in parse_in_steps(body):
+                if parsed is not None:
+                    return parsed
+                await asyncio.sleep(0)
+        raise AssertionError("the last step yields the parsed request")
+
+    async def _receive(self, exchange: Exchange, key: KeyRecord) -> bytes:
+        """Read the request's body.
+
+        Raises:
+            ApiError: 408, 411, 413, 415, or 429 if there is no room for it.
+        """
+        request, content = exchange.response.request, exchange.response.request.content
+        _check_body(request, self._max_body_bytes)
+        exchange.body.move_to(key.id)
+        if content.is_eof():
+            body = content.read_nowait()
+            self._grow(exchange, len(body))
+            return body
+        if hdrs.EXPECT in request.headers:
+            exchange.response.proceed()
+        received = bytearray()
+        while chunk := await content.readany():
+            self._grow(exchange, len(chunk))
+            received += chunk
+        return bytes(received)
+
+    def _grow(self, exchange: Exchange, size: int) -> None:
+        if exchange.body.size_bytes + size > self._max_body_bytes:
+            raise errors.request_too_large(self._max_body_bytes)
+        if not exchange.body.grow(size):
+            raise errors.too_many_bytes()
+
+    async def _hold(
+        self, exchange: Exchange, model: Model, key: KeyRecord, timeout: float | None, *, is_stream: bool
+    ) -> MachineRecord:
+        """Wait for a machine on which there is a place."""
+        response, usage = exchange.response, exchange.usage
+
+        def comment(text: bytes) -> None:
+            response.start(passed_on({}, stream=True))
+            response.send(text)
+
+        held_at = self._upstream.now()
+        try:
+            machine = await self._admission.hold(
+                model,
+                key,
+                response.id,
+                arrived=response.arrived,
+                wake_timeout=timeout,
+                comment=comment if is_stream else None,
+            )
+        finally:
+            usage.wake_wait = max(0.0, self._upstream.now() - held_at)
+        usage.wake_id = machine.wake_id
+        self._upstream.metrics.wake_wait.observe(usage.wake_wait)
+        try:
+            self._authenticator.authenticate(response.request.headers.get(hdrs.AUTHORIZATION))
+        except ApiError:  # revoked or expired while it waited
+            self._upstream.dispatcher.release(machine.machine)
+            raise
+        return machine
+
+    def _end(self, exchange: Exchange, status: int, code: str = "") -> None:
+        """Give back all that the request held, and log it."""
+        relay, exchange.relay = exchange.relay, None
+        if relay is not None:
+            exchange.response.connection.flow = None
+            relay.close()
+        if exchange.reservation is not None:
+            exchange.reservation.settle(0, self._upstream.now(), None)
+        exchange.body.release()
+        self._lifecycle.end(exchange)
+        self._log.write(exchange.response, status, code, exchange.usage)
+
+
+def _check_body(request: web.BaseRequest, max_body_bytes: int) -> None:
+    """Raise `ApiError` (411, 413, 415) for what a head says of its body."""
+    headers = request.headers
+    content_type = headers.get(hdrs.CONTENT_TYPE, JSON)
+    if content_type != JSON and content_type.partition(";")[0].strip().lower() != JSON:
+        raise errors.unsupported_media_type(content_type)
+    encoding = headers.get(hdrs.CONTENT_ENCODING, IDENTITY)
+    if encoding.strip().lower() != IDENTITY:
+        raise errors.unsupported_encoding(encoding)
+    length = request.content_length
+    if length is None and hdrs.TRANSFER_ENCODING not in headers:
+        raise errors.length_required()
+    if length is not None and length > max_body_bytes:
+        raise errors.request_too_large(max_body_bytes)

@@ -1,0 +1,62 @@
+"""What is logged and counted of each request once its response is decided."""
+
+from collections.abc import Callable
+
+from services.gateway.access_log import AccessLog, RequestLine
+from services.gateway.core.usage_record import UsageRecord
+from services.gateway.http.client_response import ClientResponse
+from services.gateway.metrics import Metrics
+
+CLIENT_CLOSED = 499
+"""For the log and the metrics: the client left before its response ended. It is sent to nobody."""
+MAX_PATH = 200
+"""Characters of a request's target in the log."""
+
+
+class RequestLog:
+    """`now` is Unix seconds."""
+
+    def __init__(self, access_log: AccessLog, metrics: Metrics, now: Callable[[], float]) -> None:
+        self._access_log = access_log
+        self._metrics = metrics
+        self._now = now
+
+    def write(self, response: ClientResponse, status: int, code: str = "", usage: UsageRecord | None = None) -> None:
+        """Count the response and write its line.
+
+        Args:
+            response: its key is None where the client showed no valid one.
+            status: as the client gets it.
+            code: of an error of ours.
+            usage: of a request that was for an engine.
+        """
+        key, request = response.key, response.request
+        self._metrics.answers[status, code] += 1
+        if key is None:
+            self._metrics.without_key += 1
+        log, now = self._access_log, self._now()
+        if not log.enabled or (key is None and not log.admits_anonymous(now)):
+            return
+        line = RequestLine(
+            request_id=response.id,
+            peer=response.connection.address,
+            method=request.method,
+            path=_printable(request.raw_path.partition("?")[0][:MAX_PATH]),  # some send their key in a query
+            status=status,
+            code=code,
+            seconds=now - response.arrived,
+            key_id=key.id if key else None,
+            model=usage.model if usage else None,
+            machine=usage.machine.machine if usage and usage.machine else None,
+            outcome=usage.outcome if usage and usage.written else None,
+            prompt_tokens=usage.count.prompt if usage else 0,
+            completion_tokens=usage.count.completion if usage else 0,
+            wake_wait=usage.wake_wait if usage else 0.0,
+            first_byte=usage.first_byte if usage else None,
+        )
+        log.write(line, now)
+
+
+def _printable(path: str) -> str:
+    """The path with what is no UTF-8 in it as Latin-1, as many write it."""
+    return path if path.isascii() else path.encode("utf-8", "surrogateescape").decode("latin-1")

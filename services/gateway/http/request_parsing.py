@@ -1,0 +1,223 @@
+"""aiohttp's protocol with one request at a time, and with bounds on heads and framing that aiohttp lacks.
+
+Private attributes of aiohttp are used here and nowhere else; `tests/unit/gateway/test_aiohttp_internals.py` fails when
+an upgrade changes them.
+"""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http import HttpRequestParser, RawRequestMessage
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import StreamReader
+
+from services.gateway.core import errors
+from services.gateway.core.errors import ApiError
+from services.gateway.core.memory import Held, Memory
+
+READ_BYTES = 64 * 1024
+"""Of a body that its handler has not read: twice as much stops the reading of the connection."""
+MOST_FRAMING_BYTES = 512 * 1024
+"""Of a request beside its body: its head, what was read and is not parsed yet, and a little framing."""
+FRAMING_PER_BYTE = 8
+"""Bytes of chunk framing for each byte of a body that comes a byte at a time, and some more."""
+BYTES_PER_HEADER = 16
+"""At least, on average: each header that is parsed takes several times its bytes."""
+NEVER_SECONDS = 10 * 365 * 86_400.0
+"""For aiohttp's own timer of idle connections: ours goes by the gateway's clock."""
+_ILLEGAL = b"\0"
+"""In a request's head."""
+
+
+class RequestParsing(web.RequestHandler):
+    """Parses nothing behind a request that is being received or answered. A subclass hears of each request's stages."""
+
+    __slots__ = (
+        "_behind",
+        "_is_offer",
+        "_is_paused",
+        "_max_head_bytes",
+        "_memory",
+        "_payload",
+        "_raw_bytes",
+        "fault",
+        "head_bytes",
+        "held",
+    )
+
+    def __init__(self, server: web.Server, max_head_bytes: int, memory: Memory) -> None:
+        loop = asyncio.get_running_loop()
+        no_log: dict[str, Any] = {"access_log": None}
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=NEVER_SECONDS,
+            lingering_time=0,
+            auto_decompress=False,
+            read_bufsize=READ_BYTES,
+            **no_log,
+        )
+        # aiohttp's own bounds are per line, and its parser reads 32 requests ahead.
+        self._parser = HttpRequestParser(
+            self,
+            loop,
+            READ_BYTES,
+            max_line_size=max_head_bytes,
+            max_field_size=max_head_bytes,
+            max_headers=max_head_bytes // BYTES_PER_HEADER,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=1,
+        )
+        self._max_head_bytes = max_head_bytes
+        self._memory = memory
+        self._payload: StreamReader | None = None
+        """Of the request that is being received or answered."""
+        self._behind = b""
+        """What came behind it, not parsed."""
+        self._is_paused = False
+        self._is_offer = False
+        self._raw_bytes = 0
+        """Since the request began, to be compared with the body's."""
+        self.head_bytes = 0
+        """Of a head that is not complete."""
+        self.fault: ApiError | None = None
+        """Why nothing that follows can be understood or is wanted."""
+        self.held = Held(memory)
+        """The bytes of `_behind`."""
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether the head of a request is here, and its body is not."""
+        return self._payload is not None and not self._payload.is_eof()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being received or answered."""
+        return self._payload is not None
+
+    def on_part_of_head(self) -> None:
+        """The first bytes of a request have come."""
+
+    def on_head(self) -> None:
+        """The head of a request is complete."""
+
+    def on_received(self) -> None:
+        """The whole request is here."""
+
+    def on_answered(self) -> None:
+        """The request has been answered, and the connection goes on."""
+
+    def data_received(self, data: bytes) -> None:
+        if self._payload is not None and self._payload.is_eof():
+            self._hold_back(data)
+        else:
+            self._parse(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self.held.release()
+        self._behind = b""
+
+    def next_request(self) -> None:
+        """The request has been answered: go on to what came behind it."""
+        self._payload = None
+        self.held.release()
+        self.on_answered()
+        data, self._behind = self._behind, b""
+        self._parse(data)
+        # While one whole request follows another there may be more of them that have been read.
+        if self._is_paused and (self._payload is None or self.is_receiving) and self.transport is not None:
+            self._is_paused = False
+            self.transport.resume_reading()
+
+    def fail(self, error: ApiError) -> None:
+        """Whoever receives the request gets the error; if there is no request yet, aiohttp makes one of it."""
+        self.fault = error
+        if self._payload is None:
+            self._parse(_ILLEGAL)
+        else:
+            self._payload.set_exception(error)
+
+    def set_fault(self, cause: BaseException | None, message: str | None) -> ApiError:
+        """Return why the parser stopped."""
+        if self.fault is None:
+            if isinstance(cause, LineTooLong) or (message or "").startswith("Too many headers"):
+                self.fault = errors.head_too_large(self._max_head_bytes)
+            else:
+                self.fault = _malformed(message)
+        return self.fault
+
+    def _hold_back(self, data: bytes) -> None:
+        """Keep what came behind a request that is being answered, and read no further."""
+        if not data or self.transport is None:
+            return
+        if self._memory.crowded or not self.held.grow(len(data)):
+            self.transport.abort()
+            return
+        self._behind += data
+        self._is_paused = True
+        self.transport.pause_reading()
+
+    def _parse(self, data: bytes) -> None:
+        if self._payload is not None:
+            self._parse_body(self._payload, data)
+            return
+        super().data_received(data)
+        if self._messages:
+            self._on_head(data)
+        elif data:
+            self._on_part_of_head(len(data))
+
+    def _parse_body(self, payload: StreamReader, data: bytes) -> None:
+        queued = len(self._messages)
+        super().data_received(data)
+        self._raw_bytes += len(data)
+        if len(self._messages) > queued:
+            # What should have been the rest of the body is not: its handler is told, not another one.
+            error, _ = self._messages.pop()
+            self.fail(_malformed(getattr(error, "message", None)))
+        elif payload.is_eof():
+            self._on_received()
+        elif self._raw_bytes > MOST_FRAMING_BYTES + (1 + FRAMING_PER_BYTE) * payload.total_bytes:
+            self.fail(errors.malformed("its chunks are framing more than content"))
+
+    def _on_part_of_head(self, size: int) -> None:
+        if not self.head_bytes:
+            self.on_part_of_head()
+        self.head_bytes += size
+        if self.head_bytes > self._max_head_bytes:
+            self.fail(errors.head_too_large(self._max_head_bytes))
+
+    def _on_head(self, data: bytes) -> None:
+        message, self._payload = self._messages[-1]
+        self._is_offer = False
+        most = self._max_head_bytes
+        if isinstance(message, RawRequestMessage):
+            self._is_offer = message.upgrade
+            if self.head_bytes + len(data) > most and _size(message) > most:
+                self.fault = errors.head_too_large(most)
+        elif b"\r\n\r\n" in data:
+            self.fault = _malformed(message.message)  # whatever is too long, it is not the head
+        self.head_bytes, self._raw_bytes = 0, len(data)
+        self.on_head()
+        if self._payload.is_eof():
+            self._on_received()
+
+    def _on_received(self) -> None:
+        self.on_received()
+        if self._is_offer and self._parser is not None:
+            # Another protocol is offered, such as HTTP/2 by Java's client. It is declined: what follows is HTTP.
+            self._parser.set_upgraded(True)
+            _, _, rest = self._parser.feed_data(b"")
+            self._parser.set_upgraded(False)
+            self._hold_back(rest)
+
+
+def _size(message: RawRequestMessage) -> int:
+    return len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
+
+
+def _malformed(message: str | None) -> ApiError:
+    return errors.malformed((message or "it cannot be read").partition("\n")[0].rstrip(":. ")[:200])
