@@ -1,11 +1,6 @@
 """The attributes of aiohttp that `request_parsing` and `ClientResponse` rely on: an upgrade that changes them fails here."""
 
-import inspect
-
-from aiohttp import web, web_protocol
-from aiohttp.http import HttpRequestParser, RawRequestMessage
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp import web
 
 
 def test_the_protocol_has_what_is_used_of_it() -> None:
