@@ -1,4 +1,4 @@
-"""The attributes of aiohttp that `request_parsing` and `ClientResponse` rely on: an upgrade that changes them fails here."""
+"""What is used of aiohttp beyond its documentation: an upgrade that changes it fails here."""
 
 from aiohttp import web
 
