@@ -42,6 +42,7 @@ port = 0
 workers = {workers}
 wake_repeat = "1s"
 max_waiting_per_key = 10_000
+max_connections_per_address = 20_000
 """
 SPARE_FILES = 500
 PART = """
