@@ -50,17 +50,8 @@ class UsageRecord:
 
     @property
     def first_byte(self) -> float | None:
-        """Seconds from arrival to the first byte of the answer, without the wait for a wake."""
-        if self.first_byte_at is None:
-            return None
-        return max(0.0, self.first_byte_at - self.arrived - self.wake_wait)
-
-    @property
-    def overhead(self) -> float:
-        """Seconds from arrival to forwarded, without the wait for a wake."""
-        if self.forwarded_at is None:
-            return 0.0
-        return max(0.0, self.forwarded_at - self.arrived - self.wake_wait)
+        """Seconds from arrival to the first byte of the response, without the wait for a wake."""
+        return self._seconds_until(self.first_byte_at)
 
     def event(self, source: str, source_seq: int, now: float) -> UsageEvent:
         """One per request that was written to an engine."""
@@ -89,9 +80,12 @@ class UsageRecord:
             wake_id=self.wake_id,
             first_token=self.first_byte,
             duration=max(0.0, now - self.arrived),
-            overhead=self.overhead,
+            overhead=self._seconds_until(self.forwarded_at) or 0.0,
             moved_from=self.moved_from,
             choices=self.choices,
             max_tokens=self.max_tokens,
             body_bytes=self.body_bytes,
         )
+
+    def _seconds_until(self, moment: float | None) -> float | None:
+        return None if moment is None else max(0.0, moment - self.arrived - self.wake_wait)
