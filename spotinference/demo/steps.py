@@ -106,8 +106,8 @@ def _prepared(named: Path | None) -> Iterator[Path]:
 
 async def _serve(suite: Suite, stage: Stage) -> None:
     machine = await suite.machine()
-    stage.say(f"machine  {machine['id']} is {machine['state']}")
-    expect(machine["state"] == "asleep", "the machine was not asleep at the start")
+    stage.say(f"machine  {machine.machine} is {machine.state}")
+    expect(machine.state == "asleep", "the machine was not asleep at the start")
     sent = requests.Sent()
     async with following(suite, stage) as messages:
         endpoint, engine = await _ask(suite, stage, messages, sent)

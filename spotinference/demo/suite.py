@@ -75,10 +75,6 @@ class Suite:
     async def json(self, *words: str) -> Any:
         return decode_any(await self.command(*words, "--json"))
 
-    async def machine(self) -> dict[str, Any]:
-        (machine,) = (await self.json("fleet"))["machines"]
-        return dict(machine)
-
     async def usage_since(self, moment: float) -> dict[str, int]:
         """The ledger's totals from the UTC day of `moment` on: a midnight may have passed."""
         return dict((await self.json("usage", "--from", day_of(millis(moment))))["totals"])
@@ -86,13 +82,18 @@ class Suite:
     async def on_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
         return await Context(self.folder / "spotinference.toml", self.folder).connected(work)
 
-    async def endpoint(self) -> str:
-        """Of the one machine, whose engine runs."""
+    async def machine(self) -> MachineRecord:
+        """What the waker tells of the one machine."""
 
         async def records(bus: JetStreamBus) -> list[MachineRecord]:
             return [record for record, _ in (await read_bucket(bus, FLEET, MachineRecord)).values()]
 
-        (record,) = await self.on_bus(records)
+        (record,) = await until(lambda: self.on_bus(records), bool, "the waker tells of no machine")
+        return record
+
+    async def endpoint(self) -> str:
+        """Of its engine, which runs."""
+        record = await self.machine()
         expect(record.endpoint, f"the machine has no engine: {record}")
         return str(record.endpoint)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from click.testing import CliRunner
 
 import shared.suite
@@ -80,6 +81,18 @@ class UpProcess:
 
     async def json(self, *words: str) -> Any:
         return json.loads(await self._told(*words))
+
+    async def key(self, *options: str) -> str:
+        """A new key that the gateway has heard of."""
+        key = str((await self.json("keys", "create", "--name", "test", *options))["key"])
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
+
+            async def status() -> int:
+                async with session.get(f"{self.base_url}/models") as answer:
+                    return answer.status
+
+            await until(status, lambda seen: seen == 200)
+        return key
 
     async def journal(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (await self._told("journal")).splitlines()]

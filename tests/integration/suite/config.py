@@ -3,6 +3,9 @@
 import json
 from collections.abc import Sequence
 
+SOON = 'gateway_timeout = "4s"'
+"""For the section of the waker: a new leader waits for so long, and not 10 s, before it lets a machine sleep."""
+
 
 def config(command: Sequence[str], *, tier: str = "", gateway: str = "", waker: str = "") -> str:
     """TOML; the arguments are more lines for their sections."""

@@ -26,7 +26,7 @@ DIES = "import sys; sys.exit('CUDA error: out of memory ' + sys.argv[1][:0])"
 async def test_the_cap_ends_the_wait_and_the_journal_says_why(tmp_path: Path, command: list[str], told: str) -> None:
     settings = config(command, gateway='hold_cap = "5s"', waker='wake_cap = "4s"')
     async with up(tmp_path, settings) as suite:
-        key = (await suite.json("keys", "create", "--name", "test"))["key"]
+        key = await suite.key()
         # An answer, not a hanging connection.
         patience = openai.Timeout(PATIENCE_SECONDS)
         async with openai.AsyncOpenAI(base_url=suite.base_url, api_key=key, max_retries=0, timeout=patience) as sdk:

@@ -14,7 +14,7 @@ from tests.kit.waiting import until
 
 async def test_the_ledger_equals_the_engine_after_every_service_was_killed(tmp_path: Path, slow_model: Path) -> None:
     async with up(tmp_path, config(engine_command(slow_model), tier='idle_timeout = "10m"')) as suite:
-        key = (await suite.json("keys", "create", "--name", "test"))["key"]
+        key = await suite.key()
         traffic = Traffic(suite, key)
         traffic.start()
         await traffic.more(5)
@@ -37,7 +37,7 @@ async def test_the_ledger_equals_the_engine_after_every_service_was_killed(tmp_p
 
 async def test_a_gateway_killed_in_flight_loses_at_most_what_was_in_flight(tmp_path: Path, slow_model: Path) -> None:
     async with up(tmp_path, config(engine_command(slow_model), tier='idle_timeout = "10m"')) as suite:
-        key = (await suite.json("keys", "create", "--name", "test"))["key"]
+        key = await suite.key()
         traffic = Traffic(suite, key)
         traffic.start()
         await traffic.more(5)
@@ -55,7 +55,7 @@ async def test_a_gateway_killed_in_flight_loses_at_most_what_was_in_flight(tmp_p
 
 async def test_an_engine_killed_in_flight_is_replaced_by_the_next_request(tmp_path: Path, slow_model: Path) -> None:
     async with up(tmp_path, config(engine_command(slow_model), tier='idle_timeout = "10m"')) as suite:
-        key = (await suite.json("keys", "create", "--name", "test"))["key"]
+        key = await suite.key()
         traffic = Traffic(suite, key)
         traffic.start()
         await traffic.more(3)

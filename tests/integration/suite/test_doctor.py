@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.integration.suite.config import config
+from tests.integration.suite.config import SOON, config
 from tests.kit.engine import engine_command
 from tests.kit.up import UpProcess, up
 from tests.kit.waiting import until
@@ -44,8 +44,8 @@ def wrongs(links: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 async def test_the_whole_chain_agrees_and_each_broken_link_is_named(tmp_path: Path, tiny_model: Path) -> None:
-    async with up(tmp_path, config(engine_command(tiny_model), tier=SLEEPY)) as suite:
-        key = (await suite.json("keys", "create", "--name", "me"))["key"]
+    async with up(tmp_path, config(engine_command(tiny_model), tier=SLEEPY, waker=SOON)) as suite:
+        key = await suite.key()
         for _ in range(3):
             await chat(suite, key)
         await chat(suite, key, stream=True)

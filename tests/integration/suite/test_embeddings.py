@@ -75,7 +75,7 @@ async def test_a_model_of_embeddings_is_probed_served_and_counted(
         made.loaded = True
         _, alarm = await until(machine, lambda seen: seen[0] == "ready")
         assert alarm == ""
-        key = (await suite.json("keys", "create", "--name", "test"))["key"]
+        key = await suite.key()
         patience = openai.Timeout(PATIENCE_SECONDS)
         async with openai.AsyncOpenAI(base_url=suite.base_url, api_key=key, max_retries=0, timeout=patience) as sdk:
             answer = await sdk.embeddings.create(model="vectors", input="hello", encoding_format="float")

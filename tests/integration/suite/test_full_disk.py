@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.integration.suite.config import SOON
 from tests.kit import full_disk
 from tests.kit.scripted_engine import NAME, ScriptedEngine
 from tests.kit.up import UpProcess, processes_of, up
@@ -21,6 +22,8 @@ CONFIG = """
 [gateway]
 port = 0
 drain_grace = "5s"
+[waker]
+{waker}
 [[tier]]
 name = "always"
 provider = "static"
@@ -114,9 +117,11 @@ async def write_again(suite: UpProcess) -> None:
 
 @pytest.mark.timeout(300)
 async def test_a_disk_fills_and_empties_under_traffic(tmp_path: Path, scripted_engine: ScriptedEngine) -> None:
-    settings = CONFIG.format(endpoint=scripted_engine.base_url, served_as=NAME, python=sys.executable, engine=ENGINE)
+    settings = CONFIG.format(
+        waker=SOON, endpoint=scripted_engine.base_url, served_as=NAME, python=sys.executable, engine=ENGINE
+    )
     async with up(tmp_path, settings) as suite:
-        clients = Clients(suite, str((await suite.json("keys", "create", "--name", "test"))["key"]))
+        clients = Clients(suite, await suite.key())
         asking = asyncio.create_task(clients.run())
         await clients.more("served")
         bus = suite.services["bus"]["pid"]

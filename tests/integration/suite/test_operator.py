@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from shared.messages.waker import MachineRecord
-from tests.integration.suite.config import config
+from tests.integration.suite.config import SOON, config
 from tests.kit.up import UpProcess, processes_of, up
 from tests.kit.waiting import until
 
@@ -20,7 +20,7 @@ async def machine(suite: UpProcess) -> MachineRecord:
 
 
 async def test_a_machine_is_woken_kept_cordoned_and_put_to_sleep(tmp_path: Path) -> None:
-    async with up(tmp_path, config(small(), tier='idle_timeout = "1s"')) as suite:
+    async with up(tmp_path, config(small(), tier='idle_timeout = "1s"', waker=SOON)) as suite:
         woken = await suite.json("wake", "tiny", "--wait", "--timeout", "60s")
         assert woken == {"accepted": True, "machine": "local-1", "state": "ready"}
         (kept,) = (await suite.json("fleet"))["machines"]  # it listens for longer than the machine may be idle

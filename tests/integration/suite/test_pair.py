@@ -61,7 +61,7 @@ async def states(suite: UpProcess) -> dict[str, tuple[str, int]]:
 
 async def test_two_models_take_turns_on_one_pair_and_wake_warm(tmp_path: Path) -> None:
     async with up(tmp_path, config(tmp_path, "a", "b")) as suite:
-        key = str((await suite.json("keys", "create", "--name", "test"))["key"])
+        key = await suite.key()
         async with openai.AsyncOpenAI(
             base_url=suite.base_url, api_key=key, max_retries=0, timeout=PATIENCE_SECONDS
         ) as sdk:

@@ -141,7 +141,7 @@ class Trial:
 async def trial(folder: Path, engine: Engine, more: str = "") -> AsyncIterator[Trial]:
     config = CONFIG.format(endpoint=engine.base_url, python=sys.executable, small_engine=SMALL_ENGINE, more=more)
     async with up(folder, config) as suite:
-        traffic = Traffic(suite, (await suite.json("keys", "create", "--name", "traffic"))["key"])
+        traffic = Traffic(suite, await suite.key())
         traffic.start()
         await traffic.more(5)
         yield Trial(suite, engine, traffic)

@@ -18,7 +18,7 @@ async def test_bench_wakes_the_engine_and_figures_tell_of_the_half_that_the_gate
     slow_model: Path, tmp_path: Path
 ) -> None:
     async with up(tmp_path, config(engine_command(slow_model))) as suite:
-        key = (await suite.json("keys", "create", "--name", "bench"))["key"]
+        key = await suite.key()
         load = ("--requests", "6", "--concurrency", "2", "--prompt-tokens", "20", "--tokens", "40", "--key", key)
         run = await suite.json("bench", *load)
         assert (run["machine"], run["engine"], run["load"]["ignore_eos"]) == ("local-1", "llamacpp", True)

@@ -21,7 +21,7 @@ ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content":
 
 
 async def key_of(suite: UpProcess, *options: str) -> str:
-    return str((await suite.json("keys", "create", "--name", "test", *options))["key"])
+    return await suite.key(*options)
 
 
 def nothing_left(folder: Path) -> Callable[[], Any]:
