@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 
 from services.gateway.adapters.demand import Demand
 from services.gateway.adapters.outbox import Outbox
@@ -40,37 +41,26 @@ def parse_wake_timeout(value: str | None, cap: float) -> float | None:
     return min(seconds, cap)
 
 
+@dataclass(eq=False)
 class Admission:
     """`now` is Unix seconds."""
 
-    def __init__(
-        self,
-        settings: GatewaySection,
-        scheduler: RequestScheduler,
-        dispatcher: Dispatcher,
-        demand: Demand,
-        outbox: Outbox,
-        *,
-        limits: RateLimiter,
-        wake_limits: WakeLimits,
-        metrics: Metrics,
-        now: Callable[[], float],
-    ) -> None:
-        self._settings = settings
-        self._scheduler = scheduler
-        self._dispatcher = dispatcher
-        self._demand = demand
-        self._outbox = outbox
-        self._limits = limits
-        self._wake_limits = wake_limits
-        self._metrics = metrics
-        self._now = now
+    settings: GatewaySection
+    scheduler: RequestScheduler
+    dispatcher: Dispatcher
+    demand: Demand
+    outbox: Outbox
+    _: KW_ONLY
+    limits: RateLimiter
+    wake_limits: WakeLimits
+    metrics: Metrics
+    now: Callable[[], float]
 
     def check(self, model: Model) -> None:
         """Raise `ApiError` (503) if nothing new may be served of the model."""
-        if fault := self._outbox.fault:
+        if fault := self.outbox.fault:
             raise errors.outbox_full(fault)
-        self._dispatcher.check_gate(model.name)
+        self.dispatcher.check_gate(model.name)
 
     async def reserve(self, key: KeyRecord, tokens: int) -> Reservation | None:
         """Reserve what a request may take of its key's limits; None if the key has none.
@@ -81,21 +71,21 @@ class Admission:
         if not key.limited:
             return None
         for _ in range(UNSETTLED_TRIES):
-            decision = self._limits.admit(key, tokens, self._now())
+            decision = self.limits.admit(key, tokens, self.now())
             if not isinstance(decision, Unsettled):
                 break
             await asyncio.sleep(UNSETTLED_SECONDS)
         else:
-            decision = self._limits.admit(key, tokens, self._now())
+            decision = self.limits.admit(key, tokens, self.now())
         if isinstance(decision, Unsettled):
-            decision = self._limits.give_up(decision)
+            decision = self.limits.give_up(decision)
         if isinstance(decision, LimitExceeded):
             raise decision.error()
         return decision
 
     def try_place(self, model: Model, key: KeyRecord) -> MachineRecord | None:
         """Book a place on a machine that is ready, if no other request waits for one."""
-        return self._scheduler.try_acquire(model.name, key.id, self._now())
+        return self.scheduler.try_acquire(model.name, key.id, self.now())
 
     async def hold(
         self,
@@ -116,27 +106,27 @@ class Admission:
         Raises:
             ApiError: 429 or 503 at once, and what ends the wait.
         """
-        if not self._scheduler.is_servable(model):
+        if not self.scheduler.is_servable(model):
             raise errors.no_upstream(model.name)
-        cap = self._settings.hold_cap
-        cause = self._wake_limits.cause(key)
-        reached = self._wake_limits.reached(key, model.name)
-        if reached is not None and not self._scheduler.is_awake(model.name):
-            self._metrics.limit_hits[reached] += 1
-            raise self._wake_limits.error(key, reached)
+        cap = self.settings.hold_cap
+        cause = self.wake_limits.cause(key)
+        reached = self.wake_limits.reached(key, model.name)
+        if reached is not None and not self.scheduler.is_awake(model.name):
+            self.metrics.limit_hits[reached] += 1
+            raise self.wake_limits.error(key, reached)
         if wake_timeout == 0:
             if reached is None:
-                self._demand.ask_once(model.name, request_id, cause, arrived + cap)
-            raise self._dispatcher.estimate(model).refusal(should_retry=False)
+                self.demand.ask_once(model.name, request_id, cause, arrived + cap)
+            raise self.dispatcher.estimate(model).refusal(should_retry=False)
         held = HeldRequest(
-            self._scheduler,
-            self._dispatcher,
+            self.scheduler,
+            self.dispatcher,
             model,
             is_capped=wake_timeout is None or wake_timeout >= cap,
-            first_comment=arrived + self._settings.headers_held if comment else math.inf,
-            heartbeat=self._settings.heartbeat,
+            next_comment=arrived + self.settings.headers_held if comment else math.inf,
+            heartbeat=self.settings.heartbeat,
             comment=comment,
-            now=self._now,
+            now=self.now,
         )
         ticket = Ticket(
             model.name,
@@ -149,13 +139,13 @@ class Admission:
             may_wake=reached is None,
         )
         try:
-            self._scheduler.enqueue(ticket)
+            self.scheduler.enqueue(ticket)
         except TooManyWaiting as error:
-            self._metrics.limit_hits[error.limit] += 1
-            raise errors.too_many_waiting(self._dispatcher.estimate(model).retry_after) from None
-        self._demand.changed(model.name)
+            self.metrics.limit_hits[error.limit] += 1
+            raise errors.too_many_waiting(self.dispatcher.estimate(model).retry_after) from None
+        self.demand.changed(model.name)
         try:
             return await held.wait(ticket, cap)
         finally:
-            self._scheduler.leave(ticket)
-            self._demand.changed(model.name)
+            self.scheduler.leave(ticket)
+            self.demand.changed(model.name)

@@ -1,27 +1,28 @@
 """Whose request it is, and what its key may use."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from services.gateway.core import errors
 from shared.config import Model
 from shared.messages.keys import KeyRecord, digest
 
 
+@dataclass(eq=False)
 class Authenticator:
     """`keys` is the view of key records by digest; `now` is Unix seconds."""
 
-    def __init__(self, models: Mapping[str, Model], keys: Mapping[str, KeyRecord], now: Callable[[], float]) -> None:
-        self.models = models
-        self._keys = keys
-        self._now = now
+    models: Mapping[str, Model]
+    keys: Mapping[str, KeyRecord]
+    now: Callable[[], float]
 
     def key_of(self, header: str | None) -> KeyRecord | None:
         """Return the key of an `Authorization` header if it may be used."""
         scheme, _, secret = (header or "").partition(" ")
         if not secret or scheme.lower() != "bearer":
             return None
-        record = self._keys.get(digest(secret.strip().encode("utf-8", "surrogateescape")))
-        return record if record is not None and record.usable(self._now()) else None
+        record = self.keys.get(digest(secret.strip().encode("utf-8", "surrogateescape")))
+        return record if record is not None and record.usable(self.now()) else None
 
     def authenticate(self, header: str | None) -> KeyRecord:
         """Return the key of an `Authorization` header.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 
 from services.gateway.adapters.activity import ActivityReporter
 from services.gateway.core import errors
@@ -16,72 +17,66 @@ DISPATCH_SLICE = 64
 """Requests in one go: ten thousand forwarded at once would keep everybody else waiting for a third of a second."""
 
 
+@dataclass(eq=False)
 class Dispatcher:
     """The scheduler, driven by changes of the fleet, the gates and the requests. `now` is Unix seconds."""
 
-    def __init__(
-        self,
-        scheduler: RequestScheduler,
-        fleet: View[MachineRecord],
-        gates: GateView,
-        activity: ActivityReporter,
-        *,
-        config: Config,
-        now: Callable[[], float],
-    ) -> None:
-        self._scheduler = scheduler
-        self._fleet = fleet
-        self._gates = gates
-        self._activity = activity
-        self._config = config
-        self._now = now
-        self._started_at = now()
-        self._is_dispatching = False
+    scheduler: RequestScheduler
+    fleet: View[MachineRecord]
+    gates: GateView
+    activity: ActivityReporter
+    _: KW_ONLY
+    config: Config
+    now: Callable[[], float]
+    _is_dispatching: bool = False
+
+    def __post_init__(self) -> None:
+        self._started_at = self.now()
 
     def check_gate(self, model: str) -> None:
         """Raise `ApiError` (503) if the model's budget gate is closed."""
-        if reason := self._gates.model(model, self._now()):
+        if reason := self.gates.model(model, self.now()):
             raise self._gate_closed(reason)
 
     def estimate(self, model: Model) -> WakeEstimate:
         """Return what is known now of the model's machines in open tiers."""
-        now = self._now()
-        tiers = [tier for tier in model.lineup if not self._gates.tier(tier, now)] or model.lineup
-        machines = [machine for machine in self._config.machines_of(model) if machine.tier in tiers]
-        records = [(r, self._fleet.age(m.id)) for m in machines if (r := self._fleet.get(m.id)) is not None]
+        now = self.now()
+        tiers = [tier for tier in model.lineup if not self.gates.tier(tier, now)] or model.lineup
+        machines = [machine for machine in self.config.machines_of(model) if machine.tier in tiers]
+        records = [(r, self.fleet.age(m.id)) for m in machines if (r := self.fleet.get(m.id)) is not None]
         return estimate_wake(tiers[0], records, now)
 
     def on_fleet_change(self, machine: str) -> None:
         """A machine's record changed: requests that waited for it go, and a drain is acknowledged."""
-        record = self._fleet.get(machine)
+        record = self.fleet.get(machine)
         if record is None or record.state != "ready":
-            self._scheduler.breaker.reset(machine)
+            self.scheduler.breaker.reset(machine)
         self.dispatch()
-        self._activity.changed()
+        self.activity.changed()
 
     def release(self, machine: str) -> None:
         """A request has ended on the machine."""
-        last = self._scheduler.release(machine, self._now())
+        last = self.scheduler.release(machine, self.now())
         self.dispatch()
         if last:
-            self._activity.changed()
+            self.activity.changed()
 
     def dispatch(self) -> None:
         """Give waiting requests what places there are: a slice now, and the rest in the next iterations of the loop."""
-        if not self._scheduler.total_waiting or self._is_dispatching:
+        if not self.scheduler.total_waiting or self._is_dispatching:
             return
-        if self._scheduler.dispatch(self._now(), DISPATCH_SLICE):
+        if self.scheduler.dispatch(self.now(), DISPATCH_SLICE):
             self._is_dispatching = True
             asyncio.get_running_loop().call_soon(self._dispatch_more)
 
     def check_gates(self) -> None:
         """After a change of the gates, and every second since they grow old: evict requests behind closed gates."""
-        now = self._now()
-        for model in self._scheduler.waiting_models():
-            if reason := self._gates.model(model, now):
-                for ticket in self._scheduler.evict(model, DISPATCH_SLICE):
+        now = self.now()
+        for model in self.scheduler.waiting_models():
+            if reason := self.gates.model(model, now):
+                for ticket in self.scheduler.evict(model, DISPATCH_SLICE):
                     ticket.on_refuse(self._gate_closed(reason))
-                if self._scheduler.has_waiting(model):
+                if self.scheduler.has_waiting(model):
                     asyncio.get_running_loop().call_soon(self.check_gates)
                     return
         self.dispatch()
@@ -92,5 +87,5 @@ class Dispatcher:
 
     def _gate_closed(self, reason: str) -> errors.ApiError:
         """The error for a gate's reason: to be retried while this process is younger than an observation may become."""
-        age = self._now() - self._started_at
-        return errors.budget_closed(reason, is_starting=age <= self._config.billing.observation_timeout)
+        age = self.now() - self._started_at
+        return errors.budget_closed(reason, is_starting=age <= self.config.billing.observation_timeout)

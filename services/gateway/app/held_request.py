@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.core import errors
@@ -11,53 +12,32 @@ from shared.config import Model
 from shared.messages.waker import MachineRecord
 
 
+@dataclass(eq=False, slots=True)
 class HeldRequest:
     """A ticket of the scheduler grants or refuses it. `now` is Unix seconds.
 
     Arguments:
         is_capped: the deadline is the cap's, not the caller's own.
-        first_comment: when `comment` is called first, and then every `heartbeat` seconds; infinite: never.
+        next_comment: when `comment` is called first, and then every `heartbeat` seconds; infinite: never.
     """
 
-    __slots__ = (
-        "_comment",
-        "_dispatcher",
-        "_heartbeat",
-        "_is_capped",
-        "_model",
-        "_next_comment",
-        "_now",
-        "_outcome",
-        "_scheduler",
-        "_timer",
+    scheduler: RequestScheduler
+    dispatcher: Dispatcher
+    model: Model
+    _: KW_ONLY
+    is_capped: bool
+    next_comment: float
+    heartbeat: float
+    comment: Callable[[bytes], None] | None
+    now: Callable[[], float]
+    _outcome: "asyncio.Future[MachineRecord | ApiError]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-
-    def __init__(
-        self,
-        scheduler: RequestScheduler,
-        dispatcher: Dispatcher,
-        model: Model,
-        *,
-        is_capped: bool,
-        first_comment: float,
-        heartbeat: float,
-        comment: Callable[[bytes], None] | None,
-        now: Callable[[], float],
-    ) -> None:
-        self._scheduler = scheduler
-        self._dispatcher = dispatcher
-        self._model = model
-        self._is_capped = is_capped
-        self._next_comment = first_comment
-        self._heartbeat = heartbeat
-        self._comment = comment
-        self._now = now
-        self._outcome: asyncio.Future[MachineRecord | ApiError] = asyncio.get_running_loop().create_future()
-        self._timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def on_granted(self, machine: MachineRecord) -> None:
         if self._outcome.done():  # the client has left in this very moment
-            asyncio.get_running_loop().call_soon(self._dispatcher.release, machine.machine)
+            asyncio.get_running_loop().call_soon(self.dispatcher.release, machine.machine)
         else:
             self._outcome.set_result(machine)
 
@@ -76,7 +56,7 @@ class HeldRequest:
             outcome = await self._outcome
         except asyncio.CancelledError:
             if not self._outcome.cancelled() and not isinstance(machine := self._outcome.result(), ApiError):
-                self._dispatcher.release(machine.machine)
+                self.dispatcher.release(machine.machine)
             raise
         finally:
             if self._timer is not None:
@@ -86,17 +66,17 @@ class HeldRequest:
         return outcome
 
     def _arm(self, ticket: Ticket, cap: float) -> None:
-        pause = min(ticket.deadline, self._next_comment) - self._now()
+        pause = min(ticket.deadline, self.next_comment) - self.now()
         self._timer = asyncio.get_running_loop().call_later(max(0.0, pause), self._on_time, ticket, cap)
 
     def _on_time(self, ticket: Ticket, cap: float) -> None:
-        now = self._now()
+        now = self.now()
         if now >= ticket.deadline:
-            self._scheduler.leave(ticket)
-            estimate = self._dispatcher.estimate(self._model)
-            self.on_refused(errors.wake_timeout(cap) if self._is_capped else estimate.refusal())
+            self.scheduler.leave(ticket)
+            estimate = self.dispatcher.estimate(self.model)
+            self.on_refused(errors.wake_timeout(cap) if self.is_capped else estimate.refusal())
             return
-        if self._comment is not None and now >= self._next_comment:
-            self._next_comment = now + self._heartbeat
-            self._comment(self._dispatcher.estimate(self._model).comment())
+        if self.comment is not None and now >= self.next_comment:
+            self.next_comment = now + self.heartbeat
+            self.comment(self.dispatcher.estimate(self.model).comment())
         self._arm(ticket, cap)

@@ -33,18 +33,6 @@ class Flow(Protocol):
 class ClientConnection(RequestParsing):
     """One connection. Deadlines are of `Connections.now`."""
 
-    __slots__ = (
-        "_body_deadline",
-        "_closing",
-        "_connections",
-        "_on_read",
-        "_unsent",
-        "address",
-        "deadline",
-        "flow",
-        "refusals",
-    )
-
     def __init__(self, server: web.Server, connections: "Connections") -> None:
         super().__init__(server, connections.settings.max_head_bytes, connections.memory)
         self._connections = connections

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 
 import structlog
 from aiohttp import hdrs, web
@@ -33,38 +34,27 @@ BYTES_PER_TOKEN = 4
 log = structlog.get_logger()
 
 
+@dataclass(eq=False)
 class Inference:
     """Handles the endpoints of engines. `hold_cap` is in seconds."""
 
-    def __init__(
-        self,
-        authenticator: Authenticator,
-        admission: Admission,
-        upstream: Upstream,
-        lifecycle: Lifecycle,
-        request_log: RequestLog,
-        *,
-        memory: Memory,
-        max_body_bytes: int,
-        hold_cap: float,
-        open_response: Callable[[web.BaseRequest], ClientResponse],
-    ) -> None:
-        self._authenticator = authenticator
-        self._admission = admission
-        self._upstream = upstream
-        self._lifecycle = lifecycle
-        self._log = request_log
-        self._memory = memory
-        self._max_body_bytes = max_body_bytes
-        self._hold_cap = hold_cap
-        self._open_response = open_response
-        self._parsing = asyncio.Lock()
+    authenticator: Authenticator
+    admission: Admission
+    upstream: Upstream
+    lifecycle: Lifecycle
+    request_log: RequestLog
+    _: KW_ONLY
+    memory: Memory
+    max_body_bytes: int
+    hold_cap: float
+    open_response: Callable[[web.BaseRequest], ClientResponse]
+    _parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def handle(self, endpoint: Endpoint, request: web.Request) -> ClientResponse:
-        response = self._open_response(request)
+        response = self.open_response(request)
         usage = UsageRecord(response.id, "", response.arrived)
-        exchange = Exchange(response, usage, Held(self._memory))
-        self._lifecycle.exchanges.add(exchange)
+        exchange = Exchange(response, usage, Held(self.memory))
+        self.lifecycle.exchanges.add(exchange)
         error: ApiError | None = None
         try:
             await self._serve(exchange, endpoint)
@@ -90,27 +80,27 @@ class Inference:
     async def _serve(self, exchange: Exchange, endpoint: Endpoint) -> None:
         response, usage = exchange.response, exchange.usage
         authorization = response.request.headers.get(hdrs.AUTHORIZATION)
-        response.key = self._authenticator.key_of(authorization)
+        response.key = self.authenticator.key_of(authorization)
         response.check_head()
-        key = response.key or self._authenticator.authenticate(authorization)
+        key = response.key or self.authenticator.authenticate(authorization)
         usage.key_id = key.id
         response.connection.held.move_to(key.id)
         parsed = await self._parse(await self._receive(exchange, key))
         if parsed.background and endpoint.has_background_mode:
             # Its usage would come when nobody listens any more, and its result from a path that is not served.
             raise errors.invalid_request("background", "`background` is not supported: leave it out, or give false.")
-        model = self._authenticator.model(parsed.model, key)
+        model = self.authenticator.model(parsed.model, key)
         usage.on_parsed(model.name, parsed)
-        if self._lifecycle.is_leaving:
+        if self.lifecycle.is_leaving:
             raise errors.leaving()
-        self._admission.check(model)
-        timeout = parse_wake_timeout(response.request.headers.get(WAKE_TIMEOUT), self._hold_cap)
+        self.admission.check(model)
+        timeout = parse_wake_timeout(response.request.headers.get(WAKE_TIMEOUT), self.hold_cap)
         tokens = len(parsed.body) // BYTES_PER_TOKEN + parsed.max_tokens
-        exchange.reservation = await self._admission.reserve(key, tokens)
-        machine = self._admission.try_place(model, key)
+        exchange.reservation = await self.admission.reserve(key, tokens)
+        machine = self.admission.try_place(model, key)
         if machine is None:
             machine = await self._hold(exchange, model, key, timeout, is_stream=parsed.stream)
-        exchange.relay = Relay(self._upstream, exchange, parsed, model, endpoint)
+        exchange.relay = Relay(self.upstream, exchange, parsed, model, endpoint)
         response.connection.flow = exchange.relay
         await exchange.relay.run(machine)
 
@@ -131,7 +121,7 @@ class Inference:
             ApiError: 408, 411, 413, 415, or 429 if there is no room for it.
         """
         request, content = exchange.response.request, exchange.response.request.content
-        _check_body(request, self._max_body_bytes)
+        _check_body(request, self.max_body_bytes)
         exchange.body.move_to(key.id)
         if content.is_eof():
             body = content.read_nowait()
@@ -146,8 +136,8 @@ class Inference:
         return bytes(received)
 
     def _grow(self, exchange: Exchange, size: int) -> None:
-        if exchange.body.size_bytes + size > self._max_body_bytes:
-            raise errors.request_too_large(self._max_body_bytes)
+        if exchange.body.size_bytes + size > self.max_body_bytes:
+            raise errors.request_too_large(self.max_body_bytes)
         if not exchange.body.grow(size):
             raise errors.too_many_bytes()
 
@@ -161,9 +151,9 @@ class Inference:
             response.start(passed_on({}, stream=True))
             response.send(text)
 
-        held_at = self._upstream.now()
+        held_at = self.upstream.now()
         try:
-            machine = await self._admission.hold(
+            machine = await self.admission.hold(
                 model,
                 key,
                 response.id,
@@ -172,13 +162,13 @@ class Inference:
                 comment=comment if is_stream else None,
             )
         finally:
-            usage.wake_wait = max(0.0, self._upstream.now() - held_at)
+            usage.wake_wait = max(0.0, self.upstream.now() - held_at)
         usage.wake_id = machine.wake_id
-        self._upstream.metrics.wake_wait.observe(usage.wake_wait)
+        self.upstream.metrics.wake_wait.observe(usage.wake_wait)
         try:
-            self._authenticator.authenticate(response.request.headers.get(hdrs.AUTHORIZATION))
+            self.authenticator.authenticate(response.request.headers.get(hdrs.AUTHORIZATION))
         except ApiError:  # revoked or expired while it waited
-            self._upstream.dispatcher.release(machine.machine)
+            self.upstream.dispatcher.release(machine.machine)
             raise
         return machine
 
@@ -189,10 +179,10 @@ class Inference:
             exchange.response.connection.flow = None
             relay.close()
         if exchange.reservation is not None:
-            exchange.reservation.settle(0, self._upstream.now(), None)
+            exchange.reservation.settle(0, self.upstream.now(), None)
         exchange.body.release()
-        self._lifecycle.end(exchange)
-        self._log.write(exchange.response, status, code, exchange.usage)
+        self.lifecycle.end(exchange)
+        self.request_log.write(exchange.response, status, code, exchange.usage)
 
 
 def _check_body(request: web.BaseRequest, max_body_bytes: int) -> None:

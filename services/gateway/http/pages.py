@@ -1,6 +1,7 @@
 """What the gateway itself answers to `GET` and `HEAD`, and to requests for paths that do not exist."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from urllib.parse import unquote
 
 import msgspec
@@ -26,48 +27,37 @@ log = structlog.get_logger()
 JSON_FIELDS = b"Content-Type: application/json\r\n"
 
 
+@dataclass(eq=False)
 class Pages:
     """`started` is when the configuration was read, Unix seconds."""
 
-    def __init__(
-        self,
-        config: Config,
-        authenticator: Authenticator,
-        lifecycle: Lifecycle,
-        fleet: Mapping[str, MachineRecord],
-        request_log: RequestLog,
-        *,
-        cors: Cors | None,
-        started: float,
-        is_ready: Callable[[], bool],
-        open_response: Callable[[web.BaseRequest], ClientResponse],
-    ) -> None:
-        self._config = config
-        self._authenticator = authenticator
-        self._lifecycle = lifecycle
-        self._fleet = fleet
-        self._log = request_log
-        self._cors = cors
-        self._created = int(started)
-        self._is_ready = is_ready
-        self._open_response = open_response
-        self._document = openapi.document()
+    config: Config
+    authenticator: Authenticator
+    lifecycle: Lifecycle
+    fleet: Mapping[str, MachineRecord]
+    request_log: RequestLog
+    _: KW_ONLY
+    cors: Cors | None
+    started: float
+    is_ready: Callable[[], bool]
+    open_response: Callable[[web.BaseRequest], ClientResponse]
+    _document: bytes = field(default_factory=openapi.document)
 
     async def handle(self, request: web.Request) -> ClientResponse:
-        response = self._open_response(request)
+        response = self.open_response(request)
         try:
             response.check_head()
-            preflight = self._cors.preflight(request.method, request.headers) if self._cors else None
+            preflight = self.cors.preflight(request.method, request.headers) if self.cors else None
             status, fields, body = (200, preflight, b"") if preflight is not None else self._get(response)
         except Exception as fault:
             error = fault if isinstance(fault, ApiError) else errors.internal_error()
             if error is not fault:
                 log.error("page_failed", request_id=response.id, exc_info=fault)
-            response.key = self._authenticator.key_of(request.headers.get(hdrs.AUTHORIZATION))
-            self._log.write(response, error.status, error.code)
+            response.key = self.authenticator.key_of(request.headers.get(hdrs.AUTHORIZATION))
+            self.request_log.write(response, error.status, error.code)
             response.fail(error)
         else:
-            self._log.write(response, status)
+            self.request_log.write(response, status)
             response.respond(status, fields, body)
         return response
 
@@ -86,26 +76,26 @@ class Pages:
             return 200, JSON_FIELDS, self._document
         if path == HEALTH.path:
             return self._health()
-        response.key = key = self._authenticator.authenticate(request.headers.get(hdrs.AUTHORIZATION))
+        response.key = key = self.authenticator.authenticate(request.headers.get(hdrs.AUTHORIZATION))
         if is_model:
             name = unquote(path.removeprefix(f"{MODELS.path}/"))
-            return 200, JSON_FIELDS, msgspec.json.encode(self._entry(self._authenticator.model(name, key)))
+            return 200, JSON_FIELDS, msgspec.json.encode(self._entry(self.authenticator.model(name, key)))
         return 200, JSON_FIELDS, self._models(key)
 
     def _health(self) -> tuple[int, bytes, bytes]:
-        if self._lifecycle.is_leaving:
+        if self.lifecycle.is_leaving:
             return 503, JSON_FIELDS, b'{"status":"draining"}'
-        if not self._is_ready():
+        if not self.is_ready():
             return 503, JSON_FIELDS, b'{"status":"not ready"}'
         return 200, JSON_FIELDS, b'{"status":"ok"}'
 
     def _models(self, key: KeyRecord) -> bytes:
-        entries = [self._entry(model) for model in self._config.model if key.allows(model.name)]
+        entries = [self._entry(model) for model in self.config.model if key.allows(model.name)]
         return msgspec.json.encode({"object": "list", "data": entries})
 
     def _entry(self, model: Model) -> dict[str, object]:
-        entry = {"id": model.name, "object": "model", "created": self._created, "owned_by": "spotinference"}
-        records = (self._fleet.get(machine.id) for machine in self._config.machines_of(model))
+        entry = {"id": model.name, "object": "model", "created": int(self.started), "owned_by": "spotinference"}
+        records = (self.fleet.get(machine.id) for machine in self.config.machines_of(model))
         lengths = [record.max_model_len for record in records if record is not None and record.max_model_len]
         # What every machine takes that may get the request.
         return entry | {"max_model_len": min(lengths)} if lengths else entry

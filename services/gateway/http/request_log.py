@@ -1,6 +1,7 @@
 """What is logged and counted of each request once its response is decided."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from services.gateway.access_log import AccessLog, RequestLine
 from services.gateway.core.usage_record import UsageRecord
@@ -13,13 +14,13 @@ MAX_PATH = 200
 """Characters of a request's target in the log."""
 
 
+@dataclass(eq=False)
 class RequestLog:
     """`now` is Unix seconds."""
 
-    def __init__(self, access_log: AccessLog, metrics: Metrics, now: Callable[[], float]) -> None:
-        self._access_log = access_log
-        self._metrics = metrics
-        self._now = now
+    access_log: AccessLog
+    metrics: Metrics
+    now: Callable[[], float]
 
     def write(self, response: ClientResponse, status: int, code: str = "", usage: UsageRecord | None = None) -> None:
         """Count the response and write its line.
@@ -31,10 +32,10 @@ class RequestLog:
             usage: of a request that was for an engine.
         """
         key, request = response.key, response.request
-        self._metrics.answers[status, code] += 1
+        self.metrics.answers[status, code] += 1
         if key is None:
-            self._metrics.without_key += 1
-        log, now = self._access_log, self._now()
+            self.metrics.without_key += 1
+        log, now = self.access_log, self.now()
         if not log.enabled or (key is None and not log.admits_anonymous(now)):
             return
         line = RequestLine(

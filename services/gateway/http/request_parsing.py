@@ -33,19 +33,6 @@ _ILLEGAL = b"\0"
 class RequestParsing(web.RequestHandler):
     """Parses nothing behind a request that is being received or answered. A subclass hears of each request's stages."""
 
-    __slots__ = (
-        "_behind",
-        "_is_offer",
-        "_is_paused",
-        "_max_head_bytes",
-        "_memory",
-        "_payload",
-        "_raw_bytes",
-        "fault",
-        "head_bytes",
-        "held",
-    )
-
     def __init__(self, server: web.Server, max_head_bytes: int, memory: Memory) -> None:
         loop = asyncio.get_running_loop()
         no_log: dict[str, Any] = {"access_log": None}

@@ -1,6 +1,7 @@
 """An engine's response on its way to the client: a stream event by event, or a whole one that is held until its end."""
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
 from services.gateway.core import errors, sse
@@ -35,86 +36,74 @@ class ResponseOwner(Protocol):
         """A fault of ours, whatever it is."""
 
 
+@dataclass(eq=False, slots=True)
 class StreamedResponse:
     """What `feed` gets is sent in the same iteration of the loop."""
 
-    __slots__ = ("_gap", "_last_at", "_now", "_owner", "_reader", "_send_event", "complete", "first_at", "has_error")
-
-    def __init__(
-        self,
-        send: Callable[[bytes], None],
-        reader: StreamReader,
-        owner: ResponseOwner,
-        *,
-        gap: Histogram,
-        now: Callable[[], float],
-    ) -> None:
-        self._send_event = send
-        self._reader = reader
-        self._gap = gap
-        self._now = now
-        self._owner = owner
-        self._last_at = 0.0
-        self.has_error = False
-        """The client has been sent an error of the engine's."""
-        self.first_at: float | None = None
-        """Unix seconds."""
-        self.complete = False
+    send: Callable[[bytes], None]
+    reader: StreamReader
+    owner: ResponseOwner
+    _: KW_ONLY
+    gap: Histogram
+    now: Callable[[], float]
+    _last_at: float = 0.0
+    has_error: bool = False
+    """The client has been sent an error of the engine's."""
+    first_at: float | None = None
+    """Unix seconds."""
+    complete: bool = False
 
     @property
     def count(self) -> Count:
-        return self._reader.count
+        return self.reader.count
 
     def feed(self, data: bytes) -> None:
         try:
-            now = self._now()
+            now = self.now()
             if self.first_at is None:
                 self.first_at = now
             else:
-                self._gap.observe(now - self._last_at)
+                self.gap.observe(now - self._last_at)
             self._last_at = now
-            out = self._reader.feed(data)
-            if self._reader.complete or self._reader.error is not None:
-                self._send(out)
-            elif out:
-                self._send_event(out)
+            out = self.reader.feed(data)
+            if self.reader.complete or self.reader.error is not None or out:
+                self.send(out)
         except UnusableStream as error:
-            self._owner.on_unusable(str(error))
+            self.owner.on_unusable(str(error))
         except Exception as fault:  # noqa: BLE001 - whatever it is, the client is told
-            self._owner.on_crash(fault)
+            self.owner.on_crash(fault)
 
     def end(self) -> None:
         """The engine has closed: send what it left without an end, as some do."""
         try:
-            self._send(self._reader.end())
+            self.send(self.reader.end())
         except UnusableStream as error:
-            self._owner.on_unusable(str(error))
+            self.owner.on_unusable(str(error))
 
     def _send(self, out: bytes) -> None:
-        if self._reader.error is not None and not self.has_error:
+        if self.reader.error is not None and not self.has_error:
             self.has_error = True
-            self._owner.on_error(self._reader.error)
-        if self._reader.complete and not self.complete:
+            self.owner.on_error(self.reader.error)
+        if self.reader.complete and not self.complete:
             self.complete = True
-            self._owner.on_complete()
+            self.owner.on_complete()
         if out:
-            self._send_event(out)
+            self.send(out)
 
 
+@dataclass(eq=False, slots=True)
 class BufferedResponse:
     """Judged and counted before the client has any of it, and held until the client has read it."""
 
-    __slots__ = ("_owner", "_verdict", "body", "fields", "first_at", "held")
-
-    def __init__(self, fields: bytes, now: float, held: Held, owner: ResponseOwner) -> None:
-        self.fields = fields
-        """Header lines for the client."""
-        self.held = held
-        """Whoever ends the response releases it."""
-        self._owner = owner
-        self.first_at: float | None = now
-        self.body = bytearray()
-        self._verdict: Verdict | None = None
+    fields: bytes
+    """Header lines for the client."""
+    first_at: float | None
+    """Unix seconds."""
+    held: Held
+    """Whoever ends the response releases it."""
+    owner: ResponseOwner
+    body: bytearray = field(default_factory=bytearray)
+    _verdict: Verdict | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -129,11 +118,11 @@ class BufferedResponse:
 
     def feed(self, data: bytes) -> None:
         if len(self.body) + len(data) > MAX_BYTES:
-            self._owner.on_unusable("a response too large to be one")
+            self.owner.on_unusable("a response too large to be one")
         elif self.held.grow(len(data)):
             self.body += data
         else:
-            self._owner.on_full()
+            self.owner.on_full()
 
     def as_event(self) -> bytes:
         """Inside a stream that has begun: an engine's error, on one line."""
