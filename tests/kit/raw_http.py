@@ -80,6 +80,12 @@ class RawConnection:
         async with asyncio.timeout(seconds):
             return await self._until_end()
 
+    async def take(self, most: int = READ_BYTES) -> bytes:
+        """What comes next, so much at most; nothing once the other side has closed in order."""
+        data, self._rest = self._rest[:most], self._rest[most:]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return data or await self._loop.sock_recv(self._sock, most)
+
     async def until(self, wanted: bytes, *, seconds: float = PATIENCE_SECONDS) -> bytes:
         """What comes up to and with `wanted`."""
         async with asyncio.timeout(seconds):
@@ -140,12 +146,19 @@ class RawConnection:
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[RawConnection]:
-    """A connection to the origin `url`, closed afterwards."""
+async def connected(url: str, source: str = "", *, receive_buffer: int = 0) -> AsyncIterator[RawConnection]:
+    """A connection to the origin `url`, closed afterwards.
+
+    `source`: the address that it comes from. `receive_buffer`: what the system takes before it is read; 0: its own.
+    """
     parts = urlsplit(url)
     sock = socket.socket()
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if receive_buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    if source:
+        sock.bind((source, 0))
     connection = RawConnection(sock)
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):

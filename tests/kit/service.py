@@ -17,10 +17,14 @@ from tests.kit.waiting import PATIENCE_SECONDS
 class ServiceProcess:
     """One service. `announced` is what it said when it was ready."""
 
-    def __init__(self, name: str, config: Path, data_dir: Path, *, ahead: float = 0.0) -> None:
-        """`ahead`: how many seconds its clock is."""
+    def __init__(self, name: str, config: Path, data_dir: Path, *, ahead: float = 0.0, files: int = 0) -> None:
+        """`ahead`: how many seconds its clock is; or `files`: how many it may open."""
         self.name = name
-        self._program = ["-m", f"services.{name}"] if not ahead else ["-m", "tests.kit.shifted", str(ahead), name]
+        self._program = ["-m", f"services.{name}"]
+        if ahead:
+            self._program = ["-m", "tests.kit.shifted", str(ahead), name]
+        elif files:
+            self._program = ["-m", "tests.kit.limited", str(files), name]
         self._arguments = ["--config", str(config), "--data-dir", str(data_dir)]
         self.log = data_dir / f"{name}.log"
         self.announced = Running(service=name, url="", pid=0)
@@ -55,9 +59,11 @@ class ServiceProcess:
 
 
 @asynccontextmanager
-async def running(name: str, config: Path, data_dir: Path, *, ahead: float = 0.0) -> AsyncIterator[ServiceProcess]:
-    """A ready service process, gone afterwards whatever happened. `ahead`: how many seconds its clock is."""
-    service = ServiceProcess(name, config, data_dir, ahead=ahead)
+async def running(
+    name: str, config: Path, data_dir: Path, *, ahead: float = 0.0, files: int = 0
+) -> AsyncIterator[ServiceProcess]:
+    """A ready service process, gone afterwards whatever happened. `ahead` and `files` as for `ServiceProcess`."""
+    service = ServiceProcess(name, config, data_dir, ahead=ahead, files=files)
     try:
         await service.start()
         yield service

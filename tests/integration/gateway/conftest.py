@@ -194,7 +194,8 @@ async def opened(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> AsyncItera
     """Start gateways: `await opened("hold_cap = '1s'")` takes more lines for the section `[gateway]`.
 
     `more` goes behind everything else, `tier` into both tiers, `room` is the first tier's `max_concurrency`, `grace`
-    the time to finish once it is told to stop, and what is left are the limits of the key, as `mint` takes them.
+    the time to finish once it is told to stop, `files` how many it may open, and what is left are the limits of the
+    key, as `mint` takes them.
     """
     async with AsyncExitStack() as stack:
 
@@ -206,6 +207,7 @@ async def opened(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> AsyncItera
             tier: str = "",
             room: int = 8,
             grace: str = "30s",
+            files: int = 0,
             **limits: Any,
         ) -> Front:
             data_dir = tmp_path / folder
@@ -216,7 +218,7 @@ async def opened(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> AsyncItera
             )
             config.write_text(told)
             key_id, key = await mint(bus, name="test", **limits)
-            service = await stack.enter_async_context(running("gateway", config, data_dir))
+            service = await stack.enter_async_context(running("gateway", config, data_dir, files=files))
             base_url = f"{service.announced.url}/v1"
             sdk = await stack.enter_async_context(openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0))
             return Front(service, bus, key, key_id, data_dir, sdk)
