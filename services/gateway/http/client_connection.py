@@ -1,7 +1,10 @@
 """A client's connection: a deadline for each of its states, back-pressure for its response, and its end."""
 
 import asyncio
+import fcntl
 import math
+import struct
+import termios
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
@@ -176,7 +179,7 @@ class ClientConnection(RequestParsing):
             self.transport.abort()
 
     def _wait_for_client(self) -> None:
-        self._unsent = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        self._unsent = 0 if self.transport is None else _unsent_bytes(self.transport)
         self.deadline = self._connections.now + self._connections.settings.write_timeout
 
     def _arm(self) -> None:
@@ -191,3 +194,12 @@ class ClientConnection(RequestParsing):
     def _all_read(self) -> None:
         while self._on_read:
             self._on_read.pop()()
+
+
+def _unsent_bytes(transport: asyncio.Transport) -> int:
+    """Return what the client's system has not acknowledged, whether it lies with us or with the kernel.
+
+    The kernel takes from us in lumps of a megabyte, so ours alone would stand still under a client that reads slowly.
+    """
+    queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    return transport.get_write_buffer_size() + int(struct.unpack("i", queued)[0])

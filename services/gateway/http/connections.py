@@ -69,12 +69,11 @@ class Connections:
     # From a connection.
 
     def admit(self, connection: ClientConnection) -> bool:
-        """Return whether there is room for a new connection; the one that has been idle the longest may go for it."""
+        """Return whether there is room for a new connection; an idle one may go for it."""
         address = connection.address
-        if self._by_address[address] >= self.settings.max_connections_per_address:
-            return False
-        if len(self._all) >= self.most:
-            longest = next(iter(self._idle), None)
+        of_address = self._by_address[address] >= self.settings.max_connections_per_address
+        if of_address or len(self._all) >= self.most:
+            longest = next((idle for idle in self._idle if not of_address or idle.address == address), None)
             if longest is None:
                 return False
             self.discard(longest)
