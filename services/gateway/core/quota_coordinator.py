@@ -155,9 +155,8 @@ class QuotaCoordinator:
         )
 
     def _until(self, report: LimitsTold, peer: _Peer | None, now: float) -> float:
-        if (report.started, report.gateway) > (self.started, self.gateway):
-            return now + SILENT_SECONDS
-        answered = report.heard.get(self.gateway)
+        is_younger = (report.started, report.gateway) > (self.started, self.gateway)
+        answered = now if is_younger else report.heard.get(self.gateway)
         if answered is not None:
             return min(now, answered) + SILENT_SECONDS
         if peer is not None:

@@ -106,7 +106,10 @@ class RequestScheduler:
         """By model, where a request waits; the model whose turn it is comes first."""
         self.breaker = Breaker()
         self.total_waiting = 0
-        self.total_in_flight = 0
+
+    @property
+    def total_in_flight(self) -> int:
+        return sum(machine.in_flight for machine in self._machines.values())
 
     def in_flight(self, machine: str) -> int:
         return self._machines[machine].in_flight
@@ -161,7 +164,6 @@ class RequestScheduler:
 
     def _book(self, machine: _Machine, key_id: str, now: float) -> MachineRecord:
         machine.in_flight += 1
-        self.total_in_flight += 1
         self.breaker.on_try(machine.id, key_id, now)
         return self._fleet[machine.id]
 
@@ -171,7 +173,6 @@ class RequestScheduler:
         assert left.in_flight > 0, f"{machine} gave back a place that nobody took"
         left.in_flight -= 1
         left.last_used_at = now
-        self.total_in_flight -= 1
         return left.in_flight == 0
 
     def enqueue(self, ticket: Ticket) -> None:
