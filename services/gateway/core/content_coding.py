@@ -8,6 +8,7 @@ MAX_INFLATED = 8 * 1024 * 1024
 _ANY_HEADER = zlib.MAX_WBITS | 32
 """gzip's or zlib's."""
 _NO_HEADER = -zlib.MAX_WBITS
+_GZIP = b"\x1f\x8b"
 _HEADER_BYTES = 2
 """What tells whether there is one."""
 
@@ -19,15 +20,14 @@ class Undecodable(Exception):
 class Inflater:
     """gzip and deflate. `Undecodable` for any other coding, whose name is that of the header."""
 
-    __slots__ = ("_begun", "_first", "_inflate", "_tail", "behind")
+    __slots__ = ("_begin", "_inflate", "_tail", "behind")
 
     def __init__(self, coding: bytes) -> None:
         if coding.strip().lower() not in {b"gzip", b"x-gzip", b"deflate"}:
             raise Undecodable("a content coding that nobody asked for")
-        self._inflate = zlib.decompressobj(_ANY_HEADER)
-        self._begun = False
-        self._first = b""
-        """Too little to begin with."""
+        self._inflate: zlib._Decompress | None = None
+        self._begin = b""
+        """Too little to tell whether it has a header."""
         self._tail = b""
         self.behind = False
         """Whether there may be more in what it has been fed: feed it nothing to get that."""
@@ -35,31 +35,27 @@ class Inflater:
     @property
     def complete(self) -> bool:
         """Whether its end has come; what has not begun is complete too."""
-        return self._inflate.eof or not (self._begun or self._first)
+        return not self._begin if self._inflate is None else self._inflate.eof
 
     def feed(self, data: bytes, most: int) -> bytes:
         """What these bytes add, at most so many. `Undecodable`."""
-        if not self._begun:
-            data = self._first + data
-            self._first = data if len(data) < _HEADER_BYTES else b""
-            if self._first:
+        if self._inflate is None:
+            self._begin += data
+            if len(self._begin) < _HEADER_BYTES:
                 return b""
-        try:
-            return self._feed(data, most)
-        except zlib.error:
-            if self._begun:
-                raise Undecodable("its content coding is broken") from None
-        self._inflate = zlib.decompressobj(_NO_HEADER)  # deflate as some write it
-        try:
-            return self._feed(data, most)
-        except zlib.error:
-            raise Undecodable("its content coding is broken") from None
-
-    def _feed(self, data: bytes, most: int) -> bytes:
+            data = self._begin
+            self._inflate = zlib.decompressobj(_ANY_HEADER if _has_header(data) else _NO_HEADER)
         if self._inflate.eof:
             return b""  # what follows its end is nobody's
-        out = self._inflate.decompress(self._tail + data, most)
-        self._begun = self._begun or bool(data)
+        try:
+            out = self._inflate.decompress(self._tail + data, most)
+        except zlib.error:
+            raise Undecodable("its content coding is broken") from None
         self._tail = self._inflate.unconsumed_tail
         self.behind = not self._inflate.eof and (bool(self._tail) or len(out) == most)
         return out
+
+
+def _has_header(data: bytes) -> bool:
+    """Whether it begins as gzip or zlib; some send deflate without."""
+    return data.startswith(_GZIP) or (data[0] & 0xF == zlib.DEFLATED and int.from_bytes(data[:2], "big") % 31 == 0)

@@ -78,22 +78,31 @@ class StreamReader:
         return self._running.count
 
     def feed(self, data: bytes) -> bytes:
-        shape = self._shape
-        if shape is not None and not self._rest:
-            if len(self._shapes) > 1:
-                shape = self._shapes.get(data[shape.index_at : data.find(b",", shape.index_at)], shape)
-            quote = data.find(b'"', shape.text_at)
-            if (
-                data.startswith(shape.until_numbers, quote)
-                and data.startswith(shape.head)
-                and data.find(b"}", quote + shape.numbers_at) == len(data) - shape.end_bytes
-                and data.endswith(shape.end)
-            ):
-                shape.chunk = data
-                return data if self._keeps_usage else data[: quote + shape.usage_at] + b"}\n\n"
-        if not self._rest and not self._opening and sse.is_one_event(data):
-            return self._event(data)
+        if not self._rest:
+            out = self._cut(data)
+            if out is not None:
+                return out
+            if not self._opening and sse.is_one_event(data):
+                return self._event(data)
         return self._take_events(data)
+
+    def _cut(self, event: bytes) -> bytes | None:
+        """What goes on of a chunk that looks like one before, which is counted later; None for any other."""
+        shape = self._shape
+        if shape is None:
+            return None
+        if len(self._shapes) > 1:
+            shape = self._shapes.get(event[shape.index_at : event.find(b",", shape.index_at)], shape)
+        quote = event.find(b'"', shape.text_at)
+        if (
+            event.startswith(shape.until_numbers, quote)
+            and event.startswith(shape.head)
+            and event.find(b"}", quote + shape.numbers_at) == len(event) - shape.end_bytes
+            and event.endswith(shape.end)
+        ):
+            shape.chunk = event
+            return event if self._keeps_usage else event[: quote + shape.usage_at] + b"}\n\n"
+        return None
 
     def end(self) -> bytes:
         """The engine has closed in order. What it left unended is the last event, unless it broke off.
@@ -127,17 +136,15 @@ class StreamReader:
         if len(ends) > MAX_EVENTS:
             raise UnusableStream("a flood of events")
         out: list[bytes] = []
-        if ends:
-            events = sse.cut(rest, ends)
-            del rest[: ends[-1]]
-            self._rest = bytearray()  # for `feed`, which gets them one by one
-            for number, event in enumerate(events):
-                if self._opening and sse.begins_json(event):
-                    self._is_json = True
-                    rest[:0] = b"".join(events[number:])
-                    break
-                out.append(self.feed(event) if sse.is_one_event(event) and not self._opening else self._event(event))
-            self._rest = rest
+        events = sse.cut(rest, ends) if ends else []
+        del rest[: ends[-1] if ends else 0]
+        for number, event in enumerate(events):
+            if self._opening and sse.begins_json(event):
+                self._is_json = True
+                rest[:0] = b"".join(events[number:])
+                break
+            cut = self._cut(event)
+            out.append(self._event(event) if cut is None else cut)
         if len(rest) > self.max_event_bytes:
             raise UnusableStream("an event without an end")
         return b"".join(out)
