@@ -66,7 +66,9 @@ class StreamedResponse:
                 self.gap.observe(now - self._last_at)
             self._last_at = now
             out = self.reader.feed(data)
-            if self.reader.complete or self.reader.error is not None or out:
+            if self.reader.complete or self.reader.error is not None:
+                self._send(out)
+            elif out:
                 self.send(out)
         except UnusableStream as error:
             self.owner.on_unusable(str(error))
@@ -76,7 +78,7 @@ class StreamedResponse:
     def end(self) -> None:
         """The engine has closed: send what it left without an end, as some do."""
         try:
-            self.send(self.reader.end())
+            self._send(self.reader.end())
         except UnusableStream as error:
             self.owner.on_unusable(str(error))
 
