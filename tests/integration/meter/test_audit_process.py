@@ -25,7 +25,7 @@ from shared.messages.waker import MachineRecord, ProviderCall, Transition
 from tests.integration.meter.engines import CountingEngine, counting_engine
 from tests.integration.meter.test_process import Meter, read_page
 from tests.kit.usage import send
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.meter.events import event
 
 MACHINE = "local-1"
@@ -90,7 +90,9 @@ class Scene:
 
     async def audit(self) -> Audit:
         day = day_of(time.time()).name
-        return decode(await self.bus.request(subjects.METER_AUDIT, encode(AuditQuery(day=day)), timeout=20), Audit)
+        return decode(
+            await self.bus.request(subjects.METER_AUDIT, encode(AuditQuery(day=day)), timeout=PATIENCE_SECONDS), Audit
+        )
 
     async def found(self) -> MachineAudit | None:
         return next(iter((await self.audit()).machines), None)
@@ -348,5 +350,5 @@ async def test_an_engine_that_dies_after_its_last_reading_is_told(
 async def test_a_question_that_is_none_is_refused(scene: Scene, nats_url: str, tmp_path: Path) -> None:
     async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
         for question in (encode(AuditQuery(day="yesterday")), b"{}"):
-            answer = await scene.bus.request(subjects.METER_AUDIT, question, timeout=10)
+            answer = await scene.bus.request(subjects.METER_AUDIT, question, timeout=PATIENCE_SECONDS)
             assert msgspec.json.decode(answer, type=Refused).reason

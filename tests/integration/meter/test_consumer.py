@@ -29,6 +29,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import Confirmed, KeyMonth, TokensQuery, TokenSums
 from tests.kit.postgres import PostgresServer, asynchronous
+from tests.kit.waiting import PATIENCE_SECONDS
 from tests.unit.meter.events import MIDNIGHT, event, sums_of
 
 DAY = parse_day("2026-11-23")
@@ -346,7 +347,7 @@ async def test_a_bus_that_is_away_is_waited_for(ledger: FailingLedger) -> None:
     bus.connected = False
     stop = asyncio.Event()
     running = asyncio.create_task(consumer_of(bus, ledger, batch=10, stop=stop).run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await bus.refused.wait()
         bus.connected = True
         await bus.dry.wait()
@@ -365,7 +366,7 @@ async def test_a_database_that_is_away_is_waited_for_and_then_has_everything(pos
         postgres_server.stop()
         await publish(bus, event(source_seq=2))
         running = asyncio.create_task(consumer_of(bus, ledger, batch=10, stop=stop).run())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await ledger.failed.wait()
             assert ledger.fault is not None
             assert await bus.backlog(topology.LEDGER) == 1
@@ -383,7 +384,7 @@ async def test_an_end_while_the_database_is_away_leaves_the_messages_on_the_bus(
     async with ledger._engine.begin() as connection:
         await connection.run_sync(tables.runs.drop)
     running = asyncio.create_task(consumer_of(bus, ledger, batch=10, stop=stop).run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await ledger.failed.wait()
         stop.set()
         await running

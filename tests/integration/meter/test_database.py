@@ -11,6 +11,7 @@ import services.meter
 from shared import database
 from shared.database import ExactDecimal, create_engine, migrate, reading
 from shared.errors import DatabaseUnavailable
+from tests.kit.waiting import PATIENCE_SECONDS
 
 MIGRATIONS = Path(services.meter.__file__).parent / "migrations"
 
@@ -72,7 +73,7 @@ async def test_a_reader_sees_one_moment_and_holds_up_no_writer(database_url: str
     count = select(func.count()).select_from(text("t"))
     async with reading(engine) as reader:
         before = (await reader.execute(count)).scalar_one()
-        async with asyncio.timeout(5), engine.begin() as writer:
+        async with asyncio.timeout(PATIENCE_SECONDS), engine.begin() as writer:
             await writer.execute(text("INSERT INTO t VALUES (1)"))
         assert (await reader.execute(count)).scalar_one() == before == 0
     async with reading(engine) as reader:

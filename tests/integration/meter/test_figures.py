@@ -24,6 +24,7 @@ from shared.messages.meter import Refused
 from shared.messages.meter_figures import Figures, FiguresQuery, FiguresRow, Pace
 from tests.integration.meter.test_ledger import ledger_on
 from tests.integration.meter.test_process import meter_on
+from tests.kit.waiting import PATIENCE_SECONDS
 from tests.unit.meter.events import MIDNIGHT, event
 
 DAY = FiguresQuery(start=MIDNIGHT, end=MIDNIGHT + 86400.0)
@@ -152,7 +153,10 @@ async def test_the_meter_answers_it_and_says_what_is_wrong_with_a_question(
     bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:
     async with meter_on(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
-        nothing = decode(await bus.request(subjects.METER_FIGURES, encode(DAY), timeout=10), Figures)
+        nothing = decode(await bus.request(subjects.METER_FIGURES, encode(DAY), timeout=PATIENCE_SECONDS), Figures)
         assert (nothing.rows, nothing.relative_error) == ((), RELATIVE_ERROR)
         wrong = encode(FiguresQuery(start=1.0, end=3600.0))
-        assert "start" in decode(await bus.request(subjects.METER_FIGURES, wrong, timeout=10), Refused).reason
+        assert (
+            "start"
+            in decode(await bus.request(subjects.METER_FIGURES, wrong, timeout=PATIENCE_SECONDS), Refused).reason
+        )

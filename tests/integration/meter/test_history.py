@@ -16,6 +16,7 @@ from shared.messages.gateway import UsageEvent
 from shared.messages.meter import History, HistoryQuery, Refused, Use
 from tests.integration.meter.test_ledger import ledger_on
 from tests.integration.meter.test_process import meter_on
+from tests.kit.waiting import PATIENCE_SECONDS
 from tests.unit.meter.events import MIDNIGHT, event
 
 ALL = HistoryQuery(start=MIDNIGHT, end=MIDNIGHT + 86400.0)
@@ -86,7 +87,9 @@ async def test_the_meter_answers_it_and_says_what_is_wrong_with_a_question(
     bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:
     async with meter_on(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
-        answer = decode(await bus.request(subjects.METER_HISTORY, encode(ALL), timeout=10), History)
+        answer = decode(await bus.request(subjects.METER_HISTORY, encode(ALL), timeout=PATIENCE_SECONDS), History)
         assert answer == History(models=(), uses=(), next=None)
-        told = await bus.request(subjects.METER_HISTORY, b'{"type":"history_query.v1","start":1}', timeout=10)
+        told = await bus.request(
+            subjects.METER_HISTORY, b'{"type":"history_query.v1","start":1}', timeout=PATIENCE_SECONDS
+        )
         assert "end" in decode(told, Refused).reason

@@ -14,7 +14,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.meter import Tokens, TokensQuery
 from shared.runtime.process import Runtime
 from tests.kit.usage import send
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.meter.events import MIDNIGHT, event, sums_of
 
 DAY = "2026-11-23"
@@ -28,7 +28,9 @@ def runtime_on(bus: MemoryBus, home: Path) -> Runtime:
 
 
 async def tokens_of(bus: MemoryBus) -> Tokens:
-    return decode(await bus.request(subjects.METER_TOKENS, encode(TokensQuery(day=DAY)), timeout=5.0), Tokens)
+    return decode(
+        await bus.request(subjects.METER_TOKENS, encode(TokensQuery(day=DAY)), timeout=PATIENCE_SECONDS), Tokens
+    )
 
 
 async def test_a_comparison_that_fails_is_counted_and_repeated_while_events_are_counted(

@@ -32,7 +32,7 @@ from tests.kit.nats_server import NatsServer
 from tests.kit.ports import free_port
 from tests.kit.postgres import PostgresServer
 from tests.kit.usage import send
-from tests.kit.waiting import until
+from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.meter.events import event, sums_of
 
 DAY = parse_day("2026-11-23")
@@ -107,7 +107,7 @@ class Told:
             self._changed.set()
 
     async def reach(self, source: str, mark: int) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while self.marks.get(source, 0) < mark:
                 self._changed.clear()
                 await self._changed.wait()
@@ -119,7 +119,7 @@ async def quick(bus: JetStreamBus) -> None:
 
 
 async def ask(bus: JetStreamBus, query: TokensQuery) -> Tokens:
-    return decode(await bus.request(subjects.METER_TOKENS, encode(query), timeout=10), Tokens)
+    return decode(await bus.request(subjects.METER_TOKENS, encode(query), timeout=PATIENCE_SECONDS), Tokens)
 
 
 async def read_page(url: str) -> tuple[int, str]:
@@ -270,9 +270,8 @@ async def test_sigterm_ends_it_with_nothing_in_hand(
     counted = sum(sums.requests for sums in facts.sums.values())
     assert counted < 1000, "it did not just finish everything"
     await told.reach("gw-1", counted)
-    async with asyncio.timeout(10):
-        while await bus.backlog(topology.LEDGER) != 1000 - counted:
-            pass  # the server takes acknowledgements in when it comes to it
+    # The server takes acknowledgements in when it comes to it.
+    await until(lambda: bus.backlog(topology.LEDGER), lambda left: left == 1000 - counted)
     await watch.stop()
 
 
@@ -289,7 +288,7 @@ async def test_it_answers_and_says_what_is_wrong_with_a_question(
             (b'{"type":"tokens_query.v1"}', "day"),
             (b"\xff", "TokensQuery"),
         ]:
-            answer = await bus.request(subjects.METER_TOKENS, question, timeout=10)
+            answer = await bus.request(subjects.METER_TOKENS, question, timeout=PATIENCE_SECONDS)
             assert field in msgspec.json.decode(answer, type=Refused).reason
         assert (await read_page(meter.metrics_url + "/readyz"))[0] == 200
 
@@ -302,7 +301,7 @@ async def test_a_bus_that_was_killed_is_found_again(bus: JetStreamBus, nats_serv
         await send(bus, event(source_seq=1))
         await told.reach("gw-1", 1)
         await asyncio.to_thread(nats_server.restart)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not await published(bus, event(source_seq=2)):
                 pass
         await told.reach("gw-1", 2)

@@ -21,7 +21,7 @@ async def clients_of(house: House, machine: str, seconds: float, chance: random.
         together = chance.choice([1, 1, 1, 2, 5])
         await asyncio.gather(
             *(
-                house.ask(machine, gateway=chance.randrange(GATEWAYS), streamed=chance.random() < 0.5, seconds=30.0)
+                house.ask(machine, gateway=chance.randrange(GATEWAYS), streamed=chance.random() < 0.5)
                 for _ in range(together)
             )
         )

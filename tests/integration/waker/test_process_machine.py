@@ -16,7 +16,7 @@ from services.waker.adapters import files
 from services.waker.adapters.process import LocalMachine
 from services.waker.core.events import Sight
 from tests.kit import full_disk
-from tests.kit.waiting import PATIENCE_SECONDS, until
+from tests.kit.waiting import until
 
 ENGINE = Path(__file__).parent / "small_engine.py"
 Made = Callable[..., LocalMachine]
@@ -60,8 +60,8 @@ async def who(endpoint: str | None) -> dict[str, Any]:
     return told
 
 
-async def gone(machine: LocalMachine, *, seconds: float = 15.0) -> Sight:
-    return await until(machine.look, lambda sight: not sight.running, seconds=seconds)
+async def gone(machine: LocalMachine) -> Sight:
+    return await until(machine.look, lambda sight: not sight.running)
 
 
 def alive(pid: int) -> bool:
@@ -306,5 +306,5 @@ async def test_on_a_full_disk_an_engine_is_still_asked_to_end(made: Made, folder
     assert state is not None
     full_disk.fill([state.keeper])
     await machine.stop()
-    assert not (await gone(machine, seconds=PATIENCE_SECONDS)).running
+    assert not (await gone(machine)).running
     assert (tmp_path / "asked").exists(), "killed at once"
