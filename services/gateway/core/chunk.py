@@ -7,7 +7,8 @@ import msgspec
 
 from services.gateway.core.engine_error import EngineError, read_error
 from services.gateway.core.raw_values import ABSENT, decode_or, is_empty
-from services.gateway.core.usage import number
+from services.gateway.core.sse import UnusableStream
+from services.gateway.core.usage import NO_BODY, Body, body_decoder, number
 from shared.messages.codec import Decoder, Unreadable
 
 LARGE = 256 * 1024
@@ -56,22 +57,12 @@ class Choice(msgspec.Struct):
             return True
         if is_empty(self.delta):
             return False
-        pieces = decode_or(None, _delta, self.delta)
-        return pieces is None or not all(
-            map(is_empty, msgspec.structs.astuple(pieces))
-        )  # what is no object says something
+        pieces = decode_or(None, _delta, self.delta)  # None: no object, but not nothing
+        return pieces is None or not all(map(is_empty, msgspec.structs.astuple(pieces)))
 
 
-class _Named(msgspec.Struct):
-    usage: msgspec.Raw = ABSENT
-    error: msgspec.Raw = ABSENT
-
-
-class _Fields(msgspec.Struct):
+class _Fields(Body):
     choices: msgspec.Raw = ABSENT
-    usage: msgspec.Raw = ABSENT
-    error: msgspec.Raw = ABSENT
-    object: msgspec.Raw = ABSENT
     type: msgspec.Raw = ABSENT
     response: msgspec.Raw = ABSENT
 
@@ -84,14 +75,9 @@ _fields: Decoder[_Fields] = Decoder(_Fields)
 _choices: Decoder[list[Choice]] = Decoder(list[Choice])
 _first_choice: Decoder[_FirstChoice] = Decoder(_FirstChoice)
 _delta: Decoder[_Delta] = Decoder(_Delta)
-_named: Decoder[_Named] = Decoder(_Named)
 _text: Decoder[str] = Decoder(str)
 _members: Decoder[dict[str, msgspec.Raw]] = Decoder(dict[str, msgspec.Raw])
-_NOTHING_NAMED, _NO_FIRST = _Named(), _FirstChoice(Choice())
-
-
-class TooDeep(Exception):
-    """The JSON is nested more deeply than it can be read."""
+_NO_FIRST = _FirstChoice(Choice())
 
 
 class Chunk:
@@ -112,7 +98,7 @@ class Chunk:
         if bytes(fields.object) == b'"error"' or self.name == "error":
             self.error = self.error or read_error(data)
         if not is_empty(fields.response):
-            response = decode_or(_NOTHING_NAMED, _named, fields.response)
+            response = decode_or(NO_BODY, body_decoder, fields.response)
             self.response_usage = response.usage
             self.error = self.error or read_error(response.error)
         if self.name == "response.failed":
@@ -168,13 +154,13 @@ def read_chunk(data: bytes) -> Chunk | None:
     """Read the data of an event; None: they are no JSON object.
 
     Raises:
-        TooDeep: they may be one.
+        UnusableStream: they may be one, but too deep to tell.
     """
     try:
         return Chunk(data, _fields.decode(data))
     except Unreadable as error:
         if isinstance(error.__cause__, RecursionError):
-            raise TooDeep from None
+            raise UnusableStream("an event that is nested too deeply") from None
     if len(data) <= LARGE and (b"NaN" in data or b"Infinity" in data):
         numbered = _NO_NUMBERS.sub(lambda match: match[1] or b"null", data)
         return read_chunk(numbered) if numbered != data else None

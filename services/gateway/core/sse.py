@@ -16,8 +16,8 @@ MAX_LINES = 16_384
 _BREAKS = re.compile(rb"[\r\n]+")
 
 
-class TooManyLines(Exception):
-    """An event has more lines than can be read."""
+class UnusableStream(Exception):
+    """What the engine sends can neither be read nor be passed on; the text says why."""
 
 
 def ends(buffer: bytearray, scanned: int) -> list[int]:
@@ -43,11 +43,11 @@ def cut(buffer: bytearray, ends: list[int]) -> list[bytes]:
 
 
 def data_lines(event: bytes) -> list[bytes]:
-    """The values of its `data` lines, which a newline each would join; empty: it has none. `TooManyLines`."""
+    """The values of its `data` lines, which a newline each would join; empty: it has none. `UnusableStream`."""
     if event.startswith(b"data:") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return [event[6:-2] if event.startswith(b" ", 5) else event[5:-2]]
     if event.count(b"\n") + event.count(b"\r") > 2 * MAX_LINES:
-        raise TooManyLines
+        raise UnusableStream("an event of too many lines")
     return [match[1] or b"" for match in _DATA.finditer(event)]
 
 

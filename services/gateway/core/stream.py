@@ -7,11 +7,12 @@ for. An event waits for nothing but its own end.
 from dataclasses import dataclass, field
 
 from services.gateway.core import sse
-from services.gateway.core.chunk import Chunk, TooDeep, read_chunk
+from services.gateway.core.chunk import Chunk, read_chunk
 from services.gateway.core.chunk_shape import ChunkShape, shape_of
 from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.engine_error import EngineError
 from services.gateway.core.running_usage import RunningUsage
+from services.gateway.core.sse import UnusableStream
 from services.gateway.core.usage import Count
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
@@ -24,10 +25,6 @@ _SHAPES_TRIED = 16
 """In a row that no chunk fitted, after which no more are tried: this engine writes each chunk otherwise."""
 _MAX_SHAPES = 256
 """Choices beyond are parsed chunk by chunk: each shape holds more than its choice does otherwise."""
-
-
-class UnusableStream(Exception):
-    """What the engine sends can neither be read nor be passed on; the text says why."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -150,7 +147,7 @@ class StreamReader:
         return b"".join(out)
 
     def _event(self, event: bytes) -> bytes:
-        lines = _data_lines(event)
+        lines = sse.data_lines(event)
         if not lines:
             return event
         self._opening = False
@@ -158,24 +155,18 @@ class StreamReader:
         if data.strip() == sse.DONE:
             self.complete = True
             return self._usage_at_end() + event
-        chunk = self._read(data)
+        chunk = read_chunk(data)
         if chunk is not None:
             return self._chunk(event, chunk)
-        if len(lines) > 1 and any(self._read(line) for line in lines[:MAX_LINES_APART]):
+        if len(lines) > 1 and any(read_chunk(line) for line in lines[:MAX_LINES_APART]):
             if len(lines) > MAX_LINES_APART:
                 raise UnusableStream("a flood of events in one")
             return b"".join(self._event(sse.event_of(line)) for line in lines)  # an engine that ends none of them
         return event  # not ours to judge: the client sees what the engine said
 
-    def _read(self, data: bytes) -> Chunk | None:
-        try:
-            return read_chunk(data)
-        except TooDeep:
-            raise UnusableStream("an event that is nested too deeply") from None
-
     def _reads(self, event: bytes) -> bool:
-        lines = _data_lines(event)
-        return bool(lines) and ((data := b"\n".join(lines)).strip() == sse.DONE or self._read(data) is not None)
+        lines = sse.data_lines(event)
+        return bool(lines) and ((data := b"\n".join(lines)).strip() == sse.DONE or read_chunk(data) is not None)
 
     def _chunk(self, event: bytes, chunk: Chunk) -> bytes:
         self.error = self.error or chunk.error
@@ -223,18 +214,11 @@ class StreamReader:
         if not self.wants_usage or self._keeps_usage or self._has_usage_at_end:
             return b""
         told = self.count
-        chunk = self._read(b"\n".join(sse.data_lines(self._last_with_usage))) if self._last_with_usage else None
+        chunk = read_chunk(b"\n".join(sse.data_lines(self._last_with_usage))) if self._last_with_usage else None
         if chunk is None:
             return b""
         self._has_usage_at_end = True
         return sse.event_of(chunk.with_usage_alone(_usage_object(told) if self._running.several else chunk.usage))
-
-
-def _data_lines(event: bytes) -> list[bytes]:
-    try:
-        return sse.data_lines(event)
-    except sse.TooManyLines:
-        raise UnusableStream("an event of too many lines") from None
 
 
 def _usage_object(count: Count) -> bytes:

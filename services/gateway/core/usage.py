@@ -45,14 +45,18 @@ class _Usage(msgspec.Struct):
     output_tokens_details: msgspec.Raw = ABSENT
 
 
-class _Body(msgspec.Struct):
+class Body(msgspec.Struct):
+    """What is read of any JSON object that an engine answers with."""
+
     usage: msgspec.Raw = ABSENT
+    error: msgspec.Raw = ABSENT
+    object: msgspec.Raw = ABSENT
 
 
 _usage: Decoder[_Usage] = Decoder(_Usage)
 _details: Decoder[_Details] = Decoder(_Details)
-_body: Decoder[_Body] = Decoder(_Body)
-_NO_DETAILS, _NO_BODY = _Details(), _Body()
+body_decoder: Decoder[Body] = Decoder(Body)
+_NO_DETAILS, NO_BODY = _Details(), Body()
 
 
 class Reported(NamedTuple):
@@ -135,7 +139,7 @@ def usage_of(body: bytes | bytearray) -> Reported:
     """The usage of a whole JSON response; nothing is reported where it has none."""
     if len(body) > LARGE_BODY:
         return _usage_at_the_end(body) or _usage_at_the_beginning(body) or UNREPORTED
-    return read_usage(decode_or(_NO_BODY, _body, body).usage)
+    return read_usage(decode_or(NO_BODY, body_decoder, body).usage)
 
 
 def _usage_at_the_end(body: bytes | bytearray) -> Reported | None:
@@ -143,7 +147,7 @@ def _usage_at_the_end(body: bytes | bytearray) -> Reported | None:
     tail = bytes(body[-_WINDOW:])
     for match in list(_USAGE.finditer(tail))[-_TRIES:]:
         with suppress(Unreadable):
-            return read_usage(_body.decode(b"{" + tail[match.start() + 1 :]).usage)
+            return read_usage(body_decoder.decode(b"{" + tail[match.start() + 1 :]).usage)
     return None
 
 
@@ -152,12 +156,12 @@ def _usage_at_the_beginning(body: bytes | bytearray) -> Reported | None:
     head = bytes(body[:_WINDOW])
     for match in islice(_USAGE.finditer(head), _TRIES):
         with suppress(Unreadable):
-            _body.decode(head[: match.start()] + b"}")
+            body_decoder.decode(head[: match.start()] + b"}")
             end = match.end()
             for _ in range(_TRIES):  # a brace for each object in it
                 end = head.find(b"}", end) + 1
                 with suppress(Unreadable):
-                    return read_usage(_body.decode(b'{"usage":' + head[match.end() : end] + b"}").usage)
+                    return read_usage(body_decoder.decode(b'{"usage":' + head[match.end() : end] + b"}").usage)
     return None
 
 

@@ -2,12 +2,9 @@
 
 from typing import NamedTuple
 
-import msgspec
-
 from services.gateway.core.engine_error import EngineError, read_error
-from services.gateway.core.raw_values import ABSENT
-from services.gateway.core.usage import LARGE_BODY, NOTHING, Count, count, read_usage, usage_of
-from shared.messages.codec import Decoder, Unreadable
+from services.gateway.core.usage import LARGE_BODY, NOTHING, Count, body_decoder, count, read_usage, usage_of
+from shared.messages.codec import Unreadable
 
 
 class Verdict(NamedTuple):
@@ -17,21 +14,12 @@ class Verdict(NamedTuple):
     error: EngineError | None
 
 
-class _Body(msgspec.Struct):
-    usage: msgspec.Raw = ABSENT
-    error: msgspec.Raw = ABSENT
-    object: msgspec.Raw = ABSENT
-
-
-_body: Decoder[_Body] = Decoder(_Body)
-
-
 def judge(body: bytes | bytearray) -> Verdict:
     """Judge by what it says. What is no JSON object is no answer."""
     if len(body) > LARGE_BODY:
         return Verdict(count(usage_of(body)), None)
     try:
-        said = _body.decode(body)
+        said = body_decoder.decode(body)
     except Unreadable:
         return Verdict(NOTHING, EngineError(refused=False))
     error = read_error(bytes(body) if bytes(said.object) == b'"error"' else said.error)

@@ -7,7 +7,8 @@ from typing import Protocol
 from services.gateway.core import errors, sse
 from services.gateway.core.engine_error import EngineError
 from services.gateway.core.memory import Held
-from services.gateway.core.stream import StreamReader, UnusableStream
+from services.gateway.core.sse import UnusableStream
+from services.gateway.core.stream import StreamReader
 from services.gateway.core.usage import Count
 from services.gateway.core.whole_response import Verdict, judge
 from services.gateway.metrics import Histogram

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from services.gateway.core.chunk import MAX_CHOICES
 from services.gateway.core.endpoints import ENDPOINTS
-from services.gateway.core.stream import MAX_LINES_APART, StreamReader, UnusableStream
+from services.gateway.core.sse import UnusableStream
+from services.gateway.core.stream import MAX_LINES_APART, StreamReader
 from services.gateway.core.usage import Count
 
 

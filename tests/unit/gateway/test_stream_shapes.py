@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from services.gateway.core.chunk import Chunk
 from services.gateway.core.chunk_shape import ChunkShape, shape_of
 from services.gateway.core.endpoints import ENDPOINTS
-from services.gateway.core.stream import MAX_EVENT_BYTES, MAX_EVENTS, StreamReader, UnusableStream
+from services.gateway.core.sse import UnusableStream
+from services.gateway.core.stream import MAX_EVENT_BYTES, MAX_EVENTS, StreamReader
 from services.gateway.core.usage import Count
 from tests.unit.gateway.any_json import ANYTHING, USAGES, chunk, delta, sound, usage
 
