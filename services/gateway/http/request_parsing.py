@@ -17,7 +17,7 @@ from services.gateway.core.errors import ApiError
 from services.gateway.core.memory import Held, Memory
 
 READ_BYTES = 64 * 1024
-"""Of a body that its handler has not read: twice as much stops the reading of the connection."""
+"""Of a body that its handler has not read, where twice as much stops the reading; or behind a request."""
 MOST_FRAMING_BYTES = 512 * 1024
 """Of a request beside its body: its head, what was read and is not parsed yet, and a little framing."""
 FRAMING_PER_BYTE = 8
@@ -137,15 +137,19 @@ class RequestParsing(web.RequestHandler):
         return self.fault
 
     def _hold_back(self, data: bytes) -> None:
-        """Keep what came behind a request that is being answered, and read no further."""
+        """Keep what came behind a request that is being answered, and read no further once it is a lot.
+
+        A client is seen to leave only while its connection is read.
+        """
         if not data or self.transport is None:
             return
         if self._memory.crowded or not self.held.grow(len(data)):
             self.transport.abort()
             return
         self._behind += data
-        self._is_paused = True
-        self.transport.pause_reading()
+        if len(self._behind) >= READ_BYTES:
+            self._is_paused = True
+            self.transport.pause_reading()
 
     def _parse(self, data: bytes) -> None:
         if self._payload is not None:

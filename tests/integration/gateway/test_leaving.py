@@ -51,7 +51,7 @@ class Talking:
 
 
 WAYS = ((RawConnection.close, 5), (RawConnection.abort, 0), (RawConnection.finish, 0))
-"""And how many more requests the client has asked by then, which wait for their turn."""
+"""And how many more requests the client asks at once and again later, which wait for their turn."""
 
 
 async def test_an_engine_hears_at_once_that_a_client_has_left(opened: Opened) -> None:
@@ -73,6 +73,9 @@ async def test_an_engine_hears_at_once_that_a_client_has_left(opened: Opened) ->
             for connection in connections[1::2]:
                 await connection.until(EVENT)
             await until(lambda: asyncio.sleep(0, len(engine.requests)), lambda seen: seen == CLIENTS)
+            for connection in connections:
+                await connection.send(head("GET", "/health") * ahead)
+            assert (await asked(front, head("GET", "/health"))).status == 200  # it has read them
             talking.left_at.set()
             for connection in connections:
                 leave(connection)
