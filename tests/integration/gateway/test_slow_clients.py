@@ -3,8 +3,6 @@
 import asyncio
 from contextlib import AsyncExitStack, suppress
 
-import pytest
-
 from tests.integration.gateway.hostile import (
     BODY,
     CHUNKED,
@@ -51,26 +49,20 @@ async def dripped(connection: RawConnection, data: bytes) -> str:
     return own_error(answer)
 
 
-async def test_a_head_that_drips_is_cut_at_its_deadline(opened: Opened, scripted_engine: ScriptedEngine) -> None:
-    front = await front_before(opened, scripted_engine.base_url, 'head_timeout = "2s"')
-    async with connected(front.url) as connection:
-        assert await dripped(connection, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1000) == "408 request_timeout"
-    async with connected(front.url) as connection:
-        await goes_on(connection, front)
-        assert await dripped(connection, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1000) == "408 request_timeout"
+async def test_what_drips_is_cut_at_its_deadline(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+    front = await front_before(opened, scripted_engine.base_url, 'head_timeout = "2s"\nbody_timeout = "2s"')
+    async with AsyncExitStack() as stack:
+        fresh, kept, sized, chunked = [await stack.enter_async_context(connected(front.url)) for _ in range(4)]
+        await goes_on(kept, front)
+        await sized.send(post(front, "Content-Length: 100000"))
+        await chunked.send(post(front, CHUNKED))
+        a_head, a_body = b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1000, b"1\r\nx\r\n" * 10000
+        told = await asyncio.gather(
+            dripped(fresh, a_head), dripped(kept, a_head), dripped(sized, a_body), dripped(chunked, a_body)
+        )
+        assert [*told] == ["408 request_timeout"] * 4
     await still_serves(front)
-
-
-@pytest.mark.parametrize("length", ["Content-Length: 100000", CHUNKED])
-async def test_a_body_that_drips_is_cut_at_its_deadline(
-    opened: Opened, scripted_engine: ScriptedEngine, length: str
-) -> None:
-    front = await front_before(opened, scripted_engine.base_url, 'body_timeout = "2s"')
-    async with connected(front.url) as connection:
-        await connection.send(post(front, length))
-        assert await dripped(connection, b"1\r\nx\r\n" * 10000) == "408 request_timeout"
-    await still_serves(front)
-    assert len(scripted_engine.requests) == 1
+    assert len(scripted_engine.requests) == 2
 
 
 async def test_a_connection_that_asks_nothing_is_closed_without_a_word(
@@ -92,8 +84,9 @@ async def test_an_answer_is_no_idle_time(opened: Opened, scripted_engine: Script
         'keepalive_timeout = "1s"\nbody_timeout = "1s"\nhead_timeout = "1s"\nwrite_timeout = "1s"',
     )
     scripted_engine.default = Script(tokens=1, interval=1.5)
-    assert (await asked(front, whole(front))).status == 200
-    assert (await asked(front, whole(front, STREAM))).body.endswith(b"data: [DONE]\n\n")
+    answer, stream = await asyncio.gather(asked(front, whole(front)), asked(front, whole(front, STREAM)))
+    assert answer.status == 200
+    assert stream.body.endswith(b"data: [DONE]\n\n")
 
 
 async def test_bodies_have_one_bound_together(opened: Opened, scripted_engine: ScriptedEngine) -> None:
