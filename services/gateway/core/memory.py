@@ -58,15 +58,17 @@ class Held:
 
     def move_to(self, owner: str) -> bool:
         """Its key is known now. False: that key has no room for it, and it stays where it is."""
-        if owner == self.owner:
+        if owner == self.owner or not self.size_bytes:
+            self.owner = owner
             return True
         self._memory.add(self.owner, -self.size_bytes)
-        fits = self.size_bytes == 0 or self._memory.has_room(owner, self.size_bytes)
+        fits = self._memory.has_room(owner, self.size_bytes)
         self.owner = owner if fits else self.owner
         self._memory.add(self.owner, self.size_bytes)
         return fits
 
     def release(self) -> None:
         """Nobody holds it any more."""
-        self._memory.add(self.owner, -self.size_bytes)
-        self.size_bytes = 0
+        if self.size_bytes:
+            self._memory.add(self.owner, -self.size_bytes)
+            self.size_bytes = 0

@@ -5,10 +5,10 @@ Whatever goes wrong here ends this request, and the client is told.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ParamSpec, TypeVar
 
 import structlog
 
@@ -31,6 +31,9 @@ from shared.config import Model
 from shared.messages.waker import MachineRecord
 
 log = structlog.get_logger()
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
@@ -58,8 +61,7 @@ class Relay:
             ApiError: with which the client's response is to end.
         """
         self.machine = machine
-        with self._guarded():
-            self._forward(machine)
+        self._guard(self._forward, machine)
         error = await self._done
         if error is not None:
             raise error
@@ -112,20 +114,16 @@ class Relay:
     # From the engine's connection.
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
-        with self._guarded():
-            return self._on_head(status, headers)
-        return discard
+        return self._guard(self._on_head, status, headers) or discard
 
     def on_end(self) -> None:
         if self._inflating is None or not self._inflating.postpone(self.on_end):
-            with self._guarded():
-                self._on_end()
+            self._guard(self._on_end)
 
     def on_lost(self, reason: str, *, unreachable: bool) -> None:
         then = partial(self.on_lost, reason, unreachable=unreachable)
         if self._inflating is None or not self._inflating.postpone(then):
-            with self._guarded():
-                self._on_lost(reason, unreachable=unreachable)
+            self._guard(self._on_lost, reason, unreachable=unreachable)
 
     # From the response.
 
@@ -142,13 +140,15 @@ class Relay:
         self.record()
 
     def on_unusable(self, reason: str) -> None:
-        with self._guarded():
-            self._on_lost(reason, unreachable=False)
+        self._guard(self._on_lost, reason, unreachable=False)
 
     def on_full(self) -> None:
         self._end(errors.too_many_bytes())
 
     def on_crash(self, fault: Exception) -> None:
+        if isinstance(fault, Undecodable):
+            self.on_unusable(str(fault))
+            return
         self._upstream.metrics.faults += 1
         machine = self.machine.machine if self.machine is not None else None
         log.error("fault_in_relay", request_id=self._exchange.response.id, machine=machine, exc_info=fault)
@@ -158,15 +158,13 @@ class Relay:
         else:
             self._end(errors.upstream_unreachable())
 
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def _guard(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Whatever goes wrong ends this request, and nothing else."""
         try:
-            yield
-        except Undecodable as error:
-            self.on_unusable(str(error))
+            return action(*args, **kwargs)
         except Exception as fault:  # noqa: BLE001 - whatever it is, the client is told
             self.on_crash(fault)
+            return None
 
     def _end(self, error: ApiError | None = None) -> None:
         self._hang_up()

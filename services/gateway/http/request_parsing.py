@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.http import HttpRequestParser, RawRequestMessage
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import StreamReader
 
 from services.gateway.core import errors
@@ -34,30 +34,18 @@ class RequestParsing(web.RequestHandler):
     """Parses nothing behind a request that is being received or answered. A subclass hears of each request's stages."""
 
     def __init__(self, server: web.Server, max_head_bytes: int, memory: Memory) -> None:
-        loop = asyncio.get_running_loop()
         no_log: dict[str, Any] = {"access_log": None}
         super().__init__(
             server,
-            loop=loop,
+            loop=asyncio.get_running_loop(),
             keepalive_timeout=NEVER_SECONDS,
             lingering_time=0,
             auto_decompress=False,
             read_bufsize=READ_BYTES,
             **no_log,
         )
-        # aiohttp's own bounds are per line, and its parser reads 32 requests ahead.
-        self._parser = HttpRequestParser(
-            self,
-            loop,
-            READ_BYTES,
-            max_line_size=max_head_bytes,
-            max_field_size=max_head_bytes,
-            max_headers=max_head_bytes // BYTES_PER_HEADER,
-            payload_exception=web.RequestPayloadError,
-            auto_decompress=False,
-            max_msg_queue_size=1,
-        )
         self._max_head_bytes = max_head_bytes
+        self._parser = self._make_parser()
         self._memory = memory
         self._payload: StreamReader | None = None
         """Of the request that is being received or answered."""
@@ -73,6 +61,20 @@ class RequestParsing(web.RequestHandler):
         """Why nothing that follows can be understood or is wanted."""
         self.held = Held(memory)
         """The bytes of `_behind`."""
+
+    def _make_parser(self) -> HttpRequestParser:
+        """aiohttp's own bounds are per line, and its parser reads 32 requests ahead."""
+        return HttpRequestParser(
+            self,
+            asyncio.get_running_loop(),
+            READ_BYTES,
+            max_line_size=self._max_head_bytes,
+            max_field_size=self._max_head_bytes,
+            max_headers=self._max_head_bytes // BYTES_PER_HEADER,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=1,
+        )
 
     @property
     def is_receiving(self) -> bool:
@@ -189,12 +191,23 @@ class RequestParsing(web.RequestHandler):
             self._is_offer = message.upgrade
             if self.head_bytes + len(data) > most and _size(message) > most:
                 self.fault = errors.head_too_large(most)
-        elif b"\r\n\r\n" in data:
-            self.fault = _malformed(message.message)  # whatever is too long, it is not the head
+        elif head_end := data.find(b"\r\n\r\n") + 1:
+            self._recover_head(data[: head_end + 3], _malformed(message.message))
         self.head_bytes, self._raw_bytes = 0, len(data)
         self.on_head()
         if self._payload.is_eof():
             self._on_received()
+
+    def _recover_head(self, head: bytes, fault: ApiError) -> None:
+        """Parse once more the head of a malformed body, for its key: aiohttp has dropped it."""
+        self.fault = fault
+        try:
+            messages, _, _ = self._make_parser().feed_data(head)
+        except HttpProcessingError:
+            return
+        if messages:
+            self._messages[-1] = messages[0]
+            self._payload = messages[0][1]
 
     def _on_received(self) -> None:
         self.on_received()
