@@ -72,8 +72,8 @@ class GatewaySection(ServiceSection, frozen=True, kw_only=True):
     workers: int = 1  # processes that share the port
     max_connections: int = 20_000
     """Of clients, per process; one more replaces the one that has been idle the longest."""
-    max_connections_per_address: int = 10_000
-    """From one address, such as a proxy's; one more replaces its own that has been idle the longest."""
+    max_connections_per_address: int | None = None
+    """From one address, such as a proxy's; one more replaces its own idle one. Absent: half of all that files allow."""
     keepalive_timeout: Duration = Duration(75)
     """For a client's connection without a request: longer than the pools of SDKs keep theirs."""
     max_head_bytes: int = 32 * 1024

@@ -175,6 +175,7 @@ def _endpoint_faults(provider: str, endpoint: str | None) -> list[str]:
 
 
 def _least(config: Config) -> list[tuple[str, float, float]]:
+    per_address = config.gateway.max_connections_per_address
     rows: list[tuple[str, float, float]] = [
         ("gateway.hold_cap", config.gateway.hold_cap, 0.001),
         ("gateway.max_waiting", config.gateway.max_waiting, 1),
@@ -184,7 +185,7 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("gateway.wakes_per_hour", config.gateway.wakes_per_hour, 1),
         ("gateway.workers", config.gateway.workers, 1),
         ("gateway.max_connections", config.gateway.max_connections, 1),
-        ("gateway.max_connections_per_address", config.gateway.max_connections_per_address, 1),
+        ("gateway.max_connections_per_address", 1 if per_address is None else per_address, 1),
         ("gateway.max_head_bytes", config.gateway.max_head_bytes, 1024),
         ("gateway.max_body_bytes", config.gateway.max_body_bytes, 1024),
         ("gateway.max_buffered_bytes", config.gateway.max_buffered_bytes, config.gateway.max_body_bytes),

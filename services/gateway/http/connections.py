@@ -40,6 +40,7 @@ class Connections:
         self.memory = memory
         self.batcher = batcher
         self.most = min(settings.max_connections, _most_by_files(settings.max_connections))
+        self.most_per_address = settings.max_connections_per_address or max(1, self.most // 2)
         self.now = 0.0
         self._open_response = open_response
         self._log = log
@@ -71,7 +72,7 @@ class Connections:
     def admit(self, connection: ClientConnection) -> bool:
         """Return whether there is room for a new connection; an idle one may go for it."""
         address = connection.address
-        of_address = self._by_address[address] >= self.settings.max_connections_per_address
+        of_address = self._by_address[address] >= self.most_per_address
         if of_address or len(self._all) >= self.most:
             longest = next((idle for idle in self._idle if not of_address or idle.address == address), None)
             if longest is None:

@@ -107,7 +107,7 @@ async def test_who_is_served_keeps_its_place_and_the_next_is_told(
 
 
 async def test_one_address_leaves_connections_to_others(opened: Opened) -> None:
-    front = await opened("max_connections = 6\nmax_connections_per_address = 3")
+    front = await opened("max_connections = 6")
     async with connected(front.url, OTHER) as client, holding(front, 2):
         assert await asks_on(client)
         async with holding(front, 1):
