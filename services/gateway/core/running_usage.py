@@ -83,11 +83,10 @@ class RunningUsage:
         reported = read_usage(chunk.usage)
         if len(chunk.choices) != 1:
             for choice in chunk.choices:
-                self._add_choice(choice)
+                self._add_choice(choice, UNREPORTED)
             self._total = _over(reported, self._total)
             return None
-        progress = self._add_choice(chunk.choices[0])
-        self._report(progress, reported)
+        progress = self._add_choice(chunk.choices[0], reported)
         known = reported.prompt is not None and reported.completion is not None and chunk.error is None
         return progress.index if known and not progress.finished and progress.index < MAX_CHOICES else None
 
@@ -100,14 +99,15 @@ class RunningUsage:
         """A choice of which a chunk has been added before has come to so many tokens, if that is a number."""
         self._report(self._progress[index], Reported(completion=tokens))
 
-    def _add_choice(self, choice: Choice) -> _Progress:
+    def _add_choice(self, choice: Choice, reported: Reported) -> _Progress:
         index = min(choice.number, MAX_CHOICES)
         progress = self._progress.get(index)
         if progress is None:
             progress = self._progress[index] = _Progress(index)
-        if choice.says_something:
+        self._report(progress, reported)
+        if progress.reported.completion is None and choice.says_something:
             progress.deltas += 1
-            self._deltas += progress.reported.completion is None
+            self._deltas += 1
         if choice.finished and not progress.finished:
             progress.finished = True
             self._finished += 1

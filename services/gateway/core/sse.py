@@ -51,10 +51,13 @@ def data_lines(event: bytes) -> list[bytes]:
     return [match[1] or b"" for match in _DATA.finditer(event)]
 
 
-def with_data(event: bytes, data: bytes) -> bytes:
-    """The event with `data`, which have no line breaks, on the line where its first data were."""
+def with_data(event: bytes, old: bytes, new: bytes) -> bytes:
+    """The event with `new` for its data, on the line where the `old` ones began; neither has line breaks in it."""
+    begin = len(b"data: ")
+    if event.startswith(old, begin) and len(event) == begin + len(old) + len(b"\n\n"):
+        return event[:begin] + new + event[begin + len(old) :]
     first, *others = [match for match in _DATA.finditer(event) if match[1] is not None]
-    parts = [event[: first.start(1)], data]
+    parts = [event[: first.start(1)], new]
     at = first.end()
     for match in others:
         parts.append(event[at : match.start()])

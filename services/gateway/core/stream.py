@@ -192,7 +192,7 @@ class StreamReader:
         without = chunk.without_usage
         if without is None:
             raise UnusableStream("an event that is too large to take its usage out")
-        return sse.with_data(event, without)
+        return sse.with_data(event, chunk.data, without)
 
     def _learn(self, index: bytes, event: bytes, chunk: Chunk) -> None:
         """The chunks to come of this choice may look like this one."""
