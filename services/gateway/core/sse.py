@@ -55,7 +55,7 @@ def with_data(event: bytes, old: bytes, new: bytes) -> bytes:
     """The event with `new` for its data, on the line where the `old` ones began; neither has line breaks in it."""
     begin = len(b"data: ")
     if event.startswith(old, begin) and len(event) == begin + len(old) + len(b"\n\n"):
-        return event[:begin] + new + event[begin + len(old) :]
+        return b"".join((event[:begin], new, event[begin + len(old) :]))
     first, *others = [match for match in _DATA.finditer(event) if match[1] is not None]
     parts = [event[: first.start(1)], new]
     at = first.end()
