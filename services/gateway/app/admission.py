@@ -143,8 +143,8 @@ class Admission:
         except TooManyWaiting as error:
             self.metrics.limit_hits[error.limit] += 1
             raise errors.too_many_waiting(self.dispatcher.estimate(model).retry_after) from None
-        self.demand.changed(model.name)
         try:
+            self.demand.changed(model.name)
             return await held.wait(ticket, cap)
         finally:
             self.scheduler.leave(ticket)

@@ -4,12 +4,16 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 
+import structlog
+
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
 from services.gateway.core.scheduler import RequestScheduler, Ticket
 from shared.config import Model
 from shared.messages.waker import MachineRecord
+
+log = structlog.get_logger()
 
 
 @dataclass(eq=False, slots=True)
@@ -70,6 +74,13 @@ class HeldRequest:
         self._timer = asyncio.get_running_loop().call_later(max(0.0, pause), self._on_time, ticket, cap)
 
     def _on_time(self, ticket: Ticket, cap: float) -> None:
+        try:
+            self._go_on(ticket, cap)
+        except Exception:  # nothing would end its wait any more
+            log.exception("hold_failed", request_id=ticket.request_id)
+            self.on_refused(errors.internal_error())
+
+    def _go_on(self, ticket: Ticket, cap: float) -> None:
         now = self.now()
         if now >= ticket.deadline:
             self.scheduler.leave(ticket)

@@ -83,6 +83,8 @@ class ClientResponse(web.StreamResponse):
         self.is_leaving = False
         """The gateway takes nothing more: the connection is closed behind this response."""
         self.started = False
+        self.ended = False
+        """All of it has been written: nothing can be added."""
         self._headers_of = headers
         self._batcher = batcher
         self.connection = cast("ClientConnection", request.protocol)
@@ -143,6 +145,8 @@ class ClientResponse(web.StreamResponse):
 
     def fail(self, error: ApiError) -> None:
         """End with an error of ours: as the whole response, or as the last event of a stream."""
+        if self.ended:
+            return
         if self.started:
             self.send(error.event())
             self.end()
@@ -188,7 +192,7 @@ class ClientResponse(web.StreamResponse):
             self._batcher.write(self._transport, data)
 
     def _finish(self, on_read: Callable[[], None] | None) -> None:
-        self.started = True
+        self.started = self.ended = True
         if on_read is not None:
             self.connection.when_read(on_read)
         if self._keeps or self._transport is None:

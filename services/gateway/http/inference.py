@@ -61,12 +61,14 @@ class Inference:
         except ApiError as refusal:
             error = refusal
         except asyncio.CancelledError:
-            error = exchange.take_interruption()
-            if error is None:
-                usage.outcome = "client_closed"
-                self._end(exchange, CLIENT_CLOSED)
+            interruption = exchange.take_interruption()
+            if not response.ended:  # else it came too late to change anything
+                error = interruption
+            if exchange.relay is None or not exchange.relay.is_recorded:
+                usage.outcome = "client_closed" if interruption is None else "engine_lost"
+            if interruption is None:
+                self._end(exchange, usage.status if response.ended else CLIENT_CLOSED)
                 raise
-            usage.outcome = "engine_lost"
         except Exception:
             log.exception("request_failed", request_id=response.id)
             error = errors.internal_error()
@@ -175,13 +177,15 @@ class Inference:
     def _end(self, exchange: Exchange, status: int, code: str = "") -> None:
         """Give back all that the request held, and log it."""
         relay, exchange.relay = exchange.relay, None
-        if relay is not None:
-            exchange.response.connection.flow = None
-            relay.close()
-        if exchange.reservation is not None:
-            exchange.reservation.settle(0, self.upstream.now(), None)
-        exchange.body.release()
-        self.lifecycle.end(exchange)
+        try:
+            if relay is not None:
+                exchange.response.connection.flow = None
+                relay.close()
+            if exchange.reservation is not None:
+                exchange.reservation.settle(0, self.upstream.now(), None)
+        finally:  # whatever goes wrong, nothing waits for this request
+            exchange.body.release()
+            self.lifecycle.end(exchange)
         self.request_log.write(exchange.response, status, code, exchange.usage)
 
 

@@ -49,7 +49,8 @@ class Relay:
     _can_failover: bool = True
     _response: StreamedResponse | BufferedResponse | None = None
     _inflating: Inflating | None = None
-    _is_recorded: bool = False
+    is_recorded: bool = False
+    """Whether its usage event has been made: what happens now changes nothing in it."""
     _done: "asyncio.Future[ApiError | None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     machine: MachineRecord | None = None
     """Where it has a place."""
@@ -97,8 +98,8 @@ class Relay:
 
     def record(self) -> None:
         """Record one usage event for what an engine may have worked for."""
-        exchange, usage, response = self._exchange, self._exchange.usage, self._response
-        if self._is_recorded:
+        usage, response = self._exchange.usage, self._response
+        if self.is_recorded:
             return
         if self._call is not None:
             usage.written = usage.written or self._call.written
@@ -107,9 +108,8 @@ class Relay:
             if usage.status < 300 and usage.outcome != "failed":
                 usage.count = response.count
         if usage.written:
-            self._is_recorded = True
-            reservation, exchange.reservation = exchange.reservation, None
-            self._upstream.recorder.record(usage, reservation)
+            self.is_recorded = True
+            self._upstream.recorder.record(usage, self._exchange.reservation)
 
     # From the engine's connection.
 
@@ -179,12 +179,12 @@ class Relay:
             call.abort()
 
     def _forward(self, machine: MachineRecord) -> None:
-        usage, upstream = self._exchange.usage, self._upstream
+        usage, upstream, client = self._exchange.usage, self._upstream, self._exchange.response
         self.machine = usage.machine = machine
         usage.forwarded_at = usage.forwarded_at or upstream.now()
-        self._call = upstream.send(
-            machine, self._endpoint, self._body, self._model, response=self._exchange.response, receiver=self
-        )
+        self._call = upstream.send(machine, self._endpoint, self._body, self._model, response=client, receiver=self)
+        if client.connection.writing_paused:
+            self._call.pause()
 
     def _failover(self) -> bool:
         """Move to another machine, once, before anything of a response has gone to the client."""
@@ -261,12 +261,12 @@ class Relay:
             self._end(errors.upstream_unreachable())
             return
         self.record()
-        self._response = None  # it is released once the client has read it
         if client.started:
             client.send(response.as_event())
             client.end(response.held.release)
         else:
             client.respond(usage.status, response.fields, memoryview(response.body), response.held.release)
+        self._response = None  # it is released once the client has read it
         self._end()
 
     def _on_lost(self, reason: str, *, unreachable: bool) -> None:

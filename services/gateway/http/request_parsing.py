@@ -189,7 +189,7 @@ class RequestParsing(web.RequestHandler):
         most = self._max_head_bytes
         if isinstance(message, RawRequestMessage):
             self._is_offer = message.upgrade
-            if self.head_bytes + len(data) > most and _size(message) > most:
+            if _size(message) > most:  # it may have come in the read of the request before it
                 self.fault = errors.head_too_large(most)
         elif head_end := data.find(b"\r\n\r\n") + 1:
             self._recover_head(data[: head_end + 3], _malformed(message.message))
@@ -200,12 +200,12 @@ class RequestParsing(web.RequestHandler):
 
     def _recover_head(self, head: bytes, fault: ApiError) -> None:
         """Parse once more the head of a malformed body, for its key: aiohttp has dropped it."""
-        self.fault = fault
         try:
             messages, _, _ = self._make_parser().feed_data(head)
         except HttpProcessingError:
-            return
+            return  # it is the head that is malformed, or too large
         if messages:
+            self.fault = fault
             self._messages[-1] = messages[0]
             self._payload = messages[0][1]
 
