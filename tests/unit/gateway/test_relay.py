@@ -1,14 +1,293 @@
-"""Who is blamed for what engines say, and what of their responses goes on to clients."""
+"""A fault in the middle of a response ends that one request with an error; who is blamed; and what goes to clients."""
 
-import zlib
+import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.core.content_coding import MAX_INFLATED, Inflater, Undecodable
+from services.gateway.core.breaker import FAILURES
 from services.gateway.core.engine_error import EngineError, is_machine_failure, is_refusal, read_error
+from services.gateway.http.client_response import ClientResponse
 from services.gateway.http.response_headers import MAX_BYTES, passed_on
+from shared.messages.gateway import UsageEvent
+from tests.kit.raw_engine import DONE, EVENT
+from tests.unit.gateway.front import KEY, Call, Fault, Front, Wire, turns, until
+
+JSON, STREAM = b"application/json", b"text/event-stream"
+WHOLE = b'{"object":"chat.completion","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
+
+
+async def asked(front: Front, body: bytes = b'{"model":"m","stream":true}') -> tuple[Wire, Call]:
+    """A request that an engine has."""
+    calls = len(front.calls)
+    wire = await front.ask(body)
+    await until(lambda: len(front.calls) > calls)
+    return wire, front.calls[-1]
+
+
+async def ended(front: Front, wire: Wire) -> None:
+    await until(lambda: not front.lifecycle.exchanges)
+    await turns(4)
+    assert wire.closing or not wire.protocol.is_busy
+
+
+def breaks_once(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+    """Its next call fails."""
+    before: Callable[..., object] = getattr(owner, name)
+    faults = [Fault(name)]
+
+    def break_or_not(*args: Any, **kwargs: Any) -> object:
+        if faults:
+            raise faults.pop()
+        return before(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, break_or_not)
+
+
+async def test_a_fault_on_the_way_to_the_engine_ends_the_request(front: Front) -> None:
+    front.breaks = {"call"}
+    wire = await front.ask()
+    await ended(front, wire)
+    assert [r.status for r in wire.responses] == [502]
+    assert (b"upstream_unreachable" in wire.written, front.metrics.faults) == (True, 1)
+    front.check()
+
+
+@pytest.mark.parametrize("content_type", [JSON, STREAM])
+async def test_a_fault_at_the_head_ends_the_request(
+    front: Front, monkeypatch: pytest.MonkeyPatch, content_type: bytes
+) -> None:
+    wire, call = await asked(front)
+    if content_type == STREAM:
+        breaks_once(monkeypatch, ClientResponse, "start")
+    else:
+        front.breaks = {"now"}
+    call.answer(content_type=content_type)
+    call.feed(b"what comes then belongs to nobody")
+    front.breaks = set()
+    await ended(front, wire)
+    assert (len(wire.responses), front.metrics.faults, call.aborted) == (1, 1, True)
+    front.check()
+
+
+@pytest.mark.parametrize("where", ["now", "send", "record"])
+async def test_a_fault_in_a_stream_ends_it_with_an_error(
+    front: Front, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    wire, call = await asked(front)
+    if where == "send":
+        breaks_once(monkeypatch, ClientResponse, "send")
+    call.answer()
+    front.books.breaks = where == "record"
+    front.breaks = {where}
+    call.feed(EVENT + DONE)
+    front.breaks = set()
+    await ended(front, wire)
+    (response,) = wire.responses
+    assert (response.status, b"engine_lost" in response.body, front.metrics.faults) == (200, True, 1)
+    assert (call.aborted, len(front.books.events)) == (True, where != "record")
+    front.check()
+
+
+@pytest.mark.parametrize(("content_type", "where"), [(JSON, "respond"), (STREAM, "end")])
+async def test_a_fault_at_the_end_ends_the_request(
+    front: Front, monkeypatch: pytest.MonkeyPatch, content_type: bytes, where: str
+) -> None:
+    wire, call = await asked(front)
+    call.answer(content_type=content_type)
+    call.feed(EVENT + DONE if content_type == STREAM else WHOLE)
+    breaks_once(monkeypatch, ClientResponse, where)
+    call.receiver.on_end()
+    await ended(front, wire)
+    (response,) = wire.responses
+    assert front.metrics.faults == 1
+    assert b'"code":"' in response.body
+    front.check()
+
+
+async def test_a_fault_while_telling_of_a_fault_closes_the_client_s_connection(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del front.fleet["s2"]
+    wire, call = await asked(front)
+
+    def fail(*_args: object) -> None:
+        raise Fault("fail")
+
+    monkeypatch.setattr(ClientResponse, "fail", fail)
+    call.receiver.on_lost("died", unreachable=False)
+    await until(lambda: wire.closing)
+    assert wire.aborted
+    front.check()
+
+
+async def test_usage_that_cannot_be_recorded_costs_no_place_and_no_limit(front: Front) -> None:
+    wire, call = await asked(front)
+    front.books.breaks = True
+    call.answer(content_type=JSON)
+    call.feed(WHOLE)
+    call.receiver.on_end()
+    await ended(front, wire)
+    assert [r.status for r in wire.responses] == [502]
+    front.check()
+
+
+@pytest.mark.parametrize("unreachable", [True, False])
+async def test_who_is_blamed_for_a_loss(front: Front, *, unreachable: bool) -> None:
+    del front.fleet["s2"]
+    for _ in range(FAILURES):
+        wire, call = await asked(front)
+        call.receiver.on_lost("refused" if unreachable else "reset", unreachable=unreachable)
+        await ended(front, wire)
+    breaker = front.scheduler.breaker
+    assert breaker.is_closed("s1", "somebody else", front.now()) == (not unreachable)
+    assert not breaker.is_closed("s1", KEY.id, front.now())
+    front.check(lines=FAILURES)
+
+
+@pytest.mark.parametrize("content_type", [JSON, STREAM])
+async def test_usage_is_recorded_once_and_before_the_end(front: Front, content_type: bytes) -> None:
+    wire, call = await asked(front)
+    (exchange,) = front.lifecycle.exchanges
+    ends: list[bool] = []
+    front.books.on_event = lambda _event: ends.append(exchange.response.ended)
+    call.answer(content_type=content_type)
+    call.feed(EVENT + DONE if content_type == STREAM else WHOLE)
+    call.receiver.on_end()
+    await ended(front, wire)
+    assert ends == [False]
+    assert [(event.outcome, event.status) for event in front.books.events] == [("completed", 200)]
+    assert [(line.status, line.outcome) for line in front.log.lines] == [(200, "completed")]
+    front.check()
+
+
+def moves(front: Front) -> list[tuple[str | None, str, int]]:
+    return [(event.moved_from, event.machine, event.status) for event in front.books.events]
+
+
+@pytest.mark.parametrize("told", ["500", "lost"])
+async def test_before_the_first_byte_a_failure_goes_to_another_machine(front: Front, told: str) -> None:
+    wire, first = await asked(front, b'{"model":"m"}')
+    if told == "500":
+        first.answer(500, JSON)
+    else:
+        first.receiver.on_lost("reset", unreachable=False)
+    second = front.calls[1]
+    assert (second.origin != first.origin, front.scheduler.total_in_flight, first.aborted) == (True, 1, True)
+    second.answer(content_type=JSON)
+    second.feed(WHOLE)
+    second.receiver.on_end()
+    await ended(front, wire)
+    assert [(r.status, r.body) for r in wire.responses] == [(200, WHOLE)]
+    assert (moves(front), front.metrics.failovers) == ([("s1", "s2", 200)], 1)
+    front.check()
+
+
+async def test_it_goes_to_one_other_machine_alone(front: Front) -> None:
+    wire, first = await asked(front, b'{"model":"m"}')
+    first.receiver.on_lost("reset", unreachable=False)
+    front.calls[1].receiver.on_lost("reset", unreachable=False)
+    await ended(front, wire)
+    assert [r.status for r in wire.responses] == [502]
+    assert (len(front.calls), moves(front)) == (2, [("s1", "s2", 0)])
+    front.check()
+
+
+async def test_a_client_that_does_not_read_pauses_the_engine_even_another_one(front: Front) -> None:
+    wire, first = await asked(front)
+    wire.protocol.pause_writing()
+    assert first.paused
+    first.receiver.on_lost("reset", unreachable=True)
+    second = front.calls[1]
+    assert second.paused
+    wire.protocol.resume_writing()
+    assert not second.paused
+    wire.abort()
+    await ended(front, wire)
+    front.check()
+
+
+async def test_a_whole_response_for_which_there_is_no_room_is_refused(front: Front) -> None:
+    wire, call = await asked(front, b'{"model":"m"}')
+    call.answer(content_type=JSON)
+    front.memory.most = 10
+    call.feed(b"x" * 11)
+    await ended(front, wire)
+    assert ([r.status for r in wire.responses], call.aborted) == ([429], True)
+    front.check()
+
+
+async def test_a_whole_response_is_held_until_its_client_has_read_it(front: Front) -> None:
+    wire, call = await asked(front, b'{"model":"m"}')
+    wire.protocol.pause_writing()
+    call.answer(content_type=JSON)
+    call.feed(WHOLE)
+    call.receiver.on_end()
+    await until(lambda: not front.lifecycle.exchanges)
+    assert (front.memory.used, front.connections.unread) == (len(WHOLE), 1)
+    wire.protocol.resume_writing()
+    await ended(front, wire)
+    assert front.connections.unread == 0
+    front.check()
+
+
+@pytest.mark.parametrize("leaves", ["client", "drain"])
+async def test_who_leaves_as_all_has_been_said_changes_nothing(front: Front, leaves: str) -> None:
+    wire, call = await asked(front)
+    call.answer()
+    call.feed(EVENT + DONE)
+    call.receiver.on_end()
+    drain = None
+    if leaves == "client":
+        wire.protocol.connection_lost(None)
+        wire.closing = True
+    else:
+        drain = asyncio.create_task(front.lifecycle.drain(0.0))
+    await until(lambda: not front.lifecycle.exchanges)
+    if drain is not None:
+        await drain
+        (response,) = wire.responses
+        assert response.body == EVENT + DONE
+    assert [(line.status, line.outcome) for line in front.log.lines] == [(200, "completed")]
+    assert [event.outcome for event in front.books.events] == ["completed"]
+    front.check()
+
+
+@pytest.mark.parametrize("said", [b"", EVENT, EVENT + DONE])
+async def test_a_client_that_leaves_has_its_engine_stopped_and_is_recorded_once(front: Front, said: bytes) -> None:
+    wire, call = await asked(front)
+    call.answer()
+    if said:
+        call.feed(said)
+    wire.abort()
+    await ended(front, wire)
+    outcome = "completed" if said.endswith(DONE) else "client_closed"
+    assert (call.aborted, [event.outcome for event in front.books.events]) == (True, [outcome])
+    assert [(line.status, line.outcome) for line in front.log.lines] == [(499, outcome)]
+    front.check()
+
+
+async def test_what_runs_counts_against_its_key_until_it_is_settled_once(front: Front) -> None:
+    wire, call = await asked(front)
+    (exchange,) = front.lifecycle.exchanges
+    reservation = exchange.reservation
+    assert reservation is not None
+    events: list[UsageEvent] = []
+    front.books.on_event = events.append
+    call.answer()
+    call.feed(EVENT)
+    exchange.count_running()
+    wire.abort()
+    await ended(front, wire)
+    exchange.count_running()
+    reservation.settle(10**6, front.now(), None)
+    assert len(events) == 1
+    front.check()
+    usage = front.limits._keys[KEY.id]
+    assert usage.used[1] < 10**6
 
 
 @pytest.mark.parametrize(
@@ -55,25 +334,3 @@ def test_headers_stay_header_lines_whatever_an_engine_says(headers: dict[bytes, 
 def test_headers_together_are_bounded() -> None:
     headers = {b"x-%d" % number: b"y" * 100 for number in range(500)} | {b"content-type": b"z" * 20_000}
     assert len(passed_on(headers, stream=False)) <= MAX_BYTES + 100
-
-
-@given(st.lists(st.binary(max_size=50), max_size=5), st.sampled_from([b"gzip", b"deflate"]))
-def test_any_bytes_are_inflated_or_refused(reads: list[bytes], coding: bytes) -> None:
-    inflater = Inflater(coding)
-    try:
-        assert sum(len(inflater.feed(data, MAX_INFLATED)) for data in reads) <= len(reads) * MAX_INFLATED
-    except Undecodable:
-        return
-
-
-@pytest.mark.parametrize("bits", [zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS])
-@given(text=st.binary(min_size=1, max_size=200), size=st.integers(1, 4))
-def test_compressed_text_may_come_a_few_bytes_at_a_time(bits: int, text: bytes, size: int) -> None:
-    packer = zlib.compressobj(wbits=bits)
-    packed = packer.compress(text) + packer.flush()
-    inflater = Inflater(b"gzip" if bits > zlib.MAX_WBITS else b"deflate")
-    inflated = b""
-    for at in range(0, len(packed), size):
-        assert not inflater.complete or at == 0
-        inflated += inflater.feed(packed[at : at + size], MAX_INFLATED)
-    assert (inflated, inflater.complete) == (text, True)

@@ -1,0 +1,455 @@
+"""The gateway's front in one process: its real parts, with a client's transport, engines and a disk that tests play."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, NamedTuple, cast
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from services.gateway.access_log import AccessLog, RequestLine
+from services.gateway.adapters.activity import ActivityReporter
+from services.gateway.adapters.demand import Demand
+from services.gateway.adapters.engine_client import EngineCall, EngineClient, Receiver
+from services.gateway.adapters.outbox import Outbox
+from services.gateway.adapters.usage_sender import UsageSender
+from services.gateway.app.admission import Admission
+from services.gateway.app.authenticator import Authenticator
+from services.gateway.app.dispatcher import Dispatcher
+from services.gateway.app.lifecycle import Lifecycle
+from services.gateway.app.usage_recorder import UsageRecorder
+from services.gateway.core.memory import Memory
+from services.gateway.core.rate_limits import RateLimiter
+from services.gateway.core.scheduler import RequestScheduler
+from services.gateway.core.wake_limits import WakeLimits
+from services.gateway.http.application import make_application
+from services.gateway.http.client_connection import ClientConnection
+from services.gateway.http.client_response import ClientResponse, ResponseHeaders
+from services.gateway.http.connections import Connections
+from services.gateway.http.inference import Inference
+from services.gateway.http.pages import Pages
+from services.gateway.http.request_log import RequestLog
+from services.gateway.http.upstream import Upstream
+from services.gateway.metrics import Metrics
+from services.gateway.write_batcher import WriteBatcher
+from shared.budget import GateView
+from shared.bus.memory import MemoryBus
+from shared.bus.view import View
+from shared.config import Config, parse
+from shared.engine_keys import EngineKeys
+from shared.messages.gateway import UsageEvent
+from shared.messages.keys import KeyRecord, digest
+from shared.messages.waker import MachineRecord, MachineState
+
+CONFIG = """
+    [gateway]
+    max_waiting = 6
+    max_waiting_per_key = 4
+    hold_cap = "60s"
+    [[tier]]
+    name = "spot"
+    provider = "static"
+    max_concurrency = 2
+    [[machine]]
+    id = "s1"
+    tier = "spot"
+    endpoint = "http://127.0.0.1:1"
+    [[machine]]
+    id = "s2"
+    tier = "spot"
+    endpoint = "http://127.0.0.1:2"
+    [[model]]
+    name = "m"
+    lineup = ["spot"]
+    [[model]]
+    name = "secret"
+    lineup = ["spot"]
+    """
+SECRET = "sk-front"
+KEY = KeyRecord(id="k", name="k", created_at=0.0, models=("m",), concurrency=100, tokens_per_minute=10**6)
+NOON = 1_780_000_000.0
+MOST_TURNS = 300
+"""Of the event loop, for what takes some ten."""
+_SOCKET = socket.socket(socket.AF_UNIX)
+"""Asked for options and what the kernel holds: nothing."""
+
+
+class Fault(Exception):
+    """One that nobody foresaw."""
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    """Return once it is so: soon, for nothing here waits for another process."""
+    for _ in range(MOST_TURNS):
+        if is_so():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it has not come about")
+
+
+async def turns(number: int = 20) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+class Response(NamedTuple):
+    """`head` is in lower case."""
+
+    status: int
+    head: bytes
+    body: bytes
+
+
+def responses(data: bytes) -> list[Response]:
+    """Read responses to other methods than HEAD, one behind the other, of which each is complete."""
+    found, at = [], 0
+    while at < len(data):
+        end = data.index(b"\r\n\r\n", at) + 4
+        head, body, at = data[at:end].lower(), b"", end
+        if b"transfer-encoding: chunked\r\n" in head:
+            body, at = _unchunked(data, at)
+        elif b"content-length: " in head:
+            length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            assert len(data) >= at + length
+            body, at = data[at : at + length], at + length
+        status = int(head.split(b" ", 2)[1])
+        if status >= 200:
+            found.append(Response(status, head, body))
+    return found
+
+
+def _unchunked(data: bytes, at: int) -> tuple[bytes, int]:
+    chunks: list[bytes] = []
+    while True:
+        line = data.index(b"\r\n", at)
+        start = line + 2
+        stop = start + int(data[at:line], 16)
+        at = stop + 2
+        assert data[stop:at] == b"\r\n"
+        if start == stop:
+            return b"".join(chunks), at
+        chunks.append(data[start:stop])
+
+
+class Wire:
+    """A transport, and the client at its other end."""
+
+    def __init__(self, address: str = "192.0.2.1") -> None:
+        self.written = bytearray()
+        self.paused = self.closing = self.aborted = self.has_eof = False
+        self.unsent = 0
+        self.protocol: ClientConnection
+        self.breaks = False
+        self._address = address
+
+    def connect(self, protocol: ClientConnection) -> "Wire":
+        self.protocol = protocol
+        protocol.connection_made(cast("asyncio.Transport", self))
+        return self
+
+    def get_extra_info(self, name: str) -> object:
+        return {"peername": (self._address, 1), "socket": _SOCKET}.get(name)
+
+    def write(self, data: bytes) -> None:
+        if self.breaks:
+            raise Fault("write")
+        assert not self.has_eof, "written behind the end"
+        self.written += data
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.has_eof = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        self.aborted = True
+        self.close()
+
+    def close(self) -> None:
+        if not self.closing:
+            self.closing = True
+            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+
+    # The client.
+
+    def send(self, data: bytes) -> None:
+        if not self.closing:
+            self.protocol.data_received(data)
+
+    async def send_slowly(self, *reads: bytes) -> None:
+        """Send each where reading goes on."""
+        for data in reads:
+            await until(lambda: self.closing or not self.paused)
+            self.send(data)
+
+    @property
+    def responses(self) -> list[Response]:
+        return responses(bytes(self.written))
+
+
+@dataclass(eq=False)
+class Call:
+    """One to an engine, which the test plays."""
+
+    origin: str
+    receiver: Receiver
+    written: bool = True
+    aborted: bool = False
+    paused: bool = False
+    feed: Callable[[bytes], None] = field(init=False)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def answer(self, status: int = 200, content_type: bytes = b"text/event-stream", **headers: bytes) -> None:
+        named = {name.replace("_", "-").encode(): value for name, value in headers.items()}
+        self.feed = self.receiver.on_head(status, {b"content-type": content_type, **named})
+
+
+class Fleet(dict[str, MachineRecord]):
+    """The view of the machines."""
+
+    def age(self, _machine: str) -> float:
+        return 0.0
+
+    def put(self, machine: str, state: MachineState) -> None:
+        self[machine] = MachineRecord(
+            machine=machine,
+            tier="spot",
+            state=state,
+            provider_state="",
+            endpoint=f"http://127.0.0.1:{machine[1:]}",
+            generation=1,
+            since=0.0,
+            reason="",
+        )
+
+
+class Gates:
+    """A budget gate: `reason` closes it."""
+
+    reason = ""
+
+    def model(self, _model: str, _now: float) -> str:
+        return self.reason
+
+    def tier(self, _tier: str, _now: float) -> str:
+        return ""
+
+
+class Books:
+    """The outbox, its sender and the activity's reporter."""
+
+    source = "gw"
+
+    def __init__(self) -> None:
+        self.events: list[UsageEvent] = []
+        self.fault: str | None = None
+        self.breaks = False
+        self.on_event: Callable[[UsageEvent], None] = lambda _event: None
+
+    @property
+    def next_seq(self) -> int:
+        return len(self.events) + 1
+
+    def append(self, event: UsageEvent) -> None:
+        if self.breaks:
+            raise Fault("append")
+        self.events.append(event)
+        self.on_event(event)
+
+    def wake(self) -> None: ...
+
+    def changed(self) -> None: ...
+
+
+class Lines(AccessLog):
+    """Remembers."""
+
+    def __init__(self) -> None:
+        super().__init__("gateway", enabled=True)
+        self.lines: list[RequestLine] = []
+
+    def write(self, line: RequestLine, now: float) -> None:
+        self.lines.append(line)
+
+
+class Front:
+    """All of it. Times are `time`, and `monotonic` for the connections' clock."""
+
+    def __init__(self, config: str = CONFIG, key: KeyRecord = KEY, *, max_buffered_bytes: int = 2**30) -> None:
+        self.config: Config = parse(config, "test")
+        self.settings = self.config.gateway
+        self.time, self.monotonic = NOON, 0.0
+        self.fleet, self.gates, self.books, self.log = Fleet(), Gates(), Books(), Lines()
+        self.calls: list[Call] = []
+        self.breaks: set[str] = set()
+        self.wires: list[Wire] = []
+        self.is_ready = True
+        self.keys = {digest(SECRET): key}
+        now = self.now
+        self.memory = Memory(max_buffered_bytes, max_buffered_bytes)
+        self.scheduler = RequestScheduler(self.config, self.fleet)
+        self.limits = RateLimiter("gw", 0.0, {})
+        self.metrics = Metrics(CollectorRegistry(), self.limits.hits)
+        self.batcher = WriteBatcher()
+        self.dispatcher = Dispatcher(
+            self.scheduler,
+            cast("View[MachineRecord]", self.fleet),
+            cast("GateView", self.gates),
+            cast("ActivityReporter", self.books),
+            config=self.config,
+            now=now,
+        )
+        self.demand = Demand(MemoryBus(), self.scheduler, "gw", 5.0, now)
+        self.admission = Admission(
+            self.settings,
+            self.scheduler,
+            self.dispatcher,
+            self.demand,
+            cast("Outbox", self.books),
+            limits=self.limits,
+            wake_limits=WakeLimits(20, Decimal(20), {}),
+            metrics=self.metrics,
+            now=now,
+        )
+        self.lifecycle = Lifecycle()
+        self.headers = ResponseHeaders(self.limits, None, now)
+        self.request_log = RequestLog(self.log, self.metrics, now)
+        self.connections = Connections(
+            self.settings,
+            self.memory,
+            self.batcher,
+            open_response=self.open_response,
+            log=self.request_log,
+            monotonic=lambda: self.monotonic,
+        )
+        self.runner: web.AppRunner
+
+    def now(self) -> float:
+        return self.time
+
+    def _upstream_now(self) -> float:
+        self.may_break("now")
+        return self.time
+
+    def may_break(self, what: str) -> None:
+        if what in self.breaks:
+            raise Fault(what)
+
+    def open_response(self, request: web.BaseRequest) -> ClientResponse:
+        self.may_break("open_response")
+        response = ClientResponse(request, self.headers, self.batcher, self.now())
+        response.is_leaving = self.lifecycle.is_leaving
+        return response
+
+    def call(self, origin: str, _request: object, receiver: Receiver) -> EngineCall:
+        self.may_break("call")
+        self.calls.append(Call(origin, receiver))
+        return cast("EngineCall", self.calls[-1])
+
+    async def start(self) -> "Front":
+        authenticator = Authenticator(self.config.models, self.keys, self.now)
+        books = cast("Any", self.books)
+        recorder = UsageRecorder(
+            cast("Outbox", books), cast("UsageSender", books), self.scheduler.breaker, self.metrics, self.now
+        )
+        upstream = Upstream(
+            client=cast("EngineClient", self),
+            keys=EngineKeys(self.config),
+            scheduler=self.scheduler,
+            dispatcher=self.dispatcher,
+            recorder=recorder,
+            memory=self.memory,
+            metrics=self.metrics,
+            max_event_bytes=self.settings.max_event_bytes,
+            now=self._upstream_now,
+        )
+        inference = Inference(
+            authenticator,
+            self.admission,
+            upstream,
+            self.lifecycle,
+            self.request_log,
+            memory=self.memory,
+            max_body_bytes=self.settings.max_body_bytes,
+            hold_cap=self.settings.hold_cap,
+            open_response=self.open_response,
+        )
+        pages = Pages(
+            self.config,
+            authenticator,
+            self.lifecycle,
+            self.fleet,
+            self.request_log,
+            cors=None,
+            started=NOON,
+            is_ready=lambda: self.is_ready,
+            open_response=self.open_response,
+        )
+        self.runner = web.AppRunner(make_application(inference, pages), handler_cancellation=True)
+        await self.runner.setup()
+        return self
+
+    async def stop(self) -> None:
+        for wire in self.wires:
+            wire.abort()
+        await turns()
+        await self.runner.cleanup()
+
+    def connect(self, address: str = "192.0.2.1") -> Wire:
+        assert self.runner.server is not None
+        self.wires.append(Wire(address).connect(ClientConnection(self.runner.server, self.connections)))
+        return self.wires[-1]
+
+    async def ask(self, body: bytes = b'{"model":"m","stream":true}', *headers: bytes) -> Wire:
+        """Send a request on a new connection."""
+        wire = self.connect()
+        wire.send(post(body, *headers))
+        await turns(8)
+        return wire
+
+    def check(self, *, lines: int = 1) -> None:
+        """Nothing is left of the requests so far, and each has its line."""
+        assert (self.scheduler.total_in_flight, self.scheduler.total_waiting) == (0, 0)
+        assert all(self.scheduler.in_flight(machine.id) == 0 for machine in self.config.machine)
+        assert self.memory.used == 0
+        assert not self.lifecycle.exchanges
+        assert all(usage.running == usage.minute_held == usage.month_held == 0 for usage in self.limits._keys.values())
+        assert len(self.log.lines) == lines
+        ids = [event.id for event in self.books.events]
+        assert len(set(ids)) == len(ids)
+        assert all(wire.protocol.flow is None for wire in self.wires)
+
+
+def post(body: bytes = b'{"model":"m"}', *headers: bytes, path: bytes = b"/v1/chat/completions") -> bytes:
+    lines = (
+        b"POST %b HTTP/1.1" % path,
+        b"Host: x",
+        b"Authorization: Bearer " + SECRET.encode(),
+        b"Content-Length: %d" % len(body),
+        *headers,
+    )
+    return b"\r\n".join((*lines, b"", body))
