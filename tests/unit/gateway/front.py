@@ -1,11 +1,9 @@
 """The gateway's front in one process: its real parts, with a client's transport, engines and a disk that tests play."""
 
-import asyncio
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -43,6 +41,7 @@ from shared.engine_keys import EngineKeys
 from shared.messages.gateway import UsageEvent
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.waker import MachineRecord, MachineState
+from tests.unit.gateway.wire import SECRET, Fault, Wire, post, turns
 
 CONFIG = """
     [gateway]
@@ -68,139 +67,8 @@ CONFIG = """
     name = "secret"
     lineup = ["spot"]
     """
-SECRET = "sk-front"
 KEY = KeyRecord(id="k", name="k", created_at=0.0, models=("m",), concurrency=100, tokens_per_minute=10**6)
 NOON = 1_780_000_000.0
-MOST_TURNS = 300
-"""Of the event loop, for what takes some ten."""
-_SOCKET = socket.socket(socket.AF_UNIX)
-"""Asked for options and what the kernel holds: nothing."""
-
-
-class Fault(Exception):
-    """One that nobody foresaw."""
-
-
-async def until(is_so: Callable[[], object]) -> None:
-    """Return once it is so: soon, for nothing here waits for another process."""
-    for _ in range(MOST_TURNS):
-        if is_so():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it has not come about")
-
-
-async def turns(number: int = 20) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
-
-
-class Response(NamedTuple):
-    """`head` is in lower case."""
-
-    status: int
-    head: bytes
-    body: bytes
-
-
-def responses(data: bytes) -> list[Response]:
-    """Read responses to other methods than HEAD, one behind the other, of which each is complete."""
-    found, at = [], 0
-    while at < len(data):
-        end = data.index(b"\r\n\r\n", at) + 4
-        head, body, at = data[at:end].lower(), b"", end
-        if b"transfer-encoding: chunked\r\n" in head:
-            body, at = _unchunked(data, at)
-        elif b"content-length: " in head:
-            length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            assert len(data) >= at + length
-            body, at = data[at : at + length], at + length
-        status = int(head.split(b" ", 2)[1])
-        if status >= 200:
-            found.append(Response(status, head, body))
-    return found
-
-
-def _unchunked(data: bytes, at: int) -> tuple[bytes, int]:
-    chunks: list[bytes] = []
-    while True:
-        line = data.index(b"\r\n", at)
-        start = line + 2
-        stop = start + int(data[at:line], 16)
-        at = stop + 2
-        assert data[stop:at] == b"\r\n"
-        if start == stop:
-            return b"".join(chunks), at
-        chunks.append(data[start:stop])
-
-
-class Wire:
-    """A transport, and the client at its other end."""
-
-    def __init__(self, address: str = "192.0.2.1") -> None:
-        self.written = bytearray()
-        self.paused = self.closing = self.aborted = self.has_eof = False
-        self.unsent = 0
-        self.protocol: ClientConnection
-        self.breaks = False
-        self._address = address
-
-    def connect(self, protocol: ClientConnection) -> "Wire":
-        self.protocol = protocol
-        protocol.connection_made(cast("asyncio.Transport", self))
-        return self
-
-    def get_extra_info(self, name: str) -> object:
-        return {"peername": (self._address, 1), "socket": _SOCKET}.get(name)
-
-    def write(self, data: bytes) -> None:
-        if self.breaks:
-            raise Fault("write")
-        assert not self.has_eof, "written behind the end"
-        self.written += data
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        self.has_eof = True
-
-    def get_write_buffer_size(self) -> int:
-        return self.unsent
-
-    def pause_reading(self) -> None:
-        self.paused = True
-
-    def resume_reading(self) -> None:
-        self.paused = False
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def abort(self) -> None:
-        self.aborted = True
-        self.close()
-
-    def close(self) -> None:
-        if not self.closing:
-            self.closing = True
-            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
-
-    # The client.
-
-    def send(self, data: bytes) -> None:
-        if not self.closing:
-            self.protocol.data_received(data)
-
-    async def send_slowly(self, *reads: bytes) -> None:
-        """Send each where reading goes on."""
-        for data in reads:
-            await until(lambda: self.closing or not self.paused)
-            self.send(data)
-
-    @property
-    def responses(self) -> list[Response]:
-        return responses(bytes(self.written))
 
 
 @dataclass(eq=False)
@@ -212,6 +80,9 @@ class Call:
     written: bool = True
     aborted: bool = False
     paused: bool = False
+    is_over: bool = False
+    """Whether its answer has ended by itself."""
+    has_head: bool = False
     feed: Callable[[bytes], None] = field(init=False)
 
     def abort(self) -> None:
@@ -225,6 +96,7 @@ class Call:
 
     def answer(self, status: int = 200, content_type: bytes = b"text/event-stream", **headers: bytes) -> None:
         named = {name.replace("_", "-").encode(): value for name, value in headers.items()}
+        self.has_head = True
         self.feed = self.receiver.on_head(status, {b"content-type": content_type, **named})
 
 
@@ -346,6 +218,7 @@ class Front:
             log=self.request_log,
             monotonic=lambda: self.monotonic,
         )
+        self.inference: Inference
         self.runner: web.AppRunner
 
     def now(self) -> float:
@@ -387,7 +260,7 @@ class Front:
             max_event_bytes=self.settings.max_event_bytes,
             now=self._upstream_now,
         )
-        inference = Inference(
+        self.inference = Inference(
             authenticator,
             self.admission,
             upstream,
@@ -409,7 +282,7 @@ class Front:
             is_ready=lambda: self.is_ready,
             open_response=self.open_response,
         )
-        self.runner = web.AppRunner(make_application(inference, pages), handler_cancellation=True)
+        self.runner = web.AppRunner(make_application(self.inference, pages), handler_cancellation=True)
         await self.runner.setup()
         return self
 
@@ -442,14 +315,3 @@ class Front:
         ids = [event.id for event in self.books.events]
         assert len(set(ids)) == len(ids)
         assert all(wire.protocol.flow is None for wire in self.wires)
-
-
-def post(body: bytes = b'{"model":"m"}', *headers: bytes, path: bytes = b"/v1/chat/completions") -> bytes:
-    lines = (
-        b"POST %b HTTP/1.1" % path,
-        b"Host: x",
-        b"Authorization: Bearer " + SECRET.encode(),
-        b"Content-Length: %d" % len(body),
-        *headers,
-    )
-    return b"\r\n".join((*lines, b"", body))

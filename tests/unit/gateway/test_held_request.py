@@ -1,87 +1,202 @@
-"""A held request and its place: whenever its client leaves, no place is lost and none is booked twice."""
+"""A place that is granted in the very moment in which its request ends is given back once."""
 
 import asyncio
-import math
-from collections import Counter
-from typing import cast
+from itertools import product
+from typing import Literal
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.app.held_request import HeldRequest
-from services.gateway.core.scheduler import RequestScheduler, Ticket
+from services.gateway.core import errors
+from services.gateway.core.errors import ApiError
+from services.gateway.core.scheduler import Ticket
 from shared.messages.waker import MachineRecord
-from tests.unit.gateway.test_scheduler import CONFIG, MODEL, ROOM, record
+from tests.unit.gateway.front import NOON, Front
+from tests.unit.gateway.wire import turns
 
-STEPS = st.lists(st.sampled_from(["hold", "hold", "cancel", "release", "wake", "sleep", "loop"]), max_size=40)
+CAP = 60.0
+Event = Literal["grant", "refuse", "deadline", "cancel", "turn"]
+EVENTS: tuple[Event, ...] = ("grant", "refuse", "deadline", "cancel", "turn")
 
 
-class Front:
-    """Requests that wait, each in a task of its own, and the places that they got."""
+class Hold:
+    """One request that waits, and all that may happen to it."""
 
-    def __init__(self) -> None:
-        self.fleet: dict[str, MachineRecord] = {}
-        self.scheduler = RequestScheduler(CONFIG, self.fleet)
-        self.tasks: list[asyncio.Task[None]] = []
-        self.places: list[str] = []
+    def __init__(
+        self, front: Front, *, deadline: float = NOON + CAP, is_capped: bool = True, first_comment: float = NOON + 10
+    ) -> None:
+        self.front = front
+        self.comments: list[bytes] = []
+        self.held = HeldRequest(
+            front.scheduler,
+            front.dispatcher,
+            front.config.models["m"],
+            is_capped=is_capped,
+            next_comment=first_comment,
+            heartbeat=10.0,
+            comment=self.comment,
+            now=front.now,
+        )
+        self.ticket = Ticket("m", "k", "r", deadline, self.held.on_granted, self.held.on_refused)
+        self.task = asyncio.create_task(self.wait())
 
-    def release(self, machine: str) -> None:
-        """As the dispatcher does it."""
-        self.scheduler.release(machine, 0.0)
-        self.dispatch()
+    def comment(self, text: bytes) -> None:
+        self.front.may_break("comment")
+        self.comments.append(text)
 
-    def dispatch(self) -> None:
-        self.scheduler.dispatch(0.0, 64)
-
-    async def hold(self) -> None:
-        held = HeldRequest(
-            self.scheduler, cast("Dispatcher", self), MODEL,
-            is_capped=True, next_comment=math.inf, heartbeat=1.0, comment=None, now=lambda: 0.0,
-        )  # fmt: skip
-        ticket = Ticket("m", "k", "r", 1e9, held.on_granted, held.on_refused)
-        self.scheduler.enqueue(ticket)
+    async def wait(self) -> MachineRecord | ApiError:
+        self.front.scheduler.enqueue(self.ticket)
         try:
-            machine = await held.wait(ticket, 1.0)
+            return await self.held.wait(self.ticket, CAP)
+        except ApiError as error:
+            return error
         finally:
-            self.scheduler.leave(ticket)
-        self.places.append(machine.machine)
+            self.front.scheduler.leave(self.ticket)
 
-    async def step(self, step: str, data: st.DataObject) -> None:
-        if step == "hold" and self.scheduler.total_waiting < 4:
-            self.tasks.append(asyncio.create_task(self.hold()))
-            await asyncio.sleep(0)
-        elif step == "cancel" and self.tasks:
-            data.draw(st.sampled_from(self.tasks)).cancel()
-        elif step == "release" and self.places:
-            self.release(self.places.pop())
-        elif step == "wake":
-            self.fleet.update({machine: record(machine, "ready") for machine in ROOM})
-            self.dispatch()
-        elif step == "sleep":
-            self.fleet.clear()
-        elif step == "loop":
-            await asyncio.sleep(0)
-
-    def check(self) -> None:
-        assert Counter(self.places) == {m: n for m in ROOM if (n := self.scheduler.in_flight(m))}
-        assert self.scheduler.total_waiting == sum(not task.done() for task in self.tasks)
+    def happens(self, event: Event) -> None:
+        front = self.front
+        if event == "grant":
+            front.fleet.put("s1", "ready")
+            front.dispatcher.on_fleet_change("s1")
+        elif event == "refuse":
+            for ticket in front.scheduler.evict("m", 9):
+                ticket.on_refuse(errors.leaving())
+        elif event == "deadline":
+            front.time = self.ticket.deadline
+            self.held._on_time(self.ticket, CAP)
+        elif event == "cancel":
+            self.task.cancel()
 
 
-@settings(max_examples=100, deadline=None)
-@given(STEPS, st.data())
-def test_no_place_is_lost_or_doubled_whenever_clients_leave(steps: list[str], data: st.DataObject) -> None:
-    async def run() -> None:
-        front = Front()
-        for step in steps:
-            await front.step(step, data)
-        for _ in range(5):
-            await asyncio.sleep(0)
-        front.check()
-        for task in front.tasks:
-            task.cancel()
-        await asyncio.gather(*front.tasks, return_exceptions=True)
-        await asyncio.sleep(0)
-        front.check()
+def books(front: Front) -> tuple[int, int]:
+    return front.scheduler.total_in_flight, front.scheduler.total_waiting
 
-    asyncio.run(run())
+
+async def outcome(hold: Hold) -> MachineRecord | ApiError | None:
+    """None: it was cancelled."""
+    await turns()
+    assert hold.task.done()
+    return None if hold.task.cancelled() else hold.task.result()
+
+
+async def play(events: list[Event]) -> None:
+    front = Front()
+    hold = Hold(front)
+    await turns(1)
+    for event in events:
+        if event == "turn":
+            await turns(1)
+        else:
+            hold.happens(event)
+    hold.task.cancel()
+    result = await outcome(hold)
+    granted = isinstance(result, MachineRecord)
+    assert books(front) == (int(granted), 0)
+    if isinstance(result, MachineRecord):
+        front.dispatcher.release(result.machine)
+    timer = hold.held._timer
+    assert timer is None or timer.cancelled() or timer.when() <= asyncio.get_running_loop().time()
+    assert books(front) == (0, 0)
+
+
+@given(st.lists(st.sampled_from(EVENTS), max_size=8))
+def test_whatever_comes_in_whatever_order_no_place_is_lost(events: list[Event]) -> None:
+    asyncio.run(play(events))
+
+
+async def test_each_pair_in_one_iteration_or_in_two() -> None:
+    for first, second in product(EVENTS, repeat=2):
+        await play([first, second])
+        await play([first, "turn", second])
+
+
+@pytest.mark.parametrize("first", ["grant", "cancel"])
+async def test_a_grant_and_a_cancellation_in_one_iteration(first: Event) -> None:
+    front = Front()
+    hold = Hold(front)
+    await turns(1)
+    hold.happens(first)
+    hold.happens("cancel" if first == "grant" else "grant")
+    assert books(front) == (1, 0)
+    assert await outcome(hold) is None
+    assert books(front) == (0, 0)
+
+
+async def test_a_place_that_comes_back_goes_to_the_next_one() -> None:
+    front = Front()
+    holds = [Hold(front) for _ in range(4)]
+    await turns(1)
+    front.fleet.put("s1", "ready")
+    front.dispatcher.on_fleet_change("s1")
+    for hold in holds[:2]:
+        hold.happens("cancel")
+    results = [await outcome(hold) for hold in holds]
+    assert [isinstance(result, MachineRecord) for result in results] == [False, False, True, True]
+    assert books(front) == (2, 0)
+
+
+@pytest.mark.parametrize(("is_capped", "code"), [(True, "wake_timeout"), (False, "waking")])
+async def test_a_deadline_is_the_cap_s_or_the_caller_s_own(*, is_capped: bool, code: str) -> None:
+    front = Front()
+    hold = Hold(front, deadline=NOON, is_capped=is_capped)
+    result = await outcome_of_timer(hold)
+    assert isinstance(result, ApiError)
+    assert (result.status, result.code) == ((504 if is_capped else 503), code)
+    assert books(front) == (0, 0)
+
+
+async def outcome_of_timer(hold: Hold) -> MachineRecord | ApiError | None:
+    async with asyncio.timeout(60):
+        await asyncio.wait([hold.task])
+    return await outcome(hold)
+
+
+async def test_a_stream_gets_a_comment_every_heartbeat() -> None:
+    front = Front()
+    hold = Hold(front)
+    await turns(1)
+    seen = []
+    for seconds in (0, 9.9, 10, 15, 19.9, 20, 30.5, 40, 40.5, 59.9):
+        front.time = NOON + seconds
+        hold.held._on_time(hold.ticket, CAP)
+        seen.append(len(hold.comments))
+    assert seen == [0, 0, 1, 1, 1, 2, 3, 3, 4, 5]
+    assert set(hold.comments) == {b": waking tier=spot phase=? eta=?\n\n"}
+    hold.happens("deadline")
+    result = await outcome(hold)
+    assert isinstance(result, ApiError)
+    assert (result.code, len(hold.comments)) == ("wake_timeout", 5)
+
+
+async def test_the_timer_is_set_for_what_comes_first() -> None:
+    front, loop = Front(), asyncio.get_running_loop()
+    hold = Hold(front, first_comment=NOON + 1000)
+    await turns(1)
+    assert hold.held._timer is not None
+    assert 0 <= loop.time() + CAP - hold.held._timer.when() < 30
+    commented = Hold(front, first_comment=NOON + 5)
+    await turns(1)
+    assert commented.held._timer is not None
+    assert commented.held._timer.when() < hold.held._timer.when() - 30
+    for each in (hold, commented):
+        each.happens("cancel")
+        await outcome(each)
+
+
+async def test_a_fault_in_a_comment_ends_the_wait_of_that_request() -> None:
+    front = Front()
+    hold, other = Hold(front), Hold(front)
+    await turns(1)
+    front.breaks, front.time = {"comment"}, NOON + 10
+    with capture_logs() as logs:
+        hold.held._on_time(hold.ticket, CAP)
+    result = await outcome(hold)
+    assert isinstance(result, ApiError)
+    assert (result.code, [entry["event"] for entry in logs]) == ("internal_error", ["hold_failed"])
+    assert books(front) == (0, 1)
+    other.happens("cancel")
+    await outcome(other)
+    assert books(front) == (0, 0)

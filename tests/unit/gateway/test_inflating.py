@@ -14,8 +14,9 @@ from services.gateway.http.client_response import MOST_JOINED_BYTES
 from services.gateway.http.inflating import STEP_BYTES, Inflating
 from tests.kit.raw_engine import DONE, EVENT
 from tests.kit.waiting import PATIENCE_SECONDS
-from tests.unit.gateway.front import Call, Front, Wire, turns
+from tests.unit.gateway.front import Call, Front
 from tests.unit.gateway.test_relay import JSON, WHOLE, asked, ended
+from tests.unit.gateway.wire import Wire, turns
 
 SAID = EVENT * (5 * STEP_BYTES // len(EVENT)) + DONE
 PACKED = gzip.compress(SAID)

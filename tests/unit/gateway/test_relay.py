@@ -14,7 +14,8 @@ from services.gateway.http.client_response import ClientResponse
 from services.gateway.http.response_headers import MAX_BYTES, passed_on
 from shared.messages.gateway import UsageEvent
 from tests.kit.raw_engine import DONE, EVENT
-from tests.unit.gateway.front import KEY, Call, Fault, Front, Wire, turns, until
+from tests.unit.gateway.front import KEY, Call, Front
+from tests.unit.gateway.wire import Fault, Wire, turns, until
 
 JSON, STREAM = b"application/json", b"text/event-stream"
 WHOLE = b'{"object":"chat.completion","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
