@@ -82,35 +82,37 @@ async def outcome(hold: Hold) -> MachineRecord | ApiError | None:
     return None if hold.task.cancelled() else hold.task.result()
 
 
-async def play(events: list[Event]) -> None:
+async def play(events: list[tuple[Event, int]], waiting: int = 3) -> None:
+    """Each event happens to one of those that wait, and those that got a place keep it to the end."""
     front = Front()
-    hold = Hold(front)
+    holds = [Hold(front) for _ in range(waiting)]
     await turns(1)
-    for event in events:
+    for event, which in events:
         if event == "turn":
             await turns(1)
         else:
-            hold.happens(event)
-    hold.task.cancel()
-    result = await outcome(hold)
-    granted = isinstance(result, MachineRecord)
-    assert books(front) == (int(granted), 0)
-    if isinstance(result, MachineRecord):
-        front.dispatcher.release(result.machine)
-    timer = hold.held._timer
-    assert timer is None or timer.cancelled() or timer.when() <= asyncio.get_running_loop().time()
+            holds[which].happens(event)
+    for hold in holds:
+        hold.task.cancel()
+    places = [result.machine for hold in holds if isinstance(result := await outcome(hold), MachineRecord)]
+    assert books(front) == (len(places), 0)
+    for machine in places:
+        front.dispatcher.release(machine)
     assert books(front) == (0, 0)
+    timers = [hold.held._timer for hold in holds]
+    now = asyncio.get_running_loop().time()
+    assert all(timer is None or timer.cancelled() or timer.when() <= now for timer in timers)
 
 
-@given(st.lists(st.sampled_from(EVENTS), max_size=8))
-def test_whatever_comes_in_whatever_order_no_place_is_lost(events: list[Event]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 2)), max_size=12))
+def test_whatever_comes_in_whatever_order_no_place_is_lost(events: list[tuple[Event, int]]) -> None:
     asyncio.run(play(events))
 
 
 async def test_each_pair_in_one_iteration_or_in_two() -> None:
     for first, second in product(EVENTS, repeat=2):
-        await play([first, second])
-        await play([first, "turn", second])
+        await play([(first, 0), (second, 0)], 1)
+        await play([(first, 0), ("turn", 0), (second, 0)], 1)
 
 
 @pytest.mark.parametrize("first", ["grant", "cancel"])

@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from types import MethodType
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from services.gateway.app.held_request import HeldRequest
 from services.gateway.core.rate_limits import LimitExceeded, Unsettled
 from services.gateway.core.request_body import LARGE_BYTES
 from services.gateway.http import inference
@@ -176,7 +178,7 @@ async def _parsing(front: Front) -> Wire:
 
 
 async def _reserving(front: Front) -> Wire:
-    front.limits.admit = lambda *_: Unsettled(LimitExceeded("requests", 1, 1))  # type: ignore[method-assign]
+    front.limits.admit = lambda *_: Unsettled(LimitExceeded("requests", 1, 1))  # type: ignore[method-assign]  # replicas that never agree
     return await front.ask()
 
 
@@ -185,11 +187,18 @@ async def _held(front: Front) -> Wire:
     return await front.ask()
 
 
+def pass_time(front: Front, seconds: float) -> None:
+    """As the timers of those that wait have it."""
+    front.time += seconds
+    for ticket in list(front.scheduler.waiting("m")):
+        held = cast("MethodType", ticket.on_grant).__self__
+        assert isinstance(held, HeldRequest)
+        held._on_time(ticket, 60.0)
+
+
 async def _told(front: Front) -> Wire:
     wire = await _held(front)
-    (ticket,) = front.scheduler.waiting("m")
-    front.time += 11
-    ticket.on_grant.__self__._on_time(ticket, 60.0)  # type: ignore[attr-defined]
+    pass_time(front, 11.0)
     await turns(2)
     assert wire.written
     return wire
@@ -348,9 +357,7 @@ def _act(front: Front, action: str, pick: int) -> None:
         front.fleet.put(machine, "ready" if action == "ready" else "asleep")
         front.dispatcher.on_fleet_change(machine)
     elif action == "deadline":
-        for ticket in list(front.scheduler.waiting("m")):
-            front.time = max(front.time, ticket.deadline)
-            ticket.on_grant.__self__._on_time(ticket, 60.0)  # type: ignore[attr-defined]
+        pass_time(front, 60.0)
     elif action == "evict":
         front.gates.reason = "closed_by_operator"
         front.dispatcher.check_gates()

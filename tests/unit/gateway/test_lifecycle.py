@@ -1,0 +1,87 @@
+"""The requests under way, and how they end when the gateway does."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import cast
+
+from services.gateway.app.lifecycle import Lifecycle
+from services.gateway.core import errors
+from services.gateway.core.memory import Held, Memory
+from services.gateway.core.usage_record import UsageRecord
+from services.gateway.http.client_response import ClientResponse
+from services.gateway.http.exchange import Exchange
+from services.gateway.http.relay import Relay
+from tests.unit.gateway.wire import turns, until
+
+
+class Request:
+    """One that waits for an hour."""
+
+    def __init__(self, lifecycle: Lifecycle, *, at_engine: bool = False) -> None:
+        self.lifecycle = lifecycle
+        self.told: list[str] = []
+        self.goes = asyncio.Event()
+        self.exchange: Exchange
+        self._at_engine = at_engine
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        response = cast("ClientResponse", SimpleNamespace())
+        self.exchange = Exchange(response, UsageRecord("r", "k", 0.0), Held(Memory(1, 1)))
+        if self._at_engine:
+            self.exchange.relay = cast("Relay", SimpleNamespace())
+        self.lifecycle.exchanges.add(self.exchange)
+        try:
+            await self.goes.wait()
+        except asyncio.CancelledError:
+            error = self.exchange.take_interruption()
+            if error is None:
+                self.told.append("left")
+                raise
+            self.told.append(error.code)
+        finally:
+            self.lifecycle.end(self.exchange)
+        await asyncio.sleep(0)
+        self.told.append("went on")
+
+
+async def test_who_has_no_engine_goes_elsewhere_at_once_and_the_others_have_their_time() -> None:
+    lifecycle = Lifecycle()
+    waiting, served, late = Request(lifecycle), Request(lifecycle, at_engine=True), Request(lifecycle, at_engine=True)
+    await turns(2)
+    drain = asyncio.create_task(lifecycle.drain(3600.0))
+    await turns()
+    assert lifecycle.is_leaving
+    assert ([waiting.told, served.told, late.told], drain.done()) == ([["waking", "went on"], [], []], False)
+    served.goes.set()
+    await turns()
+    assert not drain.done()
+    late.goes.set()
+    await until(drain.done)
+    assert [served.told, late.told] == [["went on"]] * 2
+
+
+async def test_when_its_time_is_up_each_is_ended() -> None:
+    lifecycle = Lifecycle()
+    requests = [Request(lifecycle, at_engine=True) for _ in range(3)]
+    await turns(2)
+    await lifecycle.drain(0.0)
+    assert not lifecycle.exchanges
+    await turns()
+    assert [request.told for request in requests] == [["waking", "went on"]] * 3
+
+
+async def test_nobody_is_waited_for_where_nobody_is() -> None:
+    await Lifecycle().drain(3600.0)
+
+
+async def test_an_interruption_counts_once_and_a_client_that_leaves_is_none() -> None:
+    lifecycle = Lifecycle()
+    interrupted, left = Request(lifecycle), Request(lifecycle)
+    await turns(2)
+    interrupted.exchange.interrupt(errors.leaving())
+    interrupted.exchange.interrupt(errors.internal_error())
+    left.task.cancel()
+    await turns()
+    assert (interrupted.told, left.told) == (["waking", "went on"], ["left"])
+    assert (interrupted.task.cancelled(), left.task.cancelled()) == (False, True)
