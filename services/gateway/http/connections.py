@@ -104,8 +104,12 @@ class Connections:
             self._idle[connection] = None
 
     def respond_with(self, request: web.BaseRequest, error: ApiError) -> ClientResponse:
-        """Respond to a request that reached no handler."""
+        """Respond to a request that reached no handler: with what is wrong with its head, or else with the error."""
         response = self._open_response(request)
+        try:
+            response.check_head()
+        except ApiError as fault:
+            error = fault
         self._log.write(response, error.status, error.code)
         response.fail(error)
         return response

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 from services.gateway.http.client_connection import ClientConnection
@@ -40,13 +40,16 @@ class Response(NamedTuple):
     body: bytes
 
 
-def responses(data: bytes) -> list[Response]:
-    """Read responses to other methods than HEAD, one behind the other, of which each is complete."""
-    found, at = [], 0
+def responses(data: bytes, methods: Sequence[str] = ()) -> list[Response]:
+    """Read responses, one behind the other, of which each is complete. `methods` are those of the requests."""
+    found: list[Response] = []
+    at = 0
     while at < len(data):
         end = data.index(b"\r\n\r\n", at) + 4
         head, body, at = data[at:end].lower(), b"", end
-        if b"transfer-encoding: chunked\r\n" in head:
+        if methods and methods[len(found)] == "HEAD":
+            assert b"content-length: " in head
+        elif b"transfer-encoding: chunked\r\n" in head:
             body, at = _unchunked(data, at)
         elif b"content-length: " in head:
             length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
@@ -132,7 +135,7 @@ class Wire:
     async def send_slowly(self, *reads: bytes) -> None:
         """Send each where reading goes on."""
         for data in reads:
-            await until(lambda: self.closing or not self.paused)
+            await until(lambda: self.closing or self.has_eof or not self.paused)
             self.send(data)
 
     @property
