@@ -310,6 +310,7 @@ class Front:
         assert all(self.scheduler.in_flight(machine.id) == 0 for machine in self.config.machine)
         assert self.memory.used == 0
         assert not self.lifecycle.exchanges
+        assert self.connections._idle.keys() <= self.connections._all
         assert all(usage.running == usage.minute_held == usage.month_held == 0 for usage in self.limits._keys.values())
         assert len(self.log.lines) == lines
         ids = [event.id for event in self.books.events]

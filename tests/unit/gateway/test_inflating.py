@@ -88,6 +88,17 @@ async def test_a_response_that_is_dropped_is_not_given_on(front: Front) -> None:
     front.check()
 
 
+async def test_nothing_follows_the_error_that_ends_it(front: Front) -> None:
+    wire, call = await compressed(front, *READS)
+    await front.lifecycle.drain(0.0)
+    await turns(MANY_TURNS)
+    (response,) = wire.responses
+    assert (b'"code":"waking"' in response.body[-300:], call.aborted) == (True, True)
+    assert len(response.body) < len(SAID)
+    assert [event.outcome for event in front.books.events] == ["engine_lost"]
+    front.check()
+
+
 async def test_a_stream_that_is_cut_behind_a_step_is_lost(front: Front) -> None:
     wire, call = await compressed(front, PACKED[: len(PACKED) // 2])
     call.receiver.on_end()

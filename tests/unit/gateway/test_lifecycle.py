@@ -42,6 +42,7 @@ class Request:
         finally:
             self.lifecycle.end(self.exchange)
         await asyncio.sleep(0)
+        assert self.task.cancelling() == 0
         self.told.append("went on")
 
 

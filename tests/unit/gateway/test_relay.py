@@ -1,6 +1,5 @@
 """A fault in the middle of a response ends that one request with an error; who is blamed; and what goes to clients."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.gateway.app.dispatcher import Dispatcher
+from services.gateway.core import errors
 from services.gateway.core.breaker import FAILURES
 from services.gateway.core.engine_error import EngineError, is_machine_failure, is_refusal, read_error
 from services.gateway.http.client_response import ClientResponse
@@ -162,7 +163,20 @@ async def test_usage_is_recorded_once_and_before_the_end(front: Front, content_t
     assert ends == [False]
     assert [(event.outcome, event.status) for event in front.books.events] == [("completed", 200)]
     assert [(line.status, line.outcome) for line in front.log.lines] == [(200, "completed")]
+    event = front.books.events[0]
+    assert front.limits._keys[KEY.id].used[1] == event.prompt_tokens + event.completion_tokens > 0
     front.check()
+
+
+async def test_a_fault_where_places_are_kept_lets_nobody_wait_for_the_request(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del front.fleet["s2"]
+    wire, call = await asked(front)
+    breaks_once(monkeypatch, Dispatcher, "release")
+    call.receiver.on_lost("reset", unreachable=True)
+    await until(lambda: wire.closing)
+    assert (wire.aborted, front.memory.used, front.lifecycle.exchanges) == (True, 0, set())
 
 
 def moves(front: Front) -> list[tuple[str | None, str, int]]:
@@ -238,21 +252,20 @@ async def test_a_whole_response_is_held_until_its_client_has_read_it(front: Fron
 @pytest.mark.parametrize("leaves", ["client", "drain"])
 async def test_who_leaves_as_all_has_been_said_changes_nothing(front: Front, leaves: str) -> None:
     wire, call = await asked(front)
+    (exchange,) = front.lifecycle.exchanges
     call.answer()
     call.feed(EVENT + DONE)
     call.receiver.on_end()
-    drain = None
     if leaves == "client":
         wire.protocol.connection_lost(None)
         wire.closing = True
     else:
-        drain = asyncio.create_task(front.lifecycle.drain(0.0))
+        exchange.interrupt(errors.leaving())
     await until(lambda: not front.lifecycle.exchanges)
-    if drain is not None:
-        await drain
-        (response,) = wire.responses
-        assert response.body == EVENT + DONE
-    assert [(line.status, line.outcome) for line in front.log.lines] == [(200, "completed")]
+    await turns()
+    if leaves == "drain":
+        assert [response.body for response in wire.responses] == [EVENT + DONE]
+    assert [(line.status, line.code, line.outcome) for line in front.log.lines] == [(200, "", "completed")]
     assert [event.outcome for event in front.books.events] == ["completed"]
     front.check()
 
