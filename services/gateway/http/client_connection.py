@@ -138,7 +138,7 @@ class ClientConnection(RequestParsing):
     def when_read(self, callback: Callable[[], None]) -> None:
         """Call it once the client has read all but what the system holds, or has gone."""
         self._on_read.append(callback)
-        if not self.writing_paused:
+        if not self.writing_paused or self.transport is None:
             self._all_read()
 
     @property

@@ -245,8 +245,7 @@ async def test_a_client_may_leave_at_any_stage(front: Front, stage: Stage) -> No
     written = bytes(wire.written)
     if stage is _granted:
         grant(front)
-    wire.protocol.connection_lost(None)
-    wire.closing = True
+    wire.lose()
     await turns()
     front.check(lines=started)
     assert [line.status for line in front.log.lines] == [499] * started
@@ -266,8 +265,7 @@ async def test_the_drain_may_come_at_any_stage(front: Front, stage: Stage, *, bo
         grant(front)
     await turns(1)
     if both:
-        wire.protocol.connection_lost(None)
-        wire.closing = True
+        wire.lose()
     await until(drain.done)
     await turns()
     front.check()
@@ -334,24 +332,21 @@ async def test_a_fault_where_nothing_can_be_told_cuts_the_connection(
 # All of it, in any order.
 
 ACTIONS = st.sampled_from([
-    "ask", "ask_slowly", "rest", "leave", "ready", "asleep", "turn", "deadline", "evict",
+    "ask", "ask_slowly", "rest", "leave", "lose", "slow", "fast", "ready", "asleep", "turn", "deadline", "evict",
     "head", "whole", "500", "chunk", "done", "end", "lost", "unreachable",
 ])  # fmt: skip
 
 
 def _act(front: Front, action: str, pick: int) -> None:
     calls = [call for call in front.calls if not call.aborted and not call.is_over]
-    call = calls[pick % len(calls)] if calls else None
     wires = [wire for wire in front.wires if not wire.closing]
-    wire = wires[pick % len(wires)] if wires else None
     if action == "ask":
         front.connect().send(post(STREAM if pick % 2 else BODY))
     elif action == "ask_slowly":
         front.connect().send(post(BODY)[:-1])
-    elif action == "rest" and wire is not None and wire.protocol.is_receiving:
-        wire.send(b"}")
-    elif action == "leave" and wire is not None:
-        wire.abort()
+    elif action in OF_CLIENTS:
+        if wires:
+            _go_on(wires[pick % len(wires)], action)
     elif action in {"ready", "asleep"}:
         machine = f"s{pick % 2 + 1}"
         front.fleet.put(machine, "ready" if action == "ready" else "asleep")
@@ -362,8 +357,24 @@ def _act(front: Front, action: str, pick: int) -> None:
         front.gates.reason = "closed_by_operator"
         front.dispatcher.check_gates()
         front.gates.reason = ""
-    elif call is not None:
-        _answer(call, action)
+    elif calls:
+        _answer(calls[pick % len(calls)], action)
+
+
+OF_CLIENTS = ("rest", "leave", "lose", "slow", "fast")
+
+
+def _go_on(wire: Wire, action: str) -> None:
+    if action == "rest" and wire.protocol.is_receiving:
+        wire.send(b"}")
+    elif action == "leave":
+        wire.abort()
+    elif action == "lose":
+        wire.lose()
+    elif action == "slow" and not wire.protocol.writing_paused:
+        wire.protocol.pause_writing()
+    elif action == "fast" and wire.protocol.writing_paused:
+        wire.protocol.resume_writing()
 
 
 HEADS = {"head": (200, b"text/event-stream"), "whole": (200, b"application/json"), "500": (500, b"text/plain")}

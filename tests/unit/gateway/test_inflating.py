@@ -1,9 +1,7 @@
 """A compressed response is given on in steps, at the pace of its client, and its end comes behind them."""
 
-import asyncio
 import gzip
 import zlib
-from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -11,9 +9,8 @@ from hypothesis import strategies as st
 
 from services.gateway.core.content_coding import MAX_INFLATED, Inflater, Undecodable
 from services.gateway.http.client_response import MOST_JOINED_BYTES
-from services.gateway.http.inflating import STEP_BYTES, Inflating
+from services.gateway.http.inflating import STEP_BYTES
 from tests.kit.raw_engine import DONE, EVENT
-from tests.kit.waiting import PATIENCE_SECONDS
 from tests.unit.gateway.front import Call, Front
 from tests.unit.gateway.test_relay import JSON, WHOLE, asked, ended
 from tests.unit.gateway.wire import Wire, turns
@@ -109,6 +106,14 @@ async def test_a_stream_that_is_cut_behind_a_step_is_lost(front: Front) -> None:
     front.check()
 
 
+async def test_what_cannot_be_inflated_behind_a_step_is_reported_once(front: Front) -> None:
+    wire, call = await compressed(front, zlib.compress(SAID)[:-4] + b"a wrong checksum")
+    await ended_in_steps(front, wire)
+    assert (b"engine_lost" in body(wire)[-200:], call.aborted) == (True, True)
+    assert front.scheduler.breaker._records["s1"].everyone.failures == 1
+    front.check()
+
+
 async def test_a_whole_response_is_inflated(front: Front) -> None:
     wire, call = await asked(front, b'{"model":"m"}')
     call.answer(content_type=JSON, content_encoding=b"gzip")
@@ -167,53 +172,3 @@ def test_steps_of_any_size_give_the_same(text: bytes, times: int, most: int) -> 
         steps.append(inflater.feed(b"", most))
     assert max(map(len, steps)) <= most
     assert (b"".join(steps), inflater.complete, inflater.feed(b"more", most)) == (text * times, True, b"")
-
-
-class Parties:
-    """The answer, its owner and the call to its engine."""
-
-    def __init__(self) -> None:
-        self.given: list[int] = []
-        self.unusable: list[str] = []
-        self.paused = False
-
-    def feed(self, data: bytes) -> None:
-        self.given.append(len(data))
-
-    def on_unusable(self, reason: str) -> None:
-        self.unusable.append(reason)
-
-    def pause(self) -> None:
-        self.paused = True
-
-    def resume(self) -> None:
-        self.paused = False
-
-
-def inflating(parties: Parties) -> Inflating:
-    answer, owner, call = (cast("Any", parties),) * 3
-    return Inflating(Inflater(b"deflate"), answer, owner, call)
-
-
-async def test_an_engine_waits_while_what_it_sent_is_given_on_or_the_client_is_slow() -> None:
-    parties, ended = Parties(), asyncio.Event()
-    flow = inflating(parties)
-    flow.feed(zlib.compress(bytes(3 * STEP_BYTES)))
-    assert (parties.given, parties.paused) == ([STEP_BYTES], True)
-    flow.pause()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert parties.given == [STEP_BYTES]
-    flow.resume()
-    assert flow.postpone(ended.set)
-    await asyncio.wait_for(ended.wait(), PATIENCE_SECONDS)
-    assert (parties.given, parties.paused, flow.complete) == ([STEP_BYTES] * 3, False, True)
-
-
-async def test_what_cannot_be_inflated_is_reported_once() -> None:
-    parties = Parties()
-    flow = inflating(parties)
-    flow.feed(zlib.compress(bytes(2 * STEP_BYTES))[:-4] + b"a wrong checksum")
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert parties.unusable == ["its content coding is broken"]

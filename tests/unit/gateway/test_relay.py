@@ -249,6 +249,17 @@ async def test_a_whole_response_is_held_until_its_client_has_read_it(front: Fron
     front.check()
 
 
+async def test_one_that_comes_as_its_slow_client_leaves_is_held_no_more(front: Front) -> None:
+    wire, call = await asked(front, b'{"model":"m"}')
+    wire.protocol.pause_writing()
+    call.answer(content_type=JSON)
+    call.feed(WHOLE)
+    wire.lose()
+    call.receiver.on_end()
+    await ended(front, wire)
+    front.check()
+
+
 @pytest.mark.parametrize("leaves", ["client", "drain"])
 async def test_who_leaves_as_all_has_been_said_changes_nothing(front: Front, leaves: str) -> None:
     wire, call = await asked(front)
@@ -257,8 +268,7 @@ async def test_who_leaves_as_all_has_been_said_changes_nothing(front: Front, lea
     call.feed(EVENT + DONE)
     call.receiver.on_end()
     if leaves == "client":
-        wire.protocol.connection_lost(None)
-        wire.closing = True
+        wire.lose()
     else:
         exchange.interrupt(errors.leaving())
     await until(lambda: not front.lifecycle.exchanges)

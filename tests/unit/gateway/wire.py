@@ -126,6 +126,11 @@ class Wire:
             self.closing = True
             asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
 
+    def lose(self) -> None:
+        """It has broken: what comes of that comes at once."""
+        self.closing = True
+        self.protocol.connection_lost(None)
+
     # The client.
 
     def send(self, data: bytes) -> None:
