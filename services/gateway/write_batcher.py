@@ -22,16 +22,19 @@ class WriteBatcher:
         before_flush: Called once per flush, before anything is written to a transport. It must not raise.
     """
 
-    __slots__ = ("_before_flush", "_queue", "_size_bytes")
+    __slots__ = ("_before_flush", "_loop", "_queue", "_size_bytes")
 
     def __init__(self, before_flush: Callable[[], None] = _do_nothing) -> None:
         self._before_flush = before_flush
         self._queue: list[tuple[asyncio.Transport, bytes | memoryview]] = []
         self._size_bytes = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Asked for once: each time takes a call of the system."""
 
     def write(self, transport: asyncio.Transport, data: bytes | memoryview) -> None:
         if not self._queue:
-            asyncio.get_running_loop().call_soon(self.flush)
+            self._loop = self._loop or asyncio.get_running_loop()
+            self._loop.call_soon(self.flush)
         self._queue.append((transport, data))
         self._size_bytes += len(data)
         if self._size_bytes > MAX_QUEUED_BYTES:

@@ -29,15 +29,18 @@ class Memory:
 
     def has_room(self, owner: str, size_bytes: int) -> bool:
         """Whether so many bytes more may be held for the owner."""
-        fits = self.used_by(owner) + size_bytes <= self.most_per_owner and self.used + size_bytes <= self.most
-        return fits or owner == ANONYMOUS
+        if self.used + size_bytes <= self.most and self.used_by(owner) + size_bytes <= self.most_per_owner:
+            return True
+        return owner == ANONYMOUS
 
     def add(self, owner: str, size_bytes: int) -> None:
         """Count so many bytes more, or less where negative."""
         self.used += size_bytes
-        self._by_owner[owner] = self.used_by(owner) + size_bytes
-        if not self._by_owner[owner]:
-            del self._by_owner[owner]
+        used = self.used_by(owner) + size_bytes
+        if used:
+            self._by_owner[owner] = used
+        else:
+            self._by_owner.pop(owner, None)
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ import math
 import re
 from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -45,6 +45,19 @@ class _Usage(msgspec.Struct):
     output_tokens_details: msgspec.Raw = ABSENT
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0, lt=MAX_TOKENS)]
+
+
+class _PlainUsage(msgspec.Struct, forbid_unknown_fields=True):
+    """What most engines report; anything else is read number by number."""
+
+    prompt_tokens: _Tokens
+    completion_tokens: _Tokens
+    total_tokens: int
+    prompt_tokens_details: None = None
+    completion_tokens_details: None = None
+
+
 class Body(msgspec.Struct):
     """What is read of any JSON object that an engine answers with."""
 
@@ -54,6 +67,7 @@ class Body(msgspec.Struct):
 
 
 _usage: Decoder[_Usage] = Decoder(_Usage)
+_plain_usage: Decoder[_PlainUsage] = Decoder(_PlainUsage)
 _details: Decoder[_Details] = Decoder(_Details)
 body_decoder: Decoder[Body] = Decoder(Body)
 _NO_DETAILS, NO_BODY = _Details(), Body()
@@ -99,6 +113,9 @@ def number(raw: bytes | msgspec.Raw) -> int | None:
 
 def read_usage(raw: bytes | msgspec.Raw) -> Reported:
     """Read a `usage` value, whatever it is."""
+    plain = decode_or(None, _plain_usage, raw)
+    if plain is not None:
+        return Reported(plain.prompt_tokens, None, plain.completion_tokens)
     usage = decode_or(None, _usage, raw)
     if usage is None:
         return UNREPORTED

@@ -51,6 +51,8 @@ class RequestParsing(web.RequestHandler):
         """Of the request that is being received or answered."""
         self._behind = b""
         """What came behind it, not parsed."""
+        self._largest_read = 0
+        """Bytes: so many of a head may have come with the request before it."""
         self._is_paused = False
         self._is_offer = False
         self._raw_bytes = 0
@@ -154,6 +156,7 @@ class RequestParsing(web.RequestHandler):
             self.transport.pause_reading()
 
     def _parse(self, data: bytes) -> None:
+        self._largest_read = max(self._largest_read, len(data))
         if self._payload is not None:
             self._parse_body(self._payload, data)
             return
@@ -189,7 +192,7 @@ class RequestParsing(web.RequestHandler):
         most = self._max_head_bytes
         if isinstance(message, RawRequestMessage):
             self._is_offer = message.upgrade
-            if _size(message) > most:  # it may have come in the read of the request before it
+            if self.head_bytes + len(data) + self._largest_read > most and _size(message) > most:
                 self.fault = errors.head_too_large(most)
         elif head_end := data.find(b"\r\n\r\n") + 1:
             self._recover_head(data[: head_end + 3], _malformed(message.message))
