@@ -16,7 +16,8 @@ class Lifecycle:
 
     def end(self, exchange: Exchange) -> None:
         self.exchanges.discard(exchange)
-        self._ended.set()
+        if self.is_leaving:
+            self._ended.set()
 
     async def drain(self, grace: float) -> None:
         """Send requests that no engine has elsewhere; give the others `grace` seconds, then an error event."""

@@ -95,12 +95,12 @@ class ClientConnection(RequestParsing):
         self.deadline = self._connections.now + self._connections.settings.head_timeout
 
     def on_head(self) -> None:
-        self._body_deadline = self._connections.now + self._connections.settings.body_timeout
+        self._body_deadline = self.deadline = self._connections.now + self._connections.settings.body_timeout
         self._connections.on_busy(self)
-        self._arm()
 
     def on_received(self) -> None:
-        self._arm()
+        if not self.writing_paused:
+            self.deadline = math.inf
 
     def on_answered(self) -> None:
         self._connections.on_idle(self)
@@ -137,9 +137,10 @@ class ClientConnection(RequestParsing):
 
     def when_read(self, callback: Callable[[], None]) -> None:
         """Call it once the client has read all but what the system holds, or has gone."""
-        self._on_read.append(callback)
-        if not self.writing_paused or self.transport is None:
-            self._all_read()
+        if self.writing_paused and self.transport is not None:
+            self._on_read.append(callback)
+        else:
+            callback()
 
     @property
     def unread(self) -> int:

@@ -106,6 +106,11 @@ class RequestParsing(web.RequestHandler):
         else:
             self._parse(data)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp calls this at each read of a body, whether or not it has paused."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self.held.release()
