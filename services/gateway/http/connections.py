@@ -17,7 +17,7 @@ from shared.config import GatewaySection
 
 TICK_SECONDS = 0.25
 """How exactly deadlines are held: much finer than the shortest of them."""
-MAX_STEP_SECONDS = 0.5
+MAX_STEP_SECONDS = 1.0
 """That the clock advances in one tick: time in which the process stood still counts against nobody."""
 OWN_FILES = 64
 """Descriptors for the bus, the outbox, the logs, and what is being accepted."""
