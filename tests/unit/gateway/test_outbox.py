@@ -1,5 +1,6 @@
 """Usage on disk: written before it is sent, kept until it is confirmed, whole after any crash."""
 
+import asyncio
 import errno
 import os
 from collections.abc import Iterator
@@ -288,11 +289,14 @@ async def test_nothing_is_read_that_is_not_synced(tmp_path: Path, monkeypatch: p
     await outbox.sync()
     assert outbox.fault is None
     assert (sequence(outbox), outbox.synced("a")) == ([1, 2, 3], 3)
-    fdatasync = os.fdatasync
+    fdatasync, loop = os.fdatasync, asyncio.get_running_loop()
+
+    async def another() -> None:
+        outbox.append(event(outbox))
 
     def while_another_comes(descriptor: int) -> None:
         fdatasync(descriptor)
-        outbox.append(event(outbox))
+        asyncio.run_coroutine_threadsafe(another(), loop).result()
 
     outbox.append(event(outbox))
     monkeypatch.setattr(os, "fdatasync", while_another_comes)
