@@ -119,7 +119,7 @@ class _Gateway:
         self.dispatcher = Dispatcher(self.scheduler, fleet, gates, self.activity, config=config, now=now)
         self.lifecycle = Lifecycle()
         self.cors = Cors(settings.cors_origins) if settings.cors_origins else None
-        self.headers = ResponseHeaders(limits, self.cors, now)
+        self.headers = ResponseHeaders(limits, self.cors, is_leaving=lambda: self.lifecycle.is_leaving, now=now)
         self.request_log = RequestLog(self.access_log, self.metrics, now)
         self.authenticator = Authenticator(config.models, keys, now)
         self.connections = Connections(
@@ -203,9 +203,7 @@ class _Gateway:
         return self
 
     def open_response(self, request: web.BaseRequest) -> ClientResponse:
-        response = ClientResponse(request, self.headers, self.batcher, self.runtime.now())
-        response.is_leaving = self.lifecycle.is_leaving
-        return response
+        return ClientResponse(request, self.headers, self.batcher, self.runtime.now())
 
     def connection(self) -> ClientConnection:
         """For a listening socket: the protocol of a new connection."""

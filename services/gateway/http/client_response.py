@@ -46,9 +46,16 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 
 
 class ResponseHeaders:
-    """The header lines that responses have in common. `refresh` once a second."""
+    """The header lines that responses have in common. `refresh` once a second.
 
-    def __init__(self, limits: RateLimiter, cors: Cors | None, now: Callable[[], float]) -> None:
+    Arguments:
+        is_leaving: Whether the gateway takes nothing more, so that connections are closed behind their responses.
+    """
+
+    def __init__(
+        self, limits: RateLimiter, cors: Cors | None, *, is_leaving: Callable[[], bool], now: Callable[[], float]
+    ) -> None:
+        self.is_leaving = is_leaving
         self._limits = limits
         self._cors = cors
         self._now = now
@@ -80,8 +87,6 @@ class ClientResponse(web.StreamResponse):
         """Ours, of the request: a UUIDv7."""
         self.key: KeyRecord | None = None
         """The client's, once it is known to be valid."""
-        self.is_leaving = False
-        """The gateway takes nothing more: the connection is closed behind this response."""
         self.started = False
         self.ended = False
         """All of it has been written: nothing can be added."""
@@ -176,7 +181,7 @@ class ClientResponse(web.StreamResponse):
         self._keeps = (
             self._is_chunked
             and request.keep_alive
-            and not self.is_leaving
+            and not self._headers_of.is_leaving()
             and connection.fault is None
             and status != TOO_LARGE
             and connection.refusals < MOST_REFUSALS

@@ -208,7 +208,7 @@ class Front:
             now=now,
         )
         self.lifecycle = Lifecycle()
-        self.headers = ResponseHeaders(self.limits, None, now)
+        self.headers = ResponseHeaders(self.limits, None, is_leaving=lambda: self.lifecycle.is_leaving, now=now)
         self.request_log = RequestLog(self.log, self.metrics, now)
         self.connections = Connections(
             self.settings,
@@ -234,9 +234,7 @@ class Front:
 
     def open_response(self, request: web.BaseRequest) -> ClientResponse:
         self.may_break("open_response")
-        response = ClientResponse(request, self.headers, self.batcher, self.now())
-        response.is_leaving = self.lifecycle.is_leaving
-        return response
+        return ClientResponse(request, self.headers, self.batcher, self.now())
 
     def call(self, origin: str, _request: object, receiver: Receiver) -> EngineCall:
         self.may_break("call")

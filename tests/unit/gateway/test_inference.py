@@ -288,7 +288,7 @@ async def test_the_drain_leaves_what_an_engine_has_its_time(front: Front) -> Non
     front.calls[0].receiver.on_end()
     await until(drain.done)
     await turns()
-    assert wire.responses[0].body == EVENT + DONE
+    assert (wire.responses[0].body, wire.has_eof) == (EVENT + DONE, True)
     front.check()
 
 
