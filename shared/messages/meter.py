@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -34,7 +35,12 @@ class KeyMonth(Message, frozen=True, kw_only=True, tag="key_month.v1"):
 
 def month_of(at: float) -> str:
     """The calendar month in UTC of a Unix time: `YYYY-MM`."""
-    moment = datetime.fromtimestamp(math.floor(at), UTC)
+    return _month_of_day(math.floor(at) // 86_400)
+
+
+@lru_cache(maxsize=64)  # asked for with each request of a key that has a limit of the month
+def _month_of_day(day: int) -> str:
+    moment = datetime.fromtimestamp(day * 86_400, UTC)
     return f"{moment.year:04}-{moment.month:02}"
 
 
