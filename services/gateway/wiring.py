@@ -52,7 +52,7 @@ from shared.tasks import end
 SEND_SECONDS = 3.0
 """For the last usage events after the last request; what is late stays on disk for the next boot."""
 LAST_BYTES_SECONDS = 1.0
-"""For what was written to clients to go out."""
+"""For what was written to clients to go out, whatever is left of the grace."""
 BACKLOG = 4096
 """Connections that the kernel holds for us: a burst of a waking fleet's clients comes at once."""
 COLLECT_EVERY = 50_000
@@ -226,9 +226,10 @@ class _Gateway:
             self.access_log.flush()
 
     async def drain(self) -> None:
+        grace_ends_at = self.runtime.monotonic() + self.runtime.config.gateway.drain_grace
         self.connections.close_idle()
         await self.lifecycle.drain(self.runtime.config.gateway.drain_grace)
-        await self.connections.close(LAST_BYTES_SECONDS)
+        await self.connections.close(LAST_BYTES_SECONDS, grace_ends_at - self.runtime.monotonic())
         await self.activity.report(leaving=True)
         await self.gossip.report(leaving=True)
         await end([self.sending] if self.sending else [])

@@ -159,6 +159,18 @@ class ClientConnection(RequestParsing):
     def is_idle(self) -> bool:
         return not self.is_busy and not self.head_bytes
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something is left to write, since the client reads more slowly than it came."""
+        return self.transport is not None and self.transport.get_write_buffer_size() > 0
+
+    def close_gracefully(self) -> None:
+        """Read no more, and close once all that has been written is out."""
+        self._connections.batcher.flush()
+        self.close()
+        if self.transport is not None:
+            self.transport.close()
+
     def expire(self) -> None:
         """The deadline has passed."""
         self.deadline = math.inf

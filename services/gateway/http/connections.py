@@ -4,6 +4,7 @@ import asyncio
 import resource
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -50,6 +51,7 @@ class Connections:
         self._idle: dict[ClientConnection, None] = {}
         """Those without a request; the one that has been so for the longest comes first."""
         self._by_address: Counter[str] = Counter()
+        self._is_leaving = False
         self._discarded = asyncio.Event()
 
     def __len__(self) -> int:
@@ -102,6 +104,8 @@ class Connections:
         """Its request has been answered."""
         if connection in self._all:
             self._idle[connection] = None
+            if self._is_leaving:
+                connection.close_gracefully()
 
     def respond_with(self, request: web.BaseRequest, error: ApiError) -> ClientResponse:
         """Respond to a request that reached no handler: with what is wrong with its head, or else with the error."""
@@ -117,22 +121,26 @@ class Connections:
     # From the drain.
 
     def close_idle(self) -> None:
-        self.batcher.flush()
+        """Close connections without a request, and the others once their requests have been answered."""
+        self._is_leaving = True
         for connection in list(self._idle):
             if connection.is_idle:
-                connection.force_close()
+                connection.close_gracefully()
 
-    async def close(self, seconds: float) -> None:
-        """Return once what was written to clients has gone out, or its time is up."""
+    async def close(self, seconds: float, reading_seconds: float) -> None:
+        """Close all connections: within `seconds`, or up to `reading_seconds` where a client still reads a response."""
         self.close_idle()
-        try:
+        await self._wait_while(lambda: bool(self._all), seconds)
+        await self._wait_while(lambda: any(one.has_unsent for one in self._all), reading_seconds - seconds)
+        for connection in list(self._all):
+            connection.abort()
+
+    async def _wait_while(self, condition: Callable[[], bool], seconds: float) -> None:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._all:
+                while condition():
                     self._discarded.clear()
                     await self._discarded.wait()
-        except TimeoutError:
-            for connection in list(self._all):
-                connection.abort()
 
 
 def _most_by_files(wanted: int) -> int:

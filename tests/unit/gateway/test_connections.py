@@ -1,5 +1,6 @@
 """How many connections there may be, which makes room for another, and the clock that they go by."""
 
+import asyncio
 import resource
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.gateway.core import errors
 from services.gateway.http import connections as module
 from services.gateway.http.connections import MAX_STEP_SECONDS, OWN_FILES
 from tests.unit.gateway.front import CONFIG, Front
@@ -196,8 +198,39 @@ async def test_the_drain_closes_what_is_idle(front: Front, make: Callable[[Front
 
 async def test_the_last_bytes_have_so_much_time(front: Front) -> None:
     wire = await busy(front, "x")
-    await front.connections.close(0.0)
+    await front.connections.close(0.0, 60.0)
     assert wire.aborted
     await turns()
     assert len(front.connections) == 0
-    await front.connections.close(60.0)
+    await front.connections.close(60.0, 60.0)
+
+
+async def test_a_client_that_still_reads_has_what_is_left_of_the_grace(front: Front) -> None:
+    reading, late = await busy(front, "x"), await busy(front, "y")
+    reading.unsent = late.unsent = 1
+    closing = asyncio.create_task(front.connections.close(0.0, 60.0))
+    await asyncio.sleep(0.05)
+    assert (reading.aborted, late.aborted, closing.done()) == (False, False, False)
+    reading.unsent = 0
+    reading.close()
+    await turns()
+    assert not closing.done()
+    late.unsent = 0
+    late.close()
+    await closing
+    stuck = await busy(front, "z")
+    stuck.unsent = 1
+    await front.connections.close(0.0, 0.0)
+    assert (stuck.aborted, reading.aborted, late.aborted) == (True, False, False)
+
+
+async def test_in_the_drain_a_connection_is_closed_behind_its_response(front: Front) -> None:
+    wire = await busy(front, "x")
+    front.connections.close_idle()
+    await turns()
+    assert not wire.closing
+    for exchange in list(front.lifecycle.exchanges):
+        exchange.interrupt(errors.leaving())
+    await until(lambda: wire.closing)
+    assert [response.status for response in wire.responses] == [503]
+    assert not wire.aborted
