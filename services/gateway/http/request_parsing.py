@@ -7,12 +7,13 @@ an upgrade changes them.
 import asyncio
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http import HttpRequestParser, RawRequestMessage
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 
 from services.gateway.core import errors
+from services.gateway.core.body_framing import BodyFraming
 from services.gateway.core.errors import ApiError
 from services.gateway.core.memory import Held, Memory
 
@@ -28,6 +29,8 @@ NEVER_SECONDS = 10 * 365 * 86_400.0
 """For aiohttp's own timer of idle connections: ours goes by the gateway's clock."""
 _ILLEGAL = b"\0"
 """In a request's head."""
+_BLANK_LINE = b"\r\n\r\n"
+"""Ends a head."""
 
 
 class RequestParsing(web.RequestHandler):
@@ -51,10 +54,11 @@ class RequestParsing(web.RequestHandler):
         """Of the request that is being received or answered."""
         self._behind = b""
         """What came behind it, not parsed."""
-        self._largest_read = 0
-        """Bytes: so many of a head may have come with the request before it."""
         self._is_paused = False
-        self._is_offer = False
+        self._framing = BodyFraming(0)
+        self._last = b""
+        """What the parser was given of a head last, as much of it as a blank line may begin with."""
+        self._needs_new_parser = False
         self._raw_bytes = 0
         """Since the request began, to be compared with the body's."""
         self.head_bytes = 0
@@ -65,7 +69,7 @@ class RequestParsing(web.RequestHandler):
         """The bytes of `_behind`."""
 
     def _make_parser(self) -> HttpRequestParser:
-        """aiohttp's own bounds are per line, and its parser reads 32 requests ahead."""
+        """aiohttp's own bounds are per line. It pauses behind a message, before it would switch to another protocol."""
         return HttpRequestParser(
             self,
             asyncio.get_running_loop(),
@@ -82,6 +86,11 @@ class RequestParsing(web.RequestHandler):
     def is_receiving(self) -> bool:
         """Whether the head of a request is here, and its body is not."""
         return self._payload is not None and not self._payload.is_eof()
+
+    @property
+    def _is_given(self) -> bool:
+        """Whether the parser has been given a whole request, which it may not have taken up yet."""
+        return self._payload is not None and (self._payload.is_eof() or self._framing.is_complete)
 
     @property
     def is_busy(self) -> bool:
@@ -101,7 +110,10 @@ class RequestParsing(web.RequestHandler):
         """The request has been answered, and the connection goes on."""
 
     def data_received(self, data: bytes) -> None:
-        if self._payload is not None and self._payload.is_eof():
+        """Parse the data; without any, go on where a body that nobody read has stopped the parser."""
+        if self.is_receiving and not data:
+            self._feed(data)
+        elif self._is_given:
             self._hold_back(data)
         else:
             self._parse(data)
@@ -121,10 +133,10 @@ class RequestParsing(web.RequestHandler):
         self._payload = None
         self.held.release()
         self.on_answered()
-        data, self._behind = self._behind, b""
+        data, self._behind, self._last = self._behind, b"", b""
         self._parse(data)
         # While one whole request follows another there may be more of them that have been read.
-        if self._is_paused and (self._payload is None or self.is_receiving) and self.transport is not None:
+        if self._is_paused and not self._is_given and self.transport is not None:
             self._is_paused = False
             self.transport.resume_reading()
 
@@ -132,7 +144,7 @@ class RequestParsing(web.RequestHandler):
         """Whoever receives the request gets the error; if there is no request yet, aiohttp makes one of it."""
         self.fault = error
         if self._payload is None:
-            self._parse(_ILLEGAL)
+            self._feed(_ILLEGAL)
         else:
             self._payload.set_exception(error)
 
@@ -150,7 +162,7 @@ class RequestParsing(web.RequestHandler):
 
         A client is seen to leave only while its connection is read.
         """
-        if not data or self.transport is None:
+        if not data or self.transport is None or self.fault is not None:
             return
         if self._memory.crowded or not self.held.grow(len(data)):
             self.transport.abort()
@@ -161,17 +173,44 @@ class RequestParsing(web.RequestHandler):
             self.transport.pause_reading()
 
     def _parse(self, data: bytes) -> None:
-        self._largest_read = max(self._largest_read, len(data))
+        """Give the parser one request at most: it takes the last trailer of one for a header of the next."""
+        at = 0
+        while at < len(data) and not self._is_given and self.fault is None:
+            start = at
+            if self._payload is None:
+                at = self._find_end_of_head(data, start)
+            else:
+                try:
+                    at = self._framing.find_end(data, start)
+                except ValueError:
+                    self.fail(errors.malformed("the size of a chunk cannot be read"))
+                    return
+            self._feed(data[start:at])
+        self._hold_back(data[at:])
+
+    def _find_end_of_head(self, data: bytes, start: int) -> int:
+        """Return where the head ends at the earliest: blank lines before it are no part of it."""
+        most = len(_BLANK_LINE) - 1
+        across = (self._last + data[start : start + most]).find(_BLANK_LINE)
+        if across >= 0:
+            end = start - len(self._last) + across + len(_BLANK_LINE)
+        else:
+            end = data.find(_BLANK_LINE, start) + len(_BLANK_LINE)
+            end = end if end > most else len(data)
+        self._last = (self._last + data[max(start, end - most) : end])[-most:]
+        return end
+
+    def _feed(self, data: bytes) -> None:
         if self._payload is not None:
-            self._parse_body(self._payload, data)
+            self._feed_body(self._payload, data)
             return
         super().data_received(data)
         if self._messages:
-            self._on_head(data)
+            self._on_head(len(data))
         elif data:
             self._on_part_of_head(len(data))
 
-    def _parse_body(self, payload: StreamReader, data: bytes) -> None:
+    def _feed_body(self, payload: StreamReader, data: bytes) -> None:
         queued = len(self._messages)
         super().data_received(data)
         self._raw_bytes += len(data)
@@ -191,44 +230,26 @@ class RequestParsing(web.RequestHandler):
         if self.head_bytes > self._max_head_bytes:
             self.fail(errors.head_too_large(self._max_head_bytes))
 
-    def _on_head(self, data: bytes) -> None:
+    def _on_head(self, size: int) -> None:
         message, self._payload = self._messages[-1]
-        self._is_offer = False
-        most = self._max_head_bytes
         if isinstance(message, RawRequestMessage):
-            self._is_offer = message.upgrade
-            if self.head_bytes + len(data) + self._largest_read > most and _size(message) > most:
-                self.fault = errors.head_too_large(most)
-        elif head_end := data.find(b"\r\n\r\n") + 1:
-            self._recover_head(data[: head_end + 3], _malformed(message.message))
-        self.head_bytes, self._raw_bytes = 0, len(data)
+            # An offer of another protocol, such as HTTP/2 by Java's client, is declined: what follows is HTTP.
+            self._needs_new_parser = message.chunked or message.upgrade
+            length = None if message.chunked else int(message.headers.get(hdrs.CONTENT_LENGTH, 0))
+            self._framing = BodyFraming(length)
+            if self.head_bytes + size > self._max_head_bytes:  # of which the rest came in one read
+                self.fault = errors.head_too_large(self._max_head_bytes)
+        else:
+            self.set_fault(message.exc, message.message)
+        self.head_bytes, self._raw_bytes = 0, size
         self.on_head()
         if self._payload.is_eof():
             self._on_received()
 
-    def _recover_head(self, head: bytes, fault: ApiError) -> None:
-        """Parse once more the head of a malformed body, for its key: aiohttp has dropped it."""
-        try:
-            messages, _, _ = self._make_parser().feed_data(head)
-        except HttpProcessingError:
-            return  # it is the head that is malformed, or too large
-        if messages:
-            self.fault = fault
-            self._messages[-1] = messages[0]
-            self._payload = messages[0][1]
-
     def _on_received(self) -> None:
+        if self._needs_new_parser:
+            self._parser = self._make_parser()
         self.on_received()
-        if self._is_offer and self._parser is not None:
-            # Another protocol is offered, such as HTTP/2 by Java's client. It is declined: what follows is HTTP.
-            self._parser.set_upgraded(True)
-            _, _, rest = self._parser.feed_data(b"")
-            self._parser.set_upgraded(False)
-            self._hold_back(rest)
-
-
-def _size(message: RawRequestMessage) -> int:
-    return len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
 
 
 def _malformed(message: str | None) -> ApiError:

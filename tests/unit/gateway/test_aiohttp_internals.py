@@ -136,30 +136,16 @@ async def test_a_message_is_paired_with_its_body(parser: HttpRequestParser) -> N
     assert (nothing.is_eof(), nothing.read_nowait()) == (True, b"")
 
 
-@pytest.mark.parametrize("first", [GET, POST + b"abcd", CHUNKED + b"4\r\nabcd\r\n0\r\n\r\n"])
-async def test_it_pauses_after_one_message_and_keeps_the_rest(parser: HttpRequestParser, first: bytes) -> None:
-    assert len(parser.feed_data(first + GET + GET[:5])[0]) == 1
-    ((message, _),) = parser.feed_data(b"")[0]
-    assert message.path == "/a"
-    assert list(parser.feed_data(b"")[0]) == []
-    ((message, _),) = parser.feed_data(GET[5:])[0]
-    assert message.path == "/a"
-
-
 @pytest.mark.parametrize("body", [b"", b"ab"])
 @pytest.mark.parametrize("offer", OFFERS)
-async def test_what_follows_an_offer_is_given_back(parser: HttpRequestParser, offer: str, body: bytes) -> None:
+async def test_an_offer_is_no_upgrade_yet(parser: HttpRequestParser, offer: str, body: bytes) -> None:
     length = b"Content-Length: %d\r\n" % len(body)
-    request = b"POST /u HTTP/1.1\r\n" + HOST + OFFERS[offer] + length + b"\r\n" + body
-    for _ in range(2):
-        messages, upgraded, tail = parser.feed_data(request + GET)
-        ((message, payload),) = messages
-        assert (message.upgrade, upgraded, tail, payload.is_eof()) == (True, False, b"", True)
-        parser.set_upgraded(True)
-        messages, upgraded, tail = parser.feed_data(b"")
-        assert (list(messages), upgraded, tail) == ([], True, GET)
-        parser.set_upgraded(False)
-        assert parser.feed_data(GET)[0][0][0].path == "/a"
+    messages, upgraded, tail = parser.feed_data(
+        b"POST /u HTTP/1.1\r\n" + HOST + OFFERS[offer] + length + b"\r\n" + body
+    )
+    ((message, payload),) = messages
+    assert (message.upgrade, upgraded, tail) == (True, False, b"")
+    assert (payload.is_eof(), payload.read_nowait()) == (True, body)
 
 
 @pytest.mark.parametrize(

@@ -75,16 +75,18 @@ def sent(kind: str, number: int, body: bytes, pieces: list[int]) -> Sent:
     if method != "POST":
         offer = {"h2c": H2C, "websocket": WEBSOCKET}.get(kind, b"")
         return Sent(method, path, b"", _lines(first, host, offer))
-    if kind == "chunked":
+    if kind in {"chunked", "trailers"}:
         cuts = sorted({min(piece, len(body)) for piece in pieces} | {0, len(body)})
         chunks = [body[start:end] for start, end in pairwise(cuts)]
         framed = b"".join(b"%x;e=1\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
-        return Sent(method, path, body, _lines(first, host, b"Transfer-Encoding: chunked\r\n") + framed + b"0\r\n\r\n")
+        trailers = b"X-Trailer: a\r\nExpect: 100-continue\r\n" if kind == "trailers" else b""
+        chunked = _lines(first, host, b"Transfer-Encoding: chunked\r\n") + framed + b"0\r\n" + trailers + b"\r\n"
+        return Sent(method, path, body, chunked)
     offer = {"h2c body": H2C, "expect": b"Expect: 100-continue\r\n"}.get(kind, b"")
     return Sent(method, path, body, _lines(first, host, offer, length) + body)
 
 
-KINDS = ("get", "head", "length", "chunked", "h2c", "h2c body", "websocket", "expect")
+KINDS = ("get", "head", "length", "chunked", "trailers", "h2c", "h2c body", "websocket", "expect")
 REQUESTS = st.lists(
     st.tuples(st.sampled_from(KINDS), st.binary(max_size=40), st.lists(st.integers(1, 40), max_size=3)),
     min_size=1,
@@ -128,6 +130,38 @@ async def test_a_byte_at_a_time_is_read_as_well() -> None:
     requests = [sent(kind, number, b"abc" * 20, [7, 30]) for number, kind in enumerate(KINDS)]
     data = b"".join(request.data for request in requests)
     await _pipelined(requests, [data[at : at + 1] for at in range(len(data))], 0)
+
+
+async def test_a_trailer_is_no_header_of_the_next_request() -> None:
+    """A proxy sends the requests of several clients on one connection."""
+    seen: list[list[str]] = []
+    server = Server()
+
+    async def handle(request: web.BaseRequest) -> ClientResponse:
+        seen.append(list(request.headers))
+        return await server.handle(request)
+
+    server.goes.set()
+    data = sent("trailers", 1, b"abc", [1]).data + sent("length", 2, b"abc", []).data
+    for cut in range(len(data)):
+        seen.clear()
+        wire = server.connect(handle)
+        await wire.send_slowly(*filter(None, (data[:cut], data[cut:])))
+        await until(lambda: len(seen) == 2)
+        assert seen == [["Host", "Transfer-Encoding"], ["Host", "Content-Length"]]
+        wire.abort()
+        await turns()
+
+
+async def test_blank_lines_in_a_body_are_read_as_they_are() -> None:
+    server = Server()
+    server.goes.set()
+    wire = server.connect()
+    bodies = [b"\r\n" * size for size in (1, 2, 3, 3 * READ_BYTES)]
+    requests = [sent(kind, n, body, [2, 5]) for n, body in enumerate(bodies) for kind in ("chunked", "length")]
+    await wire.send_slowly(b"".join(request.data for request in requests))
+    await until(lambda: len(server.seen) == len(requests))
+    assert [body for _, _, body in server.seen] == [request.body for request in requests]
 
 
 async def test_nothing_is_parsed_behind_a_request_in_progress_and_not_much_is_read() -> None:
