@@ -34,8 +34,6 @@ MOST_JOINED_BYTES = 64 * 1024
 MOST_REFUSALS = 16
 """Responses in a row with one of `REFUSALS`, after which a connection is closed."""
 REFUSALS = frozenset({400, 401, 404})
-TOO_LARGE = 413
-"""What still comes of such a body is not read to its end."""
 SPOKEN = (HttpVersion11, HttpVersion10)
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -152,6 +150,8 @@ class ClientResponse(web.StreamResponse):
         """End with an error of ours: as the whole response, or as the last event of a stream."""
         if self.ended:
             return
+        if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            self.connection.fault = error  # what still comes of the body is not wanted
         if self.started:
             self.send(error.event())
             self.end()
@@ -183,7 +183,6 @@ class ClientResponse(web.StreamResponse):
             and request.keep_alive
             and not self._headers_of.is_leaving()
             and connection.fault is None
-            and status != TOO_LARGE
             and connection.refusals < MOST_REFUSALS
             and (request.content.is_eof() or self._can_skip_body())
         )

@@ -249,6 +249,18 @@ async def test_a_whole_response_is_held_until_its_client_has_read_it(front: Fron
     front.check()
 
 
+@pytest.mark.parametrize("status", [200, 204, 400, 413, 429, 501])
+async def test_the_connection_goes_on_behind_an_engine_s_response_whatever_its_status(
+    front: Front, status: int
+) -> None:
+    wire, call = await asked(front, b'{"model":"m"}')
+    call.answer(status, JSON)
+    call.receiver.on_end()
+    await ended(front, wire)
+    (response,) = wire.responses
+    assert (response.status, b"connection: close" in response.head, wire.has_eof) == (status, False, False)
+
+
 async def test_one_that_comes_as_its_slow_client_leaves_is_held_no_more(front: Front) -> None:
     wire, call = await asked(front, b'{"model":"m"}')
     wire.protocol.pause_writing()
