@@ -119,8 +119,11 @@ class RequestParsing(web.RequestHandler):
             self._parse(data)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """aiohttp calls this at each read of a body, whether or not it has paused."""
-        if self._reading_paused:
+        """aiohttp calls this at each read of a body, whether or not it has paused.
+
+        A pause for the sake of many small chunks stops the parser at the next piece, when reading has been resumed.
+        """
+        if self._reading_paused or self._needs_new_parser:
             super().resume_reading(resume_parser)
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -153,15 +153,20 @@ async def test_a_trailer_is_no_header_of_the_next_request() -> None:
         await turns()
 
 
-async def test_blank_lines_in_a_body_are_read_as_they_are() -> None:
+@pytest.mark.parametrize("more", range(-1, 3))
+async def test_a_pause_between_two_chunks_is_no_end(more: int) -> None:
+    """aiohttp pauses after so many small chunks."""
     server = Server()
     server.goes.set()
     wire = server.connect()
-    bodies = [b"\r\n" * size for size in (1, 2, 3, 3 * READ_BYTES)]
-    requests = [sent(kind, n, body, [2, 5]) for n, body in enumerate(bodies) for kind in ("chunked", "length")]
-    await wire.send_slowly(b"".join(request.data for request in requests))
-    await until(lambda: len(server.seen) == len(requests))
-    assert [body for _, _, body in server.seen] == [request.body for request in requests]
+    wire.send(CHUNKED + b"\r\n")
+    await turns()
+    number = READ_BYTES // 16 + more
+    for data in (b"1\r\nx\r\n" * number, b"1\r\nx\r\n" * number + b"0\r\n\r\n"):
+        wire.send(data)
+        await turns()
+    await until(lambda: server.seen)
+    assert [body for _, _, body in server.seen] == [b"x" * 2 * number]
 
 
 async def test_nothing_is_parsed_behind_a_request_in_progress_and_not_much_is_read() -> None:
