@@ -169,7 +169,8 @@ class Inference:
         self.upstream.metrics.wake_wait.observe(usage.wake_wait)
         try:
             self.authenticator.authenticate(response.request.headers.get(hdrs.AUTHORIZATION))
-        except ApiError:  # revoked or expired while it waited
+            self.admission.check(model)
+        except ApiError:  # while it waited its key was revoked or has expired, or the outbox became full
             self.upstream.dispatcher.release(machine.machine)
             raise
         return machine

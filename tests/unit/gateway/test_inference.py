@@ -160,6 +160,19 @@ async def test_a_key_that_is_revoked_while_it_waits_gets_no_place(front: Front) 
     front.check()
 
 
+async def test_a_request_gets_no_place_if_the_outbox_became_full_while_it_waited(front: Front) -> None:
+    front.fleet.clear()
+    wire = await front.ask(BODY)
+    front.books.fault = "the disk is full"
+    front.fleet.put("s1", "ready")
+    front.dispatcher.on_fleet_change("s1")
+    await until(lambda: wire.written)
+    assert code(wire) == (503, "outbox_full")
+    await turns()
+    assert not front.calls
+    front.check()
+
+
 # What ends it at each stage.
 
 
