@@ -85,7 +85,8 @@ class ClientResponse(web.StreamResponse):
         """Ours, of the request: a UUIDv7."""
         self.key: KeyRecord | None = None
         """The client's, once it is known to be valid."""
-        self.started = False
+        self.sent_status = 0
+        """Of the head that has been written; 0: none has."""
         self.ended = False
         """All of it has been written: nothing can be added."""
         self._headers_of = headers
@@ -94,6 +95,10 @@ class ClientResponse(web.StreamResponse):
         self._transport = request.transport
         self._is_chunked = request.version == HttpVersion11
         self._keeps = False
+
+    @property
+    def started(self) -> bool:
+        return self.sent_status > 0
 
     @property
     def keep_alive(self) -> bool:
@@ -117,6 +122,7 @@ class ClientResponse(web.StreamResponse):
     def respond(self, status: int, fields: bytes, body: Piece = b"", on_read: Callable[[], None] | None = None) -> None:
         """Send a whole response. `fields` are header lines; `on_read` is called once the client has read it or left."""
         self._close_or_keep(status)
+        self.sent_status = status
         framing = b"Content-Length: %d\r\n%b" % (len(body), b"\r\n" if self._keeps else _CLOSE)
         head = self._headers_of.head(self, status, fields) + framing
         if self.request.method == hdrs.METH_HEAD:
@@ -131,7 +137,7 @@ class ClientResponse(web.StreamResponse):
     def start(self, fields: bytes) -> None:
         """Send the head of a stream, unless it has been sent."""
         if not self.started:
-            self.started = True
+            self.sent_status = 200
             self._write(self._headers_of.head(self, 200, fields) + (_CHUNKED if self._is_chunked else _CLOSE))
 
     def send(self, data: bytes) -> None:
@@ -196,7 +202,7 @@ class ClientResponse(web.StreamResponse):
             self._batcher.write(self._transport, data)
 
     def _finish(self, on_read: Callable[[], None] | None) -> None:
-        self.started = self.ended = True
+        self.ended = True
         if on_read is not None:
             self.connection.when_read(on_read)
         if self._keeps or self._transport is None:

@@ -67,13 +67,13 @@ class Inference:
             if exchange.relay is None or not exchange.relay.is_recorded:
                 usage.outcome = "client_closed" if interruption is None else "engine_lost"
             if interruption is None:
-                self._end(exchange, usage.status if response.ended else CLIENT_CLOSED)
+                self._end(exchange, response.sent_status if response.ended else CLIENT_CLOSED)
                 raise
         except Exception:
             log.exception("request_failed", request_id=response.id)
             error = errors.internal_error()
         if error is None:
-            self._end(exchange, usage.status)
+            self._end(exchange, response.sent_status)
         else:
             self._end(exchange, 200 if response.started else error.status, error.code)
             response.fail(error)

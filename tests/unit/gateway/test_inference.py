@@ -148,26 +148,25 @@ async def test_a_key_s_requests_at_once_are_bounded() -> None:
         assert len(front.calls) == 2
 
 
-async def test_a_key_that_is_revoked_while_it_waits_gets_no_place(front: Front) -> None:
-    front.fleet.clear()
-    wire = await front.ask(BODY)
+def _revoke(front: Front) -> None:
     front.keys[digest(SECRET)] = KeyRecord(id="k", name="k", created_at=0.0, revoked_at=1.0)
-    front.fleet.put("s1", "ready")
-    front.dispatcher.on_fleet_change("s1")
-    await until(lambda: wire.written)
-    assert code(wire) == (401, "invalid_api_key")
-    await turns()
-    front.check()
 
 
-async def test_a_request_gets_no_place_if_the_outbox_became_full_while_it_waited(front: Front) -> None:
+def _fill(front: Front) -> None:
+    front.books.fault = "the disk is full"
+
+
+@pytest.mark.parametrize(("change", "error"), [(_revoke, (401, "invalid_api_key")), (_fill, (503, "outbox_full"))])
+async def test_a_request_that_may_no_longer_be_served_gets_no_place(
+    front: Front, change: Callable[[Front], None], error: tuple[int, str]
+) -> None:
     front.fleet.clear()
     wire = await front.ask(BODY)
-    front.books.fault = "the disk is full"
+    change(front)
     front.fleet.put("s1", "ready")
     front.dispatcher.on_fleet_change("s1")
     await until(lambda: wire.written)
-    assert code(wire) == (503, "outbox_full")
+    assert code(wire) == error
     await turns()
     assert not front.calls
     front.check()

@@ -370,3 +370,19 @@ def test_headers_stay_header_lines_whatever_an_engine_says(headers: dict[bytes, 
 def test_headers_together_are_bounded() -> None:
     headers = {b"x-%d" % number: b"y" * 100 for number in range(500)} | {b"content-type": b"z" * 20_000}
     assert len(passed_on(headers, stream=False)) <= MAX_BYTES + 100
+
+
+async def test_the_line_has_the_status_that_the_client_was_sent(front: Front) -> None:
+    front.fleet.clear()
+    wire = await front.ask()
+    next(iter(front.lifecycle.exchanges)).response.start(b"")  # as the first comment of its wait does
+    front.fleet.put("s1", "ready")
+    front.dispatcher.on_fleet_change("s1")
+    await until(lambda: front.calls)
+    front.calls[0].answer(429, b"application/json")
+    front.calls[0].receiver.on_end()
+    await until(lambda: front.log.lines)
+    assert [response.status for response in wire.responses] == [200]
+    assert [line.status for line in front.log.lines] == [200]
+    assert [event.status for event in front.books.events] == [429]
+    front.check()
