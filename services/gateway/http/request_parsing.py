@@ -23,8 +23,8 @@ MOST_FRAMING_BYTES = 512 * 1024
 """Of a request beside its body: its head, what was read and is not parsed yet, and a little framing."""
 FRAMING_PER_BYTE = 8
 """Bytes of chunk framing for each byte of a body that comes a byte at a time, and some more."""
-BYTES_PER_HEADER = 16
-"""At least, on average: each header that is parsed takes several times its bytes."""
+MOST_HEADERS = 128
+"""Header lines of a request: each takes some 300 bytes more than it has, before anybody knows whose request it is."""
 NEVER_SECONDS = 10 * 365 * 86_400.0
 """For aiohttp's own timer of idle connections: ours goes by the gateway's clock."""
 _ILLEGAL = b"\0"
@@ -76,7 +76,7 @@ class RequestParsing(web.RequestHandler):
             READ_BYTES,
             max_line_size=self._max_head_bytes,
             max_field_size=self._max_head_bytes,
-            max_headers=self._max_head_bytes // BYTES_PER_HEADER,
+            max_headers=MOST_HEADERS,
             payload_exception=web.RequestPayloadError,
             auto_decompress=False,
             max_msg_queue_size=1,
