@@ -116,8 +116,9 @@ class ClientResponse(web.StreamResponse):
             raise connection.fault
 
     def proceed(self) -> None:
-        """Ask for the body of a client that waits for `100 Continue`."""
-        self._write(CONTINUE)
+        """Ask for the body of a client that waits for `100 Continue`; one of HTTP/1.0 would take that for all."""
+        if self._is_chunked:
+            self._write(CONTINUE)
 
     def respond(self, status: int, fields: bytes, body: Piece = b"", on_read: Callable[[], None] | None = None) -> None:
         """Send a whole response. `fields` are header lines; `on_read` is called once the client has read it or left."""

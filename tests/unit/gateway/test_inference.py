@@ -137,6 +137,13 @@ async def test_a_client_is_asked_for_its_body_once_its_head_is_good(front: Front
     assert code(bad) == (401, "invalid_api_key")
 
 
+async def test_an_http_1_0_client_gets_one_response(front: Front) -> None:
+    wire = front.connect()
+    wire.send(post(BODY, b"Expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")[:-1])
+    await turns()
+    assert not wire.written, "it knows no interim one"
+
+
 async def test_a_key_s_requests_at_once_are_bounded() -> None:
     async with fronts(key=KeyRecord(id="k", name="k", created_at=0.0, concurrency=1)) as front:
         first = await front.ask()
