@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MIN_READ_BYTES = 16 * 1024
 """That a client has to take within `write_timeout`, or all that there is: a trickle does not keep a place."""
 
+LAST_STEPS = 8
+"""Of the event loop, after a client has sent its last: it may still read what takes no longer to answer."""
+
 log = structlog.get_logger()
 
 
@@ -67,8 +70,10 @@ class ClientConnection(RequestParsing):
         if not self._closing:
             super().data_received(data)
 
-    def eof_received(self) -> None:
-        self._connections.batcher.flush()  # a client that sends no more may still read its response
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's protocol may return one, aiohttp's does not
+        """Return whether the transport stays open. A client that sends no more has left or is about to read."""
+        self._close_in(LAST_STEPS)
+        return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._connections.discard(self)
@@ -190,6 +195,13 @@ class ClientConnection(RequestParsing):
     def abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
+
+    def _close_in(self, steps: int) -> None:
+        if steps and self.is_busy:
+            asyncio.get_running_loop().call_soon(self._close_in, steps - 1)
+        elif self.transport is not None:
+            self._connections.batcher.flush()
+            self.transport.close()
 
     def _wait_for_client(self) -> None:
         self._unsent = 0 if self.transport is None else _unsent_bytes(self.transport)

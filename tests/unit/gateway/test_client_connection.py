@@ -440,11 +440,10 @@ async def test_a_handler_s_fault_cuts_its_connection_alone() -> None:
     assert (wire.aborted, bytes(wire.written), other.closing) == (True, b"", False)
 
 
-async def test_a_client_that_has_said_all_still_gets_what_is_ready() -> None:
-    server = Server()
-    server.goes.set()
-    wire = server.connect()
-    wire.send(GET)
-    await until(lambda: server.seen)
-    wire.protocol.eof_received()
-    assert [response.status for response in wire.responses] == [200]
+@pytest.mark.parametrize(("data", "count"), [(GET, 1), (GET * 2, 2), (b"nonsense\r\n\r\n", 1), (post(), 0)])
+async def test_who_sends_no_more_gets_what_is_answered_at_once(front: Front, data: bytes, count: int) -> None:
+    wire = front.connect()
+    wire.send(data)
+    assert wire.protocol.eof_received(), "its transport stays open"
+    await until(lambda: wire.closing)
+    assert len(wire.responses) == count
