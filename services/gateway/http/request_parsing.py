@@ -210,7 +210,7 @@ class RequestParsing(web.RequestHandler):
         super().data_received(data)
         if self._messages:
             self._on_head(len(data))
-        elif data:
+        elif self.head_bytes or data.strip(b"\r\n"):  # blank lines before a request begin nothing
             self._on_part_of_head(len(data))
 
     def _feed_body(self, payload: StreamReader, data: bytes) -> None:
