@@ -120,7 +120,7 @@ async def test_every_metric_is_there_from_the_start_and_moves(opened: Opened, sc
         }.items()
     )
     assert end["wake_wait_seconds_sum",] >= 0.2
-    assert end["chunk_gap_seconds_count",] >= 4
+    assert end["chunk_gap_seconds_count",] >= 1, "chunks that come together are read as one"
     assert end["outbox_bytes",] > 0
     aged = await until(lambda: metrics(front), lambda seen: seen["outbox_age_seconds",] > 0)
     assert aged["outbox_age_seconds",] < 60

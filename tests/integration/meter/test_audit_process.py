@@ -17,6 +17,7 @@ from services.meter.adapters.scraper import MAX_BYTES, Scraper, Unread
 from services.meter.core.readings import day_of
 from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
+from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import Activity, MachineActivity
 from shared.messages.meter import Refused
@@ -95,7 +96,11 @@ class Scene:
         )
 
     async def found(self) -> MachineAudit | None:
-        return next(iter((await self.audit()).machines), None)
+        """None also while the meter that answers is starting."""
+        try:
+            return next(iter((await self.audit()).machines), None)
+        except BusUnavailable:
+            return None
 
     async def becomes(self, **wanted: Any) -> MachineAudit:
         def good(seen: MachineAudit | None) -> bool:
@@ -155,20 +160,18 @@ async def test_engine_probes_and_ledger_agree_over_wakes_and_kills_of_the_meter(
     async with reading(tmp_path / "meter", nats_url, database_url) as meter:
         await scene.wake()
         await scene.serve(10, 7)
-        found = await scene.becomes(engine=20, read=17)
-        assert (found.probes, found.difference, found.engine_requests) == (3, 0, 2)
+        await scene.becomes(engine=20, read=17, probes=3, difference=0, engine_requests=2)
         assert await meter.end(signal.SIGKILL) == -signal.SIGKILL
         await scene.serve(20, 5)
         await meter.start()
-        assert (await scene.becomes(engine=45, read=42)).difference == 0
+        await scene.becomes(engine=45, read=42, difference=0)
         await scene.serve(1, 1)
         await scene.machine("draining")
         await scene.becomes(engine=47)
         await scene.machine("asleep")
         await scene.wake(generation=2)
         await scene.serve(100, 50, generation=2)
-        found = await scene.becomes(engine=200, read=194, generations=2)
-        assert (found.probes, found.difference, found.resets, found.state) == (6, 0, 0, "equal")
+        await scene.becomes(engine=200, read=194, generations=2, probes=6, difference=0, resets=0, state="equal")
     entry = await scene.bus.get(topology.REPORTS, subjects.audit_key(day_of(time.time()).name))
     assert entry is not None
     assert decode(entry.value, Audit).day == day_of(time.time()).name
@@ -182,8 +185,7 @@ async def test_a_machine_is_read_when_it_is_ready_and_when_it_drains_without_wai
         await scene.becomes(engine=3)
         await scene.serve(10, 7)
         await scene.machine("draining")
-        found = await scene.becomes(engine=20, read=17)
-        assert (found.readings, found.difference) == (2, 0)
+        await scene.becomes(engine=20, read=17, readings=2, difference=0)
 
 
 async def test_an_engine_that_restarts_by_itself_is_counted_on(
@@ -195,8 +197,7 @@ async def test_an_engine_that_restarts_by_itself_is_counted_on(
         await scene.becomes(engine=153)
         scene.engine.restart()
         await scene.serve(10, 7)
-        found = await scene.becomes(engine=170)
-        assert (found.resets, found.difference) == (1, 0)
+        await scene.becomes(engine=170, resets=1, difference=0)
 
 
 async def test_whoever_asks_the_engine_directly_is_told_of(
@@ -316,8 +317,7 @@ async def test_one_of_two_meters_reads_and_the_other_takes_over(
         dead, alive = (first, second) if leads[0] else (second, first)
         assert await dead.end(signal.SIGKILL) == -signal.SIGKILL
         await scene.serve(5, 5)
-        found = await scene.becomes(engine=30, read=27)
-        assert found.difference == 0
+        await scene.becomes(engine=30, read=27, difference=0)
         async with aiohttp.ClientSession() as session, session.get(alive.metrics_url + "/metrics") as page:
             assert "spot_meter_leading 1.0" in await page.text()
 
