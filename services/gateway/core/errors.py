@@ -91,7 +91,7 @@ def request_too_large(limit: int) -> ApiError:
 
 
 def head_too_large(limit: int) -> ApiError:
-    return ApiError(431, "request_too_large", f"The request's head is larger than {limit} bytes.")
+    return ApiError(431, "request_too_large", f"The request's head is larger than {limit} bytes or has too many lines.")
 
 
 def unsupported_media_type(got: str) -> ApiError:
