@@ -218,6 +218,7 @@ async def test_a_held_request_takes_little_memory(opened: Opened, scripted_engin
     front = await opened(room=64)
     async with holding(front, *[request(front.key, body)] * 20):
         pass
+    await until(lambda: front.metric("waiting"), lambda waiting: waiting == 0)
     before = rss(front)
     async with holding(front, *[request(front.key, body)] * 1000) as connections:
         assert (rss(front) - before) / 1000 < MOST_HELD_BYTES
