@@ -213,12 +213,12 @@ class StreamReader:
         """For a client that asked: some engines put the final usage beside the last choice instead."""
         if not self.wants_usage or self._keeps_usage or self._has_usage_at_end:
             return b""
-        told = self.count
+        count = self.count
         chunk = read_chunk(b"\n".join(sse.data_lines(self._last_with_usage))) if self._last_with_usage else None
         if chunk is None:
             return b""
         self._has_usage_at_end = True
-        return sse.event_of(chunk.with_usage_alone(_usage_object(told) if self._running.several else chunk.usage))
+        return sse.event_of(chunk.with_usage_alone(_usage_object(count) if self._running.several else chunk.usage))
 
 
 def _usage_object(count: Count) -> bytes:

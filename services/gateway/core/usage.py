@@ -103,10 +103,10 @@ def number(raw: bytes | msgspec.Raw) -> int | None:
     """A number of tokens: whole, not negative, below `MAX_TOKENS`. 7, 7.0 and "7" are the same."""
     if not raw:
         return None
-    given = bytes(raw)
-    if given.isdigit() and len(given) < _PLAIN_DIGITS:
-        return int(given)
-    match = _NUMBER.fullmatch(given)
+    digits = bytes(raw)
+    if digits.isdigit() and len(digits) < _PLAIN_DIGITS:
+        return int(digits)
+    match = _NUMBER.fullmatch(digits)
     value = float(match[1]) if match else math.inf
     return int(value) if value < MAX_TOKENS and value.is_integer() else None
 
