@@ -188,9 +188,9 @@ async def test_what_the_database_refused_is_not_acknowledged_and_counted_once_af
         for e in found:
             await send(bus, e)
         await until(lambda: faults_of_database(meter), lambda faults: faults > 0)
-        assert await bus.backlog(topology.LEDGER) == len(found)
+        await until(lambda: bus.backlog(topology.LEDGER), lambda left: left == len(found))
         assert await meter.end(signal.SIGKILL) == -signal.SIGKILL
-        assert await bus.backlog(topology.LEDGER) == len(found)
+        await until(lambda: bus.backlog(topology.LEDGER), lambda left: left == len(found))
         assert told.marks == {}
         await executed(database_url, "ALTER TABLE away RENAME TO rollups")
         await meter.start()
