@@ -91,7 +91,7 @@ async def main(charges: int, url: str) -> None:
         return told  # in one page, made before: that is the meter's work
 
     await bus.respond("meter", subjects.METER_TOKENS, answer)
-    async with database.opened(url, MIGRATIONS, version_table="books_version") as engine:
+    async with database.migrated_engine(url, MIGRATIONS, version_table="books_version") as engine:
         await fill(engine, charges)
         metrics = Metrics(CollectorRegistry())
         now = (START + 30 * DAY) / 1000

@@ -78,7 +78,7 @@ def _placed(file: Path, room: Path) -> Path:
 async def imported(paths: list[Path], url: str) -> dict[str, float | int | str]:
     """Seconds and megabytes of one import, and what a day then says."""
     terms = Terms(source="aws", mine=frozenset(f"i-{number:017}" for number in range(MACHINES)))
-    async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+    async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         with tempfile.TemporaryDirectory(prefix="spot-bench-") as room:
             began = time.perf_counter()
             files = [

@@ -162,7 +162,7 @@ async def main() -> None:
     days = int(sys.argv[2]) if len(sys.argv) > 2 else 30
     with tempfile.TemporaryDirectory() as folder:
         url = sys.argv[1] if len(sys.argv) > 1 else f"sqlite+aiosqlite:///{folder}/ledger.sqlite"
-        async with database.opened(url, MIGRATIONS, version_table="ledger_version") as engine:
+        async with database.migrated_engine(url, MIGRATIONS, version_table="ledger_version") as engine:
             began = time.perf_counter()
             await fill(engine, days)
             print(f"{engine.dialect.name}: {days} days, filled in {time.perf_counter() - began:.0f} s")

@@ -32,7 +32,7 @@ START_SECONDS = 30.0
 MIGRATION_LOCK = 0x5B07
 """PostgreSQL's advisory lock while the schema changes; any number, the same for all."""
 
-AWAY = (SQLAlchemyError, OSError, TimeoutError)
+DATABASE_ERRORS = (SQLAlchemyError, OSError, TimeoutError)
 """What a database that is away, locked or slow raises. The transaction may be tried again, from its beginning."""
 
 
@@ -118,7 +118,7 @@ def run_migrations() -> None:
 
 
 @asynccontextmanager
-async def opened(url: str, scripts: Path, *, version_table: str) -> AsyncIterator[AsyncEngine]:
+async def migrated_engine(url: str, scripts: Path, *, version_table: str) -> AsyncIterator[AsyncEngine]:
     """An engine on a current schema; `DatabaseUnavailable` when the database stays away for `START_SECONDS`."""
     engine = create_engine(url)
     deadline = asyncio.get_running_loop().time() + START_SECONDS
@@ -127,17 +127,17 @@ async def opened(url: str, scripts: Path, *, version_table: str) -> AsyncIterato
             try:
                 await migrate(engine, scripts, version_table=version_table)
                 break
-            except AWAY as error:
+            except DATABASE_ERRORS as error:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise DatabaseUnavailable(f"{engine.url.render_as_string()}: {told(error)}") from error
-                log.warning("database is away, trying again", reason=told(error))
+                    raise DatabaseUnavailable(f"{engine.url.render_as_string()}: {describe(error)}") from error
+                log.warning("database is away, trying again", reason=describe(error))
                 await asyncio.sleep(1.0)
         yield engine
     finally:
         await engine.dispose()
 
 
-def told(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """What went wrong, in one line and without the statement's values."""
     cause = getattr(error, "orig", None) or error
     return f"{type(cause).__name__}: {cause}".partition("\n")[0]

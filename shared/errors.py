@@ -7,7 +7,7 @@ SpotinferenceError
 │   └── Conflict         read again, decide again: somebody wrote first
 ├── Unreadable           reject these data alone (in `shared.messages.codec`): the text says what is wrong with them
 ├── DatabaseUnavailable  try again later: the database did not answer
-└── Refusal              the other side understood and said no: the text says why
+└── Rejected             the other side understood and said no: the text says why
 """
 
 
@@ -35,5 +35,5 @@ class DatabaseUnavailable(SpotinferenceError):
     """The database stayed away for longer than a start may take. The text names it, without its password."""
 
 
-class Refusal(SpotinferenceError):
+class Rejected(SpotinferenceError):
     """A service answered a request with its reason for not doing it."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from shared.database import AWAY, told
+from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 
 log = structlog.get_logger()
@@ -69,14 +69,14 @@ class Works:
     def failed(self, name: str, error: Exception, failures: int) -> float:
         """Count, log and show the failure, one of so many in a row; returns the seconds until the next try."""
         self._failures.labels(name).inc()
-        away = isinstance(error, (BusUnavailable, *AWAY))
-        self._note(name, told(error))
+        away = isinstance(error, (BusUnavailable, *DATABASE_ERRORS))
+        self._note(name, describe(error))
         longest = LONGEST_AWAY_SECONDS if away else LONGEST_RETRY_SECONDS
         pause: float = min(RETRY_SECONDS * 2 ** min(failures - 1, 30), longest)
         if away:
-            log.warning("work_refused", work=name, reason=told(error), retry_in_seconds=pause)
+            log.warning("work_refused", work=name, reason=describe(error), retry_in_seconds=pause)
         else:
-            log.error("work_failed", work=name, reason=told(error), retry_in_seconds=pause, exc_info=error)
+            log.error("work_failed", work=name, reason=describe(error), retry_in_seconds=pause, exc_info=error)
         return pause
 
     def forget(self, names: Iterable[str]) -> None:

@@ -12,13 +12,13 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.waker.core.events import Sight
-from shared import suite
 from shared.bus.jetstream import connect
 from shared.bus.topology import FLEET
 from shared.config import Config, Machine
 from shared.database import create_engine, url_of
 from shared.errors import BusError, Misconfigured
 from shared.messages.waker import MachineRecord
+from shared.runtime import suite_file
 from spotinference.buckets import read_bucket
 from spotinference.check_engines import check_engines
 from spotinference.context import Context, suite_options
@@ -95,7 +95,7 @@ def _costs(config: Config) -> list[Finding]:
 
 
 def _ports(config: Config, data_dir: Path) -> list[Finding]:
-    if suite.read(data_dir) is not None:
+    if suite_file.read(data_dir) is not None:
         return []  # our own suite holds them
     findings: list[Finding] = []
     sections = (config.gateway, config.waker, config.meter, config.billing)
@@ -117,7 +117,7 @@ def _ports(config: Config, data_dir: Path) -> list[Finding]:
 async def _bus(config: Config, data_dir: Path) -> tuple[list[Finding], dict[str, MachineRecord]]:
     """And the machines on record, where there are any."""
     try:
-        url = suite.bus_url(config, data_dir)
+        url = suite_file.bus_url(config, data_dir)
     except Misconfigured:
         return [ok("bus: none set; `spotinference up` brings its own")], {}
     records: dict[str, MachineRecord] = {}

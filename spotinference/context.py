@@ -12,15 +12,15 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 import click
 import msgspec
 
-from shared import suite
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.ports import Bus
 from shared.bus.topology import LEASE_SECONDS
 from shared.config import DEFAULT_DATA_DIR, Config, find_config, load
 from shared.errors import BusError, BusUnavailable, SpotinferenceError
-from shared.errors import Refusal as Declined
+from shared.errors import Rejected as Declined
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
+from shared.runtime import suite_file
 from shared.tasks import end
 from spotinference.terminal import say
 
@@ -53,7 +53,7 @@ class Context:
 
     async def connected(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
         """The same inside a running event loop."""
-        url = suite.bus_url(self.config(), self.data_dir)
+        url = suite_file.bus_url(self.config(), self.data_dir)
         async with connect(url, name="spotinference", wait=BUS_SECONDS) as bus:
             return await _while_current(bus, work(bus))
 
@@ -77,14 +77,14 @@ class _Tagged(msgspec.Struct, frozen=True):
 
 
 async def ask(bus: Bus, subject: str, question: msgspec.Struct, answer: type[A], *, timeout: float = 30.0) -> A:
-    """A service's answer; `Refusal` with its reason when it says no, `BusUnavailable` when nobody answers.
+    """A service's answer; `Rejected` with its reason when it says no, `BusUnavailable` when nobody answers.
 
     Where a leader has just died the next one answers within the lease, so a question that nobody took is repeated.
     """
     data = await _answered(bus, subject, encode(question), timeout)
     try:
         if decode(data, _Tagged).tag == "refused.v1":
-            raise Declined(decode(data, Refused).reason)
+            raise Declined(decode(data, ErrorReply).reason)
         return decode(data, answer)
     except Unreadable as error:
         raise Declined(

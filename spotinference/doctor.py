@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 import aiohttp
 import click
 
-from shared import suite
 from shared.bus import topology
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Received
@@ -29,6 +28,7 @@ from shared.messages.gateway import Activity
 from shared.messages.invoices import Invoices, InvoicesQuery
 from shared.messages.meter import Confirmed, Gaps, GapsQuery, Tokens, TokensQuery
 from shared.messages.meter_audit import Audit, AuditQuery
+from shared.runtime import suite_file
 from spotinference import doctor_links as links
 from spotinference.buckets import read_bucket
 from spotinference.context import Context, ask, suite_options
@@ -160,7 +160,7 @@ async def _hear(bus: JetStreamBus, skews: dict[str, float]) -> None:
 
 
 async def _outboxes(context: Context) -> list[Outbox] | None:
-    running = suite.read(context.data_dir)
+    running = suite_file.read(context.data_dir)
     gateway = running.services.get("gateway") if running else None
     if gateway is None or gateway.metrics_url is None:
         return None
@@ -174,7 +174,7 @@ async def _outboxes(context: Context) -> list[Outbox] | None:
 
 async def _clocks(context: Context) -> dict[str, float]:
     """How far the clock of each service of a suite on this host is ahead of the bus's."""
-    running = suite.read(context.data_dir)
+    running = suite_file.read(context.data_dir)
     skews: dict[str, float] = {}
     for name, service in (running.services if running else {}).items():
         text = await _metrics(service.metrics_url) if service.metrics_url else None

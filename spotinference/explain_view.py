@@ -9,7 +9,7 @@ from rich.text import Text
 
 from services.billing.forms.json import plain
 from services.billing.forms.words import Report, lacking, line_name, span_of
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.billing import DayReport
 from shared.messages.explanation import CostLine, Explanation
 from shared.printable import printable
@@ -21,16 +21,16 @@ WIDE_TEXTS = 4
 
 
 def chosen(report: Report, figure: str) -> Explanation:
-    """The explanation of this figure; a cause goes before a tier of its name. `Refusal` where there is none."""
+    """The explanation of this figure; a cause goes before a tier of its name. `Rejected` where there is none."""
     for one in report.explanations:
         if one.figure == figure:
             return one
     if not report.explanations:
         gave_none = report.left_out or "billing gave none: run the same version of both"
         why = gave_none if report.causes else report.reason or "its cost is not known"
-        raise Refusal(f"{span_of(report)}: nothing can be explained: {why}")
+        raise Rejected(f"{span_of(report)}: nothing can be explained: {why}")
     names = ", ".join(one.figure for one in report.explanations)
-    raise Refusal(f"--explain: no figure is named {figure!r}: there are {names}")
+    raise Rejected(f"--explain: no figure is named {figure!r}: there are {names}")
 
 
 def fields(report: Report, one: Explanation) -> dict[str, Any]:

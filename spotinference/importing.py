@@ -33,7 +33,7 @@ async def import_delivery(bus: Bus, request: ImportRequest, tell: Callable[[str]
     """Import it. `tell` hears about once a second what is under way.
 
     Raises:
-        Refusal: billing declined.
+        Rejected: billing declined.
         BusUnavailable: billing has ended, or has lost the import twice.
     """
     for _ in range(ASKED_MOST):

@@ -18,7 +18,7 @@ from shared.bus.ports import Bus
 from shared.bus.subjects import WAKER_COMMAND
 from shared.bus.topology import FLEET
 from shared.bus.view import View
-from shared.errors import BusUnavailable, Refusal
+from shared.errors import BusUnavailable, Rejected
 from shared.fleet_records import check_machine
 from shared.messages.waker import MachineRecord, MachineState, OrderKind, WakerCommand, WakerReply
 from shared.values import Duration
@@ -145,7 +145,7 @@ async def _ordered(bus: Bus, order: OrderKind, target: str) -> WakerReply:
     except BusUnavailable as error:
         raise BusUnavailable(f"no waker leads the fleet and takes orders now: {error}") from error
     if not reply.accepted:
-        raise Refusal(reply.error or f"the waker refused {order} {target} and gave no reason")
+        raise Rejected(reply.error or f"the waker refused {order} {target} and gave no reason")
     return reply
 
 
@@ -195,7 +195,7 @@ class Watched:
             await self._news(left)
 
     async def done(self, bound: float) -> MachineRecord:
-        """The record when the order is done; `Refusal` when it will not be, or is not within `bound` seconds."""
+        """The record when the order is done; `Rejected` when it will not be, or is not within `bound` seconds."""
         given_at = time.monotonic()
         goal = DONE[self._order]
         with Screen(stderr=True).status("") as progress:
@@ -207,20 +207,20 @@ class Watched:
                 if self._begun or waited > SETTLE_SECONDS:
                     self._go_on(record)
                 if waited >= bound:
-                    raise Refusal(f"not {goal} within {bound:g} s, the order stands: {_said(record)}")
+                    raise Rejected(f"not {goal} within {bound:g} s, the order stands: {_said(record)}")
                 progress.update(Text(_said(record)))
                 await self._news(min(REDRAW_SECONDS, bound - waited))
 
     def _go_on(self, record: MachineRecord | None) -> None:
-        """`Refusal` where waiting longer leads nowhere."""
+        """`Rejected` where waiting longer leads nowhere."""
         if record is None:
-            raise Refusal("none of its machines is on record: has the waker another configuration?")
+            raise Rejected("none of its machines is on record: has the waker another configuration?")
         if record.state in ("broken", "gone"):
-            raise Refusal(_said(record))
+            raise Rejected(_said(record))
         if self._order == "wake" and record.cordoned:
-            raise Refusal(f"{_said(record)}; cordoned: `spotinference uncordon {record.machine}` lets it be woken")
+            raise Rejected(f"{_said(record)}; cordoned: `spotinference uncordon {record.machine}` lets it be woken")
         if self._order == "hibernate" and self._begun and record.state in ("ready", "waking"):
-            raise Refusal(f"it is needed again: {_said(record)}")
+            raise Rejected(f"it is needed again: {_said(record)}")
 
     async def _news(self, seconds: float) -> None:
         with suppress(TimeoutError):

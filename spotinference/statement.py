@@ -9,7 +9,7 @@ from services.billing.forms.html import statement_html
 from services.billing.forms.json import fields
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_STATEMENT
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.key_names import labelled
 from shared.messages.billing import Statement, StatementLine, StatementQuery
 from shared.printable import printable
@@ -44,7 +44,7 @@ def statement(
         ids = await ids_of(bus, key)
         if len(ids) > 1:
             more = f" and {len(ids) - MOST_IDS} more" if len(ids) > MOST_IDS else ""
-            raise Refusal(
+            raise Rejected(
                 f"{len(ids)} keys have the name {key!r}: give the id of one: {', '.join(ids[:MOST_IDS])}{more}"
             )
         query = StatementQuery(key_id=ids[0] if ids else key, month=month or today()[:7])

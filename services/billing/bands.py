@@ -10,7 +10,7 @@ from services.billing.core.bands import LONG, days_before, next_band
 from services.billing.core.days import HOUR, day_window, millis
 from services.billing.settings import Settings
 from services.billing.shelf import Shelf
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.billing import Band, Bands, BandsQuery
 
 log = structlog.get_logger()
@@ -31,13 +31,13 @@ class BandMaker:
         return bounded(await answered(data, BandsQuery, self._in_force), "configure fewer models")
 
     async def look(self) -> None:
-        """Make today's bands, where that is still to be done and yesterday is known. Raises what `AWAY` lists."""
+        """Make today's bands, once yesterday is known. Raises `DATABASE_ERRORS`."""
         day = self._shelf.today()
         if await self._book.made_on(day):
             return
         try:
             reports = await self._shelf.reports(days_before(day, LONG))
-        except Refusal as error:
+        except Rejected as error:
             log.warning("no bands yet", day=day, reason=str(error))
             return
         if not reports[-1].usage_complete and millis(self._now()) < day_window(day).start + LATEST:
@@ -55,9 +55,9 @@ class BandMaker:
         try:
             day_window(query.day)
         except ValueError as error:
-            raise Refusal(f"day: {error}") from error
+            raise Rejected(f"day: {error}") from error
         if query.day > self._shelf.today():
-            raise Refusal(f"day: {query.day} is still to come: bands are made on the day itself")
+            raise Rejected(f"day: {query.day} is still to come: bands are made on the day itself")
         found = await self._book.in_force(query.day)
         return Bands(
             day=query.day,

@@ -51,7 +51,7 @@ class Bills:
         """Resources without a bill at the last reading."""
 
     async def read_on(self) -> None:
-        """One reading. What `AWAY` lists where the books do not take it."""
+        """One reading. What `DATABASE_ERRORS` lists where the books do not take it."""
         at = millis(self._now())
         try:
             told = await self._bill.cumulative()

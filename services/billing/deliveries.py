@@ -13,7 +13,7 @@ from services.billing.adapters.places import Place
 from services.billing.core.manifests import Plan, plans
 from shared.bus.ports import Bus
 from shared.bus.topology import INVOICES
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.invoices import DeliveredFile, ImportRequest
 
 
@@ -26,7 +26,7 @@ class Found:
 
 
 async def found(place: Place) -> tuple[Found, ...]:
-    """What there is to import. `Refusal` says why nothing can be."""
+    """What there is to import. `Rejected` says why nothing can be."""
 
     def look() -> tuple[Found, ...]:
         names = place.names()
@@ -50,13 +50,13 @@ async def sent(
     `parts`, `rounds` and `beside` are the request's.
 
     Raises:
-        Refusal: a file cannot be read, or was changed meanwhile.
+        Rejected: a file cannot be read, or was changed meanwhile.
     """
     files: list[DeliveredFile] = []
     with TemporaryDirectory(prefix="invoices-") as room:
         for name in plan.files:  # one at a time: it is gone from this host before the next one comes
             if not _is_text(name):
-                raise Refusal(f"{name!r}: its name is not UTF-8: rename it")
+                raise Rejected(f"{name!r}: its name is not UTF-8: rename it")
             try:
                 path = await asyncio.to_thread(place.fetched, name, Path(room) / "file")
                 sha256 = await asyncio.to_thread(_sha256, path)
@@ -64,7 +64,7 @@ async def sent(
                     await bus.put_object(INVOICES, sha256, file)
                 (Path(room) / "file").unlink(missing_ok=True)
             except OSError as error:
-                raise Refusal(f"{name}: unreadable: {error.strerror}") from error
+                raise Rejected(f"{name}: unreadable: {error.strerror}") from error
             files.append(DeliveredFile(name=name, sha256=sha256))
     return ImportRequest(
         source=source,
@@ -92,7 +92,7 @@ class _Unchanged(io.RawIOBase):
         size = self._file.readinto(buffer)
         self._read.update(memoryview(buffer)[:size])
         if size == 0 and self._read.hexdigest() != self._sha256:
-            raise Refusal(f"{self._path}: was changed while it was read: import it when it is complete")
+            raise Rejected(f"{self._path}: was changed while it was read: import it when it is complete")
         return size
 
     def close(self) -> None:

@@ -13,11 +13,10 @@ from services.billing.imports import Imports
 from services.billing.metrics import Metrics
 from shared.bus.ports import Bus
 from shared.config import InvoiceSource
-from shared.database import told
-from shared.errors import BusUnavailable, Refusal
-from shared.messages.invoices import Refusal as RowFault
-from shared.messages.invoices import SourceState
-from shared.messages.meter import Refused
+from shared.database import describe
+from shared.errors import BusUnavailable, Rejected
+from shared.messages.invoices import RowError, SourceState
+from shared.messages.meter import ErrorReply
 
 log = structlog.get_logger()
 
@@ -145,7 +144,7 @@ class Fetches:
         parts, rounds = self._source.parts, self._source.round
         request = await sent(self._bus, lies, plan, self._source.name, parts=parts, rounds=rounds, beside=beside)
         answer = await self._imports.take(request)
-        if isinstance(answer, Refused):
+        if isinstance(answer, ErrorReply):
             self._note(key, _Refused(marks, (answer.reason,), by_content=False))
         elif answer.refusals:
             self._note(key, _Refused(marks, tuple(map(_in_words, answer.refusals)), by_content=True))
@@ -178,14 +177,14 @@ class Fetches:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, Refusal) else told(error)
+    return str(error) if isinstance(error, Rejected) else describe(error)
 
 
 def _unexpected(error: Exception | None) -> Exception | None:
     """What its traceback tells something of."""
-    return None if isinstance(error, Refusal) else error
+    return None if isinstance(error, Rejected) else error
 
 
-def _in_words(refusal: RowFault) -> str:
+def _in_words(refusal: RowError) -> str:
     at = f"{refusal.file}:{refusal.line}" if refusal.line else refusal.file
     return f"{at}: {refusal.column}: {refusal.reason}" if refusal.column else f"{at}: {refusal.reason}"

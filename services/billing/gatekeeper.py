@@ -21,11 +21,11 @@ from shared import budget
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
 from shared.config import Config
-from shared.database import AWAY, told
+from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable, Conflict
 from shared.messages.budget import BudgetGate, GateOrder, Gates, GatesQuery
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 
 log = structlog.get_logger()
 
@@ -109,7 +109,7 @@ class Gatekeeper:
                 await self._order(asked)
             return encode(Gates(gates={scope: gate for scope, (gate, _) in (await self._known()).items()}))
         except (Unreadable, ValueError, BusUnavailable) as error:
-            return encode(Refused(reason=str(error)))
+            return encode(ErrorReply(reason=str(error)))
 
     async def _catch_up(self) -> bool:
         """Whether the journal has been read in this term: a part of it would show too little spend."""
@@ -135,14 +135,14 @@ class Gatekeeper:
         try:
             allocation = await self._reports.today()
             unseen = frozenset() if self._bills is None else await self._bills.unseen(self._patience)
-        except AWAY as error:
-            log.warning("the books cannot be read: no spend is known", reason=told(error))
-            self._fault = f"no spend is known: {told(error)}"
+        except DATABASE_ERRORS as error:
+            log.warning("the books cannot be read: no spend is known", reason=describe(error))
+            self._fault = f"no spend is known: {describe(error)}"
             return dict.fromkeys(self._limits)
         except Exception as error:
             # Whatever it is that today cannot be computed from, the gate has to be judged without it.
             log.exception("spend_failed")
-            self._fault = f"no spend is known: {told(error)}"
+            self._fault = f"no spend is known: {describe(error)}"
             return dict.fromkeys(self._limits)
         self._fault = None
         dark = {self._tier_of[machine] for machine in unseen}

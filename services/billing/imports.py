@@ -22,9 +22,8 @@ from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus import topology
 from shared.bus.ports import Bus
-from shared.database import AWAY, told
-from shared.errors import BusUnavailable
-from shared.errors import Refusal as Declined
+from shared.database import DATABASE_ERRORS, describe
+from shared.errors import BusUnavailable, Rejected
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.invoices import (
     DeliveredFile,
@@ -33,10 +32,10 @@ from shared.messages.invoices import (
     ImportStatus,
     ImportStatusQuery,
     ImportStep,
-    Refusal,
+    RowError,
     RunningImport,
 )
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 
 T = TypeVar("T")
 
@@ -104,7 +103,7 @@ class Imports:
         try:
             request = decode(data, ImportRequest)
         except Unreadable as error:
-            return encode(Refused(reason=str(error)))
+            return encode(ErrorReply(reason=str(error)))
         return encode(await self.take(request))
 
     async def answer_status(self, data: bytes) -> bytes:
@@ -112,15 +111,15 @@ class Imports:
         try:
             decode(data, ImportStatusQuery)
         except Unreadable as error:
-            return encode(Refused(reason=str(error)))
+            return encode(ErrorReply(reason=str(error)))
         now = self._monotonic()
         running = None if self._running is None else self._running.describe(now)
         return encode(ImportStatus(instance=self._instance, running=running))
 
-    async def take(self, request: ImportRequest) -> ImportAnswer | Refused:
+    async def take(self, request: ImportRequest) -> ImportAnswer | ErrorReply:
         """Import the delivery, or say why not: then every figure is as it was."""
         answer = await self._taken(request)
-        outcome = "refused" if isinstance(answer, Refused) or answer.refusals else "imported"
+        outcome = "refused" if isinstance(answer, ErrorReply) or answer.refusals else "imported"
         self._metrics.imports.labels(outcome).inc()
         log.info("invoice files", outcome=outcome, source=request.source, files=len(request.files))
         return answer
@@ -135,7 +134,7 @@ class Imports:
         # Rounded where it has to be: what has been taken is not refused for its decimals.
         request = ImportRequest(source=stale.source, files=stale.files, parts=True, round=True)
         answer = await self._taken(request, again=stale.number)
-        return answer.reason if isinstance(answer, Refused) else _first(answer.refusals)
+        return answer.reason if isinstance(answer, ErrorReply) else _first(answer.refusals)
 
     async def idle(self) -> None:
         """Returns when no import is under way."""
@@ -151,20 +150,20 @@ class Imports:
         mine = frozenset(self._settings.fleet.machine_of)
         return Terms(source=source, mine=mine, rates=self._settings.rates, rounds=rounds)
 
-    async def _taken(self, request: ImportRequest, *, again: int | None = None) -> ImportAnswer | Refused:
+    async def _taken(self, request: ImportRequest, *, again: int | None = None) -> ImportAnswer | ErrorReply:
         """`again` is the number of the delivery that is read again."""
         async with self._one:
             running = self._running = _Running(request.id, request.source, self._monotonic())
             try:
                 fault = _fault(request)
-                return Refused(reason=fault) if fault else await self._import(request, running, again=again)
-            except (BusUnavailable, Declined, Unreadable) as error:
-                return Refused(reason=str(error))
+                return ErrorReply(reason=fault) if fault else await self._import(request, running, again=again)
+            except (BusUnavailable, Rejected, Unreadable) as error:
+                return ErrorReply(reason=str(error))
             except Interrupted:
-                return Refused(reason="billing is being stopped: nothing was imported; try again when it runs")
-            except AWAY as error:
-                log.warning("the books cannot be written", reason=told(error))
-                return Refused(reason="the books' database does not answer: nothing was imported; try again later")
+                return ErrorReply(reason="billing is being stopped: nothing was imported; try again when it runs")
+            except DATABASE_ERRORS as error:
+                log.warning("the books cannot be written", reason=describe(error))
+                return ErrorReply(reason="the books' database does not answer: nothing was imported; try again later")
             finally:
                 self._running = None
 
@@ -199,7 +198,7 @@ class Imports:
                 )
                 return ImportAnswer(sha256=sha256, snapshots=await self._book.deliver(delivery, now))
             except Taken as error:
-                refusal = Refusal(file=request.files[0].name, line=0, column="", reason=str(error))
+                refusal = RowError(file=request.files[0].name, line=0, column="", reason=str(error))
                 return ImportAnswer(sha256=sha256, refusals=(refusal,))
             finally:
                 self._reading = None
@@ -216,9 +215,9 @@ class Imports:
     async def _fetched(self, file: DeliveredFile, path: Path) -> tuple[DeliveredFile, Path]:
         with path.open("wb") as into:
             if not await self._bus.copy_object(topology.INVOICES, file.sha256, into):
-                raise Declined(f"files: nothing named {file.sha256!r} in the object store: put it there")
+                raise Rejected(f"files: nothing named {file.sha256!r} in the object store: put it there")
         if await asyncio.to_thread(_sha256, path) != file.sha256:
-            raise Declined("files: must be named by their SHA-256, and one is not: put the file there again")
+            raise Rejected("files: must be named by their SHA-256, and one is not: put the file there again")
         return file, path
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -256,32 +255,32 @@ def _fault(request: ImportRequest) -> str | None:
     return None if request.files or request.wanted else "files: there is none"
 
 
-def _whole(request: ImportRequest) -> tuple[Refusal, ...]:
+def _whole(request: ImportRequest) -> tuple[RowError, ...]:
     """Why the delivery is not one whole: a file that its manifest lists is missing, or one is there twice."""
     names = {file.name for file in request.files}
     missing = "its manifest lists this file, and it is not there: wait until the delivery is complete"
-    found = [Refusal(file=name, line=0, column="", reason=missing) for name in request.wanted if name not in names]
+    found = [RowError(file=name, line=0, column="", reason=missing) for name in request.wanted if name not in names]
     first: dict[str, str] = {}
     for file in request.files:
         same = first.setdefault(file.sha256, file.name)
         if same is not file.name:
             reason = f"the same file as {same}: leave one of them out"
-            found.append(Refusal(file=file.name, line=0, column="", reason=reason))
+            found.append(RowError(file=file.name, line=0, column="", reason=reason))
     return tuple(found)
 
 
-def _cut_off(request: ImportRequest, files: Sequence[tuple[DeliveredFile, Path]]) -> tuple[Refusal, ...]:
+def _cut_off(request: ImportRequest, files: Sequence[tuple[DeliveredFile, Path]]) -> tuple[RowError, ...]:
     """The files that are not as long as their manifest says."""
-    found: list[Refusal] = []
+    found: list[RowError] = []
     for file, path in files:
         size, wanted = path.stat().st_size, request.sizes.get(file.name)
         if wanted not in (None, size):
             reason = f"has {size:,} bytes, and its manifest says {wanted:,}: wait until the delivery is complete"
-            found.append(Refusal(file=file.name, line=0, column="", reason=reason))
+            found.append(RowError(file=file.name, line=0, column="", reason=reason))
     return tuple(found)
 
 
-def _first(refusals: Sequence[Refusal]) -> str:
+def _first(refusals: Sequence[RowError]) -> str:
     return f"{refusals[0].file}:{refusals[0].line} {refusals[0].column}: {refusals[0].reason}" if refusals else ""
 
 

@@ -11,11 +11,11 @@ from services.billing.adapters.payable_book import PayableBook
 from services.billing.answering import ANSWER_BYTES
 from services.billing.core.money import units
 from services.billing.core.tie import standings
-from shared.database import AWAY, told
-from shared.errors import Refusal
+from shared.database import DATABASE_ERRORS, describe
+from shared.errors import Rejected
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.invoices import Invoices, InvoicesQuery, PayableNote, SourceState
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 
 log = structlog.get_logger()
 
@@ -39,17 +39,17 @@ class InvoiceDesk:
         self._payables = payables
         self._now = now
 
-    async def told(self, data: bytes) -> bytes:
+    async def list(self, data: bytes) -> bytes:
         """Answers `InvoicesQuery`."""
         try:
             decode(data, InvoicesQuery)
             return encode(await self._invoices())
         except Unreadable as error:
-            return encode(Refused(reason=str(error)))
-        except AWAY as error:
+            return encode(ErrorReply(reason=str(error)))
+        except DATABASE_ERRORS as error:
             return encode(_away(error))
 
-    async def noted(self, data: bytes) -> bytes:
+    async def record_payable(self, data: bytes) -> bytes:
         """Answers `PayableNote`."""
         try:
             note = decode(data, PayableNote)
@@ -57,9 +57,9 @@ class InvoiceDesk:
             await self._payables.note(note, self._now())
             log.info("payable noted", source=note.source, invoice=note.invoice_id, voids=note.voids, period=note.period)
             return encode(await self._invoices())
-        except (Unreadable, Refusal) as error:
-            return encode(Refused(reason=str(error)))
-        except AWAY as error:
+        except (Unreadable, Rejected) as error:
+            return encode(ErrorReply(reason=str(error)))
+        except DATABASE_ERRORS as error:
             return encode(_away(error))
 
     async def _invoices(self) -> Invoices:
@@ -86,25 +86,25 @@ def fitted(whole: Invoices) -> Invoices:
 
 
 def _check(note: PayableNote) -> None:
-    """`Refusal` names the field."""
+    """`Rejected` names the field."""
     if not note.source.strip():
-        raise Refusal("source: must not be empty")
+        raise Rejected("source: must not be empty")
     if note.period is None and not note.invoice_id.strip():
-        raise Refusal("invoice_id: must not be empty")
+        raise Rejected("invoice_id: must not be empty")
     if note.period is None and note.account is not None:
-        raise Refusal("account: an invoice is known by its number alone: leave the account out")
+        raise Rejected("account: an invoice is known by its number alone: leave the account out")
     if note.period is not None and (note.invoice_id or note.voids is not None):
-        raise Refusal("period: is for charges that name no invoice: leave the invoice's number out")
+        raise Rejected("period: is for charges that name no invoice: leave the invoice's number out")
     if note.period is not None and not _MONTH.fullmatch(note.period):
-        raise Refusal(f'period: expected a month such as "2026-09", got {note.period[:100]!r}')
+        raise Rejected(f'period: expected a month such as "2026-09", got {note.period[:100]!r}')
     try:
         units(note.amount)
     except ValueError as error:
-        raise Refusal(f"amount: {error}") from error
+        raise Rejected(f"amount: {error}") from error
     if abs(note.amount) >= 10**15:
-        raise Refusal(f"amount: {note.amount} has more than 15 digits before the point: correct it")
+        raise Rejected(f"amount: {note.amount} has more than 15 digits before the point: correct it")
 
 
-def _away(error: BaseException) -> Refused:
-    log.warning("the books cannot be used", reason=told(error))
-    return Refused(reason="the books' database does not answer: ask again later")
+def _away(error: BaseException) -> ErrorReply:
+    log.warning("the books cannot be used", reason=describe(error))
+    return ErrorReply(reason="the books' database does not answer: ask again later")

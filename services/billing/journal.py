@@ -42,7 +42,7 @@ class Journal:
         self._moved.clear()
 
     async def read_on(self) -> None:
-        """One batch. `BusUnavailable`, or what `AWAY` lists: nothing was acknowledged that is not committed."""
+        """One batch. Raises `BusUnavailable` or `DATABASE_ERRORS`: nothing was acknowledged that is not committed."""
         if not self._compared:
             await self._catch_up()
             self._compared = True

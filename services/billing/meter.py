@@ -6,15 +6,15 @@ import msgspec
 
 from shared.bus import subjects
 from shared.bus.ports import Bus
-from shared.errors import BusUnavailable, Refusal
+from shared.errors import BusUnavailable, Rejected
 from shared.messages.codec import Decoder, Unreadable, encode
-from shared.messages.meter import Refused, Tokens, TokensQuery
+from shared.messages.meter import ErrorReply, Tokens, TokensQuery
 
 METER_SECONDS = 10.0
 """For a day's sums: the ledger answers in milliseconds, its database may be busy for seconds."""
 MOST_PAGES = 200
 """Nearly a million rows."""
-_answers: Decoder[Tokens | Refused] = Decoder(Tokens | Refused)
+_answers: Decoder[Tokens | ErrorReply] = Decoder(Tokens | ErrorReply)
 
 
 class Meter:
@@ -22,7 +22,7 @@ class Meter:
         self._bus = bus
 
     async def tokens(self, query: TokensQuery) -> Tokens:
-        """All pages of the answer. `Refusal` where the meter has none: without its tokens there is no figure.
+        """All pages of the answer. `Rejected` where the meter has none: without its tokens there is no figure.
 
         Pages are made one after the other, so that only their rows fit together: totals are the last one's.
         """
@@ -30,7 +30,7 @@ class Meter:
         after: str | None = ""
         while after is not None:
             if len(found) == MOST_PAGES:
-                raise Refusal(f"the meter's answer has more than {MOST_PAGES} pages: ask for fewer days")
+                raise Rejected(f"the meter's answer has more than {MOST_PAGES} pages: ask for fewer days")
             found.append(await self._page(msgspec.structs.replace(query, after=after)))
             after = found[-1].next
         busy: dict[str, tuple[tuple[float, float], ...]] = {}
@@ -45,11 +45,11 @@ class Meter:
             asked = self._bus.request(subjects.METER_TOKENS, encode(query), timeout=METER_SECONDS)
             answer = _answers.decode(await asked)
         except BusUnavailable as error:
-            raise Refusal(f"the meter does not answer ({error}): ask again when it runs") from error
+            raise Rejected(f"the meter does not answer ({error}): ask again when it runs") from error
         except Unreadable as error:
-            raise Refusal(f"the meter's answer is unreadable ({error}): run the same version of both") from error
-        if isinstance(answer, Refused):
-            raise Refusal(f"the meter refused: {answer.reason}")
+            raise Rejected(f"the meter's answer is unreadable ({error}): run the same version of both") from error
+        if isinstance(answer, ErrorReply):
+            raise Rejected(f"the meter refused: {answer.reason}")
         return answer
 
 

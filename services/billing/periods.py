@@ -13,10 +13,10 @@ from services.billing.key_names import Names
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from services.billing.shelf import Shelf
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.billing import PeriodReport, ReportsQuery
 from shared.messages.codec import encode
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 
 MOST_DAYS = 92
 """A quarter."""
@@ -33,7 +33,7 @@ class Periods:
 
     async def answer(self, data: bytes) -> bytes:
         answer = await answered(data, ReportsQuery, self._period)
-        self._metrics.reports.labels("refused" if isinstance(answer, Refused) else "told").inc()
+        self._metrics.reports.labels("refused" if isinstance(answer, ErrorReply) else "told").inc()
         return bounded(answer, "ask for fewer days")
 
     async def _period(self, query: ReportsQuery) -> PeriodReport:
@@ -53,14 +53,14 @@ class Periods:
 
 
 def asked(query: ReportsQuery) -> list[str]:
-    """The days in order; `Refusal` that names the wrong field."""
+    """The days in order; `Rejected` that names the wrong field."""
     if not 1 <= query.days <= MOST_DAYS:
-        raise Refusal(f"days: expected 1 to {MOST_DAYS}, got {query.days}")
+        raise Rejected(f"days: expected 1 to {MOST_DAYS}, got {query.days}")
     try:
         last = day_window(query.to)
         return [day_of(last.start - back * DAY) for back in reversed(range(query.days))]
     except (ValueError, OverflowError) as error:
-        raise Refusal(f"to: {error}") from error
+        raise Rejected(f"to: {error}") from error
 
 
 def fitted(report: PeriodReport) -> PeriodReport:

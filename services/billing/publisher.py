@@ -13,8 +13,8 @@ from services.billing.metrics import Metrics
 from services.billing.shelf import Shelf
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
-from shared.database import AWAY, told
-from shared.errors import BusUnavailable, Refusal
+from shared.database import DATABASE_ERRORS, describe
+from shared.errors import BusUnavailable, Rejected
 from shared.messages.billing import DayReport, Published
 from shared.messages.codec import Unreadable, decode, encode
 
@@ -41,7 +41,7 @@ class Publisher:
         self._until = 0.0
 
     async def look(self) -> str | None:
-        """Publish what is new of the last days, yesterday first. `BusUnavailable`, or what `AWAY` lists.
+        """Publish what is new of the last days, yesterday first. `BusUnavailable`, or what `DATABASE_ERRORS` lists.
 
         Returns the days that could not be made or published, and why the first one could not.
         """
@@ -57,13 +57,13 @@ class Publisher:
                         failed[report.day] = report.reason or ""
                     elif await self._publish(report):
                         self._seen[report.day] = report.revision
-                except (BusUnavailable, *AWAY):
+                except (BusUnavailable, *DATABASE_ERRORS):
                     raise
                 except Exception as error:
                     self._metrics.unpublished.inc()
                     log.exception("publication_failed", day=report.day, revision=report.revision)
-                    failed[report.day] = told(error)
-        except Refusal as error:
+                    failed[report.day] = describe(error)
+        except Rejected as error:
             self._metrics.unpublished.inc()
             log.warning("reports cannot be published", reason=str(error))
         return f"{', '.join(failed)}: {next(iter(failed.values()))}" if failed else None
@@ -103,8 +103,8 @@ class Publisher:
 
     def _compare(self, known: Published, report: DayReport) -> None:
         self._reached(known)
-        told = (report.revision, report.state, report.usd_per_mtok)
-        if (known.revision, known.state, known.usd_per_mtok) != told:
+        describe = (report.revision, report.state, report.usd_per_mtok)
+        if (known.revision, known.state, known.usd_per_mtok) != describe:
             self._metrics.unpublished.inc()
             log.error(
                 "published otherwise than the books have it: were they restored from a copy?",
@@ -144,10 +144,10 @@ async def published_revision(bus: Bus, day: str) -> int:
     """Return the number of the day's last published revision; 0 if there is none.
 
     Raises:
-        Refusal: the bus does not answer.
+        Rejected: the bus does not answer.
     """
     try:
         published = await last_published(bus, day)
     except BusUnavailable as error:
-        raise Refusal("the bus does not answer: ask again later") from error
+        raise Rejected("the bus does not answer: ask again later") from error
     return 0 if published is None else published.revision

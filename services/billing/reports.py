@@ -31,11 +31,11 @@ from services.billing.key_names import Names
 from services.billing.meter import Meter
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
-from shared.database import AWAY, told
-from shared.errors import Refusal
+from shared.database import DATABASE_ERRORS, describe
+from shared.errors import Rejected
 from shared.messages.billing import DayReport, ReportQuery
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import Refused, Tokens, TokensQuery
+from shared.messages.meter import ErrorReply, Tokens, TokensQuery
 
 log = structlog.get_logger()
 
@@ -105,7 +105,7 @@ class Reports:
 
     async def answer(self, data: bytes) -> bytes:
         answer = await self._answer(data)
-        self._metrics.reports.labels("refused" if isinstance(answer, Refused) else "told").inc()
+        self._metrics.reports.labels("refused" if isinstance(answer, ErrorReply) else "told").inc()
         return encode(fitted(with_names(answer, self._names())) if isinstance(answer, DayReport) else answer)
 
     async def today(self) -> Allocation:
@@ -121,7 +121,7 @@ class Reports:
         return await asyncio.to_thread(allocate, self._facts(day))
 
     async def of(self, day: str) -> DayReport:
-        """The day's figures, kept where they are new. `Refusal` without the meter, or what `AWAY` lists."""
+        """The day's figures, kept where they are new. `Rejected` without the meter, or what `DATABASE_ERRORS` lists."""
         return (await self._read(day))[0]
 
     async def explained(self, day: str) -> tuple[DayReport, Lines]:
@@ -164,24 +164,24 @@ class Reports:
         end = max((period.end for period in periods), default=day.window.end)
         return frozenset(furthest(await self._book.reaches(Window(start, end)), self._settings.fleet))
 
-    async def _answer(self, data: bytes) -> DayReport | Refused:
+    async def _answer(self, data: bytes) -> DayReport | ErrorReply:
         try:
             query = decode(data, ReportQuery)
             day_window(query.day)
         except Unreadable as error:
-            return Refused(reason=str(error))
+            return ErrorReply(reason=str(error))
         except ValueError as error:
-            return Refused(reason=f"day: {error}")
+            return ErrorReply(reason=f"day: {error}")
         try:
             if not query.explain:
                 return await self.of(query.day)
             report, lines = await self.explained(query.day)
             return msgspec.structs.replace(report, explanations=explanations(lines))
-        except Refusal as error:
-            return Refused(reason=str(error))
-        except AWAY as error:
-            log.warning("the books cannot be used", reason=told(error))
-            return Refused(reason="the books' database does not answer: ask again later")
+        except Rejected as error:
+            return ErrorReply(reason=str(error))
+        except DATABASE_ERRORS as error:
+            log.warning("the books cannot be used", reason=describe(error))
+            return ErrorReply(reason="the books' database does not answer: ask again later")
 
     def _made(self, name: str, day: _Day, allocation: Allocation, answer: Tokens) -> tuple[DayReport, Inputs]:
         fleet, prices = self._settings.fleet, self._settings.prices
@@ -266,5 +266,5 @@ def _day(window: Window, records: DayRecords, answer: Tokens | None, now: float,
         )
         for machine, changes in records.changes.items()
     }
-    told = Usage() if answer is None else usage(answer)
-    return _Day(window=window, records=records, times=times, usage=told, now=millis(now), was_final=was_final)
+    describe = Usage() if answer is None else usage(answer)
+    return _Day(window=window, records=records, times=times, usage=describe, now=millis(now), was_final=was_final)

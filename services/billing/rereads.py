@@ -34,7 +34,7 @@ class Rereads:
         return self._done
 
     async def look(self) -> None:
-        """Bring what counts to the terms of today. `BusUnavailable`, or what `AWAY` lists: try again."""
+        """Bring what counts to the terms of today. `BusUnavailable`, or what `DATABASE_ERRORS` lists: try again."""
         found = await self._book.stale(self._imports.terms)
         self._faults = {one.number: self._faults[one.number] for one in found if one.number in self._faults}
         for stale in found:

@@ -15,7 +15,7 @@ from services.billing.core.explanation import Lines
 from services.billing.core.report import failed_report
 from services.billing.meter import Meter
 from services.billing.reports import Reports
-from shared.database import AWAY, told
+from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 from shared.messages.billing import DayReport
 from shared.messages.meter import TokensQuery, TokensRow
@@ -52,7 +52,7 @@ class _Usage(NamedTuple):
 
 
 class Shelf:
-    """Raises `Refusal` where the meter does not answer, and what `shared.database.AWAY` lists.
+    """Raises `Rejected` where the meter does not answer, and what `shared.database.AWAY` lists.
 
     A day that cannot be made for a reason of its own is a report with `failed` and that reason: it blocks no other.
     """
@@ -95,14 +95,14 @@ class Shelf:
         try:
             # A day that goes on changes with the clock.
             report = await (self._reports.of(day) if mark is None else self._report(day, mark))
-        except (BusUnavailable, *AWAY):
+        except (BusUnavailable, *DATABASE_ERRORS):
             raise
         except Exception as error:
             if isinstance(error.__cause__, BusUnavailable):
                 raise  # the meter's absence concerns all of them
             log.exception("day_failed", day=day)
             pause = RETRY_SECONDS if failure is None else min(2 * failure.pause, LONGEST_RETRY_SECONDS)
-            report = failed_report(day, f"{told(error)}: see the log of billing")
+            report = failed_report(day, f"{describe(error)}: see the log of billing")
             self._failures[day] = _Failure(report, mark, pause, self._now() + pause)
         else:
             self._failures.pop(day, None)
@@ -122,8 +122,8 @@ class Shelf:
         sums = {day: of_day.sums for day, of_day in [*usage.items(), *(await self._usage([following])).items()]}
         next_sums = dict(zip(days, [sums[day] for day in [*days[1:], following]], strict=True))
         # A billing period is over, and its days may be final, by the calendar alone.
-        told = {day: [of_books[day], usage[day], next_sums[day], self.today()] for day in days}
-        return {day: hashlib.sha256(msgspec.json.encode(of_it)).hexdigest() for day, of_it in told.items()}
+        describe = {day: [of_books[day], usage[day], next_sums[day], self.today()] for day in days}
+        return {day: hashlib.sha256(msgspec.json.encode(of_it)).hexdigest() for day, of_it in describe.items()}
 
     async def _usage(self, days: Sequence[str]) -> dict[str, _Usage]:
         """Each day's sums, and what is missing of it: one question as long as nothing is, else by halves."""

@@ -9,7 +9,7 @@ from services.billing.answering import answered, bounded
 from services.billing.core.statement import make_statement, month_days
 from services.billing.key_names import Names
 from services.billing.meter import Meter
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.billing import Band, Statement, StatementQuery
 from shared.messages.meter import TokensQuery
 
@@ -25,11 +25,11 @@ class Statements:
 
     async def _statement(self, query: StatementQuery) -> Statement:
         if not query.key_id:
-            raise Refusal("key_id: must not be empty: `spotinference keys list` shows ids")
+            raise Rejected("key_id: must not be empty: `spotinference keys list` shows ids")
         try:
             first, last = month_days(query.month)
         except ValueError as error:
-            raise Refusal(f"month: {error}") from error
+            raise Rejected(f"month: {error}") from error
         asked = TokensQuery(day=first, to=last, by=("day", "model", "outcome"), key=query.key_id)
         tokens = await self._meter.tokens(asked)
         bands = await self._book.since(first, last)

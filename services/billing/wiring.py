@@ -43,7 +43,7 @@ from shared.bus.lease import Lease
 from shared.clouds.hyperstack import HyperstackAccount, api_key
 from shared.clouds.throttle import Throttle
 from shared.config import Config
-from shared.leading import Leadership
+from shared.leadership import Leadership
 from shared.runtime.process import Runtime
 from shared.tasks import end
 from shared.works import Work, Works, every
@@ -65,7 +65,7 @@ AGAIN_SECONDS = 3600.0
 async def opened(runtime: Runtime) -> AsyncIterator[None]:
     """The running service, leading or standing by. Leaving finishes the import under way, within the drain's grace."""
     url = database.url_of(runtime.config, runtime.data_dir, BOOKS_FILE)
-    async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+    async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         bill = hyperstack_bill(runtime.config)
         office = Office(runtime, engine, bill)
         works = Works(runtime.registry)
@@ -154,8 +154,8 @@ class Office:
             (subjects.BILLING_STATEMENT, self._statements.answer),
             (subjects.BILLING_IMPORT, self._imports.answer),
             (subjects.BILLING_IMPORT_STATUS, self._imports.answer_status),
-            (subjects.BILLING_INVOICES, self._invoices.told),
-            (subjects.BILLING_PAYABLE, self._invoices.noted),
+            (subjects.BILLING_INVOICES, self._invoices.list),
+            (subjects.BILLING_PAYABLE, self._invoices.record_payable),
             (subjects.BILLING_GATE, gate.answer),
         ):
             responding = await self._bus.respond("billing", subject, answer)

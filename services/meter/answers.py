@@ -13,10 +13,10 @@ from services.meter.core.pages import page
 from services.meter.recovery import Recovery
 from shared.bus import topology
 from shared.bus.ports import Bus
-from shared.database import AWAY, told
-from shared.errors import BusUnavailable, Refusal
+from shared.database import DATABASE_ERRORS, describe
+from shared.errors import BusUnavailable, Rejected
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import History, HistoryQuery, Refused, Tokens, TokensQuery
+from shared.messages.meter import ErrorReply, History, HistoryQuery, Tokens, TokensQuery
 from shared.messages.meter_figures import Figures, FiguresQuery
 
 log = structlog.get_logger()
@@ -74,31 +74,31 @@ class Answers:
     async def figures(self, data: bytes) -> bytes:
         return _bounded(await self._figures(data), "ask for fewer dimensions, or fewer days")
 
-    async def _history(self, data: bytes) -> History | Refused:
+    async def _history(self, data: bytes) -> History | ErrorReply:
         try:
             return await self._ledger.history(decode(data, HistoryQuery))
         except Unreadable as error:
-            return Refused(reason=str(error))
-        except AWAY as error:
+            return ErrorReply(reason=str(error))
+        except DATABASE_ERRORS as error:
             return _away(error)
 
-    async def _figures(self, data: bytes) -> Figures | Refused:
+    async def _figures(self, data: bytes) -> Figures | ErrorReply:
         try:
             query = decode(data, FiguresQuery)
             hours = figures.asked(query)
         except (Unreadable, ValueError) as error:
-            return Refused(reason=str(error))
+            return ErrorReply(reason=str(error))
         try:
             return figures.answer(query, await self._reader.read(query, hours))
-        except AWAY as error:
+        except DATABASE_ERRORS as error:
             return _away(error)
 
-    async def _tokens(self, data: bytes) -> Tokens | Refused:
+    async def _tokens(self, data: bytes) -> Tokens | ErrorReply:
         try:
             query = decode(data, TokensQuery)
             day = asked(query)
         except (Unreadable, ValueError) as error:
-            return Refused(reason=str(error))
+            return ErrorReply(reason=str(error))
         try:
             await self._backlog.look()
         except BusUnavailable as error:
@@ -106,9 +106,9 @@ class Answers:
         try:
             since = self._now() - self._silence
             facts = await self._ledger.day(day, query.by, busy=query.busy, key=query.key, active_since=since)
-        except Refusal as error:
-            return Refused(reason=str(error))
-        except AWAY as error:
+        except Rejected as error:
+            return ErrorReply(reason=str(error))
+        except DATABASE_ERRORS as error:
             return _away(error)
         found = answer(day, query, facts, self._backlog.read_dry_at, now=self._now(), silence=self._silence)
         if not self._recovery.compared:
@@ -116,16 +116,16 @@ class Answers:
         try:
             return found if query.after is None else page(found, query.by, query.after, PAGE_BYTES)
         except ValueError as error:
-            return Refused(reason=str(error))
+            return ErrorReply(reason=str(error))
 
 
-def _away(error: Exception) -> Refused:
-    log.warning("the ledger cannot be read", reason=told(error))
-    return Refused(reason="the ledger's database does not answer: ask again later")
+def _away(error: Exception) -> ErrorReply:
+    log.warning("the ledger cannot be read", reason=describe(error))
+    return ErrorReply(reason="the ledger's database does not answer: ask again later")
 
 
-def _bounded(message: Tokens | History | Figures | Refused, fix: str) -> bytes:
+def _bounded(message: Tokens | History | Figures | ErrorReply, fix: str) -> bytes:
     encoded = encode(message)
     if len(encoded) > ANSWER_BYTES:
-        return encode(Refused(reason=f"the answer is larger than a message: {fix}"))
+        return encode(ErrorReply(reason=f"the answer is larger than a message: {fix}"))
     return encoded

@@ -12,10 +12,10 @@ from services.meter.core.day_audit import audit, faults
 from services.meter.core.readings import day_of
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
-from shared.database import AWAY, told
+from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import Refused, Tokens, TokensQuery
+from shared.messages.meter import ErrorReply, Tokens, TokensQuery
 from shared.messages.meter_audit import Audit, AuditQuery
 
 log = structlog.get_logger()
@@ -49,22 +49,22 @@ class Auditor:
         try:
             day = parse_day(decode(data, AuditQuery).day)
         except (Unreadable, ValueError) as error:
-            return encode(Refused(reason=str(error)))
+            return encode(ErrorReply(reason=str(error)))
         try:
             async with self._one:
-                answer: Audit | Refused = await self._of(day)
-        except AWAY as error:
-            log.warning("the ledger cannot be read", reason=told(error))
-            answer = Refused(reason="the ledger's database does not answer: ask again later")
+                answer: Audit | ErrorReply = await self._of(day)
+        except DATABASE_ERRORS as error:
+            log.warning("the ledger cannot be read", reason=describe(error))
+            answer = ErrorReply(reason="the ledger's database does not answer: ask again later")
         encoded = encode(answer)
         if len(encoded) > ANSWER_BYTES:
             return encode(
-                Refused(reason="the audit is larger than a message: too many machines and gateways in one day")
+                ErrorReply(reason="the audit is larger than a message: too many machines and gateways in one day")
             )
         return encoded
 
     async def make_all(self) -> None:
-        """Today's, and those of the last days that are not final. `BusUnavailable`, or what `AWAY` lists."""
+        """Today's, and those of the last days that are not final. `BusUnavailable`, or what `DATABASE_ERRORS` lists."""
         wrong = 0
         days = [day_of(self._now() - n * 86400.0) for n in range(DAYS)]
         final = await self._facts.finals(days[-1].name)
@@ -75,13 +75,13 @@ class Auditor:
             try:
                 async with self._one:
                     made = await self._of(day)
-            except (BusUnavailable, *AWAY):
+            except (BusUnavailable, *DATABASE_ERRORS):
                 raise  # of every day
             except Exception:
                 wrong += 1
                 log.exception("day_audit_failed", day=day.name)
                 continue
-            if isinstance(made, Refused):
+            if isinstance(made, ErrorReply):
                 log.warning("a day is not audited", day=day.name, reason=made.reason)
                 continue
             wrong += len(faults(made))
@@ -89,7 +89,7 @@ class Auditor:
             await self._publish(made)
         self._metrics.wrong.set(wrong)
 
-    async def _of(self, day: Day) -> Audit | Refused:
+    async def _of(self, day: Day) -> Audit | ErrorReply:
         facts = await self._facts.day(day)
         if not facts.events_kept and (made := await self._facts.made(day.name)) is not None:
             return made
@@ -97,7 +97,7 @@ class Auditor:
         try:
             tokens = decode(found, Tokens)
         except Unreadable:
-            return decode(found, Refused)
+            return decode(found, ErrorReply)
         backlog = await self._backlog()
         return audit(day, facts, tokens, now=self._now(), backlog=backlog)
 

@@ -13,7 +13,7 @@ from services.meter.adapters.ledger import Recorded
 from services.meter.recorder import Recorder
 from shared.bus import topology
 from shared.bus.ports import Bus, Delivery
-from shared.database import AWAY, told
+from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 
 log = structlog.get_logger()
@@ -77,8 +77,8 @@ class Consumer:
             log.warning("committed and not acknowledged, comes again", reason=str(error))
         try:
             await self._recorder.tell(recorded)
-        except (BusUnavailable, *AWAY) as error:
-            log.warning("committed and not told yet", reason=told(error))
+        except (BusUnavailable, *DATABASE_ERRORS) as error:
+            log.warning("committed and not told yet", reason=describe(error))
 
     async def _record(self, payloads: Sequence[bytes]) -> Recorded | None:
         """None: the process ends and the database is still away; the messages stay unacknowledged."""
@@ -87,8 +87,8 @@ class Consumer:
             self._turned_at = self._monotonic()
             try:
                 return await self._recorder.record(payloads)
-            except (BusUnavailable, *AWAY) as error:
-                log.warning("the ledger cannot be written, trying again", reason=told(error))
+            except (BusUnavailable, *DATABASE_ERRORS) as error:
+                log.warning("the ledger cannot be written, trying again", reason=describe(error))
                 if await self._ends_within(pause):
                     return None
                 pause = min(2 * pause, LONGEST_PAUSE)

@@ -38,7 +38,7 @@ class FleetNotes:
         self._caught_up = False
 
     async def read_on(self) -> None:
-        """One batch of the journal. `BusUnavailable`, or what `AWAY` lists: nothing is lost."""
+        """One batch of the journal. `BusUnavailable`, or what `DATABASE_ERRORS` lists: nothing is lost."""
         if not self._caught_up:
             await self._catch_up()
             self._caught_up = True

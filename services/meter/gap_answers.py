@@ -6,10 +6,10 @@ import msgspec
 import structlog
 
 from services.meter.adapters.gaps import GapBook
-from shared.database import AWAY, told
-from shared.errors import Refusal
+from shared.database import DATABASE_ERRORS, describe
+from shared.errors import Rejected
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import DeclareLost, Gaps, GapsQuery, Refused
+from shared.messages.meter import DeclareLost, ErrorReply, Gaps, GapsQuery
 
 log = structlog.get_logger()
 
@@ -35,13 +35,13 @@ class GapAnswers:
 
         return encode(await self._answer(declared))
 
-    async def _answer(self, work: Callable[[], Awaitable[None]]) -> Gaps | Refused:
+    async def _answer(self, work: Callable[[], Awaitable[None]]) -> Gaps | ErrorReply:
         """The gaps after `work`."""
         try:
             await work()
             return await self._book.listed(self._now())
-        except (Unreadable, Refusal) as error:
-            return Refused(reason=str(error))
-        except AWAY as error:
-            log.warning("the gaps cannot be read or written", reason=told(error))
-            return Refused(reason="the ledger's database does not answer: ask again later")
+        except (Unreadable, Rejected) as error:
+            return ErrorReply(reason=str(error))
+        except DATABASE_ERRORS as error:
+            log.warning("the gaps cannot be read or written", reason=describe(error))
+            return ErrorReply(reason="the ledger's database does not answer: ask again later")

@@ -14,7 +14,7 @@ from services.meter.audit_metrics import AuditMetrics
 from services.meter.core.readings import Reading, day_of
 from shared.bus import topology
 from shared.bus.ports import Bus
-from shared.database import AWAY, told
+from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 from shared.messages.waker import MachineRecord
 from shared.tasks import end
@@ -103,9 +103,9 @@ class EngineReader:
                 await self._book.read(reading, day_of(at), stays=self._stays(record.tier))
         except Unread as error:
             await self._failed(record, str(error))
-        except AWAY as error:
+        except DATABASE_ERRORS as error:
             self._metrics.readings.labels("not_kept").inc()
-            log.warning("a reading is not kept", machine=record.machine, reason=told(error))
+            log.warning("a reading is not kept", machine=record.machine, reason=describe(error))
         else:
             self._generations[record.machine] = record.generation
             self._metrics.readings.labels("read").inc()
@@ -115,8 +115,8 @@ class EngineReader:
         log.warning("an engine's counters cannot be read", machine=record.machine, reason=reason)
         try:
             await self._book.failed(record.machine, day_of(self._now()), reason)
-        except AWAY as error:
-            log.warning("a failed reading is not kept", machine=record.machine, reason=told(error))
+        except DATABASE_ERRORS as error:
+            log.warning("a failed reading is not kept", machine=record.machine, reason=describe(error))
 
     async def _heard_of(self, record: MachineRecord) -> None:
         """Before a generation's first reading the journal is read up to where it stands."""
@@ -127,4 +127,4 @@ class EngineReader:
                 while await self._bus.backlog(topology.AUDIT):  # noqa: ASYNC110 - the server tells nobody
                     await asyncio.sleep(JOURNAL_LOOK_SECONDS)
         except (BusUnavailable, TimeoutError) as error:
-            log.debug("reading an engine before its journal", machine=record.machine, reason=told(error))
+            log.debug("reading an engine before its journal", machine=record.machine, reason=describe(error))

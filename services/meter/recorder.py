@@ -10,7 +10,7 @@ from services.meter.core.batch import Batch, read
 from services.meter.core.held import Held, read_again
 from services.meter.metrics import Metrics
 from services.meter.teller import Teller
-from shared.database import AWAY
+from shared.database import DATABASE_ERRORS
 
 log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ class Recorder:
             batch = await self._vet(batch)
             with self._metrics.batch_seconds.time():
                 recorded = await self._ledger.record(batch, from_quarantine=from_quarantine)
-        except AWAY:
+        except DATABASE_ERRORS:
             self._metrics.database_faults.inc()
             raise
         self._count(recorded)

@@ -10,10 +10,10 @@ from services.meter.core.batch import Kind
 from services.meter.core.held import Held
 from services.meter.names import Names
 from services.meter.recorder import Recorder
-from shared.database import AWAY, told
+from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import Recounted, RecountQuery, Refused
+from shared.messages.meter import ErrorReply, Recounted, RecountQuery
 
 log = structlog.get_logger()
 
@@ -34,16 +34,16 @@ class Recount:
             query = decode(data, RecountQuery)
             reason: Kind | None = next((kind for kind in get_args(Kind) if kind == query.reason), None)
             if query.reason is not None and reason is None:
-                return encode(Refused(reason=f"reason: expected one of {', '.join(get_args(Kind))}"))
+                return encode(ErrorReply(reason=f"reason: expected one of {', '.join(get_args(Kind))}"))
             held, following = await self._quarantine.held(query.after, self._batch, kind=reason)
             counted, repeated = await self._count(held)
         except Unreadable as error:
-            return encode(Refused(reason=str(error)))
+            return encode(ErrorReply(reason=str(error)))
         except BusUnavailable as error:
-            return encode(Refused(reason=f"the keys and sources cannot be read: {error}"))
-        except AWAY as error:
-            log.warning("the quarantine cannot be counted again", reason=told(error))
-            return encode(Refused(reason="the ledger's database does not answer: ask again later"))
+            return encode(ErrorReply(reason=f"the keys and sources cannot be read: {error}"))
+        except DATABASE_ERRORS as error:
+            log.warning("the quarantine cannot be counted again", reason=describe(error))
+            return encode(ErrorReply(reason="the ledger's database does not answer: ask again later"))
         left = len(held) - counted - repeated
         return encode(Recounted(counted=counted, repeated=repeated, left=left, next=following))
 
@@ -66,6 +66,6 @@ class Recount:
         recorded = await self._recorder.record_again(held)
         try:
             await self._recorder.tell(recorded)
-        except (BusUnavailable, *AWAY) as error:
-            log.warning("committed and not told yet", reason=told(error))
+        except (BusUnavailable, *DATABASE_ERRORS) as error:
+            log.warning("committed and not told yet", reason=describe(error))
         return recorded.counted, recorded.repeated

@@ -16,10 +16,10 @@ from services.meter.metrics import Metrics
 from services.meter.recorder import Recorder
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
-from shared.database import AWAY, told
+from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import Confirmed, Refused, Reread, RereadQuery
+from shared.messages.meter import Confirmed, ErrorReply, Reread, RereadQuery
 
 log = structlog.get_logger()
 
@@ -114,14 +114,14 @@ class Recovery:
         """One page of the stream for whoever asked, as an answer to `RereadQuery`."""
         try:
             query = decode(data, RereadQuery)
-            answer: Reread | Refused = await self._page(query.after, query.since)
+            answer: Reread | ErrorReply = await self._page(query.after, query.since)
         except Unreadable as error:
-            answer = Refused(reason=str(error))
+            answer = ErrorReply(reason=str(error))
         except BusUnavailable as error:
-            answer = Refused(reason=f"the stream cannot be read: {error}")
-        except AWAY as error:
-            log.warning("the ledger cannot be written", reason=told(error))
-            answer = Refused(reason="the ledger's database does not answer: ask again later")
+            answer = ErrorReply(reason=f"the stream cannot be read: {error}")
+        except DATABASE_ERRORS as error:
+            log.warning("the ledger cannot be written", reason=describe(error))
+            answer = ErrorReply(reason="the ledger's database does not answer: ask again later")
         return encode(answer)
 
     async def _page(self, after: int, since: float | None) -> Reread:
@@ -131,8 +131,8 @@ class Recovery:
         recorded = await self._recorder.record([message.data for message in page.messages])
         try:
             await self._recorder.tell(recorded)
-        except (BusUnavailable, *AWAY) as error:
-            log.warning("committed and not told yet", reason=told(error))
+        except (BusUnavailable, *DATABASE_ERRORS) as error:
+            log.warning("committed and not told yet", reason=describe(error))
         self._metrics.reread.inc(len(page.messages))
         return Reread(
             last=page.last,

@@ -33,7 +33,7 @@ from shared import database
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.errors import BusUnavailable
-from shared.leading import Leadership
+from shared.leadership import Leadership
 from shared.runtime.process import Runtime
 from shared.tasks import end
 from shared.works import Work, Works, every
@@ -58,7 +58,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     """The running meter. Leaving finishes the batch under way, within the drain's grace."""
     config = runtime.config
     url = database.url_of(config, runtime.data_dir, LEDGER_FILE)
-    async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+    async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         quarantine, book = Quarantine(engine), GapBook(engine)
         names = Names(runtime.bus, quarantine, runtime.monotonic)
         ledger = Ledger(engine, frozenset(config.models))
@@ -148,8 +148,8 @@ async def _compare(recovery: Recovery, works: Works) -> None:
     while True:
         try:
             return await recovery.compare()
-        except (BusUnavailable, *database.AWAY) as error:
-            log.warning("the marks cannot be compared, trying again", reason=database.told(error))
+        except (BusUnavailable, *database.DATABASE_ERRORS) as error:
+            log.warning("the marks cannot be compared, trying again", reason=database.describe(error))
             await asyncio.sleep(RETRY_SECONDS)
         except Exception as error:  # noqa: BLE001 - whatever it is, events are counted
             works.failed(COMPARISON, error, 1)

@@ -7,7 +7,7 @@ from uuid import uuid4
 import structlog
 
 from shared.messages.codec import encode
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 
 LOGGED_PER_MINUTE = 10
 """Lines for each source: enough to see what is wrong, too few to fill a disk. The rest is counted."""
@@ -64,7 +64,7 @@ class Intake:
             incident = uuid4().hex[:12]
             if not self.reject(subject, error, traceback=True, incident=incident):
                 log.error("message_rejected", source=subject, incident=incident)
-            return encode(Refused(reason=f"internal error {incident}: see the log of {service}"))
+            return encode(ErrorReply(reason=f"internal error {incident}: see the log of {service}"))
 
     async def deliver(self, source: str, subject: str, handling: Awaitable[None]) -> None:
         """Wait until a message has been handled; one that cannot be ends nothing."""

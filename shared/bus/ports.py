@@ -218,7 +218,7 @@ class Bus(Protocol):
     async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
         """Answer requests on `subject` as one of the replicas of `service`.
 
-        Where the handler raises, the answer is a `Refused` that names the fault in this service's log.
+        Where the handler raises, the answer is a `ErrorReply` that names the fault in this service's log.
         """
         ...
 

@@ -35,7 +35,7 @@ class ImportRequest(Message, frozen=True, kw_only=True, tag="import_request.v2")
     """Billed costs with more than twelve decimals are rounded half to even, not refused."""
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+class RowError(msgspec.Struct, frozen=True, kw_only=True):
     """Why a file was not imported. `line` counts from 1, the header included; 0 means the whole file."""
 
     file: str
@@ -68,7 +68,7 @@ class ImportAnswer(Message, frozen=True, kw_only=True, tag="import_answer.v1"):
     sha256: str
     """Of the delivery: of one file its own, of several that of their hashes."""
     snapshots: tuple[SnapshotSummary, ...] = ()
-    refusals: tuple[Refusal, ...] = ()
+    refusals: tuple[RowError, ...] = ()
 
 
 class ImportStatusQuery(Message, frozen=True, kw_only=True, tag="import_status_query.v1"):

@@ -241,7 +241,7 @@ class History(Message, frozen=True, kw_only=True, tag="history.v1"):
     """Where the next page begins; None: this is the last one."""
 
 
-class Refused(Message, frozen=True, kw_only=True, tag="refused.v1"):
+class ErrorReply(Message, frozen=True, kw_only=True, tag="refused.v1"):
     """Any request's answer when it cannot be done: why, and what to do."""
 
     reason: str

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shared.errors import SpotinferenceError
 from shared.messages.codec import Unreadable, decode
-from shared.suite import Running
+from shared.runtime.suite_file import Running
 
 LIFELINE_VARIABLE = "SPOTINFERENCE_LIFELINE"
 """Number of an inherited descriptor that reads end-of-file when the parent has gone."""

@@ -22,13 +22,12 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry, Gauge
 
-from shared import suite
 from shared.bus.jetstream import connect
 from shared.bus.lease import Lease
 from shared.bus.ports import Bus
 from shared.config import Config, ServiceSection, find_config, load
 from shared.errors import Misconfigured, SpotinferenceError
-from shared.runtime import logs
+from shared.runtime import logs, suite_file
 from shared.runtime.bus_health import BusMetrics, view_fault
 from shared.runtime.child import LIFELINE_VARIABLE
 from shared.runtime.clock import ClockWatch
@@ -132,7 +131,7 @@ def run(service: str, section: Callable[[Config], ServiceSection], opened: Servi
     logs.configure(service)
     try:
         config = load(find_config(arguments.config))
-        suite.open_data_dir(arguments.data_dir)
+        suite_file.open_data_dir(arguments.data_dir)
         # Never closed: that would wait for the NATS client's own tasks, which may not end when their server is gone.
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         workers = _workers(section(config), arguments)
@@ -182,7 +181,7 @@ async def _live(
 ) -> int:
     metrics_port = section.metrics_port if arguments.metrics_port is None else arguments.metrics_port
     async with AsyncExitStack() as stack:
-        url = suite.bus_url(config, arguments.data_dir)
+        url = suite_file.bus_url(config, arguments.data_dir)
         bus = await stack.enter_async_context(connect(url, name=service, wait=BUS_WAIT))
         runtime = Runtime(
             service=service,
@@ -219,10 +218,10 @@ async def _live(
             return 1 if runtime.crashed else 0
         runtime.started = True
         metrics_url = f"http://{section.metrics_host}:{bound}"
-        announcement = suite.Running(
+        announcement = suite_file.Running(
             service=service, url=runtime.url or metrics_url, metrics_url=metrics_url, pid=os.getpid()
         )
-        suite.announce(announcement)
+        suite_file.announce(announcement)
         log.info("ready", url=announcement.url, metrics_url=metrics_url)
         await runtime.stopped()
         log.info("draining")

@@ -23,7 +23,7 @@ from shared.errors import Misconfigured, SpotinferenceError
 from shared.messages.codec import Unreadable, decode, decode_text
 from shared.runtime import logs
 from shared.runtime.child import Child
-from shared.suite import Running, announce
+from shared.runtime.suite_file import Running, announce
 
 log = structlog.get_logger()
 

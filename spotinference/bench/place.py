@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared import suite
 from shared.bus.ports import Bus
 from shared.bus.topology import FLEET
 from shared.config import Config, Model
 from shared.errors import Misconfigured
 from shared.messages.waker import MachineRecord
+from shared.runtime import suite_file
 from spotinference.buckets import read_bucket
 from spotinference.context import Context
 
@@ -40,7 +40,7 @@ def gateway_origin(context: Context, given: str | None) -> str:
     """The one given, the running suite's, the configuration's."""
     if given is not None:
         return given.rstrip("/").removesuffix("/v1")
-    running = suite.read(context.data_dir)
+    running = suite_file.read(context.data_dir)
     if running is not None and "gateway" in running.services:
         return running.services["gateway"].url
     section = context.config().gateway

@@ -18,7 +18,7 @@ import msgspec
 from shared.errors import Misconfigured
 from shared.messages.codec import Unreadable, decode
 from shared.runtime.child import StartFailed, last_words
-from shared.suite import write_private
+from shared.runtime.suite_file import write_private
 from spotinference.up.store import StoreLimits, measure
 
 PR_SET_PDEATHSIG = 1

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import msgspec
 
-from shared import suite
 from shared.bus.jetstream import connect
 from shared.bus.provision import provision
 from shared.config import Config, environment
 from shared.errors import Misconfigured
 from shared.messages.codec import encode
+from shared.runtime import suite_file
 from shared.runtime.child import Child, StartFailed
-from shared.suite import Running, Suite
+from shared.runtime.suite_file import Running, Suite
 from spotinference.up.bus import Bus
 from spotinference.up.bus_supervisor import BusSupervisor
 from spotinference.up.console import Console
@@ -66,10 +66,12 @@ class Up:
         logs = LogFiles(self._data_dir, self._err.write)
         tasks = [asyncio.create_task(logs.run(), name="logs"), asyncio.create_task(self._write_again())]
         try:
-            if environment(suite.BUS_URL_VARIABLE) is None and self._config.bus.url is None:
+            if environment(suite_file.BUS_URL_VARIABLE) is None and self._config.bus.url is None:
                 tasks.append(await self._start_bus())
             else:
-                async with connect(suite.bus_url(self._config, self._data_dir), name="provision", wait=10.0) as bus:
+                async with connect(
+                    suite_file.bus_url(self._config, self._data_dir), name="provision", wait=10.0
+                ) as bus:
                     await provision(bus)
             await self._start_services()
             if not self._stop.is_set():
@@ -131,11 +133,11 @@ class Up:
 
     def _write_suite(self) -> None:
         try:
-            suite.write(self._data_dir, Suite(pid=os.getpid(), services=self._services))
+            suite_file.write(self._data_dir, Suite(pid=os.getpid(), services=self._services))
             self._unwritten = False
         except OSError as error:  # the one from before leads to the same addresses
             if not self._unwritten:
-                self._say(f"{self._data_dir / suite.FILE} is not written: {error.strerror}")
+                self._say(f"{self._data_dir / suite_file.FILE} is not written: {error.strerror}")
             self._unwritten = True
 
     async def _write_again(self) -> None:
@@ -161,7 +163,7 @@ class Up:
     async def _shut_down(self) -> None:
         for child in self._children:
             await child.stop()
-        suite.remove(self._data_dir)
+        suite_file.remove(self._data_dir)
         if self._bus is not None:
             await self._bus.stop()
         self._theirs.close()
@@ -186,7 +188,7 @@ def run(config: Config, config_path: Path, data_dir: Path) -> int:
         Misconfigured: a suite runs in the folder already, or nothing can be written there.
         StartFailed: a service cannot start.
     """
-    data_dir = suite.open_data_dir(data_dir)
+    data_dir = suite_file.open_data_dir(data_dir)
     with (data_dir / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

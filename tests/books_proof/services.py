@@ -44,7 +44,7 @@ from shared.messages.billing import (
 from shared.messages.codec import encode
 from shared.messages.gateway import Activity, UsageEvent
 from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest, Invoices, InvoicesQuery, PayableNote
-from shared.messages.meter import Refused, Tokens, TokensQuery
+from shared.messages.meter import ErrorReply, Tokens, TokensQuery
 from shared.messages.waker import Transition
 from shared.runtime.process import Runtime
 from tests.books_proof.facts import DAY, Delivery, Move, Payable, Use, World
@@ -160,7 +160,7 @@ class Suite:
         """Make today's price list now: the leader would in a minute, whether all is told or not."""
         config, now = self._billing.config, self._billing.now
         url = database.url_of(config, self._billing.data_dir, BOOKS_FILE)
-        async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+        async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
             chosen, meter, revisions = settings(config), Meter(self._bus), Revisions(engine)
             metrics, published = Metrics(CollectorRegistry()), partial(published_revision, self._bus)
             reports = Reports(meter, DayBook(engine), revisions, chosen, metrics, published=published, now=now)
@@ -171,10 +171,10 @@ class Suite:
         return self._billing.registry.get_sample_value("spot_billing_transitions_total") or 0.0
 
     async def _ask(self, subject: str, question: msgspec.Struct, kind: type[Answer]) -> Answer:
-        answer: Answer | Refused = msgspec.json.decode(
-            await self._bus.request(subject, encode(question), timeout=60), type=kind | Refused
+        answer: Answer | ErrorReply = msgspec.json.decode(
+            await self._bus.request(subject, encode(question), timeout=60), type=kind | ErrorReply
         )
-        assert not isinstance(answer, Refused), f"{question}: {answer.reason}"
+        assert not isinstance(answer, ErrorReply), f"{question}: {answer.reason}"
         return answer
 
 

@@ -15,7 +15,7 @@ from shared.bus.topology import INVOICES, KEYS
 from shared.bus.view import View
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.keys import KeyRecord
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 from tests.kit.nats_server import NatsServer
 from tests.kit.raw_nats import publish_raw
 from tests.kit.waiting import PATIENCE_SECONDS, until
@@ -211,7 +211,7 @@ async def test_a_request_whose_handler_raises_is_answered_with_a_refusal(kind: K
         return data
 
     await kind.bus.respond("billing", "billing.report", answer)
-    refused = decode(await kind.bus.request("billing.report", b"poison", timeout=PATIENCE_SECONDS), Refused)
+    refused = decode(await kind.bus.request("billing.report", b"poison", timeout=PATIENCE_SECONDS), ErrorReply)
     assert refused.reason.startswith("internal error ")
     assert refused.reason.endswith(": see the log of billing")
     assert await kind.bus.request("billing.report", b"good", timeout=PATIENCE_SECONDS) == b"good"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.suite import Running
+from shared.runtime.suite_file import Running
 from tests.kit.waiting import PATIENCE_SECONDS
 
 

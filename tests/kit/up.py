@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 from click.testing import CliRunner
 
-import shared.suite
+import shared.runtime.suite_file
 from shared.bus.jetstream import connect
 from shared.bus.subjects import machine_key
 from shared.bus.topology import FLEET
@@ -53,7 +53,7 @@ class UpProcess:
     @property
     def bus_url(self) -> str:
         """With its password, which only the suite's file has."""
-        running = shared.suite.read(self.folder / "data")
+        running = shared.runtime.suite_file.read(self.folder / "data")
         assert running is not None
         return running.services["bus"].url
 

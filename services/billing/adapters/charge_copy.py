@@ -25,5 +25,5 @@ async def copy_charges(connection: AsyncConnection, rows: list[tuple[Any, ...]])
     try:
         await raw.driver_connection.copy_records_to_table("cost_rows", records=exact, columns=columns)
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        # Past SQLAlchemy, which otherwise makes of them what `AWAY` lists.
+        # Past SQLAlchemy, which otherwise makes of them what `DATABASE_ERRORS` lists.
         raise DBAPIError("COPY cost_rows", None, error) from error

@@ -8,7 +8,7 @@ import duckdb
 from services.billing.adapters import csv_lines
 from services.billing.adapters.charge_database import disk_part
 from services.billing.adapters.file_kinds import kind_of
-from services.billing.adapters.terms import MAX_REFUSALS, Refusals, Terms
+from services.billing.adapters.terms import MAX_REFUSALS, RowErrors, Terms
 from services.billing.core import forms
 from services.billing.core.cells import literal, name_of
 from services.billing.core.cur import CUR
@@ -36,7 +36,7 @@ class FileReader:
         database: duckdb.DuckDBPyConnection,
         directory: Path,
         terms: Terms,
-        refusals: Refusals,
+        refusals: RowErrors,
         on_look: Callable[[int, int], bool],
     ) -> None:
         """`on_look` as of `csv_lines.rewrite`."""

@@ -11,7 +11,7 @@ from services.billing.adapters.tables import cost_rows, payables, snapshot_invoi
 from services.billing.core.days import Window
 from services.billing.core.tie import Billed, Payable, concerning, goes_round, standings, unnumbered
 from shared.database import reading
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.invoices import InvoiceStanding, PayableNote
 
 
@@ -27,12 +27,12 @@ class PayableBook:
             return await _invoices(connection), await _notes(connection)
 
     async def note(self, noted: PayableNote, now: float) -> None:
-        """Keep what is payable; `Refusal` where the books know no such invoice, or more than one."""
+        """Keep what is payable; `Rejected` where the books know no such invoice, or more than one."""
         async with self._engine.begin() as connection:
             known = [part for part in await _invoices(connection) if part.source == noted.source]
             new = _of_invoice(noted, known) if noted.period is None else _of_period(noted, noted.period, known)
             if goes_round([*await _notes(connection), new]):
-                raise Refusal(
+                raise Rejected(
                     f"voids: {noted.voids!r} and {noted.invoice_id!r} would void each other: name one of them"
                 )
             values = {
@@ -123,7 +123,7 @@ async def _notes(connection: AsyncConnection) -> list[Payable]:
 def _of_invoice(noted: PayableNote, known: Sequence[Billed]) -> Payable:
     issuer = _issuer(noted, known)
     if noted.voids is not None and not any(p.issuer == issuer and p.invoice_id == noted.voids for p in known):
-        raise Refusal(f"voids: {issuer} has no invoice {noted.voids!r} from {noted.source}: correct the number")
+        raise Rejected(f"voids: {issuer} has no invoice {noted.voids!r} from {noted.source}: correct the number")
     return Payable(
         source=noted.source, issuer=issuer, invoice_id=noted.invoice_id, amount=noted.amount, voids=noted.voids
     )
@@ -145,10 +145,10 @@ def _issuer(noted: PayableNote, known: Sequence[Billed]) -> str:
         issuers = [issuer for issuer in issuers if issuer == noted.issuer]
     if not issuers:
         whose = "" if noted.issuer is None else f" of {noted.issuer}"
-        raise Refusal(
+        raise Rejected(
             f"invoice_id: no charge from {noted.source} names invoice {noted.invoice_id!r}{whose}: import its file "
             "first, or correct the number"
         )
     if len(issuers) > 1:
-        raise Refusal(f"issuer: {' and '.join(issuers)} both have an invoice {noted.invoice_id!r}: say which")
+        raise Rejected(f"issuer: {' and '.join(issuers)} both have an invoice {noted.invoice_id!r}: say which")
     return issuers[0]

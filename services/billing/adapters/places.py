@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
-from shared.errors import Refusal
+from shared.errors import Rejected
 
 MAX_FILES = 100_000
 """Looked at below a folder or a prefix."""
@@ -21,7 +21,7 @@ ATTEMPTS = 5
 
 
 class Place(Protocol):
-    """`Refusal` where something cannot be read, with the reason."""
+    """`Rejected` where something cannot be read, with the reason."""
 
     def names(self) -> dict[str, str]:
         """The files below it, each with a mark that changes when it does."""
@@ -39,7 +39,7 @@ class Place(Protocol):
 def place(url: str, *, region: str | None = None, endpoint_url: str | None = None) -> Place:
     """`region` and `endpoint_url` are for S3."""
     if not url:
-        raise Refusal("expected a file, a folder or s3://bucket/prefix, got an empty name")
+        raise Rejected("expected a file, a folder or s3://bucket/prefix, got an empty name")
     return S3Prefix(url, region, endpoint_url) if url.startswith(SCHEME) else Folder(Path(url))
 
 
@@ -58,7 +58,7 @@ class Folder:
             with _readable(path):
                 facts = path.stat()
             if not stat.S_ISREG(facts.st_mode):
-                raise Refusal(f"{path}: no file of its own, but {_kind(facts.st_mode)}: save what is in it as a file")
+                raise Rejected(f"{path}: no file of its own, but {_kind(facts.st_mode)}: save what is in it as a file")
             found[path.relative_to(self._root).as_posix()] = f"{facts.st_size} {facts.st_mtime_ns}"
         return found
 
@@ -72,7 +72,7 @@ class Folder:
             links = [name for name in folders if (here / name).is_symlink()]
             found += (here / name for name in (*links, *files) if not name.startswith((".", "_")))
             if len(found) > MAX_FILES:
-                raise Refusal(f"{self._path}: more than {MAX_FILES} files: name a folder with fewer")
+                raise Rejected(f"{self._path}: more than {MAX_FILES} files: name a folder with fewer")
         return sorted(found)
 
     def read(self, name: str) -> bytes:
@@ -84,7 +84,7 @@ class Folder:
         with _readable(self._root / name):
             size = (self._root / name).stat().st_size
         if size > MAX_FILE_BYTES:
-            raise Refusal(f"{self._root / name} is larger than {MAX_FILE_BYTES} bytes: export it in parts")
+            raise Rejected(f"{self._root / name} is larger than {MAX_FILE_BYTES} bytes: export it in parts")
         return self._root / name
 
 
@@ -95,7 +95,7 @@ class S3Prefix:
         parts = urlsplit(url)
         self._bucket, self._prefix = parts.netloc, parts.path.removeprefix("/")
         if not self._bucket:
-            raise Refusal(f"{url}: expected s3://bucket/prefix")
+            raise Rejected(f"{url}: expected s3://bucket/prefix")
         self._url = url
         import boto3
         from botocore.config import Config
@@ -114,7 +114,7 @@ class S3Prefix:
                     if not item["Key"].endswith("/"):
                         found[self._name(item["Key"])] = item["ETag"]
                 if len(found) > MAX_FILES:
-                    raise Refusal(f"{self._url}: more than {MAX_FILES} objects: name a longer prefix")
+                    raise Rejected(f"{self._url}: more than {MAX_FILES} objects: name a longer prefix")
         self._marks = found
         return dict(found)
 
@@ -123,11 +123,11 @@ class S3Prefix:
             return bytes(self._object(name)["Body"].read(MAX_MANIFEST_BYTES))
 
     def fetched(self, name: str, into: Path) -> Path:
-        """`Refusal`, too, where it has changed since it was listed."""
+        """`Rejected`, too, where it has changed since it was listed."""
         with self._told(name), into.open("wb") as file:
             answer = self._object(name)
             if answer["ContentLength"] > MAX_FILE_BYTES:
-                raise Refusal(f"{self._url}: {name} is larger than {MAX_FILE_BYTES} bytes: export it in parts")
+                raise Rejected(f"{self._url}: {name} is larger than {MAX_FILE_BYTES} bytes: export it in parts")
             for chunk in answer["Body"].iter_chunks(CHUNK):
                 file.write(chunk)
         return into
@@ -151,10 +151,10 @@ class S3Prefix:
         except botocore.exceptions.ClientError as error:
             code = error.response.get("Error", {}).get("Code", "unknown")
             if code in ("PreconditionFailed", "412"):
-                raise Refusal(f"{self._url}: {name} was changed while it was fetched: try again") from error
-            raise Refusal(f"{self._url}: S3 refused ({code}): {name or 'listing'}") from error
+                raise Rejected(f"{self._url}: {name} was changed while it was fetched: try again") from error
+            raise Rejected(f"{self._url}: S3 refused ({code}): {name or 'listing'}") from error
         except botocore.exceptions.BotoCoreError as error:
-            raise Refusal(f"{self._url}: {error}") from error
+            raise Rejected(f"{self._url}: {error}") from error
 
 
 def _kind(mode: int) -> str:
@@ -162,7 +162,7 @@ def _kind(mode: int) -> str:
 
 
 def _refuse(error: OSError) -> NoReturn:
-    raise Refusal(f"{error.filename}: unreadable: {error.strerror}") from error
+    raise Rejected(f"{error.filename}: unreadable: {error.strerror}") from error
 
 
 @contextmanager
@@ -170,4 +170,4 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Refusal(f"{path}: unreadable: {error.strerror}") from error
+        raise Rejected(f"{path}: unreadable: {error.strerror}") from error

@@ -14,13 +14,13 @@ import duckdb
 
 from services.billing.adapters.charge_database import connect, is_too_large
 from services.billing.adapters.file_reader import FileReader
-from services.billing.adapters.terms import MAX_REFUSALS, Interrupted, Refusals, Terms
+from services.billing.adapters.terms import MAX_REFUSALS, Interrupted, RowErrors, Terms
 from services.billing.core import forms, overlap
 from services.billing.core.days import written
 from services.billing.core.focus import CostRow, SnapshotKey
 from services.billing.core.wrong_files import TOO_LARGE
-from shared.errors import Refusal as Declined
-from shared.messages.invoices import DeliveredFile, ImportStep, Refusal
+from shared.errors import Rejected
+from shared.messages.invoices import DeliveredFile, ImportStep, RowError
 
 BATCH = 5_000
 """Charges handed on at a time."""
@@ -71,14 +71,14 @@ class Reading:
     on_progress: Callable[[ImportStep, int, float | None], None] = _unheard
     """Called from the reading's thread with the step, the rows and how much of the step is done."""
     snapshots: tuple[Snapshot, ...] = ()
-    _refusals: Refusals = field(default_factory=Refusals)
+    _refusals: RowErrors = field(default_factory=RowErrors)
     _stopped: bool = False
 
     def __post_init__(self) -> None:
         self._db = connect(self.directory, self.terms.mine)
 
     @property
-    def refusals(self) -> Sequence[Refusal]:
+    def refusals(self) -> Sequence[RowError]:
         return self._refusals.found
 
     def close(self) -> None:
@@ -166,7 +166,7 @@ class Reading:
                 yield batch
         except duckdb.Error as error:
             if is_too_large(error):
-                raise Declined(TOO_LARGE) from error
+                raise Rejected(TOO_LARGE) from error
             raise
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ import duckdb
 from services.billing.adapters.charge_database import is_too_large
 from services.billing.core.forms import Rate
 from services.billing.core.wrong_files import TOO_LARGE, WrongFile
-from shared.messages.invoices import Refusal
+from shared.messages.invoices import RowError
 
 READER = 2
 """Raised when the same files are read otherwise: then what counts is read again."""
@@ -44,14 +44,14 @@ def is_of_this_reader(digest: str) -> bool:
 
 
 @dataclass
-class Refusals:
+class RowErrors:
     """The first faults of a delivery."""
 
-    found: list[Refusal] = field(default_factory=list)
+    found: list[RowError] = field(default_factory=list)
 
     def add(self, file: str, line: int, column: str, reason: str) -> None:
         if len(self.found) < MAX_REFUSALS:
-            self.found.append(Refusal(file=file, line=line, column=column, reason=reason))
+            self.found.append(RowError(file=file, line=line, column=column, reason=reason))
 
     @contextmanager
     def of(self, name: str, path: Path | None = None) -> Iterator[None]:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.codec import Unreadable, decode
 
 _PERIOD = re.compile(r"\d{8}-\d{8}")
@@ -68,7 +68,7 @@ def plans(names: Sequence[str], read: Callable[[str], bytes]) -> tuple[Plan, ...
     `read` returns a manifest's content.
 
     Raises:
-        Refusal: a manifest cannot be read, or the folder has no invoice file.
+        Rejected: a manifest cannot be read, or the folder has no invoice file.
     """
     shown = sorted(name for name in names if not _base(name).startswith((".", "_")))
     manifests = [name for name in shown if _is_manifest(name)]
@@ -76,7 +76,7 @@ def plans(names: Sequence[str], read: Callable[[str], bytes]) -> tuple[Plan, ...
         return _listed(manifests, read, [name for name in shown if name not in manifests])
     files = tuple(name for name in shown if "metadata" not in _folders(name.casefold()))
     if not files:
-        raise Refusal("there is no invoice file: name a file, or a folder that has some")
+        raise Rejected("there is no invoice file: name a file, or a folder that has some")
     return (Plan(files),)
 
 
@@ -129,7 +129,7 @@ def _submitted(name: str, manifest: _Manifest) -> datetime:
         time = datetime.fromisoformat(told)
     except ValueError as error:
         reason = f"expected a time such as 2026-10-02T06:00:00Z, got {told[:100]!r}"
-        raise Refusal(f"{name}: runInfo.submittedTime: {reason}: fetch the delivery again") from error
+        raise Rejected(f"{name}: runInfo.submittedTime: {reason}: fetch the delivery again") from error
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
@@ -146,13 +146,13 @@ def _decode(name: str, content: bytes) -> _Manifest:
     try:
         return decode(content.removeprefix(BOM_UTF8), _Manifest)
     except Unreadable as error:
-        raise Refusal(f"{name}: not a manifest ({error}): wait until the delivery is complete") from error
+        raise Rejected(f"{name}: not a manifest ({error}): wait until the delivery is complete") from error
 
 
 def _plan(name: str, manifest: _Manifest, names: Sequence[str]) -> Plan:
     keys = tuple(blob.name for blob in manifest.blobs) or manifest.data_files or manifest.report_keys
     if not keys:
-        raise Refusal(f"{name}: lists no files: expected `blobs`, `dataFiles` or `reportKeys`")
+        raise Rejected(f"{name}: lists no files: expected `blobs`, `dataFiles` or `reportKeys`")
     if manifest.blobs:
         beside = {_base(place): place for place in names if _folders(place) == _folders(name)}
         found = {key: beside.get(_base(key)) for key in keys}

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from services.billing.core.days import Window, day_of, moment, written
 from services.billing.core.money import units, usd
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.invoices import InvoiceStanding, InvoiceState
 
 TOLERANCE = Decimal("0.01")
@@ -128,7 +128,7 @@ def unnumbered(
     A billing period is in the month that has its middle: providers begin theirs at a midnight of their own.
 
     Raises:
-        Refusal: there are none, or they are of several issuers, accounts or periods.
+        Rejected: there are none, or they are of several issuers, accounts or periods.
     """
     known = [
         part
@@ -141,7 +141,7 @@ def unnumbered(
     ]
     if not known:
         whose = "".join(f", {name} {value}" for name, value in (("issuer", issuer), ("account", account)) if value)
-        raise Refusal(
+        raise Rejected(
             f"period: {source} has no charge without an invoice number in {month}{whose}: import its file first, "
             "correct the month, or name the invoice (`spotinference invoice check` lists them)"
         )
@@ -153,7 +153,7 @@ def unnumbered(
 
 def _only(name: str, month: str, values: Sequence[str]) -> str:
     if len(values) > 1:
-        raise Refusal(f"{name}: {' and '.join(values)} have charges without an invoice number in {month}: say which")
+        raise Rejected(f"{name}: {' and '.join(values)} have charges without an invoice number in {month}: say which")
     return values[0]
 
 

@@ -11,7 +11,7 @@ from xlsxwriter import Workbook
 from xlsxwriter.format import Format
 from xlsxwriter.worksheet import Worksheet
 
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.printable import printable
 
 Kind = Literal["date", "text", "count", "money", "ratio", "share"]
@@ -42,7 +42,7 @@ class Sheet:
 
 
 def workbook(sheets: Sequence[Sheet], *, title: str, created: datetime, cents: int) -> bytes:
-    """The file. `cents`: the decimals of money. `Refusal` where a sheet would not fit."""
+    """The file. `cents`: the decimals of money. `Rejected` where a sheet would not fit."""
     places: dict[Kind, int] = {"money": cents, "ratio": max(4, cents)}
     out = io.BytesIO()
     book = Workbook(out, {"in_memory": True})
@@ -68,7 +68,7 @@ class _Writer:
 
     def add(self, told: Sheet, title: str) -> None:
         if len(told.rows) + 1 >= MOST_ROWS:
-            raise Refusal(f"{told.name}: {len(told.rows):,} rows do not fit on a sheet: take fewer days, or CSV")
+            raise Rejected(f"{told.name}: {len(told.rows):,} rows do not fit on a sheet: take fewer days, or CSV")
         sheet = self._book.add_worksheet(told.name)
         for column, (heading, kind) in enumerate(told.columns):
             texts = [len(cell) for row in told.rows if isinstance(cell := row[column], str)]

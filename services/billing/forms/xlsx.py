@@ -42,7 +42,7 @@ FIGURES: tuple[tuple[str, Kind], ...] = (("spend USD", "money"), ("tokens", "cou
 
 
 def report_xlsx(report: Report) -> bytes:
-    """The workbook. `Refusal` where a sheet would not fit; other forms have no such limit."""
+    """The workbook. `Rejected` where a sheet would not fit; other forms have no such limit."""
     # Not the hour of writing: a report that is written again is the same file.
     last = datetime.combine(_date(days_of(report)[-1].day), datetime.min.time(), UTC)
     amount = report.spend_known if report.spend is None else report.spend

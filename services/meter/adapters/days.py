@@ -24,7 +24,7 @@ from services.meter.core.day import COLUMNS, DIRECTION, TIMES, Day, DayFacts, In
 from services.meter.core.ends import Source
 from services.meter.core.runs import DAY, Run
 from services.meter.core.sums import HOUR
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.meter import HistoryQuery, TokenSums, plausible
 
 ROWS_AT_ONCE = 5000
@@ -119,7 +119,7 @@ async def _sums(
     query = select(*grouped, *(func.sum(table.c[name]) for name in COUNTS)).where(within)
     rows = (await connection.execute(query.group_by(*dict.fromkeys(grouped)).limit(MOST_ROWS + 1))).all()
     if len(rows) > MOST_ROWS:
-        raise Refusal(f"by: more than {MOST_ROWS} rows: ask for fewer dimensions, or fewer days")
+        raise Rejected(f"by: more than {MOST_ROWS} rows: ask for fewer dimensions, or fewer days")
     dimensions = [*by, "outcome"]
     return {
         # PostgreSQL's sum of whole numbers is a decimal.

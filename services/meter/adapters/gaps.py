@@ -11,7 +11,7 @@ from services.meter.adapters.days import known_sources, open_quarantine
 from services.meter.adapters.tables import losses, quarantine, sources
 from services.meter.core.ends import Source, missing
 from shared.database import reading
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.meter import DeclaredLost, DeclareLost, Gaps, OpenGap
 
 MOST = 500
@@ -71,10 +71,10 @@ class GapBook:
         return Gaps(open=tuple(found[:MOST]), lost=tuple(given_up[:MOST]), more=more)
 
     async def declare_lost(self, order: DeclareLost, now: float) -> None:
-        """`Refusal` unless all of it is missing: what is here cannot be lost."""
+        """`Rejected` unless all of it is missing: what is here cannot be lost."""
         for name in ("source", "by", "reason"):
             if not 1 <= len(getattr(order, name).strip()) <= TEXT_MOST:
-                raise Refusal(f"{name}: expected a text of 1 to {TEXT_MOST} characters")
+                raise Rejected(f"{name}: expected a text of 1 to {TEXT_MOST} characters")
         async with self._engine.begin() as connection:
             # The lock that also who records events takes: none of these comes in meanwhile.
             lock = select(sources.c.source).where(sources.c.source == order.source).with_for_update()
@@ -82,7 +82,7 @@ class GapBook:
             found = [gap for gap in await _open(connection, now) if gap.source == order.source]
             if not any(gap.first <= order.first <= order.last <= gap.last for gap in found):
                 there = ", ".join(f"{gap.first} to {gap.last}" for gap in found[:5]) or "nothing"
-                raise Refusal(
+                raise Rejected(
                     f"{order.source} {order.first} to {order.last} is not all missing; of that source {there} is"
                 )
             row = {"source": order.source, "first": order.first, "last": order.last}

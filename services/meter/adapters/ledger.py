@@ -40,7 +40,7 @@ from services.meter.core.history import page
 from services.meter.core.runs import Run, mark, merged
 from services.meter.core.sums import MonthKey, by_minute, hourly, monthly, rolled_up
 from services.meter.core.unknown import Unknown, What, unknowns_of
-from shared.database import AWAY, reading, told
+from shared.database import DATABASE_ERRORS, describe, reading
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import History, HistoryQuery
 
@@ -132,7 +132,7 @@ class Ledger:
     async def day(
         self, day: Day, by: Sequence[str], *, busy: bool, key: str | None = None, active_since: float = 0.0
     ) -> DayFacts:
-        """What the ledger knows of a day, all as of one moment; `Refusal` where that is too much.
+        """What the ledger knows of a day, all as of one moment; `Rejected` where that is too much.
 
         `key`: only the sums of this one. Sources of which nothing is missing are named only if they were heard since
         `active_since`.
@@ -152,8 +152,8 @@ class Ledger:
         try:
             async with transaction as connection:
                 yield connection
-        except AWAY as error:
-            self.fault = told(error)
+        except DATABASE_ERRORS as error:
+            self.fault = describe(error)
             raise
         self.fault = None
 

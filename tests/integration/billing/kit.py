@@ -16,7 +16,7 @@ from shared.config import Config, DatabaseSection, parse
 from shared.messages.billing import DayReport, ReportQuery
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest
-from shared.messages.meter import Refused, Tokens, TokensQuery, TokensRow, TokenSums
+from shared.messages.meter import ErrorReply, Tokens, TokensQuery, TokensRow, TokenSums
 from shared.messages.waker import MachineState, Transition
 from shared.runtime.process import Runtime
 from tests.kit.waiting import until
@@ -61,7 +61,7 @@ class Meter:
         query = decode(data, TokensQuery)
         assert query.busy == (query.by == ("tier", "model", "key", "outcome"))
         if self.refuses:
-            return encode(Refused(reason="the ledger's database does not answer"))
+            return encode(ErrorReply(reason="the ledger's database does not answer"))
         rows = [_row(query, tier, "completed", tokens) for tier, tokens in self.served.items()]
         rows.append(_row(query, "A", "failed", 1_000_000))
         served = TokenSums(prompt_tokens=sum(self.served.values()))

@@ -8,7 +8,7 @@ from shared.bus.memory import MemoryBus
 from shared.bus.ports import Received
 from shared.bus.subjects import BILLING_PUBLISHED
 from shared.bus.topology import BOOKS_FILES, REPORTS, Bucket, ObjectStore
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.billing import DayReport, Published
 from shared.messages.codec import decode
 from tests.unit.billing.made_up import report
@@ -36,7 +36,7 @@ class MadeUpShelf:
         self.asked = list(days)
         for day in days:
             if self.refuses:
-                raise Refusal("the meter does not answer: ask again when it runs")
+                raise Rejected("the meter does not answer: ask again when it runs")
             yield self.found.get(day) or report(day, None, 0)
 
     async def explained(self, day: str) -> tuple[DayReport, Lines]:

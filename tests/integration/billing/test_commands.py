@@ -26,7 +26,7 @@ from shared.messages.billing import (
 )
 from shared.messages.codec import Message, decode, encode
 from shared.messages.keys import KeyRecord, digest
-from shared.messages.meter import Refused, Tokens, TokensQuery, TokensRow, TokenSums
+from shared.messages.meter import ErrorReply, Tokens, TokensQuery, TokensRow, TokenSums
 from spotinference.__main__ import main
 from tests.unit.billing.forms.kit import EVIL, day_report, explained, period_report, statement
 
@@ -49,13 +49,13 @@ class Desk:
 
     def reports(self, data: bytes) -> Message:
         query = self._heard(decode(data, ReportsQuery))
-        return Refused(reason=f"to: no {query.to}") if query.to == "never" else period_report(query.days, TO)
+        return ErrorReply(reason=f"to: no {query.to}") if query.to == "never" else period_report(query.days, TO)
 
     def report(self, data: bytes) -> Message:
         query = self._heard(decode(data, ReportQuery))
         told = day_report(query.day)
         return (
-            Refused(reason=f"day: no {query.day}")
+            ErrorReply(reason=f"day: no {query.day}")
             if query.day == "never"
             else explained(told)
             if query.explain

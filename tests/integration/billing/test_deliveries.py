@@ -26,11 +26,10 @@ from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_IMPORT, BILLING_INVOICES
 from shared.bus.topology import INVOICES, ObjectStore
 from shared.config import InvoiceSource
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.codec import decode, encode
-from shared.messages.invoices import ImportAnswer, ImportRequest, Invoices, InvoicesQuery
-from shared.messages.invoices import Refusal as InvoiceRefusal
-from shared.messages.meter import Refused
+from shared.messages.invoices import ImportAnswer, ImportRequest, Invoices, InvoicesQuery, RowError
+from shared.messages.meter import ErrorReply
 from shared.runtime.process import Runtime
 from tests.integration.billing.kit import CONFIG, Billing, billing, configured
 from tests.kit.moto_cloud import REGION, MotoCloud, moto_process
@@ -193,7 +192,7 @@ async def test_two_exports_of_the_same_charges_do_not_replace_each_other(books: 
 
 
 async def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="unreadable"):
+    with pytest.raises(Rejected, match="unreadable"):
         await found(place(str(tmp_path / "nowhere.csv")))
 
 
@@ -222,7 +221,7 @@ async def test_what_cannot_be_read_is_not_left_out_of_a_folder(
         case _:
             odd.mkdir()
             monkeypatch.setattr(os, "scandir", locked(odd))  # for root there is none
-    with pytest.raises(Refusal, match=f"b.csv: .*{reason}"):
+    with pytest.raises(Rejected, match=f"b.csv: .*{reason}"):
         await found(place(str(folder)))
     odd.rmdir() if kind == "locked folder" else odd.rename(folder / ".hidden")
     assert [one.plan.files for one in await found(place(str(folder)))] == [("a.csv",)]
@@ -244,7 +243,7 @@ def locked(folder: Path) -> Callable[[str], Any]:
     ("name", "reason"), [("", "got an empty name"), ("x" * 300, "File name too long"), ("/dev/null", "a device")]
 )
 async def test_a_name_of_no_file_is_refused(name: str, reason: str) -> None:
-    with pytest.raises(Refusal, match=reason):
+    with pytest.raises(Rejected, match=reason):
         await found(place(name))
 
 
@@ -265,7 +264,7 @@ async def test_a_file_that_grows_while_it_is_sent_is_refused_and_not_kept(tmp_pa
     file.write_bytes(b"one")
     (delivery,) = await found(place(str(file)))
     bus = BusyFolder(lambda: file.write_bytes(b"one two"))
-    with pytest.raises(Refusal, match="was changed while it was read"):
+    with pytest.raises(Rejected, match="was changed while it was read"):
         await sent(bus, place(str(file)), delivery.plan, "aws")
     assert await bus.get_object(INVOICES, hashlib.sha256(b"one").hexdigest()) is None
 
@@ -274,14 +273,14 @@ async def test_a_file_that_is_gone_when_it_is_sent_is_refused(tmp_path: Path) ->
     (tmp_path / "a.csv").write_bytes(b"one")
     (delivery,) = await found(place(str(tmp_path)))
     (tmp_path / "a.csv").unlink()
-    with pytest.raises(Refusal, match="No such file"):
+    with pytest.raises(Rejected, match="No such file"):
         await sent(MemoryBus(), place(str(tmp_path)), delivery.plan, "aws")
 
 
 async def test_a_file_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.csv")).write_bytes(b"one")
     (delivery,) = await found(place(str(tmp_path)))
-    with pytest.raises(Refusal, match="its name is not UTF-8"):
+    with pytest.raises(Rejected, match="its name is not UTF-8"):
         await sent(MemoryBus(), place(str(tmp_path)), delivery.plan, "aws")
 
 
@@ -302,13 +301,13 @@ async def test_an_object_that_changes_while_it_is_fetched_is_refused(s3: Any, mo
     where = place("s3://bills", region=REGION, endpoint_url=moto.endpoint_url)
     assert list(where.names()) == ["a.csv"]
     s3.put_object(Bucket="bills", Key="a.csv", Body=b"another")
-    with pytest.raises(Refusal, match="changed while it was fetched"):
+    with pytest.raises(Rejected, match="changed while it was fetched"):
         where.fetched("a.csv", tmp_path / "a")
 
 
 async def test_a_bucket_that_is_not_there_is_named(s3: Any, moto: MotoCloud) -> None:
     where = place("s3://nobodys/x", region=REGION, endpoint_url=moto.endpoint_url)
-    with pytest.raises(Refusal, match="NoSuchBucket"):
+    with pytest.raises(Rejected, match="NoSuchBucket"):
         await found(where)
 
 
@@ -332,11 +331,11 @@ class ImportDesk:
         self.refuses = False
         self.declines = False
 
-    async def take(self, request: ImportRequest) -> ImportAnswer | Refused:
+    async def take(self, request: ImportRequest) -> ImportAnswer | ErrorReply:
         self.taken.append(request)
         if self.declines:
-            return Refused(reason="the books' database does not answer")
-        faults = [InvoiceRefusal(file="a.csv", line=n, column="BilledCost", reason="empty") for n in range(2, 13)]
+            return ErrorReply(reason="the books' database does not answer")
+        faults = [RowError(file="a.csv", line=n, column="BilledCost", reason="empty") for n in range(2, 13)]
         return ImportAnswer(sha256="0", refusals=tuple(faults) if self.refuses else ())
 
 

@@ -34,7 +34,7 @@ from shared.config import parse
 from shared.errors import BusUnavailable
 from shared.messages.budget import BudgetGate, GateOrder, GateOrdered, Gates, GatesQuery, GateTurned
 from shared.messages.codec import Message, decode, encode
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 from shared.messages.waker import MachineState, Transition
 from tests.integration.billing.kit import CONFIG, billing, configured, tell
 from tests.kit.waiting import until
@@ -147,8 +147,8 @@ class Desk:
         entries = await self.bus.entries(topology.BUDGET)
         return {subjects.name(key): decode(entry.value, BudgetGate) for key, entry in entries.items()}
 
-    async def ask(self, question: Message) -> Gates | Refused:
-        return msgspec.json.decode(await self.keeper.answer(encode(question)), type=Gates | Refused)
+    async def ask(self, question: Message) -> Gates | ErrorReply:
+        return msgspec.json.decode(await self.keeper.answer(encode(question)), type=Gates | ErrorReply)
 
     async def order(self, scope: str, word: GateOrdered) -> BudgetGate:
         answer = await self.ask(GateOrder(scope=scope, order=word, by="ann@host", reason="a demo"))
@@ -168,7 +168,7 @@ class Desk:
 
 @asynccontextmanager
 async def desk_on(bus: Bus, url: str, more: str = FLEET) -> AsyncIterator[Desk]:
-    async with database.opened(url, MIGRATIONS, version_table="books_version") as engine:
+    async with database.migrated_engine(url, MIGRATIONS, version_table="books_version") as engine:
         desk = Desk(bus, engine, more)
         for machine in ("a-1", "b-1", "h-1"):
             await desk.moved(machine, -1, "asleep")
@@ -295,7 +295,7 @@ async def test_bad_orders_are_refused_and_change_nothing(desk: Desk) -> None:
         (GatesQuery(), ""),
     ):
         answer = await desk.ask(order)
-        assert isinstance(answer, Refused) == bool(named), answer
+        assert isinstance(answer, ErrorReply) == bool(named), answer
         assert named in getattr(answer, "reason", "")
     assert b"refused" in await desk.keeper.answer(b'{"type": "gate_order.v1", "scope": "fleet", "order": "shut"}')
     assert await desk.gates() == before

@@ -15,7 +15,7 @@ from shared.bus import subjects
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import DeliveredFile, Invoices, InvoicesQuery, PayableNote
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 from tests.integration.billing.kit import CONFIG, Billing, billing, configured, tell
 from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.kit import focus_csv
@@ -49,7 +49,7 @@ async def invoices(books: Billing) -> Invoices:
 async def refused(books: Billing, **note: object) -> str:
     values = {"type": "payable_note.v1", "source": "cloud", "invoice_id": "MAY-1", "amount": "100", **note}
     answer = await books.bus.request(subjects.BILLING_PAYABLE, json.dumps(values, default=str).encode(), timeout=30)
-    return decode(answer, Refused).reason
+    return decode(answer, ErrorReply).reason
 
 
 async def test_what_was_imported_is_told_with_its_files(books: Billing) -> None:
@@ -244,7 +244,7 @@ async def test_an_import_that_outlasts_the_drain_is_ended_and_leaves_all_as_it_w
         outlasting = asyncio.create_task(books.ask_import(focus_csv({"BilledCost": "1"})))
         async with asyncio.timeout(PATIENCE_SECONDS):
             await begun.wait()
-    assert "being stopped" in decode(await outlasting, Refused).reason
+    assert "being stopped" in decode(await outlasting, ErrorReply).reason
     monkeypatch.undo()
     async with billing(tmp_path, config, bus) as (books, _):
         assert await books.report() == before

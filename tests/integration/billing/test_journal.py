@@ -33,7 +33,7 @@ async def test_books_that_went_back_read_the_journal_again_from_where_they_stand
         )
         await bus.publish(subjects.journal("m-1"), encode(entry))
     await bus.publish(subjects.journal("m-1"), b"junk")
-    async with database.opened(database_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+    async with database.migrated_engine(database_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         books = Books(engine)
 
         async def kept() -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from shared.bus import subjects
 from shared.messages.billing import PeriodReport, ReportsQuery
 from shared.messages.codec import decode, encode
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 from tests.integration.billing.kit import Billing, billing, configured
 from tests.unit.billing.kit import DAY, focus_csv
 
@@ -51,6 +51,6 @@ async def test_a_day_whose_cost_is_lacking_is_named(tmp_path: Path) -> None:
 async def test_a_bad_question_or_a_silent_meter_is_refused(tmp_path: Path) -> None:
     async with billing(tmp_path, configured()) as (books, _):
         for to, days, says in ((NEXT, 93, "days: "), ("2026-02-30", 1, "to: ")):
-            assert decode(await ask(books, to, days), Refused).reason.startswith(says)
+            assert decode(await ask(books, to, days), ErrorReply).reason.startswith(says)
         books.meter.refuses = True
-        assert "meter" in decode(await ask(books, NEXT, 2), Refused).reason
+        assert "meter" in decode(await ask(books, NEXT, 2), ErrorReply).reason

@@ -20,7 +20,7 @@ from shared.bus.memory import MemoryBus
 from shared.bus.subjects import journal
 from shared.bus.topology import BOOKS
 from shared.config import InvoiceSource
-from shared.errors import BusUnavailable, Refusal
+from shared.errors import BusUnavailable, Rejected
 from shared.messages.billing import DayReport
 from shared.messages.codec import encode
 from shared.messages.invoices import ImportAnswer, ImportRequest
@@ -58,7 +58,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
         yield made
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("x"), RecursionError(), Refusal("the meter refused: too large")])
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), RecursionError(), Rejected("the meter refused: too large")])
 async def test_a_day_that_cannot_be_made_is_null_and_blocks_no_other(stand: Stand, error: Exception) -> None:
     reports = stand.reports
     assert isinstance(reports, DamagedReports)
@@ -85,10 +85,10 @@ async def test_a_day_that_cannot_be_made_is_null_and_blocks_no_other(stand: Stan
 
 async def test_an_absent_meter_is_no_day_s_fault(stand: Stand) -> None:
     assert isinstance(stand.reports, DamagedReports)
-    away = Refusal("the meter does not answer")
+    away = Rejected("the meter does not answer")
     away.__cause__ = BusUnavailable("no answer")
     stand.reports.error = away
-    with pytest.raises(Refusal):
+    with pytest.raises(Rejected):
         await stand.shelf().reports([THIRD])
 
 

@@ -24,7 +24,7 @@ from shared.bus import subjects
 from shared.bus.memory import MemoryBus
 from shared.messages.billing import Band, Bands, BandsQuery, DayReport, Statement, StatementQuery
 from shared.messages.codec import decode, encode
-from shared.messages.meter import Refused, Tokens, TokensQuery, TokensRow, TokenSums
+from shared.messages.meter import ErrorReply, Tokens, TokensQuery, TokensRow, TokenSums
 from tests.integration.billing.kit import CONFIG, configured
 from tests.integration.billing.shelves import TODAY, YESTERDAY, MadeUpShelf
 from tests.unit.billing.made_up import day, report
@@ -67,7 +67,7 @@ class Stall:
 
 @pytest.fixture
 async def stall(database_url: str) -> AsyncIterator[Stall]:
-    async with database.opened(database_url, MIGRATIONS, version_table="books_version") as engine:
+    async with database.migrated_engine(database_url, MIGRATIONS, version_table="books_version") as engine:
         yield Stall(engine)
 
 
@@ -161,7 +161,7 @@ async def test_before_the_first_band_and_after_today_there_is_an_answer_too(stal
     before = await stall.told(YESTERDAY)
     assert {(band.high, band.reason) for band in before.values()} == {(None, "no band was made by then")}
     for wrong, says in ((day(5), "still to come"), ("2026-02-29", "day: "), ("x", "day: ")):
-        refused = decode(await stall.maker().answer(encode(BandsQuery(day=wrong))), Refused)
+        refused = decode(await stall.maker().answer(encode(BandsQuery(day=wrong))), ErrorReply)
         assert says in refused.reason
 
 
@@ -224,5 +224,5 @@ async def test_a_month_that_is_not_over_says_so(stall: Stall) -> None:
 
 @pytest.mark.parametrize(("key", "month", "says"), [("", "2026-05", "key_id: "), ("k1", "2026-13", "month: ")])
 async def test_a_bad_question_is_refused_by_its_field(stall: Stall, key: str, month: str, says: str) -> None:
-    refused = decode(await statement(stall, KeyMeter([]), month, key), Refused)
+    refused = decode(await statement(stall, KeyMeter([]), month, key), ErrorReply)
     assert refused.reason.startswith(says)

@@ -81,7 +81,7 @@ async def desk(tmp_path: Path, database_url: str) -> AsyncIterator[Desk]:
     place: list[Desk] = []
     async with (
         hyperstack_cloud(clock=lambda: place[0].clock() if place else MIDNIGHT) as cloud,
-        database.opened(database_url, MIGRATIONS, version_table="books_version") as engine,
+        database.migrated_engine(database_url, MIGRATIONS, version_table="books_version") as engine,
     ):
         cloud.limit = 10**6
         bill = HyperstackBill(HyperstackAccount(cloud.base_url, cloud.key, Throttle(100_000)))

@@ -22,7 +22,7 @@ from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import encode
 from shared.messages.invoices import DeliveredFile
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 from shared.messages.waker import ProviderCall
 from shared.runtime.process import Runtime
 from tests.integration.billing.kit import CONFIG, Billing, billing, configured, leading, replica, tell
@@ -40,7 +40,7 @@ async def books(tmp_path: Path, database_url: str) -> AsyncIterator[Billing]:
 
 
 def refused(answer: bytes) -> str:
-    return msgspec.json.decode(answer, type=Refused).reason
+    return msgspec.json.decode(answer, type=ErrorReply).reason
 
 
 async def test_case_1_a_later_snapshot_replaces_the_one_before(books: Billing) -> None:
@@ -106,7 +106,7 @@ async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp
         for batch in reading.rows(snapshot):
             yield [(*row[:3], None, *row[4:]) for row in batch] if snapshot is second else batch
 
-    async with database.opened(database_url, MIGRATIONS, version_table="books_version") as engine:
+    async with database.migrated_engine(database_url, MIGRATIONS, version_table="books_version") as engine:
         book = InvoiceBook(engine)
         delivery = Delivery(source="s", snapshots=[first, second], rows=broken, terms="", appends=False)
         with pytest.raises(DBAPIError):
@@ -132,9 +132,9 @@ async def test_a_server_that_goes_away_in_bulk_is_told_as_away(tmp_path: Path, p
             )
         yield from reading.rows(snapshot)
 
-    async with database.opened(postgres_url, MIGRATIONS, version_table="books_version") as engine:
+    async with database.migrated_engine(postgres_url, MIGRATIONS, version_table="books_version") as engine:
         delivery = Delivery(source="s", snapshots=reading.snapshots, rows=while_it_goes, terms="", appends=False)
-        with pytest.raises(database.AWAY):
+        with pytest.raises(database.DATABASE_ERRORS):
             await InvoiceBook(engine).deliver(delivery, 0.0)
         assert await InvoiceBook(engine).imported({}) == ()
     reading.close()

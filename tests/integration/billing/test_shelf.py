@@ -28,10 +28,10 @@ from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode, encode
-from shared.messages.meter import Refused, Tokens, TokensQuery, TokensRow, TokenSums
+from shared.messages.meter import ErrorReply, Tokens, TokensQuery, TokensRow, TokenSums
 from tests.unit.billing.kit import DAY_WINDOW
 from tests.unit.billing.made_up import report
 
@@ -78,7 +78,7 @@ class Stand:
     async def answer(self, data: bytes) -> bytes:
         query = decode(data, TokensQuery)
         if self.refuses:
-            return encode(Refused(reason="busy"))
+            return encode(ErrorReply(reason="busy"))
         assert (query.by, query.busy) == (("day", "outcome"), False)
         self.asked.append((query.day, query.to))
         window = Window(day_window(query.day).start, day_window(query.to or query.day).end)
@@ -100,7 +100,7 @@ def used(day: str, tokens: int) -> TokensRow:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Stand]:
-    async with database.opened(url, MIGRATIONS, version_table="books_version") as engine:
+    async with database.migrated_engine(url, MIGRATIONS, version_table="books_version") as engine:
         stand = Stand(engine, MemoryBus())
         handle = await stand.bus.respond("meter", subjects.METER_TOKENS, stand.answer)
         yield stand
@@ -301,7 +301,7 @@ async def test_a_revision_that_was_made_by_hand_is_what_is_told(stand: Stand) ->
 async def test_a_day_that_could_not_be_made_is_made_the_next_time(stand: Stand) -> None:
     shelf = stand.shelf()
     stand.refuses = True
-    with pytest.raises(Refusal, match="the meter refused: busy"):
+    with pytest.raises(Rejected, match="the meter refused: busy"):
         await shelf.reports([THIRD])
     stand.refuses = False
     await shelf.reports([THIRD])

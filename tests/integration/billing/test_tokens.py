@@ -10,7 +10,7 @@ from services.billing.meter import MOST_PAGES, Meter
 from services.meter.core.pages import page
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.codec import decode, encode
 from shared.messages.meter import Tokens, TokensQuery, TokensRow, TokenSums
 from tests.integration.billing.kit import billing, configured
@@ -56,7 +56,7 @@ async def test_a_meter_that_never_ends_is_given_up() -> None:
         return encode(msgspec.structs.replace(answer(1), next='[false,["A"],0]'))
 
     await bus.respond("meter", subjects.METER_TOKENS, tell)
-    with pytest.raises(Refusal, match="pages"):
+    with pytest.raises(Rejected, match="pages"):
         await Meter(bus).tokens(TokensQuery(day=DAY, by=BY))
     assert asked == MOST_PAGES
 

@@ -85,7 +85,7 @@ class Books:
 
 @pytest.fixture
 async def books(database_url: str) -> AsyncIterator[Books]:
-    async with database.opened(database_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+    async with database.migrated_engine(database_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         yield Books(engine)
 
 

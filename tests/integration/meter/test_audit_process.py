@@ -20,7 +20,7 @@ from shared.bus.jetstream import JetStreamBus
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import Activity, MachineActivity
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 from shared.messages.meter_audit import Audit, AuditQuery, MachineAudit
 from shared.messages.waker import MachineRecord, ProviderCall, Transition
 from tests.integration.meter.engines import CountingEngine, counting_engine
@@ -351,4 +351,4 @@ async def test_a_question_that_is_none_is_refused(scene: Scene, nats_url: str, t
     async with reading(tmp_path / "meter", nats_url, f"sqlite:///{tmp_path / 'l.sqlite'}"):
         for question in (encode(AuditQuery(day="yesterday")), b"{}"):
             answer = await scene.bus.request(subjects.METER_AUDIT, question, timeout=PATIENCE_SECONDS)
-            assert msgspec.json.decode(answer, type=Refused).reason
+            assert msgspec.json.decode(answer, type=ErrorReply).reason

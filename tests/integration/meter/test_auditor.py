@@ -19,7 +19,7 @@ from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import decode, encode
-from shared.messages.meter import Refused, Tokens, TokensQuery, TokenSums
+from shared.messages.meter import ErrorReply, Tokens, TokensQuery, TokenSums
 from shared.messages.meter_audit import Audit, AuditQuery
 from tests.unit.meter.events import MIDNIGHT, event
 
@@ -59,14 +59,14 @@ class Desk:
         day = decode(data, TokensQuery).day
         self.asked.append(day)
         if day == "2026-11-21":
-            return encode(Refused(reason="the database is away"))
+            return encode(ErrorReply(reason="the database is away"))
         return encode(Tokens(day=day, complete=self.complete and day == DAY, totals=TokenSums(), served=TokenSums()))
 
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     url = f"sqlite+aiosqlite:///{tmp_path / 'l.sqlite'}"
-    async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+    async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         yield Desk(engine)
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from shared.bus import topology
 from shared.bus.jetstream import JetStreamBus
-from shared.suite import BUS_URL_VARIABLE
+from shared.runtime.suite_file import BUS_URL_VARIABLE
 from spotinference.__main__ import main
 from tests.integration.meter.test_process import Told, meter_on
 from tests.kit.usage import send

@@ -96,7 +96,7 @@ class FailingLedger(Ledger):
             raise Killed
         try:
             recorded = await super().record(batch, from_quarantine=from_quarantine)
-        except database.AWAY:
+        except database.DATABASE_ERRORS:
             self.failed.set()
             raise
         if dies == "after":
@@ -126,7 +126,7 @@ def recorder_of(bus: Bus, ledger: Ledger) -> Recorder:
 
 @pytest.fixture
 async def ledger(database_url: str) -> AsyncIterator[FailingLedger]:
-    async with database.opened(database_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+    async with database.migrated_engine(database_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         yield FailingLedger(engine)
 
 
@@ -359,7 +359,7 @@ async def test_a_bus_that_is_away_is_waited_for(ledger: FailingLedger) -> None:
 async def test_a_database_that_is_away_is_waited_for_and_then_has_everything(postgres_server: PostgresServer) -> None:
     postgres_server.start()
     url = asynchronous(postgres_server.url)
-    async with database.opened(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
+    async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         ledger, bus, stop = FailingLedger(engine), FailingBus(), asyncio.Event()
         await publish(bus, event(source_seq=1))
         await consumer_of(bus, ledger, batch=10).run()

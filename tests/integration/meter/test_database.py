@@ -102,6 +102,6 @@ async def test_a_database_that_stays_away_is_named_without_its_password(monkeypa
     monkeypatch.setattr(database, "START_SECONDS", 0.0)
     url = "postgresql+asyncpg://meter:hunter2@127.0.0.1:1/ledger"
     with pytest.raises(DatabaseUnavailable, match=r"127\.0\.0\.1:1/ledger") as caught:
-        async with database.opened(url, MIGRATIONS, version_table="ledger_version"):
+        async with database.migrated_engine(url, MIGRATIONS, version_table="ledger_version"):
             pass
     assert "hunter2" not in str(caught.value)

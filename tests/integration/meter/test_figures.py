@@ -20,7 +20,7 @@ from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 from shared.messages.meter_figures import Figures, FiguresQuery, FiguresRow, Pace
 from tests.integration.meter.test_ledger import ledger_on
 from tests.integration.meter.test_process import meter_on
@@ -158,5 +158,5 @@ async def test_the_meter_answers_it_and_says_what_is_wrong_with_a_question(
         wrong = encode(FiguresQuery(start=1.0, end=3600.0))
         assert (
             "start"
-            in decode(await bus.request(subjects.METER_FIGURES, wrong, timeout=PATIENCE_SECONDS), Refused).reason
+            in decode(await bus.request(subjects.METER_FIGURES, wrong, timeout=PATIENCE_SECONDS), ErrorReply).reason
         )

@@ -18,10 +18,10 @@ from services.meter.hearing import Hearing
 from shared import database
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import Activity, UsageEvent
-from shared.messages.meter import DeclareLost, Gaps, GapsQuery, Refused, Tokens, TokensQuery
+from shared.messages.meter import DeclareLost, ErrorReply, Gaps, GapsQuery, Tokens, TokensQuery
 from tests.integration.meter.test_ledger import ledger_on
 from tests.unit.meter.events import event, sums_of
 
@@ -104,7 +104,7 @@ async def test_only_what_is_missing_can_be_given_up_and_only_by_name(
     ledger: Ledger, book: GapBook, wrong: dict[str, Any]
 ) -> None:
     await record(ledger, event(source_seq=1), event(source_seq=4))
-    with pytest.raises(Refusal):
+    with pytest.raises(Rejected):
         await book.declare_lost(msgspec.structs.replace(LOST, **wrong), DAY.end)
     assert await losses(ledger) == []
 
@@ -117,7 +117,7 @@ async def test_two_who_give_up_the_same_at_once_are_one(postgres_url: str) -> No
         orders = [msgspec.structs.replace(LOST, source=s, first=f, last=f + 3) for s in sources for f in (2, 4)]
         work = (book.declare_lost(order, DAY.end) for order in orders for book in books)
         done = await asyncio.gather(*work, return_exceptions=True)
-        assert sum(isinstance(result, Refusal) for result in done) == 3 * len(sources)
+        assert sum(isinstance(result, Rejected) for result in done) == 3 * len(sources)
         assert len(await losses(first)) == len(sources)
 
 
@@ -196,7 +196,7 @@ async def test_gateways_are_heard_over_the_bus(ledger: Ledger, book: GapBook) ->
     await bus.publish_volatile(subjects.activity("gw-2"), b"junk")
     async with ledger._engine.begin() as connection:
         await connection.execute(text("ALTER TABLE sources RENAME TO away"))
-    with pytest.raises(database.AWAY):
+    with pytest.raises(database.DATABASE_ERRORS):
         await hearing.sweep()
     async with ledger._engine.begin() as connection:
         await connection.execute(text("ALTER TABLE away RENAME TO sources"))
@@ -208,8 +208,8 @@ async def test_the_answers_say_what_is_wrong(ledger: Ledger, book: GapBook) -> N
     answers = GapAnswers(book, lambda: DAY.end)
     await record(ledger, event(source_seq=1), event(source_seq=4))
     assert [gap.last for gap in decode(await answers.gaps(encode(GapsQuery())), Gaps).open] == [3]
-    wrong = decode(await answers.lost(encode(msgspec.structs.replace(LOST, last=9))), Refused)
+    wrong = decode(await answers.lost(encode(msgspec.structs.replace(LOST, last=9))), ErrorReply)
     assert wrong.reason == "gw-1 2 to 9 is not all missing; of that source 2 to 3 is"
-    assert decode(await answers.lost(b"{}"), Refused).reason
+    assert decode(await answers.lost(b"{}"), ErrorReply).reason
     left = decode(await answers.lost(encode(LOST)), Gaps)
     assert (left.open, [(lost.first, lost.by) for lost in left.lost]) == ((), [(2, "Ada")])

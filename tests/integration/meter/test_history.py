@@ -13,7 +13,7 @@ from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
-from shared.messages.meter import History, HistoryQuery, Refused, Use
+from shared.messages.meter import ErrorReply, History, HistoryQuery, Use
 from tests.integration.meter.test_ledger import ledger_on
 from tests.integration.meter.test_process import meter_on
 from tests.kit.waiting import PATIENCE_SECONDS
@@ -92,4 +92,4 @@ async def test_the_meter_answers_it_and_says_what_is_wrong_with_a_question(
         told = await bus.request(
             subjects.METER_HISTORY, b'{"type":"history_query.v1","start":1}', timeout=PATIENCE_SECONDS
         )
-        assert "end" in decode(told, Refused).reason
+        assert "end" in decode(told, ErrorReply).reason

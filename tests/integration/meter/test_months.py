@@ -78,7 +78,7 @@ async def test_a_transaction_that_fails_adds_to_no_month(ledger: Ledger) -> None
     await record(ledger, event(source_seq=1, completed_at=DECEMBER))
     async with ledger._engine.begin() as connection:
         await connection.run_sync(tables.quarantine.drop)
-    with pytest.raises(database.AWAY):
+    with pytest.raises(database.DATABASE_ERRORS):
         await ledger.record(read([encode(event(source_seq=2, completed_at=DECEMBER)), b"junk"], NOW))
     assert await ledger.months(MONTHS) == {MonthKey("2026-12", "k1"): 17}
 

@@ -26,8 +26,8 @@ from shared.database import create_engine
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
-from shared.messages.meter import Confirmed, KeyMonth, Refused, Tokens, TokensQuery, month_of
-from shared.suite import BUS_URL_VARIABLE
+from shared.messages.meter import Confirmed, ErrorReply, KeyMonth, Tokens, TokensQuery, month_of
+from shared.runtime.suite_file import BUS_URL_VARIABLE
 from tests.kit.nats_server import NatsServer
 from tests.kit.ports import free_port
 from tests.kit.postgres import PostgresServer
@@ -289,7 +289,7 @@ async def test_it_answers_and_says_what_is_wrong_with_a_question(
             (b"\xff", "TokensQuery"),
         ]:
             answer = await bus.request(subjects.METER_TOKENS, question, timeout=PATIENCE_SECONDS)
-            assert field in msgspec.json.decode(answer, type=Refused).reason
+            assert field in msgspec.json.decode(answer, type=ErrorReply).reason
         assert (await read_page(meter.metrics_url + "/readyz"))[0] == 200
 
 

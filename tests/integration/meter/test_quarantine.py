@@ -28,7 +28,7 @@ from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent, UsageSource
 from shared.messages.keys import KeyRecord, digest
-from shared.messages.meter import Recounted, RecountQuery, Refused, Tokens, TokensQuery
+from shared.messages.meter import ErrorReply, Recounted, RecountQuery, Tokens, TokensQuery
 from tests.integration.meter.test_ledger import ledger_on
 from tests.unit.meter.events import MIDNIGHT, event, sums_of
 
@@ -238,6 +238,6 @@ async def test_two_who_count_again_at_once_count_once(meter: Meter) -> None:
 async def test_an_unknown_reason_is_refused(meter: Meter) -> None:
     assert (
         "expected one of unreadable"
-        in decode(await meter.recount.answer(encode(RecountQuery(reason="other"))), Refused).reason
+        in decode(await meter.recount.answer(encode(RecountQuery(reason="other"))), ErrorReply).reason
     )
-    assert decode(await meter.recount.answer(b"["), Refused).reason
+    assert decode(await meter.recount.answer(b"["), ErrorReply).reason

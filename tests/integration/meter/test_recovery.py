@@ -25,7 +25,7 @@ from shared.bus.memory import MemoryBus
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
-from shared.messages.meter import Confirmed, DeclareLost, Gaps, Refused, Reread, RereadQuery, Tokens, TokensQuery
+from shared.messages.meter import Confirmed, DeclareLost, ErrorReply, Gaps, Reread, RereadQuery, Tokens, TokensQuery
 from tests.integration.meter.test_consumer import anybody
 from tests.integration.meter.test_ledger import ledger_on
 from tests.unit.meter.events import event, sums_of
@@ -192,9 +192,9 @@ async def test_whoever_asks_reads_the_stream_page_by_page(meter: Meter) -> None:
             break
         after = page.last
     assert sums == {"read": 16, "counted": 11, "repeated": 5}
-    assert decode(await meter.recovery.reread(b"{"), Refused).reason
+    assert decode(await meter.recovery.reread(b"{"), ErrorReply).reason
     meter.bus.connected = False
-    assert "cannot be read" in decode(await meter.recovery.reread(encode(RereadQuery())), Refused).reason
+    assert "cannot be read" in decode(await meter.recovery.reread(encode(RereadQuery())), ErrorReply).reason
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -16,7 +16,7 @@ from shared.bus.subjects import machine_key
 from shared.bus.topology import FLEET
 from shared.messages.codec import encode
 from shared.messages.waker import MachineRecord, MachineState
-from shared.suite import BUS_URL_VARIABLE
+from shared.runtime.suite_file import BUS_URL_VARIABLE
 from spotinference.__main__ import main
 from tests.kit.waiting import PATIENCE_SECONDS
 

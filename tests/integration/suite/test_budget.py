@@ -10,7 +10,7 @@ from shared.bus.jetstream import JetStreamBus
 from shared.bus.subjects import BILLING_GATE
 from shared.messages.budget import BudgetGate, GateOrder, Gates, GatesQuery
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 from tests.integration.suite.conftest import Shell
 
 AT = 1_800_000_000.0
@@ -43,7 +43,7 @@ class FakeBilling:
             decode(data, GatesQuery)
         except Unreadable:
             self.orders.append(decode(data, GateOrder))
-        return encode(Refused(reason=self.refusal) if self.refusal else Gates(gates=self.gates))
+        return encode(ErrorReply(reason=self.refusal) if self.refusal else Gates(gates=self.gates))
 
 
 @pytest.fixture

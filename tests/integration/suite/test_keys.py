@@ -14,7 +14,7 @@ from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import KEYS
 from shared.messages.codec import decode
 from shared.messages.keys import KeyRecord, digest
-from shared.suite import BUS_URL_VARIABLE
+from shared.runtime.suite_file import BUS_URL_VARIABLE
 from spotinference.keys import keys
 
 CONFIG = """

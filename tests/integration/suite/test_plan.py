@@ -14,7 +14,7 @@ from shared.bus.jetstream import JetStreamBus
 from shared.config import DEFAULT_DATA_DIR
 from shared.messages.codec import encode
 from shared.messages.waker import TierMemory
-from shared.suite import BUS_URL_VARIABLE
+from shared.runtime.suite_file import BUS_URL_VARIABLE
 from spotinference.__main__ import main
 from tests.integration.meter.test_process import Told, meter_on
 from tests.kit.usage import send

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.suite import BUS_URL_VARIABLE
+from shared.runtime.suite_file import BUS_URL_VARIABLE
 from tests.kit.waiting import PATIENCE_SECONDS
 
 STARTING = """

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from shared import suite
 from shared.bus.jetstream import connect
 from shared.bus.topology import KEYS
-from shared.suite import Suite
+from shared.runtime import suite_file
+from shared.runtime.suite_file import Suite
 from tests.kit.up import alive, processes_of
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
@@ -64,7 +64,7 @@ async def unread(folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 async def running(folder: Path) -> Suite | None:
-    return suite.read(folder / "data")
+    return suite_file.read(folder / "data")
 
 
 async def restarted(folder: Path, service: str, before: int) -> Suite:

@@ -12,7 +12,7 @@ from services.billing.adapters.reader import ROW, Reading, Snapshot
 from services.billing.adapters.terms import Terms
 from services.billing.core.focus import CostRow, SnapshotKey
 from services.billing.core.forms import AMOUNTS
-from shared.messages.invoices import DeliveredFile, Refusal
+from shared.messages.invoices import DeliveredFile, RowError
 
 TERMS = Terms(source="cloud")
 
@@ -20,7 +20,7 @@ TERMS = Terms(source="cloud")
 @dataclass(frozen=True)
 class Found:
     charges: Mapping[SnapshotKey, tuple[CostRow, ...]]
-    refusals: tuple[Refusal, ...]
+    refusals: tuple[RowError, ...]
     snapshots: tuple[Snapshot, ...]
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from services.billing.core.manifests import Plan, plans
-from shared.errors import Refusal
+from shared.errors import Rejected
 
 SEPTEMBER = "20260901-20260930"
 
@@ -87,7 +87,7 @@ def test_sizes_are_checked_where_the_manifest_adds_up() -> None:
 @pytest.mark.parametrize("told", ["", "yesterday", "2026-13-01T00:00:00Z"])
 def test_a_run_without_a_time_is_refused_by_name(told: str) -> None:
     files = run(f"{SEPTEMBER}/r", submitted=told)
-    with pytest.raises(Refusal, match=r"20260901-20260930/r/manifest\.json: runInfo\.submittedTime"):
+    with pytest.raises(Rejected, match=r"20260901-20260930/r/manifest\.json: runInfo\.submittedTime"):
         found(files)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from services.billing.core.manifests import Plan, plans
-from shared.errors import Refusal
+from shared.errors import Rejected
 
 MAY = "focus/metadata/BILLING_PERIOD=2026-05/focus-Manifest.json"
 JUNE = "focus/metadata/BILLING_PERIOD=2026-06/focus-Manifest.json"
@@ -24,7 +24,7 @@ def test_without_a_manifest_all_files_of_a_folder_are_one_delivery() -> None:
 
 
 def test_an_empty_folder_is_refused() -> None:
-    with pytest.raises(Refusal, match="no invoice file"):
+    with pytest.raises(Rejected, match="no invoice file"):
         plans([".hidden"], str.encode)
 
 
@@ -58,5 +58,5 @@ def test_the_older_form_of_manifests_is_read_too() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"dataFiles": "x"}', b"{}", b'{"dataFiles": []}'])
 def test_a_broken_manifest_is_refused_by_name(content: bytes) -> None:
-    with pytest.raises(Refusal, match=r"focus-Manifest\.json"):
+    with pytest.raises(Rejected, match=r"focus-Manifest\.json"):
         plans([MAY, DATA], lambda _: content)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from services.billing.core.money import split, usd
 from services.billing.core.period import complete_through, make_period, spans
 from services.billing.periods import asked, fitted
-from shared.errors import Refusal
+from shared.errors import Rejected
 from shared.messages.billing import (
     CAUSES,
     AlwaysOn,
@@ -284,7 +284,7 @@ def test_months_and_leap_years_are_days_in_a_row() -> None:
     ],
 )
 def test_a_bad_question_is_refused_by_its_field(query: ReportsQuery, field: str) -> None:
-    with pytest.raises(Refusal, match="^" + field):
+    with pytest.raises(Rejected, match="^" + field):
         asked(query)
 
 

@@ -17,7 +17,7 @@ from services.billing.core.tie import (
     unnumbered,
     voided,
 )
-from shared.errors import Refusal
+from shared.errors import Rejected
 
 MAY = Window(moment("2026-05-01T00:00:00Z"), moment("2026-06-01T00:00:00Z"))
 JUNE = Window(MAY.end, moment("2026-07-01T00:00:00Z"))
@@ -204,5 +204,5 @@ def test_a_period_that_is_not_clear_is_refused(told: dict[str, str], reason: str
     shop = [billed("1", None, window, account="a") for window in (Window(MAY.start, middle), Window(middle, MAY.end))]
     sums = [billed("5", None, account=account) for account in "ab"] + [replace(one, issuer="Shop") for one in shop]
     asked: dict[str, Any] = {"source": "aws", "month": "2026-05", "issuer": None, "account": None, **told}
-    with pytest.raises(Refusal, match=reason):
+    with pytest.raises(Rejected, match=reason):
         unnumbered(sums, **asked)

@@ -6,7 +6,7 @@ import structlog
 from shared.bus.intake import LOGGED_PER_MINUTE, Intake
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import Unreadable, decode
-from shared.messages.meter import Refused
+from shared.messages.meter import ErrorReply
 
 
 async def test_a_flood_is_counted_and_logged_at_a_bounded_rate() -> None:
@@ -32,7 +32,7 @@ async def test_a_request_whose_handler_raises_is_answered_with_the_fault_in_the_
 
     await bus.respond("billing", "billing.report", answer)
     with structlog.testing.capture_logs() as lines:
-        refused = decode(await bus.request("billing.report", b"", timeout=1.0), Refused)
+        refused = decode(await bus.request("billing.report", b"", timeout=1.0), ErrorReply)
     (line,) = lines
     assert refused.reason == f"internal error {line['incident']}: see the log of billing"
     assert line["exc_info"] is defect

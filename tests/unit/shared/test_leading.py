@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 import pytest
 from prometheus_client import CollectorRegistry
 
-from shared import leading, works
+from shared import leadership, works
 from shared.bus.lease import Lease
 from shared.bus.memory import MemoryBus
 from shared.bus.topology import LEASES
 from shared.errors import BusUnavailable
-from shared.leading import Leadership
+from shared.leadership import Leadership
 from shared.messages.codec import Unreadable
 from shared.tasks import end
 from shared.works import Work, Works
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("_quick")
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(works, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(leading, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(leadership, "LOOK_SECONDS", 0.01)
 
 
 async def comes(true: Callable[[], bool]) -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import suite
 from shared.config import parse
 from shared.errors import Misconfigured
-from shared.suite import open_data_dir, write_private
+from shared.runtime import suite_file
+from shared.runtime.suite_file import open_data_dir, write_private
 from spotinference.up import log_files
 from spotinference.up.console import Console
 from spotinference.up.environment import environment_of
@@ -199,7 +199,7 @@ def test_a_suite_of_another_user_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(Misconfigured, match="another user's"):
-        suite.read(tmp_path)
+        suite_file.read(tmp_path)
 
 
 def test_a_data_directory_that_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_data_directory_that_cannot_be_is_refused_in_one_line(tmp_path: Path) 
 
 
 def test_where_the_suite_s_file_should_be_and_is_none_is_told_and_stops_nothing(tmp_path: Path) -> None:
-    (tmp_path / suite.FILE).mkdir()
+    (tmp_path / suite_file.FILE).mkdir()
     with pytest.raises(Misconfigured, match=r"suite\.json: Is a directory: remove it"):
-        suite.read(tmp_path)
-    suite.remove(tmp_path)
+        suite_file.read(tmp_path)
+    suite_file.remove(tmp_path)

@@ -15,7 +15,7 @@ from tests.unit.waker.fleets import DEMAND, GATEWAY, LIMIT, World, idle
 
 CAP = 600.0
 SCOPES: tuple[Scope, ...] = ("busy", "machine", "pool", "quota", "account")
-Refusal = tuple[str, Scope]
+Rejected = tuple[str, Scope]
 """A machine, and the scope of its refusal."""
 
 

@@ -13,7 +13,7 @@ from services.billing.core.period import make_period
 from services.billing.forms import workbook
 from services.billing.forms.csv import report_csv
 from services.billing.forms.xlsx import report_xlsx
-from shared.errors import Refusal
+from shared.errors import Rejected
 from tests.unit.billing.forms.kit import WEIGHTS, day_report, evil_day, lacking, period_report, unknown
 
 MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
@@ -207,5 +207,5 @@ def test_a_text_longer_than_a_cell_is_cut_and_nothing_is_lost_silently(monkeypat
     (change,) = [row["is"] for row in Book(report_xlsx(long)).sheets["notes"] if row["what"] == "change"]
     assert len(change) == 32_767
     monkeypatch.setattr(workbook, "MOST_ROWS", 100)
-    with pytest.raises(Refusal, match=r"exact: .* rows do not fit on a sheet: take fewer days, or CSV"):
+    with pytest.raises(Rejected, match=r"exact: .* rows do not fit on a sheet: take fewer days, or CSV"):
         report_xlsx(period_report(30))
