@@ -82,7 +82,7 @@ def show(result: Result, console: Console) -> None:
 
 
 def markdown(result: Result) -> str:
-    """The part of `docs/benchmarks.md` that a run makes: everything below its heading "Result"."""
+    """The part of `docs/reference/benchmarks.md` that a run makes: everything below its heading "Result"."""
     told = result.conditions
     where = f"{told['at'][:10]}, {told['processor']}, {told['system']}, Python {told['python']}"
     parts = [f"{where}, {told['versions']}; {told['length']}. Medians of the rounds."]

@@ -1,4 +1,4 @@
-"""`python -m tests.docs.fleet_states` prints `docs/fleet-states.md`, made from the code that it describes."""
+"""`python -m tests.docs.fleet_states` prints `docs/reference/fleet-states.md`, made from the code that it describes."""
 
 from collections.abc import Iterator, Mapping
 
@@ -36,7 +36,7 @@ def _head() -> Iterator[str]:
     yield "# The states of a machine\n"
     yield "Made from the code by `python -m tests.docs.fleet_states`; a test compares."
     yield "`services/waker/core/moves.py` has the table of moves, and a move that it lacks is an error. How"
-    yield "the waker uses them: [architecture](architecture.md#the-fleet).\n"
+    yield "the waker uses them: [architecture](../explanation/architecture.md#the-fleet).\n"
     yield "| state | meaning |\n|---|---|"
     yield from (f"| `{state}` | {meaning} |" for state, meaning in STATES.items())
     yield ""
@@ -49,7 +49,7 @@ def _moves() -> Iterator[str]:
         yield from (f"  {start or '[*]'} --> {end}" for end in ends if end not in ANYWHERE)
     yield "```\n"
     yield "Any state may become `broken` or `gone`, but `gone` does not become `broken`; the diagram leaves these"
-    yield "out. What is gone may return ([ADR 0012](adr/0012-gone-may-return.md)).\n"
+    yield "out. What is gone may return ([ADR 0012](../adr/0012-gone-may-return.md)).\n"
     yield "| from | to | why |\n|---|---|---|"
     for start, ends in MOVES.items():
         named = f"`{start}`" if start else "not seen yet"

@@ -1,4 +1,4 @@
-"""`docs/api.md` has the gateway's paths and every error that it tells, with its status and headers."""
+"""`docs/reference/api.md` has the gateway's paths and every error that it tells, with its status and headers."""
 
 import ast
 import inspect
@@ -9,7 +9,7 @@ from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.errors import ApiError
 from tests.docs.pages import ROOT, page, quoted
 
-PAGE = page("docs/api.md")
+PAGE = page("docs/reference/api.md")
 
 
 def told_errors() -> list[ApiError]:

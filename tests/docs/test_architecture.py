@@ -1,11 +1,11 @@
-"""`docs/architecture.md` has the bus as it is in the code, and leads to the fleet's states."""
+"""`docs/explanation/architecture.md` has the bus as it is in the code, and leads to the fleet's states."""
 
 import re
 
 from shared.bus import subjects, topology
 from tests.docs.pages import page
 
-PAGE = page("docs/architecture.md")
+PAGE = page("docs/explanation/architecture.md")
 
 
 def test_everything_on_the_bus_is_in_its_table() -> None:
@@ -38,5 +38,5 @@ def test_everything_on_the_bus_is_in_its_table() -> None:
 
 
 def test_it_leads_to_the_fleets_states_and_draws_them_no_second_time() -> None:
-    assert "fleet-states.md" in PAGE.links
+    assert "../reference/fleet-states.md" in PAGE.links
     assert not any(block.startswith("stateDiagram") for block in PAGE.blocks("mermaid"))

@@ -17,7 +17,7 @@ ELSEWHERE = "TTFT on a kept-alive connection, ms"
 
 
 def _result() -> dict[str, Grid]:
-    text = page("docs/benchmarks.md").text
+    text = page("docs/reference/benchmarks.md").text
     section = re.split(r"^## ", text.partition("\n## Result\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     tables = {}
     for part in section.split("\n### ")[1:]:

@@ -1,4 +1,4 @@
-"""`docs/configuration.md` has every section and key of the configuration, and each default as it is."""
+"""`docs/reference/configuration.md` has every section and key of the configuration, and each default as it is."""
 
 from operator import attrgetter
 
@@ -8,7 +8,7 @@ import pytest
 from shared.config import Config, ProviderSection, Section, ServiceSection, parse
 from tests.docs.pages import page, quoted
 
-PAGE = page("docs/configuration.md")
+PAGE = page("docs/reference/configuration.md")
 MINIMAL = {
     "billing.rate": '[[billing.rate]]\ncurrency = "EUR"\nper_usd = "1"\nfrom = "2026-01-01"\nsource = "s"\n',
     "billing.source": '[[billing.source]]\nname = "s"\nurl = "u"\n',

@@ -1,4 +1,4 @@
-"""`docs/fleet-states.md` is what the code says."""
+"""`docs/reference/fleet-states.md` is what the code says."""
 
 from typing import get_args
 
@@ -10,7 +10,9 @@ from tests.unit.waker.invariants import sentences
 
 
 def test_the_page_is_as_the_code_has_it() -> None:
-    assert page("docs/fleet-states.md").text == fleet_states() + "\n", "python -m tests.docs.fleet_states prints it"
+    assert page("docs/reference/fleet-states.md").text == fleet_states() + "\n", (
+        "python -m tests.docs.fleet_states prints it"
+    )
 
 
 def test_every_state_and_every_move_is_told_with_its_why() -> None:

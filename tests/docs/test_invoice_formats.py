@@ -1,11 +1,11 @@
-"""`docs/invoice-formats.md` has every format that the tests read, and every column with another name."""
+"""`docs/reference/invoice-formats.md` has every format that the tests read, and every column with another name."""
 
 from services.billing.core.cur import CUR
 from services.billing.core.focus import FOCUS
 from services.billing.core.forms import Form
 from tests.docs.pages import ROOT, page, quoted
 
-PAGE = page("docs/invoice-formats.md")
+PAGE = page("docs/reference/invoice-formats.md")
 FIXTURES = ROOT / "tests" / "cases" / "books" / "vendors"
 
 

@@ -38,9 +38,13 @@ def command_fault(words: list[str]) -> str | None:
 
 
 def test_there_are_pages() -> None:
-    assert {"README.md", "CHANGELOG.md", "docs/architecture.md", "docs/configuration.md", "docs/api.md"} <= {
-        p.name for p in PAGES
-    }
+    assert {
+        "README.md",
+        "CHANGELOG.md",
+        "docs/explanation/architecture.md",
+        "docs/reference/configuration.md",
+        "docs/reference/api.md",
+    } <= {p.name for p in PAGES}
 
 
 @EACH

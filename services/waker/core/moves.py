@@ -1,4 +1,4 @@
-"""The legal moves of a machine, each with why it is made. `docs/fleet-states.md` is made of this."""
+"""The legal moves of a machine, each with why it is made. `docs/reference/fleet-states.md` is made of this."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What holds of every fleet after every step. The docstrings are the sentences of `docs/fleet-states.md`."""
+"""What holds of every fleet after every step. The docstrings are the sentences of `docs/reference/fleet-states.md`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
