@@ -30,7 +30,7 @@ from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
-from shared.config import parse
+from shared.config.load import parse
 from shared.messages.codec import encode
 from shared.messages.meter import Tokens, TokensRow, TokenSums
 

@@ -5,7 +5,8 @@ import sys
 import time
 from itertools import chain
 
-from shared.config import Config, Tier, WakerSection
+from shared.config.fleet import Tier
+from shared.config.sections import Config, WakerSection
 from shared.values import Money
 from spotinference.plan_policies import plan_of
 from spotinference.plan_traffic import DAY, Request, traffic

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from shared.config import Config
+from shared.config.sections import Config
 from shared.messages.budget import BudgetGate
 from shared.values import Money
 

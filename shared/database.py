@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from shared.config import Config
+from shared.config.sections import Config
 from shared.errors import DatabaseUnavailable, Misconfigured
 from shared.messages.codec import Unreadable, decode_text
 

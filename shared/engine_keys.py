@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from shared.config import Config
+from shared.config.sections import Config
 from shared.errors import Misconfigured
 from shared.fleet_records import is_assigned
 from shared.messages.codec import decode_text

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from shared.config import Config, Machine
+from shared.config.fleet import Machine
+from shared.config.sections import Config
 from shared.messages.codec import Unreadable
 from shared.messages.waker import MachineRecord
 

@@ -14,7 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from services.waker.core.events import Sight
 from shared.bus.jetstream import connect
 from shared.bus.topology import FLEET
-from shared.config import Config, Machine
+from shared.config.fleet import Machine
+from shared.config.sections import Config
 from shared.database import create_engine, url_of
 from shared.errors import BusError, Misconfigured
 from shared.messages.waker import MachineRecord

@@ -9,7 +9,8 @@ import msgspec
 from services.waker.core.events import Sight
 from services.waker.ports import Looks, Provider, Unseen
 from services.waker.wiring import accounts
-from shared.config import Config, Machine, ProviderName
+from shared.config.fleet import Machine, ProviderName
+from shared.config.sections import Config
 from shared.errors import Misconfigured
 from spotinference.findings import Finding, note, ok, wrong
 

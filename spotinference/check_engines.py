@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from services.waker.adapters.probe import HttpProber
 from services.waker.core.events import Sight
-from shared.config import Config, Machine
+from shared.config.fleet import Machine
+from shared.config.sections import Config
 from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
 from shared.messages.waker import MachineRecord

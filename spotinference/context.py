@@ -15,7 +15,8 @@ import msgspec
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.ports import Bus
 from shared.bus.topology import LEASE_SECONDS
-from shared.config import DEFAULT_DATA_DIR, Config, find_config, load
+from shared.config.load import DEFAULT_DATA_DIR, find_config, load
+from shared.config.sections import Config
 from shared.errors import BusError, BusUnavailable, SpotinferenceError
 from shared.errors import Rejected as Declined
 from shared.messages.codec import Unreadable, decode, encode

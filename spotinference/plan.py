@@ -11,7 +11,7 @@ import click
 from shared.bus.ports import Bus
 from shared.bus.subjects import tier_memory_key
 from shared.bus.topology import WAKER
-from shared.config import Config
+from shared.config.sections import Config
 from shared.errors import BusUnavailable, Misconfigured
 from shared.messages.codec import Unreadable, decode
 from shared.messages.waker import TierMemory

@@ -5,7 +5,8 @@ from decimal import Decimal
 from typing import Literal
 
 from services.waker.core.idle import IdlePlan, Past, break_even, idle_plan
-from shared.config import Config, Tier
+from shared.config.fleet import Tier
+from shared.config.sections import Config
 from shared.values import Money
 from spotinference.plan_replay import Outcome, Traffic, always_on, clairvoyant, most_at_once, replay, warm_spans
 

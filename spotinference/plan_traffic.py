@@ -12,7 +12,7 @@ import msgspec
 
 from shared.bus.ports import Bus
 from shared.bus.subjects import METER_HISTORY
-from shared.config import Config
+from shared.config.sections import Config
 from shared.errors import Misconfigured
 from shared.messages.meter import History, HistoryQuery
 from spotinference.context import ask

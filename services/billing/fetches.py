@@ -12,7 +12,7 @@ from services.billing.deliveries import found, sent
 from services.billing.imports import Imports
 from services.billing.metrics import Metrics
 from shared.bus.ports import Bus
-from shared.config import InvoiceSource
+from shared.config.invoices import InvoiceSource
 from shared.database import describe
 from shared.errors import BusUnavailable, Rejected
 from shared.messages.invoices import RowError, SourceState

@@ -20,7 +20,7 @@ from services.billing.reports import Reports
 from shared import budget
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
-from shared.config import Config
+from shared.config.sections import Config
 from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable, Conflict
 from shared.messages.budget import BudgetGate, GateOrder, Gates, GatesQuery

@@ -10,8 +10,8 @@ from services.billing.core.days import day_window
 from services.billing.core.forms import Rate
 from services.billing.core.money import units, usd
 from services.billing.core.revision import HASHED, sha256
-from shared.config import Config
-from shared.config_books import currency_code
+from shared.config.invoices import currency_code
+from shared.config.sections import Config
 from shared.errors import Misconfigured
 
 

@@ -42,7 +42,7 @@ from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.clouds.hyperstack import HyperstackAccount, api_key
 from shared.clouds.throttle import Throttle
-from shared.config import Config
+from shared.config.sections import Config
 from shared.leadership import Leadership
 from shared.runtime.process import Runtime
 from shared.tasks import end

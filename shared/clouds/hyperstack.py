@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 
 from shared.clouds.throttle import Crowded, Throttle
-from shared.config import environment
+from shared.config.load import environment
 from shared.errors import Misconfigured
 from shared.messages.codec import Unreadable, decode
 

@@ -25,7 +25,8 @@ from prometheus_client import CollectorRegistry, Gauge
 from shared.bus.jetstream import connect
 from shared.bus.lease import Lease
 from shared.bus.ports import Bus
-from shared.config import Config, ServiceSection, find_config, load
+from shared.config.load import find_config, load
+from shared.config.sections import Config, ServiceSection
 from shared.errors import Misconfigured, SpotinferenceError
 from shared.runtime import logs, suite_file
 from shared.runtime.bus_health import BusMetrics, view_fault

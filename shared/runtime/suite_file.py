@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from shared.config import Config, environment
+from shared.config.load import environment
+from shared.config.sections import Config
 from shared.errors import Misconfigured
 from shared.messages.codec import Unreadable, decode, encode
 

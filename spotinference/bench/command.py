@@ -11,7 +11,7 @@ import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from shared.bus.jetstream import JetStreamBus
-from shared.config import environment
+from shared.config.load import environment
 from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
 from shared.ids import uuid7

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from shared.bus.ports import Bus
 from shared.bus.topology import FLEET
-from shared.config import Config, Model
+from shared.config.fleet import Model
+from shared.config.sections import Config
 from shared.errors import Misconfigured
 from shared.messages.waker import MachineRecord
 from shared.runtime import suite_file

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from services.waker.adapters.engine_environment import PASSED as ENGINE
-from shared.config import Config
+from shared.config.sections import Config
 
 COMMON = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "HOSTNAME", "TERM", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*"),

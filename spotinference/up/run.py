@@ -17,7 +17,8 @@ import msgspec
 
 from shared.bus.jetstream import connect
 from shared.bus.provision import provision
-from shared.config import Config, environment
+from shared.config.load import environment
+from shared.config.sections import Config
 from shared.errors import Misconfigured
 from shared.messages.codec import encode
 from shared.runtime import suite_file

@@ -30,7 +30,8 @@ from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus
-from shared.config import Config, DatabaseSection, parse
+from shared.config.load import parse
+from shared.config.sections import Config, DatabaseSection
 from shared.messages.billing import (
     Bands,
     BandsQuery,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from services.waker.core.history import PHASES
 from services.waker.core.moves import MOVES
 from services.waker.core.plan import plan_of
-from shared.config import parse
+from shared.config.load import parse
 from shared.messages.waker import MachineState, Phase
 from tests.unit.waker.invariants import sentences
 

@@ -5,7 +5,9 @@ from operator import attrgetter
 import msgspec
 import pytest
 
-from shared.config import Config, ProviderSection, Section, ServiceSection, parse
+from shared.config.fleet import Section
+from shared.config.load import parse
+from shared.config.sections import Config, ProviderSection, ServiceSection
 from tests.docs.pages import page, quoted
 
 PAGE = page("docs/reference/configuration.md")

@@ -11,7 +11,7 @@ from services.gateway import wiring as gateway
 from services.meter import wiring as meter
 from services.waker import wiring as waker
 from shared.bus.memory import MemoryBus
-from shared.config import parse
+from shared.config.load import parse
 from shared.runtime.health import Check, Health
 from shared.runtime.process import Runtime, Service
 from tests.docs.pages import page, quoted

@@ -7,7 +7,7 @@ import tomllib
 import click
 import pytest
 
-from shared.config import parse
+from shared.config.load import parse
 from spotinference.__main__ import COMMANDS, main
 from tests.docs.pages import PAGES, ROOT, Page, page, quoted
 

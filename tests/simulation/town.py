@@ -39,7 +39,8 @@ from services.waker.core.events import (
 from services.waker.core.fleet import handle
 from services.waker.core.plan import plan_of
 from services.waker.core.state import Fleet
-from shared.config import Config, parse
+from shared.config.load import parse
+from shared.config.sections import Config
 from shared.messages.gateway import Activity, WakeRequest
 from shared.messages.waker import MachineMemory, MachineRecord, OrdersMemory, TierMemory, Transition
 

@@ -15,7 +15,7 @@ import structlog
 from services.gateway.adapters.engine_connection import EngineConnection
 from services.gateway.core.request_body import Piece
 from services.gateway.write_batcher import WriteBatcher
-from shared.config import GatewaySection
+from shared.config.sections import GatewaySection
 
 KEEPALIVE_SECONDS = 4.0
 """vLLM closes an idle connection after 5 s; ours is gone before."""

@@ -14,7 +14,8 @@ from services.gateway.core.rate_limits import LimitExceeded, RateLimiter, Reserv
 from services.gateway.core.scheduler import RequestScheduler, Ticket, TooManyWaiting
 from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.metrics import Metrics
-from shared.config import GatewaySection, Model
+from shared.config.fleet import Model
+from shared.config.sections import GatewaySection
 from shared.messages.keys import KeyRecord
 from shared.messages.waker import MachineRecord
 

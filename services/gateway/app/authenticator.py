@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from services.gateway.core import errors
-from shared.config import Model
+from shared.config.fleet import Model
 from shared.messages.keys import KeyRecord, digest
 
 

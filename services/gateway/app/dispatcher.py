@@ -10,7 +10,8 @@ from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_estimate import WakeEstimate, estimate_wake
 from shared.budget import GateView
 from shared.bus.view import View
-from shared.config import Config, Model
+from shared.config.fleet import Model
+from shared.config.sections import Config
 from shared.messages.waker import MachineRecord
 
 DISPATCH_SLICE = 64

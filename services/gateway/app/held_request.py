@@ -10,7 +10,7 @@ from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
 from services.gateway.core.scheduler import RequestScheduler, Ticket
-from shared.config import Model
+from shared.config.fleet import Model
 from shared.messages.waker import MachineRecord
 
 log = structlog.get_logger()

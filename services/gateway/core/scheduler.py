@@ -12,7 +12,8 @@ from itertools import islice
 from services.gateway.core.breaker import Breaker
 from services.gateway.core.errors import ApiError
 from shared.budget import GateView
-from shared.config import Config, Model
+from shared.config.fleet import Model
+from shared.config.sections import Config
 from shared.messages.gateway import MachineActivity, WakeCause
 from shared.messages.waker import MachineRecord
 

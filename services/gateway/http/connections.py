@@ -14,7 +14,7 @@ from services.gateway.http.client_connection import ClientConnection
 from services.gateway.http.client_response import ClientResponse
 from services.gateway.http.request_log import RequestLog
 from services.gateway.write_batcher import WriteBatcher
-from shared.config import GatewaySection
+from shared.config.sections import GatewaySection
 
 TICK_SECONDS = 0.25
 """How exactly deadlines are held: much finer than the shortest of them."""

@@ -9,7 +9,7 @@ from aiohttp import hdrs
 
 from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.request_body import LARGE_BYTES, ParsedRequest, Piece, body_for_engine
-from shared.config import Model
+from shared.config.fleet import Model
 
 TRACEPARENT = "traceparent"
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")

@@ -22,7 +22,7 @@ from services.gateway.http.relay import Relay
 from services.gateway.http.request_log import CLIENT_CLOSED, RequestLog
 from services.gateway.http.response_headers import passed_on
 from services.gateway.http.upstream import Upstream
-from shared.config import Model
+from shared.config.fleet import Model
 from shared.messages.keys import KeyRecord
 from shared.messages.waker import MachineRecord
 

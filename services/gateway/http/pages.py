@@ -17,7 +17,8 @@ from services.gateway.core.errors import ApiError
 from services.gateway.core.paths import normalize, with_version
 from services.gateway.http.client_response import ClientResponse
 from services.gateway.http.request_log import RequestLog
-from shared.config import Config, Model
+from shared.config.fleet import Model
+from shared.config.sections import Config
 from shared.messages.keys import KeyRecord
 from shared.messages.waker import MachineRecord
 

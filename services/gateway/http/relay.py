@@ -27,7 +27,7 @@ from services.gateway.http.inflating import Inflating
 from services.gateway.http.response import EVENT_STREAM, BufferedResponse, StreamedResponse
 from services.gateway.http.response_headers import passed_on
 from services.gateway.http.upstream import Upstream
-from shared.config import Model
+from shared.config.fleet import Model
 from shared.messages.waker import MachineRecord
 
 log = structlog.get_logger()

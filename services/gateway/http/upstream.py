@@ -17,7 +17,7 @@ from services.gateway.core.usage_record import UsageRecord
 from services.gateway.http.client_response import ClientResponse
 from services.gateway.http.engine_request import engine_request
 from services.gateway.metrics import Metrics
-from shared.config import Model
+from shared.config.fleet import Model
 from shared.engine_keys import EngineKeys
 from shared.messages.waker import MachineRecord
 

@@ -17,7 +17,8 @@ from functools import lru_cache
 from statistics import median
 from typing import NamedTuple
 
-from shared.config import Config, IdlePolicy, Tier
+from shared.config.fleet import IdlePolicy, Tier
+from shared.config.sections import Config
 from shared.schedule import Window, parse_window
 
 UNUSED_SECONDS = 120.0

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from services.waker.core.idle import IdlePlan, idle_plan
-from shared.config import Config, Machine, ProviderName
+from shared.config.fleet import Machine, ProviderName
+from shared.config.sections import Config
 from shared.messages.waker import Phase
 
 

@@ -12,7 +12,8 @@ from services.billing.wiring import opened
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus
-from shared.config import Config, DatabaseSection, parse
+from shared.config.load import parse
+from shared.config.sections import Config, DatabaseSection
 from shared.messages.billing import DayReport, ReportQuery
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest

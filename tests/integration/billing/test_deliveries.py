@@ -25,7 +25,7 @@ from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_IMPORT, BILLING_INVOICES
 from shared.bus.topology import INVOICES, ObjectStore
-from shared.config import InvoiceSource
+from shared.config.invoices import InvoiceSource
 from shared.errors import Rejected
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import ImportAnswer, ImportRequest, Invoices, InvoicesQuery, RowError

@@ -30,7 +30,7 @@ from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus
 from shared.clouds.hyperstack import Fault
-from shared.config import parse
+from shared.config.load import parse
 from shared.errors import BusUnavailable
 from shared.messages.budget import BudgetGate, GateOrder, GateOrdered, Gates, GatesQuery, GateTurned
 from shared.messages.codec import Message, decode, encode

@@ -19,7 +19,7 @@ from shared.budget import FLEET as FLEET_SCOPE
 from shared.bus.memory import MemoryBus
 from shared.bus.subjects import journal
 from shared.bus.topology import BOOKS
-from shared.config import InvoiceSource
+from shared.config.invoices import InvoiceSource
 from shared.errors import BusUnavailable, Rejected
 from shared.messages.billing import DayReport
 from shared.messages.codec import encode

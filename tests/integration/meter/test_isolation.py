@@ -9,7 +9,7 @@ from services.meter.adapters.confirmed import ConfirmedBook
 from services.meter.wiring import opened
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
-from shared.config import parse
+from shared.config.load import parse
 from shared.messages.codec import decode, encode
 from shared.messages.meter import Tokens, TokensQuery
 from shared.runtime.process import Runtime

@@ -21,7 +21,7 @@ from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Changed, WatchEvent
 from shared.bus.provision import _consumer
-from shared.config import CONFIG_VARIABLE
+from shared.config.load import CONFIG_VARIABLE
 from shared.database import create_engine
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
-from shared.config import DEFAULT_DATA_DIR
+from shared.config.load import DEFAULT_DATA_DIR
 from shared.messages.codec import encode
 from shared.messages.waker import TierMemory
 from shared.runtime.suite_file import BUS_URL_VARIABLE

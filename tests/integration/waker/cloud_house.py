@@ -20,7 +20,7 @@ from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.lease import Lease
 from shared.bus.topology import FLEET, FLEET_JOURNAL
-from shared.config import load
+from shared.config.load import load
 from shared.ids import uuid7
 from shared.messages.codec import decode
 from shared.messages.waker import (

@@ -11,7 +11,7 @@ from shared.budget import scope_of
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import BUDGET, FLEET, FLEET_JOURNAL
-from shared.config import parse
+from shared.config.load import parse
 from shared.messages.budget import BudgetGate
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import WakeRequest

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.billing.core.bands import LONG, Ladder, days_before, next_band
 from services.billing.core.money import usd
-from shared.config import BillingSection
+from shared.config.sections import BillingSection
 from shared.messages.billing import Band, DayReport
 from tests.unit.billing.made_up import day, model, report
 

@@ -3,7 +3,7 @@
 import pytest
 
 from services.billing.settings import settings
-from shared.config import parse
+from shared.config.load import parse
 from shared.errors import Misconfigured
 
 MACHINE = '[[machine]]\nid = "{0}"\ntier = "t"\nendpoint = "http://h:1"\ninstance = "{1}"\n'

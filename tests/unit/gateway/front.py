@@ -36,7 +36,8 @@ from services.gateway.write_batcher import WriteBatcher
 from shared.budget import GateView
 from shared.bus.memory import MemoryBus
 from shared.bus.view import View
-from shared.config import Config, parse
+from shared.config.load import parse
+from shared.config.sections import Config
 from shared.engine_keys import EngineKeys
 from shared.messages.gateway import UsageEvent
 from shared.messages.keys import KeyRecord, digest

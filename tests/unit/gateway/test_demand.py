@@ -11,7 +11,7 @@ from services.gateway.adapters import demand
 from services.gateway.adapters.demand import Demand
 from services.gateway.core.scheduler import RequestScheduler, Ticket
 from shared.bus.memory import MemoryBus
-from shared.config import parse
+from shared.config.load import parse
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode
 from shared.messages.gateway import WakeCause, WakeRequest

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from services.gateway.core.breaker import FAILURES, PAUSE_SECONDS
 from services.gateway.core.errors import ApiError
 from services.gateway.core.scheduler import RequestScheduler, Ticket, TooManyWaiting
-from shared.config import parse
+from shared.config.load import parse
 from shared.messages.waker import MachineRecord, MachineState
 
 ONE_MODEL = """

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from shared.config import parse
+from shared.config.load import parse
 from spotinference.plan_policies import Row, TierPlan, plan_of
 from spotinference.plan_replay import Traffic
 from spotinference.plan_table import fields, show_plans

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.waker.core.idle import IdlePlan
-from shared.config import IdlePolicy
+from shared.config.fleet import IdlePolicy
 from shared.schedule import parse_window
 from spotinference.plan_replay import Outcome, Traffic, always_on, clairvoyant, most_at_once, replay, warm_spans
 

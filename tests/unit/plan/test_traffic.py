@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.config import parse
+from shared.config.load import parse
 from shared.errors import Misconfigured
 from spotinference.plan_traffic import DAY, Request, Requests, by_tier, days_of, from_trace, traffic, within
 

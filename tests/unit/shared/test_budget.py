@@ -6,7 +6,7 @@ import pytest
 
 from shared.budget import FLEET, GateView, limits, scope_of
 from shared.bus import subjects
-from shared.config import parse
+from shared.config.load import parse
 from shared.messages.budget import BudgetGate
 
 NOON = 1_800_000_000.0 // 86400 * 86400 + 43_200

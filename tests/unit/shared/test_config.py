@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.config import Config, environment, find_config, load, parse
+from shared.config.load import environment, find_config, load, parse
+from shared.config.sections import Config
 from shared.database import url_of
 from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured

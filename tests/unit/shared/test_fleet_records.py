@@ -8,7 +8,7 @@ from shared.bus.memory import MemoryBus
 from shared.bus.subjects import machine_key
 from shared.bus.topology import FLEET
 from shared.bus.view import View
-from shared.config import parse
+from shared.config.load import parse
 from shared.fleet_records import record_check
 from shared.messages.codec import Unreadable, encode
 from shared.messages.waker import MachineRecord

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.config import parse
+from shared.config.load import parse
 from shared.errors import Misconfigured
 from shared.runtime import suite_file
 from shared.runtime.suite_file import open_data_dir, write_private

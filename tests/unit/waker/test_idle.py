@@ -19,7 +19,8 @@ from services.waker.core.idle import (
     wake_at,
     warm,
 )
-from shared.config import IdlePolicy, parse
+from shared.config.fleet import IdlePolicy
+from shared.config.load import parse
 from shared.schedule import parse_window
 
 FIXED = IdlePlan(policy="fixed", timeout=900.0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.config import parse
+from shared.config.load import parse
 from shared.errors import Misconfigured
 from shared.schedule import DAYS, parse_window, schedule_fault
 

@@ -8,7 +8,7 @@ import pytest
 from services.waker.wiring import opened
 from shared.bus.memory import MemoryBus
 from shared.bus.topology import FLEET, Bucket
-from shared.config import parse
+from shared.config.load import parse
 from shared.errors import BusUnavailable
 from shared.runtime.process import Runtime
 from tests.kit.waiting import until

@@ -19,7 +19,7 @@ from shared.bus.lease import Lease
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Entry
 from shared.bus.topology import FLEET, FLEET_JOURNAL, LEASE_SECONDS, LEASES
-from shared.config import parse
+from shared.config.load import parse
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest

@@ -1,19 +1,16 @@
 """What is wrong with a configuration that its types allow: each fault with its path and the fix."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
+from datetime import date
 from decimal import Decimal
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from shared.config_books import rate_faults, source_faults
+from shared.config.fleet import Machine, Model
+from shared.config.invoices import CurrencyRate, InvoiceSource, currency_code
+from shared.config.sections import Config, ServiceSection
 from shared.schedule import schedule_fault
-
-if TYPE_CHECKING:
-    from shared.config import Config, Machine, Model, ServiceSection
-    from shared.values import Money
+from shared.values import Money
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -31,7 +28,7 @@ def faults(config: Config) -> list[str]:
     found += _account_faults(config)
     found += _schedule_faults(config)
     found += _ladder_faults(config.billing.band_steps)
-    found += rate_faults(config.billing.rate) + source_faults(config.billing.source)
+    found += _rate_faults(config.billing.rate) + _source_faults(config.billing.source)
     found += _budget_faults(config)
     found += (
         f"{at}: must be at least {least:g}, got {value:g}" for at, value, least in _least(config) if value < least
@@ -235,3 +232,42 @@ def _ports(config: Config) -> list[tuple[str, int]]:
     }
     rows = [(f"{name}.metrics_port", section.metrics_port) for name, section in sections.items()]
     return [("gateway.port", config.gateway.port), *rows]
+
+
+def _rate_faults(rates: tuple[CurrencyRate, ...]) -> list[str]:
+    found: list[str] = []
+    for number, rate in enumerate(rates, 1):
+        at = f"billing.rate[{number}]"
+        currency = currency_code(rate.currency)
+        if not currency.strip() or currency == "USD":
+            found.append(f"{at}: currency: name one that is not USD, such as EUR, got {rate.currency!r}")
+        if rate.per_usd <= 0:
+            found.append(f"{at}: per_usd: must be more than 0, got {rate.per_usd}")
+        if not _is_date(rate.from_):
+            found.append(f'{at}: from: expected a date such as "2026-01-31", got {rate.from_!r}')
+        if (currency, rate.from_) in [(currency_code(other.currency), other.from_) for other in rates[: number - 1]]:
+            found.append(f"{at}: {rate.currency} has a rate from {rate.from_} already: remove one")
+        if not rate.source.strip():
+            found.append(f"{at}: source: say where the rate is from")
+    return found
+
+
+def _source_faults(sources: tuple[InvoiceSource, ...]) -> list[str]:
+    found: list[str] = []
+    for number, source in enumerate(sources, 1):
+        at = f"billing.source[{number}]"
+        if not source.name.strip() or not source.name.isprintable():
+            found.append(f"{at}: the name must be a non-empty printable string, got {source.name!r}")
+        if source.name in [other.name for other in sources[: number - 1]]:
+            found.append(f"{at}: {source.name!r} is named twice: each of its deliveries would replace the other's")
+        parts = urlsplit(source.url)
+        if not source.url or ("://" in source.url and (parts.scheme != "s3" or not parts.netloc)):
+            found.append(f"{at}: url: expected a file, a folder or s3://bucket/prefix, got {source.url!r}")
+    return found
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

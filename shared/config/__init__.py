@@ -1,0 +1,1 @@
+"""The configuration: one strict TOML file, read once and the same for every service. It holds no secrets."""
