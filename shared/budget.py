@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 
 from shared.config.sections import Config
 from shared.messages.budget import BudgetGate
+from shared.units import DAY_S
 from shared.values import Money
 
 FLEET = "fleet"
 """The scope of the whole fleet's gate; a tier's is `tier.<name>`. A view of bucket `budget` has its keys so, too."""
-DAY = 86400.0
 
 
 def scope_of(tier: str) -> str:
@@ -65,7 +65,7 @@ class GateView:
         if not self._open_when_dark:
             return "billing_unobservable"
         # What is spent stays spent until midnight, and what was ordered stands until then.
-        closed_today = gate is not None and not gate.open and now // DAY == gate.observed_at // DAY
+        closed_today = gate is not None and not gate.open and now // DAY_S == gate.observed_at // DAY_S
         return gate.reason if gate is not None and closed_today else ""
 
     def _observed_ago(self, scope: str, gate: BudgetGate, now: float) -> float:

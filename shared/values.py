@@ -4,9 +4,10 @@ import re
 from decimal import Decimal, InvalidOperation
 
 from shared.messages.values import check_amounts
+from shared.units import DAY_S, HOUR_S, MINUTE_S
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS = {"ms": 0.001, "s": 1.0, "m": MINUTE_S, "h": HOUR_S, "d": DAY_S}
 
 
 class Duration(float):

@@ -11,11 +11,11 @@ from services.meter.core.gateways import Gateways
 from shared.bus import subjects, topology
 from shared.bus.pages import pages
 from shared.bus.ports import Bus, Delivery, Received
-from shared.bus.topology import DAY
 from shared.messages.budget import Journalled
 from shared.messages.codec import Decoder, Unreadable, decode
 from shared.messages.gateway import Activity
 from shared.messages.waker import ProviderCall, Transition
+from shared.units import DAY_S
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ class FleetNotes:
 
         The consumer does not bring it: it stands where the ledger stood before it was restored from an older copy.
         """
-        oldest = self._now() - NOTES_DAYS * DAY
+        oldest = self._now() - NOTES_DAYS * DAY_S
         newest = await self._book.newest_of_journal()
         since = oldest if newest is None else max(oldest, newest - MARGIN_SECONDS)
         async for messages in pages(self._bus, topology.FLEET_JOURNAL, since=since, most=BATCH):

@@ -15,8 +15,9 @@ from services.meter.rising import Rising
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
 from shared.messages.meter import Confirmed, KeyMonth, month_of
+from shared.units import DAY_S
 
-KNOWN_SECONDS = 40 * topology.DAY
+KNOWN_SECONDS = 40 * DAY_S
 """As long as the stream keeps usage: a source that was silent for longer has nothing left to trim."""
 SKEW_SECONDS = 60.0
 """How far clocks may differ, so that a gateway which is in the next month already is told of it."""

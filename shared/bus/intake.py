@@ -8,10 +8,10 @@ import structlog
 
 from shared.messages.codec import encode
 from shared.messages.meter import ErrorReply
+from shared.units import MINUTE_S
 
 LOGGED_PER_MINUTE = 10
 """Lines for each source: enough to see what is wrong, too few to fill a disk. The rest is counted."""
-MINUTE = 60.0
 
 log = structlog.get_logger()
 
@@ -41,7 +41,7 @@ class Intake:
         self.rejected[source] += 1
         now = self._monotonic()
         began, lines = self._minutes.get(source, (now, 0))
-        if now - began >= MINUTE:
+        if now - began >= MINUTE_S:
             began, lines = now, 0
         self._minutes[source] = began, lines + 1
         if lines < LOGGED_PER_MINUTE:

@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass
 
-DAY = 86400.0
+from shared.units import DAY_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ USAGE = Stream(
     name="USAGE",
     subjects=("usage.*",),
     # Longer than any replay can be late and than a month's books stay open.
-    max_age=40 * DAY,
+    max_age=40 * DAY_S,
     discard_new=True,
     keep_for_good=True,
 )
@@ -71,7 +71,7 @@ LEASE_SECONDS = 5.0
 FLEET = Bucket(name="fleet")
 KEYS = Bucket(name="keys")
 METER = Bucket(name="meter")
-SOURCES = Bucket(name="sources", ttl=80 * DAY)
+SOURCES = Bucket(name="sources", ttl=80 * DAY_S)
 """Who may send usage: a gateway writes its source's name before the first event of it, and after each reconnect. Kept
 twice as long as the stream keeps usage."""
 MONTHS = Bucket(name="months")

@@ -1,6 +1,7 @@
 """The configuration's parts about invoices: rates of currencies, and where deliveries are fetched from."""
 
 from shared.config.fleet import Section
+from shared.units import HOUR_S
 from shared.values import Duration, Money
 
 
@@ -21,7 +22,7 @@ class InvoiceSource(Section, frozen=True, kw_only=True):
     name: str
     url: str
     """A file, a folder or `s3://bucket/prefix`."""
-    every: Duration = Duration(3600)
+    every: Duration = Duration(HOUR_S)
     region: str | None = None
     """Of an S3 bucket. Absent: by boto3's usual chain, as the credentials are."""
     endpoint_url: str | None = None

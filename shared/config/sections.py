@@ -7,6 +7,7 @@ import msgspec
 
 from shared.config.fleet import IdlePolicy, Machine, Model, Section, Tier
 from shared.config.invoices import CurrencyRate, InvoiceSource
+from shared.units import DAY_S
 from shared.values import Duration, Money
 
 _BAND_STEPS = "0.05 0.10 0.15 0.20 0.30 0.50 0.75 1 1.50 2 3 5 7.50 10 15 20 30 50 75 100"
@@ -127,9 +128,9 @@ class WakerSection(ServiceSection, frozen=True, kw_only=True):
 class MeterSection(ServiceSection, frozen=True, kw_only=True):
     batch: int = 2000
     """Events in one transaction: most of its cost is the sums that they share, a second of work at most."""
-    keep_events: Duration = Duration(40 * 86400)
+    keep_events: Duration = Duration(40 * DAY_S)
     """One by one; their sums stay. What is older when it comes is not counted: as long as a replay can be late."""
-    source_silence: Duration = Duration(86400)
+    source_silence: Duration = Duration(DAY_S)
     """A gateway of which nothing was heard for this long has ended: a day waits no longer for more of it."""
     scrape_interval: Duration = Duration(15)
     """Between two readings of an engine's own counters."""

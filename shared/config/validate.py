@@ -10,6 +10,7 @@ from shared.config.fleet import Machine, Model
 from shared.config.invoices import CurrencyRate, InvoiceSource, currency_code
 from shared.config.sections import Config, ServiceSection
 from shared.schedule import schedule_fault
+from shared.units import DAY_S
 from shared.values import Money
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -212,7 +213,7 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("waker.max_cycles_per_hour", config.waker.max_cycles_per_hour or 1, 1),
         ("meter.batch", config.meter.batch, 1),
         # The stream gives again what is up to 40 days old, and it has to be known then.
-        ("meter.keep_events", config.meter.keep_events, 40 * 86400),
+        ("meter.keep_events", config.meter.keep_events, 40 * DAY_S),
         ("meter.source_silence", config.meter.source_silence, 60),
         ("meter.scrape_interval", config.meter.scrape_interval, 0.1),
         ("billing.bill_interval", config.billing.bill_interval, 0.1),

@@ -28,6 +28,7 @@ from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import Confirmed, KeyMonth, TokensQuery, TokenSums
+from shared.units import DAY_S
 from tests.kit.postgres import PostgresServer, asynchronous
 from tests.kit.waiting import PATIENCE_SECONDS
 from tests.unit.meter.events import MIDNIGHT, event, sums_of
@@ -322,7 +323,7 @@ async def test_any_order_repetition_and_death_gives_the_same_ledger(
 async def test_a_bus_that_lost_its_data_is_told_again_and_nothing_is_lowered(ledger: FailingLedger) -> None:
     bus = FailingBus()
     found = [*(event("gw-1", n) for n in (1, 2)), event("gw-2", 1, key_id="k2"), event("gw-3", 2, key_id="k3")]
-    before = event("gw-1", 3, key_id="k4", completed_at=MIDNIGHT - 40 * topology.DAY)
+    before = event("gw-1", 3, key_id="k4", completed_at=MIDNIGHT - 40 * DAY_S)
     await publish(bus, *found, before)
     await consumer_of(bus, ledger, batch=10).run()
     restored = FailingBus()
