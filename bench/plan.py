@@ -8,8 +8,8 @@ from itertools import chain
 from shared.config.fleet import Tier
 from shared.config.sections import Config, WakerSection
 from shared.values import Money
-from spotinference.plan_policies import plan_of
-from spotinference.plan_traffic import DAY, Request, traffic
+from spotinference.plan.policies import plan_of
+from spotinference.plan.traffic import DAY, Request, traffic
 
 START = 1_767_225_600.0
 """2026-01-01T00:00:00Z."""

@@ -16,12 +16,12 @@ from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
 from shared.ids import uuid7
 from shared.messages.bench import BenchRun, Load
-from spotinference.bench import runs
-from spotinference.bench.engine import named
-from spotinference.bench.figures import added, side
+from spotinference.bench import run_store
+from spotinference.bench.engine_version import named
 from spotinference.bench.load import BenchFailed, Measured, measure, session_for, warmed
-from spotinference.bench.place import Place, gateway_origin, model_of, place
-from spotinference.bench.stream import Target
+from spotinference.bench.statistics import added, side
+from spotinference.bench.streamed_request import Target
+from spotinference.bench.targets import Place, gateway_origin, model_of, place
 from spotinference.bench.view import as_json, doubts, failures, listing, table
 from spotinference.context import Context, suite_options
 from spotinference.terminal import Screen, echo_json, say, show
@@ -78,7 +78,7 @@ def bench(
     run could not be measured or published.
     """
     if listed:
-        kept = context.on_bus(runs.runs)
+        kept = context.on_bus(run_store.runs)
         if json_wanted:
             echo_json({"runs": [as_json(run) for run in kept]})
         else:
@@ -163,7 +163,7 @@ class Bench:
         run = self.figures()
         if self._publish and not failures(run):
             run = msgspec.structs.replace(run, published_at=run.at)
-        await runs.keep(bus, run)
+        await run_store.keep(bus, run)
         return run
 
     def figures(self) -> BenchRun:

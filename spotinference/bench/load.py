@@ -11,7 +11,7 @@ import msgspec
 
 from shared.errors import SpotinferenceError
 from shared.messages.bench import Load
-from spotinference.bench.stream import Shot, Target, fire
+from spotinference.bench.streamed_request import Shot, Target, fire
 
 SILENCE_SECONDS = 120.0
 """Between two pieces of an answer of a warm engine."""

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spotinference import model_file
 from spotinference.demo.suite import DemoFailed
+from spotinference.engine import model_file
 
 CHECK_SECONDS = 60.0
 """For an import; a cold disk takes a few."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import openai
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
-from spotinference.demo.messages import Messages
+from spotinference.demo.journal_printer import Messages
 from spotinference.demo.suite import Stage, expect
 from spotinference.terminal import say
 

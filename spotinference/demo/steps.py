@@ -23,13 +23,13 @@ from shared.messages.billing import DayReport
 from shared.messages.codec import decode, decode_text
 from shared.messages.waker import ProviderCall
 from shared.printable import printable
-from spotinference import model_file
 from spotinference.demo import preflight, requests
 from spotinference.demo.invoice import demo_invoice, facts_of
-from spotinference.demo.messages import Messages, following
+from spotinference.demo.journal_printer import Messages, following
 from spotinference.demo.suite import WAIT_SECONDS, DemoFailed, Stage, Suite, expect, until, up
-from spotinference.journal import journal_entries
-from spotinference.report_view import view
+from spotinference.engine import model_file
+from spotinference.journal.command import journal_entries
+from spotinference.report.view import view
 from spotinference.terminal import Screen
 
 DEFAULT_FOLDER = Path(".spotinference/demo")

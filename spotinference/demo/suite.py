@@ -19,7 +19,7 @@ from shared.bus.topology import FLEET
 from shared.errors import SpotinferenceError
 from shared.messages.codec import decode, decode_any, decode_text
 from shared.messages.waker import MachineRecord
-from spotinference.buckets import read_bucket
+from spotinference.bucket_reader import read_bucket
 from spotinference.context import Context
 from spotinference.terminal import say
 

@@ -5,7 +5,7 @@ import sys
 import click
 
 from spotinference.context import Context, suite_options
-from spotinference.up.run import run
+from spotinference.up.suite_runner import run
 
 
 @click.command()

@@ -24,7 +24,7 @@ Rule = Callable[[PurePosixPath, str], list[str]]
 PRINTERS = {
     PurePosixPath("spotinference/terminal.py"),
     PurePosixPath("spotinference/up/console.py"),
-    *(PurePosixPath(f"spotinference/{name}.py") for name in ("engine", "model_file")),
+    *(PurePosixPath(f"spotinference/engine/{name}.py") for name in ("__main__", "model_file")),
     *(PurePosixPath(f"spotinference/demo/{name}.py") for name in ("steps", "suite")),
 }
 """Beside `terminal`: what prints our own words alone, and the demo, which asks `printable` itself."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import Misconfigured
-from spotinference import model_file
-from spotinference.model_file import MEMBER
+from spotinference.engine import model_file
+from spotinference.engine.model_file import MEMBER
 
 CONTENT = b"GGUF and so on" * 1000
 

@@ -21,7 +21,7 @@ from shared.bus.subjects import machine_key
 from shared.bus.topology import FLEET
 from shared.messages.waker import MachineRecord, MachineState
 from spotinference.__main__ import main
-from spotinference.buckets import read_bucket
+from spotinference.bucket_reader import read_bucket
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
 

@@ -22,7 +22,7 @@ from shared.database import create_engine, reading
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.waker import MachineRecord
-from spotinference.keys import mint
+from spotinference.keys.command import mint
 from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.postgres import PostgresServer, asynchronous, postgres_binaries
 from tests.kit.scripted_engine import ScriptedEngine, scripted

@@ -7,7 +7,7 @@ from shared.bus import subjects
 from shared.messages.billing import PeriodReport, ReportsQuery
 from shared.messages.codec import decode, encode
 from shared.messages.waker import MachineState
-from spotinference.doctor_hours import hours
+from spotinference.doctor.machine_hours import hours
 from tests.integration.billing.kit import billing, configured, tell
 from tests.kit.waiting import until
 from tests.unit.billing.kit import DAY, focus_csv

@@ -18,9 +18,9 @@ from shared.bus.jetstream import JetStreamBus
 from shared.messages.bench import BenchRun
 from shared.messages.codec import decode
 from spotinference.__main__ import main
-from spotinference.bench import runs
+from spotinference.bench import run_store
 from spotinference.bench.load import WARM_SHOTS
-from spotinference.bench.stream import Target, fire
+from spotinference.bench.streamed_request import Target, fire
 from tests.integration.gateway.conftest import MODEL, Front
 from tests.kit.engine import Engine
 from tests.kit.scripted_engine import NAME, Script, ScriptedEngine, scripted
@@ -90,7 +90,7 @@ async def test_both_ways_are_measured_by_turns_and_the_run_is_kept(
     assert "".join(through) == WARM * "g" + WARM * "d" + 5 * "g" + 10 * "d" + 5 * "g" + PAIRS // 2 * "gddg"
     prompts = [seen.body["messages"][0]["content"] for seen in asked]
     assert len({prompt.split()[0] for prompt in prompts}) == len(prompts), "no prompt begins like another"
-    (kept,) = await runs.runs(bus)
+    (kept,) = await run_store.runs(bus)
     assert (kept.id, kept.published_at) == (told["id"], kept.at)
     listed = json.loads((await bench(front, "--list", "--json")).stdout)["runs"]
     assert listed == [told]
@@ -118,7 +118,7 @@ async def test_figures_with_failures_are_kept_and_not_published(
     assert result.exit_code == 1
     assert "not published" in result.stderr
     assert "3 requests failed" in result.stderr
-    (kept,) = await runs.runs(bus)
+    (kept,) = await run_store.runs(bus)
     assert (kept.gateway.failed + kept.direct.failed, kept.published_at) == (3, None)
     assert kept.gateway.completion_tokens + kept.direct.completion_tokens == 5 * (20 - 3)
 
@@ -198,7 +198,7 @@ async def test_what_cannot_be_measured_is_told(
     result = await bench(front, *SMALL, *words, key=key)
     assert result.exit_code == 1, result.stdout
     assert reason in result.stderr
-    assert await runs.runs(bus) == []
+    assert await run_store.runs(bus) == []
 
 
 async def test_two_machines_are_a_doubt_that_is_told(front: Front, scripted_engine: ScriptedEngine) -> None:
@@ -214,12 +214,12 @@ async def test_two_machines_are_a_doubt_that_is_told(front: Front, scripted_engi
 async def test_of_runs_that_nobody_published_the_newest_are_kept(
     bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch, example_run: BenchRun
 ) -> None:
-    monkeypatch.setattr(runs, "KEPT", 2)
+    monkeypatch.setattr(run_store, "KEPT", 2)
     for number in range(5):
         published = 1.0 if number == 0 else None
         run = msgspec.structs.replace(example_run, id=f"r{number}", at=float(number), published_at=published)
-        await runs.keep(bus, run)
-    assert [run.id for run in await runs.runs(bus)] == ["r4", "r3", "r0"]
+        await run_store.keep(bus, run)
+    assert [run.id for run in await run_store.runs(bus)] == ["r4", "r3", "r0"]
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ async def test_ctrl_c_shows_the_figures_so_far(
     assert (told["gateway"]["completion_tokens"], told["direct"]["completion_tokens"]) == (60, 100)
     assert told["added"] is None
     assert b"stopped after 8 of 20 requests: these figures are not kept" in err
-    assert await runs.runs(bus) == []
+    assert await run_store.runs(bus) == []
 
 
 async def test_ctrl_c_before_anything_is_measured_says_so(front: Front, scripted_engine: ScriptedEngine) -> None:

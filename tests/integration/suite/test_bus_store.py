@@ -14,8 +14,8 @@ from shared.bus.provision import provision
 from shared.bus.server_health import server_fault
 from shared.bus.topology import FLEET, KEYS, LEASES
 from shared.errors import BusUnavailable
-from spotinference.up.bus import Bus
-from spotinference.up.store import StoreLimits
+from spotinference.up.nats_server import Bus
+from spotinference.up.store_limits import StoreLimits
 from tests.kit.waiting import PATIENCE_SECONDS
 
 
@@ -45,7 +45,7 @@ async def test_usage_without_room_leaves_some_to_all_else(tmp_path: Path, monkey
     bus = Bus(tmp_path / "bus", tmp_path / "bus.log", os.environ)
     # Then on a smaller disk; the total is never below what the server has noted for the stream.
     for limits in (StoreLimits(total=3_000_000, usage=1_000_000), StoreLimits(total=1_000_000, usage=500_000)):
-        monkeypatch.setattr("spotinference.up.bus.measure", MagicMock(return_value=limits))
+        monkeypatch.setattr("spotinference.up.nats_server.measure", MagicMock(return_value=limits))
         async with started(bus) as client:
             assert await fill(client) > 15  # those before are not stored again
             for bucket in (LEASES, KEYS, FLEET):

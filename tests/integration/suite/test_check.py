@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner, Result
 
-from spotinference import check_accounts
 from spotinference.__main__ import main
+from spotinference.check import accounts
 from tests.integration.suite.conftest import Put
 from tests.kit.hyperstack_cloud import KEY, HyperstackCloud, hyperstack_cloud
 from tests.kit.moto_cloud import REGION, MotoCloud, moto_process
@@ -295,7 +295,7 @@ async def test_a_library_that_is_not_installed_is_named(
     def missing(*_: object) -> Any:
         raise ModuleNotFoundError("No module named 'boto3'", name="boto3")
 
-    monkeypatch.setattr(check_accounts, "accounts", missing)
+    monkeypatch.setattr(accounts, "accounts", missing)
     text = account(hyperstack, {"m1": at(nobody, 1)})
     wrong(await check(text), ("provider hyperstack: boto3 is not installed here", "pip install spotinference[waker]"))
 

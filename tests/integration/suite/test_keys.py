@@ -15,7 +15,7 @@ from shared.bus.topology import KEYS
 from shared.messages.codec import decode
 from shared.messages.keys import KeyRecord, digest
 from shared.runtime.suite_file import BUS_URL_VARIABLE
-from spotinference.keys import keys
+from spotinference.keys.command import keys
 
 CONFIG = """
 [[tier]]

@@ -16,7 +16,7 @@ from shared.bus.jetstream import JetStreamBus
 from shared.bus.subjects import WAKER_COMMAND
 from shared.messages.codec import decode, encode
 from shared.messages.waker import WakerCommand, WakerReply
-from spotinference import context, orders
+from spotinference import context, waker_commands
 from tests.integration.suite.conftest import Put, Shell
 from tests.kit.screen import terminal
 from tests.kit.waiting import PATIENCE_SECONDS
@@ -93,7 +93,7 @@ async def test_an_order_reaches_the_waker_and_what_it_set_going_is_told(
 async def test_an_accepted_order_returns_though_nothing_shows_it(
     shell: Shell, put: Put, waker: FakeWaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orders, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(waker_commands, "SETTLE_SECONDS", 0.1)
     await put("m1", "falling_asleep")
     told = json.loads((await shell("wake", "org/a", "--json")).stdout)
     assert told == {"accepted": True, "machine": "m1", "state": "falling_asleep"}
@@ -119,7 +119,7 @@ async def test_a_waker_that_does_not_answer_is_not_waited_for_for_ever(
     shell: Shell, waker: FakeWaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(context, "LEASE_SECONDS", -1.0)
-    monkeypatch.setattr(orders, "REPLY_SECONDS", 0.2)
+    monkeypatch.setattr(waker_commands, "REPLY_SECONDS", 0.2)
     waker.silent = True
     failed(await shell("cordon", "m1"), "no waker leads the fleet")
 
@@ -168,7 +168,7 @@ async def test_wake_fails_with_the_last_machine(shell: Shell, put: Put, waker: F
 async def test_wake_fails_where_no_machine_was_left_before(
     shell: Shell, put: Put, waker: FakeWaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orders, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(waker_commands, "SETTLE_SECONDS", 0.1)
     failed(await shell("wake", "org/a", "--wait"), "none of its machines is on record")
     await put("m1", "broken", reason="no answer", alarm="see to it")
     failed(await shell("wake", "org/a", "--wait"), "m1 is broken: see to it")

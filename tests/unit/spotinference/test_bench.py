@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from shared.config.load import parse
 from shared.errors import Misconfigured
 from shared.messages.waker import MachineRecord, MachineState
-from spotinference.bench import stream
-from spotinference.bench.figures import added, seconds_per_token, side, spread
+from spotinference.bench import streamed_request
 from spotinference.bench.load import prompt_of
-from spotinference.bench.place import model_of, ready
-from spotinference.bench.stream import Events, Shot
+from spotinference.bench.statistics import added, seconds_per_token, side, spread
+from spotinference.bench.streamed_request import Events, Shot
+from spotinference.bench.targets import model_of, ready
 
 TEXT = 'data: {"a":1}\r\n\r\n: waking tier=x\n\ndata:{"b":"ä"}\n\ndata: [DONE]\n\n'.encode()
 
@@ -24,7 +24,7 @@ def test_events_are_the_same_in_whatever_pieces_they_come(cuts: list[int]) -> No
 
 
 def test_a_line_without_an_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "MAX_LINE_BYTES", 10)
+    monkeypatch.setattr(streamed_request, "MAX_LINE_BYTES", 10)
     with pytest.raises(ValueError, match="more than 10 bytes"):
         list(Events().feed(b"data: 123456"))
 

@@ -10,10 +10,10 @@ import pytest
 from shared.bus.ports import Received
 from shared.messages.codec import encode
 from shared.messages.waker import MachineState, ProviderCall, Transition
-from spotinference import model_file
 from spotinference.demo import preflight
-from spotinference.demo.messages import Messages
+from spotinference.demo.journal_printer import Messages
 from spotinference.demo.suite import DemoFailed, Stage
+from spotinference.engine import model_file
 
 
 class Usage(NamedTuple):
@@ -87,7 +87,7 @@ async def test_what_the_waker_writes_is_shown_as_it_comes(capsys: pytest.Capture
 
 
 async def test_sleep_before_the_first_wake_is_not_the_one_that_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spotinference.demo.messages.WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("spotinference.demo.journal_printer.WAIT_SECONDS", 0.0)
     messages = Messages(Stage())
     messages.tell([_transition(None, "asleep", "seen")])
     with pytest.raises(DemoFailed, match="did not fall asleep: seen"):

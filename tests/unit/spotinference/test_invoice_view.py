@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 
 from shared.messages.invoices import ImportAnswer, Imported, SnapshotSummary, SourceState
-from spotinference.doctor_links import invoices
-from spotinference.invoice_view import imported_lines, imported_table, sources_table
+from spotinference.doctor.links import invoices
+from spotinference.invoice.view import imported_lines, imported_table, sources_table
 
 GOOD = SourceState(
     name="aws",

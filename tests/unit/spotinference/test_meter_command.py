@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from spotinference.meter import reread
+from spotinference.meter.command import reread
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from shared.errors import Misconfigured
-from spotinference import openmp
+from spotinference.engine import openmp
 
 WITHOUT_THE_SYSTEM_S = """
 import os
-from spotinference import openmp
+from spotinference.engine import openmp
 if openmp.PATH_VARIABLE not in os.environ:
     openmp.is_loadable = lambda library: False
 openmp.require_openmp()

@@ -11,8 +11,10 @@ from rich.console import Console
 from services.billing.core.period import make_period
 from services.billing.forms.words import Report
 from shared.messages.billing import Band, Bands, DayReport
-from spotinference import bands, explain_view, statement
-from spotinference.report_view import GAP, LEVELS, MOST_PARTS, sparkline, table, view
+from spotinference.bands import command as bands
+from spotinference.report import explanation_view
+from spotinference.report.view import GAP, LEVELS, MOST_PARTS, sparkline, table, view
+from spotinference.statement import command as statement
 from tests.unit.billing.forms.kit import (
     EVIL,
     WEIGHTS,
@@ -119,12 +121,12 @@ def test_what_a_day_without_its_bill_is_made_of_is_what_is_known_of_it() -> None
     report = explained(lacking())
     by_tier = {one.is_tier: one for one in report.explanations}
     for one in report.explanations:
-        assert explain_view.fields(report, one)["reason"] == report.reason
+        assert explanation_view.fields(report, one)["reason"] == report.reason
     out = io.StringIO()
-    Console(file=out, width=100).print(explain_view.view(report, by_tier[False], 100))
+    Console(file=out, width=100).print(explanation_view.view(report, by_tier[False], 100))
     assert f" known: {report.reason}" in out.getvalue().splitlines()[0]
     whole = explained(day_report())
-    assert [explain_view.fields(whole, one)["reason"] for one in whole.explanations] == [None, None]
+    assert [explanation_view.fields(whole, one)["reason"] for one in whole.explanations] == [None, None]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -132,7 +134,7 @@ def test_what_a_day_without_its_bill_is_made_of_is_what_is_known_of_it() -> None
 def test_an_explanation_executes_nothing_and_cuts_nothing(report: DayReport, width: int) -> None:
     out = io.StringIO()
     console = Console(file=out, width=width, highlight=False, force_terminal=True, color_system=None)
-    console.print(explain_view.view(report, report.explanations[0], width))
+    console.print(explanation_view.view(report, report.explanations[0], width))
     text = out.getvalue()
     assert "\x1b[31m" not in text
     assert "…" not in text

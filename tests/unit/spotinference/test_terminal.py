@@ -14,7 +14,7 @@ from rich.text import Text
 
 from shared.printable import printable, printable_json
 from spotinference import terminal
-from spotinference.fleet_view import rows, view
+from spotinference.fleet.view import rows, view
 from tests.unit.spotinference.test_fleet_view import record
 
 HOSTILE = "a\x1b[31mred\x9b2J\u202eevil\u2066x\r\nforged [bold]b[/bold] :smile: \x00\x7f\ud800"

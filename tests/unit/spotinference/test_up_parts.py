@@ -17,8 +17,8 @@ from spotinference.up import log_files
 from spotinference.up.console import Console
 from spotinference.up.environment import environment_of
 from spotinference.up.log_files import LogFiles
-from spotinference.up.run import SERVICES
-from spotinference.up.store import has_room, measure, store_limits
+from spotinference.up.store_limits import has_room, measure, store_limits
+from spotinference.up.suite_runner import SERVICES
 
 SIZES = st.integers(0, 2**50)
 SECRETS = {

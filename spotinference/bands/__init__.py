@@ -1,0 +1,1 @@
+"""`spotinference bands`: the price bands in force on a day."""

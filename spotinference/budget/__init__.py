@@ -1,0 +1,1 @@
+"""`spotinference budget`: show and override the budget gates."""

@@ -1,0 +1,1 @@
+"""`spotinference check`: validate the configuration and try what can be reached."""

@@ -1,0 +1,1 @@
+"""The small CPU engine of the demo and the tests: `python -m spotinference.engine`."""

@@ -1,0 +1,1 @@
+"""`spotinference figures`: latency and throughput from the ledger."""

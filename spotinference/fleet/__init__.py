@@ -1,0 +1,1 @@
+"""`spotinference fleet`: show the machines."""

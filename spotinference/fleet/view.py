@@ -1,0 +1,170 @@
+"""The machines as rows, and the rows as a table: values in, values out; `spotinference.fleet.command` asks the bus."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import msgspec
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from shared.messages.codec import rfc3339
+from shared.messages.gateway import Activity
+from shared.messages.waker import MachineRecord, MachineState, Phase
+
+COLOURS: Mapping[MachineState, str] = {
+    "asleep": "dim",
+    "waking": "yellow",
+    "ready": "green",
+    "draining": "cyan",
+    "falling_asleep": "blue",
+    "broken": "bold red",
+    "gone": "red",
+}
+UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """What all gateways together do with a machine."""
+
+    in_flight: int = 0
+    last_used_at: float = 0.0
+    """Unix seconds; 0: not since the gateways began."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine as `fleet --json` tells it. Times are RFC 3339, durations whole seconds."""
+
+    id: str
+    tier: str
+    state: MachineState
+    provider_state: str
+    endpoint: str | None
+    phase: Phase | None
+    eta_seconds: int | None
+    """None: it does not wake, or nobody knows."""
+    in_flight: int
+    since: str
+    idle_seconds: int | None
+    """Since the last use that the gateways know of, or since it was ready; None: in use, or not ready."""
+    kept: bool
+    cordoned: bool
+    reason: str
+    wake_id: str | None
+    generation: int
+    alarm: str
+    failed_wakes: int
+    """In a row, in which its engine did not become ready; `reason` says why the last one failed."""
+    max_model_len: int | None
+    """The longest context in tokens; None: its engine did not tell."""
+    state_seconds: int
+    """Since `since`."""
+
+
+CLOCKED = ("eta_seconds", "idle_seconds", "state_seconds")
+"""What differs from one second to the next though nothing has changed."""
+
+
+def uses_of(activities: Iterable[Activity]) -> dict[str, Use]:
+    """What the gateways say, each with its newest message, added up per machine."""
+    uses: dict[str, Use] = {}
+    for activity in activities:
+        for machine, part in activity.machines.items():
+            use = uses.get(machine, Use())
+            uses[machine] = Use(
+                in_flight=use.in_flight + part.in_flight,
+                last_used_at=max(use.last_used_at, part.last_used_at or 0.0),
+            )
+    return uses
+
+
+def rows(records: Iterable[MachineRecord], uses: Mapping[str, Use], now: float) -> list[Row]:
+    """By the machines' ids. `now` is in Unix seconds."""
+    return [_row(r, uses.get(r.machine, Use()), now) for r in sorted(records, key=lambda r: r.machine)]
+
+
+def _row(record: MachineRecord, use: Use, now: float) -> Row:
+    idle = record.state == "ready" and use.in_flight == 0
+    return Row(
+        id=record.machine,
+        tier=record.tier,
+        state=record.state,
+        provider_state=record.provider_state,
+        endpoint=record.endpoint,
+        phase=record.phase,
+        eta_seconds=None if record.ready_at is None else max(0, round(record.ready_at - now)),
+        in_flight=use.in_flight,
+        since=rfc3339(record.since),
+        idle_seconds=max(0, round(now - max(record.since, use.last_used_at))) if idle else None,
+        kept=record.kept,
+        cordoned=record.cordoned,
+        reason=record.reason,
+        wake_id=record.wake_id,
+        generation=record.generation,
+        alarm=record.alarm,
+        failed_wakes=record.failed_wakes,
+        max_model_len=record.max_model_len,
+        state_seconds=max(0, round(now - record.since)),
+    )
+
+
+def unclocked(told: Sequence[Row]) -> list[Row]:
+    """The rows without what the clock alone changes: two fleets that are equal so are the same."""
+    return [msgspec.structs.replace(row, eta_seconds=None, idle_seconds=None, state_seconds=0) for row in told]
+
+
+def view(told: Sequence[Row], note: str = "") -> Group:
+    """A table, then how far each wake is, then what an operator has to see to. `note` stands above."""
+    table = Table(
+        "machine", "tier", "state", "for", "phase", "eta", "in flight", "idle", "endpoint", box=None, pad_edge=False
+    )
+    for column in table.columns:
+        column.overflow = "fold"  # an id that is cut off cannot be used
+    for row in told:
+        table.add_row(
+            Text(row.id),
+            Text(row.tier),
+            Text(_state(row), COLOURS[row.state]),
+            span(row.state_seconds),
+            row.phase or "",
+            _eta(row),
+            str(row.in_flight),
+            "" if row.idle_seconds is None else span(row.idle_seconds),
+            Text(row.endpoint or ""),
+        )
+    above = [Text(note, "bold yellow")] if note else []
+    return Group(
+        *above,
+        table if told else Text("no machines on record"),
+        *(Text(f"  {row.id}: {row.reason}", "dim") for row in told if row.state == "waking"),
+        *(_trouble(row) for row in told if _ill(row)),
+    )
+
+
+def span(seconds: int) -> str:
+    """`45s`, `3m12s`, `2h05m`, `3d04h`: the two largest units."""
+    for (large, size), (small, part) in pairwise(UNITS):
+        if seconds >= size:
+            return f"{seconds // size}{large}{seconds % size // part:02}{small}"
+    return f"{seconds}s"
+
+
+def _state(row: Row) -> str:
+    marks = [mark for mark, given in (("kept", row.kept), ("cordoned", row.cordoned)) if given]
+    return ", ".join([row.state.replace("_", " "), *marks])
+
+
+def _eta(row: Row) -> str:
+    if row.eta_seconds is not None:
+        return span(row.eta_seconds)
+    return "?" if row.state == "waking" else ""
+
+
+def _ill(row: Row) -> bool:
+    return bool(row.alarm) or row.failed_wakes > 0 or row.state in ("broken", "gone")
+
+
+def _trouble(row: Row) -> Text:
+    return Text(f"! {row.id}: {row.alarm or row.reason or row.state}", "bold red")

@@ -1,0 +1,1 @@
+"""`spotinference gaps`: list usage events that are missing, and declare them lost."""

@@ -1,0 +1,1 @@
+"""`spotinference invoice`: import provider invoices and reconcile them."""

@@ -1,0 +1,1 @@
+"""`spotinference journal`: show what happened to the machines and the budget gates."""

@@ -1,0 +1,1 @@
+"""`spotinference keys`: create, list and revoke API keys."""

@@ -1,0 +1,1 @@
+"""`spotinference meter`: maintain the ledger."""

@@ -1,0 +1,1 @@
+"""`spotinference plan`: replay recorded requests under each idle policy."""

@@ -1,0 +1,136 @@
+"""The result of `plan` as fields for other programs, and as tables."""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from rich.table import Table
+
+from shared.messages.codec import rfc3339
+from spotinference.plan.policies import Row, TierPlan, WakeFrom
+from spotinference.plan.replay import Span
+from spotinference.terminal import Screen, show
+
+WORDS: Mapping[WakeFrom, str] = {
+    "measured": "the median of the last ones",
+    "given": "as given",
+    "assumed": "assumed: none was measured, --wake-seconds tells it",
+}
+RULES = (
+    "* as configured. Waits are of all requests.",
+    "One machine serves the tier, asleep at the start; a wake is billed whole.",
+    "clairvoyant knows the future: asleep in gaps longer than a wake, ready at their end.",
+)
+
+
+def fields(plans: Sequence[TierPlan], source: str, span: Span, unknown: Mapping[str, int]) -> dict[str, Any]:
+    """Times are RFC 3339, durations seconds, money USD as decimals in strings."""
+    return {
+        "source": source,
+        "from": rfc3339(span[0]),
+        "to": rfc3339(span[1]),
+        "unknown_models": dict(unknown),
+        "tiers": [
+            {
+                "tier": plan.tier.name,
+                "requests": plan.requests,
+                "tokens": plan.tokens,
+                "most_at_once": plan.most_at_once,
+                "wake_seconds": round(plan.wake, 3),
+                "wake_seconds_from": plan.wake_from,
+                "price_per_hour": None if plan.tier.price_per_hour is None else str(plan.tier.price_per_hour),
+                "asleep_price_per_hour": str(plan.tier.asleep_price_per_hour),
+                "policies": [_row_fields(row) for row in plan.rows],
+            }
+            for plan in plans
+        ],
+    }
+
+
+def _row_fields(row: Row) -> dict[str, Any]:
+    outcome = row.outcome
+    return {
+        "policy": row.policy,
+        "timeout_seconds": None if row.timeout is None else round(row.timeout, 3),
+        "configured": row.configured,
+        "cost": row.cost,
+        "waiting_cost": row.waiting_cost,
+        "hours_awake": round(outcome.awake / 3600, 4),
+        "hours_asleep": round(outcome.asleep / 3600, 4),
+        "wakes": outcome.wakes,
+        "requests_waited": len(outcome.waits),
+        "wait_p50": round(outcome.wait(0.50), 3),
+        "wait_p95": round(outcome.wait(0.95), 3),
+        "wait_p99": round(outcome.wait(0.99), 3),
+    }
+
+
+def show_plans(plans: Sequence[TierPlan], source: str, span: Span, unknown: Mapping[str, int]) -> None:
+    console = Screen()
+    console.print(f"{source}, {_minute(span[0])} to {_minute(span[1])} UTC")
+    for plan in plans:
+        show(_table(plan))
+        for note in _notes(plan):
+            console.print(f"  {note}")
+    for rule in RULES:
+        console.print(rule, style="dim")
+    for model, count in unknown.items():
+        console.print(f"Left out, for no tier serves {model!r}: {count:,}")
+
+
+def _table(plan: TierPlan) -> Table:
+    title = f"{plan.tier.name}: {plan.requests:,} requests, {plan.tokens:,} tokens"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("policy", no_wrap=True)
+    waiting = any(row.waiting_cost for row in plan.rows)
+    money = ["USD", "waiting"] if waiting else ["USD"]
+    for name in (*money, "awake h", "wakes", "waited", "P50 s", "P95 s", "P99 s"):
+        table.add_column(name, justify="right")
+    for row in plan.rows:
+        outcome = row.outcome
+        costs = [_usd(row.cost), _usd(row.waiting_cost)] if waiting else [_usd(row.cost)]
+        table.add_row(
+            _name(row),
+            *costs,
+            f"{outcome.awake / 3600:,.1f}",
+            f"{outcome.wakes:,}",
+            f"{len(outcome.waits):,}",
+            *(f"{outcome.wait(quantile):,.0f}" for quantile in (0.50, 0.95, 0.99)),
+            style="bold" if row.configured else None,
+        )
+    return table
+
+
+def _notes(plan: TierPlan) -> list[str]:
+    found = [f"a wake takes {plan.wake:g} s, {WORDS[plan.wake_from]}"]
+    if plan.tier.price_per_hour is None:
+        found.append("no price_per_hour: nothing has a cost, and break_even is the fixed timeout")
+    else:
+        found.append(f"${plan.tier.price_per_hour} an hour awake, ${plan.tier.asleep_price_per_hour} asleep")
+    if any(row.waiting_cost for row in plan.rows):
+        found.append("waiting: USD for the minutes in which somebody waits, by wait_price_per_minute")
+    if plan.most_at_once > plan.tier.max_concurrency:
+        found.append(
+            f"up to {plan.most_at_once:,} requests at once, more than its max_concurrency of"
+            f" {plan.tier.max_concurrency:,}: one machine would not have done"
+        )
+    if plan.tier.provider == "static":
+        found.append("its machines never sleep: this is as if they did")
+    return found
+
+
+def _name(row: Row) -> str:
+    length = "" if row.timeout is None else f" {_duration(row.timeout)}"
+    return f"{row.policy}{length}{' *' if row.configured else ''}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:g} min" if seconds % 60 == 0 else f"{seconds:.4g} s"
+
+
+def _usd(amount: Decimal | None) -> str:
+    return "-" if amount is None else f"{amount:,.2f}"
+
+
+def _minute(moment: float) -> str:
+    return rfc3339(moment)[:16].replace("T", " ")

@@ -1,0 +1,1 @@
+"""`spotinference provision`: create the streams, consumers and buckets on the bus."""

@@ -1,0 +1,1 @@
+"""`spotinference report`: the cost of a million tokens."""

@@ -1,0 +1,1 @@
+"""`spotinference statement`: what a key used in a month, and what it costs."""

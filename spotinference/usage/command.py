@@ -1,0 +1,136 @@
+"""`spotinference usage`: tokens of a day, or of several, out of the ledger."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import click
+import msgspec
+from rich.table import Table
+
+from shared.bus.ports import Bus
+from shared.bus.subjects import METER_TOKENS
+from shared.csv_cells import csv_text
+from shared.messages.meter import Tokens, TokensQuery, TokenSums
+from spotinference.context import Context, ask, fail, suite_options
+from spotinference.keys.command import key_names
+from spotinference.terminal import echo_json, say, show
+
+COUNTS = TokenSums.__struct_fields__
+KEY = "key"
+KEY_NAME = "key_name"
+
+Row = tuple[Mapping[str, str | None], TokenSums]
+"""A row's dimensions, and its counts."""
+
+
+def today() -> str:
+    """The UTC day, `YYYY-MM-DD`."""
+    return datetime.now(UTC).date().isoformat()
+
+
+@click.command()
+@click.option("--day", help="A UTC day, YYYY-MM-DD; today by default.")
+@click.option("--days", type=click.IntRange(1, 366), help="So many days, up to --to or today.")
+@click.option("--from", "first", help="The first of several days.")
+@click.option("--to", help="The last of several days; today by default.")
+@click.option(
+    "--by",
+    default="",
+    help="Dimensions, separated by commas: day, hour, minute, model, tier, machine, key, direction, outcome.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with totals and rows.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the rows to a file.")
+@suite_options
+def usage(
+    context: Context,
+    *,
+    day: str | None,
+    days: int | None,
+    first: str | None,
+    to: str | None,
+    by: str,
+    as_json: bool,
+    csv_path: Path | None,
+) -> None:
+    """Tokens of a day, or of several in a row, from the ledger."""
+    start, end = _span(day, days, first, to)
+    query = TokensQuery(day=start, to=end, by=tuple(part.strip() for part in by.split(",") if part.strip()))
+
+    async def work(bus: Bus) -> tuple[Tokens, dict[str, str]]:
+        tokens = await ask(bus, METER_TOKENS, query, Tokens)
+        return tokens, await key_names(bus) if KEY in query.by else {}
+
+    tokens, names = context.on_bus(work)
+    columns = [column for part in query.by for column in ((part, KEY_NAME) if part == KEY else (part,))]
+    rows = [(_with_name(row.dimensions, names), row.sums) for row in tokens.rows]
+    if csv_path is not None:
+        _write(csv_path, columns, rows or [({}, tokens.totals)])
+    if as_json:
+        echo_json(_told(tokens, rows))
+    elif csv_path is None:
+        _print(columns, rows, tokens)
+
+
+def _with_name(dimensions: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str | None]:
+    """The row's own, and beside a key's id its name: None where it has none or is not known."""
+    return {**dimensions, KEY_NAME: names.get(dimensions[KEY])} if KEY in dimensions else {**dimensions}
+
+
+def _span(day: str | None, days: int | None, first: str | None, to: str | None) -> tuple[str, str | None]:
+    """The query's `day` and `to`."""
+    if sum(option is not None for option in (day, days, first)) > 1:
+        raise click.UsageError("--day, --days and --from exclude one another")
+    if day is not None or (days, first, to) == (None, None, None):
+        if to is not None:
+            raise click.UsageError("--to goes with --days or --from")
+        return day or today(), None
+    last = to or today()
+    if first is not None:
+        return first, last
+    try:
+        return (date.fromisoformat(last) - timedelta(days=(days or 1) - 1)).isoformat(), last
+    except (ValueError, OverflowError):
+        raise click.UsageError(f"--to: expected YYYY-MM-DD such as 2026-11-23, got {to!r}") from None
+
+
+def _told(tokens: Tokens, rows: Sequence[Row]) -> dict[str, object]:
+    span = {"day": tokens.day} if tokens.to is None else {"from": tokens.day, "to": tokens.to}
+    return {
+        **span,
+        "complete": tokens.complete,
+        "reasons": tokens.reasons,
+        "totals": msgspec.structs.asdict(tokens.totals),
+        "rows": [{**dimensions, **msgspec.structs.asdict(sums)} for dimensions, sums in rows],
+    }
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    lines = [[*(csv_text(dimensions.get(column)) for column in columns), *_values(sums)] for dimensions, sums in rows]
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([[*columns, *COUNTS], *lines])
+    except OSError as error:
+        fail(f"--csv: {error}")
+
+
+def _print(columns: Sequence[str], rows: Iterable[Row], tokens: Tokens) -> None:
+    span = tokens.day if tokens.to is None else f"{tokens.day} to {tokens.to}"
+    table = Table(*(name.replace("_", " ") for name in (*columns, *COUNTS)), title=f"{span} UTC")
+    for dimensions, sums in rows:
+        table.add_row(*(dimensions[column] or "" for column in columns), *_cells(sums))
+    if columns:
+        table.add_section()
+    table.add_row(*([""] * len(columns)), *_cells(tokens.totals))
+    show(table)
+    for reason in tokens.reasons:
+        say(f"not complete: {reason}")
+
+
+def _values(sums: TokenSums) -> list[int]:
+    return [getattr(sums, name) for name in COUNTS]
+
+
+def _cells(sums: TokenSums) -> list[str]:
+    return [f"{value:,}" for value in _values(sums)]

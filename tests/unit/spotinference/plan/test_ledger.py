@@ -1,0 +1,50 @@
+"""The ledger's requests are asked for page by page, over a bus in memory."""
+
+from shared.bus.memory import MemoryBus
+from shared.bus.subjects import METER_HISTORY
+from shared.messages.codec import decode, encode
+from shared.messages.meter import History, HistoryQuery, Use
+from spotinference.plan.traffic import DAY, Request, from_ledger
+
+
+def use(completed_at: float, *, waited: float = 0.0, seconds: float = 1.0, model: int = 0) -> Use:
+    return Use(completed_at=completed_at, waited=waited, seconds=seconds, model=model, tokens=10)
+
+
+class Meter:
+    """Answers with its pages, one after the other."""
+
+    def __init__(self, *pages: History) -> None:
+        self._pages = list(pages)
+        self.asked: list[HistoryQuery] = []
+
+    async def answer(self, data: bytes) -> bytes:
+        self.asked.append(decode(data, HistoryQuery))
+        return encode(self._pages.pop(0))
+
+
+async def test_every_page_is_asked_for_and_models_are_those_of_their_page() -> None:
+    bus = MemoryBus()
+    meter = Meter(
+        History(models=("a", "b"), uses=(use(1001.0), use(1002.0, model=1)), next=(1002.0, "x")),
+        History(models=("b",), uses=(use(1003.0),), next=None),
+    )
+    await bus.respond("meter", METER_HISTORY, meter.answer)
+    found = await from_ledger(bus, (1000.0, 2000.0))
+    assert found == {"a": [Request(1000.0, 1.0, 10)], "b": [Request(1001.0, 1.0, 10), Request(1002.0, 1.0, 10)]}
+    first = HistoryQuery(start=1000.0, end=2000.0 + DAY)
+    assert meter.asked == [first, HistoryQuery(start=1000.0, end=2000.0 + DAY, after=(1002.0, "x"))]
+
+
+async def test_a_request_is_of_the_time_at_which_it_came() -> None:
+    bus = MemoryBus()
+    uses = (
+        use(1000.5),  # came before the span
+        use(1200.0, waited=150.0, seconds=20.0),
+        use(2001.0, waited=1.0, seconds=0.5),
+        use(2002.0, waited=1.0, seconds=1.0),  # came at its end
+    )
+    meter = Meter(History(models=("a",), uses=uses, next=None))
+    await bus.respond("meter", METER_HISTORY, meter.answer)
+    found = await from_ledger(bus, (1000.0, 2000.0))
+    assert found == {"a": [Request(1030.0, 20.0, 10), Request(1999.5, 0.5, 10)]}

@@ -1,0 +1,113 @@
+"""A trace is read as it is written, or refused with its line and column; requests go to the first tier of a lineup."""
+
+from pathlib import Path
+
+import pytest
+
+from shared.config.load import parse
+from shared.errors import Misconfigured
+from spotinference.plan.traffic import DAY, Request, Requests, by_tier, days_of, from_trace, traffic, within
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "trace.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_times_are_rfc_3339_or_unix_seconds(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "time,model,tokens\n1000.5,a,100\n1970-01-01T00:16:40Z,a,50\n\n1970-01-01T01:16:40.250+01:00,org/b,0\n",
+    )
+    assert from_trace(path, 50.0) == {
+        "a": [Request(1000.5, 2.0, 100), Request(1000.0, 1.0, 50)],
+        "org/b": [Request(1000.25, 0.0, 0)],
+    }
+
+
+def test_columns_may_stand_anywhere_among_others(tmp_path: Path) -> None:
+    path = written(tmp_path, '\ufeffkey, tokens ,model,time\r\nk1, 7 ,"a,b", 5 \r\n')
+    assert from_trace(path, 7.0) == {"a,b": [Request(5.0, 1.0, 7)]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "line 1: column time: the header"),
+        ("time,tokens\n", "line 1: column model: the header"),
+        ("time,model,tokens,time\n", "line 1: column time: the header"),
+        ("time,model,tokens\n1,a,5\nyesterday,a,5\n", "line 3: column time: expected RFC 3339"),
+        ("time,model,tokens\n2026-11-23T10:00:00,a,5\n", "line 2: column time: '2026-11-23T10:00:00' does not say"),
+        ("time,model,tokens\n-1,a,5\n", "line 2: column time: expected"),
+        ("time,model,tokens\n1e999,a,5\n", "line 2: column time: expected"),
+        ("time,model,tokens\n99999999999999,a,5\n", "line 2: column time: expected"),
+        ("time,model,tokens\nnan,a,5\n", "line 2: column time: expected"),
+        ("time,model,tokens\n1,,5\n", "line 2: column model: it is empty"),
+        ("time,model,tokens\n1,a,5.5\n", "line 2: column tokens: expected a whole number, got '5.5'"),
+        ("time,model,tokens\n1,a,-5\n", "line 2: column tokens"),
+        ("time,model,tokens\n1,a\n", "line 2: 2 fields, and the header has 3"),
+        ("time,model,tokens\n1,a,5,6\n", "line 2: 4 fields"),
+        ('time,model,tokens\n1,"a,5\n', "line 2: unexpected end"),
+        (b"time,model,tokens\n1,\xff,5\n", "it is not UTF-8"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_line_and_column(tmp_path: Path, text: str | bytes, said: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(Misconfigured) as refusal:
+        from_trace(path, 50.0)
+    assert f"{path}: {said}" in str(refusal.value)
+
+
+def test_a_trace_of_nothing_is_no_request(tmp_path: Path) -> None:
+    assert not within(from_trace(written(tmp_path, "time,model,tokens\n"), 50.0), (0.0, 9e9))
+
+
+CONFIG = """
+[[tier]]
+name = "spot"
+provider = "static"
+[[tier]]
+name = "dear"
+provider = "static"
+[[machine]]
+id = "spot-1"
+tier = "spot"
+endpoint = "http://127.0.0.1:1"
+[[machine]]
+id = "dear-1"
+tier = "dear"
+endpoint = "http://127.0.0.1:2"
+[[model]]
+name = "a"
+lineup = ["spot", "dear"]
+[[model]]
+name = "b"
+lineup = ["dear"]
+[[model]]
+name = "c"
+lineup = ["spot"]
+"""
+
+
+def test_requests_go_to_the_first_tier_of_their_models_lineup() -> None:
+    a, b, c = (Request(float(n), 1.0, n) for n in (1, 2, 3))
+    served, unknown = by_tier({"a": [a], "b": [b, b], "c": [c], "zz": [a, b]}, parse(CONFIG, "test"))
+    assert served == {"spot": [a, c], "dear": [b, b]}
+    assert unknown == {"zz": 2}
+
+
+def test_a_span_has_its_start_and_not_its_end() -> None:
+    requests: Requests = {"a": [Request(1.0, 0.0, 1), Request(2.0, 0.0, 1)], "b": [Request(3.0, 0.0, 1)]}
+    assert within(requests, (2.0, 3.0)) == {"a": [Request(2.0, 0.0, 1)]}
+
+
+def test_days_are_whole() -> None:
+    requests: Requests = {"a": [Request(DAY * 5 + 1, 0.0, 1)], "b": [Request(DAY * 3 - 1, 0.0, 1)]}
+    assert days_of(requests) == (DAY * 2, DAY * 6)
+    assert days_of({"a": [Request(DAY, 0.0, 1)]}) == (DAY, 2 * DAY)
+
+
+def test_traffic_is_in_its_order() -> None:
+    found = traffic([Request(5.0, 1.0, 10), Request(2.0, 3.0, 20)], (0.0, 9.0))
+    assert (found.arrivals, found.seconds, found.tokens) == ((2.0, 5.0), (3.0, 1.0), 30)
