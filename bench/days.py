@@ -18,13 +18,13 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters import tables
-from services.billing.adapters.day_book import DayBook
-from services.billing.adapters.revisions import Revisions
+from services.billing.adapters.day_store import DayBook
+from services.billing.adapters.revision_store import Revisions
+from services.billing.app.day_reports import Reports
+from services.billing.app.meter_client import Meter
+from services.billing.app.report_publisher import published_revision
 from services.billing.core.days import DAY, HOUR, day_window
-from services.billing.meter import Meter
 from services.billing.metrics import Metrics
-from services.billing.publisher import published_revision
-from services.billing.reports import Reports
 from services.billing.settings import settings
 from services.billing.wiring import MIGRATIONS
 from shared import database

@@ -23,10 +23,10 @@ import duckdb
 
 from bench.load import Wrong
 from bench.meter import postgres
-from services.billing.adapters.day_book import DayBook
-from services.billing.adapters.invoice_book import Delivery, InvoiceBook
-from services.billing.adapters.reader import Reading
-from services.billing.adapters.terms import Terms
+from services.billing.adapters.day_store import DayBook
+from services.billing.adapters.import_settings import Terms
+from services.billing.adapters.invoice_reader import Reading
+from services.billing.adapters.invoice_store import Delivery, InvoiceBook
 from services.billing.core.cells import literal
 from services.billing.core.days import day_window
 from services.billing.wiring import MIGRATIONS, VERSION_TABLE

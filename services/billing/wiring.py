@@ -9,34 +9,34 @@ from pathlib import Path
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.accruals import Accruals
-from services.billing.adapters.books import Books
-from services.billing.adapters.day_book import DayBook
+from services.billing.adapters.accrual_store import Accruals
+from services.billing.adapters.day_fingerprints import Marks
+from services.billing.adapters.day_store import DayBook
 from services.billing.adapters.hyperstack_bill import HyperstackBill
-from services.billing.adapters.invoice_book import InvoiceBook
-from services.billing.adapters.marks import Marks
-from services.billing.adapters.payable_book import PayableBook
-from services.billing.adapters.price_book import PriceBook
-from services.billing.adapters.revisions import Revisions
-from services.billing.bands import BandMaker
-from services.billing.bills import Bills
+from services.billing.adapters.invoice_store import InvoiceBook
+from services.billing.adapters.payable_store import PayableBook
+from services.billing.adapters.price_store import PriceBook
+from services.billing.adapters.revision_store import Revisions
+from services.billing.adapters.transition_store import Books
+from services.billing.app.band_maker import BandMaker
+from services.billing.app.budget_gates import Gatekeeper
+from services.billing.app.day_reports import Reports
+from services.billing.app.fleet_journal import Journal
+from services.billing.app.imports import Imports
+from services.billing.app.invoice_fetcher import Fetches
+from services.billing.app.invoice_service import InvoiceDesk
+from services.billing.app.key_names import KeyNames
+from services.billing.app.meter_client import Meter
+from services.billing.app.period_reports import Periods
+from services.billing.app.report_cache import Shelf
+from services.billing.app.report_publisher import Publisher, published_revision
+from services.billing.app.rereads import Rereads
+from services.billing.app.running_bill import Bills
+from services.billing.app.statements import Statements
 from services.billing.core.key_names import with_names
-from services.billing.fetches import Fetches
 from services.billing.forms.files import files
-from services.billing.gatekeeper import Gatekeeper
-from services.billing.imports import Imports
-from services.billing.invoices import InvoiceDesk
-from services.billing.journal import Journal
-from services.billing.key_names import KeyNames
-from services.billing.meter import Meter
 from services.billing.metrics import Metrics
-from services.billing.periods import Periods
-from services.billing.publisher import Publisher, published_revision
-from services.billing.reports import Reports
-from services.billing.rereads import Rereads
 from services.billing.settings import settings
-from services.billing.shelf import Shelf
-from services.billing.statements import Statements
 from shared import database
 from shared.bus import subjects
 from shared.bus.lease import Lease
@@ -51,7 +51,7 @@ from shared.works import Work, Works, every
 log = structlog.get_logger()
 
 BOOKS_FILE = "books.sqlite"
-MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 VERSION_TABLE = "books_version"
 GATE_SECONDS = 10.0
 """How late the gate may be at a steady pace; a machine that wakes or sleeps turns it at once."""

@@ -9,8 +9,8 @@ import click
 import msgspec
 from msgspec.structs import replace
 
-from services.billing.adapters.places import Place, place
-from services.billing.deliveries import found, sent
+from services.billing.adapters.file_sources import Place, place
+from services.billing.app.deliveries import found, sent
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_INVOICES, BILLING_PAYABLE
 from shared.errors import Misconfigured

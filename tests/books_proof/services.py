@@ -12,17 +12,17 @@ from typing import TypeVar
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from services.billing.adapters.day_book import DayBook
-from services.billing.adapters.marks import Marks
-from services.billing.adapters.price_book import PriceBook
-from services.billing.adapters.revisions import Revisions
-from services.billing.bands import BandMaker
-from services.billing.meter import Meter
+from services.billing.adapters.day_fingerprints import Marks
+from services.billing.adapters.day_store import DayBook
+from services.billing.adapters.price_store import PriceBook
+from services.billing.adapters.revision_store import Revisions
+from services.billing.app.band_maker import BandMaker
+from services.billing.app.day_reports import Reports
+from services.billing.app.meter_client import Meter
+from services.billing.app.report_cache import Shelf
+from services.billing.app.report_publisher import published_revision
 from services.billing.metrics import Metrics
-from services.billing.publisher import published_revision
-from services.billing.reports import Reports
 from services.billing.settings import settings
-from services.billing.shelf import Shelf
 from services.billing.wiring import BOOKS_FILE, MIGRATIONS, VERSION_TABLE
 from services.billing.wiring import opened as billing_opened
 from services.meter.wiring import opened as meter_opened

@@ -8,7 +8,7 @@ import duckdb
 from services.billing.adapters import csv_lines
 from services.billing.adapters.charge_database import disk_part
 from services.billing.adapters.file_kinds import kind_of
-from services.billing.adapters.terms import MAX_REFUSALS, RowErrors, Terms
+from services.billing.adapters.import_settings import MAX_REFUSALS, RowErrors, Terms
 from services.billing.core import forms
 from services.billing.core.cells import literal, name_of
 from services.billing.core.cur import CUR

@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import Row, and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.billing.adapters.reader import Snapshot
+from services.billing.adapters.invoice_reader import Snapshot
 from services.billing.adapters.tables import snapshot_invoices, snapshots
 from services.billing.core.focus import SnapshotKey
 from services.billing.core.money import units, usd

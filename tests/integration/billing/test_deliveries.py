@@ -17,9 +17,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from services.billing.adapters.places import Place, place
-from services.billing.deliveries import found, sent
-from services.billing.fetches import Fetches
+from services.billing.adapters.file_sources import Place, place
+from services.billing.app.deliveries import found, sent
+from services.billing.app.invoice_fetcher import Fetches
 from services.billing.metrics import Metrics
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus

@@ -13,16 +13,16 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.accruals import Accruals
-from services.billing.adapters.books import Books
-from services.billing.adapters.day_book import DayBook
-from services.billing.adapters.revisions import Revisions
-from services.billing.bills import Bills
-from services.billing.gatekeeper import Gatekeeper
-from services.billing.meter import Meter
+from services.billing.adapters.accrual_store import Accruals
+from services.billing.adapters.day_store import DayBook
+from services.billing.adapters.revision_store import Revisions
+from services.billing.adapters.transition_store import Books
+from services.billing.app.budget_gates import Gatekeeper
+from services.billing.app.day_reports import Reports
+from services.billing.app.meter_client import Meter
+from services.billing.app.report_publisher import published_revision
+from services.billing.app.running_bill import Bills
 from services.billing.metrics import Metrics
-from services.billing.publisher import published_revision
-from services.billing.reports import Reports
 from services.billing.settings import settings
 from services.billing.wiring import MIGRATIONS
 from shared import database

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.billing.adapters.reader import Reading
+from services.billing.adapters.invoice_reader import Reading
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import decode, encode

@@ -3,9 +3,9 @@
 from prometheus_client import CollectorRegistry
 from sqlalchemy import delete, func, select
 
-from services.billing.adapters.books import Books
 from services.billing.adapters.tables import transitions
-from services.billing.journal import Journal
+from services.billing.adapters.transition_store import Books
+from services.billing.app.fleet_journal import Journal
 from services.billing.metrics import Metrics
 from services.billing.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database

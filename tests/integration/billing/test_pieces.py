@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.billing.adapters.books import Books
+from services.billing.adapters.transition_store import Books
+from services.billing.app.budget_gates import Gatekeeper
+from services.billing.app.fleet_journal import Journal
+from services.billing.app.invoice_fetcher import Fetches
+from services.billing.app.report_cache import RETRY_SECONDS
 from services.billing.core.period import make_period
 from services.billing.core.report import failed_report
-from services.billing.fetches import Fetches
-from services.billing.gatekeeper import Gatekeeper
-from services.billing.journal import Journal
 from services.billing.metrics import Metrics
-from services.billing.shelf import RETRY_SECONDS
 from shared.budget import FLEET as FLEET_SCOPE
 from shared.bus.memory import MemoryBus
 from shared.bus.subjects import journal
@@ -136,7 +136,7 @@ async def test_the_gate_is_judged_when_today_cannot_be_computed(desk: Desk, monk
 
 
 async def test_the_gate_is_judged_when_the_journal_is_not_read(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.billing.gatekeeper.CATCH_UP_SECONDS", 0.0)
+    monkeypatch.setattr("services.billing.app.budget_gates.CATCH_UP_SECONDS", 0.0)
     await desk.bus.publish(journal("a-1"), b"unread")
     assert await desk.keeper.look() == "the journal has not been read to its end"
     assert not (await desk.gates())[FLEET_SCOPE].open

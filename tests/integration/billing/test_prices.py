@@ -11,13 +11,13 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.price_book import Basis, PriceBook
+from services.billing.adapters.price_store import Basis, PriceBook
 from services.billing.adapters.tables import bands as bands_table
-from services.billing.bands import BandMaker
-from services.billing.meter import Meter
+from services.billing.app.band_maker import BandMaker
+from services.billing.app.meter_client import Meter
+from services.billing.app.report_cache import Shelf
+from services.billing.app.statements import Statements
 from services.billing.settings import settings
-from services.billing.shelf import Shelf
-from services.billing.statements import Statements
 from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects

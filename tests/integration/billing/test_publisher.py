@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.billing import wiring
+from services.billing.app.report_cache import Shelf
+from services.billing.app.report_publisher import DAYS, Forms, Publisher
 from services.billing.forms.files import files
 from services.billing.metrics import Metrics
-from services.billing.publisher import DAYS, Forms, Publisher
-from services.billing.shelf import Shelf
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Bus, Received

@@ -10,11 +10,11 @@ from typing import cast
 import pytest
 from structlog.testing import capture_logs
 
-from services.billing import imports
-from services.billing.adapters import csv_lines, terms
-from services.billing.adapters.invoice_book import InvoiceBook, Stale
+from services.billing.adapters import csv_lines, import_settings
+from services.billing.adapters.invoice_store import InvoiceBook, Stale
+from services.billing.app import imports
+from services.billing.app.rereads import Rereads
 from services.billing.core import macros
-from services.billing.rereads import Rereads
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import decode, encode
@@ -33,7 +33,7 @@ def older_reader() -> Iterator[None]:
         assert old != macros.SCRIPT
         patch.setattr("services.billing.adapters.charge_database.SCRIPT", old)
         patch.setattr(csv_lines, "_BOM", "")
-        patch.setattr(terms, "READER", 1)
+        patch.setattr(import_settings, "READER", 1)
         yield
 
 
@@ -125,13 +125,13 @@ async def test_a_delivery_that_cannot_be_read_again_is_logged_once(tmp_path: Pat
     faults = iter(["lost", "lost", "damaged", ""])
 
     class Imports:
-        terms = "2-"
+        import_settings = "2-"
 
         async def take_again(self, stale: Stale) -> str:
             return next(faults)
 
     class Book:
-        async def stale(self, terms: str) -> tuple[Stale, ...]:
+        async def stale(self, import_settings: str) -> tuple[Stale, ...]:
             return (stale,)
 
     rereads = Rereads(cast("InvoiceBook", Book()), cast("imports.Imports", Imports()))

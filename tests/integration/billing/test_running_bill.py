@@ -10,10 +10,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.accruals import Accruals, accrued_in
-from services.billing.adapters.books import Books
+from services.billing.adapters.accrual_store import Accruals, accrued_in
 from services.billing.adapters.hyperstack_bill import PAGE_SIZE, HyperstackBill
-from services.billing.bills import Bills
+from services.billing.adapters.transition_store import Books
+from services.billing.app.running_bill import Bills
 from services.billing.core.accrual import Accrual, Reading
 from services.billing.core.days import HOUR, Window
 from services.billing.core.money import usd

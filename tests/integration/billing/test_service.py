@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from services.billing.adapters.day_book import DayBook
-from services.billing.adapters.invoice_book import Delivery, InvoiceBook
-from services.billing.adapters.reader import Reading, Snapshot
-from services.billing.adapters.terms import Terms
+from services.billing.adapters.day_store import DayBook
+from services.billing.adapters.import_settings import Terms
+from services.billing.adapters.invoice_reader import Reading, Snapshot
+from services.billing.adapters.invoice_store import Delivery, InvoiceBook
 from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects, topology

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.marks import Marks
+from services.billing.adapters.day_fingerprints import Marks
 from services.billing.adapters.tables import (
     accruals,
     cost_rows,
@@ -20,10 +20,10 @@ from services.billing.adapters.tables import (
     snapshots,
     transitions,
 )
+from services.billing.app.day_reports import Reports
+from services.billing.app.meter_client import Meter
+from services.billing.app.report_cache import Shelf
 from services.billing.core.days import DAY, HOUR, Window, day_of, day_window
-from services.billing.meter import Meter
-from services.billing.reports import Reports
-from services.billing.shelf import Shelf
 from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects

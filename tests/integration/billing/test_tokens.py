@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.billing.meter import MOST_PAGES, Meter
+from services.billing.app.meter_client import MOST_PAGES, Meter
 from services.meter.core.pages import page
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus

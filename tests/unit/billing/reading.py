@@ -8,8 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from services.billing.adapters.reader import ROW, Reading, Snapshot
-from services.billing.adapters.terms import Terms
+from services.billing.adapters.import_settings import Terms
+from services.billing.adapters.invoice_reader import ROW, Reading, Snapshot
 from services.billing.core.focus import CostRow, SnapshotKey
 from services.billing.core.forms import AMOUNTS
 from shared.messages.invoices import DeliveredFile, RowError

@@ -6,7 +6,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from services.billing.adapters.terms import Terms
+from services.billing.adapters.import_settings import Terms
 from services.billing.core.days import moment
 from tests.unit.billing.reading import read
 

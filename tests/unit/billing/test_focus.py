@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from services.billing.adapters.terms import MAX_REFUSALS, Terms
+from services.billing.adapters.import_settings import MAX_REFUSALS, Terms
 from services.billing.core.days import moment
 from tests.unit.billing.kit import ROW, focus_csv
 from tests.unit.billing.reading import read

@@ -8,8 +8,8 @@ import duckdb
 import pytest
 
 from services.billing.adapters.csv_lines import LINES_A_LOOK
-from services.billing.adapters.reader import Reading
-from services.billing.adapters.terms import Interrupted, Terms
+from services.billing.adapters.import_settings import Interrupted, Terms
+from services.billing.adapters.invoice_reader import Reading
 from services.billing.core.days import moment
 from shared.messages.invoices import DeliveredFile
 from tests.unit.billing.kit import focus_csv

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.billing.adapters.terms import Terms
+from services.billing.adapters.import_settings import Terms
 from services.billing.core.allocation import allocate
 from services.billing.core.day_sums import DayFacts
 from services.billing.core.days import DAY, HOUR, day_window, moment, written

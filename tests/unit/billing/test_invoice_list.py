@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 from services.billing.answering import ANSWER_BYTES
-from services.billing.invoices import fitted
+from services.billing.app.invoice_service import fitted
 from shared.messages.codec import encode
 from shared.messages.invoices import DeliveredFile, Imported, Invoices
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.billing.app.period_reports import asked, fitted
 from services.billing.core.money import split, usd
 from services.billing.core.period import complete_through, make_period, spans
-from services.billing.periods import asked, fitted
 from shared.errors import Rejected
 from shared.messages.billing import (
     CAUSES,

@@ -10,7 +10,7 @@ import pytest
 
 from services.billing.adapters import charge_database
 from services.billing.adapters.charge_database import connect
-from services.billing.adapters.reader import Reading
+from services.billing.adapters.invoice_reader import Reading
 from services.billing.core.wrong_files import TOO_LARGE
 from shared.messages.invoices import DeliveredFile
 from tests.unit.billing.kit import focus_csv

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from services.billing.adapters import csv_lines
-from services.billing.adapters.reader import Reading
-from services.billing.adapters.terms import Terms
+from services.billing.adapters.import_settings import Terms
+from services.billing.adapters.invoice_reader import Reading
 from shared.messages.invoices import DeliveredFile
 from tests.unit.billing.kit import focus_csv
 

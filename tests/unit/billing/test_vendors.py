@@ -16,7 +16,7 @@ import duckdb
 import msgspec
 import pytest
 
-from services.billing.adapters.terms import Terms
+from services.billing.adapters.import_settings import Terms
 from services.billing.core.attribution import Direct, Fleet, Owner
 from services.billing.core.days import moment, written
 from services.billing.core.focus import CostRow

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.adapters.reader import Reading
-from services.billing.adapters.terms import Terms
+from services.billing.adapters.import_settings import Terms
+from services.billing.adapters.invoice_reader import Reading
 from services.billing.core.days import millis
 from shared.messages.invoices import DeliveredFile
 from shared.messages.waker import MachineState, Transition

@@ -11,16 +11,16 @@ import msgspec
 from sqlalchemy import Row, and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.billing.adapters.charge_copy import copy_charges
+from services.billing.adapters.charge_insert import copy_charges
+from services.billing.adapters.import_settings import is_of_this_reader
 from services.billing.adapters.import_warnings import billed_of, warnings_of
-from services.billing.adapters.reader import Snapshot
+from services.billing.adapters.invoice_reader import Snapshot
 from services.billing.adapters.tables import (
     cost_rows,
     snapshot_files,
     snapshot_invoices,
     snapshots,
 )
-from services.billing.adapters.terms import is_of_this_reader
 from services.billing.core.days import written
 from services.billing.core.focus import SnapshotKey
 from services.billing.core.money import units, usd

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.billing.adapters.payable_book import Bills, bills_in
+from services.billing.adapters.payable_store import Bills, bills_in
 from services.billing.adapters.tables import accruals, cost_rows, payables, snapshots, transitions
 from services.billing.core.days import DAY, HOUR, Window, day_window
 from services.billing.core.tie import period_of

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.billing.adapters.accruals import accrued_in
-from services.billing.adapters.payable_book import counts, standings_of
+from services.billing.adapters.accrual_store import accrued_in
+from services.billing.adapters.payable_store import counts, standings_of
 from services.billing.adapters.tables import cost_rows, snapshot_files, snapshots, transitions
 from services.billing.core.accrual import Accrual
 from services.billing.core.charges import MACHINE_CATEGORIES, is_early

@@ -4,7 +4,7 @@ import asyncio
 
 from sqlalchemy.exc import DataError
 
-from services.billing.adapters.books import Books
+from services.billing.adapters.transition_store import Books
 from services.billing.metrics import Metrics
 from shared.bus import subjects, topology
 from shared.bus.pages import pages

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import structlog
 
-from services.billing.adapters.invoice_book import Delivery, InvoiceBook, Stale, Taken
-from services.billing.adapters.reader import Reading, Snapshot, sha256_of
-from services.billing.adapters.terms import Interrupted, Terms
+from services.billing.adapters.import_settings import Interrupted, Terms
+from services.billing.adapters.invoice_reader import Reading, Snapshot, sha256_of
+from services.billing.adapters.invoice_store import Delivery, InvoiceBook, Stale, Taken
 from services.billing.core.days import millis
 from services.billing.core.suspicions import facts_of, facts_sql
 from services.billing.metrics import Metrics

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import structlog
 
-from services.billing.adapters.price_book import Basis, PriceBook
+from services.billing.adapters.price_store import Basis, PriceBook
 from services.billing.answering import answered, bounded
+from services.billing.app.report_cache import Shelf
 from services.billing.core.bands import LONG, days_before, next_band
 from services.billing.core.days import HOUR, day_window, millis
 from services.billing.settings import Settings
-from services.billing.shelf import Shelf
 from shared.errors import Rejected
 from shared.messages.billing import Band, Bands, BandsQuery
 

@@ -2,17 +2,17 @@
 
 import msgspec
 
-from services.billing.adapters.day_book import DayBook
+from services.billing.adapters.day_store import DayBook
 from services.billing.answering import ANSWER_BYTES, answered, bounded
+from services.billing.app.key_names import Names
+from services.billing.app.report_cache import Shelf
 from services.billing.core.days import DAY, Window, day_of, day_window
 from services.billing.core.explanation import Lines, explanations
 from services.billing.core.key_names import with_names
 from services.billing.core.period import make_period
 from services.billing.core.source_bills import bills_of, furthest
-from services.billing.key_names import Names
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
-from services.billing.shelf import Shelf
 from shared.errors import Rejected
 from shared.messages.billing import PeriodReport, ReportsQuery
 from shared.messages.codec import encode

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from services.billing.adapters.price_book import PriceBook
+from services.billing.adapters.price_store import PriceBook
 from services.billing.answering import answered, bounded
+from services.billing.app.key_names import Names
+from services.billing.app.meter_client import Meter
 from services.billing.core.statement import make_statement, month_days
-from services.billing.key_names import Names
-from services.billing.meter import Meter
 from shared.errors import Rejected
 from shared.messages.billing import Band, Statement, StatementQuery
 from shared.messages.meter import TokensQuery

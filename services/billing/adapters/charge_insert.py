@@ -7,7 +7,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.billing.adapters.reader import ROW
+from services.billing.adapters.invoice_reader import ROW
 from services.billing.core.forms import AMOUNTS
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 import structlog
 from msgspec.structs import replace
 
+from services.billing.app.report_cache import Shelf
 from services.billing.core.bands import days_before
 from services.billing.core.days import day_window
 from services.billing.core.explanation import explanations
 from services.billing.metrics import Metrics
-from services.billing.shelf import Shelf
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
 from shared.database import DATABASE_ERRORS, describe

@@ -11,12 +11,12 @@ from hashlib import blake2b
 
 import structlog
 
-from services.billing.bills import Bills
+from services.billing.app.day_reports import Reports
+from services.billing.app.running_bill import Bills
 from services.billing.core.gate import Rules, budget_gate, ordered, turned
 from services.billing.core.money import usd
 from services.billing.core.report import state_of
 from services.billing.metrics import Metrics
-from services.billing.reports import Reports
 from shared import budget
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus

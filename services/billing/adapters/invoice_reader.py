@@ -14,7 +14,7 @@ import duckdb
 
 from services.billing.adapters.charge_database import connect, is_too_large
 from services.billing.adapters.file_reader import FileReader
-from services.billing.adapters.terms import MAX_REFUSALS, Interrupted, RowErrors, Terms
+from services.billing.adapters.import_settings import MAX_REFUSALS, Interrupted, RowErrors, Terms
 from services.billing.core import forms, overlap
 from services.billing.core.days import written
 from services.billing.core.focus import CostRow, SnapshotKey

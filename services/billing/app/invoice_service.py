@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 from msgspec.structs import replace
 
-from services.billing.adapters.invoice_book import InvoiceBook
-from services.billing.adapters.payable_book import PayableBook
+from services.billing.adapters.invoice_store import InvoiceBook
+from services.billing.adapters.payable_store import PayableBook
 from services.billing.answering import ANSWER_BYTES
 from services.billing.core.money import units
 from services.billing.core.tie import standings

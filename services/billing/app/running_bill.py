@@ -5,7 +5,7 @@ from typing import Protocol
 
 import structlog
 
-from services.billing.adapters.accruals import Accruals
+from services.billing.adapters.accrual_store import Accruals
 from services.billing.core.accrual import Reading, fell
 from services.billing.core.days import millis
 from services.billing.metrics import Metrics

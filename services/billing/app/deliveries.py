@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from services.billing.adapters.places import Place
+from services.billing.adapters.file_sources import Place
 from services.billing.core.manifests import Plan, plans
 from shared.bus.ports import Bus
 from shared.bus.topology import INVOICES

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from services.billing.adapters.day_book import DayBook, DayRecords
-from services.billing.adapters.revisions import Revisions
+from services.billing.adapters.day_store import DayBook, DayRecords
+from services.billing.adapters.revision_store import Revisions
 from services.billing.answering import ANSWER_BYTES
+from services.billing.app.key_names import Names
+from services.billing.app.meter_client import Meter
 from services.billing.core.allocation import Allocation, allocate
 from services.billing.core.charge_digest import charges_by_source
 from services.billing.core.charges import is_early
@@ -27,8 +29,6 @@ from services.billing.core.revision_reason import reason
 from services.billing.core.source_bills import furthest
 from services.billing.core.tie import period_of, settled
 from services.billing.core.usage import BY, Usage, tokens_of, usage
-from services.billing.key_names import Names
-from services.billing.meter import Meter
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.database import DATABASE_ERRORS, describe

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import structlog
 
-from services.billing.adapters.invoice_book import InvoiceBook
-from services.billing.adapters.terms import READER
-from services.billing.imports import Imports
+from services.billing.adapters.import_settings import READER
+from services.billing.adapters.invoice_store import InvoiceBook
+from services.billing.app.imports import Imports
 
 log = structlog.get_logger()
 

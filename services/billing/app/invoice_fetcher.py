@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.billing.adapters.places import Place, place
+from services.billing.adapters.file_sources import Place, place
+from services.billing.app.deliveries import found, sent
+from services.billing.app.imports import Imports
 from services.billing.core.manifests import Plan
-from services.billing.deliveries import found, sent
-from services.billing.imports import Imports
 from services.billing.metrics import Metrics
 from shared.bus.ports import Bus
 from shared.config.invoices import InvoiceSource

@@ -1,0 +1,1 @@
+"""What billing does when something happens: expressed over ports and the bus."""
