@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from bench.cells import FLOOD, NOISE, PACED, SATURATED, STREAMS_20, STREAMS_200, Sample
 from bench.load import Series
+from bench.sampler import FLOOD, NOISE, PACED, SATURATED, STREAMS_20, STREAMS_200, Sample
 from bench.targets import DIRECT, NAIVE
 
 Table = Literal["request", "chunk", "latency", "memory", "held"]

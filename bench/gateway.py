@@ -12,12 +12,12 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from bench import held, nodelay
+from bench import held_requests, nodelay
 from bench.build import NoCompiler
-from bench.cells import SATURATED, STREAMS_200, Run, Sample, cells
 from bench.figures import figures
 from bench.load import Wrong
 from bench.report import Result, conditions, markdown, show
+from bench.sampler import SATURATED, STREAMS_200, Run, Sample, cells
 from bench.targets import staged
 
 ROUNDS = 3
@@ -35,7 +35,7 @@ async def measure(folder: Path, *, seconds: float, rounds: int, most: int) -> Re
     """All of it; `Wrong` when anything was answered or counted wrongly."""
     async with staged(folder, most=most) as stage:
         run = Run(stage)
-        at_start = held.memory(stage, "memory at start")
+        at_start = held_requests.memory(stage, "memory at start")
         seen, socket_options = await nodelay.shown(stage, run)
         samples = []
         for number in range(rounds):
@@ -48,9 +48,9 @@ async def measure(folder: Path, *, seconds: float, rounds: int, most: int) -> Re
             seen,
             *figures(samples),
             at_start,
-            held.memory(stage, "memory after the load", goal=MEMORY_GOAL),
-            await held.thousand_streams(stage, run),
-            *await held.releases(stage, run),
+            held_requests.memory(stage, "memory after the load", goal=MEMORY_GOAL),
+            await held_requests.thousand_streams(stage, run),
+            *await held_requests.releases(stage, run),
         ]
         await run.check()
         length = f"{rounds} round{'s' * (rounds > 1)} of {seconds:g} s per short cell and target"

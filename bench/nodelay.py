@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.cells import Run
 from bench.figures import Figure, Spread
 from bench.load import Cell, Told, Wrong
 from bench.processes import Family
+from bench.sampler import Run
 from bench.targets import Stage, Target
 
 KEPT_ALIVE = Cell(kind="closed", connections=1, tokens=5, interval_ms=5, warm=0.3, seconds=1)
@@ -64,7 +64,7 @@ def _on_sockets(stage: Stage, target: Target) -> str:
         return f"the gateway's sockets could not be looked at: {error.strerror}"
     sides = {
         "clients": [nodelay for own, _, nodelay in found if own == target.port],
-        "the engine": [nodelay for _, peer, nodelay in found if peer == stage.house.engine_port],
+        "the engine": [nodelay for _, peer, nodelay in found if peer == stage.cluster.engine_port],
     }
     for side, options in sides.items():
         if not options or not all(options):

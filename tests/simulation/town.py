@@ -12,7 +12,7 @@ from functools import partial
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from services.gateway.adapters.activity import PERIOD_SECONDS, QUIET_SECONDS
+from services.gateway.adapters.activity_reporter import PERIOD_SECONDS, QUIET_SECONDS
 from services.gateway.core.scheduler import RequestScheduler, Ticket
 from services.waker.core.adopt import Left, adopt
 from services.waker.core.events import (

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import structlog
 
 from services.gateway.adapters.engine_connection import EngineConnection
+from services.gateway.adapters.write_batcher import WriteBatcher
 from services.gateway.core.request_body import Piece
-from services.gateway.write_batcher import WriteBatcher
 from shared.config.sections import GatewaySection
 
 KEEPALIVE_SECONDS = 4.0

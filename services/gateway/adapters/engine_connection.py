@@ -8,8 +8,8 @@ from typing import Protocol, cast
 import structlog
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from services.gateway.adapters.write_batcher import WriteBatcher
 from services.gateway.core.request_body import Piece
-from services.gateway.write_batcher import WriteBatcher
 
 MAX_HEAD_BYTES = 64 * 1024
 """Bytes in a row that bring nothing of a body: interim answers, a head, a chunk's extensions, trailers. No engine sends

@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-from services.gateway.adapters.demand import Demand
 from services.gateway.adapters.outbox import Outbox
+from services.gateway.adapters.wake_demand import Demand
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.app.held_request import HeldRequest
 from services.gateway.core import errors

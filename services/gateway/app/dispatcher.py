@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-from services.gateway.adapters.activity import ActivityReporter
+from services.gateway.adapters.activity_reporter import ActivityReporter
 from services.gateway.core import errors
 from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_estimate import WakeEstimate, estimate_wake

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from services.gateway.adapters.http.exchange import Exchange
 from services.gateway.core import errors
-from services.gateway.http.exchange import Exchange
 
 
 class Lifecycle:

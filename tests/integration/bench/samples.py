@@ -1,7 +1,7 @@
 """Samples of a run that never was."""
 
-from bench.cells import Sample, cells
 from bench.load import Series, Told
+from bench.sampler import Sample, cells
 from bench.targets import DIRECT, TARGETS
 
 

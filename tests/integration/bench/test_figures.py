@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from bench.cells import FLOOD, PACED, SATURATED, STREAMS_200, Run, Sample
+from bench.cluster import Room
 from bench.figures import KINDS, Figure, Spread, figures
-from bench.house import Room
 from bench.load import Wrong
 from bench.report import Result, grids, notes, show
+from bench.sampler import FLOOD, PACED, SATURATED, STREAMS_200, Run, Sample
 from bench.targets import DIRECT, NAIVE, OURS, SMG, TARGETS, Stage
 from shared.messages.meter import TokenSums
 from tests.integration.bench.samples import all_samples, replaced, sample_of
@@ -86,7 +86,7 @@ async def test_the_ledger_has_to_agree() -> None:
         async def ledger(_days: set[str]) -> TokenSums:
             return TokenSums(requests=requests, completion_tokens=tokens)
 
-        return cast("Stage", SimpleNamespace(house=SimpleNamespace(settled=noted, logged=noted, ledger=ledger)))
+        return cast("Stage", SimpleNamespace(cluster=SimpleNamespace(settled=noted, logged=noted, ledger=ledger)))
 
     for requests, tokens in ((9, 160), (10, 159)):
         run = Run(stage(requests, tokens))

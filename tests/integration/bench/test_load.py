@@ -9,10 +9,10 @@ import aiohttp
 import pytest
 
 from bench import build, nodelay
-from bench.house import SERVED_AS
+from bench.cluster import SERVED_AS
 from bench.load import Cell, Told, Wrong, played
 from bench.processes import Family
-from tests.integration.bench.liar import engine_port, engine_process, lying
+from tests.integration.bench.lying_engine import engine_port, engine_process, lying
 from tests.kit.waiting import until
 
 WHOLE = Cell(kind="closed", connections=2, seconds=0.1, warm=0)

@@ -6,10 +6,10 @@ import aiohttp
 import pytest
 
 from bench import routers
-from bench.house import KEY, SERVED_AS
+from bench.cluster import KEY, SERVED_AS
 from bench.routers import ROUTERS, Absent, Router, started
 from tests.clients.environments import NotInstalled
-from tests.integration.bench.liar import engine_port
+from tests.integration.bench.lying_engine import engine_port
 
 CHECKS_THE_KEY = {"vllm-router": False, "smg": True}
 BY_NAME = pytest.mark.parametrize("router", ROUTERS, ids=lambda router: router.name)

@@ -8,31 +8,31 @@ from typing import Any, cast
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from services.gateway.access_log import AccessLog, RequestLine
-from services.gateway.adapters.activity import ActivityReporter
-from services.gateway.adapters.demand import Demand
+from services.gateway.adapters.access_log import AccessLog, RequestLine
+from services.gateway.adapters.activity_reporter import ActivityReporter
 from services.gateway.adapters.engine_client import EngineCall, EngineClient, Receiver
+from services.gateway.adapters.http.application import make_application
+from services.gateway.adapters.http.client_connection import ClientConnection
+from services.gateway.adapters.http.client_response import ClientResponse, ResponseHeaders
+from services.gateway.adapters.http.connections import Connections
+from services.gateway.adapters.http.inference import Inference
+from services.gateway.adapters.http.request_log import RequestLog
+from services.gateway.adapters.http.resources import Pages
+from services.gateway.adapters.http.upstream import Upstream
 from services.gateway.adapters.outbox import Outbox
 from services.gateway.adapters.usage_sender import UsageSender
+from services.gateway.adapters.wake_demand import Demand
+from services.gateway.adapters.write_batcher import WriteBatcher
 from services.gateway.app.admission import Admission
 from services.gateway.app.authenticator import Authenticator
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.app.usage_recorder import UsageRecorder
-from services.gateway.core.memory import Memory
+from services.gateway.core.buffer_memory import Memory
 from services.gateway.core.rate_limits import RateLimiter
 from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_limits import WakeLimits
-from services.gateway.http.application import make_application
-from services.gateway.http.client_connection import ClientConnection
-from services.gateway.http.client_response import ClientResponse, ResponseHeaders
-from services.gateway.http.connections import Connections
-from services.gateway.http.inference import Inference
-from services.gateway.http.pages import Pages
-from services.gateway.http.request_log import RequestLog
-from services.gateway.http.upstream import Upstream
 from services.gateway.metrics import Metrics
-from services.gateway.write_batcher import WriteBatcher
 from shared.budget import GateView
 from shared.bus.memory import MemoryBus
 from shared.bus.view import View

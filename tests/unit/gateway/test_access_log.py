@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway import access_log
-from services.gateway.access_log import AccessLog, RequestLine
+from services.gateway.adapters import access_log
+from services.gateway.adapters.access_log import AccessLog, RequestLine
 from shared.runtime import logs
 
 

@@ -11,10 +11,10 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.gateway.adapters.http.bounded_request_handler import MOST_FRAMING_BYTES, MOST_HEADERS, READ_BYTES
+from services.gateway.adapters.http.client_connection import MIN_READ_BYTES, ClientConnection
+from services.gateway.adapters.http.client_response import MOST_REFUSALS, SKIPPED_BYTES, ClientResponse
 from services.gateway.core import errors
-from services.gateway.http.client_connection import MIN_READ_BYTES, ClientConnection
-from services.gateway.http.client_response import MOST_REFUSALS, SKIPPED_BYTES, ClientResponse
-from services.gateway.http.request_parsing import MOST_FRAMING_BYTES, MOST_HEADERS, READ_BYTES
 from tests.unit.gateway.front import Front
 from tests.unit.gateway.wire import Fault, Response, Wire, post, responses, turns, until
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.gateway.adapters.http import connections as module
+from services.gateway.adapters.http.connections import MAX_STEP_SECONDS, OWN_FILES
 from services.gateway.core import errors
-from services.gateway.http import connections as module
-from services.gateway.http.connections import MAX_STEP_SECONDS, OWN_FILES
 from tests.unit.gateway.front import CONFIG, Front
 from tests.unit.gateway.wire import Wire, post, turns, until
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.gateway.adapters.engine_client import KEEPALIVE_SECONDS, EngineClient
 from services.gateway.adapters.engine_connection import EngineConnection
-from services.gateway.write_batcher import WriteBatcher
+from services.gateway.adapters.write_batcher import WriteBatcher
 from shared.config.sections import GatewaySection
 from shared.values import Duration
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from services.gateway.adapters.http import inference
 from services.gateway.app.held_request import HeldRequest
 from services.gateway.core.rate_limits import LimitExceeded, Unsettled
 from services.gateway.core.request_body import LARGE_BYTES
-from services.gateway.http import inference
 from shared.messages.keys import KeyRecord, digest
 from tests.kit.raw_engine import DONE, EVENT
 from tests.unit.gateway.front import CONFIG, KEY, Call, Front

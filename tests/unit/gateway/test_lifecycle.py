@@ -4,13 +4,13 @@ import asyncio
 from types import SimpleNamespace
 from typing import cast
 
+from services.gateway.adapters.http.client_response import ClientResponse
+from services.gateway.adapters.http.exchange import Exchange
+from services.gateway.adapters.http.relay import Relay
 from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.core import errors
-from services.gateway.core.memory import Held, Memory
+from services.gateway.core.buffer_memory import Held, Memory
 from services.gateway.core.usage_record import UsageRecord
-from services.gateway.http.client_response import ClientResponse
-from services.gateway.http.exchange import Exchange
-from services.gateway.http.relay import Relay
 from tests.unit.gateway.wire import turns, until
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.gateway.adapters import outbox as module
-from services.gateway.write_batcher import MAX_QUEUED_BYTES, WriteBatcher
+from services.gateway.adapters.write_batcher import MAX_QUEUED_BYTES, WriteBatcher
 from tests.unit.gateway.test_outbox import event, fail, files, filled, opened, sequence
 
 _pwrite = os.pwrite

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.gateway.adapters.http.client_response import ClientResponse
+from services.gateway.adapters.http.response_headers import MAX_BYTES, passed_on
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.core import errors
 from services.gateway.core.breaker import FAILURES
 from services.gateway.core.engine_error import EngineError, is_machine_failure, is_refusal, read_error
-from services.gateway.http.client_response import ClientResponse
-from services.gateway.http.response_headers import MAX_BYTES, passed_on
 from shared.messages.gateway import UsageEvent
 from tests.kit.raw_engine import DONE, EVENT
 from tests.unit.gateway.front import KEY, Call, Front

@@ -3,7 +3,7 @@
 import asyncio
 from typing import cast
 
-from services.gateway.write_batcher import MAX_QUEUED_BYTES, WriteBatcher
+from services.gateway.adapters.write_batcher import MAX_QUEUED_BYTES, WriteBatcher
 
 
 class Wire:

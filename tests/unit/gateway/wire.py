@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
-from services.gateway.http.client_connection import ClientConnection
+from services.gateway.adapters.http.client_connection import ClientConnection
 
 SECRET = "sk-front"
 MOST_TURNS = 300

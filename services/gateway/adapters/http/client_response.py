@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, cast
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
+from services.gateway.adapters.write_batcher import WriteBatcher
 from services.gateway.core import errors
 from services.gateway.core.cors import Cors
 from services.gateway.core.errors import ApiError
 from services.gateway.core.rate_limits import RateLimiter
 from services.gateway.core.request_body import Piece
-from services.gateway.write_batcher import WriteBatcher
 from shared.ids import uuid7
 from shared.messages.keys import KeyRecord
 
 if TYPE_CHECKING:
-    from services.gateway.http.client_connection import ClientConnection
+    from services.gateway.adapters.http.client_connection import ClientConnection
 
 LINGER_SECONDS = 2.0
 """For a client that still sends what nobody reads any more: closing at once could cost it the response."""

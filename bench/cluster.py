@@ -82,7 +82,7 @@ class Room:
 
 
 @dataclass
-class House:
+class Cluster:
     """Everything runs."""
 
     bus: JetStreamBus
@@ -157,7 +157,7 @@ class House:
 
 
 @asynccontextmanager
-async def opened(folder: Path, cores: Cores, engine_port: int, room: Room, workers: int = 1) -> AsyncIterator[House]:
+async def opened(folder: Path, cores: Cores, engine_port: int, room: Room, workers: int = 1) -> AsyncIterator[Cluster]:
     """The house in `folder`; every process is gone afterwards, whatever happened."""
     binary = nats_binary()
     if binary is None:
@@ -184,10 +184,10 @@ async def opened(folder: Path, cores: Cores, engine_port: int, room: Room, worke
         await marks.start(bus)
         stack.push_async_callback(marks.stop)
         port = int(gateway.announced.url.rpartition(":")[2])
-        house = House(bus, engine_port, port, Family(gateway.announced.pid), gateway.log, marks, marked)
+        cluster = Cluster(bus, engine_port, port, Family(gateway.announced.pid), gateway.log, marks, marked)
         for name in room.tiers():
-            await house.machine(name, "ready" if name == "ready" else "asleep")
-        yield house
+            await cluster.machine(name, "ready" if name == "ready" else "asleep")
+        yield cluster
 
 
 def _key() -> KeyRecord:

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from bench.cells import NOISE, Run
+from bench.cluster import KEY
 from bench.figures import Figure, Spread
-from bench.house import KEY
 from bench.load import Cell, Series, Wrong, all_open, playing, told
 from bench.processes import Family, pinned
+from bench.sampler import NOISE, Run
 from bench.targets import Stage
 
 HOLD_RATE = 4000.0
@@ -74,17 +74,17 @@ class _Release:
 
 
 async def _release(stage: Stage, run: Run, machine: str, requests: int) -> _Release:
-    house, target, log = stage.house, stage.ours, stage.folder / "load.log"
+    cluster, target, log = stage.cluster, stage.ours, stage.folder / "load.log"
     cell = Cell(kind="hold", connections=requests, rate=HOLD_RATE, seconds=HOLD_SECONDS, warm=0)
     model = f"bench/{machine}"
     with pinned(stage.cores.others):
         async with playing(cell, port=target.port, key=KEY, model=model, log=log) as process:
             await all_open(process, log)
-            await house.held(model, requests)
+            await cluster.held(model, requests)
             assert target.family is not None
             rss = target.family.rss_mb()
             before = run.clocks(target)
-            begun = await house.machine(machine, "ready")
+            begun = await cluster.machine(machine, "ready")
             answered = await told(process, cell, log)
     used = run.clocks(target) - before
     await run.count(answered)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.gateway.adapters.engine_client import EngineCall
+from services.gateway.adapters.http.response import BufferedResponse, ResponseOwner, StreamedResponse
 from services.gateway.core.content_coding import MAX_INFLATED, Inflater, Undecodable
-from services.gateway.http.response import BufferedResponse, ResponseOwner, StreamedResponse
 
 STEP_BYTES = 256 * 1024
 """As much as one read of an answer that is not compressed."""

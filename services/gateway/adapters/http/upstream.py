@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import structlog
 
 from services.gateway.adapters.engine_client import EngineCall, EngineClient, Receiver
+from services.gateway.adapters.http.client_response import ClientResponse
+from services.gateway.adapters.http.engine_request import engine_request
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.app.usage_recorder import UsageRecorder
+from services.gateway.core.buffer_memory import Memory
 from services.gateway.core.endpoints import Endpoint
-from services.gateway.core.memory import Memory
 from services.gateway.core.request_body import ParsedRequest
 from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.stream import StreamReader
 from services.gateway.core.usage_record import UsageRecord
-from services.gateway.http.client_response import ClientResponse
-from services.gateway.http.engine_request import engine_request
 from services.gateway.metrics import Metrics
 from shared.config.fleet import Model
 from shared.engine_keys import EngineKeys

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.gateway.adapters.http.client_response import MOST_JOINED_BYTES
+from services.gateway.adapters.http.paced_inflater import STEP_BYTES
 from services.gateway.core.content_coding import MAX_INFLATED, Inflater, Undecodable
-from services.gateway.http.client_response import MOST_JOINED_BYTES
-from services.gateway.http.inflating import STEP_BYTES
 from tests.kit.raw_engine import DONE, EVENT
 from tests.unit.gateway.front import Call, Front
 from tests.unit.gateway.test_relay import JSON, WHOLE, asked, ended

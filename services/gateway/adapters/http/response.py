@@ -5,12 +5,12 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
 from services.gateway.core import errors, sse
+from services.gateway.core.buffer_memory import Held
 from services.gateway.core.engine_error import EngineError
-from services.gateway.core.memory import Held
+from services.gateway.core.response_verdict import Verdict, judge
 from services.gateway.core.sse import UnusableStream
 from services.gateway.core.stream import StreamReader
 from services.gateway.core.usage import Count
-from services.gateway.core.whole_response import Verdict, judge
 from services.gateway.metrics import Histogram
 
 EVENT_STREAM = b"text/event-stream"

@@ -14,8 +14,8 @@ from aiohttp.streams import StreamReader
 
 from services.gateway.core import errors
 from services.gateway.core.body_framing import BodyFraming
+from services.gateway.core.buffer_memory import Held, Memory
 from services.gateway.core.errors import ApiError
-from services.gateway.core.memory import Held, Memory
 
 READ_BYTES = 64 * 1024
 """Of a body that its handler has not read, where twice as much stops the reading; or behind a request."""

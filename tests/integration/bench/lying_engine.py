@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.build import built
-from bench.house import SERVED_AS
+from bench.cluster import SERVED_AS
 from bench.processes import child
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)

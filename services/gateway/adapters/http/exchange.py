@@ -4,14 +4,14 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from services.gateway.adapters.http.client_response import ClientResponse
+from services.gateway.core.buffer_memory import Held
 from services.gateway.core.errors import ApiError
-from services.gateway.core.memory import Held
 from services.gateway.core.rate_limits import Reservation
 from services.gateway.core.usage_record import UsageRecord
-from services.gateway.http.client_response import ClientResponse
 
 if TYPE_CHECKING:
-    from services.gateway.http.relay import Relay
+    from services.gateway.adapters.http.relay import Relay
 
 
 @dataclass(eq=False, slots=True)

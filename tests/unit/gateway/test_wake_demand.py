@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from services.gateway.adapters import demand
-from services.gateway.adapters.demand import Demand
+from services.gateway.adapters import wake_demand
+from services.gateway.adapters.wake_demand import Demand
 from services.gateway.core.scheduler import RequestScheduler, Ticket
 from shared.bus.memory import MemoryBus
 from shared.config.load import parse
@@ -127,7 +127,7 @@ async def test_who_comes_while_the_end_is_told_is_told_at_once(waiters: Waiters)
 
 
 async def test_what_could_not_be_told_is_told_soon_after(waiters: Waiters, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demand, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(wake_demand, "RETRY_SECONDS", 0.01)
     waiters.bus.failures = 2
     waiters.bus.goes.set()
     waiters.go(waiters.come())

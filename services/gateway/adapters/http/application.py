@@ -4,11 +4,11 @@ from functools import partial
 
 from aiohttp import hdrs, web
 
+from services.gateway.adapters.http.client_response import ClientResponse
+from services.gateway.adapters.http.inference import Inference
+from services.gateway.adapters.http.resources import Pages
 from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.paths import normalize
-from services.gateway.http.client_response import ClientResponse
-from services.gateway.http.inference import Inference
-from services.gateway.http.pages import Pages
 
 
 def make_application(inference: Inference, pages: Pages) -> web.Application:

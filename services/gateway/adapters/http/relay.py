@@ -14,19 +14,19 @@ import structlog
 
 from services.gateway.adapters.engine_client import EngineCall
 from services.gateway.adapters.engine_connection import discard
+from services.gateway.adapters.http.exchange import Exchange
+from services.gateway.adapters.http.paced_inflater import Inflating
+from services.gateway.adapters.http.response import EVENT_STREAM, BufferedResponse, StreamedResponse
+from services.gateway.adapters.http.response_headers import passed_on
+from services.gateway.adapters.http.upstream import Upstream
 from services.gateway.core import errors
+from services.gateway.core.buffer_memory import Held
 from services.gateway.core.content_coding import IDENTITY, Inflater, Undecodable
 from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.engine_error import EngineError, is_machine_failure
 from services.gateway.core.errors import ApiError
-from services.gateway.core.memory import Held
 from services.gateway.core.request_body import ParsedRequest
 from services.gateway.core.usage import NOTHING, Count
-from services.gateway.http.exchange import Exchange
-from services.gateway.http.inflating import Inflating
-from services.gateway.http.response import EVENT_STREAM, BufferedResponse, StreamedResponse
-from services.gateway.http.response_headers import passed_on
-from services.gateway.http.upstream import Upstream
 from shared.config.fleet import Model
 from shared.messages.waker import MachineRecord
 

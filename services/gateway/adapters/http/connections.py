@@ -8,12 +8,12 @@ from contextlib import suppress
 
 from aiohttp import web
 
+from services.gateway.adapters.http.client_connection import ClientConnection
+from services.gateway.adapters.http.client_response import ClientResponse
+from services.gateway.adapters.http.request_log import RequestLog
+from services.gateway.adapters.write_batcher import WriteBatcher
+from services.gateway.core.buffer_memory import Memory
 from services.gateway.core.errors import ApiError
-from services.gateway.core.memory import Memory
-from services.gateway.http.client_connection import ClientConnection
-from services.gateway.http.client_response import ClientResponse
-from services.gateway.http.request_log import RequestLog
-from services.gateway.write_batcher import WriteBatcher
 from shared.config.sections import GatewaySection
 
 TICK_SECONDS = 0.25

@@ -8,6 +8,8 @@ import msgspec
 import structlog
 from aiohttp import hdrs, web
 
+from services.gateway.adapters.http.client_response import ClientResponse
+from services.gateway.adapters.http.request_log import RequestLog
 from services.gateway.app.authenticator import Authenticator
 from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.core import errors, openapi
@@ -15,8 +17,6 @@ from services.gateway.core.cors import Cors
 from services.gateway.core.endpoints import ENDPOINTS, HEALTH, MODELS, OPENAPI, PAGES
 from services.gateway.core.errors import ApiError
 from services.gateway.core.paths import normalize, with_version
-from services.gateway.http.client_response import ClientResponse
-from services.gateway.http.request_log import RequestLog
 from shared.config.fleet import Model
 from shared.config.sections import Config
 from shared.messages.keys import KeyRecord

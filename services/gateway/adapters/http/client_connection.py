@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 from aiohttp import web
 
+from services.gateway.adapters.http.bounded_request_handler import RequestParsing
+from services.gateway.adapters.http.client_response import ClientResponse
 from services.gateway.core import errors
-from services.gateway.http.client_response import ClientResponse
-from services.gateway.http.request_parsing import RequestParsing
 
 if TYPE_CHECKING:
-    from services.gateway.http.connections import Connections
+    from services.gateway.adapters.http.connections import Connections
 
 MIN_READ_BYTES = 16 * 1024
 """That a client has to take within `write_timeout`, or all that there is: a trickle does not keep a place."""

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.core.memory import ANONYMOUS, Held, Memory
+from services.gateway.core.buffer_memory import ANONYMOUS, Held, Memory
 
 OWNERS = (ANONYMOUS, "a", "b", "c")
 STEPS = st.lists(

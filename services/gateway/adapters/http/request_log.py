@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.gateway.access_log import AccessLog, RequestLine
+from services.gateway.adapters.access_log import AccessLog, RequestLine
+from services.gateway.adapters.http.client_response import ClientResponse
 from services.gateway.core.usage_record import UsageRecord
-from services.gateway.http.client_response import ClientResponse
 from services.gateway.metrics import Metrics
 
 CLIENT_CLOSED = 499

@@ -7,21 +7,21 @@ from dataclasses import KW_ONLY, dataclass, field
 import structlog
 from aiohttp import hdrs, web
 
+from services.gateway.adapters.http.client_response import ClientResponse
+from services.gateway.adapters.http.exchange import Exchange
+from services.gateway.adapters.http.relay import Relay
+from services.gateway.adapters.http.request_log import CLIENT_CLOSED, RequestLog
+from services.gateway.adapters.http.response_headers import passed_on
+from services.gateway.adapters.http.upstream import Upstream
 from services.gateway.app.admission import Admission, parse_wake_timeout
 from services.gateway.app.authenticator import Authenticator
 from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.core import errors
+from services.gateway.core.buffer_memory import Held, Memory
 from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.errors import ApiError
-from services.gateway.core.memory import Held, Memory
 from services.gateway.core.request_body import LARGE_BYTES, ParsedRequest, parse, parse_in_steps
 from services.gateway.core.usage_record import UsageRecord
-from services.gateway.http.client_response import ClientResponse
-from services.gateway.http.exchange import Exchange
-from services.gateway.http.relay import Relay
-from services.gateway.http.request_log import CLIENT_CLOSED, RequestLog
-from services.gateway.http.response_headers import passed_on
-from services.gateway.http.upstream import Upstream
 from shared.config.fleet import Model
 from shared.messages.keys import KeyRecord
 from shared.messages.waker import MachineRecord

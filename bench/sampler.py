@@ -160,17 +160,17 @@ class Run:
         """Wait for the ledger to confirm what the gateway has answered."""
         self._requests += told.requests
         self._tokens += told.tokens
-        await self._stage.house.settled(self._requests)
+        await self._stage.cluster.settled(self._requests)
 
     async def check(self) -> None:
         """The ledger has what the clients were given, no more and no less, and the access log a line for each."""
-        sums = await self._stage.house.ledger({self._begun, _day()})
+        sums = await self._stage.cluster.ledger({self._begun, _day()})
         if (sums.requests, sums.completion_tokens) != (self._requests, self._tokens):
             raise Wrong(
                 f"the ledger has {sums.requests} requests with {sums.completion_tokens} tokens, "
                 f"the clients had {self._requests} with {self._tokens}"
             )
-        await self._stage.house.logged(self._requests)
+        await self._stage.cluster.logged(self._requests)
 
 
 def _cpu_ns(target: Target) -> int:
