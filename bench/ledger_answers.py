@@ -22,10 +22,10 @@ from services.meter.adapters import tables
 from services.meter.adapters.ledger import Ledger
 from services.meter.adapters.sealing import Sealer
 from services.meter.core.day import Day
-from services.meter.core.runs import DAY
+from services.meter.core.sequence_ranges import DAY
 from shared import database
 
-MIGRATIONS = Path(__file__).parents[1] / "services" / "meter" / "migrations"
+MIGRATIONS = Path(__file__).parents[1] / "services" / "meter" / "adapters" / "migrations"
 START = 1_795_392_000.0
 """2026-11-23T00:00:00Z."""
 REQUESTS = 1_000_000

@@ -8,27 +8,27 @@ from pathlib import Path
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.meter.adapters.audit_facts import AuditFacts
-from services.meter.adapters.confirmed import ConfirmedBook
-from services.meter.adapters.engine_book import EngineBook
-from services.meter.adapters.figures import FiguresReader
-from services.meter.adapters.gaps import GapBook
+from services.meter.adapters.audit_store import AuditFacts
+from services.meter.adapters.confirmed_marks import ConfirmedBook
+from services.meter.adapters.engine_store import EngineBook
+from services.meter.adapters.gap_store import GapBook
 from services.meter.adapters.ledger import Ledger
-from services.meter.adapters.quarantine import Quarantine
+from services.meter.adapters.performance import FiguresReader
+from services.meter.adapters.quarantine_store import Quarantine
 from services.meter.adapters.sealing import Sealer
-from services.meter.answers import Answers, Backlog
+from services.meter.app.audit_leader import AuditDesk
+from services.meter.app.auditor import Auditor
+from services.meter.app.consumer import Consumer
+from services.meter.app.gap_queries import GapAnswers
+from services.meter.app.known_names import Names
+from services.meter.app.progress_publisher import Teller
+from services.meter.app.queries import Answers, Backlog
+from services.meter.app.recorder import Recorder
+from services.meter.app.recount import Recount
+from services.meter.app.recovery import Recovery
+from services.meter.app.source_heartbeats import Hearing
 from services.meter.audit_metrics import AuditMetrics
-from services.meter.auditor import Auditor
-from services.meter.consumer import Consumer
-from services.meter.gap_answers import GapAnswers
-from services.meter.hearing import Hearing
-from services.meter.leading import AuditDesk
 from services.meter.metrics import Metrics
-from services.meter.names import Names
-from services.meter.recorder import Recorder
-from services.meter.recount import Recount
-from services.meter.recovery import Recovery
-from services.meter.teller import Teller
 from shared import database
 from shared.bus import subjects
 from shared.bus.lease import Lease
@@ -42,7 +42,7 @@ log = structlog.get_logger()
 
 COMPARISON = "comparison with the marks"
 LEDGER_FILE = "ledger.sqlite"
-MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 VERSION_TABLE = "ledger_version"
 SWEEP_SECONDS = 10.0
 """How long an outbox keeps its events for nothing, and a quota is not known, after the bus lost its data."""

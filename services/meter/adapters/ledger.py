@@ -17,9 +17,9 @@ from sqlalchemy import Table, bindparam, case, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.meter.adapters.days import day_facts, history_rows
-from services.meter.adapters.figures import add_figures
-from services.meter.adapters.quarantine import release, released
+from services.meter.adapters.day_queries import day_facts, history_rows
+from services.meter.adapters.performance import add_figures
+from services.meter.adapters.quarantine_store import release, released
 from services.meter.adapters.tables import (
     COUNTS,
     conflicts,
@@ -37,9 +37,9 @@ from services.meter.adapters.tables import (
 from services.meter.core.batch import Batch, Kind, Readable, is_same
 from services.meter.core.day import Day, DayFacts
 from services.meter.core.history import page
-from services.meter.core.runs import Run, mark, merged
-from services.meter.core.sums import MonthKey, by_minute, hourly, monthly, rolled_up
-from services.meter.core.unknown import Unknown, What, unknowns_of
+from services.meter.core.rollups import MonthKey, by_minute, hourly, monthly, rolled_up
+from services.meter.core.sequence_ranges import Run, mark, merged
+from services.meter.core.unknown_models import Unknown, What, unknowns_of
 from shared.database import DATABASE_ERRORS, describe, reading
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import History, HistoryQuery

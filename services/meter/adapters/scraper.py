@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import aiohttp
 
-from services.meter.core.audit import SKEW_SECONDS
 from services.meter.core.engine_counters import EngineCounters, parse
+from services.meter.core.machine_audit import SKEW_SECONDS
 from shared.engine_keys import no_key
 
 PROCESS_HEADER = "Process-Start-Time-Unix"

@@ -17,11 +17,11 @@ from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.meter.adapters.days import busy_of
+from services.meter.adapters.day_queries import busy_of
 from services.meter.adapters.tables import COUNTS, DIMENSIONS, busy, digests, events, horizon
 from services.meter.core.day import parse_day
 from services.meter.core.digest import Digest, DigestKey, day_of, digested, joined, start_of_day
-from services.meter.core.runs import DAY
+from services.meter.core.sequence_ranges import DAY
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import TokenSums
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from services.meter.core.runs import Run, merged, single
+from services.meter.core.sequence_ranges import Run, merged, single
 from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import UsageEvent
 

@@ -7,9 +7,9 @@ from datetime import UTC, date, datetime, time
 
 import msgspec
 
-from services.meter.core.ends import SETTLING_SECONDS, Source, behind, missing, names, open_ends
-from services.meter.core.runs import DAY
-from services.meter.core.sums import MINUTE, plus
+from services.meter.core.completeness import SETTLING_SECONDS, Source, behind, missing, names, open_ends
+from services.meter.core.rollups import MINUTE, plus
+from services.meter.core.sequence_ranges import DAY
 from shared.messages.meter import Tokens, TokensQuery, TokensRow, TokenSums
 
 COLUMNS = {"model": "model", "tier": "tier", "key": "key_id", "machine": "machine", "outcome": "outcome"}

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from services.meter.core.audit import SETTLED_SECONDS, Machine, explain
 from services.meter.core.day import Day
+from services.meter.core.machine_audit import SETTLED_SECONDS, Machine, explain
 from shared.messages.meter import Tokens
 from shared.messages.meter_audit import Audit, SourceAudit
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 
-from services.meter.core.runs import DAY
-from services.meter.core.sums import of_event, plus
+from services.meter.core.rollups import of_event, plus
+from services.meter.core.sequence_ranges import DAY
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import TokenSums

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from services.billing.app.meter_client import MOST_PAGES, Meter
-from services.meter.core.pages import page
+from services.meter.core.token_pages import page
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
 from shared.errors import Rejected

@@ -8,16 +8,16 @@ import pytest
 from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.meter.adapters.audit_facts import AuditFacts
-from services.meter.adapters.engine_book import NOTES_DAYS, EngineBook
+from services.meter.adapters.audit_store import AuditFacts
+from services.meter.adapters.engine_store import NOTES_DAYS, EngineBook
 from services.meter.adapters.ledger import Ledger
 from services.meter.adapters.tables import events, horizon, rollups
-from services.meter.core.audit import Note
 from services.meter.core.batch import read
 from services.meter.core.day import parse_day
 from services.meter.core.day_audit import audit, faults
 from services.meter.core.engine_counters import EngineCounters
-from services.meter.core.readings import Reading, day_of
+from services.meter.core.engine_readings import Reading, day_of
+from services.meter.core.machine_audit import Note
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.codec import encode

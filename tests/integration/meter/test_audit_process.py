@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from services.meter.adapters.scraper import MAX_BYTES, Scraper, Unread
-from services.meter.core.readings import day_of
+from services.meter.core.engine_readings import day_of
 from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
 from shared.errors import BusUnavailable

@@ -7,10 +7,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.meter.adapters.audit_facts import AuditFacts
+from services.meter.adapters.audit_store import AuditFacts
 from services.meter.adapters.ledger import Ledger
+from services.meter.app.auditor import Auditor
 from services.meter.audit_metrics import AuditMetrics
-from services.meter.auditor import Auditor
 from services.meter.core.batch import read
 from services.meter.core.day import Day
 from services.meter.core.day_audit import DayOfLedger

@@ -13,12 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meter.adapters import tables
 from services.meter.adapters.ledger import Ledger, Recorded
-from services.meter.consumer import Consumer
+from services.meter.app.consumer import Consumer
+from services.meter.app.progress_publisher import Teller
+from services.meter.app.recorder import Recorder
 from services.meter.core.batch import Batch
 from services.meter.core.day import answer, parse_day
 from services.meter.metrics import Metrics
-from services.meter.recorder import Recorder
-from services.meter.teller import Teller
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.bus import subjects, topology

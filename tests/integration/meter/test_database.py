@@ -13,7 +13,7 @@ from shared.database import ExactDecimal, create_engine, migrate, reading
 from shared.errors import DatabaseUnavailable
 from tests.kit.waiting import PATIENCE_SECONDS
 
-MIGRATIONS = Path(services.meter.__file__).parent / "migrations"
+MIGRATIONS = Path(services.meter.__file__).parent / "adapters" / "migrations"
 
 
 async def test_replicas_that_start_together_migrate_once(database_url: str) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from services.meter.adapters.figures import FiguresReader, figures
 from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.performance import FiguresReader, figures
 from services.meter.adapters.tables import minutes
 from services.meter.core.batch import read
-from services.meter.core.figures import answer, asked, measured
+from services.meter.core.performance import answer, asked, measured
 from services.meter.core.sketch import RELATIVE_ERROR, Sketch
 from shared import database
 from shared.bus import subjects

@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import select, text
 
 from services.meter.adapters import tables
-from services.meter.adapters.gaps import Claim, GapBook
+from services.meter.adapters.gap_store import Claim, GapBook
 from services.meter.adapters.ledger import Ledger
+from services.meter.app.gap_queries import GapAnswers
+from services.meter.app.source_heartbeats import Hearing
 from services.meter.core.batch import read
 from services.meter.core.day import answer, parse_day
-from services.meter.gap_answers import GapAnswers
-from services.meter.hearing import Hearing
 from shared import database
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus

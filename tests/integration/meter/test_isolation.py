@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.meter import wiring
-from services.meter.adapters.confirmed import ConfirmedBook
+from services.meter.adapters.confirmed_marks import ConfirmedBook
 from services.meter.wiring import opened
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from sqlalchemy import func, inspect, select, text
 
 from services.meter.adapters import tables
-from services.meter.adapters.gaps import GapBook
+from services.meter.adapters.gap_store import GapBook
 from services.meter.adapters.ledger import Ledger
 from services.meter.adapters.tables import conflicts, events, quarantine, rollups
 from services.meter.core.batch import read
 from services.meter.core.day import Day, DayFacts, answer, parse_day
-from services.meter.core.sums import plus
+from services.meter.core.rollups import plus
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.codec import encode

@@ -15,8 +15,8 @@ from services.meter.adapters import tables
 from services.meter.adapters.ledger import Ledger
 from services.meter.core.batch import read
 from services.meter.core.day import answer, parse_day
-from services.meter.core.runs import merged, single
-from services.meter.core.sums import HourKey, MinuteKey, MonthKey, by_minute, hourly, monthly, rolled_up
+from services.meter.core.rollups import HourKey, MinuteKey, MonthKey, by_minute, hourly, monthly, rolled_up
+from services.meter.core.sequence_ranges import merged, single
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.codec import encode

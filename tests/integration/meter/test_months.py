@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from services.meter.adapters import tables
 from services.meter.adapters.ledger import Ledger
 from services.meter.core.batch import read
-from services.meter.core.sums import MonthKey
+from services.meter.core.rollups import MonthKey
 from shared import database
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent

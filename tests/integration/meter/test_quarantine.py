@@ -10,17 +10,17 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import select, update
 
 from services.meter.adapters import tables
-from services.meter.adapters.audit_facts import AuditFacts
-from services.meter.adapters.gaps import GapBook
+from services.meter.adapters.audit_store import AuditFacts
+from services.meter.adapters.gap_store import GapBook
 from services.meter.adapters.ledger import Ledger
-from services.meter.adapters.quarantine import Quarantine
+from services.meter.adapters.quarantine_store import Quarantine
+from services.meter.app.known_names import Names
+from services.meter.app.progress_publisher import Teller
+from services.meter.app.recorder import Recorder
+from services.meter.app.recount import Recount
 from services.meter.core.batch import AHEAD_SECONDS
 from services.meter.core.day import answer, parse_day
 from services.meter.metrics import Metrics
-from services.meter.names import Names
-from services.meter.recorder import Recorder
-from services.meter.recount import Recount
-from services.meter.teller import Teller
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus

@@ -10,15 +10,15 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select
 
 from services.meter.adapters import tables
-from services.meter.adapters.confirmed import ConfirmedBook
-from services.meter.adapters.gaps import GapBook
+from services.meter.adapters.confirmed_marks import ConfirmedBook
+from services.meter.adapters.gap_store import GapBook
 from services.meter.adapters.ledger import Ledger
+from services.meter.app.progress_publisher import Teller
+from services.meter.app.recorder import Recorder
+from services.meter.app.recovery import Recovery
 from services.meter.core.batch import read
 from services.meter.core.day import answer, parse_day
 from services.meter.metrics import Metrics
-from services.meter.recorder import Recorder
-from services.meter.recovery import Recovery
-from services.meter.teller import Teller
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus

@@ -6,9 +6,9 @@ from collections.abc import Collection
 import pytest
 
 from services.meter.adapters.ledger import Ledger, Recorded
-from services.meter.core.sums import MonthKey
-from services.meter.rising import AT_ONCE
-from services.meter.teller import Teller
+from services.meter.app.monotonic_bucket import AT_ONCE
+from services.meter.app.progress_publisher import Teller
+from services.meter.core.rollups import MonthKey
 from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.memory import MemoryBus

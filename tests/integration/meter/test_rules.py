@@ -9,12 +9,12 @@ from sqlalchemy import select, update
 
 from services.meter.adapters import tables
 from services.meter.adapters.ledger import Ledger
-from services.meter.consumer import Consumer
+from services.meter.app.consumer import Consumer
+from services.meter.app.progress_publisher import Teller
+from services.meter.app.recorder import Recorder
 from services.meter.core.batch import AHEAD_SECONDS, read
 from services.meter.core.day import answer, parse_day
 from services.meter.metrics import Metrics
-from services.meter.recorder import Recorder
-from services.meter.teller import Teller
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus

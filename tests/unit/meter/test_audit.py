@@ -5,7 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.meter.core.audit import (
+from services.meter.core.engine_readings import EngineDay
+from services.meter.core.machine_audit import (
     FASTEST,
     PACE_MARGIN,
     PROBE_TOKENS,
@@ -17,7 +18,6 @@ from services.meter.core.audit import (
     explain,
     judge,
 )
-from services.meter.core.readings import EngineDay
 
 T = 1000.0
 

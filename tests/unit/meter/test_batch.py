@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.meter.core.batch import COUNT_LIMIT, NAME_BYTES, SEQ_LIMIT, plausible, read
-from services.meter.core.runs import Run
+from services.meter.core.sequence_ranges import Run
 from shared.messages.codec import encode
 from tests.unit.meter.events import MIDNIGHT, event
 

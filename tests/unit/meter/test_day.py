@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.meter.core.completeness import Source
 from services.meter.core.day import DayFacts, Interval, answer, asked, extend, labelled, parse_day, serving
-from services.meter.core.ends import Source
-from services.meter.core.runs import Run, single
+from services.meter.core.sequence_ranges import Run, single
 from shared.messages.meter import Tokens, TokensQuery, TokenSums
 from tests.unit.meter.events import MIDNIGHT
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.meter.core.figures import FigureKey, Gathered, answer, asked, measured, sketched
+from services.meter.core.performance import FigureKey, Gathered, answer, asked, measured, sketched
 from services.meter.core.sketch import Sketch
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter_figures import FiguresQuery, Pace

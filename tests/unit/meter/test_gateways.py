@@ -1,6 +1,6 @@
 """Gateways that fall silent: only those without a last word died."""
 
-from services.meter.core.gateways import SILENT_SECONDS, Gateways
+from services.meter.core.gateway_liveness import SILENT_SECONDS, Gateways
 from shared.messages.gateway import Activity
 
 

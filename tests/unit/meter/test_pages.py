@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.meter.core.pages import page
+from services.meter.core.token_pages import page
 from shared.messages.codec import encode
 from shared.messages.meter import Tokens, TokensRow, TokenSums
 

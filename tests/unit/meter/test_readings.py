@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.meter.core.day import parse_day
 from services.meter.core.engine_counters import EngineCounters
-from services.meter.core.readings import EngineDay, Reading, Rise, added, day_of, rise
+from services.meter.core.engine_readings import EngineDay, Reading, Rise, added, day_of, rise
 from tests.unit.meter.events import MIDNIGHT
 
 DAY = parse_day("2026-11-23")

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.meter.core.runs import DAY, Gap, Run, gaps, mark, merged, single, without
+from services.meter.core.sequence_ranges import DAY, Gap, Run, gaps, mark, merged, single, without
 
 numbers = st.lists(st.integers(1, 40), max_size=60)
 

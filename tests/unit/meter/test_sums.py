@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.meter.core.sums import MINUTE, MinuteKey, MonthKey, by_minute, monthly, rolled_up
+from services.meter.core.rollups import MINUTE, MinuteKey, MonthKey, by_minute, monthly, rolled_up
 from shared.messages.meter import month_of
 from tests.unit.meter.events import event, sums_of
 

@@ -10,8 +10,8 @@ later, or with the next sweep if it died.
 from collections.abc import Callable, Mapping
 
 from services.meter.adapters.ledger import Ledger, Recorded
-from services.meter.core.sums import MonthKey
-from services.meter.rising import Rising
+from services.meter.app.monotonic_bucket import Rising
+from services.meter.core.rollups import MonthKey
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
 from shared.messages.meter import Confirmed, KeyMonth, month_of

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import structlog
 
-from services.meter.adapters.gaps import GapBook
+from services.meter.adapters.gap_store import GapBook
 from shared.database import DATABASE_ERRORS, describe
 from shared.errors import Rejected
 from shared.messages.codec import Unreadable, decode, encode

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.tables import known_keys, quarantine, sources
 from services.meter.core.batch import Kind
-from services.meter.core.held import Held
+from services.meter.core.recount import Held
 from shared.database import reading
 
 VALUES_AT_ONCE = 1000

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from services.meter.adapters.quarantine import Quarantine
+from services.meter.adapters.quarantine_store import Quarantine
 from services.meter.core.batch import Batch, is_name
 from shared.bus.ports import Bus
 from shared.bus.topology import KEYS, SOURCES, Bucket

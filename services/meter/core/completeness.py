@@ -16,7 +16,7 @@ are missing at once, and only the stream can still have them.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from services.meter.core.runs import DAY, Gap, Run, gaps, without
+from services.meter.core.sequence_ranges import DAY, Gap, Run, gaps, without
 
 SETTLING_SECONDS = 60.0
 """For events on their way when a day ended or a source fell silent, and clocks that differ."""

@@ -8,10 +8,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.audit_tables import engine_days, engine_faults, engine_notes, engine_readings
-from services.meter.core.audit import Note
 from services.meter.core.day import Day
 from services.meter.core.engine_counters import EngineCounters
-from services.meter.core.readings import EngineDay, Reading, Rise, added, rise
+from services.meter.core.engine_readings import EngineDay, Reading, Rise, added, rise
+from services.meter.core.machine_audit import Note
 from shared.database import reading
 
 NOTES_DAYS = 45

@@ -6,13 +6,13 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from services.meter.adapters.engine_book import EngineBook
+from services.meter.adapters.engine_store import EngineBook
 from services.meter.adapters.scraper import Scraper
+from services.meter.app.auditor import Auditor
+from services.meter.app.engine_poller import EngineReader
+from services.meter.app.fleet_events import FleetNotes
+from services.meter.app.recovery import Recovery
 from services.meter.audit_metrics import AuditMetrics
-from services.meter.auditor import Auditor
-from services.meter.fleet_notes import FleetNotes
-from services.meter.reader import EngineReader
-from services.meter.recovery import Recovery
 from shared.bus import subjects, topology
 from shared.bus.view import View
 from shared.engine_keys import EngineKeys

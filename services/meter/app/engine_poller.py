@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from services.meter.adapters.engine_book import EngineBook
+from services.meter.adapters.engine_store import EngineBook
 from services.meter.adapters.scraper import Scraper, Unread
 from services.meter.audit_metrics import AuditMetrics
-from services.meter.core.readings import Reading, day_of
+from services.meter.core.engine_readings import Reading, day_of
 from shared.bus import topology
 from shared.bus.ports import Bus
 from shared.database import DATABASE_ERRORS, describe

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import structlog
 from prometheus_client import Gauge
 
-from services.meter.adapters.figures import FiguresReader
 from services.meter.adapters.ledger import Ledger
-from services.meter.core import figures
+from services.meter.adapters.performance import FiguresReader
+from services.meter.app.recovery import Recovery
+from services.meter.core import performance
 from services.meter.core.day import answer, asked, incomplete
-from services.meter.core.pages import page
-from services.meter.recovery import Recovery
+from services.meter.core.token_pages import page
 from shared.bus import topology
 from shared.bus.ports import Bus
 from shared.database import DATABASE_ERRORS, describe
@@ -85,11 +85,11 @@ class Answers:
     async def _figures(self, data: bytes) -> Figures | ErrorReply:
         try:
             query = decode(data, FiguresQuery)
-            hours = figures.asked(query)
+            hours = performance.asked(query)
         except (Unreadable, ValueError) as error:
             return ErrorReply(reason=str(error))
         try:
-            return figures.answer(query, await self._reader.read(query, hours))
+            return performance.answer(query, await self._reader.read(query, hours))
         except DATABASE_ERRORS as error:
             return _away(error)
 

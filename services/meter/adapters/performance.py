@@ -12,9 +12,9 @@ from sqlalchemy import BigInteger, Column, LargeBinary, Table, Text, bindparam, 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.tables import metadata, minutes
-from services.meter.core.figures import HOUR, FigureKey, Gathered, sketched
+from services.meter.core.performance import HOUR, FigureKey, Gathered, sketched
+from services.meter.core.rollups import MINUTE
 from services.meter.core.sketch import Sketch
-from services.meter.core.sums import MINUTE
 from shared.database import reading
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter_figures import FiguresQuery

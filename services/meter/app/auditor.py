@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from services.meter.adapters.audit_facts import AuditFacts
+from services.meter.adapters.audit_store import AuditFacts
 from services.meter.audit_metrics import AuditMetrics
 from services.meter.core.day import Day, parse_day
 from services.meter.core.day_audit import audit, faults
-from services.meter.core.readings import day_of
+from services.meter.core.engine_readings import day_of
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
 from shared.database import DATABASE_ERRORS, describe

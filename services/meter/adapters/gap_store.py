@@ -7,9 +7,9 @@ from sqlalchemy import bindparam, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.meter.adapters.days import known_sources, open_quarantine
+from services.meter.adapters.day_queries import known_sources, open_quarantine
 from services.meter.adapters.tables import losses, quarantine, sources
-from services.meter.core.ends import Source, missing
+from services.meter.core.completeness import Source, missing
 from shared.database import reading
 from shared.errors import Rejected
 from shared.messages.meter import DeclaredLost, DeclareLost, Gaps, OpenGap

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from services.meter.adapters.gaps import Claim, GapBook
+from services.meter.adapters.gap_store import Claim, GapBook
 from shared.bus import subjects
 from shared.bus.ports import Bus, Received
 from shared.messages.codec import Unreadable, decode

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 
 from services.meter.adapters.ledger import Ledger, Recorded
+from services.meter.app.progress_publisher import Teller
 from services.meter.core.batch import Batch, read
-from services.meter.core.held import Held, read_again
+from services.meter.core.recount import Held, read_again
 from services.meter.metrics import Metrics
-from services.meter.teller import Teller
 from shared.database import DATABASE_ERRORS
 
 log = structlog.get_logger()

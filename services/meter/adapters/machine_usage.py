@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.meter.adapters.audit_tables import engine_days
 from services.meter.adapters.tables import events
-from services.meter.core.audit import FASTEST, SKEW_SECONDS, Work
 from services.meter.core.day import Day
+from services.meter.core.machine_audit import FASTEST, SKEW_SECONDS, Work
 
 EDGE_SECONDS = 3600.0
 """How long after midnight a request is looked for that was under way then."""

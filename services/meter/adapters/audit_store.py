@@ -9,12 +9,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.audit_tables import audits, engine_days, engine_faults, engine_notes
-from services.meter.adapters.audit_work import moved_from, within, work_of
+from services.meter.adapters.machine_usage import moved_from, within, work_of
 from services.meter.adapters.tables import conflicts, events, horizon, quarantine, rollups, runs, unknowns
-from services.meter.core.audit import SKEW_SECONDS, Machine, Note
 from services.meter.core.day import Day
 from services.meter.core.day_audit import DayOfLedger
-from services.meter.core.readings import EngineDay
+from services.meter.core.engine_readings import EngineDay
+from services.meter.core.machine_audit import SKEW_SECONDS, Machine, Note
 from shared.database import reading
 from shared.messages.codec import decode, encode
 from shared.messages.meter import TokenSums

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from services.meter.core.runs import DAY
+from services.meter.core.rollups import MINUTE
+from services.meter.core.sequence_ranges import DAY
 from services.meter.core.sketch import RELATIVE_ERROR, Sketch
-from services.meter.core.sums import MINUTE
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter_figures import Figures, FiguresQuery, FiguresRow, Pace, Spread
 

@@ -20,10 +20,10 @@ from services.meter.adapters.tables import (
     runs,
     sources,
 )
+from services.meter.core.completeness import Source
 from services.meter.core.day import COLUMNS, DIRECTION, TIMES, Day, DayFacts, Interval, extend, labelled, serving
-from services.meter.core.ends import Source
-from services.meter.core.runs import DAY, Run
-from services.meter.core.sums import HOUR
+from services.meter.core.rollups import HOUR
+from services.meter.core.sequence_ranges import DAY, Run
 from shared.errors import Rejected
 from shared.messages.meter import HistoryQuery, TokenSums, plausible
 

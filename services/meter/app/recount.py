@@ -5,11 +5,11 @@ from typing import get_args
 
 import structlog
 
-from services.meter.adapters.quarantine import VALUES_AT_ONCE, Quarantine
+from services.meter.adapters.quarantine_store import VALUES_AT_ONCE, Quarantine
+from services.meter.app.known_names import Names
+from services.meter.app.recorder import Recorder
 from services.meter.core.batch import Kind
-from services.meter.core.held import Held
-from services.meter.names import Names
-from services.meter.recorder import Recorder
+from services.meter.core.recount import Held
 from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 from shared.messages.codec import Unreadable, decode, encode

@@ -6,9 +6,9 @@ from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.meter.adapters.days import known_sources
+from services.meter.adapters.day_queries import known_sources
 from services.meter.adapters.tables import runs, sources
-from services.meter.core.ends import Source, behind
+from services.meter.core.completeness import Source, behind
 from shared.database import reading
 from shared.messages.meter import Confirmed
 

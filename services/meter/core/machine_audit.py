@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from services.meter.core.readings import EngineDay
+from services.meter.core.engine_readings import EngineDay
 from shared.messages.meter_audit import AuditState, Cause, MachineAudit
 
 SKEW_SECONDS = 2.0

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.meter.adapters.confirmed import ConfirmedBook, search_from
+from services.meter.adapters.confirmed_marks import ConfirmedBook, search_from
+from services.meter.app.recorder import Recorder
 from services.meter.core.batch import SEQ_LIMIT, is_name
 from services.meter.metrics import Metrics
-from services.meter.recorder import Recorder
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
 from shared.database import DATABASE_ERRORS, describe

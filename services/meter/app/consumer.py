@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 
 from services.meter.adapters.ledger import Recorded
-from services.meter.recorder import Recorder
+from services.meter.app.recorder import Recorder
 from shared.bus import topology
 from shared.bus.ports import Bus, Delivery
 from shared.database import DATABASE_ERRORS, describe

@@ -5,9 +5,9 @@ from hashlib import sha256
 
 import structlog
 
-from services.meter.adapters.engine_book import NOTES_DAYS, EngineBook
-from services.meter.core.audit import Note
-from services.meter.core.gateways import Gateways
+from services.meter.adapters.engine_store import NOTES_DAYS, EngineBook
+from services.meter.core.gateway_liveness import Gateways
+from services.meter.core.machine_audit import Note
 from shared.bus import subjects, topology
 from shared.bus.pages import pages
 from shared.bus.ports import Bus, Delivery, Received

@@ -1,0 +1,1 @@
+"""The meter's use cases: record usage, answer queries, recover, and audit."""
