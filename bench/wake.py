@@ -23,7 +23,7 @@ from bench.load import Wrong
 from shared.bus.jetstream import connect
 from shared.bus.provision import provision
 from shared.messages.waker import PhaseEnded
-from tests.integration.waker.whole import House, built
+from tests.integration.waker.cluster import House, built
 from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.raw_http import connected
 

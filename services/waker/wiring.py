@@ -5,15 +5,15 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from services.waker.adapters.files import machine_folder
+from services.waker.adapters.keeper_files import machine_folder
 from services.waker.adapters.probe import HttpProber
 from services.waker.adapters.process import LocalMachine, LocalMachines
 from services.waker.adapters.sleep_mode import SleepingMachine
 from services.waker.adapters.static import StaticMachines
-from services.waker.core.plan import plan_of
+from services.waker.app.waker import Waker
+from services.waker.core.fleet_spec import plan_of
 from services.waker.metrics import Metrics
 from services.waker.ports import Provider
-from services.waker.waker import Waker
 from shared.budget import GateView
 from shared.bus import subjects
 from shared.bus.lease import Lease

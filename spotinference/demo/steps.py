@@ -17,7 +17,7 @@ import click
 import openai
 
 from services.meter.core.engine_counters import EngineCounters, parse
-from services.waker.adapters import files
+from services.waker.adapters import keeper_files
 from shared.errors import SpotinferenceError
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode, decode_text
@@ -150,7 +150,7 @@ async def _wake(
         raise DemoFailed("the machine does not wake")
     except (DemoFailed, openai.OpenAIError) as error:
         reason = f"{error}\nthe waker said last: {messages.last_reason()}"
-        words = files.last_words(files.machine_folder(suite.folder, MACHINE))
+        words = keeper_files.last_words(keeper_files.machine_folder(suite.folder, MACHINE))
         if words and words not in reason:
             reason += f"\nthe engine said last: {words}"
         raise DemoFailed(reason) from error

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 
+from services.waker.core.fleet_spec import plan_of
 from services.waker.core.history import PHASES
-from services.waker.core.moves import MOVES
-from services.waker.core.plan import plan_of
+from services.waker.core.transitions import MOVES
 from shared.config.load import parse
 from shared.messages.waker import MachineState, Phase
 from tests.unit.waker.invariants import sentences
@@ -35,7 +35,7 @@ def fleet_states() -> str:
 def _head() -> Iterator[str]:
     yield "# The states of a machine\n"
     yield "Made from the code by `python -m tests.docs.fleet_states`; a test compares."
-    yield "`services/waker/core/moves.py` has the table of moves, and a move that it lacks is an error. How"
+    yield "`services/waker/core/transitions.py` has the table of moves, and a move that it lacks is an error. How"
     yield "the waker uses them: [architecture](../explanation/architecture.md#the-fleet).\n"
     yield "| state | meaning |\n|---|---|"
     yield from (f"| `{state}` | {meaning} |" for state, meaning in STATES.items())

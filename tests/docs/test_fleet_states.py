@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-from services.waker.core.moves import MOVES
+from services.waker.core.transitions import MOVES
 from shared.messages.waker import MachineState
 from tests.docs.fleet_states import STATES, fleet_states
 from tests.docs.pages import page

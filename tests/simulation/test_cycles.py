@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.simulation.town import Town
+from tests.simulation.simulated_cluster import Town
 
 
 class Clients:

@@ -5,10 +5,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from services.waker.adapters import ec2_sights
+from services.waker.adapters import ec2_observations
 from services.waker.adapters.ec2_account import Ec2Account
 from services.waker.adapters.ec2_failures import NO_HIBERNATION, SKEW_SECONDS, Failure, clock_fault
-from services.waker.adapters.ec2_sights import Described, Seen
+from services.waker.adapters.ec2_observations import Described, Seen
 from services.waker.core.events import Sight, Stray
 from services.waker.ports import ACCEPTED, CallResult, Looks, Unseen
 from shared.clouds.throttle import Throttle
@@ -144,10 +144,10 @@ class Ec2:
         sights = {i: Sight(power="gone", provider_state="unknown", reason=UNKNOWN) for i in missing if i not in found}
         seen: dict[str, Seen] = {}
         for i, instance in found.items():
-            sight = ec2_sights.sight(instance, requests.get(i))
+            sight = ec2_observations.sight(instance, requests.get(i))
             if sight is not None:
                 sights[i] = sight
-                seen[i] = ec2_sights.seen(instance, sight)
+                seen[i] = ec2_observations.seen(instance, sight)
         self._seen = seen
         return sights
 

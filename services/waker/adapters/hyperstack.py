@@ -9,8 +9,8 @@ from typing import Final
 
 import structlog
 
-from services.waker.adapters.hyperstack_answers import POWERS, failure_of, refused, result_of, sight_of, stock_of
 from services.waker.adapters.hyperstack_api import HyperstackApi, Vm
+from services.waker.adapters.hyperstack_responses import POWERS, failure_of, refused, result_of, sight_of, stock_of
 from services.waker.core.events import Scope, Sight, Stray
 from services.waker.ports import ACCEPTED, CallResult, Looks, Unseen
 from shared.clouds.hyperstack import Fault

@@ -18,8 +18,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from services.waker.adapters import files
-from services.waker.adapters.files import KeeperState
+from services.waker.adapters import keeper_files
+from services.waker.adapters.keeper_files import KeeperState
 
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 10.0
@@ -58,7 +58,7 @@ class Keeper:
             self._note("refused", reason=reason, ended_at=time.time())
             self._tell(refused=reason, code=type(error).__name__)
             return
-        started = files.process_start(engine.pid)
+        started = keeper_files.process_start(engine.pid)
         self._note("running", port=port, engine=engine.pid, engine_started=started)
         self._tell(endpoint=f"http://127.0.0.1:{port}")
         status = self._watch(engine)
@@ -67,7 +67,7 @@ class Keeper:
         self._note("ended", exit_status=status, ended_at=time.time(), reason=self._ending(status))
 
     def _spawn(self, argv: list[str]) -> "subprocess.Popen[bytes]":
-        log = self._folder / files.LOG_FILE
+        log = self._folder / keeper_files.LOG_FILE
         with contextlib.suppress(FileNotFoundError):
             log.replace(log.with_suffix(".log.1"))
         environment = dict(os.environ)
@@ -120,12 +120,12 @@ class Keeper:
         if self._asked:
             return f"the engine was ended {how}" if status < 0 else f"the engine was asked to end and did so {how}"
         # Not what the log says: that may be a prompt, and the reason goes into the journal.
-        return f"the engine ended {how}: see {self._folder / files.LOG_FILE}"
+        return f"the engine ended {how}: see {self._folder / keeper_files.LOG_FILE}"
 
-    def _note(self, status: files.Status, **changes: object) -> None:
+    def _note(self, status: keeper_files.Status, **changes: object) -> None:
         self._state = replace(self._state, status=status, **changes)  # type: ignore[arg-type]  # fields of the state
         try:
-            files.write_state(self._folder, self._state)
+            keeper_files.write_state(self._folder, self._state)
         except OSError:
             # A full disk. An engine that nobody could find again does not run; one that is to end, ends by its grace.
             if status in ("starting", "running"):
@@ -186,7 +186,7 @@ def main() -> None:
         if descriptor is not None:
             os.set_inheritable(descriptor, False)
     deadline = time.monotonic() + LOCK_SECONDS
-    while (lock := files.take_lock(arguments.folder)) is None and time.monotonic() < deadline:
+    while (lock := keeper_files.take_lock(arguments.folder)) is None and time.monotonic() < deadline:
         time.sleep(0.01)
     if lock is None:
         return  # another keeper was quicker; the waker reads nothing, and looks
@@ -194,7 +194,7 @@ def main() -> None:
         status="starting",
         generation=arguments.generation,
         keeper=os.getpid(),
-        keeper_started=files.process_start(os.getpid()) or "",
+        keeper_started=keeper_files.process_start(os.getpid()) or "",
         started_at=time.time(),
     )
     Keeper(arguments.folder, state, arguments.report, arguments.lifeline, arguments.grace).run(arguments.command)

@@ -14,9 +14,9 @@ from types import MappingProxyType
 
 import msgspec
 
-from services.waker.adapters import files
+from services.waker.adapters import keeper_files
 from services.waker.adapters.engine_environment import engine_environment
-from services.waker.adapters.files import KeeperState
+from services.waker.adapters.keeper_files import KeeperState
 from services.waker.core.events import Power, Sight
 from services.waker.ports import ACCEPTED, CallResult, Looks, Unseen
 from shared.messages.codec import Unreadable, decode
@@ -109,7 +109,7 @@ class LocalMachine:
 
     async def _stop(self, *, force: bool) -> CallResult:
         del force  # its keeper uses force when it is asked twice
-        state = files.read_state(self._folder)
+        state = keeper_files.read_state(self._folder)
         # The look ends an engine that its keeper left behind.
         if self._sight().running and state is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -119,8 +119,8 @@ class LocalMachine:
     def _sight(self) -> Sight:
         if not self._folder.exists():
             return Sight(power="off", provider_state="stopped")
-        lock = files.take_lock(self._folder)
-        state = files.read_state(self._folder)
+        lock = keeper_files.take_lock(self._folder)
+        state = keeper_files.read_state(self._folder)
         if lock is None:
             return _running(state)
         try:
@@ -140,12 +140,12 @@ class LocalMachine:
 
     def _bury(self, state: KeeperState) -> KeeperState:
         """The keeper died without a word: whatever is left of its engine is ended. Under the lock."""
-        if state.engine is not None and files.process_start(state.engine) in (state.engine_started, None):
+        if state.engine is not None and keeper_files.process_start(state.engine) in (state.engine_started, None):
             # Gone itself, its number stays its group's for as long as a child of it lives.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(state.engine, signal.SIGKILL)
         state = replace(state, status="ended", ended_at=time.time(), reason="the engine's keeper was killed")
-        files.write_state(self._folder, state)
+        keeper_files.write_state(self._folder, state)
         return state
 
     async def _spawn(self, generation: int) -> CallResult:
@@ -213,7 +213,7 @@ def _running(state: KeeperState | None) -> Sight:
             reason=state.reason if state else "",
             ended_at=state.ended_at if state else None,
         )
-    powers: dict[files.Status, Power] = {"starting": "rising", "running": "up", "stopping": "falling"}
+    powers: dict[keeper_files.Status, Power] = {"starting": "rising", "running": "up", "stopping": "falling"}
     return Sight(
         power=powers[state.status],
         provider_state=state.status,

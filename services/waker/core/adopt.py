@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from services.waker.core.events import Effect, Journal, Looked, Remember, Write
 from services.waker.core.fleet import handle
+from services.waker.core.fleet_spec import MachinePlan, Plan
 from services.waker.core.history import History, remembered
 from services.waker.core.key_wakes import account_of
-from services.waker.core.plan import MachinePlan, Plan
 from services.waker.core.policy import COOL_LIMIT_SECONDS
 from services.waker.core.state import UNREADY, Account, Fleet, Machine, Wake
 from services.waker.core.unready import backoff

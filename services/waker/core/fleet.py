@@ -4,7 +4,7 @@ An event only says what is known now; what follows from it is worked out for eve
 lost event is made good by the next.
 """
 
-from services.waker.core import orders, sights, sleeping, waking, watching
+from services.waker.core import commands, health, observations, sleeping, waking
 from services.waker.core.events import (
     Called,
     Demand,
@@ -19,9 +19,9 @@ from services.waker.core.events import (
     Written,
 )
 from services.waker.core.policy import may_drain
+from services.waker.core.provisioning import bring_up
 from services.waker.core.state import Fleet, Heard, Machine, Wanted
-from services.waker.core.turn import LOST_SECONDS, Turn
-from services.waker.core.wanting import bring_up
+from services.waker.core.step import LOST_SECONDS, Turn
 from shared.messages.gateway import MachineActivity
 from shared.messages.waker import ProviderCall
 
@@ -50,11 +50,11 @@ def _absorb(turn: Turn, event: Event) -> None:
         case Used():
             _used(turn, event)
         case Looked():
-            sights.looked(turn, event)
+            observations.looked(turn, event)
         case Tested():
-            sights.tested(turn, event)
+            observations.tested(turn, event)
         case Order():
-            orders.given(turn, event)
+            commands.given(turn, event)
         case Called():
             _called(turn, event)
         case Probed():
@@ -178,7 +178,7 @@ def _probed(turn: Turn, event: Probed) -> None:
     if machine.state == "waking":
         waking.probed(turn, machine, event)
     elif turn.plan.account(machine.plan).reachable:
-        watching.probed(turn, machine, event)
+        health.probed(turn, machine, event)
 
 
 def _advance(turn: Turn, machine: Machine) -> None:
@@ -197,7 +197,7 @@ def _advance(turn: Turn, machine: Machine) -> None:
             sleeping.mend(turn, machine)
         case _:
             pass
-    watching.advance(turn, turn.machines[machine.id])
+    health.advance(turn, turn.machines[machine.id])
 
 
 def _ask_providers(turn: Turn) -> None:

@@ -17,7 +17,7 @@ from shared.messages.waker import KeyWakes
 
 if TYPE_CHECKING:
     from services.waker.core.state import Machine
-    from services.waker.core.turn import Turn
+    from services.waker.core.step import Turn
 
 HOUR = 3600
 DAY = 86400

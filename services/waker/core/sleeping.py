@@ -6,7 +6,7 @@ from services.waker.core import key_wakes
 from services.waker.core.events import Called, Sight
 from services.waker.core.policy import demands, drained, in_flight, keys_of, trusted, unseen, wanted
 from services.waker.core.state import Machine
-from services.waker.core.turn import Turn
+from services.waker.core.step import Turn
 
 DRAIN_SECONDS = 60.0
 """A gateway that is alive and does not let go within this keeps the machine awake."""

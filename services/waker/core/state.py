@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.waker.core.events import CallKind, Sight
+from services.waker.core.fleet_spec import MachinePlan, Plan
 from services.waker.core.history import History
 from services.waker.core.key_wakes import KeyAccount
-from services.waker.core.plan import MachinePlan, Plan
 from shared.messages.codec import rfc3339
 from shared.messages.gateway import Activity, WakeRequest
 from shared.messages.waker import (

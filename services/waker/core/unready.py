@@ -4,7 +4,7 @@ from typing import Any
 
 from services.waker.core import sleeping
 from services.waker.core.state import ALARM_FROM, Machine
-from services.waker.core.turn import Turn
+from services.waker.core.step import Turn
 
 BACKOFF_SECONDS = 20.0
 """After the first wake in which the engine did not become ready; it doubles with each that follows."""

@@ -6,7 +6,7 @@ from services.waker.core import sleeping, unready
 from services.waker.core.events import Called, Probed, Scope, Sight
 from services.waker.core.policy import cool_down, has_untried, starts
 from services.waker.core.state import Machine, Wake
-from services.waker.core.turn import Turn
+from services.waker.core.step import Turn
 from shared.messages.waker import ProviderCall
 
 HOUR = 3600.0

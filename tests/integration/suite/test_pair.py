@@ -7,7 +7,7 @@ from pathlib import Path
 
 import openai
 
-from services.waker.adapters import files
+from services.waker.adapters import keeper_files
 from tests.kit.up import UpProcess, alive, up
 from tests.kit.waiting import PATIENCE_SECONDS
 
@@ -43,7 +43,7 @@ def config(folder: Path, *models: str) -> str:
 
 
 def engine(suite: UpProcess, machine: str) -> int:
-    state = files.read_state(files.machine_folder(suite.folder / "data", machine))
+    state = keeper_files.read_state(keeper_files.machine_folder(suite.folder / "data", machine))
     assert state is not None
     assert state.engine is not None
     return state.engine

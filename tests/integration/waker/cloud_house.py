@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.waker.adapters.probe import HttpProber
-from services.waker.core.plan import CLOUD, plan_of
+from services.waker.app.waker import Waker
+from services.waker.core.fleet_spec import CLOUD, plan_of
 from services.waker.metrics import Metrics
-from services.waker.waker import Waker
 from services.waker.wiring import accounts
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus, connect
@@ -33,8 +33,8 @@ from shared.messages.waker import (
 )
 from shared.tasks import end
 from spotinference.keys.command import mint
-from tests.integration.waker.skies import FLEET as FLEET_NAME
-from tests.integration.waker.skies import Sky
+from tests.integration.waker.clouds import FLEET as FLEET_NAME
+from tests.integration.waker.clouds import Sky
 from tests.kit.ports import free_port
 from tests.kit.scripted_engine import NAME, scripted
 from tests.kit.service import ServiceProcess, running

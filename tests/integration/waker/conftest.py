@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services.waker.adapters import files
+from services.waker.adapters import keeper_files
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import FLEET, FLEET_JOURNAL
@@ -95,8 +95,8 @@ class House:
     async def calls(self) -> list[tuple[str, str]]:
         return [(entry.call, entry.outcome) for entry in await self.journal() if isinstance(entry, ProviderCall)]
 
-    def engine(self) -> files.KeeperState:
-        state = files.read_state(self.data_dir / "machines" / "m1")
+    def engine(self) -> keeper_files.KeeperState:
+        state = keeper_files.read_state(self.data_dir / "machines" / "m1")
         assert state is not None
         assert state.engine is not None
         return state
@@ -129,9 +129,9 @@ async def house(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> AsyncIterat
             return House(bus, tmp_path, config, stack)
 
         yield build
-    state = files.read_state(tmp_path / "machines" / "m1")
+    state = keeper_files.read_state(tmp_path / "machines" / "m1")
     if state is not None:
         for pid, started in ((state.keeper, state.keeper_started), (state.engine, state.engine_started)):
-            if pid is not None and files.process_start(pid) == started:
+            if pid is not None and keeper_files.process_start(pid) == started:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

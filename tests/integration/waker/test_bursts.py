@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench.processes import raise_limits
 from shared.bus.jetstream import JetStreamBus
-from tests.integration.waker.whole import built, one_engine_at_a_time
+from tests.integration.waker.cluster import built, one_engine_at_a_time
 
 REQUESTS = 1000
 GATEWAYS = 3

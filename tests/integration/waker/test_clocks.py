@@ -13,7 +13,7 @@ from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import BUDGET
 from shared.messages.budget import BudgetGate
 from shared.messages.codec import encode
-from tests.integration.waker.whole import built
+from tests.integration.waker.cluster import built
 from tests.kit.service import ServiceProcess
 from tests.kit.waiting import until
 

@@ -11,7 +11,7 @@ from services.waker.core.policy import COOL_SECONDS
 from shared.bus.jetstream import JetStreamBus
 from shared.messages.waker import Transition
 from tests.integration.waker.cloud_house import CloudHouse, cloud_house
-from tests.integration.waker.skies import FLEET, UNKNOWN, Ec2Sky, HyperstackSky, Sky
+from tests.integration.waker.clouds import FLEET, UNKNOWN, Ec2Sky, HyperstackSky, Sky
 from tests.kit.hyperstack_cloud import hyperstack_cloud
 from tests.kit.moto_cloud import MotoCloud, moto_process
 from tests.kit.waiting import until

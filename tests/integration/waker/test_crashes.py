@@ -15,7 +15,7 @@ from shared.bus.topology import FLEET
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import Activity, MachineActivity
 from shared.messages.waker import MachineRecord, WakerCommand, WakerReply
-from tests.integration.waker.whole import House, built, one_engine_at_a_time
+from tests.integration.waker.cluster import House, built, one_engine_at_a_time
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
 SOON = 'gateway_timeout = "4s"'

@@ -11,7 +11,7 @@ import pytest
 
 from shared.bus.jetstream import JetStreamBus
 from shared.messages.waker import PhaseEnded
-from tests.integration.waker.whole import House, built
+from tests.integration.waker.cluster import House, built
 from tests.kit.raw_http import connected
 from tests.kit.waiting import PATIENCE_SECONDS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.bus.jetstream import JetStreamBus
-from tests.integration.waker.whole import House, built, one_engine_at_a_time
+from tests.integration.waker.cluster import House, built, one_engine_at_a_time
 
 GATEWAYS = 3
 MACHINES = 6

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.bus.jetstream import JetStreamBus
-from tests.integration.waker.whole import House, built, one_engine_at_a_time
+from tests.integration.waker.cluster import House, built, one_engine_at_a_time
 from tests.kit.service import ServiceProcess
 from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.kit.wire import wire

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from services.waker.adapters import files
+from services.waker.adapters import keeper_files
 from services.waker.adapters.process import LocalMachine
 from services.waker.core.events import Sight
 from tests.kit import full_disk
@@ -38,10 +38,10 @@ async def made(folder: Path) -> AsyncIterator[Made]:
         return LocalMachine(folder, argv, lifeline, **more)
 
     yield make
-    state = files.read_state(folder)
+    state = keeper_files.read_state(folder)
     if state is not None:
         for pid, started in ((state.keeper, state.keeper_started), (state.engine, state.engine_started)):
-            if pid is not None and files.process_start(pid) == started:
+            if pid is not None and keeper_files.process_start(pid) == started:
                 os.kill(pid, signal.SIGKILL)
 
 
@@ -65,7 +65,7 @@ async def gone(machine: LocalMachine) -> Sight:
 
 
 def alive(pid: int) -> bool:
-    return files.process_start(pid) is not None
+    return keeper_files.process_start(pid) is not None
 
 
 async def ended(pid: int) -> None:
@@ -173,7 +173,7 @@ async def test_asking_twice_kills_at_once(made: Made) -> None:
 async def test_a_killed_keeper_takes_its_engine_along(made: Made, folder: Path) -> None:
     machine = made()
     told = await who((await machine.start(1)).endpoint)
-    state = files.read_state(folder)
+    state = keeper_files.read_state(folder)
     assert state is not None
     os.kill(state.keeper, signal.SIGKILL)
     await ended(told["pid"])
@@ -191,7 +191,7 @@ async def test_what_a_dead_keeper_left_of_its_group_is_ended(made: Made, folder:
         return file.read_text().strip() if file.exists() else ""
 
     pid = int(await until(child, bool))
-    state = files.read_state(folder)
+    state = keeper_files.read_state(folder)
     assert state is not None
     assert state.engine is not None
     os.kill(state.keeper, signal.SIGKILL)
@@ -263,21 +263,21 @@ async def test_the_log_of_the_run_before_is_kept(made: Made, folder: Path) -> No
 
 
 async def test_a_torn_state_file_does_no_harm(made: Made, folder: Path) -> None:
-    (folder / files.STATE_FILE).write_text('{"status": "runn')
+    (folder / keeper_files.STATE_FILE).write_text('{"status": "runn')
     machine = made()
     assert not (await machine.look()).running
     assert (await machine.start(1)).outcome == "accepted"
-    assert json.loads((folder / files.STATE_FILE).read_text())["status"] == "running"
+    assert json.loads((folder / keeper_files.STATE_FILE).read_text())["status"] == "running"
 
 
 async def test_a_recycled_process_id_is_left_alone(made: Made, folder: Path) -> None:
     """A state file that names a process which lives and is another: nothing is sent to it."""
     bystander = await asyncio.create_subprocess_exec("sleep", "300", start_new_session=True)
-    state = files.KeeperState(
+    state = keeper_files.KeeperState(
         status="running", generation=1, keeper=2**22, keeper_started="1", started_at=0.0, engine=bystander.pid,
         engine_started="long ago", port=1,
     )  # fmt: skip
-    files.write_state(folder, state)
+    keeper_files.write_state(folder, state)
     assert not (await made().look()).running
     assert alive(bystander.pid)
     bystander.kill()
@@ -302,7 +302,7 @@ async def test_on_a_full_disk_an_engine_is_still_asked_to_end(made: Made, folder
     machine = made(command=[sys.executable, "-c", POLITE, str(tmp_path), "{port}"])
     assert (await machine.start(1)).outcome == "accepted"
     await until(runs, bool)
-    state = files.read_state(folder)
+    state = keeper_files.read_state(folder)
     assert state is not None
     full_disk.fill([state.keeper])
     await machine.stop()

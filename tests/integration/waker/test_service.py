@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 
-from services.waker.adapters import files
+from services.waker.adapters import keeper_files
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import FLEET, LEASES
@@ -23,7 +23,7 @@ from tests.kit.waiting import until
 
 async def ended(pid: int) -> None:
     async def look() -> bool:
-        return files.process_start(pid) is not None
+        return keeper_files.process_start(pid) is not None
 
     await until(look, lambda alive: not alive)
 
@@ -150,7 +150,7 @@ async def test_an_engine_that_never_gets_ready_is_ended_at_the_cap(house: House_
     engine = home.engine().engine
     assert engine
     asleep = await home.reaches("asleep")
-    assert files.process_start(engine) is None
+    assert keeper_files.process_start(engine) is None
     assert asleep.state == "asleep"
     assert ("probe", "failed") in await home.calls()
 
@@ -181,7 +181,7 @@ async def test_sigterm_leaves_the_engine_running(house: House_) -> None:
     assert await waker.stop() == 0
     engine = home.engine().engine
     assert engine
-    assert files.process_start(engine) is not None
+    assert keeper_files.process_start(engine) is not None
     os.kill(home.engine().keeper, signal.SIGTERM)
     await ended(engine)
 
@@ -197,7 +197,7 @@ async def test_while_the_bus_is_away_the_engine_serves_on_however_idle(house: Ho
     await asyncio.sleep(9)
     engine = home.engine().engine
     assert engine
-    assert files.process_start(engine) is not None
+    assert keeper_files.process_start(engine) is not None
     await asyncio.to_thread(nats_server.start)
 
     async def connected() -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from services.waker.adapters import files, sleep_mode
+from services.waker.adapters import keeper_files, sleep_mode
 from services.waker.adapters.process import LocalMachine, LocalMachines
 from services.waker.adapters.sleep_mode import SleepingMachine
 from services.waker.core.events import Sight
@@ -45,8 +45,8 @@ async def made(folder: Path, tmp_path: Path) -> AsyncIterator[Made]:
     yield make
     for machine in machines:
         await machine.close()
-    state = files.read_state(folder)
-    if state is not None and files.process_start(state.keeper) == state.keeper_started:
+    state = keeper_files.read_state(folder)
+    if state is not None and keeper_files.process_start(state.keeper) == state.keeper_started:
         os.kill(state.keeper, signal.SIGKILL)
 
 
@@ -83,7 +83,7 @@ async def listens(machine: LocalMachine) -> None:
 
 
 def engine(folder: Path) -> int:
-    state = files.read_state(folder)
+    state = keeper_files.read_state(folder)
     assert state is not None
     assert state.engine is not None
     return state.engine
@@ -131,7 +131,7 @@ async def test_a_stop_that_is_asked_again_ends_it_and_the_next_start_is_cold(mad
     await becomes(machine, "sleeping level 1")
     await machine.stop(force=True)
     await becomes(machine, "stopped")
-    assert files.process_start(pid) is None
+    assert keeper_files.process_start(pid) is None
     result = await machine.start(2)
     assert (result.outcome, result.generation) == ("accepted", None)
     assert (await look(machine)).generation == 2

@@ -31,9 +31,9 @@ from services.waker.core.events import (
     Written,
 )
 from services.waker.core.fleet import handle
+from services.waker.core.fleet_spec import MachinePlan, Plan
 from services.waker.core.history import PHASES
 from services.waker.core.idle import IdlePlan
-from services.waker.core.plan import MachinePlan, Plan
 from services.waker.core.state import Fleet, Machine
 from shared.config.fleet import ProviderName
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest

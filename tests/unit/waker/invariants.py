@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.waker.core.events import Effect, Event, Journal, StartMachine, StopMachine
-from services.waker.core.moves import legal
 from services.waker.core.policy import demands, starts
 from services.waker.core.state import Account, Call, Fleet, Machine
+from services.waker.core.transitions import legal
 from shared.messages.waker import (
     JournalEntry,
     MachineRecord,

@@ -20,7 +20,7 @@ from services.waker.core.events import (
     StopMachine,
     Used,
 )
-from services.waker.core.plan import Plan
+from services.waker.core.fleet_spec import Plan
 from services.waker.core.unready import backoff
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
 from tests.unit.waker.fleets import CAP, World, invariants, plan

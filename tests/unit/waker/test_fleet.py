@@ -14,8 +14,8 @@ from services.waker.core.events import (
     StopMachine,
     Used,
 )
-from services.waker.core.moves import IllegalMove, legal
-from services.waker.core.turn import Turn
+from services.waker.core.step import Turn
+from services.waker.core.transitions import IllegalMove, legal
 from shared.messages.gateway import Activity, MachineActivity
 from shared.messages.waker import ProviderCall
 from tests.unit.waker.fleets import CAP, DEMAND, GATEWAY, IDLE, LIMIT, World, invariants, plan

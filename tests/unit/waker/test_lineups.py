@@ -7,8 +7,8 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from services.waker.core.events import Called, Looked, Scope, Sight, StartMachine, StopMachine
+from services.waker.core.fleet_spec import MachinePlan, Plan
 from services.waker.core.history import PHASES
-from services.waker.core.plan import MachinePlan, Plan
 from services.waker.core.policy import COOL_LIMIT_SECONDS
 from shared.config.fleet import ProviderName
 from tests.unit.waker.fleets import DEMAND, GATEWAY, LIMIT, World, idle

@@ -3,7 +3,7 @@
 from services.waker.core import sleeping, unready
 from services.waker.core.events import Order
 from services.waker.core.state import Machine
-from services.waker.core.turn import Turn
+from services.waker.core.step import Turn
 from shared.messages.waker import Ordered
 
 REASON = "the operator's word"

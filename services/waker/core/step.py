@@ -19,8 +19,8 @@ from services.waker.core.events import (
 )
 from services.waker.core.history import History
 from services.waker.core.key_wakes import KeyAccount
-from services.waker.core.moves import IllegalMove, legal
 from services.waker.core.state import Account, Call, Fleet, Machine
+from services.waker.core.transitions import IllegalMove, legal
 from shared.config.fleet import ProviderName
 from shared.messages.waker import JournalEntry, MachineState, Phase, PhaseEnded, Transition
 

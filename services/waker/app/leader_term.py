@@ -13,6 +13,8 @@ from typing import Any
 
 import structlog
 
+from services.waker.app.fleet_store import Deposed, Records
+from services.waker.app.inbox import Inbox
 from services.waker.core.adopt import adopt
 from services.waker.core.events import (
     Called,
@@ -37,12 +39,10 @@ from services.waker.core.events import (
     Written,
 )
 from services.waker.core.fleet import handle
-from services.waker.core.plan import Plan
+from services.waker.core.fleet_spec import Plan
 from services.waker.core.state import Fleet
-from services.waker.inbox import Inbox
 from services.waker.metrics import Metrics
 from services.waker.ports import Answer, CallResult, Prober, Provider, Unseen
-from services.waker.records import Deposed, Records
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.bus.ports import Bus, Stored

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.waker.adapters import ec2_sights
+from services.waker.adapters import ec2_observations
 from services.waker.core.events import Sight
 
 
@@ -20,7 +20,7 @@ def instance(code: int, name: str, **more: Any) -> dict[str, Any]:
 
 
 def seen(described: dict[str, Any], request: dict[str, Any] | None = None) -> Sight:
-    sight = ec2_sights.sight(described, request)
+    sight = ec2_observations.sight(described, request)
     assert sight is not None
     return sight
 
@@ -44,7 +44,7 @@ def test_states(code: int, name: str, power: str) -> None:
 
 
 def test_a_state_of_another_day_proves_nothing() -> None:
-    assert ec2_sights.sight(instance(96, "sublimating"), None) is None
+    assert ec2_observations.sight(instance(96, "sublimating"), None) is None
 
 
 def test_the_pool_is_type_zone_and_market() -> None:
@@ -151,7 +151,7 @@ def test_spot_machines(state: int, request_state: str, status: str, leaving: boo
 def test_what_a_later_call_has_to_know() -> None:
     launched = datetime(2026, 11, 24, tzinfo=UTC)
     described = instance(16, "running", LaunchTime=launched, HibernationOptions={"Configured": True})
-    known = ec2_sights.seen(described, seen(described))
-    assert known == ec2_sights.Seen(power="up", hibernates=True, launched=launched.timestamp(), locked="")
+    known = ec2_observations.seen(described, seen(described))
+    assert known == ec2_observations.Seen(power="up", hibernates=True, launched=launched.timestamp(), locked="")
     bare = instance(16, "running")
-    assert not ec2_sights.seen(bare, seen(bare)).hibernates
+    assert not ec2_observations.seen(bare, seen(bare)).hibernates

@@ -37,7 +37,7 @@ from services.waker.core.events import (
     Written,
 )
 from services.waker.core.fleet import handle
-from services.waker.core.plan import plan_of
+from services.waker.core.fleet_spec import plan_of
 from services.waker.core.state import Fleet
 from shared.config.load import parse
 from shared.config.sections import Config

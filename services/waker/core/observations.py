@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from services.waker.core import sleeping, waking
 from services.waker.core.events import Looked, Sight, Stray, Tested
-from services.waker.core.plan import MachinePlan
+from services.waker.core.fleet_spec import MachinePlan
 from services.waker.core.policy import mates
 from services.waker.core.state import Account, Machine
-from services.waker.core.turn import Turn
+from services.waker.core.step import Turn
 
 AWAKE = "it is not put to sleep, since its provider's self-test failed: "
 ALARM_LENGTH = 500

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from services.waker.core.events import Order
-from services.waker.core.plan import Plan
+from services.waker.core.fleet_spec import Plan
 from shared.bus import subjects
 from shared.bus.ports import Bus, Handle
 from shared.errors import BusError

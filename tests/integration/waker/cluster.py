@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
-from services.waker.adapters import files
+from services.waker.adapters import keeper_files
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Changed, WatchEvent
@@ -246,11 +246,11 @@ async def built(
             yield House(bus, bus_url, folder, names, text, key, stack)
     finally:
         for name in names:
-            _end(files.machine_folder(folder, name))
+            _end(keeper_files.machine_folder(folder, name))
 
 
 def _end(folder: Path) -> None:
-    state = files.read_state(folder)
-    if state is not None and files.process_start(state.keeper) == state.keeper_started:
+    state = keeper_files.read_state(folder)
+    if state is not None and keeper_files.process_start(state.keeper) == state.keeper_started:
         with suppress(ProcessLookupError):
             os.kill(state.keeper, signal.SIGKILL)  # its engine goes with it

@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.waker.adapters.hyperstack_answers import POWERS, failure_of, result_of, sight_of, stock_of
 from services.waker.adapters.hyperstack_api import Environment, Flavor, Stocked, StockRegion, Vm, VmEvent
+from services.waker.adapters.hyperstack_responses import POWERS, failure_of, result_of, sight_of, stock_of
 from services.waker.core.events import Power, Scope
 from shared.clouds.hyperstack import Fault
 from shared.messages.waker import CallOutcome

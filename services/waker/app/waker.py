@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from services.waker.command import Commands
+from services.waker.app.command_handler import Commands
+from services.waker.app.inbox import Inbox
+from services.waker.app.leader_term import Term
 from services.waker.core.events import Demand, Used
-from services.waker.core.plan import Plan
-from services.waker.inbox import Inbox
+from services.waker.core.fleet_spec import Plan
 from services.waker.metrics import Metrics
 from services.waker.ports import Prober, Provider
-from services.waker.term import Term
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.bus.ports import Bus, Handle, Received

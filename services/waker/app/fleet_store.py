@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import structlog
 
 from services.waker.core.adopt import Left
-from services.waker.core.plan import Plan
+from services.waker.core.fleet_spec import Plan
 from shared.bus import subjects
 from shared.bus.ports import Bus
 from shared.bus.topology import FLEET, WAKER, WAKES, Bucket

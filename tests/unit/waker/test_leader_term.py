@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.waker.app.fleet_store import Deposed
+from services.waker.app.inbox import Inbox
+from services.waker.app.leader_term import Term
 from services.waker.core.events import Demand, Order, Power, Sight, Used
-from services.waker.core.plan import plan_of
-from services.waker.inbox import Inbox
+from services.waker.core.fleet_spec import plan_of
 from services.waker.metrics import Metrics
 from services.waker.ports import ACCEPTED, Answer, CallResult, Looks, Unseen
-from services.waker.records import Deposed
-from services.waker.term import Term
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.bus.memory import MemoryBus

@@ -4,7 +4,7 @@ from services.waker.core import waking
 from services.waker.core.events import Probed
 from services.waker.core.policy import demands, revivable, wanted
 from services.waker.core.state import Machine
-from services.waker.core.turn import Turn
+from services.waker.core.step import Turn
 from services.waker.core.unready import may_retell
 from shared.messages.waker import ProviderCall
 

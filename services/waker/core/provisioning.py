@@ -1,6 +1,6 @@
 """Who is brought up for whom: a lineup is walked, hedged and tried again within a wake's deadline."""
 
-from services.waker.core import key_wakes, orders, waking
+from services.waker.core import commands, key_wakes, waking
 from services.waker.core.policy import (
     candidate,
     demands,
@@ -12,7 +12,7 @@ from services.waker.core.policy import (
     to_be_warm,
 )
 from services.waker.core.state import Machine, Wake, Wanted
-from services.waker.core.turn import Turn
+from services.waker.core.step import Turn
 
 AT_ONCE = 2
 """Machines that one wake brings up at the same time: the first, and one beside it when time grows short."""
@@ -20,7 +20,7 @@ AT_ONCE = 2
 
 def bring_up(turn: Turn) -> None:
     """For every model that is wanted and has no machine with room; then for tiers that are to be warm."""
-    orders.served(turn)
+    commands.served(turn)
     for model in _longest_wanted_first(turn):
         _settle(turn, model)
         levels = demands(turn.fleet, [model])

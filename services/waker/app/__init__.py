@@ -1,0 +1,1 @@
+"""What the waker does when something happens: lead, step, write, call providers, answer commands."""
