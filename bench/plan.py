@@ -7,7 +7,7 @@ from itertools import chain
 
 from shared.config.fleet import Tier
 from shared.config.sections import Config, WakerSection
-from shared.values import Money
+from shared.config.values import Money
 from spotinference.plan.policies import plan_of
 from spotinference.plan.traffic import DAY, Request, traffic
 

@@ -2,7 +2,7 @@
 
 import gc
 
-from shared.absent import load_without
+from shared.blocked_imports import load_without
 
 # Importing makes objects and hardly any garbage, and every collection looks at all of them: `run` turns it on again.
 gc.disable()

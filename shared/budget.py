@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from shared.config.sections import Config
+from shared.config.values import Money
 from shared.messages.budget import BudgetGate
 from shared.units import DAY_S
-from shared.values import Money
 
 FLEET = "fleet"
 """The scope of the whole fleet's gate; a tier's is `tier.<name>`. A view of bucket `budget` has its keys so, too."""

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
 from shared.bus.lease import Lease
+from shared.periodic import Work, Works
 from shared.tasks import end
-from shared.works import Work, Works
 
 LOOK_SECONDS = 0.25
 """How soon a replica that got the lease begins to work, and one that lost it stops."""

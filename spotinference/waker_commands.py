@@ -18,10 +18,10 @@ from shared.bus.ports import Bus
 from shared.bus.subjects import WAKER_COMMAND
 from shared.bus.topology import FLEET
 from shared.bus.view import View
+from shared.config.values import Duration
 from shared.errors import BusUnavailable, Rejected
 from shared.fleet_records import check_machine
 from shared.messages.waker import MachineRecord, MachineState, OrderKind, WakerCommand, WakerReply
-from shared.values import Duration
 from spotinference.context import Context, ask, suite_options
 from spotinference.fleet.command import started
 from spotinference.fleet.view import span

@@ -44,9 +44,9 @@ from shared.clouds.hyperstack import HyperstackAccount, api_key
 from shared.clouds.throttle import Throttle
 from shared.config.sections import Config
 from shared.leadership import Leadership
+from shared.periodic import Work, Works, every
 from shared.runtime.process import Runtime
 from shared.tasks import end
-from shared.works import Work, Works, every
 
 log = structlog.get_logger()
 

@@ -34,9 +34,9 @@ from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.errors import BusUnavailable
 from shared.leadership import Leadership
+from shared.periodic import Work, Works, every
 from shared.runtime.process import Runtime
 from shared.tasks import end
-from shared.works import Work, Works, every
 
 log = structlog.get_logger()
 

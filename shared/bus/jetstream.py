@@ -23,14 +23,14 @@ from nats.js.kv import KeyValue
 from nats.micro import add_service
 from nats.micro.request import Request
 
-from shared.bus.intake import Intake
 from shared.bus.jetstream_client import TolerantClient, prepare, without_secret
 from shared.bus.jetstream_clock import ServerClock
 from shared.bus.jetstream_objects import got, put
-from shared.bus.jetstream_pages import page
+from shared.bus.jetstream_page import page
 from shared.bus.jetstream_pull import Pull, StreamDelivery
 from shared.bus.jetstream_watch import Stop, Watch, changed, conflict, newest, opened, unavailable
 from shared.bus.ports import Delivery, Entry, Handle, Page, Received, Stored, WatchEvent
+from shared.bus.rejections import Intake
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
 from shared.errors import BusUnavailable
 

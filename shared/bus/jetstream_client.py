@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.protocol import parser
 
-from shared.bus.intake import Intake
+from shared.bus.rejections import Intake
 from shared.errors import Misconfigured
 
 _SUBJECT = rb"([^ \t\r\n]+)[ \t]+"

@@ -18,8 +18,8 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, ConsumerInfo, DeliverPolicy
 
-from shared.bus.intake import Intake
 from shared.bus.ports import Changed, Restarted, Synced, WatchEvent
+from shared.bus.rejections import Intake
 from shared.bus.topology import Bucket
 from shared.errors import BusUnavailable, Conflict
 from shared.tasks import end

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from shared.bus.intake import Intake
 from shared.bus.ports import Changed, Delivery, Entry, Handle, Page, Received, Restarted, Stored, Synced, WatchEvent
+from shared.bus.rejections import Intake
 from shared.bus.subjects import matches
 from shared.bus.topology import STREAMS, Bucket, Consumer, ObjectStore, Stream
 from shared.errors import BusUnavailable, Conflict

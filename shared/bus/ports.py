@@ -94,7 +94,7 @@ class Handle(Protocol):
 
 
 class Intake(Protocol):
-    """Where what arrives and cannot be taken is counted and logged: `shared.bus.intake`."""
+    """Where what arrives and cannot be taken is counted and logged: `shared.bus.rejections`."""
 
     @property
     def rejected(self) -> Mapping[str, int]:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from shared.values import Duration, Money
+from shared.config.values import Duration, Money
 
 ProviderName = Literal["ec2", "hyperstack", "process", "static"]
 IdlePolicy = Literal["fixed", "break_even", "histogram"]

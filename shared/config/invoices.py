@@ -1,8 +1,8 @@
 """The configuration's parts about invoices: rates of currencies, and where deliveries are fetched from."""
 
 from shared.config.fleet import Section
+from shared.config.values import Duration, Money
 from shared.units import HOUR_S
-from shared.values import Duration, Money
 
 
 class CurrencyRate(Section, frozen=True, kw_only=True, rename={"from_": "from"}):

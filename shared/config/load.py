@@ -7,9 +7,9 @@ from typing import Any
 
 from shared.config.sections import Config
 from shared.config.validate import faults
+from shared.config.values import Duration, Money
 from shared.errors import Misconfigured
 from shared.messages.codec import Unreadable, decode_text, decode_toml
-from shared.values import Duration, Money
 
 CONFIG_VARIABLE = "SPOTINFERENCE_CONFIG"
 DEFAULT_CONFIG = Path("spotinference.toml")

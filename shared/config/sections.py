@@ -7,8 +7,8 @@ import msgspec
 
 from shared.config.fleet import IdlePolicy, Machine, Model, Section, Tier
 from shared.config.invoices import CurrencyRate, InvoiceSource
+from shared.config.values import Duration, Money
 from shared.units import DAY_S
-from shared.values import Duration, Money
 
 _BAND_STEPS = "0.05 0.10 0.15 0.20 0.30 0.50 0.75 1 1.50 2 3 5 7.50 10 15 20 30 50 75 100"
 

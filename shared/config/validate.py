@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 from shared.config.fleet import Machine, Model
 from shared.config.invoices import CurrencyRate, InvoiceSource, currency_code
 from shared.config.sections import Config, ServiceSection
-from shared.schedule import schedule_fault
+from shared.config.values import Money
 from shared.units import DAY_S
-from shared.values import Money
+from shared.weekly_window import schedule_fault
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -31,7 +31,7 @@ from shared.errors import Misconfigured, SpotinferenceError
 from shared.runtime import logs, suite_file
 from shared.runtime.bus_health import BusMetrics, view_fault
 from shared.runtime.child import LIFELINE_VARIABLE
-from shared.runtime.clock import ClockWatch
+from shared.runtime.clock_skew import ClockWatch
 from shared.runtime.health import Health, serve_health
 from shared.runtime.workers import Workers
 from shared.tasks import end

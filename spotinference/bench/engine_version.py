@@ -4,7 +4,7 @@ from typing import Any
 
 import aiohttp
 
-from shared.bounded import read_up_to
+from shared.http_body import read_up_to
 from shared.messages.codec import Unreadable, decode_any
 
 SECONDS = 5.0

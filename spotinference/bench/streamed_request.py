@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import aiohttp
 import msgspec
 
-from shared.bounded import read_up_to
+from shared.http_body import read_up_to
 from shared.messages.codec import Decoder
 
 MAX_LINE_BYTES = 1024 * 1024

@@ -14,12 +14,12 @@ from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Bus, Received, Restarted, WatchEvent
 from shared.bus.subjects import journal as journal_of
 from shared.bus.topology import FLEET, FLEET_JOURNAL
+from shared.config.values import Duration
 from shared.errors import BusUnavailable
 from shared.key_names import labelled
 from shared.messages.budget import GateTurned, Journalled
 from shared.messages.codec import Decoder, Unreadable, rfc3339
 from shared.messages.waker import Ordered, PhaseEnded, ProviderCall, Transition
-from shared.values import Duration
 from spotinference.context import Context, suite_options
 from spotinference.keys.command import key_names
 from spotinference.terminal import echo_json, say

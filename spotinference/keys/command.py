@@ -12,12 +12,12 @@ from rich.table import Table
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Bus
 from shared.bus.topology import KEYS
+from shared.config.values import Money
 from shared.errors import Misconfigured
 from shared.ids import uuid7
 from shared.key_names import names_of
 from shared.messages.codec import encode, rfc3339
 from shared.messages.keys import KeyRecord, digest
-from shared.values import Money
 from spotinference.bucket_reader import read_bucket
 from spotinference.context import Context, fail, suite_options
 from spotinference.terminal import echo_json, say, show

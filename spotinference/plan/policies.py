@@ -7,7 +7,7 @@ from typing import Literal
 from services.waker.core.idle import IdlePlan, Past, break_even, idle_plan
 from shared.config.fleet import Tier
 from shared.config.sections import Config
-from shared.values import Money
+from shared.config.values import Money
 from spotinference.plan.replay import Outcome, Traffic, always_on, clairvoyant, most_at_once, replay, warm_spans
 
 TIMEOUTS = (300.0, 900.0, 1800.0, 3600.0)

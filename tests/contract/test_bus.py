@@ -20,8 +20,8 @@ from shared.bus.view import View
 from shared.errors import BusUnavailable, Conflict
 from shared.messages.codec import encode
 from shared.messages.keys import KeyRecord
+from tests.kit.call_recorder import Told
 from tests.kit.nats_server import NatsServer
-from tests.kit.told import Told
 from tests.kit.waiting import PATIENCE_SECONDS
 
 ACK_WAIT = 1.0

@@ -18,8 +18,8 @@ from shared.bus.view import View
 from shared.errors import BusUnavailable
 from shared.messages.codec import encode
 from shared.messages.keys import KeyRecord
+from tests.kit.call_recorder import Told
 from tests.kit.nats_server import NatsServer
-from tests.kit.told import Told
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
 CURRENT_SECONDS = 10.0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tests.kit.script import Script
+from tests.kit.engine_script import Script
 
 CREATED = 1_790_000_000
 ARGUMENT_PIECE = 6

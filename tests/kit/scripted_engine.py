@@ -19,7 +19,7 @@ from aiohttp import web
 
 from tests.kit import engine_dialect
 from tests.kit.engine_dialect import Dialect
-from tests.kit.script import Script, ToolCall
+from tests.kit.engine_script import Script, ToolCall
 from tests.kit.waiting import PATIENCE_SECONDS
 
 __all__ = ["NAME", "Script", "ScriptedEngine", "Seen", "ToolCall", "scripted", "scripted_engine"]

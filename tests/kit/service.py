@@ -22,9 +22,9 @@ class ServiceProcess:
         self.name = name
         self._program = ["-m", f"services.{name}"]
         if ahead:
-            self._program = ["-m", "tests.kit.shifted", str(ahead), name]
+            self._program = ["-m", "tests.kit.service_with_clock_offset", str(ahead), name]
         elif files:
-            self._program = ["-m", "tests.kit.limited", str(files), name]
+            self._program = ["-m", "tests.kit.service_with_file_limit", str(files), name]
         self._arguments = ["--config", str(config), "--data-dir", str(data_dir)]
         self.log = data_dir / f"{name}.log"
         self.announced = Running(service=name, url="", pid=0)

@@ -23,12 +23,12 @@ from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.waker import MachineRecord
 from spotinference.keys.command import mint
+from tests.kit.bus_proxy import Wire, wire
 from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.postgres import PostgresServer, asynchronous, postgres_binaries
 from tests.kit.scripted_engine import ScriptedEngine, scripted
 from tests.kit.service import ServiceProcess, running
 from tests.kit.waiting import until
-from tests.kit.wire import Wire, wire
 from tests.proof.schedule import Step, What
 from tests.proof.traffic import Traffic
 

@@ -7,8 +7,8 @@ from sqlalchemy.exc import DataError
 from services.billing.adapters.transition_store import Books
 from services.billing.metrics import Metrics
 from shared.bus import subjects, topology
-from shared.bus.pages import pages
 from shared.bus.ports import Bus, Delivery, Received
+from shared.bus.replay import pages
 from shared.messages.budget import Journalled
 from shared.messages.codec import Decoder, Unreadable
 from shared.messages.waker import Transition

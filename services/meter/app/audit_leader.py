@@ -18,8 +18,8 @@ from shared.bus.view import View
 from shared.engine_keys import EngineKeys
 from shared.fleet_records import record_check
 from shared.messages.waker import MachineRecord
+from shared.periodic import Work, every
 from shared.runtime.process import Runtime
-from shared.works import Work, every
 
 log = structlog.get_logger()
 

@@ -9,8 +9,8 @@ from services.meter.adapters.engine_store import NOTES_DAYS, EngineBook
 from services.meter.core.gateway_liveness import Gateways
 from services.meter.core.machine_audit import Note
 from shared.bus import subjects, topology
-from shared.bus.pages import pages
 from shared.bus.ports import Bus, Delivery, Received
+from shared.bus.replay import pages
 from shared.messages.budget import Journalled
 from shared.messages.codec import Decoder, Unreadable, decode
 from shared.messages.gateway import Activity

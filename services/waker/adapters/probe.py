@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 
 from services.waker.ports import Answer
-from shared.bounded import read_up_to
 from shared.engine_keys import no_key
+from shared.http_body import read_up_to
 from shared.messages.codec import Unreadable, decode_any
 
 MAX_BODY_BYTES = 1024 * 1024

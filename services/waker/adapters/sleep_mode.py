@@ -16,7 +16,7 @@ import msgspec
 from services.waker.adapters.process import LOOK_SECONDS, LocalMachine
 from services.waker.core.events import Power, Sight
 from services.waker.ports import ACCEPTED, CallResult, Unseen
-from shared.bounded import read_up_to
+from shared.http_body import read_up_to
 from shared.messages.codec import Unreadable, decode
 from shared.tasks import end
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from shared.config.fleet import IdlePolicy, Tier
 from shared.config.sections import Config
-from shared.schedule import Window, parse_window
+from shared.weekly_window import Window, parse_window
 
 UNUSED_SECONDS = 120.0
 """For callers that did not wait: twice the longest `Retry-After`."""

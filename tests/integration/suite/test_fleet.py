@@ -16,7 +16,7 @@ from shared.messages.gateway import Activity, MachineActivity
 from spotinference.fleet.command import SILENT_SECONDS
 from tests.integration.suite.conftest import Goes, Put, Shell
 from tests.kit.nats_server import NatsServer
-from tests.kit.screen import terminal
+from tests.kit.terminal import terminal
 
 
 class FakeGateway:

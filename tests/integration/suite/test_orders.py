@@ -18,7 +18,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.waker import WakerCommand, WakerReply
 from spotinference import context, waker_commands
 from tests.integration.suite.conftest import Put, Shell
-from tests.kit.screen import terminal
+from tests.kit.terminal import terminal
 from tests.kit.waiting import PATIENCE_SECONDS
 
 

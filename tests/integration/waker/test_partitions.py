@@ -10,9 +10,9 @@ import pytest
 
 from shared.bus.jetstream import JetStreamBus
 from tests.integration.waker.cluster import House, built, one_engine_at_a_time
+from tests.kit.bus_proxy import wire
 from tests.kit.service import ServiceProcess
 from tests.kit.waiting import PATIENCE_SECONDS, until
-from tests.kit.wire import wire
 
 
 def pid(service: ServiceProcess) -> int:

@@ -13,7 +13,7 @@ from services.gateway.adapters.engine_client import KEEPALIVE_SECONDS, EngineCli
 from services.gateway.adapters.engine_connection import EngineConnection
 from services.gateway.adapters.write_batcher import WriteBatcher
 from shared.config.sections import GatewaySection
-from shared.values import Duration
+from shared.config.values import Duration
 
 ORIGIN = "http://127.0.0.1:1"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

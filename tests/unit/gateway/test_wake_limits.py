@@ -5,9 +5,9 @@ from decimal import Decimal
 import msgspec
 
 from services.gateway.core.wake_limits import WakeLimits
+from shared.config.values import Money
 from shared.messages.keys import KeyRecord
 from shared.messages.waker import KeyWakes
-from shared.values import Money
 
 PLAIN = KeyRecord(id="k1", name="plain", created_at=0.0)
 OWN = KeyRecord(id="k2", name="own", created_at=0.0, wakes_per_hour=1, wake_cost_per_day=Decimal("0.50"))

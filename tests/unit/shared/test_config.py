@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from shared.config.load import environment, find_config, load, parse
 from shared.config.sections import Config
+from shared.config.values import Duration, Money
 from shared.database import url_of
 from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
-from shared.values import Duration, Money
 
 GOOD = """
 [gateway]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.config.values import Money
 from shared.messages.budget import BudgetGate
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.gateway import Activity, LimitsTold, WakeRequest
@@ -13,7 +14,6 @@ from shared.messages.invoices import PayableNote
 from shared.messages.keys import KeyRecord
 from shared.messages.values import check_amounts
 from shared.messages.waker import MachineRecord, Transition
-from shared.values import Money
 
 EXAMPLES = Path(__file__).parents[2] / "contract" / "messages"
 

@@ -7,7 +7,7 @@ import pytest
 from services.waker.core.events import Looked, Power, Probe, Sight, StartMachine, StopMachine, Stray
 from services.waker.core.idle import observed
 from shared.messages.waker import TierMemory
-from shared.schedule import parse_window
+from shared.weekly_window import parse_window
 from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, asked, beginning, idle, invariants, plan
 
 STUCK = 300.0

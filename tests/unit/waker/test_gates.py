@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from services.waker.core.events import StartMachine, StopMachine
-from shared.schedule import parse_window
+from shared.weekly_window import parse_window
 from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, asked, beginning, idle, invariants, plan
 
 

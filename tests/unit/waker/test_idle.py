@@ -21,7 +21,7 @@ from services.waker.core.idle import (
 )
 from shared.config.fleet import IdlePolicy
 from shared.config.load import parse
-from shared.schedule import parse_window
+from shared.weekly_window import parse_window
 
 FIXED = IdlePlan(policy="fixed", timeout=900.0)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared.config.load import parse
 from shared.errors import Misconfigured
-from shared.schedule import DAYS, parse_window, schedule_fault
+from shared.weekly_window import DAYS, parse_window, schedule_fault
 
 
 def at(text: str) -> float:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.waker.core.idle import IdlePlan
 from shared.config.fleet import IdlePolicy
-from shared.schedule import parse_window
+from shared.weekly_window import parse_window
 from spotinference.plan.replay import Outcome, Traffic, always_on, clairvoyant, most_at_once, replay, warm_spans
 
 DAY = 86400.0

@@ -3,8 +3,8 @@
 import pytest
 import structlog
 
-from shared.bus.intake import LOGGED_PER_MINUTE, Intake
 from shared.bus.memory import MemoryBus
+from shared.bus.rejections import LOGGED_PER_MINUTE, Intake
 from shared.messages.codec import Unreadable, decode
 from shared.messages.meter import ErrorReply
 

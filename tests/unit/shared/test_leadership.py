@@ -7,15 +7,15 @@ from contextlib import AsyncExitStack
 import pytest
 from prometheus_client import CollectorRegistry
 
-from shared import leadership, works
+from shared import leadership, periodic
 from shared.bus.lease import Lease
 from shared.bus.memory import MemoryBus
 from shared.bus.topology import LEASES
 from shared.errors import BusUnavailable
 from shared.leadership import Leadership
 from shared.messages.codec import Unreadable
+from shared.periodic import Work, Works
 from shared.tasks import end
-from shared.works import Work, Works
 from tests.kit.waiting import until
 
 pytestmark = pytest.mark.usefixtures("_quick")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("_quick")
 
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(works, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(periodic, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(leadership, "LOOK_SECONDS", 0.01)
 
 
@@ -59,7 +59,7 @@ class Desk:
             raise BusUnavailable("no answer")
         self.terms.append("begun")
         stack.callback(self.terms.append, "ended")
-        return [Work(name="count", do=self.do, pause=works.every(0.001))]
+        return [Work(name="count", do=self.do, pause=periodic.every(0.001))]
 
     async def do(self) -> None:
         if self.refusals:
@@ -129,7 +129,7 @@ class Office(Desk):
         self.others = 0
 
     async def begin(self, stack: AsyncExitStack) -> Sequence[Work]:
-        return [*await super().begin(stack), Work(name="other", do=self.do_other, pause=works.every(0.001))]
+        return [*await super().begin(stack), Work(name="other", do=self.do_other, pause=periodic.every(0.001))]
 
     async def do_other(self) -> str | None:
         self.others += 1

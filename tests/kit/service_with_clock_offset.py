@@ -1,4 +1,7 @@
-"""A service whose clock is wrong: `python -m tests.kit.shifted SECONDS SERVICE …`, in a process of its own."""
+"""Runs a service whose clock is wrong, in a process of its own.
+
+Use: `python -m tests.kit.service_with_clock_offset SECONDS SERVICE …`.
+"""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""A service that may open only so many files: `python -m tests.kit.limited FILES SERVICE …`."""
+"""Runs a service that may open only so many files: `python -m tests.kit.service_with_file_limit FILES SERVICE …`."""
 
 import resource
 import runpy
