@@ -1,7 +1,7 @@
 """`python -m services.gateway`."""
 
 from services import start  # noqa: F401 - for what it does
-from services.gateway.wiring import opened
+from services.gateway.wiring import service
 from shared.runtime.process import run
 
-run("gateway", lambda config: config.gateway, opened)
+run("gateway", lambda config: config.gateway, service)

@@ -17,13 +17,13 @@ from services.gateway.adapters.http.client_response import ClientResponse, Respo
 from services.gateway.adapters.http.connections import TICK_SECONDS, Connections
 from services.gateway.adapters.http.inference import Inference
 from services.gateway.adapters.http.request_log import RequestLog
-from services.gateway.adapters.http.resources import Pages
+from services.gateway.adapters.http.resources import Resources
 from services.gateway.adapters.http.upstream import Upstream
 from services.gateway.adapters.outbox import Outbox
 from services.gateway.adapters.outbox_folders import adopt_left_behind, outbox_folder
 from services.gateway.adapters.quota_gossip import QuotaGossip
 from services.gateway.adapters.usage_sender import UsageSender
-from services.gateway.adapters.wake_demand import Demand
+from services.gateway.adapters.wake_demand import WakeDemand
 from services.gateway.adapters.write_batcher import WriteBatcher
 from services.gateway.app.admission import Admission
 from services.gateway.app.authenticator import Authenticator
@@ -60,7 +60,7 @@ COLLECT_EVERY = 50_000
 
 
 @asynccontextmanager
-async def opened(runtime: Runtime) -> AsyncIterator[None]:
+async def service(runtime: Runtime) -> AsyncIterator[None]:
     """The running gateway; leaving drains it."""
     gateway = await _Gateway.started(runtime)
     server = await _listen(runtime, gateway)
@@ -107,7 +107,7 @@ class _Gateway:
         self.engines = EngineClient(settings, self.batcher)
         self.sender = UsageSender(runtime.bus, self.outbox, runtime.monotonic, limits.on_confirmed)
         self.gossip = QuotaGossip(runtime.bus, limits, runtime.instance, now)
-        self.demand = Demand(runtime.bus, self.scheduler, runtime.instance, settings.wake_repeat, now)
+        self.demand = WakeDemand(runtime.bus, self.scheduler, runtime.instance, settings.wake_repeat, now)
         self.activity = ActivityReporter(
             runtime.bus,
             self.scheduler,
@@ -116,7 +116,9 @@ class _Gateway:
             written=lambda: self.outbox.next_seq - 1,
             now=now,
         )
-        self.dispatcher = Dispatcher(self.scheduler, fleet, gates, self.activity, config=config, now=now)
+        self.dispatcher = Dispatcher(
+            self.scheduler, fleet, gates, config=config, now=now, on_activity_change=self.activity.changed
+        )
         self.lifecycle = Lifecycle()
         self.cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self.headers = ResponseHeaders(limits, self.cors, is_leaving=lambda: self.lifecycle.is_leaving, now=now)
@@ -154,7 +156,7 @@ class _Gateway:
             keys=EngineKeys(config),
             scheduler=self.scheduler,
             dispatcher=self.dispatcher,
-            recorder=UsageRecorder(self.outbox, self.sender, self.scheduler.breaker, self.metrics, now),
+            recorder=UsageRecorder(self.outbox, self.sender.wake, self.scheduler.breaker, self.metrics, now),
             memory=self.memory,
             metrics=self.metrics,
             max_event_bytes=settings.max_event_bytes,
@@ -172,8 +174,8 @@ class _Gateway:
             open_response=self.open_response,
         )
 
-    def _pages(self, fleet: View[MachineRecord]) -> Pages:
-        return Pages(
+    def _pages(self, fleet: View[MachineRecord]) -> Resources:
+        return Resources(
             self.runtime.config,
             self.authenticator,
             self.lifecycle,

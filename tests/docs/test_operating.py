@@ -18,7 +18,7 @@ from tests.docs.pages import page, quoted
 
 PAGE = page("docs/operating.md")
 SERVICES: dict[str, Service] = {
-    "gateway": gateway.opened,
+    "gateway": gateway.service,
     "waker": waker.opened,
     "meter": meter.opened,
     "billing": billing.opened,

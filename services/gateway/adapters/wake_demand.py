@@ -25,8 +25,8 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class Demand:
-    """One task, `run`. `changed` after every change of the queue; `ask_once` for a caller that does not wait."""
+class WakeDemand:
+    """One task, `run`. `changed` after every change of the queue; `request_once` for a caller that does not wait."""
 
     bus: Bus
     scheduler: RequestScheduler
@@ -44,7 +44,7 @@ class Demand:
             self._due[model] = self.now()
             self._changed.set()
 
-    def ask_once(self, model: str, request_id: str, cause: WakeCause, deadline: float) -> None:
+    def request_once(self, model: str, request_id: str, cause: WakeCause, deadline: float) -> None:
         """With those that asked so since the last message."""
         before = self._once.get(model) or self._request(model, 0, 0.0, (), ())
         self._once[model] = self._request(

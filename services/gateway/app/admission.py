@@ -5,8 +5,6 @@ import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-from services.gateway.adapters.outbox import Outbox
-from services.gateway.adapters.wake_demand import Demand
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.app.held_request import HeldRequest
 from services.gateway.core import errors
@@ -14,13 +12,14 @@ from services.gateway.core.rate_limits import LimitExceeded, RateLimiter, Reserv
 from services.gateway.core.scheduler import RequestScheduler, Ticket, TooManyWaiting
 from services.gateway.core.wake_limits import WakeLimits
 from services.gateway.metrics import Metrics
+from services.gateway.ports import UsageStore, WakeRequester
 from shared.config.fleet import Model
 from shared.config.sections import GatewaySection
 from shared.messages.keys import KeyRecord
 from shared.messages.waker import MachineRecord
 
 UNSETTLED_SECONDS = 0.02
-UNSETTLED_TRIES = 5
+UNSETTLED_RETRIES = 5
 """Replicas agree on what is left of a limit within a few milliseconds; a tenth of a second is generous."""
 
 
@@ -49,8 +48,8 @@ class Admission:
     settings: GatewaySection
     scheduler: RequestScheduler
     dispatcher: Dispatcher
-    demand: Demand
-    outbox: Outbox
+    demand: WakeRequester
+    outbox: UsageStore
     _: KW_ONLY
     limits: RateLimiter
     wake_limits: WakeLimits
@@ -71,22 +70,15 @@ class Admission:
         """
         if not key.limited:
             return None
-        for _ in range(UNSETTLED_TRIES):
-            decision = self.limits.admit(key, tokens, self.now())
-            if not isinstance(decision, Unsettled):
-                break
+        retries_left = UNSETTLED_RETRIES
+        while isinstance(decision := self.limits.admit(key, tokens, self.now()), Unsettled) and retries_left:
+            retries_left -= 1
             await asyncio.sleep(UNSETTLED_SECONDS)
-        else:
-            decision = self.limits.admit(key, tokens, self.now())
         if isinstance(decision, Unsettled):
             decision = self.limits.give_up(decision)
         if isinstance(decision, LimitExceeded):
             raise decision.error()
         return decision
-
-    def try_place(self, model: Model, key: KeyRecord) -> MachineRecord | None:
-        """Book a place on a machine that is ready, if no other request waits for one."""
-        return self.scheduler.try_acquire(model.name, key.id, self.now())
 
     async def hold(
         self,
@@ -117,7 +109,7 @@ class Admission:
             raise self.wake_limits.error(key, reached)
         if wake_timeout == 0:
             if reached is None:
-                self.demand.ask_once(model.name, request_id, cause, arrived + cap)
+                self.demand.request_once(model.name, request_id, cause, arrived + cap)
             raise self.dispatcher.estimate(model).refusal(should_retry=False)
         held = HeldRequest(
             self.scheduler,

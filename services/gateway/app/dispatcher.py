@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-from services.gateway.adapters.activity_reporter import ActivityReporter
 from services.gateway.core import errors
 from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_estimate import WakeEstimate, estimate_wake
@@ -25,10 +24,11 @@ class Dispatcher:
     scheduler: RequestScheduler
     fleet: View[MachineRecord]
     gates: GateView
-    activity: ActivityReporter
     _: KW_ONLY
     config: Config
     now: Callable[[], float]
+    on_activity_change: Callable[[], None]
+    """Called when a machine began to drain or lost its last request."""
     _is_dispatching: bool = False
 
     def __post_init__(self) -> None:
@@ -53,14 +53,14 @@ class Dispatcher:
         if record is None or record.state != "ready":
             self.scheduler.breaker.reset(machine)
         self.dispatch()
-        self.activity.changed()
+        self.on_activity_change()
 
     def release(self, machine: str) -> None:
         """A request has ended on the machine."""
         last = self.scheduler.release(machine, self.now())
         self.dispatch()
         if last:
-            self.activity.changed()
+            self.on_activity_change()
 
     def dispatch(self) -> None:
         """Give waiting requests what places there are: a slice now, and the rest in the next iterations of the loop."""

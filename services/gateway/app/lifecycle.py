@@ -2,8 +2,8 @@
 
 import asyncio
 
-from services.gateway.adapters.http.exchange import Exchange
 from services.gateway.core import errors
+from services.gateway.ports import RunningExchange
 
 
 class Lifecycle:
@@ -11,10 +11,10 @@ class Lifecycle:
 
     def __init__(self) -> None:
         self.is_leaving = False
-        self.exchanges: set[Exchange] = set()
+        self.exchanges: set[RunningExchange] = set()
         self._ended = asyncio.Event()
 
-    def end(self, exchange: Exchange) -> None:
+    def end(self, exchange: RunningExchange) -> None:
         self.exchanges.discard(exchange)
         if self.is_leaving:
             self._ended.set()
@@ -23,7 +23,7 @@ class Lifecycle:
         """Send requests that no engine has elsewhere; give the others `grace` seconds, then an error event."""
         self.is_leaving = True
         for exchange in list(self.exchanges):
-            if exchange.relay is None:
+            if not exchange.is_forwarded:
                 exchange.interrupt(errors.leaving())
         try:
             async with asyncio.timeout(grace):

@@ -3,20 +3,24 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.gateway.adapters.outbox import Outbox
-from services.gateway.adapters.usage_sender import UsageSender
 from services.gateway.core.breaker import Breaker
 from services.gateway.core.rate_limits import Reservation
 from services.gateway.core.usage_record import UsageRecord
 from services.gateway.metrics import Metrics
+from services.gateway.ports import UsageStore
 
 
 @dataclass(eq=False)
 class UsageRecorder:
-    """`now` is Unix seconds."""
+    """Records each finished request in all the places that count it.
 
-    outbox: Outbox
-    sender: UsageSender
+    Arguments:
+        on_append: called after each event, to have it sent.
+        now: Unix seconds.
+    """
+
+    outbox: UsageStore
+    on_append: Callable[[], None]
     breaker: Breaker
     metrics: Metrics
     now: Callable[[], float]
@@ -26,7 +30,7 @@ class UsageRecorder:
         seq = self.outbox.next_seq
         event = usage.event(self.outbox.source, seq, self.now())
         self.outbox.append(event)
-        self.sender.wake()
+        self.on_append()
         if reservation is not None:
             served = 0 if event.outcome == "failed" else event.prompt_tokens + event.completion_tokens
             reservation.settle(served, event.completed_at, seq)

@@ -3,25 +3,23 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, cast
+from typing import cast
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from services.gateway.adapters.access_log import AccessLog, RequestLine
-from services.gateway.adapters.activity_reporter import ActivityReporter
 from services.gateway.adapters.engine_client import EngineCall, EngineClient, Receiver
 from services.gateway.adapters.http.application import make_application
 from services.gateway.adapters.http.client_connection import ClientConnection
 from services.gateway.adapters.http.client_response import ClientResponse, ResponseHeaders
 from services.gateway.adapters.http.connections import Connections
+from services.gateway.adapters.http.exchange import Exchange
 from services.gateway.adapters.http.inference import Inference
 from services.gateway.adapters.http.request_log import RequestLog
-from services.gateway.adapters.http.resources import Pages
+from services.gateway.adapters.http.resources import Resources
 from services.gateway.adapters.http.upstream import Upstream
-from services.gateway.adapters.outbox import Outbox
-from services.gateway.adapters.usage_sender import UsageSender
-from services.gateway.adapters.wake_demand import Demand
+from services.gateway.adapters.wake_demand import WakeDemand
 from services.gateway.adapters.write_batcher import WriteBatcher
 from services.gateway.app.admission import Admission
 from services.gateway.app.authenticator import Authenticator
@@ -133,7 +131,7 @@ class Gates:
 
 
 class Books:
-    """The outbox, its sender and the activity's reporter."""
+    """An outbox in memory."""
 
     source = "gw"
 
@@ -152,10 +150,6 @@ class Books:
             raise Fault("append")
         self.events.append(event)
         self.on_event(event)
-
-    def wake(self) -> None: ...
-
-    def changed(self) -> None: ...
 
 
 class Lines(AccessLog):
@@ -192,17 +186,17 @@ class Front:
             self.scheduler,
             cast("View[MachineRecord]", self.fleet),
             cast("GateView", self.gates),
-            cast("ActivityReporter", self.books),
             config=self.config,
             now=now,
+            on_activity_change=lambda: None,
         )
-        self.demand = Demand(MemoryBus(), self.scheduler, "gw", 5.0, now)
+        self.demand = WakeDemand(MemoryBus(), self.scheduler, "gw", 5.0, now)
         self.admission = Admission(
             self.settings,
             self.scheduler,
             self.dispatcher,
             self.demand,
-            cast("Outbox", self.books),
+            self.books,
             limits=self.limits,
             wake_limits=WakeLimits(20, Decimal(20), {}),
             metrics=self.metrics,
@@ -242,12 +236,15 @@ class Front:
         self.calls.append(Call(origin, receiver))
         return cast("EngineCall", self.calls[-1])
 
+    @property
+    def exchange(self) -> Exchange:
+        """The only one."""
+        (exchange,) = self.lifecycle.exchanges
+        return cast("Exchange", exchange)
+
     async def start(self) -> "Front":
         authenticator = Authenticator(self.config.models, self.keys, self.now)
-        books = cast("Any", self.books)
-        recorder = UsageRecorder(
-            cast("Outbox", books), cast("UsageSender", books), self.scheduler.breaker, self.metrics, self.now
-        )
+        recorder = UsageRecorder(self.books, lambda: None, self.scheduler.breaker, self.metrics, self.now)
         upstream = Upstream(
             client=cast("EngineClient", self),
             keys=EngineKeys(self.config),
@@ -270,7 +267,7 @@ class Front:
             hold_cap=self.settings.hold_cap,
             open_response=self.open_response,
         )
-        pages = Pages(
+        pages = Resources(
             self.config,
             authenticator,
             self.lifecycle,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.app.admission import UNSETTLED_SECONDS, UNSETTLED_TRIES, parse_wake_timeout
+from services.gateway.app.admission import UNSETTLED_RETRIES, UNSETTLED_SECONDS, parse_wake_timeout
 from services.gateway.core.errors import ApiError
 from services.gateway.core.rate_limits import LimitExceeded, Reservation, Unsettled
 from services.gateway.core.wake_limits import WakeLimits
@@ -91,7 +91,7 @@ class Slept:
         return self._admit(key, tokens, now) if len(self.sleeps) >= self._settled_after else Unsettled(REFUSAL)
 
 
-@pytest.mark.parametrize("after", range(UNSETTLED_TRIES + 1))
+@pytest.mark.parametrize("after", range(UNSETTLED_RETRIES + 1))
 async def test_an_unsettled_limit_is_tried_again(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     front = Front()
     slept = Slept(monkeypatch, front, after)
@@ -118,14 +118,13 @@ async def test_a_key_without_limits_has_nothing_reserved() -> None:
 
 async def test_a_place_is_booked_at_once_unless_others_wait() -> None:
     front = Front()
-    model = front.config.models["m"]
     front.fleet.put("s1", "ready")
-    assert front.admission.try_place(model, KEY) is not None
+    assert front.scheduler.try_acquire("m", KEY.id, front.now()) is not None
     front.fleet.clear()
     waiting = asyncio.create_task(hold(front))
     await turns(1)
     front.fleet.put("s1", "ready")
-    assert front.admission.try_place(model, KEY) is None, "it would pass the one that waits"
+    assert front.scheduler.try_acquire("m", KEY.id, front.now()) is None, "it would pass the one that waits"
     front.dispatcher.dispatch()
     assert (await waiting).machine == "s1"
     assert (front.scheduler.total_in_flight, front.scheduler.total_waiting) == (2, 0)
@@ -172,7 +171,7 @@ async def test_who_may_cause_no_more_wakes_waits_for_none_but_uses_what_is_awake
     assert (error.status, front.metrics.limit_hits["wakes"]) == (429, 1)
     front.fleet.put("s1", "ready")
     for _ in range(2):
-        assert front.admission.try_place(front.config.models["m"], KEY) is not None
+        assert front.scheduler.try_acquire("m", KEY.id, front.now()) is not None
     waiting = asyncio.create_task(hold(front))
     await turns(1)
     assert (front.scheduler.total_waiting, front.scheduler.has_demand("m")) == (1, False)

@@ -153,7 +153,7 @@ async def test_who_is_blamed_for_a_loss(front: Front, *, unreachable: bool) -> N
 @pytest.mark.parametrize("content_type", [JSON, STREAM])
 async def test_usage_is_recorded_once_and_before_the_end(front: Front, content_type: bytes) -> None:
     wire, call = await asked(front)
-    (exchange,) = front.lifecycle.exchanges
+    exchange = front.exchange
     ends: list[bool] = []
     front.books.on_event = lambda _event: ends.append(exchange.response.ended)
     call.answer(content_type=content_type)
@@ -275,7 +275,7 @@ async def test_one_that_comes_as_its_slow_client_leaves_is_held_no_more(front: F
 @pytest.mark.parametrize("leaves", ["client", "drain"])
 async def test_who_leaves_as_all_has_been_said_changes_nothing(front: Front, leaves: str) -> None:
     wire, call = await asked(front)
-    (exchange,) = front.lifecycle.exchanges
+    exchange = front.exchange
     call.answer()
     call.feed(EVENT + DONE)
     call.receiver.on_end()
@@ -308,7 +308,7 @@ async def test_a_client_that_leaves_has_its_engine_stopped_and_is_recorded_once(
 
 async def test_what_runs_counts_against_its_key_until_it_is_settled_once(front: Front) -> None:
     wire, call = await asked(front)
-    (exchange,) = front.lifecycle.exchanges
+    exchange = front.exchange
     reservation = exchange.reservation
     assert reservation is not None
     events: list[UsageEvent] = []
@@ -375,7 +375,7 @@ def test_headers_together_are_bounded() -> None:
 async def test_the_line_has_the_status_that_the_client_was_sent(front: Front) -> None:
     front.fleet.clear()
     wire = await front.ask()
-    next(iter(front.lifecycle.exchanges)).response.start(b"")  # as the first comment of its wait does
+    front.exchange.response.start(b"")  # as the first comment of its wait does
     front.fleet.put("s1", "ready")
     front.dispatcher.on_fleet_change("s1")
     await until(lambda: front.calls)

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from services.gateway.adapters import wake_demand
-from services.gateway.adapters.wake_demand import Demand
+from services.gateway.adapters.wake_demand import WakeDemand
 from services.gateway.core.scheduler import RequestScheduler, Ticket
 from shared.bus.memory import MemoryBus
 from shared.config.load import parse
@@ -70,7 +70,7 @@ class Waiters:
     def __init__(self) -> None:
         self.bus = SlowBus()
         self._scheduler = RequestScheduler(CONFIG, {})
-        self._demand = Demand(self.bus, self._scheduler, "g", NEVER, time.time)
+        self._demand = WakeDemand(self.bus, self._scheduler, "g", NEVER, time.time)
         self.task = asyncio.create_task(self._demand.run())
 
     def come(self, key: str = "k", *, may_wake: bool = True) -> Ticket:
@@ -88,8 +88,8 @@ class Waiters:
         self._demand.changed("m")
         return ticket
 
-    def ask_once(self, key: str) -> None:
-        self._demand.ask_once("m", f"r-{key}", cause(key), time.time() + 60)
+    def request_once(self, key: str) -> None:
+        self._demand.request_once("m", f"r-{key}", cause(key), time.time() + 60)
 
     def go(self, ticket: Ticket) -> None:
         self._scheduler.leave(ticket)
@@ -151,7 +151,7 @@ async def test_the_keys_that_wait_are_named_and_those_at_their_limit_are_no_dema
 async def test_all_who_ask_without_waiting_are_named_in_one_message(waiters: Waiters) -> None:
     await asyncio.sleep(0)
     for key in ("a", "b", "a"):
-        waiters.ask_once(key)
+        waiters.request_once(key)
     waiters.bus.goes.set()
     await waiters.bus.levels(3)
     (told,) = waiters.bus.told

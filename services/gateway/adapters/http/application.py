@@ -6,12 +6,12 @@ from aiohttp import hdrs, web
 
 from services.gateway.adapters.http.client_response import ClientResponse
 from services.gateway.adapters.http.inference import Inference
-from services.gateway.adapters.http.resources import Pages
+from services.gateway.adapters.http.resources import Resources
 from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.paths import normalize
 
 
-def make_application(inference: Inference, pages: Pages) -> web.Application:
+def make_application(inference: Inference, pages: Resources) -> web.Application:
     """Return an application that answers on every path."""
 
     async def handle_other(request: web.Request) -> ClientResponse:

@@ -33,7 +33,7 @@ _BLANK_LINE = b"\r\n\r\n"
 """Ends a head."""
 
 
-class RequestParsing(web.RequestHandler):
+class BoundedRequestHandler(web.RequestHandler):
     """Parses nothing behind a request that is being received or answered. A subclass hears of each request's stages."""
 
     def __init__(self, server: web.Server, max_head_bytes: int, memory: Memory) -> None:

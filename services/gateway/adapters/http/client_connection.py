@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 from aiohttp import web
 
-from services.gateway.adapters.http.bounded_request_handler import RequestParsing
+from services.gateway.adapters.http.bounded_request_handler import BoundedRequestHandler
 from services.gateway.adapters.http.client_response import ClientResponse
 from services.gateway.core import errors
 
@@ -36,7 +36,7 @@ class Flow(Protocol):
     def resume(self) -> None: ...
 
 
-class ClientConnection(RequestParsing):
+class ClientConnection(BoundedRequestHandler):
     """One connection. Deadlines are of `Connections.now`."""
 
     def __init__(self, server: web.Server, connections: "Connections") -> None:

@@ -29,6 +29,10 @@ class Exchange:
     _interruption: ApiError | None = None
     _task: "asyncio.Task[object] | None" = field(default_factory=asyncio.current_task)
 
+    @property
+    def is_forwarded(self) -> bool:
+        return self.relay is not None
+
     def interrupt(self, error: ApiError) -> None:
         """End the request with an error, whatever it waits for."""
         if self._task is not None and self._interruption is None:

@@ -13,7 +13,7 @@ STEP_BYTES = 256 * 1024
 
 
 @dataclass(slots=True, eq=False)
-class Inflating:
+class PacedInflater:
     """Gives on what a compressed answer holds: a whole one as it comes, a stream by one step in each iteration.
 
     The engine is read on once all has been given on, and the steps wait for the client as the engine does.

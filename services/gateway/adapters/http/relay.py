@@ -15,7 +15,7 @@ import structlog
 from services.gateway.adapters.engine_client import EngineCall
 from services.gateway.adapters.engine_connection import discard
 from services.gateway.adapters.http.exchange import Exchange
-from services.gateway.adapters.http.paced_inflater import Inflating
+from services.gateway.adapters.http.paced_inflater import PacedInflater
 from services.gateway.adapters.http.response import EVENT_STREAM, BufferedResponse, StreamedResponse
 from services.gateway.adapters.http.response_headers import passed_on
 from services.gateway.adapters.http.upstream import Upstream
@@ -48,7 +48,7 @@ class Relay:
     _call: EngineCall | None = None
     _can_failover: bool = True
     _response: StreamedResponse | BufferedResponse | None = None
-    _inflating: Inflating | None = None
+    _inflating: PacedInflater | None = None
     is_recorded: bool = False
     """Whether its usage event has been made: what happens now changes nothing in it."""
     _done: "asyncio.Future[ApiError | None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -228,7 +228,7 @@ class Relay:
             self._response = BufferedResponse(fields, upstream.now(), held, self)
         if inflater is None:
             return self._response.feed
-        self._inflating = Inflating(inflater, self._response, self, self._call)
+        self._inflating = PacedInflater(inflater, self._response, self, self._call)
         return self._inflating.feed
 
     def _on_end(self) -> None:

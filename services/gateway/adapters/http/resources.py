@@ -29,7 +29,7 @@ JSON_FIELDS = b"Content-Type: application/json\r\n"
 
 
 @dataclass(eq=False)
-class Pages:
+class Resources:
     """`started` is when the configuration was read, Unix seconds."""
 
     config: Config
