@@ -1,13 +1,18 @@
 """Buckets as commands read them: an entry that cannot be read is left out, with one line on standard error for all."""
 
+import asyncio
 from typing import TypeVar
 
 import msgspec
 
 from shared.bus.ports import Bus
 from shared.bus.subjects import name
-from shared.bus.topology import Bucket
+from shared.bus.topology import FLEET, Bucket
+from shared.bus.view import View
+from shared.errors import BusUnavailable
 from shared.messages.codec import Unreadable, decode
+from shared.messages.waker import MachineRecord
+from spotinference.context import BUS_SECONDS
 from spotinference.terminal import say
 
 M = TypeVar("M", bound=msgspec.Struct)
@@ -28,3 +33,11 @@ async def read_bucket(bus: Bus, bucket: Bucket, kind: type[M], prefix: str = "")
         entries = "1 entry" if len(faults) == 1 else f"{len(faults)} entries"
         say(f"spotinference: bucket {bucket.name}: left out {entries} that cannot be read: {faults[0]}", err=True)
     return found
+
+
+async def started(records: View[MachineRecord], bus: Bus) -> None:
+    try:
+        async with asyncio.timeout(BUS_SECONDS):
+            await records.start(bus)
+    except TimeoutError:
+        raise BusUnavailable(f"the bus did not tell its bucket {FLEET.name!r} within {BUS_SECONDS:g} s") from None

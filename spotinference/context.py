@@ -1,6 +1,9 @@
 """What every command has: `--config`, `--data-dir`, and a way to the running suite."""
 
 import asyncio
+import getpass
+import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -133,3 +136,12 @@ def fail(message: str) -> NoReturn:
     for line in message.splitlines():
         say(f"spotinference: {line}", err=True)
     sys.exit(1)
+
+
+def operator() -> str:
+    """Who gives an order: the user and the host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = f"uid-{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"

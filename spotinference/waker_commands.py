@@ -1,10 +1,7 @@
 """`spotinference wake`, `hibernate`, `cordon`, `uncordon`: the operator's word to the leading waker."""
 
 import asyncio
-import getpass
 import math
-import os
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,10 +19,10 @@ from shared.config.values import Duration
 from shared.errors import BusUnavailable, Rejected
 from shared.fleet_records import check_machine
 from shared.messages.waker import MachineRecord, MachineState, OrderKind, WakerCommand, WakerReply
-from spotinference.context import Context, ask, suite_options
-from spotinference.fleet.command import started
-from spotinference.fleet.view import span
+from spotinference.bucket_reader import started
+from spotinference.context import Context, ask, operator
 from spotinference.terminal import Screen, echo_json, say
+from spotinference.times import span
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,44 +61,6 @@ def _waits(command: F) -> F:
 
 def _json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="One JSON object.")(command)
-
-
-@click.command()
-@click.argument("model")
-@_waits
-@_json
-@suite_options
-def wake(context: Context, model: str, timeout: float | None, *, wait: bool, as_json: bool) -> None:
-    """Wake a machine of MODEL, and keep it awake until `hibernate`."""
-    _give(context, "wake", model, _bound(timeout, wait=wait), as_json=as_json)
-
-
-@click.command()
-@click.argument("machine")
-@_waits
-@_json
-@suite_options
-def hibernate(context: Context, machine: str, timeout: float | None, *, wait: bool, as_json: bool) -> None:
-    """Drain MACHINE and put it to sleep. It withdraws an earlier `wake`; the next request may wake it again."""
-    _give(context, "hibernate", machine, _bound(timeout, wait=wait), as_json=as_json)
-
-
-@click.command()
-@click.argument("machine")
-@_json
-@suite_options
-def cordon(context: Context, machine: str, *, as_json: bool) -> None:
-    """Keep requests from MACHINE until `uncordon`: it is drained, and not woken."""
-    _give(context, "cordon", machine, None, as_json=as_json)
-
-
-@click.command()
-@click.argument("machine")
-@_json
-@suite_options
-def uncordon(context: Context, machine: str, *, as_json: bool) -> None:
-    """Let requests have MACHINE again."""
-    _give(context, "uncordon", machine, None, as_json=as_json)
 
 
 def _bound(timeout: float | None, *, wait: bool) -> float | None:
@@ -147,15 +106,6 @@ async def _ordered(bus: Bus, order: OrderKind, target: str) -> WakerReply:
     if not reply.accepted:
         raise Rejected(reply.error or f"the waker refused {order} {target} and gave no reason")
     return reply
-
-
-def operator() -> str:
-    """Who gives an order: the user and the host."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = f"uid-{os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
 
 
 class Watched:

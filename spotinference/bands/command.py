@@ -1,17 +1,14 @@
 """`spotinference bands`: the price bands in force on a day, for the price list."""
 
-from decimal import Decimal
-
 import click
 
 from services.billing.forms.json import fields
 from shared.bus.subjects import BILLING_BANDS
-from shared.messages.billing import Band, Bands, BandsQuery
-from shared.printable import printable
+from shared.messages.billing import Bands, BandsQuery
+from spotinference.bands.view import show
 from spotinference.context import Context, ask, suite_options
-from spotinference.report.view import table
-from spotinference.terminal import Screen, echo_json
-from spotinference.usage.command import today
+from spotinference.terminal import echo_json
+from spotinference.times import today
 
 
 @click.command()
@@ -25,27 +22,3 @@ def bands(context: Context, day: str | None, *, as_json: bool) -> None:
         echo_json(fields(found))
     else:
         show(found)
-
-
-def show(found: Bands) -> None:
-    """A line per model."""
-    console = Screen()
-    headings = ("model", "band, $/Mtok", "since", "7 days", "28 days")
-    rows = [(band.model, _range(band), band.day, _usd(band.trailing_7), _usd(band.trailing_28)) for band in found.bands]
-    console.print(table(headings, rows, texts=3))
-    for band in found.bands:
-        if band.reason:
-            console.print(f"{printable(band.model)}: {printable(band.reason)}")
-        if band.left_out:
-            did_not = f"{len(band.left_out)} of the 28 days did not count, --json says why"
-            console.print(f"{printable(band.model)}: {did_not}")
-
-
-def _range(band: Band) -> str:
-    if band.low is None or band.high is None:
-        return "none"
-    return f"{band.low:f} to {band.high:f}"
-
-
-def _usd(amount: Decimal | None) -> str:
-    return "-" if amount is None else f"{amount:,.4f}"

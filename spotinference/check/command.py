@@ -1,32 +1,19 @@
 """`spotinference check`: is the configuration right, and what of it can be reached from here?"""
 
 import asyncio
-import os
-import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
 from services.waker.core.events import Sight
-from shared.bus.jetstream import connect
-from shared.bus.topology import FLEET
-from shared.config.fleet import Machine
 from shared.config.sections import Config
-from shared.database import create_engine, url_of
-from shared.errors import BusError, Misconfigured
-from shared.messages.waker import MachineRecord
-from shared.runtime import suite_file
-from spotinference.bucket_reader import read_bucket
 from spotinference.check.engines import check_engines
+from spotinference.check.local import _bus, _command, _costs, _database, _ports
 from spotinference.context import Context, suite_options
-from spotinference.diagnostics import Finding, note, ok, wrong
+from spotinference.diagnostics import Finding, ok
 from spotinference.terminal import say
-
-PROBE_SECONDS = 3.0
 
 
 @click.command()
@@ -67,84 +54,3 @@ async def _parts(config: Config, data_dir: Path) -> AsyncIterator[list[Finding]]
         accounts, sights = await check_accounts(config, data_dir)
         yield accounts
     yield await check_engines(config, sights, records)
-
-
-def _command(machine: Machine) -> Finding | None:
-    if not machine.command:
-        return None
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    program = machine.command[0]
-    if shutil.which(program, path=path) is None:
-        fix = "install it or give its full path"
-        return wrong(f"machine {machine.id}: command: no program {program!r} on the PATH: {fix}")
-    return ok(f"machine {machine.id}: {program} is there")
-
-
-def _costs(config: Config) -> list[Finding]:
-    """Rented tiers whose cost of today nothing tells but a bill. Hyperstack has a running bill."""
-    if config.billing.daily_budget is not None:
-        text = "no price_per_hour: while its machines are awake today's spend is unknown, and the fleet's gate closed"
-    elif not config.billing.source:
-        text = "no price_per_hour, and no [[billing.source]]: what its days cost is unknown until its bill is imported"
-    else:
-        return []
-    return [
-        note(f'tier {tier.name}: {text}. Give it a price_per_hour, "0" if nobody bills it')
-        for tier in config.tier
-        if tier.provider in ("ec2", "static") and tier.price_per_hour is None
-    ]
-
-
-def _ports(config: Config, data_dir: Path) -> list[Finding]:
-    if suite_file.read(data_dir) is not None:
-        return []  # our own suite holds them
-    findings: list[Finding] = []
-    sections = (config.gateway, config.waker, config.meter, config.billing)
-    wanted = [("gateway.port", config.gateway.host, config.gateway.port)]
-    names = ("gateway", "waker", "meter", "billing")
-    wanted += [(f"{n}.metrics_port", s.metrics_host, s.metrics_port) for n, s in zip(names, sections, strict=True)]
-    for name, host, port in wanted:
-        if port:
-            try:
-                socket.create_server((host, port)).close()
-            except OSError as error:
-                fix = "name another port, or 0"
-                findings.append(wrong(f"{name}: cannot listen on {host}:{port}: {error.strerror}: {fix}"))
-            else:
-                findings.append(ok(f"{name}: {host}:{port} is free"))
-    return findings
-
-
-async def _bus(config: Config, data_dir: Path) -> tuple[list[Finding], dict[str, MachineRecord]]:
-    """And the machines on record, where there are any."""
-    try:
-        url = suite_file.bus_url(config, data_dir)
-    except Misconfigured:
-        return [ok("bus: none set; `spotinference up` brings its own")], {}
-    records: dict[str, MachineRecord] = {}
-    try:
-        async with connect(url, name="check", wait=PROBE_SECONDS) as bus:
-            try:
-                for record, _ in (await read_bucket(bus, FLEET, MachineRecord)).values():
-                    records[record.machine] = record
-            except BusError as error:
-                return [note(f"bus: connected; no fleet is on record: {error}")], records
-    except (BusError, Misconfigured) as error:
-        return [wrong(f"bus: {error}")], records
-    return [ok(f"bus: connected; {len(records)} machines on record")], records
-
-
-async def _database(config: Config) -> list[Finding]:
-    if config.database.url is None and config.database.url_file is None:
-        return [ok("database: SQLite in the data directory")]
-    try:
-        engine = create_engine(url_of(config, Path(), "check.sqlite"))
-    except Misconfigured as error:
-        return [wrong(str(error))]
-    try:
-        async with asyncio.timeout(PROBE_SECONDS), engine.connect():
-            return [ok("database: connected")]
-    except (SQLAlchemyError, OSError, TimeoutError) as error:
-        return [wrong(f"database.url: {str(error).splitlines()[0] if str(error) else 'no answer'}")]
-    finally:
-        await engine.dispose()

@@ -8,7 +8,7 @@ from shared.bus.ports import Received
 from shared.messages.budget import Journalled
 from shared.messages.waker import MachineState, ProviderCall, Transition
 from spotinference.demo.suite import WAIT_SECONDS, DemoFailed, Stage, Suite
-from spotinference.journal.command import ALL, decoded, follow_journal
+from spotinference.journal.follower import ALL, decoded, follow_journal
 
 
 class Messages:

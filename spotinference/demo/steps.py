@@ -28,7 +28,7 @@ from spotinference.demo.invoice import demo_invoice, facts_of
 from spotinference.demo.journal_printer import Messages, following
 from spotinference.demo.suite import WAIT_SECONDS, DemoFailed, Stage, Suite, expect, until, up
 from spotinference.engine import model_file
-from spotinference.journal.command import journal_entries
+from spotinference.journal.follower import journal_entries
 from spotinference.report.view import view
 from spotinference.terminal import Screen
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import msgspec
 from rich.console import Group
@@ -12,6 +11,7 @@ from rich.text import Text
 from shared.messages.codec import rfc3339
 from shared.messages.gateway import Activity
 from shared.messages.waker import MachineRecord, MachineState, Phase
+from spotinference.times import span
 
 COLOURS: Mapping[MachineState, str] = {
     "asleep": "dim",
@@ -22,7 +22,6 @@ COLOURS: Mapping[MachineState, str] = {
     "broken": "bold red",
     "gone": "red",
 }
-UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,14 +140,6 @@ def view(told: Sequence[Row], note: str = "") -> Group:
         *(Text(f"  {row.id}: {row.reason}", "dim") for row in told if row.state == "waking"),
         *(_trouble(row) for row in told if _ill(row)),
     )
-
-
-def span(seconds: int) -> str:
-    """`45s`, `3m12s`, `2h05m`, `3d04h`: the two largest units."""
-    for (large, size), (small, part) in pairwise(UNITS):
-        if seconds >= size:
-            return f"{seconds // size}{large}{seconds % size // part:02}{small}"
-    return f"{seconds}s"
 
 
 def _state(row: Row) -> str:

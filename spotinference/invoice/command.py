@@ -1,22 +1,17 @@
 """`spotinference invoice`: providers' files into the books, what is payable, and whether they tie."""
 
 import sys
-from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from uuid import uuid4
 
 import click
 import msgspec
-from msgspec.structs import replace
 
-from services.billing.adapters.file_sources import Place, place
-from services.billing.app.deliveries import found, sent
-from shared.bus.ports import Bus
+from services.billing.adapters.file_sources import place
 from shared.bus.subjects import BILLING_INVOICES, BILLING_PAYABLE
 from shared.errors import Misconfigured
-from shared.messages.invoices import ImportAnswer, Invoices, InvoicesQuery, PayableNote
+from shared.messages.invoices import Invoices, InvoicesQuery, PayableNote
 from spotinference.context import Context, ask, fail, suite_options
-from spotinference.invoice.import_watcher import import_delivery
+from spotinference.invoice.importer import deliver
 from spotinference.invoice.view import (
     bill_name,
     imported_lines,
@@ -164,23 +159,6 @@ def check(context: Context, *, as_json: bool) -> None:
             )
     if wrong:
         sys.exit(1)
-
-
-async def deliver(
-    bus: Bus, lies: Place, source: str, tell: Callable[[str], None], *, parts: bool = False, rounds: bool = False
-) -> list[ImportAnswer]:
-    """Import what lies there, up to the first delivery that is refused; `tell` hears how far it is."""
-    answers: list[ImportAnswer] = []
-    sent_before: list[str] = []
-    for delivery in await found(lies):
-        count = len(delivery.plan.files)
-        tell("sending a file" if count == 1 else f"sending {count:,} files")
-        request = await sent(bus, lies, delivery.plan, source, parts=parts, rounds=rounds, beside=sent_before)
-        answers.append(await import_delivery(bus, replace(request, id=uuid4().hex), tell))
-        if answers[-1].refusals:
-            break
-        sent_before += [file.sha256 for file in request.files]
-    return answers
 
 
 def _invoices(context: Context) -> Invoices:

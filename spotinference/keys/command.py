@@ -1,6 +1,5 @@
 """`spotinference keys`: make, list and revoke API keys. Only their SHA-256 is stored; a secret is printed once."""
 
-import secrets
 import time
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -10,27 +9,15 @@ import msgspec
 from rich.table import Table
 
 from shared.bus.jetstream import JetStreamBus
-from shared.bus.ports import Bus
 from shared.bus.topology import KEYS
 from shared.config.values import Money
 from shared.errors import Misconfigured
-from shared.ids import uuid7
-from shared.key_names import names_of
 from shared.messages.codec import encode, rfc3339
-from shared.messages.keys import KeyRecord, digest
-from spotinference.bucket_reader import read_bucket
 from spotinference.context import Context, fail, suite_options
+from spotinference.keys.store import _records, mint, nobody
+from spotinference.keys.view import LIMITS, _limits, _state
 from spotinference.terminal import echo_json, say, show
 
-LIMITS = {
-    "requests_per_minute": "requests/min",
-    "tokens_per_minute": "tokens/min",
-    "concurrency": "at once",
-    "monthly_tokens": "tokens/month",
-    "wakes_per_hour": "wakes/hour",
-    "wake_cost_per_day": "USD of wakes/day",
-}
-"""Fields of a key's record that bound it, and what they count. Absent: unlimited, and of wakes as `[gateway]` says."""
 POSITIVE = click.IntRange(min=1)
 MOST_WAKES = 1000
 """The waker remembers so many of a key."""
@@ -96,39 +83,6 @@ def create(
             say(line)
 
 
-async def mint(
-    bus: Bus,
-    *,
-    name: str,
-    models: tuple[str, ...] | None = None,
-    expires_at: float | None = None,
-    requests_per_minute: int | None = None,
-    tokens_per_minute: int | None = None,
-    concurrency: int | None = None,
-    monthly_tokens: int | None = None,
-    wakes_per_hour: int | None = None,
-    wake_cost_per_day: Decimal | None = None,
-) -> tuple[str, str]:
-    """A new key's id and secret. The limits are positive; None is unlimited."""
-    now = time.time()
-    secret = f"sk-{secrets.token_urlsafe(32)}"
-    record = KeyRecord(
-        id=uuid7(now),
-        name=name,
-        created_at=now,
-        models=models,
-        expires_at=expires_at,
-        requests_per_minute=requests_per_minute,
-        tokens_per_minute=tokens_per_minute,
-        concurrency=concurrency,
-        monthly_tokens=monthly_tokens,
-        wakes_per_hour=wakes_per_hour,
-        wake_cost_per_day=wake_cost_per_day,
-    )
-    await bus.create(KEYS, digest(secret), encode(record))
-    return record.id, secret
-
-
 @keys.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with a list of keys.")
 @suite_options
@@ -176,39 +130,6 @@ def revoke(context: Context, key_id: str) -> None:
     if not context.on_bus(work):
         fail(nobody(key_id))
     say(f"revoked {key_id}")
-
-
-def nobody(key_id: str) -> str:
-    """What to say of an id that no key has."""
-    return f"no key has the id {key_id!r}: `spotinference keys list` shows them"
-
-
-async def ids_of(bus: Bus, key: str) -> list[str]:
-    """Return `key` itself where it is a key's id, else the ids of the keys with this name; revoked ones included."""
-    records = [record for _, record, _ in await _records(bus)]
-    if any(record.id == key for record in records):
-        return [key]
-    return sorted(record.id for record in records if record.name == key)
-
-
-async def key_names(bus: Bus) -> dict[str, str]:
-    """Names by id, of all keys that there are."""
-    return names_of(record for _, record, _ in await _records(bus))
-
-
-async def _records(bus: Bus) -> list[tuple[str, KeyRecord, int]]:
-    return [(key, record, revision) for key, (record, revision) in (await read_bucket(bus, KEYS, KeyRecord)).items()]
-
-
-def _state(record: KeyRecord) -> str:
-    if record.revoked_at is not None:
-        return "revoked"
-    return "usable" if record.usable(time.time()) else "expired"
-
-
-def _limits(record: KeyRecord) -> str:
-    told = [f"{limit} {counts}" for field, counts in LIMITS.items() if (limit := getattr(record, field)) is not None]
-    return "\n".join(told) or "none"
 
 
 def _amount(option: str, text: str) -> Decimal:

@@ -21,7 +21,7 @@ from spotinference.report.explanation_view import fields as explained_fields
 from spotinference.report.explanation_view import view as explained
 from spotinference.report.view import view
 from spotinference.terminal import Screen, echo_json, say
-from spotinference.usage.command import today
+from spotinference.times import today
 
 REPORTS_SECONDS = 120.0
 """For many days: each is made anew from the books and the meter."""

@@ -13,7 +13,7 @@ from shared.errors import Rejected
 from shared.messages.billing import DayReport
 from shared.messages.explanation import CostLine, Explanation
 from shared.printable import printable
-from spotinference.report.view import places_of, table, usd
+from spotinference.tables import places_of, table, usd
 
 WIDE = 100
 """A terminal of so many columns has room for service, tag and source in columns of their own."""

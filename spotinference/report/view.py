@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import TypeVar
 
-from rich.console import Group, JustifyMethod, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +23,7 @@ from services.billing.forms.words import (
 from shared.key_names import labelled
 from shared.messages.billing import CAUSES, DayReport, Directions, KeyFigure, ModelFigure, PeriodReport
 from shared.printable import printable
+from spotinference.tables import Row, places_of, table, usd
 
 LEVELS = "▁▂▃▄▅▆▇█"
 GAP = "·"
@@ -32,7 +33,6 @@ BAR = 24
 NARROW = 72
 """A terminal of fewer columns gets no bars, no tokens and no revisions: digits are not broken over lines."""
 
-Row = Sequence[str]
 P = TypeVar("P", bound=ModelFigure | KeyFigure)
 
 
@@ -49,25 +49,6 @@ def sparkline(values: Sequence[Decimal | None]) -> str:
     low, high = min([Decimal(0), *known]), max([Decimal(0), *known])
     step = (high - low) / (len(LEVELS) - 1) or Decimal(1)
     return "".join(GAP if value is None else LEVELS[round((value - low) / step)] for value in values)
-
-
-def table(
-    headings: Row, rows: Iterable[Row], sums: Iterable[Row] = (), *, texts: int = 1, folds: int = 1, gap: int = 2
-) -> Table:
-    """Cells as plain text, the first `texts` columns to the left. The first `folds` are broken where they are long; a
-    figure is not: where it finds no room it ends in `…`, so that nobody reads a part of it for the whole.
-    """
-    made = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
-    for number, heading in enumerate(headings):
-        justify: JustifyMethod = "left" if number < texts else "right"
-        if number < folds:
-            made.add_column(Text(heading), justify=justify, overflow="fold")
-        else:
-            made.add_column(Text(heading), justify=justify, no_wrap=True)
-    for style, lines in (("", rows), ("bold", sums)):
-        for line in lines:
-            made.add_row(*(Text(printable(cell), style) for cell in line))
-    return made
 
 
 def _period(report: PeriodReport, width: int) -> Iterator[RenderableType]:
@@ -240,16 +221,3 @@ def _beside(report: Report) -> Iterator[Text]:
 
 def _sum(amounts: Iterable[Decimal]) -> Decimal:
     return sum(amounts, Decimal(0))
-
-
-def usd(amount: Decimal | None, places: int | None = None) -> str:
-    """Without `places`, as many as its size asks for."""
-    if amount is None:
-        return "-"
-    return f"{amount:,.{places_of([amount]) if places is None else places}f}"
-
-
-def places_of(amounts: Iterable[Decimal | None]) -> int:
-    """Enough for the largest of them to be seen."""
-    largest = max((abs(amount) for amount in amounts if amount is not None), default=Decimal(0))
-    return 2 if largest >= 100 else 4 if largest >= 1 else 6

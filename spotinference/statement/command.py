@@ -10,21 +10,17 @@ from services.billing.forms.json import fields
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_STATEMENT
 from shared.errors import Rejected
-from shared.key_names import labelled
-from shared.messages.billing import Statement, StatementLine, StatementQuery
-from shared.printable import printable
+from shared.messages.billing import Statement, StatementQuery
 from spotinference.context import Context, ask, fail, suite_options
-from spotinference.keys.command import ids_of
+from spotinference.keys.store import ids_of
 from spotinference.output_file import write
-from spotinference.report.view import table
-from spotinference.terminal import Screen, echo_json, say
-from spotinference.usage.command import today
+from spotinference.statement.view import show
+from spotinference.terminal import echo_json, say
+from spotinference.times import today
 
 STATEMENT_SECONDS = 60.0
 MOST_IDS = 20
 """Of keys with one name that an error lists."""
-WIDE = 100
-"""A terminal of so many columns has room for each kind of token."""
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -64,27 +60,3 @@ def statement(
         show(found)
     else:
         say(f"wrote {', '.join(str(path) for path in (csv, html) if path is not None)}")
-
-
-def show(found: Statement) -> None:
-    """A line per day and model, and their sum."""
-    console = Screen()
-    amount = "not available" if found.amount is None else f"${found.amount:,.4f}"
-    told = f"{printable(labelled(found.key_id, found.name))}, {found.month}: {amount} for {found.tokens:,} tokens"
-    console.print(f"{told}, {'complete' if found.complete else 'not complete'}")
-    wide = console.width >= WIDE
-    if found.lines:
-        kinds = ("prompt", "cached", "completion") if wide else ("tokens",)
-        rows = [_row(line, wide=wide) for line in found.lines]
-        console.print(table(("model", "day", *kinds, "$/Mtok", "USD"), rows, texts=2))
-    unpriced = dict.fromkeys(f"{line.day} {line.model}: {line.reason}" for line in found.lines if line.amount is None)
-    for reason in (*unpriced, *found.reasons):
-        console.print(printable(reason))
-
-
-def _row(line: StatementLine, *, wide: bool) -> list[str]:
-    prompt, completion = line.prompt_tokens, line.completion_tokens
-    tokens = (prompt, line.cached_tokens, completion) if wide else (prompt + completion,)
-    ratio = "-" if line.usd_per_mtok is None else f"{line.usd_per_mtok:,.4f}"
-    amount = "-" if line.amount is None else f"{line.amount:,.6f}"
-    return [line.model, line.day, *(f"{count:,}" for count in tokens), ratio, amount]

@@ -1,33 +1,18 @@
 """`spotinference usage`: tokens of a day, or of several, out of the ledger."""
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import click
-import msgspec
-from rich.table import Table
 
 from shared.bus.ports import Bus
 from shared.bus.subjects import METER_TOKENS
-from shared.csv_cells import csv_text
-from shared.messages.meter import Tokens, TokensQuery, TokenSums
-from spotinference.context import Context, ask, fail, suite_options
-from spotinference.keys.command import key_names
-from spotinference.terminal import echo_json, say, show
-
-COUNTS = TokenSums.__struct_fields__
-KEY = "key"
-KEY_NAME = "key_name"
-
-Row = tuple[Mapping[str, str | None], TokenSums]
-"""A row's dimensions, and its counts."""
-
-
-def today() -> str:
-    """The UTC day, `YYYY-MM-DD`."""
-    return datetime.now(UTC).date().isoformat()
+from shared.messages.meter import Tokens, TokensQuery
+from spotinference.context import Context, ask, suite_options
+from spotinference.keys.store import key_names
+from spotinference.terminal import echo_json
+from spotinference.times import today
+from spotinference.usage.view import KEY, KEY_NAME, _print, _told, _with_name, _write
 
 
 @click.command()
@@ -73,11 +58,6 @@ def usage(
         _print(columns, rows, tokens)
 
 
-def _with_name(dimensions: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str | None]:
-    """The row's own, and beside a key's id its name: None where it has none or is not known."""
-    return {**dimensions, KEY_NAME: names.get(dimensions[KEY])} if KEY in dimensions else {**dimensions}
-
-
 def _span(day: str | None, days: int | None, first: str | None, to: str | None) -> tuple[str, str | None]:
     """The query's `day` and `to`."""
     if sum(option is not None for option in (day, days, first)) > 1:
@@ -93,44 +73,3 @@ def _span(day: str | None, days: int | None, first: str | None, to: str | None) 
         return (date.fromisoformat(last) - timedelta(days=(days or 1) - 1)).isoformat(), last
     except (ValueError, OverflowError):
         raise click.UsageError(f"--to: expected YYYY-MM-DD such as 2026-11-23, got {to!r}") from None
-
-
-def _told(tokens: Tokens, rows: Sequence[Row]) -> dict[str, object]:
-    span = {"day": tokens.day} if tokens.to is None else {"from": tokens.day, "to": tokens.to}
-    return {
-        **span,
-        "complete": tokens.complete,
-        "reasons": tokens.reasons,
-        "totals": msgspec.structs.asdict(tokens.totals),
-        "rows": [{**dimensions, **msgspec.structs.asdict(sums)} for dimensions, sums in rows],
-    }
-
-
-def _write(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    lines = [[*(csv_text(dimensions.get(column)) for column in columns), *_values(sums)] for dimensions, sums in rows]
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([[*columns, *COUNTS], *lines])
-    except OSError as error:
-        fail(f"--csv: {error}")
-
-
-def _print(columns: Sequence[str], rows: Iterable[Row], tokens: Tokens) -> None:
-    span = tokens.day if tokens.to is None else f"{tokens.day} to {tokens.to}"
-    table = Table(*(name.replace("_", " ") for name in (*columns, *COUNTS)), title=f"{span} UTC")
-    for dimensions, sums in rows:
-        table.add_row(*(dimensions[column] or "" for column in columns), *_cells(sums))
-    if columns:
-        table.add_section()
-    table.add_row(*([""] * len(columns)), *_cells(tokens.totals))
-    show(table)
-    for reason in tokens.reasons:
-        say(f"not complete: {reason}")
-
-
-def _values(sums: TokenSums) -> list[int]:
-    return [getattr(sums, name) for name in COUNTS]
-
-
-def _cells(sums: TokenSums) -> list[str]:
-    return [f"{value:,}" for value in _values(sums)]

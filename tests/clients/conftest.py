@@ -25,7 +25,7 @@ from shared.bus.topology import FLEET, WAKE
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import WakeRequest
 from shared.messages.waker import MachineRecord
-from spotinference.keys.command import mint
+from spotinference.keys.store import mint
 from tests.clients.clients import Client
 from tests.clients.environments import Command
 from tests.kit.nats_server import NatsServer, nats_binary

@@ -22,7 +22,7 @@ from shared.database import create_engine, reading
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.waker import MachineRecord
-from spotinference.keys.command import mint
+from spotinference.keys.store import mint
 from tests.kit.bus_proxy import Wire, wire
 from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.postgres import PostgresServer, asynchronous, postgres_binaries

@@ -21,7 +21,7 @@ from shared.bus.topology import FLEET, USAGE, WAKE
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import Activity, UsageEvent, WakeRequest
 from shared.messages.waker import MachineRecord, MachineState, Phase
-from spotinference.keys.command import mint
+from spotinference.keys.store import mint
 from tests.kit.scripted_engine import NAME
 from tests.kit.service import ServiceProcess, running
 from tests.kit.waiting import until

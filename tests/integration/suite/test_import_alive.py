@@ -15,7 +15,7 @@ from shared.bus.memory import MemoryBus
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import ImportAnswer, ImportRequest, ImportStatus, ImportStatusQuery, RunningImport
-from spotinference.invoice import import_watcher
+from spotinference.invoice import importer
 from tests.integration.suite.conftest import Shell
 from tests.kit.service import running
 from tests.kit.waiting import until
@@ -59,7 +59,7 @@ async def test_an_import_is_asked_again_of_a_billing_that_was_killed_and_restart
 async def test_a_billing_that_stays_away_ends_the_command_with_one(
     bus: JetStreamBus, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_watcher, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(importer, "SILENCE_SECONDS", 0.5)
     file = bill(tmp_path, 20_000)
     async with running("billing", tmp_path / "spotinference.toml", tmp_path) as process:
         command = asyncio.create_task(shell("invoice", "import", str(file), "--source", "cloud"))
@@ -132,14 +132,14 @@ def status(instance: str, running_id: str | None) -> ImportStatus:
 async def test_a_lost_import_is_asked_for_once_more(
     statuses: list[ImportStatus], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_watcher, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(importer, "LOOK_SECONDS", 0.001)
     heard: list[str] = []
     assert await imported(Billing(*statuses), heard.append) == ImportAnswer(sha256="0")
     assert told in heard
 
 
 async def test_an_import_that_is_lost_twice_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_watcher, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(importer, "LOOK_SECONDS", 0.001)
 
     class Forgetful(Billing):
         async def take(self, _: bytes) -> bytes:
@@ -158,6 +158,6 @@ def imported(billing: Billing, tell: Callable[[str], None]) -> Awaitable[ImportA
         bus = MemoryBus()
         await bus.respond("billing", subjects.BILLING_IMPORT, billing.take)
         await bus.respond("billing", subjects.BILLING_IMPORT_STATUS, billing.status)
-        return await import_watcher.import_delivery(bus, REQUEST, tell)
+        return await importer.import_delivery(bus, REQUEST, tell)
 
     return run()

@@ -19,7 +19,7 @@ from shared.messages.budget import GateTurned
 from shared.messages.codec import encode, rfc3339
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.waker import JournalEntry, Ordered, PhaseEnded, ProviderCall, Transition
-from spotinference.journal.command import QUEUED, Tail
+from spotinference.journal.follower import QUEUED, Tail
 from tests.integration.suite.conftest import Goes, Shell
 from tests.kit.nats_server import NatsServer
 from tests.kit.waiting import until

@@ -32,7 +32,7 @@ from shared.messages.waker import (
     Transition,
 )
 from shared.tasks import end
-from spotinference.keys.command import mint
+from spotinference.keys.store import mint
 from tests.integration.waker.clouds import FLEET as FLEET_NAME
 from tests.integration.waker.clouds import Sky
 from tests.kit.ports import free_port

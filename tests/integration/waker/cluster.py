@@ -19,7 +19,7 @@ from shared.bus.ports import Changed, WatchEvent
 from shared.bus.topology import FLEET, FLEET_JOURNAL, LEASES
 from shared.messages.codec import decode
 from shared.messages.waker import JournalEntry, MachineRecord, MachineState, ProviderCall, Transition
-from spotinference.keys.command import mint
+from spotinference.keys.store import mint
 from tests.integration.waker.tiny_engine import PIECES
 from tests.kit.raw_http import connected, head
 from tests.kit.service import ServiceProcess, running

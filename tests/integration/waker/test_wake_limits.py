@@ -14,7 +14,7 @@ from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import WAKES
 from shared.messages.codec import decode
 from shared.messages.waker import KeyWakes
-from spotinference.keys.command import mint
+from spotinference.keys.store import mint
 from tests.integration.waker.cluster import House, built
 from tests.kit.raw_http import connected, head
 from tests.kit.waiting import PATIENCE_SECONDS, until

@@ -10,7 +10,7 @@ from shared.messages.billing import DayReport, DirectionFigure, Directions
 from shared.messages.meter import DeclaredLost, Gaps, OpenGap, Tokens, TokenSums
 from shared.messages.meter_audit import Audit, Cause, MachineAudit, SourceAudit
 from spotinference.doctor import links
-from spotinference.doctor.command import _samples
+from spotinference.doctor.collector import _samples
 from spotinference.doctor.links import Link, Outbox
 
 SOURCE = SourceAudit(source="gw-1", first=1, last=5, kept=5, quarantined=0, mark=5)

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from shared.messages.gateway import Activity, MachineActivity
 from shared.messages.waker import MachineRecord, MachineState
-from spotinference.fleet.view import COLOURS, Row, Use, rows, span, unclocked, uses_of, view
+from spotinference.fleet.view import COLOURS, Row, Use, rows, unclocked, uses_of, view
+from spotinference.times import span
 
 NOW = 1_800_000_000.0
 

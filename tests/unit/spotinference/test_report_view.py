@@ -11,10 +11,11 @@ from rich.console import Console
 from services.billing.core.period import make_period
 from services.billing.forms.words import Report
 from shared.messages.billing import Band, Bands, DayReport
-from spotinference.bands import command as bands
+from spotinference.bands import view as bands
 from spotinference.report import explanation_view
-from spotinference.report.view import GAP, LEVELS, MOST_PARTS, sparkline, table, view
-from spotinference.statement import command as statement
+from spotinference.report.view import GAP, LEVELS, MOST_PARTS, sparkline, view
+from spotinference.statement import view as statement
+from spotinference.tables import table
 from tests.unit.billing.forms.kit import (
     EVIL,
     WEIGHTS,

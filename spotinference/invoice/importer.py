@@ -7,7 +7,12 @@ asks what is under way. An import is idempotent: one that was lost is asked for 
 import asyncio
 import time
 from collections.abc import Callable
+from uuid import uuid4
 
+from msgspec.structs import replace
+
+from services.billing.adapters.file_sources import Place
+from services.billing.app.deliveries import found, sent
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_IMPORT, BILLING_IMPORT_STATUS
 from shared.bus.topology import LEASE_SECONDS
@@ -89,3 +94,20 @@ def in_words(running: RunningImport, *, mine: bool) -> str:
     share = "" if running.share is None else f" {running.share:.0%},"
     step = f"{running.step}{rows}{share} {running.seconds:.0f} s"
     return step if mine else f"waiting behind another import, of source {running.source}: {step}"
+
+
+async def deliver(
+    bus: Bus, lies: Place, source: str, tell: Callable[[str], None], *, parts: bool = False, rounds: bool = False
+) -> list[ImportAnswer]:
+    """Import what lies there, up to the first delivery that is refused; `tell` hears how far it is."""
+    answers: list[ImportAnswer] = []
+    sent_before: list[str] = []
+    for delivery in await found(lies):
+        count = len(delivery.plan.files)
+        tell("sending a file" if count == 1 else f"sending {count:,} files")
+        request = await sent(bus, lies, delivery.plan, source, parts=parts, rounds=rounds, beside=sent_before)
+        answers.append(await import_delivery(bus, replace(request, id=uuid4().hex), tell))
+        if answers[-1].refusals:
+            break
+        sent_before += [file.sha256 for file in request.files]
+    return answers

@@ -1,0 +1,1 @@
+"""`spotinference cordon`: keep requests from a machine."""

@@ -1,0 +1,177 @@
+"""Collects what the doctor compares, from the bus and the metrics pages."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+import aiohttp
+
+from shared.bus import topology
+from shared.bus.jetstream import JetStreamBus
+from shared.bus.ports import Received
+from shared.bus.subjects import (
+    ACTIVITIES,
+    BILLING_INVOICES,
+    BILLING_REPORT,
+    BILLING_REPORTS,
+    METER_AUDIT,
+    METER_GAPS,
+    METER_TOKENS,
+)
+from shared.errors import SpotinferenceError
+from shared.messages.billing import DayReport, PeriodReport, ReportQuery, ReportsQuery
+from shared.messages.codec import Unreadable, decode, decode_text
+from shared.messages.gateway import Activity
+from shared.messages.invoices import Invoices, InvoicesQuery
+from shared.messages.meter import Confirmed, Gaps, GapsQuery, Tokens, TokensQuery
+from shared.messages.meter_audit import Audit, AuditQuery
+from shared.runtime import suite_file
+from spotinference.bucket_reader import read_bucket
+from spotinference.context import Context, ask
+from spotinference.diagnostics import wrong
+from spotinference.doctor import links
+from spotinference.doctor.links import Link, Outbox
+from spotinference.doctor.machine_hours import DAYS, hours
+from spotinference.report.command import REPORTS_SECONDS
+from spotinference.times import today
+
+HEARING_SECONDS = 2.5
+"""Gateways speak every 2 s."""
+PAGE_SECONDS = 3.0
+METER_SECONDS = 10.0
+"""A day's sums are read at once: a meter that says nothing by then has stopped."""
+AUDIT_SECONDS = 120.0
+"""A day of a million events is counted again."""
+
+
+async def _found(bus: JetStreamBus, context: Context, day: str) -> list[Link]:
+    """Every part is looked at, whatever became of those before it."""
+    return [link async for link in _chain(bus, context, day)]
+
+
+async def _chain(bus: JetStreamBus, context: Context, day: str) -> AsyncIterator[Link]:
+    skews: dict[str, float] = {}
+    backlog = await bus.backlog(topology.LEDGER)
+    told = await _marks(bus)  # before the audit: they only rise
+    await _hear(bus, skews)
+    tokens: Tokens | None = None
+    try:
+        tokens = await ask(bus, METER_TOKENS, TokensQuery(day=day), Tokens, timeout=METER_SECONDS)
+        asked_at = time.time()
+        audit = await ask(bus, METER_AUDIT, AuditQuery(day=day), Audit, timeout=AUDIT_SECONDS)
+        if audit.at >= asked_at - AUDIT_SECONDS:  # else it was made when the events were still there
+            skews["the meter"] = min(0.0, audit.at - asked_at) + max(0.0, audit.at - time.time())
+        for link in _counted(audit, tokens, told):
+            yield link
+        yield links.gaps(await ask(bus, METER_GAPS, GapsQuery(), Gaps))
+    except SpotinferenceError as error:
+        yield Link("meter", wrong(str(error)))
+    for link in links.outboxes(await _outboxes(context)):
+        yield link
+    yield links.stream(backlog, await bus.backlog(topology.LEDGER))
+    if tokens is not None:
+        yield await _asked("books", lambda: _books(bus, day, tokens))
+    for found in await asyncio.gather(_sources(bus), _hours(bus, day)):
+        for link in found:
+            yield link
+    for link in links.clocks(skews | await _clocks(context)):
+        yield link
+
+
+def _counted(audit: Audit, tokens: Tokens, told: dict[str, int]) -> Iterable[Link]:
+    yield from links.engines(audit)
+    yield from links.sources(audit)
+    yield from links.ledger(audit, tokens)
+    yield links.marks(audit, told)
+
+
+async def _asked(name: str, work: Callable[[], Awaitable[Link]]) -> Link:
+    try:
+        return await work()
+    except SpotinferenceError as error:
+        return Link(name, wrong(str(error)))
+
+
+async def _sources(bus: JetStreamBus) -> list[Link]:
+    try:
+        return list(links.invoices((await ask(bus, BILLING_INVOICES, InvoicesQuery(), Invoices)).sources))
+    except SpotinferenceError as error:
+        return [Link("invoices", wrong(str(error)))]
+
+
+async def _books(bus: JetStreamBus, day: str, tokens: Tokens) -> Link:
+    return links.books(await ask(bus, BILLING_REPORT, ReportQuery(day=day), DayReport), tokens)
+
+
+async def _hours(bus: JetStreamBus, day: str) -> list[Link]:
+    """Of the days up to it that are over."""
+    query = ReportsQuery(to=day, days=DAYS + 1)
+    try:
+        period = await ask(bus, BILLING_REPORTS, query, PeriodReport, timeout=REPORTS_SECONDS)
+    except SpotinferenceError as error:
+        return [Link("hours", wrong(str(error)))]
+    return list(hours([report for report in period.days if report.day < today()][-DAYS:]))
+
+
+async def _marks(bus: JetStreamBus) -> dict[str, int]:
+    marks: dict[str, int] = {}
+    for mark, _ in (await read_bucket(bus, topology.METER, Confirmed)).values():
+        marks[mark.source] = mark.source_seq
+    return marks
+
+
+async def _hear(bus: JetStreamBus, skews: dict[str, float]) -> None:
+    """What the gateways' clocks say, of all that speak within their period."""
+
+    async def heard(received: Received) -> None:
+        try:
+            activity = decode(received.data, Activity)
+        except Unreadable:
+            return
+        skews[f"gateway {activity.gateway}"] = activity.sent_at - time.time()
+
+    listening = await bus.subscribe(ACTIVITIES, heard)
+    await asyncio.sleep(HEARING_SECONDS)
+    await listening.stop()
+
+
+async def _outboxes(context: Context) -> list[Outbox] | None:
+    running = suite_file.read(context.data_dir)
+    gateway = running.services.get("gateway") if running else None
+    if gateway is None or gateway.metrics_url is None:
+        return None
+    text = await _metrics(gateway.metrics_url)
+    if text is None:
+        return None
+    pending = _samples(text, "spot_gateway_outbox_pending")
+    ages = _samples(text, "spot_gateway_outbox_age_seconds")
+    return [Outbox(where=gateway.url, pending=int(sum(pending)), age=max(ages, default=0.0))]
+
+
+async def _clocks(context: Context) -> dict[str, float]:
+    """How far the clock of each service of a suite on this host is ahead of the bus's."""
+    running = suite_file.read(context.data_dir)
+    skews: dict[str, float] = {}
+    for name, service in (running.services if running else {}).items():
+        text = await _metrics(service.metrics_url) if service.metrics_url else None
+        if text and (found := _samples(text, "spot_clock_skew_seconds")):
+            skews[f"{name}, by the bus's clock,"] = max(found, key=abs)
+    return skews
+
+
+async def _metrics(url: str) -> str | None:
+    try:
+        timeout = aiohttp.ClientTimeout(total=PAGE_SECONDS)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
+            session.get(f"{url}/metrics") as page,
+        ):
+            return decode_text(await page.read())
+    except (aiohttp.ClientError, TimeoutError, OSError, Unreadable):
+        return None
+
+
+def _samples(text: str, name: str) -> list[float]:
+    """One for each of its workers."""
+    return [float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? ([\d.e+-]+)$", text, re.MULTILINE)]

@@ -1,0 +1,35 @@
+"""Latency and throughput as a table."""
+
+from shared.messages.meter_figures import FiguresRow, Pace
+
+NAMES = {
+    "ttft": "first token, ms",
+    "tpot": "per token, ms",
+    "stream_rate": "tokens/s, a stream",
+    "wake_wait": "wait for a wake, s",
+    "overhead": "gateway, ms",
+}
+"""In the order of the table."""
+MILLISECONDS = ("ttft", "tpot", "overhead")
+
+
+def _lines(row: FiguresRow) -> list[list[str]]:
+    lines = []
+    for metric, name in NAMES.items():
+        if spread := row.measures.get(metric):
+            scale = 1000.0 if metric in MILLISECONDS else 1.0
+            values = (_cell(value * scale) for value in (spread.p50, spread.p95, spread.p99))
+            lines.append([name, f"{spread.count:,} requests", *values])
+    for name, pace in (("output tokens/s, all", row.output), ("tokens/s, all", row.total)):
+        if pace:
+            lines.append([name, f"{pace.minutes:,} minutes", *_paced(pace)])
+    return lines
+
+
+def _paced(pace: Pace) -> list[str]:
+    return [_cell(pace.p50), _cell(pace.p95), f"peak {_cell(pace.peak)}"]
+
+
+def _cell(value: float) -> str:
+    """Three digits that mean something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

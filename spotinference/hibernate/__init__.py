@@ -1,0 +1,1 @@
+"""`spotinference hibernate`: put a machine to sleep."""

@@ -1,0 +1,66 @@
+"""A journal entry as JSON and as one line of text."""
+
+from collections.abc import Mapping
+
+from shared.key_names import labelled
+from shared.messages.budget import GateTurned, Journalled
+from shared.messages.codec import rfc3339
+from shared.messages.waker import Ordered, PhaseEnded, ProviderCall, Transition
+from spotinference.terminal import echo_json, say
+
+Names = Mapping[str, str]
+"""Of keys, by id."""
+
+
+def _tell_json(entry: Journalled, names: Names) -> None:
+    whose = {} if isinstance(entry, GateTurned) else {"machine": entry.machine}
+    echo_json({"at": rfc3339(entry.at)} | whose | _facts(entry, names))
+
+
+def _tell(entry: Journalled, names: Names) -> None:
+    whose = f"budget {entry.scope}" if isinstance(entry, GateTurned) else entry.machine
+    say(f"{rfc3339(entry.at)}  {whose:<16}  {_words(entry, names)}")
+
+
+def _facts(entry: Journalled, names: Names) -> dict[str, object]:
+    match entry:
+        case GateTurned():
+            told = {name: getattr(entry, name) for name in ("scope", "open", "reason", "spend", "limit")}
+            return {"kind": "gate", **told, "warning": entry.warning, "by": entry.by, "why": entry.why}
+        case Transition():
+            told = {"from": entry.from_state, "to": entry.to_state, "reason": entry.reason, "wake_id": entry.wake_id}
+            whose = {"key_id": entry.key_id, "key_name": names.get(entry.key_id or "")}
+            return {"kind": "transition", **told, **whose}
+        case ProviderCall():
+            told = {"call": entry.call, "outcome": entry.outcome, "code": entry.code}
+            return {"kind": "provider_call", **told, "seconds": entry.seconds}
+        case PhaseEnded():
+            told = {"phase": entry.phase, "wake_id": entry.wake_id}
+            return {"kind": "phase", **told, "seconds": entry.seconds, "done": entry.done}
+        case Ordered():
+            return {"kind": "order", "order": entry.order, "by": entry.by}
+
+
+def _words(entry: Journalled, names: Names) -> str:
+    match entry:
+        case GateTurned():
+            state = f"closed, {entry.reason}" if not entry.open else "open, warning" if entry.warning else "open"
+            spent = "an unknown spend" if entry.spend is None else f"{entry.spend} USD"
+            said = f"; said {entry.by}: {entry.why}" if entry.by else ""
+            return f"{state}: {spent} of {entry.limit}{said}"
+        case Transition():
+            return f"{entry.from_state or '·'} → {entry.to_state}: {entry.reason}{_for_key(entry, names)}"
+        case ProviderCall():
+            code = f" {entry.code}" if entry.code else ""
+            return f"{entry.call} {entry.outcome}{code} ({entry.seconds:.3f} s)"
+        case PhaseEnded():
+            return f"{entry.phase} {'done' if entry.done else 'given up'} after {entry.seconds:.3f} s"
+        case Ordered():
+            return f"{entry.order}, said {entry.by}"
+
+
+def _for_key(entry: Transition, names: Names) -> str:
+    """Of a wake, whose request caused it."""
+    if entry.to_state != "waking" or entry.key_id is None:
+        return ""
+    return f", for key {labelled(entry.key_id, names.get(entry.key_id))}"

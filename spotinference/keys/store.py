@@ -1,0 +1,68 @@
+"""API keys in their bucket: create them, read them, resolve names."""
+
+import secrets
+import time
+from decimal import Decimal
+
+from shared.bus.ports import Bus
+from shared.bus.topology import KEYS
+from shared.ids import uuid7
+from shared.key_names import names_of
+from shared.messages.codec import encode
+from shared.messages.keys import KeyRecord, digest
+from spotinference.bucket_reader import read_bucket
+
+
+async def mint(
+    bus: Bus,
+    *,
+    name: str,
+    models: tuple[str, ...] | None = None,
+    expires_at: float | None = None,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+    concurrency: int | None = None,
+    monthly_tokens: int | None = None,
+    wakes_per_hour: int | None = None,
+    wake_cost_per_day: Decimal | None = None,
+) -> tuple[str, str]:
+    """A new key's id and secret. The limits are positive; None is unlimited."""
+    now = time.time()
+    secret = f"sk-{secrets.token_urlsafe(32)}"
+    record = KeyRecord(
+        id=uuid7(now),
+        name=name,
+        created_at=now,
+        models=models,
+        expires_at=expires_at,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        concurrency=concurrency,
+        monthly_tokens=monthly_tokens,
+        wakes_per_hour=wakes_per_hour,
+        wake_cost_per_day=wake_cost_per_day,
+    )
+    await bus.create(KEYS, digest(secret), encode(record))
+    return record.id, secret
+
+
+def nobody(key_id: str) -> str:
+    """What to say of an id that no key has."""
+    return f"no key has the id {key_id!r}: `spotinference keys list` shows them"
+
+
+async def ids_of(bus: Bus, key: str) -> list[str]:
+    """Return `key` itself where it is a key's id, else the ids of the keys with this name; revoked ones included."""
+    records = [record for _, record, _ in await _records(bus)]
+    if any(record.id == key for record in records):
+        return [key]
+    return sorted(record.id for record in records if record.name == key)
+
+
+async def key_names(bus: Bus) -> dict[str, str]:
+    """Names by id, of all keys that there are."""
+    return names_of(record for _, record, _ in await _records(bus))
+
+
+async def _records(bus: Bus) -> list[tuple[str, KeyRecord, int]]:
+    return [(key, record, revision) for key, (record, revision) in (await read_bucket(bus, KEYS, KeyRecord)).items()]

@@ -1,0 +1,1 @@
+"""`spotinference uncordon`: let a machine take requests again."""

@@ -1,0 +1,1 @@
+"""`spotinference wake`: wake a machine of a model."""
