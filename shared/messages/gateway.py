@@ -130,7 +130,7 @@ class UsageSource(Message, frozen=True, kw_only=True, tag="usage_source.v1"):
     """Unix seconds."""
 
 
-class KeyTold(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class KeyQuota(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One key at one gateway. Each four numbers: requests and tokens of the last minute, requests at once, tokens of
     the month that the ledger has not confirmed."""
 
@@ -142,7 +142,7 @@ class KeyTold(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What a waiting request asks beyond what this gateway may use."""
 
 
-class Loan(msgspec.Struct, frozen=True, kw_only=True):
+class QuotaLease(msgspec.Struct, frozen=True, kw_only=True):
     """What one gateway lets another use of the keys' limits."""
 
     version: Count
@@ -152,7 +152,7 @@ class Loan(msgspec.Struct, frozen=True, kw_only=True):
     keys: dict[str, tuple[Whole, Whole, Whole, Whole]]
 
 
-class LimitsTold(Message, frozen=True, kw_only=True, tag="limits.v1"):
+class QuotaReport(Message, frozen=True, kw_only=True, tag="limits.v1"):
     """`limits.<gateway>`: every 2 s and on change, what one gateway uses of its keys' limits and what it lends.
 
     The whole state each time: a lost one is made good by the next. Times are Unix seconds by the sender's clock.
@@ -168,11 +168,11 @@ class LimitsTold(Message, frozen=True, kw_only=True, tag="limits.v1"):
     """Whose loan it goes by: the eldest that it hears, its own name for itself; empty: it serves nobody yet."""
     version: Count
     """Of the loan that it goes by, 0 for none."""
-    keys: dict[str, KeyTold]
+    keys: dict[str, KeyQuota]
     """Those with a limit that are in use here."""
     heard: dict[str, UnixSeconds]
     """`sent_at` of the newest message of each other gateway."""
-    loans: dict[str, Loan]
+    loans: dict[str, QuotaLease]
     """To whom it lends."""
     leaving: bool = False
     """Its last word: it has nothing in flight and takes no more."""

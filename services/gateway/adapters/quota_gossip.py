@@ -17,7 +17,7 @@ from shared.bus.subjects import LIMITS
 from shared.bus.subjects import limits as limits_subject
 from shared.errors import BusError
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.gateway import LimitsTold
+from shared.messages.gateway import QuotaReport
 
 PERIOD_SECONDS = 2.0
 QUIET_SECONDS = 0.01
@@ -81,7 +81,7 @@ class QuotaGossip:
 
     async def _on_message(self, received: Received) -> None:
         try:
-            message = decode(received.data, LimitsTold)
+            message = decode(received.data, QuotaReport)
         except Unreadable as error:
             self._bus.intake.reject(LIMITS, error, subject=received.subject)
             return

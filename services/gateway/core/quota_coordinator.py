@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.gateway.core.key_usage import NONE, PER_MINUTE, SLOT_SECONDS, Amounts
-from services.gateway.core.quota_lease import MAX_KEYS, NO_LOAN, Capacity, QuotaFollower, QuotaLeader, lent
-from shared.messages.gateway import KeyTold, LimitsTold, Loan
+from services.gateway.core.quota_lease import MAX_KEYS, NO_LEASE, Capacity, QuotaFollower, QuotaLeader, lent
+from shared.messages.gateway import KeyQuota, QuotaLease, QuotaReport
 
 SILENT_SECONDS = 10.0
 """Five times the period in which every gateway reports."""
@@ -31,12 +31,12 @@ HANDOVER_SECONDS = 3.0
 class _Peer(QuotaFollower):
     """Another gateway. A peer that is out is remembered until what it used in its last minute is older than that."""
 
-    report: LimitsTold
+    report: QuotaReport
     """Its newest."""
     heard_at: float
     until: float
     """When it is out, or forgotten."""
-    loan: Loan = NO_LOAN
+    loan: QuotaLease = NO_LEASE
     """What it lends us."""
 
 
@@ -53,9 +53,9 @@ class QuotaCoordinator:
     """Peers that are out."""
     _elder: _Peer | None = None
     """The eldest of all, if that is another."""
-    _loan: Loan | None = None
+    _loan: QuotaLease | None = None
     """What this gateway and its followers go by; None: it owns the limits."""
-    _old_loan: Loan = NO_LOAN
+    _old_loan: QuotaLease = NO_LEASE
     """The former eldest's."""
     _calm_at: float = 0.0
     _number: int = 0
@@ -69,7 +69,7 @@ class QuotaCoordinator:
     @property
     def is_settled(self) -> bool:
         """Somebody is heard, and what may be used is known."""
-        return bool(self._peers) if self._elder is None else self._elder.loan is not NO_LOAN
+        return bool(self._peers) if self._elder is None else self._elder.loan is not NO_LEASE
 
     def start_serving(self) -> None:
         """From now on this gateway admits; before, it has said that it does not."""
@@ -93,7 +93,7 @@ class QuotaCoordinator:
         """How high this gateway's own use may go, as of the last `used_elsewhere`."""
         return self._capacity(key_id, at, limit) - sum(peer.bound(key_id, at, limit) for peer in self._counted)
 
-    def receive(self, report: LimitsTold, now: float) -> bool:
+    def receive(self, report: QuotaReport, now: float) -> bool:
         """Take in another gateway's report. Whether it should be answered: it brought something new."""
         self._expire(now)
         name = report.gateway
@@ -121,13 +121,13 @@ class QuotaCoordinator:
         peer.report, peer.keys, peer.heard_at, peer.until = report, report.keys, now, until
         if report.follows == self.gateway and report.version == peer.offered.version != peer.agreed.version:
             peer.agreed, is_news = peer.offered, True
-        loan = report.loans.get(self.gateway, NO_LOAN)
+        loan = report.loans.get(self.gateway, NO_LEASE)
         if loan.version != peer.loan.version:
             peer.loan, is_news = loan, True
         self._elect(now)
         return is_news
 
-    def report(self, keys: Mapping[str, KeyTold], now: float, *, leaving: bool) -> LimitsTold:
+    def report(self, keys: Mapping[str, KeyQuota], now: float, *, leaving: bool) -> QuotaReport:
         """The next report. `keys`: what this gateway uses of each limited key that it uses at all."""
         self._expire(now)
         self._number += 1
@@ -141,7 +141,7 @@ class QuotaCoordinator:
             followers=[peer for peer in self._counted if peer.report.follows in ("", self.gateway)],
         )
         self._leader.offer(self._number, capacity)
-        return LimitsTold(
+        return QuotaReport(
             gateway=self.gateway,
             started=self.started,
             number=self._number,
@@ -150,11 +150,11 @@ class QuotaCoordinator:
             version=elder.loan.version if elder else 0,
             keys=dict(list(keys.items())[:MAX_KEYS]),
             heard={name: peer.report.sent_at for name, peer in self._peers.items()},
-            loans={name: peer.offered for name, peer in self._peers.items() if peer.offered is not NO_LOAN},
+            loans={name: peer.offered for name, peer in self._peers.items() if peer.offered is not NO_LEASE},
             leaving=leaving,
         )
 
-    def _until(self, report: LimitsTold, peer: _Peer | None, now: float) -> float:
+    def _until(self, report: QuotaReport, peer: _Peer | None, now: float) -> float:
         is_younger = (report.started, report.gateway) > (self.started, self.gateway)
         answered = now if is_younger else report.heard.get(self.gateway)
         if answered is not None:
@@ -189,7 +189,7 @@ class QuotaCoordinator:
         elders = [p for p in self._peers.values() if _age(p) < (self.started, self.gateway)]
         elder = min(elders, key=_age, default=None)
         if elder is not None:
-            self._old_loan = NO_LOAN
+            self._old_loan = NO_LEASE
         elif self._elder is not None:
             self._calm_at = now + HANDOVER_SECONDS
         self._elder = elder

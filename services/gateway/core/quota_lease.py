@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from services.gateway.core.key_usage import NONE, Limits4
-from shared.messages.gateway import KeyTold, Loan
+from shared.messages.gateway import KeyQuota, QuotaLease
 
-NO_LOAN = Loan(version=0, parts=0, keys={})
+NO_LEASE = QuotaLease(version=0, parts=0, keys={})
 MAX_KEYS = 2000
 """Keys named in one message, some 100 bytes each; one more has its equal part and no other."""
 KEYS_PER_TURN = 32
@@ -19,7 +19,7 @@ _UNKNOWN: Limits4 = (0, 0, 0, 0)
 """Of a key that nobody has used since this gateway began to lend: it lends none of it."""
 
 
-def lent(loan: Loan, key_id: str, at: int, limit: int) -> int:
+def lent(loan: QuotaLease, key_id: str, at: int, limit: int) -> int:
     """How high the follower's use may go."""
     if (amounts := loan.keys.get(key_id)) is not None:
         return amounts[at]
@@ -30,11 +30,11 @@ def lent(loan: Loan, key_id: str, at: int, limit: int) -> int:
 class QuotaFollower:
     """Another gateway, as far as loans go."""
 
-    keys: Mapping[str, KeyTold]
+    keys: Mapping[str, KeyQuota]
     """What it uses, as last heard."""
-    agreed: Loan = NO_LOAN
+    agreed: QuotaLease = NO_LEASE
     """What it has acknowledged."""
-    offered: Loan = NO_LOAN
+    offered: QuotaLease = NO_LEASE
 
     def used(self, key_id: str, at: int) -> int:
         return self.keys[key_id].used[at] if key_id in self.keys else 0
@@ -52,11 +52,11 @@ class QuotaFollower:
 class Capacity:
     """What there is to lend of, at one moment."""
 
-    own: Mapping[str, KeyTold]
+    own: Mapping[str, KeyQuota]
     """This gateway's own use."""
     total: Callable[[str, int, int], int]
     """Of a key, which limit, and that limit: what this gateway and its followers may use together."""
-    loan: Loan | None
+    loan: QuotaLease | None
     """Where that comes from: an elder gateway's loan, None: it is the whole."""
     counted: Sequence[QuotaFollower]
     """Whose use comes out of it."""
@@ -88,7 +88,7 @@ class QuotaLeader:
                     del keys[key_id]  # an equal part need not be said
         for follower, part, keys in zip(free, parts, loans, strict=True):
             if (part, keys) != (follower.offered.parts, follower.offered.keys):
-                follower.offered = Loan(version=version, parts=part, keys=keys)
+                follower.offered = QuotaLease(version=version, parts=part, keys=keys)
 
     def _next(self, capacity: Capacity, *, everything: bool) -> dict[str, Limits4]:
         """The keys whose loans are looked at now, with their limits: those that somebody is short of, and some more.
@@ -110,10 +110,10 @@ class QuotaLeader:
         return {key_id: self._limits[key_id] for key_id in chosen}
 
 
-def _keys(capacity: Capacity, users: Sequence[Mapping[str, KeyTold]]) -> list[str]:
+def _keys(capacity: Capacity, users: Sequence[Mapping[str, KeyQuota]]) -> list[str]:
     """All that are used or named in a loan; the latter first, for they must not be left out."""
     loans = [loan for follower in capacity.followers for loan in (follower.agreed, follower.offered)]
-    named = dict.fromkeys(key_id for loan in (*loans, capacity.loan or NO_LOAN) for key_id in loan.keys)
+    named = dict.fromkeys(key_id for loan in (*loans, capacity.loan or NO_LEASE) for key_id in loan.keys)
     keys = named | dict.fromkeys(key_id for used in users for key_id in used)
     return list(keys)[: max(len(named), MAX_KEYS)]
 

@@ -13,7 +13,7 @@ from services.gateway.core import errors
 from services.gateway.core.errors import ApiError
 from services.gateway.core.key_usage import NONE, PER_MINUTE, KeyUsage
 from services.gateway.core.quota_coordinator import QuotaCoordinator
-from shared.messages.gateway import KeyTold, LimitsTold
+from shared.messages.gateway import KeyQuota, QuotaReport
 from shared.messages.keys import KeyRecord
 from shared.messages.meter import KeyMonth, month_of
 
@@ -151,9 +151,9 @@ class RateLimiter:
         """The ledger has every usage event of this gateway up to `seq`."""
         self._confirmed_seq = max(self._confirmed_seq, seq)
 
-    def report(self, now: float, *, leaving: bool = False) -> LimitsTold:
+    def report(self, now: float, *, leaving: bool = False) -> QuotaReport:
         """What the others are told now. Forgets keys of which nothing is in use."""
-        keys: dict[str, KeyTold] = {}
+        keys: dict[str, KeyQuota] = {}
         self.stale_at = float("inf")
         for key_id in list(self._keys):
             usage = self._usage(key_id, now)
@@ -164,7 +164,7 @@ class RateLimiter:
                 del self._keys[key_id]
             else:
                 self.stale_at = min(self.stale_at, usage.slides_at)
-                keys[key_id] = KeyTold(used=used, limits=usage.limits, wanted=usage.wanted)
+                keys[key_id] = KeyQuota(used=used, limits=usage.limits, wanted=usage.wanted)
         return self.coordinator.report(keys, now, leaving=leaving)
 
     def _usage(self, key_id: str, now: float) -> KeyUsage:

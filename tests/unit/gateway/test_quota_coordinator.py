@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.gateway.core.quota_coordinator import SILENT_SECONDS
 from services.gateway.core.rate_limits import LimitExceeded, RateLimiter, Reservation, Unsettled
-from shared.messages.gateway import LimitsTold
+from shared.messages.gateway import QuotaReport
 from shared.messages.keys import KeyRecord
 
 START = 1795478297.0
@@ -50,7 +50,7 @@ class Cluster:
         self.gateways: dict[str, Gateway] = {}
         self.gone: list[Gateway] = []
         self.sent = 0
-        self._under_way: list[tuple[float, str, LimitsTold]] = []
+        self._under_way: list[tuple[float, str, QuotaReport]] = []
         for name in names:
             self.join(name)
 
@@ -336,7 +336,7 @@ class AnyBus:
         cluster = Cluster(*"abcd"[: self.draw.choice((2, 3, 4))])
         self.now, self.all = cluster.now, list(cluster.gateways.values())
         self.busy = self.all[0]
-        self.under_way: list[tuple[float, Gateway, LimitsTold]] = []
+        self.under_way: list[tuple[float, Gateway, QuotaReport]] = []
         self.heard_at = {(one.name, other.name): self.now for one in self.all for other in self.all}
         self.admitted: list[float] = []
         self.running: list[tuple[Reservation, int]] = []

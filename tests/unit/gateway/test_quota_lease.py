@@ -4,21 +4,21 @@ from fractions import Fraction
 
 import pytest
 
-from services.gateway.core.quota_lease import KEYS_PER_TURN, NO_LOAN, Capacity, QuotaFollower, QuotaLeader, apportion
-from shared.messages.gateway import KeyTold, Loan
+from services.gateway.core.quota_lease import KEYS_PER_TURN, NO_LEASE, Capacity, QuotaFollower, QuotaLeader, apportion
+from shared.messages.gateway import KeyQuota, QuotaLease
 
 LIMIT = 10
 
 
-def told(used: int, wanted: int = 0) -> dict[str, KeyTold]:
-    return {"k": KeyTold(used=(used, 0, 0, 0), limits=(LIMIT, None, None, None), wanted=(wanted, 0, 0, 0))}
+def told(used: int, wanted: int = 0) -> dict[str, KeyQuota]:
+    return {"k": KeyQuota(used=(used, 0, 0, 0), limits=(LIMIT, None, None, None), wanted=(wanted, 0, 0, 0))}
 
 
-def loan(version: int, amount: int) -> Loan:
-    return Loan(version=version, parts=3, keys={"k": (amount, 0, 0, 0)})
+def loan(version: int, amount: int) -> QuotaLease:
+    return QuotaLease(version=version, parts=3, keys={"k": (amount, 0, 0, 0)})
 
 
-def capacity(*followers: QuotaFollower, of: Loan | None = None) -> Capacity:
+def capacity(*followers: QuotaFollower, of: QuotaLease | None = None) -> Capacity:
     return Capacity(own={}, total=lambda _key, _at, limit: limit, loan=of, counted=followers, followers=followers)
 
 
@@ -30,7 +30,7 @@ def test_the_highest_of_use_and_open_loans_counts() -> None:
     assert QuotaFollower(told(9), agreed=loan(1, 5), offered=loan(2, 3)).bound("k", 0, LIMIT) == 9
     assert QuotaFollower(told(1), agreed=loan(1, 5), offered=loan(2, 3)).bound("k", 0, LIMIT) == 5
     assert QuotaFollower(told(1), agreed=loan(1, 5), offered=loan(2, 7)).bound("k", 0, LIMIT) == 7
-    assert QuotaFollower({}, agreed=Loan(version=1, parts=3, keys={}), offered=NO_LOAN).bound("k", 0, LIMIT) == 3
+    assert QuotaFollower({}, agreed=QuotaLease(version=1, parts=3, keys={}), offered=NO_LEASE).bound("k", 0, LIMIT) == 3
 
 
 def test_what_is_still_open_is_lent_to_nobody_else() -> None:
@@ -53,7 +53,7 @@ def test_nothing_new_is_offered_before_the_last_offer_is_acknowledged() -> None:
 
 
 def test_newcomers_get_equal_parts_of_what_is_not_lent_yet() -> None:
-    half = Loan(version=1, parts=2, keys={})
+    half = QuotaLease(version=1, parts=2, keys={})
     followers = [QuotaFollower({}, agreed=half, offered=half), *(QuotaFollower({}) for _ in range(3))]
     leader = QuotaLeader()
     for version in (2, 3):
@@ -68,7 +68,7 @@ def test_newcomers_get_equal_parts_of_what_is_not_lent_yet() -> None:
 def test_of_a_key_that_only_an_elder_named_nothing_is_lent() -> None:
     follower = QuotaFollower({})
     QuotaLeader().offer(1, capacity(follower, of=loan(7, 4)))
-    assert follower.offered == Loan(version=1, parts=6, keys={"k": (0, 0, 0, 0)})
+    assert follower.offered == QuotaLease(version=1, parts=6, keys={"k": (0, 0, 0, 0)})
 
 
 def test_of_many_keys_those_that_somebody_is_short_of_come_first_and_all_in_turn() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.core.rate_limits import LimitExceeded, RateLimiter, Reservation, Unsettled
-from shared.messages.gateway import KeyTold, LimitsTold
+from shared.messages.gateway import KeyQuota, QuotaReport
 from shared.messages.keys import KeyRecord
 from shared.messages.meter import KeyMonth
 
@@ -217,10 +217,10 @@ def test_headers_tell_the_limits_that_the_key_has() -> None:
     assert not headers(limiter, key(concurrency=1), NOW)
 
 
-def another(number: int, used: tuple[int, int, int, int], limit: int) -> LimitsTold:
+def another(number: int, used: tuple[int, int, int, int], limit: int) -> QuotaReport:
     """What an elder gateway tells that lends nothing yet."""
-    told = KeyTold(used=used, limits=(limit, None, None, None))
-    return LimitsTold(
+    told = KeyQuota(used=used, limits=(limit, None, None, None))
+    return QuotaReport(
         gateway="e", started=1.0, number=number, sent_at=NOW, follows="e", version=0,
         keys={"k": told}, heard={"g": NOW}, loans={},
     )  # fmt: skip

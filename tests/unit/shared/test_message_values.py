@@ -9,7 +9,7 @@ import pytest
 from shared.config.values import Money
 from shared.messages.budget import BudgetGate
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.gateway import Activity, LimitsTold, WakeRequest
+from shared.messages.gateway import Activity, QuotaReport, WakeRequest
 from shared.messages.invoices import PayableNote
 from shared.messages.keys import KeyRecord
 from shared.messages.values import check_amounts
@@ -29,7 +29,7 @@ EXAMPLES = Path(__file__).parents[2] / "contract" / "messages"
         (WakeRequest, "wake_request.v1", "waiting", -1),
         (WakeRequest, "wake_request.v1", "deadline", 1e300),
         (Activity, "activity.v1", "sent_at", -1e308),
-        (LimitsTold, "limits.v1", "number", -(2**63)),
+        (QuotaReport, "limits.v1", "number", -(2**63)),
         (KeyRecord, "key.v1", "expires_at", 1e99),
         (KeyRecord, "key.v1.wakes", "wakes_per_hour", -1),
         (KeyRecord, "key.v1.wakes", "wake_cost_per_day", "sNaN"),
