@@ -5,11 +5,12 @@ from collections.abc import Callable
 import structlog
 
 from services.billing.adapters.price_store import Basis, PriceBook
-from services.billing.answering import answered, bounded
+from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.report_cache import Shelf
 from services.billing.core.bands import LONG, days_before, next_band
 from services.billing.core.days import HOUR, day_window, millis
 from services.billing.settings import Settings
+from shared.bus.reply import reply
 from shared.errors import Rejected
 from shared.messages.billing import Band, Bands, BandsQuery
 
@@ -28,7 +29,7 @@ class BandMaker:
         self._now = now
 
     async def answer(self, data: bytes) -> bytes:
-        return bounded(await answered(data, BandsQuery, self._in_force), "configure fewer models")
+        return await reply(data, BandsQuery, self._in_force, DATABASE_DOWN, if_too_large="configure fewer models")
 
     async def look(self) -> None:
         """Make today's bands, once yesterday is known. Raises `DATABASE_ERRORS`."""

@@ -20,12 +20,12 @@ from services.billing.metrics import Metrics
 from shared import budget
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
+from shared.bus.reply import reply
 from shared.config.sections import Config
 from shared.database import DATABASE_ERRORS, describe
-from shared.errors import BusUnavailable, Conflict
+from shared.errors import BusUnavailable, Conflict, Rejected
 from shared.messages.budget import BudgetGate, GateOrder, Gates, GatesQuery
 from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import ErrorReply
 
 log = structlog.get_logger()
 
@@ -103,13 +103,12 @@ class Gatekeeper:
 
     async def answer(self, data: bytes) -> bytes:
         """`GateOrder` or `GatesQuery`."""
-        try:
-            asked = _asked(data)
-            if isinstance(asked, GateOrder):
-                await self._order(asked)
-            return encode(Gates(gates={scope: gate for scope, (gate, _) in (await self._known()).items()}))
-        except (Unreadable, ValueError, BusUnavailable) as error:
-            return encode(ErrorReply(reason=str(error)))
+        return await reply(data, _request_type(data), self._answer, if_too_large="configure fewer daily budgets")
+
+    async def _answer(self, request: GateOrder | GatesQuery) -> Gates:
+        if isinstance(request, GateOrder):
+            await self._order(request)
+        return Gates(gates={scope: gate for scope, (gate, _) in (await self._known()).items()})
 
     async def _catch_up(self) -> bool:
         """Whether the journal has been read in this term: a part of it would show too little spend."""
@@ -124,9 +123,9 @@ class Gatekeeper:
     async def _order(self, order: GateOrder) -> None:
         if order.scope not in self._limits:
             known = ", ".join(self._limits) or "none"
-            raise ValueError(f"scope: {order.scope!r} has no daily_budget, so it has no gate; there are: {known}")
+            raise Rejected(f"scope: {order.scope!r} has no daily_budget, so it has no gate; there are: {known}")
         if not order.reason.strip():
-            raise ValueError("reason: say why: it stands in the journal")
+            raise Rejected("reason: say why: it stands in the journal")
         async with self._one:  # and without a look at the journal: whoever closes a gate does not wait for it
             await self._put(order.scope, (await self._spends())[order.scope], order)
 
@@ -212,11 +211,12 @@ class Gatekeeper:
         return self._gates
 
 
-def _asked(data: bytes) -> GateOrder | GatesQuery:
+def _request_type(data: bytes) -> type[GateOrder] | type[GatesQuery]:
     try:
-        return decode(data, GatesQuery)
+        decode(data, GatesQuery)
     except Unreadable:
-        return decode(data, GateOrder)
+        return GateOrder
+    return GatesQuery
 
 
 def _gate(data: bytes, limit: Decimal) -> BudgetGate:

@@ -11,7 +11,7 @@ import structlog
 
 from services.billing.adapters.day_store import DayBook, DayRecords
 from services.billing.adapters.revision_store import Revisions
-from services.billing.answering import ANSWER_BYTES
+from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.key_names import Names
 from services.billing.app.meter_client import Meter
 from services.billing.core.allocation import Allocation, allocate
@@ -31,10 +31,10 @@ from services.billing.core.tie import period_of, settled
 from services.billing.core.usage import BY, Usage, tokens_of, usage
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
-from shared.database import DATABASE_ERRORS, describe
+from shared.bus.reply import MAX_REPLY_BYTES, attempt
 from shared.errors import Rejected
 from shared.messages.billing import DayReport, ReportQuery
-from shared.messages.codec import Unreadable, decode, encode
+from shared.messages.codec import decode, encode
 from shared.messages.meter import ErrorReply, Tokens, TokensQuery
 
 log = structlog.get_logger()
@@ -104,7 +104,7 @@ class Reports:
         self._one = asyncio.Lock()
 
     async def answer(self, data: bytes) -> bytes:
-        answer = await self._answer(data)
+        answer = await attempt(lambda: self._answer(decode(data, ReportQuery)), DATABASE_DOWN)
         self._metrics.reports.labels("refused" if isinstance(answer, ErrorReply) else "told").inc()
         return encode(fitted(with_names(answer, self._names())) if isinstance(answer, DayReport) else answer)
 
@@ -164,24 +164,15 @@ class Reports:
         end = max((period.end for period in periods), default=day.window.end)
         return frozenset(furthest(await self._book.reaches(Window(start, end)), self._settings.fleet))
 
-    async def _answer(self, data: bytes) -> DayReport | ErrorReply:
+    async def _answer(self, query: ReportQuery) -> DayReport:
         try:
-            query = decode(data, ReportQuery)
             day_window(query.day)
-        except Unreadable as error:
-            return ErrorReply(reason=str(error))
         except ValueError as error:
-            return ErrorReply(reason=f"day: {error}")
-        try:
-            if not query.explain:
-                return await self.of(query.day)
-            report, lines = await self.explained(query.day)
-            return msgspec.structs.replace(report, explanations=explanations(lines))
-        except Rejected as error:
-            return ErrorReply(reason=str(error))
-        except DATABASE_ERRORS as error:
-            log.warning("the books cannot be used", reason=describe(error))
-            return ErrorReply(reason="the books' database does not answer: ask again later")
+            raise Rejected(f"day: {error}") from error
+        if not query.explain:
+            return await self.of(query.day)
+        report, lines = await self.explained(query.day)
+        return msgspec.structs.replace(report, explanations=explanations(lines))
 
     def _made(self, name: str, day: _Day, allocation: Allocation, answer: Tokens) -> tuple[DayReport, Inputs]:
         fleet, prices = self._settings.fleet, self._settings.prices
@@ -249,10 +240,10 @@ class Reports:
 
 def fitted(report: DayReport) -> DayReport:
     """As large as a message may be: without its keys, if there are thousands, and without explanations."""
-    if len(encode(report)) <= ANSWER_BYTES:
+    if len(encode(report)) <= MAX_REPLY_BYTES:
         return report
     report = msgspec.structs.replace(report, keys=(), left_out="keys")
-    if len(encode(report)) <= ANSWER_BYTES:
+    if len(encode(report)) <= MAX_REPLY_BYTES:
         return report
     return msgspec.structs.replace(report, explanations=(), left_out="keys; explanations")
 

@@ -16,15 +16,15 @@ import structlog
 from services.billing.adapters.import_settings import Interrupted, Terms
 from services.billing.adapters.invoice_reader import Reading, Snapshot, sha256_of
 from services.billing.adapters.invoice_store import Delivery, InvoiceBook, Stale, Taken
+from services.billing.app.database_outage import NOTHING_IMPORTED
 from services.billing.core.days import millis
 from services.billing.core.suspicions import facts_of, facts_sql
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus import topology
 from shared.bus.ports import Bus
-from shared.database import DATABASE_ERRORS, describe
-from shared.errors import BusUnavailable, Rejected
-from shared.messages.codec import Unreadable, decode, encode
+from shared.bus.reply import Outage, attempt, reply
+from shared.errors import Rejected
 from shared.messages.invoices import (
     DeliveredFile,
     ImportAnswer,
@@ -43,6 +43,10 @@ log = structlog.get_logger()
 
 MAX_FILES = 1000
 """Of one delivery: a month of the largest accounts has some dozens."""
+TOO_MANY_SNAPSHOTS = "the files were imported; `spotinference invoice list` shows what counts"
+SHUTTING_DOWN = Outage(
+    (Interrupted,), "billing is shutting down: nothing was imported; try again when it runs", lambda _: "shutting down"
+)
 
 
 @dataclass
@@ -100,21 +104,15 @@ class Imports:
         self._running: _Running | None = None
 
     async def answer(self, data: bytes) -> bytes:
-        try:
-            request = decode(data, ImportRequest)
-        except Unreadable as error:
-            return encode(ErrorReply(reason=str(error)))
-        return encode(await self.take(request))
+        return await reply(data, ImportRequest, self.take, if_too_large=TOO_MANY_SNAPSHOTS)
 
     async def answer_status(self, data: bytes) -> bytes:
         """Answers `ImportStatusQuery`."""
-        try:
-            decode(data, ImportStatusQuery)
-        except Unreadable as error:
-            return encode(ErrorReply(reason=str(error)))
-        now = self._monotonic()
-        running = None if self._running is None else self._running.describe(now)
-        return encode(ImportStatus(instance=self._instance, running=running))
+        return await reply(data, ImportStatusQuery, self._status, if_too_large="name the source shorter")
+
+    async def _status(self, _query: ImportStatusQuery) -> ImportStatus:
+        running = None if self._running is None else self._running.describe(self._monotonic())
+        return ImportStatus(instance=self._instance, running=running)
 
     async def take(self, request: ImportRequest) -> ImportAnswer | ErrorReply:
         """Import the delivery, or say why not: then every figure is as it was."""
@@ -155,19 +153,14 @@ class Imports:
         async with self._one:
             running = self._running = _Running(request.id, request.source, self._monotonic())
             try:
-                fault = _fault(request)
-                return ErrorReply(reason=fault) if fault else await self._import(request, running, again=again)
-            except (BusUnavailable, Rejected, Unreadable) as error:
-                return ErrorReply(reason=str(error))
-            except Interrupted:
-                return ErrorReply(reason="billing is being stopped: nothing was imported; try again when it runs")
-            except DATABASE_ERRORS as error:
-                log.warning("the books cannot be written", reason=describe(error))
-                return ErrorReply(reason="the books' database does not answer: nothing was imported; try again later")
+                return await attempt(
+                    lambda: self._import(request, running, again=again), NOTHING_IMPORTED, SHUTTING_DOWN
+                )
             finally:
                 self._running = None
 
     async def _import(self, request: ImportRequest, running: _Running, *, again: int | None) -> ImportAnswer:
+        _check(request)
         sha256 = sha256_of([file.sha256 for file in request.files])
         refusals = _whole(request)
         if refusals:
@@ -247,12 +240,14 @@ def _counted(
     return counted
 
 
-def _fault(request: ImportRequest) -> str | None:
+def _check(request: ImportRequest) -> None:
+    """`Rejected` names the wrong field."""
     if not request.source.strip() or not request.source.isprintable():
-        return "source: must be a non-empty printable name, such as the provider's"
+        raise Rejected("source: must be a non-empty printable name, such as the provider's")
     if len(request.files) > MAX_FILES:
-        return f"files: more than {MAX_FILES}: import a billing period at a time"
-    return None if request.files or request.wanted else "files: there is none"
+        raise Rejected(f"files: more than {MAX_FILES}: import a billing period at a time")
+    if not request.files and not request.wanted:
+        raise Rejected("files: must name at least one file")
 
 
 def _whole(request: ImportRequest) -> tuple[RowError, ...]:

@@ -8,17 +8,17 @@ from msgspec.structs import replace
 
 from services.billing.adapters.invoice_store import InvoiceBook
 from services.billing.adapters.payable_store import PayableBook
-from services.billing.answering import ANSWER_BYTES
+from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.core.money import units
 from services.billing.core.tie import standings
-from shared.database import DATABASE_ERRORS, describe
+from shared.bus.reply import MAX_REPLY_BYTES, reply
 from shared.errors import Rejected
-from shared.messages.codec import Unreadable, decode, encode
+from shared.messages.codec import encode
 from shared.messages.invoices import Invoices, InvoicesQuery, PayableNote, SourceState
-from shared.messages.meter import ErrorReply
 
 log = structlog.get_logger()
 
+TOO_MANY_INVOICES = "import fewer invoices from each source"
 _MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 
@@ -41,28 +41,19 @@ class InvoiceDesk:
 
     async def list(self, data: bytes) -> bytes:
         """Answers `InvoicesQuery`."""
-        try:
-            decode(data, InvoicesQuery)
-            return encode(await self._invoices())
-        except Unreadable as error:
-            return encode(ErrorReply(reason=str(error)))
-        except DATABASE_ERRORS as error:
-            return encode(_away(error))
+        return await reply(data, InvoicesQuery, self._invoices, DATABASE_DOWN, if_too_large=TOO_MANY_INVOICES)
 
     async def record_payable(self, data: bytes) -> bytes:
         """Answers `PayableNote`."""
-        try:
-            note = decode(data, PayableNote)
-            _check(note)
-            await self._payables.note(note, self._now())
-            log.info("payable noted", source=note.source, invoice=note.invoice_id, voids=note.voids, period=note.period)
-            return encode(await self._invoices())
-        except (Unreadable, Rejected) as error:
-            return encode(ErrorReply(reason=str(error)))
-        except DATABASE_ERRORS as error:
-            return encode(_away(error))
+        return await reply(data, PayableNote, self._record, DATABASE_DOWN, if_too_large=TOO_MANY_INVOICES)
 
-    async def _invoices(self) -> Invoices:
+    async def _record(self, note: PayableNote) -> Invoices:
+        _check(note)
+        await self._payables.note(note, self._now())
+        log.info("payable_recorded", source=note.source, invoice=note.invoice_id, voids=note.voids, period=note.period)
+        return await self._invoices()
+
+    async def _invoices(self, _query: InvoicesQuery | None = None) -> Invoices:
         billed, notes = await self._payables.invoices()
         whole = Invoices(
             imported=await self._book.imported(self._not_reread()),
@@ -74,7 +65,7 @@ class InvoiceDesk:
 
 def fitted(whole: Invoices) -> Invoices:
     """As large as a message may be: without the oldest of the snapshots that no longer count, if there are so many."""
-    room = ANSWER_BYTES - len(encode(replace(whole, imported=())))
+    room = MAX_REPLY_BYTES - len(encode(replace(whole, imported=())))
     kept: list[int] = []
     for place, one in sorted(enumerate(whole.imported), key=lambda placed: not placed[1].active):
         room -= len(encode(one)) + 1
@@ -103,8 +94,3 @@ def _check(note: PayableNote) -> None:
         raise Rejected(f"amount: {error}") from error
     if abs(note.amount) >= 10**15:
         raise Rejected(f"amount: {note.amount} has more than 15 digits before the point: correct it")
-
-
-def _away(error: BaseException) -> ErrorReply:
-    log.warning("the books cannot be used", reason=describe(error))
-    return ErrorReply(reason="the books' database does not answer: ask again later")

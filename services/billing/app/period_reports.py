@@ -3,7 +3,7 @@
 import msgspec
 
 from services.billing.adapters.day_store import DayBook
-from services.billing.answering import ANSWER_BYTES, answered, bounded
+from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.key_names import Names
 from services.billing.app.report_cache import Shelf
 from services.billing.core.days import DAY, Window, day_of, day_window
@@ -13,9 +13,10 @@ from services.billing.core.period import make_period
 from services.billing.core.source_bills import bills_of, furthest
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
+from shared.bus.reply import MAX_REPLY_BYTES, attempt, encode_reply
 from shared.errors import Rejected
 from shared.messages.billing import PeriodReport, ReportsQuery
-from shared.messages.codec import encode
+from shared.messages.codec import decode, encode
 from shared.messages.meter import ErrorReply
 
 MOST_DAYS = 92
@@ -32,9 +33,9 @@ class Periods:
         self._metrics = metrics
 
     async def answer(self, data: bytes) -> bytes:
-        answer = await answered(data, ReportsQuery, self._period)
+        answer = await attempt(lambda: self._period(decode(data, ReportsQuery)), DATABASE_DOWN)
         self._metrics.reports.labels("refused" if isinstance(answer, ErrorReply) else "told").inc()
-        return bounded(answer, "ask for fewer days")
+        return encode_reply(answer, if_too_large="ask for fewer days")
 
     async def _period(self, query: ReportsQuery) -> PeriodReport:
         days = await self._shelf.reports(asked(query))
@@ -65,17 +66,17 @@ def asked(query: ReportsQuery) -> list[str]:
 
 def fitted(report: PeriodReport) -> PeriodReport:
     """The report, as large as a message may be: what has the most parts goes first, and the report says so."""
-    if len(encode(report)) <= ANSWER_BYTES:
+    if len(encode(report)) <= MAX_REPLY_BYTES:
         return report
     bare = tuple(
         msgspec.structs.replace(day, keys=(), models=(), sources=(), hours=(), unbilled=()) for day in report.days
     )
     left_out = "keys, models, sources, hours and unbilled of each day"
     report = msgspec.structs.replace(report, days=bare, left_out=left_out)
-    if len(encode(report)) <= ANSWER_BYTES:
+    if len(encode(report)) <= MAX_REPLY_BYTES:
         return report
     report = msgspec.structs.replace(report, keys=(), left_out="keys; models, sources, hours and unbilled of each day")
-    if len(encode(report)) <= ANSWER_BYTES:
+    if len(encode(report)) <= MAX_REPLY_BYTES:
         return report
     left_out = "keys; explanations; models, sources, hours and unbilled of each day"
     return msgspec.structs.replace(report, explanations=(), left_out=left_out)

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from services.billing.adapters.price_store import PriceBook
-from services.billing.answering import answered, bounded
+from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.key_names import Names
 from services.billing.app.meter_client import Meter
 from services.billing.core.statement import make_statement, month_days
+from shared.bus.reply import reply
 from shared.errors import Rejected
 from shared.messages.billing import Band, Statement, StatementQuery
 from shared.messages.meter import TokensQuery
@@ -21,7 +22,8 @@ class Statements:
         self._book = book
 
     async def answer(self, data: bytes) -> bytes:
-        return bounded(await answered(data, StatementQuery, self._statement), "the key used too many models")
+        advice = "the key used too many models"
+        return await reply(data, StatementQuery, self._statement, DATABASE_DOWN, if_too_large=advice)
 
     async def _statement(self, query: StatementQuery) -> Statement:
         if not query.key_id:

@@ -244,7 +244,7 @@ async def test_an_import_that_outlasts_the_drain_is_ended_and_leaves_all_as_it_w
         outlasting = asyncio.create_task(books.ask_import(focus_csv({"BilledCost": "1"})))
         async with asyncio.timeout(PATIENCE_SECONDS):
             await begun.wait()
-    assert "being stopped" in decode(await outlasting, ErrorReply).reason
+    assert "shutting down" in decode(await outlasting, ErrorReply).reason
     monkeypatch.undo()
     async with billing(tmp_path, config, bus) as (books, _):
         assert await books.report() == before

@@ -2,8 +2,8 @@
 
 from decimal import Decimal
 
-from services.billing.answering import ANSWER_BYTES
 from services.billing.app.invoice_service import fitted
+from shared.bus.reply import MAX_REPLY_BYTES
 from shared.messages.codec import encode
 from shared.messages.invoices import DeliveredFile, Imported, Invoices
 
@@ -32,7 +32,7 @@ def test_what_fits_stays_as_it_is() -> None:
 def test_the_oldest_that_no_longer_count_are_left_out() -> None:
     ones = [imported(number, active=number % 100 == 0) for number in range(1000)]  # the newest first
     cut = fitted(Invoices(imported=tuple(ones), standings=()))
-    assert len(encode(cut)) <= ANSWER_BYTES
+    assert len(encode(cut)) <= MAX_REPLY_BYTES
     assert cut.left_out == 1000 - len(cut.imported) > 0
     assert [one.account for one in cut.imported if one.active] == [f"{100 * n}" for n in range(10)]
     kept = [int(one.account) for one in cut.imported if not one.active]
