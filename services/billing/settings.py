@@ -72,7 +72,7 @@ def settings(config: Config) -> Settings:
         never_billed=frozenset(
             machine.id
             for machine in config.machine
-            if config.tiers[machine.tier].provider == "process" and not (machine.instance or machine.resources)
+            if config.tiers[machine.tier].traits.is_local and not (machine.instance or machine.resources)
         ),
     )
     return Settings(

@@ -20,7 +20,8 @@ from shared.bus.lease import Lease
 from shared.bus.topology import BUDGET
 from shared.bus.view import View
 from shared.clouds.throttle import Throttle
-from shared.config.fleet import Machine, ProviderName
+from shared.config.fleet import Machine
+from shared.config.providers import ProviderName
 from shared.config.sections import Config
 from shared.engine_keys import EngineKeys
 from shared.ids import uuid7

@@ -3,16 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
+from shared.config.providers import ProviderName, ProviderTraits, traits_of
+from shared.config.section import Section
 from shared.config.values import Duration, Money
 
-ProviderName = Literal["ec2", "hyperstack", "process", "static"]
 IdlePolicy = Literal["fixed", "break_even", "histogram"]
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every section: a misspelt key is refused."""
 
 
 class Tier(Section, frozen=True, kw_only=True):
@@ -35,6 +30,11 @@ class Tier(Section, frozen=True, kw_only=True):
     min_awake: Duration | None = None
     max_cycles_per_hour: int | None = None
     keep_warm: tuple[str, ...] | None = None
+
+    @property
+    def traits(self) -> ProviderTraits:
+        """What its provider is like."""
+        return traits_of(self.provider)
 
 
 class Machine(Section, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """The configuration's parts about invoices: rates of currencies, and where deliveries are fetched from."""
 
-from shared.config.fleet import Section
+from shared.config.section import Section
 from shared.config.values import Duration, Money
 from shared.units import HOUR_S
 

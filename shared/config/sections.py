@@ -5,8 +5,10 @@ from typing import Literal
 
 import msgspec
 
-from shared.config.fleet import IdlePolicy, Machine, Model, Section, Tier
+from shared.config.fleet import IdlePolicy, Machine, Model, Tier
 from shared.config.invoices import CurrencyRate, InvoiceSource
+from shared.config.providers import ProviderSection
+from shared.config.section import Section
 from shared.config.values import Duration, Money
 from shared.units import DAY_S
 
@@ -160,31 +162,6 @@ class BillingSection(ServiceSection, frozen=True, kw_only=True):
     """The price list's ladder: USD per million tokens."""
     band_min_tokens: int = 1_000_000
     """Of a model in seven days: with fewer it gets no new band."""
-
-
-class Ec2Section(Section, frozen=True, kw_only=True):
-    """Credentials come by boto3's usual chain."""
-
-    region: str
-    endpoint_url: str | None = None
-    """Absent: AWS's own."""
-    calls_per_minute: int = 250
-    """Of this account, by this waker."""
-
-
-class HyperstackSection(Section, frozen=True, kw_only=True):
-    """The key comes from `HYPERSTACK_API_KEY` or the file that `HYPERSTACK_API_KEY_FILE` names."""
-
-    base_url: str = "https://infrahub-api.nexgencloud.com/v1"
-    calls_per_minute: int = 250
-    """Of 500 that the provider allows each source address."""
-
-
-class ProviderSection(Section, frozen=True, kw_only=True):
-    """Accounts at clouds."""
-
-    ec2: Ec2Section | None = None
-    hyperstack: HyperstackSection | None = None
 
 
 class Config(Section, frozen=True, kw_only=True):

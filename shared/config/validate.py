@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from shared.config.fleet import Machine, Model
 from shared.config.invoices import CurrencyRate, InvoiceSource, currency_code
+from shared.config.providers import traits_of
 from shared.config.sections import Config, ServiceSection
 from shared.config.values import Money
 from shared.units import DAY_S
@@ -67,11 +68,11 @@ def _machine_faults(config: Config, machine: Machine) -> list[str]:
     tier = config.tiers.get(machine.tier)
     if tier is None:
         return [f"tier: no [[tier]] is named {machine.tier!r}"]
-    if tier.provider == "process":
-        return _process_faults(machine)
+    if tier.traits.is_local:
+        return _local_faults(tier.provider, machine)
     local = ("command", "environment", "sleep_level", "pair")
     found = [f'{name}: not for provider "{tier.provider}"' for name in local if getattr(machine, name)]
-    if tier.provider in ("ec2", "hyperstack") and not machine.instance:
+    if tier.traits.needs_instance and not machine.instance:
         found.append(f'instance: a machine of provider "{tier.provider}" needs the provider\'s id for it')
     return [*found, *_endpoint_faults(tier.provider, machine.endpoint)]
 
@@ -84,14 +85,16 @@ def _is_private(url: str) -> bool:
     )
 
 
-def _process_faults(machine: Machine) -> list[str]:
+def _local_faults(provider: str, machine: Machine) -> list[str]:
     found: list[str] = []
     if not machine.command:
-        found.append('command: a machine of provider "process" needs one, such as ["vllm", "serve", "…", "{port}"]')
+        found.append(
+            f'command: a machine of provider "{provider}" needs one, such as ["vllm", "serve", "…", "{{port}}"]'
+        )
     elif not any("{port}" in part for part in machine.command):
         found.append('command: nothing in it says "{port}": the engine would not know where to listen')
     if machine.endpoint:
-        found.append('endpoint: not for provider "process": it follows from {port}')
+        found.append(f'endpoint: not for provider "{provider}": it follows from {{port}}')
     found += (
         f"environment: {name!r} is no variable's name: only names stand here, never values"
         for name in machine.environment
@@ -105,11 +108,11 @@ def _process_faults(machine: Machine) -> list[str]:
 def _account_faults(config: Config) -> list[str]:
     """Machines without an account, and two names for one."""
     found: list[str] = []
-    if config.provider.ec2 is None and any(t.provider == "ec2" for t in config.tier):
-        found.append('provider.ec2: a tier of provider "ec2" needs it: name its region')
-    if config.provider.hyperstack is None and any(t.provider == "hyperstack" for t in config.tier):
-        found.append('provider.hyperstack: a tier of provider "hyperstack" needs it; it may be empty')
-    elif config.provider.hyperstack is not None and not _is_private(config.provider.hyperstack.base_url):
+    for provider in sorted({tier.provider for tier in config.tier}):
+        hint = traits_of(provider).account_hint
+        if hint is not None and config.provider.account(provider) is None:
+            found.append(f'provider.{provider}: a tier of provider "{provider}" needs it: {hint}')
+    if config.provider.hyperstack is not None and not _is_private(config.provider.hyperstack.base_url):
         url = config.provider.hyperstack.base_url
         found.append(f"provider.hyperstack.base_url: the key goes there: expected https://, got {url!r}")
     seen: dict[tuple[str, str], str] = {}
@@ -153,7 +156,7 @@ def _budget_faults(config: Config) -> list[str]:
             f'billing.budget_warning: a share of the budget, such as "0.8": above 0 and at most 1, got {share}'
         )
     for number, tier in enumerate(config.tier, 1):
-        if tier.daily_budget is not None and tier.price_per_hour is None and tier.provider != "hyperstack":
+        if tier.daily_budget is not None and tier.price_per_hour is None and not tier.traits.has_running_bill:
             found.append(
                 f"tier[{number}] ({tier.name}): daily_budget: needs the tier's price_per_hour: without it nobody knows "
                 "what it has cost today"

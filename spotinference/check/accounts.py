@@ -9,19 +9,19 @@ import msgspec
 from services.waker.core.events import Sight
 from services.waker.ports import Looks, Provider, Unseen
 from services.waker.wiring import accounts
-from shared.config.fleet import Machine, ProviderName
+from shared.config.fleet import Machine
+from shared.config.providers import ProviderName
 from shared.config.sections import Config
 from shared.errors import Misconfigured
 from spotinference.diagnostics import Finding, note, ok, wrong
 
-CLOUDS: Sequence[ProviderName] = ("ec2", "hyperstack")
 CALL_SECONDS = 60.0
 """For a self-test or a look: several calls, each bounded by its provider."""
 
 
 async def check_accounts(config: Config, data_dir: Path) -> tuple[list[Finding], dict[str, Sight]]:
     """What is to say of each account, and what is seen of the machines. One account's faults hide no other's."""
-    names = [name for name in CLOUDS if any(tier.provider == name for tier in config.tier)]
+    names = sorted({tier.provider for tier in config.tier if tier.traits.account_hint is not None})
     told = await asyncio.gather(*(_account(_part(config, name), name, data_dir) for name in names))
     findings = [finding for found, _ in told for finding in found]
     return findings, {machine: sight for _, sights in told for machine, sight in sights.items()}

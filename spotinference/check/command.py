@@ -48,7 +48,7 @@ async def _parts(config: Config, data_dir: Path) -> AsyncIterator[list[Finding]]
     yield bus
     yield await _database(config)
     sights: dict[str, Sight] = {}
-    if any(tier.provider in ("ec2", "hyperstack") for tier in config.tier):
+    if any(tier.traits.account_hint is not None for tier in config.tier):
         from spotinference.check.accounts import check_accounts
 
         accounts, sights = await check_accounts(config, data_dir)

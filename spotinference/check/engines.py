@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from services.waker.adapters.probe import HttpProber
 from services.waker.core.events import Sight
 from shared.config.fleet import Machine
+from shared.config.providers import traits_of
 from shared.config.sections import Config
 from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
@@ -53,6 +54,7 @@ class Engine:
     ) -> None:
         self._machine = machine.id
         self._provider = config.tiers[machine.tier].provider
+        self._traits = traits_of(self._provider)
         self._who = f"machine {machine.id}"
         self._configured = machine.endpoint
         self._sight = sight
@@ -84,9 +86,9 @@ class Engine:
         """Why there is no engine to ask; empty: there should be one."""
         if self._record is not None and self._record.state == "waking":
             return "it is being woken"
-        if self._provider == "static":
+        if not self._traits.can_sleep:
             return ""
-        if self._provider == "process":
+        if self._traits.is_local:
             running = self._record is not None and self._record.endpoint is not None
             return "" if running else "it does not run"
         if self._sight is None or self._sight.power == "up":
@@ -101,7 +103,7 @@ class Engine:
     def _silent(self, endpoint: str, code: str) -> Finding:
         """It should answer, and does not."""
         told = f"{self._who}: endpoint {endpoint}: {code or 'no answer'}"
-        if self._provider in ("static", "process"):
+        if self._traits.account_hint is None:
             return wrong(f"{told}: start its engine there, or correct `endpoint`")
         if self._sight is None:
             return note(f"{told}; {self._provider} did not say whether it sleeps")

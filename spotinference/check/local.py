@@ -45,7 +45,7 @@ def _costs(config: Config) -> list[Finding]:
     return [
         note(f'tier {tier.name}: {text}. Give it a price_per_hour, "0" if nobody bills it')
         for tier in config.tier
-        if tier.provider in ("ec2", "static") and tier.price_per_hour is None
+        if not (tier.traits.is_local or tier.traits.has_running_bill) and tier.price_per_hour is None
     ]
 
 

@@ -114,7 +114,7 @@ def _notes(plan: TierPlan) -> list[str]:
             f"up to {plan.most_at_once:,} requests at once, more than its max_concurrency of"
             f" {plan.tier.max_concurrency:,}: one machine would not have done"
         )
-    if plan.tier.provider == "static":
+    if not plan.tier.traits.can_sleep:
         found.append("its machines never sleep: this is as if they did")
     return found
 

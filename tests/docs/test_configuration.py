@@ -5,9 +5,10 @@ from operator import attrgetter
 import msgspec
 import pytest
 
-from shared.config.fleet import Section
 from shared.config.load import parse
-from shared.config.sections import Config, ProviderSection, ServiceSection
+from shared.config.providers import ProviderSection
+from shared.config.section import Section
+from shared.config.sections import Config, ServiceSection
 from tests.docs.pages import page, quoted
 
 PAGE = page("docs/reference/configuration.md")

@@ -64,7 +64,7 @@ class Gatekeeper:
         )
         self._patience = config.billing.observation_timeout
         self._tier_of = {machine.id: machine.tier for machine in config.machine}
-        self._metered = frozenset(tier.name for tier in config.tier if tier.provider == "hyperstack")
+        self._metered = frozenset(tier.name for tier in config.tier if tier.traits.has_running_bill)
         self._unpriced: frozenset[str] = frozenset()
         self._gates: dict[str, tuple[BudgetGate, int]] | None = None
         """As they are in the bucket, with their revisions; None: to be read."""

@@ -85,4 +85,4 @@ class AuditDesk:
     def _stays(self, tier: str) -> bool:
         """Nobody starts and ends the engine of a `static` machine."""
         found = self._config.tiers.get(tier)
-        return found is not None and found.provider == "static"
+        return found is not None and not found.traits.can_sleep

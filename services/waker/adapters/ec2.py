@@ -12,7 +12,7 @@ from services.waker.adapters.ec2_observations import Described, Seen
 from services.waker.core.events import Sight, Stray
 from services.waker.ports import ACCEPTED, CallResult, Looks, Unseen
 from shared.clouds.throttle import Throttle
-from shared.config.fleet import ProviderName
+from shared.config.providers import ProviderName
 
 NAME: ProviderName = "ec2"
 FLEET_TAG = "spotinference:fleet"

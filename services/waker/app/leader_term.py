@@ -47,7 +47,7 @@ from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.bus.ports import Bus, Stored
 from shared.bus.topology import WAKE
-from shared.config.fleet import ProviderName
+from shared.config.providers import ProviderName
 from shared.errors import BusError
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.gateway import WakeRequest

@@ -15,7 +15,7 @@ from services.waker.ports import Prober, Provider
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.bus.ports import Bus, Handle, Received
-from shared.config.fleet import ProviderName
+from shared.config.providers import ProviderName
 from shared.errors import BusError
 from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import Activity, WakeRequest

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.config.fleet import ProviderName
+from shared.config.providers import ProviderName
 from shared.messages.gateway import Activity, WakeRequest
 from shared.messages.waker import (
     CallOutcome,

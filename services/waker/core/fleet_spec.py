@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import get_args
 
 from services.waker.core.idle import IdlePlan, idle_plan
-from shared.config.fleet import Machine, ProviderName
+from shared.config.fleet import Machine
+from shared.config.providers import ProviderName, traits_of
 from shared.config.sections import Config
 from shared.messages.waker import Phase
 
@@ -30,12 +32,10 @@ LOCAL = ProviderPlan(look_every=1.0, look_fast=0.25, settle=0.0, stuck=20.0, rea
 """An engine gets 10 s to end by itself."""
 CLOUD = ProviderPlan(look_every=20.0, look_fast=2.0, settle=10.0, stuck=300.0, reachable=True)
 """A call that was accepted may be invisible for seconds; what still stops after minutes needs force."""
-PROVIDERS: Mapping[ProviderName, ProviderPlan] = {
-    "ec2": CLOUD,
-    "hyperstack": CLOUD,
-    "process": LOCAL,
-    "static": CLOUD,
-}
+
+
+def provider_plans() -> dict[ProviderName, ProviderPlan]:
+    return {name: LOCAL if traits_of(name).is_local else CLOUD for name in get_args(ProviderName)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class MachinePlan:
     @property
     def sleeps(self) -> bool:
         """False: it never does, and we only watch it."""
-        return self.provider != "static"
+        return traits_of(self.provider).can_sleep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Plan:
     gateway_timeout: float
     prices: Mapping[str, Decimal] = field(default_factory=dict)
     """USD per hour, by tier."""
-    accounts: Mapping[ProviderName, ProviderPlan] = field(default_factory=lambda: PROVIDERS)
+    accounts: Mapping[ProviderName, ProviderPlan] = field(default_factory=provider_plans)
 
     def account(self, machine: MachinePlan) -> ProviderPlan:
         return self.accounts[machine.provider]

@@ -21,7 +21,7 @@ from services.waker.core.history import History
 from services.waker.core.key_wakes import KeyAccount
 from services.waker.core.state import Account, Call, Fleet, Machine
 from services.waker.core.transitions import IllegalMove, legal
-from shared.config.fleet import ProviderName
+from shared.config.providers import ProviderName
 from shared.messages.waker import JournalEntry, MachineState, Phase, PhaseEnded, Transition
 
 LOST_SECONDS = 5.0

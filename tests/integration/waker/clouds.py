@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
-from shared.config.fleet import ProviderName
+from shared.config.providers import ProviderName
 from tests.kit.hyperstack_cloud import HyperstackCloud, Trouble
 from tests.kit.moto_cloud import REGION, MotoCloud
 

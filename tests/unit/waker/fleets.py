@@ -35,7 +35,7 @@ from services.waker.core.fleet_spec import MachinePlan, Plan
 from services.waker.core.history import PHASES
 from services.waker.core.idle import IdlePlan
 from services.waker.core.state import Fleet, Machine
-from shared.config.fleet import ProviderName
+from shared.config.providers import ProviderName
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
 from shared.messages.waker import (
     CallOutcome,

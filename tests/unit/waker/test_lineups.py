@@ -10,7 +10,7 @@ from services.waker.core.events import Called, Looked, Scope, Sight, StartMachin
 from services.waker.core.fleet_spec import MachinePlan, Plan
 from services.waker.core.history import PHASES
 from services.waker.core.policy import COOL_LIMIT_SECONDS
-from shared.config.fleet import ProviderName
+from shared.config.providers import ProviderName
 from tests.unit.waker.fleets import DEMAND, GATEWAY, LIMIT, World, idle
 
 CAP = 600.0

@@ -1,0 +1,43 @@
+"""The table of providers: complete, and in step with the accounts and the waker's adapters."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from services.waker.wiring import accounts
+from shared.config.load import parse
+from shared.config.providers import ProviderName, ProviderSection, traits_of
+from shared.errors import Misconfigured
+
+PROVIDERS: tuple[ProviderName, ...] = get_args(ProviderName)
+
+
+def test_accounts_are_exactly_those_that_providers_need() -> None:
+    needing = {name for name in PROVIDERS if traits_of(name).account_hint is not None}
+    assert needing == set(ProviderSection.__struct_fields__)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_provider_without_its_account_is_rejected_with_the_hint(name: ProviderName) -> None:
+    traits = traits_of(name)
+    machine = '[[machine]]\nid = "m"\ntier = "t"\n'
+    machine += 'command = ["e", "{port}"]\n' if traits.is_local else 'endpoint = "http://127.0.0.1:1"\n'
+    machine += 'instance = "i"\n' if traits.needs_instance else ""
+    text = f'[[tier]]\nname = "t"\nprovider = "{name}"\n{machine}'
+    if traits.account_hint is None:
+        parse(text, "test")
+        return
+    with pytest.raises(Misconfigured, match=traits.account_hint):
+        parse(text, "test")
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+async def test_waker_has_an_adapter_for_every_provider(
+    name: ProviderName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERSTACK_API_KEY", "key")
+    sections = {"ec2": '[provider.ec2]\nregion = "us-east-1"\n', "hyperstack": "[provider.hyperstack]\n"}
+    config = parse(f'{sections.get(name, "")}[[tier]]\nname = "t"\nprovider = "{name}"\n', "test")
+    provider = accounts(config, tmp_path)[name]
+    await provider.close()
