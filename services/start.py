@@ -2,9 +2,9 @@
 
 import gc
 
-from shared.blocked_imports import load_without
+from shared.blocked_imports import import_without
 
 # Importing makes objects and hardly any garbage, and every collection looks at all of them: `run` turns it on again.
 gc.disable()
 # It would load rich to show tracebacks in color: our logs are JSON.
-load_without("rich", "structlog")
+import_without("rich", "structlog")

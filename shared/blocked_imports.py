@@ -4,7 +4,7 @@ import importlib
 import sys
 
 
-def load_without(needless: str, package: str) -> None:
+def import_without(needless: str, package: str) -> None:
     """Import `package` as if `needless` were not installed; what is loaded already stays as it is."""
     if needless in sys.modules:
         return

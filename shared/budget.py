@@ -11,13 +11,13 @@ FLEET = "fleet"
 """The scope of the whole fleet's gate; a tier's is `tier.<name>`. A view of bucket `budget` has its keys so, too."""
 
 
-def scope_of(tier: str) -> str:
+def tier_scope(tier: str) -> str:
     return f"tier.{tier}"
 
 
-def limits(config: Config) -> dict[str, Money]:
+def budget_limits(config: Config) -> dict[str, Money]:
     """Each gate's limit in USD per UTC day, by scope."""
-    tiers = {scope_of(tier.name): tier.daily_budget for tier in config.tier}
+    tiers = {tier_scope(tier.name): tier.daily_budget for tier in config.tier}
     named = {FLEET: config.billing.daily_budget, **tiers}
     return {scope: limit for scope, limit in named.items() if limit is not None}
 
@@ -31,16 +31,16 @@ class GateView:
         self._age = age
         self._patience = config.billing.observation_timeout
         self._open_when_dark = config.billing.when_dark == "open"
-        self.limited = frozenset(limits(config))
+        self.limited = frozenset(budget_limits(config))
         """The scopes that have a gate."""
-        self._tiers = {model.name: tuple(map(scope_of, model.lineup)) for model in config.model}
+        self._tiers = {model.name: tuple(map(tier_scope, model.lineup)) for model in config.model}
 
     def fleet(self, now: float) -> str:
         return self._fault(FLEET, now)
 
     def tier(self, tier: str, now: float) -> str:
         """By its own gate or the fleet's."""
-        return self._fault(FLEET, now) or self._fault(scope_of(tier), now)
+        return self._fault(FLEET, now) or self._fault(tier_scope(tier), now)
 
     def model(self, model: str, now: float) -> str:
         """By the fleet's gate, or by those of all tiers of its lineup: then the first one's reason."""

@@ -80,7 +80,7 @@ def create_engine(url: str) -> AsyncEngine:
 
 
 @asynccontextmanager
-async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def read_transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A transaction that only reads: it sees one moment of the database and holds up no writer."""
     async with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
@@ -143,7 +143,7 @@ def describe(error: BaseException) -> str:
     return f"{type(cause).__name__}: {cause}".partition("\n")[0]
 
 
-def url_of(config: Config, data_dir: Path, file_name: str) -> str:
+def database_url(config: Config, data_dir: Path, file_name: str) -> str:
     """SQLAlchemy's asynchronous URL: the configured one, or a SQLite file of this name in the data directory."""
     url = config.database.url
     if config.database.url_file is not None:

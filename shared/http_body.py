@@ -3,7 +3,7 @@
 import aiohttp
 
 
-async def read_up_to(answer: aiohttp.ClientResponse, most: int) -> bytes:
+async def read_limited(answer: aiohttp.ClientResponse, most: int) -> bytes:
     """Return the body, cut off at `most` bytes. It may come in pieces, which one `read(n)` would not join."""
     data = bytearray()
     async for part in answer.content.iter_any():

@@ -26,17 +26,17 @@ def every(seconds: float) -> Callable[[], Awaitable[None]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class PeriodicTask:
     """`do` once, then `pause`, and again. What `do` returns is a fault that has to be seen to, None: all went well."""
 
     name: str
-    do: Callable[[], Awaitable[str | None]]
+    run: Callable[[], Awaitable[str | None]]
     pause: Callable[[], Awaitable[None]]
-    first: float = 0.0
+    initial_delay_s: float = 0.0
     """Seconds before the first time."""
 
 
-class Works:
+class PeriodicTasks:
     """Repeats works, and knows which of them fail now and why."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -53,20 +53,20 @@ class Works:
         """All works that fail now, and why; None: no one does."""
         return "; ".join(self._faults.values()) or None
 
-    async def repeat(self, work: Work) -> None:
+    async def repeat(self, work: PeriodicTask) -> None:
         """For ever, until it is cancelled."""
         failures = 0
-        await asyncio.sleep(work.first)
+        await asyncio.sleep(work.initial_delay_s)
         while True:
             try:
-                self._note(work.name, await work.do())
+                self._note(work.name, await work.run())
                 failures = 0
                 await work.pause()
             except Exception as error:  # noqa: BLE001 - whatever it is, the other works go on
                 failures += 1
-                await asyncio.sleep(self.failed(work.name, error, failures))
+                await asyncio.sleep(self.record_failure(work.name, error, failures))
 
-    def failed(self, name: str, error: Exception, failures: int) -> float:
+    def record_failure(self, name: str, error: Exception, failures: int) -> float:
         """Count, log and show the failure, one of so many in a row; returns the seconds until the next try."""
         self._failures.labels(name).inc()
         away = isinstance(error, (BusUnavailable, *DATABASE_ERRORS))
@@ -79,7 +79,7 @@ class Works:
             log.error("work_failed", work=name, reason=describe(error), retry_in_seconds=pause, exc_info=error)
         return pause
 
-    def forget(self, names: Iterable[str]) -> None:
+    def clear(self, names: Iterable[str]) -> None:
         """Another replica does them now."""
         for name in names:
             self._note(name, None)

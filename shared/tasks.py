@@ -8,7 +8,7 @@ AGAIN_SECONDS = 0.2
 """What a task may take to clean up before it is told once more."""
 
 
-async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel until they have ended.
 
     Once is not enough: before Python 3.12 `asyncio.wait_for`, which the NATS client waits with, forgets a

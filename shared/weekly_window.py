@@ -12,7 +12,7 @@ _DAY_MINUTES = 24 * 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class WeeklyWindow:
     """A clock in `zone` shows a minute from `first` up to, without it, `end`, on a day of `days` (0 is Monday).
 
     With an end at or before the first minute it goes on over midnight; the day is the one on which it began. Where
@@ -33,7 +33,7 @@ class Window:
         return (day in self.days and minute >= self.first) or ((day - 1) % 7 in self.days and minute < self.end)
 
 
-def schedule_fault(text: str) -> str | None:
+def window_fault(text: str) -> str | None:
     """What is wrong with a window's text, with the fix."""
     try:
         parse_window(text)
@@ -42,13 +42,14 @@ def schedule_fault(text: str) -> str | None:
     return None
 
 
-def parse_window(text: str) -> Window:
+def parse_window(text: str) -> WeeklyWindow:
     """`DAYS HH:MM-HH:MM [ZONE]`; `ValueError` otherwise."""
     parts = text.split()
     if len(parts) not in (2, 3):
         raise ValueError(f"expected days, times and at most a time zone, such as {EXAMPLE}, got {text!r}")
     first, end = _times(parts[1], text)
-    return Window(days=_days(parts[0], text), first=first, end=end, zone=_zone(parts[2] if len(parts) == 3 else "UTC"))
+    zone = _zone(parts[2] if len(parts) == 3 else "UTC")
+    return WeeklyWindow(days=_days(parts[0], text), first=first, end=end, zone=zone)
 
 
 def _days(part: str, text: str) -> frozenset[int]:

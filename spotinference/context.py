@@ -25,7 +25,7 @@ from shared.errors import Rejected as Declined
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.meter import ErrorReply
 from shared.runtime import suite_file
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 from spotinference.terminal import say
 
 P = ParamSpec("P")
@@ -64,14 +64,14 @@ class Context:
 
 async def _while_current(bus: JetStreamBus, work: Coroutine[Any, Any, T]) -> T:
     """The work's result; `BusError` when a view that it looks at is no longer kept current."""
-    task, ended = asyncio.ensure_future(work), asyncio.ensure_future(bus.ended_watch())
+    task, ended = asyncio.ensure_future(work), asyncio.ensure_future(bus.wait_for_ended_watch())
     try:
         await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         raise BusError(f"a bucket can no longer be followed: {ended.result()}")
     finally:
-        await end([task, ended])
+        await cancel_and_wait([task, ended])
 
 
 class _Tagged(msgspec.Struct, frozen=True):

@@ -44,9 +44,9 @@ from shared.clouds.hyperstack import HyperstackAccount, api_key
 from shared.clouds.throttle import Throttle
 from shared.config.sections import Config
 from shared.leadership import Leadership
-from shared.periodic import Work, Works, every
+from shared.periodic import PeriodicTask, PeriodicTasks, every
 from shared.runtime.process import Runtime
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 
 log = structlog.get_logger()
 
@@ -64,13 +64,13 @@ AGAIN_SECONDS = 3600.0
 @asynccontextmanager
 async def opened(runtime: Runtime) -> AsyncIterator[None]:
     """The running service, leading or standing by. Leaving finishes the import under way, within the drain's grace."""
-    url = database.url_of(runtime.config, runtime.data_dir, BOOKS_FILE)
+    url = database.database_url(runtime.config, runtime.data_dir, BOOKS_FILE)
     async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         bill = hyperstack_bill(runtime.config)
         office = Office(runtime, engine, bill)
-        works = Works(runtime.registry)
+        works = PeriodicTasks(runtime.registry)
         leadership = Leadership(office.begin, works)
-        runtime.health.add("work", lambda: works.fault)
+        runtime.health.add_check("work", lambda: works.fault)
         lease = Lease(runtime.bus, subjects.BILLING_LEASE, runtime.instance, runtime.monotonic)
         await lease.renew()
         tasks = [runtime.keep_lease(lease), runtime.spawn(leadership.run(lease), "leader's work")]
@@ -78,7 +78,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
             yield
         finally:
             await office.drain(runtime.config.billing.drain_grace)
-            await end(tasks)  # they work with the engine that is closed next
+            await cancel_and_wait(tasks)  # they work with the engine that is closed next
             await lease.release()
             if bill is not None:
                 await bill.close()
@@ -142,7 +142,7 @@ class Office:
             self._imports.interrupt()
             await self._imports.idle()
 
-    async def begin(self, stack: AsyncExitStack) -> Sequence[Work]:
+    async def begin(self, stack: AsyncExitStack) -> Sequence[PeriodicTask]:
         """Take up a term."""
         gate = self._gatekeeper()
         await self._names.start(self._bus)
@@ -164,29 +164,29 @@ class Office:
         stack.callback(self._metrics.stand_by)
         log.info("leading")
         works = [
-            Work(name="journal", do=self._journal.read_on, pause=every(0.0)),
-            Work(name="reading invoices again", do=self._rereads.look, pause=every(AGAIN_SECONDS)),
+            PeriodicTask(name="journal", run=self._journal.read_on, pause=every(0.0)),
+            PeriodicTask(name="reading invoices again", run=self._rereads.look, pause=every(AGAIN_SECONDS)),
             self._daily("bands", self._bands.look),
             self._daily("publication", self._publisher.look),
         ]
-        works += [Work(name=fetches.name, do=fetches.look, pause=fetches.wait) for fetches in self._fetches]
+        works += [PeriodicTask(name=fetches.name, run=fetches.look, pause=fetches.wait) for fetches in self._fetches]
         if self._bills is not None:
-            works.append(Work(name="running bill", do=self._bills.read_on, pause=every(self._bill_interval)))
+            works.append(PeriodicTask(name="running bill", run=self._bills.read_on, pause=every(self._bill_interval)))
         if gate.limited:
-            works.append(Work(name="budget gate", do=gate.look, pause=partial(self._until_look, gate)))
+            works.append(PeriodicTask(name="budget gate", run=gate.look, pause=partial(self._until_look, gate)))
         return works
 
     async def _until_look(self, gate: Gatekeeper) -> None:
         """A machine that moved, or a new day, makes it due before its time."""
         await self._journal.moved_within(gate.pause(GATE_SECONDS))
 
-    def _daily(self, name: str, do: Callable[[], Awaitable[str | None]]) -> Work:
+    def _daily(self, name: str, do: Callable[[], Awaitable[str | None]]) -> PeriodicTask:
         """Begins when journal and invoices have been read: figures of half of them would be revisions for nothing."""
 
         async def look() -> str | None:
             return await do() if self._rereads.done else None
 
-        return Work(name=name, do=look, pause=every(DAILY_SECONDS), first=DAILY_SECONDS)
+        return PeriodicTask(name=name, run=look, pause=every(DAILY_SECONDS), initial_delay_s=DAILY_SECONDS)
 
 
 def hyperstack_bill(config: Config) -> HyperstackBill | None:

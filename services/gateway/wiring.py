@@ -47,7 +47,7 @@ from shared.messages.keys import KeyRecord
 from shared.messages.meter import KeyMonth
 from shared.messages.waker import KeyWakes, MachineRecord
 from shared.runtime.process import Runtime
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 
 SEND_SECONDS = 3.0
 """For the last usage events after the last request; what is late stays on disk for the next boot."""
@@ -199,9 +199,9 @@ class _Gateway:
         runtime.spawn(self.activity.run(), "activity")
         runtime.spawn(self.gossip.run(), "limits")
         self.sending = runtime.spawn(self.sender.run(), "usage")
-        runtime.health.add("outbox", lambda: self.outbox.fault)
+        runtime.health.add_check("outbox", lambda: self.outbox.fault)
         # With its views read it serves without the bus: to be unready would take every gateway away at once.
-        runtime.health.drop("bus")
+        runtime.health.remove_check("bus")
         return self
 
     def open_response(self, request: web.BaseRequest) -> ClientResponse:
@@ -234,7 +234,7 @@ class _Gateway:
         await self.connections.close(LAST_BYTES_SECONDS, grace_ends_at - self.runtime.monotonic())
         await self.activity.report(leaving=True)
         await self.gossip.report(leaving=True)
-        await end([self.sending] if self.sending else [])
+        await cancel_and_wait([self.sending] if self.sending else [])
         await self.sender.drain(SEND_SECONDS)
         self.engines.close()
         self.outbox.close()

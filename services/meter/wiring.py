@@ -34,9 +34,9 @@ from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.errors import BusUnavailable
 from shared.leadership import Leadership
-from shared.periodic import Work, Works, every
+from shared.periodic import PeriodicTask, PeriodicTasks, every
 from shared.runtime.process import Runtime
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 
 log = structlog.get_logger()
 
@@ -57,7 +57,7 @@ LOOK_SECONDS = 2.0
 async def opened(runtime: Runtime) -> AsyncIterator[None]:
     """The running meter. Leaving finishes the batch under way, within the drain's grace."""
     config = runtime.config
-    url = database.url_of(config, runtime.data_dir, LEDGER_FILE)
+    url = database.database_url(config, runtime.data_dir, LEDGER_FILE)
     async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         quarantine, book = Quarantine(engine), GapBook(engine)
         names = Names(runtime.bus, quarantine, runtime.monotonic)
@@ -70,19 +70,19 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         consumer = Consumer(runtime.bus, recorder, batch=batch, monotonic=runtime.monotonic, stopped=runtime.stopped)
         recovery = Recovery(runtime.bus, ConfirmedBook(engine), recorder, metrics, batch=batch, now=runtime.now)
         recount = Recount(quarantine, names, recorder, batch=batch)
-        works = Works(runtime.registry)
+        works = PeriodicTasks(runtime.registry)
         await names.start()
         await _compare(recovery, works)
         hearing = Hearing(runtime.bus, book, runtime.now, names.on_gateway)
         listening = await runtime.bus.subscribe(subjects.ACTIVITIES, hearing.heard)
-        runtime.health.add("database", lambda: ledger.fault)
-        runtime.health.add("consumer", lambda: consumer.fault)
+        runtime.health.add_check("database", lambda: ledger.fault)
+        runtime.health.add_check("consumer", lambda: consumer.fault)
         consuming = runtime.spawn(consumer.run(), "consumer")
-        runtime.health.add("work", lambda: works.fault)
+        runtime.health.add_check("work", lambda: works.fault)
         repeated = [
             runtime.spawn(works.repeat(work), work.name)
             for work in (
-                Work(name="look at the backlog", do=backlog.look, pause=every(LOOK_SECONDS)),
+                PeriodicTask(name="look at the backlog", run=backlog.look, pause=every(LOOK_SECONDS)),
                 *_sweeps(
                     ("sealing of old days", _sealing(runtime, engine, metrics)),
                     ("sweep of the ledger", teller.sweep),
@@ -122,12 +122,12 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
                 await handle.stop()
             await asyncio.wait([consuming], timeout=config.meter.drain_grace)
             # All of them work with the engine that is closed next.
-            await end([consuming, *repeated, *leading])
+            await cancel_and_wait([consuming, *repeated, *leading])
             await lease.release()
 
 
-def _sweeps(*sweeps: tuple[str, Callable[[], Awaitable[None]]]) -> Iterator[Work]:
-    return (Work(name=name, do=do, pause=every(SWEEP_SECONDS)) for name, do in sweeps)
+def _sweeps(*sweeps: tuple[str, Callable[[], Awaitable[None]]]) -> Iterator[PeriodicTask]:
+    return (PeriodicTask(name=name, run=do, pause=every(SWEEP_SECONDS)) for name, do in sweeps)
 
 
 def _sealing(runtime: Runtime, engine: AsyncEngine, metrics: Metrics) -> Callable[[], Awaitable[None]]:
@@ -139,7 +139,7 @@ def _sealing(runtime: Runtime, engine: AsyncEngine, metrics: Metrics) -> Callabl
     return seal
 
 
-async def _compare(recovery: Recovery, works: Works) -> None:
+async def _compare(recovery: Recovery, works: PeriodicTasks) -> None:
     """Wait for the first comparison: a ledger that went back would take its days for complete.
 
     Whatever fails but the bus and the database concerns the comparison alone. It is repeated beside the other work, and
@@ -152,5 +152,5 @@ async def _compare(recovery: Recovery, works: Works) -> None:
             log.warning("the marks cannot be compared, trying again", reason=database.describe(error))
             await asyncio.sleep(RETRY_SECONDS)
         except Exception as error:  # noqa: BLE001 - whatever it is, events are counted
-            works.failed(COMPARISON, error, 1)
+            works.record_failure(COMPARISON, error, 1)
             return None

@@ -28,7 +28,7 @@ from shared.ids import uuid7
 from shared.messages.budget import BudgetGate
 from shared.runtime.child import LIFELINE_VARIABLE
 from shared.runtime.process import Runtime
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 
 
 @asynccontextmanager
@@ -56,14 +56,14 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
         closed=closed,
     )
     await budget.start(runtime.bus)
-    runtime.health.add("fleet", lambda: waker.fault)
+    runtime.health.add_check("fleet", lambda: waker.fault)
     await waker.start()
     await lease.renew()
     tasks = [runtime.keep_lease(lease), runtime.spawn(waker.run(), "fleet")]
     try:
         yield
     finally:
-        await end(tasks)
+        await cancel_and_wait(tasks)
         await lease.release()
         await waker.stop()
         await budget.stop()

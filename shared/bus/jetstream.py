@@ -30,7 +30,7 @@ from shared.bus.jetstream_page import page
 from shared.bus.jetstream_pull import Pull, StreamDelivery
 from shared.bus.jetstream_watch import Stop, Watch, changed, conflict, newest, opened, unavailable
 from shared.bus.ports import Delivery, Entry, Handle, Page, Received, Stored, WatchEvent
-from shared.bus.rejections import Intake
+from shared.bus.rejections import Rejections
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
 from shared.errors import BusUnavailable
 
@@ -47,9 +47,9 @@ class JetStreamBus:
     """A `Bus` over one NATS connection; made by `connect`."""
 
     def __init__(self) -> None:
-        self.intake = Intake(time.monotonic)
+        self.rejections = Rejections(time.monotonic)
         self.watch_ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        self.client: Client = TolerantClient(self.intake)
+        self.client: Client = TolerantClient(self.rejections)
         self.js: JetStreamContext = self.client.jetstream(timeout=CALL_SECONDS)
         self._kvs: dict[str, KeyValue] = {}
         self._pulls: dict[str, Pull] = {}
@@ -94,7 +94,7 @@ class JetStreamBus:
 
     async def subscribe(self, subject: str, handler: Callable[[Received], Awaitable[None]]) -> Handle:
         async def on_message(msg: Msg) -> None:
-            await self.intake.deliver(subject, msg.subject, handler(Received(msg.subject, msg.data)))
+            await self.rejections.handle_or_reject(subject, msg.subject, handler(Received(msg.subject, msg.data)))
 
         async with unavailable(f"subscribe {subject}"):
             subscription = await self.client.subscribe(subject, cb=on_message)
@@ -185,12 +185,12 @@ class JetStreamBus:
         return {one.key: Entry(one.value, one.revision) for one in found if one.value is not None}
 
     async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
-        watch = Watch(self.js, bucket, on_event, intake=self.intake, on_end=self._on_watch_end, age=self._clock.age)
+        watch = Watch(self.js, bucket, on_event, self.rejections, on_end=self._on_watch_end, age=self._clock.age)
         self._watches.append(watch)
         watch.restart()
         return watch
 
-    async def ended_watch(self) -> Exception:
+    async def wait_for_ended_watch(self) -> Exception:
         return await asyncio.shield(self.watch_ended)
 
     def view_ages(self) -> dict[str, float]:
@@ -223,7 +223,7 @@ class JetStreamBus:
 
     async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
         async def on_request(request: Request) -> None:
-            await request.respond(await self.intake.answer(service, subject, handler(request.data)))
+            await request.respond(await self.rejections.answer_or_reject(service, subject, handler(request.data)))
 
         async with unavailable(f"respond {subject}"):
             micro = await add_service(self.client, name=service, version=SERVICE_VERSION)

@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.protocol import parser
 
-from shared.bus.rejections import Intake
+from shared.bus.rejections import Rejections
 from shared.errors import Misconfigured
 
 _SUBJECT = rb"([^ \t\r\n]+)[ \t]+"
@@ -26,15 +26,15 @@ SCHEMES = ("nats", "tls", *WEBSOCKET_SCHEMES)
 class TolerantClient(Client):
     """Shows what is not UTF-8 in a subject as `\\xff`, which no name of ours has, and drops what it cannot take."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, rejections: Rejections) -> None:
         super().__init__()
-        self._intake = intake
+        self._rejections = rejections
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:
             await super()._process_msg(sid, subject, reply, data, headers)
         except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this message alone
-            self._intake.reject("client", error, traceback=True, subject=subject.decode("utf-8", "replace"))
+            self._rejections.record("client", error, traceback=True, subject=subject.decode("utf-8", "replace"))
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None

@@ -19,10 +19,10 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, ConsumerInfo, DeliverPolicy
 
 from shared.bus.ports import Changed, Restarted, Synced, WatchEvent
-from shared.bus.rejections import Intake
+from shared.bus.rejections import Rejections
 from shared.bus.topology import Bucket
 from shared.errors import BusUnavailable, Conflict
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 
 STOP_SECONDS = 2.0
 """For a last word to the server; one that is gone answers nothing."""
@@ -102,8 +102,8 @@ class Watch:
         js: JetStreamContext,
         bucket: Bucket,
         on_event: Callable[[WatchEvent], None],
+        rejections: Rejections,
         *,
-        intake: Intake,
         on_end: "Callable[[Watch, Exception | None], None]",
         age: Callable[[datetime], float],
     ) -> None:
@@ -112,7 +112,7 @@ class Watch:
         self.current_at = asyncio.get_running_loop().time()
         """When it was last known that everything in the bucket had been told, by the loop's clock; first: its begin."""
         self._js = js
-        self._intake = intake
+        self._rejections = rejections
         self._on_event = on_event
         self._on_end = on_end
         self._stopping = False
@@ -163,7 +163,7 @@ class Watch:
                     change = replace(change, age_s=self._age(message.metadata.timestamp))
                 except (nats.errors.Error, ValueError, LookupError) as error:
                     # Somebody else than the bucket's stream wrote to the watch.
-                    self._intake.reject(self.bucket.name, error)
+                    self._rejections.record(self.bucket.name, error)
                     continue
                 self._on_event(change)
                 progress.last = message
@@ -172,7 +172,7 @@ class Watch:
                     self.current_at = asyncio.get_running_loop().time()
                     self._on_event(Synced())
         finally:
-            await end([checking])
+            await cancel_and_wait([checking])
         return True
 
     async def _check(self, subscription: JetStreamContext.PushSubscription, progress: "_Progress") -> None:
@@ -208,7 +208,7 @@ class Watch:
         self._stopping = True
         self._on_end(self, None)
         if self._task:
-            await end([self._task])
+            await cancel_and_wait([self._task])
 
 
 @dataclass

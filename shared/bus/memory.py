@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from shared.bus.ports import Changed, Delivery, Entry, Handle, Page, Received, Restarted, Stored, Synced, WatchEvent
-from shared.bus.rejections import Intake
+from shared.bus.rejections import Rejections
 from shared.bus.subjects import matches
 from shared.bus.topology import STREAMS, Bucket, Consumer, ObjectStore, Stream
 from shared.errors import BusUnavailable, Conflict
@@ -71,7 +71,7 @@ class MemoryBus:
 
     def __init__(self) -> None:
         self.connected = True
-        self.intake = Intake(time.monotonic)
+        self.rejections = Rejections(time.monotonic)
         self.view_age = 0.0
         """Seconds; what `view_ages` says of every watched bucket."""
         self.now: Callable[[], float] = time.time
@@ -92,7 +92,7 @@ class MemoryBus:
             self._watch_ended = asyncio.get_running_loop().create_future()
         return self._watch_ended
 
-    async def ended_watch(self) -> Exception:
+    async def wait_for_ended_watch(self) -> Exception:
         return await asyncio.shield(self.watch_ended)
 
     def view_ages(self) -> dict[str, float]:
@@ -232,7 +232,7 @@ class MemoryBus:
 
     async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
         async def answer(data: bytes) -> bytes:
-            return await self.intake.answer(service, subject, handler(data))
+            return await self.rejections.answer_or_reject(service, subject, handler(data))
 
         self._responders[subject] = answer
         return _Handle(lambda: self._responders.__delitem__(subject))
@@ -272,7 +272,7 @@ class MemoryBus:
     async def _push(self, subject: str, data: bytes) -> None:
         for pattern, handler in list(self._subscribers):
             if matches(pattern, subject):
-                await self.intake.deliver(pattern, subject, handler(Received(subject, data)))
+                await self.rejections.handle_or_reject(pattern, subject, handler(Received(subject, data)))
 
     def _announce(self, bucket: Bucket, change: Changed) -> None:
         for watched, on_event in list(self._watches):

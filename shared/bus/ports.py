@@ -93,15 +93,15 @@ class Handle(Protocol):
     async def stop(self) -> None: ...
 
 
-class Intake(Protocol):
+class Rejections(Protocol):
     """Where what arrives and cannot be taken is counted and logged: `shared.bus.rejections`."""
 
     @property
-    def rejected(self) -> Mapping[str, int]:
+    def counts(self) -> Mapping[str, int]:
         """By source, since the process began."""
         ...
 
-    def reject(self, source: str, error: Exception, *, traceback: bool = False, **place: object) -> bool:
+    def record(self, source: str, error: Exception, *, traceback: bool = False, **place: object) -> bool:
         """Count and log one message of a source. `place` tells it from others; it is never its content."""
         ...
 
@@ -113,11 +113,11 @@ class Bus(Protocol):
     def connected(self) -> bool: ...
 
     @property
-    def intake(self) -> Intake:
+    def rejections(self) -> Rejections:
         """Where its readers reject what they cannot take."""
         ...
 
-    async def ended_watch(self) -> Exception:
+    async def wait_for_ended_watch(self) -> Exception:
         """Wait until a watch has ended that nobody stopped; returns the reason. Its process has to end."""
         ...
 
@@ -151,7 +151,7 @@ class Bus(Protocol):
     async def subscribe(self, subject: str, handler: Callable[[Received], Awaitable[None]]) -> Handle:
         """Call `handler` for each message from now on; survives reconnects, sees nothing of the gap.
 
-        A message that makes the handler raise is rejected in `intake`, and the next one comes.
+        A message that makes the handler raise is rejected in `rejections`, and the next one comes.
         """
         ...
 

@@ -16,17 +16,17 @@ LOGGED_PER_MINUTE = 10
 log = structlog.get_logger()
 
 
-class Intake:
+class Rejections:
     """One for each connection. A source is a bucket, a stream or a subject of `topology`, so there are few."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        self.rejected: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         """Since the process began, by source."""
         self._monotonic = monotonic
         self._minutes: dict[str, tuple[float, int]] = {}
         """By source: when its current minute began, and how many lines were logged in it."""
 
-    def reject(self, source: str, error: Exception, *, traceback: bool = False, **place: object) -> bool:
+    def record(self, source: str, error: Exception, *, traceback: bool = False, **place: object) -> bool:
         """Count it, and log it while its source has not used up its lines of this minute.
 
         Args:
@@ -38,7 +38,7 @@ class Intake:
         Returns:
             Whether it was logged.
         """
-        self.rejected[source] += 1
+        self.counts[source] += 1
         now = self._monotonic()
         began, lines = self._minutes.get(source, (now, 0))
         if now - began >= MINUTE_S:
@@ -56,19 +56,19 @@ class Intake:
             )
         return lines < LOGGED_PER_MINUTE
 
-    async def answer(self, service: str, subject: str, answering: Awaitable[bytes]) -> bytes:
+    async def answer_or_reject(self, service: str, subject: str, answering: Awaitable[bytes]) -> bytes:
         """Wait for the answer to a request; where there is none, a refusal that names the fault in the log."""
         try:
             return await answering
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever asked gets an answer
             incident = uuid4().hex[:12]
-            if not self.reject(subject, error, traceback=True, incident=incident):
+            if not self.record(subject, error, traceback=True, incident=incident):
                 log.error("message_rejected", source=subject, incident=incident)
             return encode(ErrorReply(reason=f"internal error {incident}: see the log of {service}"))
 
-    async def deliver(self, source: str, subject: str, handling: Awaitable[None]) -> None:
+    async def handle_or_reject(self, source: str, subject: str, handling: Awaitable[None]) -> None:
         """Wait until a message has been handled; one that cannot be ends nothing."""
         try:
             await handling
         except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this message alone
-            self.reject(source, error, traceback=True, subject=subject)
+            self.record(source, error, traceback=True, subject=subject)

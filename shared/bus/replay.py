@@ -6,7 +6,7 @@ from shared.bus.ports import Bus, Received
 from shared.bus.topology import Stream
 
 
-async def pages(bus: Bus, stream: Stream, *, since: float | None, most: int) -> AsyncIterator[Sequence[Received]]:
+async def replay(bus: Bus, stream: Stream, *, since: float | None, most: int) -> AsyncIterator[Sequence[Received]]:
     """Yield what the stream has stored since `since` (Unix seconds; None: all), up to its end at the first page.
 
     A durable consumer does not bring this again to a database that was restored from an older copy.

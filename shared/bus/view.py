@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from shared.bus.ports import Bus, Changed, Handle, Intake, Restarted, WatchEvent
+from shared.bus.ports import Bus, Changed, Handle, Rejections, Restarted, WatchEvent
 from shared.bus.subjects import name
 from shared.bus.topology import Bucket
 from shared.messages.codec import Unreadable, decode
@@ -45,13 +45,13 @@ class View(Mapping[str, M], Generic[M]):
         self._told: set[str] | None = None
         self._synced = asyncio.Event()
         self._handle: Handle | None = None
-        self._intake: Intake | None = None
+        self._rejections: Rejections | None = None
         self._rejected: dict[str, int] = {}
         """The entries that cannot be read, by their keys: at which revision that was said."""
 
     async def start(self, bus: Bus) -> None:
         """Returns once the bucket as it stands has been read."""
-        self._intake = bus.intake
+        self._rejections = bus.rejections
         self._handle = await bus.watch(self._bucket, self._on_event)
         await self._synced.wait()
 
@@ -116,16 +116,16 @@ class View(Mapping[str, M], Generic[M]):
             self._on_change(change.key)
         except Exception as error:
             # What one entry breaks in its reader must not end the watch, and with it the process, again and again.
-            if self._intake is None:
+            if self._rejections is None:
                 raise
-            self._intake.reject(self._bucket.name, error, traceback=True, entry=change.key)
+            self._rejections.record(self._bucket.name, error, traceback=True, entry=change.key)
 
     def _reject(self, entry: Changed, error: Unreadable) -> None:
         """Once: a restarted watch tells it again."""
         if entry.value is None:
             self._rejected.pop(entry.key, None)
-        elif self._rejected.get(entry.key) != entry.revision and self._intake is not None:
+        elif self._rejected.get(entry.key) != entry.revision and self._rejections is not None:
             if len(self._rejected) >= MOST_REJECTED:
                 self._rejected.clear()
             self._rejected[entry.key] = entry.revision
-            self._intake.reject(self._bucket.name, error, entry=entry.key)
+            self._rejections.record(self._bucket.name, error, entry=entry.key)

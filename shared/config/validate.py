@@ -12,7 +12,7 @@ from shared.config.providers import traits_of
 from shared.config.sections import Config, ServiceSection
 from shared.config.values import Money
 from shared.units import DAY_S
-from shared.weekly_window import schedule_fault
+from shared.weekly_window import window_fault
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -134,7 +134,7 @@ def _schedule_faults(config: Config) -> list[str]:
         f"{at}[{number}]: {fault}"
         for at, windows in rows
         for number, text in enumerate(windows, 1)
-        if (fault := schedule_fault(text))
+        if (fault := window_fault(text))
     ]
 
 

@@ -16,7 +16,7 @@ class BusMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         rejected = CounterMetricFamily("spot_bus_rejected", "Messages that could not be taken.", labels=["source"])
-        for source, number in self._bus.intake.rejected.items():
+        for source, number in self._bus.rejections.counts.items():
             rejected.add_metric([source], number)
         ages = GaugeMetricFamily(
             "spot_bus_view_age_seconds", "Since a view was last known to be current.", labels=["bucket"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shared.errors import SpotinferenceError
 from shared.messages.codec import Unreadable, decode
-from shared.runtime.suite_file import Running
+from shared.runtime.suite_file import RunningService
 
 LIFELINE_VARIABLE = "SPOTINFERENCE_LIFELINE"
 """Number of an inherited descriptor that reads end-of-file when the parent has gone."""
@@ -36,12 +36,12 @@ class Child:
     arguments: list[str]
     log_path: Path | None
     """Where its words go; None: where ours go."""
-    on_ready: Callable[[Running], None]
+    on_ready: Callable[[RunningService], None]
     lifeline: int
     say: Callable[[str], None]
     """Tells people what happens to it; must not block."""
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    running: Running | None = None
+    running: RunningService | None = None
     process: asyncio.subprocess.Process | None = None
     stopping: bool = False
     _task: "asyncio.Task[None] | None" = field(default=None)
@@ -109,9 +109,10 @@ class Child:
             raise StartFailed(f"{self.name} announced itself in a line without end") from error
         if not line:
             await self.process.wait()
-            raise StartFailed((self.log_path and last_words(self.log_path)) or f"{self.name} ended before it was ready")
+            reason = self.log_path and last_plain_line(self.log_path)
+            raise StartFailed(reason or f"{self.name} ended before it was ready")
         try:
-            self.running = decode(line, Running)
+            self.running = decode(line, RunningService)
         except Unreadable as error:
             raise StartFailed(f"{self.name} announced itself in words that are none: {error}") from error
         self.on_ready(self.running)
@@ -146,7 +147,7 @@ async def _ignore_output(process: asyncio.subprocess.Process) -> None:
         pass
 
 
-def last_words(log_path: Path) -> str:
+def last_plain_line(log_path: Path) -> str:
     """The last line of a log that was written for people."""
     try:
         with log_path.open("rb") as file:

@@ -21,7 +21,7 @@ PERIOD_SECONDS = 30.0
 log = structlog.get_logger()
 
 
-class ClockWatch:
+class ClockSkewMonitor:
     """One task, `run`. `alarm` says what an operator has to see to; None: nothing."""
 
     def __init__(self, bus: Bus, registry: CollectorRegistry) -> None:

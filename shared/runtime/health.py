@@ -17,14 +17,14 @@ class Health:
         self._checks: dict[str, Check] = {}
         self._alarms: dict[str, Check] = {}
 
-    def add(self, name: str, check: Check) -> None:
+    def add_check(self, name: str, check: Check) -> None:
         self._checks[name] = check
 
-    def alarm(self, name: str, check: Check) -> None:
+    def add_alarm(self, name: str, check: Check) -> None:
         """What an operator has to see to, though the service goes on serving: told, and no fault."""
         self._alarms[name] = check
 
-    def drop(self, name: str) -> None:
+    def remove_check(self, name: str) -> None:
         """A service that does its work without it is ready without it."""
         self._checks.pop(name, None)
 

@@ -31,10 +31,10 @@ from shared.errors import Misconfigured, SpotinferenceError
 from shared.runtime import logs, suite_file
 from shared.runtime.bus_health import BusMetrics, view_fault
 from shared.runtime.child import LIFELINE_VARIABLE
-from shared.runtime.clock_skew import ClockWatch
+from shared.runtime.clock_skew import ClockSkewMonitor
 from shared.runtime.health import Health, serve_health
 from shared.runtime.workers import Workers
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 
 BUS_WAIT = 30.0
 """For the first connection: on one host the bus is there at once, on a cluster it may start beside us."""
@@ -84,7 +84,7 @@ class Runtime:
 
     def keep_lease(self, lease: Lease) -> asyncio.Task[None]:
         """Try for the lease for ever. That nobody leads is a fault of this replica's health, and a metric."""
-        self.health.add("lease", lambda: lease.fault)
+        self.health.add_check("lease", lambda: lease.fault)
         name, text = f"spot_{self.service}_leaderless_seconds", "How long no replica is known to lead."
         Gauge(name, text, registry=self.registry).set_function(lambda: lease.leaderless_seconds)
         return self.spawn(lease.keep(), "lease")
@@ -104,7 +104,7 @@ class Runtime:
         return self._crash is not None
 
     async def cancel_tasks(self) -> None:
-        await end(self._tasks)
+        await cancel_and_wait(self._tasks)
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -194,10 +194,10 @@ async def _live(
             workers=_workers(section, arguments),
         )
         _on_end(runtime.stop)
-        runtime.health.add("bus", lambda: None if bus.connected else "not connected to the bus")
-        runtime.health.add("starting", lambda: None if runtime.started else "starting")
-        runtime.health.add("draining", lambda: "draining" if runtime.stopping else None)
-        runtime.health.add("views", lambda: view_fault(bus, config.bus.max_view_age))
+        runtime.health.add_check("bus", lambda: None if bus.connected else "not connected to the bus")
+        runtime.health.add_check("starting", lambda: None if runtime.started else "starting")
+        runtime.health.add_check("draining", lambda: "draining" if runtime.stopping else None)
+        runtime.health.add_check("views", lambda: view_fault(bus, config.bus.max_view_age))
         try:
             bound = await stack.enter_async_context(
                 serve_health(runtime.health, runtime.registry, section.metrics_host, metrics_port)
@@ -207,9 +207,9 @@ async def _live(
             raise Misconfigured(f"{where}: {error.strerror}: name another port, or 0") from error
         stack.push_async_callback(runtime.cancel_tasks)
         runtime.spawn(_raise_ended_watch(bus), "watches")
-        clock = ClockWatch(bus, runtime.registry)
+        clock = ClockSkewMonitor(bus, runtime.registry)
         await clock.measure()  # before any view is read: ages stand on it
-        runtime.health.alarm("clock", lambda: clock.alarm)
+        runtime.health.add_alarm("clock", lambda: clock.alarm)
         runtime.spawn(clock.run(), "clock skew")
         try:
             async with _cancelled_by_stop(runtime):
@@ -219,7 +219,7 @@ async def _live(
             return 1 if runtime.crashed else 0
         runtime.started = True
         metrics_url = f"http://{section.metrics_host}:{bound}"
-        announcement = suite_file.Running(
+        announcement = suite_file.RunningService(
             service=service, url=runtime.url or metrics_url, metrics_url=metrics_url, pid=os.getpid()
         )
         suite_file.announce(announcement)
@@ -251,7 +251,7 @@ async def _cancelled_by_stop(runtime: Runtime) -> AsyncIterator[None]:
 
 async def _raise_ended_watch(bus: Bus) -> None:
     """A view that nobody keeps current is worse than none: the process ends, and begins again."""
-    raise await bus.ended_watch()
+    raise await bus.wait_for_ended_watch()
 
 
 def _watch_lifeline(stop: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ FILE = "suite.json"
 BUS_URL_VARIABLE = "SPOTINFERENCE_BUS_URL"
 
 
-class Running(msgspec.Struct, frozen=True, kw_only=True):
+class RunningService(msgspec.Struct, frozen=True, kw_only=True):
     """One service of the suite, as it announced itself. `url` is an origin; in the file the bus's has its password."""
 
     service: str
@@ -24,7 +24,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     metrics_url: str | None = None
 
 
-def announce(running: Running) -> None:
+def announce(running: RunningService) -> None:
     """A service's one line on standard output, for whoever started it; nobody has to read it."""
     with contextlib.suppress(OSError):
         os.write(1, encode(running) + b"\n")
@@ -33,7 +33,7 @@ def announce(running: Running) -> None:
 class Suite(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     """Of `spotinference up`."""
-    services: dict[str, Running]
+    services: dict[str, RunningService]
 
 
 def write(data_dir: Path, suite: Suite) -> None:

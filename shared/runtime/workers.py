@@ -23,7 +23,7 @@ from shared.errors import Misconfigured, SpotinferenceError
 from shared.messages.codec import Unreadable, decode, decode_text
 from shared.runtime import logs
 from shared.runtime.child import Child
-from shared.runtime.suite_file import Running, announce
+from shared.runtime.suite_file import RunningService, announce
 
 log = structlog.get_logger()
 
@@ -72,7 +72,7 @@ class Workers:
         try:
             await asyncio.gather(*(child.start() for child in self._children))
             async with self._health() as metrics_port:
-                announced = Running(
+                announced = RunningService(
                     service=self._service,
                     url=f"http://{self._host}:{port}",
                     metrics_url=f"http://{self._metrics_host}:{metrics_port}",
@@ -141,7 +141,7 @@ def _faults(text: str) -> dict[str, str]:
         return {"readyz": str(error)}
 
 
-async def _page(session: aiohttp.ClientSession, worker: Running | None, page: str) -> str:
+async def _page(session: aiohttp.ClientSession, worker: RunningService | None, page: str) -> str:
     if worker is None:
         return ""
     try:
@@ -155,7 +155,7 @@ def _say(text: str) -> None:
     log.warning("worker restarted", reason=text)
 
 
-def _ignore(_running: Running) -> None:
+def _ignore(_running: RunningService) -> None:
     """The workers are announced as one."""
 
 

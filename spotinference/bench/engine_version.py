@@ -4,7 +4,7 @@ from typing import Any
 
 import aiohttp
 
-from shared.http_body import read_up_to
+from shared.http_body import read_limited
 from shared.messages.codec import Unreadable, decode_any
 
 SECONDS = 5.0
@@ -29,7 +29,7 @@ async def _asked(session: aiohttp.ClientSession, url: str) -> tuple[dict[str, An
     timeout = aiohttp.ClientTimeout(total=SECONDS)
     try:
         async with session.get(url, timeout=timeout, allow_redirects=False) as answer:
-            body, server = await read_up_to(answer, MAX_BODY_BYTES), answer.headers.get("Server", "")
+            body, server = await read_limited(answer, MAX_BODY_BYTES), answer.headers.get("Server", "")
             found = decode_any(body) if answer.status == 200 else {}
     except (aiohttp.ClientError, OSError, TimeoutError, Unreadable):
         return {}, ""

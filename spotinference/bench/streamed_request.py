@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import aiohttp
 import msgspec
 
-from shared.http_body import read_up_to
+from shared.http_body import read_limited
 from shared.messages.codec import Decoder
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -109,7 +109,7 @@ async def _shot(session: aiohttp.ClientSession, target: Target, data: bytes) -> 
         async with session.post(url, data=data, headers=headers, allow_redirects=False) as answer:
             begun = True
             if answer.status != 200:
-                told = (await read_up_to(answer, 2000)).decode(errors="replace")
+                told = (await read_limited(answer, 2000)).decode(errors="replace")
                 return Shot(sent=sent, ended=time.perf_counter(), fault=told, status=answer.status)
             return await _read(answer, sent)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 import click
 
-from shared.budget import FLEET, scope_of
+from shared.budget import FLEET, tier_scope
 from shared.bus.subjects import BILLING_GATE
 from shared.messages.budget import GateOrder, GateOrdered, Gates, GatesQuery
 from spotinference.budget.view import _tell
@@ -28,7 +28,7 @@ def _command(word: str, what: str) -> click.Command:
     @_json
     @suite_options
     def given(context: Context, tier: str | None, reason: str, *, as_json: bool) -> None:
-        scope = FLEET if tier is None else scope_of(tier)
+        scope = FLEET if tier is None else tier_scope(tier)
         order = GateOrder(scope=scope, order=ORDERS[word], by=operator(), reason=reason)
         gates = context.on_bus(lambda bus: ask(bus, BILLING_GATE, order, Gates)).gates
         _tell(Gates(gates={scope: gates[scope]}), as_json=as_json)

@@ -13,7 +13,7 @@ from shared.bus.jetstream import connect
 from shared.bus.topology import FLEET
 from shared.config.fleet import Machine
 from shared.config.sections import Config
-from shared.database import create_engine, url_of
+from shared.database import create_engine, database_url
 from shared.errors import BusError, Misconfigured
 from shared.messages.waker import MachineRecord
 from shared.runtime import suite_file
@@ -92,7 +92,7 @@ async def _database(config: Config) -> list[Finding]:
     if config.database.url is None and config.database.url_file is None:
         return [ok("database: SQLite in the data directory")]
     try:
-        engine = create_engine(url_of(config, Path(), "check.sqlite"))
+        engine = create_engine(database_url(config, Path(), "check.sqlite"))
     except Misconfigured as error:
         return [wrong(str(error))]
     try:

@@ -19,7 +19,7 @@ from shared.bus.topology import LEASE_SECONDS
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import ImportAnswer, ImportRequest, ImportStatus, ImportStatusQuery, RunningImport
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 from spotinference.context import ask
 
 IMPORT_SECONDS = 14_400.0
@@ -76,7 +76,7 @@ async def _asked(bus: Bus, request: ImportRequest, tell: Callable[[str], None]) 
                 tell(in_words(status.running, mine=status.running.id == request.id))
         return asking.result()
     finally:
-        await end([asking])
+        await cancel_and_wait([asking])
 
 
 async def _status(bus: Bus) -> ImportStatus | None:

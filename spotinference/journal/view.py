@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from shared.key_names import labelled
+from shared.key_names import key_label
 from shared.messages.budget import GateTurned, Journalled
 from shared.messages.codec import rfc3339
 from shared.messages.waker import Ordered, PhaseEnded, ProviderCall, Transition
@@ -63,4 +63,4 @@ def _for_key(entry: Transition, names: Names) -> str:
     """Of a wake, whose request caused it."""
     if entry.to_state != "waking" or entry.key_id is None:
         return ""
-    return f", for key {labelled(entry.key_id, names.get(entry.key_id))}"
+    return f", for key {key_label(entry.key_id, names.get(entry.key_id))}"

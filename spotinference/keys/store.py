@@ -7,7 +7,7 @@ from decimal import Decimal
 from shared.bus.ports import Bus
 from shared.bus.topology import KEYS
 from shared.ids import uuid7
-from shared.key_names import names_of
+from shared.key_names import names_by_key_id
 from shared.messages.codec import encode
 from shared.messages.keys import KeyRecord, digest
 from spotinference.bucket_reader import read_bucket
@@ -61,7 +61,7 @@ async def ids_of(bus: Bus, key: str) -> list[str]:
 
 async def key_names(bus: Bus) -> dict[str, str]:
     """Names by id, of all keys that there are."""
-    return names_of(record for _, record, _ in await _records(bus))
+    return names_by_key_id(record for _, record, _ in await _records(bus))
 
 
 async def _records(bus: Bus) -> list[tuple[str, KeyRecord, int]]:

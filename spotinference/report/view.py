@@ -20,7 +20,7 @@ from services.billing.forms.words import (
     top,
     trailing,
 )
-from shared.key_names import labelled
+from shared.key_names import key_label
 from shared.messages.billing import CAUSES, DayReport, Directions, KeyFigure, ModelFigure, PeriodReport
 from shared.printable import printable
 from spotinference.tables import Row, places_of, table, usd
@@ -172,7 +172,7 @@ def _tiers(report: Report, *, wide: bool) -> Table:
 
 
 def _key_label(key: KeyFigure) -> str | None:
-    return None if key.key_id is None else labelled(key.key_id, key.name)
+    return None if key.key_id is None else key_label(key.key_id, key.name)
 
 
 def _parts(kind: str, parts: Sequence[P], name_of: Callable[[P], str | None], *, wide: bool) -> Table:

@@ -1,6 +1,6 @@
 """A statement as a table."""
 
-from shared.key_names import labelled
+from shared.key_names import key_label
 from shared.messages.billing import Statement, StatementLine
 from shared.printable import printable
 from spotinference.tables import table
@@ -14,7 +14,7 @@ def show(found: Statement) -> None:
     """A line per day and model, and their sum."""
     console = Screen()
     amount = "not available" if found.amount is None else f"${found.amount:,.4f}"
-    told = f"{printable(labelled(found.key_id, found.name))}, {found.month}: {amount} for {found.tokens:,} tokens"
+    told = f"{printable(key_label(found.key_id, found.name))}, {found.month}: {amount} for {found.tokens:,} tokens"
     console.print(f"{told}, {'complete' if found.complete else 'not complete'}")
     wide = console.width >= WIDE
     if found.lines:

@@ -17,7 +17,7 @@ import msgspec
 
 from shared.errors import Misconfigured
 from shared.messages.codec import Unreadable, decode
-from shared.runtime.child import StartFailed, last_words
+from shared.runtime.child import StartFailed, last_plain_line
 from shared.runtime.suite_file import write_private
 from spotinference.up.store_limits import StoreLimits, measure
 
@@ -128,7 +128,7 @@ class Bus:
                             self.port = int(decode(file.read_bytes(), _Ports).nats[0].rpartition(":")[2])
                             return
                     await asyncio.sleep(LOOK_SECONDS)
-        raise StartFailed(last_words(self.log_path) or "the bus did not start")
+        raise StartFailed(last_plain_line(self.log_path) or "the bus did not start")
 
     async def stop(self) -> None:
         process = self.process

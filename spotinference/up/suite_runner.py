@@ -23,7 +23,7 @@ from shared.errors import Misconfigured
 from shared.messages.codec import encode
 from shared.runtime import suite_file
 from shared.runtime.child import Child, StartFailed
-from shared.runtime.suite_file import Running, Suite
+from shared.runtime.suite_file import RunningService, Suite
 from spotinference.up.console import Console
 from spotinference.up.environment import environment_of
 from spotinference.up.log_files import LogFiles
@@ -50,7 +50,7 @@ class Up:
         self._logs = data_dir / "logs"
         self._out, self._err = Console(1), Console(2)
         self._ours, self._theirs = socket.socketpair()
-        self._services: dict[str, Running] = {}
+        self._services: dict[str, RunningService] = {}
         self._unwritten = False
         self._children: list[Child] = []
         self._bus: Bus | None = None
@@ -95,7 +95,7 @@ class Up:
 
         def announce() -> None:
             assert bus.process is not None
-            self._announce(Running(service="bus", url=bus.url, pid=bus.process.pid), shown_url=bus.origin)
+            self._announce(RunningService(service="bus", url=bus.url, pid=bus.process.pid), shown_url=bus.origin)
 
         supervisor = BusSupervisor(bus, announce, self._say)
         await supervisor.start()
@@ -125,7 +125,7 @@ class Up:
             if not self._stop.is_set():
                 raise
 
-    def _announce(self, running: Running, *, shown_url: str | None = None) -> None:
+    def _announce(self, running: RunningService, *, shown_url: str | None = None) -> None:
         """On standard output and in the suite's file, which alone has the bus's password."""
         self._services[running.service] = running
         self._write_suite()

@@ -160,7 +160,7 @@ class Suite:
     async def make_bands(self) -> None:
         """Make today's price list now: the leader would in a minute, whether all is told or not."""
         config, now = self._billing.config, self._billing.now
-        url = database.url_of(config, self._billing.data_dir, BOOKS_FILE)
+        url = database.database_url(config, self._billing.data_dir, BOOKS_FILE)
         async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
             chosen, meter, revisions = settings(config), Meter(self._bus), Revisions(engine)
             metrics, published = Metrics(CollectorRegistry()), partial(published_revision, self._bus)

@@ -20,7 +20,7 @@ from shared.bus.view import View
 from shared.errors import BusUnavailable, Conflict
 from shared.messages.codec import encode
 from shared.messages.keys import KeyRecord
-from tests.kit.call_recorder import Told
+from tests.kit.call_recorder import CallRecorder
 from tests.kit.nats_server import NatsServer
 from tests.kit.waiting import PATIENCE_SECONDS
 
@@ -214,7 +214,7 @@ async def test_entries_are_the_whole_bucket_and_no_other(any_bus: Bus) -> None:
 
 
 async def test_a_watch_tells_the_bucket_then_each_change(any_bus: Bus) -> None:
-    told = Told()
+    told = CallRecorder()
     first = await any_bus.put(FLEET, "a", b"1")
     handle = await any_bus.watch(FLEET, told)
     await told.until(lambda: Synced() in told.events)
@@ -234,7 +234,7 @@ async def test_a_watch_tells_the_bucket_then_each_change(any_bus: Bus) -> None:
 
 
 async def test_a_view_follows_the_bucket(any_bus: Bus) -> None:
-    told = Told()
+    told = CallRecorder()
     view = View(KEYS, KeyRecord, told)
     await any_bus.put(KEYS, "a", encode(_key("a")))
     await view.start(any_bus)
@@ -269,7 +269,7 @@ async def test_an_object_goes_from_file_to_file(any_bus: Bus, tmp_path: Path) ->
 
 
 async def test_subscribers_get_what_is_said_while_they_listen(any_bus: Bus) -> None:
-    told = Told()
+    told = CallRecorder()
     handle = await any_bus.subscribe("activity.*", told.receive)
     await any_bus.publish_volatile("activity.g1", b"1")
     await any_bus.publish_volatile("other.g1", b"2")
@@ -280,7 +280,7 @@ async def test_subscribers_get_what_is_said_while_they_listen(any_bus: Bus) -> N
 
 
 async def test_a_subscriber_hears_what_is_stored_too(any_bus: Bus) -> None:
-    told = Told()
+    told = CallRecorder()
     await any_bus.subscribe("wake.request.>", told.receive)
     await any_bus.publish("wake.request.m", b"1")
     await told.length(1)

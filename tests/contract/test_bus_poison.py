@@ -89,12 +89,12 @@ async def test_a_view_starts_and_follows_past_entries_with_keys_that_are_no_name
     async with asyncio.timeout(PATIENCE_SECONDS):
         await view.start(kind.bus)
     assert set(view) == {"before", "after"}
-    assert kind.bus.intake.rejected == {"keys": kind.odd}
+    assert kind.bus.rejections.counts == {"keys": kind.odd}
     await kind.put("=yy")
     await kind.bus.put(KEYS, "later", _record("later"))
     await kind.bus.delete(KEYS, "before")
     await _knows(view, {"after", "later"})
-    assert kind.bus.intake.rejected == {"keys": kind.odd + 1}
+    assert kind.bus.rejections.counts == {"keys": kind.odd + 1}
     assert not kind.bus.watch_ended.done()
 
 
@@ -111,12 +111,12 @@ async def test_an_unreadable_entry_is_counted_once_and_removes_what_was_there(ki
     await _knows(view, {"good"})
 
     async def rejected() -> int:
-        return kind.bus.intake.rejected["keys"]
+        return kind.bus.rejections.counts["keys"]
 
     await until(rejected, lambda number: number == 2)
     await kind.bus.put(KEYS, "k", _record("k"))
     await _knows(view, {"k", "good"})
-    assert kind.bus.intake.rejected == {"keys": 2}
+    assert kind.bus.rejections.counts == {"keys": 2}
 
 
 async def test_the_whole_bucket_is_read_with_entries_that_are_odd(kind: Kind) -> None:
@@ -146,7 +146,7 @@ async def test_a_message_that_its_handler_cannot_take_ends_nothing(kind: Kind) -
         return heard
 
     await until(told, lambda all_of_them: all_of_them == [b"one", b"two"])
-    assert kind.bus.intake.rejected == {"activity.*": 2}
+    assert kind.bus.rejections.counts == {"activity.*": 2}
 
 
 async def test_a_watch_whose_listener_raises_says_that_it_has_ended(kind: Kind) -> None:
@@ -155,7 +155,7 @@ async def test_a_watch_whose_listener_raises_says_that_it_has_ended(kind: Kind) 
 
     await kind.bus.watch(KEYS, on_event)
     async with asyncio.timeout(PATIENCE_SECONDS):
-        assert isinstance(await kind.bus.ended_watch(), ZeroDivisionError)
+        assert isinstance(await kind.bus.wait_for_ended_watch(), ZeroDivisionError)
     assert kind.bus.view_ages() == {}
 
 
@@ -200,7 +200,7 @@ async def test_what_is_written_to_a_watch_past_its_bucket_is_dropped(bus: JetStr
         await other.client.flush()
     await bus.put(KEYS, "k", _record("k"))
     await _knows(view, {"k"})
-    assert bus.intake.rejected == {"keys": 1, "client": 1}
+    assert bus.rejections.counts == {"keys": 1, "client": 1}
     assert (bus.client.stats["reconnects"], bus.watch_ended.done()) == (reconnects, False)
 
 
@@ -215,7 +215,7 @@ async def test_a_request_whose_handler_raises_is_answered_with_a_refusal(kind: K
     assert refused.reason.startswith("internal error ")
     assert refused.reason.endswith(": see the log of billing")
     assert await kind.bus.request("billing.report", b"good", timeout=PATIENCE_SECONDS) == b"good"
-    assert kind.bus.intake.rejected == {"billing.report": 1}
+    assert kind.bus.rejections.counts == {"billing.report": 1}
 
 
 async def test_an_object_whose_description_is_damaged_is_unreadable(bus: JetStreamBus) -> None:

@@ -18,7 +18,7 @@ from shared.bus.view import View
 from shared.errors import BusUnavailable
 from shared.messages.codec import encode
 from shared.messages.keys import KeyRecord
-from tests.kit.call_recorder import Told
+from tests.kit.call_recorder import CallRecorder
 from tests.kit.nats_server import NatsServer
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
@@ -53,7 +53,7 @@ async def _until(done: Callable[[], bool]) -> None:
 async def test_a_watch_is_current_soon_after_the_server(
     bus: JetStreamBus, other: JetStreamBus, nats_server: NatsServer
 ) -> None:
-    told = Told()
+    told = CallRecorder()
     first = await bus.put(FLEET, "m", b"1")
     await bus.watch(FLEET, told)
     await told.until(lambda: Synced() in told.events)
@@ -98,7 +98,7 @@ async def test_subscribers_and_responders_are_there_again(bus: JetStreamBus, nat
     async def upper(data: bytes) -> bytes:
         return data.upper()
 
-    told = Told()
+    told = CallRecorder()
     await bus.subscribe("activity.*", told.receive)
     await bus.respond("meter", "meter.tokens", upper)
     await _killed(nats_server, bus)
@@ -113,7 +113,7 @@ async def test_a_bucket_whose_values_are_under_way_is_not_taken_for_empty(
     bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server counts what it has sent, and on a busy machine its count comes first."""
-    told, arrive = Told(), bus.client._process_msg
+    told, arrive = CallRecorder(), bus.client._process_msg
     loop = asyncio.get_running_loop()
 
     async def late(sid: int, subject: bytes, *rest: bytes) -> None:
@@ -142,7 +142,7 @@ async def test_reading_again_and_again_leaves_nothing_on_the_server(bus: JetStre
 
 
 async def test_a_view_drops_what_the_bus_lost(bus: JetStreamBus, nats_server: NatsServer) -> None:
-    told = Told()
+    told = CallRecorder()
     view = View(KEYS, KeyRecord, told)
     for name in ("a", "b"):
         await bus.put(KEYS, name, encode(_key(name)))

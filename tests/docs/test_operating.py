@@ -33,9 +33,9 @@ class NamedChecks(Health):
         super().__init__()
         self.names: list[str] = []
 
-    def add(self, name: str, check: Check) -> None:
+    def add_check(self, name: str, check: Check) -> None:
         self.names.append(name)
-        super().add(name, check)
+        super().add_check(name, check)
 
 
 def exposed(registry: CollectorRegistry) -> set[str]:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 
 @dataclass
-class Wire:
+class BusProxy:
     """While `whole` is not set, bytes lie still in both directions and nobody is told."""
 
     url: str = ""
@@ -48,8 +48,8 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire(target: str) -> AsyncIterator[Wire]:
-    made = Wire()
+async def bus_proxy(target: str) -> AsyncIterator[BusProxy]:
+    made = BusProxy()
     made.whole.set()
 
     async def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

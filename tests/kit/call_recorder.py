@@ -7,7 +7,7 @@ from shared.bus.ports import Received, WatchEvent
 from tests.kit.waiting import PATIENCE_SECONDS
 
 
-class Told:
+class CallRecorder:
     """Use it as the callback of a watch or a view, and `receive` as that of a subscription."""
 
     def __init__(self) -> None:

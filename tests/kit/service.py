@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.runtime.suite_file import Running
+from shared.runtime.suite_file import RunningService
 from tests.kit.waiting import PATIENCE_SECONDS
 
 
@@ -27,7 +27,7 @@ class ServiceProcess:
             self._program = ["-m", "tests.kit.service_with_file_limit", str(files), name]
         self._arguments = ["--config", str(config), "--data-dir", str(data_dir)]
         self.log = data_dir / f"{name}.log"
-        self.announced = Running(service=name, url="", pid=0)
+        self.announced = RunningService(service=name, url="", pid=0)
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -40,7 +40,7 @@ class ServiceProcess:
         async with asyncio.timeout(PATIENCE_SECONDS):
             line = await self.process.stdout.readline()
         assert line, self.log.read_text()[-3000:]
-        self.announced = msgspec.json.decode(line, type=Running)
+        self.announced = msgspec.json.decode(line, type=RunningService)
 
     async def kill9(self) -> None:
         assert self.process is not None

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
 
-class Screen:
+class Terminal:
     """140 columns, and one process that writes to them."""
 
     def __init__(self, descriptor: int, process: asyncio.subprocess.Process) -> None:
@@ -53,13 +53,13 @@ class Screen:
 
 
 @asynccontextmanager
-async def terminal(*command: str) -> AsyncIterator[Screen]:
+async def terminal(*command: str) -> AsyncIterator[Terminal]:
     """A command with a terminal of its own; it is killed if it still runs afterwards."""
     ours, its = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "140", "LINES": "40"}
     process = await asyncio.create_subprocess_exec(*command, stdin=its, stdout=its, stderr=its, env=environment)
     os.close(its)
-    screen = Screen(ours, process)
+    screen = Terminal(ours, process)
     try:
         yield screen
     finally:

@@ -18,12 +18,12 @@ from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.provision import _consumer, provision
 from shared.bus.topology import FLEET, LEDGER, USAGE
-from shared.database import create_engine, reading
+from shared.database import create_engine, read_transaction
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.waker import MachineRecord
 from spotinference.keys.store import mint
-from tests.kit.bus_proxy import Wire, wire
+from tests.kit.bus_proxy import BusProxy, bus_proxy
 from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.postgres import PostgresServer, asynchronous, postgres_binaries
 from tests.kit.scripted_engine import ScriptedEngine, scripted
@@ -78,7 +78,7 @@ class House:
     postgres: PostgresServer | None
     gateways: list[ServiceProcess]
     meters: list[ServiceProcess]
-    wires: list[Wire]
+    wires: list[BusProxy]
     copy: Path
     """Of the bus's data, from before anything was asked."""
     recorded: dict[tuple[str, bytes], str] = field(default_factory=dict)
@@ -178,7 +178,7 @@ class House:
 async def counted_ids(database_url: str) -> set[str]:
     engine = create_engine(database_url)
     try:
-        async with reading(engine) as connection:
+        async with read_transaction(engine) as connection:
             return set(await connection.scalars(select(tables.events.c.id)))
     finally:
         await engine.dispose()
@@ -211,9 +211,9 @@ async def built(folder: Path, seed: int, *, postgres: bool) -> AsyncIterator[Hou
 
         database = _postgres(stack) if postgres else None
         url = asynchronous(database.url) if database else f"sqlite+aiosqlite:///{folder / 'ledger.sqlite'}"
-        wires = [await stack.enter_async_context(wire(server.url)) for _ in range(GATEWAYS + METERS)]
+        wires = [await stack.enter_async_context(bus_proxy(server.url)) for _ in range(GATEWAYS + METERS)]
 
-        async def started(name: str, number: int, way: Wire) -> ServiceProcess:
+        async def started(name: str, number: int, way: BusProxy) -> ServiceProcess:
             home = folder / f"{name}-{number}"
             home.mkdir()
             config = home / "spotinference.toml"

@@ -8,7 +8,7 @@ from sqlalchemy import Select, Table, func, select
 
 from services.meter.adapters import tables
 from shared.bus import subjects
-from shared.database import create_engine, reading
+from shared.database import create_engine, read_transaction
 from shared.messages.codec import decode, encode
 from shared.messages.meter import Tokens, TokensQuery
 from tests.proof.house import House
@@ -56,7 +56,7 @@ async def _ledger(house: House) -> tuple[dict[str, tuple[int, int]], dict[str, C
     """Each event, the sums that are kept of them, and how many rows lie where nothing should."""
     engine = create_engine(house.database_url)
     try:
-        async with reading(engine) as connection:
+        async with read_transaction(engine) as connection:
             c = tables.events.c
             rows = await connection.execute(select(c.id, c.prompt_tokens, c.completion_tokens))
             found = {row.id: (row.prompt_tokens, row.completion_tokens) for row in rows}

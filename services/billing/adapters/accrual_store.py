@@ -10,7 +10,7 @@ from services.billing.core.accrual import Accrual, Reading, accrued, late
 from services.billing.core.days import HOUR, Window
 from services.billing.core.machine_time import Change, MachineTime, intervals
 from services.billing.core.money import units, usd
-from shared.database import reading
+from shared.database import read_transaction
 
 
 class Accruals:
@@ -21,7 +21,7 @@ class Accruals:
 
     async def last(self) -> dict[str, Reading]:
         """The last reading of each resource."""
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             found = await connection.execute(select(meters))
             return {row.resource: Reading(units(row.cumulative), row.at) for row in found}
 

@@ -11,7 +11,7 @@ from services.billing.adapters.payable_store import Bills, bills_in
 from services.billing.adapters.tables import accruals, cost_rows, payables, snapshots, transitions
 from services.billing.core.days import DAY, HOUR, Window, day_window
 from services.billing.core.tie import period_of
-from shared.database import reading
+from shared.database import read_transaction
 
 Days = frozenset[tuple[int, int]]
 """First and last days, by number, of charges."""
@@ -68,7 +68,7 @@ class Marks:
     async def of(self, days: Sequence[str]) -> dict[str, str]:
         """Return each day's mark."""
         numbers = {day: day_window(day).start // DAY for day in days}
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             billed = self._billed = await _billed(connection, self._billed)
             told = await _told(connection)
             running = await _running(connection, min(numbers.values()), max(numbers.values()))

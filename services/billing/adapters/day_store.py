@@ -18,7 +18,7 @@ from services.billing.core.explanation import Origin
 from services.billing.core.focus import CostRow
 from services.billing.core.machine_time import Change, in_order
 from services.billing.core.source_bills import Reach
-from shared.database import reading
+from shared.database import read_transaction
 from shared.messages.invoices import InvoiceStanding
 
 BATCH = 1000
@@ -74,7 +74,7 @@ class DayBook:
         self._engine = engine
 
     async def of(self, day: Window) -> DayRecords:
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             rows, snapshot_ids = await _charges(connection, day)
             used = set(snapshot_ids)
             files, origin_of = await _origin(connection, used)
@@ -107,7 +107,7 @@ class DayBook:
             )
             .group_by(snapshots.c.source, c.resource_id)
         )
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             return [Reach(*row) for row in await connection.execute(wanted)]
 
 

@@ -25,7 +25,7 @@ from services.billing.core.days import written
 from services.billing.core.focus import SnapshotKey
 from services.billing.core.money import units, usd
 from services.billing.core.suspicions import Facts
-from shared.database import reading
+from shared.database import read_transaction
 from shared.messages.codec import decode
 from shared.messages.invoices import DeliveredFile, Imported, SnapshotSummary
 
@@ -94,7 +94,7 @@ class InvoiceBook:
         s = snapshots.c
         old = select(s.delivery).where(s.active, s.terms != terms)
         whole = select(s.id, s.source, s.delivery).where(s.delivery.in_(old)).order_by(s.delivery.desc(), s.id)
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             found = (await connection.execute(whole)).all()
             files = await _files(connection, [snapshot.id for snapshot in found])
         delivered: dict[tuple[int, str], dict[DeliveredFile, None]] = {}
@@ -108,7 +108,7 @@ class InvoiceBook:
         `not_reread`: why deliveries could not be read again, by their number.
         """
         wanted = select(snapshots).order_by(snapshots.c.id.desc())
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             found = (await connection.execute(wanted)).all()
             files = await _files(connection, [snapshot.id for snapshot in found])
             sums = await billed_of(connection)

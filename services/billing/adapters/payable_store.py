@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.billing.adapters.tables import cost_rows, payables, snapshot_invoices, snapshots
 from services.billing.core.days import Window
 from services.billing.core.tie import Billed, Payable, concerning, goes_round, standings, unnumbered
-from shared.database import reading
+from shared.database import read_transaction
 from shared.errors import Rejected
 from shared.messages.invoices import InvoiceStanding, PayableNote
 
@@ -23,7 +23,7 @@ class PayableBook:
 
     async def invoices(self) -> tuple[list[Billed], list[Payable]]:
         """What `core.tie` judges, seen at one moment: every invoice's active charges, and the notes, oldest first."""
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             return await _invoices(connection), await _notes(connection)
 
     async def note(self, noted: PayableNote, now: float) -> None:

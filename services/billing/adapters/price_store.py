@@ -8,7 +8,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.tables import band_days, bands
-from shared.database import reading
+from shared.database import read_transaction
 from shared.messages.billing import Band
 from shared.messages.codec import decode, encode
 
@@ -28,7 +28,7 @@ class PriceBook:
 
     async def made_on(self, day: str) -> bool:
         """Whether the day's bands, changed or not, have been made."""
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             found = await connection.execute(select(band_days.c.day).where(band_days.c.day == day))
             return found.one_or_none() is not None
 
@@ -55,12 +55,12 @@ class PriceBook:
 
     async def in_force(self, day: str) -> dict[str, Band]:
         """Of every model that had one by then."""
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             return await _newest(connection, day)
 
     async def since(self, first: str, to: str) -> Mapping[str, Sequence[Band]]:
         """By model, in order: those that were in force on any of the days."""
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             found = {model: [band] for model, band in (await _newest(connection, first)).items()}
             later = select(bands.c.basis).where(bands.c.day > first, bands.c.day <= to).order_by(bands.c.day)
             for row in await connection.execute(later):

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.tables import revisions
 from services.billing.core.revision import Inputs, Stored
-from shared.database import reading
+from shared.database import read_transaction
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode, encode
 
@@ -20,7 +20,7 @@ class Revisions:
 
     async def newest(self, day: str) -> Stored | None:
         wanted = select(revisions).where(revisions.c.day == day).order_by(revisions.c.revision.desc()).limit(1)
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             found = (await connection.execute(wanted)).one_or_none()
         if found is None:
             return None

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.tables import transitions
 from services.billing.core.days import millis
-from shared.database import reading
+from shared.database import read_transaction
 from shared.messages.waker import Transition
 
 
@@ -20,7 +20,7 @@ class Books:
 
     async def newest(self) -> float | None:
         """When the newest transition happened, Unix seconds; None: there is none."""
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             at = (await connection.execute(select(func.max(transitions.c.at)))).scalar_one()
         return None if at is None else at / 1000.0
 

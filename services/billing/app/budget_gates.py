@@ -57,7 +57,7 @@ class Gatekeeper:
         self._bills = bills
         self._metrics = metrics
         self._now = now
-        self._limits = {scope: Decimal(limit) for scope, limit in budget.limits(config).items()}
+        self._limits = {scope: Decimal(limit) for scope, limit in budget.budget_limits(config).items()}
         """In the plain type, which messages carry."""
         self._rules = Rules(
             warning=Decimal(config.billing.budget_warning), open_when_dark=config.billing.when_dark == "open"
@@ -159,7 +159,7 @@ class Gatekeeper:
         for tier in self._tier_of.values():
             seen = tier not in dark and (priced or tier in self._metered)
             spend = max(allocation.tiers.get(tier, 0), allocation.estimates.get(tier, 0))
-            known[budget.scope_of(tier)] = usd(spend) if seen else None
+            known[budget.tier_scope(tier)] = usd(spend) if seen else None
         return {scope: known.get(scope, Decimal(0)) for scope in self._limits}
 
     async def _put(self, scope: str, spend: Decimal | None, order: GateOrder | None = None) -> None:

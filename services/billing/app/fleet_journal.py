@@ -8,7 +8,7 @@ from services.billing.adapters.transition_store import Books
 from services.billing.metrics import Metrics
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus, Delivery, Received
-from shared.bus.replay import pages
+from shared.bus.replay import replay
 from shared.messages.budget import Journalled
 from shared.messages.codec import Decoder, Unreadable
 from shared.messages.waker import Transition
@@ -62,7 +62,7 @@ class Journal:
         """
         newest = await self._books.newest()
         since = None if newest is None else newest - MARGIN_SECONDS
-        async for messages in pages(self._bus, topology.FLEET_JOURNAL, since=since, most=BATCH):
+        async for messages in replay(self._bus, topology.FLEET_JOURNAL, since=since, most=BATCH):
             await self._record([e for m in messages if isinstance(e := self._entry(m, again=True), Transition)])
 
     async def _record(self, found: list[Transition]) -> None:
@@ -78,7 +78,7 @@ class Journal:
 
     def _reject(self, subject: str, error: Exception) -> None:
         """The stream keeps it for good, so passing it by loses nothing; its time stays unexplained."""
-        self._bus.intake.reject(topology.FLEET_JOURNAL.name, error, subject=subject)
+        self._bus.rejections.record(topology.FLEET_JOURNAL.name, error, subject=subject)
         self._metrics.unreadable.inc()
 
     def _entry(self, delivery: Delivery | Received, *, again: bool = False) -> Journalled | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from shared.bus.ports import Bus
 from shared.bus.topology import KEYS
 from shared.bus.view import View
-from shared.key_names import names_of
+from shared.key_names import names_by_key_id
 from shared.messages.keys import KeyRecord
 
 Names = Callable[[], Mapping[str, str]]
@@ -28,4 +28,4 @@ class KeyNames:
             await self._view.stop()
 
     def __call__(self) -> Mapping[str, str]:
-        return {} if self._view is None else names_of(self._view.values())
+        return {} if self._view is None else names_by_key_id(self._view.values())

@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from services.billing.forms import bills, words
 from services.billing.forms.charts import bars, plot
-from shared.key_names import labelled
+from shared.key_names import key_label
 from shared.messages.billing import DayReport, PeriodReport, Statement
 from shared.printable import printable
 
@@ -48,7 +48,7 @@ def statement_html(statement: Statement) -> str:
         .get_template("statement.html")
         .render(
             statement=statement,
-            label=labelled(statement.key_id, statement.name),
+            label=key_label(statement.key_id, statement.name),
             models=[_model(statement, m) for m in models],
         )
     )

@@ -83,7 +83,7 @@ class QuotaGossip:
         try:
             message = decode(received.data, QuotaReport)
         except Unreadable as error:
-            self._bus.intake.reject(LIMITS, error, subject=received.subject)
+            self._bus.rejections.record(LIMITS, error, subject=received.subject)
             return
         if self._limiter.coordinator.receive(message, self._now()):
             self._changed.set()

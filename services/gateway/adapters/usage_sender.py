@@ -163,7 +163,7 @@ class UsageSender:
             except Exception as error:  # noqa: BLE001 - it concerns this mark alone
                 # A mark that nothing can be done with, or a disk that fails: the next mark takes it along.
                 has_fault = not isinstance(error, Unreadable)
-                self.bus.intake.reject(METER.name, error, traceback=has_fault, entry=event.key)
+                self.bus.rejections.record(METER.name, error, traceback=has_fault, entry=event.key)
 
     def _confirm(self, source: str, mark: int) -> None:
         if not self.outbox.confirm(source, mark):

@@ -15,7 +15,7 @@ from services.meter.core.day import Day
 from services.meter.core.day_audit import DayOfLedger
 from services.meter.core.engine_readings import EngineDay
 from services.meter.core.machine_audit import SKEW_SECONDS, Machine, Note
-from shared.database import reading
+from shared.database import read_transaction
 from shared.messages.codec import decode, encode
 from shared.messages.meter import TokenSums
 from shared.messages.meter_audit import Audit, SourceAudit
@@ -36,7 +36,7 @@ class AuditFacts:
         self._insert: Any = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
 
     async def day(self, day: Day) -> DayOfLedger:
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             before = (await connection.execute(select(horizon.c.before))).scalar_one()
             kept = before <= day.start
             summed = await _summed(connection, rollups, within(day, rollups.c.minute, 60))
@@ -57,20 +57,20 @@ class AuditFacts:
 
     async def made(self, day: str) -> Audit | None:
         """The last one of this day."""
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             payload = (await connection.execute(select(audits.c.payload).where(audits.c.day == day))).scalar()
         return None if payload is None else decode(payload, Audit)
 
     async def finals(self, since: str) -> dict[str, int]:
         """The days from then on whose last audit is final, and how many events it knew."""
         query = select(audits.c.day, audits.c.events).where(audits.c.day >= since, audits.c.final)
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             return {row.day: row.events for row in await connection.execute(query)}
 
     async def events_of(self, day: Day) -> int:
         """By the sums: cheap."""
         query = select(func.coalesce(func.sum(rollups.c.requests), 0)).where(within(day, rollups.c.minute, 60))
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             return int((await connection.execute(query)).scalar_one())
 
     async def keep(self, audit: Audit) -> None:

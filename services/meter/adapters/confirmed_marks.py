@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.meter.adapters.day_queries import known_sources
 from services.meter.adapters.tables import runs, sources
 from services.meter.core.completeness import Source, behind
-from shared.database import reading
+from shared.database import read_transaction
 from shared.messages.meter import Confirmed
 
 MARGIN_SECONDS = 3600.0
@@ -25,7 +25,7 @@ class ConfirmedBook:
 
     async def newest(self) -> float:
         """When the newest thing in the ledger came: a copy is as old as that."""
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             return await _newest(connection)
 
     async def compare(self, confirmed: Sequence[Confirmed], *, newest: float | None = None) -> dict[str, int]:
@@ -36,7 +36,7 @@ class ConfirmedBook:
         Returns each source that is behind, with the number of events that its mark lacks.
         """
         mark = select(runs.c.source, runs.c.last).where(runs.c.first == 1)
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             marks = {row.source: row.last for row in await connection.execute(mark)}
         higher = {c.source: c for c in confirmed if c.source_seq > marks.get(c.source, 0)}
         if higher:
@@ -67,7 +67,7 @@ class ConfirmedBook:
 
     async def behind(self, now: float) -> list[Source]:
         """The sources of which the stream may still have confirmed events that are missing."""
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             found = await known_sources(connection, float("inf"))
         return [source for source in found if behind(source, now)]
 

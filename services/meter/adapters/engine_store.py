@@ -12,7 +12,7 @@ from services.meter.core.day import Day
 from services.meter.core.engine_counters import EngineCounters
 from services.meter.core.engine_readings import EngineDay, Reading, Rise, added, rise
 from services.meter.core.machine_audit import Note
-from shared.database import reading
+from shared.database import read_transaction
 
 NOTES_DAYS = 45
 """A little longer than events are kept; what they explained is in the audits by then."""
@@ -64,7 +64,7 @@ class EngineBook:
     async def newest_of_journal(self) -> float | None:
         """When the newest thing happened that the fleet's journal told, Unix seconds; None: it told nothing."""
         n = engine_notes.c
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             query = select(func.max(n.at)).where(n.kind.in_(JOURNAL_KINDS))
             found: float | None = (await connection.execute(query)).scalar_one()
         return found

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.meter.adapters.day_queries import known_sources, open_quarantine
 from services.meter.adapters.tables import losses, quarantine, sources
 from services.meter.core.completeness import Source, missing
-from shared.database import reading
+from shared.database import read_transaction
 from shared.errors import Rejected
 from shared.messages.meter import DeclaredLost, DeclareLost, Gaps, OpenGap
 
@@ -57,7 +57,7 @@ class GapBook:
 
     async def listed(self, now: float) -> Gaps:
         """All that is missing and all that was given up, the newest first."""
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             found = await _open(connection, now)
             query = select(losses).order_by(losses.c.declared_at.desc(), losses.c.source, losses.c.first)
             rows = (await connection.execute(query.limit(MOST + 1))).all()

@@ -40,7 +40,7 @@ from services.meter.core.history import page
 from services.meter.core.rollups import MonthKey, by_minute, hourly, monthly, rolled_up
 from services.meter.core.sequence_ranges import Run, mark, merged
 from services.meter.core.unknown_models import Unknown, What, unknowns_of
-from shared.database import DATABASE_ERRORS, describe, reading
+from shared.database import DATABASE_ERRORS, describe, read_transaction
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import History, HistoryQuery
 
@@ -120,13 +120,13 @@ class Ledger:
             .join(sources, sources.c.source == runs.c.source)
             .where(runs.c.first == 1, sources.c.seen_at >= since)
         )
-        async with self._watched(reading(self._engine)) as connection:
+        async with self._watched(read_transaction(self._engine)) as connection:
             return {row.source: row.last for row in await connection.execute(query)}
 
     async def months(self, wanted: Collection[str]) -> dict[MonthKey, int]:
         """The tokens of every key that has any in these months (`YYYY-MM`)."""
         query = select(key_months).where(key_months.c.month.in_(wanted))
-        async with self._watched(reading(self._engine)) as connection:
+        async with self._watched(read_transaction(self._engine)) as connection:
             return _months(await connection.execute(query))
 
     async def day(
@@ -137,12 +137,12 @@ class Ledger:
         `key`: only the sums of this one. Sources of which nothing is missing are named only if they were heard since
         `active_since`.
         """
-        async with self._watched(reading(self._engine)) as connection:
+        async with self._watched(read_transaction(self._engine)) as connection:
             return await day_facts(connection, day, by, busy=busy, key=key, active_since=active_since)
 
     async def history(self, query: HistoryQuery) -> History:
         """A page of what happened, as it stands now."""
-        async with self._watched(reading(self._engine)) as connection:
+        async with self._watched(read_transaction(self._engine)) as connection:
             return page(await history_rows(connection, query, HISTORY_ROWS), HISTORY_ROWS)
 
     @asynccontextmanager

@@ -15,7 +15,7 @@ from services.meter.adapters.tables import metadata, minutes
 from services.meter.core.performance import HOUR, FigureKey, Gathered, sketched
 from services.meter.core.rollups import MINUTE
 from services.meter.core.sketch import Sketch
-from shared.database import reading
+from shared.database import read_transaction
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter_figures import FiguresQuery
 
@@ -75,7 +75,7 @@ class FiguresReader:
     async def read(self, query: FiguresQuery, hours: tuple[int, int]) -> dict[tuple[str, ...], Gathered]:
         """What there is from the first of `hours` up to the second, all as of one moment."""
         groups = _Groups(query.by)
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             await _read_sketches(connection, query, hours, groups)
             await _read_paces(connection, query, hours, groups)
         return dict(groups.found)

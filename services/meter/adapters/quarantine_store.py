@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.meter.adapters.tables import known_keys, quarantine, sources
 from services.meter.core.batch import Kind
 from services.meter.core.recount import Held
-from shared.database import reading
+from shared.database import read_transaction
 
 VALUES_AT_ONCE = 1000
 """Values in one IN list: both databases take about 32,000 parameters in a statement."""
@@ -52,14 +52,14 @@ class Quarantine:
             query = query.where(q.kind == kind)
         if names is not None:
             query = query.where(q.name.in_(sorted(names)))
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             rows = (await connection.execute(query.order_by(q.sha256).limit(most))).all()
         found = [Held(payload=row.payload, kind=row.kind, at=row.at) for row in rows]
         return found, rows[-1].sha256 if len(rows) == most else None
 
     async def known(self, keys: Collection[str], names: Collection[str]) -> tuple[set[str], set[str]]:
         """Which of these keys and of these sources were known to any meter before."""
-        async with reading(self._engine) as connection:
+        async with read_transaction(self._engine) as connection:
             found_keys = [
                 key
                 for some in _chunks(sorted(keys))

@@ -18,7 +18,7 @@ from shared.bus.view import View
 from shared.engine_keys import EngineKeys
 from shared.fleet_records import record_check
 from shared.messages.waker import MachineRecord
-from shared.periodic import Work, every
+from shared.periodic import PeriodicTask, every
 from shared.runtime.process import Runtime
 
 log = structlog.get_logger()
@@ -47,7 +47,7 @@ class AuditDesk:
         self._metrics = metrics
         self._recovery = recovery
 
-    async def begin(self, stack: AsyncExitStack) -> Sequence[Work]:
+    async def begin(self, stack: AsyncExitStack) -> Sequence[PeriodicTask]:
         """Take up a term."""
         scraper = Scraper(find_key=EngineKeys(self._config).find)
         stack.push_async_callback(scraper.close)
@@ -74,12 +74,12 @@ class AuditDesk:
         stack.callback(self._metrics.leading.set, 0)
         log.info("reading the engines")
         return (
-            Work(name="engines", do=reader.run, pause=every(0.0)),
-            Work(name="journal", do=notes.read_on, pause=every(0.0)),
-            Work(name="gateways", do=notes.look_at_gateways, pause=every(GATEWAYS_SECONDS)),
-            Work(name="audit", do=self._auditor.make_all, pause=every(AUDIT_SECONDS)),
-            Work(name="recovery", do=self._recovery.catch_up, pause=every(RECOVERY_SECONDS)),
-            Work(name="old notes", do=lambda: self._book.forget(self._now()), pause=every(FORGET_SECONDS)),
+            PeriodicTask(name="engines", run=reader.run, pause=every(0.0)),
+            PeriodicTask(name="journal", run=notes.read_on, pause=every(0.0)),
+            PeriodicTask(name="gateways", run=notes.look_at_gateways, pause=every(GATEWAYS_SECONDS)),
+            PeriodicTask(name="audit", run=self._auditor.make_all, pause=every(AUDIT_SECONDS)),
+            PeriodicTask(name="recovery", run=self._recovery.catch_up, pause=every(RECOVERY_SECONDS)),
+            PeriodicTask(name="old notes", run=lambda: self._book.forget(self._now()), pause=every(FORGET_SECONDS)),
         )
 
     def _stays(self, tier: str) -> bool:

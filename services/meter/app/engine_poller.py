@@ -17,7 +17,7 @@ from shared.bus.ports import Bus
 from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 from shared.messages.waker import MachineRecord
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 
 log = structlog.get_logger()
 
@@ -77,7 +77,7 @@ class EngineReader:
                 except TimeoutError:
                     continue
         finally:
-            await end(under_way.values())
+            await cancel_and_wait(under_way.values())
 
     def _due(self, record: MachineRecord) -> bool:
         if record.state not in SERVING or record.endpoint is None:

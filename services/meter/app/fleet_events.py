@@ -10,7 +10,7 @@ from services.meter.core.gateway_liveness import Gateways
 from services.meter.core.machine_audit import Note
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus, Delivery, Received
-from shared.bus.replay import pages
+from shared.bus.replay import replay
 from shared.messages.budget import Journalled
 from shared.messages.codec import Decoder, Unreadable, decode
 from shared.messages.gateway import Activity
@@ -55,7 +55,7 @@ class FleetNotes:
         oldest = self._now() - NOTES_DAYS * DAY_S
         newest = await self._book.newest_of_journal()
         since = oldest if newest is None else max(oldest, newest - MARGIN_SECONDS)
-        async for messages in pages(self._bus, topology.FLEET_JOURNAL, since=since, most=BATCH):
+        async for messages in replay(self._bus, topology.FLEET_JOURNAL, since=since, most=BATCH):
             await self._book.note(self._notes(messages, again=True))
 
     def _notes(self, messages: Iterable[Delivery | Received], *, again: bool = False) -> dict[str, Note]:
@@ -66,7 +66,7 @@ class FleetNotes:
                 note = noted(_entries.decode(message.data))
             except Unreadable as error:
                 if not again:
-                    self._bus.intake.reject(topology.FLEET_JOURNAL.name, error, subject=message.subject)
+                    self._bus.rejections.record(topology.FLEET_JOURNAL.name, error, subject=message.subject)
                 continue
             if note is not None:
                 notes[sha256(message.data).hexdigest()] = note
@@ -76,7 +76,7 @@ class FleetNotes:
         try:
             self._gateways.heard(decode(received.data, Activity), self._now())
         except Unreadable as error:
-            self._bus.intake.reject(subjects.ACTIVITIES, error, subject=received.subject)
+            self._bus.rejections.record(subjects.ACTIVITIES, error, subject=received.subject)
 
     async def look_at_gateways(self) -> None:
         """Who fell silent with requests in flight: what they had there is in no usage event, if they died."""

@@ -34,7 +34,7 @@ class Hearing:
         try:
             said = _checked(decode(message.data, Activity))
         except Unreadable as error:
-            self._bus.intake.reject(subjects.ACTIVITIES, error, subject=message.subject)
+            self._bus.rejections.record(subjects.ACTIVITIES, error, subject=message.subject)
             return
         if said.gateway in self._claims or len(self._claims) < MOST_SOURCES:
             claim = Claim(written=said.written or 0, heard_at=self._now(), left=said.leaving)

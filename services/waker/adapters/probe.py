@@ -12,7 +12,7 @@ import aiohttp
 
 from services.waker.ports import Answer
 from shared.engine_keys import no_key
-from shared.http_body import read_up_to
+from shared.http_body import read_limited
 from shared.messages.codec import Unreadable, decode_any
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -120,7 +120,7 @@ class HttpProber:
                 timeout=limit,
                 allow_redirects=False,
             ) as answer:
-                shown = await read_up_to(answer, MAX_BODY_BYTES)
+                shown = await read_limited(answer, MAX_BODY_BYTES)
                 if key:
                     shown = shown.replace(key.encode(), b"[key]")
                 return Reply(status=answer.status, body=shown, kind=answer.content_type)

@@ -16,9 +16,9 @@ import msgspec
 from services.waker.adapters.process import LOOK_SECONDS, LocalMachine
 from services.waker.core.events import Power, Sight
 from services.waker.ports import ACCEPTED, CallResult, Unseen
-from shared.http_body import read_up_to
+from shared.http_body import read_limited
 from shared.messages.codec import Unreadable, decode
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 
 Change = Callable[[str], Awaitable[None]]
 """Of the engine at an endpoint."""
@@ -88,7 +88,7 @@ class SleepingMachine(LocalMachine):
     async def close(self) -> None:
         """What is under way at the engine goes on there; the next waker looks."""
         if self._change is not None:
-            await end([self._change])
+            await cancel_and_wait([self._change])
 
     async def _start(self, generation: int) -> CallResult:
         if self._changing and self._power == "rising":
@@ -177,7 +177,7 @@ async def _ask(method: str, url: str, seconds: float, body: object = None) -> by
             aiohttp.ClientSession(timeout=limit, trust_env=False) as session,
             session.request(method, url, json=body, allow_redirects=False) as answer,
         ):
-            told = await read_up_to(answer, MAX_BODY_BYTES)
+            told = await read_limited(answer, MAX_BODY_BYTES)
     except TimeoutError as error:
         raise NotDone(f"{what}: no answer within {seconds:g} s") from error
     except (aiohttp.ClientError, OSError) as error:

@@ -46,7 +46,7 @@ class Records:
             try:
                 memory = _memory.decode(entry.value)
             except Unreadable as error:
-                self._bus.intake.reject(WAKER.name, error, entry=key)
+                self._bus.rejections.record(WAKER.name, error, entry=key)
                 continue
             match memory:
                 case MachineMemory():
@@ -73,7 +73,7 @@ class Records:
             try:
                 found = decode(entry.value, KeyWakes)
             except Unreadable as error:
-                self._bus.intake.reject(WAKES.name, error, entry=key)  # its wakes are counted anew
+                self._bus.rejections.record(WAKES.name, error, entry=key)  # its wakes are counted anew
                 continue
             keys[found.key_id] = found
         return keys
@@ -84,7 +84,7 @@ class Records:
             try:
                 name = subjects.name(key)
             except Unreadable as error:
-                self._bus.intake.reject(FLEET.name, error, entry=key)
+                self._bus.rejections.record(FLEET.name, error, entry=key)
                 continue
             if name not in self._plan.machines:
                 await self._bus.delete(FLEET, key)
@@ -94,7 +94,7 @@ class Records:
             try:
                 records[name] = (decode(entry.value, MachineRecord), entry.revision)
             except Unreadable as error:
-                self._bus.intake.reject(FLEET.name, error, entry=key)
+                self._bus.rejections.record(FLEET.name, error, entry=key)
         return records
 
     async def write(self, record: MachineRecord) -> int:

@@ -52,13 +52,13 @@ from shared.errors import BusError
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.gateway import WakeRequest
 from shared.messages.waker import JournalEntry, ProviderCall, Transition
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 
 log = structlog.get_logger()
 
 
 class Term:
-    """Made when the lease was taken; `begin`, then `step` again and again, and `end`."""
+    """Made when the lease was taken; `begin`, then `step` again and again, and `cancel_and_wait`."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Term:
 
     async def end(self) -> None:
         """Calls under way are left to the next leader, who looks before it acts."""
-        await end(self._calls)
+        await cancel_and_wait(self._calls)
 
     async def calls_done(self) -> None:
         """When nothing is under way."""
@@ -144,7 +144,7 @@ class Term:
                 except Exception as error:
                     if not isinstance(event, Demand | Used):
                         raise
-                    self._bus.intake.reject("demand and use", error, traceback=True, kind=type(event).__name__)
+                    self._bus.rejections.record("demand and use", error, traceback=True, kind=type(event).__name__)
                     continue
                 events.extend(await self._perform(effects))
 

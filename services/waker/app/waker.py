@@ -118,7 +118,7 @@ class Waker:
         try:
             request = decode(received.data, WakeRequest)
         except Unreadable as error:
-            self._bus.intake.reject(subjects.WAKE_REQUESTS, error, subject=received.subject)
+            self._bus.rejections.record(subjects.WAKE_REQUESTS, error, subject=received.subject)
             return
         if request.model in self._plan.lineups:
             self._inbox.tell(("demand", request.model, request.gateway), Demand(request, self._clock()))
@@ -127,7 +127,7 @@ class Waker:
         try:
             activity = decode(received.data, Activity)
         except Unreadable as error:
-            self._bus.intake.reject(subjects.ACTIVITIES, error, subject=received.subject)
+            self._bus.rejections.record(subjects.ACTIVITIES, error, subject=received.subject)
             return
         self._inbox.tell(("activity", activity.gateway), Used(activity))
 

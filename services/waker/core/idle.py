@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from shared.config.fleet import IdlePolicy, Tier
 from shared.config.sections import Config
-from shared.weekly_window import Window, parse_window
+from shared.weekly_window import WeeklyWindow, parse_window
 
 UNUSED_SECONDS = 120.0
 """For callers that did not wait: twice the longest `Retry-After`."""
@@ -49,7 +49,7 @@ class IdlePlan:
     unused_awake: float = UNUSED_SECONDS
     """How long a machine that was woken for somebody stays awake at most while nobody uses it."""
     max_cycles_per_hour: int | None = None
-    keep_warm: tuple[Window, ...] = ()
+    keep_warm: tuple[WeeklyWindow, ...] = ()
     idle_price: float | None = None
     """USD per second that an idle machine costs more than one asleep; None: unknown, or nothing."""
     wait_price: float = 0.0

@@ -37,7 +37,7 @@ async def test_books_that_went_back_read_the_journal_again_from_where_they_stand
         books = Books(engine)
 
         async def kept() -> int:
-            async with database.reading(engine) as connection:
+            async with database.read_transaction(engine) as connection:
                 return int((await connection.execute(select(func.count()).select_from(transitions))).scalar_one())
 
         assert await books.newest() is None

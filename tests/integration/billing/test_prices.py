@@ -61,7 +61,7 @@ class Stall:
         return {band.model: band for band in answer.bands}
 
     async def rows(self) -> list[Any]:
-        async with database.reading(self.engine) as connection:
+        async with database.read_transaction(self.engine) as connection:
             return list(await connection.execute(select(bands_table).order_by(bands_table.c.day, bands_table.c.model)))
 
 

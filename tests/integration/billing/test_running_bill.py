@@ -55,7 +55,7 @@ class Desk:
         return {(a.hour - DAY_WINDOW.start) / HOUR: usd(a.amount) for a in await self.rows()}
 
     async def rows(self) -> list[Accrual]:
-        async with database.reading(self.engine) as connection:
+        async with database.read_transaction(self.engine) as connection:
             return await accrued_in(connection, Window(DAY_WINDOW.start - 24 * HOUR, DAY_WINDOW.end + 24 * HOUR))
 
     def failed(self) -> float:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 from tests.integration.gateway.conftest import Front
 from tests.kit.raw_http import RawConnection, connected, head
 
@@ -56,7 +56,7 @@ async def probing(front: Front) -> AsyncIterator[Probe]:
             over.set()
             await asking
         finally:
-            await end([asking])
+            await cancel_and_wait([asking])
 
 
 def memory(front: Front) -> int:

@@ -8,12 +8,12 @@ from decimal import Decimal
 
 import pytest
 
-from shared.budget import FLEET, scope_of
+from shared.budget import FLEET, tier_scope
 from shared.bus.subjects import budget_key
 from shared.bus.topology import BUDGET
 from shared.messages.budget import BudgetGate
 from shared.messages.codec import encode
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 from tests.integration.gateway.conftest import MODEL, Front
 from tests.integration.gateway.hostile import BODY, STREAM, asked, own_error, whole
 from tests.kit.raw_http import RawConnection, connected
@@ -22,7 +22,7 @@ from tests.kit.waiting import until
 
 Opened = Callable[..., Awaitable[Front]]
 TIER = 'price_per_hour = "1"\ndaily_budget = "5"'
-FIRST, SECOND = scope_of("first"), scope_of("second")
+FIRST, SECOND = tier_scope("first"), tier_scope("second")
 
 
 async def gate(front: Front, scope: str, reason: str = "", *, ago: float = 0.0) -> None:
@@ -136,7 +136,7 @@ async def test_who_waits_is_told_when_the_gate_grows_old(opened: Opened) -> None
 
     fresh = asyncio.create_task(kept_fresh())
     async with held(front, BODY) as connection:
-        await end([fresh])
+        await cancel_and_wait([fresh])
         answer = await connection.answer()  # nobody says anything to the gateway meanwhile
         assert answer is not None
         assert own_error(answer) == "503 billing_unobservable"

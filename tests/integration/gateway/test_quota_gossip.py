@@ -15,7 +15,7 @@ from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus, Received
 from shared.bus.subjects import limits as limits_subject
 from shared.messages.keys import KeyRecord
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 from tests.kit.nats_server import NatsServer
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
@@ -73,7 +73,7 @@ class Gateways:
         if self.server is not None:
             bus = await self._stack.enter_async_context(connect(self.server.url, name=name, wait=PATIENCE_SECONDS))
         gateway = Gateway(name, bus)
-        self._stack.push_async_callback(end, gateway.tasks)
+        self._stack.push_async_callback(cancel_and_wait, gateway.tasks)
         return await gateway.open()
 
 
@@ -128,7 +128,7 @@ async def test_what_a_gateway_had_in_flight_is_free_when_it_has_left(gateways: G
     record = key(concurrency=2)
     assert all([isinstance(await first.ask(record), Reservation) for _ in range(2)])
     assert isinstance(await second.ask(record), LimitExceeded)
-    await end(first.tasks)
+    await cancel_and_wait(first.tasks)
     await first.gossip.report(leaving=True)
 
     async def asked() -> Reservation | LimitExceeded:
@@ -147,7 +147,7 @@ async def test_nobody_is_told_of_requests_where_nobody_else_is() -> None:
         assert isinstance(await gateway.ask(key(requests_per_minute=100)), Reservation)
         await asyncio.sleep(0.01)  # long enough for a message each
     assert await told.count() == 1
-    await end(gateway.tasks)
+    await cancel_and_wait(gateway.tasks)
 
 
 async def test_without_the_bus_each_serves_on_and_after_it_they_share_again(

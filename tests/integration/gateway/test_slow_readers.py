@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 from tests.integration.gateway.hostile import (
     BODY,
     MEGABYTE,
@@ -77,7 +77,7 @@ async def test_who_takes_next_to_nothing_loses_its_place_and_who_reads_slowly_do
                 await asyncio.sleep(WINDOW_SECONDS)
                 assert await front.metric("in_flight") == 1, "who reads on has its place"
             finally:
-                await end(reading)
+                await cancel_and_wait(reading)
             enough.set()
             await reader.until(DONE)
         assert (await front.usage(5))[-1].outcome == "completed"

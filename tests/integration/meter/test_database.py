@@ -9,7 +9,7 @@ from sqlalchemy import Column, MetaData, Table, Text, func, inspect, select, tex
 
 import services.meter
 from shared import database
-from shared.database import ExactDecimal, create_engine, migrate, reading
+from shared.database import ExactDecimal, create_engine, migrate, read_transaction
 from shared.errors import DatabaseUnavailable
 from tests.kit.waiting import PATIENCE_SECONDS
 
@@ -21,7 +21,7 @@ async def test_replicas_that_start_together_migrate_once(database_url: str) -> N
     engines = [create_engine(database_url) for _ in range(4)]
     try:
         await asyncio.gather(*(migrate(e, MIGRATIONS, version_table="ledger_version") for e in engines))
-        async with reading(engines[0]) as connection:
+        async with read_transaction(engines[0]) as connection:
             assert (await connection.execute(text("SELECT version_num FROM ledger_version"))).all() == [(newest,)]
             tables = await connection.run_sync(lambda c: inspect(c).get_table_names())
             assert {"events", "rollups", "sources", "runs", "conflicts", "quarantine", "key_months", "hours"} <= set(
@@ -41,7 +41,7 @@ async def test_decimals_come_back_to_the_last_digit(database_url: str) -> None:
         await connection.run_sync(metadata.create_all)
         await connection.execute(table.insert(), [{"name": str(i), "amount": a} for i, a in enumerate(amounts)])
         await connection.execute(table.insert(), {"name": "null", "amount": None})
-    async with reading(engine) as connection:
+    async with read_transaction(engine) as connection:
         found = (await connection.execute(select(table.c.amount).order_by(table.c.name))).scalars().all()
     await engine.dispose()
     assert found == [*amounts, None]
@@ -61,7 +61,7 @@ async def test_writers_wait_for_one_another_and_no_increment_is_lost(database_ur
                 await connection.execute(text("UPDATE counter SET n = :n"), {"n": n + 1})
 
     await asyncio.gather(*(increment() for _ in range(4)))
-    async with reading(engine) as connection:
+    async with read_transaction(engine) as connection:
         assert (await connection.execute(text("SELECT n FROM counter"))).scalar_one() == 80
     await engine.dispose()
 
@@ -71,12 +71,12 @@ async def test_a_reader_sees_one_moment_and_holds_up_no_writer(database_url: str
     async with engine.begin() as connection:
         await connection.execute(text("CREATE TABLE t (n BIGINT)"))
     count = select(func.count()).select_from(text("t"))
-    async with reading(engine) as reader:
+    async with read_transaction(engine) as reader:
         before = (await reader.execute(count)).scalar_one()
         async with asyncio.timeout(PATIENCE_SECONDS), engine.begin() as writer:
             await writer.execute(text("INSERT INTO t VALUES (1)"))
         assert (await reader.execute(count)).scalar_one() == before == 0
-    async with reading(engine) as reader:
+    async with read_transaction(engine) as reader:
         assert (await reader.execute(count)).scalar_one() == 1
     await engine.dispose()
 
@@ -93,7 +93,7 @@ async def test_sqlite_is_durable_and_rolls_back_whole_transactions(tmp_path: Pat
         await connection.execute(text("CREATE TABLE t (n BIGINT)"))
         await connection.execute(text("INSERT INTO t VALUES (1)"))
         await transaction.rollback()
-    async with reading(engine) as connection:
+    async with read_transaction(engine) as connection:
         assert await connection.run_sync(lambda c: inspect(c).get_table_names()) == []
     await engine.dispose()
 

@@ -55,7 +55,7 @@ async def numbers(book: GapBook, now: float) -> list[tuple[int, int]]:
 
 
 async def losses(ledger: Ledger) -> list[Any]:
-    async with database.reading(ledger._engine) as connection:
+    async with database.read_transaction(ledger._engine) as connection:
         return list(await connection.execute(select(tables.losses)))
 
 

@@ -50,7 +50,7 @@ async def facts(ledger: Ledger, *by: str, day: Day = DAY) -> DayFacts:
 
 
 async def rows(ledger: Ledger, table: Any) -> list[Any]:
-    async with database.reading(ledger._engine) as connection:
+    async with database.read_transaction(ledger._engine) as connection:
         return list(await connection.execute(select(table)))
 
 
@@ -64,7 +64,7 @@ async def totals(ledger: Ledger) -> TokenSums:
 
 
 async def test_the_tables_are_those_that_the_migrations_make(ledger: Ledger) -> None:
-    async with database.reading(ledger._engine) as connection:
+    async with database.read_transaction(ledger._engine) as connection:
         made = await connection.run_sync(lambda c: {t: inspect(c).get_columns(t) for t in tables.metadata.tables})
     for name, table in tables.metadata.tables.items():
         assert {c["name"] for c in made[name]} == set(table.columns.keys()), name
@@ -295,7 +295,7 @@ async def test_rollups_are_the_sums_of_the_events(ledger: Ledger) -> None:
     found = [event(source_seq=n, completed_at=MIDNIGHT + n * 7.5, model=f"m{n % 2}") for n in range(1, 101)]
     for start in range(0, 100, 9):
         await ledger.record(read(payloads(found[start : start + 9]), NOW))
-    async with database.reading(ledger._engine) as connection:
+    async with database.read_transaction(ledger._engine) as connection:
         minutes = (await connection.execute(select(func.count()).select_from(rollups))).scalar_one()
     assert minutes == len({(e.completed_at // 60, e.model) for e in found})
     assert await totals(ledger) == sums_of(found)

@@ -88,7 +88,7 @@ async def fill(engine: Any) -> None:
 
 
 async def rows(engine: Any, table: Any) -> list[Any]:
-    async with database.reading(engine) as connection:
+    async with database.read_transaction(engine) as connection:
         return list(await connection.execute(select(table)))
 
 
@@ -135,7 +135,7 @@ async def test_what_an_earlier_version_wrote_is_there_and_goes_on(
         assert (await Ledger(engine).record(read([encode(more)], NOW))).months == {
             MonthKey("2026-12", "k1"): 17 + monthly(FOUND, {e.id for e in FOUND})[MonthKey("2026-12", "k1")]
         }
-        async with database.reading(engine) as connection:
+        async with database.read_transaction(engine) as connection:
             requests = (await connection.execute(select(func.sum(tables.hours.c.requests)))).scalar_one()
         assert requests == len(FOUND) + 1
     finally:

@@ -67,7 +67,7 @@ async def told(ledger: Ledger, query: FiguresQuery) -> Figures:
 
 async def content(ledger: Ledger) -> list[Any]:
     """All that is kept, as values."""
-    async with database.reading(ledger._engine) as connection:
+    async with database.read_transaction(ledger._engine) as connection:
         kept = [
             (*row[:6], Sketch.unpacked(row.bins).bins)
             for row in await connection.execute(select(figures).order_by(*figures.primary_key.columns))

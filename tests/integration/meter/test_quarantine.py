@@ -75,7 +75,7 @@ class Meter:
         return answer(DAY, TokensQuery(day=DAY.name), facts, later, now=later, silence=60)
 
     async def rows(self, table: Any) -> list[Any]:
-        async with database.reading(self.ledger._engine) as connection:
+        async with database.read_transaction(self.ledger._engine) as connection:
             return list(await connection.execute(select(table)))
 
 

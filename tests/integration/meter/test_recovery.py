@@ -211,6 +211,6 @@ async def test_whatever_is_lost_is_counted_again_or_shown(meter: Meter, kept: se
     told = await meter.tokens()
     assert told.totals == sums_of(there)
     assert (told.complete, told.open_gaps) == (len(there) == len(FOUND), len(FOUND) - len(there))
-    async with database.reading(meter.ledger._engine) as connection:
+    async with database.read_transaction(meter.ledger._engine) as connection:
         assert (await connection.execute(select(func.count()).select_from(tables.conflicts))).scalar_one() == 0
     await meter.go_back(set())

@@ -37,7 +37,7 @@ async def ledger(database_url: str) -> AsyncIterator[Ledger]:
 
 
 async def rows(ledger: Ledger, table: Any) -> list[Any]:
-    async with database.reading(ledger._engine) as connection:
+    async with database.read_transaction(ledger._engine) as connection:
         return list(await connection.execute(select(table)))
 
 

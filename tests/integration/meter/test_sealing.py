@@ -59,7 +59,7 @@ async def record(ledger: Ledger, found: Sequence[UsageEvent]) -> Any:
 
 
 async def rows(ledger: Ledger, table: Any) -> list[Any]:
-    async with database.reading(ledger._engine) as connection:
+    async with database.read_transaction(ledger._engine) as connection:
         return list(await connection.execute(select(table)))
 
 
@@ -155,7 +155,7 @@ async def test_replicas_seal_and_write_side_by_side(postgres_url: str) -> None:
         assert sealed == len(OLD)
         found = {sealing._key(row): sealing._digest(row) for row in await rows(first, tables.digests)}
         assert found == digested(OLD)
-        async with database.reading(first._engine) as connection:
+        async with database.read_transaction(first._engine) as connection:
             counted = (await connection.execute(select(func.sum(tables.hours.c.requests)))).scalar_one()
         assert counted == len(FOUND)
 
@@ -185,7 +185,7 @@ async def test_the_horizon_waits_for_whoever_writes_by_the_old_one(
 
 
 async def _waiting(ledger: Ledger) -> bool:
-    async with database.reading(ledger._engine) as connection:
+    async with database.read_transaction(ledger._engine) as connection:
         found = await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))
         return bool(found.scalar_one())
 

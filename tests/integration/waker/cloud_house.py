@@ -31,7 +31,7 @@ from shared.messages.waker import (
     ProviderCall,
     Transition,
 )
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 from spotinference.keys.store import mint
 from tests.integration.waker.clouds import FLEET as FLEET_NAME
 from tests.integration.waker.clouds import Sky
@@ -240,7 +240,7 @@ async def _waker(house: CloudHouse) -> AsyncIterator[None]:
             yield
             assert not [task for task in tasks if task.done()], "the waker ended by itself"
         finally:
-            await end(tasks)
+            await cancel_and_wait(tasks)
             await waker.stop()
             await prober.close()
             for provider in providers.values():
@@ -269,4 +269,4 @@ async def cloud_house(
             yield CloudHouse(sky, first, second, bus, config, key, stack, room, gateway)
             assert not following.done(), "the machine room ended by itself"
     finally:
-        await end([following])
+        await cancel_and_wait([following])

@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from shared.budget import scope_of
+from shared.budget import tier_scope
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import BUDGET
@@ -33,7 +33,7 @@ async def test_a_waker_whose_clock_is_wrong_wakes_and_puts_to_sleep(
         gate = BudgetGate(
             open=True, reason="", spend=Decimal(0), limit=Decimal(9), observed_at=time.time(), observed_age_s=0.0
         )
-        await bus.put(BUDGET, subjects.budget_key(scope_of("t-m1")), encode(gate))
+        await bus.put(BUDGET, subjects.budget_key(tier_scope("t-m1")), encode(gate))
         await house.gateway()
         waker = await house.waker(ahead=minutes * MINUTES)
         assert await house.ask()

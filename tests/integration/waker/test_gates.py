@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from services.waker.wiring import opened
-from shared.budget import scope_of
+from shared.budget import tier_scope
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import BUDGET, FLEET, FLEET_JOURNAL
@@ -47,7 +47,7 @@ lineup = ["b"]
 
 async def gate(bus: JetStreamBus, reason: str) -> None:
     seen = BudgetGate(open=not reason, reason=reason, spend=Decimal(1), limit=Decimal(5), observed_at=time.time())
-    await bus.put(BUDGET, subjects.budget_key(scope_of("a")), encode(seen))
+    await bus.put(BUDGET, subjects.budget_key(tier_scope("a")), encode(seen))
 
 
 async def want(bus: JetStreamBus, model: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from shared.bus.jetstream import JetStreamBus
 from tests.integration.waker.cluster import House, built, one_engine_at_a_time
-from tests.kit.bus_proxy import wire
+from tests.kit.bus_proxy import bus_proxy
 from tests.kit.service import ServiceProcess
 from tests.kit.waiting import PATIENCE_SECONDS, until
 
@@ -34,7 +34,7 @@ async def served_once(house: House) -> None:
 async def test_a_leader_that_is_cut_off_leaves_the_machine_to_the_next(
     bus: JetStreamBus, nats_url: str, tmp_path: Path
 ) -> None:
-    async with wire(nats_url) as cut, built(bus, nats_url, tmp_path) as house:
+    async with bus_proxy(nats_url) as cut, built(bus, nats_url, tmp_path) as house:
         await house.gateway()
         cut_off = await house.waker(cut.url)
         standby = await house.waker()

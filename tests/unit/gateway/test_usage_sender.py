@@ -140,7 +140,7 @@ async def test_a_mark_that_nothing_can_be_done_with_ends_no_watch(sending: Sendi
         await sending.line.put(METER, "confirmed.x", data)
     await sending.add(2)
     await sending.line.confirm("a", 1)
-    assert sending.line.intake.rejected == {"meter": 3}
+    assert sending.line.rejections.counts == {"meter": 3}
     assert not sending.line.watch_ended.done()
     assert sending.outbox.mark("a") == 1
 

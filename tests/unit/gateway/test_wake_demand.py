@@ -15,7 +15,7 @@ from shared.config.load import parse
 from shared.errors import BusUnavailable
 from shared.messages.codec import decode
 from shared.messages.gateway import WakeCause, WakeRequest
-from shared.tasks import end
+from shared.tasks import cancel_and_wait
 from tests.kit.waiting import until
 
 CONFIG = parse(
@@ -103,7 +103,7 @@ class Waiters:
 async def waiters() -> AsyncIterator[Waiters]:
     found = Waiters()
     yield found
-    await end([found.task])
+    await cancel_and_wait([found.task])
 
 
 async def test_the_last_who_leaves_while_it_is_told_is_told_at_once(waiters: Waiters) -> None:

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from shared.budget import FLEET, GateView, limits, scope_of
+from shared.budget import FLEET, GateView, budget_limits, tier_scope
 from shared.bus import subjects
 from shared.config.load import parse
 from shared.messages.budget import BudgetGate
@@ -42,7 +42,7 @@ def view(gates: dict[str, BudgetGate], *, fleet: str = "", b: str = 'daily_budge
 
 
 WITH_FLEET = 'daily_budget = "9"'
-A, B = scope_of("a"), scope_of("b.c")
+A, B = tier_scope("a"), tier_scope("b.c")
 
 
 def test_a_tier_is_closed_by_its_own_gate_or_the_fleets() -> None:
@@ -96,8 +96,8 @@ def test_without_any_budget_nothing_is_closed() -> None:
 
 def test_scopes_are_the_buckets_keys() -> None:
     config = parse(FILE.format(fleet=WITH_FLEET, b=""), "test")
-    assert limits(config) == {FLEET: 9, A: 5}
-    for scope in (FLEET, A, B, scope_of("x/y z")):
+    assert budget_limits(config) == {FLEET: 9, A: 5}
+    for scope in (FLEET, A, B, tier_scope("x/y z")):
         key = subjects.budget_key(scope)
         assert subjects.name(key) == scope
         assert subjects.budget_journal(scope) == f"fleet.journal.budget.{key}"

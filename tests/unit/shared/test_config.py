@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shared.config.load import environment, find_config, load, parse
 from shared.config.sections import Config
 from shared.config.values import Duration, Money
-from shared.database import url_of
+from shared.database import database_url
 from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
 
@@ -244,12 +244,12 @@ def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path, monkeypatch
     ],
 )
 def test_the_database_url_names_the_driver(text: str, url: str) -> None:
-    assert url_of(_read(f"[database]\n{text}"), Path("/data"), "ledger.sqlite") == url
+    assert database_url(_read(f"[database]\n{text}"), Path("/data"), "ledger.sqlite") == url
 
 
 def test_another_database_is_refused() -> None:
     with pytest.raises(Misconfigured, match=r"database\.url: expected sqlite"):
-        url_of(_read('[database]\nurl = "mysql://h/d"'), Path("/data"), "x")
+        database_url(_read('[database]\nurl = "mysql://h/d"'), Path("/data"), "x")
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from shared.bus.topology import LEASES
 from shared.errors import BusUnavailable
 from shared.leadership import Leadership
 from shared.messages.codec import Unreadable
-from shared.periodic import Work, Works
-from shared.tasks import end
+from shared.periodic import PeriodicTask, PeriodicTasks
+from shared.tasks import cancel_and_wait
 from tests.kit.waiting import until
 
 pytestmark = pytest.mark.usefixtures("_quick")
@@ -53,13 +53,13 @@ class Desk:
         self.fails: Exception | None = None
         self.opens_not = 0
 
-    async def begin(self, stack: AsyncExitStack) -> Sequence[Work]:
+    async def begin(self, stack: AsyncExitStack) -> Sequence[PeriodicTask]:
         if self.opens_not:
             self.opens_not -= 1
             raise BusUnavailable("no answer")
         self.terms.append("begun")
         stack.callback(self.terms.append, "ended")
-        return [Work(name="count", do=self.do, pause=periodic.every(0.001))]
+        return [PeriodicTask(name="count", run=self.do, pause=periodic.every(0.001))]
 
     async def do(self) -> None:
         if self.refusals:
@@ -79,7 +79,7 @@ async def held(clock: Clock, bus: MemoryBus) -> Lease:
 async def test_it_works_while_the_lease_is_held_and_again_with_the_next() -> None:
     clock, bus, desk = Clock(), MemoryBus(), Desk()
     lease = await held(clock, bus)
-    task = asyncio.create_task(Leadership(desk.begin, Works(CollectorRegistry())).run(lease))
+    task = asyncio.create_task(Leadership(desk.begin, PeriodicTasks(CollectorRegistry())).run(lease))
     try:
         await comes(lambda: desk.done > 2)
         clock.now = 1e6  # paused for long: the lease is over by the clock, though nobody said so
@@ -92,14 +92,14 @@ async def test_it_works_while_the_lease_is_held_and_again_with_the_next() -> Non
         await comes(lambda: desk.done > done)
         assert desk.terms == ["begun", "ended", "begun"]
     finally:
-        await end([task])
+        await cancel_and_wait([task])
     assert desk.terms[-1] == "ended"
 
 
 async def test_what_is_refused_is_tried_again_and_told_meanwhile() -> None:
     desk = Desk()
     desk.refusals = 3
-    pieces = Works(CollectorRegistry())
+    pieces = PeriodicTasks(CollectorRegistry())
     task = asyncio.create_task(Leadership(desk.begin, pieces).run(await held(Clock(), MemoryBus())))
     try:
         await comes(lambda: pieces.fault is not None)
@@ -107,18 +107,19 @@ async def test_what_is_refused_is_tried_again_and_told_meanwhile() -> None:
         await comes(lambda: desk.done > 0)
         assert pieces.fault is None
     finally:
-        await end([task])
+        await cancel_and_wait([task])
 
 
 async def test_a_term_that_cannot_begin_is_begun_again() -> None:
     desk = Desk()
     desk.opens_not = 2
-    task = asyncio.create_task(Leadership(desk.begin, Works(CollectorRegistry())).run(await held(Clock(), MemoryBus())))
+    leadership = Leadership(desk.begin, PeriodicTasks(CollectorRegistry()))
+    task = asyncio.create_task(leadership.run(await held(Clock(), MemoryBus())))
     try:
         await comes(lambda: desk.done > 0)
         assert desk.terms == ["begun"]
     finally:
-        await end([task])
+        await cancel_and_wait([task])
 
 
 class Office(Desk):
@@ -128,8 +129,8 @@ class Office(Desk):
         super().__init__()
         self.others = 0
 
-    async def begin(self, stack: AsyncExitStack) -> Sequence[Work]:
-        return [*await super().begin(stack), Work(name="other", do=self.do_other, pause=periodic.every(0.001))]
+    async def begin(self, stack: AsyncExitStack) -> Sequence[PeriodicTask]:
+        return [*await super().begin(stack), PeriodicTask(name="other", run=self.do_other, pause=periodic.every(0.001))]
 
     async def do_other(self) -> str | None:
         self.others += 1
@@ -140,7 +141,7 @@ class Office(Desk):
 async def test_a_work_that_fails_in_any_way_fails_alone(defect: Exception) -> None:
     desk, registry = Office(), CollectorRegistry()
     desk.fails = defect
-    pieces = Works(registry)
+    pieces = PeriodicTasks(registry)
     task = asyncio.create_task(Leadership(desk.begin, pieces).run(await held(Clock(), MemoryBus())))
 
     def value(name: str, work: str) -> float:
@@ -158,11 +159,12 @@ async def test_a_work_that_fails_in_any_way_fails_alone(defect: Exception) -> No
         assert value("spot_work_failing", "count") == 0
         assert desk.terms == ["begun"]
     finally:
-        await end([task])
+        await cancel_and_wait([task])
 
 
 def test_it_is_tried_again_ever_later_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    pieces = Works(CollectorRegistry())
-    assert [pieces.failed("w", KeyError(), n) for n in (1, 2, 3, 7, 1000)] == [1.0, 2.0, 4.0, 60.0, 60.0]
-    assert [pieces.failed("w", BusUnavailable("gone"), n) for n in (1, 2, 3, 4, 1000)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    pieces = PeriodicTasks(CollectorRegistry())
+    assert [pieces.record_failure("w", KeyError(), n) for n in (1, 2, 3, 7, 1000)] == [1.0, 2.0, 4.0, 60.0, 60.0]
+    away = BusUnavailable("gone")
+    assert [pieces.record_failure("w", away, n) for n in (1, 2, 3, 4, 1000)] == [1.0, 2.0, 4.0, 5.0, 5.0]

@@ -4,21 +4,21 @@ import pytest
 import structlog
 
 from shared.bus.memory import MemoryBus
-from shared.bus.rejections import LOGGED_PER_MINUTE, Intake
+from shared.bus.rejections import LOGGED_PER_MINUTE, Rejections
 from shared.messages.codec import Unreadable, decode
 from shared.messages.meter import ErrorReply
 
 
 async def test_a_flood_is_counted_and_logged_at_a_bounded_rate() -> None:
     now = [0.0]
-    intake = Intake(lambda: now[0])
+    rejections = Rejections(lambda: now[0])
     with structlog.testing.capture_logs() as lines:
         for n in range(1000):
-            intake.reject("activity.*", Unreadable("bad"), subject=f"activity.{n}")
-        intake.reject("limits.*", Unreadable("bad"))
+            rejections.record("activity.*", Unreadable("bad"), subject=f"activity.{n}")
+        rejections.record("limits.*", Unreadable("bad"))
         now[0] = 60.0
-        intake.reject("activity.*", Unreadable("bad again"))
-    assert intake.rejected == {"activity.*": 1001, "limits.*": 1}
+        rejections.record("activity.*", Unreadable("bad again"))
+    assert rejections.counts == {"activity.*": 1001, "limits.*": 1}
     assert len(lines) == LOGGED_PER_MINUTE + 2
     assert lines[LOGGED_PER_MINUTE - 1]["further"] == "counted and not logged, for a minute"
 

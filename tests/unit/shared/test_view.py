@@ -92,7 +92,7 @@ async def test_any_entries_leave_the_good_ones_known(entries: dict[str, bytes]) 
     view = View(KEYS, KeyRecord)
     await view.start(memory)
     assert dict(view) == {"good": _key("good")}
-    assert memory.intake.rejected["keys"] == len(set(entries) - {"good"})
+    assert memory.rejections.counts["keys"] == len(set(entries) - {"good"})
     await memory.delete(KEYS, "good")
     assert not view
 
@@ -107,7 +107,7 @@ async def test_an_entry_that_its_reader_cannot_take_ends_no_watch(memory: Missin
     for name in ("poison", "a"):
         await memory.put(KEYS, name, encode(_key(name)))
     assert set(view) == {"poison", "a"}
-    assert memory.intake.rejected == {"keys": 1}
+    assert memory.rejections.counts == {"keys": 1}
 
 
 async def test_the_log_names_the_entry_that_cannot_be_read(view: View[KeyRecord], memory: Missing) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared.config.load import parse
 from shared.errors import Misconfigured
-from shared.weekly_window import DAYS, parse_window, schedule_fault
+from shared.weekly_window import DAYS, parse_window, window_fault
 
 
 def at(text: str) -> float:
@@ -78,13 +78,13 @@ def test_skipped_minutes_are_missing_and_repeated_ones_count_twice() -> None:
     ],
 )
 def test_what_is_no_window_is_refused_by_its_words(text: str, said: str) -> None:
-    fault = schedule_fault(text)
+    fault = window_fault(text)
     assert fault is not None
     assert said in fault
 
 
 def test_a_good_window_has_no_fault() -> None:
-    assert schedule_fault("daily 22:00-24:00 America/New_York") is None
+    assert window_fault("daily 22:00-24:00 America/New_York") is None
 
 
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe")
