@@ -30,7 +30,7 @@ from services.gateway.app.authenticator import Authenticator
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.app.usage_recorder import UsageRecorder
-from services.gateway.core.buffer_memory import Memory
+from services.gateway.core.buffer_memory import BufferMemory
 from services.gateway.core.cors import Cors
 from services.gateway.core.rate_limits import RateLimiter
 from services.gateway.core.scheduler import RequestScheduler
@@ -99,7 +99,7 @@ class _Gateway:
         self.views = (fleet, keys, budget, months, wakes)
         gates = GateView(config, budget, budget.age)
         self.scheduler = RequestScheduler(config, fleet, gates if gates.limited else None)
-        self.memory = Memory(settings.max_buffered_bytes, settings.max_buffered_bytes_per_key)
+        self.memory = BufferMemory(settings.max_buffered_bytes, settings.max_buffered_bytes_per_key)
         limits = RateLimiter(runtime.instance, now(), months)
         self.metrics = Metrics(runtime.registry, limits.hits)
         self.access_log = AccessLog(runtime.service, enabled=settings.access_log)
@@ -113,7 +113,7 @@ class _Gateway:
             self.scheduler,
             runtime.instance,
             revision=fleet.revision,
-            written=lambda: self.outbox.next_seq - 1,
+            last_seq=lambda: self.outbox.next_seq - 1,
             now=now,
         )
         self.dispatcher = Dispatcher(
@@ -244,21 +244,21 @@ class _Gateway:
     def _add_gauges(self) -> None:
         runtime, outbox, metrics = self.runtime, self.outbox, self.metrics
         metrics.unlogged = lambda: self.access_log.unlogged
-        metrics.watch("connections", "Connections of clients.", lambda: len(self.connections))
-        metrics.watch(
+        metrics.add_gauge("connections", "Connections of clients.", lambda: len(self.connections))
+        metrics.add_gauge(
             "buffered_bytes", "Request bodies, and responses until they are read, in memory.", lambda: self.memory.used
         )
-        metrics.watch(
+        metrics.add_gauge(
             "unread_answers", "Whole answers that their clients have not read yet.", lambda: self.connections.unread
         )
-        metrics.watch("in_flight", "Requests at engines.", lambda: self.scheduler.total_in_flight)
-        metrics.watch("waiting", "Requests held for a wake.", lambda: self.scheduler.total_waiting)
-        metrics.watch(
+        metrics.add_gauge("in_flight", "Requests at engines.", lambda: self.scheduler.total_in_flight)
+        metrics.add_gauge("waiting", "Requests held for a wake.", lambda: self.scheduler.total_waiting)
+        metrics.add_gauge(
             "machines_left_alone", "Machines that failed again and again.", lambda: len(self.scheduler.breaker.open)
         )
-        metrics.watch("outbox_pending", "Usage events that the ledger has not confirmed.", lambda: outbox.pending)
-        metrics.watch("outbox_bytes", "Size of the outbox on disk.", lambda: outbox.size)
-        metrics.watch(
+        metrics.add_gauge("outbox_pending", "Usage events that the ledger has not confirmed.", lambda: outbox.pending)
+        metrics.add_gauge("outbox_bytes", "Size of the outbox on disk.", lambda: outbox.size)
+        metrics.add_gauge(
             "outbox_age_seconds",
             "Age of the oldest usage event that the ledger has not confirmed.",
             lambda: 0.0 if (oldest := outbox.oldest_at) is None else max(0.0, runtime.now() - oldest),

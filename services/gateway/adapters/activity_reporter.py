@@ -30,7 +30,7 @@ class ActivityReporter:
     gateway: str
     revision: Callable[[str], int]
     """Of a machine's record."""
-    written: Callable[[], int]
+    last_seq: Callable[[], int]
     """The number of the newest usage event."""
     now: Callable[[], float]
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -51,7 +51,7 @@ class ActivityReporter:
         now = self.now()
         machines = self.scheduler.activity(self.revision, now)
         message = Activity(
-            gateway=self.gateway, sent_at=now, machines=machines, leaving=leaving, written=self.written()
+            gateway=self.gateway, sent_at=now, machines=machines, leaving=leaving, written=self.last_seq()
         )
         try:
             await self.bus.publish_volatile(activity(self.gateway), encode(message))

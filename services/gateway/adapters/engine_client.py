@@ -121,9 +121,9 @@ class EngineCall:
 
     def _connect(self) -> None:
         self._deadline = self.client.now + self.client.settings.connect_timeout
-        self._connecting = asyncio.get_running_loop().create_task(self._connected())
+        self._connecting = asyncio.get_running_loop().create_task(self._connect_and_send())
 
-    async def _connected(self) -> None:
+    async def _connect_and_send(self) -> None:
         try:
             connection = await self.client.connect(self.origin)
         except Exception as error:  # whatever it is, it keeps nobody waiting

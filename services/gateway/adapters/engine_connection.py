@@ -61,7 +61,7 @@ class EngineConnection(asyncio.Protocol):
     _complete: bool = False
     _reusable: bool = False
     _paused: bool = False
-    _resting: bool = False
+    _is_yielding: bool = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its class
@@ -95,7 +95,7 @@ class EngineConnection(asyncio.Protocol):
 
     def resume(self) -> None:
         self._paused = False
-        if not self._resting and not self._transport.is_closing():
+        if not self._is_yielding and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
@@ -112,7 +112,7 @@ class EngineConnection(asyncio.Protocol):
         except HttpParserError as error:
             fault = f"no HTTP: {error}"
         try:
-            self._pass_on(sender)
+            self._deliver(sender)
         except Exception:
             log.exception("engine_callback_failed")
             fault = "a fault of ours"
@@ -125,12 +125,12 @@ class EngineConnection(asyncio.Protocol):
         elif fault:
             self.abort()
             sender.on_closed(fault)
-        elif len(data) > LARGE_READ and not self._resting:
-            self._resting = True
+        elif len(data) > LARGE_READ and not self._is_yielding:
+            self._is_yielding = True
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._go_on)
 
-    def _pass_on(self, sender: Sender) -> None:
+    def _deliver(self, sender: Sender) -> None:
         """Tell the sender what the read has brought."""
         if self._status and self._sink is None:
             sink = sender.on_head(self._status, self._headers)
@@ -153,7 +153,7 @@ class EngineConnection(asyncio.Protocol):
         sender.on_complete(self, reusable=reusable and not unsent)
 
     def _go_on(self) -> None:
-        self._resting = False
+        self._is_yielding = False
         if not self._paused:
             self.resume()
 

@@ -161,10 +161,10 @@ class Outbox:
     async def sync(self) -> None:
         """Make all events so far survive the machine, in a thread, since it may take long."""
         self.write_pending()
-        work = [(segment, segment.size) for segment in self._own.segments if segment.durable < segment.size]
+        work = [(segment, segment.size) for segment in self._own.segments if segment.durable_bytes < segment.size]
         if not work:
             return
-        last, has_new_file = self._own.last, any(segment.durable == 0 for segment, _ in work)
+        last, has_new_file = self._own.last, any(segment.durable_bytes == 0 for segment, _ in work)
         try:
             folder = self._folder if has_new_file else None
             await asyncio.to_thread(sync_to_disk, [segment for segment, _ in work], folder)
@@ -173,7 +173,7 @@ class Outbox:
             return
         self._sync_fault = None
         for segment, size in work:
-            segment.durable = size
+            segment.durable_bytes = size
         self._own.synced = last
 
     def read(self, cursor: Cursor) -> tuple[list[Record], Cursor]:
@@ -255,7 +255,7 @@ class Outbox:
         path = self._folder / f"{token(self.source)}.{seq:012d}.log"
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._close_file()
-        self._own.segments.append(Segment(path, first=seq, last=seq - 1, size=0, durable=0))
+        self._own.segments.append(Segment(path, first=seq, last=seq - 1, size=0, durable_bytes=0))
         return file
 
     def _close_file(self) -> None:
@@ -278,8 +278,8 @@ def _locate(source: _Source, cursor: Cursor) -> tuple[Segment, int] | None:
     if segment is None or segment.deleted:
         following = next((s for s in source.segments if s.last > cursor.seq), None)
         return (following, following.offset_after(cursor.seq)) if following else None
-    if cursor.offset < segment.durable:
+    if cursor.offset < segment.durable_bytes:
         return segment, cursor.offset
     # A segment may be half synced: what comes behind it has to wait, or the order would be lost.
     following = next((s for s in source.segments if s.first > segment.first), None)
-    return (following, 0) if following and segment.durable == segment.size else None
+    return (following, 0) if following and segment.durable_bytes == segment.size else None

@@ -61,7 +61,7 @@ class Segment:
     last: int
     """That of its last record; `first - 1` while it is empty."""
     size: int
-    durable: int
+    durable_bytes: int
     """Bytes that survive the machine: no reader goes beyond them."""
     deleted: bool = False
     """The file is gone, since the ledger has all of it."""
@@ -73,9 +73,9 @@ class Segment:
         """
         length, block, end, is_last = BLOCK_BYTES, b"", 0, False
         while not end and not is_last:
-            block = self._pread(min(length, self.durable - offset), offset)
+            block = self._pread(min(length, self.durable_bytes - offset), offset)
             # At the end a last line may lack its own end, and a file may be shorter than it was.
-            is_last = len(block) < length or offset + length >= self.durable
+            is_last = len(block) < length or offset + length >= self.durable_bytes
             end = len(block) if is_last else block.rfind(b"\n") + 1
             length *= 2
         records = []
@@ -84,17 +84,17 @@ class Segment:
                 records.append(record)
             else:
                 log.error("damaged_record_skipped", path=str(self.path), block=offset, bytes=len(line))
-        return records, self.durable if is_last else offset + end
+        return records, self.durable_bytes if is_last else offset + end
 
     def offset_after(self, seq: int) -> int:
         """Find by bisection where a record begins: all before it have numbers up to `seq`, and not much after it has.
 
         A number that damage hides is taken for a later one: that costs reading, and misses nothing.
         """
-        low, high = 0, self.durable
+        low, high = 0, self.durable_bytes
         while high - low > PROBE_BYTES:
             middle = (low + high) // 2
-            probe = self._pread(min(PROBE_BYTES, self.durable - middle), middle)
+            probe = self._pread(min(PROBE_BYTES, self.durable_bytes - middle), middle)
             start = probe.find(b"\n") + 1
             end = probe.find(b"\n", start) + 1
             record = decode_record(probe[start : end - 1]) if 0 < start < end else None
@@ -107,7 +107,7 @@ class Segment:
     def last_readable(self) -> int:
         """Return the sequence number of the last undamaged record; `first - 1` if there is none."""
         last, offset = self.first - 1, 0
-        while offset < self.durable:
+        while offset < self.durable_bytes:
             records, offset = self.read(offset)
             last = records[-1].seq if records else last
         return last
@@ -149,7 +149,7 @@ def load_segments(folder: Path) -> dict[str, deque[Segment]]:
         segments, size = by_source.setdefault(source, deque()), path.stat().st_size
         if segments:
             segments[-1].last = first - 1
-        segments.append(Segment(path, first=first, last=first - 1, size=size, durable=size))
+        segments.append(Segment(path, first=first, last=first - 1, size=size, durable_bytes=size))
     for source, segments in list(by_source.items()):
         newest = segments[-1]
         newest.last = newest.last_readable()

@@ -106,11 +106,11 @@ class UsageSender:
         for source in self.outbox.sources:
             progress = self._progress_of(source)
             self._resend_if_stuck(source, progress)
-            has_more |= await self._send_first(source, progress)
-            has_more |= await self._send_again(source, progress)
+            has_more |= await self._send_new(source, progress)
+            has_more |= await self._resend(source, progress)
         return has_more
 
-    async def _send_first(self, source: str, progress: _Progress) -> bool:
+    async def _send_new(self, source: str, progress: _Progress) -> bool:
         start = progress.first
         if start.seq <= self.outbox.mark(source):
             progress.moved_at = self.monotonic()
@@ -119,7 +119,7 @@ class UsageSender:
             progress.first = end
         return progress.first.seq < self.outbox.synced(source)
 
-    async def _send_again(self, source: str, progress: _Progress) -> bool:
+    async def _resend(self, source: str, progress: _Progress) -> bool:
         start = progress.again
         if start is None or start.seq - self.outbox.mark(source) >= RESEND_EVENTS:
             return False

@@ -110,7 +110,7 @@ class Admission:
         if wake_timeout == 0:
             if reached is None:
                 self.demand.request_once(model.name, request_id, cause, arrived + cap)
-            raise self.dispatcher.estimate(model).refusal(should_retry=False)
+            raise self.dispatcher.estimate(model).to_error(should_retry=False)
         held = HeldRequest(
             self.scheduler,
             self.dispatcher,

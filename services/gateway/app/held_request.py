@@ -85,7 +85,7 @@ class HeldRequest:
         if now >= ticket.deadline:
             self.scheduler.leave(ticket)
             estimate = self.dispatcher.estimate(self.model)
-            self.on_refused(errors.wake_timeout(cap) if self.is_capped else estimate.refusal())
+            self.on_refused(errors.wake_timeout(cap) if self.is_capped else estimate.to_error())
             return
         if self.comment is not None and now >= self.next_comment:
             self.next_comment = now + self.heartbeat

@@ -2,7 +2,7 @@
 
 import re
 
-MOST_LINE = 20
+MAX_LINE_BYTES = 20
 """Bytes of a line that say what it is: the longest size of a chunk and what ends it."""
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}(?=[;\r\n \t])")
 _SHORT_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\r\n]{0,64})?\r\n")
@@ -59,7 +59,7 @@ class BodyFraming:
 
     def _read_line(self, data: bytes, start: int) -> int:
         end = data.find(b"\n", start) + 1 or len(data)
-        line = (self._line + data[start : min(end, start + MOST_LINE)])[:MOST_LINE]
+        line = (self._line + data[start : min(end, start + MAX_LINE_BYTES)])[:MAX_LINE_BYTES]
         if data[end - 1 : end] != b"\n":
             self._line = line
             return end

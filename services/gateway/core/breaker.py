@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 FAILURES = 3
 """In a row, before a machine is left alone: one may be chance, three are not."""
-MOST_OF_A_KEY = FAILURES - 1
+MAX_FAILURES_PER_KEY = FAILURES - 1
 """That count for others: one key's requests never do it alone."""
 MAX_KEYS = 1000
 """Told apart per machine; more than two are enough for everyone."""
@@ -56,7 +56,7 @@ class Breaker:
         """Whether the machine may get a request of the key. After a pause it may get one, as a trial."""
         return all(now >= streak.until for streak in self._streaks(machine, key_id))
 
-    def on_try(self, machine: str, key_id: str, now: float) -> None:
+    def on_attempt(self, machine: str, key_id: str, now: float) -> None:
         """A request goes there: while a trial runs no second one follows."""
         for streak in self._streaks(machine, key_id):
             if streak.pause_s:
@@ -69,7 +69,7 @@ class Breaker:
             record.keys.pop(next(iter(record.keys)))
         streak = record.keys.setdefault(key_id, _Streak())
         streak.failures += 1
-        record.everyone.failures += streak.failures <= MOST_OF_A_KEY
+        record.everyone.failures += streak.failures <= MAX_FAILURES_PER_KEY
         streak.settle(now)
         record.everyone.settle(now)
 

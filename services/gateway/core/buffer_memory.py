@@ -9,11 +9,11 @@ It is counted but never refused, for it may be anybody's. Where it stays so, its
 
 
 @dataclass(slots=True)
-class Memory:
+class BufferMemory:
     """What is held, by owner. No owner can take what all the others need."""
 
-    most: int
-    most_per_owner: int
+    max_bytes: int
+    max_bytes_per_owner: int
     used: int = 0
     """Bytes of all owners."""
     _by_owner: dict[str, int] = field(default_factory=dict)
@@ -23,13 +23,13 @@ class Memory:
         return self._by_owner.get(owner, 0)
 
     @property
-    def crowded(self) -> bool:
+    def is_crowded(self) -> bool:
         """Whether what is nobody's yet is more than one owner may have."""
-        return self.used_by(ANONYMOUS) > self.most_per_owner
+        return self.used_by(ANONYMOUS) > self.max_bytes_per_owner
 
     def has_room(self, owner: str, size_bytes: int) -> bool:
         """Whether so many bytes more may be held for the owner."""
-        if self.used + size_bytes <= self.most and self.used_by(owner) + size_bytes <= self.most_per_owner:
+        if self.used + size_bytes <= self.max_bytes and self.used_by(owner) + size_bytes <= self.max_bytes_per_owner:
             return True
         return owner == ANONYMOUS
 
@@ -44,10 +44,10 @@ class Memory:
 
 
 @dataclass(slots=True)
-class Held:
+class BufferedBytes:
     """The bytes of one body or one response."""
 
-    _memory: Memory
+    _memory: BufferMemory
     owner: str = ANONYMOUS
     size_bytes: int = 0
 

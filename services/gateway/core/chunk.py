@@ -51,7 +51,7 @@ class Choice(msgspec.Struct):
         return not is_empty(self.finish_reason)
 
     @property
-    def says_something(self) -> bool:
+    def has_content(self) -> bool:
         """Whether it has a piece of the answer, whatever its type."""
         if not (is_empty(self.text) and is_empty(self.message)):
             return True

@@ -20,7 +20,7 @@ class Undecodable(Exception):
 class Inflater:
     """gzip and deflate. `Undecodable` for any other coding, whose name is that of the header."""
 
-    __slots__ = ("_begin", "_inflate", "_tail", "behind")
+    __slots__ = ("_begin", "_inflate", "_tail", "has_more")
 
     def __init__(self, coding: bytes) -> None:
         if coding.strip().lower() not in {b"gzip", b"x-gzip", b"deflate"}:
@@ -29,7 +29,7 @@ class Inflater:
         self._begin = b""
         """Too little to tell whether it has a header."""
         self._tail = b""
-        self.behind = False
+        self.has_more = False
         """Whether there may be more in what it has been fed: feed it nothing to get that."""
 
     @property
@@ -52,7 +52,7 @@ class Inflater:
         except zlib.error:
             raise Undecodable("its content coding is broken") from None
         self._tail = self._inflate.unconsumed_tail
-        self.behind = not self._inflate.eof and (bool(self._tail) or len(out) == most)
+        self.has_more = not self._inflate.eof and (bool(self._tail) or len(out) == most)
         return out
 
 

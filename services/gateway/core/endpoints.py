@@ -35,7 +35,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class Resource:
     """A path that the gateway itself answers, to `GET` and `HEAD`."""
 
     path: str
@@ -56,9 +56,9 @@ ENDPOINTS = {
     )
 }
 """By path."""
-MODELS = Page("/v1/models", "listModels", "Models", needs_key=True)
-MODEL = Page("/v1/models/{model}", "getModel", "Model", needs_key=True)
-OPENAPI = Page("/openapi.json", "getDescription", None, needs_key=False)
-HEALTH = Page("/health", "getHealth", "Health", needs_key=False)
-PAGES = {page.path: page for page in (MODELS, MODEL, OPENAPI, HEALTH)}
+MODELS = Resource("/v1/models", "listModels", "Models", needs_key=True)
+MODEL = Resource("/v1/models/{model}", "getModel", "Model", needs_key=True)
+OPENAPI = Resource("/openapi.json", "getDescription", None, needs_key=False)
+HEALTH = Resource("/health", "getHealth", "Health", needs_key=False)
+RESOURCES = {resource.path: resource for resource in (MODELS, MODEL, OPENAPI, HEALTH)}
 """By path."""

@@ -14,7 +14,7 @@ Amounts = tuple[int, int, int, int]
 Requests and tokens of the last minute, requests at once, tokens of this month that the ledger has not confirmed; of
 the tokens those included that are reserved.
 """
-Limits4 = tuple[int | None, int | None, int | None, int | None]
+KeyLimits = tuple[int | None, int | None, int | None, int | None]
 """One limit for each of `Amounts`; None is unlimited."""
 NONE: Amounts = (0, 0, 0, 0)
 PER_MINUTE = 2
@@ -30,7 +30,7 @@ class KeyUsage:
     """
 
     second: int
-    limits: Limits4 = (None, None, None, None)
+    limits: KeyLimits = (None, None, None, None)
     """Those of the key's record at its last request; of the month what the ledger had left."""
     requests: int = 0
     tokens: int = 0
@@ -39,7 +39,7 @@ class KeyUsage:
     month_held: int = 0
     wanted: Amounts = NONE
     """What the last request needed of the limits whose rest was not settled between the gateways."""
-    wanted_at: float = 0.0
+    unmet_at: float = 0.0
     _slots: deque[list[int]] = field(default_factory=deque)
     """Each: its second, requests admitted in it, tokens of requests that ended in it."""
     _before: int = 0

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from services.gateway.core import errors
-from services.gateway.core.endpoints import ENDPOINTS, HEALTH, MODEL, PAGES, Endpoint, Page
+from services.gateway.core.endpoints import ENDPOINTS, HEALTH, MODEL, RESOURCES, Endpoint, Resource
 from services.gateway.core.errors import ApiError
 from shared.messages.codec import decode_any
 
@@ -147,7 +147,7 @@ def document() -> bytes:
         "info": {"title": "spotinference", "version": "1", "description": DESCRIPTION},
         "security": [{"key": []}],
         "paths": {endpoint.path: {"post": _inference(endpoint)} for endpoint in ENDPOINTS.values()}
-        | {page.path: {"get": _page(page)} for page in PAGES.values()},
+        | {resource.path: {"get": _resource(resource)} for resource in RESOURCES.values()},
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             "headers": _HEADERS,
@@ -182,17 +182,17 @@ def _inference(endpoint: Endpoint) -> Json:
     }
 
 
-def _page(page: Page) -> Json:
-    content = {"application/json": {"schema": _schema(page.schema) if page.schema else {"type": "object"}}}
+def _resource(resource: Resource) -> Json:
+    content = {"application/json": {"schema": _schema(resource.schema) if resource.schema else {"type": "object"}}}
     answer = {"description": "As asked.", "headers": _headers("x-request-id"), "content": content}
-    table = OF_A_MODEL if page is MODEL else WITH_KEY if page.needs_key else ANYWHERE
+    table = OF_A_MODEL if resource is MODEL else WITH_KEY if resource.needs_key else ANYWHERE
     responses = {"200": answer, **_error_responses(table, engine=False)}
-    operation: Json = {"operationId": page.operation, "responses": responses}
-    if page is HEALTH:
+    operation: Json = {"operationId": resource.operation, "responses": responses}
+    if resource is HEALTH:
         responses["503"] = answer | {"description": "It takes no new requests now."}
-    if page is MODEL:
+    if resource is MODEL:
         operation["parameters"] = [_MODEL_NAME]
-    return operation if page.needs_key else operation | {"security": []}
+    return operation if resource.needs_key else operation | {"security": []}
 
 
 def _error_responses(table: Iterable[ApiError], *, engine: bool) -> Json:

@@ -9,13 +9,13 @@ def normalize(target: str) -> str:
     A doubled or trailing slash is the same path. Escapes stay: `%2F` is no slash of the path.
     """
     if not target.startswith("/"):
-        _, found, rest = target.partition("://")
-        target = f"/{rest.partition('/')[2]}" if found else target
+        _, separator, rest = target.partition("://")
+        target = f"/{rest.partition('/')[2]}" if separator else target
     path = target.partition("?")[0]
     return "/" + "/".join(part for part in path.split("/") if part) if path.startswith("/") else path
 
 
-def with_version(path: str, known: Collection[str]) -> str | None:
+def suggest_path(path: str, known: Collection[str]) -> str | None:
     """Return the known path that is meant where only `/v1` is missing or given twice, else None."""
     candidates = (f"/v1{path}", path.removeprefix("/v1") if path.startswith("/v1/v1/") else "")
     return next((candidate for candidate in candidates if candidate in known), None)

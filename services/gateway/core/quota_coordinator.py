@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.gateway.core.key_usage import NONE, PER_MINUTE, SLOT_SECONDS, Amounts
-from services.gateway.core.quota_lease import MAX_KEYS, NO_LEASE, Capacity, QuotaFollower, QuotaLeader, lent
+from services.gateway.core.quota_lease import MAX_KEYS, NO_LEASE, Capacity, QuotaFollower, QuotaLeader, leased
 from shared.messages.gateway import KeyQuota, QuotaLease, QuotaReport
 
 SILENT_SECONDS = 10.0
@@ -33,10 +33,10 @@ class _Peer(QuotaFollower):
 
     report: QuotaReport
     """Its newest."""
-    heard_at: float
+    received_at: float
     until: float
     """When it is out, or forgotten."""
-    loan: QuotaLease = NO_LEASE
+    lease: QuotaLease = NO_LEASE
     """What it lends us."""
 
 
@@ -53,9 +53,9 @@ class QuotaCoordinator:
     """Peers that are out."""
     _elder: _Peer | None = None
     """The eldest of all, if that is another."""
-    _loan: QuotaLease | None = None
+    _lease: QuotaLease | None = None
     """What this gateway and its followers go by; None: it owns the limits."""
-    _old_loan: QuotaLease = NO_LEASE
+    _old_lease: QuotaLease = NO_LEASE
     """The former eldest's."""
     _calm_at: float = 0.0
     _number: int = 0
@@ -69,7 +69,7 @@ class QuotaCoordinator:
     @property
     def is_settled(self) -> bool:
         """Somebody is heard, and what may be used is known."""
-        return bool(self._peers) if self._elder is None else self._elder.loan is not NO_LEASE
+        return bool(self._peers) if self._elder is None else self._elder.lease is not NO_LEASE
 
     def start_serving(self) -> None:
         """From now on this gateway admits; before, it has said that it does not."""
@@ -103,7 +103,7 @@ class QuotaCoordinator:
             return False
         if report.leaving:
             if peer is not None:
-                peer.report, peer.keys, peer.heard_at = report, report.keys, now
+                peer.report, peer.keys, peer.received_at = report, report.keys, now
                 self._drop(peer)
                 self._elect(now)
             return peer is not None
@@ -117,13 +117,13 @@ class QuotaCoordinator:
         if peer is None:
             self._past.pop(name, None)
             self._calm_at = now + HANDOVER_SECONDS
-            peer = self._peers[name] = _Peer(keys=report.keys, report=report, heard_at=now, until=until)
-        peer.report, peer.keys, peer.heard_at, peer.until = report, report.keys, now, until
+            peer = self._peers[name] = _Peer(keys=report.keys, report=report, received_at=now, until=until)
+        peer.report, peer.keys, peer.received_at, peer.until = report, report.keys, now, until
         if report.follows == self.gateway and report.version == peer.offered.version != peer.agreed.version:
             peer.agreed, is_news = peer.offered, True
-        loan = report.loans.get(self.gateway, NO_LEASE)
-        if loan.version != peer.loan.version:
-            peer.loan, is_news = loan, True
+        lease = report.loans.get(self.gateway, NO_LEASE)
+        if lease.version != peer.lease.version:
+            peer.lease, is_news = lease, True
         self._elect(now)
         return is_news
 
@@ -135,7 +135,7 @@ class QuotaCoordinator:
         capacity = Capacity(
             own=keys,
             total=self._capacity,
-            loan=self._loan,
+            lease=self._lease,
             counted=self._counted,
             # A newcomer that does not serve yet will follow the eldest.
             followers=[peer for peer in self._counted if peer.report.follows in ("", self.gateway)],
@@ -147,7 +147,7 @@ class QuotaCoordinator:
             number=self._number,
             sent_at=now,
             follows=elder.report.gateway if elder else self.gateway if self._is_serving else "",
-            version=elder.loan.version if elder else 0,
+            version=elder.lease.version if elder else 0,
             keys=dict(list(keys.items())[:MAX_KEYS]),
             heard={name: peer.report.sent_at for name, peer in self._peers.items()},
             loans={name: peer.offered for name, peer in self._peers.items() if peer.offered is not NO_LEASE},
@@ -170,7 +170,7 @@ class QuotaCoordinator:
         if now < self._checked_at:  # the clock was set back
             self._calm_at = min(self._calm_at, now + HANDOVER_SECONDS)
             for peer in self._peers.values():
-                peer.until, peer.heard_at = min(peer.until, now + SILENT_SECONDS), min(peer.heard_at, now)
+                peer.until, peer.received_at = min(peer.until, now + SILENT_SECONDS), min(peer.received_at, now)
             for peer in self._past.values():
                 peer.until = min(peer.until, now + SLOT_SECONDS)
         for peer in [peer for peer in self._peers.values() if peer.until <= now]:
@@ -181,15 +181,15 @@ class QuotaCoordinator:
     def _drop(self, peer: _Peer) -> None:
         name = peer.report.gateway
         self._past[name] = self._peers.pop(name)
-        peer.until = peer.heard_at + SLOT_SECONDS
+        peer.until = peer.received_at + SLOT_SECONDS
         if peer is self._elder:
-            self._old_loan = peer.loan
+            self._old_lease = peer.lease
 
     def _elect(self, now: float) -> None:
         elders = [p for p in self._peers.values() if _age(p) < (self.started, self.gateway)]
         elder = min(elders, key=_age, default=None)
         if elder is not None:
-            self._old_loan = NO_LEASE
+            self._old_lease = NO_LEASE
         elif self._elder is not None:
             self._calm_at = now + HANDOVER_SECONDS
         self._elder = elder
@@ -197,16 +197,16 @@ class QuotaCoordinator:
         others = ("", self.gateway)
         has_strangers = any(peer.report.follows not in others for peer in self._peers.values())
         is_taking_over = elder is None and has_strangers and now < self._calm_at
-        self._loan = elder.loan if elder else self._old_loan if is_taking_over else None
-        self._counted = [p for p in self._peers.values() if self._loan is None or p.report.follows == self.gateway]
+        self._lease = elder.lease if elder else self._old_lease if is_taking_over else None
+        self._counted = [p for p in self._peers.values() if self._lease is None or p.report.follows == self.gateway]
         self._checked_at = now
         dues = [peer.until for peer in (*self._peers.values(), *self._past.values())]
         self._due = min([*dues, self._calm_at] if is_taking_over else dues, default=float("inf"))
 
     def _capacity(self, key_id: str, at: int, limit: int) -> int:
         """What this gateway and those that it lends to may use together."""
-        if self._loan is not None:
-            return lent(self._loan, key_id, at, limit)
+        if self._lease is not None:
+            return leased(self._lease, key_id, at, limit)
         return limit - self._remembered(key_id, at)
 
     def _remembered(self, key_id: str, at: int) -> int:

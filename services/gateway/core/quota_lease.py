@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from services.gateway.core.key_usage import NONE, Limits4
+from services.gateway.core.key_usage import NONE, KeyLimits
 from shared.messages.gateway import KeyQuota, QuotaLease
 
 NO_LEASE = QuotaLease(version=0, parts=0, keys={})
@@ -15,15 +15,15 @@ MAX_KEYS = 2000
 """Keys named in one message, some 100 bytes each; one more has its equal part and no other."""
 KEYS_PER_TURN = 32
 """Some 25 microseconds each, every 10 ms at most."""
-_UNKNOWN: Limits4 = (0, 0, 0, 0)
+_UNKNOWN: KeyLimits = (0, 0, 0, 0)
 """Of a key that nobody has used since this gateway began to lend: it lends none of it."""
 
 
-def lent(loan: QuotaLease, key_id: str, at: int, limit: int) -> int:
+def leased(lease: QuotaLease, key_id: str, at: int, limit: int) -> int:
     """How high the follower's use may go."""
-    if (amounts := loan.keys.get(key_id)) is not None:
+    if (amounts := lease.keys.get(key_id)) is not None:
         return amounts[at]
-    return limit // loan.parts if loan.parts else 0
+    return limit // lease.parts if lease.parts else 0
 
 
 @dataclass(eq=False, slots=True)
@@ -44,7 +44,7 @@ class QuotaFollower:
 
     def bound(self, key_id: str, at: int, limit: int) -> int:
         """How high its use may be by now."""
-        loans = (lent(loan, key_id, at, limit) for loan in (self.agreed, self.offered))
+        loans = (leased(lease, key_id, at, limit) for lease in (self.agreed, self.offered))
         return max(*loans, self.used(key_id, at))
 
 
@@ -56,7 +56,7 @@ class Capacity:
     """This gateway's own use."""
     total: Callable[[str, int, int], int]
     """Of a key, which limit, and that limit: what this gateway and its followers may use together."""
-    loan: QuotaLease | None
+    lease: QuotaLease | None
     """Where that comes from: an elder gateway's loan, None: it is the whole."""
     counted: Sequence[QuotaFollower]
     """Whose use comes out of it."""
@@ -68,7 +68,7 @@ class Capacity:
 class QuotaLeader:
     """Makes the offers."""
 
-    _limits: dict[str, Limits4] = field(default_factory=dict)
+    _limits: dict[str, KeyLimits] = field(default_factory=dict)
     """Of the keys that are used or named in a loan: what the gateways that use them last said."""
     _turn: int = 0
 
@@ -90,7 +90,7 @@ class QuotaLeader:
             if (part, keys) != (follower.offered.parts, follower.offered.keys):
                 follower.offered = QuotaLease(version=version, parts=part, keys=keys)
 
-    def _next(self, capacity: Capacity, *, everything: bool) -> dict[str, Limits4]:
+    def _next(self, capacity: Capacity, *, everything: bool) -> dict[str, KeyLimits]:
         """The keys whose loans are looked at now, with their limits: those that somebody is short of, and some more.
 
         The others keep what they have, which is safe for any time: so a message costs the same with many keys.
@@ -112,13 +112,13 @@ class QuotaLeader:
 
 def _keys(capacity: Capacity, users: Sequence[Mapping[str, KeyQuota]]) -> list[str]:
     """All that are used or named in a loan; the latter first, for they must not be left out."""
-    loans = [loan for follower in capacity.followers for loan in (follower.agreed, follower.offered)]
-    named = dict.fromkeys(key_id for loan in (*loans, capacity.loan or NO_LEASE) for key_id in loan.keys)
+    loans = [lease for follower in capacity.followers for lease in (follower.agreed, follower.offered)]
+    named = dict.fromkeys(key_id for lease in (*loans, capacity.lease or NO_LEASE) for key_id in lease.keys)
     keys = named | dict.fromkeys(key_id for used in users for key_id in used)
     return list(keys)[: max(len(named), MAX_KEYS)]
 
 
-def _highest(limits: Sequence[Limits4]) -> Limits4:
+def _highest(limits: Sequence[KeyLimits]) -> KeyLimits:
     """A record that has just changed is not yet the same everywhere; each gateway checks its own besides."""
     requests, tokens, concurrency, month = (
         max((limit for limit in column if limit is not None), default=None) for column in zip(*limits, strict=True)
@@ -169,7 +169,7 @@ def apportion(rest: int, wants: Sequence[int]) -> list[int]:
 
 def _parts(free: Sequence[QuotaFollower], capacity: Capacity) -> list[int]:
     """Into how many parts a key of which nothing is said is divided, for each of `free`; 0: it has none yet."""
-    whole = 1 if capacity.loan is None else capacity.loan.parts
+    whole = 1 if capacity.lease is None else capacity.lease.parts
     equal = whole * (1 + len(capacity.followers))
     open_parts = {id(f): [n for n in (f.agreed.parts, f.offered.parts) if n] for f in capacity.followers}
     parts = []

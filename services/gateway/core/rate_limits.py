@@ -24,7 +24,7 @@ _HEADERS = [
     b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b\r\n" % (of, of, of)
     for of in (b"requests", b"tokens")
 ]
-WANTED_SECONDS = 0.25
+UNMET_SECONDS = 0.25
 """How long an unsettled request counts: it tries again every 20 ms while it waits, for 100 ms at most."""
 
 
@@ -120,8 +120,8 @@ class RateLimiter:
                 return LimitExceeded(NAMES[at], recorded[at] or 0, wait)
             if not is_alone and after > self.coordinator.ceiling(key.id, at, limit):
                 wanted[at] = needed[at]
-        usage.wanted, usage.wanted_at = (wanted[0], wanted[1], wanted[2], wanted[3]), now
-        self._tell_others()
+        usage.wanted, usage.unmet_at = (wanted[0], wanted[1], wanted[2], wanted[3]), now
+        self._notify_peers()
         if usage.wanted != NONE:
             at = next(at for at, amount in enumerate(wanted) if amount)
             return Unsettled(LimitExceeded(NAMES[at], recorded[at] or 0, 1))
@@ -129,7 +129,7 @@ class RateLimiter:
         usage.running += 1
         usage.minute_held += minute
         usage.month_held += month
-        return Reservation(usage, minute, month, self._tell_others)
+        return Reservation(usage, minute, month, self._notify_peers)
 
     def give_up(self, unsettled: Unsettled) -> LimitExceeded:
         """It has been tried often enough."""
@@ -157,7 +157,7 @@ class RateLimiter:
         self.stale_at = float("inf")
         for key_id in list(self._keys):
             usage = self._usage(key_id, now)
-            if not 0 <= now - usage.wanted_at < WANTED_SECONDS:
+            if not 0 <= now - usage.unmet_at < UNMET_SECONDS:
                 usage.wanted = NONE
             used = usage.used
             if not any(used) and not any(usage.wanted):
@@ -182,6 +182,6 @@ class RateLimiter:
             return key.monthly_tokens
         return max(0, key.monthly_tokens - ledger.tokens)
 
-    def _tell_others(self) -> None:
+    def _notify_peers(self) -> None:
         if not self.coordinator.is_alone:
             self.on_change()

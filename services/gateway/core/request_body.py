@@ -169,14 +169,18 @@ def _parse(body: bytes, spans: dict[str, Span] | None) -> ParsedRequest:
     if not fields.model:
         raise invalid_request("model", "`model` is missing: name one of GET /v1/models.")
     options = fields.stream_options or _NO_OPTIONS
-    most = max(_whole(fields.max_tokens), _whole(fields.max_completion_tokens), _whole(fields.max_output_tokens))
+    most = max(
+        _read_whole_number(fields.max_tokens),
+        _read_whole_number(fields.max_completion_tokens),
+        _read_whole_number(fields.max_output_tokens),
+    )
     return ParsedRequest(
         model=fields.model,
         stream=bool(fields.stream),
         wants_usage=bool(options.include_usage),
         wants_running_usage=bool(options.continuous_usage_stats),
         max_tokens=most,
-        choices=_whole(fields.n) or 1,
+        choices=_read_whole_number(fields.n) or 1,
         background=len(fields.background) > len(b"false") or bytes(fields.background) not in _FALSE,
         several_prompts=_has_several(fields.prompt),
         spans=spans,
@@ -184,7 +188,7 @@ def _parse(body: bytes, spans: dict[str, Span] | None) -> ParsedRequest:
     )
 
 
-def _whole(value: msgspec.Raw) -> int:
+def _read_whole_number(value: msgspec.Raw) -> int:
     """Return a number of tokens or choices as engines read it, for which `4.0` and `"4"` are 4; 0: it is none."""
     return (number(value) or 0) if len(value) <= MAX_NUMBER else 0
 
@@ -251,8 +255,8 @@ def _find_stream_options(parsed: ParsedRequest) -> Span | None:
         if not times:
             return None
         # The client's wish has been parsed from a member of this name, and there is no other.
-        if times == 1 and parsed.wants_usage and (found := _STREAM_OPTIONS.search(parsed.body)) is not None:
-            return found.span(1)
+        if times == 1 and parsed.wants_usage and (match := _STREAM_OPTIONS.search(parsed.body)) is not None:
+            return match.span(1)
     return (parsed.spans or _find_spans(parsed.body)).get("stream_options")
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from services.gateway.core.chunk import Choice, Chunk
-from services.gateway.core.usage import MAX_TOKENS, UNREPORTED, Count, Reported, count, read_usage
+from services.gateway.core.usage import MAX_TOKENS, NO_USAGE, ReportedUsage, TokenCount, count, read_usage
 
 MAX_CHOICES = 16_384
 """That are told apart: more than any engine runs at once. Those beyond count as one."""
@@ -15,7 +15,7 @@ class _Progress:
     """One choice."""
 
     index: int
-    reported: Reported = UNREPORTED
+    reported: ReportedUsage = NO_USAGE
     deltas: int = 0
     finished: bool = False
 
@@ -55,7 +55,7 @@ class RunningUsage:
     _deltas: int = 0
     """Of the choices that did not."""
     _finished: int = 0
-    _total: Reported = UNREPORTED
+    _total: ReportedUsage = NO_USAGE
 
     @property
     def several(self) -> bool:
@@ -63,9 +63,9 @@ class RunningUsage:
         return len(self._progress) > 1
 
     @property
-    def count(self) -> Count:
+    def count(self) -> TokenCount:
         """The sums; where a choice's own usage is missing, its deltas stand in for it."""
-        own = Reported(
+        own = ReportedUsage(
             _bounded(self._prompt) if self._prompts else None,
             _bounded(self._cached),
             _bounded(self._completion) if self._reporting and not self._deltas else None,
@@ -83,7 +83,7 @@ class RunningUsage:
         reported = read_usage(chunk.usage)
         if len(chunk.choices) != 1:
             for choice in chunk.choices:
-                self._add_choice(choice, UNREPORTED)
+                self._add_choice(choice, NO_USAGE)
             self._total = _over(reported, self._total)
             return None
         progress = self._add_choice(chunk.choices[0], reported)
@@ -97,15 +97,15 @@ class RunningUsage:
 
     def report_completion(self, index: int, tokens: int | None) -> None:
         """A choice of which a chunk has been added before has come to so many tokens, if that is a number."""
-        self._report(self._progress[index], Reported(completion=tokens))
+        self._report(self._progress[index], ReportedUsage(completion=tokens))
 
-    def _add_choice(self, choice: Choice, reported: Reported) -> _Progress:
+    def _add_choice(self, choice: Choice, reported: ReportedUsage) -> _Progress:
         index = min(choice.number, MAX_CHOICES)
         progress = self._progress.get(index)
         if progress is None:
             progress = self._progress[index] = _Progress(index)
         self._report(progress, reported)
-        if progress.reported.completion is None and choice.says_something:
+        if progress.reported.completion is None and choice.has_content:
             progress.deltas += 1
             self._deltas += 1
         if choice.finished and not progress.finished:
@@ -113,8 +113,8 @@ class RunningUsage:
             self._finished += 1
         return progress
 
-    def _report(self, progress: _Progress, reported: Reported) -> None:
-        if reported is UNREPORTED:
+    def _report(self, progress: _Progress, reported: ReportedUsage) -> None:
+        if reported is NO_USAGE:
             return
         before = progress.reported
         now = progress.reported = _over(reported, before)
@@ -134,11 +134,11 @@ class RunningUsage:
                 self._cached += new.cached - most.cached
 
 
-def _over(new: Reported, old: Reported) -> Reported:
+def _over(new: ReportedUsage, old: ReportedUsage) -> ReportedUsage:
     """Number by number: one that is not told does not take back what was."""
-    if new is UNREPORTED or old is UNREPORTED:
-        return old if new is UNREPORTED else new
-    return Reported(*(before if now is None else now for now, before in zip(new, old, strict=True)))
+    if new is NO_USAGE or old is NO_USAGE:
+        return old if new is NO_USAGE else new
+    return ReportedUsage(*(before if now is None else now for now, before in zip(new, old, strict=True)))
 
 
 def _bounded(tokens: int) -> int:

@@ -165,7 +165,7 @@ class RequestScheduler:
 
     def _book(self, machine: _Machine, key_id: str, now: float) -> MachineRecord:
         machine.in_flight += 1
-        self.breaker.on_try(machine.id, key_id, now)
+        self.breaker.on_attempt(machine.id, key_id, now)
         return self._fleet[machine.id]
 
     def release(self, machine: str, now: float) -> bool:

@@ -20,15 +20,15 @@ class UnusableStream(Exception):
     """What the engine sends can neither be read nor be passed on; the text says why."""
 
 
-def ends(buffer: bytearray, scanned: int) -> list[int]:
+def find_ends(buffer: bytearray, scanned: int) -> list[int]:
     """Where the events end, the first `scanned` bytes holding no end. A last CR waits: an LF may follow."""
     start = max(0, scanned - _LONGEST_END + 1)
     if buffer.find(b"\r", start) >= 0:
         return [end.end() for end in _END.finditer(buffer, start)]
-    found: list[int] = []
+    positions: list[int] = []
     while (start := buffer.find(b"\n\n", start) + 2) > 1:
-        found.append(start)
-    return found
+        positions.append(start)
+    return positions
 
 
 def is_one_event(data: bytes) -> bool:
@@ -65,7 +65,7 @@ def with_data(event: bytes, old: bytes, new: bytes) -> bytes:
     return b"".join([*parts, event[at:]])
 
 
-def event_of(data: bytes) -> bytes:
+def make_event(data: bytes) -> bytes:
     """An event with these data, which are JSON: line breaks in them stand between its tokens."""
     return b"data: " + _BREAKS.sub(b" ", data.strip()) + b"\n\n"
 

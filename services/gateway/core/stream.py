@@ -13,7 +13,7 @@ from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.engine_error import EngineError
 from services.gateway.core.running_usage import RunningUsage
 from services.gateway.core.sse import UnusableStream
-from services.gateway.core.usage import Count
+from services.gateway.core.usage import TokenCount
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """An event that has not ended by then never will; it is what can be read without keeping everybody else waiting."""
@@ -68,7 +68,7 @@ class StreamReader:
         self._running = RunningUsage(self.choices, self.endpoint.accepts_prompt_list)
 
     @property
-    def count(self) -> Count:
+    def count(self) -> TokenCount:
         """The engine's last running total, else one completion token per delta, else nothing."""
         for index in self._shapes:
             self._catch_up(index)
@@ -111,7 +111,7 @@ class StreamReader:
         self._rest.clear()
         out = b""
         if self._is_json or (self._opening and sse.begins_json(rest)):
-            event = sse.event_of(rest.removeprefix(sse.BOM))
+            event = sse.make_event(rest.removeprefix(sse.BOM))
             out = self._event(event) if self._reads(event) else b""
         elif rest and self._reads(rest):
             out = self._event(rest + b"\n\n")
@@ -129,7 +129,7 @@ class StreamReader:
     def _take_events(self, data: bytes) -> bytes:
         rest, scanned = self._rest, len(self._rest)
         rest += data
-        ends = [] if self._is_json else sse.ends(rest, scanned)
+        ends = [] if self._is_json else sse.find_ends(rest, scanned)
         if len(ends) > MAX_EVENTS:
             raise UnusableStream("a flood of events")
         out: list[bytes] = []
@@ -161,7 +161,7 @@ class StreamReader:
         if len(lines) > 1 and any(read_chunk(line) for line in lines[:MAX_LINES_APART]):
             if len(lines) > MAX_LINES_APART:
                 raise UnusableStream("a flood of events in one")
-            return b"".join(self._event(sse.event_of(line)) for line in lines)  # an engine that ends none of them
+            return b"".join(self._event(sse.make_event(line)) for line in lines)  # an engine that ends none of them
         return event  # not ours to judge: the client sees what the engine said
 
     def _reads(self, event: bytes) -> bool:
@@ -218,10 +218,10 @@ class StreamReader:
         if chunk is None:
             return b""
         self._has_usage_at_end = True
-        return sse.event_of(chunk.with_usage_alone(_usage_object(count) if self._running.several else chunk.usage))
+        return sse.make_event(chunk.with_usage_alone(_usage_object(count) if self._running.several else chunk.usage))
 
 
-def _usage_object(count: Count) -> bytes:
+def _usage_object(count: TokenCount) -> bytes:
     """In an engine's words."""
     return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (
         count.prompt,

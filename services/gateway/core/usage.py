@@ -73,7 +73,7 @@ body_decoder: Decoder[Body] = Decoder(Body)
 _NO_DETAILS, NO_BODY = _Details(), Body()
 
 
-class Reported(NamedTuple):
+class ReportedUsage(NamedTuple):
     """What an engine reported; None: it did not, or the number makes no sense."""
 
     prompt: int | None = None
@@ -82,10 +82,10 @@ class Reported(NamedTuple):
     reasoning: int | None = None
 
 
-UNREPORTED = Reported()
+NO_USAGE = ReportedUsage()
 
 
-class Count(msgspec.Struct, frozen=True, gc=False):
+class TokenCount(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one request; prompt includes cached, completion includes reasoning."""
 
     prompt: int = 0
@@ -95,7 +95,7 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     basis: Basis = "none"
 
 
-NOTHING = Count()
+NO_TOKENS = TokenCount()
 """Of a request of which nothing is known."""
 
 
@@ -111,14 +111,14 @@ def number(raw: bytes | msgspec.Raw) -> int | None:
     return int(value) if value < MAX_TOKENS and value.is_integer() else None
 
 
-def read_usage(raw: bytes | msgspec.Raw) -> Reported:
+def read_usage(raw: bytes | msgspec.Raw) -> ReportedUsage:
     """Read a `usage` value, whatever it is."""
     plain = decode_or(None, _plain_usage, raw)
     if plain is not None:
-        return Reported(plain.prompt_tokens, None, plain.completion_tokens)
+        return ReportedUsage(plain.prompt_tokens, None, plain.completion_tokens)
     usage = decode_or(None, _usage, raw)
     if usage is None:
-        return UNREPORTED
+        return NO_USAGE
     of_prompt, of_input, of_completion, of_output = (
         decode_or(_NO_DETAILS, _details, details)
         for details in (
@@ -128,7 +128,7 @@ def read_usage(raw: bytes | msgspec.Raw) -> Reported:
             usage.output_tokens_details,
         )
     )
-    return Reported(
+    return ReportedUsage(
         _first(usage.prompt_tokens, usage.input_tokens),
         _first(of_prompt.cached_tokens, of_input.cached_tokens),
         _first(usage.completion_tokens, usage.output_tokens),
@@ -136,14 +136,14 @@ def read_usage(raw: bytes | msgspec.Raw) -> Reported:
     )
 
 
-def count(reported: Reported, deltas: int = 0) -> Count:
+def count(reported: ReportedUsage, deltas: int = 0) -> TokenCount:
     """What the engine reported; where it reported no completion, a token for each of the `deltas` that were relayed."""
     prompt, completion = reported.prompt or 0, reported.completion
     basis: Basis = "engine"
     if completion is None:
         basis = "counted" if deltas else "none" if reported.prompt is None else "engine"
         completion = deltas
-    return Count(
+    return TokenCount(
         prompt=prompt,
         cached=min(reported.cached or 0, prompt),
         completion=completion,
@@ -152,14 +152,14 @@ def count(reported: Reported, deltas: int = 0) -> Count:
     )
 
 
-def usage_of(body: bytes | bytearray) -> Reported:
+def read_body_usage(body: bytes | bytearray) -> ReportedUsage:
     """The usage of a whole JSON response; nothing is reported where it has none."""
     if len(body) > LARGE_BODY:
-        return _usage_at_the_end(body) or _usage_at_the_beginning(body) or UNREPORTED
+        return _usage_at_the_end(body) or _usage_at_the_beginning(body) or NO_USAGE
     return read_usage(decode_or(NO_BODY, body_decoder, body).usage)
 
 
-def _usage_at_the_end(body: bytes | bytearray) -> Reported | None:
+def _usage_at_the_end(body: bytes | bytearray) -> ReportedUsage | None:
     """A tail from a comma on is an object if a brace before it makes it one: its members are the outermost object's."""
     tail = bytes(body[-_WINDOW:])
     for match in list(_USAGE.finditer(tail))[-_TRIES:]:
@@ -168,7 +168,7 @@ def _usage_at_the_end(body: bytes | bytearray) -> Reported | None:
     return None
 
 
-def _usage_at_the_beginning(body: bytes | bytearray) -> Reported | None:
+def _usage_at_the_beginning(body: bytes | bytearray) -> ReportedUsage | None:
     """A head up to a comma is an object if a brace behind it makes it one: what follows is the outermost object's."""
     head = bytes(body[:_WINDOW])
     for match in islice(_USAGE.finditer(head), _TRIES):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from services.gateway.core.request_body import ParsedRequest
-from services.gateway.core.usage import NOTHING, Count
+from services.gateway.core.usage import NO_TOKENS, TokenCount
 from shared.messages.gateway import Outcome, UsageEvent
 from shared.messages.waker import MachineRecord
 
@@ -32,7 +32,7 @@ class UsageRecord:
     """The engine did its work, even if it rejected this very request."""
     status: int = 0
     """The engine's."""
-    count: Count = NOTHING
+    count: TokenCount = NO_TOKENS
     wake_wait: float = 0.0
     wake_id: str | None = None
     forwarded_at: float | None = None

@@ -31,7 +31,7 @@ class WakeEstimate:
         eta = "?" if self.eta_s is None else self.eta_s
         return f": waking tier={self.tier} phase={self.phase or '?'} eta={eta}\n\n".encode()
 
-    def refusal(self, *, should_retry: bool = True) -> ApiError:
+    def to_error(self, *, should_retry: bool = True) -> ApiError:
         """For a client that asked not to wait longer."""
         eta = "?" if self.eta_s is None else f"{self.eta_s} s"
         return errors.waking(self.retry_after, eta, should_retry=should_retry)

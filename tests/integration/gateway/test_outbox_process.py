@@ -31,7 +31,7 @@ def on_disk(front: Front) -> list[UsageEvent]:
     for segments in load_segments(front.folder / "gateway" / "outbox").values():
         for segment in segments:
             offset = 0
-            while offset < segment.durable:
+            while offset < segment.durable_bytes:
                 records, offset = segment.read(offset)
                 events += [decode(record.payload, UsageEvent) for record in records]
     return events

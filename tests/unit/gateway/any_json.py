@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from services.gateway.core.usage import MAX_TOKENS, Count
+from services.gateway.core.usage import MAX_TOKENS, TokenCount
 
 NUMBERS = st.one_of(
     st.integers(0, 9), st.integers(-(2**70), 2**70), st.floats(allow_nan=False, allow_infinity=False), st.just("7")
@@ -34,7 +34,7 @@ USAGES = st.one_of(
 )
 
 
-def sound(count: Count) -> bool:
+def sound(count: TokenCount) -> bool:
     """Whether the ledger takes it."""
     numbers = (count.prompt, count.cached, count.completion, count.reasoning)
     return (

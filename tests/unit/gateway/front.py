@@ -26,7 +26,7 @@ from services.gateway.app.authenticator import Authenticator
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.app.usage_recorder import UsageRecorder
-from services.gateway.core.buffer_memory import Memory
+from services.gateway.core.buffer_memory import BufferMemory
 from services.gateway.core.rate_limits import RateLimiter
 from services.gateway.core.scheduler import RequestScheduler
 from services.gateway.core.wake_limits import WakeLimits
@@ -177,7 +177,7 @@ class Front:
         self.is_ready = True
         self.keys = {digest(SECRET): key}
         now = self.now
-        self.memory = Memory(max_buffered_bytes, max_buffered_bytes)
+        self.memory = BufferMemory(max_buffered_bytes, max_buffered_bytes)
         self.scheduler = RequestScheduler(self.config, self.fleet)
         self.limits = RateLimiter("gw", 0.0, {})
         self.metrics = Metrics(CollectorRegistry(), self.limits.hits)

@@ -15,7 +15,7 @@ def test_a_trial_that_fails_doubles_the_pause_up_to_its_bound() -> None:
         assert not breaker.is_closed("s1", "k", now + pause - 0.1)
         now += pause
         assert breaker.is_closed("s1", "k", now)
-        breaker.on_try("s1", "k", now)
+        breaker.on_attempt("s1", "k", now)
         assert not breaker.is_closed("s1", "k", now), "one trial at a time"
         breaker.on_unreachable("s1", now)
 
@@ -54,7 +54,7 @@ def test_the_only_key_there_is_tries_again_after_the_pause() -> None:
         breaker.on_failure("s1", "k", 0.0)
     assert not breaker.is_closed("s1", "k", PAUSE_SECONDS - 0.1)
     assert breaker.is_closed("s1", "k", PAUSE_SECONDS)
-    breaker.on_try("s1", "k", PAUSE_SECONDS)
+    breaker.on_attempt("s1", "k", PAUSE_SECONDS)
     assert not breaker.is_closed("s1", "k", PAUSE_SECONDS)
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.core.buffer_memory import ANONYMOUS, Held, Memory
+from services.gateway.core.buffer_memory import ANONYMOUS, BufferedBytes, BufferMemory
 
 OWNERS = (ANONYMOUS, "a", "b", "c")
 STEPS = st.lists(
@@ -15,8 +15,8 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_no_owner_and_no_sum_passes_its_bound_and_nothing_is_lost(steps: list[tuple[str, int, int, str]]) -> None:
-    memory = Memory(100, 40)
-    held = [Held(memory) for _ in range(6)]
+    memory = BufferMemory(100, 40)
+    held = [BufferedBytes(memory) for _ in range(6)]
     for step, index, size, owner in steps:
         one = held[index]
         before = (one.size_bytes, one.owner, memory.used)
@@ -31,7 +31,7 @@ def test_no_owner_and_no_sum_passes_its_bound_and_nothing_is_lost(steps: list[tu
         by_owner = {name: sum(each.size_bytes for each in held if each.owner == name) for name in OWNERS}
         assert {name: memory.used_by(name) for name in OWNERS} == by_owner
         assert memory.used == sum(by_owner.values())
-        assert memory.crowded == (by_owner[ANONYMOUS] > 40)
+        assert memory.is_crowded == (by_owner[ANONYMOUS] > 40)
         assert max(size for name, size in by_owner.items() if name != ANONYMOUS) <= 40
         assert memory.used - by_owner[ANONYMOUS] <= 100
     for each in held:
@@ -40,8 +40,8 @@ def test_no_owner_and_no_sum_passes_its_bound_and_nothing_is_lost(steps: list[tu
 
 
 def test_what_finds_no_room_elsewhere_stays_counted_where_it_is() -> None:
-    memory = Memory(100, 40)
-    nobody, one = Held(memory), Held(memory, "a")
+    memory = BufferMemory(100, 40)
+    nobody, one = BufferedBytes(memory), BufferedBytes(memory, "a")
     assert one.grow(37)
     assert nobody.grow(64), "what is nobody's yet is never refused"
     assert not one.move_to("b")
@@ -52,10 +52,10 @@ def test_what_finds_no_room_elsewhere_stays_counted_where_it_is() -> None:
 
 
 def test_one_owner_leaves_room_for_the_others() -> None:
-    memory = Memory(100, 25)
-    greedy = Held(memory, "a")
+    memory = BufferMemory(100, 25)
+    greedy = BufferedBytes(memory, "a")
     while greedy.grow(5):
         pass
     assert greedy.size_bytes == 25
-    assert all(Held(memory, owner).grow(25) for owner in ("b", "c", "d"))
-    assert not Held(memory, "e").grow(1)
+    assert all(BufferedBytes(memory, owner).grow(25) for owner in ("b", "c", "d"))
+    assert not BufferedBytes(memory, "e").grow(1)

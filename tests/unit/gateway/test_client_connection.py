@@ -11,9 +11,9 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.gateway.adapters.http.bounded_request_handler import MOST_FRAMING_BYTES, MOST_HEADERS, READ_BYTES
+from services.gateway.adapters.http.bounded_request_handler import MAX_FRAMING_BYTES, MAX_HEADERS, READ_BYTES
 from services.gateway.adapters.http.client_connection import MIN_READ_BYTES, ClientConnection
-from services.gateway.adapters.http.client_response import MOST_REFUSALS, SKIPPED_BYTES, ClientResponse
+from services.gateway.adapters.http.client_response import MAX_REFUSALS, SKIPPED_BYTES, ClientResponse
 from services.gateway.core import errors
 from tests.unit.gateway.front import Front
 from tests.unit.gateway.wire import Fault, Response, Wire, post, responses, turns, until
@@ -40,7 +40,7 @@ class Server:
         assert self.at_once == 1
         response = self.front.open_response(request)
         if "Expect" in request.headers:
-            response.proceed()
+            response.send_continue()
         body = await request.content.read()
         self.seen.append((request.method, request.raw_path, body))
         await self.goes.wait()
@@ -238,7 +238,7 @@ async def test_those_that_send_ahead_without_a_key_share_one_bound() -> None:
     wires, memory = [server.connect() for server in servers], servers[0].front.memory
     for wire in wires:
         wire.send(GET)
-    memory.most_per_owner = 3 * len(GET) - 1
+    memory.max_bytes_per_owner = 3 * len(GET) - 1
     await turns()
     for wire in wires:
         wire.send(GET * 3)
@@ -332,7 +332,7 @@ async def test_a_head_has_a_bound_in_all(front: Front, lines: int, cut: int, bef
             assert refusal(wire.responses[-1]) == (431, "request_too_large")
 
 
-@pytest.mark.parametrize(("lines", "status"), [(MOST_HEADERS - 1, 200), (MOST_HEADERS, 431), (3 * MOST_HEADERS, 431)])
+@pytest.mark.parametrize(("lines", "status"), [(MAX_HEADERS - 1, 200), (MAX_HEADERS, 431), (3 * MAX_HEADERS, 431)])
 async def test_a_head_has_a_bound_in_lines(front: Front, lines: int, status: int) -> None:
     wire = front.connect()
     await wire.send_slowly(GET[:-2], *[b"a:b\r\n"] * lines, b"\r\n")
@@ -344,13 +344,13 @@ async def test_chunks_that_are_framing_more_than_content_are_refused(front: Fron
     wire = front.connect()
     wire.send(post(b"", b"Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b""))
     sent_bytes = 0
-    while not wire.written and sent_bytes < 2 * MOST_FRAMING_BYTES:
+    while not wire.written and sent_bytes < 2 * MAX_FRAMING_BYTES:
         data = b"1;%b\r\nx\r\n" % (b"e" * 8000)
         sent_bytes += len(data)
         await wire.send_slowly(data)
         await turns(3)
     assert refusal(wire.responses[0]) == (400, "invalid_request")
-    assert sent_bytes > MOST_FRAMING_BYTES
+    assert sent_bytes > MAX_FRAMING_BYTES
     wire.abort()
     await turns()
     front.check()
@@ -405,10 +405,10 @@ async def test_a_trickling_reader_is_cut(*, taken: int, stays: bool) -> None:
 async def test_refusals_in_a_row_end_the_connection(front: Front) -> None:
     wire = front.connect()
     bad = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
-    await wire.send_slowly(*[bad] * (MOST_REFUSALS - 1), GET, *[bad] * (MOST_REFUSALS + 5))
+    await wire.send_slowly(*[bad] * (MAX_REFUSALS - 1), GET, *[bad] * (MAX_REFUSALS + 5))
     await until(lambda: wire.has_eof)
     statuses = [response.status for response in wire.responses]
-    assert statuses == [404] * (MOST_REFUSALS - 1) + [200] + [404] * MOST_REFUSALS
+    assert statuses == [404] * (MAX_REFUSALS - 1) + [200] + [404] * MAX_REFUSALS
     assert b"connection: close" in wire.responses[-1].head
 
 

@@ -18,7 +18,7 @@ from tests.unit.gateway.wire import Wire, post, turns, until
 @pytest.fixture
 async def few(front: Front) -> Front:
     """Room for three connections, of which two may be of one address."""
-    front.connections.most, front.connections.most_per_address = 3, 2
+    front.connections.max_total, front.connections.max_per_address = 3, 2
     return front
 
 
@@ -77,20 +77,20 @@ async def test_what_was_refused_or_closed_is_counted_no_more(few: Front) -> None
 
 
 @pytest.mark.parametrize(
-    ("bounds", "most", "per_address"),
+    ("bounds", "max_total", "per_address"),
     [
         ("max_connections = 7", 7, 3),
         ("max_connections = 1", 1, 1),
         ("max_connections = 7\nmax_connections_per_address = 5", 7, 5),
     ],
 )
-def test_an_address_may_have_half_of_them_unless_it_is_said(bounds: str, most: int, per_address: int) -> None:
+def test_an_address_may_have_half_of_them_unless_it_is_said(bounds: str, max_total: int, per_address: int) -> None:
     connections = Front(CONFIG.replace("[gateway]", f"[gateway]\n{bounds}")).connections
-    assert (connections.most, connections.most_per_address) == (most, per_address)
+    assert (connections.max_total, connections.max_per_address) == (max_total, per_address)
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "most", "raised"),
+    ("soft", "hard", "max_total", "raised"),
     [
         (1024, 1024, (1024 - OWN_FILES) // 2, None),
         (256, 1200, (1200 - OWN_FILES) // 2, 1200),
@@ -102,12 +102,12 @@ def test_an_address_may_have_half_of_them_unless_it_is_said(bounds: str, most: i
     ],
 )
 def test_connections_are_bounded_by_the_files(
-    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, most: int, raised: int | None
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, max_total: int, raised: int | None
 ) -> None:
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _which: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _which, both: limits.append(both))
-    assert module._most_by_files(5000) == most
+    assert module._max_clients_by_files(5000) == max_total
     assert [given for given, _ in limits] == ([] if raised is None else [raised])
     assert all(of_system == hard for _, of_system in limits)
 

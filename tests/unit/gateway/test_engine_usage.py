@@ -10,14 +10,23 @@ from hypothesis import strategies as st
 from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.running_usage import MAX_CHOICES
 from services.gateway.core.stream import StreamReader
-from services.gateway.core.usage import LARGE_BODY, MAX_TOKENS, NOTHING, Count, Reported, count, read_usage, usage_of
+from services.gateway.core.usage import (
+    LARGE_BODY,
+    MAX_TOKENS,
+    NO_TOKENS,
+    ReportedUsage,
+    TokenCount,
+    count,
+    read_body_usage,
+    read_usage,
+)
 from tests.unit.gateway.any_json import ANYTHING, USAGES, chunk, delta, sound, usage
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
-def whole(value: object) -> Count:
-    return count(usage_of(json.dumps({"choices": [], "usage": value}).encode()))
+def whole(value: object) -> TokenCount:
+    return count(read_body_usage(json.dumps({"choices": [], "usage": value}).encode()))
 
 
 @pytest.mark.parametrize(
@@ -43,20 +52,20 @@ def whole(value: object) -> Count:
 )
 def test_a_number_is_whole_and_neither_negative_nor_enormous(prompt: object, expected: int | None) -> None:
     reported = read_usage(json.dumps({"prompt_tokens": prompt, "completion_tokens": 5}).encode())
-    assert reported == Reported(prompt=expected, completion=5), "and says nothing of the others"
+    assert reported == ReportedUsage(prompt=expected, completion=5), "and says nothing of the others"
 
 
 def test_numbers_beyond_json_s_own_grammar_are_none() -> None:
-    assert read_usage(b'{"prompt_tokens":1e2,"completion_tokens":1e-2}') == Reported(prompt=100)
-    assert read_usage(b"[" * 5000) == read_usage(b"\xff") == read_usage(b"7") == Reported()
+    assert read_usage(b'{"prompt_tokens":1e2,"completion_tokens":1e-2}') == ReportedUsage(prompt=100)
+    assert read_usage(b"[" * 5000) == read_usage(b"\xff") == read_usage(b"7") == ReportedUsage()
 
 
 def test_parts_are_no_more_than_their_whole() -> None:
     details = {"prompt_tokens_details": {"cached_tokens": 99}, "completion_tokens_details": {"reasoning_tokens": 98}}
-    assert whole(usage(5) | details) == Count(7, 7, 5, 5, "engine")
-    assert whole({"prompt_tokens": 7, **details}) == Count(7, 7, 0, 0, "engine")
-    assert whole(usage(5) | {"prompt_tokens_details": {"cached_tokens": -1}}) == Count(7, 0, 5, 0, "engine")
-    assert whole(usage(5) | {"prompt_tokens_details": [3], "completion_tokens_details": None}) == Count(
+    assert whole(usage(5) | details) == TokenCount(7, 7, 5, 5, "engine")
+    assert whole({"prompt_tokens": 7, **details}) == TokenCount(7, 7, 0, 0, "engine")
+    assert whole(usage(5) | {"prompt_tokens_details": {"cached_tokens": -1}}) == TokenCount(7, 0, 5, 0, "engine")
+    assert whole(usage(5) | {"prompt_tokens_details": [3], "completion_tokens_details": None}) == TokenCount(
         7, 0, 5, 0, "engine"
     )
 
@@ -65,7 +74,7 @@ def test_parts_are_no_more_than_their_whole() -> None:
     "value", [{}, None, [], "7", {"prompt_tokens": -1, "completion_tokens": -1}, {"total_tokens": 7}]
 )
 def test_usage_without_a_number_is_none_at_all(value: object) -> None:
-    assert whole(value) == NOTHING
+    assert whole(value) == NO_TOKENS
 
 
 @given(st.one_of(ANYTHING, USAGES))
@@ -75,7 +84,7 @@ def test_any_usage_is_a_sound_count(value: object) -> None:
 
 @given(st.binary())
 def test_any_bytes_are_a_sound_count(body: bytes) -> None:
-    assert sound(count(usage_of(body)))
+    assert sound(count(read_body_usage(body)))
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -84,8 +93,8 @@ def test_a_large_body_s_usage_is_found_at_either_end_without_parsing_it(*, first
     data = {"data": [{"embedding": "x" * LARGE_BODY, "usage": usage(99)}]}
     before, after = (said, data) if first else (data, said)
     body = json.dumps({"object": "list", **before, **after, "model": "m"}).encode()
-    assert count(usage_of(body)) == Count(7, 3, 5, 0, "engine")
-    assert usage_of(b'{"data":"' + b'","usage":{}' * (LARGE_BODY // 10)) == Reported()
+    assert count(read_body_usage(body)) == TokenCount(7, 3, 5, 0, "engine")
+    assert read_body_usage(b'{"data":"' + b'","usage":{}' * (LARGE_BODY // 10)) == ReportedUsage()
 
 
 def streamed(*events: bytes, path: str = CHAT, choices: int = 1, **wants: bool) -> tuple[bytes, StreamReader]:
@@ -106,27 +115,27 @@ def running(choices: int, tokens: int, prompts: int = 1) -> list[bytes]:
 @pytest.mark.parametrize(("choices", "tokens"), [(1, 9), (2, 3), (7, 110)])
 def test_choices_add_up_when_nobody_tells_the_sum(choices: int, tokens: int) -> None:
     out, read = streamed(*running(choices, tokens), choices=choices)
-    assert read.count == Count(7, 0, choices * tokens, 0, "engine")
+    assert read.count == TokenCount(7, 0, choices * tokens, 0, "engine")
     assert out.count(b"data: ") == choices * tokens
     assert b"usage" not in out
 
 
 def test_prompts_add_up_for_completions_alone() -> None:
     events = running(2, 3, prompts=4)
-    assert streamed(*events, path=COMPLETIONS, choices=2)[1].count == Count(28, 0, 24, 0, "engine")
-    assert streamed(*events, path=CHAT, choices=2)[1].count == Count(7, 0, 24, 0, "engine")
+    assert streamed(*events, path=COMPLETIONS, choices=2)[1].count == TokenCount(28, 0, 24, 0, "engine")
+    assert streamed(*events, path=CHAT, choices=2)[1].count == TokenCount(7, 0, 24, 0, "engine")
 
 
 def test_the_sum_that_the_engine_tells_is_the_last_word() -> None:
     events = [*running(2, 3), chunk([], usage={"prompt_tokens": 8, "completion_tokens": 60})]
-    assert streamed(*events, choices=2)[1].count == Count(8, 0, 60, 0, "engine")
+    assert streamed(*events, choices=2)[1].count == TokenCount(8, 0, 60, 0, "engine")
     events[-1] = chunk([], usage={"prompt_tokens": -1, "completion_tokens": 60})
-    assert streamed(*events, choices=2)[1].count == Count(7, 0, 60, 0, "engine"), "but for what makes no sense"
+    assert streamed(*events, choices=2)[1].count == TokenCount(7, 0, 60, 0, "engine"), "but for what makes no sense"
 
 
 def test_choices_without_usage_are_counted_by_their_deltas() -> None:
     events = [*running(1, 3), *(chunk([delta("w", index=1)]) for _ in range(4))]
-    assert streamed(*events, choices=2)[1].count == Count(7, 0, 7, 0, "counted")
+    assert streamed(*events, choices=2)[1].count == TokenCount(7, 0, 7, 0, "counted")
 
 
 def test_a_client_that_asked_gets_the_sum_of_all_choices() -> None:
@@ -141,7 +150,7 @@ def test_a_client_that_asked_gets_the_sum_of_all_choices() -> None:
 def test_indexes_without_end_take_no_memory_without_end() -> None:
     many = range(MAX_CHOICES - 3, MAX_CHOICES + 300)
     read = streamed(*(chunk([delta("w", index=index)], usage=usage(1)) for index in many))[1]
-    assert read.count == Count(7, 0, 4, 0, "engine"), "those beyond count as one"
+    assert read.count == TokenCount(7, 0, 4, 0, "engine"), "those beyond count as one"
     assert len(read._running._progress) == 4
 
 

@@ -83,9 +83,9 @@ async def test_a_request_is_refused_by_how_the_gateway_stands(front: Front) -> N
     front.lifecycle.is_leaving = True
     assert await refused(front, post()) == (503, "waking")
     front.lifecycle.is_leaving = False
-    front.memory.most = 5
+    front.memory.max_bytes = 5
     assert await refused(front, post()) == (429, "too_many_waiting")
-    front.memory.most = 2**30
+    front.memory.max_bytes = 2**30
     front.fleet.put("s1", "gone")
     front.fleet.put("s2", "gone")
     assert await refused(front, post()) == (503, "no_upstream")
@@ -210,9 +210,9 @@ def pass_time(front: Front, seconds: float) -> None:
     """As the timers of those that wait have it."""
     front.time += seconds
     for ticket in list(front.scheduler.waiting("m")):
-        held = cast("MethodType", ticket.on_grant).__self__
-        assert isinstance(held, HeldRequest)
-        held._on_time(ticket, 60.0)
+        buffered = cast("MethodType", ticket.on_grant).__self__
+        assert isinstance(buffered, HeldRequest)
+        buffered._on_time(ticket, 60.0)
 
 
 async def _told(front: Front) -> Wire:
@@ -384,7 +384,7 @@ OF_CLIENTS = ("rest", "leave", "lose", "slow", "fast")
 
 
 def _go_on(wire: Wire, action: str) -> None:
-    if action == "rest" and wire.protocol.is_receiving:
+    if action == "rest" and wire.protocol.is_receiving_body:
         wire.send(b"}")
     elif action == "leave":
         wire.abort()

@@ -9,7 +9,7 @@ from services.gateway.adapters.http.exchange import Exchange
 from services.gateway.adapters.http.relay import Relay
 from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.core import errors
-from services.gateway.core.buffer_memory import Held, Memory
+from services.gateway.core.buffer_memory import BufferedBytes, BufferMemory
 from services.gateway.core.usage_record import UsageRecord
 from tests.unit.gateway.wire import turns, until
 
@@ -27,7 +27,7 @@ class Request:
 
     async def _run(self) -> None:
         response = cast("ClientResponse", SimpleNamespace())
-        self.exchange = Exchange(response, UsageRecord("r", "k", 0.0), Held(Memory(1, 1)))
+        self.exchange = Exchange(response, UsageRecord("r", "k", 0.0), BufferedBytes(BufferMemory(1, 1)))
         if self._at_engine:
             self.exchange.relay = cast("Relay", SimpleNamespace())
         self.lifecycle.exchanges.add(self.exchange)

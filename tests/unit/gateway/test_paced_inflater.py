@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.adapters.http.client_response import MOST_JOINED_BYTES
+from services.gateway.adapters.http.client_response import MAX_JOINED_BYTES
 from services.gateway.adapters.http.paced_inflater import STEP_BYTES
 from services.gateway.core.content_coding import MAX_INFLATED, Inflater, Undecodable
 from tests.kit.raw_engine import DONE, EVENT
@@ -18,7 +18,7 @@ from tests.unit.gateway.wire import Wire, turns
 SAID = EVENT * (5 * STEP_BYTES // len(EVENT)) + DONE
 PACKED = gzip.compress(SAID)
 READS = [PACKED[at : at + 1000] for at in range(0, len(PACKED), 1000)]
-MORE_THAN_A_STEP = STEP_BYTES + 2 * len(EVENT) + MOST_JOINED_BYTES
+MORE_THAN_A_STEP = STEP_BYTES + 2 * len(EVENT) + MAX_JOINED_BYTES
 MANY_TURNS = 40
 
 
@@ -168,7 +168,7 @@ def test_steps_of_any_size_give_the_same(text: bytes, times: int, most: int) -> 
     packed = zlib.compress(text * times) + b"what follows is nobody's"
     inflater = Inflater(b"deflate")
     steps = [inflater.feed(packed, most)]
-    while inflater.behind:
+    while inflater.has_more:
         steps.append(inflater.feed(b"", most))
     assert max(map(len, steps)) <= most
     assert (b"".join(steps), inflater.complete, inflater.feed(b"more", most)) == (text * times, True, b"")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.core.endpoints import ENDPOINTS
-from services.gateway.core.paths import normalize, with_version
+from services.gateway.core.paths import normalize, suggest_path
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,6 @@ def test_a_normal_path_stays_as_it_is(target: str) -> None:
 
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_a_missing_or_doubled_version_is_named(path: str) -> None:
-    assert with_version(path.removeprefix("/v1"), ENDPOINTS) == path
-    assert with_version(f"/v1{path}", ENDPOINTS) == path
-    assert with_version(f"/v2{path}", ENDPOINTS) is None
+    assert suggest_path(path.removeprefix("/v1"), ENDPOINTS) == path
+    assert suggest_path(f"/v1{path}", ENDPOINTS) == path
+    assert suggest_path(f"/v2{path}", ENDPOINTS) is None

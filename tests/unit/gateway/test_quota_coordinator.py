@@ -321,7 +321,7 @@ def test_a_key_that_is_used_no_more_is_told_no_more() -> None:
     for gateway in cluster.gateways.values():
         message = gateway.limiter.report(cluster.now)
         assert not message.keys
-        assert not any(loan.keys for loan in message.loans.values())
+        assert not any(lease.keys for lease in message.loans.values())
 
 
 class AnyBus:
@@ -337,7 +337,7 @@ class AnyBus:
         self.now, self.all = cluster.now, list(cluster.gateways.values())
         self.busy = self.all[0]
         self.under_way: list[tuple[float, Gateway, QuotaReport]] = []
-        self.heard_at = {(one.name, other.name): self.now for one in self.all for other in self.all}
+        self.received_at = {(one.name, other.name): self.now for one in self.all for other in self.all}
         self.admitted: list[float] = []
         self.running: list[tuple[Reservation, int]] = []
         self.ended: list[tuple[float, int]] = []
@@ -369,7 +369,7 @@ class AnyBus:
         due = [sent for sent in self.under_way if sent[0] <= self.now]
         self.under_way = [sent for sent in self.under_way if sent[0] > self.now]
         for _, receiver, message in due:
-            self.heard_at[message.gateway, receiver.name] = self.now
+            self.received_at[message.gateway, receiver.name] = self.now
             receiver.changed |= receiver.limiter.coordinator.receive(message, self.now)
 
     def tell(self, sender: Gateway) -> None:
@@ -377,7 +377,7 @@ class AnyBus:
         sender.changed, sender.told_at = False, self.now
         message = sender.limiter.report(self.now)
         for receiver in self.all:
-            late = self.now - self.heard_at[sender.name, receiver.name] > 2
+            late = self.now - self.received_at[sender.name, receiver.name] > 2
             if receiver is not sender and (late or self.draw.random() >= self.loss):
                 for _ in range(2 if self.draw.random() < 0.1 else 1):
                     self.under_way.append((self.now + self.draw.random() * self.delay, receiver, message))

@@ -14,12 +14,12 @@ def told(used: int, wanted: int = 0) -> dict[str, KeyQuota]:
     return {"k": KeyQuota(used=(used, 0, 0, 0), limits=(LIMIT, None, None, None), wanted=(wanted, 0, 0, 0))}
 
 
-def loan(version: int, amount: int) -> QuotaLease:
+def lease(version: int, amount: int) -> QuotaLease:
     return QuotaLease(version=version, parts=3, keys={"k": (amount, 0, 0, 0)})
 
 
 def capacity(*followers: QuotaFollower, of: QuotaLease | None = None) -> Capacity:
-    return Capacity(own={}, total=lambda _key, _at, limit: limit, loan=of, counted=followers, followers=followers)
+    return Capacity(own={}, total=lambda _key, _at, limit: limit, lease=of, counted=followers, followers=followers)
 
 
 def open_to(*followers: QuotaFollower) -> list[int]:
@@ -27,16 +27,16 @@ def open_to(*followers: QuotaFollower) -> list[int]:
 
 
 def test_the_highest_of_use_and_open_loans_counts() -> None:
-    assert QuotaFollower(told(9), agreed=loan(1, 5), offered=loan(2, 3)).bound("k", 0, LIMIT) == 9
-    assert QuotaFollower(told(1), agreed=loan(1, 5), offered=loan(2, 3)).bound("k", 0, LIMIT) == 5
-    assert QuotaFollower(told(1), agreed=loan(1, 5), offered=loan(2, 7)).bound("k", 0, LIMIT) == 7
+    assert QuotaFollower(told(9), agreed=lease(1, 5), offered=lease(2, 3)).bound("k", 0, LIMIT) == 9
+    assert QuotaFollower(told(1), agreed=lease(1, 5), offered=lease(2, 3)).bound("k", 0, LIMIT) == 5
+    assert QuotaFollower(told(1), agreed=lease(1, 5), offered=lease(2, 7)).bound("k", 0, LIMIT) == 7
     assert QuotaFollower({}, agreed=QuotaLease(version=1, parts=3, keys={}), offered=NO_LEASE).bound("k", 0, LIMIT) == 3
 
 
 def test_what_is_still_open_is_lent_to_nobody_else() -> None:
     rich, poor = QuotaFollower(told(0)), QuotaFollower(told(1, wanted=1))
-    rich.agreed = rich.offered = loan(1, 9)
-    poor.agreed = poor.offered = loan(1, 1)
+    rich.agreed = rich.offered = lease(1, 9)
+    poor.agreed = poor.offered = lease(1, 1)
     leader = QuotaLeader()
     leader.offer(2, capacity(rich, poor))
     assert open_to(rich, poor) == [9, 1]
@@ -47,7 +47,7 @@ def test_what_is_still_open_is_lent_to_nobody_else() -> None:
 
 
 def test_nothing_new_is_offered_before_the_last_offer_is_acknowledged() -> None:
-    follower = QuotaFollower(told(0, wanted=1), agreed=loan(1, 2), offered=loan(2, 4))
+    follower = QuotaFollower(told(0, wanted=1), agreed=lease(1, 2), offered=lease(2, 4))
     QuotaLeader().offer(3, capacity(follower))
     assert follower.offered.version == 2
 
@@ -67,7 +67,7 @@ def test_newcomers_get_equal_parts_of_what_is_not_lent_yet() -> None:
 
 def test_of_a_key_that_only_an_elder_named_nothing_is_lent() -> None:
     follower = QuotaFollower({})
-    QuotaLeader().offer(1, capacity(follower, of=loan(7, 4)))
+    QuotaLeader().offer(1, capacity(follower, of=lease(7, 4)))
     assert follower.offered == QuotaLease(version=1, parts=6, keys={"k": (0, 0, 0, 0)})
 
 

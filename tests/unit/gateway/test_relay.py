@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.adapters.http.client_response import ClientResponse
-from services.gateway.adapters.http.response_headers import MAX_BYTES, passed_on
+from services.gateway.adapters.http.response_headers import MAX_BYTES, forwarded_headers
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.core import errors
 from services.gateway.core.breaker import FAILURES
@@ -228,7 +228,7 @@ async def test_a_client_that_does_not_read_pauses_the_engine_even_another_one(fr
 async def test_a_whole_response_for_which_there_is_no_room_is_refused(front: Front) -> None:
     wire, call = await asked(front, b'{"model":"m"}')
     call.answer(content_type=JSON)
-    front.memory.most = 10
+    front.memory.max_bytes = 10
     call.feed(b"x" * 11)
     await ended(front, wire)
     assert ([r.status for r in wire.responses], call.aborted) == ([429], True)
@@ -360,7 +360,7 @@ def test_501_is_the_request_s_fault() -> None:
 
 @given(st.dictionaries(st.binary(max_size=12).map(bytes.lower), st.binary(max_size=30), max_size=8), st.booleans())
 def test_headers_stay_header_lines_whatever_an_engine_says(headers: dict[bytes, bytes], stream: bool) -> None:
-    fields = passed_on(headers, stream=stream)
+    fields = forwarded_headers(headers, stream=stream)
     *lines, end = fields.split(b"\r\n")
     assert end == b""
     assert all(b": " in line and b"\r" not in line and b"\n" not in line and b"\0" not in line for line in lines)
@@ -369,7 +369,7 @@ def test_headers_stay_header_lines_whatever_an_engine_says(headers: dict[bytes, 
 
 def test_headers_together_are_bounded() -> None:
     headers = {b"x-%d" % number: b"y" * 100 for number in range(500)} | {b"content-type": b"z" * 20_000}
-    assert len(passed_on(headers, stream=False)) <= MAX_BYTES + 100
+    assert len(forwarded_headers(headers, stream=False)) <= MAX_BYTES + 100
 
 
 async def test_the_line_has_the_status_that_the_client_was_sent(front: Front) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.gateway.core.chunk import read_chunk
 from services.gateway.core.running_usage import RunningUsage
-from services.gateway.core.usage import Count
+from services.gateway.core.usage import TokenCount
 
 CHOICES_PER_PROMPT = 2
 STEPS = st.lists(
@@ -50,7 +50,7 @@ def test_the_count_looks_at_no_choice() -> None:
     for index in range(3):
         say(running, index, usage={"prompt_tokens": 7, "completion_tokens": index})
     running._progress.clear()
-    assert running.count == Count(prompt=21, completion=3, basis="engine")
+    assert running.count == TokenCount(prompt=21, completion=3, basis="engine")
 
 
 def test_a_choice_takes_back_what_it_reported_of_its_prompt() -> None:

@@ -11,7 +11,7 @@ from services.gateway.core.chunk import MAX_CHOICES
 from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.sse import UnusableStream
 from services.gateway.core.stream import MAX_LINES_APART, StreamReader
-from services.gateway.core.usage import Count
+from services.gateway.core.usage import TokenCount
 
 
 def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
@@ -64,7 +64,7 @@ def test_usage_that_makes_no_sense_is_not_counted() -> None:
     assert read.feed(b'data: {"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":"?"}}\n\n').endswith(
         b"}]}\n\n"
     )
-    assert read.count == Count(completion=1, basis="counted")
+    assert read.count == TokenCount(completion=1, basis="counted")
 
 
 def test_usage_that_nobody_asked_for_is_taken_out() -> None:
@@ -96,28 +96,28 @@ def test_a_client_that_asked_for_running_usage_gets_the_engine_s_own_bytes() -> 
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"", Count()),
-        (RUNNING[0], Count(7, 0, 1, 0, "engine")),
-        (b"".join(RUNNING), Count(7, 0, 2, 0, "engine")),
-        (chunk([{"index": 0, "delta": {"role": "assistant", "content": ""}}]), Count()),
-        (chunk([delta("a")]) + chunk([delta("b")]) + chunk([delta("")]), Count(completion=2, basis="counted")),
-        (chunk([{"index": 0, "delta": {"tool_calls": [{}]}}]), Count(completion=1, basis="counted")),
-        (chunk([{"index": 0, "text": "a"}]), Count(completion=1, basis="counted")),
+        (b"", TokenCount()),
+        (RUNNING[0], TokenCount(7, 0, 1, 0, "engine")),
+        (b"".join(RUNNING), TokenCount(7, 0, 2, 0, "engine")),
+        (chunk([{"index": 0, "delta": {"role": "assistant", "content": ""}}]), TokenCount()),
+        (chunk([delta("a")]) + chunk([delta("b")]) + chunk([delta("")]), TokenCount(completion=2, basis="counted")),
+        (chunk([{"index": 0, "delta": {"tool_calls": [{}]}}]), TokenCount(completion=1, basis="counted")),
+        (chunk([{"index": 0, "text": "a"}]), TokenCount(completion=1, basis="counted")),
         (
             chunk(
                 [],
                 usage=usage(5)
                 | {"prompt_tokens_details": {"cached_tokens": 3}, "completion_tokens_details": {"reasoning_tokens": 2}},
             ),
-            Count(7, 3, 5, 2, "engine"),
+            TokenCount(7, 3, 5, 2, "engine"),
         ),
         (
             b'event: response.completed\ndata: {"response": {"usage": {"input_tokens": 4, "output_tokens": 6}}}\n\n',
-            Count(4, 0, 6, 0, "engine"),
+            TokenCount(4, 0, 6, 0, "engine"),
         ),
     ],
 )
-def test_the_count_is_the_engine_s_last_word_else_one_per_delta(data: bytes, expected: Count) -> None:
+def test_the_count_is_the_engine_s_last_word_else_one_per_delta(data: bytes, expected: TokenCount) -> None:
     read = reader()
     read.feed(data)
     assert read.count == expected
@@ -142,7 +142,7 @@ def test_text_that_looks_like_usage_stays() -> None:
 def test_of_an_event_with_a_flood_of_choices_some_are_read() -> None:
     read = reader()
     read.feed(chunk([{"index": index, **delta("x")} for index in range(MAX_CHOICES + 100)]))
-    assert read.count == Count(completion=MAX_CHOICES, basis="counted")
+    assert read.count == TokenCount(completion=MAX_CHOICES, basis="counted")
 
 
 def test_a_flood_of_events_none_of_which_ends_is_refused() -> None:

@@ -16,7 +16,7 @@ from services.gateway.core.chunk_shape import ChunkShape, shape_of
 from services.gateway.core.endpoints import ENDPOINTS
 from services.gateway.core.sse import UnusableStream
 from services.gateway.core.stream import MAX_EVENT_BYTES, MAX_EVENTS, StreamReader
-from services.gateway.core.usage import Count
+from services.gateway.core.usage import TokenCount
 from tests.unit.gateway.any_json import ANYTHING, USAGES, chunk, delta, sound, usage
 
 DONE = b"data: [DONE]\n\n"
@@ -94,7 +94,7 @@ def test_usage_leaks_in_no_form_and_is_counted_in_each(form: Any, size: int) -> 
     read = reader()
     out = read_all(read, cut(stream, [size] * (len(stream) // size)))
     assert not leaks(out)
-    assert (read.count, read.error, read.complete) == (Count(7, 0, 5, 0, "engine"), None, True)
+    assert (read.count, read.error, read.complete) == (TokenCount(7, 0, 5, 0, "engine"), None, True)
     assert all(b"w%d" % token in out for token in range(1, 6))
 
 
@@ -109,14 +109,14 @@ def test_numbers_that_json_does_not_have_hide_no_usage() -> None:
     out = read.feed(event)
     assert not leaks(out)
     assert b"NaN, Infinity" in out
-    assert read.count == Count(7, 0, 1, 0, "engine")
+    assert read.count == TokenCount(7, 0, 1, 0, "engine")
 
 
 def test_events_that_share_their_end_are_taken_one_by_one() -> None:
     first, second = (chunk([delta("w")], usage=usage(token))[:-1] for token in (1, 2))
     read = reader()
     assert read.feed(first + second + b"\n") == 2 * chunk([delta("w")])
-    assert read.count == Count(7, 0, 2, 0, "engine")
+    assert read.count == TokenCount(7, 0, 2, 0, "engine")
 
 
 EVENTS = st.one_of(
@@ -262,4 +262,4 @@ def test_shapes_are_learned_only_while_chunks_fit_them(
         assert read.feed(event) == chunk([delta("w")], id=f"c{number // chunks_per_id}")
     assert len(tried) <= most
     assert chunks_per_id == 1 or len(tried) == most
-    assert read.count == Count(7, 0, 499, 0, "engine")
+    assert read.count == TokenCount(7, 0, 499, 0, "engine")

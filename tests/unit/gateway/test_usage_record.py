@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.core.request_body import parse
-from services.gateway.core.usage import Count
+from services.gateway.core.usage import TokenCount
 from services.gateway.core.usage_record import UsageRecord
 from tests.unit.gateway.test_scheduler import record
 
@@ -21,7 +21,7 @@ def test_the_event_has_the_last_machine_and_the_first_that_may_have_seen_the_req
     usage.written = True
     usage.on_failover()
     usage.machine, usage.outcome, usage.status = record("d1", "ready"), "completed", 200
-    usage.count = Count(5, 4, 3, 2, "engine")
+    usage.count = TokenCount(5, 4, 3, 2, "engine")
     its = usage.event("s", 7, 103.0)
     assert (its.id, its.source, its.source_seq, its.key_id, its.model) == ("r", "s", 7, "k", "m")
     assert (its.machine, its.moved_from, its.outcome, its.status) == ("d1", "s1", "completed", 200)

@@ -14,16 +14,16 @@ from aiohttp.streams import StreamReader
 
 from services.gateway.core import errors
 from services.gateway.core.body_framing import BodyFraming
-from services.gateway.core.buffer_memory import Held, Memory
+from services.gateway.core.buffer_memory import BufferedBytes, BufferMemory
 from services.gateway.core.errors import ApiError
 
 READ_BYTES = 64 * 1024
 """Of a body that its handler has not read, where twice as much stops the reading; or behind a request."""
-MOST_FRAMING_BYTES = 512 * 1024
+MAX_FRAMING_BYTES = 512 * 1024
 """Of a request beside its body: its head, what was read and is not parsed yet, and a little framing."""
 FRAMING_PER_BYTE = 8
 """Bytes of chunk framing for each byte of a body that comes a byte at a time, and some more."""
-MOST_HEADERS = 128
+MAX_HEADERS = 128
 """Header lines of a request: each takes some 300 bytes more than it has, before anybody knows whose request it is."""
 NEVER_SECONDS = 10 * 365 * 86_400.0
 """For aiohttp's own timer of idle connections: ours goes by the gateway's clock."""
@@ -36,7 +36,7 @@ _BLANK_LINE = b"\r\n\r\n"
 class BoundedRequestHandler(web.RequestHandler):
     """Parses nothing behind a request that is being received or answered. A subclass hears of each request's stages."""
 
-    def __init__(self, server: web.Server, max_head_bytes: int, memory: Memory) -> None:
+    def __init__(self, server: web.Server, max_head_bytes: int, memory: BufferMemory) -> None:
         no_log: dict[str, Any] = {"access_log": None}
         super().__init__(
             server,
@@ -52,7 +52,7 @@ class BoundedRequestHandler(web.RequestHandler):
         self._memory = memory
         self._payload: StreamReader | None = None
         """Of the request that is being received or answered."""
-        self._behind = b""
+        self._pipelined = b""
         """What came behind it, not parsed."""
         self._is_paused = False
         self._framing = BodyFraming(0)
@@ -65,8 +65,8 @@ class BoundedRequestHandler(web.RequestHandler):
         """Of a head that is not complete."""
         self.fault: ApiError | None = None
         """Why nothing that follows can be understood or is wanted."""
-        self.held = Held(memory)
-        """The bytes of `_behind`."""
+        self.buffered = BufferedBytes(memory)
+        """The bytes of `_pipelined`."""
 
     def _make_parser(self) -> HttpRequestParser:
         """aiohttp's own bounds are per line. It pauses behind a message, before it would switch to another protocol."""
@@ -76,19 +76,19 @@ class BoundedRequestHandler(web.RequestHandler):
             READ_BYTES,
             max_line_size=self._max_head_bytes,
             max_field_size=self._max_head_bytes,
-            max_headers=MOST_HEADERS,
+            max_headers=MAX_HEADERS,
             payload_exception=web.RequestPayloadError,
             auto_decompress=False,
             max_msg_queue_size=1,
         )
 
     @property
-    def is_receiving(self) -> bool:
+    def is_receiving_body(self) -> bool:
         """Whether the head of a request is here, and its body is not."""
         return self._payload is not None and not self._payload.is_eof()
 
     @property
-    def _is_given(self) -> bool:
+    def _has_whole_request(self) -> bool:
         """Whether the parser has been given a whole request, which it may not have taken up yet."""
         return self._payload is not None and (self._payload.is_eof() or self._framing.is_complete)
 
@@ -97,24 +97,24 @@ class BoundedRequestHandler(web.RequestHandler):
         """Whether a request is being received or answered."""
         return self._payload is not None
 
-    def on_part_of_head(self) -> None:
+    def on_head_begin(self) -> None:
         """The first bytes of a request have come."""
 
     def on_head(self) -> None:
         """The head of a request is complete."""
 
-    def on_received(self) -> None:
+    def on_request_received(self) -> None:
         """The whole request is here."""
 
-    def on_answered(self) -> None:
+    def on_response_sent(self) -> None:
         """The request has been answered, and the connection goes on."""
 
     def data_received(self, data: bytes) -> None:
         """Parse the data; without any, go on where a body that nobody read has stopped the parser."""
-        if self.is_receiving and not data:
+        if self.is_receiving_body and not data:
             self._feed(data)
-        elif self._is_given:
-            self._hold_back(data)
+        elif self._has_whole_request:
+            self._keep_pipelined(data)
         else:
             self._parse(data)
 
@@ -128,18 +128,18 @@ class BoundedRequestHandler(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
-        self.held.release()
-        self._behind = b""
+        self.buffered.release()
+        self._pipelined = b""
 
     def next_request(self) -> None:
         """The request has been answered: go on to what came behind it."""
         self._payload = None
-        self.held.release()
-        self.on_answered()
-        data, self._behind, self._last = self._behind, b"", b""
+        self.buffered.release()
+        self.on_response_sent()
+        data, self._pipelined, self._last = self._pipelined, b"", b""
         self._parse(data)
         # While one whole request follows another there may be more of them that have been read.
-        if self._is_paused and not self._is_given and self.transport is not None:
+        if self._is_paused and not self._has_whole_request and self.transport is not None:
             self._is_paused = False
             self.transport.resume_reading()
 
@@ -160,25 +160,25 @@ class BoundedRequestHandler(web.RequestHandler):
                 self.fault = _malformed(message)
         return self.fault
 
-    def _hold_back(self, data: bytes) -> None:
+    def _keep_pipelined(self, data: bytes) -> None:
         """Keep what came behind a request that is being answered, and read no further once it is a lot.
 
         A client is seen to leave only while its connection is read.
         """
         if not data or self.transport is None or self.fault is not None:
             return
-        if self._memory.crowded or not self.held.grow(len(data)):
+        if self._memory.is_crowded or not self.buffered.grow(len(data)):
             self.transport.abort()
             return
-        self._behind += data
-        if len(self._behind) >= READ_BYTES:
+        self._pipelined += data
+        if len(self._pipelined) >= READ_BYTES:
             self._is_paused = True
             self.transport.pause_reading()
 
     def _parse(self, data: bytes) -> None:
         """Give the parser one request at most: it takes the last trailer of one for a header of the next."""
         at = 0
-        while at < len(data) and not self._is_given and self.fault is None:
+        while at < len(data) and not self._has_whole_request and self.fault is None:
             start = at
             if self._payload is None:
                 at = self._find_end_of_head(data, start)
@@ -189,7 +189,7 @@ class BoundedRequestHandler(web.RequestHandler):
                     self.fail(errors.malformed("the size of a chunk cannot be read"))
                     return
             self._feed(data[start:at])
-        self._hold_back(data[at:])
+        self._keep_pipelined(data[at:])
 
     def _find_end_of_head(self, data: bytes, start: int) -> int:
         """Return where the head ends at the earliest: blank lines before it are no part of it."""
@@ -222,13 +222,13 @@ class BoundedRequestHandler(web.RequestHandler):
             error, _ = self._messages.pop()
             self.fail(_malformed(getattr(error, "message", None)))
         elif payload.is_eof():
-            self._on_received()
-        elif self._raw_bytes > MOST_FRAMING_BYTES + (1 + FRAMING_PER_BYTE) * payload.total_bytes:
+            self._on_request_received()
+        elif self._raw_bytes > MAX_FRAMING_BYTES + (1 + FRAMING_PER_BYTE) * payload.total_bytes:
             self.fail(errors.malformed("its chunks are framing more than content"))
 
     def _on_part_of_head(self, size: int) -> None:
         if not self.head_bytes:
-            self.on_part_of_head()
+            self.on_head_begin()
         self.head_bytes += size
         if self.head_bytes > self._max_head_bytes:
             self.fail(errors.head_too_large(self._max_head_bytes))
@@ -247,12 +247,12 @@ class BoundedRequestHandler(web.RequestHandler):
         self.head_bytes, self._raw_bytes = 0, size
         self.on_head()
         if self._payload.is_eof():
-            self._on_received()
+            self._on_request_received()
 
-    def _on_received(self) -> None:
+    def _on_request_received(self) -> None:
         if self._needs_new_parser:
             self._parser = self._make_parser()
-        self.on_received()
+        self.on_request_received()
 
 
 def _malformed(message: str | None) -> ApiError:

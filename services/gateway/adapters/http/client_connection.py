@@ -28,7 +28,7 @@ LAST_STEPS = 8
 log = structlog.get_logger()
 
 
-class Flow(Protocol):
+class FlowControl(Protocol):
     """What a slow client holds up."""
 
     def pause(self) -> None: ...
@@ -51,7 +51,7 @@ class ClientConnection(BoundedRequestHandler):
         """Of who connected: a client, or the proxy before us."""
         self.deadline = math.inf
         """When `expire` is to be called."""
-        self.flow: Flow | None = None
+        self.flow: FlowControl | None = None
         self.refusals = 0
         """Responses in a row that were 400, 401 or 404."""
 
@@ -64,7 +64,7 @@ class ClientConnection(BoundedRequestHandler):
             transport.abort()  # type: ignore[attr-defined]  # a socket's transport is an asyncio.Transport
             return
         super().connection_made(transport)
-        self._arm()
+        self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
         if not self._closing:
@@ -79,37 +79,37 @@ class ClientConnection(BoundedRequestHandler):
         self._connections.discard(self)
         self.deadline = math.inf
         super().connection_lost(exc)
-        self._all_read()
+        self._run_on_read()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._wait_for_client()
+        self._set_write_deadline()
         if self.flow is not None:
             self.flow.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._all_read()
-        self._arm()
+        self._run_on_read()
+        self._set_deadline()
         if self.flow is not None:
             self.flow.resume()
 
     # From the parsing.
 
-    def on_part_of_head(self) -> None:
+    def on_head_begin(self) -> None:
         self.deadline = self._connections.now + self._connections.settings.head_timeout
 
     def on_head(self) -> None:
         self._body_deadline = self.deadline = self._connections.now + self._connections.settings.body_timeout
         self._connections.on_busy(self)
 
-    def on_received(self) -> None:
+    def on_request_received(self) -> None:
         if not self.writing_paused:
             self.deadline = math.inf
 
-    def on_answered(self) -> None:
+    def on_response_sent(self) -> None:
         self._connections.on_idle(self)
-        self._arm()
+        self._set_deadline()
 
     # From aiohttp.
 
@@ -118,7 +118,7 @@ class ClientConnection(BoundedRequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send the response and take up what came behind its request."""
         if not isinstance(resp, ClientResponse):  # the router's, of a target that is no path
-            resp = self._connections.respond_with(request, errors.not_found(request.path))
+            resp = self._connections.respond_with_error(request, errors.not_found(request.path))
         result = await super().finish_response(request, resp, start_time)
         if resp.keep_alive:
             self.next_request()
@@ -136,11 +136,11 @@ class ClientConnection(BoundedRequestHandler):
             log.error("handler_failed", exc_info=exc)
             self.abort()
             raise ConnectionError("a fault of ours")
-        return self._connections.respond_with(request, self.set_fault(exc, message))
+        return self._connections.respond_with_error(request, self.set_fault(exc, message))
 
     # From the response.
 
-    def when_read(self, callback: Callable[[], None]) -> None:
+    def call_when_read(self, callback: Callable[[], None]) -> None:
         """Call it once the client has read all but what the system holds, or has gone."""
         if self.writing_paused and self.transport is not None:
             self._on_read.append(callback)
@@ -155,7 +155,7 @@ class ClientConnection(BoundedRequestHandler):
     def stop_reading(self) -> None:
         """This response is the last: whatever still comes is dropped."""
         self._closing = True
-        self._wait_for_client()
+        self._set_write_deadline()
         self.close()
 
     # From the clock and the drain.
@@ -182,7 +182,7 @@ class ClientConnection(BoundedRequestHandler):
         settings = self._connections.settings
         if self.writing_paused or self._closing:
             unsent = self._unsent
-            self._wait_for_client()
+            self._set_write_deadline()
             if not 0 < self._unsent <= unsent - MIN_READ_BYTES:
                 self.abort()
         elif self.is_busy:
@@ -203,20 +203,20 @@ class ClientConnection(BoundedRequestHandler):
             self._connections.batcher.flush()
             self.transport.close()
 
-    def _wait_for_client(self) -> None:
+    def _set_write_deadline(self) -> None:
         self._unsent = 0 if self.transport is None else _unsent_bytes(self.transport)
         self.deadline = self._connections.now + self._connections.settings.write_timeout
 
-    def _arm(self) -> None:
+    def _set_deadline(self) -> None:
         """Set the deadline of what is waited for now."""
         if self._closing or self.writing_paused:
             return
         if self.is_busy:
-            self.deadline = self._body_deadline if self.is_receiving else math.inf
+            self.deadline = self._body_deadline if self.is_receiving_body else math.inf
         else:
             self.deadline = self._connections.now + self._connections.settings.keepalive_timeout
 
-    def _all_read(self) -> None:
+    def _run_on_read(self) -> None:
         while self._on_read:
             self._on_read.pop()()
 

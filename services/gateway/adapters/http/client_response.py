@@ -29,12 +29,12 @@ LINGER_SECONDS = 2.0
 """For a client that still sends what nobody reads any more: closing at once could cost it the response."""
 SKIPPED_BYTES = 64 * 1024
 """A rest of a body that is read and dropped rather than closing the connection."""
-MOST_JOINED_BYTES = 64 * 1024
+MAX_JOINED_BYTES = 64 * 1024
 """Of a body that is copied to go out with its head."""
-MOST_REFUSALS = 16
+MAX_REFUSALS = 16
 """Responses in a row with one of `REFUSALS`, after which a connection is closed."""
 REFUSALS = frozenset({400, 401, 404})
-SPOKEN = (HttpVersion11, HttpVersion10)
+SUPPORTED_VERSIONS = (HttpVersion11, HttpVersion10)
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -89,12 +89,15 @@ class ClientResponse(web.StreamResponse):
         """Of the head that has been written; 0: none has."""
         self.ended = False
         """All of it has been written: nothing can be added."""
-        self._headers_of = headers
+        self._response_headers = headers
         self._batcher = batcher
         self.connection = cast("ClientConnection", request.protocol)
         self._transport = request.transport
         self._is_chunked = request.version == HttpVersion11
-        self._keeps = False
+        self._keeps_alive = False
+
+    def __repr__(self) -> str:
+        return f"<ClientResponse {self.id} status={self.sent_status or None}>"  # aiohttp's reads what is never set here
 
     @property
     def started(self) -> bool:
@@ -102,7 +105,7 @@ class ClientResponse(web.StreamResponse):
 
     @property
     def keep_alive(self) -> bool:
-        return self._keeps
+        return self._keeps_alive
 
     def check_head(self) -> None:
         """Raise `ApiError` (400, 408, 431) if the request's head was read and may not be believed."""
@@ -110,12 +113,12 @@ class ClientResponse(web.StreamResponse):
         coding = request.headers.get(hdrs.TRANSFER_ENCODING)
         if connection.fault is None and coding is not None and coding.strip().lower() != "chunked":
             connection.fault = errors.malformed("of the transfer encodings only chunked is understood")
-        if request.method == hdrs.METH_CONNECT or request.version not in SPOKEN:
+        if request.method == hdrs.METH_CONNECT or request.version not in SUPPORTED_VERSIONS:
             connection.fault = errors.malformed("this server speaks HTTP/1.1 and HTTP/1.0 alone")
         if connection.fault is not None:
             raise connection.fault
 
-    def proceed(self) -> None:
+    def send_continue(self) -> None:
         """Ask for the body of a client that waits for `100 Continue`; one of HTTP/1.0 would take that for all."""
         if self._is_chunked:
             self._write(CONTINUE)
@@ -124,11 +127,11 @@ class ClientResponse(web.StreamResponse):
         """Send a whole response. `fields` are header lines; `on_read` is called once the client has read it or left."""
         self._close_or_keep(status)
         self.sent_status = status
-        framing = b"Content-Length: %d\r\n%b" % (len(body), b"\r\n" if self._keeps else _CLOSE)
-        head = self._headers_of.head(self, status, fields) + framing
+        framing = b"Content-Length: %d\r\n%b" % (len(body), b"\r\n" if self._keeps_alive else _CLOSE)
+        head = self._response_headers.head(self, status, fields) + framing
         if self.request.method == hdrs.METH_HEAD:
             self._write(head)
-        elif len(body) <= MOST_JOINED_BYTES:
+        elif len(body) <= MAX_JOINED_BYTES:
             self._write(head + body)
         else:
             self._write(head)
@@ -139,7 +142,7 @@ class ClientResponse(web.StreamResponse):
         """Send the head of a stream, unless it has been sent."""
         if not self.started:
             self.sent_status = 200
-            self._write(self._headers_of.head(self, 200, fields) + (_CHUNKED if self._is_chunked else _CLOSE))
+            self._write(self._response_headers.head(self, 200, fields) + (_CHUNKED if self._is_chunked else _CLOSE))
 
     def send(self, data: bytes) -> None:
         """Send a part of it, which is not empty."""
@@ -171,7 +174,7 @@ class ClientResponse(web.StreamResponse):
     async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002 - aiohttp's signature
         """Wait until the next request of the connection may be taken up, or the connection closed."""
         content = self.request.content
-        if not self._keeps:
+        if not self._keeps_alive:
             if not content.is_eof() or self.connection.fault is not None:
                 await asyncio.sleep(LINGER_SECONDS)  # ends when the client closes
             return
@@ -179,18 +182,18 @@ class ClientResponse(web.StreamResponse):
             while not content.is_eof():
                 await content.readany()
         except ApiError:
-            self._keeps = False
+            self._keeps_alive = False
         await self.request.writer.drain()
 
     def _close_or_keep(self, status: int) -> None:
         connection, request = self.connection, self.request
         connection.refusals = connection.refusals + 1 if status in REFUSALS else 0
-        self._keeps = (
+        self._keeps_alive = (
             self._is_chunked
             and request.keep_alive
-            and not self._headers_of.is_leaving()
+            and not self._response_headers.is_leaving()
             and connection.fault is None
-            and connection.refusals < MOST_REFUSALS
+            and connection.refusals < MAX_REFUSALS
             and (request.content.is_eof() or self._can_skip_body())
         )
 
@@ -205,8 +208,8 @@ class ClientResponse(web.StreamResponse):
     def _finish(self, on_read: Callable[[], None] | None) -> None:
         self.ended = True
         if on_read is not None:
-            self.connection.when_read(on_read)
-        if self._keeps or self._transport is None:
+            self.connection.call_when_read(on_read)
+        if self._keeps_alive or self._transport is None:
             return
         self._batcher.flush()
         self.connection.stop_reading()

@@ -12,7 +12,7 @@ from services.gateway.adapters.http.client_connection import ClientConnection
 from services.gateway.adapters.http.client_response import ClientResponse
 from services.gateway.adapters.http.request_log import RequestLog
 from services.gateway.adapters.write_batcher import WriteBatcher
-from services.gateway.core.buffer_memory import Memory
+from services.gateway.core.buffer_memory import BufferMemory
 from services.gateway.core.errors import ApiError
 from shared.config.sections import GatewaySection
 
@@ -30,7 +30,7 @@ class Connections:
     def __init__(
         self,
         settings: GatewaySection,
-        memory: Memory,
+        memory: BufferMemory,
         batcher: WriteBatcher,
         *,
         open_response: Callable[[web.BaseRequest], ClientResponse],
@@ -40,8 +40,8 @@ class Connections:
         self.settings = settings
         self.memory = memory
         self.batcher = batcher
-        self.most = min(settings.max_connections, _most_by_files(settings.max_connections))
-        self.most_per_address = settings.max_connections_per_address or max(1, self.most // 2)
+        self.max_total = min(settings.max_connections, _max_clients_by_files(settings.max_connections))
+        self.max_per_address = settings.max_connections_per_address or max(1, self.max_total // 2)
         self.now = 0.0
         self._open_response = open_response
         self._log = log
@@ -74,8 +74,8 @@ class Connections:
     def admit(self, connection: ClientConnection) -> bool:
         """Return whether there is room for a new connection; an idle one may go for it."""
         address = connection.address
-        of_address = self._by_address[address] >= self.most_per_address
-        if of_address or len(self._all) >= self.most:
+        of_address = self._by_address[address] >= self.max_per_address
+        if of_address or len(self._all) >= self.max_total:
             longest = next((idle for idle in self._idle if not of_address or idle.address == address), None)
             if longest is None:
                 return False
@@ -107,7 +107,7 @@ class Connections:
             if self._is_leaving:
                 connection.close_gracefully()
 
-    def respond_with(self, request: web.BaseRequest, error: ApiError) -> ClientResponse:
+    def respond_with_error(self, request: web.BaseRequest, error: ApiError) -> ClientResponse:
         """Respond to a request that reached no handler: with what is wrong with its head, or else with the error."""
         response = self._open_response(request)
         try:
@@ -143,16 +143,16 @@ class Connections:
                     await self._discarded.wait()
 
 
-def _most_by_files(wanted: int) -> int:
+def _max_clients_by_files(max_clients: int) -> int:
     """Raise the limit on open files as far as the system lets us; return how many clients it allows.
 
     Each client takes one descriptor, and its engine another.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = 2 * wanted + OWN_FILES
+    files = 2 * max_clients + OWN_FILES
     if hard != resource.RLIM_INFINITY:
         files = min(files, hard)
     if soft != resource.RLIM_INFINITY and soft < files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
         soft = files
-    return wanted if soft == resource.RLIM_INFINITY else max(1, (soft - OWN_FILES) // 2)
+    return max_clients if soft == resource.RLIM_INFINITY else max(1, (soft - OWN_FILES) // 2)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from services.gateway.adapters.http.client_response import ClientResponse
-from services.gateway.core.buffer_memory import Held
+from services.gateway.core.buffer_memory import BufferedBytes
 from services.gateway.core.errors import ApiError
 from services.gateway.core.rate_limits import Reservation
 from services.gateway.core.usage_record import UsageRecord
@@ -20,7 +20,7 @@ class Exchange:
 
     response: ClientResponse
     usage: UsageRecord
-    body: Held
+    body: BufferedBytes
     """The bytes of the request's body."""
     reservation: Reservation | None = None
     """What the request takes of its key's limits; None: the key has none."""

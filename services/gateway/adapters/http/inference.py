@@ -11,13 +11,13 @@ from services.gateway.adapters.http.client_response import ClientResponse
 from services.gateway.adapters.http.exchange import Exchange
 from services.gateway.adapters.http.relay import Relay
 from services.gateway.adapters.http.request_log import CLIENT_CLOSED, RequestLog
-from services.gateway.adapters.http.response_headers import passed_on
+from services.gateway.adapters.http.response_headers import forwarded_headers
 from services.gateway.adapters.http.upstream import Upstream
 from services.gateway.app.admission import Admission, parse_wake_timeout
 from services.gateway.app.authenticator import Authenticator
 from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.core import errors
-from services.gateway.core.buffer_memory import Held, Memory
+from services.gateway.core.buffer_memory import BufferedBytes, BufferMemory
 from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.errors import ApiError
 from services.gateway.core.request_body import LARGE_BYTES, ParsedRequest, parse, parse_in_steps
@@ -44,7 +44,7 @@ class Inference:
     lifecycle: Lifecycle
     request_log: RequestLog
     _: KW_ONLY
-    memory: Memory
+    memory: BufferMemory
     max_body_bytes: int
     hold_cap: float
     open_response: Callable[[web.BaseRequest], ClientResponse]
@@ -53,13 +53,13 @@ class Inference:
     async def handle(self, endpoint: Endpoint, request: web.Request) -> ClientResponse:
         response = self.open_response(request)
         usage = UsageRecord(response.id, "", response.arrived)
-        exchange = Exchange(response, usage, Held(self.memory))
+        exchange = Exchange(response, usage, BufferedBytes(self.memory))
         self.lifecycle.exchanges.add(exchange)
         error: ApiError | None = None
         try:
             await self._serve(exchange, endpoint)
-        except ApiError as refusal:
-            error = refusal
+        except ApiError as rejection:
+            error = rejection
         except asyncio.CancelledError:
             interruption = exchange.take_interruption()
             if not response.ended:  # else it came too late to change anything
@@ -86,7 +86,7 @@ class Inference:
         response.check_head()
         key = response.key or self.authenticator.authenticate(authorization)
         usage.key_id = key.id
-        response.connection.held.move_to(key.id)
+        response.connection.buffered.move_to(key.id)
         parsed = await self._parse(await self._receive(exchange, key))
         if parsed.background and endpoint.has_background_mode:
             # Its usage would come when nobody listens any more, and its result from a path that is not served.
@@ -127,17 +127,17 @@ class Inference:
         exchange.body.move_to(key.id)
         if content.is_eof():
             body = content.read_nowait()
-            self._grow(exchange, len(body))
+            self._count_received(exchange, len(body))
             return body
         if hdrs.EXPECT in request.headers:
-            exchange.response.proceed()
+            exchange.response.send_continue()
         received = bytearray()
         while chunk := await content.readany():
-            self._grow(exchange, len(chunk))
+            self._count_received(exchange, len(chunk))
             received += chunk
         return bytes(received)
 
-    def _grow(self, exchange: Exchange, size: int) -> None:
+    def _count_received(self, exchange: Exchange, size: int) -> None:
         if exchange.body.size_bytes + size > self.max_body_bytes:
             raise errors.request_too_large(self.max_body_bytes)
         if not exchange.body.grow(size):
@@ -150,7 +150,7 @@ class Inference:
         response, usage = exchange.response, exchange.usage
 
         def comment(text: bytes) -> None:
-            response.start(passed_on({}, stream=True))
+            response.start(forwarded_headers({}, stream=True))
             response.send(text)
 
         held_at = self.upstream.now()

@@ -20,7 +20,7 @@ class PacedInflater:
     """
 
     _inflater: Inflater
-    _answer: StreamedResponse | BufferedResponse
+    _response: StreamedResponse | BufferedResponse
     _owner: ResponseOwner
     _call: EngineCall | None
     """None once nobody wants more."""
@@ -29,61 +29,61 @@ class PacedInflater:
     _paused: bool = False
     _engine_waits: bool = False
     _step_is_due: bool = False
-    _then: Callable[[], None] | None = None
+    _deferred: Callable[[], None] | None = None
 
     @property
     def complete(self) -> bool:
         return self._inflater.complete
 
     @property
-    def _behind(self) -> bool:
-        return bool(self._rest) or self._inflater.behind
+    def _has_more(self) -> bool:
+        return bool(self._rest) or self._inflater.has_more
 
     def feed(self, data: bytes) -> None:
         self._rest += data
-        if isinstance(self._answer, BufferedResponse):
-            self._give(MAX_INFLATED)
-            if self._inflater.behind and self._call is not None:
+        if isinstance(self._response, BufferedResponse):
+            self._inflate(MAX_INFLATED)
+            if self._inflater.has_more and self._call is not None:
                 self.stop()
                 self._owner.on_unusable("it inflates to too much")
         elif not (self._step_is_due or self._paused):
             self._step()
-        self._pace()
+        self._pace_engine()
 
     def pause(self) -> None:
         """The client cannot take more now."""
         self._paused = True
-        self._pace()
+        self._pace_engine()
 
     def resume(self) -> None:
         self._paused = False
         self._step_soon()
-        self._pace()
+        self._pace_engine()
 
-    def postpone(self, then: Callable[[], None]) -> bool:
+    def defer(self, then: Callable[[], None]) -> bool:
         """Whether something is still to be given on: then `then` is called behind it."""
-        if self._behind:
-            self._then = then
-        return self._behind
+        if self._has_more:
+            self._deferred = then
+        return self._has_more
 
     def stop(self) -> None:
         """Nobody wants more."""
-        self._then = self._call = None
+        self._deferred = self._call = None
 
     def _step(self) -> None:
         """One now, and the next in the next iteration of the loop."""
         self._step_is_due = False
-        if self._call is not None and self._behind and not self._paused:
-            self._give(STEP_BYTES)
+        if self._call is not None and self._has_more and not self._paused:
+            self._inflate(STEP_BYTES)
             self._step_soon()
-            self._pace()
+            self._pace_engine()
 
     def _step_soon(self) -> None:
         if not self._step_is_due:
             self._step_is_due = True
             asyncio.get_running_loop().call_soon(self._step)
 
-    def _give(self, most: int) -> None:
+    def _inflate(self, most: int) -> None:
         data, self._rest = self._rest, b""
         try:
             inflated = self._inflater.feed(data, most)
@@ -92,19 +92,19 @@ class PacedInflater:
             self._owner.on_unusable(str(error))
         else:
             if inflated:
-                self._answer.feed(inflated)
+                self._response.feed(inflated)
 
-    def _pace(self) -> None:
+    def _pace_engine(self) -> None:
         """The engine waits for as long as this is behind, or the client is."""
         if self._call is None:
             return
-        waits = self._paused or self._behind
+        waits = self._paused or self._has_more
         if waits != self._engine_waits:
             self._engine_waits = waits
             if waits:
                 self._call.pause()
             else:
                 self._call.resume()
-        if not self._behind and self._then is not None:
-            then, self._then = self._then, None
+        if not self._has_more and self._deferred is not None:
+            then, self._deferred = self._deferred, None
             then()

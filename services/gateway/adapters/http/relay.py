@@ -17,16 +17,16 @@ from services.gateway.adapters.engine_connection import discard
 from services.gateway.adapters.http.exchange import Exchange
 from services.gateway.adapters.http.paced_inflater import PacedInflater
 from services.gateway.adapters.http.response import EVENT_STREAM, BufferedResponse, StreamedResponse
-from services.gateway.adapters.http.response_headers import passed_on
+from services.gateway.adapters.http.response_headers import forwarded_headers
 from services.gateway.adapters.http.upstream import Upstream
 from services.gateway.core import errors
-from services.gateway.core.buffer_memory import Held
+from services.gateway.core.buffer_memory import BufferedBytes
 from services.gateway.core.content_coding import IDENTITY, Inflater, Undecodable
 from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.engine_error import EngineError, is_machine_failure
 from services.gateway.core.errors import ApiError
 from services.gateway.core.request_body import ParsedRequest
-from services.gateway.core.usage import NOTHING, Count
+from services.gateway.core.usage import NO_TOKENS, TokenCount
 from shared.config.fleet import Model
 from shared.messages.waker import MachineRecord
 
@@ -73,13 +73,13 @@ class Relay:
             self.record()
         except Exception:  # it keeps no place
             log.exception("request_not_counted", request_id=self._exchange.response.id)
-        self._hang_up()
+        self._abort_call()
         response, self._response = self._response, None
         if self._inflating is not None:
             self._inflating.stop()
             self._inflating = None
         if isinstance(response, BufferedResponse):
-            response.held.release()
+            response.buffered.release()
         if self.machine is not None:
             self._upstream.dispatcher.release(self.machine.machine)
 
@@ -92,9 +92,9 @@ class Relay:
             flow.resume()
 
     @property
-    def running(self) -> Count:
+    def running(self) -> TokenCount:
         """What of a stream is counted so far."""
-        return self._response.count if isinstance(self._response, StreamedResponse) else NOTHING
+        return self._response.count if isinstance(self._response, StreamedResponse) else NO_TOKENS
 
     def record(self) -> None:
         """Record one usage event for what an engine may have worked for."""
@@ -117,24 +117,24 @@ class Relay:
         return self._guard(self._on_head, status, headers) or discard
 
     def on_end(self) -> None:
-        if self._inflating is None or not self._inflating.postpone(self.on_end):
+        if self._inflating is None or not self._inflating.defer(self.on_end):
             self._guard(self._on_end)
 
     def on_lost(self, reason: str, *, unreachable: bool) -> None:
         then = partial(self.on_lost, reason, unreachable=unreachable)
-        if self._inflating is None or not self._inflating.postpone(then):
+        if self._inflating is None or not self._inflating.defer(then):
             self._guard(self._on_lost, reason, unreachable=unreachable)
 
     # From the response.
 
     def on_complete(self) -> None:
         if isinstance(self._response, StreamedResponse) and not self._response.has_error:
-            self._judge(None)
+            self._set_outcome(None)
         self.record()
 
     def on_error(self, error: EngineError) -> None:
         """Counted at once: a client that reads it need not wait for more."""
-        self._judge(error)
+        self._set_outcome(error)
         if self.running.completion:
             self._exchange.usage.outcome = "engine_lost"
         self.record()
@@ -167,11 +167,11 @@ class Relay:
             return None
 
     def _end(self, error: ApiError | None = None) -> None:
-        self._hang_up()
+        self._abort_call()
         if not self._done.done():
             self._done.set_result(error)
 
-    def _hang_up(self) -> None:
+    def _abort_call(self) -> None:
         """The engine stops working for this request, if it still did."""
         call, self._call = self._call, None
         if call is not None:
@@ -198,7 +198,7 @@ class Relay:
         )
         if another is None:
             return False
-        self._hang_up()
+        self._abort_call()
         usage.on_failover()
         upstream.dispatcher.release(self.machine.machine)
         upstream.metrics.failovers += 1
@@ -210,7 +210,7 @@ class Relay:
         exchange, upstream = self._exchange, self._upstream
         exchange.usage.status = status
         if is_machine_failure(status):
-            self._blame(str(status))
+            self._report_failure(str(status))
             if self._failover():
                 return discard
         coding = headers.get(b"content-encoding", IDENTITY).strip().lower()
@@ -218,14 +218,16 @@ class Relay:
         self._body.body = b""  # it is not sent again, and a long stream need not hold it
         exchange.body.release()
         is_stream = status < 300 and headers.get(b"content-type", b"").lower().startswith(EVENT_STREAM)
-        fields = passed_on(headers, stream=is_stream)
+        fields = forwarded_headers(headers, stream=is_stream)
         if is_stream:
             reader, send = upstream.stream_reader(self._body, self._endpoint), exchange.response.send
-            self._response = StreamedResponse(send, reader, self, gap=upstream.metrics.chunk_gap, now=upstream.now)
+            self._response = StreamedResponse(
+                send, reader, self, gap_histogram=upstream.metrics.chunk_gap, now=upstream.now
+            )
             exchange.response.start(fields)
         else:
-            held = Held(upstream.memory, exchange.usage.key_id)
-            self._response = BufferedResponse(fields, upstream.now(), held, self)
+            buffered = BufferedBytes(upstream.memory, exchange.usage.key_id)
+            self._response = BufferedResponse(fields, upstream.now(), buffered, self)
         if inflater is None:
             return self._response.feed
         self._inflating = PacedInflater(inflater, self._response, self, self._call)
@@ -253,7 +255,7 @@ class Relay:
     def _finish_buffered(self, response: BufferedResponse) -> None:
         usage, client = self._exchange.usage, self._exchange.response
         if usage.status < 300:
-            self._judge(response.verdict.error)
+            self._set_outcome(response.verdict.error)
         else:
             usage.machine_answered = not is_machine_failure(usage.status)
         if client.started and len(response.body) > self._upstream.max_event_bytes:
@@ -263,9 +265,9 @@ class Relay:
         self.record()
         if client.started:
             client.send(response.as_event())
-            client.end(response.held.release)
+            client.end(response.buffered.release)
         else:
-            client.respond(usage.status, response.fields, memoryview(response.body), response.held.release)
+            client.respond(usage.status, response.fields, memoryview(response.body), response.buffered.release)
         self._response = None  # it is released once the client has read it
         self._end()
 
@@ -276,22 +278,22 @@ class Relay:
             self._finish_stream()  # it died after its last word
             return
         if not is_machine_failure(self._exchange.usage.status):  # else it has been blamed when its head came
-            self._blame(reason, unreachable=unreachable)
+            self._report_failure(reason, unreachable=unreachable)
         if isinstance(response, StreamedResponse):
             self._exchange.usage.outcome = "engine_lost"
             self._end(errors.engine_lost())
         elif response is not None or not self._failover():
             self._end(errors.upstream_unreachable())
 
-    def _judge(self, error: EngineError | None) -> None:
+    def _set_outcome(self, error: EngineError | None) -> None:
         usage = self._exchange.usage
         if error is None:
             usage.outcome, usage.machine_answered = "completed", True
         elif error.refused:
             usage.machine_answered = True
         else:
-            self._blame("an error in its answer")
+            self._report_failure("an error in its answer")
 
-    def _blame(self, reason: str, *, unreachable: bool = False) -> None:
+    def _report_failure(self, reason: str, *, unreachable: bool = False) -> None:
         assert self.machine is not None, "what fails is a machine"
-        self._upstream.blame(self.machine.machine, self._exchange.usage, reason, unreachable=unreachable)
+        self._upstream.report_failure(self.machine.machine, self._exchange.usage, reason, unreachable=unreachable)

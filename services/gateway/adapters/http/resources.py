@@ -14,9 +14,9 @@ from services.gateway.app.authenticator import Authenticator
 from services.gateway.app.lifecycle import Lifecycle
 from services.gateway.core import errors, openapi
 from services.gateway.core.cors import Cors
-from services.gateway.core.endpoints import ENDPOINTS, HEALTH, MODELS, OPENAPI, PAGES
+from services.gateway.core.endpoints import ENDPOINTS, HEALTH, MODELS, OPENAPI, RESOURCES
 from services.gateway.core.errors import ApiError
-from services.gateway.core.paths import normalize, with_version
+from services.gateway.core.paths import normalize, suggest_path
 from shared.config.fleet import Model
 from shared.config.sections import Config
 from shared.messages.keys import KeyRecord
@@ -69,8 +69,8 @@ class Resources:
         if path in ENDPOINTS:
             raise errors.method_not_allowed(request.method, hdrs.METH_POST)
         is_model = path.startswith(f"{MODELS.path}/")
-        if path not in PAGES and not is_model:
-            raise errors.not_found(path, with_version(path, (*ENDPOINTS, *PAGES)))
+        if path not in RESOURCES and not is_model:
+            raise errors.not_found(path, suggest_path(path, (*ENDPOINTS, *RESOURCES)))
         if request.method not in METHODS:
             raise errors.method_not_allowed(request.method, ", ".join(METHODS))
         if path == OPENAPI.path:

@@ -5,12 +5,12 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
 from services.gateway.core import errors, sse
-from services.gateway.core.buffer_memory import Held
+from services.gateway.core.buffer_memory import BufferedBytes
 from services.gateway.core.engine_error import EngineError
 from services.gateway.core.response_verdict import Verdict, judge
 from services.gateway.core.sse import UnusableStream
 from services.gateway.core.stream import StreamReader
-from services.gateway.core.usage import Count
+from services.gateway.core.usage import TokenCount
 from services.gateway.metrics import Histogram
 
 EVENT_STREAM = b"text/event-stream"
@@ -45,7 +45,7 @@ class StreamedResponse:
     reader: StreamReader
     owner: ResponseOwner
     _: KW_ONLY
-    gap: Histogram
+    gap_histogram: Histogram
     now: Callable[[], float]
     _last_at: float = 0.0
     has_error: bool = False
@@ -55,7 +55,7 @@ class StreamedResponse:
     complete: bool = False
 
     @property
-    def count(self) -> Count:
+    def count(self) -> TokenCount:
         return self.reader.count
 
     def feed(self, data: bytes) -> None:
@@ -64,7 +64,7 @@ class StreamedResponse:
             if self.first_at is None:
                 self.first_at = now
             else:
-                self.gap.observe(now - self._last_at)
+                self.gap_histogram.observe(now - self._last_at)
             self._last_at = now
             out = self.reader.feed(data)
             if self.reader.complete or self.reader.error is not None:
@@ -102,7 +102,7 @@ class BufferedResponse:
     """Header lines for the client."""
     first_at: float | None
     """Unix seconds."""
-    held: Held
+    buffered: BufferedBytes
     """Whoever ends the response releases it."""
     owner: ResponseOwner
     body: bytearray = field(default_factory=bytearray)
@@ -116,13 +116,13 @@ class BufferedResponse:
         return self._verdict
 
     @property
-    def count(self) -> Count:
+    def count(self) -> TokenCount:
         return self.verdict.tokens
 
     def feed(self, data: bytes) -> None:
         if len(self.body) + len(data) > MAX_BYTES:
             self.owner.on_unusable("a response too large to be one")
-        elif self.held.grow(len(data)):
+        elif self.buffered.grow(len(data)):
             self.body += data
         else:
             self.owner.on_full()
@@ -130,4 +130,4 @@ class BufferedResponse:
     def as_event(self) -> bytes:
         """Inside a stream that has begun: an engine's error, on one line."""
         body = bytes(self.body)
-        return sse.event_of(body) if sse.begins_json(body) else errors.upstream_unreachable().event()
+        return sse.make_event(body) if sse.begins_json(body) else errors.upstream_unreachable().event()

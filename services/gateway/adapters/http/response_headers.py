@@ -28,7 +28,7 @@ _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _TYPE = re.compile(rb"[\t\x20-\x7e]{1,1024}")
 
 
-def passed_on(headers: Mapping[bytes, bytes], *, stream: bool) -> bytes:
+def forwarded_headers(headers: Mapping[bytes, bytes], *, stream: bool) -> bytes:
     """Header lines for the client, Content-Type first. Names are lower case."""
     default = b"text/event-stream; charset=utf-8" if stream else b"application/json"
     content_type = headers.get(b"content-type", default)

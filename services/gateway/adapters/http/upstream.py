@@ -10,7 +10,7 @@ from services.gateway.adapters.http.client_response import ClientResponse
 from services.gateway.adapters.http.engine_request import engine_request
 from services.gateway.app.dispatcher import Dispatcher
 from services.gateway.app.usage_recorder import UsageRecorder
-from services.gateway.core.buffer_memory import Memory
+from services.gateway.core.buffer_memory import BufferMemory
 from services.gateway.core.endpoints import Endpoint
 from services.gateway.core.request_body import ParsedRequest
 from services.gateway.core.scheduler import RequestScheduler
@@ -33,7 +33,7 @@ class Upstream:
     scheduler: RequestScheduler
     dispatcher: Dispatcher
     recorder: UsageRecorder
-    memory: Memory
+    memory: BufferMemory
     metrics: Metrics
     max_event_bytes: int
     now: Callable[[], float]
@@ -72,7 +72,7 @@ class Upstream:
             max_event_bytes=self.max_event_bytes,
         )
 
-    def blame(self, machine: str, usage: UsageRecord, reason: str, *, unreachable: bool) -> None:
+    def report_failure(self, machine: str, usage: UsageRecord, reason: str, *, unreachable: bool) -> None:
         """Count a failure of the machine."""
         log.warning("engine failed", machine=machine, reason=reason, request_id=usage.request_id)
         if unreachable:
