@@ -36,7 +36,7 @@ def _head() -> Iterator[str]:
     yield "# The states of a machine\n"
     yield "Made from the code by `python -m tests.docs.fleet_states`; a test compares."
     yield "`services/waker/core/transitions.py` has the table of moves, and a move that it lacks is an error. How"
-    yield "the waker uses them: [architecture](../explanation/architecture.md#the-fleet).\n"
+    yield "the waker uses them: [the fleet](../explanation/fleet.md).\n"
     yield "| state | meaning |\n|---|---|"
     yield from (f"| `{state}` | {meaning} |" for state, meaning in STATES.items())
     yield ""

@@ -1,4 +1,4 @@
-"""`docs/explanation/architecture.md` has the bus as it is in the code, and leads to the fleet's states."""
+"""`docs/explanation` has the bus as the code declares it, and links to the machine states."""
 
 import re
 
@@ -37,6 +37,7 @@ def test_everything_on_the_bus_is_in_its_table() -> None:
     assert sorted(told) == sorted(buckets)
 
 
-def test_it_leads_to_the_fleets_states_and_draws_them_no_second_time() -> None:
-    assert "../reference/fleet-states.md" in PAGE.links
-    assert not any(block.startswith("stateDiagram") for block in PAGE.blocks("mermaid"))
+def test_the_fleet_links_to_the_states_and_draws_no_second_diagram() -> None:
+    fleet = page("docs/explanation/fleet.md")
+    assert "../reference/fleet-states.md" in fleet.links
+    assert not any(block.startswith("stateDiagram") for block in fleet.blocks("mermaid"))

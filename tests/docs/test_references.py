@@ -3,6 +3,7 @@
 import re
 import shlex
 import tomllib
+from functools import cache
 
 import click
 import pytest
@@ -37,14 +38,34 @@ def command_fault(words: list[str]) -> str | None:
     return None
 
 
-def test_there_are_pages() -> None:
-    assert {
-        "README.md",
-        "CHANGELOG.md",
-        "docs/explanation/architecture.md",
-        "docs/reference/configuration.md",
-        "docs/reference/api.md",
-    } <= {p.name for p in PAGES}
+@cache
+def log_events() -> frozenset[str]:
+    """The event names of every log call in the product."""
+    calls = re.compile(r"\blog\.(?:debug|info|warning|error|exception)\(\s*\"(\w+)\"")
+    modules = [path for room in ("services", "shared", "spotinference") for path in (ROOT / room).rglob("*.py")]
+    return frozenset(event for path in modules for event in calls.findall(path.read_text("utf-8")))
+
+
+def json_commands() -> list[str]:
+    """The commands with an option `--json`, as typed."""
+    context = click.Context(main)
+    names = []
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None, "it is listed"
+        names += [name] if _takes_json(command) else []
+        if isinstance(command, click.Group):
+            names += [f"{name} {inner}" for inner, child in command.commands.items() if _takes_json(child)]
+    return names
+
+
+def _takes_json(command: click.Command) -> bool:
+    return any("--json" in parameter.opts for parameter in command.params)
+
+
+def test_there_are_pages_of_every_kind() -> None:
+    kinds = {"howto", "reference", "explanation", "runbooks", "adr"}
+    assert {page.path.parent.name for page in PAGES} == {*kinds, "docs", ROOT.name}
 
 
 @EACH
@@ -74,8 +95,30 @@ def test_every_make_target_exists(a_page: Page) -> None:
 
 @EACH
 def test_every_file_named_in_a_span_exists(a_page: Page) -> None:
-    named = [s for s in a_page.spans if re.fullmatch(r"(services|shared|spotinference|tests|docs)/[\w./-]+", s)]
+    named = [s for s in a_page.spans if re.fullmatch(r"(services|shared|spotinference|tests|bench|docs)/[\w./-]+", s)]
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@EACH
+def test_every_module_named_by_its_layer_exists(a_page: Page) -> None:
+    named = [s for s in a_page.spans if re.fullmatch(r"(core|app|adapters|http|forms)/[\w./-]+", s)]
+    service_of_page = re.search(r"relative to `(services/\w+)`", a_page.text)
+    services = [ROOT / service_of_page[1]] if service_of_page else list((ROOT / "services").iterdir())
+    is_history = a_page.path.parent.name == "adr" or a_page.name == "CHANGELOG.md"
+    assert is_history or [name for name in named if not any((service / name).exists() for service in services)] == []
+
+
+@EACH
+def test_every_metric_named_in_a_span_is_in_the_reference(a_page: Page) -> None:
+    known = {quoted(cells[0])[0] for cells in page("docs/reference/metrics.md").rows("## Metrics")}
+    named = {metric for span in a_page.spans for metric in re.findall(r"spot_[a-z_]+", span)}
+    assert named - known == set()
+
+
+@EACH
+def test_every_log_event_is_logged_somewhere(a_page: Page) -> None:
+    named = set(re.findall(r"(?:logs|log has) `(\w+)`", a_page.text))
+    assert named - log_events() == set()
 
 
 @EACH
@@ -85,10 +128,15 @@ def test_every_configuration_is_one(a_page: Page) -> None:
         parse(block, a_page.name)
 
 
-def test_the_readme_has_every_command() -> None:
-    rows = [quoted(cells[0]) for cells in page("README.md").rows("## Use it")]
+def test_the_reference_has_every_command() -> None:
+    rows = [quoted(cells[0]) for cells in page("docs/reference/commands.md").rows("## All commands")]
     named = [span.removeprefix("spotinference ").split()[0] for spans in rows for span in spans]
     assert set(COMMANDS) <= set(named)
+
+
+def test_the_reference_says_which_commands_print_json() -> None:
+    listed = page("docs/reference/commands.md").text.partition("These commands take `--json`:")[2].partition("\n\n")[0]
+    assert sorted(quoted(listed)) == sorted(json_commands())
 
 
 def test_the_record_of_dependencies_has_each_of_them() -> None:

@@ -1,8 +1,7 @@
-"""`docs/operating.md` names every field of a report's JSON, and the columns and kinds of its CSV."""
+"""`docs/reference/reports.md` names every field of a report's JSON, and the columns and kinds of its CSV."""
 
 import csv
 import io
-import re
 from typing import get_args
 
 from msgspec.structs import fields, replace
@@ -15,9 +14,7 @@ from shared.messages.explanation import CostLine, Explanation, LineKind
 from tests.docs.pages import page
 from tests.unit.billing.forms.kit import day_report, period_report, unknown
 
-SECTION = "## What a million tokens cost"
-TEXT = page("docs/operating.md").text.partition(f"{SECTION}\n")[2].partition("\n## ")[0]
-NAMED = set(re.findall(r"`([^`\n]+)`", TEXT))
+NAMED = set(page("docs/reference/reports.md").spans)
 
 
 def test_every_field_of_the_json_is_told() -> None:
