@@ -19,7 +19,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meter.adapters import tables
-from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.ledger import SqlLedger
 from services.meter.adapters.sealing import Sealer
 from services.meter.core.day import Day
 from services.meter.core.sequence_ranges import DAY
@@ -131,13 +131,13 @@ async def write(engine: AsyncEngine, table: Any, rows: list[tuple[Any, ...]]) ->
 
 async def ask(engine: AsyncEngine, days: int) -> AsyncIterator[tuple[str, float, float]]:
     """What was asked, the median and the slowest answer in milliseconds."""
-    ledger = Ledger(engine)
+    ledger = SqlLedger(engine)
     for by in QUESTIONS:
         yield f"a day by {', '.join(by) or 'nothing'}", *await timed(ledger, by, days, 1)
     yield f"{days} days by day and model", *await timed(ledger, ("day", "model"), 0, days)
 
 
-async def timed(ledger: Ledger, by: tuple[str, ...], days: int, length: int) -> tuple[float, float]:
+async def timed(ledger: SqlLedger, by: tuple[str, ...], days: int, length: int) -> tuple[float, float]:
     seconds = []
     for number in range(TIMES):
         start = START + (number * 7 % days if days else 0) * DAY

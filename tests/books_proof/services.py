@@ -25,7 +25,7 @@ from services.billing.metrics import Metrics
 from services.billing.settings import settings
 from services.billing.wiring import BOOKS_FILE, MIGRATIONS, VERSION_TABLE
 from services.billing.wiring import opened as billing_opened
-from services.meter.wiring import opened as meter_opened
+from services.meter.wiring import service as meter_service
 from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
@@ -194,7 +194,7 @@ async def suite(
 
     meter, billing = runtime("meter"), runtime("billing")
     async with AsyncExitStack() as stack:
-        for each, opened in ((meter, meter_opened), (billing, billing_opened)):
+        for each, opened in ((meter, meter_service), (billing, billing_opened)):
             await stack.enter_async_context(opened(each))
             stack.push_async_callback(each.cancel_tasks)
         await until(lambda: _leading(billing), bool)

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from services.meter.adapters.scraper import Scraper
+from services.meter.adapters.scraper import MetricsScraper
 from services.meter.core.engine_counters import EngineCounters, parse
 from tests.kit.engine import Engine
 from tests.kit.ports import free_port
@@ -55,7 +55,7 @@ async def test_counters_are_the_sums_of_usage_with_and_without_the_prompt_cache(
 
 
 async def test_it_says_which_process_it_is(engine: Engine, tiny_model: Path, tmp_path: Path) -> None:
-    scraper, other = Scraper(PATIENCE_SECONDS), Engine(tiny_model, tmp_path / "other.log")
+    scraper, other = MetricsScraper(PATIENCE_SECONDS), Engine(tiny_model, tmp_path / "other.log")
     try:
         looks = [(await scraper.read(found.base_url)).process for found in (engine, engine, other)]
     finally:

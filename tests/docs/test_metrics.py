@@ -20,7 +20,7 @@ PAGE = page("docs/reference/metrics.md")
 SERVICES: dict[str, Service] = {
     "gateway": gateway.service,
     "waker": waker.opened,
-    "meter": meter.opened,
+    "meter": meter.service,
     "billing": billing.opened,
 }
 CLOCK_SKEW = "spot_clock_skew_seconds"

@@ -9,12 +9,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.audit_tables import audits, engine_days, engine_faults, engine_notes
-from services.meter.adapters.machine_usage import moved_from, within, work_of
+from services.meter.adapters.machine_usage import read_moved_requests, read_usage, within_day
 from services.meter.adapters.tables import conflicts, events, horizon, quarantine, rollups, runs, unknowns
 from services.meter.core.day import Day
-from services.meter.core.day_audit import DayOfLedger
+from services.meter.core.day_audit import LedgerDay
 from services.meter.core.engine_readings import EngineDay
-from services.meter.core.machine_audit import SKEW_SECONDS, Machine, Note
+from services.meter.core.machine_audit import SKEW_SECONDS, FleetEvent, MachineDay
 from shared.database import read_transaction
 from shared.messages.codec import decode, encode
 from shared.messages.meter import TokenSums
@@ -28,28 +28,28 @@ _SUMS = TokenSums.__struct_fields__
 _DIMENSIONS = ("model", "tier", "machine", "key_id", "outcome")
 
 
-class AuditFacts:
+class SqlAuditStore:
     """Every call raises one of `shared.database.AWAY` when the database is."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._insert: Any = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
 
-    async def day(self, day: Day) -> DayOfLedger:
+    async def day(self, day: Day) -> LedgerDay:
         async with read_transaction(self._engine) as connection:
             before = (await connection.execute(select(horizon.c.before))).scalar_one()
             kept = before <= day.start
-            summed = await _summed(connection, rollups, within(day, rollups.c.minute, 60))
-            counted = await _summed(connection, events, within(day, events.c.completed_at)) if kept else {}
-            return DayOfLedger(
+            summed = await _summed(connection, rollups, within_day(day, rollups.c.minute, 60))
+            counted = await _summed(connection, events, within_day(day, events.c.completed_at)) if kept else {}
+            return LedgerDay(
                 events_kept=kept,
                 events=sum(int(sums[0]) for sums in summed.values()),
                 tokens=sum(int(sums[1]) + int(sums[3]) for sums in summed.values()),
                 machines=await _machines(connection, day) if kept else (),
                 sources=await _sources(connection, day) if kept else (),
                 rollups_equal=summed == counted,
-                conflicts=await _count(connection, within(day, conflicts.c.received_at)),
-                quarantined=await _count(connection, and_(within(day, quarantine.c.at), _HELD)),
+                conflicts=await _count(connection, within_day(day, conflicts.c.received_at)),
+                quarantined=await _count(connection, and_(within_day(day, quarantine.c.at), _HELD)),
                 unknown_names=await _count(
                     connection, and_(unknowns.c.last_at >= day.start, unknowns.c.first_at < day.end)
                 ),
@@ -69,7 +69,7 @@ class AuditFacts:
 
     async def events_of(self, day: Day) -> int:
         """By the sums: cheap."""
-        query = select(func.coalesce(func.sum(rollups.c.requests), 0)).where(within(day, rollups.c.minute, 60))
+        query = select(func.coalesce(func.sum(rollups.c.requests), 0)).where(within_day(day, rollups.c.minute, 60))
         async with read_transaction(self._engine) as connection:
             return int((await connection.execute(query)).scalar_one())
 
@@ -96,18 +96,18 @@ async def _count(connection: AsyncConnection, where: ColumnElement[bool]) -> int
     return int((await connection.execute(select(func.count()).where(where))).scalar_one())
 
 
-async def _machines(connection: AsyncConnection, day: Day) -> tuple[Machine, ...]:
+async def _machines(connection: AsyncConnection, day: Day) -> tuple[MachineDay, ...]:
     days: defaultdict[str, list[EngineDay]] = defaultdict(list)
     for row in await connection.execute(select(engine_days).where(engine_days.c.day == day.name)):
         days[row.machine].append(EngineDay(**row._mapping))  # noqa: SLF001 - SQLAlchemy's public name for it
     earliest = min([day.start, *(d.since for found in days.values() for d in found)])
-    work = await work_of(connection, day, earliest)
+    work = await read_usage(connection, day, earliest)
     notes = await _notes(connection, day, earliest)
     query = select(engine_faults).where(engine_faults.c.day == day.name)
     faults = {row.machine: row.fault for row in await connection.execute(query)}
-    moved = await moved_from(connection, day, earliest)
+    moved = await read_moved_requests(connection, day, earliest)
     return tuple(
-        Machine(
+        MachineDay(
             machine=name,
             days=days[name],
             work=work[name],
@@ -119,14 +119,14 @@ async def _machines(connection: AsyncConnection, day: Day) -> tuple[Machine, ...
     )
 
 
-async def _notes(connection: AsyncConnection, day: Day, earliest: float) -> defaultdict[str, list[Note]]:
+async def _notes(connection: AsyncConnection, day: Day, earliest: float) -> defaultdict[str, list[FleetEvent]]:
     n = engine_notes.c
     query = select(engine_notes).where(n.at >= min(earliest, day.start), n.at < day.end)
     lost = await _lost(connection, day)
-    notes: defaultdict[str, list[Note]] = defaultdict(list)
+    notes: defaultdict[str, list[FleetEvent]] = defaultdict(list)
     for row in await connection.execute(query):
         notes[row.machine].append(
-            Note(
+            FleetEvent(
                 machine=row.machine,
                 at=row.at,
                 kind=row.kind,
@@ -150,7 +150,7 @@ async def _lost(connection: AsyncConnection, day: Day) -> dict[str, int]:
                 e.machine == n.machine, e.completed_at > n.since - SKEW_SECONDS, e.completed_at <= n.at + SKEW_SECONDS
             ),
         )
-        .where(n.kind == "reset", within(day, n.at))
+        .where(n.kind == "reset", within_day(day, n.at))
         .group_by(n.id)
     )
     return {row[0]: int(row[1]) for row in await connection.execute(query)}
@@ -160,7 +160,7 @@ async def _sources(connection: AsyncConnection, day: Day) -> tuple[SourceAudit, 
     e, q = events.c, quarantine.c
     query = (
         select(e.source, func.min(e.source_seq), func.max(e.source_seq), func.count())
-        .where(within(day, e.completed_at))
+        .where(within_day(day, e.completed_at))
         .group_by(e.source)
         .order_by(e.source)
     )

@@ -6,9 +6,9 @@ from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.meter.adapters.day_queries import known_sources
+from services.meter.adapters.day_queries import read_sources
 from services.meter.adapters.tables import runs, sources
-from services.meter.core.completeness import Source, behind
+from services.meter.core.completeness import Source, count_behind
 from shared.database import read_transaction
 from shared.messages.meter import Confirmed
 
@@ -16,7 +16,7 @@ MARGIN_SECONDS = 3600.0
 """How far the clocks of gateways, bus and meter may differ: ten times what the meter lets a gateway be ahead."""
 
 
-class ConfirmedBook:
+class SqlConfirmedMarks:
     """Every call raises one of `shared.database.AWAY` when the database is; nothing is written then."""
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -65,11 +65,11 @@ class ConfirmedBook:
             ]
             await connection.execute(upsert, rows)
 
-    async def behind(self, now: float) -> list[Source]:
+    async def count_behind(self, now: float) -> list[Source]:
         """The sources of which the stream may still have confirmed events that are missing."""
         async with read_transaction(self._engine) as connection:
-            found = await known_sources(connection, float("inf"))
-        return [source for source in found if behind(source, now)]
+            found = await read_sources(connection, float("inf"))
+        return [source for source in found if count_behind(source, now)]
 
     async def sought(self, found: Mapping[str, int]) -> None:
         """Record that the stream has been searched up to these numbers."""

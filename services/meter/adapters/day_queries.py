@@ -21,9 +21,19 @@ from services.meter.adapters.tables import (
     sources,
 )
 from services.meter.core.completeness import Source
-from services.meter.core.day import COLUMNS, DIRECTION, TIMES, Day, DayFacts, Interval, extend, labelled, serving
+from services.meter.core.day import (
+    COLUMNS,
+    DIRECTION,
+    TIMES,
+    Day,
+    DayFacts,
+    Interval,
+    append_interval,
+    format_dimension,
+    serving_interval,
+)
 from services.meter.core.rollups import HOUR
-from services.meter.core.sequence_ranges import DAY, Run
+from services.meter.core.sequence_ranges import DAY, SeqRange
 from shared.errors import Rejected
 from shared.messages.meter import HistoryQuery, TokenSums, plausible
 
@@ -35,18 +45,18 @@ LONGEST_REQUEST = DAY
 """A request that was with a machine on a day completed at most this much later."""
 
 
-async def day_facts(
+async def read_day(
     connection: AsyncConnection, day: Day, by: Sequence[str], *, busy: bool, key: str | None, active_since: float
 ) -> DayFacts:
     return DayFacts(
         sums=await _sums(connection, day, by, key),
-        sources=await known_sources(connection, active_since),
+        sources=await read_sources(connection, active_since),
         quarantined=await _quarantined(connection, day),
         busy=await _busy(connection, day) if busy else {},
     )
 
 
-async def history_rows(connection: AsyncConnection, query: HistoryQuery, most: int) -> Sequence[Any]:
+async def read_history_rows(connection: AsyncConnection, query: HistoryQuery, most: int) -> Sequence[Any]:
     """Id, completion, wait for a wake, duration, model and tokens of each request, in order."""
     e = events.c
     wanted = select(e.id, e.completed_at, e.wake_wait, e.duration, e.model, e.prompt_tokens + e.completion_tokens)
@@ -57,7 +67,7 @@ async def history_rows(connection: AsyncConnection, query: HistoryQuery, most: i
     return (await connection.execute(wanted.order_by(e.completed_at, e.id).limit(most))).all()
 
 
-async def known_sources(connection: AsyncConnection, active_since: float) -> tuple[Source, ...]:
+async def read_sources(connection: AsyncConnection, active_since: float) -> tuple[Source, ...]:
     """Those of which something is missing or which said so, and those that were heard since."""
     c = sources.c
     highest = select(func.coalesce(func.max(runs.c.last), 0)).where(runs.c.source == c.source).scalar_subquery()
@@ -69,10 +79,10 @@ async def known_sources(connection: AsyncConnection, active_since: float) -> tup
         c.heard_at >= active_since,
     )
     names = select(c.source).where(wanted)
-    found: defaultdict[str, list[Run]] = defaultdict(list)
+    found: defaultdict[str, list[SeqRange]] = defaultdict(list)
     query = select(runs).where(runs.c.source.in_(names)).order_by(runs.c.source, runs.c.first)
     for row in await connection.execute(query):
-        found[row.source].append(Run(first=row.first, last=row.last, first_at=row.first_at, last_at=row.last_at))
+        found[row.source].append(SeqRange(first=row.first, last=row.last, first_at=row.first_at, last_at=row.last_at))
     lost: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for row in await connection.execute(select(losses).where(losses.c.source.in_(names))):
         lost[row.source].append((row.first, row.last))
@@ -123,14 +133,14 @@ async def _sums(
     dimensions = [*by, "outcome"]
     return {
         # PostgreSQL's sum of whole numbers is a decimal.
-        tuple(map(labelled, dimensions, row[: len(grouped)])): plausible(
+        tuple(map(format_dimension, dimensions, row[: len(grouped)])): plausible(
             TokenSums(**dict(zip(COUNTS, map(int, row[len(grouped) :]), strict=True)))
         )
         for row in rows
     }
 
 
-def open_quarantine() -> ColumnElement[bool]:
+def is_open_quarantine() -> ColumnElement[bool]:
     """Messages that take the place of an event that nobody has declared lost."""
     q, gone = quarantine.c, losses.c
     lost = select(gone.first).where(gone.source == q.source, gone.first <= q.source_seq, gone.last >= q.source_seq)
@@ -140,14 +150,14 @@ def open_quarantine() -> ColumnElement[bool]:
 async def _quarantined(connection: AsyncConnection, day: Day) -> int:
     """Messages of the day that are kept and not counted. One without a number shows as a gap of its source."""
     query = select(func.count()).select_from(quarantine)
-    query = query.where(open_quarantine(), quarantine.c.at >= day.start, quarantine.c.at < day.end)
+    query = query.where(is_open_quarantine(), quarantine.c.at >= day.start, quarantine.c.at < day.end)
     return int((await connection.execute(query)).scalar_one())
 
 
 async def _busy(connection: AsyncConnection, day: Day) -> dict[str, list[Interval]]:
     kept_until = (await connection.execute(select(horizon.c.busy_until))).scalar_one()
     if day.end > kept_until:
-        return await busy_of(connection, day)
+        return await read_busy_intervals(connection, day)
     found: defaultdict[str, list[Interval]] = defaultdict(list)
     query = select(busy).where(busy.c.day == day.name).order_by(busy.c.machine, busy.c.begun)
     for row in await connection.execute(query):
@@ -155,7 +165,7 @@ async def _busy(connection: AsyncConnection, day: Day) -> dict[str, list[Interva
     return dict(found)
 
 
-async def busy_of(connection: AsyncConnection, day: Day) -> dict[str, list[Interval]]:
+async def read_busy_intervals(connection: AsyncConnection, day: Day) -> dict[str, list[Interval]]:
     """From the events, streamed and merged: a day may have millions of requests, and has few idle moments then."""
     e = events.c
     begun = e.completed_at - e.duration + e.wake_wait
@@ -168,6 +178,6 @@ async def busy_of(connection: AsyncConnection, day: Day) -> dict[str, list[Inter
     async with connection.stream(query) as rows:
         async for some in rows.partitions(ROWS_AT_ONCE):
             for machine, completed_at, duration, wake_wait in some:
-                if interval := serving(day, completed_at, duration, wake_wait):
-                    extend(found[machine], interval)
+                if interval := serving_interval(day, completed_at, duration, wake_wait):
+                    append_interval(found[machine], interval)
     return dict(found)

@@ -7,9 +7,9 @@ from sqlalchemy import bindparam, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.meter.adapters.day_queries import known_sources, open_quarantine
+from services.meter.adapters.day_queries import is_open_quarantine, read_sources
 from services.meter.adapters.tables import losses, quarantine, sources
-from services.meter.core.completeness import Source, missing
+from services.meter.core.completeness import Source, find_gaps
 from shared.database import read_transaction
 from shared.errors import Rejected
 from shared.messages.meter import DeclaredLost, DeclareLost, Gaps, OpenGap
@@ -21,7 +21,7 @@ TEXT_MOST = 300
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
+class Heartbeat:
     """What a source said of itself, when (Unix seconds)."""
 
     written: int
@@ -30,14 +30,14 @@ class Claim:
     left: bool
 
 
-class GapBook:
+class SqlGapStore:
     """Every call raises one of `shared.database.AWAY` when the database is; nothing is written then."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
 
-    async def heard(self, claims: Mapping[str, Claim]) -> None:
+    async def heard(self, claims: Mapping[str, Heartbeat]) -> None:
         """Keep what sources said. One that has written nothing yet gets no row."""
         c = sources.c
         known = update(sources).where(c.source == bindparam("s"))
@@ -55,7 +55,7 @@ class GapBook:
                 else:
                     await connection.execute(known, {"s": source, "at": claim.heard_at, "gone": claim.left})
 
-    async def listed(self, now: float) -> Gaps:
+    async def list_gaps(self, now: float) -> Gaps:
         """All that is missing and all that was given up, the newest first."""
         async with read_transaction(self._engine) as connection:
             found = await _open(connection, now)
@@ -100,11 +100,11 @@ async def _open(connection: AsyncConnection, now: float) -> list[OpenGap]:
             latest=g.latest,
             note=_note(source, g.first),
         )
-        for source in await known_sources(connection, float("inf"))
-        for g in missing(source, now)
+        for source in await read_sources(connection, float("inf"))
+        for g in find_gaps(source, now)
     ]
     q = quarantine.c
-    query = select(q.source, q.source_seq, q.at, q.reason).where(open_quarantine()).order_by(q.at.desc())
+    query = select(q.source, q.source_seq, q.at, q.reason).where(is_open_quarantine()).order_by(q.at.desc())
     found += [
         OpenGap(
             source=r.source,

@@ -17,9 +17,9 @@ from sqlalchemy import Table, bindparam, case, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.meter.adapters.day_queries import day_facts, history_rows
-from services.meter.adapters.performance import add_figures
-from services.meter.adapters.quarantine_store import release, released
+from services.meter.adapters.day_queries import read_day, read_history_rows
+from services.meter.adapters.performance import add_performance
+from services.meter.adapters.quarantine_store import find_recounted, mark_recounted
 from services.meter.adapters.tables import (
     COUNTS,
     conflicts,
@@ -34,12 +34,12 @@ from services.meter.adapters.tables import (
     sources,
     unknowns,
 )
-from services.meter.core.batch import Batch, Kind, Readable, is_same
+from services.meter.core.batch import Batch, CountableEvent, QuarantineKind, is_same_event
 from services.meter.core.day import Day, DayFacts
-from services.meter.core.history import page
-from services.meter.core.rollups import MonthKey, by_minute, hourly, monthly, rolled_up
-from services.meter.core.sequence_ranges import Run, mark, merged
-from services.meter.core.unknown_models import Unknown, What, unknowns_of
+from services.meter.core.history import history_page
+from services.meter.core.rollups import MonthKey, hour_rollups, key_month_tokens, minute_rollups, minute_totals
+from services.meter.core.sequence_ranges import SeqRange, high_water_mark, merge_ranges
+from services.meter.core.unknown_models import UnknownModel, What, count_unknown_models
 from shared.database import DATABASE_ERRORS, describe, read_transaction
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import History, HistoryQuery
@@ -51,14 +51,14 @@ HISTORY_ROWS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
+class RecordResult:
     """What a batch did: messages counted and not, and how the marks and the months in it stand."""
 
     counted: int
     repeated: int
     conflicts: int
-    quarantined: Mapping[Kind, int]
-    unknown: Mapping[tuple[What, str], Unknown]
+    quarantined: Mapping[QuarantineKind, int]
+    unknown: Mapping[tuple[What, str], UnknownModel]
     """Among the counted ones."""
     marks: dict[str, int]
     """By source."""
@@ -66,7 +66,7 @@ class Recorded:
     """Tokens, of other batches too."""
 
 
-class Ledger:
+class SqlLedger:
     """Every call raises one of `shared.database.AWAY` when the database is; nothing is written then."""
 
     def __init__(self, engine: AsyncEngine, models: Container[str] | None = None) -> None:
@@ -77,33 +77,33 @@ class Ledger:
         self.fault: str | None = None
         """Why the last transaction failed; None when it did not."""
 
-    async def record(self, batch: Batch, *, from_quarantine: bool = False) -> Recorded:
+    async def record(self, batch: Batch, *, from_quarantine: bool = False) -> RecordResult:
         """Write a batch, whatever of it is in the ledger already. Committed when this returns.
 
         `from_quarantine`: its messages are there, whatever they say. What is in the ledger after this no longer counts
         as such.
         """
         async with self._watched(self._engine.begin()) as connection:
-            batch = batch.since(await _horizon(connection))
-            arrived = batch.arrived
-            await self._lock(connection, arrived, batch.received_at)
-            fresh = await self._insert_events(connection, batch.first_of_each)
-            repeats = [m for m in batch.readable if fresh.get(m.event.id) is not m.event]
-            stored = fresh | await _stored(connection, batch.first_of_each.keys() - fresh.keys())
+            batch = batch.quarantine_older(await _horizon(connection))
+            sequence_ranges = batch.sequence_ranges
+            await self._lock(connection, sequence_ranges, batch.received_at)
+            fresh = await self._insert_events(connection, batch.first_by_id)
+            repeats = [m for m in batch.countable if fresh.get(m.event.id) is not m.event]
+            stored = fresh | await _stored(connection, batch.first_by_id.keys() - fresh.keys())
             # What was in quarantine is kept there, whatever it says.
             other = [] if from_quarantine else repeats
             conflicting = await self._insert_conflicts(connection, other, stored, batch.received_at)
-            before = await _runs(connection, arrived)
-            marks = await self._advance(connection, before, arrived)
+            before = await _runs(connection, sequence_ranges)
+            marks = await self._advance(connection, before, sequence_ranges)
             await self._add_rollups(connection, fresh.values())
-            months = await self._add_months(connection, monthly(stored.values(), counted=fresh))
-            await add_figures(connection, self._insert, fresh.values())
-            unknown = unknowns_of(fresh.values(), self._models)
+            months = await self._add_months(connection, key_month_tokens(stored.values(), counted=fresh))
+            await add_performance(connection, self._insert, fresh.values())
+            unknown = count_unknown_models(fresh.values(), self._models)
             await self._add_unknown(connection, unknown)
             quarantined = await self._insert_quarantined(connection, batch, before)
             # Of what comes again from the stream some was put there when it could not be counted.
-            await release(connection, [_digest(m.payload) for m in batch.readable], batch.received_at)
-        return Recorded(
+            await mark_recounted(connection, [_digest(m.payload) for m in batch.countable], batch.received_at)
+        return RecordResult(
             counted=len(fresh),
             repeated=len(repeats) - conflicting,
             conflicts=conflicting,
@@ -138,12 +138,12 @@ class Ledger:
         `active_since`.
         """
         async with self._watched(read_transaction(self._engine)) as connection:
-            return await day_facts(connection, day, by, busy=busy, key=key, active_since=active_since)
+            return await read_day(connection, day, by, busy=busy, key=key, active_since=active_since)
 
     async def history(self, query: HistoryQuery) -> History:
         """A page of what happened, as it stands now."""
         async with self._watched(read_transaction(self._engine)) as connection:
-            return page(await history_rows(connection, query, HISTORY_ROWS), HISTORY_ROWS)
+            return history_page(await read_history_rows(connection, query, HISTORY_ROWS), HISTORY_ROWS)
 
     @asynccontextmanager
     async def _watched(
@@ -157,10 +157,10 @@ class Ledger:
             raise
         self.fault = None
 
-    async def _lock(self, connection: AsyncConnection, arrived: Iterable[str], now: float) -> None:
+    async def _lock(self, connection: AsyncConnection, sequence_ranges: Iterable[str], now: float) -> None:
         upsert = self._insert(sources)
         upsert = upsert.on_conflict_do_update(index_elements=["source"], set_={"seen_at": upsert.excluded.seen_at})
-        await _execute(connection, upsert, [{"source": source, "seen_at": now} for source in arrived])
+        await _execute(connection, upsert, [{"source": source, "seen_at": now} for source in sequence_ranges])
 
     async def _insert_events(
         self, connection: AsyncConnection, wanted: Mapping[str, UsageEvent]
@@ -171,10 +171,14 @@ class Ledger:
         return {row.id: wanted[row.id] for row in found}
 
     async def _insert_conflicts(
-        self, connection: AsyncConnection, repeats: Sequence[Readable], stored: Mapping[str, UsageEvent], now: float
+        self,
+        connection: AsyncConnection,
+        repeats: Sequence[CountableEvent],
+        stored: Mapping[str, UsageEvent],
+        now: float,
     ) -> int:
-        other = {_digest(m.payload): m for m in repeats if not is_same(m.event, stored[m.event.id])}
-        for digest in await released(connection, other):
+        other = {_digest(m.payload): m for m in repeats if not is_same_event(m.event, stored[m.event.id])}
+        for digest in await find_recounted(connection, other):
             del other[digest]  # counted with another time of completion: it came with one from the future
         insert = self._insert(conflicts).on_conflict_do_nothing().returning(conflicts.c.id)
         values = [
@@ -184,19 +188,22 @@ class Ledger:
         return len(await _execute(connection, insert, values))
 
     async def _advance(
-        self, connection: AsyncConnection, before: Mapping[str, set[Run]], arrived: Mapping[str, Sequence[Run]]
+        self,
+        connection: AsyncConnection,
+        before: Mapping[str, set[SeqRange]],
+        sequence_ranges: Mapping[str, Sequence[SeqRange]],
     ) -> dict[str, int]:
-        after = {source: merged([*before[source], *new]) for source, new in arrived.items()}
+        after = {source: merge_ranges([*before[source], *new]) for source, new in sequence_ranges.items()}
         gone = [{"s": s, "f": run.first} for s in after for run in sorted(before[s].difference(after[s]))]
         new = [{"source": s, **vars(run)} for s in after for run in after[s] if run not in before[s]]
         removal = delete(runs).where(runs.c.source == bindparam("s"), runs.c.first == bindparam("f"))
         await _execute(connection, removal, gone)
         await _execute(connection, self._insert(runs), new)
-        return {source: mark(found) for source, found in after.items()}
+        return {source: high_water_mark(found) for source, found in after.items()}
 
     async def _add_rollups(self, connection: AsyncConnection, fresh: Iterable[UsageEvent]) -> None:
-        sums = rolled_up(fresh)
-        for table, found in ((rollups, sums), (hours, hourly(sums)), (minutes, by_minute(sums))):
+        sums = minute_rollups(fresh)
+        for table, found in ((rollups, sums), (hours, hour_rollups(sums)), (minutes, minute_totals(sums))):
             rows = [{**vars(key), **msgspec.structs.asdict(more)} for key, more in found.items()]
             await _execute(connection, self._adding(table, COUNTS), rows)
 
@@ -210,7 +217,7 @@ class Ledger:
         more = {name: table.c[name] + upsert.excluded[name] for name in names}
         return upsert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=more)
 
-    async def _add_unknown(self, connection: AsyncConnection, found: Mapping[tuple[What, str], Unknown]) -> None:
+    async def _add_unknown(self, connection: AsyncConnection, found: Mapping[tuple[What, str], UnknownModel]) -> None:
         upsert, c = self._insert(unknowns), unknowns.c
         new = upsert.excluded
         changed = {
@@ -222,9 +229,9 @@ class Ledger:
         await _execute(connection, upsert, [{"what": w, "name": n, **vars(u)} for (w, n), u in found.items()])
 
     async def _insert_quarantined(
-        self, connection: AsyncConnection, batch: Batch, before: Mapping[str, set[Run]]
-    ) -> dict[Kind, int]:
-        lacking = batch.lacking({source: sorted(found) for source, found in before.items()})
+        self, connection: AsyncConnection, batch: Batch, before: Mapping[str, set[SeqRange]]
+    ) -> dict[QuarantineKind, int]:
+        lacking = batch.missing_flags({source: sorted(found) for source, found in before.items()})
         messages: dict[str, dict[str, Any]] = {}
         for message, lacks in zip(batch.quarantined, lacking, strict=True):
             row = {"received_at": batch.received_at, "lacking": lacks, **vars(message)}
@@ -239,10 +246,10 @@ async def _horizon(connection: AsyncConnection) -> float:
     return float((await connection.execute(select(horizon.c.before).with_for_update(read=True))).scalar_one())
 
 
-async def _runs(connection: AsyncConnection, wanted: Collection[str]) -> dict[str, set[Run]]:
-    found: defaultdict[str, set[Run]] = defaultdict(set)
+async def _runs(connection: AsyncConnection, wanted: Collection[str]) -> dict[str, set[SeqRange]]:
+    found: defaultdict[str, set[SeqRange]] = defaultdict(set)
     for row in await connection.execute(select(runs).where(runs.c.source.in_(wanted))):
-        found[row.source].add(Run(first=row.first, last=row.last, first_at=row.first_at, last_at=row.last_at))
+        found[row.source].add(SeqRange(first=row.first, last=row.last, first_at=row.first_at, last_at=row.last_at))
     return found
 
 

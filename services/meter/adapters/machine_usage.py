@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.meter.adapters.audit_tables import engine_days
 from services.meter.adapters.tables import events
 from services.meter.core.day import Day
-from services.meter.core.machine_audit import FASTEST, SKEW_SECONDS, Work
+from services.meter.core.machine_audit import FASTEST, SKEW_SECONDS, GenerationUsage
 
 EDGE_SECONDS = 3600.0
 """How long after midnight a request is looked for that was under way then."""
@@ -19,11 +19,11 @@ PACE_SECONDS, PACE_TOKENS = 0.25, 32
 """A shorter stream says nothing about an engine's pace."""
 
 
-def within(day: Day, column: ColumnElement[Any], unit: int = 1) -> ColumnElement[bool]:
+def within_day(day: Day, column: ColumnElement[Any], unit: int = 1) -> ColumnElement[bool]:
     return and_(column >= int(day.start) // unit, column < int(day.end) // unit)
 
 
-async def moved_from(connection: AsyncConnection, day: Day, earliest: float) -> dict[str, dict[str, Any]]:
+async def read_moved_requests(connection: AsyncConnection, day: Day, earliest: float) -> dict[str, dict[str, Any]]:
     """Requests that each machine had first and another one in the end."""
     e = events.c
     prompt = case((e.prompt_tokens > 0, e.prompt_tokens), else_=e.body_bytes)
@@ -66,12 +66,12 @@ def _answers(condition: ColumnElement[bool], choices: ColumnElement[Any]) -> tup
     )
 
 
-async def work_of(connection: AsyncConnection, day: Day, earliest: float) -> defaultdict[str, list[Work]]:
+async def read_usage(connection: AsyncConnection, day: Day, earliest: float) -> defaultdict[str, list[GenerationUsage]]:
     """One pass over the events, each beside what was read of its machine's generation that day."""
     e, d = events.c, engine_days.c
     tokens = e.prompt_tokens + e.completion_tokens
     begun = e.completed_at - e.duration + e.wake_wait
-    today = within(day, e.completed_at)
+    today = within_day(day, e.completed_at)
     covered = and_(d.last_at.is_not(None), e.completed_at <= d.last_at, e.completed_at > d.since)
     edge = or_(
         and_(begun < d.last_at + SKEW_SECONDS, e.completed_at > d.last_at - SKEW_SECONDS),
@@ -112,9 +112,9 @@ async def work_of(connection: AsyncConnection, day: Day, earliest: float) -> def
         .where(e.completed_at >= earliest - SKEW_SECONDS, e.completed_at < day.end + EDGE_SECONDS)
         .group_by(e.machine, e.generation)
     )
-    work: defaultdict[str, list[Work]] = defaultdict(list)
+    work: defaultdict[str, list[GenerationUsage]] = defaultdict(list)
     for row in await connection.execute(query):
-        found = Work(
+        found = GenerationUsage(
             machine=row.machine,
             generation=row.generation,
             **{name: int(getattr(row, name)) for name in columns},

@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, Column, LargeBinary, Table, Text, bindparam, 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.tables import metadata, minutes
-from services.meter.core.performance import HOUR, FigureKey, Gathered, sketched
+from services.meter.core.performance import HOUR, PerformanceGroup, PerformanceKey, sketch_events
 from services.meter.core.rollups import MINUTE
 from services.meter.core.sketch import Sketch
 from shared.database import read_transaction
@@ -40,14 +40,14 @@ figures = Table(
 _KEY = [column.name for column in figures.primary_key.columns]
 
 
-async def add_figures(
+async def add_performance(
     connection: AsyncConnection, insert: Callable[[Table], Any], fresh: Collection[UsageEvent]
 ) -> None:
     """`insert`: the dialect's own.
 
     The first statement locks each row and says which bins were in it, the second one adds ours to them.
     """
-    sketches = sketched(fresh)
+    sketches = sketch_events(fresh)
     if not sketches:
         return
     rows = [{**vars(k), "count": s.count, "total": s.total, "bins": s.packed} for k, s in sketches.items()]
@@ -57,7 +57,7 @@ async def add_figures(
     returning = upsert.returning(*(figures.c[name] for name in _KEY), figures.c.count, figures.c.bins)
     grown = []
     for *key, count, bins in (await connection.execute(returning, rows)).all():
-        ours = sketches[FigureKey(*key)]
+        ours = sketches[PerformanceKey(*key)]
         if count > ours.count:
             ours.merge(Sketch.unpacked(bins))
             grown.append({**{f"its_{name}": value for name, value in zip(_KEY, key, strict=True)}, "bins": ours.packed})
@@ -66,13 +66,13 @@ async def add_figures(
         await connection.execute(update(figures).where(*its), grown)
 
 
-class FiguresReader:
+class SqlPerformanceReader:
     """Raises one of `shared.database.AWAY` when the database is."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def read(self, query: FiguresQuery, hours: tuple[int, int]) -> dict[tuple[str, ...], Gathered]:
+    async def read(self, query: FiguresQuery, hours: tuple[int, int]) -> dict[tuple[str, ...], PerformanceGroup]:
         """What there is from the first of `hours` up to the second, all as of one moment."""
         groups = _Groups(query.by)
         async with read_transaction(self._engine) as connection:
@@ -85,12 +85,12 @@ class _Groups:
     """What belongs together, by the dimensions asked for."""
 
     def __init__(self, by: Sequence[str]) -> None:
-        self.found: defaultdict[tuple[str, ...], Gathered] = defaultdict(Gathered)
+        self.found: defaultdict[tuple[str, ...], PerformanceGroup] = defaultdict(PerformanceGroup)
         self._by = by
-        self._known: dict[tuple[int, str, str], Gathered] = {}
+        self._known: dict[tuple[int, str, str], PerformanceGroup] = {}
         """Many rows are of one hour, tier and model: their group is looked for once."""
 
-    def of(self, hour: int, tier: str, model: str) -> Gathered:
+    def of(self, hour: int, tier: str, model: str) -> PerformanceGroup:
         key = (hour, tier, model)
         if key not in self._known:
             moment = datetime.fromtimestamp(hour * HOUR, UTC)

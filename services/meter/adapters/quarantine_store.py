@@ -7,15 +7,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.tables import known_keys, quarantine, sources
-from services.meter.core.batch import Kind
-from services.meter.core.recount import Held
+from services.meter.core.batch import QuarantineKind
+from services.meter.core.recount import QuarantinedMessage
 from shared.database import read_transaction
 
 VALUES_AT_ONCE = 1000
 """Values in one IN list: both databases take about 32,000 parameters in a statement."""
 
 
-async def release(connection: AsyncConnection, digests: Sequence[str], now: float) -> None:
+async def mark_recounted(connection: AsyncConnection, digests: Sequence[str], now: float) -> None:
     """Record that these messages are in the ledger now."""
     q = quarantine.c
     for some in _chunks(digests):
@@ -23,7 +23,7 @@ async def release(connection: AsyncConnection, digests: Sequence[str], now: floa
         await connection.execute(held.values(recounted_at=now, lacking=False))
 
 
-async def released(connection: AsyncConnection, digests: Collection[str]) -> list[str]:
+async def find_recounted(connection: AsyncConnection, digests: Collection[str]) -> list[str]:
     """Which of these messages were taken out of quarantine."""
     q, found = quarantine.c, list[str]()
     for some in _chunks(sorted(digests)):
@@ -32,7 +32,7 @@ async def released(connection: AsyncConnection, digests: Collection[str]) -> lis
     return found
 
 
-class Quarantine:
+class SqlQuarantineStore:
     """Every call raises one of `shared.database.AWAY` when the database is; nothing is written then."""
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -40,8 +40,8 @@ class Quarantine:
         self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
 
     async def held(
-        self, after: str, most: int, *, kind: Kind | None = None, names: Collection[str] | None = None
-    ) -> tuple[list[Held], str | None]:
+        self, after: str, most: int, *, kind: QuarantineKind | None = None, names: Collection[str] | None = None
+    ) -> tuple[list[QuarantinedMessage], str | None]:
         """Messages that are not counted, in the order of their hashes behind `after`; and where the next page begins.
 
         `names`: only those whose unknown key or source is one of them.
@@ -54,7 +54,7 @@ class Quarantine:
             query = query.where(q.name.in_(sorted(names)))
         async with read_transaction(self._engine) as connection:
             rows = (await connection.execute(query.order_by(q.sha256).limit(most))).all()
-        found = [Held(payload=row.payload, kind=row.kind, at=row.at) for row in rows]
+        found = [QuarantinedMessage(payload=row.payload, kind=row.kind, at=row.at) for row in rows]
         return found, rows[-1].sha256 if len(rows) == most else None
 
     async def known(self, keys: Collection[str], names: Collection[str]) -> tuple[set[str], set[str]]:

@@ -14,11 +14,11 @@ MAX_BYTES = 4 * 1024 * 1024
 """vLLM's page has some 100 KB."""
 
 
-class Unread(Exception):
+class ScrapeFailed(Exception):
     """No counters came; the text says why."""
 
 
-class Scraper:
+class MetricsScraper:
     """Each look has a connection of its own: an old one would speak to an old engine."""
 
     def __init__(self, timeout: float = SKEW_SECONDS, find_key: Callable[[str, str], str | None] = no_key) -> None:
@@ -32,24 +32,24 @@ class Scraper:
         await self._session.close()
 
     async def read(self, endpoint: str, machine: str = "") -> EngineCounters:
-        """Return the counters, or raise `Unread`. Some engines ask for the machine's key here, too."""
+        """Return the counters, or raise `ScrapeFailed`. Some engines ask for the machine's key here, too."""
         key = self._find_key(machine, endpoint)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             async with self._session.get(f"{endpoint}/metrics", headers=headers, allow_redirects=False) as answer:
                 if answer.status != 200:
-                    raise Unread(f"{endpoint}/metrics answers {answer.status}")
+                    raise ScrapeFailed(f"{endpoint}/metrics answers {answer.status}")
                 process = answer.headers.get(PROCESS_HEADER)
                 body = bytearray()
                 async for chunk in answer.content.iter_any():
                     body += chunk
                     if len(body) > MAX_BYTES:
-                        raise Unread(f"{endpoint}/metrics has more than {MAX_BYTES} bytes")
+                        raise ScrapeFailed(f"{endpoint}/metrics has more than {MAX_BYTES} bytes")
         except TimeoutError:
-            raise Unread(f"{endpoint}/metrics did not answer within {self._timeout:g} s") from None
+            raise ScrapeFailed(f"{endpoint}/metrics did not answer within {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Unread(f"{endpoint}/metrics: {str(error) or type(error).__name__}") from error
+            raise ScrapeFailed(f"{endpoint}/metrics: {str(error) or type(error).__name__}") from error
         try:
             return parse(body.decode("utf-8", "replace"), process)
         except ValueError as error:
-            raise Unread(f"{endpoint}/metrics: {error}") from error
+            raise ScrapeFailed(f"{endpoint}/metrics: {error}") from error

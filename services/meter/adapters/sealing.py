@@ -17,10 +17,10 @@ from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.meter.adapters.day_queries import busy_of
+from services.meter.adapters.day_queries import read_busy_intervals
 from services.meter.adapters.tables import COUNTS, DIMENSIONS, busy, digests, events, horizon
 from services.meter.core.day import parse_day
-from services.meter.core.digest import Digest, DigestKey, day_of, digested, joined, start_of_day
+from services.meter.core.digest import Digest, DigestKey, day_name_of, digest_events, merge_digests, start_of_day
 from services.meter.core.sequence_ranges import DAY
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import TokenSums
@@ -81,10 +81,10 @@ class Sealer:
         return 0
 
     async def _keep_busy(self, connection: AsyncConnection, start: float) -> None:
-        day = parse_day(day_of(start))
+        day = parse_day(day_name_of(start))
         rows = [
             {"day": day.name, "machine": machine, "begun": begun, "ended": ended}
-            for machine, intervals in sorted((await busy_of(connection, day)).items())
+            for machine, intervals in sorted((await read_busy_intervals(connection, day)).items())
             for begun, ended in intervals
         ]
         if rows:
@@ -98,12 +98,12 @@ class Sealer:
         return [UsageEvent(**row._mapping) for row in found]  # noqa: SLF001 - SQLAlchemy's public name for it
 
     async def _add(self, connection: AsyncConnection, gone: Sequence[UsageEvent]) -> None:
-        new = digested(gone)
+        new = digest_events(gone)
         days = {key.day for key in new}
         there = {_key(row): _digest(row) for row in await connection.execute(_of_days(days))}
         rows: list[dict[str, Any]] = []
         for key, digest in new.items():
-            whole = joined(there[key], digest) if key in there else digest
+            whole = merge_digests(there[key], digest) if key in there else digest
             span = {"hash": whole.hash, "first_at": whole.first_at, "last_at": whole.last_at}
             rows.append({**asdict(key), **msgspec.structs.asdict(whole.sums), **span})
         upsert = self._insert(digests)

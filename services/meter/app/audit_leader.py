@@ -6,11 +6,11 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from services.meter.adapters.engine_store import EngineBook
-from services.meter.adapters.scraper import Scraper
+from services.meter.adapters.engine_store import SqlEngineStore
+from services.meter.adapters.scraper import MetricsScraper
 from services.meter.app.auditor import Auditor
-from services.meter.app.engine_poller import EngineReader
-from services.meter.app.fleet_events import FleetNotes
+from services.meter.app.engine_poller import EnginePoller
+from services.meter.app.fleet_events import FleetEventRecorder
 from services.meter.app.recovery import Recovery
 from services.meter.audit_metrics import AuditMetrics
 from shared.bus import subjects, topology
@@ -32,11 +32,11 @@ FORGET_SECONDS = 3600.0
 """Between two looks for notes that are too old."""
 
 
-class AuditDesk:
+class AuditLeader:
     """The leader's work. Two that take themselves for the leader do no harm: an older reading changes nothing."""
 
     def __init__(
-        self, runtime: Runtime, book: EngineBook, auditor: Auditor, metrics: AuditMetrics, recovery: Recovery
+        self, runtime: Runtime, book: SqlEngineStore, auditor: Auditor, metrics: AuditMetrics, recovery: Recovery
     ) -> None:
         self._bus = runtime.bus
         self._config = runtime.config
@@ -49,14 +49,14 @@ class AuditDesk:
 
     async def begin(self, stack: AsyncExitStack) -> Sequence[PeriodicTask]:
         """Take up a term."""
-        scraper = Scraper(find_key=EngineKeys(self._config).find)
+        scraper = MetricsScraper(find_key=EngineKeys(self._config).find)
         stack.push_async_callback(scraper.close)
-        notes = FleetNotes(self._bus, self._book, self._now)
+        notes = FleetEventRecorder(self._bus, self._book, self._now)
         listening = await self._bus.subscribe(subjects.ACTIVITIES, notes.on_activity)
         stack.push_async_callback(listening.stop)
         changed = asyncio.Event()
         fleet = View(topology.FLEET, MachineRecord, lambda _machine: changed.set(), check=record_check(self._config))
-        reader = EngineReader(
+        reader = EnginePoller(
             self._bus,
             fleet,
             self._book,

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from services.meter.adapters.audit_store import AuditFacts
+from services.meter.adapters.audit_store import SqlAuditStore
 from services.meter.audit_metrics import AuditMetrics
 from services.meter.core.day import Day, parse_day
-from services.meter.core.day_audit import audit, faults
+from services.meter.core.day_audit import audit_day, list_faults
 from services.meter.core.engine_readings import day_of
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
@@ -32,7 +32,7 @@ class Auditor:
     def __init__(
         self,
         bus: Bus,
-        facts: AuditFacts,
+        facts: SqlAuditStore,
         tokens: Callable[[bytes], Awaitable[bytes]],
         metrics: AuditMetrics,
         now: Callable[[], float],
@@ -84,7 +84,7 @@ class Auditor:
             if isinstance(made, ErrorReply):
                 log.warning("a day is not audited", day=day.name, reason=made.reason)
                 continue
-            wrong += len(faults(made))
+            wrong += len(list_faults(made))
             await self._facts.keep(made)
             await self._publish(made)
         self._metrics.wrong.set(wrong)
@@ -99,7 +99,7 @@ class Auditor:
         except Unreadable:
             return decode(found, ErrorReply)
         backlog = await self._backlog()
-        return audit(day, facts, tokens, now=self._now(), backlog=backlog)
+        return audit_day(day, facts, tokens, now=self._now(), backlog=backlog)
 
     async def _backlog(self) -> int:
         """Of what is not known, something is under way."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from services.meter.adapters.ledger import Recorded
+from services.meter.adapters.ledger import RecordResult
 from services.meter.app.recorder import Recorder
 from shared.bus import topology
 from shared.bus.ports import Bus, Delivery
@@ -80,7 +80,7 @@ class Consumer:
         except (BusUnavailable, *DATABASE_ERRORS) as error:
             log.warning("committed and not told yet", reason=describe(error))
 
-    async def _record(self, payloads: Sequence[bytes]) -> Recorded | None:
+    async def _record(self, payloads: Sequence[bytes]) -> RecordResult | None:
         """None: the process ends and the database is still away; the messages stay unacknowledged."""
         pause = FIRST_PAUSE
         while True:

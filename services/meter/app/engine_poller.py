@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from services.meter.adapters.engine_store import EngineBook
-from services.meter.adapters.scraper import Scraper, Unread
+from services.meter.adapters.engine_store import SqlEngineStore
+from services.meter.adapters.scraper import MetricsScraper, ScrapeFailed
 from services.meter.audit_metrics import AuditMetrics
-from services.meter.core.engine_readings import Reading, day_of
+from services.meter.core.engine_readings import EngineReading, day_of
 from shared.bus import topology
 from shared.bus.ports import Bus
 from shared.database import DATABASE_ERRORS, describe
@@ -28,15 +28,15 @@ JOURNAL_SECONDS = 2.0
 JOURNAL_LOOK_SECONDS = 0.05
 
 
-class EngineReader:
+class EnginePoller:
     """`run` for ever. `changed` is set after each change of the fleet."""
 
     def __init__(
         self,
         bus: Bus,
         fleet: Mapping[str, MachineRecord],
-        book: EngineBook,
-        scraper: Scraper,
+        book: SqlEngineStore,
+        scraper: MetricsScraper,
         metrics: AuditMetrics,
         *,
         changed: asyncio.Event,
@@ -99,9 +99,9 @@ class EngineReader:
                 await self._heard_of(record)
                 at = self._now()
                 counters = await self._scraper.read(record.endpoint, record.machine)
-                reading = Reading(machine=record.machine, generation=record.generation, at=at, counters=counters)
+                reading = EngineReading(machine=record.machine, generation=record.generation, at=at, counters=counters)
                 await self._book.read(reading, day_of(at), stays=self._stays(record.tier))
-        except Unread as error:
+        except ScrapeFailed as error:
             await self._failed(record, str(error))
         except DATABASE_ERRORS as error:
             self._metrics.readings.labels("not_kept").inc()

@@ -5,9 +5,9 @@ from hashlib import sha256
 
 import structlog
 
-from services.meter.adapters.engine_store import NOTES_DAYS, EngineBook
-from services.meter.core.gateway_liveness import Gateways
-from services.meter.core.machine_audit import Note
+from services.meter.adapters.engine_store import NOTES_DAYS, SqlEngineStore
+from services.meter.core.gateway_liveness import GatewayLiveness
+from services.meter.core.machine_audit import FleetEvent
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus, Delivery, Received
 from shared.bus.replay import replay
@@ -27,14 +27,14 @@ SERVING = ("ready", "draining")
 _entries: Decoder[Journalled] = Decoder(Journalled)
 
 
-class FleetNotes:
+class FleetEventRecorder:
     """Notes are committed, then acknowledged; told twice, kept once."""
 
-    def __init__(self, bus: Bus, book: EngineBook, now: Callable[[], float]) -> None:
+    def __init__(self, bus: Bus, book: SqlEngineStore, now: Callable[[], float]) -> None:
         self._bus = bus
         self._book = book
         self._now = now
-        self._gateways = Gateways()
+        self._gateways = GatewayLiveness()
         self._caught_up = False
 
     async def read_on(self) -> None:
@@ -53,14 +53,14 @@ class FleetNotes:
         The consumer does not bring it: it stands where the ledger stood before it was restored from an older copy.
         """
         oldest = self._now() - NOTES_DAYS * DAY_S
-        newest = await self._book.newest_of_journal()
+        newest = await self._book.newest_journal_event_at()
         since = oldest if newest is None else max(oldest, newest - MARGIN_SECONDS)
         async for messages in replay(self._bus, topology.FLEET_JOURNAL, since=since, most=BATCH):
             await self._book.note(self._notes(messages, again=True))
 
-    def _notes(self, messages: Iterable[Delivery | Received], *, again: bool = False) -> dict[str, Note]:
+    def _notes(self, messages: Iterable[Delivery | Received], *, again: bool = False) -> dict[str, FleetEvent]:
         """By what each came of. `again`: what cannot be read was reported, or will be when the consumer brings it."""
-        notes: dict[str, Note] = {}
+        notes: dict[str, FleetEvent] = {}
         for message in messages:
             try:
                 note = noted(_entries.decode(message.data))
@@ -74,18 +74,18 @@ class FleetNotes:
 
     async def on_activity(self, received: Received) -> None:
         try:
-            self._gateways.heard(decode(received.data, Activity), self._now())
+            self._gateways.record(decode(received.data, Activity), self._now())
         except Unreadable as error:
             self._bus.rejections.record(subjects.ACTIVITIES, error, subject=received.subject)
 
     async def look_at_gateways(self) -> None:
         """Who fell silent with requests in flight: what they had there is in no usage event, if they died."""
         if not self._bus.connected:
-            self._gateways.forget()
+            self._gateways.clear()
             return
-        for last in self._gateways.died(self._now()):
+        for last in self._gateways.pop_silent(self._now()):
             notes = {
-                f"crash/{last.gateway}/{machine}/{last.sent_at!r}": Note(
+                f"crash/{last.gateway}/{machine}/{last.sent_at!r}": FleetEvent(
                     machine=machine, at=last.sent_at, kind="crash", amount=activity.in_flight
                 )
                 for machine, activity in last.machines.items()
@@ -96,15 +96,15 @@ class FleetNotes:
             await self._book.note(notes)
 
 
-def noted(entry: Journalled) -> Note | None:
+def noted(entry: Journalled) -> FleetEvent | None:
     """What of an entry may explain a difference."""
     match entry:
         case ProviderCall(call="probe"):
             kind = "probe" if entry.outcome == "accepted" else "lost_probe"
-            return Note(machine=entry.machine, at=entry.at, kind=kind, amount=entry.tokens)
+            return FleetEvent(machine=entry.machine, at=entry.at, kind=kind, amount=entry.tokens)
         case ProviderCall(call="start") if entry.outcome in ("accepted", "unknown"):
-            return Note(machine=entry.machine, at=entry.at, kind="start")
+            return FleetEvent(machine=entry.machine, at=entry.at, kind="start")
         case Transition() if entry.from_state in SERVING and entry.to_state in ("asleep", "gone", "broken"):
-            return Note(machine=entry.machine, at=entry.at, kind="death")
+            return FleetEvent(machine=entry.machine, at=entry.at, kind="death")
         case _:
             return None

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import structlog
 
-from services.meter.adapters.gap_store import GapBook
+from services.meter.adapters.gap_store import SqlGapStore
 from shared.database import DATABASE_ERRORS, describe
 from shared.errors import Rejected
 from shared.messages.codec import Unreadable, decode, encode
@@ -14,18 +14,18 @@ from shared.messages.meter import DeclareLost, ErrorReply, Gaps, GapsQuery
 log = structlog.get_logger()
 
 
-class GapAnswers:
+class GapQueries:
     """Every request gets an answer: the gaps as they stand, or what is wrong with the question or the database."""
 
-    def __init__(self, book: GapBook, now: Callable[[], float]) -> None:
+    def __init__(self, book: SqlGapStore, now: Callable[[], float]) -> None:
         self._book = book
         self._now = now
 
     async def gaps(self, data: bytes) -> bytes:
-        async def listed() -> None:
+        async def list_gaps() -> None:
             decode(data, GapsQuery)
 
-        return encode(await self._answer(listed))
+        return encode(await self._answer(list_gaps))
 
     async def lost(self, data: bytes) -> bytes:
         async def declared() -> None:
@@ -39,7 +39,7 @@ class GapAnswers:
         """The gaps after `work`."""
         try:
             await work()
-            return await self._book.listed(self._now())
+            return await self._book.list_gaps(self._now())
         except (Unreadable, Rejected) as error:
             return ErrorReply(reason=str(error))
         except DATABASE_ERRORS as error:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from services.meter.adapters.quarantine_store import Quarantine
+from services.meter.adapters.quarantine_store import SqlQuarantineStore
 from services.meter.core.batch import Batch, is_name
 from shared.bus.ports import Bus
 from shared.bus.topology import KEYS, SOURCES, Bucket
@@ -24,10 +24,10 @@ LOOK_SECONDS = 1.0
 """Between two readings of the buckets for names that nobody knows: they cost whoever sends them nothing."""
 
 
-class Names:
+class KnownNames:
     """`vet` every batch; `keep` now and then. A name that was known once stays known."""
 
-    def __init__(self, bus: Bus, quarantine: Quarantine, monotonic: Callable[[], float]) -> None:
+    def __init__(self, bus: Bus, quarantine: SqlQuarantineStore, monotonic: Callable[[], float]) -> None:
         self._bus = bus
         self._quarantine = quarantine
         self._monotonic = monotonic
@@ -64,7 +64,7 @@ class Names:
         if self._to_remember & batch.keys:
             await self.keep()  # before they count: they may come again when the bus has lost the key
         keys, sources = keys - self._keys, sources - self._sources
-        return batch.without(keys, sources) if keys or sources else batch
+        return batch.quarantine_unknown(keys, sources) if keys or sources else batch
 
     async def keep(self) -> None:
         """Remember new keys for good. Raises one of `shared.database.AWAY`."""

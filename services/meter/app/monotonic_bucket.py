@@ -19,7 +19,7 @@ AT_ONCE = 50
 """Values under way: a batch may touch hundreds, and each is two round trips."""
 
 
-class Rising(Generic[M]):
+class MonotonicBucket(Generic[M]):
     """`height` says which of two messages of one key is the higher one. What is not of `kind` is below all."""
 
     def __init__(self, bus: Bus, bucket: Bucket, kind: type[M], height: Callable[[M], Any]) -> None:

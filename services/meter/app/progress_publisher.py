@@ -9,8 +9,8 @@ later, or with the next sweep if it died.
 
 from collections.abc import Callable, Mapping
 
-from services.meter.adapters.ledger import Ledger, Recorded
-from services.meter.app.monotonic_bucket import Rising
+from services.meter.adapters.ledger import RecordResult, SqlLedger
+from services.meter.app.monotonic_bucket import MonotonicBucket
 from services.meter.core.rollups import MonthKey
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus
@@ -23,18 +23,18 @@ SKEW_SECONDS = 60.0
 """How far clocks may differ, so that a gateway which is in the next month already is told of it."""
 
 
-class Teller:
+class ProgressPublisher:
     """Only ever raises what it tells. `BusUnavailable` or one of `shared.database.AWAY`: the next call tells it."""
 
-    def __init__(self, bus: Bus, ledger: Ledger, now: Callable[[], float]) -> None:
+    def __init__(self, bus: Bus, ledger: SqlLedger, now: Callable[[], float]) -> None:
         self._ledger = ledger
         self._now = now
         self._even = False
         """Whether nothing of an earlier batch is untold."""
-        self._months = Rising(bus, topology.MONTHS, KeyMonth, lambda told: (told.month, told.tokens))
-        self._marks = Rising(bus, topology.METER, Confirmed, lambda told: told.source_seq)
+        self._months = MonotonicBucket(bus, topology.MONTHS, KeyMonth, lambda told: (told.month, told.tokens))
+        self._marks = MonotonicBucket(bus, topology.METER, Confirmed, lambda told: told.source_seq)
 
-    async def tell(self, recorded: Recorded) -> None:
+    async def tell(self, recorded: RecordResult) -> None:
         """What a batch changed, and what was left untold before it."""
         even, self._even = self._even, False
         if even:

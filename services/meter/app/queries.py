@@ -5,12 +5,12 @@ from collections.abc import Callable
 import structlog
 from prometheus_client import Gauge
 
-from services.meter.adapters.ledger import Ledger
-from services.meter.adapters.performance import FiguresReader
+from services.meter.adapters.ledger import SqlLedger
+from services.meter.adapters.performance import SqlPerformanceReader
 from services.meter.app.recovery import Recovery
 from services.meter.core import performance
-from services.meter.core.day import answer, asked, incomplete
-from services.meter.core.token_pages import page
+from services.meter.core.day import build_tokens, requested_days, with_reason
+from services.meter.core.token_pages import tokens_page
 from shared.bus import topology
 from shared.bus.ports import Bus
 from shared.database import DATABASE_ERRORS, describe
@@ -44,13 +44,13 @@ class Backlog:
             self.read_dry_at = looked_at
 
 
-class Answers:
+class LedgerQueries:
     """Every request gets an answer: the figures, or what is wrong with the question or the database."""
 
     def __init__(
         self,
-        ledger: Ledger,
-        reader: FiguresReader,
+        ledger: SqlLedger,
+        reader: SqlPerformanceReader,
         backlog: Backlog,
         recovery: Recovery,
         *,
@@ -85,18 +85,18 @@ class Answers:
     async def _figures(self, data: bytes) -> Figures | ErrorReply:
         try:
             query = decode(data, FiguresQuery)
-            hours = performance.asked(query)
+            hours = performance.requested_hours(query)
         except (Unreadable, ValueError) as error:
             return ErrorReply(reason=str(error))
         try:
-            return performance.answer(query, await self._reader.read(query, hours))
+            return performance.build_figures(query, await self._reader.read(query, hours))
         except DATABASE_ERRORS as error:
             return _away(error)
 
     async def _tokens(self, data: bytes) -> Tokens | ErrorReply:
         try:
             query = decode(data, TokensQuery)
-            day = asked(query)
+            day = requested_days(query)
         except (Unreadable, ValueError) as error:
             return ErrorReply(reason=str(error))
         try:
@@ -110,11 +110,11 @@ class Answers:
             return ErrorReply(reason=str(error))
         except DATABASE_ERRORS as error:
             return _away(error)
-        found = answer(day, query, facts, self._backlog.read_dry_at, now=self._now(), silence=self._silence)
+        found = build_tokens(day, query, facts, self._backlog.read_dry_at, now=self._now(), silence=self._silence)
         if not self._recovery.compared:
-            found = incomplete(found, "the ledger was not compared with its marks yet: see the meter's log")
+            found = with_reason(found, "the ledger was not compared with its marks yet: see the meter's log")
         try:
-            return found if query.after is None else page(found, query.by, query.after, PAGE_BYTES)
+            return found if query.after is None else tokens_page(found, query.by, query.after, PAGE_BYTES)
         except ValueError as error:
             return ErrorReply(reason=str(error))
 

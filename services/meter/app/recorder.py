@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from services.meter.adapters.ledger import Ledger, Recorded
-from services.meter.app.progress_publisher import Teller
-from services.meter.core.batch import Batch, read
-from services.meter.core.recount import Held, read_again
+from services.meter.adapters.ledger import RecordResult, SqlLedger
+from services.meter.app.progress_publisher import ProgressPublisher
+from services.meter.core.batch import Batch, parse_batch
+from services.meter.core.recount import QuarantinedMessage, parse_quarantined
 from services.meter.metrics import Metrics
 from shared.database import DATABASE_ERRORS
 
@@ -20,8 +20,8 @@ class Recorder:
 
     def __init__(
         self,
-        ledger: Ledger,
-        teller: Teller,
+        ledger: SqlLedger,
+        publisher: ProgressPublisher,
         metrics: Metrics,
         vet: Callable[[Batch], Awaitable[Batch]],
         *,
@@ -30,22 +30,22 @@ class Recorder:
     ) -> None:
         """`vet` takes out of a batch what nobody may have sent."""
         self._ledger = ledger
-        self._teller = teller
+        self._publisher = publisher
         self._metrics = metrics
         self._vet = vet
         self._keep = keep
         self._now = now
         self._telling = asyncio.Lock()
 
-    async def record(self, payloads: Sequence[bytes]) -> Recorded:
+    async def record(self, payloads: Sequence[bytes]) -> RecordResult:
         """Commit one batch. Raises `BusUnavailable` or one of `shared.database.AWAY`: nothing of it is written."""
-        return await self._record(read(payloads, self._now(), keep=self._keep))
+        return await self._record(parse_batch(payloads, self._now(), keep=self._keep))
 
-    async def record_again(self, held: Sequence[Held]) -> Recorded:
+    async def record_again(self, held: Sequence[QuarantinedMessage]) -> RecordResult:
         """The same of messages in quarantine: those that can be counted now are."""
-        return await self._record(read_again(held, self._now(), keep=self._keep), from_quarantine=True)
+        return await self._record(parse_quarantined(held, self._now(), keep=self._keep), from_quarantine=True)
 
-    async def _record(self, batch: Batch, *, from_quarantine: bool = False) -> Recorded:
+    async def _record(self, batch: Batch, *, from_quarantine: bool = False) -> RecordResult:
         try:
             batch = await self._vet(batch)
             with self._metrics.batch_seconds.time():
@@ -56,12 +56,12 @@ class Recorder:
         self._count(recorded)
         return recorded
 
-    async def tell(self, recorded: Recorded) -> None:
+    async def tell(self, recorded: RecordResult) -> None:
         """Confirm a batch to the gateways. `BusUnavailable`, or one of `shared.database.AWAY`: the next one does."""
         async with self._telling:
-            await self._teller.tell(recorded)
+            await self._publisher.tell(recorded)
 
-    def _count(self, recorded: Recorded) -> None:
+    def _count(self, recorded: RecordResult) -> None:
         self._metrics.messages.labels("counted").inc(recorded.counted)
         self._metrics.messages.labels("repeated").inc(recorded.repeated)
         if recorded.conflicts:

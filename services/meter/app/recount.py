@@ -5,11 +5,11 @@ from typing import get_args
 
 import structlog
 
-from services.meter.adapters.quarantine_store import VALUES_AT_ONCE, Quarantine
-from services.meter.app.known_names import Names
+from services.meter.adapters.quarantine_store import VALUES_AT_ONCE, SqlQuarantineStore
+from services.meter.app.known_names import KnownNames
 from services.meter.app.recorder import Recorder
-from services.meter.core.batch import Kind
-from services.meter.core.recount import Held
+from services.meter.core.batch import QuarantineKind
+from services.meter.core.recount import QuarantinedMessage
 from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 from shared.messages.codec import Unreadable, decode, encode
@@ -18,10 +18,10 @@ from shared.messages.meter import ErrorReply, Recounted, RecountQuery
 log = structlog.get_logger()
 
 
-class Recount:
+class QuarantineRecounter:
     """Each event counts once, however often it is counted again. Days that are sealed take nothing more."""
 
-    def __init__(self, quarantine: Quarantine, names: Names, recorder: Recorder, *, batch: int) -> None:
+    def __init__(self, quarantine: SqlQuarantineStore, names: KnownNames, recorder: Recorder, *, batch: int) -> None:
         self._quarantine = quarantine
         self._names = names
         self._recorder = recorder
@@ -32,9 +32,11 @@ class Recount:
         """One page, for `RecountQuery`."""
         try:
             query = decode(data, RecountQuery)
-            reason: Kind | None = next((kind for kind in get_args(Kind) if kind == query.reason), None)
+            reason: QuarantineKind | None = next(
+                (kind for kind in get_args(QuarantineKind) if kind == query.reason), None
+            )
             if query.reason is not None and reason is None:
-                return encode(ErrorReply(reason=f"reason: expected one of {', '.join(get_args(Kind))}"))
+                return encode(ErrorReply(reason=f"reason: expected one of {', '.join(get_args(QuarantineKind))}"))
             held, following = await self._quarantine.held(query.after, self._batch, kind=reason)
             counted, repeated = await self._count(held)
         except Unreadable as error:
@@ -60,7 +62,7 @@ class Recount:
                     log.warning("quarantine_recounted", counted=counted, reason="their key or source is known now")
             self._waiting.difference_update(some)
 
-    async def _count(self, held: Sequence[Held]) -> tuple[int, int]:
+    async def _count(self, held: Sequence[QuarantinedMessage]) -> tuple[int, int]:
         if not held:
             return 0, 0
         recorded = await self._recorder.record_again(held)

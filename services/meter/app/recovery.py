@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.meter.adapters.confirmed_marks import ConfirmedBook, search_from
+from services.meter.adapters.confirmed_marks import SqlConfirmedMarks, search_from
 from services.meter.app.recorder import Recorder
 from services.meter.core.batch import SEQ_LIMIT, is_name
 from services.meter.metrics import Metrics
@@ -40,7 +40,7 @@ class Recovery:
     def __init__(
         self,
         bus: Bus,
-        book: ConfirmedBook,
+        book: SqlConfirmedMarks,
         recorder: Recorder,
         metrics: Metrics,
         *,
@@ -83,7 +83,7 @@ class Recovery:
         `BusUnavailable`, or one of `shared.database.AWAY`: the next call goes on where this one stopped.
         """
         if self._search is None:
-            found = await self._book.behind(self._now())
+            found = await self._book.count_behind(self._now())
             if not found:
                 return
             search = _Search(

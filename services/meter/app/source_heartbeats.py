@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from services.meter.adapters.gap_store import Claim, GapBook
+from services.meter.adapters.gap_store import Heartbeat, SqlGapStore
 from shared.bus import subjects
 from shared.bus.ports import Bus, Received
 from shared.messages.codec import Unreadable, decode
@@ -14,13 +14,13 @@ MOST_SOURCES = 10_000
 """That are heard between two sweeps: more are not gateways."""
 
 
-class Hearing:
+class SourceHeartbeats:
     """`heard` for each `activity.<gateway>`; `sweep` now and then. A gateway's name is that of its events' source."""
 
     def __init__(
         self,
         bus: Bus,
-        book: GapBook,
+        book: SqlGapStore,
         now: Callable[[], float],
         on_gateway: Callable[[str], None] = lambda _source: None,
     ) -> None:
@@ -28,7 +28,7 @@ class Hearing:
         self._book = book
         self._on_gateway = on_gateway
         self._now = now
-        self._claims: dict[str, Claim] = {}
+        self._claims: dict[str, Heartbeat] = {}
 
     async def heard(self, message: Received) -> None:
         try:
@@ -37,7 +37,7 @@ class Hearing:
             self._bus.rejections.record(subjects.ACTIVITIES, error, subject=message.subject)
             return
         if said.gateway in self._claims or len(self._claims) < MOST_SOURCES:
-            claim = Claim(written=said.written or 0, heard_at=self._now(), left=said.leaving)
+            claim = Heartbeat(written=said.written or 0, heard_at=self._now(), left=said.leaving)
             self._claims[said.gateway] = claim
             self._on_gateway(said.gateway)
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from services.meter.core.sequence_ranges import Run, merged, single
+from services.meter.core.sequence_ranges import SeqRange, merge_ranges, single_range
 from shared.messages.codec import Unreadable, decode
 from shared.messages.gateway import UsageEvent
 
@@ -23,7 +23,7 @@ TIME_LIMIT = 2**33
 AHEAD_SECONDS = 300.0
 """How far a gateway's clock may be ahead of the meter's."""
 
-Kind = Literal["unreadable", "invalid", "future", "old", "unknown_key", "unknown_source"]
+QuarantineKind = Literal["unreadable", "invalid", "future", "old", "unknown_key", "unknown_source"]
 """Of what is in quarantine: no event of ours, a field out of range, completed later than now, too old, of a key that
 never existed, of a gateway that never announced itself."""
 
@@ -34,7 +34,7 @@ _SECONDS = ("completed_at", "wake_wait", "first_token", "duration", "overhead")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Readable:
+class CountableEvent:
     """A message and the event in it."""
 
     event: UsageEvent
@@ -42,11 +42,11 @@ class Readable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quarantined:
+class UncountableMessage:
     """A message that cannot be counted. `source` and `source_seq` where at least these can be read."""
 
     payload: bytes
-    kind: Kind
+    kind: QuarantineKind
     reason: str
     source: str | None
     source_seq: int | None
@@ -58,87 +58,87 @@ class Quarantined:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    readable: tuple[Readable, ...]
-    quarantined: tuple[Quarantined, ...]
+    countable: tuple[CountableEvent, ...]
+    quarantined: tuple[UncountableMessage, ...]
     received_at: float
 
     @property
-    def first_of_each(self) -> dict[str, UsageEvent]:
+    def first_by_id(self) -> dict[str, UsageEvent]:
         """Id to event, in the order of ids, so that two writers lock the same rows in the same order."""
         found: dict[str, UsageEvent] = {}
-        for message in self.readable:
+        for message in self.countable:
             found.setdefault(message.event.id, message.event)
         return dict(sorted(found.items()))
 
     @property
-    def arrived(self) -> dict[str, tuple[Run, ...]]:
+    def sequence_ranges(self) -> dict[str, tuple[SeqRange, ...]]:
         """The numbers of each source that this batch holds, sources sorted.
 
         A quarantined message is in the ledger too, as it came: its source need not keep it.
         """
-        numbers = [(r.event.source, single(r.event.source_seq, r.event.completed_at)) for r in self.readable]
-        numbers += [(q.source, single(q.source_seq, q.at)) for q in self.quarantined if q.source and q.source_seq]
-        by_source: defaultdict[str, list[Run]] = defaultdict(list)
+        numbers = [(r.event.source, single_range(r.event.source_seq, r.event.completed_at)) for r in self.countable]
+        numbers += [(q.source, single_range(q.source_seq, q.at)) for q in self.quarantined if q.source and q.source_seq]
+        by_source: defaultdict[str, list[SeqRange]] = defaultdict(list)
         for source, run in numbers:
             by_source[source].append(run)
-        return {source: merged(runs) for source, runs in sorted(by_source.items())}
+        return {source: merge_ranges(runs) for source, runs in sorted(by_source.items())}
 
-    def since(self, oldest: float) -> "Batch":
+    def quarantine_older(self, oldest: float) -> "Batch":
         """The same with everything that was completed before `oldest` (Unix seconds) in quarantine.
 
         Whether it was counted already is no longer known, so it cannot be counted again.
         """
-        kept = tuple(m for m in self.readable if m.event.completed_at >= oldest)
-        if len(kept) == len(self.readable):
+        kept = tuple(m for m in self.countable if m.event.completed_at >= oldest)
+        if len(kept) == len(self.countable):
             return self
-        old = tuple(_old(m, oldest) for m in self.readable if m.event.completed_at < oldest)
-        return replace(self, readable=kept, quarantined=self.quarantined + old)
+        old = tuple(_old(m, oldest) for m in self.countable if m.event.completed_at < oldest)
+        return replace(self, countable=kept, quarantined=self.quarantined + old)
 
     @property
     def keys(self) -> set[str]:
         """The keys whose use this is."""
-        return {m.event.key_id for m in self.readable}
+        return {m.event.key_id for m in self.countable}
 
     @property
     def sources(self) -> set[str]:
         """The sources that these messages name."""
-        return {m.event.source for m in self.readable} | {q.source for q in self.quarantined if q.source}
+        return {m.event.source for m in self.countable} | {q.source for q in self.quarantined if q.source}
 
-    def without(self, keys: Container[str], sources: Container[str]) -> "Batch":
+    def quarantine_unknown(self, keys: Container[str], sources: Container[str]) -> "Batch":
         """The same with everything of these keys and sources in quarantine.
 
         What an unknown source sent has no number here: it leaves no gap in anybody's numbers.
         """
-        kept: list[Readable] = []
+        kept: list[CountableEvent] = []
         aside = [replace(q, source=None, source_seq=None) if q.source in sources else q for q in self.quarantined]
-        for message in self.readable:
+        for message in self.countable:
             if message.event.source in sources:
                 aside.append(_unknown(message, "unknown_source", message.event.source))
             elif message.event.key_id in keys:
                 aside.append(_unknown(message, "unknown_key", message.event.key_id))
             else:
                 kept.append(message)
-        return replace(self, readable=tuple(kept), quarantined=tuple(aside))
+        return replace(self, countable=tuple(kept), quarantined=tuple(aside))
 
-    def lacking(self, arrived: Mapping[str, Sequence[Run]]) -> tuple[bool, ...]:
+    def missing_flags(self, sequence_ranges: Mapping[str, Sequence[SeqRange]]) -> tuple[bool, ...]:
         """Of each quarantined message, whether it takes the place of one that is to be counted.
 
-        `arrived`: what was there before. Nothing else may have come under its number, before or in this batch.
+        `sequence_ranges`: what was there before. Nothing else may have come under its number, before or in this batch.
         """
-        taken = {(m.event.source, m.event.source_seq) for m in self.readable}
+        taken = {(m.event.source, m.event.source_seq) for m in self.countable}
         found: list[bool] = []
         for q in self.quarantined:
             if q.source is None or q.source_seq is None:
                 found.append(False)
                 continue
             number = (q.source, q.source_seq)
-            there = any(run.first <= q.source_seq <= run.last for run in arrived.get(q.source, ()))
+            there = any(run.first <= q.source_seq <= run.last for run in sequence_ranges.get(q.source, ()))
             found.append(not there and number not in taken)
             taken.add(number)
         return tuple(found)
 
 
-class _Number(msgspec.Struct):
+class _SourcePosition(msgspec.Struct):
     """What can be known of an event that is otherwise unreadable."""
 
     source: str
@@ -146,35 +146,35 @@ class _Number(msgspec.Struct):
     completed_at: float
 
 
-def read(payloads: Iterable[bytes], received_at: float, *, keep: float = math.inf) -> Batch:
+def parse_batch(payloads: Iterable[bytes], received_at: float, *, keep: float = math.inf) -> Batch:
     """`keep`: seconds after which an event is too old to be counted."""
-    readable: list[Readable] = []
-    quarantined: list[Quarantined] = []
+    countable: list[CountableEvent] = []
+    quarantined: list[UncountableMessage] = []
     for payload in payloads:
         try:
             event = decode(payload, UsageEvent)
         except Unreadable as error:
             quarantined.append(_quarantined(payload, "unreadable", str(error), received_at))
             continue
-        judged = judge(plausible(event), payload, received_at)
-        if isinstance(judged, Readable):
-            readable.append(judged)
+        judged = classify_event(clamp_token_counts(event), payload, received_at)
+        if isinstance(judged, CountableEvent):
+            countable.append(judged)
         else:
             quarantined.append(judged)
-    batch = Batch(readable=tuple(readable), quarantined=tuple(quarantined), received_at=received_at)
-    return batch.since(received_at - keep)
+    batch = Batch(countable=tuple(countable), quarantined=tuple(quarantined), received_at=received_at)
+    return batch.quarantine_older(received_at - keep)
 
 
-def judge(event: UsageEvent, payload: bytes, received_at: float) -> Readable | Quarantined:
+def classify_event(event: UsageEvent, payload: bytes, received_at: float) -> CountableEvent | UncountableMessage:
     """Whether it can be counted, by itself."""
-    if fault := next(faults(event), None):
+    if fault := next(event_errors(event), None):
         return _quarantined(payload, "invalid", fault, received_at)
     if event.completed_at > received_at + AHEAD_SECONDS:
         return _future(event, payload, received_at)
-    return Readable(event=event, payload=payload)
+    return CountableEvent(event=event, payload=payload)
 
 
-def plausible(event: UsageEvent) -> UsageEvent:
+def clamp_token_counts(event: UsageEvent) -> UsageEvent:
     """The same event with each token count that makes sense; one that does not is 0, as if it was not reported.
 
     Engines say these numbers. None of them may keep an event from being counted, or make a sum negative.
@@ -187,23 +187,23 @@ def plausible(event: UsageEvent) -> UsageEvent:
     return msgspec.structs.replace(event, **dict(zip(_TOKENS, counts, strict=True)))
 
 
-def is_same(event: UsageEvent, stored: UsageEvent) -> bool:
+def is_same_event(event: UsageEvent, stored: UsageEvent) -> bool:
     """Whether a repeated event is the one in the ledger, which an older meter may have written without its bounds."""
     if not stored.max_tokens and not stored.body_bytes:
         event = msgspec.structs.replace(event, max_tokens=0, body_bytes=0)
-    return event == plausible(stored)
+    return event == clamp_token_counts(stored)
 
 
 def _count(tokens: int) -> int:
     return tokens if 0 <= tokens < COUNT_LIMIT else 0
 
 
-def faults(event: UsageEvent) -> Iterator[str]:
+def event_errors(event: UsageEvent) -> Iterator[str]:
     """Why an event cannot be counted, field by field."""
     for name in _NAMES:
         value = getattr(event, name)
         if value is not None:
-            yield from _name_faults(name, value)
+            yield from _name_errors(name, value)
     if not 1 <= event.source_seq < SEQ_LIMIT:
         yield f"source_seq: expected 1 or more, got {event.source_seq}"
     for name in _COUNTS:
@@ -218,10 +218,10 @@ def faults(event: UsageEvent) -> Iterator[str]:
 
 def is_name(text: str) -> bool:
     """Whether this can be the name of a source or a key."""
-    return not any(_name_faults("id", text))
+    return not any(_name_errors("id", text))
 
 
-def _name_faults(name: str, value: str) -> Iterator[str]:
+def _name_errors(name: str, value: str) -> Iterator[str]:
     if not value and name != "wake_id":
         yield f"{name}: expected a name, got an empty string"
     if "\0" in value:
@@ -230,10 +230,10 @@ def _name_faults(name: str, value: str) -> Iterator[str]:
         yield f"{name}: a name has at most {NAME_BYTES} bytes"
 
 
-def _future(event: UsageEvent, payload: bytes, received_at: float) -> Quarantined:
+def _future(event: UsageEvent, payload: bytes, received_at: float) -> UncountableMessage:
     """Of the day on which it came: no clock says when it was completed."""
     ahead = event.completed_at - received_at
-    return Quarantined(
+    return UncountableMessage(
         payload=payload,
         kind="future",
         reason=f"completed_at: {ahead:.0f} s ahead of the meter's clock: set the gateway's",
@@ -243,9 +243,9 @@ def _future(event: UsageEvent, payload: bytes, received_at: float) -> Quarantine
     )
 
 
-def _old(message: Readable, oldest: float) -> Quarantined:
+def _old(message: CountableEvent, oldest: float) -> UncountableMessage:
     event = message.event
-    return Quarantined(
+    return UncountableMessage(
         payload=message.payload,
         kind="old",
         reason=f"completed_at: {oldest - event.completed_at:.0f} s older than events are kept (meter.keep_events)",
@@ -255,10 +255,10 @@ def _old(message: Readable, oldest: float) -> Quarantined:
     )
 
 
-def _unknown(message: Readable, kind: Kind, name: str) -> Quarantined:
+def _unknown(message: CountableEvent, kind: QuarantineKind, name: str) -> UncountableMessage:
     event = message.event
     is_key = kind == "unknown_key"
-    return Quarantined(
+    return UncountableMessage(
         payload=message.payload,
         kind=kind,
         reason=f"key_id: no key has the id {name!r}" if is_key else f"source: no gateway announced {name!r}",
@@ -269,16 +269,16 @@ def _unknown(message: Readable, kind: Kind, name: str) -> Quarantined:
     )
 
 
-def _quarantined(payload: bytes, kind: Kind, reason: str, received_at: float) -> Quarantined:
+def _quarantined(payload: bytes, kind: QuarantineKind, reason: str, received_at: float) -> UncountableMessage:
     source, source_seq, at = None, None, received_at
     try:
-        number = decode(payload, _Number)
+        number = decode(payload, _SourcePosition)
     except Unreadable:
         number = None
-    if number and not any(_name_faults("source", number.source)) and 1 <= number.source_seq < SEQ_LIMIT:
+    if number and not any(_name_errors("source", number.source)) and 1 <= number.source_seq < SEQ_LIMIT:
         source, source_seq = number.source, number.source_seq
         # A day that is not here yet lacks nothing.
         at = number.completed_at if 0 <= number.completed_at <= received_at + AHEAD_SECONDS else received_at
     # PostgreSQL's text takes no NUL, and the reason may quote one.
     reason = reason.replace("\0", "\\0")
-    return Quarantined(payload=payload, kind=kind, reason=reason, source=source, source_seq=source_seq, at=at)
+    return UncountableMessage(payload=payload, kind=kind, reason=reason, source=source, source_seq=source_seq, at=at)

@@ -16,7 +16,7 @@ are missing at once, and only the stream can still have them.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from services.meter.core.sequence_ranges import DAY, Gap, Run, gaps, without
+from services.meter.core.sequence_ranges import DAY, Gap, SeqRange, gaps_between, subtract_lost
 
 SETTLING_SECONDS = 60.0
 """For events on their way when a day ended or a source fell silent, and clocks that differ."""
@@ -27,7 +27,7 @@ class Source:
     """What the ledger has of a source, all as of one moment; times are Unix seconds."""
 
     name: str
-    runs: tuple[Run, ...] = ()
+    runs: tuple[SeqRange, ...] = ()
     """Merged. Only the last one where nothing is missing before it."""
     lost: tuple[tuple[int, int], ...] = ()
     """Declared so: first and last numbers."""
@@ -58,9 +58,9 @@ class Source:
         return max(self.seen_at, self.heard_at or 0.0)
 
 
-def missing(source: Source, now: float) -> tuple[Gap, ...]:
+def find_gaps(source: Source, now: float) -> tuple[Gap, ...]:
     """Its open gaps. What it wrote last is missing once it was silent long enough for it to have come."""
-    found = gaps(source.runs)
+    found = gaps_between(source.runs)
     if source.confirmed:  # it may be older than a source's first gap is taken to be
         found = tuple(replace(g, earliest=min(g.earliest, source.lacking_since)) if g.first == 1 else g for g in found)
     end = source.confirmed
@@ -71,24 +71,24 @@ def missing(source: Source, now: float) -> tuple[Gap, ...]:
         latest = max(source.spoke_at, source.confirmed_at)
         earliest = min(source.last_at, latest) if source.runs else begun
         found += (Gap(first=source.last + 1, last=end, earliest=earliest, latest=latest),)
-    return without(found, source.lost)
+    return subtract_lost(found, source.lost)
 
 
-def behind(source: Source, now: float) -> int:
+def count_behind(source: Source, now: float) -> int:
     """How many confirmed events are missing that the stream may still have."""
     if source.sought >= source.confirmed:
         return 0
-    return sum(max(0, min(gap.last, source.confirmed) - gap.first + 1) for gap in missing(source, now))
+    return sum(max(0, min(gap.last, source.confirmed) - gap.first + 1) for gap in find_gaps(source, now))
 
 
-def open_ends(sources: Iterable[Source], end: float, now: float, silence: float) -> Iterator[str]:
+def open_end_reasons(sources: Iterable[Source], end: float, now: float, silence: float) -> Iterator[str]:
     """Why a day that ended at `end` may still get events, source by source."""
     for source in sources:
         if source.last_at >= end:
             continue
         newest = max(source.written, source.confirmed)
         tail = [(source.last + 1, newest)] if newest > source.last else []
-        coming = without((Gap(first=f, last=t, earliest=0, latest=0) for f, t in tail), source.lost)
+        coming = subtract_lost((Gap(first=f, last=t, earliest=0, latest=0) for f, t in tail), source.lost)
         if coming:
             count = sum(gap.missing for gap in coming)
             yield f"{source.name} wrote {count} more than have come: start it again with its data directory"
@@ -101,7 +101,7 @@ def _has_ended(source: Source, end: float, now: float, silence: float) -> bool:
     return source.left or heard or now - source.spoke_at >= silence
 
 
-def names(found: Sequence[str], most: int = 5) -> str:
+def join_names(found: Sequence[str], most: int = 5) -> str:
     """Some of many, for a sentence."""
     more = len(found) - most
     return ", ".join(found[:most]) + (f" and {more} more" if more > 0 else "")

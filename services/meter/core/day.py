@@ -7,8 +7,15 @@ from datetime import UTC, date, datetime, time
 
 import msgspec
 
-from services.meter.core.completeness import SETTLING_SECONDS, Source, behind, missing, names, open_ends
-from services.meter.core.rollups import MINUTE, plus
+from services.meter.core.completeness import (
+    SETTLING_SECONDS,
+    Source,
+    count_behind,
+    find_gaps,
+    join_names,
+    open_end_reasons,
+)
+from services.meter.core.rollups import MINUTE, add_sums
 from services.meter.core.sequence_ranges import DAY
 from shared.messages.meter import Tokens, TokensQuery, TokensRow, TokenSums
 
@@ -53,7 +60,7 @@ def parse_day(text: str, field: str = "day") -> Day:
     return Day(name=text, start=start, end=start + DAY)
 
 
-def asked(query: TokensQuery) -> Day:
+def requested_days(query: TokensQuery) -> Day:
     """The day or days asked for; `ValueError` that names the wrong field."""
     for position, dimension in enumerate(query.by):
         if dimension not in DIMENSIONS:
@@ -73,7 +80,7 @@ def asked(query: TokensQuery) -> Day:
     return Day(name=first.name, start=first.start, end=last.end)
 
 
-def labelled(dimension: str, value: int | str) -> str:
+def format_dimension(dimension: str, value: int | str) -> str:
     """A dimension's value as it is told: of times their beginning, RFC 3339 in UTC."""
     if dimension not in TIMES:
         return str(value)
@@ -94,23 +101,23 @@ class DayFacts:
     busy: Mapping[str, Sequence[Interval]]
 
 
-def answer(
+def build_tokens(
     day: Day, query: TokensQuery, facts: DayFacts, read_dry_at: float | None, *, now: float, silence: float
 ) -> Tokens:
     """`read_dry_at`: when the stream was last found with nothing left to read; None if never yet."""
     totals, served = TokenSums(), TokenSums()
     rows: dict[tuple[str, ...], TokenSums] = {}
     for (*values, outcome), sums in facts.sums.items():
-        totals = plus(totals, sums)
-        served = served if outcome == "failed" else plus(served, sums)
+        totals = add_sums(totals, sums)
+        served = served if outcome == "failed" else add_sums(served, sums)
         for row, part in _directed(tuple(values), sums, query.by):
-            rows[row] = plus(rows.get(row, TokenSums()), part)
+            rows[row] = add_sums(rows.get(row, TokenSums()), part)
     found = _missing(day, facts.sources, now)
     reasons = [
         *_unread(day, read_dry_at, now),
         *_went_back(facts.sources, found, now),
         *_faults(found, facts.quarantined),
-        *open_ends(facts.sources, day.end, now, silence),
+        *open_end_reasons(facts.sources, day.end, now, silence),
     ]
     return Tokens(
         day=day.name,
@@ -129,7 +136,7 @@ def answer(
     )
 
 
-def incomplete(found: Tokens, reason: str) -> Tokens:
+def with_reason(found: Tokens, reason: str) -> Tokens:
     """The same answer with one more reason why the day may change."""
     return msgspec.structs.replace(found, complete=False, reasons=(*found.reasons, reason))
 
@@ -137,7 +144,7 @@ def incomplete(found: Tokens, reason: str) -> Tokens:
 def _missing(day: Day, sources: Sequence[Source], now: float) -> dict[str, int]:
     """How many numbers of each source are missing that may be of the day."""
     counts = {
-        source.name: sum(g.missing for g in missing(source, now) if g.latest >= day.start and g.earliest < day.end)
+        source.name: sum(g.missing for g in find_gaps(source, now) if g.latest >= day.start and g.earliest < day.end)
         for source in sources
     }
     return {source: count for source, count in counts.items() if count}
@@ -152,17 +159,17 @@ def _unread(day: Day, read_dry_at: float | None, now: float) -> Iterator[str]:
 
 def _went_back(sources: Sequence[Source], found: Mapping[str, int], now: float) -> Iterator[str]:
     """`found`: the sources of which something of the day is missing."""
-    lacking = {s.name: count for s in sources if s.name in found and (count := behind(s, now))}
+    lacking = {s.name: count for s in sources if s.name in found and (count := count_behind(s, now))}
     if lacking:
         yield (
-            f"the ledger lacks {sum(lacking.values())} events of {names(sorted(lacking))} that it had confirmed, "
+            f"the ledger lacks {sum(lacking.values())} events of {join_names(sorted(lacking))} that it had confirmed, "
             "as after a restore from an older copy: it is reading the stream again"
         )
 
 
 def _faults(found: Mapping[str, int], quarantined: int) -> Iterator[str]:
     if found:
-        yield f"{sum(found.values())} events of {names(sorted(found))} are missing: spotinference gaps list"
+        yield f"{sum(found.values())} events of {join_names(sorted(found))} are missing: spotinference gaps list"
     if quarantined:
         yield f"{quarantined} messages in quarantine take the place of events: spotinference gaps list"
 
@@ -187,14 +194,14 @@ def _directed(
         yield (*values[:at], direction, *values[at:]), part
 
 
-def serving(day: Day, completed_at: float, duration: float, wake_wait: float) -> Interval | None:
+def serving_interval(day: Day, completed_at: float, duration: float, wake_wait: float) -> Interval | None:
     """The part of a day in which a request was with its machine; the wait for a wake is not serving time."""
     start = max(day.start, min(completed_at, completed_at - duration + wake_wait))
     end = min(day.end, completed_at)
     return (start, end) if start < end else None
 
 
-def extend(busy: list[Interval], more: Interval) -> None:
+def append_interval(busy: list[Interval], more: Interval) -> None:
     """Add an interval that does not begin before the last one of `busy`, which stays merged and sorted."""
     if busy and more[0] <= busy[-1][1]:
         busy[-1] = (busy[-1][0], max(busy[-1][1], more[1]))

@@ -5,19 +5,19 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from services.meter.core.day import Day
-from services.meter.core.machine_audit import SETTLED_SECONDS, Machine, explain
+from services.meter.core.machine_audit import SETTLED_SECONDS, MachineDay, audit_machine
 from shared.messages.meter import Tokens
 from shared.messages.meter_audit import Audit, SourceAudit
 
 
 @dataclass(frozen=True, kw_only=True)
-class DayOfLedger:
+class LedgerDay:
     """`events_kept` False: the events are no longer there, and nothing is compared."""
 
     events_kept: bool
     events: int
     tokens: int
-    machines: tuple[Machine, ...]
+    machines: tuple[MachineDay, ...]
     sources: tuple[SourceAudit, ...]
     rollups_equal: bool
     conflicts: int
@@ -25,10 +25,10 @@ class DayOfLedger:
     unknown_names: int
 
 
-def audit(day: Day, facts: DayOfLedger, tokens: Tokens, *, now: float, backlog: int) -> Audit:
+def audit_day(day: Day, facts: LedgerDay, tokens: Tokens, *, now: float, backlog: int) -> Audit:
     """`tokens` is the ledger's answer about the day, `backlog` what the stream has beyond it."""
     machines = tuple(
-        explain(replace(m, judged=tokens.complete if now >= day.end else backlog == 0 and _quiet(m, now)))
+        audit_machine(replace(m, judged=tokens.complete if now >= day.end else backlog == 0 and _quiet(m, now)))
         for m in facts.machines
     )
     found = Audit(
@@ -46,15 +46,15 @@ def audit(day: Day, facts: DayOfLedger, tokens: Tokens, *, now: float, backlog: 
         open_gaps=tokens.open_gaps,
         unknown_names=facts.unknown_names,
     )
-    return msgspec.structs.replace(found, final=found.final and not faults(found))
+    return msgspec.structs.replace(found, final=found.final and not list_faults(found))
 
 
-def _quiet(machine: Machine, now: float) -> bool:
+def _quiet(machine: MachineDay, now: float) -> bool:
     """Whether the day's counts can be compared while it goes on."""
     return all(d.running == 0 and now - d.last_at >= SETTLED_SECONDS for d in machine.days)
 
 
-def faults(found: Audit) -> list[str]:
+def list_faults(found: Audit) -> list[str]:
     """What is wrong with a day, a line each."""
     lines = [f"machine {m.machine}: {m.words}" for m in found.machines if m.state == "wrong"]
     lines += [

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 
-from services.meter.core.rollups import of_event, plus
+from services.meter.core.rollups import add_sums, sums_of_event
 from services.meter.core.sequence_ranges import DAY
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent
@@ -39,28 +39,28 @@ class Digest:
     last_at: float
 
 
-def digested(events: Iterable[UsageEvent]) -> dict[DigestKey, Digest]:
+def digest_events(events: Iterable[UsageEvent]) -> dict[DigestKey, Digest]:
     """Sorted by key."""
     found: dict[DigestKey, Digest] = {}
     for e in events:
-        key = DigestKey(day_of(e.completed_at), e.model, e.tier, e.machine, e.key_id, e.outcome)
+        key = DigestKey(day_name_of(e.completed_at), e.model, e.tier, e.machine, e.key_id, e.outcome)
         one = Digest(
-            sums=of_event(e), hash=sha256(encode(e)).hexdigest(), first_at=e.completed_at, last_at=e.completed_at
+            sums=sums_of_event(e), hash=sha256(encode(e)).hexdigest(), first_at=e.completed_at, last_at=e.completed_at
         )
-        found[key] = joined(found[key], one) if key in found else one
+        found[key] = merge_digests(found[key], one) if key in found else one
     return dict(sorted(found.items()))
 
 
-def joined(a: Digest, b: Digest) -> Digest:
+def merge_digests(a: Digest, b: Digest) -> Digest:
     return Digest(
-        sums=plus(a.sums, b.sums),
+        sums=add_sums(a.sums, b.sums),
         hash=f"{(int(a.hash, 16) + int(b.hash, 16)) % _MODULUS:064x}",
         first_at=min(a.first_at, b.first_at),
         last_at=max(a.last_at, b.last_at),
     )
 
 
-def day_of(at: float) -> str:
+def day_name_of(at: float) -> str:
     """The UTC day, `YYYY-MM-DD`."""
     return datetime.fromtimestamp(math.floor(at), UTC).date().isoformat()
 

@@ -13,7 +13,7 @@ from services.meter.core.engine_counters import EngineCounters
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class EngineReading:
     """One look at a machine's engine; `at` in Unix seconds."""
 
     machine: str
@@ -23,7 +23,7 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rise:
+class CounterIncrease:
     """What the engine counted from `since` to the reading; with `whole` everything since its process began."""
 
     since: float
@@ -64,7 +64,9 @@ def day_of(at: float) -> Day:
     return parse_day(datetime.fromtimestamp(at, UTC).date().isoformat())
 
 
-def rise(last: Reading | None, new: Reading, *, day: Day, started_at: float | None, stays: bool) -> Rise | None:
+def counter_increase(
+    last: EngineReading | None, new: EngineReading, *, day: Day, started_at: float | None, stays: bool
+) -> CounterIncrease | None:
     """`started_at`: when the waker last started the machine; `stays`: its engine is not ours to start and end.
 
     None: the reading is no newer than the last one, and says nothing.
@@ -85,7 +87,7 @@ def rise(last: Reading | None, new: Reading, *, day: Day, started_at: float | No
     return _since(new, last.at, whole=False, less=last)
 
 
-def added(before: EngineDay | None, new: Reading, more: Rise, day: Day) -> EngineDay:
+def add_reading(before: EngineDay | None, new: EngineReading, more: CounterIncrease, day: Day) -> EngineDay:
     """The day with one more reading in it."""
     if before is None:
         before = EngineDay(
@@ -117,12 +119,12 @@ def added(before: EngineDay | None, new: Reading, more: Rise, day: Day) -> Engin
     )
 
 
-def _since(new: Reading, since: float, *, whole: bool, less: Reading | None) -> Rise:
+def _since(new: EngineReading, since: float, *, whole: bool, less: EngineReading | None) -> CounterIncrease:
     now, then = new.counters, less.counters if less else None
     requests = now.requests
     if requests is not None and then is not None:
         requests = max(0, requests - (then.requests or 0))
-    return Rise(
+    return CounterIncrease(
         since=since,
         whole=whole,
         prompt_tokens=now.prompt_tokens - (then.prompt_tokens if then else 0),

@@ -9,22 +9,22 @@ SILENT_SECONDS = 10.0
 
 
 @dataclass
-class Gateways:
+class GatewayLiveness:
     """What each gateway said last. Times are Unix seconds by the listener's clock."""
 
-    _heard: dict[str, tuple[float, Activity]] = field(default_factory=dict)
+    _latest: dict[str, tuple[float, Activity]] = field(default_factory=dict)
 
-    def heard(self, activity: Activity, now: float) -> None:
+    def record(self, activity: Activity, now: float) -> None:
         if activity.leaving:
-            self._heard.pop(activity.gateway, None)
+            self._latest.pop(activity.gateway, None)
         else:
-            self._heard[activity.gateway] = (now, activity)
+            self._latest[activity.gateway] = (now, activity)
 
-    def died(self, now: float) -> list[Activity]:
+    def pop_silent(self, now: float) -> list[Activity]:
         """The last words of those that fell silent since the last call."""
-        gone = [name for name, (at, _) in self._heard.items() if now - at > SILENT_SECONDS]
-        return [self._heard.pop(name)[1] for name in gone]
+        gone = [name for name, (at, _) in self._latest.items() if now - at > SILENT_SECONDS]
+        return [self._latest.pop(name)[1] for name in gone]
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Nobody can be heard: silence means nothing."""
-        self._heard.clear()
+        self._latest.clear()

@@ -6,7 +6,7 @@ from typing import Any
 from shared.messages.meter import History, Use
 
 
-def page(rows: Sequence[Sequence[Any]], most: int) -> History:
+def history_page(rows: Sequence[Sequence[Any]], most: int) -> History:
     """Of rows of id, completion, wait for a wake, duration, model and tokens, in their order; a full page has a next.
 
     A model is named once: a row stays small however long its name is.

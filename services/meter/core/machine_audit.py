@@ -22,7 +22,7 @@ SETTLED_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class GenerationUsage:
     """What the ledger has of one generation of a machine; tokens are prompt and completion together."""
 
     machine: str
@@ -69,7 +69,7 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Note:
+class FleetEvent:
     """Something that happened to a machine and that explains a difference."""
 
     machine: str
@@ -85,20 +85,20 @@ class Note:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class MachineDay:
     """All that is known of one machine's day."""
 
     machine: str
     days: Sequence[EngineDay]
     """One for each generation that was read."""
-    work: Sequence[Work]
-    notes: Sequence[Note]
+    work: Sequence[GenerationUsage]
+    notes: Sequence[FleetEvent]
     moved: int = 0
     """Requests that it had first and that went to another machine: the event is of that one."""
     moved_prompts: int = 0
     """Their prompt tokens, or the bytes of their bodies where these are not known, for each choice."""
     moved_seconds: float = 0.0
-    """How long it may have worked on them, for each choice; as `left_seconds` and the next two of `Work`."""
+    """How long it may have worked on them, for each choice; as `left_seconds` and the next two of `GenerationUsage`."""
     moved_limited_seconds: float = 0.0
     moved_limit: float = 0.0
     fault: str = ""
@@ -108,7 +108,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sides:
+class TokenComparison:
     """Both counts and how far each side may be from the other."""
 
     engine: int
@@ -123,7 +123,7 @@ class Sides:
     """The ledger has these beyond what can be compared."""
 
 
-def judge(sides: Sides) -> AuditState:
+def compare_counts(sides: TokenComparison) -> AuditState:
     """By numbers alone."""
     difference = sides.engine - sides.probes - sides.ledger
     if not -sides.less <= difference <= sides.more:
@@ -131,7 +131,7 @@ def judge(sides: Sides) -> AuditState:
     return "equal" if difference == 0 and not sides.unread else "explained"
 
 
-def explain(machine: Machine) -> MachineAudit:
+def audit_machine(machine: MachineDay) -> MachineAudit:
     """The verdict on one machine's day."""
     work, days = machine.work, machine.days
     tokens = sum(w.tokens for w in work)
@@ -148,7 +148,7 @@ def explain(machine: Machine) -> MachineAudit:
             requests=sum(w.requests for w in work),
         )
     bounds = tuple(_bounds(machine))
-    sides = Sides(
+    sides = TokenComparison(
         engine=sum(d.prompt_tokens + d.completion_tokens for d in days),
         ledger=sum(w.read for w in work),
         probes=sum(n.amount for n in _read(machine, "probe")),
@@ -156,7 +156,7 @@ def explain(machine: Machine) -> MachineAudit:
         less=sum(bound.less for bound in bounds),
         unread=sum(w.unread for w in work),
     )
-    found = judge(sides)
+    found = compare_counts(sides)
     state: AuditState = "open" if not machine.judged and found == "wrong" else found
     counts = [d.requests for d in days if d.requests is not None]
     return MachineAudit(
@@ -187,7 +187,7 @@ class _Bound:
     less: int = 0
 
 
-def _bounds(machine: Machine) -> Iterator[_Bound]:
+def _bounds(machine: MachineDay) -> Iterator[_Bound]:
     work = machine.work
     if probes := [*_read(machine, "probe")]:
         yield _exactly("probes", sum(n.amount for n in probes), f"{len(probes)} probes of the waker")
@@ -207,7 +207,7 @@ def _bounds(machine: Machine) -> Iterator[_Bound]:
         yield _at_most("rounding", "the engine prints six digits", rounding, rounding)
 
 
-def _of_requests(machine: Machine) -> Iterator[_Bound]:
+def _of_requests(machine: MachineDay) -> Iterator[_Bound]:
     """By what is known of each request: its prompt, what it was answered, and how long the engine may have worked."""
     work, pace = machine.work, _pace(machine.work)
     prompt = max((w.largest_prompt for w in work), default=0) or REQUEST_TOKENS
@@ -241,12 +241,12 @@ def _most(pace: float, seconds: float, limited_seconds: float, limit: float) -> 
     return int(pace * seconds + min(limit, pace * limited_seconds))
 
 
-def _pace(work: Sequence[Work]) -> float:
-    measured = [w.pace for w in work if w.pace is not None]
-    return min(FASTEST, PACE_MARGIN * max(measured)) if measured else FASTEST
+def _pace(work: Sequence[GenerationUsage]) -> float:
+    metrics_of = [w.pace for w in work if w.pace is not None]
+    return min(FASTEST, PACE_MARGIN * max(metrics_of)) if metrics_of else FASTEST
 
 
-def _read(machine: Machine, kind: str) -> Iterator[Note]:
+def _read(machine: MachineDay, kind: str) -> Iterator[FleetEvent]:
     """The notes of this kind while the engine was read."""
     for note in machine.notes:
         if note.kind == kind and any(d.since < note.at <= d.last_at for d in machine.days):
@@ -261,12 +261,12 @@ def _at_most(name: str, words: str, more: int, less: int = 0) -> _Bound:
     return _Bound(cause=Cause(name=name, tokens=max(more, less), exact=False, words=words), more=more, less=less)
 
 
-def _unread(machine: Machine) -> str:
+def _unread(machine: MachineDay) -> str:
     why = f": {machine.fault}" if machine.fault else ": it was never awake at a reading"
     return f"its engine's counters were not read{why}"
 
 
-def _words(machine: str, state: AuditState, sides: Sides) -> str:
+def _words(machine: str, state: AuditState, sides: TokenComparison) -> str:
     difference = sides.engine - sides.probes - sides.ledger
     match state:
         case "equal":

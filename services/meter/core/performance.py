@@ -18,7 +18,7 @@ QUANTILES = (0.5, 0.95, 0.99)
 
 
 @dataclass(frozen=True, order=True)
-class FigureKey:
+class PerformanceKey:
     hour: int
     """Unix time of the completion / 3600, rounded down."""
     tier: str
@@ -26,7 +26,7 @@ class FigureKey:
     metric: str
 
 
-def measured(e: UsageEvent) -> Iterator[tuple[str, float]]:
+def metrics_of(e: UsageEvent) -> Iterator[tuple[str, float]]:
     """What one request says, metric by metric: seconds, and tokens per second.
 
     Only a stream shows when its first token came, and only one that was completed how fast the others followed.
@@ -45,17 +45,17 @@ def measured(e: UsageEvent) -> Iterator[tuple[str, float]]:
         yield "stream_rate", following / seconds
 
 
-def sketched(events: Iterable[UsageEvent]) -> dict[FigureKey, Sketch]:
+def sketch_events(events: Iterable[UsageEvent]) -> dict[PerformanceKey, Sketch]:
     """Sorted, so that two writers lock the same rows in the same order."""
     values: defaultdict[tuple[int, str, str, str], list[float]] = defaultdict(list)
     for e in events:
         hour, tier, model = math.floor(e.completed_at / HOUR), e.tier, e.model
-        for metric, value in measured(e):
+        for metric, value in metrics_of(e):
             values[hour, tier, model, metric].append(value)
-    return {FigureKey(*key): Sketch.of(found) for key, found in sorted(values.items())}
+    return {PerformanceKey(*key): Sketch.of(found) for key, found in sorted(values.items())}
 
 
-def asked(query: FiguresQuery) -> tuple[int, int]:
+def requested_hours(query: FiguresQuery) -> tuple[int, int]:
     """The hours asked for, the end exclusive; `ValueError` that names the wrong field."""
     for name in ("start", "end"):
         if getattr(query, name) % HOUR:
@@ -71,7 +71,7 @@ def asked(query: FiguresQuery) -> tuple[int, int]:
 
 
 @dataclass
-class Gathered:
+class PerformanceGroup:
     """What the ledger has under one combination of the dimensions asked for."""
 
     sketches: dict[str, Sketch] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Gathered:
             self.sketches[metric] = sketch
 
 
-def answer(query: FiguresQuery, found: Mapping[tuple[str, ...], Gathered]) -> Figures:
+def build_figures(query: FiguresQuery, found: Mapping[tuple[str, ...], PerformanceGroup]) -> Figures:
     rows = (
         FiguresRow(
             dimensions=dict(zip(query.by, values, strict=True)),

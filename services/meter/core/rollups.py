@@ -26,12 +26,12 @@ class RollupKey:
     outcome: str
 
 
-def rolled_up(events: Iterable[UsageEvent]) -> dict[RollupKey, TokenSums]:
+def minute_rollups(events: Iterable[UsageEvent]) -> dict[RollupKey, TokenSums]:
     """The sums per minute and dimensions, sorted, so that two writers lock the same rows in the same order."""
     sums: dict[RollupKey, TokenSums] = {}
     for e in events:
         key = RollupKey(math.floor(e.completed_at / MINUTE), e.model, e.tier, e.machine, e.key_id, e.outcome)
-        sums[key] = plus(sums.get(key, TokenSums()), of_event(e))
+        sums[key] = add_sums(sums.get(key, TokenSums()), sums_of_event(e))
     return dict(sorted(sums.items()))
 
 
@@ -54,14 +54,14 @@ class MinuteKey:
     outcome: str
 
 
-def hourly(rollups: Mapping[RollupKey, TokenSums]) -> dict[HourKey, TokenSums]:
+def hour_rollups(rollups: Mapping[RollupKey, TokenSums]) -> dict[HourKey, TokenSums]:
     """The same sums by the hour, sorted as above."""
     return _joined(
         (HourKey(k.minute // HOUR, k.model, k.tier, k.machine, k.key_id, k.outcome), s) for k, s in rollups.items()
     )
 
 
-def by_minute(rollups: Mapping[RollupKey, TokenSums]) -> dict[MinuteKey, TokenSums]:
+def minute_totals(rollups: Mapping[RollupKey, TokenSums]) -> dict[MinuteKey, TokenSums]:
     """The same sums over all machines and keys, sorted as above."""
     return _joined((MinuteKey(k.minute, k.model, k.tier, k.outcome), s) for k, s in rollups.items())
 
@@ -69,7 +69,7 @@ def by_minute(rollups: Mapping[RollupKey, TokenSums]) -> dict[MinuteKey, TokenSu
 def _joined(found: Iterable[tuple[K, TokenSums]]) -> dict[K, TokenSums]:
     sums: dict[K, TokenSums] = {}
     for key, more in found:
-        sums[key] = plus(sums[key], more) if key in sums else more
+        sums[key] = add_sums(sums[key], more) if key in sums else more
     return dict(sorted(sums.items()))
 
 
@@ -79,7 +79,7 @@ class MonthKey:
     key_id: str
 
 
-def monthly(events: Iterable[UsageEvent], counted: Container[str]) -> dict[MonthKey, int]:
+def key_month_tokens(events: Iterable[UsageEvent], counted: Container[str]) -> dict[MonthKey, int]:
     """The months of the keys of `events`, each with the tokens of those whose ids are `counted`; sorted as above.
 
     A month of which all is in the ledger already is there too, with 0: whoever wrote it may have died untold.
@@ -93,7 +93,7 @@ def monthly(events: Iterable[UsageEvent], counted: Container[str]) -> dict[Month
     return dict(sorted(tokens.items()))
 
 
-def plus(a: TokenSums, b: TokenSums) -> TokenSums:
+def add_sums(a: TokenSums, b: TokenSums) -> TokenSums:
     return TokenSums(
         requests=a.requests + b.requests,
         prompt_tokens=a.prompt_tokens + b.prompt_tokens,
@@ -103,7 +103,7 @@ def plus(a: TokenSums, b: TokenSums) -> TokenSums:
     )
 
 
-def of_event(event: UsageEvent) -> TokenSums:
+def sums_of_event(event: UsageEvent) -> TokenSums:
     return TokenSums(
         requests=1,
         prompt_tokens=event.prompt_tokens,

@@ -7,7 +7,7 @@ DAY = 86400.0
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class Run:
+class SeqRange:
     """Every `source_seq` from `first` to `last` is in the ledger. `first_at`, `last_at`: when those two completed."""
 
     first: int
@@ -30,13 +30,13 @@ class Gap:
         return self.last - self.first + 1
 
 
-def single(source_seq: int, at: float) -> Run:
-    return Run(first=source_seq, last=source_seq, first_at=at, last_at=at)
+def single_range(source_seq: int, at: float) -> SeqRange:
+    return SeqRange(first=source_seq, last=source_seq, first_at=at, last_at=at)
 
 
-def merged(runs: Iterable[Run]) -> tuple[Run, ...]:
+def merge_ranges(runs: Iterable[SeqRange]) -> tuple[SeqRange, ...]:
     """The same numbers in as few runs as there can be, sorted. Order and repetition of `runs` do not matter."""
-    found: list[Run] = []
+    found: list[SeqRange] = []
     for run in sorted(runs):
         if found and run.first <= found[-1].last + 1:
             found[-1] = _joined(found[-1], run)
@@ -45,17 +45,17 @@ def merged(runs: Iterable[Run]) -> tuple[Run, ...]:
     return tuple(found)
 
 
-def _joined(left: Run, right: Run) -> Run:
+def _joined(left: SeqRange, right: SeqRange) -> SeqRange:
     last, last_at = max((left.last, left.last_at), (right.last, right.last_at))
-    return Run(first=left.first, last=last, first_at=left.first_at, last_at=last_at)
+    return SeqRange(first=left.first, last=last, first_at=left.first_at, last_at=last_at)
 
 
-def mark(runs: Sequence[Run]) -> int:
+def high_water_mark(runs: Sequence[SeqRange]) -> int:
     """The highest number up to which nothing is missing; `runs` is merged."""
     return runs[0].last if runs and runs[0].first == 1 else 0
 
 
-def gaps(runs: Sequence[Run]) -> tuple[Gap, ...]:
+def gaps_between(runs: Sequence[SeqRange]) -> tuple[Gap, ...]:
     """What is missing between merged runs. Behind the last one nothing is known to be missing.
 
     Sources number their events as they complete. What a source did before its first known event is taken to be
@@ -73,7 +73,7 @@ def gaps(runs: Sequence[Run]) -> tuple[Gap, ...]:
     return tuple(found)
 
 
-def without(found: Iterable[Gap], lost: Iterable[tuple[int, int]]) -> tuple[Gap, ...]:
+def subtract_lost(found: Iterable[Gap], lost: Iterable[tuple[int, int]]) -> tuple[Gap, ...]:
     """What is left of gaps beyond the numbers, each first and last, that are declared lost."""
     left = list(found)
     for first, last in lost:

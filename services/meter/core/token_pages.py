@@ -10,7 +10,7 @@ from shared.messages.meter import Tokens, TokensRow
 Interval = tuple[float, float]
 
 
-class Place(msgspec.Struct, frozen=True, order=True, array_like=True):
+class PageCursor(msgspec.Struct, frozen=True, order=True, array_like=True):
     """Where something stands in the answer: first the rows by their values, then busy times by machine and beginning.
 
     By value, not by number: what is counted meanwhile moves nothing from one page to another.
@@ -21,15 +21,15 @@ class Place(msgspec.Struct, frozen=True, order=True, array_like=True):
     start: float = 0.0
 
 
-def page(found: Tokens, by: Sequence[str], after: str, room: int) -> Tokens:
+def tokens_page(found: Tokens, by: Sequence[str], after: str, room: int) -> Tokens:
     """What comes after a place, "" for the beginning, in about `room` bytes and at least one thing; `ValueError`."""
     try:
-        since = decode(after, Place) if after else None
+        since = decode(after, PageCursor) if after else None
     except Unreadable as error:
         raise ValueError(f"after: expected `next` of the page before: {error}") from error
     rows: list[TokensRow] = []
     busy: dict[str, list[Interval]] = {}
-    last: Place | None = None
+    last: PageCursor | None = None
     following: str | None = None
     for place, thing in _things(found, by):
         if since is not None and place <= since:
@@ -47,9 +47,9 @@ def page(found: Tokens, by: Sequence[str], after: str, room: int) -> Tokens:
     return msgspec.structs.replace(found, rows=tuple(rows), busy=told, next=following)
 
 
-def _things(found: Tokens, by: Sequence[str]) -> Iterator[tuple[Place, TokensRow | Interval]]:
-    places = [(Place(False, tuple(row.dimensions[name] for name in by)), row) for row in found.rows]
+def _things(found: Tokens, by: Sequence[str]) -> Iterator[tuple[PageCursor, TokensRow | Interval]]:
+    places = [(PageCursor(False, tuple(row.dimensions[name] for name in by)), row) for row in found.rows]
     yield from sorted(places, key=lambda item: item[0])
     for machine, intervals in sorted(found.busy.items()):
         for interval in intervals:
-            yield Place(True, (machine,), interval[0]), interval
+            yield PageCursor(True, (machine,), interval[0]), interval

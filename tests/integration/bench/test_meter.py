@@ -3,7 +3,7 @@
 import asyncio
 
 from bench.usage_traffic import SOURCES, Traffic
-from services.meter.core.batch import read
+from services.meter.core.batch import parse_batch
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import LEDGER, METER
@@ -19,11 +19,11 @@ async def test_every_event_can_be_counted_and_its_numbers_have_no_gap(bus: JetSt
     traffic = Traffic()
     for start in (NOW - 100, NOW):
         await traffic.publish(bus, [start + n for n in range(100)])
-    batch = read([d.data for d in await bus.fetch(LEDGER, batch=200, wait=5.0)], NOW + 100)
+    batch = parse_batch([d.data for d in await bus.fetch(LEDGER, batch=200, wait=5.0)], NOW + 100)
     assert not batch.quarantined
     for source in SOURCES:
-        assert [(run.first, run.last) for run in batch.arrived[source]] == [(1, 100)]
-    assert sum(m.event.completion_tokens for m in batch.readable) == traffic.tokens
+        assert [(run.first, run.last) for run in batch.sequence_ranges[source]] == [(1, 100)]
+    assert sum(m.event.completion_tokens for m in batch.countable) == traffic.tokens
     assert traffic.days == {"2026-11-23", "2026-11-24"}
 
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from services.billing.app.meter_client import MOST_PAGES, Meter
-from services.meter.core.token_pages import page
+from services.meter.core.token_pages import tokens_page
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
 from shared.errors import Rejected
@@ -37,7 +37,7 @@ async def test_all_pages_are_one_answer_also_when_a_busy_time_grew_between_two()
         query = decode(data, TokensQuery)
         asked.append(query.after)
         grown = ((1.0, 2.0), (3.0, 9.0)) if len(asked) > 2 else ((1.0, 2.0), (3.0, 4.0), (8.0, 9.0))
-        return encode(page(answer(3, {"a-1": grown}), query.by, query.after or "", 150))
+        return encode(tokens_page(answer(3, {"a-1": grown}), query.by, query.after or "", 150))
 
     await bus.respond("meter", subjects.METER_TOKENS, tell)
     found = await Meter(bus).tokens(TokensQuery(day=DAY, by=BY, busy=True))

@@ -8,16 +8,16 @@ import pytest
 from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.meter.adapters.audit_store import AuditFacts
-from services.meter.adapters.engine_store import NOTES_DAYS, EngineBook
-from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.audit_store import SqlAuditStore
+from services.meter.adapters.engine_store import NOTES_DAYS, SqlEngineStore
+from services.meter.adapters.ledger import SqlLedger
 from services.meter.adapters.tables import events, horizon, rollups
-from services.meter.core.batch import read
+from services.meter.core.batch import parse_batch
 from services.meter.core.day import parse_day
-from services.meter.core.day_audit import audit, faults
+from services.meter.core.day_audit import audit_day, list_faults
 from services.meter.core.engine_counters import EngineCounters
-from services.meter.core.engine_readings import Reading, day_of
-from services.meter.core.machine_audit import Note
+from services.meter.core.engine_readings import EngineReading, day_of
+from services.meter.core.machine_audit import FleetEvent
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.codec import encode
@@ -36,12 +36,12 @@ class Books:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        self.ledger = Ledger(engine)
-        self.book = EngineBook(engine)
-        self.facts = AuditFacts(engine)
+        self.ledger = SqlLedger(engine)
+        self.book = SqlEngineStore(engine)
+        self.facts = SqlAuditStore(engine)
 
     async def served(self, *found: UsageEvent) -> None:
-        await self.ledger.record(read([encode(e) for e in found], NOW))
+        await self.ledger.record(parse_batch([encode(e) for e in found], NOW))
 
     async def look(
         self,
@@ -62,20 +62,22 @@ class Books:
             process=process,
             requests=requests,
         )
-        reading = Reading(machine=MACHINE, generation=generation, at=MIDNIGHT + at, counters=counters)
+        reading = EngineReading(machine=MACHINE, generation=generation, at=MIDNIGHT + at, counters=counters)
         return await self.book.read(reading, day_of(reading.at), stays=stays)
 
     async def note(self, kind: str, at: float, amount: int = 0) -> None:
-        note = Note(machine=MACHINE, at=MIDNIGHT + at, kind=kind, amount=amount)
+        note = FleetEvent(machine=MACHINE, at=MIDNIGHT + at, kind=kind, amount=amount)
         await self.book.note({f"{kind}/{at}": note})
 
-    async def audit(self, *, now: float = NOW, complete: bool = True, backlog: int = 0, day: str = DAY.name) -> Audit:
+    async def audit_day(
+        self, *, now: float = NOW, complete: bool = True, backlog: int = 0, day: str = DAY.name
+    ) -> Audit:
         nothing = TokenSums()
         tokens = Tokens(day=day, complete=complete, totals=nothing, served=nothing)
-        return audit(parse_day(day), await self.facts.day(parse_day(day)), tokens, now=now, backlog=backlog)
+        return audit_day(parse_day(day), await self.facts.day(parse_day(day)), tokens, now=now, backlog=backlog)
 
     async def machine(self, **how: Any) -> MachineAudit:
-        (found,) = (await self.audit(**how)).machines
+        (found,) = (await self.audit_day(**how)).machines
         return found
 
     async def run(self, statement: Any) -> None:
@@ -109,12 +111,12 @@ async def test_all_three_agree_over_wakes_and_a_night(books: Books) -> None:
     await books.look(86_390, 103, generation=2)
     await books.served(used(4, 86_500, 70, generation=2))
     await books.look(86_600, 173, generation=2)
-    found = await books.audit()
+    found = await books.audit_day()
     (machine,) = found.machines
     assert (machine.state, machine.engine, machine.probes, machine.read) == ("equal", 306, 6, 300)
     assert (machine.generations, machine.readings, machine.requests, machine.resets) == (2, 4, 3, 0)
     assert [(s.first, s.last, s.kept, s.missing, s.mark) for s in found.sources] == [(1, 3, 3, 0, 4)]
-    assert (found.rollups, found.final, found.events, found.tokens, faults(found)) == ("equal", True, 3, 300, [])
+    assert (found.rollups, found.final, found.events, found.tokens, list_faults(found)) == ("equal", True, 3, 300, [])
     next_day = await books.machine(day="2026-11-24", now=NOW + 86_400)
     assert (next_day.state, next_day.engine, next_day.read, next_day.probes) == ("equal", 70, 70, 0)
 
@@ -183,9 +185,9 @@ async def test_who_asks_the_engine_directly_is_found(books: Books) -> None:
     await books.look(30, 5000, stays=True)
     await books.served(used(1, 100))
     await books.look(200, 5107, stays=True)
-    found = await books.audit()
+    found = await books.audit_day()
     assert [(m.state, m.difference) for m in found.machines] == [("wrong", 7)]
-    assert "7 tokens that are not in the ledger" in faults(found)[0]
+    assert "7 tokens that are not in the ledger" in list_faults(found)[0]
     assert not found.final
 
 
@@ -201,13 +203,13 @@ async def test_what_failed_over_explains_more_at_its_first_machine_and_nothing_a
     await books.look(30, 0, stays=True)
     await books.served(used(1, 100), used(2, 150, machine="l4x2-2", moved_from=MACHINE))
     await books.look(200, 180, stays=True)
-    first, second = (await books.audit()).machines
+    first, second = (await books.audit_day()).machines
     assert (first.state, first.difference, [c.name for c in first.causes]) == ("explained", 80, ["failover"])
     assert (second.machine, second.state) == ("l4x2-2", "unknown")
     bound = 100 + 3 * 1000  # its prompt, and a second and the time to notice at the fastest
     assert [c.tokens for c in first.causes] == [bound]
     await books.look(201, 101 + bound, stays=True)
-    assert (await books.audit()).machines[0].state == "wrong", "one request explains no more than one"
+    assert (await books.audit_day()).machines[0].state == "wrong", "one request explains no more than one"
 
 
 async def test_choices_that_no_usage_tells_explain_what_the_engine_has_more(books: Books) -> None:
@@ -266,7 +268,7 @@ async def test_what_moved_and_was_left_explains_its_body_and_its_limit_at_its_fi
     await books.look(30, 0, stays=True)
     await books.served(left_at_once(1, machine="l4x2-2", moved_from=MACHINE, choices=2, max_tokens=16, body_bytes=200))
     await books.look(200, 432, stays=True)
-    first, _second = (await books.audit()).machines
+    first, _second = (await books.audit_day()).machines
     assert (first.state, [(c.name, c.tokens) for c in first.causes]) == ("explained", [("failover", 432)])
 
 
@@ -274,10 +276,10 @@ async def test_an_engine_without_counters_is_unknown(books: Books) -> None:
     await books.served(used(1, 100))
     for _ in range(3):
         await books.book.failed(MACHINE, DAY, "answers 404\0")
-    found = await books.audit()
+    found = await books.audit_day()
     assert [(m.state, m.engine) for m in found.machines] == [("unknown", None)]
     assert "answers 404" in found.machines[0].words
-    assert faults(found) == []
+    assert list_faults(found) == []
 
 
 async def test_before_the_day_is_over_only_what_is_at_rest_is_judged(books: Books) -> None:
@@ -290,7 +292,7 @@ async def test_before_the_day_is_over_only_what_is_at_rest_is_judged(books: Book
     assert (await books.machine(now=MIDNIGHT + 204)).state == "open"
     await books.look(210, 107, stays=True, running=1)
     assert (await books.machine(now=MIDNIGHT + 300)).state == "open"
-    later = await books.audit(complete=False)
+    later = await books.audit_day(complete=False)
     assert (later.machines[0].state, later.final) == ("open", False), "events are still missing"
 
 
@@ -330,20 +332,20 @@ async def test_requests_that_the_engine_may_count_differently(books: Books, fiel
 async def test_a_clock_that_was_set_back_over_midnight_hides_no_number(books: Books) -> None:
     """The second event was numbered after the first, and its clock says that it was the day before."""
     await books.served(used(1, 10), used(2, -5), used(3, 20), used(4, 30))
-    found = await books.audit()
+    found = await books.audit_day()
     assert [(s.first, s.last, s.kept, s.missing) for s in found.sources] == [(1, 4, 4, 0)]
 
 
 async def test_numbers_that_the_ledger_lacks_are_told_by_source(books: Books) -> None:
     await books.served(*(used(n, 100 + n) for n in (1, 2, 4)), used(5, 86_500))
     damaged = encode(used(3, 103)).replace(b'"generation":1', b'"generation":-1')
-    lost = await books.audit()
+    lost = await books.audit_day()
     assert [(s.first, s.last, s.kept, s.missing) for s in lost.sources] == [(1, 4, 3, 1)]
-    assert faults(lost)[0].startswith("source gw-1: 1 of its events 1 to 4")
+    assert list_faults(lost)[0].startswith("source gw-1: 1 of its events 1 to 4")
     again = damaged.replace(b'"status":200', b'"status":201')
     assert again != damaged
-    await books.ledger.record(read([damaged, again], NOW))
-    found = await books.audit()
+    await books.ledger.record(parse_batch([damaged, again], NOW))
+    found = await books.audit_day()
     assert [(s.kept, s.quarantined, s.missing) for s in found.sources] == [(3, 1, 0)]
     assert found.quarantined == 2
 
@@ -360,16 +362,16 @@ async def test_numbers_that_the_ledger_lacks_are_told_by_source(books: Books) ->
 )
 async def test_sums_that_are_not_those_of_the_events_are_found(books: Books, tampering: Any) -> None:
     await books.served(*(used(n, 100 + n) for n in (1, 2, 3)))
-    assert (await books.audit()).rollups == "equal"
+    assert (await books.audit_day()).rollups == "equal"
     await books.run(tampering)
-    found = await books.audit()
+    found = await books.audit_day()
     assert found.rollups == "differ"
-    assert "the sums are not those of the events" in faults(found)
+    assert "the sums are not those of the events" in list_faults(found)
 
 
 async def test_a_day_whose_events_are_sealed_is_answered_by_the_audit_that_was_made(books: Books) -> None:
     await books.served(used(1, 100))
-    made = await books.audit()
+    made = await books.audit_day()
     await books.facts.keep(replace_at(made, 1.0))
     await books.facts.keep(made)
     assert await books.facts.made(DAY.name) == made
@@ -377,7 +379,7 @@ async def test_a_day_whose_events_are_sealed_is_answered_by_the_audit_that_was_m
     assert await books.facts.finals("2026-11-24") == {}
     await books.run(update(horizon).values(before=DAY.end))
     assert (await books.facts.day(DAY)).events_kept is False
-    sealed = await books.audit()
+    sealed = await books.audit_day()
     assert (sealed.rollups, sealed.machines, sealed.final, sealed.events) == ("unknown", (), False, 1)
 
 
@@ -400,7 +402,7 @@ async def test_notes_are_kept_once_and_not_for_ever(books: Books) -> None:
 async def test_a_new_leader_goes_on_where_the_old_one_stood(books: Books) -> None:
     await books.look(30, 0, stays=True)
     await books.look(100, 40, stays=True)
-    other = EngineBook(books.engine)
+    other = SqlEngineStore(books.engine)
     books.book = other
     await books.look(200, 90, stays=True)
     assert (await books.machine()).engine == 90

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from services.meter.adapters.scraper import MAX_BYTES, Scraper, Unread
+from services.meter.adapters.scraper import MAX_BYTES, MetricsScraper, ScrapeFailed
 from services.meter.core.engine_readings import day_of
 from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
@@ -250,22 +250,22 @@ PAGES = {
 
 @pytest.mark.parametrize("page", PAGES)
 async def test_what_is_no_page_of_counters_is_unread_with_a_reason(page: str) -> None:
-    scraper = Scraper()
+    scraper = MetricsScraper()
     async with counting_engine() as engine:
         engine.page = PAGES[page]
-        with pytest.raises(Unread, match=engine.endpoint):
+        with pytest.raises(ScrapeFailed, match=engine.endpoint):
             await scraper.read(engine.endpoint)
-    with pytest.raises(Unread):
+    with pytest.raises(ScrapeFailed):
         await scraper.read(engine.endpoint)
     await scraper.close()
 
 
 async def test_an_engine_that_hangs_is_left_after_its_time() -> None:
-    scraper = Scraper(timeout=0.2)
+    scraper = MetricsScraper(timeout=0.2)
     async with counting_engine() as engine:
         engine.hangs = True
         began = time.monotonic()
-        with pytest.raises(Unread, match=r"did not answer within 0\.2 s"):
+        with pytest.raises(ScrapeFailed, match=r"did not answer within 0\.2 s"):
             await scraper.read(engine.endpoint)
         assert time.monotonic() - began < 5
     await scraper.close()

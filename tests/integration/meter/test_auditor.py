@@ -7,13 +7,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.meter.adapters.audit_store import AuditFacts
-from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.audit_store import SqlAuditStore
+from services.meter.adapters.ledger import SqlLedger
 from services.meter.app.auditor import Auditor
 from services.meter.audit_metrics import AuditMetrics
-from services.meter.core.batch import read
+from services.meter.core.batch import parse_batch
 from services.meter.core.day import Day
-from services.meter.core.day_audit import DayOfLedger
+from services.meter.core.day_audit import LedgerDay
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.bus import subjects, topology
@@ -32,8 +32,8 @@ class Desk:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.bus = MemoryBus()
-        self.ledger = Ledger(engine)
-        self.facts = AuditFacts(engine)
+        self.ledger = SqlLedger(engine)
+        self.facts = SqlAuditStore(engine)
         self.registry = CollectorRegistry()
         self.complete = True
         self.now = MIDNIGHT + 1.5 * DAY_SECONDS
@@ -42,7 +42,7 @@ class Desk:
 
     async def served(self, seq: int, at: float = 60.0, source: str = "gw-1") -> None:
         e = event(source, seq, completed_at=MIDNIGHT + at)
-        await self.ledger.record(read([encode(e)], self.now))
+        await self.ledger.record(parse_batch([encode(e)], self.now))
 
     async def made(self) -> list[str]:
         """The days that this round made."""
@@ -100,7 +100,7 @@ async def test_a_day_whose_audit_fails_is_counted_and_the_others_are_made(
 ) -> None:
     made, broken = desk.facts.day, {DAY}
 
-    async def day(of: Day) -> DayOfLedger:
+    async def day(of: Day) -> LedgerDay:
         if of.name in broken:
             raise ZeroDivisionError("a bug")
         return await made(of)

@@ -12,12 +12,12 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meter.adapters import tables
-from services.meter.adapters.ledger import Ledger, Recorded
+from services.meter.adapters.ledger import RecordResult, SqlLedger
 from services.meter.app.consumer import Consumer
-from services.meter.app.progress_publisher import Teller
+from services.meter.app.progress_publisher import ProgressPublisher
 from services.meter.app.recorder import Recorder
 from services.meter.core.batch import Batch
-from services.meter.core.day import answer, parse_day
+from services.meter.core.day import build_tokens, parse_day
 from services.meter.metrics import Metrics
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
@@ -83,7 +83,7 @@ class FailingBus(MemoryBus):
         return [Unheard(d) for d in found] if self.loses_acks else found
 
 
-class FailingLedger(Ledger):
+class FailingLedger(SqlLedger):
     """Dies before or after its next commit, when told so; says when a transaction failed."""
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -91,7 +91,7 @@ class FailingLedger(Ledger):
         self.dies: str | None = None
         self.failed = asyncio.Event()
 
-    async def record(self, batch: Batch, *, from_quarantine: bool = False) -> Recorded:
+    async def record(self, batch: Batch, *, from_quarantine: bool = False) -> RecordResult:
         dies, self.dies = self.dies, None
         if dies == "before":
             raise Killed
@@ -105,7 +105,7 @@ class FailingLedger(Ledger):
         return recorded
 
 
-def consumer_of(bus: FailingBus, ledger: Ledger, *, batch: int, stop: asyncio.Event | None = None) -> Consumer:
+def consumer_of(bus: FailingBus, ledger: SqlLedger, *, batch: int, stop: asyncio.Event | None = None) -> Consumer:
     """Ends when `stop` is set, or else when the stream is dry."""
     bus.dry.clear()
 
@@ -120,9 +120,9 @@ async def anybody(batch: Batch) -> Batch:
     return batch
 
 
-def recorder_of(bus: Bus, ledger: Ledger) -> Recorder:
-    teller = Teller(bus, ledger, lambda: NOW)
-    return Recorder(ledger, teller, Metrics(CollectorRegistry()), anybody, keep=KEEP, now=lambda: NOW)
+def recorder_of(bus: Bus, ledger: SqlLedger) -> Recorder:
+    publisher = ProgressPublisher(bus, ledger, lambda: NOW)
+    return Recorder(ledger, publisher, Metrics(CollectorRegistry()), anybody, keep=KEEP, now=lambda: NOW)
 
 
 @pytest.fixture
@@ -136,8 +136,8 @@ async def publish(bus: MemoryBus, *found: UsageEvent) -> None:
         await bus.publish(subjects.usage(e.source), encode(e))
 
 
-async def totals(ledger: Ledger) -> TokenSums:
-    return answer(
+async def totals(ledger: SqlLedger) -> TokenSums:
+    return build_tokens(
         DAY, TokensQuery(day=DAY.name), await ledger.day(DAY, (), busy=False), None, now=NOW, silence=60
     ).totals
 
@@ -252,9 +252,9 @@ async def test_months_that_cannot_be_told_hold_back_the_mark_until_the_sweep(
         patched.setattr(bus, "create", refuses_a_month)
         await consumer_of(bus, ledger, batch=4).run()
         with pytest.raises(BusUnavailable):
-            await Teller(bus, ledger, lambda: NOW).sweep()
+            await ProgressPublisher(bus, ledger, lambda: NOW).sweep()
     assert (await told(bus), await months(bus)) == ({}, november([found[0], found[2]]))
-    await Teller(bus, ledger, lambda: NOW).sweep()
+    await ProgressPublisher(bus, ledger, lambda: NOW).sweep()
     assert (await told(bus), await months(bus)) == ({"gw-1": 3}, november(found))
 
 
@@ -310,7 +310,7 @@ async def test_any_order_repetition_and_death_gives_the_same_ledger(
             bus._buckets.clear()
     ledger.dies, bus.loses_acks = None, False
     await consumer_of(bus, ledger, batch=batch).run()
-    await Teller(bus, ledger, lambda: NOW).sweep()
+    await ProgressPublisher(bus, ledger, lambda: NOW).sweep()
 
     assert await totals(ledger) == sums_of(once)
     assert await months(bus) == november(once)
@@ -333,12 +333,12 @@ async def test_a_bus_that_lost_its_data_is_told_again_and_nothing_is_lowered(led
     mark = Confirmed(source="gw-2", source_seq=9, at=NOW)
     await restored.put(topology.METER, subjects.confirmed_key("gw-2"), encode(mark))
     await restored.put(topology.METER, subjects.confirmed_key("gw-1"), b"nonsense")
-    teller = Teller(restored, ledger, lambda: NOW)
-    await teller.sweep()
+    publisher = ProgressPublisher(restored, ledger, lambda: NOW)
+    await publisher.sweep()
     assert await told(restored) == {"gw-1": 3, "gw-2": 9}
     assert await months(restored) == {**november(found), "k2": ("2026-11", 999)}, "a month that is over limits nobody"
     entries = [await restored.entries(bucket) for bucket in (topology.METER, topology.MONTHS)]
-    await teller.sweep()
+    await publisher.sweep()
     assert [await restored.entries(bucket) for bucket in (topology.METER, topology.MONTHS)] == entries, "told once"
 
 

@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import select, text
 
 from services.meter.adapters import tables
-from services.meter.adapters.gap_store import Claim, GapBook
-from services.meter.adapters.ledger import Ledger
-from services.meter.app.gap_queries import GapAnswers
-from services.meter.app.source_heartbeats import Hearing
-from services.meter.core.batch import read
-from services.meter.core.day import answer, parse_day
+from services.meter.adapters.gap_store import Heartbeat, SqlGapStore
+from services.meter.adapters.ledger import SqlLedger
+from services.meter.app.gap_queries import GapQueries
+from services.meter.app.source_heartbeats import SourceHeartbeats
+from services.meter.core.batch import parse_batch
+from services.meter.core.day import build_tokens, parse_day
 from shared import database
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
@@ -31,35 +31,37 @@ LOST = DeclareLost(source="gw-1", first=2, last=3, by="Ada", reason="the disk bu
 
 
 @pytest.fixture
-async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
     async with ledger_on(database_url) as opened:
         yield opened
 
 
 @pytest.fixture
-def book(ledger: Ledger) -> GapBook:
-    return GapBook(ledger._engine)
+def book(ledger: SqlLedger) -> SqlGapStore:
+    return SqlGapStore(ledger._engine)
 
 
-async def record(ledger: Ledger, *found: UsageEvent, at: float = DAY.end - 60) -> None:
-    await ledger.record(read([encode(e) for e in found], at))
+async def record(ledger: SqlLedger, *found: UsageEvent, at: float = DAY.end - 60) -> None:
+    await ledger.record(parse_batch([encode(e) for e in found], at))
 
 
-async def told(ledger: Ledger, now: float) -> Tokens:
+async def told(ledger: SqlLedger, now: float) -> Tokens:
     facts = await ledger.day(DAY, (), busy=False, active_since=now - SILENCE)
-    return answer(DAY, TokensQuery(day=DAY.name), facts, now, now=now, silence=SILENCE)
+    return build_tokens(DAY, TokensQuery(day=DAY.name), facts, now, now=now, silence=SILENCE)
 
 
-async def numbers(book: GapBook, now: float) -> list[tuple[int, int]]:
-    return [(gap.first, gap.last) for gap in (await book.listed(now)).open]
+async def numbers(book: SqlGapStore, now: float) -> list[tuple[int, int]]:
+    return [(gap.first, gap.last) for gap in (await book.list_gaps(now)).open]
 
 
-async def losses(ledger: Ledger) -> list[Any]:
+async def losses(ledger: SqlLedger) -> list[Any]:
     async with database.read_transaction(ledger._engine) as connection:
         return list(await connection.execute(select(tables.losses)))
 
 
-async def test_a_gap_is_open_until_somebody_gives_it_up_and_that_stays_on_record(ledger: Ledger, book: GapBook) -> None:
+async def test_a_gap_is_open_until_somebody_gives_it_up_and_that_stays_on_record(
+    ledger: SqlLedger, book: SqlGapStore
+) -> None:
     now = DAY.end + 2 * SILENCE
     await record(ledger, event(source_seq=1), event(source_seq=6))
     assert await numbers(book, now) == [(2, 5)]
@@ -77,7 +79,7 @@ async def test_a_gap_is_open_until_somebody_gives_it_up_and_that_stays_on_record
     assert await ledger.marks(0) == {"gw-1": 1}, "the gateway forgets nothing by it"
 
 
-async def test_what_was_given_up_and_comes_after_all_is_counted(ledger: Ledger, book: GapBook) -> None:
+async def test_what_was_given_up_and_comes_after_all_is_counted(ledger: SqlLedger, book: SqlGapStore) -> None:
     now = DAY.end + 2 * SILENCE
     found = [event(source_seq=n) for n in range(1, 5)]
     await record(ledger, found[0], found[3])
@@ -101,7 +103,7 @@ async def test_what_was_given_up_and_comes_after_all_is_counted(ledger: Ledger, 
     ],
 )
 async def test_only_what_is_missing_can_be_given_up_and_only_by_name(
-    ledger: Ledger, book: GapBook, wrong: dict[str, Any]
+    ledger: SqlLedger, book: SqlGapStore, wrong: dict[str, Any]
 ) -> None:
     await record(ledger, event(source_seq=1), event(source_seq=4))
     with pytest.raises(Rejected):
@@ -113,7 +115,7 @@ async def test_two_who_give_up_the_same_at_once_are_one(postgres_url: str) -> No
     async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
         sources = [f"gw-{n}" for n in range(20)]
         await record(first, *(event(source, n) for source in sources for n in (1, 9)))
-        books = (GapBook(first._engine), GapBook(second._engine))
+        books = (SqlGapStore(first._engine), SqlGapStore(second._engine))
         orders = [msgspec.structs.replace(LOST, source=s, first=f, last=f + 3) for s in sources for f in (2, 4)]
         work = (book.declare_lost(order, DAY.end) for order in orders for book in books)
         done = await asyncio.gather(*work, return_exceptions=True)
@@ -121,10 +123,10 @@ async def test_two_who_give_up_the_same_at_once_are_one(postgres_url: str) -> No
         assert len(await losses(first)) == len(sources)
 
 
-async def test_a_message_in_quarantine_is_given_up_by_its_number(ledger: Ledger, book: GapBook) -> None:
+async def test_a_message_in_quarantine_is_given_up_by_its_number(ledger: SqlLedger, book: SqlGapStore) -> None:
     now = DAY.end + 2 * SILENCE
-    await ledger.record(read([encode(event(source_seq=1)), encode(event(source_seq=2, status=-1))], DAY.end))
-    (gap,) = (await book.listed(now)).open
+    await ledger.record(parse_batch([encode(event(source_seq=1)), encode(event(source_seq=2, status=-1))], DAY.end))
+    (gap,) = (await book.list_gaps(now)).open
     assert (gap.first, gap.last, gap.quarantined) == (2, 2, "status: expected 0 to 2^40, got -1")
     assert not (await told(ledger, now)).complete
     await book.declare_lost(msgspec.structs.replace(LOST, last=2), now)
@@ -132,9 +134,9 @@ async def test_a_message_in_quarantine_is_given_up_by_its_number(ledger: Ledger,
     assert (await told(ledger, now)).complete
 
 
-async def test_what_a_source_said_it_wrote_is_missing_once_it_is_silent(ledger: Ledger, book: GapBook) -> None:
+async def test_what_a_source_said_it_wrote_is_missing_once_it_is_silent(ledger: SqlLedger, book: SqlGapStore) -> None:
     await record(ledger, event(source_seq=1))
-    await book.heard({"gw-1": Claim(written=3, heard_at=DAY.end - 10, left=False)})
+    await book.heard({"gw-1": Heartbeat(written=3, heard_at=DAY.end - 10, left=False)})
     assert await numbers(book, DAY.end + 49) == [], "it may be on its way"
     for now in (DAY.end + 61, DAY.end + 10 * SILENCE):
         assert await numbers(book, now) == [(2, 3)]
@@ -143,9 +145,9 @@ async def test_what_a_source_said_it_wrote_is_missing_once_it_is_silent(ledger: 
     assert await numbers(book, DAY.end + 9999) == []
 
 
-async def test_a_source_of_which_nothing_ever_came_is_known_by_its_word(ledger: Ledger, book: GapBook) -> None:
-    await book.heard({"gw-1": Claim(written=2, heard_at=DAY.end - 10, left=True)})
-    await book.heard({"gw-2": Claim(written=0, heard_at=DAY.end - 10, left=True)})
+async def test_a_source_of_which_nothing_ever_came_is_known_by_its_word(ledger: SqlLedger, book: SqlGapStore) -> None:
+    await book.heard({"gw-1": Heartbeat(written=2, heard_at=DAY.end - 10, left=True)})
+    await book.heard({"gw-2": Heartbeat(written=0, heard_at=DAY.end - 10, left=True)})
     assert await numbers(book, DAY.end + 61) == [(1, 2)]
     assert not (await told(ledger, DAY.end + 10 * SILENCE)).complete
 
@@ -155,17 +157,17 @@ async def test_a_source_of_which_nothing_ever_came_is_known_by_its_word(ledger: 
     [
         (None, 61, False),
         (None, SILENCE, True),
-        (Claim(written=1, heard_at=DAY.end - 10, left=False), 61, False),
-        (Claim(written=1, heard_at=DAY.end - 10, left=False), SILENCE - 11, False),
-        (Claim(written=1, heard_at=DAY.end - 10, left=False), SILENCE, True),
-        (Claim(written=1, heard_at=DAY.end - 10, left=True), 61, True),
-        (Claim(written=1, heard_at=DAY.end + 60, left=False), 61, True),
-        (Claim(written=0, heard_at=DAY.end + 60, left=False), 61, True),
-        (Claim(written=2, heard_at=DAY.end + 60, left=False), 61, False),
+        (Heartbeat(written=1, heard_at=DAY.end - 10, left=False), 61, False),
+        (Heartbeat(written=1, heard_at=DAY.end - 10, left=False), SILENCE - 11, False),
+        (Heartbeat(written=1, heard_at=DAY.end - 10, left=False), SILENCE, True),
+        (Heartbeat(written=1, heard_at=DAY.end - 10, left=True), 61, True),
+        (Heartbeat(written=1, heard_at=DAY.end + 60, left=False), 61, True),
+        (Heartbeat(written=0, heard_at=DAY.end + 60, left=False), 61, True),
+        (Heartbeat(written=2, heard_at=DAY.end + 60, left=False), 61, False),
     ],
 )
 async def test_a_day_waits_for_a_source_until_it_has_ended_or_was_heard_after_it(
-    ledger: Ledger, book: GapBook, claim: Claim | None, after: float, complete: bool
+    ledger: SqlLedger, book: SqlGapStore, claim: Heartbeat | None, after: float, complete: bool
 ) -> None:
     await record(ledger, event(source_seq=1))
     if claim:
@@ -173,22 +175,22 @@ async def test_a_day_waits_for_a_source_until_it_has_ended_or_was_heard_after_it
     assert (await told(ledger, DAY.end + after)).complete is complete
 
 
-async def test_an_event_from_after_the_day_closes_it(ledger: Ledger) -> None:
+async def test_an_event_from_after_the_day_closes_it(ledger: SqlLedger) -> None:
     await record(ledger, event(source_seq=1))
     assert not (await told(ledger, DAY.end + 61)).complete
     await record(ledger, event(source_seq=2, completed_at=DAY.end + 1), at=DAY.end + 2)
     assert (await told(ledger, DAY.end + 61)).complete
 
 
-async def test_the_highest_word_of_a_source_stays(ledger: Ledger, book: GapBook) -> None:
+async def test_the_highest_word_of_a_source_stays(ledger: SqlLedger, book: SqlGapStore) -> None:
     for written in (5, 3):
-        await book.heard({"gw-1": Claim(written=written, heard_at=DAY.end - 10, left=False)})
+        await book.heard({"gw-1": Heartbeat(written=written, heard_at=DAY.end - 10, left=False)})
     assert await numbers(book, DAY.end + 61) == [(1, 5)]
 
 
-async def test_gateways_are_heard_over_the_bus(ledger: Ledger, book: GapBook) -> None:
+async def test_gateways_are_heard_over_the_bus(ledger: SqlLedger, book: SqlGapStore) -> None:
     bus = MemoryBus()
-    hearing = Hearing(bus, book, lambda: DAY.end - 10)
+    hearing = SourceHeartbeats(bus, book, lambda: DAY.end - 10)
     await bus.subscribe(subjects.ACTIVITIES, hearing.heard)
     for written in (1, 4):
         said = Activity(gateway="gw-1", sent_at=0.0, machines={}, written=written)
@@ -204,8 +206,8 @@ async def test_gateways_are_heard_over_the_bus(ledger: Ledger, book: GapBook) ->
     assert await numbers(book, DAY.end + 61) == [(1, 4)]
 
 
-async def test_the_answers_say_what_is_wrong(ledger: Ledger, book: GapBook) -> None:
-    answers = GapAnswers(book, lambda: DAY.end)
+async def test_the_answers_say_what_is_wrong(ledger: SqlLedger, book: SqlGapStore) -> None:
+    answers = GapQueries(book, lambda: DAY.end)
     await record(ledger, event(source_seq=1), event(source_seq=4))
     assert [gap.last for gap in decode(await answers.gaps(encode(GapsQuery())), Gaps).open] == [3]
     wrong = decode(await answers.lost(encode(msgspec.structs.replace(LOST, last=9))), ErrorReply)

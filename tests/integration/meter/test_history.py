@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from services.meter.adapters import ledger as adapter
-from services.meter.adapters.ledger import Ledger
-from services.meter.core.batch import read
+from services.meter.adapters.ledger import SqlLedger
+from services.meter.core.batch import parse_batch
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.messages.codec import decode, encode
@@ -23,16 +23,16 @@ ALL = HistoryQuery(start=MIDNIGHT, end=MIDNIGHT + 86400.0)
 
 
 @pytest.fixture
-async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
     async with ledger_on(database_url) as opened:
         yield opened
 
 
-async def record(ledger: Ledger, *found: UsageEvent) -> None:
-    await ledger.record(read([encode(e) for e in found], MIDNIGHT + 86400.0))
+async def record(ledger: SqlLedger, *found: UsageEvent) -> None:
+    await ledger.record(parse_batch([encode(e) for e in found], MIDNIGHT + 86400.0))
 
 
-async def pages(ledger: Ledger, query: HistoryQuery) -> list[History]:
+async def pages(ledger: SqlLedger, query: HistoryQuery) -> list[History]:
     found = [await ledger.history(query)]
     while found[-1].next is not None:
         assert len(found) < 100
@@ -40,7 +40,7 @@ async def pages(ledger: Ledger, query: HistoryQuery) -> list[History]:
     return found
 
 
-async def test_a_use_is_what_its_event_says(ledger: Ledger) -> None:
+async def test_a_use_is_what_its_event_says(ledger: SqlLedger) -> None:
     await record(
         ledger,
         event(source_seq=1, completed_at=MIDNIGHT + 200.0, duration=170.0, wake_wait=150.5, model="b"),
@@ -60,14 +60,14 @@ async def test_a_use_is_what_its_event_says(ledger: Ledger) -> None:
     ]
 
 
-async def test_a_range_has_its_start_and_not_its_end(ledger: Ledger) -> None:
+async def test_a_range_has_its_start_and_not_its_end(ledger: SqlLedger) -> None:
     await record(ledger, *(event(source_seq=n, completed_at=MIDNIGHT + n) for n in range(1, 6)))
     (found,) = await pages(ledger, HistoryQuery(start=MIDNIGHT + 2.0, end=MIDNIGHT + 4.0))
     assert [use.completed_at - MIDNIGHT for use in found.uses] == [2.0, 3.0]
 
 
 async def test_pages_have_every_use_once_also_where_many_completed_together(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adapter, "HISTORY_ROWS", 3)
     wanted = [

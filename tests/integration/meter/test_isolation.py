@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from services.meter import wiring
-from services.meter.adapters.confirmed_marks import ConfirmedBook
-from services.meter.wiring import opened
+from services.meter.adapters.confirmed_marks import SqlConfirmedMarks
+from services.meter.wiring import service
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
 from shared.config.load import parse
@@ -37,18 +37,18 @@ async def test_a_comparison_that_fails_is_counted_and_repeated_while_events_are_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bus, broken = MemoryBus(), True
-    compare = ConfirmedBook.compare
+    compare = SqlConfirmedMarks.compare
 
-    async def fail(book: ConfirmedBook, *arguments: object, **named: object) -> dict[str, int]:
+    async def fail(book: SqlConfirmedMarks, *arguments: object, **named: object) -> dict[str, int]:
         if broken:
             raise ZeroDivisionError("a bug")
         return await compare(book, *arguments, **named)  # type: ignore[arg-type]  # as they came
 
-    monkeypatch.setattr(ConfirmedBook, "compare", fail)
+    monkeypatch.setattr(SqlConfirmedMarks, "compare", fail)
     monkeypatch.setattr(wiring, "SWEEP_SECONDS", 0.2)
     events = [event("gw-1", n, completed_at=MIDNIGHT + n) for n in (1, 2)]
     runtime = runtime_on(bus, tmp_path)
-    async with opened(runtime):
+    async with service(runtime):
         await send(bus, *events)
         counted = await until(lambda: tokens_of(bus), lambda tokens: tokens.totals == sums_of(events))
         assert not counted.complete

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from sqlalchemy import func, inspect, select, text
 
 from services.meter.adapters import tables
-from services.meter.adapters.gap_store import GapBook
-from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.gap_store import SqlGapStore
+from services.meter.adapters.ledger import SqlLedger
 from services.meter.adapters.tables import conflicts, events, quarantine, rollups
-from services.meter.core.batch import read
-from services.meter.core.day import Day, DayFacts, answer, parse_day
-from services.meter.core.rollups import plus
+from services.meter.core.batch import parse_batch
+from services.meter.core.day import Day, DayFacts, build_tokens, parse_day
+from services.meter.core.rollups import add_sums
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.codec import encode
@@ -30,13 +30,13 @@ NOW = DAY.end + 5 * 86400.0
 
 
 @asynccontextmanager
-async def ledger_on(url: str) -> AsyncIterator[Ledger]:
+async def ledger_on(url: str) -> AsyncIterator[SqlLedger]:
     async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
-        yield Ledger(engine)
+        yield SqlLedger(engine)
 
 
 @pytest.fixture
-async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
     async with ledger_on(database_url) as opened:
         yield opened
 
@@ -45,25 +45,25 @@ def payloads(found: Sequence[UsageEvent]) -> list[bytes]:
     return [encode(e) for e in found]
 
 
-async def facts(ledger: Ledger, *by: str, day: Day = DAY) -> DayFacts:
+async def facts(ledger: SqlLedger, *by: str, day: Day = DAY) -> DayFacts:
     return await ledger.day(day, by, busy=True)
 
 
-async def rows(ledger: Ledger, table: Any) -> list[Any]:
+async def rows(ledger: SqlLedger, table: Any) -> list[Any]:
     async with database.read_transaction(ledger._engine) as connection:
         return list(await connection.execute(select(table)))
 
 
-async def gaps(ledger: Ledger) -> list[tuple[str, int, int]]:
-    found = await GapBook(ledger._engine).listed(NOW)
+async def gaps(ledger: SqlLedger) -> list[tuple[str, int, int]]:
+    found = await SqlGapStore(ledger._engine).list_gaps(NOW)
     return [(gap.source, gap.first, gap.last) for gap in found.open if gap.quarantined is None]
 
 
-async def totals(ledger: Ledger) -> TokenSums:
-    return answer(DAY, TokensQuery(day=DAY.name), await facts(ledger), None, now=NOW, silence=60).totals
+async def totals(ledger: SqlLedger) -> TokenSums:
+    return build_tokens(DAY, TokensQuery(day=DAY.name), await facts(ledger), None, now=NOW, silence=60).totals
 
 
-async def test_the_tables_are_those_that_the_migrations_make(ledger: Ledger) -> None:
+async def test_the_tables_are_those_that_the_migrations_make(ledger: SqlLedger) -> None:
     async with database.read_transaction(ledger._engine) as connection:
         made = await connection.run_sync(lambda c: {t: inspect(c).get_columns(t) for t in tables.metadata.tables})
     for name, table in tables.metadata.tables.items():
@@ -71,9 +71,9 @@ async def test_the_tables_are_those_that_the_migrations_make(ledger: Ledger) -> 
     assert set(tables.events.columns.keys()) == set(UsageEvent.__struct_fields__), "no field is lost"
 
 
-async def test_a_batch_is_counted_and_its_marks_known(ledger: Ledger) -> None:
+async def test_a_batch_is_counted_and_its_marks_known(ledger: SqlLedger) -> None:
     found = [event("gw-1", n) for n in (1, 2, 3)] + [event("gw-2", n) for n in (1, 3, 4)]
-    recorded = await ledger.record(read(payloads(found), NOW))
+    recorded = await ledger.record(parse_batch(payloads(found), NOW))
     assert (recorded.counted, recorded.repeated, recorded.conflicts, recorded.quarantined) == (6, 0, 0, {})
     assert recorded.marks == {"gw-1": 3, "gw-2": 1}
     assert await ledger.marks(since=NOW) == {"gw-1": 3, "gw-2": 1}
@@ -82,16 +82,16 @@ async def test_a_batch_is_counted_and_its_marks_known(ledger: Ledger) -> None:
     assert await gaps(ledger) == [("gw-2", 2, 2)]
 
 
-async def test_what_comes_again_is_not_counted_again(ledger: Ledger) -> None:
+async def test_what_comes_again_is_not_counted_again(ledger: SqlLedger) -> None:
     found = [event(source_seq=n) for n in range(1, 6)]
-    await ledger.record(read(payloads(found[:3]), NOW))
-    recorded = await ledger.record(read(payloads(found + found[2:]), NOW))
+    await ledger.record(parse_batch(payloads(found[:3]), NOW))
+    recorded = await ledger.record(parse_batch(payloads(found + found[2:]), NOW))
     assert (recorded.counted, recorded.repeated, recorded.conflicts) == (2, 6, 0)
     assert await totals(ledger) == sums_of(found)
     assert await gaps(ledger) == []
 
 
-async def test_events_come_back_as_they_were(ledger: Ledger) -> None:
+async def test_events_come_back_as_they_were(ledger: SqlLedger) -> None:
     odd = event(
         completed_at=MIDNIGHT + 0.1 + 0.2,
         model="org/ä ☃",
@@ -105,54 +105,54 @@ async def test_events_come_back_as_they_were(ledger: Ledger) -> None:
         max_tokens=2**33,
         body_bytes=2**28,
     )
-    await ledger.record(read([encode(odd)], NOW))
+    await ledger.record(parse_batch([encode(odd)], NOW))
     (row,) = await rows(ledger, events)
     assert UsageEvent(**row._mapping) == odd
 
 
-async def test_the_first_payload_of_an_id_counts_and_the_other_is_kept(ledger: Ledger) -> None:
+async def test_the_first_payload_of_an_id_counts_and_the_other_is_kept(ledger: SqlLedger) -> None:
     first = event(prompt_tokens=10)
     other = msgspec.structs.replace(first, prompt_tokens=11)
-    assert (await ledger.record(read(payloads([first]), NOW))).conflicts == 0
-    assert (await ledger.record(read(payloads([other, first, other]), NOW))).conflicts == 1
-    assert (await ledger.record(read(payloads([other]), NOW))).conflicts == 0, "told once"
+    assert (await ledger.record(parse_batch(payloads([first]), NOW))).conflicts == 0
+    assert (await ledger.record(parse_batch(payloads([other, first, other]), NOW))).conflicts == 1
+    assert (await ledger.record(parse_batch(payloads([other]), NOW))).conflicts == 0, "told once"
     assert await totals(ledger) == sums_of([first])
     assert [row.payload for row in await rows(ledger, conflicts)] == [encode(other)]
 
 
-async def test_an_event_of_which_an_older_meter_kept_no_bounds_is_no_conflict(ledger: Ledger) -> None:
+async def test_an_event_of_which_an_older_meter_kept_no_bounds_is_no_conflict(ledger: SqlLedger) -> None:
     first = event()
     again = msgspec.structs.replace(first, max_tokens=16, body_bytes=200)
-    await ledger.record(read(payloads([first]), NOW))
-    recorded = await ledger.record(read(payloads([again]), NOW))
+    await ledger.record(parse_batch(payloads([first]), NOW))
+    recorded = await ledger.record(parse_batch(payloads([again]), NOW))
     assert (recorded.repeated, recorded.conflicts) == (1, 0)
     other = msgspec.structs.replace(again, prompt_tokens=11)
-    assert (await ledger.record(read(payloads([other]), NOW))).conflicts == 1
+    assert (await ledger.record(parse_batch(payloads([other]), NOW))).conflicts == 1
 
 
-async def test_a_conflict_within_one_batch_is_seen(ledger: Ledger) -> None:
+async def test_a_conflict_within_one_batch_is_seen(ledger: SqlLedger) -> None:
     first = event(prompt_tokens=10)
     other = msgspec.structs.replace(first, prompt_tokens=11)
-    recorded = await ledger.record(read(payloads([first, other]), NOW))
+    recorded = await ledger.record(parse_batch(payloads([first, other]), NOW))
     assert (recorded.counted, recorded.conflicts) == (1, 1)
     assert await totals(ledger) == sums_of([first])
 
 
-async def test_the_unreadable_is_kept_and_holds_up_nothing(ledger: Ledger) -> None:
+async def test_the_unreadable_is_kept_and_holds_up_nothing(ledger: SqlLedger) -> None:
     good = [event(source_seq=1), event(source_seq=3)]
     strange = encode(event(source_seq=2)).replace(b'"completed"', b'"nev\\u0000er"')
     junk = [b"", b"\xff\x00", b"[]", b'{"type":"usage.v9"}', strange]
-    recorded = await ledger.record(read([*payloads(good), *junk], NOW))
+    recorded = await ledger.record(parse_batch([*payloads(good), *junk], NOW))
     assert (recorded.counted, recorded.quarantined, recorded.marks) == (2, {"unreadable": 5}, {"gw-1": 3})
-    assert (await ledger.record(read(junk, NOW))).quarantined == {}, "kept once"
+    assert (await ledger.record(parse_batch(junk, NOW))).quarantined == {}, "kept once"
     assert {row.payload for row in await rows(ledger, quarantine)} == set(junk)
     assert all(row.reason for row in await rows(ledger, quarantine))
     found = await facts(ledger)
     assert (await gaps(ledger), found.quarantined) == ([], 1), "its source may forget it, but its day lacks it"
-    assert answer(DAY, TokensQuery(day=DAY.name), found, DAY.end + 61, now=NOW, silence=60).complete is False
+    assert build_tokens(DAY, TokensQuery(day=DAY.name), found, DAY.end + 61, now=NOW, silence=60).complete is False
 
 
-async def test_sums_by_every_dimension(ledger: Ledger) -> None:
+async def test_sums_by_every_dimension(ledger: SqlLedger) -> None:
     found = [
         event(source_seq=1, model="a", key_id="x"),
         event(source_seq=2, model="b", key_id="x", outcome="failed", completion_tokens=0),
@@ -160,9 +160,9 @@ async def test_sums_by_every_dimension(ledger: Ledger) -> None:
         event(source_seq=4, completed_at=MIDNIGHT - 0.001),
         event(source_seq=5, completed_at=DAY.end),
     ]
-    await ledger.record(read(payloads(found), NOW))
+    await ledger.record(parse_batch(payloads(found), NOW))
     by = ("model", "tier", "key", "machine", "outcome")
-    got = answer(DAY, TokensQuery(day=DAY.name, by=by), await facts(ledger, *by), None, now=NOW, silence=60)
+    got = build_tokens(DAY, TokensQuery(day=DAY.name, by=by), await facts(ledger, *by), None, now=NOW, silence=60)
     assert got.totals == sums_of(found[:3])
     assert got.served == sums_of([found[0], found[2]])
     assert {tuple(row.dimensions.values()): row.sums for row in got.rows} == {
@@ -170,16 +170,18 @@ async def test_sums_by_every_dimension(ledger: Ledger) -> None:
         ("b", "l4x2", "x", "l4x2-1", "failed"): sums_of(found[1:2]),
         ("a", "l4x2", "y", "l4x2-2", "client_closed"): sums_of(found[2:3]),
     }
-    by_key = answer(DAY, TokensQuery(day=DAY.name, by=("key",)), await facts(ledger, "key"), None, now=NOW, silence=60)
+    by_key = build_tokens(
+        DAY, TokensQuery(day=DAY.name, by=("key",)), await facts(ledger, "key"), None, now=NOW, silence=60
+    )
     assert [(row.dimensions, row.sums.requests) for row in by_key.rows] == [({"key": "x"}, 2), ({"key": "y"}, 1)]
 
 
-async def test_one_keys_sums_leave_out_the_others_but_none_of_what_is_missing(ledger: Ledger) -> None:
+async def test_one_keys_sums_leave_out_the_others_but_none_of_what_is_missing(ledger: SqlLedger) -> None:
     found = [event(source_seq=n, key_id=key, model=f"m{n % 2}") for n, key in ((1, "x"), (2, "y"), (4, "x"))]
-    await ledger.record(read(payloads(found), NOW))
+    await ledger.record(parse_batch(payloads(found), NOW))
     query = TokensQuery(day=DAY.name, by=("model",), key="x")
     only = await ledger.day(DAY, query.by, busy=False, key="x")
-    got = answer(DAY, query, only, None, now=NOW, silence=60)
+    got = build_tokens(DAY, query, only, None, now=NOW, silence=60)
     assert got.totals == sums_of([found[0], found[2]])
     assert [(row.dimensions["model"], row.sums.requests) for row in got.rows] == [("m0", 1), ("m1", 1)]
     assert got.open_gaps == 1
@@ -188,7 +190,7 @@ async def test_one_keys_sums_leave_out_the_others_but_none_of_what_is_missing(le
 
 
 @pytest.mark.parametrize("by", [("minute",), ("model", "minute"), ("hour", "minute", "outcome"), ("minute", "tier")])
-async def test_minutes_are_the_same_with_and_without_machines_and_keys(ledger: Ledger, by: tuple[str, ...]) -> None:
+async def test_minutes_are_the_same_with_and_without_machines_and_keys(ledger: SqlLedger, by: tuple[str, ...]) -> None:
     found = [
         event(
             source_seq=n,
@@ -201,18 +203,18 @@ async def test_minutes_are_the_same_with_and_without_machines_and_keys(ledger: L
         for n in range(40)
     ]
     for start in range(0, 40, 11):
-        await ledger.record(read(payloads(found[start : start + 11]), NOW))
+        await ledger.record(parse_batch(payloads(found[start : start + 11]), NOW))
     few, whole = await facts(ledger, *by), await facts(ledger, *by, "machine", "key")
     added: dict[tuple[str, ...], TokenSums] = {}
     for (*values, _machine, _key, outcome), sums in whole.sums.items():
-        added[*values, outcome] = plus(added.get((*values, outcome), TokenSums()), sums)
+        added[*values, outcome] = add_sums(added.get((*values, outcome), TokenSums()), sums)
     assert few.sums == added
     assert sum(sums.requests for sums in few.sums.values()) == 37, "of the day alone"
     only = await ledger.day(DAY, by, busy=False, key="k1")
     assert sum(sums.requests for sums in only.sums.values()) == sum(e.key_id == "k1" for e in found[3:])
 
 
-async def test_busy_is_merged_and_clipped_and_leaves_out_the_wait_for_a_wake(ledger: Ledger) -> None:
+async def test_busy_is_merged_and_clipped_and_leaves_out_the_wait_for_a_wake(ledger: SqlLedger) -> None:
     found = [
         event(source_seq=1, completed_at=MIDNIGHT + 5, duration=10),
         event(source_seq=2, completed_at=MIDNIGHT + 100, duration=60, wake_wait=50),
@@ -221,31 +223,31 @@ async def test_busy_is_merged_and_clipped_and_leaves_out_the_wait_for_a_wake(led
         event(source_seq=5, completed_at=MIDNIGHT + 50, duration=1, machine="l4x2-2"),
         event(source_seq=6, completed_at=MIDNIGHT - 1, duration=10, machine="l4x2-3"),
     ]
-    await ledger.record(read(payloads(found), NOW))
+    await ledger.record(parse_batch(payloads(found), NOW))
     assert (await facts(ledger)).busy == {
         "l4x2-1": [(MIDNIGHT, MIDNIGHT + 5), (MIDNIGHT + 85, MIDNIGHT + 100), (DAY.end - 5, DAY.end)],
         "l4x2-2": [(MIDNIGHT + 49, MIDNIGHT + 50)],
     }
 
 
-async def test_a_batch_larger_than_a_statement_takes(ledger: Ledger) -> None:
+async def test_a_batch_larger_than_a_statement_takes(ledger: SqlLedger) -> None:
     found = [event(source_seq=n, model=f"m{n}") for n in range(1, 4001)]
-    first = await ledger.record(read(payloads(found), NOW))
-    again = await ledger.record(read(payloads(found), NOW))
+    first = await ledger.record(parse_batch(payloads(found), NOW))
+    again = await ledger.record(parse_batch(payloads(found), NOW))
     assert (first.counted, first.marks) == (4000, {"gw-1": 4000})
     assert (again.counted, again.repeated, again.conflicts) == (0, 4000, 0)
 
 
-async def test_a_transaction_that_fails_leaves_nothing(ledger: Ledger) -> None:
+async def test_a_transaction_that_fails_leaves_nothing(ledger: SqlLedger) -> None:
     async with ledger._engine.begin() as connection:
         await connection.execute(text("ALTER TABLE rollups RENAME TO away"))
     with pytest.raises(database.DATABASE_ERRORS):
-        await ledger.record(read(payloads([event()]), NOW))
+        await ledger.record(parse_batch(payloads([event()]), NOW))
     assert ledger.fault is not None
     assert await rows(ledger, events) == []
     async with ledger._engine.begin() as connection:
         await connection.execute(text("ALTER TABLE away RENAME TO rollups"))
-    assert (await ledger.record(read(payloads([event()]), NOW))).counted == 1
+    assert (await ledger.record(parse_batch(payloads([event()]), NOW))).counted == 1
     assert ledger.fault is None
 
 
@@ -257,7 +259,10 @@ async def test_replicas_side_by_side_count_once(postgres_url: str, seed: int) ->
         work = []
         for start in range(0, len(found), 20):
             part = found[max(0, start - 10 - seed) : start + 20]
-            work += [first.record(read(payloads(part), NOW)), second.record(read(payloads(part[::-1]), NOW))]
+            work += [
+                first.record(parse_batch(payloads(part), NOW)),
+                second.record(parse_batch(payloads(part[::-1]), NOW)),
+            ]
         recorded = await asyncio.gather(*work)
         assert sum(r.counted for r in recorded) == len(found)
         assert await totals(first) == sums_of(found)
@@ -272,7 +277,7 @@ seconds = st.one_of(st.floats(0, 1e10), st.floats(allow_nan=False, allow_infinit
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-async def test_no_message_whatever_is_in_it_stops_the_ledger(ledger: Ledger, data: st.DataObject) -> None:
+async def test_no_message_whatever_is_in_it_stops_the_ledger(ledger: SqlLedger, data: st.DataObject) -> None:
     """What the checks let through, both databases take: nothing could hold up the stream for ever."""
     fields = data.draw(
         st.fixed_dictionaries(
@@ -286,15 +291,15 @@ async def test_no_message_whatever_is_in_it_stops_the_ledger(ledger: Ledger, dat
     )
     payload = msgspec.json.encode({**msgspec.to_builtins(event()), **fields})
     before = len(await rows(ledger, events)) + len(await rows(ledger, quarantine)) + len(await rows(ledger, conflicts))
-    recorded = await ledger.record(read([payload], NOW))
+    recorded = await ledger.record(parse_batch([payload], NOW))
     after = len(await rows(ledger, events)) + len(await rows(ledger, quarantine)) + len(await rows(ledger, conflicts))
     assert recorded.counted + recorded.conflicts + sum(recorded.quarantined.values()) == after - before
 
 
-async def test_rollups_are_the_sums_of_the_events(ledger: Ledger) -> None:
+async def test_rollups_are_the_sums_of_the_events(ledger: SqlLedger) -> None:
     found = [event(source_seq=n, completed_at=MIDNIGHT + n * 7.5, model=f"m{n % 2}") for n in range(1, 101)]
     for start in range(0, 100, 9):
-        await ledger.record(read(payloads(found[start : start + 9]), NOW))
+        await ledger.record(parse_batch(payloads(found[start : start + 9]), NOW))
     async with database.read_transaction(ledger._engine) as connection:
         minutes = (await connection.execute(select(func.count()).select_from(rollups))).scalar_one()
     assert minutes == len({(e.completed_at // 60, e.model) for e in found})

@@ -12,11 +12,19 @@ from alembic import command
 from sqlalchemy import MetaData, func, insert, select
 
 from services.meter.adapters import tables
-from services.meter.adapters.ledger import Ledger
-from services.meter.core.batch import read
-from services.meter.core.day import answer, parse_day
-from services.meter.core.rollups import HourKey, MinuteKey, MonthKey, by_minute, hourly, monthly, rolled_up
-from services.meter.core.sequence_ranges import merged, single
+from services.meter.adapters.ledger import SqlLedger
+from services.meter.core.batch import parse_batch
+from services.meter.core.day import build_tokens, parse_day
+from services.meter.core.rollups import (
+    HourKey,
+    MinuteKey,
+    MonthKey,
+    hour_rollups,
+    key_month_tokens,
+    minute_rollups,
+    minute_totals,
+)
+from services.meter.core.sequence_ranges import merge_ranges, single_range
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.codec import encode
@@ -55,18 +63,20 @@ async def migrate_to(engine: Any, version: str, monkeypatch: pytest.MonkeyPatch)
 
 def as_recorded(found: Sequence[UsageEvent]) -> dict[str, list[dict[str, Any]]]:
     """The rows that these events make, by table; those of a version take what it has."""
-    minutes = rolled_up(found)
+    minutes = minute_rollups(found)
     sources = {e.source for e in found}
-    runs = {s: merged(single(e.source_seq, e.completed_at) for e in found if e.source == s) for s in sources}
+    runs = {
+        s: merge_ranges(single_range(e.source_seq, e.completed_at) for e in found if e.source == s) for s in sources
+    }
     strange: dict[str, Any] = {"payload": b"x", "reason": "r", "source": None, "at": DECEMBER, "received_at": DECEMBER}
     return {
         "events": [msgspec.structs.asdict(e) for e in found],
         "rollups": [{**asdict(key), **msgspec.structs.asdict(sums)} for key, sums in minutes.items()],
-        "hours": [{**asdict(key), **msgspec.structs.asdict(sums)} for key, sums in hourly(minutes).items()],
+        "hours": [{**asdict(key), **msgspec.structs.asdict(sums)} for key, sums in hour_rollups(minutes).items()],
         "key_months": [
-            {**asdict(key), "tokens": tokens} for key, tokens in monthly(found, {e.id for e in found}).items()
+            {**asdict(key), "tokens": tokens} for key, tokens in key_month_tokens(found, {e.id for e in found}).items()
         ],
-        "minutes": [{**asdict(key), **msgspec.structs.asdict(sums)} for key, sums in by_minute(minutes).items()],
+        "minutes": [{**asdict(key), **msgspec.structs.asdict(sums)} for key, sums in minute_totals(minutes).items()],
         "sources": [{"source": source, "seen_at": DECEMBER, "left": False} for source in sources],
         "runs": [{"source": source, **asdict(run)} for source in sources for run in runs[source]],
         "quarantine": [
@@ -93,12 +103,12 @@ async def rows(engine: Any, table: Any) -> list[Any]:
 
 
 async def check(engine: Any) -> None:
-    ledger = Ledger(engine)
+    ledger = SqlLedger(engine)
     for name in sorted({datetime.fromtimestamp(e.completed_at, UTC).date().isoformat() for e in FOUND}):
         day = parse_day(name)
         facts = await ledger.day(day, ("model", "key"), busy=False)
         wanted = [e for e in FOUND if day.start <= e.completed_at < day.end]
-        told = answer(day, TokensQuery(day=name, by=("model", "key")), facts, NOW, now=NOW, silence=60)
+        told = build_tokens(day, TokensQuery(day=name, by=("model", "key")), facts, NOW, now=NOW, silence=60)
         assert told.totals == sums_of(wanted), name
         assert facts.quarantined == (day.start == DECEMBER), "what has no number is no gap"
     hours = {
@@ -107,14 +117,14 @@ async def check(engine: Any) -> None:
         )
         for r in await rows(engine, tables.hours)
     }
-    assert hours == hourly(rolled_up(FOUND))
+    assert hours == hour_rollups(minute_rollups(FOUND))
     months = {MonthKey(r.month, r.key_id): r.tokens for r in await rows(engine, tables.key_months)}
-    assert months == monthly(FOUND, {e.id for e in FOUND})
+    assert months == key_month_tokens(FOUND, {e.id for e in FOUND})
     minutes = {
         MinuteKey(r.minute, r.model, r.tier, r.outcome): TokenSums(**{name: getattr(r, name) for name in tables.COUNTS})
         for r in await rows(engine, tables.minutes)
     }
-    assert minutes == by_minute(rolled_up(FOUND))
+    assert minutes == minute_totals(minute_rollups(FOUND))
     assert {r.kind for r in await rows(engine, tables.quarantine)} == {"unreadable"}
 
 
@@ -128,12 +138,12 @@ async def test_what_an_earlier_version_wrote_is_there_and_goes_on(
         await fill(engine)
         await asyncio.gather(*(database.migrate(engine, MIGRATIONS, version_table=VERSION_TABLE) for _ in range(2)))
         await check(engine)
-        recorded = await Ledger(engine).record(read([encode(e) for e in FOUND], NOW))
+        recorded = await SqlLedger(engine).record(parse_batch([encode(e) for e in FOUND], NOW))
         assert (recorded.counted, recorded.repeated) == (0, len(FOUND))
         await check(engine)
         more = event("gw-1", len(FOUND) + 1, completed_at=DECEMBER, key_id="k1")
-        assert (await Ledger(engine).record(read([encode(more)], NOW))).months == {
-            MonthKey("2026-12", "k1"): 17 + monthly(FOUND, {e.id for e in FOUND})[MonthKey("2026-12", "k1")]
+        assert (await SqlLedger(engine).record(parse_batch([encode(more)], NOW))).months == {
+            MonthKey("2026-12", "k1"): 17 + key_month_tokens(FOUND, {e.id for e in FOUND})[MonthKey("2026-12", "k1")]
         }
         async with database.read_transaction(engine) as connection:
             requests = (await connection.execute(select(func.sum(tables.hours.c.requests)))).scalar_one()

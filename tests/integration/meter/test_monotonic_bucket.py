@@ -5,9 +5,9 @@ from collections.abc import Collection
 
 import pytest
 
-from services.meter.adapters.ledger import Ledger, Recorded
+from services.meter.adapters.ledger import RecordResult, SqlLedger
 from services.meter.app.monotonic_bucket import AT_ONCE
-from services.meter.app.progress_publisher import Teller
+from services.meter.app.progress_publisher import ProgressPublisher
 from services.meter.core.rollups import MonthKey
 from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
@@ -20,11 +20,11 @@ from tests.kit.waiting import until
 from tests.unit.meter.events import MIDNIGHT, event
 
 
-def recorded(marks: dict[str, int], months: dict[MonthKey, int]) -> Recorded:
-    return Recorded(counted=0, repeated=0, conflicts=0, quarantined={}, unknown={}, marks=marks, months=months)
+def recorded(marks: dict[str, int], months: dict[MonthKey, int]) -> RecordResult:
+    return RecordResult(counted=0, repeated=0, conflicts=0, quarantined={}, unknown={}, marks=marks, months=months)
 
 
-class NothingWritten(Ledger):
+class NothingWritten(SqlLedger):
     """All of it is told already."""
 
     def __init__(self) -> None:
@@ -37,11 +37,11 @@ class NothingWritten(Ledger):
         return {}
 
 
-async def teller_on(bus: Bus, now: float = MIDNIGHT) -> Teller:
+async def publisher_on(bus: Bus, now: float = MIDNIGHT) -> ProgressPublisher:
     """One that has told all there was, so that it tells batch by batch."""
-    teller = Teller(bus, NothingWritten(), lambda: now)
-    await teller.tell(recorded({}, {}))
-    return teller
+    publisher = ProgressPublisher(bus, NothingWritten(), lambda: now)
+    await publisher.tell(recorded({}, {}))
+    return publisher
 
 
 async def month_of_key(bus: Bus, key_id: str) -> tuple[str, int]:
@@ -55,10 +55,10 @@ async def month_of_key(bus: Bus, key_id: str) -> tuple[str, int]:
 async def test_replicas_that_raise_the_same_values_leave_the_highest(bus: JetStreamBus) -> None:
     """Each conflict is somebody's success, so that four need at most four tries."""
     month = MonthKey("2026-11", "org/k 1")
-    tellers = [await teller_on(bus) for _ in range(4)]
+    publishers = [await publisher_on(bus) for _ in range(4)]
     for first in range(1, 40, 4):
         batches = [recorded({"gw-1": first + n}, {month: 100 * (first + n)}) for n in (3, 0, 2, 1)]
-        await asyncio.gather(*(teller.tell(batch) for teller, batch in zip(tellers, batches, strict=True)))
+        await asyncio.gather(*(publisher.tell(batch) for publisher, batch in zip(publishers, batches, strict=True)))
         entry = await bus.get(topology.METER, subjects.confirmed_key("gw-1"))
         assert entry is not None
         assert decode(entry.value, Confirmed).source_seq == first + 3
@@ -67,7 +67,7 @@ async def test_replicas_that_raise_the_same_values_leave_the_highest(bus: JetStr
 
 async def test_a_batch_of_more_keys_than_are_told_at_once(bus: JetStreamBus) -> None:
     months = {MonthKey("2026-11", f"k{n}"): n for n in range(2 * AT_ONCE + 1)}
-    await (await teller_on(bus)).tell(recorded({}, months))
+    await (await publisher_on(bus)).tell(recorded({}, months))
     assert {decode(e.value, KeyMonth).tokens for e in (await bus.entries(topology.MONTHS)).values()} == {
         *months.values()
     }
@@ -78,18 +78,18 @@ DECEMBER = MIDNIGHT + 8 * 86400.0
 
 async def test_a_month_is_followed_by_a_later_one_alone_and_only_the_current_one_is_told(any_bus: Bus) -> None:
     november, december, far = (MonthKey(month, "k1") for month in ("2026-11", "2026-12", "2242-01"))
-    teller = await teller_on(any_bus, now=DECEMBER - 61.0)
-    await teller.tell(recorded({}, {november: 50, december: 1, far: 9}))
+    publisher = await publisher_on(any_bus, now=DECEMBER - 61.0)
+    await publisher.tell(recorded({}, {november: 50, december: 1, far: 9}))
     assert await month_of_key(any_bus, "k1") == ("2026-11", 50)
     # Clocks differ: within a minute of midnight somebody may be in the next month, or still in the one before.
-    teller = await teller_on(any_bus, now=DECEMBER - 59.0)
-    await teller.tell(recorded({}, {december: 2, november: 60}))
-    await teller.tell(recorded({}, {november: 70}))
+    publisher = await publisher_on(any_bus, now=DECEMBER - 59.0)
+    await publisher.tell(recorded({}, {december: 2, november: 60}))
+    await publisher.tell(recorded({}, {november: 70}))
     assert await month_of_key(any_bus, "k1") == ("2026-12", 2)
-    await teller.tell(recorded({}, {november: 80, MonthKey("2026-11", "k2"): 3}))
+    await publisher.tell(recorded({}, {november: 80, MonthKey("2026-11", "k2"): 3}))
     assert await month_of_key(any_bus, "k2") == ("2026-11", 3)
-    teller = await teller_on(any_bus, now=DECEMBER + 61.0)
-    await teller.tell(recorded({}, {MonthKey("2026-11", "k3"): 4}))
+    publisher = await publisher_on(any_bus, now=DECEMBER + 61.0)
+    await publisher.tell(recorded({}, {MonthKey("2026-11", "k3"): 4}))
     assert await any_bus.get(topology.MONTHS, subjects.month_key("k3")) is None
 
 

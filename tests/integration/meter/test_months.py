@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.meter.adapters import tables
-from services.meter.adapters.ledger import Ledger
-from services.meter.core.batch import read
+from services.meter.adapters.ledger import SqlLedger
+from services.meter.core.batch import parse_batch
 from services.meter.core.rollups import MonthKey
 from shared import database
 from shared.messages.codec import encode
@@ -26,13 +26,13 @@ MONTHS = ("2026-10", "2026-11", "2026-12", "2027-01")
 
 
 @pytest.fixture
-async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
     async with ledger_on(database_url) as opened:
         yield opened
 
 
-async def record(ledger: Ledger, *found: UsageEvent) -> dict[MonthKey, int]:
-    return (await ledger.record(read([encode(e) for e in found], NOW))).months
+async def record(ledger: SqlLedger, *found: UsageEvent) -> dict[MonthKey, int]:
+    return (await ledger.record(parse_batch([encode(e) for e in found], NOW))).months
 
 
 def recounted(found: Sequence[UsageEvent]) -> dict[MonthKey, int]:
@@ -45,7 +45,7 @@ def recounted(found: Sequence[UsageEvent]) -> dict[MonthKey, int]:
     return dict(tokens)
 
 
-async def test_a_batch_adds_to_the_months_and_says_how_they_stand(ledger: Ledger) -> None:
+async def test_a_batch_adds_to_the_months_and_says_how_they_stand(ledger: SqlLedger) -> None:
     first = [event(source_seq=1, completed_at=DECEMBER - 0.001), event(source_seq=2, completed_at=DECEMBER)]
     assert await record(ledger, *first) == {MonthKey("2026-11", "k1"): 17, MonthKey("2026-12", "k1"): 17}
     late = event("gw-2", 1, completed_at=DECEMBER - 9, prompt_tokens=0, completion_tokens=1, outcome="client_closed")
@@ -59,14 +59,14 @@ async def test_a_batch_adds_to_the_months_and_says_how_they_stand(ledger: Ledger
     assert await ledger.months(["2026-11", "2027-01"]) == {MonthKey("2026-11", "k1"): 18}
 
 
-async def test_what_comes_again_changes_nothing_and_its_month_is_told_again(ledger: Ledger) -> None:
+async def test_what_comes_again_changes_nothing_and_its_month_is_told_again(ledger: SqlLedger) -> None:
     found = [event(source_seq=n, completed_at=DECEMBER + n, key_id=f"k{n % 2}") for n in range(1, 5)]
     await record(ledger, *found)
     assert await record(ledger, found[0], found[0]) == {MonthKey("2026-12", "k1"): 34}
     assert await record(ledger, *found[::-1]) == recounted(found) == await ledger.months(MONTHS)
 
 
-async def test_another_payload_of_an_id_is_in_no_month(ledger: Ledger) -> None:
+async def test_another_payload_of_an_id_is_in_no_month(ledger: SqlLedger) -> None:
     first = event(completed_at=DECEMBER)
     other = msgspec.structs.replace(first, key_id="k2", completed_at=DECEMBER - 1, prompt_tokens=99)
     assert await record(ledger, first, other) == {MonthKey("2026-12", "k1"): 17}
@@ -74,12 +74,12 @@ async def test_another_payload_of_an_id_is_in_no_month(ledger: Ledger) -> None:
     assert await ledger.months(MONTHS) == recounted([first])
 
 
-async def test_a_transaction_that_fails_adds_to_no_month(ledger: Ledger) -> None:
+async def test_a_transaction_that_fails_adds_to_no_month(ledger: SqlLedger) -> None:
     await record(ledger, event(source_seq=1, completed_at=DECEMBER))
     async with ledger._engine.begin() as connection:
         await connection.run_sync(tables.quarantine.drop)
     with pytest.raises(database.DATABASE_ERRORS):
-        await ledger.record(read([encode(event(source_seq=2, completed_at=DECEMBER)), b"junk"], NOW))
+        await ledger.record(parse_batch([encode(event(source_seq=2, completed_at=DECEMBER)), b"junk"], NOW))
     assert await ledger.months(MONTHS) == {MonthKey("2026-12", "k1"): 17}
 
 
@@ -106,7 +106,7 @@ drawn = st.builds(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.lists(drawn, max_size=50), batch=st.integers(1, 9))
 async def test_any_order_repetition_and_conflict_gives_the_recount(
-    ledger: Ledger, order: list[UsageEvent], batch: int
+    ledger: SqlLedger, order: list[UsageEvent], batch: int
 ) -> None:
     async with ledger._engine.begin() as connection:
         for table in (tables.events, tables.rollups, tables.sources, tables.runs, tables.key_months):

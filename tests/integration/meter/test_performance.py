@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from services.meter.adapters.ledger import Ledger
-from services.meter.adapters.performance import FiguresReader, figures
+from services.meter.adapters.ledger import SqlLedger
+from services.meter.adapters.performance import SqlPerformanceReader, figures
 from services.meter.adapters.tables import minutes
-from services.meter.core.batch import read
-from services.meter.core.performance import answer, asked, measured
+from services.meter.core.batch import parse_batch
+from services.meter.core.performance import build_figures, metrics_of, requested_hours
 from services.meter.core.sketch import RELATIVE_ERROR, Sketch
 from shared import database
 from shared.bus import subjects
@@ -32,7 +32,7 @@ NOW = MIDNIGHT + 2 * 86400.0
 
 
 @pytest.fixture
-async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
     async with ledger_on(database_url) as opened:
         yield opened
 
@@ -57,15 +57,15 @@ def traffic(count: int, seed: int = 1) -> list[UsageEvent]:
     ]
 
 
-async def record(ledger: Ledger, found: list[UsageEvent]) -> None:
-    await ledger.record(read([encode(e) for e in found], NOW))
+async def record(ledger: SqlLedger, found: list[UsageEvent]) -> None:
+    await ledger.record(parse_batch([encode(e) for e in found], NOW))
 
 
-async def told(ledger: Ledger, query: FiguresQuery) -> Figures:
-    return answer(query, await FiguresReader(ledger._engine).read(query, asked(query)))
+async def told(ledger: SqlLedger, query: FiguresQuery) -> Figures:
+    return build_figures(query, await SqlPerformanceReader(ledger._engine).read(query, requested_hours(query)))
 
 
-async def content(ledger: Ledger) -> list[Any]:
+async def content(ledger: SqlLedger) -> list[Any]:
     """All that is kept, as values."""
     async with database.read_transaction(ledger._engine) as connection:
         kept = [
@@ -75,7 +75,7 @@ async def content(ledger: Ledger) -> list[Any]:
         return [kept, list(await connection.execute(select(minutes).order_by(*minutes.primary_key.columns)))]
 
 
-async def test_figures_are_those_of_the_events(ledger: Ledger) -> None:
+async def test_figures_are_those_of_the_events(ledger: SqlLedger) -> None:
     found = traffic(600)
     for start in range(0, 600, 70):
         await record(ledger, found[start : start + 70])
@@ -91,7 +91,7 @@ async def test_figures_are_those_of_the_events(ledger: Ledger) -> None:
 def compare(row: FiguresRow, its: list[UsageEvent]) -> None:
     assert set(row.measures) == {"ttft", "tpot", "stream_rate", "wake_wait", "overhead"}
     for metric, spread in row.measures.items():
-        values = sorted(value for e in its for name, value in measured(e) if name == metric)
+        values = sorted(value for e in its for name, value in metrics_of(e) if name == metric)
         assert spread.count == len(values)
         assert spread.mean == pytest.approx(sum(values) / len(values), abs=1e-6)
         for quantile, value in ((0.5, spread.p50), (0.95, spread.p95), (0.99, spread.p99)):
@@ -109,7 +109,7 @@ def compare(row: FiguresRow, its: list[UsageEvent]) -> None:
     )
 
 
-async def test_whatever_comes_again_in_whatever_order_changes_nothing(ledger: Ledger, tmp_path: Path) -> None:
+async def test_whatever_comes_again_in_whatever_order_changes_nothing(ledger: SqlLedger, tmp_path: Path) -> None:
     found = traffic(200)
     async with ledger_on(f"sqlite+aiosqlite:///{tmp_path / 'once.sqlite'}") as once:
         await record(once, found)
@@ -136,7 +136,7 @@ async def test_replicas_side_by_side_lose_no_value(postgres_url: str, seed: int)
     compare(whole, found)
 
 
-async def test_hours_and_days_are_dimensions_and_their_bounds_are_kept(ledger: Ledger) -> None:
+async def test_hours_and_days_are_dimensions_and_their_bounds_are_kept(ledger: SqlLedger) -> None:
     at = (-0.1, 0.0, 3599.9, 3600.0, 86399.9, 86400.0)
     await record(ledger, [event(source_seq=n, completed_at=MIDNIGHT + a) for n, a in enumerate(at, 1)])
     by_hour = await told(ledger, FiguresQuery(start=DAY.start, end=DAY.end, by=("hour",)))

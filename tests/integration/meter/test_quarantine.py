@@ -10,16 +10,16 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import select, update
 
 from services.meter.adapters import tables
-from services.meter.adapters.audit_store import AuditFacts
-from services.meter.adapters.gap_store import GapBook
-from services.meter.adapters.ledger import Ledger
-from services.meter.adapters.quarantine_store import Quarantine
-from services.meter.app.known_names import Names
-from services.meter.app.progress_publisher import Teller
+from services.meter.adapters.audit_store import SqlAuditStore
+from services.meter.adapters.gap_store import SqlGapStore
+from services.meter.adapters.ledger import SqlLedger
+from services.meter.adapters.quarantine_store import SqlQuarantineStore
+from services.meter.app.known_names import KnownNames
+from services.meter.app.progress_publisher import ProgressPublisher
 from services.meter.app.recorder import Recorder
-from services.meter.app.recount import Recount
+from services.meter.app.recount import QuarantineRecounter
 from services.meter.core.batch import AHEAD_SECONDS
-from services.meter.core.day import answer, parse_day
+from services.meter.core.day import build_tokens, parse_day
 from services.meter.metrics import Metrics
 from shared import database
 from shared.bus import subjects, topology
@@ -42,16 +42,16 @@ class Meter:
     """What of a meter judges events, on one ledger. `now` is its clock."""
 
     bus: MemoryBus
-    ledger: Ledger
+    ledger: SqlLedger
     now: float = NOW
 
     async def start(self) -> None:
-        quarantine = Quarantine(self.ledger._engine)
-        self.names = Names(self.bus, quarantine, lambda: 0.0)
+        quarantine = SqlQuarantineStore(self.ledger._engine)
+        self.names = KnownNames(self.bus, quarantine, lambda: 0.0)
         metrics = Metrics(CollectorRegistry())
-        teller = Teller(self.bus, self.ledger, lambda: self.now)
-        self.recorder = Recorder(self.ledger, teller, metrics, self.names.vet, keep=KEEP, now=lambda: self.now)
-        self.recount = Recount(quarantine, self.names, self.recorder, batch=2)
+        publisher = ProgressPublisher(self.bus, self.ledger, lambda: self.now)
+        self.recorder = Recorder(self.ledger, publisher, metrics, self.names.vet, keep=KEEP, now=lambda: self.now)
+        self.recount = QuarantineRecounter(quarantine, self.names, self.recorder, batch=2)
         await self.names.start()
 
     async def count(self, *found: UsageEvent | bytes) -> None:
@@ -72,7 +72,7 @@ class Meter:
 
     async def tokens(self) -> Tokens:
         facts, later = await self.ledger.day(DAY, (), busy=False), DAY.end + 86400.0
-        return answer(DAY, TokensQuery(day=DAY.name), facts, later, now=later, silence=60)
+        return build_tokens(DAY, TokensQuery(day=DAY.name), facts, later, now=later, silence=60)
 
     async def rows(self, table: Any) -> list[Any]:
         async with database.read_transaction(self.ledger._engine) as connection:
@@ -175,7 +175,7 @@ async def test_what_a_wrong_clock_dated_ahead_counts_on_the_day_when_it_came(met
     assert await meter.order("future") == {"counted": 3, "repeated": 0, "left": 0}
     told = await meter.tokens()
     assert (told.totals, told.open_gaps) == (sums_of(ahead), 0)
-    assert (await GapBook(meter.ledger._engine).listed(DAY.end)).open == ()
+    assert (await SqlGapStore(meter.ledger._engine).list_gaps(DAY.end)).open == ()
     meter.now = NOW + 5 * 86400.0
     await meter.count(*ahead)
     assert await meter.rows(tables.conflicts) == [], "the stream has them as they came"
@@ -209,7 +209,7 @@ async def test_an_audit_holds_nothing_against_what_was_counted_after_all(meter: 
     events = [event(source_seq=n) for n in (1, 2, 3)]
     unknown, lost = event(source_seq=4, key_id="k9"), 5
     await meter.count(*events, unknown, event(source_seq=lost + 1))
-    facts = AuditFacts(meter.ledger._engine)
+    facts = SqlAuditStore(meter.ledger._engine)
     before = await facts.day(DAY)
     assert (before.quarantined, [s.missing for s in before.sources]) == (1, [1])
     await put_key(meter.bus, "k9")

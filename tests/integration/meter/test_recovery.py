@@ -10,14 +10,14 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select
 
 from services.meter.adapters import tables
-from services.meter.adapters.confirmed_marks import ConfirmedBook
-from services.meter.adapters.gap_store import GapBook
-from services.meter.adapters.ledger import Ledger
-from services.meter.app.progress_publisher import Teller
+from services.meter.adapters.confirmed_marks import SqlConfirmedMarks
+from services.meter.adapters.gap_store import SqlGapStore
+from services.meter.adapters.ledger import SqlLedger
+from services.meter.app.progress_publisher import ProgressPublisher
 from services.meter.app.recorder import Recorder
 from services.meter.app.recovery import Recovery
-from services.meter.core.batch import read
-from services.meter.core.day import answer, parse_day
+from services.meter.core.batch import parse_batch
+from services.meter.core.day import build_tokens, parse_day
 from services.meter.metrics import Metrics
 from shared import database
 from shared.bus import subjects, topology
@@ -42,9 +42,9 @@ class Meter:
     """What of a meter takes part in a recovery, on one ledger."""
 
     bus: MemoryBus
-    ledger: Ledger
-    book: ConfirmedBook
-    gaps: GapBook
+    ledger: SqlLedger
+    book: SqlConfirmedMarks
+    gaps: SqlGapStore
     recorder: Recorder
     recovery: Recovery
 
@@ -54,10 +54,10 @@ class Meter:
 
     async def tokens(self) -> Tokens:
         facts = await self.ledger.day(DAY, (), busy=False)
-        return answer(DAY, TokensQuery(day=DAY.name), facts, LATER, now=LATER, silence=60)
+        return build_tokens(DAY, TokensQuery(day=DAY.name), facts, LATER, now=LATER, silence=60)
 
-    async def listed(self) -> Gaps:
-        return await self.gaps.listed(LATER)
+    async def list_gaps(self) -> Gaps:
+        return await self.gaps.list_gaps(LATER)
 
     async def go_back(self, kept: set[str]) -> None:
         """To an older copy, that has only these events."""
@@ -67,15 +67,17 @@ class Meter:
                 if table is not tables.horizon:
                     await connection.execute(table.delete())
         if left:
-            await self.ledger.record(read([encode(e) for e in left], DAY.start + 600.0))
+            await self.ledger.record(parse_batch([encode(e) for e in left], DAY.start + 600.0))
 
 
-def meter_on(ledger: Ledger, bus: MemoryBus, batch: int = 3) -> Meter:
+def meter_on(ledger: SqlLedger, bus: MemoryBus, batch: int = 3) -> Meter:
     engine, metrics = ledger._engine, Metrics(CollectorRegistry())
-    recorder = Recorder(ledger, Teller(bus, ledger, lambda: NOW), metrics, anybody, keep=NOW, now=lambda: NOW)
-    book = ConfirmedBook(engine)
+    recorder = Recorder(
+        ledger, ProgressPublisher(bus, ledger, lambda: NOW), metrics, anybody, keep=NOW, now=lambda: NOW
+    )
+    book = SqlConfirmedMarks(engine)
     recovery = Recovery(bus, book, recorder, metrics, batch=batch, now=lambda: NOW)
-    return Meter(bus, ledger, book, GapBook(engine), recorder, recovery)
+    return Meter(bus, ledger, book, SqlGapStore(engine), recorder, recovery)
 
 
 @pytest.fixture
@@ -100,14 +102,14 @@ async def test_its_days_are_incomplete_and_its_gaps_listed_until_the_stream_was_
     went_back = await meter.tokens()
     assert (went_back.complete, went_back.open_gaps) == (False, 13)
     assert "it is reading the stream again" in went_back.reasons[0]
-    gaps = (await meter.listed()).open
+    gaps = (await meter.list_gaps()).open
     assert sorted((g.source, g.first, g.last) for g in gaps) == [("gw-1", 4, 8), ("gw-2", 1, 8)]
     assert all(g.note is not None and "reading the stream again" in g.note for g in gaps)
 
     await meter.recovery.catch_up()
     again = await meter.tokens()
     assert (again.complete, again.totals) == (True, sums_of(FOUND))
-    assert (await meter.listed()).open == ()
+    assert (await meter.list_gaps()).open == ()
 
 
 async def test_what_the_stream_no_longer_has_stays_missing_and_is_looked_for_once(
@@ -121,7 +123,7 @@ async def test_what_the_stream_no_longer_has_stays_missing_and_is_looked_for_onc
     left = await meter.tokens()
     assert (left.totals, left.complete, left.open_gaps) == (sums_of([*FOUND[:6], *FOUND[8:]]), False, 2)
     assert left.reasons[0] == "2 events of gw-1 are missing: spotinference gaps list"
-    (gap,) = (await meter.listed()).open
+    (gap,) = (await meter.list_gaps()).open
     assert (gap.first, gap.last, gap.note) == (7, 8, "the ledger had it and went back, and the stream has it no longer")
 
     async def page(*_: object, **__: object) -> None:
@@ -139,11 +141,11 @@ async def test_a_search_that_was_interrupted_goes_on(meter: Meter, monkeypatch: 
     await meter.count(*FOUND)
     await meter.go_back(set())
     await meter.recovery.compare()
-    page, read = meter.bus.page, list[int]()
+    page, parse_batch = meter.bus.page, list[int]()
 
     async def fails_once(stream: topology.Stream, *, after: int, since: float | None = None, most: int) -> object:
-        read.append(after)
-        if len(read) == 3:
+        parse_batch.append(after)
+        if len(parse_batch) == 3:
             raise BusUnavailable("no answer in time")
         return await page(stream, after=after, since=since, most=most)
 
@@ -153,7 +155,7 @@ async def test_a_search_that_was_interrupted_goes_on(meter: Meter, monkeypatch: 
     assert not (await meter.tokens()).complete
     await meter.recovery.catch_up()
     assert (await meter.tokens()).totals == sums_of(FOUND)
-    assert read == sorted(read), "it does not begin anew"
+    assert parse_batch == sorted(parse_batch), "it does not begin anew"
 
 
 async def test_two_meters_may_search_at_once(postgres_url: str) -> None:
@@ -178,7 +180,7 @@ async def test_marks_that_are_none_change_nothing(meter: Meter) -> None:
     }.items():
         await meter.bus.put(topology.METER, key, value)
     await meter.recovery.compare()
-    assert (await meter.listed()).open == ()
+    assert (await meter.list_gaps()).open == ()
 
 
 async def test_whoever_asks_reads_the_stream_page_by_page(meter: Meter) -> None:

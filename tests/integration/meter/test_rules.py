@@ -8,12 +8,12 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import select, update
 
 from services.meter.adapters import tables
-from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.ledger import SqlLedger
 from services.meter.app.consumer import Consumer
-from services.meter.app.progress_publisher import Teller
+from services.meter.app.progress_publisher import ProgressPublisher
 from services.meter.app.recorder import Recorder
-from services.meter.core.batch import AHEAD_SECONDS, read
-from services.meter.core.day import answer, parse_day
+from services.meter.core.batch import AHEAD_SECONDS, parse_batch
+from services.meter.core.day import build_tokens, parse_day
 from services.meter.metrics import Metrics
 from shared import database
 from shared.bus import subjects, topology
@@ -31,22 +31,22 @@ KEEP = 40 * 86400.0
 
 
 @pytest.fixture
-async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
     async with ledger_on(database_url) as opened:
         yield opened
 
 
-async def rows(ledger: Ledger, table: Any) -> list[Any]:
+async def rows(ledger: SqlLedger, table: Any) -> list[Any]:
     async with database.read_transaction(ledger._engine) as connection:
         return list(await connection.execute(select(table)))
 
 
-async def told(ledger: Ledger, name: str, now: float = NOW) -> Tokens:
+async def told(ledger: SqlLedger, name: str, now: float = NOW) -> Tokens:
     facts = await ledger.day(parse_day(name), (), busy=False)
-    return answer(parse_day(name), TokensQuery(day=name), facts, now, now=now, silence=60)
+    return build_tokens(parse_day(name), TokensQuery(day=name), facts, now, now=now, silence=60)
 
 
-async def consumed(ledger: Ledger, *payloads: bytes) -> CollectorRegistry:
+async def consumed(ledger: SqlLedger, *payloads: bytes) -> CollectorRegistry:
     """What the metrics say after these messages."""
     bus, registry, asked = MemoryBus(), CollectorRegistry(), iter((False, True))
 
@@ -56,8 +56,8 @@ async def consumed(ledger: Ledger, *payloads: bytes) -> CollectorRegistry:
 
     for payload in payloads:
         await bus.publish(subjects.usage("gw-1"), payload)
-    teller = Teller(bus, ledger, lambda: NOW)
-    recorder = Recorder(ledger, teller, Metrics(registry), anybody, keep=KEEP, now=lambda: NOW)
+    publisher = ProgressPublisher(bus, ledger, lambda: NOW)
+    recorder = Recorder(ledger, publisher, Metrics(registry), anybody, keep=KEEP, now=lambda: NOW)
     await Consumer(bus, recorder, batch=100, monotonic=lambda: 0.0, stopped=stopped).run()
     assert await bus.backlog(topology.LEDGER) == 0
     return registry
@@ -72,7 +72,7 @@ async def consumed(ledger: Ledger, *payloads: bytes) -> CollectorRegistry:
     ],
 )
 async def test_what_is_not_counted_has_its_row_its_metric_and_its_day(
-    ledger: Ledger, odd: UsageEvent, kind: str, day: str
+    ledger: SqlLedger, odd: UsageEvent, kind: str, day: str
 ) -> None:
     good = [event(source_seq=1), event(source_seq=3)]
     metrics = await consumed(ledger, *map(encode, [*good, odd]))
@@ -88,15 +88,15 @@ async def test_what_is_not_counted_has_its_row_its_metric_and_its_day(
 
 
 @pytest.mark.parametrize("edge", [NOW + AHEAD_SECONDS, NOW - KEEP])
-async def test_the_edges_are_counted(ledger: Ledger, edge: float) -> None:
+async def test_the_edges_are_counted(ledger: SqlLedger, edge: float) -> None:
     await consumed(ledger, encode(event(completed_at=edge)))
     assert (len(await rows(ledger, tables.events)), await rows(ledger, tables.quarantine)) == (1, [])
 
 
-async def test_an_event_that_was_counted_and_comes_again_too_late_is_no_loss(ledger: Ledger) -> None:
+async def test_an_event_that_was_counted_and_comes_again_too_late_is_no_loss(ledger: SqlLedger) -> None:
     found = event(source_seq=1)
-    await ledger.record(read([encode(found)], NOW))
-    recorded = await ledger.record(read([encode(found)], NOW + KEEP, keep=KEEP))
+    await ledger.record(parse_batch([encode(found)], NOW))
+    recorded = await ledger.record(parse_batch([encode(found)], NOW + KEEP, keep=KEEP))
     assert (recorded.counted, recorded.quarantined) == (0, {"old": 1})
     (row,) = await rows(ledger, tables.quarantine)
     assert not row.lacking
@@ -104,23 +104,23 @@ async def test_an_event_that_was_counted_and_comes_again_too_late_is_no_loss(led
     assert (later.complete, later.totals) == (True, sums_of([found]))
 
 
-async def test_two_bad_messages_of_one_number_lack_it_once(ledger: Ledger) -> None:
+async def test_two_bad_messages_of_one_number_lack_it_once(ledger: SqlLedger) -> None:
     odd = [encode(event(source_seq=1, status=-n)) for n in (1, 2, 3)]
-    await ledger.record(read(odd[:2], NOW))
-    await ledger.record(read(odd[1:], NOW))
+    await ledger.record(parse_batch(odd[:2], NOW))
+    await ledger.record(parse_batch(odd[1:], NOW))
     assert sorted(row.lacking for row in await rows(ledger, tables.quarantine)) == [False, False, True]
     assert (await told(ledger, DAY.name)).open_gaps == 1
 
 
-async def test_nothing_behind_the_horizon_is_taken_however_long_it_was_in_hand(ledger: Ledger) -> None:
-    batch = read([encode(event(source_seq=n, completed_at=MIDNIGHT + n)) for n in (1, 2)], NOW, keep=KEEP)
+async def test_nothing_behind_the_horizon_is_taken_however_long_it_was_in_hand(ledger: SqlLedger) -> None:
+    batch = parse_batch([encode(event(source_seq=n, completed_at=MIDNIGHT + n)) for n in (1, 2)], NOW, keep=KEEP)
     async with ledger._engine.begin() as connection:
         await connection.execute(update(tables.horizon).values(before=MIDNIGHT + 2))
     recorded = await ledger.record(batch)
     assert (recorded.counted, recorded.quarantined, recorded.marks) == (1, {"old": 1}, {"gw-1": 2})
 
 
-async def test_models_that_nobody_knows_are_counted_and_told(ledger: Ledger) -> None:
+async def test_models_that_nobody_knows_are_counted_and_told(ledger: SqlLedger) -> None:
     ledger._models = frozenset({"qwen"})
     found = [
         event(source_seq=1),
@@ -139,18 +139,18 @@ async def test_models_that_nobody_knows_are_counted_and_told(ledger: Ledger) -> 
     assert [tuple(row) for row in await rows(ledger, tables.unknowns)] == [wanted]
 
 
-async def test_an_old_event_with_more_cached_than_prompt_tokens_breaks_no_sum(ledger: Ledger) -> None:
+async def test_an_old_event_with_more_cached_than_prompt_tokens_breaks_no_sum(ledger: SqlLedger) -> None:
     """Earlier versions recorded what engines said as it was."""
     odd = event(source_seq=1, prompt_tokens=7, cached_tokens=99, completion_tokens=5, reasoning_tokens=9)
-    await ledger.record(read([encode(event(source_seq=1))], NOW))
+    await ledger.record(parse_batch([encode(event(source_seq=1))], NOW))
     async with ledger._engine.begin() as connection:
         for table in (tables.events, tables.rollups, tables.hours):
             counts = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
             await connection.execute(update(table).values({name: getattr(odd, name) for name in counts}))
     facts = await ledger.day(DAY, ("model",), busy=False)
     query = TokensQuery(day=DAY.name, by=("model", "direction"))
-    told = answer(DAY, query, facts, NOW, now=NOW, silence=60)
+    told = build_tokens(DAY, query, facts, NOW, now=NOW, silence=60)
     assert (told.totals.prompt_tokens, told.totals.cached_tokens, told.totals.reasoning_tokens) == (7, 7, 5)
     assert [row.sums.prompt_tokens for row in told.rows] == [7, 0, 0]
-    again = await ledger.record(read([encode(odd)], NOW))
+    again = await ledger.record(parse_batch([encode(odd)], NOW))
     assert (again.repeated, again.conflicts) == (1, 0)

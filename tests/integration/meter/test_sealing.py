@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import func, select, text
 
 from services.meter.adapters import sealing, tables
-from services.meter.adapters.ledger import Ledger
+from services.meter.adapters.ledger import SqlLedger
 from services.meter.adapters.sealing import Sealer
-from services.meter.core.batch import read
-from services.meter.core.day import answer, parse_day
-from services.meter.core.digest import DigestKey, digested
+from services.meter.core.batch import parse_batch
+from services.meter.core.day import build_tokens, parse_day
+from services.meter.core.digest import DigestKey, digest_events
 from shared import database
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent
@@ -44,7 +44,7 @@ OLD = [e for e in FOUND if e.completed_at < DUE]
 
 
 @pytest.fixture
-async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
     async with ledger_on(database_url) as opened:
         yield opened
 
@@ -54,22 +54,22 @@ def _few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealing, "EVENTS_AT_ONCE", 7)
 
 
-async def record(ledger: Ledger, found: Sequence[UsageEvent]) -> Any:
-    return await ledger.record(read([encode(e) for e in found], NOW))
+async def record(ledger: SqlLedger, found: Sequence[UsageEvent]) -> Any:
+    return await ledger.record(parse_batch([encode(e) for e in found], NOW))
 
 
-async def rows(ledger: Ledger, table: Any) -> list[Any]:
+async def rows(ledger: SqlLedger, table: Any) -> list[Any]:
     async with database.read_transaction(ledger._engine) as connection:
         return list(await connection.execute(select(table)))
 
 
-async def told(ledger: Ledger, number: int) -> Tokens:
+async def told(ledger: SqlLedger, number: int) -> Tokens:
     day = parse_day(f"2026-11-{23 + number}" if number < 8 else f"2026-12-{number - 7:02}")
     query = TokensQuery(day=day.name, by=("model", "key", "machine", "hour"), busy=True)
-    return answer(day, query, await ledger.day(day, query.by, busy=True), NOW, now=NOW, silence=60)
+    return build_tokens(day, query, await ledger.day(day, query.by, busy=True), NOW, now=NOW, silence=60)
 
 
-async def test_sealed_days_answer_as_before_and_leave_digests(ledger: Ledger) -> None:
+async def test_sealed_days_answer_as_before_and_leave_digests(ledger: SqlLedger) -> None:
     await record(ledger, FOUND)
     before = [await told(ledger, number) for number in range(20)]
     sealer = Sealer(ledger._engine, KEEP)
@@ -79,11 +79,11 @@ async def test_sealed_days_answer_as_before_and_leave_digests(ledger: Ledger) ->
     assert [await told(ledger, number) for number in range(20)] == before
     assert before[3].busy, "there is something to keep"
     digests = await rows(ledger, tables.digests)
-    assert {sealing._key(row): sealing._digest(row) for row in digests} == digested(OLD)
+    assert {sealing._key(row): sealing._digest(row) for row in digests} == digest_events(OLD)
     assert {row.day for row in digests} == {before[number].day for number in range(10)}
 
 
-async def test_what_comes_again_after_the_seal_changes_nothing(ledger: Ledger) -> None:
+async def test_what_comes_again_after_the_seal_changes_nothing(ledger: SqlLedger) -> None:
     await record(ledger, FOUND)
     await Sealer(ledger._engine, KEEP).seal(NOW, most=1000)
     before = [await told(ledger, number) for number in range(20)]
@@ -93,7 +93,7 @@ async def test_what_comes_again_after_the_seal_changes_nothing(ledger: Ledger) -
     assert [await told(ledger, number) for number in range(20)] == before
 
 
-async def test_each_step_may_be_the_last_one(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_step_may_be_the_last_one(ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sealer that dies in each step before its commit, and gateways that send everything again meanwhile."""
     await record(ledger, FOUND)
     sealer, deaths, done = Sealer(ledger._engine, KEEP), 0, False
@@ -113,7 +113,7 @@ async def test_each_step_may_be_the_last_one(ledger: Ledger, monkeypatch: pytest
     assert done
     assert deaths > len(OLD) / 7
     digests = await rows(ledger, tables.digests)
-    assert {sealing._key(row): sealing._digest(row) for row in digests} == digested(OLD)
+    assert {sealing._key(row): sealing._digest(row) for row in digests} == digest_events(OLD)
     assert len(await rows(ledger, tables.events)) == len(FOUND) - len(OLD)
     assert (await told(ledger, 3)).busy
 
@@ -122,11 +122,11 @@ async def _dies(*_arguments: object) -> None:
     raise RuntimeError("killed")
 
 
-async def _horizon(ledger: Ledger) -> float:
+async def _horizon(ledger: SqlLedger) -> float:
     return float((await rows(ledger, tables.horizon))[0].before)
 
 
-async def test_the_horizon_jumps_over_days_without_events_and_never_back(ledger: Ledger) -> None:
+async def test_the_horizon_jumps_over_days_without_events_and_never_back(ledger: SqlLedger) -> None:
     sealer = Sealer(ledger._engine, KEEP)
     assert await sealer.step(NOW) == 0
     assert await _horizon(ledger) == DUE
@@ -143,10 +143,10 @@ async def test_replicas_seal_and_write_side_by_side(postgres_url: str) -> None:
     async with ledger_on(postgres_url) as first, ledger_on(postgres_url) as second:
         await record(first, FOUND)
 
-        async def seal(ledger: Ledger) -> int:
+        async def seal(ledger: SqlLedger) -> int:
             return sum([await Sealer(ledger._engine, KEEP).seal(NOW, most=5) for _ in range(60)])
 
-        async def again(ledger: Ledger) -> None:
+        async def again(ledger: SqlLedger) -> None:
             for start in range(0, len(FOUND), 25):
                 await record(ledger, FOUND[start : start + 25])
 
@@ -154,7 +154,7 @@ async def test_replicas_seal_and_write_side_by_side(postgres_url: str) -> None:
         sealed = int(gone[0] or 0) + int(gone[1] or 0) + await seal(first)
         assert sealed == len(OLD)
         found = {sealing._key(row): sealing._digest(row) for row in await rows(first, tables.digests)}
-        assert found == digested(OLD)
+        assert found == digest_events(OLD)
         async with database.read_transaction(first._engine) as connection:
             counted = (await connection.execute(select(func.sum(tables.hours.c.requests)))).scalar_one()
         assert counted == len(FOUND)
@@ -184,7 +184,7 @@ async def test_the_horizon_waits_for_whoever_writes_by_the_old_one(
         assert await sealing_it == 1
 
 
-async def _waiting(ledger: Ledger) -> bool:
+async def _waiting(ledger: SqlLedger) -> bool:
     async with database.read_transaction(ledger._engine) as connection:
         found = await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))
         return bool(found.scalar_one())
@@ -192,7 +192,7 @@ async def _waiting(ledger: Ledger) -> bool:
 
 def test_a_digest_does_not_depend_on_the_order_and_sees_a_change() -> None:
     shuffled = random.Random(2).sample(OLD, len(OLD))
-    assert digested(shuffled) == digested(OLD)
+    assert digest_events(shuffled) == digest_events(OLD)
     other = [event("gw-9", 1, completed_at=MIDNIGHT), *OLD[1:]]
-    assert digested(other) != digested(OLD)
-    assert isinstance(next(iter(digested(OLD))), DigestKey)
+    assert digest_events(other) != digest_events(OLD)
+    assert isinstance(next(iter(digest_events(OLD))), DigestKey)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.meter.core.batch import COUNT_LIMIT, NAME_BYTES, SEQ_LIMIT, plausible, read
-from services.meter.core.sequence_ranges import Run
+from services.meter.core.batch import COUNT_LIMIT, NAME_BYTES, SEQ_LIMIT, clamp_token_counts, parse_batch
+from services.meter.core.sequence_ranges import SeqRange
 from shared.messages.codec import encode
 from tests.unit.meter.events import MIDNIGHT, event
 
@@ -34,7 +34,7 @@ NOW = MIDNIGHT + 500.0
 )
 def test_an_event_that_cannot_be_counted_says_which_field(field: str, value: Any) -> None:
     good = event()
-    (kept,) = read([encode(msgspec.structs.replace(good, **{field: value}))], NOW).quarantined
+    (kept,) = parse_batch([encode(msgspec.structs.replace(good, **{field: value}))], NOW).quarantined
     assert kept.reason.startswith(f"{field}: ")
 
 
@@ -44,12 +44,12 @@ TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_toke
 @given(st.tuples(*[st.integers(-(2**70), 2**70) | st.integers(-3, 3)] * 4))
 def test_no_token_count_keeps_an_event_from_being_counted(counts: tuple[int, ...]) -> None:
     said = msgspec.structs.replace(event(), **dict(zip(TOKENS, counts, strict=True)))
-    (message,) = read([encode(said)], NOW).readable
+    (message,) = parse_batch([encode(said)], NOW).countable
     prompt, cached, completion, reasoning = (getattr(message.event, name) for name in TOKENS)
     assert 0 <= cached <= prompt < COUNT_LIMIT
     assert 0 <= reasoning <= completion < COUNT_LIMIT
     assert (prompt, completion) == tuple(c if 0 <= c < COUNT_LIMIT else 0 for c in counts[::2]), "each by itself"
-    assert plausible(message.event) is message.event
+    assert clamp_token_counts(message.event) is message.event
 
 
 def test_the_edges_can_be_counted() -> None:
@@ -61,29 +61,31 @@ def test_the_edges_can_be_counted() -> None:
         wake_id="",
         status=0,
     )
-    batch = read([encode(edge)], NOW)
-    assert [message.event for message in batch.readable] == [edge]
+    batch = parse_batch([encode(edge)], NOW)
+    assert [message.event for message in batch.countable] == [edge]
     assert batch.quarantined == ()
 
 
 def test_a_quarantined_message_keeps_its_number_where_that_can_be_read() -> None:
     newer = encode(event("gw-1", 2)).replace(b'"usage.v1"', b'"usage.v9"')
     nothing = b'{"source": "gw-1"}'
-    batch = read([encode(event("gw-1", 1)), newer, nothing], NOW)
+    batch = parse_batch([encode(event("gw-1", 1)), newer, nothing], NOW)
     assert [(q.source, q.source_seq, q.at) for q in batch.quarantined] == [
         ("gw-1", 2, MIDNIGHT + 120.0),
         (None, None, NOW),
     ]
-    assert batch.arrived == {"gw-1": (Run(first=1, last=2, first_at=MIDNIGHT + 60.0, last_at=MIDNIGHT + 120.0),)}
+    assert batch.sequence_ranges == {
+        "gw-1": (SeqRange(first=1, last=2, first_at=MIDNIGHT + 60.0, last_at=MIDNIGHT + 120.0),)
+    }
 
 
 @pytest.mark.parametrize("ahead", [301.0, 86_400.0, 6e9])
 def test_what_cannot_be_counted_is_lacked_by_no_day_to_come(ahead: float) -> None:
     wrong = encode(event("gw-1", 1, status=-1, completed_at=NOW + ahead))
-    assert [(q.kind, q.at) for q in read([wrong], NOW).quarantined] == [("invalid", NOW)]
+    assert [(q.kind, q.at) for q in parse_batch([wrong], NOW).quarantined] == [("invalid", NOW)]
 
 
 def test_the_first_of_each_id_in_the_order_of_ids() -> None:
     b, a, again = event(id="b", source_seq=1), event(id="a", source_seq=2), event(id="b", source_seq=3)
-    assert read(map(encode, (b, a, again)), NOW).first_of_each == {"a": a, "b": b}
-    assert list(read(map(encode, (b, a, again)), NOW).first_of_each) == ["a", "b"]
+    assert parse_batch(map(encode, (b, a, again)), NOW).first_by_id == {"a": a, "b": b}
+    assert list(parse_batch(map(encode, (b, a, again)), NOW).first_by_id) == ["a", "b"]

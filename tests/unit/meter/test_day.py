@@ -7,8 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.meter.core.completeness import Source
-from services.meter.core.day import DayFacts, Interval, answer, asked, extend, labelled, parse_day, serving
-from services.meter.core.sequence_ranges import Run, single
+from services.meter.core.day import (
+    DayFacts,
+    Interval,
+    append_interval,
+    build_tokens,
+    format_dimension,
+    parse_day,
+    requested_days,
+    serving_interval,
+)
+from services.meter.core.sequence_ranges import SeqRange, single_range
 from shared.messages.meter import Tokens, TokensQuery, TokenSums
 from tests.unit.meter.events import MIDNIGHT
 
@@ -28,12 +37,12 @@ def facts(*sources: Source, quarantined: int = 0) -> DayFacts:
 
 
 def told(found: DayFacts, *, by: tuple[str, ...] = ("model",), read_dry_at: float | None = SETTLED) -> Tokens:
-    return answer(DAY, TokensQuery(day=DAY.name, by=by), found, read_dry_at, now=SETTLED + 9, silence=SILENCE)
+    return build_tokens(DAY, TokensQuery(day=DAY.name, by=by), found, read_dry_at, now=SETTLED + 9, silence=SILENCE)
 
 
 def behind(earliest: float, latest: float) -> Source:
     """A source whose numbers 2 to 4 are missing, and which goes on after the day."""
-    runs = (single(1, earliest), Run(first=5, last=6, first_at=latest, last_at=DAY.end + 20))
+    runs = (single_range(1, earliest), SeqRange(first=5, last=6, first_at=latest, last_at=DAY.end + 20))
     return Source(name="gw-1", runs=runs, seen_at=DAY.end)
 
 
@@ -45,13 +54,13 @@ def test_a_day_is_utc_and_a_whole_number_of_minutes() -> None:
 @pytest.mark.parametrize("text", ["", "today", "2026-1-1", "2026-02-30", "20261123", "2026-11-23T00:00", "2026-W01-1"])
 def test_a_bad_day_is_refused_by_name(text: str) -> None:
     with pytest.raises(ValueError, match=r"^day: "):
-        asked(TokensQuery(day=text))
+        requested_days(TokensQuery(day=text))
 
 
 @pytest.mark.parametrize("by", [("modell",), ("key_id",), ("model", "model")])
 def test_a_bad_dimension_is_refused_by_name(by: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"^by: "):
-        asked(TokensQuery(day="2026-11-23", by=by))
+        requested_days(TokensQuery(day="2026-11-23", by=by))
 
 
 @pytest.mark.parametrize(
@@ -66,14 +75,14 @@ def test_a_bad_dimension_is_refused_by_name(by: tuple[str, ...]) -> None:
 )
 def test_a_bad_range_is_refused_by_name(query: TokensQuery, says: str) -> None:
     with pytest.raises(ValueError, match="^" + says):
-        asked(query)
+        requested_days(query)
 
 
 def test_a_range_has_both_its_ends() -> None:
-    days = asked(TokensQuery(day="2026-11-23", to="2026-11-25"))
+    days = requested_days(TokensQuery(day="2026-11-23", to="2026-11-25"))
     assert (days.name, days.start, days.end) == ("2026-11-23", DAY.start, DAY.end + 2 * 86400)
-    assert asked(TokensQuery(day="2026-11-23", to="2026-11-23")) == DAY
-    assert asked(TokensQuery(day="2026-11-23", to="2027-11-23")).end == DAY.start + 366 * 86400
+    assert requested_days(TokensQuery(day="2026-11-23", to="2026-11-23")) == DAY
+    assert requested_days(TokensQuery(day="2026-11-23", to="2027-11-23")).end == DAY.start + 366 * 86400
 
 
 @pytest.mark.parametrize(
@@ -97,7 +106,7 @@ def test_a_day_is_complete_when_it_is_over_and_lacks_nothing(
 
 def test_a_day_that_is_not_over_says_so() -> None:
     query = TokensQuery(day=DAY.name)
-    got = answer(DAY, query, facts(), SETTLED, now=SETTLED - 1, silence=SILENCE)
+    got = build_tokens(DAY, query, facts(), SETTLED, now=SETTLED - 1, silence=SILENCE)
     assert (got.complete, got.reasons) == (False, ("it is not over",))
 
 
@@ -108,9 +117,9 @@ def test_a_quarantined_message_keeps_its_day_open() -> None:
 
 
 def test_a_source_that_may_have_more_keeps_its_day_open() -> None:
-    quiet = Source(name="gw-1", runs=(single(1, DAY.start),), seen_at=DAY.start)
+    quiet = Source(name="gw-1", runs=(single_range(1, DAY.start),), seen_at=DAY.start)
     assert told(facts(quiet)).complete, "silent for longer than the day"
-    late = Source(name="gw-1", runs=(single(1, DAY.end - 5),), seen_at=DAY.end - 5)
+    late = Source(name="gw-1", runs=(single_range(1, DAY.end - 5),), seen_at=DAY.end - 5)
     got = told(facts(late))
     assert (got.complete, got.open_gaps) == (False, 0)
     assert got.reasons[0].startswith("gw-1 was last heard before the end")
@@ -135,10 +144,10 @@ def test_directions_are_three_rows_that_add_up() -> None:
 
 def test_times_are_told_by_their_beginning() -> None:
     hour = int(DAY.start // 3600) + 5
-    assert labelled("day", int(DAY.start // 86400)) == "2026-11-23"
-    assert labelled("hour", hour) == "2026-11-23T05:00:00Z"
-    assert labelled("minute", hour * 60 + 7) == "2026-11-23T05:07:00Z"
-    assert labelled("model", "2") == "2"
+    assert format_dimension("day", int(DAY.start // 86400)) == "2026-11-23"
+    assert format_dimension("hour", hour) == "2026-11-23T05:00:00Z"
+    assert format_dimension("minute", hour * 60 + 7) == "2026-11-23T05:07:00Z"
+    assert format_dimension("model", "2") == "2"
 
 
 moments = st.integers(-100, 86500).map(lambda n: MIDNIGHT + n)
@@ -146,10 +155,10 @@ moments = st.integers(-100, 86500).map(lambda n: MIDNIGHT + n)
 
 @given(st.lists(st.tuples(moments, st.integers(0, 300), st.integers(0, 300)), max_size=30))
 def test_busy_covers_exactly_the_seconds_in_which_somebody_was_served(requests: list[tuple[float, int, int]]) -> None:
-    parts = [found for at, duration, wait in requests if (found := serving(DAY, at, duration, wait))]
+    parts = [found for at, duration, wait in requests if (found := serving_interval(DAY, at, duration, wait))]
     busy: list[Interval] = []
     for part in sorted(parts):
-        extend(busy, part)
+        append_interval(busy, part)
     wanted = {
         second
         for at, duration, wait in requests

@@ -8,21 +8,32 @@ from hypothesis import strategies as st
 
 from services.meter.core.day import parse_day
 from services.meter.core.engine_counters import EngineCounters
-from services.meter.core.engine_readings import EngineDay, Reading, Rise, added, day_of, rise
+from services.meter.core.engine_readings import (
+    CounterIncrease,
+    EngineDay,
+    EngineReading,
+    add_reading,
+    counter_increase,
+    day_of,
+)
 from tests.unit.meter.events import MIDNIGHT
 
 DAY = parse_day("2026-11-23")
 
 
-def reading(at: float, prompt: int, completion: int = 0, generation: int = 1, rounding: int = 0) -> Reading:
+def reading(at: float, prompt: int, completion: int = 0, generation: int = 1, rounding: int = 0) -> EngineReading:
     counters = EngineCounters(
         prompt_tokens=prompt, completion_tokens=completion, running=0, rounding=rounding, requests=prompt
     )
-    return Reading(machine="m", generation=generation, at=MIDNIGHT + at, counters=counters)
+    return EngineReading(machine="m", generation=generation, at=MIDNIGHT + at, counters=counters)
 
 
-def told(last: Reading | None, new: Reading, *, started: float | None = None, stays: bool = False) -> Rise | None:
-    return rise(last, new, day=day_of(new.at), started_at=None if started is None else MIDNIGHT + started, stays=stays)
+def told(
+    last: EngineReading | None, new: EngineReading, *, started: float | None = None, stays: bool = False
+) -> CounterIncrease | None:
+    return counter_increase(
+        last, new, day=day_of(new.at), started_at=None if started is None else MIDNIGHT + started, stays=stays
+    )
 
 
 def test_the_day_is_that_of_utc() -> None:
@@ -32,18 +43,20 @@ def test_the_day_is_that_of_utc() -> None:
 
 def test_an_engine_that_was_there_before_us_is_counted_from_now_on() -> None:
     first = told(None, reading(100, 5000))
-    assert first == Rise(since=MIDNIGHT + 100, whole=False, prompt_tokens=0, completion_tokens=0, requests=0)
+    assert first == CounterIncrease(since=MIDNIGHT + 100, whole=False, prompt_tokens=0, completion_tokens=0, requests=0)
     assert told(None, reading(100, 5000), started=-50) == first, "started on another day"
 
 
 def test_an_engine_that_was_started_today_is_counted_whole() -> None:
     first = told(None, reading(100, 50, 5), started=40)
-    assert first == Rise(since=MIDNIGHT + 40, whole=True, prompt_tokens=50, completion_tokens=5, requests=50)
+    assert first == CounterIncrease(since=MIDNIGHT + 40, whole=True, prompt_tokens=50, completion_tokens=5, requests=50)
 
 
 def test_between_two_readings_the_difference_counts() -> None:
     more = told(reading(100, 50, 5), reading(115, 70, 6))
-    assert more == Rise(since=MIDNIGHT + 100, whole=False, prompt_tokens=20, completion_tokens=1, requests=20)
+    assert more == CounterIncrease(
+        since=MIDNIGHT + 100, whole=False, prompt_tokens=20, completion_tokens=1, requests=20
+    )
 
 
 def test_a_counter_that_fell_was_begun_anew() -> None:
@@ -62,7 +75,7 @@ def test_a_days_sum_is_as_uncertain_as_the_counters_at_both_its_ends() -> None:
     first, second = reading(100, 1_000_000, rounding=5), reading(200, 2_000_000, rounding=50)
     more = told(first, second)
     assert more is not None
-    day = added(None, second, more, DAY)
+    day = add_reading(None, second, more, DAY)
     assert (day.rounding, day.prompt_tokens, day.readings, day.last_at) == (100, 1_000_000, 1, second.at)
 
 
@@ -96,7 +109,7 @@ class Life:
     unread: int = 0
     lost: int = 0
     done: int = 0
-    last: Reading | None = None
+    last: EngineReading | None = None
     days: dict[tuple[str, int], EngineDay] = field(default_factory=dict)
 
     def work(self, tokens: int) -> None:
@@ -107,10 +120,10 @@ class Life:
     def look(self) -> None:
         new = reading(self.clock, self.prompt, generation=self.generation)
         day = day_of(new.at)
-        more = rise(self.last, new, day=day, started_at=MIDNIGHT, stays=False)
+        more = counter_increase(self.last, new, day=day, started_at=MIDNIGHT, stays=False)
         assert more is not None
         key = (day.name, self.generation)
-        self.days[key] = added(self.days.get(key), new, more, day)
+        self.days[key] = add_reading(self.days.get(key), new, more, day)
         self.last, self.unread = new, 0
 
     def die(self) -> None:

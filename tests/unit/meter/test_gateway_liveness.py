@@ -1,6 +1,6 @@
 """Gateways that fall silent: only those without a last word died."""
 
-from services.meter.core.gateway_liveness import SILENT_SECONDS, Gateways
+from services.meter.core.gateway_liveness import SILENT_SECONDS, GatewayLiveness
 from shared.messages.gateway import Activity
 
 
@@ -9,24 +9,24 @@ def activity(gateway: str, *, leaving: bool = False) -> Activity:
 
 
 def test_who_falls_silent_died_once() -> None:
-    gateways = Gateways()
-    gateways.heard(activity("a"), 0.0)
-    gateways.heard(activity("b"), 5.0)
-    assert gateways.died(SILENT_SECONDS) == []
-    assert [a.gateway for a in gateways.died(SILENT_SECONDS + 1)] == ["a"]
-    assert [a.gateway for a in gateways.died(SILENT_SECONDS + 6)] == ["b"]
-    assert gateways.died(1e9) == []
+    gateways = GatewayLiveness()
+    gateways.record(activity("a"), 0.0)
+    gateways.record(activity("b"), 5.0)
+    assert gateways.pop_silent(SILENT_SECONDS) == []
+    assert [a.gateway for a in gateways.pop_silent(SILENT_SECONDS + 1)] == ["a"]
+    assert [a.gateway for a in gateways.pop_silent(SILENT_SECONDS + 6)] == ["b"]
+    assert gateways.pop_silent(1e9) == []
 
 
 def test_who_said_so_has_left() -> None:
-    gateways = Gateways()
-    gateways.heard(activity("a"), 0.0)
-    gateways.heard(activity("a", leaving=True), 1.0)
-    assert gateways.died(1e9) == []
+    gateways = GatewayLiveness()
+    gateways.record(activity("a"), 0.0)
+    gateways.record(activity("a", leaving=True), 1.0)
+    assert gateways.pop_silent(1e9) == []
 
 
 def test_who_cannot_hear_knows_nothing() -> None:
-    gateways = Gateways()
-    gateways.heard(activity("a"), 0.0)
-    gateways.forget()
-    assert gateways.died(1e9) == []
+    gateways = GatewayLiveness()
+    gateways.record(activity("a"), 0.0)
+    gateways.clear()
+    assert gateways.pop_silent(1e9) == []

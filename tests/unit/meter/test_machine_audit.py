@@ -11,12 +11,12 @@ from services.meter.core.machine_audit import (
     PACE_MARGIN,
     PROBE_TOKENS,
     REQUEST_TOKENS,
-    Machine,
-    Note,
-    Sides,
-    Work,
-    explain,
-    judge,
+    FleetEvent,
+    GenerationUsage,
+    MachineDay,
+    TokenComparison,
+    audit_machine,
+    compare_counts,
 )
 
 T = 1000.0
@@ -41,61 +41,65 @@ def read(engine: int, *, generation: int = 1, **fields: Any) -> EngineDay:
     return EngineDay(**{**known, **fields})
 
 
-def work(tokens: int, **fields: Any) -> Work:
+def work(tokens: int, **fields: Any) -> GenerationUsage:
     known: dict[str, Any] = {"requests": 1, "tokens": tokens, "read": tokens, "largest": tokens}
-    return Work(machine="m", generation=1, **{**known, **fields})
+    return GenerationUsage(machine="m", generation=1, **{**known, **fields})
 
 
-def machine(days: list[EngineDay], done: list[Work], notes: list[Note] | None = None, **fields: Any) -> Machine:
-    return Machine(machine="m", days=days, work=done, notes=notes or [], **fields)
+def machine(
+    days: list[EngineDay], done: list[GenerationUsage], notes: list[FleetEvent] | None = None, **fields: Any
+) -> MachineDay:
+    return MachineDay(machine="m", days=days, work=done, notes=notes or [], **fields)
 
 
-def note(kind: str, amount: int = 0, at: float = T + 10, **fields: Any) -> Note:
-    return Note(machine="m", at=at, kind=kind, amount=amount, **fields)
+def note(kind: str, amount: int = 0, at: float = T + 10, **fields: Any) -> FleetEvent:
+    return FleetEvent(machine="m", at=at, kind=kind, amount=amount, **fields)
 
 
 def test_engine_less_probes_is_the_ledger() -> None:
-    found = explain(machine([read(103)], [work(100)], [note("probe", 3)]))
+    found = audit_machine(machine([read(103)], [work(100)], [note("probe", 3)]))
     assert (found.state, found.engine, found.probes, found.ledger, found.difference) == ("equal", 103, 3, 100, 0)
 
 
 def test_a_probe_outside_the_readings_is_of_another_count() -> None:
     notes = [note("probe", 3), note("probe", 3, at=T), note("probe", 3, at=T + 101)]
-    assert explain(machine([read(103)], [work(100)], notes)).probes == 3
+    assert audit_machine(machine([read(103)], [work(100)], notes)).probes == 3
 
 
 def test_an_engine_that_was_not_read_is_unknown_and_never_zero() -> None:
-    found = explain(machine([], [work(100, read=0, unread=100)], fault="it hangs"))
+    found = audit_machine(machine([], [work(100, read=0, unread=100)], fault="it hangs"))
     assert (found.state, found.engine, found.difference, found.ledger) == ("unknown", None, None, 100)
     assert "it hangs" in found.words
 
 
 def test_one_token_that_nobody_can_explain_is_wrong_either_way() -> None:
-    more = explain(machine([read(101)], [work(100)]))
+    more = audit_machine(machine([read(101)], [work(100)]))
     assert (more.state, more.difference) == ("wrong", 1)
     assert "who asks m without the gateway" in more.words
-    less = explain(machine([read(99)], [work(100)]))
+    less = audit_machine(machine([read(99)], [work(100)]))
     assert (less.state, less.difference) == ("wrong", -1)
     assert "does another engine answer" in less.words
 
 
 def test_while_work_is_under_way_nothing_is_called_wrong() -> None:
-    assert explain(machine([read(101)], [work(100)], judged=False)).state == "open"
-    assert explain(machine([read(100)], [work(100)], judged=False)).state == "equal"
+    assert audit_machine(machine([read(101)], [work(100)], judged=False)).state == "open"
+    assert audit_machine(machine([read(100)], [work(100)], judged=False)).state == "equal"
 
 
 def test_what_ended_after_the_last_reading_is_told_and_not_compared() -> None:
-    found = explain(machine([read(100)], [work(150, read=100, unread=50)], [note("death")]))
+    found = audit_machine(machine([read(100)], [work(150, read=100, unread=50)], [note("death")]))
     assert (found.state, found.difference) == ("explained", 0)
     assert [(c.name, c.tokens, c.exact) for c in found.causes] == [("unread", 50, True)]
     assert "died" in found.causes[0].words
-    assert explain(machine([read(151)], [work(150, read=100, unread=50)])).state == "wrong", "it excuses no surplus"
+    assert audit_machine(machine([read(151)], [work(150, read=100, unread=50)])).state == "wrong", (
+        "it excuses no surplus"
+    )
 
 
 def test_each_cause_explains_up_to_its_bound_and_not_beyond() -> None:
     left = REQUEST_TOKENS
     prompts = {"choices": 2, "choice_prompts": 20}
-    cases: list[tuple[str, int, dict[str, Any], list[Note], dict[str, Any]]] = [
+    cases: list[tuple[str, int, dict[str, Any], list[FleetEvent], dict[str, Any]]] = [
         ("left", left, {"uncertain": 1, "left_unknown": 1}, [], {}),
         ("left", 60, {"uncertain": 1, "left_seconds": 2.0, "left_completion": 40, "pace": 25.0}, [], {}),
         ("left", int(FASTEST), {"uncertain": 1, "left_seconds": 1.0}, [], {}),
@@ -109,28 +113,28 @@ def test_each_cause_explains_up_to_its_bound_and_not_beyond() -> None:
     ]
     for name, bound, fields, notes, day in cases:
         for engine, state in ((100 + bound, "explained"), (101 + bound, "wrong")):
-            found = explain(machine([read(engine, **day)], [work(100, **fields)], notes))
+            found = audit_machine(machine([read(engine, **day)], [work(100, **fields)], notes))
             assert (found.state, [c.name for c in found.causes]) == (state, [name])
     not_counted = work(100, uncertain=1, left_prompt=60, left_completion=40)
-    assert explain(machine([read(0)], [not_counted])).state == "explained", (
+    assert audit_machine(machine([read(0)], [not_counted])).state == "explained", (
         "of what was left some engines count nothing"
     )
-    assert explain(machine([read(39)], [work(100, uncertain=1, left_prompt=60)])).state == "wrong"
+    assert audit_machine(machine([read(39)], [work(100, uncertain=1, left_prompt=60)])).state == "wrong"
     for kind in ("crash", "lost_probe"):
-        short = explain(machine([read(99)], [work(100)], [note(kind, 1)]))
+        short = audit_machine(machine([read(99)], [work(100)], [note(kind, 1)]))
         assert short.state == "wrong", "neither makes an engine count less"
     resets = [note("reset", since=T, lost=40)]
-    assert explain(machine([read(60)], [work(100)], resets)).state == "explained"
-    assert explain(machine([read(59)], [work(100)], resets)).state == "wrong"
-    assert explain(machine([read(101)], [work(100)], resets)).state == "wrong", (
+    assert audit_machine(machine([read(60)], [work(100)], resets)).state == "explained"
+    assert audit_machine(machine([read(59)], [work(100)], resets)).state == "wrong"
+    assert audit_machine(machine([read(101)], [work(100)], resets)).state == "wrong", (
         "a restart makes an engine count no more"
     )
 
 
 def test_an_unknown_prompt_is_as_large_as_the_largest_of_the_day() -> None:
     large = work(10_000, uncertain=1, left_unknown=1, largest_prompt=9_000)
-    assert explain(machine([read(19_000)], [large])).state == "explained"
-    assert explain(machine([read(19_001)], [large])).state == "wrong"
+    assert audit_machine(machine([read(19_000)], [large])).state == "explained"
+    assert audit_machine(machine([read(19_001)], [large])).state == "wrong"
 
 
 @given(
@@ -153,8 +157,8 @@ def test_a_bypass_of_any_size_above_the_bound_is_wrong(
         pace=pace,
     )
     bound = max(0, int(min(FASTEST, PACE_MARGIN * pace) * seconds) - answered) if left else 0
-    assert explain(machine([read(100 + answered + bound)], [done])).state in ("equal", "explained")
-    assert explain(machine([read(100 + answered + bound + bypassed)], [done])).state == "wrong"
+    assert audit_machine(machine([read(100 + answered + bound)], [done])).state in ("equal", "explained")
+    assert audit_machine(machine([read(100 + answered + bound + bypassed)], [done])).state == "wrong"
 
 
 LIMITED = st.lists(
@@ -171,7 +175,7 @@ def test_what_was_left_opens_no_more_than_its_limits(
     def bound(limit: float, size: int, seconds: float) -> int:
         limits = {"left_limit": limit, "left_bytes": size, "left_limited_seconds": seconds}
         done = work(100, uncertain=len(asked), pace=pace, **limits)
-        (cause,) = explain(machine([read(100)], [done])).causes
+        (cause,) = audit_machine(machine([read(100)], [done])).causes
         return cause.tokens
 
     limit, size = sum(n * most for n, most, *_ in asked), sum(n * body for n, _, body, _ in asked)
@@ -185,28 +189,30 @@ def test_what_was_left_opens_no_more_than_its_limits(
 
 def test_generations_are_added() -> None:
     days = [read(50, generation=1), read(53, generation=2, since=T + 200, last_at=T + 300)]
-    found = explain(machine(days, [work(50), work(50)], [note("probe", 3, at=T + 250)]))
+    found = audit_machine(machine(days, [work(50), work(50)], [note("probe", 3, at=T + 250)]))
     assert (found.state, found.engine, found.generations, found.readings) == ("equal", 103, 2, 6)
 
 
 COUNT = st.integers(0, 2**40)
 
 
-SIDES = st.builds(Sides, engine=COUNT, ledger=COUNT, probes=COUNT, more=COUNT, less=COUNT, unread=COUNT)
+SIDES = st.builds(TokenComparison, engine=COUNT, ledger=COUNT, probes=COUNT, more=COUNT, less=COUNT, unread=COUNT)
 
 
 @given(SIDES, st.integers(1, 2**20))
-def test_more_room_never_makes_it_wrong_and_a_surplus_beyond_it_always_does(sides: Sides, extra: int) -> None:
+def test_more_room_never_makes_it_wrong_and_a_surplus_beyond_it_always_does(sides: TokenComparison, extra: int) -> None:
     engine, ledger, probes = sides.engine, sides.ledger, sides.probes
     more, less, unread = sides.more, sides.less, sides.unread
-    found = judge(sides)
+    found = compare_counts(sides)
     difference = engine - probes - ledger
     assert (found == "wrong") == (difference > more or -difference > less)
     assert found != "equal" or (difference == 0 and unread == 0)
-    wider = Sides(engine=engine, ledger=ledger, probes=probes, more=more + extra, less=less + extra, unread=unread)
-    assert found == "wrong" or judge(wider) == found
-    direct = Sides(engine=ledger + probes + more + extra, ledger=ledger, probes=probes, more=more, less=less)
-    assert judge(direct) == "wrong"
+    wider = TokenComparison(
+        engine=engine, ledger=ledger, probes=probes, more=more + extra, less=less + extra, unread=unread
+    )
+    assert found == "wrong" or compare_counts(wider) == found
+    direct = TokenComparison(engine=ledger + probes + more + extra, ledger=ledger, probes=probes, more=more, less=less)
+    assert compare_counts(direct) == "wrong"
 
 
 @given(
@@ -219,8 +225,10 @@ def test_more_room_never_makes_it_wrong_and_a_surplus_beyond_it_always_does(side
         max_size=5,
     ),
 )
-def test_every_cause_is_of_one_side_or_exact(done: list[Work], days: list[EngineDay], notes: list[Note]) -> None:
-    found = explain(machine(days, done, notes))
+def test_every_cause_is_of_one_side_or_exact(
+    done: list[GenerationUsage], days: list[EngineDay], notes: list[FleetEvent]
+) -> None:
+    found = audit_machine(machine(days, done, notes))
     assert found.engine is not None
     assert found.difference == found.engine - found.probes - found.read
     for cause in found.causes:

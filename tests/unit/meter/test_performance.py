@@ -2,7 +2,14 @@
 
 import pytest
 
-from services.meter.core.performance import FigureKey, Gathered, answer, asked, measured, sketched
+from services.meter.core.performance import (
+    PerformanceGroup,
+    PerformanceKey,
+    build_figures,
+    metrics_of,
+    requested_hours,
+    sketch_events,
+)
 from services.meter.core.sketch import Sketch
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter_figures import FiguresQuery, Pace
@@ -13,7 +20,7 @@ HOUR = int(MIDNIGHT / 3600)
 
 def test_a_stream_that_was_completed_says_all() -> None:
     e = event(duration=160.5, wake_wait=150.0, first_token=0.5, completion_tokens=101, overhead=0.002)
-    assert dict(measured(e)) == pytest.approx(
+    assert dict(metrics_of(e)) == pytest.approx(
         {"wake_wait": 150.0, "overhead": 0.002, "ttft": 0.5, "tpot": 0.1, "stream_rate": 10.0}
     )
 
@@ -32,7 +39,7 @@ def test_a_stream_that_was_completed_says_all() -> None:
     ],
 )
 def test_the_others_say_what_they_know(e: UsageEvent, metrics: set[str]) -> None:
-    assert {metric for metric, _ in measured(e)} == metrics
+    assert {metric for metric, _ in metrics_of(e)} == metrics
 
 
 def test_values_are_kept_by_hour_tier_model_and_metric() -> None:
@@ -42,11 +49,11 @@ def test_values_are_kept_by_hour_tier_model_and_metric() -> None:
         event(completed_at=MIDNIGHT + 1.0, overhead=0.3, streamed=False),
         event(completed_at=MIDNIGHT + 1.0, overhead=0.4, streamed=False, model="a"),
     ]
-    sketches = sketched(found)
+    sketches = sketch_events(found)
     assert {key: sketch.bins for key, sketch in sketches.items()} == {
-        FigureKey(HOUR, "l4x2", "qwen", "overhead"): Sketch.of([0.1, 0.3]).bins,
-        FigureKey(HOUR + 1, "l4x2", "qwen", "overhead"): Sketch.of([0.2]).bins,
-        FigureKey(HOUR, "l4x2", "a", "overhead"): Sketch.of([0.4]).bins,
+        PerformanceKey(HOUR, "l4x2", "qwen", "overhead"): Sketch.of([0.1, 0.3]).bins,
+        PerformanceKey(HOUR + 1, "l4x2", "qwen", "overhead"): Sketch.of([0.2]).bins,
+        PerformanceKey(HOUR, "l4x2", "a", "overhead"): Sketch.of([0.4]).bins,
     }
     assert list(sketches) == sorted(sketches)
 
@@ -54,7 +61,7 @@ def test_values_are_kept_by_hour_tier_model_and_metric() -> None:
 def test_a_pace_is_of_the_minutes_in_which_there_was_any() -> None:
     output = [600, *[0] * 50, *[60] * 18, 120]
     query = FiguresQuery(start=MIDNIGHT, end=MIDNIGHT + 3600, by=())
-    told = answer(query, {(): Gathered(output=output, total=[0] * 70)})
+    told = build_figures(query, {(): PerformanceGroup(output=output, total=[0] * 70)})
     assert told.rows[0].output == Pace(minutes=20, tokens=1800, p50=1.0, p95=2.0, peak=10.0)
     assert told.rows[0].total is None
 
@@ -74,4 +81,4 @@ def test_a_pace_is_of_the_minutes_in_which_there_was_any() -> None:
 )
 def test_a_wrong_question_is_told_its_field(field: str, query: FiguresQuery) -> None:
     with pytest.raises(ValueError, match=f"^{field}: "):
-        asked(query)
+        requested_hours(query)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.meter.core.rollups import MINUTE, MinuteKey, MonthKey, by_minute, monthly, rolled_up
+from services.meter.core.rollups import MINUTE, MinuteKey, MonthKey, key_month_tokens, minute_rollups, minute_totals
 from shared.messages.meter import month_of
 from tests.unit.meter.events import event, sums_of
 
@@ -24,7 +24,7 @@ DECEMBER = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
 )
 def test_a_month_is_a_calendar_month_in_utc(at: float, month: str) -> None:
     assert month_of(at) == month
-    (rollup,) = rolled_up([event(completed_at=at)])
+    (rollup,) = minute_rollups([event(completed_at=at)])
     assert month_of(rollup.minute * MINUTE) == month, "the rollups of a month are those of its events"
 
 
@@ -37,7 +37,7 @@ def test_tokens_are_prompt_and_completion_of_what_did_not_fail_and_is_new() -> N
         event(source_seq=5, completed_at=DECEMBER - 3, key_id="a", outcome="client_closed"),
         event(source_seq=6, completed_at=DECEMBER - 3, key_id="c", outcome="failed"),
     ]
-    months = monthly(found, counted={e.id for e in found} - {"gw-1/5"})
+    months = key_month_tokens(found, counted={e.id for e in found} - {"gw-1/5"})
     assert list(months.items()) == [
         (MonthKey("2026-11", "a"), 0),
         (MonthKey("2026-11", "b"), 34),
@@ -60,7 +60,7 @@ def test_minutes_are_sums_over_machines_and_keys() -> None:
         )
     ]
     first = int(DECEMBER / 60)
-    minutes = by_minute(rolled_up(found))
+    minutes = minute_totals(minute_rollups(found))
     assert minutes == {
         MinuteKey(first, "qwen", "l4x2", "completed"): sums_of(found[:2]),
         MinuteKey(first + 1, "qwen", "l4x2", "completed"): sums_of(found[2:3]),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.meter.core.token_pages import page
+from services.meter.core.token_pages import tokens_page
 from shared.messages.codec import encode
 from shared.messages.meter import Tokens, TokensRow, TokenSums
 
@@ -27,9 +27,9 @@ def answer(rows: dict[tuple[str, str], int], busy: dict[str, tuple[tuple[float, 
 
 
 def pages(found: Tokens, room: int) -> list[Tokens]:
-    read = [page(found, BY, "", room)]
+    read = [tokens_page(found, BY, "", room)]
     while (after := read[-1].next) is not None:
-        read.append(page(found, BY, after, room))
+        read.append(tokens_page(found, BY, after, room))
         assert len(read) < 1000
     return read
 
@@ -58,18 +58,18 @@ def test_pages_hold_everything_once(
 
 def test_what_is_counted_between_two_pages_moves_nothing() -> None:
     rows = {("A", f"k{n}"): n for n in range(10)}
-    first = page(answer(rows, {}), BY, "", 400)
+    first = tokens_page(answer(rows, {}), BY, "", 400)
     assert first.next
-    rest = page(answer({("A", "a-new-one"): 1, **rows}, {}), BY, first.next, 10_000)
+    rest = tokens_page(answer({("A", "a-new-one"): 1, **rows}, {}), BY, first.next, 10_000)
     assert [row.dimensions["key"] for row in (*first.rows, *rest.rows)] == [f"k{n}" for n in range(10)]
 
 
 @pytest.mark.parametrize("after", ["x", "[]", "[1,2]", '{"a":1}'])
 def test_a_place_that_is_none_is_refused_by_name(after: str) -> None:
     with pytest.raises(ValueError, match=r"^after: "):
-        page(answer({}, {}), BY, after, 9)
+        tokens_page(answer({}, {}), BY, after, 9)
 
 
 def test_one_page_is_the_whole_answer() -> None:
     found = answer({("A", "k"): 1}, {"m": ((1.0, 2.0),)})
-    assert page(found, BY, "", 10_000) == msgspec.structs.replace(found, next=None)
+    assert tokens_page(found, BY, "", 10_000) == msgspec.structs.replace(found, next=None)
