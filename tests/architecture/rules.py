@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
+from tests.architecture.language import one_day, plain_identifiers, snake_case_events
+
 MAX_FILE_LINES = 300
 MAX_TEST_FILE_LINES = 450
 MAX_FUNCTION_LINES = 70
@@ -38,16 +40,16 @@ def short_file(path: PurePosixPath, text: str) -> list[str]:
 
 
 def short_functions(_path: PurePosixPath, text: str) -> list[str]:
-    found = []
+    faults = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > MAX_FUNCTION_LINES:
-                found.append(f"line {node.lineno}: {node.name} has {lines} lines, at most {MAX_FUNCTION_LINES}")
-    return found
+                faults.append(f"line {node.lineno}: {node.name} has {lines} lines, at most {MAX_FUNCTION_LINES}")
+    return faults
 
 
-def telling_name(path: PurePosixPath, _text: str) -> list[str]:
+def specific_module_name(path: PurePosixPath, _text: str) -> list[str]:
     vague = VAGUE_NAMES & {*path.parts[:-1], path.stem}
     return [f"{name!r} says nothing about what is inside" for name in sorted(vague)]
 
@@ -105,4 +107,15 @@ def one_printer(path: PurePosixPath, text: str) -> list[str]:
     ]
 
 
-RULES: tuple[Rule, ...] = (short_file, short_functions, telling_name, docstring, reasons, no_decoding, one_printer)
+RULES: tuple[Rule, ...] = (
+    short_file,
+    short_functions,
+    specific_module_name,
+    docstring,
+    reasons,
+    no_decoding,
+    one_printer,
+    plain_identifiers,
+    snake_case_events,
+    one_day,
+)

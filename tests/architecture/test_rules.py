@@ -1,9 +1,10 @@
-"""The whole tree keeps the house rules, and each rule tells good from bad."""
+"""The whole tree keeps the house rules, and each rule reports the code that breaks it."""
 
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests.architecture.language import one_day, plain_identifiers, snake_case_events
 from tests.architecture.rules import (
     MAX_FILE_LINES,
     MAX_FUNCTION_LINES,
@@ -15,7 +16,7 @@ from tests.architecture.rules import (
     reasons,
     short_file,
     short_functions,
-    telling_name,
+    specific_module_name,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -52,14 +53,21 @@ def _function(lines: int) -> str:
         (reasons, "shared/x.py", f"x  {NOQA}: F401 - kept for its effect\n", f"x  {NOQA}: F401\n"),
         (reasons, "shared/x.py", f"x  {IGNORE}[arg-type]  # it is one\n", f"x  {IGNORE}[arg-type]\n"),
         (reasons, "shared/x.py", "x  # no reason needed\n", f"x  {NOQA} - everything\n"),
+        (plain_identifiers, "deploy/x.py", "def f(reply): not_found = reply", "def f(told): reply = told"),
+        (plain_identifiers, "deploy/x.py", "import a as b", "import a as thing"),
+        (plain_identifiers, "deploy/x.py", "class Reply: ...", "class WhatItSays: ..."),
+        (snake_case_events, "spotinference/x.py", "log.info('lease_lost', x=1)", "log.info('lease lost', x=1)"),
+        (snake_case_events, "spotinference/x.py", "log.error('bus_disconnected')", "log.error('disconnected')"),
+        (one_day, "shared/x.py", "from shared.units import DAY_S", "DAY = 24 * 3600.0"),
+        (one_day, "shared/x.py", "age = 40 * DAY_S", "age = 40 * 86400.0"),
     ],
 )
-def test_a_rule_tells_good_from_bad(rule: Rule, path: str, good: str, bad: str) -> None:
+def test_a_rule_passes_good_code_and_reports_bad(rule: Rule, path: str, good: str, bad: str) -> None:
     assert rule(PurePosixPath(path), good) == []
     assert len(rule(PurePosixPath(path), bad)) == 1
 
 
 @pytest.mark.parametrize("path", ["shared/utils.py", "shared/common/x.py", "services/gateway/helpers.py"])
-def test_a_vague_name_is_found(path: str) -> None:
-    assert len(telling_name(PurePosixPath(path), "")) == 1
-    assert telling_name(PurePosixPath("shared/utilisation.py"), "") == []
+def test_a_vague_module_name_is_reported(path: str) -> None:
+    assert len(specific_module_name(PurePosixPath(path), "")) == 1
+    assert specific_module_name(PurePosixPath("shared/utilisation.py"), "") == []
