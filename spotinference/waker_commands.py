@@ -18,7 +18,7 @@ from shared.bus.view import View
 from shared.config.values import Duration
 from shared.errors import BusUnavailable, Rejected
 from shared.fleet_records import check_machine
-from shared.messages.waker import MachineRecord, MachineState, OrderKind, WakerCommand, WakerReply
+from shared.messages.waker import CommandKind, MachineRecord, MachineState, WakerCommand, WakerReply
 from spotinference.bucket_reader import started
 from spotinference.context import Context, ask, operator
 from spotinference.terminal import Screen, echo_json, say
@@ -32,8 +32,8 @@ SETTLE_SECONDS = 2.0
 REDRAW_SECONDS = 1.0
 NEAREST: Sequence[MachineState] = ("ready", "waking", "draining", "falling_asleep", "asleep", "broken", "gone")
 """Of a model's machines the one that is nearest to serving is told of."""
-DONE: Mapping[OrderKind, MachineState] = {"wake": "ready", "hibernate": "asleep"}
-BEGUN: Mapping[OrderKind, Callable[[MachineRecord], bool]] = {
+DONE: Mapping[CommandKind, MachineState] = {"wake": "ready", "hibernate": "asleep"}
+BEGUN: Mapping[CommandKind, Callable[[MachineRecord], bool]] = {
     "wake": lambda record: record.state in ("waking", "ready"),
     "hibernate": lambda record: record.state in ("draining", "falling_asleep", "asleep"),
     "cordon": lambda record: record.cordoned,
@@ -72,7 +72,7 @@ def _bound(timeout: float | None, *, wait: bool) -> float | None:
     return None
 
 
-def _give(context: Context, order: OrderKind, target: str, bound: float | None, *, as_json: bool) -> None:
+def _give(context: Context, order: CommandKind, target: str, bound: float | None, *, as_json: bool) -> None:
     """The waker says whom the order is about: its configuration counts, and the one here may know less."""
 
     async def work(bus: JetStreamBus) -> MachineRecord | None:
@@ -96,7 +96,7 @@ def _give(context: Context, order: OrderKind, target: str, bound: float | None, 
         say(f"accepted: {order} {target}{state}")
 
 
-async def _ordered(bus: Bus, order: OrderKind, target: str) -> WakerReply:
+async def _ordered(bus: Bus, order: CommandKind, target: str) -> WakerReply:
     """Returns when the leading waker has it on record. It says what is wanted, so that saying it twice does no harm."""
     command = WakerCommand(order=order, target=target, by=operator())
     try:
@@ -111,7 +111,7 @@ async def _ordered(bus: Bus, order: OrderKind, target: str) -> WakerReply:
 class Watched:
     """The fleet's records, watched from before an order is given; `machines`, once known, are whom it is about."""
 
-    def __init__(self, order: OrderKind) -> None:
+    def __init__(self, order: CommandKind) -> None:
         self.records = View(FLEET, MachineRecord, self._on_change, check=check_machine)
         self.machines: Sequence[str] = ()
         self._order = order

@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.waker.core.state import Fleet
-from shared.messages.waker import JournalEntry, MachineState, Ordered, PhaseEnded, ProviderCall
+from shared.messages.waker import CommandIssued, JournalEntry, MachineState, PhaseEnded, ProviderCall
 
 STATES: tuple[MachineState, ...] = ("asleep", "waking", "ready", "draining", "falling_asleep", "broken", "gone")
 WAKE_SECONDS = (0.5, 1, 2, 5, 10, 20, 40, 60, 120, 240, 480, 600)
@@ -51,7 +51,7 @@ class Metrics:
             case PhaseEnded():
                 if entry.done:
                     self._phase.labels(entry.tier, entry.phase).observe(entry.seconds)
-            case Ordered():
+            case CommandIssued():
                 self._orders.labels(entry.order).inc()
             case _:
                 self._moves.labels(entry.tier, entry.to_state).inc()
@@ -64,10 +64,10 @@ class Metrics:
     def fleet(self, fleet: Fleet) -> None:
         """As it stands."""
         machines = fleet.machines.values()
-        found = [(m.plan.tier, m.state) for m in machines if m.state is not None]
+        found = [(m.spec.tier, m.state) for m in machines if m.state is not None]
         for tier in {tier for tier, _ in found}:
             for state in STATES:
                 self._machines.labels(tier, state).set(found.count((tier, state)))
         self._alarms.set(sum(bool(m.trouble) for m in machines))
-        for provider, account in fleet.accounts.items():
+        for provider, account in fleet.provider_health.items():
             self._doubts.labels(provider).set(bool(account.fault) or not account.tested)

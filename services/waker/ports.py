@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.waker.core.events import Scope, Sight, Stray
+from services.waker.core.events import Observation, Orphan, RefusalScope
 from shared.messages.waker import CallOutcome
 
 
@@ -18,7 +18,7 @@ class CallResult:
     endpoint: str | None = None
     generation: int | None = None
     """Of an engine that only slept; None: as it was asked for."""
-    scope: Scope = ""
+    scope: RefusalScope = ""
     """Whom a refusal concerns."""
 
 
@@ -26,25 +26,25 @@ ACCEPTED = CallResult(outcome="accepted")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looks:
-    """What one look at an account found. A machine that is missing from `sights` was not seen: that proves nothing."""
+class AccountSnapshot:
+    """What a provider reports of an account's machines. A machine missing from `observations` proves nothing."""
 
-    sights: Mapping[str, Sight]
-    strays: tuple[Stray, ...] = ()
+    observations: Mapping[str, Observation]
+    orphans: tuple[Orphan, ...] = ()
 
 
-class Unseen(Exception):
+class ProviderUnavailable(Exception):
     """The provider could not be looked at; in words, with the provider's code."""
 
 
 class Provider(Protocol):
     """One account. Machines go by our ids; a stray by its own. No call makes a second engine or creates anything.
 
-    Every call is bounded in time and, with the account's other calls, in number. None raises but `look`.
+    Every call is bounded in time and, with the account's other calls, in number. None raises but `observe`.
     """
 
-    async def look(self) -> Looks:
-        """All of our machines, as few calls as it takes; `Unseen`."""
+    async def observe(self) -> AccountSnapshot:
+        """All of our machines, as few calls as it takes; `ProviderUnavailable`."""
         ...
 
     async def start(self, machine: str, generation: int) -> CallResult:
@@ -63,7 +63,7 @@ class Provider(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class ProbeResult:
     """What a probe got. `tokens` is what it made the engine work."""
 
     answered: bool
@@ -82,10 +82,10 @@ class Prober(Protocol):
 
     async def reach(
         self, machine: str, endpoint: str, model: str, timeout: float, *, must_list: bool = False
-    ) -> Answer:
+    ) -> ProbeResult:
         """Whether the engine answers at all. `must_list`: where it lists its models, it has to list this one."""
         ...
 
-    async def work(self, machine: str, endpoint: str, model: str, timeout: float) -> Answer:
+    async def work(self, machine: str, endpoint: str, model: str, timeout: float) -> ProbeResult:
         """Whether it does what its model is for: one token, or one embedding."""
         ...

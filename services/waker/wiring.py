@@ -11,7 +11,7 @@ from services.waker.adapters.process import LocalMachine, LocalMachines
 from services.waker.adapters.sleep_mode import SleepingMachine
 from services.waker.adapters.static import StaticMachines
 from services.waker.app.waker import Waker
-from services.waker.core.fleet_spec import plan_of
+from services.waker.core.fleet_spec import fleet_spec_of
 from services.waker.metrics import Metrics
 from services.waker.ports import Provider
 from shared.budget import GateView
@@ -32,7 +32,7 @@ from shared.tasks import cancel_and_wait
 
 
 @asynccontextmanager
-async def opened(runtime: Runtime) -> AsyncIterator[None]:
+async def service(runtime: Runtime) -> AsyncIterator[None]:
     """The running waker, leading or standing by. Leaving touches no machine: the next leader takes them over."""
     config = runtime.config
     lease = Lease(runtime.bus, subjects.WAKER_LEASE, runtime.instance, runtime.monotonic)
@@ -43,11 +43,11 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
     def closed() -> frozenset[str]:
         return frozenset(tier.name for tier in config.tier if gates.tier(tier.name, runtime.now()))
 
-    providers = accounts(config, runtime.data_dir)
+    providers = build_providers(config, runtime.data_dir)
     waker = Waker(
         bus=runtime.bus,
         lease=lease,
-        plan=plan_of(config, uuid7),
+        spec=fleet_spec_of(config, uuid7),
         providers=providers,
         prober=prober,
         metrics=Metrics(runtime.registry),
@@ -72,7 +72,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
             await provider.close()
 
 
-def accounts(config: Config, data_dir: Path) -> dict[ProviderName, Provider]:
+def build_providers(config: Config, data_dir: Path) -> dict[ProviderName, Provider]:
     """Every provider that the configured tiers need, by its name."""
     return {name: _account(name, config, data_dir) for name in sorted({tier.provider for tier in config.tier})}
 

@@ -25,7 +25,7 @@ WORDS_LENGTH = 300
 T = TypeVar("T")
 
 
-class Fault(Exception):
+class HyperstackError(Exception):
     """A call that came to nothing, in words. `status` is HTTP's, 0: no answer. `made`: it may have reached them."""
 
     def __init__(self, code: str, words: str, *, status: int = 0, made: bool = True) -> None:
@@ -74,20 +74,22 @@ class HyperstackAccount:
         await self._session.close()
 
     async def get(self, shape: type[T], path: str, **query: str) -> T:
-        """One call, its answer in this shape; `Fault`."""
+        """One call, its answer in this shape; `HyperstackError`."""
         status, body = await self._ask(path, query)
         if status != 200:
-            raise Fault(str(status), self._words(body) or f"HTTP status {status}", status=status)
+            raise HyperstackError(str(status), self._words(body) or f"HTTP status {status}", status=status)
         try:
             return decode(body, shape)
         except Unreadable as error:
-            raise Fault("answer", f"{path} was not answered as documented: {self.clean(str(error))}") from None
+            raise HyperstackError(
+                "answer", f"{path} was not answered as documented: {self.clean(str(error))}"
+            ) from None
 
     async def _ask(self, path: str, query: dict[str, str]) -> tuple[int, bytes]:
         try:
             turn = await self._throttle.turn()
         except Crowded as crowded:
-            raise Fault("throttled", str(crowded), made=False) from None
+            raise HyperstackError("throttled", str(crowded), made=False) from None
         asked_at = self._now()
         try:
             async with self._session.get(self._base_url + path, params=query, allow_redirects=False) as answer:
@@ -95,9 +97,9 @@ class HyperstackAccount:
                 self._compare(asked_at, answer.headers.get("date"))
                 return answer.status, await _body(answer)
         except TimeoutError:
-            raise Fault("timeout", "no answer in time") from None
+            raise HyperstackError("timeout", "no answer in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Fault("network", self.clean(str(error) or type(error).__name__)) from None
+            raise HyperstackError("network", self.clean(str(error) or type(error).__name__)) from None
 
     def _compare(self, asked_at: float, date: str | None) -> None:
         try:
@@ -140,7 +142,7 @@ async def _body(answer: aiohttp.ClientResponse) -> bytes:
         parts.append(part)
         size += len(part)
         if size > MAX_BODY_BYTES:
-            raise Fault("answer", f"longer than {MAX_BODY_BYTES} bytes")
+            raise HyperstackError("answer", f"longer than {MAX_BODY_BYTES} bytes")
     return b"".join(parts)
 
 

@@ -91,26 +91,26 @@ class PhaseEnded(Message, frozen=True, kw_only=True, tag="phase.v1"):
     """False: the wake ended in it."""
 
 
-OrderKind = Literal["wake", "hibernate", "cordon", "uncordon"]
+CommandKind = Literal["wake", "hibernate", "cordon", "uncordon"]
 
 
-class Ordered(Message, frozen=True, kw_only=True, tag="ordered.v1"):
+class CommandIssued(Message, frozen=True, kw_only=True, tag="ordered.v1"):
     """`fleet.journal.<machine or model>`: the operator said so."""
 
     at: UnixSeconds
     machine: str
     """The model's name, of `wake`."""
-    order: OrderKind
+    order: CommandKind
     by: str
 
 
-JournalEntry = Transition | ProviderCall | PhaseEnded | Ordered
+JournalEntry = Transition | ProviderCall | PhaseEnded | CommandIssued
 
 
 class WakerCommand(Message, frozen=True, kw_only=True, tag="waker_command.v1"):
     """Request on `waker.command`: an order of the operator."""
 
-    order: OrderKind
+    order: CommandKind
     target: str
     """A model's name for `wake`, a machine's id for all others."""
     by: str
@@ -201,10 +201,10 @@ class WakesMemory(Message, frozen=True, kw_only=True, tag="wakes_memory.v1"):
     wakes: dict[str, WakeMemory] = msgspec.field(default_factory=dict)
 
 
-class OrdersMemory(Message, frozen=True, kw_only=True, tag="orders_memory.v1"):
+class OperatorWakesMemory(Message, frozen=True, kw_only=True, tag="orders_memory.v1"):
     """Bucket `waker`, `orders`: models that the operator wants awake and that no machine serves for it yet."""
 
     models: tuple[str, ...] = ()
 
 
-Memory = MachineMemory | TierMemory | OrdersMemory | WakesMemory
+Memory = MachineMemory | TierMemory | OperatorWakesMemory | WakesMemory

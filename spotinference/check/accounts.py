@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from services.waker.core.events import Sight
-from services.waker.ports import Looks, Provider, Unseen
-from services.waker.wiring import accounts
+from services.waker.core.events import Observation
+from services.waker.ports import AccountSnapshot, Provider, ProviderUnavailable
+from services.waker.wiring import build_providers
 from shared.config.fleet import Machine
 from shared.config.providers import ProviderName
 from shared.config.sections import Config
@@ -19,12 +19,12 @@ CALL_SECONDS = 60.0
 """For a self-test or a look: several calls, each bounded by its provider."""
 
 
-async def check_accounts(config: Config, data_dir: Path) -> tuple[list[Finding], dict[str, Sight]]:
+async def check_accounts(config: Config, data_dir: Path) -> tuple[list[Finding], dict[str, Observation]]:
     """What is to say of each account, and what is seen of the machines. One account's faults hide no other's."""
     names = sorted({tier.provider for tier in config.tier if tier.traits.account_hint is not None})
     told = await asyncio.gather(*(_account(_part(config, name), name, data_dir) for name in names))
     findings = [finding for found, _ in told for finding in found]
-    return findings, {machine: sight for _, sights in told for machine, sight in sights.items()}
+    return findings, {machine: observation for _, observations in told for machine, observation in observations.items()}
 
 
 def _part(config: Config, name: ProviderName) -> Config:
@@ -35,9 +35,9 @@ def _part(config: Config, name: ProviderName) -> Config:
     return msgspec.structs.replace(config, tier=tiers, machine=machines, model=())
 
 
-async def _account(part: Config, name: ProviderName, data_dir: Path) -> tuple[list[Finding], Mapping[str, Sight]]:
+async def _account(part: Config, name: ProviderName, data_dir: Path) -> tuple[list[Finding], Mapping[str, Observation]]:
     try:
-        provider = accounts(part, data_dir)[name]
+        provider = build_providers(part, data_dir)[name]
     except Misconfigured as error:
         return [wrong(f"provider {name}: {error}")], {}
     except ImportError as error:
@@ -45,11 +45,11 @@ async def _account(part: Config, name: ProviderName, data_dir: Path) -> tuple[li
         return [wrong(f"provider {name}: {error.name or error} is not installed here: {fix}")], {}
     try:
         faults = await _tested(provider)
-        seen, sights = await _seen(provider, part.machine, name, faults)
+        seen, observations = await _seen(provider, part.machine, name, faults)
     finally:
         await provider.close()
     tested = [wrong(_by(name, fault)) for fault in faults]
-    return (tested or [ok(f"provider {name}: its self-test found nothing wrong")]) + seen, sights
+    return (tested or [ok(f"provider {name}: its self-test found nothing wrong")]) + seen, observations
 
 
 def _by(name: str, text: str) -> str:
@@ -68,48 +68,48 @@ async def _tested(provider: Provider) -> Sequence[str]:
 
 async def _seen(
     provider: Provider, machines: Sequence[Machine], name: str, told: Sequence[str]
-) -> tuple[list[Finding], Mapping[str, Sight]]:
+) -> tuple[list[Finding], Mapping[str, Observation]]:
     """`told` is what the self-test said: it is not said twice."""
     try:
         async with asyncio.timeout(CALL_SECONDS):
-            looks = await provider.look()
-    except (Unseen, TimeoutError) as error:
+            snapshot = await provider.observe()
+    except (ProviderUnavailable, TimeoutError) as error:
         why = str(error) or f"no answer within {CALL_SECONDS:g} s"
         if any(fault in why for fault in told):
             return [], {}
         return [wrong(_by(name, f"its machines cannot be seen: {why}"))], {}
-    findings = [f for m in machines if (f := _machine(m, looks.sights.get(m.id), name, told)) is not None]
-    return findings + _strays(looks, name), looks.sights
+    findings = [f for m in machines if (f := _machine(m, snapshot.observations.get(m.id), name, told)) is not None]
+    return findings + _orphans(snapshot, name), snapshot.observations
 
 
-def _machine(machine: Machine, sight: Sight | None, name: str, told: Sequence[str]) -> Finding | None:
+def _machine(machine: Machine, observation: Observation | None, name: str, told: Sequence[str]) -> Finding | None:
     who = f"machine {machine.id}: {machine.instance}"
-    if sight is None:
+    if observation is None:
         return wrong(f"{who} was not told by {name}: may these credentials see it? Ask again")
-    reason = f": {sight.reason}" if sight.reason else ""
-    if sight.power == "gone":
+    reason = f": {observation.reason}" if observation.reason else ""
+    if observation.power == "not_found":
         if any(machine.instance and machine.instance in text for text in told):
             return None
         return wrong(f"{who} is not known to {name}{reason}: correct `instance`, or leave the machine out")
-    state = f"{who} is {sight.provider_state} at {name}"
-    if sight.power == "failed":
+    state = f"{who} is {observation.provider_state} at {name}"
+    if observation.power == "error":
         return wrong(f"{state}, which is broken{reason}: mend it at the provider, or leave the machine out")
-    if sight.locked:
-        return wrong(f"{state}, and cannot be started by us: {sight.locked}")
-    return _known(state, sight)
+    if observation.locked:
+        return wrong(f"{state}, and cannot be started by us: {observation.locked}")
+    return _known(state, observation)
 
 
-def _known(state: str, sight: Sight) -> Finding:
-    if sight.power == "halted":
+def _known(state: str, observation: Observation) -> Finding:
+    if observation.power == "stopped_billed":
         return note(f"{state}: off, and billed as if it ran; the waker starts it and puts it to sleep")
-    if sight.leaving:
-        return note(f"{state}, and is about to be taken away: {sight.leaving}")
+    if observation.leaving:
+        return note(f"{state}, and is about to be taken away: {observation.leaving}")
     return ok(state)
 
 
-def _strays(looks: Looks, name: str) -> list[Finding]:
+def _orphans(snapshot: AccountSnapshot, name: str) -> list[Finding]:
     fix = "the waker puts it to sleep; add a [[machine]], or take the mark off"
     return [
-        note(f"provider {name}: {stray.id} ({stray.sight.provider_state}) has our mark and is not configured: {fix}")
-        for stray in looks.strays
+        note(f"provider {name}: {o.id} ({o.observation.provider_state}) has our mark and is not configured: {fix}")
+        for o in snapshot.orphans
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from services.waker.core.events import Sight
+from services.waker.core.events import Observation
 from shared.config.sections import Config
 from spotinference.check.engines import check_engines
 from spotinference.check.local import _bus, _command, _costs, _database, _ports
@@ -47,10 +47,10 @@ async def _parts(config: Config, data_dir: Path) -> AsyncIterator[list[Finding]]
     bus, records = await _bus(config, data_dir)
     yield bus
     yield await _database(config)
-    sights: dict[str, Sight] = {}
+    observations: dict[str, Observation] = {}
     if any(tier.traits.account_hint is not None for tier in config.tier):
         from spotinference.check.accounts import check_accounts
 
-        accounts, sights = await check_accounts(config, data_dir)
+        accounts, observations = await check_accounts(config, data_dir)
         yield accounts
-    yield await check_engines(config, sights, records)
+    yield await check_engines(config, observations, records)

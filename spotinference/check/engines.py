@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from services.waker.adapters.probe import HttpProber
-from services.waker.core.events import Sight
+from services.waker.core.events import Observation
 from shared.config.fleet import Machine
 from shared.config.providers import traits_of
 from shared.config.sections import Config
@@ -19,7 +19,7 @@ AT_ONCE = 16
 
 
 async def check_engines(
-    config: Config, sights: Mapping[str, Sight], records: Mapping[str, MachineRecord]
+    config: Config, observations: Mapping[str, Observation], records: Mapping[str, MachineRecord]
 ) -> list[Finding]:
     """Each machine's engine, by its own findings. What sleeps is not asked, and that is said."""
     turns = asyncio.Semaphore(AT_ONCE)
@@ -30,8 +30,8 @@ async def check_engines(
 
     async def checked(machine: Machine) -> list[Finding]:
         async with turns:
-            sight, record = sights.get(machine.id), records.get(machine.id)
-            return await Engine(config, machine, sight=sight, record=record, prober=prober).findings()
+            observation, record = observations.get(machine.id), records.get(machine.id)
+            return await Engine(config, machine, observation=observation, record=record, prober=prober).findings()
 
     try:
         found = await asyncio.gather(*(checked(machine) for machine in config.machine))
@@ -48,7 +48,7 @@ class Engine:
         config: Config,
         machine: Machine,
         *,
-        sight: Sight | None,
+        observation: Observation | None,
         record: MachineRecord | None,
         prober: HttpProber,
     ) -> None:
@@ -57,7 +57,7 @@ class Engine:
         self._traits = traits_of(self._provider)
         self._who = f"machine {machine.id}"
         self._configured = machine.endpoint
-        self._sight = sight
+        self._sight = observation
         self._record = record
         self._models = [m.served_as or m.name for m in config.model if machine.tier in m.lineup]
         self._prober = prober
@@ -91,7 +91,7 @@ class Engine:
         if self._traits.is_local:
             running = self._record is not None and self._record.endpoint is not None
             return "" if running else "it does not run"
-        if self._sight is None or self._sight.power == "up":
+        if self._sight is None or self._sight.power == "running":
             return ""
         return f"{self._provider} says that the machine is {self._sight.provider_state}"
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from shared.key_names import key_label
 from shared.messages.budget import GateTurned, Journalled
 from shared.messages.codec import rfc3339
-from shared.messages.waker import Ordered, PhaseEnded, ProviderCall, Transition
+from shared.messages.waker import CommandIssued, PhaseEnded, ProviderCall, Transition
 from spotinference.terminal import echo_json, say
 
 Names = Mapping[str, str]
@@ -37,7 +37,7 @@ def _facts(entry: Journalled, names: Names) -> dict[str, object]:
         case PhaseEnded():
             told = {"phase": entry.phase, "wake_id": entry.wake_id}
             return {"kind": "phase", **told, "seconds": entry.seconds, "done": entry.done}
-        case Ordered():
+        case CommandIssued():
             return {"kind": "order", "order": entry.order, "by": entry.by}
 
 
@@ -55,7 +55,7 @@ def _words(entry: Journalled, names: Names) -> str:
             return f"{entry.call} {entry.outcome}{code} ({entry.seconds:.3f} s)"
         case PhaseEnded():
             return f"{entry.phase} {'done' if entry.done else 'given up'} after {entry.seconds:.3f} s"
-        case Ordered():
+        case CommandIssued():
             return f"{entry.order}, said {entry.by}"
 
 

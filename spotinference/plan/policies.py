@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal
 
-from services.waker.core.idle import IdlePlan, Past, break_even, idle_plan
+from services.waker.core.idle import IdleSettings, Past, break_even, idle_settings
 from shared.config.fleet import Tier
 from shared.config.sections import Config
 from shared.config.values import Money
@@ -61,10 +61,10 @@ def plan_of(config: Config, tier: Tier, traffic: Traffic, wake: float, wake_from
 
 def compare(config: Config, tier: Tier, traffic: Traffic, wake: float) -> list[Row]:
     """Every policy on the same traffic, with the bounds and schedules that the tier has."""
-    plan = idle_plan(config, tier)
+    plan = idle_settings(config, tier)
     spans = warm_spans(plan, traffic.span)
     even = break_even(plan, Past(wakes=(wake,)))
-    variants: list[tuple[IdlePlan, float | None]] = [
+    variants: list[tuple[IdleSettings, float | None]] = [
         (replace(plan, policy="fixed", timeout=timeout), timeout) for timeout in sorted({plan.timeout, *TIMEOUTS})
     ]
     variants.append((replace(plan, policy="break_even"), plan.timeout if even is None else even))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf
 
-from services.waker.core.idle import HOUR, MINUTE, IdlePlan, Past, observed, sleep_at, wake_at, warm
+from services.waker.core.idle import HOUR, MINUTE, IdleSettings, Past, observed, sleep_at, wake_at, warm
 
 Span = tuple[float, float]
 
@@ -45,7 +45,7 @@ class Outcome:
         return self.waits[place - 1] if place > 0 else 0.0
 
 
-def replay(traffic: Traffic, plan: IdlePlan, wake: float, warm_spans: Sequence[Span] = ()) -> Outcome:
+def replay(traffic: Traffic, plan: IdleSettings, wake: float, warm_spans: Sequence[Span] = ()) -> Outcome:
     """Under this policy, which learns gaps as it goes. `warm_spans`: when the plan's schedules want it awake."""
     start, end = traffic.span
     run = _Run(plan=plan, wake_seconds=wake, warm=warm_spans, asleep_since=start)
@@ -68,7 +68,7 @@ def replay(traffic: Traffic, plan: IdlePlan, wake: float, warm_spans: Sequence[S
 
 def always_on(traffic: Traffic, wake: float) -> Outcome:
     """Woken at the start and never put to sleep."""
-    return replay(traffic, IdlePlan(policy="fixed", timeout=0.0), wake, [(traffic.span[0], inf)])
+    return replay(traffic, IdleSettings(policy="fixed", timeout=0.0), wake, [(traffic.span[0], inf)])
 
 
 def clairvoyant(traffic: Traffic, wake: float) -> Outcome:
@@ -97,7 +97,7 @@ def clairvoyant(traffic: Traffic, wake: float) -> Outcome:
     return _outcome(traffic, awake, wakes, waits, waiting)
 
 
-def warm_spans(plan: IdlePlan, span: Span) -> list[Span]:
+def warm_spans(plan: IdleSettings, span: Span) -> list[Span]:
     """When schedules want the machine awake, within the span: whole minutes, merged."""
     if not plan.keep_warm:
         return []
@@ -126,7 +126,7 @@ def most_at_once(traffic: Traffic) -> int:
 class _Run:
     """The machine while it is replayed."""
 
-    plan: IdlePlan
+    plan: IdleSettings
     wake_seconds: float
     warm: Sequence[Span]
     asleep_since: float

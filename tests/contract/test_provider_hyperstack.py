@@ -22,7 +22,7 @@ class HyperstackRig:
     cloud: HyperstackCloud
     provider: Hyperstack
     vm: FakeVm
-    stray: str
+    orphan: str
     late: bool
     """Where there is no room, the start is accepted and comes to nothing."""
     machine: str = "h100x2-1"
@@ -54,10 +54,10 @@ class TestHyperstack(CloudContract):
     @pytest.fixture(params=[False, True], ids=["at-once", "late"])
     async def rig(self, request: pytest.FixtureRequest) -> AsyncIterator[CloudRig]:
         async with hyperstack_cloud(seconds=0.2) as cloud:
-            vm, stray = cloud.add(labels=[LABEL]), cloud.add("ACTIVE", labels=[LABEL])
+            vm, orphan = cloud.add(labels=[LABEL]), cloud.add("ACTIVE", labels=[LABEL])
             cloud.add("ACTIVE", labels=["spotinference-fleet=other"])
             instances = {"h100x2-1": str(vm.id), "h100x2-2": "999"}
             api = HyperstackApi(HyperstackAccount(cloud.base_url, cloud.key, Throttle(100_000)))
             provider = Hyperstack(api, instances, "test")
-            yield HyperstackRig(cloud, provider, vm, f"hyperstack:{stray.id}", late=request.param)
+            yield HyperstackRig(cloud, provider, vm, f"hyperstack:{orphan.id}", late=request.param)
             await provider.close()

@@ -13,7 +13,7 @@ import pytest
 from services.waker.adapters.process import LocalMachine, LocalMachines
 from services.waker.adapters.sleep_mode import SleepingMachine
 from services.waker.ports import CallResult
-from tests.contract.providers import ProviderContract, reach, sight
+from tests.contract.providers import ProviderContract, observation, reach
 from tests.kit.waiting import until
 
 ENGINE = """
@@ -65,7 +65,7 @@ async def local(tmp_path: Path) -> AsyncIterator[ProcessRig]:
     rig = ProcessRig(Machines({"m1": LocalMachine(tmp_path / "m1", command, read_end)}), log)
     yield rig
     await rig.provider.stop("m1", force=False)
-    await reach(rig, "off")
+    await reach(rig, "stopped")
     os.close(write_end)
     os.close(read_end)
 
@@ -87,7 +87,7 @@ async def sleeping(tmp_path: Path) -> AsyncIterator[SleepingRig]:
     yield rig
     await rig.provider.close()
     await rig.provider.stop("m1", force=True)
-    await until(lambda: sight(rig), lambda seen: seen.provider_state == "stopped")
+    await until(lambda: observation(rig), lambda seen: seen.provider_state == "stopped")
     os.close(write_end)
     os.close(read_end)
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 
-from services.waker.core.fleet_spec import plan_of
+from services.waker.core.fleet_spec import fleet_spec_of
 from services.waker.core.history import PHASES
-from services.waker.core.transitions import MOVES
+from services.waker.core.transitions import TRANSITIONS
 from shared.config.load import parse
 from shared.messages.waker import MachineState, Phase
 from tests.unit.waker.invariants import sentences
@@ -45,21 +45,21 @@ def _head() -> Iterator[str]:
 def _moves() -> Iterator[str]:
     yield "## Moves\n"
     yield "```mermaid\nstateDiagram-v2"
-    for start, ends in MOVES.items():
+    for start, ends in TRANSITIONS.items():
         yield from (f"  {start or '[*]'} --> {end}" for end in ends if end not in ANYWHERE)
     yield "```\n"
     yield "Any state may become `broken` or `gone`, but `gone` does not become `broken`; the diagram leaves these"
     yield "out. What is gone may return ([ADR 0012](../adr/0012-gone-may-return.md)).\n"
     yield "| from | to | why |\n|---|---|---|"
-    for start, ends in MOVES.items():
+    for start, ends in TRANSITIONS.items():
         named = f"`{start}`" if start else "not seen yet"
         yield from (f"| {named} | `{end}` | {why} |" for end, why in ends.items() if end not in ANYWHERE)
-    yield from (f"| any | `{end}` | {MOVES[None][end]} |" for end in ANYWHERE)
+    yield from (f"| any | `{end}` | {TRANSITIONS[None][end]} |" for end in ANYWHERE)
     yield ""
 
 
 def _phases() -> Iterator[str]:
-    limits = plan_of(parse("", "defaults"), str).phase_limits
+    limits = fleet_spec_of(parse("", "defaults"), str).phase_limits
     yield "## Phases of a wake\n"
     yield "In this order; a local process has no boot and no network to wait for. Past its limit, or the wake's"
     yield "deadline, the machine is put to sleep and another is tried.\n"

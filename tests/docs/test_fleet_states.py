@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-from services.waker.core.transitions import MOVES
+from services.waker.core.transitions import TRANSITIONS
 from shared.messages.waker import MachineState
 from tests.docs.fleet_states import STATES, fleet_states
 from tests.docs.pages import page
@@ -17,13 +17,13 @@ def test_the_page_is_as_the_code_has_it() -> None:
 
 def test_every_state_and_every_move_is_told_with_its_why() -> None:
     states = set(get_args(MachineState))
-    assert set(STATES) == states == set(MOVES) - {None}
-    assert all(why for ends in MOVES.values() for why in ends.values())
+    assert set(STATES) == states == set(TRANSITIONS) - {None}
+    assert all(why for ends in TRANSITIONS.values() for why in ends.values())
 
 
 def test_the_moves_are_the_designs_and_the_way_back_from_gone() -> None:
     anywhere = {"broken", "gone"}
-    assert {start: set(ends) for start, ends in MOVES.items()} == {
+    assert {start: set(ends) for start, ends in TRANSITIONS.items()} == {
         None: {"asleep", "waking", "ready"} | anywhere,
         "asleep": {"waking"} | anywhere,
         "waking": {"ready", "falling_asleep", "asleep"} | anywhere,

@@ -19,7 +19,7 @@ from tests.docs.pages import page, quoted
 PAGE = page("docs/reference/metrics.md")
 SERVICES: dict[str, Service] = {
     "gateway": gateway.service,
-    "waker": waker.opened,
+    "waker": waker.service,
     "meter": meter.service,
     "billing": billing.opened,
 }

@@ -14,35 +14,35 @@ from typing import NamedTuple
 
 from services.gateway.adapters.activity_reporter import PERIOD_SECONDS, QUIET_SECONDS
 from services.gateway.core.scheduler import RequestScheduler, Ticket
-from services.waker.core.adopt import Left, adopt
+from services.waker.core.adopt import PersistedState, adopt
 from services.waker.core.events import (
+    ActivityReported,
     Called,
-    Demand,
+    DemandReported,
     Effect,
     Event,
     Journal,
-    LookAt,
-    Looked,
+    Observation,
+    Observe,
+    Observed,
     Probe,
     Probed,
+    RecordWritten,
     Remember,
-    Sight,
     StartMachine,
     StopMachine,
     Tested,
     TestProvider,
     Tick,
-    Used,
     Write,
-    Written,
 )
 from services.waker.core.fleet import handle
-from services.waker.core.fleet_spec import plan_of
+from services.waker.core.fleet_spec import fleet_spec_of
 from services.waker.core.state import Fleet
 from shared.config.load import parse
 from shared.config.sections import Config
 from shared.messages.gateway import Activity, WakeRequest
-from shared.messages.waker import MachineMemory, MachineRecord, OrdersMemory, TierMemory, Transition
+from shared.messages.waker import MachineMemory, MachineRecord, OperatorWakesMemory, TierMemory, Transition
 
 TICK_SECONDS = 1.0
 """A waker's own is a quarter of that: fewer make more cycles in the time of a test, and messages move it as well."""
@@ -91,7 +91,7 @@ class Engine:
 
 @dataclass(eq=False)
 class Gateway:
-    """One front door: the real books, told of as `ActivityReporter` and `Demand` tell."""
+    """One front door: the real books, told of as `ActivityReporter` and `DemandReported` tell."""
 
     name: str
     town: "Town"
@@ -119,7 +119,7 @@ class Gateway:
     def report(self) -> None:
         self.reporting = False
         machines = self.scheduler.activity(self.revisions.__getitem__, self.town.now)
-        self.town.to_waker(Used(Activity(gateway=self.name, sent_at=self.town.now, machines=machines)))
+        self.town.to_waker(ActivityReported(Activity(gateway=self.name, sent_at=self.town.now, machines=machines)))
 
     def period(self) -> None:
         self.report()
@@ -158,7 +158,7 @@ class Gateway:
         else:
             self.wanted.discard(model)
         request = WakeRequest(model=model, gateway=self.name, waiting=waiting, deadline=now + CAP, sent_at=now)
-        self.town.to_waker(Demand(request, now))
+        self.town.to_waker(DemandReported(request, now))
 
     def serve(self, model: str, seconds: float, answered: Callable[[], None], record: MachineRecord) -> None:
         engine = self.town.engines[record.machine]
@@ -186,10 +186,10 @@ class Town:
         self.numbers = itertools.count()
         self._queue: list[Due] = []
         self.config = config_of(machines)
-        self.plan = plan_of(self.config, lambda _now: f"wake-{next(self.numbers)}")
-        self.engines = {name: Engine() for name in self.plan.machines}
+        self.spec = fleet_spec_of(self.config, lambda _now: f"wake-{next(self.numbers)}")
+        self.engines = {name: Engine() for name in self.spec.machines}
         self.bucket: dict[str, tuple[MachineRecord, int]] = {}
-        self.memories: dict[str, MachineMemory | TierMemory | OrdersMemory] = {}
+        self.memories: dict[str, MachineMemory | TierMemory | OperatorWakesMemory] = {}
         self.revision = 0
         self.term = 0
         """Rises with each leader and with each leader's death: what an earlier one waits for comes to nobody."""
@@ -201,7 +201,7 @@ class Town:
         self.gateways = [Gateway(f"g{number}", self) for number in range(gateways)]
         for gateway in self.gateways:
             self.later(self.chance.uniform(0.0, PERIOD_SECONDS), gateway.period)
-        self.fleet = Fleet(plan=self.plan, leading_since=self.now, machines={})
+        self.fleet = Fleet(spec=self.spec, leading_since=self.now, machines={})
         self.leads()
 
     def later(self, seconds: float, do: Callable[[], None]) -> None:
@@ -225,8 +225,8 @@ class Town:
 
     def tell(self, event: Event) -> None:
         if self.leading:
-            if isinstance(event, Demand):
-                event = Demand(event.request, self.now)
+            if isinstance(event, DemandReported):
+                event = DemandReported(event.request, self.now)
             self.fleet, effects = handle(self.fleet, event, self.now)
             self._done(effects)
 
@@ -235,12 +235,12 @@ class Town:
         self.term += 1
         self.leading = True
         memories = self.memories.values()
-        left = Left(
+        left = PersistedState(
             records=dict(self.bucket),
             machines={m.machine: m for m in memories if isinstance(m, MachineMemory)},
             tiers={m.tier: m for m in memories if isinstance(m, TierMemory)},
         )
-        self.fleet, effects = adopt(self.plan, left, {"process": self.look(self.now)}, self.now, closed=frozenset())
+        self.fleet, effects = adopt(self.spec, left, {"process": self.observe(self.now)}, self.now, closed=frozenset())
         self._done(effects)
         self._tick(self.term)
 
@@ -250,15 +250,19 @@ class Town:
         self.leading = False
         self.later(seconds, self.leads)
 
-    def look(self, asked_at: float) -> Looked:
-        return Looked(provider="process", asked_at=asked_at, sights={name: self._sight(name) for name in self.engines})
+    def observe(self, asked_at: float) -> Observed:
+        return Observed(
+            provider="process", asked_at=asked_at, observations={name: self._sight(name) for name in self.engines}
+        )
 
-    def _sight(self, name: str) -> Sight:
+    def _sight(self, name: str) -> Observation:
         engine = self.engines[name]
         if not engine.running:
-            return Sight(power="off", provider_state="stopped", generation=engine.generation, ended_at=self.now)
-        return Sight(
-            power="falling" if engine.ends else "up",
+            return Observation(
+                power="stopped", provider_state="stopped", generation=engine.generation, ended_at=self.now
+            )
+        return Observation(
+            power="stopping" if engine.ends else "running",
             provider_state="stopping" if engine.ends else "running",
             generation=engine.generation,
             endpoint=f"http://{name}:{engine.generation}",
@@ -303,9 +307,9 @@ class Town:
             gateway.heard_until = max(gateway.heard_until, self.now + self.lag())
             hears = partial(gateway.hears, record, self.revision)
             self.later(gateway.heard_until - self.now, hears)
-        self.later(0.0, partial(self._written, self.term, Written(record, self.revision)))
+        self.later(0.0, partial(self._written, self.term, RecordWritten(record, self.revision)))
 
-    def _written(self, term: int, event: Written) -> None:
+    def _written(self, term: int, event: RecordWritten) -> None:
         if term == self.term:
             self.tell(event)
 
@@ -319,9 +323,9 @@ class Town:
                 self._stopping(machine)
                 stopped = Called(machine=machine, call="stop", serial=serial, outcome="accepted", seconds=0.0)
                 self._answer(0.01, lambda: stopped)
-            case LookAt():
+            case Observe():
                 asked_at = self.now
-                self._answer(chance.uniform(0.001, 0.05), lambda: self.look(asked_at))
+                self._answer(chance.uniform(0.001, 0.05), lambda: self.observe(asked_at))
             case Probe():
                 self._answer(chance.uniform(0.001, 0.05), lambda: self._probed(effect))
             case TestProvider(provider):

@@ -55,7 +55,7 @@ SHAPES = [(1, 2, 4500), (1, 3, 3500), (3, 3, 2000)]
 )
 def test_cycles_lose_and_cut_nobody(machines: int, gateways: int, cycles: int) -> None:
     town = Town(machines + gateways, machines=machines, gateways=gateways)
-    clients = [Clients(town, model) for model in town.plan.lineups]
+    clients = [Clients(town, model) for model in town.spec.lineups]
     town.run(lambda: town.stops < cycles)
     settle(town, clients)
     assert town.starts == town.stops, "one start for each time that it slept"
@@ -64,7 +64,7 @@ def test_cycles_lose_and_cut_nobody(machines: int, gateways: int, cycles: int) -
 
 def test_leaders_that_die_all_the_time_lose_and_cut_nobody() -> None:
     town = Town(5, machines=2)
-    clients = [Clients(town, model) for model in town.plan.lineups]
+    clients = [Clients(town, model) for model in town.spec.lineups]
 
     def die() -> None:
         if town.leading and clients[0].going:

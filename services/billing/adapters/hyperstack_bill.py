@@ -8,7 +8,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 import msgspec
 
 from services.billing.core.money import PLACES, units
-from shared.clouds.hyperstack import Fault, HyperstackAccount
+from shared.clouds.hyperstack import HyperstackAccount, HyperstackError
 
 PAGE_SIZE = 100
 MAX_PAGES = 50
@@ -57,7 +57,11 @@ class HyperstackBill:
         await self._account.close()
 
     async def cumulative(self) -> dict[str, int]:
-        """By the provider's id of the machine, in units of money; `Fault`. A machine without a bill is not in it."""
+        """By the provider's id of the machine, in units of money. A machine without a bill is left out.
+
+        Raises:
+            HyperstackError: the bill could not be read.
+        """
         found: dict[tuple[int, str], int] = {}
         for page in range(1, MAX_PAGES + 1):
             history = await self._page(page)
@@ -70,7 +74,7 @@ class HyperstackBill:
             if not rows or (pages is not None and page >= pages):
                 break
         else:
-            raise Fault("answer", f"the bill has more than {MAX_PAGES} pages of {PAGE_SIZE} machines")
+            raise HyperstackError("answer", f"the bill has more than {MAX_PAGES} pages of {PAGE_SIZE} machines")
         told: dict[str, int] = {}
         for (machine, _), amount in found.items():
             told[str(machine)] = told.get(str(machine), 0) + amount
@@ -81,11 +85,11 @@ class HyperstackBill:
             _Bills, "/billing/billing/history/virtual-machine", page=str(page), per_page=str(PAGE_SIZE)
         )
         if not answer.status or answer.billing_history_vm is None:
-            raise Fault("answer", self._account.clean(answer.message or "no bill in the answer"), status=200)
+            raise HyperstackError("answer", self._account.clean(answer.message or "no bill in the answer"), status=200)
         return answer.billing_history_vm
 
 
 def _units(amount: Decimal) -> int:
     if not amount.is_finite() or not 0 <= amount < MOST:
-        raise Fault("answer", f"{amount} is not what a machine can have cost", status=200)
+        raise HyperstackError("answer", f"{amount} is not what a machine can have cost", status=200)
     return units(amount.quantize(_LAST_PLACE, ROUND_HALF_EVEN))

@@ -9,7 +9,7 @@ from services.billing.adapters.accrual_store import Accruals
 from services.billing.core.accrual import Reading, fell
 from services.billing.core.days import millis
 from services.billing.metrics import Metrics
-from shared.clouds.hyperstack import Fault
+from shared.clouds.hyperstack import HyperstackError
 
 log = structlog.get_logger()
 
@@ -20,7 +20,7 @@ class Bill(Protocol):
     provider: str
 
     async def cumulative(self) -> dict[str, int]:
-        """By resource, in units of money; `Fault`."""
+        """By resource, in units of money; `HyperstackError`."""
         ...
 
 
@@ -55,7 +55,7 @@ class Bills:
         at = millis(self._now())
         try:
             told = await self._bill.cumulative()
-        except Fault as fault:
+        except HyperstackError as fault:
             self._failed(str(fault))
             return
         readings = {name: Reading(amount, at) for name, amount in told.items() if name in self._machine_of}

@@ -9,8 +9,8 @@ from services.waker.adapters import ec2_observations
 from services.waker.adapters.ec2_account import Ec2Account
 from services.waker.adapters.ec2_failures import NO_HIBERNATION, SKEW_SECONDS, Failure, clock_fault
 from services.waker.adapters.ec2_observations import Described, Seen
-from services.waker.core.events import Sight, Stray
-from services.waker.ports import ACCEPTED, CallResult, Looks, Unseen
+from services.waker.core.events import Observation, Orphan
+from services.waker.ports import ACCEPTED, AccountSnapshot, CallResult, ProviderUnavailable
 from shared.clouds.throttle import Throttle
 from shared.config.providers import ProviderName
 
@@ -21,7 +21,7 @@ PAGE = 1000
 FILTER_VALUES = 200
 """Values in one filter; EC2's bound."""
 MOST_PAGES = 50
-LOOK_SECONDS = 25.0
+OBSERVE_SECONDS = 25.0
 """For all calls of a look."""
 YOUNG_SECONDS = 180.0
 """So long after its start a machine may not be ready to hibernate."""
@@ -51,22 +51,22 @@ class Ec2:
         self._started: dict[str, float] = {}
         """By instance id: when we started it, which a look may not show yet."""
 
-    async def look(self) -> Looks:
+    async def observe(self) -> AccountSnapshot:
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                sights = await self._look()
+            async with asyncio.timeout(OBSERVE_SECONDS):
+                observations = await self._observe()
         except Failure as fault:
-            raise Unseen(f"EC2: {fault}") from fault
+            raise ProviderUnavailable(f"EC2: {fault}") from fault
         except TimeoutError:
-            raise Unseen(f"EC2 said not all within {LOOK_SECONDS:g} s") from None
-        machines = {machine: sights[i] for machine, i in self._instances.items() if i in sights}
+            raise ProviderUnavailable(f"EC2 said not all within {OBSERVE_SECONDS:g} s") from None
+        machines = {machine: observations[i] for machine, i in self._instances.items() if i in observations}
         ours = set(self._instances.values())
-        strays = [
-            Stray(id=f"{NAME}:{i}", provider=NAME, sight=sight)
-            for i, sight in sights.items()
-            if i not in ours and sight.power != "gone"
+        orphans = [
+            Orphan(id=f"{NAME}:{i}", provider=NAME, observation=observation)
+            for i, observation in observations.items()
+            if i not in ours and observation.power != "not_found"
         ]
-        return Looks(sights=machines, strays=tuple(strays))
+        return AccountSnapshot(observations=machines, orphans=tuple(orphans))
 
     async def start(self, machine: str, generation: int) -> CallResult:  # noqa: ARG002 - EC2 counts no generations
         instance = self._instance(machine)
@@ -84,7 +84,7 @@ class Ec2:
         instance = self._instance(machine)
         seen = self._seen.get(instance)
         try:
-            if force and seen is not None and seen.power == "falling":
+            if force and seen is not None and seen.power == "stopping":
                 await self._stop(instance, Force=True)
             elif seen is not None and seen.hibernates:
                 return await self._hibernate(instance, seen)
@@ -96,10 +96,10 @@ class Ec2:
 
     async def test(self) -> tuple[str, ...]:
         try:
-            sights = await self._look()
+            observations = await self._observe()
         except Failure as fault:
             return (f"EC2: {fault}",)
-        known = {m: i for m, i in self._instances.items() if i in sights and sights[i].power != "gone"}
+        known = {m: i for m, i in self._instances.items() if i in observations and observations[i].power != "not_found"}
         faults = [
             *await self._forbidden("StartInstances", known),
             *await self._forbidden("StopInstances", known),
@@ -126,12 +126,12 @@ class Ec2:
             awake = self._clock() - max(seen.launched, self._started.get(instance, 0.0))
             if awake < YOUNG_SECONDS:
                 reason = f"it started {awake:.0f} s ago and cannot hibernate yet: to be asked again"
-                return CallResult(outcome="refused", code=fault.result.code, scope="busy", reason=reason)
+                return CallResult(outcome="refused", code=fault.result.code, scope="transient", reason=reason)
             # Its engine is drained: a plain stop loses nothing but what it had in memory, and saves the money.
             await self._stop(instance)
         return ACCEPTED
 
-    async def _look(self) -> dict[str, Sight]:
+    async def _observe(self) -> dict[str, Observation]:
         """What is known of each instance that is ours, by its id. `Failure`."""
         found: dict[str, Described] = {}
         if self._fleet is not None:
@@ -141,15 +141,19 @@ class Ec2:
         for values in _parts(missing):
             found |= await self._described({"Name": "instance-id", "Values": values})
         requests = await self._requests(found.values())
-        sights = {i: Sight(power="gone", provider_state="unknown", reason=UNKNOWN) for i in missing if i not in found}
+        observations = {
+            i: Observation(power="not_found", provider_state="unknown", reason=UNKNOWN)
+            for i in missing
+            if i not in found
+        }
         seen: dict[str, Seen] = {}
         for i, instance in found.items():
-            sight = ec2_observations.sight(instance, requests.get(i))
-            if sight is not None:
-                sights[i] = sight
-                seen[i] = ec2_observations.seen(instance, sight)
+            observation = ec2_observations.observation(instance, requests.get(i))
+            if observation is not None:
+                observations[i] = observation
+                seen[i] = ec2_observations.seen(instance, observation)
         self._seen = seen
-        return sights
+        return observations
 
     async def _described(self, wanted: dict[str, Any]) -> dict[str, Described]:
         pages = self._pages("DescribeInstances", wanted)

@@ -2,7 +2,7 @@
 
 from botocore import exceptions as boto
 
-from services.waker.core.events import Scope
+from services.waker.core.events import RefusalScope
 from services.waker.ports import CallResult
 from shared.clouds.throttle import Crowded
 
@@ -30,20 +30,20 @@ _ACCOUNT = "AWS has not enabled the account for this: see its console, or ask AW
 _SLOW = "EC2 wants fewer calls of this account; we wait"
 _UNKNOWN_ID = "EC2 does not know its instance: mend or remove the machine's `instance`, or the region"
 
-MEANING: dict[str, tuple[Scope, str]] = {
-    "InsufficientInstanceCapacity": ("pool", _ROOM),
-    "InsufficientHostCapacity": ("pool", _ROOM),
-    "InsufficientReservedInstanceCapacity": ("pool", _ROOM),
-    "InsufficientCapacityOnHost": ("pool", _ROOM),
-    "ReservationCapacityExceeded": ("pool", "its capacity reservation is full"),
+MEANING: dict[str, tuple[RefusalScope, str]] = {
+    "InsufficientInstanceCapacity": ("capacity_pool", _ROOM),
+    "InsufficientHostCapacity": ("capacity_pool", _ROOM),
+    "InsufficientReservedInstanceCapacity": ("capacity_pool", _ROOM),
+    "InsufficientCapacityOnHost": ("capacity_pool", _ROOM),
+    "ReservationCapacityExceeded": ("capacity_pool", "its capacity reservation is full"),
     "MaxSpotInstanceCountExceeded": ("quota", "the spot quota for this instance family is used up: ask AWS for more"),
     "InstanceLimitExceeded": ("quota", _QUOTA),
     "VcpuLimitExceeded": ("quota", _QUOTA),
     # Each of these is about the request or the volumes of this one machine.
     "SpotMaxPriceTooLow": ("machine", "spot machines cost more than its request's highest price just now"),
     "VolumeLimitExceeded": ("machine", "the account's quota for volumes of its type is used up: ask AWS for more"),
-    "IncorrectInstanceState": ("busy", "its state is changing; it can be asked again when that is over"),
-    "IncorrectSpotRequestState": ("busy", "its spot request is not ready; it can be asked again in two minutes"),
+    "IncorrectInstanceState": ("transient", "its state is changing; it can be asked again when that is over"),
+    "IncorrectSpotRequestState": ("transient", "its spot request is not ready; it can be asked again in two minutes"),
     "InvalidInstanceID.NotFound": ("machine", _UNKNOWN_ID),
     "InvalidInstanceID.Malformed": ("machine", "this is no instance id: mend the machine's `instance` (`i-…`)"),
     "InvalidInstanceId": ("machine", _UNKNOWN_ID),
@@ -51,7 +51,7 @@ MEANING: dict[str, tuple[Scope, str]] = {
     "UnsupportedOperation": ("machine", ""),
     "OperationNotPermitted": ("machine", "it is protected: take its stop protection off"),
     "Unsupported": ("machine", "EC2 does not offer this type in this zone: move the machine"),
-    **dict.fromkeys(THROTTLED, ("busy", _SLOW)),
+    **dict.fromkeys(THROTTLED, ("transient", _SLOW)),
     # IAM policies grant actions per instance, such as by tag.
     **dict.fromkeys(PERMISSION, ("machine", "")),
     **dict.fromkeys(SIGNATURE, ("account", _CREDENTIALS)),
@@ -97,7 +97,7 @@ def _result(error: Exception, action: str, skew: float) -> CallResult:
     if isinstance(error, boto.ClientError):
         return _answered(code_of(error), error.response.get("Error", {}).get("Message", ""), action, skew)
     if isinstance(error, Crowded):
-        return CallResult(outcome="refused", code="throttled", scope="busy", reason=str(error))
+        return CallResult(outcome="refused", code="throttled", scope="transient", reason=str(error))
     if isinstance(error, TimeoutError):
         return CallResult(outcome="unknown", code="timeout", reason="EC2 did not answer in time")
     for kind, reason in _CONFIGURED_WRONG.items():

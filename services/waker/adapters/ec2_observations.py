@@ -6,16 +6,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from services.waker.core.events import Power, Scope, Sight
+from services.waker.core.events import Observation, PowerState, RefusalScope
 
 Described = Mapping[str, Any]
 """An instance or a spot request, as boto3 has it."""
 
-_POWERS: dict[int, Power] = {0: "rising", 16: "up", 32: "falling", 48: "gone", 64: "falling", 80: "off"}
+_POWER_STATES: dict[int, PowerState] = {
+    0: "starting",
+    16: "running",
+    32: "stopping",
+    48: "not_found",
+    64: "stopping",
+    80: "stopped",
+}
 _LOW_BYTE = 0xFF
 """Only that of a state's code means something."""
-_SCOPES: dict[str, Scope] = {
-    "Server.InsufficientInstanceCapacity": "pool",
+_SCOPES: dict[str, RefusalScope] = {
+    "Server.InsufficientInstanceCapacity": "capacity_pool",
     "Client.VolumeLimitExceeded": "machine",
     "Client.InstanceLimitExceeded": "quota",
     "Client.VcpuLimitExceeded": "quota",
@@ -50,45 +57,45 @@ _CHANGED = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 class Seen:
     """What a later call has to know of an instance."""
 
-    power: Power
+    power: PowerState
     hibernates: bool
     launched: float
     """Unix seconds of its last start."""
     locked: str
 
 
-def power(instance: Described) -> Power | None:
+def power(instance: Described) -> PowerState | None:
     """None: a state that this program does not know, which proves nothing."""
-    return _POWERS.get(instance["State"]["Code"] & _LOW_BYTE)
+    return _POWER_STATES.get(instance["State"]["Code"] & _LOW_BYTE)
 
 
-def sight(instance: Described, request: Described | None) -> Sight | None:
+def observation(instance: Described, request: Described | None) -> Observation | None:
     """`request`: its spot request."""
     now = power(instance)
     if now is None:
         return None
-    cause = instance.get("StateReason", {}) if now in ("off", "gone") else {}
+    cause = instance.get("StateReason", {}) if now in ("stopped", "not_found") else {}
     code = cause.get("Code", "")
-    return Sight(
+    return Observation(
         power=now,
         provider_state=instance["State"]["Name"],
         reason=_reason(code, cause.get("Message", "")),
-        ended_at=_ended_at(instance) if now == "off" else None,
-        scope=_SCOPES.get(code, "") if now == "off" else "",
+        ended_at=_ended_at(instance) if now == "stopped" else None,
+        scope=_SCOPES.get(code, "") if now == "stopped" else "",
         pool=_pool(instance),
         quota=quota(instance["InstanceType"], _market(instance)),
-        leaving=_leaving(request) if request and now in ("rising", "up") else "",
-        locked=_locked(request) if request and now == "off" else "",
+        leaving=_leaving(request) if request and now in ("starting", "running") else "",
+        locked=_locked(request) if request and now == "stopped" else "",
     )
 
 
-def seen(instance: Described, sight: Sight) -> Seen:
+def seen(instance: Described, observation: Observation) -> Seen:
     launched = instance.get("LaunchTime")
     return Seen(
-        power=sight.power,
+        power=observation.power,
         hibernates=bool(instance.get("HibernationOptions", {}).get("Configured")),
         launched=launched.timestamp() if launched else 0.0,
-        locked=sight.locked,
+        locked=observation.locked,
     )
 
 

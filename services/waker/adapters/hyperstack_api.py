@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from shared.clouds.hyperstack import Fault, HyperstackAccount
+from shared.clouds.hyperstack import HyperstackAccount, HyperstackError
 
 PAGE_SIZE = 100
 MAX_PAGES = 50
@@ -102,7 +102,7 @@ class _Stocks(msgspec.Struct):
 
 
 class HyperstackApi:
-    """An account's machines. Every method is one call, but for `machines`; each raises `Fault`."""
+    """An account's machines. Every method is one call, but for `machines`; each raises `HyperstackError`."""
 
     def __init__(self, account: HyperstackAccount) -> None:
         self._account = account
@@ -123,7 +123,7 @@ class HyperstackApi:
                 listing = await self._account.get(
                     _Listing, "/core/virtual-machines", page=str(page), pageSize=str(PAGE_SIZE)
                 )
-            except Fault as fault:
+            except HyperstackError as fault:
                 if fault.status == 404 and page > 1:
                     break  # past the last page
                 raise
@@ -160,7 +160,7 @@ class HyperstackApi:
         done = await self._account.get(_Done, path, **query)
         if not done.status:
             # A refusal under a wrong status: judged by its words, as a 400 is.
-            raise Fault("200", self._account.clean(done.message or "") or "status: false", status=400)
+            raise HyperstackError("200", self._account.clean(done.message or "") or "status: false", status=400)
 
 
 def _path(instance: str) -> str:

@@ -3,24 +3,24 @@
 from collections.abc import Mapping, Sequence
 
 from services.waker.adapters.hyperstack_api import StockRegion, Vm, VmEvent
-from services.waker.core.events import Power, Scope, Sight
+from services.waker.core.events import Observation, PowerState, RefusalScope
 from services.waker.ports import CallResult
-from shared.clouds.hyperstack import KEY_VARIABLE, Fault
+from shared.clouds.hyperstack import KEY_VARIABLE, HyperstackError
 
-POWERS: Mapping[str, Power] = {
-    "ACTIVE": "up",
-    "HIBERNATED": "off",
-    "HIBERNATING": "falling",
-    "STOPPING": "falling",
-    "RESTORING": "rising",
-    "STARTING": "rising",
-    "REBOOTING": "rising",
-    "BUILD": "rising",
-    "CREATING": "rising",
-    "SHUTOFF": "halted",  # billed in full
-    "ERROR": "failed",
-    "DELETING": "gone",
-    "DELETED": "gone",
+POWER_STATES: Mapping[str, PowerState] = {
+    "ACTIVE": "running",
+    "HIBERNATED": "stopped",
+    "HIBERNATING": "stopping",
+    "STOPPING": "stopping",
+    "RESTORING": "starting",
+    "STARTING": "starting",
+    "REBOOTING": "starting",
+    "BUILD": "starting",
+    "CREATING": "starting",
+    "SHUTOFF": "stopped_billed",  # billed in full
+    "ERROR": "error",
+    "DELETING": "not_found",
+    "DELETED": "not_found",
 }
 """What is not here is no state that we know: nothing is concluded from it."""
 
@@ -30,39 +30,39 @@ SHORT_OF_GPUS = ("no valid host", "stock", "capacity", "not enough", "insufficie
 """In the words of a 400. The API's own documentation lists none of them."""
 
 _CONSOLE = "https://console.hyperstack.cloud"
-_RULES: Mapping[int, tuple[Scope, str]] = {
+_RULES: Mapping[int, tuple[RefusalScope, str]] = {
     401: ("account", f"Hyperstack does not know the key in {KEY_VARIABLE}: make one at {_CONSOLE}, then start anew"),
     402: ("account", f"Hyperstack wants to be paid first: top the account up at {_CONSOLE}"),
     403: ("account", f"the key in {KEY_VARIABLE} may not do this: give its user the right to at {_CONSOLE}"),
     404: ("machine", "Hyperstack has no such machine, or none that this key sees: correct `instance`, or the key"),
-    409: ("busy", "another change of it is under way"),
-    429: ("busy", "too many calls from this address: everything waits"),
+    409: ("transient", "another change of it is under way"),
+    429: ("transient", "too many calls from this address: everything waits"),
 }
-_REDIRECT: tuple[Scope, str] = (
+_REDIRECT: tuple[RefusalScope, str] = (
     "account",
     "provider.hyperstack.base_url redirects, and is not followed: name the target",
 )
 
 
-def sight_of(vm: Vm, reason: str = "", scope: Scope = "") -> Sight | None:
+def sight_of(vm: Vm, reason: str = "", scope: RefusalScope = "") -> Observation | None:
     """None: its state says nothing to us."""
-    power = POWERS.get(vm.word)
+    power = POWER_STATES.get(vm.word)
     if power is None:
         return None
-    return Sight(power=power, provider_state=vm.word, pool=vm.pool, quota=vm.quota, reason=reason, scope=scope)
+    return Observation(power=power, provider_state=vm.word, pool=vm.pool, quota=vm.quota, reason=reason, scope=scope)
 
 
-def result_of(fault: Fault) -> CallResult:
+def result_of(fault: HyperstackError) -> CallResult:
     """Of a call that was not answered with success. A 400 about its state wants a look besides."""
     if not fault.made:
-        return CallResult(outcome="refused", code=fault.code, reason=fault.words, scope="busy")
+        return CallResult(outcome="refused", code=fault.code, reason=fault.words, scope="transient")
     if fault.status < 300 or fault.status >= 500 or fault.status == 408:
         return CallResult(outcome="unknown", code=fault.code, reason=fault.words)
     scope, why = _rule(fault)
     return refused(scope, f"{why}; {fault.words}" if why else fault.words, fault.code)
 
 
-def _rule(fault: Fault) -> tuple[Scope, str]:
+def _rule(fault: HyperstackError) -> tuple[RefusalScope, str]:
     if fault.status < 400:
         return _REDIRECT
     if fault.status in _RULES:
@@ -73,15 +73,15 @@ def _rule(fault: Fault) -> tuple[Scope, str]:
     if any(sign in words for sign in SHORT_OF_QUOTA):
         return "quota", f"the account's quota for this GPU is used up: ask Hyperstack for more at {_CONSOLE}"
     if any(sign in words for sign in SHORT_OF_GPUS):
-        return "pool", "no GPUs for it at the moment"
+        return "capacity_pool", "no GPUs for it at the moment"
     return "machine", ""
 
 
-def refused(scope: Scope, reason: str, code: str = "") -> CallResult:
+def refused(scope: RefusalScope, reason: str, code: str = "") -> CallResult:
     return CallResult(outcome="refused", code=code, reason=reason, scope=scope)
 
 
-def failure_of(events: Sequence[VmEvent]) -> tuple[str, Scope]:
+def failure_of(events: Sequence[VmEvent]) -> tuple[str, RefusalScope]:
     """Why a machine is not where it was sent, if its record ends with a failure, and whom that concerns."""
     ends = [event for event in events if event.type and event.type.endswith(("Failed", "Success"))]
     last = max(ends, key=lambda event: event.time or "", default=None)
@@ -89,7 +89,7 @@ def failure_of(events: Sequence[VmEvent]) -> tuple[str, Scope]:
         return "", ""
     told = ": ".join(part for part in (last.type, last.reason or last.message) if part)
     # Restoring has to find a host; when it fails and nobody says why, that is the likeliest.
-    return told, "pool" if "Restore" in last.type else "machine"
+    return told, "capacity_pool" if "Restore" in last.type else "machine"
 
 
 def stock_of(regions: Sequence[StockRegion], vm: Vm) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from services.waker.ports import Answer
+from services.waker.ports import ProbeResult
 from shared.engine_keys import no_key
 from shared.http_body import read_limited
 from shared.messages.codec import Unreadable, decode_any
@@ -76,16 +76,16 @@ class HttpProber:
 
     async def reach(
         self, machine: str, endpoint: str, model: str, timeout: float, *, must_list: bool = False
-    ) -> Answer:
+    ) -> ProbeResult:
         """Any answer below 500 that is no web page will do: not every engine lists its models, or goes by its list."""
         reply = await self._ask(machine, endpoint, "/v1/models", None, timeout)
         if not 0 < reply.status < 500:
-            return Answer(answered=False, code=reply.code, host=reply.host)
+            return ProbeResult(answered=False, code=reply.code, host=reply.host)
         listed = _listed(reply.body) if reply.status == 200 else {}
         wrong = reply.stranger or (_other_model(listed, model) if must_list else "")
-        return Answer(answered=not wrong, wrong=wrong, host=True, max_model_len=_length(listed, model))
+        return ProbeResult(answered=not wrong, wrong=wrong, host=True, max_model_len=_length(listed, model))
 
-    async def work(self, machine: str, endpoint: str, model: str, timeout: float) -> Answer:
+    async def work(self, machine: str, endpoint: str, model: str, timeout: float) -> ProbeResult:
         """One token, or one embedding where the engine makes no text."""
         deadline = time.monotonic() + timeout
         refused: list[tuple[str, Reply]] = []
@@ -95,7 +95,7 @@ class HttpProber:
             if reply.status == 200 and (answer := _result(reply.body, result)) is not None:
                 return answer
             if reply.status not in OTHER_KIND:
-                return Answer(answered=False, code=reply.code, host=reply.host, wrong=reply.stranger)
+                return ProbeResult(answered=False, code=reply.code, host=reply.host, wrong=reply.stranger)
             refused.append((path, reply))
         wrong = next((reply.stranger for _, reply in refused if reply.stranger), "")
         if not wrong:
@@ -104,7 +104,7 @@ class HttpProber:
             wrong = (await self.reach(machine, endpoint, model, left, must_list=True)).wrong
         share = CODE_LENGTH // len(refused)
         code = "; ".join(f"{path}: {reply.code}"[:share] for path, reply in refused)
-        return Answer(answered=False, code=code, host=True, wrong=wrong)
+        return ProbeResult(answered=False, code=code, host=True, wrong=wrong)
 
     async def _ask(self, machine: str, endpoint: str, path: str, body: dict[str, Any] | None, timeout: float) -> Reply:
         """Send a GET without a body, else a POST. The reply is cut off at `MAX_BODY_BYTES`, and never shows our key."""
@@ -158,7 +158,7 @@ def _length(listed: Mapping[str, Any], model: str) -> int | None:
     return _count(entry.get("max_model_len"))
 
 
-def _result(body: bytes, name: str) -> Answer | None:
+def _result(body: bytes, name: str) -> ProbeResult | None:
     """What a 200 gives under `name`; None where it gives nothing."""
     try:
         told = decode_any(body)
@@ -168,7 +168,7 @@ def _result(body: bytes, name: str) -> Answer | None:
         return None
     usage = told.get("usage")
     tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return Answer(answered=True, tokens=_count(tokens) or 0, host=True)
+    return ProbeResult(answered=True, tokens=_count(tokens) or 0, host=True)
 
 
 def _count(value: Any) -> int | None:

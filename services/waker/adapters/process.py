@@ -17,11 +17,11 @@ import msgspec
 from services.waker.adapters import keeper_files
 from services.waker.adapters.engine_environment import engine_environment
 from services.waker.adapters.keeper_files import KeeperState
-from services.waker.core.events import Power, Sight
-from services.waker.ports import ACCEPTED, CallResult, Looks, Unseen
+from services.waker.core.events import Observation, PowerState
+from services.waker.ports import ACCEPTED, AccountSnapshot, CallResult, ProviderUnavailable
 from shared.messages.codec import Unreadable, decode
 
-LOOK_SECONDS = 0.05
+OBSERVE_SECONDS = 0.05
 """Between two looks while a keeper that was told to end is waited for."""
 REPORT_BYTES = 4096
 
@@ -38,16 +38,16 @@ class LocalMachines:
     async def stop(self, machine: str, *, force: bool) -> CallResult:
         return await self._machines[machine].stop(force=force)
 
-    async def look(self) -> Looks:
+    async def observe(self) -> AccountSnapshot:
         """One that does not say how it is was not seen; that hides no other."""
-        found = await asyncio.gather(*(m.look() for m in self._machines.values()), return_exceptions=True)
-        sights: dict[str, Sight] = {}
-        for name, sight in zip(self._machines, found, strict=True):
-            if isinstance(sight, Sight):
-                sights[name] = sight
-            elif not isinstance(sight, Unseen):
-                raise sight
-        return Looks(sights=sights)
+        found = await asyncio.gather(*(m.observe() for m in self._machines.values()), return_exceptions=True)
+        observations: dict[str, Observation] = {}
+        for name, observation in zip(self._machines, found, strict=True):
+            if isinstance(observation, Observation):
+                observations[name] = observation
+            elif not isinstance(observation, ProviderUnavailable):
+                raise observation
+        return AccountSnapshot(observations=observations)
 
     async def test(self) -> tuple[str, ...]:
         return ()
@@ -90,8 +90,8 @@ class LocalMachine:
         async with self._calls:
             return await self._stop(force=force)
 
-    async def look(self) -> Sight:
-        """`Unseen`."""
+    async def observe(self) -> Observation:
+        """`ProviderUnavailable`."""
         return self._sight()
 
     async def close(self) -> None:
@@ -99,11 +99,11 @@ class LocalMachine:
 
     async def _start(self, generation: int) -> CallResult:
         self._folder.mkdir(parents=True, exist_ok=True)
-        sight = self._sight()
-        while sight.ending:
-            await asyncio.sleep(LOOK_SECONDS)
-            sight = self._sight()
-        if sight.running:
+        observation = self._sight()
+        while observation.ending:
+            await asyncio.sleep(OBSERVE_SECONDS)
+            observation = self._sight()
+        if observation.running:
             return CallResult(outcome="unknown", code="running", reason="an engine of this machine runs already")
         return await self._spawn(generation)
 
@@ -116,9 +116,9 @@ class LocalMachine:
                 os.kill(state.keeper, signal.SIGTERM)
         return ACCEPTED
 
-    def _sight(self) -> Sight:
+    def _sight(self) -> Observation:
         if not self._folder.exists():
-            return Sight(power="off", provider_state="stopped")
+            return Observation(power="stopped", provider_state="stopped")
         lock = keeper_files.take_lock(self._folder)
         state = keeper_files.read_state(self._folder)
         if lock is None:
@@ -129,9 +129,9 @@ class LocalMachine:
         finally:
             os.close(lock)
         if state is None:
-            return Sight(power="off", provider_state="stopped")
-        return Sight(
-            power="off",
+            return Observation(power="stopped", provider_state="stopped")
+        return Observation(
+            power="stopped",
             provider_state="stopped",
             generation=state.generation,
             reason=state.reason,
@@ -202,19 +202,23 @@ class _Reader:
         os.close(self._descriptor)
 
 
-def _running(state: KeeperState | None) -> Sight:
+def _running(state: KeeperState | None) -> Observation:
     """A keeper lives. One that has only just begun may not have written its state yet."""
     if state is None or state.status in ("ended", "refused"):
         # Between its lock and its first word, or between its last word and its end.
-        return Sight(
-            power="falling",
+        return Observation(
+            power="stopping",
             provider_state="changing",
             generation=state.generation if state else None,
             reason=state.reason if state else "",
             ended_at=state.ended_at if state else None,
         )
-    powers: dict[keeper_files.Status, Power] = {"starting": "rising", "running": "up", "stopping": "falling"}
-    return Sight(
+    powers: dict[keeper_files.Status, PowerState] = {
+        "starting": "starting",
+        "running": "running",
+        "stopping": "stopping",
+    }
+    return Observation(
         power=powers[state.status],
         provider_state=state.status,
         generation=state.generation,

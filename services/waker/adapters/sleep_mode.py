@@ -13,9 +13,9 @@ from typing import Literal
 import aiohttp
 import msgspec
 
-from services.waker.adapters.process import LOOK_SECONDS, LocalMachine
-from services.waker.core.events import Power, Sight
-from services.waker.ports import ACCEPTED, CallResult, Unseen
+from services.waker.adapters.process import OBSERVE_SECONDS, LocalMachine
+from services.waker.core.events import Observation, PowerState
+from services.waker.ports import ACCEPTED, CallResult, ProviderUnavailable
 from shared.http_body import read_limited
 from shared.messages.codec import Unreadable, decode
 from shared.tasks import cancel_and_wait
@@ -66,24 +66,28 @@ class SleepingMachine(LocalMachine):
         self._level = level
         self._change: asyncio.Task[None] | None = None
         """A falling asleep or a wake under way, which goes on when the call that began it is over."""
-        self._power: Power = "up"
+        self._power: PowerState = "running"
         """Meanwhile."""
         self._fault = ""
         """Why the last change ended the engine."""
 
-    async def look(self) -> Sight:
-        sight = self._sight()
-        if sight.power == "off" and self._fault:
-            return replace(sight, reason=self._fault)
-        if sight.power != "up" or sight.endpoint is None:
-            return sight
+    async def observe(self) -> Observation:
+        observation = self._sight()
+        if observation.power == "stopped" and self._fault:
+            return replace(observation, reason=self._fault)
+        if observation.power != "running" or observation.endpoint is None:
+            return observation
         if self._changing:
-            words = "waking up" if self._power == "rising" else "falling asleep"
-            return replace(sight, power=self._power, provider_state=words)
-        asleep = await _is_sleeping(sight.endpoint)
+            words = "waking up" if self._power == "starting" else "falling asleep"
+            return replace(observation, power=self._power, provider_state=words)
+        asleep = await _is_sleeping(observation.endpoint)
         if asleep is None:
-            raise Unseen(f"the engine does not say within {ASK_SECONDS:g} s whether it sleeps")
-        return replace(sight, power="off", provider_state=f"sleeping level {self._level}") if asleep else sight
+            raise ProviderUnavailable(f"the engine does not say within {ASK_SECONDS:g} s whether it sleeps")
+        return (
+            replace(observation, power="stopped", provider_state=f"sleeping level {self._level}")
+            if asleep
+            else observation
+        )
 
     async def close(self) -> None:
         """What is under way at the engine goes on there; the next waker looks."""
@@ -91,37 +95,41 @@ class SleepingMachine(LocalMachine):
             await cancel_and_wait([self._change])
 
     async def _start(self, generation: int) -> CallResult:
-        if self._changing and self._power == "rising":
+        if self._changing and self._power == "starting":
             return ACCEPTED
         if self._change is not None:
             await asyncio.wait([self._change])
-        sight = self._sight()
-        if sight.power != "up" or sight.endpoint is None or not await _is_sleeping(sight.endpoint):
+        observation = self._sight()
+        if (
+            observation.power != "running"
+            or observation.endpoint is None
+            or not await _is_sleeping(observation.endpoint)
+        ):
             self._fault = ""
             return await super()._start(generation)
-        change = self._begin("rising", self._wake, sight.endpoint)
+        change = self._begin("starting", self._wake, observation.endpoint)
         await asyncio.wait([change], timeout=ANSWER_SECONDS)
         if self._fault:
             return CallResult(outcome="unknown", code="wake_up", reason=self._fault)
         if not change.done():
             return ACCEPTED
-        return CallResult(outcome="accepted", endpoint=sight.endpoint, generation=sight.generation)
+        return CallResult(outcome="accepted", endpoint=observation.endpoint, generation=observation.generation)
 
     async def _stop(self, *, force: bool) -> CallResult:
-        if self._changing and self._power == "falling" and not force:
+        if self._changing and self._power == "stopping" and not force:
             return ACCEPTED
         await self.close()  # a wake that is not wanted any more
-        sight = self._sight()
-        if force or sight.power != "up" or sight.endpoint is None:
+        observation = self._sight()
+        if force or observation.power != "running" or observation.endpoint is None:
             return await super()._stop(force=force)
-        self._begin("falling", self._sleep, sight.endpoint)
+        self._begin("stopping", self._sleep, observation.endpoint)
         return ACCEPTED
 
     @property
     def _changing(self) -> bool:
         return self._change is not None and not self._change.done()
 
-    def _begin(self, power: Power, change: Change, endpoint: str) -> asyncio.Task[None]:
+    def _begin(self, power: PowerState, change: Change, endpoint: str) -> asyncio.Task[None]:
         self._power, self._fault = power, ""
         self._change = asyncio.create_task(self._changed(change, endpoint))
         return self._change
@@ -130,12 +138,12 @@ class SleepingMachine(LocalMachine):
         try:
             await change(endpoint)
         except NotDone as error:
-            self._power, self._fault = "falling", f"the engine was ended, for it did not do as it was told: {error}"
+            self._power, self._fault = "stopping", f"the engine was ended, for it did not do as it was told: {error}"
             await super()._stop(force=False)
-            for _ in range(round(ENDING_SECONDS / LOOK_SECONDS)):
-                if self._sight().power != "up":
+            for _ in range(round(ENDING_SECONDS / OBSERVE_SECONDS)):
+                if self._sight().power != "running":
                     return
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(OBSERVE_SECONDS)
 
     async def _sleep(self, endpoint: str) -> None:
         if not await _is_sleeping(endpoint):

@@ -1,6 +1,6 @@
 """Machines that never sleep: there is nothing to start, to stop or to see but what their probes say."""
 
-from services.waker.ports import CallResult, Looks
+from services.waker.ports import AccountSnapshot, CallResult
 
 NEVER = CallResult(
     outcome="refused",
@@ -21,8 +21,8 @@ class StaticMachines:
         del machine, force
         return NEVER
 
-    async def look(self) -> Looks:
-        return Looks(sights={})
+    async def observe(self) -> AccountSnapshot:
+        return AccountSnapshot(observations={})
 
     async def test(self) -> tuple[str, ...]:
         return ()

@@ -2,8 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 
-from services.waker.core.events import Order
-from services.waker.core.fleet_spec import Plan
+from services.waker.core.events import Command
+from services.waker.core.fleet_spec import FleetSpec
 from shared.bus import subjects
 from shared.bus.ports import Bus, Handle
 from shared.errors import BusError
@@ -13,12 +13,12 @@ from shared.messages.waker import WakerCommand, WakerReply
 SERVICE = "waker"
 
 
-class Commands:
+class CommandHandler:
     """`listen` while leading; `order` puts one on record or raises `BusError`."""
 
-    def __init__(self, bus: Bus, plan: Plan, order: Callable[[Order], Awaitable[None]]) -> None:
+    def __init__(self, bus: Bus, spec: FleetSpec, order: Callable[[Command], Awaitable[None]]) -> None:
         self._bus = bus
-        self._plan = plan
+        self._plan = spec
         self._order = order
 
     async def listen(self) -> Handle:
@@ -32,7 +32,7 @@ class Commands:
         if fault := self._unknown(command) or self._useless(command):
             return encode(WakerReply(accepted=False, error=fault))
         try:
-            await self._order(Order(order=command.order, target=command.target, by=command.by))
+            await self._order(Command(order=command.order, target=command.target, by=command.by))
         except BusError as error:
             return encode(WakerReply(accepted=False, error=f"this waker no longer leads: {error}: ask again"))
         machines = self._plan.lineups[command.target] if command.order == "wake" else (command.target,)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import structlog
 
-from services.waker.core.adopt import Left
-from services.waker.core.fleet_spec import Plan
+from services.waker.core.adopt import PersistedState
+from services.waker.core.fleet_spec import FleetSpec
 from shared.bus import subjects
 from shared.bus.ports import Bus
 from shared.bus.topology import FLEET, WAKER, WAKES, Bucket
@@ -18,16 +18,16 @@ log = structlog.get_logger()
 _memory: Decoder[Memory] = Decoder(Memory)
 
 
-class Deposed(BusError):
+class LeadershipLost(BusError):
     """Somebody else leads, or wrote what only the leader writes."""
 
 
-class Records:
+class FleetStore:
     """Of one term: every write names the revision that it replaces."""
 
-    def __init__(self, bus: Bus, plan: Plan) -> None:
+    def __init__(self, bus: Bus, spec: FleetSpec) -> None:
         self._bus = bus
-        self._plan = plan
+        self._plan = spec
         self._revisions: dict[str, int] = {}
         """By machine."""
         self._memories: dict[str, int] = {}
@@ -35,7 +35,7 @@ class Records:
         self._key_revisions: dict[str, int] = {}
         """Of the entries of `wakes`, by key."""
 
-    async def left(self) -> Left:
+    async def left(self) -> PersistedState:
         """What earlier leaders left. What cannot be read is made anew, and said."""
         machines: dict[str, MachineMemory] = {}
         tiers: dict[str, TierMemory] = {}
@@ -57,7 +57,7 @@ class Records:
                     wakes = memory.wakes
                 case _:
                     orders = memory.models
-        return Left(
+        return PersistedState(
             records=await self._records(),
             machines=machines,
             tiers=tiers,
@@ -98,7 +98,7 @@ class Records:
         return records
 
     async def write(self, record: MachineRecord) -> int:
-        """Returns the new revision; `Deposed` where somebody else wrote meanwhile."""
+        """Returns the new revision; `LeadershipLost` where somebody else wrote meanwhile."""
         key, value = subjects.machine_key(record.machine), encode(record)
         known = self._revisions.get(record.machine)
         try:
@@ -107,12 +107,12 @@ class Records:
             else:
                 revision = await self._bus.update(FLEET, key, value, revision=known)
         except Conflict as error:
-            raise Deposed(f"somebody else wrote the record of {record.machine}: {error}") from error
+            raise LeadershipLost(f"somebody else wrote the record of {record.machine}: {error}") from error
         self._revisions[record.machine] = revision
         return revision
 
     async def remember(self, memory: Memory | KeyWakes) -> None:
-        """`Deposed` where somebody else wrote meanwhile."""
+        """`LeadershipLost` where somebody else wrote meanwhile."""
         match memory:
             case KeyWakes():
                 await self._put(WAKES, subjects.key_wakes_key(memory.key_id), memory, self._key_revisions)
@@ -139,5 +139,5 @@ class Records:
             else:
                 revision = await self._bus.update(bucket, key, encode(memory), revision=known)
         except Conflict as error:
-            raise Deposed(f"somebody else wrote the memory {key}: {error}") from error
+            raise LeadershipLost(f"somebody else wrote the memory {key}: {error}") from error
         revisions[key] = revision

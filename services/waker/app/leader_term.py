@@ -13,36 +13,36 @@ from typing import Any
 
 import structlog
 
-from services.waker.app.fleet_store import Deposed, Records
+from services.waker.app.fleet_store import FleetStore, LeadershipLost
 from services.waker.app.inbox import Inbox
 from services.waker.core.adopt import adopt
 from services.waker.core.events import (
+    ActivityReported,
     Called,
     CallKind,
-    Demand,
+    Command,
+    DemandReported,
     Effect,
     Event,
     Journal,
-    LookAt,
-    Looked,
-    Order,
+    Observe,
+    Observed,
     Probe,
     Probed,
+    RecordWritten,
     Remember,
     StartMachine,
     StopMachine,
     Tested,
     TestProvider,
     Tick,
-    Used,
     Write,
-    Written,
 )
 from services.waker.core.fleet import handle
-from services.waker.core.fleet_spec import Plan
+from services.waker.core.fleet_spec import FleetSpec
 from services.waker.core.state import Fleet
 from services.waker.metrics import Metrics
-from services.waker.ports import Answer, CallResult, Prober, Provider, Unseen
+from services.waker.ports import CallResult, Prober, ProbeResult, Provider, ProviderUnavailable
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.bus.ports import Bus, Stored
@@ -57,7 +57,7 @@ from shared.tasks import cancel_and_wait
 log = structlog.get_logger()
 
 
-class Term:
+class LeaderTerm:
     """Made when the lease was taken; `begin`, then `step` again and again, and `cancel_and_wait`."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Term:
         *,
         bus: Bus,
         lease: Lease,
-        plan: Plan,
+        spec: FleetSpec,
         providers: Mapping[ProviderName, Provider],
         prober: Prober,
         inbox: Inbox,
@@ -75,26 +75,26 @@ class Term:
     ) -> None:
         self._bus = bus
         self._lease = lease
-        self._plan = plan
+        self._plan = spec
         self._providers = providers
         self._prober = prober
         self._inbox = inbox
         self._metrics = metrics
         self._now = now
         self._closed = closed
-        self._records = Records(bus, plan)
+        self._records = FleetStore(bus, spec)
         self._turn = asyncio.Lock()
         """One event and all that it leads to on record, then the next."""
         self._calls: set[asyncio.Task[None]] = set()
         self._fault: BaseException | None = None
-        self.fleet = Fleet(plan=plan, leading_since=now(), machines={})
+        self.fleet = Fleet(spec=spec, leading_since=now(), machines={})
 
     async def begin(self) -> None:
         """Take over what there is. `BusError` where that cannot be done now."""
         left = await self._records.left()
-        looks = await asyncio.gather(*map(self._looked, self._plan.providers))
+        snapshot = await asyncio.gather(*map(self._looked, self._plan.providers))
         self.fleet, effects = adopt(
-            self._plan, left, {look.provider: look for look in looks}, self._now(), closed=self._closed()
+            self._plan, left, {observe.provider: observe for observe in snapshot}, self._now(), closed=self._closed()
         )
         log.info("leading", token=self._lease.token, machines=len(self.fleet.machines), adopted=len(left.records))
         for event in await self._perform(effects):
@@ -109,7 +109,7 @@ class Term:
             await self._apply(event)
         self._metrics.fleet(self.fleet)
 
-    async def order(self, order: Order) -> None:
+    async def order(self, order: Command) -> None:
         """The operator's word; on record when this returns."""
         await self._apply(order)
 
@@ -128,7 +128,7 @@ class Term:
         except Unreadable as error:
             log.error("unreadable wake request", error=str(error))
             return
-        await self._apply(Demand(request, self._now() - stored.age_s))
+        await self._apply(DemandReported(request, self._now() - stored.age_s))
 
     async def _apply(self, event: Event) -> None:
         async with self._turn:
@@ -137,12 +137,12 @@ class Term:
                 if self._fault is not None:
                     raise self._fault
                 if not self._lease.held:
-                    raise Deposed("the lease is lost")
+                    raise LeadershipLost("the lease is lost")
                 event = events.popleft()
                 try:
                     self.fleet, effects = handle(self.fleet, event, self._now())
                 except Exception as error:
-                    if not isinstance(event, Demand | Used):
+                    if not isinstance(event, DemandReported | ActivityReported):
                         raise
                     self._bus.rejections.record("demand and use", error, traceback=True, kind=type(event).__name__)
                     continue
@@ -156,7 +156,7 @@ class Term:
                 case Journal(entry):
                     await self._journal(entry)
                 case Write(record):
-                    written.append(Written(record, await self._records.write(record)))
+                    written.append(RecordWritten(record, await self._records.write(record)))
                 case Remember(memory):
                     await self._records.remember(memory)
                 case _:
@@ -166,8 +166,8 @@ class Term:
     def _work(self, effect: Effect) -> Coroutine[Any, Any, None]:
         """What takes its time; its outcome comes as an event."""
         match effect:
-            case LookAt(provider):
-                return self._look(provider)
+            case Observe(provider):
+                return self._observe(provider)
             case TestProvider(provider):
                 return self._test(provider)
             case StartMachine(machine, serial, generation):
@@ -182,7 +182,7 @@ class Term:
                 raise TypeError(effect)
 
     def _provider(self, machine: str) -> Provider:
-        return self._providers[self.fleet.machines[machine].plan.provider]
+        return self._providers[self.fleet.machines[machine].spec.provider]
 
     async def _journal(self, entry: JournalEntry) -> None:
         data = encode(entry)
@@ -205,21 +205,23 @@ class Term:
         if not task.cancelled() and (fault := task.exception()) is not None:
             self._fault = self._fault or fault
 
-    async def _look(self, provider: ProviderName) -> None:
+    async def _observe(self, provider: ProviderName) -> None:
         self._inbox.tell(("look", provider), await self._looked(provider))
 
-    async def _looked(self, provider: ProviderName) -> Looked:
+    async def _looked(self, provider: ProviderName) -> Observed:
         asked_at = self._now()
         try:
-            looks = await self._providers[provider].look()
-        except Unseen as error:
+            snapshot = await self._providers[provider].observe()
+        except ProviderUnavailable as error:
             log.warning("a provider cannot be looked at", provider=provider, reason=str(error))
-            return Looked(provider=provider, asked_at=asked_at, sights={}, fault=str(error))
+            return Observed(provider=provider, asked_at=asked_at, observations={}, fault=str(error))
         except Exception as error:
             # What the provider says is from outside: whatever it breaks, it is this provider that is in doubt.
             log.exception("look_failed", provider=provider)
-            return Looked(provider=provider, asked_at=asked_at, sights={}, fault=_internal(error))
-        return Looked(provider=provider, asked_at=asked_at, sights=looks.sights, strays=looks.strays)
+            return Observed(provider=provider, asked_at=asked_at, observations={}, fault=_internal(error))
+        return Observed(
+            provider=provider, asked_at=asked_at, observations=snapshot.observations, orphans=snapshot.orphans
+        )
 
     async def _test(self, provider: ProviderName) -> None:
         try:
@@ -240,7 +242,7 @@ class Term:
                 answer = await self._prober.work(probe.machine, probe.endpoint, probe.model, probe.timeout)
         except Exception as error:
             log.exception("probe_failed", machine=probe.machine)
-            answer = Answer(answered=False, code=_internal(error), host=True)
+            answer = ProbeResult(answered=False, code=_internal(error), host=True)
         event = Probed(
             machine=probe.machine,
             serial=probe.serial,
@@ -260,7 +262,7 @@ class Term:
         began = self._now()
         try:
             if not await self._lease.verify():
-                raise Deposed("the lease is lost")
+                raise LeadershipLost("the lease is lost")
             async with asyncio.timeout(self._plan.call_timeout):
                 result = await call()
         except TimeoutError:

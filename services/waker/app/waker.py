@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from services.waker.app.command_handler import Commands
+from services.waker.app.command_handler import CommandHandler
 from services.waker.app.inbox import Inbox
-from services.waker.app.leader_term import Term
-from services.waker.core.events import Demand, Used
-from services.waker.core.fleet_spec import Plan
+from services.waker.app.leader_term import LeaderTerm
+from services.waker.core.events import ActivityReported, DemandReported
+from services.waker.core.fleet_spec import FleetSpec
 from services.waker.metrics import Metrics
 from services.waker.ports import Prober, Provider
 from shared.bus import subjects
@@ -37,7 +37,7 @@ class Waker:
         *,
         bus: Bus,
         lease: Lease,
-        plan: Plan,
+        spec: FleetSpec,
         providers: Mapping[ProviderName, Provider],
         prober: Prober,
         metrics: Metrics,
@@ -47,7 +47,7 @@ class Waker:
     ) -> None:
         self._bus = bus
         self._lease = lease
-        self._plan = plan
+        self._plan = spec
         self._providers = providers
         self._prober = prober
         self._metrics = metrics
@@ -86,10 +86,10 @@ class Waker:
     async def _lead(self) -> None:
         """Until something is in doubt, which is raised."""
         self._clock.set()
-        term = Term(
+        term = LeaderTerm(
             bus=self._bus,
             lease=self._lease,
-            plan=self._plan,
+            spec=self._plan,
             providers=self._providers,
             prober=self._prober,
             inbox=self._inbox,
@@ -100,7 +100,7 @@ class Waker:
         listening: Handle | None = None
         try:
             await term.begin()
-            listening = await Commands(self._bus, self._plan, term.order).listen()
+            listening = await CommandHandler(self._bus, self._plan, term.order).listen()
             self._metrics.leading.set(1)
             well_from = self._monotonic() + (STEADY_SECONDS if self._failed else 0.0)
             while True:
@@ -121,7 +121,7 @@ class Waker:
             self._bus.rejections.record(subjects.WAKE_REQUESTS, error, subject=received.subject)
             return
         if request.model in self._plan.lineups:
-            self._inbox.tell(("demand", request.model, request.gateway), Demand(request, self._clock()))
+            self._inbox.tell(("demand", request.model, request.gateway), DemandReported(request, self._clock()))
 
     async def _on_activity(self, received: Received) -> None:
         try:
@@ -129,7 +129,7 @@ class Waker:
         except Unreadable as error:
             self._bus.rejections.record(subjects.ACTIVITIES, error, subject=received.subject)
             return
-        self._inbox.tell(("activity", activity.gateway), Used(activity))
+        self._inbox.tell(("activity", activity.gateway), ActivityReported(activity))
 
 
 class _Steady:

@@ -3,19 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from services.waker.core.events import Effect, Journal, Looked, Remember, Write
+from services.waker.core.events import Effect, Journal, Observed, Remember, Write
 from services.waker.core.fleet import handle
-from services.waker.core.fleet_spec import MachinePlan, Plan
+from services.waker.core.fleet_spec import FleetSpec, MachineSpec
 from services.waker.core.history import History, remembered
 from services.waker.core.key_wakes import account_of
 from services.waker.core.policy import COOL_LIMIT_SECONDS
-from services.waker.core.state import UNREADY, Account, Fleet, Machine, Wake
+from services.waker.core.state import UNREADY, Fleet, Machine, ProviderHealth, Wake
 from services.waker.core.unready import backoff
 from shared.messages.waker import KeyWakes, MachineMemory, MachineRecord, TierMemory, WakeMemory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Left:
+class PersistedState:
     """What earlier leaders left in the bus's buckets."""
 
     records: Mapping[str, tuple[MachineRecord, int]] = field(default_factory=dict)
@@ -30,32 +30,32 @@ class Left:
 
 
 def adopt(
-    plan: Plan, left: Left, looks: Mapping[str, Looked], now: float, *, closed: frozenset[str]
+    spec: FleetSpec, left: PersistedState, snapshot: Mapping[str, Observed], now: float, *, closed: frozenset[str]
 ) -> tuple[Fleet, list[Effect]]:
-    """The fleet to begin with. `looks` by provider; a machine that none of them shows is where its record left it.
+    """The fleet to begin with. `snapshot` by provider; a machine that none of them shows is where its record left it.
 
     `closed`: the tiers whose budget gate is.
     """
-    recalled = {m.id: _recalled(m, left, plan, now) for m in plan.machines.values()}
+    recalled = {m.id: _recalled(m, left, spec, now) for m in spec.machines.values()}
     fleet = Fleet(
-        plan=plan,
+        spec=spec,
         leading_since=now,
         machines=recalled,
-        accounts={provider: Account() for provider in plan.providers},
-        orders=tuple(model for model in left.orders if model in plan.lineups),
-        wakes=_wakes(plan, left, recalled, now),
-        history={tier: _history(left, tier) for tier in plan.idle},
+        provider_health={provider: ProviderHealth() for provider in spec.providers},
+        orders=tuple(model for model in left.orders if model in spec.lineups),
+        wakes=_wakes(spec, left, recalled, now),
+        history={tier: _history(left, tier) for tier in spec.idle},
         closed=closed,
         keys={key: account_of(message, now) for key, message in left.keys.items()},
     )
     told: list[Effect] = []
-    for looked in looks.values():
+    for looked in snapshot.values():
         fleet, effects = handle(fleet, looked, now)
         told += [effect for effect in effects if not isinstance(effect, Write | Remember)]
     # All of it anew, said otherwise or not: what an earlier leader still writes meets another revision and is refused.
     machines = fleet.machines
     writes: list[Effect] = [Write(record) for m in machines.values() if (record := m.record()) is not None]
-    writes += [Remember(m.memory()) for m in machines.values() if m.plan.configured]
+    writes += [Remember(m.memory()) for m in machines.values() if m.spec.configured]
     writes += [Remember(history.memory(tier)) for tier, history in fleet.history.items() if history != History()]
     writes += [Remember(fleet.orders_memory()), Remember(fleet.wakes_memory())]
     writes += [Remember(fleet.key_message(key)) for key in fleet.keys]
@@ -64,17 +64,17 @@ def adopt(
     return fleet, [*journal, *writes, *rest]
 
 
-def _wakes(plan: Plan, left: Left, machines: Mapping[str, Machine], now: float) -> dict[str, Wake]:
+def _wakes(spec: FleetSpec, left: PersistedState, machines: Mapping[str, Machine], now: float) -> dict[str, Wake]:
     """The attempts under way, so that they go on with the deadline, the keys and the starts that they had.
 
     The clock of the one who wrote them may have been ahead of ours.
     """
     wakes = {
-        model: Wake(wake.id, min(wake.deadline, now + plan.wake_cap), wake.keys)
+        model: Wake(wake.id, min(wake.deadline, now + spec.wake_cap), wake.keys)
         for model, wake in left.wakes.items()
-        if model in plan.lineups
+        if model in spec.lineups
     }
-    for model, lineup in plan.lineups.items():
+    for model, lineup in spec.lineups.items():
         for name in lineup:
             machine = machines[name]
             if machine.state == "waking" and machine.wake_id and model not in wakes:
@@ -82,18 +82,18 @@ def _wakes(plan: Plan, left: Left, machines: Mapping[str, Machine], now: float) 
     return wakes
 
 
-def _history(left: Left, tier: str) -> History:
+def _history(left: PersistedState, tier: str) -> History:
     memory = left.tiers.get(tier)
     return remembered(memory) if memory else History()
 
 
-def _recalled(plan: MachinePlan, left: Left, whole: Plan, now: float) -> Machine:
-    kept = left.machines.get(plan.id, MachineMemory(machine=plan.id))
+def _recalled(spec: MachineSpec, left: PersistedState, whole: FleetSpec, now: float) -> Machine:
+    kept = left.machines.get(spec.id, MachineMemory(machine=spec.id))
     machine = Machine(
-        plan=plan,
-        endpoint=plan.endpoint,
+        spec=spec,
+        endpoint=spec.endpoint,
         since=now,
-        kept=kept.kept and plan.sleeps,
+        kept=kept.kept and spec.sleeps,
         cordoned=kept.cordoned,
         # The clock may have been set back since.
         last_used=min(kept.last_used, now),
@@ -106,24 +106,24 @@ def _recalled(plan: MachinePlan, left: Left, whole: Plan, now: float) -> Machine
         causes=kept.causes,
         charged_since=min(kept.charged_since, now),
     )
-    known = left.records.get(plan.id)
+    known = left.records.get(spec.id)
     if known is None:
         return machine
     record, revision = known
     machine = replace(machine, generation=record.generation)
-    if not _fits(plan, record):
+    if not _fits(spec, record):
         return machine
     return _resumed(machine, record, revision, kept, whole)
 
 
-def _fits(plan: MachinePlan, record: MachineRecord) -> bool:
+def _fits(spec: MachineSpec, record: MachineRecord) -> bool:
     """Whether the record is about the machine as it is configured now."""
-    if plan.sleeps:
-        return record.tier == plan.tier
-    return record.tier == plan.tier and (record.state == "broken" or record.endpoint == plan.endpoint)
+    if spec.sleeps:
+        return record.tier == spec.tier
+    return record.tier == spec.tier and (record.state == "broken" or record.endpoint == spec.endpoint)
 
 
-def _resumed(machine: Machine, record: MachineRecord, revision: int, kept: MachineMemory, plan: Plan) -> Machine:
+def _resumed(machine: Machine, record: MachineRecord, revision: int, kept: MachineMemory, spec: FleetSpec) -> Machine:
     """Where the record left it. The clock of the one who wrote it may have been ahead of ours."""
     now = machine.since
     since = min(record.since, now)
@@ -131,7 +131,7 @@ def _resumed(machine: Machine, record: MachineRecord, revision: int, kept: Machi
     if record.state in ("ready", "draining"):
         # What is remembered is written after the record, and its writer may have died between the two.
         machine = replace(machine, unready=0, unready_reason="")
-    deadline = min(kept.wake_deadline or since + plan.wake_cap, now + plan.wake_cap)
+    deadline = min(kept.wake_deadline or since + spec.wake_cap, now + spec.wake_cap)
     return replace(
         machine,
         state=record.state,
@@ -146,7 +146,7 @@ def _resumed(machine: Machine, record: MachineRecord, revision: int, kept: Machi
         phase="calling" if waking else None,
         phase_since=now if waking else 0.0,
         # What was called may be invisible for a moment: what is seen too soon proves nothing.
-        called_at=now if waking and plan.account(machine.plan).settle else 0.0,
+        called_at=now if waking and spec.observation_policy(machine.spec).settle else 0.0,
         drain_revision=revision if record.state == "draining" else None,
-        reached=not machine.plan.sleeps and record.state == "ready",
+        reached=not machine.spec.sleeps and record.state == "ready",
     )

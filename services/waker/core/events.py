@@ -11,11 +11,11 @@ from shared.config.providers import ProviderName
 from shared.messages.gateway import Activity, WakeRequest
 from shared.messages.waker import (
     CallOutcome,
+    CommandKind,
     JournalEntry,
     KeyWakes,
     MachineRecord,
     Memory,
-    OrderKind,
 )
 
 CallKind = Literal["start", "stop"]
@@ -23,21 +23,21 @@ ProbeStep = Literal["reach", "token"]
 """Whether the engine answers at all; whether it does what its model is for: one token, or one embedding."""
 
 
-Power = Literal["off", "rising", "up", "falling", "halted", "failed", "gone"]
+PowerState = Literal["stopped", "starting", "running", "stopping", "stopped_billed", "error", "not_found"]
 """What a provider sees, in our words: asleep, coming, there, going, off and yet billed, broken and not billed, unknown
 to it or deleted for good."""
 
-Scope = Literal["", "busy", "machine", "pool", "quota", "account"]
+RefusalScope = Literal["", "transient", "machine", "capacity_pool", "quota", "account"]
 """What a refusal concerns: only this moment (its state is changing), this machine (permission, its own limits), its
 capacity pool (no room for its type in its zone), its quota (of an instance family and market), or the whole account
 (credentials, balance)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sight:
+class Observation:
     """What a provider sees of one machine."""
 
-    power: Power
+    power: PowerState
     provider_state: str
     """The provider's own word."""
     generation: int | None = None
@@ -47,7 +47,7 @@ class Sight:
     reason: str = ""
     """Why nothing runs any more."""
     ended_at: float | None = None
-    scope: Scope = ""
+    scope: RefusalScope = ""
     """Of a start that was accepted and came to nothing: whom that concerns."""
     pool: str = ""
     """Names its capacity pool: type, zone and market. Empty: unknown, so a refusal concerns no other machine."""
@@ -61,28 +61,28 @@ class Sight:
     @property
     def running(self) -> bool:
         """Something of it runs, were it only on its way up or down."""
-        return self.power in ("rising", "up", "falling")
+        return self.power in ("starting", "running", "stopping")
 
     @property
     def ending(self) -> bool:
-        return self.power == "falling"
+        return self.power == "stopping"
 
     @property
     def billed(self) -> bool:
-        return self.power in ("up", "halted")
+        return self.power in ("running", "stopped_billed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stray:
+class Orphan:
     """A machine that carries our fleet's mark and is not configured. Its id is `PROVIDER:INSTANCE`."""
 
     id: str
     provider: ProviderName
-    sight: Sight
+    observation: Observation
 
 
 @dataclass(frozen=True)
-class Demand:
+class DemandReported:
     """A gateway's level of demand for a model, which arrived at `at` by our clock."""
 
     request: WakeRequest
@@ -90,20 +90,20 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Used:
+class ActivityReported:
     """What a gateway does with each machine."""
 
     activity: Activity
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked:
+class Observed:
     """One look at a provider. A machine of which it says nothing was not seen: that proves nothing."""
 
     provider: ProviderName
     asked_at: float
-    sights: Mapping[str, Sight]
-    strays: tuple[Stray, ...] = ()
+    observations: Mapping[str, Observation]
+    orphans: tuple[Orphan, ...] = ()
     fault: str = ""
     """Why it could not look."""
 
@@ -118,10 +118,10 @@ class Tested:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class Command:
     """The operator's word."""
 
-    order: OrderKind
+    order: CommandKind
     target: str
     by: str
 
@@ -140,7 +140,7 @@ class Called:
     endpoint: str | None = None
     generation: int | None = None
     """Of an engine that only slept; None: as it was asked for."""
-    scope: Scope = ""
+    scope: RefusalScope = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ class Probed:
 
 
 @dataclass(frozen=True)
-class Written:
+class RecordWritten:
     """A record is in the bucket under this revision."""
 
     record: MachineRecord
@@ -177,7 +177,7 @@ class Tick:
     """The tiers whose budget gate is closed by now: none of their machines is woken."""
 
 
-Event = Demand | Used | Looked | Tested | Order | Called | Probed | Written | Tick
+Event = DemandReported | ActivityReported | Observed | Tested | Command | Called | Probed | RecordWritten | Tick
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class StopMachine:
 
 
 @dataclass(frozen=True)
-class LookAt:
+class Observe:
     provider: ProviderName
 
 
@@ -234,4 +234,4 @@ class Journal:
     entry: JournalEntry
 
 
-Effect = StartMachine | StopMachine | LookAt | TestProvider | Probe | Write | Remember | Journal
+Effect = StartMachine | StopMachine | Observe | TestProvider | Probe | Write | Remember | Journal

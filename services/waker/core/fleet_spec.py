@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import get_args
 
-from services.waker.core.idle import IdlePlan, idle_plan
+from services.waker.core.idle import IdleSettings, idle_settings
 from shared.config.fleet import Machine
 from shared.config.providers import ProviderName, traits_of
 from shared.config.sections import Config
@@ -13,12 +13,12 @@ from shared.messages.waker import Phase
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProviderPlan:
+class ObservationPolicy:
     """How an account is looked at, and what its sights prove."""
 
-    look_every: float
+    observe_every_s: float
     """While nothing changes."""
-    look_fast: float
+    observe_fast_s: float
     """While something does."""
     settle: float
     """After a call: a sight that shows no change proves nothing for so long."""
@@ -28,18 +28,18 @@ class ProviderPlan:
     """Whether its machines have a network that is not up at once, and engines whose death it does not see."""
 
 
-LOCAL = ProviderPlan(look_every=1.0, look_fast=0.25, settle=0.0, stuck=20.0, reachable=False)
+LOCAL = ObservationPolicy(observe_every_s=1.0, observe_fast_s=0.25, settle=0.0, stuck=20.0, reachable=False)
 """An engine gets 10 s to end by itself."""
-CLOUD = ProviderPlan(look_every=20.0, look_fast=2.0, settle=10.0, stuck=300.0, reachable=True)
+CLOUD = ObservationPolicy(observe_every_s=20.0, observe_fast_s=2.0, settle=10.0, stuck=300.0, reachable=True)
 """A call that was accepted may be invisible for seconds; what still stops after minutes needs force."""
 
 
-def provider_plans() -> dict[ProviderName, ProviderPlan]:
+def observation_policies() -> dict[ProviderName, ObservationPolicy]:
     return {name: LOCAL if traits_of(name).is_local else CLOUD for name in get_args(ProviderName)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachinePlan:
+class MachineSpec:
     """One configured machine, or a stray."""
 
     id: str
@@ -65,13 +65,13 @@ class MachinePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class FleetSpec:
     """The fleet as it should be, and the bounds of what is done for it."""
 
-    machines: Mapping[str, MachinePlan]
+    machines: Mapping[str, MachineSpec]
     lineups: Mapping[str, tuple[str, ...]]
     """Model to its machines, in the order in which they are tried."""
-    idle: Mapping[str, IdlePlan]
+    idle: Mapping[str, IdleSettings]
     """By tier."""
     new_id: Callable[[float], str]
     """A wake's id for its beginning."""
@@ -85,10 +85,10 @@ class Plan:
     gateway_timeout: float
     prices: Mapping[str, Decimal] = field(default_factory=dict)
     """USD per hour, by tier."""
-    accounts: Mapping[ProviderName, ProviderPlan] = field(default_factory=provider_plans)
+    observation_policies: Mapping[ProviderName, ObservationPolicy] = field(default_factory=observation_policies)
 
-    def account(self, machine: MachinePlan) -> ProviderPlan:
-        return self.accounts[machine.provider]
+    def observation_policy(self, machine: MachineSpec) -> ObservationPolicy:
+        return self.observation_policies[machine.provider]
 
     @property
     def providers(self) -> list[ProviderName]:
@@ -96,12 +96,12 @@ class Plan:
         return sorted({m.provider for m in self.machines.values() if m.sleeps})
 
 
-def plan_of(config: Config, new_id: Callable[[float], str]) -> Plan:
+def fleet_spec_of(config: Config, new_id: Callable[[float], str]) -> FleetSpec:
     settings = config.waker
-    return Plan(
+    return FleetSpec(
         machines={m.id: _machine(config, m) for m in config.machine},
         lineups={m.name: tuple(machine.id for machine in config.machines_of(m)) for m in config.model},
-        idle={tier.name: idle_plan(config, tier) for tier in config.tier},
+        idle={tier.name: idle_settings(config, tier) for tier in config.tier},
         new_id=new_id,
         wake_cap=float(config.wake_cap),
         hedge_margin=min(settings.hedge_margin, config.wake_cap / 10),
@@ -121,10 +121,10 @@ def plan_of(config: Config, new_id: Callable[[float], str]) -> Plan:
     )
 
 
-def _machine(config: Config, machine: Machine) -> MachinePlan:
+def _machine(config: Config, machine: Machine) -> MachineSpec:
     tier = config.tiers[machine.tier]
     models = [model for model in config.model if tier.name in model.lineup]
-    return MachinePlan(
+    return MachineSpec(
         id=machine.id,
         tier=tier.name,
         provider=tier.provider,

@@ -40,7 +40,7 @@ MARGIN = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class IdlePlan:
+class IdleSettings:
     """A tier's policy. Durations are seconds."""
 
     policy: IdlePolicy
@@ -73,13 +73,13 @@ class Pattern(NamedTuple):
     tail: float
 
 
-def idle_plan(config: Config, tier: Tier) -> IdlePlan:
+def idle_settings(config: Config, tier: Tier) -> IdleSettings:
     """What the tier says, and for the rest `[waker]`."""
     waker = config.waker
     saved = float(tier.price_per_hour - tier.asleep_price_per_hour) if tier.price_per_hour is not None else 0.0
     min_awake = waker.min_awake if tier.min_awake is None else tier.min_awake
     windows = waker.keep_warm if tier.keep_warm is None else tier.keep_warm
-    return IdlePlan(
+    return IdleSettings(
         policy=tier.idle_policy or waker.idle_policy,
         timeout=waker.idle_timeout if tier.idle_timeout is None else tier.idle_timeout,
         min_awake=min_awake or 0.0,
@@ -92,7 +92,7 @@ def idle_plan(config: Config, tier: Tier) -> IdlePlan:
 
 
 def sleep_at(
-    plan: IdlePlan,
+    settings: IdleSettings,
     past: Past,
     *,
     ready_since: float,
@@ -108,28 +108,28 @@ def sleep_at(
         woken: when it was woken lately.
         is_unused: it was woken for somebody who has not come.
     """
-    keep = _keep(plan, past, used=idle_since > ready_since)
+    keep = _keep(settings, past, used=idle_since > ready_since)
     if is_unused:
-        keep = min(keep, plan.unused_awake)
-    at = max(idle_since + keep, ready_since + plan.min_awake)
-    most = plan.max_cycles_per_hour
+        keep = min(keep, settings.unused_awake)
+    at = max(idle_since + keep, ready_since + settings.min_awake)
+    most = settings.max_cycles_per_hour
     if most is not None and len(woken) >= most:
         # So many wakes within the hour: the next one has to wait until the first of them is out of it.
         at = max(at, sorted(woken)[-most] + HOUR)
     return at
 
 
-def wake_at(plan: IdlePlan, past: Past, *, idle_since: float, asleep_since: float) -> float | None:
+def wake_at(settings: IdleSettings, past: Past, *, idle_since: float, asleep_since: float) -> float | None:
     """When the tier is woken before its next use is due; None: when somebody asks. `idle_since` is its last use."""
-    found = pattern(past) if plan.policy == "histogram" else None
+    found = pattern(past) if settings.policy == "histogram" else None
     ahead = _ahead(found, past) if found else None
     # What falls asleep after that was woken in vain already, or had to stay awake.
     return idle_since + ahead if ahead is not None and idle_since + ahead > asleep_since else None
 
 
-def warm(plan: IdlePlan, now: float) -> bool:
+def warm(settings: IdleSettings, now: float) -> bool:
     """Whether a schedule wants one machine of the tier awake."""
-    return any(window.covers(now) for window in plan.keep_warm)
+    return any(window.covers(now) for window in settings.keep_warm)
 
 
 def observed(gaps: tuple[int, ...], seconds: float) -> tuple[int, ...]:
@@ -143,12 +143,12 @@ def observed(gaps: tuple[int, ...], seconds: float) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def break_even(plan: IdlePlan, past: Past) -> float | None:
+def break_even(settings: IdleSettings, past: Past) -> float | None:
     """Seconds of idleness that cost as much as a wake; None without price or history."""
-    if plan.idle_price is None or not past.wakes:
+    if settings.idle_price is None or not past.wakes:
         return None
-    wake_cost = median(past.wakes) * (plan.idle_price + plan.wait_price)
-    return wake_cost / plan.idle_price
+    wake_cost = median(past.wakes) * (settings.idle_price + settings.wait_price)
+    return wake_cost / settings.idle_price
 
 
 @lru_cache(maxsize=64)
@@ -178,14 +178,14 @@ def _minute(counts: Sequence[int], rank: float) -> int:
     raise AssertionError("a rank is at most the sum of the counts")
 
 
-def _keep(plan: IdlePlan, past: Past, *, used: bool) -> float:
+def _keep(settings: IdleSettings, past: Past, *, used: bool) -> float:
     """Seconds to stay awake from the last use on, or from ready where it was not used since."""
-    if plan.policy == "break_even":
-        even = break_even(plan, past)
-        return plan.timeout if even is None else even
-    found = pattern(past) if plan.policy == "histogram" else None
+    if settings.policy == "break_even":
+        even = break_even(settings, past)
+        return settings.timeout if even is None else even
+    found = pattern(past) if settings.policy == "histogram" else None
     if found is None:
-        return plan.timeout
+        return settings.timeout
     if _ahead(found, past) is None:
         return found.tail
     # Woken ahead, it was to be ready by the head.

@@ -17,7 +17,7 @@ from shared.messages.waker import KeyWakes
 
 if TYPE_CHECKING:
     from services.waker.core.state import Machine
-    from services.waker.core.step import Turn
+    from services.waker.core.step import Step
 
 HOUR = 3600
 DAY = 86400
@@ -82,35 +82,35 @@ def account_of(message: KeyWakes, now: float) -> KeyAccount:
     return KeyAccount(starts=message.starts, day=message.day, cost=message.cost).at(now)
 
 
-def count(turn: "Turn", keys: Iterable[str]) -> None:
+def count(step: "Step", keys: Iterable[str]) -> None:
     """A wake begins, caused by these keys."""
     for key in keys:
-        turn.keys[key] = turn.keys.get(key, KeyAccount()).wake(turn.now)
+        step.keys[key] = step.keys.get(key, KeyAccount()).wake(step.now)
 
 
-def claim(turn: "Turn", machine: "Machine", keys: tuple[str, ...]) -> None:
+def claim(step: "Step", machine: "Machine", keys: tuple[str, ...]) -> None:
     """These keys keep the machine from sleeping: that is as good as a wake."""
-    count(turn, keys)
-    turn.set(machine, causes=keys, charged_since=turn.now)
+    count(step, keys)
+    step.set(machine, causes=keys, charged_since=step.now)
 
 
-def settle(turn: "Turn") -> None:
+def settle(step: "Step") -> None:
     """Charge machines that were used, or are no longer awake, and forget what is past."""
-    for machine in list(turn.machines.values()):
+    for machine in list(step.machines.values()):
         if not machine.causes:
             continue
         is_used = machine.last_used > machine.charged_since
         if is_used or machine.state not in ("waking", "ready", "draining"):
-            _charge(turn, machine)
-    for key, account in list(turn.keys.items()):
-        turn.keys[key] = account.at(turn.now)
+            _charge(step, machine)
+    for key, account in list(step.keys.items()):
+        step.keys[key] = account.at(step.now)
 
 
-def _charge(turn: "Turn", machine: "Machine") -> None:
-    price = turn.plan.prices.get(machine.plan.tier)
+def _charge(step: "Step", machine: "Machine") -> None:
+    price = step.spec.prices.get(machine.spec.tier)
     if price is not None:
-        seconds = Decimal(str(round(max(0.0, turn.now - machine.charged_since), 3)))
+        seconds = Decimal(str(round(max(0.0, step.now - machine.charged_since), 3)))
         share = (price * seconds / HOUR / len(machine.causes)).quantize(_MICRODOLLAR)
         for key in machine.causes:
-            turn.keys[key] = turn.keys.get(key, KeyAccount()).charge(share, turn.now)
-    turn.set(machine, causes=())
+            step.keys[key] = step.keys.get(key, KeyAccount()).charge(share, step.now)
+    step.set(machine, causes=())

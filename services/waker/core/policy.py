@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from services.waker.core.history import History
 from services.waker.core.idle import sleep_at, wake_at, warm
 from services.waker.core.key_wakes import KeyAccount
-from services.waker.core.state import Account, Fleet, Machine, Wanted
+from services.waker.core.state import DemandLevel, Fleet, Machine, ProviderHealth
 from shared.messages.gateway import WakeCause
 
 SETTLE_SECONDS = 2.0
@@ -16,7 +16,7 @@ DOUBT_LOOKS = 3
 """A provider that was not seen for so many looks is in doubt."""
 
 
-def demands(fleet: Fleet, models: Iterable[str]) -> list[Wanted]:
+def demands(fleet: Fleet, models: Iterable[str]) -> list[DemandLevel]:
     """Who waits for any of these models, the longest known first."""
     wanted = set(models)
     return [
@@ -26,7 +26,7 @@ def demands(fleet: Fleet, models: Iterable[str]) -> list[Wanted]:
     ]
 
 
-def _is_entitled(fleet: Fleet, level: Wanted) -> bool:
+def _is_entitled(fleet: Fleet, level: DemandLevel) -> bool:
     """Whether any of those who wait may cause a wake, or caused the one under way. Older gateways name nobody."""
     causes = level.request.causes
     return not causes or any(_may_cause(fleet, level.request.model, cause) for cause in causes)
@@ -39,7 +39,7 @@ def _may_cause(fleet: Fleet, model: str, cause: WakeCause) -> bool:
     return fleet.keys.get(cause.key_id, KeyAccount()).allows(cause)
 
 
-def keys_of(fleet: Fleet, levels: Iterable[Wanted]) -> tuple[str, ...]:
+def keys_of(fleet: Fleet, levels: Iterable[DemandLevel]) -> tuple[str, ...]:
     """The keys that cause a wake which these levels lead to, in the order of their turns."""
     keys: list[str] = []
     for level in levels:
@@ -52,15 +52,15 @@ def keys_of(fleet: Fleet, levels: Iterable[Wanted]) -> tuple[str, ...]:
 
 def lineup(fleet: Fleet, model: str) -> list[Machine]:
     """The model's machines but for those of closed tiers: no request goes there, however awake they are."""
-    machines = (fleet.machines[name] for name in fleet.plan.lineups[model])
-    return [machine for machine in machines if machine.plan.tier not in fleet.closed]
+    machines = (fleet.machines[name] for name in fleet.spec.lineups[model])
+    return [machine for machine in machines if machine.spec.tier not in fleet.closed]
 
 
 def wanted(fleet: Fleet, machine: Machine) -> bool:
     """Somebody waits for one of its models, or the operator does."""
-    if machine.plan.tier in fleet.closed:
+    if machine.spec.tier in fleet.closed:
         return False
-    return bool(demands(fleet, machine.plan.models)) or any(model in fleet.orders for model in machine.plan.models)
+    return bool(demands(fleet, machine.spec.models)) or any(model in fleet.orders for model in machine.spec.models)
 
 
 def in_flight(fleet: Fleet, machine: str) -> int:
@@ -78,9 +78,9 @@ def may_drain(fleet: Fleet, machine: Machine, now: float) -> bool:
 def unused(fleet: Fleet, machine: Machine, now: float) -> bool:
     """Nobody has it, wants it or keeps it, and that is certain."""
     return (
-        machine.plan.sleeps
+        machine.spec.sleeps
         and not machine.kept
-        and now - fleet.leading_since >= fleet.plan.gateway_timeout
+        and now - fleet.leading_since >= fleet.spec.gateway_timeout
         and trusted(fleet, machine, now)
         and in_flight(fleet, machine.id) == 0
         and not wanted(fleet, machine)
@@ -89,9 +89,9 @@ def unused(fleet: Fleet, machine: Machine, now: float) -> bool:
 
 def may_sleep_at(fleet: Fleet, machine: Machine) -> float:
     """When its idle policy puts it to sleep if nobody uses it."""
-    past = fleet.history.get(machine.plan.tier, History()).past()
+    past = fleet.history.get(machine.spec.tier, History()).past()
     return sleep_at(
-        fleet.plan.idle[machine.plan.tier],
+        fleet.spec.idle[machine.spec.tier],
         past,
         ready_since=machine.since,
         idle_since=machine.idle_since,
@@ -102,55 +102,55 @@ def may_sleep_at(fleet: Fleet, machine: Machine) -> float:
 
 def trusted(fleet: Fleet, machine: Machine, now: float) -> bool:
     """Its provider answers and passed its self-test."""
-    account = fleet.accounts.get(machine.plan.provider, Account())
-    patience = DOUBT_LOOKS * fleet.plan.account(machine.plan).look_every + 10.0
+    account = fleet.provider_health.get(machine.spec.provider, ProviderHealth())
+    patience = DOUBT_LOOKS * fleet.spec.observation_policy(machine.spec).observe_every_s + 10.0
     return account.tested and not unseen(fleet, machine) and now - account.looked_at <= patience
 
 
 def unseen(fleet: Fleet, machine: Machine) -> str:
     """Why its provider could not be looked at when that was tried last; empty: it could."""
-    return fleet.accounts.get(machine.plan.provider, Account()).fault
+    return fleet.provider_health.get(machine.spec.provider, ProviderHealth()).fault
 
 
 def kept_warm(fleet: Fleet, machine: Machine, now: float) -> bool:
     """A schedule wants one machine of its tier awake, and it is the first that is."""
-    tier = machine.plan.tier
-    return tier not in fleet.closed and warm(fleet.plan.idle[tier], now) and first_ready(fleet, tier) == machine.id
+    tier = machine.spec.tier
+    return tier not in fleet.closed and warm(fleet.spec.idle[tier], now) and first_ready(fleet, tier) == machine.id
 
 
 def first_ready(fleet: Fleet, tier: str) -> str | None:
-    ready = (m.id for m in fleet.machines.values() if m.plan.tier == tier and m.state == "ready" and not m.lost)
+    ready = (m.id for m in fleet.machines.values() if m.spec.tier == tier and m.state == "ready" and not m.lost)
     return next(ready, None)
 
 
 def to_be_warm(fleet: Fleet, tier: str, now: float) -> bool:
     """A schedule or the pattern of past gaps wants a machine of this tier that is awake, and none is or will be."""
-    machines = [m for m in fleet.machines.values() if m.plan.tier == tier and m.plan.sleeps and m.plan.models]
+    machines = [m for m in fleet.machines.values() if m.spec.tier == tier and m.spec.sleeps and m.spec.models]
     if not machines or any(m.state in ("ready", "waking", "draining", None) for m in machines):
         return False
-    plan = fleet.plan.idle[tier]
-    if warm(plan, now):
+    spec = fleet.spec.idle[tier]
+    if warm(spec, now):
         return True
     past = fleet.history.get(tier, History()).past()
     idle_since, asleep_since = max(m.last_used for m in machines), max(m.since for m in machines)
     if not idle_since:
         return False
-    at = wake_at(plan, past, idle_since=idle_since, asleep_since=asleep_since)
-    return at is not None and asleep_since <= at <= now < at + plan.timeout
+    at = wake_at(spec, past, idle_since=idle_since, asleep_since=asleep_since)
+    return at is not None and asleep_since <= at <= now < at + spec.timeout
 
 
 def revivable(fleet: Fleet, machine: Machine) -> bool:
     """It should sleep, cannot be put to sleep, and is there all the same: it bills, and might as well serve."""
-    up = machine.sight is not None and machine.sight.power == "up"
+    up = machine.observation is not None and machine.observation.power == "running"
     stuck = machine.state == "broken" and machine.stops > 0
-    return stuck and up and not machine.lost and fleet.plan.account(machine.plan).reachable
+    return stuck and up and not machine.lost and fleet.spec.observation_policy(machine.spec).reachable
 
 
 def drained(fleet: Fleet, machine: Machine, now: float) -> bool:
     """Every live gateway has seen the `draining` record and has nothing in flight there. A new leader has yet to hear
     who is alive."""
     revision = machine.drain_revision
-    if revision is None or now - fleet.leading_since < fleet.plan.gateway_timeout:
+    if revision is None or now - fleet.leading_since < fleet.spec.gateway_timeout:
         return False
     uses = [heard.activity.machines.get(machine.id) for heard in fleet.gateways.values()]
     return all(
@@ -159,7 +159,7 @@ def drained(fleet: Fleet, machine: Machine, now: float) -> bool:
     )
 
 
-def needs_another(fleet: Fleet, model: str, levels: list[Wanted]) -> bool:
+def needs_another(fleet: Fleet, model: str, levels: list[DemandLevel]) -> bool:
     """Whether demand asks for one more machine: none is on its way, and none that is ready has room."""
     machines = lineup(fleet, model)
     if any(m.state == "waking" or (m.state == "draining" and not m.lost) for m in machines):
@@ -167,7 +167,7 @@ def needs_another(fleet: Fleet, model: str, levels: list[Wanted]) -> bool:
     if any(revivable(fleet, m) and not m.probe_failures for m in machines):
         return False  # its engine is being asked
     ready = [m for m in machines if m.state == "ready" and not m.lost]
-    if any(in_flight(fleet, m.id) < m.plan.room for m in ready):
+    if any(in_flight(fleet, m.id) < m.spec.room for m in ready):
         return False
     if not ready and model in fleet.orders:
         return True
@@ -215,13 +215,13 @@ def _is_blocked(fleet: Fleet, machine: Machine) -> bool:
 
 def mates(fleet: Fleet, machine: Machine) -> list[Machine]:
     """Those that share its GPUs."""
-    pair = machine.plan.pair
-    return [m for m in fleet.machines.values() if pair and m.plan.pair == pair and m.id != machine.id]
+    pair = machine.spec.pair
+    return [m for m in fleet.machines.values() if pair and m.spec.pair == pair and m.id != machine.id]
 
 
 def _at_gpus(machine: Machine) -> bool:
     """It has them, or may have them still."""
-    return machine.state not in ("asleep", "gone") or (machine.sight is not None and machine.sight.running)
+    return machine.state not in ("asleep", "gone") or (machine.observation is not None and machine.observation.running)
 
 
 def in_the_way(fleet: Fleet, names: Iterable[str], wake_id: str, now: float) -> Machine | None:
@@ -229,7 +229,7 @@ def in_the_way(fleet: Fleet, names: Iterable[str], wake_id: str, now: float) -> 
     its idle policy says but for `min_awake`."""
     for machine in candidates(fleet, names, wake_id, now):
         for mate in mates(fleet, machine):
-            rested = now >= mate.since + fleet.plan.idle[mate.plan.tier].min_awake
+            rested = now >= mate.since + fleet.spec.idle[mate.spec.tier].min_awake
             if mate.state == "ready" and rested and unused(fleet, mate, now):
                 return mate
     return None
@@ -237,14 +237,17 @@ def in_the_way(fleet: Fleet, names: Iterable[str], wake_id: str, now: float) -> 
 
 def may_start(fleet: Fleet, machine: Machine, wake_id: str, now: float) -> bool:
     """Whatever its pair does."""
-    sight = machine.sight
+    observation = machine.observation
     return (
         machine.state == "asleep"
         and not machine.cordoned
-        and machine.plan.tier not in fleet.closed
+        and machine.spec.tier not in fleet.closed
         and now >= machine.cool_until
-        and starts(machine, wake_id) < fleet.plan.restart_limit
-        and (sight is None or (sight.power in ("off", "halted", "failed") and not sight.locked))
+        and starts(machine, wake_id) < fleet.spec.restart_limit
+        and (
+            observation is None
+            or (observation.power in ("stopped", "stopped_billed", "error") and not observation.locked)
+        )
     )
 
 
@@ -255,9 +258,9 @@ def starts(machine: Machine, wake_id: str | None) -> int:
 
 def hedge_due(fleet: Fleet, candidate: Machine, deadline: float, now: float) -> bool:
     """Whether the next machine has to begin now to be ready before the deadline."""
-    usual = fleet.history.get(candidate.plan.tier, History()).usual_most()
-    needed = fleet.plan.wake_cap / 2 if usual is None else usual
-    return deadline - now < needed + fleet.plan.hedge_margin
+    usual = fleet.history.get(candidate.spec.tier, History()).usual_most()
+    needed = fleet.spec.wake_cap / 2 if usual is None else usual
+    return deadline - now < needed + fleet.spec.hedge_margin
 
 
 def cool_down(failures: int) -> float:

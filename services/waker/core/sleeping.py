@@ -3,10 +3,10 @@
 from typing import Any
 
 from services.waker.core import key_wakes
-from services.waker.core.events import Called, Sight
+from services.waker.core.events import Called, Observation
 from services.waker.core.policy import demands, drained, in_flight, keys_of, trusted, unseen, wanted
 from services.waker.core.state import Machine
-from services.waker.core.step import Turn
+from services.waker.core.step import Step
 
 DRAIN_SECONDS = 60.0
 """A gateway that is alive and does not let go within this keeps the machine awake."""
@@ -19,84 +19,84 @@ BROKEN_SECONDS = 60.0
 BOUNCE_SECONDS = 1.0
 
 
-def drain(turn: Turn, machine: Machine) -> None:
+def drain(step: Step, machine: Machine) -> None:
     """Back to ready, or on to sleep, once that is certain."""
-    fleet = turn.fleet
+    fleet = step.fleet
     if not machine.lost:
         if in_flight(fleet, machine.id) or machine.last_used > machine.since:
-            turn.move(machine, "ready", "used while it drained")
+            step.move(machine, "ready", "used while it drained")
             return
         if wanted(fleet, machine):
-            machine = turn.move(machine, "ready", "wanted while it drained")
-            key_wakes.claim(turn, machine, keys_of(fleet, demands(fleet, machine.plan.models)))
+            machine = step.move(machine, "ready", "wanted while it drained")
+            key_wakes.claim(step, machine, keys_of(fleet, demands(fleet, machine.spec.models)))
             return
         if fault := unseen(fleet, machine):
-            turn.move(machine, "ready", f"its provider cannot be seen: {fault}")
+            step.move(machine, "ready", f"its provider cannot be seen: {fault}")
             return
-    empty = drained(fleet, machine, turn.now)
-    if empty and (machine.lost or trusted(fleet, machine, turn.now)):
-        if machine.plan.sleeps:
-            fall(turn, machine, machine.reason)
-    elif turn.now - machine.since > DRAIN_SECONDS and not machine.lost:
+    empty = drained(fleet, machine, step.now)
+    if empty and (machine.lost or trusted(fleet, machine, step.now)):
+        if machine.spec.sleeps:
+            fall(step, machine, machine.reason)
+    elif step.now - machine.since > DRAIN_SECONDS and not machine.lost:
         who = "its provider was not tested or seen" if empty else "a gateway did not let go of it"
-        turn.move(machine, "ready", f"{who} within {DRAIN_SECONDS:g} s")
+        step.move(machine, "ready", f"{who} within {DRAIN_SECONDS:g} s")
 
 
-def fall(turn: Turn, machine: Machine, reason: str, **changes: Any) -> None:
+def fall(step: Step, machine: Machine, reason: str, **changes: Any) -> None:
     """The provider is asked to put it to sleep. A start under way is awaited: a stop that overtook it would be lost."""
-    machine = turn.move(machine, "falling_asleep", reason, stops=0, stop_after=turn.now, **changes)
+    machine = step.move(machine, "falling_asleep", reason, stops=0, stop_after=step.now, **changes)
     if machine.call is None:
-        turn.call(machine, "stop")
+        step.call(machine, "stop")
 
 
-def called(turn: Turn, machine: Machine, event: Called) -> None:
+def called(step: Step, machine: Machine, event: Called) -> None:
     """The outcome of a stop. Whatever it was, the next look says whether it is so."""
-    account = turn.plan.account(machine.plan)
+    account = step.spec.observation_policy(machine.spec)
     if event.outcome == "accepted":
-        turn.set(machine, stop_after=turn.now + account.stuck)
-    elif event.outcome == "refused" and event.scope == "busy":
+        step.set(machine, stop_after=step.now + account.stuck)
+    elif event.outcome == "refused" and event.scope == "transient":
         # Its state was changing; that is no failed attempt.
-        turn.set(machine, stops=max(0, machine.stops - 1), stop_after=turn.now + max(account.look_fast, 1.0))
+        step.set(machine, stops=max(0, machine.stops - 1), stop_after=step.now + max(account.observe_fast_s, 1.0))
     else:
         alarm = event.reason or event.code if event.outcome == "refused" else machine.alarm
-        turn.set(machine, stop_after=turn.now + max(account.look_fast, STOP_RETRY_SECONDS), alarm=alarm)
+        step.set(machine, stop_after=step.now + max(account.observe_fast_s, STOP_RETRY_SECONDS), alarm=alarm)
 
 
-def advance(turn: Turn, machine: Machine) -> None:
+def advance(step: Step, machine: Machine) -> None:
     """Ask again when it is time, at most so often."""
-    if machine.call is not None or turn.now < machine.stop_after:
+    if machine.call is not None or step.now < machine.stop_after:
         return
-    rising = machine.sight is not None and machine.sight.power == "rising"
-    if rising and turn.now - machine.since < RISE_SECONDS:
+    rising = machine.observation is not None and machine.observation.power == "starting"
+    if rising and step.now - machine.since < RISE_SECONDS:
         return
     if machine.stops < STOP_LIMIT:
-        turn.call(machine, "stop")
+        step.call(machine, "stop")
         return
     reason = f"it still runs after {STOP_LIMIT} attempts to end it"
     if machine.alarm:
         reason = f"{reason}: {machine.alarm}"
-    turn.move(machine, "broken", reason, alarm=reason)
+    step.move(machine, "broken", reason, alarm=reason)
 
 
-def seen(turn: Turn, machine: Machine, sight: Sight) -> None:
+def seen(step: Step, machine: Machine, observation: Observation) -> None:
     """The provider's view of a machine that is to sleep, or is broken."""
-    if sight.power in ("off", "failed"):
+    if observation.power in ("stopped", "error"):
         # The reason stays: it says why it sleeps.
-        alarm = f"its provider says {sight.provider_state}" if sight.power == "failed" else ""
-        turn.move(machine, "asleep", machine.reason, at=sight.ended_at, stops=0, alarm=alarm)
+        alarm = f"its provider says {observation.provider_state}" if observation.power == "error" else ""
+        step.move(machine, "asleep", machine.reason, at=observation.ended_at, stops=0, alarm=alarm)
         return
     if machine.state != "falling_asleep":
         return
-    account = turn.plan.account(machine.plan)
-    if sight.power == "falling" and not machine.stops:
+    account = step.spec.observation_policy(machine.spec)
+    if observation.power == "stopping" and not machine.stops:
         # Somebody has asked already, as the leader before us: a second word would be one of force.
-        turn.set(machine, stops=1, stop_after=turn.now + account.stuck)
-    elif sight.power in ("up", "halted") and account.settle:
+        step.set(machine, stops=1, stop_after=step.now + account.stuck)
+    elif observation.power in ("running", "stopped_billed") and account.settle:
         # It bounced back, or has come up meanwhile: no use in waiting until it counts as stuck.
-        turn.set(machine, stop_after=min(machine.stop_after, turn.now + BOUNCE_SECONDS))
+        step.set(machine, stop_after=min(machine.stop_after, step.now + BOUNCE_SECONDS))
 
 
-def mend(turn: Turn, machine: Machine) -> None:
+def mend(step: Step, machine: Machine) -> None:
     """A broken machine is tried again: it may bill."""
-    if machine.plan.sleeps and turn.now - machine.since >= BROKEN_SECONDS:
-        fall(turn, machine, "tried again to put it to sleep")
+    if machine.spec.sleeps and step.now - machine.since >= BROKEN_SECONDS:
+        fall(step, machine, "tried again to put it to sleep")

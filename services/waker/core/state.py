@@ -6,8 +6,8 @@ Everything here is frozen; `core.fleet` makes the next value. Times are Unix sec
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.waker.core.events import CallKind, Sight
-from services.waker.core.fleet_spec import MachinePlan, Plan
+from services.waker.core.events import CallKind, Observation
+from services.waker.core.fleet_spec import FleetSpec, MachineSpec
 from services.waker.core.history import History
 from services.waker.core.key_wakes import KeyAccount
 from shared.messages.codec import rfc3339
@@ -17,7 +17,7 @@ from shared.messages.waker import (
     MachineMemory,
     MachineRecord,
     MachineState,
-    OrdersMemory,
+    OperatorWakesMemory,
     Phase,
     WakeMemory,
     WakesMemory,
@@ -44,7 +44,7 @@ class Call:
 class Machine:
     """One machine as the waker knows it."""
 
-    plan: MachinePlan
+    spec: MachineSpec
     state: MachineState | None = None
     since: float = 0.0
     reason: str = ""
@@ -53,7 +53,7 @@ class Machine:
     endpoint: str | None = None
     """Where the engine listens, ready or not."""
 
-    sight: Sight | None = None
+    observation: Observation | None = None
     """The provider's last word."""
     seen_at: float = 0.0
     """When it was asked for that."""
@@ -117,12 +117,12 @@ class Machine:
 
     @property
     def id(self) -> str:
-        return self.plan.id
+        return self.spec.id
 
     @property
     def lost(self) -> bool:
         """It drains for good: no demand brings it back."""
-        return self.put_down or self.cordoned or bool(self.sight and self.sight.leaving)
+        return self.put_down or self.cordoned or bool(self.observation and self.observation.leaving)
 
     @property
     def idle_since(self) -> float:
@@ -145,9 +145,9 @@ class Machine:
         asleep = self.state in ("asleep", "gone")
         return MachineRecord(
             machine=self.id,
-            tier=self.plan.tier,
+            tier=self.spec.tier,
             state=self.state,
-            provider_state=self.sight.provider_state if self.sight else "unknown",
+            provider_state=self.observation.provider_state if self.observation else "unknown",
             endpoint=self.endpoint if self.state in ("ready", "draining") else None,
             generation=self.generation,
             since=self.since,
@@ -194,7 +194,7 @@ class Wake:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DemandLevel:
     """A gateway's last word about a model."""
 
     request: WakeRequest
@@ -209,7 +209,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Heard:
+class GatewayReport:
     """A gateway's last word about the machines."""
 
     activity: Activity
@@ -217,7 +217,7 @@ class Heard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Account:
+class ProviderHealth:
     """A provider: when it was looked at and tested, and with what success."""
 
     asked_at: float = 0.0
@@ -236,16 +236,16 @@ class Account:
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    plan: Plan
+    spec: FleetSpec
     leading_since: float
     machines: Mapping[str, Machine]
-    accounts: Mapping[str, Account] = field(default_factory=dict)
+    provider_health: Mapping[str, ProviderHealth] = field(default_factory=dict)
     """By provider."""
-    demand: Mapping[tuple[str, str], Wanted] = field(default_factory=dict)
+    demand: Mapping[tuple[str, str], DemandLevel] = field(default_factory=dict)
     """By model and gateway; nothing that is too old, withdrawals included: they overrule what is late."""
     orders: tuple[str, ...] = ()
     """Models that the operator wants awake and that no machine serves for it yet."""
-    gateways: Mapping[str, Heard] = field(default_factory=dict)
+    gateways: Mapping[str, GatewayReport] = field(default_factory=dict)
     """The live ones."""
     wakes: Mapping[str, Wake] = field(default_factory=dict)
     """By model."""
@@ -256,8 +256,8 @@ class Fleet:
     keys: Mapping[str, KeyAccount] = field(default_factory=dict)
     """What the keys' wakes came to, by key id."""
 
-    def orders_memory(self) -> OrdersMemory:
-        return OrdersMemory(models=self.orders)
+    def orders_memory(self) -> OperatorWakesMemory:
+        return OperatorWakesMemory(models=self.orders)
 
     def key_message(self, key_id: str) -> KeyWakes:
         """What the bucket says of a key's wakes."""

@@ -8,7 +8,7 @@ from services.waker.core.events import (
     CallKind,
     Effect,
     Journal,
-    LookAt,
+    Observe,
     Probe,
     ProbeStep,
     Remember,
@@ -19,26 +19,26 @@ from services.waker.core.events import (
 )
 from services.waker.core.history import History
 from services.waker.core.key_wakes import KeyAccount
-from services.waker.core.state import Account, Call, Fleet, Machine
-from services.waker.core.transitions import IllegalMove, legal
+from services.waker.core.state import Call, Fleet, Machine, ProviderHealth
+from services.waker.core.transitions import IllegalTransition, is_legal
 from shared.config.providers import ProviderName
 from shared.messages.waker import JournalEntry, MachineState, Phase, PhaseEnded, Transition
 
 LOST_SECONDS = 5.0
 """Past its own time-out an answer is late; then it is lost."""
-LOOK_LOST_SECONDS = 120.0
+OBSERVATION_LOST_S = 120.0
 """A look may take several calls, each in its turn."""
 
 
-class Turn:
+class Step:
     """Made for one event, at `now`; `done` gives the next fleet and what is to be done, in this order."""
 
     def __init__(self, fleet: Fleet, now: float) -> None:
         self.before = fleet
-        self.plan = fleet.plan
+        self.spec = fleet.spec
         self.now = now
         self.machines = dict(fleet.machines)
-        self.accounts = dict(fleet.accounts)
+        self.provider_health = dict(fleet.provider_health)
         self.demand = dict(fleet.demand)
         self.orders = fleet.orders
         self.gateways = dict(fleet.gateways)
@@ -53,10 +53,10 @@ class Turn:
     def fleet(self) -> Fleet:
         """As it stands within the step."""
         return Fleet(
-            plan=self.plan,
+            spec=self.spec,
             leading_since=self.before.leading_since,
             machines=self.machines,
-            accounts=self.accounts,
+            provider_health=self.provider_health,
             demand=self.demand,
             orders=self.orders,
             gateways=self.gateways,
@@ -79,7 +79,7 @@ class Turn:
             if record is not None and (old is None or record != old.record()):
                 writes.append(Write(record))
             memory = machine.memory()
-            if machine.plan.configured and (old is None or memory != old.memory()):
+            if machine.spec.configured and (old is None or memory != old.memory()):
                 memories.append(Remember(memory))
         memories += [Remember(h.memory(tier)) for tier, h in self.history.items() if h != before.history.get(tier)]
         if fleet.orders != before.orders:
@@ -102,26 +102,26 @@ class Turn:
     def move(
         self, machine: Machine, to: MachineState, reason: str, *, at: float | None = None, **changes: Any
     ) -> Machine:
-        """A legal move, journalled; `IllegalMove` for any other. `at`: when it happened, if that is known."""
-        if not legal(machine.state, to):
-            raise IllegalMove(f"{machine.id}: {machine.state} to {to}: {reason}")
+        """A legal move, journalled; `IllegalTransition` for any other. `at`: when it happened, if that is known."""
+        if not is_legal(machine.state, to):
+            raise IllegalTransition(f"{machine.id}: {machine.state} to {to}: {reason}")
         moment = self.now if at is None else min(self.now, max(machine.since, at))
         self._phase_ends(machine, done=to == "ready")
         settled: dict[str, Any] = {"phase": None, "ready_at": None, "drain_revision": None, "probe_serial": None}
         if to in ("asleep", "falling_asleep", "broken", "gone"):
-            settled |= {"endpoint": machine.plan.endpoint, "reached": False}
+            settled |= {"endpoint": machine.spec.endpoint, "reached": False}
         if to in ("asleep", "ready", "waking"):
             settled |= {"alarm": "", "put_down": False}
         if to == "asleep" and machine.kept:
             # Lost, not put to sleep: the operator's word stands, for whichever machine can follow it.
             settled["kept"] = False
-            self.orders = tuple(dict.fromkeys((*self.orders, *machine.plan.models[:1])))
+            self.orders = tuple(dict.fromkeys((*self.orders, *machine.spec.models[:1])))
         moved = self.set(machine, **(settled | {"state": to, "since": moment, "reason": reason} | changes))
         self.told(
             Transition(
                 at=moment,
                 machine=moved.id,
-                tier=moved.plan.tier,
+                tier=moved.spec.tier,
                 from_state=machine.state,
                 to_state=to,
                 reason=reason,
@@ -141,19 +141,19 @@ class Turn:
         return self.set(machine, phase=phase, phase_since=self.now, ready_at=ready_at)
 
     def history_of(self, machine: Machine) -> History:
-        return self.history.get(machine.plan.tier, History())
+        return self.history.get(machine.spec.tier, History())
 
     def _phase_ends(self, machine: Machine, *, done: bool) -> None:
         if machine.phase is None:
             return
         seconds = max(0.0, self.now - machine.phase_since)
         if done:
-            self.history[machine.plan.tier] = self.history_of(machine).phase(machine.phase, seconds)
+            self.history[machine.spec.tier] = self.history_of(machine).phase(machine.phase, seconds)
         self.told(
             PhaseEnded(
                 at=self.now,
                 machine=machine.id,
-                tier=machine.plan.tier,
+                tier=machine.spec.tier,
                 wake_id=machine.wake_id or "",
                 phase=machine.phase,
                 seconds=seconds,
@@ -171,33 +171,33 @@ class Turn:
             machine = self.set(machine, stops=machine.stops + 1)
         return machine
 
-    def look(self, provider: ProviderName, every: float) -> None:
-        account = self.accounts.get(provider, Account())
-        lost = account.looking and self.now - account.asked_at > LOOK_LOST_SECONDS
+    def observe(self, provider: ProviderName, every: float) -> None:
+        account = self.provider_health.get(provider, ProviderHealth())
+        lost = account.looking and self.now - account.asked_at > OBSERVATION_LOST_S
         if (not account.looking or lost) and self.now - account.asked_at >= every:
-            self.accounts[provider] = replace(account, looking=True, asked_at=self.now)
-            self._effects.append(LookAt(provider))
+            self.provider_health[provider] = replace(account, looking=True, asked_at=self.now)
+            self._effects.append(Observe(provider))
 
     def test(self, provider: ProviderName, every: float) -> None:
-        account = self.accounts.get(provider, Account())
+        account = self.provider_health.get(provider, ProviderHealth())
         asked = account.test_asked_at
-        lost = account.testing and asked is not None and self.now - asked > LOOK_LOST_SECONDS
+        lost = account.testing and asked is not None and self.now - asked > OBSERVATION_LOST_S
         if asked is None or ((not account.testing or lost) and self.now - asked >= every):
-            self.accounts[provider] = replace(account, testing=True, test_asked_at=self.now)
+            self.provider_health[provider] = replace(account, testing=True, test_asked_at=self.now)
             self._effects.append(TestProvider(provider))
 
     def probe(self, machine: Machine) -> None:
         """Ask the engine whether it answers, or, once it does, for one token."""
-        if machine.probe_serial is not None and self.now - machine.probed_at > self.plan.call_timeout + LOST_SECONDS:
+        if machine.probe_serial is not None and self.now - machine.probed_at > self.spec.call_timeout + LOST_SECONDS:
             machine = self.set(machine, probe_serial=None)  # its answer was lost
         if machine.endpoint is None or machine.probe_serial is not None or self.now < machine.probe_after:
             return
         serial = machine.serial + 1
         self.set(machine, serial=serial, probe_serial=serial, probed_at=self.now)
         step: ProbeStep = "token" if machine.reached and machine.state not in ("ready", "draining") else "reach"
-        limit = machine.deadline - self.now if machine.state == "waking" else self.plan.call_timeout
-        timeout = min(limit, self.plan.call_timeout)
-        self._effects.append(Probe(machine.id, serial, step, machine.endpoint, machine.plan.served_as, timeout))
+        limit = machine.deadline - self.now if machine.state == "waking" else self.spec.call_timeout
+        timeout = min(limit, self.spec.call_timeout)
+        self._effects.append(Probe(machine.id, serial, step, machine.endpoint, machine.spec.served_as, timeout))
 
     def told(self, entry: JournalEntry) -> None:
         self._journal.append(Journal(entry))

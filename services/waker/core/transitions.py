@@ -11,7 +11,7 @@ _ANY: Ends = {
     "gone": "its provider does not know it, time and again",
 }
 
-MOVES: Mapping[MachineState | None, Ends] = {
+TRANSITIONS: Mapping[MachineState | None, Ends] = {
     None: {
         "asleep": "seen for the first time, and off",
         "waking": "seen for the first time, and running: one token will show what it is worth",
@@ -58,9 +58,9 @@ MOVES: Mapping[MachineState | None, Ends] = {
 """From each state to those that may follow. None: not seen yet."""
 
 
-class IllegalMove(RuntimeError):
+class IllegalTransition(RuntimeError):
     """A defect of ours: the table of moves does not have it."""
 
 
-def legal(start: MachineState | None, end: MachineState) -> bool:
-    return end in MOVES[start]
+def is_legal(start: MachineState | None, end: MachineState) -> bool:
+    return end in TRANSITIONS[start]

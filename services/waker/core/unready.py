@@ -4,7 +4,7 @@ from typing import Any
 
 from services.waker.core import sleeping
 from services.waker.core.state import ALARM_FROM, Machine
-from services.waker.core.step import Turn
+from services.waker.core.step import Step
 
 BACKOFF_SECONDS = 20.0
 """After the first wake in which the engine did not become ready; it doubles with each that follows."""
@@ -14,9 +14,9 @@ RETELL_SECONDS = 10.0
 """Between two reasons on record: an engine whose every answer reads otherwise fills no journal."""
 
 
-def may_retell(turn: Turn, machine: Machine, reason: str) -> bool:
+def may_retell(step: Step, machine: Machine, reason: str) -> bool:
     """Whether to put a probe's newest reason on record, in place of the one that is there."""
-    return reason != machine.reason and turn.now >= machine.retold_at + RETELL_SECONDS
+    return reason != machine.reason and step.now >= machine.retold_at + RETELL_SECONDS
 
 
 def backoff(times: int) -> float:
@@ -24,25 +24,25 @@ def backoff(times: int) -> float:
     return min(BACKOFF_SECONDS * 2.0 ** min(times - 1, 16), BACKOFF_LIMIT_SECONDS)
 
 
-def give_up(turn: Turn, machine: Machine, reason: str, *, running: bool) -> None:
+def give_up(step: Step, machine: Machine, reason: str, *, running: bool) -> None:
     """End a wake whose engine had its time and did not become ready. `running`: the machine has to be stopped."""
     times = machine.unready + 1
     pause = backoff(times)
-    left_alone: dict[str, Any] = {"unready": times, "unready_reason": reason, "cool_until": turn.now + pause}
+    left_alone: dict[str, Any] = {"unready": times, "unready_reason": reason, "cool_until": step.now + pause}
     if times >= ALARM_FROM:
         reason = f"{reason}; wake {times} in a row without a ready engine, the next one not within {pause:.0f} s"
     if running:
-        sleeping.fall(turn, machine, reason, **left_alone)
+        sleeping.fall(step, machine, reason, **left_alone)
     else:
-        turn.move(machine, "asleep", reason, **left_alone)
+        step.move(machine, "asleep", reason, **left_alone)
 
 
-def forgive(turn: Turn, model: str) -> None:
+def forgive(step: Step, model: str) -> None:
     """Try the model's machines again at once: the operator, who asks for it, may have repaired them."""
-    for name in turn.plan.lineups[model]:
-        machine = turn.machines[name]
+    for name in step.spec.lineups[model]:
+        machine = step.machines[name]
         if not machine.unready:
             continue
-        machine = turn.set(machine, unready=0, unready_reason="")
+        machine = step.set(machine, unready=0, unready_reason="")
         if machine.state == "asleep":
-            turn.set(machine, cool_until=0.0, tried={})
+            step.set(machine, cool_until=0.0, tried={})

@@ -29,7 +29,7 @@ from shared import database
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus
-from shared.clouds.hyperstack import Fault
+from shared.clouds.hyperstack import HyperstackError
 from shared.config.load import parse
 from shared.errors import BusUnavailable
 from shared.messages.budget import BudgetGate, GateOrder, GateOrdered, Gates, GatesQuery, GateTurned
@@ -84,7 +84,7 @@ class Bill:
 
     async def cumulative(self) -> dict[str, int]:
         if self.told is None:
-            raise Fault("503", "away")
+            raise HyperstackError("503", "away")
         return self.told
 
 

@@ -20,7 +20,7 @@ from services.billing.core.money import usd
 from services.billing.metrics import Metrics
 from services.billing.wiring import MIGRATIONS
 from shared import database
-from shared.clouds.hyperstack import Fault, HyperstackAccount
+from shared.clouds.hyperstack import HyperstackAccount, HyperstackError
 from shared.clouds.throttle import Throttle
 from shared.messages.waker import MachineState, Transition
 from tests.kit.hyperstack_cloud import HyperstackCloud, Trouble, hyperstack_cloud
@@ -194,7 +194,7 @@ async def test_every_page_is_read_and_every_digit_kept(desk: Desk) -> None:
 async def test_a_bill_without_end_is_refused(desk: Desk) -> None:
     body = _listing('{"incurred_bill": 1}', 9).replace(b'"pages": 1', b'"pages": 1000')
     desk.cloud.fail(HISTORY, Trouble(200, body=body), times=60)
-    with pytest.raises(Fault, match="pages"):
+    with pytest.raises(HyperstackError, match="pages"):
         await desk.bill.cumulative()
     assert desk.cloud.calls[HISTORY] == 50
 

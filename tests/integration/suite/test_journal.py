@@ -18,7 +18,7 @@ from shared.errors import BusUnavailable
 from shared.messages.budget import GateTurned
 from shared.messages.codec import encode, rfc3339
 from shared.messages.keys import KeyRecord, digest
-from shared.messages.waker import JournalEntry, Ordered, PhaseEnded, ProviderCall, Transition
+from shared.messages.waker import CommandIssued, JournalEntry, PhaseEnded, ProviderCall, Transition
 from spotinference.journal.follower import QUEUED, Tail
 from tests.integration.suite.conftest import Goes, Shell
 from tests.kit.nats_server import NatsServer
@@ -65,7 +65,7 @@ EVERY_KIND: Sequence[tuple[JournalEntry, dict[str, Any], str]] = (
         "loading given up after 81.500 s",
     ),
     (
-        Ordered(at=AT, machine="m1", order="cordon", by="me@here"),
+        CommandIssued(at=AT, machine="m1", order="cordon", by="me@here"),
         {"kind": "order", "order": "cordon", "by": "me@here"},
         "cordon, said me@here",
     ),
@@ -159,7 +159,7 @@ async def test_it_can_be_narrowed(bus: JetStreamBus, shell: Shell) -> None:
     now = time.time()
     ages = {"a b": 7200.0, "m1": 3000.0, "m2": 60.0, "m3": 1.0}
     await publish(bus, *(moved(machine, now - age) for machine, age in ages.items()))
-    await publish(bus, Ordered(at=now, machine="org/a", order="wake", by="me"))
+    await publish(bus, CommandIssued(at=now, machine="org/a", order="wake", by="me"))
     assert await machines(shell) == ["a b", "m1", "m2", "m3", "org/a"]
     assert await machines(shell, "--machine", "a b") == ["a b"]
     assert await machines(shell, "--machine", "org/a") == ["org/a"]

@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.waker.adapters.probe import HttpProber
 from services.waker.app.waker import Waker
-from services.waker.core.fleet_spec import CLOUD, plan_of
+from services.waker.core.fleet_spec import CLOUD, fleet_spec_of
 from services.waker.metrics import Metrics
-from services.waker.wiring import accounts
+from services.waker.wiring import build_providers
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.lease import Lease
@@ -43,7 +43,7 @@ from tests.kit.waiting import PATIENCE_SECONDS, until
 MODEL = "org/model"
 ROOM_SECONDS = 0.05
 """Between two looks of the machine room."""
-QUICK = replace(CLOUD, look_every=0.5, look_fast=0.1, settle=1.0, stuck=60.0)
+QUICK = replace(CLOUD, observe_every_s=0.5, observe_fast_s=0.1, settle=1.0, stuck=60.0)
 """A cloud that tells at once what was done: for waits that are the waker's, not the cloud's."""
 CONFIG = """
 [bus]
@@ -219,14 +219,14 @@ class CloudHouse:
 @asynccontextmanager
 async def _waker(house: CloudHouse) -> AsyncIterator[None]:
     config = load(house.config)
-    plan = replace(plan_of(config, uuid7), accounts={house.sky.provider: QUICK})
+    spec = replace(fleet_spec_of(config, uuid7), observation_policies={house.sky.provider: QUICK})
     async with connect(config.bus.url or "", name="waker", wait=PATIENCE_SECONDS) as bus:
         lease = Lease(bus, subjects.WAKER_LEASE, "waker", time.monotonic)
-        prober, providers = HttpProber(), accounts(config, house.config.parent)
+        prober, providers = HttpProber(), build_providers(config, house.config.parent)
         waker = Waker(
             bus=bus,
             lease=lease,
-            plan=plan,
+            spec=spec,
             providers=providers,
             prober=prober,
             metrics=Metrics(house.registry),

@@ -229,10 +229,10 @@ async def test_a_stop_whose_answer_is_lost_puts_to_sleep(build: Build, sky: Sky)
 
 async def test_what_carries_our_mark_and_is_not_configured_is_put_to_sleep(build: Build, sky: Sky) -> None:
     house = await build(sky)
-    stray, stranger = sky.add(running=True, fleet=FLEET), sky.add(running=True)
+    orphan, stranger = sky.add(running=True, fleet=FLEET), sky.add(running=True)
     await house.waker()
-    await house.asleep(stray)
-    record = await house.reaches("asleep", f"{sky.provider}:{stray}")
+    await house.asleep(orphan)
+    record = await house.reaches("asleep", f"{sky.provider}:{orphan}")
     assert "not configured" in record.reason
     assert await sky.up() == {stranger}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.waker.wiring import opened
+from services.waker.wiring import service
 from shared.budget import tier_scope
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
@@ -72,7 +72,7 @@ async def test_a_closed_tier_is_not_woken_before_its_gate_opens(bus: JetStreamBu
     for model in ("m", "n"):
         await want(bus, model)  # before the waker begins, and again when it leads
     runtime = Runtime(service="waker", config=parse(CONFIG, "test"), data_dir=tmp_path, bus=bus, port=None)
-    async with opened(runtime):
+    async with service(runtime):
         await until(lambda: woken(bus), bool)
         assert await woken(bus) == ["b1"]
         await want(bus, "m")

@@ -14,7 +14,7 @@ import pytest
 
 from services.waker.adapters import keeper_files
 from services.waker.adapters.process import LocalMachine
-from services.waker.core.events import Sight
+from services.waker.core.events import Observation
 from tests.kit import full_disk
 from tests.kit.waiting import until
 
@@ -60,8 +60,8 @@ async def who(endpoint: str | None) -> dict[str, Any]:
     return told
 
 
-async def gone(machine: LocalMachine) -> Sight:
-    return await until(machine.look, lambda sight: not sight.running)
+async def gone(machine: LocalMachine) -> Observation:
+    return await until(machine.observe, lambda observation: not observation.running)
 
 
 def alive(pid: int) -> bool:
@@ -69,25 +69,30 @@ def alive(pid: int) -> bool:
 
 
 async def ended(pid: int) -> None:
-    async def look() -> bool:
+    async def observe() -> bool:
         return alive(pid)
 
-    await until(look, lambda lives: not lives)
+    await until(observe, lambda lives: not lives)
 
 
 async def test_it_starts_is_seen_and_stops(made: Made, folder: Path) -> None:
     machine = made()
-    assert not (await machine.look()).running
+    assert not (await machine.observe()).running
     result = await machine.start(4)
     assert (result.outcome, result.reason) == ("accepted", "")
     told = await who(result.endpoint)
-    sight = await machine.look()
-    assert (sight.running, sight.ending, sight.generation, sight.endpoint) == (True, False, 4, result.endpoint)
+    observation = await machine.observe()
+    assert (observation.running, observation.ending, observation.generation, observation.endpoint) == (
+        True,
+        False,
+        4,
+        result.endpoint,
+    )
     assert told["pgid"] == told["pid"] != os.getpgid(0)
     assert told["path"].split(":")[0] == str(Path(sys.executable).parent)
     assert (await machine.stop()).outcome == "accepted"
-    sight = await gone(machine)
-    assert (sight.generation, sight.reason) == (4, "the engine was ended by signal 15")
+    observation = await gone(machine)
+    assert (observation.generation, observation.reason) == (4, "the engine was ended by signal 15")
     assert not alive(told["pid"])
     assert (await machine.stop()).outcome == "accepted"
 
@@ -100,19 +105,19 @@ async def test_a_second_start_makes_no_second_engine(made: Made, tmp_path: Path)
     assert (await machine.start(2)).outcome == "unknown"
     # Nor does another waker's, which knows nothing of ours: the keeper's lock stands.
     rival = made("--starts", str(starts))
-    rival._sight = lambda: Sight(power="off", provider_state="stale")  # type: ignore[method-assign]  # a look that was too early
+    rival._sight = lambda: Observation(power="stopped", provider_state="stale")  # type: ignore[method-assign]  # a look that was too early
     assert (await rival.start(2)).outcome == "unknown"
     assert len(starts.read_text().split()) == 1
-    assert (await machine.look()).generation == 1
+    assert (await machine.observe()).generation == 1
 
 
 async def test_an_engine_that_dies_leaves_its_status_and_the_way_to_its_log(made: Made, folder: Path) -> None:
     machine = made("--die", "3")
     assert (await machine.start(1)).outcome == "accepted"
-    sight = await gone(machine)
-    assert sight.reason == f"the engine ended with exit status 3: see {folder}/engine.log"
+    observation = await gone(machine)
+    assert observation.reason == f"the engine ended with exit status 3: see {folder}/engine.log"
     assert "no memory left" in (folder / "engine.log").read_text()
-    assert sight.ended_at is not None
+    assert observation.ended_at is not None
 
 
 async def test_an_engine_gets_no_secret_of_ours(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +169,7 @@ async def test_asking_twice_kills_at_once(made: Made) -> None:
     machine = made("--stubborn", grace=60.0)
     told = await who((await machine.start(1)).endpoint)
     await machine.stop()
-    await until(machine.look, lambda sight: sight.ending)
+    await until(machine.observe, lambda observation: observation.ending)
     await machine.stop()
     await gone(machine)
     assert not alive(told["pid"])
@@ -223,8 +228,8 @@ async def test_it_outlives_whoever_started_it_and_is_found_again(made: Made, fol
     assert starter.returncode == -9
     told = await who(endpoint)
     machine = made()
-    sight = await machine.look()
-    assert (sight.running, sight.generation, sight.endpoint) == (True, 7, endpoint)
+    observation = await machine.observe()
+    assert (observation.running, observation.generation, observation.endpoint) == (True, 7, endpoint)
     await machine.stop()
     await gone(machine)
     assert not alive(told["pid"])
@@ -246,7 +251,7 @@ async def test_a_start_waits_for_the_end_of_the_engine_before(made: Made, tmp_pa
     machine = made("--stubborn", "--starts", str(starts), grace=0.5)
     first = await who((await machine.start(1)).endpoint)
     await machine.stop()
-    await until(machine.look, lambda sight: sight.ending)
+    await until(machine.observe, lambda observation: observation.ending)
     second = await machine.start(2)
     assert second.outcome == "accepted"
     assert not alive(first["pid"])
@@ -265,7 +270,7 @@ async def test_the_log_of_the_run_before_is_kept(made: Made, folder: Path) -> No
 async def test_a_torn_state_file_does_no_harm(made: Made, folder: Path) -> None:
     (folder / keeper_files.STATE_FILE).write_text('{"status": "runn')
     machine = made()
-    assert not (await machine.look()).running
+    assert not (await machine.observe()).running
     assert (await machine.start(1)).outcome == "accepted"
     assert json.loads((folder / keeper_files.STATE_FILE).read_text())["status"] == "running"
 
@@ -278,7 +283,7 @@ async def test_a_recycled_process_id_is_left_alone(made: Made, folder: Path) -> 
         engine_started="long ago", port=1,
     )  # fmt: skip
     keeper_files.write_state(folder, state)
-    assert not (await made().look()).running
+    assert not (await made().observe()).running
     assert alive(bystander.pid)
     bystander.kill()
     await bystander.wait()

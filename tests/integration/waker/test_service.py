@@ -22,10 +22,10 @@ from tests.kit.waiting import until
 
 
 async def ended(pid: int) -> None:
-    async def look() -> bool:
+    async def observe() -> bool:
         return keeper_files.process_start(pid) is not None
 
-    await until(look, lambda alive: not alive)
+    await until(observe, lambda alive: not alive)
 
 
 async def test_demand_wakes_and_idleness_puts_to_sleep(house: House_, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 from services.waker.adapters import keeper_files, sleep_mode
 from services.waker.adapters.process import LocalMachine, LocalMachines
 from services.waker.adapters.sleep_mode import SleepingMachine
-from services.waker.core.events import Sight
-from services.waker.ports import Unseen
+from services.waker.core.events import Observation
+from services.waker.ports import ProviderUnavailable
 from tests.kit.waiting import until
 
 ENGINE = Path(__file__).parent / "small_engine.py"
@@ -50,26 +50,26 @@ async def made(folder: Path, tmp_path: Path) -> AsyncIterator[Made]:
         os.kill(state.keeper, signal.SIGKILL)
 
 
-async def look(machine: LocalMachine) -> Sight:
+async def observe(machine: LocalMachine) -> Observation:
     """Once it says something."""
 
-    async def sight() -> Sight | None:
+    async def observation() -> Observation | None:
         try:
-            return await machine.look()
-        except Unseen:
+            return await machine.observe()
+        except ProviderUnavailable:
             return None
 
-    found = await until(sight, lambda seen: seen is not None)
+    found = await until(observation, lambda seen: seen is not None)
     assert found is not None
     return found
 
 
-async def becomes(machine: LocalMachine, state: str) -> Sight:
-    return await until(lambda: look(machine), lambda sight: sight.provider_state == state)
+async def becomes(machine: LocalMachine, state: str) -> Observation:
+    return await until(lambda: observe(machine), lambda observation: observation.provider_state == state)
 
 
 async def listens(machine: LocalMachine) -> None:
-    endpoint = (await look(machine)).endpoint
+    endpoint = (await observe(machine)).endpoint
 
     async def ask() -> bool:
         async with aiohttp.ClientSession() as session:
@@ -100,12 +100,12 @@ async def test_it_sleeps_and_wakes_as_the_same_process_and_generation(made: Made
     pid = engine(folder)
     for generation in (2, 3):
         assert (await machine.stop()).outcome == "accepted"
-        sight = await becomes(machine, "sleeping level 1")
-        assert (sight.power, sight.generation, sight.running) == ("off", 1, False)
+        observation = await becomes(machine, "sleeping level 1")
+        assert (observation.power, observation.generation, observation.running) == ("stopped", 1, False)
         result = await machine.start(generation)
         assert (result.outcome, result.generation) == ("accepted", 1)
-        sight = await look(machine)
-        assert (sight.power, sight.generation, sight.endpoint) == ("up", 1, result.endpoint)
+        observation = await observe(machine)
+        assert (observation.power, observation.generation, observation.endpoint) == ("running", 1, result.endpoint)
     assert engine(folder) == pid
     assert asked(folder) == ["/sleep?level=1", "/wake_up"] * 2
 
@@ -121,7 +121,7 @@ async def test_level_2_reads_the_weights_again_before_the_cache_has_its_memory(m
         "/collective_rpc reload_weights",
         "/wake_up?tags=kv_cache",
     ]
-    assert (await look(machine)).power == "up"
+    assert (await observe(machine)).power == "running"
 
 
 async def test_a_stop_that_is_asked_again_ends_it_and_the_next_start_is_cold(made: Made, folder: Path) -> None:
@@ -134,7 +134,7 @@ async def test_a_stop_that_is_asked_again_ends_it_and_the_next_start_is_cold(mad
     assert keeper_files.process_start(pid) is None
     result = await machine.start(2)
     assert (result.outcome, result.generation) == ("accepted", None)
-    assert (await look(machine)).generation == 2
+    assert (await observe(machine)).generation == 2
     assert engine(folder) != pid
 
 
@@ -143,18 +143,22 @@ async def test_what_does_not_fall_asleep_is_ended(made: Made, monkeypatch: pytes
     monkeypatch.setattr(sleep_mode, "SLEEP_SECONDS", 0.3)
     machine = await made("--faulty", fault)
     await machine.stop()
-    sight = await becomes(machine, "stopped")
-    assert sight.reason.startswith("the engine was ended, for it did not do as it was told: POST http://127.0.0.1:")
-    assert sight.reason.endswith('/sleep?level=1: 500 {"error": "out of memory"}' if fault == "/sleep" else "0.3 s")
+    observation = await becomes(machine, "stopped")
+    assert observation.reason.startswith(
+        "the engine was ended, for it did not do as it was told: POST http://127.0.0.1:"
+    )
+    assert observation.reason.endswith(
+        '/sleep?level=1: 500 {"error": "out of memory"}' if fault == "/sleep" else "0.3 s"
+    )
 
 
 async def test_a_start_waits_for_the_falling_asleep_before_it(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sleep_mode, "SLEEP_SECONDS", 0.5)
     machine = await made("--faulty", "hang:/sleep")
     await machine.stop()
-    assert (await look(machine)).provider_state == "falling asleep"
+    assert (await observe(machine)).provider_state == "falling asleep"
     assert (await machine.start(2)).outcome == "accepted"
-    assert (await look(machine)).generation == 2
+    assert (await observe(machine)).generation == 2
 
 
 async def test_a_second_stop_of_what_falls_asleep_changes_nothing(
@@ -177,7 +181,7 @@ async def test_an_engine_without_sleep_mode_is_awake_and_is_ended(made: Made) ->
     """As one whose command takes the variable away."""
     command = ["env", "-u", "VLLM_SERVER_DEV_MODE", sys.executable, str(ENGINE), "--port", "{port}"]
     machine = await made(command=command)
-    assert (await look(machine)).power == "up"
+    assert (await observe(machine)).power == "running"
     await machine.stop()
     assert "/sleep?level=1: 404" in (await becomes(machine, "stopped")).reason
 
@@ -192,7 +196,7 @@ async def test_what_does_not_wake_whole_is_ended_and_started_anew(made: Made, fo
     assert "collective_rpc: 500" in result.reason
     assert "collective_rpc: 500" in (await becomes(machine, "stopped")).reason
     assert (await machine.start(3)).outcome == "accepted"
-    assert (await look(machine)).generation == 3
+    assert (await observe(machine)).generation == 3
     assert engine(folder) != pid
 
 
@@ -203,8 +207,8 @@ async def test_a_slow_wake_is_seen_under_way(made: Made, monkeypatch: pytest.Mon
     await becomes(machine, "sleeping level 1")
     result = await machine.start(2)
     assert (result.outcome, result.endpoint) == ("accepted", None)
-    sight = await look(machine)
-    assert (sight.power, sight.provider_state) == ("rising", "waking up")
+    observation = await observe(machine)
+    assert (observation.power, observation.provider_state) == ("starting", "waking up")
     assert (await machine.start(2)).outcome == "accepted"
     # Nobody wants it any more.
     wake = machine._change
@@ -230,9 +234,9 @@ async def test_another_waker_finds_it_asleep_and_wakes_it(made: Made, folder: Pa
     await becomes(machine, "sleeping level 1")
     await machine.close()
     heir = SleepingMachine(folder, ["no-such-program"], None, level=1)
-    assert (await look(heir)).provider_state == "sleeping level 1"
+    assert (await observe(heir)).provider_state == "sleeping level 1"
     assert (await heir.start(2)).outcome == "accepted"
-    assert (engine(folder), (await look(heir)).power) == (pid, "up")
+    assert (engine(folder), (await observe(heir)).power) == (pid, "running")
 
 
 async def test_one_that_does_not_say_is_not_seen_and_hides_no_other(
@@ -243,7 +247,7 @@ async def test_one_that_does_not_say_is_not_seen_and_hides_no_other(
     both = LocalMachines({"m1": silent, "m2": LocalMachine(tmp_path / "machines" / "m2", ["none"], None)})
 
     async def seen() -> set[str]:
-        return set((await both.look()).sights)
+        return set((await both.observe()).observations)
 
     assert await until(seen, lambda names: "m1" not in names) == {"m2"}
 
@@ -251,6 +255,6 @@ async def test_one_that_does_not_say_is_not_seen_and_hides_no_other(
 async def test_one_that_still_loads_cannot_sleep_and_is_ended(folder: Path) -> None:
     machine = SleepingMachine(folder, ["sh", "-c", "exec sleep 300; : {port}"], None, level=1)
     await machine.start(1)
-    assert (await look(machine)).power == "up"
+    assert (await observe(machine)).power == "running"
     await machine.stop()
     assert "/sleep?level=1: Cannot connect" in (await becomes(machine, "stopped")).reason

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from services.waker.wiring import accounts
+from services.waker.wiring import build_providers
 from shared.config.load import parse
 from shared.config.providers import ProviderName, ProviderSection, traits_of
 from shared.errors import Misconfigured
@@ -39,5 +39,5 @@ async def test_waker_has_an_adapter_for_every_provider(
     monkeypatch.setenv("HYPERSTACK_API_KEY", "key")
     sections = {"ec2": '[provider.ec2]\nregion = "us-east-1"\n', "hyperstack": "[provider.hyperstack]\n"}
     config = parse(f'{sections.get(name, "")}[[tier]]\nname = "t"\nprovider = "{name}"\n', "test")
-    provider = accounts(config, tmp_path)[name]
+    provider = build_providers(config, tmp_path)[name]
     await provider.close()

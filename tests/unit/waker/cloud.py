@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from services.waker.core.events import CallKind, Power, Scope, Sight, Stray
+from services.waker.core.events import CallKind, Observation, Orphan, PowerState, RefusalScope
 from shared.messages.waker import CallOutcome
 
 RISE, FALL, LOAD = 15.0, 10.0, 10.0
 """Seconds from a start to up, from a stop to off, and from up to an engine that answers."""
 
-Fault = Literal["busy", "machine", "pool", "quota", "account", "error", "capacity", "lost", "undone"]
+Fault = Literal["transient", "machine", "capacity_pool", "quota", "account", "error", "capacity", "lost", "undone"]
 """What the next call of a machine meets: a refusal of this scope; a failure; accepted and then off again; done and its
 answer lost; neither."""
 
@@ -18,8 +18,8 @@ answer lost; neither."""
 class Vm:
     pool: str = "p"
     quota: str = "q"
-    power: Power = "off"
-    becomes: tuple[float, Power] | None = None
+    power: PowerState = "stopped"
+    becomes: tuple[float, PowerState] | None = None
     """When, and what."""
     answers_at: float = 0.0
     dead: bool = False
@@ -31,29 +31,29 @@ class Vm:
     stuck: bool = False
     """It ends by force alone."""
     reason: str = ""
-    scope: Scope = ""
+    scope: RefusalScope = ""
     fault: Fault | None = None
-    log: list[tuple[float, Sight]] = field(default_factory=list)
+    log: list[tuple[float, Observation]] = field(default_factory=list)
 
     @property
-    def sight(self) -> Sight:
-        return Sight(
+    def observation(self) -> Observation:
+        return Observation(
             power=self.power,
             provider_state=self.power,
-            reason=self.reason if self.power == "off" else "",
-            scope=self.scope if self.power == "off" else "",
+            reason=self.reason if self.power == "stopped" else "",
+            scope=self.scope if self.power == "stopped" else "",
             pool=self.pool,
             quota=self.quota,
             leaving=self.leaving,
-            locked=self.locked if self.power == "off" else "",
+            locked=self.locked if self.power == "stopped" else "",
         )
 
     @property
     def billed(self) -> bool:
-        return self.sight.billed
+        return self.observation.billed
 
     def answers(self, now: float) -> bool:
-        return self.power == "up" and now >= self.answers_at and not self.dead
+        return self.power == "running" and now >= self.answers_at and not self.dead
 
 
 class Cloud:
@@ -61,7 +61,7 @@ class Cloud:
 
     def __init__(self, pools: dict[str, str], now: float) -> None:
         self.vms = {name: Vm(pool=pool) for name, pool in pools.items()}
-        self.strays: set[str] = set()
+        self.orphans: set[str] = set()
         self.now = now
         self.out = False
         """Nobody can reach its API."""
@@ -80,11 +80,11 @@ class Cloud:
         self.now += seconds
         for vm in self.vms.values():
             vm.answers_at += seconds
-            vm.log = [(at + seconds, sight) for at, sight in vm.log]
+            vm.log = [(at + seconds, observation) for at, observation in vm.log]
             if vm.becomes is not None:
                 vm.becomes = (vm.becomes[0] + seconds, vm.becomes[1])
 
-    def become(self, name: str, power: Power) -> None:
+    def become(self, name: str, power: PowerState) -> None:
         """Without anybody's doing."""
         vm = self.vms[name]
         vm.becomes = None
@@ -92,7 +92,7 @@ class Cloud:
         self._arrive(vm, power)
         self._log()
 
-    def call(self, name: str, kind: CallKind, *, force: bool) -> tuple[CallOutcome, Scope] | None:
+    def call(self, name: str, kind: CallKind, *, force: bool) -> tuple[CallOutcome, RefusalScope] | None:
         """What is answered; None: nothing ever."""
         vm = self.vms[name]
         fault, vm.fault = vm.fault, None
@@ -100,54 +100,56 @@ class Cloud:
             return None
         if fault == "error":
             return "failed", ""
-        if fault in ("busy", "machine", "pool", "quota", "account"):
+        if fault in ("transient", "machine", "capacity_pool", "quota", "account"):
             return "refused", fault
         answer = self._start(vm, failing=fault == "capacity") if kind == "start" else self._stop(vm, force=force)
         self._log()
         return None if fault == "lost" else answer
 
-    def look(self, asked_at: float) -> tuple[dict[str, Sight], tuple[Stray, ...]]:
+    def observe(self, asked_at: float) -> tuple[dict[str, Observation], tuple[Orphan, ...]]:
         """As it was a while ago."""
         seen = {name: self._seen(vm, asked_at - self.lag) for name, vm in self.vms.items()}
-        strays = tuple(Stray(id=name, provider="ec2", sight=seen[name]) for name in sorted(self.strays) if name in seen)
-        return {name: sight for name, sight in seen.items() if name not in self.strays}, strays
+        orphans = tuple(
+            Orphan(id=name, provider="ec2", observation=seen[name]) for name in sorted(self.orphans) if name in seen
+        )
+        return {name: observation for name, observation in seen.items() if name not in self.orphans}, orphans
 
-    def _start(self, vm: Vm, *, failing: bool) -> tuple[CallOutcome, Scope]:
-        if vm.locked or vm.power == "gone":
+    def _start(self, vm: Vm, *, failing: bool) -> tuple[CallOutcome, RefusalScope]:
+        if vm.locked or vm.power == "not_found":
             return "refused", "machine"
-        if vm.power == "falling":
-            return "refused", "busy"
-        if vm.power in ("off", "halted", "failed"):
-            vm.power, vm.reason, vm.scope, vm.dead = "rising", "", "", False
-            vm.becomes = (self.now + RISE, "off" if failing else "up")
+        if vm.power == "stopping":
+            return "refused", "transient"
+        if vm.power in ("stopped", "stopped_billed", "error"):
+            vm.power, vm.reason, vm.scope, vm.dead = "starting", "", "", False
+            vm.becomes = (self.now + RISE, "stopped" if failing else "running")
             if failing:
-                vm.reason, vm.scope = "Server.InsufficientInstanceCapacity", "pool"
+                vm.reason, vm.scope = "Server.InsufficientInstanceCapacity", "capacity_pool"
         return "accepted", ""
 
-    def _stop(self, vm: Vm, *, force: bool) -> tuple[CallOutcome, Scope]:
-        if vm.power == "rising":
-            return "refused", "busy"
-        if vm.power == "halted":
-            vm.power, vm.becomes = "rising", (self.now + RISE, "up")
-        elif vm.power == "up":
-            vm.power, vm.becomes = "falling", None if vm.stuck and not force else (self.now + FALL, "off")
-        elif vm.power == "falling" and force:
-            vm.becomes = vm.becomes or (self.now + FALL, "off")
+    def _stop(self, vm: Vm, *, force: bool) -> tuple[CallOutcome, RefusalScope]:
+        if vm.power == "starting":
+            return "refused", "transient"
+        if vm.power == "stopped_billed":
+            vm.power, vm.becomes = "starting", (self.now + RISE, "running")
+        elif vm.power == "running":
+            vm.power, vm.becomes = "stopping", None if vm.stuck and not force else (self.now + FALL, "stopped")
+        elif vm.power == "stopping" and force:
+            vm.becomes = vm.becomes or (self.now + FALL, "stopped")
         return "accepted", ""
 
-    def _arrive(self, vm: Vm, power: Power) -> None:
-        if power == "off" and vm.power == "falling" and vm.bounces:
-            vm.bounces, power = vm.bounces - 1, "up"
-        elif power == "up":
+    def _arrive(self, vm: Vm, power: PowerState) -> None:
+        if power == "stopped" and vm.power == "stopping" and vm.bounces:
+            vm.bounces, power = vm.bounces - 1, "running"
+        elif power == "running":
             vm.answers_at = self.now + LOAD
-        if power == "off":
+        if power == "stopped":
             vm.leaving, vm.stuck = "", False
         vm.power, vm.becomes = power, None
 
     def _log(self) -> None:
         for vm in self.vms.values():
-            if not vm.log or vm.log[-1][1] != vm.sight:
-                vm.log = [*vm.log[-20:], (self.now, vm.sight)]
+            if not vm.log or vm.log[-1][1] != vm.observation:
+                vm.log = [*vm.log[-20:], (self.now, vm.observation)]
 
-    def _seen(self, vm: Vm, at: float) -> Sight:
-        return next((sight for since, sight in reversed(vm.log) if since <= at), vm.log[0][1])
+    def _seen(self, vm: Vm, at: float) -> Observation:
+        return next((observation for since, observation in reversed(vm.log) if since <= at), vm.log[0][1])

@@ -4,60 +4,60 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from services.waker.core.adopt import Left, adopt
+from services.waker.core.adopt import PersistedState, adopt
 from services.waker.core.events import (
+    ActivityReported,
     Called,
-    Demand,
+    Command,
+    DemandReported,
     Effect,
     Event,
     Journal,
-    LookAt,
-    Looked,
-    Order,
-    Power,
+    Observation,
+    Observe,
+    Observed,
+    Orphan,
+    PowerState,
     Probe,
     Probed,
+    RecordWritten,
+    RefusalScope,
     Remember,
-    Scope,
-    Sight,
     StartMachine,
     StopMachine,
-    Stray,
     Tested,
     TestProvider,
     Tick,
-    Used,
     Write,
-    Written,
 )
 from services.waker.core.fleet import handle
-from services.waker.core.fleet_spec import MachinePlan, Plan
+from services.waker.core.fleet_spec import FleetSpec, MachineSpec
 from services.waker.core.history import PHASES
-from services.waker.core.idle import IdlePlan
+from services.waker.core.idle import IdleSettings
 from services.waker.core.state import Fleet, Machine
 from shared.config.providers import ProviderName
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
 from shared.messages.waker import (
     CallOutcome,
+    CommandKind,
     JournalEntry,
     KeyWakes,
     MachineMemory,
     MachineRecord,
     MachineState,
     Memory,
-    OrderKind,
-    OrdersMemory,
+    OperatorWakesMemory,
     ProviderCall,
     TierMemory,
     Transition,
     WakesMemory,
 )
-from tests.unit.waker.invariants import STEPS, WORLDS, Step
+from tests.unit.waker.invariants import STEPS, WORLDS, HandledEvent
 
 IDLE, CAP, LIMIT, GATEWAY, DEMAND = 60.0, 120.0, 3, 10.0, 15.0
 
 
-def idle(**changes: Any) -> IdlePlan:
+def idle(**changes: Any) -> IdleSettings:
     plain: dict[str, Any] = {
         "policy": "fixed",
         "timeout": IDLE,
@@ -67,15 +67,15 @@ def idle(**changes: Any) -> IdlePlan:
         "idle_price": None,
         "wait_price": 0.0,
     }
-    return IdlePlan(**(plain | changes))
+    return IdleSettings(**(plain | changes))
 
 
-def plan(*, static: bool = False, provider: ProviderName = "process", **changes: Any) -> Plan:
+def spec(*, static: bool = False, provider: ProviderName = "process", **changes: Any) -> FleetSpec:
     """Machines a1, a2 of tier `a` and b1 of tier `b`; model `m` prefers `a`, model `n` has `b` alone."""
     ids = itertools.count(1)
     names = {"a1": ("a", ("m",)), "a2": ("a", ("m",)), "b1": ("b", ("m", "n"))}
     machines = {
-        name: MachinePlan(
+        name: MachineSpec(
             id=name,
             tier=tier,
             provider=provider,
@@ -88,7 +88,7 @@ def plan(*, static: bool = False, provider: ProviderName = "process", **changes:
     }
     lineups = {"m": ("a1", "a2", "b1"), "n": ("b1",)}
     if static:
-        machines["s1"] = MachinePlan(
+        machines["s1"] = MachineSpec(
             id="s1",
             tier="s",
             provider="static",
@@ -98,7 +98,7 @@ def plan(*, static: bool = False, provider: ProviderName = "process", **changes:
             endpoint="http://s1",
         )
         lineups["o"] = ("s1",)
-    plain = Plan(
+    plain = FleetSpec(
         machines=machines,
         lineups=lineups,
         idle={"a": idle(), "b": idle(), "s": idle()},
@@ -123,7 +123,7 @@ class Died(Exception):
 class World:
     """A fleet, what it asked for, and what is in the bucket. `tell` gives it an event."""
 
-    plan: Plan = field(default_factory=plan)
+    spec: FleetSpec = field(default_factory=spec)
     now: float = 1000.0
     effects: list[Effect] = field(default_factory=list)
     """Asked for and not answered yet; records and the journal are kept apart."""
@@ -131,7 +131,7 @@ class World:
     memory: dict[str, Memory] = field(default_factory=dict)
     wakes_of_keys: dict[str, KeyWakes] = field(default_factory=dict)
     journal: list[JournalEntry] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[HandledEvent] = field(default_factory=list)
     """Not checked yet; see `invariants`."""
     known: dict[str, int] = field(default_factory=dict)
     """The revisions that this waker expects."""
@@ -147,39 +147,41 @@ class World:
     """Looks are answered, and show nothing: only `seen` does."""
 
     def __post_init__(self) -> None:
-        self.fleet = Fleet(plan=self.plan, leading_since=self.now, machines={})
+        self.fleet = Fleet(spec=self.spec, leading_since=self.now, machines={})
         self.begin({})
 
     @property
     def provider(self) -> ProviderName:
-        return next(iter(self.plan.machines.values())).provider
+        return next(iter(self.spec.machines.values())).provider
 
-    def begin(self, sights: dict[str, Sight], *strays: Stray, fault: str = "") -> None:
+    def begin(self, observations: dict[str, Observation], *orphans: Orphan, fault: str = "") -> None:
         """A waker takes over: it knows what is in the buckets, and what it sees."""
         asleep = {
-            name: Sight(power="off", provider_state="stopped") for name, m in self.plan.machines.items() if m.sleeps
+            name: Observation(power="stopped", provider_state="stopped")
+            for name, m in self.spec.machines.items()
+            if m.sleeps
         }
         self.effects.clear()
-        self.bucket = {name: known for name, known in self.bucket.items() if name in self.plan.machines}
+        self.bucket = {name: known for name, known in self.bucket.items() if name in self.spec.machines}
         self.known = {name: revision for name, (_, revision) in self.bucket.items()}
         self.told_before = len(self.journal), {name: record.state for name, (record, _) in self.bucket.items()}
-        left = Left(
+        left = PersistedState(
             records=self.bucket,
             machines={m.machine: m for m in self.memory.values() if isinstance(m, MachineMemory)},
             tiers={m.tier: m for m in self.memory.values() if isinstance(m, TierMemory)},
-            orders=next((m.models for m in self.memory.values() if isinstance(m, OrdersMemory)), ()),
+            orders=next((m.models for m in self.memory.values() if isinstance(m, OperatorWakesMemory)), ()),
             wakes=next((m.wakes for m in self.memory.values() if isinstance(m, WakesMemory)), {}),
             keys=self.wakes_of_keys,
         )
-        seen = {} if fault else asleep | sights
-        look = Looked(provider=self.provider, asked_at=self.now, sights=seen, strays=strays, fault=fault)
-        self.fleet, effects = adopt(self.plan, left, {self.provider: look}, self.now, closed=self.closed)
+        seen = {} if fault else asleep | observations
+        observe = Observed(provider=self.provider, asked_at=self.now, observations=seen, orphans=orphans, fault=fault)
+        self.fleet, effects = adopt(self.spec, left, {self.provider: observe}, self.now, closed=self.closed)
         self._done(effects)
 
     def tell(self, event: Event) -> None:
         before = self.fleet
         self.fleet, effects = handle(before, event, self.now)
-        self.steps.append(Step(before, event, self.fleet, effects, self.now))
+        self.steps.append(HandledEvent(before, event, self.fleet, effects, self.now))
         self._done(effects)
 
     def pass_time(self, seconds: float, *, step: float = 0.25) -> None:
@@ -201,9 +203,9 @@ class World:
                     self._remember(memory)
                 case TestProvider(provider):
                     self.tell(Tested(provider=provider, faults=() if self.tests_pass else ("no permission",)))
-                case LookAt(provider) if self.blind:
+                case Observe(provider) if self.blind:
                     self.effects.append(effect)
-                    self.tell(Looked(provider=provider, asked_at=self.now, sights={}))
+                    self.tell(Observed(provider=provider, asked_at=self.now, observations={}))
                 case _:
                     self.effects.append(effect)
 
@@ -233,7 +235,7 @@ class World:
         self.revision += 1
         self.bucket[record.machine] = (record, self.revision)
         self.known[record.machine] = self.revision
-        self.tell(Written(record, self.revision))
+        self.tell(RecordWritten(record, self.revision))
 
     def machine(self, name: str) -> Machine:
         return self.fleet.machines[name]
@@ -262,7 +264,7 @@ class World:
             sent_at=self.now,
             key_id=f"key-{gateway}",
         )
-        self.tell(Demand(request, self.now))
+        self.tell(DemandReported(request, self.now))
 
     def use(
         self, name: str, in_flight: int = 0, *, gateway: str = "g1", used: float | None = None, ack: bool = False
@@ -270,18 +272,18 @@ class World:
         """A gateway's activity on one machine; `ack`: it has seen the record as it stands."""
         acknowledged = self.bucket[name][1] if ack else None
         use = MachineActivity(in_flight=in_flight, last_used_at=used, acknowledged=acknowledged)
-        self.tell(Used(Activity(gateway=gateway, sent_at=self.now, machines={name: use})))
+        self.tell(ActivityReported(Activity(gateway=gateway, sent_at=self.now, machines={name: use})))
 
     def gates(self, *closed: str) -> None:
         """The tiers whose budget gate is closed from now on."""
         self.turned_at, self.closed = self.now, frozenset(closed)
         self.tell(Tick(self.closed))
 
-    def order(self, order: OrderKind, target: str) -> None:
-        self.tell(Order(order=order, target=target, by="ops@host"))
+    def order(self, order: CommandKind, target: str) -> None:
+        self.tell(Command(order=order, target=target, by="ops@host"))
 
     def started(
-        self, outcome: CallOutcome = "accepted", *, reason: str = "", scope: Scope = "", code: str = ""
+        self, outcome: CallOutcome = "accepted", *, reason: str = "", scope: RefusalScope = "", code: str = ""
     ) -> StartMachine:
         """The one start that is asked for, and this as its outcome."""
         (start,) = self.take(StartMachine)
@@ -304,7 +306,7 @@ class World:
         )
         return start
 
-    def stopped(self, outcome: CallOutcome = "accepted", *, scope: Scope = "", reason: str = "") -> StopMachine:
+    def stopped(self, outcome: CallOutcome = "accepted", *, scope: RefusalScope = "", reason: str = "") -> StopMachine:
         (stop,) = self.take(StopMachine)
         assert isinstance(stop, StopMachine)
         self.now += 0.1
@@ -346,7 +348,7 @@ class World:
     def seen(
         self,
         name: str,
-        power: Power,
+        power: PowerState,
         *,
         generation: int | None = None,
         reason: str = "",
@@ -356,27 +358,29 @@ class World:
         """A look that was asked for now."""
         self.now += after
         known = self.machine(name)
-        local = known.plan.provider == "process"
+        local = known.spec.provider == "process"
         number = (known.generation if generation is None else generation) if local else None
-        sight = Sight(
+        observation = Observation(
             power=power,
-            provider_state=more.pop("provider_state", {"up": "running", "off": "stopped"}.get(power, power)),
+            provider_state=more.pop("provider_state", power),
             generation=number,
-            endpoint=f"http://{name}:{number}" if local and power == "up" else None,
+            endpoint=f"http://{name}:{number}" if local and power == "running" else None,
             reason=reason,
             **more,
         )
-        self.looked({name: sight})
+        self.looked({name: observation})
 
-    def looked(self, sights: dict[str, Sight], *strays: Stray, fault: str = "") -> None:
-        self.tell(Looked(provider=self.provider, asked_at=self.now, sights=sights, strays=strays, fault=fault))
+    def looked(self, observations: dict[str, Observation], *orphans: Orphan, fault: str = "") -> None:
+        self.tell(
+            Observed(provider=self.provider, asked_at=self.now, observations=observations, orphans=orphans, fault=fault)
+        )
 
     def ready(self, name: str = "a1", model: str = "m") -> None:
         """Wake it the usual way; the demand is withdrawn."""
         self.want(model)
         assert self.started().machine == name
         if self.provider != "process":
-            self.seen(name, "up", after=20.0)
+            self.seen(name, "running", after=20.0)
         self.probed()
         self.probed()
         self.want(model, 0)
@@ -408,6 +412,6 @@ def answering(world: World, seconds: float, *, until: str = "", name: str = "a1"
             world.tell(Probed(machine=p.machine, serial=p.serial, step=p.step, answered=True, seconds=0.1, tokens=3))
 
 
-def beginning(world: World, **powers: Power) -> None:
+def beginning(world: World, **powers: PowerState) -> None:
     """A new leader sees these, and the rest off."""
-    world.begin({name: Sight(power=power, provider_state=power) for name, power in powers.items()})
+    world.begin({name: Observation(power=power, provider_state=power) for name, power in powers.items()})

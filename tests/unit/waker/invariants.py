@@ -6,14 +6,14 @@ from typing import Protocol
 
 from services.waker.core.events import Effect, Event, Journal, StartMachine, StopMachine
 from services.waker.core.policy import demands, starts
-from services.waker.core.state import Account, Call, Fleet, Machine
-from services.waker.core.transitions import legal
+from services.waker.core.state import Call, Fleet, Machine, ProviderHealth
+from services.waker.core.transitions import is_legal
 from shared.messages.waker import (
     JournalEntry,
     MachineRecord,
     MachineState,
     Memory,
-    OrdersMemory,
+    OperatorWakesMemory,
     ProviderCall,
     Transition,
 )
@@ -23,7 +23,7 @@ HEDGED = 2
 
 
 @dataclass(frozen=True)
-class Step:
+class HandledEvent:
     """One event and what it led to."""
 
     before: Fleet
@@ -57,25 +57,25 @@ class Lived(Protocol):
     """When a budget gate turned last."""
 
 
-def phase_while_waking(step: Step) -> None:
+def phase_while_waking(step: HandledEvent) -> None:
     """A machine has a phase exactly while it is `waking`."""
     for m in step.after.machines.values():
         assert (m.phase is not None) == (m.state == "waking"), m
 
 
-def few_starts(step: Step) -> None:
+def few_starts(step: HandledEvent) -> None:
     """A machine is started at most `restart_limit` times in one wake."""
     for m in step.after.machines.values():
-        assert 0 <= starts(m, m.wake_id) <= step.after.plan.restart_limit, m
+        assert 0 <= starts(m, m.wake_id) <= step.after.spec.restart_limit, m
 
 
-def few_stops(step: Step) -> None:
+def few_stops(step: HandledEvent) -> None:
     """A machine is asked to stop at most 3 times per falling asleep, those not counted that met a change of state."""
     for m in step.after.machines.values():
         assert m.stops <= STOPS, m
 
 
-def ready_can_be_reached(step: Step) -> None:
+def ready_can_be_reached(step: HandledEvent) -> None:
     """A machine that is `ready` has an endpoint; gateways are told that of no machine but what is ready or draining."""
     for m in step.after.machines.values():
         assert m.state != "ready" or m.endpoint is not None, m
@@ -83,7 +83,7 @@ def ready_can_be_reached(step: Step) -> None:
         assert record is None or record.endpoint is None or m.state in ("ready", "draining"), record
 
 
-def call_in_its_state(step: Step) -> None:
+def call_in_its_state(step: HandledEvent) -> None:
     """A call is under way only in its state: a stop while `falling_asleep`, a start while `waking`, or until its
     outcome is known where the machine is to sleep after all."""
     for m in step.after.machines.values():
@@ -95,7 +95,7 @@ def call_in_its_state(step: Step) -> None:
             assert (m.state, m.stops > 0) == ("falling_asleep", True), m
 
 
-def calls_fit_the_state(step: Step) -> None:
+def calls_fit_the_state(step: HandledEvent) -> None:
     """Only what is `waking` is started, only what is `falling_asleep` is stopped: never a start of a machine that
     is to sleep."""
     for effect in step.effects:
@@ -105,7 +105,7 @@ def calls_fit_the_state(step: Step) -> None:
             assert step.after.machines[effect.machine].state == "falling_asleep", effect
 
 
-def one_call_at_a_time(step: Step) -> None:
+def one_call_at_a_time(step: HandledEvent) -> None:
     """A machine has one call under way at a time, start or stop: the next begins when the outcome of the one before is
     on record, be it `unknown`."""
     told = {
@@ -120,7 +120,7 @@ def one_call_at_a_time(step: Step) -> None:
         assert before is None or (name, before.kind) in told, f"{name}: another call, and {before} is under way"
 
 
-def cordoned_is_not_used(step: Step) -> None:
+def cordoned_is_not_used(step: HandledEvent) -> None:
     """A cordoned machine is never `ready`, and no wake is begun with it."""
     for m in step.after.machines.values():
         assert not (m.cordoned and m.state == "ready"), m
@@ -129,28 +129,28 @@ def cordoned_is_not_used(step: Step) -> None:
         assert not (begun and m.cordoned), move
 
 
-def closed_is_not_woken(step: Step) -> None:
+def closed_is_not_woken(step: HandledEvent) -> None:
     """No machine is started whose tier's budget gate is closed."""
     for m, move in step.moves:
         if move.from_state == "asleep" and move.to_state == "waking" and "taken over" not in move.reason:
-            assert m.plan.tier not in step.after.closed, move
+            assert m.spec.tier not in step.after.closed, move
 
 
-def locked_is_not_woken(step: Step) -> None:
+def locked_is_not_woken(step: HandledEvent) -> None:
     """A machine that its provider does not let us start is not started from sleep."""
     for m, move in step.moves:
-        if move.from_state == "asleep" and move.to_state == "waking" and m.sight is not None:
-            assert not m.sight.locked or m.sight.running, move
+        if move.from_state == "asleep" and move.to_state == "waking" and m.observation is not None:
+            assert not m.observation.locked or m.observation.running, move
 
 
-def backoff_holds(step: Step) -> None:
+def backoff_holds(step: HandledEvent) -> None:
     """A machine that is left alone after a wake that came to nothing is not woken from sleep before its time."""
     for m, move in step.moves:
         if move.from_state == "asleep" and move.to_state == "waking" and "taken over" not in move.reason:
             assert m.cool_until <= step.now, m
 
 
-def unready_is_told(step: Step) -> None:
+def unready_is_told(step: HandledEvent) -> None:
     """From the second wake in a row on in which its engine does not become ready, a machine's record has an alarm."""
     for m in step.after.machines.values():
         record = m.record()
@@ -158,24 +158,24 @@ def unready_is_told(step: Step) -> None:
         assert m.state != "ready" or not m.unready, m
 
 
-def one_of_a_pair(step: Step) -> None:
+def one_of_a_pair(step: HandledEvent) -> None:
     """Of machines that share GPUs one at most is waking, ready or draining, and none is woken from sleep before the
     others sleep."""
     machines = step.after.machines.values()
-    awake = [m.plan.pair for m in machines if m.plan.pair and m.state in ("waking", "ready", "draining")]
+    awake = [m.spec.pair for m in machines if m.spec.pair and m.state in ("waking", "ready", "draining")]
     assert len(awake) == len(set(awake)), awake
     for m, move in step.moves:
         if (
-            m.plan.pair
+            m.spec.pair
             and move.from_state == "asleep"
             and move.to_state == "waking"
             and "taken over" not in move.reason
         ):
-            others = [o for o in machines if o.plan.pair == m.plan.pair and o.id != m.id]
+            others = [o for o in machines if o.spec.pair == m.spec.pair and o.id != m.id]
             assert all(o.state == "asleep" for o in others), (move, others)
 
 
-def idle_is_certain(step: Step) -> None:
+def idle_is_certain(step: HandledEvent) -> None:
     """Neither idleness nor its pair drains a machine that the operator or anybody who waits wants awake (keys at their
     limit of wakes are nobody), unless its tier's budget gate is closed, that has a request in flight, or whose provider
     is in doubt: not seen lately, or not tested."""
@@ -184,11 +184,11 @@ def idle_is_certain(step: Step) -> None:
             assert not m.kept, move
             assert not _in_flight(step.after, m.id), move
             assert _certain(step, m), move
-            closed = m.plan.tier in step.after.closed
-            assert closed or not demands(step.after, m.plan.models), move
+            closed = m.spec.tier in step.after.closed
+            assert closed or not demands(step.after, m.spec.models), move
 
 
-def doubt_stops_nothing(step: Step) -> None:
+def doubt_stops_nothing(step: HandledEvent) -> None:
     """A machine that drains falls asleep only while its provider is not in doubt, but for the operator's word and
     one that its provider is about to take away."""
     for m, move in step.moves:
@@ -196,7 +196,7 @@ def doubt_stops_nothing(step: Step) -> None:
             assert m.lost or step.before.machines[m.id].lost or _certain(step, m), move
 
 
-def nobody_is_cut_off(step: Step) -> None:
+def nobody_is_cut_off(step: HandledEvent) -> None:
     """A machine that was ready falls asleep only when no live gateway has a request in flight there and each has seen
     that it drains. What wakes may be stopped at any time, and so may what is broken: its engine does not answer, or it
     was to sleep already."""
@@ -214,12 +214,12 @@ def nobody_is_cut_off(step: Step) -> None:
                 assert (use.acknowledged or 0) >= revision, (move, heard)
 
 
-def moves_are_legal(step: Step) -> None:
+def moves_are_legal(step: HandledEvent) -> None:
     """Every change of state is one of the table's, and in the journal."""
     states = {m.id: m.state for m in step.before.machines.values()}
     for _, move in step.moves:
         assert move.from_state == states.get(move.machine), move
-        assert legal(move.from_state, move.to_state), move
+        assert is_legal(move.from_state, move.to_state), move
         states[move.machine] = move.to_state
     assert {m.id: m.state for m in step.after.machines.values()} == states | {
         m.id: None for m in step.after.machines.values() if m.id not in states
@@ -236,10 +236,10 @@ def records_are_true(world: Lived) -> None:
 def memory_is_true(world: Lived) -> None:
     """The bucket of memories has what a later leader has to know."""
     for m in world.fleet.machines.values():
-        if m.plan.configured:
+        if m.spec.configured:
             assert world.memory.get(f"machine.{m.id}") == m.memory(), m.id
     orders = world.memory.get("orders")
-    assert (orders.models if isinstance(orders, OrdersMemory) else ()) == world.fleet.orders
+    assert (orders.models if isinstance(orders, OperatorWakesMemory) else ()) == world.fleet.orders
     for tier, history in world.fleet.history.items():
         known = world.memory.get(f"tier.{tier}")
         assert known == history.memory(tier) or (known is None and not history.phases and not history.gaps), tier
@@ -262,17 +262,17 @@ def one_wake_per_burst(world: Lived) -> None:
     """One machine comes up for a model at a time, whatever the number of requests; two where the first may come too
     late, or another model wants one too. What runs without our doing, or rose before a budget gate turned, is beside
     that."""
-    plan = world.fleet.plan
-    for model, lineup in plan.lineups.items():
-        others = {name for other in plan.lineups if other != model for name in plan.lineups[other]}
+    spec = world.fleet.spec
+    for model, lineup in spec.lineups.items():
+        others = {name for other in spec.lineups if other != model for name in spec.lineups[other]}
         waking = [m for name in lineup if (m := world.fleet.machines[name]).state == "waking"]
         waking = [m for m in waking if m.since > world.turned_at]
         own = [m.id for m in waking if m.id not in others and "taken over" not in m.reason]
-        hedges = any(plan.account(plan.machines[name]).reachable for name in lineup)
+        hedges = any(spec.observation_policy(spec.machines[name]).reachable for name in lineup)
         assert len(own) <= (HEDGED if hedges else 1), f"one start per burst: {own}"
 
 
-STEPS: Sequence[Callable[[Step], None]] = (
+STEPS: Sequence[Callable[[HandledEvent], None]] = (
     moves_are_legal,
     phase_while_waking,
     few_starts,
@@ -304,7 +304,7 @@ def _in_flight(fleet: Fleet, machine: str) -> int:
     return sum(use.in_flight for use in uses if use is not None)
 
 
-def _certain(step: Step, machine: Machine) -> bool:
-    account = step.after.accounts.get(machine.plan.provider, Account())
-    looks = step.after.plan.account(machine.plan).look_every
-    return account.tested and step.now - account.looked_at <= 3 * looks + 10.0
+def _certain(step: HandledEvent, machine: Machine) -> bool:
+    account = step.after.provider_health.get(machine.spec.provider, ProviderHealth())
+    snapshot = step.after.spec.observation_policy(machine.spec).observe_every_s
+    return account.tested and step.now - account.looked_at <= 3 * snapshot + 10.0

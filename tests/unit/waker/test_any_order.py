@@ -7,23 +7,23 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from services.waker.core.events import (
+    ActivityReported,
     Called,
-    Demand,
+    DemandReported,
     Effect,
     Event,
-    LookAt,
-    Looked,
+    Observation,
+    Observe,
+    Observed,
     Probe,
     Probed,
-    Sight,
     StartMachine,
     StopMachine,
-    Used,
 )
-from services.waker.core.fleet_spec import Plan
+from services.waker.core.fleet_spec import FleetSpec
 from services.waker.core.unready import backoff
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
-from tests.unit.waker.fleets import CAP, World, invariants, plan
+from tests.unit.waker.fleets import CAP, World, invariants, spec
 
 MACHINES = ("a1", "a2", "b1")
 GATEWAYS = ("g1", "g2")
@@ -40,9 +40,9 @@ class Engine:
     answers: bool = False
 
 
-def _paired() -> Plan:
+def _paired() -> FleetSpec:
     """Machines a2 and b1 share GPUs."""
-    whole = plan()
+    whole = spec()
     pair = {name: replace(whole.machines[name], pair="p") for name in ("a2", "b1")}
     return replace(whole, machines={**whole.machines, **pair})
 
@@ -52,7 +52,7 @@ class Fleet(RuleBasedStateMachine):
 
     @initialize(paired=st.booleans())
     def begin(self, paired: bool) -> None:
-        self.world = World(plan=_paired() if paired else plan(), now=1_000_000.0, blind=False)
+        self.world = World(spec=_paired() if paired else spec(), now=1_000_000.0, blind=False)
         self.engines = {name: Engine() for name in MACHINES}
         self.in_flight = dict.fromkeys([(g, m) for g in GATEWAYS for m in MACHINES], 0)
         self.last_used: dict[tuple[str, str], float] = {}
@@ -63,10 +63,10 @@ class Fleet(RuleBasedStateMachine):
         self.told = [*self.told[-20:], event]
         self.world.tell(event)
 
-    def sight(self, name: str) -> Sight:
+    def observation(self, name: str) -> Observation:
         engine = self.engines[name]
-        return Sight(
-            power="up" if engine.running else "off",
+        return Observation(
+            power="running" if engine.running else "stopped",
             provider_state="running" if engine.running else "stopped",
             generation=engine.generation,
             endpoint=f"http://{name}:{engine.generation}" if engine.running else None,
@@ -108,7 +108,7 @@ class Fleet(RuleBasedStateMachine):
     def a_gateway_wants(self, model: str, gateway: str, waiting: int) -> None:
         now = self.world.now
         request = WakeRequest(model=model, gateway=gateway, waiting=waiting, deadline=now + CAP, sent_at=now)
-        self.tell(Demand(request, now))
+        self.tell(DemandReported(request, now))
 
     @rule(name=st.sampled_from(MACHINES), gateway=st.sampled_from(GATEWAYS), change=st.sampled_from([1, -1]))
     def a_request_begins_or_ends(self, name: str, gateway: str, change: int) -> None:
@@ -134,7 +134,7 @@ class Fleet(RuleBasedStateMachine):
             uses[name] = MachineActivity(in_flight=busy, last_used_at=last, acknowledged=acknowledged)
         idle = not any(use.in_flight for use in uses.values())
         activity = Activity(gateway=gateway, sent_at=self.world.now, machines=uses, leaving=leaving and idle)
-        self.tell(Used(activity))
+        self.tell(ActivityReported(activity))
 
     # What the waker asked for is done, in any order; or its outcome is lost.
 
@@ -167,9 +167,9 @@ class Fleet(RuleBasedStateMachine):
                 self.engines[name].running = refused and self.engines[name].running
                 outcome = "failed" if refused else "accepted"
                 return Called(machine=name, call="stop", serial=serial, outcome=outcome, seconds=0.1)  # type: ignore[arg-type]  # one of the outcomes
-            case LookAt(provider):
-                sights = {name: self.sight(name) for name in MACHINES}
-                return Looked(provider=provider, asked_at=self.world.now, sights=sights)
+            case Observe(provider):
+                observations = {name: self.observation(name) for name in MACHINES}
+                return Observed(provider=provider, asked_at=self.world.now, observations=observations)
             case Probe(machine=name, serial=serial, step=step):
                 answered = self.engines[name].running and (step == "reach" or self.engines[name].answers)
                 return Probed(machine=name, serial=serial, step=step, answered=answered, seconds=0.1, tokens=2)
@@ -192,7 +192,7 @@ class Fleet(RuleBasedStateMachine):
     @rule()
     def the_waker_dies(self) -> None:
         """What it asked for is lost; the next one reads the bucket and looks."""
-        self.world.begin({name: self.sight(name) for name in MACHINES})
+        self.world.begin({name: self.observation(name) for name in MACHINES})
         self.told.clear()  # they were told to a process that is gone
 
     @invariant()

@@ -11,29 +11,29 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from services.waker.core.events import (
+    ActivityReported,
     Called,
     CallKind,
-    Demand,
+    DemandReported,
     Effect,
     Event,
-    LookAt,
-    Looked,
-    Power,
+    Observe,
+    Observed,
+    PowerState,
     Probe,
     Probed,
     StartMachine,
     StopMachine,
     Tick,
-    Used,
     Write,
 )
 from services.waker.core.fleet import handle
 from services.waker.core.state import Fleet
 from services.waker.core.unready import backoff
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
-from shared.messages.waker import OrderKind
+from shared.messages.waker import CommandKind
 from tests.unit.waker.cloud import Cloud, Fault
-from tests.unit.waker.fleets import CAP, IDLE, Died, World, invariants, plan
+from tests.unit.waker.fleets import CAP, IDLE, Died, World, invariants, spec
 
 MACHINES = ("a1", "a2", "b1")
 STRAY = "ec2:i-9"
@@ -56,7 +56,7 @@ class Flight:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbeResult:
     """What comes to the leader of this term."""
 
     term: int
@@ -76,13 +76,13 @@ class Sky(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.world = World(plan=plan(provider="ec2"), now=1_000_000.0, blind=False)
+        self.world = World(spec=spec(provider="ec2"), now=1_000_000.0, blind=False)
         self.cloud = Cloud(POOLS, self.world.now)
-        self.cloud.strays.add(STRAY)
+        self.cloud.orphans.add(STRAY)
         self.term = 1
         self.old: OldLeader | None = None
         self.numbers = itertools.count()
-        self.due: list[tuple[float, int, Flight | Answer]] = []
+        self.due: list[tuple[float, int, Flight | ProbeResult]] = []
         self.told: list[Event] = []
         self.in_flight: Counter[tuple[str, str]] = Counter()
         self.last_used: dict[tuple[str, str], float] = {}
@@ -103,8 +103,8 @@ class Sky(RuleBasedStateMachine):
         self.world.dies_after = None
         self.term += 1
         self.told.clear()
-        sights, strays = self.cloud.look(self.world.now)
-        self.world.begin(sights, *strays, fault="an outage" if self.cloud.out else "")
+        observations, orphans = self.cloud.observe(self.world.now)
+        self.world.begin(observations, *orphans, fault="an outage" if self.cloud.out else "")
 
     # Time, in which calls land and answers come.
 
@@ -128,7 +128,7 @@ class Sky(RuleBasedStateMachine):
             self._send()
             self._money()
 
-    def _later(self, seconds: float, what: Flight | Answer) -> None:
+    def _later(self, seconds: float, what: Flight | ProbeResult) -> None:
         heappush(self.due, (self.world.now + seconds, next(self.numbers), what))
 
     def _send(self) -> None:
@@ -145,13 +145,15 @@ class Sky(RuleBasedStateMachine):
             case StopMachine(machine=name, serial=serial, force=force):
                 self._nobody_is_served_by(name)
                 self._later(self.latency, Flight(self.term, name, "stop", serial, force, self.latency))
-            case LookAt(provider):
-                sights, strays = self.cloud.look(now)
+            case Observe(provider):
+                observations, orphans = self.cloud.observe(now)
                 fault = "an outage" if self.cloud.out else ""
                 if fault:
-                    sights, strays = {}, ()
-                looked = Looked(provider=provider, asked_at=now, sights=sights, strays=strays, fault=fault)
-                self._later(self.latency, Answer(self.term, looked))
+                    observations, orphans = {}, ()
+                looked = Observed(
+                    provider=provider, asked_at=now, observations=observations, orphans=orphans, fault=fault
+                )
+                self._later(self.latency, ProbeResult(self.term, looked))
             case Probe(machine=name, serial=serial, step=step):
                 vm = self.cloud.vms[name]
                 answered = vm.answers(now)
@@ -161,11 +163,11 @@ class Sky(RuleBasedStateMachine):
                     step=step,
                     answered=answered,
                     seconds=self.latency,
-                    host=vm.power == "up",
+                    host=vm.power == "running",
                     code="" if answered else "refused",
                     tokens=1,
                 )
-                self._later(self.latency, Answer(self.term, probed))
+                self._later(self.latency, ProbeResult(self.term, probed))
             case _:
                 raise TypeError(effect)
 
@@ -183,7 +185,7 @@ class Sky(RuleBasedStateMachine):
             scope=scope,
             reason="it says no" if outcome == "refused" else "",
         )
-        self._later(flight.answers_after, Answer(flight.term, called))
+        self._later(flight.answers_after, ProbeResult(flight.term, called))
 
     def _nobody_is_served_by(self, name: str) -> None:
         """A stop after a drain never meets a request of a gateway that the waker hears."""
@@ -233,29 +235,34 @@ class Sky(RuleBasedStateMachine):
 
     @rule(
         name=st.sampled_from(MACHINES),
-        fault=st.sampled_from(["busy", "machine", "pool", "quota", "account", "error", "capacity", "lost", "undone"]),
+        fault=st.sampled_from(
+            ["transient", "machine", "capacity_pool", "quota", "account", "error", "capacity", "lost", "undone"]
+        ),
     )
     def the_next_call_fails(self, name: str, fault: Fault) -> None:
         self.cloud.vms[name].fault = fault
 
-    @rule(name=st.sampled_from([*MACHINES, STRAY]), power=st.sampled_from(["off", "up", "halted", "failed", "gone"]))
-    def somebody_else_acts_on_it(self, name: str, power: Power) -> None:
+    @rule(
+        name=st.sampled_from([*MACHINES, STRAY]),
+        power=st.sampled_from(["stopped", "running", "stopped_billed", "error", "not_found"]),
+    )
+    def somebody_else_acts_on_it(self, name: str, power: PowerState) -> None:
         self.cloud.become(name, power)
 
     @rule(name=st.sampled_from(MACHINES), how=st.sampled_from(["leaving", "locked", "bounces", "stuck", "dead"]))
     def it_is_odd(self, name: str, how: str) -> None:
         vm = self.cloud.vms[name]
         match how:
-            case "leaving" if vm.power == "up":
+            case "leaving" if vm.power == "running":
                 vm.leaving = "in two minutes"
-            case "locked" if vm.power == "off":
+            case "locked" if vm.power == "stopped":
                 vm.locked = "only the provider may start it"
             case "bounces":
                 vm.bounces = 2
             case "stuck":
                 vm.stuck = True
             case "dead":
-                vm.dead = vm.power == "up"
+                vm.dead = vm.power == "running"
             case _:
                 pass
 
@@ -265,7 +272,7 @@ class Sky(RuleBasedStateMachine):
     def a_gateway_wants(self, model: str, gateway: str, waiting: int) -> None:
         now = self.world.now
         request = WakeRequest(model=model, gateway=gateway, waiting=waiting, deadline=now + CAP, sent_at=now)
-        self.tell(Demand(request, now))
+        self.tell(DemandReported(request, now))
 
     @rule(name=st.sampled_from(MACHINES), gateway=st.sampled_from(GATEWAYS), change=st.sampled_from([1, -1]))
     def a_request_begins_or_ends(self, name: str, gateway: str, change: int) -> None:
@@ -295,10 +302,10 @@ class Sky(RuleBasedStateMachine):
             acknowledged = revision if record.state == "draining" and not busy else None
             last = self.last_used.get((gateway, name))
             uses[name] = MachineActivity(in_flight=busy, last_used_at=last, acknowledged=acknowledged)
-        self.tell(Used(Activity(gateway=gateway, sent_at=self.world.now, machines=uses)))
+        self.tell(ActivityReported(Activity(gateway=gateway, sent_at=self.world.now, machines=uses)))
 
     @rule(order=st.sampled_from(["hibernate", "cordon", "uncordon"]), name=st.sampled_from(MACHINES))
-    def the_operator_orders(self, order: OrderKind, name: str) -> None:
+    def the_operator_orders(self, order: CommandKind, name: str) -> None:
         try:
             self.world.order(order, name)
         except Died:
@@ -340,7 +347,7 @@ class Sky(RuleBasedStateMachine):
         assert old is not None
         now = self.world.now
         request = WakeRequest(model=model, gateway="g1", waiting=1, deadline=now + CAP, sent_at=now)
-        _, effects = handle(old.fleet, Demand(request, now), now)
+        _, effects = handle(old.fleet, DemandReported(request, now), now)
         for effect in effects:
             match effect:
                 case Write(record):
@@ -377,8 +384,8 @@ class Sky(RuleBasedStateMachine):
         self.silent.clear()
         for vm in self.cloud.vms.values():
             vm.fault, vm.locked, vm.leaving, vm.bounces, vm.dead = None, "", "", 0, False
-            if vm.power in ("gone", "failed"):
-                vm.power = "off"
+            if vm.power in ("not_found", "error"):
+                vm.power = "stopped"
         for name in MACHINES:
             self.the_operator_orders("uncordon", name)
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.waker.core.events import LookAt, Probe, Probed, Scope, StartMachine, StopMachine
+from services.waker.core.events import Observe, Probe, Probed, RefusalScope, StartMachine, StopMachine
 from services.waker.core.history import PHASES
 from services.waker.core.policy import starts
 from shared.messages.waker import CallOutcome, PhaseEnded, ProviderCall, TierMemory, Transition
-from tests.unit.waker.fleets import CAP, LIMIT, World, asked, invariants, plan
+from tests.unit.waker.fleets import CAP, LIMIT, World, asked, invariants, spec
 
 SETTLE = 10.0
 POOLS = {"a1": "h100/zone-a", "a2": "h100/zone-a", "b1": "h100/zone-b"}
@@ -16,9 +16,9 @@ POOLS = {"a1": "h100/zone-a", "a2": "h100/zone-a", "b1": "h100/zone-b"}
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    world = World(plan=plan(provider="ec2"))
+    world = World(spec=spec(provider="ec2"))
     for name, pool in POOLS.items():
-        world.seen(name, "off", pool=pool)
+        world.seen(name, "stopped", pool=pool)
     yield world
     invariants(world)
 
@@ -38,7 +38,7 @@ def alarm(world: World, name: str) -> str:
 def test_a_pool_without_capacity_cools_all_of_it_and_the_next_tier_is_tried_at_once(world: World) -> None:
     world.want()
     began = world.now
-    assert world.started("refused", scope="pool", code="InsufficientInstanceCapacity").machine == "a1"
+    assert world.started("refused", scope="capacity_pool", code="InsufficientInstanceCapacity").machine == "a1"
     assert asked(world, StartMachine) == ["b1"]
     for name in ("a1", "a2"):
         assert 20 <= world.machine(name).cool_until - began <= 61, name
@@ -48,7 +48,7 @@ def test_a_pool_without_capacity_cools_all_of_it_and_the_next_tier_is_tried_at_o
 
 @pytest.mark.parametrize("scope", ["account", "machine"])
 def test_what_an_account_refuses_is_asked_of_none_of_its_machines_for_a_minute_and_raised(
-    world: World, scope: Scope
+    world: World, scope: RefusalScope
 ) -> None:
     world.want()
     began = world.now
@@ -66,7 +66,7 @@ def test_what_an_account_refuses_is_asked_of_none_of_its_machines_for_a_minute_a
 def test_a_refusal_because_its_state_is_changing_is_no_attempt(world: World) -> None:
     world.want("n")
     for _ in range(LIMIT + 2):
-        assert world.started("refused", scope="busy", code="IncorrectInstanceState").machine == "b1"
+        assert world.started("refused", scope="transient", code="IncorrectInstanceState").machine == "b1"
         b1 = world.machine("b1")
         assert (b1.state, b1.failures, starts(b1, "wake-1")) == ("asleep", 0, 0)
         wait(world, 4, "n")
@@ -77,11 +77,11 @@ def test_a_refusal_because_its_state_is_changing_is_no_attempt(world: World) -> 
 
 
 def test_what_is_still_stopping_is_started_when_it_has_stopped_and_no_sooner(world: World) -> None:
-    world.seen("b1", "falling", after=30)
+    world.seen("b1", "stopping", after=30)
     world.want("n")
     wait(world, 30, "n")
     assert asked(world, StartMachine) == []
-    world.seen("b1", "off")
+    world.seen("b1", "stopped")
     world.want("n")
     assert asked(world, StartMachine) == ["b1"]
 
@@ -89,9 +89,11 @@ def test_what_is_still_stopping_is_started_when_it_has_stopped_and_no_sooner(wor
 def test_capacity_that_fails_after_the_start_was_accepted_goes_to_the_next_candidate(world: World) -> None:
     world.want()
     world.started()
-    world.seen("a1", "rising", after=3, pool=POOLS["a1"])
+    world.seen("a1", "starting", after=3, pool=POOLS["a1"])
     assert world.machine("a1").phase == "booting"
-    world.seen("a1", "off", after=3, scope="pool", reason="Server.InsufficientInstanceCapacity", pool=POOLS["a1"])
+    world.seen(
+        "a1", "stopped", after=3, scope="capacity_pool", reason="Server.InsufficientInstanceCapacity", pool=POOLS["a1"]
+    )
     assert world.state("a1") == "asleep"
     assert starts(world.machine("a1"), "wake-1") == 1
     assert asked(world, StartMachine) == ["b1"], "a2 shares its pool"
@@ -106,9 +108,9 @@ def test_a_start_is_repeated_only_when_a_look_after_it_settled_shows_nothing_of_
         start = world.started(outcome)
         assert (start.machine, start.generation) == ("b1", attempt)
         for _ in range(3):
-            world.seen("b1", "off", after=3, pool=POOLS["b1"])
+            world.seen("b1", "stopped", after=3, pool=POOLS["b1"])
             assert asked(world, StartMachine) == []
-        world.seen("b1", "off", after=2, pool=POOLS["b1"])
+        world.seen("b1", "stopped", after=2, pool=POOLS["b1"])
     assert world.state("b1") == "asleep"
     assert "started 3 times in this wake, which is the limit" in world.bucket["b1"][0].reason
     world.want("n")
@@ -118,9 +120,9 @@ def test_a_start_is_repeated_only_when_a_look_after_it_settled_shows_nothing_of_
 def test_a_start_in_doubt_that_happened_is_not_repeated(world: World) -> None:
     world.want()
     world.started("unknown")
-    world.seen("a1", "rising", after=2)
+    world.seen("a1", "starting", after=2)
     assert world.machine("a1").phase == "booting"
-    world.seen("a1", "up", after=20)
+    world.seen("a1", "running", after=20)
     world.probed()
     world.probed()
     assert world.state("a1") == "ready"
@@ -130,14 +132,14 @@ def test_a_start_in_doubt_that_happened_is_not_repeated(world: World) -> None:
 def test_a_machine_beside_it_begins_when_time_grows_short_and_the_slower_goes_to_sleep(world: World) -> None:
     world.want()
     world.started()
-    world.seen("a1", "rising", after=2)
+    world.seen("a1", "starting", after=2)
     wait(world, CAP - CAP / 2 - 5 - 4)
     assert asked(world, StartMachine) == []
     wait(world, 5)
     assert world.started().machine == "a2"
     wait(world, 20)
     assert asked(world, StartMachine) == [], "two for one wake, and no more"
-    world.seen("a2", "up", after=2)
+    world.seen("a2", "running", after=2)
     world.probed()
     world.probed()
     assert world.state("a2") == "ready"
@@ -159,7 +161,7 @@ def test_history_says_when_time_is_short(world: World) -> None:
 def test_nobody_waits_any_more_so_no_second_machine_begins(world: World) -> None:
     world.want()
     world.started()
-    world.seen("a1", "rising", after=2)
+    world.seen("a1", "starting", after=2)
     world.want(waiting=0)
     world.pass_time(CAP - 10, step=1.0)
     assert asked(world, StartMachine) == []
@@ -175,10 +177,10 @@ def test_demand_while_it_falls_asleep_wakes_another_or_waits(world: World) -> No
     assert asked(world, StartMachine) == []
     world.want("m")
     assert asked(world, StartMachine) == ["a1"]
-    world.seen("b1", "falling", after=5)
+    world.seen("b1", "stopping", after=5)
     world.want("n")
     assert asked(world, StartMachine) == ["a1"]
-    world.seen("b1", "off", after=5)
+    world.seen("b1", "stopped", after=5)
     world.want("n")
     assert asked(world, StartMachine) == ["a1", "b1"]
 
@@ -190,15 +192,15 @@ GATEWAYS_HEARD = 15.0
 def test_past_the_cap_it_is_put_to_sleep_and_the_waiters_get_a_new_attempt(world: World) -> None:
     world.want("n")
     world.started()
-    world.seen("b1", "rising", after=2)
+    world.seen("b1", "starting", after=2)
     wait(world, CAP, "n")
     assert "not ready within the wake's deadline" in world.bucket["b1"][0].reason
     assert asked(world, StopMachine) == ["b1"]
-    world.stopped("refused", scope="busy")
-    world.seen("b1", "up", after=5)
+    world.stopped("refused", scope="transient")
+    world.seen("b1", "running", after=5)
     world.pass_time(3, step=1.0)
     world.stopped()
-    world.seen("b1", "off", after=20)
+    world.seen("b1", "stopped", after=20)
     wait(world, 21, "n")
     assert asked(world, StartMachine) == ["b1"]
     assert world.machine("b1").wake_id == "wake-2"
@@ -207,13 +209,13 @@ def test_past_the_cap_it_is_put_to_sleep_and_the_waiters_get_a_new_attempt(world
 @pytest.mark.parametrize("phase", PHASES)
 def test_each_phase_has_its_limit(phase: str) -> None:
     limits = {p: 15.0 if p == phase else CAP for p in PHASES}
-    world = World(plan=plan(provider="ec2", phase_limits=limits, call_timeout=100.0, wake_cap=300.0))
+    world = World(spec=spec(provider="ec2", phase_limits=limits, call_timeout=100.0, wake_cap=300.0))
     world.want()
     if phase != "calling":
         world.started()
-        world.seen("a1", "rising", after=2)
+        world.seen("a1", "starting", after=2)
     if phase not in ("calling", "booting"):
-        world.seen("a1", "up", after=2)
+        world.seen("a1", "running", after=2)
         world.probed(answered=False, host=phase != "reaching")
     if phase == "first_token":
         world.pass_time(0.5)
@@ -252,7 +254,7 @@ def test_a_start_whose_outcome_is_lost_is_not_awaited_for_ever(world: World) -> 
 def test_an_endpoint_that_is_no_engine_of_the_model_is_not_waited_for(world: World) -> None:
     world.want()
     world.started()
-    world.seen("a1", "up", after=20)
+    world.seen("a1", "running", after=20)
     world.want()
     world.probed(wrong="lists no model m, but other")
     assert world.state("a1") == "falling_asleep"
@@ -263,8 +265,8 @@ def test_an_endpoint_that_is_no_engine_of_the_model_is_not_waited_for(world: Wor
 def test_the_network_is_up_when_anything_answers_and_ready_is_one_token(world: World) -> None:
     world.want()
     world.started()
-    world.seen("a1", "rising", after=5)
-    world.seen("a1", "up", after=20)
+    world.seen("a1", "starting", after=5)
+    world.seen("a1", "running", after=20)
     world.probed(answered=False, host=False)
     assert world.machine("a1").phase == "reaching"
     world.pass_time(1)
@@ -282,10 +284,10 @@ def test_the_network_is_up_when_anything_answers_and_ready_is_one_token(world: W
 def test_an_answer_of_a_probe_from_before_counts_for_nothing(world: World) -> None:
     world.want("n")
     world.started()
-    world.seen("b1", "up", after=20)
+    world.seen("b1", "running", after=20)
     (probe,) = world.take(Probe)
     assert isinstance(probe, Probe)
-    world.seen("b1", "off", after=20, reason="it ended")
+    world.seen("b1", "stopped", after=20, reason="it ended")
     world.started()
     world.tell(Probed(machine="b1", serial=probe.serial, step="token", answered=True, seconds=1.0))
     assert world.state("b1") == "waking"
@@ -293,7 +295,7 @@ def test_an_answer_of_a_probe_from_before_counts_for_nothing(world: World) -> No
 
 
 def test_a_locked_machine_is_no_candidate(world: World) -> None:
-    world.seen("a1", "off", locked="EC2 stopped it, and only EC2 may start it again", after=30)
+    world.seen("a1", "stopped", locked="EC2 stopped it, and only EC2 may start it again", after=30)
     world.want()
     assert asked(world, StartMachine) == ["a2"]
 
@@ -305,7 +307,7 @@ def test_the_eta_and_the_history_survive_a_new_leader(world: World) -> None:
     world.order("hibernate", "a1")
     world.pass_time(GATEWAYS_HEARD)
     world.stopped()
-    world.seen("a1", "off", after=20)
+    world.seen("a1", "stopped", after=20)
     world.now += 100
     world.begin({})
     assert world.fleet.history["a"].wakes == taken
@@ -320,11 +322,11 @@ def test_a_wake_goes_on_under_a_new_leader_with_its_deadline_and_its_count(world
     world.started()
     deadline = world.machine("a1").deadline
     world.now += 5
-    off = {name: world.machine(name).sight for name in POOLS}
-    world.begin({name: sight for name, sight in off.items() if sight})
+    off = {name: world.machine(name).observation for name in POOLS}
+    world.begin({name: observation for name, observation in off.items() if observation})
     assert (world.state("a1"), world.machine("a1").phase) == ("waking", "calling")
     assert asked(world, StartMachine) == [], "what was called may be invisible for a moment"
-    world.seen("a1", "off", after=SETTLE + 1)
+    world.seen("a1", "stopped", after=SETTLE + 1)
     assert asked(world, StartMachine) == ["a1"]
     assert (world.machine("a1").deadline, world.machine("a1").tried) == (deadline, {"wake-1": 2})
     reasons = [e.reason for e in world.journal if isinstance(e, Transition) and e.machine == "a1"]
@@ -334,16 +336,16 @@ def test_a_wake_goes_on_under_a_new_leader_with_its_deadline_and_its_count(world
 def test_what_came_up_and_is_off_and_billed_in_full_is_started_again(world: World) -> None:
     world.want()
     world.started()
-    world.seen("a1", "rising", after=5)
-    world.seen("a1", "halted", after=20)
+    world.seen("a1", "starting", after=5)
+    world.seen("a1", "stopped_billed", after=20)
     assert asked(world, StartMachine) == ["a1"]
     assert world.state("a1") == "waking"
 
 
 def test_a_new_leader_leaves_alone_what_refused_the_one_before(world: World) -> None:
     world.want()
-    world.started("refused", scope="pool")
-    seen = {name: sight for name in POOLS if (sight := world.machine(name).sight)}
+    world.started("refused", scope="capacity_pool")
+    seen = {name: observation for name in POOLS if (observation := world.machine(name).observation)}
     cool = {name: world.machine(name).cool_until for name in ("a1", "a2")}
     world.now += 1
     world.begin(seen)
@@ -353,21 +355,21 @@ def test_a_new_leader_leaves_alone_what_refused_the_one_before(world: World) -> 
     assert [world.state(name) for name in POOLS] == ["asleep", "asleep", "waking"], "b1 may come up at the other's word"
 
 
-def looks(world: World, seconds: float) -> int:
-    world.take(LookAt)
+def snapshot(world: World, seconds: float) -> int:
+    world.take(Observe)
     world.pass_time(seconds, step=1.0)
-    return len(world.take(LookAt))
+    return len(world.take(Observe))
 
 
 def test_an_account_is_looked_at_often_only_while_something_changes(world: World) -> None:
-    assert looks(world, 60) == pytest.approx(3, abs=1)
-    world.seen("a2", "falling")
-    assert looks(world, 60) == pytest.approx(30, abs=2), "nobody asked it to sleep, and somebody may want it back"
-    world.seen("a2", "off")
+    assert snapshot(world, 60) == pytest.approx(3, abs=1)
+    world.seen("a2", "stopping")
+    assert snapshot(world, 60) == pytest.approx(30, abs=2), "nobody asked it to sleep, and somebody may want it back"
+    world.seen("a2", "stopped")
     world.want()
     world.started()
-    assert looks(world, 20) == pytest.approx(10, abs=2)
-    world.seen("a1", "up")
+    assert snapshot(world, 20) == pytest.approx(10, abs=2)
+    world.seen("a1", "running")
     world.probed()
     world.probed()
-    assert looks(world, 40) == pytest.approx(2, abs=1)
+    assert snapshot(world, 40) == pytest.approx(2, abs=1)

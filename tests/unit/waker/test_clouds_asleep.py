@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.waker.core.events import Looked, Power, Probe, Sight, StartMachine, StopMachine, Stray
+from services.waker.core.events import Observation, Observed, Orphan, PowerState, Probe, StartMachine, StopMachine
 from services.waker.core.idle import observed
 from shared.messages.waker import TierMemory
 from shared.weekly_window import parse_window
-from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, asked, beginning, idle, invariants, plan
+from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, asked, beginning, idle, invariants, spec
 
 STUCK = 300.0
 GONE = 60.0
@@ -16,7 +16,7 @@ GONE = 60.0
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    world = World(plan=plan(provider="ec2"))
+    world = World(spec=spec(provider="ec2"))
     yield world
     invariants(world)
 
@@ -28,16 +28,16 @@ def falling(world: World, name: str = "b1") -> None:
     assert asked(world, StopMachine) == [name]
 
 
-def stray(power: Power, name: str = "ec2:i-9") -> Stray:
-    return Stray(id=name, provider="ec2", sight=Sight(power=power, provider_state=power))
+def orphan(power: PowerState, name: str = "ec2:i-9") -> Orphan:
+    return Orphan(id=name, provider="ec2", observation=Observation(power=power, provider_state=power))
 
 
 def test_it_bounces_back_and_is_asked_again_thrice_then_broken_and_raised_and_tried_again(world: World) -> None:
     falling(world)
     for attempt in range(3):
         assert world.stopped().force == (attempt > 0)
-        world.seen("b1", "falling", after=3)
-        world.seen("b1", "up", after=20)
+        world.seen("b1", "stopping", after=3)
+        world.seen("b1", "running", after=20)
         assert world.state("b1") == "falling_asleep"
         world.pass_time(1.1, step=1.1)
     assert world.state("b1") == "broken"
@@ -45,7 +45,7 @@ def test_it_bounces_back_and_is_asked_again_thrice_then_broken_and_raised_and_tr
     world.pass_time(61, step=1.0)
     assert world.state("b1") == "falling_asleep"
     world.stopped()
-    world.seen("b1", "off", after=20)
+    world.seen("b1", "stopped", after=20)
     assert (world.state("b1"), world.bucket["b1"][0].alarm) == ("asleep", "")
 
 
@@ -61,7 +61,7 @@ def test_a_refusal_to_stop_is_asked_again_and_raised_with_its_words(world: World
 def test_a_stop_that_meets_a_change_of_state_is_no_attempt(world: World) -> None:
     falling(world)
     for _ in range(8):
-        world.stopped("refused", scope="busy")
+        world.stopped("refused", scope="transient")
         assert world.state("b1") == "falling_asleep"
         assert world.machine("b1").stops == 0
         world.pass_time(2.5, step=0.5)
@@ -72,9 +72,9 @@ def test_what_is_stuck_on_its_way_down_is_forced(world: World) -> None:
     falling(world)
     assert not world.stopped().force
     for _ in range(29):
-        world.seen("b1", "falling", after=10)
+        world.seen("b1", "stopping", after=10)
         assert asked(world, StopMachine) == []
-    world.seen("b1", "falling", after=15)
+    world.seen("b1", "stopping", after=15)
     world.pass_time(1)
     assert world.stopped().force
 
@@ -82,13 +82,13 @@ def test_what_is_stuck_on_its_way_down_is_forced(world: World) -> None:
 def test_what_comes_up_while_it_is_to_sleep_is_stopped_when_it_is_there(world: World) -> None:
     world.want("n")
     world.started()
-    world.seen("b1", "rising", after=2)
+    world.seen("b1", "starting", after=2)
     world.order("hibernate", "b1")
     world.want("n", 0)
-    world.stopped("refused", scope="busy")
+    world.stopped("refused", scope="transient")
     world.pass_time(60, step=1.0)
     assert asked(world, StopMachine) == []
-    world.seen("b1", "up", after=1)
+    world.seen("b1", "running", after=1)
     world.pass_time(1.1, step=1.1)
     assert asked(world, StopMachine) == ["b1"]
 
@@ -97,16 +97,16 @@ def test_what_comes_up_while_it_is_to_sleep_is_stopped_when_it_is_there(world: W
 def test_off_and_billed_in_full_is_put_to_sleep_properly_at_once(world: World, awake: bool) -> None:
     if awake:
         world.ready("b1", "n")
-    world.seen("b1", "halted", after=30, provider_state="SHUTOFF")
+    world.seen("b1", "stopped_billed", after=30, provider_state="SHUTOFF")
     assert world.path("b1")[-2:] == ["broken", "falling_asleep"]
     assert asked(world, StopMachine) == ["b1"]
     world.stopped()
-    world.seen("b1", "rising", after=5)
-    world.seen("b1", "up", after=60)
+    world.seen("b1", "starting", after=5)
+    world.seen("b1", "running", after=60)
     world.pass_time(1.1, step=1.1)
     world.stopped()
-    world.seen("b1", "falling", after=5)
-    world.seen("b1", "off", after=60)
+    world.seen("b1", "stopping", after=5)
+    world.seen("b1", "stopped", after=60)
     assert world.state("b1") == "asleep"
     assert asked(world, StartMachine) == []
 
@@ -115,7 +115,7 @@ def test_a_machine_that_is_taken_away_drains_at_once_and_is_not_called_back(worl
     world.ready()
     world.pass_time(GATEWAY + 1)
     world.use("a1", in_flight=1)
-    world.seen("a1", "up", leaving="EC2 takes it back at 10:02", after=5)
+    world.seen("a1", "running", leaving="EC2 takes it back at 10:02", after=5)
     assert world.state("a1") == "draining"
     world.want()
     assert world.state("a1") == "draining"
@@ -126,14 +126,14 @@ def test_a_machine_that_is_taken_away_drains_at_once_and_is_not_called_back(worl
 
 def test_a_machine_that_its_provider_took_sleeps_with_its_words_and_wakes_again(world: World) -> None:
     world.ready()
-    world.seen("a1", "off", reason="Server.SpotInstanceTermination", after=30)
+    world.seen("a1", "stopped", reason="Server.SpotInstanceTermination", after=30)
     assert (world.state("a1"), world.bucket["a1"][0].reason) == ("asleep", "Server.SpotInstanceTermination")
     world.want()
     assert asked(world, StartMachine) == ["a1"]
 
 
 def test_a_machine_that_runs_without_our_doing_is_taken_over_and_sleeps_when_it_is_idle(world: World) -> None:
-    world.seen("a1", "up", after=30)
+    world.seen("a1", "running", after=30)
     assert (world.state("a1"), world.machine("a1").phase) == ("waking", "reaching")
     answering(world, 5, until="ready")
     assert world.bucket["a1"][0].state == "ready"
@@ -145,30 +145,30 @@ def test_a_machine_is_gone_only_when_it_was_missed_for_a_while_and_returns(world
     world.ready()
     world.order("wake", "m")
     for _ in range(6):
-        world.seen("a1", "gone", after=9, reason="InvalidInstanceID.NotFound")
+        world.seen("a1", "not_found", after=9, reason="InvalidInstanceID.NotFound")
         assert world.state("a1") == "ready", "a momentary 'not found' costs nothing"
-    world.seen("a1", "up", after=9)
+    world.seen("a1", "running", after=9)
     for _ in range(7):
-        world.seen("a1", "gone", after=9, reason="InvalidInstanceID.NotFound")
+        world.seen("a1", "not_found", after=9, reason="InvalidInstanceID.NotFound")
     assert world.state("a1") == "ready", "it counts anew"
-    world.seen("a1", "gone", after=9, reason="InvalidInstanceID.NotFound")
+    world.seen("a1", "not_found", after=9, reason="InvalidInstanceID.NotFound")
     assert world.state("a1") == "gone"
     assert "mend or remove its `instance`" in world.bucket["a1"][0].alarm
     world.want()
     assert asked(world, StartMachine) == ["a2"]
-    world.seen("a1", "off", after=20)
+    world.seen("a1", "stopped", after=20)
     assert (world.state("a1"), world.bucket["a1"][0].alarm) == ("asleep", "")
 
 
 def test_what_was_never_seen_is_gone_at_once_and_a_new_leader_goes_on_from_there(world: World) -> None:
-    fresh = World(plan=plan(provider="ec2"))
+    fresh = World(spec=spec(provider="ec2"))
     fresh.bucket.clear()
     fresh.journal.clear()
-    beginning(fresh, a1="gone")
+    beginning(fresh, a1="not_found")
     assert fresh.state("a1") == "gone"
     assert "`instance`" in fresh.bucket["a1"][0].alarm
     fresh.now += 50
-    beginning(fresh, a1="gone")
+    beginning(fresh, a1="not_found")
     assert fresh.path("a1") == ["gone"], "it is told once"
     fresh.now += 50
     beginning(fresh)
@@ -178,66 +178,66 @@ def test_what_was_never_seen_is_gone_at_once_and_a_new_leader_goes_on_from_there
 
 def test_a_stray_is_put_to_sleep(world: World) -> None:
     world.now += 1
-    world.looked({}, stray("up"))
+    world.looked({}, orphan("running"))
     assert asked(world, StopMachine) == ["ec2:i-9"]
     assert world.path("ec2:i-9") == ["broken", "falling_asleep"]
     world.stopped()
     world.now += 20
-    world.looked({}, stray("off"))
+    world.looked({}, orphan("stopped"))
     assert world.state("ec2:i-9") == "asleep"
     world.now += 20
-    world.looked({}, stray("up"))
+    world.looked({}, orphan("running"))
     assert asked(world, StopMachine) == ["ec2:i-9"], "each time that it runs"
 
 
 def test_a_stray_that_does_not_sleep_is_asked_thrice_then_raised_and_asked_again(world: World) -> None:
     world.now += 1
-    world.looked({}, stray("up"))
+    world.looked({}, orphan("running"))
     for _ in range(3):
         world.stopped()
         world.now += 20
-        world.looked({}, stray("up"))
+        world.looked({}, orphan("running"))
         world.pass_time(1.1, step=1.1)
     assert world.state("ec2:i-9") == "broken"
     assert "still runs after 3 attempts" in world.bucket["ec2:i-9"][0].alarm
     for _ in range(7):
         world.now += 10
-        world.looked({}, stray("up"))
+        world.looked({}, orphan("running"))
     world.pass_time(1)
     assert asked(world, StopMachine) == ["ec2:i-9"]
 
 
-@pytest.mark.parametrize("power", ["off", "falling", "failed", "gone"])
-def test_a_stray_that_costs_nothing_is_let_be(world: World, power: Power) -> None:
+@pytest.mark.parametrize("power", ["stopped", "stopping", "error", "not_found"])
+def test_a_stray_that_costs_nothing_is_let_be(world: World, power: PowerState) -> None:
     world.now += 1
-    world.looked({}, stray(power))
+    world.looked({}, orphan(power))
     assert "ec2:i-9" not in world.fleet.machines
 
 
 def test_a_stray_that_is_listed_no_more_is_gone_and_is_never_taken_into_use_when_it_returns(world: World) -> None:
     world.now += 1
-    world.looked({}, stray("up"))
+    world.looked({}, orphan("running"))
     world.stopped()
     for _ in range(8):
         world.now += 10
         world.looked({})
     assert world.state("ec2:i-9") == "gone"
     world.now += 10
-    world.looked({}, stray("up"))
+    world.looked({}, orphan("running"))
     assert world.state("ec2:i-9") == "falling_asleep"
     assert asked(world, StopMachine) == ["ec2:i-9"]
 
 
 def test_a_schedule_wakes_one_machine_of_its_tier_and_keeps_it_awake() -> None:
     office = idle(keep_warm=(parse_window("daily 00:20-00:40"),))
-    world = World(plan=plan(provider="ec2", idle={"a": office, "b": idle()}))
+    world = World(spec=spec(provider="ec2", idle={"a": office, "b": idle()}))
     world.pass_time(190, step=10.0)  # it is 00:16:40 now
     assert asked(world, StartMachine) == []
     world.pass_time(20, step=10.0)
     assert asked(world, StartMachine) == ["a1"], "one"
     assert world.bucket["a1"][0].key_id is None, "nobody's request caused it"
     world.started()
-    world.seen("a1", "up", after=20)
+    world.seen("a1", "running", after=20)
     answering(world, 15 * 60)
     assert world.state("a1") == "ready"
     answering(world, 8 * 60, until="falling_asleep")
@@ -249,7 +249,7 @@ def test_a_pattern_of_gaps_wakes_it_before_its_use_is_due() -> None:
     gaps: tuple[int, ...] = ()
     for _ in range(20):
         gaps = observed(gaps, 30 * 60.0)
-    world = World(plan=plan(provider="ec2", idle={"a": idle(policy="histogram"), "b": idle()}))
+    world = World(spec=spec(provider="ec2", idle={"a": idle(policy="histogram"), "b": idle()}))
     world.memory["tier.a"] = TierMemory(tier="a", phases={}, wakes=(60.0,), gaps=gaps)
     beginning(world)
     world.ready()
@@ -258,7 +258,7 @@ def test_a_pattern_of_gaps_wakes_it_before_its_use_is_due() -> None:
     answering(world, 120, until="falling_asleep")
     assert world.now - used < 90, "a minute, not the timeout"
     world.stopped()
-    world.seen("a1", "off", after=20)
+    world.seen("a1", "stopped", after=20)
     while not asked(world, StartMachine):
         world.pass_time(5, step=5.0)
     # The head is 27 minutes after the last use, and a wake takes a minute, or the median of 60 and 20 s.
@@ -267,14 +267,14 @@ def test_a_pattern_of_gaps_wakes_it_before_its_use_is_due() -> None:
 
 
 def test_it_stays_awake_for_the_least_time_and_is_not_cycled_more_often_than_allowed() -> None:
-    world = World(plan=plan(provider="ec2", idle={"a": idle(), "b": idle(min_awake=200.0, max_cycles_per_hour=2)}))
+    world = World(spec=spec(provider="ec2", idle={"a": idle(), "b": idle(min_awake=200.0, max_cycles_per_hour=2)}))
     slept = []
     for _ in range(2):
         world.ready("b1", "n")
         answering(world, 4000, until="falling_asleep", name="b1")
         slept.append(world.now - world.machine("b1").woken[-1])
         world.stopped()
-        world.seen("b1", "off", after=20)
+        world.seen("b1", "stopped", after=20)
     assert slept[0] == pytest.approx(222, abs=4)
     assert world.now - 1000.0 > 3600, "a second sleep would have asked for a third wake within the hour"
     invariants(world)
@@ -283,7 +283,7 @@ def test_it_stays_awake_for_the_least_time_and_is_not_cycled_more_often_than_all
 @pytest.mark.parametrize("doubt", ["not tested", "not seen", "silent"])
 def test_nothing_sleeps_while_its_provider_is_in_doubt(doubt: str) -> None:
     slow = {"a": idle(timeout=2 * IDLE), "b": idle()}
-    world = World(plan=plan(provider="ec2", idle=slow), tests_pass=doubt != "not tested", blind=doubt == "not tested")
+    world = World(spec=spec(provider="ec2", idle=slow), tests_pass=doubt != "not tested", blind=doubt == "not tested")
     world.ready()
     for _ in range(int(3 * IDLE)):
         answering(world, 1)
@@ -306,7 +306,7 @@ def test_a_drain_that_a_new_leader_finds_waits_for_its_self_test(world: World) -
         answering(world, 1)
         world.use("a1")
     world.tests_pass = False
-    beginning(world, a1="up")
+    beginning(world, a1="running")
     answering(world, GATEWAY + 5)
     assert (world.state("a1"), asked(world, StopMachine)) == ("draining", [])
     answering(world, 60, until="ready")
@@ -327,7 +327,7 @@ def test_an_engine_that_dies_on_a_machine_that_runs_is_broken_put_to_sleep_and_w
     world.pass_time(61, step=1.0)
     assert asked(world, StopMachine) == ["a1"]
     world.stopped()
-    world.seen("a1", "off", after=20)
+    world.seen("a1", "stopped", after=20)
     world.order("cordon", "a2")
     world.want()
     assert world.state("a1") == "waking"
@@ -347,7 +347,7 @@ def test_an_engine_that_answers_again_is_ready_again(world: World) -> None:
 def test_a_failed_machine_is_raised_and_may_be_tried(world: World) -> None:
     falling(world)
     world.stopped()
-    world.seen("b1", "failed", after=20, provider_state="ERROR")
+    world.seen("b1", "error", after=20, provider_state="ERROR")
     assert (world.state("b1"), world.bucket["b1"][0].alarm) == ("asleep", "its provider says ERROR")
     world.want("n")
     assert asked(world, StartMachine) == ["b1"]
@@ -357,6 +357,6 @@ def test_a_look_that_is_older_than_the_call_says_nothing(world: World) -> None:
     falling(world)
     early = world.now = world.now + 0.05  # while the call is under way
     world.stopped()
-    sights = {"b1": Sight(power="off", provider_state="stopped")}
-    world.tell(Looked(provider="ec2", asked_at=early, sights=sights))
+    observations = {"b1": Observation(power="stopped", provider_state="stopped")}
+    world.tell(Observed(provider="ec2", asked_at=early, observations=observations))
     assert world.state("b1") == "falling_asleep"

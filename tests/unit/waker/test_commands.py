@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from services.waker.core.events import StartMachine, StopMachine
-from shared.messages.waker import Ordered
-from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, asked, beginning, invariants, plan
+from shared.messages.waker import CommandIssued
+from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, asked, beginning, invariants, spec
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    world = World(plan=plan(provider="ec2"))
+    world = World(spec=spec(provider="ec2"))
     yield world
     invariants(world)
 
@@ -19,14 +19,14 @@ def world() -> Iterator[World]:
 def test_the_operators_wake_keeps_it_awake_over_leaders_until_a_hibernate_withdraws_it(world: World) -> None:
     world.order("wake", "m")
     world.started()
-    world.seen("a1", "up", after=20)
+    world.seen("a1", "running", after=20)
     answering(world, 3)
     assert (world.state("a1"), world.bucket["a1"][0].kept) == ("ready", True)
     assert not world.fleet.orders
     for _ in range(3):
         answering(world, 2 * IDLE)
         world.now += 1
-        beginning(world, a1="up")
+        beginning(world, a1="running")
     assert world.state("a1") == "ready"
     assert world.machine("a1").kept
     world.order("hibernate", "a1")
@@ -34,7 +34,7 @@ def test_the_operators_wake_keeps_it_awake_over_leaders_until_a_hibernate_withdr
     answering(world, GATEWAY + 2, until="falling_asleep")
     assert asked(world, StopMachine) == ["a1"]
     assert not world.machine("a1").cordoned
-    told = [(e.order, e.by) for e in world.journal if isinstance(e, Ordered)]
+    told = [(e.order, e.by) for e in world.journal if isinstance(e, CommandIssued)]
     assert told == [("wake", "ops@host"), ("hibernate", "ops@host")]
 
 
@@ -76,7 +76,7 @@ def test_a_cordoned_machine_is_drained_not_woken_and_taken_into_use_again(world:
     world.order("cordon", "a1")
     answering(world, GATEWAY + 2, until="falling_asleep")
     world.stopped()
-    world.seen("a1", "off", after=20)
+    world.seen("a1", "stopped", after=20)
     world.now += 1
     beginning(world)
     world.want()
@@ -90,20 +90,20 @@ def test_a_cordoned_machine_is_drained_not_woken_and_taken_into_use_again(world:
 
 def test_what_is_cordoned_and_comes_up_all_the_same_serves_nobody_and_sleeps(world: World) -> None:
     world.order("cordon", "a1")
-    world.seen("a1", "up", after=30)
+    world.seen("a1", "running", after=30)
     answering(world, GATEWAY + 5, until="falling_asleep")
     assert "ready" not in {r.state for r, _ in world.bucket.values()}
     assert asked(world, StopMachine) == ["a1"]
 
 
 def test_what_the_operator_keeps_awake_is_woken_again_when_it_was_lost() -> None:
-    world = World(plan=plan(provider="ec2"))
+    world = World(spec=spec(provider="ec2"))
     world.order("wake", "m")
     assert world.started().machine == "a1"
-    world.seen("a1", "up", after=20.0)
+    world.seen("a1", "running", after=20.0)
     world.probed()
     world.probed()
     assert world.bucket["a1"][0].kept
-    world.seen("a1", "off", reason="Server.SpotInstanceShutdown", locked="only EC2 may start it")
+    world.seen("a1", "stopped", reason="Server.SpotInstanceShutdown", locked="only EC2 may start it")
     assert not world.bucket["a1"][0].kept
     assert world.started().machine == "a2"

@@ -1,11 +1,11 @@
 """A provider in doubt, and what looks prove: what serves goes on serving."""
 
-from services.waker.core.events import Power, Probe, Sight, StartMachine
-from tests.unit.waker.fleets import IDLE, World, plan
+from services.waker.core.events import Observation, PowerState, Probe, StartMachine
+from tests.unit.waker.fleets import IDLE, World, spec
 
 
 def cloud() -> World:
-    world = World(plan(provider="ec2"))
+    world = World(spec(provider="ec2"))
     world.ready()
     world.use("a1")
     return world
@@ -18,7 +18,7 @@ def test_nothing_drains_from_the_first_look_that_fails_until_one_succeeds() -> N
     world.looked({}, fault="503")
     world.pass_time(10)
     assert world.state("a1") == "ready"
-    world.seen("a1", "up")
+    world.seen("a1", "running")
     world.pass_time(0.25)
     assert world.path("a1")[-2:] == ["draining", "falling_asleep"]
 
@@ -103,18 +103,18 @@ def test_a_new_leader_takes_a_machine_that_came_up_at_its_word_and_one_that_is_s
     world = cloud()
     world.want("n")
     assert world.started().machine == "b1"
-    powers: tuple[Power, Power] = ("off", "up")
-    off, up = (Sight(power=power, provider_state=power) for power in powers)
+    powers: tuple[PowerState, PowerState] = ("stopped", "running")
+    off, up = (Observation(power=power, provider_state=power) for power in powers)
     world.begin({"b1": off, "a1": up})
-    world.seen("b1", "off", after=2.0)
+    world.seen("b1", "stopped", after=2.0)
     assert (world.state("b1"), world.machine("b1").phase) == ("waking", "calling")
-    world.seen("b1", "up", after=2.0)
+    world.seen("b1", "running", after=2.0)
     assert world.machine("b1").phase == "reaching"
     assert not world.take(StartMachine)
 
 
 def test_a_self_test_that_fails_is_an_alarm_until_one_passes() -> None:
-    world = World(plan=plan(provider="ec2"), tests_pass=False)
+    world = World(spec=spec(provider="ec2"), tests_pass=False)
     world.pass_time(1.0)
     alarm = world.bucket["b1"][0].alarm
     assert alarm == "it is not put to sleep, since its provider's self-test failed: no permission"

@@ -16,18 +16,18 @@ def meant(code: str, message: str = "", *, action: str = "StartInstances", skew:
 @pytest.mark.parametrize(
     ("code", "scope"),
     [
-        ("InsufficientInstanceCapacity", "pool"),
+        ("InsufficientInstanceCapacity", "capacity_pool"),
         ("MaxSpotInstanceCountExceeded", "quota"),
         ("SpotMaxPriceTooLow", "machine"),
         ("InstanceLimitExceeded", "quota"),
         ("VcpuLimitExceeded", "quota"),
-        ("IncorrectInstanceState", "busy"),
-        ("IncorrectSpotRequestState", "busy"),
+        ("IncorrectInstanceState", "transient"),
+        ("IncorrectSpotRequestState", "transient"),
         ("UnsupportedHibernationConfiguration", "machine"),
         ("InvalidInstanceID.NotFound", "machine"),
         ("InvalidInstanceID.Malformed", "machine"),
-        ("RequestLimitExceeded", "busy"),
-        ("EC2ThrottledException", "busy"),
+        ("RequestLimitExceeded", "transient"),
+        ("EC2ThrottledException", "transient"),
         ("UnauthorizedOperation", "machine"),
         ("AuthFailure", "account"),
         ("ExpiredToken", "account"),
@@ -71,7 +71,7 @@ def test_a_refused_signature_is_put_down_to_the_clock_where_the_clock_is_wrong(c
 @pytest.mark.parametrize(
     ("error", "outcome", "scope", "word"),
     [
-        (Crowded("too many calls"), "refused", "busy", "too many calls"),
+        (Crowded("too many calls"), "refused", "transient", "too many calls"),
         (TimeoutError(), "unknown", "", "in time"),
         (boto.ReadTimeoutError(endpoint_url="u"), "unknown", "", "lost"),
         (boto.ConnectionClosedError(endpoint_url="u"), "unknown", "", "lost"),

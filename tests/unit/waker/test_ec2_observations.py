@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from services.waker.adapters import ec2_observations
-from services.waker.core.events import Sight
+from services.waker.core.events import Observation
 
 
 def instance(code: int, name: str, **more: Any) -> dict[str, Any]:
@@ -19,32 +19,32 @@ def instance(code: int, name: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def seen(described: dict[str, Any], request: dict[str, Any] | None = None) -> Sight:
-    sight = ec2_observations.sight(described, request)
-    assert sight is not None
-    return sight
+def seen(described: dict[str, Any], request: dict[str, Any] | None = None) -> Observation:
+    observation = ec2_observations.observation(described, request)
+    assert observation is not None
+    return observation
 
 
 @pytest.mark.parametrize(
     ("code", "name", "power"),
     [
-        (0, "pending", "rising"),
-        (16, "running", "up"),
-        (32, "shutting-down", "falling"),
-        (48, "terminated", "gone"),
-        (64, "stopping", "falling"),
-        (80, "stopped", "off"),
-        (0x1_50, "stopped", "off"),
-        (0x2_10, "running", "up"),
+        (0, "pending", "starting"),
+        (16, "running", "running"),
+        (32, "shutting-down", "stopping"),
+        (48, "terminated", "not_found"),
+        (64, "stopping", "stopping"),
+        (80, "stopped", "stopped"),
+        (0x1_50, "stopped", "stopped"),
+        (0x2_10, "running", "running"),
     ],
 )
 def test_states(code: int, name: str, power: str) -> None:
-    sight = seen(instance(code, name))
-    assert (sight.power, sight.provider_state) == (power, name)
+    observation = seen(instance(code, name))
+    assert (observation.power, observation.provider_state) == (power, name)
 
 
 def test_a_state_of_another_day_proves_nothing() -> None:
-    assert ec2_observations.sight(instance(96, "sublimating"), None) is None
+    assert ec2_observations.observation(instance(96, "sublimating"), None) is None
 
 
 def test_the_pool_is_type_zone_and_market() -> None:
@@ -87,7 +87,7 @@ def test_the_quota_is_of_the_instance_family_with_spot_apart(types: list[str], f
 @pytest.mark.parametrize(
     ("code", "scope"),
     [
-        ("Server.InsufficientInstanceCapacity", "pool"),
+        ("Server.InsufficientInstanceCapacity", "capacity_pool"),
         ("Client.VolumeLimitExceeded", "machine"),
         ("Server.InternalError", "machine"),
         ("Client.InternalError", "machine"),
@@ -99,19 +99,19 @@ def test_the_quota_is_of_the_instance_family_with_spot_apart(types: list[str], f
     ],
 )
 def test_why_it_stopped_and_whom_that_concerns(code: str, scope: str) -> None:
-    sight = seen(instance(80, "stopped", StateReason={"Code": code, "Message": f"{code}: because"}))
-    assert sight.scope == scope
-    assert sight.reason.startswith(f"{code}: ")
-    assert sight.reason.count(code) == 1
+    observation = seen(instance(80, "stopped", StateReason={"Code": code, "Message": f"{code}: because"}))
+    assert observation.scope == scope
+    assert observation.reason.startswith(f"{code}: ")
+    assert observation.reason.count(code) == 1
 
 
 @pytest.mark.parametrize(("code", "name"), [(0, "pending"), (16, "running"), (64, "stopping")])
 def test_an_old_reason_says_nothing_about_what_runs(code: int, name: str) -> None:
     reason = {"Code": "Server.InsufficientInstanceCapacity", "Message": "old"}
-    sight = seen(
+    observation = seen(
         instance(code, name, StateReason=reason, StateTransitionReason="User initiated (2026-11-24 09:00:00 GMT)")
     )
-    assert (sight.reason, sight.scope, sight.ended_at) == ("", "", None)
+    assert (observation.reason, observation.scope, observation.ended_at) == ("", "", None)
 
 
 def test_when_it_stopped() -> None:
@@ -142,16 +142,16 @@ def test_when_it_stopped() -> None:
 )
 def test_spot_machines(state: int, request_state: str, status: str, leaving: bool, locked: bool) -> None:
     request = {"State": request_state, "Status": {"Code": status}}
-    sight = seen(instance(state, "x"), request)
-    assert (bool(sight.leaving), bool(sight.locked)) == (leaving, locked)
+    observation = seen(instance(state, "x"), request)
+    assert (bool(observation.leaving), bool(observation.locked)) == (leaving, locked)
     if leaving or (locked and request_state == "disabled"):
-        assert status in sight.leaving + sight.locked
+        assert status in observation.leaving + observation.locked
 
 
 def test_what_a_later_call_has_to_know() -> None:
     launched = datetime(2026, 11, 24, tzinfo=UTC)
     described = instance(16, "running", LaunchTime=launched, HibernationOptions={"Configured": True})
     known = ec2_observations.seen(described, seen(described))
-    assert known == ec2_observations.Seen(power="up", hibernates=True, launched=launched.timestamp(), locked="")
+    assert known == ec2_observations.Seen(power="running", hibernates=True, launched=launched.timestamp(), locked="")
     bare = instance(16, "running")
     assert not ec2_observations.seen(bare, seen(bare)).hibernates

@@ -3,22 +3,22 @@
 import pytest
 
 from services.waker.core.events import (
+    ActivityReported,
     Called,
-    Demand,
-    LookAt,
-    Looked,
+    DemandReported,
+    Observation,
+    Observe,
+    Observed,
     Probe,
     Probed,
-    Sight,
     StartMachine,
     StopMachine,
-    Used,
 )
-from services.waker.core.step import Turn
-from services.waker.core.transitions import IllegalMove, legal
+from services.waker.core.step import Step
+from services.waker.core.transitions import IllegalTransition, is_legal
 from shared.messages.gateway import Activity, MachineActivity
 from shared.messages.waker import ProviderCall
-from tests.unit.waker.fleets import CAP, DEMAND, GATEWAY, IDLE, LIMIT, World, invariants, plan
+from tests.unit.waker.fleets import CAP, DEMAND, GATEWAY, IDLE, LIMIT, World, invariants, spec
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_probe_of_the_engine_before_proves_nothing(world: World) -> None:
     (old,) = world.take(Probe)
     assert isinstance(old, Probe)
     assert old.step == "token"
-    world.seen("b1", "off", reason="it died")
+    world.seen("b1", "stopped", reason="it died")
     world.started()
     world.tell(Probed(machine="b1", serial=old.serial, step="token", answered=True, seconds=1.0))
     assert world.state("b1") == "waking"
@@ -75,7 +75,7 @@ def test_an_engine_that_dies_is_started_again_within_the_limit(world: World) -> 
     for generation in range(1, LIMIT + 1):
         assert world.started().generation == generation
         world.want("n")
-        world.seen("b1", "off", reason="exit status 1")
+        world.seen("b1", "stopped", reason="exit status 1")
     assert world.state("b1") == "asleep"
     assert "exit status 1; started 3 times" in world.bucket["b1"][0].reason
     invariants(world)
@@ -87,7 +87,7 @@ def test_an_engine_that_dies_leaves_the_wake_to_machines_that_were_not_tried(wor
         assert world.started().machine == machine
         assert world.machine(machine).wake_id == "wake-1"
         world.want()
-        world.seen(machine, "off", reason="exit status 1")
+        world.seen(machine, "stopped", reason="exit status 1")
     assert world.state("a1") == "asleep"
     assert "exit status 1" in world.bucket["a1"][0].reason
     assert world.started().machine == "b1", "all were tried: the one that died just now is started again at once"
@@ -127,7 +127,7 @@ def test_a_wake_lasts_no_longer_than_its_cap(world: World) -> None:
     assert "not ready within the wake's deadline" in world.bucket["a1"][0].reason
     assert ("probe", "failed") in world.calls()
     world.stopped()
-    world.seen("a1", "off")
+    world.seen("a1", "stopped")
     assert world.state("a1") == "asleep"
     assert "not ready" in world.bucket["a1"][0].reason
     # Those who still wait get a new attempt, on another machine while this one is left alone.
@@ -162,7 +162,7 @@ def test_a_late_message_does_not_bring_withdrawn_demand_back(world: World) -> No
     world.now += 1
     world.want("n", waiting=0)
     world.now += 0.1
-    world.tell(Demand(late.request, world.now))
+    world.tell(DemandReported(late.request, world.now))
     assert world.fleet.demand["n", "g1"].request.waiting == 0
 
 
@@ -199,9 +199,9 @@ def test_idle_then_drained_then_asleep(world: World) -> None:
     world.use("a1", used=1010.0, ack=True)
     assert world.state("a1") == "falling_asleep"
     world.stopped()
-    world.seen("a1", "falling")
+    world.seen("a1", "stopping")
     assert world.state("a1") == "falling_asleep"
-    world.seen("a1", "off")
+    world.seen("a1", "stopped")
     assert world.path("a1") == ["asleep", "waking", "ready", "draining", "falling_asleep", "asleep"]
     invariants(world)
 
@@ -214,7 +214,7 @@ def test_an_acknowledgement_of_an_older_record_does_not_count(world: World) -> N
         world.pass_time(1.0)
         world.use("a1")
     use = MachineActivity(in_flight=0, acknowledged=old)
-    world.tell(Used(Activity(gateway="g1", sent_at=world.now, machines={"a1": use})))
+    world.tell(ActivityReported(Activity(gateway="g1", sent_at=world.now, machines={"a1": use})))
     assert world.state("a1") == "draining"
     world.use("a1", ack=True)
     assert world.state("a1") == "falling_asleep"
@@ -268,7 +268,7 @@ def test_a_new_leader_drains_nothing_before_it_has_heard_the_gateways(world: Wor
     world.ready()
     world.now += 10 * IDLE
     record = world.bucket["a1"][0]
-    world.begin({"a1": Sight(power="up", provider_state="running", generation=1, endpoint=record.endpoint)})
+    world.begin({"a1": Observation(power="running", provider_state="running", generation=1, endpoint=record.endpoint)})
     world.pass_time(GATEWAY - 0.5)
     assert world.state("a1") == "ready"
     world.use("a1", in_flight=1)
@@ -287,7 +287,7 @@ def test_demand_while_falling_asleep_waits_for_asleep_or_takes_another(world: Wo
     assert [s.machine for s in world.take(StartMachine) if isinstance(s, StartMachine)] == ["a1"]
     world.stopped()
     world.want("n")
-    world.seen("b1", "off")
+    world.seen("b1", "stopped")
     assert [s.machine for s in world.take(StartMachine) if isinstance(s, StartMachine)] == ["b1"]
 
 
@@ -298,19 +298,19 @@ def test_an_engine_that_will_not_end_is_asked_thrice_and_then_broken(world: Worl
         world.stopped()
         for _ in range(25):
             world.pass_time(1.0)
-            world.seen("b1", "up")
+            world.seen("b1", "running")
     assert world.state("b1") == "broken"
     invariants(world)
     world.pass_time(61)
     assert world.state("b1") == "falling_asleep"
     world.stopped()
-    world.seen("b1", "off")
+    world.seen("b1", "stopped")
     assert world.state("b1") == "asleep"
 
 
 def test_a_ready_machine_whose_engine_died_sleeps_with_the_reason_and_wakes_again(world: World) -> None:
     world.ready()
-    world.seen("a1", "off", reason="the engine ended by signal 9")
+    world.seen("a1", "stopped", reason="the engine ended by signal 9")
     assert world.bucket["a1"][0].reason == "the engine ended by signal 9"
     assert world.bucket["a1"][0].endpoint is None
     world.want()
@@ -323,8 +323,8 @@ def test_a_call_in_doubt_is_followed_by_a_look(world: World, outcome: str) -> No
     world.started("unknown" if outcome == "unknown" else "failed")
     assert world.take(StartMachine) == []
     world.pass_time(0.5)
-    assert LookAt("process") in world.effects
-    world.seen("a1", "up", generation=1)
+    assert Observe("process") in world.effects
+    world.seen("a1", "running", generation=1)
     assert world.machine("a1").phase == "loading"
     assert world.take(StartMachine) == []
 
@@ -334,7 +334,7 @@ def test_a_call_whose_outcome_is_lost_is_in_doubt(world: World) -> None:
     world.take(StartMachine)
     world.pass_time(36)
     assert ("start", "unknown") in world.calls()
-    world.seen("a1", "off")
+    world.seen("a1", "stopped")
     assert len(world.take(StartMachine)) == 1
 
 
@@ -350,7 +350,8 @@ def test_a_look_from_before_the_call_says_nothing(world: World) -> None:
     world.want()
     early = world.now
     world.started()
-    world.tell(Looked(provider="process", asked_at=early, sights={"a1": Sight(power="off", provider_state="stopped")}))
+    off = Observation(power="stopped", provider_state="stopped")
+    world.tell(Observed(provider="process", asked_at=early, observations={"a1": off}))
     assert world.machine("a1").phase == "loading"
     assert world.take(StartMachine) == []
 
@@ -358,7 +359,7 @@ def test_a_look_from_before_the_call_says_nothing(world: World) -> None:
 def test_an_engine_that_nobody_knows_is_taken_over_through_a_token(world: World) -> None:
     world.bucket.clear()
     world.journal.clear()
-    world.begin({"a2": Sight(power="up", provider_state="running", generation=9, endpoint="http://a2:9")})
+    world.begin({"a2": Observation(power="running", provider_state="running", generation=9, endpoint="http://a2:9")})
     assert world.state("a2") == "waking"
     world.pass_time(0.25)
     world.probed()
@@ -373,10 +374,13 @@ def test_a_wake_is_resumed_by_the_next_leader(world: World, running: bool) -> No
     world.want()
     world.started()
     world.pass_time(50)
-    sight = Sight(
-        power="up" if running else "off", provider_state="?", generation=1, endpoint="http://a1:1" if running else None
+    observation = Observation(
+        power="running" if running else "stopped",
+        provider_state="?",
+        generation=1,
+        endpoint="http://a1:1" if running else None,
     )
-    world.begin({"a1": sight})
+    world.begin({"a1": observation})
     if running:
         assert world.machine("a1").deadline == 1000.0 + CAP
         world.pass_time(0.25)
@@ -400,7 +404,7 @@ def test_the_eta_is_the_median_of_what_is_still_to_go(world: World) -> None:
     world.probed()
     world.probed()
     loading = world.fleet.history["a"].phases["loading"][0]
-    world.seen("a1", "off")
+    world.seen("a1", "stopped")
     world.want()
     record = world.bucket["a1"][0]
     assert record.ready_at is not None
@@ -408,7 +412,7 @@ def test_the_eta_is_the_median_of_what_is_still_to_go(world: World) -> None:
 
 
 def test_a_static_machine_is_ready_when_it_answers_and_broken_when_it_does_not() -> None:
-    world = World(plan=plan(static=True))
+    world = World(spec=spec(static=True))
     assert "s1" not in world.bucket
     world.pass_time(0.25)
     assert world.probed().step == "reach"
@@ -435,9 +439,9 @@ def test_a_static_machine_is_ready_when_it_answers_and_broken_when_it_does_not()
 
 
 def test_no_move_but_those_of_the_table(world: World) -> None:
-    turn = Turn(world.fleet, world.now)
+    step = Step(world.fleet, world.now)
     for to in ("ready", "draining", "falling_asleep", "asleep"):
-        assert not legal("asleep", to)
-        with pytest.raises(IllegalMove, match="a1: asleep to"):
-            turn.move(world.machine("a1"), to, "a test")
-    assert not legal("falling_asleep", "waking")
+        assert not is_legal("asleep", to)
+        with pytest.raises(IllegalTransition, match="a1: asleep to"):
+            step.move(world.machine("a1"), to, "a test")
+    assert not is_legal("falling_asleep", "waking")

@@ -6,7 +6,7 @@ import pytest
 
 from services.waker.core.events import StartMachine, StopMachine
 from shared.weekly_window import parse_window
-from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, asked, beginning, idle, invariants, plan
+from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, asked, beginning, idle, invariants, spec
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_draining_machine_of_a_closed_tier_is_not_called_back(world: World) ->
 
 def test_a_schedule_keeps_no_machine_of_a_closed_tier_awake() -> None:
     warm = idle(keep_warm=(parse_window("daily 00:00-23:59"),))
-    world = World(plan=plan(idle={"a": warm, "b": idle()}), closed=frozenset({"a"}))
+    world = World(spec=spec(idle={"a": warm, "b": idle()}), closed=frozenset({"a"}))
     world.pass_time(5.0)
     assert asked(world, StartMachine) == []
     world.gates()

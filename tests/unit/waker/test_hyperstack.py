@@ -10,8 +10,8 @@ import structlog.testing
 
 from services.waker.adapters.hyperstack import Hyperstack
 from services.waker.adapters.hyperstack_api import HyperstackApi
-from services.waker.core.events import Sight
-from services.waker.ports import CallResult, Unseen
+from services.waker.core.events import Observation
+from services.waker.ports import CallResult, ProviderUnavailable
 from shared.clouds.hyperstack import MAX_BODY_BYTES, HyperstackAccount, api_key
 from shared.clouds.throttle import Throttle
 from shared.errors import Misconfigured
@@ -40,8 +40,8 @@ class House:
     vm: FakeVm
     provider: Hyperstack
 
-    async def sight(self, machine: str = "m1") -> Sight:
-        return (await self.provider.look()).sights[machine]
+    async def observation(self, machine: str = "m1") -> Observation:
+        return (await self.provider.observe()).observations[machine]
 
     async def start(self) -> CallResult:
         return await self.provider.start("m1", 1)
@@ -72,15 +72,15 @@ async def house() -> AsyncIterator[House]:
 
 async def test_a_sleeper_is_restored_and_the_awake_hibernated_with_its_address(house: House) -> None:
     assert (await house.start()).outcome == "accepted"
-    assert (await house.sight()).power == "rising"
+    assert (await house.observation()).power == "starting"
     house.pass_change()
     address = house.vm.ip
     assert (await house.stop()).outcome == "accepted"
     house.pass_change()
-    assert (await house.sight()).power == "off"
+    assert (await house.observation()).power == "stopped"
     await house.start()
     house.pass_change()
-    assert (await house.sight()).provider_state == "ACTIVE"
+    assert (await house.observation()).provider_state == "ACTIVE"
     assert house.vm.ip == address
     assert ("hibernate", {"retain_ip": "true"}) in house.cloud.queries
     assert house.cloud.changes == 3
@@ -88,11 +88,11 @@ async def test_a_sleeper_is_restored_and_the_awake_hibernated_with_its_address(h
 
 async def test_a_halted_one_is_billed_and_is_started_before_it_can_hibernate(house: House) -> None:
     house.become("SHUTOFF")
-    assert (await house.sight()).billed
+    assert (await house.observation()).billed
     assert (await house.stop()).outcome == "accepted"
     assert (house.cloud.calls["start"], house.cloud.calls["hibernate"]) == (1, 0)
     busy = await house.stop()
-    assert (busy.outcome, busy.scope, house.cloud.changes) == ("refused", "busy", 1)
+    assert (busy.outcome, busy.scope, house.cloud.changes) == ("refused", "transient", 1)
     house.pass_change()
     assert (await house.stop()).outcome == "accepted"
     assert house.cloud.calls["hibernate"] == 1
@@ -108,13 +108,13 @@ async def test_a_halted_one_is_woken_by_a_start_not_by_a_restore(house: House) -
     ("state", "starts", "stops"),
     [
         ("ACTIVE", "accepted", "accepted"),
-        ("RESTORING", "accepted", "refused busy"),
-        ("HIBERNATING", "refused busy", "accepted"),
-        ("STOPPING", "refused busy", "refused busy"),
+        ("RESTORING", "accepted", "refused transient"),
+        ("HIBERNATING", "refused transient", "accepted"),
+        ("STOPPING", "refused transient", "refused transient"),
         ("HIBERNATED", "accepted", "accepted"),
         ("ERROR", "refused machine", "refused machine"),
         ("DELETING", "refused machine", "accepted"),
-        ("PAUSED", "refused busy", "refused busy"),
+        ("PAUSED", "refused transient", "refused transient"),
     ],
 )
 async def test_what_a_call_comes_to_follows_from_the_state(house: House, state: str, starts: str, stops: str) -> None:
@@ -124,7 +124,7 @@ async def test_what_a_call_comes_to_follows_from_the_state(house: House, state: 
         result = await call()
         assert f"{result.outcome} {result.scope}".strip() == wanted
         assert result.outcome == "accepted" or result.reason
-        assert result.scope != "busy" or house.cloud.changes == changes
+        assert result.scope != "transient" or house.cloud.changes == changes
         changes = house.cloud.changes
 
 
@@ -179,13 +179,13 @@ async def test_no_redirect_is_followed(house: House, status: int) -> None:
 async def test_no_proxy_of_the_environment_is_used(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert (await house.sight()).power == "off"
+    assert (await house.observation()).power == "stopped"
 
 
 @pytest.mark.parametrize(
     ("becomes", "outcome", "scope"),
     [
-        ("HIBERNATING", "refused", "busy"),
+        ("HIBERNATING", "refused", "transient"),
         ("RESTORING", "unknown", ""),
         ("ACTIVE", "unknown", ""),
         (None, "refused", "machine"),
@@ -215,22 +215,22 @@ async def test_success_that_says_false_is_a_refusal(house: House) -> None:
 async def test_without_room_the_refusal_tells_the_stock(house: House) -> None:
     house.cloud.stock = 0
     result = await house.start()
-    assert (result.outcome, result.scope) == ("refused", "pool")
+    assert (result.outcome, result.scope) == ("refused", "capacity_pool")
     assert "in stock at CANADA-1: 0 of 2x H100-80G-PCIe" in result.reason
     assert (house.cloud.calls["get"], house.cloud.calls["stocks"]) == (1, 1)
     house.cloud.fail("stocks", Trouble(503, "x"))
-    assert (await house.start()).scope == "pool"
+    assert (await house.start()).scope == "capacity_pool"
 
 
-@pytest.mark.parametrize(("end", "power"), [("ERROR", "failed"), ("HIBERNATED", "off")])
+@pytest.mark.parametrize(("end", "power"), [("ERROR", "error"), ("HIBERNATED", "stopped")])
 async def test_a_restore_that_comes_to_nothing_is_explained_once(house: House, end: str, power: str) -> None:
     house.vm.ends.append(end)
     assert (await house.start()).outcome == "accepted"
     house.pass_change()
     for _ in range(3):
-        sight = await house.sight()
-        assert (sight.power, sight.scope) == (power, "pool")
-        assert sight.reason == "RestoreHibernationInstanceFailed: no valid host"
+        observation = await house.observation()
+        assert (observation.power, observation.scope) == (power, "capacity_pool")
+        assert observation.reason == "RestoreHibernationInstanceFailed: no valid host"
     assert house.cloud.calls["events"] == 1
 
 
@@ -238,14 +238,14 @@ async def test_an_old_failure_explains_no_later_sleep(house: House) -> None:
     house.vm.ends.append("HIBERNATED")
     await house.start()
     house.pass_change()
-    assert (await house.sight()).reason
+    assert (await house.observation()).reason
     await house.start()
     house.pass_change()
-    assert (await house.sight()).power == "up"
+    assert (await house.observation()).power == "running"
     await house.stop()
     house.pass_change()
-    sight = await house.sight()
-    assert (sight.power, sight.reason, sight.scope) == ("off", "", "")
+    observation = await house.observation()
+    assert (observation.power, observation.reason, observation.scope) == ("stopped", "", "")
     assert house.cloud.calls["events"] == 1
 
 
@@ -254,7 +254,7 @@ async def test_a_second_failure_is_asked_for_anew(house: House) -> None:
         house.vm.ends.append("HIBERNATED")
         await house.start()
         house.pass_change()
-        assert (await house.sight()).reason
+        assert (await house.observation()).reason
         assert house.cloud.calls["events"] == count
 
 
@@ -263,7 +263,7 @@ async def test_a_hibernate_that_bounces_is_seen_up_and_can_be_asked_again(house:
     house.vm.ends.append("ACTIVE")
     await house.stop()
     house.pass_change()
-    assert (await house.sight()).power == "up"
+    assert (await house.observation()).power == "running"
     assert (await house.provider.stop("m1", force=True)).outcome == "accepted"
     assert house.cloud.calls["hibernate"] == 2
 
@@ -280,8 +280,8 @@ async def test_a_look_lists_every_page(
     house.cloud.counts_pages, house.cloud.ends_with_404 = counts_pages, ends_with_404
     for _ in range(machines - 1):
         house.cloud.add("ACTIVE", labels=["other", LABEL])
-    looks = await house.provider.look()
-    assert (len(looks.strays), looks.sights["m1"].power) == (machines - 1, "off")
+    snapshot = await house.provider.observe()
+    assert (len(snapshot.orphans), snapshot.observations["m1"].power) == (machines - 1, "stopped")
     assert house.cloud.calls["list"] == pages
 
 
@@ -289,18 +289,18 @@ async def test_a_look_asks_singly_for_what_is_not_listed_and_sees_no_strangers(h
     house.cloud.add("ACTIVE", labels=["spotinference-fleet=testing"])
     house.cloud.add("DELETING", labels=[LABEL])
     house.vm.listed = False
-    looks = await house.provider.look()
-    assert looks.strays == ()
-    assert (looks.sights["m1"].power, looks.sights["m2"].power) == ("off", "gone")
+    snapshot = await house.provider.observe()
+    assert snapshot.orphans == ()
+    assert (snapshot.observations["m1"].power, snapshot.observations["m2"].power) == ("stopped", "not_found")
     assert (house.cloud.calls["list"], house.cloud.calls["get"]) == (1, 2)
 
 
 async def test_a_404_holds_for_a_minute(house: House) -> None:
     for _ in range(3):
-        assert (await house.sight("m2")).power == "gone"
+        assert (await house.observation("m2")).power == "not_found"
     assert house.cloud.calls["get"] == 1
     house.hours.now += 60
-    assert (await house.sight("m2")).power == "gone"
+    assert (await house.observation("m2")).power == "not_found"
     assert house.cloud.calls["get"] == 2
 
 
@@ -309,20 +309,20 @@ async def test_what_cannot_be_asked_for_is_not_seen_and_not_gone(house: House) -
     instances = {"m2": "999", "m3": str(other.id), "m1": str(house.vm.id)}
     provider = Hyperstack(api_of(house.cloud, house.hours), instances, None)
     house.cloud.fail("get", Trouble(503, "x"))
-    assert set((await provider.look()).sights) == {"m1"}
+    assert set((await provider.observe()).observations) == {"m1"}
     assert house.cloud.calls["get"] == 1
-    assert set((await provider.look()).sights) == {"m1", "m2", "m3"}
+    assert set((await provider.observe()).observations) == {"m1", "m2", "m3"}
     await provider.close()
     house.become("PAUSED")
     with structlog.testing.capture_logs() as logs:
-        assert set((await house.provider.look()).sights) == {"m2"}
+        assert set((await house.provider.observe()).observations) == {"m2"}
     assert [(entry["event"], entry["state"]) for entry in logs] == [("hyperstack_state_unknown", "PAUSED")]
 
 
 async def test_without_a_fleet_s_name_nothing_is_a_stray(house: House) -> None:
     house.cloud.add("ACTIVE", labels=["spotinference-fleet=None", "spotinference-fleet="])
     provider = Hyperstack(api_of(house.cloud, house.hours), {"m1": str(house.vm.id)}, None)
-    assert (await provider.look()).strays == ()
+    assert (await provider.observe()).orphans == ()
     await provider.close()
 
 
@@ -340,9 +340,9 @@ async def test_without_a_fleet_s_name_nothing_is_a_stray(house: House) -> None:
 )
 async def test_what_is_no_list_is_no_look(house: House, trouble: Trouble) -> None:
     house.cloud.fail("list", trouble)
-    with pytest.raises(Unseen, match="hyperstack: "):
-        await house.provider.look()
-    assert (await house.sight()).power == "off"
+    with pytest.raises(ProviderUnavailable, match="hyperstack: "):
+        await house.provider.observe()
+    assert (await house.observation()).power == "stopped"
 
 
 async def test_short_pages_end_no_list_that_counts_more(house: House) -> None:
@@ -352,7 +352,7 @@ async def test_short_pages_end_no_list_that_counts_more(house: House) -> None:
         one = f'{{"id":{house.vm.id + number},"status":"ACTIVE","labels":["{LABEL}"]}}'.encode()
         house.cloud.fail("list", Trouble(200, body=b'{"count":9,"instances":[%b]}' % one))
     house.cloud.fail("list", Trouble(200, body=b'{"count":9,"instances":[]}'))
-    assert len((await house.provider.look()).strays) == 2
+    assert len((await house.provider.observe()).orphans) == 2
     assert house.cloud.calls["list"] == 3
 
 
@@ -360,11 +360,11 @@ async def test_a_call_beyond_the_account_s_bound_is_not_made(house: House) -> No
     throttle = Throttle(1, patience=0.1)
     api = HyperstackApi(HyperstackAccount(house.cloud.base_url, KEY, throttle))
     provider = Hyperstack(api, {"m1": str(house.vm.id)}, None)
-    await provider.look()
+    await provider.observe()
     result = await provider.start("m1", 1)
-    assert (result.outcome, result.scope) == ("refused", "busy")
-    with pytest.raises(Unseen, match="too many calls"):
-        await provider.look()
+    assert (result.outcome, result.scope) == ("refused", "transient")
+    with pytest.raises(ProviderUnavailable, match="too many calls"):
+        await provider.observe()
     assert sum(house.cloud.calls.values()) == 1
     await provider.close()
 
@@ -382,9 +382,9 @@ async def test_after_429_the_account_s_calls_wait(house: House) -> None:
     provider = Hyperstack(api, {"m1": str(house.vm.id)}, None)
     limit, house.cloud.limit = house.cloud.limit, 0
     result = await provider.start("m1", 1)
-    assert (result.outcome, result.scope, result.code) == ("refused", "busy", "429")
+    assert (result.outcome, result.scope, result.code) == ("refused", "transient", "429")
     house.cloud.limit = limit
-    assert (await provider.look()).sights["m1"].power == "off"
+    assert (await provider.observe()).observations["m1"].power == "stopped"
     assert waits == [1.0]
     await provider.close()
 
@@ -411,8 +411,8 @@ async def test_the_key_is_in_no_error(house: House) -> None:
     house.cloud.key = "another"
     result = await house.start()
     told = [result.reason, *(await house.provider.test())]
-    with pytest.raises(Unseen) as unseen:
-        await house.provider.look()
+    with pytest.raises(ProviderUnavailable) as unseen:
+        await house.provider.observe()
     told.append(repr(unseen.value) + repr(unseen.value.__cause__))
     assert all("Invalid API key: …" in text for text in told)
     assert not [text for text in told if KEY in text]

@@ -3,9 +3,9 @@
 import pytest
 
 from services.waker.adapters.hyperstack_api import Environment, Flavor, Stocked, StockRegion, Vm, VmEvent
-from services.waker.adapters.hyperstack_responses import POWERS, failure_of, result_of, sight_of, stock_of
-from services.waker.core.events import Power, Scope
-from shared.clouds.hyperstack import Fault
+from services.waker.adapters.hyperstack_responses import POWER_STATES, failure_of, result_of, sight_of, stock_of
+from services.waker.core.events import PowerState, RefusalScope
+from shared.clouds.hyperstack import HyperstackError
 from shared.messages.waker import CallOutcome
 
 H100 = Flavor(name="n3-H100x2", gpu="H100-80G-PCIe", gpu_count=2)
@@ -14,30 +14,30 @@ H100 = Flavor(name="n3-H100x2", gpu="H100-80G-PCIe", gpu_count=2)
 @pytest.mark.parametrize(
     ("word", "power", "billed"),
     [
-        ("ACTIVE", "up", True),
-        ("SHUTOFF", "halted", True),
-        ("HIBERNATED", "off", False),
-        ("HIBERNATING", "falling", False),
-        ("STOPPING", "falling", False),
-        ("RESTORING", "rising", False),
-        ("STARTING", "rising", False),
-        ("REBOOTING", "rising", False),
-        ("BUILD", "rising", False),
-        ("CREATING", "rising", False),
-        ("ERROR", "failed", False),
-        ("DELETING", "gone", False),
-        ("DELETED", "gone", False),
+        ("ACTIVE", "running", True),
+        ("SHUTOFF", "stopped_billed", True),
+        ("HIBERNATED", "stopped", False),
+        ("HIBERNATING", "stopping", False),
+        ("STOPPING", "stopping", False),
+        ("RESTORING", "starting", False),
+        ("STARTING", "starting", False),
+        ("REBOOTING", "starting", False),
+        ("BUILD", "starting", False),
+        ("CREATING", "starting", False),
+        ("ERROR", "error", False),
+        ("DELETING", "not_found", False),
+        ("DELETED", "not_found", False),
     ],
 )
-def test_each_state_is_a_power(word: str, power: Power, billed: bool) -> None:
-    sight = sight_of(Vm(id=1, status=word.lower(), flavor=H100, environment=Environment(region="CANADA-1")))
-    assert sight is not None
-    assert (sight.power, sight.billed, sight.provider_state) == (power, billed, word)
-    assert (sight.pool, sight.endpoint, sight.locked) == ("n3-H100x2/CANADA-1", None, "")
+def test_each_state_is_a_power(word: str, power: PowerState, billed: bool) -> None:
+    observation = sight_of(Vm(id=1, status=word.lower(), flavor=H100, environment=Environment(region="CANADA-1")))
+    assert observation is not None
+    assert (observation.power, observation.billed, observation.provider_state) == (power, billed, word)
+    assert (observation.pool, observation.endpoint, observation.locked) == ("n3-H100x2/CANADA-1", None, "")
 
 
 def test_the_table_above_is_the_whole() -> None:
-    assert len(POWERS) == 13
+    assert len(POWER_STATES) == 13
 
 
 @pytest.mark.parametrize("word", ["PAUSED", "", None])
@@ -50,9 +50,9 @@ def test_of_a_state_that_is_not_known_nothing_is_concluded(word: str | None) -> 
     [
         (0, "no answer in time", "unknown", "", "no answer in time"),
         (400, "Virtual machine must be in HIBERNATED state", "refused", "machine", "must be in HIBERNATED"),
-        (400, "No valid host was found. ", "refused", "pool", "No valid host"),
-        (400, "The flavor is out of stock", "refused", "pool", "no GPUs"),
-        (400, "Not enough GPUs", "refused", "pool", "no GPUs"),
+        (400, "No valid host was found. ", "refused", "capacity_pool", "No valid host"),
+        (400, "The flavor is out of stock", "refused", "capacity_pool", "no GPUs"),
+        (400, "Not enough GPUs", "refused", "capacity_pool", "no GPUs"),
         (400, "Insufficient balance in your account", "refused", "account", "top the account up"),
         (400, "Not enough credit", "refused", "account", "top the account up"),
         (400, "Quota exceeded for H100", "refused", "quota", "ask Hyperstack for more"),
@@ -62,8 +62,8 @@ def test_of_a_state_that_is_not_known_nothing_is_concluded(word: str | None) -> 
         (404, "not found", "refused", "machine", "no such machine"),
         (405, "Method Not Allowed", "refused", "machine", "Method Not Allowed"),
         (408, "", "unknown", "", ""),
-        (409, "conflict", "refused", "busy", "another change"),
-        (429, "Too Many Requests", "refused", "busy", "too many calls"),
+        (409, "conflict", "refused", "transient", "another change"),
+        (429, "Too Many Requests", "refused", "transient", "too many calls"),
         (302, "moved", "refused", "account", "provider.hyperstack.base_url"),
         (500, "no valid host", "unknown", "", "no valid host"),
         (502, "Bad Gateway", "unknown", "", "Bad Gateway"),
@@ -72,16 +72,16 @@ def test_of_a_state_that_is_not_known_nothing_is_concluded(word: str | None) -> 
     ],
 )
 def test_each_fault_has_its_outcome_and_whom_it_concerns(
-    status: int, words: str, outcome: CallOutcome, scope: Scope, told: str
+    status: int, words: str, outcome: CallOutcome, scope: RefusalScope, told: str
 ) -> None:
-    result = result_of(Fault(str(status), words, status=status))
+    result = result_of(HyperstackError(str(status), words, status=status))
     assert (result.outcome, result.scope, result.code) == (outcome, scope, str(status))
     assert told in result.reason
 
 
 def test_a_call_that_was_not_made_is_refused_for_the_moment() -> None:
-    result = result_of(Fault("throttled", "too many calls", made=False))
-    assert (result.outcome, result.scope, result.reason) == ("refused", "busy", "too many calls")
+    result = result_of(HyperstackError("throttled", "too many calls", made=False))
+    assert (result.outcome, result.scope, result.reason) == ("refused", "transient", "too many calls")
 
 
 def test_the_last_end_on_a_machine_s_record_says_why_it_failed() -> None:
@@ -90,7 +90,10 @@ def test_the_last_end_on_a_machine_s_record_says_why_it_failed() -> None:
     touched = VmEvent(type="LabelChanged", time="2026-01-01T00:00:03")
     asleep = VmEvent(type="HibernateInstanceFailed", message="snapshot", time="2026-01-01T00:00:04")
     mended = VmEvent(type="RestoreHibernationInstanceSuccess", time="2026-01-01T00:00:05")
-    assert failure_of([touched, restored, hibernated]) == ("RestoreHibernationInstanceFailed: no valid host", "pool")
+    assert failure_of([touched, restored, hibernated]) == (
+        "RestoreHibernationInstanceFailed: no valid host",
+        "capacity_pool",
+    )
     assert failure_of([restored, asleep]) == ("HibernateInstanceFailed: snapshot", "machine")
     assert failure_of([restored, mended]) == ("", "")
     assert failure_of([touched]) == ("", "")

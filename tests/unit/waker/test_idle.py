@@ -9,10 +9,10 @@ from services.waker.core.idle import (
     GAPS_KEPT,
     HOUR,
     MINUTE,
-    IdlePlan,
+    IdleSettings,
     Past,
     break_even,
-    idle_plan,
+    idle_settings,
     observed,
     pattern,
     sleep_at,
@@ -23,7 +23,7 @@ from shared.config.fleet import IdlePolicy
 from shared.config.load import parse
 from shared.weekly_window import parse_window
 
-FIXED = IdlePlan(policy="fixed", timeout=900.0)
+FIXED = IdleSettings(policy="fixed", timeout=900.0)
 
 
 def gaps(**counts: int) -> tuple[int, ...]:
@@ -39,7 +39,7 @@ def even(minutes: int, *, each: int = 1) -> tuple[int, ...]:
     return (0, *[each] * minutes)
 
 
-def slept(plan: IdlePlan, past: Past, *, ready: float = 0.0, idle: float = 1000.0) -> float:
+def slept(plan: IdleSettings, past: Past, *, ready: float = 0.0, idle: float = 1000.0) -> float:
     """Seconds from the last use to sleep."""
     return sleep_at(plan, past, ready_since=ready, idle_since=idle) - idle
 
@@ -52,13 +52,13 @@ def test_fixed_counts_from_the_last_use() -> None:
 
 
 def test_a_machine_stays_for_its_least_time_awake() -> None:
-    plan = IdlePlan(policy="fixed", timeout=60.0, min_awake=600.0)
+    plan = IdleSettings(policy="fixed", timeout=60.0, min_awake=600.0)
     assert sleep_at(plan, Past(), ready_since=100.0, idle_since=200.0) == 700.0
     assert sleep_at(plan, Past(), ready_since=100.0, idle_since=900.0) == 960.0
 
 
 def test_after_the_last_wake_of_the_hour_it_stays_until_the_first_is_an_hour_old() -> None:
-    plan = IdlePlan(policy="fixed", timeout=60.0, max_cycles_per_hour=2)
+    plan = IdleSettings(policy="fixed", timeout=60.0, max_cycles_per_hour=2)
     ready = 5000.0
     assert sleep_at(plan, Past(), ready_since=ready, idle_since=ready, woken=(4900.0,)) == ready + 60.0
     assert sleep_at(plan, Past(), ready_since=ready, idle_since=ready, woken=(3000.0, 4900.0)) == 3000.0 + HOUR
@@ -70,18 +70,18 @@ def test_after_the_last_wake_of_the_hour_it_stays_until_the_first_is_an_hour_old
 
 
 def test_break_even_without_waiting_is_the_usual_wake() -> None:
-    plan = IdlePlan(policy="break_even", timeout=900.0, idle_price=4.98 / HOUR)
+    plan = IdleSettings(policy="break_even", timeout=900.0, idle_price=4.98 / HOUR)
     assert slept(plan, Past(wakes=(100.0, 150.0, 400.0))) == pytest.approx(150.0)
 
 
 def test_a_dime_of_waiting_adds_72_seconds_to_a_machine_of_5_dollars() -> None:
-    plan = IdlePlan(policy="break_even", timeout=900.0, idle_price=5.0 / HOUR, wait_price=0.10 / 150.0)
+    plan = IdleSettings(policy="break_even", timeout=900.0, idle_price=5.0 / HOUR, wait_price=0.10 / 150.0)
     assert slept(plan, Past(wakes=(150.0,))) == pytest.approx(150.0 + 72.0)
 
 
 def test_break_even_without_price_or_history_is_the_timeout() -> None:
-    assert slept(IdlePlan(policy="break_even", timeout=900.0), Past(wakes=(150.0,))) == 900.0
-    assert slept(IdlePlan(policy="break_even", timeout=900.0, idle_price=0.001), Past()) == 900.0
+    assert slept(IdleSettings(policy="break_even", timeout=900.0), Past(wakes=(150.0,))) == 900.0
+    assert slept(IdleSettings(policy="break_even", timeout=900.0, idle_price=0.001), Past()) == 900.0
 
 
 @given(
@@ -94,7 +94,7 @@ def test_break_even_costs_at_most_twice_what_knowing_the_gaps_would(
     trace: list[float], wake: float, idle_price: float, wait_price: float
 ) -> None:
     """Waiting included, where the one who knows may not wake ahead either."""
-    plan = IdlePlan(policy="break_even", timeout=900.0, idle_price=idle_price, wait_price=wait_price)
+    plan = IdleSettings(policy="break_even", timeout=900.0, idle_price=idle_price, wait_price=wait_price)
     past = Past(wakes=(wake,))
     wake_cost = wake * (idle_price + wait_price)
     keep = slept(plan, past)
@@ -142,7 +142,7 @@ def test_no_pattern_in_too_few_too_long_or_too_even_gaps() -> None:
     assert pattern(Past(gaps=even(49))) is None
 
 
-HISTOGRAM = IdlePlan(policy="histogram", timeout=900.0)
+HISTOGRAM = IdleSettings(policy="histogram", timeout=900.0)
 
 
 def test_histogram_without_a_pattern_is_the_timeout() -> None:
@@ -198,7 +198,7 @@ def test_other_policies_wake_on_demand() -> None:
 
 
 def test_any_window_keeps_it_warm() -> None:
-    plan = IdlePlan(
+    plan = IdleSettings(
         policy="fixed",
         timeout=900.0,
         keep_warm=(parse_window("mon 00:00-01:00"), parse_window("thu 05:00-06:00")),
@@ -237,8 +237,8 @@ asleep_price_per_hour = "1.00"
 
 def test_a_tier_is_as_the_waker_says_where_it_says_nothing_itself() -> None:
     config = parse(CONFIG, "test")
-    heir, own = (idle_plan(config, tier) for tier in config.tier)
-    assert heir == IdlePlan(
+    heir, own = (idle_settings(config, tier) for tier in config.tier)
+    assert heir == IdleSettings(
         policy="histogram",
         timeout=600.0,
         min_awake=300.0,
@@ -249,7 +249,7 @@ def test_a_tier_is_as_the_waker_says_where_it_says_nothing_itself() -> None:
         wait_price=0.6 / MINUTE,
     )
     # What costs as much asleep has no price of idleness to break even with.
-    assert own == IdlePlan(
+    assert own == IdleSettings(
         policy="break_even", timeout=0.0, unused_awake=0.0, max_cycles_per_hour=2, wait_price=0.6 / MINUTE
     )
     assert break_even(own, Past(wakes=(10.0,))) is None
@@ -259,9 +259,9 @@ def test_a_tier_is_as_the_waker_says_where_it_says_nothing_itself() -> None:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> IdlePlan:
+def plans(draw: st.DrawFn) -> IdleSettings:
     policies: list[IdlePolicy] = ["fixed", "break_even", "histogram"]
-    return IdlePlan(
+    return IdleSettings(
         policy=draw(st.sampled_from(policies)),
         timeout=draw(st.floats(0.0, 5000.0)),
         min_awake=draw(st.floats(0.0, 5000.0)),
@@ -286,7 +286,7 @@ def pasts() -> st.SearchStrategy[Past]:
     ages=st.lists(st.floats(0.0, HOUR), max_size=6),
 )
 def test_sleep_is_never_too_early_and_never_earlier_for_later_use(
-    *, plan: IdlePlan, past: Past, ready: float, used: float, later: float, ages: list[float]
+    *, plan: IdleSettings, past: Past, ready: float, used: float, later: float, ages: list[float]
 ) -> None:
     woken = tuple(ready - age for age in ages)
     idle = ready + used + 0.001

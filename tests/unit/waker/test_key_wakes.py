@@ -7,10 +7,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from services.waker.core.events import Demand, StartMachine
+from services.waker.core.events import DemandReported, StartMachine
 from services.waker.core.key_wakes import HOUR, MOST_STARTS, KeyAccount
 from shared.messages.gateway import WakeCause, WakeRequest
-from tests.unit.waker.fleets import GATEWAY, World, answering, asked, idle, invariants, plan
+from tests.unit.waker.fleets import GATEWAY, World, answering, asked, idle, invariants, spec
 
 PRICE = Decimal("36.00")
 """A cent per second."""
@@ -20,7 +20,7 @@ NOON = 1_790_000_000.0
 @pytest.fixture
 def world() -> Iterator[World]:
     tiers = dict.fromkeys("abs", idle(timeout=600.0, unused_awake=20.0))
-    world = World(plan=plan(prices={"a": PRICE}, idle=tiers, wake_cap=600.0), now=NOON)
+    world = World(spec=spec(prices={"a": PRICE}, idle=tiers, wake_cap=600.0), now=NOON)
     yield world
     invariants(world)
 
@@ -40,7 +40,7 @@ def want(world: World, *causes: WakeCause, model: str = "m", gateway: str = "g1"
         seconds_left=600.0,
         causes=causes,
     )
-    world.tell(Demand(request, world.now))
+    world.tell(DemandReported(request, world.now))
 
 
 def come_up(world: World, name: str = "a1") -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.waker.app.fleet_store import Deposed
+from services.waker.app.fleet_store import LeadershipLost
 from services.waker.app.inbox import Inbox
-from services.waker.app.leader_term import Term
-from services.waker.core.events import Demand, Order, Power, Sight, Used
-from services.waker.core.fleet_spec import plan_of
+from services.waker.app.leader_term import LeaderTerm
+from services.waker.core.events import ActivityReported, Command, DemandReported, Observation, PowerState
+from services.waker.core.fleet_spec import fleet_spec_of
 from services.waker.metrics import Metrics
-from services.waker.ports import ACCEPTED, Answer, CallResult, Looks, Unseen
+from services.waker.ports import ACCEPTED, AccountSnapshot, CallResult, ProbeResult, ProviderUnavailable
 from shared.bus import subjects
 from shared.bus.lease import Lease
 from shared.bus.memory import MemoryBus
@@ -69,15 +69,15 @@ class Machine:
         self.running = False
         return ACCEPTED
 
-    async def look(self) -> Looks:
+    async def observe(self) -> AccountSnapshot:
         if self.breaks:
             raise RuntimeError("a defect")
         if self.away:
-            raise Unseen("503: the provider is away")
+            raise ProviderUnavailable("503: the provider is away")
         endpoint = "http://engine" if self.running else None
-        power: Power = "up" if self.running else "off"
-        sight = Sight(power=power, provider_state="?", generation=self.generation, endpoint=endpoint)
-        return Looks(sights={"m1": sight})
+        power: PowerState = "running" if self.running else "stopped"
+        observation = Observation(power=power, provider_state="?", generation=self.generation, endpoint=endpoint)
+        return AccountSnapshot(observations={"m1": observation})
 
     async def test(self) -> tuple[str, ...]:
         return self.faults
@@ -87,11 +87,11 @@ class Machine:
 
     async def reach(
         self, machine: str, endpoint: str, model: str, timeout: float, *, must_list: bool = False
-    ) -> Answer:
-        return Answer(answered=self.running)
+    ) -> ProbeResult:
+        return ProbeResult(answered=self.running)
 
-    async def work(self, machine: str, endpoint: str, model: str, timeout: float) -> Answer:
-        return Answer(answered=self.running, tokens=3)
+    async def work(self, machine: str, endpoint: str, model: str, timeout: float) -> ProbeResult:
+        return ProbeResult(answered=self.running, tokens=3)
 
     async def _note(self, call: str) -> None:
         self.calls.append(call)
@@ -114,11 +114,11 @@ class Stage:
         self.lease = Lease(self.bus, subjects.WAKER_LEASE, "w1", lambda: self.now)
         self.term = self.new_term()
 
-    def new_term(self) -> Term:
-        return Term(
+    def new_term(self) -> LeaderTerm:
+        return LeaderTerm(
             bus=self.bus,
             lease=self.lease,
-            plan=plan_of(parse(CONFIG, "test"), lambda now: f"wake-{now:.2f}"),
+            spec=fleet_spec_of(parse(CONFIG, "test"), lambda now: f"wake-{now:.2f}"),
             providers={"process": self.machine},
             prober=self.machine,
             inbox=self.inbox,
@@ -156,7 +156,7 @@ class Stage:
 
     def want(self, waiting: int = 1) -> WakeRequest:
         request = WakeRequest(model="m", gateway="g", waiting=waiting, deadline=self.now + 60, sent_at=self.now)
-        self.inbox.tell("demand", Demand(request, self.now))
+        self.inbox.tell("demand", DemandReported(request, self.now))
         return request
 
     async def journal(self) -> list[JournalEntry]:
@@ -215,7 +215,7 @@ async def test_a_drain_waits_for_the_revision_that_it_wrote(stage: Stage) -> Non
 
     def report(acknowledged: int | None) -> None:
         uses = {"m1": MachineActivity(in_flight=0, acknowledged=acknowledged)}
-        stage.inbox.tell("activity", Used(Activity(gateway="g", sent_at=stage.now, machines=uses)))
+        stage.inbox.tell("activity", ActivityReported(Activity(gateway="g", sent_at=stage.now, machines=uses)))
 
     before = 0
     while (await stage.record()).state != "draining":
@@ -233,7 +233,7 @@ async def test_a_drain_waits_for_the_revision_that_it_wrote(stage: Stage) -> Non
 
 async def test_a_leader_that_was_paused_does_nothing_more(stage: Stage) -> None:
     stage.want()
-    with pytest.raises(Deposed):
+    with pytest.raises(LeadershipLost):
         await stage.step(LEASE_SECONDS + 1, renew=False)
     assert stage.machine.calls == []
 
@@ -244,14 +244,14 @@ async def test_the_server_is_asked_right_before_a_call(stage: Stage) -> None:
     stage.want()
     await stage.step(renew=False)
     assert stage.machine.calls == []
-    with pytest.raises(Deposed):
+    with pytest.raises(LeadershipLost):
         await stage.step(renew=False)
 
 
 async def test_somebody_elses_write_ends_the_term(stage: Stage) -> None:
     await stage.bus.put(FLEET, "m1", b"another leader's")
     stage.want()
-    with pytest.raises(Deposed, match="somebody else wrote the record of m1"):
+    with pytest.raises(LeadershipLost, match="somebody else wrote the record of m1"):
         await stage.step()
     assert stage.machine.calls == []
 
@@ -333,13 +333,13 @@ async def test_nothing_sleeps_before_a_self_test_has_passed(stage: Stage) -> Non
 
 
 async def test_what_the_operator_ordered_outlives_its_leader(stage: Stage) -> None:
-    await stage.term.order(Order(order="wake", target="m", by="ops"))
+    await stage.term.order(Command(order="wake", target="m", by="ops"))
     await stage.until("ready")
     stage.term = stage.new_term()
     await stage.term.begin()
     await stage.steps(30, 2.0)
     record = await stage.record()
     assert (record.state, record.kept) == ("ready", True)
-    await stage.term.order(Order(order="hibernate", target="m1", by="ops"))
+    await stage.term.order(Command(order="hibernate", target="m1", by="ops"))
     await stage.until("asleep", seconds=2.0)
     assert (await stage.record()).kept is False

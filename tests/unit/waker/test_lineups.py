@@ -6,24 +6,24 @@ from dataclasses import dataclass, field
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from services.waker.core.events import Called, Looked, Scope, Sight, StartMachine, StopMachine
-from services.waker.core.fleet_spec import MachinePlan, Plan
+from services.waker.core.events import Called, Observation, Observed, RefusalScope, StartMachine, StopMachine
+from services.waker.core.fleet_spec import FleetSpec, MachineSpec
 from services.waker.core.history import PHASES
 from services.waker.core.policy import COOL_LIMIT_SECONDS
 from shared.config.providers import ProviderName
 from tests.unit.waker.fleets import DEMAND, GATEWAY, LIMIT, World, idle
 
 CAP = 600.0
-SCOPES: tuple[Scope, ...] = ("busy", "machine", "pool", "quota", "account")
-Rejected = tuple[str, Scope]
+SCOPES: tuple[RefusalScope, ...] = ("transient", "machine", "capacity_pool", "quota", "account")
+Rejected = tuple[str, RefusalScope]
 """A machine, and the scope of its refusal."""
 
 
-def plan(lineups: dict[str, tuple[str, ...]], providers: dict[str, str]) -> Plan:
+def spec(lineups: dict[str, tuple[str, ...]], providers: dict[str, str]) -> FleetSpec:
     """Each machine is a tier of its own."""
     ids = itertools.count(1)
     machines = {
-        name: MachinePlan(
+        name: MachineSpec(
             id=name,
             tier=name,
             provider="ec2" if providers[name] == "ec2" else "hyperstack",
@@ -34,7 +34,7 @@ def plan(lineups: dict[str, tuple[str, ...]], providers: dict[str, str]) -> Plan
         )
         for name in sorted({name for names in lineups.values() for name in names})
     }
-    return Plan(
+    return FleetSpec(
         machines=machines,
         lineups=lineups,
         idle={name: idle() for name in machines},
@@ -55,18 +55,18 @@ class Sky:
     """Two clouds that refuse every start, as drawn."""
 
     world: World
-    sights: dict[str, Sight]
-    refusals: dict[str, list[Scope]]
+    observations: dict[str, Observation]
+    refusals: dict[str, list[RefusalScope]]
     """By machine, one for each attempt; what comes after them is refused with no room."""
     starts: list[tuple[float, str]] = field(default_factory=list)
-    refused: list[tuple[float, str, Scope]] = field(default_factory=list)
+    refused: list[tuple[float, str, RefusalScope]] = field(default_factory=list)
 
-    def look(self) -> None:
+    def observe(self) -> None:
         self.world.now += 1.0
         providers: tuple[ProviderName, ...] = ("ec2", "hyperstack")
         for provider in providers:
-            seen = {n: s for n, s in self.sights.items() if self.world.plan.machines[n].provider == provider}
-            self.world.tell(Looked(provider=provider, asked_at=self.world.now, sights=seen))
+            seen = {n: s for n, s in self.observations.items() if self.world.spec.machines[n].provider == provider}
+            self.world.tell(Observed(provider=provider, asked_at=self.world.now, observations=seen))
 
     def answer(self) -> None:
         """Refuse what is asked for now."""
@@ -74,7 +74,7 @@ class Sky:
             assert isinstance(start, StartMachine)
             self.starts.append((self.world.now, start.machine))
             scopes = self.refusals.get(start.machine, [])
-            scope = scopes.pop(0) if scopes else "pool"
+            scope = scopes.pop(0) if scopes else "capacity_pool"
             self.refused.append((self.world.now, start.machine, scope))
             self.world.tell(
                 Called(
@@ -104,39 +104,39 @@ def skies(draw: st.DrawFn) -> Sky:
     """A lineup of up to five machines for `m`; `other` has one that shares nothing with any of them."""
     names = [f"m{number}" for number in range(draw(st.integers(1, 5)))]
     lineups = {"m": tuple(names), "other": ("zfar",)}
-    world = World(plan=plan(lineups, dict.fromkeys(names, "ec2") | {"zfar": "hyperstack"}))
-    sights = {
-        name: Sight(
-            power="off",
+    world = World(spec=spec(lineups, dict.fromkeys(names, "ec2") | {"zfar": "hyperstack"}))
+    observations = {
+        name: Observation(
+            power="stopped",
             provider_state="stopped",
             pool=draw(st.sampled_from(["p1", "p2"])),
             quota=draw(st.sampled_from(["q1", "q2", ""])),
         )
         for name in names
     }
-    sights["zfar"] = Sight(power="off", provider_state="HIBERNATED", pool="p1", quota="q1")
+    observations["zfar"] = Observation(power="stopped", provider_state="HIBERNATED", pool="p1", quota="q1")
     refusals = {name: draw(st.lists(st.sampled_from(SCOPES), max_size=6)) for name in names}
-    return Sky(world, sights, refusals)
+    return Sky(world, observations, refusals)
 
 
 @settings(max_examples=25, deadline=None)
 @given(sky=skies())
 def test_each_candidate_is_tried_before_any_is_tried_again(sky: Sky) -> None:
-    sky.look()
+    sky.observe()
     # No pause lasts longer than a minute, and each refusal may pause the others anew.
     sky.spend(CAP - 2, "m")
-    first = [name for _, name in sky.starts][: len(sky.world.plan.lineups["m"])]
-    assert sorted(first) == sorted(sky.world.plan.lineups["m"])
+    first = [name for _, name in sky.starts][: len(sky.world.spec.lineups["m"])]
+    assert sorted(first) == sorted(sky.world.spec.lineups["m"])
     for name in first:
         began = sum(1 for _, tried in sky.starts if tried == name)
-        busy = sum(1 for _, tried, scope in sky.refused if tried == name and scope == "busy")
+        busy = sum(1 for _, tried, scope in sky.refused if tried == name and scope == "transient")
         assert began - busy <= LIMIT, "a wake starts a machine so often"
 
 
 @settings(max_examples=20, deadline=None)
 @given(sky=skies())
 def test_a_model_that_shares_nothing_with_a_refusal_wakes_at_once(sky: Sky) -> None:
-    sky.look()
+    sky.observe()
     sky.spend(5, "m")
     sky.world.want("other")
     assert [e.machine for e in sky.world.take(StartMachine) if isinstance(e, StartMachine)] == ["zfar"]
@@ -144,28 +144,28 @@ def test_a_model_that_shares_nothing_with_a_refusal_wakes_at_once(sky: Sky) -> N
 
 @settings(max_examples=25, deadline=None)
 @given(sky=skies(), scope=st.sampled_from(SCOPES))
-def test_a_refusal_pauses_what_it_concerns_and_nothing_else(sky: Sky, scope: Scope) -> None:
-    sky.look()
-    first = sky.world.plan.lineups["m"][0]
+def test_a_refusal_pauses_what_it_concerns_and_nothing_else(sky: Sky, scope: RefusalScope) -> None:
+    sky.observe()
+    first = sky.world.spec.lineups["m"][0]
     sky.refusals[first] = [scope]
     sky.world.want("m")
     (start,) = sky.world.take(StartMachine)
     assert isinstance(start, StartMachine)
-    refused_at, refused = sky.world.now, sky.sights[first]
+    refused_at, refused = sky.world.now, sky.observations[first]
     sky.world.tell(
         Called(
             machine=first, call="start", serial=start.serial, outcome="refused", seconds=0.0, reason="no", scope=scope
         )
     )
     for name, machine in sky.world.fleet.machines.items():
-        sight = sky.sights[name]
-        mine = machine.plan.provider == "ec2"
+        observation = sky.observations[name]
+        mine = machine.spec.provider == "ec2"
         concerned = name == first or (
             mine
             and (
                 scope == "account"
-                or (scope == "pool" and sight.pool == refused.pool)
-                or (scope == "quota" and sight.quota == refused.quota != "")
+                or (scope == "capacity_pool" and observation.pool == refused.pool)
+                or (scope == "quota" and observation.quota == refused.quota != "")
             )
         )
         if machine.state == "asleep":

@@ -6,7 +6,7 @@ import pytest
 
 from services.waker.core.events import Called, Effect, StartMachine, StopMachine, Tick
 from shared.messages.waker import Transition
-from tests.unit.waker.fleets import GATEWAY, IDLE, World, idle, invariants, plan
+from tests.unit.waker.fleets import GATEWAY, IDLE, World, idle, invariants, spec
 
 SOON = GATEWAY + 1.0
 """A new leader has heard every gateway by then."""
@@ -14,11 +14,11 @@ SOON = GATEWAY + 1.0
 
 def paired(**changes: object) -> World:
     """Machine a1 for model `m` and b1 for model `n`, on one pair."""
-    whole = plan()
+    whole = spec()
     machines = {
         name: replace(whole.machines[name], models=(model,), pair="p") for name, model in {"a1": "m", "b1": "n"}.items()
     }
-    return World(plan=replace(whole, machines=machines, lineups={"m": ("a1",), "n": ("b1",)}, **changes))  # type: ignore[arg-type]  # fields of the plan
+    return World(spec=replace(whole, machines=machines, lineups={"m": ("a1",), "n": ("b1",)}, **changes))  # type: ignore[arg-type]  # fields of the plan
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def put_to_sleep(world: World, name: str) -> None:
     """What drains does so, and sleeps."""
     world.use(name, ack=True)
     assert world.stopped().machine == name
-    world.seen(name, "off")
+    world.seen(name, "stopped")
     assert world.state(name) == "asleep"
 
 
@@ -70,7 +70,7 @@ def test_it_sleeps_before_the_other_begins(world: World) -> None:
     world.stopped()
     world.pass_time(1.0)
     assert (world.state("a1"), world.state("b1")) == ("falling_asleep", "asleep")
-    world.seen("a1", "off")
+    world.seen("a1", "stopped")
     assert world.started().machine == "b1"
     invariants(world)
 
@@ -164,7 +164,7 @@ def test_two_that_are_wanted_take_turns(world: World) -> None:
     world.use("a1", ack=True)
     world.want("m")
     world.stopped()
-    world.seen("a1", "off")
+    world.seen("a1", "stopped")
     assert world.started().machine == "b1"
     world.probed()
     world.probed()
@@ -178,8 +178,8 @@ def test_two_that_are_wanted_take_turns(world: World) -> None:
 
 def test_one_with_another_way_disturbs_nobody() -> None:
     world = paired()
-    machines = {**world.plan.machines, "a2": replace(plan().machines["a2"], models=("n",))}
-    world = World(plan=replace(world.plan, machines=machines, lineups={"m": ("a1",), "n": ("b1", "a2")}))
+    machines = {**world.spec.machines, "a2": replace(spec().machines["a2"], models=("n",))}
+    world = World(spec=replace(world.spec, machines=machines, lineups={"m": ("a1",), "n": ("b1", "a2")}))
     world.ready()
     live(world, SOON)
     world.want("n")
@@ -189,7 +189,7 @@ def test_one_with_another_way_disturbs_nobody() -> None:
 
 
 def test_one_that_runs_beside_the_other_is_put_down(world: World) -> None:
-    world.seen("b1", "up")
+    world.seen("b1", "running")
     assert world.path("b1")[-2:] == ["broken", "falling_asleep"]
     assert reasons(world, "b1")[-1] == "a1 has the GPUs of their pair"
     assert world.stopped().machine == "b1"
@@ -199,12 +199,12 @@ def test_one_that_runs_beside_the_other_is_put_down(world: World) -> None:
 
 def test_one_that_still_ends_is_waited_for(world: World) -> None:
     """It ended without our doing, and its memory is not free yet."""
-    world.seen("a1", "falling")
+    world.seen("a1", "stopping")
     assert world.state("a1") == "asleep"
     world.want("n")
     world.tell(Tick())
     assert asked(world, StartMachine) == []
-    world.seen("a1", "off")
+    world.seen("a1", "stopped")
     assert world.started().machine == "b1"
     invariants(world)
 
@@ -229,10 +229,10 @@ def test_a_process_that_only_slept_keeps_its_generation(world: World, known_from
     )
     world.tell(called if there else replace(called, generation=None))
     if there is None:
-        world.seen("a1", "up", generation=1)
+        world.seen("a1", "running", generation=1)
     world.probed()
     world.probed()
     assert (world.state("a1"), world.machine("a1").generation) == ("ready", 1)
-    world.seen("a1", "up", generation=1)
+    world.seen("a1", "running", generation=1)
     assert world.state("a1") == "ready"
     invariants(world)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.waker.wiring import opened
+from services.waker.wiring import service
 from shared.bus.memory import MemoryBus
 from shared.bus.topology import FLEET, Bucket
 from shared.config.load import parse
@@ -47,7 +47,7 @@ async def test_a_fleet_that_cannot_be_written_is_a_fault_until_it_can(
 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(runtime.cancel_tasks)
-        await stack.enter_async_context(opened(runtime))
+        await stack.enter_async_context(service(runtime))
         told = await until(fault, lambda seen: seen is not None and "cannot lead" in seen)
         assert told is not None
         assert "create fleet/m1" in told

@@ -1,6 +1,6 @@
 """What a leader does with a machine that the one before it was about to put to sleep."""
 
-from services.waker.core.events import Sight, StopMachine
+from services.waker.core.events import Observation, StopMachine
 from tests.unit.waker.fleets import GATEWAY, IDLE, World
 
 
@@ -15,9 +15,9 @@ def draining() -> World:
     return world
 
 
-def up(world: World, power: str = "up") -> dict[str, Sight]:
+def up(world: World, power: str = "running") -> dict[str, Observation]:
     generation = world.machine("a1").generation
-    return {"a1": Sight(power=power, provider_state=power, generation=generation)}  # type: ignore[arg-type]  # one of the powers
+    return {"a1": Observation(power=power, provider_state=power, generation=generation)}  # type: ignore[arg-type]  # one of the powers
 
 
 def test_a_new_leader_hears_every_gateway_before_a_drain_is_over() -> None:
@@ -45,7 +45,7 @@ def test_a_stop_that_the_leader_before_asked_for_is_not_asked_again_while_it_is_
     world = draining()
     world.use("a1", ack=True)
     assert world.take(StopMachine)
-    world.begin(up(world, "falling"))
+    world.begin(up(world, "stopping"))
     world.pass_time(5)
     assert not world.take(StopMachine)
     world.pass_time(20)

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from services.waker.core.events import Probe, StartMachine
 from services.waker.core.unready import BACKOFF_LIMIT_SECONDS, backoff
 from shared.messages.waker import ProviderCall, Transition
-from tests.unit.waker.fleets import CAP, World, answering, beginning, invariants, plan
+from tests.unit.waker.fleets import CAP, World, answering, beginning, invariants, spec
 
 HOUR = 3600.0
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    world = World(plan=plan(provider="ec2"))
+    world = World(spec=spec(provider="ec2"))
     yield world
     invariants(world)
 
@@ -25,14 +25,14 @@ def world() -> Iterator[World]:
 def silent_wake(world: World, model: str = "n", name: str = "b1") -> None:
     """The operator wants the model; its machine comes up, and its engine never gets ready."""
     assert world.started().machine == name
-    world.seen(name, "up", after=20.0)
+    world.seen(name, "running", after=20.0)
     while world.state(name) == "waking":
         world.pass_time(5.0, step=5.0)
         for _ in world.take(Probe):
             pass
     assert model in world.fleet.orders
     world.stopped()
-    world.seen(name, "off", after=1.0)
+    world.seen(name, "stopped", after=1.0)
     assert world.state(name) == "asleep"
 
 
@@ -79,7 +79,7 @@ def test_a_ready_engine_ends_the_pauses_and_the_alarm(world: World) -> None:
         silent_wake(world)
         until_started(world)
     world.started()
-    world.seen("b1", "up", after=20.0)
+    world.seen("b1", "running", after=20.0)
     answering(world, 5, until="ready", name="b1")
     record = world.bucket["b1"][0]
     assert (record.state, record.alarm, record.failed_wakes) == ("ready", "", 0)
@@ -121,7 +121,7 @@ def test_an_engine_that_ends_at_once_is_left_alone_after_its_starts(world: World
         until_started(local)
         for _ in range(3):
             assert local.started().machine == "b1"
-            local.seen("b1", "off", reason="the engine ended with exit status 1")
+            local.seen("b1", "stopped", reason="the engine ended with exit status 1")
         assert local.bucket["b1"][0].failed_wakes == times
     assert "the engine ended with exit status 1" in local.bucket["b1"][0].alarm
     assert local.machine("b1").cool_until == pytest.approx(local.now + 40, abs=1)
@@ -132,7 +132,7 @@ def test_others_of_the_lineup_are_tried_meanwhile() -> None:
     world = World()
     world.want("m", lasts=CAP)
     world.started()
-    world.seen("a1", "off", reason="exit status 1")
+    world.seen("a1", "stopped", reason="exit status 1")
     assert world.machine("a1").unready == 1, "it had its try, and another takes its place"
     assert world.started().machine == "a2"
     assert world.machine("a2").unready == 0
@@ -146,7 +146,7 @@ def test_a_machine_that_came_late_into_its_wake_is_not_blamed() -> None:
         world.pass_time(1.0)
         world.want("n")
         if any(isinstance(e, StartMachine) for e in world.effects) and world.now < 1000 + CAP * 0.6:
-            world.started("refused", reason="no", scope="busy")
+            world.started("refused", reason="no", scope="transient")
     world.started()
     while world.state("b1") == "waking":
         world.want("n")
@@ -157,7 +157,7 @@ def test_a_machine_that_came_late_into_its_wake_is_not_blamed() -> None:
 
 
 def test_an_unfit_engine_says_the_newest_reason_and_not_too_often() -> None:
-    world = World(plan=plan(static=True))
+    world = World(spec=spec(static=True))
     for number in range(200):
         world.want("o")
         world.pass_time(1.0)

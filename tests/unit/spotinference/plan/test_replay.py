@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.waker.core.idle import IdlePlan
+from services.waker.core.idle import IdleSettings
 from shared.config.fleet import IdlePolicy
 from shared.weekly_window import parse_window
 from spotinference.plan.replay import Outcome, Traffic, always_on, clairvoyant, most_at_once, replay, warm_spans
@@ -18,8 +18,8 @@ HAND = Traffic(span=(0.0, 10_000.0), arrivals=(1000.0, 1050.0, 1500.0, 5000.0), 
 """Served without waiting: 1000 to 1010, 1050 to 1060, 1500 to 1520, 5000 to 5030."""
 
 
-def fixed(seconds: float) -> IdlePlan:
-    return IdlePlan(policy="fixed", timeout=seconds)
+def fixed(seconds: float) -> IdleSettings:
+    return IdleSettings(policy="fixed", timeout=seconds)
 
 
 def told(outcome: Outcome) -> tuple[float, int, tuple[float, ...], float]:
@@ -53,7 +53,7 @@ def test_a_gap_as_long_as_the_timeout_is_sat_out() -> None:
 
 def test_break_even_by_hand() -> None:
     # A second of waiting is worth as much as two of idleness: it stays for three wakes, which is 300 s.
-    plan = IdlePlan(policy="break_even", timeout=9.0, idle_price=0.001, wait_price=0.002)
+    plan = IdleSettings(policy="break_even", timeout=9.0, idle_price=0.001, wait_price=0.002)
     # 1000 to 1110 and 300 more; 1500 to 1620 and 300 more; 5000 to 5130 and 300 more.
     outcome = replay(HAND, plan, WAKE)
     assert outcome.awake == pytest.approx(410.0 + 420.0 + 430.0)
@@ -107,7 +107,7 @@ def test_the_histogram_wakes_ahead_once_it_knows_the_gaps() -> None:
     hours = 30
     arrivals = [3600.0 * n for n in range(1, hours + 1)]
     traffic = Traffic(span=(0.0, 3600.0 * (hours + 1)), arrivals=arrivals, seconds=[1.0] * hours)
-    outcome = replay(traffic, IdlePlan(policy="histogram", timeout=900.0), WAKE)
+    outcome = replay(traffic, IdleSettings(policy="histogram", timeout=900.0), WAKE)
     # Ten gaps have to be seen, and the first request is the beginning of none: eleven wait.
     assert outcome.waits == (WAKE,) * 11
     assert outcome.wakes == hours + 1
@@ -164,10 +164,10 @@ def traffics(draw: st.DrawFn) -> Traffic:
     return Traffic(span=(0.0, END), arrivals=arrivals, seconds=[seconds for _, seconds in steps])
 
 
-def plans(least: float) -> st.SearchStrategy[IdlePlan]:
+def plans(least: float) -> st.SearchStrategy[IdleSettings]:
     policies: list[IdlePolicy] = ["fixed", "break_even", "histogram"]
     return st.builds(
-        IdlePlan,
+        IdleSettings,
         policy=st.sampled_from(policies),
         timeout=st.floats(least, 4000.0),
         min_awake=st.sampled_from((0.0, 300.0)),
@@ -178,7 +178,7 @@ def plans(least: float) -> st.SearchStrategy[IdlePlan]:
 
 
 @given(traffic=traffics(), plan=plans(0.0), wake=st.floats(0.0, 1000.0))
-def test_hours_add_up_and_nobody_waits_longer_than_a_wake(traffic: Traffic, plan: IdlePlan, wake: float) -> None:
+def test_hours_add_up_and_nobody_waits_longer_than_a_wake(traffic: Traffic, plan: IdleSettings, wake: float) -> None:
     outcome = replay(traffic, plan, wake)
     assert outcome.awake + outcome.asleep == pytest.approx(END)
     assert 0.0 <= outcome.awake <= END
@@ -200,9 +200,9 @@ def served_seconds(traffic: Traffic) -> float:
 
 
 @given(traffic=traffics(), plan=plans(0.0), wake=st.floats(0.0, 1000.0))
-def test_a_fixed_timeout_is_what_its_definition_alone_says(traffic: Traffic, plan: IdlePlan, wake: float) -> None:
+def test_a_fixed_timeout_is_what_its_definition_alone_says(traffic: Traffic, plan: IdleSettings, wake: float) -> None:
     """An oracle that merges what is served while the timeout lasts."""
-    simple = IdlePlan(policy="fixed", timeout=plan.timeout)
+    simple = IdleSettings(policy="fixed", timeout=plan.timeout)
     busy: list[tuple[float, float]] = []
     waits, ready = 0, 0.0
     for arrived, seconds in zip(traffic.arrivals, traffic.seconds, strict=True):
@@ -222,13 +222,13 @@ def test_a_fixed_timeout_is_what_its_definition_alone_says(traffic: Traffic, pla
 def test_break_even_is_awake_at_most_twice_as_long_as_one_who_knows(
     traffic: Traffic, wake: float, price: float
 ) -> None:
-    plan = IdlePlan(policy="break_even", timeout=900.0, idle_price=price)
+    plan = IdleSettings(policy="break_even", timeout=900.0, idle_price=price)
     assert replay(traffic, plan, wake).awake <= 2 * clairvoyant(traffic, wake).awake + 1e-3
 
 
 @given(traffic=traffics(), plan=plans(1000.0), wake=st.floats(0.0, 1000.0))
 def test_nobody_who_stays_for_a_wake_is_awake_shorter_than_one_who_knows(
-    traffic: Traffic, plan: IdlePlan, wake: float
+    traffic: Traffic, plan: IdleSettings, wake: float
 ) -> None:
     """A policy that sleeps sooner may be: it lets requests wait, and serves them together."""
     best = clairvoyant(traffic, wake)
@@ -246,7 +246,7 @@ def test_always_on_lets_wait_only_in_its_first_wake(traffic: Traffic, wake: floa
 
 
 @given(traffic=traffics(), wake=st.floats(0.0, 1000.0), plan=plans(0.0))
-def test_a_schedule_keeps_it_awake_in_all_of_its_spans(traffic: Traffic, wake: float, plan: IdlePlan) -> None:
+def test_a_schedule_keeps_it_awake_in_all_of_its_spans(traffic: Traffic, wake: float, plan: IdleSettings) -> None:
     """Whoever comes in a span, a wake after its beginning or later, does not wait."""
     spans = [(n * DAY + 10_000.0, n * DAY + 40_000.0) for n in range(4)]
     scheduled = replay(traffic, plan, wake, spans)
