@@ -1,4 +1,4 @@
-"""The operator's command. Each subcommand lives in a module of its own, imported when it is called."""
+"""The command line. Each command is a package of its own, imported only when it runs."""
 
 import importlib
 import logging
@@ -8,34 +8,35 @@ import click
 from shared.runtime import logs
 
 COMMANDS = {
-    "up": "spotinference.up.command:up",
-    "check": "spotinference.check.command:check",
-    "keys": "spotinference.keys.command:keys",
-    "fleet": "spotinference.fleet.command:fleet",
-    "journal": "spotinference.journal.command:journal",
-    "wake": "spotinference.wake.command:wake",
-    "hibernate": "spotinference.hibernate.command:hibernate",
-    "cordon": "spotinference.cordon.command:cordon",
-    "uncordon": "spotinference.uncordon.command:uncordon",
-    "budget": "spotinference.budget.command:budget",
-    "usage": "spotinference.usage.command:usage",
-    "gaps": "spotinference.gaps.command:gaps",
-    "meter": "spotinference.meter.command:meter",
-    "figures": "spotinference.figures.command:figures",
-    "bench": "spotinference.bench.command:bench",
-    "plan": "spotinference.plan.command:plan",
-    "invoice": "spotinference.invoice.command:invoice",
-    "report": "spotinference.report.command:report",
-    "statement": "spotinference.statement.command:statement",
-    "bands": "spotinference.bands.command:bands",
-    "doctor": "spotinference.doctor.command:doctor",
-    "provision": "spotinference.provision.command:provision",
-    "demo": "spotinference.demo.command:demo",
+    "up": "Run all services on this host.",
+    "demo": "Show the whole system once, step by step.",
+    "check": "Validate the configuration and try what it connects to.",
+    "provision": "Create the streams, consumers and buckets on the bus.",
+    "doctor": "Verify a day's counts, from the engines to the report.",
+    "keys": "Create, list and revoke API keys.",
+    "fleet": "Show the machines.",
+    "wake": "Wake a machine for a model.",
+    "hibernate": "Drain a machine and put it to sleep.",
+    "cordon": "Stop sending requests to a machine.",
+    "uncordon": "Let a machine take requests again.",
+    "journal": "Show the history of the machines and the budget gates.",
+    "usage": "Show token counts.",
+    "figures": "Show latency and throughput.",
+    "gaps": "List missing usage events, or declare them lost.",
+    "meter": "Maintain the ledger.",
+    "report": "Show the cost of a million tokens.",
+    "invoice": "Import provider invoices and reconcile them.",
+    "bands": "Show each model's price band.",
+    "statement": "Show what a key used in a month, and what it costs.",
+    "budget": "Show the budget gates, or override them.",
+    "plan": "Compare idle policies on recorded traffic.",
+    "bench": "Measure throughput through the gateway and directly.",
 }
+"""What `--help` says of each command, in its order. `NAME` is `NAME` in `spotinference.NAME.command`."""
 
 
-class Commands(click.Group):
-    """A group that imports a subcommand only to run it or to describe it."""
+class CommandGroup(click.Group):
+    """A group that imports a command only to run it or to show its own help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -45,16 +46,21 @@ class Commands(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        command = getattr(importlib.import_module(f"spotinference.{cmd_name}.command"), cmd_name)
         assert isinstance(command, click.Command)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them: together they take seconds."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.command(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="spotinference")
 def main() -> None:
-    """Tokens from open-weights models behind OpenAI's API, on GPUs that sleep when nobody uses them."""
+    """Serve open-weights models through OpenAI's API, on GPUs that sleep when idle."""
     logs.configure("spotinference", level=logging.WARNING)
 
 

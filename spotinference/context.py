@@ -1,4 +1,4 @@
-"""What every command has: `--config`, `--data-dir`, and a way to the running suite."""
+"""What every command has: `--config`, `--data-dir`, and a connection to the running services."""
 
 import asyncio
 import getpass
@@ -20,20 +20,19 @@ from shared.bus.ports import Bus
 from shared.bus.topology import LEASE_SECONDS
 from shared.config.load import DEFAULT_DATA_DIR, find_config, load
 from shared.config.sections import Config
-from shared.errors import BusError, BusUnavailable, SpotinferenceError
-from shared.errors import Rejected as Declined
+from shared.errors import BusError, BusUnavailable, Rejected, SpotinferenceError
 from shared.messages.codec import Unreadable, decode, encode
 from shared.messages.meter import ErrorReply
 from shared.runtime import suite_file
 from shared.tasks import cancel_and_wait
-from spotinference.terminal import say
+from spotinference.terminal import print_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
 A = TypeVar("A", bound=msgspec.Struct)
 
 SHIPPED_CONFIG = Path(__file__).parent / "local.toml"
-"""What `up` runs where there is no configuration."""
+"""What `up` runs if there is no configuration."""
 BUS_SECONDS = 5.0
 
 
@@ -51,74 +50,83 @@ class Context:
     def config(self) -> Config:
         return load(self.path)
 
-    def on_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
-        """Run `work` with a connection to the suite's bus."""
-        return asyncio.run(self.connected(work))
+    def run_with_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
+        """Run `work` in an event loop, with a connection to the bus."""
+        return asyncio.run(self.with_bus(work))
 
-    async def connected(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
-        """The same inside a running event loop."""
+    async def with_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
+        """Await `work` with a connection to the bus."""
         url = suite_file.bus_url(self.config(), self.data_dir)
         async with connect(url, name="spotinference", wait=BUS_SECONDS) as bus:
-            return await _while_current(bus, work(bus))
+            return await _run_while_watches_last(bus, work(bus))
 
 
-async def _while_current(bus: JetStreamBus, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result; `BusError` when a view that it looks at is no longer kept current."""
+async def _run_while_watches_last(bus: JetStreamBus, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`. Raises `BusError` if a view that it reads is no longer kept current."""
     task, ended = asyncio.ensure_future(work), asyncio.ensure_future(bus.wait_for_ended_watch())
     try:
         await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise BusError(f"a bucket can no longer be followed: {ended.result()}")
+        raise BusError(f"a bucket can no longer be watched: {ended.result()}")
     finally:
         await cancel_and_wait([task, ended])
 
 
 class _Tagged(msgspec.Struct, frozen=True):
-    """Any message: which one it is."""
+    """The tag of any message."""
 
     tag: str | None = msgspec.field(default=None, name="type")
 
 
-async def ask(bus: Bus, subject: str, question: msgspec.Struct, answer: type[A], *, timeout: float = 30.0) -> A:
-    """A service's answer; `Rejected` with its reason when it says no, `BusUnavailable` when nobody answers.
+async def request_reply(
+    bus: Bus, subject: str, query: msgspec.Struct, reply_type: type[A], *, timeout: float = 30.0
+) -> A:
+    """Send a query to a service and return its reply.
 
-    Where a leader has just died the next one answers within the lease, so a question that nobody took is repeated.
+    If a leader has just died, the next one answers within the lease, so an unanswered query is repeated.
+
+    Raises:
+        Rejected: the service rejected the query, or its reply cannot be decoded.
+        BusUnavailable: no service answered.
     """
-    data = await _answered(bus, subject, encode(question), timeout)
+    data = await _request_until_leader(bus, subject, encode(query), timeout)
     try:
         if decode(data, _Tagged).tag == "refused.v1":
-            raise Declined(decode(data, ErrorReply).reason)
-        return decode(data, answer)
+            raise Rejected(decode(data, ErrorReply).reason)
+        return decode(data, reply_type)
     except Unreadable as error:
-        raise Declined(
-            f"{subject} was answered in a form that this command does not know ({error}): run the same version of both"
+        raise Rejected(
+            f"cannot decode the reply on {subject} ({error}): run the same version of the command and the services"
         ) from error
 
 
-async def _answered(bus: Bus, subject: str, question: bytes, timeout: float) -> bytes:
-    patience = time.monotonic() + LEASE_SECONDS + 1.0
+async def _request_until_leader(bus: Bus, subject: str, query: bytes, timeout: float) -> bytes:
+    deadline = time.monotonic() + LEASE_SECONDS + 1.0
     while True:
         try:
-            return await bus.request(subject, question, timeout=timeout)
+            return await bus.request(subject, query, timeout=timeout)
         except BusUnavailable as error:
-            if time.monotonic() > patience:
-                raise BusUnavailable(f"{error}: does the service run? `spotinference up` starts it") from error
+            if time.monotonic() > deadline:
+                raise BusUnavailable(f"{error}: is the service running? `spotinference up` starts it") from error
             await asyncio.sleep(0.25)
 
 
 def suite_options(command: Callable[Concatenate[Context, P], T]) -> Callable[P, T]:
-    """Give a command `--config` and `--data-dir`, and turn our errors into one line and exit status 1."""
+    """Add `--config` and `--data-dir` to a command, and turn our errors into one line and exit status 1."""
 
     @click.option(
-        "--config", "config_path", type=click.Path(path_type=Path), help="The TOML file. [SPOTINFERENCE_CONFIG]"
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path),
+        help="Configuration file.  [env: SPOTINFERENCE_CONFIG]",
     )
     @click.option(
         "--data-dir",
         type=click.Path(path_type=Path, file_okay=False),
         default=DEFAULT_DATA_DIR,
         show_default=True,
-        help="Where this host keeps its files; it leads to the running suite.",
+        help="Data directory of this host. Commands find the running services through it.",
     )
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -127,21 +135,22 @@ def suite_options(command: Callable[Concatenate[Context, P], T]) -> Callable[P, 
         try:
             return command(Context(config_path, data_dir), *args, **kwargs)
         except SpotinferenceError as error:
-            fail(str(error))
+            exit_with_error(str(error))
 
     return wrapped
 
 
-def fail(message: str) -> NoReturn:
+def exit_with_error(message: str) -> NoReturn:
+    """Print the message on standard error and exit with status 1."""
     for line in message.splitlines():
-        say(f"spotinference: {line}", err=True)
+        print_line(f"spotinference: {line}", err=True)
     sys.exit(1)
 
 
-def operator() -> str:
-    """Who gives an order: the user and the host."""
+def operator_identity() -> str:
+    """Return who runs this command, as `user@host`."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # in a container, a user may have no name
         user = f"uid-{os.getuid()}"
     return f"{user}@{socket.gethostname()}"

@@ -1,22 +1,22 @@
-"""What `spotinference check` found: each a line with its level."""
+"""The results that `check` and `doctor` print: a level and a line of text each."""
 
 from typing import Literal, NamedTuple
 
 
-class Finding(NamedTuple):
+class Diagnostic(NamedTuple):
     level: Literal["ok", "note", "wrong"]
-    """`note`: nothing is wrong, and an operator may want to know; only `wrong` makes the exit status 1."""
+    """`note`: nothing is wrong, but an operator may want to know. Only `wrong` makes the exit status 1."""
     text: str
 
 
-def ok(text: str) -> Finding:
-    return Finding("ok", text)
+def ok(text: str) -> Diagnostic:
+    return Diagnostic("ok", text)
 
 
-def note(text: str) -> Finding:
-    return Finding("note", text)
+def note(text: str) -> Diagnostic:
+    return Diagnostic("note", text)
 
 
-def wrong(text: str) -> Finding:
-    """`text` names the place, what is wrong, and how to mend it."""
-    return Finding("wrong", text)
+def wrong(text: str) -> Diagnostic:
+    """`text` says where, what is wrong, and how to fix it."""
+    return Diagnostic("wrong", text)

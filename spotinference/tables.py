@@ -1,4 +1,4 @@
-"""Tables whose figures are never cut."""
+"""Tables of amounts. A number is never broken over two lines."""
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
@@ -12,33 +12,35 @@ from shared.printable import printable
 Row = Sequence[str]
 
 
-def table(
+def figure_table(
     headings: Row, rows: Iterable[Row], sums: Iterable[Row] = (), *, texts: int = 1, folds: int = 1, gap: int = 2
 ) -> Table:
-    """Cells as plain text, the first `texts` columns to the left. The first `folds` are broken where they are long; a
-    figure is not: where it finds no room it ends in `…`, so that nobody reads a part of it for the whole.
+    """Return a table of plain text. The first `texts` columns are aligned to the left, the others to the right.
+
+    Long cells of the first `folds` columns continue on the next line. A number does not: if there is no room, it ends
+    in `…`, so that nobody takes a part of it for the whole.
     """
-    made = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for number, heading in enumerate(headings):
         justify: JustifyMethod = "left" if number < texts else "right"
         if number < folds:
-            made.add_column(Text(heading), justify=justify, overflow="fold")
+            table.add_column(Text(heading), justify=justify, overflow="fold")
         else:
-            made.add_column(Text(heading), justify=justify, no_wrap=True)
+            table.add_column(Text(heading), justify=justify, no_wrap=True)
     for style, lines in (("", rows), ("bold", sums)):
         for line in lines:
-            made.add_row(*(Text(printable(cell), style) for cell in line))
-    return made
+            table.add_row(*(Text(printable(cell), style) for cell in line))
+    return table
 
 
-def usd(amount: Decimal | None, places: int | None = None) -> str:
-    """Without `places`, as many as its size asks for."""
+def format_usd(amount: Decimal | None, places: int | None = None) -> str:
+    """Format an amount. Without `places`, its size decides how many decimals it has."""
     if amount is None:
         return "-"
-    return f"{amount:,.{places_of([amount]) if places is None else places}f}"
+    return f"{amount:,.{decimal_places([amount]) if places is None else places}f}"
 
 
-def places_of(amounts: Iterable[Decimal | None]) -> int:
-    """Enough for the largest of them to be seen."""
+def decimal_places(amounts: Iterable[Decimal | None]) -> int:
+    """Return how many decimals show the largest of the amounts."""
     largest = max((abs(amount) for amount in amounts if amount is not None), default=Decimal(0))
     return 2 if largest >= 100 else 4 if largest >= 1 else 6

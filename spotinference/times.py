@@ -3,18 +3,33 @@
 from datetime import UTC, datetime
 from itertools import pairwise
 
+DAY_SECONDS = 86400.0
+_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
 
 def today() -> str:
-    """The UTC day, `YYYY-MM-DD`."""
+    """Return the current UTC day as `YYYY-MM-DD`."""
     return datetime.now(UTC).date().isoformat()
 
 
-UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+def parse_time(text: str) -> float:
+    """Return an RFC 3339 time in Unix seconds. Without an offset it is UTC.
+
+    Raises:
+        ValueError: the text is not a time.
+    """
+    time = datetime.fromisoformat(text)
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
-def span(seconds: int) -> str:
-    """`45s`, `3m12s`, `2h05m`, `3d04h`: the two largest units."""
-    for (large, size), (small, part) in pairwise(UNITS):
+def format_time(seconds: float) -> str:
+    """Format Unix seconds as an RFC 3339 time in UTC, without fractions."""
+    return datetime.fromtimestamp(max(0.0, seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def format_duration(seconds: int) -> str:
+    """Format a duration by its two largest units: `45s`, `3m12s`, `2h05m`, `3d04h`."""
+    for (large, size), (small, part) in pairwise(_UNITS):
         if seconds >= size:
             return f"{seconds // size}{large}{seconds % size // part:02}{small}"
     return f"{seconds}s"

@@ -1,4 +1,4 @@
-"""`spotinference wake`, `hibernate`, `cordon`, `uncordon`: the operator's word to the leading waker."""
+"""What `wake`, `hibernate`, `cordon` and `uncordon` share: send a command to the waker and follow its effect."""
 
 import asyncio
 import math
@@ -19,21 +19,21 @@ from shared.config.values import Duration
 from shared.errors import BusUnavailable, Rejected
 from shared.fleet_records import check_machine
 from shared.messages.waker import CommandKind, MachineRecord, MachineState, WakerCommand, WakerReply
-from spotinference.bucket_reader import started
-from spotinference.context import Context, ask, operator
-from spotinference.terminal import Screen, echo_json, say
-from spotinference.times import span
+from spotinference.bucket_reader import start_view
+from spotinference.context import Context, operator_identity, request_reply
+from spotinference.terminal import Screen, echo_json, print_line
+from spotinference.times import format_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 REPLY_SECONDS = 5.0
 SETTLE_SECONDS = 2.0
-"""Within this the records show what an accepted order set going; until then they may be from before it."""
+"""The records show the effect of an accepted command within this; until then they may be older than the command."""
 REDRAW_SECONDS = 1.0
-NEAREST: Sequence[MachineState] = ("ready", "waking", "draining", "falling_asleep", "asleep", "broken", "gone")
-"""Of a model's machines the one that is nearest to serving is told of."""
-DONE: Mapping[CommandKind, MachineState] = {"wake": "ready", "hibernate": "asleep"}
-BEGUN: Mapping[CommandKind, Callable[[MachineRecord], bool]] = {
+PREFERENCE: Sequence[MachineState] = ("ready", "waking", "draining", "falling_asleep", "asleep", "broken", "gone")
+"""Of a model's machines, the one nearest to serving is reported."""
+GOALS: Mapping[CommandKind, MachineState] = {"wake": "ready", "hibernate": "asleep"}
+HAS_STARTED: Mapping[CommandKind, Callable[[MachineRecord], bool]] = {
     "wake": lambda record: record.state in ("waking", "ready"),
     "hibernate": lambda record: record.state in ("draining", "falling_asleep", "asleep"),
     "cordon": lambda record: record.cordoned,
@@ -41,7 +41,7 @@ BEGUN: Mapping[CommandKind, Callable[[MachineRecord], bool]] = {
 }
 
 
-class Span(click.ParamType[float]):
+class DurationParam(click.ParamType[float]):
     """Seconds, written as a duration."""
 
     name = "duration"
@@ -53,141 +53,150 @@ class Span(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-def _waits(command: F) -> F:
-    bound = "The longest that --wait waits, such as 8m.  [default: wake_cap of the waker's [waker]]"
-    command = click.option("--timeout", type=Span(), help=bound)(command)
-    return click.option("--wait", is_flag=True, help="Return when it is done, with status 1 when it fails.")(command)
+def wait_options(command: F) -> F:
+    """Add `--wait` and `--timeout`."""
+    limit = "How long --wait waits, for example 8m.  [default: wake_cap in the waker's [waker] section]"
+    command = click.option("--timeout", type=DurationParam(), help=limit)(command)
+    done = "Return when the machine is in its new state; exit with status 1 if it does not get there."
+    return click.option("--wait", is_flag=True, help=done)(command)
 
 
-def _json(command: F) -> F:
-    return click.option("--json", "as_json", is_flag=True, help="One JSON object.")(command)
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
 
 
-def _bound(timeout: float | None, *, wait: bool) -> float | None:
-    """How many seconds to wait until it is done: infinite for as long as a wake may last; None: not at all."""
+def wait_limit(timeout: float | None, *, wait: bool) -> float | None:
+    """Seconds to wait for the new state: infinity means the waker's `wake_cap`, None means do not wait."""
     if wait:
         return math.inf if timeout is None else timeout
     if timeout is not None:
-        raise click.UsageError("--timeout bounds --wait: give both, or neither")
+        raise click.UsageError("--timeout needs --wait")
     return None
 
 
-def _give(context: Context, order: CommandKind, target: str, bound: float | None, *, as_json: bool) -> None:
-    """The waker says whom the order is about: its configuration counts, and the one here may know less."""
+def send_command(context: Context, order: CommandKind, target: str, limit_s: float | None, *, as_json: bool) -> None:
+    """Send the command and print its effect.
+
+    The waker's reply names the machines: its configuration counts, and the local one may know fewer.
+    """
 
     async def work(bus: JetStreamBus) -> MachineRecord | None:
-        watched = Watched(order)
+        watcher = CommandWatcher(order)
         try:
-            await started(watched.records, bus)
-            reply = await _ordered(bus, order, target)
-            watched.machines = reply.machines
-            return await (
-                watched.begun() if bound is None else watched.done(reply.wake_cap if bound == math.inf else bound)
-            )
+            await start_view(watcher.records, bus)
+            reply = await _request(bus, order, target)
+            watcher.machines = reply.machines
+            if limit_s is None:
+                return await watcher.wait_until_started()
+            return await watcher.wait_until_done(reply.wake_cap if limit_s == math.inf else limit_s)
         finally:
-            await watched.records.stop()
+            await watcher.records.stop()
 
-    record = context.on_bus(work)
+    record = context.run_with_bus(work)
     machine = record.machine if record else target if order != "wake" else None
     if as_json:
         echo_json({"accepted": True, "machine": machine, "state": record.state if record else None})
     else:
-        state = f": {_said(record)}" if record else ""
-        say(f"accepted: {order} {target}{state}")
+        state = f": {describe(record)}" if record else ""
+        print_line(f"accepted: {order} {target}{state}")
 
 
-async def _ordered(bus: Bus, order: CommandKind, target: str) -> WakerReply:
-    """Returns when the leading waker has it on record. It says what is wanted, so that saying it twice does no harm."""
-    command = WakerCommand(order=order, target=target, by=operator())
+async def _request(bus: Bus, order: CommandKind, target: str) -> WakerReply:
+    """Return once the leading waker has recorded the command. It states a goal, so repeating it does no harm."""
+    command = WakerCommand(order=order, target=target, by=operator_identity())
     try:
-        reply = await ask(bus, WAKER_COMMAND, command, WakerReply, timeout=REPLY_SECONDS)
+        reply = await request_reply(bus, WAKER_COMMAND, command, WakerReply, timeout=REPLY_SECONDS)
     except BusUnavailable as error:
-        raise BusUnavailable(f"no waker leads the fleet and takes orders now: {error}") from error
+        raise BusUnavailable(f"no leading waker accepts commands: {error}") from error
     if not reply.accepted:
-        raise Rejected(reply.error or f"the waker refused {order} {target} and gave no reason")
+        raise Rejected(reply.error or f"the waker rejected {order} {target} and gave no reason")
     return reply
 
 
-class Watched:
-    """The fleet's records, watched from before an order is given; `machines`, once known, are whom it is about."""
+class CommandWatcher:
+    """The fleet's records, followed from before a command is sent. The waker's reply sets `machines`."""
 
     def __init__(self, order: CommandKind) -> None:
         self.records = View(FLEET, MachineRecord, self._on_change, check=check_machine)
         self.machines: Sequence[str] = ()
         self._order = order
-        self._showed: set[str] = set()
-        """Machines whose records have shown the order, were it for a moment."""
+        self._started: set[str] = set()
+        """Machines whose records have shown the command's effect, if only for a moment."""
         self._changed = asyncio.Event()
 
     def _on_change(self, machine: str) -> None:
         record = self.records.get(machine)
-        if record is not None and BEGUN[self._order](record):
-            self._showed.add(machine)
+        if record is not None and HAS_STARTED[self._order](record):
+            self._started.add(machine)
         self._changed.set()
 
     @property
-    def _begun(self) -> bool:
-        return not self._showed.isdisjoint(self.machines)
+    def _has_started(self) -> bool:
+        return not self._started.isdisjoint(self.machines)
 
     def nearest(self) -> MachineRecord | None:
-        """Of the machines the one that serves, or will soonest; a cordoned one last."""
-        found = [record for machine in self.machines if (record := self.records.get(machine)) is not None]
-        return min(found, key=lambda r: (r.cordoned, NEAREST.index(r.state)), default=None)
+        """Return the machine that serves, or will serve soonest; a cordoned one last."""
+        records = [record for machine in self.machines if (record := self.records.get(machine)) is not None]
+        return min(records, key=lambda r: (r.cordoned, PREFERENCE.index(r.state)), default=None)
 
-    async def begun(self) -> MachineRecord | None:
-        """The record once it shows the order, or as it is then."""
+    async def wait_until_started(self) -> MachineRecord | None:
+        """Return the record once it shows the command's effect, or as it is after `SETTLE_SECONDS`."""
         deadline = time.monotonic() + (SETTLE_SECONDS if self.machines else 0.0)
         while True:
             record = self.nearest()
-            left = deadline - time.monotonic()
-            if left <= 0 or (record is not None and BEGUN[self._order](record)):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or (record is not None and HAS_STARTED[self._order](record)):
                 return record
-            await self._news(left)
+            await self._wait_for_change(left_s)
 
-    async def done(self, bound: float) -> MachineRecord:
-        """The record when the order is done; `Rejected` when it will not be, or is not within `bound` seconds."""
-        given_at = time.monotonic()
-        goal = DONE[self._order]
+    async def wait_until_done(self, limit_s: float) -> MachineRecord:
+        """Return the record in its new state.
+
+        Raises:
+            Rejected: the machine cannot get there, or has not within `limit_s`.
+        """
+        began_at = time.monotonic()
+        goal = GOALS[self._order]
         with Screen(stderr=True).status("") as progress:
             while True:
                 record = self.nearest()
                 if record is not None and record.state == goal:
                     return record
-                waited = time.monotonic() - given_at
-                if self._begun or waited > SETTLE_SECONDS:
-                    self._go_on(record)
-                if waited >= bound:
-                    raise Rejected(f"not {goal} within {bound:g} s, the order stands: {_said(record)}")
-                progress.update(Text(_said(record)))
-                await self._news(min(REDRAW_SECONDS, bound - waited))
+                waited_s = time.monotonic() - began_at
+                if self._has_started or waited_s > SETTLE_SECONDS:
+                    self._reject_if_hopeless(record)
+                if waited_s >= limit_s:
+                    raise Rejected(f"not {goal} within {limit_s:g} s, but still in progress: {describe(record)}")
+                progress.update(Text(describe(record)))
+                await self._wait_for_change(min(REDRAW_SECONDS, limit_s - waited_s))
 
-    def _go_on(self, record: MachineRecord | None) -> None:
-        """`Rejected` where waiting longer leads nowhere."""
+    def _reject_if_hopeless(self, record: MachineRecord | None) -> None:
+        """Raise `Rejected` if waiting longer cannot help."""
         if record is None:
-            raise Rejected("none of its machines is on record: has the waker another configuration?")
+            raise Rejected("none of its machines is on record: does the waker use another configuration?")
         if record.state in ("broken", "gone"):
-            raise Rejected(_said(record))
+            raise Rejected(describe(record))
         if self._order == "wake" and record.cordoned:
-            raise Rejected(f"{_said(record)}; cordoned: `spotinference uncordon {record.machine}` lets it be woken")
-        if self._order == "hibernate" and self._begun and record.state in ("ready", "waking"):
-            raise Rejected(f"it is needed again: {_said(record)}")
+            raise Rejected(f"{describe(record)}; cordoned: run `spotinference uncordon {record.machine}` first")
+        if self._order == "hibernate" and self._has_started and record.state in ("ready", "waking"):
+            raise Rejected(f"requests need it again: {describe(record)}")
 
-    async def _news(self, seconds: float) -> None:
+    async def _wait_for_change(self, timeout_s: float) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
         self._changed.clear()
 
 
-def _said(record: MachineRecord | None) -> str:
-    """A record in a line."""
+def describe(record: MachineRecord | None) -> str:
+    """Describe a machine in one line."""
     if record is None:
         return "no machine on record"
-    told = f"{record.machine} is {record.state.replace('_', ' ')}"
+    text = f"{record.machine} is {record.state.replace('_', ' ')}"
     if record.phase is not None:
-        told += f", {record.phase.replace('_', ' ')}"
+        text += f", {record.phase.replace('_', ' ')}"
         if record.ready_at is not None:
-            told += f", ready in about {span(max(0, round(record.ready_at - time.time())))}"
+            text += f", ready in about {format_duration(max(0, round(record.ready_at - time.time())))}"
     if cause := record.alarm or record.reason:
-        told += f": {cause}"
-    return told
+        text += f": {cause}"
+    return text

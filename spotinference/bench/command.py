@@ -9,7 +9,7 @@ from spotinference.bench.load import BenchFailed
 from spotinference.bench.run import KEY_VARIABLE, Bench
 from spotinference.bench.view import as_json, doubts, listing, table
 from spotinference.context import Context, suite_options
-from spotinference.terminal import echo_json, say, show
+from spotinference.terminal import echo_json, print_line, print_table
 
 ROUNDS = 4
 """At most: each has a request for each stream."""
@@ -60,11 +60,11 @@ def bench(
     run could not be measured or published.
     """
     if listed:
-        kept = context.on_bus(run_store.runs)
+        kept = context.run_with_bus(run_store.runs)
         if json_wanted:
             echo_json({"runs": [as_json(run) for run in kept]})
         else:
-            show(listing(kept))
+            print_table(listing(kept))
         return
     if direct is not None and machine is not None:
         raise Misconfigured("--direct and --machine: each names the engine: give one of them")
@@ -80,15 +80,15 @@ def bench(
     way = Bench(context, model, load, url=url, direct=direct, machine=machine, key=key, publish=publish)
     stopped = False
     try:
-        run = context.on_bus(way.run)
+        run = context.run_with_bus(way.run)
     except KeyboardInterrupt:
         stopped, run = True, way.figures()
     if json_wanted:
         echo_json(as_json(run, stopped=stopped))
     else:
-        show(table(run))
+        print_table(table(run))
     for doubt in doubts(run):
-        say(f"spotinference: {doubt}", err=True)
+        print_line(f"spotinference: {doubt}", err=True)
     if stopped:
         done = run.gateway.requests + run.direct.requests
         raise BenchFailed(f"stopped after {done} of {2 * load.requests} requests: these figures are not kept")

@@ -4,21 +4,21 @@ from rich.table import Table
 
 from shared.messages.budget import BudgetGate, Gates
 from shared.messages.codec import rfc3339
-from spotinference.terminal import echo_json, say, show
+from spotinference.terminal import echo_json, print_line, print_table
 
 
-def _tell(gates: Gates, *, as_json: bool) -> None:
+def print_gates(gates: Gates, *, as_json: bool) -> None:
     if as_json:
-        echo_json({"gates": [_facts(scope, gate) for scope, gate in gates.gates.items()]})
+        echo_json({"gates": [_gate_fields(scope, gate) for scope, gate in gates.gates.items()]})
         return
     if not gates.gates:
-        say("no budget: give [billing] or a [[tier]] a daily_budget")
+        print_line("no budget is configured: set daily_budget in [billing] or in a [[tier]]")
         return
-    table = Table("gate", "state", "spent today, USD", "ordered")
+    table = Table("gate", "state", "spent today, USD", "override")
     for scope, gate in gates.gates.items():
-        spend = f"{gate.spend}" if gate.observed else f"unknown, last {gate.spend}"
+        spend = f"{gate.spend}" if gate.observed else f"unknown, last known {gate.spend}"
         table.add_row(scope, _state(gate), f"{spend} of {gate.limit}", _order(gate))
-    show(table)
+    print_table(table)
 
 
 def _state(gate: BudgetGate) -> str:
@@ -33,7 +33,7 @@ def _order(gate: BudgetGate) -> str:
     return f"{gate.ordered} on {gate.ordered_day} by {gate.ordered_by}: {gate.ordered_why}"
 
 
-def _facts(scope: str, gate: BudgetGate) -> dict[str, object]:
+def _gate_fields(scope: str, gate: BudgetGate) -> dict[str, object]:
     return {
         "scope": scope,
         "open": gate.open,

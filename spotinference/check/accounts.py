@@ -13,18 +13,20 @@ from shared.config.fleet import Machine
 from shared.config.providers import ProviderName
 from shared.config.sections import Config
 from shared.errors import Misconfigured
-from spotinference.diagnostics import Finding, note, ok, wrong
+from spotinference.diagnostics import Diagnostic, note, ok, wrong
 
 CALL_SECONDS = 60.0
 """For a self-test or a look: several calls, each bounded by its provider."""
 
 
-async def check_accounts(config: Config, data_dir: Path) -> tuple[list[Finding], dict[str, Observation]]:
+async def check_accounts(config: Config, data_dir: Path) -> tuple[list[Diagnostic], dict[str, Observation]]:
     """What is to say of each account, and what is seen of the machines. One account's faults hide no other's."""
     names = sorted({tier.provider for tier in config.tier if tier.traits.account_hint is not None})
     told = await asyncio.gather(*(_account(_part(config, name), name, data_dir) for name in names))
-    findings = [finding for found, _ in told for finding in found]
-    return findings, {machine: observation for _, observations in told for machine, observation in observations.items()}
+    diagnostics = [diagnostic for found, _ in told for diagnostic in found]
+    return diagnostics, {
+        machine: observation for _, observations in told for machine, observation in observations.items()
+    }
 
 
 def _part(config: Config, name: ProviderName) -> Config:
@@ -35,7 +37,9 @@ def _part(config: Config, name: ProviderName) -> Config:
     return msgspec.structs.replace(config, tier=tiers, machine=machines, model=())
 
 
-async def _account(part: Config, name: ProviderName, data_dir: Path) -> tuple[list[Finding], Mapping[str, Observation]]:
+async def _account(
+    part: Config, name: ProviderName, data_dir: Path
+) -> tuple[list[Diagnostic], Mapping[str, Observation]]:
     try:
         provider = build_providers(part, data_dir)[name]
     except Misconfigured as error:
@@ -68,7 +72,7 @@ async def _tested(provider: Provider) -> Sequence[str]:
 
 async def _seen(
     provider: Provider, machines: Sequence[Machine], name: str, told: Sequence[str]
-) -> tuple[list[Finding], Mapping[str, Observation]]:
+) -> tuple[list[Diagnostic], Mapping[str, Observation]]:
     """`told` is what the self-test said: it is not said twice."""
     try:
         async with asyncio.timeout(CALL_SECONDS):
@@ -78,11 +82,11 @@ async def _seen(
         if any(fault in why for fault in told):
             return [], {}
         return [wrong(_by(name, f"its machines cannot be seen: {why}"))], {}
-    findings = [f for m in machines if (f := _machine(m, snapshot.observations.get(m.id), name, told)) is not None]
-    return findings + _orphans(snapshot, name), snapshot.observations
+    diagnostics = [f for m in machines if (f := _machine(m, snapshot.observations.get(m.id), name, told)) is not None]
+    return diagnostics + _orphans(snapshot, name), snapshot.observations
 
 
-def _machine(machine: Machine, observation: Observation | None, name: str, told: Sequence[str]) -> Finding | None:
+def _machine(machine: Machine, observation: Observation | None, name: str, told: Sequence[str]) -> Diagnostic | None:
     who = f"machine {machine.id}: {machine.instance}"
     if observation is None:
         return wrong(f"{who} was not told by {name}: may these credentials see it? Ask again")
@@ -99,7 +103,7 @@ def _machine(machine: Machine, observation: Observation | None, name: str, told:
     return _known(state, observation)
 
 
-def _known(state: str, observation: Observation) -> Finding:
+def _known(state: str, observation: Observation) -> Diagnostic:
     if observation.power == "stopped_billed":
         return note(f"{state}: off, and billed as if it ran; the waker starts it and puts it to sleep")
     if observation.leaving:
@@ -107,7 +111,7 @@ def _known(state: str, observation: Observation) -> Finding:
     return ok(state)
 
 
-def _orphans(snapshot: AccountSnapshot, name: str) -> list[Finding]:
+def _orphans(snapshot: AccountSnapshot, name: str) -> list[Diagnostic]:
     fix = "the waker puts it to sleep; add a [[machine]], or take the mark off"
     return [
         note(f"provider {name}: {o.id} ({o.observation.provider_state}) has our mark and is not configured: {fix}")

@@ -10,10 +10,10 @@ import click
 from services.waker.core.events import Observation
 from shared.config.sections import Config
 from spotinference.check.engines import check_engines
-from spotinference.check.local import _bus, _command, _costs, _database, _ports
+from spotinference.check.local import check_bus, check_database, check_ports, check_prices, check_program
 from spotinference.context import Context, suite_options
-from spotinference.diagnostics import Finding, ok
-from spotinference.terminal import say
+from spotinference.diagnostics import Diagnostic, ok
+from spotinference.terminal import print_line
 
 
 @click.command()
@@ -21,32 +21,32 @@ from spotinference.terminal import say
 def check(context: Context) -> None:
     """Read the configuration, say what is wrong, try what can be reached. It changes nothing."""
     config = context.config()
-    _tell(ok(f"{context.path}: {len(config.machine)} machines, {len(config.model)} models"))
-    sys.exit(asyncio.run(_tried(config, context.data_dir)))
+    _print(ok(f"{context.path}: {len(config.machine)} machines, {len(config.model)} models"))
+    sys.exit(asyncio.run(_run_checks(config, context.data_dir)))
 
 
-async def _tried(config: Config, data_dir: Path) -> int:
+async def _run_checks(config: Config, data_dir: Path) -> int:
     """The exit status. Each part is tried whatever became of those before it."""
     status = 0
-    async for findings in _parts(config, data_dir):
-        for finding in findings:
-            _tell(finding)
-            if finding.level == "wrong":
+    async for diagnostics in _all_checks(config, data_dir):
+        for diagnostic in diagnostics:
+            _print(diagnostic)
+            if diagnostic.level == "wrong":
                 status = 1
     return status
 
 
-def _tell(finding: Finding) -> None:
-    say(f"{finding.level:<5} {finding.text}", err=finding.level == "wrong")
+def _print(diagnostic: Diagnostic) -> None:
+    print_line(f"{diagnostic.level:<5} {diagnostic.text}", err=diagnostic.level == "wrong")
 
 
-async def _parts(config: Config, data_dir: Path) -> AsyncIterator[list[Finding]]:
-    yield [finding for machine in config.machine if (finding := _command(machine)) is not None]
-    yield _costs(config)
-    yield _ports(config, data_dir)
-    bus, records = await _bus(config, data_dir)
+async def _all_checks(config: Config, data_dir: Path) -> AsyncIterator[list[Diagnostic]]:
+    yield [diagnostic for machine in config.machine if (diagnostic := check_program(machine)) is not None]
+    yield check_prices(config)
+    yield check_ports(config, data_dir)
+    bus, records = await check_bus(config, data_dir)
     yield bus
-    yield await _database(config)
+    yield await check_database(config)
     observations: dict[str, Observation] = {}
     if any(tier.traits.account_hint is not None for tier in config.tier):
         from spotinference.check.accounts import check_accounts

@@ -11,7 +11,7 @@ from shared.config.sections import Config
 from shared.engine_keys import EngineKeys
 from shared.errors import Misconfigured
 from shared.messages.waker import MachineRecord
-from spotinference.diagnostics import Finding, note, ok, wrong
+from spotinference.diagnostics import Diagnostic, note, ok, wrong
 
 PROBE_SECONDS = 3.0
 AT_ONCE = 16
@@ -20,7 +20,7 @@ AT_ONCE = 16
 
 async def check_engines(
     config: Config, observations: Mapping[str, Observation], records: Mapping[str, MachineRecord]
-) -> list[Finding]:
+) -> list[Diagnostic]:
     """Each machine's engine, by its own findings. What sleeps is not asked, and that is said."""
     turns = asyncio.Semaphore(AT_ONCE)
     try:
@@ -28,16 +28,16 @@ async def check_engines(
     except Misconfigured as error:
         return [wrong(str(error))]
 
-    async def checked(machine: Machine) -> list[Finding]:
+    async def checked(machine: Machine) -> list[Diagnostic]:
         async with turns:
             observation, record = observations.get(machine.id), records.get(machine.id)
-            return await Engine(config, machine, observation=observation, record=record, prober=prober).findings()
+            return await Engine(config, machine, observation=observation, record=record, prober=prober).diagnostics()
 
     try:
         found = await asyncio.gather(*(checked(machine) for machine in config.machine))
     finally:
         await prober.close()
-    return [finding for findings in found for finding in findings]
+    return [diagnostic for diagnostics in found for diagnostic in diagnostics]
 
 
 class Engine:
@@ -63,7 +63,7 @@ class Engine:
         self._prober = prober
         self._work_timeout = config.waker.call_timeout
 
-    async def findings(self) -> list[Finding]:
+    async def diagnostics(self) -> list[Diagnostic]:
         asleep = self._not_asked()
         if asleep:
             return [ok(f"{self._who}: its engine was not asked: {asleep}")]
@@ -100,7 +100,7 @@ class Engine:
         on_record = self._record.endpoint if self._record else None
         return seen or self._configured or on_record
 
-    def _silent(self, endpoint: str, code: str) -> Finding:
+    def _silent(self, endpoint: str, code: str) -> Diagnostic:
         """It should answer, and does not."""
         told = f"{self._who}: endpoint {endpoint}: {code or 'no answer'}"
         if self._traits.account_hint is None:
@@ -111,7 +111,7 @@ class Engine:
         fix = "does its engine run (it may still be loading), is `endpoint` right, may this host connect to it?"
         return wrong(f"{told}, {up}: {fix}")
 
-    async def _works(self, endpoint: str) -> Finding:
+    async def _works(self, endpoint: str) -> Diagnostic:
         """Whether it does what its model is for, asked as the waker asks."""
         text = f"{self._who}: endpoint {endpoint}"
         if not self._models:

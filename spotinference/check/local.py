@@ -18,12 +18,12 @@ from shared.errors import BusError, Misconfigured
 from shared.messages.waker import MachineRecord
 from shared.runtime import suite_file
 from spotinference.bucket_reader import read_bucket
-from spotinference.diagnostics import Finding, note, ok, wrong
+from spotinference.diagnostics import Diagnostic, note, ok, wrong
 
 PROBE_SECONDS = 3.0
 
 
-def _command(machine: Machine) -> Finding | None:
+def check_program(machine: Machine) -> Diagnostic | None:
     if not machine.command:
         return None
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -34,7 +34,7 @@ def _command(machine: Machine) -> Finding | None:
     return ok(f"machine {machine.id}: {program} is there")
 
 
-def _costs(config: Config) -> list[Finding]:
+def check_prices(config: Config) -> list[Diagnostic]:
     """Rented tiers whose cost of today nothing tells but a bill. Hyperstack has a running bill."""
     if config.billing.daily_budget is not None:
         text = "no price_per_hour: while its machines are awake today's spend is unknown, and the fleet's gate closed"
@@ -49,10 +49,10 @@ def _costs(config: Config) -> list[Finding]:
     ]
 
 
-def _ports(config: Config, data_dir: Path) -> list[Finding]:
+def check_ports(config: Config, data_dir: Path) -> list[Diagnostic]:
     if suite_file.read(data_dir) is not None:
         return []  # our own suite holds them
-    findings: list[Finding] = []
+    diagnostics: list[Diagnostic] = []
     sections = (config.gateway, config.waker, config.meter, config.billing)
     wanted = [("gateway.port", config.gateway.host, config.gateway.port)]
     names = ("gateway", "waker", "meter", "billing")
@@ -63,13 +63,13 @@ def _ports(config: Config, data_dir: Path) -> list[Finding]:
                 socket.create_server((host, port)).close()
             except OSError as error:
                 fix = "name another port, or 0"
-                findings.append(wrong(f"{name}: cannot listen on {host}:{port}: {error.strerror}: {fix}"))
+                diagnostics.append(wrong(f"{name}: cannot listen on {host}:{port}: {error.strerror}: {fix}"))
             else:
-                findings.append(ok(f"{name}: {host}:{port} is free"))
-    return findings
+                diagnostics.append(ok(f"{name}: {host}:{port} is free"))
+    return diagnostics
 
 
-async def _bus(config: Config, data_dir: Path) -> tuple[list[Finding], dict[str, MachineRecord]]:
+async def check_bus(config: Config, data_dir: Path) -> tuple[list[Diagnostic], dict[str, MachineRecord]]:
     """And the machines on record, where there are any."""
     try:
         url = suite_file.bus_url(config, data_dir)
@@ -88,7 +88,7 @@ async def _bus(config: Config, data_dir: Path) -> tuple[list[Finding], dict[str,
     return [ok(f"bus: connected; {len(records)} machines on record")], records
 
 
-async def _database(config: Config) -> list[Finding]:
+async def check_database(config: Config) -> list[Diagnostic]:
     if config.database.url is None and config.database.url_file is None:
         return [ok("database: SQLite in the data directory")]
     try:

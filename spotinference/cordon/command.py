@@ -3,13 +3,16 @@
 import click
 
 from spotinference.context import Context, suite_options
-from spotinference.waker_commands import _give, _json
+from spotinference.waker_commands import json_option, send_command
 
 
 @click.command()
 @click.argument("machine")
-@_json
+@json_option
 @suite_options
 def cordon(context: Context, machine: str, *, as_json: bool) -> None:
-    """Keep requests from MACHINE until `uncordon`: it is drained, and not woken."""
-    _give(context, "cordon", machine, None, as_json=as_json)
+    """Stop sending requests to MACHINE: drain it, and do not wake it.
+
+    `uncordon` ends this.
+    """
+    send_command(context, "cordon", machine, None, as_json=as_json)

@@ -8,7 +8,7 @@ from shared.bus.ports import Received
 from shared.messages.budget import Journalled
 from shared.messages.waker import MachineState, ProviderCall, Transition
 from spotinference.demo.suite import WAIT_SECONDS, DemoFailed, Stage, Suite
-from spotinference.journal.follower import ALL, decoded, follow_journal
+from spotinference.journal.follower import ALL_SUBJECTS, decode_entries, follow_journal
 
 
 class Messages:
@@ -24,7 +24,7 @@ class Messages:
     def tell(self, found: Iterable[Received], limit: int | None = None) -> None:
         """Take entries as `journal --follow` does."""
         del limit
-        for entry in decoded(found):
+        for entry in decode_entries(found):
             if isinstance(entry, Transition):
                 self._transitions.append(entry)
                 self._news.set()
@@ -35,7 +35,7 @@ class Messages:
 
     def _say(self, line: str) -> None:
         if self._held is None:
-            self._stage.say(line)
+            self._stage.print(line)
         else:
             self._held.append(line)
 
@@ -85,7 +85,9 @@ def describe(entry: Journalled) -> str:
 @asynccontextmanager
 async def following(suite: Suite, stage: Stage) -> AsyncIterator[Messages]:
     messages = Messages(stage)
-    task = asyncio.create_task(suite.on_bus(lambda bus: follow_journal(bus, ALL, messages.tell, None)), name="journal")
+    task = asyncio.create_task(
+        suite.run_with_bus(lambda bus: follow_journal(bus, ALL_SUBJECTS, messages.tell, None)), name="journal"
+    )
     try:
         yield messages
     finally:

@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 from spotinference.demo.journal_printer import Messages
 from spotinference.demo.suite import Stage, expect
-from spotinference.terminal import say
+from spotinference.terminal import print_line
 
 MODEL = "smollm2-135m"
 SHOWN_TOKENS = 64
@@ -51,7 +51,7 @@ INDENT = " " * 13
 
 
 @dataclass
-class Sent:
+class SentRequests:
     """What the client received: for the invoice, when each answer had left and how large it was."""
 
     transfers: list[tuple[float, int]] = field(default_factory=list)
@@ -64,12 +64,12 @@ class Sent:
         self.transfers.append((time.time(), stream.response.num_bytes_downloaded))
 
 
-async def show(client: openai.AsyncOpenAI, stage: Stage, messages: Messages, state: str, sent: Sent) -> None:
+async def show(client: openai.AsyncOpenAI, stage: Stage, messages: Messages, state: str, sent: SentRequests) -> None:
     """One request, printed as it streams."""
-    stage.say(f"asking {MODEL}, whose machine is {state}: {PROMPT}")
+    stage.print(f"asking {MODEL}, whose machine is {state}: {PROMPT}")
     asked = time.monotonic()
     first: float | None = None
-    stream = await _opened(client, [{"role": "user", "content": PROMPT}], SHOWN_TOKENS)
+    stream = await _open_stream(client, [{"role": "user", "content": PROMPT}], SHOWN_TOKENS)
     tokens = 0
     with ExitStack() as printing:
         async for chunk in stream:
@@ -80,34 +80,34 @@ async def show(client: openai.AsyncOpenAI, stage: Stage, messages: Messages, sta
                     if first is None:
                         first = time.monotonic()
                         printing.enter_context(messages.held())
-                        say(INDENT, end="")
+                        print_line(INDENT, end="")
                     line, *more = choice.delta.content.split("\n")
-                    say(line, end="")
+                    print_line(line, end="")
                     for line in more:
-                        say()
-                        say(INDENT + line, end="")
-        say()
+                        print_line()
+                        print_line(INDENT + line, end="")
+        print_line()
     sent.add(stream)
     expect(first is not None and tokens > 0, "the stream brought no tokens")
     assert first is not None
     rate = tokens / max(1e-9, time.monotonic() - first)
-    stage.say(f"first token after {first - asked:.2f} s, {tokens} tokens at {rate:.0f} tokens/s")
+    stage.print(f"first token after {first - asked:.2f} s, {tokens} tokens at {rate:.0f} tokens/s")
 
 
-async def work(client: openai.AsyncOpenAI, stage: Stage, sent: Sent) -> None:
+async def work(client: openai.AsyncOpenAI, stage: Stage, sent: SentRequests) -> None:
     """Every question about the handbook, some at once."""
     begun = time.monotonic()
     room = asyncio.Semaphore(AT_ONCE)
-    totals = await asyncio.gather(*(_answered(client, room, question, sent) for question in QUESTIONS))
+    totals = await asyncio.gather(*(_answer_question(client, room, question, sent) for question in QUESTIONS))
     seconds = max(1e-9, time.monotonic() - begun)
     prompt, cached, completion = (sum(parts) for parts in zip(*totals, strict=True))
     expect(completion > 0, "the answers have no tokens")
-    stage.say(f"{len(totals)} answers, {AT_ONCE} at a time: {prompt:,} prompt tokens, {cached:,} of them cached,")
-    stage.say(f"and {completion:,} completion tokens: {(prompt + completion) / seconds:,.0f} tokens/s")
+    stage.print(f"{len(totals)} answers, {AT_ONCE} at a time: {prompt:,} prompt tokens, {cached:,} of them cached,")
+    stage.print(f"and {completion:,} completion tokens: {(prompt + completion) / seconds:,.0f} tokens/s")
 
 
-async def _answered(
-    client: openai.AsyncOpenAI, room: asyncio.Semaphore, question: str, sent: Sent
+async def _answer_question(
+    client: openai.AsyncOpenAI, room: asyncio.Semaphore, question: str, sent: SentRequests
 ) -> tuple[int, int, int]:
     """Its prompt, cached and completion tokens."""
     async with room:
@@ -115,7 +115,7 @@ async def _answered(
             {"role": "system", "content": HANDBOOK},
             {"role": "user", "content": question},
         ]
-        stream = await _opened(client, asked, ANSWER_TOKENS)
+        stream = await _open_stream(client, asked, ANSWER_TOKENS)
         usage = None
         async for chunk in stream:
             usage = chunk.usage or usage
@@ -126,7 +126,7 @@ async def _answered(
     return usage.prompt_tokens, (details.cached_tokens or 0) if details else 0, usage.completion_tokens
 
 
-async def _opened(
+async def _open_stream(
     client: openai.AsyncOpenAI, messages: list[ChatCompletionMessageParam], max_tokens: int
 ) -> openai.AsyncStream[ChatCompletionChunk]:
     return await client.chat.completions.create(

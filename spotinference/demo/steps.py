@@ -28,8 +28,8 @@ from spotinference.demo.invoice import demo_invoice, facts_of
 from spotinference.demo.journal_printer import Messages, following
 from spotinference.demo.suite import WAIT_SECONDS, DemoFailed, Stage, Suite, expect, until, up
 from spotinference.engine import model_file
-from spotinference.journal.follower import journal_entries
-from spotinference.report.view import view
+from spotinference.journal.follower import read_journal
+from spotinference.report.view import render_report
 from spotinference.terminal import Screen
 
 DEFAULT_FOLDER = Path(".spotinference/demo")
@@ -68,9 +68,9 @@ async def run(named: Path | None) -> int:
         try:
             stage.step("What the demo needs of this machine")
             await asyncio.to_thread(preflight.check, folder)
-            stage.say("room on the disk, free ports, an engine that can be loaded")
+            stage.print("room on the disk, free ports, an engine that can be loaded")
             path = await asyncio.to_thread(model_file.model_file)
-            stage.say(f"the model's weights: {path.name}, {path.stat().st_size / 1e6:.0f} MB, on this disk")
+            stage.print(f"the model's weights: {path.name}, {path.stat().st_size / 1e6:.0f} MB, on this disk")
             stage.step("`spotinference up`: every service a process of its own, the machine asleep")
             async with up(folder, stage) as suite:
                 await _serve(suite, stage)
@@ -106,9 +106,9 @@ def _prepared(named: Path | None) -> Iterator[Path]:
 
 async def _serve(suite: Suite, stage: Stage) -> None:
     machine = await suite.machine()
-    stage.say(f"machine  {machine.machine} is {machine.state}")
+    stage.print(f"machine  {machine.machine} is {machine.state}")
     expect(machine.state == "asleep", "the machine was not asleep at the start")
-    sent = requests.Sent()
+    sent = requests.SentRequests()
     async with following(suite, stage) as messages:
         endpoint, engine = await _ask(suite, stage, messages, sent)
         await _count(suite, stage, engine, sent)
@@ -116,11 +116,13 @@ async def _serve(suite: Suite, stage: Stage) -> None:
     await _books(suite, stage, sent)
 
 
-async def _ask(suite: Suite, stage: Stage, messages: Messages, sent: requests.Sent) -> tuple[str, EngineCounters]:
+async def _ask(
+    suite: Suite, stage: Stage, messages: Messages, sent: requests.SentRequests
+) -> tuple[str, EngineCounters]:
     """Where the engine was, and its own count after all requests."""
     stage.step("A key, and the official OpenAI SDK: the first request wakes the machine")
     minted = await suite.json("keys", "create", "--name", "demo")
-    stage.say(f"key {minted['id']} minted")
+    stage.print(f"key {minted['id']} minted")
     async with openai.AsyncOpenAI(
         base_url=suite.base_url,
         api_key=minted["key"],
@@ -137,7 +139,7 @@ async def _ask(suite: Suite, stage: Stage, messages: Messages, sent: requests.Se
 
 
 async def _wake(
-    client: openai.AsyncOpenAI, suite: Suite, stage: Stage, messages: Messages, sent: requests.Sent
+    client: openai.AsyncOpenAI, suite: Suite, stage: Stage, messages: Messages, sent: requests.SentRequests
 ) -> None:
     """The first request; `DemoFailed` with the reason as soon as it is known that no machine will answer it."""
     asking = asyncio.create_task(requests.show(client, stage, messages, "asleep", sent))
@@ -160,7 +162,7 @@ async def _wake(
         await asyncio.gather(asking, failing, return_exceptions=True)
 
 
-async def _count(suite: Suite, stage: Stage, engine: EngineCounters, sent: requests.Sent) -> None:
+async def _count(suite: Suite, stage: Stage, engine: EngineCounters, sent: requests.SentRequests) -> None:
     stage.step("Every token counted: the ledger against the engine's own counters")
 
     totals = await until(
@@ -168,10 +170,10 @@ async def _count(suite: Suite, stage: Stage, engine: EngineCounters, sent: reque
         lambda seen: seen["requests"] == sent.requests,
         "the ledger did not get every request",
     )
-    probe = sum(entry.tokens for entry in await suite.on_bus(journal_entries) if isinstance(entry, ProviderCall))
+    probe = sum(entry.tokens for entry in await suite.run_with_bus(read_journal) if isinstance(entry, ProviderCall))
     prompt, completion = totals["prompt_tokens"], totals["completion_tokens"]
-    stage.say(f"ledger   {totals['requests']} requests, {prompt} prompt + {completion} completion tokens")
-    stage.say(
+    stage.print(f"ledger   {totals['requests']} requests, {prompt} prompt + {completion} completion tokens")
+    stage.print(
         f"engine   {engine.prompt_tokens} prompt + {engine.completion_tokens} completion tokens, "
         f"{probe} of them for the waker's probe that it answers"
     )
@@ -179,7 +181,7 @@ async def _count(suite: Suite, stage: Stage, engine: EngineCounters, sent: reque
         engine.prompt_tokens + engine.completion_tokens - probe == prompt + completion,
         "the ledger and the engine do not agree",
     )
-    stage.say("equal")
+    stage.print("equal")
 
 
 async def _engine_counters(endpoint: str) -> EngineCounters:
@@ -197,31 +199,31 @@ async def _sleep(stage: Stage, messages: Messages, endpoint: str) -> None:
         async with aiohttp.ClientSession() as session, session.get(f"{endpoint}/health"):
             raise DemoFailed("the engine still answers")
     except aiohttp.ClientConnectorError:
-        stage.say("the engine's process is gone")
+        stage.print("the engine's process is gone")
 
 
-async def _books(suite: Suite, stage: Stage, sent: requests.Sent) -> None:
+async def _books(suite: Suite, stage: Stage, sent: requests.SentRequests) -> None:
     stage.step("The provider's invoice, divided by the tokens")
-    facts = facts_of(await suite.on_bus(journal_entries), sent.transfers, time.time())
+    facts = facts_of(await suite.run_with_bus(read_journal), sent.transfers, time.time())
     invoice = demo_invoice(facts, instance=MACHINE, disk=DISK)
     file = suite.folder / "focus-1.2.csv"
     file.write_bytes(invoice.csv)
-    stage.say(f"{file.name} as a provider delivers it: {invoice.total} USD in all")
+    stage.print(f"{file.name} as a provider delivers it: {invoice.total} USD in all")
     for line in (await suite.command("invoice", "import", str(file), "--source", SOURCE)).splitlines():
-        stage.say(line)
+        stage.print(line)
     reports = [
         decode((await suite.command("report", "--day", day, "--json")).encode(), DayReport) for day in invoice.days
     ]
     console = Screen()
     for report in reports:
         click.echo()
-        console.print(view(report, console.width))
+        console.print(render_report(report, console.width))
     click.echo()
     _balance(stage, reports, invoice.total)
     page = suite.folder / f"report-{invoice.days[-1]}.html"
     await suite.command("report", "--day", invoice.days[-1], "--html", str(page))
     stage.step("Where to go on")
-    stage.say(f"the report as a page: {page}")
+    stage.print(f"the report as a page: {page}")
     click.echo(
         "\n   .venv/bin/spotinference up                          # the suite, until Ctrl-C\n"
         "   .venv/bin/spotinference keys create --name me       # in another terminal\n\n"
@@ -234,7 +236,7 @@ async def _books(suite: Suite, stage: Stage, sent: requests.Sent) -> None:
 def _balance(stage: Stage, reports: list[DayReport], total: Decimal) -> None:
     """The causes, tax beside them, are the invoice."""
     parts = sum((sum(report.causes.values(), Decimal(0)) + report.tax for report in reports), Decimal(0))
-    stage.say(f"the causes and the tax beside them  {parts.normalize():f} USD")
-    stage.say(f"the invoice                         {total.normalize():f} USD")
+    stage.print(f"the causes and the tax beside them  {parts.normalize():f} USD")
+    stage.print(f"the invoice                         {total.normalize():f} USD")
     expect(parts == total, "the parts do not sum to the invoice")
-    stage.say("equal")
+    stage.print("equal")

@@ -21,7 +21,7 @@ from shared.messages.codec import decode, decode_any, decode_text
 from shared.messages.waker import MachineRecord
 from spotinference.bucket_reader import read_bucket
 from spotinference.context import Context
-from spotinference.terminal import say
+from spotinference.terminal import print_line
 
 T = TypeVar("T")
 
@@ -46,8 +46,8 @@ class Stage:
         self._step_begun = time.monotonic()
         click.secho(f"\n{self._number}. {title}", bold=True)
 
-    def say(self, text: str) -> None:
-        say(f"   {time.monotonic() - self._step_begun:6.2f} s  {text}")
+    def print(self, text: str) -> None:
+        print_line(f"   {time.monotonic() - self._step_begun:6.2f} s  {text}")
 
 
 @dataclass
@@ -79,8 +79,8 @@ class Suite:
         """The ledger's totals from the UTC day of `moment` on: a midnight may have passed."""
         return dict((await self.json("usage", "--from", day_of(millis(moment))))["totals"])
 
-    async def on_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
-        return await Context(self.folder / "spotinference.toml", self.folder).connected(work)
+    async def run_with_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
+        return await Context(self.folder / "spotinference.toml", self.folder).with_bus(work)
 
     async def machine(self) -> MachineRecord:
         """What the waker tells of the one machine."""
@@ -88,7 +88,7 @@ class Suite:
         async def records(bus: JetStreamBus) -> list[MachineRecord]:
             return [record for record, _ in (await read_bucket(bus, FLEET, MachineRecord)).values()]
 
-        (record,) = await until(lambda: self.on_bus(records), bool, "the waker tells of no machine")
+        (record,) = await until(lambda: self.run_with_bus(records), bool, "the waker tells of no machine")
         return record
 
     async def endpoint(self) -> str:
@@ -123,7 +123,7 @@ async def _announced(process: asyncio.subprocess.Process, folder: Path, stage: S
         if "ready" in announced:
             return services
         services[announced["service"]] = announced
-        stage.say(f"{announced['service']:<8} {announced['url']}  pid {announced['pid']}")
+        stage.print(f"{announced['service']:<8} {announced['url']}  pid {announced['pid']}")
     raise DemoFailed(
         f"`spotinference up` did not start: {(folder / 'up.log').read_text('utf-8', 'replace').strip()[-500:]}"
     )

@@ -28,7 +28,7 @@ from shared.messages.meter import Confirmed, Gaps, GapsQuery, Tokens, TokensQuer
 from shared.messages.meter_audit import Audit, AuditQuery
 from shared.runtime import suite_file
 from spotinference.bucket_reader import read_bucket
-from spotinference.context import Context, ask
+from spotinference.context import Context, request_reply
 from spotinference.diagnostics import wrong
 from spotinference.doctor import links
 from spotinference.doctor.links import Link, Outbox
@@ -36,92 +36,92 @@ from spotinference.doctor.machine_hours import DAYS, hours
 from spotinference.report.command import REPORTS_SECONDS
 from spotinference.times import today
 
-HEARING_SECONDS = 2.5
+GATEWAY_REPORT_SECONDS = 2.5
 """Gateways speak every 2 s."""
-PAGE_SECONDS = 3.0
-METER_SECONDS = 10.0
+METRICS_TIMEOUT_SECONDS = 3.0
+METER_TIMEOUT_SECONDS = 10.0
 """A day's sums are read at once: a meter that says nothing by then has stopped."""
-AUDIT_SECONDS = 120.0
+AUDIT_TIMEOUT_SECONDS = 120.0
 """A day of a million events is counted again."""
 
 
-async def _found(bus: JetStreamBus, context: Context, day: str) -> list[Link]:
+async def collect_links(bus: JetStreamBus, context: Context, day: str) -> list[Link]:
     """Every part is looked at, whatever became of those before it."""
-    return [link async for link in _chain(bus, context, day)]
+    return [link async for link in _links(bus, context, day)]
 
 
-async def _chain(bus: JetStreamBus, context: Context, day: str) -> AsyncIterator[Link]:
+async def _links(bus: JetStreamBus, context: Context, day: str) -> AsyncIterator[Link]:
     skews: dict[str, float] = {}
     backlog = await bus.backlog(topology.LEDGER)
-    told = await _marks(bus)  # before the audit: they only rise
-    await _hear(bus, skews)
+    told = await _read_marks(bus)  # before the audit: they only rise
+    await _measure_gateway_skew(bus, skews)
     tokens: Tokens | None = None
     try:
-        tokens = await ask(bus, METER_TOKENS, TokensQuery(day=day), Tokens, timeout=METER_SECONDS)
+        tokens = await request_reply(bus, METER_TOKENS, TokensQuery(day=day), Tokens, timeout=METER_TIMEOUT_SECONDS)
         asked_at = time.time()
-        audit = await ask(bus, METER_AUDIT, AuditQuery(day=day), Audit, timeout=AUDIT_SECONDS)
-        if audit.at >= asked_at - AUDIT_SECONDS:  # else it was made when the events were still there
+        audit = await request_reply(bus, METER_AUDIT, AuditQuery(day=day), Audit, timeout=AUDIT_TIMEOUT_SECONDS)
+        if audit.at >= asked_at - AUDIT_TIMEOUT_SECONDS:  # else it was made when the events were still there
             skews["the meter"] = min(0.0, audit.at - asked_at) + max(0.0, audit.at - time.time())
-        for link in _counted(audit, tokens, told):
+        for link in _audit_links(audit, tokens, told):
             yield link
-        yield links.gaps(await ask(bus, METER_GAPS, GapsQuery(), Gaps))
+        yield links.gaps(await request_reply(bus, METER_GAPS, GapsQuery(), Gaps))
     except SpotinferenceError as error:
         yield Link("meter", wrong(str(error)))
-    for link in links.outboxes(await _outboxes(context)):
+    for link in links.outboxes(await _read_outboxes(context)):
         yield link
     yield links.stream(backlog, await bus.backlog(topology.LEDGER))
     if tokens is not None:
-        yield await _asked("books", lambda: _books(bus, day, tokens))
-    for found in await asyncio.gather(_sources(bus), _hours(bus, day)):
+        yield await _link_or_error("books", lambda: _report_link(bus, day, tokens))
+    for found in await asyncio.gather(_invoice_links(bus), _hour_links(bus, day)):
         for link in found:
             yield link
-    for link in links.clocks(skews | await _clocks(context)):
+    for link in links.clocks(skews | await _read_clock_skews(context)):
         yield link
 
 
-def _counted(audit: Audit, tokens: Tokens, told: dict[str, int]) -> Iterable[Link]:
+def _audit_links(audit: Audit, tokens: Tokens, told: dict[str, int]) -> Iterable[Link]:
     yield from links.engines(audit)
     yield from links.sources(audit)
     yield from links.ledger(audit, tokens)
     yield links.marks(audit, told)
 
 
-async def _asked(name: str, work: Callable[[], Awaitable[Link]]) -> Link:
+async def _link_or_error(name: str, work: Callable[[], Awaitable[Link]]) -> Link:
     try:
         return await work()
     except SpotinferenceError as error:
         return Link(name, wrong(str(error)))
 
 
-async def _sources(bus: JetStreamBus) -> list[Link]:
+async def _invoice_links(bus: JetStreamBus) -> list[Link]:
     try:
-        return list(links.invoices((await ask(bus, BILLING_INVOICES, InvoicesQuery(), Invoices)).sources))
+        return list(links.invoices((await request_reply(bus, BILLING_INVOICES, InvoicesQuery(), Invoices)).sources))
     except SpotinferenceError as error:
         return [Link("invoices", wrong(str(error)))]
 
 
-async def _books(bus: JetStreamBus, day: str, tokens: Tokens) -> Link:
-    return links.books(await ask(bus, BILLING_REPORT, ReportQuery(day=day), DayReport), tokens)
+async def _report_link(bus: JetStreamBus, day: str, tokens: Tokens) -> Link:
+    return links.books(await request_reply(bus, BILLING_REPORT, ReportQuery(day=day), DayReport), tokens)
 
 
-async def _hours(bus: JetStreamBus, day: str) -> list[Link]:
+async def _hour_links(bus: JetStreamBus, day: str) -> list[Link]:
     """Of the days up to it that are over."""
     query = ReportsQuery(to=day, days=DAYS + 1)
     try:
-        period = await ask(bus, BILLING_REPORTS, query, PeriodReport, timeout=REPORTS_SECONDS)
+        period = await request_reply(bus, BILLING_REPORTS, query, PeriodReport, timeout=REPORTS_SECONDS)
     except SpotinferenceError as error:
         return [Link("hours", wrong(str(error)))]
     return list(hours([report for report in period.days if report.day < today()][-DAYS:]))
 
 
-async def _marks(bus: JetStreamBus) -> dict[str, int]:
+async def _read_marks(bus: JetStreamBus) -> dict[str, int]:
     marks: dict[str, int] = {}
     for mark, _ in (await read_bucket(bus, topology.METER, Confirmed)).values():
         marks[mark.source] = mark.source_seq
     return marks
 
 
-async def _hear(bus: JetStreamBus, skews: dict[str, float]) -> None:
+async def _measure_gateway_skew(bus: JetStreamBus, skews: dict[str, float]) -> None:
     """What the gateways' clocks say, of all that speak within their period."""
 
     async def heard(received: Received) -> None:
@@ -132,37 +132,37 @@ async def _hear(bus: JetStreamBus, skews: dict[str, float]) -> None:
         skews[f"gateway {activity.gateway}"] = activity.sent_at - time.time()
 
     listening = await bus.subscribe(ACTIVITIES, heard)
-    await asyncio.sleep(HEARING_SECONDS)
+    await asyncio.sleep(GATEWAY_REPORT_SECONDS)
     await listening.stop()
 
 
-async def _outboxes(context: Context) -> list[Outbox] | None:
+async def _read_outboxes(context: Context) -> list[Outbox] | None:
     running = suite_file.read(context.data_dir)
     gateway = running.services.get("gateway") if running else None
     if gateway is None or gateway.metrics_url is None:
         return None
-    text = await _metrics(gateway.metrics_url)
+    text = await _read_metrics(gateway.metrics_url)
     if text is None:
         return None
-    pending = _samples(text, "spot_gateway_outbox_pending")
-    ages = _samples(text, "spot_gateway_outbox_age_seconds")
+    pending = metric_values(text, "spot_gateway_outbox_pending")
+    ages = metric_values(text, "spot_gateway_outbox_age_seconds")
     return [Outbox(where=gateway.url, pending=int(sum(pending)), age=max(ages, default=0.0))]
 
 
-async def _clocks(context: Context) -> dict[str, float]:
+async def _read_clock_skews(context: Context) -> dict[str, float]:
     """How far the clock of each service of a suite on this host is ahead of the bus's."""
     running = suite_file.read(context.data_dir)
     skews: dict[str, float] = {}
     for name, service in (running.services if running else {}).items():
-        text = await _metrics(service.metrics_url) if service.metrics_url else None
-        if text and (found := _samples(text, "spot_clock_skew_seconds")):
+        text = await _read_metrics(service.metrics_url) if service.metrics_url else None
+        if text and (found := metric_values(text, "spot_clock_skew_seconds")):
             skews[f"{name}, by the bus's clock,"] = max(found, key=abs)
     return skews
 
 
-async def _metrics(url: str) -> str | None:
+async def _read_metrics(url: str) -> str | None:
     try:
-        timeout = aiohttp.ClientTimeout(total=PAGE_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=METRICS_TIMEOUT_SECONDS)
         async with (
             aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
             session.get(f"{url}/metrics") as page,
@@ -172,6 +172,6 @@ async def _metrics(url: str) -> str | None:
         return None
 
 
-def _samples(text: str, name: str) -> list[float]:
+def metric_values(text: str, name: str) -> list[float]:
     """One for each of its workers."""
     return [float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? ([\d.e+-]+)$", text, re.MULTILINE)]

@@ -5,8 +5,8 @@ import sys
 import click
 
 from spotinference.context import Context, suite_options
-from spotinference.doctor.collector import _found
-from spotinference.terminal import echo_json, say
+from spotinference.doctor.collector import collect_links
+from spotinference.terminal import echo_json, print_line
 from spotinference.times import today
 
 
@@ -16,15 +16,15 @@ from spotinference.times import today
 @suite_options
 def doctor(context: Context, day: str, *, as_json: bool) -> None:
     """Compare engines, gateways, ledger and books of a day. It changes nothing; anything wrong makes the status 1."""
-    found = context.on_bus(lambda bus: _found(bus, context, day))
-    holds = all(link.finding.level != "wrong" for link in found)
+    found = context.run_with_bus(lambda bus: collect_links(bus, context, day))
+    holds = all(link.diagnostic.level != "wrong" for link in found)
     if as_json:
         told = [
-            {"link": k.name, "level": k.finding.level, "text": k.finding.text, "figures": dict(k.figures)}
+            {"link": k.name, "level": k.diagnostic.level, "text": k.diagnostic.text, "figures": dict(k.figures)}
             for k in found
         ]
         echo_json({"day": day, "ok": holds, "links": told})
     else:
         for link in found:
-            say(f"{link.finding.level:<5} {link.name:<10} {link.finding.text}")
+            print_line(f"{link.diagnostic.level:<5} {link.name:<10} {link.diagnostic.text}")
     sys.exit(0 if holds else 1)

@@ -8,7 +8,7 @@ from shared.messages.billing import DayReport
 from shared.messages.invoices import SourceState
 from shared.messages.meter import Gaps, Tokens
 from shared.messages.meter_audit import Audit, MachineAudit
-from spotinference.diagnostics import Finding, note, ok, wrong
+from spotinference.diagnostics import Diagnostic, note, ok, wrong
 
 OLD_SECONDS = 300.0
 """Usage that waits longer than this in an outbox does not get to the ledger."""
@@ -22,7 +22,7 @@ class Link:
     """One thing that was looked at."""
 
     name: str
-    finding: Finding
+    diagnostic: Diagnostic
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -60,7 +60,7 @@ def engines(audit: Audit) -> Iterator[Link]:
     yield Link("probes", ok(f"the waker's probes made engines work {tokens:,} tokens"), {"tokens": tokens})
 
 
-def _engine(m: MachineAudit) -> Finding:
+def _engine(m: MachineAudit) -> Diagnostic:
     counted = "unknown" if m.engine is None else f"{m.engine:,}"
     text = f"{m.machine}: engine {counted}, probes {m.probes:,}, ledger {m.ledger:,} tokens: {m.words}"
     for cause in m.causes:
@@ -96,8 +96,8 @@ def outboxes(found: Sequence[Outbox] | None) -> Iterator[Link]:
     for o in found or ():
         text = f"{o.where}: {o.pending:,} events not confirmed, the oldest {o.age:.0f} s old"
         fix = "does the meter run, and does the bus take messages? `usage_delayed` in the gateway's log says why"
-        finding = wrong(f"{text}: {fix}") if o.age > OLD_SECONDS else ok(text)
-        yield Link("outbox", finding, {"gateway": o.where, "pending": o.pending, "oldest_seconds": o.age})
+        diagnostic = wrong(f"{text}: {fix}") if o.age > OLD_SECONDS else ok(text)
+        yield Link("outbox", diagnostic, {"gateway": o.where, "pending": o.pending, "oldest_seconds": o.age})
 
 
 def stream(before: int, after: int) -> Link:
@@ -128,18 +128,18 @@ def ledger(audit: Audit, tokens: Tokens) -> Iterator[Link]:
         ("quarantine", audit.quarantined, "could not be counted and are kept: see `quarantine` for the reasons"),
     )
     for name, count, words in faults:
-        finding = wrong(f"{count:,} messages {words} in the ledger's database") if count else ok("none")
-        yield Link(name, finding, {"messages": count})
+        diagnostic = wrong(f"{count:,} messages {words} in the ledger's database") if count else ok("none")
+        yield Link(name, diagnostic, {"messages": count})
     names = audit.unknown_names
     text = f"{names:,} models or keys that nobody knows were counted: see `unknowns` in the ledger's database"
     yield Link("names", note(text) if names else ok("every model and key is known"), {"unknown": names})
     yield Link("sums", _sums(audit), {"state": audit.rollups})
     reasons = "; ".join(tokens.reasons) or "it is not over"
-    finding = ok("complete") if tokens.complete else note(f"not complete yet: {reasons}")
-    yield Link("day", finding, {"complete": tokens.complete, "final": audit.final, "reasons": list(tokens.reasons)})
+    diagnostic = ok("complete") if tokens.complete else note(f"not complete yet: {reasons}")
+    yield Link("day", diagnostic, {"complete": tokens.complete, "final": audit.final, "reasons": list(tokens.reasons)})
 
 
-def _sums(audit: Audit) -> Finding:
+def _sums(audit: Audit) -> Diagnostic:
     match audit.rollups:
         case "equal":
             return ok("the sums are those of the events, counted again")
@@ -193,12 +193,14 @@ def invoices(sources: Sequence[SourceState]) -> Iterator[Link]:
     """Each source that billing fetches by itself."""
     for one in sources:
         figures = {"source": one.name, "looked_at": one.looked_at, "good_at": one.good_at, "reasons": one.reasons}
-        finding = ok(f"{one.name}: {one.deliveries} deliveries imported, all that is there")
+        diagnostic = ok(f"{one.name}: {one.deliveries} deliveries imported, all that is there")
         if one.looked_at is None:
-            finding = note(f"{one.name}: billing has not looked yet")
+            diagnostic = note(f"{one.name}: billing has not looked yet")
         elif one.reasons:
-            finding = wrong(f"{one.name}: {one.reasons[0]}: its figures are as they were; `spotinference invoice list`")
-        yield Link("invoices", finding, figures)
+            diagnostic = wrong(
+                f"{one.name}: {one.reasons[0]}: its figures are as they were; `spotinference invoice list`"
+            )
+        yield Link("invoices", diagnostic, figures)
 
 
 def clocks(skews: Mapping[str, float]) -> Iterator[Link]:
@@ -206,9 +208,9 @@ def clocks(skews: Mapping[str, float]) -> Iterator[Link]:
     for who, skew in sorted(skews.items()):
         text = f"{who} is {abs(skew):.1f} s {'ahead' if skew > 0 else 'behind'}"
         if abs(skew) > SKEW_WRONG:
-            finding = wrong(f"{text}: synchronise the clocks of its host and this one")
+            diagnostic = wrong(f"{text}: synchronise the clocks of its host and this one")
         else:
-            finding = note(text) if abs(skew) > SKEW_NOTE else ok(f"{who} agrees within {SKEW_NOTE:.0f} s")
-        yield Link("clock", finding, {"service": who, "ahead_seconds": round(skew, 3)})
+            diagnostic = note(text) if abs(skew) > SKEW_NOTE else ok(f"{who} agrees within {SKEW_NOTE:.0f} s")
+        yield Link("clock", diagnostic, {"service": who, "ahead_seconds": round(skew, 3)})
     if not skews:
         yield Link("clock", note("no gateway was heard"))

@@ -6,7 +6,7 @@ from typing import Any
 
 from shared.messages.billing import DayReport
 from shared.messages.bills import MachineHours
-from spotinference.diagnostics import Finding, note, ok, wrong
+from spotinference.diagnostics import Diagnostic, note, ok, wrong
 from spotinference.doctor.links import Link
 
 DAYS = 7
@@ -32,7 +32,7 @@ def hours(days: Sequence[DayReport]) -> Iterator[Link]:
         yield Link("hours", ok(f"no bill of the last {DAYS} closed days has a charge for a machine's use"))
 
 
-def _judged(name: str, days: Sequence[tuple[str, MachineHours]]) -> Finding:
+def _judged(name: str, days: Sequence[tuple[str, MachineHours]]) -> Diagnostic:
     asleep = [(day, one) for day, one in days if one.asleep > TOLERANCE]
     above = [(day, one) for day, one in days if one.unexplained > TOLERANCE]
     if asleep:

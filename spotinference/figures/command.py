@@ -8,9 +8,9 @@ from rich.table import Table
 from shared.bus.subjects import METER_FIGURES
 from shared.messages.codec import rfc3339
 from shared.messages.meter_figures import Figures, FiguresQuery
-from spotinference.context import Context, ask, suite_options
-from spotinference.figures.view import _lines
-from spotinference.terminal import echo_json, show
+from spotinference.context import Context, request_reply, suite_options
+from spotinference.figures.view import figure_lines
+from spotinference.terminal import echo_json, print_table
 
 DAY = 86400.0
 
@@ -27,7 +27,7 @@ def figures(context: Context, days: int, tier: str | None, model: str | None, by
     dimensions = tuple(part.strip() for part in by.split(",") if part.strip())
     end = (time.time() // DAY + 1) * DAY
     query = FiguresQuery(start=end - days * DAY, end=end, by=dimensions, tier=tier, model=model)
-    found = context.on_bus(lambda bus: ask(bus, METER_FIGURES, query, Figures))
+    found = context.run_with_bus(lambda bus: request_reply(bus, METER_FIGURES, query, Figures))
     if as_json:
         span = {"from": rfc3339(found.start), "to": rfc3339(found.end), "relative_error": found.relative_error}
         rows = [
@@ -38,7 +38,7 @@ def figures(context: Context, days: int, tier: str | None, model: str | None, by
     title = f"{rfc3339(found.start)[:10]}, {days} days" if days > 1 else f"{rfc3339(found.start)[:10]} UTC"
     table = Table(*dimensions, "what", "of", "p50", "p95", "p99", title=title)
     for row in found.rows:
-        for cells in _lines(row):
+        for cells in figure_lines(row):
             table.add_row(*(row.dimensions[d] for d in dimensions), *cells)
         table.add_section()
-    show(table)
+    print_table(table)

@@ -13,7 +13,7 @@ NAMES = {
 MILLISECONDS = ("ttft", "tpot", "overhead")
 
 
-def _lines(row: FiguresRow) -> list[list[str]]:
+def figure_lines(row: FiguresRow) -> list[list[str]]:
     lines = []
     for metric, name in NAMES.items():
         if spread := row.measures.get(metric):
@@ -22,11 +22,11 @@ def _lines(row: FiguresRow) -> list[list[str]]:
             lines.append([name, f"{spread.count:,} requests", *values])
     for name, pace in (("output tokens/s, all", row.output), ("tokens/s, all", row.total)):
         if pace:
-            lines.append([name, f"{pace.minutes:,} minutes", *_paced(pace)])
+            lines.append([name, f"{pace.minutes:,} minutes", *_pace_cells(pace)])
     return lines
 
 
-def _paced(pace: Pace) -> list[str]:
+def _pace_cells(pace: Pace) -> list[str]:
     return [_cell(pace.p50), _cell(pace.p95), f"peak {_cell(pace.peak)}"]
 
 

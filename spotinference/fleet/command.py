@@ -9,8 +9,8 @@ from rich.live import Live
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Bus
 from spotinference.context import Context, suite_options
-from spotinference.fleet.view import Row, unclocked, view
-from spotinference.fleet.watcher import followed
+from spotinference.fleet.view import Row, fleet_table, without_clock_fields
+from spotinference.fleet.watcher import watch_fleet
 from spotinference.terminal import Screen, echo_json
 
 LISTEN_SECONDS = 2.2
@@ -31,43 +31,43 @@ def fleet(context: Context, *, as_json: bool, watch: bool) -> None:
     """The machines: state, phase, ETA, requests in flight."""
     if watch:
         with suppress(KeyboardInterrupt):
-            context.on_bus(_told if as_json else _drawn)
+            context.run_with_bus(_stream_json if as_json else _draw)
         return
-    machines = context.on_bus(_once)
+    machines = context.run_with_bus(_read_once)
     if as_json:
         echo_json({"machines": machines})
     else:
-        Screen().print(view(machines))
+        Screen().print(fleet_table(machines))
 
 
-async def _once(bus: JetStreamBus) -> list[Row]:
-    async with followed(bus) as current:
+async def _read_once(bus: JetStreamBus) -> list[Row]:
+    async with watch_fleet(bus) as current:
         await asyncio.sleep(LISTEN_SECONDS)
-        return current.rows()
+        return current.machine_rows()
 
 
-async def _drawn(bus: JetStreamBus) -> None:
+async def _draw(bus: JetStreamBus) -> None:
     """For ever, on the terminal."""
-    async with followed(bus) as current:
+    async with watch_fleet(bus) as current:
         with Live(auto_refresh=False) as live:
             while True:
-                live.update(view(current.rows(), _doubt(bus)), refresh=True)
-                await current.news(REDRAW_SECONDS)
+                live.update(fleet_table(current.machine_rows(), _stale_note(bus)), refresh=True)
+                await current.wait_for_change(REDRAW_SECONDS)
                 await asyncio.sleep(PAUSE_SECONDS)
 
 
-def _doubt(bus: Bus) -> str:
+def _stale_note(bus: Bus) -> str:
     return "" if bus.connected else "the bus does not answer: this is how the fleet was"
 
 
-async def _told(bus: JetStreamBus) -> None:
+async def _stream_json(bus: JetStreamBus) -> None:
     """For ever, one JSON object a line: the whole fleet, then again at each change of it."""
-    async with followed(bus) as current:
+    async with watch_fleet(bus) as current:
         await asyncio.sleep(LISTEN_SECONDS)
         last: list[Row] | None = None
         while True:
-            machines = current.rows()
-            if unclocked(machines) != last:
-                last = unclocked(machines)
+            machines = current.machine_rows()
+            if without_clock_fields(machines) != last:
+                last = without_clock_fields(machines)
                 echo_json({"machines": machines})
-            await current.news(REDRAW_SECONDS)
+            await current.wait_for_change(REDRAW_SECONDS)

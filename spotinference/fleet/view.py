@@ -11,7 +11,7 @@ from rich.text import Text
 from shared.messages.codec import rfc3339
 from shared.messages.gateway import Activity
 from shared.messages.waker import MachineRecord, MachineState, Phase
-from spotinference.times import span
+from spotinference.times import format_duration
 
 COLOURS: Mapping[MachineState, str] = {
     "asleep": "dim",
@@ -25,7 +25,7 @@ COLOURS: Mapping[MachineState, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Use:
+class MachineUse:
     """What all gateways together do with a machine."""
 
     in_flight: int = 0
@@ -62,29 +62,29 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Since `since`."""
 
 
-CLOCKED = ("eta_seconds", "idle_seconds", "state_seconds")
+CLOCK_FIELDS = ("eta_seconds", "idle_seconds", "state_seconds")
 """What differs from one second to the next though nothing has changed."""
 
 
-def uses_of(activities: Iterable[Activity]) -> dict[str, Use]:
+def sum_use(activities: Iterable[Activity]) -> dict[str, MachineUse]:
     """What the gateways say, each with its newest message, added up per machine."""
-    uses: dict[str, Use] = {}
+    uses: dict[str, MachineUse] = {}
     for activity in activities:
         for machine, part in activity.machines.items():
-            use = uses.get(machine, Use())
-            uses[machine] = Use(
+            use = uses.get(machine, MachineUse())
+            uses[machine] = MachineUse(
                 in_flight=use.in_flight + part.in_flight,
                 last_used_at=max(use.last_used_at, part.last_used_at or 0.0),
             )
     return uses
 
 
-def rows(records: Iterable[MachineRecord], uses: Mapping[str, Use], now: float) -> list[Row]:
+def machine_rows(records: Iterable[MachineRecord], uses: Mapping[str, MachineUse], now: float) -> list[Row]:
     """By the machines' ids. `now` is in Unix seconds."""
-    return [_row(r, uses.get(r.machine, Use()), now) for r in sorted(records, key=lambda r: r.machine)]
+    return [_row(r, uses.get(r.machine, MachineUse()), now) for r in sorted(records, key=lambda r: r.machine)]
 
 
-def _row(record: MachineRecord, use: Use, now: float) -> Row:
+def _row(record: MachineRecord, use: MachineUse, now: float) -> Row:
     idle = record.state == "ready" and use.in_flight == 0
     return Row(
         id=record.machine,
@@ -109,12 +109,12 @@ def _row(record: MachineRecord, use: Use, now: float) -> Row:
     )
 
 
-def unclocked(told: Sequence[Row]) -> list[Row]:
+def without_clock_fields(told: Sequence[Row]) -> list[Row]:
     """The rows without what the clock alone changes: two fleets that are equal so are the same."""
     return [msgspec.structs.replace(row, eta_seconds=None, idle_seconds=None, state_seconds=0) for row in told]
 
 
-def view(told: Sequence[Row], note: str = "") -> Group:
+def fleet_table(told: Sequence[Row], note: str = "") -> Group:
     """A table, then how far each wake is, then what an operator has to see to. `note` stands above."""
     table = Table(
         "machine", "tier", "state", "for", "phase", "eta", "in flight", "idle", "endpoint", box=None, pad_edge=False
@@ -126,11 +126,11 @@ def view(told: Sequence[Row], note: str = "") -> Group:
             Text(row.id),
             Text(row.tier),
             Text(_state(row), COLOURS[row.state]),
-            span(row.state_seconds),
+            format_duration(row.state_seconds),
             row.phase or "",
             _eta(row),
             str(row.in_flight),
-            "" if row.idle_seconds is None else span(row.idle_seconds),
+            "" if row.idle_seconds is None else format_duration(row.idle_seconds),
             Text(row.endpoint or ""),
         )
     above = [Text(note, "bold yellow")] if note else []
@@ -138,7 +138,7 @@ def view(told: Sequence[Row], note: str = "") -> Group:
         *above,
         table if told else Text("no machines on record"),
         *(Text(f"  {row.id}: {row.reason}", "dim") for row in told if row.state == "waking"),
-        *(_trouble(row) for row in told if _ill(row)),
+        *(_attention_line(row) for row in told if _needs_attention(row)),
     )
 
 
@@ -149,13 +149,13 @@ def _state(row: Row) -> str:
 
 def _eta(row: Row) -> str:
     if row.eta_seconds is not None:
-        return span(row.eta_seconds)
+        return format_duration(row.eta_seconds)
     return "?" if row.state == "waking" else ""
 
 
-def _ill(row: Row) -> bool:
+def _needs_attention(row: Row) -> bool:
     return bool(row.alarm) or row.failed_wakes > 0 or row.state in ("broken", "gone")
 
 
-def _trouble(row: Row) -> Text:
+def _attention_line(row: Row) -> Text:
     return Text(f"! {row.id}: {row.alarm or row.reason or row.state}", "bold red")

@@ -5,9 +5,9 @@ import click
 from shared.bus.ports import Bus
 from shared.bus.subjects import METER_GAPS, METER_LOST, METER_RECOUNT
 from shared.messages.meter import DeclareLost, Gaps, GapsQuery, Recounted, RecountQuery
-from spotinference.context import Context, ask, suite_options
-from spotinference.gaps.view import _print, _told
-from spotinference.terminal import Screen, echo_json, say
+from spotinference.context import Context, request_reply, suite_options
+from spotinference.gaps.view import gaps_json, print_gaps
+from spotinference.terminal import Screen, echo_json, print_line
 
 REASONS = ("unreadable", "invalid", "future", "old", "unknown_key", "unknown_source")
 """As `spot_meter_quarantined_total` names them."""
@@ -23,11 +23,11 @@ def gaps() -> None:
 @suite_options
 def list_(context: Context, *, as_json: bool) -> None:
     """What is missing, and what was declared lost."""
-    found = context.on_bus(lambda bus: ask(bus, METER_GAPS, GapsQuery(), Gaps))
+    found = context.run_with_bus(lambda bus: request_reply(bus, METER_GAPS, GapsQuery(), Gaps))
     if as_json:
-        echo_json(_told(found))
+        echo_json(gaps_json(found))
         return
-    _print(found)
+    print_gaps(found)
 
 
 @gaps.command()
@@ -41,11 +41,11 @@ def list_(context: Context, *, as_json: bool) -> None:
 def close(context: Context, *, source: str, first: int, last: int, by: str, reason: str, as_json: bool) -> None:
     """Declare the events FIRST to LAST of SOURCE lost. One that comes after all is counted all the same."""
     order = DeclareLost(source=source, first=first, last=last, by=by, reason=reason)
-    left = context.on_bus(lambda bus: ask(bus, METER_LOST, order, Gaps))
+    left = context.run_with_bus(lambda bus: request_reply(bus, METER_LOST, order, Gaps))
     if as_json:
-        echo_json(_told(left))
+        echo_json(gaps_json(left))
     else:
-        say(f"{source} {first} to {last} is declared lost; gaps that are open: {len(left.open)}")
+        print_line(f"{source} {first} to {last} is declared lost; gaps that are open: {len(left.open)}")
 
 
 @gaps.command()
@@ -57,11 +57,11 @@ def recount(context: Context, *, reason: str | None, as_json: bool) -> None:
 
     Each event counts once. A message from the future counts at the moment when it came. Sealed days take nothing more.
     """
-    sums = context.on_bus(lambda bus: _recount(bus, reason))
+    sums = context.run_with_bus(lambda bus: _recount(bus, reason))
     if as_json:
         echo_json(sums)
     else:
-        say(
+        print_line(
             f"{sums['counted']:,} events are counted now, {sums['repeated']:,} were in the ledger already, "
             f"{sums['left']:,} cannot be counted: spotinference gaps list"
         )
@@ -72,7 +72,7 @@ async def _recount(bus: Bus, reason: str | None) -> dict[str, int]:
     after: str | None = ""
     with Screen(stderr=True).status("counting again") as status:
         while after is not None:
-            page = await ask(bus, METER_RECOUNT, RecountQuery(reason=reason, after=after), Recounted)
+            page = await request_reply(bus, METER_RECOUNT, RecountQuery(reason=reason, after=after), Recounted)
             sums = {name: count + getattr(page, name) for name, count in sums.items()}
             status.update(f"counting again: {sums['counted']:,} counted, {sums['left']:,} left")
             after = page.next

@@ -3,14 +3,17 @@
 import click
 
 from spotinference.context import Context, suite_options
-from spotinference.waker_commands import _bound, _give, _json, _waits
+from spotinference.waker_commands import json_option, send_command, wait_limit, wait_options
 
 
 @click.command()
 @click.argument("machine")
-@_waits
-@_json
+@wait_options
+@json_option
 @suite_options
 def hibernate(context: Context, machine: str, timeout: float | None, *, wait: bool, as_json: bool) -> None:
-    """Drain MACHINE and put it to sleep. It withdraws an earlier `wake`; the next request may wake it again."""
-    _give(context, "hibernate", machine, _bound(timeout, wait=wait), as_json=as_json)
+    """Drain MACHINE and put it to sleep.
+
+    This also ends the effect of an earlier `wake`. The next request may wake the machine again.
+    """
+    send_command(context, "hibernate", machine, wait_limit(timeout, wait=wait), as_json=as_json)

@@ -1,4 +1,4 @@
-"""`spotinference invoice`: providers' files into the books, what is payable, and whether they tie."""
+"""The command `invoice`."""
 
 import sys
 from decimal import Decimal, InvalidOperation
@@ -10,32 +10,38 @@ from services.billing.adapters.file_sources import place
 from shared.bus.subjects import BILLING_INVOICES, BILLING_PAYABLE
 from shared.errors import Misconfigured
 from shared.messages.invoices import Invoices, InvoicesQuery, PayableNote
-from spotinference.context import Context, ask, fail, suite_options
-from spotinference.invoice.importer import deliver
+from spotinference.context import Context, exit_with_error, request_reply, suite_options
+from spotinference.invoice.importer import import_deliveries
 from spotinference.invoice.view import (
     bill_name,
     imported_lines,
     imported_table,
-    refused_lines,
+    rejection_lines,
     sources_table,
     standings_table,
     warning_lines,
 )
-from spotinference.terminal import echo_json, progress, say, show
+from spotinference.terminal import echo_json, print_line, print_table, progress
 
 
 @click.group()
 def invoice() -> None:
-    """Provider invoices."""
+    """Import provider invoices and reconcile them."""
 
 
 @invoice.command("import")
 @click.argument("where", metavar="FILE|FOLDER|s3://BUCKET/PREFIX")
-@click.option("--source", required=True, help="Who delivered it: a later delivery of the source replaces this one.")
-@click.option("--parts", is_flag=True, help="The files are parts of one snapshot, though they share charges.")
-@click.option("--round", "rounds", is_flag=True, help="Round billed costs with more than 12 decimals, half to even.")
-@click.option("--region", help="Of the S3 bucket. [by boto3's usual chain]")
-@click.option("--endpoint-url", help="Of another S3 than AWS's.")
+@click.option(
+    "--source",
+    required=True,
+    help="Name of the provider's export. A later delivery of the same source replaces this one.",
+)
+@click.option("--parts", is_flag=True, help="Treat the files as parts of one snapshot, even if they share charges.")
+@click.option(
+    "--round", "rounds", is_flag=True, help="Round billed costs that have more than 12 decimals, half to even."
+)
+@click.option("--region", help="Region of the S3 bucket.  [default: as boto3 finds it]")
+@click.option("--endpoint-url", help="Endpoint of an S3-compatible service other than AWS.")
 @suite_options
 def import_(
     context: Context,
@@ -47,36 +53,40 @@ def import_(
     region: str | None,
     endpoint_url: str | None,
 ) -> None:
-    """Read FOCUS, CUR 2.0 or date,resource,cost,currency (CSV, gzip, Parquet).
+    """Import FOCUS, CUR 2.0 or date,resource,cost,currency files (CSV, gzip or Parquet).
 
-    Of a folder with the manifests of AWS or Azure the newest files that they list are read, one delivery for each
-    period; of any other folder all files, as one delivery. A delivery counts whole, or not at all: then the exit
-    status is 1.
+    If a folder has AWS or Azure manifests, the newest files that they list are imported, one delivery per billing
+    period. From any other folder, all files are imported as one delivery. A delivery is imported completely or not at
+    all; if one is rejected, the exit status is 1.
     """
-    lies = place(where, region=region, endpoint_url=endpoint_url)
-    with progress(where) as tell:
+    files = place(where, region=region, endpoint_url=endpoint_url)
+    with progress(where) as on_progress:
         try:
-            answers = context.on_bus(lambda bus: deliver(bus, lies, source, tell, parts=parts, rounds=rounds))
+            answers = context.run_with_bus(
+                lambda bus: import_deliveries(bus, files, source, on_progress, parts=parts, rounds=rounds)
+            )
         except KeyboardInterrupt:
-            fail("interrupted: billing may finish an import that it has begun; `spotinference invoice list` shows it")
+            exit_with_error(
+                "interrupted: billing may still finish the import; `spotinference invoice list` shows whether it did"
+            )
     for answer in answers:
         for line in imported_lines(answer):
-            say(line)
-        for line in (*warning_lines(answer), *refused_lines(answer)):
-            say(line, err=True)
+            print_line(line)
+        for line in (*warning_lines(answer), *rejection_lines(answer)):
+            print_line(line, err=True)
     if answers[-1].refusals:
-        nothing = "nothing was imported" if len(answers) == 1 else "nothing of this delivery was imported"
-        say(f"spotinference: {nothing}; every figure is as it was", err=True)
+        what = "nothing" if len(answers) == 1 else "nothing of this delivery"
+        print_line(f"spotinference: {what} was imported and no figure has changed", err=True)
         sys.exit(1)
 
 
 @invoice.command(context_settings={"ignore_unknown_options": True})  # a credit's amount begins like an option
 @click.argument("words", metavar="[INVOICE] AMOUNT", nargs=-1, required=True)
-@click.option("--source", required=True, help="Who delivers the charges.")
-@click.option("--period", metavar="YYYY-MM", help="In place of INVOICE: the month's charges that name no invoice.")
-@click.option("--issuer", help="Where several issuers have an invoice of this number, or charges without one.")
-@click.option("--account", help="With --period: where several accounts have such charges.")
-@click.option("--voids", metavar="OTHER", help="The invoice that this one replaces: its charges no longer count.")
+@click.option("--source", required=True, help="Source of the charges.")
+@click.option("--period", metavar="YYYY-MM", help="Instead of INVOICE: the month's charges that name no invoice.")
+@click.option("--issuer", help="Issuer, if several issuers have an invoice with this number or charges without one.")
+@click.option("--account", help="With --period: account, if several accounts have such charges.")
+@click.option("--voids", metavar="OTHER", help="Invoice that this one replaces. Its charges no longer count.")
 @suite_options
 def payable(
     context: Context,
@@ -88,9 +98,9 @@ def payable(
     account: str | None,
     voids: str | None,
 ) -> None:
-    """Note what is to be paid, in the charges' own currency: of an invoice, or for a month's charges without one.
+    """Record the amount to pay, in the currency of the charges: of an invoice, or of a month's charges without one.
 
-    A later note of the same replaces this one.
+    A later amount for the same invoice or month replaces this one.
     """
     *invoice_ids, amount = words
     if len(invoice_ids) != (period is None):
@@ -112,16 +122,20 @@ def payable(
         )
     except ValueError as error:
         raise Misconfigured(f"AMOUNT: {error}") from None
-    invoices = context.on_bus(lambda bus: ask(bus, BILLING_PAYABLE, note, Invoices))
-    wanted = (None,) if period else (invoice_id, voids)
-    show(standings_table([one for one in invoices.standings if one.source == source and one.invoice_id in wanted]))
+    invoices = context.run_with_bus(lambda bus: request_reply(bus, BILLING_PAYABLE, note, Invoices))
+    invoice_ids_shown = (None,) if period else (invoice_id, voids)
+    print_table(
+        standings_table(
+            [one for one in invoices.standings if one.source == source and one.invoice_id in invoice_ids_shown]
+        )
+    )
 
 
 @invoice.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @suite_options
 def list_(context: Context, *, as_json: bool) -> None:
-    """What was imported, the newest first; only what is active counts. And how the configured sources stand."""
+    """List the imports, newest first, and the state of the configured sources. Only active imports count."""
     invoices = _invoices(context)
     if as_json:
         echo_json(
@@ -132,29 +146,29 @@ def list_(context: Context, *, as_json: bool) -> None:
             }
         )
         return
-    show(imported_table(invoices.imported))
+    print_table(imported_table(invoices.imported))
     if invoices.left_out:
-        say(f"and {invoices.left_out:,} older ones that no longer count")
+        print_line(f"{invoices.left_out:,} older imports, which no longer count, are not shown")
     if invoices.sources:
-        say()
-        show(sources_table(invoices.sources))
+        print_line()
+        print_table(sources_table(invoices.sources))
 
 
 @invoice.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @suite_options
 def check(context: Context, *, as_json: bool) -> None:
-    """Whether each invoice's charges tie to what is payable, to 0.01. Exit status 1 where one differs."""
+    """Compare each invoice's charges with the amount to pay. If they differ by more than 0.01, exit with status 1."""
     standings = _invoices(context).standings
     wrong = [standing for standing in standings if standing.state == "differs"]
     if as_json:
         echo_json({"ties": not wrong, "invoices": [msgspec.to_builtins(one) for one in standings]})
     else:
-        show(standings_table(standings))
+        print_table(standings_table(standings))
         for one in wrong:
-            say(
-                f"spotinference: {one.issuer}, {bill_name(one)}: its charges are {one.billed} {one.currency}, "
-                f"payable are {one.payable}: import its newest file, or correct the amount",
+            print_line(
+                f"spotinference: {one.issuer}, {bill_name(one)}: the charges are {one.billed} {one.currency}, "
+                f"the amount to pay is {one.payable}: import the newest file, or correct the amount",
                 err=True,
             )
     if wrong:
@@ -162,4 +176,4 @@ def check(context: Context, *, as_json: bool) -> None:
 
 
 def _invoices(context: Context) -> Invoices:
-    return context.on_bus(lambda bus: ask(bus, BILLING_INVOICES, InvoicesQuery(), Invoices))
+    return context.run_with_bus(lambda bus: request_reply(bus, BILLING_INVOICES, InvoicesQuery(), Invoices))

@@ -1,4 +1,4 @@
-"""Imports and invoices as text and tables."""
+"""Imports and invoices as lines and tables."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -10,9 +10,9 @@ from shared.messages.invoices import ImportAnswer, Imported, InvoiceStanding, So
 
 
 def imported_lines(answer: ImportAnswer) -> Iterator[str]:
-    """What one delivery brought."""
+    """Describe what an import added."""
     for snapshot in answer.snapshots:
-        replaced = "  (replaces the one before)" if snapshot.replaced else ""
+        replaced = "  (replaces the previous one)" if snapshot.replaced else ""
         yield (
             f"{snapshot.period_start[:10]} to {snapshot.period_end[:10]}  {snapshot.issuer}  "
             f"account {snapshot.account}  {snapshot.rows} rows  {snapshot.billed} {snapshot.currency}"
@@ -23,14 +23,14 @@ def imported_lines(answer: ImportAnswer) -> Iterator[str]:
 
 
 def warning_lines(answer: ImportAnswer) -> Iterator[str]:
-    """What looks wrong about it, and counts all the same."""
+    """Describe what looks wrong in an import that counts nevertheless."""
     for one in answer.snapshots:
         for warning in one.warnings:
             yield f"warning: {one.issuer}, account {one.account}, {one.period_start[:7]}: {warning}"
 
 
-def refused_lines(answer: ImportAnswer) -> Iterator[str]:
-    """Why it brought nothing."""
+def rejection_lines(answer: ImportAnswer) -> Iterator[str]:
+    """Say why an import was rejected."""
     for refusal in answer.refusals:
         place = f"{refusal.file}:{refusal.line}" if refusal.line else refusal.file
         column = f" {refusal.column}:" if refusal.column else ""
@@ -39,7 +39,17 @@ def refused_lines(answer: ImportAnswer) -> Iterator[str]:
 
 def imported_table(imported: Sequence[Imported]) -> Table:
     table = Table(
-        "source", "issuer", "account", "period", "rows", "billed", "", "counts", "files", box=None, pad_edge=False
+        "source",
+        "issuer",
+        "account",
+        "period",
+        "rows",
+        "billed",
+        "currency",
+        "counts",
+        "files",
+        box=None,
+        pad_edge=False,
     )
     for column in (4, 5):
         table.columns[column].justify = "right"
@@ -56,16 +66,18 @@ def imported_table(imported: Sequence[Imported]) -> Table:
 
 
 def _rounded(residue: Decimal | None) -> str:
-    """How much more was delivered than counts."""
+    """Say how much the delivered amount exceeds the rounded one."""
     return "" if residue is None else f", rounded (residue {residue:f})"
 
 
 def sources_table(sources: Sequence[SourceState]) -> Table:
-    """The configured sources: when billing last found all of one in order, and what it could not import."""
-    table = Table("source", "fetched from", "last look", "last good look", "deliveries", "", box=None, pad_edge=False)
+    """List the configured sources: when billing last checked each, when all was well, and what it could not import."""
+    table = Table(
+        "source", "fetched from", "last check", "last success", "deliveries", "problem", box=None, pad_edge=False
+    )
     for one in sources:
-        refused = "; ".join(one.reasons)
-        since = "" if one.refused_at is None else f"REFUSED since {_moment(one.refused_at)}: {refused}"
+        reasons = "; ".join(one.reasons)
+        since = "" if one.refused_at is None else f"REJECTED since {_moment(one.refused_at)}: {reasons}"
         cells = (_moment(one.looked_at), _moment(one.good_at), str(one.deliveries))
         table.add_row(one.name, one.url, *cells, since if one.reasons else "")
     return table
@@ -76,12 +88,16 @@ def _moment(at: float | None) -> str:
 
 
 def bill_name(one: InvoiceStanding) -> str:
-    """What an operator calls it."""
-    return f"invoice {one.invoice_id}" if one.invoice_id else f"charges without a number of account {one.account}"
+    """Name an invoice, or charges that have none."""
+    return (
+        f"invoice {one.invoice_id}" if one.invoice_id else f"charges without an invoice number, account {one.account}"
+    )
 
 
 def standings_table(standings: Sequence[InvoiceStanding]) -> Table:
-    table = Table("period", "issuer", "invoice", "charges", "payable", "rounding", "", "", box=None, pad_edge=False)
+    table = Table(
+        "period", "issuer", "invoice", "charges", "to pay", "rounding", "currency", "state", box=None, pad_edge=False
+    )
     for column in (3, 4, 5):
         table.columns[column].justify = "right"
     for one in standings:
@@ -99,8 +115,8 @@ def standings_table(standings: Sequence[InvoiceStanding]) -> Table:
 
 
 _WORDS = {
-    "open": "open: no payable amount noted",
+    "open": "open: no amount to pay recorded",
     "ties": "ties",
     "differs": "DIFFERS",
-    "voided": "voided: counts no more",
+    "voided": "voided: no longer counts",
 }

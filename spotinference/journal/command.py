@@ -13,9 +13,9 @@ from shared.bus.subjects import journal as journal_of
 from shared.bus.topology import FLEET_JOURNAL
 from shared.config.values import Duration
 from spotinference.context import Context, suite_options
-from spotinference.journal.follower import ALL, decoded, follow_journal
-from spotinference.journal.view import _tell, _tell_json
-from spotinference.keys.store import key_names
+from spotinference.journal.follower import ALL_SUBJECTS, decode_entries, follow_journal
+from spotinference.journal.view import print_json, print_text
+from spotinference.keys.store import read_key_names
 
 
 class Moment(click.ParamType[float]):
@@ -47,25 +47,25 @@ def journal(
     context: Context, *, machine: str | None, since: float | None, limit: int | None, follow: bool, as_json: bool
 ) -> None:
     """Every transition, phase, provider call and order, and each turn of a budget gate, the oldest first."""
-    subject = journal_of(machine) if machine else ALL
-    tell = _tell_json if as_json else _tell
+    subject = journal_of(machine) if machine else ALL_SUBJECTS
+    tell = print_json if as_json else print_text
     names: dict[str, str] = {}
 
     async def read(bus: Bus) -> Sequence[Received]:
-        names.update(await key_names(bus))
+        names.update(await read_key_names(bus))
         return await bus.read(FLEET_JOURNAL, subject)
 
     async def go_on(bus: Bus) -> None:
-        names.update(await key_names(bus))  # a key made later stands there by its id
+        names.update(await read_key_names(bus))  # a key made later stands there by its id
         await follow_journal(bus, subject, told, limit)
 
     def told(found: Iterable[Received], limit: int | None = None) -> None:
-        entries = (entry for entry in decoded(found) if since is None or entry.at >= since)
+        entries = (entry for entry in decode_entries(found) if since is None or entry.at >= since)
         for entry in entries if limit is None else deque(entries, limit):
             tell(entry, names)
 
     if follow:
         with suppress(KeyboardInterrupt):
-            context.on_bus(go_on)
+            context.run_with_bus(go_on)
     else:
-        told(context.on_bus(read), limit)
+        told(context.run_with_bus(read), limit)

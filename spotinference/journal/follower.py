@@ -11,40 +11,40 @@ from shared.bus.topology import FLEET, FLEET_JOURNAL
 from shared.errors import BusUnavailable
 from shared.messages.budget import Journalled
 from shared.messages.codec import Decoder, Unreadable
-from spotinference.terminal import say
+from spotinference.terminal import print_line
 
-ALL = FLEET_JOURNAL.subjects[0]
-QUEUED = 1000
+ALL_SUBJECTS = FLEET_JOURNAL.subjects[0]
+QUEUE_LIMIT = 1000
 """Entries heard and not told yet; at the bound they are let go, and the journal itself is read again."""
-REMEMBERED = 2 * QUEUED
+RECENT_LIMIT = 2 * QUEUE_LIMIT
 """Entries told last: what the bus says twice is told once."""
 RETRY_SECONDS = 1.0
 _decoder: Decoder[Journalled] = Decoder(Journalled)
 
 
-async def journal_entries(bus: JetStreamBus) -> list[Journalled]:
+async def read_journal(bus: JetStreamBus) -> list[Journalled]:
     """The whole journal, the oldest first."""
-    return list(decoded(await bus.read(FLEET_JOURNAL)))
+    return list(decode_entries(await bus.read(FLEET_JOURNAL)))
 
 
-def decoded(found: Iterable[Received]) -> Iterator[Journalled]:
+def decode_entries(found: Iterable[Received]) -> Iterator[Journalled]:
     """What can be read of it; a word on standard error for what cannot, which a newer waker may have written."""
     for received in found:
         try:
             entry = _decoder.decode(received.data)
         except Unreadable as error:
-            say(f"spotinference: unreadable entry under {received.subject}: {error}", err=True)
+            print_line(f"spotinference: unreadable entry under {received.subject}: {error}", err=True)
         else:
             yield entry
 
 
-class Tell(Protocol):
+class EntrySink(Protocol):
     def __call__(self, found: Iterable[Received], limit: int | None = None) -> None: ...
 
 
-async def follow_journal(bus: Bus, subject: str, tell: Tell, limit: int | None) -> None:
+async def follow_journal(bus: Bus, subject: str, tell: EntrySink, limit: int | None) -> None:
     """For ever; `limit` is for what there is already."""
-    tail = Tail()
+    tail = JournalTail()
     listening = await bus.subscribe(subject, tail.on_entry)
     watching = await bus.watch(FLEET, tail.on_event)
     try:
@@ -59,15 +59,15 @@ async def follow_journal(bus: Bus, subject: str, tell: Tell, limit: int | None) 
                     tail.fall_behind()
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
-                tell(tail.unseen(whole), limit)
+                tell(tail.new_in(whole), limit)
                 limit = None
-            tell(tail.taken())
+            tell(tail.take_queued())
     finally:
         await watching.stop()
         await listening.stop()
 
 
-class Tail:
+class JournalTail:
     """The end of a journal that goes on. `behind`: it has to be read, since entries may have passed unheard.
 
     A connection that was lost has missed some: a watch, of whatever bucket, begins again with each connection.
@@ -77,10 +77,10 @@ class Tail:
         self.news = asyncio.Event()
         self.behind = False
         self._queue: deque[Received] = deque()
-        self._told: deque[bytes] = deque(maxlen=REMEMBERED)
+        self._recent: deque[bytes] = deque(maxlen=RECENT_LIMIT)
 
     async def on_entry(self, received: Received) -> None:
-        if len(self._queue) == QUEUED:
+        if len(self._queue) == QUEUE_LIMIT:
             self._queue.clear()
             self.behind = True
         self._queue.append(received)
@@ -94,19 +94,19 @@ class Tail:
         self.behind = True
         self.news.set()
 
-    def unseen(self, whole: Sequence[Received]) -> Sequence[Received]:
+    def new_in(self, whole: Sequence[Received]) -> Sequence[Received]:
         """What the journal has behind all that was told; the whole of it where that is not in it."""
-        told = set(self._told)
+        told = set(self._recent)
         place = next((n for n in range(len(whole), 0, -1) if whole[n - 1].data in told), 0)
-        self._told.extend(received.data for received in whole[place:])
+        self._recent.extend(received.data for received in whole[place:])
         return whole[place:]
 
-    def taken(self) -> list[Received]:
+    def take_queued(self) -> list[Received]:
         """What was heard and not told yet."""
         found = []
         while self._queue:
             received = self._queue.popleft()
-            if received.data not in self._told:
-                self._told.append(received.data)
+            if received.data not in self._recent:
+                self._recent.append(received.data)
                 found.append(received)
         return found

@@ -6,23 +6,23 @@ from shared.key_names import key_label
 from shared.messages.budget import GateTurned, Journalled
 from shared.messages.codec import rfc3339
 from shared.messages.waker import CommandIssued, PhaseEnded, ProviderCall, Transition
-from spotinference.terminal import echo_json, say
+from spotinference.terminal import echo_json, print_line
 
-Names = Mapping[str, str]
+KeyNames = Mapping[str, str]
 """Of keys, by id."""
 
 
-def _tell_json(entry: Journalled, names: Names) -> None:
+def print_json(entry: Journalled, names: KeyNames) -> None:
     whose = {} if isinstance(entry, GateTurned) else {"machine": entry.machine}
-    echo_json({"at": rfc3339(entry.at)} | whose | _facts(entry, names))
+    echo_json({"at": rfc3339(entry.at)} | whose | entry_fields(entry, names))
 
 
-def _tell(entry: Journalled, names: Names) -> None:
+def print_text(entry: Journalled, names: KeyNames) -> None:
     whose = f"budget {entry.scope}" if isinstance(entry, GateTurned) else entry.machine
-    say(f"{rfc3339(entry.at)}  {whose:<16}  {_words(entry, names)}")
+    print_line(f"{rfc3339(entry.at)}  {whose:<16}  {describe(entry, names)}")
 
 
-def _facts(entry: Journalled, names: Names) -> dict[str, object]:
+def entry_fields(entry: Journalled, names: KeyNames) -> dict[str, object]:
     match entry:
         case GateTurned():
             told = {name: getattr(entry, name) for name in ("scope", "open", "reason", "spend", "limit")}
@@ -41,7 +41,7 @@ def _facts(entry: Journalled, names: Names) -> dict[str, object]:
             return {"kind": "order", "order": entry.order, "by": entry.by}
 
 
-def _words(entry: Journalled, names: Names) -> str:
+def describe(entry: Journalled, names: KeyNames) -> str:
     match entry:
         case GateTurned():
             state = f"closed, {entry.reason}" if not entry.open else "open, warning" if entry.warning else "open"
@@ -49,7 +49,7 @@ def _words(entry: Journalled, names: Names) -> str:
             said = f"; said {entry.by}: {entry.why}" if entry.by else ""
             return f"{state}: {spent} of {entry.limit}{said}"
         case Transition():
-            return f"{entry.from_state or '·'} → {entry.to_state}: {entry.reason}{_for_key(entry, names)}"
+            return f"{entry.from_state or '·'} → {entry.to_state}: {entry.reason}{_caused_by(entry, names)}"
         case ProviderCall():
             code = f" {entry.code}" if entry.code else ""
             return f"{entry.call} {entry.outcome}{code} ({entry.seconds:.3f} s)"
@@ -59,7 +59,7 @@ def _words(entry: Journalled, names: Names) -> str:
             return f"{entry.order}, said {entry.by}"
 
 
-def _for_key(entry: Transition, names: Names) -> str:
+def _caused_by(entry: Transition, names: KeyNames) -> str:
     """Of a wake, whose request caused it."""
     if entry.to_state != "waking" or entry.key_id is None:
         return ""

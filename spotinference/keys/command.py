@@ -13,10 +13,10 @@ from shared.bus.topology import KEYS
 from shared.config.values import Money
 from shared.errors import Misconfigured
 from shared.messages.codec import encode, rfc3339
-from spotinference.context import Context, fail, suite_options
-from spotinference.keys.store import _records, mint, nobody
-from spotinference.keys.view import LIMITS, _limits, _state
-from spotinference.terminal import echo_json, say, show
+from spotinference.context import Context, exit_with_error, suite_options
+from spotinference.keys.store import create_key, read_keys, unknown_key_message
+from spotinference.keys.view import LIMITS, format_limits, key_state
+from spotinference.terminal import echo_json, print_line, print_table
 
 POSITIVE = click.IntRange(min=1)
 MOST_WAKES = 1000
@@ -73,14 +73,14 @@ def create(
             raise Misconfigured(f"--models: no [[model]] is named {model!r}")
     ends = None if expires is None else _moment(expires)
     cost = None if wake_cost_per_day is None else _amount("--wake-cost-per-day", wake_cost_per_day)
-    key_id, secret = context.on_bus(
-        lambda bus: mint(bus, name=name, models=allowed, expires_at=ends, wake_cost_per_day=cost, **limits)
+    key_id, secret = context.run_with_bus(
+        lambda bus: create_key(bus, name=name, models=allowed, expires_at=ends, wake_cost_per_day=cost, **limits)
     )
     if as_json:
         echo_json({"id": key_id, "key": secret})
     else:
         for line in (f"id   {key_id}", f"key  {secret}", "", "It is not stored and cannot be shown again."):
-            say(line)
+            print_line(line)
 
 
 @keys.command("list")
@@ -88,13 +88,13 @@ def create(
 @suite_options
 def list_keys(context: Context, *, as_json: bool) -> None:
     """All keys, the oldest first; no secrets."""
-    found = sorted((record for _, record, _ in context.on_bus(_records)), key=lambda record: record.created_at)
+    found = sorted((record for _, record, _ in context.run_with_bus(read_keys)), key=lambda record: record.created_at)
     if as_json:
         rows = [
             {
                 "id": r.id,
                 "name": r.name,
-                "state": _state(r),
+                "state": key_state(r),
                 "models": r.models,
                 **{limit: getattr(r, limit) for limit in LIMITS},
                 "created_at": rfc3339(r.created_at),
@@ -108,8 +108,8 @@ def list_keys(context: Context, *, as_json: bool) -> None:
     for r in found:
         expires = "never" if r.expires_at is None else rfc3339(r.expires_at)
         models = "all" if r.models is None else ", ".join(r.models)
-        table.add_row(r.id, r.name, _state(r), models, _limits(r), expires)
-    show(table)
+        table.add_row(r.id, r.name, key_state(r), models, format_limits(r), expires)
+    print_table(table)
 
 
 @keys.command()
@@ -119,7 +119,7 @@ def revoke(context: Context, key_id: str) -> None:
     """End a key; gateways refuse it within a second."""
 
     async def work(bus: JetStreamBus) -> bool:
-        for name, record, revision in await _records(bus):
+        for name, record, revision in await read_keys(bus):
             if record.id == key_id:
                 if record.revoked_at is None:
                     ended = msgspec.structs.replace(record, revoked_at=time.time())
@@ -127,9 +127,9 @@ def revoke(context: Context, key_id: str) -> None:
                 return True
         return False
 
-    if not context.on_bus(work):
-        fail(nobody(key_id))
-    say(f"revoked {key_id}")
+    if not context.run_with_bus(work):
+        exit_with_error(unknown_key_message(key_id))
+    print_line(f"revoked {key_id}")
 
 
 def _amount(option: str, text: str) -> Decimal:

@@ -13,7 +13,7 @@ from shared.messages.keys import KeyRecord, digest
 from spotinference.bucket_reader import read_bucket
 
 
-async def mint(
+async def create_key(
     bus: Bus,
     *,
     name: str,
@@ -46,23 +46,23 @@ async def mint(
     return record.id, secret
 
 
-def nobody(key_id: str) -> str:
+def unknown_key_message(key_id: str) -> str:
     """What to say of an id that no key has."""
     return f"no key has the id {key_id!r}: `spotinference keys list` shows them"
 
 
-async def ids_of(bus: Bus, key: str) -> list[str]:
+async def find_key_ids(bus: Bus, key: str) -> list[str]:
     """Return `key` itself where it is a key's id, else the ids of the keys with this name; revoked ones included."""
-    records = [record for _, record, _ in await _records(bus)]
+    records = [record for _, record, _ in await read_keys(bus)]
     if any(record.id == key for record in records):
         return [key]
     return sorted(record.id for record in records if record.name == key)
 
 
-async def key_names(bus: Bus) -> dict[str, str]:
+async def read_key_names(bus: Bus) -> dict[str, str]:
     """Names by id, of all keys that there are."""
-    return names_by_key_id(record for _, record, _ in await _records(bus))
+    return names_by_key_id(record for _, record, _ in await read_keys(bus))
 
 
-async def _records(bus: Bus) -> list[tuple[str, KeyRecord, int]]:
+async def read_keys(bus: Bus) -> list[tuple[str, KeyRecord, int]]:
     return [(key, record, revision) for key, (record, revision) in (await read_bucket(bus, KEYS, KeyRecord)).items()]

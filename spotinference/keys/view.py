@@ -15,12 +15,12 @@ LIMITS = {
 """Fields of a key's record that bound it, and what they count. Absent: unlimited, and of wakes as `[gateway]` says."""
 
 
-def _state(record: KeyRecord) -> str:
+def key_state(record: KeyRecord) -> str:
     if record.revoked_at is not None:
         return "revoked"
     return "usable" if record.usable(time.time()) else "expired"
 
 
-def _limits(record: KeyRecord) -> str:
+def format_limits(record: KeyRecord) -> str:
     told = [f"{limit} {counts}" for field, counts in LIMITS.items() if (limit := getattr(record, field)) is not None]
     return "\n".join(told) or "none"

@@ -8,8 +8,8 @@ from rich.progress import Progress
 from shared.bus.ports import Bus
 from shared.bus.subjects import METER_REREAD
 from shared.messages.meter import Reread, RereadQuery
-from spotinference.context import Context, ask, suite_options
-from spotinference.terminal import Screen, echo_json, say
+from spotinference.context import Context, request_reply, suite_options
+from spotinference.terminal import Screen, echo_json, print_line
 
 LAST = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
 """The bus counts nanoseconds in 64 bits, which end in 2262."""
@@ -31,11 +31,11 @@ def reread(context: Context, *, since: str, as_json: bool) -> None:
     The meter does this by itself when its ledger was restored from an older copy.
     """
     moment = _moment(since)
-    sums = context.on_bus(lambda bus: _reread(bus, moment))
+    sums = context.run_with_bus(lambda bus: _reread(bus, moment))
     if as_json:
         echo_json({"since": since, **sums})
     else:
-        say(
+        print_line(
             f"read {sums['read']:,} messages again: {sums['counted']:,} were missing and are counted now, "
             f"{sums['repeated']:,} were in the ledger, {sums['quarantined']:,} cannot be counted"
         )
@@ -46,7 +46,7 @@ async def _reread(bus: Bus, since: float) -> dict[str, int]:
     console = Screen(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading the stream", total=None)
-        page = await ask(bus, METER_REREAD, RereadQuery(since=since), Reread)
+        page = await request_reply(bus, METER_REREAD, RereadQuery(since=since), Reread)
         first, end = page.last - page.read, page.end
         while True:
             for name in SUMS:
@@ -54,7 +54,7 @@ async def _reread(bus: Bus, since: float) -> dict[str, int]:
             bar.update(task, total=max(1, end - first), completed=page.last - first)
             if page.last >= end:
                 return sums
-            page = await ask(bus, METER_REREAD, RereadQuery(since=since, after=page.last), Reread)
+            page = await request_reply(bus, METER_REREAD, RereadQuery(since=since, after=page.last), Reread)
 
 
 def _moment(text: str) -> float:

@@ -15,12 +15,12 @@ from shared.config.sections import Config
 from shared.errors import BusUnavailable, Misconfigured
 from shared.messages.codec import Unreadable, decode
 from shared.messages.waker import TierMemory
-from spotinference.context import Context, fail, suite_options
+from spotinference.context import Context, exit_with_error, suite_options
 from spotinference.plan.policies import WakeFrom, plan_of
 from spotinference.plan.replay import Span
 from spotinference.plan.traffic import DAY, Requests, by_tier, days_of, from_ledger, from_trace, traffic, within
 from spotinference.plan.view import fields, show_plans
-from spotinference.terminal import echo_json, say
+from spotinference.terminal import echo_json, print_line
 
 LEDGER_DAYS = 28
 """That are asked of the ledger when no first day is named."""
@@ -90,9 +90,9 @@ def plan(
     else:
         now = time.time()
         since, until = (now - LEDGER_DAYS * DAY) // DAY * DAY if first is None else first, min(until, now)
-        requests, wakes = context.on_bus(lambda bus: _recorded(bus, config, (since, until)))
+        requests, wakes = context.run_with_bus(lambda bus: _recorded(bus, config, (since, until)))
     if not requests:
-        fail(f"no request is in {trace or 'the ledger'} in these days: there is nothing to replay")
+        exit_with_error(f"no request is in {trace or 'the ledger'} in these days: there is nothing to replay")
     days = days_of(requests)
     span = (days[0] if first is None else first, min(until, days[1]) if last is None else until)
     served, unknown = by_tier(requests, config)
@@ -103,7 +103,7 @@ def plan(
     ]
     if not plans:
         whose = "any tier" if only is None else f"tier {only!r}: it is the first of no lineup that was asked for"
-        fail(f"none of the {sum(map(len, requests.values())):,} requests is for {whose}")
+        exit_with_error(f"none of the {sum(map(len, requests.values())):,} requests is for {whose}")
     source = "ledger" if trace is None else str(trace)
     if as_json:
         echo_json(fields(plans, source, span, unknown))
@@ -124,14 +124,14 @@ async def _measured(bus: Bus, config: Config) -> Wakes:
             try:
                 found[tier] = decode(entry.value, TierMemory).wakes
             except Unreadable as error:
-                say(f"spotinference: what is remembered of tier {tier} cannot be read: {error}", err=True)
+                print_line(f"spotinference: what is remembered of tier {tier} cannot be read: {error}", err=True)
     return found
 
 
 def _measured_if_any(context: Context, config: Config) -> Wakes:
     """A trace can be replayed where no suite runs."""
     try:
-        return context.on_bus(lambda bus: _measured(bus, config))
+        return context.run_with_bus(lambda bus: _measured(bus, config))
     except (BusUnavailable, Misconfigured):
         return {}
 

@@ -15,7 +15,7 @@ from shared.bus.subjects import METER_HISTORY
 from shared.config.sections import Config
 from shared.errors import Misconfigured
 from shared.messages.meter import History, HistoryQuery
-from spotinference.context import ask
+from spotinference.context import request_reply
 from spotinference.plan.replay import Span, Traffic
 
 COLUMNS = ("time", "model", "tokens")
@@ -110,7 +110,7 @@ async def from_ledger(bus: Bus, span: Span) -> Requests:
 
 async def _pages(bus: Bus, query: HistoryQuery) -> AsyncIterator[History]:
     while True:
-        page = await ask(bus, METER_HISTORY, query, History)
+        page = await request_reply(bus, METER_HISTORY, query, History)
         yield page
         if page.next is None:
             return

@@ -9,7 +9,7 @@ from rich.table import Table
 from shared.messages.codec import rfc3339
 from spotinference.plan.policies import Row, TierPlan, WakeFrom
 from spotinference.plan.replay import Span
-from spotinference.terminal import Screen, show
+from spotinference.terminal import Screen, print_table
 
 WORDS: Mapping[WakeFrom, str] = {
     "measured": "the median of the last ones",
@@ -69,7 +69,7 @@ def show_plans(plans: Sequence[TierPlan], source: str, span: Span, unknown: Mapp
     console = Screen()
     console.print(f"{source}, {_minute(span[0])} to {_minute(span[1])} UTC")
     for plan in plans:
-        show(_table(plan))
+        print_table(_table(plan))
         for note in _notes(plan):
             console.print(f"  {note}")
     for rule in RULES:

@@ -5,7 +5,7 @@ import click
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.provision import provision as make
 from spotinference.context import Context, suite_options
-from spotinference.terminal import say
+from spotinference.terminal import print_line
 
 
 @click.command()
@@ -17,5 +17,5 @@ def provision(context: Context, replicas: int) -> None:
     async def work(bus: JetStreamBus) -> None:
         await make(bus, replicas=replicas)
 
-    context.on_bus(work)
-    say("the bus is provisioned")
+    context.run_with_bus(work)
+    print_line("the bus is provisioned")

@@ -1,4 +1,4 @@
-"""What a figure of a report is made of, as fields for other programs and as a table."""
+"""The parts of a figure of a report, as JSON and as a table."""
 
 from decimal import Decimal
 from typing import Any
@@ -13,58 +13,62 @@ from shared.errors import Rejected
 from shared.messages.billing import DayReport
 from shared.messages.explanation import CostLine, Explanation
 from shared.printable import printable
-from spotinference.tables import places_of, table, usd
+from spotinference.tables import decimal_places, figure_table, format_usd
 
 WIDE = 100
-"""A terminal of so many columns has room for service, tag and source in columns of their own."""
+"""From this many columns on, service, tag and source have columns of their own."""
 WIDE_TEXTS = 4
 
 
-def chosen(report: Report, figure: str) -> Explanation:
-    """The explanation of this figure; a cause goes before a tier of its name. `Rejected` where there is none."""
+def find_explanation(report: Report, figure: str) -> Explanation:
+    """Return the explanation of a figure; a cause takes precedence over a tier of the same name.
+
+    Raises:
+        Rejected: the report does not explain the figure.
+    """
     for one in report.explanations:
         if one.figure == figure:
             return one
     if not report.explanations:
-        gave_none = report.left_out or "billing gave none: run the same version of both"
-        why = gave_none if report.causes else report.reason or "its cost is not known"
-        raise Rejected(f"{span_of(report)}: nothing can be explained: {why}")
+        missing = report.left_out or "billing sent no explanations: run the same version of the command and billing"
+        why = missing if report.causes else report.reason or "its cost is not known"
+        raise Rejected(f"{span_of(report)}: no figure can be explained: {why}")
     names = ", ".join(one.figure for one in report.explanations)
-    raise Rejected(f"--explain: no figure is named {figure!r}: there are {names}")
+    raise Rejected(f"--explain: no figure is named {figure!r}; the figures are {names}")
 
 
-def fields(report: Report, one: Explanation) -> dict[str, Any]:
-    """The explanation, and which figure of which revision it is of; with a `reason` it is of what is known of that."""
-    told: dict[str, Any] = plain(msgspec.to_builtins(one, builtin_types=(Decimal,)))
-    told["reason"] = lacking(report, one)
+def explanation_json(report: Report, one: Explanation) -> dict[str, Any]:
+    """Return the explanation and its day and revision. A `reason` means that it covers only what is known."""
+    fields: dict[str, Any] = plain(msgspec.to_builtins(one, builtin_types=(Decimal,)))
+    fields["reason"] = lacking(report, one)
     if isinstance(report, DayReport):
-        return {"day": report.day, "state": report.state, "revision": report.revision, **told}
-    return {"from": report.first, "to": report.to, "state": report.state, **told}
+        return {"day": report.day, "state": report.state, "revision": report.revision, **fields}
+    return {"from": report.first, "to": report.to, "state": report.state, **fields}
 
 
-def view(report: Report, one: Explanation, width: int) -> Group:
-    """The figure first, then its lines, which sum to it."""
+def render_explanation(report: Report, one: Explanation, width: int) -> Group:
+    """Render the figure first, then its lines, which sum to it."""
     revision = f", revision {report.revision}" if isinstance(report, DayReport) else ""
-    heading = Text(f"{printable(one.figure)}: ${usd(one.amount)}", "bold")
+    heading = Text(f"{printable(one.figure)}: ${format_usd(one.amount)}", "bold")
     if reason := lacking(report, one):
-        heading.append(f" known: {printable(reason)}", "not bold")
+        heading.append(f" known so far: {printable(reason)}", "not bold")
     heading.append(f"\n{span_of(report)} UTC, {report.state or 'no figure'}{revision}\n", "not bold")
-    places = places_of([one.amount, *(line.amount for line in one.lines)])
+    places = decimal_places([one.amount, *(line.amount for line in one.lines)])
     texts = WIDE_TEXTS if width >= WIDE else 1
     rows = [
-        (*_texts(line, texts), f"{line.charges:,}" if line.charges else "", usd(line.amount, places))
+        (*_texts(line, texts), f"{line.charges:,}" if line.charges else "", format_usd(line.amount, places))
         for line in one.lines
     ]
     blank = [""] * (texts - 1)
     if one.more:
-        rows.append((f"{one.more:,} more", *blank, "", usd(one.rest, places)))
+        rows.append((f"{one.more:,} others", *blank, "", format_usd(one.rest, places)))
     headings = ("resource", "service", "tag", "source")[:texts]
-    sums = [("sum", *blank, "", usd(one.amount, places))]
-    return Group(heading, table((*headings, "charges", "USD"), rows, sums, texts=texts, folds=texts))
+    sums = [("total", *blank, "", format_usd(one.amount, places))]
+    return Group(heading, figure_table((*headings, "charges", "USD"), rows, sums, texts=texts, folds=texts))
 
 
 def _texts(line: CostLine, columns: int) -> tuple[str, ...]:
-    """What the line is of, in so many columns: all, or one with everything."""
+    """Return the texts of a line in `columns` columns: one each, or all in one."""
     name = line_name(line)
     if line.category not in (None, "Usage"):
         name = f"{name} ({line.category})"

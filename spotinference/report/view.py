@@ -1,4 +1,4 @@
-"""A day's or a period's report as rich's text. What comes from outside is text there, never markup or an escape."""
+"""A report of a day or a period as rich text. Text from outside is never markup or an escape sequence."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
@@ -23,7 +23,7 @@ from services.billing.forms.words import (
 from shared.key_names import key_label
 from shared.messages.billing import CAUSES, DayReport, Directions, KeyFigure, ModelFigure, PeriodReport
 from shared.printable import printable
-from spotinference.tables import Row, places_of, table, usd
+from spotinference.tables import Row, decimal_places, figure_table, format_usd
 
 LEVELS = "▁▂▃▄▅▆▇█"
 GAP = "·"
@@ -31,20 +31,20 @@ GAP = "·"
 MOST_PARTS = 10
 BAR = 24
 NARROW = 72
-"""A terminal of fewer columns gets no bars, no tokens and no revisions: digits are not broken over lines."""
+"""A terminal with fewer columns gets no bars, tokens or revisions, so that no number is broken over two lines."""
 
 P = TypeVar("P", bound=ModelFigure | KeyFigure)
 
 
-def view(report: Report, width: int) -> Group:
-    """The headline first, then what it is made of, for a terminal of so many columns."""
+def render_report(report: Report, width: int) -> Group:
+    """Render the headline first, then its parts, for a terminal with `width` columns."""
     first = _period(report, width) if isinstance(report, PeriodReport) else _day(report)
-    spaced = [renderable for part in (*first, *_shares(report, width)) for renderable in (part, Text())]
+    spaced = [renderable for part in (*first, *_parts_of(report, width)) for renderable in (part, Text())]
     return Group(*spaced[:-1])
 
 
 def sparkline(values: Sequence[Decimal | None]) -> str:
-    """A mark for each value, on a scale from the lowest, or 0, to the highest."""
+    """Return a mark for each value, on a scale from the lowest value, or 0, to the highest."""
     known = [value for value in values if value is not None]
     low, high = min([Decimal(0), *known]), max([Decimal(0), *known])
     step = (high - low) / (len(LEVELS) - 1) or Decimal(1)
@@ -52,13 +52,13 @@ def sparkline(values: Sequence[Decimal | None]) -> str:
 
 
 def _period(report: PeriodReport, width: int) -> Iterator[RenderableType]:
-    told = _ratio(report)
-    told.append(f"\n{len(report.days)} days, {span_of(report)} UTC, {report.state or 'no figure'}")
+    headline = _ratio(report)
+    headline.append(f"\n{len(report.days)} days, {span_of(report)} UTC, {report.state or 'no figure'}")
     through = report.complete_through
-    told.append(
-        f"\nbills and usage are complete through {through}" if through else "\nno day has complete bills and usage"
+    headline.append(
+        f"\nbills and usage are complete through {through}" if through else "\nno day has complete bills and usage yet"
     )
-    yield told
+    yield headline
     yield from _line(report.days[-width:])
     yield _days(report, wide=width >= NARROW)
     reasons = dict.fromkeys(day.reason for day in report.days if day.usd_per_mtok is None)
@@ -68,7 +68,7 @@ def _period(report: PeriodReport, width: int) -> Iterator[RenderableType]:
     if report.bills:
         yield Text("\n".join(map(printable, bills.lines(report))))
     if report.left_out:
-        yield Text(f"left out: {printable(report.left_out)}")
+        yield Text(f"not included: {printable(report.left_out)}")
 
 
 def _line(days: Sequence[DayReport]) -> Iterator[Text]:
@@ -79,55 +79,55 @@ def _line(days: Sequence[DayReport]) -> Iterator[Text]:
 
 
 def _days(report: PeriodReport, *, wide: bool) -> Table:
-    blended = [found for days in TRAILING if (found := trailing(report, days)) is not None]
-    places = places_of(day.spend for day in report.days)
+    trailing_days = [blend for days in TRAILING if (blend := trailing(report, days)) is not None]
+    places = decimal_places(day.spend for day in report.days)
 
     def row(name: str, of: Report, revision: str) -> Row:
-        figures = usd(of.spend, places), usd(of.usd_per_mtok, 4)
+        figures = format_usd(of.spend, places), format_usd(of.usd_per_mtok, 4)
         state = of.state or "none"
         return (name, state, revision, figures[0], f"{of.tokens:,}", figures[1]) if wide else (name, state, *figures)
 
     headings = ("day", "state", "rev", "USD", "tokens", "$/Mtok") if wide else ("day", "state", "USD", "$/Mtok")
-    sums = [row(f"{len(of.days)} days", of, "") for of in (*blended, report)]
-    return table(
+    sums = [row(f"{len(of.days)} days", of, "") for of in (*trailing_days, report)]
+    return figure_table(
         headings, [row(day.day, day, str(day.revision)) for day in report.days], sums, texts=2, gap=2 if wide else 1
     )
 
 
 def _day(report: DayReport) -> Iterator[RenderableType]:
-    told = _ratio(report)
-    told.append(f"\n{report.day} UTC, {report.state or 'no figure'}, revision {report.revision}, ")
-    told.append(f"{report.tokens:,} tokens served, ")
-    known = "" if report.spend_known is None else f", ${usd(report.spend_known)} of it known"
-    told.append(f"spend unknown{known}" if report.spend is None else f"spend ${usd(report.spend)}")
+    text = _ratio(report)
+    text.append(f"\n{report.day} UTC, {report.state or 'no figure'}, revision {report.revision}, ")
+    text.append(f"{report.tokens:,} tokens served, ")
+    known = "" if report.spend_known is None else f", ${format_usd(report.spend_known)} known so far"
+    text.append(f"spend unknown{known}" if report.spend is None else f"spend ${format_usd(report.spend)}")
     if report.tax:
-        told.append(f", tax beside it ${usd(report.tax)}")
+        text.append(f", plus ${format_usd(report.tax)} tax")
     if report.change:
-        told.append(f"\nchanged: {printable(report.change)}")
+        text.append(f"\nchanged: {printable(report.change)}")
     if report.billed_share is not None:
-        told.append(f"\n{report.billed_share:.1%} of the spend comes from charges, the rest from accruals")
-    told.append(f"\nmade from {report.charges:,} charges")
+        text.append(f"\n{report.billed_share:.1%} of the spend comes from charges, the rest from accruals")
+    text.append(f"\nbased on {report.charges:,} charges")
     if report.shared_by:
-        told.append(f", shared cost spread by {printable(report.shared_by)}")
-    told.append(f"\nusage {'complete' if report.usage_complete else 'not complete'}")
+        text.append(f", shared cost distributed by {printable(report.shared_by)}")
+    text.append(f"\nusage is {'complete' if report.usage_complete else 'not complete'}")
     for reason in report.usage_reasons:
-        told.append(f"\n  {printable(reason)}")
-    yield told
+        text.append(f"\n  {printable(reason)}")
+    yield text
 
 
 def _ratio(report: Report) -> Text:
     if report.usd_per_mtok is None:
         return Text(f"$/Mtok not available: {printable(report.reason or 'not known')}", "bold")
-    told = Text(f"${usd(report.usd_per_mtok, 4)} per million tokens", "bold")
+    text = Text(f"${format_usd(report.usd_per_mtok, 4)} per million tokens", "bold")
     if report.usd_per_mtok_output is not None:
-        told.append(f", ${usd(report.usd_per_mtok_output, 4)} per million output tokens", "not bold")
+        text.append(f", ${format_usd(report.usd_per_mtok_output, 4)} per million output tokens", "not bold")
     if report.usd_per_mtok_before_credits not in (None, report.usd_per_mtok):
-        told.append(f", ${usd(report.usd_per_mtok_before_credits, 4)} before credits", "not bold")
-    return told
+        text.append(f", ${format_usd(report.usd_per_mtok_before_credits, 4)} before credits", "not bold")
+    return text
 
 
-def _shares(report: Report, width: int) -> Iterator[RenderableType]:
-    """What the spend is made of, and what stands beside it."""
+def _parts_of(report: Report, width: int) -> Iterator[RenderableType]:
+    """Render the parts of the spend, and the figures beside it."""
     wide = width >= NARROW
     if report.causes:
         yield _causes(report, wide=wide)
@@ -143,32 +143,32 @@ def _shares(report: Report, width: int) -> Iterator[RenderableType]:
 
 
 def _causes(report: Report, *, wide: bool) -> Table:
-    places, whole = places_of(report.causes.values()), report.spend or report.spend_known
+    places, whole = decimal_places(report.causes.values()), report.spend or report.spend_known
 
     def row(name: str, amount: Decimal, bar: str) -> Row:
         share = f"{amount / whole:.1%}" if whole else ""
-        return (name, bar, usd(amount, places), share) if wide else (name, usd(amount, places))
+        return (name, bar, format_usd(amount, places), share) if wide else (name, format_usd(amount, places))
 
     rows = []
     for cause in CAUSES:
         amount = report.causes.get(cause, Decimal(0))
         length = round(amount / whole * BAR) if whole else 0
         rows.append(row(CAUSE_WORDS[cause][0].lower(), amount, "█" * max(0, min(BAR, length))))
-    sums = [row("sum" if report.spend is not None else "known of it", _sum(report.causes.values()), "")]
-    return table(("cause", "", "USD", "share") if wide else ("cause", "USD"), rows, sums, texts=2 if wide else 1)
+    sums = [row("total" if report.spend is not None else "known so far", _sum(report.causes.values()), "")]
+    return figure_table(("cause", "", "USD", "share") if wide else ("cause", "USD"), rows, sums, texts=2 if wide else 1)
 
 
 def _tiers(report: Report, *, wide: bool) -> Table:
-    """All of them and what belongs to none: they sum to the spend."""
-    places = places_of([*(tier.spend for tier in report.tiers), report.spend])
+    """List all tiers and the unattributed cost: together they are the spend."""
+    places = decimal_places([*(tier.spend for tier in report.tiers), report.spend])
 
     def row(name: str, spend: Decimal | None, tokens: str, ratio: str) -> Row:
-        return (name, usd(spend, places), tokens, ratio) if wide else (name, usd(spend, places), ratio)
+        return (name, format_usd(spend, places), tokens, ratio) if wide else (name, format_usd(spend, places), ratio)
 
-    rows = [row(t.tier, t.spend, f"{t.tokens:,}", usd(t.usd_per_mtok, 4)) for t in report.tiers]
+    rows = [row(t.tier, t.spend, f"{t.tokens:,}", format_usd(t.usd_per_mtok, 4)) for t in report.tiers]
     rows.append(row(UNATTRIBUTED, report.causes.get(UNATTRIBUTED), "", ""))
-    sums = [row("sum", report.spend, f"{report.tokens:,}", usd(report.usd_per_mtok, 4))]
-    return table(("tier", "USD", "tokens", "$/Mtok") if wide else ("tier", "USD", "$/Mtok"), rows, sums)
+    sums = [row("total", report.spend, f"{report.tokens:,}", format_usd(report.usd_per_mtok, 4))]
+    return figure_table(("tier", "USD", "tokens", "$/Mtok") if wide else ("tier", "USD", "$/Mtok"), rows, sums)
 
 
 def _key_label(key: KeyFigure) -> str | None:
@@ -177,46 +177,49 @@ def _key_label(key: KeyFigure) -> str | None:
 
 def _parts(kind: str, parts: Sequence[P], name_of: Callable[[P], str | None], *, wide: bool) -> Table:
     shown, rest = top(parts, MOST_PARTS)
-    places = places_of(part.spend for part in shown)
+    places = decimal_places(part.spend for part in shown)
 
     def row(name: str, of: Sequence[P], ratio: str) -> Row:
-        spend = usd(_sum(part.spend for part in of), places)
+        spend = format_usd(_sum(part.spend for part in of), places)
         if not wide:
             return name, spend, ratio
         wakes = [part.wakes for part in of if isinstance(part, KeyFigure)]
         tokens = sum(part.tokens for part in of)
-        return name, spend, f"{tokens:,}", ratio, *([usd(_sum(wakes), places)] if wakes else [])
+        return name, spend, f"{tokens:,}", ratio, *([format_usd(_sum(wakes), places)] if wakes else [])
 
-    rows = [row(name_of(part) or NOBODY, [part], usd(part.usd_per_mtok, 4)) for part in shown]
+    rows = [row(name_of(part) or NOBODY, [part], format_usd(part.usd_per_mtok, 4)) for part in shown]
     if rest:
-        rows.append(row(f"{len(rest)} more", rest, ""))
-    headings = (kind, "USD", "tokens", "$/Mtok", "its wakes") if wide else (kind, "USD", "$/Mtok")
-    return table(headings[: len(rows[0])], rows)
+        rows.append(row(f"{len(rest)} others", rest, ""))
+    headings = (kind, "USD", "tokens", "$/Mtok", "wakes caused") if wide else (kind, "USD", "$/Mtok")
+    return figure_table(headings[: len(rows[0])], rows)
 
 
-def _directions(found: Directions) -> Table:
+def _directions(directions: Directions) -> Table:
     rows = [
-        (name, f"{figure.tokens:,}", usd(figure.usd_per_mtok, 4))
-        for name, figure in (("input", found.input), ("cached", found.cached), ("output", found.output))
+        (name, f"{figure.tokens:,}", format_usd(figure.usd_per_mtok, 4))
+        for name, figure in (("input", directions.input), ("cached", directions.cached), ("output", directions.output))
     ]
-    return table(("direction", "tokens", "$/Mtok"), rows)
+    return figure_table(("direction", "tokens", "$/Mtok"), rows)
 
 
 def _beside(report: Report) -> Iterator[Text]:
     if (always := report.always_on) is not None:
         if always.spend is None:
-            yield Text(f"always on: not available, {printable(always.reason or 'not known')}")
+            yield Text(f"always on: not available: {printable(always.reason or 'not known')}")
         else:
-            yield Text(f"always on: ${usd(always.spend)}, ${usd(always.usd_per_mtok, 4)} per million tokens")
+            yield Text(
+                f"always on: ${format_usd(always.spend)}, ${format_usd(always.usd_per_mtok, 4)} per million tokens"
+            )
     if (variance := report.variance) is not None:
         share = f" ({variance.difference / variance.accrued:+.2%})" if variance.accrued else ""
-        places = places_of([variance.accrued, variance.billed])
-        hours = f"the same hours accrued ${usd(variance.accrued, places)}, billed ${usd(variance.billed, places)}"
-        yield Text(f"{hours}: {usd(variance.difference, places)} USD{share}")
+        places = decimal_places([variance.accrued, variance.billed])
+        accrued, billed = format_usd(variance.accrued, places), format_usd(variance.billed, places)
+        difference = format_usd(variance.difference, places)
+        yield Text(f"for the same hours: accrued ${accrued}, billed ${billed}, difference {difference} USD{share}")
     if report.effective_spend is not None:
-        yield Text(f"by EffectiveCost: ${usd(report.effective_spend)}")
+        yield Text(f"by EffectiveCost: ${format_usd(report.effective_spend)}")
     if report.tokens_failed:
-        yield Text(f"waste: {report.tokens_failed:,} tokens of failed requests")
+        yield Text(f"wasted: {report.tokens_failed:,} tokens of failed requests")
 
 
 def _sum(amounts: Iterable[Decimal]) -> Decimal:

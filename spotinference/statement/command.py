@@ -1,4 +1,4 @@
-"""`spotinference statement`: what a key used in a month, at the prices in force."""
+"""The command `statement`."""
 
 from pathlib import Path
 
@@ -11,52 +11,50 @@ from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_STATEMENT
 from shared.errors import Rejected
 from shared.messages.billing import Statement, StatementQuery
-from spotinference.context import Context, ask, fail, suite_options
-from spotinference.keys.store import ids_of
-from spotinference.output_file import write
-from spotinference.statement.view import show
-from spotinference.terminal import echo_json, say
+from spotinference.context import Context, exit_with_error, request_reply, suite_options
+from spotinference.keys.store import find_key_ids
+from spotinference.output_file import write_output
+from spotinference.statement.view import print_statement
+from spotinference.terminal import echo_json, print_line
 from spotinference.times import today
 
 STATEMENT_SECONDS = 60.0
-MOST_IDS = 20
-"""Of keys with one name that an error lists."""
+MAX_IDS = 20
+"""Of keys with the same name that an error lists."""
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
 @click.argument("key", metavar="KEY")
-@click.option("--month", help="A calendar month in UTC, YYYY-MM; this one by default.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.option("--csv", type=_FILE, help="Write a CSV file with every digit.")
-@click.option("--html", type=_FILE, help="Write one self-contained HTML file.")
+@click.option("--month", help="Calendar month in UTC, YYYY-MM.  [default: this month]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--csv", type=_FILE, help="Write a CSV file, with all decimals.")
+@click.option("--html", type=_FILE, help="Write a self-contained HTML file.")
 @suite_options
 def statement(
     context: Context, key: str, *, month: str | None, as_json: bool, csv: Path | None, html: Path | None
 ) -> None:
-    """What a key used in a month, and what it costs. KEY is its id or its name."""
+    """Show what a key used in a month, and what it costs. KEY is its id or its name."""
 
-    async def told(bus: Bus) -> Statement | None:
-        ids = await ids_of(bus, key)
+    async def read(bus: Bus) -> Statement | None:
+        ids = await find_key_ids(bus, key)
         if len(ids) > 1:
-            more = f" and {len(ids) - MOST_IDS} more" if len(ids) > MOST_IDS else ""
-            raise Rejected(
-                f"{len(ids)} keys have the name {key!r}: give the id of one: {', '.join(ids[:MOST_IDS])}{more}"
-            )
+            more = f" and {len(ids) - MAX_IDS} more" if len(ids) > MAX_IDS else ""
+            raise Rejected(f"{len(ids)} keys are named {key!r}: pass the id of one: {', '.join(ids[:MAX_IDS])}{more}")
         query = StatementQuery(key_id=ids[0] if ids else key, month=month or today()[:7])
-        found = await ask(bus, BILLING_STATEMENT, query, Statement, timeout=STATEMENT_SECONDS)
-        return found if found.lines or ids else None
+        reply = await request_reply(bus, BILLING_STATEMENT, query, Statement, timeout=STATEMENT_SECONDS)
+        return reply if reply.lines or ids else None
 
-    found = context.on_bus(told)
-    if found is None:
-        fail(f"no key has the id or the name {key!r}: `spotinference keys list` shows them")
+    reply = context.run_with_bus(read)
+    if reply is None:
+        exit_with_error(f"no key has the id or the name {key!r}: `spotinference keys list` shows them")
     if csv is not None:
-        write("--csv", csv, statement_csv(found))
+        write_output("--csv", csv, statement_csv(reply))
     if html is not None:
-        write("--html", html, statement_html(found).encode())
+        write_output("--html", html, statement_html(reply).encode())
     if as_json:
-        echo_json(fields(found))
+        echo_json(fields(reply))
     elif csv is None and html is None:
-        show(found)
+        print_statement(reply)
     else:
-        say(f"wrote {', '.join(str(path) for path in (csv, html) if path is not None)}")
+        print_line(f"wrote {', '.join(str(path) for path in (csv, html) if path is not None)}")

@@ -3,26 +3,29 @@
 from shared.key_names import key_label
 from shared.messages.billing import Statement, StatementLine
 from shared.printable import printable
-from spotinference.tables import table
+from spotinference.tables import figure_table
 from spotinference.terminal import Screen
 
 WIDE = 100
-"""A terminal of so many columns has room for each kind of token."""
+"""From this many columns on, each kind of token has a column."""
 
 
-def show(found: Statement) -> None:
-    """A line per day and model, and their sum."""
+def print_statement(statement: Statement) -> None:
+    """Print the total, then one line per day and model."""
     console = Screen()
-    amount = "not available" if found.amount is None else f"${found.amount:,.4f}"
-    told = f"{printable(key_label(found.key_id, found.name))}, {found.month}: {amount} for {found.tokens:,} tokens"
-    console.print(f"{told}, {'complete' if found.complete else 'not complete'}")
+    amount = "not available" if statement.amount is None else f"${statement.amount:,.4f}"
+    label = printable(key_label(statement.key_id, statement.name))
+    state = "complete" if statement.complete else "not complete"
+    console.print(f"{label}, {statement.month}: {amount} for {statement.tokens:,} tokens, {state}")
     wide = console.width >= WIDE
-    if found.lines:
+    if statement.lines:
         kinds = ("prompt", "cached", "completion") if wide else ("tokens",)
-        rows = [_row(line, wide=wide) for line in found.lines]
-        console.print(table(("model", "day", *kinds, "$/Mtok", "USD"), rows, texts=2))
-    unpriced = dict.fromkeys(f"{line.day} {line.model}: {line.reason}" for line in found.lines if line.amount is None)
-    for reason in (*unpriced, *found.reasons):
+        rows = [_row(line, wide=wide) for line in statement.lines]
+        console.print(figure_table(("model", "day", *kinds, "$/Mtok", "USD"), rows, texts=2))
+    unpriced = dict.fromkeys(
+        f"{line.day} {line.model}: {line.reason}" for line in statement.lines if line.amount is None
+    )
+    for reason in (*unpriced, *statement.reasons):
         console.print(printable(reason))
 
 

@@ -3,13 +3,13 @@
 import click
 
 from spotinference.context import Context, suite_options
-from spotinference.waker_commands import _give, _json
+from spotinference.waker_commands import json_option, send_command
 
 
 @click.command()
 @click.argument("machine")
-@_json
+@json_option
 @suite_options
 def uncordon(context: Context, machine: str, *, as_json: bool) -> None:
-    """Let requests have MACHINE again."""
-    _give(context, "uncordon", machine, None, as_json=as_json)
+    """Let MACHINE take requests again."""
+    send_command(context, "uncordon", machine, None, as_json=as_json)

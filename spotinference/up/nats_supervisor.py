@@ -12,7 +12,7 @@ from shared.runtime.child import RESTART_SECONDS, StartFailed
 from spotinference.up.nats_server import Bus
 from spotinference.up.store_limits import has_room
 
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 HEALTH_SECONDS = 2.0
 """Between two questions after its health, and for the answer to one."""
 PROVISION_SECONDS = 10.0
@@ -21,17 +21,17 @@ BACKOFF_SECONDS = 5.0, 300.0
 
 
 class BusSupervisor:
-    """`start` once, then `run` for ever. `on_start` is called after each start, `say` tells people what happens."""
+    """Call `start` once, then `run` forever. `on_start` is called after each start; `report` prints one line."""
 
-    def __init__(self, bus: Bus, on_start: Callable[[], None], say: Callable[[str], None]) -> None:
+    def __init__(self, bus: Bus, on_start: Callable[[], None], report: Callable[[str], None]) -> None:
         self._bus = bus
         self._on_start = on_start
-        self._say = say
+        self._report = report
         self._provisioned = False
-        self._next_look = 0.0
+        self._next_check = 0.0
         self._not_before = 0.0
         self._backoff = BACKOFF_SECONDS[0]
-        self._said = ""
+        self._last_report = ""
 
     async def start(self) -> None:
         """Raises `StartFailed`, `BusError`, `Misconfigured` or `OSError`."""
@@ -41,37 +41,37 @@ class BusSupervisor:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             process = self._bus.process
             if process is None or (status := process.poll()) is not None:
                 if process is not None:
-                    self._say(f"the bus ended with {status}, starting it again")
+                    self._report(f"the bus ended with {status}, starting it again")
                 await self._start_again()
-            elif time.monotonic() >= self._next_look:
+            elif time.monotonic() >= self._next_check:
                 if not self._provisioned:
                     await self._try_provision()
-                await self._look()
-                self._next_look = time.monotonic() + HEALTH_SECONDS
+                await self._check_health()
+                self._next_check = time.monotonic() + HEALTH_SECONDS
 
-    async def _look(self) -> None:
+    async def _check_health(self) -> None:
         """Ask the server how it is; start it again once it cannot write and its disk has room."""
         try:
             fault = await server_fault(self._bus.health_url, seconds=HEALTH_SECONDS)
         except BusError as error:  # it may be busy, or stopped by somebody: to end it would help nobody
-            self._say_once(f"{error}")
+            self._report_once(f"{error}")
             return
         now = time.monotonic()
         if fault is None:
-            self._said = ""
+            self._last_report = ""
             if now > self._not_before + BACKOFF_SECONDS[1]:
                 self._backoff = BACKOFF_SECONDS[0]
             return
         if now < self._not_before:
             return
         if not await asyncio.to_thread(has_room, self._bus.folder):
-            self._say_once(f"the bus cannot write and its disk is full: free some space: {fault}")
+            self._report_once(f"the bus cannot write and its disk is full: free some space: {fault}")
             return
-        self._say(f"the bus cannot write, starting it again: {fault}")
+        self._report(f"the bus cannot write, starting it again: {fault}")
         self._not_before = now + self._backoff
         self._backoff = min(2 * self._backoff, BACKOFF_SECONDS[1])
         await self._bus.stop()
@@ -82,13 +82,13 @@ class BusSupervisor:
             try:
                 await self._bus.start()
             except (StartFailed, Misconfigured, OSError) as error:
-                self._say_once(f"the bus does not start: {error}")
+                self._report_once(f"the bus does not start: {error}")
                 await self._bus.stop()
                 await asyncio.sleep(RESTART_SECONDS)
                 continue
             self._on_start()
             await self._try_provision()
-            self._next_look = 0.0
+            self._next_check = 0.0
             return
 
     async def _try_provision(self) -> None:
@@ -97,15 +97,15 @@ class BusSupervisor:
         try:
             await self._provision()
         except BusError as error:
-            self._say_once(str(error))
+            self._report_once(str(error))
 
     async def _provision(self) -> None:
         async with connect(self._bus.url, name="provision", wait=PROVISION_SECONDS) as bus:
             await provision(bus, usage_bytes=self._bus.limits.usage)
         self._provisioned = True
 
-    def _say_once(self, text: str) -> None:
+    def _report_once(self, text: str) -> None:
         """While it lasts, each thing is said once."""
-        if text != self._said:
-            self._said = text
-            self._say(text)
+        if text != self._last_report:
+            self._last_report = text
+            self._report(text)

@@ -8,11 +8,11 @@ import click
 from shared.bus.ports import Bus
 from shared.bus.subjects import METER_TOKENS
 from shared.messages.meter import Tokens, TokensQuery
-from spotinference.context import Context, ask, suite_options
-from spotinference.keys.store import key_names
+from spotinference.context import Context, request_reply, suite_options
+from spotinference.keys.store import read_key_names
 from spotinference.terminal import echo_json
 from spotinference.times import today
-from spotinference.usage.view import KEY, KEY_NAME, _print, _told, _with_name, _write
+from spotinference.usage.view import KEY, KEY_NAME, _with_name, print_usage, usage_json, write_csv
 
 
 @click.command()
@@ -44,18 +44,18 @@ def usage(
     query = TokensQuery(day=start, to=end, by=tuple(part.strip() for part in by.split(",") if part.strip()))
 
     async def work(bus: Bus) -> tuple[Tokens, dict[str, str]]:
-        tokens = await ask(bus, METER_TOKENS, query, Tokens)
-        return tokens, await key_names(bus) if KEY in query.by else {}
+        tokens = await request_reply(bus, METER_TOKENS, query, Tokens)
+        return tokens, await read_key_names(bus) if KEY in query.by else {}
 
-    tokens, names = context.on_bus(work)
+    tokens, names = context.run_with_bus(work)
     columns = [column for part in query.by for column in ((part, KEY_NAME) if part == KEY else (part,))]
     rows = [(_with_name(row.dimensions, names), row.sums) for row in tokens.rows]
     if csv_path is not None:
-        _write(csv_path, columns, rows or [({}, tokens.totals)])
+        write_csv(csv_path, columns, rows or [({}, tokens.totals)])
     if as_json:
-        echo_json(_told(tokens, rows))
+        echo_json(usage_json(tokens, rows))
     elif csv_path is None:
-        _print(columns, rows, tokens)
+        print_usage(columns, rows, tokens)
 
 
 def _span(day: str | None, days: int | None, first: str | None, to: str | None) -> tuple[str, str | None]:

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from shared.csv_cells import csv_text
 from shared.messages.meter import Tokens, TokenSums
-from spotinference.context import fail
-from spotinference.terminal import say, show
+from spotinference.context import exit_with_error
+from spotinference.terminal import print_line, print_table
 
 COUNTS = TokenSums.__struct_fields__
 KEY = "key"
@@ -24,7 +24,7 @@ def _with_name(dimensions: Mapping[str, str], names: Mapping[str, str]) -> dict[
     return {**dimensions, KEY_NAME: names.get(dimensions[KEY])} if KEY in dimensions else {**dimensions}
 
 
-def _told(tokens: Tokens, rows: Sequence[Row]) -> dict[str, object]:
+def usage_json(tokens: Tokens, rows: Sequence[Row]) -> dict[str, object]:
     span = {"day": tokens.day} if tokens.to is None else {"from": tokens.day, "to": tokens.to}
     return {
         **span,
@@ -35,16 +35,16 @@ def _told(tokens: Tokens, rows: Sequence[Row]) -> dict[str, object]:
     }
 
 
-def _write(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     lines = [[*(csv_text(dimensions.get(column)) for column in columns), *_values(sums)] for dimensions, sums in rows]
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([[*columns, *COUNTS], *lines])
     except OSError as error:
-        fail(f"--csv: {error}")
+        exit_with_error(f"--csv: {error}")
 
 
-def _print(columns: Sequence[str], rows: Iterable[Row], tokens: Tokens) -> None:
+def print_usage(columns: Sequence[str], rows: Iterable[Row], tokens: Tokens) -> None:
     span = tokens.day if tokens.to is None else f"{tokens.day} to {tokens.to}"
     table = Table(*(name.replace("_", " ") for name in (*columns, *COUNTS)), title=f"{span} UTC")
     for dimensions, sums in rows:
@@ -52,9 +52,9 @@ def _print(columns: Sequence[str], rows: Iterable[Row], tokens: Tokens) -> None:
     if columns:
         table.add_section()
     table.add_row(*([""] * len(columns)), *_cells(tokens.totals))
-    show(table)
+    print_table(table)
     for reason in tokens.reasons:
-        say(f"not complete: {reason}")
+        print_line(f"not complete: {reason}")
 
 
 def _values(sums: TokenSums) -> list[int]:

@@ -25,7 +25,7 @@ from shared.bus.topology import FLEET, WAKE
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import WakeRequest
 from shared.messages.waker import MachineRecord
-from spotinference.keys.store import mint
+from spotinference.keys.store import create_key
 from tests.clients.clients import Client
 from tests.clients.environments import Command
 from tests.kit.nats_server import NatsServer, nats_binary
@@ -112,7 +112,7 @@ class House:
 
     async def spent_key(self) -> str:
         """A key whose tokens of this month are used up."""
-        _, key = await mint(self.bus, name="spent", monthly_tokens=1)
+        _, key = await create_key(self.bus, name="spent", monthly_tokens=1)
         headers, body = {"Authorization": f"Bearer {key}"}, {"model": AWAKE, "messages": []}
         async with aiohttp.ClientSession(headers=headers) as session:
 
@@ -147,7 +147,7 @@ async def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         config.write_text(GATEWAY.format(bus=nats_url) + models)
         async with connect(nats_url, name="test", wait=PATIENCE_SECONDS) as bus, scripted() as engine:
             await provision(bus)
-            _, key = await mint(bus, name="test")
+            _, key = await create_key(bus, name="test")
             async with running("gateway", config, folder) as gateway:
                 url = gateway.announced.url
                 async with driven(command, f"{url}/v1", key, folder / "driver.log") as driver:

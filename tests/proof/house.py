@@ -22,7 +22,7 @@ from shared.database import create_engine, read_transaction
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.waker import MachineRecord
-from spotinference.keys.store import mint
+from spotinference.keys.store import create_key
 from tests.kit.bus_proxy import BusProxy, bus_proxy
 from tests.kit.nats_server import NatsServer, nats_binary
 from tests.kit.postgres import PostgresServer, asynchronous, postgres_binaries
@@ -202,7 +202,7 @@ async def built(folder: Path, seed: int, *, postgres: bool) -> AsyncIterator[Hou
         # What was in a dead meter's hands comes again after a second.
         await _consumer(bus, dataclasses.replace(LEDGER, ack_wait=1.0))
         engine = await stack.enter_async_context(scripted(idle_seconds=3600.0))
-        _, key = await mint(bus, name="test")
+        _, key = await create_key(bus, name="test")
         await bus.put(FLEET, subjects.machine_key("m1"), encode(_ready(engine.base_url)))
         server.kill9()
         server.copy_store(folder / "copy")

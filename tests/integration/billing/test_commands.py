@@ -195,7 +195,7 @@ async def test_a_figure_is_explained(desk: Desk) -> None:
     assert found["reason"] is None
     told = await desk.run("report", "--day", TO, "--explain", "typo")
     assert (told.status, told.out) == (1, "")
-    assert told.err == "spotinference: --explain: no figure is named 'typo': there are unattributed, h100x2\n"
+    assert told.err == "spotinference: --explain: no figure is named 'typo'; the figures are unattributed, h100x2\n"
     assert (await desk.run("report", "--explain", "shared", "--html", desk.path("x.html"))).status == 2
     told = await desk.run("report", "--days", "3", "--to", TO, "--explain", "shared")
     assert (told.status, told.err[:60]) == (1, "spotinference: 2026-05-29 to 2026-05-31: nothing can be expl")
@@ -221,7 +221,7 @@ async def test_a_statement_by_the_keys_name(desk: Desk, bus: JetStreamBus) -> No
     assert (told.status, told.err) == (0, "")
     told = await desk.run("statement", "Twice")
     assert (told.status, told.out) == (1, "")
-    assert told.err == "spotinference: 2 keys have the name 'Twice': give the id of one: k2, k3\n"
+    assert told.err == "spotinference: 2 keys are named 'Twice': pass the id of one: k2, k3\n"
     await desk.run("statement", "k1", "--month", "2026-05")
     assert desk.asked == [StatementQuery(key_id="k1", month="2026-05")] * 2, "an id goes before a name"
 

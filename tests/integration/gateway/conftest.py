@@ -21,7 +21,7 @@ from shared.bus.topology import FLEET, USAGE, WAKE
 from shared.messages.codec import decode, encode
 from shared.messages.gateway import Activity, UsageEvent, WakeRequest
 from shared.messages.waker import MachineRecord, MachineState, Phase
-from spotinference.keys.store import mint
+from spotinference.keys.store import create_key
 from tests.kit.scripted_engine import NAME
 from tests.kit.service import ServiceProcess, running
 from tests.kit.waiting import until
@@ -148,7 +148,7 @@ class Front:
 
     async def mint(self, **limits: Any) -> tuple[str, str]:
         """Another key's id and secret."""
-        return await mint(self.bus, name="another", **limits)
+        return await create_key(self.bus, name="another", **limits)
 
     async def knows(self, key: str) -> None:
         """Returns once the gateway does: a new key counts within a second, not at once."""
@@ -195,7 +195,7 @@ async def opened(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> AsyncItera
 
     `more` goes behind everything else, `tier` into both tiers, `room` is the first tier's `max_concurrency`, `grace`
     the time to finish once it is told to stop, `files` how many it may open, and what is left are the limits of the
-    key, as `mint` takes them.
+    key, as `create_key` takes them.
     """
     async with AsyncExitStack() as stack:
 
@@ -217,7 +217,7 @@ async def opened(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> AsyncItera
                 bus=nats_url, gateway=gateway, served_as=NAME, more=more, tier=tier, room=room, grace=grace
             )
             config.write_text(told)
-            key_id, key = await mint(bus, name="test", **limits)
+            key_id, key = await create_key(bus, name="test", **limits)
             service = await stack.enter_async_context(running("gateway", config, data_dir, files=files))
             base_url = f"{service.announced.url}/v1"
             sdk = await stack.enter_async_context(openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0))

@@ -24,9 +24,9 @@ async def books(tmp_path: Path, bus: JetStreamBus) -> AsyncIterator[Billing]:
         yield service
 
 
-def failed(result: Result, *told: str) -> None:
+def assert_failed(result: Result, *messages: str) -> None:
     assert result.exit_code == 1, result.output
-    assert [part for part in told if part not in result.stderr] == [], result.stderr
+    assert [part for part in messages if part not in result.stderr] == [], result.stderr
 
 
 async def test_from_file_to_tie(books: Billing, shell: Shell, tmp_path: Path) -> None:
@@ -43,13 +43,13 @@ async def test_from_file_to_tie(books: Billing, shell: Shell, tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     assert "ties" in result.stdout
     assert (await shell("invoice", "payable", "MAY-2", "8", "--source", "cloud")).exit_code == 0
-    failed(await shell("invoice", "check"), "invoice MAY-2", "its charges are 7.005 USD, payable are 8")
+    assert_failed(await shell("invoice", "check"), "invoice MAY-2", "the charges are 7.005 USD, the amount to pay is 8")
     assert (await shell("invoice", "payable", "MAY-2", "7.01", "--source", "cloud")).exit_code == 0
 
     result = await shell("invoice", "check", "--json")
-    told = json.loads(result.stdout)
-    assert (result.exit_code, told["ties"]) == (0, True)
-    assert {one["invoice_id"]: (one["state"], one["rounding"]) for one in told["invoices"]} == {
+    reply = json.loads(result.stdout)
+    assert (result.exit_code, reply["ties"]) == (0, True)
+    assert {one["invoice_id"]: (one["state"], one["rounding"]) for one in reply["invoices"]} == {
         "MAY-1": ("ties", "0"),
         "MAY-2": ("ties", "0.005"),
     }
@@ -84,11 +84,14 @@ async def test_charges_without_a_number_are_payable_by_month(books: Billing, she
     for words in (("10.00",), ("MAY-1", "10.00", "--period", "2026-05")):
         assert (await shell("invoice", "payable", *words, "--source", "cloud")).exit_code == 2
     month = ("--source", "cloud", "--period", "2026-05", "--issuer", "Cloud Inc.")
-    failed(await shell("invoice", "payable", "10.00", *month), "account: acc-1 and acc-2 have charges")
+    assert_failed(await shell("invoice", "payable", "10.00", *month), "account: acc-1 and acc-2 have charges")
     for account, amount in (("acc-1", "10.00"), ("acc-2", "-4.00")):
         result = await shell("invoice", "payable", *month, "--account", account, amount)
         assert result.exit_code == 0, result.output
-    failed(await shell("invoice", "check"), "Cloud Inc., charges without a number of account acc-2: its charges are 4")
+    assert_failed(
+        await shell("invoice", "check"),
+        "Cloud Inc., charges without an invoice number, account acc-2: the charges are 4",
+    )
 
 
 async def test_a_list_has_what_counts_and_what_was_replaced(books: Billing, shell: Shell, tmp_path: Path) -> None:
@@ -96,8 +99,8 @@ async def test_a_list_has_what_counts_and_what_was_replaced(books: Billing, shel
     for amount in ("1.00", "2.00"):
         file.write_bytes(focus_csv({"BilledCost": amount}))
         await shell("invoice", "import", str(file), "--source", "cloud")
-    told = json.loads((await shell("invoice", "list", "--json")).stdout)["imported"]
-    assert [(one["billed"], one["active"], one["files"][0]["name"]) for one in told] == [
+    reply = json.loads((await shell("invoice", "list", "--json")).stdout)["imported"]
+    assert [(one["billed"], one["active"], one["files"][0]["name"]) for one in reply] == [
         ("2", True, "may.csv"),
         ("1", False, "may.csv"),
     ]
@@ -116,7 +119,7 @@ async def test_a_folder_is_one_delivery_and_a_fault_in_it_keeps_all_out(
     (folder / "a.csv").write_bytes(focus_csv({"BilledCost": "1.00"}))
     (folder / "b.csv").write_bytes(focus_csv({"BilledCost": "2.00"}, {"BilledCost": "two"}))
     result = await shell("invoice", "import", str(folder), "--source", "cloud")
-    failed(result, "b.csv:3: BilledCost: expected a number", "nothing was imported; every figure is as it was")
+    assert_failed(result, "b.csv:3: BilledCost: expected a number", "nothing was imported and no figure has changed")
     assert result.stdout == ""
     (folder / "b.csv").write_bytes(b"date,resource,cost,currency\n2026-05-03,i-a,2.00,USD\n")
     result = await shell("invoice", "import", str(folder), "--source", "cloud")
@@ -134,4 +137,4 @@ async def test_a_folder_is_one_delivery_and_a_fault_in_it_keeps_all_out(
     ],
 )
 async def test_what_cannot_be_done_is_told(books: Billing, shell: Shell, words: tuple[str, ...], told: str) -> None:
-    failed(await shell("invoice", *words), told)
+    assert_failed(await shell("invoice", *words), told)

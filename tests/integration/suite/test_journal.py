@@ -19,7 +19,7 @@ from shared.messages.budget import GateTurned
 from shared.messages.codec import encode, rfc3339
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.waker import CommandIssued, JournalEntry, PhaseEnded, ProviderCall, Transition
-from spotinference.journal.follower import QUEUED, Tail
+from spotinference.journal.follower import QUEUE_LIMIT, JournalTail
 from tests.integration.suite.conftest import Goes, Shell
 from tests.kit.nats_server import NatsServer
 from tests.kit.waiting import until
@@ -224,25 +224,25 @@ def heard(*names: str) -> list[Received]:
 
 
 async def test_what_is_told_twice_is_told_once() -> None:
-    tail = Tail()
-    assert tail.unseen(heard("a", "b")) == heard("a", "b")
+    tail = JournalTail()
+    assert tail.new_in(heard("a", "b")) == heard("a", "b")
     for received in heard("b", "c", "c", "a"):
         await tail.on_entry(received)
-    assert tail.taken() == heard("c")
-    assert tail.unseen(heard("a", "b", "c", "d", "e")) == heard("d", "e")
-    assert tail.unseen(heard("a", "b", "c", "d", "e")) == []
-    assert tail.unseen(heard("x", "y")) == heard("x", "y"), "the bus lost its data"
+    assert tail.take_queued() == heard("c")
+    assert tail.new_in(heard("a", "b", "c", "d", "e")) == heard("d", "e")
+    assert tail.new_in(heard("a", "b", "c", "d", "e")) == []
+    assert tail.new_in(heard("x", "y")) == heard("x", "y"), "the bus lost its data"
 
 
 async def test_a_connection_that_begins_again_and_a_full_queue_make_it_read_the_journal() -> None:
-    tail = Tail()
+    tail = JournalTail()
     tail.on_event(Synced())
     assert not tail.behind
     tail.on_event(Restarted())
     assert tail.behind
     tail.behind = False
-    for number in range(QUEUED + 1):
+    for number in range(QUEUE_LIMIT + 1):
         assert not tail.behind
         await tail.on_entry(Received("fleet.journal.m", str(number).encode()))
     assert tail.behind
-    assert tail.taken() == heard(str(QUEUED))
+    assert tail.take_queued() == heard(str(QUEUE_LIMIT))

@@ -99,7 +99,7 @@ async def _bad_keys(suite: UpProcess, bus: Bus, pages: Pages) -> None:
     await bus.put(KEYS, "0" * 64, DEEP)
     revoked = await suite.command("keys", "revoke", first["id"])
     assert (revoked.status, revoked.out) == (0, f"revoked {first['id']}\n")
-    assert revoked.err.startswith("spotinference: bucket keys: left out 2 entries that cannot be read: ")
+    assert revoked.err.startswith("spotinference: bucket keys: skipped 2 entries that cannot be decoded: ")
     assert len(revoked.err.splitlines()) == 1
     await until(lambda: pages.status(first["key"]), lambda status: status == 401)
     third = await suite.json("keys", "create", "--name", "third")

@@ -32,7 +32,7 @@ from shared.messages.waker import (
     Transition,
 )
 from shared.tasks import cancel_and_wait
-from spotinference.keys.store import mint
+from spotinference.keys.store import create_key
 from tests.integration.waker.clouds import FLEET as FLEET_NAME
 from tests.integration.waker.clouds import Sky
 from tests.kit.ports import free_port
@@ -260,7 +260,7 @@ async def cloud_house(
     text = CONFIG.format(bus=nats_url, fleet=FLEET_NAME, waker=waker, section=sky.section, served_as=NAME)
     config = folder / "spotinference.toml"
     config.write_text("\n".join([text, *parts]))
-    _, key = await mint(bus, name="test")
+    _, key = await create_key(bus, name="test")
     room = MachineRoom(sky, ports)
     following = asyncio.create_task(room.run())
     try:

@@ -19,7 +19,7 @@ from shared.bus.ports import Changed, WatchEvent
 from shared.bus.topology import FLEET, FLEET_JOURNAL, LEASES
 from shared.messages.codec import decode
 from shared.messages.waker import JournalEntry, MachineRecord, MachineState, ProviderCall, Transition
-from spotinference.keys.store import mint
+from spotinference.keys.store import create_key
 from tests.integration.waker.tiny_engine import PIECES
 from tests.kit.raw_http import connected, head
 from tests.kit.service import ServiceProcess, running
@@ -240,7 +240,7 @@ async def built(
         ]
         parts.append(PART.format(name=name, idle=idle, command=json.dumps(command)))
     text = CONFIG.format(bus=bus_url, gateway=gateway, waker=waker) + "".join(parts)
-    _, key = await mint(bus, name="test")
+    _, key = await create_key(bus, name="test")
     try:
         async with AsyncExitStack() as stack:
             yield House(bus, bus_url, folder, names, text, key, stack)

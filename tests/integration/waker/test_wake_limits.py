@@ -14,7 +14,7 @@ from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import WAKES
 from shared.messages.codec import decode
 from shared.messages.waker import KeyWakes
-from spotinference.keys.store import mint
+from spotinference.keys.store import create_key
 from tests.integration.waker.cluster import House, built
 from tests.kit.raw_http import connected, head
 from tests.kit.waiting import PATIENCE_SECONDS, until
@@ -49,7 +49,7 @@ async def test_a_key_causes_so_many_wakes_and_is_served_by_machines_that_are_awa
 ) -> None:
     waker = 'gateway_timeout = "4s"\nmin_awake = "0s"'
     async with built(bus, nats_url, tmp_path, machines=2, idle="1h", waker=waker) as house:
-        key_id, key = await mint(bus, name="few", wakes_per_hour=1)
+        key_id, key = await create_key(bus, name="few", wakes_per_hour=1)
         for _ in range(2):
             await house.gateway()
         await house.waker()
@@ -82,7 +82,7 @@ async def test_a_machine_that_is_woken_again_and_again_for_nobody_costs_its_key_
     waker = 'gateway_timeout = "4s"\nmin_awake = "0s"'
     async with built(bus, nats_url, tmp_path, idle="1h", waker=waker) as house:
         house.text = house.text.replace('idle_timeout = "1h"', 'idle_timeout = "1h"\nprice_per_hour = "3600"')
-        key_id, key = await mint(bus, name="idler", wake_cost_per_day=Decimal("0.01"))
+        key_id, key = await create_key(bus, name="idler", wake_cost_per_day=Decimal("0.01"))
         await house.gateway()
         await house.waker()
         assert (await ask(house, key, wake_timeout="0")).code == "waking"

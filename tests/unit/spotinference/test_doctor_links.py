@@ -10,7 +10,7 @@ from shared.messages.billing import DayReport, DirectionFigure, Directions
 from shared.messages.meter import DeclaredLost, Gaps, OpenGap, Tokens, TokenSums
 from shared.messages.meter_audit import Audit, Cause, MachineAudit, SourceAudit
 from spotinference.doctor import links
-from spotinference.doctor.collector import _samples
+from spotinference.doctor.collector import metric_values
 from spotinference.doctor.links import Link, Outbox
 
 SOURCE = SourceAudit(source="gw-1", first=1, last=5, kept=5, quarantined=0, mark=5)
@@ -48,7 +48,7 @@ def source(**fields: Any) -> Audit:
 
 
 def levels(found: Iterable[Link]) -> dict[str, str]:
-    return {link.name: link.finding.level for link in found}
+    return {link.name: link.diagnostic.level for link in found}
 
 
 def report(**fields: Any) -> DayReport:
@@ -80,8 +80,8 @@ def test_a_machine_is_as_its_audit_says(state: Any, level: str) -> None:
 def test_causes_are_told_with_their_bounds_and_an_unread_engine_is_not_zero() -> None:
     causes = (Cause(name="edges", tokens=1500, exact=False, words="at the edge"),)
     (first, _) = links.engines(machine(engine=None, causes=causes))
-    assert "engine unknown" in first.finding.text
-    assert "up to 1,500 at the edge" in first.finding.text
+    assert "engine unknown" in first.diagnostic.text
+    assert "up to 1,500 at the edge" in first.diagnostic.text
     assert first.figures["engine"] is None
     assert levels(links.engines(audit(machines=()))) == {"engine": "ok", "probes": "ok"}
 
@@ -89,8 +89,8 @@ def test_causes_are_told_with_their_bounds_and_an_unread_engine_is_not_zero() ->
 def test_missing_numbers_of_a_gateway_are_wrong() -> None:
     assert levels(links.sources(AUDIT)) == {"gateway": "ok"}
     (missing,) = links.sources(source(kept=3, quarantined=1))
-    assert missing.finding.level == "wrong"
-    assert "1 are missing" in missing.finding.text
+    assert missing.diagnostic.level == "wrong"
+    assert "1 are missing" in missing.diagnostic.text
     assert levels(links.sources(source(kept=4, quarantined=1))) == {"gateway": "ok"}
 
 
@@ -101,13 +101,13 @@ def test_an_outbox_that_waits_is_wrong(age: float, level: str) -> None:
 
 def test_outboxes_elsewhere_are_named() -> None:
     (found,) = links.outboxes(None)
-    assert found.finding.level == "note"
-    assert "spot_gateway_outbox_age_seconds" in found.finding.text
+    assert found.diagnostic.level == "note"
+    assert "spot_gateway_outbox_age_seconds" in found.diagnostic.text
 
 
 @pytest.mark.parametrize(("before", "after", "level"), [(9, 0, "ok"), (9, 8, "note"), (9, 9, "wrong"), (0, 9, "wrong")])
 def test_a_backlog_has_to_fall(before: int, after: int, level: str) -> None:
-    assert links.stream(before, after).finding.level == level
+    assert links.stream(before, after).diagnostic.level == level
 
 
 def test_the_ledgers_own_faults_are_each_named() -> None:
@@ -126,25 +126,25 @@ def test_open_gaps_are_wrong_until_somebody_gives_them_up() -> None:
     gap = OpenGap(source="gw-1", first=3, last=4, earliest=0.0, latest=1.0)
     given = DeclaredLost(source="gw-1", first=3, last=4, by="me", reason="disk", at=1.0)
     found = links.gaps(Gaps(open=(gap,) * 7))
-    assert found.finding.level == "wrong"
-    assert "gw-1 3 to 4" in found.finding.text
-    assert "and 2 more" in found.finding.text
-    assert links.gaps(Gaps(open=(), lost=(given,))).finding.level == "ok"
+    assert found.diagnostic.level == "wrong"
+    assert "gw-1 3 to 4" in found.diagnostic.text
+    assert "and 2 more" in found.diagnostic.text
+    assert links.gaps(Gaps(open=(), lost=(given,))).diagnostic.level == "ok"
 
 
 @pytest.mark.parametrize(
     ("told", "level"), [({"gw-1": 5}, "ok"), ({"gw-1": 6}, "wrong"), ({"gw-1": 4}, "note"), ({}, "note")]
 )
 def test_gateways_are_told_no_more_than_the_ledger_has(told: dict[str, int], level: str) -> None:
-    assert links.marks(AUDIT, told).finding.level == level
+    assert links.marks(AUDIT, told).diagnostic.level == level
 
 
 def test_the_books_divide_by_the_ledgers_tokens() -> None:
-    assert links.books(report(), TOKENS).finding.level == "note"
-    assert links.books(report(state="final", reason=None), TOKENS).finding.level == "ok"
-    assert links.books(report(tokens=99), TOKENS).finding.level == "wrong"
+    assert links.books(report(), TOKENS).diagnostic.level == "note"
+    assert links.books(report(state="final", reason=None), TOKENS).diagnostic.level == "ok"
+    assert links.books(report(tokens=99), TOKENS).diagnostic.level == "wrong"
     going_on = msgspec.structs.replace(TOKENS, complete=False)
-    assert links.books(report(tokens=99), going_on).finding.level == "note", "more tokens come meanwhile"
+    assert links.books(report(tokens=99), going_on).diagnostic.level == "note", "more tokens come meanwhile"
 
 
 @pytest.mark.parametrize(
@@ -160,4 +160,4 @@ def test_no_gateway_is_a_note() -> None:
 
 def test_samples_of_each_worker_are_found() -> None:
     text = '# TYPE a gauge\na{worker="0"} 1.0\na{worker="1"} 2.5e+01\nab 9\n'
-    assert _samples(text, "a") == [1.0, 25.0]
+    assert metric_values(text, "a") == [1.0, 25.0]

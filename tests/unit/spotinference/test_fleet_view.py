@@ -9,8 +9,16 @@ from rich.console import Console
 
 from shared.messages.gateway import Activity, MachineActivity
 from shared.messages.waker import MachineRecord, MachineState
-from spotinference.fleet.view import COLOURS, Row, Use, rows, unclocked, uses_of, view
-from spotinference.times import span
+from spotinference.fleet.view import (
+    COLOURS,
+    MachineUse,
+    Row,
+    fleet_table,
+    machine_rows,
+    sum_use,
+    without_clock_fields,
+)
+from spotinference.times import format_duration
 
 NOW = 1_800_000_000.0
 
@@ -27,14 +35,14 @@ def record(machine: str = "m1", state: MachineState = "ready", **fields: Any) ->
     return MachineRecord(machine=machine, state=state, **{**facts, **fields})
 
 
-def row(use: Use | None = None, **fields: Any) -> Row:
-    (found,) = rows([record(**fields)], {} if use is None else {"m1": use}, NOW)
+def row(use: MachineUse | None = None, **fields: Any) -> Row:
+    (found,) = machine_rows([record(**fields)], {} if use is None else {"m1": use}, NOW)
     return found
 
 
 def drawn(*records: MachineRecord, note: str = "") -> str:
     console = Console(record=True, width=160, file=io.StringIO())
-    console.print(view(rows(records, {}, NOW), note))
+    console.print(fleet_table(machine_rows(records, {}, NOW), note))
     return console.export_text(styles=False)
 
 
@@ -51,7 +59,7 @@ def test_a_row_has_what_the_record_has() -> None:
         cordoned=True,
         alarm="look here",
     )
-    (found,) = rows([waking], {}, NOW)
+    (found,) = machine_rows([waking], {}, NOW)
     assert msgspec.to_builtins(found) == {
         "id": "m1",
         "tier": "t",
@@ -76,7 +84,7 @@ def test_a_row_has_what_the_record_has() -> None:
 
 
 def test_rows_are_in_the_order_of_their_ids() -> None:
-    assert [r.id for r in rows([record("b"), record("c"), record("a")], {}, NOW)] == ["a", "b", "c"]
+    assert [r.id for r in machine_rows([record("b"), record("c"), record("a")], {}, NOW)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(("ready_at", "eta"), [(None, None), (NOW + 0.4, 0), (NOW - 30, 0), (NOW + 12, 12)])
@@ -88,16 +96,16 @@ def test_an_eta_counts_down_to_nothing_and_never_below(ready_at: float | None, e
     ("state", "use", "idle"),
     [
         ("ready", None, 100),
-        ("ready", Use(last_used_at=NOW - 7), 7),
-        ("ready", Use(last_used_at=NOW - 5000), 100),  # of an earlier wake
-        ("ready", Use(in_flight=1, last_used_at=NOW - 7), None),
-        ("draining", Use(last_used_at=NOW - 7), None),
-        ("asleep", Use(last_used_at=NOW - 7), None),
-        ("ready", Use(last_used_at=NOW + 2), 0),  # a gateway's clock
+        ("ready", MachineUse(last_used_at=NOW - 7), 7),
+        ("ready", MachineUse(last_used_at=NOW - 5000), 100),  # of an earlier wake
+        ("ready", MachineUse(in_flight=1, last_used_at=NOW - 7), None),
+        ("draining", MachineUse(last_used_at=NOW - 7), None),
+        ("asleep", MachineUse(last_used_at=NOW - 7), None),
+        ("ready", MachineUse(last_used_at=NOW + 2), 0),  # a gateway's clock
     ],
 )
 def test_idle_is_the_time_since_the_last_use_of_a_ready_machine(
-    state: MachineState, use: Use | None, idle: int | None
+    state: MachineState, use: MachineUse | None, idle: int | None
 ) -> None:
     assert row(use, state=state).idle_seconds == idle
 
@@ -106,23 +114,23 @@ def test_the_uses_of_all_gateways_add_up() -> None:
     def says(gateway: str, **machines: MachineActivity) -> Activity:
         return Activity(gateway=gateway, sent_at=NOW, machines=machines)
 
-    assert uses_of(
+    assert sum_use(
         [
             says("g1", m1=MachineActivity(in_flight=2, last_used_at=5.0), m2=MachineActivity(in_flight=0)),
             says("g2", m1=MachineActivity(in_flight=3, last_used_at=4.0)),
         ]
-    ) == {"m1": Use(in_flight=5, last_used_at=5.0), "m2": Use()}
+    ) == {"m1": MachineUse(in_flight=5, last_used_at=5.0), "m2": MachineUse()}
 
 
 def test_the_passing_of_time_is_no_change_and_all_else_is() -> None:
     waking = record(state="waking", ready_at=NOW + 60)
-    before, after = rows([waking], {}, NOW), rows([waking], {}, NOW + 3)
+    before, after = machine_rows([waking], {}, NOW), machine_rows([waking], {}, NOW + 3)
     assert before != after
-    assert unclocked(before) == unclocked(after)
-    plain = unclocked(rows([record()], {}, NOW))
+    assert without_clock_fields(before) == without_clock_fields(after)
+    plain = without_clock_fields(machine_rows([record()], {}, NOW))
     for change in ({"kept": True}, {"alarm": "x"}, {"generation": 4}, {"endpoint": "http://e"}, {"since": NOW - 3}):
-        assert unclocked(rows([record(**change)], {}, NOW)) != plain, change
-    assert unclocked(rows([record()], {"m1": Use(in_flight=1)}, NOW)) != plain
+        assert without_clock_fields(machine_rows([record(**change)], {}, NOW)) != plain, change
+    assert without_clock_fields(machine_rows([record()], {"m1": MachineUse(in_flight=1)}, NOW)) != plain
 
 
 @pytest.mark.parametrize(
@@ -139,7 +147,7 @@ def test_the_passing_of_time_is_no_change_and_all_else_is() -> None:
     ],
 )
 def test_a_span_has_its_two_largest_units(seconds: int, text: str) -> None:
-    assert span(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_the_table_tells_each_machine_in_a_line() -> None:
@@ -173,7 +181,7 @@ def test_a_name_is_no_markup() -> None:
 def test_every_state_has_its_colour() -> None:
     assert set(COLOURS) == set(get_args(MachineState))
     console = Console(record=True, width=160, file=io.StringIO(), force_terminal=True, color_system="standard")
-    console.print(view(rows([record("m1", "ready"), record("m2", "broken")], {}, NOW)))
+    console.print(fleet_table(machine_rows([record("m1", "ready"), record("m2", "broken")], {}, NOW)))
     styled = console.export_text(styles=True)
     assert "\x1b[32mready" in styled
     assert "\x1b[1;31mbroken" in styled

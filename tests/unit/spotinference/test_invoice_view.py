@@ -1,4 +1,4 @@
-"""What `invoice list` and `doctor` say of the sources that billing fetches by itself."""
+"""What `invoice list` and `doctor` print about the sources that billing fetches."""
 
 from decimal import Decimal
 from typing import Any
@@ -30,23 +30,23 @@ REFUSED = SourceState(
 NEW = SourceState(name="gcp", url="/gcp", looked_at=None, good_at=None, refused_at=None, reasons=(), deliveries=0)
 
 
-def test_a_table_says_when_all_was_well_and_what_is_refused_since_when() -> None:
+def test_sources_table_shows_the_last_success_and_since_when_files_are_rejected() -> None:
     console = Console(width=200, force_terminal=False)
     with console.capture() as shown:
         console.print(sources_table([GOOD, REFUSED, NEW]))
     _, good, refused, new = shown.get().splitlines()
     assert good.split() == ["aws", "s3://bills/", *["2026-11-28", "18:00:00Z"] * 2, "3"]
     assert "not yet" in refused
-    assert "REFUSED since 2026-11-28 17:00:00Z: a.csv:2: BilledCost: empty" in refused
+    assert "REJECTED since 2026-11-28 17:00:00Z: a.csv:2: BilledCost: empty" in refused
     assert new.count("not yet") == 2
 
 
-def test_a_source_that_cannot_be_imported_is_wrong_and_a_new_one_is_not() -> None:
-    levels = {link.figures["source"]: link.finding.level for link in invoices([GOOD, REFUSED, NEW])}
+def test_source_is_wrong_when_it_cannot_be_imported() -> None:
+    levels = {link.figures["source"]: link.diagnostic.level for link in invoices([GOOD, REFUSED, NEW])}
     assert levels == {"aws": "ok", "azure": "wrong", "gcp": "note"}
 
 
-def test_what_was_rounded_or_read_again_says_so() -> None:
+def test_imports_show_what_was_rounded_or_read_again() -> None:
     same: dict[str, Any] = {"issuer": "Cloud", "account": "a", "period_start": "2026-05-01", "period_end": "2026-06-01"}
     residue, billed = Decimal("5.5e-15"), Decimal("0.1")
     summary = SnapshotSummary(**same, rows=1, billed=billed, currency="USD", replaced=False, residue=residue)

@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 
 from shared.errors import Misconfigured
-from spotinference.output_file import write
+from spotinference.output_file import write_output
 
 
 def test_it_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "report.csv"
     path.write_bytes(b"old and longer")
-    write("--csv", path, b"new")
+    write_output("--csv", path, b"new")
     assert path.read_bytes() == b"new"
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.csv"]
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
-    write("--csv", tmp_path / "link", b"new")
+    write_output("--csv", tmp_path / "link", b"new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "file").read_bytes() == b"new"
 
@@ -29,7 +29,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        write("--csv", pipe, b"new")
+        write_output("--csv", pipe, b"new")
         assert os.read(reader, 100) == b"new"
         assert pipe.is_fifo()
     finally:
@@ -38,7 +38,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
 
 def test_a_fault_names_option_file_and_reason_and_leaves_the_old_one(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match=r"--html .*none/r\.html: No such file or directory"):
-        write("--html", tmp_path / "none" / "r.html", b"new")
+        write_output("--html", tmp_path / "none" / "r.html", b"new")
 
 
 def test_what_cannot_be_finished_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +52,6 @@ def test_what_cannot_be_finished_changes_nothing(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(Misconfigured, match="No space left on device"):
-        write("--csv", path, b"new")
+        write_output("--csv", path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.csv"]

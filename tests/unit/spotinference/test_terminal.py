@@ -14,7 +14,7 @@ from rich.text import Text
 
 from shared.printable import printable, printable_json
 from spotinference import terminal
-from spotinference.fleet.view import rows, view
+from spotinference.fleet.view import fleet_table, machine_rows
 from tests.unit.spotinference.test_fleet_view import record
 
 HOSTILE = "a\x1b[31mred\x9b2J\u202eevil\u2066x\r\nforged [bold]b[/bold] :smile: \x00\x7f\ud800"
@@ -81,7 +81,7 @@ def test_columns_are_as_wide_as_what_is_shown() -> None:
 
 @pytest.mark.parametrize("err", [False, True])
 def test_a_line_is_one_line(err: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.say(HOSTILE, err=err)
+    terminal.print_line(HOSTILE, err=err)
     out, other = capsys.readouterr()
     told = other if err else out
     assert told.count("\n") == 1
@@ -90,7 +90,7 @@ def test_a_line_is_one_line(err: bool, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_fleet_is_shown_harmlessly() -> None:
-    machines = rows([record(HOSTILE, "broken", tier=HOSTILE, reason=HOSTILE, alarm=HOSTILE)], {}, 0.0)
-    told = shown(view(machines))
+    machines = machine_rows([record(HOSTILE, "broken", tier=HOSTILE, reason=HOSTILE, alarm=HOSTILE)], {}, 0.0)
+    told = shown(fleet_table(machines))
     assert harmless(told)
     assert "[bold]b[/bold]" in told

@@ -41,7 +41,7 @@ async def importing_now(bus: JetStreamBus) -> str:
     return status.running.id if status.running else ""
 
 
-async def test_an_import_is_asked_again_of_a_billing_that_was_killed_and_restarted(
+async def test_import_is_requested_again_when_billing_was_killed_and_restarted(
     bus: JetStreamBus, shell: Shell, tmp_path: Path
 ) -> None:
     file = bill(tmp_path, 20_000)
@@ -53,10 +53,10 @@ async def test_an_import_is_asked_again_of_a_billing_that_was_killed_and_restart
         result = await command
     assert result.exit_code == 0, result.output
     assert "20000 rows  200 USD" in result.stdout
-    assert f"{file}: billing was restarted in the middle of it: asking again\n" in result.stderr
+    assert f"{file}: billing was restarted during the import: requesting it again\n" in result.stderr
 
 
-async def test_a_billing_that_stays_away_ends_the_command_with_one(
+async def test_import_fails_when_billing_stays_away(
     bus: JetStreamBus, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importer, "SILENCE_SECONDS", 0.5)
@@ -71,43 +71,43 @@ async def test_a_billing_that_stays_away_ends_the_command_with_one(
     assert "`spotinference invoice list` shows what counts" in result.stderr
 
 
-async def test_an_interrupted_command_ends_with_one_line(bus: JetStreamBus, options: tuple[str, ...]) -> None:
-    """Billing here has the import for ever."""
-    asked = asyncio.Event()
+async def test_import_prints_one_line_when_interrupted(bus: JetStreamBus, options: tuple[str, ...]) -> None:
+    """Billing here never finishes the import."""
+    requested = asyncio.Event()
 
     async def answer(_: bytes) -> bytes:
-        asked.set()
+        requested.set()
         await asyncio.Event().wait()
         return b""
 
     await bus.respond("billing", subjects.BILLING_IMPORT, answer)
-    await bus.respond("billing", subjects.BILLING_IMPORT_STATUS, Billing().status)
+    await bus.respond("billing", subjects.BILLING_IMPORT_STATUS, FakeBilling().status)
     words = ("invoice", "import", "--source", "cloud", str(bill(Path(options[-1]), 1)), *options)
     command = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "spotinference", *words, stderr=asyncio.subprocess.PIPE
     )
-    await asked.wait()
+    await requested.wait()
     command.send_signal(signal.SIGINT)
     _, error = await command.communicate()
     assert command.returncode == 1
-    assert "spotinference: interrupted: billing may finish an import that it has begun" in error.decode()
+    assert "spotinference: interrupted: billing may still finish the import" in error.decode()
     assert "Traceback" not in error.decode()
 
 
-class Billing:
-    """Says what it is told to; `statuses` are answered one after the other, the last one for ever."""
+class FakeBilling:
+    """Replies with `statuses` in turn, the last one forever."""
 
     def __init__(self, *statuses: ImportStatus) -> None:
         self.statuses = list(statuses or (status("a", "mine"),))
-        self.asked = 0
+        self.requests = 0
 
     async def status(self, _: bytes) -> bytes:
         return encode(self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0])
 
     async def take(self, _: bytes) -> bytes:
         """The first request is lost, the second answered."""
-        self.asked += 1
-        if self.asked == 1:
+        self.requests += 1
+        if self.requests == 1:
             await asyncio.Event().wait()
         return encode(ImportAnswer(sha256="0"))
 
@@ -118,46 +118,46 @@ def status(instance: str, running_id: str | None) -> ImportStatus:
 
 
 @pytest.mark.parametrize(
-    ("statuses", "told"),
+    ("statuses", "message"),
     [
-        ([status("a", "mine"), status("b", None)], "billing was restarted in the middle of it: asking again"),
-        ([status("a", None)], "billing was restarted in the middle of it: asking again"),
+        ([status("a", "mine"), status("b", None)], "billing was restarted during the import: requesting it again"),
+        ([status("a", None)], "billing was restarted during the import: requesting it again"),
         (
             [status("a", "x"), status("a", "x"), status("b", None)],
-            "waiting behind another import, of source aws: reading 1,200 rows, 43%, 12 s",
+            "waiting for another import, of source aws: reading 1,200 rows, 43%, 12 s",
         ),
         ([status("a", "mine"), status("a", "mine"), status("b", None)], "reading 1,200 rows, 43%, 12 s"),
     ],
 )
-async def test_a_lost_import_is_asked_for_once_more(
-    statuses: list[ImportStatus], told: str, monkeypatch: pytest.MonkeyPatch
+async def test_import_is_requested_once_more_when_lost(
+    statuses: list[ImportStatus], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importer, "LOOK_SECONDS", 0.001)
-    heard: list[str] = []
-    assert await imported(Billing(*statuses), heard.append) == ImportAnswer(sha256="0")
-    assert told in heard
+    monkeypatch.setattr(importer, "POLL_SECONDS", 0.001)
+    progress: list[str] = []
+    assert await import_from(FakeBilling(*statuses), progress.append) == ImportAnswer(sha256="0")
+    assert message in progress
 
 
-async def test_an_import_that_is_lost_twice_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importer, "LOOK_SECONDS", 0.001)
+async def test_import_fails_when_lost_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importer, "POLL_SECONDS", 0.001)
 
-    class Forgetful(Billing):
+    class Forgetful(FakeBilling):
         async def take(self, _: bytes) -> bytes:
-            self.asked += 1
+            self.requests += 1
             await asyncio.Event().wait()
             return b""
 
     billing = Forgetful(status("a", None))
     with pytest.raises(BusUnavailable, match="billing lost the import 2 times"):
-        await imported(billing, lambda _: None)
-    assert billing.asked == 2
+        await import_from(billing, lambda _: None)
+    assert billing.requests == 2
 
 
-def imported(billing: Billing, tell: Callable[[str], None]) -> Awaitable[ImportAnswer]:
+def import_from(billing: FakeBilling, on_progress: Callable[[str], None]) -> Awaitable[ImportAnswer]:
     async def run() -> ImportAnswer:
         bus = MemoryBus()
         await bus.respond("billing", subjects.BILLING_IMPORT, billing.take)
         await bus.respond("billing", subjects.BILLING_IMPORT_STATUS, billing.status)
-        return await importer.import_delivery(bus, REQUEST, tell)
+        return await importer.import_delivery(bus, REQUEST, on_progress)
 
     return run()
