@@ -198,7 +198,7 @@ async def test_a_figure_is_explained(desk: Desk) -> None:
     assert told.err == "spotinference: --explain: no figure is named 'typo'; the figures are unattributed, h100x2\n"
     assert (await desk.run("report", "--explain", "shared", "--html", desk.path("x.html"))).status == 2
     told = await desk.run("report", "--days", "3", "--to", TO, "--explain", "shared")
-    assert (told.status, told.err[:60]) == (1, "spotinference: 2026-05-29 to 2026-05-31: nothing can be expl")
+    assert (told.status, told.err[:60]) == (1, "spotinference: 2026-05-29 to 2026-05-31: no figure can be ex")
 
 
 async def test_a_statement_on_the_terminal_and_as_files(desk: Desk) -> None:
