@@ -23,7 +23,7 @@ from services.billing.adapters.revision_store import Revisions
 from services.billing.app.day_reports import Reports
 from services.billing.app.meter_client import Meter
 from services.billing.app.report_publisher import published_revision
-from services.billing.core.days import DAY, HOUR, day_window
+from services.billing.core.utc_time import DAY, HOUR, day_window
 from services.billing.metrics import Metrics
 from services.billing.settings import settings
 from services.billing.wiring import MIGRATIONS

@@ -27,8 +27,8 @@ from services.billing.adapters.day_store import DayBook
 from services.billing.adapters.import_settings import Terms
 from services.billing.adapters.invoice_reader import Reading
 from services.billing.adapters.invoice_store import Delivery, InvoiceBook
-from services.billing.core.cells import literal
-from services.billing.core.days import day_window
+from services.billing.core.invoice_files.columns import literal
+from services.billing.core.utc_time import day_window
 from services.billing.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.invoices import DeliveredFile

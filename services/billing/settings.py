@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from services.billing.core.attribution import Fleet, is_azure
-from services.billing.core.bands import Ladder
-from services.billing.core.days import day_window
-from services.billing.core.forms import Rate
+from services.billing.core.allocation.attribution import Fleet, is_azure
+from services.billing.core.invoice_files.schema import Rate
 from services.billing.core.money import units, usd
-from services.billing.core.revision import HASHED, sha256
+from services.billing.core.pricing.bands import Ladder
+from services.billing.core.revisions.revision import HASHED, sha256
+from services.billing.core.utc_time import day_window
 from shared.config.invoices import currency_code
 from shared.config.sections import Config
 from shared.errors import Misconfigured

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.billing.adapters.accrual_store import Accruals
 from services.billing.adapters.day_fingerprints import Marks
 from services.billing.adapters.day_store import DayBook
+from services.billing.adapters.export.report_files import files
 from services.billing.adapters.hyperstack_bill import HyperstackBill
 from services.billing.adapters.invoice_store import InvoiceBook
 from services.billing.adapters.payable_store import PayableBook
@@ -33,8 +34,7 @@ from services.billing.app.report_publisher import Publisher, published_revision
 from services.billing.app.rereads import Rereads
 from services.billing.app.running_bill import Bills
 from services.billing.app.statements import Statements
-from services.billing.core.key_names import with_names
-from services.billing.forms.files import files
+from services.billing.core.reports.key_names import with_names
 from services.billing.metrics import Metrics
 from services.billing.settings import settings
 from shared import database

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from shared.messages.bills import MachineHours, SourceBills, Unbilled
+from shared.messages.bill_coverage import MachineHours, SourceBills, Unbilled
 from shared.messages.codec import Message
 from shared.messages.explanation import Explanation
 from shared.messages.values import UnixSeconds, check_amounts

@@ -2,7 +2,7 @@
 
 import click
 
-from services.billing.forms.json import fields
+from services.billing.adapters.export.json import fields
 from shared.bus.subjects import BILLING_BANDS
 from shared.messages.billing import Bands, BandsQuery
 from spotinference.bands.view import print_bands

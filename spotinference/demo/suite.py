@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from services.billing.core.days import day_of, millis
+from services.billing.core.utc_time import day_of, millis
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import FLEET
 from shared.errors import SpotinferenceError

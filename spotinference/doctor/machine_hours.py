@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
+from shared.messages.bill_coverage import MachineHours
 from shared.messages.billing import DayReport
-from shared.messages.bills import MachineHours
 from spotinference.diagnostics import Diagnostic, note, ok, wrong
 from spotinference.doctor.links import Link
 

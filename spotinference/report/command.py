@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 from msgspec.structs import replace
 
-from services.billing.forms.csv import report_csv
-from services.billing.forms.html import report_html
-from services.billing.forms.json import fields
-from services.billing.forms.words import HEADLINE_DAYS, Report
-from services.billing.forms.xlsx import report_xlsx
+from services.billing.adapters.export.csv import report_csv
+from services.billing.adapters.export.formatting import HEADLINE_DAYS, Report
+from services.billing.adapters.export.html import report_html
+from services.billing.adapters.export.json import fields
+from services.billing.adapters.export.xlsx import report_xlsx
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_REPORT, BILLING_REPORTS
 from shared.messages.billing import DayReport, PeriodReport, ReportQuery, ReportsQuery

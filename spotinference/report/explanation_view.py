@@ -7,8 +7,8 @@ import msgspec
 from rich.console import Group
 from rich.text import Text
 
-from services.billing.forms.json import plain
-from services.billing.forms.words import Report, lacking, line_name, span_of
+from services.billing.adapters.export.formatting import Report, lacking, line_name, span_of
+from services.billing.adapters.export.json import plain
 from shared.errors import Rejected
 from shared.messages.billing import DayReport
 from shared.messages.explanation import CostLine, Explanation

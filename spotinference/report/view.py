@@ -8,9 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from services.billing.core.period import spans
-from services.billing.forms import bills
-from services.billing.forms.words import (
+from services.billing.adapters.export import bill_coverage
+from services.billing.adapters.export.formatting import (
     CAUSE_WORDS,
     NOBODY,
     TRAILING,
@@ -20,6 +19,7 @@ from services.billing.forms.words import (
     top,
     trailing,
 )
+from services.billing.core.reports.period_report import spans
 from shared.key_names import key_label
 from shared.messages.billing import CAUSES, DayReport, Directions, KeyFigure, ModelFigure, PeriodReport
 from shared.printable import printable
@@ -66,7 +66,7 @@ def _period(report: PeriodReport, width: int) -> Iterator[RenderableType]:
     if without:
         yield Text("\n".join(f"{days}: {printable(reason or 'not known')}" for days, reason in without))
     if report.bills:
-        yield Text("\n".join(map(printable, bills.lines(report))))
+        yield Text("\n".join(map(printable, bill_coverage.lines(report))))
     if report.left_out:
         yield Text(f"not included: {printable(report.left_out)}")
 

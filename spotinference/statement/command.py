@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from services.billing.forms.csv import statement_csv
-from services.billing.forms.html import statement_html
-from services.billing.forms.json import fields
+from services.billing.adapters.export.csv import statement_csv
+from services.billing.adapters.export.html import statement_html
+from services.billing.adapters.export.json import fields
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_STATEMENT
 from shared.errors import Rejected

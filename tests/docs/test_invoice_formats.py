@@ -1,8 +1,8 @@
 """`docs/reference/invoice-formats.md` has every format that the tests read, and every column with another name."""
 
-from services.billing.core.cur import CUR
-from services.billing.core.focus import FOCUS
-from services.billing.core.forms import Form
+from services.billing.core.invoice_files.aws_cur import CUR
+from services.billing.core.invoice_files.focus import FOCUS
+from services.billing.core.invoice_files.schema import Form
 from tests.docs.pages import ROOT, page, quoted
 
 PAGE = page("docs/reference/invoice-formats.md")

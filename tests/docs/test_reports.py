@@ -6,13 +6,13 @@ from typing import get_args
 
 from msgspec.structs import fields, replace
 
-from services.billing.forms.csv import DAY_COLUMNS, STATEMENT_COLUMNS, report_csv
-from services.billing.forms.json import fields as json_fields
-from services.billing.forms.xlsx import sheets
+from services.billing.adapters.export.csv import DAY_COLUMNS, STATEMENT_COLUMNS, report_csv
+from services.billing.adapters.export.json import fields as json_fields
+from services.billing.adapters.export.xlsx import sheets
 from shared.messages.billing import DayReport, Statement
 from shared.messages.explanation import CostLine, Explanation, LineKind
 from tests.docs.pages import page
-from tests.unit.billing.forms.kit import day_report, period_report, unknown
+from tests.unit.billing.export.full_reports import day_report, period_report, unknown
 
 NAMED = set(page("docs/reference/reports.md").spans)
 

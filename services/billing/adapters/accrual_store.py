@@ -6,10 +6,10 @@ from sqlalchemy import and_, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.tables import accruals, meters, transitions
-from services.billing.core.accrual import Accrual, Reading, accrued, late
-from services.billing.core.days import HOUR, Window
-from services.billing.core.machine_time import Change, MachineTime, intervals
+from services.billing.core.allocation.accrual import Accrual, Reading, accrued, late
+from services.billing.core.allocation.machine_time import Change, MachineTime, intervals
 from services.billing.core.money import units, usd
+from services.billing.core.utc_time import HOUR, Window
 from shared.database import read_transaction
 
 

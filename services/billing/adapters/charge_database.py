@@ -7,8 +7,8 @@ from pathlib import Path
 
 import duckdb
 
-from services.billing.core.cells import literal
-from services.billing.core.macros import SCRIPT
+from services.billing.core.invoice_files.columns import literal
+from services.billing.core.invoice_files.sql_macros import SCRIPT
 
 MEMORY = "1GB"
 FREE_PARTS = 4

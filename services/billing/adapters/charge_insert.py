@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.billing.adapters.invoice_reader import ROW
-from services.billing.core.forms import AMOUNTS
+from services.billing.core.invoice_files.schema import AMOUNTS
 
 
 async def copy_charges(connection: AsyncConnection, rows: list[tuple[Any, ...]]) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO
 
 from services.billing.adapters.file_kinds import open_file, position, unpacked
-from services.billing.core.macros import BLANK
-from services.billing.core.wrong_files import HEADER_LINES, TOO_LARGE, WrongFile, columns_fault
+from services.billing.core.invoice_files.invalid_files import HEADER_LINES, TOO_LARGE, WrongFile, columns_fault
+from services.billing.core.invoice_files.sql_macros import BLANK
 from shared.messages.codec import Unreadable, decode_text
 
 MAX_LINE = 4 * 1024**2

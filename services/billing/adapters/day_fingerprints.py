@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.payable_store import Bills, bills_in
 from services.billing.adapters.tables import accruals, cost_rows, payables, snapshots, transitions
-from services.billing.core.days import DAY, HOUR, Window, day_window
-from services.billing.core.tie import period_of
+from services.billing.core.reconciliation import period_of
+from services.billing.core.utc_time import DAY, HOUR, Window, day_window
 from shared.database import read_transaction
 
 Days = frozenset[tuple[int, int]]

@@ -11,13 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.billing.adapters.accrual_store import accrued_in
 from services.billing.adapters.payable_store import counts, standings_of
 from services.billing.adapters.tables import cost_rows, snapshot_files, snapshots, transitions
-from services.billing.core.accrual import Accrual
-from services.billing.core.charges import MACHINE_CATEGORIES, is_early
-from services.billing.core.days import Window, millis
-from services.billing.core.explanation import Origin
-from services.billing.core.focus import CostRow
-from services.billing.core.machine_time import Change, in_order
-from services.billing.core.source_bills import Reach
+from services.billing.core.allocation.accrual import Accrual
+from services.billing.core.allocation.charge_groups import MACHINE_CATEGORIES, is_early
+from services.billing.core.allocation.machine_time import Change, in_order
+from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.reports.bill_coverage import Reach
+from services.billing.core.reports.cost_lines import Origin
+from services.billing.core.utc_time import Window, millis
 from shared.database import read_transaction
 from shared.messages.invoices import InvoiceStanding
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from services.billing.core.wrong_files import HEAD_BYTES, WrongFile, known_format, zip_content
+from services.billing.core.invoice_files.invalid_files import HEAD_BYTES, WrongFile, known_format, zip_content
 
 GZIP = b"\x1f\x8b"
 PARQUET = b"PAR1"

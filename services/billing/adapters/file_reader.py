@@ -9,12 +9,12 @@ from services.billing.adapters import csv_lines
 from services.billing.adapters.charge_database import disk_part
 from services.billing.adapters.file_kinds import kind_of
 from services.billing.adapters.import_settings import MAX_REFUSALS, RowErrors, Terms
-from services.billing.core import forms
-from services.billing.core.cells import literal, name_of
-from services.billing.core.cur import CUR
-from services.billing.core.focus import FOCUS, simple
-from services.billing.core.forms import Form
-from services.billing.core.wrong_files import TOO_LARGE, WrongFile, header_fault
+from services.billing.core.invoice_files import schema
+from services.billing.core.invoice_files.aws_cur import CUR
+from services.billing.core.invoice_files.columns import literal, name_of
+from services.billing.core.invoice_files.focus import FOCUS, simple
+from services.billing.core.invoice_files.invalid_files import TOO_LARGE, WrongFile, header_fault
+from services.billing.core.invoice_files.schema import Form
 
 LONGEST_RECORD = 2 * 1024**2
 """In bytes, unless a file has longer ones: DuckDB's buffers are made for it."""
@@ -74,7 +74,7 @@ class FileReader:
         )
         self._bytes_left -= size.bytes_read
         types = dict.fromkeys(columns, "VARCHAR")
-        described = ", ".join(f"{literal(c)}: {literal(t)}" for c, t in {forms.LINE: "BIGINT", **types}.items())
+        described = ", ".join(f"{literal(c)}: {literal(t)}" for c, t in {schema.LINE: "BIGINT", **types}.items())
         longest = f"max_line_size = {max(LONGEST_RECORD, size.longest)}"
         relation = f"read_csv({literal(str(rewritten))}, columns = {{{described}}}, {longest}, {_CSV})"
         return self._judged(name, form, relation, types)
@@ -88,7 +88,7 @@ class FileReader:
         untyped = {column for column in columns if held[column] == '"NULL"'}  # there is no value in it
         read = [f"CAST({name_of(c)} AS VARCHAR) AS {name_of(c)}" if c in untyped else name_of(c) for c in columns]
         number = "row_number() OVER ()" if "file_row_number" in held else "file_row_number + 1"
-        relation = f"(SELECT {', '.join([*read, f'{number} AS {name_of(forms.LINE)}'])} FROM {file})"
+        relation = f"(SELECT {', '.join([*read, f'{number} AS {name_of(schema.LINE)}'])} FROM {file})"
         return self._judged(name, form, relation, {c: "VARCHAR" if c in untyped else held[c] for c in columns})
 
     def _check_size(self, path: Path) -> None:
@@ -108,7 +108,7 @@ class FileReader:
         line, names = records[0]
 
         def fitting(some: Sequence[str]) -> Form:
-            return forms.best((FOCUS, CUR, simple(self._terms.source, some)), some)
+            return schema.best((FOCUS, CUR, simple(self._terms.source, some)), some)
 
         if (fault := header_fault(records, lambda some: fitting(some).share(some))) is not None:
             raise fault
@@ -124,7 +124,7 @@ class FileReader:
 
     def _judged(self, name: str, form: Form, relation: str, types: Mapping[str, str]) -> str:
         """SQL for the charges; what is wrong in the rows is refused besides."""
-        query = forms.query(form, relation, types, self._terms.rates, MAX_REFUSALS, rounds=self._terms.rounds)
+        query = schema.query(form, relation, types, self._terms.rates, MAX_REFUSALS, rounds=self._terms.rounds)
         for column, reason in query.unsuitable.items():
             self._refusals.add(name, 0, column, reason)
         known = {refusal.column for refusal in self._refusals.found if refusal.file == name}

@@ -10,8 +10,8 @@ from pathlib import Path
 import duckdb
 
 from services.billing.adapters.charge_database import is_too_large
-from services.billing.core.forms import Rate
-from services.billing.core.wrong_files import TOO_LARGE, WrongFile
+from services.billing.core.invoice_files.invalid_files import TOO_LARGE, WrongFile
+from services.billing.core.invoice_files.schema import Rate
 from shared.messages.invoices import RowError
 
 READER = 2

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.billing.adapters.invoice_reader import Snapshot
 from services.billing.adapters.tables import snapshot_invoices, snapshots
-from services.billing.core.focus import SnapshotKey
+from services.billing.core.invoice_files.anomalies import Facts, Former, usual_day, warnings
+from services.billing.core.invoice_files.focus import SnapshotKey
 from services.billing.core.money import units, usd
-from services.billing.core.suspicions import Facts, Former, usual_day, warnings
 
 log = structlog.get_logger()
 

@@ -15,10 +15,10 @@ import duckdb
 from services.billing.adapters.charge_database import connect, is_too_large
 from services.billing.adapters.file_reader import FileReader
 from services.billing.adapters.import_settings import MAX_REFUSALS, Interrupted, RowErrors, Terms
-from services.billing.core import forms, overlap
-from services.billing.core.days import written
-from services.billing.core.focus import CostRow, SnapshotKey
-from services.billing.core.wrong_files import TOO_LARGE
+from services.billing.core.invoice_files import duplicate_charges, schema
+from services.billing.core.invoice_files.focus import CostRow, SnapshotKey
+from services.billing.core.invoice_files.invalid_files import TOO_LARGE
+from services.billing.core.utc_time import written
 from shared.errors import Rejected
 from shared.messages.invoices import DeliveredFile, ImportStep, RowError
 
@@ -32,7 +32,7 @@ MAX_NAME = 500
 
 ROW = tuple(field.name for field in fields(CostRow) if field.name != "arrived")
 """What the books keep of a charge. When it arrived, its snapshot says."""
-_KEY = ", ".join(forms.KEY)
+_KEY = ", ".join(schema.KEY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,25 +118,25 @@ class Reading:
                 self._compare(named, parts=parts)
             if not self.refusals:
                 every = " UNION ALL ".join(charges)
-                self._sum_up(forms.whole_only(every) if reader.splits else every, named)
+                self._sum_up(schema.whole_only(every) if reader.splits else every, named)
 
     def _compare(self, files: Sequence[DeliveredFile], *, parts: bool) -> None:
         """Refuse files that repeat each other, unless they are `parts` of one snapshot."""
         if len(files) == 1:
             return
-        counted = [overlap.counted(f"charges_{number}", number, parts=parts) for number in range(len(files))]
+        counted = [duplicate_charges.counted(f"charges_{number}", number, parts=parts) for number in range(len(files))]
         self._db.execute(f"CREATE TABLE seen AS {' UNION ALL '.join(counted)}")
         told: set[frozenset[int]] = set()
-        for number, *values, shared, rows in self._db.execute(overlap.repeated(MAX_REFUSALS)).fetchall():
+        for number, *values, shared, rows in self._db.execute(duplicate_charges.repeated(MAX_REFUSALS)).fetchall():
             key = SnapshotKey(*values)
-            ((other,),) = self._db.execute(overlap.OTHER, {"file": number, **asdict(key)}).fetchall()
+            ((other,),) = self._db.execute(duplicate_charges.OTHER, {"file": number, **asdict(key)}).fetchall()
             pair = frozenset((number, other))
             if pair not in told:
                 self._refusals.add(files[number].name, 0, "", _repeats(key, shared, rows, files[other].name))
             told.add(pair)
 
     def _sum_up(self, all_charges: str, files: Sequence[DeliveredFile]) -> None:
-        self._db.execute(f"CREATE TABLE charges AS {forms.grouped(all_charges, self.terms.rates)}")
+        self._db.execute(f"CREATE TABLE charges AS {schema.grouped(all_charges, self.terms.rates)}")
         self.snapshots = self._snapshots(files)
         if not self.snapshots:
             self._refusals.add(files[0].name, 0, "", "no rows: an export without charges says nothing; leave it out")
@@ -153,7 +153,7 @@ class Reading:
     def rows(self, snapshot: Snapshot) -> Iterator[list[tuple[Any, ...]]]:
         """The snapshot's charges in order of their time, some at a time: the fields of `ROW`, amounts as text."""
         key = snapshot.key
-        texts = {name: f"CAST({name} AS VARCHAR)" for name in forms.AMOUNTS}
+        texts = {name: f"CAST({name} AS VARCHAR)" for name in schema.AMOUNTS}
         try:
             found = self._db.execute(
                 f"SELECT {', '.join(texts.get(name, name) for name in ROW)} FROM charges "

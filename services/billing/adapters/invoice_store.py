@@ -21,10 +21,10 @@ from services.billing.adapters.tables import (
     snapshot_invoices,
     snapshots,
 )
-from services.billing.core.days import written
-from services.billing.core.focus import SnapshotKey
+from services.billing.core.invoice_files.anomalies import Facts
+from services.billing.core.invoice_files.focus import SnapshotKey
 from services.billing.core.money import units, usd
-from services.billing.core.suspicions import Facts
+from services.billing.core.utc_time import written
 from shared.database import read_transaction
 from shared.messages.codec import decode
 from shared.messages.invoices import DeliveredFile, Imported, SnapshotSummary

@@ -8,8 +8,8 @@ from sqlalchemy import ColumnElement, and_, exists, func, insert, not_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.tables import cost_rows, payables, snapshot_invoices, snapshots
-from services.billing.core.days import Window
-from services.billing.core.tie import Billed, Payable, concerning, goes_round, standings, unnumbered
+from services.billing.core.reconciliation import Billed, Payable, concerning, goes_round, standings, unnumbered
+from services.billing.core.utc_time import Window
 from shared.database import read_transaction
 from shared.errors import Rejected
 from shared.messages.invoices import InvoiceStanding, PayableNote

@@ -6,7 +6,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.tables import revisions
-from services.billing.core.revision import Inputs, Stored
+from services.billing.core.revisions.revision import Inputs, Stored
 from shared.database import read_transaction
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode, encode

@@ -7,7 +7,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.tables import transitions
-from services.billing.core.days import millis
+from services.billing.core.utc_time import millis
 from shared.database import read_transaction
 from shared.messages.waker import Transition
 

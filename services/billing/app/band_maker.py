@@ -7,8 +7,8 @@ import structlog
 from services.billing.adapters.price_store import Basis, PriceBook
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.report_cache import Shelf
-from services.billing.core.bands import LONG, days_before, next_band
-from services.billing.core.days import HOUR, day_window, millis
+from services.billing.core.pricing.bands import LONG, days_before, next_band
+from services.billing.core.utc_time import HOUR, day_window, millis
 from services.billing.settings import Settings
 from shared.bus.reply import reply
 from shared.errors import Rejected

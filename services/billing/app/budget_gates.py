@@ -13,9 +13,9 @@ import structlog
 
 from services.billing.app.day_reports import Reports
 from services.billing.app.running_bill import Bills
-from services.billing.core.gate import Rules, budget_gate, ordered, turned
+from services.billing.core.budget_gate import Rules, budget_gate, ordered, turned
 from services.billing.core.money import usd
-from services.billing.core.report import state_of
+from services.billing.core.reports.day_report import state_of
 from services.billing.metrics import Metrics
 from shared import budget
 from shared.bus import subjects, topology

@@ -14,21 +14,21 @@ from services.billing.adapters.revision_store import Revisions
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.key_names import Names
 from services.billing.app.meter_client import Meter
-from services.billing.core.allocation import Allocation, allocate
-from services.billing.core.charge_digest import charges_by_source
-from services.billing.core.charges import is_early
-from services.billing.core.day_sums import DayFacts
-from services.billing.core.days import Window, day_window, millis
-from services.billing.core.explanation import Lines, Origin, explain, explanations
-from services.billing.core.key_names import with_names
-from services.billing.core.machine_time import MachineTime, intervals
+from services.billing.core.allocation.charge_groups import is_early
+from services.billing.core.allocation.day_allocation import Allocation, allocate
+from services.billing.core.allocation.day_costs import DayFacts
+from services.billing.core.allocation.machine_time import MachineTime, intervals
 from services.billing.core.money import usd
-from services.billing.core.report import always_on_of, make_report
-from services.billing.core.revision import FileInput, Inputs, differs, revised, sha256
-from services.billing.core.revision_reason import reason
-from services.billing.core.source_bills import furthest
-from services.billing.core.tie import period_of, settled
-from services.billing.core.usage import BY, Usage, tokens_of, usage
+from services.billing.core.reconciliation import period_of, settled
+from services.billing.core.reports.bill_coverage import furthest
+from services.billing.core.reports.cost_lines import Lines, Origin, explain, explanations
+from services.billing.core.reports.day_report import always_on_of, make_report
+from services.billing.core.reports.key_names import with_names
+from services.billing.core.revisions.change_reason import reason
+from services.billing.core.revisions.charge_digest import charges_by_source
+from services.billing.core.revisions.revision import FileInput, Inputs, differs, revised, sha256
+from services.billing.core.token_usage import BY, Usage, tokens_of, usage
+from services.billing.core.utc_time import Window, day_window, millis
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus.reply import MAX_REPLY_BYTES, attempt

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from services.billing.adapters.file_sources import Place
-from services.billing.core.manifests import Plan, plans
+from services.billing.core.invoice_files.manifests import Plan, plans
 from shared.bus.ports import Bus
 from shared.bus.topology import INVOICES
 from shared.errors import Rejected

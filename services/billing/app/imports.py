@@ -17,8 +17,8 @@ from services.billing.adapters.import_settings import Interrupted, Terms
 from services.billing.adapters.invoice_reader import Reading, Snapshot, sha256_of
 from services.billing.adapters.invoice_store import Delivery, InvoiceBook, Stale, Taken
 from services.billing.app.database_outage import NOTHING_IMPORTED
-from services.billing.core.days import millis
-from services.billing.core.suspicions import facts_of, facts_sql
+from services.billing.core.invoice_files.anomalies import facts_of, facts_sql
+from services.billing.core.utc_time import millis
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus import topology

@@ -9,7 +9,7 @@ import structlog
 from services.billing.adapters.file_sources import Place, place
 from services.billing.app.deliveries import found, sent
 from services.billing.app.imports import Imports
-from services.billing.core.manifests import Plan
+from services.billing.core.invoice_files.manifests import Plan
 from services.billing.metrics import Metrics
 from shared.bus.ports import Bus
 from shared.config.invoices import InvoiceSource

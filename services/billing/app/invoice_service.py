@@ -10,7 +10,7 @@ from services.billing.adapters.invoice_store import InvoiceBook
 from services.billing.adapters.payable_store import PayableBook
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.core.money import units
-from services.billing.core.tie import standings
+from services.billing.core.reconciliation import standings
 from shared.bus.reply import MAX_REPLY_BYTES, reply
 from shared.errors import Rejected
 from shared.messages.codec import encode

@@ -6,11 +6,11 @@ from services.billing.adapters.day_store import DayBook
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.key_names import Names
 from services.billing.app.report_cache import Shelf
-from services.billing.core.days import DAY, Window, day_of, day_window
-from services.billing.core.explanation import Lines, explanations
-from services.billing.core.key_names import with_names
-from services.billing.core.period import make_period
-from services.billing.core.source_bills import bills_of, furthest
+from services.billing.core.reports.bill_coverage import bills_of, furthest
+from services.billing.core.reports.cost_lines import Lines, explanations
+from services.billing.core.reports.key_names import with_names
+from services.billing.core.reports.period_report import make_period
+from services.billing.core.utc_time import DAY, Window, day_of, day_window
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus.reply import MAX_REPLY_BYTES, attempt, encode_reply

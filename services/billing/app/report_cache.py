@@ -12,9 +12,9 @@ import structlog
 from services.billing.adapters.day_fingerprints import Marks
 from services.billing.app.day_reports import Reports
 from services.billing.app.meter_client import Meter
-from services.billing.core.days import HOUR, day_of, day_window, millis
-from services.billing.core.explanation import Lines
-from services.billing.core.report import failed_report
+from services.billing.core.reports.cost_lines import Lines
+from services.billing.core.reports.day_report import failed_report
+from services.billing.core.utc_time import HOUR, day_of, day_window, millis
 from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 from shared.messages.billing import DayReport

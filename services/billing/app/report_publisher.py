@@ -7,9 +7,9 @@ import structlog
 from msgspec.structs import replace
 
 from services.billing.app.report_cache import Shelf
-from services.billing.core.bands import days_before
-from services.billing.core.days import day_window
-from services.billing.core.explanation import explanations
+from services.billing.core.pricing.bands import days_before
+from services.billing.core.reports.cost_lines import explanations
+from services.billing.core.utc_time import day_window
 from services.billing.metrics import Metrics
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus

@@ -6,8 +6,8 @@ from typing import Protocol
 import structlog
 
 from services.billing.adapters.accrual_store import Accruals
-from services.billing.core.accrual import Reading, fell
-from services.billing.core.days import millis
+from services.billing.core.allocation.accrual import Reading, fell
+from services.billing.core.utc_time import millis
 from services.billing.metrics import Metrics
 from shared.clouds.hyperstack import HyperstackError
 

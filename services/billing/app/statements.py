@@ -8,7 +8,7 @@ from services.billing.adapters.price_store import PriceBook
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.key_names import Names
 from services.billing.app.meter_client import Meter
-from services.billing.core.statement import make_statement, month_days
+from services.billing.core.pricing.statement import make_statement, month_days
 from shared.bus.reply import reply
 from shared.errors import Rejected
 from shared.messages.billing import Band, Statement, StatementQuery

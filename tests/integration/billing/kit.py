@@ -21,7 +21,7 @@ from shared.messages.meter import ErrorReply, Tokens, TokensQuery, TokensRow, To
 from shared.messages.waker import MachineState, Transition
 from shared.runtime.process import Runtime
 from tests.kit.waiting import until
-from tests.unit.billing.kit import DAY, DAY_WINDOW, LATER
+from tests.unit.billing.cost_row_builders import DAY, DAY_WINDOW, LATER
 
 NOW = LATER / 1000
 CONFIG = """

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-from services.billing.core.explanation import Lines
+from services.billing.core.reports.cost_lines import Lines
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Received
 from shared.bus.subjects import BILLING_PUBLISHED
@@ -11,7 +11,7 @@ from shared.bus.topology import BOOKS_FILES, REPORTS, Bucket, ObjectStore
 from shared.errors import Rejected
 from shared.messages.billing import DayReport, Published
 from shared.messages.codec import decode
-from tests.unit.billing.made_up import report
+from tests.unit.billing.report_builders import report
 
 TODAY = "2026-05-04"
 YESTERDAY = "2026-05-03"

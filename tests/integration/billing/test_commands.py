@@ -13,7 +13,7 @@ import pytest_asyncio
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from services.billing.forms.files import files
+from services.billing.adapters.export.report_files import files
 from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
 from shared.messages.billing import (
@@ -28,7 +28,7 @@ from shared.messages.codec import Message, decode, encode
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.meter import ErrorReply, Tokens, TokensQuery, TokensRow, TokenSums
 from spotinference.__main__ import main
-from tests.unit.billing.forms.kit import EVIL, day_report, explained, period_report, statement
+from tests.unit.billing.export.full_reports import EVIL, day_report, explained, period_report, statement
 
 M = TypeVar("M", bound=Message)
 TO = "2026-05-31"

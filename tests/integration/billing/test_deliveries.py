@@ -34,7 +34,7 @@ from shared.runtime.process import Runtime
 from tests.integration.billing.kit import CONFIG, Billing, billing, configured
 from tests.kit.moto_cloud import REGION, MotoCloud, moto_process
 from tests.kit.waiting import until
-from tests.unit.billing.kit import focus_csv
+from tests.unit.billing.cost_row_builders import focus_csv
 
 CASES = Path(__file__).parents[2] / "cases/invoices"
 JUNE = {

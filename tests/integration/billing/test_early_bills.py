@@ -12,7 +12,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.invoices import Imported, Invoices, InvoicesQuery
 from tests.integration.billing.kit import Billing, billing, configured, tell
 from tests.kit.waiting import until
-from tests.unit.billing.kit import focus_csv, hours
+from tests.unit.billing.cost_row_builders import focus_csv, hours
 
 FLEET = """
 [billing]

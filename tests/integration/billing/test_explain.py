@@ -9,7 +9,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.explanation import CostLine, Explanation
 from tests.integration.billing.kit import Billing, billing, configured, tell
 from tests.kit.waiting import until
-from tests.unit.billing.kit import DAY, focus_csv
+from tests.unit.billing.cost_row_builders import DAY, focus_csv
 
 NEXT = "2026-05-04"
 FOURTH = {"ChargePeriodStart": f"{NEXT}T00:00:00Z", "ChargePeriodEnd": "2026-05-05T00:00:00Z"}

@@ -38,7 +38,7 @@ from shared.messages.meter import ErrorReply
 from shared.messages.waker import MachineState, Transition
 from tests.integration.billing.kit import CONFIG, billing, configured, tell
 from tests.kit.waiting import until
-from tests.unit.billing.kit import DAY_WINDOW
+from tests.unit.billing.cost_row_builders import DAY_WINDOW
 
 MIDNIGHT = DAY_WINDOW.start / 1000
 FILE = """

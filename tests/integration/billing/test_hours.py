@@ -10,7 +10,7 @@ from shared.messages.waker import MachineState
 from spotinference.doctor.machine_hours import hours
 from tests.integration.billing.kit import billing, configured, tell
 from tests.kit.waiting import until
-from tests.unit.billing.kit import DAY, focus_csv
+from tests.unit.billing.cost_row_builders import DAY, focus_csv
 
 LIFE: list[tuple[float, MachineState]] = [
     (0, "asleep"),

@@ -18,7 +18,7 @@ from shared.messages.invoices import DeliveredFile, Invoices, InvoicesQuery, Pay
 from shared.messages.meter import ErrorReply
 from tests.integration.billing.kit import CONFIG, Billing, billing, configured, tell
 from tests.kit.waiting import PATIENCE_SECONDS, until
-from tests.unit.billing.kit import focus_csv
+from tests.unit.billing.cost_row_builders import focus_csv
 
 MAY = {"InvoiceId": "MAY-1", "BilledCost": "100.00"}
 RATES = """

@@ -15,7 +15,7 @@ from shared.messages.keys import KeyRecord, digest
 from tests.integration.billing.kit import Billing, billing, configured
 from tests.integration.billing.shelves import DyingBus
 from tests.kit.waiting import until
-from tests.unit.billing.kit import DAY, focus_csv
+from tests.unit.billing.cost_row_builders import DAY, focus_csv
 
 
 async def name_key(bus: Bus, name: str) -> None:

@@ -12,8 +12,8 @@ from services.billing.app.budget_gates import Gatekeeper
 from services.billing.app.fleet_journal import Journal
 from services.billing.app.invoice_fetcher import Fetches
 from services.billing.app.report_cache import RETRY_SECONDS
-from services.billing.core.period import make_period
-from services.billing.core.report import failed_report
+from services.billing.core.reports.day_report import failed_report
+from services.billing.core.reports.period_report import make_period
 from services.billing.metrics import Metrics
 from shared.budget import FLEET as FLEET_SCOPE
 from shared.bus.memory import MemoryBus
@@ -30,7 +30,7 @@ from tests.integration.billing.shelves import YESTERDAY, DyingBus, MadeUpShelf
 from tests.integration.billing.test_gate import Desk
 from tests.integration.billing.test_publisher import Press, figure
 from tests.integration.billing.test_shelf import FOURTH, THIRD, MadeUpReports, Stand
-from tests.unit.billing.made_up import WEIGHTS, day, report
+from tests.unit.billing.report_builders import WEIGHTS, day, report
 
 
 class DamagedReports(MadeUpReports):

@@ -27,7 +27,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.meter import ErrorReply, Tokens, TokensQuery, TokensRow, TokenSums
 from tests.integration.billing.kit import CONFIG, configured
 from tests.integration.billing.shelves import TODAY, YESTERDAY, MadeUpShelf
-from tests.unit.billing.made_up import day, report
+from tests.unit.billing.report_builders import day, report
 
 MILLION = 1_000_000
 MIDNIGHT = 1_777_852_800.0

@@ -15,7 +15,7 @@ from shared.errors import BusUnavailable
 from tests.integration.billing.kit import CONFIG, Billing, Meter, tell
 from tests.kit.service import running
 from tests.kit.waiting import until
-from tests.unit.billing.kit import focus_csv
+from tests.unit.billing.cost_row_builders import focus_csv
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.billing import wiring
+from services.billing.adapters.export.report_files import files
 from services.billing.app.report_cache import Shelf
 from services.billing.app.report_publisher import DAYS, Forms, Publisher
-from services.billing.forms.files import files
 from services.billing.metrics import Metrics
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
@@ -25,8 +25,8 @@ from shared.messages.codec import decode, encode
 from tests.integration.billing.kit import billing, configured
 from tests.integration.billing.shelves import TODAY, YESTERDAY, DyingBus, Killed, MadeUpShelf
 from tests.kit.waiting import until
-from tests.unit.billing.kit import DAY_WINDOW, focus_csv
-from tests.unit.billing.made_up import day, report
+from tests.unit.billing.cost_row_builders import DAY_WINDOW, focus_csv
+from tests.unit.billing.report_builders import day, report
 
 FORMS = ("json", "csv", "xlsx", "html")
 NOW = 1_777_852_800.0

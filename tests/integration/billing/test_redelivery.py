@@ -16,7 +16,7 @@ from shared.messages.billing import DayReport, Published
 from shared.messages.codec import encode
 from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest, PayableNote
 from tests.integration.billing.kit import Billing, billing, configured
-from tests.unit.billing.kit import focus_csv
+from tests.unit.billing.cost_row_builders import focus_csv
 
 SEED = 20
 """Of the month's charges, of their orders and of what changes: a failure comes again."""

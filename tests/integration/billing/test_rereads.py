@@ -14,23 +14,23 @@ from services.billing.adapters import csv_lines, import_settings
 from services.billing.adapters.invoice_store import InvoiceBook, Stale
 from services.billing.app import imports
 from services.billing.app.rereads import Rereads
-from services.billing.core import macros
+from services.billing.core.invoice_files import sql_macros
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest, Invoices, InvoicesQuery
 from tests.integration.billing.kit import CONFIG, Billing, billing, configured
 from tests.kit.waiting import until
-from tests.unit.billing.kit import focus_csv
+from tests.unit.billing.cost_row_builders import focus_csv
 
 
 @contextmanager
 def older_reader() -> Iterator[None]:
     """The reader that cut the letter v, and only white space besides."""
     with pytest.MonkeyPatch.context() as patch:
-        old = macros.SCRIPT.replace(macros.BLANK.replace("\n", "\\n").replace("\r", "\\r"), " \\t\\r\\n\\fv")
+        old = sql_macros.SCRIPT.replace(sql_macros.BLANK.replace("\n", "\\n").replace("\r", "\\r"), " \\t\\r\\n\\fv")
         old = old.replace("WHEN is_bare(x)", "WHEN false")
-        assert old != macros.SCRIPT
+        assert old != sql_macros.SCRIPT
         patch.setattr("services.billing.adapters.charge_database.SCRIPT", old)
         patch.setattr(csv_lines, "_BOM", "")
         patch.setattr(import_settings, "READER", 1)

@@ -14,9 +14,9 @@ from services.billing.adapters.accrual_store import Accruals, accrued_in
 from services.billing.adapters.hyperstack_bill import PAGE_SIZE, HyperstackBill
 from services.billing.adapters.transition_store import Books
 from services.billing.app.running_bill import Bills
-from services.billing.core.accrual import Accrual, Reading
-from services.billing.core.days import HOUR, Window
+from services.billing.core.allocation.accrual import Accrual, Reading
 from services.billing.core.money import usd
+from services.billing.core.utc_time import HOUR, Window
 from services.billing.metrics import Metrics
 from services.billing.wiring import MIGRATIONS
 from shared import database
@@ -25,7 +25,7 @@ from shared.clouds.throttle import Throttle
 from shared.messages.waker import MachineState, Transition
 from tests.kit.hyperstack_cloud import HyperstackCloud, Trouble, hyperstack_cloud
 from tests.kit.hyperstack_machines import FakeVm
-from tests.unit.billing.kit import DAY_WINDOW
+from tests.unit.billing.cost_row_builders import DAY_WINDOW
 
 MIDNIGHT = DAY_WINDOW.start / 1000
 HISTORY = "billing"

@@ -27,7 +27,7 @@ from shared.messages.waker import ProviderCall
 from shared.runtime.process import Runtime
 from tests.integration.billing.kit import CONFIG, Billing, billing, configured, leading, replica, tell
 from tests.kit.waiting import until
-from tests.unit.billing.kit import DAY_WINDOW, focus_csv
+from tests.unit.billing.cost_row_builders import DAY_WINDOW, focus_csv
 
 HUNDRED = {"BilledCost": "100.00"}
 FOURTH = {"ChargePeriodStart": "2026-05-04T00:00:00Z", "ChargePeriodEnd": "2026-05-05T00:00:00Z"}

@@ -23,7 +23,7 @@ from services.billing.adapters.tables import (
 from services.billing.app.day_reports import Reports
 from services.billing.app.meter_client import Meter
 from services.billing.app.report_cache import Shelf
-from services.billing.core.days import DAY, HOUR, Window, day_of, day_window
+from services.billing.core.utc_time import DAY, HOUR, Window, day_of, day_window
 from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects
@@ -32,8 +32,8 @@ from shared.errors import Rejected
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode, encode
 from shared.messages.meter import ErrorReply, Tokens, TokensQuery, TokensRow, TokenSums
-from tests.unit.billing.kit import DAY_WINDOW
-from tests.unit.billing.made_up import report
+from tests.unit.billing.cost_row_builders import DAY_WINDOW
+from tests.unit.billing.report_builders import report
 
 TODAY = "2026-05-10"
 NOON = DAY_WINDOW.start + 7 * DAY + DAY // 2

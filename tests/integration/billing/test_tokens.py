@@ -14,7 +14,7 @@ from shared.errors import Rejected
 from shared.messages.codec import decode, encode
 from shared.messages.meter import Tokens, TokensQuery, TokensRow, TokenSums
 from tests.integration.billing.kit import billing, configured
-from tests.unit.billing.kit import DAY, focus_csv
+from tests.unit.billing.cost_row_builders import DAY, focus_csv
 
 BY = ("tier", "model", "key", "outcome")
 KEYS = 12_000

@@ -11,7 +11,7 @@ from click.testing import Result
 from shared.bus.jetstream import JetStreamBus
 from tests.integration.billing.kit import Billing, billing, configured
 from tests.integration.suite.conftest import Shell
-from tests.unit.billing.kit import focus_csv
+from tests.unit.billing.cost_row_builders import focus_csv
 
 MAY = {"InvoiceId": "MAY-1", "BilledCost": "100.00"}
 

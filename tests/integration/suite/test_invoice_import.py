@@ -19,7 +19,7 @@ from spotinference.invoice import importer
 from tests.integration.suite.conftest import Shell
 from tests.kit.service import running
 from tests.kit.waiting import until
-from tests.unit.billing.kit import focus_csv
+from tests.unit.billing.cost_row_builders import focus_csv
 
 REQUEST = ImportRequest(source="cloud", files=(), id="mine")
 

@@ -31,7 +31,7 @@ from tests.kit.engine import Engine
 from tests.kit.postgres import postgres_binaries
 from tests.kit.up import UpProcess, up
 from tests.kit.waiting import PATIENCE_SECONDS, until
-from tests.unit.billing.kit import focus_csv
+from tests.unit.billing.cost_row_builders import focus_csv
 from tests.unit.meter.events import event
 
 SMALL_ENGINE = Path(__file__).parents[1] / "waker" / "small_engine.py"

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.billing.core.accrual import Reading, accrued, fell, late
-from services.billing.core.days import DAY, HOUR
-from services.billing.core.machine_time import Change, MachineTime, intervals
-from tests.unit.billing.kit import DAY_WINDOW
+from services.billing.core.allocation.accrual import Reading, accrued, fell, late
+from services.billing.core.allocation.machine_time import Change, MachineTime, intervals
+from services.billing.core.utc_time import DAY, HOUR
+from tests.unit.billing.cost_row_builders import DAY_WINDOW
 
 NO_JOURNAL = MachineTime()
 START = DAY_WINDOW.start

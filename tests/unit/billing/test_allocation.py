@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core import charges
-from services.billing.core.allocation import Allocation, allocate
-from services.billing.core.attribution import Direct
-from services.billing.core.day_sums import DayFacts
-from services.billing.core.days import DAY, HOUR, Window, day_window
-from services.billing.core.focus import CATEGORIES, CostRow
-from services.billing.core.machine_time import Change, MachineTime, intervals
+from services.billing.core.allocation import charge_groups
+from services.billing.core.allocation.attribution import Direct
+from services.billing.core.allocation.day_allocation import Allocation, allocate
+from services.billing.core.allocation.day_costs import DayFacts
+from services.billing.core.allocation.machine_time import Change, MachineTime, intervals
+from services.billing.core.invoice_files.focus import CATEGORIES, CostRow
 from services.billing.core.money import per_mtok, units, usd
+from services.billing.core.utc_time import DAY, HOUR, Window, day_window
 from shared.messages.billing import CAUSES
 from shared.messages.waker import MachineState
-from tests.unit.billing.kit import DAY_WINDOW, FLEET, LATER, charge, hours
+from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, charge, hours
 
 
 def life(*changes: tuple[Any, ...], busy: tuple[Window, ...] = ()) -> MachineTime:
@@ -34,8 +34,8 @@ def allocated(*rows: CostRow, day: Window = DAY_WINDOW, **more: Any) -> Allocati
 
 def day_part(day: Window, *rows: CostRow) -> int:
     """What of the rows falls on the day."""
-    found = charges.grouped(rows, FLEET.owner, DAY_WINDOW, LATER).items()
-    return sum(charges.day_part(charge.billed, kind, day) for kind, charge in found)
+    found = charge_groups.grouped(rows, FLEET.owner, DAY_WINDOW, LATER).items()
+    return sum(charge_groups.day_part(charge.billed, kind, day) for kind, charge in found)
 
 
 def causes(found: Allocation) -> dict[str, Decimal]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.billing.core.manifests import Plan, plans
+from services.billing.core.invoice_files.manifests import Plan, plans
 from shared.errors import Rejected
 
 SEPTEMBER = "20260901-20260930"

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.bands import LONG, Ladder, days_before, next_band
 from services.billing.core.money import usd
+from services.billing.core.pricing.bands import LONG, Ladder, days_before, next_band
 from shared.config.sections import BillingSection
 from shared.messages.billing import Band, DayReport
-from tests.unit.billing.made_up import day, model, report
+from tests.unit.billing.report_builders import day, model, report
 
 MILLION = 1_000_000
 ON = day(29)

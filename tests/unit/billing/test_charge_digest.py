@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.charge_digest import charges_by_source
-from services.billing.core.focus import CostRow
-from tests.unit.billing.kit import DAY_WINDOW, charge, hours
+from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.revisions.charge_digest import charges_by_source
+from tests.unit.billing.cost_row_builders import DAY_WINDOW, charge, hours
 
 AMOUNTS = st.decimals(-1000, 1000, places=12)
 ROWS = st.builds(

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.billing.core.allocation import Allocation, allocate
-from services.billing.core.day_sums import DayFacts
-from services.billing.core.days import DAY, Window, day_window
-from services.billing.core.focus import CostRow
+from services.billing.core.allocation.day_allocation import Allocation, allocate
+from services.billing.core.allocation.day_costs import DayFacts
+from services.billing.core.invoice_files.focus import CostRow
 from services.billing.core.money import per_mtok, units, usd
-from services.billing.core.report import NO_TOKENS, NOT_DELIVERED, always_on_of, make_report
-from services.billing.core.shares import weighted
-from services.billing.core.usage import Usage, usage
+from services.billing.core.reports.cost_by_model import weighted
+from services.billing.core.reports.day_report import NO_TOKENS, NOT_DELIVERED, always_on_of, make_report
+from services.billing.core.token_usage import Usage, usage
+from services.billing.core.utc_time import DAY, Window, day_window
 from shared.messages.billing import DayReport
 from shared.messages.meter import Tokens, TokensRow, TokenSums
-from tests.unit.billing.kit import DAY_WINDOW, FLEET, LATER, charge, hours
+from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, charge, hours
 from tests.unit.billing.test_allocation import AWAKE, LIVES, cost_rows, covers, life
 
 WEIGHTS = {"input": 10, "cached": 1, "output": 40}

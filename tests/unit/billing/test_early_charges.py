@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.allocation import Allocation
-from services.billing.core.charges import is_early
-from services.billing.core.days import DAY, HOUR, Window, moment
-from services.billing.core.focus import CostRow
-from services.billing.core.machine_time import MachineTime
+from services.billing.core.allocation.charge_groups import is_early
+from services.billing.core.allocation.day_allocation import Allocation
+from services.billing.core.allocation.machine_time import MachineTime
+from services.billing.core.invoice_files.focus import CostRow
 from services.billing.core.money import units, usd
-from services.billing.core.report import state_of
-from tests.unit.billing.kit import DAY_WINDOW, charge, hours
+from services.billing.core.reports.day_report import state_of
+from services.billing.core.utc_time import DAY, HOUR, Window, moment
+from tests.unit.billing.cost_row_builders import DAY_WINDOW, charge, hours
 from tests.unit.billing.test_allocation import LIVES, allocated, causes, cost_rows, life
 
 PRICES = {"A": units(Decimal(36))}

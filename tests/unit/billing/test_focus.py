@@ -6,9 +6,9 @@ from decimal import Decimal
 import pytest
 
 from services.billing.adapters.import_settings import MAX_REFUSALS, Terms
-from services.billing.core.days import moment
-from tests.unit.billing.kit import ROW, focus_csv
-from tests.unit.billing.reading import read
+from services.billing.core.utc_time import moment
+from tests.unit.billing.cost_row_builders import ROW, focus_csv
+from tests.unit.billing.file_reading import read
 
 MINE = Terms(source="cloud", mine=frozenset({"i-a"}))
 

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.days import Window
-from services.billing.core.machine_time import TIME_CAUSES, Change, MachineTime, in_order, intervals, without
+from services.billing.core.allocation.machine_time import TIME_CAUSES, Change, MachineTime, in_order, intervals, without
+from services.billing.core.utc_time import Window
 from shared.messages.waker import MachineState
 
 STATES: list[MachineState] = ["asleep", "waking", "ready", "draining", "falling_asleep", "broken", "gone"]

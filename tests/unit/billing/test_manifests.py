@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from services.billing.core.manifests import Plan, plans
+from services.billing.core.invoice_files.manifests import Plan, plans
 from shared.errors import Rejected
 
 MAY = "focus/metadata/BILLING_PERIOD=2026-05/focus-Manifest.json"

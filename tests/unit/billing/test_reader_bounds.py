@@ -11,10 +11,10 @@ import pytest
 from services.billing.adapters import charge_database
 from services.billing.adapters.charge_database import connect
 from services.billing.adapters.invoice_reader import Reading
-from services.billing.core.wrong_files import TOO_LARGE
+from services.billing.core.invoice_files.invalid_files import TOO_LARGE
 from shared.messages.invoices import DeliveredFile
-from tests.unit.billing.kit import focus_csv
-from tests.unit.billing.reading import TERMS, read
+from tests.unit.billing.cost_row_builders import focus_csv
+from tests.unit.billing.file_reading import TERMS, read
 
 OUTSIDE = "/etc/passwd"
 

@@ -9,7 +9,7 @@ from services.billing.adapters import csv_lines
 from services.billing.adapters.import_settings import Terms
 from services.billing.adapters.invoice_reader import Reading
 from shared.messages.invoices import DeliveredFile
-from tests.unit.billing.kit import focus_csv
+from tests.unit.billing.cost_row_builders import focus_csv
 
 
 def test_rows_and_share_rise_over_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.revision import Inputs, Stored, differs, revised
-from services.billing.core.revision_reason import reason
+from services.billing.core.revisions.change_reason import reason
+from services.billing.core.revisions.revision import Inputs, Stored, differs, revised
 from shared.messages.billing import DayReport, FigureState
 from shared.messages.codec import decode
 from shared.messages.meter import TokenSums
-from tests.unit.billing.revisions import CHARGES, FILE, FINAL, FIRST, INPUTS, SETTINGS, charges, figure, inputs, stored
+from tests.unit.billing.revision_builders import (
+    CHARGES,
+    FILE,
+    FINAL,
+    FIRST,
+    INPUTS,
+    SETTINGS,
+    charges,
+    figure,
+    inputs,
+    stored,
+)
 
 
 def look(report: DayReport, now: Inputs, newest: Stored) -> Stored:

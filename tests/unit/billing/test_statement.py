@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.statement import make_statement, month_days
+from services.billing.core.pricing.statement import make_statement, month_days
 from shared.messages.billing import Band
 from shared.messages.meter import Tokens, TokensRow, TokenSums
 

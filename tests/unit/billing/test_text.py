@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.billing.core.focus import CostRow, SnapshotKey
-from tests.unit.billing.kit import focus_csv
-from tests.unit.billing.reading import Found, read
+from services.billing.core.invoice_files.focus import CostRow, SnapshotKey
+from tests.unit.billing.cost_row_builders import focus_csv
+from tests.unit.billing.file_reading import Found, read
 
 ZERO_WIDTH = "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"
 EDGES = [

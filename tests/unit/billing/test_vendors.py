@@ -17,10 +17,10 @@ import msgspec
 import pytest
 
 from services.billing.adapters.import_settings import Terms
-from services.billing.core.attribution import Direct, Fleet, Owner
-from services.billing.core.days import moment, written
-from services.billing.core.focus import CostRow
-from tests.unit.billing.reading import Found, read
+from services.billing.core.allocation.attribution import Direct, Fleet, Owner
+from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.utc_time import moment, written
+from tests.unit.billing.file_reading import Found, read
 
 CASES = Path(__file__).parents[2] / "cases" / "books"
 VENDORS = CASES / "vendors"

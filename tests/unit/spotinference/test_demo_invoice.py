@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.billing.adapters.import_settings import Terms
 from services.billing.adapters.invoice_reader import Reading
-from services.billing.core.days import millis
+from services.billing.core.utc_time import millis
 from shared.messages.invoices import DeliveredFile
 from shared.messages.waker import MachineState, Transition
 from spotinference.demo.invoice import COLUMNS, DemoFacts, DemoInvoice, demo_invoice, facts_of

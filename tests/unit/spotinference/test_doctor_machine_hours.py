@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from shared.messages.bill_coverage import MachineHours
 from shared.messages.billing import DayReport
-from shared.messages.bills import MachineHours
 from spotinference.doctor.links import Link
 from spotinference.doctor.machine_hours import TOLERANCE, hours
 from tests.unit.spotinference.test_doctor_links import report

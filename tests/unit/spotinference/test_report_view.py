@@ -8,15 +8,15 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from services.billing.core.period import make_period
-from services.billing.forms.words import Report
+from services.billing.adapters.export.formatting import Report
+from services.billing.core.reports.period_report import make_period
 from shared.messages.billing import Band, Bands, DayReport
 from spotinference.bands import view as bands
 from spotinference.report import explanation_view
 from spotinference.report.view import GAP, LEVELS, MOST_PARTS, render_report, sparkline
 from spotinference.statement import view as statement
 from spotinference.tables import figure_table
-from tests.unit.billing.forms.kit import (
+from tests.unit.billing.export.full_reports import (
     EVIL,
     WEIGHTS,
     day_report,
@@ -26,7 +26,7 @@ from tests.unit.billing.forms.kit import (
     period_report,
     unknown,
 )
-from tests.unit.billing.forms.kit import (
+from tests.unit.billing.export.full_reports import (
     statement as sample_statement,
 )
 

@@ -1,0 +1,116 @@
+"""Where the marks of a page's charts stand, in per cent of the drawing's width or height."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from services.billing.adapters.export.formatting import CAUSE_WORDS, usd
+from shared.messages.billing import CAUSES, DayReport
+
+WIDEST = Decimal("0.72")
+"""Of a day's place that its column fills."""
+STEPS = (
+    Decimal(1),
+    Decimal("1.5"),
+    Decimal(2),
+    Decimal(3),
+    Decimal(4),
+    Decimal(5),
+    Decimal(6),
+    Decimal(8),
+    Decimal(10),
+)
+"""Ends of a scale that read well, times a power of ten; half of each does, too."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One cause. A negative amount grows to the left of the zero line."""
+
+    label: str
+    meaning: str
+    amount: Decimal
+    x: str
+    width: str
+    credit: bool
+
+
+@dataclass(frozen=True)
+class Column:
+    """A day's cost per million tokens, from the top. `height` None: the day has no figure."""
+
+    report: DayReport
+    x: str
+    middle: str
+    width: str
+    y: str
+    height: str | None
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Columns of days below one another's scale; `labels` stand at top, middle and bottom."""
+
+    columns: tuple[Column, ...]
+    labels: tuple[str, str, str]
+    zero: str
+
+
+def bars(causes: Mapping[str, Decimal]) -> list[Bar]:
+    """Of the causes in their order; none where the spend is unknown."""
+    amounts = {cause: causes.get(cause, Decimal(0)) for cause in CAUSES} if causes else {}
+    low, high = _around_zero(amounts.values())
+    whole = high - low or Decimal(1)
+    return [
+        Bar(
+            label=CAUSE_WORDS[cause][0],
+            meaning=CAUSE_WORDS[cause][1],
+            amount=amount,
+            x=_percent((min(amount, Decimal(0)) - low) / whole),
+            width=_percent(abs(amount) / whole),
+            credit=amount < 0,
+        )
+        for cause, amount in amounts.items()
+    ]
+
+
+def plot(days: Iterable[DayReport]) -> Plot:
+    """The days' cost per million tokens side by side."""
+    shown = list(days)
+    low, high = _around_zero(day.usd_per_mtok for day in shown if day.usd_per_mtok is not None)
+    low, high = -_round_up(-low), _round_up(high)
+    whole = high - low or Decimal(1)
+    place = Decimal(1) / max(1, len(shown))
+    columns = []
+    for number, day in enumerate(shown):
+        ratio = day.usd_per_mtok
+        top = max(ratio or Decimal(0), Decimal(0))
+        columns.append(
+            Column(
+                report=day,
+                x=_percent((number + (1 - WIDEST) / 2) * place),
+                middle=_percent((number + Decimal("0.5")) * place),
+                width=_percent(place * WIDEST),
+                y=_percent((high - top) / whole),
+                height=None if ratio is None else _percent(abs(ratio) / whole),
+            )
+        )
+    labels = (usd(high), usd((high + low) / 2), usd(low))
+    return Plot(columns=tuple(columns), labels=labels, zero=_percent(high / whole))
+
+
+def _around_zero(amounts: Iterable[Decimal]) -> tuple[Decimal, Decimal]:
+    found = [Decimal(0), *amounts]
+    return min(found), max(found)
+
+
+def _round_up(amount: Decimal) -> Decimal:
+    """To the next end of a scale; `amount` is not negative."""
+    if not amount:
+        return Decimal(0)
+    power = Decimal(1).scaleb(amount.adjusted())
+    return next(step * power for step in STEPS if step * power >= amount)
+
+
+def _percent(part: Decimal) -> str:
+    return f"{part * 100:.3f}%"

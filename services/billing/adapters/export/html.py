@@ -1,0 +1,97 @@
+"""Days, periods and statements as one HTML file each that needs nothing else: no script, no font, no address."""
+
+from decimal import Decimal
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from services.billing.adapters.export import bill_coverage, formatting
+from services.billing.adapters.export.charts import bars, plot
+from shared.key_names import key_label
+from shared.messages.billing import DayReport, PeriodReport, Statement
+from shared.printable import printable
+
+MOST_ROWS = 25
+"""Of models and of keys on a page; the rest in one row. The other forms have all."""
+
+
+def report_html(report: DayReport | PeriodReport) -> str:
+    """The file's text. Amounts are rounded to cents here, never in the report."""
+    shown = {
+        "report": report,
+        "span": formatting.span_of(report),
+        "models": formatting.top(report.models, MOST_ROWS),
+        "keys": formatting.top(report.keys, MOST_ROWS),
+        "bars": bars(report.causes),
+    }
+    if isinstance(report, DayReport):
+        return _pages().get_template("day.html").render(shown)
+    return (
+        _pages()
+        .get_template("period.html")
+        .render(
+            shown,
+            plot=plot(report.days),
+            bill_headings=[bill_coverage.heading(source) for source in report.bills],
+            bill_runs=bill_coverage.runs(report),
+            sources=sorted({source for day in report.days for source in day.sources}),
+            trailing=[
+                found for days in formatting.TRAILING if (found := formatting.trailing(report, days)) is not None
+            ],
+        )
+    )
+
+
+def statement_html(statement: Statement) -> str:
+    """The file's text; amounts rounded to cents."""
+    models = dict.fromkeys(line.model for line in statement.lines)
+    return (
+        _pages()
+        .get_template("statement.html")
+        .render(
+            statement=statement,
+            label=key_label(statement.key_id, statement.name),
+            models=[_model(statement, m) for m in models],
+        )
+    )
+
+
+def _model(statement: Statement, model: str) -> tuple[str, int, Decimal | None]:
+    """Its tokens and its amount, None where one of its lines has none."""
+    lines = [line for line in statement.lines if line.model == model]
+    tokens = sum(line.prompt_tokens + line.completion_tokens for line in lines)
+    amounts = [line.amount for line in lines if line.amount is not None]
+    return model, tokens, sum(amounts, Decimal(0)) if len(amounts) == len(lines) else None
+
+
+@cache
+def _pages() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("services.billing.adapters", "export"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters["usd"] = formatting.usd
+    environment.filters["count"] = lambda number: f"{number:,}".replace(",", " ")
+    environment.filters["what"] = formatting.line_name
+    environment.globals["lacking"] = formatting.lacking
+    environment.filters["share"] = _share
+    environment.globals["state_words"] = formatting.STATE_WORDS
+    environment.globals["basis"] = formatting.BASIS
+    environment.globals["most_rows"] = MOST_ROWS
+    environment.globals["nobody"] = formatting.NOBODY
+    return environment
+
+
+def _share(part: Decimal, whole: Decimal | None) -> str:
+    return f"{part / whole:.1%}" if whole else formatting.NOTHING
+
+
+def _shown(value: object) -> object:
+    """Text from outside in one line, null as a dash; our own markup as it is."""
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return printable(value)
+    return formatting.NOTHING if value is None else value

@@ -1,0 +1,21 @@
+"""A report's or a statement's files, by the name of the form."""
+
+from collections.abc import Mapping
+
+from services.billing.adapters.export.csv import report_csv, statement_csv
+from services.billing.adapters.export.html import report_html, statement_html
+from services.billing.adapters.export.json import json
+from services.billing.adapters.export.xlsx import report_xlsx
+from shared.messages.billing import DayReport, PeriodReport, Statement
+
+
+def files(told: DayReport | PeriodReport | Statement) -> Mapping[str, bytes]:
+    """`json`, `csv`, `html` and, of a report, `xlsx`. Equal reports have equal files."""
+    if isinstance(told, Statement):
+        return {"json": json(told), "csv": statement_csv(told), "html": statement_html(told).encode()}
+    return {
+        "json": json(told),
+        "csv": report_csv(told),
+        "xlsx": report_xlsx(told),
+        "html": report_html(told).encode(),
+    }

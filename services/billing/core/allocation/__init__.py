@@ -1,0 +1,1 @@
+"""Whose cost is what: from charges, machine time and tokens to causes, tiers and machines."""

@@ -1,0 +1,111 @@
+"""Whose a charge is: by its resource, tag or parent; what is nobody's is shared or unattributed, never dropped."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+from services.billing.core.invoice_files.focus import CostRow
+from shared.messages.codec import Unreadable, decode
+
+STORAGE = "Storage"
+DIRECT_CATEGORIES = frozenset({"Compute", "AI and Machine Learning", STORAGE})
+"""FOCUS's service categories of what a machine is made of; all others serve the whole fleet."""
+
+
+@dataclass(frozen=True)
+class Direct:
+    """A tier's own charge; `machine` None where only a tag says so."""
+
+    tier: str
+    """Of a machine as the configuration has it: of the time that the journal knows, the journal says which."""
+    machine: str | None
+    is_part: bool = False
+    """Whether it is for something that belongs to the machine, such as its disk, and not for the machine itself."""
+
+
+TAG_PREFIXES = ("", "user:", "user_", "resourceTags/", "resourceTags/user:")
+"""What may stand before a resource's tag in AWS's exports; tags of accounts and cost categories have other prefixes."""
+
+Owner = Direct | Literal["shared", "unattributed"]
+
+
+def is_azure(resource_id: str) -> bool:
+    """Whether capitals tell nothing apart: Azure writes the same id in different ones."""
+    return resource_id.lower().startswith("/subscriptions/")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What the configuration says about whose resources are whose."""
+
+    tiers: tuple[str, ...]
+    tier_of: Mapping[str, str]
+    """Machine to tier."""
+    machine_of: Mapping[str, str]
+    """The provider's id of an instance or another resource to the machine."""
+    tier_tag: str
+    parts: frozenset[str] = frozenset()
+    """The ids of what belongs to a machine that has an id of its own."""
+    never_billed: frozenset[str] = frozenset()
+    """Machines for which nobody sends a bill."""
+
+    def owner(self, row: CostRow) -> Owner:
+        if (owner := self.of_resource(row.resource_id)) is not None:
+            return owner
+        if (tier := _tag(row.tags, self.tier_tag)) in self.tiers:
+            return Direct(tier, None)
+        if (owner := self.of_resource(row.parent_id)) is not None:
+            return replace(owner, is_part=row.resource_id is not None)
+        if row.resource_id is None or row.service_category not in {*DIRECT_CATEGORIES, None}:
+            return "shared"
+        return "unattributed"  # a service without a category may be somebody's machine, so it is not shared
+
+    def tag(self, row: CostRow) -> str | None:
+        """What the row's tag says, whether or not a tier has that name."""
+        return _tag(row.tags, self.tier_tag) or None
+
+    def expects_bill(self, machine: str, tagged: Collection[str]) -> bool:
+        """Whether charges must come for a machine that was awake. Those of one without an id have its tier's tag alone.
+
+        `tagged`: the tiers that have such charges. Of a machine that is configured no more nobody recognizes a charge.
+        """
+        if machine not in self.tier_of or machine in self.never_billed:
+            return False
+        return not self.is_billed_by_tag(machine, tagged)
+
+    def is_billed_by_tag(self, machine: str, tagged: Collection[str]) -> bool:
+        """Whether it has no id by which a charge could be its own, and its tier has charges by its tag."""
+        return machine not in self.machine_of.values() and self.tier_of.get(machine) in tagged
+
+    def of_resource(self, resource_id: str | None) -> Direct | None:
+        """Whose a resource is by its id alone."""
+        name = self._id(resource_id)
+        machine = self.machine_of.get(name)
+        return None if machine is None else Direct(self.tier_of[machine], machine, name in self.parts)
+
+    def _id(self, resource_id: str | None) -> str:
+        """The configured id of a resource, whole or as the last part of the delivered one; empty: there is none."""
+        if resource_id is None:
+            return ""
+        names = (resource_id, resource_id.replace(":", "/").rpartition("/")[2])
+        found = next((name for name in names if name in self.machine_of), "")
+        if not found and is_azure(resource_id):
+            found = next((self._in_small_letters[n.lower()] for n in names if n.lower() in self._in_small_letters), "")
+        return found
+
+    @cached_property
+    def _in_small_letters(self) -> Mapping[str, str]:
+        return {resource.lower(): resource for resource in self.machine_of}
+
+
+def _tag(tags: str | None, name: str) -> str:
+    """Return the tag's value; "" where there is none, or where the stored tags cannot be read."""
+    if tags is None:
+        return ""
+    try:
+        values = {key.strip(): value for key, value in decode(tags, dict[str, object]).items()}
+    except Unreadable:
+        return ""
+    found = (values[key] for prefix in TAG_PREFIXES if values.get(key := prefix + name) is not None)
+    return str(next(found, ""))

@@ -1,0 +1,203 @@
+"""Charges that are alike in all that decides where their cost goes, taken together: what is split, is split once.
+
+So no figure depends on how many rows a charge was delivered, or is kept, in.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+from services.billing.core.allocation.attribution import STORAGE, Direct, Owner
+from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.money import divided, exchanged, split, units
+from services.billing.core.utc_time import DAY, HOUR, Window
+
+UNITS_PER_HOUR = {
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 1),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), 60),
+}
+"""Of the units that count a machine's time. Seconds do not: Google's are those of its cores, memory and GPUs."""
+MACHINE_CATEGORIES = frozenset({"Compute", "AI and Machine Learning", None})
+"""Service categories of a machine's own use, where the provider names one."""
+_QUANTUM = 10**30
+"""No quantity has more decimals."""
+
+
+class Kind(NamedTuple):
+    """All of a charge that decides where its cost goes."""
+
+    start: int
+    end: int
+    owner: Owner
+    category: str
+    service_category: str | None
+    hourly: bool
+    """Whether its quantity counts a machine's time."""
+    per_usd: str
+    arrived: int | None = None
+    """The beginning of the UTC hour in which a machine's charge came; None: each hour that it touches was over."""
+
+    @property
+    def machine(self) -> str | None:
+        return self.owner.machine if isinstance(self.owner, Direct) else None
+
+    @property
+    def is_storage(self) -> bool:
+        return self.service_category == STORAGE
+
+    @property
+    def is_use(self) -> bool:
+        """Whether it is for the machine itself: the bill that takes the place of an accrual."""
+        return self.machine is not None and self.is_for_use
+
+    @property
+    def is_for_use(self) -> bool:
+        """Whether it is for time on some machine, and not for its disks or what it has sent."""
+        is_part = isinstance(self.owner, Direct) and self.owner.is_part
+        return self.category == "Usage" and self.service_category in MACHINE_CATEGORIES and not is_part
+
+    @property
+    def hours(self) -> Window:
+        """The UTC hours that it touches, whole."""
+        return _whole_hours(self.start, self.end)
+
+    @property
+    def covers(self) -> Window:
+        """The hours that a charge for use can be for, whose estimate therefore is not added to it.
+
+        A charge of one UTC hour is for that hour. A longer one that came early is for the hours that were over then,
+        and one longer than a day for none: a month's licence does not say what its machine costs in an hour.
+        """
+        hours = self.hours
+        if self.arrived is None or hours.length <= HOUR:
+            return hours
+        end = hours.start if self.end - self.start > DAY else min(hours.end, self.arrived)
+        return Window(hours.start, max(hours.start, end))
+
+    def known_until(self, arrived: int) -> Window:
+        """The time that the charge tells the cost of when it came early: of a single hour up to then, else none."""
+        hours = self.hours
+        return Window(hours.start, min(hours.end, arrived) if hours.length <= HOUR else hours.start)
+
+
+@dataclass(slots=True)
+class Charge:
+    """Sums of the rows of one kind, in units of their currency."""
+
+    billed: int = 0
+    effective: int = 0
+    """What is billed where a row tells no other."""
+    tells_effective: bool = False
+    quantity: int = 0
+    """Hours, in 10⁻³⁰."""
+    rows: int = 0
+    arrived: int = 0
+    """When the last of them came."""
+    gives_back: bool = True
+    """Whether all of them are negative: no bill of the time, whatever hours they count."""
+
+    @property
+    def is_refund(self) -> bool:
+        """Whether it gives money back without saying for which hours."""
+        return self.billed < 0 and not self.quantity
+
+
+def is_early(row: CostRow, now: int) -> bool:
+    """Whether an hour of the charge was not over when it came; at the latest it came `now`."""
+    return _arrival(row, now) < _whole_hours(row.charge_start, row.charge_end).end
+
+
+def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], day: Window, now: int) -> dict[Kind, Charge]:
+    """By kind, in the order in which they come.
+
+    As long as the day goes on, a charge longer than a day is taken for one that came early: it may have ended a while
+    ago, and still does not say what its machine costs in an hour.
+    """
+    owners: dict[tuple[str | None, ...], Owner] = {}
+    found: dict[Kind, Charge] = {}
+    for row in rows:
+        named = (row.resource_id, row.tags, row.parent_id, row.service_category)
+        if (whose := owners.get(named)) is None:
+            whose = owners[named] = owner(row)
+        per_hour = UNITS_PER_HOUR.get((row.consumed_unit or "").strip().lower(), 0)
+        start, end = _span(row, whose)
+        is_machines = isinstance(whose, Direct) and whose.machine is not None
+        early = is_early(row, now) or (now < day.end and row.charge_end - row.charge_start > DAY)
+        arrived = _arrival(row, now) // HOUR * HOUR if is_machines and early else None
+        kind = Kind(start, end, whose, row.category, row.service_category, per_hour > 0, row.per_usd, arrived)
+        if (charge := found.get(kind)) is None:
+            charge = found[kind] = Charge()
+        billed = units(row.billed)
+        charge.billed += billed
+        charge.effective += billed if row.effective is None else units(row.effective)
+        charge.tells_effective = charge.tells_effective or row.effective is not None
+        charge.rows += row.rows
+        charge.gives_back = charge.gives_back and billed < 0
+        charge.arrived = max(charge.arrived, _arrival(row, now))
+        if per_hour and row.consumed_quantity is not None:
+            charge.quantity += divided(quantity_units(row.consumed_quantity), per_hour)
+    return found
+
+
+def quantity_units(quantity: Decimal) -> int:
+    """Return the quantity in 10⁻³⁰, so that sums of it are exact."""
+    above, below = quantity.as_integer_ratio()
+    return divided(above * _QUANTUM, below)
+
+
+def _arrival(row: CostRow, now: int) -> int:
+    """Nothing has come later than now, whatever the clock said."""
+    return now if row.arrived is None else min(now, row.arrived)
+
+
+def _whole_hours(start: int, end: int) -> Window:
+    return Window(start - start % HOUR, end + -end % HOUR)
+
+
+def _span(row: CostRow, owner: Owner) -> tuple[int, int]:
+    """Return the time that the charge counts for: its own if it is a machine's or longer than a UTC day, else its day.
+
+    The reader sums such charges by day. An amount in another currency is rounded once for each sum, so the figures
+    would depend on who summed them.
+    """
+    start, end = row.charge_start, row.charge_end
+    day = start - start % DAY
+    is_machines = isinstance(owner, Direct) and owner.machine is not None
+    return (start, end) if is_machines or end > day + DAY else (day, day + DAY)
+
+
+def day_part(amount: int, kind: Kind, day: Window) -> int:
+    """USD of a charge's amount that fall on the day, by its time there; what has no time is its start's.
+
+    The days' parts sum to the amount.
+    """
+    cost = exchanged(amount, kind.per_usd)
+    if day.start <= kind.start and kind.end <= day.end:
+        return cost
+    first = kind.start - kind.start % DAY
+    return split(cost, _lengths(kind.start, kind.end))[(day.start - first) // DAY]
+
+
+@lru_cache(maxsize=1024)
+def _lengths(start: int, end: int) -> tuple[int, ...]:
+    """A charge's time on each of its days."""
+    first = start - start % DAY
+    return tuple(Window(start, end).overlap(Window(at, at + DAY)).length for at in range(first, end, DAY))
+
+
+def billed_time(kind: Kind, charge: Charge, day: Window, elapsed: Window) -> Fraction | None:
+    """Milliseconds of the day for which a machine was billed, as the charge counts its hours, or None.
+
+    `elapsed` is its part of the day that has passed: no more can have been used. Several rows for the same time do not
+    make it longer: it is their mean. More hours than the period has are those of GPUs or cores, not of the machine.
+    """
+    if not charge.quantity or not elapsed.length:
+        return None
+    if abs(charge.quantity) * HOUR > charge.rows * _QUANTUM * kind.hours.length:
+        return None
+    on_day = Window(kind.start, kind.end).overlap(day).length
+    whole = charge.rows * _QUANTUM * (kind.end - kind.start)
+    return min(Fraction(elapsed.length), Fraction(abs(charge.quantity) * HOUR * on_day, whole))

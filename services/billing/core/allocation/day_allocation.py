@@ -1,0 +1,137 @@
+"""A day's spend by cause and by tier, from charges, machine time and tokens. Every part of it sums exactly."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+from services.billing.core.allocation.charge_groups import grouped
+from services.billing.core.allocation.cost_parts import tier_sums
+from services.billing.core.allocation.day_costs import DayFacts, DaySums, Whose
+from services.billing.core.allocation.estimates import Basis
+from services.billing.core.allocation.machine_hours import BilledHours
+from services.billing.core.allocation.machine_time import without
+from services.billing.core.allocation.shared_cost import Loose, SharedBy, spread
+from services.billing.core.allocation.unbilled_time import Unbilled
+from shared.messages.billing import Cause
+
+K = TypeVar("K")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """Units of 10⁻¹² USD. `causes` sum to `spend`, and so do `tiers` and `causes["unattributed"]`."""
+
+    spend: int
+    causes: Mapping[Cause, int]
+    tiers: Mapping[str, int]
+    """Each with its part of the shared cost."""
+    tiers_before: Mapping[str, int]
+    """The same before credits: with what is unattributed before credits they sum to `before_credits`."""
+    wakes: Mapping[str | None, int]
+    """What waking and failed wakes cost, by the key that caused them; None: no key did."""
+    shared_by: SharedBy | None
+    """What the shared cost follows; None: there is none, or no tier to bear it."""
+    tax: int
+    before_credits: int
+    effective: int | None
+    """The spend by EffectiveCost; None where no charge tells one."""
+    billed: bool
+    """Whether a charge other than tax covers the day."""
+    accrued: int
+    """The part of `spend` that no charge covers yet."""
+    observed: bool
+    """Whether anything is known of the day of a machine whose time can be accrued."""
+    variance: tuple[int, int] | None
+    """What would have been accrued for the machine hours that are billed, and what was billed for them."""
+    charges: int
+    """Delivered rows."""
+    estimates: Mapping[str, int]
+    """By tier, what the hours cost by estimate for which no charge came that was made when they were over."""
+    hours: Mapping[str, BilledHours]
+    """By machine, those that charges for its use are for."""
+    unbilled: tuple[Unbilled, ...]
+    uncertain: frozenset[str]
+    """The tiers with machine time whose cost nothing says but, at most, a charge that came before its hour was over."""
+    loose: Mapping[Loose, int] = field(default_factory=dict)
+    """What belongs to no tier by itself."""
+    charged: Mapping[Whose, Mapping[str, int]] = field(default_factory=dict)
+    """Of the charges of each tier and machine, by the configuration, what each tier bears."""
+    estimated: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Of what each machine accrued and no charge covers yet, what each tier bears."""
+
+    @property
+    def missing(self) -> tuple[Unbilled, ...]:
+        """The machines whose cost is unknown: with one of them, the spend and its tier's are, too."""
+        return tuple(one for one in self.unbilled if not one.estimated)
+
+
+def allocate(facts: DayFacts) -> Allocation:
+    """The day's spend, all of it.
+
+    Accrual is replaced by the bill hour by hour: a machine's UTC hour in which a charge for its use lies costs what
+    the charges say. Any other hour costs what the running bill says, and where that says nothing its billable time
+    costs the tier's price; nothing, where the bill is settled and has the machine's other charges of the day. A charge
+    that came before its hours were over takes the place of nothing: the larger of it and the accrual counts.
+    """
+    sums = DaySums(facts)
+    for kind, charge in grouped(facts.rows, facts.fleet.owner, facts.day, facts.now).items():
+        sums.add(kind, charge)
+    basis = Basis(use=sums.use, tier_of=facts.fleet.tier_of, prices=facts.prices, told=facts.accruals)
+    machines = sorted({*facts.times, *facts.accruals})
+    accrued = 0
+    variance: list[tuple[int, int]] = []
+    estimates: Counter[str] = Counter()
+    unbilled: list[Unbilled] = []
+    uncertain: set[str] = set()
+    for machine in machines:
+        free = without(facts.day, sums.billed_hours.get(machine, []))
+        settled = facts.settled and (machine in sums.named or machine in facts.on_bill)
+        if not (settled or facts.fleet.is_billed_by_tag(machine, sums.tagged_after)):
+            found = basis.beyond(machine, free, sums.early.get(machine, {}))
+            accrued += found.total()
+            sums.estimated[machine] = tier_sums(found)
+            sums.add_parts((facts.fleet.tier_of.get(machine, ""), machine), found)
+            for part, amount in basis.accrual(machine, free).items():
+                estimates[part.tier] += amount
+            estimated = {part.tier for part, amount in found.items() if amount}
+            charged = sums.billed_hours.get(machine, [])
+            unbilled += sums.unbilled(machine, basis, estimated, [*charged, *sums.early_time.get(machine, [])])
+            uncertain |= {one.tier for one in sums.unbilled(machine, basis, estimated, charged) if not one.estimated}
+        billed = without(facts.day, free)
+        if basis.observes(machine, billed):
+            variance.append((basis.accrual(machine, billed).total(), sums.billed_use[machine]))
+    sums.adjust()
+    spread_over = partial(spread, facts.fleet.tiers, facts.tokens)
+    causes, tiers, shared_by = spread_over(sums.parts, sums.loose)
+    spend = sum(causes.values())
+    return Allocation(
+        spend=spend,
+        causes=causes,
+        tiers=tiers,
+        tiers_before=spread_over(_less(sums.parts, sums.credit_parts), _less(sums.loose, sums.credit_loose))[1],
+        wakes=sums.wakes(),
+        shared_by=shared_by,
+        tax=sums.tax,
+        before_credits=spend - sums.credit_parts.total() - sums.credit_loose.total(),
+        effective=sums.effective + accrued if sums.tells_effective else None,
+        billed=sums.billed,
+        accrued=accrued,
+        observed=any(basis.observes(machine, [facts.day]) for machine in machines),
+        variance=(sum(told for told, _ in variance), sum(paid for _, paid in variance)) if variance else None,
+        charges=sum(row.rows for row in facts.rows),
+        estimates=estimates,
+        hours=sums.hours(),
+        loose=sums.loose,
+        charged=sums.charged,
+        estimated=sums.estimated,
+        unbilled=tuple(unbilled),
+        uncertain=frozenset(uncertain),
+    )
+
+
+def _less(all_of_it: Counter[K], taken: Counter[K]) -> Counter[K]:
+    left = Counter(all_of_it)
+    left.subtract(taken)
+    return left

@@ -1,0 +1,192 @@
+"""Sums of a day's charges by cause, tier and machine, as they are added one kind after the other."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from services.billing.core.allocation.accrual import Accrual
+from services.billing.core.allocation.attribution import Direct, Fleet
+from services.billing.core.allocation.charge_groups import Charge, Kind, billed_time, day_part
+from services.billing.core.allocation.cost_parts import Part, parts_of, positive, tier_sums, time_parts, use_parts
+from services.billing.core.allocation.estimates import Basis
+from services.billing.core.allocation.machine_hours import BilledHours, HourClaims
+from services.billing.core.allocation.machine_time import MachineTime, TimeUse
+from services.billing.core.allocation.shared_cost import Loose
+from services.billing.core.allocation.unbilled_time import Unbilled, still_to_come
+from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.utc_time import Window
+
+Whose = tuple[str, str | None]
+"""A tier, and a machine of it; None: only a tag says whose it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DayFacts:
+    """All that a day's allocation is made from."""
+
+    day: Window
+    now: int
+    rows: Sequence[CostRow]
+    fleet: Fleet
+    times: Mapping[str, MachineTime] = field(default_factory=dict)
+    """By machine."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """Served, by tier."""
+    prices: Mapping[str, int] = field(default_factory=dict)
+    """By tier, in units per machine and hour."""
+    accruals: Mapping[str, Sequence[Accrual]] = field(default_factory=dict)
+    """By machine, what its provider's running bill says of the day's hours."""
+    settled: bool = False
+    """Whether every invoice of the day's billing periods ties: no charge is still to come."""
+    on_bill: frozenset[str] = frozenset()
+    """Machines that have charges on some day of the billing periods."""
+
+
+@dataclass
+class DaySums:
+    facts: DayFacts
+    parts: Counter[Part] = field(default_factory=Counter)
+    """What belongs to a tier by itself."""
+    loose: Counter[Loose] = field(default_factory=Counter)
+    credit_parts: Counter[Part] = field(default_factory=Counter)
+    credit_loose: Counter[Loose] = field(default_factory=Counter)
+    """The credits in the two."""
+    tax: int = 0
+    effective: int = 0
+    tells_effective: bool = False
+    billed: bool = False
+    billed_hours: dict[str, list[Window]] = field(default_factory=dict)
+    """Machine to the hours for which there are charges: there the bill replaces the accrual."""
+    billed_use: Counter[str] = field(default_factory=Counter)
+    early: dict[str, dict[Window, int]] = field(default_factory=dict)
+    """Machine to the hours that charges are for which came before these were over, with what they cost."""
+    early_time: dict[str, list[Window]] = field(default_factory=dict)
+    """Machine to the time before these came."""
+    named: set[str] = field(default_factory=set)
+    """The machines that any charge is for."""
+    tagged: set[str] = field(default_factory=set)
+    """The tiers with charges for use that only a tag attributes."""
+    tagged_after: set[str] = field(default_factory=set)
+    """Those of them with such charges that came when the day was over."""
+    _owned: dict[Whose, Counter[Part]] = field(default_factory=dict)
+    """`parts` by whose they are."""
+    _adjustments: Counter[tuple[Whose, bool]] = field(default_factory=Counter)
+    """By whose they are, and whether they are credits."""
+    _claims: dict[str, HourClaims] = field(default_factory=dict)
+    charged: dict[Whose, Counter[str]] = field(default_factory=dict)
+    estimated: dict[str, Counter[str]] = field(default_factory=dict)
+    _uses: dict[tuple[str, Window], TimeUse] = field(default_factory=dict)
+
+    def use(self, machine: str | None, window: Window) -> TimeUse:
+        """Remembered: the charges of a day share a few windows."""
+        name = machine or ""
+        if (name, window) not in self._uses:
+            self._uses[name, window] = self.facts.times.get(name, MachineTime()).use(window)
+        return self._uses[name, window]
+
+    def add(self, kind: Kind, charge: Charge) -> None:
+        day = self.facts.day
+        cost = day_part(charge.billed, kind, day)
+        if kind.category == "Tax":
+            self.tax += cost
+            return
+        self.billed = True
+        self.effective += day_part(charge.effective, kind, day)
+        self.tells_effective = self.tells_effective or charge.tells_effective
+        is_credit = kind.category == "Credit"
+        if not isinstance(kind.owner, Direct):
+            self.loose[kind.owner] += cost
+            self.credit_loose[kind.owner] += cost if is_credit else 0
+            return
+        if kind.machine is not None:
+            self.named.add(kind.machine)
+        elif kind.is_for_use:
+            self.tagged.add(kind.owner.tier)
+            if charge.arrived >= day.end:
+                self.tagged_after.add(kind.owner.tier)
+        if kind.category != "Usage" or (charge.is_refund and not self._use_in(kind).billable):
+            self._adjustments[(kind.owner.tier, kind.machine), is_credit] += cost
+        else:
+            self._add_usage(kind, charge, kind.owner, cost)
+
+    def _add_usage(self, kind: Kind, charge: Charge, owner: Direct, cost: int) -> None:
+        window, use = self._window(kind), self._use_in(kind)
+        if not kind.is_use or owner.machine is None:
+            weights = time_parts(owner.tier, window, use, in_every_state=kind.is_storage or owner.is_part)
+            self._charge((owner.tier, owner.machine), parts_of(cost, weights))
+            return
+        hours = billed_time(kind, charge, self.facts.day, window)
+        parts = parts_of(cost, use_parts(owner.tier, window, use, hours))
+        self._charge((owner.tier, owner.machine), parts)
+        if charge.is_refund or charge.gives_back:
+            return
+        unexplained = sum(amount for part, amount in parts.items() if part.cause == "unexplained")
+        if cost >= 0:
+            self._claims.setdefault(owner.machine, HourClaims()).add(
+                window, None if hours is None else round(hours), unexplained
+            )
+        if kind.arrived is None:
+            self.billed_hours.setdefault(owner.machine, []).append(kind.hours)
+            self.billed_use[owner.machine] += cost
+        else:
+            early = self.early.setdefault(owner.machine, {})
+            early[kind.covers] = early.get(kind.covers, 0) + cost
+            self.early_time.setdefault(owner.machine, []).append(kind.known_until(charge.arrived))
+
+    def _charge(self, whose: Whose, parts: Mapping[Part, int]) -> None:
+        self.add_parts(whose, parts)
+        self.charged.setdefault(whose, Counter()).update(tier_sums(parts))
+
+    def add_parts(self, whose: Whose, parts: Mapping[Part, int]) -> None:
+        self.parts.update(parts)
+        self._owned.setdefault(whose, Counter()).update(parts)
+
+    def adjust(self) -> None:
+        """Spread what is no cost of its own time: as the machine's other costs of the day are, else as its tier's."""
+        by_tier: dict[str, Counter[Part]] = {}
+        for parts in self._owned.values():
+            for part, amount in parts.items():
+                by_tier.setdefault(part.tier, Counter())[part] += amount
+        for (whose, is_credit), cost in self._adjustments.items():
+            tier, machine = whose
+            weights = positive(self._owned.get(whose, {})) or positive(by_tier.get(tier, {}))
+            if not weights:
+                day = self._elapsed(self.facts.day)
+                weights = time_parts(tier, day, self.use(machine, day))
+            parts = parts_of(cost, weights)
+            self.parts.update(parts)
+            self.charged.setdefault(whose, Counter()).update(tier_sums(parts))
+            self.credit_parts.update(parts if is_credit else {})
+
+    def hours(self) -> dict[str, BilledHours]:
+        day = self._elapsed(self.facts.day)
+        return {name: c.compared(partial(self.use, name), day) for name, c in sorted(self._claims.items())}
+
+    def unbilled(
+        self, machine: str, basis: Basis, estimated: Collection[str], charged: Sequence[Window]
+    ) -> list[Unbilled]:
+        """Return what lacks a bill; `charged` is the time of which a charge tells the cost."""
+        if not self.facts.fleet.expects_bill(machine, self.tagged):
+            return []
+        time = self.facts.times.get(machine, MachineTime())
+        day = Window(self.facts.day.start, min(self.facts.day.end, self.facts.now))
+        return still_to_come(machine, time, [w for w in charged if w.length], basis, day=day, estimated=estimated)
+
+    def wakes(self) -> dict[str | None, int]:
+        found: Counter[str | None] = Counter()
+        for part, amount in self.parts.items():
+            if part.cause in ("waking", "failed_wake"):
+                found[part.key_id] += amount
+        return dict(found)
+
+    def _window(self, kind: Kind) -> Window:
+        return self._elapsed(Window(kind.start, kind.end).overlap(self.facts.day))
+
+    def _use_in(self, kind: Kind) -> TimeUse:
+        return self.use(kind.machine, self._window(kind))
+
+    def _elapsed(self, window: Window) -> Window:
+        """What has not happened yet explains nothing."""
+        ongoing = window.start < self.facts.now < window.end
+        return Window(window.start, self.facts.now) if ongoing else window

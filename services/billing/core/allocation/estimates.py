@@ -1,0 +1,74 @@
+"""What a machine costs as long as there is no bill: by its provider's running bill, else by its tier's price."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from services.billing.core.allocation.accrual import Accrual
+from services.billing.core.allocation.cost_parts import Part, parts_of, time_parts, total
+from services.billing.core.allocation.machine_time import BILLABLE, TimeUse, without
+from services.billing.core.money import divided, split
+from services.billing.core.utc_time import HOUR, Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What accruals are made from."""
+
+    use: Callable[[str, Window], TimeUse]
+    """A machine's time in a window."""
+    tier_of: Mapping[str, str]
+    """Machine to tier, where the journal says none."""
+    prices: Mapping[str, int] = field(default_factory=dict)
+    """By tier, in units of USD per machine and hour of billable time."""
+    told: Mapping[str, Sequence[Accrual]] = field(default_factory=dict)
+    """By machine, what its provider's running bill says."""
+
+    def observes(self, machine: str, windows: Sequence[Window]) -> bool:
+        """Whether the windows hold hours of a running bill, or time of a tier with a price."""
+        if self._told(machine, windows):
+            return True
+        home = self.tier_of.get(machine, "")
+        return any((spell.tier or home) in self.prices for w in windows for spell in self.use(machine, w).spells)
+
+    def accrual(self, machine: str, windows: Sequence[Window]) -> Counter[Part]:
+        """The machine's cost in the windows, which are whole hours."""
+        home = self.tier_of.get(machine, "")
+        found: Counter[Part] = Counter()
+        told = self._told(machine, windows)
+        for accrual in told:
+            window = Window(accrual.since, accrual.through)
+            weights = time_parts(home, window, self.use(machine, window))
+            found.update(parts_of(accrual.amount, weights))
+        weights = Counter()
+        for rest in (
+            part for window in windows for part in without(window, [Window(a.since, a.through) for a in told])
+        ):
+            for spell, time in self.use(machine, rest).spells.items():
+                if spell.cause in BILLABLE and (tier := spell.tier or home) in self.prices:
+                    weights[Part(tier, spell.cause, spell.key_id)] += time * self.prices[tier]
+        if weights.total():
+            found.update(parts_of(divided(weights.total(), HOUR), weights))
+        return found
+
+    def beyond(self, machine: str, windows: Sequence[Window], early: Mapping[Window, int]) -> Counter[Part]:
+        """The accrual beyond what `early` charges cost already, each for its hours: the larger of the two counts."""
+        if not early:
+            return self.accrual(machine, windows)
+        hours = [Window(at, at + HOUR) for window in windows for at in range(window.start, window.end, HOUR)]
+        found = {hour: self.accrual(machine, [hour]) for hour in hours}
+        for window, cost in sorted(early.items(), key=lambda item: (item[0].length, item[0].start)):
+            here = [hour for hour in hours if hour.overlap(window).length]
+            totals = [found[hour].total() for hour in here]
+            if (taken := min(cost, sum(totals))) <= 0:
+                continue
+            for hour, amount, part in zip(here, totals, split(taken, totals), strict=True):
+                if part:
+                    found[hour] = parts_of(amount - part, found[hour])
+        return total(found.values())
+
+    def _told(self, machine: str, windows: Sequence[Window]) -> list[Accrual]:
+        """Of the machine's hours that begin in the windows; of none where nobody knows its tier."""
+        if machine not in self.tier_of:
+            return []
+        return [a for a in self.told.get(machine, ()) if any(w.start <= a.hour < w.end for w in windows)]

@@ -1,0 +1,116 @@
+"""Which machines have no bill yet for what they did on a day. A bill that has not arrived is not zero."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from services.billing.core.allocation.estimates import Basis
+from services.billing.core.allocation.machine_time import BILLABLE, Interval, MachineTime, without
+from services.billing.core.utc_time import HOUR, Window, written
+from shared.messages.bill_coverage import Unbilled as UnbilledFigure
+
+SLACK = 5 * 60_000
+"""Milliseconds of a UTC hour. A provider's clock for a machine starts later and stops earlier than the journal's, and a
+running bill is read once a minute. So little of an hour is not missed on a bill that has other hours of that day."""
+REFUSED = 60_000
+"""Milliseconds of a UTC hour. A start that the provider refuses, which nobody bills, ends within this time."""
+
+NO_BILL_YET = "no bill yet"
+MOST_NAMES = 8
+"""In one reason: it is a line that people read. The whole list stands in a report's `unbilled`."""
+
+
+@dataclass(frozen=True, order=True)
+class Unbilled:
+    """A machine's day for which charges are still to come."""
+
+    machine: str
+    tier: str
+    """Of which it was a machine then."""
+    since: int | None
+    """The beginning of the first hour without its charge, in milliseconds; None: it has no charge on this day."""
+    estimated: bool
+    """Whether a price or a running bill stands in for the charges; if not, the cost is unknown."""
+
+
+def still_to_come(
+    machine: str, time: MachineTime, charged: Sequence[Window], basis: Basis, *, day: Window, estimated: Collection[str]
+) -> list[Unbilled]:
+    """The machine's unbilled day, by tier.
+
+    `day` is what has passed of it, `charged` the time that charges for its use tell the cost of. `estimated` names the
+    tiers that have an estimate instead.
+    """
+    free = without(day, charged)
+    unknown = _unknown(machine, time, free, basis, on_bill=bool(charged))
+    found = [Unbilled(machine, tier, since, estimated=False) for tier, since in unknown.items()]
+    starts = [part.start - part.start % HOUR for _, part in _awake(time, free)]
+    since = min(starts, default=None) if charged else None
+    return found + [Unbilled(machine, tier, since, estimated=True) for tier in sorted({*estimated} - {*unknown})]
+
+
+def _unknown(
+    machine: str, time: MachineTime, free: Sequence[Window], basis: Basis, *, on_bill: bool
+) -> dict[str, int | None]:
+    """The tiers for which the cost of its time in the windows is unknown, each with the first such hour of its bill.
+
+    Time at a tier's price, or within a running bill, has a known cost.
+    """
+    home = basis.tier_of.get(machine, "")
+    told = [Window(accrual.since, accrual.through) for accrual in basis.told.get(machine, ())]
+    served: Counter[tuple[str, int]] = Counter()
+    passing: Counter[tuple[str, int]] = Counter()
+    for interval, part in _awake(time, [part for window in free for part in without(window, told)]):
+        tier = interval.spell.tier or home
+        if tier not in basis.prices:
+            times = served if interval.can_serve else passing
+            for window in _hours(part):
+                times[tier, window.start - window.start % HOUR] += window.length
+    on_bill = on_bill or bool(told)
+    first: dict[str, int | None] = {}
+    for tier, hour in sorted({*served, *passing}):
+        sure, doubtful = served[tier, hour], passing[tier, hour]
+        if sure + doubtful > SLACK if on_bill else sure or doubtful > REFUSED:
+            first.setdefault(tier, hour if on_bill else None)
+    return first
+
+
+def figures(unbilled: Sequence[Unbilled]) -> tuple[UnbilledFigure, ...]:
+    return tuple(
+        UnbilledFigure(
+            machine=one.machine,
+            tier=one.tier,
+            since=None if one.since is None else written(one.since),
+            estimated=one.estimated,
+        )
+        for one in unbilled
+    )
+
+
+def no_bill_yet(missing: Sequence[Unbilled]) -> str:
+    """The reason why a figure is null: each machine, and from when on a part of its day has no bill."""
+    names = [
+        one.machine if one.since is None else f"{one.machine} (from {written(one.since)[11:16]})" for one in missing
+    ]
+    return f"{NO_BILL_YET}: {shortened(names)}"
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _awake(time: MachineTime, windows: Iterable[Window]) -> list[tuple[Interval, Window]]:
+    """The intervals that a provider bills, each with its part of a window."""
+    return [
+        (interval, interval.window.overlap(window))
+        for window in windows
+        for interval in time.intervals_in(window)
+        if interval.spell.cause in BILLABLE
+    ]
+
+
+def _hours(window: Window) -> list[Window]:
+    first = window.start - window.start % HOUR
+    return [window.overlap(Window(hour, hour + HOUR)) for hour in range(first, window.end, HOUR)]

@@ -1,0 +1,96 @@
+"""Whether new requests may cost money today: spend against the daily limit; unknown spend is no permission."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+import msgspec
+
+from services.billing.core.utc_time import day_of, millis
+from shared.messages.budget import BudgetGate, GateOrder, GateTurned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How every gate is judged."""
+
+    warning: Decimal
+    """The share of the limit from which on it warns."""
+    open_when_dark: bool
+
+
+def budget_gate(
+    spend: Decimal | None, limit: Decimal, now: float, *, rules: Rules, before: BudgetGate | None
+) -> BudgetGate:
+    """`spend` in USD today, None where it cannot be known. The limit itself is not to be reached.
+
+    What was ordered for today, it says in `before`, goes before everything else.
+    """
+    today = before if before is not None and _day(before.observed_at) == _day(now) else None
+    known = spend if spend is not None else today.spend if today is not None else Decimal(0)
+    reason = _reason(spend, limit, rules, today)
+    gate = BudgetGate(
+        open=not reason,
+        reason=reason,
+        spend=known,
+        limit=limit,
+        observed_at=now,
+        observed_age_s=0.0,
+        warning=known >= limit * rules.warning,
+        observed=spend is not None,
+    )
+    return gate if before is None else _as_ordered(gate, before, now)
+
+
+def ordered(gate: BudgetGate, order: GateOrder, now: float) -> BudgetGate:
+    """With an order for the rest of the day; `auto` withdraws it."""
+    if order.order == "auto":
+        return msgspec.structs.replace(gate, ordered="auto", ordered_day="", ordered_by="", ordered_why="")
+    return msgspec.structs.replace(
+        gate, ordered=order.order, ordered_day=_day(now), ordered_by=order.by, ordered_why=order.reason
+    )
+
+
+def turned(scope: str, before: BudgetGate | None, after: BudgetGate, order: GateOrder | None) -> GateTurned | None:
+    """What to tell of it; None where nothing is new. `order`: what made it be looked at."""
+    if before is not None and _told(before) == _told(after):
+        return None
+    return GateTurned(
+        at=after.observed_at,
+        scope=scope,
+        open=after.open,
+        reason=after.reason,
+        spend=after.spend if after.observed else None,
+        limit=after.limit,
+        by=order.by if order is not None else after.ordered_by,
+        warning=after.warning,
+        why=order.reason if order is not None else after.ordered_why,
+    )
+
+
+def _reason(spend: Decimal | None, limit: Decimal, rules: Rules, today: BudgetGate | None) -> str:
+    if spend is not None:
+        return "budget_closed" if spend >= limit else ""
+    if not rules.open_when_dark:
+        return "billing_unobservable"
+    # What is spent stays spent, whether anybody sees it or not.
+    return "budget_closed" if today is not None and today.spend >= limit else ""
+
+
+def _as_ordered(gate: BudgetGate, before: BudgetGate, now: float) -> BudgetGate:
+    """A clock that was set back over midnight finds an order of tomorrow, which waits."""
+    if before.ordered_day < _day(now):
+        return gate
+    names = ("ordered", "ordered_day", "ordered_by", "ordered_why")
+    gate = msgspec.structs.replace(gate, **{name: getattr(before, name) for name in names})
+    if before.ordered == "auto" or before.ordered_day != _day(now):
+        return gate
+    is_open = before.ordered == "open"
+    return msgspec.structs.replace(gate, open=is_open, reason="" if is_open else "closed_by_operator")
+
+
+def _told(gate: BudgetGate) -> tuple[object, ...]:
+    return gate.open, gate.reason, gate.warning, gate.observed, gate.ordered, gate.ordered_day
+
+
+def _day(seconds: float) -> str:
+    return day_of(millis(seconds))

@@ -1,0 +1,108 @@
+"""What looks wrong about an import and may be right: it is warned of, never refused. SQL as text, none is run here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from statistics import median_low
+from typing import Any
+
+from services.billing.core.invoice_files.focus import SnapshotKey
+from services.billing.core.invoice_files.schema import KEY
+from services.billing.core.money import units, usd
+from services.billing.core.utc_time import DAY, day_of
+
+TIMES = 1000
+"""A charge of so many usual days is a slip of units more likely than a charge."""
+LEAST_DAYS = 3
+"""Of fewer days none is usual."""
+SHRINKS = 2
+"""A period that has less than one part of so many of what it had."""
+SHOWN = 100
+"""Characters of a resource's name."""
+
+_KEY = ", ".join(KEY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Of the charges of one snapshot and currency. Times in milliseconds."""
+
+    usual_day: Decimal
+    """The median of what its days cost, by charge start, without sign."""
+    days: int
+    largest: Decimal
+    """The charge of the largest amount, either sign."""
+    largest_of: str
+    """Its resource, or else its service."""
+    largest_at: int
+    future: int
+    """Charges that begin after today."""
+    first_future: int | None
+
+
+@dataclass(frozen=True)
+class Former:
+    """What the snapshot had that this one replaces."""
+
+    rows: int
+    billed: Decimal
+
+
+def facts_sql(now: int) -> str:
+    """SQL over the table `charges`: key, currency, then the fields of `Facts` in order."""
+    tomorrow = (now // DAY + 1) * DAY
+    return f"""
+        WITH of_day AS (
+            SELECT {_KEY}, currency, day_start(charge_start) AS day, abs(sum(billed)) AS cost
+            FROM charges GROUP BY ALL),
+        of_days AS (
+            SELECT {_KEY}, currency, quantile_disc(cost, 0.5) AS usual, count(*) AS days FROM of_day GROUP BY ALL)
+        SELECT {_KEY}, currency, any_value(usual), any_value(days),
+            arg_max(billed, abs(billed)), arg_max(coalesce(resource_id, service_name, ''), abs(billed)),
+            arg_max(charge_start, abs(billed)),
+            count(*) FILTER (charge_start >= {tomorrow}), min(charge_start) FILTER (charge_start >= {tomorrow})
+        FROM charges JOIN of_days USING ({_KEY}, currency) GROUP BY ALL"""
+
+
+def facts_of(rows: Sequence[tuple[Any, ...]]) -> dict[tuple[SnapshotKey, str], Facts]:
+    """What `facts_sql` found, by key and currency."""
+    names = [field.name for field in fields(Facts)]
+    width = len(KEY)
+    return {
+        (SnapshotKey(*row[:width]), row[width]): Facts(**dict(zip(names, row[width + 1 :], strict=True)))
+        for row in rows
+    }
+
+
+def usual_day(facts: Facts, before: Sequence[Decimal]) -> Decimal | None:
+    """Return what a day of the source costs: by its snapshots `before` this one, else by this one alone."""
+    if before:
+        return median_low(before)
+    return facts.usual_day if facts.days >= LEAST_DAYS else None
+
+
+def warnings(
+    facts: Facts, *, rows: int, billed: Decimal, currency: str, usual: Decimal | None, former: Former | None
+) -> tuple[str, ...]:
+    """Return what an operator should look at, a sentence each. `former` is None where nothing was replaced."""
+    found: list[str] = []
+    if usual and abs(facts.largest) >= TIMES * usual:
+        what = f" for {facts.largest_of[:SHOWN]}" if facts.largest_of else ""
+        found.append(
+            f"a charge of {_amount(facts.largest)} {currency}{what} on {day_of(facts.largest_at)} is {TIMES:,} times "
+            f"what a usual day of this source costs ({_amount(usual)}), or more: is its unit right?"
+        )
+    if facts.first_future is not None:
+        found.append(f"{facts.future:,} charges begin in the future, the first on {day_of(facts.first_future)}")
+    if former is not None and rows * SHRINKS < former.rows:
+        found.append(f"{rows:,} rows, where the snapshot before had {former.rows:,}: is the export whole?")
+    if former is not None and former.billed > 0 and billed * SHRINKS < former.billed:
+        found.append(
+            f"{_amount(billed)} {currency}, where the snapshot before had {_amount(former.billed)}: "
+            "is the export whole?"
+        )
+    return tuple(found)
+
+
+def _amount(amount: Decimal) -> str:
+    return f"{usd(units(amount)):,f}"

@@ -1,0 +1,205 @@
+"""A charge in FOCUS's words, and two forms of files: FOCUS itself, and our own for providers without a better one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from services.billing.core.invoice_files.columns import Cell, literal, name_of
+from services.billing.core.invoice_files.schema import Form
+from services.billing.core.utc_time import DAY
+
+CATEGORIES = ("Usage", "Purchase", "Tax", "Credit", "Adjustment")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CostRow:
+    """One charge, or the sum of several alike. Costs in `currency`; times in milliseconds, the end exclusive."""
+
+    charge_start: int
+    charge_end: int
+    billed: Decimal
+    category: str
+    service_category: str | None = None
+    effective: Decimal | None = None
+    list_cost: Decimal | None = None
+    charge_class: str | None = None
+    resource_id: str | None = None
+    tags: str | None = None
+    """JSON text of one flat object."""
+    invoice_id: str | None = None
+    consumed_quantity: Decimal | None = None
+    consumed_unit: str | None = None
+    currency: str = "USD"
+    per_usd: str = "1"
+    """How much of `currency` is one USD."""
+    parent_id: str | None = None
+    """The resource that this one belongs to, as a disk to its machine."""
+    service_name: str | None = None
+    rows: int = 1
+    """How many delivered charges it is the sum of."""
+    arrived: int | None = None
+    """When it was first delivered, if an hour of its charge period was not over then; None: all of them were."""
+
+
+@dataclass(frozen=True, order=True)
+class SnapshotKey:
+    """What one import replaces as a whole."""
+
+    issuer: str
+    account: str
+    period_start: int
+    period_end: int
+
+
+SERVICE_CATEGORIES = (
+    "AI and Machine Learning",
+    "Analytics",
+    "Business Applications",
+    "Compute",
+    "Databases",
+    "Developer Tools",
+    "Identity",
+    "Integration",
+    "Internet of Things",
+    "Management and Governance",
+    "Media",
+    "Migration",
+    "Mobile",
+    "Multicloud",
+    "Networking",
+    "Other",
+    "Security",
+    "Storage",
+    "Web",
+)
+SERVICES = {
+    "Compute Engine": "Compute",
+    "Kubernetes Engine": "Compute",
+    "Cloud Run": "Compute",
+    "Cloud TPU": "AI and Machine Learning",
+    "Vertex AI": "AI and Machine Learning",
+    "Cloud Storage": "Storage",
+    "Cloud Filestore": "Storage",
+    "Filestore": "Storage",
+    "Networking": "Networking",
+    "Cloud DNS": "Networking",
+    "Cloud Logging": "Management and Governance",
+    "Cloud Monitoring": "Management and Governance",
+    "Artifact Registry": "Developer Tools",
+    "Secret Manager": "Security",
+    "Cloud Key Management Service (KMS)": "Security",
+    "BigQuery": "Analytics",
+    "Cloud SQL": "Databases",
+    "Support": "Other",
+}
+"""The category of a service where the file names none, as Google's export. Of a service that is not here it is null."""
+_SERVICE_CATEGORY = f"""coalesce("ServiceCategory", CASE
+    WHEN "ServiceName" = 'Compute Engine' AND regexp_matches("ResourceId", '/(disks|snapshots|images)/[^/]*$')
+        THEN 'Storage'
+    {" ".join(f'WHEN "ServiceName" = {literal(name)} THEN {literal(of)}' for name, of in SERVICES.items())} END)"""
+
+FOCUS = Form(
+    name="FOCUS",
+    cells=(
+        Cell(name="BilledCost", kind="cost", mandatory=True, nullable=False),
+        Cell(name="BillingAccountId", mandatory=True, nullable=False),
+        Cell(name="BillingCurrency", kind="currency", mandatory=True, nullable=False),
+        Cell(name="BillingPeriodStart", kind="moment", mandatory=True, nullable=False),
+        Cell(name="BillingPeriodEnd", kind="moment", mandatory=True, nullable=False),
+        Cell(name="ChargePeriodStart", kind="moment", mandatory=True, nullable=False),
+        Cell(name="ChargePeriodEnd", kind="moment", mandatory=True, nullable=False),
+        Cell(name="ChargeCategory", kind="word", words=CATEGORIES, mandatory=True, nullable=False),
+        Cell(
+            name="InvoiceIssuerName",
+            # A provider issues its own invoices where no issuer is named: all of Google's, some of AWS's rows.
+            also=("InvoiceIssuer", "ServiceProviderName", "ProviderName", "Provider"),
+            mandatory=True,
+            nullable=False,
+        ),
+        Cell(name="ServiceCategory", kind="category", words=SERVICE_CATEGORIES),
+        Cell(name="ServiceName"),
+        Cell(name="ChargeClass", kind="category", words=("Correction",)),
+        Cell(name="EffectiveCost", kind="cost"),
+        Cell(name="ListCost", kind="cost"),
+        Cell(name="ResourceId"),
+        Cell(name="Tags", also=("x_Labels", "x_Tags", "x_ProjectLabels"), kind="tags"),
+        Cell(name="InvoiceId", also=("x_InvoiceId",)),
+        Cell(name="ConsumedQuantity", also=("UsageQuantity",), kind="quantity"),
+        Cell(name="ConsumedUnit", also=("UsageUnit",)),
+        Cell(name="AllocatedMethodId"),
+    ),
+    billed=("BilledCost",),
+    split="AllocatedMethodId",
+    fields={
+        "issuer": '"InvoiceIssuerName"',
+        "account": '"BillingAccountId"',
+        "period_start": '"BillingPeriodStart"',
+        "period_end": '"BillingPeriodEnd"',
+        "currency": '"BillingCurrency"',
+        "charge_start": '"ChargePeriodStart"',
+        "charge_end": '"ChargePeriodEnd"',
+        "category": '"ChargeCategory"',
+        "charge_class": '"ChargeClass"',
+        "service_category": _SERVICE_CATEGORY,
+        "service_name": '"ServiceName"',
+        "resource_id": '"ResourceId"',
+        "tags": '"Tags"',
+        "invoice_id": '"InvoiceId"',
+        "consumed_quantity": '"ConsumedQuantity"',
+        "consumed_unit": '"ConsumedUnit"',
+        "billed": '"BilledCost"',
+        "effective": '"EffectiveCost"',
+        "list_cost": '"ListCost"',
+        # From FOCUS 1.3 on a charge may be delivered in parts too; then its resource stays in ResourceId.
+        "split_of": 'CASE WHEN "AllocatedMethodId" IS NOT NULL THEN "ResourceId" END',
+    },
+    places={
+        "charge_end": "ChargePeriodEnd",
+        "period_end": "BillingPeriodEnd",
+        "currency": "BillingCurrency",
+    },
+)
+"""FOCUS 1.0 to 1.4 as the providers write it: what each calls a column stands beside the standard's name for it."""
+
+
+def simple(source: str, names: Sequence[str]) -> Form:
+    """One line a charge of a UTC day: `date,resource,cost,currency`.
+
+    `parent` and some of FOCUS's columns may stand beside them under their names; every other column is a tag. The
+    billing period is the calendar month, issuer and account are the source.
+    """
+    beside = ("parent", "ServiceCategory", "InvoiceId")
+    named = {name.casefold() for name in ("date", "resource", "cost", "currency", "ChargeCategory", *beside)}
+    tags = [name for name in dict.fromkeys(names) if name and name.isprintable() and name.casefold() not in named]
+    told = ", ".join(f"to_json({literal(name)}) || ':' || to_json({name_of(name)})" for name in tags)
+    return Form(
+        name="date,resource,cost,currency",
+        cells=(
+            Cell(name="date", kind="day", mandatory=True, nullable=False),
+            Cell(name="resource", mandatory=True),
+            Cell(name="cost", kind="cost", mandatory=True, nullable=False),
+            Cell(name="currency", kind="currency", mandatory=True, nullable=False),
+            Cell(name="ChargeCategory", kind="word", words=CATEGORIES),
+            Cell(name="ServiceCategory", kind="category", words=SERVICE_CATEGORIES),
+            *(Cell(name=name) for name in ("parent", "InvoiceId", *tags)),
+        ),
+        fields={
+            "issuer": literal(source),
+            "account": literal(source),
+            "period_start": 'month_start("date")',
+            "period_end": 'next_month("date")',
+            "currency": '"currency"',
+            "charge_start": '"date"',
+            "charge_end": f'"date" + {DAY}',
+            "category": "coalesce(\"ChargeCategory\", 'Usage')",
+            # What has a resource is somebody's or nobody's, but never everybody's.
+            "service_category": "coalesce(\"ServiceCategory\", CASE WHEN resource IS NOT NULL THEN 'Compute' END)",
+            "resource_id": '"resource"',
+            "parent_id": '"parent"',
+            "tags": f"'{{' || nullif(concat_ws(',', {told}), '') || '}}'" if tags else "CAST(NULL AS VARCHAR)",
+            "invoice_id": '"InvoiceId"',
+            "billed": '"cost"',
+        },
+        billed=("cost",),
+        places={"charge_end": "date", "period_end": "date", "currency": "currency"},
+    )

@@ -1,0 +1,1 @@
+"""Day and period reports: their figures, from allocated cost and token usage."""

@@ -1,0 +1,173 @@
+"""What a day's figures are made of: lines that sum to exactly the figure, from the allocation that made it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from services.billing.core.allocation.attribution import Owner
+from services.billing.core.allocation.charge_groups import day_part, grouped
+from services.billing.core.allocation.day_allocation import Allocation
+from services.billing.core.allocation.day_costs import DayFacts, Whose
+from services.billing.core.allocation.shared_cost import Loose
+from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.money import divided, usd
+from shared.messages.explanation import CostLine, Explanation, LineKind
+
+MOST_LINES = 50
+"""Of one figure; the rest is one sum. All figures of a fleet of ten tiers fit into a message."""
+
+
+class Origin(NamedTuple):
+    """Where a charge is from."""
+
+    source: str
+    file: str
+    """Its name; of several delivered together the first, and how many more."""
+
+
+class Figure(NamedTuple):
+    """What is explained: a tier, or one of the causes that are nobody's own."""
+
+    is_tier: bool
+    name: str
+
+
+UNATTRIBUTED, SHARED = Figure(False, "unattributed"), Figure(False, "shared")
+
+
+_Bearer = Loose | Whose
+"""Whose charges are: nobody's own, or a tier's and its machine's."""
+
+
+class Label(NamedTuple):
+    """What the charges of one line have in common."""
+
+    what: LineKind
+    resource: str | None = None
+    service: str | None = None
+    category: str | None = None
+    tag: str | None = None
+    source: str | None = None
+    file: str | None = None
+
+
+@dataclass
+class Tally:
+    """A line's amount in units of money, and its delivered charges."""
+
+    amount: int = 0
+    charges: int = 0
+
+
+@dataclass
+class Lines:
+    """By figure. Days' lines can be added up."""
+
+    found: dict[Figure, dict[Label, Tally]] = field(default_factory=dict)
+
+    def add(self, figure: Figure, label: Label, amount: int, charges: int = 0) -> None:
+        tally = self.found.setdefault(figure, {}).setdefault(label, Tally())
+        tally.amount += amount
+        tally.charges += charges
+
+    def add_all(self, others: "Lines") -> None:
+        for figure, lines in others.found.items():
+            for label, tally in lines.items():
+                self.add(figure, label, tally.amount, tally.charges)
+
+    def total(self, figure: Figure) -> int:
+        return sum(tally.amount for tally in self.found.get(figure, {}).values())
+
+
+def explain(facts: DayFacts, origins: Sequence[Origin], allocation: Allocation) -> Lines:
+    """Return the lines of all figures. `origins` says where each of the rows is from."""
+    lines = Lines()
+    for whose, tallies in _charges(facts, origins).items():
+        own = {label: tally.amount for label, tally in tallies.items()}
+        for figure, amounts in _divided(own, _targets(whose, allocation)).items():
+            for label, amount in amounts.items():
+                lines.add(figure, label, amount, tallies[label].charges)
+    for machine, tiers in allocation.estimated.items():
+        for tier, amount in tiers.items():
+            lines.add(Figure(True, tier), Label("estimate", machine), amount)
+    for tier, amount in allocation.tiers.items():
+        figure = Figure(True, tier)
+        lines.add(figure, Label("shared"), amount - lines.total(figure))
+    for figure in (UNATTRIBUTED, SHARED):
+        lines.found.setdefault(figure, {})
+    return lines
+
+
+def explanations(lines: Lines) -> tuple[Explanation, ...]:
+    """As they are shown: what is nobody's first, then the tiers; of each figure the largest lines of either sign."""
+    return tuple(_explanation(figure, lines.found[figure]) for figure in sorted(lines.found, key=_order))
+
+
+def _charges(facts: DayFacts, origins: Iterable[Origin]) -> dict[_Bearer, dict[Label, Tally]]:
+    """Return the charges by who bears them and by label. Their cost may differ from the figures by a rounding."""
+    owners: dict[tuple[str | None, ...], Owner] = {}
+    alike: dict[tuple[Owner, Label], list[CostRow]] = {}
+    for row, origin in zip(facts.rows, origins, strict=True):
+        if row.category == "Tax":
+            continue  # it stands beside the spend
+        named = (row.resource_id, row.tags, row.parent_id, row.service_category)
+        if (owner := owners.get(named)) is None:
+            owner = owners[named] = facts.fleet.owner(row)
+        label = Label("charges", row.resource_id, row.service_name, row.category, facts.fleet.tag(row), *origin)
+        alike.setdefault((owner, label), []).append(row)
+    found: dict[_Bearer, dict[Label, Tally]] = {}
+    for (owner, label), rows in alike.items():
+        bearer = owner if isinstance(owner, str) else (owner.tier, owner.machine)
+        tally = found.setdefault(bearer, {}).setdefault(label, Tally())
+        for kind, charge in grouped(rows, facts.fleet.owner, facts.day, facts.now).items():
+            tally.amount += day_part(charge.billed, kind, facts.day)
+            tally.charges += charge.rows
+    return found
+
+
+def _targets(bearer: _Bearer, allocation: Allocation) -> dict[Figure, int]:
+    """The figures that the charges are part of, and how much of them."""
+    if isinstance(bearer, str):
+        is_shared = bearer == "shared" and bool(allocation.tiers)  # without a tier to bear it, it is unattributed
+        return {SHARED if is_shared else UNATTRIBUTED: allocation.loose[bearer]}
+    return {Figure(True, tier): amount for tier, amount in allocation.charged[bearer].items()}
+
+
+def _divided(own: Mapping[Label, int], targets: Mapping[Figure, int]) -> dict[Figure, dict[Label, int]]:
+    """Each target's amount by label, in proportion; what rounding leaves is the largest one's."""
+    whole = sum(own.values())
+    found: dict[Figure, dict[Label, int]] = {}
+    for figure, target in targets.items():
+        if len(targets) == 1:
+            amounts = dict(own)
+        else:
+            amounts = {label: _proportion(amount, target, whole) for label, amount in own.items()}
+        largest = max(amounts, key=lambda label: abs(amounts[label]))
+        amounts[largest] += target - sum(amounts.values())
+        found[figure] = amounts
+    return found
+
+
+def _proportion(amount: int, target: int, whole: int) -> int:
+    return divided(amount * target * (-1 if whole < 0 else 1), abs(whole)) if whole else 0
+
+
+def _explanation(figure: Figure, lines: Mapping[Label, Tally]) -> Explanation:
+    told = {label: tally for label, tally in lines.items() if tally.amount}
+    ordered = sorted(told, key=lambda label: (-abs(told[label].amount), tuple(part or "" for part in label)))
+    shown = ordered if len(ordered) <= MOST_LINES + 1 else ordered[:MOST_LINES]
+    rest = ordered[len(shown) :]
+    return Explanation(
+        figure=figure.name,
+        is_tier=figure.is_tier,
+        amount=usd(sum(tally.amount for tally in told.values())),
+        lines=tuple(
+            CostLine(amount=usd(told[label].amount), charges=told[label].charges, **label._asdict()) for label in shown
+        ),
+        more=len(rest),
+        rest=usd(sum(told[label].amount for label in rest)),
+    )
+
+
+def _order(figure: Figure) -> tuple[int, str]:
+    return (2, figure.name) if figure.is_tier else (int(figure == SHARED), "")

@@ -1,0 +1,61 @@
+"""Files read as billing reads them, with all of their charges in hand."""
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from services.billing.adapters.import_settings import Terms
+from services.billing.adapters.invoice_reader import ROW, Reading, Snapshot
+from services.billing.core.invoice_files.focus import CostRow, SnapshotKey
+from services.billing.core.invoice_files.schema import AMOUNTS
+from shared.messages.invoices import DeliveredFile, RowError
+
+TERMS = Terms(source="cloud")
+
+
+@dataclass(frozen=True)
+class Found:
+    charges: Mapping[SnapshotKey, tuple[CostRow, ...]]
+    refusals: tuple[RowError, ...]
+    snapshots: tuple[Snapshot, ...]
+
+    @property
+    def rows(self) -> tuple[CostRow, ...]:
+        """Those of all snapshots."""
+        return tuple(row for rows in self.charges.values() for row in rows)
+
+
+def read(*files: bytes | Path, name: str = "bill.csv", terms: Terms = TERMS, parts: bool = False) -> Found:
+    """One delivery; files after the first one are named by their number. `parts` as of `Reading.read`."""
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        paths = [_placed(file, Path(directory) / f"{number}") for number, file in enumerate(files)]
+        hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+        named = [DeliveredFile(name=name if not n else str(n), sha256=sha) for n, sha in enumerate(hashes)]
+        reading = Reading(work, terms)
+        try:
+            reading.read(list(zip(named, paths, strict=True)), parts=parts)
+            charges: dict[SnapshotKey, list[CostRow]] = {}
+            for snapshot in reading.snapshots:
+                rows = charges.setdefault(snapshot.key, [])
+                rows += (_row(values) for batch in reading.rows(snapshot) for values in batch)
+            whole = {key: tuple(rows) for key, rows in charges.items()}
+            return Found(whole, tuple(reading.refusals), reading.snapshots)
+        finally:
+            reading.close()
+
+
+def _placed(file: bytes | Path, at: Path) -> Path:
+    at.write_bytes(file.read_bytes() if isinstance(file, Path) else file)
+    return at
+
+
+def _row(values: tuple[Any, ...]) -> CostRow:
+    row = dict(zip(ROW, values, strict=True))
+    for name in (*AMOUNTS, "consumed_quantity"):
+        row[name] = None if row[name] is None else Decimal(row[name])
+    return CostRow(**row)

@@ -1,0 +1,155 @@
+"""Charges are summed on their way into the books, and no figure changes by it, to the last unit."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from services.billing.adapters.import_settings import Terms
+from services.billing.core.allocation.day_allocation import allocate
+from services.billing.core.allocation.day_costs import DayFacts
+from services.billing.core.allocation.machine_time import Change, MachineTime, intervals
+from services.billing.core.invoice_files.focus import CATEGORIES, CostRow
+from services.billing.core.invoice_files.schema import Rate
+from services.billing.core.money import units
+from services.billing.core.utc_time import DAY, HOUR, day_window, moment, written
+from shared.messages.waker import MachineState
+from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, focus_csv
+from tests.unit.billing.file_reading import read
+
+RATES = (Rate(currency="EUR", per_usd="0.92", start=0), Rate(currency="EUR", per_usd="0.97", start=DAY_WINDOW.end))
+TERMS = Terms(source="cloud", mine=frozenset(FLEET.machine_of), rates=RATES)
+PERIOD = DAY_WINDOW.start - 2 * DAY
+AZURE = "/Subscriptions/1/virtualmachines/VM-C"
+
+AMOUNTS = st.integers(-(10**6), 10**6).map(lambda n: str(Decimal(n).scaleb(-7)))
+ROWS = st.fixed_dictionaries(
+    {
+        "BilledCost": AMOUNTS,
+        "EffectiveCost": AMOUNTS | st.just("NULL"),
+        "ListCost": AMOUNTS | st.just(""),
+        "BillingCurrency": st.sampled_from(["USD", "USD", "EUR"]),
+        "ChargeCategory": st.sampled_from(CATEGORIES),
+        "ServiceCategory": st.sampled_from(["Compute", "Storage", "Networking", "NULL"]),
+        "ResourceId": st.sampled_from(["i-a", "arn:aws:ec2:x:volume/vol-a", "i-b", AZURE, "i-other", "NULL"]),
+        "Tags": st.sampled_from(["", '{"tier": "B"}', '{"tier": "none"}']),
+        "ConsumedQuantity": st.sampled_from(["NULL", "1", "0.5"]),
+        "ConsumedUnit": st.sampled_from(["NULL", "Hrs", "GB"]),
+        "InvoiceId": st.sampled_from(["NULL", "I-1"]),
+    }
+)
+TIMES = st.sampled_from(
+    [(h, length) for h in (0, 5, 23, 24, 47, 48, 60) for length in (0, 1, 24)] + [(0, 72), (23, 2), (12, 240)]
+).map(lambda t: (PERIOD + t[0] * HOUR, PERIOD + (t[0] + t[1]) * HOUR))
+CHARGES = st.lists(st.tuples(ROWS, TIMES), min_size=1, max_size=60)
+
+
+def delivered(charges: list[tuple[dict[str, str], tuple[int, int]]]) -> list[dict[str, str]]:
+    return [
+        {**row, "ChargePeriodStart": written(start), "ChargePeriodEnd": written(end)} for row, (start, end) in charges
+    ]
+
+
+def as_it_is(row: dict[str, str]) -> CostRow:
+    """One delivered row as one charge."""
+    known: dict[str, Any] = {name: None if text in ("", "NULL") else text for name, text in row.items()}
+    start = moment(row["ChargePeriodStart"])
+    rate = max((rate for rate in RATES if rate.start <= start), key=lambda rate: rate.start).per_usd
+    quantity = known["ConsumedQuantity"]
+    return CostRow(
+        charge_start=start,
+        charge_end=moment(row["ChargePeriodEnd"]),
+        billed=Decimal(row["BilledCost"]),
+        effective=None if known["EffectiveCost"] is None else Decimal(known["EffectiveCost"]),
+        list_cost=None if known["ListCost"] is None else Decimal(known["ListCost"]),
+        category=row["ChargeCategory"],
+        service_category=known["ServiceCategory"],
+        resource_id=known["ResourceId"],
+        tags=known["Tags"],
+        invoice_id=known["InvoiceId"],
+        consumed_quantity=None if quantity is None else Decimal(quantity),
+        consumed_unit=known["ConsumedUnit"],
+        currency=row["BillingCurrency"],
+        per_usd="1" if row["BillingCurrency"] == "USD" else rate,
+    )
+
+
+def facts(rows: list[CostRow], day: str, now: int) -> DayFacts:
+    window = day_window(day)
+    states: tuple[tuple[int, MachineState], ...] = ((3, "waking"), (4, "ready"), (30, "asleep"))
+    changes = [Change(DAY_WINDOW.start - DAY + hour * HOUR, state, "A") for hour, state in states]
+    times = {"a-1": MachineTime(intervals(changes, now), [])}
+    on_it = [
+        row
+        for row in rows
+        if row.charge_start < window.end
+        and (row.charge_end > window.start or row.charge_start == row.charge_end == window.start)
+    ]
+    return DayFacts(day=window, now=now, rows=on_it, fleet=FLEET, times=times, tokens={"A": 3, "B": 1}, prices={"A": 7})
+
+
+def euros(hour: int) -> tuple[dict[str, str], tuple[int, int]]:
+    """An hour whose conversion is rounded up; two of them, converted as a sum, are not."""
+    names = ("EffectiveCost", "ListCost", "ServiceCategory", "ConsumedQuantity", "ConsumedUnit", "InvoiceId")
+    row = dict.fromkeys(names, "NULL") | {"BilledCost": "0.000000000006", "BillingCurrency": "EUR", "Tags": ""}
+    times = PERIOD + hour * HOUR, PERIOD + (hour + 1) * HOUR
+    return row | {"ChargeCategory": "Usage", "ResourceId": "i-other"}, times
+
+
+@settings(max_examples=5, deadline=None)
+@given(CHARGES)
+@example([euros(1), euros(2)])
+def test_no_figure_changes_by_it(charges: list[tuple[dict[str, str], tuple[int, int]]]) -> None:
+    rows = delivered(charges)
+    found = read(focus_csv(*rows), terms=TERMS)
+    assert not found.refusals
+    assert sum(row.rows for row in found.rows) == len(rows) == sum(snapshot.rows for snapshot in found.snapshots)
+    single = [as_it_is(row) for row in rows]
+    for day in ("2026-05-01", "2026-05-02", "2026-05-03", "2026-05-04"):
+        for now in (LATER, DAY_WINDOW.start + 5 * HOUR + 1):
+            assert allocate(facts(list(found.rows), day, now)) == allocate(facts(single, day, now))
+
+
+@settings(max_examples=5, deadline=None)
+@given(CHARGES)
+def test_sums_by_invoice_and_currency_are_those_of_the_file(
+    charges: list[tuple[dict[str, str], tuple[int, int]]],
+) -> None:
+    rows = delivered(charges)
+    found = read(focus_csv(*rows), terms=TERMS)
+    sums: dict[tuple[str, str], int] = {}
+    for row in rows:
+        of = row["BillingCurrency"], row["InvoiceId"].replace("NULL", "")
+        sums[of] = sums.get(of, 0) + units(Decimal(row["BilledCost"]))
+    told = {(s.currency, invoice): units(amount) for s in found.snapshots for invoice, amount in s.invoices.items()}
+    assert told == sums
+    for snapshot in found.snapshots:
+        assert snapshot.billed == sum(snapshot.invoices.values())
+
+
+def test_charges_of_no_machine_become_one_a_day_and_those_of_machines_stay() -> None:
+    hours = [(DAY_WINDOW.start + h * HOUR, DAY_WINDOW.start + (h + 1) * HOUR) for h in range(24)]
+    rows = [
+        {"ResourceId": r, "ChargePeriodStart": written(s), "ChargePeriodEnd": written(e)}
+        for r in ("i-a", "i-x")
+        for s, e in hours
+    ]
+    found = read(focus_csv(*rows), terms=TERMS).rows
+    assert [row.rows for row in found if row.resource_id == "i-a"] == [1] * 24
+    ((start, end, billed, count),) = [
+        (r.charge_start, r.charge_end, r.billed, r.rows) for r in found if r.resource_id == "i-x"
+    ]
+    assert (start, end, billed, count) == (DAY_WINDOW.start, DAY_WINDOW.end, Decimal(24), 24)
+
+
+@pytest.mark.parametrize("resource", ["i-a", "arn:aws:ec2:us-east-1:1:instance/i-a", "projects/x:i-a"])
+def test_a_machine_is_known_by_the_last_part_of_its_resource(resource: str) -> None:
+    row = {
+        "ResourceId": resource,
+        "ChargePeriodStart": "2026-05-03T05:00:00Z",
+        "ChargePeriodEnd": "2026-05-03T06:00:00Z",
+    }
+    (found,) = read(focus_csv(row), terms=TERMS).rows
+    assert found.charge_end - found.charge_start == HOUR
