@@ -18,10 +18,10 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters import tables
-from services.billing.adapters.day_store import DayBook
-from services.billing.adapters.revision_store import Revisions
-from services.billing.app.day_reports import Reports
-from services.billing.app.meter_client import Meter
+from services.billing.adapters.day_store import DayStore
+from services.billing.adapters.revision_store import RevisionStore
+from services.billing.app.day_reports import DayReports
+from services.billing.app.meter_client import MeterClient
 from services.billing.app.report_publisher import published_revision
 from services.billing.core.utc_time import DAY, HOUR, day_window
 from services.billing.metrics import Metrics
@@ -95,10 +95,10 @@ async def main(charges: int, url: str) -> None:
         await fill(engine, charges)
         metrics = Metrics(CollectorRegistry())
         now = (START + 30 * DAY) / 1000
-        reports = Reports(
-            Meter(bus),
-            DayBook(engine),
-            Revisions(engine),
+        reports = DayReports(
+            MeterClient(bus),
+            DayStore(engine),
+            RevisionStore(engine),
             settings(config),
             metrics,
             published=partial(published_revision, bus),
@@ -106,7 +106,7 @@ async def main(charges: int, url: str) -> None:
         )
         for _ in range(TIMES):
             wall, cpu = time.perf_counter(), time.process_time()
-            report = await reports.of(NAME)
+            report = await reports.report(NAME)
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             print(f"{report.charges} charges in {cpu:.2f} s of CPU, {wall:.2f} s in all")
 

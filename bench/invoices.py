@@ -23,10 +23,10 @@ import duckdb
 
 from bench.load import Wrong
 from bench.meter import postgres
-from services.billing.adapters.day_store import DayBook
-from services.billing.adapters.import_settings import Terms
-from services.billing.adapters.invoice_reader import Reading
-from services.billing.adapters.invoice_store import Delivery, InvoiceBook
+from services.billing.adapters.day_store import DayStore
+from services.billing.adapters.import_settings import ImportSettings
+from services.billing.adapters.invoice_reader import InvoiceReader
+from services.billing.adapters.invoice_store import Delivery, InvoiceStore
 from services.billing.core.invoice_files.columns import literal
 from services.billing.core.utc_time import day_window
 from services.billing.wiring import MIGRATIONS, VERSION_TABLE
@@ -77,7 +77,7 @@ def _placed(file: Path, room: Path) -> Path:
 
 async def imported(paths: list[Path], url: str) -> dict[str, float | int | str]:
     """Seconds and megabytes of one import, and what a day then says."""
-    terms = Terms(source="aws", mine=frozenset(f"i-{number:017}" for number in range(MACHINES)))
+    terms = ImportSettings(source="aws", mine=frozenset(f"i-{number:017}" for number in range(MACHINES)))
     async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         with tempfile.TemporaryDirectory(prefix="spot-bench-") as room:
             began = time.perf_counter()
@@ -85,7 +85,7 @@ async def imported(paths: list[Path], url: str) -> dict[str, float | int | str]:
                 (DeliveredFile(name=p.name, sha256=hashlib.sha256(p.name.encode()).hexdigest()), _placed(p, Path(room)))
                 for p in paths
             ]
-            reading = Reading(Path(room), terms)
+            reading = InvoiceReader(Path(room), terms)
             await asyncio.to_thread(reading.read, files)
             if reading.refusals:
                 raise Wrong(str(reading.refusals[0]))
@@ -93,10 +93,10 @@ async def imported(paths: list[Path], url: str) -> dict[str, float | int | str]:
             delivery = Delivery(
                 source="aws", snapshots=reading.snapshots, rows=reading.rows, terms=terms.digest, appends=False
             )
-            summaries = await InvoiceBook(engine).deliver(delivery, time.time())
+            summaries = await InvoiceStore(engine).deliver(delivery, time.time())
             written, used = time.perf_counter(), time.process_time()
             reading.close()
-        day = await DayBook(engine).of(day_window(DAY))
+        day = await DayStore(engine).read(day_window(DAY))
         return {
             "seconds": round(written - began, 1),
             "of it reading": round(read - began, 1),

@@ -9,30 +9,30 @@ from pathlib import Path
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.accrual_store import Accruals
-from services.billing.adapters.day_fingerprints import Marks
-from services.billing.adapters.day_store import DayBook
+from services.billing.adapters.accrual_store import AccrualStore
+from services.billing.adapters.day_fingerprints import DayFingerprints
+from services.billing.adapters.day_store import DayStore
 from services.billing.adapters.export.report_files import files
 from services.billing.adapters.hyperstack_bill import HyperstackBill
-from services.billing.adapters.invoice_store import InvoiceBook
-from services.billing.adapters.payable_store import PayableBook
-from services.billing.adapters.price_store import PriceBook
-from services.billing.adapters.revision_store import Revisions
-from services.billing.adapters.transition_store import Books
+from services.billing.adapters.invoice_store import InvoiceStore
+from services.billing.adapters.payable_store import PayableStore
+from services.billing.adapters.price_store import PriceStore
+from services.billing.adapters.revision_store import RevisionStore
+from services.billing.adapters.transition_store import TransitionStore
 from services.billing.app.band_maker import BandMaker
-from services.billing.app.budget_gates import Gatekeeper
-from services.billing.app.day_reports import Reports
-from services.billing.app.fleet_journal import Journal
-from services.billing.app.imports import Imports
-from services.billing.app.invoice_fetcher import Fetches
-from services.billing.app.invoice_service import InvoiceDesk
+from services.billing.app.budget_gates import BudgetGates
+from services.billing.app.day_reports import DayReports
+from services.billing.app.fleet_journal import FleetJournalReader
+from services.billing.app.invoice_fetcher import InvoiceFetcher
+from services.billing.app.invoice_importer import InvoiceImporter
+from services.billing.app.invoice_rereader import InvoiceRereader
+from services.billing.app.invoice_service import InvoiceService
 from services.billing.app.key_names import KeyNames
-from services.billing.app.meter_client import Meter
-from services.billing.app.period_reports import Periods
-from services.billing.app.report_cache import Shelf
-from services.billing.app.report_publisher import Publisher, published_revision
-from services.billing.app.rereads import Rereads
-from services.billing.app.running_bill import Bills
+from services.billing.app.meter_client import MeterClient
+from services.billing.app.period_reports import PeriodReports
+from services.billing.app.report_cache import ReportCache
+from services.billing.app.report_publisher import ReportPublisher, published_revision
+from services.billing.app.running_bill import RunningBillPoller
 from services.billing.app.statements import Statements
 from services.billing.core.reports.key_names import with_names
 from services.billing.metrics import Metrics
@@ -62,12 +62,12 @@ AGAIN_SECONDS = 3600.0
 
 
 @asynccontextmanager
-async def opened(runtime: Runtime) -> AsyncIterator[None]:
+async def service(runtime: Runtime) -> AsyncIterator[None]:
     """The running service, leading or standing by. Leaving finishes the import under way, within the drain's grace."""
     url = database.database_url(runtime.config, runtime.data_dir, BOOKS_FILE)
     async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         bill = hyperstack_bill(runtime.config)
-        office = Office(runtime, engine, bill)
+        office = BillingLeader(runtime, engine, bill)
         works = PeriodicTasks(runtime.registry)
         leadership = Leadership(office.begin, works)
         runtime.health.add_check("work", lambda: works.fault)
@@ -84,7 +84,7 @@ async def opened(runtime: Runtime) -> AsyncIterator[None]:
                 await bill.close()
 
 
-class Office:
+class BillingLeader:
     """The leader's work: answers, the journal, the gate."""
 
     def __init__(self, runtime: Runtime, engine: AsyncEngine, bill: HyperstackBill | None) -> None:
@@ -92,44 +92,47 @@ class Office:
         self._bus = bus
         self._metrics = Metrics(runtime.registry)
         chosen = settings(config)
-        books, meter = Books(engine), Meter(bus)
+        books, meter = TransitionStore(engine), MeterClient(bus)
         self._names = names = KeyNames()
-        self._reports = Reports(
+        self._reports = DayReports(
             meter,
-            DayBook(engine),
-            Revisions(engine),
+            DayStore(engine),
+            RevisionStore(engine),
             chosen,
             self._metrics,
             published=partial(published_revision, bus),
             now=runtime.now,
             names=names,
         )
-        invoice_book, room = InvoiceBook(engine), runtime.data_dir / "imports"
-        self._imports = Imports(
+        invoice_book, room = InvoiceStore(engine), runtime.data_dir / "imports"
+        self._imports = InvoiceImporter(
             bus, invoice_book, chosen, self._metrics, work=room, instance=runtime.instance, now=runtime.now
         )
         self._fetches = fetches = [
-            Fetches(bus, source, self._imports, self._metrics, now=runtime.now) for source in config.billing.source
+            InvoiceFetcher(bus, source, self._imports, self._metrics, now=runtime.now)
+            for source in config.billing.source
         ]
-        self._rereads = rereads = Rereads(invoice_book, self._imports)
-        self._invoices = InvoiceDesk(
+        self._rereads = rereads = InvoiceRereader(invoice_book, self._imports)
+        self._invoices = InvoiceService(
             invoice_book,
-            PayableBook(engine),
+            PayableStore(engine),
             lambda: (one.state for one in fetches),
             lambda: rereads.faults,
             now=runtime.now,
         )
-        self._journal = Journal(bus, books, self._metrics)
-        self._bills = None if bill is None else _bills(runtime, bill, Accruals(engine), self._metrics)
-        shelf = Shelf(self._reports, Revisions(engine).newest_report, meter, Marks(engine), now=runtime.now)
-        prices = PriceBook(engine)
-        self._periods = Periods(shelf, DayBook(engine), chosen, self._metrics, names)
+        self._journal = FleetJournalReader(bus, books, self._metrics)
+        self._bills = None if bill is None else _bills(runtime, bill, AccrualStore(engine), self._metrics)
+        shelf = ReportCache(
+            self._reports, RevisionStore(engine).newest_report, meter, DayFingerprints(engine), now=runtime.now
+        )
+        prices = PriceStore(engine)
+        self._periods = PeriodReports(shelf, DayStore(engine), chosen, self._metrics, names)
         self._bands = BandMaker(prices, shelf, chosen, now=runtime.now)
         self._statements = Statements(meter, prices, names)
-        self._publisher = Publisher(
+        self._publisher = ReportPublisher(
             bus, shelf, lambda report: files(with_names(report, names())), self._metrics, now=runtime.now
         )
-        self._gatekeeper = partial(Gatekeeper, bus, self._reports, self._bills, config, self._metrics, now=runtime.now)
+        self._gatekeeper = partial(BudgetGates, bus, self._reports, self._bills, config, self._metrics, now=runtime.now)
         self._bill_interval = config.billing.bill_interval
 
     async def drain(self, grace: float) -> None:
@@ -164,21 +167,21 @@ class Office:
         stack.callback(self._metrics.stand_by)
         log.info("leading")
         works = [
-            PeriodicTask(name="journal", run=self._journal.read_on, pause=every(0.0)),
-            PeriodicTask(name="reading invoices again", run=self._rereads.look, pause=every(AGAIN_SECONDS)),
-            self._daily("bands", self._bands.look),
-            self._daily("publication", self._publisher.look),
+            PeriodicTask(name="journal", run=self._journal.read_batch, pause=every(0.0)),
+            PeriodicTask(name="reading invoices again", run=self._rereads.reread_stale, pause=every(AGAIN_SECONDS)),
+            self._daily("bands", self._bands.make_bands),
+            self._daily("publication", self._publisher.publish_changed),
         ]
-        works += [PeriodicTask(name=fetches.name, run=fetches.look, pause=fetches.wait) for fetches in self._fetches]
+        works += [PeriodicTask(name=fetches.name, run=fetches.poll, pause=fetches.wait) for fetches in self._fetches]
         if self._bills is not None:
-            works.append(PeriodicTask(name="running bill", run=self._bills.read_on, pause=every(self._bill_interval)))
+            works.append(PeriodicTask(name="running bill", run=self._bills.poll, pause=every(self._bill_interval)))
         if gate.limited:
-            works.append(PeriodicTask(name="budget gate", run=gate.look, pause=partial(self._until_look, gate)))
+            works.append(PeriodicTask(name="budget gate", run=gate.update, pause=partial(self._until_look, gate)))
         return works
 
-    async def _until_look(self, gate: Gatekeeper) -> None:
+    async def _until_look(self, gate: BudgetGates) -> None:
         """A machine that moved, or a new day, makes it due before its time."""
-        await self._journal.moved_within(gate.pause(GATE_SECONDS))
+        await self._journal.wait_for_transition(gate.pause(GATE_SECONDS))
 
     def _daily(self, name: str, do: Callable[[], Awaitable[str | None]]) -> PeriodicTask:
         """Begins when journal and invoices have been read: figures of half of them would be revisions for nothing."""
@@ -198,10 +201,10 @@ def hyperstack_bill(config: Config) -> HyperstackBill | None:
     return HyperstackBill(HyperstackAccount(account.base_url, api_key(), Throttle(account.calls_per_minute)))
 
 
-def _bills(runtime: Runtime, bill: HyperstackBill, accruals: Accruals, metrics: Metrics) -> Bills:
+def _bills(runtime: Runtime, bill: HyperstackBill, accruals: AccrualStore, metrics: Metrics) -> RunningBillPoller:
     config = runtime.config
     machines = [machine for machine in config.machine if config.tiers[machine.tier].provider == bill.provider]
-    return Bills(
+    return RunningBillPoller(
         bill,
         accruals,
         {machine.instance or "": machine.id for machine in machines},

@@ -6,7 +6,7 @@ from decimal import Decimal, InvalidOperation
 import click
 import msgspec
 
-from services.billing.adapters.file_sources import place
+from services.billing.adapters.file_sources import open_file_source
 from shared.bus.subjects import BILLING_INVOICES, BILLING_PAYABLE
 from shared.errors import Misconfigured
 from shared.messages.invoices import Invoices, InvoicesQuery, PayableNote
@@ -59,7 +59,7 @@ def import_(
     period. From any other folder, all files are imported as one delivery. A delivery is imported completely or not at
     all; if one is rejected, the exit status is 1.
     """
-    files = place(where, region=region, endpoint_url=endpoint_url)
+    files = open_file_source(where, region=region, endpoint_url=endpoint_url)
     with progress(where) as on_progress:
         try:
             answers = context.run_with_bus(

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from services.billing.adapters.file_sources import Place
-from services.billing.app.deliveries import found, sent
+from services.billing.adapters.file_sources import FileSource
+from services.billing.app.deliveries import list_deliveries, upload_delivery
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_IMPORT, BILLING_IMPORT_STATUS
 from shared.bus.topology import LEASE_SECONDS
@@ -39,15 +39,23 @@ OnProgress = Callable[[str], None]
 
 
 async def import_deliveries(
-    bus: Bus, source_files: Place, source: str, on_progress: OnProgress, *, parts: bool = False, rounds: bool = False
+    bus: Bus,
+    source_files: FileSource,
+    source: str,
+    on_progress: OnProgress,
+    *,
+    parts: bool = False,
+    rounds: bool = False,
 ) -> list[ImportAnswer]:
     """Import every delivery of `source_files`, up to the first one that is rejected."""
     answers: list[ImportAnswer] = []
     sent_before: list[str] = []
-    for delivery in await found(source_files):
+    for delivery in await list_deliveries(source_files):
         count = len(delivery.plan.files)
         on_progress("sending a file" if count == 1 else f"sending {count:,} files")
-        request = await sent(bus, source_files, delivery.plan, source, parts=parts, rounds=rounds, beside=sent_before)
+        request = await upload_delivery(
+            bus, source_files, delivery.plan, source, parts=parts, rounds=rounds, beside=sent_before
+        )
         answers.append(await import_delivery(bus, replace(request, id=uuid4().hex), on_progress))
         if answers[-1].refusals:
             break

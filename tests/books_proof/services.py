@@ -12,19 +12,19 @@ from typing import TypeVar
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from services.billing.adapters.day_fingerprints import Marks
-from services.billing.adapters.day_store import DayBook
-from services.billing.adapters.price_store import PriceBook
-from services.billing.adapters.revision_store import Revisions
+from services.billing.adapters.day_fingerprints import DayFingerprints
+from services.billing.adapters.day_store import DayStore
+from services.billing.adapters.price_store import PriceStore
+from services.billing.adapters.revision_store import RevisionStore
 from services.billing.app.band_maker import BandMaker
-from services.billing.app.day_reports import Reports
-from services.billing.app.meter_client import Meter
-from services.billing.app.report_cache import Shelf
+from services.billing.app.day_reports import DayReports
+from services.billing.app.meter_client import MeterClient
+from services.billing.app.report_cache import ReportCache
 from services.billing.app.report_publisher import published_revision
 from services.billing.metrics import Metrics
 from services.billing.settings import settings
 from services.billing.wiring import BOOKS_FILE, MIGRATIONS, VERSION_TABLE
-from services.billing.wiring import opened as billing_opened
+from services.billing.wiring import service as billing_service
 from services.meter.wiring import service as meter_service
 from shared import database
 from shared.bus import subjects, topology
@@ -162,11 +162,11 @@ class Suite:
         config, now = self._billing.config, self._billing.now
         url = database.database_url(config, self._billing.data_dir, BOOKS_FILE)
         async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
-            chosen, meter, revisions = settings(config), Meter(self._bus), Revisions(engine)
+            chosen, meter, revisions = settings(config), MeterClient(self._bus), RevisionStore(engine)
             metrics, published = Metrics(CollectorRegistry()), partial(published_revision, self._bus)
-            reports = Reports(meter, DayBook(engine), revisions, chosen, metrics, published=published, now=now)
-            shelf = Shelf(reports, revisions.newest_report, meter, Marks(engine), now=now)
-            await BandMaker(PriceBook(engine), shelf, chosen, now=now).look()
+            reports = DayReports(meter, DayStore(engine), revisions, chosen, metrics, published=published, now=now)
+            report_cache = ReportCache(reports, revisions.newest_report, meter, DayFingerprints(engine), now=now)
+            await BandMaker(PriceStore(engine), report_cache, chosen, now=now).make_bands()
 
     async def _transitions(self) -> float:
         return self._billing.registry.get_sample_value("spot_billing_transitions_total") or 0.0
@@ -194,7 +194,7 @@ async def suite(
 
     meter, billing = runtime("meter"), runtime("billing")
     async with AsyncExitStack() as stack:
-        for each, opened in ((meter, meter_service), (billing, billing_opened)):
+        for each, opened in ((meter, meter_service), (billing, billing_service)):
             await stack.enter_async_context(opened(each))
             stack.push_async_callback(each.cancel_tasks)
         await until(lambda: _leading(billing), bool)

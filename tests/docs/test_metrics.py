@@ -21,7 +21,7 @@ SERVICES: dict[str, Service] = {
     "gateway": gateway.service,
     "waker": waker.service,
     "meter": meter.service,
-    "billing": billing.opened,
+    "billing": billing.service,
 }
 CLOCK_SKEW = "spot_clock_skew_seconds"
 """The process registers it, not the service."""

@@ -13,19 +13,19 @@ from services.billing.core.utc_time import HOUR, Window
 from shared.database import read_transaction
 
 
-class Accruals:
+class AccrualStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def last(self) -> dict[str, Reading]:
+    async def last_readings(self) -> dict[str, Reading]:
         """The last reading of each resource."""
         async with read_transaction(self._engine) as connection:
             found = await connection.execute(select(meters))
             return {row.resource: Reading(units(row.cumulative), row.at) for row in found}
 
-    async def add(self, readings: Mapping[str, Reading], machine_of: Mapping[str, str], basis: str) -> None:
+    async def add_readings(self, readings: Mapping[str, Reading], machine_of: Mapping[str, str], basis: str) -> None:
         """All of them or none, whoever else adds: what was read later than these counts already."""
         async with self._engine.begin() as connection:
             for resource, now in sorted(readings.items()):  # one order, so that two writers never wait for each other

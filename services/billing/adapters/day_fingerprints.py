@@ -18,7 +18,7 @@ Days = frozenset[tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class _Billed:
+class _CountedBills:
     """What counts of the bills."""
 
     version: tuple[int | None, ...]
@@ -55,7 +55,7 @@ class _Billed:
         )
 
 
-class Marks:
+class DayFingerprints:
     """Raises what `shared.database.AWAY` lists when the database does not do its part.
 
     A snapshot changes the marks of days in the billing periods that its charges touch, or that wait for its bills.
@@ -63,25 +63,25 @@ class Marks:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._billed = _Billed(version=())
+        self._billed = _CountedBills(version=())
 
-    async def of(self, days: Sequence[str]) -> dict[str, str]:
+    async def compute(self, days: Sequence[str]) -> dict[str, str]:
         """Return each day's mark."""
         numbers = {day: day_window(day).start // DAY for day in days}
         async with read_transaction(self._engine) as connection:
             billed = self._billed = await _billed(connection, self._billed)
-            told = await _told(connection)
+            newest_by_day = await _newest_transitions(connection)
             running = await _running(connection, min(numbers.values()), max(numbers.values()))
         # In a thread: there may be thousands of bills.
         of_bills = await asyncio.to_thread(lambda: {number: billed.mark(number) for number in numbers.values()})
         found = {}
         for day, number in numbers.items():
-            journal = max((newest for at, newest in told.items() if at <= number), default=None)
+            journal = max((newest for at, newest in newest_by_day.items() if at <= number), default=None)
             found[day] = "/".join(map(str, (of_bills[number], journal, *running.get(number, ()))))
         return found
 
 
-async def _billed(connection: AsyncConnection, known: _Billed) -> _Billed:
+async def _billed(connection: AsyncConnection, known: _CountedBills) -> _CountedBills:
     """What counts now. A snapshot's charges never change, so those of the known ones are not read again."""
     s = snapshots.c
     counting = select(func.max(s.id), func.count(), func.sum(s.id)).where(s.active)
@@ -92,7 +92,7 @@ async def _billed(connection: AsyncConnection, known: _Billed) -> _Billed:
     active = set(await connection.scalars(select(s.id).where(s.active)))
     days = await _days_of(connection, active - set(known.days))
     days |= {snapshot: known.days[snapshot] for snapshot in active & set(known.days)}
-    return _Billed(version, days, await bills_in(connection))
+    return _CountedBills(version, days, await bills_in(connection))
 
 
 async def _days_of(connection: AsyncConnection, ids: Collection[int]) -> dict[int, Days]:
@@ -106,7 +106,7 @@ async def _days_of(connection: AsyncConnection, ids: Collection[int]) -> dict[in
     return {snapshot: frozenset(days) for snapshot, days in found.items()}
 
 
-async def _told(connection: AsyncConnection) -> dict[int, int]:
+async def _newest_transitions(connection: AsyncConnection) -> dict[int, int]:
     """Day by number to the newest transition told of it, by id.
 
     The first hour counts as the day before too: what a state became may decide what it was, as with a wake.

@@ -67,13 +67,13 @@ class DayRecords:
     """By machine."""
 
 
-class DayBook:
+class DayStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def of(self, day: Window) -> DayRecords:
+    async def read(self, day: Window) -> DayRecords:
         async with read_transaction(self._engine) as connection:
             rows, snapshot_ids = await _charges(connection, day)
             used = set(snapshot_ids)

@@ -8,7 +8,7 @@ import duckdb
 from services.billing.adapters import csv_lines
 from services.billing.adapters.charge_database import disk_part
 from services.billing.adapters.file_kinds import kind_of
-from services.billing.adapters.import_settings import MAX_REFUSALS, RowErrors, Terms
+from services.billing.adapters.import_settings import MAX_ROW_ERRORS, ImportSettings, RowErrors
 from services.billing.core.invoice_files import schema
 from services.billing.core.invoice_files.aws_cur import CUR
 from services.billing.core.invoice_files.columns import literal, name_of
@@ -35,7 +35,7 @@ class FileReader:
         self,
         database: duckdb.DuckDBPyConnection,
         directory: Path,
-        terms: Terms,
+        terms: ImportSettings,
         refusals: RowErrors,
         on_look: Callable[[int, int], bool],
     ) -> None:
@@ -124,7 +124,7 @@ class FileReader:
 
     def _judged(self, name: str, form: Form, relation: str, types: Mapping[str, str]) -> str:
         """SQL for the charges; what is wrong in the rows is refused besides."""
-        query = schema.query(form, relation, types, self._terms.rates, MAX_REFUSALS, rounds=self._terms.rounds)
+        query = schema.query(form, relation, types, self._terms.rates, MAX_ROW_ERRORS, rounds=self._terms.rounds)
         for column, reason in query.unsuitable.items():
             self._refusals.add(name, 0, column, reason)
         known = {refusal.column for refusal in self._refusals.found if refusal.file == name}

@@ -20,10 +20,10 @@ CALL_SECONDS = 60.0
 ATTEMPTS = 5
 
 
-class Place(Protocol):
+class FileSource(Protocol):
     """`Rejected` where something cannot be read, with the reason."""
 
-    def names(self) -> dict[str, str]:
+    def list_files(self) -> dict[str, str]:
         """The files below it, each with a mark that changes when it does."""
         ...
 
@@ -31,12 +31,12 @@ class Place(Protocol):
         """A small file."""
         ...
 
-    def fetched(self, name: str, into: Path) -> Path:
+    def fetch(self, name: str, into: Path) -> Path:
         """The file on this host; at `into`, if it was not here yet."""
         ...
 
 
-def place(url: str, *, region: str | None = None, endpoint_url: str | None = None) -> Place:
+def open_file_source(url: str, *, region: str | None = None, endpoint_url: str | None = None) -> FileSource:
     """`region` and `endpoint_url` are for S3."""
     if not url:
         raise Rejected("expected a file, a folder or s3://bucket/prefix, got an empty name")
@@ -51,7 +51,7 @@ class Folder:
         with _readable(path):
             self._root = path if path.is_dir() else path.parent
 
-    def names(self) -> dict[str, str]:
+    def list_files(self) -> dict[str, str]:
         """What cannot be read is refused, not passed over: a delivery without it would count as whole."""
         found: dict[str, str] = {}
         for path in self._paths():
@@ -79,7 +79,7 @@ class Folder:
         with _readable(self._root / name), (self._root / name).open("rb") as file:
             return file.read(MAX_MANIFEST_BYTES)
 
-    def fetched(self, name: str, into: Path) -> Path:
+    def fetch(self, name: str, into: Path) -> Path:
         del into
         with _readable(self._root / name):
             size = (self._root / name).stat().st_size
@@ -102,29 +102,29 @@ class S3Prefix:
 
         retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
         config = Config(connect_timeout=CALL_SECONDS, read_timeout=CALL_SECONDS, retries=retries)
-        with self._told():
+        with self._rejecting_s3_errors():
             self._s3: Any = boto3.client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
-        self._marks: dict[str, str] = {}
+        self._versions: dict[str, str] = {}
 
-    def names(self) -> dict[str, str]:
+    def list_files(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        with self._told():
+        with self._rejecting_s3_errors():
             for answer in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix):
                 for item in answer.get("Contents", ()):
                     if not item["Key"].endswith("/"):
                         found[self._name(item["Key"])] = item["ETag"]
                 if len(found) > MAX_FILES:
                     raise Rejected(f"{self._url}: more than {MAX_FILES} objects: name a longer prefix")
-        self._marks = found
+        self._versions = found
         return dict(found)
 
     def read(self, name: str) -> bytes:
-        with self._told(name):
+        with self._rejecting_s3_errors(name):
             return bytes(self._object(name)["Body"].read(MAX_MANIFEST_BYTES))
 
-    def fetched(self, name: str, into: Path) -> Path:
+    def fetch(self, name: str, into: Path) -> Path:
         """`Rejected`, too, where it has changed since it was listed."""
-        with self._told(name), into.open("wb") as file:
+        with self._rejecting_s3_errors(name), into.open("wb") as file:
             answer = self._object(name)
             if answer["ContentLength"] > MAX_FILE_BYTES:
                 raise Rejected(f"{self._url}: {name} is larger than {MAX_FILE_BYTES} bytes: export it in parts")
@@ -133,7 +133,7 @@ class S3Prefix:
         return into
 
     def _object(self, name: str) -> Any:
-        return self._s3.get_object(Bucket=self._bucket, Key=self._key(name), IfMatch=self._marks[name])
+        return self._s3.get_object(Bucket=self._bucket, Key=self._key(name), IfMatch=self._versions[name])
 
     def _name(self, key: str) -> str:
         """Below the prefix's last folder."""
@@ -143,7 +143,7 @@ class S3Prefix:
         return f"{self._prefix.rpartition('/')[0]}/{name}" if "/" in self._prefix else name
 
     @contextmanager
-    def _told(self, name: str = "") -> Iterator[None]:
+    def _rejecting_s3_errors(self, name: str = "") -> Iterator[None]:
         import botocore.exceptions
 
         try:

@@ -14,9 +14,9 @@ from services.billing.core.invoice_files.invalid_files import TOO_LARGE, WrongFi
 from services.billing.core.invoice_files.schema import Rate
 from shared.messages.invoices import RowError
 
-READER = 2
+READER_VERSION = 2
 """Raised when the same files are read otherwise: then what counts is read again."""
-MAX_REFUSALS = 100
+MAX_ROW_ERRORS = 100
 
 
 class Interrupted(Exception):
@@ -24,7 +24,7 @@ class Interrupted(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class ImportSettings:
     source: str
     mine: frozenset[str] = frozenset()
     """The resources of configured machines: their charges stay as they were delivered."""
@@ -35,12 +35,12 @@ class Terms:
     @property
     def digest(self) -> str:
         told = [sorted(self.mine), [[rate.currency, rate.per_usd, rate.start] for rate in self.rates]]
-        return f"{READER}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()}"
+        return f"{READER_VERSION}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()}"
 
 
 def is_of_this_reader(digest: str) -> bool:
     """Whether the terms of this digest were today's reader's."""
-    return digest.startswith(f"{READER}-")
+    return digest.startswith(f"{READER_VERSION}-")
 
 
 @dataclass
@@ -50,7 +50,7 @@ class RowErrors:
     found: list[RowError] = field(default_factory=list)
 
     def add(self, file: str, line: int, column: str, reason: str) -> None:
-        if len(self.found) < MAX_REFUSALS:
+        if len(self.found) < MAX_ROW_ERRORS:
             self.found.append(RowError(file=file, line=line, column=column, reason=reason))
 
     @contextmanager

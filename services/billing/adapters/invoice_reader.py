@@ -14,7 +14,7 @@ import duckdb
 
 from services.billing.adapters.charge_database import connect, is_too_large
 from services.billing.adapters.file_reader import FileReader
-from services.billing.adapters.import_settings import MAX_REFUSALS, Interrupted, RowErrors, Terms
+from services.billing.adapters.import_settings import MAX_ROW_ERRORS, ImportSettings, Interrupted, RowErrors
 from services.billing.core.invoice_files import duplicate_charges, schema
 from services.billing.core.invoice_files.focus import CostRow, SnapshotKey
 from services.billing.core.invoice_files.invalid_files import TOO_LARGE
@@ -62,12 +62,12 @@ def _unheard(_step: ImportStep, _rows: int, _share: float | None) -> None:
 
 
 @dataclass
-class Reading:
+class InvoiceReader:
     """`read` first; with any refusal there are no snapshots. `interrupt` ends it early, from any thread."""
 
     directory: Path
     """The reading's own; the files lie in it."""
-    terms: Terms
+    terms: ImportSettings
     on_progress: Callable[[ImportStep, int, float | None], None] = _unheard
     """Called from the reading's thread with the step, the rows and how much of the step is done."""
     snapshots: tuple[Snapshot, ...] = ()
@@ -127,7 +127,7 @@ class Reading:
         counted = [duplicate_charges.counted(f"charges_{number}", number, parts=parts) for number in range(len(files))]
         self._db.execute(f"CREATE TABLE seen AS {' UNION ALL '.join(counted)}")
         told: set[frozenset[int]] = set()
-        for number, *values, shared, rows in self._db.execute(duplicate_charges.repeated(MAX_REFUSALS)).fetchall():
+        for number, *values, shared, rows in self._db.execute(duplicate_charges.repeated(MAX_ROW_ERRORS)).fetchall():
             key = SnapshotKey(*values)
             ((other,),) = self._db.execute(duplicate_charges.OTHER, {"file": number, **asdict(key)}).fetchall()
             pair = frozenset((number, other))

@@ -15,12 +15,7 @@ from services.billing.adapters.charge_insert import copy_charges
 from services.billing.adapters.import_settings import is_of_this_reader
 from services.billing.adapters.import_warnings import billed_of, warnings_of
 from services.billing.adapters.invoice_reader import Snapshot
-from services.billing.adapters.tables import (
-    cost_rows,
-    snapshot_files,
-    snapshot_invoices,
-    snapshots,
-)
+from services.billing.adapters.tables import cost_rows, snapshot_files, snapshot_invoices, snapshots
 from services.billing.core.invoice_files.anomalies import Facts
 from services.billing.core.invoice_files.focus import SnapshotKey
 from services.billing.core.money import units, usd
@@ -51,7 +46,7 @@ class Delivery:
 
 
 @dataclass(frozen=True)
-class Stale:
+class StaleDelivery:
     """A delivery that counts, and was read in other terms than today's."""
 
     number: int
@@ -60,18 +55,22 @@ class Stale:
     """All of it, also those whose snapshots no longer count: a charge may stand in any of them for another account."""
 
 
-class Taken(Exception):
+class ChargesTaken(Exception):
     """Another source, or another delivery beside this one, has these charges: counting both would count them twice."""
 
 
-class InvoiceBook:
+class InvoiceStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def deliver(self, delivery: Delivery, now: float) -> tuple[SnapshotSummary, ...]:
-        """Make the delivery count, all of it or nothing; `Taken` names the other source. The same again is a no-op."""
+        """Make all of the delivery count, or none of it. Repeating it changes nothing.
+
+        Raises:
+            ChargesTaken: another source has these charges; the text names it.
+        """
         async with self._engine.begin() as connection:
             if self._engine.dialect.name == "postgresql":
                 # A leader that was paused may still be at it beside the next one; SQLite has one writer anyway.
@@ -86,7 +85,7 @@ class InvoiceBook:
                 summaries += await _activate(connection, writing, key, parts)
             return tuple(summaries)
 
-    async def stale(self, terms: str) -> tuple[Stale, ...]:
+    async def list_stale(self, terms: str) -> tuple[StaleDelivery, ...]:
         """The deliveries that count and were read in other terms.
 
         The newest first: what it takes from an older one under a wrong name is free when that one's turn comes.
@@ -100,9 +99,9 @@ class InvoiceBook:
         delivered: dict[tuple[int, str], dict[DeliveredFile, None]] = {}
         for snapshot in found:
             delivered.setdefault((snapshot.delivery, snapshot.source), {}).update(dict.fromkeys(files[snapshot.id]))
-        return tuple(Stale(number, source, tuple(of)) for (number, source), of in delivered.items())
+        return tuple(StaleDelivery(number, source, tuple(of)) for (number, source), of in delivered.items())
 
-    async def imported(self, not_reread: Mapping[int, str]) -> tuple[Imported, ...]:
+    async def list_snapshots(self, not_reread: Mapping[int, str]) -> tuple[Imported, ...]:
         """The snapshots, the newest first; those that no longer count are evidence.
 
         `not_reread`: why deliveries could not be read again, by their number.
@@ -170,12 +169,12 @@ async def _read_again(
 
 
 async def _standing(connection: AsyncConnection, delivery: Delivery, key: SnapshotKey) -> Sequence[Row[Any]]:
-    """The snapshots of the key that count; `Taken` where they are another source's."""
+    """The snapshots of the key that count; `ChargesTaken` where they are another source's."""
     same_key = and_(snapshots.c.active, *(snapshots.c[name] == value for name, value in asdict(key).items()))
     standing = (await connection.execute(select(snapshots).where(same_key))).all()
     others = sorted({snapshot.source for snapshot in standing} - {delivery.source})
     if others:
-        raise Taken(
+        raise ChargesTaken(
             f"{key.issuer}, account {key.account}, {written(key.period_start)} to {written(key.period_end)} "
             f"is delivered by source {others[0]!r}: import it under that name, or leave this file out"
         )
@@ -244,11 +243,11 @@ def _summaries(
 async def _keep_beside(
     connection: AsyncConnection, delivery: Delivery, key: SnapshotKey, standing: Sequence[Row[Any]]
 ) -> None:
-    """Raise `Taken` where the snapshots that this one would replace came from a delivery beside it."""
+    """Raise `ChargesTaken` where the snapshots that this one would replace came from a delivery beside it."""
     for files in (await _files(connection, [snapshot.id for snapshot in standing])).values():
         for file in files:
             if file.sha256 in delivery.beside:
-                raise Taken(
+                raise ChargesTaken(
                     f"{key.issuer}, account {key.account}, {written(key.period_start)} to {written(key.period_end)} "
                     f"is in {file.name} too, which another manifest of this place lists: import one of the two exports "
                     "alone; one of the whole billing account has the charges of both"

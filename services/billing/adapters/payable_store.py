@@ -15,7 +15,7 @@ from shared.errors import Rejected
 from shared.messages.invoices import InvoiceStanding, PayableNote
 
 
-class PayableBook:
+class PayableStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -26,7 +26,7 @@ class PayableBook:
         async with read_transaction(self._engine) as connection:
             return await _invoices(connection), await _notes(connection)
 
-    async def note(self, noted: PayableNote, now: float) -> None:
+    async def record(self, noted: PayableNote, now: float) -> None:
         """Keep what is payable; `Rejected` where the books know no such invoice, or more than one."""
         async with self._engine.begin() as connection:
             known = [part for part in await _invoices(connection) if part.source == noted.source]

@@ -13,26 +13,26 @@ from shared.messages.billing import Band
 from shared.messages.codec import decode, encode
 
 
-class Basis(msgspec.Struct, frozen=True, kw_only=True):
+class BandBasis(msgspec.Struct, frozen=True, kw_only=True):
     """A band, and which revision of each day it was made from."""
 
     band: Band
     revisions: dict[str, int]
 
 
-class PriceBook:
+class PriceStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def made_on(self, day: str) -> bool:
+    async def has_bands_for(self, day: str) -> bool:
         """Whether the day's bands, changed or not, have been made."""
         async with read_transaction(self._engine) as connection:
             found = await connection.execute(select(band_days.c.day).where(band_days.c.day == day))
             return found.one_or_none() is not None
 
-    async def add(self, day: str, made: Sequence[Basis], now: float) -> bool:
+    async def add(self, day: str, made: Sequence[BandBasis], now: float) -> bool:
         """All of a day's new bands, once: False where the day had been made before, and nothing is added then."""
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         async with self._engine.begin() as connection:
@@ -82,4 +82,4 @@ async def _newest(connection: AsyncConnection, day: str) -> dict[str, Band]:
 
 
 def _band(basis: str) -> Band:
-    return decode(basis, Basis).band
+    return decode(basis, BandBasis).band

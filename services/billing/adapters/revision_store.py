@@ -12,7 +12,7 @@ from shared.messages.billing import DayReport
 from shared.messages.codec import decode, encode
 
 
-class Revisions:
+class RevisionStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -31,7 +31,7 @@ class Revisions:
         newest = await self.newest(day)
         return None if newest is None else newest.report
 
-    async def keep(self, report: DayReport, inputs: Inputs, now: float) -> None:
+    async def save(self, report: DayReport, inputs: Inputs, now: float) -> None:
         values = {
             "day": report.day,
             "revision": report.revision,

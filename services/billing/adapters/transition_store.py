@@ -12,7 +12,7 @@ from shared.database import read_transaction
 from shared.messages.waker import Transition
 
 
-class Books:
+class TransitionStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:

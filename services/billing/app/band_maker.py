@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import structlog
 
-from services.billing.adapters.price_store import Basis, PriceBook
+from services.billing.adapters.price_store import BandBasis, PriceStore
 from services.billing.app.database_outage import DATABASE_DOWN
-from services.billing.app.report_cache import Shelf
+from services.billing.app.report_cache import ReportCache
 from services.billing.core.pricing.bands import LONG, days_before, next_band
 from services.billing.core.utc_time import HOUR, day_window, millis
 from services.billing.settings import Settings
@@ -22,34 +22,36 @@ NOT_MADE = "no band was made by then"
 
 
 class BandMaker:
-    def __init__(self, book: PriceBook, shelf: Shelf, settings: Settings, *, now: Callable[[], float]) -> None:
-        self._book = book
-        self._shelf = shelf
+    def __init__(
+        self, prices: PriceStore, report_cache: ReportCache, settings: Settings, *, now: Callable[[], float]
+    ) -> None:
+        self._prices = prices
+        self._report_cache = report_cache
         self._settings = settings
         self._now = now
 
     async def answer(self, data: bytes) -> bytes:
         return await reply(data, BandsQuery, self._in_force, DATABASE_DOWN, if_too_large="configure fewer models")
 
-    async def look(self) -> None:
+    async def make_bands(self) -> None:
         """Make today's bands, once yesterday is known. Raises `DATABASE_ERRORS`."""
-        day = self._shelf.today()
-        if await self._book.made_on(day):
+        day = self._report_cache.today()
+        if await self._prices.has_bands_for(day):
             return
         try:
-            reports = await self._shelf.reports(days_before(day, LONG))
+            reports = await self._report_cache.reports(days_before(day, LONG))
         except Rejected as error:
             log.warning("no bands yet", day=day, reason=str(error))
             return
         if not reports[-1].usage_complete and millis(self._now()) < day_window(day).start + LATEST:
             return
-        standing = await self._book.in_force(day)
+        standing = await self._prices.in_force(day)
         made = [
-            Basis(band=band, revisions={report.day: report.revision for report in reports})
+            BandBasis(band=band, revisions={report.day: report.revision for report in reports})
             for model in self._settings.models
             if (band := next_band(model, day, reports, self._settings.ladder, standing.get(model))) is not None
         ]
-        if await self._book.add(day, made, self._now()):
+        if await self._prices.add(day, made, self._now()):
             log.info("bands made", day=day, new=[basis.band.model for basis in made])
 
     async def _in_force(self, query: BandsQuery) -> Bands:
@@ -57,9 +59,9 @@ class BandMaker:
             day_window(query.day)
         except ValueError as error:
             raise Rejected(f"day: {error}") from error
-        if query.day > self._shelf.today():
+        if query.day > self._report_cache.today():
             raise Rejected(f"day: {query.day} is still to come: bands are made on the day itself")
-        found = await self._book.in_force(query.day)
+        found = await self._prices.in_force(query.day)
         return Bands(
             day=query.day,
             bands=tuple(found.get(model) or _none(model, query.day) for model in self._settings.models),

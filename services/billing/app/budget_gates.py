@@ -11,8 +11,8 @@ from hashlib import blake2b
 
 import structlog
 
-from services.billing.app.day_reports import Reports
-from services.billing.app.running_bill import Bills
+from services.billing.app.day_reports import DayReports
+from services.billing.app.running_bill import RunningBillPoller
 from services.billing.core.budget_gate import Rules, budget_gate, ordered, turned
 from services.billing.core.money import usd
 from services.billing.core.reports.day_report import state_of
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 TRIES = 3
 """Against another leader that writes at the same time: it ends with its lease."""
-DAY = 86400.0
+DAY_S = 86400.0
 CATCH_UP_SECONDS = 0.1
 CATCH_UP_LOOKS = 100
 """Ten seconds for the journal in each look; after that the gates are judged without a known spend."""
@@ -39,14 +39,14 @@ AFTER_MIDNIGHT = 0.5
 """The day is young then, but it has begun on every machine whose state is known."""
 
 
-class Gatekeeper:
+class BudgetGates:
     """Of one term as the leader."""
 
     def __init__(
         self,
         bus: Bus,
-        reports: Reports,
-        bills: Bills | None,
+        reports: DayReports,
+        running_bill: RunningBillPoller | None,
         config: Config,
         metrics: Metrics,
         *,
@@ -54,7 +54,7 @@ class Gatekeeper:
     ) -> None:
         self._bus = bus
         self._reports = reports
-        self._bills = bills
+        self._running_bill = running_bill
         self._metrics = metrics
         self._now = now
         self._limits = {scope: Decimal(limit) for scope, limit in budget.budget_limits(config).items()}
@@ -62,7 +62,7 @@ class Gatekeeper:
         self._rules = Rules(
             warning=Decimal(config.billing.budget_warning), open_when_dark=config.billing.when_dark == "open"
         )
-        self._patience = config.billing.observation_timeout
+        self._observation_timeout_s = config.billing.observation_timeout
         self._tier_of = {machine.id: machine.tier for machine in config.machine}
         self._metered = frozenset(tier.name for tier in config.tier if tier.traits.has_running_bill)
         self._unpriced: frozenset[str] = frozenset()
@@ -71,7 +71,7 @@ class Gatekeeper:
         self._caught_up = False
         self._fault: str | None = None
         """Why no spend is known."""
-        self._one = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     @property
     def limited(self) -> bool:
@@ -80,9 +80,9 @@ class Gatekeeper:
 
     def pause(self, most: float) -> float:
         """Seconds until the next look is due: a new day opens what the old one closed."""
-        return min(most, DAY - self._now() % DAY + AFTER_MIDNIGHT)
+        return min(most, DAY_S - self._now() % DAY_S + AFTER_MIDNIGHT)
 
-    async def look(self) -> str | None:
+    async def update(self) -> str | None:
         """Put every gate as it is now; a spend that cannot be told is not known, and the gate is judged by that.
 
         Returns why the spend is not known. Raises `BusUnavailable`, or what is wrong with one gate, once the others are
@@ -90,7 +90,7 @@ class Gatekeeper:
         """
         caught_up = await self._catch_up()
         faults: list[Exception] = []
-        async with self._one:
+        async with self._lock:
             spends = await self._spends() if caught_up else dict.fromkeys(self._limits)
             for scope in self._limits:
                 try:
@@ -108,7 +108,7 @@ class Gatekeeper:
     async def _answer(self, request: GateOrder | GatesQuery) -> Gates:
         if isinstance(request, GateOrder):
             await self._order(request)
-        return Gates(gates={scope: gate for scope, (gate, _) in (await self._known()).items()})
+        return Gates(gates={scope: gate for scope, (gate, _) in (await self._read_gates()).items()})
 
     async def _catch_up(self) -> bool:
         """Whether the journal has been read in this term: a part of it would show too little spend."""
@@ -126,14 +126,18 @@ class Gatekeeper:
             raise Rejected(f"scope: {order.scope!r} has no daily_budget, so it has no gate; there are: {known}")
         if not order.reason.strip():
             raise Rejected("reason: say why: it stands in the journal")
-        async with self._one:  # and without a look at the journal: whoever closes a gate does not wait for it
+        async with self._lock:  # and without a look at the journal: whoever closes a gate does not wait for it
             await self._put(order.scope, (await self._spends())[order.scope], order)
 
     async def _spends(self) -> Mapping[str, Decimal | None]:
         """Today's, in USD, by scope; None where it is not known."""
         try:
-            allocation = await self._reports.today()
-            unseen = frozenset() if self._bills is None else await self._bills.unseen(self._patience)
+            allocation = await self._reports.allocate_today()
+            unobserved = (
+                frozenset()
+                if self._running_bill is None
+                else await self._running_bill.unobserved_machines(self._observation_timeout_s)
+            )
         except DATABASE_ERRORS as error:
             log.warning("the books cannot be read: no spend is known", reason=describe(error))
             self._fault = f"no spend is known: {describe(error)}"
@@ -144,8 +148,8 @@ class Gatekeeper:
             self._fault = f"no spend is known: {describe(error)}"
             return dict.fromkeys(self._limits)
         self._fault = None
-        dark = {self._tier_of[machine] for machine in unseen}
-        # Of a tier with a running bill `unseen` says whether its cost is known.
+        dark = {self._tier_of[machine] for machine in unobserved}
+        # Of a tier with a running bill `unobserved_machines` says whether its cost is known.
         unpriced = allocation.uncertain - self._metered
         if unpriced - self._unpriced:
             log.warning(
@@ -164,13 +168,13 @@ class Gatekeeper:
 
     async def _put(self, scope: str, spend: Decimal | None, order: GateOrder | None = None) -> None:
         for _ in range(TRIES):
-            known = await self._known()
+            known = await self._read_gates()
             before, revision = known.get(scope, (None, 0))
             base = before
             if order is not None:
                 base = ordered(before or self._judged(scope, spend, None), order, self._now())
             gate = self._judged(scope, spend, base)
-            await self._tell(scope, before, revision, gate, order)
+            await self._journal_turn(scope, before, revision, gate, order)
             try:
                 known[scope] = gate, await self._write(subjects.budget_key(scope), encode(gate), revision)
             except Conflict:
@@ -183,7 +187,7 @@ class Gatekeeper:
     def _judged(self, scope: str, spend: Decimal | None, before: BudgetGate | None) -> BudgetGate:
         return budget_gate(spend, self._limits[scope], self._now(), rules=self._rules, before=before)
 
-    async def _tell(
+    async def _journal_turn(
         self, scope: str, before: BudgetGate | None, revision: int, gate: BudgetGate, order: GateOrder | None
     ) -> None:
         """Into the journal, before it is so. Whoever repeats a turn that did not get further tells it once."""
@@ -200,7 +204,7 @@ class Gatekeeper:
             return await self._bus.update(topology.BUDGET, key, value, revision=revision)
         return await self._bus.create(topology.BUDGET, key, value)
 
-    async def _known(self) -> dict[str, tuple[BudgetGate, int]]:
+    async def _read_gates(self) -> dict[str, tuple[BudgetGate, int]]:
         if self._gates is None:
             entries = await self._bus.entries(topology.BUDGET)
             self._gates = {

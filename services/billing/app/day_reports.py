@@ -9,11 +9,11 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from services.billing.adapters.day_store import DayBook, DayRecords
-from services.billing.adapters.revision_store import Revisions
+from services.billing.adapters.day_store import DayRecords, DayStore
+from services.billing.adapters.revision_store import RevisionStore
 from services.billing.app.database_outage import DATABASE_DOWN
-from services.billing.app.key_names import Names
-from services.billing.app.meter_client import Meter
+from services.billing.app.key_names import KeyNamesById
+from services.billing.app.meter_client import MeterClient
 from services.billing.core.allocation.charge_groups import is_early
 from services.billing.core.allocation.day_allocation import Allocation, allocate
 from services.billing.core.allocation.day_costs import DayFacts
@@ -77,54 +77,54 @@ class _Read(NamedTuple):
     allocation: Allocation
 
 
-class Reports:
+class DayReports:
     """The figures of days. One at a time, so that revisions have an order."""
 
     def __init__(
         self,
-        meter: Meter,
-        book: DayBook,
-        revisions: Revisions,
+        meter: MeterClient,
+        store: DayStore,
+        revisions: RevisionStore,
         settings: Settings,
         metrics: Metrics,
         *,
         published: Callable[[str], Awaitable[int]],
         now: Callable[[], float],
-        names: Names = dict,
+        names: KeyNamesById = dict,
     ) -> None:
         """`published`: a day's last published revision, 0 if there is none. `names` of the keys, for those who ask."""
         self._meter = meter
         self._names = names
-        self._book = book
+        self._store = store
         self._revisions = revisions
         self._settings = settings
         self._metrics = metrics
         self._published = published
         self._now = now
-        self._one = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def answer(self, data: bytes) -> bytes:
         answer = await attempt(lambda: self._answer(decode(data, ReportQuery)), DATABASE_DOWN)
         self._metrics.reports.labels("refused" if isinstance(answer, ErrorReply) else "told").inc()
-        return encode(fitted(with_names(answer, self._names())) if isinstance(answer, DayReport) else answer)
+        return encode(fit_to_message(with_names(answer, self._names())) if isinstance(answer, DayReport) else answer)
 
-    async def today(self) -> Allocation:
+    async def allocate_today(self) -> Allocation:
         """For the gate, without asking the meter: tokens divide the spend, they do not change it.
 
         What is credited for hours before they are over does not count: no delivery opens the gate for what is to come.
         """
         now = self._now()
         window = day_window(datetime.fromtimestamp(now, UTC).date().isoformat())
-        records = await self._book.of(window)
+        records = await self._store.read(window)
         rows = [row for row in records.rows if row.billed >= 0 or not is_early(row, millis(now))]
         day = _day(window, replace(records, rows=rows), None, now)
         return await asyncio.to_thread(allocate, self._facts(day))
 
-    async def of(self, day: str) -> DayReport:
+    async def report(self, day: str) -> DayReport:
         """The day's figures, kept where they are new. `Rejected` without the meter, or what `DATABASE_ERRORS` lists."""
         return (await self._read(day))[0]
 
-    async def explained(self, day: str) -> tuple[DayReport, Lines]:
+    async def explain(self, day: str) -> tuple[DayReport, Lines]:
         """The same, and what its figures are made of: read at one moment, so that each sums to its figure."""
         report, facts, origins, allocation = await self._read(day)
         if not report.causes:  # a figure that is not known is made of nothing, not even of 0
@@ -133,20 +133,20 @@ class Reports:
 
     async def _read(self, day: str) -> _Read:
         window = day_window(day)
-        async with self._one:
+        async with self._lock:
             answer = await self._meter.tokens(TokensQuery(day=day, by=BY, busy=True))
             now = self._now()
-            records = await self._book.of(window)
+            records = await self._store.read(window)
             newest = await self._revisions.newest(day)
-            made = _day(window, records, answer, now, was_final=newest is not None and newest.was_final)
-            facts = self._facts(made)
+            day_state = _day(window, records, answer, now, was_final=newest is not None and newest.was_final)
+            facts = self._facts(day_state)
             # In a thread: a day of a large account must not keep the lease from being renewed.
             allocation = await asyncio.to_thread(allocate, facts)
-            if made.settled and allocation.unbilled:
-                made = replace(made, on_bill=await self._on_bill(made))
-                facts = self._facts(made)
+            if day_state.settled and allocation.unbilled:
+                day_state = replace(day_state, on_bill=await self._on_bill(day_state))
+                facts = self._facts(day_state)
                 allocation = await asyncio.to_thread(allocate, facts)
-            report, inputs = await asyncio.to_thread(self._made, day, made, allocation, answer)
+            report, inputs = await asyncio.to_thread(self._make_report, day, day_state, allocation, answer)
             if newest is not None and not differs(report, inputs, newest):
                 return _Read(newest.report, facts, records.origins, allocation)
             published = await self._published(day)
@@ -154,7 +154,7 @@ class Reports:
                 report = msgspec.structs.replace(report, revision=published + 1)
             else:
                 report, inputs = revised(report, inputs, newest, reason(report, inputs, newest), published)
-            await self._revisions.keep(report, inputs, now)
+            await self._revisions.save(report, inputs, now)
             return _Read(report, facts, records.origins, allocation)
 
     async def _on_bill(self, day: _Day) -> frozenset[str]:
@@ -162,7 +162,7 @@ class Reports:
         periods = [period for one in day.records.invoices if (period := period_of(one)).overlap(day.window).length]
         start = min((period.start for period in periods), default=day.window.start)
         end = max((period.end for period in periods), default=day.window.end)
-        return frozenset(furthest(await self._book.reaches(Window(start, end)), self._settings.fleet))
+        return frozenset(furthest(await self._store.reaches(Window(start, end)), self._settings.fleet))
 
     async def _answer(self, query: ReportQuery) -> DayReport:
         try:
@@ -170,11 +170,11 @@ class Reports:
         except ValueError as error:
             raise Rejected(f"day: {error}") from error
         if not query.explain:
-            return await self.of(query.day)
-        report, lines = await self.explained(query.day)
+            return await self.report(query.day)
+        report, lines = await self.explain(query.day)
         return msgspec.structs.replace(report, explanations=explanations(lines))
 
-    def _made(self, name: str, day: _Day, allocation: Allocation, answer: Tokens) -> tuple[DayReport, Inputs]:
+    def _make_report(self, name: str, day: _Day, allocation: Allocation, answer: Tokens) -> tuple[DayReport, Inputs]:
         fleet, prices = self._settings.fleet, self._settings.prices
         elapsed = Window(day.window.start, max(day.window.start, min(day.window.end, day.now)))
         report = make_report(
@@ -238,7 +238,7 @@ class Reports:
         )
 
 
-def fitted(report: DayReport) -> DayReport:
+def fit_to_message(report: DayReport) -> DayReport:
     """As large as a message may be: without its keys, if there are thousands, and without explanations."""
     if len(encode(report)) <= MAX_REPLY_BYTES:
         return report

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from services.billing.adapters.file_sources import Place
+from services.billing.adapters.file_sources import FileSource
 from services.billing.core.invoice_files.manifests import Plan, plans
 from shared.bus.ports import Bus
 from shared.bus.topology import INVOICES
@@ -18,26 +18,29 @@ from shared.messages.invoices import DeliveredFile, ImportRequest
 
 
 @dataclass(frozen=True)
-class Found:
-    """A delivery where it lies; `marks` change when one of its files does."""
+class AvailableDelivery:
+    """A delivery where it lies; `versions` change when one of its files does."""
 
     plan: Plan
-    marks: tuple[str, ...]
+    versions: tuple[str, ...]
 
 
-async def found(place: Place) -> tuple[Found, ...]:
+async def list_deliveries(file_source: FileSource) -> tuple[AvailableDelivery, ...]:
     """What there is to import. `Rejected` says why nothing can be."""
 
-    def look() -> tuple[Found, ...]:
-        names = place.names()
-        return tuple(Found(plan, tuple(names[name] for name in plan.files)) for plan in plans(list(names), place.read))
+    def list_blocking() -> tuple[AvailableDelivery, ...]:
+        versions = file_source.list_files()
+        return tuple(
+            AvailableDelivery(plan, tuple(versions[name] for name in plan.files))
+            for plan in plans(list(versions), file_source.read)
+        )
 
-    return await asyncio.to_thread(look)
+    return await asyncio.to_thread(list_blocking)
 
 
-async def sent(
+async def upload_delivery(
     bus: Bus,
-    place: Place,
+    file_source: FileSource,
     plan: Plan,
     source: str,
     *,
@@ -58,7 +61,7 @@ async def sent(
             if not _is_text(name):
                 raise Rejected(f"{name!r}: its name is not UTF-8: rename it")
             try:
-                path = await asyncio.to_thread(place.fetched, name, Path(room) / "file")
+                path = await asyncio.to_thread(file_source.fetch, name, Path(room) / "file")
                 sha256 = await asyncio.to_thread(_sha256, path)
                 with io.BufferedReader(_Unchanged(path, sha256)) as file:
                     await bus.put_object(INVOICES, sha256, file)

@@ -4,7 +4,7 @@ import asyncio
 
 from sqlalchemy.exc import DataError
 
-from services.billing.adapters.transition_store import Books
+from services.billing.adapters.transition_store import TransitionStore
 from services.billing.metrics import Metrics
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus, Delivery, Received
@@ -24,15 +24,15 @@ UNHOLDABLE = (ValueError, OverflowError, DataError)
 _entries: Decoder[Journalled] = Decoder(Journalled)
 
 
-class Journal:
-    def __init__(self, bus: Bus, books: Books, metrics: Metrics) -> None:
+class FleetJournalReader:
+    def __init__(self, bus: Bus, books: TransitionStore, metrics: Metrics) -> None:
         self._bus = bus
         self._books = books
         self._metrics = metrics
         self._moved = asyncio.Event()
         self._compared = False
 
-    async def moved_within(self, seconds: float) -> None:
+    async def wait_for_transition(self, seconds: float) -> None:
         """Returns once the journal has told something new since the last call, at the latest after so long."""
         try:
             async with asyncio.timeout(seconds):
@@ -41,7 +41,7 @@ class Journal:
             return
         self._moved.clear()
 
-    async def read_on(self) -> None:
+    async def read_batch(self) -> None:
         """One batch. Raises `BusUnavailable` or `DATABASE_ERRORS`: nothing was acknowledged that is not committed."""
         if not self._compared:
             await self._catch_up()

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.billing.adapters.file_sources import Place, place
-from services.billing.app.deliveries import found, sent
-from services.billing.app.imports import Imports
+from services.billing.adapters.file_sources import FileSource, open_file_source
+from services.billing.app.deliveries import list_deliveries, upload_delivery
+from services.billing.app.invoice_importer import InvoiceImporter
 from services.billing.core.invoice_files.manifests import Plan
 from services.billing.metrics import Metrics
 from shared.bus.ports import Bus
@@ -32,7 +32,7 @@ LEAST_PAUSE = 10.0
 class _Imported:
     """What a delivery was when it was imported."""
 
-    marks: tuple[str, ...]
+    versions: tuple[str, ...]
     files: tuple[str, ...]
     """Their SHA-256."""
 
@@ -41,7 +41,7 @@ class _Imported:
 class _Refused:
     """What a delivery was when it was not imported, and why."""
 
-    marks: tuple[str, ...]
+    versions: tuple[str, ...]
     reasons: tuple[str, ...]
     by_content: bool
     """Only a change of the delivery makes another try worth while."""
@@ -51,11 +51,11 @@ _Files = tuple[str, ...]
 """The names of a delivery's files, by which it is known from look to look."""
 
 
-class Fetches:
+class InvoiceFetcher:
     """Of one source."""
 
     def __init__(
-        self, bus: Bus, source: InvoiceSource, imports: Imports, metrics: Metrics, *, now: Callable[[], float]
+        self, bus: Bus, source: InvoiceSource, imports: InvoiceImporter, metrics: Metrics, *, now: Callable[[], float]
     ) -> None:
         self._bus = bus
         self._source = source
@@ -99,7 +99,7 @@ class Fetches:
         retry = LEAST_PAUSE * 2 ** min(self._failures - 1, 30) if self._failures else self._source.every
         await asyncio.sleep(min(self._source.every, retry))
 
-    async def look(self) -> str | None:
+    async def poll(self) -> str | None:
         """Take every delivery that has changed. Returns why one could not be; `BusUnavailable`: try again."""
         self._looked_at = self._now()
         await self._look()
@@ -117,8 +117,8 @@ class Fetches:
         """Import each delivery that has changed, and was not refused as it is."""
         source = self._source
         try:
-            lies = place(source.url, region=source.region, endpoint_url=source.endpoint_url)
-            deliveries = {one.plan.wanted or one.plan.files: one for one in await found(lies)}
+            file_source = open_file_source(source.url, region=source.region, endpoint_url=source.endpoint_url)
+            deliveries = {one.plan.wanted or one.plan.files: one for one in await list_deliveries(file_source)}
         except BusUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this source alone
@@ -129,28 +129,30 @@ class Fetches:
         self._refused = {key: value for key, value in self._refused.items() if key in deliveries}
         for key, delivery in deliveries.items():
             imported, refused = self._imported.get(key), self._refused.get(key)
-            is_known = imported is not None and imported.marks == delivery.marks
-            if is_known or (refused is not None and refused.by_content and refused.marks == delivery.marks):
+            is_known = imported is not None and imported.versions == delivery.versions
+            if is_known or (refused is not None and refused.by_content and refused.versions == delivery.versions):
                 continue
             try:
-                await self._import(lies, delivery.plan, key, delivery.marks)
+                await self._import(file_source, delivery.plan, key, delivery.versions)
             except BusUnavailable:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this delivery alone
-                self._note(key, _Refused(delivery.marks, (_reason(error),), by_content=False), error)
+                self._note(key, _Refused(delivery.versions, (_reason(error),), by_content=False), error)
 
-    async def _import(self, lies: Place, plan: Plan, key: _Files, marks: tuple[str, ...]) -> None:
+    async def _import(self, file_source: FileSource, plan: Plan, key: _Files, versions: tuple[str, ...]) -> None:
         beside = [sha for other, imported in self._imported.items() if other != key for sha in imported.files]
         parts, rounds = self._source.parts, self._source.round
-        request = await sent(self._bus, lies, plan, self._source.name, parts=parts, rounds=rounds, beside=beside)
-        answer = await self._imports.take(request)
+        request = await upload_delivery(
+            self._bus, file_source, plan, self._source.name, parts=parts, rounds=rounds, beside=beside
+        )
+        answer = await self._imports.import_delivery(request)
         if isinstance(answer, ErrorReply):
-            self._note(key, _Refused(marks, (answer.reason,), by_content=False))
+            self._note(key, _Refused(versions, (answer.reason,), by_content=False))
         elif answer.refusals:
-            self._note(key, _Refused(marks, tuple(map(_in_words, answer.refusals)), by_content=True))
+            self._note(key, _Refused(versions, tuple(map(_in_words, answer.refusals)), by_content=True))
         else:
             self._refused.pop(key, None)
-            self._imported[key] = _Imported(marks, tuple(file.sha256 for file in request.files))
+            self._imported[key] = _Imported(versions, tuple(file.sha256 for file in request.files))
 
     def _note(self, key: _Files, refused: _Refused, error: Exception | None = None) -> None:
         """Keep why a delivery was refused; it is logged when it is new."""

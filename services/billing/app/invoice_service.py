@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 from msgspec.structs import replace
 
-from services.billing.adapters.invoice_store import InvoiceBook
-from services.billing.adapters.payable_store import PayableBook
+from services.billing.adapters.invoice_store import InvoiceStore
+from services.billing.adapters.payable_store import PayableStore
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.core.money import units
 from services.billing.core.reconciliation import standings
@@ -22,11 +22,11 @@ TOO_MANY_INVOICES = "import fewer invoices from each source"
 _MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 
-class InvoiceDesk:
+class InvoiceService:
     def __init__(
         self,
-        book: InvoiceBook,
-        payables: PayableBook,
+        store: InvoiceStore,
+        payables: PayableStore,
         sources: Callable[[], Iterable[SourceState]],
         not_reread: Callable[[], Mapping[int, str]],
         *,
@@ -34,7 +34,7 @@ class InvoiceDesk:
     ) -> None:
         """`not_reread`: why deliveries could not be read again, by their number."""
         self._not_reread = not_reread
-        self._book = book
+        self._store = store
         self._sources = sources
         self._payables = payables
         self._now = now
@@ -49,21 +49,21 @@ class InvoiceDesk:
 
     async def _record(self, note: PayableNote) -> Invoices:
         _check(note)
-        await self._payables.note(note, self._now())
+        await self._payables.record(note, self._now())
         log.info("payable_recorded", source=note.source, invoice=note.invoice_id, voids=note.voids, period=note.period)
         return await self._invoices()
 
     async def _invoices(self, _query: InvoicesQuery | None = None) -> Invoices:
         billed, notes = await self._payables.invoices()
         whole = Invoices(
-            imported=await self._book.imported(self._not_reread()),
+            imported=await self._store.list_snapshots(self._not_reread()),
             standings=standings(billed, notes),
             sources=tuple(self._sources()),
         )
-        return fitted(whole)
+        return fit_to_message(whole)
 
 
-def fitted(whole: Invoices) -> Invoices:
+def fit_to_message(whole: Invoices) -> Invoices:
     """As large as a message may be: without the oldest of the snapshots that no longer count, if there are so many."""
     room = MAX_REPLY_BYTES - len(encode(replace(whole, imported=())))
     kept: list[int] = []

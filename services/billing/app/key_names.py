@@ -8,7 +8,7 @@ from shared.bus.view import View
 from shared.key_names import names_by_key_id
 from shared.messages.keys import KeyRecord
 
-Names = Callable[[], Mapping[str, str]]
+KeyNamesById = Callable[[], Mapping[str, str]]
 """Names by key id, at the moment of the call."""
 
 

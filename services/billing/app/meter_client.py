@@ -17,7 +17,7 @@ MOST_PAGES = 200
 _answers: Decoder[Tokens | ErrorReply] = Decoder(Tokens | ErrorReply)
 
 
-class Meter:
+class MeterClient:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 

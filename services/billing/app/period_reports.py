@@ -2,10 +2,10 @@
 
 import msgspec
 
-from services.billing.adapters.day_store import DayBook
+from services.billing.adapters.day_store import DayStore
 from services.billing.app.database_outage import DATABASE_DOWN
-from services.billing.app.key_names import Names
-from services.billing.app.report_cache import Shelf
+from services.billing.app.key_names import KeyNamesById
+from services.billing.app.report_cache import ReportCache
 from services.billing.core.reports.bill_coverage import bills_of, furthest
 from services.billing.core.reports.cost_lines import Lines, explanations
 from services.billing.core.reports.key_names import with_names
@@ -23,11 +23,13 @@ MOST_DAYS = 92
 """A quarter."""
 
 
-class Periods:
-    def __init__(self, shelf: Shelf, book: DayBook, settings: Settings, metrics: Metrics, names: Names) -> None:
+class PeriodReports:
+    def __init__(
+        self, report_cache: ReportCache, days_: DayStore, settings: Settings, metrics: Metrics, names: KeyNamesById
+    ) -> None:
         self._names = names
-        self._shelf = shelf
-        self._book = book
+        self._report_cache = report_cache
+        self._days = days_
         self._fleet = settings.fleet
         self._weights = settings.weights
         self._metrics = metrics
@@ -38,22 +40,22 @@ class Periods:
         return encode_reply(answer, if_too_large="ask for fewer days")
 
     async def _period(self, query: ReportsQuery) -> PeriodReport:
-        days = await self._shelf.reports(asked(query))
+        days = await self._report_cache.reports(requested_days(query))
         lines = Lines()
         if query.explain:
             for place, day in enumerate(days):
                 if day.causes:
-                    days[place], of_day = await self._shelf.explained(day.day)
+                    days[place], of_day = await self._report_cache.explain(day.day)
                     lines.add_all(of_day)
         span = Window(day_window(days[0].day).start, day_window(days[-1].day).end)
-        bills = bills_of(days, furthest(await self._book.reaches(span), self._fleet))
+        bills = bills_of(days, furthest(await self._days.reaches(span), self._fleet))
         figures = msgspec.structs.replace(make_period(days, self._weights), bills=bills)
         if query.explain and figures.causes:
             figures = msgspec.structs.replace(figures, explanations=explanations(lines))
-        return fitted(with_names(figures, self._names()))
+        return fit_to_message(with_names(figures, self._names()))
 
 
-def asked(query: ReportsQuery) -> list[str]:
+def requested_days(query: ReportsQuery) -> list[str]:
     """The days in order; `Rejected` that names the wrong field."""
     if not 1 <= query.days <= MOST_DAYS:
         raise Rejected(f"days: expected 1 to {MOST_DAYS}, got {query.days}")
@@ -64,7 +66,7 @@ def asked(query: ReportsQuery) -> list[str]:
         raise Rejected(f"to: {error}") from error
 
 
-def fitted(report: PeriodReport) -> PeriodReport:
+def fit_to_message(report: PeriodReport) -> PeriodReport:
     """The report, as large as a message may be: what has the most parts goes first, and the report says so."""
     if len(encode(report)) <= MAX_REPLY_BYTES:
         return report

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from services.billing.adapters.day_fingerprints import Marks
-from services.billing.app.day_reports import Reports
-from services.billing.app.meter_client import Meter
+from services.billing.adapters.day_fingerprints import DayFingerprints
+from services.billing.app.day_reports import DayReports
+from services.billing.app.meter_client import MeterClient
 from services.billing.core.reports.cost_lines import Lines
 from services.billing.core.reports.day_report import failed_report
 from services.billing.core.utc_time import HOUR, day_of, day_window, millis
@@ -51,19 +51,25 @@ class _Usage(NamedTuple):
     reasons: tuple[str, ...]
 
 
-class Shelf:
+class ReportCache:
     """Raises `Rejected` where the meter does not answer, and what `shared.database.AWAY` lists.
 
     A day that cannot be made for a reason of its own is a report with `failed` and that reason: it blocks no other.
     """
 
     def __init__(
-        self, reports: Reports, newest: Newest, meter: Meter, marks: Marks, *, now: Callable[[], float]
+        self,
+        reports: DayReports,
+        newest: Newest,
+        meter: MeterClient,
+        fingerprints: DayFingerprints,
+        *,
+        now: Callable[[], float],
     ) -> None:
         self._reports = reports
         self._newest = newest
         self._meter = meter
-        self._marks = marks
+        self._fingerprints = fingerprints
         self._now = now
         self._made_with: dict[str, str] = {}
         """A day to the mark of all that its newest revision was made from."""
@@ -72,7 +78,7 @@ class Shelf:
     def today(self) -> str:
         return datetime.fromtimestamp(self._now(), UTC).date().isoformat()
 
-    async def each(self, days: Sequence[str]) -> AsyncIterator[DayReport]:
+    async def iterate(self, days: Sequence[str]) -> AsyncIterator[DayReport]:
         """One for each of some days in a row, in this order, as the books and the meter have it now."""
         now = millis(self._now())
         over = sorted(day for day in days if day_window(day).end + HOUR <= now)
@@ -80,12 +86,12 @@ class Shelf:
         for day in days:
             yield await self._made(day, marks.get(day))
 
-    async def explained(self, day: str) -> tuple[DayReport, Lines]:
+    async def explain(self, day: str) -> tuple[DayReport, Lines]:
         """The day's report as it is now, made anew, and what its figures are made of."""
-        return await self._reports.explained(day)
+        return await self._reports.explain(day)
 
     async def reports(self, days: Sequence[str]) -> list[DayReport]:
-        return [report async for report in self.each(days)]
+        return [report async for report in self.iterate(days)]
 
     async def _made(self, day: str, mark: str | None) -> DayReport:
         """The day's report; one that says why there is none, where the fault is the day's own."""
@@ -94,7 +100,7 @@ class Shelf:
             return failure.report
         try:
             # A day that goes on changes with the clock.
-            report = await (self._reports.of(day) if mark is None else self._report(day, mark))
+            report = await (self._reports.report(day) if mark is None else self._report(day, mark))
         except (BusUnavailable, *DATABASE_ERRORS):
             raise
         except Exception as error:
@@ -111,12 +117,12 @@ class Shelf:
     async def _report(self, day: str, mark: str) -> DayReport:
         if self._made_with.get(day) == mark and (stored := await self._newest(day)) is not None:
             return stored
-        report = await self._reports.of(day)
+        report = await self._reports.report(day)
         self._made_with[day] = mark
         return report
 
     async def _marks_of(self, days: Sequence[str]) -> dict[str, str]:
-        of_books, usage = await self._marks.of(days), await self._usage(days)
+        of_books, usage = await self._fingerprints.compute(days), await self._usage(days)
         # A request that was completed on the next day kept a machine busy on this one.
         following = day_of(day_window(days[-1]).end)
         sums = {day: of_day.sums for day, of_day in [*usage.items(), *(await self._usage([following])).items()]}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import structlog
 from msgspec.structs import replace
 
-from services.billing.app.report_cache import Shelf
+from services.billing.app.report_cache import ReportCache
 from services.billing.core.pricing.bands import days_before
 from services.billing.core.reports.cost_lines import explanations
 from services.billing.core.utc_time import day_window
@@ -23,33 +23,35 @@ log = structlog.get_logger()
 DAYS = 62
 """How far back a bill or late usage is looked for: two whole months."""
 
-Forms = Callable[[DayReport], Mapping[str, bytes]]
+RenderFiles = Callable[[DayReport], Mapping[str, bytes]]
 """A report's files by form."""
 
 
-class Publisher:
+class ReportPublisher:
     """What is said last is what counts: killed before, the next look does all of it again, to the same effect."""
 
-    def __init__(self, bus: Bus, shelf: Shelf, forms: Forms, metrics: Metrics, *, now: Callable[[], float]) -> None:
+    def __init__(
+        self, bus: Bus, report_cache: ReportCache, render: RenderFiles, metrics: Metrics, *, now: Callable[[], float]
+    ) -> None:
         self._bus = bus
-        self._shelf = shelf
-        self._forms = forms
+        self._report_cache = report_cache
+        self._render = render
         self._metrics = metrics
         self._now = now
         self._seen: dict[str, int] = {}
         """A day to the revision after which there was nothing more to do."""
         self._until = 0.0
 
-    async def look(self) -> str | None:
+    async def publish_changed(self) -> str | None:
         """Publish what is new of the last days, yesterday first. `BusUnavailable`, or what `DATABASE_ERRORS` lists.
 
         Returns the days that could not be made or published, and why the first one could not.
         """
-        days = days_before(self._shelf.today(), DAYS)
+        days = days_before(self._report_cache.today(), DAYS)
         self._seen = {day: revision for day, revision in self._seen.items() if day in days}
         failed: dict[str, str] = {}
         try:
-            async for report in self._shelf.each(days[::-1]):
+            async for report in self._report_cache.iterate(days[::-1]):
                 if self._seen.get(report.day) == report.revision and not report.failed:
                     continue
                 try:
@@ -76,7 +78,7 @@ class Publisher:
             return True
         if known is None and report.state is None:
             return True  # nothing is known of the day, and nothing was said
-        report, lines = await self._shelf.explained(report.day)  # a day that goes on may be a revision further
+        report, lines = await self._report_cache.explain(report.day)  # a day that goes on may be a revision further
         report = replace(report, explanations=explanations(lines))
         files = await self._files(report)
         if files is None:
@@ -116,13 +118,13 @@ class Publisher:
     async def _files(self, report: DayReport) -> dict[str, bytes] | None:
         """By their names in the object store; None where they cannot be made."""
         try:
-            forms = await asyncio.to_thread(self._forms, report)
+            render = await asyncio.to_thread(self._render, report)
         except Exception:
             # A name that no form can show must not take the budget gate with it.
             self._metrics.unpublished.inc()
             log.exception("no files of the report", day=report.day, revision=report.revision)
             return None
-        return {f"{report.day}.{report.revision}.{form}": content for form, content in forms.items()}
+        return {f"{report.day}.{report.revision}.{form}": content for form, content in render.items()}
 
     def _reached(self, published: Published) -> None:
         if published.state is not None:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import structlog
 
-from services.billing.adapters.accrual_store import Accruals
+from services.billing.adapters.accrual_store import AccrualStore
 from services.billing.core.allocation.accrual import Reading, fell
 from services.billing.core.utc_time import millis
 from services.billing.metrics import Metrics
@@ -14,7 +14,7 @@ from shared.clouds.hyperstack import HyperstackError
 log = structlog.get_logger()
 
 
-class Bill(Protocol):
+class RunningBill(Protocol):
     """A provider that says what each resource has cost so far."""
 
     provider: str
@@ -24,13 +24,13 @@ class Bill(Protocol):
         ...
 
 
-class Bills:
+class RunningBillPoller:
     """`machine_of`: our machines by the provider's ids; `priced`: those that have a price where they have no bill."""
 
     def __init__(
         self,
-        bill: Bill,
-        accruals: Accruals,
+        bill: RunningBill,
+        accruals: AccrualStore,
         machine_of: Mapping[str, str],
         priced: frozenset[str],
         metrics: Metrics,
@@ -50,7 +50,7 @@ class Bills:
         self._missing: frozenset[str] = frozenset()
         """Resources without a bill at the last reading."""
 
-    async def read_on(self) -> None:
+    async def poll(self) -> None:
         """One reading. What `DATABASE_ERRORS` lists where the books do not take it."""
         at = millis(self._now())
         try:
@@ -59,14 +59,14 @@ class Bills:
             self._failed(str(fault))
             return
         readings = {name: Reading(amount, at) for name, amount in told.items() if name in self._machine_of}
-        last = await self._accruals.last()
+        last = await self._accruals.last_readings()
         if self._read_at is not None and (new := self._missing & readings.keys() - last.keys()):
             # The bill had nothing of it at the reading before: all that it says now is for the time since.
             start = dict.fromkeys(new, Reading(0, self._read_at))
-            await self._accruals.add(start, self._machine_of, self._bill.provider)
+            await self._accruals.add_readings(start, self._machine_of, self._bill.provider)
             last |= start
         counted = self._certain(readings, last)
-        await self._accruals.add(counted, self._machine_of, self._bill.provider)
+        await self._accruals.add_readings(counted, self._machine_of, self._bill.provider)
         self._fault, self._read_at = "", at
         self._metrics.readings.labels(self._bill.provider, "read").inc()
         missing = frozenset(self._machine_of.keys() - told.keys())
@@ -74,14 +74,14 @@ class Bills:
             log.warning("machines without a bill", provider=self._bill.provider, resources=sorted(missing))
         self._missing = missing
 
-    async def unseen(self, seconds: float) -> frozenset[str]:
+    async def unobserved_machines(self, seconds: float) -> frozenset[str]:
         """Machines whose cost is not known: their bill was not read for so long, also by those who led before.
 
         One that the bill does not have, though it was read, costs its price, if it has one.
         """
         now = millis(self._now())
         read = self._read_at is not None and _near(self._read_at, now, seconds)
-        last = await self._accruals.last()
+        last = await self._accruals.last_readings()
         return frozenset(
             machine
             for resource, machine in self._machine_of.items()

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from services.billing.adapters.price_store import PriceBook
+from services.billing.adapters.price_store import PriceStore
 from services.billing.app.database_outage import DATABASE_DOWN
-from services.billing.app.key_names import Names
-from services.billing.app.meter_client import Meter
+from services.billing.app.key_names import KeyNamesById
+from services.billing.app.meter_client import MeterClient
 from services.billing.core.pricing.statement import make_statement, month_days
 from shared.bus.reply import reply
 from shared.errors import Rejected
@@ -16,7 +16,7 @@ from shared.messages.meter import TokensQuery
 
 
 class Statements:
-    def __init__(self, meter: Meter, book: PriceBook, names: Names) -> None:
+    def __init__(self, meter: MeterClient, book: PriceStore, names: KeyNamesById) -> None:
         self._names = names
         self._meter = meter
         self._book = book

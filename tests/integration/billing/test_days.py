@@ -13,7 +13,7 @@ from shared.bus import subjects
 from shared.messages.billing import DayReport
 from shared.messages.codec import encode
 from shared.messages.invoices import Invoices, InvoiceStanding, PayableNote
-from tests.integration.billing.kit import Billing, billing, configured
+from tests.integration.billing.billing_service import Billing, billing, configured
 from tests.unit.billing.cost_row_builders import focus_csv
 
 TENTH = {"ChargePeriodStart": "2026-05-10T00:00:00Z", "ChargePeriodEnd": "2026-05-11T00:00:00Z"}

@@ -17,9 +17,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from services.billing.adapters.file_sources import Place, place
-from services.billing.app.deliveries import found, sent
-from services.billing.app.invoice_fetcher import Fetches
+from services.billing.adapters.file_sources import FileSource, open_file_source
+from services.billing.app.deliveries import list_deliveries, upload_delivery
+from services.billing.app.invoice_fetcher import InvoiceFetcher
 from services.billing.metrics import Metrics
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus
@@ -31,7 +31,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.invoices import ImportAnswer, ImportRequest, Invoices, InvoicesQuery, RowError
 from shared.messages.meter import ErrorReply
 from shared.runtime.process import Runtime
-from tests.integration.billing.kit import CONFIG, Billing, billing, configured
+from tests.integration.billing.billing_service import CONFIG, Billing, billing, configured
 from tests.kit.moto_cloud import REGION, MotoCloud, moto_process
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import focus_csv
@@ -85,10 +85,10 @@ def export(root: Path, period: str, *files: tuple[str, bytes], listed: tuple[str
     manifest.write_text(json.dumps({"dataFiles": keys}))
 
 
-async def imported(bus: Bus, where: Place, source: str = "aws") -> list[ImportAnswer]:
+async def imported(bus: Bus, where: FileSource, source: str = "aws") -> list[ImportAnswer]:
     answers, before = [], list[str]()
-    for delivery in await found(where):
-        request = await sent(bus, where, delivery.plan, source, beside=before)
+    for delivery in await list_deliveries(where):
+        request = await upload_delivery(bus, where, delivery.plan, source, beside=before)
         answers.append(decode(await bus.request(BILLING_IMPORT, encode(request), timeout=60), ImportAnswer))
         before += [file.sha256 for file in request.files]
     return answers
@@ -104,7 +104,7 @@ async def test_a_folder_with_manifests_is_a_delivery_a_period(books: Billing, tm
     )
     export(root, "2026-06", ("f-1.csv", focus_csv({"BilledCost": "7", **JUNE})))
     (root / "data" / "BILLING_PERIOD=2026-05" / "left-over.csv").write_bytes(focus_csv({"BilledCost": "1000"}))
-    may, june = await imported(books.bus, place(str(root)))
+    may, june = await imported(books.bus, open_file_source(str(root)))
     assert [(s.rows, s.billed) for s in (*may.snapshots, *june.snapshots)] == [(2, Decimal(100)), (1, Decimal(7))]
     assert (await books.report()).spend == 100
     assert (await books.report("2026-06-03")).spend == 7
@@ -115,7 +115,7 @@ async def test_case_3_a_missing_file_keeps_the_whole_delivery_out(books: Billing
     await books.deliver(focus_csv({"BilledCost": "50"}), source="aws")
     before = await books.report()
     export(root, "2026-05", ("f-1.csv", focus_csv({"BilledCost": "60"})), listed=("f-2.csv",))
-    (answer,) = await imported(books.bus, place(str(root)))
+    (answer,) = await imported(books.bus, open_file_source(str(root)))
     assert not answer.snapshots
     assert [(r.file, r.line) for r in answer.refusals] == [
         ("s3://bills/exports/focus/data/BILLING_PERIOD=2026-05/f-2.csv", 0)
@@ -128,7 +128,7 @@ async def test_the_same_file_twice_in_a_delivery_is_refused_by_name(books: Billi
     for name in ("a.csv", "copy of a.csv"):
         (tmp_path / "bills").mkdir(exist_ok=True)
         (tmp_path / "bills" / name).write_bytes(focus_csv({}))
-    (answer,) = await imported(books.bus, place(str(tmp_path / "bills")))
+    (answer,) = await imported(books.bus, open_file_source(str(tmp_path / "bills")))
     assert [(r.file, r.reason) for r in answer.refusals] == [
         ("copy of a.csv", "the same file as a.csv: leave one of them out")
     ]
@@ -138,10 +138,10 @@ async def test_a_refreshed_month_leaves_the_others_alone(books: Billing, tmp_pat
     root = tmp_path / "focus"
     export(root, "2026-05", ("f-1.csv", focus_csv({"BilledCost": "60"})))
     export(root, "2026-06", ("f-1.csv", focus_csv({"BilledCost": "7", **JUNE})))
-    await imported(books.bus, place(str(root)))
+    await imported(books.bus, open_file_source(str(root)))
     before = await books.report()
     export(root, "2026-06", ("f-1.csv", focus_csv({"BilledCost": "8", **JUNE})))
-    may, june = await imported(books.bus, place(str(root)))
+    may, june = await imported(books.bus, open_file_source(str(root)))
     assert [s.replaced for s in (*may.snapshots, *june.snapshots)] == [False, True]
     assert await books.report() == before
     assert (await books.report("2026-06-03")).spend == 8
@@ -156,7 +156,7 @@ async def test_a_refreshed_month_leaves_the_others_alone(books: Billing, tmp_pat
     ],
 )
 async def test_an_export_folder_is_read_by_its_manifests(books: Billing, case: str, rows: int, billed: str) -> None:
-    (answer,) = await imported(books.bus, place(str(CASES / case)))
+    (answer,) = await imported(books.bus, open_file_source(str(CASES / case)))
     assert [(s.rows, s.billed) for s in answer.snapshots] == [(rows, Decimal(billed))], answer.refusals
 
 
@@ -174,7 +174,7 @@ async def test_a_part_that_is_missing_or_cut_off_is_refused_by_name(books: Billi
         part.unlink()
     else:
         part.write_text("".join(part.read_text().splitlines(keepends=True)[:1]))
-    (answer,) = await imported(books.bus, place(str(folder)))
+    (answer,) = await imported(books.bus, open_file_source(str(folder)))
     (refusal,) = answer.refusals
     assert Path(refusal.file).name == part.name
     assert "wait until the delivery is complete" in refusal.reason
@@ -185,7 +185,7 @@ async def test_two_exports_of_the_same_charges_do_not_replace_each_other(books: 
         shutil.copytree(CASES / "azure-one-run", tmp_path / "azure" / export)
         part = tmp_path / "azure" / export / "part_0_0001.csv"
         part.write_text(part.read_text().replace("gpu-17", f"gpu-{export}"))
-    first, second = await imported(books.bus, place(str(tmp_path / "azure")))
+    first, second = await imported(books.bus, open_file_source(str(tmp_path / "azure")))
     assert first.snapshots
     assert not second.snapshots
     assert "import one of the two exports alone" in second.refusals[0].reason
@@ -193,7 +193,7 @@ async def test_two_exports_of_the_same_charges_do_not_replace_each_other(books: 
 
 async def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(Rejected, match="unreadable"):
-        await found(place(str(tmp_path / "nowhere.csv")))
+        await list_deliveries(open_file_source(str(tmp_path / "nowhere.csv")))
 
 
 @pytest.mark.parametrize(
@@ -222,9 +222,9 @@ async def test_what_cannot_be_read_is_not_left_out_of_a_folder(
             odd.mkdir()
             monkeypatch.setattr(os, "scandir", locked(odd))  # for root there is none
     with pytest.raises(Rejected, match=f"b.csv: .*{reason}"):
-        await found(place(str(folder)))
+        await list_deliveries(open_file_source(str(folder)))
     odd.rmdir() if kind == "locked folder" else odd.rename(folder / ".hidden")
-    assert [one.plan.files for one in await found(place(str(folder)))] == [("a.csv",)]
+    assert [one.plan.files for one in await list_deliveries(open_file_source(str(folder)))] == [("a.csv",)]
 
 
 def locked(folder: Path) -> Callable[[str], Any]:
@@ -244,7 +244,7 @@ def locked(folder: Path) -> Callable[[str], Any]:
 )
 async def test_a_name_of_no_file_is_refused(name: str, reason: str) -> None:
     with pytest.raises(Rejected, match=reason):
-        await found(place(name))
+        await list_deliveries(open_file_source(name))
 
 
 class BusyFolder(MemoryBus):
@@ -262,26 +262,26 @@ class BusyFolder(MemoryBus):
 async def test_a_file_that_grows_while_it_is_sent_is_refused_and_not_kept(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_bytes(b"one")
-    (delivery,) = await found(place(str(file)))
+    (delivery,) = await list_deliveries(open_file_source(str(file)))
     bus = BusyFolder(lambda: file.write_bytes(b"one two"))
     with pytest.raises(Rejected, match="was changed while it was read"):
-        await sent(bus, place(str(file)), delivery.plan, "aws")
+        await upload_delivery(bus, open_file_source(str(file)), delivery.plan, "aws")
     assert await bus.get_object(INVOICES, hashlib.sha256(b"one").hexdigest()) is None
 
 
 async def test_a_file_that_is_gone_when_it_is_sent_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"one")
-    (delivery,) = await found(place(str(tmp_path)))
+    (delivery,) = await list_deliveries(open_file_source(str(tmp_path)))
     (tmp_path / "a.csv").unlink()
     with pytest.raises(Rejected, match="No such file"):
-        await sent(MemoryBus(), place(str(tmp_path)), delivery.plan, "aws")
+        await upload_delivery(MemoryBus(), open_file_source(str(tmp_path)), delivery.plan, "aws")
 
 
 async def test_a_file_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.csv")).write_bytes(b"one")
-    (delivery,) = await found(place(str(tmp_path)))
+    (delivery,) = await list_deliveries(open_file_source(str(tmp_path)))
     with pytest.raises(Rejected, match="its name is not UTF-8"):
-        await sent(MemoryBus(), place(str(tmp_path)), delivery.plan, "aws")
+        await upload_delivery(MemoryBus(), open_file_source(str(tmp_path)), delivery.plan, "aws")
 
 
 async def test_s3_is_a_folder_too(books: Billing, s3: Any, moto: MotoCloud, tmp_path: Path) -> None:
@@ -291,24 +291,24 @@ async def test_s3_is_a_folder_too(books: Billing, s3: Any, moto: MotoCloud, tmp_
         s3.upload_file(str(path), "bills", f"exports/focus/{path.relative_to(root).as_posix()}")
     s3.put_object(Bucket="bills", Key="exports/other/data.csv", Body=b"not ours")
     for prefix in ("exports/focus/", "exports/focus", "exports/fo"):
-        where = place(f"s3://bills/{prefix}", region=REGION, endpoint_url=moto.endpoint_url)
+        where = open_file_source(f"s3://bills/{prefix}", region=REGION, endpoint_url=moto.endpoint_url)
         (answer,) = await imported(books.bus, where)
         assert [(s.rows, s.billed) for s in answer.snapshots] == [(2, Decimal(61))]
 
 
 async def test_an_object_that_changes_while_it_is_fetched_is_refused(s3: Any, moto: MotoCloud, tmp_path: Path) -> None:
     s3.put_object(Bucket="bills", Key="a.csv", Body=b"one")
-    where = place("s3://bills", region=REGION, endpoint_url=moto.endpoint_url)
-    assert list(where.names()) == ["a.csv"]
+    where = open_file_source("s3://bills", region=REGION, endpoint_url=moto.endpoint_url)
+    assert list(where.list_files()) == ["a.csv"]
     s3.put_object(Bucket="bills", Key="a.csv", Body=b"another")
     with pytest.raises(Rejected, match="changed while it was fetched"):
-        where.fetched("a.csv", tmp_path / "a")
+        where.fetch("a.csv", tmp_path / "a")
 
 
 async def test_a_bucket_that_is_not_there_is_named(s3: Any, moto: MotoCloud) -> None:
-    where = place("s3://nobodys/x", region=REGION, endpoint_url=moto.endpoint_url)
+    where = open_file_source("s3://nobodys/x", region=REGION, endpoint_url=moto.endpoint_url)
     with pytest.raises(Rejected, match="NoSuchBucket"):
-        await found(where)
+        await list_deliveries(where)
 
 
 async def test_a_configured_source_is_fetched_by_the_leader(s3: Any, moto: MotoCloud, tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ class ImportDesk:
         self.refuses = False
         self.declines = False
 
-    async def take(self, request: ImportRequest) -> ImportAnswer | ErrorReply:
+    async def import_delivery(self, request: ImportRequest) -> ImportAnswer | ErrorReply:
         self.taken.append(request)
         if self.declines:
             return ErrorReply(reason="the books' database does not answer")
@@ -343,19 +343,19 @@ async def test_a_refused_delivery_is_named_once_and_tried_again_when_it_has_chan
     desk, registry, clock = ImportDesk(), CollectorRegistry(), itertools.count(10.0, 10.0)
     folder = tmp_path / "bills"
     source = InvoiceSource(name="aws", url=str(folder))
-    fetches = Fetches(MemoryBus(), source, desk, Metrics(registry), now=lambda: next(clock))  # type: ignore[arg-type]  # of it one method
+    fetches = InvoiceFetcher(MemoryBus(), source, desk, Metrics(registry), now=lambda: next(clock))  # type: ignore[arg-type]  # of it one method
     with capture_logs() as logs:
-        assert "unreadable" in str(await fetches.look())
-        await fetches.look()
+        assert "unreadable" in str(await fetches.poll())
+        await fetches.poll()
         folder.mkdir()
         (folder / "a.csv").write_bytes(b"one")
         for _ in range(2):
-            assert await fetches.look() is None
+            assert await fetches.poll() is None
         assert len(desk.taken) == 1
         desk.refuses = True
         (folder / "a.csv").write_bytes(b"another")
         for _ in range(2):
-            assert await fetches.look() == "a.csv:2: BilledCost: empty"
+            assert await fetches.poll() == "a.csv:2: BilledCost: empty"
     assert [request.files[0].sha256 for request in desk.taken[1:]] == [hashlib.sha256(b"another").hexdigest()]
     assert [(one["event"], one.get("faults")) for one in logs] == [
         ("invoice_source_unreadable", None),
@@ -371,15 +371,15 @@ async def test_a_refused_delivery_is_named_once_and_tried_again_when_it_has_chan
 async def test_a_delivery_that_billing_could_not_take_is_tried_again_as_it_is(tmp_path: Path) -> None:
     desk = ImportDesk()
     source = InvoiceSource(name="aws", url=str(tmp_path))
-    fetches = Fetches(MemoryBus(), source, desk, Metrics(CollectorRegistry()), now=lambda: 1.0)  # type: ignore[arg-type]  # of it one method
+    fetches = InvoiceFetcher(MemoryBus(), source, desk, Metrics(CollectorRegistry()), now=lambda: 1.0)  # type: ignore[arg-type]  # of it one method
     (tmp_path / "a.csv").write_bytes(b"one")
     desk.declines = True
     with capture_logs() as logs:
-        await fetches.look()
-        await fetches.look()
+        await fetches.poll()
+        await fetches.poll()
     assert [one["event"] for one in logs] == ["invoice_delivery_refused"]
     desk.declines = False
-    assert await fetches.look() is None
+    assert await fetches.poll() is None
     assert (len(desk.taken), fetches.state.reasons) == (3, ())
 
 

@@ -10,7 +10,7 @@ from shared.bus.memory import MemoryBus
 from shared.messages.budget import BudgetGate, GateOrder, Gates
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import Imported, Invoices, InvoicesQuery
-from tests.integration.billing.kit import Billing, billing, configured, tell
+from tests.integration.billing.billing_service import Billing, billing, configured, tell
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import focus_csv, hours
 

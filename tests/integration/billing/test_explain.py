@@ -7,7 +7,7 @@ from shared.bus import subjects
 from shared.messages.billing import DayReport, PeriodReport, ReportQuery, ReportsQuery
 from shared.messages.codec import decode, encode
 from shared.messages.explanation import CostLine, Explanation
-from tests.integration.billing.kit import Billing, billing, configured, tell
+from tests.integration.billing.billing_service import Billing, billing, configured, tell
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import DAY, focus_csv
 

@@ -5,7 +5,7 @@ from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
-from tests.integration.billing.kit import billing, configured
+from tests.integration.billing.billing_service import billing, configured
 
 CASES = Path(__file__).parents[2] / "cases" / "books"
 FLEET = """

@@ -8,7 +8,7 @@ from shared.messages.billing import PeriodReport, ReportsQuery
 from shared.messages.codec import decode, encode
 from shared.messages.waker import MachineState
 from spotinference.doctor.machine_hours import hours
-from tests.integration.billing.kit import billing, configured, tell
+from tests.integration.billing.billing_service import billing, configured, tell
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import DAY, focus_csv
 

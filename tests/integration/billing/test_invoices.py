@@ -10,13 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.billing.adapters.invoice_reader import Reading
+from services.billing.adapters.invoice_reader import InvoiceReader
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import DeliveredFile, Invoices, InvoicesQuery, PayableNote
 from shared.messages.meter import ErrorReply
-from tests.integration.billing.kit import CONFIG, Billing, billing, configured, tell
+from tests.integration.billing.billing_service import CONFIG, Billing, billing, configured, tell
 from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.cost_row_builders import focus_csv
 
@@ -224,14 +224,14 @@ async def test_an_import_that_outlasts_the_drain_is_ended_and_leaves_all_as_it_w
 ) -> None:
     """It reads until the drain ends it, however fast or slow either is."""
     begun, ended = asyncio.Event(), threading.Event()
-    loop, read, interrupt = asyncio.get_running_loop(), Reading.read, Reading.interrupt
+    loop, read, interrupt = asyncio.get_running_loop(), InvoiceReader.read, InvoiceReader.interrupt
 
-    def read_on(reading: Reading, files: Sequence[tuple[DeliveredFile, Path]], *, parts: bool) -> None:
+    def read_on(reading: InvoiceReader, files: Sequence[tuple[DeliveredFile, Path]], *, parts: bool) -> None:
         loop.call_soon_threadsafe(begun.set)
         assert ended.wait(PATIENCE_SECONDS), "nobody ended it"
         read(reading, files, parts=parts)
 
-    def interrupted(reading: Reading) -> None:
+    def interrupted(reading: InvoiceReader) -> None:
         interrupt(reading)
         ended.set()
 
@@ -239,8 +239,8 @@ async def test_an_import_that_outlasts_the_drain_is_ended_and_leaves_all_as_it_w
     async with billing(tmp_path, config, bus) as (books, _):
         await books.deliver(focus_csv(MAY))
         before = await books.report()
-        monkeypatch.setattr(Reading, "read", read_on)
-        monkeypatch.setattr(Reading, "interrupt", interrupted)
+        monkeypatch.setattr(InvoiceReader, "read", read_on)
+        monkeypatch.setattr(InvoiceReader, "interrupt", interrupted)
         outlasting = asyncio.create_task(books.ask_import(focus_csv({"BilledCost": "1"})))
         async with asyncio.timeout(PATIENCE_SECONDS):
             await begun.wait()

@@ -12,8 +12,8 @@ from shared.bus.ports import Bus
 from shared.messages.billing import PeriodReport, ReportsQuery
 from shared.messages.codec import decode, encode
 from shared.messages.keys import KeyRecord, digest
-from tests.integration.billing.kit import Billing, billing, configured
-from tests.integration.billing.shelves import DyingBus
+from tests.integration.billing.billing_service import Billing, billing, configured
+from tests.integration.billing.fake_reports import DyingBus
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import DAY, focus_csv
 

@@ -11,7 +11,7 @@ from shared.messages.billing import DayReport, PeriodReport, ReportsQuery
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import PayableNote
 from shared.messages.waker import MachineState, Transition
-from tests.integration.billing.kit import Billing, billing, configured
+from tests.integration.billing.billing_service import Billing, billing, configured
 from tests.kit.waiting import until
 
 BILL = (Path(__file__).parents[2] / "cases" / "books" / "fault2_missing_bill_hyperstack.csv").read_bytes()

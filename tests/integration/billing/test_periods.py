@@ -7,7 +7,7 @@ from shared.bus import subjects
 from shared.messages.billing import PeriodReport, ReportsQuery
 from shared.messages.codec import decode, encode
 from shared.messages.meter import ErrorReply
-from tests.integration.billing.kit import Billing, billing, configured
+from tests.integration.billing.billing_service import Billing, billing, configured
 from tests.unit.billing.cost_row_builders import DAY, focus_csv
 
 FOURTH = {"ChargePeriodStart": "2026-05-04T00:00:00Z", "ChargePeriodEnd": "2026-05-05T00:00:00Z"}

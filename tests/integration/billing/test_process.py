@@ -12,7 +12,7 @@ import pytest
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.errors import BusUnavailable
-from tests.integration.billing.kit import CONFIG, Billing, Meter, tell
+from tests.integration.billing.billing_service import CONFIG, Billing, Meter, tell
 from tests.kit.service import running
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import focus_csv

@@ -15,7 +15,7 @@ from shared.bus import subjects, topology
 from shared.messages.billing import DayReport, Published
 from shared.messages.codec import encode
 from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest, PayableNote
-from tests.integration.billing.kit import Billing, billing, configured
+from tests.integration.billing.billing_service import Billing, billing, configured
 from tests.unit.billing.cost_row_builders import focus_csv
 
 SEED = 20

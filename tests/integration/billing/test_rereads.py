@@ -11,15 +11,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.billing.adapters import csv_lines, import_settings
-from services.billing.adapters.invoice_store import InvoiceBook, Stale
-from services.billing.app import imports
-from services.billing.app.rereads import Rereads
+from services.billing.adapters.invoice_store import InvoiceStore, StaleDelivery
+from services.billing.app.invoice_importer import InvoiceImporter
+from services.billing.app.invoice_rereader import InvoiceRereader
 from services.billing.core.invoice_files import sql_macros
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import DeliveredFile, ImportAnswer, ImportRequest, Invoices, InvoicesQuery
-from tests.integration.billing.kit import CONFIG, Billing, billing, configured
+from tests.integration.billing.billing_service import CONFIG, Billing, billing, configured
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import focus_csv
 
@@ -33,7 +33,7 @@ def older_reader() -> Iterator[None]:
         assert old != sql_macros.SCRIPT
         patch.setattr("services.billing.adapters.charge_database.SCRIPT", old)
         patch.setattr(csv_lines, "_BOM", "")
-        patch.setattr(import_settings, "READER", 1)
+        patch.setattr(import_settings, "READER_VERSION", 1)
         yield
 
 
@@ -121,26 +121,26 @@ async def test_a_delivery_whose_file_is_lost_says_so_until_it_is_imported_again(
 
 
 async def test_a_delivery_that_cannot_be_read_again_is_logged_once(tmp_path: Path) -> None:
-    stale = Stale(1, "cloud", (DeliveredFile(name="a.csv", sha256="0"),))
+    stale = StaleDelivery(1, "cloud", (DeliveredFile(name="a.csv", sha256="0"),))
     faults = iter(["lost", "lost", "damaged", ""])
 
-    class Imports:
-        import_settings = "2-"
+    class FakeImporter:
+        settings_digest = "2-"
 
-        async def take_again(self, stale: Stale) -> str:
+        async def reread(self, stale: StaleDelivery) -> str:
             return next(faults)
 
-    class Book:
-        async def stale(self, import_settings: str) -> tuple[Stale, ...]:
+    class FakeStore:
+        async def list_stale(self, digest: str) -> tuple[StaleDelivery, ...]:
             return (stale,)
 
-    rereads = Rereads(cast("InvoiceBook", Book()), cast("imports.Imports", Imports()))
+    rereads = InvoiceRereader(cast("InvoiceStore", FakeStore()), cast("InvoiceImporter", FakeImporter()))
     assert not rereads.done
     with capture_logs() as logs:
         for expected in ("lost", "lost", "damaged"):
-            await rereads.look()
+            await rereads.reread_stale()
             assert rereads.faults == {1: expected}
-        await rereads.look()
+        await rereads.reread_stale()
     assert rereads.done
     assert not rereads.faults
     assert [line["event"] for line in logs] == ["invoices_not_reread", "invoices_not_reread", "invoices_reread"]

@@ -10,10 +10,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.accrual_store import Accruals, accrued_in
+from services.billing.adapters.accrual_store import AccrualStore, accrued_in
 from services.billing.adapters.hyperstack_bill import PAGE_SIZE, HyperstackBill
-from services.billing.adapters.transition_store import Books
-from services.billing.app.running_bill import Bills
+from services.billing.adapters.transition_store import TransitionStore
+from services.billing.app.running_bill import RunningBillPoller
 from services.billing.core.allocation.accrual import Accrual, Reading
 from services.billing.core.money import usd
 from services.billing.core.utc_time import HOUR, Window
@@ -39,7 +39,7 @@ class Desk:
     vm: FakeVm
     engine: AsyncEngine
     registry: CollectorRegistry
-    bills: Bills
+    bills: RunningBillPoller
     bill: HyperstackBill
     hours: float = 0.0
 
@@ -48,7 +48,7 @@ class Desk:
 
     async def read(self, at: float) -> None:
         self.hours = at
-        await self.bills.read_on()
+        await self.bills.poll()
 
     async def accrued(self) -> dict[float, Decimal]:
         """By the hour of the test's day."""
@@ -65,9 +65,9 @@ class Desk:
     def anew(self, *, priced: bool = False) -> None:
         """Another leader."""
         self.registry = CollectorRegistry()
-        self.bills = Bills(
+        self.bills = RunningBillPoller(
             self.bill,
-            Accruals(self.engine),
+            AccrualStore(self.engine),
             {str(self.vm.id): "m1"},
             frozenset({"m1"} if priced else ()),
             Metrics(self.registry),
@@ -109,7 +109,7 @@ async def test_a_window_costs_what_the_bill_rose(desk: Desk) -> None:
 
 async def test_what_happened_while_nobody_read_is_spread_over_the_machines_billable_time(desk: Desk) -> None:
     for at, state in ((-1.0, "asleep"), (2.0, "ready"), (3.0, "asleep")):
-        await Books(desk.engine).record([_moved(at, state)])  # type: ignore[arg-type]  # literals in a tuple
+        await TransitionStore(desk.engine).record([_moved(at, state)])  # type: ignore[arg-type]  # literals in a tuple
     desk.vm.status = "ERROR"  # free
     await desk.read(0.0)
     desk.vm.become("ACTIVE", MIDNIGHT + 2 * 3600)
@@ -200,43 +200,43 @@ async def test_a_bill_without_end_is_refused(desk: Desk) -> None:
 
 
 async def test_two_leaders_at_once_count_nothing_twice(desk: Desk) -> None:
-    accruals, resource = Accruals(desk.engine), str(desk.vm.id)
+    accruals, resource = AccrualStore(desk.engine), str(desk.vm.id)
 
-    async def add(amount: int, minute: int) -> None:
+    async def add_reading(amount: int, minute: int) -> None:
         reading = Reading(amount, DAY_WINDOW.start + minute * 60_000)
-        await accruals.add({resource: reading}, {resource: "m1"}, "hyperstack")
+        await accruals.add_readings({resource: reading}, {resource: "m1"}, "hyperstack")
 
-    await add(0, 0)
-    await asyncio.gather(*(add(10 * minute, minute) for minute in range(1, 31)))
-    await add(300, 31)
+    await add_reading(0, 0)
+    await asyncio.gather(*(add_reading(10 * minute, minute) for minute in range(1, 31)))
+    await add_reading(300, 31)
     assert sum(row.amount for row in await desk.rows()) == 300
 
 
 async def test_machines_whose_bill_is_not_read_are_named(desk: Desk) -> None:
-    assert await desk.bills.unseen(300) == {"m1"}
+    assert await desk.bills.unobserved_machines(300) == {"m1"}
     await desk.read(1.0)
-    assert await desk.bills.unseen(300) == set()
+    assert await desk.bills.unobserved_machines(300) == set()
     desk.hours += 300 / 3600
-    assert await desk.bills.unseen(300) == set()
+    assert await desk.bills.unobserved_machines(300) == set()
     desk.hours += 1 / 3600
-    assert await desk.bills.unseen(300) == {"m1"}
+    assert await desk.bills.unobserved_machines(300) == {"m1"}
     desk.hours = 0.5  # its clock was ahead
-    assert await desk.bills.unseen(300) == {"m1"}
+    assert await desk.bills.unobserved_machines(300) == {"m1"}
     desk.hours = 1.05
     desk.anew()
-    assert await desk.bills.unseen(300) == set(), "another leader knows what was read"
+    assert await desk.bills.unobserved_machines(300) == set(), "another leader knows what was read"
 
 
 async def test_a_machine_without_a_bill_costs_its_price_or_is_not_known(desk: Desk) -> None:
     desk.cloud.fail(HISTORY, Trouble(200, body=_listing('{"incurred_bill": 1}', 9)), times=2)
     await desk.read(1.0)
-    assert await desk.bills.unseen(300) == {"m1"}
+    assert await desk.bills.unobserved_machines(300) == {"m1"}
     desk.anew(priced=True)
-    assert await desk.bills.unseen(300) == {"m1"}
+    assert await desk.bills.unobserved_machines(300) == {"m1"}
     await desk.read(1.0)
-    assert await desk.bills.unseen(300) == set()
+    assert await desk.bills.unobserved_machines(300) == set()
     desk.hours = 1.1
-    assert await desk.bills.unseen(300) == {"m1"}
+    assert await desk.bills.unobserved_machines(300) == {"m1"}
 
 
 def _listing(metrics: str, machine: int) -> bytes:

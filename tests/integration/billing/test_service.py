@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from services.billing.adapters.day_store import DayBook
-from services.billing.adapters.import_settings import Terms
-from services.billing.adapters.invoice_reader import Reading, Snapshot
-from services.billing.adapters.invoice_store import Delivery, InvoiceBook
+from services.billing.adapters.day_store import DayStore
+from services.billing.adapters.import_settings import ImportSettings
+from services.billing.adapters.invoice_reader import InvoiceReader, Snapshot
+from services.billing.adapters.invoice_store import Delivery, InvoiceStore
 from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects, topology
@@ -25,7 +25,7 @@ from shared.messages.invoices import DeliveredFile
 from shared.messages.meter import ErrorReply
 from shared.messages.waker import ProviderCall
 from shared.runtime.process import Runtime
-from tests.integration.billing.kit import CONFIG, Billing, billing, configured, leading, replica, tell
+from tests.integration.billing.billing_service import CONFIG, Billing, billing, configured, leading, replica, tell
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, focus_csv
 
@@ -98,7 +98,7 @@ async def test_one_bad_row_keeps_the_whole_file_out(books: Billing) -> None:
 async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp_path: Path, database_url: str) -> None:
     (tmp_path / "bill.csv").write_bytes(focus_csv({"BillingAccountId": "acc-0"}, {}))
     (tmp_path / "work").mkdir()
-    reading = Reading(tmp_path / "work", Terms(source="s"))
+    reading = InvoiceReader(tmp_path / "work", ImportSettings(source="s"))
     reading.read([(DeliveredFile(name="bill.csv", sha256="0"), tmp_path / "bill.csv")])
     first, second = reading.snapshots
 
@@ -107,21 +107,21 @@ async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp
             yield [(*row[:3], None, *row[4:]) for row in batch] if snapshot is second else batch
 
     async with database.migrated_engine(database_url, MIGRATIONS, version_table="books_version") as engine:
-        book = InvoiceBook(engine)
+        book = InvoiceStore(engine)
         delivery = Delivery(source="s", snapshots=[first, second], rows=broken, terms="", appends=False)
         with pytest.raises(DBAPIError):
             await book.deliver(delivery, 0.0)
-        assert (await DayBook(engine).of(DAY_WINDOW)).rows == []
-        assert await book.imported({}) == ()
+        assert (await DayStore(engine).read(DAY_WINDOW)).rows == []
+        assert await book.list_snapshots({}) == ()
         await book.deliver(dataclasses.replace(delivery, rows=reading.rows), 0.0)
-        assert len((await DayBook(engine).of(DAY_WINDOW)).rows) == 2
+        assert len((await DayStore(engine).read(DAY_WINDOW)).rows) == 2
     reading.close()
 
 
 async def test_a_server_that_goes_away_in_bulk_is_told_as_away(tmp_path: Path, postgres_url: str) -> None:
     (tmp_path / "bill.csv").write_bytes(focus_csv({}))
     (tmp_path / "work").mkdir()
-    reading = Reading(tmp_path / "work", Terms(source="s"))
+    reading = InvoiceReader(tmp_path / "work", ImportSettings(source="s"))
     reading.read([(DeliveredFile(name="bill.csv", sha256="0"), tmp_path / "bill.csv")])
 
     def while_it_goes(snapshot: Snapshot) -> Iterator[list[tuple[Any, ...]]]:
@@ -135,8 +135,8 @@ async def test_a_server_that_goes_away_in_bulk_is_told_as_away(tmp_path: Path, p
     async with database.migrated_engine(postgres_url, MIGRATIONS, version_table="books_version") as engine:
         delivery = Delivery(source="s", snapshots=reading.snapshots, rows=while_it_goes, terms="", appends=False)
         with pytest.raises(database.DATABASE_ERRORS):
-            await InvoiceBook(engine).deliver(delivery, 0.0)
-        assert await InvoiceBook(engine).imported({}) == ()
+            await InvoiceStore(engine).deliver(delivery, 0.0)
+        assert await InvoiceStore(engine).list_snapshots({}) == ()
     reading.close()
 
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import Result
 
 from shared.bus.jetstream import JetStreamBus
-from tests.integration.billing.kit import Billing, billing, configured
+from tests.integration.billing.billing_service import Billing, billing, configured
 from tests.integration.suite.conftest import Shell
 from tests.unit.billing.cost_row_builders import focus_csv
 

@@ -8,13 +8,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from services.billing.adapters.import_settings import Terms
-from services.billing.adapters.invoice_reader import ROW, Reading, Snapshot
+from services.billing.adapters.import_settings import ImportSettings
+from services.billing.adapters.invoice_reader import ROW, InvoiceReader, Snapshot
 from services.billing.core.invoice_files.focus import CostRow, SnapshotKey
 from services.billing.core.invoice_files.schema import AMOUNTS
 from shared.messages.invoices import DeliveredFile, RowError
 
-TERMS = Terms(source="cloud")
+TERMS = ImportSettings(source="cloud")
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Found:
         return tuple(row for rows in self.charges.values() for row in rows)
 
 
-def read(*files: bytes | Path, name: str = "bill.csv", terms: Terms = TERMS, parts: bool = False) -> Found:
+def read(*files: bytes | Path, name: str = "bill.csv", terms: ImportSettings = TERMS, parts: bool = False) -> Found:
     """One delivery; files after the first one are named by their number. `parts` as of `Reading.read`."""
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         paths = [_placed(file, Path(directory) / f"{number}") for number, file in enumerate(files)]
         hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
         named = [DeliveredFile(name=name if not n else str(n), sha256=sha) for n, sha in enumerate(hashes)]
-        reading = Reading(work, terms)
+        reading = InvoiceReader(work, terms)
         try:
             reading.read(list(zip(named, paths, strict=True)), parts=parts)
             charges: dict[SnapshotKey, list[CostRow]] = {}

@@ -6,11 +6,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from services.billing.adapters.import_settings import Terms
+from services.billing.adapters.import_settings import ImportSettings
 from services.billing.core.utc_time import moment
 from tests.unit.billing.file_reading import read
 
-TERMS = Terms(source="aws", mine=frozenset({"i-a", "vol-a"}))
+TERMS = ImportSettings(source="aws", mine=frozenset({"i-a", "vol-a"}))
 ROW = {
     "bill_payer_account_id": "'123456789012'",
     "bill_billing_entity": "'AWS'",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.billing.adapters.import_settings import Terms
+from services.billing.adapters.import_settings import ImportSettings
 from services.billing.core.allocation.day_allocation import allocate
 from services.billing.core.allocation.day_costs import DayFacts
 from services.billing.core.allocation.machine_time import Change, MachineTime, intervals
@@ -20,7 +20,7 @@ from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, focus
 from tests.unit.billing.file_reading import read
 
 RATES = (Rate(currency="EUR", per_usd="0.92", start=0), Rate(currency="EUR", per_usd="0.97", start=DAY_WINDOW.end))
-TERMS = Terms(source="cloud", mine=frozenset(FLEET.machine_of), rates=RATES)
+TERMS = ImportSettings(source="cloud", mine=frozenset(FLEET.machine_of), rates=RATES)
 PERIOD = DAY_WINDOW.start - 2 * DAY
 AZURE = "/Subscriptions/1/virtualmachines/VM-C"
 

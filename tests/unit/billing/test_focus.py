@@ -5,12 +5,12 @@ from decimal import Decimal
 
 import pytest
 
-from services.billing.adapters.import_settings import MAX_REFUSALS, Terms
+from services.billing.adapters.import_settings import MAX_ROW_ERRORS, ImportSettings
 from services.billing.core.utc_time import moment
 from tests.unit.billing.cost_row_builders import ROW, focus_csv
 from tests.unit.billing.file_reading import read
 
-MINE = Terms(source="cloud", mine=frozenset({"i-a"}))
+MINE = ImportSettings(source="cloud", mine=frozenset({"i-a"}))
 
 
 def refusal(data: bytes) -> tuple[int, str, str]:
@@ -158,4 +158,4 @@ def test_a_damaged_file_is_refused(data: bytes, line: int, reason: str) -> None:
 def test_all_faults_of_a_file_are_told_up_to_a_hundred() -> None:
     found = read(focus_csv({"BilledCost": "x", "ChargeCategory": "y"}, {}, {"BilledCost": ""}))
     assert [(r.line, r.column) for r in found.refusals] == [(2, "BilledCost"), (2, "ChargeCategory"), (4, "BilledCost")]
-    assert len(read(focus_csv(*[{"BilledCost": "x", "Tags": "y"}] * 150)).refusals) == MAX_REFUSALS
+    assert len(read(focus_csv(*[{"BilledCost": "x", "Tags": "y"}] * 150)).refusals) == MAX_ROW_ERRORS

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from services.billing.app.invoice_service import fitted
+from services.billing.app.invoice_service import fit_to_message
 from shared.bus.reply import MAX_REPLY_BYTES
 from shared.messages.codec import encode
 from shared.messages.invoices import DeliveredFile, Imported, Invoices
@@ -26,12 +26,12 @@ def imported(number: int, *, active: bool = False, files: int = 30) -> Imported:
 
 def test_what_fits_stays_as_it_is() -> None:
     whole = Invoices(imported=(imported(1), imported(2, active=True)), standings=())
-    assert fitted(whole) == whole
+    assert fit_to_message(whole) == whole
 
 
 def test_the_oldest_that_no_longer_count_are_left_out() -> None:
     ones = [imported(number, active=number % 100 == 0) for number in range(1000)]  # the newest first
-    cut = fitted(Invoices(imported=tuple(ones), standings=()))
+    cut = fit_to_message(Invoices(imported=tuple(ones), standings=()))
     assert len(encode(cut)) <= MAX_REPLY_BYTES
     assert cut.left_out == 1000 - len(cut.imported) > 0
     assert [one.account for one in cut.imported if one.active] == [f"{100 * n}" for n in range(10)]

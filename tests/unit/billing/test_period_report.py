@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.app.period_reports import asked, fitted
+from services.billing.app.period_reports import fit_to_message, requested_days
 from services.billing.core.money import split, usd
 from services.billing.core.reports.period_report import complete_through, make_period, spans
 from shared.errors import Rejected
@@ -266,10 +266,10 @@ def test_the_directions_of_a_period_bear_all_of_its_spend() -> None:
 
 
 def test_months_and_leap_years_are_days_in_a_row() -> None:
-    assert asked(ReportsQuery(to="2028-03-01", days=3)) == ["2028-02-28", "2028-02-29", "2028-03-01"]
-    assert asked(ReportsQuery(to="2027-03-01", days=2)) == ["2027-02-28", "2027-03-01"]
-    assert asked(ReportsQuery(to="2027-01-01", days=2)) == ["2026-12-31", "2027-01-01"]
-    assert len(asked(ReportsQuery(to="2026-05-31", days=92))) == 92
+    assert requested_days(ReportsQuery(to="2028-03-01", days=3)) == ["2028-02-28", "2028-02-29", "2028-03-01"]
+    assert requested_days(ReportsQuery(to="2027-03-01", days=2)) == ["2027-02-28", "2027-03-01"]
+    assert requested_days(ReportsQuery(to="2027-01-01", days=2)) == ["2026-12-31", "2027-01-01"]
+    assert len(requested_days(ReportsQuery(to="2026-05-31", days=92))) == 92
     assert spans(["2028-02-28", "2028-02-29", "2028-03-01", "2028-03-03"]) == "2028-02-28 to 2028-03-01, 2028-03-03"
 
 
@@ -285,7 +285,7 @@ def test_months_and_leap_years_are_days_in_a_row() -> None:
 )
 def test_a_bad_question_is_refused_by_its_field(query: ReportsQuery, field: str) -> None:
     with pytest.raises(Rejected, match="^" + field):
-        asked(query)
+        requested_days(query)
 
 
 def test_a_quarter_of_many_keys_fits_into_a_message_and_says_what_it_left_out() -> None:
@@ -296,16 +296,16 @@ def test_a_quarter_of_many_keys_fits_into_a_message_and_says_what_it_left_out() 
         )
         return report(at, "1000", MILLION, keys=keys, sources=("bill.csv from cloud",))
 
-    few = fitted(make_period([busy(day(1), 10)], WEIGHTS))
+    few = fit_to_message(make_period([busy(day(1), 10)], WEIGHTS))
     assert (few.left_out, len(few.days[0].keys)) == (None, 10)
     quarter = make_period([busy(day(number), 500) for number in range(1, 93)], WEIGHTS)
     assert len(encode(quarter)) > 1_000_000
-    told = fitted(quarter)
+    told = fit_to_message(quarter)
     assert len(encode(told)) < 1_000_000
     assert told.left_out == "keys, models, sources, hours and unbilled of each day"
     assert (len(told.keys), len(told.days), told.days[0].keys, told.days[0].sources) == (500, 92, (), ())
     assert told.days[0].tiers == quarter.days[0].tiers
-    crowd = fitted(make_period([busy(day(1), 20_000)], WEIGHTS))
+    crowd = fit_to_message(make_period([busy(day(1), 20_000)], WEIGHTS))
     assert len(encode(crowd)) < 1_000_000
     assert (crowd.keys, crowd.left_out) == ((), "keys; models, sources, hours and unbilled of each day")
     assert crowd.models

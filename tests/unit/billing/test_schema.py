@@ -8,14 +8,14 @@ import duckdb
 import pytest
 
 from services.billing.adapters.csv_lines import LINES_A_LOOK
-from services.billing.adapters.import_settings import Interrupted, Terms
-from services.billing.adapters.invoice_reader import Reading
+from services.billing.adapters.import_settings import ImportSettings, Interrupted
+from services.billing.adapters.invoice_reader import InvoiceReader
 from services.billing.core.utc_time import moment
 from shared.messages.invoices import DeliveredFile
 from tests.unit.billing.cost_row_builders import focus_csv
 from tests.unit.billing.file_reading import read
 
-TERMS = Terms(source="neo", mine=frozenset({"i-a", "gpu-17"}))
+TERMS = ImportSettings(source="neo", mine=frozenset({"i-a", "gpu-17"}))
 JUNE = {"BillingPeriodStart": "2026-06-01T00:00:00Z", "BillingPeriodEnd": "2026-07-01T00:00:00Z"}
 
 
@@ -155,7 +155,7 @@ def test_case_30_allocated_parts_of_a_charge_are_left_out_beside_it() -> None:
 
 def test_a_reading_can_be_ended_and_then_has_nothing(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_bytes(focus_csv(*[{}] * (LINES_A_LOOK + 1)))
-    reading = Reading(tmp_path, TERMS)
+    reading = InvoiceReader(tmp_path, TERMS)
     reading.interrupt()
     with pytest.raises(Interrupted):
         reading.read([(DeliveredFile(name="f.csv", sha256="0"), tmp_path / "f.csv")])

@@ -16,7 +16,7 @@ import duckdb
 import msgspec
 import pytest
 
-from services.billing.adapters.import_settings import Terms
+from services.billing.adapters.import_settings import ImportSettings
 from services.billing.core.allocation.attribution import Direct, Fleet, Owner
 from services.billing.core.invoice_files.focus import CostRow
 from services.billing.core.utc_time import moment, written
@@ -39,7 +39,7 @@ FLEET = Fleet(
     ),
     tier_tag="tier",
 )
-TERMS = Terms(source="vendor", mine=frozenset(FLEET.machine_of))
+TERMS = ImportSettings(source="vendor", mine=frozenset(FLEET.machine_of))
 OWNERS: Mapping[Owner, Decimal] = {
     Direct("a", "a-1"): Decimal("10.5"),
     Direct("b", None): Decimal("7.25"),

@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.price_store import Basis, PriceBook
+from services.billing.adapters.price_store import BandBasis, PriceStore
 from services.billing.adapters.tables import bands as bands_table
 from services.billing.app.band_maker import BandMaker
-from services.billing.app.meter_client import Meter
-from services.billing.app.report_cache import Shelf
+from services.billing.app.meter_client import MeterClient
+from services.billing.app.report_cache import ReportCache
 from services.billing.app.statements import Statements
 from services.billing.settings import settings
 from services.billing.wiring import MIGRATIONS
@@ -25,8 +25,8 @@ from shared.bus.memory import MemoryBus
 from shared.messages.billing import Band, Bands, BandsQuery, DayReport, Statement, StatementQuery
 from shared.messages.codec import decode, encode
 from shared.messages.meter import ErrorReply, Tokens, TokensQuery, TokensRow, TokenSums
-from tests.integration.billing.kit import CONFIG, configured
-from tests.integration.billing.shelves import TODAY, YESTERDAY, MadeUpShelf
+from tests.integration.billing.billing_service import CONFIG, configured
+from tests.integration.billing.fake_reports import TODAY, YESTERDAY, MadeUpShelf
 from tests.unit.billing.report_builders import day, report
 
 MILLION = 1_000_000
@@ -44,16 +44,16 @@ class Stall:
     now: float = MIDNIGHT + 60.0
 
     def __post_init__(self) -> None:
-        self.book = PriceBook(self.engine)
+        self.book = PriceStore(self.engine)
 
     def maker(self) -> BandMaker:
-        shelf = cast("Shelf", self.shelf)
+        shelf = cast("ReportCache", self.shelf)
         return BandMaker(self.book, shelf, settings(configured(CONFIG + MODELS)), now=lambda: self.now)
 
-    async def look(self, today: str, *reports: DayReport) -> None:
+    async def make_bands(self, today: str, *reports: DayReport) -> None:
         self.shelf.day = today
         self.shelf.put(*reports)
-        await self.maker().look()
+        await self.maker().make_bands()
 
     async def told(self, on: str) -> dict[str, Band]:
         answer = decode(await self.maker().answer(encode(BandsQuery(day=on))), Bands)
@@ -76,7 +76,7 @@ def upper(found: dict[str, Band]) -> tuple[Decimal | None, Decimal | None]:
 
 
 async def test_bands_are_made_of_the_days_before_and_kept_with_their_reasons(stall: Stall) -> None:
-    await stall.look(
+    await stall.make_bands(
         TODAY, report(YESTERDAY, "4", MILLION, revision=3), report(day(2), "9", MILLION, state="estimated")
     )
     found = await stall.told(TODAY)
@@ -90,18 +90,18 @@ async def test_bands_are_made_of_the_days_before_and_kept_with_their_reasons(sta
         left_out=(f"{day(2)}: estimated",),
     )
     assert found["new"].reason == "fewer than 1000000 tokens on billed days of the last 7"
-    kept = {row.model: msgspec.json.decode(row.basis, type=Basis) for row in await stall.rows()}
+    kept = {row.model: msgspec.json.decode(row.basis, type=BandBasis) for row in await stall.rows()}
     assert (kept["m"].band, kept["m"].revisions[YESTERDAY], len(kept["m"].revisions)) == (found["m"], 3, 28)
     assert [(row.low, row.high) for row in await stall.rows()] == [(Decimal(3), Decimal(5)), (None, None)]
 
 
 async def test_they_are_made_once_a_day_whatever_is_learned_later(stall: Stall) -> None:
-    await stall.look(TODAY, report(YESTERDAY, "4", MILLION))
+    await stall.make_bands(TODAY, report(YESTERDAY, "4", MILLION))
     stall.shelf.asked.clear()
-    await stall.look(TODAY, report(YESTERDAY, "40", MILLION))
+    await stall.make_bands(TODAY, report(YESTERDAY, "40", MILLION))
     assert stall.shelf.asked == []
     assert upper(await stall.told(TODAY)) == (Decimal(3), Decimal(5))
-    await stall.look(day(5), report(TODAY, "40", MILLION))
+    await stall.make_bands(day(5), report(TODAY, "40", MILLION))
     assert upper(await stall.told(day(5))) == (Decimal(30), Decimal(50))
     assert upper(await stall.told(TODAY)) == (Decimal(3), Decimal(5))
     assert len(await stall.rows()) == 3
@@ -109,17 +109,17 @@ async def test_they_are_made_once_a_day_whatever_is_learned_later(stall: Stall) 
 
 async def test_an_unchanged_band_writes_no_row_and_stays_in_force(stall: Stall) -> None:
     for number in range(4, 9):
-        await stall.look(day(number), report(day(number - 1), "4", MILLION))
+        await stall.make_bands(day(number), report(day(number - 1), "4", MILLION))
     assert [(row.model, row.day) for row in await stall.rows()] == [("m", TODAY), ("new", TODAY)]
     assert (await stall.told(day(8)))["m"].day == TODAY
-    await stall.look(day(9), report(day(8), "70", MILLION))
+    await stall.make_bands(day(9), report(day(8), "70", MILLION))
     assert upper(await stall.told(day(9))) == (Decimal(10), Decimal(15))
     assert upper(await stall.told(day(8))) == (Decimal(3), Decimal(5))
 
 
 async def test_above_the_ladder_the_band_ends_with_a_reason(stall: Stall) -> None:
-    await stall.look(TODAY, report(YESTERDAY, "4", MILLION))
-    await stall.look(day(5), report(TODAY, "400", MILLION))
+    await stall.make_bands(TODAY, report(YESTERDAY, "4", MILLION))
+    await stall.make_bands(day(5), report(TODAY, "400", MILLION))
     found = (await stall.told(day(5)))["m"]
     assert (found.low, found.high, found.reason) == (None, None, "above the last step, 100")
     assert found.trailing_7 == 202
@@ -129,26 +129,26 @@ async def test_they_wait_for_yesterdays_usage_but_not_beyond_six(stall: Stall) -
     incomplete = report(YESTERDAY, "4", MILLION, usage_complete=False)
     for seconds in (0.0, 6 * 3600 - 0.001):
         stall.now = MIDNIGHT + seconds
-        await stall.look(TODAY, incomplete)
+        await stall.make_bands(TODAY, incomplete)
         assert await stall.rows() == []
     stall.now = MIDNIGHT + 6 * 3600
-    await stall.look(TODAY, incomplete)
+    await stall.make_bands(TODAY, incomplete)
     assert upper(await stall.told(TODAY)) == (Decimal(3), Decimal(5))
 
 
 async def test_without_the_meter_they_are_made_later(stall: Stall) -> None:
     stall.shelf.refuses = True
-    await stall.look(TODAY, report(YESTERDAY, "4", MILLION))
+    await stall.make_bands(TODAY, report(YESTERDAY, "4", MILLION))
     assert await stall.rows() == []
     stall.shelf.refuses = False
-    await stall.look(TODAY)
+    await stall.make_bands(TODAY)
     assert len(await stall.rows()) == 2
 
 
 async def test_two_that_think_they_lead_make_one_list(stall: Stall) -> None:
-    await stall.look(TODAY, report(YESTERDAY, "4", MILLION))
+    await stall.make_bands(TODAY, report(YESTERDAY, "4", MILLION))
     made = [
-        Basis(band=msgspec.structs.replace((await stall.told(TODAY))["m"], day=day(5), high=high), revisions={})
+        BandBasis(band=msgspec.structs.replace((await stall.told(TODAY))["m"], day=day(5), high=high), revisions={})
         for high in (Decimal(5), Decimal(7))
     ]
     added = await asyncio.gather(*(stall.book.add(day(5), [basis], stall.now) for basis in made))
@@ -157,7 +157,7 @@ async def test_two_that_think_they_lead_make_one_list(stall: Stall) -> None:
 
 
 async def test_before_the_first_band_and_after_today_there_is_an_answer_too(stall: Stall) -> None:
-    await stall.look(TODAY, report(YESTERDAY, "4", MILLION))
+    await stall.make_bands(TODAY, report(YESTERDAY, "4", MILLION))
     before = await stall.told(YESTERDAY)
     assert {(band.high, band.reason) for band in before.values()} == {(None, "no band was made by then")}
     for wrong, says in ((day(5), "still to come"), ("2026-02-29", "day: "), ("x", "day: ")):
@@ -190,15 +190,15 @@ def used(at: str, model: str, tokens: int) -> TokensRow:
 async def statement(stall: Stall, meter: KeyMeter, month: str, key: str = "k1") -> bytes:
     bus = MemoryBus()
     await bus.respond("meter", subjects.METER_TOKENS, meter.answer)
-    desk = Statements(Meter(bus), stall.book, lambda: {"k1": "Acme"})
+    desk = Statements(MeterClient(bus), stall.book, lambda: {"k1": "Acme"})
     return await desk.answer(encode(StatementQuery(key_id=key, month=month)))
 
 
 async def test_each_day_is_priced_by_the_band_in_force_on_it(stall: Stall) -> None:
-    await stall.look(TODAY, report(YESTERDAY, "4", MILLION))
-    await stall.look(day(20), report(day(19), "0.4", MILLION))
-    await stall.look(day(31), *(report(day(number), "40", MILLION) for number in range(24, 31)))
-    await stall.look(day(33), report(day(32), "400", MILLION))
+    await stall.make_bands(TODAY, report(YESTERDAY, "4", MILLION))
+    await stall.make_bands(day(20), report(day(19), "0.4", MILLION))
+    await stall.make_bands(day(31), *(report(day(number), "40", MILLION) for number in range(24, 31)))
+    await stall.make_bands(day(33), report(day(32), "400", MILLION))
     days = (YESTERDAY, TODAY, day(19), day(20), day(30), day(31))
     meter = KeyMeter([used(at, "m", 2 * MILLION) for at in days])
     told = decode(await statement(stall, meter, "2026-05"), Statement)

@@ -4,8 +4,8 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import delete, func, select
 
 from services.billing.adapters.tables import transitions
-from services.billing.adapters.transition_store import Books
-from services.billing.app.fleet_journal import Journal
+from services.billing.adapters.transition_store import TransitionStore
+from services.billing.app.fleet_journal import FleetJournalReader
 from services.billing.metrics import Metrics
 from services.billing.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
@@ -34,19 +34,19 @@ async def test_books_that_went_back_read_the_journal_again_from_where_they_stand
         await bus.publish(subjects.journal("m-1"), encode(entry))
     await bus.publish(subjects.journal("m-1"), b"junk")
     async with database.migrated_engine(database_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
-        books = Books(engine)
+        books = TransitionStore(engine)
 
         async def kept() -> int:
             async with database.read_transaction(engine) as connection:
                 return int((await connection.execute(select(func.count()).select_from(transitions))).scalar_one())
 
         assert await books.newest() is None
-        await Journal(bus, books, metrics).read_on()
+        await FleetJournalReader(bus, books, metrics).read_batch()
         assert await kept() == len(STATES * 3)
         for lost in (4, 15):
             later = transitions.c.at >= (MIDNIGHT + 7200.0 * (15 - lost)) * 1000
             async with engine.begin() as connection:
                 await connection.execute(delete(transitions).where(later))
             assert await kept() == 15 - lost
-            await Journal(bus, books, metrics).read_on()
+            await FleetJournalReader(bus, books, metrics).read_batch()
             assert await kept() == 15, "the consumer brings none of them"

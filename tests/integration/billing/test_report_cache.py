@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.day_fingerprints import Marks
+from services.billing.adapters.day_fingerprints import DayFingerprints
 from services.billing.adapters.tables import (
     accruals,
     cost_rows,
@@ -20,9 +20,9 @@ from services.billing.adapters.tables import (
     snapshots,
     transitions,
 )
-from services.billing.app.day_reports import Reports
-from services.billing.app.meter_client import Meter
-from services.billing.app.report_cache import Shelf
+from services.billing.app.day_reports import DayReports
+from services.billing.app.meter_client import MeterClient
+from services.billing.app.report_cache import ReportCache
 from services.billing.core.utc_time import DAY, HOUR, Window, day_of, day_window
 from services.billing.wiring import MIGRATIONS
 from shared import database
@@ -48,7 +48,7 @@ class MadeUpReports:
     made: list[str] = field(default_factory=list)
     stored: dict[str, DayReport] = field(default_factory=dict)
 
-    async def of(self, day: str) -> DayReport:
+    async def report(self, day: str) -> DayReport:
         self.made.append(day)
         self.stored[day] = report(day, "1", 1, revision=len(self.made))
         return self.stored[day]
@@ -70,10 +70,10 @@ class Stand:
     refuses: bool = False
     now: float = NOON / 1000
 
-    def shelf(self) -> Shelf:
-        reports = cast("Reports", self.reports)
-        meter, marks = Meter(self.bus), Marks(self.engine)
-        return Shelf(reports, self.reports.newest, meter, marks, now=lambda: self.now)
+    def shelf(self) -> ReportCache:
+        reports = cast("DayReports", self.reports)
+        meter, marks = MeterClient(self.bus), DayFingerprints(self.engine)
+        return ReportCache(reports, self.reports.newest, meter, marks, now=lambda: self.now)
 
     async def answer(self, data: bytes) -> bytes:
         query = decode(data, TokensQuery)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import structlog
 
-from services.billing.adapters.import_settings import READER
-from services.billing.adapters.invoice_store import InvoiceBook
-from services.billing.app.imports import Imports
+from services.billing.adapters.import_settings import READER_VERSION
+from services.billing.adapters.invoice_store import InvoiceStore
+from services.billing.app.invoice_importer import InvoiceImporter
 
 log = structlog.get_logger()
 
@@ -14,11 +14,11 @@ SHOWN_FILES = 3
 """Of a delivery, in the log."""
 
 
-class Rereads:
+class InvoiceRereader:
     """A delivery that cannot be read again stays as it is, and says why."""
 
-    def __init__(self, book: InvoiceBook, imports: Imports) -> None:
-        self._book = book
+    def __init__(self, store: InvoiceStore, imports: InvoiceImporter) -> None:
+        self._store = store
         self._imports = imports
         self._faults: dict[int, str] = {}
         self._done = False
@@ -33,16 +33,16 @@ class Rereads:
         """Whether every delivery was tried: until then figures may be of both readers."""
         return self._done
 
-    async def look(self) -> None:
+    async def reread_stale(self) -> None:
         """Bring what counts to the terms of today. `BusUnavailable`, or what `DATABASE_ERRORS` lists: try again."""
-        found = await self._book.stale(self._imports.terms)
+        found = await self._store.list_stale(self._imports.settings_digest)
         self._faults = {one.number: self._faults[one.number] for one in found if one.number in self._faults}
         for stale in found:
-            fault = await self._imports.take_again(stale)
+            fault = await self._imports.reread(stale)
             files = [file.name for file in stale.files[:SHOWN_FILES]]
             if not fault:
                 self._faults.pop(stale.number, None)
-                log.info("invoices_reread", source=stale.source, files=files, reader=READER)
+                log.info("invoices_reread", source=stale.source, files=files, reader=READER_VERSION)
             elif self._faults.get(stale.number) != fault:
                 self._faults[stale.number] = fault
                 log.warning("invoices_not_reread", source=stale.source, files=files, reason=fault)

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import structlog
 
-from services.billing.adapters.import_settings import Interrupted, Terms
-from services.billing.adapters.invoice_reader import Reading, Snapshot, sha256_of
-from services.billing.adapters.invoice_store import Delivery, InvoiceBook, Stale, Taken
+from services.billing.adapters.import_settings import ImportSettings, Interrupted
+from services.billing.adapters.invoice_reader import InvoiceReader, Snapshot, sha256_of
+from services.billing.adapters.invoice_store import ChargesTaken, Delivery, InvoiceStore, StaleDelivery
 from services.billing.app.database_outage import NOTHING_IMPORTED
 from services.billing.core.invoice_files.anomalies import facts_of, facts_sql
 from services.billing.core.utc_time import millis
@@ -75,13 +75,13 @@ class _Running:
         )
 
 
-class Imports:
+class InvoiceImporter:
     """One delivery at a time. Its files and what they are summed in lie under `work` meanwhile."""
 
     def __init__(
         self,
         bus: Bus,
-        book: InvoiceBook,
+        store: InvoiceStore,
         settings: Settings,
         metrics: Metrics,
         *,
@@ -92,19 +92,19 @@ class Imports:
     ) -> None:
         """`instance` names this process; what an import needs on the disk lies in `work`."""
         self._bus = bus
-        self._book = book
+        self._store = store
         self._settings = settings
         self._metrics = metrics
         self._work = work
         self._instance = instance
         self._now = now
         self._monotonic = monotonic
-        self._one = asyncio.Lock()
-        self._reading: Reading | None = None
+        self._lock = asyncio.Lock()
+        self._reading: InvoiceReader | None = None
         self._running: _Running | None = None
 
     async def answer(self, data: bytes) -> bytes:
-        return await reply(data, ImportRequest, self.take, if_too_large=TOO_MANY_SNAPSHOTS)
+        return await reply(data, ImportRequest, self.import_delivery, if_too_large=TOO_MANY_SNAPSHOTS)
 
     async def answer_status(self, data: bytes) -> bytes:
         """Answers `ImportStatusQuery`."""
@@ -114,29 +114,29 @@ class Imports:
         running = None if self._running is None else self._running.describe(self._monotonic())
         return ImportStatus(instance=self._instance, running=running)
 
-    async def take(self, request: ImportRequest) -> ImportAnswer | ErrorReply:
+    async def import_delivery(self, request: ImportRequest) -> ImportAnswer | ErrorReply:
         """Import the delivery, or say why not: then every figure is as it was."""
-        answer = await self._taken(request)
+        answer = await self._import_exclusively(request)
         outcome = "refused" if isinstance(answer, ErrorReply) or answer.refusals else "imported"
         self._metrics.imports.labels(outcome).inc()
         log.info("invoice files", outcome=outcome, source=request.source, files=len(request.files))
         return answer
 
     @property
-    def terms(self) -> str:
+    def settings_digest(self) -> str:
         """The digest of the terms in which files are read today."""
-        return self._terms("").digest
+        return self._import_settings("").digest
 
-    async def take_again(self, stale: Stale) -> str:
+    async def reread(self, stale: StaleDelivery) -> str:
         """Read a delivery again in the terms of today. Why it cannot be, else an empty text."""
         # Rounded where it has to be: what has been taken is not refused for its decimals.
         request = ImportRequest(source=stale.source, files=stale.files, parts=True, round=True)
-        answer = await self._taken(request, again=stale.number)
+        answer = await self._import_exclusively(request, again=stale.number)
         return answer.reason if isinstance(answer, ErrorReply) else _first(answer.refusals)
 
     async def idle(self) -> None:
         """Returns when no import is under way."""
-        async with self._one:
+        async with self._lock:
             return
 
     def interrupt(self) -> None:
@@ -144,13 +144,15 @@ class Imports:
         if self._reading is not None:
             self._reading.interrupt()
 
-    def _terms(self, source: str, *, rounds: bool = False) -> Terms:
+    def _import_settings(self, source: str, *, rounds: bool = False) -> ImportSettings:
         mine = frozenset(self._settings.fleet.machine_of)
-        return Terms(source=source, mine=mine, rates=self._settings.rates, rounds=rounds)
+        return ImportSettings(source=source, mine=mine, rates=self._settings.rates, rounds=rounds)
 
-    async def _taken(self, request: ImportRequest, *, again: int | None = None) -> ImportAnswer | ErrorReply:
+    async def _import_exclusively(
+        self, request: ImportRequest, *, again: int | None = None
+    ) -> ImportAnswer | ErrorReply:
         """`again` is the number of the delivery that is read again."""
-        async with self._one:
+        async with self._lock:
             running = self._running = _Running(request.id, request.source, self._monotonic())
             try:
                 return await attempt(
@@ -170,8 +172,8 @@ class Imports:
             refusals = _cut_off(request, files)
             if refusals:
                 return ImportAnswer(sha256=sha256, refusals=refusals)
-            terms = self._terms(request.source, rounds=request.round)
-            reading = self._reading = Reading(room, terms, running.report)
+            terms = self._import_settings(request.source, rounds=request.round)
+            reading = self._reading = InvoiceReader(room, terms, running.report)
             try:
                 await self._in_thread(lambda: reading.read(files, parts=request.parts or bool(request.wanted)))
                 if reading.refusals:
@@ -189,8 +191,8 @@ class Imports:
                     facts=facts,
                     beside=frozenset(request.beside),
                 )
-                return ImportAnswer(sha256=sha256, snapshots=await self._book.deliver(delivery, now))
-            except Taken as error:
+                return ImportAnswer(sha256=sha256, snapshots=await self._store.deliver(delivery, now))
+            except ChargesTaken as error:
                 refusal = RowError(file=request.files[0].name, line=0, column="", reason=str(error))
                 return ImportAnswer(sha256=sha256, refusals=(refusal,))
             finally:

@@ -6,14 +6,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.billing.app.meter_client import MOST_PAGES, Meter
+from services.billing.app.meter_client import MOST_PAGES, MeterClient
 from services.meter.core.token_pages import tokens_page
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
 from shared.errors import Rejected
 from shared.messages.codec import decode, encode
 from shared.messages.meter import Tokens, TokensQuery, TokensRow, TokenSums
-from tests.integration.billing.kit import billing, configured
+from tests.integration.billing.billing_service import billing, configured
 from tests.unit.billing.cost_row_builders import DAY, focus_csv
 
 BY = ("tier", "model", "key", "outcome")
@@ -40,7 +40,7 @@ async def test_all_pages_are_one_answer_also_when_a_busy_time_grew_between_two()
         return encode(tokens_page(answer(3, {"a-1": grown}), query.by, query.after or "", 150))
 
     await bus.respond("meter", subjects.METER_TOKENS, tell)
-    found = await Meter(bus).tokens(TokensQuery(day=DAY, by=BY, busy=True))
+    found = await MeterClient(bus).tokens(TokensQuery(day=DAY, by=BY, busy=True))
     assert (found.rows, found.next) == (rows(3), None)
     assert found.busy == {"a-1": ((1.0, 2.0), (3.0, 9.0))}
     assert len(asked) > 3
@@ -57,7 +57,7 @@ async def test_a_meter_that_never_ends_is_given_up() -> None:
 
     await bus.respond("meter", subjects.METER_TOKENS, tell)
     with pytest.raises(Rejected, match="pages"):
-        await Meter(bus).tokens(TokensQuery(day=DAY, by=BY))
+        await MeterClient(bus).tokens(TokensQuery(day=DAY, by=BY))
     assert asked == MOST_PAGES
 
 

@@ -13,15 +13,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.accrual_store import Accruals
-from services.billing.adapters.day_store import DayBook
-from services.billing.adapters.revision_store import Revisions
-from services.billing.adapters.transition_store import Books
-from services.billing.app.budget_gates import Gatekeeper
-from services.billing.app.day_reports import Reports
-from services.billing.app.meter_client import Meter
+from services.billing.adapters.accrual_store import AccrualStore
+from services.billing.adapters.day_store import DayStore
+from services.billing.adapters.revision_store import RevisionStore
+from services.billing.adapters.transition_store import TransitionStore
+from services.billing.app.budget_gates import BudgetGates
+from services.billing.app.day_reports import DayReports
+from services.billing.app.meter_client import MeterClient
 from services.billing.app.report_publisher import published_revision
-from services.billing.app.running_bill import Bills
+from services.billing.app.running_bill import RunningBillPoller
 from services.billing.metrics import Metrics
 from services.billing.settings import settings
 from services.billing.wiring import MIGRATIONS
@@ -36,7 +36,7 @@ from shared.messages.budget import BudgetGate, GateOrder, GateOrdered, Gates, Ga
 from shared.messages.codec import Message, decode, encode
 from shared.messages.meter import ErrorReply
 from shared.messages.waker import MachineState, Transition
-from tests.integration.billing.kit import CONFIG, billing, configured, tell
+from tests.integration.billing.billing_service import CONFIG, billing, configured, tell
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import DAY_WINDOW
 
@@ -76,7 +76,7 @@ FLEET = 'daily_budget = "30.00"'
 A, H = "tier.A", "tier.H"
 
 
-class Bill:
+class RunningBill:
     """A running bill that says what the test does."""
 
     provider = "hyperstack"
@@ -96,7 +96,7 @@ class Desk:
     engine: AsyncEngine
     more: str = FLEET
     hours: float = 0.0
-    bill: Bill = field(default_factory=Bill)
+    bill: RunningBill = field(default_factory=RunningBill)
 
     def __post_init__(self) -> None:
         self.anew()
@@ -110,11 +110,13 @@ class Desk:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         chosen = settings(config)
-        book, revisions = DayBook(self.engine), Revisions(self.engine)
+        book, revisions = DayStore(self.engine), RevisionStore(self.engine)
         published = partial(published_revision, self.bus)
-        reports = Reports(Meter(self.bus), book, revisions, chosen, metrics, published=published, now=self.now)
-        self.bills = Bills(self.bill, Accruals(self.engine), {"7": "h-1"}, frozenset(), metrics, now=self.now)
-        self.keeper = Gatekeeper(self.bus, reports, self.bills, config, metrics, now=self.now)
+        reports = DayReports(MeterClient(self.bus), book, revisions, chosen, metrics, published=published, now=self.now)
+        self.bills = RunningBillPoller(
+            self.bill, AccrualStore(self.engine), {"7": "h-1"}, frozenset(), metrics, now=self.now
+        )
+        self.budget_gates = BudgetGates(self.bus, reports, self.bills, config, metrics, now=self.now)
 
     async def moved(self, machine: str, at: float, state: MachineState) -> None:
         entry = Transition(
@@ -126,15 +128,15 @@ class Desk:
             reason="test",
             generation=1,
         )
-        await Books(self.engine).record([entry])
+        await TransitionStore(self.engine).record([entry])
 
-    async def look(self, at: float, billed: int | None = 0) -> dict[str, BudgetGate]:
+    async def update(self, at: float, billed: int | None = 0) -> dict[str, BudgetGate]:
         """`billed`: what Hyperstack says in whole USD; None: nothing."""
         self.hours = at
         self.bill.told = None if billed is None else {"7": billed * 10**12}
-        await self.bills.read_on()
+        await self.bills.poll()
         await self.read_journal()
-        await self.keeper.look()
+        await self.budget_gates.update()
         return await self.gates()
 
     async def read_journal(self) -> None:
@@ -148,7 +150,7 @@ class Desk:
         return {subjects.name(key): decode(entry.value, BudgetGate) for key, entry in entries.items()}
 
     async def ask(self, question: Message) -> Gates | ErrorReply:
-        return msgspec.json.decode(await self.keeper.answer(encode(question)), type=Gates | ErrorReply)
+        return msgspec.json.decode(await self.budget_gates.answer(encode(question)), type=Gates | ErrorReply)
 
     async def order(self, scope: str, word: GateOrdered) -> BudgetGate:
         answer = await self.ask(GateOrder(scope=scope, order=word, by="ann@host", reason="a demo"))
@@ -184,24 +186,24 @@ async def desk(bus: Bus, database_url: str) -> AsyncIterator[Desk]:
 
 async def test_each_scope_is_judged_by_its_own_spend(desk: Desk) -> None:
     await desk.moved("a-1", 0, "ready")
-    gates = await desk.look(6.0)
+    gates = await desk.update(6.0)
     assert {scope: (g.open, g.warning, g.spend) for scope, g in gates.items()} == {
         "fleet": (True, False, Decimal("14.4")),
         A: (True, False, Decimal("14.4")),
         H: (True, False, Decimal(0)),
     }
-    gates = await desk.look(7.0)
+    gates = await desk.update(7.0)
     assert (gates[A].open, gates[A].warning) == (True, True)
-    gates = await desk.look(9.0)
+    gates = await desk.update(9.0)
     assert (gates[A].open, gates[A].reason, gates["fleet"].open) == (False, "budget_closed", True)
     assert (desk.metric("open", A), desk.metric("open", "fleet")) == (0, 1)
     assert (desk.metric("warning", A), desk.metric("observed", A)) == (1, 1)
     assert desk.metric("spend_usd", A) == pytest.approx(21.6)
     assert desk.metric("limit_usd", A) == 20
-    gates = await desk.look(9.1, billed=25)
+    gates = await desk.update(9.1, billed=25)
     assert (gates[H].spend, gates[H].reason) == (Decimal(25), "budget_closed")
     assert gates["fleet"].reason == "budget_closed", "46.84 of 30"
-    gates = await desk.look(24.1, billed=25)
+    gates = await desk.update(24.1, billed=25)
     assert {g.open for g in gates.values()} == {True}, "a new day"
     assert await desk.journal() == [
         ("fleet", True, ""),
@@ -218,30 +220,30 @@ async def test_each_scope_is_judged_by_its_own_spend(desk: Desk) -> None:
 
 
 async def test_a_running_bill_that_cannot_be_read_closes_the_gates_that_need_it(desk: Desk) -> None:
-    await desk.look(1.0)
-    known = await desk.look(1.05, billed=None)
+    await desk.update(1.0)
+    known = await desk.update(1.05, billed=None)
     assert {g.open for g in known.values()} == {True}, "not for so long yet"
-    dark = await desk.look(1.1, billed=None)
+    dark = await desk.update(1.1, billed=None)
     reasons = {scope: g.reason for scope, g in dark.items()}
     assert reasons == {"fleet": "billing_unobservable", A: "", H: "billing_unobservable"}
     assert (dark[H].observed, desk.metric("observed", H)) == (False, 0)
     assert [turn.spend for turn in (await desk.turns())[-2:]] == [None, None]
-    assert {g.open for g in (await desk.look(1.2, billed=3)).values()} == {True}
+    assert {g.open for g in (await desk.update(1.2, billed=3)).values()} == {True}
 
 
 async def test_a_machine_new_on_the_running_bill_counts_from_its_first_cent(desk: Desk) -> None:
     await desk.moved("h-1", 6, "ready")
     desk.hours, desk.bill.told = 5.9, {}
-    await desk.bills.read_on()
-    assert (await desk.look(6.75, 27))[H].spend == 27
-    assert (await desk.look(6.8, 28))[H].spend == 28
+    await desk.bills.poll()
+    assert (await desk.update(6.75, 27))[H].spend == 27
+    assert (await desk.update(6.8, 28))[H].spend == 28
 
 
 async def test_in_the_dark_the_gates_stay_open_where_the_operator_chose_so(bus: Bus, database_url: str) -> None:
     async with desk_on(bus, database_url, FLEET + '\nwhen_dark = "open"') as desk:
-        await desk.look(0.9)
-        await desk.look(1.0, billed=21)
-        dark = await desk.look(1.2, billed=None)
+        await desk.update(0.9)
+        await desk.update(1.0, billed=21)
+        dark = await desk.update(1.2, billed=None)
         assert {scope: (g.open, g.observed) for scope, g in dark.items()} == {
             "fleet": (True, False),
             A: (True, True),
@@ -250,23 +252,23 @@ async def test_in_the_dark_the_gates_stay_open_where_the_operator_chose_so(bus: 
 
 
 async def test_an_order_stands_until_midnight_over_leaders(desk: Desk) -> None:
-    await desk.look(1.0)
+    await desk.update(1.0)
     closed = await desk.order(A, "close")
     assert (closed.reason, closed.ordered_by, closed.ordered_why) == ("closed_by_operator", "ann@host", "a demo")
     assert (await desk.gates())[A] == closed, "on record when it is answered"
     desk.anew()
-    gates = await desk.look(2.0)
+    gates = await desk.update(2.0)
     assert (gates[A].reason, gates["fleet"].open) == ("closed_by_operator", True)
     desk.anew()
     await desk.order(A, "open")
     await desk.moved("a-1", 2.0, "ready")
-    assert (await desk.look(23.0))[A].open, "whatever it costs"
+    assert (await desk.update(23.0))[A].open, "whatever it costs"
     assert not (await desk.gates())["fleet"].open
     await desk.order(A, "auto")
     assert (await desk.gates())[A].reason == "budget_closed"
     await desk.order(A, "close")
     await desk.moved("a-1", 23.5, "asleep")
-    gates = await desk.look(24.01)
+    gates = await desk.update(24.01)
     assert (gates[A].open, gates[A].ordered) == (True, "auto")
     told = [(t.open, t.by, t.why) for t in await desk.turns() if t.scope == A]
     assert told == [
@@ -282,11 +284,11 @@ async def test_an_order_stands_until_midnight_over_leaders(desk: Desk) -> None:
 
 async def test_an_order_counts_before_anything_was_looked_at(desk: Desk) -> None:
     assert (await desk.order(H, "close")).reason == "closed_by_operator"
-    assert (await desk.look(1.0))[H].reason == "closed_by_operator"
+    assert (await desk.update(1.0))[H].reason == "closed_by_operator"
 
 
 async def test_bad_orders_are_refused_and_change_nothing(desk: Desk) -> None:
-    await desk.look(1.0)
+    await desk.update(1.0)
     before = await desk.gates()
     for order, named in (
         (GateOrder(scope="tier.B", order="close", by="a", reason="r"), "tier.B"),
@@ -297,26 +299,26 @@ async def test_bad_orders_are_refused_and_change_nothing(desk: Desk) -> None:
         answer = await desk.ask(order)
         assert isinstance(answer, ErrorReply) == bool(named), answer
         assert named in getattr(answer, "reason", "")
-    assert b"refused" in await desk.keeper.answer(b'{"type": "gate_order.v1", "scope": "fleet", "order": "shut"}')
+    assert b"refused" in await desk.budget_gates.answer(b'{"type": "gate_order.v1", "scope": "fleet", "order": "shut"}')
     assert await desk.gates() == before
 
 
 async def test_a_leader_that_was_followed_undoes_nothing(desk: Desk) -> None:
-    await desk.look(1.0)
-    old = desk.keeper
+    await desk.update(1.0)
+    old = desk.budget_gates
     desk.anew()
     await desk.order(A, "close")
     await desk.read_journal()
-    await old.look()
+    await old.update()
     assert (await desk.gates())[A].reason == "closed_by_operator"
-    await desk.keeper.look()
+    await desk.budget_gates.update()
     assert (await desk.gates())[A].reason == "closed_by_operator"
 
 
 async def test_a_turn_is_told_once_though_its_leader_died_before_the_gate_was_put(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await desk.look(1.0)
+    await desk.update(1.0)
     told = len(await desk.turns())
 
     async def cut(*_args: object, **_more: object) -> int:
@@ -325,36 +327,36 @@ async def test_a_turn_is_told_once_though_its_leader_died_before_the_gate_was_pu
     with monkeypatch.context() as patched:  # the process dies between the two
         patched.setattr(desk.bus, "update", cut)
         with pytest.raises(BusUnavailable):
-            await desk.look(9.0, billed=21)
+            await desk.update(9.0, billed=21)
     desk.anew()
-    await desk.look(9.0, billed=21)
+    await desk.update(9.0, billed=21)
     turned = [(t.scope, t.reason) for t in (await desk.turns())[told:]]
     assert turned == [(H, "budget_closed")]
 
 
 async def test_a_bucket_that_was_emptied_is_filled_again(desk: Desk) -> None:
-    await desk.look(1.0)
+    await desk.update(1.0)
     for scope in ("fleet", A, H):
         await desk.bus.delete(topology.BUDGET, subjects.budget_key(scope))
-    assert set(await desk.look(1.01)) == {"fleet", A, H}
+    assert set(await desk.update(1.01)) == {"fleet", A, H}
 
 
 async def test_books_that_cannot_be_read_close_every_gate(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    await desk.look(1.0)
+    await desk.update(1.0)
 
     async def away(*_args: object) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(DayBook, "of", away)
+    monkeypatch.setattr(DayStore, "read", away)
     await desk.read_journal()
-    await desk.keeper.look()
+    await desk.budget_gates.update()
     assert {g.reason for g in (await desk.gates()).values()} == {"billing_unobservable"}
 
 
 async def test_a_new_leader_judges_nothing_before_the_journal_is_read(desk: Desk) -> None:
     await desk.bus.publish(subjects.journal("a-1"), b"{}")
     await until(lambda: desk.bus.backlog(topology.BOOKS), lambda backlog: backlog == 1)  # the server counts it later
-    looking = asyncio.create_task(desk.keeper.look())
+    looking = asyncio.create_task(desk.budget_gates.update())
     done, _ = await asyncio.wait([looking], timeout=0.5)
     assert not done
     assert await desk.gates() == {}
@@ -368,9 +370,9 @@ def test_the_next_look_is_due_when_the_next_day_begins(database_url: str) -> Non
     del database_url
     desk = Desk(MemoryBus(), None)  # type: ignore[arg-type]  # nothing is asked of it
     desk.hours = 12.0
-    assert desk.keeper.pause(10.0) == 10.0
+    assert desk.budget_gates.pause(10.0) == 10.0
     desk.hours = 24 - 2 / 3600
-    assert desk.keeper.pause(10.0) == pytest.approx(2.5, abs=0.01)
+    assert desk.budget_gates.pause(10.0) == pytest.approx(2.5, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.billing.adapters.transition_store import Books
-from services.billing.app.budget_gates import Gatekeeper
-from services.billing.app.fleet_journal import Journal
-from services.billing.app.invoice_fetcher import Fetches
+from services.billing.adapters.transition_store import TransitionStore
+from services.billing.app.budget_gates import BudgetGates
+from services.billing.app.fleet_journal import FleetJournalReader
+from services.billing.app.invoice_fetcher import InvoiceFetcher
 from services.billing.app.report_cache import RETRY_SECONDS
 from services.billing.core.reports.day_report import failed_report
 from services.billing.core.reports.period_report import make_period
@@ -25,11 +25,11 @@ from shared.messages.billing import DayReport
 from shared.messages.codec import encode
 from shared.messages.invoices import ImportAnswer, ImportRequest
 from shared.messages.waker import Transition
-from tests.integration.billing import test_gate, test_shelf
-from tests.integration.billing.shelves import YESTERDAY, DyingBus, MadeUpShelf
-from tests.integration.billing.test_gate import Desk
-from tests.integration.billing.test_publisher import Press, figure
-from tests.integration.billing.test_shelf import FOURTH, THIRD, MadeUpReports, Stand
+from tests.integration.billing import test_budget_gates, test_report_cache
+from tests.integration.billing.fake_reports import YESTERDAY, DyingBus, MadeUpShelf
+from tests.integration.billing.test_budget_gates import Desk
+from tests.integration.billing.test_report_cache import FOURTH, THIRD, MadeUpReports, Stand
+from tests.integration.billing.test_report_publisher import PublisherHarness, figure
 from tests.unit.billing.report_builders import WEIGHTS, day, report
 
 
@@ -38,23 +38,23 @@ class DamagedReports(MadeUpReports):
 
     error: Exception | None = None
 
-    async def of(self, day: str) -> DayReport:
+    async def report(self, day: str) -> DayReport:
         if day == THIRD and self.error is not None:
             self.made.append(day)
             raise self.error
-        return await super().of(day)
+        return await super().report(day)
 
 
 @pytest.fixture
 async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
-    async with test_shelf.opened(f"sqlite+aiosqlite:///{tmp_path / 'books.sqlite'}") as made:
+    async with test_report_cache.opened(f"sqlite+aiosqlite:///{tmp_path / 'books.sqlite'}") as made:
         made.reports = DamagedReports()
         yield made
 
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with test_gate.desk_on(MemoryBus(), f"sqlite+aiosqlite:///{tmp_path / 'books.sqlite'}") as made:
+    async with test_budget_gates.desk_on(MemoryBus(), f"sqlite+aiosqlite:///{tmp_path / 'books.sqlite'}") as made:
         yield made
 
 
@@ -103,7 +103,7 @@ def test_a_period_with_a_failed_day_is_unknown_and_says_which() -> None:
 async def test_the_other_days_are_published(monkeypatch: pytest.MonkeyPatch) -> None:
     memory, shelf = DyingBus(), MadeUpShelf()
     shelf.put(failed_report(YESTERDAY, "KeyError: x"), figure("2026-05-02"), figure("2026-05-01"))
-    press = Press(memory, shelf)
+    publisher = PublisherHarness(memory, shelf)
     put = memory.put_object
 
     async def refused(store: Any, name: str, data: Any) -> None:
@@ -112,55 +112,55 @@ async def test_the_other_days_are_published(monkeypatch: pytest.MonkeyPatch) -> 
         await put(store, name, data)
 
     monkeypatch.setattr(memory, "put_object", refused)
-    fault = await press._publisher.look()
+    fault = await publisher._publisher.publish_changed()
     assert fault == f"{YESTERDAY}, 2026-05-02: the day could not be made: KeyError: x"
     assert list(await memory.said()) == ["published.2026-05-01"]
     monkeypatch.undo()
-    assert await press._publisher.look() is not None
+    assert await publisher._publisher.publish_changed() is not None
     assert list(await memory.said()) == ["published.2026-05-01", "published.2026-05-02"]
 
 
 async def test_the_gate_is_judged_when_today_cannot_be_computed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (await desk.look(6.0))[FLEET_SCOPE].open
+    assert (await desk.update(6.0))[FLEET_SCOPE].open
 
     async def broken() -> None:
         raise KeyError("a row that nobody can attribute")
 
-    monkeypatch.setattr(desk.keeper._reports, "today", broken)
+    monkeypatch.setattr(desk.budget_gates._reports, "allocate_today", broken)
     desk.hours = 7.0
-    assert await desk.keeper.look() == "no spend is known: KeyError: 'a row that nobody can attribute'"
+    assert await desk.budget_gates.update() == "no spend is known: KeyError: 'a row that nobody can attribute'"
     gates = await desk.gates()
     assert {(gate.open, gate.reason) for gate in gates.values()} == {(False, "billing_unobservable")}
     monkeypatch.undo()
-    assert await desk.keeper.look() is None
+    assert await desk.budget_gates.update() is None
 
 
 async def test_the_gate_is_judged_when_the_journal_is_not_read(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.billing.app.budget_gates.CATCH_UP_SECONDS", 0.0)
     await desk.bus.publish(journal("a-1"), b"unread")
-    assert await desk.keeper.look() == "the journal has not been read to its end"
+    assert await desk.budget_gates.update() == "the journal has not been read to its end"
     assert not (await desk.gates())[FLEET_SCOPE].open
 
 
 async def test_one_gate_that_cannot_be_put_leaves_the_others(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    put = Gatekeeper._put
+    put = BudgetGates._put
 
-    async def refused(self: Gatekeeper, scope: str, *rest: Any) -> None:
+    async def refused(self: BudgetGates, scope: str, *rest: Any) -> None:
         if scope == FLEET_SCOPE:
             raise KeyError(scope)
         await put(self, scope, *rest)
 
-    monkeypatch.setattr(Gatekeeper, "_put", refused)
+    monkeypatch.setattr(BudgetGates, "_put", refused)
     with pytest.raises(KeyError):
-        await desk.keeper.look()
-    assert set(await desk.gates()) == set(desk.keeper._limits) - {FLEET_SCOPE}
+        await desk.budget_gates.update()
+    assert set(await desk.gates()) == set(desk.budget_gates._limits) - {FLEET_SCOPE}
 
 
 async def test_one_delivery_that_fails_leaves_the_others_of_its_source(tmp_path: Path) -> None:
     taken: list[str] = []
 
     class Importer:
-        async def take(self, request: ImportRequest) -> ImportAnswer:
+        async def import_delivery(self, request: ImportRequest) -> ImportAnswer:
             name = request.files[0].name
             if "2026-05" in name:
                 raise ZeroDivisionError(name)
@@ -176,8 +176,8 @@ async def test_one_delivery_that_fails_leaves_the_others_of_its_source(tmp_path:
         (manifests / "x-Manifest.json").write_text(listed)
     registry = CollectorRegistry()
     source = InvoiceSource(name="aws", url=str(tmp_path))
-    fetches = Fetches(MemoryBus(), source, Importer(), Metrics(registry), now=lambda: 1.0)  # type: ignore[arg-type]  # of it one method
-    fault = await fetches.look()
+    fetches = InvoiceFetcher(MemoryBus(), source, Importer(), Metrics(registry), now=lambda: 1.0)  # type: ignore[arg-type]  # of it one method
+    fault = await fetches.poll()
     assert fault is not None
     assert fault.startswith("ZeroDivisionError: ")
     assert len(taken) == 1
@@ -198,7 +198,7 @@ async def test_a_transition_that_no_database_holds_is_passed_by(desk: Desk, bad:
     registry = CollectorRegistry()
     for data in (encode(Transition(**facts | bad)), b"\xff", encode(Transition(**facts))):
         await desk.bus.publish(journal("a-1"), data)
-    await Journal(desk.bus, Books(desk.engine), Metrics(registry)).read_on()
+    await FleetJournalReader(desk.bus, TransitionStore(desk.engine), Metrics(registry)).read_batch()
     assert await desk.bus.backlog(BOOKS) == 0
     assert registry.get_sample_value("spot_billing_transitions_total") == 1
     assert registry.get_sample_value("spot_billing_unreadable_total") == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.billing.wiring import opened
+from services.billing.wiring import service
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus
@@ -130,7 +130,7 @@ def configured(text: str = CONFIG, *, database_url: str | None = None) -> Config
 async def replica(data_dir: Path, config: Config, bus: Bus, now: float = NOW) -> AsyncIterator[Runtime]:
     """One process's service, leading or standing by."""
     runtime = Runtime(service="billing", config=config, data_dir=data_dir, bus=bus, port=None, now=lambda: now)
-    async with opened(runtime):
+    async with service(runtime):
         yield runtime
     await runtime.cancel_tasks()
     assert not runtime.crashed

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from services.billing import wiring
 from services.billing.adapters.export.report_files import files
-from services.billing.app.report_cache import Shelf
-from services.billing.app.report_publisher import DAYS, Forms, Publisher
+from services.billing.app.report_cache import ReportCache
+from services.billing.app.report_publisher import DAYS, RenderFiles, ReportPublisher
 from services.billing.metrics import Metrics
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
@@ -22,8 +22,8 @@ from shared.bus.topology import BOOKS_FILES, REPORTS
 from shared.errors import BusUnavailable
 from shared.messages.billing import DayReport, Published
 from shared.messages.codec import decode, encode
-from tests.integration.billing.kit import billing, configured
-from tests.integration.billing.shelves import TODAY, YESTERDAY, DyingBus, Killed, MadeUpShelf
+from tests.integration.billing.billing_service import billing, configured
+from tests.integration.billing.fake_reports import TODAY, YESTERDAY, DyingBus, Killed, MadeUpShelf
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, focus_csv
 from tests.unit.billing.report_builders import day, report
@@ -33,16 +33,16 @@ NOW = 1_777_852_800.0
 MILLION = 1_000_000
 
 
-class Press:
+class PublisherHarness:
     """A publisher and what it counts."""
 
-    def __init__(self, bus: Bus, shelf: MadeUpShelf, forms: Forms = files) -> None:
+    def __init__(self, bus: Bus, shelf: MadeUpShelf, forms: RenderFiles = files) -> None:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
-        self._publisher = Publisher(bus, cast("Shelf", shelf), forms, metrics, now=lambda: NOW)
+        self._publisher = ReportPublisher(bus, cast("ReportCache", shelf), forms, metrics, now=lambda: NOW)
 
-    async def look(self) -> None:
-        await self._publisher.look()
+    async def publish(self) -> None:
+        await self._publisher.publish_changed()
 
     def count(self, name: str) -> float:
         return self.registry.get_sample_value(f"spot_billing_{name}") or 0.0
@@ -66,8 +66,8 @@ def names(told: DayReport) -> tuple[str, ...]:
 async def test_a_days_report_is_stored_in_every_form_and_announced(memory: DyingBus) -> None:
     shelf, told = MadeUpShelf(), figure(change="the bill came")
     shelf.put(told)
-    press = Press(memory, shelf)
-    await press.look()
+    publisher = PublisherHarness(memory, shelf)
+    await publisher.publish()
     assert memory.files() == dict(zip(names(told), files(told).values(), strict=True))
     published = Published(
         day=YESTERDAY,
@@ -80,14 +80,14 @@ async def test_a_days_report_is_stored_in_every_form_and_announced(memory: Dying
     )
     assert memory.told == [published]
     assert await memory.said() == {f"published.{YESTERDAY}": published}
-    assert (press.count("published_total"), press.count("publish_failures_total")) == (1, 0)
-    assert press.count("published_until") == NOW
+    assert (publisher.count("published_total"), publisher.count("publish_failures_total")) == (1, 0)
+    assert publisher.count("published_until") == NOW
 
 
 async def test_it_looks_at_two_months_yesterday_first_and_never_at_today(memory: DyingBus) -> None:
     shelf = MadeUpShelf()
     shelf.put(figure(TODAY), figure("2026-03-03"), figure("2026-03-02"))
-    await Press(memory, shelf).look()
+    await PublisherHarness(memory, shelf).publish()
     assert (len(shelf.asked), shelf.asked[0], shelf.asked[-1]) == (DAYS, YESTERDAY, "2026-03-03")
     assert [told.day for told in memory.told] == ["2026-03-03"]
 
@@ -95,17 +95,17 @@ async def test_it_looks_at_two_months_yesterday_first_and_never_at_today(memory:
 async def test_what_is_published_is_left_alone_until_its_revision_rises(memory: DyingBus) -> None:
     shelf, first = MadeUpShelf(), figure()
     shelf.put(first, figure(day(2)))
-    press = Press(memory, shelf)
-    await press.look()
+    publisher = PublisherHarness(memory, shelf)
+    await publisher.publish()
     before, changes = memory.files(), memory.changes
-    await press.look()
-    restarted = Press(memory, shelf)
-    await restarted.look()
+    await publisher.publish()
+    restarted = PublisherHarness(memory, shelf)
+    await restarted.publish()
     assert (memory.files(), memory.changes) == (before, changes)
     assert restarted.count("published_until") == NOW
     second = figure(spend="90.00", revision=3, change="the bill changed", state="restated")
     shelf.put(second)
-    await press.look()
+    await publisher.publish()
     assert memory.files() == {**before, **dict(zip(names(second), files(second).values(), strict=True))}
     assert [(told.day, told.revision, told.change) for told in memory.told[2:]] == [(YESTERDAY, 3, "the bill changed")]
 
@@ -122,23 +122,23 @@ async def test_killed_at_any_moment_the_next_one_publishes_the_same_whole(dies_a
     shelf, told = MadeUpShelf(), figure()
     shelf.put(told)
     with pytest.raises(Killed):
-        await Press(bus, shelf).look()
+        await PublisherHarness(bus, shelf).publish()
     for published in [*bus.told, *(await bus.said()).values()]:
         assert set(published.files) <= set(bus.files()), "announced before it was there"
     bus.dies_at = None
-    await Press(bus, shelf).look()
+    await PublisherHarness(bus, shelf).publish()
     assert bus.files() == dict(zip(names(told), files(told).values(), strict=True))
     assert {published.files for published in bus.told} == {names(told)}
     assert (await bus.said()).keys() == {f"published.{YESTERDAY}"}
     changes = bus.changes
-    await Press(bus, shelf).look()
+    await PublisherHarness(bus, shelf).publish()
     assert bus.changes == changes
 
 
 async def test_there_are_no_other_moments_to_die_at(memory: DyingBus) -> None:
     shelf = MadeUpShelf()
     shelf.put(figure())
-    await Press(memory, shelf).look()
+    await PublisherHarness(memory, shelf).publish()
     assert memory.changes == CHANGES
 
 
@@ -146,12 +146,12 @@ async def test_killed_between_two_revisions_the_old_one_stays_as_it_was() -> Non
     bus = DyingBus()
     shelf, first = MadeUpShelf(), figure()
     shelf.put(first)
-    await Press(bus, shelf).look()
+    await PublisherHarness(bus, shelf).publish()
     old = bus.files()
     shelf.put(figure(spend="90.00", revision=2))
     bus.dies_at = CHANGES + 3
     with pytest.raises(Killed):
-        await Press(bus, shelf).look()
+        await PublisherHarness(bus, shelf).publish()
     assert {name: data for name, data in bus.files().items() if name in old} == old
     assert (await bus.said())[f"published.{YESTERDAY}"].revision == 1
 
@@ -159,7 +159,7 @@ async def test_killed_between_two_revisions_the_old_one_stays_as_it_was() -> Non
 async def test_two_that_think_they_lead_publish_the_same(memory: DyingBus) -> None:
     shelf, told = MadeUpShelf(), figure()
     shelf.put(told)
-    await asyncio.gather(Press(memory, shelf).look(), Press(memory, shelf).look())
+    await asyncio.gather(PublisherHarness(memory, shelf).publish(), PublisherHarness(memory, shelf).publish())
     assert memory.files() == dict(zip(names(told), files(told).values(), strict=True))
     assert {published.revision for published in memory.told} == {1}
 
@@ -169,7 +169,7 @@ async def test_a_file_that_lies_there_is_never_replaced(memory: DyingBus) -> Non
     shelf, told = MadeUpShelf(), figure()
     shelf.put(told)
     await memory.put_object(BOOKS_FILES, f"{YESTERDAY}.1.html", b"as it was")
-    await Press(memory, shelf).look()
+    await PublisherHarness(memory, shelf).publish()
     assert memory.files()[f"{YESTERDAY}.1.html"] == b"as it was"
     assert len(memory.told) == 1
 
@@ -177,13 +177,13 @@ async def test_a_file_that_lies_there_is_never_replaced(memory: DyingBus) -> Non
 async def test_an_unknown_day_is_not_published_but_one_that_became_unknown_is(memory: DyingBus) -> None:
     shelf, unknown = MadeUpShelf(), report(YESTERDAY, None, MILLION)
     shelf.put(unknown)
-    press = Press(memory, shelf)
-    await press.look()
-    assert (memory.files(), memory.told, press.count("published_until")) == ({}, [], 0)
+    publisher = PublisherHarness(memory, shelf)
+    await publisher.publish()
+    assert (memory.files(), memory.told, publisher.count("published_until")) == ({}, [], 0)
     shelf.put(figure(revision=2))
-    await press.look()
+    await publisher.publish()
     shelf.put(msgspec.structs.replace(unknown, revision=3, change="the bill changed"))
-    await press.look()
+    await publisher.publish()
     assert [(told.revision, told.state, told.usd_per_mtok) for told in memory.told] == [
         (2, "provisional", Decimal(2)),
         (3, None, None),
@@ -196,16 +196,16 @@ async def test_books_restored_from_a_copy_change_nothing_that_was_published(
 ) -> None:
     shelf = MadeUpShelf()
     shelf.put(figure(revision=5))
-    await Press(memory, shelf).look()
+    await PublisherHarness(memory, shelf).publish()
     before, changes = memory.files(), memory.changes
     shelf.put(books_have)
-    press = Press(memory, shelf)
-    await press.look()
-    await press.look()
+    publisher = PublisherHarness(memory, shelf)
+    await publisher.publish()
+    await publisher.publish()
     assert (memory.files(), memory.changes) == (before, changes)
-    assert press.count("publish_failures_total") == 1
+    assert publisher.count("publish_failures_total") == 1
     shelf.put(figure(revision=6))
-    await press.look()
+    await publisher.publish()
     assert [told.revision for told in memory.told] == [5, 6]
 
 
@@ -219,36 +219,36 @@ async def test_a_day_that_no_form_can_show_holds_up_no_other_and_is_tried_again(
             raise ValueError("no such name")
         return {"json": encode(told)}
 
-    press = Press(memory, shelf, forms)
-    await press.look()
+    publisher = PublisherHarness(memory, shelf, forms)
+    await publisher.publish()
     assert [told.day for told in memory.told] == [YESTERDAY, day(1)]
-    assert press.count("publish_failures_total") == 1
+    assert publisher.count("publish_failures_total") == 1
     broken = False
-    await press.look()
+    await publisher.publish()
     assert [told.day for told in memory.told] == [YESTERDAY, day(1), day(2)]
-    assert press.count("published_until") == NOW
+    assert publisher.count("published_until") == NOW
 
 
 async def test_a_meter_that_does_not_answer_is_counted_and_waited_for(memory: DyingBus) -> None:
     shelf = MadeUpShelf(refuses=True)
     shelf.put(figure())
-    press = Press(memory, shelf)
-    await press.look()
-    assert (press.count("publish_failures_total"), memory.told) == (1, [])
+    publisher = PublisherHarness(memory, shelf)
+    await publisher.publish()
+    assert (publisher.count("publish_failures_total"), memory.told) == (1, [])
     shelf.refuses = False
-    await press.look()
+    await publisher.publish()
     assert len(memory.told) == 1
 
 
 async def test_a_bus_that_is_away_is_told_to_the_caller_and_nothing_is_forgotten(memory: DyingBus) -> None:
     shelf = MadeUpShelf()
     shelf.put(figure())
-    press = Press(memory, shelf)
+    publisher = PublisherHarness(memory, shelf)
     memory.connected = False
     with pytest.raises(BusUnavailable):
-        await press.look()
+        await publisher.publish()
     memory.connected = True
-    await press.look()
+    await publisher.publish()
     assert len(memory.told) == 1
 
 
@@ -256,7 +256,7 @@ async def test_an_unreadable_word_is_written_again(memory: DyingBus) -> None:
     shelf = MadeUpShelf()
     shelf.put(figure())
     await memory.put(REPORTS, subjects.published_key(YESTERDAY), b"{}")
-    await Press(memory, shelf).look()
+    await PublisherHarness(memory, shelf).publish()
     assert (await memory.said())[f"published.{YESTERDAY}"].revision == 1
 
 
@@ -269,14 +269,14 @@ async def test_on_a_real_bus_the_files_come_back_as_they_were(bus: JetStreamBus)
     await bus.subscribe(subjects.BILLING_PUBLISHED, hear)
     shelf, told = MadeUpShelf(), figure()
     shelf.put(told)
-    await Press(bus, shelf).look()
+    await PublisherHarness(bus, shelf).publish()
     published = decode(await asyncio.wait_for(heard.get(), 30), Published)
     for name, content in zip(published.files, files(told).values(), strict=True):
         assert await bus.get_object(BOOKS_FILES, name) == content
     entry = await bus.get(REPORTS, subjects.published_key(YESTERDAY))
     assert entry is not None
     assert decode(entry.value, Published) == published
-    await Press(bus, shelf).look()
+    await PublisherHarness(bus, shelf).publish()
     again = await bus.get(REPORTS, subjects.published_key(YESTERDAY))
     assert again is not None
     assert again.revision == entry.revision

@@ -32,18 +32,18 @@ class MadeUpShelf:
     def put(self, *reports: DayReport) -> None:
         self.found.update((each.day, each) for each in reports)
 
-    async def each(self, days: Sequence[str]) -> AsyncIterator[DayReport]:
+    async def iterate(self, days: Sequence[str]) -> AsyncIterator[DayReport]:
         self.asked = list(days)
         for day in days:
             if self.refuses:
                 raise Rejected("the meter does not answer: ask again when it runs")
             yield self.found.get(day) or report(day, None, 0)
 
-    async def explained(self, day: str) -> tuple[DayReport, Lines]:
+    async def explain(self, day: str) -> tuple[DayReport, Lines]:
         return self.found[day], Lines()
 
     async def reports(self, days: Sequence[str]) -> list[DayReport]:
-        return [found async for found in self.each(days)]
+        return [found async for found in self.iterate(days)]
 
 
 class Killed(BaseException):
