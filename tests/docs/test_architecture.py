@@ -8,12 +8,12 @@ from tests.docs.pages import page
 PAGE = page("docs/explanation/architecture.md")
 
 
-def test_everything_on_the_bus_is_in_its_table() -> None:
-    things = [cells[0] + cells[1] for cells in PAGE.rows("## The bus")]
+def test_the_table_has_everything_on_the_bus() -> None:
+    entries = [cells[0] + cells[1] for cells in PAGE.rows("## The bus")]
     buckets = [f"bucket `{bucket.name}`" for bucket in topology.BUCKETS]
     stores = [f"object store `{store.name}`" for store in topology.OBJECT_STORES]
     streams = [f"stream `{stream.name}`" for stream in topology.STREAMS]
-    asked = (
+    replied_subjects = (
         subjects.WAKER_COMMAND,
         subjects.METER_TOKENS,
         subjects.METER_HISTORY,
@@ -30,11 +30,11 @@ def test_everything_on_the_bus_is_in_its_table() -> None:
         subjects.BILLING_STATEMENT,
         subjects.BILLING_PUBLISHED,
     )
-    requests = [f"`{subject}`" for subject in asked]
-    wanted = [*buckets, *stores, *streams, *requests, "`activity.<gateway>`"]
-    assert [name for name in wanted if not any(name in thing for thing in things)] == []
-    told = [f"bucket `{name}`" for thing in things for name in re.findall(r"bucket `(\w+)`", thing)]
-    assert sorted(told) == sorted(buckets)
+    requests = [f"`{subject}`" for subject in replied_subjects]
+    expected = [*buckets, *stores, *streams, *requests, "`activity.<gateway>`"]
+    assert [name for name in expected if not any(name in entry for entry in entries)] == []
+    described = [f"bucket `{name}`" for entry in entries for name in re.findall(r"bucket `(\w+)`", entry)]
+    assert sorted(described) == sorted(buckets)
 
 
 def test_the_fleet_links_to_the_states_and_draws_no_second_diagram() -> None:

@@ -1,4 +1,4 @@
-"""The tables that `make bench` makes: the page has all of them, with its rows, columns and goals."""
+"""`docs/reference/benchmarks.md` has all tables that `make bench` makes, with their rows, columns and goals."""
 
 import re
 
@@ -27,22 +27,22 @@ def _result() -> dict[str, Grid]:
     return tables
 
 
-def test_the_page_has_the_tables_of_a_run_in_their_order() -> None:
+def test_the_page_has_the_tables_of_a_run_in_order() -> None:
     assert list(_result()) == ["Goals", *TITLES.values()]
 
 
 @pytest.mark.parametrize("title", ["Not streamed", "Streamed: cost", "Streamed: latency"])
-def test_a_table_has_each_target_and_each_figure(title: str) -> None:
+def test_a_table_has_every_target_and_every_figure(title: str) -> None:
     shown = _result()[title]
     assert tuple(heading for heading in shown.headings if heading != ELSEWHERE) == GRIDS[title].headings
     assert [row[0] for row in shown.rows] == list(TARGETS)
 
 
-def test_memory_is_of_each_process() -> None:
+def test_the_memory_table_has_every_process() -> None:
     assert [row[0] for row in _result()["Memory"].rows] == [target for target in TARGETS if target != DIRECT]
 
 
-def test_the_goals_are_those_of_a_run_and_each_says_whether_it_is_met() -> None:
+def test_the_goals_are_those_of_a_run_and_each_shows_whether_it_is_met() -> None:
     shown = _result()["Goals"]
     assert shown.headings == GRIDS["Goals"].headings
     goals = {row[0]: (row[3], row[5]) for row in shown.rows}

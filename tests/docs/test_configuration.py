@@ -20,7 +20,7 @@ MINIMAL = {
     "machine": '[[tier]]\nname = "t"\nprovider = "static"\n[[machine]]\nid = "m"\ntier = "t"\nendpoint = "http://h:1"\n',
     "model": '[[tier]]\nname = "t"\nprovider = "static"\n[[model]]\nname = "m"\nlineup = ["t"]\n',
 }
-"""For each table of an array the least file that has one, itself last."""
+"""The smallest file with each table of an array, the table itself last."""
 SECTIONS = {
     "bus": "## `[bus]`",
     "database": "## `[database]`",
@@ -53,7 +53,7 @@ def fields_of(section: str) -> dict[str, msgspec.structs.FieldInfo]:
 
 
 def default_fault(section: str, field: msgspec.structs.FieldInfo, cell: str) -> str | None:
-    """What is wrong with a cell of the column `default`."""
+    """Return what is wrong with a cell of the column `default`."""
     if field.required or cell == "required":
         return None if field.required and cell == "required" else f"required: {field.required}"
     if cell == "absent":
@@ -80,7 +80,7 @@ def test_every_key_is_described_with_its_default(section: str) -> None:
     assert all(len(cells) == 4 and cells[3] for cells in rows.values())
 
 
-def test_what_every_service_takes_is_described_once() -> None:
+def test_keys_of_every_service_are_described_once() -> None:
     rows = {quoted(cells[0])[0]: cells for cells in PAGE.rows("## Every service")}
     fields = {field.name: field for field in msgspec.structs.fields(ServiceSection)}
     assert list(rows) == list(fields)
@@ -89,7 +89,7 @@ def test_what_every_service_takes_is_described_once() -> None:
         assert [default_fault(section, field, rows[name][2]) for name, field in fields.items()] == [None] * len(fields)
 
 
-def test_a_wrong_default_is_found() -> None:
+def test_default_fault_reports_a_wrong_default() -> None:
     port = fields_of("gateway")["port"]
     assert default_fault("gateway", port, "`8080`") is None
     assert default_fault("gateway", port, "`80`") == "80 is not the default"

@@ -1,4 +1,4 @@
-"""`docs/reference/invoice-formats.md` has every format that the tests read, and every column with another name."""
+"""`docs/reference/invoice-formats.md` has every format that the tests read, and every column alias."""
 
 from services.billing.core.invoice_files.aws_cur import CUR
 from services.billing.core.invoice_files.focus import FOCUS
@@ -13,7 +13,7 @@ def columns(form: Form) -> dict[str, tuple[list[str], str]]:
     return {cell.name: (list(cell.also), "yes" if cell.mandatory else "") for cell in form.cells}
 
 
-def told(heading: str) -> dict[str, tuple[list[str], str]]:
+def described_columns(heading: str) -> dict[str, tuple[list[str], str]]:
     return {quoted(name)[0]: (quoted(also), required) for name, also, required in PAGE.rows(heading)}
 
 
@@ -27,9 +27,9 @@ def test_the_page_lists_the_formats_that_are_tested() -> None:
 
 
 def test_the_page_has_every_column_of_focus() -> None:
-    assert told("## Columns of FOCUS") == columns(FOCUS)
+    assert described_columns("## Columns of FOCUS") == columns(FOCUS)
 
 
 def test_the_page_has_every_column_of_cur_with_two_names() -> None:
     several = {name: names for name, names in columns(CUR).items() if names[0]}
-    assert told("## Columns of CUR 2.0") == several
+    assert described_columns("## Columns of CUR 2.0") == several

@@ -29,7 +29,7 @@ CONFIG = '[gateway]\nport = 0\n[billing]\ndaily_budget = "1.00"\n'
 
 
 class NamedChecks(Health):
-    """Remembers which checks were added."""
+    """Record which checks were added."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,14 +41,14 @@ class NamedChecks(Health):
 
 
 def exposed(registry: CollectorRegistry) -> set[str]:
-    """The names as `/metrics` has them."""
+    """The names that `/metrics` shows."""
     return {f"{m.name}_total" if m.type == "counter" else m.name for m in registry.collect()}
 
 
 @pytest.fixture
 async def runtimes(tmp_path: Path) -> dict[str, Runtime]:
-    """Each service, opened once and drained again."""
-    found: dict[str, Runtime] = {}
+    """The runtime of each service, started once and drained."""
+    runtimes: dict[str, Runtime] = {}
     for name, opened in SERVICES.items():
         async with AsyncExitStack() as stack:
             runtime = Runtime(
@@ -61,9 +61,9 @@ async def runtimes(tmp_path: Path) -> dict[str, Runtime]:
             )
             stack.push_async_callback(runtime.cancel_tasks)
             await stack.enter_async_context(opened(runtime))
-            found[name] = runtime
+            runtimes[name] = runtime
             runtime.stop()
-    return found
+    return runtimes
 
 
 async def test_every_metric_is_described(runtimes: dict[str, Runtime]) -> None:
@@ -73,7 +73,7 @@ async def test_every_metric_is_described(runtimes: dict[str, Runtime]) -> None:
     assert sorted(described) == sorted(metrics)
 
 
-async def test_every_check_of_readiness_is_described(runtimes: dict[str, Runtime]) -> None:
+async def test_every_readiness_check_is_described(runtimes: dict[str, Runtime]) -> None:
     rows = {cells[0]: quoted(cells[1]) for cells in PAGE.rows("## Readiness")}
     checks = {
         name: runtime.health.names for name, runtime in runtimes.items() if isinstance(runtime.health, NamedChecks)

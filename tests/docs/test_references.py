@@ -1,4 +1,4 @@
-"""What the documents point to exists: files, headings, commands with their options, make's targets, configurations."""
+"""Everything that the documentation names exists: files, headings, commands, options, make targets, metrics."""
 
 import re
 import shlex
@@ -16,13 +16,13 @@ EACH = pytest.mark.parametrize("a_page", PAGES, ids=lambda p: p.name)
 
 
 def shell_words(a_page: Page) -> list[str]:
-    """Everything that a reader may type."""
+    """Return everything that a reader may type."""
     lines = [line for block in a_page.blocks("sh") for line in block.splitlines()]
     return [line.partition("#")[0].strip() for line in lines] + a_page.spans
 
 
 def command_fault(words: list[str]) -> str | None:
-    """Why `spotinference WORDS` cannot be called so."""
+    """Return why `spotinference WORDS` is no valid call."""
     command: click.Command = main
     context = click.Context(main)
     for word in words:
@@ -40,14 +40,14 @@ def command_fault(words: list[str]) -> str | None:
 
 @cache
 def log_events() -> frozenset[str]:
-    """The event names of every log call in the product."""
+    """Return the event names of all log calls in the product."""
     calls = re.compile(r"\blog\.(?:debug|info|warning|error|exception)\(\s*\"(\w+)\"")
     modules = [path for room in ("services", "shared", "spotinference") for path in (ROOT / room).rglob("*.py")]
     return frozenset(event for path in modules for event in calls.findall(path.read_text("utf-8")))
 
 
 def json_commands() -> list[str]:
-    """The commands with an option `--json`, as typed."""
+    """Return the commands with an option `--json`, as typed."""
     context = click.Context(main)
     names = []
     for name in main.list_commands(context):
@@ -69,7 +69,7 @@ def test_there_are_pages_of_every_kind() -> None:
 
 
 @EACH
-def test_every_link_leads_somewhere(a_page: Page) -> None:
+def test_every_link_resolves(a_page: Page) -> None:
     broken = []
     for link in a_page.links:
         file, _, anchor = link.partition("#")
@@ -80,8 +80,8 @@ def test_every_link_leads_somewhere(a_page: Page) -> None:
 
 
 @EACH
-def test_every_command_can_be_typed(a_page: Page) -> None:
-    calls = [found[1] for words in shell_words(a_page) if (found := re.search(r"(?:^|/)spotinference (.+)", words))]
+def test_every_command_and_option_exists(a_page: Page) -> None:
+    calls = [match[1] for words in shell_words(a_page) if (match := re.search(r"(?:^|/)spotinference (.+)", words))]
     faults = {call: fault for call in calls if (fault := command_fault(shlex.split(call)))}
     assert faults == {}
 
@@ -89,7 +89,7 @@ def test_every_command_can_be_typed(a_page: Page) -> None:
 @EACH
 def test_every_make_target_exists(a_page: Page) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    named = {found[1] for words in shell_words(a_page) if (found := re.match(r"make ([a-z-]+)", words))}
+    named = {match[1] for words in shell_words(a_page) if (match := re.match(r"make ([a-z-]+)", words))}
     assert named - targets == set()
 
 
@@ -122,7 +122,7 @@ def test_every_log_event_is_logged_somewhere(a_page: Page) -> None:
 
 
 @EACH
-def test_every_configuration_is_one(a_page: Page) -> None:
+def test_every_configuration_is_valid(a_page: Page) -> None:
     for block in a_page.blocks("toml"):
         assert tomllib.loads(block)
         parse(block, a_page.name)
@@ -134,7 +134,7 @@ def test_the_reference_has_every_command() -> None:
     assert set(COMMANDS) <= set(named)
 
 
-def test_the_reference_says_which_commands_print_json() -> None:
+def test_the_reference_lists_the_commands_that_print_json() -> None:
     listed = page("docs/reference/commands.md").text.partition("These commands take `--json`:")[2].partition("\n\n")[0]
     assert sorted(quoted(listed)) == sorted(json_commands())
 
@@ -142,8 +142,11 @@ def test_the_reference_says_which_commands_print_json() -> None:
 def test_the_record_of_dependencies_has_each_of_them() -> None:
     record = page("docs/adr/0002-dependencies.md").text.lower()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = [*project["dependencies"], *(d for group in project["optional-dependencies"].values() for d in group)]
-    names = {re.match(r"[\w-]+", requirement)[0] for requirement in wanted}  # type: ignore[index]  # it has a name
+    requirements = [
+        *project["dependencies"],
+        *(d for group in project["optional-dependencies"].values() for d in group),
+    ]
+    names = {re.match(r"[\w-]+", requirement)[0] for requirement in requirements}  # type: ignore[index]  # it has a name
     assert {name for name in names - {"spotinference"} if name not in record} == set()
 
 
@@ -158,5 +161,5 @@ def test_the_record_of_dependencies_has_each_of_them() -> None:
         ("usage --weeks 7", "usage has no option --weeks"),
     ],
 )
-def test_a_wrong_command_is_found(words: str, fault: str | None) -> None:
+def test_command_fault_reports_a_wrong_command(words: str, fault: str | None) -> None:
     assert command_fault(words.split()) == fault

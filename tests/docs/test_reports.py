@@ -17,19 +17,19 @@ from tests.unit.billing.export.full_reports import day_report, period_report, un
 NAMED = set(page("docs/reference/reports.md").spans)
 
 
-def test_every_field_of_the_json_is_told() -> None:
+def test_every_field_of_the_json_is_described() -> None:
     period = json_fields(period_report(2))
-    told = {*json_fields(day_report()), *(field.name for field in fields(Statement)), *period}
-    assert told - NAMED == set()
-    assert {field.name for field in fields(DayReport)} <= told
+    described = {*json_fields(day_report()), *(field.name for field in fields(Statement)), *period}
+    assert described - NAMED == set()
+    assert {field.name for field in fields(DayReport)} <= described
 
 
-def test_every_field_of_an_explanation_is_told() -> None:
-    told = {field.name for struct in (Explanation, CostLine) for field in fields(struct)}
-    assert {*told, *get_args(LineKind)} - NAMED == set()
+def test_every_field_of_an_explanation_is_described() -> None:
+    described = {field.name for struct in (Explanation, CostLine) for field in fields(struct)}
+    assert {*described, *get_args(LineKind)} - NAMED == set()
 
 
-def test_every_column_and_kind_of_the_csv_is_told() -> None:
+def test_every_column_and_kind_of_the_csv_is_described() -> None:
     assert {*DAY_COLUMNS, *STATEMENT_COLUMNS} - NAMED == set()
     report = replace(period_report(2), left_out="keys")
     rows = [*rows_of(report_csv(report)), *rows_of(report_csv(unknown()))]
@@ -37,7 +37,7 @@ def test_every_column_and_kind_of_the_csv_is_told() -> None:
     assert {row["name"] for row in rows if row["kind"] == "beside"} - NAMED == set()
 
 
-def test_every_sheet_of_the_workbook_is_told() -> None:
+def test_every_sheet_of_the_workbook_is_described() -> None:
     assert {sheet.name for sheet in sheets(period_report(9))} - NAMED == set()
 
 
