@@ -1,30 +1,30 @@
-"""The part of the configuration that names the fleet: tiers, machines and models."""
+"""The tables that describe the fleet: tiers, machines and models."""
 
 from pathlib import Path
 from typing import Literal
 
 from shared.config.providers import ProviderName, ProviderTraits, traits_of
 from shared.config.section import Section
-from shared.config.values import Duration, Money
+from shared.config.values import Duration, Money, PositiveInt
 
 IdlePolicy = Literal["fixed", "break_even", "histogram"]
 
 
 class Tier(Section, frozen=True, kw_only=True):
-    """What is absent is as `[waker]` has it."""
+    """A class of machine. Idle settings that are absent come from `[waker]`."""
 
     name: str
     provider: ProviderName
     price_per_hour: Money | None = None
-    """USD per machine; for the estimate until the bill comes."""
+    """USD per machine; the estimate until the bill arrives."""
     asleep_price_per_hour: Money = Money("0")
-    """USD per machine that sleeps: its disks and addresses. For `plan` and `break_even`."""
+    """USD per sleeping machine, for its disks and addresses. Used by `plan` and `break_even`."""
     daily_budget: Money | None = None
-    """USD per UTC day, of this tier's machines; absent: no gate of its own."""
-    max_concurrency: int = 64
+    """USD per UTC day for this tier's machines. Default: no gate of its own."""
+    max_concurrency: PositiveInt = 64
     """Requests in flight per machine."""
     key_file: Path | None = None
-    """The file with the key that its engines ask for, as vLLM's `--api-key`. Absent: they ask for none."""
+    """The file with the key that the tier's engines require, as set by vLLM's `--api-key`. Default: none."""
     idle_policy: IdlePolicy | None = None
     idle_timeout: Duration | None = None
     min_awake: Duration | None = None
@@ -41,19 +41,19 @@ class Machine(Section, frozen=True, kw_only=True):
     id: str
     tier: str
     instance: str | None = None
-    """The provider's id for it, as its API and the invoice have it."""
+    """The provider's id of the machine, as in its API and on the invoice."""
     resources: tuple[str, ...] = ()
-    """Other resource ids of the invoice that belong to it: disks, addresses."""
+    """Ids of other resources on the invoice that belong to the machine, such as disks and addresses."""
     endpoint: str | None = None
-    """Origin without `/v1`, where its engine listens; not for `process` machines."""
+    """The origin where its engine listens, without `/v1`. Not for `process` machines."""
     command: tuple[str, ...] = ()
-    """For `process` machines; `{port}` becomes a free port."""
+    """For `process` machines: starts the engine; `{port}` becomes a free port."""
     environment: tuple[str, ...] = ()
-    """For `process` machines: variables of the suite's environment that its command gets beside the usual ones."""
+    """For `process` machines: further variables of the suite's environment that the command receives."""
     sleep_level: Literal[1, 2] | None = None
-    """For `process` machines: vLLM's sleep mode, 1 or 2. Absent: asleep is not running."""
+    """For `process` machines: vLLM's sleep mode, 1 or 2. Default: a sleeping machine's process does not run."""
     pair: str | None = None
-    """For `process` machines: those of one pair share GPUs, and one of them is awake at a time."""
+    """For `process` machines: machines of the same pair share GPUs, so only one of them is awake at a time."""
 
 
 class Model(Section, frozen=True, kw_only=True):
@@ -61,4 +61,4 @@ class Model(Section, frozen=True, kw_only=True):
     lineup: tuple[str, ...]
     """Tiers in order of preference."""
     served_as: str | None = None
-    """The engine's name for it; the client's when absent."""
+    """The engine's name for the model. Default: the client's name."""

@@ -1,38 +1,40 @@
-"""The configuration's parts about invoices: rates of currencies, and where deliveries are fetched from."""
+"""The tables about invoices: exchange rates, and where invoice files are fetched from."""
+
+from typing import Annotated
 
 from shared.config.section import Section
-from shared.config.values import Duration, Money
+from shared.config.values import Bounds, Duration, Money
 from shared.units import HOUR_S
 
 
 class CurrencyRate(Section, frozen=True, kw_only=True, rename={"from_": "from"}):
-    """From a UTC day on, one USD is `per_usd` of `currency`."""
+    """From one UTC day on, one USD is worth `per_usd` units of `currency`."""
 
     currency: str
     per_usd: Money
     from_: str
-    """`YYYY-MM-DD`: charges that begin on it or later, up to the currency's next rate."""
+    """`YYYY-MM-DD`. The rate applies to charges that begin on this day or later, up to the currency's next rate."""
     source: str
-    """Who says so, for whoever signs the figures."""
+    """Where the rate comes from, for the person who signs the figures."""
 
 
 class InvoiceSource(Section, frozen=True, kw_only=True):
-    """Deliveries that billing fetches by itself."""
+    """A place from which billing fetches invoice files by itself."""
 
     name: str
     url: str
     """A file, a folder or `s3://bucket/prefix`."""
-    every: Duration = Duration(HOUR_S)
+    every: Annotated[Duration, Bounds(10)] = Duration(HOUR_S)
     region: str | None = None
-    """Of an S3 bucket. Absent: by boto3's usual chain, as the credentials are."""
+    """Region of an S3 bucket. Default: from boto3's default chain, as for the credentials."""
     endpoint_url: str | None = None
-    """Of another S3 than AWS's."""
+    """For S3-compatible storage other than AWS's."""
     parts: bool = False
-    """The files of a folder without manifests are parts of one snapshot, though they share charges."""
+    """Treat the files of a folder without manifests as parts of one snapshot, even if they share charges."""
     round: bool = False
-    """Billed costs with more than twelve decimals are rounded half to even, not refused."""
+    """Round billed costs with more than twelve decimals half to even instead of rejecting them."""
 
 
 def currency_code(text: str) -> str:
-    """A code of three letters in capitals; any other name of a currency as it is."""
+    """Return a three-letter code in capitals, and any other currency name unchanged."""
     return text.upper() if len(text) == 3 and text.isascii() and text.isalpha() else text

@@ -1,7 +1,7 @@
 """The sections of the configuration file, one per service, and `Config`, the whole file."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -9,24 +9,24 @@ from shared.config.fleet import IdlePolicy, Machine, Model, Tier
 from shared.config.invoices import CurrencyRate, InvoiceSource
 from shared.config.providers import ProviderSection
 from shared.config.section import Section
-from shared.config.values import Duration, Money
+from shared.config.values import Bounds, Duration, Interval, Money, Port, PositiveInt
 from shared.units import DAY_S
 
 _BAND_STEPS = "0.05 0.10 0.15 0.20 0.30 0.50 0.75 1 1.50 2 3 5 7.50 10 15 20 30 50 75 100"
 
 
 class BusSection(Section, frozen=True, kw_only=True):
-    """Where NATS is. `url` absent: the embedded server of the suite running in the data directory."""
+    """Where NATS is. Without `url`, services use the embedded server of the suite that runs in the data directory."""
 
     url: str | None = None
     max_view_age: Duration = Duration(300)
-    """A service whose view of a bucket was last known to be current longer ago is not ready."""
+    """A service whose view of a bucket has not been confirmed as current for this long is not ready."""
 
 
 class DatabaseSection(Section, frozen=True, kw_only=True):
-    """SQLAlchemy's URL of the ledger and the books. Absent: SQLite files in the data directory.
+    """SQLAlchemy's URL of the ledger and the books. The default is SQLite files in the data directory.
 
-    A password belongs into `url_file`'s file, not here.
+    A URL with a password belongs in the file that `url_file` names, not here.
     """
 
     url: str | None = None
@@ -34,138 +34,142 @@ class DatabaseSection(Section, frozen=True, kw_only=True):
 
 
 class ServiceSection(Section, frozen=True, kw_only=True):
-    """What every service takes. A port of 0 is any free one."""
+    """The settings that every service has."""
 
     host: str = "127.0.0.1"
     metrics_host: str = "127.0.0.1"
-    """For `/livez`, `/readyz` and `/metrics`, which ask nobody for a key."""
-    metrics_port: int = 0
+    """For `/livez`, `/readyz` and `/metrics`, which need no key."""
+    metrics_port: Port = 0
     drain_grace: Duration = Duration(20)
-    """For streams and batches under way after SIGTERM; under Kubernetes' 30 s."""
+    """How long running streams and batches may take after SIGTERM; below Kubernetes' 30 s."""
 
 
 class GatewaySection(ServiceSection, frozen=True, kw_only=True):
-    port: int = 8080
-    hold_cap: Duration = Duration(600)
+    port: Port = 8080
+    hold_cap: Annotated[Duration, Bounds(0.001)] = Duration(600)
     """The longest that a request waits for a wake."""
-    max_waiting: int = 10_000
-    max_waiting_per_key: int = 1_000
-    wakes_per_hour: int = 20
-    """Wakes that the requests of one key may cause, where the key has no limit of its own."""
+    max_waiting: PositiveInt = 10_000
+    max_waiting_per_key: PositiveInt = 1_000
+    wakes_per_hour: PositiveInt = 20
+    """How many wakes the requests of one key may cause, unless the key has its own limit."""
     wake_cost_per_day: Money = Money("20.00")
-    """USD per UTC day that they may cost: the price of woken machines until their first use."""
+    """USD per UTC day that those wakes may cost: the price of woken machines until their first use."""
     headers_held: Duration = Duration(10)
-    """How long a waiting stream keeps its status line back, so that quick failures have a true status."""
-    heartbeat: Duration = Duration(10)
-    wake_repeat: Duration = Duration(5)
-    workers: int = 1  # processes that share the port
-    max_connections: int = 20_000
-    """Of clients, per process; one more replaces the one that has been idle the longest."""
-    max_connections_per_address: int | None = None
-    """From one address, such as a proxy's; one more replaces its own idle one. Absent: half of all that files allow."""
-    keepalive_timeout: Duration = Duration(75)
-    """For a client's connection without a request: longer than the pools of SDKs keep theirs."""
-    max_head_bytes: int = 32 * 1024
-    head_timeout: Duration = Duration(10)
-    max_body_bytes: int = 32 * 1024 * 1024
-    body_timeout: Duration = Duration(30)
+    """How long a waiting stream holds back its status line, so that quick failures get a true status."""
+    heartbeat: Interval = Duration(10)
+    wake_repeat: Interval = Duration(5)
+    workers: PositiveInt = 1  # processes that share the port
+    max_connections: PositiveInt = 20_000
+    """Client connections per process. A further one replaces the connection that has been idle the longest."""
+    max_connections_per_address: PositiveInt | None = None
+    """From one address, such as a proxy's; a further one replaces its own idle one. The default is half of what the
+    limit of open files allows."""
+    keepalive_timeout: Interval = Duration(75)
+    """How long an idle client connection stays open: longer than the SDKs' pools keep theirs."""
+    max_head_bytes: Annotated[int, Bounds(1024)] = 32 * 1024
+    head_timeout: Interval = Duration(10)
+    max_body_bytes: Annotated[int, Bounds(1024)] = 32 * 1024 * 1024
+    body_timeout: Interval = Duration(30)
     max_buffered_bytes: int = 1024 * 1024 * 1024
-    """In memory, of all keys: bodies of requests that are received or held, and whole responses until they are read."""
+    """Memory for all keys: request bodies being received or held, and whole responses until the client reads them. At
+    least `max_body_bytes`."""
     max_buffered_bytes_per_key: int = 256 * 1024 * 1024
-    """Of one key."""
-    write_timeout: Duration = Duration(60)
-    """For a client that does not read: its stream's connection is cut then."""
-    connect_timeout: Duration = Duration(5)
-    first_byte_timeout: Duration = Duration(600)
-    """From a request at the engine to the first byte of its answer: a long prefill is silent for minutes."""
-    read_timeout: Duration = Duration(600)
-    """Between two reads of an answer."""
-    max_event_bytes: int = 4 * 1024 * 1024
-    """Of one event in an engine's stream: read in one go, it may not keep the other requests waiting."""
+    """The same for one key."""
+    write_timeout: Interval = Duration(60)
+    """How long a client may leave its stream unread before the connection is closed."""
+    connect_timeout: Interval = Duration(5)
+    first_byte_timeout: Interval = Duration(600)
+    """From sending a request to the engine until the first byte of its response: a long prefill is silent for
+    minutes."""
+    read_timeout: Interval = Duration(600)
+    """Between two reads of a response."""
+    max_event_bytes: Annotated[int, Bounds(65536)] = 4 * 1024 * 1024
+    """Size of one event in an engine's stream. It is processed in one go, so a large one delays other requests."""
     cors_origins: tuple[str, ...] = ()
-    """Web pages whose scripts may use the API, such as `https://chat.example.org`; `*` is any. Absent: none."""
+    """Web pages whose scripts may use the API, such as `https://chat.example.org`; `*` allows any."""
     access_log: bool = True
-    """A line for each request."""
-    outbox_max_bytes: int = 1024 * 1024 * 1024
-    """Usage not yet in the ledger; at the bound the gateway stops serving rather than lose a count."""
+    """Log a line for each request."""
+    outbox_max_bytes: Annotated[int, Bounds(65536)] = 1024 * 1024 * 1024
+    """Usage that is not in the ledger yet. A gateway that reaches this bound stops serving rather than lose usage."""
 
 
 class WakerSection(ServiceSection, frozen=True, kw_only=True):
     fleet: str | None = None
-    """Marks our machines at a cloud. What carries it and is not configured is put to sleep."""
+    """The tag of our machines at a cloud. A machine that carries it and is not configured is put to sleep."""
     idle_policy: IdlePolicy = "fixed"
-    """`fixed` waits for `idle_timeout`; `break_even` for as long as a wake costs; `histogram` goes by past gaps."""
+    """`fixed` waits for `idle_timeout`, `break_even` until idling has cost a wake, `histogram` follows past gaps."""
     idle_timeout: Duration = Duration(900)
     min_awake: Duration | None = None
-    """The shortest time from ready to asleep, and the longest for a machine that was woken and serves nobody. Absent:
-    none, and two minutes."""
-    max_cycles_per_hour: int | None = None
-    """Wakes of one machine within an hour, after which it stays awake. Absent: no bound."""
+    """The shortest time from ready to asleep (default: none), and how long a woken machine that serves nobody stays
+    awake (default: two minutes)."""
+    max_cycles_per_hour: Annotated[int, Bounds(0)] | None = None
+    """After this many wakes within an hour, a machine stays awake. Default: no bound."""
     keep_warm: tuple[str, ...] = ()
-    """When one machine of the tier is to be awake: `"mon-fri 09:00-18:00"`, UTC unless a time zone follows."""
+    """When one machine of the tier is kept awake: `"mon-fri 09:00-18:00"`, in UTC unless a time zone follows."""
     wait_price_per_minute: Money = Money("0")
-    """USD that a minute of somebody's waiting for a wake is worth: `break_even` and `plan` count it."""
-    wake_cap: Duration | None = None
-    """The longest that one wake lasts, from its beginning. Absent: as `hold_cap`."""
-    restart_limit: int = 3
-    """Starts of one machine within one wake."""
+    """What a minute of waiting for a wake costs, in USD. Used by `break_even` and `plan`."""
+    wake_cap: Interval | None = None
+    """The longest that one wake lasts. Default: `hold_cap`."""
+    restart_limit: PositiveInt = 3
+    """How often one machine is started within one wake."""
     hedge_margin: Duration = Duration(30)
-    """The next machine is woken beside the first when less than its usual time and this is left."""
+    """The next machine is woken too when the time left is shorter than its usual wake plus this margin."""
     booting_limit: Duration = Duration(240)
-    """From the provider's yes until it says that the machine is up."""
+    """From the accepted call until the provider reports the machine as running."""
     reaching_limit: Duration = Duration(180)
     """Until the machine's network answers."""
     loading_limit: Duration = Duration(480)
-    """Until its engine does."""
+    """Until its engine answers."""
     first_token_limit: Duration = Duration(60)
     call_timeout: Duration = Duration(30)
-    """For a provider's answer to one call."""
-    probe_interval: Duration = Duration(0.25)
+    """For one call to a provider."""
+    probe_interval: Annotated[Duration, Bounds(0.01)] = Duration(0.25)
     demand_timeout: Duration = Duration(15)
-    """A wake request older than this is no demand."""
-    gateway_timeout: Duration = Duration(10)
-    """A gateway that was not heard for this long has gone: a drain waits no longer for it."""
+    """A wake request older than this is ignored."""
+    gateway_timeout: Annotated[Duration, Bounds(4)] = Duration(10)
+    """A gateway that has been silent for this long is gone, and drains no longer wait for it."""
 
 
 class MeterSection(ServiceSection, frozen=True, kw_only=True):
-    batch: int = 2000
-    """Events in one transaction: most of its cost is the sums that they share, a second of work at most."""
-    keep_events: Duration = Duration(40 * DAY_S)
-    """One by one; their sums stay. What is older when it comes is not counted: as long as a replay can be late."""
-    source_silence: Duration = Duration(DAY_S)
-    """A gateway of which nothing was heard for this long has ended: a day waits no longer for more of it."""
-    scrape_interval: Duration = Duration(15)
+    batch: PositiveInt = 2000
+    """Events in one transaction: at most a second of work, most of it for the sums that the events share."""
+    keep_events: Annotated[Duration, Bounds(40 * DAY_S)] = Duration(40 * DAY_S)
+    """How long single events are kept; their sums stay. An event that arrives later than this is not counted. The
+    stream can replay events up to 40 days old, which must be known until then."""
+    source_silence: Annotated[Duration, Bounds(60)] = Duration(DAY_S)
+    """A gateway that has been silent for this long has ended, and a day no longer waits for its usage."""
+    scrape_interval: Interval = Duration(15)
     """Between two readings of an engine's own counters."""
 
 
 class BillingSection(ServiceSection, frozen=True, kw_only=True):
     tier_tag: str = "tier"
     daily_budget: Money | None = None
-    """USD per UTC day, of the whole fleet; absent: no gate."""
+    """USD per UTC day for the whole fleet. Default: no gate."""
     budget_warning: Money = Money("0.8")
-    """The share of a daily budget from which on its gate warns."""
+    """The gate warns once this share of a daily budget is spent."""
     when_dark: Literal["close", "open"] = "close"
-    """What a gate does while today's spend is not known."""
+    """What a gate does while today's spend is unknown."""
     observation_timeout: Duration = Duration(300)
-    """A budget figure older than this, or made without a provider's bill for so long, closes the gate."""
-    bill_interval: Duration = Duration(60)
+    """A gate closes when its budget figure, or the provider's bill behind it, is older than this."""
+    bill_interval: Interval = Duration(60)
     """Between two readings of a provider's running bill."""
     direction_weights: dict[Literal["input", "cached", "output"], Money] = msgspec.field(
         default_factory=lambda: {"input": Money("1"), "cached": Money("0.1"), "output": Money("4")}
     )
-    """How much of the spend a token of each direction bears; only their proportions matter."""
+    """How the spend is split between the directions' tokens; only the proportions matter."""
     append_sources: tuple[str, ...] = ()
-    """Sources whose files add to what was delivered before instead of replacing it."""
+    """Sources whose files add to earlier deliveries instead of replacing them."""
     rate: tuple[CurrencyRate, ...] = ()
     source: tuple[InvoiceSource, ...] = ()
     band_steps: tuple[Money, ...] = tuple(map(Money, _BAND_STEPS.split()))
-    """The price list's ladder: USD per million tokens."""
-    band_min_tokens: int = 1_000_000
-    """Of a model in seven days: with fewer it gets no new band."""
+    """The steps of the price list, in USD per million tokens."""
+    band_min_tokens: PositiveInt = 1_000_000
+    """A model with fewer tokens in seven days gets no new price band."""
 
 
 class Config(Section, frozen=True, kw_only=True):
-    """The whole file."""
+    """The whole configuration file."""
 
     bus: BusSection = BusSection()
     database: DatabaseSection = DatabaseSection()
@@ -180,7 +184,7 @@ class Config(Section, frozen=True, kw_only=True):
 
     @property
     def wake_cap(self) -> Duration:
-        """The longest that one wake lasts, in seconds."""
+        """The longest that one wake lasts."""
         return self.gateway.hold_cap if self.waker.wake_cap is None else self.waker.wake_cap
 
     @property
@@ -196,5 +200,5 @@ class Config(Section, frozen=True, kw_only=True):
         return {m.name: m for m in self.model}
 
     def machines_of(self, model: Model) -> tuple[Machine, ...]:
-        """The machines that serve a model, in the order of its lineup, then of the file."""
+        """The machines that serve a model: in the order of its lineup, then of the file."""
         return tuple(m for tier in model.lineup for m in self.machine if m.tier == tier)

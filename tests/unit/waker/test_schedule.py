@@ -126,6 +126,6 @@ def test_a_configuration_names_the_window_that_cannot_be_read() -> None:
         parse(text, "f.toml")
     told = str(refusal.value).splitlines()
     assert [line.split(": '")[0] for line in told] == [
+        'f.toml: tier "lab": keep_warm[1]',
         "f.toml: waker.keep_warm[2]",
-        "f.toml: tier[1] (lab): keep_warm[1]",
     ]
