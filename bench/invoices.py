@@ -27,7 +27,7 @@ from services.billing.adapters.day_store import DayStore
 from services.billing.adapters.import_settings import ImportSettings
 from services.billing.adapters.invoice_reader import InvoiceReader
 from services.billing.adapters.invoice_store import Delivery, InvoiceStore
-from services.billing.core.invoice_files.columns import literal
+from services.billing.core.invoice_files.columns import sql_literal
 from services.billing.core.utc_time import day_window
 from services.billing.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
@@ -148,7 +148,7 @@ COPY (
         'Amazon Elastic Compute Cloud' AS "ServiceName",
         MAP {{'team': 'team-' || line % 12, 'stage': 'production', 'aws:createdBy': 'Role:' || line % 50}} AS "Tags"
     FROM (SELECT id, id % {per_hour} AS line FROM range({number * rows}, {(number + 1) * rows}) AS made (id))
-) TO {literal(str(path))} (FORMAT parquet, COMPRESSION snappy)"""
+) TO {sql_literal(str(path))} (FORMAT parquet, COMPRESSION snappy)"""
 
 
 if __name__ == "__main__":

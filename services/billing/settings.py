@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from services.billing.core.allocation.attribution import Fleet, is_azure
-from services.billing.core.invoice_files.schema import Rate
-from services.billing.core.money import units, usd
+from services.billing.core.invoice_files.schema import ExchangeRate
+from services.billing.core.money import to_units, to_usd
 from services.billing.core.pricing.bands import Ladder
-from services.billing.core.revisions.revision import HASHED, sha256
+from services.billing.core.revisions.revision import HASH_PREFIX, sha256
 from services.billing.core.utc_time import day_window
 from shared.config.invoices import currency_code
 from shared.config.sections import Config
@@ -23,7 +23,7 @@ class Settings:
     weights: Mapping[str, int]
     """By direction, in proportion to the published ones."""
     append_sources: frozenset[str]
-    rates: tuple[Rate, ...]
+    rates: tuple[ExchangeRate, ...]
     ladder: Ladder
     models: tuple[str, ...]
 
@@ -43,12 +43,12 @@ class Settings:
             [*map(sorted, (fleet.parts, fleet.never_billed))],
         ]
         return {
-            **{f"price of tier {tier}": f"{usd(price):f}" for tier, price in self.prices.items()},
+            **{f"price of tier {tier}": f"{to_usd(price):f}" for tier, price in self.prices.items()},
             "tiers": ", ".join(fleet.tiers),
             "tier tag": fleet.tier_tag,
-            "machine list": HASHED + sha256(machines),
-            "direction weights": ", ".join(f"{name} {usd(weight):f}" for name, weight in self.weights.items()),
-            "exchange rates": HASHED + sha256([[r.currency, r.per_usd, r.start] for r in self.rates]),
+            "machine list": HASH_PREFIX + sha256(machines),
+            "direction weights": ", ".join(f"{name} {to_usd(weight):f}" for name, weight in self.weights.items()),
+            "exchange rates": HASH_PREFIX + sha256([[r.currency, r.per_usd, r.start] for r in self.rates]),
         }
 
 
@@ -88,11 +88,13 @@ def settings(config: Config) -> Settings:
         },
         append_sources=frozenset(config.billing.append_sources),
         rates=tuple(
-            Rate(currency=currency_code(rate.currency), per_usd=str(rate.per_usd), start=day_window(rate.from_).start)
+            ExchangeRate(
+                currency=currency_code(rate.currency), per_usd=str(rate.per_usd), start=day_window(rate.from_).start
+            )
             for rate in config.billing.rate
         ),
         ladder=Ladder(
-            steps=tuple(usd(_units("billing.band_steps", step)) for step in config.billing.band_steps),
+            steps=tuple(to_usd(_units("billing.band_steps", step)) for step in config.billing.band_steps),
             min_tokens=config.billing.band_min_tokens,
         ),
         models=tuple(config.models),
@@ -101,6 +103,6 @@ def settings(config: Config) -> Settings:
 
 def _units(place: str, amount: Decimal) -> int:
     try:
-        return units(amount)
+        return to_units(amount)
     except ValueError as error:
         raise Misconfigured(f"{place}: {error}") from error

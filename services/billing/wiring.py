@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.billing.adapters.accrual_store import AccrualStore
 from services.billing.adapters.day_fingerprints import DayFingerprints
 from services.billing.adapters.day_store import DayStore
-from services.billing.adapters.export.report_files import files
+from services.billing.adapters.export.report_files import render_files
 from services.billing.adapters.hyperstack_bill import HyperstackBill
 from services.billing.adapters.invoice_store import InvoiceStore
 from services.billing.adapters.payable_store import PayableStore
@@ -34,7 +34,7 @@ from services.billing.app.report_cache import ReportCache
 from services.billing.app.report_publisher import ReportPublisher, published_revision
 from services.billing.app.running_bill import RunningBillPoller
 from services.billing.app.statements import Statements
-from services.billing.core.reports.key_names import with_names
+from services.billing.core.reports.key_names import add_key_names
 from services.billing.metrics import Metrics
 from services.billing.settings import settings
 from shared import database
@@ -130,7 +130,7 @@ class BillingLeader:
         self._bands = BandMaker(prices, shelf, chosen, now=runtime.now)
         self._statements = Statements(meter, prices, names)
         self._publisher = ReportPublisher(
-            bus, shelf, lambda report: files(with_names(report, names())), self._metrics, now=runtime.now
+            bus, shelf, lambda report: render_files(add_key_names(report, names())), self._metrics, now=runtime.now
         )
         self._gatekeeper = partial(BudgetGates, bus, self._reports, self._bills, config, self._metrics, now=runtime.now)
         self._bill_interval = config.billing.bill_interval

@@ -2,7 +2,7 @@
 
 import click
 
-from services.billing.adapters.export.json import fields
+from services.billing.adapters.export.json import json_fields
 from shared.bus.subjects import BILLING_BANDS
 from shared.messages.billing import Bands, BandsQuery
 from spotinference.bands.view import print_bands
@@ -19,6 +19,6 @@ def bands(context: Context, day: str | None, *, as_json: bool) -> None:
     """Show each model's price band, from the cost of a million tokens over the last 7 and 28 days."""
     reply = context.run_with_bus(lambda bus: request_reply(bus, BILLING_BANDS, BandsQuery(day=day or today()), Bands))
     if as_json:
-        echo_json(fields(reply))
+        echo_json(json_fields(reply))
     else:
         print_bands(reply)

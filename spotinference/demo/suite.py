@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from services.billing.core.utc_time import day_of, millis
+from services.billing.core.utc_time import day_of, to_ms
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import FLEET
 from shared.errors import SpotinferenceError
@@ -77,7 +77,7 @@ class Suite:
 
     async def usage_since(self, moment: float) -> dict[str, int]:
         """The ledger's totals from the UTC day of `moment` on: a midnight may have passed."""
-        return dict((await self.json("usage", "--from", day_of(millis(moment))))["totals"])
+        return dict((await self.json("usage", "--from", day_of(to_ms(moment))))["totals"])
 
     async def run_with_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
         return await Context(self.folder / "spotinference.toml", self.folder).with_bus(work)

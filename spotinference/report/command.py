@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from services.billing.adapters.export.csv import report_csv
 from services.billing.adapters.export.formatting import HEADLINE_DAYS, Report
 from services.billing.adapters.export.html import report_html
-from services.billing.adapters.export.json import fields
+from services.billing.adapters.export.json import json_fields
 from services.billing.adapters.export.xlsx import report_xlsx
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_REPORT, BILLING_REPORTS
@@ -80,7 +80,7 @@ def report(
     for option, path in outputs.items():
         write_output(option, path, EXPORTS[option](figures))
     if as_json:
-        echo_json(fields(figures))
+        echo_json(json_fields(figures))
     elif outputs:
         print_line(f"wrote {', '.join(map(str, outputs.values()))}")
     else:

@@ -7,8 +7,8 @@ import msgspec
 from rich.console import Group
 from rich.text import Text
 
-from services.billing.adapters.export.formatting import Report, lacking, line_name, span_of
-from services.billing.adapters.export.json import plain
+from services.billing.adapters.export.formatting import Report, line_name, missing_reason, span_of
+from services.billing.adapters.export.json import to_plain
 from shared.errors import Rejected
 from shared.messages.billing import DayReport
 from shared.messages.explanation import CostLine, Explanation
@@ -39,8 +39,8 @@ def find_explanation(report: Report, figure: str) -> Explanation:
 
 def explanation_json(report: Report, one: Explanation) -> dict[str, Any]:
     """Return the explanation and its day and revision. A `reason` means that it covers only what is known."""
-    fields: dict[str, Any] = plain(msgspec.to_builtins(one, builtin_types=(Decimal,)))
-    fields["reason"] = lacking(report, one)
+    fields: dict[str, Any] = to_plain(msgspec.to_builtins(one, builtin_types=(Decimal,)))
+    fields["reason"] = missing_reason(report, one)
     if isinstance(report, DayReport):
         return {"day": report.day, "state": report.state, "revision": report.revision, **fields}
     return {"from": report.first, "to": report.to, "state": report.state, **fields}
@@ -50,7 +50,7 @@ def render_explanation(report: Report, one: Explanation, width: int) -> Group:
     """Render the figure first, then its lines, which sum to it."""
     revision = f", revision {report.revision}" if isinstance(report, DayReport) else ""
     heading = Text(f"{printable(one.figure)}: ${format_usd(one.amount)}", "bold")
-    if reason := lacking(report, one):
+    if reason := missing_reason(report, one):
         heading.append(f" known so far: {printable(reason)}", "not bold")
     heading.append(f"\n{span_of(report)} UTC, {report.state or 'no figure'}{revision}\n", "not bold")
     places = decimal_places([one.amount, *(line.amount for line in one.lines)])

@@ -16,10 +16,10 @@ from services.billing.adapters.export.formatting import (
     UNATTRIBUTED,
     Report,
     span_of,
-    top,
-    trailing,
+    split_top,
+    trailing_period,
 )
-from services.billing.core.reports.period_report import spans
+from services.billing.core.reports.period_report import format_days
 from shared.key_names import key_label
 from shared.messages.billing import CAUSES, DayReport, Directions, KeyFigure, ModelFigure, PeriodReport
 from shared.printable import printable
@@ -62,11 +62,11 @@ def _period(report: PeriodReport, width: int) -> Iterator[RenderableType]:
     yield from _line(report.days[-width:])
     yield _days(report, wide=width >= NARROW)
     reasons = dict.fromkeys(day.reason for day in report.days if day.usd_per_mtok is None)
-    without = [(spans([day.day for day in report.days if day.reason == reason]), reason) for reason in reasons]
+    without = [(format_days([day.day for day in report.days if day.reason == reason]), reason) for reason in reasons]
     if without:
         yield Text("\n".join(f"{days}: {printable(reason or 'not known')}" for days, reason in without))
     if report.bills:
-        yield Text("\n".join(map(printable, bill_coverage.lines(report))))
+        yield Text("\n".join(map(printable, bill_coverage.coverage_lines(report))))
     if report.left_out:
         yield Text(f"not included: {printable(report.left_out)}")
 
@@ -79,7 +79,7 @@ def _line(days: Sequence[DayReport]) -> Iterator[Text]:
 
 
 def _days(report: PeriodReport, *, wide: bool) -> Table:
-    trailing_days = [blend for days in TRAILING if (blend := trailing(report, days)) is not None]
+    trailing_days = [blend for days in TRAILING if (blend := trailing_period(report, days)) is not None]
     places = decimal_places(day.spend for day in report.days)
 
     def row(name: str, of: Report, revision: str) -> Row:
@@ -176,7 +176,7 @@ def _key_label(key: KeyFigure) -> str | None:
 
 
 def _parts(kind: str, parts: Sequence[P], name_of: Callable[[P], str | None], *, wide: bool) -> Table:
-    shown, rest = top(parts, MOST_PARTS)
+    shown, rest = split_top(parts, MOST_PARTS)
     places = decimal_places(part.spend for part in shown)
 
     def row(name: str, of: Sequence[P], ratio: str) -> Row:

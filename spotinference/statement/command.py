@@ -6,7 +6,7 @@ import click
 
 from services.billing.adapters.export.csv import statement_csv
 from services.billing.adapters.export.html import statement_html
-from services.billing.adapters.export.json import fields
+from services.billing.adapters.export.json import json_fields
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_STATEMENT
 from shared.errors import Rejected
@@ -53,7 +53,7 @@ def statement(
     if html is not None:
         write_output("--html", html, statement_html(reply).encode())
     if as_json:
-        echo_json(fields(reply))
+        echo_json(json_fields(reply))
     elif csv is None and html is None:
         print_statement(reply)
     else:

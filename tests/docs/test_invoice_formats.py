@@ -2,14 +2,14 @@
 
 from services.billing.core.invoice_files.aws_cur import CUR
 from services.billing.core.invoice_files.focus import FOCUS
-from services.billing.core.invoice_files.schema import Form
+from services.billing.core.invoice_files.schema import FileSchema
 from tests.docs.pages import ROOT, page, quoted
 
 PAGE = page("docs/reference/invoice-formats.md")
 FIXTURES = ROOT / "tests" / "cases" / "books" / "vendors"
 
 
-def columns(form: Form) -> dict[str, tuple[list[str], str]]:
+def columns(form: FileSchema) -> dict[str, tuple[list[str], str]]:
     return {cell.name: (list(cell.also), "yes" if cell.mandatory else "") for cell in form.cells}
 
 

@@ -7,7 +7,7 @@ from typing import get_args
 from msgspec.structs import fields, replace
 
 from services.billing.adapters.export.csv import DAY_COLUMNS, STATEMENT_COLUMNS, report_csv
-from services.billing.adapters.export.json import fields as json_fields
+from services.billing.adapters.export.json import json_fields
 from services.billing.adapters.export.xlsx import sheets
 from shared.messages.billing import DayReport, Statement
 from shared.messages.explanation import CostLine, Explanation, LineKind

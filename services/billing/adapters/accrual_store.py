@@ -6,9 +6,9 @@ from sqlalchemy import and_, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.tables import accruals, meters, transitions
-from services.billing.core.allocation.accrual import Accrual, Reading, accrued, late
-from services.billing.core.allocation.machine_time import Change, MachineTime, intervals
-from services.billing.core.money import units, usd
+from services.billing.core.allocation.accrual import Accrual, BillReading, accrue, is_stale
+from services.billing.core.allocation.machine_time import MachineTime, StateChange, build_intervals
+from services.billing.core.money import to_units, to_usd
 from services.billing.core.utc_time import HOUR, Window
 from shared.database import read_transaction
 
@@ -19,13 +19,15 @@ class AccrualStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def last_readings(self) -> dict[str, Reading]:
+    async def last_readings(self) -> dict[str, BillReading]:
         """The last reading of each resource."""
         async with read_transaction(self._engine) as connection:
             found = await connection.execute(select(meters))
-            return {row.resource: Reading(units(row.cumulative), row.at) for row in found}
+            return {row.resource: BillReading(to_units(row.cumulative), row.at) for row in found}
 
-    async def add_readings(self, readings: Mapping[str, Reading], machine_of: Mapping[str, str], basis: str) -> None:
+    async def add_readings(
+        self, readings: Mapping[str, BillReading], machine_of: Mapping[str, str], basis: str
+    ) -> None:
         """All of them or none, whoever else adds: what was read later than these counts already."""
         async with self._engine.begin() as connection:
             for resource, now in sorted(readings.items()):  # one order, so that two writers never wait for each other
@@ -40,25 +42,25 @@ async def accrued_in(connection: AsyncConnection, window: Window) -> list[Accrua
         .order_by(accruals.c.machine, accruals.c.hour)
     )
     return [
-        Accrual(row.machine, row.hour, units(row.amount), row.since, row.through)
+        Accrual(row.machine, row.hour, to_units(row.amount), row.since, row.through)
         for row in await connection.execute(wanted)
     ]
 
 
-async def _add(connection: AsyncConnection, resource: str, now: Reading, machine: str, basis: str) -> None:
+async def _add(connection: AsyncConnection, resource: str, now: BillReading, machine: str, basis: str) -> None:
     """One reading. The first of a resource only says where it stands: whose time it is from before is not known."""
-    values = {"cumulative": usd(now.cumulative), "at": now.at}
+    values = {"cumulative": to_usd(now.cumulative), "at": now.at}
     known = select(meters).where(meters.c.resource == resource).with_for_update()
     row = (await connection.execute(known)).one_or_none()
     if row is None:
         await connection.execute(insert(meters).values(resource=resource, **values))
         return
-    before = Reading(units(row.cumulative), row.at)
-    if late(before, now):
+    before = BillReading(to_units(row.cumulative), row.at)
+    if is_stale(before, now):
         return
     await connection.execute(update(meters).where(meters.c.resource == resource).values(**values))
     time = await _time(connection, machine, Window(before.at, now.at))
-    for part in accrued(machine, before, now, time):
+    for part in accrue(machine, before, now, time):
         await _add_part(connection, part, basis)
 
 
@@ -66,11 +68,11 @@ async def _add_part(connection: AsyncConnection, part: Accrual, basis: str) -> N
     here = and_(accruals.c.machine == part.machine, accruals.c.hour == part.hour)
     row = (await connection.execute(select(accruals).where(here))).one_or_none()
     if row is None:
-        values = {"amount": usd(part.amount), "since": part.since, "through": part.through, "basis": basis}
+        values = {"amount": to_usd(part.amount), "since": part.since, "through": part.through, "basis": basis}
         await connection.execute(insert(accruals).values(machine=part.machine, hour=part.hour, **values))
         return
     values = {
-        "amount": usd(units(row.amount) + part.amount),
+        "amount": to_usd(to_units(row.amount) + part.amount),
         "since": min(row.since, part.since),
         "through": max(row.through, part.through),
         "basis": basis,
@@ -87,5 +89,5 @@ async def _time(connection: AsyncConnection, machine: str, gap: Window) -> Machi
         .where(transitions.c.machine == machine, transitions.c.at < gap.end)
         .order_by(transitions.c.at, transitions.c.id)
     )
-    changes = [Change(row.at, row.to_state) for row in await connection.execute(wanted)]
-    return MachineTime(intervals(changes, gap.end))
+    changes = [StateChange(row.at, row.to_state) for row in await connection.execute(wanted)]
+    return MachineTime(build_intervals(changes, gap.end))

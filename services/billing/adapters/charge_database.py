@@ -7,8 +7,8 @@ from pathlib import Path
 
 import duckdb
 
-from services.billing.core.invoice_files.columns import literal
-from services.billing.core.invoice_files.sql_macros import SCRIPT
+from services.billing.core.invoice_files.columns import sql_literal
+from services.billing.core.invoice_files.sql_macros import CREATE_MACROS_SQL
 
 MEMORY = "1GB"
 FREE_PARTS = 4
@@ -34,10 +34,10 @@ def connect(directory: Path, mine: Iterable[str]) -> duckdb.DuckDBPyConnection:
     }
     database = duckdb.connect(str(directory / "charges.duckdb"), config=settings)
     database.execute("SET TimeZone = 'UTC'")
-    database.execute(f"SET allowed_directories = [{literal(str(directory))}]")
+    database.execute(f"SET allowed_directories = [{sql_literal(str(directory))}]")
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
-    database.execute(SCRIPT)
+    database.execute(CREATE_MACROS_SQL)
     database.execute("CREATE TABLE mine (resource VARCHAR)")
     if rows := [[resource] for resource in sorted(mine)]:
         database.executemany("INSERT INTO mine VALUES (?)", rows)

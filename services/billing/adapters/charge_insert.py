@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.billing.adapters.invoice_reader import ROW
-from services.billing.core.invoice_files.schema import AMOUNTS
+from services.billing.core.invoice_files.schema import AMOUNT_FIELDS
 
 
 async def copy_charges(connection: AsyncConnection, rows: list[tuple[Any, ...]]) -> None:
@@ -18,7 +18,7 @@ async def copy_charges(connection: AsyncConnection, rows: list[tuple[Any, ...]])
         marks = ", ".join("?" * len(columns))
         await connection.exec_driver_sql(f"INSERT INTO cost_rows ({', '.join(columns)}) VALUES ({marks})", rows)  # noqa: S608 - our own names
         return
-    amounts = [ROW.index(name) for name in AMOUNTS]
+    amounts = [ROW.index(name) for name in AMOUNT_FIELDS]
     exact = [tuple(Decimal(v) if i in amounts and v is not None else v for i, v in enumerate(row)) for row in rows]
     raw = await connection.get_raw_connection()
     assert raw.driver_connection is not None

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO
 
 from services.billing.adapters.file_kinds import open_file, position, unpacked
-from services.billing.core.invoice_files.invalid_files import HEADER_LINES, TOO_LARGE, WrongFile, columns_fault
-from services.billing.core.invoice_files.sql_macros import BLANK
+from services.billing.core.invoice_files.invalid_files import HEADER_LINES, TOO_LARGE, InvalidFile, check_column_count
+from services.billing.core.invoice_files.sql_macros import BLANK_CHARACTERS
 from shared.messages.codec import Unreadable, decode_text
 
 MAX_LINE = 4 * 1024**2
@@ -43,13 +43,13 @@ def first_records(path: Path) -> list[tuple[int, list[str]]]:
     with open_file(path) as stream:
         lines = _Lines(stream)
         for (line, record), _ in zip(_records(lines, strict=False), range(HEADER_LINES), strict=False):
-            cells = [cell.strip(BLANK) for cell in record]
+            cells = [cell.strip(BLANK_CHARACTERS) for cell in record]
             if any(cells):
                 found.append((line, cells))
             if lines.bytes_read > HEADER_BYTES:
                 break
     if not found:
-        raise WrongFile(1, "an empty file: expected the columns' names in the first line, and a charge a line below")
+        raise InvalidFile(1, "an empty file: expected the columns' names in the first line, and a charge a line below")
     return found
 
 
@@ -71,7 +71,9 @@ def rewrite(
                 header = cells
                 continue
             if cells == header:
-                raise WrongFile(at, "the header again, of several files in one: import them as they were, in a folder")
+                raise InvalidFile(
+                    at, "the header again, of several files in one: import them as they were, in a folder"
+                )
             if len(cells) != len(header):
                 raise _other_width(at, len(cells), len(header), ended=lines.ended)
             written = writer.writerow([at, *(cells[place] for place in places)])
@@ -87,12 +89,12 @@ _MOST_BYTES = 4
 """Of a character in UTF-8."""
 
 
-def _other_width(line: int, cells: int, width: int, *, ended: bool) -> WrongFile:
+def _other_width(line: int, cells: int, width: int, *, ended: bool) -> InvalidFile:
     if not ended and cells < width:
-        return WrongFile(
+        return InvalidFile(
             line, f"ends within this line ({cells} of {width} fields): a download that stopped early; {_AGAIN}"
         )
-    return WrongFile(line, f"{cells} fields where the header has {width}: {_AGAIN}")
+    return InvalidFile(line, f"{cells} fields where the header has {width}: {_AGAIN}")
 
 
 _AGAIN = "fetch the file again"
@@ -116,7 +118,7 @@ class _Lines:
         for chunk in unpacked(self._stream):
             self.bytes_read += len(chunk)
             if self._max_bytes is not None and self.bytes_read > self._max_bytes:
-                raise WrongFile(0, TOO_LARGE)
+                raise InvalidFile(0, TOO_LARGE)
             lines = (pending + chunk).splitlines(keepends=True)
             # The last one may go on in the next chunk, a CR with its LF.
             pending = lines.pop()
@@ -135,11 +137,13 @@ class _Lines:
         try:
             return decode_text(raw).lstrip(_BOM)
         except Unreadable as error:
-            raise WrongFile(self._line, f"{error}: export it as UTF-8 CSV") from error
+            raise InvalidFile(self._line, f"{error}: export it as UTF-8 CSV") from error
 
 
-def _too_long(line: int) -> WrongFile:
-    return WrongFile(line, f"a line or a charge of more than {MAX_LINE:,} bytes: export it as CSV with a charge a line")
+def _too_long(line: int) -> InvalidFile:
+    return InvalidFile(
+        line, f"a line or a charge of more than {MAX_LINE:,} bytes: export it as CSV with a charge a line"
+    )
 
 
 def _records(lines: _Lines, *, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
@@ -149,14 +153,14 @@ def _records(lines: _Lines, *, strict: bool = True) -> Iterator[tuple[int, list[
     try:
         for cells in reader:
             lines.record_bytes = 0
-            if (fault := columns_fault(line, len(cells))) is not None:
+            if (fault := check_column_count(line, len(cells))) is not None:
                 raise fault
             if cells:
                 yield line, cells
             else:
                 empty += 1
                 if empty > MAX_EMPTY_LINES:
-                    raise WrongFile(line, f"more than {MAX_EMPTY_LINES:,} empty lines: {_AGAIN}")
+                    raise InvalidFile(line, f"more than {MAX_EMPTY_LINES:,} empty lines: {_AGAIN}")
             line = reader.line_num + 1
     except csv.Error as error:
-        raise WrongFile(line, f"not CSV ({error}): {_AGAIN}") from error
+        raise InvalidFile(line, f"not CSV ({error}): {_AGAIN}") from error

@@ -13,11 +13,11 @@ from services.billing.adapters.payable_store import counts, standings_of
 from services.billing.adapters.tables import cost_rows, snapshot_files, snapshots, transitions
 from services.billing.core.allocation.accrual import Accrual
 from services.billing.core.allocation.charge_groups import MACHINE_CATEGORIES, is_early
-from services.billing.core.allocation.machine_time import Change, in_order
+from services.billing.core.allocation.machine_time import StateChange, order_changes
 from services.billing.core.invoice_files.focus import CostRow
-from services.billing.core.reports.bill_coverage import Reach
-from services.billing.core.reports.cost_lines import Origin
-from services.billing.core.utc_time import Window, millis
+from services.billing.core.reports.bill_coverage import LastCharge
+from services.billing.core.reports.cost_lines import ChargeOrigin
+from services.billing.core.utc_time import Window, to_ms
 from shared.database import read_transaction
 from shared.messages.invoices import InvoiceStanding
 
@@ -56,10 +56,10 @@ class File:
 @dataclass(frozen=True, kw_only=True)
 class DayRecords:
     rows: Sequence[CostRow]
-    origins: Sequence[Origin]
+    origins: Sequence[ChargeOrigin]
     """Where each row is from."""
     files: Sequence[File]
-    changes: Mapping[str, Sequence[Change]]
+    changes: Mapping[str, Sequence[StateChange]]
     """By machine, from the state in which the day began to the first one after it."""
     invoices: Sequence[InvoiceStanding] = ()
     """The bills that the day waits for: of its charges, and of every billing period that has it."""
@@ -90,7 +90,7 @@ class DayStore:
                 accruals=accruals,
             )
 
-    async def reaches(self, window: Window) -> list[Reach]:
+    async def reaches(self, window: Window) -> list[LastCharge]:
         """How far the charges for use that touch the window reach, by source and resource."""
         c = cost_rows.c
         named = [name for name in MACHINE_CATEGORIES if name is not None]
@@ -108,7 +108,7 @@ class DayStore:
             .group_by(snapshots.c.source, c.resource_id)
         )
         async with read_transaction(self._engine) as connection:
-            return [Reach(*row) for row in await connection.execute(wanted)]
+            return [LastCharge(*row) for row in await connection.execute(wanted)]
 
 
 async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostRow], list[int]]:
@@ -136,10 +136,10 @@ async def _arrivals(connection: AsyncConnection) -> dict[int, int]:
         .where(snapshots.c.active)
         .group_by(snapshots.c.id)
     )
-    return {snapshot_id: millis(at) for snapshot_id, at in await connection.execute(wanted)}
+    return {snapshot_id: to_ms(at) for snapshot_id, at in await connection.execute(wanted)}
 
 
-async def _origin(connection: AsyncConnection, used: set[int]) -> tuple[list[File], dict[int, Origin]]:
+async def _origin(connection: AsyncConnection, used: set[int]) -> tuple[list[File], dict[int, ChargeOrigin]]:
     """Return the snapshots' files, and where the charges of each snapshot are from."""
     wanted = (
         select(snapshots, snapshot_files.c.file_name, snapshot_files.c.sha256.label("file_sha256"))
@@ -151,7 +151,7 @@ async def _origin(connection: AsyncConnection, used: set[int]) -> tuple[list[Fil
     names: dict[int, list[str]] = {}
     for one in sorted(found, key=lambda one: one.file_name):
         names.setdefault(one.id, []).append(one.file_name)
-    return sorted(files), {one.id: Origin(one.source, _few(names[one.id])) for one in found}
+    return sorted(files), {one.id: ChargeOrigin(one.source, _few(names[one.id])) for one in found}
 
 
 def _few(names: Sequence[str]) -> str:
@@ -175,12 +175,12 @@ def _active(day: Window) -> Select[tuple[Any, ...]]:
     )
 
 
-async def _changes(connection: AsyncConnection, day: Window) -> dict[str, list[Change]]:
-    found: dict[str, list[Change]] = {}
+async def _changes(connection: AsyncConnection, day: Window) -> dict[str, list[StateChange]]:
+    found: dict[str, list[StateChange]] = {}
     for change in await connection.execute(_around(day)):
-        told = Change(change.at, change.to_state, change.tier, change.key_id, change.from_state)
+        told = StateChange(change.at, change.to_state, change.tier, change.key_id, change.from_state)
         found.setdefault(change.machine, []).append(told)
-    return {machine: in_order(changes) for machine, changes in found.items()}
+    return {machine: order_changes(changes) for machine, changes in found.items()}
 
 
 def _around(day: Window) -> Select[tuple[object, ...]]:

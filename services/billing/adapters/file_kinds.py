@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from services.billing.core.invoice_files.invalid_files import HEAD_BYTES, WrongFile, known_format, zip_content
+from services.billing.core.invoice_files.invalid_files import (
+    HEAD_BYTES,
+    InvalidFile,
+    describe_zip,
+    detect_unsupported_format,
+)
 
 GZIP = b"\x1f\x8b"
 PARQUET = b"PAR1"
@@ -22,7 +27,7 @@ def kind_of(path: Path) -> Literal["csv", "parquet"]:
     with path.open("rb") as plain:
         head = plain.read(HEAD_BYTES)
     if head.startswith(ZIP):
-        raise WrongFile(0, _in_zip(path))
+        raise InvalidFile(0, _in_zip(path))
     if head.startswith(PARQUET):
         _check_end(path)
         return "parquet"
@@ -30,9 +35,9 @@ def kind_of(path: Path) -> Literal["csv", "parquet"]:
         with open_file(path) as stream:
             head = next(unpacked(stream), b"")[:HEAD_BYTES]
         if head.startswith((*ZIP, PARQUET, GZIP)):
-            raise WrongFile(0, "a Parquet file or an archive within gzip: unpack it, and import what is in it")
-    if (reason := known_format(head)) is not None:
-        raise WrongFile(0, reason)
+            raise InvalidFile(0, "a Parquet file or an archive within gzip: unpack it, and import what is in it")
+    if (reason := detect_unsupported_format(head)) is not None:
+        raise InvalidFile(0, reason)
     return "csv"
 
 
@@ -55,9 +60,9 @@ def unpacked(stream: IO[bytes]) -> Iterator[bytes]:
         while chunk := stream.read(CHUNK):
             yield chunk
     except EOFError as error:
-        raise WrongFile(0, "a download that stopped early (its gzip has no end): fetch the file again") from error
+        raise InvalidFile(0, "a download that stopped early (its gzip has no end): fetch the file again") from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise WrongFile(0, f"damaged gzip ({error}): fetch the file again") from error
+        raise InvalidFile(0, f"damaged gzip ({error}): fetch the file again") from error
 
 
 def _check_end(path: Path) -> None:
@@ -67,7 +72,7 @@ def _check_end(path: Path) -> None:
         file.seek(max(0, size - len(PARQUET)))
         end = file.read()
     if size < _SMALLEST_PARQUET or end not in (PARQUET, b"PARE"):
-        raise WrongFile(0, "a download that stopped early (a Parquet file without its end): fetch the file again")
+        raise InvalidFile(0, "a download that stopped early (a Parquet file without its end): fetch the file again")
 
 
 def _in_zip(path: Path) -> str:
@@ -76,4 +81,4 @@ def _in_zip(path: Path) -> str:
             files = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
         return "a ZIP archive, damaged or not whole: fetch the file again, and unpack it"
-    return zip_content([file.filename for file in files], encrypted=any(file.flag_bits & _ENCRYPTED for file in files))
+    return describe_zip([file.filename for file in files], encrypted=any(file.flag_bits & _ENCRYPTED for file in files))

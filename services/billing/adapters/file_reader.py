@@ -11,10 +11,10 @@ from services.billing.adapters.file_kinds import kind_of
 from services.billing.adapters.import_settings import MAX_ROW_ERRORS, ImportSettings, RowErrors
 from services.billing.core.invoice_files import schema
 from services.billing.core.invoice_files.aws_cur import CUR
-from services.billing.core.invoice_files.columns import literal, name_of
-from services.billing.core.invoice_files.focus import FOCUS, simple
-from services.billing.core.invoice_files.invalid_files import TOO_LARGE, WrongFile, header_fault
-from services.billing.core.invoice_files.schema import Form
+from services.billing.core.invoice_files.columns import sql_literal, sql_name
+from services.billing.core.invoice_files.focus import FOCUS, simple_schema
+from services.billing.core.invoice_files.invalid_files import TOO_LARGE, InvalidFile, check_header
+from services.billing.core.invoice_files.schema import FileSchema
 
 LONGEST_RECORD = 2 * 1024**2
 """In bytes, unless a file has longer ones: DuckDB's buffers are made for it."""
@@ -74,21 +74,23 @@ class FileReader:
         )
         self._bytes_left -= size.bytes_read
         types = dict.fromkeys(columns, "VARCHAR")
-        described = ", ".join(f"{literal(c)}: {literal(t)}" for c, t in {schema.LINE: "BIGINT", **types}.items())
+        described = ", ".join(
+            f"{sql_literal(c)}: {sql_literal(t)}" for c, t in {schema.LINE_COLUMN: "BIGINT", **types}.items()
+        )
         longest = f"max_line_size = {max(LONGEST_RECORD, size.longest)}"
-        relation = f"read_csv({literal(str(rewritten))}, columns = {{{described}}}, {longest}, {_CSV})"
+        relation = f"read_csv({sql_literal(str(rewritten))}, columns = {{{described}}}, {longest}, {_CSV})"
         return self._judged(name, form, relation, types)
 
     def _parquet(self, name: str, path: Path) -> str:
-        file = f"read_parquet({literal(str(path))}, binary_as_string = true, {_NO_PARTITIONS})"
+        file = f"read_parquet({sql_literal(str(path))}, binary_as_string = true, {_NO_PARTITIONS})"
         described = self._database.execute(f"DESCRIBE SELECT * FROM {file}").fetchall()
         held = {str(column): str(kind) for column, kind, *_ in described}
         self._check_size(path)
         form, columns = self._form(name, [(0, list(held))])
         untyped = {column for column in columns if held[column] == '"NULL"'}  # there is no value in it
-        read = [f"CAST({name_of(c)} AS VARCHAR) AS {name_of(c)}" if c in untyped else name_of(c) for c in columns]
+        read = [f"CAST({sql_name(c)} AS VARCHAR) AS {sql_name(c)}" if c in untyped else sql_name(c) for c in columns]
         number = "row_number() OVER ()" if "file_row_number" in held else "file_row_number + 1"
-        relation = f"(SELECT {', '.join([*read, f'{number} AS {name_of(schema.LINE)}'])} FROM {file})"
+        relation = f"(SELECT {', '.join([*read, f'{number} AS {sql_name(schema.LINE_COLUMN)}'])} FROM {file})"
         return self._judged(name, form, relation, {c: "VARCHAR" if c in untyped else held[c] for c in columns})
 
     def _check_size(self, path: Path) -> None:
@@ -97,9 +99,9 @@ class FileReader:
         size, count = (self._database.execute(sql, [str(path)]).fetchall()[0][0] or 0 for sql in (sizes, rows))
         self._bytes_left -= max(size, count * LEAST_ROW)
         if self._bytes_left < 0:
-            raise WrongFile(0, TOO_LARGE)
+            raise InvalidFile(0, TOO_LARGE)
 
-    def _form(self, name: str, records: Sequence[tuple[int, Sequence[str]]]) -> tuple[Form, Sequence[str]]:
+    def _form(self, name: str, records: Sequence[tuple[int, Sequence[str]]]) -> tuple[FileSchema, Sequence[str]]:
         """The file's form, and its columns that are read. What it lacks, or has twice, is refused.
 
         Raises:
@@ -107,10 +109,10 @@ class FileReader:
         """
         line, names = records[0]
 
-        def fitting(some: Sequence[str]) -> Form:
-            return schema.best((FOCUS, CUR, simple(self._terms.source, some)), some)
+        def fitting(some: Sequence[str]) -> FileSchema:
+            return schema.best_schema((FOCUS, CUR, simple_schema(self._terms.source, some)), some)
 
-        if (fault := header_fault(records, lambda some: fitting(some).share(some))) is not None:
+        if (fault := check_header(records, lambda some: fitting(some).share(some))) is not None:
             raise fault
         form = fitting(names)
         twice = form.twice(names)
@@ -122,9 +124,9 @@ class FileReader:
         doubtful = {column.casefold() for column in twice}
         return form, [column for column in form.columns(names) if column.casefold() not in doubtful]
 
-    def _judged(self, name: str, form: Form, relation: str, types: Mapping[str, str]) -> str:
+    def _judged(self, name: str, form: FileSchema, relation: str, types: Mapping[str, str]) -> str:
         """SQL for the charges; what is wrong in the rows is refused besides."""
-        query = schema.query(form, relation, types, self._terms.rates, MAX_ROW_ERRORS, rounds=self._terms.rounds)
+        query = schema.file_query(form, relation, types, self._terms.rates, MAX_ROW_ERRORS, rounds=self._terms.rounds)
         for column, reason in query.unsuitable.items():
             self._refusals.add(name, 0, column, reason)
         known = {refusal.column for refusal in self._refusals.found if refusal.file == name}

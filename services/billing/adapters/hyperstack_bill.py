@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 
 import msgspec
 
-from services.billing.core.money import PLACES, units
+from services.billing.core.money import PLACES, to_units
 from shared.clouds.hyperstack import HyperstackAccount, HyperstackError
 
 PAGE_SIZE = 100
@@ -92,4 +92,4 @@ class HyperstackBill:
 def _units(amount: Decimal) -> int:
     if not amount.is_finite() or not 0 <= amount < MOST:
         raise HyperstackError("answer", f"{amount} is not what a machine can have cost", status=200)
-    return units(amount.quantize(_LAST_PLACE, ROUND_HALF_EVEN))
+    return to_units(amount.quantize(_LAST_PLACE, ROUND_HALF_EVEN))

@@ -10,8 +10,8 @@ from pathlib import Path
 import duckdb
 
 from services.billing.adapters.charge_database import is_too_large
-from services.billing.core.invoice_files.invalid_files import TOO_LARGE, WrongFile
-from services.billing.core.invoice_files.schema import Rate
+from services.billing.core.invoice_files.invalid_files import TOO_LARGE, InvalidFile
+from services.billing.core.invoice_files.schema import ExchangeRate
 from shared.messages.invoices import RowError
 
 READER_VERSION = 2
@@ -28,7 +28,7 @@ class ImportSettings:
     source: str
     mine: frozenset[str] = frozenset()
     """The resources of configured machines: their charges stay as they were delivered."""
-    rates: tuple[Rate, ...] = ()
+    rates: tuple[ExchangeRate, ...] = ()
     rounds: bool = False
     """Costs with too many decimals are rounded, not refused. Not in the digest: what was taken stays so."""
 
@@ -58,7 +58,7 @@ class RowErrors:
         """What is wrong with a file as a whole is a refusal of it."""
         try:
             yield
-        except WrongFile as error:
+        except InvalidFile as error:
             self.add(name, error.line, error.column, error.reason)
         except duckdb.InterruptException as error:
             raise Interrupted from error

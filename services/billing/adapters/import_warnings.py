@@ -10,9 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.billing.adapters.invoice_reader import Snapshot
 from services.billing.adapters.tables import snapshot_invoices, snapshots
-from services.billing.core.invoice_files.anomalies import Facts, Former, usual_day, warnings
+from services.billing.core.invoice_files.anomalies import (
+    PreviousSnapshot,
+    SnapshotStatistics,
+    find_anomalies,
+    usual_day_cost,
+)
 from services.billing.core.invoice_files.focus import SnapshotKey
-from services.billing.core.money import units, usd
+from services.billing.core.money import to_units, to_usd
 
 log = structlog.get_logger()
 
@@ -24,7 +29,7 @@ async def warnings_of(
     connection: AsyncConnection,
     source: str,
     parts: Sequence[Snapshot],
-    facts: Mapping[tuple[SnapshotKey, str], Facts],
+    facts: Mapping[tuple[SnapshotKey, str], SnapshotStatistics],
     replaced: Sequence[Row[Any]],
 ) -> dict[str, tuple[str, ...]]:
     """By currency, what looks wrong about the snapshots of one key that take the place of `replaced`; it is logged."""
@@ -36,13 +41,13 @@ async def warnings_of(
             continue
         same = [snapshot for snapshot in replaced if snapshot.currency == part.currency]
         billed = sum((sums.get(snapshot.id, Decimal(0)) for snapshot in same), Decimal(0))
-        told[part.currency] = warnings(
+        told[part.currency] = find_anomalies(
             known,
             rows=part.rows,
             billed=part.billed,
             currency=part.currency,
-            usual=usual_day(known, await _usual_days(connection, source, part.currency)),
-            former=Former(sum(snapshot.rows for snapshot in same), billed) if same else None,
+            usual=usual_day_cost(known, await _usual_days(connection, source, part.currency)),
+            former=PreviousSnapshot(sum(snapshot.rows for snapshot in same), billed) if same else None,
         )
         if told[part.currency]:
             where = {"source": source, "issuer": part.key.issuer, "account": part.key.account}
@@ -64,5 +69,5 @@ async def billed_of(connection: AsyncConnection, ids: Sequence[int] | None = Non
     if ids is not None:
         wanted = wanted.where(snapshot_invoices.c.snapshot_id.in_(ids))
     for part in await connection.execute(wanted):
-        sums[part.snapshot_id] = sums.get(part.snapshot_id, 0) + units(part.billed)
-    return {snapshot_id: usd(amount) for snapshot_id, amount in sums.items()}
+        sums[part.snapshot_id] = sums.get(part.snapshot_id, 0) + to_units(part.billed)
+    return {snapshot_id: to_usd(amount) for snapshot_id, amount in sums.items()}

@@ -18,7 +18,7 @@ from services.billing.adapters.import_settings import MAX_ROW_ERRORS, ImportSett
 from services.billing.core.invoice_files import duplicate_charges, schema
 from services.billing.core.invoice_files.focus import CostRow, SnapshotKey
 from services.billing.core.invoice_files.invalid_files import TOO_LARGE
-from services.billing.core.utc_time import written
+from services.billing.core.utc_time import format_time
 from shared.errors import Rejected
 from shared.messages.invoices import DeliveredFile, ImportStep, RowError
 
@@ -32,7 +32,7 @@ MAX_NAME = 500
 
 ROW = tuple(field.name for field in fields(CostRow) if field.name != "arrived")
 """What the books keep of a charge. When it arrived, its snapshot says."""
-_KEY = ", ".join(schema.KEY)
+_KEY = ", ".join(schema.SNAPSHOT_KEY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,25 +118,32 @@ class InvoiceReader:
                 self._compare(named, parts=parts)
             if not self.refusals:
                 every = " UNION ALL ".join(charges)
-                self._sum_up(schema.whole_only(every) if reader.splits else every, named)
+                self._sum_up(schema.without_split_charges_sql(every) if reader.splits else every, named)
 
     def _compare(self, files: Sequence[DeliveredFile], *, parts: bool) -> None:
         """Refuse files that repeat each other, unless they are `parts` of one snapshot."""
         if len(files) == 1:
             return
-        counted = [duplicate_charges.counted(f"charges_{number}", number, parts=parts) for number in range(len(files))]
+        counted = [
+            duplicate_charges.count_charges_sql(f"charges_{number}", number, parts=parts)
+            for number in range(len(files))
+        ]
         self._db.execute(f"CREATE TABLE seen AS {' UNION ALL '.join(counted)}")
         told: set[frozenset[int]] = set()
-        for number, *values, shared, rows in self._db.execute(duplicate_charges.repeated(MAX_ROW_ERRORS)).fetchall():
+        for number, *values, shared, rows in self._db.execute(
+            duplicate_charges.duplicate_files_sql(MAX_ROW_ERRORS)
+        ).fetchall():
             key = SnapshotKey(*values)
-            ((other,),) = self._db.execute(duplicate_charges.OTHER, {"file": number, **asdict(key)}).fetchall()
+            ((other,),) = self._db.execute(
+                duplicate_charges.DUPLICATED_FILE_SQL, {"file": number, **asdict(key)}
+            ).fetchall()
             pair = frozenset((number, other))
             if pair not in told:
                 self._refusals.add(files[number].name, 0, "", _repeats(key, shared, rows, files[other].name))
             told.add(pair)
 
     def _sum_up(self, all_charges: str, files: Sequence[DeliveredFile]) -> None:
-        self._db.execute(f"CREATE TABLE charges AS {schema.grouped(all_charges, self.terms.rates)}")
+        self._db.execute(f"CREATE TABLE charges AS {schema.merge_charges_sql(all_charges, self.terms.rates)}")
         self.snapshots = self._snapshots(files)
         if not self.snapshots:
             self._refusals.add(files[0].name, 0, "", "no rows: an export without charges says nothing; leave it out")
@@ -153,7 +160,7 @@ class InvoiceReader:
     def rows(self, snapshot: Snapshot) -> Iterator[list[tuple[Any, ...]]]:
         """The snapshot's charges in order of their time, some at a time: the fields of `ROW`, amounts as text."""
         key = snapshot.key
-        texts = {name: f"CAST({name} AS VARCHAR)" for name in schema.AMOUNTS}
+        texts = {name: f"CAST({name} AS VARCHAR)" for name in schema.AMOUNT_FIELDS}
         try:
             found = self._db.execute(
                 f"SELECT {', '.join(texts.get(name, name) for name in ROW)} FROM charges "
@@ -208,9 +215,10 @@ def _sum(residues: Sequence[Decimal]) -> Decimal | None:
 
 
 def _repeats(key: SnapshotKey, shared: int, rows: int, other: str) -> str:
+    period = f"{format_time(key.period_start)} to {format_time(key.period_end)}"
     return (
-        f"{shared:,} of its {rows:,} charges of {key.issuer}, account {key.account}, {written(key.period_start)} to "
-        f"{written(key.period_end)} stand in {other} too: they are two snapshots of one period; import the newest one "
+        f"{shared:,} of its {rows:,} charges of {key.issuer}, account {key.account}, {period} "
+        f"stand in {other} too: they are two snapshots of one period; import the newest one "
         "alone, or say --parts if they are parts of one snapshot"
     )
 

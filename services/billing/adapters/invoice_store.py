@@ -16,10 +16,10 @@ from services.billing.adapters.import_settings import is_of_this_reader
 from services.billing.adapters.import_warnings import billed_of, warnings_of
 from services.billing.adapters.invoice_reader import Snapshot
 from services.billing.adapters.tables import cost_rows, snapshot_files, snapshot_invoices, snapshots
-from services.billing.core.invoice_files.anomalies import Facts
+from services.billing.core.invoice_files.anomalies import SnapshotStatistics
 from services.billing.core.invoice_files.focus import SnapshotKey
-from services.billing.core.money import units, usd
-from services.billing.core.utc_time import written
+from services.billing.core.money import to_units, to_usd
+from services.billing.core.utc_time import format_time
 from shared.database import read_transaction
 from shared.messages.codec import decode
 from shared.messages.invoices import DeliveredFile, Imported, SnapshotSummary
@@ -39,7 +39,7 @@ class Delivery:
     """Adds to what the source delivered before, instead of replacing it."""
     again: int | None = None
     """The number of the delivery of which this is a new reading. It brings nothing back that a later one replaced."""
-    facts: Mapping[tuple[SnapshotKey, str], Facts] = field(default_factory=dict)
+    facts: Mapping[tuple[SnapshotKey, str], SnapshotStatistics] = field(default_factory=dict)
     """By key and currency, of what is looked at for mistakes."""
     beside: frozenset[str] = frozenset()
     """SHA-256 of the files of other deliveries from the same place: what they brought stays."""
@@ -116,8 +116,8 @@ class InvoiceStore:
                 source=snapshot.source,
                 issuer=snapshot.issuer,
                 account=snapshot.account,
-                period_start=written(snapshot.period_start),
-                period_end=written(snapshot.period_end),
+                period_start=format_time(snapshot.period_start),
+                period_end=format_time(snapshot.period_end),
                 rows=snapshot.rows,
                 billed=sums.get(snapshot.id, Decimal(0)),
                 currency=snapshot.currency,
@@ -175,7 +175,7 @@ async def _standing(connection: AsyncConnection, delivery: Delivery, key: Snapsh
     others = sorted({snapshot.source for snapshot in standing} - {delivery.source})
     if others:
         raise ChargesTaken(
-            f"{key.issuer}, account {key.account}, {written(key.period_start)} to {written(key.period_end)} "
+            f"{key.issuer}, account {key.account}, {format_time(key.period_start)} to {format_time(key.period_end)} "
             f"is delivered by source {others[0]!r}: import it under that name, or leave this file out"
         )
     return standing
@@ -227,10 +227,10 @@ def _summaries(
         SnapshotSummary(
             issuer=key.issuer,
             account=key.account,
-            period_start=written(key.period_start),
-            period_end=written(key.period_end),
+            period_start=format_time(key.period_start),
+            period_end=format_time(key.period_end),
             rows=part.rows,
-            billed=usd(units(part.billed)),
+            billed=to_usd(to_units(part.billed)),
             currency=part.currency,
             replaced=replaced,
             residue=part.residue,
@@ -247,8 +247,9 @@ async def _keep_beside(
     for files in (await _files(connection, [snapshot.id for snapshot in standing])).values():
         for file in files:
             if file.sha256 in delivery.beside:
+                period = f"{format_time(key.period_start)} to {format_time(key.period_end)}"
                 raise ChargesTaken(
-                    f"{key.issuer}, account {key.account}, {written(key.period_start)} to {written(key.period_end)} "
+                    f"{key.issuer}, account {key.account}, {period} "
                     f"is in {file.name} too, which another manifest of this place lists: import one of the two exports "
                     "alone; one of the whole billing account has the charges of both"
                 )

@@ -8,7 +8,14 @@ from sqlalchemy import ColumnElement, and_, exists, func, insert, not_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.tables import cost_rows, payables, snapshot_invoices, snapshots
-from services.billing.core.reconciliation import Billed, Payable, concerning, goes_round, standings, unnumbered
+from services.billing.core.reconciliation import (
+    BilledAmount,
+    Payable,
+    bills_affecting_day,
+    find_unnumbered_bill,
+    has_void_cycle,
+    reconcile,
+)
 from services.billing.core.utc_time import Window
 from shared.database import read_transaction
 from shared.errors import Rejected
@@ -21,7 +28,7 @@ class PayableStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def invoices(self) -> tuple[list[Billed], list[Payable]]:
+    async def invoices(self) -> tuple[list[BilledAmount], list[Payable]]:
         """What `core.tie` judges, seen at one moment: every invoice's active charges, and the notes, oldest first."""
         async with read_transaction(self._engine) as connection:
             return await _invoices(connection), await _notes(connection)
@@ -31,7 +38,7 @@ class PayableStore:
         async with self._engine.begin() as connection:
             known = [part for part in await _invoices(connection) if part.source == noted.source]
             new = _of_invoice(noted, known) if noted.period is None else _of_period(noted, noted.period, known)
-            if goes_round([*await _notes(connection), new]):
+            if has_void_cycle([*await _notes(connection), new]):
                 raise Rejected(
                     f"voids: {noted.voids!r} and {noted.invoice_id!r} would void each other: name one of them"
                 )
@@ -57,12 +64,12 @@ async def standings_of(connection: AsyncConnection, day: Window, used: Container
 class Bills:
     """Every invoice's charges and all notes, seen at one moment."""
 
-    billed: Sequence[Billed]
+    billed: Sequence[BilledAmount]
     notes: Sequence[Payable]
 
     def concerning(self, day: Window, used: Container[int]) -> tuple[InvoiceStanding, ...]:
         """As `standings_of`."""
-        return standings(concerning(self.billed, day, used), self.notes)
+        return reconcile(bills_affecting_day(self.billed, day, used), self.notes)
 
 
 async def bills_in(connection: AsyncConnection) -> Bills:
@@ -83,13 +90,13 @@ def counts() -> ColumnElement[bool]:
     return and_(snapshots.c.active, not_(voided))
 
 
-async def _invoices(connection: AsyncConnection) -> list[Billed]:
+async def _invoices(connection: AsyncConnection) -> list[BilledAmount]:
     """By snapshot; of one that no longer counts the amount is 0, and the invoice still known."""
     wanted = select(snapshots, snapshot_invoices.c.invoice_id, snapshot_invoices.c.billed).join(
         snapshot_invoices, snapshot_invoices.c.snapshot_id == snapshots.c.id
     )
     return [
-        Billed(
+        BilledAmount(
             source=part.source,
             issuer=part.issuer,
             invoice_id=part.invoice_id or None,
@@ -120,7 +127,7 @@ async def _notes(connection: AsyncConnection) -> list[Payable]:
     ]
 
 
-def _of_invoice(noted: PayableNote, known: Sequence[Billed]) -> Payable:
+def _of_invoice(noted: PayableNote, known: Sequence[BilledAmount]) -> Payable:
     issuer = _issuer(noted, known)
     if noted.voids is not None and not any(p.issuer == issuer and p.invoice_id == noted.voids for p in known):
         raise Rejected(f"voids: {issuer} has no invoice {noted.voids!r} from {noted.source}: correct the number")
@@ -129,8 +136,8 @@ def _of_invoice(noted: PayableNote, known: Sequence[Billed]) -> Payable:
     )
 
 
-def _of_period(noted: PayableNote, month: str, known: Sequence[Billed]) -> Payable:
-    issuer, account, period = unnumbered(
+def _of_period(noted: PayableNote, month: str, known: Sequence[BilledAmount]) -> Payable:
+    issuer, account, period = find_unnumbered_bill(
         known, source=noted.source, month=month, issuer=noted.issuer, account=noted.account
     )
     return Payable(
@@ -138,7 +145,7 @@ def _of_period(noted: PayableNote, month: str, known: Sequence[Billed]) -> Payab
     )
 
 
-def _issuer(noted: PayableNote, known: Sequence[Billed]) -> str:
+def _issuer(noted: PayableNote, known: Sequence[BilledAmount]) -> str:
     """The invoice's issuer, as told or the only one."""
     issuers = sorted({part.issuer for part in known if part.invoice_id == noted.invoice_id})
     if noted.issuer is not None:

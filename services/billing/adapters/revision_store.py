@@ -6,7 +6,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.tables import revisions
-from services.billing.core.revisions.revision import Inputs, Stored
+from services.billing.core.revisions.revision import RevisionInputs, StoredRevision
 from shared.database import read_transaction
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode, encode
@@ -18,20 +18,20 @@ class RevisionStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def newest(self, day: str) -> Stored | None:
+    async def newest(self, day: str) -> StoredRevision | None:
         wanted = select(revisions).where(revisions.c.day == day).order_by(revisions.c.revision.desc()).limit(1)
         async with read_transaction(self._engine) as connection:
             found = (await connection.execute(wanted)).one_or_none()
         if found is None:
             return None
         figures = decode(found.report, dict[str, Any])
-        return Stored(decode(found.report, DayReport), decode(found.inputs, Inputs), figures)
+        return StoredRevision(decode(found.report, DayReport), decode(found.inputs, RevisionInputs), figures)
 
     async def newest_report(self, day: str) -> DayReport | None:
         newest = await self.newest(day)
         return None if newest is None else newest.report
 
-    async def save(self, report: DayReport, inputs: Inputs, now: float) -> None:
+    async def save(self, report: DayReport, inputs: RevisionInputs, now: float) -> None:
         values = {
             "day": report.day,
             "revision": report.revision,

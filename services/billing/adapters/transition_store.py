@@ -7,7 +7,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.tables import transitions
-from services.billing.core.utc_time import millis
+from services.billing.core.utc_time import to_ms
 from shared.database import read_transaction
 from shared.messages.waker import Transition
 
@@ -32,7 +32,7 @@ class TransitionStore:
         values = [
             {
                 "machine": t.machine,
-                "at": millis(t.at),
+                "at": to_ms(t.at),
                 "to_state": t.to_state,
                 "from_state": t.from_state,
                 "tier": t.tier,

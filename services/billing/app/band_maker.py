@@ -7,8 +7,8 @@ import structlog
 from services.billing.adapters.price_store import BandBasis, PriceStore
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.report_cache import ReportCache
-from services.billing.core.pricing.bands import LONG, days_before, next_band
-from services.billing.core.utc_time import HOUR, day_window, millis
+from services.billing.core.pricing.bands import LONG_WINDOW_DAYS, days_before, next_band
+from services.billing.core.utc_time import HOUR, day_window, to_ms
 from services.billing.settings import Settings
 from shared.bus.reply import reply
 from shared.errors import Rejected
@@ -39,11 +39,11 @@ class BandMaker:
         if await self._prices.has_bands_for(day):
             return
         try:
-            reports = await self._report_cache.reports(days_before(day, LONG))
+            reports = await self._report_cache.reports(days_before(day, LONG_WINDOW_DAYS))
         except Rejected as error:
             log.warning("no bands yet", day=day, reason=str(error))
             return
-        if not reports[-1].usage_complete and millis(self._now()) < day_window(day).start + LATEST:
+        if not reports[-1].usage_complete and to_ms(self._now()) < day_window(day).start + LATEST:
             return
         standing = await self._prices.in_force(day)
         made = [

@@ -13,9 +13,9 @@ import structlog
 
 from services.billing.app.day_reports import DayReports
 from services.billing.app.running_bill import RunningBillPoller
-from services.billing.core.budget_gate import Rules, budget_gate, ordered, turned
-from services.billing.core.money import usd
-from services.billing.core.reports.day_report import state_of
+from services.billing.core.budget_gate import GateRules, apply_order, evaluate_gate, gate_change
+from services.billing.core.money import to_usd
+from services.billing.core.reports.day_report import report_state
 from services.billing.metrics import Metrics
 from shared import budget
 from shared.bus import subjects, topology
@@ -59,7 +59,7 @@ class BudgetGates:
         self._now = now
         self._limits = {scope: Decimal(limit) for scope, limit in budget.budget_limits(config).items()}
         """In the plain type, which messages carry."""
-        self._rules = Rules(
+        self._rules = GateRules(
             warning=Decimal(config.billing.budget_warning), open_when_dark=config.billing.when_dark == "open"
         )
         self._observation_timeout_s = config.billing.observation_timeout
@@ -156,14 +156,14 @@ class BudgetGates:
                 "spend_unknown", tiers=sorted(unpriced), reason="neither price_per_hour nor a bill of these hours"
             )
         self._unpriced = unpriced
-        priced = state_of(allocation) is not None
+        priced = report_state(allocation) is not None
         known: dict[str, Decimal | None] = {budget.FLEET: None}
         if not dark and not unpriced and (priced or self._metered):
-            known[budget.FLEET] = usd(max(allocation.spend, sum(allocation.estimates.values())))
+            known[budget.FLEET] = to_usd(max(allocation.spend, sum(allocation.estimates.values())))
         for tier in self._tier_of.values():
             seen = tier not in dark and (priced or tier in self._metered)
             spend = max(allocation.tiers.get(tier, 0), allocation.estimates.get(tier, 0))
-            known[budget.tier_scope(tier)] = usd(spend) if seen else None
+            known[budget.tier_scope(tier)] = to_usd(spend) if seen else None
         return {scope: known.get(scope, Decimal(0)) for scope in self._limits}
 
     async def _put(self, scope: str, spend: Decimal | None, order: GateOrder | None = None) -> None:
@@ -172,7 +172,7 @@ class BudgetGates:
             before, revision = known.get(scope, (None, 0))
             base = before
             if order is not None:
-                base = ordered(before or self._judged(scope, spend, None), order, self._now())
+                base = apply_order(before or self._judged(scope, spend, None), order, self._now())
             gate = self._judged(scope, spend, base)
             await self._journal_turn(scope, before, revision, gate, order)
             try:
@@ -185,13 +185,13 @@ class BudgetGates:
         raise BusUnavailable(f"somebody else writes the budget gate {scope} all the time")
 
     def _judged(self, scope: str, spend: Decimal | None, before: BudgetGate | None) -> BudgetGate:
-        return budget_gate(spend, self._limits[scope], self._now(), rules=self._rules, before=before)
+        return evaluate_gate(spend, self._limits[scope], self._now(), rules=self._rules, before=before)
 
     async def _journal_turn(
         self, scope: str, before: BudgetGate | None, revision: int, gate: BudgetGate, order: GateOrder | None
     ) -> None:
         """Into the journal, before it is so. Whoever repeats a turn that did not get further tells it once."""
-        entry = turned(scope, before, gate, order)
+        entry = gate_change(scope, before, gate, order)
         if entry is None:
             return
         turn = f"{scope}/{revision}/{entry.open}/{entry.reason}/{entry.warning}/{entry.by}/{entry.why}"

@@ -16,19 +16,19 @@ from services.billing.app.key_names import KeyNamesById
 from services.billing.app.meter_client import MeterClient
 from services.billing.core.allocation.charge_groups import is_early
 from services.billing.core.allocation.day_allocation import Allocation, allocate
-from services.billing.core.allocation.day_costs import DayFacts
-from services.billing.core.allocation.machine_time import MachineTime, intervals
-from services.billing.core.money import usd
-from services.billing.core.reconciliation import period_of, settled
-from services.billing.core.reports.bill_coverage import furthest
-from services.billing.core.reports.cost_lines import Lines, Origin, explain, explanations
-from services.billing.core.reports.day_report import always_on_of, make_report
-from services.billing.core.reports.key_names import with_names
-from services.billing.core.revisions.change_reason import reason
+from services.billing.core.allocation.day_costs import DayInputs
+from services.billing.core.allocation.machine_time import MachineTime, build_intervals
+from services.billing.core.money import to_usd
+from services.billing.core.reconciliation import is_settled, period_of
+from services.billing.core.reports.bill_coverage import last_charges
+from services.billing.core.reports.cost_lines import ChargeOrigin, CostLines, build_cost_lines, to_explanations
+from services.billing.core.reports.day_report import always_on_cost, build_day_report
+from services.billing.core.reports.key_names import add_key_names
+from services.billing.core.revisions.change_reason import change_reason
 from services.billing.core.revisions.charge_digest import charges_by_source
-from services.billing.core.revisions.revision import FileInput, Inputs, differs, revised, sha256
-from services.billing.core.token_usage import BY, Usage, tokens_of, usage
-from services.billing.core.utc_time import Window, day_window, millis
+from services.billing.core.revisions.revision import FileInput, RevisionInputs, needs_revision, next_revision, sha256
+from services.billing.core.token_usage import DIMENSIONS, TokenUsage, token_usage, total_tokens
+from services.billing.core.utc_time import Window, day_window, to_ms
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus.reply import MAX_REPLY_BYTES, attempt
@@ -47,7 +47,7 @@ class _Day:
     window: Window
     records: DayRecords
     times: Mapping[str, MachineTime]
-    usage: Usage
+    usage: TokenUsage
     now: int
     was_final: bool = False
     on_bill: frozenset[str] = frozenset()
@@ -62,7 +62,7 @@ class _Day:
         invoices = self.records.invoices
         return self.was_final or (
             self.window.end <= self.now
-            and settled(invoices)
+            and is_settled(invoices)
             and all(period_of(invoice).end <= self.now for invoice in invoices)
         )
 
@@ -71,8 +71,8 @@ class _Read(NamedTuple):
     """A day's report, and all that it was made from."""
 
     report: DayReport
-    facts: DayFacts
-    origins: Sequence[Origin]
+    facts: DayInputs
+    origins: Sequence[ChargeOrigin]
     """Where each of the rows is from."""
     allocation: Allocation
 
@@ -106,7 +106,7 @@ class DayReports:
     async def answer(self, data: bytes) -> bytes:
         answer = await attempt(lambda: self._answer(decode(data, ReportQuery)), DATABASE_DOWN)
         self._metrics.reports.labels("refused" if isinstance(answer, ErrorReply) else "told").inc()
-        return encode(fit_to_message(with_names(answer, self._names())) if isinstance(answer, DayReport) else answer)
+        return encode(fit_to_message(add_key_names(answer, self._names())) if isinstance(answer, DayReport) else answer)
 
     async def allocate_today(self) -> Allocation:
         """For the gate, without asking the meter: tokens divide the spend, they do not change it.
@@ -116,7 +116,7 @@ class DayReports:
         now = self._now()
         window = day_window(datetime.fromtimestamp(now, UTC).date().isoformat())
         records = await self._store.read(window)
-        rows = [row for row in records.rows if row.billed >= 0 or not is_early(row, millis(now))]
+        rows = [row for row in records.rows if row.billed >= 0 or not is_early(row, to_ms(now))]
         day = _day(window, replace(records, rows=rows), None, now)
         return await asyncio.to_thread(allocate, self._facts(day))
 
@@ -124,17 +124,17 @@ class DayReports:
         """The day's figures, kept where they are new. `Rejected` without the meter, or what `DATABASE_ERRORS` lists."""
         return (await self._read(day))[0]
 
-    async def explain(self, day: str) -> tuple[DayReport, Lines]:
+    async def explain(self, day: str) -> tuple[DayReport, CostLines]:
         """The same, and what its figures are made of: read at one moment, so that each sums to its figure."""
         report, facts, origins, allocation = await self._read(day)
         if not report.causes:  # a figure that is not known is made of nothing, not even of 0
-            return report, Lines()
-        return report, await asyncio.to_thread(explain, facts, origins, allocation)
+            return report, CostLines()
+        return report, await asyncio.to_thread(build_cost_lines, facts, origins, allocation)
 
     async def _read(self, day: str) -> _Read:
         window = day_window(day)
         async with self._lock:
-            answer = await self._meter.tokens(TokensQuery(day=day, by=BY, busy=True))
+            answer = await self._meter.tokens(TokensQuery(day=day, by=DIMENSIONS, busy=True))
             now = self._now()
             records = await self._store.read(window)
             newest = await self._revisions.newest(day)
@@ -147,13 +147,13 @@ class DayReports:
                 facts = self._facts(day_state)
                 allocation = await asyncio.to_thread(allocate, facts)
             report, inputs = await asyncio.to_thread(self._make_report, day, day_state, allocation, answer)
-            if newest is not None and not differs(report, inputs, newest):
+            if newest is not None and not needs_revision(report, inputs, newest):
                 return _Read(newest.report, facts, records.origins, allocation)
             published = await self._published(day)
             if newest is None:
                 report = msgspec.structs.replace(report, revision=published + 1)
             else:
-                report, inputs = revised(report, inputs, newest, reason(report, inputs, newest), published)
+                report, inputs = next_revision(report, inputs, newest, change_reason(report, inputs, newest), published)
             await self._revisions.save(report, inputs, now)
             return _Read(report, facts, records.origins, allocation)
 
@@ -162,7 +162,7 @@ class DayReports:
         periods = [period for one in day.records.invoices if (period := period_of(one)).overlap(day.window).length]
         start = min((period.start for period in periods), default=day.window.start)
         end = max((period.end for period in periods), default=day.window.end)
-        return frozenset(furthest(await self._store.reaches(Window(start, end)), self._settings.fleet))
+        return frozenset(last_charges(await self._store.reaches(Window(start, end)), self._settings.fleet))
 
     async def _answer(self, query: ReportQuery) -> DayReport:
         try:
@@ -172,24 +172,26 @@ class DayReports:
         if not query.explain:
             return await self.report(query.day)
         report, lines = await self.explain(query.day)
-        return msgspec.structs.replace(report, explanations=explanations(lines))
+        return msgspec.structs.replace(report, explanations=to_explanations(lines))
 
-    def _make_report(self, name: str, day: _Day, allocation: Allocation, answer: Tokens) -> tuple[DayReport, Inputs]:
+    def _make_report(
+        self, name: str, day: _Day, allocation: Allocation, answer: Tokens
+    ) -> tuple[DayReport, RevisionInputs]:
         fleet, prices = self._settings.fleet, self._settings.prices
         elapsed = Window(day.window.start, max(day.window.start, min(day.window.end, day.now)))
-        report = make_report(
+        report = build_day_report(
             name,
             allocation,
             day.usage,
             self._settings.weights,
             sources=tuple(f"{f.file_name} from {f.source}, SHA-256 {f.sha256}" for f in day.records.files),
-            always_on=always_on_of(fleet.tier_of, prices, elapsed, tokens_of(day.usage.total)),
+            always_on=always_on_cost(fleet.tier_of, prices, elapsed, total_tokens(day.usage.total)),
             settled=day.settled,
         )
         return report, self._inputs(day, answer, allocation)
 
-    def _facts(self, day: _Day) -> DayFacts:
-        return DayFacts(
+    def _facts(self, day: _Day) -> DayInputs:
+        return DayInputs(
             day=day.window,
             now=day.now,
             rows=day.records.rows,
@@ -202,7 +204,7 @@ class DayReports:
             on_bill=day.on_bill,
         )
 
-    def _inputs(self, day: _Day, answer: Tokens, allocation: Allocation) -> Inputs:
+    def _inputs(self, day: _Day, answer: Tokens, allocation: Allocation) -> RevisionInputs:
         records = day.records
         known = {
             # Without ends: the last one's is only how late it is.
@@ -211,7 +213,7 @@ class DayReports:
             ]
             for machine, time in sorted(day.times.items())
         }
-        return Inputs(
+        return RevisionInputs(
             over=day.now >= day.window.end,
             files=tuple(
                 FileInput(source=f.source, file_name=f.file_name, sha256=f.sha256, rows=f.rows) for f in records.files
@@ -233,7 +235,7 @@ class DayReports:
             sources=charges_by_source(
                 zip((origin.source for origin in records.origins), records.rows, strict=True), day.window
             ),
-            estimate=usd(allocation.accrued),
+            estimate=to_usd(allocation.accrued),
             settings=self._settings.named,
         )
 
@@ -252,10 +254,10 @@ def _day(window: Window, records: DayRecords, answer: Tokens | None, now: float,
     busy = {} if answer is None else answer.busy
     times = {
         machine: MachineTime(
-            intervals(changes, millis(now)),
-            [Window(millis(start), millis(end)) for start, end in busy.get(machine, ())],
+            build_intervals(changes, to_ms(now)),
+            [Window(to_ms(start), to_ms(end)) for start, end in busy.get(machine, ())],
         )
         for machine, changes in records.changes.items()
     }
-    describe = Usage() if answer is None else usage(answer)
-    return _Day(window=window, records=records, times=times, usage=describe, now=millis(now), was_final=was_final)
+    describe = TokenUsage() if answer is None else token_usage(answer)
+    return _Day(window=window, records=records, times=times, usage=describe, now=to_ms(now), was_final=was_final)

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from services.billing.adapters.file_sources import FileSource
-from services.billing.core.invoice_files.manifests import Plan, plans
+from services.billing.core.invoice_files.manifests import DeliveryPlan, plan_deliveries
 from shared.bus.ports import Bus
 from shared.bus.topology import INVOICES
 from shared.errors import Rejected
@@ -21,7 +21,7 @@ from shared.messages.invoices import DeliveredFile, ImportRequest
 class AvailableDelivery:
     """A delivery where it lies; `versions` change when one of its files does."""
 
-    plan: Plan
+    plan: DeliveryPlan
     versions: tuple[str, ...]
 
 
@@ -32,7 +32,7 @@ async def list_deliveries(file_source: FileSource) -> tuple[AvailableDelivery, .
         versions = file_source.list_files()
         return tuple(
             AvailableDelivery(plan, tuple(versions[name] for name in plan.files))
-            for plan in plans(list(versions), file_source.read)
+            for plan in plan_deliveries(list(versions), file_source.read)
         )
 
     return await asyncio.to_thread(list_blocking)
@@ -41,7 +41,7 @@ async def list_deliveries(file_source: FileSource) -> tuple[AvailableDelivery, .
 async def upload_delivery(
     bus: Bus,
     file_source: FileSource,
-    plan: Plan,
+    plan: DeliveryPlan,
     source: str,
     *,
     parts: bool = False,

@@ -9,7 +9,7 @@ import structlog
 from services.billing.adapters.file_sources import FileSource, open_file_source
 from services.billing.app.deliveries import list_deliveries, upload_delivery
 from services.billing.app.invoice_importer import InvoiceImporter
-from services.billing.core.invoice_files.manifests import Plan
+from services.billing.core.invoice_files.manifests import DeliveryPlan
 from services.billing.metrics import Metrics
 from shared.bus.ports import Bus
 from shared.config.invoices import InvoiceSource
@@ -139,7 +139,9 @@ class InvoiceFetcher:
             except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this delivery alone
                 self._note(key, _Refused(delivery.versions, (_reason(error),), by_content=False), error)
 
-    async def _import(self, file_source: FileSource, plan: Plan, key: _Files, versions: tuple[str, ...]) -> None:
+    async def _import(
+        self, file_source: FileSource, plan: DeliveryPlan, key: _Files, versions: tuple[str, ...]
+    ) -> None:
         beside = [sha for other, imported in self._imported.items() if other != key for sha in imported.files]
         parts, rounds = self._source.parts, self._source.round
         request = await upload_delivery(

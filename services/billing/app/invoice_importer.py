@@ -17,8 +17,8 @@ from services.billing.adapters.import_settings import ImportSettings, Interrupte
 from services.billing.adapters.invoice_reader import InvoiceReader, Snapshot, sha256_of
 from services.billing.adapters.invoice_store import ChargesTaken, Delivery, InvoiceStore, StaleDelivery
 from services.billing.app.database_outage import NOTHING_IMPORTED
-from services.billing.core.invoice_files.anomalies import facts_of, facts_sql
-from services.billing.core.utc_time import millis
+from services.billing.core.invoice_files.anomalies import parse_statistics, statistics_sql
+from services.billing.core.utc_time import to_ms
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus import topology
@@ -179,7 +179,7 @@ class InvoiceImporter:
                 if reading.refusals:
                     return ImportAnswer(sha256=sha256, refusals=tuple(reading.refusals))
                 now = self._now()
-                facts = facts_of(await self._in_thread(lambda: reading.query(facts_sql(millis(now)))))
+                facts = parse_statistics(await self._in_thread(lambda: reading.query(statistics_sql(to_ms(now)))))
                 ((charges,),) = await self._in_thread(lambda: reading.query("SELECT count(*) FROM charges"))
                 delivery = Delivery(
                     source=request.source,

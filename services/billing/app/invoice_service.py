@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from services.billing.adapters.invoice_store import InvoiceStore
 from services.billing.adapters.payable_store import PayableStore
 from services.billing.app.database_outage import DATABASE_DOWN
-from services.billing.core.money import units
-from services.billing.core.reconciliation import standings
+from services.billing.core.money import to_units
+from services.billing.core.reconciliation import reconcile
 from shared.bus.reply import MAX_REPLY_BYTES, reply
 from shared.errors import Rejected
 from shared.messages.codec import encode
@@ -57,7 +57,7 @@ class InvoiceService:
         billed, notes = await self._payables.invoices()
         whole = Invoices(
             imported=await self._store.list_snapshots(self._not_reread()),
-            standings=standings(billed, notes),
+            standings=reconcile(billed, notes),
             sources=tuple(self._sources()),
         )
         return fit_to_message(whole)
@@ -89,7 +89,7 @@ def _check(note: PayableNote) -> None:
     if note.period is not None and not _MONTH.fullmatch(note.period):
         raise Rejected(f'period: expected a month such as "2026-09", got {note.period[:100]!r}')
     try:
-        units(note.amount)
+        to_units(note.amount)
     except ValueError as error:
         raise Rejected(f"amount: {error}") from error
     if abs(note.amount) >= 10**15:

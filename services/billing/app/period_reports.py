@@ -6,10 +6,10 @@ from services.billing.adapters.day_store import DayStore
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.key_names import KeyNamesById
 from services.billing.app.report_cache import ReportCache
-from services.billing.core.reports.bill_coverage import bills_of, furthest
-from services.billing.core.reports.cost_lines import Lines, explanations
-from services.billing.core.reports.key_names import with_names
-from services.billing.core.reports.period_report import make_period
+from services.billing.core.reports.bill_coverage import bills_by_source, last_charges
+from services.billing.core.reports.cost_lines import CostLines, to_explanations
+from services.billing.core.reports.key_names import add_key_names
+from services.billing.core.reports.period_report import build_period_report
 from services.billing.core.utc_time import DAY, Window, day_of, day_window
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
@@ -41,18 +41,18 @@ class PeriodReports:
 
     async def _period(self, query: ReportsQuery) -> PeriodReport:
         days = await self._report_cache.reports(requested_days(query))
-        lines = Lines()
+        lines = CostLines()
         if query.explain:
             for place, day in enumerate(days):
                 if day.causes:
                     days[place], of_day = await self._report_cache.explain(day.day)
                     lines.add_all(of_day)
         span = Window(day_window(days[0].day).start, day_window(days[-1].day).end)
-        bills = bills_of(days, furthest(await self._days.reaches(span), self._fleet))
-        figures = msgspec.structs.replace(make_period(days, self._weights), bills=bills)
+        bills = bills_by_source(days, last_charges(await self._days.reaches(span), self._fleet))
+        figures = msgspec.structs.replace(build_period_report(days, self._weights), bills=bills)
         if query.explain and figures.causes:
-            figures = msgspec.structs.replace(figures, explanations=explanations(lines))
-        return fit_to_message(with_names(figures, self._names()))
+            figures = msgspec.structs.replace(figures, explanations=to_explanations(lines))
+        return fit_to_message(add_key_names(figures, self._names()))
 
 
 def requested_days(query: ReportsQuery) -> list[str]:

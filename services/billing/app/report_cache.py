@@ -12,9 +12,9 @@ import structlog
 from services.billing.adapters.day_fingerprints import DayFingerprints
 from services.billing.app.day_reports import DayReports
 from services.billing.app.meter_client import MeterClient
-from services.billing.core.reports.cost_lines import Lines
+from services.billing.core.reports.cost_lines import CostLines
 from services.billing.core.reports.day_report import failed_report
-from services.billing.core.utc_time import HOUR, day_of, day_window, millis
+from services.billing.core.utc_time import HOUR, day_of, day_window, to_ms
 from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 from shared.messages.billing import DayReport
@@ -80,13 +80,13 @@ class ReportCache:
 
     async def iterate(self, days: Sequence[str]) -> AsyncIterator[DayReport]:
         """One for each of some days in a row, in this order, as the books and the meter have it now."""
-        now = millis(self._now())
+        now = to_ms(self._now())
         over = sorted(day for day in days if day_window(day).end + HOUR <= now)
         marks = await self._marks_of(over) if over else {}
         for day in days:
             yield await self._made(day, marks.get(day))
 
-    async def explain(self, day: str) -> tuple[DayReport, Lines]:
+    async def explain(self, day: str) -> tuple[DayReport, CostLines]:
         """The day's report as it is now, made anew, and what its figures are made of."""
         return await self._reports.explain(day)
 

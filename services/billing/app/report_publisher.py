@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from services.billing.app.report_cache import ReportCache
 from services.billing.core.pricing.bands import days_before
-from services.billing.core.reports.cost_lines import explanations
+from services.billing.core.reports.cost_lines import to_explanations
 from services.billing.core.utc_time import day_window
 from services.billing.metrics import Metrics
 from shared.bus import subjects, topology
@@ -79,7 +79,7 @@ class ReportPublisher:
         if known is None and report.state is None:
             return True  # nothing is known of the day, and nothing was said
         report, lines = await self._report_cache.explain(report.day)  # a day that goes on may be a revision further
-        report = replace(report, explanations=explanations(lines))
+        report = replace(report, explanations=to_explanations(lines))
         files = await self._files(report)
         if files is None:
             return False

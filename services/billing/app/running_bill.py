@@ -6,8 +6,8 @@ from typing import Protocol
 import structlog
 
 from services.billing.adapters.accrual_store import AccrualStore
-from services.billing.core.allocation.accrual import Reading, fell
-from services.billing.core.utc_time import millis
+from services.billing.core.allocation.accrual import BillReading, has_fallen
+from services.billing.core.utc_time import to_ms
 from services.billing.metrics import Metrics
 from shared.clouds.hyperstack import HyperstackError
 
@@ -52,17 +52,17 @@ class RunningBillPoller:
 
     async def poll(self) -> None:
         """One reading. What `DATABASE_ERRORS` lists where the books do not take it."""
-        at = millis(self._now())
+        at = to_ms(self._now())
         try:
             told = await self._bill.cumulative()
         except HyperstackError as fault:
             self._failed(str(fault))
             return
-        readings = {name: Reading(amount, at) for name, amount in told.items() if name in self._machine_of}
+        readings = {name: BillReading(amount, at) for name, amount in told.items() if name in self._machine_of}
         last = await self._accruals.last_readings()
         if self._read_at is not None and (new := self._missing & readings.keys() - last.keys()):
             # The bill had nothing of it at the reading before: all that it says now is for the time since.
-            start = dict.fromkeys(new, Reading(0, self._read_at))
+            start = dict.fromkeys(new, BillReading(0, self._read_at))
             await self._accruals.add_readings(start, self._machine_of, self._bill.provider)
             last |= start
         counted = self._certain(readings, last)
@@ -79,7 +79,7 @@ class RunningBillPoller:
 
         One that the bill does not have, though it was read, costs its price, if it has one.
         """
-        now = millis(self._now())
+        now = to_ms(self._now())
         read = self._read_at is not None and _near(self._read_at, now, seconds)
         last = await self._accruals.last_readings()
         return frozenset(
@@ -89,9 +89,9 @@ class RunningBillPoller:
             and not (read and resource in self._missing and machine in self._priced)
         )
 
-    def _certain(self, readings: Mapping[str, Reading], last: Mapping[str, Reading]) -> dict[str, Reading]:
+    def _certain(self, readings: Mapping[str, BillReading], last: Mapping[str, BillReading]) -> dict[str, BillReading]:
         """Without what fell just now: a new bill is lower at the next reading, too, an answer of yesterday is not."""
-        fallen = {name for name, now in readings.items() if name in last and fell(last[name], now)}
+        fallen = {name for name, now in readings.items() if name in last and has_fallen(last[name], now)}
         doubtful, self._fallen = fallen - self._fallen, fallen
         if doubtful:
             log.warning("a bill is lower than before: read again before it counts as new", resources=sorted(doubtful))

@@ -8,7 +8,7 @@ from services.billing.adapters.price_store import PriceStore
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.key_names import KeyNamesById
 from services.billing.app.meter_client import MeterClient
-from services.billing.core.pricing.statement import make_statement, month_days
+from services.billing.core.pricing.statement import build_statement, month_days
 from shared.bus.reply import reply
 from shared.errors import Rejected
 from shared.messages.billing import Band, Statement, StatementQuery
@@ -35,7 +35,7 @@ class Statements:
         asked = TokensQuery(day=first, to=last, by=("day", "model", "outcome"), key=query.key_id)
         tokens = await self._meter.tokens(asked)
         bands = await self._book.since(first, last)
-        made = make_statement(query.key_id, query.month, tokens, lambda model, day: _on(bands, model, day))
+        made = build_statement(query.key_id, query.month, tokens, lambda model, day: _on(bands, model, day))
         return replace(made, name=self._names().get(query.key_id))
 
 

@@ -5,12 +5,12 @@ from decimal import Decimal
 
 import msgspec
 
-from services.billing.core.utc_time import day_of, millis
+from services.billing.core.utc_time import day_of, to_ms
 from shared.messages.budget import BudgetGate, GateOrder, GateTurned
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class GateRules:
     """How every gate is judged."""
 
     warning: Decimal
@@ -18,8 +18,8 @@ class Rules:
     open_when_dark: bool
 
 
-def budget_gate(
-    spend: Decimal | None, limit: Decimal, now: float, *, rules: Rules, before: BudgetGate | None
+def evaluate_gate(
+    spend: Decimal | None, limit: Decimal, now: float, *, rules: GateRules, before: BudgetGate | None
 ) -> BudgetGate:
     """`spend` in USD today, None where it cannot be known. The limit itself is not to be reached.
 
@@ -38,10 +38,10 @@ def budget_gate(
         warning=known >= limit * rules.warning,
         observed=spend is not None,
     )
-    return gate if before is None else _as_ordered(gate, before, now)
+    return gate if before is None else _with_order_in_force(gate, before, now)
 
 
-def ordered(gate: BudgetGate, order: GateOrder, now: float) -> BudgetGate:
+def apply_order(gate: BudgetGate, order: GateOrder, now: float) -> BudgetGate:
     """With an order for the rest of the day; `auto` withdraws it."""
     if order.order == "auto":
         return msgspec.structs.replace(gate, ordered="auto", ordered_day="", ordered_by="", ordered_why="")
@@ -50,9 +50,9 @@ def ordered(gate: BudgetGate, order: GateOrder, now: float) -> BudgetGate:
     )
 
 
-def turned(scope: str, before: BudgetGate | None, after: BudgetGate, order: GateOrder | None) -> GateTurned | None:
+def gate_change(scope: str, before: BudgetGate | None, after: BudgetGate, order: GateOrder | None) -> GateTurned | None:
     """What to tell of it; None where nothing is new. `order`: what made it be looked at."""
-    if before is not None and _told(before) == _told(after):
+    if before is not None and _reported_state(before) == _reported_state(after):
         return None
     return GateTurned(
         at=after.observed_at,
@@ -67,7 +67,7 @@ def turned(scope: str, before: BudgetGate | None, after: BudgetGate, order: Gate
     )
 
 
-def _reason(spend: Decimal | None, limit: Decimal, rules: Rules, today: BudgetGate | None) -> str:
+def _reason(spend: Decimal | None, limit: Decimal, rules: GateRules, today: BudgetGate | None) -> str:
     if spend is not None:
         return "budget_closed" if spend >= limit else ""
     if not rules.open_when_dark:
@@ -76,7 +76,7 @@ def _reason(spend: Decimal | None, limit: Decimal, rules: Rules, today: BudgetGa
     return "budget_closed" if today is not None and today.spend >= limit else ""
 
 
-def _as_ordered(gate: BudgetGate, before: BudgetGate, now: float) -> BudgetGate:
+def _with_order_in_force(gate: BudgetGate, before: BudgetGate, now: float) -> BudgetGate:
     """A clock that was set back over midnight finds an order of tomorrow, which waits."""
     if before.ordered_day < _day(now):
         return gate
@@ -88,9 +88,9 @@ def _as_ordered(gate: BudgetGate, before: BudgetGate, now: float) -> BudgetGate:
     return msgspec.structs.replace(gate, open=is_open, reason="" if is_open else "closed_by_operator")
 
 
-def _told(gate: BudgetGate) -> tuple[object, ...]:
+def _reported_state(gate: BudgetGate) -> tuple[object, ...]:
     return gate.open, gate.reason, gate.warning, gate.observed, gate.ordered, gate.ordered_day
 
 
 def _day(seconds: float) -> str:
-    return day_of(millis(seconds))
+    return day_of(to_ms(seconds))

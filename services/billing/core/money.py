@@ -10,7 +10,7 @@ _EXACT = Context(prec=MAX_PREC)
 """Moves the point without a digit lost."""
 
 
-def units(amount: Decimal) -> int:
+def to_units(amount: Decimal) -> int:
     """USD as units; `ValueError` where the amount has more than twelve decimals or is no number."""
     if not amount.is_finite():
         raise ValueError(f"{amount} is not an amount")
@@ -21,27 +21,27 @@ def units(amount: Decimal) -> int:
     return value
 
 
-def converted(amount: Decimal, per_usd: str) -> int:
+def to_units_at_rate(amount: Decimal, per_usd: str) -> int:
     """An amount of a currency, of which `per_usd` is one USD, as units: to the nearest, exact for USD itself."""
-    return exchanged(units(amount), per_usd)
+    return convert_to_usd(to_units(amount), per_usd)
 
 
-def exchanged(amount: int, per_usd: str) -> int:
+def convert_to_usd(amount: int, per_usd: str) -> int:
     """Units of a currency as units of USD, as above."""
     if per_usd == "1":
         return amount
     above, below = Decimal(per_usd).as_integer_ratio()
-    return divided(amount * below, above)
+    return divide(amount * below, above)
 
 
-def usd(amount: int) -> Decimal:
+def to_usd(amount: int) -> Decimal:
     """Units as USD without trailing zeros, so that equal amounts are written alike."""
     whole, fraction = divmod(abs(amount), UNITS_PER_USD)
     text = f"{whole}.{fraction:0{PLACES}d}".rstrip("0").rstrip(".")
     return Decimal(f"-{text}" if amount < 0 else text)
 
 
-def divided(amount: int, by: int) -> int:
+def divide(amount: int, by: int) -> int:
     """`amount / by` to the nearest whole, halves to even. `by` is positive."""
     quotient, rest = divmod(amount, by)
     if 2 * rest > by or (2 * rest == by and quotient % 2):
@@ -49,7 +49,7 @@ def divided(amount: int, by: int) -> int:
     return quotient
 
 
-def split(total: int, weights: Sequence[int]) -> list[int]:
+def split_exactly(total: int, weights: Sequence[int]) -> list[int]:
     """Parts in proportion to `weights` that sum to exactly `total`, which may be negative.
 
     Largest remainder; of equal remainders the first wins. Weights are not negative and not all 0 (`ValueError`).
@@ -67,4 +67,4 @@ def split(total: int, weights: Sequence[int]) -> list[int]:
 
 def per_mtok(spend: int, tokens: int) -> Decimal | None:
     """USD per million tokens, to twelve decimals; None without tokens."""
-    return usd(divided(spend * MTOK, tokens)) if tokens > 0 else None
+    return to_usd(divide(spend * MTOK, tokens)) if tokens > 0 else None

@@ -4,8 +4,8 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from services.billing.core.money import units, usd
-from services.billing.core.utc_time import Window, day_of, moment, written
+from services.billing.core.money import to_units, to_usd
+from services.billing.core.utc_time import Window, day_of, format_time, parse_time_ms
 from shared.errors import Rejected
 from shared.messages.invoices import InvoiceStanding, InvoiceState
 
@@ -14,7 +14,7 @@ TOLERANCE = Decimal("0.01")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Billed:
+class BilledAmount:
     """The charges of one invoice in one snapshot, summed; `invoice_id` None: those that name no invoice."""
 
     source: str
@@ -45,13 +45,13 @@ class Payable:
     period: Window | None = None
 
 
-Invoice = tuple[str, str, str]
+InvoiceKey = tuple[str, str, str]
 """Source, issuer and the invoice's id."""
-Bill = tuple[str, str, str, str, int]
+BillKey = tuple[str, str, str, str, int]
 """The same, then empty and 0; of charges that name no invoice an empty id, the account and the period's start."""
 
 
-def bill_of(part: Billed | Payable) -> Bill:
+def bill_key(part: BilledAmount | Payable) -> BillKey:
     """Return what is compared as a whole."""
     if part.invoice_id is not None:
         return part.source, part.issuer, part.invoice_id, "", 0
@@ -59,25 +59,25 @@ def bill_of(part: Billed | Payable) -> Bill:
     return part.source, part.issuer, "", part.account or "", start
 
 
-def in_force(notes: Iterable[Payable]) -> dict[Bill, Payable]:
+def latest_payables(notes: Iterable[Payable]) -> dict[BillKey, Payable]:
     """The newest note of each bill; `notes` are oldest first."""
-    return {bill_of(note): note for note in notes}
+    return {bill_key(note): note for note in notes}
 
 
-def voided(notes: Iterable[Payable]) -> frozenset[Invoice]:
+def voided_invoices(notes: Iterable[Payable]) -> frozenset[InvoiceKey]:
     """The invoices whose charges no longer count."""
-    return frozenset((n.source, n.issuer, n.voids) for n in in_force(notes).values() if n.voids is not None)
+    return frozenset((n.source, n.issuer, n.voids) for n in latest_payables(notes).values() if n.voids is not None)
 
 
-def goes_round(notes: Iterable[Payable]) -> bool:
+def has_void_cycle(notes: Iterable[Payable]) -> bool:
     """Whether an invoice voids itself, directly or by way of others."""
     next_of = {
         (note.source, note.issuer, note.invoice_id): (note.source, note.issuer, note.voids)
-        for note in in_force(notes).values()
+        for note in latest_payables(notes).values()
         if note.invoice_id is not None and note.voids is not None
     }
     for start, first in next_of.items():
-        at: Invoice | None = first
+        at: InvoiceKey | None = first
         for _ in next_of:
             if at == start:
                 return True
@@ -85,24 +85,24 @@ def goes_round(notes: Iterable[Payable]) -> bool:
     return False
 
 
-def concerning(billed: Sequence[Billed], day: Window, snapshots: Container[int]) -> list[Billed]:
+def bills_affecting_day(billed: Sequence[BilledAmount], day: Window, snapshots: Container[int]) -> list[BilledAmount]:
     """The bills, each as a whole, that a day waits for: of billing periods that have it, or in one of `snapshots`.
 
     `snapshots` are those that have charges of the day: a correction lies in the bill of a later period.
     """
-    bills = {bill_of(part) for part in billed if part.period.overlap(day).length or part.snapshot in snapshots}
-    return [part for part in billed if bill_of(part) in bills]
+    bills = {bill_key(part) for part in billed if part.period.overlap(day).length or part.snapshot in snapshots}
+    return [part for part in billed if bill_key(part) in bills]
 
 
-def standings(billed: Sequence[Billed], notes: Sequence[Payable]) -> tuple[InvoiceStanding, ...]:
+def reconcile(billed: Sequence[BilledAmount], notes: Sequence[Payable]) -> tuple[InvoiceStanding, ...]:
     """Each invoice's, and by account and period those of charges that name none; by period, issuer and id.
 
     An invoice without active charges stands there only if a note concerns it, with an amount of 0.
     """
-    payable, void = in_force(notes), voided(notes)
-    sums: dict[tuple[Bill, str], list[Billed]] = {}
+    payable, void = latest_payables(notes), voided_invoices(notes)
+    sums: dict[tuple[BillKey, str], list[BilledAmount]] = {}
     for part in billed:
-        sums.setdefault((bill_of(part), part.currency), []).append(part)
+        sums.setdefault((bill_key(part), part.currency), []).append(part)
     found = [
         _standing(parts, payable.get(bill), is_voided=bill[:3] in void)
         for (bill, _), parts in sums.items()
@@ -111,7 +111,7 @@ def standings(billed: Sequence[Billed], notes: Sequence[Payable]) -> tuple[Invoi
     return tuple(sorted(found, key=_order))
 
 
-def settled(stands: Iterable[InvoiceStanding]) -> bool:
+def is_settled(stands: Iterable[InvoiceStanding]) -> bool:
     """Whether each of these bills ties or is voided, and there is at least one.
 
     A bill without a payable amount keeps it unsettled.
@@ -120,8 +120,8 @@ def settled(stands: Iterable[InvoiceStanding]) -> bool:
     return "ties" in states and states <= {"ties", "voided"}
 
 
-def unnumbered(
-    billed: Sequence[Billed], *, source: str, month: str, issuer: str | None, account: str | None
+def find_unnumbered_bill(
+    billed: Sequence[BilledAmount], *, source: str, month: str, issuer: str | None, account: str | None
 ) -> tuple[str, str, Window]:
     """Issuer, account and billing period of the source's charges in a month (`YYYY-MM`) that name no invoice.
 
@@ -145,13 +145,13 @@ def unnumbered(
             f"period: {source} has no charge without an invoice number in {month}{whose}: import its file first, "
             "correct the month, or name the invoice (`spotinference invoice check` lists them)"
         )
-    issuers = _only("issuer", month, sorted({part.issuer for part in known}))
-    accounts = _only("account", month, sorted({part.account for part in known}))
-    periods = {f"{written(p.period.start)} to {written(p.period.end)}": p.period for p in known}
-    return issuers, accounts, periods[_only("period", month, sorted(periods))]
+    issuers = _single("issuer", month, sorted({part.issuer for part in known}))
+    accounts = _single("account", month, sorted({part.account for part in known}))
+    periods = {f"{format_time(p.period.start)} to {format_time(p.period.end)}": p.period for p in known}
+    return issuers, accounts, periods[_single("period", month, sorted(periods))]
 
 
-def _only(name: str, month: str, values: Sequence[str]) -> str:
+def _single(name: str, month: str, values: Sequence[str]) -> str:
     if len(values) > 1:
         raise Rejected(f"{name}: {' and '.join(values)} have charges without an invoice number in {month}: say which")
     return values[0]
@@ -162,10 +162,10 @@ def _order(standing: InvoiceStanding) -> tuple[str, ...]:
     return one.period_start, one.issuer, one.invoice_id or "", one.account or "", one.currency, one.source
 
 
-def _standing(parts: Sequence[Billed], note: Payable | None, *, is_voided: bool) -> InvoiceStanding:
+def _standing(parts: Sequence[BilledAmount], note: Payable | None, *, is_voided: bool) -> InvoiceStanding:
     one = parts[0]
-    billed = usd(sum(units(part.amount) for part in parts))
-    rounding = None if note is None else usd(units(note.amount) - units(billed))
+    billed = to_usd(sum(to_units(part.amount) for part in parts))
+    rounding = None if note is None else to_usd(to_units(note.amount) - to_units(billed))
     state: InvoiceState = "open"
     if is_voided:
         state = "voided"
@@ -176,8 +176,8 @@ def _standing(parts: Sequence[Billed], note: Payable | None, *, is_voided: bool)
         issuer=one.issuer,
         invoice_id=one.invoice_id,
         currency=one.currency,
-        period_start=written(min(part.period.start for part in parts)),
-        period_end=written(max(part.period.end for part in parts)),
+        period_start=format_time(min(part.period.start for part in parts)),
+        period_end=format_time(max(part.period.end for part in parts)),
         billed=billed,
         payable=None if note is None else note.amount,
         rounding=rounding,
@@ -187,4 +187,4 @@ def _standing(parts: Sequence[Billed], note: Payable | None, *, is_voided: bool)
 
 
 def period_of(standing: InvoiceStanding) -> Window:
-    return Window(moment(standing.period_start), moment(standing.period_end))
+    return Window(parse_time_ms(standing.period_start), parse_time_ms(standing.period_end))

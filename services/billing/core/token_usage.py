@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 from shared.messages.meter import Tokens, TokenSums, plausible
 
-BY = ("tier", "model", "key", "outcome")
+DIMENSIONS = ("tier", "model", "key", "outcome")
 """What the meter is asked to tell them by."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Usage:
+class TokenUsage:
     """`served` by tier, model and key: all but failed requests. `failed` is the tokens of those."""
 
     served: Mapping[tuple[str, str, str], TokenSums] = field(default_factory=dict)
@@ -20,32 +20,34 @@ class Usage:
 
     @property
     def total(self) -> TokenSums:
-        return total(self.served.values())
+        return sum_tokens(self.served.values())
 
     def by_tier(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for (tier, _, _), sums in self.served.items():
-            found[tier] = found.get(tier, 0) + tokens_of(sums)
+            found[tier] = found.get(tier, 0) + total_tokens(sums)
         return found
 
 
-def usage(answer: Tokens) -> Usage:
+def token_usage(answer: Tokens) -> TokenUsage:
     """Of an answer by `BY`. Its rows alone count: pages of it may have been made at different moments."""
     served: dict[tuple[str, str, str], TokenSums] = {}
     failed = 0
     for row in answer.rows:
-        tier, model, key, outcome = (row.dimensions[name] for name in BY)
+        tier, model, key, outcome = (row.dimensions[name] for name in DIMENSIONS)
         if outcome == "failed":
-            failed += tokens_of(row.sums)
+            failed += total_tokens(row.sums)
         else:
-            served[tier, model, key] = total((served.get((tier, model, key), TokenSums()), plausible(row.sums)))
-    return Usage(served=dict(sorted(served.items())), failed=failed, complete=answer.complete, reasons=answer.reasons)
+            served[tier, model, key] = sum_tokens((served.get((tier, model, key), TokenSums()), plausible(row.sums)))
+    return TokenUsage(
+        served=dict(sorted(served.items())), failed=failed, complete=answer.complete, reasons=answer.reasons
+    )
 
 
-def tokens_of(sums: TokenSums) -> int:
+def total_tokens(sums: TokenSums) -> int:
     return sums.prompt_tokens + sums.completion_tokens
 
 
-def total(sums: Iterable[TokenSums]) -> TokenSums:
+def sum_tokens(sums: Iterable[TokenSums]) -> TokenSums:
     every = list(sums)
     return TokenSums(**{name: sum(getattr(one, name) for one in every) for name in TokenSums.__struct_fields__})

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 HOUR = 3_600_000
 DAY = 24 * HOUR
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|\+00:00)?", re.ASCII)
+_TIME_PATTERN = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|\+00:00)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ def day_of(moment: int) -> str:
     return (_EPOCH + timedelta(milliseconds=moment)).date().isoformat()
 
 
-def millis(seconds: float) -> int:
+def to_ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def moment(text: str) -> int:
+def parse_time_ms(text: str) -> int:
     """FOCUS's `2026-05-31T00:00:00Z`, also with a fraction, a space or without `Z`: always UTC; else `ValueError`."""
-    found = _MOMENT.fullmatch(text)
+    found = _TIME_PATTERN.fullmatch(text)
     if found is None:
         raise ValueError(f'expected a UTC time such as "2026-05-31T00:00:00Z", got {text!r}')
     fraction = (found[3] or "").ljust(9, "0")
@@ -54,7 +54,7 @@ def moment(text: str) -> int:
     return whole // timedelta(milliseconds=1) + int(fraction[:3])
 
 
-def written(moment: int) -> str:
+def format_time(moment: int) -> str:
     """`2026-05-31T00:00:00Z`, with milliseconds where there are some."""
     time = _EPOCH + timedelta(milliseconds=moment)
     return time.isoformat(timespec="milliseconds" if moment % 1000 else "seconds").replace("+00:00", "Z")

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-from services.billing.core.reports.cost_lines import Lines
+from services.billing.core.reports.cost_lines import CostLines
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Received
 from shared.bus.subjects import BILLING_PUBLISHED
@@ -39,8 +39,8 @@ class MadeUpShelf:
                 raise Rejected("the meter does not answer: ask again when it runs")
             yield self.found.get(day) or report(day, None, 0)
 
-    async def explain(self, day: str) -> tuple[DayReport, Lines]:
-        return self.found[day], Lines()
+    async def explain(self, day: str) -> tuple[DayReport, CostLines]:
+        return self.found[day], CostLines()
 
     async def reports(self, days: Sequence[str]) -> list[DayReport]:
         return [found async for found in self.iterate(days)]

@@ -13,7 +13,7 @@ import pytest_asyncio
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from services.billing.adapters.export.report_files import files
+from services.billing.adapters.export.report_files import render_files
 from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
 from shared.messages.billing import (
@@ -132,7 +132,7 @@ async def test_files_are_those_that_the_service_publishes(desk: Desk) -> None:
     told = await desk.run("report", "--days", "9", "--to", TO, *options, "--json")
     assert told.status == 0, told.err
     assert desk.asked == [ReportsQuery(to=TO, days=9, explain=True)]
-    published = files(period_report(9, TO))
+    published = render_files(period_report(9, TO))
     assert {name: (desk.folder / name).read_bytes() for name in names} == {name: published[name[2:]] for name in names}
     assert json.loads(told.out) == json.loads(published["json"])
     rows = list(csv.DictReader(io.StringIO((desk.folder / "r.csv").read_text("utf-8"))))
@@ -144,7 +144,7 @@ async def test_files_are_those_that_the_service_publishes(desk: Desk) -> None:
 
 async def test_a_day_as_json_is_one_object(desk: Desk) -> None:
     told = await desk.run("report", "--day", "2026-05-03", "--json")
-    assert json.loads(told.out) == json.loads(files(day_report())["json"])
+    assert json.loads(told.out) == json.loads(render_files(day_report())["json"])
     assert desk.asked == [ReportQuery(day="2026-05-03")]
 
 
@@ -207,7 +207,7 @@ async def test_a_statement_on_the_terminal_and_as_files(desk: Desk) -> None:
     assert "=k1, 2026-05: $6.0000 for 2,400,002 tokens, complete" in told.out
     assert desk.asked == [StatementQuery(key_id="=k1", month="2026-05")]
     told = await desk.run("statement", "=k1", "--json", "--csv", desk.path("s.csv"), "--html", desk.path("s.html"))
-    published = files(statement(key_id="=k1"))
+    published = render_files(statement(key_id="=k1"))
     assert json.loads(told.out) == json.loads(published["json"])
     assert (desk.folder / "s.csv").read_bytes() == published["csv"]
     assert (desk.folder / "s.html").read_bytes() == published["html"]

@@ -13,7 +13,7 @@ from services.billing.app.fleet_journal import FleetJournalReader
 from services.billing.app.invoice_fetcher import InvoiceFetcher
 from services.billing.app.report_cache import RETRY_SECONDS
 from services.billing.core.reports.day_report import failed_report
-from services.billing.core.reports.period_report import make_period
+from services.billing.core.reports.period_report import build_period_report
 from services.billing.metrics import Metrics
 from shared.budget import FLEET as FLEET_SCOPE
 from shared.bus.memory import MemoryBus
@@ -93,7 +93,7 @@ async def test_an_absent_meter_is_no_day_s_fault(stand: Stand) -> None:
 
 
 def test_a_period_with_a_failed_day_is_unknown_and_says_which() -> None:
-    whole = make_period(
+    whole = build_period_report(
         [report(day(1), "1.00", 5), failed_report(day(2), "KeyError: x"), report(day(3), "1.00")], WEIGHTS
     )
     assert (whole.spend, whole.reason) == (None, f"the day could not be made: {day(2)}")

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.billing import wiring
-from services.billing.adapters.export.report_files import files
+from services.billing.adapters.export.report_files import render_files
 from services.billing.app.report_cache import ReportCache
 from services.billing.app.report_publisher import DAYS, RenderFiles, ReportPublisher
 from services.billing.metrics import Metrics
@@ -36,7 +36,7 @@ MILLION = 1_000_000
 class PublisherHarness:
     """A publisher and what it counts."""
 
-    def __init__(self, bus: Bus, shelf: MadeUpShelf, forms: RenderFiles = files) -> None:
+    def __init__(self, bus: Bus, shelf: MadeUpShelf, forms: RenderFiles = render_files) -> None:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         self._publisher = ReportPublisher(bus, cast("ReportCache", shelf), forms, metrics, now=lambda: NOW)
@@ -68,7 +68,7 @@ async def test_a_days_report_is_stored_in_every_form_and_announced(memory: Dying
     shelf.put(told)
     publisher = PublisherHarness(memory, shelf)
     await publisher.publish()
-    assert memory.files() == dict(zip(names(told), files(told).values(), strict=True))
+    assert memory.files() == dict(zip(names(told), render_files(told).values(), strict=True))
     published = Published(
         day=YESTERDAY,
         revision=1,
@@ -106,7 +106,7 @@ async def test_what_is_published_is_left_alone_until_its_revision_rises(memory: 
     second = figure(spend="90.00", revision=3, change="the bill changed", state="restated")
     shelf.put(second)
     await publisher.publish()
-    assert memory.files() == {**before, **dict(zip(names(second), files(second).values(), strict=True))}
+    assert memory.files() == {**before, **dict(zip(names(second), render_files(second).values(), strict=True))}
     assert [(told.day, told.revision, told.change) for told in memory.told[2:]] == [(YESTERDAY, 3, "the bill changed")]
 
 
@@ -127,7 +127,7 @@ async def test_killed_at_any_moment_the_next_one_publishes_the_same_whole(dies_a
         assert set(published.files) <= set(bus.files()), "announced before it was there"
     bus.dies_at = None
     await PublisherHarness(bus, shelf).publish()
-    assert bus.files() == dict(zip(names(told), files(told).values(), strict=True))
+    assert bus.files() == dict(zip(names(told), render_files(told).values(), strict=True))
     assert {published.files for published in bus.told} == {names(told)}
     assert (await bus.said()).keys() == {f"published.{YESTERDAY}"}
     changes = bus.changes
@@ -160,7 +160,7 @@ async def test_two_that_think_they_lead_publish_the_same(memory: DyingBus) -> No
     shelf, told = MadeUpShelf(), figure()
     shelf.put(told)
     await asyncio.gather(PublisherHarness(memory, shelf).publish(), PublisherHarness(memory, shelf).publish())
-    assert memory.files() == dict(zip(names(told), files(told).values(), strict=True))
+    assert memory.files() == dict(zip(names(told), render_files(told).values(), strict=True))
     assert {published.revision for published in memory.told} == {1}
 
 
@@ -271,7 +271,7 @@ async def test_on_a_real_bus_the_files_come_back_as_they_were(bus: JetStreamBus)
     shelf.put(told)
     await PublisherHarness(bus, shelf).publish()
     published = decode(await asyncio.wait_for(heard.get(), 30), Published)
-    for name, content in zip(published.files, files(told).values(), strict=True):
+    for name, content in zip(published.files, render_files(told).values(), strict=True):
         assert await bus.get_object(BOOKS_FILES, name) == content
     entry = await bus.get(REPORTS, subjects.published_key(YESTERDAY))
     assert entry is not None

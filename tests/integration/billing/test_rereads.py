@@ -28,9 +28,11 @@ from tests.unit.billing.cost_row_builders import focus_csv
 def older_reader() -> Iterator[None]:
     """The reader that cut the letter v, and only white space besides."""
     with pytest.MonkeyPatch.context() as patch:
-        old = sql_macros.SCRIPT.replace(sql_macros.BLANK.replace("\n", "\\n").replace("\r", "\\r"), " \\t\\r\\n\\fv")
+        old = sql_macros.CREATE_MACROS_SQL.replace(
+            sql_macros.BLANK_CHARACTERS.replace("\n", "\\n").replace("\r", "\\r"), " \\t\\r\\n\\fv"
+        )
         old = old.replace("WHEN is_bare(x)", "WHEN false")
-        assert old != sql_macros.SCRIPT
+        assert old != sql_macros.CREATE_MACROS_SQL
         patch.setattr("services.billing.adapters.charge_database.SCRIPT", old)
         patch.setattr(csv_lines, "_BOM", "")
         patch.setattr(import_settings, "READER_VERSION", 1)

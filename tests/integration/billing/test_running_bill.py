@@ -14,8 +14,8 @@ from services.billing.adapters.accrual_store import AccrualStore, accrued_in
 from services.billing.adapters.hyperstack_bill import PAGE_SIZE, HyperstackBill
 from services.billing.adapters.transition_store import TransitionStore
 from services.billing.app.running_bill import RunningBillPoller
-from services.billing.core.allocation.accrual import Accrual, Reading
-from services.billing.core.money import usd
+from services.billing.core.allocation.accrual import Accrual, BillReading
+from services.billing.core.money import to_usd
 from services.billing.core.utc_time import HOUR, Window
 from services.billing.metrics import Metrics
 from services.billing.wiring import MIGRATIONS
@@ -52,7 +52,7 @@ class Desk:
 
     async def accrued(self) -> dict[float, Decimal]:
         """By the hour of the test's day."""
-        return {(a.hour - DAY_WINDOW.start) / HOUR: usd(a.amount) for a in await self.rows()}
+        return {(a.hour - DAY_WINDOW.start) / HOUR: to_usd(a.amount) for a in await self.rows()}
 
     async def rows(self) -> list[Accrual]:
         async with database.read_transaction(self.engine) as connection:
@@ -203,7 +203,7 @@ async def test_two_leaders_at_once_count_nothing_twice(desk: Desk) -> None:
     accruals, resource = AccrualStore(desk.engine), str(desk.vm.id)
 
     async def add_reading(amount: int, minute: int) -> None:
-        reading = Reading(amount, DAY_WINDOW.start + minute * 60_000)
+        reading = BillReading(amount, DAY_WINDOW.start + minute * 60_000)
         await accruals.add_readings({resource: reading}, {resource: "m1"}, "hyperstack")
 
     await add_reading(0, 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 from services.billing.core.allocation.attribution import Fleet
 from services.billing.core.invoice_files.focus import CostRow
-from services.billing.core.utc_time import Window, day_window, moment
+from services.billing.core.utc_time import Window, day_window, parse_time_ms
 
 DAY = "2026-05-03"
 DAY_WINDOW = day_window(DAY)
@@ -53,7 +53,9 @@ def focus_csv(*rows: dict[str, str], drop: tuple[str, ...] = ()) -> bytes:
 
 def charge(billed: str, start: str = "2026-05-03T00:00:00Z", end: str = "2026-05-04T00:00:00Z", **more: Any) -> CostRow:
     defaults: dict[str, Any] = {"category": "Usage", "service_category": "Compute", "resource_id": "i-a"}
-    return CostRow(billed=Decimal(billed), charge_start=moment(start), charge_end=moment(end), **defaults | more)
+    return CostRow(
+        billed=Decimal(billed), charge_start=parse_time_ms(start), charge_end=parse_time_ms(end), **defaults | more
+    )
 
 
 def hours(start: float, end: float) -> Window:

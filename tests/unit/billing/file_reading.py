@@ -11,7 +11,7 @@ from typing import Any
 from services.billing.adapters.import_settings import ImportSettings
 from services.billing.adapters.invoice_reader import ROW, InvoiceReader, Snapshot
 from services.billing.core.invoice_files.focus import CostRow, SnapshotKey
-from services.billing.core.invoice_files.schema import AMOUNTS
+from services.billing.core.invoice_files.schema import AMOUNT_FIELDS
 from shared.messages.invoices import DeliveredFile, RowError
 
 TERMS = ImportSettings(source="cloud")
@@ -56,6 +56,6 @@ def _placed(file: bytes | Path, at: Path) -> Path:
 
 def _row(values: tuple[Any, ...]) -> CostRow:
     row = dict(zip(ROW, values, strict=True))
-    for name in (*AMOUNTS, "consumed_quantity"):
+    for name in (*AMOUNT_FIELDS, "consumed_quantity"):
         row[name] = None if row[name] is None else Decimal(row[name])
     return CostRow(**row)

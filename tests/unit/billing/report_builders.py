@@ -4,7 +4,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
-from services.billing.core.money import per_mtok, units
+from services.billing.core.money import per_mtok, to_units
 from shared.messages.billing import (
     CAUSES,
     AlwaysOn,
@@ -29,7 +29,7 @@ def report(at: str, spend: str | None, tokens: int = 0, **more: Any) -> DayRepor
     known: dict[str, Any] = {"state": None, "reason": "cost not delivered", "causes": {}, "tiers": ()}
     if spend is not None:
         cost = Decimal(spend)
-        ratio = per_mtok(units(cost), tokens)
+        ratio = per_mtok(to_units(cost), tokens)
         known = {
             "state": "provisional",
             "reason": None if tokens else "no tokens",
@@ -68,6 +68,6 @@ def model(name: str | None, spend: str, tokens: int, before: str | None = "") ->
         model=name,
         spend=cost,
         tokens=tokens,
-        usd_per_mtok=per_mtok(units(cost), tokens),
+        usd_per_mtok=per_mtok(to_units(cost), tokens),
         spend_before_credits=None if before is None else Decimal(before or spend),
     )

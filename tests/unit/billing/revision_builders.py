@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from services.billing.core.revisions.charge_digest import SourceCharges
-from services.billing.core.revisions.revision import FileInput, Inputs, Stored
+from services.billing.core.revisions.revision import FileInput, RevisionInputs, StoredRevision
 from shared.messages.billing import DayReport, FigureState
 from shared.messages.codec import decode, encode
 from shared.messages.meter import TokenSums
@@ -15,7 +15,7 @@ from tests.unit.billing.report_builders import report
 FILE = FileInput(source="cloud", file_name="bill.csv", sha256="0a", rows=3)
 CHARGES = SourceCharges(source="cloud", sha256="c1", rows=3, spend=Decimal(100), tax=Decimal(0))
 SETTINGS = {"price of tier A": "2.4", "machine list": "sha256:1", "direction weights": "input 1, output 4"}
-INPUTS = Inputs(
+INPUTS = RevisionInputs(
     over=True,
     files=(FILE,),
     charges=3,
@@ -36,7 +36,7 @@ def figure(spend: str | None = "100", state: FigureState | None = "provisional",
     return report("2026-05-03", spend, tokens, **{"state": state, "revision": 0, "charges": 3, **more})
 
 
-def inputs(**changed: Any) -> Inputs:
+def inputs(**changed: Any) -> RevisionInputs:
     return msgspec.structs.replace(INPUTS, **changed)
 
 
@@ -44,8 +44,8 @@ def charges(spend: str, rows: int = 3, **changed: Any) -> SourceCharges:
     return msgspec.structs.replace(CHARGES, sha256=f"{spend} {rows}", spend=Decimal(spend), rows=rows, **changed)
 
 
-def stored(report: DayReport, inputs: Inputs = INPUTS) -> Stored:
-    return Stored(report, inputs, decode(encode(report), dict[str, Any]))
+def stored(report: DayReport, inputs: RevisionInputs = INPUTS) -> StoredRevision:
+    return StoredRevision(report, inputs, decode(encode(report), dict[str, Any]))
 
 
 FIRST = stored(figure(revision=1))

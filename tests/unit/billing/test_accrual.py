@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.billing.core.allocation.accrual import Reading, accrued, fell, late
-from services.billing.core.allocation.machine_time import Change, MachineTime, intervals
+from services.billing.core.allocation.accrual import BillReading, accrue, has_fallen, is_stale
+from services.billing.core.allocation.machine_time import MachineTime, StateChange, build_intervals
 from services.billing.core.utc_time import DAY, HOUR
 from tests.unit.billing.cost_row_builders import DAY_WINDOW
 
@@ -19,19 +19,19 @@ CHANGES = st.lists(st.tuples(st.integers(0, 3 * DAY), STATES), max_size=8)
 
 
 def journal(*changes: tuple[int, str], now: int = START + 3 * DAY) -> MachineTime:
-    return MachineTime(intervals([Change(START + at, state) for at, state in changes], now))  # type: ignore[arg-type]  # states as literals
+    return MachineTime(build_intervals([StateChange(START + at, state) for at, state in changes], now))  # type: ignore[arg-type]  # states as literals
 
 
-def reading(amount: int, hour: float) -> Reading:
+def reading(amount: int, hour: float) -> BillReading:
     """At an hour of the test's day."""
-    return Reading(amount, START + round(hour * HOUR))
+    return BillReading(amount, START + round(hour * HOUR))
 
 
 def parts(
     before: tuple[int, float], after: tuple[int, float], time: MachineTime = NO_JOURNAL
 ) -> list[tuple[float, int]]:
     """Of two readings, amounts by hours."""
-    return [((part.hour - START) / HOUR, part.amount) for part in accrued("m", reading(*before), reading(*after), time)]
+    return [((part.hour - START) / HOUR, part.amount) for part in accrue("m", reading(*before), reading(*after), time)]
 
 
 @given(READINGS, CHANGES)
@@ -42,10 +42,10 @@ def test_parts_sum_to_the_last_total_of_every_bill(
     at, told = START, []
     for amount, pause in steps:
         at += pause
-        told.append(Reading(amount, at))
+        told.append(BillReading(amount, at))
     time = journal(*sorted(changes, key=lambda c: c[0]), now=at)
-    every = [part for before, after in pairwise(told) for part in accrued("m", before, after, time)]
-    ends = [before.cumulative for before, after in pairwise(told) if fell(before, after)]
+    every = [part for before, after in pairwise(told) for part in accrue("m", before, after, time)]
+    ends = [before.cumulative for before, after in pairwise(told) if has_fallen(before, after)]
     assert sum(part.amount for part in every) == sum(ends) + told[-1].cumulative - told[0].cumulative
     assert all(part.amount >= 0 for part in every)
     assert all(part.hour <= part.since < part.through <= part.hour + HOUR for part in every)
@@ -81,7 +81,7 @@ def test_a_bill_that_fell_is_a_new_one() -> None:
     ("now", "too_late"), [((99, 1.0), True), ((99, 0.9), True), ((99, 1.1), False), ((100, 0.9), False)]
 )
 def test_an_older_reading_that_comes_late_says_nothing(now: tuple[int, float], *, too_late: bool) -> None:
-    assert late(reading(100, 1.0), reading(*now)) is too_late
+    assert is_stale(reading(100, 1.0), reading(*now)) is too_late
 
 
 def test_a_clock_that_was_set_back_loses_no_rise() -> None:

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.core.allocation import charge_groups
-from services.billing.core.allocation.attribution import Direct
+from services.billing.core.allocation.attribution import DirectOwner
 from services.billing.core.allocation.day_allocation import Allocation, allocate
-from services.billing.core.allocation.day_costs import DayFacts
-from services.billing.core.allocation.machine_time import Change, MachineTime, intervals
+from services.billing.core.allocation.day_costs import DayInputs
+from services.billing.core.allocation.machine_time import MachineTime, StateChange, build_intervals
 from services.billing.core.invoice_files.focus import CATEGORIES, CostRow
-from services.billing.core.money import per_mtok, units, usd
+from services.billing.core.money import per_mtok, to_units, to_usd
 from services.billing.core.utc_time import DAY, HOUR, Window, day_window
 from shared.messages.billing import CAUSES
 from shared.messages.waker import MachineState
@@ -23,27 +23,27 @@ from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, charg
 def life(*changes: tuple[Any, ...], busy: tuple[Window, ...] = ()) -> MachineTime:
     """States from hours of the day on: when, which, and where it matters the key and the tier."""
     padded = [(*change, None, None)[:4] for change in changes]
-    told = [Change(hours(at, at).start, state, tier, key_id) for at, state, key_id, tier in padded]
-    return MachineTime(intervals(told, LATER), busy)
+    told = [StateChange(hours(at, at).start, state, tier, key_id) for at, state, key_id, tier in padded]
+    return MachineTime(build_intervals(told, LATER), busy)
 
 
 def allocated(*rows: CostRow, day: Window = DAY_WINDOW, **more: Any) -> Allocation:
     facts: dict[str, Any] = {"day": day, "now": LATER, "rows": rows, "fleet": FLEET}
-    return allocate(DayFacts(**facts | more))
+    return allocate(DayInputs(**facts | more))
 
 
 def day_part(day: Window, *rows: CostRow) -> int:
     """What of the rows falls on the day."""
-    found = charge_groups.grouped(rows, FLEET.owner, DAY_WINDOW, LATER).items()
-    return sum(charge_groups.day_part(charge.billed, kind, day) for kind, charge in found)
+    found = charge_groups.group_charges(rows, FLEET.owner, DAY_WINDOW, LATER).items()
+    return sum(charge_groups.cost_on_day(charge.billed, kind, day) for kind, charge in found)
 
 
 def causes(found: Allocation) -> dict[str, Decimal]:
-    return {cause: usd(amount) for cause, amount in found.causes.items() if amount}
+    return {cause: to_usd(amount) for cause, amount in found.causes.items() if amount}
 
 
 def tiers(found: Allocation) -> dict[str, Decimal]:
-    return {tier: usd(amount) for tier, amount in found.tiers.items() if amount}
+    return {tier: to_usd(amount) for tier, amount in found.tiers.items() if amount}
 
 
 AWAKE = {"a-1": life((0, "ready"), (24, "asleep"), busy=(hours(0, 24),))}
@@ -51,7 +51,7 @@ AWAKE = {"a-1": life((0, "ready"), (24, "asleep"), busy=(hours(0, 24),))}
 
 def test_case_4_reversals_add_up() -> None:
     found = allocated(charge("30.00"), charge("-30.00"), charge("27.00"))
-    assert usd(found.spend) == 27
+    assert to_usd(found.spend) == 27
 
 
 def test_case_6_a_covered_hour_counts_what_is_billed_and_nothing_twice() -> None:
@@ -67,19 +67,19 @@ def test_case_9_disks_of_a_sleeping_tier_cost_a_thirty_first_a_day_and_the_month
     disk = charge("40.00", "2026-05-01T00:00:00Z", "2026-06-01T00:00:00Z", service_category="Storage")
     month = [day_window(f"2026-05-{n:02}") for n in range(1, 32)]
     parts = [day_part(day, disk) for day in month]
-    assert sum(parts) == units(Decimal(40))
-    assert set(map(usd, parts)) == {Decimal("1.290322580645"), Decimal("1.290322580646")}
-    assert causes(allocated(disk, times={"a-1": life((-999, "asleep"))})) == {"asleep": usd(parts[2])}
+    assert sum(parts) == to_units(Decimal(40))
+    assert set(map(to_usd, parts)) == {Decimal("1.290322580645"), Decimal("1.290322580646")}
+    assert causes(allocated(disk, times={"a-1": life((-999, "asleep"))})) == {"asleep": to_usd(parts[2])}
 
 
 def test_case_13_a_row_over_midnight_is_split_by_seconds() -> None:
     row = charge("4.80", "2026-05-03T23:00:00Z", "2026-05-04T01:00:00Z")
-    assert usd(day_part(DAY_WINDOW, row)) == usd(day_part(day_window("2026-05-04"), row)) == Decimal("2.4")
+    assert to_usd(day_part(DAY_WINDOW, row)) == to_usd(day_part(day_window("2026-05-04"), row)) == Decimal("2.4")
 
 
 def test_case_15_recoverable_tax_stands_beside_the_spend() -> None:
     found = allocated(charge("200"), charge("40", category="Tax", resource_id=None))
-    assert [usd(found.spend), usd(found.tax)] == [Decimal(200), Decimal(40)]
+    assert [to_usd(found.spend), to_usd(found.tax)] == [Decimal(200), Decimal(40)]
 
 
 def test_tax_alone_is_no_delivered_cost() -> None:
@@ -88,7 +88,7 @@ def test_tax_alone_is_no_delivered_cost() -> None:
 
 def test_case_16_credits_are_in_the_spend_and_out_of_the_one_before_them() -> None:
     found = allocated(charge("500"), charge("-500", category="Credit", resource_id=None))
-    assert [usd(found.spend), usd(found.before_credits)] == [Decimal(0), Decimal(500)]
+    assert [to_usd(found.spend), to_usd(found.before_credits)] == [Decimal(0), Decimal(500)]
 
 
 def test_case_18_shared_cost_follows_direct_cost() -> None:
@@ -96,7 +96,7 @@ def test_case_18_shared_cost_follows_direct_cost() -> None:
         charge("600"), charge("300", resource_id="i-b"), charge("90", resource_id="nat", service_category="Networking")
     )
     assert tiers(found) == {"A": 660, "B": 330}
-    assert usd(found.causes["shared"]) == 90
+    assert to_usd(found.causes["shared"]) == 90
 
 
 def test_shared_cost_alone_follows_tokens_else_is_spread_evenly() -> None:
@@ -108,34 +108,34 @@ def test_shared_cost_alone_follows_tokens_else_is_spread_evenly() -> None:
 def test_case_19_an_instance_is_known_without_its_tag_and_an_unknown_one_is_unattributed() -> None:
     found = allocated(charge("10"), charge("5", resource_id="i-unknown"))
     assert tiers(found) == {"A": 10}
-    assert usd(found.causes["unattributed"]) == 5
-    assert usd(found.spend) == 15
+    assert to_usd(found.causes["unattributed"]) == 5
+    assert to_usd(found.spend) == 15
 
 
 @pytest.mark.parametrize(
     ("row", "owner"),
     [
-        ({"resource_id": "i-a"}, Direct("A", "a-1")),
-        ({"resource_id": "arn:aws:ec2:us-east-1:1:instance/i-a"}, Direct("A", "a-1")),
-        ({"resource_id": "ocid:vol-a"}, Direct("A", "a-1")),
-        ({"resource_id": "vol-a", "service_category": "Networking"}, Direct("A", "a-1")),
-        ({"resource_id": "x", "tags": '{" tier": "B"}'}, Direct("B", None)),
+        ({"resource_id": "i-a"}, DirectOwner("A", "a-1")),
+        ({"resource_id": "arn:aws:ec2:us-east-1:1:instance/i-a"}, DirectOwner("A", "a-1")),
+        ({"resource_id": "ocid:vol-a"}, DirectOwner("A", "a-1")),
+        ({"resource_id": "vol-a", "service_category": "Networking"}, DirectOwner("A", "a-1")),
+        ({"resource_id": "x", "tags": '{" tier": "B"}'}, DirectOwner("B", None)),
         ({"resource_id": "x", "tags": '{"tier": "unknown"}'}, "unattributed"),
-        ({"resource_id": "i-b", "tags": '{"tier": "A"}'}, Direct("B", "b-1")),
+        ({"resource_id": "i-b", "tags": '{"tier": "A"}'}, DirectOwner("B", "b-1")),
         ({"resource_id": "x", "service_category": "AI and Machine Learning"}, "unattributed"),
         ({"resource_id": "x", "service_category": "Storage"}, "unattributed"),
         ({"resource_id": "x", "service_category": "Networking"}, "shared"),
         ({"resource_id": "x", "service_category": None}, "unattributed"),
-        ({"resource_id": "i-a", "service_category": None}, Direct("A", "a-1")),
-        ({"resource_id": "x", "tags": '{"user_tier": "B"}'}, Direct("B", None)),
-        ({"resource_id": "x", "tags": '{"resourceTags/tier": "B"}'}, Direct("B", None)),
-        ({"resource_id": "x", "tags": '{"resourceTags/user:tier": "B", "user:tier": "A"}'}, Direct("A", None)),
+        ({"resource_id": "i-a", "service_category": None}, DirectOwner("A", "a-1")),
+        ({"resource_id": "x", "tags": '{"user_tier": "B"}'}, DirectOwner("B", None)),
+        ({"resource_id": "x", "tags": '{"resourceTags/tier": "B"}'}, DirectOwner("B", None)),
+        ({"resource_id": "x", "tags": '{"resourceTags/user:tier": "B", "user:tier": "A"}'}, DirectOwner("A", None)),
         ({"resource_id": "x", "tags": '{"costCategory/tier": "B", "accountTag/tier": "B"}'}, "unattributed"),
         ({"resource_id": "x", "tags": '{"tier": null}'}, "unattributed"),
         ({"resource_id": "x", "tags": '[{"key": "tier", "value": "B"}]'}, "unattributed"),
         ({"resource_id": "x", "tags": "{"}, "unattributed"),
-        ({"resource_id": "/Subscriptions/1/VIRTUALMACHINES/vm-C"}, Direct("A", "a-1")),
-        ({"resource_id": "/subscriptions/1/virtualmachines/I-B"}, Direct("B", "b-1")),
+        ({"resource_id": "/Subscriptions/1/VIRTUALMACHINES/vm-C"}, DirectOwner("A", "a-1")),
+        ({"resource_id": "/subscriptions/1/virtualmachines/I-B"}, DirectOwner("B", "b-1")),
         ({"resource_id": "/projects/1/instances/I-B"}, "unattributed"),
         ({"resource_id": None}, "shared"),
     ],
@@ -146,15 +146,15 @@ def test_whose_a_charge_is(row: dict[str, Any], owner: object) -> None:
 
 def test_case_22_equal_rows_both_count() -> None:
     nat = charge("0.045", resource_id="nat", service_category="Networking")
-    assert usd(allocated(nat, nat).spend) == Decimal("0.09")
+    assert to_usd(allocated(nat, nat).spend) == Decimal("0.09")
 
 
 def test_case_28_the_bill_replaces_the_accrual() -> None:
-    prices = {"A": units(Decimal("2.40"))}
+    prices = {"A": to_units(Decimal("2.40"))}
     found = allocated(times=AWAKE, prices=prices)
-    assert (usd(found.spend), found.accrued, found.billed) == (Decimal("57.6"), found.spend, False)
+    assert (to_usd(found.spend), found.accrued, found.billed) == (Decimal("57.6"), found.spend, False)
     billed = allocated(charge("52.32"), times=AWAKE, prices=prices)
-    assert (usd(billed.spend), billed.accrued) == (Decimal("52.32"), 0)
+    assert (to_usd(billed.spend), billed.accrued) == (Decimal("52.32"), 0)
 
 
 def test_the_bill_replaces_the_accrual_hour_by_hour() -> None:
@@ -162,14 +162,14 @@ def test_the_bill_replaces_the_accrual_hour_by_hour() -> None:
         charge("2.00", "2026-05-03T10:00:00Z", "2026-05-03T10:30:00Z"),
         charge("9.00", service_category="Storage", resource_id="vol-a"),
         times=AWAKE,
-        prices={"A": units(Decimal(3))},
+        prices={"A": to_units(Decimal(3))},
     )
-    assert usd(found.accrued) == 23 * 3
-    assert usd(found.spend) == 2 + 9 + 69
+    assert to_usd(found.accrued) == 23 * 3
+    assert to_usd(found.spend) == 2 + 9 + 69
 
 
 def test_a_day_of_sleep_is_an_estimate_of_nothing_and_silence_is_none() -> None:
-    prices = {"A": units(Decimal(3))}
+    prices = {"A": to_units(Decimal(3))}
     asleep = allocated(times={"a-1": life((-5, "asleep"))}, prices=prices)
     assert (asleep.spend, asleep.observed) == (0, True)
     assert not allocated(times={"a-1": MachineTime()}, prices=prices).observed
@@ -220,7 +220,7 @@ def test_storage_costs_in_every_state() -> None:
 
 
 def test_what_has_not_happened_yet_explains_nothing() -> None:
-    times = {"a-1": MachineTime(intervals([Change(DAY_WINDOW.start, "ready")], hours(6, 6).end))}
+    times = {"a-1": MachineTime(build_intervals([StateChange(DAY_WINDOW.start, "ready")], hours(6, 6).end))}
     assert causes(allocated(charge("24"), times=times, now=hours(6, 6).start)) == {"warm_idle": 24}
 
 
@@ -229,7 +229,8 @@ STATES: list[MachineState] = ["asleep", "waking", "ready", "draining", "falling_
 MOMENTS = st.integers(DAY_WINDOW.start - 2 * DAY, DAY_WINDOW.end + 2 * DAY)
 LIVES = st.lists(st.tuples(MOMENTS, st.sampled_from(STATES)), max_size=8).map(
     lambda found: MachineTime(
-        intervals([Change(*c) for c in sorted(found, key=lambda c: c[0])], LATER), (hours(3, 4), hours(7, 7.5))
+        build_intervals([StateChange(*c) for c in sorted(found, key=lambda c: c[0])], LATER),
+        (hours(3, 4), hours(7, 7.5)),
     )
 )
 
@@ -278,4 +279,4 @@ def test_the_days_of_a_row_sum_to_its_cost(cost: Decimal, offset: int, length: i
     start = DAY_WINDOW.start + offset
     row = CostRow(billed=cost, charge_start=start, charge_end=start + length, category="Usage")
     days = [Window(at, at + DAY) for at in range(DAY_WINDOW.start, start + length + 1, DAY)]
-    assert sum(day_part(day, row) for day in days if day.start < max(start + 1, start + length)) == units(cost)
+    assert sum(day_part(day, row) for day in days if day.start < max(start + 1, start + length)) == to_units(cost)

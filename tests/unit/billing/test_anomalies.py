@@ -5,10 +5,15 @@ from typing import Any
 
 import pytest
 
-from services.billing.core.invoice_files.anomalies import Facts, Former, usual_day, warnings
+from services.billing.core.invoice_files.anomalies import (
+    PreviousSnapshot,
+    SnapshotStatistics,
+    find_anomalies,
+    usual_day_cost,
+)
 from services.billing.core.utc_time import day_window
 
-FACTS = Facts(
+FACTS = SnapshotStatistics(
     usual_day=Decimal(10),
     days=3,
     largest=Decimal(-999),
@@ -21,8 +26,8 @@ FACTS = Facts(
 
 def told(**more: Any) -> tuple[str, ...]:
     values: dict[str, Any] = {"rows": 10, "billed": Decimal(100), "usual": Decimal(1), "former": None}
-    facts = Facts(**{name: more.pop(name, value) for name, value in vars(FACTS).items()})
-    return warnings(facts, currency="EUR", **values | more)
+    facts = SnapshotStatistics(**{name: more.pop(name, value) for name, value in vars(FACTS).items()})
+    return find_anomalies(facts, currency="EUR", **values | more)
 
 
 def test_a_charge_of_a_thousand_usual_days_is_told_by_name_and_day() -> None:
@@ -41,19 +46,19 @@ def test_charges_of_the_future_are_told_with_the_first_day() -> None:
 @pytest.mark.parametrize(
     ("former", "count"),
     [
-        (Former(20, Decimal(200)), 0),
-        (Former(21, Decimal(200)), 1),
-        (Former(20, Decimal(201)), 1),
-        (Former(21, Decimal(201)), 2),
-        (Former(1, Decimal(-500)), 0),
+        (PreviousSnapshot(20, Decimal(200)), 0),
+        (PreviousSnapshot(21, Decimal(200)), 1),
+        (PreviousSnapshot(20, Decimal(201)), 1),
+        (PreviousSnapshot(21, Decimal(201)), 2),
+        (PreviousSnapshot(1, Decimal(-500)), 0),
     ],
 )
-def test_a_period_with_less_than_half_of_what_it_had_is_told(former: Former, count: int) -> None:
+def test_a_period_with_less_than_half_of_what_it_had_is_told(former: PreviousSnapshot, count: int) -> None:
     assert len(told(former=former)) == count
 
 
 def test_a_usual_day_is_the_sources_own_and_of_few_days_there_is_none() -> None:
     before = [Decimal(1), Decimal(9), Decimal(3)]
-    assert usual_day(FACTS, before) == 3
-    assert usual_day(FACTS, []) == 10
-    assert usual_day(Facts(**{**vars(FACTS), "days": 2}), []) is None
+    assert usual_day_cost(FACTS, before) == 3
+    assert usual_day_cost(FACTS, []) == 10
+    assert usual_day_cost(SnapshotStatistics(**{**vars(FACTS), "days": 2}), []) is None

@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from services.billing.adapters.import_settings import ImportSettings
-from services.billing.core.utc_time import moment
+from services.billing.core.utc_time import parse_time_ms
 from tests.unit.billing.file_reading import read
 
 TERMS = ImportSettings(source="aws", mine=frozenset({"i-a", "vol-a"}))
@@ -57,8 +57,14 @@ def test_a_row_of_parquet_is_read_with_every_digit(tmp_path: Path) -> None:
     assert not found.refusals
     ((key, (row,)),) = found.charges.items()
     assert (key.issuer, key.account) == ("Amazon Web Services, Inc.", "123456789012")
-    assert (key.period_start, key.period_end) == (moment("2026-05-01T00:00:00Z"), moment("2026-06-01T00:00:00Z"))
-    assert (row.charge_start, row.charge_end) == (moment("2026-05-03T05:00:00Z"), moment("2026-05-03T06:00:00Z"))
+    assert (key.period_start, key.period_end) == (
+        parse_time_ms("2026-05-01T00:00:00Z"),
+        parse_time_ms("2026-06-01T00:00:00Z"),
+    )
+    assert (row.charge_start, row.charge_end) == (
+        parse_time_ms("2026-05-03T05:00:00Z"),
+        parse_time_ms("2026-05-03T06:00:00Z"),
+    )
     assert (row.billed, row.effective, row.list_cost) == (Decimal("55.04"), Decimal("55.04"), Decimal("98.32"))
     assert (row.category, row.service_category, row.service_name) == ("Usage", "Compute", "AmazonEC2")
     assert (row.resource_id, row.invoice_id, row.consumed_quantity, row.consumed_unit) == (

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.billing.core.invoice_files.manifests import Plan, plans
+from services.billing.core.invoice_files.manifests import DeliveryPlan, plan_deliveries
 from shared.errors import Rejected
 
 SEPTEMBER = "20260901-20260930"
@@ -30,7 +30,7 @@ def manifest(
 
 
 def found(files: dict[str, bytes]) -> list[tuple[str, ...]]:
-    return [plan.files for plan in plans(list(files), files.__getitem__)]
+    return [plan.files for plan in plan_deliveries(list(files), files.__getitem__)]
 
 
 def run(folder: str, **told: Any) -> dict[str, bytes]:
@@ -70,13 +70,15 @@ def test_two_exports_and_two_periods_are_deliveries_of_their_own_the_newest_last
 def test_a_listed_part_that_is_missing_stays_wanted_and_none_is_taken_from_another_run() -> None:
     files = run(f"{SEPTEMBER}/a", submitted="2026-09-06T06:00:00Z") | run(f"{SEPTEMBER}/b")
     del files[f"{SEPTEMBER}/b/part_0.csv"]
-    assert plans(list(files), files.__getitem__) == (Plan((), (f"container/{SEPTEMBER}/b/part_0.csv",)),)
+    assert plan_deliveries(list(files), files.__getitem__) == (
+        DeliveryPlan((), (f"container/{SEPTEMBER}/b/part_0.csv",)),
+    )
 
 
 def test_sizes_are_checked_where_the_manifest_adds_up() -> None:
     def sizes(name: str, **told: Any) -> dict[str, int]:
         files = {"manifest.json": manifest(f"x/{name}", "x/part_1.csv", **told), name: b"", "part_1.csv": b""}
-        (plan,) = plans(list(files), files.__getitem__)
+        (plan,) = plan_deliveries(list(files), files.__getitem__)
         return dict(plan.sizes)
 
     assert sizes("part_0.csv") == {"part_0.csv": 10, "part_1.csv": 10}
@@ -92,10 +94,10 @@ def test_a_run_without_a_time_is_refused_by_name(told: str) -> None:
 
 
 def test_a_manifest_alone_is_no_invoice() -> None:
-    (plan,) = plans(["manifest.json"], lambda _: manifest("a/part_0.csv"))
-    assert plan == Plan((), ("a/part_0.csv",))
-    (plan,) = plans(["cur-Manifest.json"], lambda _: b'{"reportKeys": ["a/cur-1.csv.gz"]}')
-    assert plan == Plan((), ("a/cur-1.csv.gz",))
+    (plan,) = plan_deliveries(["manifest.json"], lambda _: manifest("a/part_0.csv"))
+    assert plan == DeliveryPlan((), ("a/part_0.csv",))
+    (plan,) = plan_deliveries(["cur-Manifest.json"], lambda _: b'{"reportKeys": ["a/cur-1.csv.gz"]}')
+    assert plan == DeliveryPlan((), ("a/cur-1.csv.gz",))
 
 
 def test_a_manifest_may_begin_with_a_byte_order_mark() -> None:

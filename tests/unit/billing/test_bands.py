@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.money import usd
-from services.billing.core.pricing.bands import LONG, Ladder, days_before, next_band
+from services.billing.core.money import to_usd
+from services.billing.core.pricing.bands import LONG_WINDOW_DAYS, Ladder, days_before, next_band
 from shared.config.sections import BillingSection
 from shared.messages.billing import Band, DayReport
 from tests.unit.billing.report_builders import day, model, report
@@ -22,7 +22,7 @@ EPS = Decimal("0.000000000001")
 
 def months(*costs: tuple[str, int], **more: object) -> list[DayReport]:
     """The last days before `ON`, each with a cost and tokens of the model `m`."""
-    first = 1 + LONG - len(costs)
+    first = 1 + LONG_WINDOW_DAYS - len(costs)
     return [report(day(first + n), cost, tokens, **more) for n, (cost, tokens) in enumerate(costs)]
 
 
@@ -92,7 +92,7 @@ def test_the_windows_are_the_seven_and_the_28_days_before() -> None:
     assert days_before("2028-03-07", 7) == [
         f"2028-{d}" for d in ("02-29", "03-01", "03-02", "03-03", "03-04", "03-05", "03-06")
     ]
-    assert days_before(ON, LONG) == [day(number) for number in range(1, 29)]
+    assert days_before(ON, LONG_WINDOW_DAYS) == [day(number) for number in range(1, 29)]
     eighth, seventh = day(29 - 8), day(29 - 7)
     band = made([report(eighth, "3", MILLION), report(seventh, "1", MILLION)])
     assert band is not None
@@ -161,9 +161,9 @@ def test_only_a_band_that_differs_follows() -> None:
     assert steps(made(months(("1.5", MILLION)), standing=two, ladder=wider)) == (Decimal(1), Decimal(4))
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**15), st.integers(0, 10**10)), min_size=1, max_size=LONG))
+@given(st.lists(st.tuples(st.integers(0, 10**15), st.integers(0, 10**10)), min_size=1, max_size=LONG_WINDOW_DAYS))
 def test_a_band_always_holds_the_dearer_ratio(days: list[tuple[int, int]]) -> None:
-    band = made(months(*[(str(usd(cost)), tokens) for cost, tokens in days]))
+    band = made(months(*[(str(to_usd(cost)), tokens) for cost, tokens in days]))
     assert band is not None
     windows = [days[-7:], days]
     if sum(tokens for _, tokens in windows[0]) < MILLION:

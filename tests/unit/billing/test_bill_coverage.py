@@ -8,8 +8,8 @@ import msgspec
 from services.billing.adapters.export import bill_coverage
 from services.billing.adapters.export.csv import report_csv
 from services.billing.adapters.export.html import report_html
-from services.billing.core.reports.bill_coverage import Reach, bills_of, furthest
-from services.billing.core.reports.period_report import make_period
+from services.billing.core.reports.bill_coverage import LastCharge, bills_by_source, last_charges
+from services.billing.core.reports.period_report import build_period_report
 from services.billing.core.utc_time import DAY, HOUR
 from shared.messages.bill_coverage import SourceBills, Unbilled
 from shared.messages.billing import DayReport, PeriodReport
@@ -34,14 +34,14 @@ def days() -> list[DayReport]:
     return found
 
 
-def reach(source: str, resource: str, days: float) -> Reach:
-    return Reach(source, resource, DAY_WINDOW.start + round(days * DAY))
+def reach(source: str, resource: str, days: float) -> LastCharge:
+    return LastCharge(source, resource, DAY_WINDOW.start + round(days * DAY))
 
 
 def period() -> PeriodReport:
     reaches = [reach("cloud", "i-a", 4.5), reach("neo", "i-b", 6), reach("old", "i-b", 1), reach("cloud", "vol-a", 9)]
-    found = make_period(days(), WEIGHTS)
-    return msgspec.structs.replace(found, bills=bills_of(found.days, furthest(reaches, FLEET_OF_PARTS)))
+    found = build_period_report(days(), WEIGHTS)
+    return msgspec.structs.replace(found, bills=bills_by_source(found.days, last_charges(reaches, FLEET_OF_PARTS)))
 
 
 def test_a_machine_belongs_to_the_source_whose_charges_for_its_use_reach_furthest() -> None:
@@ -73,18 +73,18 @@ def test_a_machine_belongs_to_the_source_whose_charges_for_its_use_reach_furthes
 def test_a_source_without_fault_is_delivered_through_its_last_charge_and_no_further_than_the_period() -> None:
     whole = [report(day(number), "1", 10) for number in (3, 4)]
     for until, through in ((DAY + HOUR, day(4)), (DAY, day(3)), (9 * DAY, day(4))):
-        (found,) = bills_of(whole, {"a-1": Reach("cloud", "i-a", DAY_WINDOW.start + until)})
+        (found,) = bills_by_source(whole, {"a-1": LastCharge("cloud", "i-a", DAY_WINDOW.start + until)})
         assert (found.charges_through, found.delivered_through, found.missing) == (through, through, {})
-    assert bills_of(whole, {}) == ()
+    assert bills_by_source(whole, {}) == ()
     lacking = [report(day(3), None, 1, state="estimated", unbilled=unbilled("a-1"))]
-    (found,) = bills_of(lacking, {"a-1": Reach("cloud", "i-a", DAY_WINDOW.end)})
+    (found,) = bills_by_source(lacking, {"a-1": LastCharge("cloud", "i-a", DAY_WINDOW.end)})
     assert (found.charges_through, found.delivered_through) == (day(3), None)
 
 
 def test_the_page_has_a_column_for_each_source_and_days_that_are_alike_in_one_row() -> None:
     headings = ["cloud, through 2026-05-04", "neo, through 2026-05-04", "no source yet"]
-    assert [bill_coverage.heading(source) for source in period().bills] == headings
-    assert bill_coverage.runs(period()) == [
+    assert [bill_coverage.source_heading(source) for source in period().bills] == headings
+    assert bill_coverage.coverage_by_days(period()) == [
         ("2026-05-03 to 2026-05-04", ("delivered", "delivered", "nothing due")),
         ("2026-05-05", ("no bill: a-1", "no bill: b-1", "nothing due")),
         ("2026-05-06 to 2026-05-07", ("delivered", "delivered", "nothing due")),
@@ -95,7 +95,7 @@ def test_the_page_has_a_column_for_each_source_and_days_that_are_alike_in_one_ro
     assert "no bill: a-1" in html
     text = shown(period())
     assert "bills of cloud, through 2026-05-04\n  2026-05-05: no bill: a-1\n" in text
-    assert "spend unknown, $3.0000 of it known" in shown(msgspec.structs.replace(days()[2], spend_known=Decimal(3)))
+    assert "spend unknown, $3.0000 known so far" in shown(msgspec.structs.replace(days()[2], spend_known=Decimal(3)))
 
 
 def test_a_days_page_and_its_csv_name_the_machines_and_no_name_is_executed() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.billing.core.budget_gate import Rules, budget_gate, ordered, turned
+from services.billing.core.budget_gate import GateRules, apply_order, evaluate_gate, gate_change
 from shared.messages.budget import BudgetGate, GateOrder, GateOrdered
 from tests.unit.billing.cost_row_builders import DAY, DAY_WINDOW
 
@@ -14,8 +14,8 @@ MIDNIGHT = DAY_WINDOW.start / 1000
 NOON = MIDNIGHT + 43_200
 TOMORROW = DAY_WINDOW.end / 1000
 LIMIT = Decimal(10)
-RULES = Rules(warning=Decimal("0.8"), open_when_dark=False)
-DARK_OPEN = Rules(warning=Decimal("0.8"), open_when_dark=True)
+RULES = GateRules(warning=Decimal("0.8"), open_when_dark=False)
+DARK_OPEN = GateRules(warning=Decimal("0.8"), open_when_dark=True)
 
 
 def gate(
@@ -24,14 +24,14 @@ def gate(
     before: BudgetGate | None = None,
     *,
     limit: Decimal = LIMIT,
-    rules: Rules = RULES,
+    rules: GateRules = RULES,
 ) -> BudgetGate:
-    return budget_gate(None if spend is None else Decimal(spend), limit, now, rules=rules, before=before)
+    return evaluate_gate(None if spend is None else Decimal(spend), limit, now, rules=rules, before=before)
 
 
 def told(word: GateOrdered, now: float = NOON, before: BudgetGate | None = None) -> BudgetGate:
     order = GateOrder(scope="fleet", order=word, by="ann", reason="why not")
-    return ordered(before or gate("1", now), order, now)
+    return apply_order(before or gate("1", now), order, now)
 
 
 @pytest.mark.parametrize(
@@ -128,20 +128,20 @@ def test_auto_withdraws_an_order() -> None:
 )
 def test_only_what_is_new_is_told(changes: dict[str, Any], *, new: bool) -> None:
     before = gate("4")
-    entry = turned("fleet", before, msgspec.structs.replace(before, **changes), None)
+    entry = gate_change("fleet", before, msgspec.structs.replace(before, **changes), None)
     assert (entry is not None) is new
 
 
 def test_what_is_told_says_who_and_why() -> None:
-    first = turned("tier.a", None, gate("4"), None)
+    first = gate_change("tier.a", None, gate("4"), None)
     assert first is not None
     assert (first.scope, first.open, first.by, first.at) == ("tier.a", True, "", NOON)
     assert first.spend == 4
-    dark = turned("fleet", gate("4"), gate(None, NOON, gate("4")), None)
+    dark = gate_change("fleet", gate("4"), gate(None, NOON, gate("4")), None)
     assert dark is not None
     assert dark.spend is None
     order = GateOrder(scope="fleet", order="auto", by="bob", reason="done")
     closed = gate("0", NOON, told("close"))
-    withdrawn = turned("fleet", closed, gate("0", NOON, ordered(closed, order, NOON)), order)
+    withdrawn = gate_change("fleet", closed, gate("0", NOON, apply_order(closed, order, NOON)), order)
     assert withdrawn is not None
     assert (withdrawn.open, withdrawn.by, withdrawn.why) == (True, "bob", "done")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.revisions.change_reason import MAX_LENGTH, reason
+from services.billing.core.revisions.change_reason import MAX_LENGTH, change_reason
 from services.billing.core.revisions.charge_digest import SourceCharges
-from services.billing.core.revisions.revision import FileInput, Inputs
+from services.billing.core.revisions.revision import FileInput, RevisionInputs
 from shared.messages.billing import CAUSES, AlwaysOn, DayReport
 from tests.unit.billing.revision_builders import CHARGES, FILE, INPUTS, SETTINGS, charges, figure, inputs, stored
 
@@ -20,8 +20,8 @@ H_FILE = FileInput(source="hyperstack", file_name="h.csv", sha256="0d", rows=2)
 HYPERSTACK = SourceCharges(source="hyperstack", sha256="h", rows=2, spend=Decimal("0.5"), tax=Decimal(0))
 
 
-def said(after: DayReport, now: Inputs, before: DayReport | None = None, was: Inputs = INPUTS) -> str:
-    return reason(after, now, stored(before or figure(revision=1), was))
+def said(after: DayReport, now: RevisionInputs, before: DayReport | None = None, was: RevisionInputs = INPUTS) -> str:
+    return change_reason(after, now, stored(before or figure(revision=1), was))
 
 
 def test_spend_by_the_charges_of_a_source_and_its_new_file() -> None:

@@ -9,17 +9,20 @@ from hypothesis import strategies as st
 
 from services.billing.adapters.import_settings import ImportSettings
 from services.billing.core.allocation.day_allocation import allocate
-from services.billing.core.allocation.day_costs import DayFacts
-from services.billing.core.allocation.machine_time import Change, MachineTime, intervals
+from services.billing.core.allocation.day_costs import DayInputs
+from services.billing.core.allocation.machine_time import MachineTime, StateChange, build_intervals
 from services.billing.core.invoice_files.focus import CATEGORIES, CostRow
-from services.billing.core.invoice_files.schema import Rate
-from services.billing.core.money import units
-from services.billing.core.utc_time import DAY, HOUR, day_window, moment, written
+from services.billing.core.invoice_files.schema import ExchangeRate
+from services.billing.core.money import to_units
+from services.billing.core.utc_time import DAY, HOUR, day_window, format_time, parse_time_ms
 from shared.messages.waker import MachineState
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, focus_csv
 from tests.unit.billing.file_reading import read
 
-RATES = (Rate(currency="EUR", per_usd="0.92", start=0), Rate(currency="EUR", per_usd="0.97", start=DAY_WINDOW.end))
+RATES = (
+    ExchangeRate(currency="EUR", per_usd="0.92", start=0),
+    ExchangeRate(currency="EUR", per_usd="0.97", start=DAY_WINDOW.end),
+)
 TERMS = ImportSettings(source="cloud", mine=frozenset(FLEET.machine_of), rates=RATES)
 PERIOD = DAY_WINDOW.start - 2 * DAY
 AZURE = "/Subscriptions/1/virtualmachines/VM-C"
@@ -48,19 +51,20 @@ CHARGES = st.lists(st.tuples(ROWS, TIMES), min_size=1, max_size=60)
 
 def delivered(charges: list[tuple[dict[str, str], tuple[int, int]]]) -> list[dict[str, str]]:
     return [
-        {**row, "ChargePeriodStart": written(start), "ChargePeriodEnd": written(end)} for row, (start, end) in charges
+        {**row, "ChargePeriodStart": format_time(start), "ChargePeriodEnd": format_time(end)}
+        for row, (start, end) in charges
     ]
 
 
 def as_it_is(row: dict[str, str]) -> CostRow:
     """One delivered row as one charge."""
     known: dict[str, Any] = {name: None if text in ("", "NULL") else text for name, text in row.items()}
-    start = moment(row["ChargePeriodStart"])
+    start = parse_time_ms(row["ChargePeriodStart"])
     rate = max((rate for rate in RATES if rate.start <= start), key=lambda rate: rate.start).per_usd
     quantity = known["ConsumedQuantity"]
     return CostRow(
         charge_start=start,
-        charge_end=moment(row["ChargePeriodEnd"]),
+        charge_end=parse_time_ms(row["ChargePeriodEnd"]),
         billed=Decimal(row["BilledCost"]),
         effective=None if known["EffectiveCost"] is None else Decimal(known["EffectiveCost"]),
         list_cost=None if known["ListCost"] is None else Decimal(known["ListCost"]),
@@ -76,18 +80,20 @@ def as_it_is(row: dict[str, str]) -> CostRow:
     )
 
 
-def facts(rows: list[CostRow], day: str, now: int) -> DayFacts:
+def facts(rows: list[CostRow], day: str, now: int) -> DayInputs:
     window = day_window(day)
     states: tuple[tuple[int, MachineState], ...] = ((3, "waking"), (4, "ready"), (30, "asleep"))
-    changes = [Change(DAY_WINDOW.start - DAY + hour * HOUR, state, "A") for hour, state in states]
-    times = {"a-1": MachineTime(intervals(changes, now), [])}
+    changes = [StateChange(DAY_WINDOW.start - DAY + hour * HOUR, state, "A") for hour, state in states]
+    times = {"a-1": MachineTime(build_intervals(changes, now), [])}
     on_it = [
         row
         for row in rows
         if row.charge_start < window.end
         and (row.charge_end > window.start or row.charge_start == row.charge_end == window.start)
     ]
-    return DayFacts(day=window, now=now, rows=on_it, fleet=FLEET, times=times, tokens={"A": 3, "B": 1}, prices={"A": 7})
+    return DayInputs(
+        day=window, now=now, rows=on_it, fleet=FLEET, times=times, tokens={"A": 3, "B": 1}, prices={"A": 7}
+    )
 
 
 def euros(hour: int) -> tuple[dict[str, str], tuple[int, int]]:
@@ -122,8 +128,8 @@ def test_sums_by_invoice_and_currency_are_those_of_the_file(
     sums: dict[tuple[str, str], int] = {}
     for row in rows:
         of = row["BillingCurrency"], row["InvoiceId"].replace("NULL", "")
-        sums[of] = sums.get(of, 0) + units(Decimal(row["BilledCost"]))
-    told = {(s.currency, invoice): units(amount) for s in found.snapshots for invoice, amount in s.invoices.items()}
+        sums[of] = sums.get(of, 0) + to_units(Decimal(row["BilledCost"]))
+    told = {(s.currency, invoice): to_units(amount) for s in found.snapshots for invoice, amount in s.invoices.items()}
     assert told == sums
     for snapshot in found.snapshots:
         assert snapshot.billed == sum(snapshot.invoices.values())
@@ -132,7 +138,7 @@ def test_sums_by_invoice_and_currency_are_those_of_the_file(
 def test_charges_of_no_machine_become_one_a_day_and_those_of_machines_stay() -> None:
     hours = [(DAY_WINDOW.start + h * HOUR, DAY_WINDOW.start + (h + 1) * HOUR) for h in range(24)]
     rows = [
-        {"ResourceId": r, "ChargePeriodStart": written(s), "ChargePeriodEnd": written(e)}
+        {"ResourceId": r, "ChargePeriodStart": format_time(s), "ChargePeriodEnd": format_time(e)}
         for r in ("i-a", "i-x")
         for s, e in hours
     ]

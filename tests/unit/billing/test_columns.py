@@ -12,8 +12,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.billing.core.invoice_files.columns import Cell, Kind, cleaned, fault, residue, value
-from services.billing.core.invoice_files.sql_macros import MAX_INTEGER_DIGITS, MAX_TAGS, RESIDUE_PLACES, SCRIPT
+from services.billing.core.invoice_files.columns import Column, ColumnKind, clean_sql, error_sql, residue_sql, value_sql
+from services.billing.core.invoice_files.sql_macros import (
+    CREATE_MACROS_SQL,
+    MAX_INTEGER_DIGITS,
+    MAX_TAGS,
+    RESIDUE_PLACES,
+)
 from services.billing.core.money import PLACES
 
 UNIT = Decimal("1e-12")
@@ -39,23 +44,23 @@ LIKE_JSON = st.text(alphabet='{}[]":,aNI0.eE-n ', max_size=30)
 @pytest.fixture(scope="module")
 def db() -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect() as connection:
-        connection.execute(SCRIPT)
+        connection.execute(CREATE_MACROS_SQL)
         yield connection
 
 
 def all_judged(
-    db: duckdb.DuckDBPyConnection, kind: Kind, cells: Sequence[Any], held: str = "VARCHAR"
+    db: duckdb.DuckDBPyConnection, kind: ColumnKind, cells: Sequence[Any], held: str = "VARCHAR"
 ) -> list[tuple[Any, str | None]]:
     """Of each cell the value, and what is wrong with it."""
-    form = Cell(name="x", kind=kind)
+    form = Column(name="x", kind=kind)
     texts = [None if cell is None else str(cell) for cell in cells]
     rows = f"(SELECT CAST(unnest($1::VARCHAR[]) AS {held}) AS x, generate_subscripts($1, 1) AS n)"
-    rows = f"(SELECT {cleaned('x', held)} AS x, n FROM {rows})"
-    wrong = fault(form, held, rounds=False)
-    return db.execute(f"SELECT {value(form, held)}, {wrong} FROM {rows} ORDER BY n", [texts]).fetchall()
+    rows = f"(SELECT {clean_sql('x', held)} AS x, n FROM {rows})"
+    wrong = error_sql(form, held, rounds=False)
+    return db.execute(f"SELECT {value_sql(form, held)}, {wrong} FROM {rows} ORDER BY n", [texts]).fetchall()
 
 
-def judged(db: duckdb.DuckDBPyConnection, kind: Kind, cell: Any, held: str = "VARCHAR") -> tuple[Any, str | None]:
+def judged(db: duckdb.DuckDBPyConnection, kind: ColumnKind, cell: Any, held: str = "VARCHAR") -> tuple[Any, str | None]:
     return all_judged(db, kind, [cell], held)[0]
 
 
@@ -87,9 +92,9 @@ def test_a_cost_with_more_decimals_is_rounded_half_to_even_and_the_rest_is_kept(
     db: duckdb.DuckDBPyConnection, texts: list[str]
 ) -> None:
     texts = [text for text in texts if Decimal(text).adjusted() < MAX_INTEGER_DIGITS] or ["0"]
-    cell = Cell(name="x", kind="cost")
+    cell = Column(name="x", kind="cost")
     found = db.execute(
-        f"SELECT x, {value(cell, 'VARCHAR')}, {residue(cell, 'VARCHAR')}, {fault(cell, 'VARCHAR')} "
+        f"SELECT x, {value_sql(cell, 'VARCHAR')}, {residue_sql(cell, 'VARCHAR')}, {error_sql(cell, 'VARCHAR')} "
         "FROM (SELECT unnest(?::VARCHAR[]) AS x)",
         [texts],
     ).fetchall()

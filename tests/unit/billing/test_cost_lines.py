@@ -8,29 +8,36 @@ from hypothesis import strategies as st
 
 from services.billing.core.allocation.attribution import Fleet
 from services.billing.core.allocation.day_allocation import Allocation, allocate
-from services.billing.core.allocation.day_costs import DayFacts
+from services.billing.core.allocation.day_costs import DayInputs
 from services.billing.core.allocation.machine_time import MachineTime
 from services.billing.core.invoice_files.focus import CostRow
-from services.billing.core.money import usd
-from services.billing.core.reports.cost_lines import MOST_LINES, Figure, Lines, Origin, explain, explanations
+from services.billing.core.money import to_usd
+from services.billing.core.reports.cost_lines import (
+    MAX_LINES,
+    ChargeOrigin,
+    CostLines,
+    Figure,
+    build_cost_lines,
+    to_explanations,
+)
 from shared.messages.explanation import CostLine, Explanation
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, charge
 from tests.unit.billing.test_allocation import LIVES, cost_rows, covers, life
 
 
-def told(*rows: CostRow, fleet: Fleet = FLEET, **more: Any) -> tuple[Allocation, Lines]:
+def told(*rows: CostRow, fleet: Fleet = FLEET, **more: Any) -> tuple[Allocation, CostLines]:
     facts: dict[str, Any] = {"day": DAY_WINDOW, "now": LATER, "rows": rows, "fleet": fleet}
-    made = DayFacts(**facts | more)
+    made = DayInputs(**facts | more)
     allocation = allocate(made)
-    return allocation, explain(made, [Origin("cloud", "may.csv")] * len(rows), allocation)
+    return allocation, build_cost_lines(made, [ChargeOrigin("cloud", "may.csv")] * len(rows), allocation)
 
 
-def figure(found: Lines, name: str) -> Explanation:
-    (explanation,) = [one for one in explanations(found) if one.figure == name]
+def figure(found: CostLines, name: str) -> Explanation:
+    (explanation,) = [one for one in to_explanations(found) if one.figure == name]
     return explanation
 
 
-def amounts(lines: Lines, what: str) -> int:
+def amounts(lines: CostLines, what: str) -> int:
     return sum(t.amount for found in lines.found.values() for label, t in found.items() if label.what == what)
 
 
@@ -45,11 +52,11 @@ def test_each_figure_is_the_sum_of_its_lines(
     rows: list[CostRow], times: dict[str, MachineTime], prices: dict[str, int], tokens: dict[str, int]
 ) -> None:
     allocation, lines = told(*rows, times=times, prices=prices, tokens=tokens)
-    found = {Figure(one.is_tier, one.figure): one for one in explanations(lines)}
+    found = {Figure(one.is_tier, one.figure): one for one in to_explanations(lines)}
     assert {name.name for name in found if name.is_tier} == set(allocation.tiers)
     for name, one in found.items():
         expected = allocation.tiers[name.name] if name.is_tier else dict(allocation.causes)[name.name]  # type: ignore[index]  # a cause's name
-        assert one.amount == usd(expected) == sum((line.amount for line in one.lines), one.rest)
+        assert one.amount == to_usd(expected) == sum((line.amount for line in one.lines), one.rest)
     # Shares are what is left in a tier: that they sum to the shared cost says that nothing else is.
     assert amounts(lines, "shared") == allocation.causes["shared"]
     assert amounts(lines, "estimate") == allocation.accrued
@@ -132,18 +139,18 @@ def test_without_a_tier_the_shared_cost_is_unattributed() -> None:
 
 
 def test_many_resources_are_the_largest_and_one_rest() -> None:
-    _, lines = told(*(charge(f"{number + 1}", resource_id=f"x-{number:03}") for number in range(MOST_LINES + 5)))
+    _, lines = told(*(charge(f"{number + 1}", resource_id=f"x-{number:03}") for number in range(MAX_LINES + 5)))
     found = figure(lines, "unattributed")
-    assert [line.amount for line in found.lines] == [Decimal(n) for n in range(MOST_LINES + 5, 5, -1)]
+    assert [line.amount for line in found.lines] == [Decimal(n) for n in range(MAX_LINES + 5, 5, -1)]
     assert (found.more, found.rest) == (5, Decimal(15))
-    _, lines = told(*(charge("1", resource_id=f"x-{number:03}") for number in range(MOST_LINES + 1)))
-    assert (len(figure(lines, "unattributed").lines), figure(lines, "unattributed").more) == (MOST_LINES + 1, 0)
+    _, lines = told(*(charge("1", resource_id=f"x-{number:03}") for number in range(MAX_LINES + 1)))
+    assert (len(figure(lines, "unattributed").lines), figure(lines, "unattributed").more) == (MAX_LINES + 1, 0)
 
 
 def test_days_are_added_up_line_by_line() -> None:
     _, first = told(charge("3", resource_id="x"), charge("1", resource_id="y"))
     _, second = told(charge("4", resource_id="x"))
-    both = Lines()
+    both = CostLines()
     both.add_all(first)
     both.add_all(second)
     lines = [(line.resource, line.amount, line.charges) for line in figure(both, "unattributed").lines]

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.billing.core.allocation.day_allocation import Allocation, allocate
-from services.billing.core.allocation.day_costs import DayFacts
+from services.billing.core.allocation.day_costs import DayInputs
 from services.billing.core.invoice_files.focus import CostRow
-from services.billing.core.money import per_mtok, units, usd
-from services.billing.core.reports.cost_by_model import weighted
-from services.billing.core.reports.day_report import NO_TOKENS, NOT_DELIVERED, always_on_of, make_report
-from services.billing.core.token_usage import Usage, usage
+from services.billing.core.money import per_mtok, to_units, to_usd
+from services.billing.core.reports.cost_by_model import weighted_tokens
+from services.billing.core.reports.day_report import NO_TOKENS, NOT_DELIVERED, always_on_cost, build_day_report
+from services.billing.core.token_usage import TokenUsage, token_usage
 from services.billing.core.utc_time import DAY, Window, day_window
 from shared.messages.billing import DayReport
 from shared.messages.meter import Tokens, TokensRow, TokenSums
@@ -25,7 +25,7 @@ WEIGHTS = {"input": 10, "cached": 1, "output": 40}
 M = 1_000_000
 
 
-def used(*rows: tuple[str, str, str, str, int], output: int = 0, complete: bool = True) -> Usage:
+def used(*rows: tuple[str, str, str, str, int], output: int = 0, complete: bool = True) -> TokenUsage:
     """Tier, model, key, outcome and prompt tokens; `output` completion tokens with the first."""
     every = tuple(
         TokensRow(
@@ -36,7 +36,9 @@ def used(*rows: tuple[str, str, str, str, int], output: int = 0, complete: bool 
     )
     empty = TokenSums()
     reasons = () if complete else ("it is not over",)
-    return usage(Tokens(day="2026-05-03", complete=complete, totals=empty, served=empty, rows=every, reasons=reasons))
+    return token_usage(
+        Tokens(day="2026-05-03", complete=complete, totals=empty, served=empty, rows=every, reasons=reasons)
+    )
 
 
 def told(*values: object) -> tuple[object, ...]:
@@ -44,18 +46,18 @@ def told(*values: object) -> tuple[object, ...]:
     return values
 
 
-def served(tokens: int, tier: str = "A") -> Usage:
+def served(tokens: int, tier: str = "A") -> TokenUsage:
     return used((tier, "m", "k", "completed", tokens))
 
 
-def reported(*rows: CostRow, tokens: Usage | None = None, day: Window = DAY_WINDOW, **more: Any) -> DayReport:
+def reported(*rows: CostRow, tokens: TokenUsage | None = None, day: Window = DAY_WINDOW, **more: Any) -> DayReport:
     tokens = tokens or served(M)
     facts: dict[str, Any] = {"day": day, "now": LATER, "rows": rows, "fleet": FLEET, "tokens": tokens.by_tier()}
-    return figured(allocate(DayFacts(**facts | more)), tokens, settled=more.get("settled", False))
+    return figured(allocate(DayInputs(**facts | more)), tokens, settled=more.get("settled", False))
 
 
-def figured(allocation: Allocation, tokens: Usage, *, settled: bool = False) -> DayReport:
-    return make_report("2026-05-03", allocation, tokens, WEIGHTS, sources=(), settled=settled)
+def figured(allocation: Allocation, tokens: TokenUsage, *, settled: bool = False) -> DayReport:
+    return build_day_report("2026-05-03", allocation, tokens, WEIGHTS, sources=(), settled=settled)
 
 
 def test_case_06_a_covered_hour_by_both_costs() -> None:
@@ -94,7 +96,7 @@ def test_case_11_tokens_without_a_bill_are_estimated_or_not_known_but_never_free
     unknown = reported(tokens=served(40 * M))
     assert (unknown.state, unknown.spend, unknown.reason) == (None, None, NOT_DELIVERED)
     assert [*unknown.models, *unknown.keys, *unknown.tiers] == []
-    estimate = reported(tokens=served(40 * M), times=AWAKE, prices={"A": units(Decimal("2.40"))})
+    estimate = reported(tokens=served(40 * M), times=AWAKE, prices={"A": to_units(Decimal("2.40"))})
     assert told(estimate.state, estimate.spend, estimate.billed_share) == told("estimated", Decimal("57.6"), 0)
 
 
@@ -140,18 +142,18 @@ def test_case_19_the_tag_comes_after_the_resource_and_before_the_parent() -> Non
 def test_case_28_the_variance_between_accrual_and_bill_is_told() -> None:
     bill = charge("104.64", end="2026-05-04T00:00:00Z")
     two = {"a-1": life((0, "ready"), (24, "asleep"))}
-    report = reported(bill, times=two, prices={"A": units(Decimal("4.80"))})
+    report = reported(bill, times=two, prices={"A": to_units(Decimal("4.80"))})
     assert report.variance is not None
     assert told(report.spend, report.billed_share) == (Decimal("104.64"), 1)
     found = (report.variance.accrued, report.variance.billed, report.variance.difference)
     assert found == (Decimal("115.20"), Decimal("104.64"), Decimal("-10.56"))
     assert reported(bill, times=two).variance is None  # nothing would have been accrued
-    assert reported(times=two, prices={"A": units(Decimal("4.80"))}).variance is None  # nothing was billed
+    assert reported(times=two, prices={"A": to_units(Decimal("4.80"))}).variance is None  # nothing was billed
 
 
 def test_a_part_of_the_day_that_the_bill_has_not_reached_keeps_it_an_estimate() -> None:
     half = charge("30", end="2026-05-03T12:00:00Z")
-    report = reported(half, times=AWAKE, prices={"A": units(Decimal("2.50"))})
+    report = reported(half, times=AWAKE, prices={"A": to_units(Decimal("2.50"))})
     assert told(report.state, report.spend, report.billed_share) == told("estimated", 60, Decimal("0.5"))
 
 
@@ -166,7 +168,7 @@ def test_final_needs_the_invoices_and_the_usage(settled: bool, complete: bool, s
 
 
 def test_a_settled_bill_is_the_whole_truth_of_the_machines_on_it() -> None:
-    prices = {"A": units(Decimal(1)), "B": units(Decimal(1))}
+    prices = {"A": to_units(Decimal(1)), "B": to_units(Decimal(1))}
     both = {"a-1": AWAKE["a-1"], "b-1": AWAKE["a-1"]}
     disk = charge("3", resource_id="vol-a", service_category="Storage")
     assert reported(disk, times=both, prices=prices).spend == 3 + 24 + 24
@@ -199,15 +201,15 @@ def test_a_tiers_cost_is_split_by_weighted_tokens_over_models_and_keys() -> None
     report = reported(charge("160"), charge("10", resource_id="i-b"), tokens=tokens)
     assert [told(m.model, m.spend, m.tokens) for m in report.models] == [told("large", 120, 30), told("small", 50, 49)]
     assert [told(k.key_id, k.spend, k.tokens) for k in report.keys] == [told("k1", 130, 39), told("k2", 40, 40)]
-    assert report.usd_per_mtok_output == per_mtok(units(Decimal(170)), 30)
+    assert report.usd_per_mtok_output == per_mtok(to_units(Decimal(170)), 30)
 
 
 def test_a_token_weighs_what_its_direction_does_and_directions_without_weight_count_alike() -> None:
     sums = TokenSums(prompt_tokens=100, cached_tokens=60, completion_tokens=7)
-    assert weighted(sums, WEIGHTS) == 40 * 10 + 60 * 1 + 7 * 40
+    assert weighted_tokens(sums, WEIGHTS) == 40 * 10 + 60 * 1 + 7 * 40
     tokens = used(("A", "m", "k1", "completed", 30), ("A", "m", "k2", "completed", 10))
-    allocation = allocate(DayFacts(day=DAY_WINDOW, now=LATER, rows=[charge("8")], fleet=FLEET))
-    unweighted = make_report("2026-05-03", allocation, tokens, {"output": 1}, sources=())
+    allocation = allocate(DayInputs(day=DAY_WINDOW, now=LATER, rows=[charge("8")], fleet=FLEET))
+    unweighted = build_day_report("2026-05-03", allocation, tokens, {"output": 1}, sources=())
     assert [told(key.key_id, key.spend) for key in unweighted.keys] == [told("k1", 6), told("k2", 2)]
 
 
@@ -218,7 +220,7 @@ def test_a_wake_is_told_by_the_key_that_caused_it_also_when_it_failed() -> None:
         ),
         "b-1": life((0, "waking"), (1, "ready"), (2, "asleep")),
     }
-    prices = {"A": units(Decimal(3)), "B": units(Decimal(5))}
+    prices = {"A": to_units(Decimal(3)), "B": to_units(Decimal(5))}
     report = reported(times=times, prices=prices, tokens=used(("A", "m", "k1", "completed", 5)))
     assert {k.key_id: told(k.spend, k.wakes) for k in report.keys} == {
         "k1": told(9, 3),
@@ -240,14 +242,14 @@ def test_a_machine_belongs_to_the_tier_that_the_journal_names_and_before_it_to_t
 
 
 def test_always_on_is_every_machine_for_all_of_the_time_that_has_passed() -> None:
-    prices = {"A": units(Decimal(2)), "B": units(Decimal(3))}
-    whole = always_on_of(FLEET.tier_of, prices, DAY_WINDOW, 10 * M)
+    prices = {"A": to_units(Decimal(2)), "B": to_units(Decimal(3))}
+    whole = always_on_cost(FLEET.tier_of, prices, DAY_WINDOW, 10 * M)
     assert told(whole.spend, whole.usd_per_mtok, whole.reason) == told(120, 12, None)
-    assert always_on_of(FLEET.tier_of, prices, hours(0, 6), 10 * M).spend == 30
-    unpriced = always_on_of(FLEET.tier_of, {"A": 1}, DAY_WINDOW, 10 * M)
+    assert always_on_cost(FLEET.tier_of, prices, hours(0, 6), 10 * M).spend == 30
+    unpriced = always_on_cost(FLEET.tier_of, {"A": 1}, DAY_WINDOW, 10 * M)
     assert (unpriced.spend, unpriced.usd_per_mtok) == (None, None)
     assert "B" in (unpriced.reason or "")
-    assert always_on_of(FLEET.tier_of, prices, DAY_WINDOW, 0).usd_per_mtok is None
+    assert always_on_cost(FLEET.tier_of, prices, DAY_WINDOW, 0).usd_per_mtok is None
 
 
 def test_a_charge_of_the_future_is_the_days_cost_and_explains_nothing() -> None:
@@ -281,29 +283,29 @@ def test_every_level_sums_exactly(
     rows: list[CostRow], times: Mapping[str, Any], prices: dict[str, int], each: list[Any], output: int
 ) -> None:
     tokens = used(*each, output=output)
-    facts = DayFacts(
+    facts = DayInputs(
         day=DAY_WINDOW, now=LATER, rows=rows, fleet=FLEET, times=times, prices=prices, tokens=tokens.by_tier()
     )
     report = figured(allocate(facts), tokens)
     if report.spend is None:
         return
-    tiers = sum(units(tier.spend) for tier in report.tiers if tier.spend is not None)
-    assert sum(units(cost) for cost in report.causes.values()) == units(report.spend)
-    assert tiers + units(report.causes["unattributed"]) == units(report.spend)
-    assert sum(units(model.spend) for model in report.models) == tiers
-    assert sum(units(key.spend) for key in report.keys) == tiers
+    tiers = sum(to_units(tier.spend) for tier in report.tiers if tier.spend is not None)
+    assert sum(to_units(cost) for cost in report.causes.values()) == to_units(report.spend)
+    assert tiers + to_units(report.causes["unattributed"]) == to_units(report.spend)
+    assert sum(to_units(model.spend) for model in report.models) == tiers
+    assert sum(to_units(key.spend) for key in report.keys) == tiers
     assert sum(model.tokens for model in report.models) == sum(key.tokens for key in report.keys) == report.tokens
-    wakes = units(report.causes["waking"]) + units(report.causes["failed_wake"])
-    assert sum(units(key.wakes) for key in report.keys) == wakes
-    before = sum(units(model.spend_before_credits or Decimal(0)) for model in report.models)
-    credited = allocate(DayFacts(**{**_fields(facts), "rows": [row for row in rows if row.category != "Credit"]}))
+    wakes = to_units(report.causes["waking"]) + to_units(report.causes["failed_wake"])
+    assert sum(to_units(key.wakes) for key in report.keys) == wakes
+    before = sum(to_units(model.spend_before_credits or Decimal(0)) for model in report.models)
+    credited = allocate(DayInputs(**{**_fields(facts), "rows": [row for row in rows if row.category != "Credit"]}))
     assert report.spend_before_credits is not None
     assert before == sum(allocate(facts).tiers_before.values())
-    assert credited.spend == units(report.spend_before_credits)
+    assert credited.spend == to_units(report.spend_before_credits)
     assert 0 <= (report.billed_share or 0) <= 1
 
 
-def _fields(facts: DayFacts) -> dict[str, Any]:
+def _fields(facts: DayInputs) -> dict[str, Any]:
     return {name: getattr(facts, name) for name in facts.__dataclass_fields__}
 
 
@@ -329,7 +331,7 @@ def test_no_figure_depends_on_how_many_rows_a_charge_came_in(
     facts: dict[str, Any] = {"day": day, "now": LATER, "fleet": FLEET, "times": times}
     inside = [row for row in (*rows, *more) if covers(row)]
     together = [row for row in summed if covers(row)]
-    assert allocate(DayFacts(rows=inside, **facts)) == allocate(DayFacts(rows=together, **facts))
+    assert allocate(DayInputs(rows=inside, **facts)) == allocate(DayInputs(rows=together, **facts))
 
 
 def alike(row: CostRow, billed: Decimal) -> CostRow:
@@ -343,7 +345,7 @@ def same(row: CostRow, other: CostRow) -> bool:
 def merged(rows: list[CostRow]) -> CostRow:
     quantities = [row.consumed_quantity for row in rows]
     quantity = None if None in quantities else sum((q for q in quantities if q is not None), Decimal(0))
-    billed = usd(sum(units(row.billed) for row in rows))
+    billed = to_usd(sum(to_units(row.billed) for row in rows))
     return _replaced(rows[0], billed=billed, consumed_quantity=quantity, rows=len(rows))
 
 
@@ -360,8 +362,8 @@ def test_the_days_and_their_tax_are_the_whole_bill(rows: list[CostRow]) -> None:
         reported(*(row for row in rows if falls(row, day)), day=day)
         for day in (Window(at, at + DAY) for at in range(first, last + 1, DAY))
     ]
-    of_days = sum(units(r.spend or Decimal(0)) + units(r.tax) for r in reports)
-    assert of_days == sum(units(row.billed) for row in rows)
+    of_days = sum(to_units(r.spend or Decimal(0)) + to_units(r.tax) for r in reports)
+    assert of_days == sum(to_units(row.billed) for row in rows)
 
 
 def falls(row: CostRow, day: Window) -> bool:

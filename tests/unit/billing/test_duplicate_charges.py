@@ -7,9 +7,9 @@ import duckdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.billing.core.invoice_files.duplicate_charges import SAME, repeated
-from services.billing.core.invoice_files.duplicate_charges import counted as counted_sql
-from services.billing.core.invoice_files.schema import KEY
+from services.billing.core.invoice_files.duplicate_charges import COMPARED_FIELDS, duplicate_files_sql
+from services.billing.core.invoice_files.duplicate_charges import count_charges_sql as counted_sql
+from services.billing.core.invoice_files.schema import SNAPSHOT_KEY
 from tests.unit.billing.cost_row_builders import focus_csv
 from tests.unit.billing.file_reading import read
 
@@ -68,9 +68,9 @@ def test_half_of_a_file_is_the_bound(files: list[list[int]]) -> None:
         shared = sum(min(file.count(cost), others.count(cost)) for cost in set(counted))
         if shared and 2 * shared >= len(counted):
             repeats.add((number, shared, len(counted)))
-    columns = ", ".join(f"'' AS {name}" for name in (*KEY, *SAME) if name != "billed")
+    columns = ", ".join(f"'' AS {name}" for name in (*SNAPSHOT_KEY, *COMPARED_FIELDS) if name != "billed")
     with duckdb.connect() as db:
         rows = [f"(SELECT {columns}, unnest({file}) AS billed)" for file in files]
         seen = " UNION ALL ".join(counted_sql(row, number, parts=False) for number, row in enumerate(rows))
         db.execute(f"CREATE TABLE seen AS {seen}")
-        assert {(row[0], row[-2], row[-1]) for row in db.execute(repeated(9)).fetchall()} == repeats
+        assert {(row[0], row[-2], row[-1]) for row in db.execute(duplicate_files_sql(9)).fetchall()} == repeats

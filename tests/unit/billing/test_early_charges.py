@@ -12,13 +12,13 @@ from services.billing.core.allocation.charge_groups import is_early
 from services.billing.core.allocation.day_allocation import Allocation
 from services.billing.core.allocation.machine_time import MachineTime
 from services.billing.core.invoice_files.focus import CostRow
-from services.billing.core.money import units, usd
-from services.billing.core.reports.day_report import state_of
-from services.billing.core.utc_time import DAY, HOUR, Window, moment
+from services.billing.core.money import to_units, to_usd
+from services.billing.core.reports.day_report import report_state
+from services.billing.core.utc_time import DAY, HOUR, Window, parse_time_ms
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, charge, hours
 from tests.unit.billing.test_allocation import LIVES, allocated, causes, cost_rows, life
 
-PRICES = {"A": units(Decimal(36))}
+PRICES = {"A": to_units(Decimal(36))}
 AWAKE = {"a-1": life((0, "ready"))}
 NOON = hours(12, 12).start
 EVENING = hours(18, 18).start
@@ -45,61 +45,67 @@ def until(moment: int, times: dict[str, MachineTime]) -> dict[str, MachineTime]:
 
 def test_a_cent_for_today_hides_no_machine() -> None:
     found = at_six(charge("0.01", arrived=NOON))
-    assert usd(found.spend) == 18 * 36
-    assert state_of(found) == "estimated"
+    assert to_usd(found.spend) == 18 * 36
+    assert report_state(found) == "estimated"
 
 
 def test_a_month_long_licence_of_a_cent_a_day_hides_no_machine() -> None:
-    licence = charge("0.31", "2026-05-01T00:00:00Z", "2026-06-01T00:00:00Z", arrived=moment("2026-05-01T00:10:00Z"))
-    assert usd(at_six(licence).spend) == 18 * 36 + Decimal("0.01")
-    assert state_of(at_six(licence)) == "estimated"
+    licence = charge(
+        "0.31", "2026-05-01T00:00:00Z", "2026-06-01T00:00:00Z", arrived=parse_time_ms("2026-05-01T00:10:00Z")
+    )
+    assert to_usd(at_six(licence).spend) == 18 * 36 + Decimal("0.01")
+    assert report_state(at_six(licence)) == "estimated"
 
 
 def test_a_month_that_ended_today_hides_no_machine_of_today() -> None:
-    licence = charge("31", "2026-04-02T07:00:00Z", "2026-05-03T07:00:00Z", arrived=moment("2026-05-03T08:00:00Z"))
+    licence = charge(
+        "31", "2026-04-02T07:00:00Z", "2026-05-03T07:00:00Z", arrived=parse_time_ms("2026-05-03T08:00:00Z")
+    )
     of_today = Decimal(31) * 7 / (31 * 24)
-    assert abs(usd(at_six(licence).spend) - 18 * 36 - of_today) < Decimal("0.000001")
+    assert abs(to_usd(at_six(licence).spend) - 18 * 36 - of_today) < Decimal("0.000001")
     over = allocated(licence, times=AWAKE, prices=PRICES)
-    assert usd(over.spend) < 18 * 36, "a day that is over costs what its bill says"
+    assert to_usd(over.spend) < 18 * 36, "a day that is over costs what its bill says"
 
 
 def test_a_charge_of_today_above_the_estimate_of_its_hours_counts_and_the_estimate_goes_on() -> None:
-    assert usd(at_six(charge("500", arrived=NOON)).spend) == 500 + 6 * 36
+    assert to_usd(at_six(charge("500", arrived=NOON)).spend) == 500 + 6 * 36
 
 
 @pytest.mark.parametrize(("billed", "expected"), [("40", 40), ("1", 36)])
 def test_the_hour_under_way_costs_the_larger_of_charge_and_estimate(billed: str, expected: int) -> None:
     row = charge(billed, "2026-05-03T17:00:00Z", "2026-05-03T18:00:00Z", arrived=hours(17.5, 17.5).start)
-    assert usd(at_six(row).spend) == 17 * 36 + expected
+    assert to_usd(at_six(row).spend) == 17 * 36 + expected
 
 
 def test_an_hour_that_was_over_costs_what_its_charge_says() -> None:
     row = charge("1", "2026-05-03T10:00:00Z", "2026-05-03T11:00:00Z", arrived=NOON)
-    assert usd(at_six(row).spend) == 17 * 36 + 1
+    assert to_usd(at_six(row).spend) == 17 * 36 + 1
 
 
 def test_a_charge_that_came_when_its_day_was_over_replaces_all_of_the_estimate() -> None:
     late = charge("5", arrived=DAY_WINDOW.end)
-    assert usd(allocated(late, times=AWAKE, prices=PRICES).spend) == 5
+    assert to_usd(allocated(late, times=AWAKE, prices=PRICES).spend) == 5
     early = allocated(charge("5", arrived=NOON), times=AWAKE, prices=PRICES)
-    assert usd(early.spend) == 24 * 36
-    assert state_of(early) == "estimated"
+    assert to_usd(early.spend) == 24 * 36
+    assert report_state(early) == "estimated"
     settled = allocated(charge("5", arrived=NOON), times=AWAKE, prices=PRICES, settled=True)
-    assert usd(settled.spend) == 5
+    assert to_usd(settled.spend) == 5
 
 
 def test_no_negative_charge_replaces_an_estimate_whatever_hours_it_counts() -> None:
     ten = ("2026-05-03T10:00:00Z", "2026-05-03T11:00:00Z")
     counted: dict[str, Any] = {"consumed_quantity": Decimal(1), "consumed_unit": "Hours"}
     negation = charge("-20", *ten, **counted, arrived=NOON)
-    assert usd(at_six(negation).estimates["A"]) == 18 * 36
-    assert usd(at_six(charge("30", *ten, **counted, arrived=NOON), negation).estimates["A"]) == 17 * 36
+    assert to_usd(at_six(negation).estimates["A"]) == 18 * 36
+    assert to_usd(at_six(charge("30", *ten, **counted, arrived=NOON), negation).estimates["A"]) == 17 * 36
 
 
 def test_no_charge_has_come_later_than_now() -> None:
     assert is_early(charge("1"), EVENING)
     assert is_early(charge("1", arrived=DAY_WINDOW.end + DAY), EVENING)
-    assert usd(at_six(charge("0.01")).spend) == usd(at_six(charge("0.01", arrived=DAY_WINDOW.end)).spend) == 18 * 36
+    assert (
+        to_usd(at_six(charge("0.01")).spend) == to_usd(at_six(charge("0.01", arrived=DAY_WINDOW.end)).spend) == 18 * 36
+    )
 
 
 def test_an_early_charge_and_what_the_estimate_adds_are_split_by_what_the_machine_did() -> None:
@@ -119,10 +125,10 @@ def test_time_that_nothing_prices_is_named_until_its_bill_comes() -> None:
     begun = at_six(over, charge("5", *hour, arrived=hours(11.95, 11.95).start), times=other, prices={})
     assert not begun.missing
     assert begun.uncertain == {"A"}
-    assert state_of(begun) == "estimated"
+    assert report_state(begun) == "estimated"
     late = at_six(charge("5", "2026-05-03T10:00:00Z", "2026-05-03T12:00:00Z"), times=other, prices={})
     assert not late.uncertain
-    assert state_of(late) == "provisional"
+    assert report_state(late) == "provisional"
     assert not at_six(times={"a-1": life((0, "asleep"))}, prices={}).missing
 
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from services.billing.adapters.import_settings import MAX_ROW_ERRORS, ImportSettings
-from services.billing.core.utc_time import moment
+from services.billing.core.utc_time import parse_time_ms
 from tests.unit.billing.cost_row_builders import ROW, focus_csv
 from tests.unit.billing.file_reading import read
 
@@ -27,7 +27,10 @@ def test_a_row_is_read_by_column_name_with_every_digit() -> None:
     text = ",".join(columns) + "\n" + ",".join(cells[name] for name in columns) + "\n"
     ((key, (row,)),) = read(text.encode()).charges.items()
     assert (key.issuer, key.account) == ("Cloud Inc.", "acc-1")
-    assert (key.period_start, key.period_end) == (moment("2026-05-01T00:00:00Z"), moment("2026-06-01T00:00:00Z"))
+    assert (key.period_start, key.period_end) == (
+        parse_time_ms("2026-05-01T00:00:00Z"),
+        parse_time_ms("2026-06-01T00:00:00Z"),
+    )
     assert row.billed == Decimal("0.00000352")
     assert row.list_cost == Decimal("1234567890123.123456789012")
     assert row.effective is None
@@ -45,7 +48,7 @@ def test_the_same_rows_come_out_of_a_gzipped_file_and_one_with_a_byte_order_mark
 @pytest.mark.parametrize("text", ["2026-05-03 00:00:00", "2026-05-03T00:00:00.000Z", "2026-05-03T00:00:00Z"])
 def test_every_usual_form_of_a_time_is_utc(text: str) -> None:
     ((row,),) = read(focus_csv({"ChargePeriodStart": text})).charges.values()
-    assert row.charge_start == moment("2026-05-03T00:00:00Z")
+    assert row.charge_start == parse_time_ms("2026-05-03T00:00:00Z")
 
 
 def test_equal_rows_stay_two_rows() -> None:

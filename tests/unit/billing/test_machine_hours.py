@@ -13,7 +13,7 @@ from services.billing.core.allocation import machine_hours as hours_of
 from services.billing.core.allocation.day_allocation import Allocation
 from services.billing.core.allocation.machine_time import MachineTime
 from services.billing.core.invoice_files.focus import CostRow
-from services.billing.core.money import units
+from services.billing.core.money import to_units
 from shared.messages.bill_coverage import MachineHours
 from tests.unit.billing.cost_row_builders import FLEET, charge, hours
 from tests.unit.billing.test_allocation import LIVES, allocated, causes, cost_rows, covers, life
@@ -37,7 +37,7 @@ def unexplained(found: Allocation) -> Decimal:
 
 
 def machine(found: Allocation) -> tuple[str | None, str, str, str, Decimal]:
-    (one,) = hours_of.figures(found.hours)
+    (one,) = hours_of.machine_hours_figures(found.hours)
     billed = None if one.billed is None else f"{one.billed:.2f}"
     return billed, f"{one.known:.2f}", f"{one.unexplained:.2f}", f"{one.asleep:.2f}", one.spend
 
@@ -132,8 +132,8 @@ def test_what_takes_back_the_cost_of_time_awake_follows_that_time() -> None:
 @pytest.mark.parametrize("hour", ["02", "10"])
 def test_a_refund_follows_estimates_too_and_never_takes_the_place_of_one(hour: str) -> None:
     night = charge("-1", f"2026-05-03T{hour}:00:00Z", f"2026-05-03T{hour}:59:00Z")
-    found = allocated(night, times=AWAKE, prices={"A": units(Decimal(2))})
-    assert found.accrued == units(Decimal("22.6"))
+    found = allocated(night, times=AWAKE, prices={"A": to_units(Decimal(2))})
+    assert found.accrued == to_units(Decimal("22.6"))
     assert causes(found)["waking"] == (1 if hour == "10" else Decimal(1) - Decimal("0.044247787611"))
 
 
@@ -172,7 +172,7 @@ def test_the_unexplained_share_is_that_of_the_hours(quantity: int, awake: int) -
 
 
 def test_a_report_has_the_hours() -> None:
-    assert hours_of.figures(allocated(counted("24"), times=AWAKE).hours) == (
+    assert hours_of.machine_hours_figures(allocated(counted("24"), times=AWAKE).hours) == (
         MachineHours(
             machine="a-1",
             billed=Decimal("24.0000"),

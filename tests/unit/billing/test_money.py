@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.money import divided, per_mtok, split, units, usd
+from services.billing.core.money import divide, per_mtok, split_exactly, to_units, to_usd
 
 AMOUNTS = st.integers(-(10**30), 10**30)
 WEIGHTS = st.lists(st.integers(0, 10**15), min_size=1, max_size=60).filter(any)
@@ -14,7 +14,7 @@ WEIGHTS = st.lists(st.integers(0, 10**15), min_size=1, max_size=60).filter(any)
 
 @given(AMOUNTS, WEIGHTS)
 def test_parts_sum_to_the_whole_and_stray_less_than_one_unit(total: int, weights: list[int]) -> None:
-    parts = split(total, weights)
+    parts = split_exactly(total, weights)
     assert sum(parts) == total
     whole = sum(weights)
     assert all(abs(part * whole - total * weight) < whole for part, weight in zip(parts, weights, strict=True))
@@ -22,41 +22,41 @@ def test_parts_sum_to_the_whole_and_stray_less_than_one_unit(total: int, weights
 
 @given(AMOUNTS, WEIGHTS)
 def test_a_credit_splits_as_the_charge_it_undoes(total: int, weights: list[int]) -> None:
-    assert split(-total, weights) == [-part for part in split(total, weights)]
+    assert split_exactly(-total, weights) == [-part for part in split_exactly(total, weights)]
 
 
 def test_the_largest_remainder_wins_and_of_equals_the_first() -> None:
-    assert split(100, [1, 1, 1]) == [34, 33, 33]
-    assert split(10, [16, 15, 69]) == [2, 1, 7]
+    assert split_exactly(100, [1, 1, 1]) == [34, 33, 33]
+    assert split_exactly(10, [16, 15, 69]) == [2, 1, 7]
 
 
 @pytest.mark.parametrize("weights", [[], [0, 0], [-1, 2]])
 def test_weights_that_say_nothing_are_refused(weights: list[int]) -> None:
     with pytest.raises(ValueError, match=r"weights|empty"):
-        split(1, weights)
+        split_exactly(1, weights)
 
 
 @given(AMOUNTS)
 def test_units_and_usd_are_inverse(amount: int) -> None:
-    assert units(usd(amount)) == amount
+    assert to_units(to_usd(amount)) == amount
 
 
 def test_an_amount_is_written_alike_whatever_its_zeros() -> None:
-    assert str(usd(units(Decimal("1E+2")))) == str(usd(units(Decimal("100.00")))) == "100"
-    assert str(usd(0)) == "0"
-    assert usd(units(Decimal("1234567890123.123456789012"))) == Decimal("1234567890123.123456789012")
+    assert str(to_usd(to_units(Decimal("1E+2")))) == str(to_usd(to_units(Decimal("100.00")))) == "100"
+    assert str(to_usd(0)) == "0"
+    assert to_usd(to_units(Decimal("1234567890123.123456789012"))) == Decimal("1234567890123.123456789012")
 
 
 @pytest.mark.parametrize("amount", ["0.0000000000001", "NaN", "Infinity"])
 def test_what_cannot_be_kept_exactly_is_refused(amount: str) -> None:
     with pytest.raises(ValueError, match=r"decimals|not an amount"):
-        units(Decimal(amount))
+        to_units(Decimal(amount))
 
 
 def test_division_rounds_halves_to_even() -> None:
-    assert [divided(n, 2) for n in (1, 3, 5, -1, -3)] == [0, 2, 2, 0, -2]
+    assert [divide(n, 2) for n in (1, 3, 5, -1, -3)] == [0, 2, 2, 0, -2]
 
 
 def test_cost_per_million_tokens() -> None:
-    assert per_mtok(units(Decimal(100)), 50_000_000) == 2
-    assert per_mtok(units(Decimal("57.60")), 0) is None
+    assert per_mtok(to_units(Decimal(100)), 50_000_000) == 2
+    assert per_mtok(to_units(Decimal("57.60")), 0) is None

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.app.period_reports import fit_to_message, requested_days
-from services.billing.core.money import split, usd
-from services.billing.core.reports.period_report import complete_through, make_period, spans
+from services.billing.core.money import split_exactly, to_usd
+from services.billing.core.reports.period_report import build_period_report, complete_through, format_days
 from shared.errors import Rejected
 from shared.messages.billing import (
     CAUSES,
@@ -47,26 +47,26 @@ def one_day(draw: st.DrawFn, at: str) -> DayReport:
 
     def parts(count: int) -> list[int]:
         weights = draw(st.lists(st.integers(0, 9), min_size=count, max_size=count).filter(any))
-        return split(cost, weights)
+        return split_exactly(cost, weights)
 
     tokens = [draw(st.integers(0, 10**12)) for _ in range(3)]
     named = draw(st.permutations(NAMES))
     total = sum(tokens)
     return report(
         at,
-        str(usd(cost)),
+        str(to_usd(cost)),
         total,
-        causes=dict(zip(CAUSES, map(usd, parts(len(CAUSES))), strict=True)),
+        causes=dict(zip(CAUSES, map(to_usd, parts(len(CAUSES))), strict=True)),
         tiers=tuple(
-            TierFigure(tier=str(name), spend=usd(part), tokens=count, usd_per_mtok=None)
+            TierFigure(tier=str(name), spend=to_usd(part), tokens=count, usd_per_mtok=None)
             for name, part, count in zip(named, parts(3), tokens, strict=True)
         ),
         models=tuple(
-            model(name, str(usd(part)), count, str(usd(part + 7)))
+            model(name, str(to_usd(part)), count, str(to_usd(part + 7)))
             for name, part, count in zip(named, parts(3), tokens, strict=True)
         ),
         keys=tuple(
-            KeyFigure(key_id=name, spend=usd(part), tokens=count, usd_per_mtok=None, wakes=usd(abs(part) // 3))
+            KeyFigure(key_id=name, spend=to_usd(part), tokens=count, usd_per_mtok=None, wakes=to_usd(abs(part) // 3))
             for name, part, count in zip(named, parts(3), tokens, strict=True)
         ),
         directions=Directions(
@@ -80,7 +80,7 @@ def one_day(draw: st.DrawFn, at: str) -> DayReport:
 
 @given(days_told())
 def test_every_level_of_a_period_is_the_sum_of_its_days(days: list[DayReport]) -> None:
-    whole = make_period(days, WEIGHTS)
+    whole = build_period_report(days, WEIGHTS)
     known = [each for each in days if each.spend is not None]
     assert whole.tokens == sum(each.tokens for each in days)
     if not known:
@@ -131,21 +131,21 @@ def assert_ratio(told: Decimal | None, spend: Decimal, tokens: int) -> None:
 
 
 def test_case_12_a_period_is_the_ratio_of_its_sums() -> None:
-    whole = make_period([report(day(1), "100.00", 100 * MILLION), report(day(2), "10.00", MILLION)], WEIGHTS)
+    whole = build_period_report([report(day(1), "100.00", 100 * MILLION), report(day(2), "10.00", MILLION)], WEIGHTS)
     assert whole.usd_per_mtok == Decimal("1.089108910891")  # 110/101, never 5.50
     assert (whole.first, whole.to, whole.spend, whole.tokens) == (day(1), day(2), Decimal(110), 101 * MILLION)
 
 
 def test_case_10_cost_without_tokens_stays_in_the_ratio() -> None:
-    whole = make_period([report(day(1), "57.60"), report(day(2), "42.40", 50 * MILLION)], WEIGHTS)
+    whole = build_period_report([report(day(1), "57.60"), report(day(2), "42.40", 50 * MILLION)], WEIGHTS)
     assert (whole.spend, whole.usd_per_mtok, whole.reason) == (Decimal(100), Decimal(2), None)
-    alone = make_period([report(day(1), "57.60")], WEIGHTS)
+    alone = build_period_report([report(day(1), "57.60")], WEIGHTS)
     assert (alone.spend, alone.usd_per_mtok, alone.reason) == (Decimal("57.60"), None, "no tokens")
 
 
 def test_case_16_credits_leave_the_figure_before_them_standing() -> None:
     free = report(day(1), "0", 250 * MILLION, spend_before_credits=Decimal(500))
-    whole = make_period([free, free], WEIGHTS)
+    whole = build_period_report([free, free], WEIGHTS)
     assert (whole.usd_per_mtok, whole.usd_per_mtok_before_credits, whole.spend_before_credits) == (
         Decimal(0),
         Decimal(2),
@@ -161,7 +161,7 @@ def test_case_11_tokens_without_their_cost_make_the_whole_unknown_and_are_named(
         report(day(4), None, MILLION),
         report(day(5), None, MILLION),
     ]
-    whole = make_period(days, WEIGHTS)
+    whole = build_period_report(days, WEIGHTS)
     assert (whole.state, whole.spend, whole.usd_per_mtok, whole.usd_per_mtok_output) == (None, None, None, None)
     assert whole.reason == (
         "cost not delivered: 2026-05-02, 2026-05-04 to 2026-05-05; the days up to 2026-05-01 are whole"
@@ -173,9 +173,9 @@ def test_case_11_tokens_without_their_cost_make_the_whole_unknown_and_are_named(
 
 def test_days_with_neither_cost_nor_tokens_add_nothing() -> None:
     before = [report(day(number), None, 0) for number in (1, 2)]
-    whole = make_period([*before, report(day(3), "6", 2 * MILLION)], WEIGHTS)
+    whole = build_period_report([*before, report(day(3), "6", 2 * MILLION)], WEIGHTS)
     assert (whole.spend, whole.usd_per_mtok, whole.reason, whole.state) == (Decimal(6), Decimal(3), None, "provisional")
-    nothing = make_period(before, WEIGHTS)
+    nothing = build_period_report(before, WEIGHTS)
     assert (nothing.spend, nothing.state, nothing.usd_per_mtok) == (None, None, None)
     assert nothing.reason == "neither cost nor tokens: 2026-05-01 to 2026-05-02"
 
@@ -195,8 +195,8 @@ def test_a_period_is_as_certain_as_its_least_certain_day(states: tuple[Any, ...]
         report(day(number), "1", MILLION, state=state) if state else report(day(number), None, 0)
         for number, state in enumerate(states, 1)
     ]
-    assert make_period(days, WEIGHTS).state == expected
-    assert make_period(days[::-1], WEIGHTS).state == expected
+    assert build_period_report(days, WEIGHTS).state == expected
+    assert build_period_report(days[::-1], WEIGHTS).state == expected
 
 
 def test_complete_through_ends_before_the_first_day_that_is_not_whole() -> None:
@@ -216,12 +216,12 @@ def test_complete_through_ends_before_the_first_day_that_is_not_whole() -> None:
 
 def test_always_on_is_known_only_of_days_that_all_know_it() -> None:
     days = [report(day(1), "10", MILLION), report(day(2), "20", MILLION)]
-    assert make_period(days, WEIGHTS).always_on == AlwaysOn(spend=Decimal(60), usd_per_mtok=Decimal(30))
+    assert build_period_report(days, WEIGHTS).always_on == AlwaysOn(spend=Decimal(60), usd_per_mtok=Decimal(30))
     silent = AlwaysOn(spend=None, usd_per_mtok=None, reason="no price_per_hour: A")
     days[1] = msgspec.structs.replace(days[1], always_on=silent)
-    assert make_period(days, WEIGHTS).always_on == silent
+    assert build_period_report(days, WEIGHTS).always_on == silent
     days[1] = msgspec.structs.replace(days[1], always_on=None)
-    unknown = make_period(days, WEIGHTS).always_on
+    unknown = build_period_report(days, WEIGHTS).always_on
     assert unknown is not None
     assert (unknown.spend, unknown.reason) == (None, "not known of every day")
 
@@ -235,11 +235,11 @@ def test_what_stands_beside_the_figure_is_summed_too() -> None:
         report(day(2), "1", MILLION, tax=Decimal("0.19"), tokens_failed=6, effective_spend=Decimal(3)),
         report(day(3), None, 0, tax=Decimal(1)),
     ]
-    whole = make_period(days, WEIGHTS)
+    whole = build_period_report(days, WEIGHTS)
     assert (whole.tax, whole.tokens_failed, whole.effective_spend) == (Decimal("1.38"), 11, Decimal(5))
     assert whole.variance == variance
     days[1] = msgspec.structs.replace(days[1], effective_spend=None, variance=variance)
-    whole = make_period(days, WEIGHTS)
+    whole = build_period_report(days, WEIGHTS)
     assert whole.effective_spend is None
     assert whole.variance is not None
     assert whole.variance.difference == Decimal("-21.12")
@@ -256,7 +256,7 @@ def test_the_directions_of_a_period_bear_all_of_its_spend() -> None:
         told(day(2), "10", MILLION, 20 * MILLION, 5 * MILLION),
         told(day(3), "5", 0, 0, 0),
     ]
-    found = make_period(days, {"input": 10, "cached": 1, "output": 40}).directions
+    found = build_period_report(days, {"input": 10, "cached": 1, "output": 40}).directions
     assert found is not None
     assert [f.tokens for f in (found.input, found.cached, found.output)] == [7 * MILLION, 20 * MILLION, 5 * MILLION]
     figures = (found.input, found.cached, found.output)
@@ -270,7 +270,9 @@ def test_months_and_leap_years_are_days_in_a_row() -> None:
     assert requested_days(ReportsQuery(to="2027-03-01", days=2)) == ["2027-02-28", "2027-03-01"]
     assert requested_days(ReportsQuery(to="2027-01-01", days=2)) == ["2026-12-31", "2027-01-01"]
     assert len(requested_days(ReportsQuery(to="2026-05-31", days=92))) == 92
-    assert spans(["2028-02-28", "2028-02-29", "2028-03-01", "2028-03-03"]) == "2028-02-28 to 2028-03-01, 2028-03-03"
+    assert (
+        format_days(["2028-02-28", "2028-02-29", "2028-03-01", "2028-03-03"]) == "2028-02-28 to 2028-03-01, 2028-03-03"
+    )
 
 
 @pytest.mark.parametrize(
@@ -291,21 +293,21 @@ def test_a_bad_question_is_refused_by_its_field(query: ReportsQuery, field: str)
 def test_a_quarter_of_many_keys_fits_into_a_message_and_says_what_it_left_out() -> None:
     def busy(at: str, count: int) -> DayReport:
         keys = tuple(
-            KeyFigure(key_id=f"key-{n:06}", spend=usd(10**12 + n), tokens=n, usd_per_mtok=usd(n), wakes=usd(n))
+            KeyFigure(key_id=f"key-{n:06}", spend=to_usd(10**12 + n), tokens=n, usd_per_mtok=to_usd(n), wakes=to_usd(n))
             for n in range(count)
         )
         return report(at, "1000", MILLION, keys=keys, sources=("bill.csv from cloud",))
 
-    few = fit_to_message(make_period([busy(day(1), 10)], WEIGHTS))
+    few = fit_to_message(build_period_report([busy(day(1), 10)], WEIGHTS))
     assert (few.left_out, len(few.days[0].keys)) == (None, 10)
-    quarter = make_period([busy(day(number), 500) for number in range(1, 93)], WEIGHTS)
+    quarter = build_period_report([busy(day(number), 500) for number in range(1, 93)], WEIGHTS)
     assert len(encode(quarter)) > 1_000_000
     told = fit_to_message(quarter)
     assert len(encode(told)) < 1_000_000
     assert told.left_out == "keys, models, sources, hours and unbilled of each day"
     assert (len(told.keys), len(told.days), told.days[0].keys, told.days[0].sources) == (500, 92, (), ())
     assert told.days[0].tiers == quarter.days[0].tiers
-    crowd = fit_to_message(make_period([busy(day(1), 20_000)], WEIGHTS))
+    crowd = fit_to_message(build_period_report([busy(day(1), 20_000)], WEIGHTS))
     assert len(encode(crowd)) < 1_000_000
     assert (crowd.keys, crowd.left_out) == ((), "keys; models, sources, hours and unbilled of each day")
     assert crowd.models

@@ -7,28 +7,28 @@ from typing import Any
 import pytest
 
 from services.billing.core.reconciliation import (
-    Billed,
+    BilledAmount,
     Payable,
-    concerning,
-    goes_round,
-    settled,
-    standings,
-    unnumbered,
-    voided,
+    bills_affecting_day,
+    find_unnumbered_bill,
+    has_void_cycle,
+    is_settled,
+    reconcile,
+    voided_invoices,
 )
-from services.billing.core.utc_time import Window, moment
+from services.billing.core.utc_time import Window, parse_time_ms
 from shared.errors import Rejected
 
-MAY = Window(moment("2026-05-01T00:00:00Z"), moment("2026-06-01T00:00:00Z"))
-JUNE = Window(MAY.end, moment("2026-07-01T00:00:00Z"))
+MAY = Window(parse_time_ms("2026-05-01T00:00:00Z"), parse_time_ms("2026-06-01T00:00:00Z"))
+JUNE = Window(MAY.end, parse_time_ms("2026-07-01T00:00:00Z"))
 PACIFIC = 7 * 3_600_000
 """Google's months begin at midnight in California."""
 
 
 def billed(
     amount: str, invoice: str | None = "I-1", period: Window = MAY, currency: str = "USD", **more: Any
-) -> Billed:
-    return Billed(
+) -> BilledAmount:
+    return BilledAmount(
         source="aws",
         issuer="AWS Inc.",
         invoice_id=invoice,
@@ -39,9 +39,9 @@ def billed(
     )
 
 
-def final(day: Window, sums: list[Billed], notes: list[Payable], used: tuple[int, ...] = ()) -> bool:
+def final(day: Window, sums: list[BilledAmount], notes: list[Payable], used: tuple[int, ...] = ()) -> bool:
     """Whether the day's bills are settled; it has charges of the snapshots `used`."""
-    return settled(standings(concerning(sums, day, used), notes))
+    return is_settled(reconcile(bills_affecting_day(sums, day, used), notes))
 
 
 def payable(amount: str, invoice: str = "I-1", voids: str | None = None) -> Payable:
@@ -51,7 +51,7 @@ def payable(amount: str, invoice: str = "I-1", voids: str | None = None) -> Paya
 def test_case_21_a_rest_below_a_cent_is_rounding_and_a_dollar_is_not() -> None:
     sums = [billed("1234.5649"), billed("99.00", "I-2", JUNE)]
     notes = [payable("1234.56"), payable("100.00", "I-2")]
-    ties, differs = standings(sums, notes)
+    ties, differs = reconcile(sums, notes)
     assert (ties.state, ties.rounding) == ("ties", Decimal("-0.0049"))
     assert (differs.state, differs.rounding) == ("differs", Decimal(1))
     assert final(MAY, sums, notes)
@@ -62,40 +62,40 @@ def test_case_21_a_rest_below_a_cent_is_rounding_and_a_dollar_is_not() -> None:
     ("amount", "state"), [("10.01", "ties"), ("9.99", "ties"), ("10.010000000001", "differs"), ("9.98", "differs")]
 )
 def test_the_tolerance_is_a_cent_and_not_a_unit_more(amount: str, state: str) -> None:
-    assert standings([billed("10.00")], [payable(amount)])[0].state == state
+    assert reconcile([billed("10.00")], [payable(amount)])[0].state == state
 
 
 def test_case_24_charges_without_an_invoice_keep_the_month_open() -> None:
-    found = standings([billed("5"), billed("5", None)], [payable("5")])
+    found = reconcile([billed("5"), billed("5", None)], [payable("5")])
     assert {s.invoice_id: s.state for s in found} == {"I-1": "ties", None: "open"}
-    assert not settled(found)
+    assert not is_settled(found)
     assert final(MAY, [billed("5"), billed("5", None, JUNE)], [payable("5")])
 
 
 def test_case_24_an_invoice_number_alone_settles_nothing() -> None:
-    found = standings([billed("5")], [])
+    found = reconcile([billed("5")], [])
     assert (found[0].state, found[0].payable, found[0].rounding) == ("open", None, None)
-    assert not settled(found)
-    assert not settled([])
+    assert not is_settled(found)
+    assert not is_settled([])
 
 
 def test_case_27_a_voided_invoice_gives_way_to_the_one_in_its_place() -> None:
     notes = [payable("500.00", "A"), payable("480.00", "B", voids="A")]
-    found = standings([billed("500.00", "A"), billed("480.00", "B")], notes)
+    found = reconcile([billed("500.00", "A"), billed("480.00", "B")], notes)
     assert {s.invoice_id: s.state for s in found} == {"A": "voided", "B": "ties"}
-    assert voided(notes) == {("aws", "AWS Inc.", "A")}
-    assert settled(found)
+    assert voided_invoices(notes) == {("aws", "AWS Inc.", "A")}
+    assert is_settled(found)
 
 
 def test_the_newest_note_counts_so_a_wrong_void_can_be_taken_back() -> None:
     notes = [payable("480.00", "B", voids="A"), payable("481.00", "B")]
-    assert voided(notes) == frozenset()
-    assert standings([billed("481", "B")], notes)[0].state == "ties"
+    assert voided_invoices(notes) == frozenset()
+    assert reconcile([billed("481", "B")], notes)[0].state == "ties"
 
 
 def test_an_invoice_over_two_months_ties_as_a_whole_and_settles_both() -> None:
     sums = [billed("3"), billed("4", period=JUNE)]
-    (found,) = standings(sums, [payable("7")])
+    (found,) = reconcile(sums, [payable("7")])
     assert (found.state, found.period_start, found.period_end) == (
         "ties",
         "2026-05-01T00:00:00Z",
@@ -106,7 +106,7 @@ def test_an_invoice_over_two_months_ties_as_a_whole_and_settles_both() -> None:
 
 
 def test_unlike_currencies_are_never_added() -> None:
-    found = standings([billed("3"), billed("4", currency="EUR")], [payable("7")])
+    found = reconcile([billed("3"), billed("4", currency="EUR")], [payable("7")])
     assert {s.currency: (s.billed, s.state) for s in found} == {
         "EUR": (Decimal(4), "differs"),
         "USD": (Decimal(3), "differs"),
@@ -115,7 +115,7 @@ def test_unlike_currencies_are_never_added() -> None:
 
 def test_invoices_of_other_sources_and_issuers_do_not_lend_their_payable_amount() -> None:
     other = Payable(source="export", issuer="AWS Inc.", invoice_id="I-1", amount=Decimal(5))
-    assert standings([billed("5")], [other])[0].state == "open"
+    assert reconcile([billed("5")], [other])[0].state == "open"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_invoices_of_other_sources_and_issuers_do_not_lend_their_payable_amount(
     ],
 )
 def test_invoices_that_void_each_other_are_seen(voids: dict[str, str], round_trip: bool) -> None:
-    assert goes_round([payable("1", invoice, voids=other) for invoice, other in voids.items()]) is round_trip
+    assert has_void_cycle([payable("1", invoice, voids=other) for invoice, other in voids.items()]) is round_trip
 
 
 def pacific(period: Window) -> Window:
@@ -147,7 +147,7 @@ def test_charges_without_a_number_tie_by_account_and_billing_period() -> None:
         billed("6", None, account="acc-2"),
         billed("7", None, JUNE, account="acc"),
     ]
-    found = standings(sums, [note_of("5", MAY), note_of("6.5", MAY, "acc-2")])
+    found = reconcile(sums, [note_of("5", MAY), note_of("6.5", MAY, "acc-2")])
     assert [(s.account, s.period_start[:7], s.state) for s in found] == [
         ("acc", "2026-05", "ties"),
         ("acc-2", "2026-05", "differs"),
@@ -176,7 +176,7 @@ def test_a_correction_makes_its_day_wait_for_the_bill_that_brought_it() -> None:
 def test_a_provisional_number_that_went_away_blocks_nothing() -> None:
     gone = billed("0", "EST-1", active=False)
     assert final(MAY, [gone, billed("5")], [payable("5")])
-    assert [s.state for s in standings([gone, billed("5")], [payable("5"), payable("5", "EST-1")])] == [
+    assert [s.state for s in reconcile([gone, billed("5")], [payable("5"), payable("5", "EST-1")])] == [
         "differs",
         "ties",
     ]
@@ -185,7 +185,11 @@ def test_a_provisional_number_that_went_away_blocks_nothing() -> None:
 @pytest.mark.parametrize("period", [MAY, pacific(MAY), Window(MAY.start - 10 * 86_400_000, JUNE.start - 10**8)])
 def test_a_period_is_found_by_the_month_of_its_middle(period: Window) -> None:
     sums = [billed("5", None, period, account="acc"), billed("5", None, JUNE, account="acc")]
-    assert unnumbered(sums, source="aws", month="2026-05", issuer=None, account=None) == ("AWS Inc.", "acc", period)
+    assert find_unnumbered_bill(sums, source="aws", month="2026-05", issuer=None, account=None) == (
+        "AWS Inc.",
+        "acc",
+        period,
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,4 +209,4 @@ def test_a_period_that_is_not_clear_is_refused(told: dict[str, str], reason: str
     sums = [billed("5", None, account=account) for account in "ab"] + [replace(one, issuer="Shop") for one in shop]
     asked: dict[str, Any] = {"source": "aws", "month": "2026-05", "issuer": None, "account": None, **told}
     with pytest.raises(Rejected, match=reason):
-        unnumbered(sums, **asked)
+        find_unnumbered_bill(sums, **asked)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.revisions.change_reason import reason
-from services.billing.core.revisions.revision import Inputs, Stored, differs, revised
+from services.billing.core.revisions.change_reason import change_reason
+from services.billing.core.revisions.revision import RevisionInputs, StoredRevision, needs_revision, next_revision
 from shared.messages.billing import DayReport, FigureState
 from shared.messages.codec import decode
 from shared.messages.meter import TokenSums
@@ -26,11 +26,11 @@ from tests.unit.billing.revision_builders import (
 )
 
 
-def look(report: DayReport, now: Inputs, newest: Stored) -> Stored:
+def look(report: DayReport, now: RevisionInputs, newest: StoredRevision) -> StoredRevision:
     """The newest revision after the books were looked at."""
-    if not differs(report, now, newest):
+    if not needs_revision(report, now, newest):
         return newest
-    return stored(*revised(report, now, newest, reason(report, now, newest)))
+    return stored(*next_revision(report, now, newest, change_reason(report, now, newest)))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_what_an_older_version_kept_stays_as_it_is_while_the_figures_are_the_sam
         name: value for name, value in FINAL.figures.items() if name not in {"failed", "left_out", "shared_by", "type"}
     }
     known["tiers"] = [{name: tier[name] for name in ("tier", "spend", "tokens")} for tier in known["tiers"]]
-    old = Stored(FINAL.report, decode(OLD, Inputs), known)
+    old = StoredRevision(FINAL.report, decode(OLD, RevisionInputs), known)
     now = figure(state="final", shared_by="tokens", sources=("again.csv",))
     assert look(now, INPUTS, old) is old
     later = look(figure("101", state="final"), inputs(charges=4), old)

@@ -10,7 +10,7 @@ import pytest
 from services.billing.adapters.csv_lines import LINES_A_LOOK
 from services.billing.adapters.import_settings import ImportSettings, Interrupted
 from services.billing.adapters.invoice_reader import InvoiceReader
-from services.billing.core.utc_time import moment
+from services.billing.core.utc_time import parse_time_ms
 from shared.messages.invoices import DeliveredFile
 from tests.unit.billing.cost_row_builders import focus_csv
 from tests.unit.billing.file_reading import read
@@ -54,14 +54,14 @@ def test_our_own_form_is_a_day_a_line() -> None:
     found = read(data, terms=TERMS)
     assert not found.refusals
     assert [(k.issuer, k.account, k.period_start, k.period_end) for k in found.charges] == [
-        ("neo", "neo", moment("2026-05-01T00:00:00Z"), moment("2026-06-01T00:00:00Z")),
-        ("neo", "neo", moment("2026-06-01T00:00:00Z"), moment("2026-07-01T00:00:00Z")),
+        ("neo", "neo", parse_time_ms("2026-05-01T00:00:00Z"), parse_time_ms("2026-06-01T00:00:00Z")),
+        ("neo", "neo", parse_time_ms("2026-06-01T00:00:00Z"), parse_time_ms("2026-07-01T00:00:00Z")),
     ]
     by_cost = {row.billed: row for row in found.rows}
     machine, shared = by_cost[Decimal("57.6")], by_cost[Decimal("4.000000000001")]
     assert (machine.charge_start, machine.charge_end) == (
-        moment("2026-05-31T00:00:00Z"),
-        moment("2026-06-01T00:00:00Z"),
+        parse_time_ms("2026-05-31T00:00:00Z"),
+        parse_time_ms("2026-06-01T00:00:00Z"),
     )
     assert (machine.resource_id, machine.category, machine.service_category) == ("gpu-17", "Usage", "Compute")
     assert (machine.tags, shared.tags, by_cost[Decimal(1)].tags) == ('{"tier":"h100x2"}', '{"team":"b"}', None)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.pricing.statement import make_statement, month_days
+from services.billing.core.pricing.statement import build_statement, month_days
 from shared.messages.billing import Band
 from shared.messages.meter import Tokens, TokensRow, TokenSums
 
@@ -36,7 +36,7 @@ def at(price: str | None, reason: str | None = None) -> Band:
 
 def test_a_line_is_tokens_times_the_upper_end_of_the_band_on_its_day() -> None:
     bands = {("m", "2026-05-01"): at("2"), ("m", "2026-05-02"): at("3"), ("n", "2026-05-01"): at("0.05")}
-    told = make_statement(
+    told = build_statement(
         "k1",
         "2026-05",
         used(
@@ -62,14 +62,14 @@ def test_failed_requests_and_those_without_tokens_are_not_charged() -> None:
         row("2026-05-01", "m", MILLION, outcome="failed"),
         row("2026-05-01", "n", 0, outcome="client_closed"),
     )
-    told = make_statement("k1", "2026-05", used(failed, empty), lambda *_: None)
+    told = build_statement("k1", "2026-05", used(failed, empty), lambda *_: None)
     assert (told.lines, told.tokens, told.amount) == ((), 0, Decimal(0))
 
 
 def test_a_line_without_a_price_makes_the_total_unknown() -> None:
     bands = {"m": at("2"), "n": at(None, "above the last step, 100"), "o": None}
     rows = [row("2026-05-01", model, MILLION) for model in bands]
-    told = make_statement("k1", "2026-05", used(*rows), lambda model, _: bands[model])
+    told = build_statement("k1", "2026-05", used(*rows), lambda model, _: bands[model])
     assert [line.amount for line in told.lines] == [Decimal(2), None, None]
     assert [line.reason for line in told.lines] == [None, "above the last step, 100", "no band was in force"]
     assert (told.amount, told.tokens) == (None, 3 * MILLION)
@@ -77,7 +77,7 @@ def test_a_line_without_a_price_makes_the_total_unknown() -> None:
 
 
 def test_a_month_is_complete_when_the_meter_says_so() -> None:
-    told = make_statement("k1", "2026-05", used(complete=False, reasons=("it is not over",)), lambda *_: None)
+    told = build_statement("k1", "2026-05", used(complete=False, reasons=("it is not over",)), lambda *_: None)
     assert (told.complete, told.reasons, told.amount) == (False, ("it is not over",), Decimal(0))
 
 
@@ -88,7 +88,7 @@ PRICE = st.integers(1, 10**14).map(lambda n: Decimal(n).scaleb(-12))
 def test_each_line_is_exact_to_half_a_unit_and_the_total_is_their_sum(used_at: list[tuple[int, Decimal]]) -> None:
     days = {f"2026-05-{number:02}": used for number, used in enumerate(used_at, 1)}
     rows = [row(day, "m", tokens // 2, tokens - tokens // 2) for day, (tokens, _) in days.items()]
-    told = make_statement("k1", "2026-05", used(*rows), lambda _, day: at(str(days[day][1])))
+    told = build_statement("k1", "2026-05", used(*rows), lambda _, day: at(str(days[day][1])))
     assert told.amount == sum((line.amount for line in told.lines if line.amount is not None), Decimal(0))
     for line, (tokens, price) in zip(told.lines, days.values(), strict=True):
         assert line.amount is not None

@@ -6,21 +6,21 @@ from typing import Any
 import pytest
 
 from services.billing.core.allocation.accrual import Accrual
-from services.billing.core.allocation.charge_groups import grouped
-from services.billing.core.money import units, usd
+from services.billing.core.allocation.charge_groups import group_charges
+from services.billing.core.money import to_units, to_usd
 from services.billing.core.utc_time import HOUR
 from shared.messages.billing import DayReport
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, charge, hours
 from tests.unit.billing.test_allocation import AWAKE, allocated, causes, life, tiers
 from tests.unit.billing.test_day_report import reported, told
 
-PRICE = {"A": units(Decimal(3))}
+PRICE = {"A": to_units(Decimal(3))}
 
 
 def accrual(hour: float, amount: str, since: float = 0.0, through: float = 1.0, machine: str = "a-1") -> Accrual:
     """`since` and `through` are parts of the hour."""
     at = DAY_WINDOW.start + round(hour * HOUR)
-    return Accrual(machine, at, units(Decimal(amount)), at + round(since * HOUR), at + round(through * HOUR))
+    return Accrual(machine, at, to_units(Decimal(amount)), at + round(since * HOUR), at + round(through * HOUR))
 
 
 def running(*told_of: Accrual) -> dict[str, list[Accrual]]:
@@ -29,15 +29,15 @@ def running(*told_of: Accrual) -> dict[str, list[Accrual]]:
 
 def test_case_28_an_hour_costs_what_the_running_bill_says_and_the_rest_of_it_the_price() -> None:
     found = allocated(times=AWAKE, prices=PRICE, accruals=running(accrual(5, "2.00"), accrual(6, "1.00", 0.25, 0.75)))
-    assert usd(found.accrued) == 22 * 3 + 2 + 1 + Decimal("1.5")
-    assert allocated(times=AWAKE, prices=PRICE).accrued == units(Decimal(72))
+    assert to_usd(found.accrued) == 22 * 3 + 2 + 1 + Decimal("1.5")
+    assert allocated(times=AWAKE, prices=PRICE).accrued == to_units(Decimal(72))
 
 
 def test_a_running_bill_needs_no_price_and_counts_in_sleep_and_in_silence_too() -> None:
     times = {"a-1": life((6, "asleep"), (7, "ready"), (8, "asleep"))}
     found = allocated(times=times, accruals=running(accrual(5, "1"), accrual(6, "2"), accrual(7, "4")))
     assert causes(found) == {"unexplained": 1, "asleep": 2, "warm_idle": 4}
-    assert told(found.observed, usd(found.accrued)) == told(True, 7)
+    assert told(found.observed, to_usd(found.accrued)) == told(True, 7)
     assert not allocated(accruals={}).observed
 
 
@@ -98,7 +98,7 @@ def test_a_charge_without_length_that_counts_hours_is_unexplained() -> None:
 
 def test_charges_alike_but_for_their_parent_have_owners_of_their_own() -> None:
     disks = [charge("1", resource_id="x", parent_id=parent) for parent in ("i-a", "i-b", None)]
-    assert len(grouped(disks, FLEET.owner, DAY_WINDOW, LATER)) == 3
+    assert len(group_charges(disks, FLEET.owner, DAY_WINDOW, LATER)) == 3
     assert tiers(allocated(*disks)) == {"A": 1, "B": 1}
 
 
@@ -106,9 +106,9 @@ def test_transfer_and_disks_of_a_machine_do_not_take_the_place_of_its_accrual() 
     transfer = charge("1", service_category="Networking")
     disk = charge("2", resource_id="vol-a", service_category="Storage")
     credit = charge("-4", category="Credit")
-    assert usd(allocated(transfer, disk, credit, times=AWAKE, prices=PRICE).spend) == 72 + 1 + 2 - 4
+    assert to_usd(allocated(transfer, disk, credit, times=AWAKE, prices=PRICE).spend) == 72 + 1 + 2 - 4
     unnamed = charge("50", service_category=None)
-    assert usd(allocated(unnamed, times=AWAKE, prices=PRICE).spend) == 50
+    assert to_usd(allocated(unnamed, times=AWAKE, prices=PRICE).spend) == 50
 
 
 def test_what_is_accrued_is_in_the_effective_cost_and_only_bills_tell_one() -> None:

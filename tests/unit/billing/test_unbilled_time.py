@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.core.allocation.day_allocation import allocate
-from services.billing.core.allocation.day_costs import DayFacts
+from services.billing.core.allocation.day_costs import DayInputs
 from services.billing.core.allocation.machine_time import MachineTime
 from services.billing.core.invoice_files.focus import CostRow
-from services.billing.core.money import units, usd
+from services.billing.core.money import to_units, to_usd
 from services.billing.core.pricing.bands import Ladder, days_before, next_band
-from services.billing.core.reports.period_report import complete_through, make_period
+from services.billing.core.reports.period_report import build_period_report, complete_through
 from services.billing.core.utc_time import DAY, Window, day_of
 from shared.messages.billing import DayReport
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, charge, hours
@@ -107,13 +107,13 @@ def test_a_machine_without_an_id_is_billed_by_the_tag_of_its_tier() -> None:
 
 
 def test_a_tier_s_tagged_bill_of_a_day_that_was_over_replaces_its_estimate() -> None:
-    nameless, prices = replace(FLEET, machine_of={"i-b": "b-1"}), {"A": units(Decimal(9))}
+    nameless, prices = replace(FLEET, machine_of={"i-b": "b-1"}), {"A": to_units(Decimal(9))}
     tagged = charge("180", resource_id="x", tags='{"tier": "A"}')
-    assert usd(allocated(tagged, times=AWAKE, fleet=nameless, prices=prices).spend) == 180
+    assert to_usd(allocated(tagged, times=AWAKE, fleet=nameless, prices=prices).spend) == 180
     early = replace(tagged, arrived=hours(12, 12).start)
-    estimated = usd(allocated(times=AWAKE, fleet=nameless, prices=prices).spend)
+    estimated = to_usd(allocated(times=AWAKE, fleet=nameless, prices=prices).spend)
     assert estimated > 0
-    assert usd(allocated(early, times=AWAKE, fleet=nameless, prices=prices).spend) == 180 + estimated
+    assert to_usd(allocated(early, times=AWAKE, fleet=nameless, prices=prices).spend) == 180 + estimated
 
 
 def test_what_is_known_is_told_and_every_sum_with_the_missing_bill_is_null() -> None:
@@ -157,7 +157,7 @@ def replace_day(report: DayReport, day: str) -> DayReport:
 
 def test_a_period_is_null_by_name_and_says_what_is_whole() -> None:
     days = week(without=4)
-    period = make_period(days, WEIGHTS)
+    period = build_period_report(days, WEIGHTS)
     assert told(period.spend, period.usd_per_mtok, period.state) == told(None, None, "estimated")
     assert period.reason == "no bill yet: a-1 on 2026-05-07; the days up to 2026-05-06 are whole"
     assert told(period.spend_known, sum(period.causes.values()), period.complete_through) == told(
@@ -170,7 +170,7 @@ def test_a_period_is_null_by_name_and_says_what_is_whole() -> None:
     assert complete_through(week(without=None)) == "2026-05-09"
     idle = replace_day(reported(times=AWAKE, tokens=served(0)), "2026-05-10")
     assert complete_through([*week(without=None), idle, *week(without=None)]) == "2026-05-09"
-    assert make_period([idle], WEIGHTS).reason == "no bill yet: a-1 on 2026-05-10"
+    assert build_period_report([idle], WEIGHTS).reason == "no bill yet: a-1 on 2026-05-10"
 
 
 def test_a_day_without_its_bill_never_enters_a_band_and_takes_none_away() -> None:
@@ -247,7 +247,7 @@ def test_whatever_comes_in_whichever_order_the_figures_are_those_of_all_at_once(
 
     def of(rows: Sequence[CostRow]) -> DayReport:
         tokens = served(M)
-        facts = DayFacts(day=DAY_WINDOW, now=LATER, rows=rows, fleet=PARTS, times=times, tokens=tokens.by_tier())
+        facts = DayInputs(day=DAY_WINDOW, now=LATER, rows=rows, fleet=PARTS, times=times, tokens=tokens.by_tier())
         return figured(allocate(facts), tokens)
 
     at_once = of(rows)
@@ -255,7 +255,7 @@ def test_whatever_comes_in_whichever_order_the_figures_are_those_of_all_at_once(
     random.shuffle(shuffled)
     assert of(shuffled) == at_once
     if at_once.spend is not None:
-        assert units(at_once.spend) == sum(units(cost) for cost in at_once.causes.values())
+        assert to_units(at_once.spend) == sum(to_units(cost) for cost in at_once.causes.values())
     for machine, instance in (("a-1", "i-a"), ("b-1", "i-b")):
         whole = [*rows, *(use(hour, hour + 1, resource_id=instance) for hour in range(24))]
         assert machine not in {one.machine for one in of(whole).unbilled}

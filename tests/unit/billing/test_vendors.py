@@ -17,9 +17,9 @@ import msgspec
 import pytest
 
 from services.billing.adapters.import_settings import ImportSettings
-from services.billing.core.allocation.attribution import Direct, Fleet, Owner
+from services.billing.core.allocation.attribution import DirectOwner, Fleet, Owner
 from services.billing.core.invoice_files.focus import CostRow
-from services.billing.core.utc_time import moment, written
+from services.billing.core.utc_time import format_time, parse_time_ms
 from tests.unit.billing.file_reading import Found, read
 
 CASES = Path(__file__).parents[2] / "cases" / "books"
@@ -41,8 +41,8 @@ FLEET = Fleet(
 )
 TERMS = ImportSettings(source="vendor", mine=frozenset(FLEET.machine_of))
 OWNERS: Mapping[Owner, Decimal] = {
-    Direct("a", "a-1"): Decimal("10.5"),
-    Direct("b", None): Decimal("7.25"),
+    DirectOwner("a", "a-1"): Decimal("10.5"),
+    DirectOwner("b", None): Decimal("7.25"),
     "unattributed": Decimal(3),
     "shared": Decimal("-0.5"),  # network 1.125, tax 0.375, credit -2
 }
@@ -155,36 +155,39 @@ def test_csv_gzip_and_parquet_of_a_format_say_the_same(name: str, tmp_path: Path
     assert {key.issuer for key in found.charges} == {vendor.issuer}
     assert {row.invoice_id for row in plain} == {vendor.invoice}
     assert Counter(row.category for row in plain) == Counter({"Usage": 5, vendor.credit: 1, "Tax": 1})
-    of_machine = {row.billed: row for row in plain if FLEET.owner(row) == Direct("a", "a-1")}
+    of_machine = {row.billed: row for row in plain if FLEET.owner(row) == DirectOwner("a", "a-1")}
     machine, disk = of_machine[Decimal(10)], of_machine[Decimal("0.5")]
     assert (machine.service_category, disk.service_category) == ("Compute", "Storage")
     assert (machine.charge_start, machine.charge_end) == (
-        moment("2026-09-05T05:00:00Z"),
-        moment("2026-09-05T06:00:00Z"),
+        parse_time_ms("2026-09-05T05:00:00Z"),
+        parse_time_ms("2026-09-05T06:00:00Z"),
     )
     assert machine.effective == machine.list_cost == 10
 
 
 def test_a_month_of_google_begins_at_midnight_in_california() -> None:
     (key,) = read(VENDORS / "google-native.csv", terms=TERMS).charges
-    assert (key.period_start, key.period_end) == (moment("2026-09-01T07:00:00Z"), moment("2026-10-01T07:00:00Z"))
+    assert (key.period_start, key.period_end) == (
+        parse_time_ms("2026-09-01T07:00:00Z"),
+        parse_time_ms("2026-10-01T07:00:00Z"),
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "owner", "tags", "amount", "day"),
     [
-        ("azure_10.csv", Direct("a", "a-1"), {"env": "prod", " org": "trey"}, "177.12", "2026-09-05"),
-        ("google_native.csv", Direct("a", "a-1"), {"tier": "a100x2"}, "6.24", "2026-09-03"),
-        ("tags-list-of-structs.parquet", Direct("gpu", None), {"tier": "gpu"}, "10", "2026-11-20"),
-        ("gcp-service-category-list.parquet", Direct("gpu", None), {"tier": "gpu"}, "10.5", "2026-11-18"),
+        ("azure_10.csv", DirectOwner("a", "a-1"), {"env": "prod", " org": "trey"}, "177.12", "2026-09-05"),
+        ("google_native.csv", DirectOwner("a", "a-1"), {"tier": "a100x2"}, "6.24", "2026-09-03"),
+        ("tags-list-of-structs.parquet", DirectOwner("gpu", None), {"tier": "gpu"}, "10", "2026-11-20"),
+        ("gcp-service-category-list.parquet", DirectOwner("gpu", None), {"tier": "gpu"}, "10.5", "2026-11-18"),
         ("oci-names.csv.gz", "unattributed", {"orcl-cloud.free-tier-retained": "false"}, "3.25", "2026-09-05"),
         ("times-utc-word.csv", "unattributed", {}, "4", "2026-09-05"),
-        ("cur2-tags-column.csv", Direct("gpu", None), CUR_TAGS, "8", "2026-09-10"),
+        ("cur2-tags-column.csv", DirectOwner("gpu", None), CUR_TAGS, "8", "2026-09-10"),
     ],
 )
 def test_a_file_from_the_field_is_read(name: str, owner: Owner, tags: dict[str, str], amount: str, day: str) -> None:
     found = read(CASES / name, terms=TERMS)
     assert not found.refusals
     assert owners(found.rows) == {owner: Decimal(amount)}
-    assert min(written(row.charge_start)[:10] for row in found.rows) == day
+    assert min(format_time(row.charge_start)[:10] for row in found.rows) == day
     assert all(msgspec.json.decode(row.tags or "") == tags for row in found.rows)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from services.billing.adapters.export.formatting import Report
-from services.billing.core.reports.period_report import make_period
+from services.billing.core.reports.period_report import build_period_report
 from shared.messages.billing import Band, Bands, DayReport
 from spotinference.bands import view as bands
 from spotinference.report import explanation_view
@@ -44,7 +44,7 @@ def shown(report: Report, width: int = 100) -> str:
 def test_period_report_begins_with_its_figure_and_a_sparkline() -> None:
     report = period_report(30)
     lines = shown(report).splitlines()
-    last = make_period(report.days[-7:], WEIGHTS)
+    last = build_period_report(report.days[-7:], WEIGHTS)
     assert lines[0].startswith(f"${report.usd_per_mtok:,.4f} per million tokens")
     assert lines[1] == "30 days, 2026-05-02 to 2026-05-31 UTC, estimated"
     assert lines[2] == f"bills and usage are complete through {report.complete_through}"
@@ -90,8 +90,8 @@ def test_unknown_figure_has_its_reason() -> None:
     assert "spend unknown" in text
     assert "usage is not complete\n  the day is not over" in text
     days = [day_report("2026-05-03"), *(replace(unknown(f"2026-05-0{day}"), tokens=0) for day in (4, 5, 7))]
-    assert "2026-05-04 to 2026-05-05, 2026-05-07: cost not delivered" in shown(make_period(days, WEIGHTS))
-    whole = make_period([unknown()], WEIGHTS)
+    assert "2026-05-04 to 2026-05-05, 2026-05-07: cost not delivered" in shown(build_period_report(days, WEIGHTS))
+    whole = build_period_report([unknown()], WEIGHTS)
     assert "$/Mtok not available: " in shown(whole)
     assert "no day has complete bills and usage" in shown(whole)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from services.billing.core.allocation.unbilled_time import shortened
+from services.billing.core.allocation.unbilled_time import abbreviate
 from shared.messages.bill_coverage import SourceBills
 from shared.messages.billing import PeriodReport
 
@@ -11,14 +11,14 @@ NO_SOURCE = "no source yet"
 NOTHING_DUE = "nothing due"
 
 
-def heading(bills: SourceBills) -> str:
+def source_heading(bills: SourceBills) -> str:
     """`cloud, through 2026-05-19`."""
     if bills.source is None:
         return NO_SOURCE
     return f"{bills.source}, {f'through {bills.delivered_through}' if bills.delivered_through else 'no day is whole'}"
 
 
-def runs(report: PeriodReport) -> list[tuple[str, Sequence[str]]]:
+def coverage_by_days(report: PeriodReport) -> list[tuple[str, Sequence[str]]]:
     """Days in a row that are alike, as text, each with what is to be said of every source."""
     days = [(day.day, tuple(_status(bills, day.day) for bills in report.bills)) for day in report.days]
     found = []
@@ -28,16 +28,18 @@ def runs(report: PeriodReport) -> list[tuple[str, Sequence[str]]]:
     return found
 
 
-def lines(report: PeriodReport) -> list[str]:
+def coverage_lines(report: PeriodReport) -> list[str]:
     """A line for each source, and one for each run of days on which a bill of it is missing."""
     found = []
     for number, bills in enumerate(report.bills):
-        found.append(f"bills of {heading(bills)}")
-        found += [f"  {days}: {said[number]}" for days, said in runs(report) if said[number].startswith("no bill")]
+        found.append(f"bills of {source_heading(bills)}")
+        found += [
+            f"  {days}: {said[number]}" for days, said in coverage_by_days(report) if said[number].startswith("no bill")
+        ]
     return found
 
 
 def _status(bills: SourceBills, day: str) -> str:
     if (machines := bills.missing.get(day)) is not None:
-        return f"no bill: {shortened(machines)}"
+        return f"no bill: {abbreviate(machines)}"
     return "delivered" if bills.charges_through is not None and day <= bills.charges_through else NOTHING_DUE

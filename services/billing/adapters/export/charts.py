@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from services.billing.adapters.export.formatting import CAUSE_WORDS, usd
+from services.billing.adapters.export.formatting import CAUSE_WORDS, format_usd
 from shared.messages.billing import CAUSES, DayReport
 
 WIDEST = Decimal("0.72")
@@ -56,7 +56,7 @@ class Plot:
     zero: str
 
 
-def bars(causes: Mapping[str, Decimal]) -> list[Bar]:
+def cause_bars(causes: Mapping[str, Decimal]) -> list[Bar]:
     """Of the causes in their order; none where the spend is unknown."""
     amounts = {cause: causes.get(cause, Decimal(0)) for cause in CAUSES} if causes else {}
     low, high = _around_zero(amounts.values())
@@ -74,7 +74,7 @@ def bars(causes: Mapping[str, Decimal]) -> list[Bar]:
     ]
 
 
-def plot(days: Iterable[DayReport]) -> Plot:
+def plot_days(days: Iterable[DayReport]) -> Plot:
     """The days' cost per million tokens side by side."""
     shown = list(days)
     low, high = _around_zero(day.usd_per_mtok for day in shown if day.usd_per_mtok is not None)
@@ -95,7 +95,7 @@ def plot(days: Iterable[DayReport]) -> Plot:
                 height=None if ratio is None else _percent(abs(ratio) / whole),
             )
         )
-    labels = (usd(high), usd((high + low) / 2), usd(low))
+    labels = (format_usd(high), format_usd((high + low) / 2), format_usd(low))
     return Plot(columns=tuple(columns), labels=labels, zero=_percent(high / whole))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
-from services.billing.adapters.export.formatting import UNATTRIBUTED, Report, days_of, decimal
+from services.billing.adapters.export.formatting import UNATTRIBUTED, Report, days_of, format_decimal
 from shared.csv_cells import csv_text
 from shared.messages.billing import DayReport, DirectionFigure, PeriodReport, Statement
 
@@ -158,7 +158,7 @@ def _written(columns: tuple[str, ...], rows: Iterable[tuple[Cell, ...]]) -> byte
 def _cell(cell: Cell) -> str:
     match cell:
         case Decimal():
-            return decimal(cell)
+            return format_decimal(cell)
         case bool():
             return "true" if cell else "false"
         case int():

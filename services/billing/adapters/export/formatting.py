@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TypeVar
 
-from services.billing.core.reports.period_report import make_period
+from services.billing.core.reports.period_report import build_period_report
 from shared.messages.billing import Cause, DayReport, FigureState, KeyFigure, ModelFigure, PeriodReport, TierFigure
 from shared.messages.explanation import CostLine, Explanation
 
@@ -41,12 +41,12 @@ Report = DayReport | PeriodReport
 P = TypeVar("P", bound=TierFigure | ModelFigure | KeyFigure)
 
 
-def decimal(number: Decimal | None) -> str:
+def format_decimal(number: Decimal | None) -> str:
     """Every digit, never as `1E-12`; empty where there is none."""
     return "" if number is None else f"{number:f}"
 
 
-def usd(amount: Decimal | None, places: int = 2) -> str:
+def format_usd(amount: Decimal | None, places: int = 2) -> str:
     """`$1 234.50`; small amounts keep enough digits to be seen; a dash where there is none."""
     if amount is None:
         return NOTHING
@@ -65,7 +65,7 @@ def line_name(line: CostLine) -> str:
     return line.resource or "no resource"
 
 
-def lacking(report: Report, one: Explanation) -> str | None:
+def missing_reason(report: Report, one: Explanation) -> str | None:
     """Why the figure that is explained is not known as a whole; None where it is."""
     if not one.is_tier:  # the bill that is missing may have more of it
         return None if report.spend is not None else report.reason or "not known"
@@ -84,12 +84,12 @@ def span_of(report: Report) -> str:
     return report.first if report.first == report.to else f"{report.first} to {report.to}"
 
 
-def trailing(report: PeriodReport, days: int) -> PeriodReport | None:
+def trailing_period(report: PeriodReport, days: int) -> PeriodReport | None:
     """The last so many of its days; None where it has no more than these."""
-    return make_period(report.days[-days:], {}) if len(report.days) > days else None
+    return build_period_report(report.days[-days:], {}) if len(report.days) > days else None
 
 
-def top(parts: Sequence[P], most: int) -> tuple[list[P], list[P]]:
+def split_top(parts: Sequence[P], most: int) -> tuple[list[P], list[P]]:
     """The dearest, after those whose spend is not known, and the rest; a rest of one is not worth a row of its own."""
     ordered = sorted(parts, key=lambda part: (part.spend is not None, -(part.spend or 0)))
     return (ordered, []) if len(ordered) <= most + 1 else (ordered[:most], ordered[most:])

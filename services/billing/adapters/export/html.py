@@ -6,7 +6,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from services.billing.adapters.export import bill_coverage, formatting
-from services.billing.adapters.export.charts import bars, plot
+from services.billing.adapters.export.charts import cause_bars, plot_days
 from shared.key_names import key_label
 from shared.messages.billing import DayReport, PeriodReport, Statement
 from shared.printable import printable
@@ -20,9 +20,9 @@ def report_html(report: DayReport | PeriodReport) -> str:
     shown = {
         "report": report,
         "span": formatting.span_of(report),
-        "models": formatting.top(report.models, MOST_ROWS),
-        "keys": formatting.top(report.keys, MOST_ROWS),
-        "bars": bars(report.causes),
+        "models": formatting.split_top(report.models, MOST_ROWS),
+        "keys": formatting.split_top(report.keys, MOST_ROWS),
+        "bars": cause_bars(report.causes),
     }
     if isinstance(report, DayReport):
         return _pages().get_template("day.html").render(shown)
@@ -31,12 +31,12 @@ def report_html(report: DayReport | PeriodReport) -> str:
         .get_template("period.html")
         .render(
             shown,
-            plot=plot(report.days),
-            bill_headings=[bill_coverage.heading(source) for source in report.bills],
-            bill_runs=bill_coverage.runs(report),
+            plot=plot_days(report.days),
+            bill_headings=[bill_coverage.source_heading(source) for source in report.bills],
+            bill_runs=bill_coverage.coverage_by_days(report),
             sources=sorted({source for day in report.days for source in day.sources}),
             trailing=[
-                found for days in formatting.TRAILING if (found := formatting.trailing(report, days)) is not None
+                found for days in formatting.TRAILING if (found := formatting.trailing_period(report, days)) is not None
             ],
         )
     )
@@ -74,10 +74,10 @@ def _pages() -> Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters["usd"] = formatting.usd
+    environment.filters["usd"] = formatting.format_usd
     environment.filters["count"] = lambda number: f"{number:,}".replace(",", " ")
     environment.filters["what"] = formatting.line_name
-    environment.globals["lacking"] = formatting.lacking
+    environment.globals["lacking"] = formatting.missing_reason
     environment.filters["share"] = _share
     environment.globals["state_words"] = formatting.STATE_WORDS
     environment.globals["basis"] = formatting.BASIS

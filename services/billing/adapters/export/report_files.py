@@ -4,17 +4,17 @@ from collections.abc import Mapping
 
 from services.billing.adapters.export.csv import report_csv, statement_csv
 from services.billing.adapters.export.html import report_html, statement_html
-from services.billing.adapters.export.json import json
+from services.billing.adapters.export.json import render_json
 from services.billing.adapters.export.xlsx import report_xlsx
 from shared.messages.billing import DayReport, PeriodReport, Statement
 
 
-def files(told: DayReport | PeriodReport | Statement) -> Mapping[str, bytes]:
+def render_files(told: DayReport | PeriodReport | Statement) -> Mapping[str, bytes]:
     """`json`, `csv`, `html` and, of a report, `xlsx`. Equal reports have equal files."""
     if isinstance(told, Statement):
-        return {"json": json(told), "csv": statement_csv(told), "html": statement_html(told).encode()}
+        return {"json": render_json(told), "csv": statement_csv(told), "html": statement_html(told).encode()}
     return {
-        "json": json(told),
+        "json": render_json(told),
         "csv": report_csv(told),
         "xlsx": report_xlsx(told),
         "html": report_html(told).encode(),

@@ -41,7 +41,7 @@ class Sheet:
     """How many pages of paper it takes at most; 0: its columns' names alone are printed."""
 
 
-def workbook(sheets: Sequence[Sheet], *, title: str, created: datetime, cents: int) -> bytes:
+def write_workbook(sheets: Sequence[Sheet], *, title: str, created: datetime, cents: int) -> bytes:
     """The file. `cents`: the decimals of money. `Rejected` where a sheet would not fit."""
     places: dict[Kind, int] = {"money": cents, "ratio": max(4, cents)}
     out = io.BytesIO()

@@ -18,12 +18,12 @@ from services.billing.adapters.export.formatting import (
     UNATTRIBUTED,
     Report,
     days_of,
-    decimal,
+    format_decimal,
     span_of,
-    top,
-    trailing,
+    split_top,
+    trailing_period,
 )
-from services.billing.adapters.export.workbook import Kind, Row, Sheet, workbook
+from services.billing.adapters.export.workbook import Kind, Row, Sheet, write_workbook
 from shared.messages.billing import CAUSES, DayReport, KeyFigure, ModelFigure, PeriodReport, TierFigure
 from shared.printable import printable
 
@@ -48,7 +48,7 @@ def report_xlsx(report: Report) -> bytes:
     amount = report.spend_known if report.spend is None else report.spend
     small = amount is not None and abs(amount) < 1
     title = f"cost of {span_of(report)}, UTC"
-    return workbook(sheets(report), title=title, created=last, cents=SMALL_CHANGE if small else CENTS)
+    return write_workbook(sheets(report), title=title, created=last, cents=SMALL_CHANGE if small else CENTS)
 
 
 def sheets(report: Report) -> list[Sheet]:
@@ -71,7 +71,7 @@ def _summary(report: Report) -> Sheet:
     if report.spend is None and report.spend_known is not None:
         rows.append((span_of(report), KNOWN, report.spend_known, None, None, None, None))
     if isinstance(report, PeriodReport):
-        found = [trailing(report, days) for days in TRAILING]
+        found = [trailing_period(report, days) for days in TRAILING]
         rows += [_span(f"the last {len(part.days)} days", part) for part in found if part is not None]
     rows += [_named("cause", cause, amount, report) for cause, amount in report.causes.items()]
     rows += _parts("tier", report.tiers, lambda part: part.tier, report, said=lambda part: part.reason)
@@ -106,7 +106,7 @@ def _parts(
     *,
     said: Callable[[P], str | None] = lambda _part: None,
 ) -> list[Row]:
-    shown, rest = top(parts, MOST_PARTS)
+    shown, rest = split_top(parts, MOST_PARTS)
     rows: list[Row] = [
         (kind, name_of(p) or f"({NOBODY})", p.spend, p.tokens, p.usd_per_mtok, _share(p.spend, report), said(p))
         for p in shown
@@ -174,7 +174,7 @@ def _causes(report: Report, days: Sequence[DayReport]) -> Sheet:
 
 def _tiers(report: Report, days: Sequence[DayReport]) -> Sheet:
     """The dearest tiers have a column each, the rest one together; a row's cells sum to its spend."""
-    shown, rest = top(report.tiers, MOST_TIERS)
+    shown, rest = split_top(report.tiers, MOST_TIERS)
     names = [tier.tier for tier in shown]
     titles = [*map(printable, names), *([f"({len(rest)} more)"] if rest else []), f"({UNATTRIBUTED})", "(sum)"]
     columns: list[tuple[str, Kind]] = [("day", "date"), *((title, "money") for title in titles)]
@@ -198,7 +198,7 @@ def _notes(report: Report) -> Sheet:
     if report.left_out:
         about.append((None, "left out", report.left_out))
     if isinstance(report, PeriodReport):
-        about += [(None, "bills", line) for line in bill_coverage.lines(report)]
+        about += [(None, "bills", line) for line in bill_coverage.coverage_lines(report)]
     days = days_of(report)
     about += [(None, "source", source) for source in sorted({source for day in days for source in day.sources})]
     for day in days:
@@ -222,7 +222,7 @@ def _exact(report: Report) -> Sheet:
 def _text(cell: str | int | bool | Decimal | None) -> str:
     if isinstance(cell, bool):
         return "true" if cell else "false"
-    return decimal(cell) if isinstance(cell, Decimal) else "" if cell is None else str(cell)
+    return format_decimal(cell) if isinstance(cell, Decimal) else "" if cell is None else str(cell)
 
 
 def _share(amount: Decimal | None, report: Report) -> Decimal | None:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from services.billing.core.allocation.machine_time import MachineTime
-from services.billing.core.money import split
+from services.billing.core.money import split_exactly
 from services.billing.core.utc_time import HOUR, Window
 
 
 @dataclass(frozen=True)
-class Reading:
+class BillReading:
     """All that a bill says of a machine so far, in units of money, at a moment in milliseconds."""
 
     cumulative: int
@@ -27,27 +27,27 @@ class Accrual:
     through: int
 
 
-def fell(before: Reading, after: Reading) -> bool:
+def has_fallen(before: BillReading, after: BillReading) -> bool:
     return after.cumulative < before.cumulative
 
 
-def late(before: Reading, after: Reading) -> bool:
+def is_stale(before: BillReading, after: BillReading) -> bool:
     """It was made before the one that is on record, and says less: it counts for nothing."""
-    return fell(before, after) and after.at <= before.at
+    return has_fallen(before, after) and after.at <= before.at
 
 
-def accrued(machine: str, before: Reading, after: Reading, time: MachineTime) -> list[Accrual]:
+def accrue(machine: str, before: BillReading, after: BillReading, time: MachineTime) -> list[Accrual]:
     """The rise between two readings, hour by hour, by the machine's billable time, else by all of it.
 
     They sum to exactly that. A bill that fell is a new one: all of it counts.
     """
-    rise = after.cumulative if fell(before, after) else after.cumulative - before.cumulative
+    rise = after.cumulative if has_fallen(before, after) else after.cumulative - before.cumulative
     if after.at <= before.at:  # the clock was set back
         return [Accrual(machine, after.at - after.at % HOUR, rise, after.at, after.at)]
     gap = Window(before.at, after.at)
     parts = [gap.overlap(Window(hour, hour + HOUR)) for hour in range(gap.start - gap.start % HOUR, gap.end, HOUR)]
     weights = [time.use(part).billable for part in parts]
-    amounts = split(rise, weights if any(weights) else [part.length for part in parts])
+    amounts = split_exactly(rise, weights if any(weights) else [part.length for part in parts])
     return [
         Accrual(machine, part.start - part.start % HOUR, amount, part.start, part.end)
         for part, amount in zip(parts, amounts, strict=True)

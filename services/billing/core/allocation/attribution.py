@@ -14,7 +14,7 @@ DIRECT_CATEGORIES = frozenset({"Compute", "AI and Machine Learning", STORAGE})
 
 
 @dataclass(frozen=True)
-class Direct:
+class DirectOwner:
     """A tier's own charge; `machine` None where only a tag says so."""
 
     tier: str
@@ -27,7 +27,7 @@ class Direct:
 TAG_PREFIXES = ("", "user:", "user_", "resourceTags/", "resourceTags/user:")
 """What may stand before a resource's tag in AWS's exports; tags of accounts and cost categories have other prefixes."""
 
-Owner = Direct | Literal["shared", "unattributed"]
+Owner = DirectOwner | Literal["shared", "unattributed"]
 
 
 def is_azure(resource_id: str) -> bool:
@@ -53,8 +53,8 @@ class Fleet:
     def owner(self, row: CostRow) -> Owner:
         if (owner := self.of_resource(row.resource_id)) is not None:
             return owner
-        if (tier := _tag(row.tags, self.tier_tag)) in self.tiers:
-            return Direct(tier, None)
+        if (tier := _tag_value(row.tags, self.tier_tag)) in self.tiers:
+            return DirectOwner(tier, None)
         if (owner := self.of_resource(row.parent_id)) is not None:
             return replace(owner, is_part=row.resource_id is not None)
         if row.resource_id is None or row.service_category not in {*DIRECT_CATEGORIES, None}:
@@ -63,7 +63,7 @@ class Fleet:
 
     def tag(self, row: CostRow) -> str | None:
         """What the row's tag says, whether or not a tier has that name."""
-        return _tag(row.tags, self.tier_tag) or None
+        return _tag_value(row.tags, self.tier_tag) or None
 
     def expects_bill(self, machine: str, tagged: Collection[str]) -> bool:
         """Whether charges must come for a machine that was awake. Those of one without an id have its tier's tag alone.
@@ -78,11 +78,11 @@ class Fleet:
         """Whether it has no id by which a charge could be its own, and its tier has charges by its tag."""
         return machine not in self.machine_of.values() and self.tier_of.get(machine) in tagged
 
-    def of_resource(self, resource_id: str | None) -> Direct | None:
+    def of_resource(self, resource_id: str | None) -> DirectOwner | None:
         """Whose a resource is by its id alone."""
         name = self._id(resource_id)
         machine = self.machine_of.get(name)
-        return None if machine is None else Direct(self.tier_of[machine], machine, name in self.parts)
+        return None if machine is None else DirectOwner(self.tier_of[machine], machine, name in self.parts)
 
     def _id(self, resource_id: str | None) -> str:
         """The configured id of a resource, whole or as the last part of the delivered one; empty: there is none."""
@@ -99,7 +99,7 @@ class Fleet:
         return {resource.lower(): resource for resource in self.machine_of}
 
 
-def _tag(tags: str | None, name: str) -> str:
+def _tag_value(tags: str | None, name: str) -> str:
     """Return the tag's value; "" where there is none, or where the stored tags cannot be read."""
     if tags is None:
         return ""

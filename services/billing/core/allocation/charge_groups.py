@@ -10,9 +10,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from services.billing.core.allocation.attribution import STORAGE, Direct, Owner
+from services.billing.core.allocation.attribution import STORAGE, DirectOwner, Owner
 from services.billing.core.invoice_files.focus import CostRow
-from services.billing.core.money import divided, exchanged, split, units
+from services.billing.core.money import convert_to_usd, divide, split_exactly, to_units
 from services.billing.core.utc_time import DAY, HOUR, Window
 
 UNITS_PER_HOUR = {
@@ -26,7 +26,7 @@ _QUANTUM = 10**30
 """No quantity has more decimals."""
 
 
-class Kind(NamedTuple):
+class ChargeKey(NamedTuple):
     """All of a charge that decides where its cost goes."""
 
     start: int
@@ -42,7 +42,7 @@ class Kind(NamedTuple):
 
     @property
     def machine(self) -> str | None:
-        return self.owner.machine if isinstance(self.owner, Direct) else None
+        return self.owner.machine if isinstance(self.owner, DirectOwner) else None
 
     @property
     def is_storage(self) -> bool:
@@ -56,7 +56,7 @@ class Kind(NamedTuple):
     @property
     def is_for_use(self) -> bool:
         """Whether it is for time on some machine, and not for its disks or what it has sent."""
-        is_part = isinstance(self.owner, Direct) and self.owner.is_part
+        is_part = isinstance(self.owner, DirectOwner) and self.owner.is_part
         return self.category == "Usage" and self.service_category in MACHINE_CATEGORIES and not is_part
 
     @property
@@ -84,7 +84,7 @@ class Kind(NamedTuple):
 
 
 @dataclass(slots=True)
-class Charge:
+class ChargeSum:
     """Sums of the rows of one kind, in units of their currency."""
 
     billed: int = 0
@@ -107,48 +107,50 @@ class Charge:
 
 def is_early(row: CostRow, now: int) -> bool:
     """Whether an hour of the charge was not over when it came; at the latest it came `now`."""
-    return _arrival(row, now) < _whole_hours(row.charge_start, row.charge_end).end
+    return _arrival_ms(row, now) < _whole_hours(row.charge_start, row.charge_end).end
 
 
-def grouped(rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], day: Window, now: int) -> dict[Kind, Charge]:
+def group_charges(
+    rows: Iterable[CostRow], owner: Callable[[CostRow], Owner], day: Window, now: int
+) -> dict[ChargeKey, ChargeSum]:
     """By kind, in the order in which they come.
 
     As long as the day goes on, a charge longer than a day is taken for one that came early: it may have ended a while
     ago, and still does not say what its machine costs in an hour.
     """
     owners: dict[tuple[str | None, ...], Owner] = {}
-    found: dict[Kind, Charge] = {}
+    found: dict[ChargeKey, ChargeSum] = {}
     for row in rows:
         named = (row.resource_id, row.tags, row.parent_id, row.service_category)
         if (whose := owners.get(named)) is None:
             whose = owners[named] = owner(row)
         per_hour = UNITS_PER_HOUR.get((row.consumed_unit or "").strip().lower(), 0)
-        start, end = _span(row, whose)
-        is_machines = isinstance(whose, Direct) and whose.machine is not None
+        start, end = _counted_period(row, whose)
+        is_machines = isinstance(whose, DirectOwner) and whose.machine is not None
         early = is_early(row, now) or (now < day.end and row.charge_end - row.charge_start > DAY)
-        arrived = _arrival(row, now) // HOUR * HOUR if is_machines and early else None
-        kind = Kind(start, end, whose, row.category, row.service_category, per_hour > 0, row.per_usd, arrived)
+        arrived = _arrival_ms(row, now) // HOUR * HOUR if is_machines and early else None
+        kind = ChargeKey(start, end, whose, row.category, row.service_category, per_hour > 0, row.per_usd, arrived)
         if (charge := found.get(kind)) is None:
-            charge = found[kind] = Charge()
-        billed = units(row.billed)
+            charge = found[kind] = ChargeSum()
+        billed = to_units(row.billed)
         charge.billed += billed
-        charge.effective += billed if row.effective is None else units(row.effective)
+        charge.effective += billed if row.effective is None else to_units(row.effective)
         charge.tells_effective = charge.tells_effective or row.effective is not None
         charge.rows += row.rows
         charge.gives_back = charge.gives_back and billed < 0
-        charge.arrived = max(charge.arrived, _arrival(row, now))
+        charge.arrived = max(charge.arrived, _arrival_ms(row, now))
         if per_hour and row.consumed_quantity is not None:
-            charge.quantity += divided(quantity_units(row.consumed_quantity), per_hour)
+            charge.quantity += divide(quantity_units(row.consumed_quantity), per_hour)
     return found
 
 
 def quantity_units(quantity: Decimal) -> int:
     """Return the quantity in 10⁻³⁰, so that sums of it are exact."""
     above, below = quantity.as_integer_ratio()
-    return divided(above * _QUANTUM, below)
+    return divide(above * _QUANTUM, below)
 
 
-def _arrival(row: CostRow, now: int) -> int:
+def _arrival_ms(row: CostRow, now: int) -> int:
     """Nothing has come later than now, whatever the clock said."""
     return now if row.arrived is None else min(now, row.arrived)
 
@@ -157,7 +159,7 @@ def _whole_hours(start: int, end: int) -> Window:
     return Window(start - start % HOUR, end + -end % HOUR)
 
 
-def _span(row: CostRow, owner: Owner) -> tuple[int, int]:
+def _counted_period(row: CostRow, owner: Owner) -> tuple[int, int]:
     """Return the time that the charge counts for: its own if it is a machine's or longer than a UTC day, else its day.
 
     The reader sums such charges by day. An amount in another currency is rounded once for each sum, so the figures
@@ -165,30 +167,30 @@ def _span(row: CostRow, owner: Owner) -> tuple[int, int]:
     """
     start, end = row.charge_start, row.charge_end
     day = start - start % DAY
-    is_machines = isinstance(owner, Direct) and owner.machine is not None
+    is_machines = isinstance(owner, DirectOwner) and owner.machine is not None
     return (start, end) if is_machines or end > day + DAY else (day, day + DAY)
 
 
-def day_part(amount: int, kind: Kind, day: Window) -> int:
+def cost_on_day(amount: int, kind: ChargeKey, day: Window) -> int:
     """USD of a charge's amount that fall on the day, by its time there; what has no time is its start's.
 
     The days' parts sum to the amount.
     """
-    cost = exchanged(amount, kind.per_usd)
+    cost = convert_to_usd(amount, kind.per_usd)
     if day.start <= kind.start and kind.end <= day.end:
         return cost
     first = kind.start - kind.start % DAY
-    return split(cost, _lengths(kind.start, kind.end))[(day.start - first) // DAY]
+    return split_exactly(cost, _lengths_by_day(kind.start, kind.end))[(day.start - first) // DAY]
 
 
 @lru_cache(maxsize=1024)
-def _lengths(start: int, end: int) -> tuple[int, ...]:
+def _lengths_by_day(start: int, end: int) -> tuple[int, ...]:
     """A charge's time on each of its days."""
     first = start - start % DAY
     return tuple(Window(start, end).overlap(Window(at, at + DAY)).length for at in range(first, end, DAY))
 
 
-def billed_time(kind: Kind, charge: Charge, day: Window, elapsed: Window) -> Fraction | None:
+def billed_time_ms(kind: ChargeKey, charge: ChargeSum, day: Window, elapsed: Window) -> Fraction | None:
     """Milliseconds of the day for which a machine was billed, as the charge counts its hours, or None.
 
     `elapsed` is its part of the day that has passed: no more can have been used. Several rows for the same time do not

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from services.billing.core.allocation.charge_groups import grouped
-from services.billing.core.allocation.cost_parts import tier_sums
-from services.billing.core.allocation.day_costs import DayFacts, DaySums, Whose
-from services.billing.core.allocation.estimates import Basis
+from services.billing.core.allocation.charge_groups import group_charges
+from services.billing.core.allocation.cost_parts import sum_by_tier
+from services.billing.core.allocation.day_costs import CostOwner, DayCosts, DayInputs
+from services.billing.core.allocation.estimates import CostEstimator
 from services.billing.core.allocation.machine_hours import BilledHours
-from services.billing.core.allocation.machine_time import without
-from services.billing.core.allocation.shared_cost import Loose, SharedBy, spread
-from services.billing.core.allocation.unbilled_time import Unbilled
+from services.billing.core.allocation.machine_time import subtract_windows
+from services.billing.core.allocation.shared_cost import SharedBy, Unowned, spread_shared_cost
+from services.billing.core.allocation.unbilled_time import UnbilledTime
 from shared.messages.billing import Cause
 
 K = TypeVar("K")
@@ -51,23 +51,23 @@ class Allocation:
     """By tier, what the hours cost by estimate for which no charge came that was made when they were over."""
     hours: Mapping[str, BilledHours]
     """By machine, those that charges for its use are for."""
-    unbilled: tuple[Unbilled, ...]
+    unbilled: tuple[UnbilledTime, ...]
     uncertain: frozenset[str]
     """The tiers with machine time whose cost nothing says but, at most, a charge that came before its hour was over."""
-    loose: Mapping[Loose, int] = field(default_factory=dict)
+    loose: Mapping[Unowned, int] = field(default_factory=dict)
     """What belongs to no tier by itself."""
-    charged: Mapping[Whose, Mapping[str, int]] = field(default_factory=dict)
+    charged: Mapping[CostOwner, Mapping[str, int]] = field(default_factory=dict)
     """Of the charges of each tier and machine, by the configuration, what each tier bears."""
     estimated: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Of what each machine accrued and no charge covers yet, what each tier bears."""
 
     @property
-    def missing(self) -> tuple[Unbilled, ...]:
+    def missing(self) -> tuple[UnbilledTime, ...]:
         """The machines whose cost is unknown: with one of them, the spend and its tier's are, too."""
         return tuple(one for one in self.unbilled if not one.estimated)
 
 
-def allocate(facts: DayFacts) -> Allocation:
+def allocate(facts: DayInputs) -> Allocation:
     """The day's spend, all of it.
 
     Accrual is replaced by the bill hour by hour: a machine's UTC hour in which a charge for its use lies costs what
@@ -75,23 +75,23 @@ def allocate(facts: DayFacts) -> Allocation:
     costs the tier's price; nothing, where the bill is settled and has the machine's other charges of the day. A charge
     that came before its hours were over takes the place of nothing: the larger of it and the accrual counts.
     """
-    sums = DaySums(facts)
-    for kind, charge in grouped(facts.rows, facts.fleet.owner, facts.day, facts.now).items():
+    sums = DayCosts(facts)
+    for kind, charge in group_charges(facts.rows, facts.fleet.owner, facts.day, facts.now).items():
         sums.add(kind, charge)
-    basis = Basis(use=sums.use, tier_of=facts.fleet.tier_of, prices=facts.prices, told=facts.accruals)
+    basis = CostEstimator(use=sums.use, tier_of=facts.fleet.tier_of, prices=facts.prices, told=facts.accruals)
     machines = sorted({*facts.times, *facts.accruals})
     accrued = 0
     variance: list[tuple[int, int]] = []
     estimates: Counter[str] = Counter()
-    unbilled: list[Unbilled] = []
+    unbilled: list[UnbilledTime] = []
     uncertain: set[str] = set()
     for machine in machines:
-        free = without(facts.day, sums.billed_hours.get(machine, []))
+        free = subtract_windows(facts.day, sums.billed_hours.get(machine, []))
         settled = facts.settled and (machine in sums.named or machine in facts.on_bill)
         if not (settled or facts.fleet.is_billed_by_tag(machine, sums.tagged_after)):
             found = basis.beyond(machine, free, sums.early.get(machine, {}))
             accrued += found.total()
-            sums.estimated[machine] = tier_sums(found)
+            sums.estimated[machine] = sum_by_tier(found)
             sums.add_parts((facts.fleet.tier_of.get(machine, ""), machine), found)
             for part, amount in basis.accrual(machine, free).items():
                 estimates[part.tier] += amount
@@ -99,18 +99,18 @@ def allocate(facts: DayFacts) -> Allocation:
             charged = sums.billed_hours.get(machine, [])
             unbilled += sums.unbilled(machine, basis, estimated, [*charged, *sums.early_time.get(machine, [])])
             uncertain |= {one.tier for one in sums.unbilled(machine, basis, estimated, charged) if not one.estimated}
-        billed = without(facts.day, free)
+        billed = subtract_windows(facts.day, free)
         if basis.observes(machine, billed):
             variance.append((basis.accrual(machine, billed).total(), sums.billed_use[machine]))
     sums.adjust()
-    spread_over = partial(spread, facts.fleet.tiers, facts.tokens)
+    spread_over = partial(spread_shared_cost, facts.fleet.tiers, facts.tokens)
     causes, tiers, shared_by = spread_over(sums.parts, sums.loose)
     spend = sum(causes.values())
     return Allocation(
         spend=spend,
         causes=causes,
         tiers=tiers,
-        tiers_before=spread_over(_less(sums.parts, sums.credit_parts), _less(sums.loose, sums.credit_loose))[1],
+        tiers_before=spread_over(_subtract(sums.parts, sums.credit_parts), _subtract(sums.loose, sums.credit_loose))[1],
         wakes=sums.wakes(),
         shared_by=shared_by,
         tax=sums.tax,
@@ -131,7 +131,7 @@ def allocate(facts: DayFacts) -> Allocation:
     )
 
 
-def _less(all_of_it: Counter[K], taken: Counter[K]) -> Counter[K]:
+def _subtract(all_of_it: Counter[K], taken: Counter[K]) -> Counter[K]:
     left = Counter(all_of_it)
     left.subtract(taken)
     return left

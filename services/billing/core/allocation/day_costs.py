@@ -6,23 +6,30 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from services.billing.core.allocation.accrual import Accrual
-from services.billing.core.allocation.attribution import Direct, Fleet
-from services.billing.core.allocation.charge_groups import Charge, Kind, billed_time, day_part
-from services.billing.core.allocation.cost_parts import Part, parts_of, positive, tier_sums, time_parts, use_parts
-from services.billing.core.allocation.estimates import Basis
-from services.billing.core.allocation.machine_hours import BilledHours, HourClaims
+from services.billing.core.allocation.attribution import DirectOwner, Fleet
+from services.billing.core.allocation.charge_groups import ChargeKey, ChargeSum, billed_time_ms, cost_on_day
+from services.billing.core.allocation.cost_parts import (
+    CostPart,
+    positive_parts,
+    split_cost,
+    sum_by_tier,
+    weights_by_time,
+    weights_by_use,
+)
+from services.billing.core.allocation.estimates import CostEstimator
+from services.billing.core.allocation.machine_hours import BilledHours, ChargedHours
 from services.billing.core.allocation.machine_time import MachineTime, TimeUse
-from services.billing.core.allocation.shared_cost import Loose
-from services.billing.core.allocation.unbilled_time import Unbilled, still_to_come
+from services.billing.core.allocation.shared_cost import Unowned
+from services.billing.core.allocation.unbilled_time import UnbilledTime, find_unbilled_time
 from services.billing.core.invoice_files.focus import CostRow
 from services.billing.core.utc_time import Window
 
-Whose = tuple[str, str | None]
+CostOwner = tuple[str, str | None]
 """A tier, and a machine of it; None: only a tag says whose it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DayFacts:
+class DayInputs:
     """All that a day's allocation is made from."""
 
     day: Window
@@ -44,13 +51,13 @@ class DayFacts:
 
 
 @dataclass
-class DaySums:
-    facts: DayFacts
-    parts: Counter[Part] = field(default_factory=Counter)
+class DayCosts:
+    facts: DayInputs
+    parts: Counter[CostPart] = field(default_factory=Counter)
     """What belongs to a tier by itself."""
-    loose: Counter[Loose] = field(default_factory=Counter)
-    credit_parts: Counter[Part] = field(default_factory=Counter)
-    credit_loose: Counter[Loose] = field(default_factory=Counter)
+    loose: Counter[Unowned] = field(default_factory=Counter)
+    credit_parts: Counter[CostPart] = field(default_factory=Counter)
+    credit_loose: Counter[Unowned] = field(default_factory=Counter)
     """The credits in the two."""
     tax: int = 0
     effective: int = 0
@@ -69,12 +76,12 @@ class DaySums:
     """The tiers with charges for use that only a tag attributes."""
     tagged_after: set[str] = field(default_factory=set)
     """Those of them with such charges that came when the day was over."""
-    _owned: dict[Whose, Counter[Part]] = field(default_factory=dict)
+    _owned: dict[CostOwner, Counter[CostPart]] = field(default_factory=dict)
     """`parts` by whose they are."""
-    _adjustments: Counter[tuple[Whose, bool]] = field(default_factory=Counter)
+    _adjustments: Counter[tuple[CostOwner, bool]] = field(default_factory=Counter)
     """By whose they are, and whether they are credits."""
-    _claims: dict[str, HourClaims] = field(default_factory=dict)
-    charged: dict[Whose, Counter[str]] = field(default_factory=dict)
+    _claims: dict[str, ChargedHours] = field(default_factory=dict)
+    charged: dict[CostOwner, Counter[str]] = field(default_factory=dict)
     estimated: dict[str, Counter[str]] = field(default_factory=dict)
     _uses: dict[tuple[str, Window], TimeUse] = field(default_factory=dict)
 
@@ -85,17 +92,17 @@ class DaySums:
             self._uses[name, window] = self.facts.times.get(name, MachineTime()).use(window)
         return self._uses[name, window]
 
-    def add(self, kind: Kind, charge: Charge) -> None:
+    def add(self, kind: ChargeKey, charge: ChargeSum) -> None:
         day = self.facts.day
-        cost = day_part(charge.billed, kind, day)
+        cost = cost_on_day(charge.billed, kind, day)
         if kind.category == "Tax":
             self.tax += cost
             return
         self.billed = True
-        self.effective += day_part(charge.effective, kind, day)
+        self.effective += cost_on_day(charge.effective, kind, day)
         self.tells_effective = self.tells_effective or charge.tells_effective
         is_credit = kind.category == "Credit"
-        if not isinstance(kind.owner, Direct):
+        if not isinstance(kind.owner, DirectOwner):
             self.loose[kind.owner] += cost
             self.credit_loose[kind.owner] += cost if is_credit else 0
             return
@@ -110,20 +117,20 @@ class DaySums:
         else:
             self._add_usage(kind, charge, kind.owner, cost)
 
-    def _add_usage(self, kind: Kind, charge: Charge, owner: Direct, cost: int) -> None:
+    def _add_usage(self, kind: ChargeKey, charge: ChargeSum, owner: DirectOwner, cost: int) -> None:
         window, use = self._window(kind), self._use_in(kind)
         if not kind.is_use or owner.machine is None:
-            weights = time_parts(owner.tier, window, use, in_every_state=kind.is_storage or owner.is_part)
-            self._charge((owner.tier, owner.machine), parts_of(cost, weights))
+            weights = weights_by_time(owner.tier, window, use, in_every_state=kind.is_storage or owner.is_part)
+            self._charge((owner.tier, owner.machine), split_cost(cost, weights))
             return
-        hours = billed_time(kind, charge, self.facts.day, window)
-        parts = parts_of(cost, use_parts(owner.tier, window, use, hours))
+        hours = billed_time_ms(kind, charge, self.facts.day, window)
+        parts = split_cost(cost, weights_by_use(owner.tier, window, use, hours))
         self._charge((owner.tier, owner.machine), parts)
         if charge.is_refund or charge.gives_back:
             return
         unexplained = sum(amount for part, amount in parts.items() if part.cause == "unexplained")
         if cost >= 0:
-            self._claims.setdefault(owner.machine, HourClaims()).add(
+            self._claims.setdefault(owner.machine, ChargedHours()).add(
                 window, None if hours is None else round(hours), unexplained
             )
         if kind.arrived is None:
@@ -134,29 +141,29 @@ class DaySums:
             early[kind.covers] = early.get(kind.covers, 0) + cost
             self.early_time.setdefault(owner.machine, []).append(kind.known_until(charge.arrived))
 
-    def _charge(self, whose: Whose, parts: Mapping[Part, int]) -> None:
+    def _charge(self, whose: CostOwner, parts: Mapping[CostPart, int]) -> None:
         self.add_parts(whose, parts)
-        self.charged.setdefault(whose, Counter()).update(tier_sums(parts))
+        self.charged.setdefault(whose, Counter()).update(sum_by_tier(parts))
 
-    def add_parts(self, whose: Whose, parts: Mapping[Part, int]) -> None:
+    def add_parts(self, whose: CostOwner, parts: Mapping[CostPart, int]) -> None:
         self.parts.update(parts)
         self._owned.setdefault(whose, Counter()).update(parts)
 
     def adjust(self) -> None:
         """Spread what is no cost of its own time: as the machine's other costs of the day are, else as its tier's."""
-        by_tier: dict[str, Counter[Part]] = {}
+        by_tier: dict[str, Counter[CostPart]] = {}
         for parts in self._owned.values():
             for part, amount in parts.items():
                 by_tier.setdefault(part.tier, Counter())[part] += amount
         for (whose, is_credit), cost in self._adjustments.items():
             tier, machine = whose
-            weights = positive(self._owned.get(whose, {})) or positive(by_tier.get(tier, {}))
+            weights = positive_parts(self._owned.get(whose, {})) or positive_parts(by_tier.get(tier, {}))
             if not weights:
                 day = self._elapsed(self.facts.day)
-                weights = time_parts(tier, day, self.use(machine, day))
-            parts = parts_of(cost, weights)
+                weights = weights_by_time(tier, day, self.use(machine, day))
+            parts = split_cost(cost, weights)
             self.parts.update(parts)
-            self.charged.setdefault(whose, Counter()).update(tier_sums(parts))
+            self.charged.setdefault(whose, Counter()).update(sum_by_tier(parts))
             self.credit_parts.update(parts if is_credit else {})
 
     def hours(self) -> dict[str, BilledHours]:
@@ -164,14 +171,14 @@ class DaySums:
         return {name: c.compared(partial(self.use, name), day) for name, c in sorted(self._claims.items())}
 
     def unbilled(
-        self, machine: str, basis: Basis, estimated: Collection[str], charged: Sequence[Window]
-    ) -> list[Unbilled]:
+        self, machine: str, basis: CostEstimator, estimated: Collection[str], charged: Sequence[Window]
+    ) -> list[UnbilledTime]:
         """Return what lacks a bill; `charged` is the time of which a charge tells the cost."""
         if not self.facts.fleet.expects_bill(machine, self.tagged):
             return []
         time = self.facts.times.get(machine, MachineTime())
         day = Window(self.facts.day.start, min(self.facts.day.end, self.facts.now))
-        return still_to_come(machine, time, [w for w in charged if w.length], basis, day=day, estimated=estimated)
+        return find_unbilled_time(machine, time, [w for w in charged if w.length], basis, day=day, estimated=estimated)
 
     def wakes(self) -> dict[str | None, int]:
         found: Counter[str | None] = Counter()
@@ -180,10 +187,10 @@ class DaySums:
                 found[part.key_id] += amount
         return dict(found)
 
-    def _window(self, kind: Kind) -> Window:
+    def _window(self, kind: ChargeKey) -> Window:
         return self._elapsed(Window(kind.start, kind.end).overlap(self.facts.day))
 
-    def _use_in(self, kind: Kind) -> TimeUse:
+    def _use_in(self, kind: ChargeKey) -> TimeUse:
         return self.use(kind.machine, self._window(kind))
 
     def _elapsed(self, window: Window) -> Window:

@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.billing.core.allocation.accrual import Accrual
-from services.billing.core.allocation.cost_parts import Part, parts_of, time_parts, total
-from services.billing.core.allocation.machine_time import BILLABLE, TimeUse, without
-from services.billing.core.money import divided, split
+from services.billing.core.allocation.cost_parts import CostPart, split_cost, sum_parts, weights_by_time
+from services.billing.core.allocation.machine_time import BILLABLE_CAUSES, TimeUse, subtract_windows
+from services.billing.core.money import divide, split_exactly
 from services.billing.core.utc_time import HOUR, Window
 
 
 @dataclass(frozen=True, kw_only=True)
-class Basis:
+class CostEstimator:
     """What accruals are made from."""
 
     use: Callable[[str, Window], TimeUse]
@@ -31,27 +31,27 @@ class Basis:
         home = self.tier_of.get(machine, "")
         return any((spell.tier or home) in self.prices for w in windows for spell in self.use(machine, w).spells)
 
-    def accrual(self, machine: str, windows: Sequence[Window]) -> Counter[Part]:
+    def accrual(self, machine: str, windows: Sequence[Window]) -> Counter[CostPart]:
         """The machine's cost in the windows, which are whole hours."""
         home = self.tier_of.get(machine, "")
-        found: Counter[Part] = Counter()
+        found: Counter[CostPart] = Counter()
         told = self._told(machine, windows)
         for accrual in told:
             window = Window(accrual.since, accrual.through)
-            weights = time_parts(home, window, self.use(machine, window))
-            found.update(parts_of(accrual.amount, weights))
+            weights = weights_by_time(home, window, self.use(machine, window))
+            found.update(split_cost(accrual.amount, weights))
         weights = Counter()
         for rest in (
-            part for window in windows for part in without(window, [Window(a.since, a.through) for a in told])
+            part for window in windows for part in subtract_windows(window, [Window(a.since, a.through) for a in told])
         ):
             for spell, time in self.use(machine, rest).spells.items():
-                if spell.cause in BILLABLE and (tier := spell.tier or home) in self.prices:
-                    weights[Part(tier, spell.cause, spell.key_id)] += time * self.prices[tier]
+                if spell.cause in BILLABLE_CAUSES and (tier := spell.tier or home) in self.prices:
+                    weights[CostPart(tier, spell.cause, spell.key_id)] += time * self.prices[tier]
         if weights.total():
-            found.update(parts_of(divided(weights.total(), HOUR), weights))
+            found.update(split_cost(divide(weights.total(), HOUR), weights))
         return found
 
-    def beyond(self, machine: str, windows: Sequence[Window], early: Mapping[Window, int]) -> Counter[Part]:
+    def beyond(self, machine: str, windows: Sequence[Window], early: Mapping[Window, int]) -> Counter[CostPart]:
         """The accrual beyond what `early` charges cost already, each for its hours: the larger of the two counts."""
         if not early:
             return self.accrual(machine, windows)
@@ -62,10 +62,10 @@ class Basis:
             totals = [found[hour].total() for hour in here]
             if (taken := min(cost, sum(totals))) <= 0:
                 continue
-            for hour, amount, part in zip(here, totals, split(taken, totals), strict=True):
+            for hour, amount, part in zip(here, totals, split_exactly(taken, totals), strict=True):
                 if part:
-                    found[hour] = parts_of(amount - part, found[hour])
-        return total(found.values())
+                    found[hour] = split_cost(amount - part, found[hour])
+        return sum_parts(found.values())
 
     def _told(self, machine: str, windows: Sequence[Window]) -> list[Accrual]:
         """Of the machine's hours that begin in the windows; of none where nobody knows its tier."""

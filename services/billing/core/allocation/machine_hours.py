@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from services.billing.core.allocation.machine_time import TimeUse
-from services.billing.core.money import usd
+from services.billing.core.money import to_usd
 from services.billing.core.utc_time import DAY, HOUR, Window
 from shared.messages.bill_coverage import MachineHours
 
@@ -30,7 +30,7 @@ class BilledHours:
 
 
 @dataclass
-class HourClaims:
+class ChargedHours:
     """What the charges for one machine's use say of its hours."""
 
     windows: dict[Window, int | None] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class HourClaims:
 
         Charges by the hour and a charge for the whole day are for the same hours: the larger of the two counts.
         """
-        by_length = {length: _sums(self.windows, use, is_day=length) for length in (False, True)}
+        by_length = {length: _sum_hours(self.windows, use, is_day=length) for length in (False, True)}
         billed, unexplained, asleep = (max(found) for found in zip(*by_length.values(), strict=True))
         return BilledHours(
             billed=None if all(time is None for time in self.windows.values()) else min(billed, day.length),
@@ -59,7 +59,7 @@ class HourClaims:
         )
 
 
-def _sums(
+def _sum_hours(
     windows: Mapping[Window, int | None], use: Callable[[Window], TimeUse], *, is_day: bool
 ) -> tuple[int, int, int]:
     """Of the windows of that length: the time billed, the time above what is known, and the part of it asleep.
@@ -78,20 +78,20 @@ def _sums(
     return billed, unexplained, asleep
 
 
-def figures(hours: Mapping[str, BilledHours]) -> tuple[MachineHours, ...]:
+def machine_hours_figures(hours: Mapping[str, BilledHours]) -> tuple[MachineHours, ...]:
     """By machine, as a report has them."""
     return tuple(
         MachineHours(
             machine=machine,
-            billed=None if one.billed is None else _hours(one.billed),
-            known=_hours(one.known),
-            unexplained=_hours(one.unexplained),
-            asleep=_hours(one.asleep),
-            spend=usd(one.cost),
+            billed=None if one.billed is None else _to_hours(one.billed),
+            known=_to_hours(one.known),
+            unexplained=_to_hours(one.unexplained),
+            asleep=_to_hours(one.asleep),
+            spend=to_usd(one.cost),
         )
         for machine, one in hours.items()
     )
 
 
-def _hours(time: int) -> Decimal:
+def _to_hours(time: int) -> Decimal:
     return (Decimal(time) / HOUR).quantize(_PLACES)

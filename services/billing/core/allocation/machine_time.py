@@ -12,7 +12,7 @@ from shared.messages.waker import MachineState
 
 TimeCause = Literal["serving", "warm_idle", "waking", "failed_wake", "asleep"]
 TIME_CAUSES: tuple[TimeCause, ...] = ("serving", "warm_idle", "waking", "failed_wake", "asleep")
-BILLABLE: tuple[TimeCause, ...] = ("serving", "warm_idle", "waking", "failed_wake")
+BILLABLE_CAUSES: tuple[TimeCause, ...] = ("serving", "warm_idle", "waking", "failed_wake")
 
 _CAUSES: dict[MachineState, TimeCause] = {
     "asleep": "asleep",
@@ -23,11 +23,11 @@ _CAUSES: dict[MachineState, TimeCause] = {
     "broken": "warm_idle",  # once its provider says that it is off, it is asleep
     "gone": "asleep",
 }
-_SERVES: frozenset[MachineState] = frozenset({"ready", "draining"})
+_SERVING_STATES: frozenset[MachineState] = frozenset({"ready", "draining"})
 
 
 @dataclass(frozen=True)
-class Change:
+class StateChange:
     """From `at` (milliseconds) the machine was in `state`."""
 
     at: int
@@ -40,7 +40,7 @@ class Change:
     """The state that ended; None: it is not known."""
 
 
-class Spell(NamedTuple):
+class TimeKind(NamedTuple):
     """A kind of time that a machine spent."""
 
     tier: str | None
@@ -53,7 +53,7 @@ class Spell(NamedTuple):
 @dataclass(frozen=True)
 class Interval:
     window: Window
-    spell: Spell
+    spell: TimeKind
     can_serve: bool
 
 
@@ -69,7 +69,7 @@ class MachineTime:
         return [interval for interval in self.intervals if interval.window.overlap(window).length]
 
     def use(self, window: Window) -> "TimeUse":
-        spent: dict[Spell, int] = {}
+        spent: dict[TimeKind, int] = {}
         for interval in self.intervals_in(window):
             part = interval.window.overlap(window)
             served = self._busy_before(part.end) - self._busy_before(part.start) if interval.can_serve else 0
@@ -97,7 +97,7 @@ class MachineTime:
 class TimeUse:
     """Milliseconds of a window by kind; they and `uncovered` (no word in the journal) sum to its length."""
 
-    spells: dict[Spell, int] = field(default_factory=dict)
+    spells: dict[TimeKind, int] = field(default_factory=dict)
     uncovered: int = 0
 
     @property
@@ -115,10 +115,10 @@ class TimeUse:
     @property
     def billable(self) -> int:
         """Time in which a provider bills the machine itself, not only its disks."""
-        return sum(length for spell, length in self.spells.items() if spell.cause in BILLABLE)
+        return sum(length for spell, length in self.spells.items() if spell.cause in BILLABLE_CAUSES)
 
 
-def in_order(told: Sequence[Change]) -> list[Change]:
+def order_changes(told: Sequence[StateChange]) -> list[StateChange]:
     """Return one machine's changes, `told` in the order of the journal, in the order in which they happened.
 
     That is the journal's, if there as many of them begin where the one before ended as in the order of their times.
@@ -126,17 +126,17 @@ def in_order(told: Sequence[Change]) -> list[Change]:
     when the next began. Books that took the journal out of order have the order of the times.
     """
     by_time = sorted(told, key=lambda change: change.at)
-    if _links(told) < max(1, _links(by_time)):
+    if _count_links(told) < max(1, _count_links(by_time)):
         return by_time
     ends = list(accumulate((change.at for change in reversed(told)), min))[::-1]
     return [replace(change, at=at) for change, at in zip(told, ends, strict=True)]
 
 
-def _links(changes: Sequence[Change]) -> int:
+def _count_links(changes: Sequence[StateChange]) -> int:
     return sum(after.before == before.state for before, after in pairwise(changes))
 
 
-def intervals(changes: Sequence[Change], now: int) -> list[Interval]:
+def build_intervals(changes: Sequence[StateChange], now: int) -> list[Interval]:
     """The machine's life from its first change on; `changes` in order. The last state lasts until `now`.
 
     A wake that did not end in `ready` has failed, all of it.
@@ -145,16 +145,16 @@ def intervals(changes: Sequence[Change], now: int) -> list[Interval]:
     for number, change in enumerate(changes):
         following = changes[number + 1] if number + 1 < len(changes) else None
         cause = _CAUSES[change.state]
-        if change.state == "waking" and following is not None and following.state not in _SERVES:
+        if change.state == "waking" and following is not None and following.state not in _SERVING_STATES:
             cause = "failed_wake"
         key_id = change.key_id if change.state == "waking" else None
         window = Window(change.at, min(now, following.at) if following else now)
         if window.length:
-            found.append(Interval(window, Spell(change.tier, cause, key_id), change.state in _SERVES))
+            found.append(Interval(window, TimeKind(change.tier, cause, key_id), change.state in _SERVING_STATES))
     return found
 
 
-def without(window: Window, taken: Sequence[Window]) -> list[Window]:
+def subtract_windows(window: Window, taken: Sequence[Window]) -> list[Window]:
     """What is left of `window`, in order, where none of `taken` is."""
     left, start = [], window.start
     for hole in sorted(taken, key=lambda w: w.start):

@@ -4,16 +4,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from services.billing.core.allocation.cost_parts import Part
-from services.billing.core.money import split
+from services.billing.core.allocation.cost_parts import CostPart
+from services.billing.core.money import split_exactly
 from shared.messages.billing import CAUSES, Cause
 
 SharedBy = Literal["direct cost", "tokens", "nothing: evenly"]
-Loose = Literal["shared", "unattributed"]
+Unowned = Literal["shared", "unattributed"]
 
 
-def spread(
-    tiers: Sequence[str], tokens: Mapping[str, int], parts: Mapping[Part, int], loose: Mapping[Loose, int]
+def spread_shared_cost(
+    tiers: Sequence[str], tokens: Mapping[str, int], parts: Mapping[CostPart, int], loose: Mapping[Unowned, int]
 ) -> tuple[dict[Cause, int], dict[str, int], SharedBy | None]:
     """Return causes and tiers, and what the shared cost follows. `tokens` are served, by tier.
 
@@ -35,6 +35,6 @@ def spread(
         "nothing: evenly": [1] * len(names),
     }
     key = next(key for key, weights in keys.items() if any(weights))
-    shares = split(causes["shared"], keys[key])
+    shares = split_exactly(causes["shared"], keys[key])
     found = {name: direct[name] + share for name, share in zip(names, shares, strict=True)}
     return causes, found, key if "shared" in loose else None

@@ -4,24 +4,24 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from services.billing.core.allocation.estimates import Basis
-from services.billing.core.allocation.machine_time import BILLABLE, Interval, MachineTime, without
-from services.billing.core.utc_time import HOUR, Window, written
+from services.billing.core.allocation.estimates import CostEstimator
+from services.billing.core.allocation.machine_time import BILLABLE_CAUSES, Interval, MachineTime, subtract_windows
+from services.billing.core.utc_time import HOUR, Window, format_time
 from shared.messages.bill_coverage import Unbilled as UnbilledFigure
 
-SLACK = 5 * 60_000
+CLOCK_SLACK_MS = 5 * 60_000
 """Milliseconds of a UTC hour. A provider's clock for a machine starts later and stops earlier than the journal's, and a
 running bill is read once a minute. So little of an hour is not missed on a bill that has other hours of that day."""
-REFUSED = 60_000
+REFUSED_START_MS = 60_000
 """Milliseconds of a UTC hour. A start that the provider refuses, which nobody bills, ends within this time."""
 
 NO_BILL_YET = "no bill yet"
-MOST_NAMES = 8
+MAX_NAMES = 8
 """In one reason: it is a line that people read. The whole list stands in a report's `unbilled`."""
 
 
 @dataclass(frozen=True, order=True)
-class Unbilled:
+class UnbilledTime:
     """A machine's day for which charges are still to come."""
 
     machine: str
@@ -33,24 +33,30 @@ class Unbilled:
     """Whether a price or a running bill stands in for the charges; if not, the cost is unknown."""
 
 
-def still_to_come(
-    machine: str, time: MachineTime, charged: Sequence[Window], basis: Basis, *, day: Window, estimated: Collection[str]
-) -> list[Unbilled]:
+def find_unbilled_time(
+    machine: str,
+    time: MachineTime,
+    charged: Sequence[Window],
+    basis: CostEstimator,
+    *,
+    day: Window,
+    estimated: Collection[str],
+) -> list[UnbilledTime]:
     """The machine's unbilled day, by tier.
 
     `day` is what has passed of it, `charged` the time that charges for its use tell the cost of. `estimated` names the
     tiers that have an estimate instead.
     """
-    free = without(day, charged)
-    unknown = _unknown(machine, time, free, basis, on_bill=bool(charged))
-    found = [Unbilled(machine, tier, since, estimated=False) for tier, since in unknown.items()]
+    free = subtract_windows(day, charged)
+    unknown = _unknown_since(machine, time, free, basis, on_bill=bool(charged))
+    found = [UnbilledTime(machine, tier, since, estimated=False) for tier, since in unknown.items()]
     starts = [part.start - part.start % HOUR for _, part in _awake(time, free)]
     since = min(starts, default=None) if charged else None
-    return found + [Unbilled(machine, tier, since, estimated=True) for tier in sorted({*estimated} - {*unknown})]
+    return found + [UnbilledTime(machine, tier, since, estimated=True) for tier in sorted({*estimated} - {*unknown})]
 
 
-def _unknown(
-    machine: str, time: MachineTime, free: Sequence[Window], basis: Basis, *, on_bill: bool
+def _unknown_since(
+    machine: str, time: MachineTime, free: Sequence[Window], basis: CostEstimator, *, on_bill: bool
 ) -> dict[str, int | None]:
     """The tiers for which the cost of its time in the windows is unknown, each with the first such hour of its bill.
 
@@ -60,45 +66,45 @@ def _unknown(
     told = [Window(accrual.since, accrual.through) for accrual in basis.told.get(machine, ())]
     served: Counter[tuple[str, int]] = Counter()
     passing: Counter[tuple[str, int]] = Counter()
-    for interval, part in _awake(time, [part for window in free for part in without(window, told)]):
+    for interval, part in _awake(time, [part for window in free for part in subtract_windows(window, told)]):
         tier = interval.spell.tier or home
         if tier not in basis.prices:
             times = served if interval.can_serve else passing
-            for window in _hours(part):
+            for window in _split_by_hour(part):
                 times[tier, window.start - window.start % HOUR] += window.length
     on_bill = on_bill or bool(told)
     first: dict[str, int | None] = {}
     for tier, hour in sorted({*served, *passing}):
         sure, doubtful = served[tier, hour], passing[tier, hour]
-        if sure + doubtful > SLACK if on_bill else sure or doubtful > REFUSED:
+        if sure + doubtful > CLOCK_SLACK_MS if on_bill else sure or doubtful > REFUSED_START_MS:
             first.setdefault(tier, hour if on_bill else None)
     return first
 
 
-def figures(unbilled: Sequence[Unbilled]) -> tuple[UnbilledFigure, ...]:
+def unbilled_figures(unbilled: Sequence[UnbilledTime]) -> tuple[UnbilledFigure, ...]:
     return tuple(
         UnbilledFigure(
             machine=one.machine,
             tier=one.tier,
-            since=None if one.since is None else written(one.since),
+            since=None if one.since is None else format_time(one.since),
             estimated=one.estimated,
         )
         for one in unbilled
     )
 
 
-def no_bill_yet(missing: Sequence[Unbilled]) -> str:
+def missing_bill_reason(missing: Sequence[UnbilledTime]) -> str:
     """The reason why a figure is null: each machine, and from when on a part of its day has no bill."""
     names = [
-        one.machine if one.since is None else f"{one.machine} (from {written(one.since)[11:16]})" for one in missing
+        one.machine if one.since is None else f"{one.machine} (from {format_time(one.since)[11:16]})" for one in missing
     ]
-    return f"{NO_BILL_YET}: {shortened(names)}"
+    return f"{NO_BILL_YET}: {abbreviate(names)}"
 
 
-def shortened(names: Sequence[str]) -> str:
+def abbreviate(names: Sequence[str]) -> str:
     """The first of them, and how many more there are."""
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _awake(time: MachineTime, windows: Iterable[Window]) -> list[tuple[Interval, Window]]:
@@ -107,10 +113,10 @@ def _awake(time: MachineTime, windows: Iterable[Window]) -> list[tuple[Interval,
         (interval, interval.window.overlap(window))
         for window in windows
         for interval in time.intervals_in(window)
-        if interval.spell.cause in BILLABLE
+        if interval.spell.cause in BILLABLE_CAUSES
     ]
 
 
-def _hours(window: Window) -> list[Window]:
+def _split_by_hour(window: Window) -> list[Window]:
     first = window.start - window.start % HOUR
     return [window.overlap(Window(hour, hour + HOUR)) for hour in range(first, window.end, HOUR)]

@@ -7,24 +7,24 @@ from statistics import median_low
 from typing import Any
 
 from services.billing.core.invoice_files.focus import SnapshotKey
-from services.billing.core.invoice_files.schema import KEY
-from services.billing.core.money import units, usd
+from services.billing.core.invoice_files.schema import SNAPSHOT_KEY
+from services.billing.core.money import to_units, to_usd
 from services.billing.core.utc_time import DAY, day_of
 
-TIMES = 1000
+LARGE_CHARGE_FACTOR = 1000
 """A charge of so many usual days is a slip of units more likely than a charge."""
-LEAST_DAYS = 3
+MIN_DAYS = 3
 """Of fewer days none is usual."""
-SHRINKS = 2
+SHRINK_FACTOR = 2
 """A period that has less than one part of so many of what it had."""
-SHOWN = 100
+MAX_NAME_LENGTH = 100
 """Characters of a resource's name."""
 
-_KEY = ", ".join(KEY)
+_KEY_COLUMNS = ", ".join(SNAPSHOT_KEY)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class SnapshotStatistics:
     """Of the charges of one snapshot and currency. Times in milliseconds."""
 
     usual_day: Decimal
@@ -41,68 +41,76 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Former:
+class PreviousSnapshot:
     """What the snapshot had that this one replaces."""
 
     rows: int
     billed: Decimal
 
 
-def facts_sql(now: int) -> str:
-    """SQL over the table `charges`: key, currency, then the fields of `Facts` in order."""
+def statistics_sql(now: int) -> str:
+    """SQL over the table `charges`: key, currency, then the fields of `SnapshotStatistics` in order."""
     tomorrow = (now // DAY + 1) * DAY
     return f"""
         WITH of_day AS (
-            SELECT {_KEY}, currency, day_start(charge_start) AS day, abs(sum(billed)) AS cost
+            SELECT {_KEY_COLUMNS}, currency, day_start(charge_start) AS day, abs(sum(billed)) AS cost
             FROM charges GROUP BY ALL),
         of_days AS (
-            SELECT {_KEY}, currency, quantile_disc(cost, 0.5) AS usual, count(*) AS days FROM of_day GROUP BY ALL)
-        SELECT {_KEY}, currency, any_value(usual), any_value(days),
+            SELECT {_KEY_COLUMNS}, currency, quantile_disc(cost, 0.5) AS usual, count(*) AS days
+            FROM of_day GROUP BY ALL)
+        SELECT {_KEY_COLUMNS}, currency, any_value(usual), any_value(days),
             arg_max(billed, abs(billed)), arg_max(coalesce(resource_id, service_name, ''), abs(billed)),
             arg_max(charge_start, abs(billed)),
             count(*) FILTER (charge_start >= {tomorrow}), min(charge_start) FILTER (charge_start >= {tomorrow})
-        FROM charges JOIN of_days USING ({_KEY}, currency) GROUP BY ALL"""
+        FROM charges JOIN of_days USING ({_KEY_COLUMNS}, currency) GROUP BY ALL"""
 
 
-def facts_of(rows: Sequence[tuple[Any, ...]]) -> dict[tuple[SnapshotKey, str], Facts]:
+def parse_statistics(rows: Sequence[tuple[Any, ...]]) -> dict[tuple[SnapshotKey, str], SnapshotStatistics]:
     """What `facts_sql` found, by key and currency."""
-    names = [field.name for field in fields(Facts)]
-    width = len(KEY)
+    names = [field.name for field in fields(SnapshotStatistics)]
+    width = len(SNAPSHOT_KEY)
     return {
-        (SnapshotKey(*row[:width]), row[width]): Facts(**dict(zip(names, row[width + 1 :], strict=True)))
+        (SnapshotKey(*row[:width]), row[width]): SnapshotStatistics(**dict(zip(names, row[width + 1 :], strict=True)))
         for row in rows
     }
 
 
-def usual_day(facts: Facts, before: Sequence[Decimal]) -> Decimal | None:
+def usual_day_cost(facts: SnapshotStatistics, before: Sequence[Decimal]) -> Decimal | None:
     """Return what a day of the source costs: by its snapshots `before` this one, else by this one alone."""
     if before:
         return median_low(before)
-    return facts.usual_day if facts.days >= LEAST_DAYS else None
+    return facts.usual_day if facts.days >= MIN_DAYS else None
 
 
-def warnings(
-    facts: Facts, *, rows: int, billed: Decimal, currency: str, usual: Decimal | None, former: Former | None
+def find_anomalies(
+    facts: SnapshotStatistics,
+    *,
+    rows: int,
+    billed: Decimal,
+    currency: str,
+    usual: Decimal | None,
+    former: PreviousSnapshot | None,
 ) -> tuple[str, ...]:
     """Return what an operator should look at, a sentence each. `former` is None where nothing was replaced."""
     found: list[str] = []
-    if usual and abs(facts.largest) >= TIMES * usual:
-        what = f" for {facts.largest_of[:SHOWN]}" if facts.largest_of else ""
+    if usual and abs(facts.largest) >= LARGE_CHARGE_FACTOR * usual:
+        what = f" for {facts.largest_of[:MAX_NAME_LENGTH]}" if facts.largest_of else ""
         found.append(
-            f"a charge of {_amount(facts.largest)} {currency}{what} on {day_of(facts.largest_at)} is {TIMES:,} times "
-            f"what a usual day of this source costs ({_amount(usual)}), or more: is its unit right?"
+            f"a charge of {_format_amount(facts.largest)} {currency}{what} on {day_of(facts.largest_at)} is "
+            f"{LARGE_CHARGE_FACTOR:,} times "
+            f"what a usual day of this source costs ({_format_amount(usual)}), or more: is its unit right?"
         )
     if facts.first_future is not None:
         found.append(f"{facts.future:,} charges begin in the future, the first on {day_of(facts.first_future)}")
-    if former is not None and rows * SHRINKS < former.rows:
+    if former is not None and rows * SHRINK_FACTOR < former.rows:
         found.append(f"{rows:,} rows, where the snapshot before had {former.rows:,}: is the export whole?")
-    if former is not None and former.billed > 0 and billed * SHRINKS < former.billed:
+    if former is not None and former.billed > 0 and billed * SHRINK_FACTOR < former.billed:
         found.append(
-            f"{_amount(billed)} {currency}, where the snapshot before had {_amount(former.billed)}: "
+            f"{_format_amount(billed)} {currency}, where the snapshot before had {_format_amount(former.billed)}: "
             "is the export whole?"
         )
     return tuple(found)
 
 
-def _amount(amount: Decimal) -> str:
-    return f"{usd(units(amount)):,f}"
+def _format_amount(amount: Decimal) -> str:
+    return f"{to_usd(to_units(amount)):,f}"

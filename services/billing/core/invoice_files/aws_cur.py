@@ -1,7 +1,7 @@
 """The form of AWS's Cost and Usage Report 2.0. Unblended cost is what its invoice adds up to, net of discounts."""
 
-from services.billing.core.invoice_files.columns import Cell
-from services.billing.core.invoice_files.schema import Form
+from services.billing.core.invoice_files.columns import Column
+from services.billing.core.invoice_files.schema import FileSchema
 
 _USAGE = ("Usage", "DiscountedUsage", "SavingsPlanCoveredUsage", "SavingsPlanNegation")
 _PURCHASE = ("SavingsPlanRecurringFee", "SavingsPlanUpfrontFee", "RIFee", "Fee")
@@ -63,18 +63,18 @@ _SERVICE_CATEGORY = """CASE
         OR starts_with(product_product_family, 'Compute Instance') THEN 'Compute'
     WHEN line_item_product_code IN ('AmazonSageMaker', 'AmazonBedrock') THEN 'AI and Machine Learning'
     ELSE 'Other' END"""
-CUR = Form(
+CUR = FileSchema(
     name="CUR 2.0",
     cells=(
-        *(Cell(name=name, kind="moment", mandatory=True, nullable=False) for name in _MOMENTS),
-        *(Cell(name=name, kind="cost", mandatory=name == _COSTS[0], nullable=name != _COSTS[0]) for name in _COSTS),
-        *(Cell(name=name) for name in _TEXTS),
-        Cell(name=_TYPE, kind="word", words=_TYPES, mandatory=True, nullable=False),
-        Cell(name="bill_payer_account_id", mandatory=True, nullable=False),
-        Cell(name="bill_invoicing_entity", also=("bill_billing_entity",), mandatory=True, nullable=False),
-        Cell(name="line_item_currency_code", kind="currency", mandatory=True, nullable=False),
-        Cell(name="line_item_usage_amount", kind="quantity"),
-        Cell(name="resource_tags", also=("tags",), kind="tags"),
+        *(Column(name=name, kind="moment", mandatory=True, nullable=False) for name in _MOMENTS),
+        *(Column(name=name, kind="cost", mandatory=name == _COSTS[0], nullable=name != _COSTS[0]) for name in _COSTS),
+        *(Column(name=name) for name in _TEXTS),
+        Column(name=_TYPE, kind="word", words=_TYPES, mandatory=True, nullable=False),
+        Column(name="bill_payer_account_id", mandatory=True, nullable=False),
+        Column(name="bill_invoicing_entity", also=("bill_billing_entity",), mandatory=True, nullable=False),
+        Column(name="line_item_currency_code", kind="currency", mandatory=True, nullable=False),
+        Column(name="line_item_usage_amount", kind="quantity"),
+        Column(name="resource_tags", also=("tags",), kind="tags"),
     ),
     billed=("line_item_net_unblended_cost", "line_item_unblended_cost"),
     split="split_line_item_parent_resource_id",

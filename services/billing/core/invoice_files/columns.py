@@ -12,32 +12,32 @@ from typing import Literal
 from services.billing.core.invoice_files.sql_macros import RESIDUE_PLACES
 from services.billing.core.money import PLACES
 
-Kind = Literal["text", "word", "category", "currency", "cost", "quantity", "moment", "day", "tags"]
+ColumnKind = Literal["text", "word", "category", "currency", "cost", "quantity", "moment", "day", "tags"]
 
-INTEGERS = frozenset(
+INTEGER_TYPES = frozenset(
     f"{sign}{size}" for sign in ("", "U") for size in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 )
-FLOATS = frozenset({"FLOAT", "DOUBLE"})
-TIMES = frozenset({"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE"})
+FLOAT_TYPES = frozenset({"FLOAT", "DOUBLE"})
+TIME_TYPES = frozenset({"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE"})
 
-_LIST = "VARCHAR[]"
-_FLAT_TAGS = "MAP(VARCHAR, VARCHAR)"
-_LAST_MOMENT = 253_370_764_800_000
+_LIST_TYPE = "VARCHAR[]"
+_FLAT_TAGS_TYPE = "MAP(VARCHAR, VARCHAR)"
+_LAST_TIME_MS = 253_370_764_800_000
 """The year 9999 as milliseconds: the month after each earlier day has a date, too."""
 
 
-class Unsuitable(ValueError):
+class UnsuitableType(ValueError):
     """A column's type cannot hold what is wanted of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Column:
     """What one column of a file says, by the column's name in whatever capitals."""
 
     name: str
     also: tuple[str, ...] = ()
     """What other columns are called that say the same. An earlier column counts first, row by row; tags are united."""
-    kind: Kind = "text"
+    kind: ColumnKind = "text"
     mandatory: bool = False
     """One of its columns has to be there."""
     nullable: bool = True
@@ -50,42 +50,46 @@ class Cell:
         return (self.name, *self.also)
 
 
-def name_of(text: str) -> str:
+def sql_name(text: str) -> str:
     """As a name in SQL."""
     return '"' + text.replace('"', '""') + '"'
 
 
-def literal(text: str) -> str:
+def sql_literal(text: str) -> str:
     """As a string in SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def cleaned(column: str, held: str) -> str:
+def clean_sql(column: str, held: str) -> str:
     """SQL for a column as cells read it: a text without white space at its ends, null where it says nothing."""
-    return f"known({name_of(column)})" if held == "VARCHAR" else name_of(column)
+    return f"known({sql_name(column)})" if held == "VARCHAR" else sql_name(column)
 
 
-def value(cell: Cell, held: str, column: str = "") -> str:
+def value_sql(cell: Column, held: str, column: str = "") -> str:
     """SQL for the cell's value in a column of type `held`: null where there is none; any where `fault` finds one.
 
     The column is `cleaned`. Costs are DECIMAL(38, 12), quantities their decimal text, moments milliseconds, tags JSON
-    text of a flat object of texts. `Unsuitable` names a type that cannot hold it.
+    text of a flat object of texts. `UnsuitableType` names a type that cannot hold it.
     """
-    x = _raw(cell, held, column)
+    x = _raw_sql(cell, held, column)
     match cell.kind:
         case "cost":
             return f"try_cast({x} AS DECIMAL(38, {PLACES}))" if _is_exact(held) else f"cost_of({x})"
         case "quantity":
             return f"CAST({x} AS VARCHAR)" if _is_exact(held) else f"quantity_of({x})"
         case "moment" | "day":
-            return _moment(x, held, cell.kind)
+            return _time_sql(x, held, cell.kind)
         case "tags":
-            return _json(x) if held == _FLAT_TAGS else f"CAST(to_json(tag_map(tags_json({_tags(x, held)}))) AS VARCHAR)"
+            return (
+                _json_sql(x)
+                if held == _FLAT_TAGS_TYPE
+                else f"CAST(to_json(tag_map(tags_json({_tags_sql(x, held)}))) AS VARCHAR)"
+            )
         case _:
-            return _text(cell, x, held)
+            return _text_sql(cell, x, held)
 
 
-def united(cell: Cell, values: Sequence[str]) -> str:
+def combined_value_sql(cell: Column, values: Sequence[str]) -> str:
     """SQL for the cell's value where several columns say it, the earlier ones first."""
     if cell.kind != "tags" or len(values) == 1:
         return f"coalesce({', '.join(values)})"
@@ -93,48 +97,48 @@ def united(cell: Cell, values: Sequence[str]) -> str:
     return f"CASE WHEN coalesce({', '.join(values)}) IS NOT NULL THEN CAST(json_merge_patch({known}) AS VARCHAR) END"
 
 
-def residue(cell: Cell, held: str, column: str = "") -> str:
+def residue_sql(cell: Column, held: str, column: str = "") -> str:
     """SQL for what rounding takes away from a cost; null where it is kept as it is."""
     kind = f"DECIMAL(38, {RESIDUE_PLACES})"
-    return f"CAST(NULL AS {kind})" if _is_exact(held) else f"residue_of({_raw(cell, held, column)})"
+    return f"CAST(NULL AS {kind})" if _is_exact(held) else f"residue_of({_raw_sql(cell, held, column)})"
 
 
-def fault(cell: Cell, held: str, column: str = "", *, rounds: bool = True) -> str:
+def error_sql(cell: Column, held: str, column: str = "", *, rounds: bool = True) -> str:
     """SQL for what is wrong with the cell in one column, in words; null where nothing is.
 
     Unless it `rounds`, a cost must not have more decimals than are kept.
     """
-    x = _raw(cell, held, column)
+    x = _raw_sql(cell, held, column)
     found = []
     if held == "VARCHAR":
         found.append(f"WHEN contains({x}, chr(0)) THEN 'holds a NUL character: fetch the file again'")
-    found += _faults(cell, x, held, rounds=rounds)
+    found += _error_cases(cell, x, held, rounds=rounds)
     return f"CASE {' '.join(found)} END" if found else "NULL"
 
 
-def empty(cell: Cell, types: Mapping[str, str]) -> str:
+def empty_error_sql(cell: Column, types: Mapping[str, str]) -> str:
     """SQL for what is wrong where none of the cell's columns, with their types, says anything."""
-    nothing = " AND ".join(f"{_raw(cell, held, column)} IS NULL" for column, held in types.items())
-    return f"CASE WHEN {nothing} THEN {literal('empty: every charge has this; export the file with it')} END"
+    nothing = " AND ".join(f"{_raw_sql(cell, held, column)} IS NULL" for column, held in types.items())
+    return f"CASE WHEN {nothing} THEN {sql_literal('empty: every charge has this; export the file with it')} END"
 
 
-def _raw(cell: Cell, held: str, column: str) -> str:
+def _raw_sql(cell: Column, held: str, column: str) -> str:
     """SQL for the cell as it is read: a text, or a type that says the same without one."""
-    x = name_of(column or cell.name)
-    number = held in INTEGERS | FLOATS or held.startswith("DECIMAL")
+    x = sql_name(column or cell.name)
+    number = held in INTEGER_TYPES | FLOAT_TYPES or held.startswith("DECIMAL")
     fits = {
-        "text": number and held not in FLOATS,
+        "text": number and held not in FLOAT_TYPES,
         "word": False,
         "currency": False,
-        "category": held == _LIST,
+        "category": held == _LIST_TYPE,
         "cost": number,
         "quantity": number,
-        "moment": held in TIMES,
-        "day": held in TIMES,
+        "moment": held in TIME_TYPES,
+        "day": held in TIME_TYPES,
         "tags": held == "JSON" or held.startswith(("MAP(", "STRUCT(")) or held.endswith("[]"),
     }[cell.kind]
     if held != "VARCHAR" and not fits:
-        raise Unsuitable(f"the column is of type {held[:40]}, which cannot hold a {cell.kind}: export it as text")
+        raise UnsuitableType(f"the column is of type {held[:40]}, which cannot hold a {cell.kind}: export it as text")
     as_text = cell.kind == "text" or (cell.kind in ("cost", "quantity") and not _is_exact(held))
     return f"CAST({x} AS VARCHAR)" if as_text and held != "VARCHAR" else x
 
@@ -142,76 +146,78 @@ def _raw(cell: Cell, held: str, column: str) -> str:
 def _is_exact(held: str) -> bool:
     """Whether every value of the type is an amount as it stands."""
     places = re.fullmatch(r"DECIMAL\(\d+,\s*(\d+)\)", held)
-    return held in INTEGERS or (places is not None and int(places[1]) <= PLACES)
+    return held in INTEGER_TYPES or (places is not None and int(places[1]) <= PLACES)
 
 
-def _moment(x: str, held: str, kind: Kind) -> str:
+def _time_sql(x: str, held: str, kind: ColumnKind) -> str:
     if held != "VARCHAR":
-        return _millis(x, held)
+        return _epoch_ms_sql(x, held)
     return f"day_of({x})" if kind == "day" else f"moment_of({x})"
 
 
-def _millis(x: str, held: str) -> str:
+def _epoch_ms_sql(x: str, held: str) -> str:
     # DuckDB 2.0's epoch_ms fails on every other kind of timestamp.
     return f"epoch_ms({x})" if held.endswith("TIME ZONE") else f"epoch_ms(try_cast({x} AS TIMESTAMP))"
 
 
-def _json(x: str) -> str:
+def _json_sql(x: str) -> str:
     return f"CAST(to_json({x}) AS VARCHAR)"
 
 
-def _tags(x: str, held: str) -> str:
-    return x if held in ("VARCHAR", "JSON") else _json(x)
+def _tags_sql(x: str, held: str) -> str:
+    return x if held in ("VARCHAR", "JSON") else _json_sql(x)
 
 
-def _spelled(x: str, words: Sequence[str]) -> str:
+def _canonical_word_sql(x: str, words: Sequence[str]) -> str:
     """The word in the capitals that are kept; null where it is none of them."""
-    known = [f"WHEN {literal(word.lower())} THEN {literal(word)}" for word in words if not word.startswith("*")]
+    known = [f"WHEN {sql_literal(word.lower())} THEN {sql_literal(word)}" for word in words if not word.startswith("*")]
     return f"CASE lower({x}) {' '.join(known)} END"
 
 
-def _text(cell: Cell, x: str, held: str) -> str:
+def _text_sql(cell: Column, x: str, held: str) -> str:
     if cell.kind == "currency":
         return f"CASE WHEN regexp_full_match({x}, '[A-Za-z]{{3}}') THEN upper({x}) ELSE {x} END"
     if cell.kind == "text":
         return x
-    listed = x if held == _LIST else f"CAST(try_cast({x} AS JSON) AS VARCHAR[])"
-    known = f"list_transform({listed}, lambda word: {_spelled('word', cell.words)})"
+    listed = x if held == _LIST_TYPE else f"CAST(try_cast({x} AS JSON) AS VARCHAR[])"
+    known = f"list_transform({listed}, lambda word: {_canonical_word_sql('word', cell.words)})"
     first = f"list_filter({known}, lambda word: word IS NOT NULL)[1]"
-    if held == _LIST:
+    if held == _LIST_TYPE:
         return first
-    one = f"coalesce({_spelled(x, cell.words)}, {x})"
+    one = f"coalesce({_canonical_word_sql(x, cell.words)}, {x})"
     return one if cell.kind == "word" else f"CASE WHEN left({x}, 1) = '[' THEN {first} ELSE {one} END"
 
 
-def _faults(cell: Cell, x: str, held: str, *, rounds: bool) -> list[str]:
+def _error_cases(cell: Column, x: str, held: str, *, rounds: bool) -> list[str]:
     text = held == "VARCHAR"
     if cell.kind == "word":
-        return [f"WHEN NOT coalesce({_is_word(cell, x)}, true) THEN {_expected(cell)} || quoted({x})"]
+        return [f"WHEN NOT coalesce({_is_allowed_sql(cell, x)}, true) THEN {_expected_values_sql(cell)} || quoted({x})"]
     if cell.kind in ("cost", "quantity"):
         number = f"CAST({x} AS VARCHAR)" if _is_exact(held) else x
         places = PLACES if cell.kind == "cost" and not rounds else "NULL"
         return [f"WHEN {x} IS NOT NULL THEN number_fault({number}, {places})"]
     if cell.kind in ("moment", "day"):
-        return [f"ELSE {cell.kind}_fault({x})"] if text else _moment_faults(cell, x, held)
+        return [f"ELSE {cell.kind}_fault({x})"] if text else _time_error_cases(cell, x, held)
     if cell.kind == "tags":
-        return [] if held == _FLAT_TAGS else [f"WHEN {x} IS NOT NULL THEN tags_fault({_tags(x, held)})"]
+        return [] if held == _FLAT_TAGS_TYPE else [f"WHEN {x} IS NOT NULL THEN tags_fault({_tags_sql(x, held)})"]
     return []
 
 
-def _moment_faults(cell: Cell, x: str, held: str) -> list[str]:
-    told, at = f"CAST({x} AS VARCHAR)", _millis(x, held)
-    bounds = f"{x} IS NOT NULL AND coalesce({at} < 0 OR {at} >= {_LAST_MOMENT}, true)"
+def _time_error_cases(cell: Column, x: str, held: str) -> list[str]:
+    told, at = f"CAST({x} AS VARCHAR)", _epoch_ms_sql(x, held)
+    bounds = f"{x} IS NOT NULL AND coalesce({at} < 0 OR {at} >= {_LAST_TIME_MS}, true)"
     found = [f"WHEN {bounds} THEN 'not between the years 1970 and 9998: ' || {told}"]
     if cell.kind == "day":
         found.append(f"WHEN {at} % 86400000 <> 0 THEN 'expected a UTC day, got ' || {told}")
     return found
 
 
-def _is_word(cell: Cell, x: str) -> str:
-    endings = [f" OR ends_with(lower({x}), {literal(word[1:].lower())})" for word in cell.words if word.startswith("*")]
-    return f"{_spelled(x, cell.words)} IS NOT NULL{''.join(endings)}"
+def _is_allowed_sql(cell: Column, x: str) -> str:
+    endings = [
+        f" OR ends_with(lower({x}), {sql_literal(word[1:].lower())})" for word in cell.words if word.startswith("*")
+    ]
+    return f"{_canonical_word_sql(x, cell.words)} IS NOT NULL{''.join(endings)}"
 
 
-def _expected(cell: Cell) -> str:
-    return literal(f"expected one of {', '.join(cell.words)}, got ")
+def _expected_values_sql(cell: Column) -> str:
+    return sql_literal(f"expected one of {', '.join(cell.words)}, got ")

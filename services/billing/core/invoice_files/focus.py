@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from services.billing.core.invoice_files.columns import Cell, literal, name_of
-from services.billing.core.invoice_files.schema import Form
+from services.billing.core.invoice_files.columns import Column, sql_literal, sql_name
+from services.billing.core.invoice_files.schema import FileSchema
 from services.billing.core.utc_time import DAY
 
 CATEGORIES = ("Usage", "Purchase", "Tax", "Credit", "Adjustment")
@@ -96,37 +96,37 @@ SERVICES = {
 _SERVICE_CATEGORY = f"""coalesce("ServiceCategory", CASE
     WHEN "ServiceName" = 'Compute Engine' AND regexp_matches("ResourceId", '/(disks|snapshots|images)/[^/]*$')
         THEN 'Storage'
-    {" ".join(f'WHEN "ServiceName" = {literal(name)} THEN {literal(of)}' for name, of in SERVICES.items())} END)"""
+    {" ".join(f'WHEN "ServiceName" = {sql_literal(k)} THEN {sql_literal(v)}' for k, v in SERVICES.items())} END)"""
 
-FOCUS = Form(
+FOCUS = FileSchema(
     name="FOCUS",
     cells=(
-        Cell(name="BilledCost", kind="cost", mandatory=True, nullable=False),
-        Cell(name="BillingAccountId", mandatory=True, nullable=False),
-        Cell(name="BillingCurrency", kind="currency", mandatory=True, nullable=False),
-        Cell(name="BillingPeriodStart", kind="moment", mandatory=True, nullable=False),
-        Cell(name="BillingPeriodEnd", kind="moment", mandatory=True, nullable=False),
-        Cell(name="ChargePeriodStart", kind="moment", mandatory=True, nullable=False),
-        Cell(name="ChargePeriodEnd", kind="moment", mandatory=True, nullable=False),
-        Cell(name="ChargeCategory", kind="word", words=CATEGORIES, mandatory=True, nullable=False),
-        Cell(
+        Column(name="BilledCost", kind="cost", mandatory=True, nullable=False),
+        Column(name="BillingAccountId", mandatory=True, nullable=False),
+        Column(name="BillingCurrency", kind="currency", mandatory=True, nullable=False),
+        Column(name="BillingPeriodStart", kind="moment", mandatory=True, nullable=False),
+        Column(name="BillingPeriodEnd", kind="moment", mandatory=True, nullable=False),
+        Column(name="ChargePeriodStart", kind="moment", mandatory=True, nullable=False),
+        Column(name="ChargePeriodEnd", kind="moment", mandatory=True, nullable=False),
+        Column(name="ChargeCategory", kind="word", words=CATEGORIES, mandatory=True, nullable=False),
+        Column(
             name="InvoiceIssuerName",
             # A provider issues its own invoices where no issuer is named: all of Google's, some of AWS's rows.
             also=("InvoiceIssuer", "ServiceProviderName", "ProviderName", "Provider"),
             mandatory=True,
             nullable=False,
         ),
-        Cell(name="ServiceCategory", kind="category", words=SERVICE_CATEGORIES),
-        Cell(name="ServiceName"),
-        Cell(name="ChargeClass", kind="category", words=("Correction",)),
-        Cell(name="EffectiveCost", kind="cost"),
-        Cell(name="ListCost", kind="cost"),
-        Cell(name="ResourceId"),
-        Cell(name="Tags", also=("x_Labels", "x_Tags", "x_ProjectLabels"), kind="tags"),
-        Cell(name="InvoiceId", also=("x_InvoiceId",)),
-        Cell(name="ConsumedQuantity", also=("UsageQuantity",), kind="quantity"),
-        Cell(name="ConsumedUnit", also=("UsageUnit",)),
-        Cell(name="AllocatedMethodId"),
+        Column(name="ServiceCategory", kind="category", words=SERVICE_CATEGORIES),
+        Column(name="ServiceName"),
+        Column(name="ChargeClass", kind="category", words=("Correction",)),
+        Column(name="EffectiveCost", kind="cost"),
+        Column(name="ListCost", kind="cost"),
+        Column(name="ResourceId"),
+        Column(name="Tags", also=("x_Labels", "x_Tags", "x_ProjectLabels"), kind="tags"),
+        Column(name="InvoiceId", also=("x_InvoiceId",)),
+        Column(name="ConsumedQuantity", also=("UsageQuantity",), kind="quantity"),
+        Column(name="ConsumedUnit", also=("UsageUnit",)),
+        Column(name="AllocatedMethodId"),
     ),
     billed=("BilledCost",),
     split="AllocatedMethodId",
@@ -162,7 +162,7 @@ FOCUS = Form(
 """FOCUS 1.0 to 1.4 as the providers write it: what each calls a column stands beside the standard's name for it."""
 
 
-def simple(source: str, names: Sequence[str]) -> Form:
+def simple_schema(source: str, names: Sequence[str]) -> FileSchema:
     """One line a charge of a UTC day: `date,resource,cost,currency`.
 
     `parent` and some of FOCUS's columns may stand beside them under their names; every other column is a tag. The
@@ -171,21 +171,21 @@ def simple(source: str, names: Sequence[str]) -> Form:
     beside = ("parent", "ServiceCategory", "InvoiceId")
     named = {name.casefold() for name in ("date", "resource", "cost", "currency", "ChargeCategory", *beside)}
     tags = [name for name in dict.fromkeys(names) if name and name.isprintable() and name.casefold() not in named]
-    told = ", ".join(f"to_json({literal(name)}) || ':' || to_json({name_of(name)})" for name in tags)
-    return Form(
+    told = ", ".join(f"to_json({sql_literal(name)}) || ':' || to_json({sql_name(name)})" for name in tags)
+    return FileSchema(
         name="date,resource,cost,currency",
         cells=(
-            Cell(name="date", kind="day", mandatory=True, nullable=False),
-            Cell(name="resource", mandatory=True),
-            Cell(name="cost", kind="cost", mandatory=True, nullable=False),
-            Cell(name="currency", kind="currency", mandatory=True, nullable=False),
-            Cell(name="ChargeCategory", kind="word", words=CATEGORIES),
-            Cell(name="ServiceCategory", kind="category", words=SERVICE_CATEGORIES),
-            *(Cell(name=name) for name in ("parent", "InvoiceId", *tags)),
+            Column(name="date", kind="day", mandatory=True, nullable=False),
+            Column(name="resource", mandatory=True),
+            Column(name="cost", kind="cost", mandatory=True, nullable=False),
+            Column(name="currency", kind="currency", mandatory=True, nullable=False),
+            Column(name="ChargeCategory", kind="word", words=CATEGORIES),
+            Column(name="ServiceCategory", kind="category", words=SERVICE_CATEGORIES),
+            *(Column(name=name) for name in ("parent", "InvoiceId", *tags)),
         ),
         fields={
-            "issuer": literal(source),
-            "account": literal(source),
+            "issuer": sql_literal(source),
+            "account": sql_literal(source),
             "period_start": 'month_start("date")',
             "period_end": 'next_month("date")',
             "currency": '"currency"',

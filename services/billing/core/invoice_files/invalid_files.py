@@ -31,10 +31,10 @@ _FORMATS: Mapping[bytes, str] = {
     b"\x89PNG": "a picture: export the charges as CSV or Parquet",
     b"\xff\xd8\xff": "a picture: export the charges as CSV or Parquet",
 }
-_TAR_MARK = slice(257, 262)
-_WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_TAR_MAGIC = slice(257, 262)
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
-_OTHER_EXPORTS = {
+_UNSUPPORTED_EXPORTS = {
     "lineitem/unblendedcost": "the older Cost and Usage Report of AWS: export CUR 2.0 or FOCUS",
     "identity/lineitemid": "the older Cost and Usage Report of AWS: export CUR 2.0 or FOCUS",
     "costinbillingcurrency": 'Azure\'s cost details: export the dataset "Cost and usage details (FOCUS)"',
@@ -44,7 +44,7 @@ _OTHER_EXPORTS = {
 
 
 @dataclass(frozen=True)
-class WrongFile(Exception):
+class InvalidFile(Exception):
     """The file cannot be read; the line counts from 1, 0 is the whole file."""
 
     line: int
@@ -52,21 +52,21 @@ class WrongFile(Exception):
     column: str = ""
 
 
-def known_format(head: bytes) -> str | None:
+def detect_unsupported_format(head: bytes) -> str | None:
     """What the first bytes of a file say that it is, where that is nothing we read."""
     if head and not any(head):
         return "nothing but zeros, as of a download that stopped early: fetch the file again"
-    if head[_TAR_MARK] == b"ustar":
+    if head[_TAR_MAGIC] == b"ustar":
         return "a tar archive: unpack it, and import what is in it"
     for start, reason in _FORMATS.items():
         if head.startswith(start):
             return reason
-    if head.startswith(_WIDE_MARKS) or _is_wide(head):
+    if head.startswith(_UTF16_MARKS) or _is_utf16(head):
         return "UTF-16 text: save it as CSV (UTF-8)"
-    return _markup(head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1024].lower())
+    return _detect_markup(head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1024].lower())
 
 
-def zip_content(names: Sequence[str], *, encrypted: bool) -> str:
+def describe_zip(names: Sequence[str], *, encrypted: bool) -> str:
     """What an archive with these files is."""
     if any(name.startswith("xl/") for name in names):
         return "an Excel workbook: save its sheet as CSV (UTF-8)"
@@ -77,27 +77,27 @@ def zip_content(names: Sequence[str], *, encrypted: bool) -> str:
     return "a ZIP archive: unpack it, and import what is in it"
 
 
-def header_fault(
+def check_header(
     lines: Sequence[tuple[int, Sequence[str]]], share: Callable[[Sequence[str]], float]
-) -> WrongFile | None:
+) -> InvalidFile | None:
     """Why the first of these records is no header that we know.
 
     `share` tells how much of what a form needs some names have: 1 is all of it.
     """
     line, names = lines[0]
-    if (fault := columns_fault(line, len(names)) or _other_export(line, names)) is not None:
+    if (fault := check_column_count(line, len(names)) or _check_known_export(line, names)) is not None:
         return fault
     if share(names) >= 0.5:
         return None
     for other, cells in lines:
         if share(cells) >= 0.5:
-            return WrongFile(line, f"line {other} looks like the header: remove the lines above it")
+            return InvalidFile(line, f"line {other} looks like the header: remove the lines above it")
         for separator, name in _SEPARATORS.items():
             parts = [part.strip(' "') for part in separator.join(cells).split(separator)]
             if len(cells) < len(parts) <= MAX_COLUMNS and share(parts) >= 0.5:
-                return WrongFile(other, f"columns are separated by {name}: export it with commas")
+                return InvalidFile(other, f"columns are separated by {name}: export it with commas")
     if share(names) == 0:
-        return WrongFile(
+        return InvalidFile(
             line,
             "no columns that we know: expected those of FOCUS, of CUR 2.0 or date,resource,cost,currency, "
             f"got '{','.join(names)[:100]}'",
@@ -105,28 +105,28 @@ def header_fault(
     return None
 
 
-def columns_fault(line: int, count: int) -> WrongFile | None:
+def check_column_count(line: int, count: int) -> InvalidFile | None:
     """Why so many columns are not looked at more closely."""
     if count <= MAX_COLUMNS:
         return None
-    return WrongFile(line, f"{count:,} columns, and at most {MAX_COLUMNS} are read: export fewer of them")
+    return InvalidFile(line, f"{count:,} columns, and at most {MAX_COLUMNS} are read: export fewer of them")
 
 
-def _other_export(line: int, names: Sequence[str]) -> WrongFile | None:
+def _check_known_export(line: int, names: Sequence[str]) -> InvalidFile | None:
     """Of which known export the columns are."""
     for name in names:
-        if (reason := _OTHER_EXPORTS.get(name.casefold())) is not None:
-            return WrongFile(line, reason, name)
+        if (reason := _UNSUPPORTED_EXPORTS.get(name.casefold())) is not None:
+            return InvalidFile(line, reason, name)
     return None
 
 
-def _is_wide(head: bytes) -> bool:
+def _is_utf16(head: bytes) -> bool:
     """Whether each other byte of the beginning is 0, as in UTF-16 of Latin letters."""
     start = head[:64]
     return len(start) >= 8 and (not any(start[::2]) or not any(start[1::2]))
 
 
-def _markup(text: bytes) -> str | None:
+def _detect_markup(text: bytes) -> str | None:
     """What the beginning of a text, in small letters, says."""
     if re.match(rb"(<!--.*?-->\s*|<\?xml[^>]*>\s*)*(<!doctype html|<html|<head|<body|<script)", text, re.DOTALL):
         return "a web page, as a site sends one to a visitor who is not logged in: log in, and fetch the file again"

@@ -27,7 +27,7 @@ _PERIOD = re.compile(r"\d{8}-\d{8}")
 
 
 @dataclass(frozen=True)
-class Plan:
+class DeliveryPlan:
     """One delivery: the files to send, by their names in the folder, and those that its manifest lists."""
 
     files: tuple[str, ...]
@@ -62,7 +62,7 @@ class _Manifest(msgspec.Struct):
     run: _Run = msgspec.field(default_factory=_Run, name="runInfo")
 
 
-def plans(names: Sequence[str], read: Callable[[str], bytes]) -> tuple[Plan, ...]:
+def plan_deliveries(names: Sequence[str], read: Callable[[str], bytes]) -> tuple[DeliveryPlan, ...]:
     """Return the deliveries of a folder with these files: one for each billing period that has a manifest.
 
     `read` returns a manifest's content.
@@ -70,17 +70,19 @@ def plans(names: Sequence[str], read: Callable[[str], bytes]) -> tuple[Plan, ...
     Raises:
         Rejected: a manifest cannot be read, or the folder has no invoice file.
     """
-    shown = sorted(name for name in names if not _base(name).startswith((".", "_")))
+    shown = sorted(name for name in names if not _file_name(name).startswith((".", "_")))
     manifests = [name for name in shown if _is_manifest(name)]
     if manifests:
-        return _listed(manifests, read, [name for name in shown if name not in manifests])
+        return _plans_from_manifests(manifests, read, [name for name in shown if name not in manifests])
     files = tuple(name for name in shown if "metadata" not in _folders(name.casefold()))
     if not files:
         raise Rejected("there is no invoice file: name a file, or a folder that has some")
-    return (Plan(files),)
+    return (DeliveryPlan(files),)
 
 
-def _listed(manifests: Sequence[str], read: Callable[[str], bytes], names: Sequence[str]) -> tuple[Plan, ...]:
+def _plans_from_manifests(
+    manifests: Sequence[str], read: Callable[[str], bytes], names: Sequence[str]
+) -> tuple[DeliveryPlan, ...]:
     """AWS's periods in order of their names, then Azure's in the order in which their runs were submitted."""
     aws = [name for name in manifests if "metadata" in _folders(name.casefold())]
     found = [_plan(name, _decode(name, read(name)), names) for name in _last_refreshes(aws)]
@@ -88,7 +90,7 @@ def _listed(manifests: Sequence[str], read: Callable[[str], bytes], names: Seque
     return (*found, *(_plan(name, others[name], names) for name in _newest_runs(others)))
 
 
-def _base(name: str) -> str:
+def _file_name(name: str) -> str:
     return name.rpartition("/")[2]
 
 
@@ -98,7 +100,7 @@ def _folders(name: str) -> list[str]:
 
 def _is_manifest(name: str) -> bool:
     """A name that only a manifest has: such a file is never an invoice, wherever it lies."""
-    base = _base(name).casefold()
+    base = _file_name(name).casefold()
     return base == "manifest.json" or base.endswith(("-manifest.json", "-manifest-focus.json"))
 
 
@@ -114,14 +116,14 @@ def _last_refreshes(manifests: Sequence[str]) -> list[str]:
 
 def _newest_runs(manifests: Mapping[str, _Manifest]) -> list[str]:
     """Of each export and period the run that was submitted last."""
-    submitted = {name: _submitted(name, manifest) for name, manifest in manifests.items()}
+    submitted = {name: _submitted_at(name, manifest) for name, manifest in manifests.items()}
     newest: dict[tuple[str, ...], str] = {}
     for name in sorted(manifests, key=lambda name: (submitted[name], name)):
-        newest[_export(name, manifests[name])] = name
+        newest[_export_and_period(name, manifests[name])] = name
     return sorted(newest.values(), key=lambda name: (submitted[name], name))
 
 
-def _submitted(name: str, manifest: _Manifest) -> datetime:
+def _submitted_at(name: str, manifest: _Manifest) -> datetime:
     told = manifest.run.submitted
     if not manifest.blobs:  # AWS's, in a folder of its own kind: of the older report, which has no such time
         return datetime.min.replace(tzinfo=UTC)
@@ -133,7 +135,7 @@ def _submitted(name: str, manifest: _Manifest) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _export(name: str, manifest: _Manifest) -> tuple[str, ...]:
+def _export_and_period(name: str, manifest: _Manifest) -> tuple[str, ...]:
     """What a run is a snapshot of: an export, and its period by its folder or else by the day on which it starts."""
     folders, run = _folders(name), manifest.run
     periods = [place for place, folder in enumerate(folders) if _PERIOD.fullmatch(folder)]
@@ -149,23 +151,23 @@ def _decode(name: str, content: bytes) -> _Manifest:
         raise Rejected(f"{name}: not a manifest ({error}): wait until the delivery is complete") from error
 
 
-def _plan(name: str, manifest: _Manifest, names: Sequence[str]) -> Plan:
+def _plan(name: str, manifest: _Manifest, names: Sequence[str]) -> DeliveryPlan:
     keys = tuple(blob.name for blob in manifest.blobs) or manifest.data_files or manifest.report_keys
     if not keys:
         raise Rejected(f"{name}: lists no files: expected `blobs`, `dataFiles` or `reportKeys`")
     if manifest.blobs:
-        beside = {_base(place): place for place in names if _folders(place) == _folders(name)}
-        found = {key: beside.get(_base(key)) for key in keys}
+        beside = {_file_name(place): place for place in names if _folders(place) == _folders(name)}
+        found = {key: beside.get(_file_name(key)) for key in keys}
     else:
-        found = {key: _named(key, names) for key in keys}
-    return Plan(
+        found = {key: _match_name(key, names) for key in keys}
+    return DeliveryPlan(
         tuple(place for place in found.values() if place),
         tuple(place or key for key, place in found.items()),
         _sizes(manifest, found),
     )
 
 
-def _named(key: str, names: Sequence[str]) -> str | None:
+def _match_name(key: str, names: Sequence[str]) -> str | None:
     """The file of the folder that a manifest's key (a path or URL that ends with its name) means."""
     ends = [name for name in names if f"/{key}".casefold().endswith(f"/{name}".casefold())]
     return max(ends, key=len, default=None)

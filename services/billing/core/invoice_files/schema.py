@@ -4,21 +4,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.billing.core.invoice_files.columns import (
-    Cell,
-    Unsuitable,
-    cleaned,
-    empty,
-    fault,
-    literal,
-    name_of,
-    residue,
-    united,
-    value,
+    Column,
+    UnsuitableType,
+    clean_sql,
+    combined_value_sql,
+    empty_error_sql,
+    error_sql,
+    residue_sql,
+    sql_literal,
+    sql_name,
+    value_sql,
 )
 from services.billing.core.invoice_files.sql_macros import RESIDUE_PLACES
 from services.billing.core.utc_time import DAY
 
-MAX_CHARGE_PERIOD = 3700 * DAY
+MAX_CHARGE_PERIOD_MS = 3700 * DAY
 """Ten years: no provider sells longer, and each day of a row is one part of it."""
 
 FIELDS: Mapping[str, str] = {
@@ -48,20 +48,20 @@ FIELDS: Mapping[str, str] = {
 """A charge as it is delivered. `split_of`: the resource whose charge it repeats in parts; null for most.
 `residue`: what was delivered less `billed`; null where it was not rounded."""
 
-SLACK = "0.000001"
+ROUNDING_TOLERANCE = "0.000001"
 """By how much parts may miss the charge that they repeat: each of them may be rounded."""
-AMOUNTS = ("billed", "effective", "list_cost")
-KEY = ("issuer", "account", "period_start", "period_end")
+AMOUNT_FIELDS = ("billed", "effective", "list_cost")
+SNAPSHOT_KEY = ("issuer", "account", "period_start", "period_end")
 """What one import replaces as a whole."""
 
-LINE = "\tline"
+LINE_COLUMN = "\tline"
 """The column that says where a row of a file stands in it. No column that is read has a name with a tab."""
 
-_NULLS = {"cost": "DECIMAL(38, 12)", "moment": "BIGINT", "day": "BIGINT"}
+_NULL_TYPES = {"cost": "DECIMAL(38, 12)", "moment": "BIGINT", "day": "BIGINT"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rate:
+class ExchangeRate:
     """From `start` (milliseconds) on, one USD is `per_usd` of `currency`."""
 
     currency: str
@@ -70,11 +70,11 @@ class Rate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class FileSchema:
     """`fields` are SQL over the cells by name; a field left out is null."""
 
     name: str
-    cells: tuple[Cell, ...]
+    cells: tuple[Column, ...]
     fields: Mapping[str, str]
     billed: tuple[str, ...]
     """The cells that are the billed cost, the first one that is not null: their decimals decide."""
@@ -91,12 +91,12 @@ class Form:
     def share(self, names: Sequence[str]) -> float:
         """How much of what it needs these columns are: 1 is all of it."""
         wanted = [cell for cell in self.cells if cell.mandatory]
-        return sum(bool(_small(names) & _small(cell.columns)) for cell in wanted) / len(wanted)
+        return sum(bool(_casefolded(names) & _casefolded(cell.columns)) for cell in wanted) / len(wanted)
 
     def missing(self, names: Sequence[str]) -> tuple[str, ...]:
         """The columns that a file with these has to have besides."""
-        there = _small(names)
-        return tuple(cell.name for cell in self.cells if cell.mandatory and not there & _small(cell.columns))
+        there = _casefolded(names)
+        return tuple(cell.name for cell in self.cells if cell.mandatory and not there & _casefolded(cell.columns))
 
     def twice(self, names: Sequence[str]) -> tuple[str, ...]:
         """Its columns that are there more than once; SQL does not tell capitals from small letters."""
@@ -106,7 +106,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Query:
+class FileQuery:
     """One file's SQL. `unsuitable` columns have a type that cannot be read: to the SQL they are not there."""
 
     charges: str = ""
@@ -119,15 +119,21 @@ class Query:
     unsuitable: Mapping[str, str] = field(default_factory=dict)
 
 
-def best(forms: Sequence[Form], names: Sequence[str]) -> Form:
+def best_schema(forms: Sequence[FileSchema], names: Sequence[str]) -> FileSchema:
     """The form that most of a file's columns speak for; the first one where none does."""
     return max(forms, key=lambda form: form.share(names))
 
 
-def query(
-    form: Form, relation: str, types: Mapping[str, str], rates: Sequence[Rate], limit: int, *, rounds: bool = False
-) -> Query:
-    """SQL that reads `relation`, whose columns are `LINE` and those of `types` (name to DuckDB's type).
+def file_query(
+    form: FileSchema,
+    relation: str,
+    types: Mapping[str, str],
+    rates: Sequence[ExchangeRate],
+    limit: int,
+    *,
+    rounds: bool = False,
+) -> FileQuery:
+    """SQL that reads `relation`, whose columns are `LINE_COLUMN` and those of `types` (name to DuckDB's type).
 
     `rounds`: a billed cost that has too many decimals is rounded, not refused.
     """
@@ -141,56 +147,61 @@ def query(
         said: dict[str, str] = {}
         for column, held in (told[small] for small in map(str.casefold, cell.columns) if small in told):
             try:
-                faults.append((column, fault(cell, held, column, rounds=rounds or cell.name not in form.billed)))
-                said[column] = value(cell, held, column)
+                faults.append((column, error_sql(cell, held, column, rounds=rounds or cell.name not in form.billed)))
+                said[column] = value_sql(cell, held, column)
                 if rounds and cell.name in form.billed:
-                    residues[cell.name] = residue(cell, held, column)
-            except Unsuitable as error:
+                    residues[cell.name] = residue_sql(cell, held, column)
+            except UnsuitableType as error:
                 unsuitable[column] = str(error)
-        nothing = f"CAST(NULL AS {_NULLS.get(cell.kind, 'VARCHAR')})"
-        values.append(f"{united(cell, list(said.values()) or [nothing])} AS {name_of(cell.name)}")
+        nothing = f"CAST(NULL AS {_NULL_TYPES.get(cell.kind, 'VARCHAR')})"
+        values.append(f"{combined_value_sql(cell, list(said.values()) or [nothing])} AS {sql_name(cell.name)}")
         if said and not cell.nullable:
-            faults.append((next(iter(said)), empty(cell, {column: types[column] for column in said})))
-    columns = [f"{cleaned(name, held)} AS {name_of(name)}" for name, held in read.items()]
-    relation = f"(SELECT {', '.join([name_of(LINE), *columns])} FROM {relation})"  # once, not in every expression
-    values += [f"{sql} AS {_residue_of(name)}" for name, sql in residues.items()]
-    made = {**form.fields, "residue": _residue(form, residues)}
+            faults.append((next(iter(said)), empty_error_sql(cell, {column: types[column] for column in said})))
+    columns = [f"{clean_sql(name, held)} AS {sql_name(name)}" for name, held in read.items()]
+    relation = (
+        f"(SELECT {', '.join([sql_name(LINE_COLUMN), *columns])} FROM {relation})"  # once, not in every expression
+    )
+    values += [f"{sql} AS {_residue_column(name)}" for name, sql in residues.items()]
+    made = {**form.fields, "residue": _residue_sql(form, residues)}
     fields = [f"{made.get(name, f'CAST(NULL AS {kind})')} AS {name}" for name, kind in FIELDS.items()]
-    line = name_of(LINE)
+    line = sql_name(LINE_COLUMN)
     charges = f"SELECT {line} AS line, {', '.join(fields)} FROM (SELECT {line}, {', '.join(values)} FROM {relation})"
-    marks = {name_of(f"\t{number}"): sql for number, (_, sql) in enumerate(faults)}
+    marks = {sql_name(f"\t{number}"): sql for number, (_, sql) in enumerate(faults)}
     marked = (
         f"SELECT {', '.join([line, *fields, *marks])} FROM (SELECT {line}, {', '.join(values)}, "
         f"{', '.join(f'{sql} AS {mark}' for mark, sql in marks.items())} FROM {relation})"
     )
-    checks = _checks(form, rates)
+    checks = _cross_checks(form, rates)
     reasons = ", ".join([*marks, *(sql for _, sql in checks)])
     some = f"({marked}) WHERE coalesce({reasons}) IS NOT NULL"
     wrong = f"SELECT {line}, [{reasons}] FROM {some} ORDER BY {line} LIMIT {limit}"
     named = tuple(column for column, _ in (*faults, *checks))
-    return Query(charges, wrong, named, form.split.casefold() in told, unsuitable)
+    return FileQuery(charges, wrong, named, form.split.casefold() in told, unsuitable)
 
 
-def _residue(form: Form, residues: Mapping[str, str]) -> str:
+def _residue_sql(form: FileSchema, residues: Mapping[str, str]) -> str:
     """SQL over the cells: the residue of the one that is billed."""
-    cases = [f"WHEN {name_of(name)} IS NOT NULL THEN {_residue_of(name)}" for name in form.billed if name in residues]
+    cases = [
+        f"WHEN {sql_name(name)} IS NOT NULL THEN {_residue_column(name)}" for name in form.billed if name in residues
+    ]
     return f"CASE {' '.join(cases)} END" if cases else f"CAST(NULL AS {FIELDS['residue']})"
 
 
-def _residue_of(name: str) -> str:
-    return name_of(f"\tresidue of {name}")
+def _residue_column(name: str) -> str:
+    return sql_name(f"\tresidue of {name}")
 
 
-def per_usd(rates: Sequence[Rate]) -> str:
+def exchange_rate_sql(rates: Sequence[ExchangeRate]) -> str:
     """SQL for the rate in force at a charge's start; null where there is none."""
     known = [
-        f"WHEN currency = {literal(rate.currency)} AND charge_start >= {rate.start} THEN {literal(rate.per_usd)}"
+        f"WHEN currency = {sql_literal(rate.currency)} AND charge_start >= {rate.start} "
+        f"THEN {sql_literal(rate.per_usd)}"
         for rate in sorted(rates, key=lambda rate: -rate.start)
     ]
     return f"CASE WHEN currency = 'USD' THEN '1' {' '.join(known)} END"
 
 
-def grouped(charges: str, rates: Sequence[Rate]) -> str:
+def merge_charges_sql(charges: str, rates: Sequence[ExchangeRate]) -> str:
     """SQL that sums charges which nothing can tell apart: of resources in no machine's table `mine`, within one day.
 
     Such a charge counts for its whole UTC day, however its hours were delivered, so that no figure changes by it. All
@@ -198,7 +209,7 @@ def grouped(charges: str, rates: Sequence[Rate]) -> str:
     """
     exact = "CASE WHEN is_mine OR NOT in_a_day THEN line END"
     group = [
-        *(name for name in FIELDS if name not in {*AMOUNTS, "residue", "charge_start", "charge_end", "split_of"}),
+        *(name for name in FIELDS if name not in {*AMOUNT_FIELDS, "residue", "charge_start", "charge_end", "split_of"}),
         *("charge_start", "charge_end", "per_usd", "alone"),
     ]
     return f"""
@@ -211,22 +222,22 @@ def grouped(charges: str, rates: Sequence[Rate]) -> str:
                     CASE WHEN alone IS NULL THEN day_start(charge_start) + {DAY} ELSE charge_end END AS charge_end,
                     CASE WHEN alone IS NOT NULL THEN consumed_quantity END AS consumed_quantity,
                     CASE WHEN alone IS NOT NULL THEN consumed_unit END AS consumed_unit
-                ) FROM (SELECT *, {exact} AS alone, {per_usd(rates)} AS per_usd FROM (SELECT *,
-                    {_is_mine("resource_id")} OR {_is_mine("parent_id")} AS is_mine,
+                ) FROM (SELECT *, {exact} AS alone, {exchange_rate_sql(rates)} AS per_usd FROM (SELECT *,
+                    {_is_own_resource_sql("resource_id")} OR {_is_own_resource_sql("parent_id")} AS is_mine,
                     charge_end <= day_start(charge_start) + {DAY} AS in_a_day
                 FROM ({charges}))))
             GROUP BY ALL)"""
 
 
-def whole_only(charges: str) -> str:
+def without_split_charges_sql(charges: str) -> str:
     """SQL for the charges without those that repeat another one in parts: each counts on one level only.
 
     Parts repeat a charge of their resource and hour that they sum to, or if they cost nothing. Other parts are all that
     there is of their charge, as FOCUS has it: beside them the resource has charges of its own for something else.
     """
-    same = [f"part.{name} = whole.{name}" for name in (*KEY, "currency", "charge_start")]
+    same = [f"part.{name} = whole.{name}" for name in (*SNAPSHOT_KEY, "currency", "charge_start")]
     its = "last_part(comparable(whole.resource_id)) = part.resource"
-    key = ", ".join((*KEY, "currency", "charge_start"))
+    key = ", ".join((*SNAPSHOT_KEY, "currency", "charge_start"))
     resource = "last_part(comparable(split_of)) AS resource"
     return f"""
         WITH delivered AS ({charges}),
@@ -235,13 +246,13 @@ def whole_only(charges: str) -> str:
         repeated AS (
             SELECT part.* FROM parts AS part JOIN delivered AS whole ON {" AND ".join([*same, its])}
             WHERE whole.split_of IS NULL GROUP BY ALL
-            HAVING part.billed = 0 OR abs(sum(whole.billed) - part.billed) <= {SLACK}
-                OR bool_or(abs(whole.billed - part.billed) <= {SLACK}))
+            HAVING part.billed = 0 OR abs(sum(whole.billed) - part.billed) <= {ROUNDING_TOLERANCE}
+                OR bool_or(abs(whole.billed - part.billed) <= {ROUNDING_TOLERANCE}))
         SELECT * FROM delivered WHERE split_of IS NULL
             OR ({key}, last_part(comparable(split_of))) NOT IN (SELECT ({key}, resource) FROM repeated)"""
 
 
-def _is_mine(column: str) -> str:
+def _is_own_resource_sql(column: str) -> str:
     """As `attribution.Fleet` finds a machine."""
     ours, in_any_capitals = "IN (SELECT resource FROM mine)", "IN (SELECT lower(resource) FROM mine)"
     last = f"last_part({column})"
@@ -249,24 +260,24 @@ def _is_mine(column: str) -> str:
     return f"coalesce({column} {ours} OR {last} {ours} OR {azure}, false)"
 
 
-def _small(names: Iterable[str]) -> set[str]:
+def _casefolded(names: Iterable[str]) -> set[str]:
     return {name.casefold() for name in names}
 
 
-def _checks(form: Form, rates: Sequence[Rate]) -> list[tuple[str, str]]:
+def _cross_checks(form: FileSchema, rates: Sequence[ExchangeRate]) -> list[tuple[str, str]]:
     """What no cell can tell alone: the column to name, and SQL over the fields that is a reason or null."""
     start = "left(CAST(make_timestamp(charge_start * 1000) AS VARCHAR), 10)"
     wrong = [
         ("charge_end", "charge_end < charge_start", "'before the start of the charge: the row needs a charge period'"),
         (
             "charge_end",
-            f"charge_end - charge_start > {MAX_CHARGE_PERIOD}",
+            f"charge_end - charge_start > {MAX_CHARGE_PERIOD_MS}",
             "'more than ten years after the start of the charge: correct the date'",
         ),
         ("period_end", "period_end <= period_start", "'not after its start: the row needs a billing period'"),
         (
             "currency",
-            f"currency IS NOT NULL AND charge_start IS NOT NULL AND ({per_usd(rates)}) IS NULL",
+            f"currency IS NOT NULL AND charge_start IS NOT NULL AND ({exchange_rate_sql(rates)}) IS NULL",
             f"'currency ' || quoted(currency) || ': no [[billing.rate]] is in force on ' || {start} || ': add one'",
         ),
     ]

@@ -11,7 +11,7 @@ MAX_TAGS = 500
 RESIDUE_PLACES = 37
 """Of what rounding takes away: more than the text of a binary number of any usual size has."""
 
-BLANK = "".join(
+BLANK_CHARACTERS = "".join(
     chr(code)
     for first, last in (
         *((0x01, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x061C, 0x061C), (0x1680, 0x1680), (0x180E, 0x180E)),
@@ -21,7 +21,7 @@ BLANK = "".join(
 )
 """White space, control characters, invisible ones and the byte order mark: what is cut from the ends of a text."""
 
-_MACROS = r"""
+_TEMPLATE = r"""
 -- A text as it was delivered but for what nobody sees at its ends; what files write where there is nothing is null.
 -- To trim is slow: most texts begin and end with a letter or a sign of ASCII, and need none of it.
 is_bare(x) AS regexp_matches(x, '^[!-~]') AND regexp_matches(x, '[!-~]$');
@@ -126,13 +126,13 @@ tags_fault(x) AS CASE
     ELSE 'expected one flat JSON object, or an array of flat objects with "key" and "value", got ' || quoted(x) END;
 """
 
-_TOLD = (
-    _MACROS.replace(":places", str(PLACES))
+_FILLED_IN = (
+    _TEMPLATE.replace(":places", str(PLACES))
     .replace(":digits", str(MAX_INTEGER_DIGITS))
     .replace(":residue", str(RESIDUE_PLACES))
     .replace(":tags", str(MAX_TAGS))
     .replace(":quantity", str(MAX_QUANTITY_PLACES))
-    .replace(":blank", BLANK.replace("\n", "\\n").replace("\r", "\\r"))
+    .replace(":blank", BLANK_CHARACTERS.replace("\n", "\\n").replace("\r", "\\r"))
 )
-SCRIPT = re.sub(r"^(?=\w)", "CREATE MACRO ", _TOLD, flags=re.MULTILINE)
+CREATE_MACROS_SQL = re.sub(r"^(?=\w)", "CREATE MACRO ", _FILLED_IN, flags=re.MULTILINE)
 """Creates all of them."""

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-from services.billing.core.money import MTOK, UNITS_PER_USD, per_mtok, units
+from services.billing.core.money import MTOK, UNITS_PER_USD, per_mtok, to_units
 from services.billing.core.reports.day_report import NOT_DELIVERED
 from services.billing.core.utc_time import DAY, day_of, day_window
 from shared.messages.billing import Band, DayReport
 
-SHORT, LONG = 7, 28
+SHORT_WINDOW_DAYS, LONG_WINDOW_DAYS = 7, 28
 """Days that a band looks back: the dearer of the two windows decides."""
 
 Step = tuple[Decimal | None, Decimal | None, str | None]
@@ -29,16 +29,18 @@ class Ladder:
 def next_band(model: str, day: str, reports: Sequence[DayReport], ladder: Ladder, standing: Band | None) -> Band | None:
     """The band that takes the place of `standing` from `day` on; None: that one stays.
 
-    `reports` are those of the `LONG` days before. No band is made from estimates, and credits are no savings. With too
-    few tokens what is in force stays so: a quiet week takes no price from the list.
+    `reports` cover the `LONG_WINDOW_DAYS` days before. Estimates make no band, and credits do not lower one. With too
+    few tokens the band in force stays: a quiet week takes no price from the list.
     """
-    short, long = (_cost(model, days_before(day, length), reports) for length in (SHORT, LONG))
+    short, long = (
+        _cost_and_tokens(model, days_before(day, length), reports) for length in (SHORT_WINDOW_DAYS, LONG_WINDOW_DAYS)
+    )
     few = short[1] < ladder.min_tokens
     if few and standing is not None:
         return None
-    step: Step = (None, None, f"fewer than {ladder.min_tokens} tokens on billed days of the last {SHORT}")
+    step: Step = (None, None, f"fewer than {ladder.min_tokens} tokens on billed days of the last {SHORT_WINDOW_DAYS}")
     if not few:
-        step = _step(max(Fraction(cost * MTOK, tokens * UNITS_PER_USD) for cost, tokens in (short, long)), ladder)
+        step = _find_step(max(Fraction(cost * MTOK, tokens * UNITS_PER_USD) for cost, tokens in (short, long)), ladder)
     if standing is not None and step == (standing.low, standing.high, standing.reason):
         return None
     low, high, reason = step
@@ -50,7 +52,7 @@ def next_band(model: str, day: str, reports: Sequence[DayReport], ladder: Ladder
         trailing_7=per_mtok(*short),
         trailing_28=per_mtok(*long),
         reason=reason,
-        left_out=tuple(f"{report.day}: {why}" for report in reports if (why := _why_not(model, report))),
+        left_out=tuple(f"{report.day}: {why}" for report in reports if (why := _exclusion_reason(model, report))),
     )
 
 
@@ -60,19 +62,19 @@ def days_before(day: str, length: int) -> list[str]:
     return [day_of(end - back * DAY) for back in range(length, 0, -1)]
 
 
-def _cost(model: str, days: Sequence[str], reports: Sequence[DayReport]) -> tuple[int, int]:
+def _cost_and_tokens(model: str, days: Sequence[str], reports: Sequence[DayReport]) -> tuple[int, int]:
     """Units before credits, and tokens."""
     figures = [
         (figure.spend_before_credits, figure.tokens)
         for report in reports
-        if report.day in days and _why_not(model, report) is None
+        if report.day in days and _exclusion_reason(model, report) is None
         for figure in report.models
         if figure.model == model
     ]
-    return sum(units(cost) for cost, _ in figures if cost is not None), sum(tokens for _, tokens in figures)
+    return sum(to_units(cost) for cost, _ in figures if cost is not None), sum(tokens for _, tokens in figures)
 
 
-def _why_not(model: str, report: DayReport) -> str | None:
+def _exclusion_reason(model: str, report: DayReport) -> str | None:
     """Why a day does not count; None: it does, if only with nothing."""
     if report.failed:
         return report.reason
@@ -84,7 +86,7 @@ def _why_not(model: str, report: DayReport) -> str | None:
     return "its cost before credits is not known" if untold else None
 
 
-def _step(ratio: Fraction, ladder: Ladder) -> Step:
+def _find_step(ratio: Fraction, ladder: Ladder) -> Step:
     """The step in which the ratio lies: above `low`, not above `high`."""
     if ratio <= 0:
         return None, None, "it cost nothing"

@@ -4,8 +4,8 @@ import calendar
 import re
 from collections.abc import Callable, Mapping
 
-from services.billing.core.money import MTOK, divided, units, usd
-from services.billing.core.token_usage import tokens_of
+from services.billing.core.money import MTOK, divide, to_units, to_usd
+from services.billing.core.token_usage import total_tokens
 from shared.messages.billing import Band, Statement, StatementLine
 from shared.messages.meter import Tokens, TokenSums
 
@@ -23,12 +23,12 @@ def month_days(month: str) -> tuple[str, str]:
     return f"{month}-01", f"{month}-{calendar.monthrange(int(found[1]), int(found[2]))[1]}"
 
 
-def make_statement(key_id: str, month: str, tokens: Tokens, band_of: BandOf) -> Statement:
+def build_statement(key_id: str, month: str, tokens: Tokens, band_of: BandOf) -> Statement:
     """`tokens` are the key's own, by day, model and outcome. Failed requests are not charged."""
     lines = [
         _line(day, model, sums, band_of(model, day))
-        for (day, model), sums in _charged(tokens).items()
-        if tokens_of(sums)
+        for (day, model), sums in _charged_tokens(tokens).items()
+        if total_tokens(sums)
     ]
     amounts = [line.amount for line in lines]
     unpriced = sum(amount is None for amount in amounts)
@@ -40,13 +40,13 @@ def make_statement(key_id: str, month: str, tokens: Tokens, band_of: BandOf) -> 
         month=month,
         complete=tokens.complete,
         tokens=sum(line.prompt_tokens + line.completion_tokens for line in lines),
-        amount=None if unpriced else usd(sum(units(amount) for amount in amounts if amount is not None)),
+        amount=None if unpriced else to_usd(sum(to_units(amount) for amount in amounts if amount is not None)),
         lines=tuple(lines),
         reasons=tuple(reasons),
     )
 
 
-def _charged(tokens: Tokens) -> Mapping[tuple[str, str], TokenSums]:
+def _charged_tokens(tokens: Tokens) -> Mapping[tuple[str, str], TokenSums]:
     """By day and model, sorted."""
     sums: dict[tuple[str, str], TokenSums] = {}
     for row in tokens.rows:
@@ -69,6 +69,6 @@ def _line(day: str, model: str, sums: TokenSums, band: Band | None) -> Statement
         cached_tokens=sums.cached_tokens,
         completion_tokens=sums.completion_tokens,
         usd_per_mtok=price,
-        amount=None if price is None else usd(divided(tokens_of(sums) * units(price), MTOK)),  # halves to even
+        amount=None if price is None else to_usd(divide(total_tokens(sums) * to_units(price), MTOK)),  # halves to even
         reason=None if price is not None else NO_BAND if band is None or band.reason is None else band.reason,
     )

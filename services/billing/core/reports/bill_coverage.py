@@ -10,7 +10,7 @@ from shared.messages.billing import DayReport
 
 
 @dataclass(frozen=True)
-class Reach:
+class LastCharge:
     """The charges of one source for the use of one resource, within a period."""
 
     source: str
@@ -19,9 +19,9 @@ class Reach:
     """The end of the last one, in milliseconds."""
 
 
-def furthest(reaches: Iterable[Reach], fleet: Fleet) -> dict[str, Reach]:
+def last_charges(reaches: Iterable[LastCharge], fleet: Fleet) -> dict[str, LastCharge]:
     """By machine, of the charges for its own use those that reach furthest."""
-    found: dict[str, Reach] = {}
+    found: dict[str, LastCharge] = {}
     for reach in sorted(reaches, key=lambda reach: (reach.until, reach.source)):
         owner = fleet.of_resource(reach.resource)
         if owner is not None and owner.machine is not None and not owner.is_part:
@@ -29,7 +29,7 @@ def furthest(reaches: Iterable[Reach], fleet: Fleet) -> dict[str, Reach]:
     return found
 
 
-def bills_of(days: Sequence[DayReport], reach_of: Mapping[str, Reach]) -> tuple[SourceBills, ...]:
+def bills_by_source(days: Sequence[DayReport], reach_of: Mapping[str, LastCharge]) -> tuple[SourceBills, ...]:
     """The sources in the order of their names; last the machines for which no source has charged.
 
     A machine belongs to the source whose charges for it reach furthest.
@@ -47,7 +47,7 @@ def _bills(
     source: str | None,
     source_of: Mapping[str, str | None],
     lacking: Mapping[str, Sequence[str]],
-    reach_of: Mapping[str, Reach],
+    reach_of: Mapping[str, LastCharge],
 ) -> SourceBills:
     machines = tuple(sorted(machine for machine, of in source_of.items() if of == source))
     missing = {day: tuple(dict.fromkeys(name for name in names if name in machines)) for day, names in lacking.items()}

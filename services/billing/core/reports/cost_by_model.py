@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from services.billing.core.allocation.day_allocation import Allocation
-from services.billing.core.money import per_mtok, split, usd
-from services.billing.core.token_usage import Usage, tokens_of
+from services.billing.core.money import per_mtok, split_exactly, to_usd
+from services.billing.core.token_usage import TokenUsage, total_tokens
 from shared.messages.billing import KeyFigure, ModelFigure
 from shared.messages.meter import TokenSums
 
@@ -13,15 +13,15 @@ Served = tuple[str | None, str | None]
 """Model and key; None: what a tier cost that served nothing."""
 
 
-def figures(
-    allocation: Allocation, usage: Usage, weights: Mapping[str, int]
+def cost_by_model_and_key(
+    allocation: Allocation, usage: TokenUsage, weights: Mapping[str, int]
 ) -> tuple[tuple[ModelFigure, ...], tuple[KeyFigure, ...]]:
     """By model and by key, in the order of their names; each sums to the tiers' spend."""
     spend = _by_served(allocation.tiers, usage, weights)
     before = _by_served(allocation.tiers_before, usage, weights)
     tokens: Counter[Served] = Counter()
     for (_, served_model, served_key), sums in usage.served.items():
-        tokens[served_model, served_key] += tokens_of(sums)
+        tokens[served_model, served_key] += total_tokens(sums)
     models: dict[str | None, list[int]] = {}
     keys: dict[str | None, list[int]] = {key: [0, 0] for key in allocation.wakes}
     for served in [*tokens, *(one for one in {**before, **spend} if one not in tokens)]:
@@ -35,42 +35,42 @@ def figures(
         tuple(
             ModelFigure(
                 model=name,
-                spend=usd(cost),
+                spend=to_usd(cost),
                 tokens=count,
                 usd_per_mtok=per_mtok(cost, count),
-                spend_before_credits=usd(uncredited),
+                spend_before_credits=to_usd(uncredited),
             )
             for name, (cost, count, uncredited) in sorted(models.items(), key=_by_name)
         ),
         tuple(
             KeyFigure(
                 key_id=name,
-                spend=usd(cost),
+                spend=to_usd(cost),
                 tokens=count,
                 usd_per_mtok=per_mtok(cost, count),
-                wakes=usd(allocation.wakes.get(name, 0)),
+                wakes=to_usd(allocation.wakes.get(name, 0)),
             )
             for name, (cost, count) in sorted(keys.items(), key=_by_name)
         ),
     )
 
 
-def weighted(sums: TokenSums, weights: Mapping[str, int]) -> int:
+def weighted_tokens(sums: TokenSums, weights: Mapping[str, int]) -> int:
     """Tokens times the weights of their directions."""
     uncached = sums.prompt_tokens - sums.cached_tokens
     counts = {"input": uncached, "cached": sums.cached_tokens, "output": sums.completion_tokens}
     return sum(weights.get(name, 0) * count for name, count in counts.items())
 
 
-def _by_served(tiers: Mapping[str, int], usage: Usage, weights: Mapping[str, int]) -> Counter[Served]:
+def _by_served(tiers: Mapping[str, int], usage: TokenUsage, weights: Mapping[str, int]) -> Counter[Served]:
     found: Counter[Served] = Counter()
     for tier, spend in tiers.items():
         served = {(model, key): sums for (name, model, key), sums in usage.served.items() if name == tier}
-        shares = [weighted(sums, weights) for sums in served.values()]
+        shares = [weighted_tokens(sums, weights) for sums in served.values()]
         if not any(shares):
-            shares = [tokens_of(sums) for sums in served.values()]
+            shares = [total_tokens(sums) for sums in served.values()]
         if any(shares):
-            found.update(dict(zip(served, split(spend, shares), strict=True)))
+            found.update(dict(zip(served, split_exactly(spend, shares), strict=True)))
         elif spend:
             found[None, None] += spend
     return found

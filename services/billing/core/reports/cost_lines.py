@@ -5,19 +5,19 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from services.billing.core.allocation.attribution import Owner
-from services.billing.core.allocation.charge_groups import day_part, grouped
+from services.billing.core.allocation.charge_groups import cost_on_day, group_charges
 from services.billing.core.allocation.day_allocation import Allocation
-from services.billing.core.allocation.day_costs import DayFacts, Whose
-from services.billing.core.allocation.shared_cost import Loose
+from services.billing.core.allocation.day_costs import CostOwner, DayInputs
+from services.billing.core.allocation.shared_cost import Unowned
 from services.billing.core.invoice_files.focus import CostRow
-from services.billing.core.money import divided, usd
+from services.billing.core.money import divide, to_usd
 from shared.messages.explanation import CostLine, Explanation, LineKind
 
-MOST_LINES = 50
+MAX_LINES = 50
 """Of one figure; the rest is one sum. All figures of a fleet of ten tiers fit into a message."""
 
 
-class Origin(NamedTuple):
+class ChargeOrigin(NamedTuple):
     """Where a charge is from."""
 
     source: str
@@ -35,11 +35,11 @@ class Figure(NamedTuple):
 UNATTRIBUTED, SHARED = Figure(False, "unattributed"), Figure(False, "shared")
 
 
-_Bearer = Loose | Whose
+_Bearer = Unowned | CostOwner
 """Whose charges are: nobody's own, or a tier's and its machine's."""
 
 
-class Label(NamedTuple):
+class LineLabel(NamedTuple):
     """What the charges of one line have in common."""
 
     what: LineKind
@@ -52,7 +52,7 @@ class Label(NamedTuple):
 
 
 @dataclass
-class Tally:
+class LineTotal:
     """A line's amount in units of money, and its delivered charges."""
 
     amount: int = 0
@@ -60,17 +60,17 @@ class Tally:
 
 
 @dataclass
-class Lines:
+class CostLines:
     """By figure. Days' lines can be added up."""
 
-    found: dict[Figure, dict[Label, Tally]] = field(default_factory=dict)
+    found: dict[Figure, dict[LineLabel, LineTotal]] = field(default_factory=dict)
 
-    def add(self, figure: Figure, label: Label, amount: int, charges: int = 0) -> None:
-        tally = self.found.setdefault(figure, {}).setdefault(label, Tally())
+    def add(self, figure: Figure, label: LineLabel, amount: int, charges: int = 0) -> None:
+        tally = self.found.setdefault(figure, {}).setdefault(label, LineTotal())
         tally.amount += amount
         tally.charges += charges
 
-    def add_all(self, others: "Lines") -> None:
+    def add_all(self, others: "CostLines") -> None:
         for figure, lines in others.found.items():
             for label, tally in lines.items():
                 self.add(figure, label, tally.amount, tally.charges)
@@ -79,48 +79,48 @@ class Lines:
         return sum(tally.amount for tally in self.found.get(figure, {}).values())
 
 
-def explain(facts: DayFacts, origins: Sequence[Origin], allocation: Allocation) -> Lines:
+def build_cost_lines(facts: DayInputs, origins: Sequence[ChargeOrigin], allocation: Allocation) -> CostLines:
     """Return the lines of all figures. `origins` says where each of the rows is from."""
-    lines = Lines()
-    for whose, tallies in _charges(facts, origins).items():
+    lines = CostLines()
+    for whose, tallies in _charges_by_bearer(facts, origins).items():
         own = {label: tally.amount for label, tally in tallies.items()}
-        for figure, amounts in _divided(own, _targets(whose, allocation)).items():
+        for figure, amounts in _divide_among_figures(own, _targets(whose, allocation)).items():
             for label, amount in amounts.items():
                 lines.add(figure, label, amount, tallies[label].charges)
     for machine, tiers in allocation.estimated.items():
         for tier, amount in tiers.items():
-            lines.add(Figure(True, tier), Label("estimate", machine), amount)
+            lines.add(Figure(True, tier), LineLabel("estimate", machine), amount)
     for tier, amount in allocation.tiers.items():
         figure = Figure(True, tier)
-        lines.add(figure, Label("shared"), amount - lines.total(figure))
+        lines.add(figure, LineLabel("shared"), amount - lines.total(figure))
     for figure in (UNATTRIBUTED, SHARED):
         lines.found.setdefault(figure, {})
     return lines
 
 
-def explanations(lines: Lines) -> tuple[Explanation, ...]:
+def to_explanations(lines: CostLines) -> tuple[Explanation, ...]:
     """As they are shown: what is nobody's first, then the tiers; of each figure the largest lines of either sign."""
     return tuple(_explanation(figure, lines.found[figure]) for figure in sorted(lines.found, key=_order))
 
 
-def _charges(facts: DayFacts, origins: Iterable[Origin]) -> dict[_Bearer, dict[Label, Tally]]:
+def _charges_by_bearer(facts: DayInputs, origins: Iterable[ChargeOrigin]) -> dict[_Bearer, dict[LineLabel, LineTotal]]:
     """Return the charges by who bears them and by label. Their cost may differ from the figures by a rounding."""
     owners: dict[tuple[str | None, ...], Owner] = {}
-    alike: dict[tuple[Owner, Label], list[CostRow]] = {}
+    alike: dict[tuple[Owner, LineLabel], list[CostRow]] = {}
     for row, origin in zip(facts.rows, origins, strict=True):
         if row.category == "Tax":
             continue  # it stands beside the spend
         named = (row.resource_id, row.tags, row.parent_id, row.service_category)
         if (owner := owners.get(named)) is None:
             owner = owners[named] = facts.fleet.owner(row)
-        label = Label("charges", row.resource_id, row.service_name, row.category, facts.fleet.tag(row), *origin)
+        label = LineLabel("charges", row.resource_id, row.service_name, row.category, facts.fleet.tag(row), *origin)
         alike.setdefault((owner, label), []).append(row)
-    found: dict[_Bearer, dict[Label, Tally]] = {}
+    found: dict[_Bearer, dict[LineLabel, LineTotal]] = {}
     for (owner, label), rows in alike.items():
         bearer = owner if isinstance(owner, str) else (owner.tier, owner.machine)
-        tally = found.setdefault(bearer, {}).setdefault(label, Tally())
-        for kind, charge in grouped(rows, facts.fleet.owner, facts.day, facts.now).items():
-            tally.amount += day_part(charge.billed, kind, facts.day)
+        tally = found.setdefault(bearer, {}).setdefault(label, LineTotal())
+        for kind, charge in group_charges(rows, facts.fleet.owner, facts.day, facts.now).items():
+            tally.amount += cost_on_day(charge.billed, kind, facts.day)
             tally.charges += charge.rows
     return found
 
@@ -133,10 +133,12 @@ def _targets(bearer: _Bearer, allocation: Allocation) -> dict[Figure, int]:
     return {Figure(True, tier): amount for tier, amount in allocation.charged[bearer].items()}
 
 
-def _divided(own: Mapping[Label, int], targets: Mapping[Figure, int]) -> dict[Figure, dict[Label, int]]:
+def _divide_among_figures(
+    own: Mapping[LineLabel, int], targets: Mapping[Figure, int]
+) -> dict[Figure, dict[LineLabel, int]]:
     """Each target's amount by label, in proportion; what rounding leaves is the largest one's."""
     whole = sum(own.values())
-    found: dict[Figure, dict[Label, int]] = {}
+    found: dict[Figure, dict[LineLabel, int]] = {}
     for figure, target in targets.items():
         if len(targets) == 1:
             amounts = dict(own)
@@ -149,23 +151,24 @@ def _divided(own: Mapping[Label, int], targets: Mapping[Figure, int]) -> dict[Fi
 
 
 def _proportion(amount: int, target: int, whole: int) -> int:
-    return divided(amount * target * (-1 if whole < 0 else 1), abs(whole)) if whole else 0
+    return divide(amount * target * (-1 if whole < 0 else 1), abs(whole)) if whole else 0
 
 
-def _explanation(figure: Figure, lines: Mapping[Label, Tally]) -> Explanation:
+def _explanation(figure: Figure, lines: Mapping[LineLabel, LineTotal]) -> Explanation:
     told = {label: tally for label, tally in lines.items() if tally.amount}
     ordered = sorted(told, key=lambda label: (-abs(told[label].amount), tuple(part or "" for part in label)))
-    shown = ordered if len(ordered) <= MOST_LINES + 1 else ordered[:MOST_LINES]
+    shown = ordered if len(ordered) <= MAX_LINES + 1 else ordered[:MAX_LINES]
     rest = ordered[len(shown) :]
     return Explanation(
         figure=figure.name,
         is_tier=figure.is_tier,
-        amount=usd(sum(tally.amount for tally in told.values())),
+        amount=to_usd(sum(tally.amount for tally in told.values())),
         lines=tuple(
-            CostLine(amount=usd(told[label].amount), charges=told[label].charges, **label._asdict()) for label in shown
+            CostLine(amount=to_usd(told[label].amount), charges=told[label].charges, **label._asdict())
+            for label in shown
         ),
         more=len(rest),
-        rest=usd(sum(told[label].amount for label in rest)),
+        rest=to_usd(sum(told[label].amount for label in rest)),
     )
 
 

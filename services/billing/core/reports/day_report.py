@@ -5,10 +5,10 @@ from decimal import Decimal
 
 from services.billing.core.allocation import machine_hours, unbilled_time
 from services.billing.core.allocation.day_allocation import Allocation
-from services.billing.core.allocation.unbilled_time import no_bill_yet
-from services.billing.core.money import MTOK, PLACES, divided, per_mtok, usd
-from services.billing.core.reports.cost_by_model import figures, weighted
-from services.billing.core.token_usage import Usage, tokens_of
+from services.billing.core.allocation.unbilled_time import missing_bill_reason
+from services.billing.core.money import MTOK, PLACES, divide, per_mtok, to_usd
+from services.billing.core.reports.cost_by_model import cost_by_model_and_key, weighted_tokens
+from services.billing.core.token_usage import TokenUsage, total_tokens
 from services.billing.core.utc_time import HOUR, Window
 from shared.messages.billing import (
     CAUSES,
@@ -27,7 +27,7 @@ NO_TOKENS = "no tokens"
 FAILED = "the day could not be made"
 
 
-def state_of(allocation: Allocation, *, settled: bool = False, complete: bool = False) -> FigureState | None:
+def report_state(allocation: Allocation, *, settled: bool = False, complete: bool = False) -> FigureState | None:
     """None where nothing is known of the cost. An accrual in it, or a bill that is missing or came before its hours
     were over, makes it an estimate.
 
@@ -40,10 +40,10 @@ def state_of(allocation: Allocation, *, settled: bool = False, complete: bool = 
     return "final" if settled and complete else "provisional"
 
 
-def make_report(
+def build_day_report(
     day: str,
     allocation: Allocation,
-    usage: Usage,
+    usage: TokenUsage,
     weights: Mapping[str, int],
     *,
     sources: tuple[str, ...],
@@ -54,33 +54,39 @@ def make_report(
 
     Where a bill is missing, what is known is told, and every sum that it is part of is None.
     """
-    state = state_of(allocation, settled=settled, complete=usage.complete)
+    state = report_state(allocation, settled=settled, complete=usage.complete)
     missing = allocation.missing
     known = state is not None and not missing
     in_part = known or allocation.billed or allocation.observed
     total = usage.total
-    served = tokens_of(total)
-    models, keys = figures(allocation, usage, weights)
+    served = total_tokens(total)
+    models, keys = cost_by_model_and_key(allocation, usage, weights)
     return DayReport(
         day=day,
         state=state,
         revision=0,
         currency="USD",
-        spend=usd(allocation.spend) if known else None,
+        spend=to_usd(allocation.spend) if known else None,
         tokens=served,
         usd_per_mtok=per_mtok(allocation.spend, served) if known else None,
-        reason=no_bill_yet(missing) if missing else NOT_DELIVERED if not known else None if served else NO_TOKENS,
-        causes={cause: usd(allocation.causes[cause]) for cause in CAUSES} if in_part else {},
+        reason=missing_bill_reason(missing)
+        if missing
+        else NOT_DELIVERED
+        if not known
+        else None
+        if served
+        else NO_TOKENS,
+        causes={cause: to_usd(allocation.causes[cause]) for cause in CAUSES} if in_part else {},
         tiers=_tiers(allocation, usage.by_tier(), in_part=in_part),
-        directions=directions_of(total, allocation.spend if known else None, weights),
-        tax=usd(allocation.tax),
-        spend_before_credits=usd(allocation.before_credits) if known else None,
+        directions=cost_by_direction(total, allocation.spend if known else None, weights),
+        tax=to_usd(allocation.tax),
+        spend_before_credits=to_usd(allocation.before_credits) if known else None,
         sources=sources,
         usage_complete=usage.complete,
         usage_reasons=usage.reasons,
         tokens_failed=usage.failed,
         billed_share=_billed_share(allocation) if known else None,
-        effective_spend=usd(allocation.effective) if known and allocation.effective is not None else None,
+        effective_spend=to_usd(allocation.effective) if known and allocation.effective is not None else None,
         usd_per_mtok_before_credits=per_mtok(allocation.before_credits, served) if known else None,
         usd_per_mtok_output=per_mtok(allocation.spend, total.completion_tokens) if known else None,
         models=models if known else (),
@@ -89,9 +95,9 @@ def make_report(
         variance=_variance(allocation),
         shared_by=allocation.shared_by if in_part else None,
         charges=allocation.charges,
-        hours=machine_hours.figures(allocation.hours),
-        unbilled=unbilled_time.figures(allocation.unbilled),
-        spend_known=usd(allocation.spend) if missing and in_part else None,
+        hours=machine_hours.machine_hours_figures(allocation.hours),
+        unbilled=unbilled_time.unbilled_figures(allocation.unbilled),
+        spend_known=to_usd(allocation.spend) if missing and in_part else None,
     )
 
 
@@ -108,7 +114,7 @@ def failed_report(day: str, why: str) -> DayReport:
         reason=f"{FAILED}: {why}",
         causes={},
         tiers=(),
-        directions=directions_of(TokenSums(), None, {}),
+        directions=cost_by_direction(TokenSums(), None, {}),
         tax=Decimal(0),
         spend_before_credits=None,
         usage_reasons=(FAILED,),
@@ -116,29 +122,29 @@ def failed_report(day: str, why: str) -> DayReport:
     )
 
 
-def always_on_of(tier_of: Mapping[str, str], prices: Mapping[str, int], elapsed: Window, tokens: int) -> AlwaysOn:
+def always_on_cost(tier_of: Mapping[str, str], prices: Mapping[str, int], elapsed: Window, tokens: int) -> AlwaysOn:
     """Every machine at its tier's price for all of the time that has passed. `tier_of`: machine to tier."""
     unpriced = sorted(set(tier_of.values()) - set(prices))
     if unpriced or not tier_of:
         reason = f"no price_per_hour: {', '.join(unpriced)}" if unpriced else "no machines"
         return AlwaysOn(spend=None, usd_per_mtok=None, reason=reason)
-    spend = divided(sum(prices[tier] for tier in tier_of.values()) * elapsed.length, HOUR)
-    return AlwaysOn(spend=usd(spend), usd_per_mtok=per_mtok(spend, tokens), reason=None if tokens else NO_TOKENS)
+    spend = divide(sum(prices[tier] for tier in tier_of.values()) * elapsed.length, HOUR)
+    return AlwaysOn(spend=to_usd(spend), usd_per_mtok=per_mtok(spend, tokens), reason=None if tokens else NO_TOKENS)
 
 
-def directions_of(served: TokenSums, spend: int | None, weights: Mapping[str, int]) -> Directions:
+def cost_by_direction(served: TokenSums, spend: int | None, weights: Mapping[str, int]) -> Directions:
     """Each direction's tokens and price: the spend in units, None where it is not known, by the published weights."""
     counts = {
         "input": served.prompt_tokens - served.cached_tokens,
         "cached": served.cached_tokens,
         "output": served.completion_tokens,
     }
-    whole = weighted(served, weights)
+    whole = weighted_tokens(served, weights)
 
     def figure(name: str) -> DirectionFigure:
         if spend is None or not whole or not counts[name]:
             return DirectionFigure(tokens=counts[name], usd_per_mtok=None)
-        price = usd(divided(spend * weights.get(name, 0) * MTOK, whole))
+        price = to_usd(divide(spend * weights.get(name, 0) * MTOK, whole))
         return DirectionFigure(tokens=counts[name], usd_per_mtok=price)
 
     return Directions(input=figure("input"), cached=figure("cached"), output=figure("output"))
@@ -151,24 +157,26 @@ def _tiers(allocation: Allocation, tokens: Mapping[str, int], *, in_part: bool) 
         spend, count = allocation.tiers.get(name, 0), tokens.get(name, 0)
         missing = [one for one in allocation.missing if one.tier == name]
         if missing:
-            reason, known = no_bill_yet(missing), usd(spend) if in_part else None
+            reason, known = missing_bill_reason(missing), to_usd(spend) if in_part else None
             figure = TierFigure(
                 tier=name, spend=None, tokens=count, usd_per_mtok=None, reason=reason, spend_known=known
             )
             figures.append(figure)
         elif in_part:
-            figures.append(TierFigure(tier=name, spend=usd(spend), tokens=count, usd_per_mtok=per_mtok(spend, count)))
+            figures.append(
+                TierFigure(tier=name, spend=to_usd(spend), tokens=count, usd_per_mtok=per_mtok(spend, count))
+            )
     return tuple(figures)
 
 
 def _billed_share(allocation: Allocation) -> Decimal:
     """By amounts without their signs, so that a credit does not make it larger than all."""
     charged, accrued = abs(allocation.spend - allocation.accrued), abs(allocation.accrued)
-    return usd(divided(charged * 10**PLACES, charged + accrued)) if charged + accrued else Decimal(allocation.billed)
+    return to_usd(divide(charged * 10**PLACES, charged + accrued)) if charged + accrued else Decimal(allocation.billed)
 
 
 def _variance(allocation: Allocation) -> Variance | None:
     if allocation.variance is None:
         return None
     accrued, billed = allocation.variance
-    return Variance(accrued=usd(accrued), billed=usd(billed), difference=usd(billed - accrued))
+    return Variance(accrued=to_usd(accrued), billed=to_usd(billed), difference=to_usd(billed - accrued))

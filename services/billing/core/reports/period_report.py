@@ -5,9 +5,9 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import TypeVar
 
-from services.billing.core.allocation.unbilled_time import NO_BILL_YET, shortened
-from services.billing.core.money import per_mtok, units, usd
-from services.billing.core.reports.day_report import FAILED, NO_TOKENS, NOT_DELIVERED, directions_of
+from services.billing.core.allocation.unbilled_time import NO_BILL_YET, abbreviate
+from services.billing.core.money import per_mtok, to_units, to_usd
+from services.billing.core.reports.day_report import FAILED, NO_TOKENS, NOT_DELIVERED, cost_by_direction
 from shared.messages.billing import (
     CAUSES,
     AlwaysOn,
@@ -28,19 +28,19 @@ CERTAINTY: tuple[FigureState, ...] = ("estimated", "provisional", "restated", "f
 """From the least certain on."""
 
 
-def make_period(days: Sequence[DayReport], weights: Mapping[str, int]) -> PeriodReport:
+def build_period_report(days: Sequence[DayReport], weights: Mapping[str, int]) -> PeriodReport:
     """The figures of `days`, which follow one another; `weights` as for a day's directions.
 
     A day with neither cost nor tokens adds nothing. Tokens without their cost, and a day that failed, make the whole
     unknown. A day that lacks a bill makes every sum unknown that the bill is part of; what is known of it is told.
     """
     known = [day for day in days if day.spend is not None]
-    lacking = [day for day in days if _lacks(day)]
-    unknown = [day.day for day in days if day.failed or (day.spend is None and day.tokens and not _lacks(day))]
+    lacking = [day for day in days if _lacks_bill(day)]
+    unknown = [day.day for day in days if day.failed or (day.spend is None and day.tokens and not _lacks_bill(day))]
     tokens = sum(day.tokens for day in days)
     spend = None if unknown or lacking or not known else _sum(day.spend for day in known)
     before = None if spend is None else _sum(day.spend_before_credits for day in known)
-    served = _served(days)
+    served = _served_tokens(days)
     counted = known if spend is not None else []
     told = [] if unknown else [*known, *lacking]
     parts = _sum(day.spend_known if day.spend is None else day.spend for day in told)
@@ -55,19 +55,19 @@ def make_period(days: Sequence[DayReport], weights: Mapping[str, int]) -> Period
         spend_before_credits=_usd(before),
         usd_per_mtok_before_credits=_ratio(before, tokens),
         usd_per_mtok_output=_ratio(spend, served.completion_tokens),
-        tax=usd(_sum(day.tax for day in days)),
-        causes={cause: usd(_sum(d.causes.get(cause) for d in told)) for cause in CAUSES} if told else {},
+        tax=to_usd(_sum(day.tax for day in days)),
+        causes={cause: to_usd(_sum(d.causes.get(cause) for d in told)) for cause in CAUSES} if told else {},
         tiers=_tiers(told),
         models=_models(counted),
         keys=_keys(counted),
-        directions=directions_of(served, spend, weights),
+        directions=cost_by_direction(served, spend, weights),
         always_on=_always_on(counted, tokens),
         complete_through=complete_through(days),
         days=tuple(days),
         effective_spend=_effective(counted),
         tokens_failed=sum(day.tokens_failed for day in days),
         variance=_variance(counted),
-        spend_known=usd(parts) if lacking and told else None,
+        spend_known=to_usd(parts) if lacking and told else None,
     )
 
 
@@ -77,17 +77,17 @@ def complete_through(days: Iterable[DayReport]) -> str | None:
     for day in days:
         if day.state not in (None, "estimated") and day.usage_complete:
             through = day.day
-        elif day.failed or day.spend is not None or day.tokens or _lacks(day):
+        elif day.failed or day.spend is not None or day.tokens or _lacks_bill(day):
             break
     return through
 
 
-def _lacks(day: DayReport) -> bool:
+def _lacks_bill(day: DayReport) -> bool:
     """Whether its cost is unknown because a bill is missing."""
     return day.spend is None and day.state == "estimated"
 
 
-def spans(days: Sequence[str]) -> str:
+def format_days(days: Sequence[str]) -> str:
     """Sorted days as text: `2026-05-03, 2026-05-07 to 2026-05-09`."""
     runs: list[list[date]] = []
     for day in map(date.fromisoformat, days):
@@ -101,22 +101,22 @@ def spans(days: Sequence[str]) -> str:
 def _reason(days: Sequence[DayReport], unknown: Sequence[str], told: Sequence[DayReport], tokens: int) -> str | None:
     failed = [day.day for day in days if day.failed]
     if failed:
-        return f"{FAILED}: {spans(failed)}"
-    faults = [f"{NOT_DELIVERED}: {spans(unknown)}"] if unknown else []
-    lacking = [day for day in days if _lacks(day)]
+        return f"{FAILED}: {format_days(failed)}"
+    faults = [f"{NOT_DELIVERED}: {format_days(unknown)}"] if unknown else []
+    lacking = [day for day in days if _lacks_bill(day)]
     if lacking:
         names = dict.fromkeys(one.machine for day in lacking for one in day.unbilled if not one.estimated)
-        whose = f": {shortened(list(names))}" if names else ""
-        faults.append(f"{NO_BILL_YET}{whose} on {spans([day.day for day in lacking])}")
+        whose = f": {abbreviate(list(names))}" if names else ""
+        faults.append(f"{NO_BILL_YET}{whose} on {format_days([day.day for day in lacking])}")
     if faults:
         through = complete_through(days)
         return "; ".join([*faults, *([f"the days up to {through} are whole"] if through else [])])
     if not told:
-        return f"neither cost nor tokens: {spans([day.day for day in days])}"
+        return f"neither cost nor tokens: {format_days([day.day for day in days])}"
     return None if tokens else NO_TOKENS
 
 
-def _served(days: Sequence[DayReport]) -> TokenSums:
+def _served_tokens(days: Sequence[DayReport]) -> TokenSums:
     found = [day.directions for day in days]
     uncached, cached, output = (sum(getattr(d, name).tokens for d in found) for name in Directions.__struct_fields__)
     return TokenSums(prompt_tokens=uncached + cached, cached_tokens=cached, completion_tokens=output)
@@ -124,16 +124,18 @@ def _served(days: Sequence[DayReport]) -> TokenSums:
 
 def _tiers(days: Sequence[DayReport]) -> tuple[TierFigure, ...]:
     every = [tier for day in days for tier in day.tiers]
-    sums = _named((t.tier, (t.spend_known if t.spend is None else t.spend) or Decimal(0), t.tokens) for t in every)
+    sums = _sum_by_name(
+        (t.tier, (t.spend_known if t.spend is None else t.spend) or Decimal(0), t.tokens) for t in every
+    )
     lacking = {tier.tier: tier.reason for tier in reversed(every) if tier.spend is None}
     return tuple(
         TierFigure(
             tier=name,
-            spend=None if name in lacking else usd(spend),
+            spend=None if name in lacking else to_usd(spend),
             tokens=tokens,
             usd_per_mtok=None if name in lacking else per_mtok(spend, tokens),
             reason=lacking.get(name),
-            spend_known=usd(spend) if name in lacking else None,
+            spend_known=to_usd(spend) if name in lacking else None,
         )
         for name, (spend, tokens) in sums.items()
     )
@@ -142,45 +144,47 @@ def _tiers(days: Sequence[DayReport]) -> tuple[TierFigure, ...]:
 def _models(days: Sequence[DayReport]) -> tuple[ModelFigure, ...]:
     every = [figure for day in days for figure in day.models]
     untold = {figure.model for figure in every if figure.spend_before_credits is None}
-    before = _named((m.model, m.spend_before_credits or Decimal(0), 0) for m in every)
+    before = _sum_by_name((m.model, m.spend_before_credits or Decimal(0), 0) for m in every)
     return tuple(
         ModelFigure(
             model=name,
-            spend=usd(spend),
+            spend=to_usd(spend),
             tokens=tokens,
             usd_per_mtok=per_mtok(spend, tokens),
-            spend_before_credits=None if name in untold else usd(before[name][0]),
+            spend_before_credits=None if name in untold else to_usd(before[name][0]),
         )
-        for name, (spend, tokens) in _named((m.model, m.spend, m.tokens) for m in every).items()
+        for name, (spend, tokens) in _sum_by_name((m.model, m.spend, m.tokens) for m in every).items()
     )
 
 
 def _keys(days: Sequence[DayReport]) -> tuple[KeyFigure, ...]:
-    wakes = _named((k.key_id, k.wakes, 0) for day in days for k in day.keys)
+    wakes = _sum_by_name((k.key_id, k.wakes, 0) for day in days for k in day.keys)
     return tuple(
         KeyFigure(
             key_id=name,
-            spend=usd(spend),
+            spend=to_usd(spend),
             tokens=tokens,
             usd_per_mtok=per_mtok(spend, tokens),
-            wakes=usd(wakes[name][0]),
+            wakes=to_usd(wakes[name][0]),
         )
-        for name, (spend, tokens) in _named((k.key_id, k.spend, k.tokens) for day in days for k in day.keys).items()
+        for name, (spend, tokens) in _sum_by_name(
+            (k.key_id, k.spend, k.tokens) for day in days for k in day.keys
+        ).items()
     )
 
 
-def _named(parts: Iterable[tuple[N, Decimal, int]]) -> dict[N, tuple[int, int]]:
+def _sum_by_name(parts: Iterable[tuple[N, Decimal, int]]) -> dict[N, tuple[int, int]]:
     """Units and tokens by name, in the order in which the names first appear."""
     sums: dict[N, tuple[int, int]] = {}
     for name, spend, tokens in parts:
         so_far = sums.get(name, (0, 0))
-        sums[name] = (so_far[0] + units(spend), so_far[1] + tokens)
+        sums[name] = (so_far[0] + to_units(spend), so_far[1] + tokens)
     return sums
 
 
 def _effective(days: Sequence[DayReport]) -> Decimal | None:
     told = [day.effective_spend for day in days if day.effective_spend is not None]
-    return usd(_sum(told)) if told and len(told) == len(days) else None
+    return to_usd(_sum(told)) if told and len(told) == len(days) else None
 
 
 def _variance(days: Sequence[DayReport]) -> Variance | None:
@@ -188,7 +192,7 @@ def _variance(days: Sequence[DayReport]) -> Variance | None:
     if not told:
         return None
     accrued, billed = _sum(v.accrued for v in told), _sum(v.billed for v in told)
-    return Variance(accrued=usd(accrued), billed=usd(billed), difference=usd(billed - accrued))
+    return Variance(accrued=to_usd(accrued), billed=to_usd(billed), difference=to_usd(billed - accrued))
 
 
 def _always_on(days: Sequence[DayReport], tokens: int) -> AlwaysOn | None:
@@ -199,16 +203,16 @@ def _always_on(days: Sequence[DayReport], tokens: int) -> AlwaysOn | None:
     if silent is not None or len(told) < len(days):
         return AlwaysOn(spend=None, usd_per_mtok=None, reason=silent or "not known of every day")
     spend = _sum(figure.spend for figure in told)
-    return AlwaysOn(spend=usd(spend), usd_per_mtok=per_mtok(spend, tokens))
+    return AlwaysOn(spend=to_usd(spend), usd_per_mtok=per_mtok(spend, tokens))
 
 
 def _sum(amounts: Iterable[Decimal | None]) -> int:
     """Units; None adds nothing."""
-    return sum(units(amount) for amount in amounts if amount is not None)
+    return sum(to_units(amount) for amount in amounts if amount is not None)
 
 
 def _usd(amount: int | None) -> Decimal | None:
-    return None if amount is None else usd(amount)
+    return None if amount is None else to_usd(amount)
 
 
 def _ratio(amount: int | None, tokens: int) -> Decimal | None:

@@ -5,8 +5,14 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from services.billing.core.revisions.charge_digest import SourceCharges
-from services.billing.core.revisions.figure_changes import MOST, moved, moved_parts, shown, signed
-from services.billing.core.revisions.revision import HASHED, Inputs, Stored
+from services.billing.core.revisions.figure_changes import (
+    MAX_LISTED,
+    changed_parts,
+    format_change,
+    format_signed,
+    shorten_name,
+)
+from services.billing.core.revisions.revision import HASH_PREFIX, RevisionInputs, StoredRevision
 from shared.messages.billing import DayReport
 
 MAX_LENGTH = 600
@@ -21,26 +27,26 @@ class _Cause(NamedTuple):
     """What it moved the figure by, in USD; None where that is not known."""
 
 
-def reason(report: DayReport, inputs: Inputs, newest: Stored) -> str:
+def change_reason(report: DayReport, inputs: RevisionInputs, newest: StoredRevision) -> str:
     """Say what moved between the newest revision and this report."""
     text = "; ".join(_clauses(newest.report, newest.inputs, report, inputs))
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
 
 
-def _clauses(before: DayReport, old: Inputs, after: DayReport, new: Inputs) -> Iterator[str]:
+def _clauses(before: DayReport, old: RevisionInputs, after: DayReport, new: RevisionInputs) -> Iterator[str]:
     moves = False
     if before.spend != after.spend:
         moves = True
-        move = moved(before.spend, after.spend, before.spend_known, after.spend_known)
-        yield f"spend {move}: {_listed(_spend_causes(before, old, after, new))}"
+        move = format_change(before.spend, after.spend, before.spend_known, after.spend_known)
+        yield f"spend {move}: {_format_causes(_spend_causes(before, old, after, new))}"
     if before.tax != after.tax:
         moves = True
         causes = [*_charge_causes(old, new, lambda charges: charges.tax)] or [*_other_causes(old, new)]
-        yield f"tax {moved(before.tax, after.tax)}: {_listed(causes)}"
+        yield f"tax {format_change(before.tax, after.tax)}: {_format_causes(causes)}"
     if before.tokens != after.tokens:
         moves = True
         count = after.tokens - before.tokens
-        yield f"tokens {before.tokens:,} → {after.tokens:,} ({count:+,}): {_usage_word(old)}"
+        yield f"tokens {before.tokens:,} → {after.tokens:,} ({count:+,}): {_usage_cause(old)}"
     state = _state_clause(before, old, after, new)
     if state is not None:
         yield state
@@ -50,30 +56,32 @@ def _clauses(before: DayReport, old: Inputs, after: DayReport, new: Inputs) -> I
     if moves:
         return
     causes = [*_charge_causes(old, new, lambda charges: charges.spend), *_other_causes(old, new)]
-    parts = moved_parts(before, after)
+    parts = changed_parts(before, after)
     if parts:
-        yield f"{', '.join(parts)}: {_listed(causes)}"
+        yield f"{', '.join(parts)}: {_format_causes(causes)}"
     elif state is None and not completes:
-        yield f"no figure moved: {_listed(causes)}"
+        yield f"no figure moved: {_format_causes(causes)}"
 
 
-def _spend_causes(before: DayReport, old: Inputs, after: DayReport, new: Inputs) -> list[_Cause]:
+def _spend_causes(before: DayReport, old: RevisionInputs, after: DayReport, new: RevisionInputs) -> list[_Cause]:
     """Every cause with its amount; together they are all that the spend moved by."""
     causes = [*_charge_causes(old, new, lambda charges: charges.spend), *_estimate_cause(old, new, after)]
     if after.spend is None and after.reason:
-        causes.append(_Cause(shown(after.reason)))
-    whole = _known(after) - _known(before)
+        causes.append(_Cause(shorten_name(after.reason)))
+    whole = _known_spend(after) - _known_spend(before)
     known = [cause.amount for cause in causes if cause.amount is not None]
     if old.sources is None or abs(whole - sum(known)) > ROUNDING:
         causes += _other_causes(old, new, is_explained=bool(causes))
     return causes
 
 
-def _known(report: DayReport) -> Decimal:
+def _known_spend(report: DayReport) -> Decimal:
     return next((amount for amount in (report.spend, report.spend_known) if amount is not None), Decimal(0))
 
 
-def _charge_causes(old: Inputs, new: Inputs, amount: Callable[[SourceCharges], Decimal]) -> Iterator[_Cause]:
+def _charge_causes(
+    old: RevisionInputs, new: RevisionInputs, amount: Callable[[SourceCharges], Decimal]
+) -> Iterator[_Cause]:
     """The sources whose charges of the day are others than before."""
     if old.sources is None:
         yield from _file_causes(old, new)
@@ -86,22 +94,22 @@ def _charge_causes(old: Inputs, new: Inputs, amount: Callable[[SourceCharges], D
             continue
         rows = (0 if now is None else now.rows) - (0 if was is None else was.rows)
         more = (Decimal(0) if now is None else amount(now)) - (Decimal(0) if was is None else amount(was))
-        told = ", ".join([_rows(rows), *([signed(more)] if more else [])])
-        yield _Cause(f"charges of source {shown(source)}, {_origin(source, old, new)} ({told})", more)
+        told = ", ".join([_format_rows(rows), *([format_signed(more)] if more else [])])
+        yield _Cause(f"charges of source {shorten_name(source)}, {_origin(source, old, new)} ({told})", more)
 
 
-def _file_causes(old: Inputs, new: Inputs) -> Iterator[_Cause]:
+def _file_causes(old: RevisionInputs, new: RevisionInputs) -> Iterator[_Cause]:
     """The same by the files alone, where an older version did not keep what the charges were."""
     changed = sorted({source for source, _ in _hashes(old) ^ _hashes(new)})
     rows = new.charges - old.charges
     for source in changed:
-        told = f" ({_rows(rows)})" if len(changed) == 1 else ""
-        yield _Cause(f"charges of source {shown(source)}, {_origin(source, old, new)}{told}")
+        told = f" ({_format_rows(rows)})" if len(changed) == 1 else ""
+        yield _Cause(f"charges of source {shorten_name(source)}, {_origin(source, old, new)}{told}")
     if not changed and rows:
-        yield _Cause(f"charges ({_rows(rows)})")
+        yield _Cause(f"charges ({_format_rows(rows)})")
 
 
-def _origin(source: str, old: Inputs, new: Inputs) -> str:
+def _origin(source: str, old: RevisionInputs, new: RevisionInputs) -> str:
     """Which files the other charges came with, else why the same files say something else."""
     files = _new_files(source, old, new)
     voided, restored = _invoices(old, new, "voided", source), _invoices(new, old, "voided", source)
@@ -113,7 +121,7 @@ def _origin(source: str, old: Inputs, new: Inputs) -> str:
     # All charges of an invoice may come back with it, and with them a file that was there before.
     if files and not restored:
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        origins.insert(0, f"file {shown(files[0])}{more}")
+        origins.insert(0, f"file {shorten_name(files[0])}{more}")
     if origins:
         return ", ".join(origins)
     changed = [name for name in ("machine list", "exchange rates") if old.settings.get(name) != new.settings.get(name)]
@@ -122,16 +130,16 @@ def _origin(source: str, old: Inputs, new: Inputs) -> str:
     return "no longer counted" if source not in {file.source for file in new.files} else "files read by a newer reader"
 
 
-def _hashes(inputs: Inputs) -> set[tuple[str, str]]:
+def _hashes(inputs: RevisionInputs) -> set[tuple[str, str]]:
     return {(file.source, file.sha256) for file in inputs.files}
 
 
-def _new_files(source: str, old: Inputs, new: Inputs) -> list[str]:
+def _new_files(source: str, old: RevisionInputs, new: RevisionInputs) -> list[str]:
     known = _hashes(old)
     return [file.file_name for file in new.files if file.source == source and (source, file.sha256) not in known]
 
 
-def _estimate_cause(old: Inputs, new: Inputs, after: DayReport) -> Iterator[_Cause]:
+def _estimate_cause(old: RevisionInputs, new: RevisionInputs, after: DayReport) -> Iterator[_Cause]:
     if old.estimate is None or new.estimate is None or old.estimate == new.estimate:
         return
     more = new.estimate - old.estimate
@@ -150,10 +158,10 @@ def _estimate_cause(old: Inputs, new: Inputs, after: DayReport) -> Iterator[_Cau
         text = "no estimate beside invoices that tie"
     else:
         text = "estimate of machine hours"
-    yield _Cause(f"{text} ({signed(more)})", more)
+    yield _Cause(f"{text} ({format_signed(more)})", more)
 
 
-def _other_causes(old: Inputs, new: Inputs, *, is_explained: bool = False) -> Iterator[_Cause]:
+def _other_causes(old: RevisionInputs, new: RevisionInputs, *, is_explained: bool = False) -> Iterator[_Cause]:
     """What changed besides the charges. With no input changed it was the calculation."""
     causes = [text for _, text in _changed_settings(old, new)]
     if _differs(old.accruals_sha256, new.accruals_sha256):
@@ -162,7 +170,7 @@ def _other_causes(old: Inputs, new: Inputs, *, is_explained: bool = False) -> It
         causes.append("the journal of machine states")
     usage_differs = _differs(old.usage_sha256, new.usage_sha256) or _differs(old.busy_sha256, new.busy_sha256)
     if usage_differs or old.failed_tokens != new.failed_tokens:
-        causes.append(_usage_word(old))
+        causes.append(_usage_cause(old))
     if old.over != new.over:
         causes.append("the day is over")
     if not causes and not old.over:
@@ -174,7 +182,7 @@ def _other_causes(old: Inputs, new: Inputs, *, is_explained: bool = False) -> It
     yield from map(_Cause, causes)
 
 
-def _changed_settings(old: Inputs, new: Inputs) -> list[tuple[str, str]]:
+def _changed_settings(old: RevisionInputs, new: RevisionInputs) -> list[tuple[str, str]]:
     """Names of settings, each with how it changed."""
     if not old.settings:
         return [("settings", "settings changed")] if _differs(old.settings_sha256, new.settings_sha256) else []
@@ -182,13 +190,13 @@ def _changed_settings(old: Inputs, new: Inputs) -> list[tuple[str, str]]:
     for name in sorted({*old.settings, *new.settings}):
         before, after = old.settings.get(name), new.settings.get(name)
         if before != after:
-            is_hash = (before or after or "").startswith(HASHED)
+            is_hash = (before or after or "").startswith(HASH_PREFIX)
             how = "changed" if is_hash else f"{before or 'none'} → {after or 'none'}"
             found.append((name, f"{name} {how}"))
     return found
 
 
-def _state_clause(before: DayReport, old: Inputs, after: DayReport, new: Inputs) -> str | None:
+def _state_clause(before: DayReport, old: RevisionInputs, after: DayReport, new: RevisionInputs) -> str | None:
     """Of states until a day is final; what comes then is told by the figures that moved."""
     if before.state == after.state or before.state in ("final", "restated") or old.was_final:
         return None
@@ -211,11 +219,11 @@ def _state_clause(before: DayReport, old: Inputs, after: DayReport, new: Inputs)
 def _completeness(after: DayReport) -> str:
     if after.usage_complete:
         return "usage is complete"
-    why = f": {shown(after.usage_reasons[0])}" if after.usage_reasons else ""
+    why = f": {shorten_name(after.usage_reasons[0])}" if after.usage_reasons else ""
     return f"usage is not complete{why}"
 
 
-def _invoices(old: Inputs, new: Inputs, state: str, source: str | None = None) -> list[str]:
+def _invoices(old: RevisionInputs, new: RevisionInputs, state: str, source: str | None = None) -> list[str]:
     """The invoices that have this standing now and had another one."""
     had = {(s, issuer, number) for s, issuer, number, was in old.invoices if was == state}
     return [
@@ -227,9 +235,11 @@ def _invoices(old: Inputs, new: Inputs, state: str, source: str | None = None) -
 
 def _invoice_names(numbers: Sequence[str]) -> str:
     """Charges that name no invoice have an empty number."""
-    names = [shown(number) for number in numbers if number]
-    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-    invoices = [f"{'invoice' if len(names) == 1 else 'invoices'} {', '.join(names[:MOST])}{more}"] if names else []
+    names = [shorten_name(number) for number in numbers if number]
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    invoices = (
+        [f"{'invoice' if len(names) == 1 else 'invoices'} {', '.join(names[:MAX_LISTED])}{more}"] if names else []
+    )
     return " and ".join([*invoices, *(["what names no invoice"] if len(names) < len(numbers) else [])])
 
 
@@ -238,22 +248,22 @@ def _differs(old: str, new: str) -> bool:
     return bool(old) and old != new
 
 
-def _usage_word(old: Inputs) -> str:
+def _usage_cause(old: RevisionInputs) -> str:
     return "late usage" if old.over else "more usage"
 
 
-def _rows(count: int) -> str:
+def _format_rows(count: int) -> str:
     if not count:
         return "rows changed"
     return f"{abs(count):,} {'row' if abs(count) == 1 else 'rows'} {'added' if count > 0 else 'removed'}"
 
 
-def _listed(causes: Iterable[_Cause]) -> str:
+def _format_causes(causes: Iterable[_Cause]) -> str:
     """The largest first, those without an amount last."""
     ordered = sorted(causes, key=lambda cause: (cause.amount is None, -abs(cause.amount or Decimal(0))))
-    rest = ordered[MOST:]
-    told = [cause.text for cause in ordered[:MOST]]
+    rest = ordered[MAX_LISTED:]
+    told = [cause.text for cause in ordered[:MAX_LISTED]]
     if rest:
         amount = sum((cause.amount or Decimal(0) for cause in rest), Decimal(0))
-        told.append(f"and {len(rest)} more{f' ({signed(amount)})' if amount else ''}")
+        told.append(f"and {len(rest)} more{f' ({format_signed(amount)})' if amount else ''}")
     return ", ".join(told)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from services.billing.core.allocation.charge_groups import Kind, day_part, quantity_units
+from services.billing.core.allocation.charge_groups import ChargeKey, cost_on_day, quantity_units
 from services.billing.core.invoice_files.focus import CostRow
-from services.billing.core.money import units, usd
+from services.billing.core.money import to_units, to_usd
 from services.billing.core.utc_time import Window
 from shared.messages.codec import Unreadable, decode
 
@@ -52,10 +52,10 @@ def charges_by_source(rows: Iterable[tuple[str, CostRow]], day: Window) -> tuple
             tags[row.tags] = _canonical(row.tags)
         sums = found.setdefault(source, {}).setdefault(_line(row, tags[row.tags]), [0, 0, 0, 0])
         sums[0] += row.rows
-        sums[1] += units(row.billed)
-        sums[2] += 0 if row.effective is None else units(row.effective)
+        sums[1] += to_units(row.billed)
+        sums[2] += 0 if row.effective is None else to_units(row.effective)
         sums[3] += 0 if row.consumed_quantity is None else quantity_units(row.consumed_quantity)
-    return tuple(_summed(source, lines, day) for source, lines in sorted(found.items()))
+    return tuple(_sum_source(source, lines, day) for source, lines in sorted(found.items()))
 
 
 def _line(row: CostRow, tags: str | None) -> _Line:
@@ -74,11 +74,11 @@ def _line(row: CostRow, tags: str | None) -> _Line:
     )
 
 
-def _summed(source: str, lines: dict[_Line, list[int]], day: Window) -> SourceCharges:
+def _sum_source(source: str, lines: dict[_Line, list[int]], day: Window) -> SourceCharges:
     spend = tax = 0
     for line, (_, billed, *_) in lines.items():
-        kind = Kind(line.start, line.end, "shared", line.category, line.service_category, False, line.per_usd)
-        part = day_part(billed, kind, day)
+        kind = ChargeKey(line.start, line.end, "shared", line.category, line.service_category, False, line.per_usd)
+        part = cost_on_day(billed, kind, day)
         spend, tax = (spend, tax + part) if line.category == "Tax" else (spend + part, tax)
     # Amounts are texts: they may be larger than a JSON number.
     written = sorted(msgspec.json.encode((*line, *map(str, sums))) for line, sums in lines.items())
@@ -86,8 +86,8 @@ def _summed(source: str, lines: dict[_Line, list[int]], day: Window) -> SourceCh
         source=source,
         sha256=hashlib.sha256(b"\n".join(written)).hexdigest(),
         rows=sum(sums[0] for sums in lines.values()),
-        spend=usd(spend),
-        tax=usd(tax),
+        spend=to_usd(spend),
+        tax=to_usd(tax),
     )
 
 

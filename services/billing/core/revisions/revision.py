@@ -21,7 +21,7 @@ class FileInput(msgspec.Struct, frozen=True, kw_only=True, order=True):
     rows: int = 0
 
 
-class Inputs(msgspec.Struct, frozen=True, kw_only=True):
+class RevisionInputs(msgspec.Struct, frozen=True, kw_only=True):
     """What a report was made from, kept with it: long lists as their hash and their length."""
 
     over: bool = False
@@ -49,18 +49,18 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     estimate: Decimal | None = None
     """The part of the spend that no charge covers, in USD; None where an older version kept it."""
     settings: dict[str, str] = {}
-    """Settings by name: what they are, or `HASHED` and their hash. Empty where an older version kept it."""
+    """Settings by name: what they are, or `HASH_PREFIX` and their hash. Empty where an older version kept it."""
 
     @property
     def digest(self) -> str:
         return sha256(msgspec.structs.replace(self, was_final=False))
 
 
-class Stored(NamedTuple):
+class StoredRevision(NamedTuple):
     """A day's newest revision as it was kept."""
 
     report: DayReport
-    inputs: Inputs
+    inputs: RevisionInputs
     figures: dict[str, Any]
     """The report's JSON: it has no figure that the version which kept it did not know."""
 
@@ -70,9 +70,9 @@ class Stored(NamedTuple):
         return self.inputs.was_final or self.report.state == "final"
 
 
-HASHED = "sha256:"
+HASH_PREFIX = "sha256:"
 """Begins a setting that is too long to be kept itself."""
-_NO_FIGURES = frozenset({"revision", "change", "state", "sources"})
+_UNCOMPARED_FIELDS = frozenset({"revision", "change", "state", "sources"})
 """Of a report's fields. Which of the files with the same charges is named makes no difference."""
 
 
@@ -81,7 +81,7 @@ def sha256(data: object) -> str:
     return hashlib.sha256(msgspec.json.encode(data, order="deterministic")).hexdigest()
 
 
-def differs(report: DayReport, inputs: Inputs, newest: Stored) -> bool:
+def needs_revision(report: DayReport, inputs: RevisionInputs, newest: StoredRevision) -> bool:
     """Whether a figure, the state or the content of the charges is another one than in the newest revision.
 
     How often and in which files the same charges were delivered makes no difference, and neither does a setting or an
@@ -91,17 +91,17 @@ def differs(report: DayReport, inputs: Inputs, newest: Stored) -> bool:
     if not newest.was_final and report.state != newest.report.state:
         return True
     # What every machine awake would cost is no figure of the books: by itself it does not restate a final day.
-    ignored = _NO_FIGURES | ({"always_on"} if newest.was_final else frozenset())
+    ignored = _UNCOMPARED_FIELDS | ({"always_on"} if newest.was_final else frozenset())
     kept = {name: value for name, value in newest.figures.items() if name not in ignored}
-    if not _covers(decode(encode(report), dict[str, Any]), kept):
+    if not _contains(decode(encode(report), dict[str, Any]), kept):
         return True
     before = newest.inputs.sources
     return before is not None and _content(before) != _content(inputs.sources or ())
 
 
-def revised(
-    report: DayReport, inputs: Inputs, newest: Stored, change: str, published: int = 0
-) -> tuple[DayReport, Inputs]:
+def next_revision(
+    report: DayReport, inputs: RevisionInputs, newest: StoredRevision, change: str, published: int = 0
+) -> tuple[DayReport, RevisionInputs]:
     """Return the next revision. After a final one it is a restatement.
 
     Its number is above the `published` one too: books that were restored from an older copy have lost some.
@@ -117,10 +117,12 @@ def _content(sources: tuple[SourceCharges, ...]) -> list[tuple[str, str]]:
     return [(charges.source, charges.sha256) for charges in sources]
 
 
-def _covers(now: object, kept: object) -> bool:
+def _contains(now: object, kept: object) -> bool:
     """Whether all that was kept is the same now; fields that a newer version has added may be there besides."""
     if isinstance(kept, dict):
-        return isinstance(now, dict) and all(name in now and _covers(now[name], value) for name, value in kept.items())
+        return isinstance(now, dict) and all(
+            name in now and _contains(now[name], value) for name, value in kept.items()
+        )
     if isinstance(kept, list):
-        return isinstance(now, list) and len(now) == len(kept) and all(map(_covers, now, kept))
+        return isinstance(now, list) and len(now) == len(kept) and all(map(_contains, now, kept))
     return now == kept

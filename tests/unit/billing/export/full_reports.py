@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from msgspec.structs import replace
 
-from services.billing.core.money import per_mtok, split, units, usd
-from services.billing.core.reports.period_report import make_period
+from services.billing.core.money import per_mtok, split_exactly, to_units, to_usd
+from services.billing.core.reports.period_report import build_period_report
 from shared.messages.billing import (
     CAUSES,
     AlwaysOn,
@@ -53,27 +53,27 @@ def day_report(
     names: Mapping[str | None, str] = MappingProxyType({}),
 ) -> DayReport:
     """A day on which everything is known; tiers, models and keys sum as they must."""
-    total = units(Decimal(spend))
-    causes = split(total, [40, 20, 9, 1, 5, 15, 7, 3])
+    total = to_units(Decimal(spend))
+    causes = split_exactly(total, [40, 20, 9, 1, 5, 15, 7, 3])
     of_tiers = total - causes[CAUSES.index("unattributed")]
     input_, cached = tokens * 6 // 10, tokens // 10
     output = tokens - input_ - cached
 
     def parts(count: int) -> list[tuple[Decimal, int, Decimal | None]]:
-        spends = split(of_tiers, range(count, 0, -1))
-        counts = split(tokens, [*range(count - 1, 0, -1), 0] if count > 1 else [1])
-        return [(usd(s), t, per_mtok(s, t)) for s, t in zip(spends, counts, strict=True)]
+        spends = split_exactly(of_tiers, range(count, 0, -1))
+        counts = split_exactly(tokens, [*range(count - 1, 0, -1), 0] if count > 1 else [1])
+        return [(to_usd(s), t, per_mtok(s, t)) for s, t in zip(spends, counts, strict=True)]
 
     return DayReport(
         day=day,
         state=state,
         revision=3,
         currency="USD",
-        spend=usd(total),
+        spend=to_usd(total),
         tokens=tokens,
         usd_per_mtok=per_mtok(total, tokens),
         reason=None,
-        causes={cause: usd(part) for cause, part in zip(CAUSES, causes, strict=True)},
+        causes={cause: to_usd(part) for cause, part in zip(CAUSES, causes, strict=True)},
         tiers=tuple(
             TierFigure(tier=name, spend=s, tokens=t, usd_per_mtok=r)
             for name, (s, t, r) in zip(("h100x2", "l4x2"), parts(2), strict=True)
@@ -84,13 +84,13 @@ def day_report(
             output=DirectionFigure(tokens=output, usd_per_mtok=Decimal(5)),
         ),
         tax=Decimal("190.5"),
-        spend_before_credits=usd(total + units(Decimal("66.000000000001"))),
+        spend_before_credits=to_usd(total + to_units(Decimal("66.000000000001"))),
         sources=(f"focus-{day[:7]}.csv from cloud, SHA-256 {'ab' * 32}",),
         change="late usage",
         usage_complete=True,
         tokens_failed=1200,
         billed_share=Decimal("0.75"),
-        effective_spend=usd(total - 5),
+        effective_spend=to_usd(total - 5),
         usd_per_mtok_before_credits=Decimal("2.64"),
         usd_per_mtok_output=per_mtok(total, output),
         models=tuple(
@@ -159,11 +159,11 @@ def evil_day() -> DayReport:
 def explained(report: DayReport, names: tuple[str, ...] = ("disk-1", "nat-1")) -> DayReport:
     """With what its unattributed cost is made of: a line for each name, and a rest."""
     amount = report.causes["unattributed"]
-    parts = split(units(amount), range(len(names) + 1, 0, -1))
+    parts = split_exactly(to_units(amount), range(len(names) + 1, 0, -1))
     lines = tuple(
         CostLine(
             what="charges",
-            amount=usd(part),
+            amount=to_usd(part),
             resource=name,
             service=name,
             category=name,
@@ -174,7 +174,9 @@ def explained(report: DayReport, names: tuple[str, ...] = ("disk-1", "nat-1")) -
         )
         for part, name in zip(parts, names, strict=False)
     )
-    one = Explanation(figure="unattributed", is_tier=False, amount=amount, lines=lines, more=1234, rest=usd(parts[-1]))
+    one = Explanation(
+        figure="unattributed", is_tier=False, amount=amount, lines=lines, more=1234, rest=to_usd(parts[-1])
+    )
     estimate = CostLine(what="estimate", amount=Decimal(3), resource=names[0])
     tier = Explanation(figure=report.tiers[0].tier, is_tier=True, amount=Decimal(3), lines=(estimate,))
     return replace(report, explanations=(one, tier))
@@ -195,7 +197,7 @@ def period_report(
         )
         for number in range(days)
     ]
-    return make_period(made, WEIGHTS)
+    return build_period_report(made, WEIGHTS)
 
 
 def statement(*, key_id: str = "k1", model: str = "qwen3-coder", name: str | None = None) -> Statement:

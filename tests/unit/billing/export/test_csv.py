@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from services.billing.adapters.export.csv import DAY_COLUMNS, STATEMENT_COLUMNS, report_csv, statement_csv
-from services.billing.core.money import usd
+from services.billing.core.money import to_usd
 from shared.csv_cells import csv_text
 from shared.messages.billing import PeriodReport
 from tests.unit.billing.export.full_reports import EVIL, day_report, evil_day, period_report, statement, unknown
 
-AMOUNTS = st.integers(-(10**18), 10**24).map(usd)
+AMOUNTS = st.integers(-(10**18), 10**24).map(to_usd)
 
 
 def rows_of(data: bytes) -> list[dict[str, str]]:

@@ -7,10 +7,10 @@ from decimal import Decimal
 import pytest
 from msgspec.structs import replace
 
-from services.billing.adapters.export.charts import plot
-from services.billing.adapters.export.formatting import MINUS, NOTHING, usd
+from services.billing.adapters.export.charts import plot_days
+from services.billing.adapters.export.formatting import MINUS, NOTHING, format_usd
 from services.billing.adapters.export.html import MOST_ROWS, report_html, statement_html
-from services.billing.core.reports.period_report import make_period
+from services.billing.core.reports.period_report import build_period_report
 from shared.messages.billing import CAUSES, Cause
 from tests.unit.billing.export.full_reports import (
     EVIL,
@@ -33,7 +33,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "unknown day", report_html(unknown())
     yield "hostile day", report_html(evil_day())
     yield "period", report_html(period_report(30))
-    yield "period without figures", report_html(make_period([unknown()], WEIGHTS))
+    yield "period without figures", report_html(build_period_report([unknown()], WEIGHTS))
     yield "statement", statement_html(statement())
     yield "hostile statement", statement_html(statement(key_id=EVIL[1], model=EVIL[2]))
 
@@ -57,12 +57,18 @@ def test_a_day_is_told_with_state_revision_and_change() -> None:
 def test_a_period_leads_with_its_own_figure() -> None:
     report = period_report(30)
     page = Page(report_html(report))
-    last = make_period(report.days[-7:], WEIGHTS)
+    last = build_period_report(report.days[-7:], WEIGHTS)
     assert last.usd_per_mtok is not None
-    first = page.text.index(usd(report.usd_per_mtok, 4))
+    first = page.text.index(format_usd(report.usd_per_mtok, 4))
     assert first < page.text.index("served, all 30 days") < page.text.index("Day by day")
     assert page.text.index("All 30") < page.text.index("The last 7")
-    assert ["The last 7", usd(last.usd_per_mtok, 4), "estimated", usd(last.spend), "2 800 000 000"] in page.rows
+    assert [
+        "The last 7",
+        format_usd(last.usd_per_mtok, 4),
+        "estimated",
+        format_usd(last.spend),
+        "2 800 000 000",
+    ] in page.rows
     assert [row[0] for row in page.rows if row[0].startswith("2026-")] == [day.day for day in report.days]
     assert [row[0] for row in Page(report_html(last)).rows if row[0].startswith("The last")] == []
     assert f"complete usage through {report.complete_through}" in page.text
@@ -78,7 +84,7 @@ def test_a_day_in_the_chart_is_marked_with_its_state_which_the_legend_says() -> 
 
 def test_columns_are_in_proportion_and_a_day_without_a_figure_has_none() -> None:
     days = [day_report("2026-05-01", "100"), replace(unknown("2026-05-02"), tokens=0), day_report("2026-05-03", "400")]
-    page = Page(report_html(make_period(days, WEIGHTS)))
+    page = Page(report_html(build_period_report(days, WEIGHTS)))
     heights = [float((a["height"] or "")[:-1]) for a in page.of("rect") if "%" in (a.get("height") or "")]
     assert len(heights) == 2
     assert heights[1] == pytest.approx(4 * heights[0], rel=1e-3)
@@ -89,7 +95,7 @@ def test_columns_are_in_proportion_and_a_day_without_a_figure_has_none() -> None
 
 def test_columns_stand_on_the_zero_line_and_hang_from_it_below_zero() -> None:
     days = [replace(day_report(), usd_per_mtok=Decimal(ratio)) for ratio in ("0.9", "-0.5", "0")]
-    found = plot(days)
+    found = plot_days(days)
     assert found.labels == ("$1.00", "$0.25", f"{MINUS}$0.50")
     assert found.zero == "66.667%"
     assert [(column.y, column.height) for column in found.columns] == [
@@ -130,12 +136,12 @@ def test_a_tier_without_its_bill_says_so_in_words_that_can_be_broken_over_lines(
     for row in ([report.tiers[0].tier, NOTHING], ["Spend", NOTHING]):
         (found,) = [cells for cells in page.rows if cells[:2] == row]
         assert found[3] == f"not available{report.reason}"
-    assert f"{usd(report.spend_known)} known of it" in page.text
+    assert f"{format_usd(report.spend_known)} known of it" in page.text
 
 
 def test_null_is_never_told_as_none() -> None:
     """Also of a figure that should not be: a ratio without a state."""
-    page = Page(report_html(make_period([replace(day_report(), state=None), unknown()], WEIGHTS)))
+    page = Page(report_html(build_period_report([replace(day_report(), state=None), unknown()], WEIGHTS)))
     assert "None" not in page.text
 
 
@@ -143,7 +149,7 @@ def test_many_keys_are_the_dearest_and_the_rest_in_one_row() -> None:
     report = day_report(keys=tuple(f"k{number}" for number in range(1000)))
     page = Page(report_html(report))
     (rest,) = [row for row in page.rows if row[0] == f"{1000 - MOST_ROWS} more"]
-    assert rest[1] == usd(sum((key.spend for key in report.keys[MOST_ROWS:]), Decimal(0)))
+    assert rest[1] == format_usd(sum((key.spend for key in report.keys[MOST_ROWS:]), Decimal(0)))
     assert [f"k{MOST_ROWS}"] not in [row[:1] for row in page.rows]
 
 
@@ -160,8 +166,8 @@ def test_tiers_and_what_belongs_to_none_sum_to_the_spend() -> None:
     rows = Page(report_html(report)).rows
     at = next(number for number, row in enumerate(rows) if row[0] == "Tier")
     assert [row[0] for row in rows[at + 1 : at + 5]] == ["h100x2", "l4x2", "unattributed", "Spend"]
-    assert rows[at + 3][1] == usd(report.causes["unattributed"])
-    assert rows[at + 4][1:] == [usd(report.spend), "400 000 000", usd(report.usd_per_mtok, 4)]
+    assert rows[at + 3][1] == format_usd(report.causes["unattributed"])
+    assert rows[at + 4][1:] == [format_usd(report.spend), "400 000 000", format_usd(report.usd_per_mtok, 4)]
 
 
 def test_what_a_figure_is_made_of_lies_folded_below_the_tiers() -> None:
@@ -172,9 +178,9 @@ def test_what_a_figure_is_made_of_lies_folded_below_the_tiers() -> None:
     lines = report.explanations[0].lines
     rows = [row for row in page.rows if row[0].startswith(tuple(line.resource or "" for line in lines))]
     assert [row[1:] for row in rows] == [
-        [usd(x.amount), x.service, x.tag, f"{x.source}{x.file}", "1 234"] for x in lines
+        [format_usd(x.amount), x.service, x.tag, f"{x.source}{x.file}", "1 234"] for x in lines
     ]
-    assert ["1 234 more", usd(report.explanations[0].rest), "", "", "", ""] in page.rows
+    assert ["1 234 more", format_usd(report.explanations[0].rest), "", "", "", ""] in page.rows
     assert "no bill yet: disk-1, estimated" in page.text
     assert Page(report_html(day_report())).of("details") == []
     lacking = replace(report.tiers[0], spend=None, usd_per_mtok=None, reason="no bill yet: m1", spend_known=Decimal(3))
@@ -266,10 +272,10 @@ def luminance(colour: str) -> float:
 
 
 def test_small_amounts_are_seen() -> None:
-    assert [usd(Decimal(a)) for a in ("0.0004", "-2", "0", "1234567.891")] == [
+    assert [format_usd(Decimal(a)) for a in ("0.0004", "-2", "0", "1234567.891")] == [
         "$0.000400",
         f"{MINUS}$2.00",
         "$0.00",
         "$1 234 567.89",
     ]
-    assert usd(Decimal("0.00004"), 4) == "$0.000040"
+    assert format_usd(Decimal("0.00004"), 4) == "$0.000040"

@@ -9,22 +9,29 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.billing.adapters.export.json import json
-from services.billing.adapters.export.report_files import files
-from services.billing.core.money import usd
-from services.billing.core.reports.period_report import make_period
+from services.billing.adapters.export.json import render_json
+from services.billing.adapters.export.report_files import render_files
+from services.billing.core.money import to_usd
+from services.billing.core.reports.period_report import build_period_report
 from shared.messages.billing import DayReport, PeriodReport, Statement
 from tests.unit.billing.export.full_reports import WEIGHTS, day_report, evil_day, period_report, statement, unknown
 from tests.unit.billing.export.html_page import Page
 
 
 def reports() -> Iterator[DayReport | PeriodReport | Statement]:
-    yield from (day_report(), unknown(), evil_day(), period_report(9), make_period([unknown()], WEIGHTS), statement())
+    yield from (
+        day_report(),
+        unknown(),
+        evil_day(),
+        period_report(9),
+        build_period_report([unknown()], WEIGHTS),
+        statement(),
+    )
 
 
 @pytest.mark.parametrize("told", list(reports()))
 def test_json_has_every_field_and_comes_back_as_it_went(told: DayReport | PeriodReport | Statement) -> None:
-    fields = stdlib.loads(json(told), parse_float=pytest.fail)
+    fields = stdlib.loads(render_json(told), parse_float=pytest.fail)
     if isinstance(told, PeriodReport):
         fields["first"] = fields.pop("from")
     assert msgspec.convert(fields, type(told)) == told
@@ -32,20 +39,20 @@ def test_json_has_every_field_and_comes_back_as_it_went(told: DayReport | Period
 
 
 def test_a_decimal_has_no_exponent() -> None:
-    told = stdlib.loads(json(day_report(spend="0.000000000001")))
+    told = stdlib.loads(render_json(day_report(spend="0.000000000001")))
     assert told["spend"] == "0.000000000001"
-    assert "E-" not in json(day_report(spend="0.000000000001")).decode()
+    assert "E-" not in render_json(day_report(spend="0.000000000001")).decode()
 
 
 def test_the_fields_that_other_tools_rely_on() -> None:
     """As the design names them."""
-    day = stdlib.loads(json(day_report()))
+    day = stdlib.loads(render_json(day_report()))
     named = (
         "day state revision currency spend tokens usd_per_mtok reason causes tiers directions tax spend_before_credits"
     )
     assert set(named.split()) <= set(day)
     assert {"tier", "spend", "tokens", "usd_per_mtok"} <= set(day["tiers"][0])
-    period = stdlib.loads(json(period_report(3)))
+    period = stdlib.loads(render_json(period_report(3)))
     assert {"from", "to", "spend", "tokens", "usd_per_mtok", "reason", "days"} <= set(period)
     assert set(named.split()) <= set(period["days"][0])
     assert Decimal(period["spend"]) == sum(Decimal(day["spend"]) for day in period["days"])
@@ -53,13 +60,13 @@ def test_the_fields_that_other_tools_rely_on() -> None:
 
 @pytest.mark.parametrize("told", list(reports()))
 def test_each_has_its_files_and_the_same_again(told: DayReport | PeriodReport | Statement) -> None:
-    made = files(told)
+    made = render_files(told)
     assert set(made) == ({"json", "csv", "html"} if isinstance(told, Statement) else {"json", "csv", "xlsx", "html"})
-    assert made == files(told)
+    assert made == render_files(told)
     assert all(made.values())
 
 
-AMOUNTS = st.integers(-(10**24), 10**24).map(usd)
+AMOUNTS = st.integers(-(10**24), 10**24).map(to_usd)
 COUNTS = st.integers(0, 10**15)
 st.register_type_strategy(Decimal, AMOUNTS)
 
@@ -68,12 +75,12 @@ st.register_type_strategy(Decimal, AMOUNTS)
 @given(st.builds(DayReport, day=st.dates().map(str), tokens=COUNTS, revision=COUNTS, tokens_failed=COUNTS))
 def test_no_report_can_keep_its_files_from_being_made(report: DayReport) -> None:
     """Whatever the names are, and whichever figures are missing."""
-    for told in (report, make_period([report, report], WEIGHTS)):
-        assert all(files(told).values())
-        Page(files(told)["html"].decode())
+    for told in (report, build_period_report([report, report], WEIGHTS)):
+        assert all(render_files(told).values())
+        Page(render_files(told)["html"].decode())
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.builds(Statement, tokens=COUNTS))
 def test_no_statement_can_either(told: Statement) -> None:
-    Page(files(told)["html"].decode())
+    Page(render_files(told)["html"].decode())

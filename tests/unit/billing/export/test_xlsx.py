@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from services.billing.adapters.export import workbook
 from services.billing.adapters.export.csv import report_csv
 from services.billing.adapters.export.xlsx import report_xlsx
-from services.billing.core.reports.period_report import make_period
+from services.billing.core.reports.period_report import build_period_report
 from shared.errors import Rejected
 from tests.unit.billing.export.full_reports import WEIGHTS, day_report, evil_day, lacking, period_report, unknown
 
@@ -105,7 +105,9 @@ def test_it_is_printed_on_ten_pages_at_most(days: int, keys: int) -> None:
 def test_a_text_beside_a_figure_is_seen_whole() -> None:
     """A column as narrow as before would cut off the span of a period and the id of a key without a name."""
     key = "01a219a3-e008-7827-ab22-9b393852b162"
-    book = Book(report_xlsx(make_period([day_report("2026-05-03", keys=(key,)), day_report("2026-05-04")], WEIGHTS)))
+    book = Book(
+        report_xlsx(build_period_report([day_report("2026-05-03", keys=(key,)), day_report("2026-05-04")], WEIGHTS))
+    )
     columns = list(book.xml("xl/worksheets/sheet1.xml").iter(f"{MAIN}col"))
     widths = {int(c.get("min") or 0): float(c.get("width") or 0) for c in columns}
     assert widths[1] >= len("2026-05-03 to 2026-05-04")
@@ -179,7 +181,7 @@ def test_what_is_not_known_is_an_empty_cell_and_a_reason() -> None:
 
 def test_what_is_known_of_a_day_that_lacks_a_bill_stands_beside_the_reason() -> None:
     lone = lacking()
-    for report in (lone, make_period([lone], WEIGHTS)):
+    for report in (lone, build_period_report([lone], WEIGHTS)):
         book = Book(report_xlsx(report))
         summary = {(row["part"], row["name"]): row for row in book.sheets["summary"]}
         assert summary[lone.day, "all of it"]["spend USD"] == ""
@@ -191,7 +193,7 @@ def test_what_is_known_of_a_day_that_lacks_a_bill_stands_beside_the_reason() -> 
             assert row["Waking"] == f"{lone.causes['waking']:.6f}"
     (always,) = [row for row in Book(report_xlsx(lone)).sheets["summary"] if row["name"] == "always on"]
     assert (always["spend USD"], always["said"]) == ("", "no price_per_hour: h100x2")
-    whole = make_period([day_report("2026-05-03"), lone], WEIGHTS)
+    whole = build_period_report([day_report("2026-05-03"), lone], WEIGHTS)
     assert [row["known of it"] == "" for row in Book(report_xlsx(whole)).sheets["causes"]] == [True, False, False]
 
 
