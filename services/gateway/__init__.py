@@ -1,1 +1,1 @@
-"""Takes the OpenAI calls, holds them while a machine wakes, relays the engine, counts the tokens."""
+"""Serves the OpenAI API: holds requests while a machine wakes, relays the engine, counts the tokens."""

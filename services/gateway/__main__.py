@@ -1,6 +1,6 @@
 """`python -m services.gateway`."""
 
-from services import start  # noqa: F401 - for what it does
+from services import start  # noqa: F401 - imported for its side effects
 from services.gateway.wiring import service
 from shared.runtime.process import run
 

@@ -1,7 +1,7 @@
-"""The gateway's metrics, all of them. Every label value that can be known exists from the start: a zero is visible.
+"""All metrics of the gateway. Every known label value exists from the start, so that a zero is visible.
 
-They are plain numbers that a request changes and a scrape reads: prometheus-client's own counters cost a lock and a
-search each, several times per relayed token.
+They are plain numbers that requests change and a scrape reads: prometheus-client's own counters would cost a lock and a
+lookup each, several times per relayed token.
 """
 
 from bisect import bisect_left
@@ -26,7 +26,7 @@ FAST = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25)
 
 
 class Histogram:
-    """Observations in seconds, by upper bounds."""
+    """Counts observations, in seconds, by upper bounds."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
 
@@ -44,20 +44,20 @@ class Histogram:
 
 
 class Metrics(Collector):
-    """What a request counts. Names begin with `spot_gateway_`."""
+    """The counters and gauges, whose names begin with `spot_gateway_`."""
 
     def __init__(self, registry: CollectorRegistry, limit_hits: Counter[str]) -> None:
         self.answers: Counter[tuple[int, str]] = Counter()
-        """By status and, for an error of ours, its code."""
+        """By status and, for a gateway error, its code."""
         self.without_key = 0
-        """Answers to requests without a key that may be used."""
+        """Responses to requests without a valid key."""
         self.unlogged: Callable[[], int] = lambda: 0
-        """How many of them have no line in the access log."""
+        """Returns how many of them were left out of the access log."""
         self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.tokens: Counter[str] = Counter(dict.fromkeys(("prompt", "cached", "completion", "reasoning"), 0))
         """By direction."""
         self.limit_hits = limit_hits
-        """By limit; the limits of keys count there themselves."""
+        """By limit; `RateLimiter` counts the limits of keys itself."""
         self.limit_hits.update(dict.fromkeys(LIMITS, 0))
         self.failovers = self.faults = 0
         self.wake_wait, self.first_byte = Histogram(SECONDS), Histogram(SECONDS)
@@ -66,11 +66,11 @@ class Metrics(Collector):
         registry.register(self)
 
     def add_gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """A gauge that is read when it is scraped."""
+        """Add a gauge whose value is read at each scrape."""
         self._gauges.append((name, text, value))
 
     def count(self, event: UsageEvent) -> None:
-        """A request that reached an engine."""
+        """Count a request that reached an engine."""
         self.outcomes[event.outcome] += 1
         self.tokens["prompt"] += event.prompt_tokens
         self.tokens["cached"] += event.cached_tokens
@@ -81,16 +81,16 @@ class Metrics(Collector):
             self.first_byte.observe(event.first_token)
 
     def collect(self) -> Iterator[Metric]:
-        unlogged = "Requests without a valid key that the access log left out: they came too fast."
+        unlogged = "Requests without a valid key that the access log left out because there were too many."
         counters: tuple[tuple[str, str, tuple[str, ...], Mapping[Any, int]], ...] = (
-            ("answers", "Answers, by status and, for an error of ours, its code.", ("status", "code"), self.answers),
+            ("answers", "Responses, by status and, for a gateway error, its code.", ("status", "code"), self.answers),
             ("without_key", "Requests without a valid key.", (), {(): self.without_key}),
             ("without_key_unlogged", unlogged, (), {(): self.unlogged()}),
             ("requests", "Requests that reached an engine.", ("outcome",), self.outcomes),
-            ("tokens", "Tokens, as the usage events have them.", ("direction",), self.tokens),
-            ("limit_hits", "Requests refused by a limit.", ("limit",), self.limit_hits),
+            ("tokens", "Tokens, as in the usage events.", ("direction",), self.tokens),
+            ("limit_hits", "Requests rejected by a limit.", ("limit",), self.limit_hits),
             ("failovers", "Requests that moved to a second machine.", (), {(): self.failovers}),
-            ("faults", "Faults of ours in relaying an answer; the log has each.", (), {(): self.faults}),
+            ("faults", "Internal errors while relaying a response; each is logged.", (), {(): self.faults}),
         )
         for name, text, labels, counts in counters:
             family = CounterMetricFamily(PREFIX + name, text, labels=labels)
@@ -99,9 +99,17 @@ class Metrics(Collector):
             yield family
         for name, text, histogram in (
             ("wake_wait_seconds", "Time held for a wake.", self.wake_wait),
-            ("first_byte_seconds", "Arrival to first byte, held time left out.", self.first_byte),
-            ("chunk_gap_seconds", "Between two pieces of a stream, as they came from an engine.", self.chunk_gap),
-            ("overhead_seconds", "Arrival to forwarded, held time left out.", self.overhead),
+            (
+                "first_byte_seconds",
+                "Time from arrival to the first byte, without the wait for a wake.",
+                self.first_byte,
+            ),
+            (
+                "chunk_gap_seconds",
+                "Time between two pieces of a stream, as they arrive from an engine.",
+                self.chunk_gap,
+            ),
+            ("overhead_seconds", "Time from arrival to forwarding, without the wait for a wake.", self.overhead),
         ):
             yield histogram.family(PREFIX + name, text)
         for name, text, value in self._gauges:

@@ -1,4 +1,4 @@
-"""The one place that names the gateway's concrete parts."""
+"""The one place that builds the gateway from its concrete classes."""
 
 import asyncio
 import gc
@@ -50,18 +50,18 @@ from shared.runtime.process import Runtime
 from shared.tasks import cancel_and_wait
 
 SEND_SECONDS = 3.0
-"""For the last usage events after the last request; what is late stays on disk for the next boot."""
+"""Time to send the last usage events; the rest stays on disk for the next boot."""
 LAST_BYTES_SECONDS = 1.0
-"""For what was written to clients to go out, whatever is left of the grace."""
+"""Time for the last bytes to reach the clients, even if the grace period is over."""
 BACKLOG = 4096
-"""Connections that the kernel holds for us: a burst of a waking fleet's clients comes at once."""
+"""Connections that the kernel queues: the clients of a waking fleet connect all at once."""
 COLLECT_EVERY = 50_000
-"""Allocations between two looks of the garbage collector: requests leave no cycles behind."""
+"""Allocations between two garbage collections: requests leave no cycles behind."""
 
 
 @asynccontextmanager
 async def service(runtime: Runtime) -> AsyncIterator[None]:
-    """The running gateway; leaving drains it."""
+    """Run the gateway; leaving the context drains it."""
     gateway = await _Gateway.started(runtime)
     server = await _listen(runtime, gateway)
     runtime.spawn(gateway.run_clock(), "clock")
@@ -76,7 +76,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
 
 
 class _Gateway:
-    """All parts."""
+    """All parts of a running gateway."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -88,12 +88,12 @@ class _Gateway:
         months: View[KeyMonth] = View(MONTHS, KeyMonth)
         wakes: View[KeyWakes] = View(WAKES, KeyWakes)
         keys = View(KEYS, KeyRecord)
-        # The views exist before the dispatcher, which is told of their changes.
+        # The views exist before the dispatcher, which follows their changes.
         budget: View[BudgetGate] = View(BUDGET, BudgetGate, lambda _scope: self.dispatcher.check_gates())
         fleet: View[MachineRecord] = View(
             FLEET,
             MachineRecord,
-            lambda machine: self.dispatcher.on_fleet_change(machine),  # noqa: PLW0108 - it is made below
+            lambda machine: self.dispatcher.on_fleet_change(machine),  # noqa: PLW0108 - the dispatcher is built below
             check=record_check(config),
         )
         self.views = (fleet, keys, budget, months, wakes)
@@ -200,7 +200,8 @@ class _Gateway:
         runtime.spawn(self.gossip.run(), "limits")
         self.sending = runtime.spawn(self.sender.run(), "usage")
         runtime.health.add_check("outbox", lambda: self.outbox.fault)
-        # With its views read it serves without the bus: to be unready would take every gateway away at once.
+        # Once its views are read, the gateway serves without the bus. Being unready would take all gateways away at
+        # once.
         runtime.health.remove_check("bus")
         return self
 
@@ -208,7 +209,7 @@ class _Gateway:
         return ClientResponse(request, self.headers, self.batcher, self.runtime.now())
 
     def connection(self) -> ClientConnection:
-        """For a listening socket: the protocol of a new connection."""
+        """Return the protocol for a new connection."""
         assert self.runner.server is not None, "the runner has been set up"
         return ClientConnection(self.runner.server, self.connections)
 
@@ -244,17 +245,21 @@ class _Gateway:
     def _add_gauges(self) -> None:
         runtime, outbox, metrics = self.runtime, self.outbox, self.metrics
         metrics.unlogged = lambda: self.access_log.unlogged
-        metrics.add_gauge("connections", "Connections of clients.", lambda: len(self.connections))
+        metrics.add_gauge("connections", "Client connections.", lambda: len(self.connections))
         metrics.add_gauge(
             "buffered_bytes", "Request bodies, and responses until they are read, in memory.", lambda: self.memory.used
         )
         metrics.add_gauge(
-            "unread_answers", "Whole answers that their clients have not read yet.", lambda: self.connections.unread
+            "unread_answers",
+            "Complete responses that their clients have not read yet.",
+            lambda: self.connections.unread,
         )
         metrics.add_gauge("in_flight", "Requests at engines.", lambda: self.scheduler.total_in_flight)
         metrics.add_gauge("waiting", "Requests held for a wake.", lambda: self.scheduler.total_waiting)
         metrics.add_gauge(
-            "machines_left_alone", "Machines that failed again and again.", lambda: len(self.scheduler.breaker.open)
+            "machines_left_alone",
+            "Machines that are paused after repeated failures.",
+            lambda: len(self.scheduler.breaker.open),
         )
         metrics.add_gauge("outbox_pending", "Usage events that the ledger has not confirmed.", lambda: outbox.pending)
         metrics.add_gauge("outbox_bytes", "Size of the outbox on disk.", lambda: outbox.size)
@@ -273,7 +278,7 @@ async def _listen(runtime: Runtime, gateway: _Gateway) -> asyncio.Server:
             gateway.connection, settings.host, port, backlog=BACKLOG, reuse_port=runtime.worker is not None
         )
     except OSError as error:
-        reason = f"cannot listen on {settings.host}:{port}: {error.strerror}: name another port, or 0"
+        reason = f"cannot listen on {settings.host}:{port}: {error.strerror}: choose another port, or 0 for a free one"
         raise Misconfigured(f"gateway.port: {reason}") from error
     listening: socket.socket = server.sockets[0]
     runtime.url = f"http://{settings.host}:{listening.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""One line of JSON for each request, on standard error like all others, written in batches. Never a prompt or a key."""
+"""The access log: one line of JSON per request, on standard error, written in batches. Never a prompt or a key."""
 
 import math
 import time
@@ -11,18 +11,18 @@ from shared.messages.codec import encode
 from shared.runtime import logs
 
 MAX_LINES = 1000
-"""Then they are written at once, not at the next tick."""
+"""Lines kept in memory; more are written at once, not at the next tick."""
 ANONYMOUS_RATE = 1.0
 ANONYMOUS_BURST = 100
-"""Lines a second, in the long run and at once, for requests without a valid key: nobody can fill a disk with them."""
+"""Lines per second and in a burst for requests without a valid key, so that nobody can fill a disk with them."""
 SUPPRESSED_EVERY_SECONDS = 10.0
-"""Between two lines that say how many such requests have none."""
+"""Time between two lines that report how many such requests were left out."""
 
 log = structlog.get_logger()
 
 
 class RequestLine(msgspec.Struct, kw_only=True, gc=False):
-    """The fields of a request's line, in their order. The log itself sets those that have a default."""
+    """The fields of a request's line, in order. The log itself sets those that have a default."""
 
     service: str = ""
     level: str = "info"
@@ -46,22 +46,22 @@ class RequestLine(msgspec.Struct, kw_only=True, gc=False):
 
 
 class AccessLog:
-    """`write` keeps a line in memory, and `flush`, on every tick, writes them. A crash may lose the last ones."""
+    """Keeps lines in memory; `flush`, called on every tick, writes them. A crash may lose the last ones."""
 
     def __init__(self, service: str, *, enabled: bool) -> None:
         self.enabled = enabled
-        """Whether there is a log at all: callers make no line for one that is off."""
+        """Whether the log is on; if not, callers build no lines."""
         self.unlogged = 0
-        """Requests without a valid key that have no line, in all."""
+        """Total of requests without a valid key that were left out."""
         self._service = service
         self._lines: list[bytes] = []
         self._second, self._timestamp = -1, ""
         self._anonymous = TokenBucket(ANONYMOUS_RATE, ANONYMOUS_BURST)
         self._reported, self._reported_at = 0, -math.inf
-        """How many of `unlogged` the log says, and since when."""
+        """How many of `unlogged` have been reported, and when."""
 
     def write(self, line: RequestLine, now: float) -> None:
-        """Add the line. `now` is Unix seconds."""
+        """Add a line. `now` is Unix seconds."""
         second = int(now)
         if second != self._second:
             self._second, self._timestamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
@@ -71,16 +71,16 @@ class AccessLog:
             self.flush()
 
     def admits_anonymous(self, now: float) -> bool:
-        """Return whether a request without a valid key gets a line; else it is counted. `now` is Unix seconds."""
+        """Return whether a request without a valid key gets a line; if not, count it. `now` is Unix seconds."""
         admitted = self._anonymous.take(now)
         self.unlogged += not admitted
         return admitted
 
     def report_suppressed(self, now: float = math.inf) -> None:
-        """Write how many requests have no line, unless that was written just now. Without `now`: at the end."""
+        """Log how many requests were left out, unless that was logged just now. Without `now`: always."""
         if self.unlogged > self._reported and not 0 <= now - self._reported_at < SUPPRESSED_EVERY_SECONDS:
             count, self._reported, self._reported_at = self.unlogged - self._reported, self.unlogged, now
-            log.info("requests_suppressed", count=count, reason="no valid key, and too many at once")
+            log.info("requests_suppressed", count=count, reason="too many requests without a valid key")
 
     def flush(self) -> None:
         if self._lines:

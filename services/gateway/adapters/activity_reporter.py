@@ -1,4 +1,4 @@
-"""Tells the waker what this gateway does with each machine: every 2 s, and at once when it matters."""
+"""Reports to the waker what this gateway does with each machine: every 2 s, and at once when it matters."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,22 +16,22 @@ from shared.messages.gateway import Activity
 
 PERIOD_SECONDS = 2.0
 QUIET_SECONDS = 0.25
-"""Changes within this are published in one message: a busy gateway would otherwise publish each request."""
+"""Changes within this time share a message: a busy gateway would otherwise publish each request."""
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class ActivityReporter:
-    """One task, `run`; `changed` when a machine got its first request, lost its last, or began to drain."""
+    """Runs one task, `run`. Call `changed` when a machine's first request begins, its last ends, or it drains."""
 
     bus: Bus
     scheduler: RequestScheduler
     gateway: str
     revision: Callable[[str], int]
-    """Of a machine's record."""
+    """Returns the revision of a machine's record."""
     last_seq: Callable[[], int]
-    """The number of the newest usage event."""
+    """Returns the `source_seq` of the newest usage event."""
     now: Callable[[], float]
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 

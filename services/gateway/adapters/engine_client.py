@@ -1,4 +1,4 @@
-"""The way to the engines: calls over connections that are kept for the next one, shorter than engines keep theirs."""
+"""Calls to engines, over kept-alive connections that this side closes before the engine does."""
 
 import asyncio
 import math
@@ -18,28 +18,28 @@ from services.gateway.core.request_body import Piece
 from shared.config.sections import GatewaySection
 
 KEEPALIVE_SECONDS = 4.0
-"""vLLM closes an idle connection after 5 s; ours is gone before."""
+"""vLLM closes an idle connection after 5 s; this side closes it first."""
 MAX_IDLE = 256
-"""Kept connections per engine: more than a machine's usual room, fewer than would matter to it."""
+"""Idle connections kept per engine: more than a machine's usual concurrency, too few to burden it."""
 
 log = structlog.get_logger()
 
 
 class Receiver(Protocol):
-    """Who gets an engine's answer: `on_head`, the body's pieces, `on_end`; or `on_lost` at any time."""
+    """Receives an engine's response: `on_head`, the pieces of the body, `on_end`; or `on_lost` at any time."""
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
-        """Returns who takes the body's pieces: each goes there without a detour."""
+        """Return the function that takes the pieces of the body; each piece goes straight to it."""
 
     def on_end(self) -> None: ...
 
     def on_lost(self, reason: str, *, unreachable: bool) -> None:
-        """No more will come. `unreachable`: no connection to the engine could be made."""
+        """Nothing more will come. `unreachable`: the engine could not be connected to."""
 
 
 @dataclass(slots=True, eq=False)
 class EngineCall:
-    """One request to one engine. `abort` ends it and, by closing the connection, the engine's work on it."""
+    """One request to one engine. `abort` closes the connection, which also ends the engine's work."""
 
     client: "EngineClient"
     origin: str
@@ -48,9 +48,9 @@ class EngineCall:
     written: bool = False
     """Whether the request may have reached the engine."""
     _deadline: float = math.inf
-    """On the client's clock."""
+    """On the clock of the `EngineClient`."""
     _reads: int = 0
-    """Of the connection, when it was looked last."""
+    """The connection's `reads` at the last check."""
     _connection: EngineConnection | None = None
     _connecting: asyncio.Task[None] | None = None
     _reused: bool = False
@@ -65,7 +65,7 @@ class EngineCall:
             self._write(connection)
 
     def abort(self) -> None:
-        """Nothing is told any more."""
+        """End the call; the receiver gets nothing more."""
         self.client.calls.discard(self)
         if self._connecting is not None:
             self._connecting.cancel()
@@ -73,7 +73,7 @@ class EngineCall:
             self._connection.abort()
 
     def pause(self) -> None:
-        """Whoever reads the answer cannot take more now."""
+        """Stop reading from the engine: the client cannot take more now."""
         self._paused = True
         if self._connection is not None:
             self._deadline = math.inf
@@ -86,12 +86,12 @@ class EngineCall:
             self._connection.resume()
 
     def check(self) -> None:
-        """The clock has gone on: wait anew if anything has come, or end what has waited for too long."""
+        """Extend the deadline if anything has arrived, or end a call whose deadline has passed. Called on each tick."""
         connection = self._connection
         if connection is not None and connection.reads != self._reads:
             self._wait(connection)
         elif self._deadline <= self.client.now:
-            reason = "no connection in time" if connection is None else "silent for too long"
+            reason = "the connection timed out" if connection is None else "the engine sent nothing for too long"
             self._end(reason, unreachable=connection is None)
 
     # From the connection.
@@ -110,10 +110,10 @@ class EngineCall:
         self.receiver.on_end()
 
     def on_closed(self, reason: str) -> None:
-        """The connection is gone before the answer was complete."""
+        """Handle a connection that closed before the response was complete."""
         connection, self._connection = self._connection, None
         if self._reused and connection is not None and not connection.reads:
-            # The engine closed a kept connection just as it was used; nothing of an answer came. Once more, anew.
+            # The engine closed a kept connection just as it was reused, and sent nothing: retry on a new connection.
             self._reused = False
             self._connect()
         else:
@@ -126,7 +126,7 @@ class EngineCall:
     async def _connect_and_send(self) -> None:
         try:
             connection = await self.client.connect(self.origin)
-        except Exception as error:  # whatever it is, it keeps nobody waiting
+        except Exception as error:  # any failure must end the wait
             reason = str(error) or type(error).__name__
             if isinstance(error, OSError):
                 reason = error.strerror or reason
@@ -147,7 +147,7 @@ class EngineCall:
             connection.pause()
 
     def _wait(self, connection: EngineConnection) -> None:
-        """From now on for what comes next, and without end while nobody takes it."""
+        """Set the deadline of the next read; none while the client takes nothing."""
         self._reads = connection.reads
         settings = self.client.settings
         seconds = settings.read_timeout if self._reads else settings.first_byte_timeout
@@ -159,19 +159,19 @@ class EngineCall:
 
 
 class EngineClient:
-    """All calls of this process. Its owner calls `tick`, which gives time and ends what takes too long."""
+    """All engine calls of this process. Its owner calls `tick`, which drives the deadlines."""
 
     def __init__(self, settings: GatewaySection, batcher: WriteBatcher) -> None:
         self.settings = settings
         self.batcher = batcher
         self.now = 0.0
-        """The clock of all deadlines, as of the last tick. It stands still while this process does."""
+        """The clock of all deadlines, as of the last tick. It stands still while the process is stalled."""
         self.calls: set[EngineCall] = set()
         self._idle: dict[str, deque[tuple[float, EngineConnection]]] = {}
-        """The one used last is at the right."""
+        """By origin; the connection used last is on the right."""
 
     def call(self, origin: str, request: list[Piece], receiver: Receiver) -> EngineCall:
-        """Send a whole HTTP request, head and body, in pieces."""
+        """Send a complete HTTP request, given in pieces; the receiver gets the response."""
         call = EngineCall(self, origin, request, receiver)
         self.calls.add(call)
         call.begin()
@@ -201,7 +201,11 @@ class EngineClient:
             kept.popleft()[1].abort()
 
     async def connect(self, origin: str) -> EngineConnection:
-        """A new connection, or `OSError`."""
+        """Return a new connection.
+
+        Raises:
+            OSError: it could not be made.
+        """
         where = urlsplit(origin)
         secure = self._tls if where.scheme == "https" else None
         _, connection = await asyncio.get_running_loop().create_connection(
@@ -214,7 +218,7 @@ class EngineClient:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        """Made once: it reads the system's certificates."""
+        """Built once, since it reads the system's certificates."""
         return ssl.create_default_context()
 
     def close(self) -> None:

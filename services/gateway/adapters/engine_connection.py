@@ -1,4 +1,4 @@
-"""One connection to an engine: a request out, its answer in, read by read as it comes."""
+"""One connection to an engine: it sends a request and passes the response on, read by read."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,22 +12,21 @@ from services.gateway.adapters.write_batcher import WriteBatcher
 from services.gateway.core.request_body import Piece
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Bytes in a row that bring nothing of a body: interim answers, a head, a chunk's extensions, trailers. No engine sends
-more."""
+"""Bytes in a row without any body: interim responses, heads, chunk extensions, trailers. No engine sends more."""
 LARGE_READ = 128 * 1024
-"""After one this large everybody else has a turn before the next."""
+"""Bytes. After a read this large, all other work gets a turn before the next."""
 
 log = structlog.get_logger()
 
 _SINGLE = frozenset({b"content-type", b"content-length", b"retry-after"})
-"""Headers that are no lists: of several the first counts."""
+"""Headers that are not lists: if repeated, the first counts."""
 
 
 class Sender(Protocol):
-    """Whoever sent the request. `on_complete` or `on_closed` comes last."""
+    """The sender of the request, as the connection sees it. `on_complete` or `on_closed` comes last."""
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> Callable[[bytes], None]:
-        """Returns who takes the body's pieces."""
+        """Return the function that takes the pieces of the body."""
 
     def on_complete(self, connection: "EngineConnection", *, reusable: bool) -> None: ...
 
@@ -36,18 +35,18 @@ class Sender(Protocol):
 
 @dataclass(slots=True, eq=False)
 class EngineConnection(asyncio.Protocol):
-    """`send` a request; its sender is told what comes. Once the answer is complete, `send` the next one.
+    """Call `send` for one request at a time: its sender gets the response in callbacks.
 
-    The parser only collects what a read brings. It is acted upon after the read: nothing that follows from it disturbs
-    the parser, and the chunks of one read go on together.
+    The parser only collects what a read brings; the callbacks run after the read. So nothing they do disturbs the
+    parser, and the chunks of one read are passed on together.
     """
 
     batcher: WriteBatcher
     is_open: bool = False
     reads: int = 0
-    """How many have brought something since the request was sent."""
+    """Number of reads since the request was sent."""
     on_body: Callable[[bytes], None] = field(init=False)
-    """The parser's: keep a piece until the read is acted upon."""
+    """The parser's callback: keeps a piece until the read is delivered."""
     _pieces: list[bytes] = field(default_factory=list)
     _transport: asyncio.Transport = field(init=False)
     _parser: HttpResponseParser = field(init=False)
@@ -57,14 +56,14 @@ class EngineConnection(asyncio.Protocol):
     _status: int = 0
     """0 until the head is complete."""
     _bodiless_bytes: int = 0
-    """Since a piece of a body came."""
+    """Bytes since the last piece of a body."""
     _complete: bool = False
     _reusable: bool = False
     _paused: bool = False
     _is_yielding: bool = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its class
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's has the same methods, but not the class
         self.on_body = self._pieces.append
         self._parser = HttpResponseParser(self)
         self.is_open = True
@@ -77,13 +76,13 @@ class EngineConnection(asyncio.Protocol):
         if len(request) == 1:
             self.batcher.write(self._transport, request[0])
         else:
-            # In one go: an engine that refuses by the head alone, and closes, would break the write of what follows,
-            # and its answer would be lost with it.
+            # In one write: an engine may reject the request by its head and close, which would break a second write,
+            # and its response would be lost.
             self.batcher.flush()
             self._transport.writelines(request)
 
     def abort(self) -> None:
-        """Nothing is told any more."""
+        """Close the connection; the sender gets nothing more."""
         self._sender = self._sink = None
         self.is_open = False
         self._transport.abort()
@@ -101,25 +100,25 @@ class EngineConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         sender, fault = self._sender, ""
         if sender is None:
-            self.abort()  # an engine that speaks unasked
+            self.abort()  # the engine sent data without a request
             return
         self.reads += 1
         self._bodiless_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
-            fault = "it wants another protocol"
+            fault = "the engine switches protocols"
         except HttpParserError as error:
-            fault = f"no HTTP: {error}"
+            fault = f"invalid HTTP: {error}"
         try:
             self._deliver(sender)
         except Exception:
             log.exception("engine_callback_failed")
-            fault = "a fault of ours"
+            fault = "internal error"
         if self._sender is None:
-            return  # aborted by what it was told
+            return  # a callback has aborted
         if self._bodiless_bytes > MAX_HEAD_BYTES:
-            fault = "its answer has more beside the body than any engine's"
+            fault = "headers or chunk framing are too large"
         if self._complete:
             self._end(sender, reusable=self._reusable and not fault)
         elif fault:
@@ -131,7 +130,7 @@ class EngineConnection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._go_on)
 
     def _deliver(self, sender: Sender) -> None:
-        """Tell the sender what the read has brought."""
+        """Call the sender with what the read has brought."""
         if self._status and self._sink is None:
             sink = sender.on_head(self._status, self._headers)
             if self._sender is None:
@@ -147,8 +146,8 @@ class EngineConnection(asyncio.Protocol):
     def _end(self, sender: Sender, *, reusable: bool) -> None:
         self._sender = self._sink = None
         if self._paused:
-            self.resume()  # for the next one, whose reader may be faster
-        # What is left of a request that was answered before it was sent would keep the next one waiting.
+            self.resume()  # the next request's client may be faster
+        # The unsent rest of a request that was already answered would delay the next one.
         unsent = self._transport.is_closing() or self._transport.get_write_buffer_size() > 0
         sender.on_complete(self, reusable=reusable and not unsent)
 
@@ -163,20 +162,23 @@ class EngineConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
         sender, self._sender, self._sink = self._sender, None, None
-        del self._parser, self.on_body  # they hold us: without this only the collector would free the three
+        del (
+            self._parser,
+            self.on_body,
+        )  # they refer back to this object, and only the garbage collector would free all three
         if sender is None:
             return
         has_length = b"content-length" in self._headers or b"transfer-encoding" in self._headers
         if self._status and not has_length and exc is None:
-            sender.on_complete(self, reusable=False)  # an answer that ends with its connection
+            sender.on_complete(self, reusable=False)  # a response that ends with its connection
         else:
-            sender.on_closed(str(exc) if exc else "closed the connection")
+            sender.on_closed(str(exc) if exc else "the engine closed the connection")
 
-    # From the parser. What comes before the answer proper, such as 100 or 103, is a message of its own.
+    # From the parser. An interim response such as 100 or 103 is a message of its own.
 
     def on_message_begin(self) -> None:
         if self._complete:
-            raise ValueError("more than its answer")  # which ends the parsing: nobody has asked for that
+            raise ValueError("data after the response")  # ends the parsing: no request asked for it
         if not self._status:
             self._headers = {}
 
@@ -201,4 +203,4 @@ class EngineConnection(asyncio.Protocol):
 
 
 def discard(_data: bytes) -> None:
-    """Takes what belongs to no answer."""
+    """Drop data that belongs to no response."""

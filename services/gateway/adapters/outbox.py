@@ -1,9 +1,9 @@
-"""Usage events on disk: each is written before its client has the whole response, and stays until the ledger has it.
+"""Usage events on disk: each is written before its client has the complete response, and kept until the ledger has it.
 
-One folder of append-only segments, `<source>.<first seq>.log`. `append` buffers an event, and `write_pending` writes
-what is buffered to the page cache, which survives the process; `sync` makes it survive the machine, and `read` gives
-nothing that was not synced. A damaged record is left out and logged, whatever stands around it is kept.
-The process holds a lock on the folder: two gateways on one would trim each other's counts.
+The outbox is a folder of append-only segments, `<source>.<first seq>.log`. `append` buffers an event, and
+`write_pending` writes the buffer to the page cache, which survives the process. `sync` makes it survive the machine,
+and `read` returns only what was synced. A damaged record is skipped and logged; the records around it are kept. The
+process locks the folder: two gateways on one folder would delete each other's events.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ from shared.messages.codec import decode, encode
 from shared.messages.gateway import UsageEvent
 
 SEGMENT_BYTES = 4 * 1024 * 1024
-"""Small enough to be rewritten never and deleted often, large enough that a day is not a thousand files."""
+"""Small enough to delete often and never rewrite, large enough that a day is not a thousand files."""
 WRITE_BYTES = 256 * 1024
-"""In one write: some 400 events, and what a full disk refuses was put together in 20 µs."""
+"""Bytes per write: about 400 events. If a full disk refuses them, building the batch has cost only 20 µs."""
 
 log = structlog.get_logger()
 
@@ -37,23 +37,23 @@ class _Completed(msgspec.Struct):
 
 
 class Cursor(NamedTuple):
-    """A place in a source's events. Given the first two alone, `read` searches for the rest, once."""
+    """A position in a source's events. Without a segment and an offset, `read` searches for them, once."""
 
     source: str
     seq: int
-    """All up to this number is behind it."""
+    """Events up to this number are before the cursor."""
     segment: Segment | None = None
     offset: int = 0
 
 
 @dataclass
 class _Source:
-    """What is on disk of one boot's events."""
+    """One source's events on disk."""
 
     mark: int = 0
-    """The ledger has everything up to here."""
+    """The ledger has every event up to this number."""
     last: int = 0
-    """Sequence number of the last one written."""
+    """Sequence number of the last event written."""
     synced: int = 0
     segments: deque[Segment] = field(default_factory=deque)
 
@@ -62,9 +62,9 @@ _NOTHING = _Source()
 
 
 class Outbox:
-    """The folder. No write raises: what cannot be written waits in memory, and `fault` says why until it can.
+    """The outbox of one process. No write raises: events that cannot be written wait in memory while `fault` says why.
 
-    Only requests in flight when the disk fills wait there: a gateway with a `fault` takes no new ones.
+    Only requests in flight when the disk fills can wait there, since a gateway with a `fault` takes no new ones.
     """
 
     def __init__(self, folder: Path, source: str, *, max_bytes: int) -> None:
@@ -73,22 +73,24 @@ class Outbox:
         try:
             self._lock = lock_folder(folder)
         except BlockingIOError:
-            raise Misconfigured(f"{folder}: another gateway uses it: give each its own --data-dir") from None
+            raise Misconfigured(
+                f"{folder}: another gateway uses this outbox: give each gateway its own --data-dir"
+            ) from None
         self.source = source
         self.next_seq = 1
-        """What the next event has to have as its `source_seq`."""
+        """The `source_seq` of the next event."""
         self.size = 0
         """Bytes on disk."""
         self.pending = 0
-        """Events that the ledger has not confirmed, those in memory included."""
+        """Events that the ledger has not confirmed, including those in memory."""
         self._max_bytes = max_bytes
-        # A bound that is smaller than a few segments could not be left again by forgetting one.
+        # With a bound of less than a few segments, deleting one would not bring the size below it.
         self._segment_bytes = min(SEGMENT_BYTES, max_bytes // 4)
         self._own = _Source()
         self._sources = {source: self._own}
         for earlier, segments in load_segments(folder).items():
             if earlier == source:
-                raise Misconfigured(f"{folder}: has events of {source}: each boot needs a name of its own")
+                raise Misconfigured(f"{folder}: already has events of {source}: each boot needs its own instance name")
             before, last = segments[0].first - 1, segments[-1].last
             self._sources[earlier] = _Source(mark=before, last=last, synced=last, segments=segments)
             self.size += sum(segment.size for segment in segments)
@@ -96,47 +98,47 @@ class Outbox:
             log.info("outbox_adopted", source=earlier, events=last - before)
         self._file: int | None = None
         self._buffer: deque[bytes] = deque()
-        """Records behind the last one written, without a gap."""
+        """Records that follow the last one written, without a gap."""
         self._write_fault: str | None = None
         self._sync_fault: str | None = None
 
     @property
     def fault(self) -> str | None:
-        """Why nothing new may be served; None if all is well. Cheap: it is read for each request."""
+        """Why no new request may be served; None if all is well. Cheap, since it is read for each request."""
         if reason := self._write_fault or self._sync_fault:
             return f"the outbox cannot write: {reason}: free space in {self._folder}"
         if self.size >= self._max_bytes:
-            return f"the outbox has reached its {self._max_bytes} bytes: is the meter running?"
+            return f"the outbox has reached its limit of {self._max_bytes} bytes: check that the meter is running"
         return None
 
     @property
     def sources(self) -> list[str]:
-        """This boot's own, and every earlier one of which something is on disk."""
+        """This boot's source, and each earlier one that has events on disk."""
         return list(self._sources)
 
     @property
     def oldest_at(self) -> float | None:
-        """When the oldest event that is on disk and not confirmed was completed, Unix seconds. Reads a block or two."""
+        """Unix seconds at which the oldest unconfirmed event on disk was completed. Reads a block or two."""
         first = [self.read(Cursor(name, source.mark))[0][:1] for name, source in self._sources.items()]
         return min((decode(r.payload, _Completed).completed_at for records in first for r in records), default=None)
 
     def mark(self, source: str) -> int:
-        """Up to which sequence number the ledger has it."""
+        """Return the sequence number up to which the ledger has the source's events."""
         return self._sources.get(source, _NOTHING).mark
 
     def synced(self, source: str) -> int:
-        """Up to which sequence number the disk has it for sure: as far as `read` goes."""
+        """Return the sequence number up to which the events are synced: as far as `read` goes."""
         return self._sources.get(source, _NOTHING).synced
 
     def append(self, event: UsageEvent) -> None:
-        """Buffer the event, which its maker has given its place: `source`, and `next_seq` of that moment.
+        """Buffer an event, which must have this `source` and `next_seq`.
 
-        It is written when this iteration of the event loop ends, or by an earlier `write_pending`: whoever writes to
-        clients calls that first. Without a running loop it is written at once.
+        It is written when this event loop iteration ends, or by an earlier `write_pending`, which whoever writes to
+        clients calls first. Without a running loop it is written at once.
         """
         seq = self.next_seq
         if event.source_seq != seq or event.source != self.source:
-            # A defect of the caller costs no count.
+            # A bug in the caller must not lose the event.
             log.error("usage_event_renumbered", id=event.id, seq=event.source_seq, expected=seq)
             event = msgspec.structs.replace(event, source=self.source, source_seq=seq)
         self._buffer.append(encode_record(seq, event.id, encode(event)))
@@ -149,7 +151,7 @@ class Outbox:
                 self.write_pending()
 
     def write_pending(self) -> None:
-        """Write everything that is buffered; what the disk does not take stays buffered, in order."""
+        """Write the buffer; what the disk refuses stays buffered, in order."""
         try:
             while self._buffer:
                 self._write()
@@ -159,7 +161,7 @@ class Outbox:
             self._write_fault = None
 
     async def sync(self) -> None:
-        """Make all events so far survive the machine, in a thread, since it may take long."""
+        """Sync all events so far to disk, in a thread, since it may take long."""
         self.write_pending()
         work = [(segment, segment.size) for segment in self._own.segments if segment.durable_bytes < segment.size]
         if not work:
@@ -177,10 +179,13 @@ class Outbox:
         self._own.synced = last
 
     def read(self, cursor: Cursor) -> tuple[list[Record], Cursor]:
-        """Return the next block of what is synced, and the cursor behind it; no record: there is no more yet.
+        """Return the next block of synced records, and the cursor after it; no records if there are no more yet.
 
-        Reads from the page cache as a rule, and after a boot in order, which the kernel reads ahead: hence no thread.
-        `OSError` if the disk fails.
+        This usually reads from the page cache, and after a boot in order, which the kernel reads ahead: hence no
+        thread.
+
+        Raises:
+            OSError: the disk failed.
         """
         source = self._sources.get(cursor.source)
         while source and cursor.seq < source.synced and (place := _locate(source, cursor)):
@@ -194,7 +199,7 @@ class Outbox:
         return [], cursor
 
     def confirm(self, source: str, up_to: int) -> bool:
-        """Delete, segment by segment, what the ledger has: everything up to here. False: that was known."""
+        """Delete the segments that the ledger has completely; return False if `up_to` is not news."""
         confirmed = self._sources.get(source)
         if confirmed is None or up_to <= confirmed.mark:
             return False
@@ -208,7 +213,7 @@ class Outbox:
         while confirmed.segments and confirmed.segments[0].last <= up_to:
             if own and len(confirmed.segments) == 1:
                 if confirmed.segments[0].size < self._segment_bytes // 4:
-                    break  # the segment being written is kept until it is worth a new file
+                    break  # keep the current segment until it is worth a new file
                 self._close_file()
             segment = confirmed.segments.popleft()
             segment.path.unlink(missing_ok=True)
@@ -219,7 +224,7 @@ class Outbox:
         return True
 
     def close(self) -> None:
-        """Write what is buffered. It is lost if the disk does not take it even now."""
+        """Write the buffer and close. Events that the disk refuses even now are lost."""
         self.write_pending()
         if self._buffer:
             log.error("usage_events_lost", events=len(self._buffer), error=self._write_fault)
@@ -228,7 +233,11 @@ class Outbox:
         os.close(self._lock)
 
     def _write(self) -> None:
-        """Write what fits in the segment and in `WRITE_BYTES`, and one record more; `OSError` if not all of it went."""
+        """Write one batch, about what fits in the segment and in `WRITE_BYTES`.
+
+        Raises:
+            OSError: not all of it was written.
+        """
         if self._file is None or self._own.segments[-1].size >= self._segment_bytes:
             self._file = self._open_segment()
         segment, batch = self._own.segments[-1], []
@@ -238,7 +247,7 @@ class Outbox:
             room -= len(record)
             if room <= 0:
                 break
-        # At its place, not at the end: what a failed write left there is overwritten by the next one.
+        # At a fixed offset, not appended: the next write overwrites what a failed one left behind.
         written = os.pwrite(self._file, b"".join(batch), segment.size)
         for record in batch:
             written -= len(record)
@@ -265,7 +274,7 @@ class Outbox:
 
     @staticmethod
     def _describe(before: str | None, error: OSError) -> str:
-        """Return what is wrong, logged unless it was so `before`."""
+        """Return the reason of the error, and log it unless it is the same as `before`."""
         reason = error.strerror or str(error)
         if before != reason:
             log.error("outbox_write_failed", error=reason)
@@ -273,13 +282,13 @@ class Outbox:
 
 
 def _locate(source: _Source, cursor: Cursor) -> tuple[Segment, int] | None:
-    """Where to read on; None: nothing more is synced."""
+    """Return where to read on; None if nothing more is synced."""
     segment = cursor.segment
     if segment is None or segment.deleted:
         following = next((s for s in source.segments if s.last > cursor.seq), None)
         return (following, following.offset_after(cursor.seq)) if following else None
     if cursor.offset < segment.durable_bytes:
         return segment, cursor.offset
-    # A segment may be half synced: what comes behind it has to wait, or the order would be lost.
+    # A segment may be partly synced: what follows must wait, or the order would be lost.
     following = next((s for s in source.segments if s.first > segment.first), None)
     return (following, 0) if following and segment.durable_bytes == segment.size else None

@@ -1,4 +1,4 @@
-"""Which folder is whose outbox: one for each process that shares the data directory."""
+"""The outbox folders: one for each process that shares the data directory."""
 
 import fcntl
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 
 LOCK = "lock"
-"""The file in an outbox's folder that its process holds locked."""
+"""The file in an outbox folder that its process keeps locked."""
 
 log = structlog.get_logger()
 
@@ -17,10 +17,10 @@ def outbox_folder(data_dir: Path, worker: int) -> Path:
 
 
 def lock_folder(folder: Path) -> int:
-    """Lock an outbox's folder, and return the descriptor that holds the lock.
+    """Lock an outbox folder, and return the descriptor that holds the lock.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds the lock.
     """
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -32,9 +32,9 @@ def lock_folder(folder: Path) -> int:
 
 
 def adopt_left_behind(data_dir: Path, workers: int) -> None:
-    """Move what higher-numbered workers left unsent, when there are fewer workers now, to the first worker's outbox.
+    """Move the segments of workers that no longer exist to the first worker's outbox.
 
-    Called before that outbox is opened. A folder that a process still uses is left to it.
+    Call this before that outbox is opened. A folder that a process still uses is left alone.
     """
     own = outbox_folder(data_dir, 0)
     own.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Tells the other gateways what this one uses of its keys' limits and what it lends them, and hears them.
+"""Exchanges reports with the other gateways: usage of the keys' limits, and leases on them.
 
-While the bus is away nobody hears anybody: 10 s later each gateway takes itself for the only one, and until the bus is
-back N gateways let through at most N times a limit; so do gateways that start without hearing each other for 0.1 s.
-The first messages afterwards end it.
+If the bus is down for 10 s, each gateway takes itself for the only one, and until the bus is back N gateways admit at
+most N times a limit. The same holds for gateways that start and do not receive each other's reports within 0.1 s. The
+next reports end it.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from shared.messages.gateway import QuotaReport
 
 PERIOD_SECONDS = 2.0
 QUIET_SECONDS = 0.01
-"""Changes within this are told in one message."""
+"""Changes within this time share a message."""
 QUIET_SECONDS_PER_KEY = 0.0001
-"""Longer with many keys, so that telling takes a bounded part of the processor."""
+"""Longer with many keys, so that reporting takes a bounded share of the CPU."""
 HELLO_SECONDS = 0.025
 HELLOS = 4
-"""How often a new gateway says hello, and waits for an answer, before it believes to be the only one."""
+"""How often a new gateway reports, and waits for a reply, before it takes itself for the only one."""
 
 log = structlog.get_logger()
 
 
 class QuotaGossip:
-    """One task, `run`, after `start`."""
+    """Call `start`, then run the task `run`."""
 
     def __init__(self, bus: Bus, limiter: RateLimiter, gateway: str, now: Callable[[], float]) -> None:
         self._bus = bus
@@ -44,7 +44,7 @@ class QuotaGossip:
         limiter.on_change = self._changed.set
 
     async def start(self) -> None:
-        """Before the first request. Returns once it is known what this gateway may use, or nobody is there to say."""
+        """Learn what this gateway may use, or that no other gateway is there. Call this before the first request."""
         coordinator = self._limiter.coordinator
         await self._bus.subscribe(LIMITS, self._on_message)
         for _ in range(HELLOS):
@@ -61,7 +61,7 @@ class QuotaGossip:
 
     async def run(self) -> None:
         while True:
-            # Alone, only others need to hear that it is there; else also that its last minute has passed.
+            # A gateway that is alone only shows that it is there; otherwise a usage that has expired is news, too.
             stale_s = PERIOD_SECONDS if self._limiter.coordinator.is_alone else self._limiter.stale_at - self._now()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(PERIOD_SECONDS, max(QUIET_SECONDS, stale_s))):
@@ -71,7 +71,7 @@ class QuotaGossip:
             await asyncio.sleep(QUIET_SECONDS + QUIET_SECONDS_PER_KEY * self._reported_keys)
 
     async def report(self, *, leaving: bool = False) -> None:
-        """`leaving` is the last word: after it nothing is heard and nothing admitted."""
+        """Publish a report. After one with `leaving`, this gateway must admit nothing more."""
         message = self._limiter.report(self._now(), leaving=leaving)
         self._reported_keys = len(message.keys)
         try:

@@ -1,7 +1,7 @@
-"""One file of the outbox: its records, where each begins, and what of them is damaged.
+"""One file of the outbox: its records, and how to find and check them.
 
-A record is a line: the CRC-32 of the rest in 8 hex digits, sequence number, id, and the event's JSON as the bus gets
-it, a space between two. Numbers ascend; JSON has no line break of its own.
+A record is a line of four parts, separated by spaces: the CRC-32 of the rest in 8 hex digits, the sequence number, the
+id, and the event's JSON as the bus gets it. The numbers ascend, and the JSON has no line breaks.
 """
 
 import os
@@ -20,16 +20,16 @@ from shared.bus.subjects import name as untoken
 from shared.messages.codec import Unreadable, decode_text
 
 BLOCK_BYTES = 160 * 1024
-"""Read at once: some 250 events, which is also what is published at once."""
+"""Bytes read at once: about 250 events, which are also published at once."""
 PROBE_BYTES = 16 * 1024
-"""Read per step of a search for a number."""
+"""Bytes read per step of a search for a sequence number."""
 _NAME = re.compile(r"([\w=-]+)\.(\d{12})\.log")
 
 log = structlog.get_logger()
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One usage event as it is on disk. A struct of this kind is made in a third of a named tuple's time."""
+    """One usage event on disk. Such a struct is built in a third of the time of a named tuple."""
 
     seq: int
     id: str
@@ -37,7 +37,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 def encode_record(seq: int, event_id: str, payload: bytes) -> bytes:
-    """Return the record's line with its line break."""
+    """Return the record's line, including the line break."""
     rest = b"%d %s %s" % (seq, event_id.encode(), payload)
     return b"%08x %s\n" % (crc32(rest), rest)
 
@@ -53,28 +53,31 @@ def decode_record(line: bytes) -> Record | None:
 
 @dataclass(eq=False)
 class Segment:
-    """A file and what is known of it without reading it again."""
+    """A file, and what is known of it without reading it again."""
 
     path: Path
     first: int
-    """Sequence number that its first record has, or will have."""
+    """Sequence number of the first record, even if it is not written yet."""
     last: int
-    """That of its last record; `first - 1` while it is empty."""
+    """Sequence number of the last record; `first - 1` if the file is empty."""
     size: int
     durable_bytes: int
-    """Bytes that survive the machine: no reader goes beyond them."""
+    """Bytes synced to disk: no reader goes beyond them."""
     deleted: bool = False
-    """The file is gone, since the ledger has all of it."""
+    """Whether the file has been deleted because the ledger has all of it."""
 
     def read(self, offset: int) -> tuple[list[Record], int]:
-        """Return the next block's records and where the block after it begins; `OSError` if the disk fails.
+        """Return the next block's records, and the offset of the block after it.
 
-        A block grows until it has a whole line: damage may have taken the lines' ends.
+        A block grows until it holds a complete line, since damage may have removed line breaks.
+
+        Raises:
+            OSError: the disk failed.
         """
         length, block, end, is_last = BLOCK_BYTES, b"", 0, False
         while not end and not is_last:
             block = self._pread(min(length, self.durable_bytes - offset), offset)
-            # At the end a last line may lack its own end, and a file may be shorter than it was.
+            # The last line may lack its line break, and the file may be shorter than it was.
             is_last = len(block) < length or offset + length >= self.durable_bytes
             end = len(block) if is_last else block.rfind(b"\n") + 1
             length *= 2
@@ -87,9 +90,9 @@ class Segment:
         return records, self.durable_bytes if is_last else offset + end
 
     def offset_after(self, seq: int) -> int:
-        """Find by bisection where a record begins: all before it have numbers up to `seq`, and not much after it has.
+        """Find by bisection an offset before which all numbers are at most `seq`, and after which few are.
 
-        A number that damage hides is taken for a later one: that costs reading, and misses nothing.
+        A number hidden by damage is taken for a later one, which costs some reading but misses nothing.
         """
         low, high = 0, self.durable_bytes
         while high - low > PROBE_BYTES:
@@ -118,7 +121,7 @@ class Segment:
 
 
 def sync_to_disk(segments: Iterable[Segment], folder: Path | None) -> None:
-    """Make what was written to the segments survive the machine, and with `folder` the files' names as well.
+    """Sync the segments to disk, and with `folder` also the files' names.
 
     Raises:
         OSError: the disk failed.
@@ -128,16 +131,16 @@ def sync_to_disk(segments: Iterable[Segment], folder: Path | None) -> None:
             with _open_readable(segment.path) as file:
                 os.fdatasync(file)
         except FileNotFoundError:
-            continue  # the ledger has had all of it meanwhile
+            continue  # deleted meanwhile: the ledger has all of it
     if folder:
         with _open_readable(folder) as file:
             os.fsync(file)
 
 
 def load_segments(folder: Path) -> dict[str, deque[Segment]]:
-    """Return what earlier boots left in the folder, by source and in order, and make sure that the disk has it.
+    """Return the segments of earlier boots, by source and in order, and sync them to disk.
 
-    Only the last file of each source is read: sequences have no gap, so a file ends where the next one begins.
+    Only the last file of each source is read: sequences have no gaps, so a file ends where the next one begins.
     """
     by_source: dict[str, deque[Segment]] = {}
     for path in sorted(folder.glob("*.log")):
@@ -163,10 +166,14 @@ def load_segments(folder: Path) -> dict[str, deque[Segment]]:
 
 
 def _parse_name(file_name: str) -> tuple[str, int]:
-    """Return whose events a file has and the number of its first one, or raise `Unreadable`."""
+    """Return the source and the first sequence number in a file's name.
+
+    Raises:
+        Unreadable: it is not the name of a segment.
+    """
     match = _NAME.fullmatch(file_name)
     if match is None:
-        raise Unreadable("not a segment's name")
+        raise Unreadable("not the name of a segment")
     return untoken(match[1]), int(match[2])
 
 

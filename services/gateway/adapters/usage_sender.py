@@ -1,8 +1,8 @@
-"""Carries the outbox to the bus: each event as often as it takes until the ledger has confirmed it.
+"""Publishes the outbox: each event as often as needed until the ledger has confirmed it.
 
-The server's acknowledgement of a publish is not enough: the bus may lose its data. Everything that is not confirmed
-goes again after each reconnect, and after `RESEND_SECONDS` in which the ledger confirmed nothing; the ledger counts
-an event once. What goes for the first time is held back by nothing but the bus: the stream is where it can wait.
+The server's acknowledgement of a publish is not enough, since the bus may lose its data. Everything unconfirmed is sent
+again after each reconnect, and after `RESEND_SECONDS` without a confirmation; the ledger counts each event once. Only
+the bus itself holds back new events: the stream is where they can wait.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ from shared.messages.gateway import UsageSource
 from shared.messages.meter import Confirmed
 
 GATHER_SECONDS = 0.25
-"""From the first event to its sending, for more to come: a sync and an answer of the bus are paid for all of them.
+"""From the first event to the sending, to gather more: one sync and one round trip serve all of them.
 
-Longer than seems needed: each sending wakes a cold processor and delays the request that comes just then.
+Longer than seems needed, since each sending wakes a cold CPU and delays a request that arrives just then.
 """
 RESEND_SECONDS = 30.0
 RESEND_SECONDS_MOST = 3600.0
-"""The patience doubles up to this while the ledger is away, so that the stream does not fill with repetitions."""
+"""The wait doubles up to this while the ledger is down, so that the stream does not fill with repetitions."""
 RESEND_EVENTS = 20_000
-"""At most so many go again beyond the mark: a loss shows right behind it, and the rest follows as it moves."""
+"""Events resent beyond the mark at most: a loss shows right after the mark, and the rest follows as it moves."""
 RETRY_SECONDS = 1.0
 
 CONFIRMED = confirmed_key("x").removesuffix("x")
@@ -41,29 +41,29 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Progress:
-    """How far one source's events are."""
+    """How far the events of one source have been sent."""
 
     subject: str
     first: Cursor
-    """Up to here they were sent since the bus was last found to be there."""
+    """Sent up to here since the bus last connected."""
     moved_at: float
-    """When the mark last moved, or something was first sent beyond it."""
+    """When the mark last moved, or when something was first sent beyond it."""
     again: Cursor | None = None
-    """Up to here they were sent once more, on the way to `first`."""
+    """Resent up to here, on the way to `first`; None: nothing is being resent."""
     patience_s: float = RESEND_SECONDS
     announced: bool = False
-    """Whether the bus knows the source: a meter counts nothing of one that it does not."""
+    """Whether the source has been announced on the bus: a meter counts no events of an unknown source."""
 
 
 @dataclass(slots=True)
 class UsageSender:
-    """One task, `run`; `wake` after each append."""
+    """Runs one task, `run`. Call `wake` after each append."""
 
     bus: Bus
     outbox: Outbox
     monotonic: Callable[[], float]
     on_confirmed: Callable[[int], None] = lambda _seq: None
-    """Called with each new mark of this boot's own events."""
+    """Called with each new mark of this boot's own source."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _progress: dict[str, _Progress] = field(default_factory=dict)
     _fault: str | None = None
@@ -90,7 +90,7 @@ class UsageSender:
             await asyncio.sleep(GATHER_SECONDS)
 
     async def drain(self, seconds: float) -> None:
-        """Try a last time to have everything sent; what is not stays on disk for the next boot."""
+        """Try once more to send everything; the rest stays on disk for the next boot."""
         try:
             async with asyncio.timeout(seconds):
                 while await self._step():
@@ -99,7 +99,7 @@ class UsageSender:
             log.warning("usage_left_in_outbox", pending=self.outbox.pending, error=str(error))
 
     async def _step(self) -> bool:
-        """Sync, then send a block of each source; return whether there is more already."""
+        """Sync, then send a block of each source; return whether more is ready."""
         self._wake.clear()
         await self.outbox.sync()
         has_more = False
@@ -115,7 +115,7 @@ class UsageSender:
         if start.seq <= self.outbox.mark(source):
             progress.moved_at = self.monotonic()
         end = await self._send(source, progress, start)
-        if progress.first is start:  # else a mark or a reconnect has moved it meanwhile
+        if progress.first is start:  # otherwise a mark or a reconnect has moved it meanwhile
             progress.first = end
         return progress.first.seq < self.outbox.synced(source)
 
@@ -152,7 +152,7 @@ class UsageSender:
 
     def _on_event(self, event: WatchEvent) -> None:
         if isinstance(event, Synced):
-            # The watch has begun (again), so the bus was away, maybe with all that it had: everything goes again.
+            # The watch has restarted, so the bus was down and may have lost its data: send everything again.
             self._progress.clear()
             self.wake()
         elif isinstance(event, Changed) and event.value is not None and event.key.startswith(CONFIRMED):
@@ -160,8 +160,8 @@ class UsageSender:
                 mark = decode(event.value, Confirmed)
                 if event.key == confirmed_key(mark.source):
                     self._confirm(mark.source, mark.source_seq)
-            except Exception as error:  # noqa: BLE001 - it concerns this mark alone
-                # A mark that nothing can be done with, or a disk that fails: the next mark takes it along.
+            except Exception as error:  # noqa: BLE001 - affects this mark alone
+                # An unusable mark or a failing disk: the next mark covers this one.
                 has_fault = not isinstance(error, Unreadable)
                 self.bus.rejections.record(METER.name, error, traceback=has_fault, entry=event.key)
 
@@ -169,7 +169,7 @@ class UsageSender:
         if not self.outbox.confirm(source, mark):
             return
         if source not in self.outbox.sources:
-            self._progress.pop(source, None)  # an earlier boot's, and all of it is in the ledger
+            self._progress.pop(source, None)  # an earlier boot's source, now complete in the ledger
             return
         mark, progress = self.outbox.mark(source), self._progress_of(source)
         progress.moved_at, progress.patience_s = self.monotonic(), RESEND_SECONDS
@@ -181,7 +181,7 @@ class UsageSender:
             self.on_confirmed(mark)
 
     def _log_fault(self, fault: str | None) -> None:
-        """Log once that something is in the way, and once that it no longer is."""
+        """Log a fault once when it begins, and once when it is over."""
         if fault and not self._fault:
             log.warning("usage_delayed", reason=fault, pending=self.outbox.pending)
         elif self._fault and not fault:

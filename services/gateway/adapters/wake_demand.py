@@ -1,4 +1,4 @@
-"""Publishes demand to the waker: one level per model, repeated while requests wait, withdrawn when none does."""
+"""Publishes wake requests: one level per model, repeated while requests wait, withdrawn when none do."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -16,9 +16,9 @@ from shared.messages.codec import encode
 from shared.messages.gateway import WakeCause, WakeRequest
 
 MAX_REQUEST_IDS = 16
-"""How many of the requests that caused a wake are named: enough to find them, bounded for the message's size."""
+"""Ids of requests that caused a wake in one message: enough to trace it, bounded for the message's size."""
 MAX_CAUSES = 64
-"""Keys named in one message, some 100 bytes each."""
+"""Keys in one message, about 100 bytes each."""
 RETRY_SECONDS = 0.5
 
 log = structlog.get_logger()
@@ -26,7 +26,8 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class WakeDemand:
-    """One task, `run`. `changed` after every change of the queue; `request_once` for a caller that does not wait."""
+    """Runs one task, `run`. Call `changed` after each change of a queue, `request_once` for a caller that does not
+    wait."""
 
     bus: Bus
     scheduler: RequestScheduler
@@ -34,7 +35,7 @@ class WakeDemand:
     repeat_s: float
     now: Callable[[], float]
     _due: dict[str, float] = field(default_factory=dict)
-    """Model to the time of its next message; a model without demand is not in it."""
+    """By model, the time of its next message; a model without demand has no entry."""
     _once: dict[str, WakeRequest] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _has_fault: bool = False
@@ -45,7 +46,7 @@ class WakeDemand:
             self._changed.set()
 
     def request_once(self, model: str, request_id: str, cause: WakeCause, deadline: float) -> None:
-        """With those that asked so since the last message."""
+        """Add a wake for a caller that does not wait to the model's next message."""
         before = self._once.get(model) or self._request(model, 0, 0.0, (), ())
         self._once[model] = self._request(
             model,
@@ -65,12 +66,12 @@ class WakeDemand:
                     await self._changed.wait()
 
     async def _publish_due(self) -> float:
-        """Return for how many seconds nothing is due."""
+        """Publish what is due; return the seconds until something is due again."""
         try:
             for model, request in list(self._once.items()):
                 if not self.scheduler.has_demand(model):
                     await self.bus.publish(wake_request(model), encode(request))
-                if self._once.get(model) is request:  # else somebody asked meanwhile
+                if self._once.get(model) is request:  # otherwise another request came meanwhile
                     del self._once[model]
             for model, due in list(self._due.items()):
                 if due <= self.now():
@@ -93,7 +94,9 @@ class WakeDemand:
             (ticket.cause for ticket in waiting if ticket.cause is not None),
         )
         if waiting:
-            self._due[model] = now + self.repeat_s  # before the await: a queue that empties meanwhile is due at once
+            self._due[model] = (
+                now + self.repeat_s
+            )  # before the await, so that a queue that empties meanwhile is due at once
         try:
             await self.bus.publish(wake_request(model), encode(request))
         except BusError:
@@ -105,7 +108,7 @@ class WakeDemand:
     def _request(
         self, model: str, waiting: int, deadline: float, request_ids: Iterable[str], causes: Iterable[WakeCause]
     ) -> WakeRequest:
-        """Make the message: of the causes, the first of each key."""
+        """Build the message, with the first cause of each key."""
         now, by_key = self.now(), dict[str, WakeCause]()
         for cause in causes:
             if len(by_key) < MAX_CAUSES:

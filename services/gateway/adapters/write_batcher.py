@@ -1,25 +1,25 @@
-"""Collects what one iteration of the event loop writes to sockets, and writes it at the iteration's end.
+"""Collects the socket writes of one event loop iteration, and makes them together at its end.
 
-A write to a socket wakes the process at its other end, on another core, which costs several times what the bytes do.
-The second write to a process that is awake costs little, so all writes of an iteration go out together.
+A write to a socket wakes the process at the other end, on another core, which costs several times what the bytes cost.
+A second write to an awake process costs little, so all writes of an iteration go out together.
 """
 
 import asyncio
 from collections.abc import Callable
 
 MAX_QUEUED_BYTES = 64 * 1024
-"""Beyond this the queue goes out at once: a full transport must say so before more is made for it."""
+"""A longer queue goes out at once: a full transport must signal that before more is produced for it."""
 
 
 def _do_nothing() -> None:
-    """Nothing has to happen before a flush."""
+    """Do nothing before a flush."""
 
 
 class WriteBatcher:
-    """`write` in any order; `flush` for what has to be out now, such as before a connection is closed.
+    """Queues writes. Call `flush` if they must go out now, such as before a connection is closed.
 
     Arguments:
-        before_flush: Called once per flush, before anything is written to a transport. It must not raise.
+        before_flush: called once per flush, before anything is written to a transport. It must not raise.
     """
 
     __slots__ = ("_before_flush", "_loop", "_queue", "_size_bytes")
@@ -29,7 +29,7 @@ class WriteBatcher:
         self._queue: list[tuple[asyncio.Transport, bytes | memoryview]] = []
         self._size_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        """Asked for once: each time takes a call of the system."""
+        """Looked up once: each lookup takes a system call."""
 
     def write(self, transport: asyncio.Transport, data: bytes | memoryview) -> None:
         if not self._queue:
@@ -41,7 +41,7 @@ class WriteBatcher:
             self.flush()
 
     def flush(self) -> None:
-        """Write everything now; what is for a transport that has closed meanwhile is dropped."""
+        """Write everything now; drop what is for a transport that has closed meanwhile."""
         self._before_flush()
         queue, self._queue = self._queue, []
         self._size_bytes = 0

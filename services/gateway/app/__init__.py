@@ -1,1 +1,1 @@
-"""What the gateway does when something happens."""
+"""The use cases: what the gateway does when something happens."""

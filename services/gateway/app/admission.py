@@ -1,4 +1,4 @@
-"""From a checked request to a place on a machine: the gates, its key's limits, a free place or the wait for one."""
+"""Admission of a request: the budget gate, the key's limits, and the wait for a place on a machine."""
 
 import asyncio
 import math
@@ -20,14 +20,14 @@ from shared.messages.waker import MachineRecord
 
 UNSETTLED_SECONDS = 0.02
 UNSETTLED_RETRIES = 5
-"""Replicas agree on what is left of a limit within a few milliseconds; a tenth of a second is generous."""
+"""Replicas agree on what is left of a limit within a few milliseconds; 0.1 s is generous."""
 
 
 def parse_wake_timeout(value: str | None, cap: float) -> float | None:
     """Return `X-Wake-Timeout` in seconds, at most `cap`; None if it is absent.
 
     Raises:
-        ApiError: 400 if it is no number of seconds.
+        ApiError: 400 if it is not a number of seconds.
     """
     if value is None:
         return None
@@ -36,14 +36,14 @@ def parse_wake_timeout(value: str | None, cap: float) -> float | None:
     except ValueError:
         seconds = math.nan
     if not math.isfinite(seconds) or seconds < 0:
-        message = f"X-Wake-Timeout: expected seconds such as 30, or 0 for no waiting, got {value[:40]!r}."
+        message = f"X-Wake-Timeout must be a number of seconds such as 30, or 0 not to wait. Got {value[:40]!r}."
         raise errors.invalid_request("X-Wake-Timeout", message)
     return min(seconds, cap)
 
 
 @dataclass(eq=False)
 class Admission:
-    """`now` is Unix seconds."""
+    """Decides whether a request may be served, and where. `now` is Unix seconds."""
 
     settings: GatewaySection
     scheduler: RequestScheduler
@@ -57,13 +57,13 @@ class Admission:
     now: Callable[[], float]
 
     def check(self, model: Model) -> None:
-        """Raise `ApiError` (503) if nothing new may be served of the model."""
+        """Raise `ApiError` (503) if no new request of the model may be served."""
         if fault := self.outbox.fault:
             raise errors.outbox_full(fault)
         self.dispatcher.check_gate(model.name)
 
     async def reserve(self, key: KeyRecord, tokens: int) -> Reservation | None:
-        """Reserve what a request may take of its key's limits; None if the key has none.
+        """Reserve what a request may use of its key's limits; return None if the key has none.
 
         Raises:
             ApiError: 429.
@@ -90,14 +90,14 @@ class Admission:
         wake_timeout: float | None,
         comment: Callable[[bytes], None] | None,
     ) -> MachineRecord:
-        """Wait for a machine, and book a place on it.
+        """Wait for a place on a machine.
 
         Arguments:
-            arrived: Unix seconds; the wait is over one cap later, or `wake_timeout` seconds later.
-            comment: sends a stream's comment while it waits; None: the request is held silently.
+            arrived: Unix seconds; the wait ends one cap later, or `wake_timeout` seconds later.
+            comment: sends a comment to a waiting stream; None: the request is held silently.
 
         Raises:
-            ApiError: 429 or 503 at once, and what ends the wait.
+            ApiError: 429 or 503 at once, or whatever ends the wait.
         """
         if not self.scheduler.is_servable(model):
             raise errors.no_upstream(model.name)

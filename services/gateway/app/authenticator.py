@@ -1,4 +1,4 @@
-"""Whose request it is, and what its key may use."""
+"""Checks API keys, and which models a key may use."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from shared.messages.keys import KeyRecord, digest
 
 @dataclass(eq=False)
 class Authenticator:
-    """`keys` is the view of key records by digest; `now` is Unix seconds."""
+    """Finds the key and the model of a request. `keys` has key records by digest; `now` is Unix seconds."""
 
     models: Mapping[str, Model]
     keys: Mapping[str, KeyRecord]
     now: Callable[[], float]
 
     def key_of(self, header: str | None) -> KeyRecord | None:
-        """Return the key of an `Authorization` header if it may be used."""
+        """Return the key in an `Authorization` header; None if there is none that may be used."""
         scheme, _, secret = (header or "").partition(" ")
         if not secret or scheme.lower() != "bearer":
             return None
@@ -25,7 +25,7 @@ class Authenticator:
         return record if record is not None and record.usable(self.now()) else None
 
     def authenticate(self, header: str | None) -> KeyRecord:
-        """Return the key of an `Authorization` header.
+        """Return the key in an `Authorization` header.
 
         Raises:
             ApiError: 401.

@@ -1,4 +1,4 @@
-"""Requests to machines: what may be served, who goes next, and whom a closed budget gate sends away."""
+"""Dispatches waiting requests to machines, and evicts them when a budget gate closes."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from shared.config.sections import Config
 from shared.messages.waker import MachineRecord
 
 DISPATCH_SLICE = 64
-"""Requests in one go: ten thousand forwarded at once would keep everybody else waiting for a third of a second."""
+"""Requests per loop iteration: forwarding ten thousand at once would block all others for a third of a second."""
 
 
 @dataclass(eq=False)
 class Dispatcher:
-    """The scheduler, driven by changes of the fleet, the gates and the requests. `now` is Unix seconds."""
+    """Drives the scheduler when the fleet, the gates or the requests change. `now` is Unix seconds."""
 
     scheduler: RequestScheduler
     fleet: View[MachineRecord]
@@ -28,7 +28,7 @@ class Dispatcher:
     config: Config
     now: Callable[[], float]
     on_activity_change: Callable[[], None]
-    """Called when a machine began to drain or lost its last request."""
+    """Called when a machine's record changes, or when its last request has ended."""
     _is_dispatching: bool = False
 
     def __post_init__(self) -> None:
@@ -40,7 +40,7 @@ class Dispatcher:
             raise self._gate_closed(reason)
 
     def estimate(self, model: Model) -> WakeEstimate:
-        """Return what is known now of the model's machines in open tiers."""
+        """Return what is known of a wake of the model, from its machines in open tiers."""
         now = self.now()
         tiers = [tier for tier in model.lineup if not self.gates.tier(tier, now)] or model.lineup
         machines = [machine for machine in self.config.machines_of(model) if machine.tier in tiers]
@@ -48,7 +48,7 @@ class Dispatcher:
         return estimate_wake(tiers[0], records, now)
 
     def on_fleet_change(self, machine: str) -> None:
-        """A machine's record changed: requests that waited for it go, and a drain is acknowledged."""
+        """Handle a changed machine record: dispatch requests that waited for it, and acknowledge a drain."""
         record = self.fleet.get(machine)
         if record is None or record.state != "ready":
             self.scheduler.breaker.reset(machine)
@@ -56,14 +56,14 @@ class Dispatcher:
         self.on_activity_change()
 
     def release(self, machine: str) -> None:
-        """A request has ended on the machine."""
+        """Free the place of a request that has ended on the machine."""
         last = self.scheduler.release(machine, self.now())
         self.dispatch()
         if last:
             self.on_activity_change()
 
     def dispatch(self) -> None:
-        """Give waiting requests what places there are: a slice now, and the rest in the next iterations of the loop."""
+        """Grant free places to waiting requests: a slice now, the rest in the next iterations of the loop."""
         if not self.scheduler.total_waiting or self._is_dispatching:
             return
         if self.scheduler.dispatch(self.now(), DISPATCH_SLICE):
@@ -71,7 +71,7 @@ class Dispatcher:
             asyncio.get_running_loop().call_soon(self._dispatch_more)
 
     def check_gates(self) -> None:
-        """After a change of the gates, and every second since they grow old: evict requests behind closed gates."""
+        """Evict requests behind closed gates. Call this on each change, and every second, since gates expire."""
         now = self.now()
         for model in self.scheduler.waiting_models():
             if reason := self.gates.model(model, now):
@@ -87,6 +87,7 @@ class Dispatcher:
         self.dispatch()
 
     def _gate_closed(self, reason: str) -> errors.ApiError:
-        """The error for a gate's reason: to be retried while this process is younger than an observation may become."""
+        """Return the error for a gate's reason. It may be retried while this process is younger than
+        `observation_timeout`."""
         age = self.now() - self._started_at
         return errors.budget_closed(reason, is_starting=age <= self.config.billing.observation_timeout)

@@ -1,4 +1,4 @@
-"""A request that waits for a machine: until it gets a place, or its deadline passes, or it is sent away."""
+"""A request that waits for a machine: until it gets a place, its deadline passes, or it is refused."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,11 +18,11 @@ log = structlog.get_logger()
 
 @dataclass(eq=False, slots=True)
 class HeldRequest:
-    """A ticket of the scheduler grants or refuses it. `now` is Unix seconds.
+    """The wait for a place, which the scheduler's ticket grants or refuses. `now` is Unix seconds.
 
     Arguments:
-        is_capped: the deadline is the cap's, not the caller's own.
-        next_comment: when `comment` is called first, and then every `heartbeat` seconds; infinite: never.
+        is_capped: whether the deadline is the cap's and not the caller's own.
+        next_comment: when to call `comment` first, then every `heartbeat` seconds; infinite: never.
     """
 
     scheduler: RequestScheduler
@@ -40,7 +40,7 @@ class HeldRequest:
     _timer: asyncio.TimerHandle | None = None
 
     def on_granted(self, machine: MachineRecord) -> None:
-        if self._outcome.done():  # the client has left in this very moment
+        if self._outcome.done():  # the client has just left
             asyncio.get_running_loop().call_soon(self.dispatcher.release, machine.machine)
         else:
             self._outcome.set_result(machine)
@@ -50,7 +50,7 @@ class HeldRequest:
             self._outcome.set_result(error)
 
     async def wait(self, ticket: Ticket, cap: float) -> MachineRecord:
-        """Return the machine on which a place has been booked.
+        """Return the machine on which the request has a place.
 
         Raises:
             ApiError: the deadline has passed, or the request was refused.
@@ -76,7 +76,7 @@ class HeldRequest:
     def _on_time(self, ticket: Ticket, cap: float) -> None:
         try:
             self._go_on(ticket, cap)
-        except Exception:  # nothing would end its wait any more
+        except Exception:  # otherwise nothing would end the wait
             log.exception("hold_failed", request_id=ticket.request_id)
             self.on_refused(errors.internal_error())
 

@@ -1,4 +1,4 @@
-"""The requests under way, and how they end when the gateway does."""
+"""The running exchanges, and how they end when the gateway shuts down."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from services.gateway.ports import RunningExchange
 
 
 class Lifecycle:
-    """Every exchange is in `exchanges` from its beginning to its end."""
+    """Tracks all running exchanges. Each is in `exchanges` from its beginning to its end."""
 
     def __init__(self) -> None:
         self.is_leaving = False
@@ -20,7 +20,7 @@ class Lifecycle:
             self._ended.set()
 
     async def drain(self, grace: float) -> None:
-        """Send requests that no engine has elsewhere; give the others `grace` seconds, then an error event."""
+        """Reject requests that no engine has yet; give the others `grace` seconds, then end them with an error."""
         self.is_leaving = True
         for exchange in list(self.exchanges):
             if not exchange.is_forwarded:

@@ -1,4 +1,4 @@
-"""The end of a request in the books: its usage event, its key's limits, its machine's record, the metrics."""
+"""Records the end of a request: usage event, key limits, circuit breaker, metrics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class UsageRecorder:
     now: Callable[[], float]
 
     def record(self, usage: UsageRecord, reservation: Reservation | None) -> None:
-        """Record a request that may have reached an engine, before its client has the end of its response."""
+        """Record a request that may have reached an engine, before the client has the end of the response."""
         seq = self.outbox.next_seq
         event = usage.event(self.outbox.source, seq, self.now())
         self.outbox.append(event)

@@ -1,1 +1,1 @@
-"""Pure: no clock, no sockets. What to refuse, whom to serve, what a stream says."""
+"""Rules without a clock or I/O: what to reject, whom to serve next, what a stream contains."""

@@ -3,7 +3,7 @@
 import re
 
 MAX_LINE_BYTES = 20
-"""Bytes of a line that say what it is: the longest size of a chunk and what ends it."""
+"""Bytes of a line that decide what it is: the longest chunk size and its terminator."""
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}(?=[;\r\n \t])")
 _SHORT_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\r\n]{0,64})?\r\n")
 _LINE_END = b"\r\n"
@@ -11,7 +11,7 @@ _BLANK = (_LINE_END, b"\n")
 
 
 class BodyFraming:
-    """Follows a body read by read. The parser refuses what is malformed: this only looks for the end."""
+    """Follows a body read by read. The parser rejects malformed bodies; this class only finds the end."""
 
     __slots__ = ("_in_trailers", "_is_last", "_left", "_line")
 
@@ -20,10 +20,10 @@ class BodyFraming:
         self._left = length or 0
         """Bytes until the end or the next line."""
         self._is_last = length is not None
-        """Nothing follows what is left."""
+        """Nothing follows the bytes that are left."""
         self._in_trailers = False
         self._line = b""
-        """The beginning of a line that is not complete."""
+        """The beginning of an incomplete line."""
 
     @property
     def is_complete(self) -> bool:
@@ -33,7 +33,7 @@ class BodyFraming:
         """Return where the body ends, or all the data if that comes later.
 
         Raises:
-            ValueError: what should be the size of a chunk is none.
+            ValueError: a chunk size is invalid.
         """
         at = start
         while at < len(data) and not self.is_complete:
@@ -48,7 +48,7 @@ class BodyFraming:
         return at
 
     def _skip_chunks(self, data: bytes, start: int) -> int:
-        """Pass over chunks whose lines are short and here as a whole, as most are."""
+        """Skip chunks whose size lines are short and complete, as most are."""
         at = start
         while (line := _SHORT_LINE.match(data, at)) is not None and (size := int(line[1], 16)):
             at = line.end() + size + len(_LINE_END)
@@ -71,5 +71,5 @@ class BodyFraming:
             self._in_trailers = not self._left
             self._left += len(_LINE_END) if self._left else 0
         else:
-            raise ValueError("no size of a chunk")
+            raise ValueError("invalid chunk size")
         return end

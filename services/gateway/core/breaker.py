@@ -1,26 +1,26 @@
-"""Which machines get no requests for a while, since they failed several times in a row, until a trial succeeds.
+"""A circuit breaker: a machine that fails several times in a row gets no requests for a while, until a trial succeeds.
 
-A machine that nobody can connect to fails for everyone. Any other failure, such as no answer in time, a 5xx or a death
-in a stream, may be the doing of the request: it counts for the key whose request it was, and for everyone only once
-another key's request has failed too. A 4xx and a client that leaves say nothing about a machine.
+A machine that cannot be connected to fails for every key. Any other failure, such as a timeout, a 5xx or a stream that
+breaks off, may be the request's own fault: it counts against the key that sent it, and against all keys only once
+another key's request has failed too. A 4xx or a client that disconnects says nothing about a machine.
 """
 
 from dataclasses import dataclass, field
 
 FAILURES = 3
-"""In a row, before a machine is left alone: one may be chance, three are not."""
+"""Failures in a row before a machine is paused: one may be chance, three are not."""
 MAX_FAILURES_PER_KEY = FAILURES - 1
-"""That count for others: one key's requests never do it alone."""
+"""Failures of one key that count for all: one key alone never pauses a machine for the others."""
 MAX_KEYS = 1000
-"""Told apart per machine; more than two are enough for everyone."""
+"""Keys tracked per machine; two of them are enough to pause it for everyone."""
 PAUSE_SECONDS = 5.0
-"""The first pause; each trial that fails doubles it."""
+"""The first pause; each failed trial doubles it."""
 MAX_PAUSE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
 class _Streak:
-    """Failures in a row. Enough of them pause, and each further one doubles the pause."""
+    """Failures in a row. From `FAILURES` on they pause the machine, and each further one doubles the pause."""
 
     failures: int = 0
     pause_s: float = 0.0
@@ -34,7 +34,7 @@ class _Streak:
 
 @dataclass(slots=True)
 class _Record:
-    """One machine's failures: for everyone those to connect, and some of each key's."""
+    """One machine's failures. `everyone` has the failed connections and a few failures of each key."""
 
     everyone: _Streak = field(default_factory=_Streak)
     keys: dict[str, _Streak] = field(default_factory=dict)
@@ -42,28 +42,28 @@ class _Record:
 
 @dataclass(slots=True)
 class Breaker:
-    """Failures per machine. Times are the caller's, in seconds."""
+    """Failures per machine. The caller passes the time, in seconds."""
 
     _records: dict[str, _Record] = field(default_factory=dict)
     """Machines whose last request failed; empty while all is well."""
 
     @property
     def busy(self) -> bool:
-        """Whether anything has failed: while nothing has, every machine is closed."""
+        """Whether any machine has failed lately. If none has, every machine's breaker is closed."""
         return bool(self._records)
 
     def is_closed(self, machine: str, key_id: str, now: float) -> bool:
-        """Whether the machine may get a request of the key. After a pause it may get one, as a trial."""
+        """Return whether the machine may get a request of the key. After a pause it may get one, as a trial."""
         return all(now >= streak.until for streak in self._streaks(machine, key_id))
 
     def on_attempt(self, machine: str, key_id: str, now: float) -> None:
-        """A request goes there: while a trial runs no second one follows."""
+        """Record that a request is sent to the machine: while a trial runs, no second one follows."""
         for streak in self._streaks(machine, key_id):
             if streak.pause_s:
                 streak.until = now + streak.pause_s
 
     def on_failure(self, machine: str, key_id: str, now: float) -> None:
-        """A request of the key failed there, once it had reached the machine."""
+        """Record that a request of the key failed after it had reached the machine."""
         record = self._records.setdefault(machine, _Record())
         if key_id not in record.keys and len(record.keys) >= MAX_KEYS:
             record.keys.pop(next(iter(record.keys)))
@@ -74,22 +74,22 @@ class Breaker:
         record.everyone.settle(now)
 
     def on_unreachable(self, machine: str, now: float) -> None:
-        """No connection to the machine could be made."""
+        """Record that the machine could not be connected to."""
         everyone = self._records.setdefault(machine, _Record()).everyone
         everyone.failures += 1
         everyone.settle(now)
 
     def reset(self, machine: str) -> None:
-        """It answered, or it is a new generation: what an earlier engine did is not its fault."""
+        """Forget the machine's failures: it has answered, or a new generation runs on it."""
         self._records.pop(machine, None)
 
     @property
     def open(self) -> list[str]:
-        """Machines that everyone leaves alone, or one key does, whether or not a trial is due."""
+        """Machines that are paused for everyone or for one key, whether or not a trial is due."""
         streaks = {machine: (record.everyone, *record.keys.values()) for machine, record in self._records.items()}
         return [machine for machine, of_machine in streaks.items() if any(streak.pause_s for streak in of_machine)]
 
     def _streaks(self, machine: str, key_id: str) -> list[_Streak]:
-        """Those that count for the key."""
+        """Return the streaks that count for the key."""
         record = self._records.get(machine)
         return [] if record is None else [s for s in (record.everyone, record.keys.get(key_id)) if s is not None]

@@ -1,4 +1,4 @@
-"""One event's JSON as far as the gateway reads it, whatever it is."""
+"""The parts of one stream event's JSON that the gateway reads."""
 
 import re
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from services.gateway.core.usage import NO_BODY, Body, body_decoder, number
 from shared.messages.codec import Decoder, Unreadable
 
 LARGE = 256 * 1024
-"""Bytes of an event from which on only its first choice is read, and no object is made of each part of it."""
+"""Bytes. Of a larger event only the first choice is read, and no object is made of each of its parts."""
 MAX_CHOICES = 1_024
-"""Of one event that are read: more than an engine puts into one."""
+"""Choices read from one event: more than any engine puts into one."""
 
-# What some engines write for numbers that JSON does not have. Within strings it is text.
+# Some engines write these for numbers that JSON does not have. Within strings they are text.
 _NO_NUMBERS = re.compile(rb'("(?:[^"\\]++|\\.)*+")|-?\b(?:NaN|Infinity)\b', re.DOTALL)
 _RESPONSE_ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
@@ -38,12 +38,12 @@ class Choice(msgspec.Struct):
     delta: msgspec.Raw = ABSENT
     text: msgspec.Raw = ABSENT
     message: msgspec.Raw = ABSENT
-    """Of a whole response."""
+    """Only in a response that is not streamed."""
     finish_reason: msgspec.Raw = ABSENT
 
     @property
     def number(self) -> int:
-        """Its index; the first where it does not say."""
+        """The choice's index; 0 if it has none."""
         return number(self.index) or 0
 
     @property
@@ -52,12 +52,12 @@ class Choice(msgspec.Struct):
 
     @property
     def has_content(self) -> bool:
-        """Whether it has a piece of the answer, whatever its type."""
+        """Whether it carries a piece of the response, whatever its type."""
         if not (is_empty(self.text) and is_empty(self.message)):
             return True
         if is_empty(self.delta):
             return False
-        pieces = decode_or(None, _delta, self.delta)  # None: no object, but not nothing
+        pieces = decode_or(None, _delta, self.delta)  # None: not an object, but not empty
         return pieces is None or not all(map(is_empty, msgspec.structs.astuple(pieces)))
 
 
@@ -81,18 +81,18 @@ _NO_FIRST = _FirstChoice(Choice())
 
 
 class Chunk:
-    """What one event says."""
+    """The content of one event."""
 
     __slots__ = ("_fields", "choices", "data", "error", "has_choices", "name", "response_usage")
 
     def __init__(self, data: bytes, fields: _Fields) -> None:
         self.data = data
-        """JSON, an object."""
+        """A JSON object."""
         self._fields = fields
         self.has_choices = not is_empty(fields.choices)
         self.choices: Sequence[Choice] = _read_choices(fields.choices) if self.has_choices else ()
         self.name = decode_or("", _text, fields.type)
-        """The event's name in `/v1/responses`."""
+        """The event's type; only `/v1/responses` has one."""
         self.error: EngineError | None = read_error(fields.error)
         self.response_usage = ABSENT
         if bytes(fields.object) == b'"error"' or self.name == "error":
@@ -110,12 +110,12 @@ class Chunk:
 
     @property
     def has_usage(self) -> bool:
-        """Whether it has the member, were it null."""
+        """Whether the member is present, even if null."""
         return self.usage != b""
 
     @property
     def is_usage_alone(self) -> bool:
-        """The event that engines send for `include_usage`, with all the tokens and no choice."""
+        """Whether this is the event that `include_usage` asks for: the total usage and no choice."""
         return not is_empty(self._fields.usage) and not self.has_choices and not self.name and self.error is None
 
     @property
@@ -125,16 +125,17 @@ class Chunk:
 
     @property
     def ends_response(self) -> bool:
-        """Whether it is the last event of `/v1/responses`, which has the usage where the engine tells it."""
+        """Whether this is the last event of `/v1/responses`, which carries the usage if the engine reports it."""
         return self.name in _RESPONSE_ENDS or not is_empty(self.response_usage)
 
     @property
     def without_usage(self) -> bytes | None:
-        """Its JSON without the member `usage`, however that is spelt; None where it is too large to look for it."""
+        """The JSON without the member `usage`, however it is escaped; None if the event is too large to search."""
         data = self.data.rstrip()
         before, _, after = data.rpartition(b',"usage":')
         if len(after) <= LARGE and b'"usage"' not in before and b"\\u00" not in before:
-            # What follows a comma is the outermost object's if a brace in the comma's place makes it an object.
+            # The rest after a comma belongs to the outermost object if it parses as an object with a brace for the
+            # comma.
             last = decode_or({}, _members, b'{"usage":' + after)
             if before and list(last) == ["usage"]:
                 return before + b"}"
@@ -145,16 +146,16 @@ class Chunk:
         return _object_of(members)
 
     def with_usage_alone(self, usage: bytes) -> bytes:
-        """The JSON of an event for `include_usage` beside this one."""
+        """Return the JSON of an `include_usage` event that goes with this one."""
         members = _members.decode(self.data) | {"choices": msgspec.Raw(b"[]"), "usage": msgspec.Raw(usage)}
         return _object_of(members)
 
 
 def read_chunk(data: bytes) -> Chunk | None:
-    """Read the data of an event; None: they are no JSON object.
+    """Read an event's data; None if it is not a JSON object.
 
     Raises:
-        UnusableStream: they may be one, but too deep to tell.
+        UnusableStream: it is nested too deeply to tell.
     """
     try:
         return Chunk(data, _fields.decode(data))
@@ -168,13 +169,13 @@ def read_chunk(data: bytes) -> Chunk | None:
 
 
 def _object_of(members: dict[str, msgspec.Raw]) -> bytes:
-    """The object on one line: line breaks can only stand between the tokens of a value."""
+    """Return the object on one line: in JSON, line breaks only stand between tokens."""
     parts = (msgspec.json.encode(name) + b":" + bytes(value) for name, value in members.items())
     return (b"{" + b",".join(parts) + b"}").replace(b"\n", b" ").replace(b"\r", b" ")
 
 
 def _read_choices(raw: msgspec.Raw) -> Sequence[Choice]:
-    """At least one, were it empty: there are choices, whatever they are."""
+    """Return at least one choice, even an empty one: the event has choices, whatever they are."""
     if len(raw) > LARGE:
         return (decode_or(_NO_FIRST, _first_choice, raw).first or Choice(),)
     return decode_or([], _choices, raw)[:MAX_CHOICES] or (Choice(),)

@@ -1,7 +1,7 @@
-"""What the chunks of one choice share, all but their text and two numbers, so that the next one need not be parsed.
+"""The bytes that all chunks of one choice share, so that the next chunk need not be parsed.
 
-Engines write chunk after chunk alike. Once one has been parsed and its usage taken out of what was parsed, the same
-bytes around another text and other numbers mean the same.
+Engines write chunks that differ only in their text and two numbers. Once one chunk has been parsed and its usage has
+been cut out, the same bytes around another text and other numbers mean the same.
 """
 
 import re
@@ -19,14 +19,14 @@ _CHUNK = re.compile(
     rb"(?P<end>[^\r\n]*\}\}\n\n)"
 )
 _MAX_BYTES = 8192
-"""A chunk that is longer is not looked at: it has more than a text."""
+"""A longer chunk carries more than a text and is parsed."""
 
 
 @dataclass(slots=True)
 class ChunkShape:
-    """Chunks of one choice: a head, a text without quotes, the bytes up to the numbers, two numbers, an end.
+    """The layout of one choice's chunks: a head, a text without quotes, bytes up to the numbers, two numbers, an end.
 
-    `StreamReader.feed` compares, without the cost of a call for each chunk, and keeps the newest one that fitted.
+    `StreamReader.feed` compares inline, which saves a call per chunk, and keeps the newest chunk that matched.
     """
 
     head: bytes
@@ -35,10 +35,10 @@ class ChunkShape:
     text_at: int
     until_numbers: bytes
     usage_at: int
-    """Where the usage begins, from the text's end on."""
+    """Offset of the usage from the end of the text."""
     end: bytes
     end_bytes: int
-    """From the first brace that closes."""
+    """Length of the end, from its first closing brace on."""
     between: bytes
     completion_first: bool
     numbers_at: int
@@ -53,7 +53,7 @@ class ChunkShape:
 
 
 def shape_of(event: bytes, chunk: Chunk) -> ChunkShape | None:
-    """The shape of an event whose one choice goes on; None where cutting its end off would not leave the same JSON."""
+    """Return the shape of an event whose only choice continues; None if cutting its usage off would change the JSON."""
     if len(event) > _MAX_BYTES or not event.endswith(b"}}\n\n"):
         return None
     match = _CHUNK.fullmatch(event)

@@ -1,4 +1,8 @@
-"""The API's endpoints. Routes, the OpenAPI description and all that differs between paths come from these tables."""
+"""The table of the API's endpoints.
+
+Routes, the OpenAPI description and everything that differs between paths come from here: a new path is a new row. If
+its engine reports usage under new field names, `core/usage.py` learns them.
+"""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
@@ -6,23 +10,23 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A path whose requests go to an engine."""
+    """A path whose requests an engine serves, under the same path."""
 
     path: str
     operation: str
-    """Its name in the OpenAPI description."""
+    """The operation's name in the OpenAPI description."""
     input_field: str
-    """The field of the request body that the model reads."""
+    """The field of the request body that holds the model's input."""
     _: KW_ONLY
     streams: bool = True
-    """Whether the API has a `stream` for it."""
+    """Whether a request may ask for a `stream`."""
     usage_from: Literal["chunks", "response"] = "chunks"
-    """Where a stream reports its usage: in its chunks, if the `stream_options` ask for it, or in the `response` of its
+    """Where a stream reports its usage: in its chunks, if `stream_options` asks for it, or in the `response` of its
     last event."""
     accepts_prompt_list: bool = False
-    """Whether one request may have several prompts, each with choices of its own."""
+    """Whether a request may carry several prompts, each with its own choices."""
     has_background_mode: bool = False
-    """Whether `background` asks for an answer before the work is done. The gateway does not support that."""
+    """Whether the API has `background`, a response before the work is done. The gateway rejects such requests."""
 
     @property
     def takes_stream_options(self) -> bool:
@@ -36,12 +40,12 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A path that the gateway itself answers, to `GET` and `HEAD`."""
+    """A path that the gateway itself serves, for `GET` and `HEAD`."""
 
     path: str
     operation: str
     schema: str | None
-    """The name of its answer's schema in the OpenAPI description; None: any object."""
+    """The name of the response's schema in the OpenAPI description; None: any object."""
     _: KW_ONLY
     needs_key: bool
 

@@ -1,4 +1,4 @@
-"""What an engine says went wrong, and whether it blames the request or itself."""
+"""An engine's own errors, and whether the request or the machine is to blame."""
 
 import re
 
@@ -15,14 +15,14 @@ _REFUSALS = re.compile(
     rb"invalid|bad.?request|not.?found|unprocessable|validation|context.?(?:length|size)|too.?large"
     rb"|not.?(?:supported|implemented)|unsupported|authentication|permission|forbidden|rate.?limit|content.?(?:filter|policy)"
 )
-"""In an error's `type` or `code`, where that is no status."""
+"""Words in an error's `type` or `code` that blame the request."""
 
 
 class EngineError(msgspec.Struct, frozen=True):
-    """An error of an engine's own."""
+    """An error that an engine reported."""
 
     refused: bool
-    """The engine refused this very request, which says nothing against its machine."""
+    """The engine rejected this very request, which says nothing against its machine."""
 
 
 class _Body(msgspec.Struct):
@@ -35,20 +35,20 @@ _body: Decoder[_Body] = Decoder(_Body)
 
 
 def is_refusal(status: int) -> bool:
-    """Whether a status blames the request: any 4xx, and 501, which says that the engine has no such thing."""
+    """Return whether a status blames the request: any 4xx, and 501, since the engine lacks the feature."""
     return 400 <= status < 500 or status == NOT_IMPLEMENTED
 
 
 def is_machine_failure(status: int) -> bool:
-    """Whether a status speaks against the machine that sent it."""
+    """Return whether a status blames the machine that sent it."""
     return status >= 500 and status != NOT_IMPLEMENTED
 
 
 def read_error(raw: bytes | msgspec.Raw) -> EngineError | None:
-    """Read an `error` value; None: there is no error.
+    """Read an `error` value; None if it is empty.
 
-    A status as its `code` or `status` decides. Without one, a `type` or `code` such as `invalid_request_error` or
-    `BadRequestError` does.
+    An HTTP status in `code` or `status` decides who is to blame. Without one, a `type` or `code` such as
+    `invalid_request_error` or `BadRequestError` does.
     """
     if bytes(raw) in _EMPTY:
         return None

@@ -1,4 +1,4 @@
-"""The error table: every error that the gateway itself answers with, in OpenAI's shape."""
+"""The error table: every error that the gateway itself returns, in OpenAI's shape."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from decimal import Decimal
 import msgspec
 
 MAX_ECHO = 200
-"""Characters of what a client sent that an error repeats."""
+"""Characters of a client's input that an error message repeats."""
 _NO_RETRY = {"x-should-retry": "false"}
 
 
 @dataclass(eq=False)
 class ApiError(Exception):
-    """One row of the table, filled in. Never holds a prompt or a key."""
+    """One error for one client. It never contains a prompt or a key."""
 
     status: int
     code: str
@@ -32,12 +32,12 @@ class ApiError(Exception):
         return msgspec.json.encode({"error": error})
 
     def fields(self) -> bytes:
-        """Return its header lines."""
+        """Return the response's header lines."""
         lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
         return b"Content-Type: application/json\r\n" + lines.encode("latin-1")
 
     def event(self) -> bytes:
-        """Return the error as the last event of a stream whose status line has gone out."""
+        """Return the error as the last event of a stream whose status line has been sent."""
         return b"data: " + self.body() + b"\n\n"
 
 
@@ -50,7 +50,7 @@ def invalid_request(param: str | None, reason: str) -> ApiError:
 
 
 def malformed(reason: str) -> ApiError:
-    """What came is not HTTP as it should be."""
+    """Reject what is not valid HTTP."""
     return ApiError(400, "invalid_request", f"This is not a well-formed HTTP request: {reason}.")
 
 
@@ -60,127 +60,137 @@ def invalid_api_key() -> ApiError:
 
 
 def model_not_allowed(model: str) -> ApiError:
-    return ApiError(403, "model_not_allowed", f"This key may not use the model {model[:MAX_ECHO]!r}.", param="model")
+    return ApiError(
+        403, "model_not_allowed", f"This API key may not use the model {model[:MAX_ECHO]!r}.", param="model"
+    )
 
 
 def model_not_found(model: str) -> ApiError:
-    message = f"The model {model[:MAX_ECHO]!r} does not exist: GET /v1/models lists them."
+    message = f"The model {model[:MAX_ECHO]!r} does not exist. List the available models with GET /v1/models."
     return ApiError(404, "model_not_found", message, param="model")
 
 
 def not_found(path: str, suggestion: str | None = None) -> ApiError:
-    """`suggestion` is a path that exists."""
+    """`suggestion` is an existing path that the client may have meant."""
     hint = f" Did you mean {suggestion}?" if suggestion else ""
-    return ApiError(404, "not_found", f"There is nothing at {path[:MAX_ECHO]!r}.{hint}")
+    return ApiError(404, "not_found", f"Unknown path {path[:MAX_ECHO]!r}.{hint}")
 
 
 def method_not_allowed(method: str, allowed: str) -> ApiError:
-    return ApiError(405, "method_not_allowed", f"{method} is not allowed here.", {"Allow": allowed})
+    message = f"{method} is not allowed for this path. Use {allowed}."
+    return ApiError(405, "method_not_allowed", message, {"Allow": allowed})
 
 
 def request_timeout(seconds: float) -> ApiError:
-    return ApiError(408, "request_timeout", f"The request body did not arrive within {seconds:g} s.")
+    return ApiError(408, "request_timeout", f"The request did not arrive completely within {seconds:g} s.")
 
 
 def length_required() -> ApiError:
-    return ApiError(411, "length_required", "Send a body with Content-Length or Transfer-Encoding: chunked.")
+    return ApiError(
+        411, "length_required", "The length of the body is unknown. Send Content-Length or Transfer-Encoding: chunked."
+    )
 
 
 def request_too_large(limit: int) -> ApiError:
-    return ApiError(413, "request_too_large", f"The request body is larger than {limit} bytes.")
+    return ApiError(413, "request_too_large", f"The request body is larger than the limit of {limit} bytes.")
 
 
 def head_too_large(limit: int) -> ApiError:
-    return ApiError(431, "request_too_large", f"The request's head is larger than {limit} bytes or has too many lines.")
+    message = f"The request headers are larger than {limit} bytes in total, or there are too many of them."
+    return ApiError(431, "request_too_large", message)
 
 
-def unsupported_media_type(got: str) -> ApiError:
-    return ApiError(415, "unsupported_media_type", f"Send Content-Type: application/json, not {got[:MAX_ECHO]!r}.")
+def unsupported_media_type(content_type: str) -> ApiError:
+    message = f"Content-Type {content_type[:MAX_ECHO]!r} is not supported. Send application/json."
+    return ApiError(415, "unsupported_media_type", message)
 
 
 def unsupported_encoding(coding: str) -> ApiError:
-    message = f"Send the body as it is, without Content-Encoding: {coding[:MAX_ECHO]!r} is not understood."
+    message = f"Content-Encoding {coding[:MAX_ECHO]!r} is not supported. Send the body uncompressed."
     return ApiError(415, "unsupported_media_type", message)
 
 
 def rate_limited(limit: str, retry_after: int) -> ApiError:
-    message = f"This key has reached its limit of {limit}; try again in {retry_after} s."
+    """`limit` is in words, such as `60 requests per minute`; `retry_after` in seconds."""
+    message = f"This API key has reached its limit of {limit}. Try again in {retry_after} s."
     return ApiError(429, "rate_limit_exceeded", message, {"Retry-After": str(retry_after)})
 
 
 def insufficient_quota(limit: int) -> ApiError:
-    message = f"This key has used its {limit} tokens of this month; they begin anew with the next month in UTC."
+    message = (
+        f"This API key has used its {limit} tokens for this month. The quota resets when the next month begins (UTC)."
+    )
     return ApiError(429, "insufficient_quota", message, _NO_RETRY)
 
 
 def wake_cost_spent(limit: Decimal) -> ApiError:
     message = (
-        f"This key's wakes of sleeping machines have cost the {limit} USD that they may cost a day; they begin anew at "
-        "midnight UTC. Machines that are awake serve it."
+        f"Waking machines for this API key has cost its daily limit of {limit} USD. The limit resets at midnight UTC. "
+        "Machines that are awake still serve this key."
     )
     return ApiError(429, "insufficient_quota", message, _NO_RETRY)
 
 
 def too_many_waiting(retry_after: int) -> ApiError:
-    message = "Too many requests are waiting for a machine to wake."
+    message = f"Too many requests are waiting for a machine to wake. Try again in {retry_after} s."
     return ApiError(429, "too_many_waiting", message, {"Retry-After": str(retry_after)})
 
 
 def too_many_bytes() -> ApiError:
     message = (
-        "Request bodies and unread responses fill this gateway's memory, or your key's share of it: "
-        "read what was answered, then try again."
+        "Request bodies and unread responses fill this gateway's memory, or this API key's share of it. "
+        "Read your pending responses, then try again."
     )
     return ApiError(429, "too_many_waiting", message, {"Retry-After": "5"})
 
 
 def internal_error() -> ApiError:
-    return ApiError(500, "internal_error", "A fault of ours; it has been recorded.")
+    return ApiError(500, "internal_error", "Internal error. It has been logged; try again.")
 
 
 def upstream_unreachable() -> ApiError:
-    return ApiError(502, "upstream_unreachable", "The engine gave no answer that could be passed on.")
+    return ApiError(502, "upstream_unreachable", "The engine did not return a usable response. Try again.")
 
 
 def engine_lost() -> ApiError:
-    """Told in the stream, after the first byte."""
-    return ApiError(502, "engine_lost", "The engine stopped in the middle of its answer.")
+    """For a stream, after its first byte."""
+    return ApiError(502, "engine_lost", "The engine stopped in the middle of its response. Send the request again.")
 
 
 def no_upstream(model: str) -> ApiError:
-    return ApiError(503, "no_upstream", f"No machine serves the model {model!r}.", _NO_RETRY)
+    return ApiError(503, "no_upstream", f"No machine is left that can serve the model {model!r}.", _NO_RETRY)
 
 
 def budget_closed(reason: str, *, is_starting: bool = False) -> ApiError:
-    """`reason` is a gate's. `is_starting`: billing may just not have observed anything yet."""
+    """`reason` is the gate's. `is_starting`: billing may simply not have observed anything yet."""
     if reason == "billing_unobservable" and is_starting:
-        message = "Spending has not been observed since this gateway started; try again in 5 s."
+        message = "Spending has not been observed since this gateway started. Try again in 5 s."
         return ApiError(503, reason, message, {"Retry-After": "5", "x-should-retry": "true"})
     if reason == "billing_unobservable":
-        message = "Spending cannot be observed at the moment, so nothing new is started."
+        message = "Spending cannot be observed at the moment, so new requests are rejected."
         return ApiError(503, reason, message, _NO_RETRY)
-    message = "The daily budget is spent; it opens again at midnight UTC."
+    message = "The daily budget is spent. It resets at midnight UTC."
     if reason == "closed_by_operator":
-        message = "The operator has closed the daily budget; it opens again at midnight UTC, or before."
+        message = "The operator has closed the daily budget. It reopens at midnight UTC at the latest."
     return ApiError(503, "budget_closed", message, _NO_RETRY)
 
 
 def outbox_full(reason: str) -> ApiError:
-    """Serving on would lose counts."""
-    message = f"Usage cannot be recorded at the moment ({reason}), so nothing new is served."
+    """Reject new requests, since their usage would be lost."""
+    message = f"Usage cannot be recorded at the moment ({reason}), so new requests are rejected."
     return ApiError(503, "outbox_full", message, {"Retry-After": "10"})
 
 
 def waking(retry_after: int, eta: str, *, should_retry: bool = True) -> ApiError:
-    """`should_retry`: an SDK may do so by itself; False for a caller who wants to hear at once how it stands."""
-    message = f"The model's machine is waking (eta {eta}); the request did not ask to wait longer."
+    """`should_retry`: whether an SDK may retry by itself; False for a caller who asked not to wait at all."""
+    message = f"The model's machine is waking (ETA {eta}), and the request did not ask to wait longer."
     headers = {"Retry-After": str(retry_after)} | ({} if should_retry else _NO_RETRY)
     return ApiError(503, "waking", message, headers)
 
 
 def leaving() -> ApiError:
-    return ApiError(503, "waking", "This gateway is shutting down; try again.", {"Retry-After": "1"})
+    return ApiError(503, "waking", "This gateway is shutting down. Try again.", {"Retry-After": "1"})
 
 
 def wake_timeout(cap: float) -> ApiError:
-    return ApiError(504, "wake_timeout", f"No machine woke within {cap:g} s.")
+    return ApiError(504, "wake_timeout", f"No machine was ready within {cap:g} s. Try again.")

@@ -1,47 +1,47 @@
-"""What one key uses at this gateway: in the last minute, at once, and in the month beyond what the ledger has."""
+"""One key's usage at this gateway: of the last minute, in flight, and of the month as far as the ledger lacks it."""
 
 from collections import deque
 from dataclasses import dataclass, field
 from math import ceil
 
 SLOT_SECONDS = 61
-"""A slot of one second counts until no moment of it lies within the last 60 s."""
+"""A slot of one second counts until all of it is older than 60 s."""
 STEP_BACK_SECONDS = 2
-"""A clock that is behind by less than this is read as standing still."""
+"""A clock that steps back by less than this counts as standing still."""
 Amounts = tuple[int, int, int, int]
-"""One number for each limit that a key may have; also what a request needs of each.
+"""One number per limit of a key; also what a request needs of each.
 
-Requests and tokens of the last minute, requests at once, tokens of this month that the ledger has not confirmed; of
-the tokens those included that are reserved.
+In this order: requests and tokens of the last minute, requests in flight, and tokens of this month that the ledger has
+not confirmed. Tokens include those that are reserved.
 """
 KeyLimits = tuple[int | None, int | None, int | None, int | None]
-"""One limit for each of `Amounts`; None is unlimited."""
+"""One limit for each number of `Amounts`; None is unlimited."""
 NONE: Amounts = (0, 0, 0, 0)
 PER_MINUTE = 2
-"""The first so many of `Amounts` are of a minute: only time takes them away."""
+"""The first two numbers of `Amounts` are per minute: only time reduces them."""
 
 
 @dataclass(eq=False, slots=True)
 class KeyUsage:
-    """Plain numbers that requests change; every amount errs on the high side, never on the low.
+    """Plain counters. Every amount may be too high for a while, but never too low.
 
-    A running request holds the tokens that it reserved. All that it took count in the second of its end: so a stream
-    of any length counts while it runs and a minute more, and no slot has to be found again.
+    A running request holds the tokens that it reserved. The tokens that it used count in the second in which it ends: a
+    stream of any length counts while it runs and for one minute more, and no past slot ever changes.
     """
 
     second: int
     limits: KeyLimits = (None, None, None, None)
-    """Those of the key's record at its last request; of the month what the ledger had left."""
+    """The limits as of the last request; for the month, what the ledger had left."""
     requests: int = 0
     tokens: int = 0
     running: int = 0
     minute_held: int = 0
     month_held: int = 0
     wanted: Amounts = NONE
-    """What the last request needed of the limits whose rest was not settled between the gateways."""
+    """What the last request lacked of the limits that the gateways were still sharing out."""
     unmet_at: float = 0.0
     _slots: deque[list[int]] = field(default_factory=deque)
-    """Each: its second, requests admitted in it, tokens of requests that ended in it."""
+    """Each slot: its second, the requests admitted in it, the tokens of the requests that ended in it."""
     _before: int = 0
     _after: int = 0
     _checkpoint: int = 0
@@ -53,7 +53,7 @@ class KeyUsage:
         return self.requests, self.tokens + self.minute_held, self.running, month
 
     def slide(self, second: int) -> None:
-        """Forget what is older than a minute. After a jump back of the clock all of it counts for a minute more."""
+        """Drop what is older than a minute. After the clock jumps back, everything counts for one minute more."""
         if second < self.second:
             if self.second - second < STEP_BACK_SECONDS:
                 return
@@ -65,7 +65,7 @@ class KeyUsage:
             self.tokens -= tokens
 
     def count(self, requests: int, tokens: int) -> None:
-        """Count into the slot of the second of the last `slide`."""
+        """Count in the second of the last `slide`."""
         self.requests += requests
         self.tokens += tokens
         if not self._slots or self._slots[-1][0] != self.second:
@@ -74,9 +74,9 @@ class KeyUsage:
         self._slots[-1][2] += tokens
 
     def spend(self, tokens: int, seq: int) -> None:
-        """Count tokens of the usage event `seq` for the month until the ledger has confirmed it.
+        """Count the tokens of the usage event `seq` for the month until the ledger has confirmed it.
 
-        Two sums bound the memory: `_before` up to the event `_checkpoint`, `_after` for those behind it.
+        Two sums bound the memory: `_before` for events up to `_checkpoint`, `_after` for later ones.
         """
         if not self._before:
             self._checkpoint = seq
@@ -86,17 +86,18 @@ class KeyUsage:
         self._newest = max(self._newest, seq)
 
     def confirm(self, seq: int) -> None:
-        """The ledger has every event up to `seq`."""
+        """Stop counting events up to `seq`: the ledger has them."""
         while self._before and seq >= self._checkpoint:
             self._before, self._after, self._checkpoint = self._after, 0, self._newest
 
     @property
     def slides_at(self) -> float:
-        """When the oldest of the minute's amounts is gone, in Unix seconds."""
+        """When the oldest slot drops out of the minute, in Unix seconds."""
         return self._slots[0][0] + SLOT_SECONDS if self._slots else float("inf")
 
     def seconds_until(self, at: int, limit: int, over: int) -> int:
-        """Until `over` of a minute's amount is gone, 1 to 60; by the average pace where it is not this gateway's."""
+        """Return the seconds, 1 to 60, until `over` of a per-minute amount has dropped out; at the average pace if it
+        is not this gateway's own usage."""
         gone = 0
         for slot in self._slots:
             gone += slot[1 + at]
@@ -105,7 +106,7 @@ class KeyUsage:
         return min(60, max(1, ceil(60 * over / max(1, limit))))
 
     def seconds_until_clear(self, at: int) -> int:
-        """Until nothing of a minute's amount is left, 0 to 60."""
+        """Return the seconds, 0 to 60, until nothing of a per-minute amount is left."""
         if at and self.minute_held:
             return 60
         for slot in reversed(self._slots):

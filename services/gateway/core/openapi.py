@@ -1,7 +1,7 @@
-"""The description of the gateway's API, served at `/openapi.json`. What it says of errors is their table's.
+"""The OpenAPI description, served at `/openapi.json`. Its errors come from the error table.
 
-Requests are described as loosely as engines take them: only what the gateway itself reads has a type. It names no
-models: which there are, a key is told by `GET /v1/models`.
+Requests are described as loosely as engines accept them: only what the gateway itself reads has a type. Models are not
+listed: a key sees its own with `GET /v1/models`.
 """
 
 from collections.abc import Collection, Iterable
@@ -24,8 +24,8 @@ ANYWHERE = (
     errors.internal_error(),
 )
 DESCRIPTION = (
-    "OpenAI's API before engines that sleep. `HEAD` is answered wherever `GET` is. A doubled or trailing slash is the "
-    "same path. Scripts of pages from the configuration's `cors_origins` may use the API."
+    "OpenAI's API in front of engines that sleep when idle. `HEAD` works wherever `GET` does. A doubled or trailing "
+    "slash makes no difference. Scripts of pages from the configured `cors_origins` may use the API."
 )
 OF_NO_PATH = (errors.not_found("/chat/completions", "/v1/chat/completions"), errors.method_not_allowed("GET", "POST"))
 WITH_KEY = (*ANYWHERE, errors.invalid_api_key())
@@ -89,12 +89,12 @@ _LIMIT_HEADERS = {
 }
 _HEADERS: Json = {
     "x-request-id": {
-        "description": "Ours, a UUIDv7, also the id of the usage event.",
+        "description": "The gateway's id of the request, a UUIDv7; also the id of its usage event.",
         "required": True,
         "schema": {"type": "string", "pattern": _UUID7},
     },
     "Retry-After": _header("Seconds.", type="integer", minimum=1, maximum=60),
-    "x-should-retry": _header("SDKs obey it.", enum=["true", "false"]),
+    "x-should-retry": _header("Whether an SDK should retry.", enum=["true", "false"]),
     "WWW-Authenticate": _header("The scheme of `Authorization`.", const="Bearer"),
     "Allow": _header("The methods of the path.", type="string"),
     **_LIMIT_HEADERS,
@@ -104,13 +104,13 @@ _CREATED = {"type": "integer", "description": "When the gateway read its configu
 _MODEL_LENGTH = {
     "type": "integer",
     "minimum": 1,
-    "description": "The longest context in tokens, where an engine has told it.",
+    "description": "The longest context in tokens, if an engine has reported it.",
 }
 _USAGE_OPTIONS = {"include_usage": _FLAG, "continuous_usage_stats": _FLAG}
 _STREAM_OPTIONS = {"type": ["object", "null"], "properties": _USAGE_OPTIONS}
 _SCHEMAS: Json = {
     "Error": _object(error=_object(message=_TEXT, type=_ERROR_TYPES, param={"type": ["string", "null"]}, code=_TEXT)),
-    "EngineError": {"type": "object", "description": "An engine's own error, as it wrote it."},
+    "EngineError": {"type": "object", "description": "An engine's own error, unchanged."},
     "Model": _object(
         id=_TEXT,
         object={"const": "model"},
@@ -128,7 +128,7 @@ _SCHEMAS: Json = {
 _WAKE_TIMEOUT: Json = {
     "name": "X-Wake-Timeout",
     "in": "header",
-    "description": "Seconds to wait for a machine that sleeps, instead of 10 minutes; 0 asks for the wake alone.",
+    "description": "Seconds to wait for a sleeping machine, instead of 10 minutes; 0 wakes it without waiting.",
     "schema": {"type": "number", "minimum": 0},
 }
 _MODEL_NAME: Json = {
@@ -136,12 +136,12 @@ _MODEL_NAME: Json = {
     "in": "path",
     "required": True,
     "schema": _NAME,
-    "description": "A `/` in it may be written `%2F`.",
+    "description": "A `/` may be written as `%2F`.",
 }
 
 
 def document() -> bytes:
-    """Return OpenAPI 3.1, as JSON."""
+    """Return the OpenAPI 3.1 document as JSON."""
     described = {
         "openapi": "3.1.0",
         "info": {"title": "spotinference", "version": "1", "description": DESCRIPTION},
@@ -162,11 +162,11 @@ def document() -> bytes:
 
 
 def _inference(endpoint: Endpoint) -> Json:
-    input_field = {endpoint.input_field: {"description": "The engine's to judge."}}
+    input_field = {endpoint.input_field: {"description": "Validated by the engine."}}
     body = {"allOf": [_schema("Request"), {"properties": input_field}]}
     headers = _headers("x-request-id", *_LIMIT_HEADERS)
     answer = {
-        "description": "The engine's answer; events where the body asks for a `stream`.",
+        "description": "The engine's response; an event stream if the body asks for `stream`.",
         "headers": headers,
         "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
     }
@@ -177,19 +177,19 @@ def _inference(endpoint: Endpoint) -> Json:
         "responses": {
             "200": answer,
             **{str(error.status): _ref("responses", f"engine_{error.status}") for error in OF_AN_ENGINE},
-            "default": {"description": "Any other answer of the engine.", "headers": headers},
+            "default": {"description": "Any other response of the engine.", "headers": headers},
         },
     }
 
 
 def _resource(resource: Resource) -> Json:
     content = {"application/json": {"schema": _schema(resource.schema) if resource.schema else {"type": "object"}}}
-    answer = {"description": "As asked.", "headers": _headers("x-request-id"), "content": content}
+    answer = {"description": "Success.", "headers": _headers("x-request-id"), "content": content}
     table = OF_A_MODEL if resource is MODEL else WITH_KEY if resource.needs_key else ANYWHERE
     responses = {"200": answer, **_error_responses(table, engine=False)}
     operation: Json = {"operationId": resource.operation, "responses": responses}
     if resource is HEALTH:
-        responses["503"] = answer | {"description": "It takes no new requests now."}
+        responses["503"] = answer | {"description": "The gateway accepts no new requests now."}
     if resource is MODEL:
         operation["parameters"] = [_MODEL_NAME]
     return operation if resource.needs_key else operation | {"security": []}
@@ -203,7 +203,7 @@ def _error_responses(table: Iterable[ApiError], *, engine: bool) -> Json:
 
 
 def _error_response(table: list[ApiError], *, engine: bool) -> Json:
-    """The answer for errors of one status. `engine`: one may answer with this status in words of its own."""
+    """Describe the errors of one status. `engine`: an engine may return this status with an error of its own."""
     codes = sorted({error.code for error in table})
     ours = {"allOf": [_schema("Error"), {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}]}
     schema = {"anyOf": [ours, _schema("EngineError")]} if engine else ours

@@ -1,12 +1,12 @@
-"""The path that a request's target means."""
+"""The path in a request's target."""
 
 from collections.abc import Collection
 
 
 def normalize(target: str) -> str:
-    """Return the path of a target, which may be a whole URL and have a query.
+    """Return the path of a target, which may be a whole URL and may have a query.
 
-    A doubled or trailing slash is the same path. Escapes stay: `%2F` is no slash of the path.
+    Doubled and trailing slashes are dropped. Escapes stay: `%2F` does not separate parts of the path.
     """
     if not target.startswith("/"):
         _, separator, rest = target.partition("://")
@@ -16,6 +16,6 @@ def normalize(target: str) -> str:
 
 
 def suggest_path(path: str, known: Collection[str]) -> str | None:
-    """Return the known path that is meant where only `/v1` is missing or given twice, else None."""
+    """Return the known path that differs only by a missing or doubled `/v1`, else None."""
     candidates = (f"/v1{path}", path.removeprefix("/v1") if path.startswith("/v1/v1/") else "")
     return next((candidate for candidate in candidates if candidate in known), None)

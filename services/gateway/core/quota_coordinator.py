@@ -1,17 +1,19 @@
-"""How the gateways share what is left of a key's limits, so that all of them together never go over.
+"""Shares each key's limits among the gateways, so that together they never exceed them.
 
-The eldest gateway that is heard owns each limit and lends parts of it; the others follow it and use no more than what
-they were lent. What a gateway has lent counts as used until the follower has acknowledged a lower loan: at most
-two loans per follower are open, the agreed and the offered one, and the higher counts. So for every limit
+The oldest reachable gateway, the leader, owns each limit and leases parts of it; the others, its followers, use no more
+than they were leased. A lease counts as used until the follower has acknowledged a lower one: at most two leases per
+follower are open, the agreed and the offered one, and the higher counts. So for every limit
 
-    own use + the sum of max(heard use, agreed loan, offered loan) of the followers <= the limit
+    own usage + the sum over followers of max(reported usage, agreed lease, offered lease) <= the limit
 
-whenever the eldest admits or lends, and a follower's use never is above that maximum: whatever is lost, late, twice
-or out of order, the sum of all uses stays within the limit. A key of which nothing is said is lent in equal parts.
+whenever the leader admits or leases, and a follower's usage never exceeds that maximum. Even if messages are lost,
+late, repeated or reordered, the sum of all usage stays within the limit. A key without a lease of its own is leased in
+equal parts.
 
-A gateway is out `SILENT_SECONDS` after it last answered: the follower counts from when it sent what was answered, the
-leader from when it heard it, so a loan has lapsed before it is lent again. Then the next eldest owns the limits. Two
-gateways that cannot hear each other both own them: for the time of such a partition each may use the whole.
+A gateway is out `SILENT_SECONDS` after it last answered. The follower counts from when it sent the report that was
+answered, the leader from when it received the answer, so a lease has lapsed before it is leased again. Then the next
+oldest gateway owns the limits. Two gateways that cannot reach each other both own them: during such a partition each
+may use the whole.
 """
 
 from collections.abc import Mapping
@@ -24,61 +26,62 @@ from shared.messages.gateway import KeyQuota, QuotaLease, QuotaReport
 SILENT_SECONDS = 10.0
 """Five times the period in which every gateway reports."""
 HANDOVER_SECONDS = 3.0
-"""How long a new eldest keeps to its own old loan for the sake of those who may still go by theirs."""
+"""How long a new leader keeps to its own old lease, since others may still use theirs."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Peer(QuotaFollower):
-    """Another gateway. A peer that is out is remembered until what it used in its last minute is older than that."""
+    """Another gateway. A peer that is out is remembered until the usage of its last minute has expired."""
 
     report: QuotaReport
-    """Its newest."""
+    """The newest report."""
     received_at: float
     until: float
-    """When it is out, or forgotten."""
+    """When the peer is out or, once it is out, forgotten."""
     lease: QuotaLease = NO_LEASE
-    """What it lends us."""
+    """What the peer leases to this gateway."""
 
 
 @dataclass(eq=False, slots=True)
 class QuotaCoordinator:
-    """One gateway's view of the others. `started` (Unix seconds) and then the name tell who is elder."""
+    """One gateway's view of the others. The lower `started` (Unix seconds), then the lower name, is the older
+    gateway."""
 
     gateway: str
     started: float
     is_alone: bool = True
-    """Nobody else is heard or remembered: the limits are this gateway's."""
+    """No other gateway is known or remembered: the limits are this gateway's alone."""
     _peers: dict[str, _Peer] = field(default_factory=dict)
     _past: dict[str, _Peer] = field(default_factory=dict)
     """Peers that are out."""
     _elder: _Peer | None = None
-    """The eldest of all, if that is another."""
+    """The leader, if it is another gateway."""
     _lease: QuotaLease | None = None
-    """What this gateway and its followers go by; None: it owns the limits."""
+    """The lease that this gateway and its followers use; None: it owns the limits."""
     _old_lease: QuotaLease = NO_LEASE
-    """The former eldest's."""
+    """The lease of the former leader."""
     _calm_at: float = 0.0
     _number: int = 0
     _is_serving: bool = False
     _checked_at: float = 0.0
     _due: float = float("inf")
     _counted: list[_Peer] = field(default_factory=list)
-    """Whose use comes out of this gateway's capacity."""
+    """Peers whose usage reduces this gateway's capacity."""
     _leader: QuotaLeader = field(default_factory=QuotaLeader)
 
     @property
     def is_settled(self) -> bool:
-        """Somebody is heard, and what may be used is known."""
+        """Whether another gateway is known and so is what this one may use."""
         return bool(self._peers) if self._elder is None else self._elder.lease is not NO_LEASE
 
     def start_serving(self) -> None:
-        """From now on this gateway admits; before, it has said that it does not."""
+        """Admit requests from now on; until then the reports say that this gateway serves nothing."""
         self._is_serving = True
 
     def used_elsewhere(self, key_id: str, now: float) -> Amounts:
-        """What the others use; of a minute those included that are out.
+        """Return the others' usage; the per-minute amounts include gateways that are out.
 
-        Without what runs there at once: it may have ended by now, so that is asked for.
+        Requests in flight are left out, since they may have ended; `ceiling` bounds those.
         """
         if self.is_alone:
             return NONE
@@ -90,11 +93,11 @@ class QuotaCoordinator:
         return requests, tokens, 0, month
 
     def ceiling(self, key_id: str, at: int, limit: int) -> int:
-        """How high this gateway's own use may go, as of the last `used_elsewhere`."""
+        """Return how high this gateway's own usage may go, as of the last `used_elsewhere`."""
         return self._capacity(key_id, at, limit) - sum(peer.bound(key_id, at, limit) for peer in self._counted)
 
     def receive(self, report: QuotaReport, now: float) -> bool:
-        """Take in another gateway's report. Whether it should be answered: it brought something new."""
+        """Process another gateway's report; return whether it brought news and should be answered."""
         self._expire(now)
         name = report.gateway
         peer, past = self._peers.get(name), self._past.get(name)
@@ -112,7 +115,7 @@ class QuotaCoordinator:
             if past is not None:
                 past.report, past.keys, past.until = report, report.keys, now + SLOT_SECONDS
                 self._elect(now)
-            return True  # it does not hear us: let it
+            return True  # it does not receive our reports
         is_news = peer is None or report.keys != peer.keys or report.follows != peer.report.follows
         if peer is None:
             self._past.pop(name, None)
@@ -128,7 +131,7 @@ class QuotaCoordinator:
         return is_news
 
     def report(self, keys: Mapping[str, KeyQuota], now: float, *, leaving: bool) -> QuotaReport:
-        """The next report. `keys`: what this gateway uses of each limited key that it uses at all."""
+        """Return the next report. `keys`: the usage of each limited key that is in use here."""
         self._expire(now)
         self._number += 1
         elder = self._elder
@@ -137,7 +140,7 @@ class QuotaCoordinator:
             total=self._capacity,
             lease=self._lease,
             counted=self._counted,
-            # A newcomer that does not serve yet will follow the eldest.
+            # A newcomer that does not serve yet will follow the leader.
             followers=[peer for peer in self._counted if peer.report.follows in ("", self.gateway)],
         )
         self._leader.offer(self._number, capacity)
@@ -164,7 +167,7 @@ class QuotaCoordinator:
         return now if report.gateway in self._past else now + SILENT_SECONDS
 
     def _expire(self, now: float) -> None:
-        """Let go of peers that are out by now."""
+        """Drop peers that are out by now."""
         if self._checked_at <= now < self._due:
             return
         if now < self._checked_at:  # the clock was set back
@@ -204,13 +207,16 @@ class QuotaCoordinator:
         self._due = min([*dues, self._calm_at] if is_taking_over else dues, default=float("inf"))
 
     def _capacity(self, key_id: str, at: int, limit: int) -> int:
-        """What this gateway and those that it lends to may use together."""
+        """Return what this gateway and its followers may use together."""
         if self._lease is not None:
             return leased(self._lease, key_id, at, limit)
         return limit - self._remembered(key_id, at)
 
     def _remembered(self, key_id: str, at: int) -> int:
-        """Of a minute; what was in flight died with its gateway, and its outbox brings the month's tokens later."""
+        """Return the per-minute usage of peers that are out.
+
+        Their requests in flight died with them, and their outboxes will deliver the month's tokens.
+        """
         return sum(peer.used(key_id, at) for peer in self._past.values()) if at < PER_MINUTE else 0
 
 

@@ -1,6 +1,6 @@
-"""What one gateway lends to others of the keys' limits: what is open, and how much more may be.
+"""The leases that one gateway grants to others on the keys' limits.
 
-A loan that is changed is offered until its follower has acknowledged it; meanwhile the higher of the two counts.
+A changed lease is offered until its follower acknowledges it; until then the higher of the two counts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,15 +12,15 @@ from shared.messages.gateway import KeyQuota, QuotaLease
 
 NO_LEASE = QuotaLease(version=0, parts=0, keys={})
 MAX_KEYS = 2000
-"""Keys named in one message, some 100 bytes each; one more has its equal part and no other."""
+"""Keys listed in one message, about 100 bytes each; any further key gets its equal part."""
 KEYS_PER_TURN = 32
-"""Some 25 microseconds each, every 10 ms at most."""
+"""About 25 µs each, at most every 10 ms."""
 _UNKNOWN: KeyLimits = (0, 0, 0, 0)
-"""Of a key that nobody has used since this gateway began to lend: it lends none of it."""
+"""Limits of a key that nobody has used since this gateway became the leader: it leases none of it."""
 
 
 def leased(lease: QuotaLease, key_id: str, at: int, limit: int) -> int:
-    """How high the follower's use may go."""
+    """Return how high the lease lets the follower's usage go."""
     if (amounts := lease.keys.get(key_id)) is not None:
         return amounts[at]
     return limit // lease.parts if lease.parts else 0
@@ -28,12 +28,12 @@ def leased(lease: QuotaLease, key_id: str, at: int, limit: int) -> int:
 
 @dataclass(eq=False, slots=True)
 class QuotaFollower:
-    """Another gateway, as far as loans go."""
+    """Another gateway and its leases."""
 
     keys: Mapping[str, KeyQuota]
-    """What it uses, as last heard."""
+    """Its usage, as last reported."""
     agreed: QuotaLease = NO_LEASE
-    """What it has acknowledged."""
+    """The lease that it has acknowledged."""
     offered: QuotaLease = NO_LEASE
 
     def used(self, key_id: str, at: int) -> int:
@@ -43,37 +43,37 @@ class QuotaFollower:
         return self.keys[key_id].wanted[at] if key_id in self.keys else 0
 
     def bound(self, key_id: str, at: int, limit: int) -> int:
-        """How high its use may be by now."""
+        """Return how high its usage may be by now."""
         loans = (leased(lease, key_id, at, limit) for lease in (self.agreed, self.offered))
         return max(*loans, self.used(key_id, at))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capacity:
-    """What there is to lend of, at one moment."""
+    """What can be leased at one moment."""
 
     own: Mapping[str, KeyQuota]
-    """This gateway's own use."""
+    """This gateway's own usage."""
     total: Callable[[str, int, int], int]
-    """Of a key, which limit, and that limit: what this gateway and its followers may use together."""
+    """Given a key, the limit's index and the limit: what this gateway and its followers may use together."""
     lease: QuotaLease | None
-    """Where that comes from: an elder gateway's loan, None: it is the whole."""
+    """The leader's lease that this comes from; None: it is the whole limit."""
     counted: Sequence[QuotaFollower]
-    """Whose use comes out of it."""
+    """Gateways whose usage comes out of it."""
     followers: Sequence[QuotaFollower]
-    """Those of them that go by our loans."""
+    """Those of them that use this gateway's leases."""
 
 
 @dataclass(eq=False, slots=True)
 class QuotaLeader:
-    """Makes the offers."""
+    """Offers leases to followers."""
 
     _limits: dict[str, KeyLimits] = field(default_factory=dict)
-    """Of the keys that are used or named in a loan: what the gateways that use them last said."""
+    """Limits of the keys that are in use or in a lease, as last reported by the gateways that use them."""
     _turn: int = 0
 
     def offer(self, version: int, capacity: Capacity) -> None:
-        """A new loan to each follower that has acknowledged the last one, where it differs."""
+        """Offer a new lease to each follower that has acknowledged its last one, if it differs."""
         free = [follower for follower in capacity.followers if follower.agreed is follower.offered]
         if not free:
             return
@@ -85,15 +85,16 @@ class QuotaLeader:
             for keys, part, amounts in zip(loans, parts, zip(*columns, strict=True), strict=True):
                 keys[key_id] = amounts
                 if limits is not _UNKNOWN and amounts == tuple((limit or 0) // part if part else 0 for limit in limits):
-                    del keys[key_id]  # an equal part need not be said
+                    del keys[key_id]  # an equal part need not be listed
         for follower, part, keys in zip(free, parts, loans, strict=True):
             if (part, keys) != (follower.offered.parts, follower.offered.keys):
                 follower.offered = QuotaLease(version=version, parts=part, keys=keys)
 
     def _next(self, capacity: Capacity, *, everything: bool) -> dict[str, KeyLimits]:
-        """The keys whose loans are looked at now, with their limits: those that somebody is short of, and some more.
+        """Return the keys whose leases are recomputed now, with their limits: those that a gateway is short of, and
+        some more.
 
-        The others keep what they have, which is safe for any time: so a message costs the same with many keys.
+        The others keep their leases, which stay valid: so a message costs the same with many keys.
         """
         users = [capacity.own, *(follower.keys for follower in capacity.followers)]
         keys = chosen = _keys(capacity, users)
@@ -111,7 +112,7 @@ class QuotaLeader:
 
 
 def _keys(capacity: Capacity, users: Sequence[Mapping[str, KeyQuota]]) -> list[str]:
-    """All that are used or named in a loan; the latter first, for they must not be left out."""
+    """Return all keys that are in use or in a lease; the latter come first, since they must not be left out."""
     loans = [lease for follower in capacity.followers for lease in (follower.agreed, follower.offered)]
     named = dict.fromkeys(key_id for lease in (*loans, capacity.lease or NO_LEASE) for key_id in lease.keys)
     keys = named | dict.fromkeys(key_id for used in users for key_id in used)
@@ -119,7 +120,8 @@ def _keys(capacity: Capacity, users: Sequence[Mapping[str, KeyQuota]]) -> list[s
 
 
 def _highest(limits: Sequence[KeyLimits]) -> KeyLimits:
-    """A record that has just changed is not yet the same everywhere; each gateway checks its own besides."""
+    """Return the highest of each limit: a changed record reaches the gateways one by one, and each checks its own,
+    too."""
     requests, tokens, concurrency, month = (
         max((limit for limit in column if limit is not None), default=None) for column in zip(*limits, strict=True)
     )
@@ -127,7 +129,7 @@ def _highest(limits: Sequence[KeyLimits]) -> KeyLimits:
 
 
 def _lend(key_id: str, at: int, limit: int | None, free: Sequence[QuotaFollower], capacity: Capacity) -> list[int]:
-    """One limit of one key: what each of `free` may use from now on."""
+    """Return, for one limit of one key, what each of `free` may use from now on."""
     if limit is None:
         return [0] * len(free)
     own = QuotaFollower(capacity.own)
@@ -145,11 +147,11 @@ def _lend(key_id: str, at: int, limit: int | None, free: Sequence[QuotaFollower]
 
 
 def apportion(rest: int, wants: Sequence[int]) -> list[int]:
-    """One share for each of `wants`; their sum is at most `rest`.
+    """Return one share for each of `wants`; their sum is at most `rest`.
 
-    Equal shares where nobody is short. Else those who are get what they want, the smallest first, as far as it goes,
-    and seven eighths of what remains; an eighth stays in equal shares with the others, so that a request there need not
-    wait. Without the remainder of a division, which is the leader's.
+    If nobody is short, the shares are equal. Otherwise those who are short get what they want, the smallest first, as
+    far as it goes, and seven eighths of what remains; the others share one eighth equally, so that a request there need
+    not wait. The remainder of a division stays with the leader.
     """
     short = sorted((at for at, want in enumerate(wants) if want > 0), key=wants.__getitem__)
     if not short:
@@ -168,7 +170,7 @@ def apportion(rest: int, wants: Sequence[int]) -> list[int]:
 
 
 def _parts(free: Sequence[QuotaFollower], capacity: Capacity) -> list[int]:
-    """Into how many parts a key of which nothing is said is divided, for each of `free`; 0: it has none yet."""
+    """Return, for each of `free`, into how many parts a key that is not listed is divided; 0: it gets nothing yet."""
     whole = 1 if capacity.lease is None else capacity.lease.parts
     equal = whole * (1 + len(capacity.followers))
     open_parts = {id(f): [n for n in (f.agreed.parts, f.offered.parts) if n] for f in capacity.followers}
@@ -177,6 +179,6 @@ def _parts(free: Sequence[QuotaFollower], capacity: Capacity) -> list[int]:
         own = open_parts.pop(id(follower))
         others = sum(Fraction(1, min(each)) for each in open_parts.values() if each)
         fits = equal > 0 and others + Fraction(1, equal) <= Fraction(1, whole)
-        parts.append(equal if fits else follower.agreed.parts)  # else others still have more than their part
+        parts.append(equal if fits else follower.agreed.parts)  # otherwise others still hold more than their part
         open_parts[id(follower)] = [*own, equal] if fits else own
     return parts

@@ -1,7 +1,7 @@
-"""The limits of keys: what is admitted, what a running request holds, and what it came to.
+"""The limits of API keys: admission, the reservations of running requests, and their settlement.
 
-Reserve, then settle. A request holds its estimate of tokens until its end says what it took, and gives the rest back.
-Nothing here waits for another service: the ledger's months and what the other gateways use are in memory.
+A request reserves its estimated tokens; when it ends, it settles what it used and returns the rest. Nothing here waits
+for another service: the ledger's monthly sums and the other gateways' usage are in memory.
 """
 
 from collections import Counter
@@ -25,12 +25,12 @@ _HEADERS = [
     for of in (b"requests", b"tokens")
 ]
 UNMET_SECONDS = 0.25
-"""How long an unsettled request counts: it tries again every 20 ms while it waits, for 100 ms at most."""
+"""How long an unsettled request counts: it retries every 20 ms, for 100 ms at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitExceeded:
-    """A limit is reached. `retry_after` in whole seconds, 1 to 60; of no meaning for the month."""
+    """A limit is reached. `retry_after` is whole seconds, 1 to 60; it means nothing for the month."""
 
     which: LimitName
     limit: int
@@ -44,14 +44,14 @@ class LimitExceeded:
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """There may be something left, and another gateway has it: try again soon, or `RateLimiter.give_up`."""
+    """Another gateway may hold what is left of the limit: try again soon, or call `RateLimiter.give_up`."""
 
     refusal: LimitExceeded
 
 
 @dataclass(eq=False, slots=True)
 class Reservation:
-    """What one admitted request holds until it is settled."""
+    """What one admitted request reserves until it is settled."""
 
     _usage: KeyUsage
     _minute: int
@@ -60,7 +60,7 @@ class Reservation:
     _is_settled: bool = False
 
     def update(self, tokens: int) -> None:
-        """Prompt and completion so far: they count once they are more than what was reserved."""
+        """Report the prompt and completion tokens so far: they count once they exceed the reservation."""
         if not self._is_settled:
             minute, month = max(tokens, self._minute), max(tokens, self._month)
             self._usage.minute_held += minute - self._minute
@@ -68,7 +68,10 @@ class Reservation:
             self._minute, self._month = minute, month
 
     def settle(self, tokens: int, now: float, seq: int | None) -> None:
-        """The request took so many tokens; `seq` is its usage event's number, None if it has none. Once is enough."""
+        """Replace the reservation by the tokens used; later calls do nothing.
+
+        `seq` is the `source_seq` of the usage event; None if there is none.
+        """
         if self._is_settled:
             return
         self._is_settled = True
@@ -85,22 +88,28 @@ class Reservation:
 
 
 class RateLimiter:
-    """Of all keys at this gateway. `months` is the ledger's word by key id; `started` and `now` are Unix seconds."""
+    """The limits of all keys at this gateway.
+
+    `months` has the ledger's sums by key id; `started` and `now` are Unix seconds.
+    """
 
     def __init__(self, gateway: str, started: float, months: Mapping[str, KeyMonth]) -> None:
         self.coordinator = QuotaCoordinator(gateway, started)
         self.hits: Counter[str] = Counter(dict.fromkeys(NAMES, 0))
-        """Refusals by limit."""
+        """Rejections by limit."""
         self.on_change: Callable[[], None] = lambda: None
-        """Called after each change that the other gateways should hear of; not while there is none."""
+        """Called after each change that the other gateways should learn of; not called while there are none."""
         self.stale_at = float("inf")
-        """When the last report stops being true without any request's doing: a minute has passed."""
+        """When the last report goes stale by itself, as a second drops out of the last minute."""
         self._confirmed_seq = 0
         self._months = months
         self._keys: dict[str, KeyUsage] = {}
 
     def admit(self, key: KeyRecord, tokens: int, now: float) -> Reservation | LimitExceeded | Unsettled:
-        """`tokens`: the prompt by estimate and the most that may come; more than a limit counts as all of it."""
+        """Admit a request, and reserve what it may use.
+
+        `tokens`: the estimated prompt and the most completion tokens; more than a limit counts as the whole limit.
+        """
         usage = self._usage(key.id, now)
         recorded = (key.requests_per_minute, key.tokens_per_minute, key.concurrency, key.monthly_tokens)
         usage.limits = (*recorded[:3], self._left_of_month(key, now))
@@ -132,12 +141,12 @@ class RateLimiter:
         return Reservation(usage, minute, month, self._notify_peers)
 
     def give_up(self, unsettled: Unsettled) -> LimitExceeded:
-        """It has been tried often enough."""
+        """Stop retrying: count the limit as reached."""
         self.hits[unsettled.refusal.which] += 1
         return unsettled.refusal
 
     def headers(self, key: KeyRecord, now: float) -> bytes:
-        """`x-ratelimit-*` of the limits per minute that the key has, as header lines, by what all gateways use."""
+        """Return the `x-ratelimit-*` header lines of the key's per-minute limits, by the usage at all gateways."""
         usage, elsewhere = self._usage(key.id, now), self.coordinator.used_elsewhere(key.id, now)
         used, lines = usage.used, b""
         for at, limit in enumerate((key.requests_per_minute, key.tokens_per_minute)):
@@ -148,11 +157,11 @@ class RateLimiter:
         return lines
 
     def on_confirmed(self, seq: int) -> None:
-        """The ledger has every usage event of this gateway up to `seq`."""
+        """Note that the ledger has every usage event of this gateway up to `seq`."""
         self._confirmed_seq = max(self._confirmed_seq, seq)
 
     def report(self, now: float, *, leaving: bool = False) -> QuotaReport:
-        """What the others are told now. Forgets keys of which nothing is in use."""
+        """Return the report for the other gateways, and drop keys that are no longer in use."""
         keys: dict[str, KeyQuota] = {}
         self.stale_at = float("inf")
         for key_id in list(self._keys):
@@ -176,7 +185,7 @@ class RateLimiter:
         return usage
 
     def _left_of_month(self, key: KeyRecord, now: float) -> int | None:
-        """The key's limit of the month without what the ledger has of it."""
+        """Return the key's monthly limit minus what the ledger has counted."""
         ledger = self._months.get(key.id)
         if key.monthly_tokens is None or ledger is None or ledger.month != month_of(now):
             return key.monthly_tokens

@@ -1,7 +1,7 @@
-"""Parses what routing needs of a request body, and writes the body for the engine.
+"""Parses what routing needs of a request body, and builds the body for the engine.
 
-The body goes to the engine byte for byte, except for what must change: the model's served name and the stream options.
-They are replaced in place, between views of the body: nothing else is copied or encoded again.
+The engine gets the body byte for byte, except for what must change: the model's served name and the stream options.
+These are spliced in between views of the body: nothing else is copied or encoded again.
 
 msgspec skips other values at about 1 GB/s without making objects of them. Python sees only the members of the outermost
 object, whose number is bounded.
@@ -20,23 +20,23 @@ from services.gateway.core.usage import number
 from shared.messages.codec import Decoder, Unreadable
 
 LARGE_BYTES = 1024 * 1024
-"""A larger body is parsed in steps, with other work in between."""
+"""Larger bodies are parsed in steps, with other work in between."""
 UTF8_STEP_BYTES = 8 * 1024 * 1024
-"""Validated in one step, 8 ms."""
+"""Bytes validated in one step, which takes 8 ms."""
 MAX_SEPARATORS = 6_000_000
-"""Commas and opening brackets in one body: what the decoder is slow at, at most 40 ms for so many.
+"""Commas and opening brackets in one body. They are what the decoder is slow at: 40 ms for this many.
 
-A prompt of token ids that fills 32 MB has fewer."""
+A 32 MB prompt of token ids has fewer."""
 MAX_MEMBERS = 1_000
-"""Of the outermost object: an API has less than a hundred."""
+"""Members of the outermost object; the API has fewer than a hundred."""
 MAX_NAME = 1_024
 """Characters of such a member's name."""
 MAX_SPACES = 4_096
-"""Blanks between two tokens of the outermost object."""
+"""Whitespace between two tokens of the outermost object."""
 MAX_NUMBER = 64
-"""Characters: a longer number is nonsense."""
+"""Characters of a number; a longer one is nonsense."""
 Span = tuple[int, int]
-"""Where a value stands in the body: its first byte, and the one after its last."""
+"""A value's place in the body: its first byte, and the one after its last."""
 Piece = bytes | memoryview
 
 
@@ -64,29 +64,29 @@ class _FirstTwo(msgspec.Struct, array_like=True):
 
 
 class _Name:
-    """A member's name that equals no other: as keys of one dict, repeated names all stay."""
+    """A member's name that equals no other, so that repeated names all stay as keys of one dict."""
 
 
 class ParsedRequest(msgspec.Struct, gc=False):
-    """What the gateway needs of a body."""
+    """What the gateway needs to know of a request body."""
 
     model: str
     stream: bool
     wants_usage: bool
-    """Whether the client asked for the usage chunk."""
+    """Whether the client asked for the usage at the end of a stream."""
     wants_running_usage: bool
     max_tokens: int
-    """The most completion tokens of one answer; 0: not given."""
+    """The most completion tokens of one choice; 0: not given."""
     choices: int
-    """The number of answers (`n`)."""
+    """The number of choices (`n`)."""
     background: bool
-    """Whether the answer shall come before the work is done, if the endpoint has such a mode."""
+    """Whether the client wants a response before the work is done, if the endpoint has such a mode."""
     several_prompts: bool
     """Whether `prompt` is a list of prompts, if the endpoint accepts one."""
     spans: dict[str, Span] | None
-    """Of the members that may change; None: `"model"` occurs once in the body, and no name has an escape."""
+    """Of the members that may change; None if `"model"` occurs once in the body and no name is escaped."""
     body: bytes
-    """Its owner may drop it once the engine has it."""
+    """The relay drops it once the engine has it."""
 
 
 _body: Decoder[_Body] = Decoder(_Body)
@@ -96,25 +96,25 @@ _FALSE = (b"", b"false", b"null", b"0")
 _USAGE_OPTIONS = b'"include_usage":true,"continuous_usage_stats":true'
 _MODEL = re.compile(rb'"model"[ \t\r\n]*+:[ \t\r\n]*+')
 _STREAM_OPTIONS = re.compile(rb'"stream_options"[ \t\r\n]*+:[ \t\r\n]*+(\{[^{}"]*+(?:"[a-z_]++"[^{}"]*+)*+\})')
-"""With its value, if that is flat and all its names are ordinary."""
+"""The member with its value, if the value is flat and all its names are plain."""
 _SPACE = rf"[ \t\r\n]{{0,{MAX_SPACES}}}+"
 _TO_VALUE = re.compile(rf'{_SPACE},?{_SPACE}"(?:[^"\\]++|\\.)*+"{_SPACE}:{_SPACE}'.encode(), re.DOTALL)
-"""From the end of one value to the start of the next one."""
+"""From the end of one value to the start of the next."""
 _ESCAPED_LETTERS = (b"\\u005f", b"\\u005F", b"\\u006", b"\\u007")
-"""Small letters and `_`: encoders do not escape them, so an ordinary body has none of these."""
+"""Escaped lower-case letters and `_`: encoders do not escape them, so an ordinary body has none."""
 
 
 def parse(body: bytes) -> ParsedRequest:
-    """Return what the gateway needs of a body.
+    """Parse a request body.
 
     Raises:
-        ApiError: 400 with the field that is wrong.
+        ApiError: 400 with the wrong field.
     """
     return next(filter(None, parse_in_steps(body)))
 
 
 def parse_in_steps(body: bytes) -> Iterator[ParsedRequest | None]:
-    """Do the same as `parse` in steps of less than 50 ms: each yields None, the last one the result."""
+    """Parse like `parse`, in steps of less than 50 ms: each yields None, the last one the result."""
     if not body.isascii():  # the decoder does not validate what it skips
         view, start = memoryview(body), 0
         while start < len(body):
@@ -128,7 +128,9 @@ def parse_in_steps(body: bytes) -> Iterator[ParsedRequest | None]:
     for separator in b",[{" if len(body) > MAX_SEPARATORS else b"":
         separators += body.count(separator)
         if separators > MAX_SEPARATORS:
-            raise invalid_request(None, f"The body has more than {MAX_SEPARATORS} commas and opening brackets.")
+            raise invalid_request(
+                None, f"The body has more than {MAX_SEPARATORS} commas and opening brackets. Send a shorter request."
+            )
         yield None
     spans = None
     if len(body) > LARGE_BYTES or not _is_plain(body):
@@ -138,11 +140,11 @@ def parse_in_steps(body: bytes) -> Iterator[ParsedRequest | None]:
 
 
 def body_for_engine(parsed: ParsedRequest, *, served_as: str | None, usage_options: bool) -> list[Piece]:
-    """Return the body for the engine, as pieces to be written one after the other.
+    """Return the body for the engine, as pieces to write one after the other.
 
     Args:
         served_as: the engine's name for the model; None: the same as the client's.
-        usage_options: whether a stream is asked for its usage, whatever the client asked for.
+        usage_options: whether to ask for a stream's usage even if the client did not.
     """
     edits: list[tuple[int, int, bytes]] = []
     if parsed.stream and usage_options:
@@ -167,7 +169,7 @@ def _parse(body: bytes, spans: dict[str, Span] | None) -> ParsedRequest:
     except Unreadable as error:
         raise _rejection(error) from None
     if not fields.model:
-        raise invalid_request("model", "`model` is missing: name one of GET /v1/models.")
+        raise invalid_request("model", "`model` is required. List the available models with GET /v1/models.")
     options = fields.stream_options or _NO_OPTIONS
     most = max(
         _read_whole_number(fields.max_tokens),
@@ -189,12 +191,12 @@ def _parse(body: bytes, spans: dict[str, Span] | None) -> ParsedRequest:
 
 
 def _read_whole_number(value: msgspec.Raw) -> int:
-    """Return a number of tokens or choices as engines read it, for which `4.0` and `"4"` are 4; 0: it is none."""
+    """Return a number of tokens or choices as engines read it: `4.0` and `"4"` are 4. Anything else is 0."""
     return (number(value) or 0) if len(value) <= MAX_NUMBER else 0
 
 
 def _has_several(prompt: msgspec.Raw) -> bool:
-    """Whether it is a list of texts or of lists of token ids; a list of token ids is one prompt."""
+    """Return whether it is a list of texts or of token lists; a list of token ids is one prompt."""
     if bytes(memoryview(prompt)[:1]) != b"[":
         return False
     two = _first_two.decode(memoryview(prompt))
@@ -202,7 +204,7 @@ def _has_several(prompt: msgspec.Raw) -> bool:
 
 
 def _is_plain(body: bytes) -> bool:
-    """Whether `model` can only be given once, and members can be found by a search for their names."""
+    """Return whether `model` can only occur once, and members can be found by searching for their names."""
     if body.count(b'"model"') > 1:
         return False
     if b"\\" not in body:  # several times as fast as a search for more than one byte
@@ -211,16 +213,16 @@ def _is_plain(body: bytes) -> bool:
 
 
 def _find_spans(body: bytes) -> dict[str, Span]:
-    """Find the values of the members that may change. If a member is given twice, the last one counts."""
+    """Find the values of the members that may change. If a member occurs twice, the last one counts."""
     names: list[str] = []
 
     def on_name(_kind: type, name: str) -> _Name:
         if len(names) == MAX_MEMBERS:
-            raise invalid_request(None, f"The body has more than {MAX_MEMBERS} members.")
+            raise invalid_request(None, f"The body has more than {MAX_MEMBERS} fields.")
         if len(name) > MAX_NAME:
-            raise invalid_request(None, f"A member's name is longer than {MAX_NAME} characters.")
+            raise invalid_request(None, f"The body has a field name of more than {MAX_NAME} characters.")
         if name == "model" and name in names:
-            raise invalid_request("model", "`model` is given twice; give it once.")
+            raise invalid_request("model", "`model` occurs twice. Send it once.")
         names.append(name)
         return _Name()
 
@@ -234,7 +236,9 @@ def _find_spans(body: bytes) -> dict[str, Span]:
     for name, value in zip(names, values, strict=True):
         to_value = _TO_VALUE.match(body, at)
         if to_value is None:
-            raise invalid_request(None, f"More than {MAX_SPACES} blanks surround a member's name.")
+            raise invalid_request(
+                None, f"The body has more than {MAX_SPACES} whitespace characters around a field name."
+            )
         start, at = to_value.end(), to_value.end() + len(value)
         if name in ("model", "stream_options"):
             spans[name] = (start, at)
@@ -254,14 +258,14 @@ def _find_stream_options(parsed: ParsedRequest) -> Span | None:
         times = parsed.body.count(b'"stream_options"')
         if not times:
             return None
-        # The client's wish has been parsed from a member of this name, and there is no other.
+        # The client's options were parsed from a member of this name, and there is no other.
         if times == 1 and parsed.wants_usage and (match := _STREAM_OPTIONS.search(parsed.body)) is not None:
             return match.span(1)
     return (parsed.spans or _find_spans(parsed.body)).get("stream_options")
 
 
 def _usage_edit(parsed: ParsedRequest) -> tuple[int, int, bytes]:
-    """Return what to put where, so that the stream options end with ours: the last of two members counts."""
+    """Return the edit that makes the stream options end with ours: of two equal members, the last counts."""
     span = _find_stream_options(parsed)
     if span is None:
         start = parsed.body.index(b"{") + 1

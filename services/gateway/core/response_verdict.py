@@ -1,4 +1,4 @@
-"""What a whole response of an engine says: whether it is an answer, and what it cost."""
+"""Whether an engine's buffered response succeeded, and how many tokens it used."""
 
 from typing import NamedTuple
 
@@ -16,14 +16,14 @@ from shared.messages.codec import Unreadable
 
 
 class Verdict(NamedTuple):
-    """Of a response with a status below 300. With an error nothing counts."""
+    """The verdict on a response with a status below 300. If it holds an error, no tokens count."""
 
     tokens: TokenCount
     error: EngineError | None
 
 
 def judge(body: bytes | bytearray) -> Verdict:
-    """Judge by what it says. What is no JSON object is no answer."""
+    """Judge a response by its body. What is not a JSON object is an error."""
     if len(body) > LARGE_BODY:
         return Verdict(count(read_body_usage(body)), None)
     try:

@@ -1,4 +1,4 @@
-"""The tokens of a stream so far, from the usage of each of its choices."""
+"""The tokens of a stream so far, summed over the usage of its choices."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from services.gateway.core.chunk import Choice, Chunk
 from services.gateway.core.usage import MAX_TOKENS, NO_USAGE, ReportedUsage, TokenCount, count, read_usage
 
 MAX_CHOICES = 16_384
-"""That are told apart: more than any engine runs at once. Those beyond count as one."""
+"""Choices tracked apart: more than any engine runs at once. Any further ones count as one."""
 
 
 @dataclass(slots=True)
@@ -21,7 +21,7 @@ class _Progress:
 
 
 class _PromptReport(NamedTuple):
-    """What a choice reported of its prompt."""
+    """The prompt tokens that a choice reported."""
 
     tokens: int
     cached: int
@@ -34,37 +34,37 @@ _NO_REPORT = _PromptReport(0, 0, -1)
 
 @dataclass(slots=True)
 class RunningUsage:
-    """The usage beside one choice is that choice's own, as vLLM has it; beside none, or several, it is the request's.
+    """The usage in a chunk with one choice is that choice's own, as in vLLM; with none or several, it is the request's.
 
-    The sums go along with what is added, for `count` is asked for every second.
+    The sums are kept up to date as chunks are added, since `count` is read every second.
     """
 
     choices: int
-    """Those of each prompt (`n`)."""
+    """Choices per prompt (`n`)."""
     prompts_apart: bool
-    """Choices `n` apart are of different prompts; otherwise there is one prompt."""
+    """Whether choices `n` apart belong to different prompts; otherwise there is one prompt."""
     _progress: dict[int, _Progress] = field(default_factory=dict)
     _prompts: dict[int, _PromptReport] = field(default_factory=dict)
-    """Of each the most that one of its choices reported."""
+    """By prompt, the most that one of its choices reported."""
     _prompt: int = 0
     _cached: int = 0
     _completion: int = 0
     _reasoning: int = 0
     _reporting: int = 0
-    """The choices that reported their completion."""
+    """How many choices reported their completion tokens."""
     _deltas: int = 0
-    """Of the choices that did not."""
+    """Deltas of the choices that did not."""
     _finished: int = 0
     _total: ReportedUsage = NO_USAGE
 
     @property
     def several(self) -> bool:
-        """Whether more than one choice has come."""
+        """Whether more than one choice has appeared."""
         return len(self._progress) > 1
 
     @property
     def count(self) -> TokenCount:
-        """The sums; where a choice's own usage is missing, its deltas stand in for it."""
+        """The sums; a choice without usage of its own counts one token per delta."""
         own = ReportedUsage(
             _bounded(self._prompt) if self._prompts else None,
             _bounded(self._cached),
@@ -75,11 +75,11 @@ class RunningUsage:
 
     @property
     def finished(self) -> bool:
-        """Whether every choice has."""
+        """Whether every choice has finished."""
         return self.choices <= len(self._progress) == self._finished
 
     def add(self, chunk: Chunk) -> int | None:
-        """Add what a chunk says. Returns the index of its only choice if its usage is known and it goes on."""
+        """Add a chunk; return the index of its only choice if its usage is known and the choice continues."""
         reported = read_usage(chunk.usage)
         if len(chunk.choices) != 1:
             for choice in chunk.choices:
@@ -91,12 +91,12 @@ class RunningUsage:
         return progress.index if known and not progress.finished and progress.index < MAX_CHOICES else None
 
     def add_named(self, chunk: Chunk) -> None:
-        """Add what an event of `/v1/responses` says."""
+        """Add an event of `/v1/responses`."""
         self._total = _over(read_usage(chunk.response_usage), self._total)
         self._deltas += chunk.name.endswith(".delta")
 
     def report_completion(self, index: int, tokens: int | None) -> None:
-        """A choice of which a chunk has been added before has come to so many tokens, if that is a number."""
+        """Set the completion tokens of a choice that a chunk was added for before; None changes nothing."""
         self._report(self._progress[index], ReportedUsage(completion=tokens))
 
     def _add_choice(self, choice: Choice, reported: ReportedUsage) -> _Progress:
@@ -135,7 +135,7 @@ class RunningUsage:
 
 
 def _over(new: ReportedUsage, old: ReportedUsage) -> ReportedUsage:
-    """Number by number: one that is not told does not take back what was."""
+    """Merge number by number: a missing new number keeps the old one."""
     if new is NO_USAGE or old is NO_USAGE:
         return old if new is NO_USAGE else new
     return ReportedUsage(*(before if now is None else now for now, before in zip(new, old, strict=True)))

@@ -1,7 +1,7 @@
-"""Which request waits for which model, which is in flight on which machine, and which goes next.
+"""Which requests wait for which model, which are in flight on which machine, and which one goes next.
 
-Nothing here blocks: each call changes the books and returns. A grant arrives by the ticket's callback, so the shell
-decides what waiting means.
+None of these calls blocks: each updates the state and returns. A place is granted through the ticket's callback, so the
+caller decides how to wait.
 """
 
 from collections import OrderedDict
@@ -19,7 +19,7 @@ from shared.messages.waker import MachineRecord
 
 
 class TooManyWaiting(Exception):
-    """The bound on waiting requests, in total or of one key, is reached."""
+    """Too many requests wait, in total or for one key."""
 
     def __init__(self, limit: str) -> None:
         super().__init__(limit)
@@ -37,11 +37,11 @@ class Ticket:
     deadline: float
     on_grant: Callable[[MachineRecord], None]
     on_refuse: Callable[[ApiError], None]
-    """It waits no more, since no place will come."""
+    """Called if no place will come; the ticket has left the queue."""
     cause: WakeCause | None = None
-    """Its key and what that may cause of wakes."""
+    """The request's key and the key's wake limits."""
     may_wake: bool = True
-    """Whether it is demand. False: it only waits for room on a machine that is awake."""
+    """Whether the request may wake a machine. If not, it only waits for room on one that is awake."""
 
 
 @dataclass(eq=False, slots=True)
@@ -54,15 +54,15 @@ class _Machine:
 
 @dataclass(slots=True)
 class Queue:
-    """The waiting requests of one model: keys take turns, and within a key the first to come goes first."""
+    """The waiting requests of one model: keys take turns, and each key's requests keep their order."""
 
     keys: OrderedDict[str, OrderedDict[Ticket, None]] = field(default_factory=OrderedDict)
-    """The key whose turn it is comes first."""
+    """The next key comes first."""
     demanding: int = 0
-    """How many of the requests are demand."""
+    """How many of the requests may wake a machine."""
 
     def __iter__(self) -> Iterator[Ticket]:
-        """Key by key, in the order of their turns."""
+        """Iterate key by key, in the order of their turns."""
         for tickets in self.keys.values():
             yield from tickets
 
@@ -71,7 +71,7 @@ class Queue:
         self.demanding += ticket.may_wake
 
     def discard(self, ticket: Ticket) -> bool:
-        """Whether it was there."""
+        """Remove the ticket; return whether it was there."""
         tickets = self.keys.get(ticket.key_id)
         if tickets is None or ticket not in tickets:
             return False
@@ -82,14 +82,15 @@ class Queue:
         return True
 
     def end_turn(self) -> None:
-        """The next turn is another key's."""
+        """Give the next turn to another key."""
         self.keys.move_to_end(next(iter(self.keys)))
 
 
 class RequestScheduler:
-    """Books places and queues. The shell keeps `fleet`, the waker's view of the machines, and `gates` up to date.
+    """Assigns places on machines and queues requests.
 
-    `gates` None: no tier is ever closed.
+    The caller keeps `fleet`, the waker's view of the machines, and `gates` up to date. Without `gates` no tier is
+    closed.
     """
 
     def __init__(self, config: Config, fleet: Mapping[str, MachineRecord], gates: GateView | None = None) -> None:
@@ -104,7 +105,7 @@ class RequestScheduler:
             for model in config.model
         }
         self._waiting: OrderedDict[str, Queue] = OrderedDict()
-        """By model, where a request waits; the model whose turn it is comes first."""
+        """By model; only models with waiting requests. The next model comes first."""
         self.breaker = Breaker()
         self.total_waiting = 0
 
@@ -116,37 +117,38 @@ class RequestScheduler:
         return self._machines[machine].in_flight
 
     def waiting(self, model: str) -> Queue:
-        """The requests that wait for the model; empty where none does."""
+        """Return the requests that wait for the model; empty if there are none."""
         return self._waiting.get(model, Queue())
 
     def waiting_models(self) -> list[str]:
-        """Models that a request waits for."""
+        """Return the models that have waiting requests."""
         return list(self._waiting)
 
     def has_waiting(self, model: str) -> bool:
         return model in self._waiting
 
     def has_demand(self, model: str) -> bool:
-        """Whether a request waits for the model that may wake a machine."""
+        """Return whether a waiting request of the model may wake a machine."""
         return self.waiting(model).demanding > 0
 
     def is_awake(self, model: str) -> bool:
-        """Whether any of the model's machines is ready, even if it is full."""
+        """Return whether any of the model's machines is ready, even if it is full."""
         return any(self._ready(machine) for _, machines in self._tiers[model] for machine in machines)
 
     def is_servable(self, model: Model) -> bool:
-        """Whether any machine could ever serve it: its lineup has one that is not gone."""
+        """Return whether any machine could serve the model: its lineup has one that is not gone."""
         records = (self._fleet.get(machine.id) for machine in self._config.machines_of(model))
         return any(record is None or record.state != "gone" for record in records)
 
     def try_acquire(self, model: str, key_id: str, now: float) -> MachineRecord | None:
-        """Book a place for a new request, which may not pass those that wait."""
+        """Take a place for a new request, unless others already wait for the model; None: there is none."""
         return None if model in self._waiting else self.acquire(model, key_id, now)
 
     def acquire(self, model: str, key_id: str, now: float, *, exclude: str | None = None) -> MachineRecord | None:
-        """Book a place on the least busy ready machine with room, in the first open tier that has one; None: nowhere.
+        """Take a place on the least busy ready machine with room, in the first open tier that has one; None: there is
+        none.
 
-        A machine that the breaker leaves alone is used only if there is no other. `exclude`: never that machine.
+        A machine that the breaker has paused is used only if there is no other. `exclude` names a machine never to use.
         """
         spared: list[_Machine] = []
         for tier, machines in self._tiers[model]:
@@ -169,15 +171,19 @@ class RequestScheduler:
         return self._fleet[machine.id]
 
     def release(self, machine: str, now: float) -> bool:
-        """A request has left the machine. Whether it was the last one there."""
+        """Free a place on the machine; return whether it was the last one in use."""
         left = self._machines[machine]
-        assert left.in_flight > 0, f"{machine} gave back a place that nobody took"
+        assert left.in_flight > 0, f"{machine}: released a place that was not taken"
         left.in_flight -= 1
         left.last_used_at = now
         return left.in_flight == 0
 
     def enqueue(self, ticket: Ticket) -> None:
-        """Wait, or `TooManyWaiting`."""
+        """Queue the ticket.
+
+        Raises:
+            TooManyWaiting: the queue is full, in total or for the key.
+        """
         limits = self._config.gateway
         if self.total_waiting >= limits.max_waiting:
             raise TooManyWaiting("waiting")
@@ -188,7 +194,7 @@ class RequestScheduler:
         self.total_waiting += 1
 
     def leave(self, ticket: Ticket) -> None:
-        """Wait no more; a ticket that waits no more already is fine."""
+        """Take the ticket out of the queue, if it is still there."""
         queue = self._waiting.get(ticket.model)
         if queue is not None and queue.discard(ticket):
             self.total_waiting -= 1
@@ -196,16 +202,16 @@ class RequestScheduler:
                 del self._waiting[ticket.model]
 
     def evict(self, model: str, most: int) -> list[Ticket]:
-        """Up to `most` requests that wait for the model: they wait no more. The caller tells them why."""
+        """Take up to `most` tickets of the model out of the queue and return them. The caller refuses them."""
         evicted = list(islice(self.waiting(model), most))
         for ticket in evicted:
             self.leave(ticket)
         return evicted
 
     def dispatch(self, now: float, most: int) -> bool:
-        """Grant places to waiting requests while there is room, at most `most`. Whether that bound ended it.
+        """Grant places to waiting requests while there is room; return whether `most` grants ended it.
 
-        Models take turns, and within a model keys do.
+        Models take turns, and keys do within a model.
         """
         granted = without_room = 0
         while without_room < len(self._waiting):
@@ -225,7 +231,7 @@ class RequestScheduler:
         return False
 
     def activity(self, revision: Callable[[str], int], now: float) -> dict[str, MachineActivity]:
-        """What the waker hears of each machine in the fleet; `revision` is that of a machine's record."""
+        """Return what the waker is told of each machine in the fleet; `revision` returns that of a machine's record."""
         reports: dict[str, MachineActivity] = {}
         for machine, record in self._fleet.items():
             use = self._machines[machine]

@@ -1,4 +1,4 @@
-"""The grammar of event streams: where an event ends, what its data are, and the same event with other data."""
+"""The grammar of event streams: where events end, their data, and replacing an event's data."""
 
 import re
 from itertools import pairwise
@@ -12,16 +12,16 @@ _LONGEST_END = 4
 # A line's beginning; `^` would not see a lone carriage return.
 _DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))data(?::[ ]?([^\r\n]*))?(?=[\r\n]|\Z)")
 MAX_LINES = 16_384
-"""Of one event: a JSON object over as many is a few hundred kilobytes."""
+"""Lines of one event: a JSON object over as many lines has a few hundred kilobytes."""
 _BREAKS = re.compile(rb"[\r\n]+")
 
 
 class UnusableStream(Exception):
-    """What the engine sends can neither be read nor be passed on; the text says why."""
+    """The engine's stream can neither be read nor passed on; the text says why."""
 
 
 def find_ends(buffer: bytearray, scanned: int) -> list[int]:
-    """Where the events end, the first `scanned` bytes holding no end. A last CR waits: an LF may follow."""
+    """Return where the events end; the first `scanned` bytes hold no end. A final CR waits, since an LF may follow."""
     start = max(0, scanned - _LONGEST_END + 1)
     if buffer.find(b"\r", start) >= 0:
         return [end.end() for end in _END.finditer(buffer, start)]
@@ -32,18 +32,22 @@ def find_ends(buffer: bytearray, scanned: int) -> list[int]:
 
 
 def is_one_event(data: bytes) -> bool:
-    """Whether this is one event, whole, with newlines alone."""
+    """Return whether the data is exactly one complete event that uses LF only."""
     return data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2 and b"\r" not in data
 
 
 def cut(buffer: bytearray, ends: list[int]) -> list[bytes]:
-    """The events that end there."""
+    """Return the events that end at these positions."""
     with memoryview(buffer) as view:
         return [bytes(view[start:end]) for start, end in pairwise([0, *ends])]
 
 
 def data_lines(event: bytes) -> list[bytes]:
-    """The values of its `data` lines, which a newline each would join; empty: it has none. `UnusableStream`."""
+    """Return the values of the event's `data` lines, to be joined by newlines; empty if it has none.
+
+    Raises:
+        UnusableStream: the event has too many lines.
+    """
     if event.startswith(b"data:") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return [event[6:-2] if event.startswith(b" ", 5) else event[5:-2]]
     if event.count(b"\n") + event.count(b"\r") > 2 * MAX_LINES:
@@ -52,7 +56,7 @@ def data_lines(event: bytes) -> list[bytes]:
 
 
 def with_data(event: bytes, old: bytes, new: bytes) -> bytes:
-    """The event with `new` for its data, on the line where the `old` ones began; neither has line breaks in it."""
+    """Return the event with its data replaced, on the line where the `old` data began; neither has line breaks."""
     begin = len(b"data: ")
     if event.startswith(old, begin) and len(event) == begin + len(old) + len(b"\n\n"):
         return b"".join((event[:begin], new, event[begin + len(old) :]))
@@ -66,15 +70,15 @@ def with_data(event: bytes, old: bytes, new: bytes) -> bytes:
 
 
 def make_event(data: bytes) -> bytes:
-    """An event with these data, which are JSON: line breaks in them stand between its tokens."""
+    """Make an event of JSON data, whose line breaks only stand between tokens."""
     return b"data: " + _BREAKS.sub(b" ", data.strip()) + b"\n\n"
 
 
 def _after_line(event: bytes, at: int) -> int:
-    """Behind the line break there."""
+    """Return the position after the line break at `at`."""
     return at + (2 if event.startswith(b"\r\n", at) else 1)
 
 
 def begins_json(event: bytes) -> bool:
-    """Whether this is no event at all but the beginning of a JSON object."""
+    """Return whether this is not an event but the beginning of a JSON object."""
     return event.removeprefix(BOM).lstrip().startswith(b"{")

@@ -1,7 +1,7 @@
-"""Reads an engine's event stream as it passes: what goes on to the client, and the running count of tokens.
+"""Reads an engine's event stream as it passes: what the client gets, and the running token count.
 
-Bytes in, bytes out; whole events only, each as the engine wrote it except for usage that the client did not ask
-for. An event waits for nothing but its own end.
+Bytes in, bytes out: complete events only, each as the engine wrote it except for usage that the client did not ask for.
+An event waits for nothing but its own end.
 """
 
 from dataclasses import dataclass, field
@@ -16,51 +16,51 @@ from services.gateway.core.sse import UnusableStream
 from services.gateway.core.usage import TokenCount
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
-"""An event that has not ended by then never will; it is what can be read without keeping everybody else waiting."""
+"""A longer event is not going to end; this is what can be read without delaying all others."""
 MAX_EVENTS = 8_192
-"""In one read, which is at most a quarter of a megabyte: tokens come as a thousand; what comes as more is a flood."""
+"""Events in one read of at most 256 KB: tokens come as about a thousand events; more is a flood."""
 MAX_LINES_APART = 1_024
-"""Lines of one event that are events of their own, of an engine that ends none of them."""
+"""Lines of one event that are read as events of their own, for engines that do not end theirs."""
 _SHAPES_TRIED = 16
-"""In a row that no chunk fitted, after which no more are tried: this engine writes each chunk otherwise."""
+"""Shapes in a row that no chunk matched, after which no more are learned: the engine varies its chunks."""
 _MAX_SHAPES = 256
-"""Choices beyond are parsed chunk by chunk: each shape holds more than its choice does otherwise."""
+"""Further choices are parsed chunk by chunk: a shape takes more memory than the rest of its choice."""
 
 
 @dataclass(slots=True, kw_only=True)
 class StreamReader:
-    """One stream. `feed` takes what the engine sent and returns what goes to the client; `end` once it has closed."""
+    """One stream. `feed` takes what the engine sent and returns what the client gets; call `end` once it has closed."""
 
     wants_usage: bool
-    """The client asked for the usage at the end."""
+    """Whether the client asked for the usage at the end."""
     wants_running_usage: bool
-    """It asked for the usage beside every choice too, which counts only together with the former, as in vLLM."""
+    """Whether it also asked for the usage in every chunk; as in vLLM, this needs `wants_usage`."""
     endpoint: Endpoint
     """Where a stream reports its usage, how it ends, and whether it may have several prompts."""
     choices: int = 1
     """The choices of each prompt (`n`)."""
     several_prompts: bool = False
-    """There may be more choices than have come, so only `[DONE]` ends the stream."""
+    """Whether more choices may follow than have appeared, so that only `[DONE]` ends the stream."""
     max_event_bytes: int = MAX_EVENT_BYTES
-    """A larger event ends the stream."""
+    """A larger event makes the stream unusable."""
     complete: bool = field(default=False, init=False)
-    """The engine said all that it had to say."""
+    """Whether the stream has come to its regular end."""
     error: EngineError | None = field(default=None, init=False)
-    """The first that the engine told."""
+    """The first error that the engine reported."""
     _keeps_usage: bool = field(init=False)
-    """Each chunk goes on with its usage."""
+    """Whether chunks keep their usage."""
     _running: RunningUsage = field(init=False)
     _rest: bytearray = field(default_factory=bytearray, init=False)
     _opening: bool = field(default=True, init=False)
-    """No event with data has come."""
+    """Whether no event with data has come yet."""
     _is_json: bool = field(default=False, init=False)
-    """What comes is no event stream but one JSON object."""
+    """Whether the body is not an event stream but one JSON object."""
     _shape: ChunkShape | None = field(default=None, init=False)
     _shapes: dict[bytes, ChunkShape] = field(default_factory=dict, init=False)
     """By the digits of a choice's index."""
     _shapes_left: int = field(default=_SHAPES_TRIED, init=False)
     _has_usage_at_end: bool = field(default=False, init=False)
-    """The client has the usage at the end."""
+    """Whether the client has been sent the usage at the end."""
     _last_with_usage: bytes = field(default=b"", init=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class StreamReader:
 
     @property
     def count(self) -> TokenCount:
-        """The engine's last running total, else one completion token per delta, else nothing."""
+        """The engine's last running total, or one completion token per delta, or nothing."""
         for index in self._shapes:
             self._catch_up(index)
         return self._running.count
@@ -84,7 +84,8 @@ class StreamReader:
         return self._take_events(data)
 
     def _cut(self, event: bytes) -> bytes | None:
-        """What goes on of a chunk that looks like one before, which is counted later; None for any other."""
+        """Return a chunk that matches a known shape without its usage, to be counted later; None for any other
+        event."""
         shape = self._shape
         if shape is None:
             return None
@@ -102,10 +103,11 @@ class StreamReader:
         return None
 
     def end(self) -> bytes:
-        """The engine has closed in order. What it left unended is the last event, unless it broke off.
+        """Return what is left after the engine has closed in order. An unterminated rest is the last event, if it is
+        complete.
 
         A stream in which every choice has finished is complete without `[DONE]`, which is added, unless it has several
-        prompts; and so is one that told an error.
+        prompts. A stream that reported an error is complete, too.
         """
         rest = bytes(self._rest).strip()
         self._rest.clear()
@@ -122,7 +124,7 @@ class StreamReader:
 
     @property
     def _ends_with_choices(self) -> bool:
-        """Whether the stream is over without `[DONE]`."""
+        """Whether the stream is complete without `[DONE]`."""
         may_have_more = self.several_prompts and self.endpoint.accepts_prompt_list
         return self.endpoint.ends_with_done and not may_have_more and self._running.finished
 
@@ -161,8 +163,8 @@ class StreamReader:
         if len(lines) > 1 and any(read_chunk(line) for line in lines[:MAX_LINES_APART]):
             if len(lines) > MAX_LINES_APART:
                 raise UnusableStream("a flood of events in one")
-            return b"".join(self._event(sse.make_event(line)) for line in lines)  # an engine that ends none of them
-        return event  # not ours to judge: the client sees what the engine said
+            return b"".join(self._event(sse.make_event(line)) for line in lines)  # the engine does not end its events
+        return event  # not valid JSON: the client gets it unchanged
 
     def _reads(self, event: bytes) -> bool:
         lines = sse.data_lines(event)
@@ -176,7 +178,7 @@ class StreamReader:
             self._running.add_named(chunk)
         if not self.endpoint.ends_with_done:
             self.complete = self.complete or chunk.ends_response
-            return event  # its usage is part of what it says
+            return event  # its usage is part of the response
         own = self._running.add(chunk)
         if not chunk.has_usage:
             return event
@@ -195,7 +197,7 @@ class StreamReader:
         return sse.with_data(event, chunk.data, without)
 
     def _learn(self, index: bytes, event: bytes, chunk: Chunk) -> None:
-        """The chunks to come of this choice may look like this one."""
+        """Remember the shape of this choice's chunks."""
         if index in self._shapes or len(self._shapes) < _MAX_SHAPES:
             self._shapes_left -= 1
             if shape := shape_of(event, chunk):

@@ -1,4 +1,4 @@
-"""A bound on how often something happens that outsiders cause."""
+"""A token bucket, for what outsiders can cause at will."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class TokenBucket:
-    """Lets `burst` pass at once, and `rate` a second in the long run."""
+    """Admits `burst` at once, and `rate` per second in the long run."""
 
     rate: float
     burst: int
@@ -14,7 +14,7 @@ class TokenBucket:
     _at: float = math.inf
 
     def take(self, now: float) -> bool:
-        """Return whether one more may pass now. `now` is in seconds; a clock that goes back grants nothing."""
+        """Return whether one more may pass. `now` is in seconds; a clock that steps back grants nothing."""
         self._spent = max(0.0, self._spent - self.rate * max(0.0, now - self._at))
         self._at = now
         if self._spent + 1 > self.burst:

@@ -1,4 +1,4 @@
-"""Token counts as an engine reports them, each number judged by itself."""
+"""Token counts as engines report them, each number validated on its own."""
 
 import math
 import re
@@ -13,15 +13,15 @@ from shared.messages.codec import Decoder, Unreadable
 from shared.messages.gateway import Basis
 
 MAX_TOKENS = 2**40
-"""No request has so many: a number from here on is nonsense."""
+"""No request has this many tokens: such a number is nonsense."""
 LARGE_BODY = 8 * 1024 * 1024
-"""A larger response body is not parsed, which would block the loop: its usage is looked for at both ends."""
+"""Bytes. A larger body is not parsed, since that would block the loop: its usage is searched at both ends."""
 _WINDOW = 64 * 1024
-"""At each end."""
+"""Bytes searched at each end."""
 _TRIES = 4
-"""Places in a window that look like the usage."""
+"""Candidates for the usage that are tried in a window."""
 _PLAIN_DIGITS = 13
-"""A number with fewer is below `MAX_TOKENS`."""
+"""A number with fewer digits is below `MAX_TOKENS`."""
 
 _NUMBER = re.compile(rb'"?(\d{1,13}(?:\.\d{1,20})?(?:[eE][+-]?\d{1,2})?)"?')
 _USAGE = re.compile(rb',\s*"usage"\s*:\s*(?=\{)')
@@ -33,7 +33,7 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    """`/v1/responses` has names of its own for the same."""
+    """`/v1/responses` uses other names for the same numbers."""
 
     prompt_tokens: msgspec.Raw = ABSENT
     completion_tokens: msgspec.Raw = ABSENT
@@ -49,7 +49,7 @@ _Tokens = Annotated[int, msgspec.Meta(ge=0, lt=MAX_TOKENS)]
 
 
 class _PlainUsage(msgspec.Struct, forbid_unknown_fields=True):
-    """What most engines report; anything else is read number by number."""
+    """What most engines report; any other usage is read number by number."""
 
     prompt_tokens: _Tokens
     completion_tokens: _Tokens
@@ -59,7 +59,7 @@ class _PlainUsage(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Body(msgspec.Struct):
-    """What is read of any JSON object that an engine answers with."""
+    """The members read from an engine's JSON object."""
 
     usage: msgspec.Raw = ABSENT
     error: msgspec.Raw = ABSENT
@@ -74,7 +74,7 @@ _NO_DETAILS, NO_BODY = _Details(), Body()
 
 
 class ReportedUsage(NamedTuple):
-    """What an engine reported; None: it did not, or the number makes no sense."""
+    """The numbers that an engine reported; None: missing or nonsensical."""
 
     prompt: int | None = None
     cached: int | None = None
@@ -86,7 +86,7 @@ NO_USAGE = ReportedUsage()
 
 
 class TokenCount(msgspec.Struct, frozen=True, gc=False):
-    """Tokens of one request; prompt includes cached, completion includes reasoning."""
+    """The tokens of one request; prompt includes cached, completion includes reasoning."""
 
     prompt: int = 0
     cached: int = 0
@@ -96,11 +96,11 @@ class TokenCount(msgspec.Struct, frozen=True, gc=False):
 
 
 NO_TOKENS = TokenCount()
-"""Of a request of which nothing is known."""
+"""The count of a request of which nothing is known."""
 
 
 def number(raw: bytes | msgspec.Raw) -> int | None:
-    """A number of tokens: whole, not negative, below `MAX_TOKENS`. 7, 7.0 and "7" are the same."""
+    """Read a whole number from 0 to below `MAX_TOKENS`; None for anything else. 7, 7.0 and "7" are the same."""
     if not raw:
         return None
     digits = bytes(raw)
@@ -112,7 +112,7 @@ def number(raw: bytes | msgspec.Raw) -> int | None:
 
 
 def read_usage(raw: bytes | msgspec.Raw) -> ReportedUsage:
-    """Read a `usage` value, whatever it is."""
+    """Read a `usage` value of any type."""
     plain = decode_or(None, _plain_usage, raw)
     if plain is not None:
         return ReportedUsage(plain.prompt_tokens, None, plain.completion_tokens)
@@ -137,7 +137,7 @@ def read_usage(raw: bytes | msgspec.Raw) -> ReportedUsage:
 
 
 def count(reported: ReportedUsage, deltas: int = 0) -> TokenCount:
-    """What the engine reported; where it reported no completion, a token for each of the `deltas` that were relayed."""
+    """Return the reported tokens; without a reported completion, count one token per relayed delta."""
     prompt, completion = reported.prompt or 0, reported.completion
     basis: Basis = "engine"
     if completion is None:
@@ -153,14 +153,15 @@ def count(reported: ReportedUsage, deltas: int = 0) -> TokenCount:
 
 
 def read_body_usage(body: bytes | bytearray) -> ReportedUsage:
-    """The usage of a whole JSON response; nothing is reported where it has none."""
+    """Return the usage in a buffered JSON response; `NO_USAGE` if it has none."""
     if len(body) > LARGE_BODY:
         return _usage_at_the_end(body) or _usage_at_the_beginning(body) or NO_USAGE
     return read_usage(decode_or(NO_BODY, body_decoder, body).usage)
 
 
 def _usage_at_the_end(body: bytes | bytearray) -> ReportedUsage | None:
-    """A tail from a comma on is an object if a brace before it makes it one: its members are the outermost object's."""
+    """Search the tail. If the text after a comma parses with a brace before it, its members are the outermost
+    object's."""
     tail = bytes(body[-_WINDOW:])
     for match in list(_USAGE.finditer(tail))[-_TRIES:]:
         with suppress(Unreadable):
@@ -169,13 +170,14 @@ def _usage_at_the_end(body: bytes | bytearray) -> ReportedUsage | None:
 
 
 def _usage_at_the_beginning(body: bytes | bytearray) -> ReportedUsage | None:
-    """A head up to a comma is an object if a brace behind it makes it one: what follows is the outermost object's."""
+    """Search the head. If the text before a comma parses with a brace after it, the next member is the outermost
+    object's."""
     head = bytes(body[:_WINDOW])
     for match in islice(_USAGE.finditer(head), _TRIES):
         with suppress(Unreadable):
             body_decoder.decode(head[: match.start()] + b"}")
             end = match.end()
-            for _ in range(_TRIES):  # a brace for each object in it
+            for _ in range(_TRIES):  # one closing brace per nested object
                 end = head.find(b"}", end) + 1
                 with suppress(Unreadable):
                     return read_usage(body_decoder.decode(b'{"usage":' + head[match.end() : end] + b"}").usage)
@@ -183,6 +185,6 @@ def _usage_at_the_beginning(body: bytes | bytearray) -> ReportedUsage | None:
 
 
 def _first(one: msgspec.Raw, other: msgspec.Raw) -> int | None:
-    """The first that is a number of tokens."""
+    """Return the first value that is a valid number."""
     value = number(one)
     return number(other) if value is None else value

@@ -1,4 +1,4 @@
-"""What is known of one request so far, and the usage event that it becomes."""
+"""What is known of a request so far, and the usage event that it becomes."""
 
 from dataclasses import dataclass
 
@@ -10,28 +10,28 @@ from shared.messages.waker import MachineRecord
 
 @dataclass(slots=True)
 class UsageRecord:
-    """Times are Unix seconds. `outcome` is `failed` until something better is known."""
+    """The usage of one request. Times are Unix seconds; `outcome` is `failed` until something better is known."""
 
     request_id: str
     key_id: str
     arrived: float
     model: str | None = None
-    """The client's name for it, once it is known to be one."""
+    """The client's name for the model, once it is known to exist."""
     streamed: bool = False
     choices: int = 1
     max_tokens: int = 0
     body_bytes: int = 0
     machine: MachineRecord | None = None
-    """Where the request was sent; the second machine after a failover."""
+    """Where the request was sent; after a failover, the second machine."""
     moved_from: str | None = None
     """The first machine after a failover, if it may have seen the request."""
     written: bool = False
     """Whether an engine may have seen the request: only then is there an event."""
     outcome: Outcome = "failed"
     machine_answered: bool = False
-    """The engine did its work, even if it rejected this very request."""
+    """Whether the engine did its work, even if it rejected this very request."""
     status: int = 0
-    """The engine's."""
+    """The engine's HTTP status."""
     count: TokenCount = NO_TOKENS
     wake_wait: float = 0.0
     wake_id: str | None = None
@@ -39,25 +39,25 @@ class UsageRecord:
     first_byte_at: float | None = None
 
     def on_parsed(self, model: str, request: ParsedRequest) -> None:
-        """`model` is the client's name for one that is known; `request` still has its body."""
+        """Take over what the body says. `model` is the client's name; `request` still has its body."""
         self.model, self.streamed, self.choices = model, request.stream, request.choices
         self.max_tokens, self.body_bytes = request.max_tokens, len(request.body)
 
     def on_failover(self) -> None:
-        """Its machine failed, and another one gets the request."""
+        """Record that the machine failed and another one gets the request."""
         if self.written and self.machine is not None:
             self.moved_from = self.machine.machine
 
     @property
     def first_byte(self) -> float | None:
-        """Seconds from arrival to the first byte of the response, without the wait for a wake."""
+        """Seconds from the arrival to the first byte of the response, without the wait for a wake."""
         return self._seconds_until(self.first_byte_at)
 
     def event(self, source: str, source_seq: int, now: float) -> UsageEvent:
-        """One per request that was written to an engine."""
+        """Return the usage event of a request that was written to an engine."""
         count, machine = self.count, self.machine
-        assert machine is not None, "what was written was written to a machine"
-        assert self.model is not None, "what was written has a model"
+        assert machine is not None, "a written request has a machine"
+        assert self.model is not None, "a written request has a model"
         return UsageEvent(
             id=self.request_id,
             source=source,

@@ -1,4 +1,4 @@
-"""What a waiting client hears of a wake: the tier that wakes, its phase, and the seconds that are left."""
+"""What a waiting client learns about a wake: the tier, its phase, and the seconds that are left."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from services.gateway.core.errors import ApiError
 from shared.messages.waker import MachineRecord, Phase
 
 UNKNOWN_RETRY_SECONDS = 30
-"""`Retry-After` while no wake has been measured: most of a short one, little of a long one."""
+"""`Retry-After` while no wake has been measured: most of a short wake, little of a long one."""
 MAX_RETRY_SECONDS = 60
-"""SDKs give up beyond 120 s, older ones beyond 60."""
+"""SDKs do not retry after more than 120 s, older ones after more than 60 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class WakeEstimate:
-    """`eta_s`: whole seconds until a machine is ready; None: not known."""
+    """`eta_s`: whole seconds until a machine is ready; None: unknown."""
 
     tier: str
     phase: Phase | None
@@ -27,12 +27,12 @@ class WakeEstimate:
         return UNKNOWN_RETRY_SECONDS if self.eta_s is None else min(MAX_RETRY_SECONDS, max(1, self.eta_s))
 
     def comment(self) -> bytes:
-        """For a waiting stream. A comment only: anything else breaks one SDK or another."""
+        """Return the comment for a waiting stream. Anything but a comment breaks one SDK or another."""
         eta = "?" if self.eta_s is None else self.eta_s
         return f": waking tier={self.tier} phase={self.phase or '?'} eta={eta}\n\n".encode()
 
     def to_error(self, *, should_retry: bool = True) -> ApiError:
-        """For a client that asked not to wait longer."""
+        """Return the error for a client that asked not to wait longer."""
         eta = "?" if self.eta_s is None else f"{self.eta_s} s"
         return errors.waking(self.retry_after, eta, should_retry=should_retry)
 
@@ -41,13 +41,13 @@ def estimate_wake(first: str, records: Iterable[tuple[MachineRecord, float]], no
     """Return what is known of a wake.
 
     Args:
-        first: the first of the tiers that the model may have.
-        records: of the machines that it may have, in its lineup's order, each with the seconds since it was written.
+        first: the first tier that the model may use.
+        records: of the machines that it may use, in lineup order, each with its age in seconds.
         now: Unix seconds.
     """
     for record, age in records:
         if record.state == "waking":
-            # A waker that says no `ready_in` has a clock like ours.
+            # An older waker sends no `ready_in`; its clock is taken to agree with ours.
             at = record.ready_at
             left = record.ready_in - age if record.ready_in is not None else None if at is None else at - now
             return WakeEstimate(record.tier, record.phase, None if left is None else max(0, round(left)))

@@ -1,4 +1,4 @@
-"""What wakes a key may cause: how many an hour, and at what cost a day. The waker counts, all gateways read."""
+"""Limits on the wakes that a key may cause: per hour, and by cost per day. The waker counts them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from shared.messages.waker import KeyWakes
 
 WakeLimit = Literal["wakes", "wake_cost"]
 RETRY_SECONDS = 60
-"""When a wake of the last hour is an hour old nobody knows here; a minute is the longest that clients wait."""
+"""The gateway does not know when the oldest wake drops out of the hour; clients wait one minute at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class WakeLimits:
-    """`used` is the waker's word by key id; the limits are those of keys that have none of their own."""
+    """`used` has the waker's counts by key id; the limits apply to keys without limits of their own."""
 
     wakes_per_hour: int
     cost_per_day: Decimal
     used: Mapping[str, KeyWakes]
 
     def cause(self, key: KeyRecord) -> WakeCause:
-        """The key and its limits, for the waker."""
+        """Return the key and its limits, for the waker."""
         cost_per_day = self.cost_per_day if key.wake_cost_per_day is None else key.wake_cost_per_day
         return WakeCause(
             key_id=key.id,
@@ -34,7 +34,7 @@ class WakeLimits:
         )
 
     def reached(self, key: KeyRecord, model: str) -> WakeLimit | None:
-        """The limit for which the key may not wait for the model's wake now; None: it may."""
+        """Return the limit that forbids the key to wait for the model's wake now; None: it may wait."""
         used, limits = self.used.get(key.id), self.cause(key)
         if used is None or model in used.under_way:
             return None

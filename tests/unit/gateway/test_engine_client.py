@@ -136,7 +136,7 @@ async def test_a_kept_connection_that_has_closed_is_replaced_once() -> None:
     await turns()
     assert (len(engines.made), asker.lost) == (2, "")
     engines.made[-1][0].connection_lost(None)
-    assert asker.lost == "closed the connection"
+    assert asker.lost == "the engine closed the connection"
 
 
 async def test_a_connection_is_kept_for_a_few_seconds_of_the_client_s_clock() -> None:
@@ -172,7 +172,7 @@ async def test_a_stall_of_this_process_ends_no_call(monkeypatch: pytest.MonkeyPa
                 lost_at.setdefault(name, engines.now)
     # What had come before the first tick is seen by it.
     assert lost_at == {"connecting": CONNECT_TIMEOUT, "waiting": FIRST_BYTE_TIMEOUT, "reading": READ_TIMEOUT + 0.25}
-    assert connecting.lost == "no connection in time, unreachable"
+    assert connecting.lost == "the connection timed out, unreachable"
 
 
 STEPS = st.sampled_from(["read", "pause", "resume", 0.25, 4.0, 5.0])
@@ -200,7 +200,7 @@ def test_a_call_ends_when_nothing_came_for_its_time_while_it_could_be_taken(step
                 limit = READ_TIMEOUT if has_come else FIRST_BYTE_TIMEOUT
                 assert bool(asker.lost) == (engines.now >= since + limit)
             if asker.lost:
-                assert asker.lost == "silent for too long"
+                assert asker.lost == "the engine sent nothing for too long"
                 break
         engines.close()
 

@@ -39,13 +39,13 @@ ACCEPTED: dict[str, Callable[[], bytes]] = {
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "objects": (lambda: of_size(b'"x":[', b"{},", b"1]}"), "commas and opening brackets"),
     "digits": (lambda: of_size(b'"x":[', b"1,", b"1]}"), "commas and opening brackets"),
-    "members": (lambda: of_size(b"", b'"abcdefg":1,', b'"x":1}'), f"more than {MAX_MEMBERS} members"),
-    "models deep in": (lambda: of_size(b'"x":[', b'{"model": 1},  ', b'1],"\\u006dodel":"n"}'), "given twice"),
+    "members": (lambda: of_size(b"", b'"abcdefg":1,', b'"x":1}'), f"more than {MAX_MEMBERS} fields"),
+    "models deep in": (lambda: of_size(b'"x":[', b'{"model": 1},  ', b'1],"\\u006dodel":"n"}'), "occurs twice"),
     "depth": (lambda: of_size(b'"y":"', b"QUJD", b'","x":' + b"[" * 100_000), "nested too deeply"),
     "no end": (lambda: of_size(b'"x":"', b"QUJD", b""), "truncated"),
     "no UTF-8": (lambda: of_size(b'"x":"', b"QUJD", b'\xff"}'), "invalid start byte"),
-    "a long name": (lambda: of_size(b'"', b"QUJD", b'":1}'), "A member's name is longer"),
-    "blanks": (lambda: of_size(b"", b" ", b'"x":1}'), "blanks"),
+    "a long name": (lambda: of_size(b'"', b"QUJD", b'":1}'), "a field name of more than"),
+    "blanks": (lambda: of_size(b"", b" ", b'"x":1}'), "whitespace"),
 }
 
 

@@ -372,5 +372,5 @@ def test_two_gateways_on_one_folder_are_refused(tmp_path: Path) -> None:
 
 async def test_two_boots_of_one_name_are_refused(tmp_path: Path) -> None:
     (await filled(opened(tmp_path), 1)).close()
-    with pytest.raises(Misconfigured, match="a name of its own"):
+    with pytest.raises(Misconfigured, match="its own instance name"):
         opened(tmp_path)

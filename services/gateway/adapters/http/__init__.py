@@ -1,1 +1,1 @@
-"""The front door: OpenAI's HTTP API."""
+"""OpenAI's HTTP API on aiohttp, and the relay between a client and an engine."""

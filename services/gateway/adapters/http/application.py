@@ -1,4 +1,4 @@
-"""The aiohttp application: its routes, from the table of endpoints."""
+"""The aiohttp application, with routes from the table of endpoints."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from services.gateway.core.paths import normalize
 
 
 def make_application(inference: Inference, pages: Resources) -> web.Application:
-    """Return an application that answers on every path."""
+    """Return an application that handles every path."""
 
     async def handle_other(request: web.Request) -> ClientResponse:
         endpoint = ENDPOINTS.get(normalize(request.raw_path)) if request.method == hdrs.METH_POST else None
@@ -27,4 +27,4 @@ def make_application(inference: Inference, pages: Resources) -> web.Application:
 
 
 async def _expect(_request: web.Request) -> None:
-    """Nothing: a body is asked for once its request has been found good."""
+    """Do nothing: the body is asked for once the request's key and headers are valid."""

@@ -1,4 +1,4 @@
-"""aiohttp's protocol with one request at a time, and with bounds on heads and framing that aiohttp lacks.
+"""aiohttp's request handler with one request at a time, and with bounds on heads and framing that aiohttp lacks.
 
 Private attributes of aiohttp are used here and nowhere else; `tests/unit/gateway/test_aiohttp_internals.py` fails when
 an upgrade changes them.
@@ -18,23 +18,23 @@ from services.gateway.core.buffer_memory import BufferedBytes, BufferMemory
 from services.gateway.core.errors import ApiError
 
 READ_BYTES = 64 * 1024
-"""Of a body that its handler has not read, where twice as much stops the reading; or behind a request."""
+"""Bytes of an unread body, of which twice as many pause the reading; also of pipelined data."""
 MAX_FRAMING_BYTES = 512 * 1024
-"""Of a request beside its body: its head, what was read and is not parsed yet, and a little framing."""
+"""Bytes of a request besides its body: the head, data that is not parsed yet, and a little framing."""
 FRAMING_PER_BYTE = 8
-"""Bytes of chunk framing for each byte of a body that comes a byte at a time, and some more."""
+"""Bytes of chunk framing per byte of body: slightly more than for a body sent one byte at a time."""
 MAX_HEADERS = 128
-"""Header lines of a request: each takes some 300 bytes more than it has, before anybody knows whose request it is."""
+"""Header lines of a request: each costs about 300 bytes on top of its own, before the key is known."""
 NEVER_SECONDS = 10 * 365 * 86_400.0
-"""For aiohttp's own timer of idle connections: ours goes by the gateway's clock."""
+"""Disables aiohttp's own timer of idle connections: the gateway's clock does that."""
 _ILLEGAL = b"\0"
-"""In a request's head."""
+"""A byte that is invalid in a request's head."""
 _BLANK_LINE = b"\r\n\r\n"
-"""Ends a head."""
+"""The end of a head."""
 
 
 class BoundedRequestHandler(web.RequestHandler):
-    """Parses nothing behind a request that is being received or answered. A subclass hears of each request's stages."""
+    """Parses nothing behind a request that is being received or answered. A subclass gets a callback per stage."""
 
     def __init__(self, server: web.Server, max_head_bytes: int, memory: BufferMemory) -> None:
         no_log: dict[str, Any] = {"access_log": None}
@@ -51,25 +51,25 @@ class BoundedRequestHandler(web.RequestHandler):
         self._parser = self._make_parser()
         self._memory = memory
         self._payload: StreamReader | None = None
-        """Of the request that is being received or answered."""
+        """The body of the request that is being received or answered."""
         self._pipelined = b""
-        """What came behind it, not parsed."""
+        """Unparsed data behind that request."""
         self._is_paused = False
         self._framing = BodyFraming(0)
         self._last = b""
-        """What the parser was given of a head last, as much of it as a blank line may begin with."""
+        """The last bytes of an incomplete head, since a blank line may begin in them."""
         self._needs_new_parser = False
         self._raw_bytes = 0
-        """Since the request began, to be compared with the body's."""
+        """Bytes since the request began, for comparison with the body's."""
         self.head_bytes = 0
-        """Of a head that is not complete."""
+        """Bytes of an incomplete head."""
         self.fault: ApiError | None = None
-        """Why nothing that follows can be understood or is wanted."""
+        """Why nothing that follows can be parsed, or is read."""
         self.buffered = BufferedBytes(memory)
-        """The bytes of `_pipelined`."""
+        """Accounts for the bytes of `_pipelined`."""
 
     def _make_parser(self) -> HttpRequestParser:
-        """aiohttp's own bounds are per line. It pauses behind a message, before it would switch to another protocol."""
+        """Make a parser. aiohttp's own bounds are per line; the parser pauses after each message."""
         return HttpRequestParser(
             self,
             asyncio.get_running_loop(),
@@ -84,12 +84,12 @@ class BoundedRequestHandler(web.RequestHandler):
 
     @property
     def is_receiving_body(self) -> bool:
-        """Whether the head of a request is here, and its body is not."""
+        """Whether a request's head has arrived, but not all of its body."""
         return self._payload is not None and not self._payload.is_eof()
 
     @property
     def _has_whole_request(self) -> bool:
-        """Whether the parser has been given a whole request, which it may not have taken up yet."""
+        """Whether the parser has been fed a complete request, which it may not have processed yet."""
         return self._payload is not None and (self._payload.is_eof() or self._framing.is_complete)
 
     @property
@@ -98,19 +98,19 @@ class BoundedRequestHandler(web.RequestHandler):
         return self._payload is not None
 
     def on_head_begin(self) -> None:
-        """The first bytes of a request have come."""
+        """Called with the first bytes of a request."""
 
     def on_head(self) -> None:
-        """The head of a request is complete."""
+        """Called when the head of a request is complete."""
 
     def on_request_received(self) -> None:
-        """The whole request is here."""
+        """Called when the complete request has arrived."""
 
     def on_response_sent(self) -> None:
-        """The request has been answered, and the connection goes on."""
+        """Called when the request has been answered and the connection stays open."""
 
     def data_received(self, data: bytes) -> None:
-        """Parse the data; without any, go on where a body that nobody read has stopped the parser."""
+        """Parse the data; empty data resumes a parser that an unread body had stopped."""
         if self.is_receiving_body and not data:
             self._feed(data)
         elif self._has_whole_request:
@@ -119,9 +119,9 @@ class BoundedRequestHandler(web.RequestHandler):
             self._parse(data)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """aiohttp calls this at each read of a body, whether or not it has paused.
+        """Resume reading. aiohttp calls this at each read of a body, whether or not it has paused.
 
-        A pause for the sake of many small chunks stops the parser at the next piece, when reading has been resumed.
+        A pause because of many small chunks stops the parser at the next piece, after reading has been resumed.
         """
         if self._reading_paused or self._needs_new_parser:
             super().resume_reading(resume_parser)
@@ -132,19 +132,19 @@ class BoundedRequestHandler(web.RequestHandler):
         self._pipelined = b""
 
     def next_request(self) -> None:
-        """The request has been answered: go on to what came behind it."""
+        """Continue with the pipelined data, once the request has been answered."""
         self._payload = None
         self.buffered.release()
         self.on_response_sent()
         data, self._pipelined, self._last = self._pipelined, b"", b""
         self._parse(data)
-        # While one whole request follows another there may be more of them that have been read.
+        # If one complete request follows another, more may be in the data that has been read.
         if self._is_paused and not self._has_whole_request and self.transport is not None:
             self._is_paused = False
             self.transport.resume_reading()
 
     def fail(self, error: ApiError) -> None:
-        """Whoever receives the request gets the error; if there is no request yet, aiohttp makes one of it."""
+        """Fail the request that is being received; without one, make aiohttp report the error."""
         self.fault = error
         if self._payload is None:
             self._feed(_ILLEGAL)
@@ -152,7 +152,7 @@ class BoundedRequestHandler(web.RequestHandler):
             self._payload.set_exception(error)
 
     def set_fault(self, cause: BaseException | None, message: str | None) -> ApiError:
-        """Return why the parser stopped."""
+        """Keep and return the reason why the parser stopped."""
         if self.fault is None:
             if isinstance(cause, LineTooLong) or (message or "").startswith("Too many headers"):
                 self.fault = errors.head_too_large(self._max_head_bytes)
@@ -161,9 +161,9 @@ class BoundedRequestHandler(web.RequestHandler):
         return self.fault
 
     def _keep_pipelined(self, data: bytes) -> None:
-        """Keep what came behind a request that is being answered, and read no further once it is a lot.
+        """Keep data behind the request that is being answered, and stop reading once it is a lot.
 
-        A client is seen to leave only while its connection is read.
+        That a client has left shows only while its connection is read.
         """
         if not data or self.transport is None or self.fault is not None:
             return
@@ -176,7 +176,7 @@ class BoundedRequestHandler(web.RequestHandler):
             self.transport.pause_reading()
 
     def _parse(self, data: bytes) -> None:
-        """Give the parser one request at most: it takes the last trailer of one for a header of the next."""
+        """Feed the parser one request at most: it takes the last trailer of one request for a header of the next."""
         at = 0
         while at < len(data) and not self._has_whole_request and self.fault is None:
             start = at
@@ -186,13 +186,13 @@ class BoundedRequestHandler(web.RequestHandler):
                 try:
                     at = self._framing.find_end(data, start)
                 except ValueError:
-                    self.fail(errors.malformed("the size of a chunk cannot be read"))
+                    self.fail(errors.malformed("a chunk size is invalid"))
                     return
             self._feed(data[start:at])
         self._keep_pipelined(data[at:])
 
     def _find_end_of_head(self, data: bytes, start: int) -> int:
-        """Return where the head ends at the earliest: blank lines before it are no part of it."""
+        """Return the earliest possible end of the head; blank lines before the head do not count."""
         most = len(_BLANK_LINE) - 1
         across = (self._last + data[start : start + most]).find(_BLANK_LINE)
         if across >= 0:
@@ -210,7 +210,7 @@ class BoundedRequestHandler(web.RequestHandler):
         super().data_received(data)
         if self._messages:
             self._on_head(len(data))
-        elif self.head_bytes or data.strip(b"\r\n"):  # blank lines before a request begin nothing
+        elif self.head_bytes or data.strip(b"\r\n"):  # blank lines before a request are ignored
             self._on_part_of_head(len(data))
 
     def _feed_body(self, payload: StreamReader, data: bytes) -> None:
@@ -218,13 +218,13 @@ class BoundedRequestHandler(web.RequestHandler):
         super().data_received(data)
         self._raw_bytes += len(data)
         if len(self._messages) > queued:
-            # What should have been the rest of the body is not: its handler is told, not another one.
+            # The rest of the body is invalid: its own handler gets the error, not a new one.
             error, _ = self._messages.pop()
             self.fail(_malformed(getattr(error, "message", None)))
         elif payload.is_eof():
             self._on_request_received()
         elif self._raw_bytes > MAX_FRAMING_BYTES + (1 + FRAMING_PER_BYTE) * payload.total_bytes:
-            self.fail(errors.malformed("its chunks are framing more than content"))
+            self.fail(errors.malformed("the chunk framing is larger than the body"))
 
     def _on_part_of_head(self, size: int) -> None:
         if not self.head_bytes:
@@ -236,11 +236,11 @@ class BoundedRequestHandler(web.RequestHandler):
     def _on_head(self, size: int) -> None:
         message, self._payload = self._messages[-1]
         if isinstance(message, RawRequestMessage):
-            # An offer of another protocol, such as HTTP/2 by Java's client, is declined: what follows is HTTP.
+            # An offer to switch protocols, such as to HTTP/2 by Java's client, is declined: what follows is HTTP.
             self._needs_new_parser = message.chunked or message.upgrade
             length = None if message.chunked else int(message.headers.get(hdrs.CONTENT_LENGTH, 0))
             self._framing = BodyFraming(length)
-            if self.head_bytes + size > self._max_head_bytes:  # of which the rest came in one read
+            if self.head_bytes + size > self._max_head_bytes:  # the rest came in one read
                 self.fault = errors.head_too_large(self._max_head_bytes)
         else:
             self.set_fault(message.exc, message.message)
@@ -256,4 +256,4 @@ class BoundedRequestHandler(web.RequestHandler):
 
 
 def _malformed(message: str | None) -> ApiError:
-    return errors.malformed((message or "it cannot be read").partition("\n")[0].rstrip(":. ")[:200])
+    return errors.malformed((message or "it cannot be parsed").partition("\n")[0].rstrip(":. ")[:200])

@@ -1,4 +1,4 @@
-"""A client's connection: a deadline for each of its states, back-pressure for its response, and its end."""
+"""A client's connection: a deadline for each of its states, back-pressure, and its end."""
 
 import asyncio
 import fcntl
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from services.gateway.adapters.http.connections import Connections
 
 MIN_READ_BYTES = 16 * 1024
-"""That a client has to take within `write_timeout`, or all that there is: a trickle does not keep a place."""
+"""Bytes that a client must take within `write_timeout`, if that many are pending: a trickle is not enough."""
 
 LAST_STEPS = 8
-"""Of the event loop, after a client has sent its last: it may still read what takes no longer to answer."""
+"""Event loop iterations after a client has shut down its sending side, in which it may still get a response."""
 
 log = structlog.get_logger()
 
 
 class FlowControl(Protocol):
-    """What a slow client holds up."""
+    """What a slow client pauses: the flow from the engine."""
 
     def pause(self) -> None: ...
 
@@ -37,23 +37,23 @@ class FlowControl(Protocol):
 
 
 class ClientConnection(BoundedRequestHandler):
-    """One connection. Deadlines are of `Connections.now`."""
+    """One connection. Deadlines are on the clock `Connections.now`."""
 
     def __init__(self, server: web.Server, connections: "Connections") -> None:
         super().__init__(server, connections.settings.max_head_bytes, connections.memory)
         self._connections = connections
         self._body_deadline = math.inf
         self._unsent = 0
-        """Bytes that the client had not taken when its last deadline was set."""
+        """Bytes that the client had not taken when its last write deadline was set."""
         self._closing = False
         self._on_read: list[Callable[[], None]] = []
         self.address = ""
-        """Of who connected: a client, or the proxy before us."""
+        """The peer's address: the client's, or that of a proxy in front of the gateway."""
         self.deadline = math.inf
-        """When `expire` is to be called."""
+        """When to call `expire`."""
         self.flow: FlowControl | None = None
         self.refusals = 0
-        """Responses in a row that were 400, 401 or 404."""
+        """Responses in a row with a status of `REFUSALS`."""
 
     # From the event loop.
 
@@ -71,7 +71,7 @@ class ClientConnection(BoundedRequestHandler):
             super().data_received(data)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's protocol may return one, aiohttp's does not
-        """Return whether the transport stays open. A client that sends no more has left or is about to read."""
+        """Keep the transport open for a moment: the client has left, or it still reads its response."""
         self._close_in(LAST_STEPS)
         return True
 
@@ -116,8 +116,8 @@ class ClientConnection(BoundedRequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send the response and take up what came behind its request."""
-        if not isinstance(resp, ClientResponse):  # the router's, of a target that is no path
+        """Send the response, then parse what the client has pipelined."""
+        if not isinstance(resp, ClientResponse):  # aiohttp's own, for a target that is not a path
             resp = self._connections.respond_with_error(request, errors.not_found(request.path))
         result = await super().finish_response(request, resp, start_time)
         if resp.keep_alive:
@@ -131,17 +131,17 @@ class ClientConnection(BoundedRequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Respond to what is no HTTP; after a fault of ours the handler has responded as far as it could."""
+        """Respond to invalid HTTP. After an internal error the handler has already responded as far as it could."""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("handler_failed", exc_info=exc)
             self.abort()
-            raise ConnectionError("a fault of ours")
+            raise ConnectionError("internal error")
         return self._connections.respond_with_error(request, self.set_fault(exc, message))
 
     # From the response.
 
     def call_when_read(self, callback: Callable[[], None]) -> None:
-        """Call it once the client has read all but what the system holds, or has gone."""
+        """Call `callback` once the client has read all but what the kernel buffers, or has left."""
         if self.writing_paused and self.transport is not None:
             self._on_read.append(callback)
         else:
@@ -149,11 +149,11 @@ class ClientConnection(BoundedRequestHandler):
 
     @property
     def unread(self) -> int:
-        """Whole responses that are counted until the client has read them."""
+        """Number of complete responses that the client has not read yet."""
         return len(self._on_read)
 
     def stop_reading(self) -> None:
-        """This response is the last: whatever still comes is dropped."""
+        """Drop whatever the client still sends: this response is the last one."""
         self._closing = True
         self._set_write_deadline()
         self.close()
@@ -166,18 +166,18 @@ class ClientConnection(BoundedRequestHandler):
 
     @property
     def has_unsent(self) -> bool:
-        """Whether something is left to write, since the client reads more slowly than it came."""
+        """Whether bytes are left to write because the client reads slowly."""
         return self.transport is not None and self.transport.get_write_buffer_size() > 0
 
     def close_gracefully(self) -> None:
-        """Read no more, and close once all that has been written is out."""
+        """Stop reading, and close once everything written has been sent."""
         self._connections.batcher.flush()
         self.close()
         if self.transport is not None:
             self.transport.close()
 
     def expire(self) -> None:
-        """The deadline has passed."""
+        """Act on a deadline that has passed: respond with an error, or close."""
         self.deadline = math.inf
         settings = self._connections.settings
         if self.writing_paused or self._closing:
@@ -208,7 +208,7 @@ class ClientConnection(BoundedRequestHandler):
         self.deadline = self._connections.now + self._connections.settings.write_timeout
 
     def _set_deadline(self) -> None:
-        """Set the deadline of what is waited for now."""
+        """Set the deadline of the current state."""
         if self._closing or self.writing_paused:
             return
         if self.is_busy:
@@ -222,9 +222,9 @@ class ClientConnection(BoundedRequestHandler):
 
 
 def _unsent_bytes(transport: asyncio.Transport) -> int:
-    """Return what the client's system has not acknowledged, whether it lies with us or with the kernel.
+    """Return the bytes that the client's system has not acknowledged, in this process and in the kernel.
 
-    The kernel takes from us in lumps of a megabyte, so ours alone would stand still under a client that reads slowly.
+    The kernel takes a megabyte at a time, so this process's buffer alone would seem to stand still under a slow reader.
     """
     queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
     return transport.get_write_buffer_size() + int(struct.unpack("i", queued)[0])

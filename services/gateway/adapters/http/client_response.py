@@ -1,7 +1,7 @@
-"""The response to a client's request, as bytes that go straight to its transport.
+"""The response to a client, as bytes that go straight to the transport.
 
-aiohttp's own response serialises a multidict and awaits each write. Here the bytes of an engine are written in the call
-that brought them, and aiohttp is told once all has been written.
+aiohttp's own response serialises a multidict and awaits each write. Here an engine's bytes are written in the call that
+brought them, and aiohttp takes over once everything has been written.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from services.gateway.adapters.http.client_connection import ClientConnection
 
 LINGER_SECONDS = 2.0
-"""For a client that still sends what nobody reads any more: closing at once could cost it the response."""
+"""Time for a client that still sends a body nobody reads: closing at once could cost it the response."""
 SKIPPED_BYTES = 64 * 1024
-"""A rest of a body that is read and dropped rather than closing the connection."""
+"""An unread body up to this size is read and dropped; for a larger one the connection is closed."""
 MAX_JOINED_BYTES = 64 * 1024
-"""Of a body that is copied to go out with its head."""
+"""Bytes of a body that are copied to go out with the head."""
 MAX_REFUSALS = 16
-"""Responses in a row with one of `REFUSALS`, after which a connection is closed."""
+"""Responses in a row with a status of `REFUSALS`, after which the connection is closed."""
 REFUSALS = frozenset({400, 401, 404})
 SUPPORTED_VERSIONS = (HttpVersion11, HttpVersion10)
 
@@ -44,10 +44,10 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 
 
 class ResponseHeaders:
-    """The header lines that responses have in common. `refresh` once a second.
+    """The header lines that responses have in common. Call `refresh` once a second.
 
     Arguments:
-        is_leaving: Whether the gateway takes nothing more, so that connections are closed behind their responses.
+        is_leaving: returns whether the gateway is shutting down, so that connections close after their responses.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class ResponseHeaders:
         self._standard = b"Server: spotinference\r\nDate: %b\r\n" % formatdate(self._now(), usegmt=True).encode()
 
     def head(self, response: "ClientResponse", status: int, fields: bytes) -> bytes:
-        """All of a response's head but its framing."""
+        """Return a response's head, without the framing headers."""
         if response.key is not None and response.key.limited:
             fields += self._limits.headers(response.key, self._now())
         if self._cors is not None:
@@ -74,21 +74,21 @@ class ResponseHeaders:
 
 
 class ClientResponse(web.StreamResponse):
-    """`respond`; or `start`, `send` and `end`; or `fail` at any time before the end. The handler then returns it."""
+    """One response. Call `respond`; or `start`, `send` and `end`; or `fail` at any time before the end."""
 
     def __init__(self, request: web.BaseRequest, headers: ResponseHeaders, batcher: WriteBatcher, now: float) -> None:
-        """`now`: Unix seconds; the request's arrival."""
-        # aiohttp's own constructor makes headers and a status, which nothing here uses.
+        """`now` is the request's arrival in Unix seconds."""
+        # aiohttp's constructor is not called: it would build headers and a status that nothing here uses.
         self.request = request
         self.arrived = now
         self.id = uuid7(now)
-        """Ours, of the request: a UUIDv7."""
+        """The gateway's id of the request, a UUIDv7."""
         self.key: KeyRecord | None = None
-        """The client's, once it is known to be valid."""
+        """The client's key, once it is known to be valid."""
         self.sent_status = 0
-        """Of the head that has been written; 0: none has."""
+        """The status that has been sent; 0: none has."""
         self.ended = False
-        """All of it has been written: nothing can be added."""
+        """Whether everything has been written."""
         self._response_headers = headers
         self._batcher = batcher
         self.connection = cast("ClientConnection", request.protocol)
@@ -108,23 +108,26 @@ class ClientResponse(web.StreamResponse):
         return self._keeps_alive
 
     def check_head(self) -> None:
-        """Raise `ApiError` (400, 408, 431) if the request's head was read and may not be believed."""
+        """Raise `ApiError` (400, 408, 431) if the request's head is invalid."""
         connection, request = self.connection, self.request
         coding = request.headers.get(hdrs.TRANSFER_ENCODING)
         if connection.fault is None and coding is not None and coding.strip().lower() != "chunked":
-            connection.fault = errors.malformed("of the transfer encodings only chunked is understood")
+            connection.fault = errors.malformed("the only supported Transfer-Encoding is chunked")
         if request.method == hdrs.METH_CONNECT or request.version not in SUPPORTED_VERSIONS:
-            connection.fault = errors.malformed("this server speaks HTTP/1.1 and HTTP/1.0 alone")
+            connection.fault = errors.malformed("only HTTP/1.1 and HTTP/1.0 are supported")
         if connection.fault is not None:
             raise connection.fault
 
     def send_continue(self) -> None:
-        """Ask for the body of a client that waits for `100 Continue`; one of HTTP/1.0 would take that for all."""
+        """Send `100 Continue` to a client that waits for it. An HTTP/1.0 client would take that for the response."""
         if self._is_chunked:
             self._write(CONTINUE)
 
     def respond(self, status: int, fields: bytes, body: Piece = b"", on_read: Callable[[], None] | None = None) -> None:
-        """Send a whole response. `fields` are header lines; `on_read` is called once the client has read it or left."""
+        """Send a complete response.
+
+        `fields` are header lines; `on_read` is called once the client has read the response or left.
+        """
         self._close_or_keep(status)
         self.sent_status = status
         framing = b"Content-Length: %d\r\n%b" % (len(body), b"\r\n" if self._keeps_alive else _CLOSE)
@@ -139,13 +142,13 @@ class ClientResponse(web.StreamResponse):
         self._finish(on_read)
 
     def start(self, fields: bytes) -> None:
-        """Send the head of a stream, unless it has been sent."""
+        """Send the head of a stream, unless it has been sent already."""
         if not self.started:
             self.sent_status = 200
             self._write(self._response_headers.head(self, 200, fields) + (_CHUNKED if self._is_chunked else _CLOSE))
 
     def send(self, data: bytes) -> None:
-        """Send a part of it, which is not empty."""
+        """Send a part of a stream; it must not be empty."""
         if self._transport is not None:
             framed = b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data
             self._batcher.write(self._transport, framed)
@@ -157,11 +160,11 @@ class ClientResponse(web.StreamResponse):
         self._finish(on_read)
 
     def fail(self, error: ApiError) -> None:
-        """End with an error of ours: as the whole response, or as the last event of a stream."""
+        """End with a gateway error: as the complete response, or as the last event of a stream."""
         if self.ended:
             return
         if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            self.connection.fault = error  # what still comes of the body is not wanted
+            self.connection.fault = error  # the rest of the body is not read
         if self.started:
             self.send(error.event())
             self.end()
@@ -169,10 +172,10 @@ class ClientResponse(web.StreamResponse):
             self.respond(error.status, error.fields(), error.body())
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing: the head has been written."""
+        """Do nothing: the head has been written."""
 
     async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002 - aiohttp's signature
-        """Wait until the next request of the connection may be taken up, or the connection closed."""
+        """Wait until the connection's next request may be handled, or the connection may be closed."""
         content = self.request.content
         if not self._keeps_alive:
             if not content.is_eof() or self.connection.fault is not None:

@@ -1,4 +1,4 @@
-"""All connections of clients: their number, their deadlines, and the clock that both go by."""
+"""All client connections: their number, their deadlines, and the clock of the deadlines."""
 
 import asyncio
 import resource
@@ -17,15 +17,15 @@ from services.gateway.core.errors import ApiError
 from shared.config.sections import GatewaySection
 
 TICK_SECONDS = 0.25
-"""How exactly deadlines are held: much finer than the shortest of them."""
+"""Precision of the deadlines: much finer than the shortest of them."""
 MAX_STEP_SECONDS = 1.0
-"""That the clock advances in one tick: time in which the process stood still counts against nobody."""
+"""How far one tick advances the clock: a stall of this process counts against nobody."""
 OWN_FILES = 64
-"""Descriptors for the bus, the outbox, the logs, and what is being accepted."""
+"""File descriptors for the bus, the outbox, the logs and connections that are being accepted."""
 
 
 class Connections:
-    """Owner of the clock `now`, in seconds since some moment. Its owner calls `tick` every `TICK_SECONDS`."""
+    """Bounds the connections, and owns the clock `now`, in seconds. The owner calls `tick` every `TICK_SECONDS`."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Connections:
         self._ticked_at = monotonic()
         self._all: set[ClientConnection] = set()
         self._idle: dict[ClientConnection, None] = {}
-        """Those without a request; the one that has been so for the longest comes first."""
+        """Connections without a request; the one that has been idle longest comes first."""
         self._by_address: Counter[str] = Counter()
         self._is_leaving = False
         self._discarded = asyncio.Event()
@@ -59,7 +59,7 @@ class Connections:
 
     @property
     def unread(self) -> int:
-        """Whole responses that their clients have not read yet."""
+        """Number of complete responses that clients have not read yet."""
         return sum(connection.unread for connection in self._all)
 
     def tick(self) -> None:
@@ -72,7 +72,7 @@ class Connections:
     # From a connection.
 
     def admit(self, connection: ClientConnection) -> bool:
-        """Return whether there is room for a new connection; an idle one may go for it."""
+        """Return whether a new connection is admitted; an idle one may be closed to make room."""
         address = connection.address
         of_address = self._by_address[address] >= self.max_per_address
         if of_address or len(self._all) >= self.max_total:
@@ -97,18 +97,18 @@ class Connections:
         self._discarded.set()
 
     def on_busy(self, connection: ClientConnection) -> None:
-        """It has a request."""
+        """Note that the connection has a request."""
         self._idle.pop(connection, None)
 
     def on_idle(self, connection: ClientConnection) -> None:
-        """Its request has been answered."""
+        """Note that the connection's request has been answered."""
         if connection in self._all:
             self._idle[connection] = None
             if self._is_leaving:
                 connection.close_gracefully()
 
     def respond_with_error(self, request: web.BaseRequest, error: ApiError) -> ClientResponse:
-        """Respond to a request that reached no handler: with what is wrong with its head, or else with the error."""
+        """Respond to a request that reached no handler: with the fault of its head, if it has one, or with `error`."""
         response = self._open_response(request)
         try:
             response.check_head()
@@ -121,14 +121,14 @@ class Connections:
     # From the drain.
 
     def close_idle(self) -> None:
-        """Close connections without a request, and the others once their requests have been answered."""
+        """Close idle connections now, and the others once their requests have been answered."""
         self._is_leaving = True
         for connection in list(self._idle):
             if connection.is_idle:
                 connection.close_gracefully()
 
     async def close(self, seconds: float, reading_seconds: float) -> None:
-        """Close all connections: within `seconds`, or up to `reading_seconds` where a client still reads a response."""
+        """Close all connections within `seconds`, or `reading_seconds` if a client is still reading a response."""
         self.close_idle()
         await self._wait_while(lambda: bool(self._all), seconds)
         await self._wait_while(lambda: any(one.has_unsent for one in self._all), reading_seconds - seconds)
@@ -144,9 +144,9 @@ class Connections:
 
 
 def _max_clients_by_files(max_clients: int) -> int:
-    """Raise the limit on open files as far as the system lets us; return how many clients it allows.
+    """Raise the limit on open files as far as the system allows; return how many clients it permits.
 
-    Each client takes one descriptor, and its engine another.
+    Each client takes one descriptor, and its engine connection another.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = 2 * max_clients + OWN_FILES

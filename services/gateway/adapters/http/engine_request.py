@@ -1,4 +1,4 @@
-"""The request that goes to an engine. Its head is ours but for what the client says of its trace and its taste."""
+"""The request to an engine. Of the client's headers it has only `Accept` and the trace context."""
 
 import re
 from collections.abc import Mapping
@@ -26,7 +26,8 @@ def engine_request(
     request_id: str,
     key: str | None = None,
 ) -> list[Piece]:
-    """Head and body, to be written one after the other. `key` is the engine's; the client's never goes there."""
+    """Return head and body as pieces to write one after the other. `key` is the engine's; the client's is never
+    sent."""
     pieces = body_for_engine(body, served_as=model.served_as, usage_options=endpoint.takes_stream_options)
     size = sum(map(len, pieces))
     head = b"%bAccept: %b\r\nX-Request-Id: %b\r\n%bContent-Length: %d\r\n\r\n" % (
@@ -48,7 +49,7 @@ def _trace(headers: Mapping[str, str]) -> bytes:
 
 
 def _bytes(value: str) -> bytes:
-    """The value of a header as it came."""
+    """Return a header's value as it arrived."""
     return value.encode("utf-8", "surrogateescape")
 
 

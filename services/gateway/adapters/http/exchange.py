@@ -1,4 +1,4 @@
-"""One request from its head to its usage event, as all that deal with it see it."""
+"""The state of one request, from its head to its usage event."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, slots=True)
 class Exchange:
-    """The state of a request. Its handler owns it."""
+    """One request and its response. The handler owns it."""
 
     response: ClientResponse
     usage: UsageRecord
     body: BufferedBytes
     """The bytes of the request's body."""
     reservation: Reservation | None = None
-    """What the request takes of its key's limits; None: the key has none."""
+    """What the request reserves of its key's limits; None: the key has none."""
     relay: "Relay | None" = None
-    """Once the request has a place on a machine."""
+    """Set once the request has a place on a machine."""
     _interruption: ApiError | None = None
     _task: "asyncio.Task[object] | None" = field(default_factory=asyncio.current_task)
 
@@ -40,13 +40,13 @@ class Exchange:
             self._task.cancel()
 
     def take_interruption(self) -> ApiError | None:
-        """Return why the handler was cancelled, and let it go on; None if its client has left."""
+        """Return why the handler was cancelled, and let it continue; None if the client has left."""
         if self._task is not None and self._interruption is not None:
             self._task.uncancel()
         return self._interruption
 
     def count_running(self) -> None:
-        """Count its tokens so far against its key's limits."""
+        """Count the tokens so far against the key's limits."""
         if self.reservation is not None and self.relay is not None:
             running = self.relay.running
             self.reservation.update(running.prompt + running.completion)

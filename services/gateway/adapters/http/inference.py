@@ -1,4 +1,4 @@
-"""Requests that an engine serves: authenticate, parse, admit, place or hold, forward, relay, record."""
+"""The handler of requests that an engine serves: authenticate, parse, admit, place or hold, forward, record."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,14 +29,14 @@ from shared.messages.waker import MachineRecord
 JSON, IDENTITY = "application/json", "identity"
 WAKE_TIMEOUT = "X-Wake-Timeout"
 BYTES_PER_TOKEN = 4
-"""Of JSON, as English has it: an estimate that the count corrects."""
+"""Bytes of JSON per token of English: an estimate that the final count corrects."""
 
 log = structlog.get_logger()
 
 
 @dataclass(eq=False)
 class Inference:
-    """Handles the endpoints of engines. `hold_cap` is in seconds."""
+    """Handles the endpoints that engines serve. `hold_cap` is in seconds."""
 
     authenticator: Authenticator
     admission: Admission
@@ -62,7 +62,7 @@ class Inference:
             error = rejection
         except asyncio.CancelledError:
             interruption = exchange.take_interruption()
-            if not response.ended:  # else it came too late to change anything
+            if not response.ended:  # otherwise it came too late to change anything
                 error = interruption
             if exchange.relay is None or not exchange.relay.is_recorded:
                 usage.outcome = "client_closed" if interruption is None else "engine_lost"
@@ -89,8 +89,10 @@ class Inference:
         response.connection.buffered.move_to(key.id)
         parsed = await self._parse(await self._receive(exchange, key))
         if parsed.background and endpoint.has_background_mode:
-            # Its usage would come when nobody listens any more, and its result from a path that is not served.
-            raise errors.invalid_request("background", "`background` is not supported: leave it out, or give false.")
+            # Its usage would come after the response, and its result would need a path that is not served.
+            raise errors.invalid_request(
+                "background", "`background` is not supported. Leave it out, or set it to false."
+            )
         model = self.authenticator.model(parsed.model, key)
         usage.on_parsed(model.name, parsed)
         if self.lifecycle.is_leaving:
@@ -109,7 +111,7 @@ class Inference:
     async def _parse(self, body: bytes) -> ParsedRequest:
         if len(body) <= LARGE_BYTES:
             return parse(body)
-        async with self._parsing:  # one step in each iteration of the loop, however many large bodies there are
+        async with self._parsing:  # one step per loop iteration, however many large bodies there are
             for parsed in parse_in_steps(body):
                 if parsed is not None:
                     return parsed
@@ -120,7 +122,7 @@ class Inference:
         """Read the request's body.
 
         Raises:
-            ApiError: 408, 411, 413, 415, or 429 if there is no room for it.
+            ApiError: 408, 411, 413, 415, or 429 if there is no memory for it.
         """
         request, content = exchange.response.request, exchange.response.request.content
         _check_body(request, self.max_body_bytes)
@@ -146,7 +148,7 @@ class Inference:
     async def _hold(
         self, exchange: Exchange, model: Model, key: KeyRecord, timeout: float | None, *, is_stream: bool
     ) -> MachineRecord:
-        """Wait for a machine on which there is a place."""
+        """Wait for a place on a machine."""
         response, usage = exchange.response, exchange.usage
 
         def comment(text: bytes) -> None:
@@ -170,13 +172,13 @@ class Inference:
         try:
             self.authenticator.authenticate(response.request.headers.get(hdrs.AUTHORIZATION))
             self.admission.check(model)
-        except ApiError:  # while it waited its key was revoked or has expired, or the outbox became full
+        except ApiError:  # during the wait the key was revoked or expired, or the outbox filled up
             self.upstream.dispatcher.release(machine.machine)
             raise
         return machine
 
     def _end(self, exchange: Exchange, status: int, code: str = "") -> None:
-        """Give back all that the request held, and log it."""
+        """Release everything that the request holds, and log it."""
         relay, exchange.relay = exchange.relay, None
         try:
             if relay is not None:
@@ -184,14 +186,14 @@ class Inference:
                 relay.close()
             if exchange.reservation is not None:
                 exchange.reservation.settle(0, self.upstream.now(), None)
-        finally:  # whatever goes wrong, nothing waits for this request
+        finally:  # whatever fails, the shutdown must not wait for this request
             exchange.body.release()
             self.lifecycle.end(exchange)
         self.request_log.write(exchange.response, status, code, exchange.usage)
 
 
 def _check_body(request: web.BaseRequest, max_body_bytes: int) -> None:
-    """Raise `ApiError` (411, 413, 415) for what a head says of its body."""
+    """Raise `ApiError` (411, 413, 415) if the headers announce a body that is not accepted."""
     headers = request.headers
     content_type = headers.get(hdrs.CONTENT_TYPE, JSON)
     if content_type != JSON and content_type.partition(";")[0].strip().lower() != JSON:

@@ -1,4 +1,4 @@
-"""An engine's compressed answer on its way to whoever takes it inflated."""
+"""Decompresses an engine's response at the pace of the client."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,23 +9,23 @@ from services.gateway.adapters.http.response import BufferedResponse, ResponseOw
 from services.gateway.core.content_coding import MAX_INFLATED, Inflater, Undecodable
 
 STEP_BYTES = 256 * 1024
-"""As much as one read of an answer that is not compressed."""
+"""Bytes inflated at once: as much as one read of an uncompressed response."""
 
 
 @dataclass(slots=True, eq=False)
 class PacedInflater:
-    """Gives on what a compressed answer holds: a whole one as it comes, a stream by one step in each iteration.
+    """Passes on a compressed response: a buffered one as it arrives, a stream by one step per loop iteration.
 
-    The engine is read on once all has been given on, and the steps wait for the client as the engine does.
+    The engine is paused until everything has been passed on, and the steps pause while the client cannot take more.
     """
 
     _inflater: Inflater
     _response: StreamedResponse | BufferedResponse
     _owner: ResponseOwner
     _call: EngineCall | None
-    """None once nobody wants more."""
+    """None once it has been stopped."""
     _rest: bytes = b""
-    """Not inflated yet."""
+    """Bytes that are not inflated yet."""
     _paused: bool = False
     _engine_waits: bool = False
     _step_is_due: bool = False
@@ -45,13 +45,13 @@ class PacedInflater:
             self._inflate(MAX_INFLATED)
             if self._inflater.has_more and self._call is not None:
                 self.stop()
-                self._owner.on_unusable("it inflates to too much")
+                self._owner.on_unusable("the response inflates to too much")
         elif not (self._step_is_due or self._paused):
             self._step()
         self._pace_engine()
 
     def pause(self) -> None:
-        """The client cannot take more now."""
+        """Pause: the client cannot take more now."""
         self._paused = True
         self._pace_engine()
 
@@ -61,17 +61,17 @@ class PacedInflater:
         self._pace_engine()
 
     def defer(self, then: Callable[[], None]) -> bool:
-        """Whether something is still to be given on: then `then` is called behind it."""
+        """Return whether data is pending; if so, call `then` once it has been passed on."""
         if self._has_more:
             self._deferred = then
         return self._has_more
 
     def stop(self) -> None:
-        """Nobody wants more."""
+        """Stop: pass on nothing more."""
         self._deferred = self._call = None
 
     def _step(self) -> None:
-        """One now, and the next in the next iteration of the loop."""
+        """Inflate one step now, and schedule the next for the next loop iteration."""
         self._step_is_due = False
         if self._call is not None and self._has_more and not self._paused:
             self._inflate(STEP_BYTES)
@@ -95,7 +95,7 @@ class PacedInflater:
                 self._response.feed(inflated)
 
     def _pace_engine(self) -> None:
-        """The engine waits for as long as this is behind, or the client is."""
+        """Pause the engine while data is pending or the client is paused."""
         if self._call is None:
             return
         waits = self._paused or self._has_more

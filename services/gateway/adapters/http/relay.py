@@ -1,7 +1,7 @@
-"""The engine's side of one request: where it is sent, what comes back, and what the engine made of it.
+"""The engine's side of one request: forwarding, failover, the response, and the outcome.
 
-An engine's bytes arrive in calls from its connection and go on to the client within them: no task runs in between.
-Whatever goes wrong here ends this request, and the client is told.
+An engine's bytes arrive in calls from its connection and are passed to the client within these calls: no task runs in
+between. Any failure in here ends this request with an error.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False, slots=True)
 class Relay:
-    """`run` it once; `close` it in any case."""
+    """Forwards one request and relays its response. Call `run` once, and `close` in any case."""
 
     _upstream: Upstream
     _exchange: Exchange
@@ -50,16 +50,16 @@ class Relay:
     _response: StreamedResponse | BufferedResponse | None = None
     _inflating: PacedInflater | None = None
     is_recorded: bool = False
-    """Whether its usage event has been made: what happens now changes nothing in it."""
+    """Whether the usage event has been written: nothing that follows changes it."""
     _done: "asyncio.Future[ApiError | None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     machine: MachineRecord | None = None
-    """Where it has a place."""
+    """The machine on which the request has a place."""
 
     async def run(self, machine: MachineRecord) -> None:
-        """Forward the request, and return once the whole response has been written to the client.
+        """Forward the request, and return once the complete response has been written to the client.
 
         Raises:
-            ApiError: with which the client's response is to end.
+            ApiError: the error with which to end the client's response.
         """
         self.machine = machine
         self._guard(self._forward, machine)
@@ -68,11 +68,11 @@ class Relay:
             raise error
 
     def close(self) -> None:
-        """Stop the engine's work, record it, and give back what is held."""
+        """Stop the engine's work, record it, and release what is held."""
         try:
             self.record()
-        except Exception:  # it keeps no place
-            log.exception("request_not_counted", request_id=self._exchange.response.id)
+        except Exception:  # the place must still be released
+            log.exception("usage_record_failed", request_id=self._exchange.response.id)
         self._abort_call()
         response, self._response = self._response, None
         if self._inflating is not None:
@@ -93,11 +93,11 @@ class Relay:
 
     @property
     def running(self) -> TokenCount:
-        """What of a stream is counted so far."""
+        """The tokens of a stream so far."""
         return self._response.count if isinstance(self._response, StreamedResponse) else NO_TOKENS
 
     def record(self) -> None:
-        """Record one usage event for what an engine may have worked for."""
+        """Record the usage event, once, if an engine may have seen the request."""
         usage, response = self._exchange.usage, self._response
         if self.is_recorded:
             return
@@ -133,7 +133,7 @@ class Relay:
         self.record()
 
     def on_error(self, error: EngineError) -> None:
-        """Counted at once: a client that reads it need not wait for more."""
+        """Record the usage at once: a client that reads the error need not wait for more."""
         self._set_outcome(error)
         if self.running.completion:
             self._exchange.usage.outcome = "engine_lost"
@@ -151,7 +151,7 @@ class Relay:
             return
         self._upstream.metrics.faults += 1
         machine = self.machine.machine if self.machine is not None else None
-        log.error("fault_in_relay", request_id=self._exchange.response.id, machine=machine, exc_info=fault)
+        log.error("relay_failed", request_id=self._exchange.response.id, machine=machine, exc_info=fault)
         if isinstance(self._response, StreamedResponse):
             self._exchange.usage.outcome = "engine_lost"
             self._end(errors.engine_lost())
@@ -159,10 +159,10 @@ class Relay:
             self._end(errors.upstream_unreachable())
 
     def _guard(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """Whatever goes wrong ends this request, and nothing else."""
+        """Call `action`; an exception in it ends this request, and nothing else."""
         try:
             return action(*args, **kwargs)
-        except Exception as fault:  # noqa: BLE001 - whatever it is, the client is told
+        except Exception as fault:  # noqa: BLE001 - any failure becomes the client's error
             self.on_crash(fault)
             return None
 
@@ -172,7 +172,7 @@ class Relay:
             self._done.set_result(error)
 
     def _abort_call(self) -> None:
-        """The engine stops working for this request, if it still did."""
+        """Make the engine stop working for this request, if it still does."""
         call, self._call = self._call, None
         if call is not None:
             self._exchange.usage.written = self._exchange.usage.written or call.written
@@ -187,8 +187,8 @@ class Relay:
             self._call.pause()
 
     def _failover(self) -> bool:
-        """Move to another machine, once, before anything of a response has gone to the client."""
-        assert self.machine is not None, "it was somewhere"
+        """Move the request to another machine, once; return False if that is not possible."""
+        assert self.machine is not None, "the request has a machine"
         upstream, usage = self._upstream, self._exchange.usage
         if not self._can_failover:
             return False
@@ -215,7 +215,7 @@ class Relay:
                 return discard
         coding = headers.get(b"content-encoding", IDENTITY).strip().lower()
         inflater = Inflater(coding) if coding != IDENTITY else None
-        self._body.body = b""  # it is not sent again, and a long stream need not hold it
+        self._body.body = b""  # it is not sent again, so a long stream need not hold it
         exchange.body.release()
         is_stream = status < 300 and headers.get(b"content-type", b"").lower().startswith(EVENT_STREAM)
         fields = forwarded_headers(headers, stream=is_stream)
@@ -236,13 +236,13 @@ class Relay:
     def _on_end(self) -> None:
         response = self._response
         if self._inflating is not None and not self._inflating.complete:
-            self.on_lost("its content coding has no end", unreachable=False)
+            self.on_lost("the compressed response is incomplete", unreachable=False)
         elif isinstance(response, StreamedResponse):
             response.end()
             if response.complete:
                 self._finish_stream()
-            elif not self._done.done():  # else it was unusable
-                self.on_lost("its stream has no end", unreachable=False)
+            elif not self._done.done():  # otherwise it was unusable
+                self.on_lost("the stream ended early", unreachable=False)
         else:
             assert response is not None, "a response's end comes after its head"
             self._finish_buffered(response)
@@ -268,16 +268,16 @@ class Relay:
             client.end(response.buffered.release)
         else:
             client.respond(usage.status, response.fields, memoryview(response.body), response.buffered.release)
-        self._response = None  # it is released once the client has read it
+        self._response = None  # released once the client has read it
         self._end()
 
     def _on_lost(self, reason: str, *, unreachable: bool) -> None:
-        """The engine died, or what it sends is no response."""
+        """Handle an engine that died or sent an unusable response: fail over, or end with an error."""
         response = self._response
         if isinstance(response, StreamedResponse) and (response.complete or response.has_error):
-            self._finish_stream()  # it died after its last word
+            self._finish_stream()  # the stream was already complete
             return
-        if not is_machine_failure(self._exchange.usage.status):  # else it has been blamed when its head came
+        if not is_machine_failure(self._exchange.usage.status):  # otherwise the failure was reported with the head
             self._report_failure(reason, unreachable=unreachable)
         if isinstance(response, StreamedResponse):
             self._exchange.usage.outcome = "engine_lost"
@@ -292,8 +292,8 @@ class Relay:
         elif error.refused:
             usage.machine_answered = True
         else:
-            self._report_failure("an error in its answer")
+            self._report_failure("an error in the response")
 
     def _report_failure(self, reason: str, *, unreachable: bool = False) -> None:
-        assert self.machine is not None, "what fails is a machine"
+        assert self.machine is not None, "a failed request has a machine"
         self._upstream.report_failure(self.machine.machine, self._exchange.usage, reason, unreachable=unreachable)

@@ -1,4 +1,4 @@
-"""What is logged and counted of each request once its response is decided."""
+"""Logs and counts each request once its response is decided."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from services.gateway.core.usage_record import UsageRecord
 from services.gateway.metrics import Metrics
 
 CLIENT_CLOSED = 499
-"""For the log and the metrics: the client left before its response ended. It is sent to nobody."""
+"""Status for the log and the metrics: the client left before its response ended. It is never sent."""
 MAX_PATH = 200
-"""Characters of a request's target in the log."""
+"""Characters of a request's path in the log."""
 
 
 @dataclass(eq=False)
 class RequestLog:
-    """`now` is Unix seconds."""
+    """Writes the access log and the response metrics. `now` is Unix seconds."""
 
     access_log: AccessLog
     metrics: Metrics
@@ -26,10 +26,10 @@ class RequestLog:
         """Count the response and write its line.
 
         Args:
-            response: its key is None where the client showed no valid one.
-            status: as the client gets it.
-            code: of an error of ours.
-            usage: of a request that was for an engine.
+            response: its key is None if the client sent no valid one.
+            status: the status that the client gets.
+            code: the code of a gateway error.
+            usage: the usage of a request to an engine.
         """
         key, request = response.key, response.request
         self.metrics.answers[status, code] += 1
@@ -42,7 +42,7 @@ class RequestLog:
             request_id=response.id,
             peer=response.connection.address,
             method=request.method,
-            path=_printable(request.raw_path.partition("?")[0][:MAX_PATH]),  # some send their key in a query
+            path=_printable(request.raw_path.partition("?")[0][:MAX_PATH]),  # some clients send their key in the query
             status=status,
             code=code,
             seconds=now - response.arrived,
@@ -59,5 +59,5 @@ class RequestLog:
 
 
 def _printable(path: str) -> str:
-    """The path with what is no UTF-8 in it as Latin-1, as many write it."""
+    """Return the path, read as Latin-1 if it is not ASCII."""
     return path if path.isascii() else path.encode("utf-8", "surrogateescape").decode("latin-1")

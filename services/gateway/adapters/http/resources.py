@@ -1,4 +1,4 @@
-"""What the gateway itself answers to `GET` and `HEAD`, and to requests for paths that do not exist."""
+"""The handler of what the gateway serves itself: `GET`, `HEAD`, preflights, and unknown paths."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -30,7 +30,7 @@ JSON_FIELDS = b"Content-Type: application/json\r\n"
 
 @dataclass(eq=False)
 class Resources:
-    """`started` is when the configuration was read, Unix seconds."""
+    """Handles all requests that no engine serves. `started` is when the configuration was read, in Unix seconds."""
 
     config: Config
     authenticator: Authenticator
@@ -53,7 +53,7 @@ class Resources:
         except Exception as fault:
             error = fault if isinstance(fault, ApiError) else errors.internal_error()
             if error is not fault:
-                log.error("page_failed", request_id=response.id, exc_info=fault)
+                log.error("resource_failed", request_id=response.id, exc_info=fault)
             response.key = self.authenticator.key_of(request.headers.get(hdrs.AUTHORIZATION))
             self.request_log.write(response, error.status, error.code)
             response.fail(error)
@@ -98,5 +98,5 @@ class Resources:
         entry = {"id": model.name, "object": "model", "created": int(self.started), "owned_by": "spotinference"}
         records = (self.fleet.get(machine.id) for machine in self.config.machines_of(model))
         lengths = [record.max_model_len for record in records if record is not None and record.max_model_len]
-        # What every machine takes that may get the request.
+        # A length that every machine of the model accepts.
         return entry | {"max_model_len": min(lengths)} if lengths else entry

@@ -1,4 +1,4 @@
-"""An engine's response on its way to the client: a stream event by event, or a whole one that is held until its end."""
+"""An engine's response on its way to the client: a stream, event by event, or a response buffered until its end."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
@@ -15,31 +15,31 @@ from services.gateway.metrics import Histogram
 
 EVENT_STREAM = b"text/event-stream"
 MAX_BYTES = 256 * 1024 * 1024
-"""Of a whole response: beyond what any engine's limits allow."""
+"""Bytes of a buffered response: beyond what any engine's limits allow."""
 
 
 class ResponseOwner(Protocol):
-    """It is called before the client has what the call is about."""
+    """The owner of a response. Each call comes before the client gets what it is about."""
 
     def on_complete(self) -> None:
-        """The engine said all that it had to say: it is counted, whatever happens then."""
+        """The stream is complete: its usage counts, whatever happens later."""
 
     def on_error(self, error: EngineError) -> None:
-        """The engine reported an error in its stream, the first one."""
+        """The engine reported its first error in the stream."""
 
     def on_unusable(self, reason: str) -> None:
-        """What comes is no response."""
+        """The engine's bytes are not a valid response."""
 
     def on_full(self) -> None:
-        """There is no room for more of it."""
+        """There is no memory left for the response."""
 
     def on_crash(self, fault: Exception) -> None:
-        """A fault of ours, whatever it is."""
+        """An unexpected exception in the gateway."""
 
 
 @dataclass(eq=False, slots=True)
 class StreamedResponse:
-    """What `feed` gets is sent in the same iteration of the loop."""
+    """A stream. What `feed` gets is sent within the same loop iteration."""
 
     send: Callable[[bytes], None]
     reader: StreamReader
@@ -49,7 +49,7 @@ class StreamedResponse:
     now: Callable[[], float]
     _last_at: float = 0.0
     has_error: bool = False
-    """The client has been sent an error of the engine's."""
+    """Whether the client has been sent an error of the engine."""
     first_at: float | None = None
     """Unix seconds."""
     complete: bool = False
@@ -73,11 +73,11 @@ class StreamedResponse:
                 self.send(out)
         except UnusableStream as error:
             self.owner.on_unusable(str(error))
-        except Exception as fault:  # noqa: BLE001 - whatever it is, the client is told
+        except Exception as fault:  # noqa: BLE001 - any failure becomes the client's error
             self.owner.on_crash(fault)
 
     def end(self) -> None:
-        """The engine has closed: send what it left without an end, as some do."""
+        """Send an unterminated last event after the engine has closed, as some engines leave one."""
         try:
             self._send(self.reader.end())
         except UnusableStream as error:
@@ -96,21 +96,21 @@ class StreamedResponse:
 
 @dataclass(eq=False, slots=True)
 class BufferedResponse:
-    """Judged and counted before the client has any of it, and held until the client has read it."""
+    """A response that is judged and counted before the client gets it, and held until the client has read it."""
 
     fields: bytes
     """Header lines for the client."""
     first_at: float | None
     """Unix seconds."""
     buffered: BufferedBytes
-    """Whoever ends the response releases it."""
+    """The body's bytes; whoever ends the response releases them."""
     owner: ResponseOwner
     body: bytearray = field(default_factory=bytearray)
     _verdict: Verdict | None = None
 
     @property
     def verdict(self) -> Verdict:
-        """Of the body as far as it has come when this is asked for first."""
+        """The verdict on the body so far, computed on first use."""
         if self._verdict is None:
             self._verdict = judge(self.body)
         return self._verdict
@@ -121,13 +121,13 @@ class BufferedResponse:
 
     def feed(self, data: bytes) -> None:
         if len(self.body) + len(data) > MAX_BYTES:
-            self.owner.on_unusable("a response too large to be one")
+            self.owner.on_unusable("the response is too large")
         elif self.buffered.grow(len(data)):
             self.body += data
         else:
             self.owner.on_full()
 
     def as_event(self) -> bytes:
-        """Inside a stream that has begun: an engine's error, on one line."""
+        """Return the body as an event, for a stream that has begun: an engine's error on one line."""
         body = bytes(self.body)
         return sse.make_event(body) if sse.begins_json(body) else errors.upstream_unreachable().event()

@@ -1,10 +1,11 @@
-"""Which headers of an engine's response go on to the client: all but those of its connection, its origin, and ours."""
+"""Which response headers of an engine reach the client: not those of its connection or origin, nor the gateway's
+own."""
 
 import re
 from collections.abc import Mapping
 
 MAX_BYTES = 8 * 1024
-"""Of all of them together: clients bound a response's head, some at 16 KiB."""
+"""Bytes of all forwarded headers: clients bound a response's head, some at 16 KiB."""
 
 _DROPPED = frozenset({
     # of one connection
@@ -21,7 +22,7 @@ _DROPPED = frozenset({
     b"strict-transport-security", b"via", b"x-powered-by",
 })  # fmt: skip
 _OF_STREAMS = frozenset({b"cache-control", b"x-accel-buffering"})
-"""Ours, where events have to arrive at once."""
+"""Set by the gateway for streams, so that proxies pass events on at once."""
 _LIMITS = b"x-ratelimit-"
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -29,7 +30,7 @@ _TYPE = re.compile(rb"[\t\x20-\x7e]{1,1024}")
 
 
 def forwarded_headers(headers: Mapping[bytes, bytes], *, stream: bool) -> bytes:
-    """Header lines for the client, Content-Type first. Names are lower case."""
+    """Return the header lines for the client, Content-Type first. Names in `headers` are in lower case."""
     default = b"text/event-stream; charset=utf-8" if stream else b"application/json"
     content_type = headers.get(b"content-type", default)
     lines = [b"Content-Type: %b\r\n" % (content_type if _TYPE.fullmatch(content_type) else default)]

@@ -1,4 +1,4 @@
-"""The engines of this process: where requests are sent, and the books that are kept of it."""
+"""What all relays of this process share: the engine client, the scheduler and the recorder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upstream:
-    """What all relays share. `now` is Unix seconds."""
+    """Sends requests to engines, for all relays. `now` is Unix seconds."""
 
     client: EngineClient
     keys: EngineKeys
@@ -48,7 +48,7 @@ class Upstream:
         response: ClientResponse,
         receiver: Receiver,
     ) -> EngineCall:
-        """Send a client's request to a machine; the receiver gets what the engine answers."""
+        """Send a client's request to a machine; the receiver gets the engine's response."""
         assert machine.endpoint is not None, "a ready machine has an endpoint"
         request = engine_request(
             machine.endpoint,
@@ -62,7 +62,7 @@ class Upstream:
         return self.client.call(machine.endpoint, request, receiver)
 
     def stream_reader(self, body: ParsedRequest, endpoint: Endpoint) -> StreamReader:
-        """Return what reads an engine's stream for a client that asked so."""
+        """Return the reader of an engine's stream for this request."""
         return StreamReader(
             wants_usage=body.wants_usage,
             wants_running_usage=body.wants_running_usage,
@@ -73,8 +73,8 @@ class Upstream:
         )
 
     def report_failure(self, machine: str, usage: UsageRecord, reason: str, *, unreachable: bool) -> None:
-        """Count a failure of the machine."""
-        log.warning("engine failed", machine=machine, reason=reason, request_id=usage.request_id)
+        """Log a failure of the machine and count it in the circuit breaker."""
+        log.warning("engine_failed", machine=machine, reason=reason, request_id=usage.request_id)
         if unreachable:
             self.scheduler.breaker.on_unreachable(machine, self.now())
         else:
