@@ -23,7 +23,7 @@ from services.billing.adapters.revision_store import RevisionStore
 from services.billing.app.day_reports import DayReports
 from services.billing.app.meter_client import MeterClient
 from services.billing.app.report_publisher import published_revision
-from services.billing.core.utc_time import DAY, HOUR, day_window
+from services.billing.core.utc_time import day_window
 from services.billing.metrics import Metrics
 from services.billing.settings import settings
 from services.billing.wiring import MIGRATIONS
@@ -33,6 +33,7 @@ from shared.bus.memory import MemoryBus
 from shared.config.load import parse
 from shared.messages.codec import encode
 from shared.messages.meter import Tokens, TokensRow, TokenSums
+from shared.units import DAY_MS, HOUR_MS
 
 NAME = "2026-05-03"
 START = day_window(NAME).start
@@ -44,10 +45,10 @@ MACHINE = '[[machine]]\nid = "m{0}"\ntier = "{1}"\ninstance = "i-{0}"\nendpoint 
 def charge(number: int, snapshot: int) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(column.name for column in tables.cost_rows.c if column.name != "id")
     row |= {"snapshot_id": snapshot, "category": "Usage", "currency": "USD", "per_usd": "1", "rows": 1}
-    row |= {"charge_start": START, "charge_end": START + DAY, "billed": Decimal(number) / 10**6}
+    row |= {"charge_start": START, "charge_end": START + DAY_MS, "billed": Decimal(number) / 10**6}
     if number % 3 == 0:
-        hour = START + number // 3 % 24 * HOUR
-        row |= {"charge_start": hour, "charge_end": hour + HOUR, "resource_id": f"i-{number // 72 % MACHINES}"}
+        hour = START + number // 3 % 24 * HOUR_MS
+        row |= {"charge_start": hour, "charge_end": hour + HOUR_MS, "resource_id": f"i-{number // 72 % MACHINES}"}
         return row | {"service_category": "Compute", "consumed_quantity": "0.75", "consumed_unit": "Hours"}
     tags = f'{{"tier": "A", "Name": "disk {number}"}}' if number % 3 == 1 else None
     kind = "Storage" if tags else "Networking"
@@ -55,11 +56,11 @@ def charge(number: int, snapshot: int) -> dict[str, object]:
 
 
 async def fill(engine: AsyncEngine, charges: int) -> None:
-    period = {"period_start": START - 2 * DAY, "period_end": START + 29 * DAY}
+    period = {"period_start": START - 2 * DAY_MS, "period_end": START + 29 * DAY_MS}
     snapshot = {"source": "cloud", "issuer": "Cloud Inc.", "account": "1", "sha256": "0", "rows": charges, **period}
     snapshot |= {"active": True, "imported_at": 0.0, "currency": "USD", "terms": ""}
     changes = [
-        {"machine": f"m{m}", "at": START + h * HOUR, "to_state": state, "tier": "AB"[m % 2], "reason": ""}
+        {"machine": f"m{m}", "at": START + h * HOUR_MS, "to_state": state, "tier": "AB"[m % 2], "reason": ""}
         for m in range(MACHINES)
         for h, state in enumerate(["waking", "ready", "asleep"] * 8)
     ]
@@ -94,7 +95,7 @@ async def main(charges: int, url: str) -> None:
     async with database.migrated_engine(url, MIGRATIONS, version_table="books_version") as engine:
         await fill(engine, charges)
         metrics = Metrics(CollectorRegistry())
-        now = (START + 30 * DAY) / 1000
+        now = (START + 30 * DAY_MS) / 1000
         reports = DayReports(
             MeterClient(bus),
             DayStore(engine),

@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 
 import click
 
-from services.billing.core.utc_time import day_of, to_ms
+from services.billing.core.utc_time import day_of
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.topology import FLEET
 from shared.errors import SpotinferenceError
 from shared.messages.codec import decode, decode_any, decode_text
 from shared.messages.waker import MachineRecord
+from shared.units import to_millis
 from spotinference.bucket_reader import read_bucket
 from spotinference.context import Context
 from spotinference.terminal import print_line
@@ -77,7 +78,7 @@ class Suite:
 
     async def usage_since(self, moment: float) -> dict[str, int]:
         """The ledger's totals from the UTC day of `moment` on: a midnight may have passed."""
-        return dict((await self.json("usage", "--from", day_of(to_ms(moment))))["totals"])
+        return dict((await self.json("usage", "--from", day_of(to_millis(moment))))["totals"])
 
     async def run_with_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
         return await Context(self.folder / "spotinference.toml", self.folder).with_bus(work)

@@ -9,8 +9,9 @@ from services.billing.adapters.tables import accruals, meters, transitions
 from services.billing.core.allocation.accrual import Accrual, BillReading, accrue, is_stale
 from services.billing.core.allocation.machine_time import MachineTime, StateChange, build_intervals
 from services.billing.core.money import to_units, to_usd
-from services.billing.core.utc_time import HOUR, Window
+from services.billing.core.utc_time import Window
 from shared.database import read_transaction
+from shared.units import HOUR_MS
 
 
 class AccrualStore:
@@ -82,7 +83,7 @@ async def _add_part(connection: AsyncConnection, part: Accrual, basis: str) -> N
 
 async def _time(connection: AsyncConnection, machine: str, gap: Window) -> MachineTime:
     """What the journal knows of a gap of several hours; nothing of one within an hour, which has nothing to spread."""
-    if gap.start // HOUR == (gap.end - 1) // HOUR:
+    if gap.start // HOUR_MS == (gap.end - 1) // HOUR_MS:
         return MachineTime()
     wanted = (
         select(transitions.c.at, transitions.c.to_state)

@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.billing.adapters.payable_store import Bills, bills_in
 from services.billing.adapters.tables import accruals, cost_rows, payables, snapshots, transitions
 from services.billing.core.reconciliation import period_of
-from services.billing.core.utc_time import DAY, HOUR, Window, day_window
+from services.billing.core.utc_time import Window, day_window
 from shared.database import read_transaction
+from shared.units import DAY_MS, HOUR_MS
 
 Days = frozenset[tuple[int, int]]
 """First and last days, by number, of charges."""
@@ -35,7 +36,7 @@ class _CountedBills:
         Not of the day alone: a settled day also depends on which machines are on the bill of its period.
         """
         if number not in self.marks:
-            day = Window(number * DAY, (number + 1) * DAY)
+            day = Window(number * DAY_MS, (number + 1) * DAY_MS)
             bills = self.bills.concerning(day, self._touching(day))
             periods = [period for bill in bills if (period := period_of(bill)).overlap(day).length]
             span = Window(
@@ -47,7 +48,7 @@ class _CountedBills:
 
     def _touching(self, window: Window) -> frozenset[int]:
         """The snapshots with charges on the window's days."""
-        start, end = window.start // DAY, (window.end - 1) // DAY
+        start, end = window.start // DAY_MS, (window.end - 1) // DAY_MS
         return frozenset(
             snapshot
             for snapshot, days in self.days.items()
@@ -67,7 +68,7 @@ class DayFingerprints:
 
     async def compute(self, days: Sequence[str]) -> dict[str, str]:
         """Return each day's mark."""
-        numbers = {day: day_window(day).start // DAY for day in days}
+        numbers = {day: day_window(day).start // DAY_MS for day in days}
         async with read_transaction(self._engine) as connection:
             billed = self._billed = await _billed(connection, self._billed)
             newest_by_day = await _newest_transitions(connection)
@@ -97,7 +98,7 @@ async def _billed(connection: AsyncConnection, known: _CountedBills) -> _Counted
 
 async def _days_of(connection: AsyncConnection, ids: Collection[int]) -> dict[int, Days]:
     c = cost_rows.c
-    first, last = (c.charge_start // DAY).label("first"), ((c.charge_end - 1) // DAY).label("last")
+    first, last = (c.charge_start // DAY_MS).label("first"), ((c.charge_end - 1) // DAY_MS).label("last")
     wanted = select(c.snapshot_id, first, last).where(c.snapshot_id.in_(ids)).group_by(c.snapshot_id, "first", "last")
     found: dict[int, set[tuple[int, int]]] = {snapshot: set() for snapshot in ids}
     for row in await connection.execute(wanted):
@@ -112,7 +113,7 @@ async def _newest_transitions(connection: AsyncConnection) -> dict[int, int]:
     The first hour counts as the day before too: what a state became may decide what it was, as with a wake.
     """
     t = transitions.c
-    day = ((t.at - HOUR) // DAY).label("number")
+    day = ((t.at - HOUR_MS) // DAY_MS).label("number")
     wanted = select(day, func.max(t.id).label("newest")).group_by("number")
     return {row.number: row.newest for row in await connection.execute(wanted)}
 
@@ -120,6 +121,8 @@ async def _newest_transitions(connection: AsyncConnection) -> dict[int, int]:
 async def _running(connection: AsyncConnection, first: int, last: int) -> dict[int, tuple[int, ...]]:
     """Day by number to how many hours have a running bill, and how far those go."""
     a = accruals.c
-    day = (a.hour // DAY).label("number")
-    wanted = select(day, func.count(), func.sum(a.through)).where(a.hour >= first * DAY, a.hour < (last + 1) * DAY)
+    day = (a.hour // DAY_MS).label("number")
+    wanted = select(day, func.count(), func.sum(a.through)).where(
+        a.hour >= first * DAY_MS, a.hour < (last + 1) * DAY_MS
+    )
     return {row[0]: (row[1], int(row[2])) for row in await connection.execute(wanted.group_by("number"))}

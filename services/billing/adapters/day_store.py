@@ -14,12 +14,13 @@ from services.billing.adapters.tables import cost_rows, snapshot_files, snapshot
 from services.billing.core.allocation.accrual import Accrual
 from services.billing.core.allocation.charge_groups import MACHINE_CATEGORIES, is_early
 from services.billing.core.allocation.machine_time import StateChange, order_changes
-from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.cost_row import CostRow
 from services.billing.core.reports.bill_coverage import LastCharge
 from services.billing.core.reports.cost_lines import ChargeOrigin
-from services.billing.core.utc_time import Window, to_ms
+from services.billing.core.utc_time import Window
 from shared.database import read_transaction
 from shared.messages.invoices import InvoiceStanding
+from shared.units import to_millis
 
 BATCH = 1000
 """Charges read at once: a few milliseconds of work."""
@@ -136,7 +137,7 @@ async def _arrivals(connection: AsyncConnection) -> dict[int, int]:
         .where(snapshots.c.active)
         .group_by(snapshots.c.id)
     )
-    return {snapshot_id: to_ms(at) for snapshot_id, at in await connection.execute(wanted)}
+    return {snapshot_id: to_millis(at) for snapshot_id, at in await connection.execute(wanted)}
 
 
 async def _origin(connection: AsyncConnection, used: set[int]) -> tuple[list[File], dict[int, ChargeOrigin]]:

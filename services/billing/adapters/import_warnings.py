@@ -10,13 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.billing.adapters.invoice_reader import Snapshot
 from services.billing.adapters.tables import snapshot_invoices, snapshots
+from services.billing.core.cost_row import SnapshotKey
 from services.billing.core.invoice_files.anomalies import (
     PreviousSnapshot,
     SnapshotStatistics,
     find_anomalies,
     usual_day_cost,
 )
-from services.billing.core.invoice_files.focus import SnapshotKey
 from services.billing.core.money import to_units, to_usd
 
 log = structlog.get_logger()

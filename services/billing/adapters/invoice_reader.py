@@ -15,8 +15,8 @@ import duckdb
 from services.billing.adapters.charge_database import connect, is_too_large
 from services.billing.adapters.file_reader import FileReader
 from services.billing.adapters.import_settings import MAX_ROW_ERRORS, ImportSettings, Interrupted, RowErrors
+from services.billing.core.cost_row import CostRow, SnapshotKey
 from services.billing.core.invoice_files import duplicate_charges, schema
-from services.billing.core.invoice_files.focus import CostRow, SnapshotKey
 from services.billing.core.invoice_files.invalid_files import TOO_LARGE
 from services.billing.core.utc_time import format_time
 from shared.errors import Rejected

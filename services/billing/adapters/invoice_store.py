@@ -16,8 +16,8 @@ from services.billing.adapters.import_settings import is_of_this_reader
 from services.billing.adapters.import_warnings import billed_of, warnings_of
 from services.billing.adapters.invoice_reader import Snapshot
 from services.billing.adapters.tables import cost_rows, snapshot_files, snapshot_invoices, snapshots
+from services.billing.core.cost_row import SnapshotKey
 from services.billing.core.invoice_files.anomalies import SnapshotStatistics
-from services.billing.core.invoice_files.focus import SnapshotKey
 from services.billing.core.money import to_units, to_usd
 from services.billing.core.utc_time import format_time
 from shared.database import read_transaction

@@ -7,9 +7,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters.tables import transitions
-from services.billing.core.utc_time import to_ms
 from shared.database import read_transaction
 from shared.messages.waker import Transition
+from shared.units import to_millis
 
 
 class TransitionStore:
@@ -32,7 +32,7 @@ class TransitionStore:
         values = [
             {
                 "machine": t.machine,
-                "at": to_ms(t.at),
+                "at": to_millis(t.at),
                 "to_state": t.to_state,
                 "from_state": t.from_state,
                 "tier": t.tier,

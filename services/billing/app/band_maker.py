@@ -8,15 +8,16 @@ from services.billing.adapters.price_store import BandBasis, PriceStore
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.report_cache import ReportCache
 from services.billing.core.pricing.bands import LONG_WINDOW_DAYS, days_before, next_band
-from services.billing.core.utc_time import HOUR, day_window, to_ms
+from services.billing.core.utc_time import day_window
 from services.billing.settings import Settings
 from shared.bus.reply import reply
 from shared.errors import Rejected
 from shared.messages.billing import Band, Bands, BandsQuery
+from shared.units import HOUR_MS, to_millis
 
 log = structlog.get_logger()
 
-LATEST = 6 * HOUR
+LATEST = 6 * HOUR_MS
 """After midnight: by then bands are made also of a day whose usage is not complete."""
 NOT_MADE = "no band was made by then"
 
@@ -43,7 +44,7 @@ class BandMaker:
         except Rejected as error:
             log.warning("no bands yet", day=day, reason=str(error))
             return
-        if not reports[-1].usage_complete and to_ms(self._now()) < day_window(day).start + LATEST:
+        if not reports[-1].usage_complete and to_millis(self._now()) < day_window(day).start + LATEST:
             return
         standing = await self._prices.in_force(day)
         made = [

@@ -28,7 +28,7 @@ from services.billing.core.revisions.change_reason import change_reason
 from services.billing.core.revisions.charge_digest import charges_by_source
 from services.billing.core.revisions.revision import FileInput, RevisionInputs, needs_revision, next_revision, sha256
 from services.billing.core.token_usage import DIMENSIONS, TokenUsage, token_usage, total_tokens
-from services.billing.core.utc_time import Window, day_window, to_ms
+from services.billing.core.utc_time import Window, day_window
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus.reply import MAX_REPLY_BYTES, attempt
@@ -36,6 +36,7 @@ from shared.errors import Rejected
 from shared.messages.billing import DayReport, ReportQuery
 from shared.messages.codec import decode, encode
 from shared.messages.meter import ErrorReply, Tokens, TokensQuery
+from shared.units import to_millis
 
 log = structlog.get_logger()
 
@@ -116,7 +117,7 @@ class DayReports:
         now = self._now()
         window = day_window(datetime.fromtimestamp(now, UTC).date().isoformat())
         records = await self._store.read(window)
-        rows = [row for row in records.rows if row.billed >= 0 or not is_early(row, to_ms(now))]
+        rows = [row for row in records.rows if row.billed >= 0 or not is_early(row, to_millis(now))]
         day = _day(window, replace(records, rows=rows), None, now)
         return await asyncio.to_thread(allocate, self._facts(day))
 
@@ -254,10 +255,10 @@ def _day(window: Window, records: DayRecords, answer: Tokens | None, now: float,
     busy = {} if answer is None else answer.busy
     times = {
         machine: MachineTime(
-            build_intervals(changes, to_ms(now)),
-            [Window(to_ms(start), to_ms(end)) for start, end in busy.get(machine, ())],
+            build_intervals(changes, to_millis(now)),
+            [Window(to_millis(start), to_millis(end)) for start, end in busy.get(machine, ())],
         )
         for machine, changes in records.changes.items()
     }
     describe = TokenUsage() if answer is None else token_usage(answer)
-    return _Day(window=window, records=records, times=times, usage=describe, now=to_ms(now), was_final=was_final)
+    return _Day(window=window, records=records, times=times, usage=describe, now=to_millis(now), was_final=was_final)

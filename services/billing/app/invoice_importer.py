@@ -18,7 +18,6 @@ from services.billing.adapters.invoice_reader import InvoiceReader, Snapshot, sh
 from services.billing.adapters.invoice_store import ChargesTaken, Delivery, InvoiceStore, StaleDelivery
 from services.billing.app.database_outage import NOTHING_IMPORTED
 from services.billing.core.invoice_files.anomalies import parse_statistics, statistics_sql
-from services.billing.core.utc_time import to_ms
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus import topology
@@ -36,6 +35,7 @@ from shared.messages.invoices import (
     RunningImport,
 )
 from shared.messages.meter import ErrorReply
+from shared.units import to_millis
 
 T = TypeVar("T")
 
@@ -179,7 +179,7 @@ class InvoiceImporter:
                 if reading.refusals:
                     return ImportAnswer(sha256=sha256, refusals=tuple(reading.refusals))
                 now = self._now()
-                facts = parse_statistics(await self._in_thread(lambda: reading.query(statistics_sql(to_ms(now)))))
+                facts = parse_statistics(await self._in_thread(lambda: reading.query(statistics_sql(to_millis(now)))))
                 ((charges,),) = await self._in_thread(lambda: reading.query("SELECT count(*) FROM charges"))
                 delivery = Delivery(
                     source=request.source,

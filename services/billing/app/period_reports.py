@@ -10,7 +10,7 @@ from services.billing.core.reports.bill_coverage import bills_by_source, last_ch
 from services.billing.core.reports.cost_lines import CostLines, to_explanations
 from services.billing.core.reports.key_names import add_key_names
 from services.billing.core.reports.period_report import build_period_report
-from services.billing.core.utc_time import DAY, Window, day_of, day_window
+from services.billing.core.utc_time import Window, day_of, day_window
 from services.billing.metrics import Metrics
 from services.billing.settings import Settings
 from shared.bus.reply import MAX_REPLY_BYTES, attempt, encode_reply
@@ -18,6 +18,7 @@ from shared.errors import Rejected
 from shared.messages.billing import PeriodReport, ReportsQuery
 from shared.messages.codec import decode, encode
 from shared.messages.meter import ErrorReply
+from shared.units import DAY_MS
 
 MOST_DAYS = 92
 """A quarter."""
@@ -61,7 +62,7 @@ def requested_days(query: ReportsQuery) -> list[str]:
         raise Rejected(f"days: expected 1 to {MOST_DAYS}, got {query.days}")
     try:
         last = day_window(query.to)
-        return [day_of(last.start - back * DAY) for back in reversed(range(query.days))]
+        return [day_of(last.start - back * DAY_MS) for back in reversed(range(query.days))]
     except (ValueError, OverflowError) as error:
         raise Rejected(f"to: {error}") from error
 

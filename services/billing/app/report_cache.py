@@ -14,11 +14,12 @@ from services.billing.app.day_reports import DayReports
 from services.billing.app.meter_client import MeterClient
 from services.billing.core.reports.cost_lines import CostLines
 from services.billing.core.reports.day_report import failed_report
-from services.billing.core.utc_time import HOUR, day_of, day_window, to_ms
+from services.billing.core.utc_time import day_of, day_window
 from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 from shared.messages.billing import DayReport
 from shared.messages.meter import TokensQuery, TokensRow
+from shared.units import HOUR_MS, to_millis
 
 log = structlog.get_logger()
 
@@ -80,8 +81,8 @@ class ReportCache:
 
     async def iterate(self, days: Sequence[str]) -> AsyncIterator[DayReport]:
         """One for each of some days in a row, in this order, as the books and the meter have it now."""
-        now = to_ms(self._now())
-        over = sorted(day for day in days if day_window(day).end + HOUR <= now)
+        now = to_millis(self._now())
+        over = sorted(day for day in days if day_window(day).end + HOUR_MS <= now)
         marks = await self._marks_of(over) if over else {}
         for day in days:
             yield await self._made(day, marks.get(day))

@@ -7,9 +7,9 @@ import structlog
 
 from services.billing.adapters.accrual_store import AccrualStore
 from services.billing.core.allocation.accrual import BillReading, has_fallen
-from services.billing.core.utc_time import to_ms
 from services.billing.metrics import Metrics
 from shared.clouds.hyperstack import HyperstackError
+from shared.units import to_millis
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ class RunningBillPoller:
 
     async def poll(self) -> None:
         """One reading. What `DATABASE_ERRORS` lists where the books do not take it."""
-        at = to_ms(self._now())
+        at = to_millis(self._now())
         try:
             told = await self._bill.cumulative()
         except HyperstackError as fault:
@@ -79,7 +79,7 @@ class RunningBillPoller:
 
         One that the bill does not have, though it was read, costs its price, if it has one.
         """
-        now = to_ms(self._now())
+        now = to_millis(self._now())
         read = self._read_at is not None and _near(self._read_at, now, seconds)
         last = await self._accruals.last_readings()
         return frozenset(

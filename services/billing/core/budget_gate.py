@@ -5,8 +5,9 @@ from decimal import Decimal
 
 import msgspec
 
-from services.billing.core.utc_time import day_of, to_ms
+from services.billing.core.utc_time import day_of
 from shared.messages.budget import BudgetGate, GateOrder, GateTurned
+from shared.units import to_millis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,4 +94,4 @@ def _reported_state(gate: BudgetGate) -> tuple[object, ...]:
 
 
 def _day(seconds: float) -> str:
-    return day_of(to_ms(seconds))
+    return day_of(to_millis(seconds))

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-HOUR = 3_600_000
-DAY = 24 * HOUR
+from shared.units import DAY_MS
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME_PATTERN = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|\+00:00)?", re.ASCII)
 
@@ -30,16 +30,12 @@ def day_window(day: str) -> Window:
     """The day `YYYY-MM-DD`; `ValueError` where that is no date."""
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", day, re.ASCII):
         raise ValueError(f'expected a date such as "2026-05-31", got {day!r}')
-    start = (date.fromisoformat(day) - _EPOCH.date()).days * DAY
-    return Window(start, start + DAY)
+    start = (date.fromisoformat(day) - _EPOCH.date()).days * DAY_MS
+    return Window(start, start + DAY_MS)
 
 
 def day_of(moment: int) -> str:
     return (_EPOCH + timedelta(milliseconds=moment)).date().isoformat()
-
-
-def to_ms(seconds: float) -> int:
-    return round(seconds * 1000)
 
 
 def parse_time_ms(text: str) -> int:

@@ -23,7 +23,7 @@ from services.billing.adapters.tables import (
 from services.billing.app.day_reports import DayReports
 from services.billing.app.meter_client import MeterClient
 from services.billing.app.report_cache import ReportCache
-from services.billing.core.utc_time import DAY, HOUR, Window, day_of, day_window
+from services.billing.core.utc_time import Window, day_of, day_window
 from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects
@@ -32,11 +32,12 @@ from shared.errors import Rejected
 from shared.messages.billing import DayReport
 from shared.messages.codec import decode, encode
 from shared.messages.meter import ErrorReply, Tokens, TokensQuery, TokensRow, TokenSums
+from shared.units import DAY_MS, HOUR_MS
 from tests.unit.billing.cost_row_builders import DAY_WINDOW
 from tests.unit.billing.report_builders import report
 
 TODAY = "2026-05-10"
-NOON = DAY_WINDOW.start + 7 * DAY + DAY // 2
+NOON = DAY_WINDOW.start + 7 * DAY_MS + DAY_MS // 2
 """Of `TODAY`."""
 THIRD, FOURTH = "2026-05-03", "2026-05-04"
 
@@ -82,7 +83,7 @@ class Stand:
         assert (query.by, query.busy) == (("day", "outcome"), False)
         self.asked.append((query.day, query.to))
         window = Window(day_window(query.day).start, day_window(query.to or query.day).end)
-        days = [day_of(at) for at in range(window.start, window.end, DAY)]
+        days = [day_of(at) for at in range(window.start, window.end, DAY_MS)]
         rows = [used(day, self.tokens.get(day, 1)) for day in days]
         gaps = tuple(sorted(self.incomplete & set(days)))
         told = Tokens(day=query.day, to=query.to, complete=not gaps, totals=TokenSums(), served=TokenSums())
@@ -115,7 +116,7 @@ async def stand(database_url: str) -> AsyncIterator[Stand]:
 
 async def a_snapshot(stand: Stand, **values: Any) -> int:
     """One without charges, of a billing period that is long over."""
-    key = {"source": "s", "issuer": "i", "account": "a", "period_start": 0, "period_end": DAY, "sha256": "0"}
+    key = {"source": "s", "issuer": "i", "account": "a", "period_start": 0, "period_end": DAY_MS, "sha256": "0"}
     fixed = {"active": True, "imported_at": 0.0, "currency": "USD", "rows": 1}
     async with stand.engine.begin() as connection:
         made = await connection.execute(
@@ -124,7 +125,7 @@ async def a_snapshot(stand: Stand, **values: Any) -> int:
         return int(made.scalar_one())
 
 
-async def a_bill(stand: Stand, start: int = DAY_WINDOW.start, length: int = DAY, **values: Any) -> int:
+async def a_bill(stand: Stand, start: int = DAY_WINDOW.start, length: int = DAY_MS, **values: Any) -> int:
     """A snapshot with one charge, on the third unless told otherwise, and its invoice."""
     snapshot = await a_snapshot(stand, **values)
     at = {"charge_start": start, "charge_end": start + length}
@@ -135,14 +136,14 @@ async def a_bill(stand: Stand, start: int = DAY_WINDOW.start, length: int = DAY,
 
 async def a_bill_of_the_period(stand: Stand) -> None:
     """Without a charge on the day, which waits for it all the same."""
-    month = {"period_start": DAY_WINDOW.start - 2 * DAY, "period_end": DAY_WINDOW.start + 29 * DAY}
-    await a_bill(stand, DAY_WINDOW.start + 9 * DAY, issuer="another", **month)
+    month = {"period_start": DAY_WINDOW.start - 2 * DAY_MS, "period_end": DAY_WINDOW.start + 29 * DAY_MS}
+    await a_bill(stand, DAY_WINDOW.start + 9 * DAY_MS, issuer="another", **month)
 
 
 async def a_correction_of_the_period(stand: Stand) -> None:
     """In a later bill: it says which machines are on the period's."""
-    june = {"period_start": DAY_WINDOW.start + 29 * DAY, "period_end": DAY_WINDOW.start + 59 * DAY}
-    await a_bill(stand, DAY_WINDOW.start + 3 * DAY, issuer="later", **june)
+    june = {"period_start": DAY_WINDOW.start + 29 * DAY_MS, "period_end": DAY_WINDOW.start + 59 * DAY_MS}
+    await a_bill(stand, DAY_WINDOW.start + 3 * DAY_MS, issuer="later", **june)
 
 
 async def a_payable(stand: Stand) -> None:
@@ -180,13 +181,13 @@ def told_at(at: int) -> Callable[[Stand], Awaitable[None]]:
 
 CHANGES: dict[str, Callable[[Stand], Awaitable[object]]] = {
     "a bill": a_bill,
-    "a bill of a day before, to its end": lambda stand: a_bill(stand, DAY_WINDOW.start - DAY, 2 * DAY),
+    "a bill of a day before, to its end": lambda stand: a_bill(stand, DAY_WINDOW.start - DAY_MS, 2 * DAY_MS),
     "a moment that is billed": lambda stand: a_bill(stand, DAY_WINDOW.start, 0),
     "a bill of its period": a_bill_of_the_period,
     "a correction of its period": a_correction_of_the_period,
     "a payable amount": a_payable,
-    "a state on the day": told_at(DAY_WINDOW.start + HOUR),
-    "a state of before, told late": told_at(DAY_WINDOW.start - 9 * DAY),
+    "a state on the day": told_at(DAY_WINDOW.start + HOUR_MS),
+    "a state of before, told late": told_at(DAY_WINDOW.start - 9 * DAY_MS),
     "a wake that ended after midnight": told_at(DAY_WINDOW.end + 60_000),
     "a late event": a_late_event,
     "a late event of the next day": a_late_event_of_the_next_day,
@@ -197,7 +198,7 @@ CHANGES: dict[str, Callable[[Stand], Awaitable[object]]] = {
 
 @pytest.mark.parametrize("what", CHANGES)
 async def test_whatever_a_day_is_made_from_makes_it_anew_once(stand: Stand, what: str) -> None:
-    await a_bill(stand, period_start=DAY_WINDOW.start - DAY, period_end=DAY_WINDOW.start + 9 * DAY)
+    await a_bill(stand, period_start=DAY_WINDOW.start - DAY_MS, period_end=DAY_WINDOW.start + 9 * DAY_MS)
     if what != "a payable amount":
         await a_payable(stand)
     shelf = stand.shelf()
@@ -227,19 +228,19 @@ async def test_what_another_day_is_made_from_leaves_it_alone(stand: Stand) -> No
     await a_bill(stand)
     await shelf.reports([THIRD, FOURTH])
     june: dict[str, Any] = {
-        "period_start": DAY_WINDOW.start + 29 * DAY,
-        "period_end": DAY_WINDOW.start + 59 * DAY,
+        "period_start": DAY_WINDOW.start + 29 * DAY_MS,
+        "period_end": DAY_WINDOW.start + 59 * DAY_MS,
         "issuer": "another",
     }
-    await a_bill(stand, DAY_WINDOW.start + 30 * DAY, **june)
-    await a_bill(stand, DAY_WINDOW.start - DAY, DAY, issuer="of the day before")
+    await a_bill(stand, DAY_WINDOW.start + 30 * DAY_MS, **june)
+    await a_bill(stand, DAY_WINDOW.start - DAY_MS, DAY_MS, issuer="of the day before")
     await shelf.reports([THIRD, FOURTH])
     assert stand.reports.made == [THIRD, FOURTH]
     await a_payable(stand)  # of the invoice with a charge on the third
     await shelf.reports([THIRD, FOURTH])
     assert stand.reports.made == [THIRD, FOURTH, THIRD]
     stand.reports.made[2:] = []
-    await a_state(stand, DAY_WINDOW.end + 2 * HOUR)
+    await a_state(stand, DAY_WINDOW.end + 2 * HOUR_MS)
     stand.tokens["2026-05-05"] = 9
     assert [each.day for each in await shelf.reports([THIRD, FOURTH])] == [THIRD, FOURTH]
     assert stand.reports.made == [THIRD, FOURTH, FOURTH]
@@ -270,7 +271,7 @@ async def test_a_running_bill_makes_its_own_day_anew(stand: Stand) -> None:
         await connection.execute(update(accruals).values(through=DAY_WINDOW.start + 2000))
     await shelf.reports([THIRD, FOURTH])
     assert stand.reports.made == [THIRD, FOURTH, THIRD, THIRD]
-    at = DAY_WINDOW.end + 23 * HOUR
+    at = DAY_WINDOW.end + 23 * HOUR_MS
     await stand.add(accruals, **{**row, "hour": at}, since=at, through=at + 1000)
     await shelf.reports([THIRD, FOURTH])
     assert stand.reports.made[4:] == [FOURTH]
@@ -280,7 +281,7 @@ async def test_a_day_is_made_anew_each_time_until_it_is_an_hour_over(stand: Stan
     shelf = stand.shelf()
     for _ in range(2):
         await shelf.reports([TODAY])
-    stand.now = (DAY_WINDOW.end + 7 * DAY) / 1000 + 3599
+    stand.now = (DAY_WINDOW.end + 7 * DAY_MS) / 1000 + 3599
     for _ in range(2):
         await shelf.reports([TODAY])
     stand.now += 1

@@ -16,13 +16,14 @@ from services.billing.adapters.transition_store import TransitionStore
 from services.billing.app.running_bill import RunningBillPoller
 from services.billing.core.allocation.accrual import Accrual, BillReading
 from services.billing.core.money import to_usd
-from services.billing.core.utc_time import HOUR, Window
+from services.billing.core.utc_time import Window
 from services.billing.metrics import Metrics
 from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.clouds.hyperstack import HyperstackAccount, HyperstackError
 from shared.clouds.throttle import Throttle
 from shared.messages.waker import MachineState, Transition
+from shared.units import HOUR_MS
 from tests.kit.hyperstack_cloud import HyperstackCloud, Trouble, hyperstack_cloud
 from tests.kit.hyperstack_machines import FakeVm
 from tests.unit.billing.cost_row_builders import DAY_WINDOW
@@ -52,11 +53,11 @@ class Desk:
 
     async def accrued(self) -> dict[float, Decimal]:
         """By the hour of the test's day."""
-        return {(a.hour - DAY_WINDOW.start) / HOUR: to_usd(a.amount) for a in await self.rows()}
+        return {(a.hour - DAY_WINDOW.start) / HOUR_MS: to_usd(a.amount) for a in await self.rows()}
 
     async def rows(self) -> list[Accrual]:
         async with database.read_transaction(self.engine) as connection:
-            return await accrued_in(connection, Window(DAY_WINDOW.start - 24 * HOUR, DAY_WINDOW.end + 24 * HOUR))
+            return await accrued_in(connection, Window(DAY_WINDOW.start - 24 * HOUR_MS, DAY_WINDOW.end + 24 * HOUR_MS))
 
     def failed(self) -> float:
         labels = {"provider": "hyperstack", "outcome": "failed"}
@@ -102,8 +103,8 @@ async def test_a_window_costs_what_the_bill_rose(desk: Desk) -> None:
     (row,) = await desk.rows()
     assert (row.machine, row.since, row.through) == (
         "m1",
-        DAY_WINDOW.start + round(1.25 * HOUR),
-        DAY_WINDOW.start + round(1.75 * HOUR),
+        DAY_WINDOW.start + round(1.25 * HOUR_MS),
+        DAY_WINDOW.start + round(1.75 * HOUR_MS),
     )
 
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from services.billing.core.allocation.attribution import Fleet
-from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.cost_row import CostRow
 from services.billing.core.utc_time import Window, day_window, parse_time_ms
 
 DAY = "2026-05-03"

@@ -10,7 +10,7 @@ from typing import Any
 
 from services.billing.adapters.import_settings import ImportSettings
 from services.billing.adapters.invoice_reader import ROW, InvoiceReader, Snapshot
-from services.billing.core.invoice_files.focus import CostRow, SnapshotKey
+from services.billing.core.cost_row import CostRow, SnapshotKey
 from services.billing.core.invoice_files.schema import AMOUNT_FIELDS
 from shared.messages.invoices import DeliveredFile, RowError
 

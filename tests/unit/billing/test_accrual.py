@@ -8,30 +8,32 @@ from hypothesis import strategies as st
 
 from services.billing.core.allocation.accrual import BillReading, accrue, has_fallen, is_stale
 from services.billing.core.allocation.machine_time import MachineTime, StateChange, build_intervals
-from services.billing.core.utc_time import DAY, HOUR
+from shared.units import DAY_MS, HOUR_MS
 from tests.unit.billing.cost_row_builders import DAY_WINDOW
 
 NO_JOURNAL = MachineTime()
 START = DAY_WINDOW.start
 STATES = st.sampled_from(["asleep", "waking", "ready", "falling_asleep"])
-READINGS = st.lists(st.tuples(st.integers(0, 10**15), st.integers(1, 40 * HOUR)), min_size=2, max_size=12)
-CHANGES = st.lists(st.tuples(st.integers(0, 3 * DAY), STATES), max_size=8)
+READINGS = st.lists(st.tuples(st.integers(0, 10**15), st.integers(1, 40 * HOUR_MS)), min_size=2, max_size=12)
+CHANGES = st.lists(st.tuples(st.integers(0, 3 * DAY_MS), STATES), max_size=8)
 
 
-def journal(*changes: tuple[int, str], now: int = START + 3 * DAY) -> MachineTime:
+def journal(*changes: tuple[int, str], now: int = START + 3 * DAY_MS) -> MachineTime:
     return MachineTime(build_intervals([StateChange(START + at, state) for at, state in changes], now))  # type: ignore[arg-type]  # states as literals
 
 
 def reading(amount: int, hour: float) -> BillReading:
     """At an hour of the test's day."""
-    return BillReading(amount, START + round(hour * HOUR))
+    return BillReading(amount, START + round(hour * HOUR_MS))
 
 
 def parts(
     before: tuple[int, float], after: tuple[int, float], time: MachineTime = NO_JOURNAL
 ) -> list[tuple[float, int]]:
     """Of two readings, amounts by hours."""
-    return [((part.hour - START) / HOUR, part.amount) for part in accrue("m", reading(*before), reading(*after), time)]
+    return [
+        ((part.hour - START) / HOUR_MS, part.amount) for part in accrue("m", reading(*before), reading(*after), time)
+    ]
 
 
 @given(READINGS, CHANGES)
@@ -48,7 +50,7 @@ def test_parts_sum_to_the_last_total_of_every_bill(
     ends = [before.cumulative for before, after in pairwise(told) if has_fallen(before, after)]
     assert sum(part.amount for part in every) == sum(ends) + told[-1].cumulative - told[0].cumulative
     assert all(part.amount >= 0 for part in every)
-    assert all(part.hour <= part.since < part.through <= part.hour + HOUR for part in every)
+    assert all(part.hour <= part.since < part.through <= part.hour + HOUR_MS for part in every)
     assert sum(part.through - part.since for part in every) == told[-1].at - told[0].at, "each moment once"
 
 
@@ -61,7 +63,9 @@ def test_a_gap_of_hours_is_spread_over_the_time_without_a_journal() -> None:
 
 
 def test_a_gap_of_hours_is_spread_over_the_billable_time() -> None:
-    time = journal((0, "asleep"), (2 * HOUR, "waking"), (2 * HOUR + HOUR // 2, "ready"), (3 * HOUR, "asleep"))
+    time = journal(
+        (0, "asleep"), (2 * HOUR_MS, "waking"), (2 * HOUR_MS + HOUR_MS // 2, "ready"), (3 * HOUR_MS, "asleep")
+    )
     assert parts((0, 0), (100, 5), time) == [(0, 0), (1, 0), (2, 100), (3, 0), (4, 0)]
 
 

@@ -12,11 +12,13 @@ from services.billing.core.allocation.attribution import DirectOwner
 from services.billing.core.allocation.day_allocation import Allocation, allocate
 from services.billing.core.allocation.day_costs import DayInputs
 from services.billing.core.allocation.machine_time import MachineTime, StateChange, build_intervals
-from services.billing.core.invoice_files.focus import CATEGORIES, CostRow
+from services.billing.core.cost_row import CostRow
+from services.billing.core.invoice_files.focus import CATEGORIES
 from services.billing.core.money import per_mtok, to_units, to_usd
-from services.billing.core.utc_time import DAY, HOUR, Window, day_window
+from services.billing.core.utc_time import Window, day_window
 from shared.messages.billing import CAUSES
 from shared.messages.waker import MachineState
+from shared.units import DAY_MS, HOUR_MS
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, charge, hours
 
 
@@ -226,7 +228,7 @@ def test_what_has_not_happened_yet_explains_nothing() -> None:
 
 COSTS = st.decimals(-1000, 1000, places=12)
 STATES: list[MachineState] = ["asleep", "waking", "ready", "draining", "falling_asleep", "broken"]
-MOMENTS = st.integers(DAY_WINDOW.start - 2 * DAY, DAY_WINDOW.end + 2 * DAY)
+MOMENTS = st.integers(DAY_WINDOW.start - 2 * DAY_MS, DAY_WINDOW.end + 2 * DAY_MS)
 LIVES = st.lists(st.tuples(MOMENTS, st.sampled_from(STATES)), max_size=8).map(
     lambda found: MachineTime(
         build_intervals([StateChange(*c) for c in sorted(found, key=lambda c: c[0])], LATER),
@@ -241,7 +243,7 @@ def cost_rows(draw: st.DrawFn) -> CostRow:
     return CostRow(
         billed=draw(COSTS),
         charge_start=start,
-        charge_end=start + draw(st.integers(0, 40 * DAY)),
+        charge_end=start + draw(st.integers(0, 40 * DAY_MS)),
         category=draw(st.sampled_from(CATEGORIES)),
         service_category=draw(st.sampled_from(["Compute", "Storage", "Networking", None])),
         resource_id=draw(st.sampled_from(["i-a", "vol-a", "i-b", "stranger", None])),
@@ -274,9 +276,9 @@ def test_every_part_sums_exactly(
     assert found == allocated(*rows, times=times, prices=prices, tokens=tokens)
 
 
-@given(COSTS, st.integers(0, 5 * HOUR), st.integers(0, 70 * DAY))
+@given(COSTS, st.integers(0, 5 * HOUR_MS), st.integers(0, 70 * DAY_MS))
 def test_the_days_of_a_row_sum_to_its_cost(cost: Decimal, offset: int, length: int) -> None:
     start = DAY_WINDOW.start + offset
     row = CostRow(billed=cost, charge_start=start, charge_end=start + length, category="Usage")
-    days = [Window(at, at + DAY) for at in range(DAY_WINDOW.start, start + length + 1, DAY)]
+    days = [Window(at, at + DAY_MS) for at in range(DAY_WINDOW.start, start + length + 1, DAY_MS)]
     assert sum(day_part(day, row) for day in days if day.start < max(start + 1, start + length)) == to_units(cost)

@@ -10,9 +10,9 @@ from services.billing.adapters.export.csv import report_csv
 from services.billing.adapters.export.html import report_html
 from services.billing.core.reports.bill_coverage import LastCharge, bills_by_source, last_charges
 from services.billing.core.reports.period_report import build_period_report
-from services.billing.core.utc_time import DAY, HOUR
 from shared.messages.bill_coverage import SourceBills, Unbilled
 from shared.messages.billing import DayReport, PeriodReport
+from shared.units import DAY_MS, HOUR_MS
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET
 from tests.unit.billing.export.full_reports import EVIL
 from tests.unit.billing.export.html_page import Page
@@ -35,7 +35,7 @@ def days() -> list[DayReport]:
 
 
 def reach(source: str, resource: str, days: float) -> LastCharge:
-    return LastCharge(source, resource, DAY_WINDOW.start + round(days * DAY))
+    return LastCharge(source, resource, DAY_WINDOW.start + round(days * DAY_MS))
 
 
 def period() -> PeriodReport:
@@ -72,7 +72,7 @@ def test_a_machine_belongs_to_the_source_whose_charges_for_its_use_reach_furthes
 
 def test_a_source_without_fault_is_delivered_through_its_last_charge_and_no_further_than_the_period() -> None:
     whole = [report(day(number), "1", 10) for number in (3, 4)]
-    for until, through in ((DAY + HOUR, day(4)), (DAY, day(3)), (9 * DAY, day(4))):
+    for until, through in ((DAY_MS + HOUR_MS, day(4)), (DAY_MS, day(3)), (9 * DAY_MS, day(4))):
         (found,) = bills_by_source(whole, {"a-1": LastCharge("cloud", "i-a", DAY_WINDOW.start + until)})
         assert (found.charges_through, found.delivered_through, found.missing) == (through, through, {})
     assert bills_by_source(whole, {}) == ()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.cost_row import CostRow
 from services.billing.core.revisions.charge_digest import charges_by_source
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, charge, hours
 

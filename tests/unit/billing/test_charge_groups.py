@@ -11,11 +11,13 @@ from services.billing.adapters.import_settings import ImportSettings
 from services.billing.core.allocation.day_allocation import allocate
 from services.billing.core.allocation.day_costs import DayInputs
 from services.billing.core.allocation.machine_time import MachineTime, StateChange, build_intervals
-from services.billing.core.invoice_files.focus import CATEGORIES, CostRow
+from services.billing.core.cost_row import CostRow
+from services.billing.core.invoice_files.focus import CATEGORIES
 from services.billing.core.invoice_files.schema import ExchangeRate
 from services.billing.core.money import to_units
-from services.billing.core.utc_time import DAY, HOUR, day_window, format_time, parse_time_ms
+from services.billing.core.utc_time import day_window, format_time, parse_time_ms
 from shared.messages.waker import MachineState
+from shared.units import DAY_MS, HOUR_MS
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, focus_csv
 from tests.unit.billing.file_reading import read
 
@@ -24,7 +26,7 @@ RATES = (
     ExchangeRate(currency="EUR", per_usd="0.97", start=DAY_WINDOW.end),
 )
 TERMS = ImportSettings(source="cloud", mine=frozenset(FLEET.machine_of), rates=RATES)
-PERIOD = DAY_WINDOW.start - 2 * DAY
+PERIOD = DAY_WINDOW.start - 2 * DAY_MS
 AZURE = "/Subscriptions/1/virtualmachines/VM-C"
 
 AMOUNTS = st.integers(-(10**6), 10**6).map(lambda n: str(Decimal(n).scaleb(-7)))
@@ -45,7 +47,7 @@ ROWS = st.fixed_dictionaries(
 )
 TIMES = st.sampled_from(
     [(h, length) for h in (0, 5, 23, 24, 47, 48, 60) for length in (0, 1, 24)] + [(0, 72), (23, 2), (12, 240)]
-).map(lambda t: (PERIOD + t[0] * HOUR, PERIOD + (t[0] + t[1]) * HOUR))
+).map(lambda t: (PERIOD + t[0] * HOUR_MS, PERIOD + (t[0] + t[1]) * HOUR_MS))
 CHARGES = st.lists(st.tuples(ROWS, TIMES), min_size=1, max_size=60)
 
 
@@ -83,7 +85,7 @@ def as_it_is(row: dict[str, str]) -> CostRow:
 def facts(rows: list[CostRow], day: str, now: int) -> DayInputs:
     window = day_window(day)
     states: tuple[tuple[int, MachineState], ...] = ((3, "waking"), (4, "ready"), (30, "asleep"))
-    changes = [StateChange(DAY_WINDOW.start - DAY + hour * HOUR, state, "A") for hour, state in states]
+    changes = [StateChange(DAY_WINDOW.start - DAY_MS + hour * HOUR_MS, state, "A") for hour, state in states]
     times = {"a-1": MachineTime(build_intervals(changes, now), [])}
     on_it = [
         row
@@ -100,7 +102,7 @@ def euros(hour: int) -> tuple[dict[str, str], tuple[int, int]]:
     """An hour whose conversion is rounded up; two of them, converted as a sum, are not."""
     names = ("EffectiveCost", "ListCost", "ServiceCategory", "ConsumedQuantity", "ConsumedUnit", "InvoiceId")
     row = dict.fromkeys(names, "NULL") | {"BilledCost": "0.000000000006", "BillingCurrency": "EUR", "Tags": ""}
-    times = PERIOD + hour * HOUR, PERIOD + (hour + 1) * HOUR
+    times = PERIOD + hour * HOUR_MS, PERIOD + (hour + 1) * HOUR_MS
     return row | {"ChargeCategory": "Usage", "ResourceId": "i-other"}, times
 
 
@@ -114,7 +116,7 @@ def test_no_figure_changes_by_it(charges: list[tuple[dict[str, str], tuple[int, 
     assert sum(row.rows for row in found.rows) == len(rows) == sum(snapshot.rows for snapshot in found.snapshots)
     single = [as_it_is(row) for row in rows]
     for day in ("2026-05-01", "2026-05-02", "2026-05-03", "2026-05-04"):
-        for now in (LATER, DAY_WINDOW.start + 5 * HOUR + 1):
+        for now in (LATER, DAY_WINDOW.start + 5 * HOUR_MS + 1):
             assert allocate(facts(list(found.rows), day, now)) == allocate(facts(single, day, now))
 
 
@@ -136,7 +138,7 @@ def test_sums_by_invoice_and_currency_are_those_of_the_file(
 
 
 def test_charges_of_no_machine_become_one_a_day_and_those_of_machines_stay() -> None:
-    hours = [(DAY_WINDOW.start + h * HOUR, DAY_WINDOW.start + (h + 1) * HOUR) for h in range(24)]
+    hours = [(DAY_WINDOW.start + h * HOUR_MS, DAY_WINDOW.start + (h + 1) * HOUR_MS) for h in range(24)]
     rows = [
         {"ResourceId": r, "ChargePeriodStart": format_time(s), "ChargePeriodEnd": format_time(e)}
         for r in ("i-a", "i-x")
@@ -158,4 +160,4 @@ def test_a_machine_is_known_by_the_last_part_of_its_resource(resource: str) -> N
         "ChargePeriodEnd": "2026-05-03T06:00:00Z",
     }
     (found,) = read(focus_csv(row), terms=TERMS).rows
-    assert found.charge_end - found.charge_start == HOUR
+    assert found.charge_end - found.charge_start == HOUR_MS

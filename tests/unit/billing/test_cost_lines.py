@@ -10,7 +10,7 @@ from services.billing.core.allocation.attribution import Fleet
 from services.billing.core.allocation.day_allocation import Allocation, allocate
 from services.billing.core.allocation.day_costs import DayInputs
 from services.billing.core.allocation.machine_time import MachineTime
-from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.cost_row import CostRow
 from services.billing.core.money import to_usd
 from services.billing.core.reports.cost_lines import (
     MAX_LINES,

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from services.billing.core.allocation.day_allocation import Allocation, allocate
 from services.billing.core.allocation.day_costs import DayInputs
-from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.cost_row import CostRow
 from services.billing.core.money import per_mtok, to_units, to_usd
 from services.billing.core.reports.cost_by_model import weighted_tokens
 from services.billing.core.reports.day_report import NO_TOKENS, NOT_DELIVERED, always_on_cost, build_day_report
 from services.billing.core.token_usage import TokenUsage, token_usage
-from services.billing.core.utc_time import DAY, Window, day_window
+from services.billing.core.utc_time import Window, day_window
 from shared.messages.billing import DayReport
 from shared.messages.meter import Tokens, TokensRow, TokenSums
+from shared.units import DAY_MS
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, charge, hours
 from tests.unit.billing.test_allocation import AWAKE, LIVES, cost_rows, covers, life
 
@@ -254,7 +255,7 @@ def test_always_on_is_every_machine_for_all_of_the_time_that_has_passed() -> Non
 
 def test_a_charge_of_the_future_is_the_days_cost_and_explains_nothing() -> None:
     times = {"a-1": life((-1, "ready"))}
-    report = reported(charge("5"), times=times, now=DAY_WINDOW.start - DAY)
+    report = reported(charge("5"), times=times, now=DAY_WINDOW.start - DAY_MS)
     assert told(report.spend, report.state) == told(5, "provisional")
 
 
@@ -356,11 +357,11 @@ def _replaced(row: CostRow, **more: Any) -> CostRow:
 @given(st.lists(cost_rows(), min_size=1, max_size=5))
 def test_the_days_and_their_tax_are_the_whole_bill(rows: list[CostRow]) -> None:
     """Nothing of an invoice is outside its days: they, their tax and the rounding are what is payable."""
-    first = min(row.charge_start for row in rows) // DAY * DAY
+    first = min(row.charge_start for row in rows) // DAY_MS * DAY_MS
     last = max(row.charge_end for row in rows)
     reports = [
         reported(*(row for row in rows if falls(row, day)), day=day)
-        for day in (Window(at, at + DAY) for at in range(first, last + 1, DAY))
+        for day in (Window(at, at + DAY_MS) for at in range(first, last + 1, DAY_MS))
     ]
     of_days = sum(to_units(r.spend or Decimal(0)) + to_units(r.tax) for r in reports)
     assert of_days == sum(to_units(row.billed) for row in rows)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from services.billing.core.allocation.charge_groups import is_early
 from services.billing.core.allocation.day_allocation import Allocation
 from services.billing.core.allocation.machine_time import MachineTime
-from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.cost_row import CostRow
 from services.billing.core.money import to_units, to_usd
 from services.billing.core.reports.day_report import report_state
-from services.billing.core.utc_time import DAY, HOUR, Window, parse_time_ms
+from services.billing.core.utc_time import Window, parse_time_ms
+from shared.units import DAY_MS, HOUR_MS
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, charge, hours
 from tests.unit.billing.test_allocation import LIVES, allocated, causes, cost_rows, life
 
@@ -33,7 +34,7 @@ def at_six(*rows: CostRow, times: dict[str, MachineTime] = AWAKE, prices: dict[s
 
 def until(moment: int, times: dict[str, MachineTime]) -> dict[str, MachineTime]:
     """What the journal has told by then."""
-    past = Window(DAY_WINDOW.start - 9 * DAY, moment)
+    past = Window(DAY_WINDOW.start - 9 * DAY_MS, moment)
     return {
         name: MachineTime(
             [replace(i, window=i.window.overlap(past)) for i in time.intervals if i.window.overlap(past).length],
@@ -102,7 +103,7 @@ def test_no_negative_charge_replaces_an_estimate_whatever_hours_it_counts() -> N
 
 def test_no_charge_has_come_later_than_now() -> None:
     assert is_early(charge("1"), EVENING)
-    assert is_early(charge("1", arrived=DAY_WINDOW.end + DAY), EVENING)
+    assert is_early(charge("1", arrived=DAY_WINDOW.end + DAY_MS), EVENING)
     assert (
         to_usd(at_six(charge("0.01")).spend) == to_usd(at_six(charge("0.01", arrived=DAY_WINDOW.end)).spend) == 18 * 36
     )
@@ -133,7 +134,7 @@ def test_time_that_nothing_prices_is_named_until_its_bill_comes() -> None:
 
 
 @given(
-    rows=st.lists(st.tuples(cost_rows(), st.integers(DAY_WINDOW.start - DAY, EVENING)), max_size=6),
+    rows=st.lists(st.tuples(cost_rows(), st.integers(DAY_WINDOW.start - DAY_MS, EVENING)), max_size=6),
     times=st.fixed_dictionaries({"a-1": LIVES, "b-1": LIVES}),
 )
 def test_no_delivery_lowers_the_estimate_of_hours_that_were_not_over(
@@ -143,7 +144,7 @@ def test_no_delivery_lowers_the_estimate_of_hours_that_were_not_over(
     prices = {"A": 36 * 10**12, "B": 7 * 10**12}
     came = [_arrived(row, at) for row, at in rows if touches(row)]
     last = max([at for _, at in rows], default=DAY_WINDOW.start)
-    open_from = max(DAY_WINDOW.start, last - last % HOUR)
+    open_from = max(DAY_WINDOW.start, last - last % HOUR_MS)
     whole = at_six(times=times, prices=prices).accrued
     before = allocated(now=open_from, times=until(open_from, times), prices=prices).accrued
     assert sum(at_six(*came, times=times, prices=prices).estimates.values()) >= whole - before - ROUNDING

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.billing.core.allocation import machine_hours as hours_of
 from services.billing.core.allocation.day_allocation import Allocation
 from services.billing.core.allocation.machine_time import MachineTime
-from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.cost_row import CostRow
 from services.billing.core.money import to_units
 from shared.messages.bill_coverage import MachineHours
 from tests.unit.billing.cost_row_builders import FLEET, charge, hours

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.billing.core.invoice_files.focus import CostRow, SnapshotKey
+from services.billing.core.cost_row import CostRow, SnapshotKey
 from tests.unit.billing.cost_row_builders import focus_csv
 from tests.unit.billing.file_reading import Found, read
 

@@ -8,8 +8,8 @@ import pytest
 from services.billing.core.allocation.accrual import Accrual
 from services.billing.core.allocation.charge_groups import group_charges
 from services.billing.core.money import to_units, to_usd
-from services.billing.core.utc_time import HOUR
 from shared.messages.billing import DayReport
+from shared.units import HOUR_MS
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, charge, hours
 from tests.unit.billing.test_allocation import AWAKE, allocated, causes, life, tiers
 from tests.unit.billing.test_day_report import reported, told
@@ -19,8 +19,8 @@ PRICE = {"A": to_units(Decimal(3))}
 
 def accrual(hour: float, amount: str, since: float = 0.0, through: float = 1.0, machine: str = "a-1") -> Accrual:
     """`since` and `through` are parts of the hour."""
-    at = DAY_WINDOW.start + round(hour * HOUR)
-    return Accrual(machine, at, to_units(Decimal(amount)), at + round(since * HOUR), at + round(through * HOUR))
+    at = DAY_WINDOW.start + round(hour * HOUR_MS)
+    return Accrual(machine, at, to_units(Decimal(amount)), at + round(since * HOUR_MS), at + round(through * HOUR_MS))
 
 
 def running(*told_of: Accrual) -> dict[str, list[Accrual]]:

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from services.billing.core.allocation.day_allocation import allocate
 from services.billing.core.allocation.day_costs import DayInputs
 from services.billing.core.allocation.machine_time import MachineTime
-from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.cost_row import CostRow
 from services.billing.core.money import to_units, to_usd
 from services.billing.core.pricing.bands import Ladder, days_before, next_band
 from services.billing.core.reports.period_report import build_period_report, complete_through
-from services.billing.core.utc_time import DAY, Window, day_of
+from services.billing.core.utc_time import Window, day_of
 from shared.messages.billing import DayReport
+from shared.units import DAY_MS
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, FLEET, LATER, charge, hours
 from tests.unit.billing.test_allocation import AWAKE, allocated, life
 from tests.unit.billing.test_day_report import WEIGHTS, M, figured, reported, served, told
@@ -145,7 +146,7 @@ def week(without: int | None, **more: Any) -> list[DayReport]:
     days = []
     for number in range(7):
         report = reported(*([] if number == without else [use(0, 24)]), times=AWAKE, **more)
-        days.append(replace_day(report, day_of(DAY_WINDOW.start + number * DAY)))
+        days.append(replace_day(report, day_of(DAY_WINDOW.start + number * DAY_MS)))
     return days
 
 
@@ -175,7 +176,7 @@ def test_a_period_is_null_by_name_and_says_what_is_whole() -> None:
 
 def test_a_day_without_its_bill_never_enters_a_band_and_takes_none_away() -> None:
     ladder = Ladder(tuple(map(Decimal, ("10", "20", "30"))), M)
-    on = day_of(DAY_WINDOW.start + 7 * DAY)
+    on = day_of(DAY_WINDOW.start + 7 * DAY_MS)
     assert days_before(on, 7)[0] == "2026-05-03"
     band = next_band("m", on, week(without=4), ladder, None)
     assert band is not None

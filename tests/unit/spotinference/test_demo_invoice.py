@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from services.billing.adapters.import_settings import ImportSettings
 from services.billing.adapters.invoice_reader import InvoiceReader
-from services.billing.core.utc_time import to_ms
 from shared.messages.invoices import DeliveredFile
 from shared.messages.waker import MachineState, Transition
+from shared.units import to_millis
 from spotinference.demo.invoice import COLUMNS, DemoFacts, DemoInvoice, demo_invoice, facts_of
 
 MIDNIGHT = 1_795_392_000.0
@@ -118,5 +118,5 @@ def test_no_more_is_charged_than_the_books_know_of_the_journal(begun: float, ran
     facts = facts_of(journal, [], begun + ran + 1)
     rows = _rows(demo_invoice(facts, instance="m", disk="d"))
     charged = sum(Decimal(row["ConsumedQuantity"]) for row in rows if row["ServiceCategory"] == "Compute")
-    known = to_ms(begun + ran) - to_ms(begun)
+    known = to_millis(begun + ran) - to_millis(begun)
     assert known - 1 < charged * 3_600_000 <= known

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from services.billing.core.allocation.machine_time import MachineTime
 from services.billing.core.money import split_exactly
-from services.billing.core.utc_time import HOUR, Window
+from services.billing.core.utc_time import Window
+from shared.units import HOUR_MS
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,14 @@ def accrue(machine: str, before: BillReading, after: BillReading, time: MachineT
     """
     rise = after.cumulative if has_fallen(before, after) else after.cumulative - before.cumulative
     if after.at <= before.at:  # the clock was set back
-        return [Accrual(machine, after.at - after.at % HOUR, rise, after.at, after.at)]
+        return [Accrual(machine, after.at - after.at % HOUR_MS, rise, after.at, after.at)]
     gap = Window(before.at, after.at)
-    parts = [gap.overlap(Window(hour, hour + HOUR)) for hour in range(gap.start - gap.start % HOUR, gap.end, HOUR)]
+    parts = [
+        gap.overlap(Window(hour, hour + HOUR_MS)) for hour in range(gap.start - gap.start % HOUR_MS, gap.end, HOUR_MS)
+    ]
     weights = [time.use(part).billable for part in parts]
     amounts = split_exactly(rise, weights if any(weights) else [part.length for part in parts])
     return [
-        Accrual(machine, part.start - part.start % HOUR, amount, part.start, part.end)
+        Accrual(machine, part.start - part.start % HOUR_MS, amount, part.start, part.end)
         for part, amount in zip(parts, amounts, strict=True)
     ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.cost_row import CostRow
 from shared.messages.codec import Unreadable, decode
 
 STORAGE = "Storage"

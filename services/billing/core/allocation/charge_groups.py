@@ -11,9 +11,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from services.billing.core.allocation.attribution import STORAGE, DirectOwner, Owner
-from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.cost_row import CostRow
 from services.billing.core.money import convert_to_usd, divide, split_exactly, to_units
-from services.billing.core.utc_time import DAY, HOUR, Window
+from services.billing.core.utc_time import Window
+from shared.units import DAY_MS, HOUR_MS
 
 UNITS_PER_HOUR = {
     **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 1),
@@ -72,15 +73,15 @@ class ChargeKey(NamedTuple):
         and one longer than a day for none: a month's licence does not say what its machine costs in an hour.
         """
         hours = self.hours
-        if self.arrived is None or hours.length <= HOUR:
+        if self.arrived is None or hours.length <= HOUR_MS:
             return hours
-        end = hours.start if self.end - self.start > DAY else min(hours.end, self.arrived)
+        end = hours.start if self.end - self.start > DAY_MS else min(hours.end, self.arrived)
         return Window(hours.start, max(hours.start, end))
 
     def known_until(self, arrived: int) -> Window:
         """The time that the charge tells the cost of when it came early: of a single hour up to then, else none."""
         hours = self.hours
-        return Window(hours.start, min(hours.end, arrived) if hours.length <= HOUR else hours.start)
+        return Window(hours.start, min(hours.end, arrived) if hours.length <= HOUR_MS else hours.start)
 
 
 @dataclass(slots=True)
@@ -127,8 +128,8 @@ def group_charges(
         per_hour = UNITS_PER_HOUR.get((row.consumed_unit or "").strip().lower(), 0)
         start, end = _counted_period(row, whose)
         is_machines = isinstance(whose, DirectOwner) and whose.machine is not None
-        early = is_early(row, now) or (now < day.end and row.charge_end - row.charge_start > DAY)
-        arrived = _arrival_ms(row, now) // HOUR * HOUR if is_machines and early else None
+        early = is_early(row, now) or (now < day.end and row.charge_end - row.charge_start > DAY_MS)
+        arrived = _arrival_ms(row, now) // HOUR_MS * HOUR_MS if is_machines and early else None
         kind = ChargeKey(start, end, whose, row.category, row.service_category, per_hour > 0, row.per_usd, arrived)
         if (charge := found.get(kind)) is None:
             charge = found[kind] = ChargeSum()
@@ -156,7 +157,7 @@ def _arrival_ms(row: CostRow, now: int) -> int:
 
 
 def _whole_hours(start: int, end: int) -> Window:
-    return Window(start - start % HOUR, end + -end % HOUR)
+    return Window(start - start % HOUR_MS, end + -end % HOUR_MS)
 
 
 def _counted_period(row: CostRow, owner: Owner) -> tuple[int, int]:
@@ -166,9 +167,9 @@ def _counted_period(row: CostRow, owner: Owner) -> tuple[int, int]:
     would depend on who summed them.
     """
     start, end = row.charge_start, row.charge_end
-    day = start - start % DAY
+    day = start - start % DAY_MS
     is_machines = isinstance(owner, DirectOwner) and owner.machine is not None
-    return (start, end) if is_machines or end > day + DAY else (day, day + DAY)
+    return (start, end) if is_machines or end > day + DAY_MS else (day, day + DAY_MS)
 
 
 def cost_on_day(amount: int, kind: ChargeKey, day: Window) -> int:
@@ -179,15 +180,15 @@ def cost_on_day(amount: int, kind: ChargeKey, day: Window) -> int:
     cost = convert_to_usd(amount, kind.per_usd)
     if day.start <= kind.start and kind.end <= day.end:
         return cost
-    first = kind.start - kind.start % DAY
-    return split_exactly(cost, _lengths_by_day(kind.start, kind.end))[(day.start - first) // DAY]
+    first = kind.start - kind.start % DAY_MS
+    return split_exactly(cost, _lengths_by_day(kind.start, kind.end))[(day.start - first) // DAY_MS]
 
 
 @lru_cache(maxsize=1024)
 def _lengths_by_day(start: int, end: int) -> tuple[int, ...]:
     """A charge's time on each of its days."""
-    first = start - start % DAY
-    return tuple(Window(start, end).overlap(Window(at, at + DAY)).length for at in range(first, end, DAY))
+    first = start - start % DAY_MS
+    return tuple(Window(start, end).overlap(Window(at, at + DAY_MS)).length for at in range(first, end, DAY_MS))
 
 
 def billed_time_ms(kind: ChargeKey, charge: ChargeSum, day: Window, elapsed: Window) -> Fraction | None:
@@ -198,8 +199,8 @@ def billed_time_ms(kind: ChargeKey, charge: ChargeSum, day: Window, elapsed: Win
     """
     if not charge.quantity or not elapsed.length:
         return None
-    if abs(charge.quantity) * HOUR > charge.rows * _QUANTUM * kind.hours.length:
+    if abs(charge.quantity) * HOUR_MS > charge.rows * _QUANTUM * kind.hours.length:
         return None
     on_day = Window(kind.start, kind.end).overlap(day).length
     whole = charge.rows * _QUANTUM * (kind.end - kind.start)
-    return min(Fraction(elapsed.length), Fraction(abs(charge.quantity) * HOUR * on_day, whole))
+    return min(Fraction(elapsed.length), Fraction(abs(charge.quantity) * HOUR_MS * on_day, whole))

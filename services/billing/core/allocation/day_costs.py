@@ -21,7 +21,7 @@ from services.billing.core.allocation.machine_hours import BilledHours, ChargedH
 from services.billing.core.allocation.machine_time import MachineTime, TimeUse
 from services.billing.core.allocation.shared_cost import Unowned
 from services.billing.core.allocation.unbilled_time import UnbilledTime, find_unbilled_time
-from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.cost_row import CostRow
 from services.billing.core.utc_time import Window
 
 CostOwner = tuple[str, str | None]

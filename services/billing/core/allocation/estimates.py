@@ -8,7 +8,8 @@ from services.billing.core.allocation.accrual import Accrual
 from services.billing.core.allocation.cost_parts import CostPart, split_cost, sum_parts, weights_by_time
 from services.billing.core.allocation.machine_time import BILLABLE_CAUSES, TimeUse, subtract_windows
 from services.billing.core.money import divide, split_exactly
-from services.billing.core.utc_time import HOUR, Window
+from services.billing.core.utc_time import Window
+from shared.units import HOUR_MS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +49,14 @@ class CostEstimator:
                 if spell.cause in BILLABLE_CAUSES and (tier := spell.tier or home) in self.prices:
                     weights[CostPart(tier, spell.cause, spell.key_id)] += time * self.prices[tier]
         if weights.total():
-            found.update(split_cost(divide(weights.total(), HOUR), weights))
+            found.update(split_cost(divide(weights.total(), HOUR_MS), weights))
         return found
 
     def beyond(self, machine: str, windows: Sequence[Window], early: Mapping[Window, int]) -> Counter[CostPart]:
         """The accrual beyond what `early` charges cost already, each for its hours: the larger of the two counts."""
         if not early:
             return self.accrual(machine, windows)
-        hours = [Window(at, at + HOUR) for window in windows for at in range(window.start, window.end, HOUR)]
+        hours = [Window(at, at + HOUR_MS) for window in windows for at in range(window.start, window.end, HOUR_MS)]
         found = {hour: self.accrual(machine, [hour]) for hour in hours}
         for window, cost in sorted(early.items(), key=lambda item: (item[0].length, item[0].start)):
             here = [hour for hour in hours if hour.overlap(window).length]

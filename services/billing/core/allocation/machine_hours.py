@@ -6,8 +6,9 @@ from decimal import Decimal
 
 from services.billing.core.allocation.machine_time import TimeUse
 from services.billing.core.money import to_usd
-from services.billing.core.utc_time import DAY, HOUR, Window
+from services.billing.core.utc_time import Window
 from shared.messages.bill_coverage import MachineHours
+from shared.units import DAY_MS, HOUR_MS
 
 _PLACES = Decimal("0.0001")
 """Of an hour: a third of a second."""
@@ -68,7 +69,7 @@ def _sum_hours(
     """
     billed = unexplained = asleep = 0
     for window, counted in windows.items():
-        if (window.length >= DAY) != is_day:
+        if (window.length >= DAY_MS) != is_day:
             continue
         spent = use(window)
         time = counted if counted is not None else spent.billable or window.length
@@ -94,4 +95,4 @@ def machine_hours_figures(hours: Mapping[str, BilledHours]) -> tuple[MachineHour
 
 
 def _to_hours(time: int) -> Decimal:
-    return (Decimal(time) / HOUR).quantize(_PLACES)
+    return (Decimal(time) / HOUR_MS).quantize(_PLACES)

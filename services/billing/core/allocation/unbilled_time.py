@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from services.billing.core.allocation.estimates import CostEstimator
 from services.billing.core.allocation.machine_time import BILLABLE_CAUSES, Interval, MachineTime, subtract_windows
-from services.billing.core.utc_time import HOUR, Window, format_time
+from services.billing.core.utc_time import Window, format_time
 from shared.messages.bill_coverage import Unbilled as UnbilledFigure
+from shared.units import HOUR_MS
 
 CLOCK_SLACK_MS = 5 * 60_000
 """Milliseconds of a UTC hour. A provider's clock for a machine starts later and stops earlier than the journal's, and a
@@ -50,7 +51,7 @@ def find_unbilled_time(
     free = subtract_windows(day, charged)
     unknown = _unknown_since(machine, time, free, basis, on_bill=bool(charged))
     found = [UnbilledTime(machine, tier, since, estimated=False) for tier, since in unknown.items()]
-    starts = [part.start - part.start % HOUR for _, part in _awake(time, free)]
+    starts = [part.start - part.start % HOUR_MS for _, part in _awake(time, free)]
     since = min(starts, default=None) if charged else None
     return found + [UnbilledTime(machine, tier, since, estimated=True) for tier in sorted({*estimated} - {*unknown})]
 
@@ -71,7 +72,7 @@ def _unknown_since(
         if tier not in basis.prices:
             times = served if interval.can_serve else passing
             for window in _split_by_hour(part):
-                times[tier, window.start - window.start % HOUR] += window.length
+                times[tier, window.start - window.start % HOUR_MS] += window.length
     on_bill = on_bill or bool(told)
     first: dict[str, int | None] = {}
     for tier, hour in sorted({*served, *passing}):
@@ -118,5 +119,5 @@ def _awake(time: MachineTime, windows: Iterable[Window]) -> list[tuple[Interval,
 
 
 def _split_by_hour(window: Window) -> list[Window]:
-    first = window.start - window.start % HOUR
-    return [window.overlap(Window(hour, hour + HOUR)) for hour in range(first, window.end, HOUR)]
+    first = window.start - window.start % HOUR_MS
+    return [window.overlap(Window(hour, hour + HOUR_MS)) for hour in range(first, window.end, HOUR_MS)]

@@ -6,10 +6,11 @@ from decimal import Decimal
 from statistics import median_low
 from typing import Any
 
-from services.billing.core.invoice_files.focus import SnapshotKey
+from services.billing.core.cost_row import SnapshotKey
 from services.billing.core.invoice_files.schema import SNAPSHOT_KEY
 from services.billing.core.money import to_units, to_usd
-from services.billing.core.utc_time import DAY, day_of
+from services.billing.core.utc_time import day_of
+from shared.units import DAY_MS
 
 LARGE_CHARGE_FACTOR = 1000
 """A charge of so many usual days is a slip of units more likely than a charge."""
@@ -50,7 +51,7 @@ class PreviousSnapshot:
 
 def statistics_sql(now: int) -> str:
     """SQL over the table `charges`: key, currency, then the fields of `SnapshotStatistics` in order."""
-    tomorrow = (now // DAY + 1) * DAY
+    tomorrow = (now // DAY_MS + 1) * DAY_MS
     return f"""
         WITH of_day AS (
             SELECT {_KEY_COLUMNS}, currency, day_start(charge_start) AS day, abs(sum(billed)) AS cost

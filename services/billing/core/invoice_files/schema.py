@@ -16,9 +16,9 @@ from services.billing.core.invoice_files.columns import (
     value_sql,
 )
 from services.billing.core.invoice_files.sql_macros import RESIDUE_PLACES
-from services.billing.core.utc_time import DAY
+from shared.units import DAY_MS
 
-MAX_CHARGE_PERIOD_MS = 3700 * DAY
+MAX_CHARGE_PERIOD_MS = 3700 * DAY_MS
 """Ten years: no provider sells longer, and each day of a row is one part of it."""
 
 FIELDS: Mapping[str, str] = {
@@ -219,12 +219,12 @@ def merge_charges_sql(charges: str, rates: Sequence[ExchangeRate]) -> str:
                 sum(residue) AS residue, count(*) AS rows
             FROM (SELECT * REPLACE (
                     CASE WHEN alone IS NULL THEN day_start(charge_start) ELSE charge_start END AS charge_start,
-                    CASE WHEN alone IS NULL THEN day_start(charge_start) + {DAY} ELSE charge_end END AS charge_end,
+                    CASE WHEN alone IS NULL THEN day_start(charge_start) + {DAY_MS} ELSE charge_end END AS charge_end,
                     CASE WHEN alone IS NOT NULL THEN consumed_quantity END AS consumed_quantity,
                     CASE WHEN alone IS NOT NULL THEN consumed_unit END AS consumed_unit
                 ) FROM (SELECT *, {exact} AS alone, {exchange_rate_sql(rates)} AS per_usd FROM (SELECT *,
                     {_is_own_resource_sql("resource_id")} OR {_is_own_resource_sql("parent_id")} AS is_mine,
-                    charge_end <= day_start(charge_start) + {DAY} AS in_a_day
+                    charge_end <= day_start(charge_start) + {DAY_MS} AS in_a_day
                 FROM ({charges}))))
             GROUP BY ALL)"""
 

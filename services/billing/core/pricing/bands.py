@@ -7,8 +7,9 @@ from fractions import Fraction
 
 from services.billing.core.money import MTOK, UNITS_PER_USD, per_mtok, to_units
 from services.billing.core.reports.day_report import NOT_DELIVERED
-from services.billing.core.utc_time import DAY, day_of, day_window
+from services.billing.core.utc_time import day_of, day_window
 from shared.messages.billing import Band, DayReport
+from shared.units import DAY_MS
 
 SHORT_WINDOW_DAYS, LONG_WINDOW_DAYS = 7, 28
 """Days that a band looks back: the dearer of the two windows decides."""
@@ -59,7 +60,7 @@ def next_band(model: str, day: str, reports: Sequence[DayReport], ladder: Ladder
 def days_before(day: str, length: int) -> list[str]:
     """So many days in order, the last of them the one before `day`."""
     end = day_window(day).start
-    return [day_of(end - back * DAY) for back in range(length, 0, -1)]
+    return [day_of(end - back * DAY_MS) for back in range(length, 0, -1)]
 
 
 def _cost_and_tokens(model: str, days: Sequence[str], reports: Sequence[DayReport]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from services.billing.core.allocation.charge_groups import cost_on_day, group_ch
 from services.billing.core.allocation.day_allocation import Allocation
 from services.billing.core.allocation.day_costs import CostOwner, DayInputs
 from services.billing.core.allocation.shared_cost import Unowned
-from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.cost_row import CostRow
 from services.billing.core.money import divide, to_usd
 from shared.messages.explanation import CostLine, Explanation, LineKind
 

@@ -9,7 +9,7 @@ from services.billing.core.allocation.unbilled_time import missing_bill_reason
 from services.billing.core.money import MTOK, PLACES, divide, per_mtok, to_usd
 from services.billing.core.reports.cost_by_model import cost_by_model_and_key, weighted_tokens
 from services.billing.core.token_usage import TokenUsage, total_tokens
-from services.billing.core.utc_time import HOUR, Window
+from services.billing.core.utc_time import Window
 from shared.messages.billing import (
     CAUSES,
     AlwaysOn,
@@ -21,6 +21,7 @@ from shared.messages.billing import (
     Variance,
 )
 from shared.messages.meter import TokenSums
+from shared.units import HOUR_MS
 
 NOT_DELIVERED = "cost not delivered"
 NO_TOKENS = "no tokens"
@@ -128,7 +129,7 @@ def always_on_cost(tier_of: Mapping[str, str], prices: Mapping[str, int], elapse
     if unpriced or not tier_of:
         reason = f"no price_per_hour: {', '.join(unpriced)}" if unpriced else "no machines"
         return AlwaysOn(spend=None, usd_per_mtok=None, reason=reason)
-    spend = divide(sum(prices[tier] for tier in tier_of.values()) * elapsed.length, HOUR)
+    spend = divide(sum(prices[tier] for tier in tier_of.values()) * elapsed.length, HOUR_MS)
     return AlwaysOn(spend=to_usd(spend), usd_per_mtok=per_mtok(spend, tokens), reason=None if tokens else NO_TOKENS)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from services.billing.core.allocation.charge_groups import ChargeKey, cost_on_day, quantity_units
-from services.billing.core.invoice_files.focus import CostRow
+from services.billing.core.cost_row import CostRow
 from services.billing.core.money import to_units, to_usd
 from services.billing.core.utc_time import Window
 from shared.messages.codec import Unreadable, decode
