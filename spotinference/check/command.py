@@ -1,4 +1,4 @@
-"""`spotinference check`: is the configuration right, and what of it can be reached from here?"""
+"""The command `check`."""
 
 import asyncio
 import sys
@@ -19,14 +19,17 @@ from spotinference.terminal import print_line
 @click.command()
 @suite_options
 def check(context: Context) -> None:
-    """Read the configuration, say what is wrong, try what can be reached. It changes nothing."""
+    """Validate the configuration and try everything that it connects to. Changes nothing.
+
+    Exits with status 1 if anything is wrong.
+    """
     config = context.config()
     _print(ok(f"{context.path}: {len(config.machine)} machines, {len(config.model)} models"))
     sys.exit(asyncio.run(_run_checks(config, context.data_dir)))
 
 
 async def _run_checks(config: Config, data_dir: Path) -> int:
-    """The exit status. Each part is tried whatever became of those before it."""
+    """Run all checks, whatever the results of the previous ones, and return the exit status."""
     status = 0
     async for diagnostics in _all_checks(config, data_dir):
         for diagnostic in diagnostics:

@@ -1,4 +1,4 @@
-"""Checks of this host and of what the suite connects to."""
+"""Checks of this host, the bus and the database."""
 
 import asyncio
 import os
@@ -24,45 +24,47 @@ PROBE_SECONDS = 3.0
 
 
 def check_program(machine: Machine) -> Diagnostic | None:
+    """Check that the program of the machine's command is installed."""
     if not machine.command:
         return None
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     program = machine.command[0]
     if shutil.which(program, path=path) is None:
-        fix = "install it or give its full path"
-        return wrong(f"machine {machine.id}: command: no program {program!r} on the PATH: {fix}")
-    return ok(f"machine {machine.id}: {program} is there")
+        fix = "install it, or give its full path"
+        return wrong(f"machine {machine.id}: command: program {program!r} is not on the PATH: {fix}")
+    return ok(f"machine {machine.id}: {program} is installed")
 
 
 def check_prices(config: Config) -> list[Diagnostic]:
-    """Rented tiers whose cost of today nothing tells but a bill. Hyperstack has a running bill."""
+    """List rented tiers without a price and without a running bill: only an invoice shows their cost."""
     if config.billing.daily_budget is not None:
-        text = "no price_per_hour: while its machines are awake today's spend is unknown, and the fleet's gate closed"
+        text = "no price_per_hour: while its machines are awake, today's spend is unknown and the fleet's gate closed"
     elif not config.billing.source:
-        text = "no price_per_hour, and no [[billing.source]]: what its days cost is unknown until its bill is imported"
+        text = "no price_per_hour and no [[billing.source]]: its cost is unknown until an invoice is imported"
     else:
         return []
     return [
-        note(f'tier {tier.name}: {text}. Give it a price_per_hour, "0" if nobody bills it')
+        note(f'tier {tier.name}: {text}. Set price_per_hour, "0" if nobody bills it')
         for tier in config.tier
         if not (tier.traits.is_local or tier.traits.has_running_bill) and tier.price_per_hour is None
     ]
 
 
 def check_ports(config: Config, data_dir: Path) -> list[Diagnostic]:
+    """Check that the configured ports are free, unless the services of this data directory hold them."""
     if suite_file.read(data_dir) is not None:
-        return []  # our own suite holds them
+        return []  # our own services hold them
     diagnostics: list[Diagnostic] = []
     sections = (config.gateway, config.waker, config.meter, config.billing)
-    wanted = [("gateway.port", config.gateway.host, config.gateway.port)]
+    ports = [("gateway.port", config.gateway.host, config.gateway.port)]
     names = ("gateway", "waker", "meter", "billing")
-    wanted += [(f"{n}.metrics_port", s.metrics_host, s.metrics_port) for n, s in zip(names, sections, strict=True)]
-    for name, host, port in wanted:
+    ports += [(f"{n}.metrics_port", s.metrics_host, s.metrics_port) for n, s in zip(names, sections, strict=True)]
+    for name, host, port in ports:
         if port:
             try:
                 socket.create_server((host, port)).close()
             except OSError as error:
-                fix = "name another port, or 0"
+                fix = "choose another port, or 0"
                 diagnostics.append(wrong(f"{name}: cannot listen on {host}:{port}: {error.strerror}: {fix}"))
             else:
                 diagnostics.append(ok(f"{name}: {host}:{port} is free"))
@@ -70,11 +72,11 @@ def check_ports(config: Config, data_dir: Path) -> list[Diagnostic]:
 
 
 async def check_bus(config: Config, data_dir: Path) -> tuple[list[Diagnostic], dict[str, MachineRecord]]:
-    """And the machines on record, where there are any."""
+    """Check the bus; also return the machines on record, by id."""
     try:
         url = suite_file.bus_url(config, data_dir)
     except Misconfigured:
-        return [ok("bus: none set; `spotinference up` brings its own")], {}
+        return [ok("bus: not configured; `spotinference up` runs its own")], {}
     records: dict[str, MachineRecord] = {}
     try:
         async with connect(url, name="check", wait=PROBE_SECONDS) as bus:
@@ -82,13 +84,14 @@ async def check_bus(config: Config, data_dir: Path) -> tuple[list[Diagnostic], d
                 for record, _ in (await read_bucket(bus, FLEET, MachineRecord)).values():
                     records[record.machine] = record
             except BusError as error:
-                return [note(f"bus: connected; no fleet is on record: {error}")], records
+                return [note(f"bus: connected; no machines on record: {error}")], records
     except (BusError, Misconfigured) as error:
         return [wrong(f"bus: {error}")], records
     return [ok(f"bus: connected; {len(records)} machines on record")], records
 
 
 async def check_database(config: Config) -> list[Diagnostic]:
+    """Check that the configured database can be reached."""
     if config.database.url is None and config.database.url_file is None:
         return [ok("database: SQLite in the data directory")]
     try:

@@ -1,1 +1,1 @@
-"""`spotinference demo`: the whole job end to end, on real parts, in under a minute."""
+"""`spotinference demo`: the whole system once, with real components, in under a minute."""

@@ -1,7 +1,7 @@
-"""The invoice of the demo: a FOCUS 1.2 file as a provider of a small rented CPU machine would deliver it.
+"""The demo's invoice: a FOCUS 1.2 file, as the provider of a small rented CPU machine would deliver it.
 
-The prices are made up; what they are charged for is what happened: the machine's and the disk's hours, the bytes that
-left. Nothing here reads a clock or a file, and the same facts give the same bytes.
+The prices are invented, the charges are real: the hours of the machine and its disk, and the bytes sent. Pure: the
+same facts give the same bytes.
 """
 
 import csv
@@ -46,12 +46,12 @@ class DemoFacts:
     disk: tuple[float, float]
     """From when until when the disk existed; nothing after its end is charged."""
     transfers: Sequence[tuple[float, int]]
-    """When an answer had left, and its bytes."""
+    """When a response ended, and its size in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoInvoice:
-    """The file, what it comes to in USD, tax included, and the UTC days that it charges for, in order."""
+    """The file, its total in USD including tax, and the UTC days that it charges for, in order."""
 
     csv: bytes
     total: Decimal
@@ -78,27 +78,27 @@ class _Usage:
         return (self.quantity * self.price).quantize(_COST)
 
 
-def facts_of(journal: Iterable[Journalled], transfers: Sequence[tuple[float, int]], now: float) -> DemoFacts:
-    """What the machine's provider would know: its disk since it was first seen, each run from wake to sleep."""
+def facts_from_journal(journal: Iterable[Journalled], transfers: Sequence[tuple[float, int]], now: float) -> DemoFacts:
+    """Return what the provider would know: the disk since the first entry, and each run from wake to sleep."""
     first: float | None = None
-    begun: float | None = None
+    began: float | None = None
     awake: list[tuple[float, float]] = []
     for entry in journal:
         if not isinstance(entry, Transition):
             continue
         first = entry.at if first is None else first
         if entry.to_state == "waking":
-            begun = entry.at
-        elif entry.to_state == "asleep" and begun is not None:
-            awake.append((begun, entry.at))
-            begun = None
-    if begun is not None:
-        awake.append((begun, now))
+            began = entry.at
+        elif entry.to_state == "asleep" and began is not None:
+            awake.append((began, entry.at))
+            began = None
+    if began is not None:
+        awake.append((began, now))
     return DemoFacts(awake=awake, disk=(now if first is None else first, now), transfers=transfers)
 
 
-def demo_invoice(facts: DemoFacts, *, instance: str, disk: str) -> DemoInvoice:
-    """The charges of `facts`, hour by hour. `instance` and `disk` become the rows' ResourceId."""
+def build_invoice(facts: DemoFacts, *, instance: str, disk: str) -> DemoInvoice:
+    """Return the charges for `facts`, hour by hour. `instance` and `disk` become the rows' ResourceId."""
     rows = [*_compute(facts, instance), *_disk(facts, disk), *_network(facts)]
     by_day: defaultdict[datetime, Decimal] = defaultdict(Decimal)
     for row in rows:
@@ -168,20 +168,20 @@ def _network(facts: DemoFacts) -> Iterator[_Usage]:
 
 
 def _merged(awake: Iterable[tuple[float, float]], last: datetime) -> list[tuple[datetime, datetime]]:
-    """Sorted, without overlaps, nothing after `last`."""
-    found: list[tuple[datetime, datetime]] = []
+    """Sort and merge the spans; nothing is after `last`."""
+    merged: list[tuple[datetime, datetime]] = []
     for pair in sorted(awake):
         begin, end = map(_moment, pair)
         end = min(end, last)
-        if found and begin <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
+        if merged and begin <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         elif begin < end:
-            found.append((begin, end))
-    return found
+            merged.append((begin, end))
+    return merged
 
 
 def _by_hour(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """The time between the two, cut at full hours."""
+    """Split the time between the two at full hours."""
     while start < end:
         until = min(end, _hour_of(start) + HOUR)
         yield start, until
@@ -238,7 +238,7 @@ def _tax_cells(day: datetime, tax: Decimal) -> Mapping[str, str]:
 
 
 def _common(start: datetime, end: datetime, cost: Decimal) -> Mapping[str, str]:
-    """What every row says, all else null until it says more."""
+    """Return the columns that every row has; the others are null."""
     month = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return {
         **dict.fromkeys(COLUMNS, _NULL),

@@ -1,4 +1,4 @@
-"""The demo's requests: two that are shown as they stream, and a batch of real work."""
+"""The demo's requests: two that are printed as they stream, and a batch of questions."""
 
 import asyncio
 import time
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import openai
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
-from spotinference.demo.journal_printer import Messages
-from spotinference.demo.suite import Stage, expect
+from spotinference.demo.journal_printer import JournalPrinter
+from spotinference.demo.suite import StepPrinter, require
 from spotinference.terminal import print_line
 
 MODEL = "smollm2-135m"
 SHOWN_TOKENS = 64
 ANSWER_TOKENS = 24
-"""Short: the demo's CPU writes some 50 tokens a second, and reads many more."""
+"""Short: the demo's CPU generates about 50 tokens a second, and reads many more."""
 PROMPT = "Explain what a load balancer does, in two sentences."
 HANDBOOK = """\
 You answer questions of new operators from this handbook, in one plain sentence.
@@ -46,28 +46,30 @@ QUESTIONS = (
     "When is a day's figure final?",
     "What does draining a machine mean?",
 )
-AT_ONCE = 2
+CONCURRENCY = 2
 INDENT = " " * 13
 
 
 @dataclass
 class SentRequests:
-    """What the client received: for the invoice, when each answer had left and how large it was."""
+    """What the client received. The invoice needs when each response ended and its size in bytes."""
 
     transfers: list[tuple[float, int]] = field(default_factory=list)
     requests: int = 0
     since: float = field(default_factory=time.time)
-    """Before the first of them."""
+    """Before the first request."""
 
     def add(self, stream: openai.AsyncStream[ChatCompletionChunk]) -> None:
         self.requests += 1
         self.transfers.append((time.time(), stream.response.num_bytes_downloaded))
 
 
-async def show(client: openai.AsyncOpenAI, stage: Stage, messages: Messages, state: str, sent: SentRequests) -> None:
-    """One request, printed as it streams."""
-    stage.print(f"asking {MODEL}, whose machine is {state}: {PROMPT}")
-    asked = time.monotonic()
+async def print_stream(
+    client: openai.AsyncOpenAI, printer: StepPrinter, journal: JournalPrinter, state: str, sent: SentRequests
+) -> None:
+    """Send one request and print the answer as it streams."""
+    printer.print(f"asking {MODEL}, whose machine is {state}: {PROMPT}")
+    sent_at = time.monotonic()
     first: float | None = None
     stream = await _open_stream(client, [{"role": "user", "content": PROMPT}], SHOWN_TOKENS)
     tokens = 0
@@ -79,7 +81,7 @@ async def show(client: openai.AsyncOpenAI, stage: Stage, messages: Messages, sta
                 if choice.delta.content:
                     if first is None:
                         first = time.monotonic()
-                        printing.enter_context(messages.held())
+                        printing.enter_context(journal.paused())
                         print_line(INDENT, end="")
                     line, *more = choice.delta.content.split("\n")
                     print_line(line, end="")
@@ -88,34 +90,36 @@ async def show(client: openai.AsyncOpenAI, stage: Stage, messages: Messages, sta
                         print_line(INDENT + line, end="")
         print_line()
     sent.add(stream)
-    expect(first is not None and tokens > 0, "the stream brought no tokens")
+    require(first is not None and tokens > 0, "the stream had no tokens")
     assert first is not None
     rate = tokens / max(1e-9, time.monotonic() - first)
-    stage.print(f"first token after {first - asked:.2f} s, {tokens} tokens at {rate:.0f} tokens/s")
+    printer.print(f"first token after {first - sent_at:.2f} s, {tokens} tokens at {rate:.0f} tokens/s")
 
 
-async def work(client: openai.AsyncOpenAI, stage: Stage, sent: SentRequests) -> None:
-    """Every question about the handbook, some at once."""
+async def answer_questions(client: openai.AsyncOpenAI, printer: StepPrinter, sent: SentRequests) -> None:
+    """Ask every question about the handbook, some concurrently."""
     begun = time.monotonic()
-    room = asyncio.Semaphore(AT_ONCE)
-    totals = await asyncio.gather(*(_answer_question(client, room, question, sent) for question in QUESTIONS))
+    slots = asyncio.Semaphore(CONCURRENCY)
+    totals = await asyncio.gather(*(_answer_question(client, slots, question, sent) for question in QUESTIONS))
     seconds = max(1e-9, time.monotonic() - begun)
     prompt, cached, completion = (sum(parts) for parts in zip(*totals, strict=True))
-    expect(completion > 0, "the answers have no tokens")
-    stage.print(f"{len(totals)} answers, {AT_ONCE} at a time: {prompt:,} prompt tokens, {cached:,} of them cached,")
-    stage.print(f"and {completion:,} completion tokens: {(prompt + completion) / seconds:,.0f} tokens/s")
+    require(completion > 0, "the answers have no tokens")
+    printer.print(
+        f"{len(totals)} answers, {CONCURRENCY} at a time: {prompt:,} prompt tokens, {cached:,} of them cached,"
+    )
+    printer.print(f"and {completion:,} completion tokens: {(prompt + completion) / seconds:,.0f} tokens/s")
 
 
 async def _answer_question(
-    client: openai.AsyncOpenAI, room: asyncio.Semaphore, question: str, sent: SentRequests
+    client: openai.AsyncOpenAI, slots: asyncio.Semaphore, question: str, sent: SentRequests
 ) -> tuple[int, int, int]:
-    """Its prompt, cached and completion tokens."""
-    async with room:
-        asked: list[ChatCompletionMessageParam] = [
+    """Return the prompt, cached and completion tokens of one answer."""
+    async with slots:
+        messages: list[ChatCompletionMessageParam] = [
             {"role": "system", "content": HANDBOOK},
             {"role": "user", "content": question},
         ]
-        stream = await _open_stream(client, asked, ANSWER_TOKENS)
+        stream = await _open_stream(client, messages, ANSWER_TOKENS)
         usage = None
         async for chunk in stream:
             usage = chunk.usage or usage
@@ -127,11 +131,11 @@ async def _answer_question(
 
 
 async def _open_stream(
-    client: openai.AsyncOpenAI, messages: list[ChatCompletionMessageParam], max_tokens: int
+    client: openai.AsyncOpenAI, journal: list[ChatCompletionMessageParam], max_tokens: int
 ) -> openai.AsyncStream[ChatCompletionChunk]:
     return await client.chat.completions.create(
         model=MODEL,
-        messages=messages,
+        messages=journal,
         max_tokens=max_tokens,
         temperature=0,
         stream=True,

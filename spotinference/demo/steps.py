@@ -1,6 +1,6 @@
-"""`spotinference demo`: the whole job once, on real parts, each step with its time.
+"""The steps of the demo: the whole system once, with real components, each step with its time.
 
-It uses the suite the way its users would: the official OpenAI SDK, the operator's commands, a provider's invoice.
+The demo uses the services as their users do: the official OpenAI SDK, the operator's commands, a provider's invoice.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from shared.messages.codec import decode, decode_text
 from shared.messages.waker import ProviderCall
 from shared.printable import printable
 from spotinference.demo import preflight, requests
-from spotinference.demo.invoice import demo_invoice, facts_of
-from spotinference.demo.journal_printer import Messages, following
-from spotinference.demo.suite import WAIT_SECONDS, DemoFailed, Stage, Suite, expect, until, up
+from spotinference.demo.invoice import build_invoice, facts_from_journal
+from spotinference.demo.journal_printer import JournalPrinter, follow
+from spotinference.demo.suite import WAIT_SECONDS, DemoFailed, StepPrinter, Suite, require, running_suite, wait_until
 from spotinference.engine import model_file
 from spotinference.journal.follower import read_journal
 from spotinference.report.view import render_report
@@ -61,100 +61,104 @@ lineup = ["local"]
 """
 
 
-async def run(named: Path | None) -> int:
-    """All steps; the exit status."""
-    with _prepared(named) as folder:
-        stage = Stage()
+async def run(data_dir: Path | None) -> int:
+    """Run all steps and return the exit status."""
+    with _demo_folder(data_dir) as folder:
+        printer = StepPrinter()
         try:
-            stage.step("What the demo needs of this machine")
+            printer.step("Check what the demo needs on this host")
             await asyncio.to_thread(preflight.check, folder)
-            stage.print("room on the disk, free ports, an engine that can be loaded")
+            printer.print("disk space, free ports and the engine are fine")
             path = await asyncio.to_thread(model_file.model_file)
-            stage.print(f"the model's weights: {path.name}, {path.stat().st_size / 1e6:.0f} MB, on this disk")
-            stage.step("`spotinference up`: every service a process of its own, the machine asleep")
-            async with up(folder, stage) as suite:
-                await _serve(suite, stage)
+            printer.print(f"the model's weights are on disk: {path.name}, {path.stat().st_size / 1e6:.0f} MB")
+            printer.step("Start `spotinference up`: each service in a process of its own, the machine asleep")
+            async with running_suite(folder, printer) as suite:
+                await _serve(suite, printer)
         except (SpotinferenceError, openai.OpenAIError, aiohttp.ClientError) as error:
             reason = "\n".join(map(printable, str(error).split("\n")))
             click.secho(f"\nthe demo failed: {reason}\nlogs are in {folder / 'logs'}", fg="red", err=True)
             return 1
-        click.secho(f"\nDone in {time.monotonic() - stage.begun:.1f} s; everything has stopped.", bold=True)
+        click.secho(f"\nDone in {time.monotonic() - printer.began_at:.1f} s. Everything has stopped.", bold=True)
         return 0
 
 
 @contextmanager
-def _prepared(named: Path | None) -> Iterator[Path]:
-    """The demo's own folder, emptied, for one demo at a time; one that was named has to be empty."""
-    folder = DEFAULT_FOLDER if named is None else named
-    with ExitStack() as until_end:
-        if named is None:
+def _demo_folder(data_dir: Path | None) -> Iterator[Path]:
+    """Yield the demo's folder, emptied, for one demo at a time. A folder named by the user must be empty."""
+    folder = DEFAULT_FOLDER if data_dir is None else data_dir
+    with ExitStack() as stack:
+        if data_dir is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = until_end.enter_context(folder.with_name("demo.lock").open("w"))
+            lock = stack.enter_context(folder.with_name("demo.lock").open("w"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise click.ClickException(
-                    "a demo runs here: wait for its end, or name a folder with --data-dir"
+                    "a demo is running here: wait until it ends, or choose a folder with --data-dir"
                 ) from None
             shutil.rmtree(folder, ignore_errors=True)
         elif folder.is_dir() and any(folder.iterdir()):
-            raise click.BadParameter(f"{folder} is not empty: name a new folder", param_hint="--data-dir")
+            raise click.BadParameter(f"{folder} is not empty: choose a new folder", param_hint="--data-dir")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "spotinference.toml").write_text(CONFIG, "utf-8")
         yield folder.resolve()
 
 
-async def _serve(suite: Suite, stage: Stage) -> None:
+async def _serve(suite: Suite, printer: StepPrinter) -> None:
     machine = await suite.machine()
-    stage.print(f"machine  {machine.machine} is {machine.state}")
-    expect(machine.state == "asleep", "the machine was not asleep at the start")
+    printer.print(f"machine  {machine.machine} is {machine.state}")
+    require(machine.state == "asleep", "the machine was not asleep at the start")
     sent = requests.SentRequests()
-    async with following(suite, stage) as messages:
-        endpoint, engine = await _ask(suite, stage, messages, sent)
-        await _count(suite, stage, engine, sent)
-        await _sleep(stage, messages, endpoint)
-    await _books(suite, stage, sent)
+    async with follow(suite, printer) as journal:
+        endpoint, engine = await _send_requests(suite, printer, journal, sent)
+        await _count(suite, printer, engine, sent)
+        await _sleep(printer, journal, endpoint)
+    await _books(suite, printer, sent)
 
 
-async def _ask(
-    suite: Suite, stage: Stage, messages: Messages, sent: requests.SentRequests
+async def _send_requests(
+    suite: Suite, printer: StepPrinter, journal: JournalPrinter, sent: requests.SentRequests
 ) -> tuple[str, EngineCounters]:
-    """Where the engine was, and its own count after all requests."""
-    stage.step("A key, and the official OpenAI SDK: the first request wakes the machine")
-    minted = await suite.json("keys", "create", "--name", "demo")
-    stage.print(f"key {minted['id']} minted")
+    """Send the requests. Return the engine's endpoint, and its own token counts after all requests."""
+    printer.step("Create a key; the first request, with the official OpenAI SDK, wakes the machine")
+    key = await suite.run_json("keys", "create", "--name", "demo")
+    printer.print(f"created key {key['id']}")
     async with openai.AsyncOpenAI(
         base_url=suite.base_url,
-        api_key=minted["key"],
+        api_key=key["key"],
         max_retries=0,
         timeout=WAIT_SECONDS + 5,
         default_headers={"X-Wake-Timeout": f"{WAIT_SECONDS:.0f}"},
     ) as client:
-        await _wake(client, suite, stage, messages, sent)
-        stage.step("The same again, warm; then real work: a dozen questions about a handbook")
-        await requests.show(client, stage, messages, "ready", sent)
-        await requests.work(client, stage, sent)
+        await _wake(client, suite, printer, journal, sent)
+        printer.step("Send the same request to the ready machine, then a dozen questions about a handbook")
+        await requests.print_stream(client, printer, journal, "ready", sent)
+        await requests.answer_questions(client, printer, sent)
     endpoint = await suite.endpoint()
     return endpoint, await _engine_counters(endpoint)
 
 
 async def _wake(
-    client: openai.AsyncOpenAI, suite: Suite, stage: Stage, messages: Messages, sent: requests.SentRequests
+    client: openai.AsyncOpenAI, suite: Suite, printer: StepPrinter, journal: JournalPrinter, sent: requests.SentRequests
 ) -> None:
-    """The first request; `DemoFailed` with the reason as soon as it is known that no machine will answer it."""
-    asking = asyncio.create_task(requests.show(client, stage, messages, "asleep", sent))
-    failing = asyncio.create_task(messages.wake_failed())
+    """Send the first request.
+
+    Raises:
+        DemoFailed: no machine will answer it; raised as soon as that is known, with the reason.
+    """
+    asking = asyncio.create_task(requests.print_stream(client, printer, journal, "asleep", sent))
+    failing = asyncio.create_task(journal.wait_until_wake_fails())
     try:
         await asyncio.wait((asking, failing), return_when=asyncio.FIRST_COMPLETED)
         if asking.done():
             await asking
             return
-        raise DemoFailed("the machine does not wake")
+        raise DemoFailed("the machine did not wake")
     except (DemoFailed, openai.OpenAIError) as error:
-        reason = f"{error}\nthe waker said last: {messages.last_reason()}"
+        reason = f"{error}\nthe waker's last message: {journal.last_reason()}"
         words = keeper_files.last_words(keeper_files.machine_folder(suite.folder, MACHINE))
         if words and words not in reason:
-            reason += f"\nthe engine said last: {words}"
+            reason += f"\nthe engine's last message: {words}"
         raise DemoFailed(reason) from error
     finally:
         for task in (asking, failing):
@@ -162,70 +166,70 @@ async def _wake(
         await asyncio.gather(asking, failing, return_exceptions=True)
 
 
-async def _count(suite: Suite, stage: Stage, engine: EngineCounters, sent: requests.SentRequests) -> None:
-    stage.step("Every token counted: the ledger against the engine's own counters")
+async def _count(suite: Suite, printer: StepPrinter, engine: EngineCounters, sent: requests.SentRequests) -> None:
+    printer.step("Compare the ledger's token counts with the engine's own counters")
 
-    totals = await until(
+    totals = await wait_until(
         lambda: suite.usage_since(sent.since),
-        lambda seen: seen["requests"] == sent.requests,
-        "the ledger did not get every request",
+        lambda totals: totals["requests"] == sent.requests,
+        "the ledger did not receive every request",
     )
     probe = sum(entry.tokens for entry in await suite.run_with_bus(read_journal) if isinstance(entry, ProviderCall))
     prompt, completion = totals["prompt_tokens"], totals["completion_tokens"]
-    stage.print(f"ledger   {totals['requests']} requests, {prompt} prompt + {completion} completion tokens")
-    stage.print(
+    printer.print(f"ledger   {totals['requests']} requests, {prompt} prompt + {completion} completion tokens")
+    printer.print(
         f"engine   {engine.prompt_tokens} prompt + {engine.completion_tokens} completion tokens, "
-        f"{probe} of them for the waker's probe that it answers"
+        f"{probe} of them for the waker's readiness probe"
     )
-    expect(
+    require(
         engine.prompt_tokens + engine.completion_tokens - probe == prompt + completion,
         "the ledger and the engine do not agree",
     )
-    stage.print("equal")
+    printer.print("equal")
 
 
 async def _engine_counters(endpoint: str) -> EngineCounters:
-    async def look() -> EngineCounters:
+    async def read() -> EngineCounters:
         async with aiohttp.ClientSession() as session, session.get(f"{endpoint}/metrics") as answer:
             return parse(decode_text(await answer.read()))
 
-    return await until(look, lambda seen: seen.running == 0, "the engine did not come to rest")
+    return await wait_until(read, lambda counters: counters.running == 0, "the engine did not finish its requests")
 
 
-async def _sleep(stage: Stage, messages: Messages, endpoint: str) -> None:
-    stage.step("Idle for 8 s: drained, put to sleep")
-    await messages.reached_sleep()
+async def _sleep(printer: StepPrinter, journal: JournalPrinter, endpoint: str) -> None:
+    printer.step("After 8 idle seconds, the machine is drained and put to sleep")
+    await journal.wait_until_asleep()
     try:
         async with aiohttp.ClientSession() as session, session.get(f"{endpoint}/health"):
             raise DemoFailed("the engine still answers")
     except aiohttp.ClientConnectorError:
-        stage.print("the engine's process is gone")
+        printer.print("the engine's process is gone")
 
 
-async def _books(suite: Suite, stage: Stage, sent: requests.SentRequests) -> None:
-    stage.step("The provider's invoice, divided by the tokens")
-    facts = facts_of(await suite.run_with_bus(read_journal), sent.transfers, time.time())
-    invoice = demo_invoice(facts, instance=MACHINE, disk=DISK)
+async def _books(suite: Suite, printer: StepPrinter, sent: requests.SentRequests) -> None:
+    printer.step("Import the provider's invoice and divide it by the tokens")
+    facts = facts_from_journal(await suite.run_with_bus(read_journal), sent.transfers, time.time())
+    invoice = build_invoice(facts, instance=MACHINE, disk=DISK)
     file = suite.folder / "focus-1.2.csv"
     file.write_bytes(invoice.csv)
-    stage.print(f"{file.name} as a provider delivers it: {invoice.total} USD in all")
-    for line in (await suite.command("invoice", "import", str(file), "--source", SOURCE)).splitlines():
-        stage.print(line)
+    printer.print(f"{file.name}, as a provider delivers it: {invoice.total} USD in total")
+    for line in (await suite.run_command("invoice", "import", str(file), "--source", SOURCE)).splitlines():
+        printer.print(line)
     reports = [
-        decode((await suite.command("report", "--day", day, "--json")).encode(), DayReport) for day in invoice.days
+        decode((await suite.run_command("report", "--day", day, "--json")).encode(), DayReport) for day in invoice.days
     ]
     console = Screen()
     for report in reports:
         click.echo()
         console.print(render_report(report, console.width))
     click.echo()
-    _balance(stage, reports, invoice.total)
+    _balance(printer, reports, invoice.total)
     page = suite.folder / f"report-{invoice.days[-1]}.html"
-    await suite.command("report", "--day", invoice.days[-1], "--html", str(page))
-    stage.step("Where to go on")
-    stage.print(f"the report as a page: {page}")
+    await suite.run_command("report", "--day", invoice.days[-1], "--html", str(page))
+    printer.step("Next steps")
+    printer.print(f"the report as an HTML page: {page}")
     click.echo(
-        "\n   .venv/bin/spotinference up                          # the suite, until Ctrl-C\n"
+        "\n   .venv/bin/spotinference up                          # run all services until Ctrl-C\n"
         "   .venv/bin/spotinference keys create --name me       # in another terminal\n\n"
         '   client = openai.OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="sk-…")\n'
         f'   client.chat.completions.create(model="{requests.MODEL}",\n'
@@ -233,10 +237,10 @@ async def _books(suite: Suite, stage: Stage, sent: requests.SentRequests) -> Non
     )
 
 
-def _balance(stage: Stage, reports: list[DayReport], total: Decimal) -> None:
-    """The causes, tax beside them, are the invoice."""
+def _balance(printer: StepPrinter, reports: list[DayReport], total: Decimal) -> None:
+    """Verify that the causes and the tax sum to the invoice."""
     parts = sum((sum(report.causes.values(), Decimal(0)) + report.tax for report in reports), Decimal(0))
-    stage.print(f"the causes and the tax beside them  {parts.normalize():f} USD")
-    stage.print(f"the invoice                         {total.normalize():f} USD")
-    expect(parts == total, "the parts do not sum to the invoice")
-    stage.print("equal")
+    printer.print(f"the causes and the tax  {parts.normalize():f} USD")
+    printer.print(f"the invoice             {total.normalize():f} USD")
+    require(parts == total, "the causes and the tax do not sum to the invoice")
+    printer.print("equal")

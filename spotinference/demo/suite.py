@@ -1,4 +1,4 @@
-"""The suite as the demo runs it: `spotinference up` in a process of its own, used by the operator's commands."""
+"""The services as the demo runs them: `spotinference up` in a process of its own, used through the other commands."""
 
 import asyncio
 import signal
@@ -27,33 +27,33 @@ from spotinference.terminal import print_line
 T = TypeVar("T")
 
 WAIT_SECONDS = 60.0
-"""For any one thing that the demo waits for; each takes a few seconds at most."""
+"""For each event that the demo waits for; each takes a few seconds at most."""
 
 
 class DemoFailed(SpotinferenceError):
-    """A step did not do what it shows."""
+    """A step of the demo failed."""
 
 
 @dataclass
-class Stage:
-    """Prints steps and how long each took."""
+class StepPrinter:
+    """Prints the steps, and the time since the start of each."""
 
-    begun: float = field(default_factory=time.monotonic)
-    _step_begun: float = field(default_factory=time.monotonic)
+    began_at: float = field(default_factory=time.monotonic)
+    _step_began_at: float = field(default_factory=time.monotonic)
     _number: int = 0
 
     def step(self, title: str) -> None:
         self._number += 1
-        self._step_begun = time.monotonic()
+        self._step_began_at = time.monotonic()
         click.secho(f"\n{self._number}. {title}", bold=True)
 
     def print(self, text: str) -> None:
-        print_line(f"   {time.monotonic() - self._step_begun:6.2f} s  {text}")
+        print_line(f"   {time.monotonic() - self._step_began_at:6.2f} s  {text}")
 
 
 @dataclass
 class Suite:
-    """The running suite, as one who uses it sees it."""
+    """The running services, as a user sees them."""
 
     folder: Path
     services: dict[str, dict[str, Any]]
@@ -62,8 +62,8 @@ class Suite:
     def base_url(self) -> str:
         return f"{self.services['gateway']['url']}/v1"
 
-    async def command(self, *words: str) -> str:
-        """The output of one of the operator's commands; `DemoFailed` with its errors when it fails."""
+    async def run_command(self, *words: str) -> str:
+        """Run a command and return its output. Raises `DemoFailed` with its errors if it fails."""
         options = ("--config", str(self.folder / "spotinference.toml"), "--data-dir", str(self.folder))
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "spotinference", *words, *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -73,41 +73,42 @@ class Suite:
             raise DemoFailed(f"`spotinference {' '.join(words)}` failed: {errors.decode('utf-8', 'replace').strip()}")
         return decode_text(output)
 
-    async def json(self, *words: str) -> Any:
-        return decode_any(await self.command(*words, "--json"))
+    async def run_json(self, *words: str) -> Any:
+        return decode_any(await self.run_command(*words, "--json"))
 
     async def usage_since(self, moment: float) -> dict[str, int]:
-        """The ledger's totals from the UTC day of `moment` on: a midnight may have passed."""
-        return dict((await self.json("usage", "--from", day_of(to_millis(moment))))["totals"])
+        """Return the ledger's totals from the UTC day of `moment` on: a midnight may have passed."""
+        return dict((await self.run_json("usage", "--from", day_of(to_millis(moment))))["totals"])
 
     async def run_with_bus(self, work: Callable[[JetStreamBus], Coroutine[Any, Any, T]]) -> T:
         return await Context(self.folder / "spotinference.toml", self.folder).with_bus(work)
 
     async def machine(self) -> MachineRecord:
-        """What the waker tells of the one machine."""
+        """Return the record of the only machine."""
 
         async def records(bus: JetStreamBus) -> list[MachineRecord]:
             return [record for record, _ in (await read_bucket(bus, FLEET, MachineRecord)).values()]
 
-        (record,) = await until(lambda: self.run_with_bus(records), bool, "the waker tells of no machine")
+        (record,) = await wait_until(lambda: self.run_with_bus(records), bool, "the waker has recorded no machine")
         return record
 
     async def endpoint(self) -> str:
-        """Of its engine, which runs."""
+        """Return the endpoint of the machine's running engine."""
         record = await self.machine()
-        expect(record.endpoint, f"the machine has no engine: {record}")
+        require(record.endpoint, f"the machine has no running engine: {record}")
         return str(record.endpoint)
 
 
 @asynccontextmanager
-async def up(folder: Path, stage: Stage) -> AsyncIterator[Suite]:
+async def running_suite(folder: Path, printer: StepPrinter) -> AsyncIterator[Suite]:
+    """Run `spotinference up` and stop it at the end."""
     options = ("--config", str(folder / "spotinference.toml"), "--data-dir", str(folder))
     with (folder / "up.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "spotinference", "up", *options, stdout=subprocess.PIPE, stderr=log
         )
     try:
-        yield Suite(folder, await _announced(process, folder, stage))
+        yield Suite(folder, await _read_announcements(process, folder, printer))
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
@@ -116,7 +117,9 @@ async def up(folder: Path, stage: Stage) -> AsyncIterator[Suite]:
         raise DemoFailed(f"`spotinference up` ended with {status}")
 
 
-async def _announced(process: asyncio.subprocess.Process, folder: Path, stage: Stage) -> dict[str, dict[str, Any]]:
+async def _read_announcements(
+    process: asyncio.subprocess.Process, folder: Path, printer: StepPrinter
+) -> dict[str, dict[str, Any]]:
     assert process.stdout is not None
     services: dict[str, dict[str, Any]] = {}
     async for line in process.stdout:
@@ -124,22 +127,22 @@ async def _announced(process: asyncio.subprocess.Process, folder: Path, stage: S
         if "ready" in announced:
             return services
         services[announced["service"]] = announced
-        stage.print(f"{announced['service']:<8} {announced['url']}  pid {announced['pid']}")
+        printer.print(f"{announced['service']:<8} {announced['url']}  pid {announced['pid']}")
     raise DemoFailed(
         f"`spotinference up` did not start: {(folder / 'up.log').read_text('utf-8', 'replace').strip()[-500:]}"
     )
 
 
-async def until(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], failure: str) -> T:
-    """What `look` sees once it is `good`; `DemoFailed` when it is not in time."""
+async def wait_until(read: Callable[[], Awaitable[T]], is_done: Callable[[T], bool], failure: str) -> T:
+    """Call `read` until `is_done` holds for its result, and return the result. Raises `DemoFailed` after a timeout."""
     deadline = time.monotonic() + WAIT_SECONDS
-    while not good(seen := await look()):
+    while not is_done(result := await read()):
         if time.monotonic() > deadline:
-            raise DemoFailed(f"{failure}: {seen}")
+            raise DemoFailed(f"{failure}: {result}")
         await asyncio.sleep(0.1)
-    return seen
+    return result
 
 
-def expect(condition: object, failure: str) -> None:
+def require(condition: object, failure: str) -> None:
     if not condition:
         raise DemoFailed(failure)

@@ -1,4 +1,4 @@
-"""Collects what the doctor compares, from the bus and the metrics pages."""
+"""Collects what the doctor compares, from the bus and the metrics endpoints."""
 
 import asyncio
 import re
@@ -37,32 +37,32 @@ from spotinference.report.command import REPORTS_SECONDS
 from spotinference.times import today
 
 GATEWAY_REPORT_SECONDS = 2.5
-"""Gateways speak every 2 s."""
+"""Gateways report every 2 s."""
 METRICS_TIMEOUT_SECONDS = 3.0
 METER_TIMEOUT_SECONDS = 10.0
-"""A day's sums are read at once: a meter that says nothing by then has stopped."""
+"""A day's sums are read at once: a meter that has not answered by then has stopped."""
 AUDIT_TIMEOUT_SECONDS = 120.0
-"""A day of a million events is counted again."""
+"""The meter counts the day again, which may have a million events."""
 
 
 async def collect_links(bus: JetStreamBus, context: Context, day: str) -> list[Link]:
-    """Every part is looked at, whatever became of those before it."""
+    """Check every link, whatever the results of the previous ones."""
     return [link async for link in _links(bus, context, day)]
 
 
 async def _links(bus: JetStreamBus, context: Context, day: str) -> AsyncIterator[Link]:
     skews: dict[str, float] = {}
     backlog = await bus.backlog(topology.LEDGER)
-    told = await _read_marks(bus)  # before the audit: they only rise
+    marks = await _read_marks(bus)  # before the audit: they only rise
     await _measure_gateway_skew(bus, skews)
     tokens: Tokens | None = None
     try:
         tokens = await request_reply(bus, METER_TOKENS, TokensQuery(day=day), Tokens, timeout=METER_TIMEOUT_SECONDS)
-        asked_at = time.time()
+        requested_at = time.time()
         audit = await request_reply(bus, METER_AUDIT, AuditQuery(day=day), Audit, timeout=AUDIT_TIMEOUT_SECONDS)
-        if audit.at >= asked_at - AUDIT_TIMEOUT_SECONDS:  # else it was made when the events were still there
-            skews["the meter"] = min(0.0, audit.at - asked_at) + max(0.0, audit.at - time.time())
-        for link in _audit_links(audit, tokens, told):
+        if audit.at >= requested_at - AUDIT_TIMEOUT_SECONDS:  # else it was made when the events were still there
+            skews["the meter"] = min(0.0, audit.at - requested_at) + max(0.0, audit.at - time.time())
+        for link in _audit_links(audit, tokens, marks):
             yield link
         yield links.gaps(await request_reply(bus, METER_GAPS, GapsQuery(), Gaps))
     except SpotinferenceError as error:
@@ -72,18 +72,18 @@ async def _links(bus: JetStreamBus, context: Context, day: str) -> AsyncIterator
     yield links.stream(backlog, await bus.backlog(topology.LEDGER))
     if tokens is not None:
         yield await _link_or_error("books", lambda: _report_link(bus, day, tokens))
-    for found in await asyncio.gather(_invoice_links(bus), _hour_links(bus, day)):
-        for link in found:
+    for group in await asyncio.gather(_invoice_links(bus), _hour_links(bus, day)):
+        for link in group:
             yield link
     for link in links.clocks(skews | await _read_clock_skews(context)):
         yield link
 
 
-def _audit_links(audit: Audit, tokens: Tokens, told: dict[str, int]) -> Iterable[Link]:
+def _audit_links(audit: Audit, tokens: Tokens, marks: dict[str, int]) -> Iterable[Link]:
     yield from links.engines(audit)
     yield from links.sources(audit)
     yield from links.ledger(audit, tokens)
-    yield links.marks(audit, told)
+    yield links.marks(audit, marks)
 
 
 async def _link_or_error(name: str, work: Callable[[], Awaitable[Link]]) -> Link:
@@ -105,7 +105,7 @@ async def _report_link(bus: JetStreamBus, day: str, tokens: Tokens) -> Link:
 
 
 async def _hour_links(bus: JetStreamBus, day: str) -> list[Link]:
-    """Of the days up to it that are over."""
+    """Compare the billed hours of the last closed days up to `day`."""
     query = ReportsQuery(to=day, days=DAYS + 1)
     try:
         period = await request_reply(bus, BILLING_REPORTS, query, PeriodReport, timeout=REPORTS_SECONDS)
@@ -122,18 +122,18 @@ async def _read_marks(bus: JetStreamBus) -> dict[str, int]:
 
 
 async def _measure_gateway_skew(bus: JetStreamBus, skews: dict[str, float]) -> None:
-    """What the gateways' clocks say, of all that speak within their period."""
+    """Set the clock skew of each gateway that reports within its period."""
 
-    async def heard(received: Received) -> None:
+    async def on_activity(received: Received) -> None:
         try:
             activity = decode(received.data, Activity)
         except Unreadable:
             return
         skews[f"gateway {activity.gateway}"] = activity.sent_at - time.time()
 
-    listening = await bus.subscribe(ACTIVITIES, heard)
+    subscription = await bus.subscribe(ACTIVITIES, on_activity)
     await asyncio.sleep(GATEWAY_REPORT_SECONDS)
-    await listening.stop()
+    await subscription.stop()
 
 
 async def _read_outboxes(context: Context) -> list[Outbox] | None:
@@ -146,17 +146,17 @@ async def _read_outboxes(context: Context) -> list[Outbox] | None:
         return None
     pending = metric_values(text, "spot_gateway_outbox_pending")
     ages = metric_values(text, "spot_gateway_outbox_age_seconds")
-    return [Outbox(where=gateway.url, pending=int(sum(pending)), age=max(ages, default=0.0))]
+    return [Outbox(gateway_url=gateway.url, pending=int(sum(pending)), age_s=max(ages, default=0.0))]
 
 
 async def _read_clock_skews(context: Context) -> dict[str, float]:
-    """How far the clock of each service of a suite on this host is ahead of the bus's."""
+    """Return by how many seconds the clock of each local service is ahead of the bus's clock."""
     running = suite_file.read(context.data_dir)
     skews: dict[str, float] = {}
     for name, service in (running.services if running else {}).items():
         text = await _read_metrics(service.metrics_url) if service.metrics_url else None
-        if text and (found := metric_values(text, "spot_clock_skew_seconds")):
-            skews[f"{name}, by the bus's clock,"] = max(found, key=abs)
+        if text and (values := metric_values(text, "spot_clock_skew_seconds")):
+            skews[f"{name}, by the bus's clock,"] = max(values, key=abs)
     return skews
 
 
@@ -165,13 +165,13 @@ async def _read_metrics(url: str) -> str | None:
         timeout = aiohttp.ClientTimeout(total=METRICS_TIMEOUT_SECONDS)
         async with (
             aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
-            session.get(f"{url}/metrics") as page,
+            session.get(f"{url}/metrics") as response,
         ):
-            return decode_text(await page.read())
+            return decode_text(await response.read())
     except (aiohttp.ClientError, TimeoutError, OSError, Unreadable):
         return None
 
 
 def metric_values(text: str, name: str) -> list[float]:
-    """One for each of its workers."""
+    """Return the samples of a metric: one for each of the service's workers."""
     return [float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? ([\d.e+-]+)$", text, re.MULTILINE)]

@@ -1,4 +1,4 @@
-"""`spotinference doctor`: the whole chain of a day's count, link by link, from the engines to the books."""
+"""The command `doctor`."""
 
 import sys
 
@@ -11,20 +11,28 @@ from spotinference.times import today
 
 
 @click.command()
-@click.option("--day", default=today, show_default="today", help="A UTC day, YYYY-MM-DD.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with a link each.")
+@click.option("--day", default=today, show_default="today", help="UTC day, YYYY-MM-DD.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @suite_options
 def doctor(context: Context, day: str, *, as_json: bool) -> None:
-    """Compare engines, gateways, ledger and books of a day. It changes nothing; anything wrong makes the status 1."""
-    found = context.run_with_bus(lambda bus: collect_links(bus, context, day))
-    holds = all(link.diagnostic.level != "wrong" for link in found)
+    """Verify a day's counts, from the engines and the gateways to the ledger and the report. Changes nothing.
+
+    Exits with status 1 if anything is wrong.
+    """
+    links = context.run_with_bus(lambda bus: collect_links(bus, context, day))
+    is_ok = all(link.diagnostic.level != "wrong" for link in links)
     if as_json:
-        told = [
-            {"link": k.name, "level": k.diagnostic.level, "text": k.diagnostic.text, "figures": dict(k.figures)}
-            for k in found
+        fields = [
+            {
+                "link": link.name,
+                "level": link.diagnostic.level,
+                "text": link.diagnostic.text,
+                "figures": dict(link.figures),
+            }
+            for link in links
         ]
-        echo_json({"day": day, "ok": holds, "links": told})
+        echo_json({"day": day, "ok": is_ok, "links": fields})
     else:
-        for link in found:
+        for link in links:
             print_line(f"{link.diagnostic.level:<5} {link.name:<10} {link.diagnostic.text}")
-    sys.exit(0 if holds else 1)
+    sys.exit(0 if is_ok else 1)

@@ -1,4 +1,4 @@
-"""The doctor's link from the bill to the journal: hours billed for machines against hours that they were awake."""
+"""The doctor's comparison of the hours billed for machines with the hours in the journal."""
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -10,51 +10,51 @@ from spotinference.diagnostics import Diagnostic, note, ok, wrong
 from spotinference.doctor.links import Link
 
 DAYS = 7
-"""Closed days that are looked at: a bill comes within days, and what it shows still runs."""
+"""Closed days that are compared. A bill arrives within days, so that a machine that runs unnoticed is still running."""
 TOLERANCE = Decimal("0.25")
-"""Hours of one machine and day: above a minute's minimum charge and the difference of two clocks."""
+"""Hours per machine and day: more than a minimum charge of a minute and the difference of two clocks."""
 
 
 def hours(days: Sequence[DayReport]) -> Iterator[Link]:
-    """Each machine's billed hours of the closed `days` against those that the journal knows."""
-    found: dict[str, list[tuple[str, MachineHours]]] = {}
+    """Compare each machine's billed hours of the closed `days` with those in the journal."""
+    by_machine: dict[str, list[tuple[str, MachineHours]]] = {}
     for report in days:
         for machine in report.hours:
-            found.setdefault(machine.machine, []).append((report.day, machine))
-    for name, its_days in sorted(found.items()):
+            by_machine.setdefault(machine.machine, []).append((report.day, machine))
+    for name, machine_days in sorted(by_machine.items()):
         figures = {
             "machine": name,
             "tolerance_hours": str(TOLERANCE),
-            "days": [_figures(day, machine) for day, machine in its_days],
+            "days": [_figures(day, machine) for day, machine in machine_days],
         }
-        yield Link("hours", _judged(name, its_days), figures)
-    if not found:
-        yield Link("hours", ok(f"no bill of the last {DAYS} closed days has a charge for a machine's use"))
+        yield Link("hours", _diagnose(name, machine_days), figures)
+    if not by_machine:
+        yield Link("hours", ok(f"no bill of the last {DAYS} closed days charges for the use of a machine"))
 
 
-def _judged(name: str, days: Sequence[tuple[str, MachineHours]]) -> Diagnostic:
+def _diagnose(name: str, days: Sequence[tuple[str, MachineHours]]) -> Diagnostic:
     asleep = [(day, one) for day, one in days if one.asleep > TOLERANCE]
     above = [(day, one) for day, one in days if one.unexplained > TOLERANCE]
     if asleep:
-        fix = f"`spotinference journal --machine {name}` says what it did, its provider's console what it does now"
-        return wrong(f"{name} was billed while the journal has it asleep: {_told(asleep)}: {fix}")
+        fix = f"see `spotinference journal --machine {name}`, and the provider's console for its present state"
+        return wrong(f"{name} was billed while it was asleep according to the journal: {_describe(asleep)}: {fix}")
     if above:
-        return note(f"{name} was billed for hours that the journal does not cover: {_told(above)}")
+        return note(f"{name} was billed for hours that the journal does not cover: {_describe(above)}")
     billed, known = (sum((of for of in column if of is not None), Decimal(0)) for column in _columns(days))
-    return ok(f"{name}: {billed:.2f} h billed against {known:.2f} known hours in {len(days)} days")
+    return ok(f"{name}: {billed:.2f} h billed, {known:.2f} h in the journal, in {len(days)} days")
 
 
 def _columns(days: Sequence[tuple[str, MachineHours]]) -> tuple[list[Decimal | None], list[Decimal | None]]:
     return [one.billed for _, one in days], [one.known for _, one in days]
 
 
-def _told(days: Sequence[tuple[str, MachineHours]]) -> str:
+def _describe(days: Sequence[tuple[str, MachineHours]]) -> str:
     return "; ".join(_day(day, one) for day, one in days)
 
 
 def _day(day: str, one: MachineHours) -> str:
     billed = "an unknown number of hours" if one.billed is None else f"{one.billed:.2f} h"
-    return f"{day} {billed} billed against {one.known:.2f} known hours, {one.spend:.2f} USD unexplained"
+    return f"{day} {billed} billed, {one.known:.2f} h in the journal, {one.spend:.2f} USD unexplained"
 
 
 def _figures(day: str, one: MachineHours) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from shared.messages.meter_figures import FiguresRow, Pace
 
 NAMES = {
-    "ttft": "first token, ms",
-    "tpot": "per token, ms",
-    "stream_rate": "tokens/s, a stream",
+    "ttft": "time to first token, ms",
+    "tpot": "time per token, ms",
+    "stream_rate": "tokens/s per stream",
     "wake_wait": "wait for a wake, s",
-    "overhead": "gateway, ms",
+    "overhead": "gateway overhead, ms",
 }
 """In the order of the table."""
 MILLISECONDS = ("ttft", "tpot", "overhead")
@@ -20,7 +20,7 @@ def figure_lines(row: FiguresRow) -> list[list[str]]:
             scale = 1000.0 if metric in MILLISECONDS else 1.0
             values = (_cell(value * scale) for value in (spread.p50, spread.p95, spread.p99))
             lines.append([name, f"{spread.count:,} requests", *values])
-    for name, pace in (("output tokens/s, all", row.output), ("tokens/s, all", row.total)):
+    for name, pace in (("output tokens/s, total", row.output), ("tokens/s, total", row.total)):
         if pace:
             lines.append([name, f"{pace.minutes:,} minutes", *_pace_cells(pace)])
     return lines
@@ -31,5 +31,5 @@ def _pace_cells(pace: Pace) -> list[str]:
 
 
 def _cell(value: float) -> str:
-    """Three digits that mean something."""
+    """Format a number with three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

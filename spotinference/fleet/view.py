@@ -1,4 +1,4 @@
-"""The machines as rows, and the rows as a table: values in, values out; `spotinference.fleet.command` asks the bus."""
+"""The machines as rows, and the rows as a table. Pure: `watcher` reads the bus."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ COLOURS: Mapping[MachineState, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MachineUse:
-    """What all gateways together do with a machine."""
+    """The use of a machine by all gateways together."""
 
     in_flight: int = 0
     last_used_at: float = 0.0
-    """Unix seconds; 0: not since the gateways began."""
+    """Unix seconds; 0: not since the gateways started."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine as `fleet --json` tells it. Times are RFC 3339, durations whole seconds."""
+    """One machine as `fleet --json` prints it. Times are RFC 3339, durations whole seconds."""
 
     id: str
     tier: str
@@ -43,11 +43,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str | None
     phase: Phase | None
     eta_seconds: int | None
-    """None: it does not wake, or nobody knows."""
+    """None: it is not waking, or its ETA is unknown."""
     in_flight: int
     since: str
     idle_seconds: int | None
-    """Since the last use that the gateways know of, or since it was ready; None: in use, or not ready."""
+    """Since its last use, or since it became ready if that was later; None: it is in use, or not ready."""
     kept: bool
     cordoned: bool
     reason: str
@@ -55,19 +55,19 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     alarm: str
     failed_wakes: int
-    """In a row, in which its engine did not become ready; `reason` says why the last one failed."""
+    """Consecutive wakes in which its engine did not become ready; `reason` says why the last one failed."""
     max_model_len: int | None
-    """The longest context in tokens; None: its engine did not tell."""
+    """The longest context in tokens; None: its engine did not report it."""
     state_seconds: int
     """Since `since`."""
 
 
 CLOCK_FIELDS = ("eta_seconds", "idle_seconds", "state_seconds")
-"""What differs from one second to the next though nothing has changed."""
+"""Fields that change with the clock alone."""
 
 
 def sum_use(activities: Iterable[Activity]) -> dict[str, MachineUse]:
-    """What the gateways say, each with its newest message, added up per machine."""
+    """Add up the gateways' newest activity reports, per machine."""
     uses: dict[str, MachineUse] = {}
     for activity in activities:
         for machine, part in activity.machines.items():
@@ -80,7 +80,7 @@ def sum_use(activities: Iterable[Activity]) -> dict[str, MachineUse]:
 
 
 def machine_rows(records: Iterable[MachineRecord], uses: Mapping[str, MachineUse], now: float) -> list[Row]:
-    """By the machines' ids. `now` is in Unix seconds."""
+    """Return one row per machine, ordered by id. `now` is in Unix seconds."""
     return [_row(r, uses.get(r.machine, MachineUse()), now) for r in sorted(records, key=lambda r: r.machine)]
 
 
@@ -109,19 +109,19 @@ def _row(record: MachineRecord, use: MachineUse, now: float) -> Row:
     )
 
 
-def without_clock_fields(told: Sequence[Row]) -> list[Row]:
-    """The rows without what the clock alone changes: two fleets that are equal so are the same."""
-    return [msgspec.structs.replace(row, eta_seconds=None, idle_seconds=None, state_seconds=0) for row in told]
+def without_clock_fields(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without `CLOCK_FIELDS`, to compare two states of the fleet."""
+    return [msgspec.structs.replace(row, eta_seconds=None, idle_seconds=None, state_seconds=0) for row in rows]
 
 
-def fleet_table(told: Sequence[Row], note: str = "") -> Group:
-    """A table, then how far each wake is, then what an operator has to see to. `note` stands above."""
+def fleet_table(rows: Sequence[Row], note: str = "") -> Group:
+    """Return `note`, a table of the machines, the progress of each wake, and what needs the operator's attention."""
     table = Table(
         "machine", "tier", "state", "for", "phase", "eta", "in flight", "idle", "endpoint", box=None, pad_edge=False
     )
     for column in table.columns:
         column.overflow = "fold"  # an id that is cut off cannot be used
-    for row in told:
+    for row in rows:
         table.add_row(
             Text(row.id),
             Text(row.tier),
@@ -136,14 +136,14 @@ def fleet_table(told: Sequence[Row], note: str = "") -> Group:
     above = [Text(note, "bold yellow")] if note else []
     return Group(
         *above,
-        table if told else Text("no machines on record"),
-        *(Text(f"  {row.id}: {row.reason}", "dim") for row in told if row.state == "waking"),
-        *(_attention_line(row) for row in told if _needs_attention(row)),
+        table if rows else Text("no machines on record"),
+        *(Text(f"  {row.id}: {row.reason}", "dim") for row in rows if row.state == "waking"),
+        *(_attention_line(row) for row in rows if _needs_attention(row)),
     )
 
 
 def _state(row: Row) -> str:
-    marks = [mark for mark, given in (("kept", row.kept), ("cordoned", row.cordoned)) if given]
+    marks = [mark for mark, is_set in (("kept", row.kept), ("cordoned", row.cordoned)) if is_set]
     return ", ".join([row.state.replace("_", " "), *marks])
 
 

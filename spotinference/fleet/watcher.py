@@ -1,4 +1,4 @@
-"""The fleet, kept current: the machines' records and what the gateways do with them."""
+"""Keeps the state of the fleet watcher: the machines' records and the gateways' use of them."""
 
 import asyncio
 import time
@@ -17,31 +17,31 @@ from spotinference.bucket_reader import start_view
 from spotinference.fleet.view import Row, machine_rows, sum_use
 
 SILENT_SECONDS = 10.0
-"""A gateway that was not heard for this long has gone, as the waker has it."""
+"""A gateway that has not reported for this long has ended; the waker uses the same limit."""
 
 
 class FleetWatcher:
-    """The records and what gateways do with the machines, kept current. `changed` is set by each news of them."""
+    """The machines' records and the gateways' use of them, kept watcher. Each change sets `changed`."""
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
         self.records = View(FLEET, MachineRecord, self._on_change, check=check_machine)
         self._activities: dict[str, tuple[Activity, float]] = {}
 
-    def machine_rows(self) -> list[Row]:
-        patience = time.monotonic() - SILENT_SECONDS
-        activities = [activity for activity, at in self._activities.values() if at > patience]
+    def rows(self) -> list[Row]:
+        oldest = time.monotonic() - SILENT_SECONDS
+        activities = [activity for activity, at in self._activities.values() if at > oldest]
         return machine_rows(self.records.values(), sum_use(activities), time.time())
 
-    async def wait_for_change(self, seconds: float) -> None:
-        """Returns at the next change, at the latest after so many seconds."""
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Return at the next change, or after the timeout."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(timeout_s):
                 await self.changed.wait()
         self.changed.clear()
 
     async def on_activity(self, received: Received) -> None:
-        with suppress(Unreadable):  # it is the gateway's fault, and the waker logs it
+        with suppress(Unreadable):  # the waker logs it
             activity = decode(received.data, Activity)
             if activity.leaving:
                 self._activities.pop(activity.gateway, None)
@@ -56,12 +56,12 @@ class FleetWatcher:
 
 @asynccontextmanager
 async def watch_fleet(bus: Bus) -> AsyncIterator[FleetWatcher]:
-    """The fleet as it stands, then kept current. `BusUnavailable` where the bucket cannot be read."""
-    current = FleetWatcher()
-    listening = await bus.subscribe(ACTIVITIES, current.on_activity)
+    """Watch the fleet. Raises `BusUnavailable` if its bucket cannot be read."""
+    watcher = FleetWatcher()
+    subscription = await bus.subscribe(ACTIVITIES, watcher.on_activity)
     try:
-        await start_view(current.records, bus)
-        yield current
+        await start_view(watcher.records, bus)
+        yield watcher
     finally:
-        await current.records.stop()
-        await listening.stop()
+        await watcher.records.stop()
+        await subscription.stop()

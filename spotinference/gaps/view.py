@@ -1,29 +1,28 @@
 """Gaps and lost events as tables and as JSON."""
 
-from datetime import UTC, datetime
-
 from rich.table import Table
 
 from shared.messages.meter import DeclaredLost, Gaps
 from spotinference.terminal import print_line, print_table
+from spotinference.times import format_time
 
 
-def gaps_json(found: Gaps) -> dict[str, object]:
+def gaps_json(reply: Gaps) -> dict[str, object]:
     return {
         "open": [
             {
                 "source": gap.source,
                 "first": gap.first,
                 "last": gap.last,
-                "earliest": _format_time(gap.earliest),
-                "latest": _format_time(gap.latest),
+                "earliest": format_time(gap.earliest),
+                "latest": format_time(gap.latest),
                 "quarantined": gap.quarantined,
                 "note": gap.note,
             }
-            for gap in found.open
+            for gap in reply.open
         ],
-        "lost": [_lost_fields(lost) for lost in found.lost],
-        "more": found.more,
+        "lost": [_lost_fields(lost) for lost in reply.lost],
+        "more": reply.more,
     }
 
 
@@ -34,26 +33,22 @@ def _lost_fields(lost: DeclaredLost) -> dict[str, object]:
         "last": lost.last,
         "by": lost.by,
         "reason": lost.reason,
-        "at": _format_time(lost.at),
+        "at": format_time(lost.at),
     }
 
 
-def print_gaps(found: Gaps) -> None:
-    table = Table("source", "first", "last", "completed between", "and", "why", title="Missing")
-    for gap in found.open:
-        why = gap.quarantined or gap.note or "has not come"
+def print_gaps(reply: Gaps) -> None:
+    table = Table("source", "first", "last", "completed after", "completed before", "reason", title="Missing")
+    for gap in reply.open:
+        why = gap.quarantined or gap.note or "has not arrived"
         table.add_row(
-            gap.source, str(gap.first), str(gap.last), _format_time(gap.earliest), _format_time(gap.latest), why
+            gap.source, str(gap.first), str(gap.last), format_time(gap.earliest), format_time(gap.latest), why
         )
     print_table(table)
-    if found.lost:
+    if reply.lost:
         table = Table("source", "first", "last", "by", "at", "reason", title="Declared lost")
-        for lost in found.lost:
-            table.add_row(lost.source, str(lost.first), str(lost.last), lost.by, _format_time(lost.at), lost.reason)
+        for lost in reply.lost:
+            table.add_row(lost.source, str(lost.first), str(lost.last), lost.by, format_time(lost.at), lost.reason)
         print_table(table)
-    if found.more:
-        print_line("there are more")
-
-
-def _format_time(at: float) -> str:
-    return datetime.fromtimestamp(max(0.0, at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if reply.more:
+        print_line("there are more gaps than are shown")

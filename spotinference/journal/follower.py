@@ -15,98 +15,100 @@ from spotinference.terminal import print_line
 
 ALL_SUBJECTS = FLEET_JOURNAL.subjects[0]
 QUEUE_LIMIT = 1000
-"""Entries heard and not told yet; at the bound they are let go, and the journal itself is read again."""
+"""Entries received and not shown yet. At the limit they are dropped, and the journal itself is read again."""
 RECENT_LIMIT = 2 * QUEUE_LIMIT
-"""Entries told last: what the bus says twice is told once."""
+"""Entries shown last, to show an entry once that the bus delivers twice."""
 RETRY_SECONDS = 1.0
 _decoder: Decoder[Journalled] = Decoder(Journalled)
 
 
 async def read_journal(bus: JetStreamBus) -> list[Journalled]:
-    """The whole journal, the oldest first."""
+    """Return the whole journal, oldest entry first."""
     return list(decode_entries(await bus.read(FLEET_JOURNAL)))
 
 
-def decode_entries(found: Iterable[Received]) -> Iterator[Journalled]:
-    """What can be read of it; a word on standard error for what cannot, which a newer waker may have written."""
-    for received in found:
+def decode_entries(messages: Iterable[Received]) -> Iterator[Journalled]:
+    """Yield the entries that can be decoded; others, perhaps of a newer waker, get a line on standard error."""
+    for received in messages:
         try:
             entry = _decoder.decode(received.data)
         except Unreadable as error:
-            print_line(f"spotinference: unreadable entry under {received.subject}: {error}", err=True)
+            print_line(f"spotinference: skipped an entry under {received.subject}: {error}", err=True)
         else:
             yield entry
 
 
-class EntrySink(Protocol):
-    def __call__(self, found: Iterable[Received], limit: int | None = None) -> None: ...
+class OnEntries(Protocol):
+    """Called with new messages; `limit` is how many of the newest to show."""
+
+    def __call__(self, messages: Iterable[Received], limit: int | None = None) -> None: ...
 
 
-async def follow_journal(bus: Bus, subject: str, tell: EntrySink, limit: int | None) -> None:
-    """For ever; `limit` is for what there is already."""
+async def follow_journal(bus: Bus, subject: str, on_entries: OnEntries, limit: int | None) -> None:
+    """Pass on every entry, forever. `limit` applies to those that exist already."""
     tail = JournalTail()
-    listening = await bus.subscribe(subject, tail.on_entry)
-    watching = await bus.watch(FLEET, tail.on_event)
+    subscription = await bus.subscribe(subject, tail.on_entry)
+    watch = await bus.watch(FLEET, tail.on_event)
     try:
         while True:
-            await tail.news.wait()
-            tail.news.clear()
-            if tail.behind:
-                tail.behind = False
+            await tail.changed.wait()
+            tail.changed.clear()
+            if tail.must_reread:
+                tail.must_reread = False
                 try:
                     whole = await bus.read(FLEET_JOURNAL, subject)
                 except BusUnavailable:
-                    tail.fall_behind()
+                    tail.request_reread()
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
-                tell(tail.new_in(whole), limit)
+                on_entries(tail.new_in(whole), limit)
                 limit = None
-            tell(tail.take_queued())
+            on_entries(tail.take_queued())
     finally:
-        await watching.stop()
-        await listening.stop()
+        await watch.stop()
+        await subscription.stop()
 
 
 class JournalTail:
-    """The end of a journal that goes on. `behind`: it has to be read, since entries may have passed unheard.
+    """The end of a growing journal. `must_reread`: entries may have been missed, so the journal has to be read.
 
-    A connection that was lost has missed some: a watch, of whatever bucket, begins again with each connection.
+    A connection that was lost has missed some. A watch on any bucket starts again with each new connection.
     """
 
     def __init__(self) -> None:
-        self.news = asyncio.Event()
-        self.behind = False
+        self.changed = asyncio.Event()
+        self.must_reread = False
         self._queue: deque[Received] = deque()
         self._recent: deque[bytes] = deque(maxlen=RECENT_LIMIT)
 
     async def on_entry(self, received: Received) -> None:
         if len(self._queue) == QUEUE_LIMIT:
             self._queue.clear()
-            self.behind = True
+            self.must_reread = True
         self._queue.append(received)
-        self.news.set()
+        self.changed.set()
 
     def on_event(self, event: WatchEvent) -> None:
         if isinstance(event, Restarted):
-            self.fall_behind()
+            self.request_reread()
 
-    def fall_behind(self) -> None:
-        self.behind = True
-        self.news.set()
+    def request_reread(self) -> None:
+        self.must_reread = True
+        self.changed.set()
 
     def new_in(self, whole: Sequence[Received]) -> Sequence[Received]:
-        """What the journal has behind all that was told; the whole of it where that is not in it."""
-        told = set(self._recent)
-        place = next((n for n in range(len(whole), 0, -1) if whole[n - 1].data in told), 0)
-        self._recent.extend(received.data for received in whole[place:])
-        return whole[place:]
+        """Return the entries after the last one that was shown; all of them if that one is not in the journal."""
+        shown = set(self._recent)
+        start = next((n for n in range(len(whole), 0, -1) if whole[n - 1].data in shown), 0)
+        self._recent.extend(received.data for received in whole[start:])
+        return whole[start:]
 
     def take_queued(self) -> list[Received]:
-        """What was heard and not told yet."""
-        found = []
+        """Return the entries that were received and not shown yet."""
+        entries = []
         while self._queue:
             received = self._queue.popleft()
             if received.data not in self._recent:
                 self._recent.append(received.data)
-                found.append(received)
-        return found
+                entries.append(received)
+        return entries

@@ -1,7 +1,6 @@
-"""`spotinference keys`: make, list and revoke API keys. Only their SHA-256 is stored; a secret is printed once."""
+"""The command `keys`. Only the SHA-256 of a key is stored; its secret is printed once."""
 
 import time
-from datetime import UTC, datetime
 from decimal import Decimal
 
 import click
@@ -17,42 +16,45 @@ from spotinference.context import Context, exit_with_error, suite_options
 from spotinference.keys.store import create_key, read_keys, unknown_key_message
 from spotinference.keys.view import LIMITS, format_limits, key_state
 from spotinference.terminal import echo_json, print_line, print_table
+from spotinference.times import parse_time
 
 POSITIVE = click.IntRange(min=1)
-MOST_WAKES = 1000
-"""The waker remembers so many of a key."""
+MAX_WAKES = 1000
+"""The waker remembers this many wakes per key."""
 
 
 @click.group()
 def keys() -> None:
-    """API keys."""
+    """Create, list and revoke API keys."""
 
 
 @keys.command()
-@click.option("--name", required=True, help="Whose key it is.")
+@click.option("--name", required=True, help="Name of the key's owner.")
 @click.option("--rpm", "requests_per_minute", type=POSITIVE, help="Requests per minute.  [default: unlimited]")
 @click.option(
-    "--tpm", "tokens_per_minute", type=POSITIVE, help="Tokens per minute, prompt and completion.  [default: unlimited]"
+    "--tpm", "tokens_per_minute", type=POSITIVE, help="Prompt and completion tokens per minute.  [default: unlimited]"
 )
 @click.option(
     "--concurrency",
     type=POSITIVE,
-    help="Requests at once, including those that wait for a machine.  [default: unlimited]",
+    help="Concurrent requests, including those that wait for a machine.  [default: unlimited]",
 )
-@click.option("--monthly-tokens", type=POSITIVE, help="Tokens per calendar month (UTC).  [default: unlimited]")
+@click.option("--monthly-tokens", type=POSITIVE, help="Tokens per calendar month in UTC.  [default: unlimited]")
 @click.option(
     "--wakes-per-hour",
-    type=click.IntRange(1, MOST_WAKES),
-    help="Wakes that its requests may cause per hour.  [default: [gateway] wakes_per_hour]",
+    type=click.IntRange(1, MAX_WAKES),
+    help="Wakes that its requests may cause per hour.  [default: wakes_per_hour in [gateway]]",
 )
 @click.option(
     "--wake-cost-per-day",
     metavar="USD",
-    help="What these wakes may cost per UTC day, e.g. 5.00.  [default: [gateway] wake_cost_per_day]",
+    help="What these wakes may cost per UTC day, for example 5.00.  [default: wake_cost_per_day in [gateway]]",
 )
-@click.option("--models", help="Allowed models, separated by commas.  [default: all]")
-@click.option("--expires", help="When it ends: RFC 3339, e.g. 2027-01-31 or 2027-01-31T12:00:00Z.  [default: never]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with id and key.")
+@click.option("--models", help="Allowed models, comma-separated.  [default: all]")
+@click.option(
+    "--expires", help="Expiry time in RFC 3339, for example 2027-01-31 or 2027-01-31T12:00:00Z.  [default: never]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @suite_options
 def create(
     context: Context,
@@ -65,13 +67,13 @@ def create(
     as_json: bool,
     **limits: int | None,
 ) -> None:
-    """Make a key and print its secret, once."""
+    """Create a key and print its secret. The secret cannot be shown again."""
     config = context.config()
     allowed = tuple(m.strip() for m in models.split(",")) if models is not None else None
     for model in allowed or ():
         if model not in config.models:
             raise Misconfigured(f"--models: no [[model]] is named {model!r}")
-    ends = None if expires is None else _moment(expires)
+    ends = None if expires is None else _expiry(expires)
     cost = None if wake_cost_per_day is None else _amount("--wake-cost-per-day", wake_cost_per_day)
     key_id, secret = context.run_with_bus(
         lambda bus: create_key(bus, name=name, models=allowed, expires_at=ends, wake_cost_per_day=cost, **limits)
@@ -79,16 +81,21 @@ def create(
     if as_json:
         echo_json({"id": key_id, "key": secret})
     else:
-        for line in (f"id   {key_id}", f"key  {secret}", "", "It is not stored and cannot be shown again."):
+        for line in (
+            f"id   {key_id}",
+            f"key  {secret}",
+            "",
+            "Save the key now: it is not stored and cannot be shown again.",
+        ):
             print_line(line)
 
 
 @keys.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with a list of keys.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @suite_options
 def list_keys(context: Context, *, as_json: bool) -> None:
-    """All keys, the oldest first; no secrets."""
-    found = sorted((record for _, record, _ in context.run_with_bus(read_keys)), key=lambda record: record.created_at)
+    """List the keys, oldest first, without their secrets."""
+    records = sorted((record for _, record, _ in context.run_with_bus(read_keys)), key=lambda record: record.created_at)
     if as_json:
         rows = [
             {
@@ -100,12 +107,12 @@ def list_keys(context: Context, *, as_json: bool) -> None:
                 "created_at": rfc3339(r.created_at),
                 "expires_at": None if r.expires_at is None else rfc3339(r.expires_at),
             }
-            for r in found
+            for r in records
         ]
         echo_json({"keys": rows})
         return
     table = Table("id", "name", "state", "models", "limits", "expires")
-    for r in found:
+    for r in records:
         expires = "never" if r.expires_at is None else rfc3339(r.expires_at)
         models = "all" if r.models is None else ", ".join(r.models)
         table.add_row(r.id, r.name, key_state(r), models, format_limits(r), expires)
@@ -116,7 +123,7 @@ def list_keys(context: Context, *, as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 @suite_options
 def revoke(context: Context, key_id: str) -> None:
-    """End a key; gateways refuse it within a second."""
+    """Revoke a key. Gateways reject it within a second."""
 
     async def work(bus: JetStreamBus) -> bool:
         for name, record, revision in await read_keys(bus):
@@ -139,9 +146,8 @@ def _amount(option: str, text: str) -> Decimal:
         raise Misconfigured(f"{option}: {error}") from None
 
 
-def _moment(text: str) -> float:
+def _expiry(text: str) -> float:
     try:
-        moment = datetime.fromisoformat(text)
+        return parse_time(text)
     except ValueError:
         raise Misconfigured(f"--expires: expected a time such as 2027-01-31T12:00:00Z, got {text!r}") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

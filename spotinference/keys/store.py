@@ -1,4 +1,4 @@
-"""API keys in their bucket: create them, read them, resolve names."""
+"""API keys in their bucket. Only the SHA-256 of a key is stored."""
 
 import secrets
 import time
@@ -26,7 +26,7 @@ async def create_key(
     wakes_per_hour: int | None = None,
     wake_cost_per_day: Decimal | None = None,
 ) -> tuple[str, str]:
-    """A new key's id and secret. The limits are positive; None is unlimited."""
+    """Create a key and return its id and secret. Limits are positive; None is unlimited."""
     now = time.time()
     secret = f"sk-{secrets.token_urlsafe(32)}"
     record = KeyRecord(
@@ -47,12 +47,12 @@ async def create_key(
 
 
 def unknown_key_message(key_id: str) -> str:
-    """What to say of an id that no key has."""
-    return f"no key has the id {key_id!r}: `spotinference keys list` shows them"
+    """Return the error for an id that no key has."""
+    return f"no key has the id {key_id!r}: `spotinference keys list` shows the ids"
 
 
 async def find_key_ids(bus: Bus, key: str) -> list[str]:
-    """Return `key` itself where it is a key's id, else the ids of the keys with this name; revoked ones included."""
+    """Return `key` itself if it is the id of a key, else the ids of the keys of that name, including revoked ones."""
     records = [record for _, record, _ in await read_keys(bus)]
     if any(record.id == key for record in records):
         return [key]
@@ -60,7 +60,7 @@ async def find_key_ids(bus: Bus, key: str) -> list[str]:
 
 
 async def read_key_names(bus: Bus) -> dict[str, str]:
-    """Names by id, of all keys that there are."""
+    """Return the names of all keys, by id."""
     return names_by_key_id(record for _, record, _ in await read_keys(bus))
 
 

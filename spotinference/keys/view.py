@@ -1,4 +1,4 @@
-"""API keys as a table and as JSON."""
+"""How API keys are shown: their state and their limits."""
 
 import time
 
@@ -7,12 +7,12 @@ from shared.messages.keys import KeyRecord
 LIMITS = {
     "requests_per_minute": "requests/min",
     "tokens_per_minute": "tokens/min",
-    "concurrency": "at once",
+    "concurrency": "concurrent",
     "monthly_tokens": "tokens/month",
     "wakes_per_hour": "wakes/hour",
     "wake_cost_per_day": "USD of wakes/day",
 }
-"""Fields of a key's record that bound it, and what they count. Absent: unlimited, and of wakes as `[gateway]` says."""
+"""The limits in a key's record, and their units. Without one: unlimited, or for wakes the limit in `[gateway]`."""
 
 
 def key_state(record: KeyRecord) -> str:
@@ -22,5 +22,5 @@ def key_state(record: KeyRecord) -> str:
 
 
 def format_limits(record: KeyRecord) -> str:
-    told = [f"{limit} {counts}" for field, counts in LIMITS.items() if (limit := getattr(record, field)) is not None]
-    return "\n".join(told) or "none"
+    limits = [f"{limit} {counts}" for field, counts in LIMITS.items() if (limit := getattr(record, field)) is not None]
+    return "\n".join(limits) or "none"

@@ -1,4 +1,4 @@
-"""`spotinference meter`: what an operator may have the meter do."""
+"""The command `meter`."""
 
 from datetime import UTC, datetime
 
@@ -10,34 +10,35 @@ from shared.bus.subjects import METER_REREAD
 from shared.messages.meter import Reread, RereadQuery
 from spotinference.context import Context, request_reply, suite_options
 from spotinference.terminal import Screen, echo_json, print_line
+from spotinference.times import parse_time
 
-LAST = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
+MAX_TIME = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
 """The bus counts nanoseconds in 64 bits, which end in 2262."""
 SUMS = ("read", "counted", "repeated", "quarantined")
 
 
 @click.group()
 def meter() -> None:
-    """The ledger and the stream it is filled from."""
+    """Maintain the ledger."""
 
 
 @meter.command()
-@click.option("--since", required=True, help="RFC 3339, e.g. 2026-11-23 or 2026-11-23T12:00:00Z.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with the sums.")
+@click.option("--since", required=True, help="RFC 3339 time, for example 2026-11-23 or 2026-11-23T12:00:00Z.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @suite_options
 def reread(context: Context, *, since: str, as_json: bool) -> None:
-    """Read the usage stream again from a moment on, and count once what the ledger lacks.
+    """Read the usage stream again from a time on, and count the events that the ledger lacks.
 
-    The meter does this by itself when its ledger was restored from an older copy.
+    The meter does this by itself after its ledger was restored from an older copy.
     """
-    moment = _moment(since)
-    sums = context.run_with_bus(lambda bus: _reread(bus, moment))
+    start = _start_time(since)
+    sums = context.run_with_bus(lambda bus: _reread(bus, start))
     if as_json:
         echo_json({"since": since, **sums})
     else:
         print_line(
-            f"read {sums['read']:,} messages again: {sums['counted']:,} were missing and are counted now, "
-            f"{sums['repeated']:,} were in the ledger, {sums['quarantined']:,} cannot be counted"
+            f"read {sums['read']:,} messages again: {sums['counted']:,} were missing and have been counted, "
+            f"{sums['repeated']:,} were in the ledger already, {sums['quarantined']:,} cannot be counted"
         )
 
 
@@ -57,12 +58,11 @@ async def _reread(bus: Bus, since: float) -> dict[str, int]:
             page = await request_reply(bus, METER_REREAD, RereadQuery(since=since, after=page.last), Reread)
 
 
-def _moment(text: str) -> float:
+def _start_time(text: str) -> float:
     try:
-        moment = datetime.fromisoformat(text)
+        seconds = parse_time(text)
     except ValueError:
         raise click.UsageError(f"--since: expected a time such as 2026-11-23T12:00:00Z, got {text!r}") from None
-    seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if not 0 <= seconds < LAST:
+    if not 0 <= seconds < MAX_TIME:
         raise click.UsageError(f"--since: expected a time from 1970-01-01 until the end of 2199, got {text!r}")
     return seconds

@@ -1,21 +1,21 @@
-"""`spotinference provision`: the bus gets what the services need on it."""
+"""The command `provision`."""
 
 import click
 
 from shared.bus.jetstream import JetStreamBus
-from shared.bus.provision import provision as make
+from shared.bus.provision import provision as provision_bus
 from spotinference.context import Context, suite_options
 from spotinference.terminal import print_line
 
 
 @click.command()
-@click.option("--replicas", default=1, show_default=True, help="Copies of each stream in a cluster of NATS servers.")
+@click.option("--replicas", default=1, show_default=True, help="Copies of each stream, in a cluster of NATS servers.")
 @suite_options
 def provision(context: Context, replicas: int) -> None:
-    """Make the bus have every stream, consumer and bucket; as often as one likes."""
+    """Create the streams, consumers and buckets that are missing on the bus. Safe to repeat."""
 
     async def work(bus: JetStreamBus) -> None:
-        await make(bus, replicas=replicas)
+        await provision_bus(bus, replicas=replicas)
 
     context.run_with_bus(work)
     print_line("the bus is provisioned")

@@ -1,4 +1,4 @@
-"""`spotinference usage`: tokens of a day, or of several, out of the ledger."""
+"""The command `usage`."""
 
 from datetime import date, timedelta
 from pathlib import Path
@@ -16,17 +16,17 @@ from spotinference.usage.view import KEY, KEY_NAME, _with_name, print_usage, usa
 
 
 @click.command()
-@click.option("--day", help="A UTC day, YYYY-MM-DD; today by default.")
-@click.option("--days", type=click.IntRange(1, 366), help="So many days, up to --to or today.")
-@click.option("--from", "first", help="The first of several days.")
-@click.option("--to", help="The last of several days; today by default.")
+@click.option("--day", help="UTC day, YYYY-MM-DD.  [default: today]")
+@click.option("--days", type=click.IntRange(1, 366), help="Number of days, ending at --to.")
+@click.option("--from", "first", help="First day, instead of --days.")
+@click.option("--to", help="With --days or --from: last day.  [default: today]")
 @click.option(
     "--by",
     default="",
-    help="Dimensions, separated by commas: day, hour, minute, model, tier, machine, key, direction, outcome.",
+    help="Group by dimensions, comma-separated: day, hour, minute, model, tier, machine, key, direction, outcome.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with totals and rows.")
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the rows to a file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False), help="Write a CSV file.")
 @suite_options
 def usage(
     context: Context,
@@ -39,7 +39,7 @@ def usage(
     as_json: bool,
     csv_path: Path | None,
 ) -> None:
-    """Tokens of a day, or of several in a row, from the ledger."""
+    """Show the token counts of a day, or of several, from the ledger."""
     start, end = _span(day, days, first, to)
     query = TokensQuery(day=start, to=end, by=tuple(part.strip() for part in by.split(",") if part.strip()))
 
@@ -59,12 +59,12 @@ def usage(
 
 
 def _span(day: str | None, days: int | None, first: str | None, to: str | None) -> tuple[str, str | None]:
-    """The query's `day` and `to`."""
+    """Return `day` and `to` of the query."""
     if sum(option is not None for option in (day, days, first)) > 1:
-        raise click.UsageError("--day, --days and --from exclude one another")
+        raise click.UsageError("--day, --days and --from cannot be combined")
     if day is not None or (days, first, to) == (None, None, None):
         if to is not None:
-            raise click.UsageError("--to goes with --days or --from")
+            raise click.UsageError("--to needs --days or --from")
         return day or today(), None
     last = to or today()
     if first is not None:

@@ -16,11 +16,11 @@ COUNTS = TokenSums.__struct_fields__
 KEY = "key"
 KEY_NAME = "key_name"
 Row = tuple[Mapping[str, str | None], TokenSums]
-"""A row's dimensions, and its counts."""
+"""A row's dimensions and its counts."""
 
 
 def _with_name(dimensions: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str | None]:
-    """The row's own, and beside a key's id its name: None where it has none or is not known."""
+    """Return the dimensions; if there is a key, also its name, or None if the name is unknown."""
     return {**dimensions, KEY_NAME: names.get(dimensions[KEY])} if KEY in dimensions else {**dimensions}
 
 

@@ -41,4 +41,4 @@ async def test_case_12_hours_billed_above_hours_awake_are_unexplained_and_the_do
         period = decode(await books.bus.request(subjects.BILLING_REPORTS, query, timeout=30), PeriodReport)
         (link,) = hours(period.days)
         assert link.diagnostic.level == "wrong"
-        assert f"{DAY} 24.00 h billed against 11.30 known hours, 63.50 USD unexplained" in link.diagnostic.text
+        assert f"{DAY} 24.00 h billed, 11.30 h in the journal, 63.50 USD unexplained" in link.diagnostic.text

@@ -1,4 +1,4 @@
-"""`spotinference check`: each fault is told with its place and its fix, and hides no other."""
+"""`spotinference check`: each problem is reported with its place and its fix, and hides no other."""
 
 import asyncio
 import socket
@@ -55,7 +55,7 @@ async def serve() -> AsyncIterator[Serve]:
 
 
 @pytest.fixture
-def nobody() -> Iterator[str]:
+def closed_origin() -> Iterator[str]:
     """An origin where nothing listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -81,14 +81,14 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     return run
 
 
-def wrong(result: Result, *told: Sequence[str]) -> None:
-    """Exactly these faults, in this order: of each all the parts."""
+def assert_wrong(result: Result, *expected: Sequence[str]) -> None:
+    """Assert that exactly these problems are reported, in this order. Each line has all of its parts."""
     lines = [line for line in result.stderr.splitlines() if not line.startswith("{")]  # logs
-    assert len(lines) == len(told), result.output
-    for line, parts in zip(lines, told, strict=True):
+    assert len(lines) == len(expected), result.output
+    for line, parts in zip(lines, expected, strict=True):
         assert line.startswith("wrong "), line
         assert [part for part in parts if part not in line] == [], line
-    assert result.exit_code == (1 if told else 0)
+    assert result.exit_code == (1 if expected else 0)
 
 
 def tier(name: str, provider: str, machines: dict[str, str]) -> str:
@@ -103,7 +103,7 @@ def at(endpoint: str, instance: object = None) -> str:
     return f'endpoint = "{endpoint}"' + (f'\ninstance = "{instance}"' if instance else "")
 
 
-async def test_every_engine_that_is_none_is_told_beside_the_others(check: Check, serve: Serve, nobody: str) -> None:
+async def test_check_reports_every_wrong_engine(check: Check, serve: Serve, closed_origin: str) -> None:
     machines = {
         "good": await serve(200, LISTS),
         "page": await serve(200, "<html>welcome</html>"),
@@ -112,11 +112,11 @@ async def test_every_engine_that_is_none_is_told_beside_the_others(check: Check,
         "stranger": await serve(200, {"data": [{"id": "llama"}]}),
         "locked": await serve(401, {"error": "who are you"}),
         "loading": await serve(503, {"error": "loading"}),
-        "nobody": nobody,
+        "nobody": closed_origin,
         "terse": await serve(404, {"error": "not found"}),
     }
     result = await check(tier("lab", "static", {name: at(endpoint) for name, endpoint in machines.items()}))
-    wrong(
+    assert_wrong(
         result,
         ("machine page:", machines["page"], "no engine"),
         ("machine text:", "does not do what served is for", "/v1/completions: 200 {}"),
@@ -124,45 +124,43 @@ async def test_every_engine_that_is_none_is_told_beside_the_others(check: Check,
         ("machine stranger:", "serves llama, not served", "served_as"),
         ("machine locked:", "does not do what served is for"),
         ("machine loading:", "503", "start its engine"),
-        ("machine nobody:", nobody, "start its engine there, or correct `endpoint`"),
+        ("machine nobody:", closed_origin, "start its engine, or correct `endpoint`"),
         ("machine terse:", "does not do what served is for"),
     )
     assert f"ok    machine good: endpoint {machines['good']}: an engine answers for served\n" in result.stdout
-    assert "note  tier lab: no price_per_hour, and no [[billing.source]]" in result.stdout
+    assert "note  tier lab: no price_per_hour and no [[billing.source]]" in result.stdout
 
 
-async def test_an_engine_of_embeddings_that_asks_for_a_key_is_asked_as_the_waker_asks(
-    check: Check, serve: Serve, tmp_path: Path
-) -> None:
+async def test_embedding_engine_is_checked_with_its_key(check: Check, serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("sk-engine\n")
     endpoint = await serve(404, {"detail": "nothing here"}, vectors=True, key="sk-engine")
     text = tier("lab", "static", {"m1": at(endpoint)})
-    wrong(await check(text), ("machine m1:", "401", "name the tier's `key_file`"))
+    assert_wrong(await check(text), ("machine m1:", "401", "name the tier's `key_file`"))
     keyed = text.replace('provider = "static"', f'provider = "static"\nkey_file = "{tmp_path / "key"}"')
     result = await check(keyed)
-    wrong(result)
+    assert_wrong(result)
     assert f"ok    machine m1: endpoint {endpoint}: an engine answers for served\n" in result.stdout
     (tmp_path / "key").write_text("sk-engine\r\nX-Other: 1")
-    wrong(await check(keyed), ("tier 'lab': key_file", "printable ASCII"))
+    assert_wrong(await check(keyed), ("tier 'lab': key_file", "printable ASCII"))
 
 
-async def test_a_good_configuration_has_no_fault(check: Check, serve: Serve) -> None:
+async def test_good_configuration_passes(check: Check, serve: Serve) -> None:
     local = 'command = ["python", "-c", "", "{port}"]'
     text = tier("lab", "static", {"m1": at(await serve(200, LISTS))}) + tier("local", "process", {"m2": local})
     result = await check(text)
-    wrong(result)
-    assert "ok    machine m2: python is there\n" in result.stdout
-    assert "ok    machine m2: its engine was not asked: it does not run\n" in result.stdout
+    assert_wrong(result)
+    assert "ok    machine m2: python is installed\n" in result.stdout
+    assert "ok    machine m2: engine not checked: it is not running\n" in result.stdout
 
 
-async def test_a_rented_tier_without_a_price_is_noted_where_the_fleet_has_a_budget(check: Check, serve: Serve) -> None:
+async def test_rented_tier_without_a_price_is_noted_when_there_is_a_budget(check: Check, serve: Serve) -> None:
     text = tier("lab", "static", {"m1": at(await serve(200, LISTS))})
     budgeted = await check(text + '[billing]\ndaily_budget = "20.00"\n')
-    wrong(budgeted)
+    assert_wrong(budgeted)
     assert "note  tier lab: no price_per_hour: while its machines are awake" in budgeted.stdout
 
 
-async def test_the_engine_of_a_running_command_is_asked(
+async def test_local_engine_is_checked_when_it_runs(
     check: Check, serve: Serve, put: Put, options: tuple[str, ...]
 ) -> None:
     commands = dict.fromkeys(("m1", "m2", "m3"), 'command = ["no-such-program", "{port}"]')
@@ -170,10 +168,10 @@ async def test_the_engine_of_a_running_command_is_asked(
     await put("m2", "waking", endpoint=await serve(503, {}), phase="loading")
     await put("m3", "asleep")
     result = await check(tier("local", "process", commands))
-    missing = [(f"machine {name}:", "no program 'no-such-program'") for name in commands]
-    wrong(result, *missing, ("machine m1:", "serves llama, not served"))
-    assert "ok    machine m2: its engine was not asked: it is being woken\n" in result.stdout
-    assert "ok    machine m3: its engine was not asked: it does not run\n" in result.stdout
+    missing = [(f"machine {name}:", "program 'no-such-program' is not on the PATH") for name in commands]
+    assert_wrong(result, *missing, ("machine m1:", "serves llama, not served"))
+    assert "ok    machine m2: engine not checked: it is being woken\n" in result.stdout
+    assert "ok    machine m3: engine not checked: it is not running\n" in result.stdout
 
 
 @pytest.fixture
@@ -188,53 +186,53 @@ def account(cloud: HyperstackCloud, machines: dict[str, str], waker: str = "") -
     return f'[waker]\n{waker}\n[provider.hyperstack]\nbase_url = "{cloud.base_url}"\n{text}'
 
 
-async def test_machines_are_compared_with_what_the_provider_says(
-    check: Check, serve: Serve, nobody: str, hyperstack: HyperstackCloud
+async def test_machines_are_compared_with_the_provider_s_report(
+    check: Check, serve: Serve, closed_origin: str, hyperstack: HyperstackCloud
 ) -> None:
     asleep, awake, silent = (hyperstack.add(status) for status in ("HIBERNATED", "ACTIVE", "ACTIVE"))
     billed, failed = hyperstack.add("SHUTOFF"), hyperstack.add("ERROR")
     stray = hyperstack.add("HIBERNATED", labels=["spotinference-fleet=prod"])
     machines = {
-        "asleep": at(nobody, asleep.id),
+        "asleep": at(closed_origin, asleep.id),
         "awake": at(await serve(200, LISTS), awake.id),
-        "silent": at(nobody, silent.id),
-        "unknown": at(nobody, 999_999),
-        "billed": at(nobody, billed.id),
-        "failed": at(nobody, failed.id),
+        "silent": at(closed_origin, silent.id),
+        "unknown": at(closed_origin, 999_999),
+        "billed": at(closed_origin, billed.id),
+        "failed": at(closed_origin, failed.id),
     }
     result = await check(account(hyperstack, machines, 'fleet = "prod"'))
-    wrong(
+    assert_wrong(
         result,
         ("machine unknown:", "999999 is not known to hyperstack", "correct `instance`"),
-        ("machine failed:", "ERROR", "mend it at the provider"),
-        ("machine silent:", nobody, "hyperstack says that the machine is ACTIVE", "may this host connect"),
+        ("machine failed:", "ERROR", "repair it at the provider"),
+        ("machine silent:", closed_origin, "hyperstack reports that the machine is ACTIVE", "can this host connect"),
     )
-    assert "machine asleep: its engine was not asked: hyperstack says that the machine is HIBERNATED\n" in result.stdout
+    assert "machine asleep: engine not checked: hyperstack reports that the machine is HIBERNATED\n" in result.stdout
     assert "note  machine billed:" in result.stdout
-    assert f"note  provider hyperstack: hyperstack:{stray.id} (HIBERNATED) has our mark" in result.stdout
+    assert f"note  provider hyperstack: hyperstack:{stray.id} (HIBERNATED) has the fleet's tag" in result.stdout
     assert hyperstack.changes == 0, "it changes nothing"
 
 
-async def test_a_clock_that_is_off_is_told(check: Check, nobody: str, hyperstack: HyperstackCloud) -> None:
-    machines = {"m1": at(nobody, hyperstack.add("HIBERNATED").id)}
+async def test_clock_skew_is_reported(check: Check, closed_origin: str, hyperstack: HyperstackCloud) -> None:
+    machines = {"m1": at(closed_origin, hyperstack.add("HIBERNATED").id)}
     hyperstack.skew = 50.0
-    wrong(await check(account(hyperstack, machines)))
+    assert_wrong(await check(account(hyperstack, machines)))
     hyperstack.skew = 95.0
-    wrong(await check(account(hyperstack, machines)), ("provider hyperstack:", "clock", "9"))
+    assert_wrong(await check(account(hyperstack, machines)), ("provider hyperstack:", "clock", "9"))
 
 
-async def test_a_key_that_is_missing_or_wrong_or_may_do_nothing(
-    check: Check, nobody: str, hyperstack: HyperstackCloud, monkeypatch: pytest.MonkeyPatch
+async def test_bad_api_key_is_reported(
+    check: Check, closed_origin: str, hyperstack: HyperstackCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = account(hyperstack, {"m1": at(nobody, hyperstack.add("HIBERNATED").id)})
+    text = account(hyperstack, {"m1": at(closed_origin, hyperstack.add("HIBERNATED").id)})
     hyperstack.allowed = False
     denied = await check(text)
-    wrong(denied, ("provider hyperstack:",))
+    assert_wrong(denied, ("provider hyperstack:",))
     assert KEY not in denied.output
     monkeypatch.setenv("HYPERSTACK_API_KEY", "another")
-    wrong(await check(text), ("provider hyperstack:", "HYPERSTACK_API_KEY"))
+    assert_wrong(await check(text), ("provider hyperstack:", "HYPERSTACK_API_KEY"))
     monkeypatch.delenv("HYPERSTACK_API_KEY")
-    wrong(await check(text), ("provider hyperstack: HYPERSTACK_API_KEY: not set", "HYPERSTACK_API_KEY_FILE"))
+    assert_wrong(await check(text), ("provider hyperstack: HYPERSTACK_API_KEY: not set", "HYPERSTACK_API_KEY_FILE"))
 
 
 @pytest.fixture(scope="module")
@@ -255,56 +253,64 @@ def region(cloud: MotoCloud, machines: dict[str, str]) -> str:
     return f'[provider.ec2]\nregion = "{REGION}"\nendpoint_url = "{cloud.endpoint_url}"\n' + tier("p5", "ec2", machines)
 
 
-async def test_a_permission_that_is_missing_is_named_beside_an_unknown_machine(
-    check: Check, nobody: str, ec2: MotoCloud
+async def test_missing_permission_is_named_beside_unknown_machines(
+    check: Check, closed_origin: str, ec2: MotoCloud
 ) -> None:
     machines = {
-        "m1": at(nobody, ec2.add_machine()),
-        "m2": at(nobody, "i-0123456789abcdef0"),
-        "m3": at(nobody, "i-typo"),
+        "m1": at(closed_origin, ec2.add_machine()),
+        "m2": at(closed_origin, "i-0123456789abcdef0"),
+        "m3": at(closed_origin, "i-typo"),
     }
     unknown = [(f"machine {m}:", "is not known to ec2", "correct `instance`") for m in ("m2", "m3")]
-    wrong(await check(region(ec2, machines)), *unknown)
+    assert_wrong(await check(region(ec2, machines)), *unknown)
     ec2.fail("StopInstances", code="UnauthorizedOperation", status=403)
-    wrong(await check(region(ec2, machines)), ("provider ec2:", "ec2:StopInstances"), *unknown)
+    assert_wrong(await check(region(ec2, machines)), ("provider ec2:", "ec2:StopInstances"), *unknown)
     assert ec2.calls().get("StartInstances", 0) <= 2, "dry runs, one for each check"
 
 
-async def test_one_account_s_faults_hide_no_other_s(
-    check: Check, nobody: str, ec2: MotoCloud, hyperstack: HyperstackCloud, monkeypatch: pytest.MonkeyPatch
+async def test_a_problem_with_one_account_hides_no_other(
+    check: Check, closed_origin: str, ec2: MotoCloud, hyperstack: HyperstackCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    text = account(hyperstack, {"h1": at(nobody, 999_999)}) + region(ec2, {"e1": at(nobody, ec2.add_machine())})
-    text += tier("lab", "static", {"s1": at(nobody)})
+    text = account(hyperstack, {"h1": at(closed_origin, 999_999)}) + region(
+        ec2, {"e1": at(closed_origin, ec2.add_machine())}
+    )
+    text += tier("lab", "static", {"s1": at(closed_origin)})
     result = await check(text)
-    wrong(
+    assert_wrong(
         result,
         ("provider ec2:", "credentials"),
         ("machine h1:", "is not known to hyperstack"),
-        ("machine s1:", nobody),
+        ("machine s1:", closed_origin),
     )
     assert "note  machine e1:" in result.stdout
     hyperstack.outage = True
     assert "provider hyperstack: " in (await check(text)).stderr
 
 
-async def test_a_library_that_is_not_installed_is_named(
-    check: Check, nobody: str, hyperstack: HyperstackCloud, monkeypatch: pytest.MonkeyPatch
+async def test_missing_library_is_named(
+    check: Check, closed_origin: str, hyperstack: HyperstackCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(*_: object) -> Any:
         raise ModuleNotFoundError("No module named 'boto3'", name="boto3")
 
-    monkeypatch.setattr(accounts, "accounts", missing)
-    text = account(hyperstack, {"m1": at(nobody, 1)})
-    wrong(await check(text), ("provider hyperstack: boto3 is not installed here", "pip install spotinference[waker]"))
+    monkeypatch.setattr(accounts, "build_providers", missing)
+    text = account(hyperstack, {"m1": at(closed_origin, 1)})
+    assert_wrong(
+        await check(text),
+        ("provider hyperstack: boto3 is not installed on this host", "pip install spotinference[waker]"),
+    )
 
 
-async def test_what_is_at_the_other_end_of_the_bus_and_the_database_is_tried_too(
-    check: Check, nobody: str, monkeypatch: pytest.MonkeyPatch
+async def test_unreachable_bus_and_database_are_reported(
+    check: Check, closed_origin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = nobody.rpartition(":")[2]
+    port = closed_origin.rpartition(":")[2]
     text = f'[bus]\nurl = "nats://127.0.0.1:{port}"\n[database]\nurl = "postgresql://127.0.0.1:{port}/x"\n'
-    wrong(
-        await check(text + tier("lab", "static", {"s1": at(nobody)})), ("bus:",), ("database.url:",), ("machine s1:",)
+    assert_wrong(
+        await check(text + tier("lab", "static", {"s1": at(closed_origin)})),
+        ("bus:",),
+        ("database.url:",),
+        ("machine s1:",),
     )

@@ -1,4 +1,4 @@
-"""The demo itself, as `make demo` runs it; and an invoice with a damaged row, refused without a trace."""
+"""The demo itself, as `make demo` runs it; and an invoice with a damaged row, rejected without a trace."""
 
 import fcntl
 import re
@@ -11,7 +11,7 @@ import click
 import pytest
 
 from spotinference.demo import steps
-from spotinference.demo.invoice import DemoFacts, demo_invoice
+from spotinference.demo.invoice import DemoFacts, build_invoice
 from tests.integration.suite.config import config
 from tests.kit.engine import engine_command
 from tests.kit.up import processes_of, up
@@ -19,7 +19,7 @@ from tests.kit.up import processes_of, up
 NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
 
 
-async def test_the_demo_shows_the_whole_job(tmp_path: Path) -> None:
+async def test_demo_shows_the_whole_system(tmp_path: Path) -> None:
     process = await create_subprocess_exec(
         sys.executable, "-m", "spotinference", "demo", "--data-dir", str(tmp_path), stdout=PIPE, stderr=STDOUT
     )
@@ -37,7 +37,7 @@ async def test_the_demo_shows_the_whole_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-async def test_a_demo_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_demo_leaves_nothing_behind_when_terminated(tmp_path: Path) -> None:
     process = await create_subprocess_exec(
         sys.executable, "-m", "spotinference", "demo", "--data-dir", str(tmp_path), stdout=PIPE, stderr=STDOUT
     )
@@ -53,7 +53,7 @@ async def test_a_demo_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> Non
 
 
 @pytest.mark.long
-async def test_the_demo_ends_with_the_reason_when_the_engine_does_not_start(
+async def test_demo_prints_the_reason_when_the_engine_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = '"python", "-m", "spotinference.engine", "--port"'
@@ -64,12 +64,12 @@ async def test_the_demo_ends_with_the_reason_when_the_engine_does_not_start(
     shown = capsys.readouterr()
     assert "asleep → waking" in shown.out
     assert "waking → asleep: the engine ended with exit status 1" in shown.out
-    assert "the demo failed: the machine does not wake" in shown.err
+    assert "the demo failed: the machine did not wake" in shown.err
     assert "libnothing.so.1" in shown.err
     assert processes_of(tmp_path) == []
 
 
-async def test_the_demo_touches_nothing_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_demo_does_not_touch_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = tmp_path / "spotinference.toml"
     mine.write_text("mine")
     with pytest.raises(click.BadParameter, match="is not empty"):
@@ -80,7 +80,7 @@ async def test_the_demo_touches_nothing_of_others(tmp_path: Path, monkeypatch: p
     running.write_text("running")
     with (steps.DEFAULT_FOLDER.parent / "demo.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(click.ClickException, match="a demo runs here"):
+        with pytest.raises(click.ClickException, match="a demo is running here"):
             await steps.run(None)
     assert running.read_text() == "running"
 
@@ -90,9 +90,9 @@ def _page(folder: Path) -> str:
     return page.read_text("utf-8")
 
 
-async def test_a_damaged_invoice_changes_nothing(tmp_path: Path, tiny_model: Path) -> None:
+async def test_damaged_invoice_changes_nothing(tmp_path: Path, tiny_model: Path) -> None:
     facts = DemoFacts(awake=[(NOON - 3600, NOON)], disk=(NOON - 3600, NOON), transfers=[])
-    whole = demo_invoice(facts, instance="i-1", disk="disk-1").csv
+    whole = build_invoice(facts, instance="i-1", disk="disk-1").csv
     lines = whole.decode().splitlines()
     lines[2] = "9,9" + lines[2][lines[2].index(",") :]
     damaged = tmp_path / "damaged.csv"
@@ -102,10 +102,10 @@ async def test_a_damaged_invoice_changes_nothing(tmp_path: Path, tiny_model: Pat
     async with up(tmp_path, config(engine_command(tiny_model))) as suite:
         assert (await suite.command("invoice", "import", str(good), "--source", "cloud")).status == 0
         before = await suite.json("report", "--day", "2026-11-22")
-        refused = await suite.command("invoice", "import", str(damaged), "--source", "cloud")
-        assert refused.status == 1
-        assert "damaged.csv:3:" in refused.err
-        assert "nothing was imported" in refused.err
+        rejected = await suite.command("invoice", "import", str(damaged), "--source", "cloud")
+        assert rejected.status == 1
+        assert "damaged.csv:3:" in rejected.err
+        assert "nothing was imported" in rejected.err
         assert await suite.json("report", "--day", "2026-11-22") == before
         assert before["spend"] is not None
         missing = await suite.command("invoice", "import", str(tmp_path / "none.csv"), "--source", "cloud")

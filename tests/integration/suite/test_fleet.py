@@ -20,21 +20,21 @@ from tests.kit.terminal import terminal
 
 
 class FakeGateway:
-    """Says what it does, again and again."""
+    """Reports its activity again and again."""
 
     def __init__(self, bus: JetStreamBus, name: str) -> None:
         self._bus = bus
         self._name = name
         self.in_flight = 0
 
-    async def say(self, *, leaving: bool = False) -> None:
+    async def report(self, *, leaving: bool = False) -> None:
         machines = {"m1": MachineActivity(in_flight=self.in_flight, last_used_at=time.time())}
-        told = Activity(gateway=self._name, sent_at=time.time(), machines=machines, leaving=leaving)
-        await self._bus.publish_volatile(activity(self._name), encode(told))
+        report = Activity(gateway=self._name, sent_at=time.time(), machines=machines, leaving=leaving)
+        await self._bus.publish_volatile(activity(self._name), encode(report))
 
     async def run(self) -> None:
         while True:
-            await self.say()
+            await self.report()
             await asyncio.sleep(0.2)
 
 
@@ -48,12 +48,12 @@ async def gateways(bus: JetStreamBus) -> AsyncIterator[list[FakeGateway]]:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_the_fleet_as_it_is(shell: Shell, put: Put, gateways: list[FakeGateway]) -> None:
+async def test_fleet_shows_records_and_requests(shell: Shell, put: Put, gateways: list[FakeGateway]) -> None:
     gateways[0].in_flight, gateways[1].in_flight = 2, 3
     await put("m2", "broken", reason="no answer", alarm="see to it", cordoned=True, generation=7)
     await put("m1", "waking", phase="booting", wake_id="w1", ready_at=time.time() + 1000, kept=True)
-    told = json.loads((await shell("fleet", "--json")).stdout)
-    first, second = told["machines"]
+    reply = json.loads((await shell("fleet", "--json")).stdout)
+    first, second = reply["machines"]
     assert (first["id"], first["state"], first["phase"], first["in_flight"]) == ("m1", "waking", "booting", 5)
     assert 980 < first["eta_seconds"] <= 1000
     assert (first["kept"], first["cordoned"], first["wake_id"], first["alarm"]) == (True, False, "w1", "")
@@ -63,53 +63,55 @@ async def test_the_fleet_as_it_is(shell: Shell, put: Put, gateways: list[FakeGat
     assert "! m2: see to it" in (await shell("fleet")).stdout
 
 
-async def test_a_line_for_each_change_until_ctrl_c(
+async def test_watch_prints_a_line_for_each_change_until_ctrl_c(
     bus: JetStreamBus, goes: Goes, put: Put, gateways: list[FakeGateway], nats_server: NatsServer
 ) -> None:
     await put("m1", "asleep")
     going = await goes("fleet", "--watch", "--json")
 
-    async def told() -> list[tuple[str, str, int]]:
+    async def next_line() -> list[tuple[str, str, int]]:
         return [(m["id"], m["state"], m["in_flight"]) for m in json.loads(await going.line())["machines"]]
 
-    assert await told() == [("m1", "asleep", 0)]
+    assert await next_line() == [("m1", "asleep", 0)]
     await put("m1", "waking", phase="booting", ready_at=time.time() + 60)
-    assert await told() == [("m1", "waking", 0)], "the gateways' repetitions are no change"
+    assert await next_line() == [("m1", "waking", 0)], "the gateways' repetitions are no change"
     await put("m2", "ready")
-    assert await told() == [("m1", "waking", 0), ("m2", "ready", 0)]
+    assert await next_line() == [("m1", "waking", 0), ("m2", "ready", 0)]
     gateways[1].in_flight = 4
-    assert await told() == [("m1", "waking", 4), ("m2", "ready", 0)]
+    assert await next_line() == [("m1", "waking", 4), ("m2", "ready", 0)]
     await bus.delete(FLEET, machine_key("m2"))
-    assert await told() == [("m1", "waking", 4)]
+    assert await next_line() == [("m1", "waking", 4)]
     status, out, _ = await going.ctrl_c()
     assert (status, out) == (0, "")
 
 
-async def test_a_gateway_that_left_is_not_counted(bus: JetStreamBus, goes: Goes, put: Put) -> None:
+async def test_requests_of_a_gateway_that_left_are_not_counted(bus: JetStreamBus, goes: Goes, put: Put) -> None:
     gateway = FakeGateway(bus, "g1")
     gateway.in_flight = 1
     await put("m1", "ready")
     going = await goes("fleet", "--watch", "--json")
     assert json.loads(await going.line())["machines"][0]["in_flight"] == 0
-    await gateway.say()
+    await gateway.report()
     assert json.loads(await going.line())["machines"][0]["in_flight"] == 1
-    await gateway.say(leaving=True)
+    await gateway.report(leaving=True)
     async with asyncio.timeout(SILENT_SECONDS * 0.9):
         assert json.loads(await going.line())["machines"][0]["in_flight"] == 0
 
 
-async def test_a_gateway_that_died_is_not_counted_for_long(goes: Goes, put: Put, bus: JetStreamBus) -> None:
+async def test_requests_of_a_gateway_that_died_are_not_counted_for_long(
+    goes: Goes, put: Put, bus: JetStreamBus
+) -> None:
     gateway = FakeGateway(bus, "g1")
     gateway.in_flight = 1
     await put("m1", "ready")
     going = await goes("fleet", "--watch", "--json")
     await going.line()
-    await gateway.say()
+    await gateway.report()
     assert json.loads(await going.line())["machines"][0]["in_flight"] == 1
     assert json.loads(await going.line())["machines"][0]["in_flight"] == 0
 
 
-async def test_a_terminal_shows_the_fleet_as_it_changes(
+async def test_watch_redraws_the_terminal_at_each_change(
     put: Put, options: tuple[str, ...], gateways: list[FakeGateway], nats_server: NatsServer
 ) -> None:
     async with terminal(sys.executable, "-m", "spotinference", "fleet", "--watch", *options) as screen:

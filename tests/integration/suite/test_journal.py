@@ -1,4 +1,4 @@
-"""`spotinference journal` on a real bus: every kind of entry, what is left out, and what comes later."""
+"""`spotinference journal` on a real bus: every kind of entry, the filters, and `--follow`."""
 
 import json
 import signal
@@ -67,7 +67,7 @@ EVERY_KIND: Sequence[tuple[JournalEntry, dict[str, Any], str]] = (
     (
         CommandIssued(at=AT, machine="m1", order="cordon", by="me@here"),
         {"kind": "order", "order": "cordon", "by": "me@here"},
-        "cordon, said me@here",
+        "cordon, by me@here",
     ),
 )
 
@@ -83,28 +83,28 @@ async def machines(shell: Shell, *words: str) -> list[str]:
     return [json.loads(line)["machine"] for line in result.stdout.splitlines()]
 
 
-async def test_every_kind_of_entry_is_told(bus: JetStreamBus, shell: Shell) -> None:
+async def test_every_kind_of_entry_is_printed(bus: JetStreamBus, shell: Shell) -> None:
     await publish(bus, *(entry for entry, _, _ in EVERY_KIND))
-    told = [json.loads(line) for line in (await shell("journal", "--json")).stdout.splitlines()]
+    entries = [json.loads(line) for line in (await shell("journal", "--json")).stdout.splitlines()]
     common = {"at": "2027-01-15T08:00:00.000Z", "machine": "m1"}
-    assert told == [common | fields for _, fields, _ in EVERY_KIND]
+    assert entries == [common | fields for _, fields, _ in EVERY_KIND]
     lines = (await shell("journal")).stdout.splitlines()
     assert [line.split(maxsplit=2)[2] for line in lines] == [words for _, _, words in EVERY_KIND]
 
 
-async def test_a_wake_names_the_key_that_caused_it(bus: JetStreamBus, shell: Shell) -> None:
+async def test_wake_names_the_key_that_caused_it(bus: JetStreamBus, shell: Shell) -> None:
     record = KeyRecord(id="k1", name="Acme\x1b[1m", created_at=1.0, revoked_at=2.0)
     await bus.create(topology.KEYS, digest("sk-1"), encode(record))
     for key in ("k1", "gone"):
         await publish(bus, replace(moved("m1"), from_state="asleep", to_state="waking", key_id=key))
     lines = (await shell("journal")).stdout.splitlines()
-    said = [line.partition("asleep → waking: idle")[2] for line in lines]
-    assert said == [", for key Acme\\x1b[1m (k1)", ", for key gone"]
-    told = [json.loads(line) for line in (await shell("journal", "--json")).stdout.splitlines()]
-    assert [(each["key_id"], each["key_name"]) for each in told] == [("k1", record.name), ("gone", None)]
+    causes = [line.partition("asleep → waking: idle")[2] for line in lines]
+    assert causes == [", for key Acme\\x1b[1m (k1)", ", for key gone"]
+    entries = [json.loads(line) for line in (await shell("journal", "--json")).stdout.splitlines()]
+    assert [(each["key_id"], each["key_name"]) for each in entries] == [("k1", record.name), ("gone", None)]
 
 
-async def test_a_turn_of_a_budget_gate_is_told(bus: JetStreamBus, shell: Shell) -> None:
+async def test_budget_gate_changes_are_printed(bus: JetStreamBus, shell: Shell) -> None:
     closed = GateTurned(
         at=AT, scope="tier.t", open=False, reason="budget_closed", spend=Decimal("9.5"), limit=Decimal(9)
     )
@@ -121,9 +121,9 @@ async def test_a_turn_of_a_budget_gate_is_told(bus: JetStreamBus, shell: Shell) 
     )
     for entry in (closed, opened):
         await bus.publish(subjects.budget_journal(entry.scope), encode(entry))
-    await publish(bus, moved("budget"))  # a machine may be called so
-    told = [json.loads(line) for line in (await shell("journal", "--json")).stdout.splitlines()]
-    assert told[:2] == [
+    await publish(bus, moved("budget"))  # a valid name for a machine
+    entries = [json.loads(line) for line in (await shell("journal", "--json")).stdout.splitlines()]
+    assert entries[:2] == [
         {
             "at": "2027-01-15T08:00:00.000Z",
             "kind": "gate",
@@ -151,11 +151,11 @@ async def test_a_turn_of_a_budget_gate_is_told(bus: JetStreamBus, shell: Shell) 
     ]
     lines = (await shell("journal")).stdout.splitlines()
     assert lines[0].endswith("  budget tier.t     closed, budget_closed: 9.5 USD of 9")
-    assert lines[1].endswith("  budget fleet      open, warning: an unknown spend of 99; said me@here: a demo")
+    assert lines[1].endswith("  budget fleet      open, warning: unknown spend of 99; by me@here: a demo")
     assert await machines(shell, "--machine", "budget") == ["budget"]
 
 
-async def test_it_can_be_narrowed(bus: JetStreamBus, shell: Shell) -> None:
+async def test_options_narrow_the_entries(bus: JetStreamBus, shell: Shell) -> None:
     now = time.time()
     ages = {"a b": 7200.0, "m1": 3000.0, "m2": 60.0, "m3": 1.0}
     await publish(bus, *(moved(machine, now - age) for machine, age in ages.items()))
@@ -172,23 +172,23 @@ async def test_it_can_be_narrowed(bus: JetStreamBus, shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(("option", "value"), [("--since", "yesterday"), ("--since", "2"), ("--limit", "0")])
-async def test_a_bad_option_is_refused_by_name(shell: Shell, option: str, value: str) -> None:
+async def test_invalid_option_is_named(shell: Shell, option: str, value: str) -> None:
     result = await shell("journal", option, value)
     assert result.exit_code == 2
     assert f"Invalid value for '{option}'" in result.stderr
 
 
-async def test_an_unreadable_entry_hides_no_other(bus: JetStreamBus, shell: Shell) -> None:
+async def test_undecodable_entry_hides_no_other(bus: JetStreamBus, shell: Shell) -> None:
     await publish(bus, moved("m1"))
     await bus.publish(subjects.journal("m2"), b'{"type":"from.the.future"}')
     await publish(bus, moved("m3"))
     result = await shell("journal", "--json")
     assert result.exit_code == 0
     assert [json.loads(line)["machine"] for line in result.stdout.splitlines()] == ["m1", "m3"]
-    assert "unreadable entry under fleet.journal.m2" in result.stderr
+    assert "skipped an entry under fleet.journal.m2" in result.stderr
 
 
-async def test_following_goes_on_over_a_restart_of_the_bus_until_ctrl_c(
+async def test_follow_continues_across_a_restart_of_the_bus_until_ctrl_c(
     bus: JetStreamBus, goes: Goes, nats_server: NatsServer
 ) -> None:
     await publish(bus, moved("m1", reason="0"), moved("m2", reason="0"))
@@ -201,8 +201,8 @@ async def test_following_goes_on_over_a_restart_of_the_bus_until_ctrl_c(
     for number in range(100):
         await publish_when_it_can(bus, moved("m5", reason=str(number)))
     going.send(signal.SIGCONT)
-    told = [json.loads(await going.line())["reason"] for _ in range(100)]
-    assert told == [str(number) for number in range(100)]
+    entries = [json.loads(await going.line())["reason"] for _ in range(100)]
+    assert entries == [str(number) for number in range(100)]
     assert (await going.ctrl_c())[:2] == (0, "")
 
 
@@ -219,30 +219,30 @@ async def publish_when_it_can(bus: JetStreamBus, entry: JournalEntry) -> None:
     await until(published, bool)
 
 
-def heard(*names: str) -> list[Received]:
+def messages(*names: str) -> list[Received]:
     return [Received("fleet.journal.m", name.encode()) for name in names]
 
 
-async def test_what_is_told_twice_is_told_once() -> None:
+async def test_tail_passes_on_each_entry_once() -> None:
     tail = JournalTail()
-    assert tail.new_in(heard("a", "b")) == heard("a", "b")
-    for received in heard("b", "c", "c", "a"):
+    assert tail.new_in(messages("a", "b")) == messages("a", "b")
+    for received in messages("b", "c", "c", "a"):
         await tail.on_entry(received)
-    assert tail.take_queued() == heard("c")
-    assert tail.new_in(heard("a", "b", "c", "d", "e")) == heard("d", "e")
-    assert tail.new_in(heard("a", "b", "c", "d", "e")) == []
-    assert tail.new_in(heard("x", "y")) == heard("x", "y"), "the bus lost its data"
+    assert tail.take_queued() == messages("c")
+    assert tail.new_in(messages("a", "b", "c", "d", "e")) == messages("d", "e")
+    assert tail.new_in(messages("a", "b", "c", "d", "e")) == []
+    assert tail.new_in(messages("x", "y")) == messages("x", "y"), "the bus lost its data"
 
 
-async def test_a_connection_that_begins_again_and_a_full_queue_make_it_read_the_journal() -> None:
+async def test_tail_must_reread_after_a_reconnect_or_a_full_queue() -> None:
     tail = JournalTail()
     tail.on_event(Synced())
-    assert not tail.behind
+    assert not tail.must_reread
     tail.on_event(Restarted())
-    assert tail.behind
-    tail.behind = False
+    assert tail.must_reread
+    tail.must_reread = False
     for number in range(QUEUE_LIMIT + 1):
-        assert not tail.behind
+        assert not tail.must_reread
         await tail.on_entry(Received("fleet.journal.m", str(number).encode()))
-    assert tail.behind
-    assert tail.take_queued() == heard(str(QUEUE_LIMIT))
+    assert tail.must_reread
+    assert tail.take_queued() == messages(str(QUEUE_LIMIT))

@@ -88,7 +88,7 @@ async def test_check_speaks_of_the_running_suite(tmp_path: Path) -> None:
     async with up(tmp_path, config(small())) as suite:
         asleep = await suite.command("check")
         assert asleep.status == 0, asleep
-        assert "machine local-1: its engine was not asked: it does not run" in asleep.out
+        assert "machine local-1: engine not checked: it is not running" in asleep.out
         await suite.json("wake", "tiny", "--wait", "--timeout", "60s")
         endpoint = (await machine(suite)).endpoint
         awake = await suite.command("check")

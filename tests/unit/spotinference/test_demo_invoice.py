@@ -15,7 +15,7 @@ from services.billing.adapters.invoice_reader import InvoiceReader
 from shared.messages.invoices import DeliveredFile
 from shared.messages.waker import MachineState, Transition
 from shared.units import to_millis
-from spotinference.demo.invoice import COLUMNS, DemoFacts, DemoInvoice, demo_invoice, facts_of
+from spotinference.demo.invoice import COLUMNS, DemoFacts, DemoInvoice, build_invoice, facts_from_journal
 
 MIDNIGHT = 1_795_392_000.0
 """2026-11-23T00:00:00Z"""
@@ -38,7 +38,7 @@ def _made(
     transfers: Sequence[tuple[float, int]] = (),
 ) -> DemoInvoice:
     facts = DemoFacts(awake=awake, disk=(now if since is None else since, now), transfers=transfers)
-    return demo_invoice(facts, instance="local-1", disk="vol-1")
+    return build_invoice(facts, instance="local-1", disk="vol-1")
 
 
 def _rows(invoice: DemoInvoice) -> list[dict[str, str]]:
@@ -115,8 +115,8 @@ def test_no_more_is_charged_than_the_books_know_of_the_journal(begun: float, ran
         Transition(at=at, machine="m", tier="t", from_state=None, to_state=state, reason="r", generation=0)
         for at, state in states
     ]
-    facts = facts_of(journal, [], begun + ran + 1)
-    rows = _rows(demo_invoice(facts, instance="m", disk="d"))
+    facts = facts_from_journal(journal, [], begun + ran + 1)
+    rows = _rows(build_invoice(facts, instance="m", disk="d"))
     charged = sum(Decimal(row["ConsumedQuantity"]) for row in rows if row["ServiceCategory"] == "Compute")
     known = to_millis(begun + ran) - to_millis(begun)
     assert known - 1 < charged * 3_600_000 <= known

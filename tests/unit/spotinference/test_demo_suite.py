@@ -1,4 +1,4 @@
-"""What the demo asks the running suite."""
+"""How the demo uses the running services."""
 
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ BEFORE_MIDNIGHT = 1_795_391_999.9
 """2026-11-22T23:59:59.9Z"""
 
 
-class Asked(Suite):
-    """Keeps what it is asked, and answers with one request."""
+class RecordingSuite(Suite):
+    """Records the command and replies with one request."""
 
     words: tuple[str, ...] = ()
 
-    async def json(self, *words: str) -> Any:
+    async def run_json(self, *words: str) -> Any:
         self.words = words
         return {"totals": {"requests": 1}}
 
 
 async def test_usage_is_counted_from_the_day_of_the_first_request() -> None:
-    suite = Asked(Path(), {})
+    suite = RecordingSuite(Path(), {})
     assert await suite.usage_since(BEFORE_MIDNIGHT) == {"requests": 1}
     assert suite.words == ("usage", "--from", "2026-11-22")

@@ -1,4 +1,4 @@
-"""What the doctor says of each link: wrong with a fix, or a note, or well."""
+"""The diagnostics of the doctor's links: wrong with a fix, a note, or ok."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -47,8 +47,8 @@ def source(**fields: Any) -> Audit:
     return audit(sources=(msgspec.structs.replace(SOURCE, **fields),))
 
 
-def levels(found: Iterable[Link]) -> dict[str, str]:
-    return {link.name: link.diagnostic.level for link in found}
+def levels(chain: Iterable[Link]) -> dict[str, str]:
+    return {link.name: link.diagnostic.level for link in chain}
 
 
 def report(**fields: Any) -> DayReport:
@@ -63,7 +63,7 @@ def report(**fields: Any) -> DayReport:
         causes={},
         tiers=(),
         directions=Directions(input=nothing, cached=nothing, output=nothing),
-        tax=0,  # type: ignore[arg-type]  # not looked at
+        tax=0,  # type: ignore[arg-type]  # not used
         spend_before_credits=None,
         **{**known, **fields},
     )
@@ -73,11 +73,11 @@ def report(**fields: Any) -> DayReport:
     ("state", "level"),
     [("equal", "ok"), ("explained", "ok"), ("open", "note"), ("unknown", "note"), ("wrong", "wrong")],
 )
-def test_a_machine_is_as_its_audit_says(state: Any, level: str) -> None:
+def test_engine_link_has_the_level_of_its_audit(state: Any, level: str) -> None:
     assert levels(links.engines(machine(state=state))) == {"engine": level, "probes": "ok"}
 
 
-def test_causes_are_told_with_their_bounds_and_an_unread_engine_is_not_zero() -> None:
+def test_engine_link_names_causes_and_shows_an_unread_engine_as_unknown() -> None:
     causes = (Cause(name="edges", tokens=1500, exact=False, words="at the edge"),)
     (first, _) = links.engines(machine(engine=None, causes=causes))
     assert "engine unknown" in first.diagnostic.text
@@ -86,7 +86,7 @@ def test_causes_are_told_with_their_bounds_and_an_unread_engine_is_not_zero() ->
     assert levels(links.engines(audit(machines=()))) == {"engine": "ok", "probes": "ok"}
 
 
-def test_missing_numbers_of_a_gateway_are_wrong() -> None:
+def test_gateway_link_is_wrong_when_events_are_missing() -> None:
     assert levels(links.sources(AUDIT)) == {"gateway": "ok"}
     (missing,) = links.sources(source(kept=3, quarantined=1))
     assert missing.diagnostic.level == "wrong"
@@ -95,51 +95,51 @@ def test_missing_numbers_of_a_gateway_are_wrong() -> None:
 
 
 @pytest.mark.parametrize(("age", "level"), [(299.0, "ok"), (301.0, "wrong")])
-def test_an_outbox_that_waits_is_wrong(age: float, level: str) -> None:
-    assert levels(links.outboxes([Outbox(where="here", pending=3, age=age)])) == {"outbox": level}
+def test_outbox_link_is_wrong_when_events_wait_too_long(age: float, level: str) -> None:
+    assert levels(links.outboxes([Outbox(gateway_url="here", pending=3, age_s=age)])) == {"outbox": level}
 
 
-def test_outboxes_elsewhere_are_named() -> None:
-    (found,) = links.outboxes(None)
-    assert found.diagnostic.level == "note"
-    assert "spot_gateway_outbox_age_seconds" in found.diagnostic.text
+def test_outbox_link_is_a_note_when_gateways_run_elsewhere() -> None:
+    (link,) = links.outboxes(None)
+    assert link.diagnostic.level == "note"
+    assert "spot_gateway_outbox_age_seconds" in link.diagnostic.text
 
 
 @pytest.mark.parametrize(("before", "after", "level"), [(9, 0, "ok"), (9, 8, "note"), (9, 9, "wrong"), (0, 9, "wrong")])
-def test_a_backlog_has_to_fall(before: int, after: int, level: str) -> None:
+def test_stream_link_is_wrong_when_the_backlog_does_not_fall(before: int, after: int, level: str) -> None:
     assert links.stream(before, after).diagnostic.level == level
 
 
-def test_the_ledgers_own_faults_are_each_named() -> None:
-    well = {"ledger": "ok", "conflicts": "ok", "quarantine": "ok", "names": "ok", "sums": "ok", "day": "ok"}
-    assert levels(links.ledger(AUDIT, TOKENS)) == well
-    assert levels(links.ledger(audit(conflicts=1), TOKENS)) == {**well, "conflicts": "wrong"}
-    assert levels(links.ledger(audit(quarantined=1), TOKENS)) == {**well, "quarantine": "wrong"}
-    assert levels(links.ledger(audit(unknown_names=1), TOKENS)) == {**well, "names": "note"}
-    assert levels(links.ledger(audit(rollups="differ"), TOKENS)) == {**well, "sums": "wrong"}
-    assert levels(links.ledger(audit(rollups="unknown"), TOKENS)) == {**well, "sums": "note"}
+def test_ledger_links_name_each_problem() -> None:
+    healthy = {"ledger": "ok", "conflicts": "ok", "quarantine": "ok", "names": "ok", "sums": "ok", "day": "ok"}
+    assert levels(links.ledger(AUDIT, TOKENS)) == healthy
+    assert levels(links.ledger(audit(conflicts=1), TOKENS)) == {**healthy, "conflicts": "wrong"}
+    assert levels(links.ledger(audit(quarantined=1), TOKENS)) == {**healthy, "quarantine": "wrong"}
+    assert levels(links.ledger(audit(unknown_names=1), TOKENS)) == {**healthy, "names": "note"}
+    assert levels(links.ledger(audit(rollups="differ"), TOKENS)) == {**healthy, "sums": "wrong"}
+    assert levels(links.ledger(audit(rollups="unknown"), TOKENS)) == {**healthy, "sums": "note"}
     waiting = msgspec.structs.replace(TOKENS, complete=False, reasons=("it is not over",))
-    assert levels(links.ledger(AUDIT, waiting)) == {**well, "day": "note"}
+    assert levels(links.ledger(AUDIT, waiting)) == {**healthy, "day": "note"}
 
 
-def test_open_gaps_are_wrong_until_somebody_gives_them_up() -> None:
+def test_gaps_link_is_wrong_until_gaps_are_declared_lost() -> None:
     gap = OpenGap(source="gw-1", first=3, last=4, earliest=0.0, latest=1.0)
-    given = DeclaredLost(source="gw-1", first=3, last=4, by="me", reason="disk", at=1.0)
-    found = links.gaps(Gaps(open=(gap,) * 7))
-    assert found.diagnostic.level == "wrong"
-    assert "gw-1 3 to 4" in found.diagnostic.text
-    assert "and 2 more" in found.diagnostic.text
-    assert links.gaps(Gaps(open=(), lost=(given,))).diagnostic.level == "ok"
+    lost = DeclaredLost(source="gw-1", first=3, last=4, by="me", reason="disk", at=1.0)
+    link = links.gaps(Gaps(open=(gap,) * 7))
+    assert link.diagnostic.level == "wrong"
+    assert "gw-1 3 to 4" in link.diagnostic.text
+    assert "and 2 more" in link.diagnostic.text
+    assert links.gaps(Gaps(open=(), lost=(lost,))).diagnostic.level == "ok"
 
 
 @pytest.mark.parametrize(
-    ("told", "level"), [({"gw-1": 5}, "ok"), ({"gw-1": 6}, "wrong"), ({"gw-1": 4}, "note"), ({}, "note")]
+    ("published", "level"), [({"gw-1": 5}, "ok"), ({"gw-1": 6}, "wrong"), ({"gw-1": 4}, "note"), ({}, "note")]
 )
-def test_gateways_are_told_no_more_than_the_ledger_has(told: dict[str, int], level: str) -> None:
-    assert links.marks(AUDIT, told).diagnostic.level == level
+def test_marks_link_is_wrong_when_more_was_confirmed_than_the_ledger_has(published: dict[str, int], level: str) -> None:
+    assert links.marks(AUDIT, published).diagnostic.level == level
 
 
-def test_the_books_divide_by_the_ledgers_tokens() -> None:
+def test_books_link_is_wrong_when_the_report_divides_by_other_tokens() -> None:
     assert links.books(report(), TOKENS).diagnostic.level == "note"
     assert links.books(report(state="final", reason=None), TOKENS).diagnostic.level == "ok"
     assert links.books(report(tokens=99), TOKENS).diagnostic.level == "wrong"
@@ -150,14 +150,14 @@ def test_the_books_divide_by_the_ledgers_tokens() -> None:
 @pytest.mark.parametrize(
     ("skew", "level"), [(0.9, "ok"), (-1.1, "note"), (4.9, "note"), (-5.1, "wrong"), (5.1, "wrong")]
 )
-def test_clocks(skew: float, level: str) -> None:
+def test_clock_link_has_a_level_by_its_skew(skew: float, level: str) -> None:
     assert levels(links.clocks({"gateway gw-1": skew})) == {"clock": level}
 
 
-def test_no_gateway_is_a_note() -> None:
+def test_clock_link_is_a_note_when_no_gateway_reports() -> None:
     assert levels(links.clocks({})) == {"clock": "note"}
 
 
-def test_samples_of_each_worker_are_found() -> None:
+def test_metric_values_has_a_sample_of_each_worker() -> None:
     text = '# TYPE a gauge\na{worker="0"} 1.0\na{worker="1"} 2.5e+01\nab 9\n'
     assert metric_values(text, "a") == [1.0, 25.0]

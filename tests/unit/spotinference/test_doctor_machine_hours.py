@@ -1,4 +1,4 @@
-"""The doctor on billed hours: wrong where a machine was billed in its sleep, a note where the journal is silent."""
+"""The doctor on billed hours: wrong if a machine was billed while asleep, a note if the journal does not cover it."""
 
 from decimal import Decimal
 from typing import Any
@@ -20,16 +20,16 @@ def day(name: str = "2026-11-23", **fields: Any) -> DayReport:
 
 
 def link(*days: DayReport) -> Link:
-    (found,) = hours(days)
-    return found
+    (only,) = hours(days)
+    return only
 
 
-def test_hours_billed_in_sleep_are_wrong_with_the_numbers_and_where_to_look() -> None:
-    found = link(day(unexplained=Decimal("12.7"), asleep=Decimal("12.7")))
-    assert found.diagnostic.level == "wrong"
-    assert "2026-11-23 24.00 h billed against 11.30 known hours, 63.50 USD unexplained" in found.diagnostic.text
-    assert "spotinference journal --machine h100-1" in found.diagnostic.text
-    assert found.figures == {
+def test_hours_link_is_wrong_when_a_sleeping_machine_was_billed() -> None:
+    result = link(day(unexplained=Decimal("12.7"), asleep=Decimal("12.7")))
+    assert result.diagnostic.level == "wrong"
+    assert "2026-11-23 24.00 h billed, 11.30 h in the journal, 63.50 USD unexplained" in result.diagnostic.text
+    assert "spotinference journal --machine h100-1" in result.diagnostic.text
+    assert result.figures == {
         "machine": "h100-1",
         "tolerance_hours": "0.25",
         "days": [
@@ -53,22 +53,22 @@ def test_hours_billed_in_sleep_are_wrong_with_the_numbers_and_where_to_look() ->
         (TOLERANCE + Decimal("0.01"), TOLERANCE + Decimal("0.01"), "wrong"),
     ],
 )
-def test_within_the_tolerance_it_holds(unexplained: Decimal, asleep: Decimal, level: str) -> None:
+def test_hours_link_is_ok_within_the_tolerance(unexplained: Decimal, asleep: Decimal, level: str) -> None:
     assert link(day(unexplained=unexplained, asleep=asleep)).diagnostic.level == level
 
 
-def test_one_bad_day_of_several_is_named_alone() -> None:
+def test_hours_link_names_only_the_bad_day() -> None:
     asleep = {"unexplained": Decimal(24), "asleep": Decimal(24), "billed": None, "known": Decimal(0)}
-    found = link(day("2026-11-21"), day("2026-11-22", **asleep), day("2026-11-23"))
-    assert found.diagnostic.text.count("unexplained") == 1
-    assert "2026-11-22 an unknown number of hours billed against 0.00 known hours" in found.diagnostic.text
-    assert len(found.figures["days"]) == 3
+    result = link(day("2026-11-21"), day("2026-11-22", **asleep), day("2026-11-23"))
+    assert result.diagnostic.text.count("unexplained") == 1
+    assert "2026-11-22 an unknown number of hours billed, 0.00 h in the journal" in result.diagnostic.text
+    assert len(result.figures["days"]) == 3
 
 
-def test_machines_have_a_link_each_and_no_bill_is_well() -> None:
+def test_each_machine_has_a_link_and_no_bill_is_ok() -> None:
     other = day(machine="a-1")
     assert [one.figures["machine"] for one in hours([day(), other])] == ["a-1", "h100-1"]
     assert link(day(billed=Decimal("11.3000"), known=Decimal("11.3"))).diagnostic.text == (
-        "h100-1: 11.30 h billed against 11.30 known hours in 1 days"
+        "h100-1: 11.30 h billed, 11.30 h in the journal, in 1 days"
     )
     assert link(report()).diagnostic.level == "ok"

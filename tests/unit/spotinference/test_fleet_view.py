@@ -1,4 +1,4 @@
-"""The rows of `spotinference fleet`, and the table that an operator sees."""
+"""The rows of `spotinference fleet` and its table."""
 
 import io
 from typing import Any, get_args
@@ -36,8 +36,8 @@ def record(machine: str = "m1", state: MachineState = "ready", **fields: Any) ->
 
 
 def row(use: MachineUse | None = None, **fields: Any) -> Row:
-    (found,) = machine_rows([record(**fields)], {} if use is None else {"m1": use}, NOW)
-    return found
+    (only,) = machine_rows([record(**fields)], {} if use is None else {"m1": use}, NOW)
+    return only
 
 
 def drawn(*records: MachineRecord, note: str = "") -> str:
@@ -46,7 +46,7 @@ def drawn(*records: MachineRecord, note: str = "") -> str:
     return console.export_text(styles=False)
 
 
-def test_a_row_has_what_the_record_has() -> None:
+def test_row_has_the_fields_of_its_record() -> None:
     waking = record(
         state="waking",
         provider_state="pending",
@@ -59,8 +59,8 @@ def test_a_row_has_what_the_record_has() -> None:
         cordoned=True,
         alarm="look here",
     )
-    (found,) = machine_rows([waking], {}, NOW)
-    assert msgspec.to_builtins(found) == {
+    (only,) = machine_rows([waking], {}, NOW)
+    assert msgspec.to_builtins(only) == {
         "id": "m1",
         "tier": "t",
         "state": "waking",
@@ -83,12 +83,12 @@ def test_a_row_has_what_the_record_has() -> None:
     }
 
 
-def test_rows_are_in_the_order_of_their_ids() -> None:
+def test_rows_are_ordered_by_id() -> None:
     assert [r.id for r in machine_rows([record("b"), record("c"), record("a")], {}, NOW)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(("ready_at", "eta"), [(None, None), (NOW + 0.4, 0), (NOW - 30, 0), (NOW + 12, 12)])
-def test_an_eta_counts_down_to_nothing_and_never_below(ready_at: float | None, eta: int | None) -> None:
+def test_eta_counts_down_to_zero(ready_at: float | None, eta: int | None) -> None:
     assert row(state="waking", ready_at=ready_at).eta_seconds == eta
 
 
@@ -104,25 +104,25 @@ def test_an_eta_counts_down_to_nothing_and_never_below(ready_at: float | None, e
         ("ready", MachineUse(last_used_at=NOW + 2), 0),  # a gateway's clock
     ],
 )
-def test_idle_is_the_time_since_the_last_use_of_a_ready_machine(
+def test_idle_time_starts_at_the_last_use_of_a_ready_machine(
     state: MachineState, use: MachineUse | None, idle: int | None
 ) -> None:
     assert row(use, state=state).idle_seconds == idle
 
 
-def test_the_uses_of_all_gateways_add_up() -> None:
-    def says(gateway: str, **machines: MachineActivity) -> Activity:
+def test_use_is_summed_over_the_gateways() -> None:
+    def report(gateway: str, **machines: MachineActivity) -> Activity:
         return Activity(gateway=gateway, sent_at=NOW, machines=machines)
 
     assert sum_use(
         [
-            says("g1", m1=MachineActivity(in_flight=2, last_used_at=5.0), m2=MachineActivity(in_flight=0)),
-            says("g2", m1=MachineActivity(in_flight=3, last_used_at=4.0)),
+            report("g1", m1=MachineActivity(in_flight=2, last_used_at=5.0), m2=MachineActivity(in_flight=0)),
+            report("g2", m1=MachineActivity(in_flight=3, last_used_at=4.0)),
         ]
     ) == {"m1": MachineUse(in_flight=5, last_used_at=5.0), "m2": MachineUse()}
 
 
-def test_the_passing_of_time_is_no_change_and_all_else_is() -> None:
+def test_rows_without_clock_fields_differ_when_the_fleet_changes() -> None:
     waking = record(state="waking", ready_at=NOW + 60)
     before, after = machine_rows([waking], {}, NOW), machine_rows([waking], {}, NOW + 3)
     assert before != after
@@ -146,11 +146,11 @@ def test_the_passing_of_time_is_no_change_and_all_else_is() -> None:
         (273600, "3d04h"),
     ],
 )
-def test_a_span_has_its_two_largest_units(seconds: int, text: str) -> None:
+def test_duration_has_its_two_largest_units(seconds: int, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-def test_the_table_tells_each_machine_in_a_line() -> None:
+def test_table_has_a_line_per_machine() -> None:
     text = drawn(
         record("m1", "waking", phase="loading", ready_at=NOW + 142),
         record("m2", endpoint="http://10.0.4.11:8000", kept=True, cordoned=True),
@@ -163,22 +163,22 @@ def test_the_table_tells_each_machine_in_a_line() -> None:
     assert "!" not in text
 
 
-def test_what_an_operator_has_to_see_to_stands_below() -> None:
+def test_problems_are_listed_below_the_table() -> None:
     text = drawn(
         record("m1", alarm="it was not put to sleep [bold]thrice"),
         record("m2", "broken", reason="no answer"),
         record("m3", "gone", reason="terminated"),
         record("m4", "asleep", reason="idle"),
     )
-    told = [line.strip() for line in text.splitlines() if line.startswith("!")]
-    assert told == ["! m1: it was not put to sleep [bold]thrice", "! m2: no answer", "! m3: terminated"]
+    lines = [line.strip() for line in text.splitlines() if line.startswith("!")]
+    assert lines == ["! m1: it was not put to sleep [bold]thrice", "! m2: no answer", "! m3: terminated"]
 
 
-def test_a_name_is_no_markup() -> None:
+def test_name_is_not_markup() -> None:
     assert "[red]m[/red]" in drawn(record("[red]m[/red]"))
 
 
-def test_every_state_has_its_colour() -> None:
+def test_every_state_has_a_colour() -> None:
     assert set(COLOURS) == set(get_args(MachineState))
     console = Console(record=True, width=160, file=io.StringIO(), force_terminal=True, color_system="standard")
     console.print(fleet_table(machine_rows([record("m1", "ready"), record("m2", "broken")], {}, NOW)))
@@ -187,17 +187,17 @@ def test_every_state_has_its_colour() -> None:
     assert "\x1b[1;31mbroken" in styled
 
 
-def test_a_doubt_stands_above_and_an_empty_fleet_says_so() -> None:
+def test_note_is_above_the_table_and_an_empty_fleet_is_named() -> None:
     assert drawn(record(), note="the bus does not answer").splitlines()[0].strip() == "the bus does not answer"
     assert drawn().strip() == "no machines on record"
 
 
-def test_a_wake_that_failed_and_one_under_way_say_why() -> None:
-    told = drawn(
+def test_failed_and_current_wakes_show_their_reason() -> None:
+    text = drawn(
         record("m1", "asleep", reason="the engine ended with exit status 1", failed_wakes=1),
         record("m2", "waking", reason="its engine is up: 500", phase="first_token"),
         record("m3", "asleep", reason="idle for 900 s"),
     )
-    assert "! m1: the engine ended with exit status 1" in told
-    assert "  m2: its engine is up" in told
-    assert "idle for 900 s" not in told
+    assert "! m1: the engine ended with exit status 1" in text
+    assert "  m2: its engine is up" in text
+    assert "idle for 900 s" not in text
