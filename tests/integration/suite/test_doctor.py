@@ -28,22 +28,22 @@ async def chat(suite: UpProcess, key: str, tokens: int = 20, **body: Any) -> Non
         await answer.read()
 
 
-async def examined(suite: UpProcess) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+async def run_doctor(suite: UpProcess) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     output = await suite.command("doctor", "--json")
     assert output.out, output.err
-    told = json.loads(output.out)
-    assert told["ok"] == (output.status == 0)
+    reply = json.loads(output.out)
+    assert reply["ok"] == (output.status == 0)
     links: dict[str, list[dict[str, Any]]] = {}
-    for link in told["links"]:
+    for link in reply["links"]:
         links.setdefault(link["link"], []).append(link)
     return output.status, links
 
 
 def wrongs(links: dict[str, list[dict[str, Any]]]) -> list[str]:
-    return [f"{name}: {k['text']}" for name, found in links.items() for k in found if k["level"] == "wrong"]
+    return [f"{name}: {k['text']}" for name, group in links.items() for k in group if k["level"] == "wrong"]
 
 
-async def test_the_whole_chain_agrees_and_each_broken_link_is_named(tmp_path: Path, tiny_model: Path) -> None:
+async def test_doctor_passes_on_a_healthy_suite_and_names_each_broken_link(tmp_path: Path, tiny_model: Path) -> None:
     async with up(tmp_path, config(engine_command(tiny_model), tier=SLEEPY, waker=SOON)) as suite:
         key = await suite.key()
         for _ in range(3):
@@ -54,10 +54,10 @@ async def test_the_whole_chain_agrees_and_each_broken_link_is_named(tmp_path: Pa
         await chat(suite, key)  # a second generation
         await until(suite.states, lambda seen: seen == {"local-1": "asleep"})
 
-        async def look() -> tuple[int, dict[str, list[dict[str, Any]]]]:
-            return await examined(suite)
+        async def read() -> tuple[int, dict[str, list[dict[str, Any]]]]:
+            return await run_doctor(suite)
 
-        status, links = await until(look, lambda seen: seen[1]["engine"][0]["figures"].get("state") == "equal")
+        status, links = await until(read, lambda result: result[1]["engine"][0]["figures"].get("state") == "equal")
         assert (status, wrongs(links)) == (0, [])
         engine = links["engine"][0]["figures"]
         assert (engine["difference"], engine["generations"], engine["requests"]) == (0, 2, 5)
@@ -72,20 +72,20 @@ async def test_the_whole_chain_agrees_and_each_broken_link_is_named(tmp_path: Pa
         assert clocks == {"billing", "gateway", "meter", "waker", "the"}
         assert links["outbox"][0]["figures"]["pending"] == 0
 
-        told = await suite.command("doctor")
-        assert told.status == 0
-        assert "engine and ledger agree" in told.out
+        output = await suite.command("doctor")
+        assert output.status == 0
+        assert "engine and ledger agree" in output.out
 
         with sqlite3.connect(tmp_path / "data" / "ledger.sqlite", timeout=20) as database:
             database.execute("UPDATE rollups SET completion_tokens = completion_tokens + 1")
         database.close()
-        status, links = await examined(suite)
+        status, links = await run_doctor(suite)
         assert status == 1
-        assert ["sums: the sums are not those of the events" in w for w in wrongs(links)].count(True) == 1
+        assert ["sums: the sums do not match the events" in w for w in wrongs(links)].count(True) == 1
 
 
 @pytest.mark.long
-async def test_without_a_meter_it_says_so_and_looks_at_the_rest(tmp_path: Path, tiny_model: Path) -> None:
+async def test_doctor_checks_the_rest_when_the_meter_does_not_answer(tmp_path: Path, tiny_model: Path) -> None:
     async with up(tmp_path, config(engine_command(tiny_model))) as suite:
         pids = [suite.services["meter"]["pid"]]
         os.kill(pids[0], signal.SIGSTOP)

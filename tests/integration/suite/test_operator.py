@@ -19,7 +19,7 @@ async def machine(suite: UpProcess) -> MachineRecord:
     return (await suite.machines())["local-1"]
 
 
-async def test_a_machine_is_woken_kept_cordoned_and_put_to_sleep(tmp_path: Path) -> None:
+async def test_machine_is_woken_kept_cordoned_and_put_to_sleep(tmp_path: Path) -> None:
     async with up(tmp_path, config(small(), tier='idle_timeout = "1s"', waker=SOON)) as suite:
         woken = await suite.json("wake", "tiny", "--wait", "--timeout", "60s")
         assert woken == {"accepted": True, "machine": "local-1", "state": "ready"}
@@ -35,7 +35,7 @@ async def test_a_machine_is_woken_kept_cordoned_and_put_to_sleep(tmp_path: Path)
         assert (await machine(suite)).cordoned is True
         refused = await suite.command("wake", "tiny", "--wait", "--timeout", "60s")
         assert refused.status == 1, "it is kept from requests"
-        assert "`spotinference uncordon local-1` lets it be woken" in refused.err
+        assert "cordoned: run `spotinference uncordon local-1` first" in refused.err
         await suite.json("uncordon", "local-1")
         # The order to wake it stands, and now it can be followed.
         again = await suite.json("wake", "tiny", "--wait", "--timeout", "60s")
@@ -56,7 +56,7 @@ async def test_a_machine_is_woken_kept_cordoned_and_put_to_sleep(tmp_path: Path)
         assert await suite.stop() == 0
 
 
-async def test_names_that_nobody_has_are_told_with_those_that_there_are(tmp_path: Path) -> None:
+async def test_unknown_name_is_rejected_with_the_known_ones(tmp_path: Path) -> None:
     async with up(tmp_path, config(small())) as suite:
         for words, known in (
             (("wake", "llama"), "tiny"),
@@ -70,7 +70,7 @@ async def test_names_that_nobody_has_are_told_with_those_that_there_are(tmp_path
         assert [entry for entry in await suite.journal() if entry["kind"] == "order"] == []
 
 
-async def test_an_engine_that_dies_makes_the_wait_end_with_where_its_words_are(tmp_path: Path) -> None:
+async def test_wake_names_the_engine_s_log_when_the_engine_dies(tmp_path: Path) -> None:
     async with up(tmp_path, config(small("--die", "3"))) as suite:
         output = await suite.command("wake", "tiny", "--wait", "--timeout", "5s")
         assert output.status == 1
@@ -81,10 +81,10 @@ async def test_an_engine_that_dies_makes_the_wait_end_with_where_its_words_are(t
         async def phases() -> list[bool]:
             return [entry["done"] for entry in await suite.journal() if entry["kind"] == "phase"]
 
-        assert False in await until(phases, lambda found: False in found)
+        assert False in await until(phases, lambda done: False in done)
 
 
-async def test_check_speaks_of_the_running_suite(tmp_path: Path) -> None:
+async def test_check_knows_the_running_suite(tmp_path: Path) -> None:
     async with up(tmp_path, config(small())) as suite:
         asleep = await suite.command("check")
         assert asleep.status == 0, asleep
