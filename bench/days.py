@@ -18,8 +18,8 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.adapters import tables
-from services.billing.adapters.day_store import DayStore
-from services.billing.adapters.revision_store import RevisionStore
+from services.billing.adapters.day_store import SqlDayStore
+from services.billing.adapters.revision_store import SqlRevisionStore
 from services.billing.app.day_reports import DayReports
 from services.billing.app.meter_client import MeterClient
 from services.billing.app.report_publisher import published_revision
@@ -98,8 +98,8 @@ async def main(charges: int, url: str) -> None:
         now = (START + 30 * DAY_MS) / 1000
         reports = DayReports(
             MeterClient(bus),
-            DayStore(engine),
-            RevisionStore(engine),
+            SqlDayStore(engine),
+            SqlRevisionStore(engine),
             settings(config),
             metrics,
             published=partial(published_revision, bus),

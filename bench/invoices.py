@@ -23,11 +23,12 @@ import duckdb
 
 from bench.load import Wrong
 from bench.meter import postgres
-from services.billing.adapters.day_store import DayStore
-from services.billing.adapters.import_settings import ImportSettings
-from services.billing.adapters.invoice_reader import InvoiceReader
-from services.billing.adapters.invoice_store import Delivery, InvoiceStore
+from services.billing.adapters.day_store import SqlDayStore
+from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
+from services.billing.adapters.invoice_store import SqlInvoiceStore
 from services.billing.core.invoice_files.columns import sql_literal
+from services.billing.core.invoice_files.delivery import Delivery
+from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.core.utc_time import day_window
 from services.billing.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
@@ -85,7 +86,7 @@ async def imported(paths: list[Path], url: str) -> dict[str, float | int | str]:
                 (DeliveredFile(name=p.name, sha256=hashlib.sha256(p.name.encode()).hexdigest()), _placed(p, Path(room)))
                 for p in paths
             ]
-            reading = InvoiceReader(Path(room), terms)
+            reading = DuckdbInvoiceReader(Path(room), terms)
             await asyncio.to_thread(reading.read, files)
             if reading.refusals:
                 raise Wrong(str(reading.refusals[0]))
@@ -93,10 +94,10 @@ async def imported(paths: list[Path], url: str) -> dict[str, float | int | str]:
             delivery = Delivery(
                 source="aws", snapshots=reading.snapshots, rows=reading.rows, terms=terms.digest, appends=False
             )
-            summaries = await InvoiceStore(engine).deliver(delivery, time.time())
+            summaries = await SqlInvoiceStore(engine).deliver(delivery, time.time())
             written, used = time.perf_counter(), time.process_time()
             reading.close()
-        day = await DayStore(engine).read(day_window(DAY))
+        day = await SqlDayStore(engine).read(day_window(DAY))
         return {
             "seconds": round(written - began, 1),
             "of it reading": round(read - began, 1),

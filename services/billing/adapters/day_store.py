@@ -1,7 +1,7 @@
 """What the books know about a day, all seen at one moment: charges, the machines' states, running bills."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -15,11 +15,11 @@ from services.billing.core.allocation.accrual import Accrual
 from services.billing.core.allocation.charge_groups import MACHINE_CATEGORIES, is_early
 from services.billing.core.allocation.machine_time import StateChange, order_changes
 from services.billing.core.cost_row import CostRow
+from services.billing.core.day_records import DayRecords, File
 from services.billing.core.reports.bill_coverage import LastCharge
 from services.billing.core.reports.cost_lines import ChargeOrigin
 from services.billing.core.utc_time import Window
 from shared.database import read_transaction
-from shared.messages.invoices import InvoiceStanding
 from shared.units import to_millis
 
 BATCH = 1000
@@ -43,32 +43,7 @@ _USED = (
 """Of a charge's fields those that decide or explain a figure, and the quantity, which is kept as text."""
 
 
-@dataclass(frozen=True, order=True)
-class File:
-    """An imported file that a figure was made from."""
-
-    source: str
-    file_name: str
-    sha256: str
-    rows: int
-    """Delivered with it for one issuer, account and billing period, all of its files together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DayRecords:
-    rows: Sequence[CostRow]
-    origins: Sequence[ChargeOrigin]
-    """Where each row is from."""
-    files: Sequence[File]
-    changes: Mapping[str, Sequence[StateChange]]
-    """By machine, from the state in which the day began to the first one after it."""
-    invoices: Sequence[InvoiceStanding] = ()
-    """The bills that the day waits for: of its charges, and of every billing period that has it."""
-    accruals: Mapping[str, Sequence[Accrual]] = field(default_factory=dict)
-    """By machine."""
-
-
-class DayStore:
+class SqlDayStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:

@@ -8,11 +8,12 @@ import duckdb
 from services.billing.adapters import csv_lines
 from services.billing.adapters.charge_database import disk_part
 from services.billing.adapters.file_kinds import kind_of
-from services.billing.adapters.import_settings import MAX_ROW_ERRORS, ImportSettings, RowErrors
+from services.billing.adapters.row_errors import MAX_ROW_ERRORS, RowErrors
 from services.billing.core.invoice_files import schema
 from services.billing.core.invoice_files.aws_cur import CUR
 from services.billing.core.invoice_files.columns import sql_literal, sql_name
 from services.billing.core.invoice_files.focus import FOCUS, simple_schema
+from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.core.invoice_files.invalid_files import TOO_LARGE, InvalidFile, check_header
 from services.billing.core.invoice_files.schema import FileSchema
 

@@ -5,9 +5,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from services.billing.ports import FileSource
+from shared.config.invoices import InvoiceSource
 from shared.errors import Rejected
 
 MAX_FILES = 100_000
@@ -20,27 +22,16 @@ CALL_SECONDS = 60.0
 ATTEMPTS = 5
 
 
-class FileSource(Protocol):
-    """`Rejected` where something cannot be read, with the reason."""
-
-    def list_files(self) -> dict[str, str]:
-        """The files below it, each with a mark that changes when it does."""
-        ...
-
-    def read(self, name: str) -> bytes:
-        """A small file."""
-        ...
-
-    def fetch(self, name: str, into: Path) -> Path:
-        """The file on this host; at `into`, if it was not here yet."""
-        ...
-
-
 def open_file_source(url: str, *, region: str | None = None, endpoint_url: str | None = None) -> FileSource:
     """`region` and `endpoint_url` are for S3."""
     if not url:
         raise Rejected("expected a file, a folder or s3://bucket/prefix, got an empty name")
     return S3Prefix(url, region, endpoint_url) if url.startswith(SCHEME) else Folder(Path(url))
+
+
+def open_configured_source(source: InvoiceSource) -> FileSource:
+    """Open a source of the configuration."""
+    return open_file_source(source.url, region=source.region, endpoint_url=source.endpoint_url)
 
 
 class Folder:

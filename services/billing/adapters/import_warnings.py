@@ -8,7 +8,6 @@ import structlog
 from sqlalchemy import Row, and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.billing.adapters.invoice_reader import Snapshot
 from services.billing.adapters.tables import snapshot_invoices, snapshots
 from services.billing.core.cost_row import SnapshotKey
 from services.billing.core.invoice_files.anomalies import (
@@ -17,6 +16,7 @@ from services.billing.core.invoice_files.anomalies import (
     find_anomalies,
     usual_day_cost,
 )
+from services.billing.core.invoice_files.delivery import Snapshot
 from services.billing.core.money import to_units, to_usd
 
 log = structlog.get_logger()

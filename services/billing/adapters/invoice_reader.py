@@ -3,8 +3,7 @@
 All of it lies in one directory that is gone afterwards; the memory is bounded, what exceeds it is on the disk.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
@@ -14,11 +13,14 @@ import duckdb
 
 from services.billing.adapters.charge_database import connect, is_too_large
 from services.billing.adapters.file_reader import FileReader
-from services.billing.adapters.import_settings import MAX_ROW_ERRORS, ImportSettings, Interrupted, RowErrors
+from services.billing.adapters.row_errors import MAX_ROW_ERRORS, RowErrors
 from services.billing.core.cost_row import CostRow, SnapshotKey
 from services.billing.core.invoice_files import duplicate_charges, schema
+from services.billing.core.invoice_files.delivery import Snapshot
+from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.core.invoice_files.invalid_files import TOO_LARGE
 from services.billing.core.utc_time import format_time
+from services.billing.ports import Interrupted, OnProgress
 from shared.errors import Rejected
 from shared.messages.invoices import DeliveredFile, ImportStep, RowError
 
@@ -35,40 +37,18 @@ ROW = tuple(field.name for field in fields(CostRow) if field.name != "arrived")
 _KEY = ", ".join(schema.SNAPSHOT_KEY)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """All charges of one key and currency in a delivery."""
-
-    key: SnapshotKey
-    currency: str
-    rows: int
-    """As delivered."""
-    billed: Decimal
-    residue: Decimal | None
-    """What was delivered less `billed`; None where no cost was rounded."""
-    invoices: Mapping[str, Decimal]
-    """Billed by invoice; an empty id is that of charges without one."""
-    files: tuple[DeliveredFile, ...]
-    """Those with charges of it."""
-
-    @property
-    def sha256(self) -> str:
-        """Of one file its own, of several that of their hashes."""
-        return sha256_of([file.sha256 for file in self.files])
-
-
-def _unheard(_step: ImportStep, _rows: int, _share: float | None) -> None:
-    """Nobody wants to know."""
+def _ignore_progress(_step: ImportStep, _rows: int, _share: float | None) -> None:
+    pass
 
 
 @dataclass
-class InvoiceReader:
+class DuckdbInvoiceReader:
     """`read` first; with any refusal there are no snapshots. `interrupt` ends it early, from any thread."""
 
     directory: Path
     """The reading's own; the files lie in it."""
     terms: ImportSettings
-    on_progress: Callable[[ImportStep, int, float | None], None] = _unheard
+    on_progress: OnProgress = _ignore_progress
     """Called from the reading's thread with the step, the rows and how much of the step is done."""
     snapshots: tuple[Snapshot, ...] = ()
     _refusals: RowErrors = field(default_factory=RowErrors)
@@ -221,10 +201,3 @@ def _repeats(key: SnapshotKey, shared: int, rows: int, other: str) -> str:
         f"stand in {other} too: they are two snapshots of one period; import the newest one "
         "alone, or say --parts if they are parts of one snapshot"
     )
-
-
-def sha256_of(hashes: Sequence[str]) -> str:
-    """Of one file its own hash, of several that of their hashes in order."""
-    if len(hashes) == 1:
-        return hashes[0]
-    return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()

@@ -1,8 +1,8 @@
 """Imported charges in the books, by snapshot. One writer: the leading billing process."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from itertools import groupby
 from typing import Any
@@ -12,12 +12,11 @@ from sqlalchemy import Row, and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.charge_insert import copy_charges
-from services.billing.adapters.import_settings import is_of_this_reader
 from services.billing.adapters.import_warnings import billed_of, warnings_of
-from services.billing.adapters.invoice_reader import Snapshot
 from services.billing.adapters.tables import cost_rows, snapshot_files, snapshot_invoices, snapshots
 from services.billing.core.cost_row import SnapshotKey
-from services.billing.core.invoice_files.anomalies import SnapshotStatistics
+from services.billing.core.invoice_files.delivery import ChargesTaken, Delivery, Snapshot, StaleDelivery
+from services.billing.core.invoice_files.import_settings import is_of_this_reader
 from services.billing.core.money import to_units, to_usd
 from services.billing.core.utc_time import format_time
 from shared.database import read_transaction
@@ -25,41 +24,7 @@ from shared.messages.codec import decode
 from shared.messages.invoices import DeliveredFile, Imported, SnapshotSummary
 
 
-@dataclass(frozen=True, kw_only=True)
-class Delivery:
-    """What was read of a source's files."""
-
-    source: str
-    snapshots: Sequence[Snapshot]
-    rows: Callable[[Snapshot], Iterator[list[tuple[Any, ...]]]]
-    """As `Reading.rows`."""
-    terms: str
-    """Digest of what reading depended on besides the files."""
-    appends: bool
-    """Adds to what the source delivered before, instead of replacing it."""
-    again: int | None = None
-    """The number of the delivery of which this is a new reading. It brings nothing back that a later one replaced."""
-    facts: Mapping[tuple[SnapshotKey, str], SnapshotStatistics] = field(default_factory=dict)
-    """By key and currency, of what is looked at for mistakes."""
-    beside: frozenset[str] = frozenset()
-    """SHA-256 of the files of other deliveries from the same place: what they brought stays."""
-
-
-@dataclass(frozen=True)
-class StaleDelivery:
-    """A delivery that counts, and was read in other terms than today's."""
-
-    number: int
-    source: str
-    files: tuple[DeliveredFile, ...]
-    """All of it, also those whose snapshots no longer count: a charge may stand in any of them for another account."""
-
-
-class ChargesTaken(Exception):
-    """Another source, or another delivery beside this one, has these charges: counting both would count them twice."""
-
-
-class InvoiceStore:
+class SqlInvoiceStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:

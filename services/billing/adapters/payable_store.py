@@ -22,7 +22,7 @@ from shared.errors import Rejected
 from shared.messages.invoices import InvoiceStanding, PayableNote
 
 
-class PayableStore:
+class SqlPayableStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:

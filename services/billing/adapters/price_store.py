@@ -2,25 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
-import msgspec
 from sqlalchemy import func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.billing.adapters.tables import band_days, bands
+from services.billing.ports import BandBasis
 from shared.database import read_transaction
 from shared.messages.billing import Band
 from shared.messages.codec import decode, encode
 
 
-class BandBasis(msgspec.Struct, frozen=True, kw_only=True):
-    """A band, and which revision of each day it was made from."""
-
-    band: Band
-    revisions: dict[str, int]
-
-
-class PriceStore:
+class SqlPriceStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:

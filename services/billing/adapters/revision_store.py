@@ -12,7 +12,7 @@ from shared.messages.billing import DayReport
 from shared.messages.codec import decode, encode
 
 
-class RevisionStore:
+class SqlRevisionStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:

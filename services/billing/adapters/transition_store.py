@@ -4,15 +4,20 @@ from collections.abc import Sequence
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.tables import transitions
-from shared.database import read_transaction
+from services.billing.adapters import tables
+from services.billing.ports import Unstorable
+from shared.database import describe, read_transaction
 from shared.messages.waker import Transition
 from shared.units import to_millis
 
+UNSTORABLE = (ValueError, OverflowError, DataError)
+"""What a driver or the database raises for a value that no column holds."""
 
-class TransitionStore:
+
+class SqlTransitionStore:
     """Raises what `shared.database.AWAY` lists when the database does not do its part."""
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -21,26 +26,35 @@ class TransitionStore:
     async def newest(self) -> float | None:
         """When the newest transition happened, Unix seconds; None: there is none."""
         async with read_transaction(self._engine) as connection:
-            at = (await connection.execute(select(func.max(transitions.c.at)))).scalar_one()
+            at = (await connection.execute(select(func.max(tables.transitions.c.at)))).scalar_one()
         return None if at is None else at / 1000.0
 
-    async def record(self, told: Sequence[Transition]) -> None:
-        """Keep what is new among them."""
-        if not told:
+    async def record(self, transitions: Sequence[Transition]) -> None:
+        """Add those that are new, all or none of them.
+
+        Raises:
+            Unstorable: no column holds a value of one of them.
+        """
+        if not transitions:
             return
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        values = [
-            {
-                "machine": t.machine,
-                "at": to_millis(t.at),
-                "to_state": t.to_state,
-                "from_state": t.from_state,
-                "tier": t.tier,
-                "reason": t.reason,
-                "wake_id": t.wake_id,
-                "key_id": t.key_id,
-            }
-            for t in told
-        ]
-        async with self._engine.begin() as connection:
-            await connection.execute(dialect.insert(transitions).on_conflict_do_nothing(), values)
+        insertion = dialect.insert(tables.transitions).on_conflict_do_nothing()
+        try:
+            values = [_values(transition) for transition in transitions]
+            async with self._engine.begin() as connection:
+                await connection.execute(insertion, values)
+        except UNSTORABLE as error:
+            raise Unstorable(describe(error)) from error
+
+
+def _values(transition: Transition) -> dict[str, object]:
+    return {
+        "machine": transition.machine,
+        "at": to_millis(transition.at),
+        "to_state": transition.to_state,
+        "from_state": transition.from_state,
+        "tier": transition.tier,
+        "reason": transition.reason,
+        "wake_id": transition.wake_id,
+        "key_id": transition.key_id,
+    }

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import structlog
 
-from services.billing.adapters.price_store import BandBasis, PriceStore
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.report_cache import ReportCache
 from services.billing.core.pricing.bands import LONG_WINDOW_DAYS, days_before, next_band
 from services.billing.core.utc_time import day_window
+from services.billing.ports import BandBasis, PriceStore
 from services.billing.settings import Settings
 from shared.bus.reply import reply
 from shared.errors import Rejected

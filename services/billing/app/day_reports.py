@@ -9,8 +9,6 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from services.billing.adapters.day_store import DayRecords, DayStore
-from services.billing.adapters.revision_store import RevisionStore
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.key_names import KeyNamesById
 from services.billing.app.meter_client import MeterClient
@@ -18,6 +16,7 @@ from services.billing.core.allocation.charge_groups import is_early
 from services.billing.core.allocation.day_allocation import Allocation, allocate
 from services.billing.core.allocation.day_costs import DayInputs
 from services.billing.core.allocation.machine_time import MachineTime, build_intervals
+from services.billing.core.day_records import DayRecords
 from services.billing.core.money import to_usd
 from services.billing.core.reconciliation import is_settled, period_of
 from services.billing.core.reports.bill_coverage import last_charges
@@ -30,6 +29,7 @@ from services.billing.core.revisions.revision import FileInput, RevisionInputs, 
 from services.billing.core.token_usage import DIMENSIONS, TokenUsage, token_usage, total_tokens
 from services.billing.core.utc_time import Window, day_window
 from services.billing.metrics import Metrics
+from services.billing.ports import DayStore, RevisionStore
 from services.billing.settings import Settings
 from shared.bus.reply import MAX_REPLY_BYTES, attempt
 from shared.errors import Rejected

@@ -9,11 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from services.billing.adapters.file_sources import FileSource
 from services.billing.core.invoice_files.manifests import DeliveryPlan, plan_deliveries
+from services.billing.ports import FileSource
 from shared.bus.ports import Bus
 from shared.bus.topology import INVOICES
 from shared.errors import Rejected
+from shared.file_digest import sha256_of_file
 from shared.messages.invoices import DeliveredFile, ImportRequest
 
 
@@ -62,7 +63,7 @@ async def upload_delivery(
                 raise Rejected(f"{name!r}: its name is not UTF-8: rename it")
             try:
                 path = await asyncio.to_thread(file_source.fetch, name, Path(room) / "file")
-                sha256 = await asyncio.to_thread(_sha256, path)
+                sha256 = await asyncio.to_thread(sha256_of_file, path)
                 with io.BufferedReader(_Unchanged(path, sha256)) as file:
                     await bus.put_object(INVOICES, sha256, file)
                 (Path(room) / "file").unlink(missing_ok=True)
@@ -106,8 +107,3 @@ class _Unchanged(io.RawIOBase):
 def _is_text(name: str) -> bool:
     """Whether the bytes of a file's name are UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

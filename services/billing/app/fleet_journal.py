@@ -2,10 +2,8 @@
 
 import asyncio
 
-from sqlalchemy.exc import DataError
-
-from services.billing.adapters.transition_store import TransitionStore
 from services.billing.metrics import Metrics
+from services.billing.ports import TransitionStore, Unstorable
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus, Delivery, Received
 from shared.bus.replay import replay
@@ -19,8 +17,6 @@ MARGIN_SECONDS = 3600.0
 """How far the clocks of wakers and bus may differ."""
 END = 253_402_300_800
 """Unix seconds at which the year 10000 begins: no later moment is a date."""
-UNHOLDABLE = (ValueError, OverflowError, DataError)
-"""What a value raises that no column holds, beyond what is looked for here."""
 _entries: Decoder[Journalled] = Decoder(Journalled)
 
 
@@ -69,11 +65,11 @@ class FleetJournalReader:
         """All of them at once; where the books cannot hold one of them, one by one, and all but that one."""
         try:
             await self._books.record(found)
-        except UNHOLDABLE:
+        except Unstorable:
             for transition in found:
                 try:
                     await self._books.record([transition])
-                except UNHOLDABLE as error:
+                except Unstorable as error:
                     self._reject(subjects.journal(transition.machine), error)
 
     def _reject(self, subject: str, error: Exception) -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.billing.adapters.file_sources import FileSource, open_file_source
 from services.billing.app.deliveries import list_deliveries, upload_delivery
 from services.billing.app.invoice_importer import InvoiceImporter
 from services.billing.core.invoice_files.manifests import DeliveryPlan
 from services.billing.metrics import Metrics
+from services.billing.ports import FileSource
 from shared.bus.ports import Bus
 from shared.config.invoices import InvoiceSource
 from shared.database import describe
@@ -55,10 +55,18 @@ class InvoiceFetcher:
     """Of one source."""
 
     def __init__(
-        self, bus: Bus, source: InvoiceSource, imports: InvoiceImporter, metrics: Metrics, *, now: Callable[[], float]
+        self,
+        bus: Bus,
+        source: InvoiceSource,
+        open_source: Callable[[InvoiceSource], FileSource],
+        imports: InvoiceImporter,
+        metrics: Metrics,
+        *,
+        now: Callable[[], float],
     ) -> None:
         self._bus = bus
         self._source = source
+        self._open_source = open_source
         self._imports = imports
         self._metrics = metrics
         self._now = now
@@ -115,9 +123,8 @@ class InvoiceFetcher:
 
     async def _look(self) -> None:
         """Import each delivery that has changed, and was not refused as it is."""
-        source = self._source
         try:
-            file_source = open_file_source(source.url, region=source.region, endpoint_url=source.endpoint_url)
+            file_source = self._open_source(self._source)
             deliveries = {one.plan.wanted or one.plan.files: one for one in await list_deliveries(file_source)}
         except BusUnavailable:
             raise

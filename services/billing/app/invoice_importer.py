@@ -1,7 +1,6 @@
 """Answers `billing.import`: a delivery's files from the object store into the books, whole or not at all."""
 
 import asyncio
-import hashlib
 import shutil
 import tempfile
 import time
@@ -13,17 +12,24 @@ from typing import Any, TypeVar
 
 import structlog
 
-from services.billing.adapters.import_settings import ImportSettings, Interrupted
-from services.billing.adapters.invoice_reader import InvoiceReader, Snapshot, sha256_of
-from services.billing.adapters.invoice_store import ChargesTaken, Delivery, InvoiceStore, StaleDelivery
 from services.billing.app.database_outage import NOTHING_IMPORTED
 from services.billing.core.invoice_files.anomalies import parse_statistics, statistics_sql
+from services.billing.core.invoice_files.delivery import (
+    ChargesTaken,
+    Delivery,
+    Snapshot,
+    StaleDelivery,
+    combined_sha256,
+)
+from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.metrics import Metrics
+from services.billing.ports import Interrupted, InvoiceReader, InvoiceStore, OpenInvoiceReader
 from services.billing.settings import Settings
 from shared.bus import topology
 from shared.bus.ports import Bus
 from shared.bus.reply import Outage, attempt, reply
 from shared.errors import Rejected
+from shared.file_digest import sha256_of_file
 from shared.messages.invoices import (
     DeliveredFile,
     ImportAnswer,
@@ -82,6 +88,7 @@ class InvoiceImporter:
         self,
         bus: Bus,
         store: InvoiceStore,
+        open_reader: OpenInvoiceReader,
         settings: Settings,
         metrics: Metrics,
         *,
@@ -93,6 +100,7 @@ class InvoiceImporter:
         """`instance` names this process; what an import needs on the disk lies in `work`."""
         self._bus = bus
         self._store = store
+        self._open_reader = open_reader
         self._settings = settings
         self._metrics = metrics
         self._work = work
@@ -163,7 +171,7 @@ class InvoiceImporter:
 
     async def _import(self, request: ImportRequest, running: _Running, *, again: int | None) -> ImportAnswer:
         _check(request)
-        sha256 = sha256_of([file.sha256 for file in request.files])
+        sha256 = combined_sha256([file.sha256 for file in request.files])
         refusals = _whole(request)
         if refusals:
             return ImportAnswer(sha256=sha256, refusals=refusals)
@@ -173,7 +181,7 @@ class InvoiceImporter:
             if refusals:
                 return ImportAnswer(sha256=sha256, refusals=refusals)
             terms = self._import_settings(request.source, rounds=request.round)
-            reading = self._reading = InvoiceReader(room, terms, running.report)
+            reading = self._reading = self._open_reader(room, terms, running.report)
             try:
                 await self._in_thread(lambda: reading.read(files, parts=request.parts or bool(request.wanted)))
                 if reading.refusals:
@@ -211,7 +219,7 @@ class InvoiceImporter:
         with path.open("wb") as into:
             if not await self._bus.copy_object(topology.INVOICES, file.sha256, into):
                 raise Rejected(f"files: nothing named {file.sha256!r} in the object store: put it there")
-        if await asyncio.to_thread(_sha256, path) != file.sha256:
+        if await asyncio.to_thread(sha256_of_file, path) != file.sha256:
             raise Rejected("files: must be named by their SHA-256, and one is not: put the file there again")
         return file, path
 
@@ -279,8 +287,3 @@ def _cut_off(request: ImportRequest, files: Sequence[tuple[DeliveredFile, Path]]
 
 def _first(refusals: Sequence[RowError]) -> str:
     return f"{refusals[0].file}:{refusals[0].line} {refusals[0].column}: {refusals[0].reason}" if refusals else ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import structlog
 
-from services.billing.adapters.import_settings import READER_VERSION
-from services.billing.adapters.invoice_store import InvoiceStore
 from services.billing.app.invoice_importer import InvoiceImporter
+from services.billing.core.invoice_files.import_settings import READER_VERSION
+from services.billing.ports import InvoiceStore
 
 log = structlog.get_logger()
 

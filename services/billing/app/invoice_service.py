@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 from msgspec.structs import replace
 
-from services.billing.adapters.invoice_store import InvoiceStore
-from services.billing.adapters.payable_store import PayableStore
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.core.money import to_units
 from services.billing.core.reconciliation import reconcile
+from services.billing.ports import InvoiceStore, PayableStore
 from shared.bus.reply import MAX_REPLY_BYTES, reply
 from shared.errors import Rejected
 from shared.messages.codec import encode

@@ -2,7 +2,6 @@
 
 import msgspec
 
-from services.billing.adapters.day_store import DayStore
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.key_names import KeyNamesById
 from services.billing.app.report_cache import ReportCache
@@ -12,6 +11,7 @@ from services.billing.core.reports.key_names import add_key_names
 from services.billing.core.reports.period_report import build_period_report
 from services.billing.core.utc_time import Window, day_of, day_window
 from services.billing.metrics import Metrics
+from services.billing.ports import DayStore
 from services.billing.settings import Settings
 from shared.bus.reply import MAX_REPLY_BYTES, attempt, encode_reply
 from shared.errors import Rejected

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from services.billing.adapters.day_fingerprints import DayFingerprints
 from services.billing.app.day_reports import DayReports
 from services.billing.app.meter_client import MeterClient
 from services.billing.core.reports.cost_lines import CostLines
 from services.billing.core.reports.day_report import failed_report
 from services.billing.core.utc_time import day_of, day_window
+from services.billing.ports import DayFingerprints
 from shared.database import DATABASE_ERRORS, describe
 from shared.errors import BusUnavailable
 from shared.messages.billing import DayReport

@@ -1,27 +1,16 @@
 """Reads a provider's running bill again and again. A failure leaves the last known figures as they are."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import structlog
 
-from services.billing.adapters.accrual_store import AccrualStore
 from services.billing.core.allocation.accrual import BillReading, has_fallen
 from services.billing.metrics import Metrics
+from services.billing.ports import AccrualStore, RunningBill
 from shared.clouds.hyperstack import HyperstackError
 from shared.units import to_millis
 
 log = structlog.get_logger()
-
-
-class RunningBill(Protocol):
-    """A provider that says what each resource has cost so far."""
-
-    provider: str
-
-    async def cumulative(self) -> dict[str, int]:
-        """By resource, in units of money; `HyperstackError`."""
-        ...
 
 
 class RunningBillPoller:

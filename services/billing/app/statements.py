@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from services.billing.adapters.price_store import PriceStore
 from services.billing.app.database_outage import DATABASE_DOWN
 from services.billing.app.key_names import KeyNamesById
 from services.billing.app.meter_client import MeterClient
 from services.billing.core.pricing.statement import build_statement, month_days
+from services.billing.ports import PriceStore
 from shared.bus.reply import reply
 from shared.errors import Rejected
 from shared.messages.billing import Band, Statement, StatementQuery

@@ -13,10 +13,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.accrual_store import AccrualStore
-from services.billing.adapters.day_store import DayStore
-from services.billing.adapters.revision_store import RevisionStore
-from services.billing.adapters.transition_store import TransitionStore
+from services.billing.adapters.accrual_store import SqlAccrualStore
+from services.billing.adapters.day_store import SqlDayStore
+from services.billing.adapters.revision_store import SqlRevisionStore
+from services.billing.adapters.transition_store import SqlTransitionStore
 from services.billing.app.budget_gates import BudgetGates
 from services.billing.app.day_reports import DayReports
 from services.billing.app.meter_client import MeterClient
@@ -110,11 +110,11 @@ class Desk:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         chosen = settings(config)
-        book, revisions = DayStore(self.engine), RevisionStore(self.engine)
+        book, revisions = SqlDayStore(self.engine), SqlRevisionStore(self.engine)
         published = partial(published_revision, self.bus)
         reports = DayReports(MeterClient(self.bus), book, revisions, chosen, metrics, published=published, now=self.now)
         self.bills = RunningBillPoller(
-            self.bill, AccrualStore(self.engine), {"7": "h-1"}, frozenset(), metrics, now=self.now
+            self.bill, SqlAccrualStore(self.engine), {"7": "h-1"}, frozenset(), metrics, now=self.now
         )
         self.budget_gates = BudgetGates(self.bus, reports, self.bills, config, metrics, now=self.now)
 
@@ -128,7 +128,7 @@ class Desk:
             reason="test",
             generation=1,
         )
-        await TransitionStore(self.engine).record([entry])
+        await SqlTransitionStore(self.engine).record([entry])
 
     async def update(self, at: float, billed: int | None = 0) -> dict[str, BudgetGate]:
         """`billed`: what Hyperstack says in whole USD; None: nothing."""
@@ -347,7 +347,7 @@ async def test_books_that_cannot_be_read_close_every_gate(desk: Desk, monkeypatc
     async def away(*_args: object) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(DayStore, "read", away)
+    monkeypatch.setattr(SqlDayStore, "read", away)
     await desk.read_journal()
     await desk.budget_gates.update()
     assert {g.reason for g in (await desk.gates()).values()} == {"billing_unobservable"}

@@ -10,17 +10,19 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import boto3
 import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from services.billing.adapters.file_sources import FileSource, open_file_source
+from services.billing.adapters.file_sources import open_configured_source, open_file_source
 from services.billing.app.deliveries import list_deliveries, upload_delivery
 from services.billing.app.invoice_fetcher import InvoiceFetcher
+from services.billing.app.invoice_importer import InvoiceImporter
 from services.billing.metrics import Metrics
+from services.billing.ports import FileSource
 from shared.bus.memory import MemoryBus
 from shared.bus.ports import Bus
 from shared.bus.subjects import BILLING_IMPORT, BILLING_INVOICES
@@ -343,25 +345,28 @@ async def test_a_refused_delivery_is_named_once_and_tried_again_when_it_has_chan
     desk, registry, clock = ImportDesk(), CollectorRegistry(), itertools.count(10.0, 10.0)
     folder = tmp_path / "bills"
     source = InvoiceSource(name="aws", url=str(folder))
-    fetches = InvoiceFetcher(MemoryBus(), source, desk, Metrics(registry), now=lambda: next(clock))  # type: ignore[arg-type]  # of it one method
+    importer = cast("InvoiceImporter", desk)
+    fetcher = InvoiceFetcher(
+        MemoryBus(), source, open_configured_source, importer, Metrics(registry), now=lambda: next(clock)
+    )
     with capture_logs() as logs:
-        assert "unreadable" in str(await fetches.poll())
-        await fetches.poll()
+        assert "unreadable" in str(await fetcher.poll())
+        await fetcher.poll()
         folder.mkdir()
         (folder / "a.csv").write_bytes(b"one")
         for _ in range(2):
-            assert await fetches.poll() is None
+            assert await fetcher.poll() is None
         assert len(desk.taken) == 1
         desk.refuses = True
         (folder / "a.csv").write_bytes(b"another")
         for _ in range(2):
-            assert await fetches.poll() == "a.csv:2: BilledCost: empty"
+            assert await fetcher.poll() == "a.csv:2: BilledCost: empty"
     assert [request.files[0].sha256 for request in desk.taken[1:]] == [hashlib.sha256(b"another").hexdigest()]
     assert [(one["event"], one.get("faults")) for one in logs] == [
         ("invoice_source_unreadable", None),
         ("invoice_delivery_refused", 11),
     ]
-    state = fetches.state
+    state = fetcher.state
     assert (state.looked_at, state.good_at, state.refused_at, state.deliveries) == (60, 40, 50, 1)
     assert state.reasons == tuple(f"a.csv:{line}: BilledCost: empty" for line in (2, 3, 4))
     assert registry.get_sample_value("spot_billing_delivered_at", {"source": "aws"}) == 40
@@ -371,16 +376,19 @@ async def test_a_refused_delivery_is_named_once_and_tried_again_when_it_has_chan
 async def test_a_delivery_that_billing_could_not_take_is_tried_again_as_it_is(tmp_path: Path) -> None:
     desk = ImportDesk()
     source = InvoiceSource(name="aws", url=str(tmp_path))
-    fetches = InvoiceFetcher(MemoryBus(), source, desk, Metrics(CollectorRegistry()), now=lambda: 1.0)  # type: ignore[arg-type]  # of it one method
+    importer = cast("InvoiceImporter", desk)
+    fetcher = InvoiceFetcher(
+        MemoryBus(), source, open_configured_source, importer, Metrics(CollectorRegistry()), now=lambda: 1.0
+    )
     (tmp_path / "a.csv").write_bytes(b"one")
     desk.declines = True
     with capture_logs() as logs:
-        await fetches.poll()
-        await fetches.poll()
+        await fetcher.poll()
+        await fetcher.poll()
     assert [one["event"] for one in logs] == ["invoice_delivery_refused"]
     desk.declines = False
-    assert await fetches.poll() is None
-    assert (len(desk.taken), fetches.state.reasons) == (3, ())
+    assert await fetcher.poll() is None
+    assert (len(desk.taken), fetcher.state.reasons) == (3, ())
 
 
 async def test_a_source_that_fails_is_told(tmp_path: Path) -> None:

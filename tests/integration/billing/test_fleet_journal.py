@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import delete, func, select
 
 from services.billing.adapters.tables import transitions
-from services.billing.adapters.transition_store import TransitionStore
+from services.billing.adapters.transition_store import SqlTransitionStore
 from services.billing.app.fleet_journal import FleetJournalReader
 from services.billing.metrics import Metrics
 from services.billing.wiring import MIGRATIONS, VERSION_TABLE
@@ -34,7 +34,7 @@ async def test_books_that_went_back_read_the_journal_again_from_where_they_stand
         await bus.publish(subjects.journal("m-1"), encode(entry))
     await bus.publish(subjects.journal("m-1"), b"junk")
     async with database.migrated_engine(database_url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
-        books = TransitionStore(engine)
+        books = SqlTransitionStore(engine)
 
         async def kept() -> int:
             async with database.read_transaction(engine) as connection:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.billing.adapters.invoice_reader import InvoiceReader
+from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import decode, encode
@@ -224,14 +224,14 @@ async def test_an_import_that_outlasts_the_drain_is_ended_and_leaves_all_as_it_w
 ) -> None:
     """It reads until the drain ends it, however fast or slow either is."""
     begun, ended = asyncio.Event(), threading.Event()
-    loop, read, interrupt = asyncio.get_running_loop(), InvoiceReader.read, InvoiceReader.interrupt
+    loop, read, interrupt = asyncio.get_running_loop(), DuckdbInvoiceReader.read, DuckdbInvoiceReader.interrupt
 
-    def read_on(reading: InvoiceReader, files: Sequence[tuple[DeliveredFile, Path]], *, parts: bool) -> None:
+    def read_on(reading: DuckdbInvoiceReader, files: Sequence[tuple[DeliveredFile, Path]], *, parts: bool) -> None:
         loop.call_soon_threadsafe(begun.set)
         assert ended.wait(PATIENCE_SECONDS), "nobody ended it"
         read(reading, files, parts=parts)
 
-    def interrupted(reading: InvoiceReader) -> None:
+    def interrupted(reading: DuckdbInvoiceReader) -> None:
         interrupt(reading)
         ended.set()
 
@@ -239,8 +239,8 @@ async def test_an_import_that_outlasts_the_drain_is_ended_and_leaves_all_as_it_w
     async with billing(tmp_path, config, bus) as (books, _):
         await books.deliver(focus_csv(MAY))
         before = await books.report()
-        monkeypatch.setattr(InvoiceReader, "read", read_on)
-        monkeypatch.setattr(InvoiceReader, "interrupt", interrupted)
+        monkeypatch.setattr(DuckdbInvoiceReader, "read", read_on)
+        monkeypatch.setattr(DuckdbInvoiceReader, "interrupt", interrupted)
         outlasting = asyncio.create_task(books.ask_import(focus_csv({"BilledCost": "1"})))
         async with asyncio.timeout(PATIENCE_SECONDS):
             await begun.wait()

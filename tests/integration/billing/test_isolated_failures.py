@@ -2,15 +2,17 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.billing.adapters.transition_store import TransitionStore
+from services.billing.adapters.file_sources import open_configured_source
+from services.billing.adapters.transition_store import SqlTransitionStore
 from services.billing.app.budget_gates import BudgetGates
 from services.billing.app.fleet_journal import FleetJournalReader
 from services.billing.app.invoice_fetcher import InvoiceFetcher
+from services.billing.app.invoice_importer import InvoiceImporter
 from services.billing.app.report_cache import RETRY_SECONDS
 from services.billing.core.reports.day_report import failed_report
 from services.billing.core.reports.period_report import build_period_report
@@ -176,8 +178,9 @@ async def test_one_delivery_that_fails_leaves_the_others_of_its_source(tmp_path:
         (manifests / "x-Manifest.json").write_text(listed)
     registry = CollectorRegistry()
     source = InvoiceSource(name="aws", url=str(tmp_path))
-    fetches = InvoiceFetcher(MemoryBus(), source, Importer(), Metrics(registry), now=lambda: 1.0)  # type: ignore[arg-type]  # of it one method
-    fault = await fetches.poll()
+    importer = cast("InvoiceImporter", Importer())
+    fetcher = InvoiceFetcher(MemoryBus(), source, open_configured_source, importer, Metrics(registry), now=lambda: 1.0)
+    fault = await fetcher.poll()
     assert fault is not None
     assert fault.startswith("ZeroDivisionError: ")
     assert len(taken) == 1
@@ -198,7 +201,7 @@ async def test_a_transition_that_no_database_holds_is_passed_by(desk: Desk, bad:
     registry = CollectorRegistry()
     for data in (encode(Transition(**facts | bad)), b"\xff", encode(Transition(**facts))):
         await desk.bus.publish(journal("a-1"), data)
-    await FleetJournalReader(desk.bus, TransitionStore(desk.engine), Metrics(registry)).read_batch()
+    await FleetJournalReader(desk.bus, SqlTransitionStore(desk.engine), Metrics(registry)).read_batch()
     assert await desk.bus.backlog(BOOKS) == 0
     assert registry.get_sample_value("spot_billing_transitions_total") == 1
     assert registry.get_sample_value("spot_billing_unreadable_total") == 2

@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.price_store import BandBasis, PriceStore
+from services.billing.adapters.price_store import SqlPriceStore
 from services.billing.adapters.tables import bands as bands_table
 from services.billing.app.band_maker import BandMaker
 from services.billing.app.meter_client import MeterClient
 from services.billing.app.report_cache import ReportCache
 from services.billing.app.statements import Statements
+from services.billing.ports import BandBasis
 from services.billing.settings import settings
 from services.billing.wiring import MIGRATIONS
 from shared import database
@@ -44,7 +45,7 @@ class Stall:
     now: float = MIDNIGHT + 60.0
 
     def __post_init__(self) -> None:
-        self.book = PriceStore(self.engine)
+        self.book = SqlPriceStore(self.engine)
 
     def maker(self) -> BandMaker:
         shelf = cast("ReportCache", self.shelf)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.day_fingerprints import DayFingerprints
+from services.billing.adapters.day_fingerprints import SqlDayFingerprints
 from services.billing.adapters.tables import (
     accruals,
     cost_rows,
@@ -73,7 +73,7 @@ class Stand:
 
     def shelf(self) -> ReportCache:
         reports = cast("DayReports", self.reports)
-        meter, marks = MeterClient(self.bus), DayFingerprints(self.engine)
+        meter, marks = MeterClient(self.bus), SqlDayFingerprints(self.engine)
         return ReportCache(reports, self.reports.newest, meter, marks, now=lambda: self.now)
 
     async def answer(self, data: bytes) -> bytes:

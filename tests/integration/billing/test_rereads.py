@@ -10,11 +10,12 @@ from typing import cast
 import pytest
 from structlog.testing import capture_logs
 
-from services.billing.adapters import csv_lines, import_settings
-from services.billing.adapters.invoice_store import InvoiceStore, StaleDelivery
+from services.billing.adapters import csv_lines
+from services.billing.adapters.invoice_store import SqlInvoiceStore
 from services.billing.app.invoice_importer import InvoiceImporter
 from services.billing.app.invoice_rereader import InvoiceRereader
-from services.billing.core.invoice_files import sql_macros
+from services.billing.core.invoice_files import import_settings, sql_macros
+from services.billing.core.invoice_files.delivery import StaleDelivery
 from shared.bus import subjects, topology
 from shared.bus.memory import MemoryBus
 from shared.messages.codec import decode, encode
@@ -136,7 +137,7 @@ async def test_a_delivery_that_cannot_be_read_again_is_logged_once(tmp_path: Pat
         async def list_stale(self, digest: str) -> tuple[StaleDelivery, ...]:
             return (stale,)
 
-    rereads = InvoiceRereader(cast("InvoiceStore", FakeStore()), cast("InvoiceImporter", FakeImporter()))
+    rereads = InvoiceRereader(cast("SqlInvoiceStore", FakeStore()), cast("InvoiceImporter", FakeImporter()))
     assert not rereads.done
     with capture_logs() as logs:
         for expected in ("lost", "lost", "damaged"):

@@ -10,9 +10,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.adapters.accrual_store import AccrualStore, accrued_in
+from services.billing.adapters.accrual_store import SqlAccrualStore, accrued_in
 from services.billing.adapters.hyperstack_bill import PAGE_SIZE, HyperstackBill
-from services.billing.adapters.transition_store import TransitionStore
+from services.billing.adapters.transition_store import SqlTransitionStore
 from services.billing.app.running_bill import RunningBillPoller
 from services.billing.core.allocation.accrual import Accrual, BillReading
 from services.billing.core.money import to_usd
@@ -68,7 +68,7 @@ class Desk:
         self.registry = CollectorRegistry()
         self.bills = RunningBillPoller(
             self.bill,
-            AccrualStore(self.engine),
+            SqlAccrualStore(self.engine),
             {str(self.vm.id): "m1"},
             frozenset({"m1"} if priced else ()),
             Metrics(self.registry),
@@ -110,7 +110,7 @@ async def test_a_window_costs_what_the_bill_rose(desk: Desk) -> None:
 
 async def test_what_happened_while_nobody_read_is_spread_over_the_machines_billable_time(desk: Desk) -> None:
     for at, state in ((-1.0, "asleep"), (2.0, "ready"), (3.0, "asleep")):
-        await TransitionStore(desk.engine).record([_moved(at, state)])  # type: ignore[arg-type]  # literals in a tuple
+        await SqlTransitionStore(desk.engine).record([_moved(at, state)])  # type: ignore[arg-type]  # literals in a tuple
     desk.vm.status = "ERROR"  # free
     await desk.read(0.0)
     desk.vm.become("ACTIVE", MIDNIGHT + 2 * 3600)
@@ -201,7 +201,7 @@ async def test_a_bill_without_end_is_refused(desk: Desk) -> None:
 
 
 async def test_two_leaders_at_once_count_nothing_twice(desk: Desk) -> None:
-    accruals, resource = AccrualStore(desk.engine), str(desk.vm.id)
+    accruals, resource = SqlAccrualStore(desk.engine), str(desk.vm.id)
 
     async def add_reading(amount: int, minute: int) -> None:
         reading = BillReading(amount, DAY_WINDOW.start + minute * 60_000)

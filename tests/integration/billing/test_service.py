@@ -12,10 +12,11 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from services.billing.adapters.day_store import DayStore
-from services.billing.adapters.import_settings import ImportSettings
-from services.billing.adapters.invoice_reader import InvoiceReader, Snapshot
-from services.billing.adapters.invoice_store import Delivery, InvoiceStore
+from services.billing.adapters.day_store import SqlDayStore
+from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
+from services.billing.adapters.invoice_store import SqlInvoiceStore
+from services.billing.core.invoice_files.delivery import Delivery, Snapshot
+from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.wiring import MIGRATIONS
 from shared import database
 from shared.bus import subjects, topology
@@ -98,7 +99,7 @@ async def test_one_bad_row_keeps_the_whole_file_out(books: Billing) -> None:
 async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp_path: Path, database_url: str) -> None:
     (tmp_path / "bill.csv").write_bytes(focus_csv({"BillingAccountId": "acc-0"}, {}))
     (tmp_path / "work").mkdir()
-    reading = InvoiceReader(tmp_path / "work", ImportSettings(source="s"))
+    reading = DuckdbInvoiceReader(tmp_path / "work", ImportSettings(source="s"))
     reading.read([(DeliveredFile(name="bill.csv", sha256="0"), tmp_path / "bill.csv")])
     first, second = reading.snapshots
 
@@ -107,21 +108,21 @@ async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp
             yield [(*row[:3], None, *row[4:]) for row in batch] if snapshot is second else batch
 
     async with database.migrated_engine(database_url, MIGRATIONS, version_table="books_version") as engine:
-        book = InvoiceStore(engine)
+        book = SqlInvoiceStore(engine)
         delivery = Delivery(source="s", snapshots=[first, second], rows=broken, terms="", appends=False)
         with pytest.raises(DBAPIError):
             await book.deliver(delivery, 0.0)
-        assert (await DayStore(engine).read(DAY_WINDOW)).rows == []
+        assert (await SqlDayStore(engine).read(DAY_WINDOW)).rows == []
         assert await book.list_snapshots({}) == ()
         await book.deliver(dataclasses.replace(delivery, rows=reading.rows), 0.0)
-        assert len((await DayStore(engine).read(DAY_WINDOW)).rows) == 2
+        assert len((await SqlDayStore(engine).read(DAY_WINDOW)).rows) == 2
     reading.close()
 
 
 async def test_a_server_that_goes_away_in_bulk_is_told_as_away(tmp_path: Path, postgres_url: str) -> None:
     (tmp_path / "bill.csv").write_bytes(focus_csv({}))
     (tmp_path / "work").mkdir()
-    reading = InvoiceReader(tmp_path / "work", ImportSettings(source="s"))
+    reading = DuckdbInvoiceReader(tmp_path / "work", ImportSettings(source="s"))
     reading.read([(DeliveredFile(name="bill.csv", sha256="0"), tmp_path / "bill.csv")])
 
     def while_it_goes(snapshot: Snapshot) -> Iterator[list[tuple[Any, ...]]]:
@@ -135,8 +136,8 @@ async def test_a_server_that_goes_away_in_bulk_is_told_as_away(tmp_path: Path, p
     async with database.migrated_engine(postgres_url, MIGRATIONS, version_table="books_version") as engine:
         delivery = Delivery(source="s", snapshots=reading.snapshots, rows=while_it_goes, terms="", appends=False)
         with pytest.raises(database.DATABASE_ERRORS):
-            await InvoiceStore(engine).deliver(delivery, 0.0)
-        assert await InvoiceStore(engine).list_snapshots({}) == ()
+            await SqlInvoiceStore(engine).deliver(delivery, 0.0)
+        assert await SqlInvoiceStore(engine).list_snapshots({}) == ()
     reading.close()
 
 

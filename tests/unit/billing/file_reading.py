@@ -8,9 +8,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from services.billing.adapters.import_settings import ImportSettings
-from services.billing.adapters.invoice_reader import ROW, InvoiceReader, Snapshot
+from services.billing.adapters.invoice_reader import ROW, DuckdbInvoiceReader
 from services.billing.core.cost_row import CostRow, SnapshotKey
+from services.billing.core.invoice_files.delivery import Snapshot
+from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.core.invoice_files.schema import AMOUNT_FIELDS
 from shared.messages.invoices import DeliveredFile, RowError
 
@@ -36,7 +37,7 @@ def read(*files: bytes | Path, name: str = "bill.csv", terms: ImportSettings = T
         paths = [_placed(file, Path(directory) / f"{number}") for number, file in enumerate(files)]
         hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
         named = [DeliveredFile(name=name if not n else str(n), sha256=sha) for n, sha in enumerate(hashes)]
-        reading = InvoiceReader(work, terms)
+        reading = DuckdbInvoiceReader(work, terms)
         try:
             reading.read(list(zip(named, paths, strict=True)), parts=parts)
             charges: dict[SnapshotKey, list[CostRow]] = {}

@@ -6,7 +6,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from services.billing.adapters.import_settings import ImportSettings
+from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.core.utc_time import parse_time_ms
 from tests.unit.billing.file_reading import read
 

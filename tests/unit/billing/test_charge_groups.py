@@ -7,12 +7,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.billing.adapters.import_settings import ImportSettings
 from services.billing.core.allocation.day_allocation import allocate
 from services.billing.core.allocation.day_costs import DayInputs
 from services.billing.core.allocation.machine_time import MachineTime, StateChange, build_intervals
 from services.billing.core.cost_row import CostRow
 from services.billing.core.invoice_files.focus import CATEGORIES
+from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.core.invoice_files.schema import ExchangeRate
 from services.billing.core.money import to_units
 from services.billing.core.utc_time import day_window, format_time, parse_time_ms

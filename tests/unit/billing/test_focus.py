@@ -5,7 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from services.billing.adapters.import_settings import MAX_ROW_ERRORS, ImportSettings
+from services.billing.adapters.row_errors import MAX_ROW_ERRORS
+from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.core.utc_time import parse_time_ms
 from tests.unit.billing.cost_row_builders import ROW, focus_csv
 from tests.unit.billing.file_reading import read

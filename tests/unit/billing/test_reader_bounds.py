@@ -10,7 +10,7 @@ import pytest
 
 from services.billing.adapters import charge_database
 from services.billing.adapters.charge_database import connect
-from services.billing.adapters.invoice_reader import InvoiceReader
+from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
 from services.billing.core.invoice_files.invalid_files import TOO_LARGE
 from shared.messages.invoices import DeliveredFile
 from tests.unit.billing.cost_row_builders import focus_csv
@@ -106,7 +106,7 @@ def test_a_folder_that_is_called_like_a_column_changes_no_charge(tmp_path: Path,
     if packed:
         (tmp_path / "f.csv").write_bytes(path.read_bytes())
         duckdb.execute(f"COPY (FROM read_csv('{tmp_path}/f.csv', all_varchar = true)) TO '{path}' (FORMAT parquet)")
-    reading = InvoiceReader(work, TERMS)
+    reading = DuckdbInvoiceReader(work, TERMS)
     try:
         reading.read([(DeliveredFile(name="f", sha256="0"), path)])
         assert [snapshot.billed for snapshot in reading.snapshots] == [Decimal("1.5")]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from services.billing.adapters import csv_lines
-from services.billing.adapters.import_settings import ImportSettings
-from services.billing.adapters.invoice_reader import InvoiceReader
+from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
+from services.billing.core.invoice_files.import_settings import ImportSettings
 from shared.messages.invoices import DeliveredFile
 from tests.unit.billing.cost_row_builders import focus_csv
 
@@ -22,7 +22,7 @@ def test_rows_and_share_rise_over_all_files(tmp_path: Path, monkeypatch: pytest.
         path = tmp_path / f"{number}.file"
         path.write_bytes(content)
         files.append((DeliveredFile(name=path.name, sha256=f"{number}"), path))
-    reading = InvoiceReader(tmp_path, ImportSettings(source="cloud"), lambda *state: told.append(state))
+    reading = DuckdbInvoiceReader(tmp_path, ImportSettings(source="cloud"), lambda *state: told.append(state))
     try:
         reading.read(files)
     finally:

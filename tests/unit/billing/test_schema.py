@@ -8,9 +8,10 @@ import duckdb
 import pytest
 
 from services.billing.adapters.csv_lines import LINES_A_LOOK
-from services.billing.adapters.import_settings import ImportSettings, Interrupted
-from services.billing.adapters.invoice_reader import InvoiceReader
+from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
+from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.core.utc_time import parse_time_ms
+from services.billing.ports import Interrupted
 from shared.messages.invoices import DeliveredFile
 from tests.unit.billing.cost_row_builders import focus_csv
 from tests.unit.billing.file_reading import read
@@ -155,7 +156,7 @@ def test_case_30_allocated_parts_of_a_charge_are_left_out_beside_it() -> None:
 
 def test_a_reading_can_be_ended_and_then_has_nothing(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_bytes(focus_csv(*[{}] * (LINES_A_LOOK + 1)))
-    reading = InvoiceReader(tmp_path, TERMS)
+    reading = DuckdbInvoiceReader(tmp_path, TERMS)
     reading.interrupt()
     with pytest.raises(Interrupted):
         reading.read([(DeliveredFile(name="f.csv", sha256="0"), tmp_path / "f.csv")])

@@ -16,9 +16,9 @@ import duckdb
 import msgspec
 import pytest
 
-from services.billing.adapters.import_settings import ImportSettings
 from services.billing.core.allocation.attribution import DirectOwner, Fleet, Owner
 from services.billing.core.cost_row import CostRow
+from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.core.utc_time import format_time, parse_time_ms
 from tests.unit.billing.file_reading import Found, read
 

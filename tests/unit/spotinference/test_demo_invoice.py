@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.adapters.import_settings import ImportSettings
-from services.billing.adapters.invoice_reader import InvoiceReader
+from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
+from services.billing.core.invoice_files.import_settings import ImportSettings
 from shared.messages.invoices import DeliveredFile
 from shared.messages.waker import MachineState, Transition
 from shared.units import to_millis
@@ -91,7 +91,7 @@ def test_parts_sum_to_the_total(now: float, since: float, awake: list[tuple[floa
 def test_billing_can_read_it(tmp_path: Path, now: float, awake: list[tuple[float, float]]) -> None:
     invoice = _made(now, awake, since=MIDNIGHT - 1, transfers=[(MIDNIGHT, 9)])
     (tmp_path / "demo.csv").write_bytes(invoice.csv)
-    reading = InvoiceReader(tmp_path, ImportSettings(source="demo"))
+    reading = DuckdbInvoiceReader(tmp_path, ImportSettings(source="demo"))
     reading.read([(DeliveredFile(name="demo.csv", sha256="0"), tmp_path / "demo.csv")])
     assert reading.refusals == []
     assert sum(part.billed for part in reading.snapshots) == invoice.total

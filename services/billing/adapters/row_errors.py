@@ -1,7 +1,5 @@
-"""What reading a delivery depends on besides its files, and what of it is refused."""
+"""What is wrong with the files of a delivery: the first faults, each with its file, line and column."""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,36 +9,10 @@ import duckdb
 
 from services.billing.adapters.charge_database import is_too_large
 from services.billing.core.invoice_files.invalid_files import TOO_LARGE, InvalidFile
-from services.billing.core.invoice_files.schema import ExchangeRate
+from services.billing.ports import Interrupted
 from shared.messages.invoices import RowError
 
-READER_VERSION = 2
-"""Raised when the same files are read otherwise: then what counts is read again."""
 MAX_ROW_ERRORS = 100
-
-
-class Interrupted(Exception):
-    """Somebody ended the reading."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportSettings:
-    source: str
-    mine: frozenset[str] = frozenset()
-    """The resources of configured machines: their charges stay as they were delivered."""
-    rates: tuple[ExchangeRate, ...] = ()
-    rounds: bool = False
-    """Costs with too many decimals are rounded, not refused. Not in the digest: what was taken stays so."""
-
-    @property
-    def digest(self) -> str:
-        told = [sorted(self.mine), [[rate.currency, rate.per_usd, rate.start] for rate in self.rates]]
-        return f"{READER_VERSION}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()}"
-
-
-def is_of_this_reader(digest: str) -> bool:
-    """Whether the terms of this digest were today's reader's."""
-    return digest.startswith(f"{READER_VERSION}-")
 
 
 @dataclass
