@@ -1,8 +1,8 @@
-"""The bus on NATS with JetStream. The only module that imports nats.
+"""The bus on NATS with JetStream, shaped by three traits of nats-py and the server.
 
-Traps that shaped it: after a reconnect nats-py's own watches stay silent for up to 19 s, so every watch is begun
-again at once; a publish while disconnected would be buffered and reported as a timeout later, so it is refused
-at once; reads of buckets go to the leader (`direct` off), since leases stand on them.
+- After a reconnect, nats-py's own watches stay silent for up to 19 s, so every watch is restarted at once.
+- A publish while disconnected would be buffered and reported as a timeout later, so it is rejected at once.
+- Reads of buckets go to the leader (`direct` is off), because leases depend on them.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ from nats.micro.request import Request
 
 from shared.bus.jetstream_client import TolerantClient, prepare, without_secret
 from shared.bus.jetstream_clock import ServerClock
-from shared.bus.jetstream_objects import got, put
-from shared.bus.jetstream_page import page
+from shared.bus.jetstream_objects import get, put
+from shared.bus.jetstream_page import read_page
 from shared.bus.jetstream_pull import Pull, StreamDelivery
-from shared.bus.jetstream_watch import Stop, Watch, changed, conflict, newest, opened, unavailable
+from shared.bus.jetstream_watch import Stop, Watch, change_of, conflict, subscribe_newest, subscribe_stored, unavailable
 from shared.bus.ports import Delivery, Entry, Handle, Page, Received, Stored, WatchEvent
 from shared.bus.rejections import Rejections
 from shared.bus.topology import Bucket, Consumer, ObjectStore, Stream
@@ -37,14 +37,14 @@ from shared.errors import BusUnavailable
 log = structlog.get_logger()
 
 CALL_SECONDS = 5.0
-"""For one call to the server: an election of a cluster's leader takes up to 7 s, and the callers repeat."""
+"""For one call to the server. Electing a cluster's leader takes up to 7 s, and callers retry."""
 SERVICE_VERSION = "1.0.0"
-CLOSE_SECONDS = 2.0  # for the last flush: a server that is gone answers nothing
+CLOSE_SECONDS = 2.0  # for the last flush: a server that is gone does not answer
 RECONNECT_SECONDS: Any = 0.2  # the client declares int and sleeps any number
 
 
 class JetStreamBus:
-    """A `Bus` over one NATS connection; made by `connect`."""
+    """A `Bus` over one NATS connection. Made by `connect`."""
 
     def __init__(self) -> None:
         self.rejections = Rejections(time.monotonic)
@@ -61,7 +61,7 @@ class JetStreamBus:
         return self.client.is_connected
 
     async def on_reconnect(self) -> None:
-        log.info("bus reconnected")
+        log.info("bus_reconnected")
         for watch in self._watches:
             watch.restart()
 
@@ -80,7 +80,7 @@ class JetStreamBus:
         connection = self.client.stats["reconnects"]
         *earlier, (subject, data, message_id) = messages
         async with unavailable(f"publish {len(messages)} to {subject}"):
-            # None of these waits: the client joins them in one write, which the last one's answer is behind.
+            # None of these blocks: the client joins them in one write, and the server answers the last one after it.
             for to, content, its_id in earlier:
                 await self.client.publish(to, content, headers={"Nats-Msg-Id": its_id})
             await self.js.publish(subject, data, timeout=CALL_SECONDS, headers={"Nats-Msg-Id": message_id})
@@ -98,15 +98,15 @@ class JetStreamBus:
 
         async with unavailable(f"subscribe {subject}"):
             subscription = await self.client.subscribe(subject, cb=on_message)
-            await self.client.flush(int(CALL_SECONDS))  # the server knows it: nothing said from now on is missed
+            await self.client.flush(int(CALL_SECONDS))  # the server knows the subscription: no later message is missed
         return Stop(subscription.unsubscribe)
 
     async def last(self, stream: Stream, subject: str) -> Stored | None:
         self._check()
         try:
             async with unavailable(f"last {subject}"):
-                found = await self.js.get_last_msg(stream.name, subject)
-                return Stored(found.data or b"", self._clock.age(found.time))
+                message = await self.js.get_last_msg(stream.name, subject)
+                return Stored(message.data or b"", self._clock.age(message.time))
         except BusUnavailable as error:
             if isinstance(error.__cause__, nats.js.errors.NotFoundError):
                 return None
@@ -115,17 +115,17 @@ class JetStreamBus:
     async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:
         self._check()
         async with unavailable(f"read {stream.name}"):
-            subscription, stored = await opened(self.js, stream.name, subject, DeliverPolicy.ALL)
+            subscription, stored = await subscribe_stored(self.js, stream.name, subject, DeliverPolicy.ALL)
             try:
-                found = [await subscription.next_msg(CALL_SECONDS) for _ in range(stored)]
+                messages = [await subscription.next_msg(CALL_SECONDS) for _ in range(stored)]
             finally:
                 await subscription.unsubscribe()
-        return [Received(m.subject, m.data) for m in found]
+        return [Received(m.subject, m.data) for m in messages]
 
     async def page(self, stream: Stream, *, after: int, since: float | None = None, most: int) -> Page:
         self._check()
         async with unavailable(f"read {stream.name}"):
-            return await page(self.client, self.js, stream, after=after, since=since, most=most, wait=CALL_SECONDS)
+            return await read_page(self.client, self.js, stream, after=after, since=since, most=most, wait=CALL_SECONDS)
 
     async def fetch(self, consumer: Consumer, *, batch: int, wait: float) -> Sequence[Delivery]:
         self._check()
@@ -177,12 +177,12 @@ class JetStreamBus:
     async def entries(self, bucket: Bucket) -> dict[str, Entry]:
         self._check()
         async with unavailable(f"read {bucket.name}"):
-            subscription, stored = await newest(self.js, bucket)
+            subscription, stored = await subscribe_newest(self.js, bucket)
             try:
-                found = [changed(bucket, await subscription.next_msg(CALL_SECONDS)) for _ in range(stored)]
+                changes = [change_of(bucket, await subscription.next_msg(CALL_SECONDS)) for _ in range(stored)]
             finally:
                 await Stop(subscription.unsubscribe).stop()
-        return {one.key: Entry(one.value, one.revision) for one in found if one.value is not None}
+        return {one.key: Entry(one.value, one.revision) for one in changes if one.value is not None}
 
     async def watch(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> Handle:
         watch = Watch(self.js, bucket, on_event, self.rejections, on_end=self._on_watch_end, age=self._clock.age)
@@ -214,12 +214,12 @@ class JetStreamBus:
 
     async def get_object(self, store: ObjectStore, name: str) -> bytes | None:
         self._check()
-        found = await got(self.js, store, name)
-        return None if found is None else found.data or b""
+        result = await get(self.js, store, name)
+        return None if result is None else result.data or b""
 
     async def copy_object(self, store: ObjectStore, name: str, into: BinaryIO) -> bool:
         self._check()
-        return await got(self.js, store, name, into) is not None
+        return await get(self.js, store, name, into) is not None
 
     async def respond(self, service: str, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Handle:
         async def on_request(request: Request) -> None:
@@ -228,7 +228,7 @@ class JetStreamBus:
         async with unavailable(f"respond {subject}"):
             micro = await add_service(self.client, name=service, version=SERVICE_VERSION)
             await micro.add_endpoint(name=subject.replace(".", "_"), subject=subject, handler=on_request)
-            await self.client.flush(int(CALL_SECONDS))  # the server knows it: whoever asks from now on is answered
+            await self.client.flush(int(CALL_SECONDS))  # the server knows the endpoint: every later request is answered
         return Stop(micro.stop)
 
     async def request(self, subject: str, data: bytes, *, timeout: float) -> bytes:
@@ -237,10 +237,10 @@ class JetStreamBus:
             return (await self.client.request(subject, data, timeout=timeout)).data
 
     async def kv(self, bucket: Bucket) -> KeyValue:
-        found = self._kvs.get(bucket.name)
-        if found is None:
-            found = self._kvs[bucket.name] = await self.js.key_value(bucket.name)
-        return found
+        kv = self._kvs.get(bucket.name)
+        if kv is None:
+            kv = self._kvs[bucket.name] = await self.js.key_value(bucket.name)
+        return kv
 
     def _check(self) -> None:
         if not self.client.is_connected:
@@ -249,9 +249,10 @@ class JetStreamBus:
 
 @asynccontextmanager
 async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStreamBus]:
-    """A connected bus; reconnects for ever. `BusUnavailable` when the first connection takes longer than `wait` s.
+    """A connected bus, which reconnects for ever. The URL may hold a user and a password.
 
-    User and password may stand in the URL, as NATS has it. `Misconfigured` where it is none.
+    Raises `BusUnavailable` if the first connection takes longer than `wait` seconds, and `Misconfigured` if this is no
+    URL of a NATS server.
     """
     prepare(url)
     bus = JetStreamBus()
@@ -261,17 +262,17 @@ async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStrea
     async def on_disconnect() -> None:
         last_error.clear()
         if not closing.is_set():
-            log.warning("bus disconnected")
+            log.warning("bus_disconnected")
 
     async def on_error(error: Exception) -> None:
         text = str(error) or type(error).__name__
-        # Once each: while the server is gone it is the same one five times a second.
+        # Log each error once: while the server is gone, the same one comes five times a second.
         if last_error != [text]:
             last_error[:] = [text]
-            log.warning("bus error", error=text)
+            log.warning("bus_error_reported", error=text)
 
     try:
-        # With reconnects allowed the client tries the first connection for ever too.
+        # A client that may reconnect also tries the first connection for ever.
         async with asyncio.timeout(wait):
             await bus.client.connect(
                 url,
@@ -279,7 +280,7 @@ async def connect(url: str, *, name: str, wait: float) -> AsyncIterator[JetStrea
                 connect_timeout=2,
                 reconnect_time_wait=RECONNECT_SECONDS,
                 max_reconnect_attempts=-1,
-                ping_interval=10,  # a dead peer that closes nothing is noticed after two of these
+                ping_interval=10,  # a dead peer that does not close its side is noticed after two of these
                 reconnected_cb=bus.on_reconnect,
                 disconnected_cb=on_disconnect,
                 error_cb=on_error,

@@ -1,7 +1,7 @@
-"""The NATS client, made to survive any message: nats-py stops reading for good at one that makes it raise.
+"""A NATS client that survives every message: nats-py stops reading for good at one that makes it raise.
 
-A bucket's key is a subject, and the server takes any bytes in it but space, tab, CR and LF. nats-py takes a form feed
-for the end of a subject too, and then tears the connection down again and again.
+A bucket's key is a subject, and the server accepts any bytes in it except space, tab, CR and LF. nats-py also treats a
+form feed as the end of a subject, and then drops the connection again and again.
 """
 
 import re
@@ -24,7 +24,7 @@ SCHEMES = ("nats", "tls", *WEBSOCKET_SCHEMES)
 
 
 class TolerantClient(Client):
-    """Shows what is not UTF-8 in a subject as `\\xff`, which no name of ours has, and drops what it cannot take."""
+    """Escapes bytes of a subject that are not UTF-8 as `\\xff`, which no name of ours has. Drops broken messages."""
 
     def __init__(self, rejections: Rejections) -> None:
         super().__init__()
@@ -48,22 +48,22 @@ def _printable(subject: bytes) -> bytes:
 
 
 def without_secret(url: str) -> str:
-    """The URL as it may be logged."""
+    """Return the URL without user and password, as it may be logged."""
     scheme, _, rest = url.rpartition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def prepare(url: str) -> None:
-    """Make the client able to reach it; `Misconfigured` where it is no URL of a NATS server."""
+    """Prepare the client for this URL. Raises `Misconfigured` if it is no URL of a NATS server."""
     check_url(url)
     if urlsplit(url).scheme in WEBSOCKET_SCHEMES:
         import aiohttp
 
-        transport.aiohttp = aiohttp  # type: ignore[attr-defined]  # a command loads the client without it
+        transport.aiohttp = aiohttp  # type: ignore[attr-defined]  # commands load the client without aiohttp
 
 
 def check_url(url: str) -> None:
-    """Raise `Misconfigured` for what is no URL of a NATS server: nats-py breaks by it, or waits for ever."""
+    """Raise `Misconfigured` for anything but a NATS URL: nats-py would fail obscurely, or wait for ever."""
     try:
         parts = urlsplit(url if "://" in url else f"nats://{url}")
         usable = parts.scheme in SCHEMES and parts.port != 0 and bool(parts.hostname) and " " not in parts.netloc
@@ -71,5 +71,6 @@ def check_url(url: str) -> None:
         usable = False
     if not usable:
         raise Misconfigured(
-            f"{without_secret(url)!r} is no URL of a bus: write nats://host:4222, what is special in a password as %XX"
+            f"{without_secret(url)!r} is no URL of a bus: write nats://host:4222, with special characters of a "
+            "password as %XX"
         )

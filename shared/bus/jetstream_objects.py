@@ -1,4 +1,4 @@
-"""Objects in NATS: sent and received piece by piece, checked against their digest."""
+"""Stores and fetches objects in NATS, piece by piece, and checks them against their digest."""
 
 import asyncio
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from shared.errors import BusUnavailable
 from shared.messages.codec import Unreadable
 
 OBJECT_SECONDS = 300.0
-"""For one object, there or back: some gigabytes on a slow disk."""
+"""For one object in either direction: some gigabytes on a slow disk."""
 
 
 @contextmanager
 def _readable(store: ObjectStore, name: str) -> Iterator[None]:
-    """An object's description is JSON on the bus, which the client reads: what is wrong with it is `Unreadable`."""
+    """The client reads an object's description as JSON from the bus. Turn what is wrong with it into `Unreadable`."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -33,15 +33,15 @@ async def put(js: JetStreamContext, store: ObjectStore, name: str, data: bytes |
             await (await js.object_store(store.name)).put(name, cast("bytes", data))  # any reader will do
 
 
-async def got(
+async def get(
     js: JetStreamContext, store: ObjectStore, name: str, into: BinaryIO | None = None
 ) -> NatsStore.ObjectResult | None:
-    """With its data, unless those went `into` a file. None where there is no such object."""
+    """Return the object with its data, unless that went `into` a file. None if there is no such object."""
     try:
         with _readable(store, name):
             async with unavailable(f"get object {store.name}/{name}"), asyncio.timeout(OBJECT_SECONDS):
-                found = await js.object_store(store.name)
-                return await found.get(name, writeinto=into)  # type: ignore[arg-type]  # a file
+                objects = await js.object_store(store.name)
+                return await objects.get(name, writeinto=into)  # type: ignore[arg-type]  # a file
     except BusUnavailable as error:
         if isinstance(error.__cause__, nats.js.errors.NotFoundError):
             return None

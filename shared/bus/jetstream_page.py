@@ -1,4 +1,4 @@
-"""Reads what a stream holds page by page, however large it is, without touching its durable consumers."""
+"""Reads a stream of any size page by page, without touching its durable consumers."""
 
 from datetime import UTC, datetime
 
@@ -11,10 +11,10 @@ from shared.bus.ports import Page, Received
 from shared.bus.topology import Stream
 
 INACTIVE_SECONDS = 30.0
-"""After which the server forgets a page's consumer that could not be deleted."""
+"""The server removes a page's consumer that could not be deleted after this."""
 
 
-async def page(
+async def read_page(
     client: Client,
     js: JetStreamContext,
     stream: Stream,
@@ -24,21 +24,21 @@ async def page(
     most: int,
     wait: float,
 ) -> Page:
-    """One page, as `Bus.page` promises. `TimeoutError` where the server has more and sends nothing."""
+    """Read one page, as described at `Bus.page`. `TimeoutError` if the server has messages and sends none."""
     end = (await js.stream_info(stream.name)).state.last_seq
     consumer = await js.add_consumer(stream.name, _from(after, since))
     name, waiting = consumer.name, consumer.num_pending or 0
     pull = Pull(client, stream.name, name)
     try:
         await pull.start()
-        found = await pull.fetch(min(most, waiting), wait) if waiting else []
+        messages = await pull.fetch(min(most, waiting), wait) if waiting else []
     finally:
         await pull.stop()
         await js.delete_consumer(stream.name, name)
-    if waiting and not found:
-        raise TimeoutError(f"{waiting} messages are stored and none came within {wait:g} s")
-    last = found[-1].metadata.sequence.stream if found else end
-    return Page([Received(m.subject, m.data) for m in found], last, end)
+    if waiting and not messages:
+        raise TimeoutError(f"{waiting} messages are stored and none arrived within {wait:g} s")
+    last = messages[-1].metadata.sequence.stream if messages else end
+    return Page([Received(m.subject, m.data) for m in messages], last, end)
 
 
 def _from(after: int, since: float | None) -> ConsumerConfig:

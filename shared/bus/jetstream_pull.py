@@ -1,4 +1,4 @@
-"""Fetches from a consumer. nats-py's own makes two tasks for each message, which costs more than all else about it."""
+"""Fetches from a consumer. nats-py's own fetch makes two tasks per message, which costs more than all the rest."""
 
 import asyncio
 from typing import Any
@@ -12,12 +12,12 @@ from nats.js import JetStreamContext
 
 from shared.bus.jetstream_watch import unavailable
 
-ENDS = ("404", "408", "409")
-"""What the server says instead of a message: there is none, the time is up, or the consumer moves."""
+END_STATUSES = ("404", "408", "409")
+"""Sent instead of a message: there is none, the time is up, or the consumer moves."""
 
 
 class StreamDelivery:
-    """A `Delivery`."""
+    """A `Delivery` of NATS."""
 
     def __init__(self, msg: Msg) -> None:
         self._msg = msg
@@ -40,20 +40,20 @@ class StreamDelivery:
 
 
 class Pull:
-    """One fetch at a time. What comes after its fetch ended is in the next one."""
+    """Runs one fetch at a time. Messages that arrive after their fetch has ended are returned by the next one."""
 
     def __init__(self, client: Client, stream: str, consumer: str) -> None:
         self._client = client
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._inbox = client.new_inbox()
         self._messages: list[Msg] = []
-        self._wanted = 0
+        self._awaited_count = 0
         self._fault: Msg | None = None
         self._ended = asyncio.Event()
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
-        """Over the reconnects of the client too."""
+        """Subscribe; the subscription survives reconnects of the client."""
         self._subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
 
     async def stop(self) -> None:
@@ -61,21 +61,21 @@ class Pull:
             await self._subscription.unsubscribe()
 
     async def fetch(self, batch: int, wait: float) -> list[Msg]:
-        """Up to `batch` that are there; where none is, the first one that comes within `wait` seconds."""
+        """Return up to `batch` waiting messages; if there are none, the first one that arrives in `wait` seconds."""
         deadline = asyncio.get_running_loop().time() + wait
-        await self._ask(batch, deadline, no_wait=True)
+        await self._request(batch, deadline, no_wait=True)
         if not self._messages:
-            await self._ask(1, deadline, expires=max(1, int(wait * 1e9)))
-        found, self._messages = self._messages[:batch], self._messages[batch:]
-        return found
+            await self._request(1, deadline, expires=max(1, int(wait * 1e9)))
+        messages, self._messages = self._messages[:batch], self._messages[batch:]
+        return messages
 
-    async def _ask(self, wanted: int, deadline: float, **how: Any) -> None:
-        """Until so many are here, the server ends it, or the time is up."""
-        if len(self._messages) >= wanted:
+    async def _request(self, count: int, deadline: float, **options: Any) -> None:
+        """Request messages until `count` have arrived, the server ends the request, or the time is up."""
+        if len(self._messages) >= count:
             return
-        self._wanted = wanted
+        self._awaited_count = count
         self._ended.clear()
-        request = msgspec.json.encode({"batch": wanted - len(self._messages), **how})
+        request = msgspec.json.encode({"batch": count - len(self._messages), **options})
         await self._client.publish(self._subject, request, reply=self._inbox)
         try:
             async with asyncio.timeout_at(deadline):
@@ -90,9 +90,9 @@ class Pull:
         status = JetStreamContext.is_status_msg(message)
         if status is None:
             self._messages.append(message)
-            if len(self._messages) >= self._wanted:
+            if len(self._messages) >= self._awaited_count:
                 self._ended.set()
             return
-        if status not in ENDS:
+        if status not in END_STATUSES:
             self._fault = message
         self._ended.set()

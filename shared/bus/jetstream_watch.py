@@ -1,7 +1,7 @@
-"""What is in NATS buckets, and watches that begin again by themselves; what the client raises, as our errors.
+"""Reads and watches NATS buckets. A watch restarts by itself. The client's errors become ours.
 
-nats-py's own `watchall` takes a bucket for empty when the server's count of it overtakes the first values on their way,
-which happens on a busy machine, and leaves a consumer on the server for 5 minutes, of which a stream has a limit.
+nats-py's own `watchall` has two faults. On a busy machine the server's count of a bucket can overtake the first values,
+and the bucket then seems empty. It also leaves a consumer on the server for 5 minutes, which a stream limits.
 """
 
 import asyncio
@@ -25,21 +25,21 @@ from shared.errors import BusUnavailable, Conflict
 from shared.tasks import cancel_and_wait
 
 STOP_SECONDS = 2.0
-"""For a last word to the server; one that is gone answers nothing."""
+"""For the last call to the server: one that is gone does not answer."""
 
-AGAIN_SECONDS = 1.0
-"""Before a watch is begun again."""
+RESTART_SECONDS = 1.0
+"""Before a watch is restarted."""
 CHECK_SECONDS = 5.0
-"""Between two questions whether a watch is current: one small request for each watch."""
+"""Between two checks whether a watch is current: one small request for each watch."""
 BEHIND_CHECKS = 3
-"""After so many of them without news of what the server has to tell, the watch begins again."""
+"""A watch restarts after so many checks at which the server had undelivered entries and none arrived."""
 
 log = structlog.get_logger()
 
 
 @asynccontextmanager
 async def unavailable(what: str) -> AsyncIterator[None]:
-    """Everything the client raises for an absent, slow or moving server becomes `BusUnavailable`."""
+    """Turn what the client raises for an absent, slow or moving server into `BusUnavailable`."""
     try:
         yield
     except (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError) as error:
@@ -48,7 +48,7 @@ async def unavailable(what: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def conflict(what: str) -> AsyncIterator[None]:
-    """Around `unavailable`: a revision that is not the newest one becomes `Conflict`."""
+    """Used around `unavailable`: turn the error for an outdated revision into `Conflict`."""
     try:
         yield
     except BusUnavailable as error:
@@ -58,7 +58,7 @@ async def conflict(what: str) -> AsyncIterator[None]:
 
 
 class Stop:
-    """Ends something of a connection that may have ended first."""
+    """A `Handle` of something whose connection may have ended first."""
 
     def __init__(self, stop: Callable[[], Awaitable[Any]]) -> None:
         self._stop = stop
@@ -68,26 +68,26 @@ class Stop:
             async with asyncio.timeout(STOP_SECONDS):
                 await self._stop()
         except (nats.errors.Error, TimeoutError) as error:
-            log.debug("already gone with its connection", error=str(error))
+            log.debug("handle_lost_with_connection", error=str(error))
 
 
-async def opened(
+async def subscribe_stored(
     js: JetStreamContext, stream: str, subject: str, policy: DeliverPolicy
 ) -> tuple[JetStreamContext.PushSubscription, int]:
-    """A subscription to what is stored and what will be, and how many of its messages are stored now."""
+    """Subscribe to a stream's stored and future messages. Returns the subscription and how many are stored now."""
     config = ConsumerConfig(filter_subject=subject, deliver_policy=policy)
     subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True, config=config)
     info = await subscription.consumer_info()
-    # Delivered may mean under way; both counts are of one moment.
+    # A delivered message may still be on its way. Both counts are of the same moment.
     return subscription, (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
 
 
-async def newest(js: JetStreamContext, bucket: Bucket) -> tuple[JetStreamContext.PushSubscription, int]:
-    """The same of a bucket: each key's newest value, or the mark of its deletion, and what is put from then on."""
-    return await opened(js, f"KV_{bucket.name}", f"$KV.{bucket.name}.>", DeliverPolicy.LAST_PER_SUBJECT)
+async def subscribe_newest(js: JetStreamContext, bucket: Bucket) -> tuple[JetStreamContext.PushSubscription, int]:
+    """Subscribe to a bucket: the newest value of each key, or the mark of its deletion, then every later change."""
+    return await subscribe_stored(js, f"KV_{bucket.name}", f"$KV.{bucket.name}.>", DeliverPolicy.LAST_PER_SUBJECT)
 
 
-def changed(bucket: Bucket, message: Msg) -> Changed:
+def change_of(bucket: Bucket, message: Msg) -> Changed:
     headers = message.headers or {}
     deleted = "KV-Operation" in headers or "Nats-Marker-Reason" in headers
     key = message.subject.removeprefix(f"$KV.{bucket.name}.")
@@ -95,7 +95,7 @@ def changed(bucket: Bucket, message: Msg) -> Changed:
 
 
 class Watch:
-    """One watch that begins again whenever `restart` is called."""
+    """A watch of one bucket. `restart` begins it anew."""
 
     def __init__(
         self,
@@ -107,10 +107,10 @@ class Watch:
         on_end: "Callable[[Watch, Exception | None], None]",
         age: Callable[[datetime], float],
     ) -> None:
-        """`on_end` is called once: without an error when it was stopped, otherwise with the reason why it ended."""
+        """`on_end` is called once: without an error if the watch was stopped, otherwise with the reason."""
         self.bucket = bucket
         self.current_at = asyncio.get_running_loop().time()
-        """When it was last known that everything in the bucket had been told, by the loop's clock; first: its begin."""
+        """When every entry of the bucket was last known to be delivered, by the loop's clock; at first, its start."""
         self._js = js
         self._rejections = rejections
         self._on_event = on_event
@@ -126,7 +126,7 @@ class Watch:
         self._task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        """Only `stop` and `restart` may end it."""
+        """Report an end that neither `stop` nor `restart` caused."""
         if task is not self._task or self._stopping:
             return
         error = None if task.cancelled() else task.exception()
@@ -137,18 +137,18 @@ class Watch:
         while True:
             try:
                 async with unavailable(f"watch {self.bucket.name}"):
-                    subscription, stored = await newest(self._js, self.bucket)
+                    subscription, stored = await subscribe_newest(self._js, self.bucket)
                 try:
                     if not await self._follow(subscription, stored):
                         return
                 finally:
                     await Stop(subscription.unsubscribe).stop()
             except BusUnavailable as error:
-                log.warning("watch not begun, trying again", bucket=self.bucket.name, error=str(error))
-            await asyncio.sleep(AGAIN_SECONDS)
+                log.warning("watch_start_failed", bucket=self.bucket.name, error=str(error))
+            await asyncio.sleep(RESTART_SECONDS)
 
     async def _follow(self, subscription: JetStreamContext.PushSubscription, stored: int) -> bool:
-        """Tell what comes, for as long as the subscription lives. False: another task has taken over."""
+        """Pass on what arrives while the subscription lives. False: another task has taken over."""
         progress = _Progress(missing=stored)
         self._on_event(Restarted())
         if stored == 0:
@@ -157,12 +157,12 @@ class Watch:
         try:
             async for message in subscription.messages:
                 if asyncio.current_task() is not self._task:
-                    return False  # begun again, and the cancellation of this task was lost on its way
+                    return False  # the watch was restarted, and the cancellation of this task was lost
                 try:
-                    change = changed(self.bucket, message)
+                    change = change_of(self.bucket, message)
                     change = replace(change, age_s=self._age(message.metadata.timestamp))
                 except (nats.errors.Error, ValueError, LookupError) as error:
-                    # Somebody else than the bucket's stream wrote to the watch.
+                    # Something other than the bucket's stream wrote to the watch.
                     self._rejections.record(self.bucket.name, error)
                     continue
                 self._on_event(change)
@@ -176,15 +176,15 @@ class Watch:
         return True
 
     async def _check(self, subscription: JetStreamContext.PushSubscription, progress: "_Progress") -> None:
-        """Ask the server now and then whether there is more than has been told.
+        """Ask the server periodically whether it has entries that were not delivered.
 
-        So a bucket in which nothing happens is known to be current, and a watch that the server has forgotten, or that
-        nothing reaches any more, begins again.
+        This confirms that a quiet bucket is current, and restarts a watch that the server has forgotten or that nothing
+        reaches any more.
         """
         behind = 0
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            asked_at, last = asyncio.get_running_loop().time(), progress.last
+            checked_at, last = asyncio.get_running_loop().time(), progress.last
             try:
                 async with unavailable(f"check of watch {self.bucket.name}"):
                     info = await subscription.consumer_info()
@@ -195,12 +195,14 @@ class Watch:
             else:
                 behind = 0 if progress.reached(info) else behind + 1 if progress.last is last else 1
             if behind == 0:
-                self.current_at = asked_at
-                if progress.missing > 0:  # what was counted has been deleted before it was told
+                self.current_at = checked_at
+                if progress.missing > 0:  # the counted entries were deleted before their delivery
                     progress.missing = 0
                     self._on_event(Synced())
             elif behind >= BEHIND_CHECKS:
-                log.warning("watch_restarted", bucket=self.bucket.name, reason="the server has more than it tells")
+                log.warning(
+                    "watch_restarted", bucket=self.bucket.name, reason="the server does not deliver the entries it has"
+                )
                 self.restart()
                 return
 
@@ -213,17 +215,17 @@ class Watch:
 
 @dataclass
 class _Progress:
-    """How far one subscription has come."""
+    """How much of a bucket one subscription has received."""
 
     missing: int
-    """Stored entries that have not been told."""
+    """Stored entries that have not arrived yet."""
     last: Msg | None = None
 
     def reached(self, info: ConsumerInfo) -> bool:
-        """Whether everything that the server had to deliver has been told."""
+        """Whether everything that the server has to deliver has arrived."""
         delivered = info.delivered.consumer_seq if info.delivered else 0
         if info.num_pending or delivered == 0:
             return not info.num_pending
         if self.last is None or self.last.metadata.consumer != info.name:
-            return False  # the client has made a new consumer, and its first message is on its way
+            return False  # the client made a new consumer, whose first message is on its way
         return self.last.metadata.sequence.consumer >= delivered

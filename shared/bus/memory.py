@@ -1,4 +1,4 @@
-"""The bus inside one process, for tests of the services' logic. Passes the same contract suite as NATS."""
+"""The bus inside one process, for tests of the services' logic. It passes the same contract tests as NATS."""
 
 import asyncio
 import itertools
@@ -67,13 +67,13 @@ class _Handle:
 
 
 class MemoryBus:
-    """A `Bus`. `connected = False` makes every call fail as an absent server does; `restart()` restarts watches."""
+    """A `Bus`. With `connected = False` every call fails as with an absent server."""
 
     def __init__(self) -> None:
         self.connected = True
         self.rejections = Rejections(time.monotonic)
         self.view_age = 0.0
-        """Seconds; what `view_ages` says of every watched bucket."""
+        """What `view_ages` reports for every watched bucket, in seconds."""
         self.now: Callable[[], float] = time.time
         self._streams = {s.name: _StreamState(s) for s in STREAMS}
         self._consumers: dict[str, _ConsumerState] = {}
@@ -99,12 +99,12 @@ class MemoryBus:
         return {bucket.name: self.view_age for bucket, _ in self._watches}
 
     def restart(self) -> None:
-        """What watchers see after a reconnect."""
+        """Send watchers what they receive after a reconnect."""
         for bucket, on_event in self._watches:
-            self._tell(bucket, on_event)
+            self._send_all(bucket, on_event)
 
     def redeliver(self, consumer: Consumer) -> None:
-        """The acknowledgement wait of everything pending has passed."""
+        """Redeliver all pending messages, as after their acknowledgement wait."""
         state = self._consumer(consumer)
         state.redeliver.extend(state.pending.values())
         state.pending.clear()
@@ -143,8 +143,10 @@ class MemoryBus:
 
     async def last(self, stream: Stream, subject: str) -> Stored | None:
         self._check()
-        found = [Stored(m.data, self.now() - m.at) for m in self._streams[stream.name].messages if m.subject == subject]
-        return found[-1] if found else None
+        matching = [
+            Stored(m.data, self.now() - m.at) for m in self._streams[stream.name].messages if m.subject == subject
+        ]
+        return matching[-1] if matching else None
 
     async def read(self, stream: Stream, subject: str = ">") -> Sequence[Received]:
         self._check()
@@ -153,22 +155,22 @@ class MemoryBus:
     async def page(self, stream: Stream, *, after: int, since: float | None = None, most: int) -> Page:
         self._check()
         stored = self._streams[stream.name].messages
-        found = [m for m in stored if m.sequence > after and (after or since is None or m.at >= since)]
+        matching = [m for m in stored if m.sequence > after and (after or since is None or m.at >= since)]
         end = stored[-1].sequence if stored else 0
-        shown = found[:most]
+        shown = matching[:most]
         return Page([Received(m.subject, m.data) for m in shown], shown[-1].sequence if shown else end, end)
 
     async def fetch(self, consumer: Consumer, *, batch: int, wait: float) -> Sequence[Delivery]:
         self._check()
-        found = self._take(consumer, batch)
-        if not found:
+        matching = self._take(consumer, batch)
+        if not matching:
             try:
                 async with asyncio.timeout(wait), self._arrived:
                     await self._arrived.wait()
             except TimeoutError:
                 return []
-            found = self._take(consumer, batch)
-        return found
+            matching = self._take(consumer, batch)
+        return matching
 
     async def backlog(self, consumer: Consumer) -> int:
         self._check()
@@ -213,7 +215,7 @@ class MemoryBus:
         self._check()
         entry = (bucket, on_event)
         self._watches.append(entry)
-        self._tell(bucket, on_event)
+        self._send_all(bucket, on_event)
         return _Handle(lambda: None if entry not in self._watches else self._watches.remove(entry))
 
     async def put_object(self, store: ObjectStore, name: str, data: bytes | BinaryIO) -> None:
@@ -279,14 +281,14 @@ class MemoryBus:
             if watched.name == bucket.name:
                 self._event(on_event, change)
 
-    def _tell(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> None:
+    def _send_all(self, bucket: Bucket, on_event: Callable[[WatchEvent], None]) -> None:
         self._event(on_event, Restarted())
         for key, entry in self._bucket(bucket).items():
             self._event(on_event, Changed(key, entry.value, entry.revision))
         self._event(on_event, Synced())
 
     def _event(self, on_event: Callable[[WatchEvent], None], event: WatchEvent) -> None:
-        """As on NATS: it is the watcher's fault, not the writer's."""
+        """As on NATS, an error of the watcher ends its watch and does not reach the writer."""
         try:
             on_event(event)
         except Exception as error:  # noqa: BLE001 - the watch ends, whatever it is

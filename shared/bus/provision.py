@@ -1,4 +1,4 @@
-"""Makes a NATS server match `topology`, idempotently: run before the services, as often as one likes."""
+"""Makes a NATS server match `topology`. It is idempotent, and runs before the services start."""
 
 import nats.errors
 import nats.js.errors
@@ -18,17 +18,17 @@ from shared.bus.jetstream import JetStreamBus
 from shared.errors import BusError
 
 DEFAULT_WINDOW = 120.0
-"""Seconds: the server's own for a bucket."""
+"""Seconds: the server's default for a bucket."""
 
 
 async def provision(bus: JetStreamBus, *, replicas: int = 1, usage_bytes: int | None = None) -> None:
-    """Create what is missing and adapt what differs.
+    """Create what is missing and update what differs.
 
-    `usage_bytes` bounds the USAGE stream, which refuses events above it: they wait in the gateways' outboxes, and what
-    steers the fleet still finds room. None: as it is, unbounded where it is new.
+    `usage_bytes` bounds the USAGE stream. Above it the stream rejects events, which wait in the gateways' outboxes, so
+    that fleet messages still find room. None leaves the bound as it is; a new stream is then unbounded.
 
     Raises:
-        BusError: the server refuses, or does not answer.
+        BusError: the server rejects a call, or does not answer.
     """
     try:
         for stream in topology.STREAMS:
@@ -47,7 +47,7 @@ async def provision(bus: JetStreamBus, *, replicas: int = 1, usage_bytes: int | 
 
 
 async def _stream(bus: JetStreamBus, stream: topology.Stream, replicas: int, max_bytes: int | None) -> None:
-    wanted = StreamConfig(
+    config = StreamConfig(
         name=stream.name,
         subjects=list(stream.subjects),
         storage=StorageType.FILE,
@@ -61,31 +61,31 @@ async def _stream(bus: JetStreamBus, stream: topology.Stream, replicas: int, max
         duplicate_window=stream.duplicate_window,
     )
     try:
-        found = (await bus.js.stream_info(stream.name)).config
+        existing = (await bus.js.stream_info(stream.name)).config
     except nats.js.errors.NotFoundError:
-        await bus.js.add_stream(wanted)
+        await bus.js.add_stream(config)
     else:
-        await bus.js.update_stream(wanted if max_bytes is not None else wanted.evolve(max_bytes=found.max_bytes))
+        await bus.js.update_stream(config if max_bytes is not None else config.evolve(max_bytes=existing.max_bytes))
 
 
 async def _bucket(bus: JetStreamBus, bucket: topology.Bucket, replicas: int) -> None:
-    wanted = KeyValueConfig(
+    config = KeyValueConfig(
         bucket=bucket.name, history=1, ttl=bucket.ttl, storage=StorageType.FILE, replicas=replicas, direct=False
     )
     try:
-        found = (await bus.js.stream_info(f"KV_{bucket.name}")).config
+        existing = (await bus.js.stream_info(f"KV_{bucket.name}")).config
     except nats.js.errors.NotFoundError:
-        await bus.js.create_key_value(wanted)
+        await bus.js.create_key_value(config)
     else:
-        # A bucket is a stream. Its window for message ids may not be longer than its keys live.
+        # A bucket is a stream. Its window for message ids must not be longer than its keys live.
         window = min(bucket.ttl or DEFAULT_WINDOW, DEFAULT_WINDOW)
         await bus.js.update_stream(
-            found.evolve(max_age=bucket.ttl or 0.0, duplicate_window=window, num_replicas=replicas)
+            existing.evolve(max_age=bucket.ttl or 0.0, duplicate_window=window, num_replicas=replicas)
         )
 
 
 async def _consumer(bus: JetStreamBus, consumer: topology.Consumer) -> None:
-    # Creating a durable with the same name adapts it.
+    # Creating a durable consumer with the same name updates it.
     await bus.js.add_consumer(
         consumer.stream,
         ConsumerConfig(

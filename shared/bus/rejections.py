@@ -1,4 +1,4 @@
-"""What came over the bus and could not be taken: rejected alone, counted by its source, logged at a bounded rate."""
+"""Handles messages that cannot be processed: each is rejected alone, counted by source, logged at a bounded rate."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -11,29 +11,29 @@ from shared.messages.meter import ErrorReply
 from shared.units import MINUTE_S
 
 LOGGED_PER_MINUTE = 10
-"""Lines for each source: enough to see what is wrong, too few to fill a disk. The rest is counted."""
+"""Log lines for each source: enough to see what is wrong, too few to fill a disk. Further messages are counted."""
 
 log = structlog.get_logger()
 
 
 class Rejections:
-    """One for each connection. A source is a bucket, a stream or a subject of `topology`, so there are few."""
+    """The rejected messages of one connection. A source is a bucket, a stream or a subject, so there are few."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.counts: Counter[str] = Counter()
-        """Since the process began, by source."""
+        """Rejected messages since the process began, by source."""
         self._monotonic = monotonic
         self._minutes: dict[str, tuple[float, int]] = {}
-        """By source: when its current minute began, and how many lines were logged in it."""
+        """By source: when its current minute began, and how many messages it rejected since."""
 
     def record(self, source: str, error: Exception, *, traceback: bool = False, **place: object) -> bool:
-        """Count it, and log it while its source has not used up its lines of this minute.
+        """Count a rejected message, and log it unless its source has used up its lines of this minute.
 
         Args:
-            source: where it came from.
-            error: what is wrong with it.
-            traceback: the fault may be ours: log where it happened.
-            place: its `entry` (logs hide what is called `key`) or its `subject`. Never its content.
+            source: Where the message came from.
+            error: What is wrong with it.
+            traceback: Log the traceback too, because the fault may be ours.
+            place: Its `entry` (logs redact a field named `key`) or its `subject`. Never its content.
 
         Returns:
             Whether it was logged.
@@ -57,18 +57,18 @@ class Rejections:
         return lines < LOGGED_PER_MINUTE
 
     async def answer_or_reject(self, service: str, subject: str, answering: Awaitable[bytes]) -> bytes:
-        """Wait for the answer to a request; where there is none, a refusal that names the fault in the log."""
+        """Return the answer to a request, or an `ErrorReply` that names the fault in the log."""
         try:
             return await answering
-        except Exception as error:  # noqa: BLE001 - whatever it is, whoever asked gets an answer
+        except Exception as error:  # noqa: BLE001 - the requester gets an answer, whatever fails
             incident = uuid4().hex[:12]
             if not self.record(subject, error, traceback=True, incident=incident):
                 log.error("message_rejected", source=subject, incident=incident)
             return encode(ErrorReply(reason=f"internal error {incident}: see the log of {service}"))
 
     async def handle_or_reject(self, source: str, subject: str, handling: Awaitable[None]) -> None:
-        """Wait until a message has been handled; one that cannot be ends nothing."""
+        """Wait until a message has been handled. A failure rejects this message alone."""
         try:
             await handling
-        except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this message alone
+        except Exception as error:  # noqa: BLE001 - any failure concerns this message alone
             self.record(source, error, traceback=True, subject=subject)

@@ -1,4 +1,4 @@
-"""Reads a stream again from a moment on, beside its durable consumers."""
+"""Replays a stream from a moment on, without its durable consumers."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -7,9 +7,9 @@ from shared.bus.topology import Stream
 
 
 async def replay(bus: Bus, stream: Stream, *, since: float | None, most: int) -> AsyncIterator[Sequence[Received]]:
-    """Yield what the stream has stored since `since` (Unix seconds; None: all), up to its end at the first page.
+    """Yield the messages stored since `since` (Unix seconds; None: all), up to the stream's end at the first page.
 
-    A durable consumer does not bring this again to a database that was restored from an older copy.
+    A database restored from an older copy needs this: its durable consumer does not redeliver what it acknowledged.
     """
     after, end = 0, None
     while end is None or after < end:

@@ -1,4 +1,4 @@
-"""What a NATS server says of itself: one that answers may still be unable to write."""
+"""Reads a NATS server's own health report: a server that answers may still be unable to write."""
 
 import asyncio
 
@@ -23,17 +23,17 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 async def server_fault(url: str, *, seconds: float) -> str | None:
-    """What is wrong with the server, None: nothing. `url` has a user of its system account.
+    """Return what is wrong with the server; None if nothing is. `url` must hold a user of its system account.
 
-    A stream, a consumer or the whole of JetStream that once failed to write is dead until the server is started again,
-    also when the disk has room; the server names it here.
+    After a failed write, a stream, a consumer or all of JetStream stays dead until the server restarts, even if the
+    disk has room again. The server reports it here.
 
     Raises:
-        BusUnavailable: no answer within `seconds`, which tells nothing about its disk.
+        BusUnavailable: no answer within `seconds`, which says nothing about its disk.
     """
 
     async def ignore(_error: Exception) -> None:
-        """The failure comes back from `connect`."""
+        """`connect` raises the failure too."""
 
     async with unavailable("health of the bus"), asyncio.timeout(seconds):
         client = await nats.connect(

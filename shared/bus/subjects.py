@@ -1,6 +1,6 @@
-"""Every subject and every bucket key, built in one place.
+"""Builds every subject and every bucket key.
 
-Names of users (a model, a machine) may be any printable string; `token` makes one subject token of them.
+The names of models and machines may be any printable string; `token` turns one into a subject token.
 """
 
 import re
@@ -12,34 +12,34 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
 _TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
 SHOWN = 100
-"""Characters of a key that is no name, for a message about it."""
+"""Characters of a malformed key that an error shows."""
 PARTITIONS = 8
-"""Subjects that usage is spread over, so that a later reader can take a part of it."""
+"""Number of subjects that usage is spread over, so that readers can share it."""
 
 
 def token(name: str) -> str:
-    """One subject token, also valid as a bucket's key: what is not plain becomes `=XX` per byte of UTF-8."""
+    """Return a name as one subject token, also valid as a key. Other characters become `=XX` per UTF-8 byte."""
     if not name:
-        raise ValueError("a name on the bus may not be empty")
+        raise ValueError("a name on the bus must not be empty")
     return "".join(c if _PLAIN.fullmatch(c) else "".join(f"={b:02X}" for b in c.encode()) for c in name)
 
 
 def name(key: str) -> str:
-    """Return the name that a key or a subject's token was made of; between two tokens of a key stays a dot.
+    """Return the name that a key or a subject's token was made from. The dots between the tokens of a key stay.
 
     Raises:
-        Unreadable: `token` makes no such thing. So no two keys have the same name.
+        Unreadable: `token` never makes this key. So no two keys have the same name.
     """
     return ".".join(map(_name_of, key.split(".")))
 
 
 def _name_of(subject_token: str) -> str:
     if not _TOKEN.fullmatch(subject_token):
-        raise Unreadable(f"{subject_token[:SHOWN]!r} is not how a name is written on the bus")
-    found = decode_text(_ESCAPED.sub(lambda m: chr(int(m[1], 16)), subject_token).encode("latin-1"))
-    if token(found) != subject_token:
-        raise Unreadable(f"{subject_token[:SHOWN]!r} is another way to write a name than ours")
-    return found
+        raise Unreadable(f"{subject_token[:SHOWN]!r} is not a name in the bus's encoding")
+    decoded = decode_text(_ESCAPED.sub(lambda m: chr(int(m[1], 16)), subject_token).encode("latin-1"))
+    if token(decoded) != subject_token:
+        raise Unreadable(f"{subject_token[:SHOWN]!r} is not the bus's only encoding of its name")
+    return decoded
 
 
 def wake_request(model: str) -> str:
@@ -75,13 +75,13 @@ def tier_memory_key(tier: str) -> str:
 
 
 def budget_key(scope: str) -> str:
-    """Of `fleet` or `tier.<tier>`."""
+    """Return the key of scope `fleet` or `tier.<tier>`."""
     kind, dot, tier = scope.partition(".")
     return f"{kind}.{token(tier)}" if dot else scope
 
 
 def budget_journal(scope: str) -> str:
-    """No machine's subject has so many tokens."""
+    """Return the journal subject of a budget. No machine's subject has as many tokens."""
     return f"fleet.journal.budget.{budget_key(scope)}"
 
 
@@ -143,11 +143,11 @@ METER_LEASE = "meter"
 
 
 def matches(pattern: str, subject: str) -> bool:
-    """NATS's wildcards: `*` is one token, a last `>` is one or more."""
-    want, have = pattern.split("."), subject.split(".")
-    for i, part in enumerate(want):
+    """Match as NATS does: `*` is one token, a final `>` one or more."""
+    pattern_tokens, tokens = pattern.split("."), subject.split(".")
+    for i, part in enumerate(pattern_tokens):
         if part == ">":
-            return len(have) > i
-        if i >= len(have) or part not in ("*", have[i]):
+            return len(tokens) > i
+        if i >= len(tokens) or part not in ("*", tokens[i]):
             return False
-    return len(want) == len(have)
+    return len(pattern_tokens) == len(tokens)

@@ -1,6 +1,6 @@
-"""Everything that exists on the bus, as data: streams, durable consumers, buckets, object stores.
+"""Declares everything on the bus: streams, durable consumers, buckets, object stores.
 
-`provision` makes a server match it. Numbers carry their reasons.
+`provision` makes a server match it. Each number has its reason beside it.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class Stream:
     name: str
     subjects: tuple[str, ...]
     max_age: float | None
-    """Seconds; None keeps for ever."""
+    """Seconds; None keeps messages for ever."""
     last_per_subject: bool = False
     discard_new: bool = False
-    """A full stream refuses rather than forgets."""
+    """A full stream rejects new messages instead of dropping old ones."""
     keep_for_good: bool = False
-    """Deny purge and delete."""
+    """Deny purging and deleting."""
     duplicate_window: float = 120.0
 
 
@@ -40,12 +40,12 @@ class Bucket:
 
     name: str
     ttl: float | None = None
-    """Seconds after its last write that a key lives; None for ever."""
+    """How many seconds a key lives after its last write; None for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectStore:
-    """Files on the bus."""
+    """A store of files on the bus."""
 
     name: str
 
@@ -55,7 +55,7 @@ FLEET_JOURNAL = Stream(name="FLEET", subjects=("fleet.journal.>",), max_age=None
 USAGE = Stream(
     name="USAGE",
     subjects=("usage.*",),
-    # Longer than any replay can be late and than a month's books stay open.
+    # Longer than a replay can be late, and than a month's books stay open.
     max_age=40 * DAY_S,
     discard_new=True,
     keep_for_good=True,
@@ -66,27 +66,27 @@ BOOKS = Consumer(stream=FLEET_JOURNAL.name, durable="books", ack_wait=30.0, max_
 AUDIT = Consumer(stream=FLEET_JOURNAL.name, durable="audit", ack_wait=30.0, max_ack_pending=1000)
 
 LEASE_SECONDS = 5.0
-"""A leader that stopped renewing is followed within this, so that a standby acts within 10 s."""
+"""A leader that stops renewing is replaced within this time, so that a standby acts within 10 s."""
 
 FLEET = Bucket(name="fleet")
 KEYS = Bucket(name="keys")
 METER = Bucket(name="meter")
 SOURCES = Bucket(name="sources", ttl=80 * DAY_S)
-"""Who may send usage: a gateway writes its source's name before the first event of it, and after each reconnect. Kept
+"""Who may send usage: a gateway writes the name of its source before the first event, and after each reconnect. Kept
 twice as long as the stream keeps usage."""
 MONTHS = Bucket(name="months")
 BUDGET = Bucket(name="budget")
 WAKER = Bucket(name="waker")
-"""What a leading waker has to know of its predecessor's time; only it reads and writes."""
+"""What a leading waker has to know from its predecessor. Only the leader reads and writes it."""
 WAKES = Bucket(name="wakes")
-"""What the wakes of each key came to."""
+"""What the wakes of each key have cost."""
 REPORTS = Bucket(name="reports")
 """Measured runs and published figures."""
 LEASES = Bucket(name="leases", ttl=LEASE_SECONDS)
 
 INVOICES = ObjectStore(name="invoices")
 BOOKS_FILES = ObjectStore(name="books")
-"""Published reports, one file for each day, revision and form."""
+"""Published reports, one file for each day, revision and file format."""
 
 STREAMS = (WAKE, FLEET_JOURNAL, USAGE)
 CONSUMERS = (LEDGER, BOOKS, AUDIT)

@@ -1,4 +1,4 @@
-"""A bucket in memory, decoded and kept current by a watch."""
+"""A copy of a bucket in memory, decoded and kept current by a watch."""
 
 import asyncio
 import math
@@ -16,15 +16,15 @@ from shared.messages.codec import Unreadable, decode
 M = TypeVar("M", bound=msgspec.Struct)
 D = TypeVar("D")
 MOST_REJECTED = 10_000
-"""Entries of a bucket that are remembered as rejected: far more than an operator leaves there."""
+"""How many rejected entries of a bucket are remembered: far more than an operator leaves there."""
 
 
 class View(Mapping[str, M], Generic[M]):
-    """Read-only mapping of the bucket's keys, as the names they were made of, to messages.
+    """A read-only mapping from names to messages. The names are those that the bucket's keys were made from.
 
-    `revision(key)` is what an update has to name. An entry that cannot be read, by its key or by its value, is left
-    out, and counted and logged once; so is one for which `check` raises `Unreadable`, since it is not to be believed.
-    `on_change` is called after each change with the key, and after a restarted watch for every key.
+    `revision(key)` is what an update has to pass. An entry whose key or value cannot be decoded is left out, counted
+    and logged once. So is an entry for which `check` raises `Unreadable`. `on_change` is called with the key after each
+    change, and with every key after a watch has restarted.
     """
 
     def __init__(
@@ -42,15 +42,15 @@ class View(Mapping[str, M], Generic[M]):
         self._values: dict[str, tuple[M, int]] = {}
         self._stored_at: dict[str, float] = {}
         """By this process's monotonic clock."""
-        self._told: set[str] | None = None
+        self._seen: set[str] | None = None
         self._synced = asyncio.Event()
         self._handle: Handle | None = None
         self._rejections: Rejections | None = None
         self._rejected: dict[str, int] = {}
-        """The entries that cannot be read, by their keys: at which revision that was said."""
+        """The revision at which each unreadable entry was reported, by key."""
 
     async def start(self, bus: Bus) -> None:
-        """Returns once the bucket as it stands has been read."""
+        """Return once the current content of the bucket has been read."""
         self._rejections = bus.rejections
         self._handle = await bus.watch(self._bucket, self._on_event)
         await self._synced.wait()
@@ -63,7 +63,7 @@ class View(Mapping[str, M], Generic[M]):
         return self._values[key][1]
 
     def age(self, key: str) -> float:
-        """How many seconds ago the value was stored; infinite where there is none."""
+        """Return how many seconds ago the value was stored; infinity if there is none."""
         stored_at = self._stored_at.get(key)
         return math.inf if stored_at is None else time.monotonic() - stored_at
 
@@ -71,8 +71,8 @@ class View(Mapping[str, M], Generic[M]):
         return self._values[key][0]
 
     def get(self, key: str, default: D | None = None) -> M | D | None:  # type: ignore[override]  # the mixin's goes the long way; this one is on each request's
-        found = self._values.get(key)
-        return default if found is None else found[0]
+        entry = self._values.get(key)
+        return default if entry is None else entry[0]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -82,20 +82,20 @@ class View(Mapping[str, M], Generic[M]):
 
     def _on_event(self, event: WatchEvent) -> None:
         if isinstance(event, Restarted):
-            self._told = set()
+            self._seen = set()
         elif isinstance(event, Changed):
             try:
                 change = Changed(name(event.key), event.value, event.revision, event.age_s)
             except Unreadable as error:
                 self._reject(event, error)
                 return
-            if self._told is not None:
-                self._told.add(change.key)
+            if self._seen is not None:
+                self._seen.add(change.key)
             self._apply(change)
         else:
-            for key in set(self._values) - (self._told or set()):
+            for key in set(self._values) - (self._seen or set()):
                 self._apply(Changed(key, None, 0))
-            self._told = None
+            self._seen = None
             self._synced.set()
 
     def _apply(self, change: Changed) -> None:
@@ -110,18 +110,18 @@ class View(Mapping[str, M], Generic[M]):
                 self._stored_at[change.key] = time.monotonic() - change.age_s
             except Unreadable as error:
                 self._reject(change, error)
-                # What was there before is no longer true: a revoked key, a machine that went away.
+                # The former value is no longer true: a revoked key, a machine that went away.
                 self._values.pop(change.key, None)
         try:
             self._on_change(change.key)
         except Exception as error:
-            # What one entry breaks in its reader must not end the watch, and with it the process, again and again.
+            # One entry that breaks its reader must not end the watch, and with it the process, again and again.
             if self._rejections is None:
                 raise
             self._rejections.record(self._bucket.name, error, traceback=True, entry=change.key)
 
     def _reject(self, entry: Changed, error: Unreadable) -> None:
-        """Once: a restarted watch tells it again."""
+        """Report an entry once: a restarted watch delivers it again."""
         if entry.value is None:
             self._rejected.pop(entry.key, None)
         elif self._rejected.get(entry.key) != entry.revision and self._rejections is not None:

@@ -222,6 +222,6 @@ async def test_an_object_whose_description_is_damaged_is_unreadable(bus: JetStre
     await bus.put_object(INVOICES, "good", b"1")
     (described,) = (await bus.js.get_last_msg("OBJ_invoices", "$O.invoices.M.>"),)
     for damage in (b"{", b"[" * 6000, b"7", b"{}", b"\xff"):
-        await bus.publish_volatile(str(described.subject), damage)
+        await bus.publish(str(described.subject), damage)
         with pytest.raises(Unreadable, match="object invoices/good"):
             await bus.get_object(INVOICES, "good")

@@ -51,7 +51,7 @@ def test_any_key_is_one_name_s_or_unreadable(key: str) -> None:
 
 
 def test_an_empty_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="may not be empty"):
+    with pytest.raises(ValueError, match="must not be empty"):
         subjects.token("")
 
 
