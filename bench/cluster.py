@@ -29,7 +29,7 @@ from tests.kit.service import running
 START_SECONDS = 30.0
 SETTLE_SECONDS = 60.0
 """For the ledger to confirm what one cell used."""
-LOOK_SECONDS = 0.02
+POLL_SECONDS = 0.02
 ACCESS_LINE = b'"event":"request"'
 KEY = "sk-bench"
 SERVED_AS = "bench-engine"
@@ -127,7 +127,7 @@ class Cluster:
                 while waiting < requests:
                     stored = await self.bus.last(WAKE, subjects.wake_request(model))
                     waiting = decode(stored.data, WakeRequest).waiting if stored else 0
-                    await asyncio.sleep(LOOK_SECONDS)
+                    await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             raise Wrong(f"the gateway holds {waiting} of {requests} requests") from None
 
@@ -137,7 +137,7 @@ class Cluster:
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 while lines < requests:
-                    await asyncio.sleep(LOOK_SECONDS)
+                    await asyncio.sleep(POLL_SECONDS)
                     with self.log.open("rb") as log:
                         lines = sum(ACCESS_LINE in line for line in log)
         except TimeoutError:

@@ -86,10 +86,10 @@ def usage() -> Tokens:
 
 async def main(charges: int, url: str) -> None:
     config = parse(TIERS + "".join(MACHINE.format(m, "AB"[m % 2]) for m in range(MACHINES)), "bench")
-    bus, told = MemoryBus(), encode(usage())
+    bus, reported = MemoryBus(), encode(usage())
 
     async def answer(_data: bytes) -> bytes:
-        return told  # in one page, made before: that is the meter's work
+        return reported  # in one page, made before: that is the meter's work
 
     await bus.respond("meter", subjects.METER_TOKENS, answer)
     async with database.migrated_engine(url, MIGRATIONS, version_table="books_version") as engine:

@@ -44,7 +44,7 @@ async def measure(folder: Path, *, seconds: float, rounds: int, most: int) -> Re
                 turn = number % len(stage.targets)
                 in_turn = stage.targets[turn:] + stage.targets[:turn]
                 samples += [await run.sample(number, name, cell, target) for target in in_turn]
-        found = [
+        results = [
             seen,
             *figures(samples),
             at_start,
@@ -56,7 +56,7 @@ async def measure(folder: Path, *, seconds: float, rounds: int, most: int) -> Re
         length = f"{rounds} round{'s' * (rounds > 1)} of {seconds:g} s per short cell and target"
         return Result(
             conditions=conditions(stage, length=length, nodelay=socket_options),
-            figures=found,
+            figures=results,
             samples=samples,
             absent=stage.absent,
         )
@@ -76,24 +76,24 @@ async def quick(folder: Path, *, seconds: float, workers: int) -> None:
 
 
 def _line(sample: Sample) -> str:
-    told, wait = sample.told, sample.wait
-    if told.token_rate:
-        cost = f"{sample.cpu_us_per_chunk:.1f} µs/chunk, {told.token_rate:,.0f} chunks/s"
+    result, wait = sample.result, sample.wait
+    if result.token_rate:
+        cost = f"{sample.cpu_us_per_chunk:.1f} µs/chunk, {result.token_rate:,.0f} chunks/s"
     else:
-        cost = f"{sample.cpu_us_per_request:.1f} µs/request, {told.rate:,.0f} requests/s"
+        cost = f"{sample.cpu_us_per_request:.1f} µs/request, {result.rate:,.0f} requests/s"
     waits = f"p50 {wait.p50 * 1e3:.2f}, p95 {wait.p95 * 1e3:.2f}, p99 {wait.p99 * 1e3:.2f} ms"
     return f"{cost}; {waits}; core {sample.core:.0%}, others {sample.others:.0%}, settled {sample.settle_seconds:.2f} s"
 
 
-async def _run(asked: argparse.Namespace, folder: Path) -> None:
-    if asked.quick or asked.workers > 1:
-        await quick(folder, seconds=asked.seconds, workers=asked.workers)
+async def _run(options: argparse.Namespace, folder: Path) -> None:
+    if options.quick or options.workers > 1:
+        await quick(folder, seconds=options.seconds, workers=options.workers)
         return
-    result = await measure(folder, seconds=asked.seconds, rounds=asked.rounds, most=asked.held)
-    if asked.json is not None:
-        asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
-    if asked.markdown is not None:
-        asked.markdown.write_text(markdown(result) + "\n", "utf-8")
+    result = await measure(folder, seconds=options.seconds, rounds=options.rounds, most=options.held)
+    if options.json is not None:
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+    if options.markdown is not None:
+        options.markdown.write_text(markdown(result) + "\n", "utf-8")
     show(result, Console(width=None if sys.stdout.isatty() else WIDTH))
 
 
@@ -106,12 +106,12 @@ def main() -> int:
     parser.add_argument("--markdown", type=Path, help="write the table of figures to this file")
     parser.add_argument("--quick", action="store_true", help="the gateway alone, saturated and with 200 streams")
     parser.add_argument("--workers", type=int, default=1, help="as --quick, with so many processes that share the port")
-    asked = parser.parse_args()
-    if min(asked.seconds, asked.rounds, asked.held, asked.workers) <= 0:
+    options = parser.parse_args()
+    if min(options.seconds, options.rounds, options.held, options.workers) <= 0:
         parser.error("--seconds, --rounds, --held and --workers are greater than 0")
     with tempfile.TemporaryDirectory(prefix="spotinference-bench-") as folder:
         try:
-            asyncio.run(_run(asked, Path(folder)))
+            asyncio.run(_run(options, Path(folder)))
         except (Wrong, NoCompiler) as error:
             print(error, file=sys.stderr)
             return 1

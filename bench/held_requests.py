@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.cluster import KEY
 from bench.figures import Figure, Spread
-from bench.load import Cell, Series, Wrong, all_open, playing, told
+from bench.load import Cell, Series, Wrong, all_open, playing, result
 from bench.processes import Family, pinned
 from bench.sampler import NOISE, Run
 from bench.targets import Stage
@@ -19,7 +19,7 @@ MEMORY_GOAL = 300.0
 """MB with all held."""
 RELEASE_GOAL = 100.0
 """ms from ready to the first answer, and to the last of as many as an engine takes at once."""
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 THOUSAND = Cell(kind="open", connections=1000, tokens=10, interval_ms=100, warm=1, seconds=0.5)
 """Streams, each of one second: 10,000 tokens a second in all."""
 
@@ -40,20 +40,20 @@ async def thousand_streams(stage: Stage, run: Run) -> Figure:
 
 async def releases(stage: Stage, run: Run) -> list[Figure]:
     """Hold, then release: to a machine that takes few at once, to one that takes all, to one that is just filled."""
-    found: list[Figure] = []
+    results: list[Figure] = []
     room = stage.room
     for name, concurrency in (("narrow", room.narrow), ("wide", room.wide)):
         seen = await _release(stage, run, name, room.held)
         how = f"{room.held:,} held"
-        if not found:
-            found.append(_ours(stage, f"memory, {how}", "MB", seen.rss_mb, MEMORY_GOAL))
+        if not results:
+            results.append(_ours(stage, f"memory, {how}", "MB", seen.rss_mb, MEMORY_GOAL))
         to = f"released to {concurrency:,} at once"
-        found.append(_ours(stage, f"{how}, {to}: first answer", "ms", seen.first_ms, RELEASE_GOAL, quiet=seen.quiet))
-        found.append(_ours(stage, f"{how}, {to}: all answered", "ms", seen.last_ms, quiet=seen.quiet))
-    found.append(memory(stage, "memory after the releases"))
+        results.append(_ours(stage, f"{how}, {to}: first answer", "ms", seen.first_ms, RELEASE_GOAL, quiet=seen.quiet))
+        results.append(_ours(stage, f"{how}, {to}: all answered", "ms", seen.last_ms, quiet=seen.quiet))
+    results.append(memory(stage, "memory after the releases"))
     seen = await _release(stage, run, "pair", room.pair)
     how = f"{room.pair:,} held, released to {room.pair:,} at once"
-    return [*found, _ours(stage, f"{how}: all answered", "ms", seen.last_ms, RELEASE_GOAL, quiet=seen.quiet)]
+    return [*results, _ours(stage, f"{how}: all answered", "ms", seen.last_ms, RELEASE_GOAL, quiet=seen.quiet)]
 
 
 def memory(stage: Stage, name: str, goal: float | None = None) -> Figure:
@@ -85,7 +85,7 @@ async def _release(stage: Stage, run: Run, machine: str, requests: int) -> _Rele
             rss = target.family.rss_mb()
             before = run.clocks(target)
             begun = await cluster.machine(machine, "ready")
-            answered = await told(process, cell, log)
+            answered = await result(process, cell, log)
     used = run.clocks(target) - before
     await run.count(answered)
     if answered.answered is None or answered.requests != requests:
@@ -107,13 +107,13 @@ async def _peak(family: Family) -> AsyncIterator[list[float]]:
     """Memory again and again while the block runs."""
     seen = [family.rss_mb()]
 
-    async def look() -> None:
+    async def inspect_state() -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             seen.append(family.rss_mb())
 
-    looking = asyncio.create_task(look())
+    polling = asyncio.create_task(inspect_state())
     try:
         yield seen
     finally:
-        looking.cancel()
+        polling.cancel()

@@ -63,10 +63,10 @@ def main() -> None:
             ("PostgreSQL", asynchronous(server.url)),
         ):
             child = [sys.executable, "-m", "bench.invoices", "--import-into", url, "--folder", str(folder)]
-            told = json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
-            if Decimal(told["spend"]) != expected or told["rows"] != options.rows // FILES * FILES:
-                raise Wrong(f"{name}: {told} where the files have {expected}")
-            print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in told.items()))
+            reported = json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+            if Decimal(reported["spend"]) != expected or reported["rows"] != options.rows // FILES * FILES:
+                raise Wrong(f"{name}: {reported} where the files have {expected}")
+            print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in reported.items()))
 
 
 def _placed(file: Path, room: Path) -> Path:
@@ -114,9 +114,9 @@ def spend(folder: Path) -> Decimal:
     """The day's, straight from the files."""
     cost = 'CAST(CAST("BilledCost" AS VARCHAR) AS DECIMAL(38, 12))'
     on_it = 'CAST("ChargePeriodStart" AS DATE) = CAST($1 AS DATE)'
-    found = duckdb.execute(f"SELECT sum({cost}) FROM read_parquet('{folder}/*') WHERE {on_it}", [DAY]).fetchone()
-    assert found is not None
-    return Decimal(found[0])
+    results = duckdb.execute(f"SELECT sum({cost}) FROM read_parquet('{folder}/*') WHERE {on_it}", [DAY]).fetchone()
+    assert results is not None
+    return Decimal(results[0])
 
 
 def write(rows: int, into: Path) -> list[Path]:

@@ -66,9 +66,9 @@ def counts(requests: int) -> tuple[int, ...]:
 def a_day(chance: random.Random) -> list[tuple[Any, ...]]:
     """Rows of `rollups`: each request at a random minute under a random combination."""
     named = combinations()
-    found = Counter((chance.randrange(MINUTES), chance.randrange(len(named))) for _ in range(REQUESTS))
+    results = Counter((chance.randrange(MINUTES), chance.randrange(len(named))) for _ in range(REQUESTS))
     first = int(START / 60)
-    return [(first + minute, *named[which], *counts(n)) for (minute, which), n in sorted(found.items())]
+    return [(first + minute, *named[which], *counts(n)) for (minute, which), n in sorted(results.items())]
 
 
 def some_events(chance: random.Random) -> Iterator[tuple[Any, ...]]:
@@ -115,10 +115,10 @@ def minutes_of(rollups: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 
 def joined(rows: Iterable[tuple[tuple[Any, ...], list[int]]]) -> list[tuple[Any, ...]]:
-    found: dict[tuple[Any, ...], list[int]] = {}
+    results: dict[tuple[Any, ...], list[int]] = {}
     for key, more in rows:
-        found[key] = [a + b for a, b in zip(found.get(key, [0] * 5), more, strict=True)]
-    return [(*key, *sums) for key, sums in sorted(found.items())]
+        results[key] = [a + b for a, b in zip(results.get(key, [0] * 5), more, strict=True)]
+    return [(*key, *sums) for key, sums in sorted(results.items())]
 
 
 async def write(engine: AsyncEngine, table: Any, rows: list[tuple[Any, ...]]) -> None:
@@ -150,12 +150,12 @@ async def timed(ledger: SqlLedger, by: tuple[str, ...], days: int, length: int) 
 
 async def seal(engine: AsyncEngine) -> list[float]:
     """Milliseconds of each step over a day's events."""
-    sealer, now, found = Sealer(engine, 0.0), START + DAY, list[float]()
+    sealer, now, results = Sealer(engine, 0.0), START + DAY, list[float]()
     while True:
         began = time.perf_counter()
         if await sealer.step(now) is None:
-            return found
-        found.append(1000 * (time.perf_counter() - began))
+            return results
+        results.append(1000 * (time.perf_counter() - began))
 
 
 async def main() -> None:

@@ -47,7 +47,7 @@ class Series(msgspec.Struct, frozen=True):
     most: float
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen. Every request was answered, and well."""
 
     requests: int
@@ -72,17 +72,17 @@ class _Fault(msgspec.Struct, frozen=True):
     fault: str | None = None
 
 
-async def played(cell: Cell, *, port: int, key: str, model: str, log: Path) -> Told:
+async def played(cell: Cell, *, port: int, key: str, model: str, log: Path) -> LoadResult:
     """Run the cell; `Wrong` with what was wrong first."""
     async with playing(cell, port=port, key=key, model=model, log=log) as process:
-        return await told(process, cell, log)
+        return await result(process, cell, log)
 
 
 @asynccontextmanager
 async def playing(
     cell: Cell, *, port: int, key: str, model: str, log: Path
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The load under way; `told` waits for its end."""
+    """The load under way; `result` waits for its end."""
     words = [f"{name}={value}" for name, value in msgspec.structs.asdict(cell).items() if name != "kind"]
     to_whom = (f"port={port}", f"key={key}", f"model={model}")
     async with child(str(built("load")), cell.kind, *words, *to_whom, log=log) as process:
@@ -98,12 +98,12 @@ async def all_open(process: asyncio.subprocess.Process, log: Path) -> int:
     return number
 
 
-async def told(process: asyncio.subprocess.Process, cell: Cell, log: Path) -> Told:
+async def result(process: asyncio.subprocess.Process, cell: Cell, log: Path) -> LoadResult:
     line = await _line(process, cell.warm + cell.seconds + LATE_SECONDS, log)
     await process.wait()
     if fault := msgspec.json.decode(line, type=_Fault).fault:
         raise Wrong(fault)
-    return msgspec.json.decode(line, type=Told)
+    return msgspec.json.decode(line, type=LoadResult)
 
 
 async def _line(process: asyncio.subprocess.Process, seconds: float, log: Path) -> bytes:

@@ -74,7 +74,7 @@ class Plan:
 class Load:
     """Events that came at a steady rate: what was wanted of the publisher and what it did; lags in seconds."""
 
-    wanted: int
+    expected: int
     offered: float
     lag_p50: float
     lag_p95: float
@@ -121,7 +121,7 @@ async def offer(bus: JetStreamBus, traffic: Traffic, rate: int, seconds: float) 
     await traffic.dry()
     lags = sorted(traffic.lags)
     return Load(
-        wanted=rate,
+        expected=rate,
         offered=turns * TOGETHER / max(ended - began, seconds),
         lag_p50=lags[len(lags) // 2],
         lag_p95=lags[len(lags) * 95 // 100],
@@ -192,16 +192,16 @@ async def _bus(folder: Path) -> AsyncIterator[tuple[str, JetStreamBus]]:
 
 async def _exact(bus: JetStreamBus, traffic: Traffic) -> None:
     query = TokensQuery(day=min(traffic.days), to=max(traffic.days))
-    found = decode(await bus.request(subjects.METER_TOKENS, encode(query), timeout=START_SECONDS), Tokens).totals
-    if (found.requests, found.completion_tokens) != (traffic.published, traffic.tokens):
-        raise Wrong(f"the ledger has {found} of {traffic.published} requests with {traffic.tokens} tokens")
+    matches = decode(await bus.request(subjects.METER_TOKENS, encode(query), timeout=START_SECONDS), Tokens).totals
+    if (matches.requests, matches.completion_tokens) != (traffic.published, traffic.tokens):
+        raise Wrong(f"the ledger has {matches} of {traffic.published} requests with {traffic.tokens} tokens")
 
 
 def _peak_mb(pid: int) -> float:
-    found = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("ascii"), re.MULTILINE)
-    if found is None:
+    matches = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("ascii"), re.MULTILINE)
+    if matches is None:
         raise Wrong(f"process {pid} has ended")
-    return int(found[1]) / 1024
+    return int(matches[1]) / 1024
 
 
 @contextmanager
@@ -260,9 +260,9 @@ def main() -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="10,000 events and two seconds of each rate")
     size.add_argument("--full", action="store_true", help="all events of the outage: hours")
-    given = parser.parse_args()
-    backlog = 10_000 if given.quick else OUTAGE_EVENTS if given.full else given.backlog
-    plan = Plan(backlog, (1000, 10_000), 2.0 if given.quick else given.seconds)
+    actual = parser.parse_args()
+    backlog = 10_000 if actual.quick else OUTAGE_EVENTS if actual.full else actual.backlog
+    plan = Plan(backlog, (1000, 10_000), 2.0 if actual.quick else actual.seconds)
     with tempfile.TemporaryDirectory() as folder:
         try:
             results = asyncio.run(run(Path(folder), plan))

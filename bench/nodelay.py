@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.figures import Figure, Spread
-from bench.load import Cell, Told, Wrong
+from bench.load import Cell, LoadResult, Wrong
 from bench.processes import Family
 from bench.sampler import Run
 from bench.targets import Stage, Target
@@ -31,40 +31,40 @@ _libc = ctypes.CDLL(None, use_errno=True)
 async def shown(stage: Stage, run: Run) -> tuple[Figure, str]:
     """The time to the first token, and what the gateway's sockets say; `Wrong` when one waits for an ACK."""
     medians = {}
-    said = ""
+    content = ""
     for target in stage.targets:
         playing = asyncio.create_task(stage.play(target, KEPT_ALIVE))
         try:
             if target is stage.ours:
                 await asyncio.sleep(KEPT_ALIVE.warm + KEPT_ALIVE.seconds / 2)
-                said = _on_sockets(stage, target)
+                content = _on_sockets(stage, target)
         finally:
-            told = await playing
+            result = await playing
         if target is stage.ours:
-            await run.count(told)
-        assert told.first is not None
-        medians[target.name] = Spread(told.first.p50 * 1e3, told.first.least * 1e3, told.first.most * 1e3)
-        if waits_for_ack(told):
+            await run.count(result)
+        assert result.first is not None
+        medians[target.name] = Spread(result.first.p50 * 1e3, result.first.least * 1e3, result.first.most * 1e3)
+        if waits_for_ack(result):
             raise Wrong(
-                f"{target.name}: {told.first.least * 1e3:.0f} ms to each first token: it waits for delayed ACKs"
+                f"{target.name}: {result.first.least * 1e3:.0f} ms to each first token: it waits for delayed ACKs"
             )
-    return Figure(name="TTFT on a kept-alive connection", unit="ms", table="latency", by_target=medians), said
+    return Figure(name="TTFT on a kept-alive connection", unit="ms", table="latency", by_target=medians), content
 
 
-def waits_for_ack(told: Told) -> bool:
+def waits_for_ack(result: LoadResult) -> bool:
     """No stream began without: a busy machine makes some late, Nagle's algorithm all."""
-    return told.first is not None and told.first.least > ACK_SECONDS
+    return result.first is not None and result.first.least > ACK_SECONDS
 
 
 def _on_sockets(stage: Stage, target: Target) -> str:
     assert target.family is not None
     try:
-        found = list(sockets(target.family))
+        results = list(sockets(target.family))
     except OSError as error:
         return f"the gateway's sockets could not be looked at: {error.strerror}"
     sides = {
-        "clients": [nodelay for own, _, nodelay in found if own == target.port],
-        "the engine": [nodelay for _, peer, nodelay in found if peer == stage.cluster.engine_port],
+        "clients": [nodelay for own, _, nodelay in results if own == target.port],
+        "the engine": [nodelay for _, peer, nodelay in results if peer == stage.cluster.engine_port],
     }
     for side, options in sides.items():
         if not options or not all(options):

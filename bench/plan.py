@@ -18,15 +18,15 @@ START = 1_767_225_600.0
 def year(count: int) -> list[Request]:
     """Office hours: sessions of a few requests each, at any minute of the day but mostly by day."""
     chance = random.Random(7)
-    found: list[Request] = []
-    while len(found) < count:
+    results: list[Request] = []
+    while len(results) < count:
         day = START + chance.randrange(365) * DAY
         at = day + (chance.gauss(13, 3) if chance.random() < 0.9 else chance.uniform(0, 24)) % 24 * 3600
         for _ in range(chance.randint(1, 30)):
             tokens = chance.randint(20, 2000)
-            found.append(Request(at, tokens / 50, tokens))
+            results.append(Request(at, tokens / 50, tokens))
             at += chance.expovariate(1 / 40)
-    return [r for r in found[:count] if START <= r.arrived < START + 365 * DAY]
+    return [r for r in results[:count] if START <= r.arrived < START + 365 * DAY]
 
 
 def main() -> None:

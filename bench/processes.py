@@ -113,11 +113,11 @@ class Family:
         return sum(_rss_mb(pid) for pid in self.members())
 
     def members(self) -> list[int]:
-        found = [self.pid]
-        for pid in found:  # grows meanwhile
+        results = [self.pid]
+        for pid in results:  # grows meanwhile
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                found += map(int, children.read_text("ascii").split())
-        return found
+                results += map(int, children.read_text("ascii").split())
+        return results
 
 
 def own_ns() -> int:
@@ -145,6 +145,6 @@ def busy_ns(cores: frozenset[int]) -> int:
 
 
 def _rss_mb(pid: int) -> float:
-    found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("ascii"), re.MULTILINE)
-    assert found is not None, f"process {pid} has ended"
-    return int(found[1]) / 1024
+    results = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("ascii"), re.MULTILINE)
+    assert results is not None, f"process {pid} has ended"
+    return int(results[1]) / 1024

@@ -83,9 +83,9 @@ def show(result: Result, console: Console) -> None:
 
 def markdown(result: Result) -> str:
     """The part of `docs/reference/benchmarks.md` that a run makes: everything below its heading "Result"."""
-    told = result.conditions
-    where = f"{told['at'][:10]}, {told['processor']}, {told['system']}, Python {told['python']}"
-    parts = [f"{where}, {told['versions']}; {told['length']}. Medians of the rounds."]
+    at_run = result.conditions
+    where = f"{at_run['at'][:10]}, {at_run['processor']}, {at_run['system']}, Python {at_run['python']}"
+    parts = [f"{where}, {at_run['versions']}; {at_run['length']}. Medians of the rounds."]
     for grid in grids(result):
         rows = [grid.headings, ("---", *["--:"] * (len(grid.headings) - 1)), *grid.rows]
         parts.append(f"### {grid.title}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
@@ -94,34 +94,34 @@ def markdown(result: Result) -> str:
 
 def grids(result: Result) -> list[Grid]:
     """The goals, then the tables: a row for each target, of what only the gateway does a row for each figure."""
-    found = [Grid("Goals", GOALS, tuple(_goal_row(f) for f in result.figures if f.goal is not None))]
+    results = [Grid("Goals", GOALS, tuple(_goal_row(f) for f in result.figures if f.goal is not None))]
     for table, title in TITLES.items():
         here = [f for f in result.figures if f.table == table]
         if table == "held":
-            found.append(Grid(title, ("figure", OURS), tuple((f.title, _cell(f, OURS)) for f in here)))
+            results.append(Grid(title, ("figure", OURS), tuple((f.title, _cell(f, OURS)) for f in here)))
         else:
             rows = [
                 (target, *(_cell(f, target) for f in here))
                 for target in TARGETS
                 if any(target in f.by_target for f in here)
             ]
-            found.append(Grid(title, ("target", *(f.title for f in here)), tuple(rows)))
-    return found
+            results.append(Grid(title, ("target", *(f.title for f in here)), tuple(rows)))
+    return results
 
 
 def notes(result: Result) -> list[str]:
     """What has to be known beside the tables; the first is always there."""
     loud = max((s.foreign for s in result.samples), default=0.0)
     share = f"Others took at most {_percent(loud)} of a core in any cell"
-    found = [f"{share}; `!` marks a value beside more than {_percent(NOISE)}."]
-    found += [f"{name} is left out: {reason}" for name, reason in result.absent.items()]
+    results = [f"{share}; `!` marks a value beside more than {_percent(NOISE)}."]
+    results += [f"{name} is left out: {reason}" for name, reason in result.absent.items()]
     if noisy := [s for s in result.samples if s.foreign > NOISE]:
         worst = max(noisy, key=lambda s: s.foreign)
-        found.append(
+        results.append(
             f"NOT QUIET: others took too much in {len(noisy)} of {len(result.samples)} samples, most of it beside "
             f"{worst.target} at {worst.cell}. What is marked means little: measure again."
         )
-    return found
+    return results
 
 
 def _goal_row(figure: Figure) -> tuple[str, ...]:
@@ -154,11 +154,11 @@ def _show_samples(samples: Sequence[Sample], console: Console) -> None:
     headings = ("per s", "tokens per s", "p50 ms", "p95 ms", "p99 ms", "core", "others", "elsewhere", "settled", "")
     table = RichTable(*left, *_numbers(*headings), title="Samples")
     for s in samples:
-        wait = s.told.first or s.told.latency  # none in a cell too short for a second request
+        wait = s.result.first or s.result.latency  # none in a cell too short for a second request
         waits = (f"{value * 1e3:.2f}" for value in (wait.p50, wait.p95, wait.p99)) if wait else ("", "", "")
         shares = (f"{share:.0%}" for share in (s.core, s.others, s.others_elsewhere))
         end = (f"{s.settle_seconds:.2f}", "NOT QUIET" if s.foreign > NOISE else "")
-        rates = (f"{s.told.rate:,.0f}", f"{s.told.token_rate:,.0f}")
+        rates = (f"{s.result.rate:,.0f}", f"{s.result.token_rate:,.0f}")
         table.add_row(str(s.round + 1), s.cell, s.target, *rates, *waits, *shares, *end)
     console.print(table)
     console.print("p50, p95, p99: of the whole answer, of a stream to its first token; from when it was planned.")

@@ -17,7 +17,7 @@ from bench.processes import child, free_port
 from tests.clients.environments import ROOT, NotInstalled, install_python, prepared
 
 START_SECONDS = 30.0
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 LOG_LINES = 15
 """Of a router that does not start, in the reason for its absence."""
 
@@ -79,7 +79,7 @@ async def started(
                 while not await _is_ready(port):
                     if process.returncode is not None:
                         raise Absent(f"it has ended with status {process.returncode}: {_tail(log)}")
-                    await asyncio.sleep(LOOK_SECONDS)
+                    await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             raise Absent(f"it is not ready after {START_SECONDS:g} s: {_tail(log)}") from None
         yield port, process.pid

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from bench.load import Cell, Series, Told, Wrong
+from bench.load import Cell, LoadResult, Series, Wrong
 from bench.processes import busy_ns, own_ns
 from bench.targets import Stage, Target
 
@@ -42,7 +42,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     round: int
     cell: str
     target: str
-    told: Told
+    result: LoadResult
     cpu_ns: int
     """The target's; of the gateway, until the ledger had confirmed every request of the cell."""
     kernel_ns: int
@@ -64,17 +64,17 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def wait(self) -> Series:
         """Of streams, for the first token; else for the answer. `Wrong` when none was measured."""
-        return self._seen(self.told.first or self.told.latency)
+        return self._seen(self.result.first or self.result.latency)
 
     @property
     def transit(self) -> Series:
         """Of tokens; `Wrong` when none was measured."""
-        return self._seen(self.told.transit)
+        return self._seen(self.result.transit)
 
     @property
     def gap(self) -> Series:
         """Between two tokens of a stream; `Wrong` when none was measured."""
-        return self._seen(self.told.gap)
+        return self._seen(self.result.gap)
 
     def _seen(self, series: Series | None) -> Series:
         if series is None:
@@ -83,11 +83,11 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cpu_us_per_request(self) -> float:
-        return self.cpu_ns / 1e3 / self.told.requests
+        return self.cpu_ns / 1e3 / self.result.requests
 
     @property
     def cpu_us_per_chunk(self) -> float:
-        return self.cpu_ns / 1e3 / self.told.tokens
+        return self.cpu_ns / 1e3 / self.result.tokens
 
 
 @dataclass(frozen=True)
@@ -126,16 +126,16 @@ class Run:
 
     async def sample(self, number: int, name: str, cell: Cell, target: Target) -> Sample:
         before, kernel = self.clocks(target), _kernel_ns(target)
-        told = await self._stage.play(target, cell)
+        result = await self._stage.play(target, cell)
         loaded = self.clocks(target) - before
         if target is self._stage.ours:
-            await self.count(told)
+            await self.count(result)
         whole = self.clocks(target) - before
         return Sample(
             round=number,
             cell=name,
             target=target.name,
-            told=told,
+            result=result,
             cpu_ns=whole.target,
             kernel_ns=_kernel_ns(target) - kernel,
             core=loaded.target / loaded.wall,
@@ -156,10 +156,10 @@ class Run:
             targets=sum(map(_cpu_ns, targets)),
         )
 
-    async def count(self, told: Told) -> None:
+    async def count(self, result: LoadResult) -> None:
         """Wait for the ledger to confirm what the gateway has answered."""
-        self._requests += told.requests
-        self._tokens += told.tokens
+        self._requests += result.requests
+        self._tokens += result.tokens
         await self._stage.cluster.settled(self._requests)
 
     async def check(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench import cluster, routers
 from bench.build import built
 from bench.cluster import KEY, SERVED_AS, Cluster, Room
-from bench.load import Cell, Told, Wrong, played
+from bench.load import Cell, LoadResult, Wrong, played
 from bench.processes import Cores, Family, child, free_port, pinned, raise_limits
 
 DIRECT, NGINX, VLLM_ROUTER, SMG, NAIVE, OURS = TARGETS = (
@@ -20,7 +20,7 @@ DIRECT, NGINX, VLLM_ROUTER, SMG, NAIVE, OURS = TARGETS = (
     *("naive", "spotinference"),
 )
 START_SECONDS = 10.0
-LOOK_SECONDS = 0.02
+POLL_SECONDS = 0.02
 NGINX_CONFIG = """
 daemon off;
 worker_processes 1;
@@ -70,7 +70,7 @@ class Stage:
     absent: dict[str, str] = field(default_factory=dict)
     """Why a router is not among the targets, by name."""
 
-    async def play(self, target: Target, cell: Cell) -> Told:
+    async def play(self, target: Target, cell: Cell) -> LoadResult:
         """`Wrong` when anything was answered wrongly."""
         log = self.folder / "load.log"
         with pinned(self.cores.others):
@@ -129,7 +129,7 @@ async def _nginx(folder: Path, engine_port: int) -> AsyncIterator[Target]:
             while not await _listens(port):
                 if process.returncode is not None:
                     raise Wrong(f"nginx has ended: {log.read_text()}")
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
         yield Target(NGINX, port, SERVED_AS, Family(process.pid))
 
 

@@ -38,7 +38,7 @@ class Traffic:
     lags: list[float] = field(default_factory=list)
     """Of each event, seconds."""
     days: set[str] = field(default_factory=set)
-    _told: asyncio.Event = field(default_factory=asyncio.Event)
+    _report: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def publish(self, bus: JetStreamBus, ats: Sequence[float]) -> None:
         """One gateway's events, completed at these Unix seconds."""
@@ -52,11 +52,11 @@ class Traffic:
 
     def on_event(self, change: WatchEvent) -> None:
         if isinstance(change, Changed) and change.value is not None:
-            told = decode(change.value, Confirmed)
-            now, before = time.monotonic(), self.marks[told.source]
-            self.lags += [now - at for at in self.sent[told.source][before : told.source_seq]]
-            self.marks[told.source] = max(before, told.source_seq)
-            self._told.set()
+            reported = decode(change.value, Confirmed)
+            now, before = time.monotonic(), self.marks[reported.source]
+            self.lags += [now - at for at in self.sent[reported.source][before : reported.source_seq]]
+            self.marks[reported.source] = max(before, reported.source_seq)
+            self._report.set()
 
     @property
     def published(self) -> int:
@@ -71,8 +71,8 @@ class Traffic:
         try:
             async with asyncio.timeout(max(COUNTED_SECONDS, self.untold / SLOWEST)):
                 while self.untold:
-                    self._told.clear()
-                    await self._told.wait()
+                    self._report.clear()
+                    await self._report.wait()
         except TimeoutError:
             raise Wrong(f"{self.untold} of {self.published} events were not counted in time") from None
 

@@ -97,8 +97,8 @@ async def _phases(house: House) -> dict[str, float]:
 def show(wakes: Sequence[Wake], phases: dict[str, float], load: float) -> None:
     """A line of JSON, then a table."""
     ours = _spread([wake.ours for wake in wakes])
-    told = {"wakes": len(wakes), "load": load, "goal": GOAL_SECONDS, "ours": ours, "phases": phases}
-    print(json.dumps(told, default=str))
+    reported = {"wakes": len(wakes), "load": load, "goal": GOAL_SECONDS, "ours": ours, "phases": phases}
+    print(json.dumps(reported, default=str))
     table = Table("seconds", "median", "P95", "least", "most")
     rows = {"whole": [w.whole for w in wakes], "engine": [w.engine for w in wakes], "ours": [w.ours for w in wakes]}
     for name, values in rows.items():

@@ -69,11 +69,11 @@ class Driver:
     process: asyncio.subprocess.Process
     log: Path
 
-    async def ask(self, **asked: Any) -> dict[str, Any]:
+    async def ask(self, **fields: Any) -> dict[str, Any]:
         """What the client saw of one request."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(asked).encode() + b"\n")
+        self.process.stdin.write(json.dumps(fields).encode() + b"\n")
         async with asyncio.timeout(ASK_SECONDS):
             line = await self.process.stdout.readline()
         assert line, self.complaint()

@@ -9,18 +9,18 @@ from tests.clients.driving import PROMPT, TOOL, Seen, drive
 MESSAGES = [{"role": "user", "content": PROMPT}]
 
 
-def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
+def chat(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
     client: Any = openai.OpenAI(**place)
-    more: dict[str, Any] = {"tools": [TOOL]} if asked.get("tools") else {}
-    if asked.get("usage"):
+    more: dict[str, Any] = {"tools": [TOOL]} if request.get("tools") else {}
+    if request.get("usage"):
         more["stream_options"] = {"include_usage": True}
-    if asked["stream"]:
-        stream = client.chat.completions.create(model=asked["model"], messages=MESSAGES, stream=True, **more)
+    if request["stream"]:
+        stream = client.chat.completions.create(model=request["model"], messages=MESSAGES, stream=True, **more)
         seen["request_id"] = stream.response.headers["x-request-id"]
         for chunk in stream:
             _chunk(chunk, seen)
         return
-    answer = client.chat.completions.create(model=asked["model"], messages=MESSAGES, **more)
+    answer = client.chat.completions.create(model=request["model"], messages=MESSAGES, **more)
     seen["request_id"] = answer._request_id
     (choice,) = answer.choices
     seen["text"], seen["finish"], seen["usage"] = choice.message.content or "", choice.finish_reason, _usage(answer)
@@ -44,10 +44,10 @@ def _usage(answer: Any) -> list[int]:
     return [answer.usage.prompt_tokens, answer.usage.completion_tokens]
 
 
-def respond(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
+def respond(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
     client: Any = openai.OpenAI(**place)
-    answer = client.responses.create(model=asked["model"], input="hi", stream=asked["stream"])
-    if asked["stream"]:
+    answer = client.responses.create(model=request["model"], input="hi", stream=request["stream"])
+    if request["stream"]:
         seen["request_id"] = answer.response.headers["x-request-id"]
         for event in answer:
             if event.type == "response.output_text.delta":
@@ -60,12 +60,12 @@ def respond(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
     seen["usage"] = [answer.usage.input_tokens, answer.usage.output_tokens]
 
 
-def embed(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
-    answer = openai.OpenAI(**place).embeddings.create(model=asked["model"], input=["a", "b"])
+def embed(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
+    answer = openai.OpenAI(**place).embeddings.create(model=request["model"], input=["a", "b"])
     seen["vectors"] = [row.embedding for row in answer.data]
 
 
-def version(_place: dict[str, Any], _asked: dict[str, Any], seen: Seen) -> None:
+def version(_place: dict[str, Any], _unused: dict[str, Any], seen: Seen) -> None:
     seen["text"] = openai.__version__
 
 

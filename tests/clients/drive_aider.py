@@ -16,23 +16,28 @@ OPTIONS = ("--yes-always", "--no-git", "--no-pretty", "--no-check-update", "--no
 FILE = "weather.txt"
 
 
-class AiderSaid(Exception):
+class AiderFailed(Exception):
     """It raises nothing: it writes what went wrong."""
 
 
-def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
+def chat(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
     Path(FILE).write_text("city\n")
-    words = [*OPTIONS, "--model", f"openai/{asked['model']}", "--stream" if asked["stream"] else "--no-stream"]
+    words = [
+        *OPTIONS,
+        "--model",
+        f"openai/{request['model']}",
+        "--stream" if request["stream"] else "--no-stream",
+    ]
     words += ["--openai-api-base", place["base_url"], "--openai-api-key", place["api_key"], "--edit-format", "diff"]
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        coder = aider.main([*words, *([FILE] if asked.get("tools") else [])], return_coder=True)
+    content = io.StringIO()
+    with contextlib.redirect_stdout(content):
+        coder = aider.main([*words, *([FILE] if request.get("tools") else [])], return_coder=True)
         coder.run(with_message=PROMPT)
     seen["text"] = coder.partial_response_content
-    if asked.get("tools"):
+    if request.get("tools"):
         seen["calls"].append({"name": "weather", "arguments": Path(FILE).read_text()})
-    if "Error" in said.getvalue():
-        raise AiderSaid(said.getvalue())
+    if "Error" in content.getvalue():
+        raise AiderFailed(content.getvalue())
 
 
 if __name__ == "__main__":

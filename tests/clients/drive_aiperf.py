@@ -11,11 +11,18 @@ from tests.clients.load_tools import REQUESTS, TOKENIZER, make_tokenizer, run
 RESULTS = Path(os.environ["HOME"]) / "aiperf"
 
 
-def load(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
+def load(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
     export = RESULTS / "profile_export.jsonl"
     export.unlink(missing_ok=True)
-    options = ["--model", asked["model"], "--url", place["base_url"].removesuffix("/v1"), "--api-key", place["api_key"]]
-    options += ["--endpoint-type", "chat", *(["--streaming"] if asked["stream"] else [])]
+    options = [
+        "--model",
+        request["model"],
+        "--url",
+        place["base_url"].removesuffix("/v1"),
+        "--api-key",
+        place["api_key"],
+    ]
+    options += ["--endpoint-type", "chat", *(["--streaming"] if request["stream"] else [])]
     options += ["--tokenizer", TOKENIZER, "--isl", "20", "--osl", "5", "--concurrency", "1"]
     options += ["--request-count", str(REQUESTS), "--num-dataset-entries", str(REQUESTS)]
     run(

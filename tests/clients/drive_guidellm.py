@@ -13,13 +13,13 @@ STAND_INS = Path(__file__).parent / "stand_ins"
 ENVIRONMENT = {"PYTHONPATH": f"{STAND_INS}{os.pathsep}{os.environ['PYTHONPATH']}", "USE_TORCH": "0"}
 
 
-def load(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
+def load(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
     REPORT.unlink(missing_ok=True)
     backend = {
         "target": place["base_url"],
         "api_key": place["api_key"],
-        "model": asked["model"],
-        "stream": asked["stream"],
+        "model": request["model"],
+        "stream": request["stream"],
     }
     options = {
         "backend": {"kind": "openai_http", **backend},

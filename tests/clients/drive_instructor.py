@@ -10,16 +10,16 @@ openai: Any = importlib.import_module("openai")
 pydantic: Any = importlib.import_module("pydantic")
 
 
-def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
+def chat(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
     client = instructor.from_openai(openai.OpenAI(**place), mode=instructor.Mode.TOOLS)
     messages = [{"role": "user", "content": PROMPT}]
-    if asked.get("tools"):
+    if request.get("tools"):
         weather = pydantic.create_model("weather", city=(str, ...))
-        answer = client.create(model=asked["model"], messages=messages, response_model=weather, max_retries=1)
+        answer = client.create(model=request["model"], messages=messages, response_model=weather, max_retries=1)
         seen["calls"].append({"name": "weather", "arguments": answer.model_dump_json()})
         return
-    answer = client.create(model=asked["model"], messages=messages, response_model=None, stream=asked["stream"])
-    if asked["stream"]:
+    answer = client.create(model=request["model"], messages=messages, response_model=None, stream=request["stream"])
+    if request["stream"]:
         for chunk in answer:
             for choice in chunk.choices:
                 seen["text"] += choice.delta.content or ""

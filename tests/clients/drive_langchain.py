@@ -10,12 +10,12 @@ from tests.clients.driving import PROMPT, TOOL, Seen, drive
 langchain_openai: Any = importlib.import_module("langchain_openai")  # not among this project's own packages
 
 
-def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen, **settings: Any) -> None:
-    if asked.get("usage"):
+def chat(place: dict[str, Any], request: dict[str, Any], seen: Seen, **settings: Any) -> None:
+    if request.get("usage"):
         settings["stream_usage"] = True
-    model = langchain_openai.ChatOpenAI(model=asked["model"], include_response_headers=True, **place, **settings)
-    runnable = model.bind_tools([TOOL]) if asked.get("tools") else model
-    if not asked["stream"]:
+    model = langchain_openai.ChatOpenAI(model=request["model"], include_response_headers=True, **place, **settings)
+    runnable = model.bind_tools([TOOL]) if request.get("tools") else model
+    if not request["stream"]:
         _learn(runnable.invoke(PROMPT), seen)
         return
     whole: Any = None
@@ -36,17 +36,17 @@ def _learn(message: Any, seen: Seen) -> None:
     ]
 
 
-def respond(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
-    chat(place, asked, seen, use_responses_api=True)
+def respond(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
+    chat(place, request, seen, use_responses_api=True)
 
 
-def embed(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
+def embed(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
     # Words as they are: by default it sends tokens of OpenAI's own models, which no other engine knows.
-    embeddings = langchain_openai.OpenAIEmbeddings(model=asked["model"], check_embedding_ctx_length=False, **place)
+    embeddings = langchain_openai.OpenAIEmbeddings(model=request["model"], check_embedding_ctx_length=False, **place)
     seen["vectors"] = embeddings.embed_documents(["a", "b"])
 
 
-def version(_place: dict[str, Any], _asked: dict[str, Any], seen: Seen) -> None:
+def version(_place: dict[str, Any], _unused: dict[str, Any], seen: Seen) -> None:
     seen["text"] = importlib.metadata.version("langchain-openai")
 
 

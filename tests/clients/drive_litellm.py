@@ -10,17 +10,17 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it asks the internet for 
 litellm: Any = importlib.import_module("litellm")  # not among this project's own packages
 
 
-def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
-    more: dict[str, Any] = {"tools": [TOOL]} if asked.get("tools") else {}
+def chat(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
+    more: dict[str, Any] = {"tools": [TOOL]} if request.get("tools") else {}
     answer = litellm.completion(
-        model=f"openai/{asked['model']}",
+        model=f"openai/{request['model']}",
         api_base=place["base_url"],
         api_key=place["api_key"],
         messages=[{"role": "user", "content": PROMPT}],
-        stream=asked["stream"],
+        stream=request["stream"],
         **more,
     )
-    if asked["stream"]:
+    if request["stream"]:
         for chunk in answer:
             seen["text"] += chunk.choices[0].delta.content or ""
             seen["finish"] = chunk.choices[0].finish_reason or seen["finish"]

@@ -16,21 +16,21 @@ def weather(city: str) -> str:
     return f"sunny in {city}"
 
 
-def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
+def chat(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
     model = openai_like.OpenAILike(
-        model=asked["model"],
+        model=request["model"],
         api_base=place["base_url"],
         api_key=place["api_key"],
         is_chat_model=True,
         is_function_calling_model=True,
     )
-    if asked.get("tools"):
+    if request.get("tools"):
         answer = model.chat_with_tools([tools.FunctionTool.from_defaults(weather)], user_msg=PROMPT)
         for call in model.get_tool_calls_from_response(answer):
             seen["calls"].append({"name": call.tool_name, "arguments": json.dumps(call.tool_kwargs)})
         return
     messages = [llms.ChatMessage(role="user", content=PROMPT)]
-    if asked["stream"]:
+    if request["stream"]:
         for piece in model.stream_chat(messages):
             seen["text"] += piece.delta or ""
         return

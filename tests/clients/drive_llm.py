@@ -10,8 +10,8 @@ from tests.clients.driving import PROMPT, Seen, drive
 llm: Any = importlib.import_module("llm")  # not among this project's own packages
 
 
-def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
-    name = asked["model"]
+def chat(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
+    name = request["model"]
     extra = {"model_id": name, "model_name": name, "api_base": place["base_url"], "supports_tools": True}
     (Path(llm.user_dir()) / "extra-openai-models.yaml").write_text(json.dumps([extra]))  # JSON is YAML
 
@@ -21,14 +21,14 @@ def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
         return "sunny"
 
     model = llm.get_model(name)
-    if asked.get("tools"):
-        seen["text"] = model.chain(PROMPT, tools=[weather], stream=asked["stream"], key=place["api_key"]).text()
+    if request.get("tools"):
+        seen["text"] = model.chain(PROMPT, tools=[weather], stream=request["stream"], key=place["api_key"]).text()
         return
-    response = model.prompt(PROMPT, stream=asked["stream"], key=place["api_key"])
+    response = model.prompt(PROMPT, stream=request["stream"], key=place["api_key"])
     for piece in response:
         seen["text"] += piece
     usage = response.usage()
-    if not asked["stream"]:
+    if not request["stream"]:
         seen["usage"] = [usage.input, usage.output]
 
 

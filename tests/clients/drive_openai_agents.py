@@ -11,7 +11,7 @@ agents: Any = importlib.import_module("agents")  # not among this project's own 
 openai: Any = importlib.import_module("openai")
 
 
-async def _chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
+async def _chat(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
     def weather(city: str) -> str:
         """Now."""
         seen["calls"].append({"name": "weather", "arguments": json.dumps({"city": city})})
@@ -20,10 +20,10 @@ async def _chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> Non
     async with openai.AsyncOpenAI(**place) as client:
         agent = agents.Agent(
             name="assistant",
-            model=agents.OpenAIChatCompletionsModel(asked["model"], client),
-            tools=[agents.function_tool(weather)] if asked.get("tools") else [],
+            model=agents.OpenAIChatCompletionsModel(request["model"], client),
+            tools=[agents.function_tool(weather)] if request.get("tools") else [],
         )
-        if not asked["stream"]:
+        if not request["stream"]:
             result = await agents.Runner.run(agent, PROMPT)
             seen["text"], usage = result.final_output, result.context_wrapper.usage
             seen["usage"] = [usage.input_tokens, usage.output_tokens]
@@ -33,8 +33,8 @@ async def _chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> Non
                 seen["text"] += event.data.delta
 
 
-def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
-    asyncio.run(_chat(place, asked, seen))
+def chat(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
+    asyncio.run(_chat(place, request, seen))
 
 
 if __name__ == "__main__":

@@ -11,17 +11,17 @@ models: Any = importlib.import_module("pydantic_ai.models.openai")
 providers: Any = importlib.import_module("pydantic_ai.providers.openai")
 
 
-def chat(place: dict[str, Any], asked: dict[str, Any], seen: Seen) -> None:
-    agent = pydantic_ai.Agent(models.OpenAIChatModel(asked["model"], provider=providers.OpenAIProvider(**place)))
+def chat(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
+    agent = pydantic_ai.Agent(models.OpenAIChatModel(request["model"], provider=providers.OpenAIProvider(**place)))
 
     def weather(city: str) -> str:
         """Now."""
         seen["calls"].append({"name": "weather", "arguments": json.dumps({"city": city})})
         return "sunny"
 
-    if asked.get("tools"):
+    if request.get("tools"):
         agent.tool_plain(weather)
-    if asked["stream"]:
+    if request["stream"]:
         for piece in agent.run_stream_sync(PROMPT).stream_text(delta=True, debounce_by=None):
             seen["text"] += piece
         return

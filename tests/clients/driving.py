@@ -21,17 +21,17 @@ def drive(does: Mapping[str, Does]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a package prints of its own accord goes to the log
     for line in sys.stdin:
-        asked = json.loads(line)
-        place = {"base_url": base_url, "api_key": asked.get("key", key)}
+        request = json.loads(line)
+        place = {"base_url": base_url, "api_key": request.get("key", key)}
         seen: Seen = {"text": "", "finish": None, "usage": None, "calls": [], "request_id": None, "error": None}
         try:
-            does[asked["do"]](place, asked, seen)
+            does[request["do"]](place, request, seen)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the caller of the package would get
-            seen["error"] = _told(error)
+            seen["error"] = _report(error)
         print(json.dumps(seen), file=answers, flush=True)
 
 
-def _told(error: BaseException) -> dict[str, Any]:
+def _report(error: BaseException) -> dict[str, Any]:
     """What a caller can learn from it. Frameworks wrap the error of the package below: what it knows counts too."""
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
@@ -45,5 +45,5 @@ def _told(error: BaseException) -> dict[str, Any]:
 
 
 def _first(chain: list[BaseException], name: str) -> Any:
-    found = (getattr(error, name, None) for error in chain)
-    return next((value for value in found if isinstance(value, str | int)), None)
+    results = (getattr(error, name, None) for error in chain)
+    return next((value for value in results if isinstance(value, str | int)), None)

@@ -38,15 +38,15 @@ def prepared(name: str, pins: Path, install: Callable[[Path, Path], None]) -> Pa
     """The folder with what `pins` names: made once, whichever test or worker comes first, and anew when it changes."""
     folder = HOME / name
     HOME.mkdir(exist_ok=True)
-    wanted = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()
+    expected = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()
     made_from = folder / ".made-from"
     with (HOME / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made_from.is_file() or made_from.read_text() != wanted:
+        if not made_from.is_file() or made_from.read_text() != expected:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             install(pins, folder)
-            made_from.write_text(wanted)
+            made_from.write_text(expected)
     return folder
 
 

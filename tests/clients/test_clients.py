@@ -41,7 +41,7 @@ async def test_it_is_answered(house: House, *, stream: bool) -> None:
     assert seen["usage"] == (None if stream else [7, 5])
 
 
-async def test_it_hears_a_stream_s_usage_when_it_asks(house: House) -> None:
+async def test_it_gets_a_stream_s_usage_when_requested(house: House) -> None:
     seen = answered(house, await house.driver.ask(do="chat", model=AWAKE, stream=True, usage=True))
     assert (seen["text"], seen["usage"]) == (WORDS, [7, 5])
 
@@ -58,8 +58,8 @@ async def test_it_waits_for_a_wake(house: House, *, stream: bool) -> None:
             session.post(f"{house.url}/v1/chat/completions", json=ask) as witness,
         ):
             # It came later and hears its first comments: the client's own stream has had as many by then.
-            heard = [await witness.content.readline() for _ in range(4)]
-            assert heard[0].startswith(b": waking")
+            received = [await witness.content.readline() for _ in range(4)]
+            assert received[0].startswith(b": waking")
             assert not asking.done()
     finally:
         await house.wake(model)
@@ -80,16 +80,16 @@ async def test_it_gets_the_engine_s_refusal(house: House, *, stream: bool) -> No
 
 @either
 @pytest.mark.parametrize(
-    ("asked", "kind", "status", "code"),
+    ("sent_request", "kind", "status", "code"),
     [
         ({"model": AWAKE, "key": "sk-unknown"}, "AuthenticationError", 401, "invalid_api_key"),
         ({"model": "org/unknown"}, "NotFoundError", 404, "model_not_found"),
     ],
 )
 async def test_it_gets_our_own_errors(
-    house: House, *, stream: bool, asked: dict[str, str], kind: str, status: int, code: str
+    house: House, *, stream: bool, fields: dict[str, str], kind: str, status: int, code: str
 ) -> None:
-    error = (await house.driver.ask(do="chat", stream=stream, **asked))["error"]
+    error = (await house.driver.ask(do="chat", stream=stream, **fields))["error"]
     assert {kind, "APIError"} <= set(error["kinds"])
     assert (error["status"], error["code"]) == (status, code)
     assert error["param"] == ("model" if status == 404 else None)
@@ -98,7 +98,7 @@ async def test_it_gets_our_own_errors(
 
 
 @either
-async def test_it_is_told_that_its_tokens_are_used_up(house: House, *, stream: bool) -> None:
+async def test_a_used_up_quota_is_reported(house: House, *, stream: bool) -> None:
     key = await house.spent_key()
     error = (await house.driver.ask(do="chat", model=AWAKE, key=key, stream=stream))["error"]
     assert {"RateLimitError", "APIError"} <= set(error["kinds"])
@@ -131,7 +131,7 @@ async def test_a_stream_that_breaks_off_is_no_silent_end(house: House, script: S
     assert len(house.engine.requests) == 1
 
 
-async def test_a_whole_answer_that_breaks_off_is_asked_for_again(house: House) -> None:
+async def test_a_truncated_response_is_retried(house: House) -> None:
     house.engine.scripts.append(Script(reset_at=100))
     seen = answered(house, await house.driver.ask(do="chat", model=AWAKE, stream=False))
     assert (seen["text"], seen["usage"]) == (WORDS, [7, 5])

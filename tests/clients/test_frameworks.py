@@ -41,7 +41,7 @@ async def test_it_waits_for_a_wake(house: House, *, stream: bool) -> None:
 
 
 @either
-async def test_it_is_told_of_a_wrong_key(house: House, *, stream: bool) -> None:
+async def test_a_wrong_key_is_reported(house: House, *, stream: bool) -> None:
     error = (await house.driver.ask(do="chat", model=AWAKE, key="sk-unknown", stream=stream))["error"]
     assert error is not None
     assert error["status"] in (401, None)
@@ -50,7 +50,7 @@ async def test_it_is_told_of_a_wrong_key(house: House, *, stream: bool) -> None:
 
 
 @either
-async def test_it_is_told_that_its_tokens_are_used_up(house: House, *, stream: bool) -> None:
+async def test_a_used_up_quota_is_reported(house: House, *, stream: bool) -> None:
     key = await house.spent_key()
     error = (await house.driver.ask(do="chat", model=AWAKE, key=key, stream=stream))["error"]
     assert error is not None

@@ -75,14 +75,14 @@ async def test_it_lists_page_by_page_and_gets_one(desk: Desk) -> None:
     listed = await desk.ask("list", page={"page": 2, "page_size": 2})
     assert [vm["id"] for vm in listed["instances"]] == [desk.vm.id + 2]
     assert (listed["count"], listed["page"], listed["page_size"], listed["status"]) == (3, 2, 2, True)
-    told = (await desk.ask("get"))["instance"]
-    assert (told["status"], told["labels"]) == ("ACTIVE", ["spotinference-fleet=test"])
-    assert (told["flavor"]["name"], told["flavor"]["gpu_count"]) == ("n3-H100x2", 2)
-    assert told["flavor"]["features"]["no_hibernation"] is False
-    assert told["environment"]["region"] == "CANADA-1"
+    reported = (await desk.ask("get"))["instance"]
+    assert (reported["status"], reported["labels"]) == ("ACTIVE", ["spotinference-fleet=test"])
+    assert (reported["flavor"]["name"], reported["flavor"]["gpu_count"]) == ("n3-H100x2", 2)
+    assert reported["flavor"]["features"]["no_hibernation"] is False
+    assert reported["environment"]["region"] == "CANADA-1"
 
 
-async def test_it_hibernates_and_restores_and_is_told_of_wrong_states(desk: Desk) -> None:
+async def test_it_hibernates_and_restores_and_reports_wrong_states(desk: Desk) -> None:
     assert (await desk.ask("hibernate"))["status"] is True
     assert await desk.state() == "HIBERNATING"
     status, body = await desk.refused("restore")

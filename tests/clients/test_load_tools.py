@@ -51,7 +51,7 @@ async def test_used_up_tokens_are_an_error_of_each_request(house: House) -> None
 
 
 @pytest.mark.parametrize("script", [Script(reset_after=3), Script(cut_after=3)], ids=["reset", "closed"])
-async def test_a_stream_that_breaks_off_is_counted_by_nobody(house: House, script: Script) -> None:
+async def test_a_broken_stream_counts_for_no_load_tool(house: House, script: Script) -> None:
     """aiperf passes over an event that says `error`, and has no counts of its request; guidellm has an error."""
     house.engine.default = script
     seen = await house.driver.ask(do="load", model=AWAKE, stream=True)

@@ -37,7 +37,7 @@ class KeyUsage:
     running: int = 0
     minute_held: int = 0
     month_held: int = 0
-    wanted: Amounts = NONE
+    unmet: Amounts = NONE
     """What the last request lacked of the limits that the gateways were still sharing out."""
     unmet_at: float = 0.0
     _slots: deque[list[int]] = field(default_factory=deque)

@@ -39,7 +39,7 @@ class QuotaFollower:
     def used(self, key_id: str, at: int) -> int:
         return self.keys[key_id].used[at] if key_id in self.keys else 0
 
-    def wanted(self, key_id: str, at: int) -> int:
+    def unmet(self, key_id: str, at: int) -> int:
         return self.keys[key_id].wanted[at] if key_id in self.keys else 0
 
     def bound(self, key_id: str, at: int, limit: int) -> int:
@@ -136,7 +136,7 @@ def _lend(key_id: str, at: int, limit: int | None, free: Sequence[QuotaFollower]
     left = capacity.total(key_id, at, limit) - own.used(key_id, at)
     spare = left - sum(follower.bound(key_id, at, limit) for follower in capacity.counted)
     rest = left - sum(follower.used(key_id, at) for follower in capacity.counted)
-    shares = apportion(max(0, rest), [gateway.wanted(key_id, at) for gateway in (*capacity.counted, own)])
+    shares = apportion(max(0, rest), [gateway.unmet(key_id, at) for gateway in (*capacity.counted, own)])
     loans = []
     for follower in free:
         bound = follower.bound(key_id, at, limit)

@@ -117,7 +117,7 @@ class RateLimiter:
         month = tokens if key.monthly_tokens is None else min(tokens, key.monthly_tokens)
         needed, used = (1, minute, 1, month), usage.used
         elsewhere = self.coordinator.used_elsewhere(key.id, now)
-        wanted, is_alone = [0, 0, 0, 0], self.coordinator.is_alone
+        unmet, is_alone = [0, 0, 0, 0], self.coordinator.is_alone
         for at, limit in enumerate(usage.limits):
             if limit is None:
                 continue
@@ -128,11 +128,11 @@ class RateLimiter:
                 wait = usage.seconds_until(at, limit, over) if at < PER_MINUTE else 1
                 return LimitExceeded(NAMES[at], recorded[at] or 0, wait)
             if not is_alone and after > self.coordinator.ceiling(key.id, at, limit):
-                wanted[at] = needed[at]
-        usage.wanted, usage.unmet_at = (wanted[0], wanted[1], wanted[2], wanted[3]), now
+                unmet[at] = needed[at]
+        usage.unmet, usage.unmet_at = (unmet[0], unmet[1], unmet[2], unmet[3]), now
         self._notify_peers()
-        if usage.wanted != NONE:
-            at = next(at for at, amount in enumerate(wanted) if amount)
+        if usage.unmet != NONE:
+            at = next(at for at, amount in enumerate(unmet) if amount)
             return Unsettled(LimitExceeded(NAMES[at], recorded[at] or 0, 1))
         usage.count(1, 0)
         usage.running += 1
@@ -167,13 +167,13 @@ class RateLimiter:
         for key_id in list(self._keys):
             usage = self._usage(key_id, now)
             if not 0 <= now - usage.unmet_at < UNMET_SECONDS:
-                usage.wanted = NONE
+                usage.unmet = NONE
             used = usage.used
-            if not any(used) and not any(usage.wanted):
+            if not any(used) and not any(usage.unmet):
                 del self._keys[key_id]
             else:
                 self.stale_at = min(self.stale_at, usage.slides_at)
-                keys[key_id] = KeyQuota(used=used, limits=usage.limits, wanted=usage.wanted)
+                keys[key_id] = KeyQuota(used=used, limits=usage.limits, wanted=usage.unmet)
         return self.coordinator.report(keys, now, leaving=leaving)
 
     def _usage(self, key_id: str, now: float) -> KeyUsage:

@@ -1,6 +1,6 @@
 """Samples of a run that never was."""
 
-from bench.load import Series, Told
+from bench.load import LoadResult, Series
 from bench.sampler import Sample, cells
 from bench.targets import DIRECT, TARGETS
 
@@ -9,7 +9,7 @@ def sample_of(
     number: int, cell: str, target: str, *, ms: float = 1.0, cpu_us: float = 1.0, others: float = 0.0
 ) -> Sample:
     series = Series(100, 0.0, ms / 1e3, 2 * ms / 1e3, 3 * ms / 1e3, 1.0)
-    told = Told(
+    result = LoadResult(
         requests=10,
         tokens=160,
         rate=7.0 * number,
@@ -25,7 +25,7 @@ def sample_of(
         round=number,
         cell=cell,
         target=target,
-        told=told,
+        result=result,
         cpu_ns=cpu_ns,
         kernel_ns=cpu_ns // 4,
         core=0.5,

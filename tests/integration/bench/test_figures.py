@@ -23,18 +23,18 @@ def test_added_is_against_the_direct_call_of_the_same_round() -> None:
         sample_of(2, PACED, DIRECT, ms=4.0),
         *(s for s in all_samples(2, ms=5.0) if (s.cell, s.target) != (PACED, DIRECT)),
     ]
-    found = _named([*all_samples(3, ms=4.0), *all_samples(1, ms=3.0), *noisy])
-    added = found["added P50, 50 requests/s"].by_target
+    results = _named([*all_samples(3, ms=4.0), *all_samples(1, ms=3.0), *noisy])
+    added = results["added P50, 50 requests/s"].by_target
     assert _rounded(added[OURS]) == (2.0, 1.0, 3.0)
-    assert _rounded(found["added P95, 50 requests/s"].by_target[OURS]) == (4.0, 2.0, 6.0)
+    assert _rounded(results["added P95, 50 requests/s"].by_target[OURS]) == (4.0, 2.0, 6.0)
     assert _rounded(added[DIRECT]) == (1.0, 1.0, 4.0)  # its own, in brackets
 
 
 def test_cpu_is_per_request_or_per_chunk() -> None:
-    found = _named(all_samples(1, cpu_us=1600.0))
-    assert found["CPU per request, saturated"].by_target[OURS].value == 160.0
-    assert found["CPU per chunk, 200 streams"].by_target[OURS].value == 10.0
-    assert found["kernel's part, saturated"].by_target[OURS].value == 25.0
+    results = _named(all_samples(1, cpu_us=1600.0))
+    assert results["CPU per request, saturated"].by_target[OURS].value == 160.0
+    assert results["CPU per chunk, 200 streams"].by_target[OURS].value == 10.0
+    assert results["kernel's part, saturated"].by_target[OURS].value == 25.0
 
 
 def test_a_ratio_is_to_naive_in_the_same_round() -> None:
@@ -46,7 +46,7 @@ def test_a_ratio_is_to_naive_in_the_same_round() -> None:
     assert (ratio.goal, ratio.next_goal) == (0.65, 0.5)
 
 
-def test_the_goals_say_what_is_met_and_by_how_much_another_is_missed() -> None:
+def test_goals_show_what_is_met_and_how_far_others_are_missed() -> None:
     slow = [sample_of(1, STREAMS_200, OURS, cpu_us=66.25), sample_of(1, SATURATED, OURS, cpu_us=65.0)]
     goals = _grid(replaced(all_samples(1, cpu_us=100.0), *slow), "Goals")
     assert goals["CPU per chunk at 200 streams ÷ naive"][3] == "no, by 25 %"
@@ -63,7 +63,7 @@ def test_a_value_beside_other_work_is_marked_and_so_is_a_ratio_to_it() -> None:
     assert rows[OURS][:2] == ("10.0", "1.00 !")
 
 
-def test_a_noisy_run_and_an_absent_router_are_said_aloud() -> None:
+def test_a_noisy_run_and_an_absent_router_are_reported() -> None:
     samples = [s for s in all_samples(1) if s.target != SMG]
     loud = replaced(samples, sample_of(1, PACED, OURS, others=0.5))
     run = Result(conditions={}, figures=figures(loud), samples=loud, absent={SMG: "no wheel"})
@@ -73,28 +73,28 @@ def test_a_noisy_run_and_an_absent_router_are_said_aloud() -> None:
     assert all(SMG not in row for grid in grids(run) for row in grid.rows)
 
 
-def test_what_is_done_at_saturation_is_told_of_the_direct_call_too() -> None:
-    found = _named(all_samples(2))
-    assert set(found["requests/s, saturated"].by_target) == set(TARGETS)
-    assert found["requests/s, saturated"].by_target[DIRECT].value == 14.0
+def test_saturation_figures_include_the_direct_call() -> None:
+    results = _named(all_samples(2))
+    assert set(results["requests/s, saturated"].by_target) == set(TARGETS)
+    assert results["requests/s, saturated"].by_target[DIRECT].value == 14.0
 
 
 async def test_the_ledger_has_to_agree() -> None:
     def stage(requests: int, tokens: int) -> Stage:
-        async def noted(_requests: int) -> None: ...
+        async def recorded(_requests: int) -> None: ...
 
         async def ledger(_days: set[str]) -> TokenSums:
             return TokenSums(requests=requests, completion_tokens=tokens)
 
-        return cast("Stage", SimpleNamespace(cluster=SimpleNamespace(settled=noted, logged=noted, ledger=ledger)))
+        return cast("Stage", SimpleNamespace(cluster=SimpleNamespace(settled=recorded, logged=recorded, ledger=ledger)))
 
     for requests, tokens in ((9, 160), (10, 159)):
         run = Run(stage(requests, tokens))
-        await run.count(all_samples(1)[0].told)
+        await run.count(all_samples(1)[0].result)
         with pytest.raises(Wrong, match=f"the ledger has {requests} requests with {tokens} tokens"):
             await run.check()
     run = Run(stage(10, 160))
-    await run.count(all_samples(1)[0].told)
+    await run.count(all_samples(1)[0].result)
     await run.check()
 
 
@@ -106,9 +106,9 @@ def test_no_more_is_held_than_files_allow(files: int, held: int, wide: int) -> N
 
 
 def _named(samples: list[Sample]) -> dict[str, Figure]:
-    found = figures(samples)
-    assert [f.name for f in found][: len(KINDS)] == [kind.name for kind in KINDS]
-    return {f.name: f for f in found}
+    results = figures(samples)
+    assert [f.name for f in results][: len(KINDS)] == [kind.name for kind in KINDS]
+    return {f.name: f for f in results}
 
 
 def _grid(samples: list[Sample], title: str) -> dict[str, tuple[str, ...]]:
@@ -126,7 +126,7 @@ def _rounded(spread: Spread) -> tuple[float, float, float]:
 def test_a_sample_without_a_wait_is_shown_all_the_same() -> None:
     samples = all_samples(1)
     hasty = sample_of(1, FLOOD, OURS)
-    hasty = msgspec.structs.replace(hasty, told=msgspec.structs.replace(hasty.told, latency=None))
+    hasty = msgspec.structs.replace(hasty, result=msgspec.structs.replace(hasty.result, latency=None))
     samples = replaced(samples, hasty)
     console = Console(width=200, record=True, file=io.StringIO())
     show(Result(conditions={}, figures=figures(samples), samples=samples), console)

@@ -10,30 +10,30 @@ import pytest
 
 from bench import build, nodelay
 from bench.cluster import SERVED_AS
-from bench.load import Cell, Told, Wrong, played
+from bench.load import Cell, LoadResult, Wrong, played
 from bench.processes import Family
 from tests.integration.bench.lying_engine import engine_port, engine_process, lying
 from tests.kit.waiting import until
 
 WHOLE = Cell(kind="closed", connections=2, seconds=0.1, warm=0)
 STREAM = Cell(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5)
-ASKED = Cell(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5, usage=1)
+REQUESTED = Cell(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5, usage=1)
 EACH = Cell(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5, usage=2)
 
 
-async def _played(cell: Cell, port: int, folder: Path, model: str = SERVED_AS) -> Told:
+async def _played(cell: Cell, port: int, folder: Path, model: str = SERVED_AS) -> LoadResult:
     return await played(cell, port=port, key="k", model=model, log=folder / "load.log")
 
 
-@pytest.mark.parametrize("cell", [WHOLE, STREAM, ASKED, EACH])
+@pytest.mark.parametrize("cell", [WHOLE, STREAM, REQUESTED, EACH])
 async def test_a_good_answer_is_measured(cell: Cell, tmp_path: Path) -> None:
     async with engine_port(tmp_path) as port:
-        told = await _played(cell, port, tmp_path)
-    assert told.requests > 0
-    assert told.tokens == told.requests * (cell.tokens or 16)
-    assert told.latency is not None
-    assert 0 < told.latency.least <= told.latency.p50 <= told.latency.p99 <= told.latency.most
-    assert (told.first is not None) == bool(cell.tokens)
+        result = await _played(cell, port, tmp_path)
+    assert result.requests > 0
+    assert result.tokens == result.requests * (cell.tokens or 16)
+    assert result.latency is not None
+    assert 0 < result.latency.least <= result.latency.p50 <= result.latency.p99 <= result.latency.most
+    assert (result.first is not None) == bool(cell.tokens)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ async def test_a_good_answer_is_measured(cell: Cell, tmp_path: Path) -> None:
         (STREAM, (b'"token_ids":null', b'"usage":{"ab":1}'), "a usage after 1"),
         (STREAM, (b'"token_ids":null', b'"choices":[]    '), "a chunk without choices"),
         (STREAM, (b"\r\n0\r\n", b"\r\n!\r\n"), "no chunk size"),
-        (ASKED, (b'"completion_tokens":5', b'"completion_tokens":4'), "other usage than 5"),
-        (ASKED, (b'"usage"', b'"usagf"'), "no usage after 5"),
-        (ASKED, (b"data: [DONE]", b": says [DONE]"[:12]), "without [DONE]"),
+        (REQUESTED, (b'"completion_tokens":5', b'"completion_tokens":4'), "other usage than 5"),
+        (REQUESTED, (b'"usage"', b'"usagf"'), "no usage after 5"),
+        (REQUESTED, (b"data: [DONE]", b": says [DONE]"[:12]), "without [DONE]"),
         (EACH, (b'"completion_tokens":2', b'"completion_tokens":1'), "other usage than 2"),
     ],
 )
@@ -76,12 +76,12 @@ async def test_another_model_is_refused(tmp_path: Path) -> None:
 async def test_requests_that_a_stall_keeps_back_count_from_when_they_were_planned(tmp_path: Path) -> None:
     cell = Cell(kind="open", connections=1, rate=50, seconds=1, warm=0)
     async with lying(tmp_path, stall=0.5) as liar:
-        told = await _played(cell, liar.port, tmp_path)
-    assert told.latency is not None
-    assert told.requests == told.latency.count == 50
+        result = await _played(cell, liar.port, tmp_path)
+    assert result.latency is not None
+    assert result.requests == result.latency.count == 50
     # Only one answer was late; the 24 behind it were asked late.
-    assert told.latency.most >= 0.5
-    assert told.latency.p95 >= 0.4
+    assert result.latency.most >= 0.5
+    assert result.latency.p95 >= 0.4
 
 
 async def test_the_engine_survives_clients_that_vanish(tmp_path: Path) -> None:
@@ -92,11 +92,11 @@ async def test_the_engine_survives_clients_that_vanish(tmp_path: Path) -> None:
             writer.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
             await reader.readuntil(b" w2")
             writer.transport.abort()
-        told = await _played(STREAM, port, tmp_path)
-    assert told.requests > 0
+        result = await _played(STREAM, port, tmp_path)
+    assert result.requests > 0
 
 
-async def test_the_engine_tells_routers_its_health_and_its_model(tmp_path: Path) -> None:
+async def test_the_engine_serves_health_and_models_to_routers(tmp_path: Path) -> None:
     async with engine_port(tmp_path) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
         async with session.get("/health") as response:
             assert (response.status, await response.read()) == (200, b"")
@@ -115,9 +115,9 @@ async def test_a_missing_nodelay_is_seen_on_the_wire_and_on_the_socket(words: tu
             return [option for own, _, option in nodelay.sockets(Family(pid)) if own == port]
 
         options = await until(seen, bool)
-        told = await playing
+        result = await playing
     assert options == [not words]
-    assert nodelay.waits_for_ack(told) == bool(words)
+    assert nodelay.waits_for_ack(result) == bool(words)
 
 
 @pytest.fixture

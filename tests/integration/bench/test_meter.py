@@ -27,7 +27,7 @@ async def test_every_event_can_be_counted_and_its_numbers_have_no_gap(bus: JetSt
     assert traffic.days == {"2026-11-23", "2026-11-24"}
 
 
-async def test_it_is_dry_once_each_gateway_was_told_of_all_and_each_event_has_a_lag(bus: JetStreamBus) -> None:
+async def test_it_is_drained_once_every_gateway_has_all_confirmations(bus: JetStreamBus) -> None:
     traffic = Traffic()
     watch = await bus.watch(METER, traffic.on_event)
     for _ in SOURCES:
@@ -43,8 +43,8 @@ async def test_it_is_dry_once_each_gateway_was_told_of_all_and_each_event_has_a_
     dry = asyncio.create_task(left_when_dry())
     try:
         for left, (source, mark) in zip((140, 40, 0), (("gw-1", 60), ("gw-2", 100), ("gw-1", 100)), strict=True):
-            told = encode(Confirmed(source=source, source_seq=mark, at=NOW))
-            await bus.put(METER, subjects.confirmed_key(source), told)
+            result = encode(Confirmed(source=source, source_seq=mark, at=NOW))
+            await bus.put(METER, subjects.confirmed_key(source), result)
             await until(untold, left.__eq__)
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert await dry == 0

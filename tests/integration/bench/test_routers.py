@@ -17,7 +17,7 @@ BY_NAME = pytest.mark.parametrize("router", ROUTERS, ids=lambda router: router.n
 
 @pytest.mark.long  # 61 MB of wheels
 @BY_NAME
-async def test_a_router_answers_and_checks_what_the_page_says(router: Router, tmp_path: Path) -> None:
+async def test_a_router_serves_and_checks_as_documented(router: Router, tmp_path: Path) -> None:
     async with engine_port(tmp_path) as engine, aiohttp.ClientSession() as session:
         packages, log = router.install(), tmp_path / "router.log"
         async with started(router, packages, engine=engine, key=KEY, log=log) as (port, _):
@@ -41,7 +41,7 @@ async def test_a_router_that_ends_at_once_is_named_with_its_last_words(tmp_path:
             pass
 
 
-def test_a_missing_wheel_is_said_in_the_installers_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wheel_is_reported_in_the_installers_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def prepared(*_args: object) -> Path:
         raise NotInstalled("pip install\nERROR: No matching distribution found for smg==1.13.0\n[notice] more\n")
 

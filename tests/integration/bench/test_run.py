@@ -25,7 +25,7 @@ OTHERWISE = {
 
 
 @pytest.mark.long  # a benchmark: it takes the time and the cores that it measures
-async def test_a_run_tells_every_figure(tmp_path: Path) -> None:
+async def test_a_run_reports_every_figure(tmp_path: Path) -> None:
     file, table = tmp_path / "told.json", tmp_path / "table.md"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.gateway", *SHORT, "--json", str(file), "--markdown", str(table)),

@@ -114,21 +114,21 @@ class Front:
 
     async def seen(self, gateways: int = 1) -> None:
         """Returns once so many gateways have heard of all that `machine` has written so far."""
-        heard: set[tuple[str, int | None]] = set()
+        arrived: set[tuple[str, int | None]] = set()
 
         async def on_activity(received: Received) -> None:
             activity = decode(received.data, Activity)
             if mark := activity.machines.get("mark"):
-                heard.add((activity.gateway, mark.acknowledged))
+                arrived.add((activity.gateway, mark.acknowledged))
 
-        hearing = await self.bus.subscribe(subjects.ACTIVITIES, on_activity)
+        subscription = await self.bus.subscribe(subjects.ACTIVITIES, on_activity)
         # The bucket's changes are told in order, and a machine that drains is acknowledged.
         revision = await self.machine("mark", "draining")
         await until(
-            lambda: asyncio.sleep(0, [name for name, acknowledged in heard if acknowledged == revision]),
+            lambda: asyncio.sleep(0, [name for name, acknowledged in arrived if acknowledged == revision]),
             lambda names: len(names) == gateways,
         )
-        await hearing.stop()
+        await subscription.stop()
 
     async def usage(self, count: int) -> list[UsageEvent]:
         """The events on the bus, once there are so many."""
@@ -137,14 +137,14 @@ class Front:
     async def _usage(self) -> list[UsageEvent]:
         return [decode(received.data, UsageEvent) for received in await self.bus.read(USAGE)]
 
-    async def wake_request(self, wanted: Callable[[WakeRequest], bool]) -> WakeRequest:
+    async def wake_request(self, expected: Callable[[WakeRequest], bool]) -> WakeRequest:
         async def newest() -> WakeRequest | None:
             stored = await self.bus.last(WAKE, subjects.wake_request(MODEL))
             return decode(stored.data, WakeRequest) if stored else None
 
-        found = await until(newest, lambda request: request is not None and wanted(request))
-        assert found is not None
-        return found
+        results = await until(newest, lambda request: request is not None and expected(request))
+        assert results is not None
+        return results
 
     async def mint(self, **limits: Any) -> tuple[str, str]:
         """Another key's id and secret."""
@@ -213,10 +213,10 @@ async def opened(bus: JetStreamBus, nats_url: str, tmp_path: Path) -> AsyncItera
             data_dir = tmp_path / folder
             data_dir.mkdir(exist_ok=True)
             config = data_dir / "spotinference.toml"
-            told = CONFIG.format(
+            reported = CONFIG.format(
                 bus=nats_url, gateway=gateway, served_as=NAME, more=more, tier=tier, room=room, grace=grace
             )
-            config.write_text(told)
+            config.write_text(reported)
             key_id, key = await create_key(bus, name="test", **limits)
             service = await stack.enter_async_context(running("gateway", config, data_dir, files=files))
             base_url = f"{service.announced.url}/v1"

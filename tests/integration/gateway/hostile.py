@@ -39,7 +39,7 @@ async def front_before(opened: Opened, url: str, gateway: str = "") -> Front:
     return front
 
 
-async def asked(front: Front, *sent: bytes) -> Answer:
+async def send_request(front: Front, *sent: bytes) -> Answer:
     """The one answer to the one request of a connection."""
     async with connected(front.url) as connection:
         await connection.send(*sent)
@@ -50,18 +50,18 @@ async def asked(front: Front, *sent: bytes) -> Answer:
 
 async def answers(connection: RawConnection) -> list[Answer]:
     """All that come until the gateway ends the connection in order."""
-    found: list[Answer] = []
+    results: list[Answer] = []
     while (answer := await connection.answer()) is not None:
-        found.append(answer)
-    return found
+        results.append(answer)
+    return results
 
 
 def own_error(answer: Answer) -> str:
     """`status code` of an error of ours that has everything that belongs to one; else what it has instead."""
-    given = answer.headers
-    whole_id = UUID7.fullmatch(given.get("x-request-id", ""))
-    if not whole_id or given.get("content-type") != "application/json" or len(answer.body) > MOST_ERROR_BYTES:
-        return f"{answer.status} as no error of ours: {given} {answer.body[:100]!r}"
+    actual = answer.headers
+    whole_id = UUID7.fullmatch(actual.get("x-request-id", ""))
+    if not whole_id or actual.get("content-type") != "application/json" or len(answer.body) > MOST_ERROR_BYTES:
+        return f"{answer.status} as no error of ours: {actual} {answer.body[:100]!r}"
     assert set(answer.error) == {"message", "type", "param", "code"}
     return f"{answer.status} {answer.code}"
 
@@ -77,7 +77,7 @@ async def goes_on(connection: RawConnection, front: Front) -> None:
 async def moved_to(front: Front, url: str) -> None:
     """The first machine is the engine at `url`, once the gateway has heard of it."""
     await front.machine("m1", "ready", url)
-    await until(lambda: asked(front, whole(front)), lambda answer: answer.status == 200)
+    await until(lambda: send_request(front, whole(front)), lambda answer: answer.status == 200)
 
 
 async def still_serves(front: Front) -> None:
@@ -92,6 +92,6 @@ async def still_serves(front: Front) -> None:
 def peak_memory(front: Front) -> int:
     """The most that the process ever had, in bytes."""
     status = Path(f"/proc/{front.service.announced.pid}/status").read_text("utf-8")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) * 1024
+    results = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert results is not None
+    return int(results[1]) * 1024

@@ -62,9 +62,9 @@ async def probing(front: Front) -> AsyncIterator[Probe]:
 def memory(front: Front) -> int:
     """What the gateway's process has in memory, in bytes."""
     status = Path(f"/proc/{front.service.announced.pid}/status").read_text("ascii")
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) * 1024
+    results = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert results is not None
+    return int(results[1]) * 1024
 
 
 async def flood(connection: RawConnection, sent: bytes, times: int) -> None:

@@ -14,11 +14,11 @@ from tests.integration.gateway.hostile import (
     MEGABYTE,
     STREAM,
     Opened,
-    asked,
     front_before,
     own_error,
     peak_memory,
     post,
+    send_request,
     still_serves,
     whole,
 )
@@ -29,7 +29,7 @@ from tests.kit.scripted_engine import ScriptedEngine
 
 FILES = Path(__file__).parents[2] / "cases" / "answers"
 USAGE = b'{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}'
-SAID = b'{"object":"chat.completion","choices":[],"usage":' + USAGE + b"}"
+CONTENT = b'{"object":"chat.completion","choices":[],"usage":' + USAGE + b"}"
 RESPONSE = b'{"model":"org/model","input":"hi","stream":true}'
 
 
@@ -106,9 +106,9 @@ async def test_answers_from_the_field_are_passed_on_and_counted(opened: Opened) 
         for name, case in CASES.items():
             engine.play = recorded(name)
             if name.endswith(".responses"):
-                answer = await asked(front, whole(front, RESPONSE, target="/v1/responses"))
+                answer = await send_request(front, whole(front, RESPONSE, target="/v1/responses"))
             else:
-                answer = await asked(front, whole(front, STREAM if name.endswith(".stream") else BODY))
+                answer = await send_request(front, whole(front, STREAM if name.endswith(".stream") else BODY))
             assert (name, answer.status) == (name, 200)
             assert answer.body.endswith(case.ends), name
             assert case.check(answer), name
@@ -120,11 +120,11 @@ async def test_answers_from_the_field_are_passed_on_and_counted(opened: Opened) 
         assert await front.metric("faults_total") == 0
 
 
-async def test_work_that_goes_on_after_the_answer_is_refused(opened: Opened) -> None:
+async def test_background_mode_is_rejected(opened: Opened) -> None:
     async with raw_engine(saying()) as engine:
         front = await front_before(opened, engine.base_url)
         body = RESPONSE[:-1] + b',"background":true}'
-        answer = await asked(front, whole(front, body, target="/v1/responses"))
+        answer = await send_request(front, whole(front, body, target="/v1/responses"))
         error = json.loads(answer.body)["error"]
         assert (answer.status, error["code"], error["param"]) == (400, "invalid_request", "background")
 
@@ -133,14 +133,14 @@ async def test_one_that_breaks_off_without_its_end_is_lost(opened: Opened) -> No
     finished = EVENT[:-5] + b',"finish_reason":"stop"}]}\n\n'
     async with raw_engine(saying(STREAM_HEAD, chunk(finished), close=True)) as engine:
         front = await front_before(opened, engine.base_url)
-        answer = await asked(front, whole(front, STREAM))
+        answer = await send_request(front, whole(front, STREAM))
         assert b'"engine_lost"' in answer.body
         assert b"[DONE]" not in answer.body
         assert counted((await front.usage(1))[0]) == ("engine_lost", "counted", 0, 0, 1)
         engine.play = saying(STREAM_HEAD, chunk(finished), LAST_CHUNK)
-        assert (await asked(front, whole(front, STREAM))).body == finished + DONE
+        assert (await send_request(front, whole(front, STREAM))).body == finished + DONE
         two = STREAM[:-1] + b',"n":2}'
-        assert b'"engine_lost"' in (await asked(front, whole(front, two))).body, "only one of two has finished"
+        assert b'"engine_lost"' in (await send_request(front, whole(front, two))).body, "only one of two has finished"
 
 
 def compressed(data: bytes, *, raw: bool = False) -> bytes:
@@ -152,36 +152,36 @@ async def test_compressed_answers_are_unpacked_within_bounds(opened: Opened) -> 
     async with raw_engine(saying()) as engine:
         front = await front_before(opened, engine.base_url)
         good = {
-            "gzip": (b"gzip", gzip.compress(SAID)),
-            "deflate": (b"Deflate", compressed(SAID)),
-            "deflate without a header": (b"deflate", compressed(SAID, raw=True)),
-            "identity": (b"identity", SAID),
+            "gzip": (b"gzip", gzip.compress(CONTENT)),
+            "deflate": (b"Deflate", compressed(CONTENT)),
+            "deflate without a header": (b"deflate", compressed(CONTENT, raw=True)),
+            "identity": (b"identity", CONTENT),
         }
         for name, (coding, body) in good.items():
             engine.play = saying(answer_of(body, b"Content-Encoding: " + coding))
-            answer = await asked(front, whole(front))
-            assert (name, answer.status, answer.body) == (name, 200, SAID)
+            answer = await send_request(front, whole(front))
+            assert (name, answer.status, answer.body) == (name, 200, CONTENT)
         events_end = EVENT[:-3] + b',"usage":' + USAGE + b"}\n\n" + DONE
         events = gzip.compress(events_end)
         head = STREAM_HEAD[:-2] + b"Content-Encoding: gzip\r\n\r\n"
         engine.play = saying(head, *(chunk(events[at : at + 9]) for at in range(0, len(events), 9)), LAST_CHUNK)
-        answer = await asked(front, whole(front, STREAM))
+        answer = await send_request(front, whole(front, STREAM))
         assert answer.body == EVENT + DONE
         many = EVENT * 20_000
         engine.play = saying(head, chunk(gzip.compress(many + events_end)), LAST_CHUNK)
-        assert (await asked(front, whole(front, STREAM))).body == many + EVENT + DONE
+        assert (await send_request(front, whole(front, STREAM))).body == many + EVENT + DONE
         assert {counted(event) for event in await front.usage(6)} == {("completed", "engine", 7, 0, 5)}
         before = peak_memory(front)
         bad = {
             "a bomb": (b"gzip", gzip.compress(bytes(30 * MEGABYTE))),
             "broken": (b"gzip", b"no gzip at all"),
-            "cut": (b"gzip", gzip.compress(SAID)[:-12]),
-            "unknown": (b"br", SAID),
-            "twice": (b"gzip, gzip", SAID),
+            "cut": (b"gzip", gzip.compress(CONTENT)[:-12]),
+            "unknown": (b"br", CONTENT),
+            "twice": (b"gzip, gzip", CONTENT),
         }
         for name, (coding, body) in bad.items():
             engine.play = saying(answer_of(body, b"Content-Encoding: " + coding))
-            answer = await asked(front, whole(front))
+            answer = await send_request(front, whole(front))
             assert (name, own_error(answer)) == (name, "502 upstream_unreachable")
         assert peak_memory(front) - before < 40 * MEGABYTE
         engine.play = saying(answer_of())
@@ -202,9 +202,9 @@ async def test_an_engine_s_headers_pass_but_for_those_that_are_not_its_to_set(op
         b"X-Hop: 1",
         b"X-Large: " + b"x" * 9000,
     )
-    async with raw_engine(saying(answer_of(SAID, *theirs))) as engine:
+    async with raw_engine(saying(answer_of(CONTENT, *theirs))) as engine:
         front = await front_before(opened, engine.base_url)
-        got = (await asked(front, whole(front))).headers
+        got = (await send_request(front, whole(front))).headers
         assert (got["retry-after"], got["x-vendor"]) == ("7", "a, b")
         assert got["server"] == "spotinference"
         assert got["x-request-id"] != "theirs"
@@ -213,7 +213,7 @@ async def test_an_engine_s_headers_pass_but_for_those_that_are_not_its_to_set(op
         head = STREAM_HEAD.replace(b"text/event-stream", b"text/event-stream; charset=utf-8; x=y")
         head = head[:-2] + b"X-Vendor: a\r\nCache-Control: public\r\n\r\n"
         engine.play = saying(head, chunk(EVENT + DONE), LAST_CHUNK)
-        got = (await asked(front, whole(front, STREAM))).headers
+        got = (await send_request(front, whole(front, STREAM))).headers
         assert (got["content-type"], got["x-vendor"]) == ("text/event-stream; charset=utf-8; x=y", "a")
         assert got["cache-control"] == "no-cache"
 
@@ -238,23 +238,23 @@ async def test_nothing_that_an_engine_sends_stops_the_gateway(opened: Opened) ->
         before = peak_memory(front)
         for name, play in HOSTILE.items():
             engine.play = play
-            answer = await asked(front, whole(front, STREAM))
-            told = answer.status == 502 or b'"engine_lost"' in answer.body
-            assert (name, told) == (name, True)
-            engine.play = saying(answer_of(SAID))  # one that fails again and again is left alone
-            await asked(front, whole(front))
+            answer = await send_request(front, whole(front, STREAM))
+            reported = answer.status == 502 or b'"engine_lost"' in answer.body
+            assert (name, reported) == (name, True)
+            engine.play = saying(answer_of(CONTENT))  # one that fails again and again is left alone
+            await send_request(front, whole(front))
         assert peak_memory(front) - before < 25 * MEGABYTE
         deep = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         engine.play = saying(answer_of(deep))
-        assert (await asked(front, whole(front))).body == deep
-        engine.play = saying(answer_of(SAID))
+        assert (await send_request(front, whole(front))).body == deep
+        engine.play = saying(answer_of(CONTENT))
         await still_serves(front)
         events = await front.usage(1 + 2 * len(HOSTILE) + 2)
         assert {counted(event) for event in events[2::2]} == {("completed", "engine", 7, 0, 5)}
         assert await front.metric("faults_total") == 0
 
 
-async def test_a_request_that_an_engine_cannot_answer_moves_nobody_else(
+async def test_a_request_an_engine_cannot_answer_affects_no_other_key(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     error = b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"
@@ -263,14 +263,14 @@ async def test_a_request_that_an_engine_cannot_answer_moves_nobody_else(
         await front.machine("m2", "ready", scripted_engine.base_url)
         await front.seen()
         for _ in range(9):
-            assert (await asked(front, whole(front))).status == 200
+            assert (await send_request(front, whole(front))).status == 200
         moved = len(engine.requests)
         assert moved == 3, "its key leaves the machine alone"
         _, other = await front.mint()
         await front.knows(other)
-        engine.play = saying(answer_of(SAID))
+        engine.play = saying(answer_of(CONTENT))
         sent = post(front, f"Content-Length: {len(BODY)}").replace(front.key.encode(), other.encode()) + BODY
-        assert (await asked(front, sent)).body == SAID
+        assert (await send_request(front, sent)).body == CONTENT
         assert len(engine.requests) == moved + 1
 
 
@@ -288,7 +288,7 @@ async def test_what_an_engine_does_not_support_is_not_its_machine_s_failure(
         for refusal in refusals:
             engine.play = saying(refusal)
             for _ in range(5):
-                answer = await asked(front, whole(front))
+                answer = await send_request(front, whole(front))
                 assert answer.body == refusal.partition(b"\r\n\r\n")[2]
         assert await front.metric("machines_left_alone") == 0
         assert scripted_engine.requests == []
@@ -297,9 +297,9 @@ async def test_what_an_engine_does_not_support_is_not_its_machine_s_failure(
 
 async def test_all_choices_of_a_stream_that_its_client_left_are_counted(opened: Opened) -> None:
     def token(index: int, tokens: int) -> bytes:
-        said = {"index": index, "delta": {"content": "w"}, "finish_reason": None}
+        content = {"index": index, "delta": {"content": "w"}, "finish_reason": None}
         usage = {"prompt_tokens": 7, "total_tokens": 7 + tokens, "completion_tokens": tokens}
-        event = {"id": "c", "object": "chat.completion.chunk", "choices": [said], "usage": usage}
+        event = {"id": "c", "object": "chat.completion.chunk", "choices": [content], "usage": usage}
         return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
 
     tokens = [chunk(token(index, number)) for number in range(1, 12) for index in range(7)]

@@ -42,8 +42,8 @@ async def bench(front: Front, *words: str, key: str | None = None) -> Result:
 async def measured(front: Front, *words: str) -> dict[str, Any]:
     result = await bench(front, *SMALL, *words, "--json")
     assert result.exit_code == 0, (result.stdout, result.stderr)
-    told: dict[str, Any] = json.loads(result.stdout)
-    return told
+    reported: dict[str, Any] = json.loads(result.stdout)
+    return reported
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ async def front(opened: Opened, scripted_engine: ScriptedEngine) -> Front:
 async def test_both_ways_are_measured_by_turns_and_the_run_is_kept(
     front: Front, scripted_engine: ScriptedEngine, bus: JetStreamBus
 ) -> None:
-    told = await measured(front, "--publish")
-    assert (told["model"], told["machine"], told["tier"], told["machines"]) == (MODEL, "m1", "first", 1)
-    assert told["engine"] == "vllm"
-    assert told["load"] == {
+    reported = await measured(front, "--publish")
+    assert (reported["model"], reported["machine"], reported["tier"], reported["machines"]) == (MODEL, "m1", "first", 1)
+    assert reported["engine"] == "vllm"
+    assert reported["load"] == {
         "concurrency": 4,
         "requests": 10,
         "rounds": 2,
@@ -70,7 +70,7 @@ async def test_both_ways_are_measured_by_turns_and_the_run_is_kept(
         "ignore_eos": True,
         "pairs": PAIRS,
     }
-    for side in (told["gateway"], told["direct"]):
+    for side in (reported["gateway"], reported["direct"]):
         assert (side["requests"], side["failed"]) == (10, 0)
         assert (side["prompt_tokens"], side["completion_tokens"]) == (310, 200)
         assert side["rate"] == pytest.approx(200 / side["seconds"])
@@ -78,34 +78,34 @@ async def test_both_ways_are_measured_by_turns_and_the_run_is_kept(
         assert INTERVAL * 0.9 < side["tpot"]["p50"] <= 4 * side["seconds"] / (5 * 19)
         assert side["stream_rate"]["p50"] == pytest.approx(1 / side["tpot"]["p50"], rel=0.9)
     assert scripted_engine.most_running == 4
-    assert told["added"]["count"] == PAIRS
-    asked = scripted_engine.requests
-    assert len(asked) == 2 * (WARM + 10 + PAIRS)
+    assert reported["added"]["count"] == PAIRS
+    engine_requests = scripted_engine.requests
+    assert len(engine_requests) == 2 * (WARM + 10 + PAIRS)
     assert len(await front.usage(WARM + 10 + PAIRS)) == WARM + 10 + PAIRS, "the other half went past the gateway"
-    assert {seen.body["model"] for seen in asked} == {NAME}
-    assert {(seen.body["temperature"], seen.body["ignore_eos"], seen.body["stream"]) for seen in asked} == {
+    assert {seen.body["model"] for seen in engine_requests} == {NAME}
+    assert {(seen.body["temperature"], seen.body["ignore_eos"], seen.body["stream"]) for seen in engine_requests} == {
         (0, True, True)
     }
-    through = ["g" if "x-request-id" in seen.headers else "d" for seen in asked]
+    through = ["g" if "x-request-id" in seen.headers else "d" for seen in engine_requests]
     assert "".join(through) == WARM * "g" + WARM * "d" + 5 * "g" + 10 * "d" + 5 * "g" + PAIRS // 2 * "gddg"
-    prompts = [seen.body["messages"][0]["content"] for seen in asked]
+    prompts = [seen.body["messages"][0]["content"] for seen in engine_requests]
     assert len({prompt.split()[0] for prompt in prompts}) == len(prompts), "no prompt begins like another"
     (kept,) = await run_store.runs(bus)
-    assert (kept.id, kept.published_at) == (told["id"], kept.at)
+    assert (kept.id, kept.published_at) == (reported["id"], kept.at)
     listed = json.loads((await bench(front, "--list", "--json")).stdout)["runs"]
-    assert listed == [told]
+    assert listed == [reported]
 
 
-async def test_what_one_way_takes_longer_is_what_was_added(front: Front, scripted_engine: ScriptedEngine) -> None:
+async def test_added_latency_is_the_difference_of_both_ways(front: Front, scripted_engine: ScriptedEngine) -> None:
     """The engine behind the gateway is late by a known time, the one asked directly is not."""
     scripted_engine.default = Script(tokens=20, headers_after=0.2)
     async with scripted() as quick:
         quick.default = Script(tokens=20)
-        told = await measured(front, "--direct", quick.base_url)
-    assert (told["machine"], told["tier"]) == (None, None)
-    assert 0.15 < told["added"]["p50"] < 1.0
-    assert told["gateway"]["ttft"]["p50"] - told["direct"]["ttft"]["p50"] > 0.1
-    assert told["direct"]["ttft"]["p50"] < 0.2
+        reported = await measured(front, "--direct", quick.base_url)
+    assert (reported["machine"], reported["tier"]) == (None, None)
+    assert 0.15 < reported["added"]["p50"] < 1.0
+    assert reported["gateway"]["ttft"]["p50"] - reported["direct"]["ttft"]["p50"] > 0.1
+    assert reported["direct"]["ttft"]["p50"] < 0.2
 
 
 async def test_figures_with_failures_are_kept_and_not_published(
@@ -123,12 +123,12 @@ async def test_figures_with_failures_are_kept_and_not_published(
     assert kept.gateway.completion_tokens + kept.direct.completion_tokens == 5 * (20 - 3)
 
 
-async def test_an_engine_that_knows_no_ignore_eos_is_not_asked_for_it(
+async def test_ignore_eos_is_dropped_for_an_engine_that_rejects_it(
     front: Front, scripted_engine: ScriptedEngine
 ) -> None:
     scripted_engine.scripts.append(Script(status=400))
-    told = await measured(front)
-    assert told["load"]["ignore_eos"] is False
+    reported = await measured(front)
+    assert reported["load"]["ignore_eos"] is False
     assert "ignore_eos" not in scripted_engine.requests[1].body
 
 
@@ -141,7 +141,7 @@ async def test_an_engine_that_knows_no_ignore_eos_is_not_asked_for_it(
         (Script(status=400, message="too long"), "too long", "too long"),
     ],
 )
-async def test_an_answer_that_is_not_whole_is_a_fault(
+async def test_an_incomplete_response_is_a_fault(
     front: Front, scripted_engine: ScriptedEngine, script: Script, direct: str, through: str
 ) -> None:
     scripted_engine.default = script
@@ -156,7 +156,7 @@ async def test_an_answer_that_is_not_whole_is_a_fault(
             assert reason in shot.fault
 
 
-async def test_an_engine_that_closes_kept_connections_is_asked_on_new_ones(engine: Engine) -> None:
+async def test_closed_kept_connections_are_replaced_by_new_ones(engine: Engine) -> None:
     """llama.cpp's does after each stream, and a client that is at once again meets the closing."""
     target = Target(origin=engine.base_url, model="tiny")
     async with aiohttp.ClientSession() as session:
@@ -165,7 +165,7 @@ async def test_an_engine_that_closes_kept_connections_is_asked_on_new_ones(engin
     assert all(shot.first is not None and shot.sent < shot.first for shot in shots)
 
 
-async def test_an_engine_that_answers_on_no_connection_is_asked_twice() -> None:
+async def test_an_engine_that_never_answers_is_tried_twice() -> None:
     connections = 0
 
     async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -192,7 +192,7 @@ async def test_an_engine_that_answers_on_no_connection_is_asked_twice() -> None:
         ((), "", "no key"),
     ],
 )
-async def test_what_cannot_be_measured_is_told(
+async def test_unmeasurable_figures_are_reported_as_such(
     front: Front, bus: JetStreamBus, words: tuple[str, ...], key: str | None, reason: str
 ) -> None:
     result = await bench(front, *SMALL, *words, key=key)
@@ -201,7 +201,7 @@ async def test_what_cannot_be_measured_is_told(
     assert await run_store.runs(bus) == []
 
 
-async def test_two_machines_are_a_doubt_that_is_told(front: Front, scripted_engine: ScriptedEngine) -> None:
+async def test_two_machines_are_reported_as_a_doubt(front: Front, scripted_engine: ScriptedEngine) -> None:
     async with scripted() as second:
         second.default = Script(tokens=20)
         await front.machine("m2", "ready", second.base_url)
@@ -232,8 +232,8 @@ def example_run() -> BenchRun:
 async def running_bench(front: Front, *words: str) -> asyncio.subprocess.Process:
     options = ("--config", str(front.folder / "spotinference.toml"), "--data-dir", str(front.folder))
     # What a job in the background starts ignores Ctrl-C, unless it is told otherwise.
-    heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    command = (sys.executable, "-c", f"{heard}from spotinference.__main__ import main; main()")
+    arrived = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = (sys.executable, "-c", f"{arrived}from spotinference.__main__ import main; main()")
     words = ("bench", "--url", front.url, "--requests", "10", "--concurrency", "1", "--tokens", "20", *words, *options)
     environment = {**os.environ, "SPOTINFERENCE_KEY": front.key}
     return await asyncio.create_subprocess_exec(*command, *words, env=environment, stdout=PIPE, stderr=PIPE)
@@ -250,17 +250,17 @@ async def test_ctrl_c_shows_the_figures_so_far(
     out, err = await process.communicate()
     assert process.returncode == 1, err.decode()
     assert out, err.decode()
-    told = json.loads(out)
-    assert told["stopped"] is True
+    reported = json.loads(out)
+    assert reported["stopped"] is True
     # Rounds of three by turns: gateway, direct, direct, which was stopped after two.
-    assert (told["gateway"]["requests"], told["direct"]["requests"]) == (3, 5)
-    assert (told["gateway"]["completion_tokens"], told["direct"]["completion_tokens"]) == (60, 100)
-    assert told["added"] is None
+    assert (reported["gateway"]["requests"], reported["direct"]["requests"]) == (3, 5)
+    assert (reported["gateway"]["completion_tokens"], reported["direct"]["completion_tokens"]) == (60, 100)
+    assert reported["added"] is None
     assert b"stopped after 8 of 20 requests: these figures are not kept" in err
     assert await run_store.runs(bus) == []
 
 
-async def test_ctrl_c_before_anything_is_measured_says_so(front: Front, scripted_engine: ScriptedEngine) -> None:
+async def test_ctrl_c_before_the_first_measurement_is_reported(front: Front, scripted_engine: ScriptedEngine) -> None:
     scripted_engine.default = Script(hold_after=0)
     process = await running_bench(front)
     await scripted_engine.received(1)

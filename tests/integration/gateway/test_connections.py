@@ -11,10 +11,10 @@ from tests.integration.gateway.conftest import Front
 from tests.integration.gateway.hostile import (
     MEGABYTE,
     Opened,
-    asked,
     goes_on,
     own_error,
     peak_memory,
+    send_request,
     still_serves,
     whole,
 )
@@ -46,7 +46,7 @@ async def turned_away(front: Front, source: str = "") -> bool:
         return True
 
 
-async def asks_on(connection: RawConnection) -> bool:
+async def keeps_sending(connection: RawConnection) -> bool:
     """Whether it is served, rather than closed."""
     try:
         await connection.send(head("GET", "/health"))
@@ -68,26 +68,24 @@ async def holding(front: Front, count: int, source: str = "") -> AsyncIterator[l
         yield connections
 
 
-async def test_who_is_idle_the_longest_makes_room(opened: Opened) -> None:
+async def test_the_longest_idle_connection_makes_room(opened: Opened) -> None:
     front = await opened("max_connections = 4\nmax_connections_per_address = 4")
     async with AsyncExitStack() as stack:
         idle = [await stack.enter_async_context(connected(front.url)) for _ in range(4)]
         for number in (0, 1, 2, 3, 0):
-            assert await asks_on(idle[number])
+            assert await keeps_sending(idle[number])
         for gone in (1, 2, 3):
             new = await stack.enter_async_context(connected(front.url))
-            assert await asks_on(new)
+            assert await keeps_sending(new)
             assert await idle[gone].until_end() == b"", "the one that has asked nothing for the longest"
-        assert await asks_on(idle[0])
+        assert await keeps_sending(idle[0])
         silent = [await stack.enter_async_context(connected(front.url)) for _ in range(40)]
         assert await silent[0].until_end() == b"", "one that has never asked is idle too"
         assert not await turned_away(front)
     await until(lambda: front.metric("connections"), lambda count: count == 0)
 
 
-async def test_who_is_served_keeps_its_place_and_the_next_is_told(
-    opened: Opened, scripted_engine: ScriptedEngine
-) -> None:
+async def test_busy_connections_stay_and_a_new_one_is_closed(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await opened("max_connections = 3\nmax_connections_per_address = 3")
     async with holding(front, 3) as held:
         assert [await turned_away(front) for _ in range(5)] == [True] * 5
@@ -109,7 +107,7 @@ async def test_who_is_served_keeps_its_place_and_the_next_is_told(
 async def test_one_address_leaves_connections_to_others(opened: Opened) -> None:
     front = await opened("max_connections = 6")
     async with connected(front.url, OTHER) as client, holding(front, 2):
-        assert await asks_on(client)
+        assert await keeps_sending(client)
         async with holding(front, 1):
             assert await turned_away(front)
             assert not await turned_away(front, OTHER)
@@ -117,7 +115,7 @@ async def test_one_address_leaves_connections_to_others(opened: Opened) -> None:
             for _ in range(20):
                 await stack.enter_async_context(connected(front.url))
             assert not await turned_away(front), "its own idle ones make room"
-            assert await asks_on(client), "and nobody else's"
+            assert await keeps_sending(client), "and nobody else's"
 
 
 async def test_idle_connections_never_take_the_last_files(opened: Opened, scripted_engine: ScriptedEngine) -> None:
@@ -130,7 +128,7 @@ async def test_idle_connections_never_take_the_last_files(opened: Opened, script
         await front.machine("m2", "asleep")
         await front.seen()
         began = time.monotonic()
-        answers = await asyncio.gather(*(asked(front, whole(front)) for _ in range(20)))
+        answers = await asyncio.gather(*(send_request(front, whole(front)) for _ in range(20)))
         assert time.monotonic() - began < MOST_STALL_SECONDS
         assert {answer.status for answer in answers} == {200}
         assert await front.ready() == (200, {})
@@ -140,7 +138,7 @@ async def test_idle_connections_never_take_the_last_files(opened: Opened, script
 
 
 @pytest.mark.long
-async def test_held_requests_leave_the_files_that_it_takes_to_serve_them(
+async def test_held_requests_leave_enough_file_descriptors_to_serve_them(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     front = await opened(room=FILES, files=FILES)
@@ -149,9 +147,9 @@ async def test_held_requests_leave_the_files_that_it_takes_to_serve_them(
         asking = [asyncio.create_task(outcome(connection, whole(front))) for connection in connections]
         held = await until(lambda: front.metric("waiting"), lambda waiting: waiting + ended(asking) == FILES)
         await front.machine("m1", "ready", scripted_engine.base_url)
-        told = await asyncio.gather(*asking)
-        assert set(told) <= {"200", "503 too_many_connections", "closed"}
-        assert told.count("200") == held > 20
+        reported = await asyncio.gather(*asking)
+        assert set(reported) <= {"200", "503 too_many_connections", "closed"}
+        assert reported.count("200") == held > 20
         assert len(await front.usage(int(held))) == held
         assert await front.metric("failovers_total") == await front.metric("machines_left_alone") == 0
         assert await front.ready() == (200, {})

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.integration.gateway.conftest import Front
-from tests.integration.gateway.hostile import BODY, STREAM, asked, own_error, whole
+from tests.integration.gateway.hostile import BODY, STREAM, own_error, send_request, whole
 from tests.kit.ports import free_port
 from tests.kit.raw_http import connected
 from tests.kit.scripted_engine import Script, ScriptedEngine, scripted
@@ -44,12 +44,12 @@ async def test_every_failure_before_the_first_byte_moves_once(opened: Opened) ->
         ):
             first.default = script
             await new_engine(front, first.base_url)
-            answer = await asked(front, whole(front, STREAM if tried % 2 else BODY))
+            answer = await send_request(front, whole(front, STREAM if tried % 2 else BODY))
             assert answer.status == 200
             assert (len(first.requests), len(second.requests)) == (tried, tried)
             assert second.requests[-1].headers["x-request-id"] == answer.headers["x-request-id"]
         await new_engine(front, f"http://127.0.0.1:{free_port()}")
-        assert (await asked(front, whole(front))).status == 200
+        assert (await send_request(front, whole(front))).status == 200
         assert len(second.requests) == 5
         assert await front.metric("failovers_total") == 5
         events = await front.usage(5)
@@ -58,14 +58,14 @@ async def test_every_failure_before_the_first_byte_moves_once(opened: Opened) ->
         assert [event.moved_from for event in events] == ["m1"] * 4 + [None], "of the last one nothing was written"
 
 
-async def test_nothing_moves_twice_and_nothing_after_the_first_byte(opened: Opened) -> None:
+async def test_failover_happens_once_and_never_after_the_first_byte(opened: Opened) -> None:
     async with two_machines(opened) as (front, first, second):
         first.default = second.default = Script(reset_after=0)
-        answer = await asked(front, whole(front))
+        answer = await send_request(front, whole(front))
         assert own_error(answer) == "502 upstream_unreachable"
         assert (len(first.requests), len(second.requests)) == (1, 1)
         first.default = second.default = Script(status=500, message="out of memory")
-        answer = await asked(front, whole(front))
+        answer = await send_request(front, whole(front))
         assert answer.status == 500
         assert answer.error["message"] == "out of memory", "the second engine's own words"
         assert (len(first.requests), len(second.requests)) == (2, 2)
@@ -76,7 +76,7 @@ async def test_nothing_moves_twice_and_nothing_after_the_first_byte(opened: Open
         ]
         first.default, second.default = DIES_IN_STREAM, Script()
         await new_engine(front, first.base_url)
-        answer = await asked(front, whole(front, STREAM))
+        answer = await send_request(front, whole(front, STREAM))
         assert answer.status == 200
         assert answer.body.endswith(b"}}\n\n")
         assert answer.body.count(b'"engine_lost"') == 1
@@ -97,18 +97,18 @@ async def test_a_machine_that_fails_again_and_again_is_left_alone(
     async with two_machines(opened) as (front, first, second):
         first.default = script
         for _ in range(3):
-            answer = await asked(front, whole(front, STREAM))
+            answer = await send_request(front, whole(front, STREAM))
             assert answer.status == 200
             assert answer.body.endswith(b"[DONE]\n\n") == moves
         for _ in range(10):
-            assert (await asked(front, whole(front, STREAM))).body.endswith(b"[DONE]\n\n")
+            assert (await send_request(front, whole(front, STREAM))).body.endswith(b"[DONE]\n\n")
         assert len(first.requests) == 3
         assert len(second.requests) == 10 + 3 * moves
         assert await front.metric("machines_left_alone") == 1
         assert len(await front.usage(13)) == 13
         first.default = Script()
         await new_engine(front, first.base_url)
-        assert (await asked(front, whole(front))).status == 200
+        assert (await send_request(front, whole(front))).status == 200
         assert len(first.requests) == 4, "what an earlier engine did is not the new one's fault"
         assert await front.metric("machines_left_alone") == 0
 
@@ -117,7 +117,7 @@ async def test_a_refusal_and_a_client_that_leaves_are_no_failures(opened: Opened
     async with two_machines(opened) as (front, first, second):
         first.default = Script(status=429, retry_after="3", message="too busy")
         for _ in range(4):
-            refused = await asked(front, whole(front))
+            refused = await send_request(front, whole(front))
             assert (refused.status, refused.error["message"]) == (429, "too busy")
         first.default = Script(hold_after=0)
         for number in range(5, 9):
@@ -132,7 +132,7 @@ async def test_a_refusal_and_a_client_that_leaves_are_no_failures(opened: Opened
                 await connection.until(b"w2")
             assert await (await first.received(number)).ended() == "left"
         first.default = Script()
-        assert (await asked(front, whole(front))).status == 200
+        assert (await send_request(front, whole(front))).status == 200
         assert (len(first.requests), len(second.requests)) == (13, 0)
         assert await front.metric("machines_left_alone") == 0
         assert await front.metric("failovers_total") == 0
@@ -143,10 +143,10 @@ async def test_the_only_machine_is_tried_however_often_it_failed(opened: Opened)
     async with scripted() as engine:
         engine.default = Script(reset_after=0)
         await front.machine("m1", "ready", engine.base_url)
-        found = [own_error(await asked(front, whole(front))) for _ in range(6)]
-        assert found == ["502 upstream_unreachable"] * 6
+        results = [own_error(await send_request(front, whole(front))) for _ in range(6)]
+        assert results == ["502 upstream_unreachable"] * 6
         assert len(engine.requests) == 6, "where there is no other, leaving it alone would help nobody"
         engine.default = Script()
-        assert (await asked(front, whole(front))).status == 200
+        assert (await send_request(front, whole(front))).status == 200
         assert await front.metric("machines_left_alone") == 0
         await until(lambda: asyncio.sleep(0, engine.running), lambda running: running == 0)

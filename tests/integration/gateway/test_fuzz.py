@@ -28,15 +28,15 @@ HANGING_SECONDS = 60.0
 
 def narrowed() -> dict[str, Any]:
     """The description as it holds here: models that there are or are not, and an engine that never says no."""
-    told: dict[str, Any] = json.loads(document())
+    reported: dict[str, Any] = json.loads(document())
     names = {"enum": [MODEL, "absent", "org/absent"]}
-    told["components"]["schemas"]["Request"]["properties"]["model"] = names
-    told["components"]["schemas"]["EngineError"] = {"not": {}}
-    told["paths"]["/v1/models/{model}"]["get"]["parameters"][0]["schema"] = names
-    for item in told["paths"].values():
+    reported["components"]["schemas"]["Request"]["properties"]["model"] = names
+    reported["components"]["schemas"]["EngineError"] = {"not": {}}
+    reported["paths"]["/v1/models/{model}"]["get"]["parameters"][0]["schema"] = names
+    for item in reported["paths"].values():
         for operation in item.values():
             operation["responses"].pop("default", None)
-    return told
+    return reported
 
 
 async def fuzzed(front: Front, *options: str) -> tuple[int, str]:
@@ -63,9 +63,9 @@ async def fuzzed(front: Front, *options: str) -> tuple[int, str]:
 
 async def test_the_gateway_keeps_to_its_own_description(opened: Opened) -> None:
     async def agree(side: EngineSide) -> None:
-        asked = json.loads(engine.requests[-1].partition(b"\r\n\r\n")[2])
+        body = json.loads(engine.requests[-1].partition(b"\r\n\r\n")[2])
         events = answer_of(EVENT + DONE).replace(b"application/json", b"text/event-stream")
-        await side.send(events if asked.get("stream") else answer_of())
+        await side.send(events if body.get("stream") else answer_of())
 
     async with raw_engine(agree) as engine:
         front = await front_before(opened, engine.base_url)
@@ -124,26 +124,26 @@ def broken(draw: st.DrawFn, good: list[bytes]) -> bytes:
 
 async def statuses(front: Front, sent: bytes) -> list[int]:
     """Of all answers until the gateway ends the connection, which it has to, in whatever way."""
-    found: list[int] = []
+    results: list[int] = []
     async with connected(front.url) as connection, asyncio.timeout(HANGING_SECONDS):
         try:
             await connection.send(sent)
             while (answer := await connection.answer(bodyless=False)) is not None:
-                found.append(answer.status)
+                results.append(answer.status)
         except (ConnectionError, Cut):
             pass
-    return found
+    return results
 
 
 async def test_a_request_with_broken_bytes_is_answered_or_cut(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await front_before(opened, scripted_engine.base_url, BOUNDS)
     loop = asyncio.get_running_loop()
-    told: list[int] = []
+    reported: list[int] = []
 
     async def batch(all_sent: list[bytes]) -> None:
-        for sent, found in zip(all_sent, await asyncio.gather(*(statuses(front, s) for s in all_sent)), strict=True):
-            assert [status for status in found if status >= 500] == [], sent
-            told.extend(found)
+        for sent, results in zip(all_sent, await asyncio.gather(*(statuses(front, s) for s in all_sent)), strict=True):
+            assert [status for status in results if status >= 500] == [], sent
+            reported.extend(results)
         await still_serves(front)
 
     @given(st.lists(broken(seeds(front)), min_size=BATCH, max_size=BATCH))
@@ -159,5 +159,5 @@ async def test_a_request_with_broken_bytes_is_answered_or_cut(opened: Opened, sc
         asyncio.run_coroutine_threadsafe(batch(all_sent), loop).result()
 
     await asyncio.to_thread(search)
-    assert {200, 400, 401, 404} <= set(told), "the breaking is too gentle, or too harsh"
+    assert {200, 400, 401, 404} <= set(reported), "the breaking is too gentle, or too harsh"
     assert all(seen.body["model"] == scripted_engine.name for seen in scripted_engine.requests)

@@ -15,7 +15,7 @@ from shared.messages.budget import BudgetGate
 from shared.messages.codec import encode
 from shared.tasks import cancel_and_wait
 from tests.integration.gateway.conftest import MODEL, Front
-from tests.integration.gateway.hostile import BODY, STREAM, asked, own_error, whole
+from tests.integration.gateway.hostile import BODY, STREAM, own_error, send_request, whole
 from tests.kit.raw_http import RawConnection, connected
 from tests.kit.scripted_engine import ScriptedEngine, scripted
 from tests.kit.waiting import until
@@ -30,8 +30,8 @@ async def gate(front: Front, scope: str, reason: str = "", *, ago: float = 0.0) 
     await front.bus.put(BUDGET, budget_key(scope), encode(seen))
 
 
-async def told(front: Front, *headers: str) -> str:
-    answer = await asked(front, whole(front, BODY, *headers))
+async def code_of(front: Front, *headers: str) -> str:
+    answer = await send_request(front, whole(front, BODY, *headers))
     return "200" if answer.status == 200 else own_error(answer)
 
 
@@ -47,7 +47,7 @@ async def front(opened: Opened) -> Front:
 @asynccontextmanager
 async def held(front: Front, body: bytes) -> AsyncIterator[RawConnection]:
     """One request that waits for a machine, by a gateway that knows of an open gate."""
-    await until(lambda: told(front, "X-Wake-Timeout: 0"), lambda answer: answer == "503 waking")
+    await until(lambda: code_of(front, "X-Wake-Timeout: 0"), lambda answer: answer == "503 waking")
     async with connected(front.url) as connection:
         await connection.send(whole(front, body))
         await until(lambda: front.metric("waiting"), lambda waiting: waiting == 1)
@@ -60,25 +60,25 @@ async def first_closed(front: Front) -> AsyncIterator[tuple[ScriptedEngine, Scri
     async with scripted() as first, scripted() as second:
         await front.machine("m1", "ready", first.base_url)
         await front.machine("m2", "ready", second.base_url)
-        await until(lambda: told(front), lambda answer: answer == "200")
+        await until(lambda: code_of(front), lambda answer: answer == "200")
         assert (len(first.requests) > 0, second.requests) == (True, [])
         await gate(front, FIRST, "budget_closed")
-        await until(lambda: told(front), lambda answer: answer == "200" and bool(second.requests))
+        await until(lambda: code_of(front), lambda answer: answer == "200" and bool(second.requests))
         yield first, second
 
 
 async def test_a_closed_tier_is_passed_over_and_a_lineup_of_closed_tiers_is_refused(front: Front) -> None:
     async with first_closed(front) as (first, second):
         before = len(first.requests), len(second.requests)
-        assert await told(front) == "200"
+        assert await code_of(front) == "200"
         assert (len(first.requests), len(second.requests)) == (before[0], before[1] + 1)
         await gate(front, SECOND, "closed_by_operator")
-        await until(lambda: told(front), lambda answer: answer == "503 budget_closed")
+        await until(lambda: code_of(front), lambda answer: answer == "503 budget_closed")
         await gate(front, SECOND, ago=301)
         await gate(front, FIRST, ago=301)
-        await until(lambda: told(front), lambda answer: answer == "503 billing_unobservable")
+        await until(lambda: code_of(front), lambda answer: answer == "503 billing_unobservable")
         await gate(front, FIRST)
-        await until(lambda: told(front), lambda answer: answer == "200")
+        await until(lambda: code_of(front), lambda answer: answer == "200")
 
 
 async def test_a_held_request_does_not_go_to_a_closed_tier_before_that_opens(front: Front) -> None:
@@ -95,7 +95,7 @@ async def test_a_held_request_does_not_go_to_a_closed_tier_before_that_opens(fro
 
 
 @pytest.mark.parametrize("body", [BODY, STREAM])
-async def test_who_waits_for_tiers_that_all_close_is_told_so(front: Front, body: bytes) -> None:
+async def test_held_requests_are_rejected_when_all_their_tiers_close(front: Front, body: bytes) -> None:
     async with held(front, body) as connection:
         if body is STREAM:
             await connection.until(b": waking tier=first")
@@ -116,7 +116,7 @@ async def test_who_waits_for_tiers_that_all_close_is_told_so(front: Front, body:
     assert await front.metric("waiting") == 0
 
 
-async def test_who_waits_is_told_when_the_fleets_gate_closes(opened: Opened) -> None:
+async def test_held_requests_are_rejected_when_the_fleets_gate_closes(opened: Opened) -> None:
     front = await opened(more='[billing]\ndaily_budget = "10.00"')
     await gate(front, FLEET)
     async with held(front, BODY) as connection:
@@ -126,7 +126,7 @@ async def test_who_waits_is_told_when_the_fleets_gate_closes(opened: Opened) -> 
         assert own_error(answer) == "503 budget_closed"
 
 
-async def test_who_waits_is_told_when_the_gate_grows_old(opened: Opened) -> None:
+async def test_held_requests_are_rejected_when_the_gate_goes_stale(opened: Opened) -> None:
     front = await opened(more='[billing]\ndaily_budget = "10.00"\nobservation_timeout = "5s"')
 
     async def kept_fresh() -> None:
@@ -156,8 +156,8 @@ async def test_an_sdk_waits_for_the_first_observation(opened: Opened) -> None:
         assert (await asking).choices[0].finish_reason
 
 
-async def test_a_crowd_that_waits_is_told_whole(front: Front) -> None:
-    await until(lambda: told(front, "X-Wake-Timeout: 0"), lambda answer: answer == "503 waking")
+async def test_all_of_many_held_requests_are_rejected_when_the_gate_closes(front: Front) -> None:
+    await until(lambda: code_of(front, "X-Wake-Timeout: 0"), lambda answer: answer == "503 waking")
     async with AsyncExitStack() as stack:
         connections = [await stack.enter_async_context(connected(front.url)) for _ in range(150)]
         for connection in connections:

@@ -45,7 +45,7 @@ async def test_a_stream_is_the_engine_s_own_and_its_usage_is_counted(
     assert "authorization" not in scripted_engine.requests[0].headers
 
 
-async def test_a_whole_answer_passes_with_its_request_id(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+async def test_a_buffered_response_passes_with_its_request_id(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await opened()
     await front.machine("m1", "ready", scripted_engine.base_url)
     answer = await front.sdk.chat.completions.create(**ASK, seed=7, extra_body={"vendor": {"a": 1}})
@@ -63,9 +63,9 @@ async def test_a_whole_answer_passes_with_its_request_id(opened: Opened, scripte
 async def test_a_request_is_held_until_a_machine_is_ready(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await opened()
     asking = asyncio.create_task(front.sdk.chat.completions.create(**ASK))
-    wanted = await front.wake_request(lambda request: request.waiting == 1)
-    assert wanted.key_id == front.key_id
-    assert len(wanted.request_ids) == 1
+    expected = await front.wake_request(lambda request: request.waiting == 1)
+    assert expected.key_id == front.key_id
+    assert len(expected.request_ids) == 1
     assert not asking.done()
     await front.machine("m1", "ready", scripted_engine.base_url)
     await asking
@@ -75,7 +75,7 @@ async def test_a_request_is_held_until_a_machine_is_ready(opened: Opened, script
     assert event.wake_id == "wake-1"
 
 
-async def test_a_waiting_stream_hears_comments_and_then_tokens(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+async def test_a_waiting_stream_gets_comments_and_then_tokens(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await opened()
     async with (
         aiohttp.ClientSession(headers={"Authorization": f"Bearer {front.key}"}) as session,
@@ -134,7 +134,7 @@ async def test_a_client_that_leaves_stops_the_engine_and_is_counted(
     assert (event.outcome, event.completion_tokens, event.basis) == ("client_closed", 3, "engine")
 
 
-async def test_a_client_gone_before_the_first_byte_is_counted_as_nothing(
+async def test_a_client_gone_before_the_first_byte_counts_zero_tokens(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     front = await opened()
@@ -164,7 +164,7 @@ async def test_an_engine_that_dies_in_a_stream_ends_it_with_one_error(
 
 
 @pytest.mark.parametrize("script", [Script(reset_after=0), Script(status=500), Script(status=503)])
-async def test_a_failure_before_the_first_byte_goes_to_the_next_machine_once(
+async def test_a_failure_before_the_first_byte_fails_over_once(
     opened: Opened, scripted_engine: ScriptedEngine, script: Script
 ) -> None:
     front = await opened()
@@ -177,7 +177,7 @@ async def test_a_failure_before_the_first_byte_goes_to_the_next_machine_once(
     assert (event.machine, event.outcome, event.status) == ("m2", "completed", 200)
 
 
-async def test_an_engine_that_is_not_there_is_told_and_not_counted(opened: Opened) -> None:
+async def test_an_unreachable_engine_gets_502_and_no_usage_event(opened: Opened) -> None:
     front = await opened()
     await front.machine("m1", "ready", "http://127.0.0.1:1")
     with pytest.raises(openai.InternalServerError) as caught:
@@ -195,14 +195,14 @@ async def test_an_engine_s_refusal_passes_through(opened: Opened, scripted_engin
     assert (event.outcome, event.status, event.completion_tokens) == ("failed", 400, 0)
 
 
-async def test_a_draining_machine_gets_nothing_new_and_is_acknowledged(
+async def test_a_draining_machine_gets_no_new_request_and_is_acknowledged(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     front = await opened()
-    heard: asyncio.Queue[Activity] = asyncio.Queue()
+    arrived: asyncio.Queue[Activity] = asyncio.Queue()
 
     async def on_activity(received: Received) -> None:
-        heard.put_nowait(decode(received.data, Activity))
+        arrived.put_nowait(decode(received.data, Activity))
 
     await front.bus.subscribe(ACTIVITIES, on_activity)
     await front.machine("m1", "ready", scripted_engine.base_url)
@@ -216,7 +216,7 @@ async def test_a_draining_machine_gets_nothing_new_and_is_acknowledged(
     scripted_engine.release()
     await running
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while (activity := await heard.get()).machines["m1"].acknowledged != draining:
+        while (activity := await arrived.get()).machines["m1"].acknowledged != draining:
             assert activity.machines["m1"].acknowledged is None
     assert activity.written == 1, "it says how far its usage goes"
     assert len(scripted_engine.requests) == 1

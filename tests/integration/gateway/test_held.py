@@ -16,7 +16,7 @@ from shared.bus.subjects import WAKE_REQUESTS
 from shared.messages.codec import decode
 from shared.messages.gateway import WakeRequest
 from tests.integration.gateway.conftest import MODEL, Front
-from tests.integration.gateway.hostile import BODY, PATH, STREAM, asked, own_error
+from tests.integration.gateway.hostile import BODY, PATH, STREAM, own_error, send_request
 from tests.kit.raw_engine import DONE, EVENT, STREAM_HEAD, EngineSide, raw_engine
 from tests.kit.raw_engine import whole as whole_answer
 from tests.kit.raw_http import Answer, RawConnection, connected, head
@@ -53,39 +53,39 @@ async def answer_to(connection: RawConnection) -> Answer:
     return answer
 
 
-async def test_many_who_wait_are_one_level_and_bounded(opened: Opened) -> None:
+async def test_many_waiting_requests_are_one_bounded_wake_request(opened: Opened) -> None:
     front = await opened('wake_repeat = "1s"\nmax_waiting = 201\nmax_waiting_per_key = 150')
-    told: list[WakeRequest] = []
+    reported: list[WakeRequest] = []
 
     async def on_request(received: Received) -> None:
-        told.append(decode(received.data, WakeRequest))
+        reported.append(decode(received.data, WakeRequest))
 
     await front.bus.subscribe(WAKE_REQUESTS, on_request)
     _, second = await front.mint()
     await front.knows(second)
     async with holding(front, request(front.key)) as (longest,):
         async with holding(front, *[request(front.key)] * 149, *[request(second)] * 50):
-            of_key = await asked(front, request(front.key))
+            of_key = await send_request(front, request(front.key))
             async with holding(front, request(second)):
-                in_all = await asked(front, request(second))
-                await until(lambda: asyncio.sleep(0, told), lambda seen: [t.waiting for t in seen].count(201) >= 3)
+                in_all = await send_request(front, request(second))
+                await until(lambda: asyncio.sleep(0, reported), lambda seen: [t.waiting for t in seen].count(201) >= 3)
         for refused in (of_key, in_all):
             assert own_error(refused) == "429 too_many_waiting"
             assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert await front.metric("limit_hits_total", limit="waiting_per_key") == 1
         assert await front.metric("limit_hits_total", limit="waiting") == 1
         await until(lambda: front.metric("waiting"), lambda waiting: waiting == 1)
-        left = await until(lambda: asyncio.sleep(0, told[-1]), lambda last: last.waiting == 1)
+        left = await until(lambda: asyncio.sleep(0, reported[-1]), lambda last: last.waiting == 1)
         assert len(left.request_ids) == 1
-        assert {t.waiting for t in told} <= {*range(1, 202)}
+        assert {t.waiting for t in reported} <= {*range(1, 202)}
         longest.close()
-        withdrawn = await until(lambda: asyncio.sleep(0, told[-1]), lambda last: last.waiting == 0)
-    assert withdrawn.sent_at - told[-2].sent_at < 0.96, "the last one's leaving is told at once"
-    pauses = [later.sent_at - earlier.sent_at for earlier, later in pairwise(told[:-1])]
+        withdrawn = await until(lambda: asyncio.sleep(0, reported[-1]), lambda last: last.waiting == 0)
+    assert withdrawn.sent_at - reported[-2].sent_at < 0.96, "the last one's leaving is told at once"
+    pauses = [later.sent_at - earlier.sent_at for earlier, later in pairwise(reported[:-1])]
     assert min(pauses) > 0.96, "who comes and who goes is told by the next repeat"
-    assert {t.model for t in told} == {MODEL}
-    assert len(told[0].request_ids) == 1
-    assert max(len(t.request_ids) for t in told) == 16
+    assert {t.model for t in reported} == {MODEL}
+    assert len(reported[0].request_ids) == 1
+    assert max(len(t.request_ids) for t in reported) == 16
 
 
 class Narrow:
@@ -111,7 +111,7 @@ class Narrow:
             await side.send(whole_answer())
 
 
-async def test_all_who_waited_are_served_in_turn_and_never_too_many_at_once(opened: Opened) -> None:
+async def test_waiting_requests_are_served_in_turn_within_the_concurrency(opened: Opened) -> None:
     front = await opened(room=2)
     _, second = await front.mint()
     await front.knows(second)
@@ -125,36 +125,36 @@ async def test_all_who_waited_are_served_in_turn_and_never_too_many_at_once(open
 
     async with raw_engine(play) as engine, holding(front, *theirs, request(second, second_body)) as connections:
         await front.machine("m1", "ready", engine.base_url)
-        found = await asyncio.gather(*map(answer_to, connections))
-        assert {answer.status for answer in found} == {200}
-        assert [answer.body.endswith(DONE) for answer in found] == [True, False] * 150 + [False]
+        results = await asyncio.gather(*map(answer_to, connections))
+        assert {answer.status for answer in results} == {200}
+        assert [answer.body.endswith(DONE) for answer in results] == [True, False] * 150 + [False]
         assert narrow.most == 2
         assert "second" in narrow.users[:3], "one who waits for little does not wait for all of another's"
         assert len(narrow.users) == 301
         assert await front.metric("waiting") == await front.metric("in_flight") == 0
 
 
-async def test_a_waiting_stream_is_told_what_is_known_of_the_wake(opened: Opened) -> None:
+async def test_a_waiting_stream_gets_the_wake_s_phase_and_eta(opened: Opened) -> None:
     front = await opened()
     await front.machine("m2", "waking", phase="loading", ready_at=time.time() + 142)
     await front.seen()
     async with connected(front.url) as connection:
         await connection.send(request(front.key, STREAM))
-        told = (await connection.until(b"eta=")) + await connection.until(b"\n")
-        assert re.search(rb": waking tier=second phase=loading eta=14[012]\n$", told)
-    refused = await asked(front, request(front.key, BODY, "X-Wake-Timeout: 0"))
+        reported = (await connection.until(b"eta=")) + await connection.until(b"\n")
+        assert re.search(rb": waking tier=second phase=loading eta=14[012]\n$", reported)
+    refused = await send_request(front, request(front.key, BODY, "X-Wake-Timeout: 0"))
     assert own_error(refused) == "503 waking"
     assert refused.headers["retry-after"] == "60"
     await front.machine("m2", "waking", phase="first_token", ready_at=time.time() + 7)
     await front.seen()
-    refused = await asked(front, request(front.key, BODY, "X-Wake-Timeout: 0"))
+    refused = await send_request(front, request(front.key, BODY, "X-Wake-Timeout: 0"))
     assert int(refused.headers["retry-after"]) in {6, 7}
 
 
 BAD = ("soon", "-1", "nan", "inf", "", "1s", "0x10")
 
 
-async def test_a_caller_says_how_long_it_waits(opened: Opened) -> None:
+async def test_x_wake_timeout_bounds_the_wait(opened: Opened) -> None:
     front = await opened('hold_cap = "3s"')
     await front.machine("m2", "asleep")
     sent = {
@@ -162,20 +162,20 @@ async def test_a_caller_says_how_long_it_waits(opened: Opened) -> None:
         for limit in ("0", "0.0", "0.05", "2", "3", "99", "1e3", *BAD)
         for kind, body in (("whole", BODY), ("stream", STREAM))
     }
-    found = dict(zip(sent, await asyncio.gather(*(asked(front, one) for one in sent.values())), strict=True))
+    results = dict(zip(sent, await asyncio.gather(*(send_request(front, one) for one in sent.values())), strict=True))
     for limit in BAD:
         for kind in ("whole", "stream"):
-            assert own_error(found[limit, kind]) == "400 invalid_request", limit
-            assert found[limit, kind].error["param"] == "X-Wake-Timeout"
+            assert own_error(results[limit, kind]) == "400 invalid_request", limit
+            assert results[limit, kind].error["param"] == "X-Wake-Timeout"
     for limit in ("0", "0.0", "0.05", "2"):
-        assert own_error(found[limit, "whole"]) == "503 waking"
-        assert 1 <= int(found[limit, "whole"].headers["retry-after"]) <= 60
+        assert own_error(results[limit, "whole"]) == "503 waking"
+        assert 1 <= int(results[limit, "whole"].headers["retry-after"]) <= 60
     for limit in ("0", "0.0", "0.05"):
-        assert own_error(found[limit, "stream"]) == "503 waking", "a quick answer has a true status, also to a stream"
+        assert own_error(results[limit, "stream"]) == "503 waking", "a quick answer has a true status, also to a stream"
     for limit in ("3", "99", "1e3"):
-        assert own_error(found[limit, "whole"]) == "504 wake_timeout", "no more than the cap"
+        assert own_error(results[limit, "whole"]) == "504 wake_timeout", "no more than the cap"
     for limit, code in (("2", "waking"), ("3", "wake_timeout"), ("99", "wake_timeout"), ("1e3", "wake_timeout")):
-        late = found[limit, "stream"]
+        late = results[limit, "stream"]
         assert late.status == 200
         *comments, error, end = late.body.split(b"\n\n")
         assert end == b""
@@ -184,7 +184,7 @@ async def test_a_caller_says_how_long_it_waits(opened: Opened) -> None:
         assert all(comment.startswith(b": waking tier=first ") for comment in comments)
 
 
-async def test_who_comes_while_a_machine_drains_is_served_by_the_next_that_wakes(
+async def test_a_request_during_a_drain_is_served_by_the_next_machine_that_wakes(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     front = await opened()
@@ -194,23 +194,23 @@ async def test_who_comes_while_a_machine_drains_is_served_by_the_next_that_wakes
     assert [model.id async for model in front.sdk.models.list()] == [MODEL], "what sleeps is offered all the same"
     assert (await front.sdk.models.retrieve(MODEL)).id == MODEL
     async with holding(front, request(front.key)) as (connection,):
-        wanted = await front.wake_request(lambda request: request.waiting == 1)
+        expected = await front.wake_request(lambda request: request.waiting == 1)
         await front.machine("m1", "falling_asleep")
         await front.machine("m2", "waking", phase="loading")
         await front.machine("m2", "ready", scripted_engine.base_url)
         answer = await answer_to(connection)
     assert answer.status == 200
     (event,) = await front.usage(1)
-    assert (event.machine, event.wake_id, event.id) == ("m2", "wake-1", wanted.request_ids[0])
+    assert (event.machine, event.wake_id, event.id) == ("m2", "wake-1", expected.request_ids[0])
     assert event.wake_wait > 0
 
 
 def rss(front: Front) -> int:
     """Of the gateway's process, in bytes."""
     status = Path(f"/proc/{front.service.announced.pid}/status").read_text("ascii")
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) * 1024
+    results = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert results is not None
+    return int(results[1]) * 1024
 
 
 @pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "streams"])

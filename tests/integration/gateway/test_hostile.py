@@ -15,12 +15,12 @@ from tests.integration.gateway.hostile import (
     STREAM,
     Opened,
     answers,
-    asked,
     front_before,
     goes_on,
     own_error,
     peak_memory,
     post,
+    send_request,
     still_serves,
     whole,
 )
@@ -37,15 +37,15 @@ async def outcome(front: Front, *sent: bytes) -> list[str]:
         with suppress(ConnectionError):  # the gateway may have heard enough
             await connection.send(*sent)
         try:
-            found = await answers(connection)
+            results = await answers(connection)
         except TimeoutError:
             return ["it hangs"]
-    for answer in found[:-1]:
+    for answer in results[:-1]:
         assert answer.headers.get("connection") != "close", "answers after the last"
-    told = [own_error(answer) if answer.status >= 400 else str(answer.status) for answer in found]
-    if found and found[-1].headers.get("connection") != "close":
-        told.append("closed without a word about it")
-    return told or [CLOSED]
+    reported = [own_error(answer) if answer.status >= 400 else str(answer.status) for answer in results]
+    if results and results[-1].headers.get("connection") != "close":
+        reported.append("closed without a word about it")
+    return reported or [CLOSED]
 
 
 BAD_HEADS = {
@@ -121,7 +121,7 @@ async def faults_of(front: Front, cases: dict[str, bytes]) -> dict[str, list[str
     """The cases that come to something else than a 400 and the end, or the end alone."""
     came = {name: await outcome(front, sent) for name, sent in cases.items()}
     await still_serves(front)
-    return {name: told for name, told in came.items() if told not in (["400 invalid_request"], [CLOSED])}
+    return {name: reported for name, reported in came.items() if reported not in (["400 invalid_request"], [CLOSED])}
 
 
 async def test_what_is_no_http_is_refused_and_the_connection_ends(
@@ -182,10 +182,10 @@ async def test_what_has_no_end_is_refused(opened: Opened, scripted_engine: Scrip
     front = await front_before(opened, scripted_engine.base_url)
     await still_serves(front)
     before = peak_memory(front)
-    told = {name: await outcome(front, sent) for name, sent in ENDLESS_HEADS.items()}
-    assert told == {name: ["431 request_too_large"] for name in ENDLESS_HEADS}
-    told = {name: await outcome(front, post(front, CHUNKED), sent) for name, sent in ENDLESS_CHUNKS.items()}
-    assert [name for name, came in told.items() if came not in (["400 invalid_request"], [CLOSED])] == [], told
+    reported = {name: await outcome(front, sent) for name, sent in ENDLESS_HEADS.items()}
+    assert reported == {name: ["431 request_too_large"] for name in ENDLESS_HEADS}
+    reported = {name: await outcome(front, post(front, CHUNKED), sent) for name, sent in ENDLESS_CHUNKS.items()}
+    assert [name for name, came in reported.items() if came not in (["400 invalid_request"], [CLOSED])] == [], reported
     await still_serves(front)
     assert peak_memory(front) - before < 10 * MEGABYTE
 
@@ -217,7 +217,7 @@ async def test_a_body_beyond_its_bound_is_refused_as_soon_as_that_is_known(
     assert await outcome(front, post(front, CHUNKED), chunk(b" " * 100001)) == ["413 request_too_large"]
     assert await outcome(front, post(front, CHUNKED), b"%x\r\n" % (1 << 60), b"x" * 100001) == ["413 request_too_large"]
     assert await outcome(front, post(front, CHUNKED), chunk(b" ") * MEGABYTE) == ["413 request_too_large"]
-    assert (await asked(front, whole(front, BODY.ljust(100_000)))).status == 200
+    assert (await send_request(front, whole(front, BODY.ljust(100_000)))).status == 200
     await still_serves(front)
     assert peak_memory(front) - before < 10 * MEGABYTE
 
@@ -249,11 +249,11 @@ async def test_a_wrong_body_costs_its_request_and_not_the_connection(
 ) -> None:
     front = await front_before(opened, scripted_engine.base_url)
     async with connected(front.url) as connection:
-        for name, (body, wanted) in BAD_REQUESTS.items():
+        for name, (body, expected) in BAD_REQUESTS.items():
             await connection.send(whole(front, body))
             answer = await connection.answer()
             assert answer is not None, name
-            assert (name, own_error(answer)) == (name, wanted)
+            assert (name, own_error(answer)) == (name, expected)
             await goes_on(connection, front)
     assert len(scripted_engine.requests) == len(BAD_REQUESTS), "the honest ones between them"
 
@@ -281,14 +281,16 @@ ODD_HEADERS = (
 
 async def test_a_wrong_header_is_refused(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await front_before(opened, scripted_engine.base_url)
-    told = {headers: own_error(await asked(front, post(front, *headers) + BODY)) for headers in WRONG_HEADERS}
-    assert told == WRONG_HEADERS
-    assert own_error(await asked(front, post(front))) == "411 length_required"
+    reported = {
+        headers: own_error(await send_request(front, post(front, *headers) + BODY)) for headers in WRONG_HEADERS
+    }
+    assert reported == WRONG_HEADERS
+    assert own_error(await send_request(front, post(front))) == "411 length_required"
     assert scripted_engine.requests == []
     await still_serves(front)
 
 
-async def test_what_only_looks_odd_is_served(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+async def test_unusual_but_valid_requests_are_served(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await front_before(opened, scripted_engine.base_url)
     odd = {" ".join(headers): post(front, *headers) + BODY for headers in ODD_HEADERS}
     odd["a query"] = whole(front, target=f"{PATH}?api-version=1&x=%00")
@@ -321,21 +323,21 @@ TARGETS = {
 }
 
 
-async def test_an_odd_target_finds_nothing_and_the_connection_goes_on(
+async def test_an_odd_target_gets_404_and_the_connection_stays_open(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     front = await front_before(opened, scripted_engine.base_url)
     key = f"Authorization: Bearer {front.key}"
-    told = {}
+    reported = {}
     for target in TARGETS:
         async with connected(front.url) as connection:
             await connection.send(head("GET", target, key))
             answer = await connection.answer()
             assert answer is not None, target
-            told[target] = own_error(answer) if answer.status >= 400 else str(answer.status)
+            reported[target] = own_error(answer) if answer.status >= 400 else str(answer.status)
             if answer.headers.get("connection") != "close":
                 await goes_on(connection, front)
-    assert told == TARGETS
+    assert reported == TARGETS
 
 
 async def test_another_method_is_refused_with_the_right_one(opened: Opened, scripted_engine: ScriptedEngine) -> None:
@@ -359,9 +361,9 @@ async def test_pipelined_requests_are_answered_in_order(opened: Opened, scripted
     async with connected(front.url) as connection:
         await connection.send((listing + whole(front) + lost + stream) * 50)
         for _ in range(50):
-            found = [await connection.answer() for _ in range(4)]
-            assert [answer and answer.status for answer in found] == [200, 200, 404, 200]
-            bodies = [answer.body for answer in found if answer]
+            results = [await connection.answer() for _ in range(4)]
+            assert [answer and answer.status for answer in results] == [200, 200, 404, 200]
+            bodies = [answer.body for answer in results if answer]
             assert b'"list"' in bodies[0]
             assert b"w5" in bodies[1]
             assert bodies[3].endswith(b"data: [DONE]\n\n")

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.integration.gateway.conftest import MODEL, Front
-from tests.integration.gateway.hostile import PATH, STREAM, Opened, asked, own_error, whole
+from tests.integration.gateway.hostile import PATH, STREAM, Opened, own_error, send_request, whole
 from tests.kit.raw_http import Answer, connected, head
 from tests.kit.scripted_engine import Script, ScriptedEngine
 
@@ -57,11 +57,11 @@ async def test_pages_and_paths(opened: Opened) -> None:
     assert "Did you mean" not in (await get(front, "/v2/models")).error["message"]
 
     for line, named in (("Content-Type: text/plain", "text/plain"), ("Content-Encoding: gzip", "gzip")):
-        unsupported = await asked(front, whole(front, b"{}", line))
+        unsupported = await send_request(front, whole(front, b"{}", line))
         assert own_error(unsupported) == "415 unsupported_media_type"
         assert named in unsupported.error["message"]
 
-    waking = await asked(front, whole(front, STREAM, "X-Wake-Timeout: 0"))
+    waking = await send_request(front, whole(front, STREAM, "X-Wake-Timeout: 0"))
     assert (own_error(waking), waking.headers["x-should-retry"]) == ("503 waking", "false")
     assert "retry-after" in waking.headers
 
@@ -70,13 +70,13 @@ async def test_pages_and_paths(opened: Opened) -> None:
     assert not [name for name in no_preflight.headers if name.startswith("access-control")]
 
 
-async def test_what_engines_tell_and_the_paths_to_them(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+async def test_engine_metadata_and_paths_are_forwarded(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await opened()
     await front.machine("m1", "ready", scripted_engine.base_url, max_model_len=8192)
     await front.machine("m2", "asleep", max_model_len=4096)
     await front.seen()
     assert json.loads((await get(front, "/v1/models")).body)["data"][0]["max_model_len"] == 4096
-    assert (await asked(front, whole(front, target=f"/{PATH}/"))).status == 200
+    assert (await send_request(front, whole(front, target=f"/{PATH}/"))).status == 200
     assert scripted_engine.requests[-1].path == PATH
 
 
@@ -97,8 +97,8 @@ async def test_pages_of_the_configured_origins_may_ask(
     scripted_engine.default = Script()
     origin = f"Origin: {ORIGIN}"
     answers = [
-        await asked(front, whole(front, STREAM, origin)),
-        await asked(front, whole(front, b"{", origin)),
+        await send_request(front, whole(front, STREAM, origin)),
+        await send_request(front, whole(front, b"{", origin)),
         await get(front, "/v1/models", origin, key=False),
         await get(front, "/nothing", origin),
     ]
@@ -127,7 +127,7 @@ async def test_requests_without_a_key_cannot_fill_the_log(opened: Opened) -> Non
                 assert answer.status == 401
                 count += 1
     for malformed in (b"NONSENSE\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"):
-        assert (await asked(front, malformed)).status == 400
+        assert (await send_request(front, malformed)).status == 400
         count += 1
     assert await front.metric("without_key_total") == count
     unlogged = await front.metric("without_key_unlogged_total")

@@ -9,9 +9,9 @@ from tests.integration.gateway.hostile import (
     MEGABYTE,
     STREAM,
     Opened,
-    asked,
     peak_memory,
     post,
+    send_request,
     still_serves,
     whole,
 )
@@ -54,7 +54,7 @@ WAYS = ((RawConnection.close, 5), (RawConnection.abort, 0), (RawConnection.finis
 """And how many more requests the client asks at once and again later, which wait for their turn."""
 
 
-async def test_an_engine_hears_at_once_that_a_client_has_left(opened: Opened) -> None:
+async def test_a_disconnect_aborts_the_engine_at_once(opened: Opened) -> None:
     talking = Talking()
 
     async def play(side: EngineSide) -> None:
@@ -75,7 +75,7 @@ async def test_an_engine_hears_at_once_that_a_client_has_left(opened: Opened) ->
             await until(lambda: asyncio.sleep(0, len(engine.requests)), lambda seen: seen == CLIENTS)
             for connection in connections:
                 await connection.send(head("GET", "/health") * ahead)
-            assert (await asked(front, head("GET", "/health"))).status == 200  # it has read them
+            assert (await send_request(front, head("GET", "/health"))).status == 200  # it has read them
             talking.left_at.set()
             for connection in connections:
                 leave(connection)
@@ -94,7 +94,7 @@ async def nothing_kept(front: Front) -> None:
         await until(lambda name=name: front.metric(name), lambda held: held == 0)  # type: ignore[misc]  # a default
 
 
-async def test_who_leaves_while_it_waits_or_sends_leaves_nothing_behind(opened: Opened) -> None:
+async def test_a_client_that_leaves_early_leaks_nothing(opened: Opened) -> None:
     """Again and again: what each took is given back before the next needs it."""
 
     async def play(side: EngineSide) -> None:
@@ -122,6 +122,6 @@ async def test_who_leaves_while_it_waits_or_sends_leaves_nothing_behind(opened: 
         assert peak_memory(front) - first < 8 * MEGABYTE
         assert engine.requests == []
         await front.machine("m1", "ready", engine.base_url)
-        assert (await asked(front, whole(front))).status == 200
+        assert (await send_request(front, whole(front))).status == 200
         assert len(await front.usage(1)) == 1, "what no engine has seen is no event"
         await still_serves(front)

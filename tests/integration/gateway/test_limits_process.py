@@ -12,7 +12,7 @@ from shared.messages.codec import decode, encode
 from shared.messages.keys import KeyRecord, digest
 from shared.messages.meter import KeyMonth, month_of
 from tests.integration.gateway.conftest import MODEL, Front
-from tests.integration.gateway.hostile import BODY, CHUNKED, PATH, STREAM, asked, own_error
+from tests.integration.gateway.hostile import BODY, CHUNKED, PATH, STREAM, own_error, send_request
 from tests.kit.raw_http import LAST_CHUNK, Answer, chunk, connected, head
 from tests.kit.scripted_engine import Script, ScriptedEngine
 from tests.kit.waiting import until
@@ -38,7 +38,7 @@ def capped(body: bytes, max_tokens: int) -> bytes:
     return body[:-1] + b',"max_tokens":%d}' % max_tokens
 
 
-async def test_every_answer_to_a_limited_key_says_how_it_stands(
+async def test_every_response_to_a_limited_key_has_rate_limit_headers(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     front = await opened("max_body_bytes = 2000", requests_per_minute=5, tokens_per_minute=10_000)
@@ -61,15 +61,15 @@ async def test_every_answer_to_a_limited_key_says_how_it_stands(
         ("400", (request(front.key, BODY, "X-Wake-Timeout: soon"),)),
     )
     for status, parts in sent:
-        answer = await asked(front, *parts)
+        answer = await send_request(front, *parts)
         assert str(answer.status) == status, parts
-        told = rates(answer)
-        assert told["x-ratelimit-limit-requests"] == "5", (parts, answer)
-        assert told["x-ratelimit-limit-tokens"] == "10000"
-        assert 0 <= int(told["x-ratelimit-remaining-requests"]) <= 5
-        assert set(told) >= {"x-ratelimit-reset-requests", "x-ratelimit-reset-tokens"}
-        assert 9900 <= int(told["x-ratelimit-remaining-tokens"]) <= 9950, "two answers of 50 tokens each"
-    spent = [await asked(front, request(front.key)) for _ in range(5)]
+        reported = rates(answer)
+        assert reported["x-ratelimit-limit-requests"] == "5", (parts, answer)
+        assert reported["x-ratelimit-limit-tokens"] == "10000"
+        assert 0 <= int(reported["x-ratelimit-remaining-requests"]) <= 5
+        assert set(reported) >= {"x-ratelimit-reset-requests", "x-ratelimit-reset-tokens"}
+        assert 9900 <= int(reported["x-ratelimit-remaining-tokens"]) <= 9950, "two answers of 50 tokens each"
+    spent = [await send_request(front, request(front.key)) for _ in range(5)]
     assert [one.status for one in spent] == [200, 200, 200, 429, 429], "what was refused for itself does not count"
     refused = spent[-1]
     assert own_error(refused) == "429 rate_limit_exceeded"
@@ -78,11 +78,11 @@ async def test_every_answer_to_a_limited_key_says_how_it_stands(
     assert 1 <= int(refused.headers["retry-after"]) <= MOST_WAIT
     assert "x-should-retry" not in refused.headers
     assert rates(refused)["x-ratelimit-remaining-requests"] == "0"
-    assert (await asked(front, request(front.key, NONE, method="GET", target="/v1/models"))).status == 200
+    assert (await send_request(front, request(front.key, NONE, method="GET", target="/v1/models"))).status == 200
     assert await front.metric("limit_hits_total", limit="requests") == 2
     _, free = await front.mint()
     await front.knows(free)
-    assert not rates(await asked(front, request(free))), "a key without limits hears of none"
+    assert not rates(await send_request(front, request(free))), "a key without limits hears of none"
 
 
 async def test_tokens_per_minute_are_held_while_a_request_runs_and_settled_at_its_end(
@@ -94,22 +94,24 @@ async def test_tokens_per_minute_are_held_while_a_request_runs_and_settled_at_it
     async with connected(front.url) as running:
         await running.send(request(front.key, capped(STREAM, 800)))
         await running.until(b"w1")
-        refused = await asked(front, request(front.key, capped(BODY, 300)))
+        refused = await send_request(front, request(front.key, capped(BODY, 300)))
         assert own_error(refused) == "429 rate_limit_exceeded"
         assert "1000 tokens per minute" in refused.error["message"]
         assert 1 <= int(refused.headers["retry-after"]) <= MOST_WAIT
         scripted_engine.release()
         await running.until(b"[DONE]")
     scripted_engine.default = Script(tokens=20, prompt_tokens=80)
-    assert (await asked(front, request(front.key, capped(BODY, 300)))).status == 200, "100 tokens were used, not 800"
+    assert (await send_request(front, request(front.key, capped(BODY, 300)))).status == 200, (
+        "100 tokens were used, not 800"
+    )
     await until(
-        lambda: asked(front, request(front.key, NONE, method="GET", target="/v1/models")),
+        lambda: send_request(front, request(front.key, NONE, method="GET", target="/v1/models")),
         lambda answer: rates(answer)["x-ratelimit-remaining-tokens"] == "800",
     )
     assert await front.metric("limit_hits_total", limit="tokens") == 1
 
 
-async def test_who_waits_counts_as_at_once_and_leaves_its_place(
+async def test_a_held_request_counts_as_concurrent_until_it_leaves(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     front = await opened(concurrency=2)
@@ -118,7 +120,7 @@ async def test_who_waits_counts_as_at_once_and_leaves_its_place(
         await first.send(request(front.key))
         await second.send(request(front.key, STREAM))
         await until(lambda: front.metric("waiting"), lambda waiting: waiting == 2)
-        refused = await asked(front, request(front.key))
+        refused = await send_request(front, request(front.key))
         assert own_error(refused) == "429 rate_limit_exceeded"
         assert "2 requests at once" in refused.error["message"]
         assert 1 <= int(refused.headers["retry-after"]) <= MOST_WAIT
@@ -126,7 +128,7 @@ async def test_who_waits_counts_as_at_once_and_leaves_its_place(
         await until(lambda: front.metric("waiting"), lambda waiting: waiting == 1)
         await front.machine("m1", "ready", scripted_engine.base_url)
         await second.until(b"[DONE]")
-    assert (await asked(front, request(front.key))).status == 200
+    assert (await send_request(front, request(front.key))).status == 200
     assert await front.metric("limit_hits_total", limit="concurrency") == 1
 
 
@@ -139,11 +141,11 @@ async def test_the_month_is_the_ledger_s_and_what_it_does_not_have_yet(
 
     async def ledger(key_id: str, tokens: int, *, ahead: float = 0.0) -> None:
         now = time.time()
-        told = KeyMonth(key_id=key_id, month=month_of(now + ahead), tokens=tokens, at=now)
-        await front.bus.put(MONTHS, subjects.month_key(key_id), encode(told))
+        reported = KeyMonth(key_id=key_id, month=month_of(now + ahead), tokens=tokens, at=now)
+        await front.bus.put(MONTHS, subjects.month_key(key_id), encode(reported))
 
     async def ask() -> Answer:
-        return await asked(front, request(front.key, capped(BODY, 50)))
+        return await send_request(front, request(front.key, capped(BODY, 50)))
 
     await ledger(front.key_id, 5000)
     await until(ask, lambda answer: answer.status == 429)
@@ -158,32 +160,34 @@ async def test_the_month_is_the_ledger_s_and_what_it_does_not_have_yet(
     assert await front.metric("limit_hits_total", limit="month") >= 2
 
 
-async def test_who_may_not_ask_is_told_soon(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+async def test_a_changed_key_takes_effect_within_a_second(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await opened(more=OTHER)
     await front.machine("m1", "ready", scripted_engine.base_url)
-    assert (await asked(front, request(front.key))).status == 200
+    assert (await send_request(front, request(front.key))).status == 200
     _, narrow = await front.mint(models=("org/other",))
     _, expired = await front.mint(expires_at=time.time() - 1)
     _, soon = await front.mint(expires_at=time.time() + 1.0)
 
     async def status(key: str) -> str:
-        answer = await asked(front, request(key))
+        answer = await send_request(front, request(key))
         return "200" if answer.status == 200 else own_error(answer)
 
-    await until(lambda: status(narrow), lambda told: told == "403 model_not_allowed")
-    assert (await asked(front, request(narrow, BODY.replace(b"org/model", b"org/other")))).status == 200
-    listed = await asked(front, request(narrow, NONE, method="GET", target="/v1/models"))
+    await until(lambda: status(narrow), lambda reported: reported == "403 model_not_allowed")
+    assert (await send_request(front, request(narrow, BODY.replace(b"org/model", b"org/other")))).status == 200
+    listed = await send_request(front, request(narrow, NONE, method="GET", target="/v1/models"))
     assert [model["id"] for model in msgspec.json.decode(listed.body)["data"]] == ["org/other"]
-    hidden = await asked(front, request(narrow, NONE, method="GET", target=f"/v1/models/{MODEL.replace('/', '%2F')}"))
+    hidden = await send_request(
+        front, request(narrow, NONE, method="GET", target=f"/v1/models/{MODEL.replace('/', '%2F')}")
+    )
     assert own_error(hidden) == "403 model_not_allowed"
     assert await status(expired) == "401 invalid_api_key"
-    await until(lambda: status(soon), lambda told: told == "401 invalid_api_key")
+    await until(lambda: status(soon), lambda reported: reported == "401 invalid_api_key")
 
     entry = await front.bus.get(KEYS, digest(front.key))
     assert entry is not None
     revoked = msgspec.structs.replace(decode(entry.value, KeyRecord), revoked_at=time.time())
     await front.bus.update(KEYS, digest(front.key), encode(revoked), revision=entry.revision)
-    await until(lambda: status(front.key), lambda told: told == "401 invalid_api_key")
+    await until(lambda: status(front.key), lambda reported: reported == "401 invalid_api_key")
 
 
 async def test_two_gateways_let_through_what_one_would(opened: Opened, scripted_engine: ScriptedEngine) -> None:
@@ -195,16 +199,16 @@ async def test_two_gateways_let_through_what_one_would(opened: Opened, scripted_
     _, alone = await one.mint(requests_per_minute=40)
 
     async def status(front: Front, key: str) -> int:
-        return (await asked(front, request(key))).status
+        return (await send_request(front, request(key))).status
 
     async def hammer(key: str, *fronts: Front) -> int:
         """How many are let through until for a second there are no more."""
         good, refused_since = 0, time.monotonic()
         while good < 40 or time.monotonic() < refused_since + 1.0:
-            found = await asyncio.gather(*(status(front, key) for front in fronts for _ in range(4)))
-            assert set(found) <= {200, 429}
-            if 200 in found:
-                good, refused_since = good + found.count(200), time.monotonic()
+            results = await asyncio.gather(*(status(front, key) for front in fronts for _ in range(4)))
+            assert set(results) <= {200, 429}
+            if 200 in results:
+                good, refused_since = good + results.count(200), time.monotonic()
         return good
 
     for front in (one, two):

@@ -9,11 +9,11 @@ from tests.integration.gateway.hostile import (
     PATH,
     STREAM,
     Opened,
-    asked,
     front_before,
     own_error,
     peak_memory,
     post,
+    send_request,
     still_serves,
     whole,
 )
@@ -43,7 +43,7 @@ async def begun(connection: RawConnection) -> int:
     return int(first.split(b" ", 2)[1])
 
 
-async def test_a_large_whole_answer_is_no_event_of_a_stream_that_has_begun(opened: Opened) -> None:
+async def test_a_large_buffered_response_is_not_sent_into_a_begun_stream(opened: Opened) -> None:
     async with raw_engine(answers_large) as engine:
         front = await opened()
         await front.machine("m2", "waking", phase="loading")
@@ -57,7 +57,7 @@ async def test_a_large_whole_answer_is_no_event_of_a_stream_that_has_begun(opene
         assert await front.metric("buffered_bytes") == 0
 
 
-async def test_whole_answers_count_for_their_key_until_they_are_read(opened: Opened) -> None:
+async def test_buffered_responses_count_for_their_key_until_read(opened: Opened) -> None:
     async with raw_engine(answers_large) as engine, AsyncExitStack() as stack:
         front = await front_before(opened, engine.base_url, LIMITS)
         unread = [await stack.enter_async_context(connected(front.url)) for _ in range(2)]
@@ -66,13 +66,13 @@ async def test_whole_answers_count_for_their_key_until_they_are_read(opened: Ope
             assert await begun(connection) == 200
         assert 24 * MEGABYTE < await front.metric("buffered_bytes") < 32 * MEGABYTE
         assert await front.metric("unread_answers") == 2
-        refused = await asked(front, whole(front))
+        refused = await send_request(front, whole(front))
         assert own_error(refused) == "429 too_many_waiting"
         assert 1 <= int(refused.headers["retry-after"]) <= 60
 
         _, another = await front.mint()
         await front.knows(another)
-        assert (await asked(front, with_key(another))).status == 200
+        assert (await send_request(front, with_key(another))).status == 200
 
         for connection in unread:
             await connection.send(whole(front))  # asked ahead: its turn comes when the first has been read
@@ -93,7 +93,7 @@ async def test_an_answer_is_released_once_it_is_read_or_lost(opened: Opened) -> 
 
     async with raw_engine(answers) as engine:
         front = await front_before(opened, engine.base_url)
-        statuses = [(await asked(front, whole(front))).status for _ in range(12)]
+        statuses = [(await send_request(front, whole(front))).status for _ in range(12)]
         assert statuses == [200, 502] * 6
         assert peak_memory(front) < 150 * MEGABYTE
 
@@ -117,7 +117,7 @@ async def test_bodies_of_one_key_leave_room_for_those_of_others(
                 refused = task.result()
                 assert refused is not None
                 assert own_error(refused) == "429 too_many_waiting"
-        assert (await asked(front, with_key(another))).status == 200
+        assert (await send_request(front, with_key(another))).status == 200
         ((task, connection),) = answering.items()
         await connection.send(b" ")
         answer = await task
@@ -149,7 +149,7 @@ async def test_large_bodies_take_a_small_multiple_of_their_size(
     before = peak_memory(front)
     for parts in LARGE_BODIES.values():
         body = large(*parts)
-        answer = await asked(front, whole(front, body))
+        answer = await send_request(front, whole(front, body))
         if answer.status == 200:
             sent = scripted_engine.requests[-1].raw
             assert b'"model": "%b"' % NAME.encode() in sent[:100]
@@ -173,5 +173,5 @@ async def test_what_is_sent_ahead_of_its_turn_is_not_kept(opened: Opened) -> Non
                 async with asyncio.timeout(2):
                     await connection.send(head("POST", PATH, f"Content-Length: {LARGE}"), bytes(LARGE))
             assert await front.metric("buffered_bytes") < held + MEGABYTE
-            assert (await asked(front, whole(front, b"{"))).status == 400
+            assert (await send_request(front, whole(front, b"{"))).status == 400
         await until(lambda: front.metric("buffered_bytes"), lambda held: held == 0)

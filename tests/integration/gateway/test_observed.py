@@ -13,7 +13,7 @@ from bench.nodelay import sockets
 from bench.processes import Family
 from shared.messages.keys import digest
 from tests.integration.gateway.conftest import MODEL, Front
-from tests.integration.gateway.hostile import PATH, STREAM, UUID7, asked, own_error, whole
+from tests.integration.gateway.hostile import PATH, STREAM, UUID7, own_error, send_request, whole
 from tests.kit.raw_http import connected
 from tests.kit.scripted_engine import Script, ScriptedEngine, scripted
 from tests.kit.waiting import until
@@ -58,10 +58,10 @@ async def lines(front: Front, count: int) -> list[dict[str, Any]]:
 
     async def read() -> list[dict[str, Any]]:
         whole_lines = front.service.log.read_text("utf-8").rpartition("\n")[0].split("\n")
-        told = [json.loads(line) for line in whole_lines if line.startswith("{")]
-        return [line for line in told if line["event"] == "request"]
+        reported = [json.loads(line) for line in whole_lines if line.startswith("{")]
+        return [line for line in reported if line["event"] == "request"]
 
-    return await until(read, lambda found: len(found) >= count)
+    return await until(read, lambda results: len(results) >= count)
 
 
 async def test_every_metric_is_there_from_the_start_and_moves(opened: Opened, scripted_engine: ScriptedEngine) -> None:
@@ -86,12 +86,12 @@ async def test_every_metric_is_there_from_the_start_and_moves(opened: Opened, sc
         await front.machine("m1", "ready", broken.base_url)
         await front.seen()
         for _ in range(3):
-            assert (await asked(front, whole(front))).status == 200
+            assert (await send_request(front, whole(front))).status == 200
         scripted_engine.default = Script(status=400)
-        assert (await asked(front, whole(front))).status == 400
+        assert (await send_request(front, whole(front))).status == 400
         scripted_engine.default = Script(tokens=4, prompt_tokens=9, reset_after=3)
-        assert b"engine_lost" in (await asked(front, whole(front, STREAM))).body
-        assert own_error(await asked(front, whole(front))) == "429 rate_limit_exceeded"
+        assert b"engine_lost" in (await send_request(front, whole(front, STREAM))).body
+        assert own_error(await send_request(front, whole(front))) == "429 rate_limit_exceeded"
     end = await until(lambda: metrics(front), lambda seen: seen["connections",] == 0)
     assert FAMILIES.keys() <= {key[0] for key in end}
     assert (
@@ -129,43 +129,41 @@ async def test_every_metric_is_there_from_the_start_and_moves(opened: Opened, sc
 CANARY = "canary-7f3a"
 
 
-async def test_each_request_is_a_line_and_nothing_tells_a_secret(
-    opened: Opened, scripted_engine: ScriptedEngine
-) -> None:
+async def test_each_request_is_one_log_line_without_secrets(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await opened("max_body_bytes = 4000")
     await front.machine("m1", "ready", scripted_engine.base_url)
     asking = json.dumps({"model": MODEL, "user": CANARY, "messages": [{"role": "user", "content": CANARY}]}).encode()
     stream = asking[:-1] + b',"stream":true}'
     scripted_engine.default = Script(words=(CANARY, CANARY), tokens=2)
-    found = [await asked(front, whole(front, body)) for body in (asking, stream)]
-    assert all(CANARY.encode() in answer.body for answer in found)
+    results = [await send_request(front, whole(front, body)) for body in (asking, stream)]
+    assert all(CANARY.encode() in answer.body for answer in results)
     scripted_engine.default = Script(status=400, message=CANARY)
-    found.append(await asked(front, whole(front, asking)))
+    results.append(await send_request(front, whole(front, asking)))
     scripted_engine.default = Script(words=(CANARY, CANARY, CANARY), tokens=3, reset_after=2)
-    found.append(await asked(front, whole(front, stream)))
+    results.append(await send_request(front, whole(front, stream)))
     scripted_engine.default = Script(reset_after=0)
-    found.append(await asked(front, whole(front, asking)))
+    results.append(await send_request(front, whole(front, asking)))
     wrong_bodies = (asking[:-1], asking.replace(b'"messages"', b'"model"'), asking.replace(b"org/model", b"x"))
-    found += [await asked(front, whole(front, body)) for body in wrong_bodies]
-    found.append(await asked(front, whole(front, asking, f"X-Wake-Timeout: {CANARY}")))
-    found.append(await asked(front, whole(front, asking, f"X-Vendor: {CANARY}", f"Cookie: {CANARY}")))
-    found.append(await asked(front, whole(front, asking, target=f"{PATH}?key={front.key}&prompt={CANARY}")))
-    found.append(await asked(front, whole(front, asking * 100)))
+    results += [await send_request(front, whole(front, body)) for body in wrong_bodies]
+    results.append(await send_request(front, whole(front, asking, f"X-Wake-Timeout: {CANARY}")))
+    results.append(await send_request(front, whole(front, asking, f"X-Vendor: {CANARY}", f"Cookie: {CANARY}")))
+    results.append(await send_request(front, whole(front, asking, target=f"{PATH}?key={front.key}&prompt={CANARY}")))
+    results.append(await send_request(front, whole(front, asking * 100)))
     wrong = whole(front, asking).replace(front.key.encode(), f"sk-{CANARY}".encode())
-    found.append(await asked(front, wrong))
-    assert [answer.status for answer in found] == [200, 200, 400, 200, 502, 400, 400, 404, 400, 502, 502, 413, 401]
-    told = await lines(front, len(found))
-    assert {line["request_id"] for line in told} == {answer.headers["x-request-id"] for answer in found}
-    assert all(UUID7.fullmatch(line["request_id"]) for line in told)
-    assert [line["status"] for line in told] == [answer.status for answer in found]
-    assert [line["key_id"] for line in told] == [front.key_id] * 12 + [None]
-    first = told[0]
+    results.append(await send_request(front, wrong))
+    assert [answer.status for answer in results] == [200, 200, 400, 200, 502, 400, 400, 404, 400, 502, 502, 413, 401]
+    reported = await lines(front, len(results))
+    assert {line["request_id"] for line in reported} == {answer.headers["x-request-id"] for answer in results}
+    assert all(UUID7.fullmatch(line["request_id"]) for line in reported)
+    assert [line["status"] for line in reported] == [answer.status for answer in results]
+    assert [line["key_id"] for line in reported] == [front.key_id] * 12 + [None]
+    first = reported[0]
     assert first["level"] == "info"
     assert first["service"] == "gateway"
     assert (first["method"], first["path"], first["model"], first["machine"]) == ("POST", PATH, MODEL, "m1")
     assert (first["outcome"], first["prompt_tokens"], first["completion_tokens"]) == ("completed", 7, 2)
     assert 0 < first["seconds"] < 10
-    assert (told[3]["code"], told[3]["outcome"]) == ("engine_lost", "engine_lost")
+    assert (reported[3]["code"], reported[3]["outcome"]) == ("engine_lost", "engine_lost")
     async with (
         aiohttp.ClientSession() as session,
         session.get(f"{front.service.announced.metrics_url}/metrics") as answer,
@@ -178,11 +176,11 @@ async def test_each_request_is_a_line_and_nothing_tells_a_secret(
     assert front.key_id in front.service.log.read_text("utf-8")
 
 
-async def test_no_line_is_written_where_none_is_wanted(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+async def test_no_line_is_written_when_the_access_log_is_off(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await opened("access_log = false")
     await front.machine("m1", "ready", scripted_engine.base_url)
-    assert (await asked(front, whole(front))).status == 200
-    assert own_error(await asked(front, whole(front, b"{"))) == "400 invalid_json"
+    assert (await send_request(front, whole(front))).status == 200
+    assert own_error(await send_request(front, whole(front, b"{"))) == "400 invalid_json"
     assert await front.service.stop() == 0
     log = front.service.log.read_text("utf-8")
     assert '"stopped"' in log
@@ -193,14 +191,14 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 STATE = "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7"
 
 
-async def test_a_trace_goes_on_where_it_is_one(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+async def test_a_valid_trace_context_is_forwarded(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await opened()
     await front.machine("m1", "ready", scripted_engine.base_url)
 
     async def passed(*headers: str) -> dict[str, str]:
-        assert (await asked(front, whole(front, STREAM, *headers))).status == 200
-        given = scripted_engine.requests[-1].headers
-        return {name: given[name] for name in ("traceparent", "tracestate") if name in given}
+        assert (await send_request(front, whole(front, STREAM, *headers))).status == 200
+        actual = scripted_engine.requests[-1].headers
+        return {name: actual[name] for name in ("traceparent", "tracestate") if name in actual}
 
     whole_trace = {"traceparent": PARENT, "tracestate": STATE}
     assert await passed(f"traceparent: {PARENT}", f"tracestate: {STATE}") == whole_trace

@@ -96,7 +96,7 @@ class Load:
             await self._front.service.kill9()
 
 
-async def test_an_answer_that_was_received_whole_is_counted_whenever_the_gateway_is_killed(
+async def test_a_complete_response_is_counted_whenever_the_gateway_is_killed(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     front = await opened()
@@ -140,7 +140,7 @@ async def test_a_bus_that_lost_its_data_gets_all_of_it_again(
     await until(lambda: gauge(front, "pending"), lambda pending: pending == 0)
 
 
-async def test_at_its_bound_nothing_is_served_until_the_ledger_has_confirmed(
+async def test_a_full_outbox_rejects_requests_until_the_ledger_confirms(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     front = await opened("outbox_max_bytes = 65536")

@@ -112,10 +112,10 @@ async def test_a_stream_s_body_changes_in_its_options_alone(way: Way, options: s
         await way.through(CHAT, fields + added)
         sent = _members(f'{{"model":"{NAME}",{fields},"stream":true}}'.encode())
         got = _members(way.engine.requests[-1].raw)
-        told = json.loads(got.pop("stream_options"))
+        reported = json.loads(got.pop("stream_options"))
         assert list(got.items()) == list(sent.items()), what
         theirs = json.loads(options or "null") or {}
-        assert told == theirs | {"include_usage": True, "continuous_usage_stats": True}
+        assert reported == theirs | {"include_usage": True, "continuous_usage_stats": True}
 
 
 ANSWERS: dict[str, tuple[str, str, Script]] = {
@@ -134,7 +134,7 @@ ANSWERS: dict[str, tuple[str, str, Script]] = {
 }
 
 
-async def test_a_whole_answer_comes_as_the_engine_wrote_it(way: Way) -> None:
+async def test_a_buffered_response_passes_unchanged(way: Way) -> None:
     for what, (path, fields, script) in ANSWERS.items():
         way.engine.default = script
         assert await way.through(path, fields) == await way.direct(path, fields), what
@@ -157,40 +157,42 @@ async def test_embeddings_come_as_the_engine_wrote_them(way: Way) -> None:
 async def test_a_stream_comes_as_the_engine_would_have_written_it_for_the_client_itself(way: Way, options: str) -> None:
     for what, (path, fields, script) in ANSWERS.items():
         way.engine.default = script
-        asked = f'{fields},"stream":true,"stream_options":{options}'
-        assert await way.through(path, asked) == await way.direct(path, asked), what
+        request_fields = f'{fields},"stream":true,"stream_options":{options}'
+        assert await way.through(path, request_fields) == await way.direct(path, request_fields), what
 
 
 @pytest.mark.parametrize("size", [1, 5, 64])
 async def test_a_stream_may_arrive_cut_at_any_byte(way: Way, size: int) -> None:
     for what in ("characters", "tool calls", "carriage returns"):
         path, fields, script = ANSWERS[what]
-        asked = f'{fields},"stream":true'
+        request_fields = f'{fields},"stream":true'
         way.engine.default = script
-        expected = await way.direct(path, asked)
+        expected = await way.direct(path, request_fields)
         way.engine.default = replace(script, write_size=size)
-        assert await way.through(path, asked) == expected, what
+        assert await way.through(path, request_fields) == expected, what
 
 
 @pytest.mark.parametrize("cleanly", [True, False])
 async def test_an_event_that_breaks_off_is_left_out_and_one_error_follows(way: Way, *, cleanly: bool) -> None:
     path, fields, script = ANSWERS["characters"]
-    asked = f'{fields},"stream":true'
+    request_fields = f'{fields},"stream":true'
     way.engine.default = script
-    whole = await way.direct(path, asked)
-    astronaut = (await _spoken(way, path, asked)).index("👩".encode())
+    whole = await way.direct(path, request_fields)
+    astronaut = (await _spoken(way, path, request_fields)).index("👩".encode())
     for at in (astronaut + 2, astronaut + 60):  # within a character, within the rest of its event
         way.engine.default = replace(script, cut_at=at) if cleanly else replace(script, reset_at=at)
-        *events, error, end = (await way.through(path, asked)).split(b"\n\n")
+        *events, error, end = (await way.through(path, request_fields)).split(b"\n\n")
         assert end == b""
         assert whole.split(b"\n\n")[: len(events)] == events
         assert len(events) == 2
         assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "engine_lost"
 
 
-async def _spoken(way: Way, path: str, asked: str) -> bytes:
+async def _spoken(way: Way, path: str, request_fields: str) -> bytes:
     """What the engine writes to a gateway, usage included."""
-    return await way.direct(path, f'{asked},"stream_options":{{"include_usage":true,"continuous_usage_stats":true}}')
+    return await way.direct(
+        path, f'{request_fields},"stream_options":{{"include_usage":true,"continuous_usage_stats":true}}'
+    )
 
 
 @dataclass(frozen=True)
@@ -232,12 +234,12 @@ COUNTED: dict[str, Counted] = {
 }
 
 
-async def test_usage_is_what_the_engine_says_or_the_deltas_that_were_relayed(way: Way) -> None:
+async def test_usage_is_the_engine_s_or_one_token_per_delta(way: Way) -> None:
     for case in COUNTED.values():
         way.engine.default = case.script
         await way.through(case.path, case.fields)
     events: list[Any] = sorted(await way.front.usage(len(COUNTED)), key=lambda event: event.source_seq)
     for (what, case), event in zip(COUNTED.items(), events, strict=True):
-        told = (event.prompt_tokens, event.cached_tokens, event.completion_tokens, event.reasoning_tokens)
-        assert (what, told, event.basis) == (what, case.tokens, case.basis)
+        reported = (event.prompt_tokens, event.cached_tokens, event.completion_tokens, event.reasoning_tokens)
+        assert (what, reported, event.basis) == (what, case.tokens, case.basis)
         assert (what, event.outcome) == (what, "completed")

@@ -17,11 +17,11 @@ from tests.integration.gateway.hostile import (
     PATH,
     STREAM,
     Opened,
-    asked,
     front_before,
     goes_on,
     own_error,
     peak_memory,
+    send_request,
     still_serves,
     whole,
 )
@@ -38,18 +38,18 @@ FEW = 3
 """Mistakes that cost nobody the connection."""
 
 
-async def paths_told(front: Front, count: int) -> list[str]:
+async def logged_paths(front: Front, count: int) -> list[str]:
     """Of the log's lines of requests, once there are so many."""
 
     async def read() -> list[str]:
         lines = front.service.log.read_text("utf-8").rpartition("\n")[0].split("\n")
-        told = [json.loads(line) for line in lines if line.startswith("{")]
-        return [line["path"] for line in told if line["event"] == "request"]
+        reported = [json.loads(line) for line in lines if line.startswith("{")]
+        return [line["path"] for line in reported if line["event"] == "request"]
 
-    return await until(read, lambda found: len(found) >= count)
+    return await until(read, lambda results: len(results) >= count)
 
 
-async def test_who_asks_ahead_is_answered_in_turn_with_all_others(opened: Opened) -> None:
+async def test_a_pipelining_client_takes_turns_with_all_others(opened: Opened) -> None:
     """All requests are there when the gateway looks, and those of the greedy one lie between those of the others."""
     front = await opened()
     count, others = 3000, 4
@@ -74,7 +74,7 @@ async def test_who_asks_ahead_is_answered_in_turn_with_all_others(opened: Opened
                 assert own_error(await answer_to(connection)) == "404 model_not_found"
         assert {(await answer_to(greedy)).status for _ in range(count)} == {200}
         await asyncio.gather(*sending)
-    order = (await paths_told(front, len(connections) + count + others))[len(connections) :]
+    order = (await logged_paths(front, len(connections) + count + others))[len(connections) :]
     last = max(number for number, path in enumerate(order) if path == "/v1/models/x")
     assert last <= MOST_IN_TURN
 
@@ -87,11 +87,11 @@ async def answer_to(connection: RawConnection) -> Answer:
 
 async def refusals(connection: RawConnection) -> list[Answer]:
     """All that come until the end, in whatever way it comes to one that still sends, or one too many."""
-    found: list[Answer] = []
+    results: list[Answer] = []
     with suppress(ConnectionError, Cut):
-        while len(found) <= MOST_REFUSED and (answer := await connection.answer()) is not None:
-            found.append(answer)
-    return found
+        while len(results) <= MOST_REFUSED and (answer := await connection.answer()) is not None:
+            results.append(answer)
+    return results
 
 
 async def test_a_connection_that_earns_only_refusals_is_closed(opened: Opened, scripted_engine: ScriptedEngine) -> None:
@@ -109,17 +109,17 @@ async def test_a_connection_that_earns_only_refusals_is_closed(opened: Opened, s
     for name, requests in cases.items():
         async with connected(front.url) as connection:
             sending = asyncio.create_task(flood(connection, b"".join(requests * (400 // len(requests))), 10))
-            found = await refusals(connection)
+            results = await refusals(connection)
             sending.cancel()
-            assert (name, {answer.status for answer in found} <= {400, 401, 404}) == (name, True)
-            assert FEW < len(found) <= MOST_REFUSED, name
+            assert (name, {answer.status for answer in results} <= {400, 401, 404}) == (name, True)
+            assert FEW < len(results) <= MOST_REFUSED, name
         async with connected(front.url) as connection:
-            found = []
-            while not found or found[-1].headers.get("connection") != "close":
-                await connection.send(requests[len(found) % len(requests)])
-                found.append(await answer_to(connection))
-                assert len(found) <= MOST_REFUSED, name
-            assert len(found) > FEW, name
+            results = []
+            while not results or results[-1].headers.get("connection") != "close":
+                await connection.send(requests[len(results) % len(requests)])
+                results.append(await answer_to(connection))
+                assert len(results) <= MOST_REFUSED, name
+            assert len(results) > FEW, name
             assert await connection.until_end() == b"", name
     assert scripted_engine.requests == []
     async with connected(front.url) as connection:  # a mistake or two cost nothing
@@ -132,7 +132,7 @@ async def test_a_connection_that_earns_only_refusals_is_closed(opened: Opened, s
 
 
 @pytest.mark.long
-async def test_a_flood_without_a_key_stops_nobody(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+async def test_a_flood_without_a_key_blocks_no_other_client(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     """Of what nobody refuses. A stall would cost an engine the time for its first byte, and it would be blamed."""
     front = await front_before(opened, scripted_engine.base_url, 'first_byte_timeout = "1s"')
     await still_serves(front)
@@ -141,7 +141,7 @@ async def test_a_flood_without_a_key_stops_nobody(opened: Opened, scripted_engin
         attack = asyncio.create_task(flood(connection, head("GET", "/health") * 5000, 10))
         reading = asyncio.create_task(drop_all(connection))
         while not attack.done():
-            assert (await asked(front, whole(front))).status == 200
+            assert (await send_request(front, whole(front))).status == 200
         connection.finish()
         await reading
         lasted = time.monotonic() - began
@@ -178,8 +178,8 @@ async def test_nothing_is_parsed_behind_a_request_that_is_held(opened: Opened, s
     await until(lambda: front.metric("waiting"), lambda waiting: waiting == 0)
     before = memory(front)
     async with probing(front) as probe, held_with(front, behind) as connections:
-        asked_before = len(probe.waits)  # whoever reads on has read all of it some questions later
-        await until(lambda: asyncio.sleep(0, len(probe.waits)), lambda answers: answers > asked_before + 50)
+        sent_before = len(probe.waits)  # whoever reads on has read all of it some questions later
+        await until(lambda: asyncio.sleep(0, len(probe.waits)), lambda answers: answers > sent_before + 50)
         taken, sent = peak_memory(front) - before, CONNECTIONS * len(behind)
         assert probe.longest < MOST_STALL_SECONDS
         assert taken < 3 * sent + CONNECTIONS * MOST_HELD_BYTES
@@ -189,6 +189,6 @@ async def test_nothing_is_parsed_behind_a_request_that_is_held(opened: Opened, s
         await front.machine("m1", "ready", scripted_engine.base_url)
         for connection in connections[:KEPT]:
             assert (await answer_to(connection)).status == 200
-            found = [await answer_to(connection) for _ in [*order, "list"]]
-            assert [json.loads(answer.body)["object"] for answer in found] == [*order, "list"]
+            results = [await answer_to(connection) for _ in [*order, "list"]]
+            assert [json.loads(answer.body)["object"] for answer in results] == [*order, "list"]
     assert [event.outcome for event in await front.usage(KEPT)] == ["completed"] * KEPT

@@ -47,7 +47,7 @@ class Gateway:
         return self.limiter.give_up(decision) if isinstance(decision, Unsettled) else decision
 
 
-class Told:
+class Recorder:
     """Counts messages."""
 
     def __init__(self) -> None:
@@ -95,15 +95,15 @@ def key(key_id: str = "k", *, requests_per_minute: int | None = None, concurrenc
 async def test_two_gateways_let_through_what_one_would(gateways: Gateways) -> None:
     first, second = await gateways.open("a"), await gateways.open("b")
     record = key(requests_per_minute=20)
-    asked = [await asyncio.gather(first.ask(record), second.ask(record)) for _ in range(15)]
-    assert sum(isinstance(decision, Reservation) for pair in asked for decision in pair) == 20
+    decisions = [await asyncio.gather(first.ask(record), second.ask(record)) for _ in range(15)]
+    assert sum(isinstance(decision, Reservation) for pair in decisions for decision in pair) == 20
 
 
 async def test_a_burst_on_two_gateways_at_once_stays_within_the_limit(gateways: Gateways) -> None:
     first, second = await gateways.open("a"), await gateways.open("b")
     record = key(concurrency=10)
-    asked = await asyncio.gather(*(gateway.ask(record) for gateway in (first, second) for _ in range(50)))
-    assert sum(isinstance(decision, Reservation) for decision in asked) == 10
+    decisions = await asyncio.gather(*(gateway.ask(record) for gateway in (first, second) for _ in range(50)))
+    assert sum(isinstance(decision, Reservation) for decision in decisions) == 10
 
 
 @pytest.mark.parametrize("at", [0, 1])
@@ -131,22 +131,22 @@ async def test_what_a_gateway_had_in_flight_is_free_when_it_has_left(gateways: G
     await cancel_and_wait(first.tasks)
     await first.gossip.report(leaving=True)
 
-    async def asked() -> Reservation | LimitExceeded:
+    async def admit() -> Reservation | LimitExceeded:
         return await second.ask(record)
 
-    assert isinstance(await until(asked, lambda decision: isinstance(decision, Reservation)), Reservation)
+    assert isinstance(await until(admit, lambda decision: isinstance(decision, Reservation)), Reservation)
     assert isinstance(await second.ask(record), Reservation)
 
 
-async def test_nobody_is_told_of_requests_where_nobody_else_is() -> None:
-    bus, told = MemoryBus(), Told()
+async def test_a_lone_gateway_sends_no_report_per_request() -> None:
+    bus, reported = MemoryBus(), Recorder()
     gateway = await Gateway("a", bus).open()
-    await bus.subscribe(limits_subject("a"), told.on_message)
-    await until(told.count, lambda count: count == 1)
+    await bus.subscribe(limits_subject("a"), reported.on_message)
+    await until(reported.count, lambda count: count == 1)
     for _ in range(10):
         assert isinstance(await gateway.ask(key(requests_per_minute=100)), Reservation)
         await asyncio.sleep(0.01)  # long enough for a message each
-    assert await told.count() == 1
+    assert await reported.count() == 1
     await cancel_and_wait(gateway.tasks)
 
 
@@ -171,12 +171,12 @@ async def test_without_the_bus_each_serves_on_and_after_it_they_share_again(
         nats_server.start()
         await until(peers, lambda count: count == 2)
         another = key("another", requests_per_minute=6)
-        asked = [await gateway.ask(another) for _ in range(5) for gateway in both]
-        assert sum(isinstance(decision, Reservation) for decision in asked) == 6
+        decisions = [await gateway.ask(another) for _ in range(5) for gateway in both]
+        assert sum(isinstance(decision, Reservation) for decision in decisions) == 6
 
 
 async def test_what_is_no_message_is_left_aside(gateways: Gateways) -> None:
     first, second = await gateways.open("a"), await gateways.open("b")
     await first.bus.publish_volatile(limits_subject("x"), b"\xff{")
-    asked = [await gateway.ask(key(requests_per_minute=4)) for _ in range(4) for gateway in (first, second)]
-    assert sum(isinstance(decision, Reservation) for decision in asked) == 4
+    decisions = [await gateway.ask(key(requests_per_minute=4)) for _ in range(4) for gateway in (first, second)]
+    assert sum(isinstance(decision, Reservation) for decision in decisions) == 4

@@ -11,12 +11,12 @@ from tests.integration.gateway.hostile import (
     PATH,
     STREAM,
     Opened,
-    asked,
     front_before,
     goes_on,
     own_error,
     peak_memory,
     post,
+    send_request,
     still_serves,
     whole,
 )
@@ -57,15 +57,15 @@ async def test_what_drips_is_cut_at_its_deadline(opened: Opened, scripted_engine
         await sized.send(post(front, "Content-Length: 100000"))
         await chunked.send(post(front, CHUNKED))
         a_head, a_body = b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1000, b"1\r\nx\r\n" * 10000
-        told = await asyncio.gather(
+        reported = await asyncio.gather(
             dripped(fresh, a_head), dripped(kept, a_head), dripped(sized, a_body), dripped(chunked, a_body)
         )
-        assert [*told] == ["408 request_timeout"] * 4
+        assert [*reported] == ["408 request_timeout"] * 4
     await still_serves(front)
     assert len(scripted_engine.requests) == 2
 
 
-async def test_a_connection_that_asks_nothing_is_closed_without_a_word(
+async def test_a_silent_connection_is_closed_without_a_response(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     front = await front_before(opened, scripted_engine.base_url, 'keepalive_timeout = "2s"')
@@ -84,7 +84,7 @@ async def test_an_answer_is_no_idle_time(opened: Opened, scripted_engine: Script
         'keepalive_timeout = "1s"\nbody_timeout = "1s"\nhead_timeout = "1s"\nwrite_timeout = "1s"',
     )
     scripted_engine.default = Script(tokens=1, interval=1.5)
-    answer, stream = await asyncio.gather(asked(front, whole(front)), asked(front, whole(front, STREAM)))
+    answer, stream = await asyncio.gather(send_request(front, whole(front)), send_request(front, whole(front, STREAM)))
     assert answer.status == 200
     assert stream.body.endswith(b"data: [DONE]\n\n")
 
@@ -110,7 +110,7 @@ async def test_bodies_have_one_bound_together(opened: Opened, scripted_engine: S
         assert answer is not None
         assert answer.status == 200
     for _ in range(3):  # what was taken is given back
-        assert (await asked(front, whole(front, body))).status == 200
+        assert (await send_request(front, whole(front, body))).status == 200
 
 
 async def test_a_bad_key_is_answered_from_the_head_alone(opened: Opened, scripted_engine: ScriptedEngine) -> None:
@@ -145,7 +145,7 @@ async def test_a_refusal_can_be_read_by_a_client_that_still_sends(
         assert await connection.until_end() == b""
 
 
-async def test_a_body_is_asked_for_once_the_key_is_good(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+async def test_100_continue_is_sent_once_the_key_is_valid(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await front_before(opened, scripted_engine.base_url)
     async with connected(front.url) as connection:
         await connection.send(post(front, HONEST, "Expect: 100-continue"))
@@ -172,7 +172,7 @@ async def test_http_1_0_is_served_and_closed(opened: Opened, scripted_engine: Sc
             assert await connection.until_end() == b""
 
 
-async def test_a_client_that_leaves_in_its_request_costs_nothing(
+async def test_a_client_that_leaves_within_its_request_leaks_nothing(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     front = await front_before(opened, scripted_engine.base_url)
@@ -190,7 +190,7 @@ async def test_a_client_that_leaves_in_its_request_costs_nothing(
     assert len(scripted_engine.requests) == 1
 
 
-async def test_a_client_that_never_reads_is_cut_and_nothing_piles_up(opened: Opened) -> None:
+async def test_a_client_that_never_reads_is_cut_and_memory_stays_bounded(opened: Opened) -> None:
     piece = chunk(EVENT.replace(b'"w"', b'"' + b"w" * 65_536 + b'"'))
 
     async def endless(side: EngineSide) -> None:
@@ -209,7 +209,7 @@ async def test_a_client_that_never_reads_is_cut_and_nothing_piles_up(opened: Ope
         assert peak_memory(front) - before < 20 * MEGABYTE
 
 
-async def test_a_client_that_asks_on_and_on_without_reading_is_not_read_either(
+async def test_a_pipelining_client_that_never_reads_is_not_read_either(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     front = await front_before(opened, scripted_engine.base_url)

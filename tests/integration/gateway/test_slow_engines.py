@@ -12,11 +12,11 @@ from tests.integration.gateway.hostile import (
     STREAM,
     UUID7,
     Opened,
-    asked,
     front_before,
     moved_to,
     own_error,
     peak_memory,
+    send_request,
     whole,
 )
 from tests.kit.raw_engine import DONE, EVENT, STREAM_HEAD, EngineSide, Play, raw_engine
@@ -94,10 +94,10 @@ async def test_an_engine_without_an_answer_is_left_for_another_machine(
         before = peak_memory(front)
         for name, play in SPEECHLESS.items():
             engine.play = play
-            answer = await asked(front, whole(front, body))
+            answer = await send_request(front, whole(front, body))
             assert (name, answer.status, b"w5" in answer.body) == (name, 200, True)
             engine.play = GOOD_ONCE  # one that fails again and again is left alone
-            assert (await asked(front, whole(front))).body == answer_of().partition(b"\r\n\r\n")[2]
+            assert (await send_request(front, whole(front))).body == answer_of().partition(b"\r\n\r\n")[2]
         assert peak_memory(front) - before < 30 * MEGABYTE
         events = await front.usage(2 * len(SPEECHLESS))
     assert [event.machine for event in events] == ["m2", "m1"] * len(SPEECHLESS)
@@ -105,12 +105,12 @@ async def test_an_engine_without_an_answer_is_left_for_another_machine(
     assert (len(scripted_engine.requests), len(engine.requests)) == (len(SPEECHLESS), 2 * len(SPEECHLESS))
 
 
-async def test_where_there_is_no_other_machine_it_is_told(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+async def test_a_failure_without_another_machine_gets_502(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     async with raw_engine(saying()) as engine:
         front = await front_before(opened, engine.base_url, QUICK)
         for name, play in SPEECHLESS.items():
             engine.play = play
-            answer = await asked(front, whole(front))
+            answer = await send_request(front, whole(front))
             assert (name, own_error(answer)) == (name, "502 upstream_unreachable")
         events = await front.usage(len(SPEECHLESS))
         assert {(event.outcome, event.completion_tokens) for event in events} == {("failed", 0)}
@@ -134,7 +134,7 @@ async def test_a_stream_that_breaks_ends_with_one_error(opened: Opened) -> None:
         front = await front_before(opened, engine.base_url, QUICK)
         for name, play in BROKEN_STREAMS.items():
             engine.play = play
-            answer = await asked(front, whole(front, STREAM))
+            answer = await send_request(front, whole(front, STREAM))
             events = [event for event in answer.body.split(b"\n\n") if event]
             assert answer.status == 200
             assert DONE.strip() not in events, name
@@ -150,13 +150,13 @@ async def test_a_stream_that_breaks_ends_with_one_error(opened: Opened) -> None:
     [saying(LENGTH, b"{"), saying(LENGTH, b"{", then="close"), saying(LENGTH, b"{", pause=0.2, then="reset")],
     ids=["silence", "closed", "reset"],
 )
-async def test_a_whole_answer_that_breaks_is_never_taken_for_one(
+async def test_a_truncated_response_is_never_passed_on(
     opened: Opened, scripted_engine: ScriptedEngine, play: Play
 ) -> None:
     async with raw_engine(play) as engine:
         front = await front_before(opened, engine.base_url, QUICK)
         with suppress(Cut, ConnectionResetError):
-            assert (await asked(front, whole(front))).status == 502
+            assert (await send_request(front, whole(front))).status == 502
         (event,) = await front.usage(1)
         assert event.outcome in {"failed", "engine_lost"}
         await moved_to(front, scripted_engine.base_url)
@@ -196,7 +196,7 @@ async def test_an_honest_answer_passes_however_its_bytes_come(opened: Opened) ->
         front = await front_before(opened, engine.base_url)
         for name, play in HONEST_ANSWERS.items():
             engine.play = play
-            answer = await asked(front, whole(front))
+            answer = await send_request(front, whole(front))
             assert (name, answer.status, answer.body) == (name, 200, answer_of().split(b"\r\n\r\n")[1])
             assert UUID7.fullmatch(answer.headers["x-request-id"])
             assert "set-cookie" not in answer.headers
@@ -204,15 +204,15 @@ async def test_an_honest_answer_passes_however_its_bytes_come(opened: Opened) ->
         assert {event.outcome for event in await front.usage(len(HONEST_ANSWERS))} == {"completed"}
 
 
-async def test_an_answer_that_nobody_asked_for_is_given_to_nobody(opened: Opened) -> None:
+async def test_unrequested_data_of_an_engine_reaches_no_client(opened: Opened) -> None:
     """An engine that says more than one answer desynchronises its connection: it is not used again."""
     async with raw_engine(saying(answer_of(), answer_of(b'{"evil":1}'), then="on")) as engine:
         front = await front_before(opened, engine.base_url)
         for _ in range(3):
-            assert b"evil" not in (await asked(front, whole(front))).body
+            assert b"evil" not in (await send_request(front, whole(front))).body
         engine.play = saying(answer_of(), answer_of(b'{"evil":1}'), pause=0.05, then="on")
         for _ in range(3):
-            assert b"evil" not in (await asked(front, whole(front))).body
+            assert b"evil" not in (await send_request(front, whole(front))).body
             await until(lambda: asyncio.sleep(0, engine.open), lambda kept: kept == 0)
         assert len(engine.requests) == 6
 
@@ -228,18 +228,18 @@ async def test_a_kept_connection_that_has_ended_is_no_failover(opened: Opened, s
         await front.machine("m2", "ready", scripted_engine.base_url)
         for end in ("close", "reset"):
             turns += [GOOD, saying(then=end), GOOD]
-            assert (await asked(front, whole(front))).status == 200
-            assert (await asked(front, whole(front))).status == 200
+            assert (await send_request(front, whole(front))).status == 200
+            assert (await send_request(front, whole(front))).status == 200
         assert engine.connections == 3
         turns += [saying(answer_of(), then="close"), GOOD]
-        assert (await asked(front, whole(front))).status == 200
-        assert (await asked(front, whole(front))).status == 200
+        assert (await send_request(front, whole(front))).status == 200
+        assert (await send_request(front, whole(front))).status == 200
     assert turns == []
     assert scripted_engine.requests == []
     assert [event.machine for event in await front.usage(6)] == ["m1"] * 6
 
 
-async def test_an_answer_may_come_before_the_whole_request_was_read(opened: Opened) -> None:
+async def test_an_engine_may_respond_before_it_has_read_the_request(opened: Opened) -> None:
     refusal = answer_of(b'{"error":{"message":"too long"}}', b"Connection: close").replace(
         b"200 OK", b"400 Bad Request"
     )
@@ -247,7 +247,7 @@ async def test_an_answer_may_come_before_the_whole_request_was_read(opened: Open
         engine.reads_whole = False
         front = await front_before(opened, engine.base_url)
         for size in (1, 8 * MEGABYTE):
-            answer = await asked(front, whole(front, STREAM[:-1] + b',"x":"' + b"x" * size + b'"}'))
+            answer = await send_request(front, whole(front, STREAM[:-1] + b',"x":"' + b"x" * size + b'"}'))
             assert (answer.status, answer.error["message"]) == (400, "too long")
 
 
@@ -265,6 +265,6 @@ async def test_a_connection_with_a_request_that_was_not_read_is_not_used_again(o
         engine.reads_whole = False
         front = await front_before(opened, engine.base_url)
         large = BODY[:-1] + b',"x":"' + b"A" * (20 * MEGABYTE) + b'"}'
-        assert (await asked(front, whole(front, large))).status == 200
-        assert (await asked(front, whole(front))).status == 200
+        assert (await send_request(front, whole(front, large))).status == 200
+        assert (await send_request(front, whole(front))).status == 200
         assert engine.connections == 2

@@ -9,8 +9,8 @@ from tests.integration.gateway.hostile import (
     MEGABYTE,
     STREAM,
     Opened,
-    asked,
     peak_memory,
+    send_request,
     still_serves,
     whole,
 )
@@ -35,7 +35,7 @@ async def takes(connection: RawConnection, size: int, pause: float) -> None:
             await asyncio.sleep(pause)
 
 
-async def test_who_takes_next_to_nothing_loses_its_place_and_who_reads_slowly_does_not(opened: Opened) -> None:
+async def test_a_stalled_reader_is_cut_and_a_slow_reader_is_not(opened: Opened) -> None:
     enough = asyncio.Event()
 
     async def play(side: EngineSide) -> None:
@@ -62,7 +62,7 @@ async def test_who_takes_next_to_nothing_loses_its_place_and_who_reads_slowly_do
             for connection in (reader, crumbs, narrow):
                 await connection.send(whole(front, STREAM))
                 assert await connection.take(12) == b"HTTP/1.1 200"
-            following = asyncio.create_task(asked(front, whole(front, BODY)))
+            following = asyncio.create_task(send_request(front, whole(front, BODY)))
             reading = [
                 asyncio.create_task(takes(connection, size, pause))
                 for connection, size, pause in ((reader, 65_536, 0.1), (crumbs, 1, 0.1), (narrow, 200, 0.2))

@@ -91,16 +91,16 @@ async def answer_to(connection: RawConnection) -> Answer:
 
 async def rest_of(connection: RawConnection) -> bytearray:
     """Of a stream that ends well."""
-    found = bytearray()
-    while not found.endswith(LAST_CHUNK):
+    results = bytearray()
+    while not results.endswith(LAST_CHUNK):
         taken = await connection.take()
-        assert taken, found[-200:]
-        found += taken
-    assert DONE in found[-100:]
-    return found
+        assert taken, results[-200:]
+        results += taken
+    assert DONE in results[-100:]
+    return results
 
 
-async def test_a_stall_of_its_own_costs_nobody_else_any_time(opened: Opened) -> None:
+async def test_a_stall_of_the_gateway_ends_no_request(opened: Opened) -> None:
     slow = Slow()
 
     async def play(side: EngineSide) -> None:

@@ -11,7 +11,7 @@ from shared.messages.budget import BudgetGate
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent
 from tests.integration.gateway.conftest import MODEL, Front
-from tests.integration.gateway.hostile import BODY, STREAM, asked, own_error, whole
+from tests.integration.gateway.hostile import BODY, STREAM, own_error, send_request, whole
 from tests.kit.ports import free_port
 from tests.kit.raw_http import Answer, connected
 from tests.kit.scripted_engine import Script, ScriptedEngine
@@ -21,7 +21,7 @@ Opened = Callable[..., Awaitable[Front]]
 EMBED = b'{"model":"org/model","input":"honest"}'
 
 
-def said(event: UsageEvent) -> tuple[object, ...]:
+def summary_of(event: UsageEvent) -> tuple[object, ...]:
     """What the ledger makes of it."""
     tokens = (event.prompt_tokens, event.cached_tokens, event.completion_tokens, event.reasoning_tokens)
     return (event.outcome, event.status, event.basis, *tokens)
@@ -34,22 +34,22 @@ async def newest(front: Front, number: int) -> UsageEvent:
     return events[-1]
 
 
-async def left_after(front: Front, engine: ScriptedEngine, wanted: bytes) -> None:
+async def left_after(front: Front, engine: ScriptedEngine, expected: bytes) -> None:
     """A client that leaves once it has seen this, and an engine that hears of it."""
     async with connected(front.url) as connection:
         await connection.send(whole(front, STREAM))
         seen = await engine.received(len(engine.requests) + 1)
-        if wanted:
-            await connection.until(wanted)
+        if expected:
+            await connection.until(expected)
     assert await seen.ended() == "left"
 
 
-async def test_an_event_tells_what_bounds_its_request(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+async def test_an_event_carries_the_bounds_of_its_request(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await opened()
     await front.machine("m1", "ready", scripted_engine.base_url)
     await front.seen()
     body = BODY[:-1] + b',"n":2,"max_tokens":16}'
-    await asked(front, whole(front, body))
+    await send_request(front, whole(front, body))
     event = await newest(front, 1)
     assert (event.choices, event.max_tokens, event.body_bytes) == (2, 16, len(body))
 
@@ -63,36 +63,36 @@ async def test_every_end_of_a_request_is_one_event(opened: Opened, scripted_engi
     answers: list[Answer] = []
 
     engine.default = counted
-    answers.append(await asked(front, whole(front)))
-    assert said(await newest(front, 1)) == ("completed", 200, "engine", 30, 10, 9, 4)
-    answers.append(await asked(front, whole(front, STREAM)))
-    assert said(await newest(front, 2)) == ("completed", 200, "engine", 30, 10, 9, 4)
-    answers.append(await asked(front, whole(front, EMBED, target="/v1/embeddings")))
+    answers.append(await send_request(front, whole(front)))
+    assert summary_of(await newest(front, 1)) == ("completed", 200, "engine", 30, 10, 9, 4)
+    answers.append(await send_request(front, whole(front, STREAM)))
+    assert summary_of(await newest(front, 2)) == ("completed", 200, "engine", 30, 10, 9, 4)
+    answers.append(await send_request(front, whole(front, EMBED, target="/v1/embeddings")))
     event = await newest(front, 3)
     assert (event.outcome, event.prompt_tokens, event.completion_tokens) == ("completed", 30, 0)
 
     engine.default = Script(status=400)
-    answers.append(await asked(front, whole(front)))
-    assert said(await newest(front, 4)) == ("failed", 400, "none", 0, 0, 0, 0)
+    answers.append(await send_request(front, whole(front)))
+    assert summary_of(await newest(front, 4)) == ("failed", 400, "none", 0, 0, 0, 0)
     engine.default = Script(status=500)
-    answers.append(await asked(front, whole(front, STREAM)))
-    assert said(await newest(front, 5)) == ("failed", 500, "none", 0, 0, 0, 0)
+    answers.append(await send_request(front, whole(front, STREAM)))
+    assert summary_of(await newest(front, 5)) == ("failed", 500, "none", 0, 0, 0, 0)
 
     engine.default = Script(tokens=50, prompt_tokens=30, hold_after=4)
     await left_after(front, engine, b" w3")
-    assert said(await newest(front, 6)) == ("client_closed", 200, "engine", 30, 0, 3, 0), "its last running total"
+    assert summary_of(await newest(front, 6)) == ("client_closed", 200, "engine", 30, 0, 3, 0), "its last running total"
     engine.default = Script(tokens=50, hold_after=0)
     await left_after(front, engine, b"")
-    assert said(await newest(front, 7)) == ("client_closed", 0, "none", 0, 0, 0, 0)
+    assert summary_of(await newest(front, 7)) == ("client_closed", 0, "none", 0, 0, 0, 0)
 
     engine.default = Script(tokens=50, prompt_tokens=30, reset_after=4)
-    answers.append(await asked(front, whole(front, STREAM)))
-    assert said(await newest(front, 8)) == ("engine_lost", 200, "engine", 30, 0, 3, 0)
+    answers.append(await send_request(front, whole(front, STREAM)))
+    assert summary_of(await newest(front, 8)) == ("engine_lost", 200, "engine", 30, 0, 3, 0)
 
-    told = {answer.headers["x-request-id"] for answer in answers}
-    assert len(told) == len(answers)
+    reported = {answer.headers["x-request-id"] for answer in answers}
+    assert len(reported) == len(answers)
     events = await front.usage(8)
-    assert told <= {event.id for event in events} == {seen.headers["x-request-id"] for seen in engine.requests}
+    assert reported <= {event.id for event in events} == {seen.headers["x-request-id"] for seen in engine.requests}
     for event in events:
         assert (event.key_id, event.model, event.machine, event.tier) == (front.key_id, MODEL, "m1", "first")
         assert (event.generation, event.wake_wait, event.wake_id) == (3, 0, None)
@@ -110,22 +110,22 @@ async def test_what_no_engine_saw_is_no_event(opened: Opened, scripted_engine: S
         await waiting.send(whole(front))
         await front.wake_request(lambda request: request.waiting == 1)
     await front.wake_request(lambda request: request.waiting == 0)
-    assert own_error(await asked(front, whole(front, BODY, "X-Wake-Timeout: 0.05"))) == "503 waking"
+    assert own_error(await send_request(front, whole(front, BODY, "X-Wake-Timeout: 0.05"))) == "503 waking"
     await front.machine("m1", "ready", f"http://127.0.0.1:{free_port()}")
-    assert own_error(await asked(front, whole(front))) == "502 upstream_unreachable"
-    assert own_error(await asked(front, whole(front, b"{"))) == "400 invalid_json"
+    assert own_error(await send_request(front, whole(front))) == "502 upstream_unreachable"
+    assert own_error(await send_request(front, whole(front, b"{"))) == "400 invalid_json"
     await front.machine("m1", "gone")
     await front.machine("m2", "gone")
     await front.seen()
-    assert own_error(await asked(front, whole(front))) == "503 no_upstream"
+    assert own_error(await send_request(front, whole(front))) == "503 no_upstream"
     await front.machine("m1", "ready", scripted_engine.base_url)
     await front.seen()
-    answer = await asked(front, whole(front))
+    answer = await send_request(front, whole(front))
     assert (await newest(front, 1)).id == answer.headers["x-request-id"]
     assert await front.metric("in_flight") == await front.metric("waiting") == 0
 
 
-async def test_who_waited_is_told_apart_in_every_time(opened: Opened, scripted_engine: ScriptedEngine) -> None:
+async def test_the_wake_wait_is_left_out_of_all_other_times(opened: Opened, scripted_engine: ScriptedEngine) -> None:
     front = await opened()
     async with connected(front.url) as waiting:
         await waiting.send(whole(front, STREAM))
@@ -139,7 +139,7 @@ async def test_who_waited_is_told_apart_in_every_time(opened: Opened, scripted_e
     assert event.overhead <= event.first_token <= event.duration - event.wake_wait
 
 
-async def test_a_closed_or_blind_budget_starts_nothing_new_and_ends_nothing(
+async def test_a_closed_budget_gate_rejects_new_requests_and_ends_no_running_one(
     opened: Opened, scripted_engine: ScriptedEngine
 ) -> None:
     front = await opened(more='[billing]\ndaily_budget = "10.00"')
@@ -151,8 +151,8 @@ async def test_a_closed_or_blind_budget_starts_nothing_new_and_ends_nothing(
         )
         await front.bus.put(BUDGET, budget_key(FLEET), encode(seen))
 
-    async def told() -> str:
-        answer = await asked(front, whole(front))
+    async def reported() -> str:
+        answer = await send_request(front, whole(front))
         error = "200" if answer.status == 200 else own_error(answer)
         # This gateway has just started: billing may not have observed anything yet.
         is_early = error == "503 billing_unobservable"
@@ -162,25 +162,25 @@ async def test_a_closed_or_blind_budget_starts_nothing_new_and_ends_nothing(
         )
         return error
 
-    assert await told() == "503 billing_unobservable", "never told is not open"
+    assert await reported() == "503 billing_unobservable", "never told is not open"
     await gate()
-    await until(told, lambda answer: answer == "200")
+    await until(reported, lambda answer: answer == "200")
     scripted_engine.default = Script(tokens=3, hold_after=2)
     async with connected(front.url) as running:
         await running.send(whole(front, STREAM))
         await running.until(b" w1")
         scripted_engine.default = Script()
         await gate("budget_closed")
-        await until(told, lambda answer: answer == "503 budget_closed")
+        await until(reported, lambda answer: answer == "503 budget_closed")
         await gate(ago=301)
-        await until(told, lambda answer: answer == "503 billing_unobservable")
+        await until(reported, lambda answer: answer == "503 billing_unobservable")
         served = len(scripted_engine.requests)
         scripted_engine.release()
         rest = await running.until(b"[DONE]")
         assert rest.count(b" w") == 2
         assert len(scripted_engine.requests) == served
     await gate()
-    await until(told, lambda answer: answer == "200")
+    await until(reported, lambda answer: answer == "200")
     assert {event.outcome for event in await front.usage(len(scripted_engine.requests))} == {"completed"}
     listed = await front.sdk.models.list()
     assert [model.id for model in listed.data] == [MODEL]

@@ -13,7 +13,7 @@ import pytest
 from shared.bus.jetstream import JetStreamBus
 from shared.messages.gateway import UsageEvent
 from tests.integration.gateway.conftest import Front
-from tests.integration.gateway.hostile import STREAM, answers, asked, own_error, post, whole
+from tests.integration.gateway.hostile import STREAM, answers, own_error, post, send_request, whole
 from tests.kit.nats_server import NatsServer
 from tests.kit.ports import free_port
 from tests.kit.raw_http import Answer, RawConnection, connected
@@ -40,35 +40,35 @@ def lives(pid: int) -> bool:
 
 
 async def per_worker(front: Front, name: str) -> dict[str, float]:
-    found = {"0": 0.0, "1": 0.0}
+    results = {"0": 0.0, "1": 0.0}
     for sample in await front.samples():
         if sample.name == f"spot_gateway_{name}":
-            found[sample.labels["worker"]] += sample.value
-    return found
+            results[sample.labels["worker"]] += sample.value
+    return results
 
 
 async def served_by_both(front: Front) -> list[Answer]:
     """Answers over connections of their own, until each worker has given some."""
-    found: list[Answer] = []
+    results: list[Answer] = []
     while not all((await per_worker(front, "answers_total")).values()):
-        assert len(found) < 400, "all connections go to one worker"
-        found += await asyncio.gather(*(asked(front, whole(front)) for _ in range(8)))
-    return found
+        assert len(results) < 400, "all connections go to one worker"
+        results += await asyncio.gather(*(send_request(front, whole(front)) for _ in range(8)))
+    return results
 
 
 @asynccontextmanager
 async def streams_of_both(front: Front) -> AsyncIterator[list[RawConnection]]:
     """Streams that have begun, at each worker some."""
     async with AsyncExitStack() as stack:
-        found: list[RawConnection] = []
+        results: list[RawConnection] = []
         while not all((await per_worker(front, "in_flight")).values()):
-            assert len(found) < 64, "all connections go to one worker"
+            assert len(results) < 64, "all connections go to one worker"
             for _ in range(4):
                 connection = await stack.enter_async_context(connected(front.url))
                 await connection.send(post(front, f"Content-Length: {len(STREAM)}", "Connection: close"), STREAM)
                 await connection.until(b"w1")
-                found.append(connection)
-        yield found
+                results.append(connection)
+        yield results
 
 
 async def test_two_workers_are_announced_and_seen_as_one(opened: Opened, scripted_engine: ScriptedEngine) -> None:
@@ -78,11 +78,11 @@ async def test_two_workers_are_announced_and_seen_as_one(opened: Opened, scripte
     assert front.service.announced.metrics_url == f"http://127.0.0.1:{metrics_port}"
     assert await front.ready() == (200, {})
     assert len(pids(front)) == 2
-    found = await served_by_both(front)
-    while len(found) < 120:
-        found += await asyncio.gather(*(asked(front, whole(front)) for _ in range(8)))
-    good = [answer for answer in found if answer.status == 200]
-    assert {own_error(answer) for answer in found if answer.status != 200} == {"429 rate_limit_exceeded"}
+    results = await served_by_both(front)
+    while len(results) < 120:
+        results += await asyncio.gather(*(send_request(front, whole(front)) for _ in range(8)))
+    good = [answer for answer in results if answer.status == 200]
+    assert {own_error(answer) for answer in results if answer.status != 200} == {"429 rate_limit_exceeded"}
     assert len(good) == len(scripted_engine.requests)
     assert 60 <= len(good) <= 64, "a limit is the key's, not the worker's"
     assert await front.metric("answers_total", status="200") == len(good)
@@ -102,7 +102,7 @@ async def test_a_worker_that_is_killed_comes_back_and_the_other_serves_on(
     await until(lambda: asyncio.sleep(0, lives(killed)), lambda living: not living)
     await until(front.ready, lambda answer: answer[0] == 503)
     while (await front.ready())[0] != 200:
-        before.append(await asked(front, whole(front)))
+        before.append(await send_request(front, whole(front)))
     assert {answer.status for answer in before} == {200}, "while one is away the other has all connections"
     (new,) = set(pids(front)) - {other}
     assert new != killed
@@ -148,7 +148,7 @@ async def test_sigterm_lets_the_streams_of_all_workers_finish(opened: Opened, sc
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["with another program", "with other workers"])
-async def test_a_port_that_is_taken_is_told_by_name(nats_url: str, tmp_path: Path, *, shared: bool) -> None:
+async def test_a_port_in_use_is_named_in_the_error(nats_url: str, tmp_path: Path, *, shared: bool) -> None:
     with socket.socket() as taken:
         if shared:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -183,7 +183,7 @@ async def test_what_a_former_worker_left_is_sent_by_those_that_are_left(
         await front.machine("m1", "ready", scripted_engine.base_url)
         await front.seen(2)
         nats_server.kill9()
-        given = await served_by_both(front)
+        actual = await served_by_both(front)
         workers = pids(front)
         for pid in [front.service.announced.pid, *workers]:
             os.kill(pid, signal.SIGKILL)
@@ -192,10 +192,10 @@ async def test_what_a_former_worker_left_is_sent_by_those_that_are_left(
         await until(lambda: asyncio.sleep(0, bus.connected), bool)
         front.service = WithWorkers(front.folder / "spotinference.toml", front.folder, 1)
         await front.service.start()
-        events = await front.usage(len(given))
+        events = await front.usage(len(actual))
     finally:
         await front.service.kill9()
-    assert {event.id for event in events} == {answer.headers["x-request-id"] for answer in given}
+    assert {event.id for event in events} == {answer.headers["x-request-id"] for answer in actual}
     by_source: dict[str, list[UsageEvent]] = {}
     for event in events:
         by_source.setdefault(event.source, []).append(event)

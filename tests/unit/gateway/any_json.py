@@ -47,8 +47,8 @@ def sound(count: TokenCount) -> bool:
 
 def chunk(choices: list[Any], **more: Any) -> bytes:
     """An event as vLLM writes it, without blanks."""
-    told = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices, **more}
-    return b"data: " + json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+    reported = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices, **more}
+    return b"data: " + json.dumps(reported, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
 
 
 def usage(completion: int) -> dict[str, Any]:

@@ -101,7 +101,7 @@ async def test_an_unsettled_limit_is_tried_again(monkeypatch: pytest.MonkeyPatch
     reservation.settle(0, front.now(), None)
 
 
-async def test_an_unsettled_limit_is_given_up_after_five_tries_more(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unsettled_limit_is_rejected_after_five_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     front = Front()
     slept = Slept(monkeypatch, front, 10**9)
     with pytest.raises(ApiError) as caught:
@@ -111,12 +111,12 @@ async def test_an_unsettled_limit_is_given_up_after_five_tries_more(monkeypatch:
     assert front.limits.hits["requests"] == 1
 
 
-async def test_a_key_without_limits_has_nothing_reserved() -> None:
+async def test_no_tokens_are_reserved_for_a_key_without_limits() -> None:
     free = KeyRecord(id="f", name="f", created_at=0.0)
     assert await Front().admission.reserve(free, 10**9) is None
 
 
-async def test_a_place_is_booked_at_once_unless_others_wait() -> None:
+async def test_a_place_is_taken_at_once_unless_others_wait() -> None:
     front = Front()
     front.fleet.put("s1", "ready")
     assert front.scheduler.try_acquire("m", KEY.id, front.now()) is not None
@@ -130,7 +130,7 @@ async def test_a_place_is_booked_at_once_unless_others_wait() -> None:
     assert (front.scheduler.total_in_flight, front.scheduler.total_waiting) == (2, 0)
 
 
-async def test_zero_asks_for_a_wake_and_waits_for_nothing() -> None:
+async def test_wake_timeout_zero_wakes_without_waiting() -> None:
     front = Front()
     error = await refusal(front, 0.0)
     assert (error.status, error.code, error.headers["x-should-retry"]) == (503, "waking", "false")
@@ -163,7 +163,7 @@ async def test_too_many_that_wait_are_refused_and_counted(keys: tuple[str, ...] 
     assert not front.scheduler.has_demand("m")
 
 
-async def test_who_may_cause_no_more_wakes_waits_for_none_but_uses_what_is_awake() -> None:
+async def test_a_key_at_its_wake_limit_may_only_use_awake_machines() -> None:
     front = Front()
     used = {KEY.id: KeyWakes(key_id=KEY.id, wakes=20, cost=Decimal(0), under_way=(), day="2026-05-28")}
     front.admission.wake_limits = WakeLimits(20, Decimal(20), used)
@@ -179,7 +179,7 @@ async def test_who_may_cause_no_more_wakes_waits_for_none_but_uses_what_is_awake
     assert (await waiting).machine == "s1"
 
 
-async def test_a_fault_of_the_demand_leaves_nobody_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failing_wake_request_leaves_no_ticket_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     front = Front()
 
     def fail(front: Front, _model: str) -> None:

@@ -171,7 +171,7 @@ async def test_what_is_no_http_is_an_error_with_a_message(
 # The stream of a body.
 
 
-async def test_an_exception_of_a_stream_reaches_who_reads_it() -> None:
+async def test_a_stream_s_exception_reaches_its_reader() -> None:
     stream = StreamReader(Protocol(nobody), 1024, loop=asyncio.get_running_loop())
     stream.set_exception(KeyError("ours"))
     with pytest.raises(KeyError):
@@ -281,7 +281,7 @@ async def test_a_fault_of_the_handler_is_an_error_too_and_a_connection_error_end
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-async def test_a_response_is_prepared_ended_and_asked_whether_it_keeps_the_connection(*, keeps: bool) -> None:
+async def test_aiohttp_calls_prepare_write_eof_and_keep_alive(*, keeps: bool) -> None:
     response = Bare(keeps=keeps)
 
     async def handle(_request: web.BaseRequest) -> web.StreamResponse:
@@ -305,7 +305,7 @@ async def test_an_http_exception_is_a_response_to_be_finished() -> None:
     assert isinstance(protocol.finished[0][0], web.HTTPNotFound)
 
 
-async def test_who_leaves_cancels_the_handler_and_parses_no_more() -> None:
+async def test_a_disconnect_cancels_the_handler_and_stops_parsing() -> None:
     ends: list[str] = []
 
     async def handle(_request: web.BaseRequest) -> web.StreamResponse:

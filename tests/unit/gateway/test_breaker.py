@@ -39,7 +39,7 @@ def test_another_key_s_failure_concerns_everyone() -> None:
     assert breaker.open == ["s1"]
 
 
-def test_an_answer_to_anybody_clears_the_machine_for_all() -> None:
+def test_a_success_of_any_key_resets_the_machine_for_all() -> None:
     breaker = Breaker()
     for _ in range(FAILURES):
         breaker.on_failure("s1", "poison", 0.0)
@@ -62,7 +62,7 @@ FAULTS = st.tuples(st.sampled_from(["refused", "a", "b", "c"]), st.floats(0, 10)
 
 
 @given(st.lists(FAULTS, max_size=30))
-def test_nobody_is_moved_by_a_single_key(faults: list[tuple[str, float]]) -> None:
+def test_a_single_key_never_pauses_a_machine_for_others(faults: list[tuple[str, float]]) -> None:
     breaker, now = Breaker(), 0.0
     for who, later in faults:
         now += later

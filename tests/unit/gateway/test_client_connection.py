@@ -115,7 +115,7 @@ async def _pipelined(requests: list[Sent], reads: list[bytes], turns_each: int) 
 
 @settings(max_examples=150, deadline=None)
 @given(REQUESTS, st.lists(st.integers(1, 600), max_size=10), st.integers(0, 3))
-def test_nothing_is_lost_however_requests_are_cut_into_reads(
+def test_requests_survive_any_split_into_reads(
     kinds: list[tuple[str, bytes, list[int]]], sizes: list[int], turns_each: int
 ) -> None:
     requests = [sent(kind, number, body, pieces) for number, (kind, body, pieces) in enumerate(kinds)]
@@ -169,7 +169,7 @@ async def test_a_pause_between_two_chunks_is_no_end(more: int) -> None:
     assert [body for _, _, body in server.seen] == [b"x" * 2 * number]
 
 
-async def test_nothing_is_parsed_behind_a_request_in_progress_and_not_much_is_read() -> None:
+async def test_pipelined_data_is_not_parsed_and_bounded_during_a_request() -> None:
     server = Server()
     wire = server.connect()
     wire.send(sent("length", 1, b"abc", []).data)
@@ -191,7 +191,7 @@ async def test_nothing_is_parsed_behind_a_request_in_progress_and_not_much_is_re
     assert [response.body for response in wire.responses] == [b"/1 3", b"/2 0", b"/3 %d" % (2 * READ_BYTES)]
 
 
-async def test_reading_goes_on_once_what_was_read_ahead_is_taken_up() -> None:
+async def test_reading_resumes_once_the_pipelined_data_is_parsed() -> None:
     server = Server()
     wire = server.connect()
     wire.send(GET)
@@ -222,7 +222,7 @@ async def test_nothing_can_be_added_to_a_response_that_has_ended() -> None:
     assert [response.body for response in wire.responses] == [b"all"]
 
 
-async def test_what_was_sent_ahead_by_one_who_leaves_is_dropped() -> None:
+async def test_pipelined_data_of_a_client_that_left_is_dropped() -> None:
     server = Server()
     wire = server.connect()
     wire.send(GET)
@@ -367,7 +367,7 @@ async def test_chunks_of_a_byte_are_not(front: Front) -> None:
 
 
 @given(st.integers(1, len(post()) - 1))
-def test_a_request_that_stops_anywhere_is_told_so(size: int) -> None:
+def test_a_request_that_stops_at_any_point_gets_408(size: int) -> None:
     async def stopped() -> None:
         front = await Front().start()
         wire = front.connect()
@@ -441,7 +441,7 @@ async def test_a_handler_s_fault_cuts_its_connection_alone() -> None:
 
 
 @pytest.mark.parametrize(("data", "count"), [(GET, 1), (GET * 2, 2), (b"nonsense\r\n\r\n", 1), (post(), 0)])
-async def test_who_sends_no_more_gets_what_is_answered_at_once(front: Front, data: bytes, count: int) -> None:
+async def test_a_half_closed_client_gets_an_immediate_response(front: Front, data: bytes, count: int) -> None:
     wire = front.connect()
     wire.send(data)
     assert wire.protocol.eof_received(), "its transport stays open"

@@ -84,7 +84,7 @@ async def test_what_was_refused_or_closed_is_counted_no_more(few: Front) -> None
         ("max_connections = 7\nmax_connections_per_address = 5", 7, 5),
     ],
 )
-def test_an_address_may_have_half_of_them_unless_it_is_said(bounds: str, max_total: int, per_address: int) -> None:
+def test_an_address_may_have_half_of_the_connections_by_default(bounds: str, max_total: int, per_address: int) -> None:
     connections = Front(CONFIG.replace("[gateway]", f"[gateway]\n{bounds}")).connections
     assert (connections.max_total, connections.max_per_address) == (max_total, per_address)
 
@@ -108,12 +108,12 @@ def test_connections_are_bounded_by_the_files(
     monkeypatch.setattr(resource, "getrlimit", lambda _which: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _which, both: limits.append(both))
     assert module._max_clients_by_files(5000) == max_total
-    assert [given for given, _ in limits] == ([] if raised is None else [raised])
+    assert [actual for actual, _ in limits] == ([] if raised is None else [raised])
     assert all(of_system == hard for _, of_system in limits)
 
 
 @given(st.lists(st.floats(0.0, 1000.0), max_size=20))
-def test_the_clock_goes_on_by_a_second_at_most(steps: list[float]) -> None:
+def test_the_clock_advances_by_a_second_per_tick_at_most(steps: list[float]) -> None:
     front = Front()
     for step in steps:
         before = front.connections.now
@@ -128,7 +128,7 @@ def seconds_of_ticks(front: Front, seconds: float, step: float = 0.25) -> None:
         front.connections.tick()
 
 
-async def test_after_a_stall_nobody_s_deadline_has_passed(front: Front) -> None:
+async def test_no_deadline_passes_during_a_stall(front: Front) -> None:
     idle, begun, body = front.connect(), front.connect(), front.connect()
     begun.send(b"POST /v1")
     body.send(post()[:-1])

@@ -11,7 +11,7 @@ PREFLIGHT = CIMultiDict({"Origin": PAGE, "Access-Control-Request-Method": "POST"
 
 
 @pytest.mark.parametrize("origin", [None, "", "*", "null", PAGE.upper(), f"{PAGE}.evil.example"])
-def test_other_pages_may_read_nothing(origin: str | None) -> None:
+def test_other_origins_may_read_nothing(origin: str | None) -> None:
     assert CORS.fields(origin) == b"Vary: Origin\r\n"
 
 
@@ -26,7 +26,7 @@ def test_a_configured_page_may_read_the_answer_and_its_headers() -> None:
 
 
 @pytest.mark.parametrize("origin", [None, PAGE])
-def test_any_page_may_read_the_answer_if_the_configuration_says_so(origin: str | None) -> None:
+def test_any_origin_may_read_the_response_when_configured(origin: str | None) -> None:
     fields = Cors([PAGE, "*"]).fields(origin)
     assert fields.startswith(b"Access-Control-Allow-Origin: *\r\n")
     assert b"Vary" not in fields

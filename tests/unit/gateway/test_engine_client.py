@@ -98,7 +98,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def asked(engines: Engines) -> tuple[Asker, Any, EngineConnection, Wire]:
+async def start_call(engines: Engines) -> tuple[Asker, Any, EngineConnection, Wire]:
     asker = Asker()
     call = engines.call(ORIGIN, [b"request"], asker)
     await turns()
@@ -107,12 +107,12 @@ async def asked(engines: Engines) -> tuple[Asker, Any, EngineConnection, Wire]:
 
 async def test_the_chunks_of_a_read_go_on_together_and_the_connection_is_used_again() -> None:
     engines = Engines()
-    asker, _, connection, wire = await asked(engines)
+    asker, _, connection, wire = await start_call(engines)
     connection.data_received(HEAD + CHUNK + CHUNK)
     connection.data_received(CHUNK)
     connection.data_received(CHUNK + LAST_CHUNK)
     assert (asker.status, asker.pieces, asker.ended) == (200, [b"abab", b"ab", b"ab"], True)
-    again, *_ = await asked(engines)
+    again, *_ = await start_call(engines)
     connection.data_received(HEAD + LAST_CHUNK)
     assert (again.ended, len(engines.made), wire.written) == (True, 1, [b"request", b"request"])
 
@@ -120,18 +120,18 @@ async def test_the_chunks_of_a_read_go_on_together_and_the_connection_is_used_ag
 @pytest.mark.parametrize("surplus", [b"x", HEAD, HEAD + CHUNK + LAST_CHUNK])
 async def test_what_follows_an_answer_is_dropped_with_its_connection(surplus: bytes) -> None:
     engines = Engines()
-    asker, _, connection, wire = await asked(engines)
+    asker, _, connection, wire = await start_call(engines)
     connection.data_received(HEAD + CHUNK + LAST_CHUNK + surplus)
     assert (asker.pieces, asker.ended, asker.lost, wire.closed) == ([b"ab"], True, "", True)
-    await asked(engines)
+    await start_call(engines)
     assert len(engines.made) == 2
 
 
 async def test_a_kept_connection_that_has_closed_is_replaced_once() -> None:
     engines = Engines()
-    _, _, connection, _ = await asked(engines)
+    _, _, connection, _ = await start_call(engines)
     connection.data_received(HEAD + LAST_CHUNK)
-    asker, *_ = await asked(engines)
+    asker, *_ = await start_call(engines)
     connection.connection_lost(None)
     await turns()
     assert (len(engines.made), asker.lost) == (2, "")
@@ -141,7 +141,7 @@ async def test_a_kept_connection_that_has_closed_is_replaced_once() -> None:
 
 async def test_a_connection_is_kept_for_a_few_seconds_of_the_client_s_clock() -> None:
     engines = Engines()
-    _, _, connection, wire = await asked(engines)
+    _, _, connection, wire = await start_call(engines)
     connection.data_received(HEAD + LAST_CHUNK)
     engines.tick(KEEPALIVE_SECONDS - 1)
     assert not wire.closed
@@ -151,8 +151,8 @@ async def test_a_connection_is_kept_for_a_few_seconds_of_the_client_s_clock() ->
 
 async def test_a_stall_of_this_process_ends_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     engines = Engines()
-    waiting, *_ = await asked(engines)
-    reading, _, connection, _ = await asked(engines)
+    waiting, *_ = await start_call(engines)
+    reading, _, connection, _ = await start_call(engines)
     connection.data_received(HEAD + CHUNK)
     engines.reachable = False
     connecting = Asker()
@@ -182,7 +182,7 @@ STEPS = st.sampled_from(["read", "pause", "resume", 0.25, 4.0, 5.0])
 def test_a_call_ends_when_nothing_came_for_its_time_while_it_could_be_taken(steps: list[str | float]) -> None:
     async def play() -> None:
         engines = Engines()
-        asker, call, connection, _ = await asked(engines)
+        asker, call, connection, _ = await start_call(engines)
         since, has_come, paused, unseen = 0.0, False, False, False
         for step in steps:
             if step == "read":

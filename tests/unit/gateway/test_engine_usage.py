@@ -55,12 +55,12 @@ def test_a_number_is_whole_and_neither_negative_nor_enormous(prompt: object, exp
     assert reported == ReportedUsage(prompt=expected, completion=5), "and says nothing of the others"
 
 
-def test_numbers_beyond_json_s_own_grammar_are_none() -> None:
+def test_numbers_outside_json_s_grammar_are_ignored() -> None:
     assert read_usage(b'{"prompt_tokens":1e2,"completion_tokens":1e-2}') == ReportedUsage(prompt=100)
     assert read_usage(b"[" * 5000) == read_usage(b"\xff") == read_usage(b"7") == ReportedUsage()
 
 
-def test_parts_are_no_more_than_their_whole() -> None:
+def test_cached_and_reasoning_tokens_are_capped_by_their_totals() -> None:
     details = {"prompt_tokens_details": {"cached_tokens": 99}, "completion_tokens_details": {"reasoning_tokens": 98}}
     assert whole(usage(5) | details) == TokenCount(7, 7, 5, 5, "engine")
     assert whole({"prompt_tokens": 7, **details}) == TokenCount(7, 7, 0, 0, "engine")
@@ -73,7 +73,7 @@ def test_parts_are_no_more_than_their_whole() -> None:
 @pytest.mark.parametrize(
     "value", [{}, None, [], "7", {"prompt_tokens": -1, "completion_tokens": -1}, {"total_tokens": 7}]
 )
-def test_usage_without_a_number_is_none_at_all(value: object) -> None:
+def test_usage_without_numbers_counts_as_not_reported(value: object) -> None:
     assert whole(value) == NO_TOKENS
 
 
@@ -88,10 +88,10 @@ def test_any_bytes_are_a_sound_count(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_large_body_s_usage_is_found_at_either_end_without_parsing_it(*, first: bool) -> None:
-    said = {"usage": usage(5) | {"prompt_tokens_details": {"cached_tokens": 3}}}
+def test_a_large_body_s_usage_is_read_at_either_end_without_parsing(*, first: bool) -> None:
+    content = {"usage": usage(5) | {"prompt_tokens_details": {"cached_tokens": 3}}}
     data = {"data": [{"embedding": "x" * LARGE_BODY, "usage": usage(99)}]}
-    before, after = (said, data) if first else (data, said)
+    before, after = (content, data) if first else (data, content)
     body = json.dumps({"object": "list", **before, **after, "model": "m"}).encode()
     assert count(read_body_usage(body)) == TokenCount(7, 3, 5, 0, "engine")
     assert read_body_usage(b'{"data":"' + b'","usage":{}' * (LARGE_BODY // 10)) == ReportedUsage()
@@ -113,7 +113,7 @@ def running(choices: int, tokens: int, prompts: int = 1) -> list[bytes]:
 
 
 @pytest.mark.parametrize(("choices", "tokens"), [(1, 9), (2, 3), (7, 110)])
-def test_choices_add_up_when_nobody_tells_the_sum(choices: int, tokens: int) -> None:
+def test_choices_are_summed_when_no_total_is_reported(choices: int, tokens: int) -> None:
     out, read = streamed(*running(choices, tokens), choices=choices)
     assert read.count == TokenCount(7, 0, choices * tokens, 0, "engine")
     assert out.count(b"data: ") == choices * tokens
@@ -126,7 +126,7 @@ def test_prompts_add_up_for_completions_alone() -> None:
     assert streamed(*events, path=CHAT, choices=2)[1].count == TokenCount(7, 0, 24, 0, "engine")
 
 
-def test_the_sum_that_the_engine_tells_is_the_last_word() -> None:
+def test_a_reported_total_overrides_the_sum_of_choices() -> None:
     events = [*running(2, 3), chunk([], usage={"prompt_tokens": 8, "completion_tokens": 60})]
     assert streamed(*events, choices=2)[1].count == TokenCount(8, 0, 60, 0, "engine")
     events[-1] = chunk([], usage={"prompt_tokens": -1, "completion_tokens": 60})
@@ -138,12 +138,15 @@ def test_choices_without_usage_are_counted_by_their_deltas() -> None:
     assert streamed(*events, choices=2)[1].count == TokenCount(7, 0, 7, 0, "counted")
 
 
-def test_a_client_that_asked_gets_the_sum_of_all_choices() -> None:
+def test_include_usage_returns_the_sum_of_all_choices() -> None:
     ends = [chunk([delta("", index=index) | {"finish_reason": "stop"}], usage=usage(3)) for index in range(2)]
     out, read = streamed(*running(2, 3), *ends, b"data: [DONE]\n\n", choices=2, wants_usage=True)
     *_, last, done, end = out.split(b"\n\n")
-    told = json.loads(last.removeprefix(b"data: "))
-    assert (told["choices"], told["usage"]) == ([], {"prompt_tokens": 7, "completion_tokens": 6, "total_tokens": 13})
+    last_event = json.loads(last.removeprefix(b"data: "))
+    assert (last_event["choices"], last_event["usage"]) == (
+        [],
+        {"prompt_tokens": 7, "completion_tokens": 6, "total_tokens": 13},
+    )
     assert (done, end, read.complete) == (b"data: [DONE]", b"", True)
 
 
@@ -155,10 +158,10 @@ def test_indexes_without_end_take_no_memory_without_end() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2**40)), max_size=30), st.integers(1, 3))
-def test_a_sum_of_choices_is_sound(told: list[tuple[int, int]], choices: int) -> None:
-    events = [chunk([delta("w", index=index)], usage=usage(tokens)) for index, tokens in told]
+def test_a_sum_of_choices_is_sound(last_event: list[tuple[int, int]], choices: int) -> None:
+    events = [chunk([delta("w", index=index)], usage=usage(tokens)) for index, tokens in last_event]
     read = streamed(*events, path=COMPLETIONS, choices=choices)[1]
     assert sound(read.count)
-    last: dict[int, Any] = {index: tokens for index, tokens in told if tokens < MAX_TOKENS}
-    if all(tokens < MAX_TOKENS for _, tokens in told):
+    last: dict[int, Any] = {index: tokens for index, tokens in last_event if tokens < MAX_TOKENS}
+    if all(tokens < MAX_TOKENS for _, tokens in last_event):
         assert read.count.completion == min(sum(last.values()), MAX_TOKENS - 1)

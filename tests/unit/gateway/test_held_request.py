@@ -105,7 +105,7 @@ async def play(events: list[tuple[Event, int]], waiting: int = 3) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 2)), max_size=12))
-def test_whatever_comes_in_whatever_order_no_place_is_lost(events: list[tuple[Event, int]]) -> None:
+def test_no_place_is_lost_in_any_order_of_events(events: list[tuple[Event, int]]) -> None:
     asyncio.run(play(events))
 
 
@@ -127,7 +127,7 @@ async def test_a_grant_and_a_cancellation_in_one_iteration(first: Event) -> None
     assert books(front) == (0, 0)
 
 
-async def test_a_place_that_comes_back_goes_to_the_next_one() -> None:
+async def test_a_released_place_is_granted_to_the_next_request() -> None:
     front = Front()
     holds = [Hold(front) for _ in range(4)]
     await turns(1)

@@ -69,11 +69,11 @@ async def refused(front: Front, data: bytes) -> tuple[int, str]:
         (post(BODY, b"Transfer-Encoding: gzip, chunked"), (400, "invalid_request")),
     ],
 )
-async def test_a_request_is_refused_by_what_it_says(front: Front, data: bytes, refusal: tuple[int, str]) -> None:
+async def test_an_invalid_request_is_rejected(front: Front, data: bytes, refusal: tuple[int, str]) -> None:
     assert await refused(front, data) == refusal
 
 
-async def test_a_request_is_refused_by_how_the_gateway_stands(front: Front) -> None:
+async def test_a_request_is_rejected_in_each_state_of_the_gateway(front: Front) -> None:
     front.books.fault = "the disk is full"
     assert await refused(front, post()) == (503, "outbox_full")
     front.books.fault = None
@@ -124,7 +124,7 @@ async def test_a_body_that_does_not_come_is_waited_for_so_long(front: Front) -> 
     front.check()
 
 
-async def test_a_client_is_asked_for_its_body_once_its_head_is_good(front: Front) -> None:
+async def test_100_continue_is_sent_once_the_head_is_valid(front: Front) -> None:
     wire = front.connect()
     wire.send(post(BODY, b"Expect: 100-continue")[: -len(BODY)])
     await until(lambda: wire.written)
@@ -164,7 +164,7 @@ def _fill(front: Front) -> None:
 
 
 @pytest.mark.parametrize(("change", "error"), [(_revoke, (401, "invalid_api_key")), (_fill, (503, "outbox_full"))])
-async def test_a_request_that_may_no_longer_be_served_gets_no_place(
+async def test_a_request_that_may_no_longer_be_served_releases_its_place(
     front: Front, change: Callable[[Front], None], error: tuple[int, str]
 ) -> None:
     front.fleet.clear()
@@ -215,7 +215,7 @@ def pass_time(front: Front, seconds: float) -> None:
         buffered._on_time(ticket, 60.0)
 
 
-async def _told(front: Front) -> Wire:
+async def _report(front: Front) -> Wire:
     wire = await _held(front)
     pass_time(front, 11.0)
     await turns(2)
@@ -253,7 +253,7 @@ async def _buffering(front: Front) -> Wire:
 
 
 Stage = Callable[[Front], Coroutine[Any, Any, Wire]]
-STAGES: list[Stage] = [_receiving, _parsing, _reserving, _held, _told, _granted, _sent, _streaming, _buffering]
+STAGES: list[Stage] = [_receiving, _parsing, _reserving, _held, _report, _granted, _sent, _streaming, _buffering]
 AT_ENGINE: tuple[Stage, ...] = (_sent, _streaming, _buffering)
 
 
@@ -290,7 +290,7 @@ async def test_the_drain_may_come_at_any_stage(front: Front, stage: Stage, *, bo
     front.check()
     if not both:
         assert b'"code":"waking"' in wire.responses[0].body
-        status = 200 if stage in {_told, _streaming} else 503
+        status = 200 if stage in {_report, _streaming} else 503
         assert [(line.status, line.code) for line in front.log.lines] == [(status, "waking")]
         assert wire.responses[0].status == status
     assert [event.outcome for event in front.books.events] in ([], ["engine_lost"], ["client_closed"])
@@ -314,7 +314,7 @@ async def test_the_drain_leaves_what_an_engine_has_its_time(front: Front) -> Non
 # A fault of ours.
 
 
-async def test_a_fault_of_ours_is_told_and_the_connection_goes_on(
+async def test_an_internal_error_gets_500_and_the_connection_stays_open(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_body: bytes) -> None:
@@ -333,7 +333,7 @@ async def test_a_fault_of_ours_is_told_and_the_connection_goes_on(
 
 
 @pytest.mark.parametrize("where", ["open_response", "write"])
-async def test_a_fault_where_nothing_can_be_told_cuts_the_connection(
+async def test_a_failure_before_the_response_exists_closes_the_connection(
     front: Front, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def fail(*_args: object) -> None:
@@ -439,5 +439,5 @@ async def _play(actions: list[tuple[str, int]], *, drains: bool) -> None:
 
 @settings(max_examples=120, deadline=None)
 @given(st.lists(st.tuples(ACTIONS.map(lambda action: action[0]), st.integers(0, 7)), max_size=25), st.booleans())
-def test_whatever_happens_in_whatever_order_nothing_is_left(actions: list[tuple[str, int]], drains: bool) -> None:
+def test_nothing_leaks_in_any_order_of_events(actions: list[tuple[str, int]], drains: bool) -> None:
     asyncio.run(_play(actions, drains=drains))

@@ -19,7 +19,7 @@ class Request:
 
     def __init__(self, lifecycle: Lifecycle, *, at_engine: bool = False) -> None:
         self.lifecycle = lifecycle
-        self.told: list[str] = []
+        self.codes: list[str] = []
         self.goes = asyncio.Event()
         self.exchange: Exchange
         self._at_engine = at_engine
@@ -36,47 +36,50 @@ class Request:
         except asyncio.CancelledError:
             error = self.exchange.take_interruption()
             if error is None:
-                self.told.append("left")
+                self.codes.append("left")
                 raise
-            self.told.append(error.code)
+            self.codes.append(error.code)
         finally:
             self.lifecycle.end(self.exchange)
         await asyncio.sleep(0)
         assert self.task.cancelling() == 0
-        self.told.append("went on")
+        self.codes.append("went on")
 
 
-async def test_who_has_no_engine_goes_elsewhere_at_once_and_the_others_have_their_time() -> None:
+async def test_drain_rejects_unforwarded_requests_at_once_and_waits_for_the_others() -> None:
     lifecycle = Lifecycle()
     waiting, served, late = Request(lifecycle), Request(lifecycle, at_engine=True), Request(lifecycle, at_engine=True)
     await turns(2)
     drain = asyncio.create_task(lifecycle.drain(3600.0))
     await turns()
     assert lifecycle.is_leaving
-    assert ([waiting.told, served.told, late.told], drain.done()) == ([["waking", "went on"], [], []], False)
+    assert ([waiting.codes, served.codes, late.codes], drain.done()) == (
+        [["waking", "went on"], [], []],
+        False,
+    )
     served.goes.set()
     await turns()
     assert not drain.done()
     late.goes.set()
     await until(drain.done)
-    assert [served.told, late.told] == [["went on"]] * 2
+    assert [served.codes, late.codes] == [["went on"]] * 2
 
 
-async def test_when_its_time_is_up_each_is_ended() -> None:
+async def test_drain_interrupts_all_requests_when_the_grace_ends() -> None:
     lifecycle = Lifecycle()
     requests = [Request(lifecycle, at_engine=True) for _ in range(3)]
     await turns(2)
     await lifecycle.drain(0.0)
     assert not lifecycle.exchanges
     await turns()
-    assert [request.told for request in requests] == [["waking", "went on"]] * 3
+    assert [request.codes for request in requests] == [["waking", "went on"]] * 3
 
 
-async def test_nobody_is_waited_for_where_nobody_is() -> None:
+async def test_drain_without_requests_returns_at_once() -> None:
     await Lifecycle().drain(3600.0)
 
 
-async def test_an_interruption_counts_once_and_a_client_that_leaves_is_none() -> None:
+async def test_an_interruption_counts_once_and_a_disconnect_is_none() -> None:
     lifecycle = Lifecycle()
     interrupted, left = Request(lifecycle), Request(lifecycle)
     await turns(2)
@@ -84,5 +87,5 @@ async def test_an_interruption_counts_once_and_a_client_that_leaves_is_none() ->
     interrupted.exchange.interrupt(errors.internal_error())
     left.task.cancel()
     await turns()
-    assert (interrupted.told, left.told) == (["waking", "went on"], ["left"])
+    assert (interrupted.codes, left.codes) == (["waking", "went on"], ["left"])
     assert (interrupted.task.cancelled(), left.task.cancelled()) == (False, True)

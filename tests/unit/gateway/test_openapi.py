@@ -44,11 +44,11 @@ def test_every_error_of_the_table_is_described() -> None:
 
 
 @pytest.mark.parametrize("error", OF_AN_ENGINE, ids=lambda error: f"{error.status}-{error.code}")
-def test_an_error_is_described_as_it_is_told(error: ApiError) -> None:
+def test_the_description_of_an_error_matches_the_error(error: ApiError) -> None:
     for path in ENDPOINTS:
         answer = answers(path)[str(error.status)]
-        told = [example["value"] for example in answer["content"]["application/json"]["examples"].values()]
-        assert json.loads(error.body()) in told
+        reported = [example["value"] for example in answer["content"]["application/json"]["examples"].values()]
+        assert json.loads(error.body()) in reported
         assert {"x-request-id", *error.headers} <= set(answer["headers"])
         assert error.code in answer["description"]
 
@@ -80,7 +80,7 @@ def test_each_path_has_its_own_statuses() -> None:
         assert set(answers(path)["200"]["content"]) == {"application/json", "text/event-stream"}
 
 
-def test_a_key_is_asked_for_everywhere_but_for_the_description_and_the_health() -> None:
+def test_every_path_but_the_description_and_health_needs_a_key() -> None:
     assert DOCUMENT["security"] == [{"key": []}]
     without = [path for path, item in DOCUMENT["paths"].items() if any("security" in made for made in item.values())]
     assert sorted(without) == ["/health", "/openapi.json"]

@@ -98,7 +98,7 @@ async def test_events_are_numbered_without_a_gap_and_survive_the_process(tmp_pat
     second.close()
 
 
-async def test_an_event_out_of_sequence_is_numbered_anew(tmp_path: Path) -> None:
+async def test_an_event_with_a_wrong_sequence_number_is_renumbered(tmp_path: Path) -> None:
     outbox = await filled(opened(tmp_path), 1)
     stale = event(outbox)
     outbox.append(stale)
@@ -109,7 +109,7 @@ async def test_an_event_out_of_sequence_is_numbered_anew(tmp_path: Path) -> None
     outbox.close()
 
 
-async def test_what_is_confirmed_is_forgotten_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_confirmed_segments_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SEGMENT_BYTES", 1000)
     outbox = await filled(opened(tmp_path), 20)
     whole = outbox.size
@@ -143,7 +143,7 @@ async def test_an_earlier_boot_s_events_go_with_their_last_confirmation(tmp_path
     outbox.close()
 
 
-async def test_reading_goes_on_where_it_was_and_holds_one_block(
+async def test_reading_resumes_at_the_cursor_and_holds_one_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SEGMENT_BYTES", 5000)
@@ -163,7 +163,7 @@ async def test_reading_goes_on_where_it_was_and_holds_one_block(
     outbox.close()
 
 
-async def test_a_number_is_found_without_reading_up_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sequence_number_is_located_by_bisection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "PROBE_BYTES", 1000)
     monkeypatch.setattr(segments, "BLOCK_BYTES", 1000)
     outbox = await filled(opened(tmp_path), 1000)
@@ -182,7 +182,7 @@ async def test_a_line_longer_than_a_block_is_read(tmp_path: Path, monkeypatch: p
     outbox.close()
 
 
-async def test_reading_goes_on_behind_what_was_forgotten_meanwhile(
+async def test_reading_resumes_after_segments_deleted_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SEGMENT_BYTES", 3000)
@@ -244,7 +244,7 @@ async def test_a_damaged_middle_costs_only_what_was_damaged(
         again.close()
 
 
-async def test_damage_in_the_open_file_costs_nothing_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_damage_in_the_open_file_spares_later_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SEGMENT_BYTES", 2000)
     outbox = await filled(opened(tmp_path), 3)
     (path,) = files(tmp_path)
@@ -311,11 +311,11 @@ async def test_a_full_segment_is_synced_with_the_one_behind_it(tmp_path: Path, m
     synced = []
     fdatasync = os.fdatasync
 
-    def noted(descriptor: int) -> None:
+    def recorded(descriptor: int) -> None:
         synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         fdatasync(descriptor)
 
-    monkeypatch.setattr(os, "fdatasync", noted)
+    monkeypatch.setattr(os, "fdatasync", recorded)
     await filled(outbox, 8)
     assert synced == [path.name for path in files(tmp_path)]
     assert len(synced) > 2
@@ -325,7 +325,7 @@ async def test_a_full_segment_is_synced_with_the_one_behind_it(tmp_path: Path, m
     outbox.close()
 
 
-async def test_at_its_bound_it_says_so_until_the_ledger_has_confirmed(tmp_path: Path) -> None:
+async def test_a_full_outbox_has_a_fault_until_the_ledger_confirms(tmp_path: Path) -> None:
     outbox = await filled(opened(tmp_path, max_bytes=6000), 5)
     assert outbox.fault is None
     while outbox.fault is None:

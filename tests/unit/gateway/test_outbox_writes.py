@@ -108,9 +108,7 @@ async def test_an_event_that_is_not_written_yet_cannot_be_confirmed(tmp_path: Pa
     outbox.close()
 
 
-async def test_closing_writes_what_is_buffered_and_says_what_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_close_writes_the_buffer_and_logs_lost_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outbox = opened(tmp_path)
     outbox.append(event(outbox))
     outbox.close()

@@ -12,11 +12,11 @@ from services.gateway.adapters.http.paced_inflater import STEP_BYTES
 from services.gateway.core.content_coding import MAX_INFLATED, Inflater, Undecodable
 from tests.kit.raw_engine import DONE, EVENT
 from tests.unit.gateway.front import Call, Front
-from tests.unit.gateway.test_relay import JSON, WHOLE, asked, ended
+from tests.unit.gateway.test_relay import JSON, WHOLE, ended, start_call
 from tests.unit.gateway.wire import Wire, turns
 
-SAID = EVENT * (5 * STEP_BYTES // len(EVENT)) + DONE
-PACKED = gzip.compress(SAID)
+CONTENT = EVENT * (5 * STEP_BYTES // len(EVENT)) + DONE
+PACKED = gzip.compress(CONTENT)
 READS = [PACKED[at : at + 1000] for at in range(0, len(PACKED), 1000)]
 MORE_THAN_A_STEP = STEP_BYTES + 2 * len(EVENT) + MAX_JOINED_BYTES
 MANY_TURNS = 40
@@ -27,7 +27,7 @@ def body(wire: Wire) -> bytes:
 
 
 async def compressed(front: Front, *reads: bytes) -> tuple[Wire, Call]:
-    wire, call = await asked(front)
+    wire, call = await start_call(front)
     call.answer(content_encoding=b"gzip")
     for read in reads:
         call.feed(read)
@@ -54,7 +54,7 @@ async def test_one_turn_of_the_loop_gives_on_one_step(front: Front, *, ends_well
         call.receiver.on_lost("died after its last word", unreachable=False)
     assert not front.books.events
     await ended_in_steps(front, wire)
-    assert body(wire) == SAID
+    assert body(wire) == CONTENT
     assert [event.outcome for event in front.books.events] == ["completed"]
     assert not call.paused
     front.check()
@@ -71,11 +71,11 @@ async def test_a_client_that_is_slow_is_waited_for(front: Front) -> None:
     wire.protocol.resume_writing()
     assert call.paused, "what is there goes first"
     await ended_in_steps(front, wire)
-    assert (body(wire), call.paused) == (SAID, False)
+    assert (body(wire), call.paused) == (CONTENT, False)
     front.check()
 
 
-async def test_a_response_that_is_dropped_is_not_given_on(front: Front) -> None:
+async def test_a_dropped_response_is_not_passed_on(front: Front) -> None:
     wire, call = await compressed(front, *READS)
     wire.abort()
     sent = bytes(wire.written)
@@ -85,13 +85,13 @@ async def test_a_response_that_is_dropped_is_not_given_on(front: Front) -> None:
     front.check()
 
 
-async def test_nothing_follows_the_error_that_ends_it(front: Front) -> None:
+async def test_nothing_follows_the_error_event(front: Front) -> None:
     wire, call = await compressed(front, *READS)
     await front.lifecycle.drain(0.0)
     await turns(MANY_TURNS)
     (response,) = wire.responses
     assert (b'"code":"waking"' in response.body[-300:], call.aborted) == (True, True)
-    assert len(response.body) < len(SAID)
+    assert len(response.body) < len(CONTENT)
     assert [event.outcome for event in front.books.events] == ["engine_lost"]
     front.check()
 
@@ -107,15 +107,15 @@ async def test_a_stream_that_is_cut_behind_a_step_is_lost(front: Front) -> None:
 
 
 async def test_what_cannot_be_inflated_behind_a_step_is_reported_once(front: Front) -> None:
-    wire, call = await compressed(front, zlib.compress(SAID)[:-4] + b"a wrong checksum")
+    wire, call = await compressed(front, zlib.compress(CONTENT)[:-4] + b"a wrong checksum")
     await ended_in_steps(front, wire)
     assert (b"engine_lost" in body(wire)[-200:], call.aborted) == (True, True)
     assert front.scheduler.breaker._records["s1"].everyone.failures == 1
     front.check()
 
 
-async def test_a_whole_response_is_inflated(front: Front) -> None:
-    wire, call = await asked(front, b'{"model":"m"}')
+async def test_a_buffered_response_is_inflated(front: Front) -> None:
+    wire, call = await start_call(front, b'{"model":"m"}')
     call.answer(content_type=JSON, content_encoding=b"gzip")
     call.feed(gzip.compress(WHOLE))
     call.receiver.on_end()
@@ -132,7 +132,7 @@ async def test_what_cannot_be_inflated_or_to_too_much_is_the_engine_s_fault(
     front: Front, coding: bytes, packed: bytes
 ) -> None:
     del front.fleet["s2"]
-    wire, call = await asked(front, b'{"model":"m"}')
+    wire, call = await start_call(front, b'{"model":"m"}')
     call.answer(content_type=JSON, content_encoding=coding)
     call.feed(packed)
     await ended(front, wire)

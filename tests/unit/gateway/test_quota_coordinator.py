@@ -17,7 +17,7 @@ START = 1795478297.0
 PERIOD = 2.0
 RETRIES = 5
 RETRY_SECONDS = 0.02
-TELL_SECONDS = 0.01
+REPORT_SECONDS = 0.01
 
 
 def key(**limits: int) -> KeyRecord:
@@ -31,7 +31,7 @@ class Gateway:
         self.limiter = RateLimiter(name, now, {})
         self.name = name
         self.changed = False
-        self.told_at = 0.0
+        self.reported_at = 0.0
         self.admitted: list[float] = []
         self.running: list[Reservation] = []
         self.limiter.on_change = self._on_change
@@ -58,7 +58,7 @@ class Cluster:
         """As `QuotaGossip.start` does it."""
         gateway = self.gateways[name] = Gateway(name, self.now)
         for _ in range(4):
-            self.tell(gateway)
+            self.report(gateway)
             self.run(0.025)
             if gateway.limiter.coordinator.is_settled:
                 break
@@ -70,8 +70,8 @@ class Cluster:
     def die(self, name: str) -> None:
         self.gone.append(self.gateways.pop(name))
 
-    def tell(self, gateway: Gateway, *, leaving: bool = False) -> None:
-        gateway.changed, gateway.told_at = False, self.now
+    def report(self, gateway: Gateway, *, leaving: bool = False) -> None:
+        gateway.changed, gateway.reported_at = False, self.now
         message = gateway.limiter.report(self.now, leaving=leaving)
         for name in self.gateways:
             if name != gateway.name and not self.lost(gateway.name, name):
@@ -80,7 +80,7 @@ class Cluster:
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
-        step = min(TELL_SECONDS, max(self.delay, 0.001))
+        step = min(REPORT_SECONDS, max(self.delay, 0.001))
         while self.now < end:
             self.now += step
             due = [sent for sent in self._under_way if sent[0] <= self.now]
@@ -89,10 +89,10 @@ class Cluster:
                 if name in self.gateways and self.gateways[name].limiter.coordinator.receive(message, self.now):
                     self.gateways[name].changed = True
             for gateway in list(self.gateways.values()):
-                since = self.now - gateway.told_at
+                since = self.now - gateway.reported_at
                 stale = gateway.changed or gateway.limiter.stale_at <= self.now
-                if since >= PERIOD or (stale and since >= TELL_SECONDS):
-                    self.tell(gateway)
+                if since >= PERIOD or (stale and since >= REPORT_SECONDS):
+                    self.report(gateway)
 
     def ask(self, name: str, record: KeyRecord, tokens: int = 1) -> Reservation | LimitExceeded:
         """As the front door does it."""
@@ -148,7 +148,7 @@ def test_one_request_at_once_moves_from_gateway_to_gateway() -> None:
         use.settle(0, cluster.now, None)
 
 
-def test_a_request_within_its_gateway_s_part_waits_for_nobody() -> None:
+def test_a_request_within_its_gateway_s_part_does_not_wait() -> None:
     cluster = Cluster("a", "b")
     record = key(requests_per_minute=100, tokens_per_minute=1000)
     assert isinstance(cluster.gateways["b"].limiter.admit(record, 500, cluster.now), Reservation)
@@ -165,7 +165,7 @@ def test_a_request_for_all_tokens_of_a_minute_passes_on_any_gateway() -> None:
     assert isinstance(cluster.ask("a", key(tokens_per_minute=1000), 600), Reservation)
 
 
-def test_quiet_gateways_say_only_that_they_are_there() -> None:
+def test_idle_gateways_send_only_periodic_reports() -> None:
     cluster = Cluster("a", "b", "c")
     cluster.ask("b", key(requests_per_minute=10))
     cluster.run(3.0)
@@ -175,13 +175,13 @@ def test_quiet_gateways_say_only_that_they_are_there() -> None:
 
 
 @pytest.mark.parametrize("first", ["a", "b"])
-def test_who_leaves_frees_what_it_had_in_flight_at_once_and_its_minute_when_it_is_over(first: str) -> None:
+def test_a_leaving_gateway_frees_its_in_flight_at_once_and_its_minute_later(first: str) -> None:
     cluster = Cluster("a", "b")
     other = "b" if first == "a" else "a"
     record = key(requests_per_minute=4, concurrency=4)
     assert all(isinstance(cluster.ask(first, record), Reservation) for _ in range(3))
     cluster.run(0.1)
-    cluster.tell(cluster.gateways[first], leaving=True)
+    cluster.report(cluster.gateways[first], leaving=True)
     cluster.run(0.01)
     cluster.die(first)
     assert isinstance(cluster.ask(other, record), Reservation)
@@ -193,7 +193,7 @@ def test_who_leaves_frees_what_it_had_in_flight_at_once_and_its_minute_when_it_i
 
 
 @pytest.mark.parametrize("dead", ["a", "b"])
-def test_the_limit_is_whole_again_10_s_after_a_death(dead: str) -> None:
+def test_the_full_limit_is_back_10_s_after_a_crash(dead: str) -> None:
     cluster = Cluster("a", "b")
     other = "b" if dead == "a" else "a"
     record = key(requests_per_minute=20, concurrency=2)
@@ -213,7 +213,7 @@ def test_the_limit_is_whole_again_10_s_after_a_death(dead: str) -> None:
     assert cluster.within_a_minute() == 20
 
 
-def test_a_gateway_that_starts_anew_serves_within_its_predecessor_s_silence() -> None:
+def test_a_restarted_gateway_serves_before_its_predecessor_is_out() -> None:
     """The eldest was killed: its follower lends of its own loan until the limit falls to it."""
     cluster = Cluster("a", "b")
     record = key(requests_per_minute=40)
@@ -229,7 +229,7 @@ def test_a_gateway_that_starts_anew_serves_within_its_predecessor_s_silence() ->
     assert cluster.within_a_minute() == 40
 
 
-def test_joining_lets_nothing_more_through() -> None:
+def test_joining_does_not_raise_the_limit() -> None:
     cluster = Cluster("a")
     record = key(requests_per_minute=20)
     assert all(isinstance(cluster.ask("a", record), Reservation) for _ in range(18))
@@ -239,7 +239,7 @@ def test_joining_lets_nothing_more_through() -> None:
     assert cluster.within_a_minute() == 20
 
 
-def test_each_side_of_a_partition_has_the_whole_and_afterwards_they_share_again() -> None:
+def test_each_side_of_a_partition_has_the_full_limit_until_it_heals() -> None:
     cluster = Cluster("a", "b")
     record = key(requests_per_minute=10)
     cluster.lost = lambda _sender, _receiver: True
@@ -256,14 +256,14 @@ def test_each_side_of_a_partition_has_the_whole_and_afterwards_they_share_again(
 
 
 @pytest.mark.parametrize("deaf", ["a", "b"])
-def test_a_gateway_that_is_heard_but_does_not_hear_stops_nobody(deaf: str) -> None:
+def test_a_gateway_that_receives_no_reports_blocks_no_other(deaf: str) -> None:
     cluster = Cluster("a", "b")
     cluster.lost = lambda _sender, receiver: receiver == deaf
     cluster.run(2 * SILENT_SECONDS)
     assert all(isinstance(cluster.ask(name, key(requests_per_minute=10)), Reservation) for name in "ab")
 
 
-def test_who_has_not_heard_of_us_for_long_is_answered() -> None:
+def test_a_gateway_that_missed_our_reports_gets_a_reply() -> None:
     cluster = Cluster("a", "b")
     message = cluster.gateways["a"].limiter.report(cluster.now)
     newcomer = RateLimiter("c", cluster.now, {})
@@ -278,7 +278,7 @@ def test_a_new_eldest_keeps_to_its_old_loan_while_another_may_still_use_its_own(
     record = key(requests_per_minute=30)
     cluster.run(1.0)
     for name in "ca":  # so that the loan of c lapses later than that of b
-        cluster.tell(cluster.gateways[name])
+        cluster.report(cluster.gateways[name])
         cluster.run(0.005)
     cluster.die("a")
     b, c = cluster.gateways["b"].limiter, cluster.gateways["c"].limiter
@@ -301,7 +301,7 @@ def test_a_clock_that_jumps_costs_one_exchange_of_messages(jump: float) -> None:
         gateway.limiter.admit(key(requests_per_minute=10), 1, cluster.now)
     cluster.now += jump
     for gateway in cluster.gateways.values():
-        gateway.told_at = cluster.now - PERIOD
+        gateway.reported_at = cluster.now - PERIOD
     cluster.run(PERIOD + 0.1)
     used = cluster.within_a_minute()
     for at in range(30):
@@ -311,7 +311,7 @@ def test_a_clock_that_jumps_costs_one_exchange_of_messages(jump: float) -> None:
     assert isinstance(cluster.ask("b", key(requests_per_minute=10)), Reservation)
 
 
-def test_a_key_that_is_used_no_more_is_told_no_more() -> None:
+def test_an_unused_key_is_no_longer_reported() -> None:
     cluster = Cluster("a", "b")
     assert isinstance(cluster.ask("b", key(requests_per_minute=1)), Reservation)
     cluster.gateways["b"].running[0].settle(5, cluster.now, None)
@@ -346,25 +346,25 @@ class AnyBus:
         draw = self.draw
         self.now += draw.choice((0.0, 0.001, 0.01, 0.1, 0.5))
         self.busy = draw.choice(self.all) if draw.random() < 0.05 else self.busy
-        self.deliver()
+        self.deliver_due()
         for gateway in self.all:
-            if self.now - gateway.told_at >= PERIOD or (gateway.changed and draw.random() < 0.7):
-                self.tell(gateway)
+            if self.now - gateway.reported_at >= PERIOD or (gateway.changed and draw.random() < 0.7):
+                self.report(gateway)
         for _ in range(draw.choice((0, 1, 1, 5))):
-            wanted = draw.choice((1, self.tokens // 10, self.tokens // 3, self.tokens))
-            asked = self.busy if draw.random() < 0.7 else draw.choice(self.all)
-            use = asked.limiter.admit(self.record, wanted, self.now)
+            expected = draw.choice((1, self.tokens // 10, self.tokens // 3, self.tokens))
+            target = self.busy if draw.random() < 0.7 else draw.choice(self.all)
+            use = target.limiter.admit(self.record, expected, self.now)
             if isinstance(use, Reservation):
                 self.admitted.append(self.now)
-                self.running.append((use, wanted))
+                self.running.append((use, expected))
             self.check()
         while self.running and draw.random() < 0.5:
-            use, wanted = self.running.pop(draw.randrange(len(self.running)))
-            took = draw.randint(0, wanted)
+            use, expected = self.running.pop(draw.randrange(len(self.running)))
+            took = draw.randint(0, expected)
             use.settle(took, self.now, len(self.ended) + 1)
             self.ended.append((self.now, took))
 
-    def deliver(self) -> None:
+    def deliver_due(self) -> None:
         self.draw.shuffle(self.under_way)
         due = [sent for sent in self.under_way if sent[0] <= self.now]
         self.under_way = [sent for sent in self.under_way if sent[0] > self.now]
@@ -372,9 +372,9 @@ class AnyBus:
             self.received_at[message.gateway, receiver.name] = self.now
             receiver.changed |= receiver.limiter.coordinator.receive(message, self.now)
 
-    def tell(self, sender: Gateway) -> None:
+    def report(self, sender: Gateway) -> None:
         """Whoever has not been heard for 2 s is heard this time, so that few are taken for dead."""
-        sender.changed, sender.told_at = False, self.now
+        sender.changed, sender.reported_at = False, self.now
         message = sender.limiter.report(self.now)
         for receiver in self.all:
             late = self.now - self.received_at[sender.name, receiver.name] > 2
@@ -394,7 +394,7 @@ class AnyBus:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32))
-def test_whatever_the_bus_does_not_one_request_too_many_passes(seed: int) -> None:
+def test_the_limit_holds_whatever_the_bus_loses_or_reorders(seed: int) -> None:
     bus = AnyBus(seed)
     for _ in range(500):
         bus.step()

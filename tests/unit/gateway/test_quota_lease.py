@@ -10,8 +10,8 @@ from shared.messages.gateway import KeyQuota, QuotaLease
 LIMIT = 10
 
 
-def told(used: int, wanted: int = 0) -> dict[str, KeyQuota]:
-    return {"k": KeyQuota(used=(used, 0, 0, 0), limits=(LIMIT, None, None, None), wanted=(wanted, 0, 0, 0))}
+def usage_of(used: int, expected: int = 0) -> dict[str, KeyQuota]:
+    return {"k": KeyQuota(used=(used, 0, 0, 0), limits=(LIMIT, None, None, None), wanted=(expected, 0, 0, 0))}
 
 
 def lease(version: int, amount: int) -> QuotaLease:
@@ -27,14 +27,14 @@ def open_to(*followers: QuotaFollower) -> list[int]:
 
 
 def test_the_highest_of_use_and_open_loans_counts() -> None:
-    assert QuotaFollower(told(9), agreed=lease(1, 5), offered=lease(2, 3)).bound("k", 0, LIMIT) == 9
-    assert QuotaFollower(told(1), agreed=lease(1, 5), offered=lease(2, 3)).bound("k", 0, LIMIT) == 5
-    assert QuotaFollower(told(1), agreed=lease(1, 5), offered=lease(2, 7)).bound("k", 0, LIMIT) == 7
+    assert QuotaFollower(usage_of(9), agreed=lease(1, 5), offered=lease(2, 3)).bound("k", 0, LIMIT) == 9
+    assert QuotaFollower(usage_of(1), agreed=lease(1, 5), offered=lease(2, 3)).bound("k", 0, LIMIT) == 5
+    assert QuotaFollower(usage_of(1), agreed=lease(1, 5), offered=lease(2, 7)).bound("k", 0, LIMIT) == 7
     assert QuotaFollower({}, agreed=QuotaLease(version=1, parts=3, keys={}), offered=NO_LEASE).bound("k", 0, LIMIT) == 3
 
 
-def test_what_is_still_open_is_lent_to_nobody_else() -> None:
-    rich, poor = QuotaFollower(told(0)), QuotaFollower(told(1, wanted=1))
+def test_an_open_lease_is_not_leased_twice() -> None:
+    rich, poor = QuotaFollower(usage_of(0)), QuotaFollower(usage_of(1, expected=1))
     rich.agreed = rich.offered = lease(1, 9)
     poor.agreed = poor.offered = lease(1, 1)
     leader = QuotaLeader()
@@ -46,13 +46,13 @@ def test_what_is_still_open_is_lent_to_nobody_else() -> None:
     assert sum(open_to(rich, poor)) <= LIMIT
 
 
-def test_nothing_new_is_offered_before_the_last_offer_is_acknowledged() -> None:
-    follower = QuotaFollower(told(0, wanted=1), agreed=lease(1, 2), offered=lease(2, 4))
+def test_no_new_lease_is_offered_before_the_last_is_acknowledged() -> None:
+    follower = QuotaFollower(usage_of(0, expected=1), agreed=lease(1, 2), offered=lease(2, 4))
     QuotaLeader().offer(3, capacity(follower))
     assert follower.offered.version == 2
 
 
-def test_newcomers_get_equal_parts_of_what_is_not_lent_yet() -> None:
+def test_newcomers_get_equal_parts_of_what_is_not_leased_yet() -> None:
     half = QuotaLease(version=1, parts=2, keys={})
     followers = [QuotaFollower({}, agreed=half, offered=half), *(QuotaFollower({}) for _ in range(3))]
     leader = QuotaLeader()
@@ -65,20 +65,20 @@ def test_newcomers_get_equal_parts_of_what_is_not_lent_yet() -> None:
     assert [follower.agreed.parts for follower in followers] == [5] * 4
 
 
-def test_of_a_key_that_only_an_elder_named_nothing_is_lent() -> None:
+def test_a_key_known_only_from_the_leaders_lease_is_not_leased_on() -> None:
     follower = QuotaFollower({})
     QuotaLeader().offer(1, capacity(follower, of=lease(7, 4)))
     assert follower.offered == QuotaLease(version=1, parts=6, keys={"k": (0, 0, 0, 0)})
 
 
 def test_of_many_keys_those_that_somebody_is_short_of_come_first_and_all_in_turn() -> None:
-    calm, short = told(0)["k"], told(5, wanted=5)["k"]
+    calm, short = usage_of(0)["k"], usage_of(5, expected=5)["k"]
     names = [f"k{at:03}" for at in range(5 * KEYS_PER_TURN)]
     follower = QuotaFollower(dict.fromkeys(names, calm))
     leader = QuotaLeader()
     leader.offer(1, capacity(follower))
     follower.agreed = follower.offered
-    follower.keys = {**dict.fromkeys(names, told(3)["k"]), names[-1]: short}
+    follower.keys = {**dict.fromkeys(names, usage_of(3)["k"]), names[-1]: short}
     leader.offer(2, capacity(follower))
     assert follower.offered.keys[names[-1]][0] == LIMIT
     assert len(follower.offered.keys) == KEYS_PER_TURN + 1

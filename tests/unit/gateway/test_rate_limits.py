@@ -53,7 +53,7 @@ def test_no_minute_ever_has_more_requests_than_allowed(gaps: list[float], limit:
     assert all(sum(0 <= late - early < 60 for early in admitted) <= limit for late in admitted)
 
 
-def test_a_refused_request_succeeds_after_the_time_it_was_told() -> None:
+def test_a_rejected_request_succeeds_after_its_retry_after() -> None:
     limiter, record = made(), key(requests_per_minute=2)
     taken(limiter, record, now=NOW + 0.9)
     taken(limiter, record, now=NOW + 30)
@@ -63,7 +63,7 @@ def test_a_refused_request_succeeds_after_the_time_it_was_told() -> None:
     taken(limiter, record, now=NOW + 40.5 + refusal.retry_after)
 
 
-def test_the_time_told_is_never_less_than_a_second_nor_more_than_a_minute() -> None:
+def test_retry_after_is_between_a_second_and_a_minute() -> None:
     limiter, record = made(), key(requests_per_minute=1)
     taken(limiter, record)
     assert refused(limiter, record).retry_after == 60
@@ -167,11 +167,11 @@ def test_what_the_ledger_has_not_confirmed_is_never_less_than_it_is(data: st.Dat
         else:
             mark = max(mark, data.draw(st.integers(0, len(spent))))
             limiter.on_confirmed(mark)
-        told = limiter.report(NOW).keys.get("k")
-        assert (told.used[3] if told else 0) >= sum(spent[mark:])
+        reported = limiter.report(NOW).keys.get("k")
+        assert (reported.used[3] if reported else 0) >= sum(spent[mark:])
     limiter.on_confirmed(len(spent))
-    told = limiter.report(NOW).keys.get("k")
-    assert told is None or told.used[3] == 0
+    reported = limiter.report(NOW).keys.get("k")
+    assert reported is None or reported.used[3] == 0
 
 
 def test_an_event_that_was_confirmed_before_its_request_ended_counts_once() -> None:
@@ -198,7 +198,7 @@ def test_keys_do_not_share() -> None:
     taken(limiter, key("b", requests_per_minute=1))
 
 
-def test_headers_tell_the_limits_that_the_key_has() -> None:
+def test_headers_show_the_key_s_limits() -> None:
     limiter, record = made(), key(requests_per_minute=60, tokens_per_minute=1000, concurrency=3)
     use = taken(limiter, record, 300)
     assert headers(limiter, record, NOW) == {
@@ -210,27 +210,27 @@ def test_headers_tell_the_limits_that_the_key_has() -> None:
         "x-ratelimit-reset-tokens": "1m0s",
     }
     use.settle(20, NOW, 1)
-    told = headers(limiter, record, NOW + 31)
-    assert told["x-ratelimit-remaining-tokens"] == "980"
-    assert told["x-ratelimit-reset-tokens"] == "30s"
+    reported = headers(limiter, record, NOW + 31)
+    assert reported["x-ratelimit-remaining-tokens"] == "980"
+    assert reported["x-ratelimit-reset-tokens"] == "30s"
     assert headers(limiter, record, NOW + 61)["x-ratelimit-reset-requests"] == "0s"
     assert not headers(limiter, key(concurrency=1), NOW)
 
 
 def another(number: int, used: tuple[int, int, int, int], limit: int) -> QuotaReport:
     """What an elder gateway tells that lends nothing yet."""
-    told = KeyQuota(used=used, limits=(limit, None, None, None))
+    reported = KeyQuota(used=used, limits=(limit, None, None, None))
     return QuotaReport(
         gateway="e", started=1.0, number=number, sent_at=NOW, follows="e", version=0,
-        keys={"k": told}, heard={"g": NOW}, loans={},
+        keys={"k": reported}, heard={"g": NOW}, loans={},
     )  # fmt: skip
 
 
 def test_headers_and_refusals_know_what_other_gateways_use() -> None:
     limiter, record = made(), key(requests_per_minute=10)
     limiter.coordinator.receive(another(1, (7, 0, 0, 0), 10), NOW)
-    told = headers(limiter, record, NOW)
-    assert (told["x-ratelimit-remaining-requests"], told["x-ratelimit-reset-requests"]) == ("3", "1m0s")
+    reported = headers(limiter, record, NOW)
+    assert (reported["x-ratelimit-remaining-requests"], reported["x-ratelimit-reset-requests"]) == ("3", "1m0s")
     assert isinstance(limiter.admit(record, 1, NOW), Unsettled)
     limiter.coordinator.receive(another(2, (10, 0, 0, 0), 10), NOW)
     assert refused(limiter, record).retry_after == 6
@@ -248,7 +248,7 @@ def test_what_stays_unsettled_becomes_a_refusal_and_is_counted() -> None:
     assert not limiter.report(NOW + 1).keys
 
 
-def test_others_are_told_only_where_there_are_any() -> None:
+def test_changes_are_reported_only_to_other_gateways() -> None:
     limiter, record, calls = made(), key(requests_per_minute=10, concurrency=5), []
     limiter.on_change = lambda: calls.append(1)
     taken(limiter, record).settle(1, NOW, 1)
@@ -263,7 +263,7 @@ def test_others_are_told_only_where_there_are_any() -> None:
     [("requests_per_minute", "1 requests per minute"), ("tokens_per_minute", "1 tokens per minute"),
      ("concurrency", "1 requests at once")],
 )  # fmt: skip
-def test_a_refusal_is_an_error_that_says_which_limit_and_when(limit: str, words: str) -> None:
+def test_a_rejection_names_the_limit_and_the_retry_time(limit: str, words: str) -> None:
     limiter, record = made(), msgspec.structs.replace(key(), **{limit: 1})
     taken(limiter, record)
     error = refused(limiter, record).error()

@@ -22,7 +22,7 @@ JSON, STREAM = b"application/json", b"text/event-stream"
 WHOLE = b'{"object":"chat.completion","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
 
 
-async def asked(front: Front, body: bytes = b'{"model":"m","stream":true}') -> tuple[Wire, Call]:
+async def start_call(front: Front, body: bytes = b'{"model":"m","stream":true}') -> tuple[Wire, Call]:
     """A request that an engine has."""
     calls = len(front.calls)
     wire = await front.ask(body)
@@ -62,7 +62,7 @@ async def test_a_fault_on_the_way_to_the_engine_ends_the_request(front: Front) -
 async def test_a_fault_at_the_head_ends_the_request(
     front: Front, monkeypatch: pytest.MonkeyPatch, content_type: bytes
 ) -> None:
-    wire, call = await asked(front)
+    wire, call = await start_call(front)
     if content_type == STREAM:
         breaks_once(monkeypatch, ClientResponse, "start")
     else:
@@ -79,7 +79,7 @@ async def test_a_fault_at_the_head_ends_the_request(
 async def test_a_fault_in_a_stream_ends_it_with_an_error(
     front: Front, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    wire, call = await asked(front)
+    wire, call = await start_call(front)
     if where == "send":
         breaks_once(monkeypatch, ClientResponse, "send")
     call.answer()
@@ -98,7 +98,7 @@ async def test_a_fault_in_a_stream_ends_it_with_an_error(
 async def test_a_fault_at_the_end_ends_the_request(
     front: Front, monkeypatch: pytest.MonkeyPatch, content_type: bytes, where: str
 ) -> None:
-    wire, call = await asked(front)
+    wire, call = await start_call(front)
     call.answer(content_type=content_type)
     call.feed(EVENT + DONE if content_type == STREAM else WHOLE)
     breaks_once(monkeypatch, ClientResponse, where)
@@ -110,11 +110,11 @@ async def test_a_fault_at_the_end_ends_the_request(
     front.check()
 
 
-async def test_a_fault_while_telling_of_a_fault_closes_the_client_s_connection(
+async def test_a_failure_while_reporting_an_error_closes_the_connection(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del front.fleet["s2"]
-    wire, call = await asked(front)
+    wire, call = await start_call(front)
 
     def fail(*_args: object) -> None:
         raise Fault("fail")
@@ -126,8 +126,8 @@ async def test_a_fault_while_telling_of_a_fault_closes_the_client_s_connection(
     front.check()
 
 
-async def test_usage_that_cannot_be_recorded_costs_no_place_and_no_limit(front: Front) -> None:
-    wire, call = await asked(front)
+async def test_places_and_limits_are_released_when_usage_cannot_be_recorded(front: Front) -> None:
+    wire, call = await start_call(front)
     front.books.breaks = True
     call.answer(content_type=JSON)
     call.feed(WHOLE)
@@ -138,10 +138,10 @@ async def test_usage_that_cannot_be_recorded_costs_no_place_and_no_limit(front: 
 
 
 @pytest.mark.parametrize("unreachable", [True, False])
-async def test_who_is_blamed_for_a_loss(front: Front, *, unreachable: bool) -> None:
+async def test_which_machine_a_lost_response_counts_against(front: Front, *, unreachable: bool) -> None:
     del front.fleet["s2"]
     for _ in range(FAILURES):
-        wire, call = await asked(front)
+        wire, call = await start_call(front)
         call.receiver.on_lost("refused" if unreachable else "reset", unreachable=unreachable)
         await ended(front, wire)
     breaker = front.scheduler.breaker
@@ -152,7 +152,7 @@ async def test_who_is_blamed_for_a_loss(front: Front, *, unreachable: bool) -> N
 
 @pytest.mark.parametrize("content_type", [JSON, STREAM])
 async def test_usage_is_recorded_once_and_before_the_end(front: Front, content_type: bytes) -> None:
-    wire, call = await asked(front)
+    wire, call = await start_call(front)
     exchange = front.exchange
     ends: list[bool] = []
     front.books.on_event = lambda _event: ends.append(exchange.response.ended)
@@ -168,11 +168,9 @@ async def test_usage_is_recorded_once_and_before_the_end(front: Front, content_t
     front.check()
 
 
-async def test_a_fault_where_places_are_kept_lets_nobody_wait_for_the_request(
-    front: Front, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failing_release_does_not_block_the_shutdown(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     del front.fleet["s2"]
-    wire, call = await asked(front)
+    wire, call = await start_call(front)
     breaks_once(monkeypatch, Dispatcher, "release")
     call.receiver.on_lost("reset", unreachable=True)
     await until(lambda: wire.closing)
@@ -183,10 +181,10 @@ def moves(front: Front) -> list[tuple[str | None, str, int]]:
     return [(event.moved_from, event.machine, event.status) for event in front.books.events]
 
 
-@pytest.mark.parametrize("told", ["500", "lost"])
-async def test_before_the_first_byte_a_failure_goes_to_another_machine(front: Front, told: str) -> None:
-    wire, first = await asked(front, b'{"model":"m"}')
-    if told == "500":
+@pytest.mark.parametrize("reported", ["500", "lost"])
+async def test_a_failure_before_the_first_byte_fails_over(front: Front, reported: str) -> None:
+    wire, first = await start_call(front, b'{"model":"m"}')
+    if reported == "500":
         first.answer(500, JSON)
     else:
         first.receiver.on_lost("reset", unreachable=False)
@@ -201,8 +199,8 @@ async def test_before_the_first_byte_a_failure_goes_to_another_machine(front: Fr
     front.check()
 
 
-async def test_it_goes_to_one_other_machine_alone(front: Front) -> None:
-    wire, first = await asked(front, b'{"model":"m"}')
+async def test_failover_happens_once(front: Front) -> None:
+    wire, first = await start_call(front, b'{"model":"m"}')
     first.receiver.on_lost("reset", unreachable=False)
     front.calls[1].receiver.on_lost("reset", unreachable=False)
     await ended(front, wire)
@@ -212,7 +210,7 @@ async def test_it_goes_to_one_other_machine_alone(front: Front) -> None:
 
 
 async def test_a_client_that_does_not_read_pauses_the_engine_even_another_one(front: Front) -> None:
-    wire, first = await asked(front)
+    wire, first = await start_call(front)
     wire.protocol.pause_writing()
     assert first.paused
     first.receiver.on_lost("reset", unreachable=True)
@@ -225,8 +223,8 @@ async def test_a_client_that_does_not_read_pauses_the_engine_even_another_one(fr
     front.check()
 
 
-async def test_a_whole_response_for_which_there_is_no_room_is_refused(front: Front) -> None:
-    wire, call = await asked(front, b'{"model":"m"}')
+async def test_a_buffered_response_without_memory_is_rejected(front: Front) -> None:
+    wire, call = await start_call(front, b'{"model":"m"}')
     call.answer(content_type=JSON)
     front.memory.max_bytes = 10
     call.feed(b"x" * 11)
@@ -235,8 +233,8 @@ async def test_a_whole_response_for_which_there_is_no_room_is_refused(front: Fro
     front.check()
 
 
-async def test_a_whole_response_is_held_until_its_client_has_read_it(front: Front) -> None:
-    wire, call = await asked(front, b'{"model":"m"}')
+async def test_a_buffered_response_is_held_until_its_client_has_read_it(front: Front) -> None:
+    wire, call = await start_call(front, b'{"model":"m"}')
     wire.protocol.pause_writing()
     call.answer(content_type=JSON)
     call.feed(WHOLE)
@@ -250,10 +248,8 @@ async def test_a_whole_response_is_held_until_its_client_has_read_it(front: Fron
 
 
 @pytest.mark.parametrize("status", [200, 204, 400, 413, 429, 501])
-async def test_the_connection_goes_on_behind_an_engine_s_response_whatever_its_status(
-    front: Front, status: int
-) -> None:
-    wire, call = await asked(front, b'{"model":"m"}')
+async def test_the_connection_stays_open_after_any_status_of_an_engine(front: Front, status: int) -> None:
+    wire, call = await start_call(front, b'{"model":"m"}')
     call.answer(status, JSON)
     call.receiver.on_end()
     await ended(front, wire)
@@ -262,7 +258,7 @@ async def test_the_connection_goes_on_behind_an_engine_s_response_whatever_its_s
 
 
 async def test_one_that_comes_as_its_slow_client_leaves_is_held_no_more(front: Front) -> None:
-    wire, call = await asked(front, b'{"model":"m"}')
+    wire, call = await start_call(front, b'{"model":"m"}')
     wire.protocol.pause_writing()
     call.answer(content_type=JSON)
     call.feed(WHOLE)
@@ -273,8 +269,8 @@ async def test_one_that_comes_as_its_slow_client_leaves_is_held_no_more(front: F
 
 
 @pytest.mark.parametrize("leaves", ["client", "drain"])
-async def test_who_leaves_as_all_has_been_said_changes_nothing(front: Front, leaves: str) -> None:
-    wire, call = await asked(front)
+async def test_a_client_leaving_after_the_end_changes_nothing(front: Front, leaves: str) -> None:
+    wire, call = await start_call(front)
     exchange = front.exchange
     call.answer()
     call.feed(EVENT + DONE)
@@ -292,22 +288,22 @@ async def test_who_leaves_as_all_has_been_said_changes_nothing(front: Front, lea
     front.check()
 
 
-@pytest.mark.parametrize("said", [b"", EVENT, EVENT + DONE])
-async def test_a_client_that_leaves_has_its_engine_stopped_and_is_recorded_once(front: Front, said: bytes) -> None:
-    wire, call = await asked(front)
+@pytest.mark.parametrize("content", [b"", EVENT, EVENT + DONE])
+async def test_a_client_that_leaves_has_its_engine_stopped_and_is_recorded_once(front: Front, content: bytes) -> None:
+    wire, call = await start_call(front)
     call.answer()
-    if said:
-        call.feed(said)
+    if content:
+        call.feed(content)
     wire.abort()
     await ended(front, wire)
-    outcome = "completed" if said.endswith(DONE) else "client_closed"
+    outcome = "completed" if content.endswith(DONE) else "client_closed"
     assert (call.aborted, [event.outcome for event in front.books.events]) == (True, [outcome])
     assert [(line.status, line.outcome) for line in front.log.lines] == [(499, outcome)]
     front.check()
 
 
 async def test_what_runs_counts_against_its_key_until_it_is_settled_once(front: Front) -> None:
-    wire, call = await asked(front)
+    wire, call = await start_call(front)
     exchange = front.exchange
     reservation = exchange.reservation
     assert reservation is not None
@@ -359,7 +355,7 @@ def test_501_is_the_request_s_fault() -> None:
 
 
 @given(st.dictionaries(st.binary(max_size=12).map(bytes.lower), st.binary(max_size=30), max_size=8), st.booleans())
-def test_headers_stay_header_lines_whatever_an_engine_says(headers: dict[bytes, bytes], stream: bool) -> None:
+def test_an_engines_header_values_cannot_inject_lines(headers: dict[bytes, bytes], stream: bool) -> None:
     fields = forwarded_headers(headers, stream=stream)
     *lines, end = fields.split(b"\r\n")
     assert end == b""

@@ -65,14 +65,14 @@ def bodies(draw: st.DrawFn, *, good: bool) -> bytes:
 
 def pairs(body: bytes) -> list[tuple[str, Any]]:
     """The outermost members in their order, repeated ones too, each number as it is spelt."""
-    found: list[list[tuple[str, Any]]] = []
+    results: list[list[tuple[str, Any]]] = []
 
     def on_object(members: list[tuple[str, Any]]) -> dict[str, Any]:
-        found.append(members)
+        results.append(members)
         return dict(members)
 
     json.loads(body, object_pairs_hook=on_object, parse_int=str, parse_float=str)
-    return found[-1]
+    return results[-1]
 
 
 def body_for_engine(parsed: ParsedRequest, *, served_as: str | None, usage_options: bool) -> bytes:
@@ -109,7 +109,7 @@ def test_a_wrong_body_is_refused_and_the_field_named(body: bytes, code: str, par
     assert json.loads(caught.value.body())["error"]["code"] == code
 
 
-def test_model_inside_something_else_is_no_repetition() -> None:
+def test_a_nested_model_is_not_a_repetition() -> None:
     assert parse(b'{"tools": [{"model": "x"}], "model": "m", "metadata": {"model": "y"}}').model == "m"
 
 
@@ -166,20 +166,20 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 
 
 @given(bodies(good=True), st.none() | st.sampled_from(["m", "org/M", 'a "model"']), st.booleans())
-def test_the_engine_gets_what_was_asked_but_for_what_must_change(
+def test_the_engine_gets_the_body_except_for_what_must_change(
     body: bytes, served_as: str | None, usage_options: bool
 ) -> None:
     parsed = parse(body)
     changed = body_for_engine(parsed, served_as=served_as, usage_options=usage_options)
-    wanted = dict(pairs(body))
+    expected = dict(pairs(body))
     if served_as is not None:
-        wanted["model"] = served_as
+        expected["model"] = served_as
     if parsed.stream and usage_options:
-        theirs = wanted.get("stream_options") or {}
-        wanted["stream_options"] = theirs | {"include_usage": True, "continuous_usage_stats": True}
-    said = pairs(changed)
-    assert dict(said) == wanted
-    assert [name for name, _ in said].count("model") == 1
+        theirs = expected.get("stream_options") or {}
+        expected["stream_options"] = theirs | {"include_usage": True, "continuous_usage_stats": True}
+    content = pairs(changed)
+    assert dict(content) == expected
+    assert [name for name, _ in content].count("model") == 1
     if served_as in {None, parsed.model} and not (parsed.stream and usage_options):
         assert changed == body
 
@@ -217,7 +217,7 @@ def test_reading_a_large_body_costs_no_more_than_its_size(start: bytes) -> None:
     ("members", "choices"),
     [(b"", 1), (b',"n":3', 3), (b',"n":1', 1), (b',"n":0', 1), (b',"n":-2', 1), (b',"n":"3"', 3), (b',"n":null', 1)],
 )
-def test_how_many_answers_are_asked_for(members: bytes, choices: int) -> None:
+def test_n_is_read_as_engines_read_it(members: bytes, choices: int) -> None:
     assert parse(b'{"model":"m"%b}' % members).choices == choices
 
 
@@ -250,9 +250,7 @@ def test_a_number_of_answers_is_read_as_engines_read_it(value: bytes, choices: i
         (b',"max_tokens":-1', 0),
     ],
 )
-def test_an_answer_has_at_most_what_any_member_says_and_engines_differ_in_which_they_take(
-    members: bytes, most: int
-) -> None:
+def test_max_tokens_is_the_highest_of_all_its_members(members: bytes, most: int) -> None:
     assert parse(b'{"model":"m"%b}' % members).max_tokens == most
 
 
@@ -277,5 +275,5 @@ def test_whether_the_answer_comes_before_the_work_is_done(members: bytes, backgr
         ("[[1, 2], [3]]", True),
     ],
 )
-def test_several_prompts_are_told_from_one(prompt: str, *, several: bool) -> None:
+def test_several_prompts_differ_from_one_token_list(prompt: str, *, several: bool) -> None:
     assert parse(f'{{"model":"m","prompt":{prompt}}}'.encode()).several_prompts == several

@@ -28,8 +28,8 @@ async def get(front: Front, path: str, method: str = "GET", key: str | None = SE
 
 
 def error(response: Response) -> dict[str, object]:
-    found: dict[str, object] = json.loads(response.body)["error"]
-    return found
+    results: dict[str, object] = json.loads(response.body)["error"]
+    return results
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def error(response: Response) -> dict[str, object]:
         (True, True, 503, b'{"status":"draining"}'),
     ],
 )
-async def test_health_says_whether_to_send_requests(
+async def test_health_reports_whether_requests_are_accepted(
     front: Front, *, leaving: bool, ready: bool, status: int, body: bytes
 ) -> None:
     front.lifecycle.is_leaving, front.is_ready = leaving, ready
@@ -55,7 +55,7 @@ async def test_head_has_a_body_s_length_alone(front: Front) -> None:
     assert b"content-length: 15" in response.head
 
 
-async def test_models_are_those_of_the_key_with_the_context_that_each_machine_takes(front: Front) -> None:
+async def test_models_lists_the_keys_models_with_the_context_every_machine_accepts(front: Front) -> None:
     entry: Field = {"id": "m", "object": "model", "created": int(NOON), "owned_by": "spotinference"}
     assert json.loads((await get(front, "/v1/models")).body) == {"object": "list", "data": [entry]}
     assert json.loads((await get(front, "/v1/models/m")).body) == entry
@@ -84,7 +84,9 @@ async def test_models_need_a_key(front: Front, path: str) -> None:
         ("POST", "/health", b"allow: get, head\r\n"),
     ],
 )
-async def test_another_method_is_told_which_to_use(front: Front, method: str, path: str, allow: bytes) -> None:
+async def test_a_wrong_method_gets_405_with_the_allowed_ones(
+    front: Front, method: str, path: str, allow: bytes
+) -> None:
     response = await get(front, path, method)
     assert (response.status, error(response)["code"]) == (405, "method_not_allowed")
     assert allow in response.head + b"\r\n"
@@ -93,7 +95,7 @@ async def test_another_method_is_told_which_to_use(front: Front, method: str, pa
 @pytest.mark.parametrize(
     ("path", "meant"), [("/chat/completions", "/v1/chat/completions"), ("/models", "/v1/models"), ("/v2/nothing", "")]
 )
-async def test_an_unknown_path_is_told_what_may_have_been_meant(front: Front, path: str, meant: str) -> None:
+async def test_an_unknown_path_gets_a_suggestion(front: Front, path: str, meant: str) -> None:
     response = await get(front, path)
     assert response.status == 404
     message = str(error(response)["message"])
@@ -106,7 +108,7 @@ async def test_the_description_needs_no_key(front: Front) -> None:
     assert (response.status, "/v1/chat/completions" in json.loads(response.body)["paths"]) == (200, True)
 
 
-async def test_a_fault_of_ours_is_told(front: Front) -> None:
+async def test_an_internal_error_gets_500(front: Front) -> None:
     front.is_ready = cast("bool", Unreadable())
     response = await get(front, "/health", key=None)
     assert (response.status, error(response)["code"]) == (500, "internal_error")

@@ -16,7 +16,7 @@ STEPS = st.lists(
 )
 
 
-def say(running: RunningUsage, index: int, *, text: str = "", finished: bool = False, usage: Any = None) -> None:
+def add_chunk(running: RunningUsage, index: int, *, text: str = "", finished: bool = False, usage: Any = None) -> None:
     choice = {"index": index, "text": text, "finish_reason": "stop" if finished else None}
     chunk = read_chunk(json.dumps({"choices": [choice], "usage": usage}).encode())
     assert chunk is not None
@@ -31,7 +31,7 @@ def test_the_sums_are_those_of_the_choices(steps: list[tuple[int, bool, int | No
     finished: set[int] = set()
     for index, speaks, completion, ends in steps:
         usage = None if completion is None else {"prompt_tokens": 7, "completion_tokens": completion}
-        say(running, index, text="x" * speaks, finished=ends, usage=usage)
+        add_chunk(running, index, text="x" * speaks, finished=ends, usage=usage)
         deltas[index] = deltas.get(index, 0) + speaks
         if completion is not None:
             completions[index] = completion
@@ -39,22 +39,22 @@ def test_the_sums_are_those_of_the_choices(steps: list[tuple[int, bool, int | No
             finished.add(index)
     untold = sum(number for index, number in deltas.items() if index not in completions)
     prompts = {index // CHOICES_PER_PROMPT for index in completions}
-    told = sum(completions.values())
-    assert (running.count.prompt, running.count.completion) == (7 * len(prompts), told + untold)
+    reported = sum(completions.values())
+    assert (running.count.prompt, running.count.completion) == (7 * len(prompts), reported + untold)
     assert running.count.basis == ("counted" if untold else "engine" if completions else "none")
     assert running.finished == (len(deltas) >= CHOICES_PER_PROMPT and finished == set(deltas))
 
 
-def test_the_count_looks_at_no_choice() -> None:
+def test_reading_the_count_does_not_iterate_choices() -> None:
     running = RunningUsage(1, prompts_apart=True)
     for index in range(3):
-        say(running, index, usage={"prompt_tokens": 7, "completion_tokens": index})
+        add_chunk(running, index, usage={"prompt_tokens": 7, "completion_tokens": index})
     running._progress.clear()
     assert running.count == TokenCount(prompt=21, completion=3, basis="engine")
 
 
-def test_a_choice_takes_back_what_it_reported_of_its_prompt() -> None:
+def test_a_choice_may_correct_its_prompt_tokens() -> None:
     running = RunningUsage(1, prompts_apart=True)
     for prompt in (900, 7):
-        say(running, 0, usage={"prompt_tokens": prompt, "completion_tokens": 1})
+        add_chunk(running, 0, usage={"prompt_tokens": prompt, "completion_tokens": 1})
     assert running.count.prompt == 7

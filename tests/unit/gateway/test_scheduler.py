@@ -128,8 +128,8 @@ def test_a_machine_that_drains_is_acknowledged_when_nothing_is_in_flight() -> No
     fleet["s1"] = record("s1", "draining")
     assert scheduler.activity(lambda _m: 7, 5.0)["s1"].acknowledged is None
     scheduler.release("s1", 5.0)
-    told = scheduler.activity(lambda _m: 7, 8.0)["s1"]
-    assert (told.in_flight, told.last_used_at, told.idle_s, told.acknowledged) == (0, 5.0, 3.0, 7)
+    reported = scheduler.activity(lambda _m: 7, 8.0)["s1"]
+    assert (reported.in_flight, reported.last_used_at, reported.idle_s, reported.acknowledged) == (0, 5.0, 3.0, 7)
 
 
 def test_a_model_whose_machines_are_all_gone_cannot_be_served() -> None:
@@ -158,7 +158,7 @@ def test_a_machine_left_alone_is_taken_where_there_is_no_other() -> None:
     assert scheduler.acquire("m", "k", 0.0, exclude="s2") is None, "nobody moves to a machine that fails as well"
 
 
-def test_keys_take_turns_and_within_a_key_the_first_goes_first() -> None:
+def test_keys_take_turns_and_keep_their_requests_in_order() -> None:
     fleet: dict[str, MachineRecord] = {}
     scheduler = RequestScheduler(CONFIG, fleet)
     order: list[str] = []

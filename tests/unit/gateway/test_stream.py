@@ -42,12 +42,12 @@ def reader(*, wants_usage: bool = False, wants_running_usage: bool = False) -> S
 
 
 def events(data: bytes) -> list[Any]:
-    found = [event.removeprefix(b"data: ") for event in data.split(b"\n\n") if event]
-    return [event if event == b"[DONE]" else json.loads(event) for event in found]
+    results = [event.removeprefix(b"data: ") for event in data.split(b"\n\n") if event]
+    return [event if event == b"[DONE]" else json.loads(event) for event in results]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
-def test_cuts_change_nothing(sizes: list[int]) -> None:
+def test_a_stream_survives_any_split_into_reads(sizes: list[int]) -> None:
     whole, cut = reader(), reader()
     data = b"".join(RUNNING)
     expected = whole.feed(data) + whole.end()
@@ -67,14 +67,14 @@ def test_usage_that_makes_no_sense_is_not_counted() -> None:
     assert read.count == TokenCount(completion=1, basis="counted")
 
 
-def test_usage_that_nobody_asked_for_is_taken_out() -> None:
+def test_unrequested_usage_is_removed() -> None:
     out = events(reader().feed(b"".join(RUNNING)))
     assert [list(event) for event in out[:-1]] == [["id", "object", "choices"]] * 2
     assert [event["choices"][0]["delta"]["content"] for event in out[:-1]] == ["Grüße ", "日本"]
     assert out[-1] == b"[DONE]"
 
 
-def test_a_client_that_asked_gets_it_once_at_the_end() -> None:
+def test_include_usage_returns_the_usage_once_at_the_end() -> None:
     out = events(reader(wants_usage=True).feed(b"".join(RUNNING)))
     assert ["usage" in event for event in out[:-1]] == [False, False, True]
     assert out[2]["usage"] == usage(2)
@@ -88,7 +88,7 @@ def test_usage_beside_the_last_choice_becomes_a_chunk_of_its_own() -> None:
     assert (out[2]["choices"], out[2]["usage"]) == ([], usage(1))
 
 
-def test_a_client_that_asked_for_running_usage_gets_the_engine_s_own_bytes() -> None:
+def test_continuous_usage_stats_returns_the_engine_s_own_bytes() -> None:
     data = b"".join(RUNNING)
     assert reader(wants_usage=True, wants_running_usage=True).feed(data) == data
 
@@ -134,7 +134,7 @@ def test_a_stream_that_stops_early_is_not_complete() -> None:
     assert not read.complete
 
 
-def test_text_that_looks_like_usage_stays() -> None:
+def test_text_resembling_usage_stays() -> None:
     event = chunk([delta('"usage": {"prompt_tokens": 9}')])
     assert reader().feed(event) == event
 

@@ -145,15 +145,17 @@ EVENTS = st.one_of(
 
 
 @given(st.lists(EVENTS, max_size=12), st.lists(st.integers(1, 400), max_size=12), st.booleans(), st.booleans())
-def test_reads_change_nothing(events: list[bytes], sizes: list[int], wants: bool, running: bool) -> None:
+def test_splitting_into_reads_changes_nothing(
+    events: list[bytes], sizes: list[int], wants: bool, running: bool
+) -> None:
     stream = b"".join(events)
     one, each, cuts, bytewise = (reader(wants_usage=wants, wants_running_usage=running, n=2) for _ in range(4))
     expected = read_all(one, [stream])
     assert read_all(each, events) == expected
     assert read_all(cuts, cut(stream, sizes)) == expected
     assert read_all(bytewise, cut(stream, [1] * len(stream))) == expected
-    said = [(read.count, read.complete, read.error) for read in (one, each, cuts, bytewise)]
-    assert said == [said[0]] * 4
+    content = [(read.count, read.complete, read.error) for read in (one, each, cuts, bytewise)]
+    assert content == [content[0]] * 4
     assert wants or not leaks(expected)
     assert sound(one.count)
 
@@ -210,14 +212,14 @@ def of_size(begin: bytes, part: bytes, end: bytes) -> bytes:
     return begin + part * ((MAX_EVENT_BYTES - 500) // len(part)) + end + b"\n\n"
 
 
-SAID = b'data: {"choices":[{"index":0,"delta":{"content":"x"}'
+CONTENT = b'data: {"choices":[{"index":0,"delta":{"content":"x"}'
 LARGE = {
-    "a text": of_size(SAID[:-2], b" word", b'"}}]}'),
-    "a text and usage": of_size(SAID[:-2], b" word", b'"}}],"usage":{"prompt_tokens":7,"completion_tokens":1}}'),
+    "a text": of_size(CONTENT[:-2], b" word", b'"}}]}'),
+    "a text and usage": of_size(CONTENT[:-2], b" word", b'"}}],"usage":{"prompt_tokens":7,"completion_tokens":1}}'),
     "choices": of_size(b'data: {"choices":[{}', b",{}", b"]}"),
-    "probabilities": of_size(SAID + b',"logprobs":[1', b',{"token":"a","logprob":-0.5}', b"]}]}"),
-    "members": SAID + b"}]" + b"".join(b',"%07d":1' % number for number in range(MAX_EVENT_BYTES // 13)) + b"}\n\n",
-    "members and usage": SAID
+    "probabilities": of_size(CONTENT + b',"logprobs":[1', b',{"token":"a","logprob":-0.5}', b"]}]}"),
+    "members": CONTENT + b"}]" + b"".join(b',"%07d":1' % number for number in range(MAX_EVENT_BYTES // 13)) + b"}\n\n",
+    "members and usage": CONTENT
     + b'}],"usage":{}'
     + b"".join(b',"%07d":1' % number for number in range(MAX_EVENT_BYTES // 13))
     + b"}\n\n",
@@ -251,9 +253,9 @@ def test_shapes_are_learned_only_while_chunks_fit_them(
 ) -> None:
     tried: list[bytes] = []
 
-    def counted(event: bytes, told: Chunk) -> ChunkShape | None:
+    def counted(event: bytes, reported: Chunk) -> ChunkShape | None:
         tried.append(event)
-        return shape_of(event, told)
+        return shape_of(event, reported)
 
     monkeypatch.setattr("services.gateway.core.stream.shape_of", counted)
     read = reader()

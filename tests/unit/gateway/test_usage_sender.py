@@ -76,11 +76,11 @@ class Sending:
 
     async def waited(self, seconds: float) -> list[int]:
         """What goes in so long, the sender looking each second."""
-        found = []
+        results = []
         for _ in range(int(seconds)):
             self.now += 1.0
-            found += await self.step()
-        return found
+            results += await self.step()
+        return results
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ async def sending(tmp_path: Path) -> Sending:
     return made
 
 
-async def test_each_event_goes_once_with_its_id_as_it_is_on_disk(sending: Sending) -> None:
+async def test_each_event_is_published_once_with_its_id_and_stored_bytes(sending: Sending) -> None:
     first = event(sending.outbox)
     sending.outbox.append(first)
     assert await sending.step() == [1]
@@ -101,7 +101,7 @@ async def test_each_event_goes_once_with_its_id_as_it_is_on_disk(sending: Sendin
     assert stored.data == encode(first)
 
 
-async def test_nothing_goes_before_it_is_synced(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_event_is_published_before_it_is_synced(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_descriptor: int) -> None:
         raise OSError(5, "Input/output error")
 
@@ -113,7 +113,7 @@ async def test_nothing_goes_before_it_is_synced(sending: Sending, monkeypatch: p
     assert await sending.step() == [1]
 
 
-async def test_a_batch_that_broke_goes_again_whole_and_in_order(sending: Sending) -> None:
+async def test_a_failed_batch_is_resent_completely_and_in_order(sending: Sending) -> None:
     await sending.add(5)
     sending.line.breaks_after = 3
     with pytest.raises(BusUnavailable):
@@ -134,7 +134,7 @@ async def test_what_is_confirmed_does_not_go_again(sending: Sending) -> None:
     assert await sending.waited(2) == [6]
 
 
-async def test_a_mark_that_nothing_can_be_done_with_ends_no_watch(sending: Sending) -> None:
+async def test_an_unusable_mark_does_not_end_the_watch(sending: Sending) -> None:
     nobody = encode(Confirmed(source="", source_seq=1, at=1.0))
     for data in (nobody, b"{", b"[" * 6000):
         await sending.line.put(METER, "confirmed.x", data)
@@ -145,7 +145,7 @@ async def test_a_mark_that_nothing_can_be_done_with_ends_no_watch(sending: Sendi
     assert sending.outbox.mark("a") == 1
 
 
-async def test_what_is_not_confirmed_goes_again_ever_more_seldom_until_the_mark_moves(sending: Sending) -> None:
+async def test_unconfirmed_events_are_resent_with_growing_pauses_until_the_mark_moves(sending: Sending) -> None:
     await sending.add(3)
     assert await sending.step() == [1, 2, 3]
     assert await sending.waited(RESEND_SECONDS) == []
@@ -159,9 +159,7 @@ async def test_what_is_not_confirmed_goes_again_ever_more_seldom_until_the_mark_
     assert 24 <= rounds <= 31  # once an hour at last
 
 
-async def test_only_a_window_beyond_the_mark_goes_again_and_follows_it(
-    sending: Sending, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_only_a_window_beyond_the_mark_is_resent(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage_sender, "RESEND_EVENTS", 20)
     monkeypatch.setattr(segments, "BLOCK_BYTES", 2000)
     await sending.add(100)
@@ -178,7 +176,7 @@ async def test_only_a_window_beyond_the_mark_goes_again_and_follows_it(
     assert (await sending.step())[0] == 61
 
 
-async def test_after_a_reconnect_all_that_is_not_confirmed_goes_again(sending: Sending) -> None:
+async def test_all_unconfirmed_events_are_resent_after_a_reconnect(sending: Sending) -> None:
     await sending.add(5)
     await sending.step()
     await sending.line.confirm("a", 2)
@@ -225,7 +223,7 @@ async def test_an_earlier_boot_s_events_go_under_its_name_and_are_forgotten(tmp_
     assert await sending.step() == []
 
 
-async def test_the_bucket_may_hold_other_things(sending: Sending) -> None:
+async def test_foreign_entries_in_the_bucket_are_ignored(sending: Sending) -> None:
     await sending.add(2)
     await sending.step()
     mark = Confirmed(source="a", source_seq=2, at=1.0)
@@ -251,15 +249,15 @@ async def test_a_mark_that_falls_back_is_not_believed(sending: Sending) -> None:
 
 
 @pytest.mark.parametrize("away", ["bus", "disk"])
-async def test_the_task_goes_on_after_something_was_away_and_says_so_once(
+async def test_the_task_survives_an_outage_and_logs_it_once(
     sending: Sending, monkeypatch: pytest.MonkeyPatch, away: str
 ) -> None:
     monkeypatch.setattr(usage_sender, "RETRY_SECONDS", 0.02)
     monkeypatch.setattr(usage_sender, "GATHER_SECONDS", 0.0)
-    looks: list[str] = []
+    polls: list[str] = []
 
-    def look(*_: object) -> None:
-        looks.append(away)
+    def inspect_state(*_: object) -> None:
+        polls.append(away)
         if away == "bus":
             raise BusUnavailable("not connected")
         raise OSError(5, "Input/output error")
@@ -270,24 +268,26 @@ async def test_the_task_goes_on_after_something_was_away_and_says_so_once(
     with structlog.testing.capture_logs() as logs:
         with monkeypatch.context() as broken:
             if away == "bus":
-                broken.setattr(sending.line, "publish_all", look)
+                broken.setattr(sending.line, "publish_all", inspect_state)
             else:
-                broken.setattr(segments.Segment, "read", look)
+                broken.setattr(segments.Segment, "read", inspect_state)
             running = asyncio.create_task(sending.sender.run())
             for _ in range(3):
                 sending.outbox.append(event(sending.outbox))
                 sending.sender.wake()
-            await until(lambda: asyncio.sleep(0, len(looks)), lambda count: count >= 3)
+            await until(lambda: asyncio.sleep(0, len(polls)), lambda count: count >= 3)
             assert (sending.outbox.synced("a"), sending.line.sent) == (3, [])
             assert logged(logs) == ["usage_delayed"]
         await until(lambda: asyncio.sleep(0, sending.line.sent), lambda sent: len(sent) == 3)
-        await until(lambda: asyncio.sleep(0, logged(logs)), lambda told: told == ["usage_delayed", "usage_resumed"])
+        await until(
+            lambda: asyncio.sleep(0, logged(logs)), lambda reported: reported == ["usage_delayed", "usage_resumed"]
+        )
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
 
 
-async def test_what_waits_for_the_bus_takes_no_memory(sending: Sending) -> None:
+async def test_events_waiting_for_the_bus_take_no_memory(sending: Sending) -> None:
     sending.line.connected = False
     await sending.add(10)
     with pytest.raises(BusUnavailable):

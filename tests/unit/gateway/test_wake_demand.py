@@ -42,22 +42,25 @@ class SlowBus(MemoryBus):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[WakeRequest] = []
-        self.asked = 0
+        self.reported: list[WakeRequest] = []
+        self.publish_count = 0
         self.goes = asyncio.Event()
         self.failures = 0
 
     async def publish(self, subject: str, data: bytes, *, message_id: str | None = None) -> None:
-        self.asked += 1
+        self.publish_count += 1
         await self.goes.wait()
         if self.failures:
             self.failures -= 1
             raise BusUnavailable("as the test says")
         await super().publish(subject, data, message_id=message_id)
-        self.told.append(decode(data, WakeRequest))
+        self.reported.append(decode(data, WakeRequest))
 
-    async def levels(self, *wanted: int) -> None:
-        await until(lambda: asyncio.sleep(0, [told.waiting for told in self.told]), lambda told: told == [*wanted])
+    async def levels(self, *expected: int) -> None:
+        await until(
+            lambda: asyncio.sleep(0, [reported.waiting for reported in self.reported]),
+            lambda reported: reported == [*expected],
+        )
 
 
 def cause(key: str) -> WakeCause:
@@ -95,45 +98,45 @@ class Waiters:
         self._scheduler.leave(ticket)
         self._demand.changed("m")
 
-    async def telling(self, count: int) -> None:
-        await until(lambda: asyncio.sleep(0, self.bus.asked), lambda asked: asked == count)
+    async def reporting(self, count: int) -> None:
+        await until(lambda: asyncio.sleep(0, self.bus.publish_count), lambda publish_count: publish_count == count)
 
 
 @pytest.fixture
 async def waiters() -> AsyncIterator[Waiters]:
-    found = Waiters()
-    yield found
-    await cancel_and_wait([found.task])
+    results = Waiters()
+    yield results
+    await cancel_and_wait([results.task])
 
 
-async def test_the_last_who_leaves_while_it_is_told_is_told_at_once(waiters: Waiters) -> None:
+async def test_the_last_request_leaving_during_a_publish_is_published_at_once(waiters: Waiters) -> None:
     ticket = waiters.come()
-    await waiters.telling(1)
+    await waiters.reporting(1)
     waiters.go(ticket)
     waiters.bus.goes.set()
     await waiters.bus.levels(1, 0)
 
 
-async def test_who_comes_while_the_end_is_told_is_told_at_once(waiters: Waiters) -> None:
+async def test_a_request_arriving_during_the_withdrawal_is_published_at_once(waiters: Waiters) -> None:
     waiters.bus.goes.set()
     ticket = waiters.come()
     await waiters.bus.levels(1)
     waiters.bus.goes.clear()
     waiters.go(ticket)
-    await waiters.telling(2)
+    await waiters.reporting(2)
     waiters.come()
     waiters.bus.goes.set()
     await waiters.bus.levels(1, 0, 1)
 
 
-async def test_what_could_not_be_told_is_told_soon_after(waiters: Waiters, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_publish_is_retried_soon(waiters: Waiters, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wake_demand, "RETRY_SECONDS", 0.01)
     waiters.bus.failures = 2
     waiters.bus.goes.set()
     waiters.go(waiters.come())
     waiters.come()
     await waiters.bus.levels(1)
-    assert waiters.bus.asked == 3
+    assert waiters.bus.publish_count == 3
 
 
 async def test_the_keys_that_wait_are_named_and_those_at_their_limit_are_no_demand(waiters: Waiters) -> None:
@@ -141,19 +144,19 @@ async def test_the_keys_that_wait_are_named_and_those_at_their_limit_are_no_dema
     waiters.come("limited", may_wake=False)
     first = waiters.come("a")
     await waiters.bus.levels(1)
-    (told,) = waiters.bus.told
-    assert [one.key_id for one in told.causes] == ["a"]
-    assert told.seconds_left == pytest.approx(60, abs=30)
+    (reported,) = waiters.bus.reported
+    assert [one.key_id for one in reported.causes] == ["a"]
+    assert reported.seconds_left == pytest.approx(60, abs=30)
     waiters.go(first)
     await waiters.bus.levels(1, 0)
 
 
-async def test_all_who_ask_without_waiting_are_named_in_one_message(waiters: Waiters) -> None:
+async def test_requests_that_do_not_wait_share_one_message(waiters: Waiters) -> None:
     await asyncio.sleep(0)
     for key in ("a", "b", "a"):
         waiters.request_once(key)
     waiters.bus.goes.set()
     await waiters.bus.levels(3)
-    (told,) = waiters.bus.told
-    assert [one.key_id for one in told.causes] == ["a", "b"]
-    assert told.request_ids == ("r-a", "r-b", "r-a")
+    (reported,) = waiters.bus.reported
+    assert [one.key_id for one in reported.causes] == ["a", "b"]
+    assert reported.request_ids == ("r-a", "r-b", "r-a")

@@ -45,12 +45,12 @@ def test_the_configured_limits_of_a_wake_can_be_sent() -> None:
 
 
 def test_more_of_its_requests_may_wait_for_the_wake_that_it_caused() -> None:
-    told = limits(used(OWN, 1, "9", "m"))
-    assert told.reached(OWN, "m") is None
-    assert told.reached(OWN, "n") == "wakes"
+    reported = limits(used(OWN, 1, "9", "m"))
+    assert reported.reached(OWN, "m") is None
+    assert reported.reached(OWN, "n") == "wakes"
 
 
-def test_a_limit_says_whether_to_come_back() -> None:
+def test_each_wake_limit_sets_should_retry() -> None:
     wakes, cost = limits().error(OWN, "wakes"), limits().error(OWN, "wake_cost")
     assert (wakes.status, wakes.code, wakes.headers) == (429, "rate_limit_exceeded", {"Retry-After": "60"})
     assert "1 wakes" in wakes.message

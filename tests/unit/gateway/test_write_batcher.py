@@ -29,7 +29,7 @@ async def end_of_iteration() -> None:
     await asyncio.sleep(0)
 
 
-async def test_it_goes_out_at_the_end_of_the_turn_in_order() -> None:
+async def test_writes_are_made_in_order_at_the_end_of_the_iteration() -> None:
     batcher = WriteBatcher()
     (one, first), (other, second) = wires(), wires()
     batcher.write(first, b"a")
@@ -43,7 +43,7 @@ async def test_it_goes_out_at_the_end_of_the_turn_in_order() -> None:
     assert one.written == [b"a", b"b", b"c"]
 
 
-async def test_a_flush_takes_all_and_leaves_nothing_for_the_end() -> None:
+async def test_flush_writes_everything_at_once() -> None:
     batcher = WriteBatcher()
     wire, transport = wires()
     batcher.write(transport, b"a")
@@ -53,7 +53,7 @@ async def test_a_flush_takes_all_and_leaves_nothing_for_the_end() -> None:
     assert wire.written == [b"a"]
 
 
-async def test_much_goes_out_at_once() -> None:
+async def test_a_long_queue_is_written_at_once() -> None:
     batcher = WriteBatcher()
     wire, transport = wires()
     batcher.write(transport, b"a" * MAX_QUEUED_BYTES)
@@ -62,7 +62,7 @@ async def test_much_goes_out_at_once() -> None:
     assert [len(data) for data in wire.written] == [MAX_QUEUED_BYTES, 1]
 
 
-async def test_a_closed_transport_is_told_nothing() -> None:
+async def test_a_closed_transport_gets_no_writes() -> None:
     batcher = WriteBatcher()
     (gone, first), (there, second) = wires(), wires()
     batcher.write(first, b"a")

@@ -42,12 +42,12 @@ class Response(NamedTuple):
 
 def responses(data: bytes, methods: Sequence[str] = ()) -> list[Response]:
     """Read responses, one behind the other, of which each is complete. `methods` are those of the requests."""
-    found: list[Response] = []
+    results: list[Response] = []
     at = 0
     while at < len(data):
         end = data.index(b"\r\n\r\n", at) + 4
         head, body, at = data[at:end].lower(), b"", end
-        if methods and methods[len(found)] == "HEAD":
+        if methods and methods[len(results)] == "HEAD":
             assert b"content-length: " in head
         elif b"transfer-encoding: chunked\r\n" in head:
             body, at = _unchunked(data, at)
@@ -57,8 +57,8 @@ def responses(data: bytes, methods: Sequence[str] = ()) -> list[Response]:
             body, at = data[at : at + length], at + length
         status = int(head.split(b" ", 2)[1])
         if status >= 200:
-            found.append(Response(status, head, body))
-    return found
+            results.append(Response(status, head, body))
+    return results
 
 
 def _unchunked(data: bytes, at: int) -> tuple[bytes, int]:
