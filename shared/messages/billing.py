@@ -100,13 +100,14 @@ class Variance(msgspec.Struct, frozen=True, kw_only=True):
     """`billed` less `accrued`."""
 
 
-class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
-    """Answer on `billing.report`. `spend`, `state`, `usd_per_mtok` are None, with `reason`, where unknown: never 0."""
+class ReportFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures that the reports of a day and of a period share. Amounts are in USD.
 
-    day: str
+    `spend`, `state` and every price are None where they are unknown, with `reason`: never 0.
+    """
+
     state: FigureState | None
-    revision: int
-    currency: str
+    """Of a period the least certain of its days'."""
     spend: Decimal | None
     tokens: int
     usd_per_mtok: Decimal | None
@@ -115,48 +116,58 @@ class DayReport(Message, frozen=True, kw_only=True, tag="day_report.v1"):
     """Every cause of `CAUSES`; they sum to `spend`, else to `spend_known`. Empty while there is neither."""
     tiers: tuple[TierFigure, ...]
     """With `causes['unattributed']` they sum to `spend`."""
-    directions: Directions
+    directions: Directions | None
     tax: Decimal
     spend_before_credits: Decimal | None
-    sources: tuple[str, ...] = ()
-    """What the figure was made from: each file's name, source and SHA-256. A later one with the same charges is not."""
-    change: str | None = None
-    """Which figure moved since the revision before, by how much, and because of what; None at the first."""
-    usage_complete: bool = False
-    """Whether the meter has counted all of the day's tokens; if not, `usage_reasons` say why."""
-    usage_reasons: tuple[str, ...] = ()
     tokens_failed: int = 0
-    """Of failed requests: waste, not in `tokens`."""
-    billed_share: Decimal | None = None
-    """How much of `spend` comes from charges and not from accruals, 0 to 1."""
+    """Tokens of failed requests: waste, not part of `tokens`."""
     effective_spend: Decimal | None = None
-    """By EffectiveCost, commitments spread over their time, beside BilledCost; None where no charge tells it."""
+    """By EffectiveCost, which spreads commitments over their time. None unless every day with a cost has it."""
     usd_per_mtok_before_credits: Decimal | None = None
     usd_per_mtok_output: Decimal | None = None
     """All of the spend by the completion tokens alone."""
     models: tuple[ModelFigure, ...] = ()
     """They sum to the tiers' spend."""
     keys: tuple[KeyFigure, ...] = ()
-    """They sum to the tiers' spend, too."""
+    """They also sum to the tiers' spend."""
     always_on: AlwaysOn | None = None
     variance: Variance | None = None
-    """None where no hour that was accrued has been billed."""
+    """None if no hour that was accrued has been billed."""
+    spend_known: Decimal | None = None
+    """The known part of a spend that is None because a bill is missing; `causes` sum to it."""
+
+
+class DayReport(ReportFigures, Message, frozen=True, kw_only=True, tag="day_report.v1"):
+    """Answer on `billing.report`."""
+
+    day: str
+    revision: int
+    currency: str
+    directions: Directions
+    sources: tuple[str, ...] = ()
+    """What the figures were made from: each file's name, source and SHA-256. A later file with the same charges is not
+    listed."""
+    change: str | None = None
+    """Which figure changed since the previous revision, by how much, and why; None for the first one."""
+    usage_complete: bool = False
+    """Whether the meter has counted all of the day's tokens; if not, `usage_reasons` say why."""
+    usage_reasons: tuple[str, ...] = ()
+    billed_share: Decimal | None = None
+    """How much of `spend` comes from charges and not from accruals, 0 to 1."""
     shared_by: str | None = None
-    """What the shared cost was spread by: `direct cost`, `tokens`, else evenly; None: there is none."""
+    """What the shared cost was spread by: `direct cost`, `tokens`, else evenly. None if there is none."""
     charges: int = 0
     """How many delivered charges it was made from."""
     left_out: str | None = None
-    """What would not fit into a message: `keys`; None: all is there. What is published has all."""
+    """What did not fit into a message: `keys`. None if everything is there. The published report has everything."""
     failed: bool = False
-    """It could not be made: `reason` says why, and no figure of it is known. It is never published."""
+    """The report could not be made: `reason` says why, and it has no figure. It is never published."""
     hours: tuple[MachineHours, ...] = ()
     """Of each machine with charges for its use."""
     explanations: tuple[Explanation, ...] = ()
-    """Of what is unattributed, of the shared cost and of each tier, for those who ask. Never stored with a figure."""
+    """Of the unattributed cost, the shared cost and each tier, if the query asks for them. Never stored."""
     unbilled: tuple[Unbilled, ...] = ()
     """The machines whose bill has not come, or not for all of the day."""
-    spend_known: Decimal | None = None
-    """What is known of a spend that is None because a bill is missing; `causes` sum to it."""
 
 
 class ReportsQuery(Message, frozen=True, kw_only=True, tag="reports_query.v1"):
@@ -168,40 +179,18 @@ class ReportsQuery(Message, frozen=True, kw_only=True, tag="reports_query.v1"):
     """Whether the period's `explanations` are wanted."""
 
 
-class PeriodReport(Message, frozen=True, kw_only=True, tag="period_report.v1"):
+class PeriodReport(ReportFigures, Message, frozen=True, kw_only=True, tag="period_report.v1"):
     """Answer on `billing.reports`: ratios of sums, never means of ratios."""
 
     first: str
     to: str
-    state: FigureState | None
-    """The least certain of its days'."""
-    spend: Decimal | None
-    tokens: int
-    usd_per_mtok: Decimal | None
-    reason: str | None
-    spend_before_credits: Decimal | None
-    usd_per_mtok_before_credits: Decimal | None
-    usd_per_mtok_output: Decimal | None
-    tax: Decimal
-    causes: dict[str, Decimal]
-    tiers: tuple[TierFigure, ...]
-    models: tuple[ModelFigure, ...]
-    keys: tuple[KeyFigure, ...]
-    directions: Directions | None
-    always_on: AlwaysOn | None
     complete_through: str | None
-    """The last day up to which every day of it comes from bills and complete usage."""
+    """The last day up to which every day comes from bills and complete usage."""
     days: tuple[DayReport, ...]
-    effective_spend: Decimal | None = None
-    """None where a day's is not known."""
-    tokens_failed: int = 0
-    variance: Variance | None = None
     left_out: str | None = None
-    """What would not fit into a message, such as the days' keys; None: all is there."""
+    """What did not fit into a message, such as the days' keys. None if everything is there."""
     explanations: tuple[Explanation, ...] = ()
-    """As of a day, of all the days together."""
-    spend_known: Decimal | None = None
-    """As of a day."""
+    """As in a day report, for all days together."""
     bills: tuple[SourceBills, ...] = ()
 
 

@@ -13,7 +13,8 @@ from services.billing.core.allocation.day_costs import DayInputs
 from services.billing.core.cost_row import CostRow
 from services.billing.core.money import per_mtok, to_units, to_usd
 from services.billing.core.reports.cost_by_model import weighted_tokens
-from services.billing.core.reports.day_report import NO_TOKENS, NOT_DELIVERED, always_on_cost, build_day_report
+from services.billing.core.reports.day_report import NOT_DELIVERED, always_on_cost, build_day_report
+from services.billing.core.reports.figures import NO_TOKENS
 from services.billing.core.token_usage import TokenUsage, token_usage
 from services.billing.core.utc_time import Window, day_window
 from shared.messages.billing import DayReport

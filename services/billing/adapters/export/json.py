@@ -1,4 +1,4 @@
-"""The fields that other programs read: every one of the message, decimals in full as strings."""
+"""The JSON that other programs read: every field of the message, decimals in full as strings."""
 
 from decimal import Decimal
 from typing import Any
@@ -9,26 +9,27 @@ from services.billing.adapters.export.formatting import format_decimal
 from shared.messages.billing import Bands, DayReport, PeriodReport, Statement
 
 
-def json_fields(told: DayReport | PeriodReport | Statement | Bands) -> dict[str, Any]:
-    """An object for JSON. A period's `first` is told as `from`, the word of every command."""
-    found: dict[str, Any] = to_plain(msgspec.to_builtins(told, builtin_types=(Decimal,)))
-    if isinstance(told, PeriodReport):
-        return {"from": found.pop("first"), **found}
-    return found
+def json_fields(message: DayReport | PeriodReport | Statement | Bands) -> dict[str, Any]:
+    """Return the message as a JSON object. A period's `first` is named `from`, as in every command."""
+    fields: dict[str, Any] = to_plain(msgspec.to_builtins(message, builtin_types=(Decimal,)))
+    if isinstance(message, PeriodReport):
+        return {"from": fields.pop("first"), "to": fields.pop("to"), **fields}
+    return fields
 
 
-def render_json(told: DayReport | PeriodReport | Statement | Bands) -> bytes:
-    """One line."""
-    return msgspec.json.encode(json_fields(told)) + b"\n"
+def render_json(message: DayReport | PeriodReport | Statement | Bands) -> bytes:
+    """Return the message as one line of JSON."""
+    return msgspec.json.encode(json_fields(message)) + b"\n"
 
 
 def to_plain(value: Any) -> Any:
-    """As JSON has it: decimals in full as strings, without the tags of messages."""
+    """Return the value as JSON has it: decimals in full as strings, message tags left out, a report's day first."""
     match value:
         case Decimal():
             return format_decimal(value)
         case dict():
-            return {name: to_plain(inner) for name, inner in value.items() if name != "type"}
+            fields = {name: to_plain(inner) for name, inner in value.items() if name != "type"}
+            return {"day": fields["day"], **fields} if "day" in fields else fields
         case list() | tuple():
             return [to_plain(inner) for inner in value]
         case _:

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from services.billing.core.allocation.unbilled_time import NO_BILL_YET, abbreviate
 from services.billing.core.money import per_mtok, to_units, to_usd
-from services.billing.core.reports.day_report import FAILED, NO_TOKENS, NOT_DELIVERED, cost_by_direction
+from services.billing.core.reports.day_report import FAILED, NOT_DELIVERED
+from services.billing.core.reports.figures import NO_TOKENS, ReportSums, build_figures
 from shared.messages.billing import (
     CAUSES,
     AlwaysOn,
@@ -18,7 +19,6 @@ from shared.messages.billing import (
     ModelFigure,
     PeriodReport,
     TierFigure,
-    Variance,
 )
 from shared.messages.meter import TokenSums
 
@@ -29,45 +29,48 @@ CERTAINTY: tuple[FigureState, ...] = ("estimated", "provisional", "restated", "f
 
 
 def build_period_report(days: Sequence[DayReport], weights: Mapping[str, int]) -> PeriodReport:
-    """The figures of `days`, which follow one another; `weights` as for a day's directions.
+    """Add up consecutive `days`. `weights` are as in `build_figures`.
 
     A day with neither cost nor tokens adds nothing. Tokens without their cost, and a day that failed, make the whole
-    unknown. A day that lacks a bill makes every sum unknown that the bill is part of; what is known of it is told.
+    unknown. A day that lacks a bill makes every sum unknown that the bill is part of; the known part is reported.
     """
     known = [day for day in days if day.spend is not None]
     lacking = [day for day in days if _lacks_bill(day)]
     unknown = [day.day for day in days if day.failed or (day.spend is None and day.tokens and not _lacks_bill(day))]
     tokens = sum(day.tokens for day in days)
     spend = None if unknown or lacking or not known else _sum(day.spend for day in known)
-    before = None if spend is None else _sum(day.spend_before_credits for day in known)
-    served = _served_tokens(days)
-    counted = known if spend is not None else []
-    told = [] if unknown else [*known, *lacking]
-    parts = _sum(day.spend_known if day.spend is None else day.spend for day in told)
+    priced = known if spend is not None else []
+    counted = [] if unknown else [*known, *lacking]
+    sums = ReportSums(
+        spend=spend,
+        spend_before_credits=None if spend is None else _sum(day.spend_before_credits for day in known),
+        effective_spend=_effective(priced),
+        spend_known=_sum(day.spend_known if day.spend is None else day.spend for day in counted)
+        if lacking and counted
+        else None,
+        tax=_sum(day.tax for day in days),
+        causes={cause: _sum(day.causes.get(cause) for day in counted) for cause in CAUSES} if counted else None,
+        accrued_and_billed=_accrued_and_billed(priced),
+        tokens=tokens,
+        tokens_failed=sum(day.tokens_failed for day in days),
+        served=_served_tokens(days),
+    )
+    figures = build_figures(
+        sums,
+        weights,
+        state=None if unknown else min((d.state for d in counted if d.state), key=CERTAINTY.index, default=None),
+        reason=_reason(days, unknown, counted, tokens),
+        tiers=_tiers(counted),
+        models=_models(priced),
+        keys=_keys(priced),
+        always_on=_always_on(priced, tokens),
+    )
     return PeriodReport(
+        **figures,
         first=days[0].day,
         to=days[-1].day,
-        state=None if unknown else min((d.state for d in told if d.state), key=CERTAINTY.index, default=None),
-        spend=_usd(spend),
-        tokens=tokens,
-        usd_per_mtok=_ratio(spend, tokens),
-        reason=_reason(days, unknown, told, tokens),
-        spend_before_credits=_usd(before),
-        usd_per_mtok_before_credits=_ratio(before, tokens),
-        usd_per_mtok_output=_ratio(spend, served.completion_tokens),
-        tax=to_usd(_sum(day.tax for day in days)),
-        causes={cause: to_usd(_sum(d.causes.get(cause) for d in told)) for cause in CAUSES} if told else {},
-        tiers=_tiers(told),
-        models=_models(counted),
-        keys=_keys(counted),
-        directions=cost_by_direction(served, spend, weights),
-        always_on=_always_on(counted, tokens),
         complete_through=complete_through(days),
         days=tuple(days),
-        effective_spend=_effective(counted),
-        tokens_failed=sum(day.tokens_failed for day in days),
-        variance=_variance(counted),
-        spend_known=to_usd(parts) if lacking and told else None,
     )
 
 
@@ -182,17 +185,16 @@ def _sum_by_name(parts: Iterable[tuple[N, Decimal, int]]) -> dict[N, tuple[int, 
     return sums
 
 
-def _effective(days: Sequence[DayReport]) -> Decimal | None:
-    told = [day.effective_spend for day in days if day.effective_spend is not None]
-    return to_usd(_sum(told)) if told and len(told) == len(days) else None
+def _effective(days: Sequence[DayReport]) -> int | None:
+    amounts = [day.effective_spend for day in days if day.effective_spend is not None]
+    return _sum(amounts) if amounts and len(amounts) == len(days) else None
 
 
-def _variance(days: Sequence[DayReport]) -> Variance | None:
-    told = [day.variance for day in days if day.variance is not None]
-    if not told:
+def _accrued_and_billed(days: Sequence[DayReport]) -> tuple[int, int] | None:
+    variances = [day.variance for day in days if day.variance is not None]
+    if not variances:
         return None
-    accrued, billed = _sum(v.accrued for v in told), _sum(v.billed for v in told)
-    return Variance(accrued=to_usd(accrued), billed=to_usd(billed), difference=to_usd(billed - accrued))
+    return _sum(variance.accrued for variance in variances), _sum(variance.billed for variance in variances)
 
 
 def _always_on(days: Sequence[DayReport], tokens: int) -> AlwaysOn | None:
@@ -209,11 +211,3 @@ def _always_on(days: Sequence[DayReport], tokens: int) -> AlwaysOn | None:
 def _sum(amounts: Iterable[Decimal | None]) -> int:
     """Units; None adds nothing."""
     return sum(to_units(amount) for amount in amounts if amount is not None)
-
-
-def _usd(amount: int | None) -> Decimal | None:
-    return None if amount is None else to_usd(amount)
-
-
-def _ratio(amount: int | None, tokens: int) -> Decimal | None:
-    return None if amount is None else per_mtok(amount, tokens)
