@@ -1,4 +1,4 @@
-"""What the waker tells Prometheus."""
+"""The waker's Prometheus metrics."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -10,12 +10,12 @@ WAKE_SECONDS = (0.5, 1, 2, 5, 10, 20, 40, 60, 120, 240, 480, 600)
 
 
 class Metrics:
-    """Of this process; the journal has the truth."""
+    """Metrics of this process; the journal is the source of truth."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.leading = Gauge("spot_waker_leading", "1 while this replica leads.", registry=registry)
         self._machines = Gauge("spot_waker_machines", "Machines by state.", ("tier", "state"), registry=registry)
-        self._moves = Counter(
+        self._transitions = Counter(
             "spot_waker_transitions", "Transitions by state.", ("tier", "to_state"), registry=registry
         )
         self._calls = Counter(
@@ -42,8 +42,8 @@ class Metrics:
         )
         self._waking_since: dict[str, float] = {}
 
-    def told(self, entry: JournalEntry) -> None:
-        """An entry of the journal."""
+    def count(self, entry: JournalEntry) -> None:
+        """Count an entry of the journal."""
         match entry:
             case ProviderCall():
                 self._calls.labels(entry.call, entry.outcome).inc()
@@ -54,20 +54,20 @@ class Metrics:
             case CommandIssued():
                 self._orders.labels(entry.order).inc()
             case _:
-                self._moves.labels(entry.tier, entry.to_state).inc()
+                self._transitions.labels(entry.tier, entry.to_state).inc()
                 since = self._waking_since.pop(entry.machine, None)
                 if entry.to_state == "waking":
                     self._waking_since[entry.machine] = entry.at
                 elif entry.to_state == "ready" and since is not None:
                     self._wake.labels(entry.tier).observe(entry.at - since)
 
-    def fleet(self, fleet: Fleet) -> None:
-        """As it stands."""
+    def observe_fleet(self, fleet: Fleet) -> None:
+        """Update the gauges."""
         machines = fleet.machines.values()
-        found = [(m.spec.tier, m.state) for m in machines if m.state is not None]
-        for tier in {tier for tier, _ in found}:
+        by_state = [(m.spec.tier, m.state) for m in machines if m.state is not None]
+        for tier in {tier for tier, _ in by_state}:
             for state in STATES:
-                self._machines.labels(tier, state).set(found.count((tier, state)))
-        self._alarms.set(sum(bool(m.trouble) for m in machines))
-        for provider, account in fleet.provider_health.items():
-            self._doubts.labels(provider).set(bool(account.fault) or not account.tested)
+                self._machines.labels(tier, state).set(by_state.count((tier, state)))
+        self._alarms.set(sum(bool(m.operator_alarm) for m in machines))
+        for provider, health in fleet.provider_health.items():
+            self._doubts.labels(provider).set(health.observe_error is not None or not health.passed_test)

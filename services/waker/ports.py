@@ -1,4 +1,4 @@
-"""What the waker asks of the world beside the bus: providers of machines, and engines that answer."""
+"""What the waker needs beside the bus: providers of machines, and engines that can be probed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from shared.messages.waker import CallOutcome
 
 @dataclass(frozen=True, kw_only=True)
 class CallResult:
-    """`refused`: it will not happen, `reason` says why and how to mend it. `unknown`: look before doing more."""
+    """`refused`: it will not happen; `reason` says why and how to fix it. `unknown`: observe before doing more."""
 
     outcome: CallOutcome
     code: str = ""
     reason: str = ""
     endpoint: str | None = None
     generation: int | None = None
-    """Of an engine that only slept; None: as it was asked for."""
-    scope: RefusalScope = ""
-    """Whom a refusal concerns."""
+    """Of an engine that only slept; None: as requested."""
+    scope: RefusalScope | None = None
+    """What a refusal concerns."""
 
 
 ACCEPTED = CallResult(outcome="accepted")
@@ -34,29 +34,33 @@ class AccountSnapshot:
 
 
 class ProviderUnavailable(Exception):
-    """The provider could not be looked at; in words, with the provider's code."""
+    """The provider could not be observed; the text says why, with the provider's code."""
 
 
 class Provider(Protocol):
-    """One account. Machines go by our ids; a stray by its own. No call makes a second engine or creates anything.
+    """One account. Machines go by our ids, orphans by their own. No call starts a second engine or creates anything.
 
-    Every call is bounded in time and, with the account's other calls, in number. None raises but `observe`.
+    Every call is bounded in time and, together with the account's other calls, in rate. Only `observe` raises.
     """
 
     async def observe(self) -> AccountSnapshot:
-        """All of our machines, as few calls as it takes; `ProviderUnavailable`."""
+        """Observe all of our machines, in as few calls as possible.
+
+        Raises:
+            ProviderUnavailable: the provider did not answer, or refused.
+        """
         ...
 
     async def start(self, machine: str, generation: int) -> CallResult:
-        """Wake it. Accepted: it is on its way; an endpoint comes as soon as one is known."""
+        """Wake the machine. Accepted: it is on its way; the endpoint follows as soon as it is known."""
         ...
 
     async def stop(self, machine: str, *, force: bool) -> CallResult:
-        """Put it to sleep, also when it sleeps. Accepted: it is on its way. `force`: it was asked before."""
+        """Put the machine to sleep, even if it sleeps. Accepted: it is on its way. `force`: this is a further call."""
         ...
 
     async def test(self) -> tuple[str, ...]:
-        """Whether we may start and stop and the clocks agree, without doing anything: the faults, each with its fix."""
+        """Check without any change whether we may start and stop and the clocks agree. Each fault names its fix."""
         ...
 
     async def close(self) -> None: ...
@@ -64,28 +68,28 @@ class Provider(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """What a probe got. `tokens` is what it made the engine work."""
+    """What a probe got. `tokens` is the work that it caused."""
 
     answered: bool
     code: str = ""
     tokens: int = 0
-    host: bool = False
-    """Something of the machine answered, be it with a refusal: its network is up."""
-    wrong: str = ""
-    """It answers, and is no engine of this model: what it is."""
+    is_host_up: bool = False
+    """Something on the machine responded, even with a refusal: its network is up."""
+    mismatch: str = ""
+    """What responded instead, if it is no engine of this model."""
     max_model_len: int | None = None
-    """The longest context in tokens, where the engine tells it."""
+    """The longest context in tokens, if the engine reports it."""
 
 
 class Prober(Protocol):
-    """Asks engines. `endpoint` is an origin without `/v1`; both take at most `timeout` seconds and never raise."""
+    """Probes engines. `endpoint` is an origin without `/v1`. Both take at most `timeout_s` and never raise."""
 
     async def reach(
-        self, machine: str, endpoint: str, model: str, timeout: float, *, must_list: bool = False
+        self, machine: str, endpoint: str, model: str, timeout_s: float, *, must_list: bool = False
     ) -> ProbeResult:
-        """Whether the engine answers at all. `must_list`: where it lists its models, it has to list this one."""
+        """Whether the engine responds at all. `must_list`: if it lists its models, this one must be among them."""
         ...
 
-    async def work(self, machine: str, endpoint: str, model: str, timeout: float) -> ProbeResult:
-        """Whether it does what its model is for: one token, or one embedding."""
+    async def work(self, machine: str, endpoint: str, model: str, timeout_s: float) -> ProbeResult:
+        """Whether the engine does what its model is for: one token, or one embedding."""
         ...

@@ -1,4 +1,4 @@
-"""Puts the waker together: the one place that names its concrete classes."""
+"""Assembles the waker: the only place that names its concrete classes."""
 
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -10,6 +10,7 @@ from services.waker.adapters.probe import HttpProber
 from services.waker.adapters.process import LocalMachine, LocalMachines
 from services.waker.adapters.sleep_mode import SleepingMachine
 from services.waker.adapters.static import StaticMachines
+from services.waker.app.term_resources import TermResources
 from services.waker.app.waker import Waker
 from services.waker.core.fleet_spec import fleet_spec_of
 from services.waker.metrics import Metrics
@@ -33,28 +34,27 @@ from shared.tasks import cancel_and_wait
 
 @asynccontextmanager
 async def service(runtime: Runtime) -> AsyncIterator[None]:
-    """The running waker, leading or standing by. Leaving touches no machine: the next leader takes them over."""
+    """Run the waker, leading or standing by. Leaving touches no machine: the next leader takes them over."""
     config = runtime.config
     lease = Lease(runtime.bus, subjects.WAKER_LEASE, runtime.instance, runtime.monotonic)
     prober = HttpProber(EngineKeys(config).find)
     budget: View[BudgetGate] = View(BUDGET, BudgetGate)
     gates = GateView(config, budget, budget.age)
 
-    def closed() -> frozenset[str]:
+    def closed_tiers() -> frozenset[str]:
         return frozenset(tier.name for tier in config.tier if gates.tier(tier.name, runtime.now()))
 
     providers = build_providers(config, runtime.data_dir)
-    waker = Waker(
+    resources = TermResources(
         bus=runtime.bus,
         lease=lease,
         spec=fleet_spec_of(config, uuid7),
         providers=providers,
         prober=prober,
         metrics=Metrics(runtime.registry),
-        now=runtime.now,
-        monotonic=runtime.monotonic,
-        closed=closed,
+        closed_tiers=closed_tiers,
     )
+    waker = Waker(resources, now=runtime.now, monotonic=runtime.monotonic)
     await budget.start(runtime.bus)
     runtime.health.add_check("fleet", lambda: waker.fault)
     await waker.start()
@@ -73,12 +73,12 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
 
 
 def build_providers(config: Config, data_dir: Path) -> dict[ProviderName, Provider]:
-    """Every provider that the configured tiers need, by its name."""
-    return {name: _account(name, config, data_dir) for name in sorted({tier.provider for tier in config.tier})}
+    """The providers that the configured tiers need, by name."""
+    return {name: _build_provider(name, config, data_dir) for name in sorted({tier.provider for tier in config.tier})}
 
 
-def _account(name: ProviderName, config: Config, data_dir: Path) -> Provider:
-    """The clouds' libraries are loaded where they are needed alone."""
+def _build_provider(name: ProviderName, config: Config, data_dir: Path) -> Provider:
+    """Build one provider. A cloud's libraries are loaded only if the cloud is used."""
     machines = [m for m in config.machine if config.tiers[m.tier].provider == name]
     instances = {m.id: m.instance or "" for m in machines}
     match name:

@@ -73,7 +73,7 @@ class EngineCheck:
             await self._prober.reach(self._machine, endpoint, model, PROBE_SECONDS, must_list=True)
             for model in self._models or [""]
         ]
-        faults = list(dict.fromkeys(answer.wrong for answer in answers if answer.wrong))
+        faults = list(dict.fromkeys(answer.mismatch for answer in answers if answer.mismatch))
         if faults:
             return [wrong(f"{self._who}: endpoint {endpoint}: {fault}") for fault in faults]
         silent = next((answer for answer in answers if not answer.answered), None)
@@ -118,8 +118,8 @@ class EngineCheck:
         if self._record is not None and self._record.state in ("ready", "draining"):
             return ok(f"{text}: an engine answers for {', '.join(self._models)}; the waker considers it ready")
         answer = await self._prober.work(self._machine, endpoint, self._models[0], self._work_timeout)
-        if answer.wrong:
-            return wrong(f"{text}: {answer.wrong}")
+        if answer.mismatch:
+            return wrong(f"{text}: {answer.mismatch}")
         if not answer.answered:
             return wrong(f"{text}: it answers, but does not do what {self._models[0]} is for: {answer.code}")
         return ok(f"{text}: an engine answers for {', '.join(self._models)}")

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf
 
-from services.waker.core.idle import HOUR, MINUTE, IdleSettings, Past, observed, sleep_at, wake_at, warm
+from services.waker.core.idle import IdleSettings, Past, is_scheduled, sleep_at, wake_at, with_gap
+from shared.units import HOUR_S, MINUTE_S
 
 Span = tuple[float, float]
 
@@ -103,7 +104,7 @@ def warm_spans(plan: IdleSettings, span: Span) -> list[Span]:
         return []
     found: list[Span] = []
     for begin, end in _minutes(span):
-        if warm(plan, begin):
+        if is_scheduled(plan, begin):
             if found and found[-1][1] == begin:
                 found[-1] = (found[-1][0], end)
             else:
@@ -163,15 +164,15 @@ class _Run:
                     self._wake(until)
                 break
             self._wake(ahead)
-        if used and self.last_used > -inf and until - self.last_used >= MINUTE:
-            self.past = Past(gaps=observed(self.past.gaps, until - self.last_used), wakes=self.past.wakes)
+        if used and self.last_used > -inf and until - self.last_used >= MINUTE_S:
+            self.past = Past(gaps=with_gap(self.past.gaps, until - self.last_used), wakes=self.past.wakes)
 
     def awake_until(self, end: float) -> float:
         """Seconds awake before the end."""
         return self.total + end - self.awake_since if self.awake else self.total
 
     def _sleeps(self) -> float:
-        at = sleep_at(self.plan, self.past, ready_since=self.ready, idle_since=self.idle_since, woken=self.woken)
+        at = sleep_at(self.plan, self.past, ready_since=self.ready, idle_since=self.idle_since, wakes_at=self.woken)
         current = bisect_right(self.warm, (at, inf)) - 1
         return max(at, self.warm[current][1]) if current >= 0 else at
 
@@ -187,13 +188,13 @@ class _Run:
         self.ready = self.idle_since = at + self.wake_seconds
         self.wakes += 1
         if self.plan.max_cycles_per_hour is not None:
-            self.woken = (*(w for w in self.woken if w > at - HOUR), at)
+            self.woken = (*(w for w in self.woken if w > at - HOUR_S), at)
 
 
 def _minutes(span: Span) -> Iterator[Span]:
     begin, end = span
     while begin < end:
-        following = min((begin // MINUTE + 1) * MINUTE, end)
+        following = min((begin // MINUTE_S + 1) * MINUTE_S, end)
         yield begin, following
         begin = following
 

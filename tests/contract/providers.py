@@ -82,13 +82,13 @@ class ProviderContract:
 
     async def test_a_machine_that_was_never_started_is_off(self, rig: Rig) -> None:
         seen = await observation(rig)
-        assert (seen.power, seen.running, seen.locked) == ("stopped", False, "")
+        assert (seen.power, seen.is_active, seen.locked) == ("stopped", False, "")
         assert seen.provider_state
 
     async def test_a_start_leads_up(self, rig: Rig) -> None:
         assert (await rig.provider.start(rig.machine, 1)).outcome == "accepted"
         seen = await reach(rig, "running")
-        assert (seen.reason, seen.scope, seen.leaving) == ("", "", "")
+        assert (seen.reason, seen.scope, seen.leaving) == ("", None, "")
         assert await rig.wakes() == 1
 
     async def test_a_second_start_makes_no_second_engine(self, rig: Rig) -> None:

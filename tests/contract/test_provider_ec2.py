@@ -78,7 +78,7 @@ class TestEc2(CloudContract):
         return rig
 
 
-class ProviderHealth:
+class Account:
     """Providers at the cloud, closed with the test."""
 
     def __init__(self, cloud: MotoCloud) -> None:
@@ -103,8 +103,8 @@ class ProviderHealth:
 
 
 @pytest.fixture
-async def account(cloud: MotoCloud) -> AsyncIterator[ProviderHealth]:
-    account = ProviderHealth(cloud)
+async def account(cloud: MotoCloud) -> AsyncIterator[Account]:
+    account = Account(cloud)
     yield account
     await account.close()
 
@@ -118,14 +118,12 @@ async def reached(provider: Ec2, power: PowerState) -> Observation:
 
 
 class TestLook:
-    async def test_one_call_sees_all_that_carry_the_mark(self, account: ProviderHealth) -> None:
+    async def test_one_call_sees_all_that_carry_the_mark(self, account: Account) -> None:
         marked = [account.cloud.add_machine(fleet=FLEET) for _ in range(3)]
         await account.provider(*marked, fleet=FLEET).observe()
         assert account.cloud.calls() == {"DescribeInstances": 1}
 
-    async def test_those_without_the_mark_cost_one_more_and_spot_machines_one_more(
-        self, account: ProviderHealth
-    ) -> None:
+    async def test_those_without_the_mark_cost_one_more_and_spot_machines_one_more(self, account: Account) -> None:
         cloud = account.cloud
         instances = cloud.add_machine(fleet=FLEET), cloud.add_machine(), cloud.add_machine(spot=True)
         snapshot = await account.provider(*instances, "i-0123456789abcdef0", fleet=FLEET).observe()
@@ -137,7 +135,7 @@ class TestLook:
         }
         assert cloud.calls() == {"DescribeInstances": 2, "DescribeSpotInstanceRequests": 1}
 
-    async def test_pages_are_read_to_the_end(self, account: ProviderHealth, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_pages_are_read_to_the_end(self, account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ec2, "PAGE", 2)
         for _ in range(5):
             account.cloud.add_machine(fleet=FLEET, running=True)
@@ -145,7 +143,7 @@ class TestLook:
         assert account.cloud.calls() == {"DescribeInstances": 3}
 
     async def test_misspelt_unknown_and_terminated_machines_are_gone_and_the_others_are_not(
-        self, account: ProviderHealth
+        self, account: Account
     ) -> None:
         cloud = account.cloud
         terminated, good = cloud.add_machine(fleet=FLEET), cloud.add_machine()
@@ -160,24 +158,24 @@ class TestLook:
         ]
         assert not snapshot.orphans
 
-    async def test_what_is_marked_and_terminated_is_no_stray(self, account: ProviderHealth) -> None:
+    async def test_what_is_marked_and_terminated_is_no_stray(self, account: Account) -> None:
         account.cloud.terminate(account.cloud.add_machine(fleet=FLEET))
         account.cloud.add_machine(fleet="another", running=True)
         assert (await account.provider(fleet=FLEET).observe()).orphans == ()
 
-    async def test_without_a_mark_only_the_configured_ones_are_looked_at(self, account: ProviderHealth) -> None:
+    async def test_without_a_mark_only_the_configured_ones_are_looked_at(self, account: Account) -> None:
         account.cloud.add_machine(fleet=FLEET, running=True)
         snapshot = await account.provider(account.cloud.add_machine()).observe()
         assert (list(snapshot.observations), snapshot.orphans) == (["m1"], ())
 
-    async def test_a_hiccup_is_got_over(self, account: ProviderHealth) -> None:
+    async def test_a_hiccup_is_got_over(self, account: Account) -> None:
         provider = account.provider(account.cloud.add_machine())
         account.cloud.fail("DescribeInstances", code="InternalError", status=500, times=2)
         assert (await seen(provider)).power == "stopped"
         assert account.cloud.calls() == {"DescribeInstances": 3}
 
     async def test_an_account_that_says_nothing_is_unseen_in_time(
-        self, account: ProviderHealth, monkeypatch: pytest.MonkeyPatch
+        self, account: Account, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         provider = account.provider(account.cloud.add_machine())
         await provider.observe()
@@ -186,7 +184,7 @@ class TestLook:
         with pytest.raises(ProviderUnavailable, match="within"):
             await provider.observe()
 
-    async def test_a_description_may_be_older_than_a_call(self, account: ProviderHealth) -> None:
+    async def test_a_description_may_be_older_than_a_call(self, account: Account) -> None:
         instance = account.cloud.add_machine()
         provider = account.provider(instance)
         account.cloud.lag(1000)
@@ -201,7 +199,7 @@ class TestLook:
 
 class TestStart:
     async def test_a_call_that_nobody_waits_for_any_more_is_not_made(
-        self, account: ProviderHealth, monkeypatch: pytest.MonkeyPatch
+        self, account: Account, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(ec2_account, "CALL_SECONDS", 0.0)
         provider = account.provider(account.cloud.add_machine())
@@ -216,13 +214,13 @@ class TestStart:
             ("VcpuLimitExceeded", 400, "refused", "quota"),
             ("IncorrectSpotRequestState", 400, "refused", "transient"),
             ("RequestLimitExceeded", 503, "refused", "transient"),
-            ("Unavailable", 503, "unknown", ""),
-            ("InternalError", 500, "unknown", ""),
+            ("Unavailable", 503, "unknown", None),
+            ("InternalError", 500, "unknown", None),
             ("OptInRequired", 401, "refused", "account"),
         ],
     )
     async def test_a_refusal_is_told_and_not_tried_again(
-        self, account: ProviderHealth, code: str, status: int, outcome: str, scope: str
+        self, account: Account, code: str, status: int, outcome: str, scope: str | None
     ) -> None:
         instance = account.cloud.add_machine()
         account.cloud.fail("StartInstances", code=code, status=status)
@@ -231,13 +229,13 @@ class TestStart:
         assert account.cloud.calls() == {"StartInstances": 1}
         assert account.cloud.wakes(instance) == 0
 
-    async def test_a_lost_reply_is_not_asked_for_again(self, account: ProviderHealth) -> None:
+    async def test_a_lost_reply_is_not_asked_for_again(self, account: Account) -> None:
         account.cloud.fail("StartInstances", lost_reply=True)
         assert (await account.provider(account.cloud.add_machine()).start("m1", 1)).outcome == "unknown"
         assert account.cloud.calls() == {"StartInstances": 1}
 
     async def test_an_answer_that_does_not_come_in_time_is_unknown(
-        self, account: ProviderHealth, monkeypatch: pytest.MonkeyPatch
+        self, account: Account, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         provider = account.provider(account.cloud.add_machine())
         assert await provider.test() == ()
@@ -247,7 +245,7 @@ class TestStart:
         assert (result.outcome, result.code) == ("unknown", "timeout")
         await reached(provider, "running")
 
-    async def test_a_start_that_comes_to_nothing_is_seen(self, account: ProviderHealth) -> None:
+    async def test_a_start_that_comes_to_nothing_is_seen(self, account: Account) -> None:
         provider = account.provider(account.cloud.add_machine(kind="p4d.24xlarge", zone="us-east-1b"))
         account.cloud.empty()
         assert (await provider.start("m1", 1)).outcome == "accepted"
@@ -255,7 +253,7 @@ class TestStart:
         assert (observation.scope, observation.pool) == ("capacity_pool", "p4d.24xlarge/us-east-1b/on-demand")
         assert "Server.InsufficientInstanceCapacity" in observation.reason
 
-    async def test_all_calls_pause_when_ec2_wants_fewer(self, account: ProviderHealth) -> None:
+    async def test_all_calls_pause_when_ec2_wants_fewer(self, account: Account) -> None:
         provider = account.provider(account.cloud.add_machine())
         await provider.observe()
         account.cloud.fail("StartInstances", code="RequestLimitExceeded", status=503)
@@ -264,7 +262,7 @@ class TestStart:
         await provider.observe()
         assert time.monotonic() - before >= 1.0
 
-    async def test_what_cannot_be_reached_was_not_asked(self, account: ProviderHealth) -> None:
+    async def test_what_cannot_be_reached_was_not_asked(self, account: Account) -> None:
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))
             provider = account.provider("i-1", url=f"http://127.0.0.1:{nobody.getsockname()[1]}")
@@ -276,20 +274,20 @@ class TestStart:
 
 
 class TestStop:
-    async def test_what_can_hibernate_does(self, account: ProviderHealth) -> None:
+    async def test_what_can_hibernate_does(self, account: Account) -> None:
         provider = account.provider(account.cloud.add_machine(hibernates=True, running=True))
         await provider.observe()
         assert (await provider.stop("m1", force=False)).outcome == "accepted"
         assert (await reached(provider, "stopped")).reason.startswith("Client.UserInitiatedHibernate")
 
-    async def test_what_cannot_is_stopped(self, account: ProviderHealth) -> None:
+    async def test_what_cannot_is_stopped(self, account: Account) -> None:
         provider = account.provider(account.cloud.add_machine(running=True))
         await provider.observe()
         assert (await provider.stop("m1", force=False)).outcome == "accepted"
         assert (await reached(provider, "stopped")).reason.startswith("Client.UserInitiatedShutdown")
         assert account.cloud.calls()["StopInstances"] == 1
 
-    async def test_what_has_only_just_started_is_asked_again_later(self, account: ProviderHealth) -> None:
+    async def test_what_has_only_just_started_is_asked_again_later(self, account: Account) -> None:
         provider = account.provider(account.cloud.add_machine(hibernates=True))
         await provider.observe()
         account.cloud.no_hibernation_before(1000)
@@ -300,21 +298,21 @@ class TestStop:
         assert (await seen(provider)).power == "running"
 
     @pytest.mark.parametrize("code", ["UnsupportedHibernationConfiguration", "UnsupportedOperation"])
-    async def test_what_should_hibernate_and_does_not_is_stopped(self, account: ProviderHealth, code: str) -> None:
+    async def test_what_should_hibernate_and_does_not_is_stopped(self, account: Account, code: str) -> None:
         provider = account.provider(account.cloud.add_machine(hibernates=True, running=True), late=-200)
         await provider.observe()
         account.cloud.fail("StopInstances", code=code)
         assert (await provider.stop("m1", force=False)).outcome == "accepted"
         assert (await reached(provider, "stopped")).reason.startswith("Client.UserInitiatedShutdown")
 
-    async def test_another_failure_to_hibernate_is_told(self, account: ProviderHealth) -> None:
+    async def test_another_failure_to_hibernate_is_told(self, account: Account) -> None:
         provider = account.provider(account.cloud.add_machine(hibernates=True, running=True), late=-200)
         await provider.observe()
         account.cloud.fail("StopInstances", code="Unavailable", status=503)
         assert (await provider.stop("m1", force=False)).outcome == "unknown"
         assert account.cloud.calls()["StopInstances"] == 1
 
-    async def test_only_force_ends_what_is_stuck_on_its_way_down(self, account: ProviderHealth) -> None:
+    async def test_only_force_ends_what_is_stuck_on_its_way_down(self, account: Account) -> None:
         account.cloud.take(stop=1000)
         provider = account.provider(account.cloud.add_machine(running=True))
         assert (await provider.stop("m1", force=True)).outcome == "accepted"
@@ -326,7 +324,7 @@ class TestStop:
 
 
 class TestSpot:
-    async def test_one_that_ec2_takes_back_is_leaving_and_then_locked(self, account: ProviderHealth) -> None:
+    async def test_one_that_ec2_takes_back_is_leaving_and_then_locked(self, account: Account) -> None:
         instance = account.cloud.add_machine(spot=True, running=True)
         provider = account.provider(instance)
         observation = await seen(provider)
@@ -344,7 +342,7 @@ class TestSpot:
         result = await provider.start("m1", 1)
         assert (result.outcome, result.scope, result.reason) == ("refused", "machine", observation.locked)
 
-    async def test_one_that_we_stopped_can_be_started(self, account: ProviderHealth) -> None:
+    async def test_one_that_we_stopped_can_be_started(self, account: Account) -> None:
         provider = account.provider(account.cloud.add_machine(spot=True, running=True))
         await provider.stop("m1", force=False)
         assert (await reached(provider, "stopped")).locked == ""
@@ -355,7 +353,7 @@ class TestSpot:
 class TestSelfTest:
     @pytest.mark.parametrize("action", ["StartInstances", "StopInstances"])
     async def test_a_machine_that_may_not_be_called_is_named_with_the_permission(
-        self, account: ProviderHealth, action: str
+        self, account: Account, action: str
     ) -> None:
         first, second = account.cloud.add_machine(), account.cloud.add_machine()
         account.cloud.fail(action, code="UnauthorizedOperation", status=403, times=None, instance=second)
@@ -364,28 +362,28 @@ class TestSelfTest:
         assert f"ec2:{action}" in fault
         assert not {"StartInstances", "StopInstances"} & account.cloud.calls().keys()
 
-    async def test_a_machine_that_is_gone_is_no_fault_of_the_account(self, account: ProviderHealth) -> None:
+    async def test_a_machine_that_is_gone_is_no_fault_of_the_account(self, account: Account) -> None:
         unknown = "i-0123456789abcdef0"
         for action in ("StartInstances", "StopInstances"):
             account.cloud.fail(action, code="InvalidInstanceID.NotFound", times=None, instance=unknown)
         assert await account.provider(account.cloud.add_machine(), unknown).test() == ()
 
-    async def test_what_all_lack_is_said_once(self, account: ProviderHealth) -> None:
+    async def test_what_all_lack_is_said_once(self, account: Account) -> None:
         account.cloud.fail("StartInstances", code="UnauthorizedOperation", status=403, times=None)
         (fault,) = await account.provider(account.cloud.add_machine(), account.cloud.add_machine()).test()
         assert fault.startswith("m1, m2: ")
 
     @pytest.mark.parametrize(("late", "words"), [(120, "behind"), (-120, "ahead of")])
-    async def test_a_wrong_clock_is_a_fault(self, account: ProviderHealth, late: float, words: str) -> None:
+    async def test_a_wrong_clock_is_a_fault(self, account: Account, late: float, words: str) -> None:
         (fault,) = await account.provider(account.cloud.add_machine(), late=late).test()
         assert words in fault
         assert "time synchronisation" in fault
 
-    async def test_a_clock_that_is_a_little_off_is_none(self, account: ProviderHealth) -> None:
+    async def test_a_clock_that_is_a_little_off_is_none(self, account: Account) -> None:
         assert await account.provider(account.cloud.add_machine(), late=30).test() == ()
 
     async def test_without_credentials_it_says_where_they_are_looked_for_and_takes_them_when_they_come(
-        self, account: ProviderHealth, monkeypatch: pytest.MonkeyPatch
+        self, account: Account, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         provider = account.provider(account.cloud.add_machine())
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")

@@ -252,7 +252,7 @@ class Town:
 
     def observe(self, asked_at: float) -> Observed:
         return Observed(
-            provider="process", asked_at=asked_at, observations={name: self._sight(name) for name in self.engines}
+            provider="process", requested_at=asked_at, observations={name: self._sight(name) for name in self.engines}
         )
 
     def _sight(self, name: str) -> Observation:

@@ -81,7 +81,7 @@ def observation(instance: Described, request: Described | None) -> Observation |
         provider_state=instance["State"]["Name"],
         reason=_reason(code, cause.get("Message", "")),
         ended_at=_ended_at(instance) if now == "stopped" else None,
-        scope=_SCOPES.get(code, "") if now == "stopped" else "",
+        scope=_SCOPES.get(code) if now == "stopped" else None,
         pool=_pool(instance),
         quota=quota(instance["InstanceType"], _market(instance)),
         leaving=_leaving(request) if request and now in ("starting", "running") else "",

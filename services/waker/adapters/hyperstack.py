@@ -48,7 +48,7 @@ class Hyperstack:
         self._now = now
         self._gone: dict[str, float] = {}
         """When Hyperstack said of an instance that it has none."""
-        self._failures: dict[int, tuple[str, RefusalScope]] = {}
+        self._failures: dict[int, tuple[str, RefusalScope | None]] = {}
         """Why machines are in `ERROR`, or sleep though they were woken."""
         self._woken: set[int] = set()
         """Told to wake, and not seen awake since."""
@@ -156,7 +156,7 @@ class Hyperstack:
                 return
 
     def _sight(self, vm: Vm) -> Observation | None:
-        observation = sight_of(vm, *self._failures.get(vm.id, ("", "")))
+        observation = sight_of(vm, *self._failures.get(vm.id, ("", None)))
         if observation is None:
             log.warning("hyperstack_state_unknown", instance=vm.id, state=vm.word)
         return observation

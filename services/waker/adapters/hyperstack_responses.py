@@ -44,7 +44,7 @@ _REDIRECT: tuple[RefusalScope, str] = (
 )
 
 
-def sight_of(vm: Vm, reason: str = "", scope: RefusalScope = "") -> Observation | None:
+def sight_of(vm: Vm, reason: str = "", scope: RefusalScope | None = None) -> Observation | None:
     """None: its state says nothing to us."""
     power = POWER_STATES.get(vm.word)
     if power is None:
@@ -81,12 +81,12 @@ def refused(scope: RefusalScope, reason: str, code: str = "") -> CallResult:
     return CallResult(outcome="refused", code=code, reason=reason, scope=scope)
 
 
-def failure_of(events: Sequence[VmEvent]) -> tuple[str, RefusalScope]:
+def failure_of(events: Sequence[VmEvent]) -> tuple[str, RefusalScope | None]:
     """Why a machine is not where it was sent, if its record ends with a failure, and whom that concerns."""
     ends = [event for event in events if event.type and event.type.endswith(("Failed", "Success"))]
     last = max(ends, key=lambda event: event.time or "", default=None)
     if last is None or last.type is None or last.type.endswith("Success"):
-        return "", ""
+        return "", None
     told = ": ".join(part for part in (last.type, last.reason or last.message) if part)
     # Restoring has to find a host; when it fails and nobody says why, that is the likeliest.
     return told, "capacity_pool" if "Restore" in last.type else "machine"

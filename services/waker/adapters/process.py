@@ -100,10 +100,10 @@ class LocalMachine:
     async def _start(self, generation: int) -> CallResult:
         self._folder.mkdir(parents=True, exist_ok=True)
         observation = self._sight()
-        while observation.ending:
+        while observation.is_stopping:
             await asyncio.sleep(OBSERVE_SECONDS)
             observation = self._sight()
-        if observation.running:
+        if observation.is_active:
             return CallResult(outcome="unknown", code="running", reason="an engine of this machine runs already")
         return await self._spawn(generation)
 
@@ -111,7 +111,7 @@ class LocalMachine:
         del force  # its keeper uses force when it is asked twice
         state = keeper_files.read_state(self._folder)
         # The look ends an engine that its keeper left behind.
-        if self._sight().running and state is not None:
+        if self._sight().is_active and state is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(state.keeper, signal.SIGTERM)
         return ACCEPTED

@@ -1,4 +1,4 @@
-"""The operator's orders, over the bus: only the leader answers, and only when what was ordered is on record."""
+"""The operator's commands over the bus: only the leader replies, and only once a command is on record."""
 
 from collections.abc import Awaitable, Callable
 
@@ -14,39 +14,39 @@ SERVICE = "waker"
 
 
 class CommandHandler:
-    """`listen` while leading; `order` puts one on record or raises `BusError`."""
+    """Replies to commands while this waker leads. `issue` puts one on record, or raises `BusError`."""
 
-    def __init__(self, bus: Bus, spec: FleetSpec, order: Callable[[Command], Awaitable[None]]) -> None:
+    def __init__(self, bus: Bus, spec: FleetSpec, issue: Callable[[Command], Awaitable[None]]) -> None:
         self._bus = bus
-        self._plan = spec
-        self._order = order
+        self._spec = spec
+        self._issue = issue
 
     async def listen(self) -> Handle:
-        return await self._bus.respond(SERVICE, subjects.WAKER_COMMAND, self._answer)
+        return await self._bus.respond(SERVICE, subjects.WAKER_COMMAND, self._on_request)
 
-    async def _answer(self, data: bytes) -> bytes:
+    async def _on_request(self, data: bytes) -> bytes:
+        return encode(await self._reply(data))
+
+    async def _reply(self, data: bytes) -> WakerReply:
         try:
             command = decode(data, WakerCommand)
         except Unreadable as error:
-            return encode(WakerReply(accepted=False, error=str(error)))
-        if fault := self._unknown(command) or self._useless(command):
-            return encode(WakerReply(accepted=False, error=fault))
+            return WakerReply(accepted=False, error=str(error))
+        rejection = self._rejection(command)
+        if rejection is not None:
+            return WakerReply(accepted=False, error=rejection)
         try:
-            await self._order(Command(order=command.order, target=command.target, by=command.by))
+            await self._issue(Command(order=command.order, target=command.target, by=command.by))
         except BusError as error:
-            return encode(WakerReply(accepted=False, error=f"this waker no longer leads: {error}: ask again"))
-        machines = self._plan.lineups[command.target] if command.order == "wake" else (command.target,)
-        return encode(WakerReply(accepted=True, machines=machines, wake_cap=float(self._plan.wake_cap)))
+            return WakerReply(accepted=False, error=f"this waker no longer leads: {error}: try again")
+        machines = self._spec.lineups[command.target] if command.order == "wake" else (command.target,)
+        return WakerReply(accepted=True, machines=machines, wake_cap=float(self._spec.wake_cap))
 
-    def _unknown(self, command: WakerCommand) -> str:
-        known = self._plan.lineups if command.order == "wake" else self._plan.machines
-        if command.target in known:
-            return ""
-        kind = "model" if command.order == "wake" else "machine"
-        return f"no {kind} is named {command.target!r}: there are {', '.join(sorted(known)) or 'none'}"
-
-    def _useless(self, command: WakerCommand) -> str:
-        """A machine that never sleeps cannot be put to sleep."""
-        if command.order == "hibernate" and not self._plan.machines[command.target].sleeps:
+    def _rejection(self, command: WakerCommand) -> str | None:
+        """Why the command cannot be followed; None if it can."""
+        kind, targets = ("model", self._spec.lineups) if command.order == "wake" else ("machine", self._spec.machines)
+        if command.target not in targets:
+            return f"no {kind} is named {command.target!r}: there are {', '.join(sorted(targets)) or 'none'}"
+        if command.order == "hibernate" and not self._spec.machines[command.target].sleeps:
             return f"{command.target} is of provider static and never sleeps: `cordon` keeps it from requests"
-        return ""
+        return None

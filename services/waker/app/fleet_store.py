@@ -1,4 +1,4 @@
-"""The two buckets that only the leading waker writes: the fleet as all see it, and what a later leader has to know."""
+"""The buckets that only the leading waker writes: the fleet as all see it, and what a later leader needs."""
 
 from collections.abc import Mapping
 
@@ -19,15 +19,15 @@ _memory: Decoder[Memory] = Decoder(Memory)
 
 
 class LeadershipLost(BusError):
-    """Somebody else leads, or wrote what only the leader writes."""
+    """Another waker leads, or a foreign write hit what only the leader writes."""
 
 
 class FleetStore:
-    """Of one term: every write names the revision that it replaces."""
+    """One term's access to the buckets: every write names the revision that it replaces."""
 
     def __init__(self, bus: Bus, spec: FleetSpec) -> None:
         self._bus = bus
-        self._plan = spec
+        self._spec = spec
         self._revisions: dict[str, int] = {}
         """By machine."""
         self._memories: dict[str, int] = {}
@@ -35,11 +35,11 @@ class FleetStore:
         self._key_revisions: dict[str, int] = {}
         """Of the entries of `wakes`, by key."""
 
-    async def left(self) -> PersistedState:
-        """What earlier leaders left. What cannot be read is made anew, and said."""
+    async def load(self) -> PersistedState:
+        """Load what earlier leaders left. Unreadable entries are reported and replaced."""
         machines: dict[str, MachineMemory] = {}
         tiers: dict[str, TierMemory] = {}
-        orders: tuple[str, ...] = ()
+        operator_wakes: tuple[str, ...] = ()
         wakes: Mapping[str, WakeMemory] = {}
         for key, entry in (await self._bus.entries(WAKER)).items():
             self._memories[key] = entry.revision
@@ -56,12 +56,12 @@ class FleetStore:
                 case WakesMemory():
                     wakes = memory.wakes
                 case _:
-                    orders = memory.models
+                    operator_wakes = memory.models
         return PersistedState(
             records=await self._records(),
             machines=machines,
             tiers=tiers,
-            orders=orders,
+            operator_wakes=operator_wakes,
             wakes=wakes,
             keys=await self._keys(),
         )
@@ -71,11 +71,11 @@ class FleetStore:
         for key, entry in (await self._bus.entries(WAKES)).items():
             self._key_revisions[key] = entry.revision
             try:
-                found = decode(entry.value, KeyWakes)
+                message = decode(entry.value, KeyWakes)
             except Unreadable as error:
                 self._bus.rejections.record(WAKES.name, error, entry=key)  # its wakes are counted anew
                 continue
-            keys[found.key_id] = found
+            keys[message.key_id] = message
         return keys
 
     async def _records(self) -> dict[str, tuple[MachineRecord, int]]:
@@ -86,9 +86,9 @@ class FleetStore:
             except Unreadable as error:
                 self._bus.rejections.record(FLEET.name, error, entry=key)
                 continue
-            if name not in self._plan.machines:
+            if name not in self._spec.machines:
                 await self._bus.delete(FLEET, key)
-                log.info("a machine is no longer configured", machine=name)
+                log.info("machine_record_deleted", machine=name, reason="no longer configured")
                 continue
             self._revisions[name] = entry.revision
             try:
@@ -98,7 +98,11 @@ class FleetStore:
         return records
 
     async def write(self, record: MachineRecord) -> int:
-        """Returns the new revision; `LeadershipLost` where somebody else wrote meanwhile."""
+        """Write a record and return its new revision.
+
+        Raises:
+            LeadershipLost: somebody else has written it meanwhile.
+        """
         key, value = subjects.machine_key(record.machine), encode(record)
         known = self._revisions.get(record.machine)
         try:
@@ -112,7 +116,11 @@ class FleetStore:
         return revision
 
     async def remember(self, memory: Memory | KeyWakes) -> None:
-        """`LeadershipLost` where somebody else wrote meanwhile."""
+        """Write a memory.
+
+        Raises:
+            LeadershipLost: somebody else has written it meanwhile.
+        """
         match memory:
             case KeyWakes():
                 await self._put(WAKES, subjects.key_wakes_key(memory.key_id), memory, self._key_revisions)

@@ -1,4 +1,4 @@
-"""What has happened since the loop looked last: only the newest of each kind, so that it cannot grow without bound."""
+"""What has happened since the loop last ran: only the newest event of each kind, so that the inbox stays bounded."""
 
 import asyncio
 from collections.abc import Hashable
@@ -7,27 +7,27 @@ from services.waker.core.events import Event
 
 
 class Inbox:
-    """Filled by subscriptions and by calls that end, emptied by the loop."""
+    """Filled by subscriptions and ended calls, drained by the loop."""
 
     def __init__(self) -> None:
         self._events: dict[Hashable, Event] = {}
-        self._told = asyncio.Event()
+        self._has_events = asyncio.Event()
 
-    def tell(self, key: Hashable, event: Event) -> None:
-        """Replaces what came under this key and was not taken yet: a level overrules the level before."""
+    def put(self, key: Hashable, event: Event) -> None:
+        """Add an event. It replaces an earlier one under the same key: a newer level overrules the older one."""
         self._events.pop(key, None)
         self._events[key] = event
-        self._told.set()
+        self._has_events.set()
 
-    def take(self) -> list[Event]:
-        self._told.clear()
+    def drain(self) -> list[Event]:
+        self._has_events.clear()
         events, self._events = list(self._events.values()), {}
         return events
 
-    async def wait(self, seconds: float) -> None:
-        """Until something is there, at most so long."""
+    async def wait(self, timeout_s: float) -> None:
+        """Return when there is an event, or after `timeout_s`."""
         try:
-            async with asyncio.timeout(seconds):
-                await self._told.wait()
+            async with asyncio.timeout(timeout_s):
+                await self._has_events.wait()
         except TimeoutError:
             return

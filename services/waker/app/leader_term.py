@@ -1,12 +1,12 @@
 """One term as the leader: takes the fleet over, then turns events into records, journal entries and calls.
 
-A term ends with its first doubt, be it a lost lease, somebody else's write or a bus that does not answer; the next
-one begins from what is on record and what the providers see.
+A term ends with its first doubt: a lost lease, a foreign write, or a bus that does not answer. The next one begins with
+the records and what the providers report.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -15,6 +15,7 @@ import structlog
 
 from services.waker.app.fleet_store import FleetStore, LeadershipLost
 from services.waker.app.inbox import Inbox
+from services.waker.app.term_resources import TermResources
 from services.waker.core.adopt import adopt
 from services.waker.core.events import (
     ActivityReported,
@@ -39,13 +40,10 @@ from services.waker.core.events import (
     Write,
 )
 from services.waker.core.fleet import handle
-from services.waker.core.fleet_spec import FleetSpec
 from services.waker.core.state import Fleet
-from services.waker.metrics import Metrics
-from services.waker.ports import CallResult, Prober, ProbeResult, Provider, ProviderUnavailable
+from services.waker.ports import CallResult, ProbeResult, Provider, ProviderUnavailable
 from shared.bus import subjects
-from shared.bus.lease import Lease
-from shared.bus.ports import Bus, Stored
+from shared.bus.ports import Stored
 from shared.bus.topology import WAKE
 from shared.config.providers import ProviderName
 from shared.errors import BusError
@@ -58,85 +56,78 @@ log = structlog.get_logger()
 
 
 class LeaderTerm:
-    """Made when the lease was taken; `begin`, then `step` again and again, and `cancel_and_wait`."""
+    """Created when the lease is acquired: `begin`, then `step` again and again, and `end`."""
 
-    def __init__(
-        self,
-        *,
-        bus: Bus,
-        lease: Lease,
-        spec: FleetSpec,
-        providers: Mapping[ProviderName, Provider],
-        prober: Prober,
-        inbox: Inbox,
-        metrics: Metrics,
-        now: Callable[[], float],
-        closed: Callable[[], frozenset[str]],
-    ) -> None:
-        self._bus = bus
-        self._lease = lease
-        self._plan = spec
-        self._providers = providers
-        self._prober = prober
+    def __init__(self, resources: TermResources, inbox: Inbox, now: Callable[[], float]) -> None:
+        self._resources = resources
+        self._bus = resources.bus
+        self._spec = resources.spec
         self._inbox = inbox
-        self._metrics = metrics
         self._now = now
-        self._closed = closed
-        self._records = FleetStore(bus, spec)
-        self._turn = asyncio.Lock()
-        """One event and all that it leads to on record, then the next."""
+        self._store = FleetStore(resources.bus, resources.spec)
+        self._applying = asyncio.Lock()
+        """Held while one event and everything that it leads to is put on record."""
         self._calls: set[asyncio.Task[None]] = set()
-        self._fault: BaseException | None = None
-        self.fleet = Fleet(spec=spec, leading_since=now(), machines={})
+        self._error: BaseException | None = None
+        self.fleet = Fleet(spec=resources.spec, leading_since=now(), machines={})
 
     async def begin(self) -> None:
-        """Take over what there is. `BusError` where that cannot be done now."""
-        left = await self._records.left()
-        snapshot = await asyncio.gather(*map(self._looked, self._plan.providers))
-        self.fleet, effects = adopt(
-            self._plan, left, {observe.provider: observe for observe in snapshot}, self._now(), closed=self._closed()
+        """Take over the fleet.
+
+        Raises:
+            BusError: that cannot be done now.
+        """
+        persisted = await self._store.load()
+        events = await asyncio.gather(*map(self._observe_provider, self._spec.providers))
+        observed = {event.provider: event for event in events}
+        closed = self._resources.closed_tiers()
+        self.fleet, effects = adopt(self._spec, persisted, observed, self._now(), closed=closed)
+        log.info(
+            "term_begun",
+            token=self._resources.lease.token,
+            machines=len(self.fleet.machines),
+            adopted=len(persisted.records),
         )
-        log.info("leading", token=self._lease.token, machines=len(self.fleet.machines), adopted=len(left.records))
-        for event in await self._perform(effects):
-            await self._apply(event)
-        for model in self._plan.lineups:
+        for written in await self._perform(effects):
+            await self._apply(written)
+        for model in self._spec.lineups:
             if stored := await self._bus.last(WAKE, subjects.wake_request(model)):
-                await self._stored_demand(stored)
+                await self._apply_stored_demand(stored)
 
     async def step(self) -> None:
-        """Everything that has happened, then the time that has passed. Raises what ends the term."""
-        for event in [*self._inbox.take(), Tick(self._closed())]:
+        """Apply everything that has happened, then the time that has passed. Raises what ends the term."""
+        for event in [*self._inbox.drain(), Tick(self._resources.closed_tiers())]:
             await self._apply(event)
-        self._metrics.fleet(self.fleet)
+        self._resources.metrics.observe_fleet(self.fleet)
 
-    async def order(self, order: Command) -> None:
-        """The operator's word; on record when this returns."""
-        await self._apply(order)
+    async def issue(self, command: Command) -> None:
+        """Apply an operator's command; it is on record when this returns."""
+        await self._apply(command)
 
     async def end(self) -> None:
-        """Calls under way are left to the next leader, who looks before it acts."""
+        """Leave the calls under way to the next leader, which observes before it acts."""
         await cancel_and_wait(self._calls)
 
-    async def calls_done(self) -> None:
-        """When nothing is under way."""
+    async def wait_for_calls(self) -> None:
+        """Return when no call is under way."""
         while self._calls:
             await asyncio.wait(self._calls)
 
-    async def _stored_demand(self, stored: Stored) -> None:
+    async def _apply_stored_demand(self, stored: Stored) -> None:
         try:
             request = decode(stored.data, WakeRequest)
         except Unreadable as error:
-            log.error("unreadable wake request", error=str(error))
+            log.error("wake_request_unreadable", error=str(error))
             return
         await self._apply(DemandReported(request, self._now() - stored.age_s))
 
     async def _apply(self, event: Event) -> None:
-        async with self._turn:
+        async with self._applying:
             events = deque([event])
             while events:
-                if self._fault is not None:
-                    raise self._fault
-                if not self._lease.held:
+                if self._error is not None:
+                    raise self._error
+                if not self._resources.lease.held:
                     raise LeadershipLost("the lease is lost")
                 event = events.popleft()
                 try:
@@ -149,22 +140,22 @@ class LeaderTerm:
                 events.extend(await self._perform(effects))
 
     async def _perform(self, effects: list[Effect]) -> list[Event]:
-        """In order: nothing is done before it is on record. What was written comes back as events."""
+        """Perform the effects in order: nothing is done before it is on record. Written records return as events."""
         written: list[Event] = []
         for effect in effects:
             match effect:
                 case Journal(entry):
-                    await self._journal(entry)
+                    await self._publish(entry)
                 case Write(record):
-                    written.append(RecordWritten(record, await self._records.write(record)))
+                    written.append(RecordWritten(record, await self._store.write(record)))
                 case Remember(memory):
-                    await self._records.remember(memory)
+                    await self._store.remember(memory)
                 case _:
                     self._spawn(self._work(effect))
         return written
 
     def _work(self, effect: Effect) -> Coroutine[Any, Any, None]:
-        """What takes its time; its outcome comes as an event."""
+        """The work of an effect that takes time; its result arrives as an event."""
         match effect:
             case Observe(provider):
                 return self._observe(provider)
@@ -182,95 +173,105 @@ class LeaderTerm:
                 raise TypeError(effect)
 
     def _provider(self, machine: str) -> Provider:
-        return self._providers[self.fleet.machines[machine].spec.provider]
+        return self._resources.providers[self.fleet.machines[machine].spec.provider]
 
-    async def _journal(self, entry: JournalEntry) -> None:
+    async def _publish(self, entry: JournalEntry) -> None:
         data = encode(entry)
         await self._bus.publish(
             subjects.journal(entry.machine), data, message_id=blake2b(data, digest_size=16).hexdigest()
         )
-        self._metrics.told(entry)
+        self._resources.metrics.count(entry)
+        machine = entry.machine
         if isinstance(entry, Transition):
-            log.info("machine", machine=entry.machine, was=entry.from_state, state=entry.to_state, reason=entry.reason)
+            log.info(
+                "machine_transitioned",
+                machine=machine,
+                from_state=entry.from_state,
+                to_state=entry.to_state,
+                reason=entry.reason,
+            )
         elif isinstance(entry, ProviderCall) and entry.outcome != "accepted":
-            log.warning("call", machine=entry.machine, call=entry.call, outcome=entry.outcome, code=entry.code)
+            log.warning(
+                "provider_call_failed", machine=machine, call=entry.call, outcome=entry.outcome, code=entry.code
+            )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._calls.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._on_call_done)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_call_done(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
-        if not task.cancelled() and (fault := task.exception()) is not None:
-            self._fault = self._fault or fault
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._error = self._error or error
 
     async def _observe(self, provider: ProviderName) -> None:
-        self._inbox.tell(("look", provider), await self._looked(provider))
+        self._inbox.put(("observe", provider), await self._observe_provider(provider))
 
-    async def _looked(self, provider: ProviderName) -> Observed:
-        asked_at = self._now()
+    async def _observe_provider(self, provider: ProviderName) -> Observed:
+        requested_at = self._now()
         try:
-            snapshot = await self._providers[provider].observe()
+            snapshot = await self._resources.providers[provider].observe()
         except ProviderUnavailable as error:
-            log.warning("a provider cannot be looked at", provider=provider, reason=str(error))
-            return Observed(provider=provider, asked_at=asked_at, observations={}, fault=str(error))
+            log.warning("provider_observation_failed", provider=provider, reason=str(error))
+            return Observed(provider=provider, requested_at=requested_at, observations={}, error=str(error))
         except Exception as error:
-            # What the provider says is from outside: whatever it breaks, it is this provider that is in doubt.
-            log.exception("look_failed", provider=provider)
-            return Observed(provider=provider, asked_at=asked_at, observations={}, fault=_internal(error))
+            # The provider's data is foreign: whatever it breaks, only this provider is in doubt.
+            log.exception("provider_observation_failed", provider=provider)
+            return Observed(provider=provider, requested_at=requested_at, observations={}, error=_internal(error))
         return Observed(
-            provider=provider, asked_at=asked_at, observations=snapshot.observations, orphans=snapshot.orphans
+            provider=provider,
+            requested_at=requested_at,
+            observations=snapshot.observations,
+            orphans=snapshot.orphans,
         )
 
     async def _test(self, provider: ProviderName) -> None:
         try:
-            faults = await self._providers[provider].test()
+            faults = await self._resources.providers[provider].test()
         except Exception as error:
-            log.exception("self_test_failed", provider=provider)
+            log.exception("provider_self_test_failed", provider=provider)
             faults = (_internal(error),)
         for fault in faults:
-            log.warning("self-test", provider=provider, fault=fault)
-        self._inbox.tell(("test", provider), Tested(provider=provider, faults=faults))
+            log.warning("provider_self_test_failed", provider=provider, fault=fault)
+        self._inbox.put(("test", provider), Tested(provider=provider, faults=faults))
 
     async def _probe(self, probe: Probe) -> None:
         began = self._now()
+        send = self._resources.prober.reach if probe.step == "reach" else self._resources.prober.work
         try:
-            if probe.step == "reach":
-                answer = await self._prober.reach(probe.machine, probe.endpoint, probe.model, probe.timeout)
-            else:
-                answer = await self._prober.work(probe.machine, probe.endpoint, probe.model, probe.timeout)
+            result = await send(probe.machine, probe.endpoint, probe.model, probe.timeout_s)
         except Exception as error:
             log.exception("probe_failed", machine=probe.machine)
-            answer = ProbeResult(answered=False, code=_internal(error), host=True)
+            result = ProbeResult(answered=False, code=_internal(error), is_host_up=True)
         event = Probed(
             machine=probe.machine,
             serial=probe.serial,
             step=probe.step,
-            answered=answer.answered,
+            answered=result.answered,
             seconds=self._now() - began,
-            host=answer.host,
-            wrong=answer.wrong,
-            code=answer.code,
-            tokens=answer.tokens,
-            max_model_len=answer.max_model_len,
+            is_host_up=result.is_host_up,
+            mismatch=result.mismatch,
+            code=result.code,
+            tokens=result.tokens,
+            max_model_len=result.max_model_len,
         )
-        self._inbox.tell(("probe", probe.machine), event)
+        self._inbox.put(("probe", probe.machine), event)
 
     async def _call(self, machine: str, kind: CallKind, serial: int, call: Callable[[], Awaitable[CallResult]]) -> None:
-        """Make it, if the server says that we still lead."""
+        """Make the call if the server confirms that we still lead."""
         began = self._now()
         try:
-            if not await self._lease.verify():
+            if not await self._resources.lease.verify():
                 raise LeadershipLost("the lease is lost")
-            async with asyncio.timeout(self._plan.call_timeout):
+            async with asyncio.timeout(self._spec.call_timeout):
                 result = await call()
         except TimeoutError:
             result = CallResult(outcome="unknown", code="timeout")
         except BusError:
             raise
         except Exception as error:
-            log.exception("call_failed", machine=machine, call=kind)
+            log.exception("provider_call_failed", machine=machine, call=kind)
             result = CallResult(outcome="unknown", code="internal", reason=_internal(error))
         event = Called(
             machine=machine,
@@ -284,9 +285,9 @@ class LeaderTerm:
             generation=result.generation,
             scope=result.scope,
         )
-        self._inbox.tell(("call", machine), event)
+        self._inbox.put(("call", machine), event)
 
 
 def _internal(error: Exception) -> str:
-    """For people; the log has where it happened."""
+    """The error in one line; the log has the traceback."""
     return f"internal error, see the waker's log: {type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""How a waker that has just become the leader takes over: what is on record, what was remembered, what is seen."""
+"""How a new leader takes the fleet over: from the records, the memories, and what the providers report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -6,11 +6,24 @@ from dataclasses import dataclass, field, replace
 from services.waker.core.events import Effect, Journal, Observed, Remember, Write
 from services.waker.core.fleet import handle
 from services.waker.core.fleet_spec import FleetSpec, MachineSpec
-from services.waker.core.history import History, remembered
+from services.waker.core.history import History
 from services.waker.core.key_wakes import account_of
-from services.waker.core.policy import COOL_LIMIT_SECONDS
-from services.waker.core.state import UNREADY, Fleet, Machine, ProviderHealth, Wake
-from services.waker.core.unready import backoff
+from services.waker.core.machine import (
+    UNREADY,
+    Backoff,
+    Calls,
+    Machine,
+    OperatorIntent,
+    PendingCharge,
+    Probing,
+    StartLog,
+    StopAttempts,
+    WakeAttempt,
+)
+from services.waker.core.policy import COOL_DOWN_LIMIT_S
+from services.waker.core.state import Fleet, ProviderHealth, Wake
+from services.waker.core.unready import backoff_s
+from shared.config.providers import ProviderName
 from shared.messages.waker import KeyWakes, MachineMemory, MachineRecord, TierMemory, WakeMemory
 
 
@@ -22,7 +35,8 @@ class PersistedState:
     """By machine, with revisions."""
     machines: Mapping[str, MachineMemory] = field(default_factory=dict)
     tiers: Mapping[str, TierMemory] = field(default_factory=dict)
-    orders: tuple[str, ...] = ()
+    operator_wakes: tuple[str, ...] = ()
+    """Models that the operator wants awake."""
     wakes: Mapping[str, WakeMemory] = field(default_factory=dict)
     """By model."""
     keys: Mapping[str, KeyWakes] = field(default_factory=dict)
@@ -30,90 +44,102 @@ class PersistedState:
 
 
 def adopt(
-    spec: FleetSpec, left: PersistedState, snapshot: Mapping[str, Observed], now: float, *, closed: frozenset[str]
+    spec: FleetSpec,
+    persisted: PersistedState,
+    observed: Mapping[ProviderName, Observed],
+    now: float,
+    *,
+    closed: frozenset[str],
 ) -> tuple[Fleet, list[Effect]]:
-    """The fleet to begin with. `snapshot` by provider; a machine that none of them shows is where its record left it.
+    """The fleet that a new leader begins with, and the effects of taking it over.
 
-    `closed`: the tiers whose budget gate is.
+    Args:
+        observed: by provider; a machine that none of them shows is where its record left it.
+        closed: the tiers whose budget gate is closed.
     """
-    recalled = {m.id: _recalled(m, left, spec, now) for m in spec.machines.values()}
+    machines = {m.id: _restore(m, persisted, spec, now) for m in spec.machines.values()}
     fleet = Fleet(
         spec=spec,
         leading_since=now,
-        machines=recalled,
+        machines=machines,
         provider_health={provider: ProviderHealth() for provider in spec.providers},
-        orders=tuple(model for model in left.orders if model in spec.lineups),
-        wakes=_wakes(spec, left, recalled, now),
-        history={tier: _history(left, tier) for tier in spec.idle},
+        operator_wakes=tuple(model for model in persisted.operator_wakes if model in spec.lineups),
+        wakes=_wakes(spec, persisted, machines, now),
+        history={tier: _history(persisted, tier) for tier in spec.idle},
         closed=closed,
-        keys={key: account_of(message, now) for key, message in left.keys.items()},
+        keys={key: account_of(message, now) for key, message in persisted.keys.items()},
     )
-    told: list[Effect] = []
-    for looked in snapshot.values():
-        fleet, effects = handle(fleet, looked, now)
-        told += [effect for effect in effects if not isinstance(effect, Write | Remember)]
-    # All of it anew, said otherwise or not: what an earlier leader still writes meets another revision and is refused.
+    consequences: list[Effect] = []
+    for event in observed.values():
+        fleet, effects = handle(fleet, event, now)
+        consequences += [effect for effect in effects if not isinstance(effect, Write | Remember)]
+    journal = [effect for effect in consequences if isinstance(effect, Journal)]
+    rest = [effect for effect in consequences if not isinstance(effect, Journal)]
+    return fleet, [*journal, *_rewrites(fleet), *rest]
+
+
+def _rewrites(fleet: Fleet) -> list[Effect]:
+    """Write everything anew, changed or not: a later write of an earlier leader then fails on its revision."""
     machines = fleet.machines
     writes: list[Effect] = [Write(record) for m in machines.values() if (record := m.record()) is not None]
     writes += [Remember(m.memory()) for m in machines.values() if m.spec.configured]
     writes += [Remember(history.memory(tier)) for tier, history in fleet.history.items() if history != History()]
-    writes += [Remember(fleet.orders_memory()), Remember(fleet.wakes_memory())]
-    writes += [Remember(fleet.key_message(key)) for key in fleet.keys]
-    journal = [effect for effect in told if isinstance(effect, Journal)]
-    rest = [effect for effect in told if not isinstance(effect, Journal)]
-    return fleet, [*journal, *writes, *rest]
+    writes += [Remember(fleet.operator_wakes_memory()), Remember(fleet.wakes_memory())]
+    return writes + [Remember(fleet.key_message(key)) for key in fleet.keys]
 
 
-def _wakes(spec: FleetSpec, left: PersistedState, machines: Mapping[str, Machine], now: float) -> dict[str, Wake]:
-    """The attempts under way, so that they go on with the deadline, the keys and the starts that they had.
+def _wakes(spec: FleetSpec, persisted: PersistedState, machines: Mapping[str, Machine], now: float) -> dict[str, Wake]:
+    """The wakes under way, which go on with their deadlines, keys and starts.
 
-    The clock of the one who wrote them may have been ahead of ours.
+    The previous leader's clock may have been ahead of ours.
     """
     wakes = {
         model: Wake(wake.id, min(wake.deadline, now + spec.wake_cap), wake.keys)
-        for model, wake in left.wakes.items()
+        for model, wake in persisted.wakes.items()
         if model in spec.lineups
     }
     for model, lineup in spec.lineups.items():
-        for name in lineup:
-            machine = machines[name]
-            if machine.state == "waking" and machine.wake_id and model not in wakes:
-                wakes[model] = Wake(machine.wake_id, machine.deadline, machine.causes)
+        for machine in (machines[name] for name in lineup):
+            if machine.attempt is not None and machine.wake_id and model not in wakes:
+                keys = () if machine.charge is None else machine.charge.keys
+                wakes[model] = Wake(machine.wake_id, machine.attempt.deadline, keys)
     return wakes
 
 
-def _history(left: PersistedState, tier: str) -> History:
-    memory = left.tiers.get(tier)
-    return remembered(memory) if memory else History()
+def _history(persisted: PersistedState, tier: str) -> History:
+    memory = persisted.tiers.get(tier)
+    return History() if memory is None else History(phases=memory.phases, wakes=memory.wakes, gaps=memory.gaps)
 
 
-def _recalled(spec: MachineSpec, left: PersistedState, whole: FleetSpec, now: float) -> Machine:
-    kept = left.machines.get(spec.id, MachineMemory(machine=spec.id))
+def _restore(machine_spec: MachineSpec, persisted: PersistedState, spec: FleetSpec, now: float) -> Machine:
+    """A machine as its memory and its record have it. Our clock may have been set back since they were written."""
+    memory = persisted.machines.get(machine_spec.id, MachineMemory(machine=machine_spec.id))
+    pause_limit_s = max(backoff_s(memory.unready), COOL_DOWN_LIMIT_S)
     machine = Machine(
-        spec=spec,
-        endpoint=spec.endpoint,
+        spec=machine_spec,
+        endpoint=machine_spec.endpoint,
         since=now,
-        kept=kept.kept and spec.sleeps,
-        cordoned=kept.cordoned,
-        # The clock may have been set back since.
-        last_used=min(kept.last_used, now),
-        cool_until=min(kept.cool_until, now + max(backoff(kept.unready), COOL_LIMIT_SECONDS)),
-        failures=kept.failures,
-        unready=kept.unready,
-        unready_reason=kept.unready_reason,
-        tried=kept.tried or ({kept.tried_wake: kept.tried_starts} if kept.tried_wake else {}),
-        woken=tuple(at for at in kept.woken if at <= now),
-        causes=kept.causes,
-        charged_since=min(kept.charged_since, now),
+        last_used_at=min(memory.last_used, now),
+        operator=OperatorIntent(keep_awake=memory.kept and machine_spec.sleeps, is_cordoned=memory.cordoned),
+        backoff=Backoff(
+            failed_wakes=memory.failures,
+            until=min(memory.cool_until, now + pause_limit_s),
+            unready_wakes=memory.unready,
+            unready_reason=memory.unready_reason,
+        ),
+        starts=StartLog(
+            by_wake=memory.tried or ({memory.tried_wake: memory.tried_starts} if memory.tried_wake else {}),
+            wakes_at=tuple(at for at in memory.woken if at <= now),
+        ),
+        charge=PendingCharge(memory.causes, min(memory.charged_since, now)) if memory.causes else None,
     )
-    known = left.records.get(spec.id)
-    if known is None:
+    if machine_spec.id not in persisted.records:
         return machine
-    record, revision = known
+    record, revision = persisted.records[machine_spec.id]
     machine = replace(machine, generation=record.generation)
-    if not _fits(spec, record):
+    if not _fits(machine_spec, record):
         return machine
-    return _resumed(machine, record, revision, kept, whole)
+    return _resume(machine, record, revision, memory, spec)
 
 
 def _fits(spec: MachineSpec, record: MachineRecord) -> bool:
@@ -123,15 +149,21 @@ def _fits(spec: MachineSpec, record: MachineRecord) -> bool:
     return record.tier == spec.tier and (record.state == "broken" or record.endpoint == spec.endpoint)
 
 
-def _resumed(machine: Machine, record: MachineRecord, revision: int, kept: MachineMemory, spec: FleetSpec) -> Machine:
-    """Where the record left it. The clock of the one who wrote it may have been ahead of ours."""
+def _resume(machine: Machine, record: MachineRecord, revision: int, memory: MachineMemory, spec: FleetSpec) -> Machine:
+    """Put the machine where its record left it. The previous leader's clock may have been ahead of ours."""
     now = machine.since
     since = min(record.since, now)
-    waking = record.state == "waking"
+    attempt: WakeAttempt | None = None
+    calls = Calls()
+    if record.state == "waking":
+        deadline = min(memory.wake_deadline or since + spec.wake_cap, now + spec.wake_cap)
+        attempt = WakeAttempt(deadline=deadline, phase="calling", phase_since=now, ready_at=None)
+        if spec.observation_policy(machine.spec).settle_s:
+            # A call may be invisible for a moment: an observation made too soon proves nothing.
+            calls = Calls(ended_at=now)
     if record.state in ("ready", "draining"):
-        # What is remembered is written after the record, and its writer may have died between the two.
-        machine = replace(machine, unready=0, unready_reason="")
-    deadline = min(kept.wake_deadline or since + spec.wake_cap, now + spec.wake_cap)
+        # Memories are written after the record, and the leader may have died between the two.
+        machine = replace(machine, backoff=replace(machine.backoff, unready_wakes=0, unready_reason=""))
     return replace(
         machine,
         state=record.state,
@@ -139,14 +171,12 @@ def _resumed(machine: Machine, record: MachineRecord, revision: int, kept: Machi
         reason=record.reason,
         max_model_len=record.max_model_len,
         alarm="" if record.alarm.startswith(UNREADY) else record.alarm,
-        endpoint=machine.endpoint or record.endpoint,  # the record has that of a local command alone
+        endpoint=machine.endpoint or record.endpoint,  # only the record knows the endpoint of a local command
         wake_id=record.wake_id,
         key_id=record.key_id,
-        deadline=deadline if waking else 0.0,
-        phase="calling" if waking else None,
-        phase_since=now if waking else 0.0,
-        # What was called may be invisible for a moment: what is seen too soon proves nothing.
-        called_at=now if waking and spec.observation_policy(machine.spec).settle else 0.0,
+        attempt=attempt,
+        calls=calls,
         drain_revision=revision if record.state == "draining" else None,
-        reached=not machine.spec.sleeps and record.state == "ready",
+        probe=Probing(is_reachable=not machine.spec.sleeps and record.state == "ready"),
+        stop=StopAttempts() if record.state == "falling_asleep" else None,
     )

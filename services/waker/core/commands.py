@@ -1,57 +1,59 @@
-"""The operator's word: it stands until the next one."""
+"""The operator's commands: each holds until the next one."""
+
+from dataclasses import replace
 
 from services.waker.core import sleeping, unready
 from services.waker.core.events import Command
-from services.waker.core.state import Machine
+from services.waker.core.machine import Machine
 from services.waker.core.step import Step
 from shared.messages.waker import CommandIssued
 
 REASON = "the operator's word"
 
 
-def given(step: Step, order: Command) -> None:
-    """Of a model or machine that exists; any other is refused before it comes here."""
-    step.told(CommandIssued(at=step.now, machine=order.target, order=order.order, by=order.by))
-    if order.order == "wake":
-        if order.target not in step.orders:
-            step.orders = (*step.orders, order.target)
-        unready.forgive(step, order.target)
+def apply(step: Step, command: Command) -> None:
+    """Apply a command whose model or machine exists; the caller rejects any other."""
+    step.journal(CommandIssued(at=step.now, machine=command.target, order=command.order, by=command.by))
+    if command.order == "wake":
+        if command.target not in step.operator_wakes:
+            step.operator_wakes = (*step.operator_wakes, command.target)
+        unready.reset(step, command.target)
         return
-    machine = step.machines[order.target]
-    match order.order:
+    machine = step.machines[command.target]
+    match command.order:
         case "hibernate":
             _hibernate(step, machine)
         case "cordon":
-            machine = step.set(machine, cordoned=True, kept=False)
+            operator = replace(machine.operator, is_cordoned=True, keep_awake=False)
+            machine = step.put(replace(machine, operator=operator))
             if machine.state == "waking" and machine.spec.sleeps:
-                sleeping.fall(step, machine, "the operator keeps it from requests")
+                sleeping.hibernate(step, machine, "the operator keeps it from requests")
         case "uncordon":
-            machine = step.set(machine, cordoned=False)
-            if machine.state == "draining" and not machine.lost:
-                step.move(machine, "ready", REASON)
+            machine = step.put(replace(machine, operator=replace(machine.operator, is_cordoned=False)))
+            if machine.state == "draining" and not machine.is_leaving:
+                step.transition(machine, "ready", REASON)
 
 
 def _hibernate(step: Step, machine: Machine) -> None:
-    """Also what an earlier `wake` wanted is withdrawn."""
-    step.orders = tuple(model for model in step.orders if model not in machine.spec.models)
-    machine = step.set(machine, kept=False)
+    """Put the machine to sleep, and withdraw any earlier `wake`."""
+    step.operator_wakes = tuple(model for model in step.operator_wakes if model not in machine.spec.models)
+    must_sleep = machine.operator.must_sleep or machine.state in ("ready", "draining")
+    machine = step.put(replace(machine, operator=replace(machine.operator, keep_awake=False, must_sleep=must_sleep)))
     match machine.state:
         case "waking" | "broken":
-            sleeping.fall(step, machine, REASON)
+            sleeping.hibernate(step, machine, REASON)
         case "ready":
-            step.move(machine, "draining", REASON, put_down=True)
-        case "draining":
-            step.set(machine, put_down=True)
+            step.transition(machine, "draining", REASON)
         case _:
             pass
 
 
-def served(step: Step) -> None:
-    """A machine that is ready and serves an ordered model is kept awake for it."""
-    for model in step.orders:
+def settle_operator_wakes(step: Step) -> None:
+    """Keep a ready machine awake for each model that the operator wants awake."""
+    for model in step.operator_wakes:
         for name in step.spec.lineups[model]:
             machine = step.machines[name]
-            if machine.state == "ready" and not machine.lost and machine.spec.tier not in step.closed:
-                step.set(machine, kept=machine.spec.sleeps)
-                step.orders = tuple(other for other in step.orders if other != model)
+            if machine.state == "ready" and not machine.is_leaving and machine.spec.tier not in step.closed:
+                step.put(replace(machine, operator=replace(machine.operator, keep_awake=machine.spec.sleeps)))
+                step.operator_wakes = tuple(other for other in step.operator_wakes if other != model)
                 break

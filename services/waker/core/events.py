@@ -1,6 +1,7 @@
-"""What can happen to the fleet, and what it can ask for, as values. Times are Unix seconds, durations seconds.
+"""What can happen to the fleet, and what the fleet can ask for, as values. Times are Unix seconds, durations seconds.
 
-Events may be late, doubled or lost: an answer names what it answers by `serial`, a sight when it was asked for.
+Events may be late, repeated or lost: a result names its call or probe by `serial`, and an observation says when it
+was requested.
 """
 
 from collections.abc import Mapping
@@ -20,55 +21,54 @@ from shared.messages.waker import (
 
 CallKind = Literal["start", "stop"]
 ProbeStep = Literal["reach", "token"]
-"""Whether the engine answers at all; whether it does what its model is for: one token, or one embedding."""
-
+"""Whether the engine responds at all; whether it does its model's work: one token, or one embedding."""
 
 PowerState = Literal["stopped", "starting", "running", "stopping", "stopped_billed", "error", "not_found"]
-"""What a provider sees, in our words: asleep, coming, there, going, off and yet billed, broken and not billed, unknown
-to it or deleted for good."""
+"""A provider's state of a machine, in our words. `stopped_billed`: off and billed in full. `error`: broken and not
+billed. `not_found`: unknown to the provider, or deleted for good."""
 
-RefusalScope = Literal["", "transient", "machine", "capacity_pool", "quota", "account"]
-"""What a refusal concerns: only this moment (its state is changing), this machine (permission, its own limits), its
-capacity pool (no room for its type in its zone), its quota (of an instance family and market), or the whole account
-(credentials, balance)."""
+RefusalScope = Literal["transient", "machine", "capacity_pool", "quota", "account"]
+"""What a refusal concerns: only this moment (the machine is changing state), this machine (permission, its own
+limits), its capacity pool (no room for its type in its zone), its quota (of an instance family and market), or the
+whole account (credentials, balance)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What a provider sees of one machine."""
+    """What a provider reports of one machine."""
 
     power: PowerState
     provider_state: str
     """The provider's own word."""
     generation: int | None = None
-    """Of the engine that runs, or ran last. None: the provider counts none."""
+    """Of the engine that runs, or ran last; None if the provider does not count them."""
     endpoint: str | None = None
     """Where its engine listens; None: not known yet, or as configured."""
     reason: str = ""
     """Why nothing runs any more."""
     ended_at: float | None = None
-    scope: RefusalScope = ""
-    """Of a start that was accepted and came to nothing: whom that concerns."""
+    scope: RefusalScope | None = None
+    """What the failure concerns if a start was accepted and then failed."""
     pool: str = ""
-    """Names its capacity pool: type, zone and market. Empty: unknown, so a refusal concerns no other machine."""
+    """Its capacity pool: type, zone and market. Empty: unknown, so a refusal concerns no other machine."""
     quota: str = ""
-    """Names the quota that it counts against: instance family and market."""
+    """The quota that it counts against: instance family and market."""
     leaving: str = ""
-    """The provider is about to take it away: its words."""
+    """The provider is about to take it away: the provider's words."""
     locked: str = ""
     """It is off and we may not start it: why."""
 
     @property
-    def running(self) -> bool:
-        """Something of it runs, were it only on its way up or down."""
+    def is_active(self) -> bool:
+        """Something of it runs, even if it is only starting or stopping."""
         return self.power in ("starting", "running", "stopping")
 
     @property
-    def ending(self) -> bool:
+    def is_stopping(self) -> bool:
         return self.power == "stopping"
 
     @property
-    def billed(self) -> bool:
+    def is_billed(self) -> bool:
         return self.power in ("running", "stopped_billed")
 
 
@@ -83,7 +83,7 @@ class Orphan:
 
 @dataclass(frozen=True)
 class DemandReported:
-    """A gateway's level of demand for a model, which arrived at `at` by our clock."""
+    """A gateway reported its demand for a model; the report arrived at `at` by our clock."""
 
     request: WakeRequest
     at: float
@@ -91,35 +91,35 @@ class DemandReported:
 
 @dataclass(frozen=True)
 class ActivityReported:
-    """What a gateway does with each machine."""
+    """A gateway reported what it does with each machine."""
 
     activity: Activity
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """One look at a provider. A machine of which it says nothing was not seen: that proves nothing."""
+    """A provider was observed. A machine missing from `observations` proves nothing."""
 
     provider: ProviderName
-    asked_at: float
+    requested_at: float
     observations: Mapping[str, Observation]
     orphans: tuple[Orphan, ...] = ()
-    fault: str = ""
-    """Why it could not look."""
+    error: str | None = None
+    """Why the observation failed; None if it succeeded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tested:
-    """A provider's self-test: may we start and stop, does its clock agree with ours?"""
+    """A provider was self-tested: may we start and stop, and does its clock agree with ours?"""
 
     provider: ProviderName
     faults: tuple[str, ...]
-    """Each with the machine or the permission that it is about and the fix; none: all is well."""
+    """Each names the machine or permission that it concerns, and the fix. Empty: all is well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """The operator's word."""
+    """The operator issued a command."""
 
     order: CommandKind
     target: str
@@ -128,7 +128,7 @@ class Command:
 
 @dataclass(frozen=True, kw_only=True)
 class Called:
-    """A provider call's outcome. `accepted` says that it is under way, not that it is done."""
+    """A provider call ended. `accepted` means that it is under way, not that it is done."""
 
     machine: str
     call: CallKind
@@ -139,26 +139,28 @@ class Called:
     reason: str = ""
     endpoint: str | None = None
     generation: int | None = None
-    """Of an engine that only slept; None: as it was asked for."""
-    scope: RefusalScope = ""
+    """Of an engine that only slept; None: as requested."""
+    scope: RefusalScope | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probed:
+    """A probe ended."""
+
     machine: str
     serial: int
     step: ProbeStep
     answered: bool
     seconds: float
-    host: bool = False
-    """Something of the machine answered, be it with a refusal: its network is up."""
-    wrong: str = ""
-    """It answers, and is no engine of this model: what it is."""
+    is_host_up: bool = False
+    """Something on the machine responded, even with a refusal: its network is up."""
+    mismatch: str = ""
+    """What responded instead, if it is no engine of this model."""
     code: str = ""
-    """Why not: an HTTP status or what the network said."""
+    """Why it failed: an HTTP status or the network's error."""
     tokens: int = 0
     max_model_len: int | None = None
-    """The longest context in tokens, where the engine tells it."""
+    """The longest context in tokens, if the engine reports it."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class Tick:
     """Time has passed."""
 
     closed: frozenset[str] = frozenset()
-    """The tiers whose budget gate is closed by now: none of their machines is woken."""
+    """Tiers whose budget gate is closed by now: none of their machines is woken."""
 
 
 Event = DemandReported | ActivityReported | Observed | Tested | Command | Called | Probed | RecordWritten | Tick
@@ -192,7 +194,7 @@ class StopMachine:
     machine: str
     serial: int
     force: bool = False
-    """It was asked before and still runs."""
+    """An earlier stop was called and the machine still runs."""
 
 
 @dataclass(frozen=True)
@@ -212,19 +214,19 @@ class Probe:
     step: ProbeStep
     endpoint: str
     model: str
-    timeout: float
+    timeout_s: float
 
 
 @dataclass(frozen=True)
 class Write:
-    """Put this into the bucket, before anything else is done."""
+    """Put this record into the bucket before anything else is done."""
 
     record: MachineRecord
 
 
 @dataclass(frozen=True)
 class Remember:
-    """Put this into the bucket of what a later leader has to know."""
+    """Put this into the bucket of what a later leader needs."""
 
     memory: Memory | KeyWakes
 

@@ -1,8 +1,10 @@
-"""The state machine of the fleet: `handle(fleet, event, now)` gives the next fleet and what is to be done.
+"""The state machine of the fleet: `handle(fleet, event, now)` returns the next fleet and its effects.
 
-An event only says what is known now; what follows from it is worked out for every machine after every event, so a
-lost event is made good by the next.
+An event only adds knowledge. What follows from it is computed for every machine after every event, so that the next
+event makes up for a lost one.
 """
+
+from dataclasses import replace
 
 from services.waker.core import commands, health, observations, sleeping, waking
 from services.waker.core.events import (
@@ -18,131 +20,132 @@ from services.waker.core.events import (
     Tested,
     Tick,
 )
+from services.waker.core.machine import Machine
 from services.waker.core.policy import may_drain
 from services.waker.core.provisioning import bring_up
-from services.waker.core.state import DemandLevel, Fleet, GatewayReport, Machine
-from services.waker.core.step import LOST_SECONDS, Step
+from services.waker.core.state import DemandLevel, Fleet, GatewayReport
+from services.waker.core.step import LOST_AFTER_S, Step
 from shared.messages.gateway import MachineActivity
 from shared.messages.waker import ProviderCall
 
-TEST_SECONDS = 3600.0
-RETEST_SECONDS = 60.0
+TEST_EVERY_S = 3600.0
+RETEST_EVERY_S = 60.0
 """After a self-test that failed."""
 
 
 def handle(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, list[Effect]]:
-    """The next fleet, and the effects in the order in which they are to be done: journal, records, the rest."""
+    """The next fleet, and the effects in the order in which they must be performed: journal, records, the rest."""
     step = Step(fleet, now)
-    _forget(step)
-    _absorb(step, event)
+    _drop_expired(step)
+    _apply(step, event)
     for name in list(step.machines):
-        _overdue(step, step.machines[name])
+        _end_lost_call(step, step.machines[name])
         _advance(step, step.machines[name])
     bring_up(step)
-    _ask_providers(step)
-    return step.done()
+    _observe_providers(step)
+    return step.finish()
 
 
-def _absorb(step: Step, event: Event) -> None:
+def _apply(step: Step, event: Event) -> None:
     match event:
         case DemandReported():
-            _wanted(step, event)
+            _apply_demand(step, event)
         case ActivityReported():
-            _used(step, event)
+            _apply_activity(step, event)
         case Observed():
             observations.apply(step, event)
         case Tested():
             observations.apply_self_test(step, event)
         case Command():
-            commands.given(step, event)
+            commands.apply(step, event)
         case Called():
-            _called(step, event)
+            _apply_call(step, event)
         case Probed():
-            _probed(step, event)
+            _apply_probe(step, event)
         case RecordWritten():
-            _written(step, event)
+            _apply_record(step, event)
         case Tick():
             step.closed = event.closed
 
 
-def _forget(step: Step) -> None:
-    """What is too old to count."""
+def _drop_expired(step: Step) -> None:
+    """Drop the reports that are too old to count."""
     spec, now = step.spec, step.now
     step.demand = {
         key: level
         for key, level in step.demand.items()
         if now - level.at <= spec.demand_timeout and now < level.deadline
     }
-    step.gateways = {n: heard for n, heard in step.gateways.items() if now - heard.at <= spec.gateway_timeout}
+    step.gateways = {name: report for name, report in step.gateways.items() if now - report.at <= spec.gateway_timeout}
 
 
-def _wanted(step: Step, event: DemandReported) -> None:
+def _apply_demand(step: Step, event: DemandReported) -> None:
     request = event.request
     key = (request.model, request.gateway)
     known = step.demand.get(key)
-    late = known is not None and _is_late(request.sent_at, known.request.sent_at, step.spec.demand_timeout)
-    if request.model in step.spec.lineups and not late:
+    is_late = known is not None and _is_late(request.sent_at, known.request.sent_at, step.spec.demand_timeout)
+    if request.model in step.spec.lineups and not is_late:
         if known is not None and not known.request.waiting:
-            del step.demand[key]  # wanted anew: behind those that wait already
+            del step.demand[key]  # new demand queues behind what waits already
         step.demand[key] = DemandLevel(request, min(event.at, step.now))
-        _forget(step)
+        _drop_expired(step)
 
 
-def _written(step: Step, event: RecordWritten) -> None:
-    """The revision that gateways have to acknowledge is that of the first record that says `draining`."""
+def _apply_record(step: Step, event: RecordWritten) -> None:
+    """Keep the revision that gateways must acknowledge: that of the first record that says `draining`."""
     record = event.record
     machine = step.machines.get(record.machine)
     if machine is None or machine.state != "draining" or machine.drain_revision is not None:
         return
     if record.state == "draining" and record.since == machine.since:
-        step.set(machine, drain_revision=event.revision)
+        step.put(replace(machine, drain_revision=event.revision))
 
 
-def _used(step: Step, event: ActivityReported) -> None:
-    told = event.activity
-    known = step.gateways.get(told.gateway)
-    if known is not None and _is_late(told.sent_at, known.activity.sent_at, step.spec.gateway_timeout):
-        # It lives, be its clock set back: a drain goes on waiting for it.
-        step.gateways[told.gateway] = GatewayReport(known.activity, step.now)
+def _apply_activity(step: Step, event: ActivityReported) -> None:
+    activity = event.activity
+    known = step.gateways.get(activity.gateway)
+    if known is not None and _is_late(activity.sent_at, known.activity.sent_at, step.spec.gateway_timeout):
+        # The gateway is alive, even if its clock was set back: a drain keeps waiting for it.
+        step.gateways[activity.gateway] = GatewayReport(known.activity, step.now)
         return
-    for name, use in told.machines.items():
+    for name, use in activity.machines.items():
         if machine := step.machines.get(name):
-            used = _last_use(use, step.now)
-            if used > machine.last_used:
-                _note_gap(step, machine, used)
-                step.set(machine, last_used=used)
-    if told.leaving:
-        step.gateways.pop(told.gateway, None)
+            used_at = _last_use(use, step.now)
+            if used_at > machine.last_used_at:
+                _record_gap(step, machine, used_at)
+                step.put(replace(machine, last_used_at=used_at))
+    if activity.leaving:
+        step.gateways.pop(activity.gateway, None)
     else:
-        step.gateways[told.gateway] = GatewayReport(told, step.now)
+        step.gateways[activity.gateway] = GatewayReport(activity, step.now)
 
 
 def _last_use(use: MachineActivity, now: float) -> float:
-    """By our clock."""
+    """When the machine was last used, by our clock."""
     if use.in_flight:
         return now
     return min(now, use.last_used_at or 0.0) if use.idle_s is None else now - max(0.0, use.idle_s)
 
 
-def _note_gap(step: Step, machine: Machine, used: float) -> None:
-    """How long the tier was unused until now."""
-    before = max(m.last_used for m in step.machines.values() if m.spec.tier == machine.spec.tier)
-    if before and used > before and machine.spec.sleeps:
-        history = step.history_of(machine).gap(used - before)
+def _record_gap(step: Step, machine: Machine, used_at: float) -> None:
+    """Record how long the tier was unused until `used_at`."""
+    before = max(m.last_used_at for m in step.machines.values() if m.spec.tier == machine.spec.tier)
+    if before and used_at > before and machine.spec.sleeps:
+        history = step.history_of(machine).gap(used_at - before)
         if history.gaps != step.history_of(machine).gaps:
             step.history[machine.spec.tier] = history
 
 
-def _is_late(sent_at: float, known: float, window: float) -> bool:
-    """A late or repeated message never overrules a newer one. Further back than the window, a clock was set."""
-    return 0.0 < known - sent_at <= window
+def _is_late(sent_at: float, known: float, window_s: float) -> bool:
+    """Whether a newer message is known. A difference beyond the window means that a clock was set."""
+    return 0.0 < known - sent_at <= window_s
 
 
-def _called(step: Step, event: Called) -> None:
+def _apply_call(step: Step, event: Called) -> None:
     machine = step.machines.get(event.machine)
-    if machine is None or machine.call is None or machine.call.serial != event.serial:
+    if machine is None or machine.calls.pending is None or machine.calls.pending.serial != event.serial:
         return
-    step.told(
+    step.journal(
         ProviderCall(
             at=step.now,
             machine=machine.id,
@@ -152,64 +155,65 @@ def _called(step: Step, event: Called) -> None:
             seconds=event.seconds,
         )
     )
-    machine = step.set(machine, call=None, called_at=step.now)
+    machine = step.put(replace(machine, calls=replace(machine.calls, pending=None, ended_at=step.now)))
     if event.call == "stop":
-        sleeping.called(step, machine, event)
+        sleeping.apply_call(step, machine, event)
     elif machine.state == "waking":
-        waking.called(step, machine, event)
+        waking.apply_call(step, machine, event)
 
 
-def _overdue(step: Step, machine: Machine) -> None:
-    """A call whose outcome was lost is in doubt."""
-    call = machine.call
-    if call is not None and step.now - call.sent_at > step.spec.call_timeout + LOST_SECONDS:
+def _end_lost_call(step: Step, machine: Machine) -> None:
+    """End a call whose result was lost: its outcome is unknown."""
+    call = machine.calls.pending
+    if call is not None and step.now - call.sent_at > step.spec.call_timeout + LOST_AFTER_S:
         seconds = step.now - call.sent_at
         event = Called(
             machine=machine.id, call=call.kind, serial=call.serial, outcome="unknown", seconds=seconds, code="lost"
         )
-        _called(step, event)
+        _apply_call(step, event)
 
 
-def _probed(step: Step, event: Probed) -> None:
+def _apply_probe(step: Step, event: Probed) -> None:
     machine = step.machines.get(event.machine)
-    if machine is None or machine.probe_serial != event.serial:
+    if machine is None or machine.probe.serial != event.serial:
         return
-    machine = step.set(machine, probe_serial=None, max_model_len=event.max_model_len or machine.max_model_len)
+    max_model_len = event.max_model_len or machine.max_model_len
+    machine = step.put(replace(machine, probe=replace(machine.probe, serial=None), max_model_len=max_model_len))
     if machine.state == "waking":
-        waking.probed(step, machine, event)
-    elif step.spec.observation_policy(machine.spec).reachable:
-        health.probed(step, machine, event)
+        waking.apply_probe(step, machine, event)
+    elif step.spec.observation_policy(machine.spec).is_remote:
+        health.apply_probe(step, machine, event)
 
 
 def _advance(step: Step, machine: Machine) -> None:
-    if machine.cordoned and machine.state == "ready":
-        machine = step.move(machine, "draining", "the operator keeps it from requests")
+    """Do what the machine needs now."""
+    if machine.operator.is_cordoned and machine.state == "ready":
+        machine = step.transition(machine, "draining", "the operator keeps it from requests")
     match machine.state:
         case "waking":
             waking.advance(step, machine)
         case "ready" if may_drain(step.fleet, machine, step.now):
-            step.move(machine, "draining", f"idle for {step.now - machine.idle_since:.0f} s")
+            step.transition(machine, "draining", f"idle for {step.now - machine.idle_since:.0f} s")
         case "draining":
             sleeping.drain(step, machine)
         case "falling_asleep":
             sleeping.advance(step, machine)
         case "broken":
-            sleeping.mend(step, machine)
+            sleeping.retry_broken(step, machine)
         case _:
             pass
     health.advance(step, step.machines[machine.id])
 
 
-def _ask_providers(step: Step) -> None:
-    """Looks and self-tests that are due."""
+def _observe_providers(step: Step) -> None:
+    """Request the observations and self-tests that are due."""
     for provider in step.spec.providers:
-        observation_policies = step.spec.observation_policies[provider]
+        policy = step.spec.observation_policies[provider]
         machines = [m for m in step.machines.values() if m.spec.provider == provider]
-        changing = any(
-            m.state in ("waking", "falling_asleep", None) or (m.observation and m.observation.ending) for m in machines
+        is_changing = any(
+            m.state in ("waking", "falling_asleep", None) or (m.observation and m.observation.is_stopping)
+            for m in machines
         )
-        step.observe(
-            provider, observation_policies.observe_fast_s if changing else observation_policies.observe_every_s
-        )
-        account = step.provider_health[provider]
-        step.test(provider, TEST_SECONDS if account.tested else RETEST_SECONDS)
+        step.observe(provider, policy.observe_fast_s if is_changing else policy.observe_every_s)
+        passed = step.provider_health[provider].passed_test
+        step.test(provider, TEST_EVERY_S if passed else RETEST_EVERY_S)

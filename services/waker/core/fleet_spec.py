@@ -1,4 +1,4 @@
-"""What the configuration says about the fleet, as the core needs it. Durations are seconds."""
+"""The fleet as configured, in the form that the core needs. Durations are seconds."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,24 +14,24 @@ from shared.messages.waker import Phase
 
 @dataclass(frozen=True, kw_only=True)
 class ObservationPolicy:
-    """How an account is looked at, and what its sights prove."""
+    """How often a provider is observed, and what its observations prove."""
 
     observe_every_s: float
     """While nothing changes."""
     observe_fast_s: float
-    """While something does."""
-    settle: float
-    """After a call: a sight that shows no change proves nothing for so long."""
-    stuck: float
-    """From one request to fall asleep to the next."""
-    reachable: bool
-    """Whether its machines have a network that is not up at once, and engines whose death it does not see."""
+    """While something changes."""
+    settle_s: float
+    """For this long after a call, an observation that shows no change proves nothing."""
+    stuck_s: float
+    """From one stop call to the next."""
+    is_remote: bool
+    """Its machines' networks come up later than the machines, and it does not notice when an engine dies."""
 
 
-LOCAL = ObservationPolicy(observe_every_s=1.0, observe_fast_s=0.25, settle=0.0, stuck=20.0, reachable=False)
-"""An engine gets 10 s to end by itself."""
-CLOUD = ObservationPolicy(observe_every_s=20.0, observe_fast_s=2.0, settle=10.0, stuck=300.0, reachable=True)
-"""A call that was accepted may be invisible for seconds; what still stops after minutes needs force."""
+LOCAL = ObservationPolicy(observe_every_s=1.0, observe_fast_s=0.25, settle_s=0.0, stuck_s=20.0, is_remote=False)
+"""An engine gets 10 s to exit by itself."""
+CLOUD = ObservationPolicy(observe_every_s=20.0, observe_fast_s=2.0, settle_s=10.0, stuck_s=300.0, is_remote=True)
+"""An accepted call may stay invisible for seconds; a machine that is still stopping after minutes needs force."""
 
 
 def observation_policies() -> dict[ProviderName, ObservationPolicy]:
@@ -40,33 +40,33 @@ def observation_policies() -> dict[ProviderName, ObservationPolicy]:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineSpec:
-    """One configured machine, or a stray."""
+    """One configured machine, or an orphan."""
 
     id: str
     tier: str
-    """Empty for a stray."""
+    """Empty for an orphan."""
     provider: ProviderName
     room: int
-    """Requests in flight that it takes."""
+    """How many requests it takes at a time."""
     models: tuple[str, ...]
-    """That it serves; without any it is never woken."""
+    """The models that it serves; without any it is never woken."""
     served_as: str
-    """What its engine calls the first of them."""
+    """The engine's name for the first model."""
     endpoint: str | None
-    """Where its engine listens; None: its provider says so when it runs."""
+    """Where its engine listens; None: its provider reports that once it runs."""
     configured: bool = True
     pair: str = ""
-    """Machines of one pair share GPUs: one of them is awake at a time. Empty: it has its own."""
+    """Machines of one pair share GPUs: one of them is awake at a time. Empty: it has its own GPUs."""
 
     @property
     def sleeps(self) -> bool:
-        """False: it never does, and we only watch it."""
+        """Whether it is started and stopped; a machine that never sleeps is only watched."""
         return traits_of(self.provider).can_sleep
 
 
 @dataclass(frozen=True, kw_only=True)
 class FleetSpec:
-    """The fleet as it should be, and the bounds of what is done for it."""
+    """The fleet as it should be, and the limits of what is done for it."""
 
     machines: Mapping[str, MachineSpec]
     lineups: Mapping[str, tuple[str, ...]]
@@ -74,7 +74,7 @@ class FleetSpec:
     idle: Mapping[str, IdleSettings]
     """By tier."""
     new_id: Callable[[float], str]
-    """A wake's id for its beginning."""
+    """Makes a wake's id from the time at which it begins."""
     wake_cap: float
     hedge_margin: float
     phase_limits: Mapping[Phase, float]
@@ -92,7 +92,7 @@ class FleetSpec:
 
     @property
     def providers(self) -> list[ProviderName]:
-        """Those that have machines which sleep."""
+        """The providers of machines that sleep."""
         return sorted({m.provider for m in self.machines.values() if m.sleeps})
 
 

@@ -1,8 +1,8 @@
-"""What the wakes of each key came to: how many within the hour, and what they cost today.
+"""What the wakes of each key amount to: how many within the hour, and what they cost today.
 
-The waker alone counts them, and gateways read it. A wake counts for every key whose requests waited when it began. Its
-cost is the price of its machines from the start until their first use, or until they sleep again without any; the
-keys share it evenly.
+Only the waker counts them; gateways read the counts. A wake counts for every key whose requests waited when it began.
+Its cost is the price of its machines from the start until their first use, or until they sleep again unused. The keys
+share it evenly.
 """
 
 from collections.abc import Iterable
@@ -12,28 +12,27 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from services.waker.core.machine import Machine, PendingCharge
 from shared.messages.gateway import WakeCause
 from shared.messages.waker import KeyWakes
+from shared.units import DAY_S, HOUR_S
 
 if TYPE_CHECKING:
-    from services.waker.core.state import Machine
     from services.waker.core.step import Step
 
-HOUR = 3600
-DAY = 86400
-MOST_STARTS = 1000
-"""Wakes of one key that are remembered: the highest limit that a key can have."""
+MAX_STARTS = 1000
+"""Wakes remembered for one key: the highest limit that a key can have."""
 _MICRODOLLAR = Decimal("0.000001")
 
 
 @lru_cache(maxsize=4)
 def _day_of(number: int) -> str:
-    return datetime.fromtimestamp(number * DAY, UTC).date().isoformat()
+    return datetime.fromtimestamp(number * DAY_S, UTC).date().isoformat()
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyAccount:
-    """Of one key. Times are Unix seconds."""
+    """One key's wakes. Times are Unix seconds."""
 
     starts: tuple[float, ...] = ()
     """When its wakes of the last hour began."""
@@ -42,25 +41,25 @@ class KeyAccount:
     """USD of `day`."""
 
     def at(self, now: float) -> "KeyAccount":
-        """Without what is past. A start in the future is one of a waker whose clock was ahead."""
-        day = _day_of(int(now // DAY))
+        """The account without what is past. A start in the future comes from a waker whose clock was ahead."""
+        day = _day_of(int(now // DAY_S))
         starts = self.starts
-        if starts and (now - starts[0] >= HOUR or starts[-1] > now):
-            starts = tuple(min(at, now) for at in starts if now - at < HOUR)
+        if starts and (now - starts[0] >= HOUR_S or starts[-1] > now):
+            starts = tuple(min(at, now) for at in starts if now - at < HOUR_S)
         if day == self.day and starts is self.starts:
             return self
         return KeyAccount(starts=starts, day=day, cost=self.cost if self.day == day else Decimal(0))
 
     def wake(self, now: float) -> "KeyAccount":
         account = self.at(now)
-        return replace(account, starts=(*account.starts, now)[-MOST_STARTS:])
+        return replace(account, starts=(*account.starts, now)[-MAX_STARTS:])
 
     def charge(self, cost: Decimal, now: float) -> "KeyAccount":
         account = self.at(now)
         return replace(account, cost=account.cost + cost)
 
     def allows(self, cause: WakeCause) -> bool:
-        """Whether the key may cause one more wake."""
+        """Whether the key may cause another wake."""
         return len(self.starts) < cause.wakes_per_hour and self.cost < cause.cost_per_day
 
     @property
@@ -83,34 +82,35 @@ def account_of(message: KeyWakes, now: float) -> KeyAccount:
 
 
 def count(step: "Step", keys: Iterable[str]) -> None:
-    """A wake begins, caused by these keys."""
+    """Count a wake that begins because of these keys."""
     for key in keys:
         step.keys[key] = step.keys.get(key, KeyAccount()).wake(step.now)
 
 
-def claim(step: "Step", machine: "Machine", keys: tuple[str, ...]) -> None:
-    """These keys keep the machine from sleeping: that is as good as a wake."""
+def claim(step: "Step", machine: Machine, keys: tuple[str, ...]) -> None:
+    """Count a wake for keys whose requests keep the machine from falling asleep: that is as good as one."""
     count(step, keys)
-    step.set(machine, causes=keys, charged_since=step.now)
+    step.put(replace(machine, charge=PendingCharge(keys, step.now) if keys else None))
 
 
 def settle(step: "Step") -> None:
-    """Charge machines that were used, or are no longer awake, and forget what is past."""
+    """Charge the wakes of machines that were used or are no longer awake, and forget what is past."""
     for machine in list(step.machines.values()):
-        if not machine.causes:
+        charge = machine.charge
+        if charge is None:
             continue
-        is_used = machine.last_used > machine.charged_since
+        is_used = machine.last_used_at > charge.since
         if is_used or machine.state not in ("waking", "ready", "draining"):
-            _charge(step, machine)
+            _charge(step, machine, charge)
     for key, account in list(step.keys.items()):
         step.keys[key] = account.at(step.now)
 
 
-def _charge(step: "Step", machine: "Machine") -> None:
+def _charge(step: "Step", machine: Machine, charge: PendingCharge) -> None:
     price = step.spec.prices.get(machine.spec.tier)
     if price is not None:
-        seconds = Decimal(str(round(max(0.0, step.now - machine.charged_since), 3)))
-        share = (price * seconds / HOUR / len(machine.causes)).quantize(_MICRODOLLAR)
-        for key in machine.causes:
+        seconds = Decimal(str(round(max(0.0, step.now - charge.since), 3)))
+        share = (price * seconds / Decimal(HOUR_S) / len(charge.keys)).quantize(_MICRODOLLAR)
+        for key in charge.keys:
             step.keys[key] = step.keys.get(key, KeyAccount()).charge(share, step.now)
-    step.set(machine, causes=())
+    step.put(replace(machine, charge=None))

@@ -1,163 +1,168 @@
-"""What a provider sees, taken over: it is right, whatever we thought."""
+"""What a provider reports is right, whatever the waker thought: it is taken over into the fleet."""
 
 from dataclasses import replace
 
 from services.waker.core import sleeping, waking
 from services.waker.core.events import Observation, Observed, Orphan, Tested
 from services.waker.core.fleet_spec import MachineSpec
-from services.waker.core.policy import mates
-from services.waker.core.state import Machine, ProviderHealth
+from services.waker.core.machine import Machine, ProviderView
+from services.waker.core.policy import pair_mates
+from services.waker.core.state import ProviderHealth
 from services.waker.core.step import Step
 
-AWAKE = "it is not put to sleep, since its provider's self-test failed: "
+UNTESTED = "it is not put to sleep, since its provider's self-test failed: "
+"""How the alarm of such a machine begins."""
 ALARM_LENGTH = 500
-GONE_SECONDS = 60.0
-"""A provider may forget a machine for a moment: only then it is gone. One that was never seen is at once."""
+NOT_FOUND_S = 60.0
+"""A provider may forget a machine for a moment: only after this time is it gone. One never seen is gone at once."""
+ORPHANED = "it carries the fleet's mark and is not configured"
 
 
 def apply(step: Step, event: Observed) -> None:
-    account = step.provider_health.get(event.provider, ProviderHealth())
-    if event.asked_at >= account.asked_at:
-        account = replace(account, looking=False)
-    step.provider_health[event.provider] = replace(account, fault=event.fault)
-    if event.fault:
+    """Apply an observation of all machines of a provider."""
+    health = step.provider_health.get(event.provider, ProviderHealth())
+    if event.requested_at >= health.observe_sent_at:
+        health = replace(health, is_observing=False)
+    health = replace(health, observe_error=event.error)
+    if event.error is not None:
+        step.provider_health[event.provider] = health
         return
-    step.provider_health[event.provider] = replace(
-        account, fault="", looked_at=max(account.looked_at, min(event.asked_at, step.now))
-    )
+    observed_at = max(health.observed_at, min(event.requested_at, step.now))
+    step.provider_health[event.provider] = replace(health, observed_at=observed_at)
     for name, observation in event.observations.items():
         machine = step.machines.get(name)
-        if machine is not None and _is_conclusive(step, machine, observation, event.asked_at):
-            apply_observation(step, step.set(machine, seen_at=event.asked_at), observation)
+        if machine is not None and _is_conclusive(step, machine, observation, event.requested_at):
+            _apply_observation(step, _with_request(machine, event.requested_at), observation)
     for orphan in event.orphans:
-        _apply_orphan(step, orphan, event.asked_at)
+        _apply_orphan(step, orphan, event.requested_at)
     listed = {orphan.id for orphan in event.orphans}
     for machine in list(step.machines.values()):
         if not machine.spec.configured and machine.spec.provider == event.provider and machine.id not in listed:
-            apply_observation(step, machine, Observation(power="not_found", provider_state="not listed"))
+            _apply_observation(step, machine, Observation(power="not_found", provider_state="not listed"))
 
 
-def _is_conclusive(step: Step, machine: Machine, observation: Observation, asked_at: float) -> bool:
-    """A look from before the last call, or too soon after it to show what that did, proves nothing."""
-    if machine.call is not None or asked_at <= max(machine.called_at, machine.seen_at):
+def _with_request(machine: Machine, requested_at: float) -> Machine:
+    return replace(machine, view=replace(machine.view, requested_at=requested_at))
+
+
+def _is_conclusive(step: Step, machine: Machine, observation: Observation, requested_at: float) -> bool:
+    """Whether an observation proves anything: not if it is from before the last call, or too soon after it."""
+    if machine.calls.pending is not None or requested_at <= max(machine.calls.ended_at, machine.view.requested_at):
         return False
-    # For a new leader, a machine that was being woken is one that was off.
-    unchanged = observation.power == machine.observation.power if machine.observation else not observation.running
-    settle = step.spec.observation_policy(machine.spec).settle
-    if settle and unchanged and machine.state in ("waking", "falling_asleep"):
-        return asked_at - machine.called_at > settle
-    return asked_at > machine.since or machine.observation is None
+    known = machine.observation
+    # For a new leader, a machine that was being woken was off before.
+    is_unchanged = not observation.is_active if known is None else observation.power == known.power
+    settle_s = step.spec.observation_policy(machine.spec).settle_s
+    if settle_s and is_unchanged and machine.state in ("waking", "falling_asleep"):
+        return requested_at - machine.calls.ended_at > settle_s
+    return requested_at > machine.since or known is None
 
 
-def apply_observation(step: Step, machine: Machine, observation: Observation) -> None:
-    """One machine, as its provider sees it."""
-    machine = step.set(machine, observation=observation)
+def _apply_observation(step: Step, machine: Machine, observation: Observation) -> None:
+    """Apply what a provider reports of one machine."""
+    view = replace(machine.view, observation=observation)
     if observation.power == "not_found":
-        _gone(step, machine, observation)
+        _apply_not_found(step, step.put(replace(machine, view=view)), observation)
         return
-    machine = step.set(machine, gone_since=None)
+    machine = step.put(replace(machine, view=replace(view, not_found_since=None)))
     match machine.state:
         case "waking":
-            waking.seen(step, machine, observation)
+            waking.apply_observation(step, machine, observation)
         case "ready" | "draining":
-            _awake(step, machine, observation)
+            _apply_to_awake(step, machine, observation)
         case "falling_asleep" | "broken":
-            sleeping.seen(step, machine, observation)
+            sleeping.apply_observation(step, machine, observation)
         case "asleep" | "gone" | None:
-            _asleep(step, machine, observation)
+            _apply_to_asleep(step, machine, observation)
 
 
-def _awake(step: Step, machine: Machine, observation: Observation) -> None:
-    other = observation.generation is not None and observation.generation != machine.generation
+def _apply_to_awake(step: Step, machine: Machine, observation: Observation) -> None:
+    is_other_engine = observation.generation is not None and observation.generation != machine.generation
     if observation.power == "stopped_billed":
-        _halted(step, machine)
-    elif observation.power != "running" or other:
-        step.move(machine, "asleep", observation.reason or _unexpected(observation), at=observation.ended_at)
+        _hibernate_billed(step, machine)
+    elif observation.power != "running" or is_other_engine:
+        reason = observation.reason or f"its provider says {observation.provider_state}, which is not our doing"
+        step.transition(machine, "asleep", reason, at=observation.ended_at)
     elif observation.leaving and machine.state == "ready":
-        step.move(machine, "draining", f"its provider takes it away: {observation.leaving}")
+        step.transition(machine, "draining", f"its provider takes it away: {observation.leaving}")
 
 
-def _unexpected(observation: Observation) -> str:
-    return f"its provider says {observation.provider_state}, which is not our doing"
-
-
-def _asleep(step: Step, machine: Machine, observation: Observation) -> None:
+def _apply_to_asleep(step: Step, machine: Machine, observation: Observation) -> None:
     if observation.power in ("starting", "running"):
-        mate = next((m for m in mates(step.fleet, machine) if m.state in ("waking", "ready", "draining")), None)
+        mates = pair_mates(step.fleet, machine)
+        mate = next((m for m in mates if m.state in ("waking", "ready", "draining")), None)
         if mate is not None and machine.state != "gone":
-            _beside(step, machine, mate)
+            # It runs without our doing, on GPUs that its mate uses.
+            machine = step.transition(machine, "broken", f"it runs while {mate.id} has the GPUs of their pair")
+            sleeping.hibernate(step, machine, f"{mate.id} has the GPUs of their pair")
         else:
             waking.take_over(step, machine, observation)
     elif observation.power == "stopped_billed" and machine.state != "gone":
-        _halted(step, machine)
+        _hibernate_billed(step, machine)
     elif machine.state is None:
-        step.move(machine, "asleep", "seen for the first time")
+        step.transition(machine, "asleep", "seen for the first time")
     elif machine.state == "gone":
-        step.move(machine, "asleep", "its provider knows it again")
+        step.transition(machine, "asleep", "its provider knows it again")
 
 
-def _beside(step: Step, machine: Machine, mate: Machine) -> None:
-    """It runs without our doing, on GPUs that another has."""
-    machine = step.move(machine, "broken", f"it runs while {mate.id} has the GPUs of their pair")
-    sleeping.fall(step, machine, f"{mate.id} has the GPUs of their pair")
+def _hibernate_billed(step: Step, machine: Machine) -> None:
+    """Put a machine to sleep properly that is off and billed in full."""
+    machine = step.transition(machine, "broken", "it is off and billed in full")
+    sleeping.hibernate(step, machine, "off and billed in full: it has to come up to be hibernated")
 
 
-def _halted(step: Step, machine: Machine) -> None:
-    """Off, and billed in full: put to sleep properly at once."""
-    machine = step.move(machine, "broken", "it is off and billed in full")
-    sleeping.fall(step, machine, "off and billed in full: it has to come up to be hibernated")
-
-
-def _gone(step: Step, machine: Machine, observation: Observation) -> None:
-    since = step.now if machine.gone_since is None else machine.gone_since
-    step.set(machine, gone_since=since)
-    never_seen = machine.state is None
-    if machine.state != "gone" and (never_seen or step.now - since >= GONE_SECONDS):
+def _apply_not_found(step: Step, machine: Machine, observation: Observation) -> None:
+    since = step.now if machine.view.not_found_since is None else machine.view.not_found_since
+    machine = step.put(replace(machine, view=replace(machine.view, not_found_since=since)))
+    is_new = machine.state is None
+    if machine.state != "gone" and (is_new or step.now - since >= NOT_FOUND_S):
         reason = observation.reason or "its provider does not know it"
-        step.move(machine, "gone", reason, alarm=f"{reason}: mend or remove its `instance`", call=None)
+        machine = replace(machine, calls=replace(machine.calls, pending=None))
+        step.transition(machine, "gone", reason, alarm=f"{reason}: mend or remove its `instance`")
 
 
-def _apply_orphan(step: Step, orphan: Orphan, asked_at: float) -> None:
-    """It carries our mark and nobody configured it: it may bill, and nobody uses it."""
+def _apply_orphan(step: Step, orphan: Orphan, requested_at: float) -> None:
+    """Put an orphan to sleep: it may be billed, and nobody uses it."""
     machine = step.machines.get(orphan.id)
+    view = ProviderView(observation=orphan.observation, requested_at=requested_at)
     if machine is None:
         if orphan.observation.power in ("stopped", "stopping", "error", "not_found"):
             return
-        spec = MachineSpec(
-            id=orphan.id,
-            tier="",
-            provider=orphan.provider,
-            room=0,
-            models=(),
-            served_as="",
-            endpoint=None,
-            configured=False,
-        )
-        machine = step.set(Machine(spec=spec, since=step.now, observation=orphan.observation, seen_at=asked_at))
-        machine = step.move(machine, "broken", "it carries the fleet's mark and is not configured")
-        sleeping.fall(step, machine, "it carries the fleet's mark and is not configured")
-    elif not _is_conclusive(step, machine, orphan.observation, asked_at):
+        machine = Machine(spec=_orphan_spec(orphan), since=step.now, view=view)
+        machine = step.transition(machine, "broken", ORPHANED)
+        sleeping.hibernate(step, machine, ORPHANED)
+    elif not _is_conclusive(step, machine, orphan.observation, requested_at):
         return
-    elif machine.state in ("asleep", "gone") and orphan.observation.power in (
-        "starting",
-        "running",
-        "stopped_billed",
-    ):
-        machine = step.set(machine, observation=orphan.observation, seen_at=asked_at, gone_since=None)
+    elif machine.state in ("asleep", "gone") and orphan.observation.power in ("starting", "running", "stopped_billed"):
+        machine = replace(machine, view=view)
         if machine.state == "gone":
-            machine = step.move(machine, "asleep", "its provider knows it again")
-        machine = step.move(machine, "broken", "it runs again, and is not configured")
-        sleeping.fall(step, machine, "it runs again, and is not configured")
+            machine = step.transition(machine, "asleep", "its provider knows it again")
+        machine = step.transition(machine, "broken", "it runs again, and is not configured")
+        sleeping.hibernate(step, machine, "it runs again, and is not configured")
     else:
-        apply_observation(step, step.set(machine, seen_at=asked_at), orphan.observation)
+        _apply_observation(step, _with_request(machine, requested_at), orphan.observation)
+
+
+def _orphan_spec(orphan: Orphan) -> MachineSpec:
+    return MachineSpec(
+        id=orphan.id,
+        tier="",
+        provider=orphan.provider,
+        room=0,
+        models=(),
+        served_as="",
+        endpoint=None,
+        configured=False,
+    )
 
 
 def apply_self_test(step: Step, event: Tested) -> None:
-    account = step.provider_health.get(event.provider, ProviderHealth())
+    """Apply a self-test: its faults are the alarm of each machine of the provider that has no other."""
+    health = step.provider_health.get(event.provider, ProviderHealth())
     step.provider_health[event.provider] = replace(
-        account, testing=False, tested=not event.faults, test_faults=event.faults
+        health, is_testing=False, passed_test=not event.faults, test_faults=event.faults
     )
-    alarm = f"{AWAKE}{'; '.join(event.faults)}"[:ALARM_LENGTH] if event.faults else ""
+    alarm = f"{UNTESTED}{'; '.join(event.faults)}"[:ALARM_LENGTH] if event.faults else ""
     for machine in list(step.machines.values()):
-        if machine.spec.provider == event.provider and (not machine.alarm or machine.alarm.startswith(AWAKE)):
-            step.set(machine, alarm=alarm)
+        if machine.spec.provider == event.provider and (not machine.alarm or machine.alarm.startswith(UNTESTED)):
+            step.put(replace(machine, alarm=alarm))

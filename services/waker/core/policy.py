@@ -1,33 +1,34 @@
-"""Questions about a fleet that change nothing: who wants what, who is idle, who is next."""
+"""Questions about a fleet, which change nothing: who wants what, what is idle, what is started next."""
 
 from collections.abc import Iterable
 
 from services.waker.core.history import History
-from services.waker.core.idle import sleep_at, wake_at, warm
+from services.waker.core.idle import is_scheduled, sleep_at, wake_at
 from services.waker.core.key_wakes import KeyAccount
-from services.waker.core.state import DemandLevel, Fleet, Machine, ProviderHealth
+from services.waker.core.machine import Machine
+from services.waker.core.state import DemandLevel, Fleet, ProviderHealth
 from shared.messages.gateway import WakeCause
 
-SETTLE_SECONDS = 2.0
-"""After a machine became ready, for its waiters to be served and to say so: older demand starts no second one."""
-COOL_SECONDS = 20.0
-COOL_LIMIT_SECONDS = 60.0
-DOUBT_LOOKS = 3
-"""A provider that was not seen for so many looks is in doubt."""
+SETTLE_S = 2.0
+"""A machine that became ready has this long to serve its waiting requests: older demand starts no second machine."""
+COOL_DOWN_S = 20.0
+COOL_DOWN_LIMIT_S = 60.0
+MISSED_OBSERVATIONS = 3
+"""A provider that could not be observed this many times in a row is in doubt."""
 
 
-def demands(fleet: Fleet, models: Iterable[str]) -> list[DemandLevel]:
-    """Who waits for any of these models, the longest known first."""
-    wanted = set(models)
+def demand_for(fleet: Fleet, models: Iterable[str]) -> list[DemandLevel]:
+    """The demand for any of these models, longest waiting first."""
+    names = set(models)
     return [
         level
         for (model, _), level in fleet.demand.items()
-        if model in wanted and level.request.waiting > 0 and _is_entitled(fleet, level)
+        if model in names and level.request.waiting > 0 and _is_entitled(fleet, level)
     ]
 
 
 def _is_entitled(fleet: Fleet, level: DemandLevel) -> bool:
-    """Whether any of those who wait may cause a wake, or caused the one under way. Older gateways name nobody."""
+    """Whether any waiting key may cause a wake, or caused the one under way. Older gateways name no keys."""
     causes = level.request.causes
     return not causes or any(_may_cause(fleet, level.request.model, cause) for cause in causes)
 
@@ -40,7 +41,7 @@ def _may_cause(fleet: Fleet, model: str, cause: WakeCause) -> bool:
 
 
 def keys_of(fleet: Fleet, levels: Iterable[DemandLevel]) -> tuple[str, ...]:
-    """The keys that cause a wake which these levels lead to, in the order of their turns."""
+    """The keys that cause the wake for this demand, in the order in which they are served."""
     keys: list[str] = []
     for level in levels:
         request = level.request
@@ -51,108 +52,118 @@ def keys_of(fleet: Fleet, levels: Iterable[DemandLevel]) -> tuple[str, ...]:
 
 
 def lineup(fleet: Fleet, model: str) -> list[Machine]:
-    """The model's machines but for those of closed tiers: no request goes there, however awake they are."""
+    """The model's machines, without those of closed tiers: no request goes there even if they are awake."""
     machines = (fleet.machines[name] for name in fleet.spec.lineups[model])
     return [machine for machine in machines if machine.spec.tier not in fleet.closed]
 
 
-def wanted(fleet: Fleet, machine: Machine) -> bool:
-    """Somebody waits for one of its models, or the operator does."""
+def has_demand(fleet: Fleet, machine: Machine) -> bool:
+    """Whether requests wait for one of the machine's models, or the operator wants it awake."""
     if machine.spec.tier in fleet.closed:
         return False
-    return bool(demands(fleet, machine.spec.models)) or any(model in fleet.orders for model in machine.spec.models)
+    models = machine.spec.models
+    return bool(demand_for(fleet, models)) or any(model in fleet.operator_wakes for model in models)
 
 
 def in_flight(fleet: Fleet, machine: str) -> int:
-    """Requests on it, as the live gateways say."""
-    uses = (heard.activity.machines.get(machine) for heard in fleet.gateways.values())
+    """Requests on the machine, as the live gateways report."""
+    uses = (report.activity.machines.get(machine) for report in fleet.gateways.values())
     return sum(use.in_flight for use in uses if use is not None)
 
 
 def may_drain(fleet: Fleet, machine: Machine, now: float) -> bool:
-    """Idle for long enough, wanted by nobody, and nothing is in doubt: we have heard every gateway, see its provider,
-    and know that what we stop we can start again."""
-    return unused(fleet, machine, now) and now >= may_sleep_at(fleet, machine) and not kept_warm(fleet, machine, now)
+    """Whether the machine has been idle for long enough, nobody wants it, and nothing is in doubt.
+
+    Every gateway has reported, its provider can be observed, and what is stopped can be started again.
+    """
+    if not is_unused(fleet, machine, now) or now < may_sleep_at(fleet, machine):
+        return False
+    return not is_kept_warm(fleet, machine, now)
 
 
-def unused(fleet: Fleet, machine: Machine, now: float) -> bool:
-    """Nobody has it, wants it or keeps it, and that is certain."""
+def is_unused(fleet: Fleet, machine: Machine, now: float) -> bool:
+    """Whether it is certain that nobody uses, wants or keeps the machine."""
     return (
         machine.spec.sleeps
-        and not machine.kept
+        and not machine.operator.keep_awake
         and now - fleet.leading_since >= fleet.spec.gateway_timeout
-        and trusted(fleet, machine, now)
+        and is_provider_healthy(fleet, machine, now)
         and in_flight(fleet, machine.id) == 0
-        and not wanted(fleet, machine)
+        and not has_demand(fleet, machine)
     )
 
 
 def may_sleep_at(fleet: Fleet, machine: Machine) -> float:
-    """When its idle policy puts it to sleep if nobody uses it."""
+    """When its idle policy puts the machine to sleep if nobody uses it."""
     past = fleet.history.get(machine.spec.tier, History()).past()
     return sleep_at(
         fleet.spec.idle[machine.spec.tier],
         past,
         ready_since=machine.since,
         idle_since=machine.idle_since,
-        woken=machine.woken,
-        is_unused=bool(machine.causes),
+        wakes_at=machine.starts.wakes_at,
+        is_unused=machine.charge is not None,
     )
 
 
-def trusted(fleet: Fleet, machine: Machine, now: float) -> bool:
-    """Its provider answers and passed its self-test."""
-    account = fleet.provider_health.get(machine.spec.provider, ProviderHealth())
-    patience = DOUBT_LOOKS * fleet.spec.observation_policy(machine.spec).observe_every_s + 10.0
-    return account.tested and not unseen(fleet, machine) and now - account.looked_at <= patience
+def is_provider_healthy(fleet: Fleet, machine: Machine, now: float) -> bool:
+    """Whether the machine's provider can be observed and passed its self-test."""
+    health = fleet.provider_health.get(machine.spec.provider, ProviderHealth())
+    patience_s = MISSED_OBSERVATIONS * fleet.spec.observation_policy(machine.spec).observe_every_s + 10.0
+    return health.passed_test and health.observe_error is None and now - health.observed_at <= patience_s
 
 
-def unseen(fleet: Fleet, machine: Machine) -> str:
-    """Why its provider could not be looked at when that was tried last; empty: it could."""
-    return fleet.provider_health.get(machine.spec.provider, ProviderHealth()).fault
+def observe_error(fleet: Fleet, machine: Machine) -> str | None:
+    """Why the last observation of the machine's provider failed; None if it succeeded."""
+    return fleet.provider_health.get(machine.spec.provider, ProviderHealth()).observe_error
 
 
-def kept_warm(fleet: Fleet, machine: Machine, now: float) -> bool:
-    """A schedule wants one machine of its tier awake, and it is the first that is."""
+def is_kept_warm(fleet: Fleet, machine: Machine, now: float) -> bool:
+    """Whether a schedule wants one machine of the tier awake, and this is the first one that is."""
     tier = machine.spec.tier
-    return tier not in fleet.closed and warm(fleet.spec.idle[tier], now) and first_ready(fleet, tier) == machine.id
+    if tier in fleet.closed or not is_scheduled(fleet.spec.idle[tier], now):
+        return False
+    return first_ready(fleet, tier) == machine.id
 
 
 def first_ready(fleet: Fleet, tier: str) -> str | None:
-    ready = (m.id for m in fleet.machines.values() if m.spec.tier == tier and m.state == "ready" and not m.lost)
+    machines = fleet.machines.values()
+    ready = (m.id for m in machines if m.spec.tier == tier and m.state == "ready" and not m.is_leaving)
     return next(ready, None)
 
 
-def to_be_warm(fleet: Fleet, tier: str, now: float) -> bool:
-    """A schedule or the pattern of past gaps wants a machine of this tier that is awake, and none is or will be."""
+def needs_warm_machine(fleet: Fleet, tier: str, now: float) -> bool:
+    """Whether a schedule or the pattern of past gaps wants a machine of this tier awake, and none is or will be."""
     machines = [m for m in fleet.machines.values() if m.spec.tier == tier and m.spec.sleeps and m.spec.models]
     if not machines or any(m.state in ("ready", "waking", "draining", None) for m in machines):
         return False
-    spec = fleet.spec.idle[tier]
-    if warm(spec, now):
+    settings = fleet.spec.idle[tier]
+    if is_scheduled(settings, now):
         return True
     past = fleet.history.get(tier, History()).past()
-    idle_since, asleep_since = max(m.last_used for m in machines), max(m.since for m in machines)
+    idle_since, asleep_since = max(m.last_used_at for m in machines), max(m.since for m in machines)
     if not idle_since:
         return False
-    at = wake_at(spec, past, idle_since=idle_since, asleep_since=asleep_since)
-    return at is not None and asleep_since <= at <= now < at + spec.timeout
+    at = wake_at(settings, past, idle_since=idle_since, asleep_since=asleep_since)
+    return at is not None and asleep_since <= at <= now < at + settings.timeout
 
 
-def revivable(fleet: Fleet, machine: Machine) -> bool:
-    """It should sleep, cannot be put to sleep, and is there all the same: it bills, and might as well serve."""
-    up = machine.observation is not None and machine.observation.power == "running"
-    stuck = machine.state == "broken" and machine.stops > 0
-    return stuck and up and not machine.lost and fleet.spec.observation_policy(machine.spec).reachable
+def is_revivable(fleet: Fleet, machine: Machine) -> bool:
+    """Whether a machine that would not stop is up: it is billed, so it might as well serve."""
+    is_up = machine.observation is not None and machine.observation.power == "running"
+    is_remote = fleet.spec.observation_policy(machine.spec).is_remote
+    return machine.is_stuck and is_up and not machine.is_leaving and is_remote
 
 
-def drained(fleet: Fleet, machine: Machine, now: float) -> bool:
-    """Every live gateway has seen the `draining` record and has nothing in flight there. A new leader has yet to hear
-    who is alive."""
+def is_drained(fleet: Fleet, machine: Machine, now: float) -> bool:
+    """Whether every live gateway has seen the `draining` record and has nothing in flight on the machine.
+
+    A new leader does not know yet which gateways are alive.
+    """
     revision = machine.drain_revision
     if revision is None or now - fleet.leading_since < fleet.spec.gateway_timeout:
         return False
-    uses = [heard.activity.machines.get(machine.id) for heard in fleet.gateways.values()]
+    uses = [report.activity.machines.get(machine.id) for report in fleet.gateways.values()]
     return all(
         use is not None and use.in_flight == 0 and use.acknowledged is not None and use.acknowledged >= revision
         for use in uses
@@ -160,43 +171,43 @@ def drained(fleet: Fleet, machine: Machine, now: float) -> bool:
 
 
 def needs_another(fleet: Fleet, model: str, levels: list[DemandLevel]) -> bool:
-    """Whether demand asks for one more machine: none is on its way, and none that is ready has room."""
+    """Whether demand calls for one more machine: none is on its way, and no ready one has room."""
     machines = lineup(fleet, model)
-    if any(m.state == "waking" or (m.state == "draining" and not m.lost) for m in machines):
+    if any(m.state == "waking" or (m.state == "draining" and not m.is_leaving) for m in machines):
         return False
-    if any(revivable(fleet, m) and not m.probe_failures for m in machines):
-        return False  # its engine is being asked
-    ready = [m for m in machines if m.state == "ready" and not m.lost]
+    if any(is_revivable(fleet, m) and not m.probe.failures for m in machines):
+        return False  # its engine is being probed
+    ready = [m for m in machines if m.state == "ready" and not m.is_leaving]
     if any(in_flight(fleet, m.id) < m.spec.room for m in ready):
         return False
-    if not ready and model in fleet.orders:
+    if not ready and model in fleet.operator_wakes:
         return True
-    settled = max((m.since for m in ready), default=float("-inf")) + SETTLE_SECONDS
-    return any(level.at > settled for level in levels)
+    settled_at = max((m.since for m in ready), default=float("-inf")) + SETTLE_S
+    return any(level.at > settled_at for level in levels)
 
 
 def candidates(fleet: Fleet, names: Iterable[str], wake_id: str, now: float) -> list[Machine]:
-    """The machines that this wake may start now but for their pairs, the best first.
+    """The machines that this wake may start now, best first, whether or not their pairs allow it.
 
-    Untried machines come before tried ones. While an untried one is only left alone after a refusal, which lasts a
+    Untried machines come before tried ones. While an untried one is merely paused after a refusal, which lasts a
     minute at most, the tried ones wait for it.
     """
     machines = [fleet.machines[name] for name in names]
-    may = [machine for machine in machines if may_start(fleet, machine, wake_id, now)]
-    untried = [machine for machine in may if wake_id not in machine.tried]
-    if untried or any(is_paused(fleet, m, wake_id, now) for m in machines if wake_id not in m.tried):
+    startable = [machine for machine in machines if may_start(fleet, machine, wake_id, now)]
+    untried = [machine for machine in startable if wake_id not in machine.starts.by_wake]
+    if untried or any(is_paused(fleet, m, wake_id, now) for m in machines if wake_id not in m.starts.by_wake):
         return untried
-    return sorted(may, key=lambda machine: starts(machine, wake_id))
+    return sorted(startable, key=lambda machine: starts(machine, wake_id))
 
 
 def candidate(fleet: Fleet, names: Iterable[str], wake_id: str, now: float) -> Machine | None:
-    """The machine that this wake is to start next; None: none for now."""
+    """The machine that this wake starts next; None: none for now."""
     return next((m for m in candidates(fleet, names, wake_id, now) if not _is_blocked(fleet, m)), None)
 
 
 def has_untried(fleet: Fleet, wake_id: str, names: Iterable[str], now: float) -> bool:
-    """Whether the wake has a machine that it has not tried and may try now or within a minute."""
-    machines = [fleet.machines[name] for name in names if wake_id not in fleet.machines[name].tried]
+    """Whether the wake has an untried machine that it may start now or within a minute."""
+    machines = [fleet.machines[name] for name in names if wake_id not in fleet.machines[name].starts.by_wake]
     return any(
         is_paused(fleet, m, wake_id, now) or (may_start(fleet, m, wake_id, now) and not _is_blocked(fleet, m))
         for m in machines
@@ -204,45 +215,48 @@ def has_untried(fleet: Fleet, wake_id: str, names: Iterable[str], now: float) ->
 
 
 def is_paused(fleet: Fleet, machine: Machine, wake_id: str, now: float) -> bool:
-    """Nothing stands against a start but a refusal that is less than a minute old."""
-    until = machine.cool_until
-    return not machine.unready and now < until <= now + COOL_LIMIT_SECONDS and may_start(fleet, machine, wake_id, until)
+    """Whether nothing but a refusal that ends within a minute prevents a start."""
+    until = machine.backoff.until
+    is_pause = not machine.backoff.unready_wakes and now < until <= now + COOL_DOWN_LIMIT_S
+    return is_pause and may_start(fleet, machine, wake_id, until)
 
 
 def _is_blocked(fleet: Fleet, machine: Machine) -> bool:
-    return any(_at_gpus(mate) for mate in mates(fleet, machine))
+    return any(_may_hold_gpus(mate) for mate in pair_mates(fleet, machine))
 
 
-def mates(fleet: Fleet, machine: Machine) -> list[Machine]:
-    """Those that share its GPUs."""
+def pair_mates(fleet: Fleet, machine: Machine) -> list[Machine]:
+    """The machines that share its GPUs."""
     pair = machine.spec.pair
     return [m for m in fleet.machines.values() if pair and m.spec.pair == pair and m.id != machine.id]
 
 
-def _at_gpus(machine: Machine) -> bool:
-    """It has them, or may have them still."""
-    return machine.state not in ("asleep", "gone") or (machine.observation is not None and machine.observation.running)
+def _may_hold_gpus(machine: Machine) -> bool:
+    is_active = machine.observation is not None and machine.observation.is_active
+    return machine.state not in ("asleep", "gone") or is_active
 
 
-def in_the_way(fleet: Fleet, names: Iterable[str], wake_id: str, now: float) -> Machine | None:
-    """Of machines that could be started but for their pairs: the first one's mate that may sleep at once, whatever
-    its idle policy says but for `min_awake`."""
+def blocking_mate(fleet: Fleet, names: Iterable[str], wake_id: str, now: float) -> Machine | None:
+    """The first ready machine that keeps its mate from starting and may sleep at once.
+
+    Its idle policy does not matter, except for `min_awake`.
+    """
     for machine in candidates(fleet, names, wake_id, now):
-        for mate in mates(fleet, machine):
-            rested = now >= mate.since + fleet.spec.idle[mate.spec.tier].min_awake
-            if mate.state == "ready" and rested and unused(fleet, mate, now):
+        for mate in pair_mates(fleet, machine):
+            has_rested = now >= mate.since + fleet.spec.idle[mate.spec.tier].min_awake
+            if mate.state == "ready" and has_rested and is_unused(fleet, mate, now):
                 return mate
     return None
 
 
 def may_start(fleet: Fleet, machine: Machine, wake_id: str, now: float) -> bool:
-    """Whatever its pair does."""
+    """Whether the wake may start the machine, as far as the machine itself is concerned."""
     observation = machine.observation
     return (
         machine.state == "asleep"
-        and not machine.cordoned
+        and not machine.operator.is_cordoned
         and machine.spec.tier not in fleet.closed
-        and now >= machine.cool_until
+        and now >= machine.backoff.until
         and starts(machine, wake_id) < fleet.spec.restart_limit
         and (
             observation is None
@@ -253,16 +267,16 @@ def may_start(fleet: Fleet, machine: Machine, wake_id: str, now: float) -> bool:
 
 def starts(machine: Machine, wake_id: str | None) -> int:
     """How often this wake has started the machine."""
-    return machine.tried.get(wake_id or "", 0)
+    return machine.starts.by_wake.get(wake_id or "", 0)
 
 
-def hedge_due(fleet: Fleet, candidate: Machine, deadline: float, now: float) -> bool:
-    """Whether the next machine has to begin now to be ready before the deadline."""
-    usual = fleet.history.get(candidate.spec.tier, History()).usual_most()
-    needed = fleet.spec.wake_cap / 2 if usual is None else usual
-    return deadline - now < needed + fleet.spec.hedge_margin
+def is_hedge_due(fleet: Fleet, machine: Machine, deadline: float, now: float) -> bool:
+    """Whether the next machine must start now to be ready before the deadline."""
+    usual_s = fleet.history.get(machine.spec.tier, History()).slow_wake_s()
+    needed_s = fleet.spec.wake_cap / 2 if usual_s is None else usual_s
+    return deadline - now < needed_s + fleet.spec.hedge_margin
 
 
-def cool_down(failures: int) -> float:
-    """Seconds that a machine is left alone after so many failed wakes in a row."""
-    return min(COOL_SECONDS * 2.0 ** min(failures - 1, 8), COOL_LIMIT_SECONDS)
+def cool_down_s(failures: int) -> float:
+    """Seconds for which a machine is left alone after this many failed wakes in a row."""
+    return min(COOL_DOWN_S * 2.0 ** min(failures - 1, 8), COOL_DOWN_LIMIT_S)

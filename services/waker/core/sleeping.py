@@ -1,102 +1,115 @@
-"""From ready to asleep: the drain in two steps, the stop that is asked again, and what to do with what will not end."""
+"""From ready to asleep: the drain in two steps, the stop and its retries, and machines that will not stop."""
 
-from typing import Any
+from dataclasses import replace
 
 from services.waker.core import key_wakes
 from services.waker.core.events import Called, Observation
-from services.waker.core.policy import demands, drained, in_flight, keys_of, trusted, unseen, wanted
-from services.waker.core.state import Machine
+from services.waker.core.machine import Machine, StopAttempts
+from services.waker.core.policy import (
+    demand_for,
+    has_demand,
+    in_flight,
+    is_drained,
+    is_provider_healthy,
+    keys_of,
+    observe_error,
+)
 from services.waker.core.step import Step
 
-DRAIN_SECONDS = 60.0
-"""A gateway that is alive and does not let go within this keeps the machine awake."""
-STOP_RETRY_SECONDS = 1.0
+DRAIN_S = 60.0
+"""A live gateway that does not let go of a machine within this time keeps it awake."""
+STOP_RETRY_S = 1.0
 STOP_LIMIT = 3
-RISE_SECONDS = 300.0
-"""What comes up while it is to sleep can only be stopped when it is there; longer than that it is asked anyway."""
-BROKEN_SECONDS = 60.0
+STARTING_S = 300.0
+"""A machine that starts although it is to sleep can only be stopped once it is up. After this it is stopped anyway."""
+BROKEN_RETRY_S = 60.0
 """Between two attempts to put a broken machine to sleep."""
-BOUNCE_SECONDS = 1.0
+BOUNCE_S = 1.0
 
 
 def drain(step: Step, machine: Machine) -> None:
-    """Back to ready, or on to sleep, once that is certain."""
+    """Return a draining machine to ready, or put it to sleep, once either is certain."""
     fleet = step.fleet
-    if not machine.lost:
-        if in_flight(fleet, machine.id) or machine.last_used > machine.since:
-            step.move(machine, "ready", "used while it drained")
+    if not machine.is_leaving:
+        if in_flight(fleet, machine.id) or machine.last_used_at > machine.since:
+            step.transition(machine, "ready", "used while it drained")
             return
-        if wanted(fleet, machine):
-            machine = step.move(machine, "ready", "wanted while it drained")
-            key_wakes.claim(step, machine, keys_of(fleet, demands(fleet, machine.spec.models)))
+        if has_demand(fleet, machine):
+            machine = step.transition(machine, "ready", "wanted while it drained")
+            key_wakes.claim(step, machine, keys_of(fleet, demand_for(fleet, machine.spec.models)))
             return
-        if fault := unseen(fleet, machine):
-            step.move(machine, "ready", f"its provider cannot be seen: {fault}")
+        if (error := observe_error(fleet, machine)) is not None:
+            step.transition(machine, "ready", f"its provider cannot be seen: {error}")
             return
-    empty = drained(fleet, machine, step.now)
-    if empty and (machine.lost or trusted(fleet, machine, step.now)):
+    is_empty = is_drained(fleet, machine, step.now)
+    if is_empty and (machine.is_leaving or is_provider_healthy(fleet, machine, step.now)):
         if machine.spec.sleeps:
-            fall(step, machine, machine.reason)
-    elif step.now - machine.since > DRAIN_SECONDS and not machine.lost:
-        who = "its provider was not tested or seen" if empty else "a gateway did not let go of it"
-        step.move(machine, "ready", f"{who} within {DRAIN_SECONDS:g} s")
+            hibernate(step, machine, machine.reason)
+    elif step.now - machine.since > DRAIN_S and not machine.is_leaving:
+        cause = "its provider was not tested or seen" if is_empty else "a gateway did not let go of it"
+        step.transition(machine, "ready", f"{cause} within {DRAIN_S:g} s")
 
 
-def fall(step: Step, machine: Machine, reason: str, **changes: Any) -> None:
-    """The provider is asked to put it to sleep. A start under way is awaited: a stop that overtook it would be lost."""
-    machine = step.move(machine, "falling_asleep", reason, stops=0, stop_after=step.now, **changes)
-    if machine.call is None:
+def hibernate(step: Step, machine: Machine, reason: str) -> None:
+    """Put a machine to sleep. A start call under way is awaited: a stop that overtook it would be lost."""
+    machine = step.transition(machine, "falling_asleep", reason)
+    if machine.calls.pending is None:
         step.call(machine, "stop")
 
 
-def called(step: Step, machine: Machine, event: Called) -> None:
-    """The outcome of a stop. Whatever it was, the next look says whether it is so."""
-    account = step.spec.observation_policy(machine.spec)
+def apply_call(step: Step, machine: Machine, event: Called) -> None:
+    """Apply the result of a stop call. Whatever it was, the next observation shows whether the machine sleeps."""
+    stop = machine.stop or StopAttempts()
+    policy = step.spec.observation_policy(machine.spec)
     if event.outcome == "accepted":
-        step.set(machine, stop_after=step.now + account.stuck)
+        step.put(replace(machine, stop=replace(stop, retry_at=step.now + policy.stuck_s)))
     elif event.outcome == "refused" and event.scope == "transient":
-        # Its state was changing; that is no failed attempt.
-        step.set(machine, stops=max(0, machine.stops - 1), stop_after=step.now + max(account.observe_fast_s, 1.0))
+        # Its state was changing, which is no failed attempt.
+        retry_at = step.now + max(policy.observe_fast_s, 1.0)
+        step.put(replace(machine, stop=replace(stop, count=max(0, stop.count - 1), retry_at=retry_at)))
     else:
         alarm = event.reason or event.code if event.outcome == "refused" else machine.alarm
-        step.set(machine, stop_after=step.now + max(account.observe_fast_s, STOP_RETRY_SECONDS), alarm=alarm)
+        retry_at = step.now + max(policy.observe_fast_s, STOP_RETRY_S)
+        step.put(replace(machine, stop=replace(stop, retry_at=retry_at), alarm=alarm))
 
 
 def advance(step: Step, machine: Machine) -> None:
-    """Ask again when it is time, at most so often."""
-    if machine.call is not None or step.now < machine.stop_after:
+    """Call stop again when that is due; a machine that still runs after the last call is broken."""
+    stop = machine.stop or StopAttempts()
+    if machine.calls.pending is not None or step.now < stop.retry_at:
         return
-    rising = machine.observation is not None and machine.observation.power == "starting"
-    if rising and step.now - machine.since < RISE_SECONDS:
+    is_starting = machine.observation is not None and machine.observation.power == "starting"
+    if is_starting and step.now - machine.since < STARTING_S:
         return
-    if machine.stops < STOP_LIMIT:
+    if stop.count < STOP_LIMIT:
         step.call(machine, "stop")
         return
     reason = f"it still runs after {STOP_LIMIT} attempts to end it"
     if machine.alarm:
         reason = f"{reason}: {machine.alarm}"
-    step.move(machine, "broken", reason, alarm=reason)
+    step.transition(machine, "broken", reason, alarm=reason)
 
 
-def seen(step: Step, machine: Machine, observation: Observation) -> None:
-    """The provider's view of a machine that is to sleep, or is broken."""
+def apply_observation(step: Step, machine: Machine, observation: Observation) -> None:
+    """Apply what the provider sees of a machine that is falling asleep or broken."""
     if observation.power in ("stopped", "error"):
-        # The reason stays: it says why it sleeps.
+        # The reason stays: it says why the machine sleeps.
         alarm = f"its provider says {observation.provider_state}" if observation.power == "error" else ""
-        step.move(machine, "asleep", machine.reason, at=observation.ended_at, stops=0, alarm=alarm)
+        step.transition(machine, "asleep", machine.reason, at=observation.ended_at, alarm=alarm)
         return
     if machine.state != "falling_asleep":
         return
-    account = step.spec.observation_policy(machine.spec)
-    if observation.power == "stopping" and not machine.stops:
-        # Somebody has asked already, as the leader before us: a second word would be one of force.
-        step.set(machine, stops=1, stop_after=step.now + account.stuck)
-    elif observation.power in ("running", "stopped_billed") and account.settle:
-        # It bounced back, or has come up meanwhile: no use in waiting until it counts as stuck.
-        step.set(machine, stop_after=min(machine.stop_after, step.now + BOUNCE_SECONDS))
+    stop = machine.stop or StopAttempts()
+    policy = step.spec.observation_policy(machine.spec)
+    if observation.power == "stopping" and not stop.count:
+        # Somebody, such as the previous leader, has called stop already: a second call would use force.
+        step.put(replace(machine, stop=StopAttempts(count=1, retry_at=step.now + policy.stuck_s)))
+    elif observation.power in ("running", "stopped_billed") and policy.settle_s:
+        # It bounced back or has come up meanwhile: there is no use in waiting until it counts as stuck.
+        step.put(replace(machine, stop=replace(stop, retry_at=min(stop.retry_at, step.now + BOUNCE_S))))
 
 
-def mend(step: Step, machine: Machine) -> None:
-    """A broken machine is tried again: it may bill."""
-    if machine.spec.sleeps and step.now - machine.since >= BROKEN_SECONDS:
-        fall(step, machine, "tried again to put it to sleep")
+def retry_broken(step: Step, machine: Machine) -> None:
+    """Try again to put a broken machine to sleep: it may be billed."""
+    if machine.spec.sleeps and step.now - machine.since >= BROKEN_RETRY_S:
+        hibernate(step, machine, "tried again to put it to sleep")

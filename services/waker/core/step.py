@@ -1,7 +1,6 @@
 """One step of the fleet: a working copy of the state, and the few ways in which a machine changes."""
 
 from dataclasses import replace
-from typing import Any
 
 from services.waker.core import key_wakes
 from services.waker.core.events import (
@@ -19,19 +18,20 @@ from services.waker.core.events import (
 )
 from services.waker.core.history import History
 from services.waker.core.key_wakes import KeyAccount
-from services.waker.core.state import Call, Fleet, Machine, ProviderHealth
+from services.waker.core.machine import Call, Machine, StopAttempts, WakeAttempt
+from services.waker.core.state import Fleet, ProviderHealth
 from services.waker.core.transitions import IllegalTransition, is_legal
 from shared.config.providers import ProviderName
 from shared.messages.waker import JournalEntry, MachineState, Phase, PhaseEnded, Transition
 
-LOST_SECONDS = 5.0
-"""Past its own time-out an answer is late; then it is lost."""
-OBSERVATION_LOST_S = 120.0
-"""A look may take several calls, each in its turn."""
+LOST_AFTER_S = 5.0
+"""A call or probe that is this far past its own time-out has lost its result."""
+OBSERVATION_LOST_AFTER_S = 120.0
+"""An observation may take several calls, one after the other."""
 
 
 class Step:
-    """Made for one event, at `now`; `done` gives the next fleet and what is to be done, in this order."""
+    """Created for one event at `now`; `finish` returns the next fleet and its effects, in order."""
 
     def __init__(self, fleet: Fleet, now: float) -> None:
         self.before = fleet
@@ -40,7 +40,7 @@ class Step:
         self.machines = dict(fleet.machines)
         self.provider_health = dict(fleet.provider_health)
         self.demand = dict(fleet.demand)
-        self.orders = fleet.orders
+        self.operator_wakes = fleet.operator_wakes
         self.gateways = dict(fleet.gateways)
         self.wakes = dict(fleet.wakes)
         self.history = dict(fleet.history)
@@ -51,14 +51,14 @@ class Step:
 
     @property
     def fleet(self) -> Fleet:
-        """As it stands within the step."""
+        """The fleet as it stands within the step."""
         return Fleet(
             spec=self.spec,
             leading_since=self.before.leading_since,
             machines=self.machines,
             provider_health=self.provider_health,
             demand=self.demand,
-            orders=self.orders,
+            operator_wakes=self.operator_wakes,
             gateways=self.gateways,
             wakes=self.wakes,
             history=self.history,
@@ -66,7 +66,8 @@ class Step:
             keys=self.keys,
         )
 
-    def done(self) -> tuple[Fleet, list[Effect]]:
+    def finish(self) -> tuple[Fleet, list[Effect]]:
+        """The next fleet, and the effects: journal, records, memories, then calls and probes."""
         key_wakes.settle(self)
         before, fleet = self.before, self.fleet
         writes: list[Effect] = []
@@ -82,42 +83,52 @@ class Step:
             if machine.spec.configured and (old is None or memory != old.memory()):
                 memories.append(Remember(memory))
         memories += [Remember(h.memory(tier)) for tier, h in self.history.items() if h != before.history.get(tier)]
-        if fleet.orders != before.orders:
-            memories.append(Remember(fleet.orders_memory()))
-        told = {key for key, account in self.keys.items() if account != before.keys.get(key)}
+        if fleet.operator_wakes != before.operator_wakes:
+            memories.append(Remember(fleet.operator_wakes_memory()))
+        changed_keys = {key for key, account in self.keys.items() if account != before.keys.get(key)}
         if fleet.wakes != before.wakes:
             memories.append(Remember(fleet.wakes_memory()))
-            told.update(key for wake in (*before.wakes.values(), *fleet.wakes.values()) for key in wake.keys)
-        memories += [Remember(fleet.key_message(key)) for key in sorted(told)]
-        for key in told:
+            changed_keys.update(key for wake in (*before.wakes.values(), *fleet.wakes.values()) for key in wake.keys)
+        memories += [Remember(fleet.key_message(key)) for key in sorted(changed_keys)]
+        for key in changed_keys:
             if self.keys.get(key, KeyAccount()).is_empty:
                 self.keys.pop(key, None)
         return fleet, [*self._journal, *writes, *memories, *self._effects]
 
-    def set(self, machine: Machine, **changes: Any) -> Machine:
-        machine = replace(machine, **changes)
+    def put(self, machine: Machine) -> Machine:
+        """Take over a changed machine."""
         self.machines[machine.id] = machine
         return machine
 
-    def move(
-        self, machine: Machine, to: MachineState, reason: str, *, at: float | None = None, **changes: Any
+    def transition(
+        self,
+        machine: Machine,
+        to: MachineState,
+        reason: str,
+        *,
+        at: float | None = None,
+        alarm: str | None = None,
+        attempt: WakeAttempt | None = None,
     ) -> Machine:
-        """A legal move, journalled; `IllegalTransition` for any other. `at`: when it happened, if that is known."""
+        """Change a machine's state and journal that.
+
+        Args:
+            at: when it happened, if that is known; None: now.
+            alarm: see `Machine.enter`, as for `attempt`.
+
+        Raises:
+            IllegalTransition: the table of transitions does not have it.
+        """
         if not is_legal(machine.state, to):
             raise IllegalTransition(f"{machine.id}: {machine.state} to {to}: {reason}")
         moment = self.now if at is None else min(self.now, max(machine.since, at))
-        self._phase_ends(machine, done=to == "ready")
-        settled: dict[str, Any] = {"phase": None, "ready_at": None, "drain_revision": None, "probe_serial": None}
-        if to in ("asleep", "falling_asleep", "broken", "gone"):
-            settled |= {"endpoint": machine.spec.endpoint, "reached": False}
-        if to in ("asleep", "ready", "waking"):
-            settled |= {"alarm": "", "put_down": False}
-        if to == "asleep" and machine.kept:
-            # Lost, not put to sleep: the operator's word stands, for whichever machine can follow it.
-            settled["kept"] = False
-            self.orders = tuple(dict.fromkeys((*self.orders, *machine.spec.models[:1])))
-        moved = self.set(machine, **(settled | {"state": to, "since": moment, "reason": reason} | changes))
-        self.told(
+        self._end_phase(machine, done=to == "ready")
+        moved = machine.enter(to, reason, moment, alarm=alarm, attempt=attempt)
+        if to == "asleep" and machine.operator.keep_awake:
+            # It was lost, not put to sleep: the operator's `wake` stands, for whichever machine can serve it.
+            moved = replace(moved, operator=replace(moved.operator, keep_awake=False))
+            self.operator_wakes = tuple(dict.fromkeys((*self.operator_wakes, *machine.spec.models[:1])))
+        self.journal(
             Transition(
                 at=moment,
                 machine=moved.id,
@@ -130,74 +141,96 @@ class Step:
                 key_id=moved.key_id,
             )
         )
-        return moved
+        return self.put(moved)
 
-    def enter(self, machine: Machine, phase: Phase) -> Machine:
-        """The wake's next phase; how long the one before took is remembered."""
-        if machine.phase == phase:
+    def begin_attempt(self, machine: Machine, reason: str, deadline: float) -> Machine:
+        """Begin to wake a machine: its first phase is the provider call."""
+        ready_at = self.history_of(machine).expected("calling", self.now)
+        attempt = WakeAttempt(deadline=deadline, phase="calling", phase_since=self.now, ready_at=ready_at)
+        return self.transition(machine, "waking", reason, attempt=attempt)
+
+    def enter_phase(self, machine: Machine, phase: Phase) -> Machine:
+        """Move a wake to its next phase, and remember how long the previous one took."""
+        attempt = machine.attempt
+        if attempt is None or attempt.phase == phase:
             return machine
-        self._phase_ends(machine, done=True)
+        self._end_phase(machine, done=True)
         ready_at = self.history_of(machine).expected(phase, self.now)
-        return self.set(machine, phase=phase, phase_since=self.now, ready_at=ready_at)
+        return self.put(
+            replace(machine, attempt=replace(attempt, phase=phase, phase_since=self.now, ready_at=ready_at))
+        )
 
     def history_of(self, machine: Machine) -> History:
         return self.history.get(machine.spec.tier, History())
 
-    def _phase_ends(self, machine: Machine, *, done: bool) -> None:
-        if machine.phase is None:
+    def _end_phase(self, machine: Machine, *, done: bool) -> None:
+        attempt = machine.attempt
+        if attempt is None:
             return
-        seconds = max(0.0, self.now - machine.phase_since)
+        seconds = max(0.0, self.now - attempt.phase_since)
         if done:
-            self.history[machine.spec.tier] = self.history_of(machine).phase(machine.phase, seconds)
-        self.told(
+            self.history[machine.spec.tier] = self.history_of(machine).phase(attempt.phase, seconds)
+        self.journal(
             PhaseEnded(
                 at=self.now,
                 machine=machine.id,
                 tier=machine.spec.tier,
                 wake_id=machine.wake_id or "",
-                phase=machine.phase,
+                phase=attempt.phase,
                 seconds=seconds,
                 done=done,
             )
         )
 
     def call(self, machine: Machine, kind: CallKind) -> Machine:
-        serial = machine.serial + 1
-        machine = self.set(machine, serial=serial, call=Call(kind, serial, self.now))
+        """Call the provider to start or stop a machine."""
+        serial = machine.calls.last_serial + 1
+        calls = replace(machine.calls, last_serial=serial, pending=Call(kind, serial, self.now))
         if kind == "start":
             self._effects.append(StartMachine(machine.id, serial, machine.generation))
-        else:
-            self._effects.append(StopMachine(machine.id, serial, force=machine.stops > 0))
-            machine = self.set(machine, stops=machine.stops + 1)
-        return machine
+            return self.put(replace(machine, calls=calls))
+        stop = machine.stop or StopAttempts()
+        self._effects.append(StopMachine(machine.id, serial, force=stop.count > 0))
+        return self.put(replace(machine, calls=calls, stop=replace(stop, count=stop.count + 1)))
 
-    def observe(self, provider: ProviderName, every: float) -> None:
-        account = self.provider_health.get(provider, ProviderHealth())
-        lost = account.looking and self.now - account.asked_at > OBSERVATION_LOST_S
-        if (not account.looking or lost) and self.now - account.asked_at >= every:
-            self.provider_health[provider] = replace(account, looking=True, asked_at=self.now)
+    def observe(self, provider: ProviderName, every_s: float) -> None:
+        """Observe a provider, unless that is under way or was done within `every_s`."""
+        health = self.provider_health.get(provider, ProviderHealth())
+        age_s = self.now - health.observe_sent_at
+        is_lost = health.is_observing and age_s > OBSERVATION_LOST_AFTER_S
+        if (not health.is_observing or is_lost) and age_s >= every_s:
+            self.provider_health[provider] = replace(health, is_observing=True, observe_sent_at=self.now)
             self._effects.append(Observe(provider))
 
-    def test(self, provider: ProviderName, every: float) -> None:
-        account = self.provider_health.get(provider, ProviderHealth())
-        asked = account.test_asked_at
-        lost = account.testing and asked is not None and self.now - asked > OBSERVATION_LOST_S
-        if asked is None or ((not account.testing or lost) and self.now - asked >= every):
-            self.provider_health[provider] = replace(account, testing=True, test_asked_at=self.now)
+    def test(self, provider: ProviderName, every_s: float) -> None:
+        """Self-test a provider, unless that is under way or was done within `every_s`."""
+        health = self.provider_health.get(provider, ProviderHealth())
+        sent_at = health.test_sent_at
+        is_lost = health.is_testing and sent_at is not None and self.now - sent_at > OBSERVATION_LOST_AFTER_S
+        if sent_at is None or ((not health.is_testing or is_lost) and self.now - sent_at >= every_s):
+            self.provider_health[provider] = replace(health, is_testing=True, test_sent_at=self.now)
             self._effects.append(TestProvider(provider))
 
-    def probe(self, machine: Machine) -> None:
-        """Ask the engine whether it answers, or, once it does, for one token."""
-        if machine.probe_serial is not None and self.now - machine.probed_at > self.spec.call_timeout + LOST_SECONDS:
-            machine = self.set(machine, probe_serial=None)  # its answer was lost
-        if machine.endpoint is None or machine.probe_serial is not None or self.now < machine.probe_after:
+    def send_probe(self, machine: Machine) -> None:
+        """Probe the engine if that is due: for any response or, once it has responded, for one token."""
+        probe = machine.probe
+        if probe.serial is not None and self.now - probe.sent_at > self.spec.call_timeout + LOST_AFTER_S:
+            probe = replace(probe, serial=None)  # its result was lost
+            machine = self.put(replace(machine, probe=probe))
+        if machine.endpoint is None or probe.serial is not None or self.now < probe.next_at:
             return
-        serial = machine.serial + 1
-        self.set(machine, serial=serial, probe_serial=serial, probed_at=self.now)
-        step: ProbeStep = "token" if machine.reached and machine.state not in ("ready", "draining") else "reach"
-        limit = machine.deadline - self.now if machine.state == "waking" else self.spec.call_timeout
-        timeout = min(limit, self.spec.call_timeout)
-        self._effects.append(Probe(machine.id, serial, step, machine.endpoint, machine.spec.served_as, timeout))
+        serial = machine.calls.last_serial + 1
+        self.put(
+            replace(
+                machine,
+                calls=replace(machine.calls, last_serial=serial),
+                probe=replace(probe, serial=serial, sent_at=self.now),
+            )
+        )
+        step: ProbeStep = "token" if probe.is_reachable and machine.state not in ("ready", "draining") else "reach"
+        limit_s = self.spec.call_timeout if machine.attempt is None else machine.attempt.deadline - self.now
+        timeout_s = min(limit_s, self.spec.call_timeout)
+        self._effects.append(Probe(machine.id, serial, step, machine.endpoint, machine.spec.served_as, timeout_s))
 
-    def told(self, entry: JournalEntry) -> None:
+    def journal(self, entry: JournalEntry) -> None:
         self._journal.append(Journal(entry))

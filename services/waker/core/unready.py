@@ -1,48 +1,51 @@
-"""Engines that do not become ready: each is left alone for longer, time after time, and the operator is told."""
+"""Engines that do not become ready: the pause doubles with each failure, and the operator gets an alarm."""
 
-from typing import Any
+from dataclasses import replace
 
 from services.waker.core import sleeping
-from services.waker.core.state import ALARM_FROM, Machine
+from services.waker.core.machine import ALARM_AFTER_WAKES, Machine
 from services.waker.core.step import Step
 
-BACKOFF_SECONDS = 20.0
-"""After the first wake in which the engine did not become ready; it doubles with each that follows."""
-BACKOFF_LIMIT_SECONDS = 3600.0
-"""The longest pause: a machine that was repaired is found within the hour, and costs a wake an hour until then."""
-RETELL_SECONDS = 10.0
-"""Between two reasons on record: an engine whose every answer reads otherwise fills no journal."""
+BACKOFF_S = 20.0
+"""After the first wake in which the engine did not become ready; it doubles with each further one."""
+BACKOFF_LIMIT_S = 3600.0
+"""The longest pause: a repaired machine is back within the hour, and costs one wake an hour until then."""
+REPORT_EVERY_S = 10.0
+"""Between two reasons on record, so that an engine whose responses all differ does not fill the journal."""
 
 
-def may_retell(step: Step, machine: Machine, reason: str) -> bool:
-    """Whether to put a probe's newest reason on record, in place of the one that is there."""
-    return reason != machine.reason and step.now >= machine.retold_at + RETELL_SECONDS
+def may_update_reason(step: Step, machine: Machine, reason: str) -> bool:
+    """Whether a probe's newest error may replace the reason on record."""
+    return reason != machine.reason and step.now >= machine.probe.reported_at + REPORT_EVERY_S
 
 
-def backoff(times: int) -> float:
-    """Return the seconds before the next wake after so many wakes in a row that led nowhere."""
-    return min(BACKOFF_SECONDS * 2.0 ** min(times - 1, 16), BACKOFF_LIMIT_SECONDS)
+def backoff_s(failures: int) -> float:
+    """Seconds until the next wake after this many unready wakes in a row."""
+    return min(BACKOFF_S * 2.0 ** min(failures - 1, 16), BACKOFF_LIMIT_S)
 
 
 def give_up(step: Step, machine: Machine, reason: str, *, running: bool) -> None:
-    """End a wake whose engine had its time and did not become ready. `running`: the machine has to be stopped."""
-    times = machine.unready + 1
-    pause = backoff(times)
-    left_alone: dict[str, Any] = {"unready": times, "unready_reason": reason, "cool_until": step.now + pause}
-    if times >= ALARM_FROM:
-        reason = f"{reason}; wake {times} in a row without a ready engine, the next one not within {pause:.0f} s"
+    """End a wake whose engine had its time and did not become ready. `running`: the machine must be stopped."""
+    wakes = machine.backoff.unready_wakes + 1
+    pause_s = backoff_s(wakes)
+    backoff = replace(machine.backoff, unready_wakes=wakes, unready_reason=reason, until=step.now + pause_s)
+    if wakes >= ALARM_AFTER_WAKES:
+        reason = f"{reason}; wake {wakes} in a row without a ready engine, the next one not within {pause_s:.0f} s"
+    machine = replace(machine, backoff=backoff)
     if running:
-        sleeping.fall(step, machine, reason, **left_alone)
+        sleeping.hibernate(step, machine, reason)
     else:
-        step.move(machine, "asleep", reason, **left_alone)
+        step.transition(machine, "asleep", reason)
 
 
-def forgive(step: Step, model: str) -> None:
-    """Try the model's machines again at once: the operator, who asks for it, may have repaired them."""
+def reset(step: Step, model: str) -> None:
+    """Allow the model's machines at once: an operator who asks for it may have repaired them."""
     for name in step.spec.lineups[model]:
         machine = step.machines[name]
-        if not machine.unready:
+        if not machine.backoff.unready_wakes:
             continue
-        machine = step.set(machine, unready=0, unready_reason="")
+        backoff = replace(machine.backoff, unready_wakes=0, unready_reason="")
         if machine.state == "asleep":
-            step.set(machine, cool_until=0.0, tried={})
+            backoff = replace(backoff, until=0.0)
+            machine = replace(machine, starts=replace(machine.starts, by_wake={}))
+        step.put(replace(machine, backoff=backoff))

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.waker.adapters.probe import HttpProber
+from services.waker.app.term_resources import TermResources
 from services.waker.app.waker import Waker
 from services.waker.core.fleet_spec import CLOUD, fleet_spec_of
 from services.waker.metrics import Metrics
@@ -43,7 +44,7 @@ from tests.kit.waiting import PATIENCE_SECONDS, until
 MODEL = "org/model"
 ROOM_SECONDS = 0.05
 """Between two looks of the machine room."""
-QUICK = replace(CLOUD, observe_every_s=0.5, observe_fast_s=0.1, settle=1.0, stuck=60.0)
+QUICK = replace(CLOUD, observe_every_s=0.5, observe_fast_s=0.1, settle_s=1.0, stuck_s=60.0)
 """A cloud that tells at once what was done: for waits that are the waker's, not the cloud's."""
 CONFIG = """
 [bus]
@@ -223,16 +224,10 @@ async def _waker(house: CloudHouse) -> AsyncIterator[None]:
     async with connect(config.bus.url or "", name="waker", wait=PATIENCE_SECONDS) as bus:
         lease = Lease(bus, subjects.WAKER_LEASE, "waker", time.monotonic)
         prober, providers = HttpProber(), build_providers(config, house.config.parent)
-        waker = Waker(
-            bus=bus,
-            lease=lease,
-            spec=spec,
-            providers=providers,
-            prober=prober,
-            metrics=Metrics(house.registry),
-            now=time.time,
-            monotonic=time.monotonic,
+        resources = TermResources(
+            bus=bus, lease=lease, spec=spec, providers=providers, prober=prober, metrics=Metrics(house.registry)
         )
+        waker = Waker(resources, now=time.time, monotonic=time.monotonic)
         await waker.start()
         assert await lease.renew()
         tasks = [asyncio.create_task(lease.keep()), asyncio.create_task(waker.run())]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.waker.core.policy import COOL_SECONDS
+from services.waker.core.policy import COOL_DOWN_S
 from shared.bus.jetstream import JetStreamBus
 from shared.messages.waker import Transition
 from tests.integration.waker.cloud_house import CloudHouse, cloud_house
@@ -161,7 +161,7 @@ async def test_a_quota_that_is_used_up_pauses_its_instance_family_alone(build: B
     moves = [entry for entry in await house.journal() if isinstance(entry, Transition)]
     refused = next(move.at for move in moves if (move.machine, move.from_state) == ("m1", "waking"))
     begun = next(move.at for move in moves if (move.machine, move.to_state) == ("m2", "waking"))
-    assert begun - refused < COOL_SECONDS, "no pause kept the other family asleep"
+    assert begun - refused < COOL_DOWN_S, "no pause kept the other family asleep"
     assert ec2.wakes(house.second) == 1
 
 

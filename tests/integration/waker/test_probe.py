@@ -99,7 +99,7 @@ async def test_an_engine_is_fit_when_it_does_what_its_model_is_for(
 ) -> None:
     engine = await serve(replies)
     answer = await prober.work("m1", engine.base_url, "served", PATIENCE_SECONDS)
-    assert (answer.answered, answer.tokens, answer.code, answer.wrong) == (True, tokens, "", "")
+    assert (answer.answered, answer.tokens, answer.code, answer.mismatch) == (True, tokens, "", "")
     assert engine.asked == asked
     assert engine.keys == [None] * len(asked)
 
@@ -121,7 +121,7 @@ async def test_an_unfit_engine_says_why(
 ) -> None:
     engine = await serve(replies)
     answer = await prober.work("m1", engine.base_url, "served", PATIENCE_SECONDS)
-    assert (answer.answered, answer.host, answer.wrong) == (False, True, "")
+    assert (answer.answered, answer.is_host_up, answer.mismatch) == (False, True, "")
     assert told in answer.code
     assert len(answer.code) <= probe.CODE_LENGTH + 60
 
@@ -135,7 +135,7 @@ async def test_a_500_is_no_reason_to_ask_for_anything_else(serve: Serve, prober:
 async def test_an_engine_of_another_model_is_named(serve: Serve, prober: HttpProber) -> None:
     engine = await serve({MODELS: (200, {"data": [{"id": "llama"}]})})
     answer = await prober.work("m1", engine.base_url, "served", PATIENCE_SECONDS)
-    assert answer.wrong == "serves llama, not served: mend `served_as` or the engine's command"
+    assert answer.mismatch == "serves llama, not served: mend `served_as` or the engine's command"
 
 
 async def test_our_key_goes_to_the_engine_and_is_in_no_reason(serve: Serve, prober: HttpProber) -> None:

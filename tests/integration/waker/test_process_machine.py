@@ -61,7 +61,7 @@ async def who(endpoint: str | None) -> dict[str, Any]:
 
 
 async def gone(machine: LocalMachine) -> Observation:
-    return await until(machine.observe, lambda observation: not observation.running)
+    return await until(machine.observe, lambda observation: not observation.is_active)
 
 
 def alive(pid: int) -> bool:
@@ -77,12 +77,12 @@ async def ended(pid: int) -> None:
 
 async def test_it_starts_is_seen_and_stops(made: Made, folder: Path) -> None:
     machine = made()
-    assert not (await machine.observe()).running
+    assert not (await machine.observe()).is_active
     result = await machine.start(4)
     assert (result.outcome, result.reason) == ("accepted", "")
     told = await who(result.endpoint)
     observation = await machine.observe()
-    assert (observation.running, observation.ending, observation.generation, observation.endpoint) == (
+    assert (observation.is_active, observation.is_stopping, observation.generation, observation.endpoint) == (
         True,
         False,
         4,
@@ -169,7 +169,7 @@ async def test_asking_twice_kills_at_once(made: Made) -> None:
     machine = made("--stubborn", grace=60.0)
     told = await who((await machine.start(1)).endpoint)
     await machine.stop()
-    await until(machine.observe, lambda observation: observation.ending)
+    await until(machine.observe, lambda observation: observation.is_stopping)
     await machine.stop()
     await gone(machine)
     assert not alive(told["pid"])
@@ -229,7 +229,7 @@ async def test_it_outlives_whoever_started_it_and_is_found_again(made: Made, fol
     told = await who(endpoint)
     machine = made()
     observation = await machine.observe()
-    assert (observation.running, observation.generation, observation.endpoint) == (True, 7, endpoint)
+    assert (observation.is_active, observation.generation, observation.endpoint) == (True, 7, endpoint)
     await machine.stop()
     await gone(machine)
     assert not alive(told["pid"])
@@ -251,7 +251,7 @@ async def test_a_start_waits_for_the_end_of_the_engine_before(made: Made, tmp_pa
     machine = made("--stubborn", "--starts", str(starts), grace=0.5)
     first = await who((await machine.start(1)).endpoint)
     await machine.stop()
-    await until(machine.observe, lambda observation: observation.ending)
+    await until(machine.observe, lambda observation: observation.is_stopping)
     second = await machine.start(2)
     assert second.outcome == "accepted"
     assert not alive(first["pid"])
@@ -270,7 +270,7 @@ async def test_the_log_of_the_run_before_is_kept(made: Made, folder: Path) -> No
 async def test_a_torn_state_file_does_no_harm(made: Made, folder: Path) -> None:
     (folder / keeper_files.STATE_FILE).write_text('{"status": "runn')
     machine = made()
-    assert not (await machine.observe()).running
+    assert not (await machine.observe()).is_active
     assert (await machine.start(1)).outcome == "accepted"
     assert json.loads((folder / keeper_files.STATE_FILE).read_text())["status"] == "running"
 
@@ -283,7 +283,7 @@ async def test_a_recycled_process_id_is_left_alone(made: Made, folder: Path) -> 
         engine_started="long ago", port=1,
     )  # fmt: skip
     keeper_files.write_state(folder, state)
-    assert not (await made().observe()).running
+    assert not (await made().observe()).is_active
     assert alive(bystander.pid)
     bystander.kill()
     await bystander.wait()
@@ -311,5 +311,5 @@ async def test_on_a_full_disk_an_engine_is_still_asked_to_end(made: Made, folder
     assert state is not None
     full_disk.fill([state.keeper])
     await machine.stop()
-    assert not (await gone(machine)).running
+    assert not (await gone(machine)).is_active
     assert (tmp_path / "asked").exists(), "killed at once"

@@ -101,7 +101,7 @@ async def test_it_sleeps_and_wakes_as_the_same_process_and_generation(made: Made
     for generation in (2, 3):
         assert (await machine.stop()).outcome == "accepted"
         observation = await becomes(machine, "sleeping level 1")
-        assert (observation.power, observation.generation, observation.running) == ("stopped", 1, False)
+        assert (observation.power, observation.generation, observation.is_active) == ("stopped", 1, False)
         result = await machine.start(generation)
         assert (result.outcome, result.generation) == ("accepted", 1)
         observation = await observe(machine)

@@ -31,7 +31,7 @@ class Vm:
     stuck: bool = False
     """It ends by force alone."""
     reason: str = ""
-    scope: RefusalScope = ""
+    scope: RefusalScope | None = None
     fault: Fault | None = None
     log: list[tuple[float, Observation]] = field(default_factory=list)
 
@@ -41,7 +41,7 @@ class Vm:
             power=self.power,
             provider_state=self.power,
             reason=self.reason if self.power == "stopped" else "",
-            scope=self.scope if self.power == "stopped" else "",
+            scope=self.scope if self.power == "stopped" else None,
             pool=self.pool,
             quota=self.quota,
             leaving=self.leaving,
@@ -50,7 +50,7 @@ class Vm:
 
     @property
     def billed(self) -> bool:
-        return self.observation.billed
+        return self.observation.is_billed
 
     def answers(self, now: float) -> bool:
         return self.power == "running" and now >= self.answers_at and not self.dead
@@ -92,14 +92,14 @@ class Cloud:
         self._arrive(vm, power)
         self._log()
 
-    def call(self, name: str, kind: CallKind, *, force: bool) -> tuple[CallOutcome, RefusalScope] | None:
+    def call(self, name: str, kind: CallKind, *, force: bool) -> tuple[CallOutcome, RefusalScope | None] | None:
         """What is answered; None: nothing ever."""
         vm = self.vms[name]
         fault, vm.fault = vm.fault, None
         if self.out or fault == "undone":
             return None
         if fault == "error":
-            return "failed", ""
+            return "failed", None
         if fault in ("transient", "machine", "capacity_pool", "quota", "account"):
             return "refused", fault
         answer = self._start(vm, failing=fault == "capacity") if kind == "start" else self._stop(vm, force=force)
@@ -114,19 +114,19 @@ class Cloud:
         )
         return {name: observation for name, observation in seen.items() if name not in self.orphans}, orphans
 
-    def _start(self, vm: Vm, *, failing: bool) -> tuple[CallOutcome, RefusalScope]:
+    def _start(self, vm: Vm, *, failing: bool) -> tuple[CallOutcome, RefusalScope | None]:
         if vm.locked or vm.power == "not_found":
             return "refused", "machine"
         if vm.power == "stopping":
             return "refused", "transient"
         if vm.power in ("stopped", "stopped_billed", "error"):
-            vm.power, vm.reason, vm.scope, vm.dead = "starting", "", "", False
+            vm.power, vm.reason, vm.scope, vm.dead = "starting", "", None, False
             vm.becomes = (self.now + RISE, "stopped" if failing else "running")
             if failing:
                 vm.reason, vm.scope = "Server.InsufficientInstanceCapacity", "capacity_pool"
-        return "accepted", ""
+        return "accepted", None
 
-    def _stop(self, vm: Vm, *, force: bool) -> tuple[CallOutcome, RefusalScope]:
+    def _stop(self, vm: Vm, *, force: bool) -> tuple[CallOutcome, RefusalScope | None]:
         if vm.power == "starting":
             return "refused", "transient"
         if vm.power == "stopped_billed":
@@ -135,7 +135,7 @@ class Cloud:
             vm.power, vm.becomes = "stopping", None if vm.stuck and not force else (self.now + FALL, "stopped")
         elif vm.power == "stopping" and force:
             vm.becomes = vm.becomes or (self.now + FALL, "stopped")
-        return "accepted", ""
+        return "accepted", None
 
     def _arrive(self, vm: Vm, power: PowerState) -> None:
         if power == "stopped" and vm.power == "stopping" and vm.bounces:

@@ -34,7 +34,8 @@ from services.waker.core.fleet import handle
 from services.waker.core.fleet_spec import FleetSpec, MachineSpec
 from services.waker.core.history import PHASES
 from services.waker.core.idle import IdleSettings
-from services.waker.core.state import Fleet, Machine
+from services.waker.core.machine import Machine
+from services.waker.core.state import Fleet
 from shared.config.providers import ProviderName
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
 from shared.messages.waker import (
@@ -154,7 +155,7 @@ class World:
     def provider(self) -> ProviderName:
         return next(iter(self.spec.machines.values())).provider
 
-    def begin(self, observations: dict[str, Observation], *orphans: Orphan, fault: str = "") -> None:
+    def begin(self, observations: dict[str, Observation], *orphans: Orphan, error: str | None = None) -> None:
         """A waker takes over: it knows what is in the buckets, and what it sees."""
         asleep = {
             name: Observation(power="stopped", provider_state="stopped")
@@ -169,12 +170,14 @@ class World:
             records=self.bucket,
             machines={m.machine: m for m in self.memory.values() if isinstance(m, MachineMemory)},
             tiers={m.tier: m for m in self.memory.values() if isinstance(m, TierMemory)},
-            orders=next((m.models for m in self.memory.values() if isinstance(m, OperatorWakesMemory)), ()),
+            operator_wakes=next((m.models for m in self.memory.values() if isinstance(m, OperatorWakesMemory)), ()),
             wakes=next((m.wakes for m in self.memory.values() if isinstance(m, WakesMemory)), {}),
             keys=self.wakes_of_keys,
         )
-        seen = {} if fault else asleep | observations
-        observe = Observed(provider=self.provider, asked_at=self.now, observations=seen, orphans=orphans, fault=fault)
+        seen = {} if error else asleep | observations
+        observe = Observed(
+            provider=self.provider, requested_at=self.now, observations=seen, orphans=orphans, error=error
+        )
         self.fleet, effects = adopt(self.spec, left, {self.provider: observe}, self.now, closed=self.closed)
         self._done(effects)
 
@@ -205,7 +208,7 @@ class World:
                     self.tell(Tested(provider=provider, faults=() if self.tests_pass else ("no permission",)))
                 case Observe(provider) if self.blind:
                     self.effects.append(effect)
-                    self.tell(Observed(provider=provider, asked_at=self.now, observations={}))
+                    self.tell(Observed(provider=provider, requested_at=self.now, observations={}))
                 case _:
                     self.effects.append(effect)
 
@@ -239,6 +242,11 @@ class World:
 
     def machine(self, name: str) -> Machine:
         return self.fleet.machines[name]
+
+    def deadline(self, name: str) -> float:
+        attempt = self.machine(name).attempt
+        assert attempt is not None
+        return attempt.deadline
 
     def state(self, name: str) -> MachineState | None:
         return self.machine(name).state
@@ -283,7 +291,7 @@ class World:
         self.tell(Command(order=order, target=target, by="ops@host"))
 
     def started(
-        self, outcome: CallOutcome = "accepted", *, reason: str = "", scope: RefusalScope = "", code: str = ""
+        self, outcome: CallOutcome = "accepted", *, reason: str = "", scope: RefusalScope | None = None, code: str = ""
     ) -> StartMachine:
         """The one start that is asked for, and this as its outcome."""
         (start,) = self.take(StartMachine)
@@ -306,7 +314,9 @@ class World:
         )
         return start
 
-    def stopped(self, outcome: CallOutcome = "accepted", *, scope: RefusalScope = "", reason: str = "") -> StopMachine:
+    def stopped(
+        self, outcome: CallOutcome = "accepted", *, scope: RefusalScope | None = None, reason: str = ""
+    ) -> StopMachine:
         (stop,) = self.take(StopMachine)
         assert isinstance(stop, StopMachine)
         self.now += 0.1
@@ -324,7 +334,7 @@ class World:
         return stop
 
     def probed(
-        self, *, answered: bool = True, tokens: int = 3, host: bool = True, wrong: str = "", code: str = "refused"
+        self, *, answered: bool = True, tokens: int = 3, host: bool = True, mismatch: str = "", code: str = "refused"
     ) -> Probe:
         """The one probe that is asked for, and its answer."""
         (probe,) = self.take(Probe)
@@ -335,10 +345,10 @@ class World:
                 machine=probe.machine,
                 serial=probe.serial,
                 step=probe.step,
-                answered=answered and not wrong,
+                answered=answered and not mismatch,
                 seconds=0.1,
-                host=host,
-                wrong=wrong,
+                is_host_up=host,
+                mismatch=mismatch,
                 code="" if answered else code,
                 tokens=tokens if answered and probe.step == "token" else 0,
             )
@@ -370,9 +380,11 @@ class World:
         )
         self.looked({name: observation})
 
-    def looked(self, observations: dict[str, Observation], *orphans: Orphan, fault: str = "") -> None:
+    def looked(self, observations: dict[str, Observation], *orphans: Orphan, error: str | None = None) -> None:
         self.tell(
-            Observed(provider=self.provider, asked_at=self.now, observations=observations, orphans=orphans, fault=fault)
+            Observed(
+                provider=self.provider, requested_at=self.now, observations=observations, orphans=orphans, error=error
+            )
         )
 
     def ready(self, name: str = "a1", model: str = "m") -> None:

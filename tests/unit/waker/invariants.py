@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.waker.core.events import Effect, Event, Journal, StartMachine, StopMachine
-from services.waker.core.policy import demands, starts
-from services.waker.core.state import Call, Fleet, Machine, ProviderHealth
+from services.waker.core.machine import Call, Machine
+from services.waker.core.policy import demand_for, starts
+from services.waker.core.state import Fleet, ProviderHealth
 from services.waker.core.transitions import is_legal
 from shared.messages.waker import (
     JournalEntry,
@@ -41,7 +42,7 @@ class HandledEvent:
 
     def call_before(self, name: str) -> Call | None:
         machine = self.before.machines.get(name)
-        return machine.call if machine else None
+        return machine.calls.pending if machine else None
 
 
 class Lived(Protocol):
@@ -72,7 +73,7 @@ def few_starts(step: HandledEvent) -> None:
 def few_stops(step: HandledEvent) -> None:
     """A machine is asked to stop at most 3 times per falling asleep, those not counted that met a change of state."""
     for m in step.after.machines.values():
-        assert m.stops <= STOPS, m
+        assert m.stop is None or m.stop.count <= STOPS, m
 
 
 def ready_can_be_reached(step: HandledEvent) -> None:
@@ -87,12 +88,12 @@ def call_in_its_state(step: HandledEvent) -> None:
     """A call is under way only in its state: a stop while `falling_asleep`, a start while `waking`, or until its
     outcome is known where the machine is to sleep after all."""
     for m in step.after.machines.values():
-        if m.call is None:
+        if m.calls.pending is None:
             continue
-        if m.call.kind == "start":
-            assert m.state == "waking" or (m.state == "falling_asleep" and not m.stops), m
+        if m.calls.pending.kind == "start":
+            assert m.state == "waking" or (m.state == "falling_asleep" and _stops(m) == 0), m
         else:
-            assert (m.state, m.stops > 0) == ("falling_asleep", True), m
+            assert (m.state, _stops(m) > 0) == ("falling_asleep", True), m
 
 
 def calls_fit_the_state(step: HandledEvent) -> None:
@@ -123,10 +124,10 @@ def one_call_at_a_time(step: HandledEvent) -> None:
 def cordoned_is_not_used(step: HandledEvent) -> None:
     """A cordoned machine is never `ready`, and no wake is begun with it."""
     for m in step.after.machines.values():
-        assert not (m.cordoned and m.state == "ready"), m
+        assert not (m.operator.is_cordoned and m.state == "ready"), m
     for m, move in step.moves:
         begun = move.from_state == "asleep" and move.to_state == "waking" and "taken over" not in move.reason
-        assert not (begun and m.cordoned), move
+        assert not (begun and m.operator.is_cordoned), move
 
 
 def closed_is_not_woken(step: HandledEvent) -> None:
@@ -140,22 +141,22 @@ def locked_is_not_woken(step: HandledEvent) -> None:
     """A machine that its provider does not let us start is not started from sleep."""
     for m, move in step.moves:
         if move.from_state == "asleep" and move.to_state == "waking" and m.observation is not None:
-            assert not m.observation.locked or m.observation.running, move
+            assert not m.observation.locked or m.observation.is_active, move
 
 
 def backoff_holds(step: HandledEvent) -> None:
     """A machine that is left alone after a wake that came to nothing is not woken from sleep before its time."""
     for m, move in step.moves:
         if move.from_state == "asleep" and move.to_state == "waking" and "taken over" not in move.reason:
-            assert m.cool_until <= step.now, m
+            assert m.backoff.until <= step.now, m
 
 
 def unready_is_told(step: HandledEvent) -> None:
     """From the second wake in a row on in which its engine does not become ready, a machine's record has an alarm."""
     for m in step.after.machines.values():
         record = m.record()
-        assert record is None or m.unready < 2 or record.alarm, m
-        assert m.state != "ready" or not m.unready, m
+        assert record is None or m.backoff.unready_wakes < 2 or record.alarm, m
+        assert m.state != "ready" or not m.backoff.unready_wakes, m
 
 
 def one_of_a_pair(step: HandledEvent) -> None:
@@ -181,11 +182,11 @@ def idle_is_certain(step: HandledEvent) -> None:
     is in doubt: not seen lately, or not tested."""
     for m, move in step.moves:
         if move.from_state == "ready" and move.to_state == "draining" and move.reason.startswith(("idle", "its pair")):
-            assert not m.kept, move
+            assert not m.operator.keep_awake, move
             assert not _in_flight(step.after, m.id), move
             assert _certain(step, m), move
             closed = m.spec.tier in step.after.closed
-            assert closed or not demands(step.after, m.spec.models), move
+            assert closed or not demand_for(step.after, m.spec.models), move
 
 
 def doubt_stops_nothing(step: HandledEvent) -> None:
@@ -193,7 +194,7 @@ def doubt_stops_nothing(step: HandledEvent) -> None:
     one that its provider is about to take away."""
     for m, move in step.moves:
         if move.from_state == "draining" and move.to_state == "falling_asleep":
-            assert m.lost or step.before.machines[m.id].lost or _certain(step, m), move
+            assert m.is_leaving or step.before.machines[m.id].is_leaving or _certain(step, m), move
 
 
 def nobody_is_cut_off(step: HandledEvent) -> None:
@@ -239,7 +240,7 @@ def memory_is_true(world: Lived) -> None:
         if m.spec.configured:
             assert world.memory.get(f"machine.{m.id}") == m.memory(), m.id
     orders = world.memory.get("orders")
-    assert (orders.models if isinstance(orders, OperatorWakesMemory) else ()) == world.fleet.orders
+    assert (orders.models if isinstance(orders, OperatorWakesMemory) else ()) == world.fleet.operator_wakes
     for tier, history in world.fleet.history.items():
         known = world.memory.get(f"tier.{tier}")
         assert known == history.memory(tier) or (known is None and not history.phases and not history.gaps), tier
@@ -268,7 +269,7 @@ def one_wake_per_burst(world: Lived) -> None:
         waking = [m for name in lineup if (m := world.fleet.machines[name]).state == "waking"]
         waking = [m for m in waking if m.since > world.turned_at]
         own = [m.id for m in waking if m.id not in others and "taken over" not in m.reason]
-        hedges = any(spec.observation_policy(spec.machines[name]).reachable for name in lineup)
+        hedges = any(spec.observation_policy(spec.machines[name]).is_remote for name in lineup)
         assert len(own) <= (HEDGED if hedges else 1), f"one start per burst: {own}"
 
 
@@ -299,12 +300,16 @@ def sentences() -> Mapping[str, str]:
     return {check.__name__: " ".join((check.__doc__ or "").split()) for check in (*STEPS, *WORLDS)}
 
 
+def _stops(machine: Machine) -> int:
+    return 0 if machine.stop is None else machine.stop.count
+
+
 def _in_flight(fleet: Fleet, machine: str) -> int:
     uses = [heard.activity.machines.get(machine) for heard in fleet.gateways.values()]
     return sum(use.in_flight for use in uses if use is not None)
 
 
 def _certain(step: HandledEvent, machine: Machine) -> bool:
-    account = step.after.provider_health.get(machine.spec.provider, ProviderHealth())
-    snapshot = step.after.spec.observation_policy(machine.spec).observe_every_s
-    return account.tested and step.now - account.looked_at <= 3 * snapshot + 10.0
+    health = step.after.provider_health.get(machine.spec.provider, ProviderHealth())
+    every_s = step.after.spec.observation_policy(machine.spec).observe_every_s
+    return health.passed_test and step.now - health.observed_at <= 3 * every_s + 10.0

@@ -21,7 +21,7 @@ from services.waker.core.events import (
     StopMachine,
 )
 from services.waker.core.fleet_spec import FleetSpec
-from services.waker.core.unready import backoff
+from services.waker.core.unready import backoff_s
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
 from tests.unit.waker.fleets import CAP, World, invariants, spec
 
@@ -169,7 +169,7 @@ class Fleet(RuleBasedStateMachine):
                 return Called(machine=name, call="stop", serial=serial, outcome=outcome, seconds=0.1)  # type: ignore[arg-type]  # one of the outcomes
             case Observe(provider):
                 observations = {name: self.observation(name) for name in MACHINES}
-                return Observed(provider=provider, asked_at=self.world.now, observations=observations)
+                return Observed(provider=provider, requested_at=self.world.now, observations=observations)
             case Probe(machine=name, serial=serial, step=step):
                 answered = self.engines[name].running and (step == "reach" or self.engines[name].answers)
                 return Probed(machine=name, serial=serial, step=step, answered=answered, seconds=0.1, tokens=2)
@@ -205,7 +205,7 @@ class Fleet(RuleBasedStateMachine):
         world.gates()
         for key in self.in_flight:
             self.in_flight[key] = 0
-        pause = backoff(world.machine("b1").unready + 1)
+        pause = backoff_s(world.machine("b1").backoff.unready_wakes + 1)
         self._live_on(pause + CAP * 4, wanted=True)
         assert world.state("b1") == "ready", world.machine("b1")
         self._live_on(CAP * 4, wanted=False)

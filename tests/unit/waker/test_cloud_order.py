@@ -29,7 +29,7 @@ from services.waker.core.events import (
 )
 from services.waker.core.fleet import handle
 from services.waker.core.state import Fleet
-from services.waker.core.unready import backoff
+from services.waker.core.unready import backoff_s
 from shared.messages.gateway import Activity, MachineActivity, WakeRequest
 from shared.messages.waker import CommandKind
 from tests.unit.waker.cloud import Cloud, Fault
@@ -56,7 +56,7 @@ class Flight:
 
 
 @dataclass(frozen=True)
-class ProbeResult:
+class Arrival:
     """What comes to the leader of this term."""
 
     term: int
@@ -82,7 +82,7 @@ class Sky(RuleBasedStateMachine):
         self.term = 1
         self.old: OldLeader | None = None
         self.numbers = itertools.count()
-        self.due: list[tuple[float, int, Flight | ProbeResult]] = []
+        self.due: list[tuple[float, int, Flight | Arrival]] = []
         self.told: list[Event] = []
         self.in_flight: Counter[tuple[str, str]] = Counter()
         self.last_used: dict[tuple[str, str], float] = {}
@@ -104,7 +104,7 @@ class Sky(RuleBasedStateMachine):
         self.term += 1
         self.told.clear()
         observations, orphans = self.cloud.observe(self.world.now)
-        self.world.begin(observations, *orphans, fault="an outage" if self.cloud.out else "")
+        self.world.begin(observations, *orphans, error="an outage" if self.cloud.out else "")
 
     # Time, in which calls land and answers come.
 
@@ -128,7 +128,7 @@ class Sky(RuleBasedStateMachine):
             self._send()
             self._money()
 
-    def _later(self, seconds: float, what: Flight | ProbeResult) -> None:
+    def _later(self, seconds: float, what: Flight | Arrival) -> None:
         heappush(self.due, (self.world.now + seconds, next(self.numbers), what))
 
     def _send(self) -> None:
@@ -147,13 +147,13 @@ class Sky(RuleBasedStateMachine):
                 self._later(self.latency, Flight(self.term, name, "stop", serial, force, self.latency))
             case Observe(provider):
                 observations, orphans = self.cloud.observe(now)
-                fault = "an outage" if self.cloud.out else ""
-                if fault:
+                error = "an outage" if self.cloud.out else None
+                if error:
                     observations, orphans = {}, ()
                 looked = Observed(
-                    provider=provider, asked_at=now, observations=observations, orphans=orphans, fault=fault
+                    provider=provider, requested_at=now, observations=observations, orphans=orphans, error=error
                 )
-                self._later(self.latency, ProbeResult(self.term, looked))
+                self._later(self.latency, Arrival(self.term, looked))
             case Probe(machine=name, serial=serial, step=step):
                 vm = self.cloud.vms[name]
                 answered = vm.answers(now)
@@ -163,11 +163,11 @@ class Sky(RuleBasedStateMachine):
                     step=step,
                     answered=answered,
                     seconds=self.latency,
-                    host=vm.power == "running",
+                    is_host_up=vm.power == "running",
                     code="" if answered else "refused",
                     tokens=1,
                 )
-                self._later(self.latency, ProbeResult(self.term, probed))
+                self._later(self.latency, Arrival(self.term, probed))
             case _:
                 raise TypeError(effect)
 
@@ -185,7 +185,7 @@ class Sky(RuleBasedStateMachine):
             scope=scope,
             reason="it says no" if outcome == "refused" else "",
         )
-        self._later(flight.answers_after, ProbeResult(flight.term, called))
+        self._later(flight.answers_after, Arrival(flight.term, called))
 
     def _nobody_is_served_by(self, name: str) -> None:
         """A stop after a drain never meets a request of a gateway that the waker hears."""
@@ -369,7 +369,7 @@ class Sky(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Left in peace, with everything working, demand is met, and then everything sleeps and nothing bills."""
         self._peace()
-        pause = backoff(self.world.machine("b1").unready + 1)
+        pause = backoff_s(self.world.machine("b1").backoff.unready_wakes + 1)
         self._until(pause + CAP * 5, "n", lambda: self.world.state("b1") == "ready")
         for name in MACHINES:
             self.the_operator_orders("hibernate", name)

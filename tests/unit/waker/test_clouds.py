@@ -41,7 +41,7 @@ def test_a_pool_without_capacity_cools_all_of_it_and_the_next_tier_is_tried_at_o
     assert world.started("refused", scope="capacity_pool", code="InsufficientInstanceCapacity").machine == "a1"
     assert asked(world, StartMachine) == ["b1"]
     for name in ("a1", "a2"):
-        assert 20 <= world.machine(name).cool_until - began <= 61, name
+        assert 20 <= world.machine(name).backoff.until - began <= 61, name
     assert world.machine("b1").wake_id == world.machine("a1").wake_id
     assert alarm(world, "a1") == "", "that happens every day"
 
@@ -68,7 +68,7 @@ def test_a_refusal_because_its_state_is_changing_is_no_attempt(world: World) -> 
     for _ in range(LIMIT + 2):
         assert world.started("refused", scope="transient", code="IncorrectInstanceState").machine == "b1"
         b1 = world.machine("b1")
-        assert (b1.state, b1.failures, starts(b1, "wake-1")) == ("asleep", 0, 0)
+        assert (b1.state, b1.backoff.failed_wakes, starts(b1, "wake-1")) == ("asleep", 0, 0)
         wait(world, 4, "n")
         assert asked(world, StartMachine) == []
         wait(world, 2, "n")
@@ -256,7 +256,7 @@ def test_an_endpoint_that_is_no_engine_of_the_model_is_not_waited_for(world: Wor
     world.started()
     world.seen("a1", "running", after=20)
     world.want()
-    world.probed(wrong="lists no model m, but other")
+    world.probed(mismatch="lists no model m, but other")
     assert world.state("a1") == "falling_asleep"
     assert world.bucket["a1"][0].reason == "its endpoint lists no model m, but other"
     assert asked(world, StartMachine) == ["a2"]
@@ -320,7 +320,7 @@ def test_the_eta_and_the_history_survive_a_new_leader(world: World) -> None:
 def test_a_wake_goes_on_under_a_new_leader_with_its_deadline_and_its_count(world: World) -> None:
     world.want()
     world.started()
-    deadline = world.machine("a1").deadline
+    deadline = world.deadline("a1")
     world.now += 5
     off = {name: world.machine(name).observation for name in POOLS}
     world.begin({name: observation for name, observation in off.items() if observation})
@@ -328,7 +328,7 @@ def test_a_wake_goes_on_under_a_new_leader_with_its_deadline_and_its_count(world
     assert asked(world, StartMachine) == [], "what was called may be invisible for a moment"
     world.seen("a1", "stopped", after=SETTLE + 1)
     assert asked(world, StartMachine) == ["a1"]
-    assert (world.machine("a1").deadline, world.machine("a1").tried) == (deadline, {"wake-1": 2})
+    assert (world.deadline("a1"), world.machine("a1").starts.by_wake) == (deadline, {"wake-1": 2})
     reasons = [e.reason for e in world.journal if isinstance(e, Transition) and e.machine == "a1"]
     assert reasons == ["seen for the first time", "requests wait for m"]
 
@@ -346,10 +346,10 @@ def test_a_new_leader_leaves_alone_what_refused_the_one_before(world: World) -> 
     world.want()
     world.started("refused", scope="capacity_pool")
     seen = {name: observation for name in POOLS if (observation := world.machine(name).observation)}
-    cool = {name: world.machine(name).cool_until for name in ("a1", "a2")}
+    cool = {name: world.machine(name).backoff.until for name in ("a1", "a2")}
     world.now += 1
     world.begin(seen)
-    assert {name: world.machine(name).cool_until for name in cool} == cool
+    assert {name: world.machine(name).backoff.until for name in cool} == cool
     world.want()
     assert asked(world, StartMachine) == []
     assert [world.state(name) for name in POOLS] == ["asleep", "asleep", "waking"], "b1 may come up at the other's word"

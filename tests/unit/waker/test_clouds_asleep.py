@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from services.waker.core.events import Observation, Observed, Orphan, PowerState, Probe, StartMachine, StopMachine
-from services.waker.core.idle import observed
+from services.waker.core.idle import with_gap
 from shared.messages.waker import TierMemory
 from shared.weekly_window import parse_window
 from tests.unit.waker.fleets import GATEWAY, IDLE, World, answering, asked, beginning, idle, invariants, spec
@@ -63,7 +63,9 @@ def test_a_stop_that_meets_a_change_of_state_is_no_attempt(world: World) -> None
     for _ in range(8):
         world.stopped("refused", scope="transient")
         assert world.state("b1") == "falling_asleep"
-        assert world.machine("b1").stops == 0
+        stop = world.machine("b1").stop
+        assert stop is not None
+        assert stop.count == 0
         world.pass_time(2.5, step=0.5)
     assert asked(world, StopMachine) == ["b1"]
 
@@ -248,7 +250,7 @@ def test_a_schedule_wakes_one_machine_of_its_tier_and_keeps_it_awake() -> None:
 def test_a_pattern_of_gaps_wakes_it_before_its_use_is_due() -> None:
     gaps: tuple[int, ...] = ()
     for _ in range(20):
-        gaps = observed(gaps, 30 * 60.0)
+        gaps = with_gap(gaps, 30 * 60.0)
     world = World(spec=spec(provider="ec2", idle={"a": idle(policy="histogram"), "b": idle()}))
     world.memory["tier.a"] = TierMemory(tier="a", phases={}, wakes=(60.0,), gaps=gaps)
     beginning(world)
@@ -272,7 +274,7 @@ def test_it_stays_awake_for_the_least_time_and_is_not_cycled_more_often_than_all
     for _ in range(2):
         world.ready("b1", "n")
         answering(world, 4000, until="falling_asleep", name="b1")
-        slept.append(world.now - world.machine("b1").woken[-1])
+        slept.append(world.now - world.machine("b1").starts.wakes_at[-1])
         world.stopped()
         world.seen("b1", "stopped", after=20)
     assert slept[0] == pytest.approx(222, abs=4)
@@ -288,7 +290,7 @@ def test_nothing_sleeps_while_its_provider_is_in_doubt(doubt: str) -> None:
     for _ in range(int(3 * IDLE)):
         answering(world, 1)
         if doubt == "not seen":
-            world.looked({}, fault="RequestLimitExceeded")
+            world.looked({}, error="RequestLimitExceeded")
     assert world.state("a1") == "ready"
     world.tests_pass = world.blind = True
     if doubt != "not tested":
@@ -358,5 +360,5 @@ def test_a_look_that_is_older_than_the_call_says_nothing(world: World) -> None:
     early = world.now = world.now + 0.05  # while the call is under way
     world.stopped()
     observations = {"b1": Observation(power="stopped", provider_state="stopped")}
-    world.tell(Observed(provider="ec2", asked_at=early, observations=observations))
+    world.tell(Observed(provider="ec2", requested_at=early, observations=observations))
     assert world.state("b1") == "falling_asleep"

@@ -22,18 +22,18 @@ def test_the_operators_wake_keeps_it_awake_over_leaders_until_a_hibernate_withdr
     world.seen("a1", "running", after=20)
     answering(world, 3)
     assert (world.state("a1"), world.bucket["a1"][0].kept) == ("ready", True)
-    assert not world.fleet.orders
+    assert not world.fleet.operator_wakes
     for _ in range(3):
         answering(world, 2 * IDLE)
         world.now += 1
         beginning(world, a1="running")
     assert world.state("a1") == "ready"
-    assert world.machine("a1").kept
+    assert world.machine("a1").operator.keep_awake
     world.order("hibernate", "a1")
-    assert (world.state("a1"), world.machine("a1").kept) == ("draining", False)
+    assert (world.state("a1"), world.machine("a1").operator.keep_awake) == ("draining", False)
     answering(world, GATEWAY + 2, until="falling_asleep")
     assert asked(world, StopMachine) == ["a1"]
-    assert not world.machine("a1").cordoned
+    assert not world.machine("a1").operator.is_cordoned
     told = [(e.order, e.by) for e in world.journal if isinstance(e, CommandIssued)]
     assert told == [("wake", "ops@host"), ("hibernate", "ops@host")]
 
@@ -41,13 +41,13 @@ def test_the_operators_wake_keeps_it_awake_over_leaders_until_a_hibernate_withdr
 def test_an_order_to_wake_is_not_forgotten_with_its_leader(world: World) -> None:
     world.order("wake", "n")
     world.started("refused", reason="not now")
-    assert world.fleet.orders == ("n",)
+    assert world.fleet.operator_wakes == ("n",)
     world.now += 30
     beginning(world)
     assert asked(world, StartMachine) == ["b1"]
     world.started("refused", reason="not now either")
     world.order("hibernate", "b1")
-    assert not world.fleet.orders
+    assert not world.fleet.operator_wakes
     world.pass_time(90, step=1.0)
     assert asked(world, StartMachine) == []
 
@@ -69,7 +69,7 @@ def test_a_cordoned_machine_is_drained_not_woken_and_taken_into_use_again(world:
     world.order("wake", "m")
     world.use("a1")
     world.order("cordon", "a1")
-    assert (world.state("a1"), world.machine("a1").kept) == ("draining", False)
+    assert (world.state("a1"), world.machine("a1").operator.keep_awake) == ("draining", False)
     world.order("uncordon", "a1")
     assert world.state("a1") == "ready"
     world.use("a1")

@@ -37,7 +37,7 @@ def meant(code: str, message: str = "", *, action: str = "StartInstances", skew:
         ("PendingVerification", "account"),
     ],
 )
-def test_a_refusal_concerns_whom_it_concerns_and_says_what_to_do(code: str, scope: str) -> None:
+def test_a_refusal_concerns_whom_it_concerns_and_says_what_to_do(code: str, scope: str | None) -> None:
     result = meant(code)
     assert (result.outcome, result.code, result.scope) == ("refused", code, scope)
     assert len(result.reason) > 15
@@ -46,7 +46,7 @@ def test_a_refusal_concerns_whom_it_concerns_and_says_what_to_do(code: str, scop
 @pytest.mark.parametrize("code", ["Unavailable", "InternalError", "ServiceUnavailable", "NewInTheYear2027", ""])
 def test_what_may_have_been_done_is_unknown_and_told_as_it_came(code: str) -> None:
     result = meant(code, "out of order")
-    assert (result.outcome, result.code, result.scope) == ("unknown", code, "")
+    assert (result.outcome, result.code, result.scope) == ("unknown", code, None)
     assert "out of order" in result.reason
 
 
@@ -72,19 +72,19 @@ def test_a_refused_signature_is_put_down_to_the_clock_where_the_clock_is_wrong(c
     ("error", "outcome", "scope", "word"),
     [
         (Crowded("too many calls"), "refused", "transient", "too many calls"),
-        (TimeoutError(), "unknown", "", "in time"),
-        (boto.ReadTimeoutError(endpoint_url="u"), "unknown", "", "lost"),
-        (boto.ConnectionClosedError(endpoint_url="u"), "unknown", "", "lost"),
-        (boto.EndpointConnectionError(endpoint_url="u"), "failed", "", "provider.ec2.region"),
-        (boto.ConnectTimeoutError(endpoint_url="u"), "failed", "", "provider.ec2.region"),
+        (TimeoutError(), "unknown", None, "in time"),
+        (boto.ReadTimeoutError(endpoint_url="u"), "unknown", None, "lost"),
+        (boto.ConnectionClosedError(endpoint_url="u"), "unknown", None, "lost"),
+        (boto.EndpointConnectionError(endpoint_url="u"), "failed", None, "provider.ec2.region"),
+        (boto.ConnectTimeoutError(endpoint_url="u"), "failed", None, "provider.ec2.region"),
         (boto.NoCredentialsError(), "refused", "account", "AWS_ACCESS_KEY_ID"),
         (boto.ProfileNotFound(profile="p"), "refused", "account", "AWS_PROFILE"),
         (boto.InvalidRegionError(region_name="x y"), "refused", "account", "provider.ec2.region"),
-        (ValueError("anything"), "unknown", "", "lost"),
+        (ValueError("anything"), "unknown", None, "lost"),
     ],
 )
 def test_calls_without_an_answer_say_whether_they_may_have_been_done(
-    error: Exception, outcome: str, scope: str, word: str
+    error: Exception, outcome: str, scope: str | None, word: str
 ) -> None:
     result = failure(error, "StartInstances", 0.0).result
     assert (result.outcome, result.scope) == (outcome, scope)

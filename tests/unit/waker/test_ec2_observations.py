@@ -92,13 +92,13 @@ def test_the_quota_is_of_the_instance_family_with_spot_apart(types: list[str], f
         ("Server.InternalError", "machine"),
         ("Client.InternalError", "machine"),
         ("Client.InvalidSnapshot.NotFound", "machine"),
-        ("Client.UserInitiatedShutdown", ""),
-        ("Client.UserInitiatedHibernate", ""),
-        ("Server.ScheduledStop", ""),
-        ("Server.SpotInstanceShutdown", ""),
+        ("Client.UserInitiatedShutdown", None),
+        ("Client.UserInitiatedHibernate", None),
+        ("Server.ScheduledStop", None),
+        ("Server.SpotInstanceShutdown", None),
     ],
 )
-def test_why_it_stopped_and_whom_that_concerns(code: str, scope: str) -> None:
+def test_why_it_stopped_and_whom_that_concerns(code: str, scope: str | None) -> None:
     observation = seen(instance(80, "stopped", StateReason={"Code": code, "Message": f"{code}: because"}))
     assert observation.scope == scope
     assert observation.reason.startswith(f"{code}: ")
@@ -111,7 +111,7 @@ def test_an_old_reason_says_nothing_about_what_runs(code: int, name: str) -> Non
     observation = seen(
         instance(code, name, StateReason=reason, StateTransitionReason="User initiated (2026-11-24 09:00:00 GMT)")
     )
-    assert (observation.reason, observation.scope, observation.ended_at) == ("", "", None)
+    assert (observation.reason, observation.scope, observation.ended_at) == ("", None, None)
 
 
 def test_when_it_stopped() -> None:

@@ -351,7 +351,7 @@ def test_a_look_from_before_the_call_says_nothing(world: World) -> None:
     early = world.now
     world.started()
     off = Observation(power="stopped", provider_state="stopped")
-    world.tell(Observed(provider="process", asked_at=early, observations={"a1": off}))
+    world.tell(Observed(provider="process", requested_at=early, observations={"a1": off}))
     assert world.machine("a1").phase == "loading"
     assert world.take(StartMachine) == []
 
@@ -382,7 +382,7 @@ def test_a_wake_is_resumed_by_the_next_leader(world: World, running: bool) -> No
     )
     world.begin({"a1": observation})
     if running:
-        assert world.machine("a1").deadline == 1000.0 + CAP
+        assert world.deadline("a1") == 1000.0 + CAP
         world.pass_time(0.25)
         world.probed()
         world.probed()
@@ -443,5 +443,5 @@ def test_no_move_but_those_of_the_table(world: World) -> None:
     for to in ("ready", "draining", "falling_asleep", "asleep"):
         assert not is_legal("asleep", to)
         with pytest.raises(IllegalTransition, match="a1: asleep to"):
-            step.move(world.machine("a1"), to, "a test")
+            step.transition(world.machine("a1"), to, "a test")
     assert not is_legal("falling_asleep", "waking")

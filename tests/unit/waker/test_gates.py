@@ -41,7 +41,7 @@ def test_an_order_to_wake_waits_for_the_gate_over_leaders(world: World) -> None:
     world.pass_time(5.0)
     beginning(world)
     world.pass_time(5.0)
-    assert (asked(world, StartMachine), world.fleet.orders) == ([], ("n",))
+    assert (asked(world, StartMachine), world.fleet.operator_wakes) == ([], ("n",))
     world.gates()
     assert asked(world, StartMachine) == ["b1"]
 

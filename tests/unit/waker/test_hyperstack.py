@@ -88,7 +88,7 @@ async def test_a_sleeper_is_restored_and_the_awake_hibernated_with_its_address(h
 
 async def test_a_halted_one_is_billed_and_is_started_before_it_can_hibernate(house: House) -> None:
     house.become("SHUTOFF")
-    assert (await house.observation()).billed
+    assert (await house.observation()).is_billed
     assert (await house.stop()).outcome == "accepted"
     assert (house.cloud.calls["start"], house.cloud.calls["hibernate"]) == (1, 0)
     busy = await house.stop()
@@ -122,7 +122,7 @@ async def test_what_a_call_comes_to_follows_from_the_state(house: House, state: 
     for call, wanted in ((house.start, starts), (house.stop, stops)):
         house.become(state)
         result = await call()
-        assert f"{result.outcome} {result.scope}".strip() == wanted
+        assert f"{result.outcome} {result.scope or ''}".strip() == wanted
         assert result.outcome == "accepted" or result.reason
         assert result.scope != "transient" or house.cloud.changes == changes
         changes = house.cloud.changes
@@ -186,12 +186,12 @@ async def test_no_proxy_of_the_environment_is_used(house: House, monkeypatch: py
     ("becomes", "outcome", "scope"),
     [
         ("HIBERNATING", "refused", "transient"),
-        ("RESTORING", "unknown", ""),
-        ("ACTIVE", "unknown", ""),
+        ("RESTORING", "unknown", None),
+        ("ACTIVE", "unknown", None),
         (None, "refused", "machine"),
     ],
 )
-async def test_a_400_means_a_look(house: House, becomes: str | None, outcome: str, scope: str) -> None:
+async def test_a_400_means_a_look(house: House, becomes: str | None, outcome: str, scope: str | None) -> None:
     """The state changed between our look and our call."""
     begin = house.vm.begin
 
@@ -245,7 +245,7 @@ async def test_an_old_failure_explains_no_later_sleep(house: House) -> None:
     await house.stop()
     house.pass_change()
     observation = await house.observation()
-    assert (observation.power, observation.reason, observation.scope) == ("stopped", "", "")
+    assert (observation.power, observation.reason, observation.scope) == ("stopped", "", None)
     assert house.cloud.calls["events"] == 1
 
 

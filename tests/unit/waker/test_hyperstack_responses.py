@@ -32,7 +32,7 @@ H100 = Flavor(name="n3-H100x2", gpu="H100-80G-PCIe", gpu_count=2)
 def test_each_state_is_a_power(word: str, power: PowerState, billed: bool) -> None:
     observation = sight_of(Vm(id=1, status=word.lower(), flavor=H100, environment=Environment(region="CANADA-1")))
     assert observation is not None
-    assert (observation.power, observation.billed, observation.provider_state) == (power, billed, word)
+    assert (observation.power, observation.is_billed, observation.provider_state) == (power, billed, word)
     assert (observation.pool, observation.endpoint, observation.locked) == ("n3-H100x2/CANADA-1", None, "")
 
 
@@ -48,7 +48,7 @@ def test_of_a_state_that_is_not_known_nothing_is_concluded(word: str | None) -> 
 @pytest.mark.parametrize(
     ("status", "words", "outcome", "scope", "told"),
     [
-        (0, "no answer in time", "unknown", "", "no answer in time"),
+        (0, "no answer in time", "unknown", None, "no answer in time"),
         (400, "Virtual machine must be in HIBERNATED state", "refused", "machine", "must be in HIBERNATED"),
         (400, "No valid host was found. ", "refused", "capacity_pool", "No valid host"),
         (400, "The flavor is out of stock", "refused", "capacity_pool", "no GPUs"),
@@ -61,14 +61,14 @@ def test_of_a_state_that_is_not_known_nothing_is_concluded(word: str | None) -> 
         (403, "forbidden", "refused", "account", "may not do this"),
         (404, "not found", "refused", "machine", "no such machine"),
         (405, "Method Not Allowed", "refused", "machine", "Method Not Allowed"),
-        (408, "", "unknown", "", ""),
+        (408, "", "unknown", None, ""),
         (409, "conflict", "refused", "transient", "another change"),
         (429, "Too Many Requests", "refused", "transient", "too many calls"),
         (302, "moved", "refused", "account", "provider.hyperstack.base_url"),
-        (500, "no valid host", "unknown", "", "no valid host"),
-        (502, "Bad Gateway", "unknown", "", "Bad Gateway"),
-        (503, "Service Unavailable", "unknown", "", ""),
-        (504, "", "unknown", "", ""),
+        (500, "no valid host", "unknown", None, "no valid host"),
+        (502, "Bad Gateway", "unknown", None, "Bad Gateway"),
+        (503, "Service Unavailable", "unknown", None, ""),
+        (504, "", "unknown", None, ""),
     ],
 )
 def test_each_fault_has_its_outcome_and_whom_it_concerns(
@@ -95,9 +95,9 @@ def test_the_last_end_on_a_machine_s_record_says_why_it_failed() -> None:
         "capacity_pool",
     )
     assert failure_of([restored, asleep]) == ("HibernateInstanceFailed: snapshot", "machine")
-    assert failure_of([restored, mended]) == ("", "")
-    assert failure_of([touched]) == ("", "")
-    assert failure_of([]) == ("", "")
+    assert failure_of([restored, mended]) == ("", None)
+    assert failure_of([touched]) == ("", None)
+    assert failure_of([]) == ("", None)
 
 
 def test_stock_is_told_of_the_same_region_gpu_and_size() -> None:

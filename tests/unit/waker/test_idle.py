@@ -6,21 +6,20 @@ from hypothesis import strategies as st
 
 from services.waker.core.idle import (
     BINS,
-    GAPS_KEPT,
-    HOUR,
-    MINUTE,
+    MAX_GAPS,
     IdleSettings,
     Past,
     break_even,
     idle_settings,
-    observed,
+    is_scheduled,
     pattern,
     sleep_at,
     wake_at,
-    warm,
+    with_gap,
 )
 from shared.config.fleet import IdlePolicy
 from shared.config.load import parse
+from shared.units import HOUR_S, MINUTE_S
 from shared.weekly_window import parse_window
 
 FIXED = IdleSettings(policy="fixed", timeout=900.0)
@@ -31,7 +30,7 @@ def gaps(**counts: int) -> tuple[int, ...]:
     found: tuple[int, ...] = ()
     for name, count in counts.items():
         for _ in range(count):
-            found = observed(found, int(name[1:]) * MINUTE)
+            found = with_gap(found, int(name[1:]) * MINUTE_S)
     return found
 
 
@@ -60,22 +59,25 @@ def test_a_machine_stays_for_its_least_time_awake() -> None:
 def test_after_the_last_wake_of_the_hour_it_stays_until_the_first_is_an_hour_old() -> None:
     plan = IdleSettings(policy="fixed", timeout=60.0, max_cycles_per_hour=2)
     ready = 5000.0
-    assert sleep_at(plan, Past(), ready_since=ready, idle_since=ready, woken=(4900.0,)) == ready + 60.0
-    assert sleep_at(plan, Past(), ready_since=ready, idle_since=ready, woken=(3000.0, 4900.0)) == 3000.0 + HOUR
-    assert sleep_at(plan, Past(), ready_since=ready, idle_since=ready, woken=(4900.0, 2000.0, 3000.0)) == 3000.0 + HOUR
-    assert sleep_at(plan, Past(), ready_since=ready, idle_since=ready, woken=(100.0, 200.0)) == ready + 60.0
+    assert sleep_at(plan, Past(), ready_since=ready, idle_since=ready, wakes_at=(4900.0,)) == ready + 60.0
+    assert sleep_at(plan, Past(), ready_since=ready, idle_since=ready, wakes_at=(3000.0, 4900.0)) == 3000.0 + HOUR_S
+    assert (
+        sleep_at(plan, Past(), ready_since=ready, idle_since=ready, wakes_at=(4900.0, 2000.0, 3000.0))
+        == 3000.0 + HOUR_S
+    )
+    assert sleep_at(plan, Past(), ready_since=ready, idle_since=ready, wakes_at=(100.0, 200.0)) == ready + 60.0
 
 
 # break_even
 
 
 def test_break_even_without_waiting_is_the_usual_wake() -> None:
-    plan = IdleSettings(policy="break_even", timeout=900.0, idle_price=4.98 / HOUR)
+    plan = IdleSettings(policy="break_even", timeout=900.0, idle_price=4.98 / HOUR_S)
     assert slept(plan, Past(wakes=(100.0, 150.0, 400.0))) == pytest.approx(150.0)
 
 
 def test_a_dime_of_waiting_adds_72_seconds_to_a_machine_of_5_dollars() -> None:
-    plan = IdleSettings(policy="break_even", timeout=900.0, idle_price=5.0 / HOUR, wait_price=0.10 / 150.0)
+    plan = IdleSettings(policy="break_even", timeout=900.0, idle_price=5.0 / HOUR_S, wait_price=0.10 / 150.0)
     assert slept(plan, Past(wakes=(150.0,))) == pytest.approx(150.0 + 72.0)
 
 
@@ -106,30 +108,30 @@ def test_break_even_costs_at_most_twice_what_knowing_the_gaps_would(
 
 
 def test_observed_counts_whole_minutes_and_what_is_longer_in_the_last_bin() -> None:
-    assert observed((), 59.9) == ()
-    counts = observed(observed(observed((), 60.0), 119.9), 121.0)
+    assert with_gap((), 59.9) == ()
+    counts = with_gap(with_gap(with_gap((), 60.0), 119.9), 121.0)
     assert counts[:4] == (0, 2, 1, 0)
     assert len(counts) == BINS + 1
-    assert observed((), 239 * MINUTE + 59)[BINS - 1] == 1
-    assert observed((), 240 * MINUTE)[BINS] == 1
-    assert observed((), 1e9)[BINS] == 1
+    assert with_gap((), 239 * MINUTE_S + 59)[BINS - 1] == 1
+    assert with_gap((), 240 * MINUTE_S)[BINS] == 1
+    assert with_gap((), 1e9)[BINS] == 1
 
 
 def test_observed_forgets_the_old_by_halves() -> None:
     counts: tuple[int, ...] = ()
-    for _ in range(3 * GAPS_KEPT):
-        counts = observed(counts, 300.0)
-        assert sum(counts) < GAPS_KEPT
-    for _ in range(3 * GAPS_KEPT):
-        counts = observed(counts, 3000.0)
+    for _ in range(3 * MAX_GAPS):
+        counts = with_gap(counts, 300.0)
+        assert sum(counts) < MAX_GAPS
+    for _ in range(3 * MAX_GAPS):
+        counts = with_gap(counts, 3000.0)
     assert counts[5] < counts[50] / 5
 
 
 def test_a_pattern_goes_from_the_5th_to_the_99th_percentile_with_a_tenth_more() -> None:
     found = pattern(Past(gaps=gaps(m10=5, m30=94, m50=1)))
-    assert found == pytest.approx((10 * MINUTE * 0.9, 31 * MINUTE * 1.1))
+    assert found == pytest.approx((10 * MINUTE_S * 0.9, 31 * MINUTE_S * 1.1))
     found = pattern(Past(gaps=gaps(m10=4, m30=94, m50=2)))
-    assert found == pytest.approx((30 * MINUTE * 0.9, 51 * MINUTE * 1.1))
+    assert found == pytest.approx((30 * MINUTE_S * 0.9, 51 * MINUTE_S * 1.1))
 
 
 def test_no_pattern_in_too_few_too_long_or_too_even_gaps() -> None:
@@ -153,40 +155,40 @@ def test_histogram_without_a_pattern_is_the_timeout() -> None:
 
 def test_short_gaps_keep_it_awake_until_the_tail() -> None:
     past = Past(gaps=gaps(m4=100), wakes=(100.0,))
-    assert slept(HISTOGRAM, past) == pytest.approx(5 * MINUTE * 1.1)
+    assert slept(HISTOGRAM, past) == pytest.approx(5 * MINUTE_S * 1.1)
     assert wake_at(HISTOGRAM, past, idle_since=0.0, asleep_since=400.0) is None
 
 
 def test_long_gaps_let_it_sleep_after_a_minute_and_be_ready_by_the_head() -> None:
     past = Past(gaps=gaps(m60=100), wakes=(100.0, 120.0, 500.0))
-    assert slept(HISTOGRAM, past) == MINUTE
+    assert slept(HISTOGRAM, past) == MINUTE_S
     assert wake_at(HISTOGRAM, past, idle_since=1000.0, asleep_since=1060.0) == pytest.approx(1000.0 + 3240.0 - 120.0)
 
 
 def test_woken_ahead_it_stays_from_the_head_to_the_tail() -> None:
     past = Past(gaps=gaps(m60=100), wakes=(120.0,))
-    tail = 61 * MINUTE * 1.1
+    tail = 61 * MINUTE_S * 1.1
     assert sleep_at(HISTOGRAM, past, ready_since=4240.0, idle_since=4240.0) == pytest.approx(1000.0 + tail)
 
 
 def test_it_is_woken_ahead_only_once_in_a_gap() -> None:
     past = Past(gaps=gaps(m60=100), wakes=(120.0,))
-    assert wake_at(HISTOGRAM, past, idle_since=1000.0, asleep_since=1000.0 + 61 * MINUTE * 1.1) is None
+    assert wake_at(HISTOGRAM, past, idle_since=1000.0, asleep_since=1000.0 + 61 * MINUTE_S * 1.1) is None
 
 
 def test_a_sleep_that_is_shorter_than_its_wake_does_not_pay() -> None:
     # The head is 540 s: a sleep of 540 - 60 - w seconds against a wake of w.
     pays = Past(gaps=gaps(m10=100), wakes=(239.0,))
     not_worth_it = Past(gaps=gaps(m10=100), wakes=(240.0,))
-    assert slept(HISTOGRAM, pays) == MINUTE
-    assert slept(HISTOGRAM, not_worth_it) == pytest.approx(11 * MINUTE * 1.1)
+    assert slept(HISTOGRAM, pays) == MINUTE_S
+    assert slept(HISTOGRAM, not_worth_it) == pytest.approx(11 * MINUTE_S * 1.1)
     assert wake_at(HISTOGRAM, not_worth_it, idle_since=0.0, asleep_since=1.0) is None
 
 
 def test_without_past_wakes_nothing_is_woken_ahead() -> None:
     past = Past(gaps=gaps(m60=100))
     assert wake_at(HISTOGRAM, past, idle_since=0.0, asleep_since=60.0) is None
-    assert slept(HISTOGRAM, past) == pytest.approx(61 * MINUTE * 1.1)
+    assert slept(HISTOGRAM, past) == pytest.approx(61 * MINUTE_S * 1.1)
 
 
 def test_other_policies_wake_on_demand() -> None:
@@ -203,10 +205,10 @@ def test_any_window_keeps_it_warm() -> None:
         timeout=900.0,
         keep_warm=(parse_window("mon 00:00-01:00"), parse_window("thu 05:00-06:00")),
     )
-    assert warm(plan, 5.5 * HOUR)  # 1970-01-01 was a Thursday
-    assert warm(plan, 4 * 24 * HOUR)
-    assert not warm(plan, 6 * HOUR)
-    assert not warm(FIXED, 5.5 * HOUR)
+    assert is_scheduled(plan, 5.5 * HOUR_S)  # 1970-01-01 was a Thursday
+    assert is_scheduled(plan, 4 * 24 * HOUR_S)
+    assert not is_scheduled(plan, 6 * HOUR_S)
+    assert not is_scheduled(FIXED, 5.5 * HOUR_S)
 
 
 CONFIG = """
@@ -245,12 +247,12 @@ def test_a_tier_is_as_the_waker_says_where_it_says_nothing_itself() -> None:
         unused_awake=300.0,
         max_cycles_per_hour=4,
         keep_warm=(parse_window("mon-fri 09:00-18:00"),),
-        idle_price=3.6 / HOUR,
-        wait_price=0.6 / MINUTE,
+        idle_price=3.6 / HOUR_S,
+        wait_price=0.6 / MINUTE_S,
     )
     # What costs as much asleep has no price of idleness to break even with.
     assert own == IdleSettings(
-        policy="break_even", timeout=0.0, unused_awake=0.0, max_cycles_per_hour=2, wait_price=0.6 / MINUTE
+        policy="break_even", timeout=0.0, unused_awake=0.0, max_cycles_per_hour=2, wait_price=0.6 / MINUTE_S
     )
     assert break_even(own, Past(wakes=(10.0,))) is None
 
@@ -283,28 +285,28 @@ def pasts() -> st.SearchStrategy[Past]:
     ready=st.floats(0.0, 1e6),
     used=st.floats(0.0, 1e5),
     later=st.floats(0.001, 1e4),
-    ages=st.lists(st.floats(0.0, HOUR), max_size=6),
+    ages=st.lists(st.floats(0.0, HOUR_S), max_size=6),
 )
 def test_sleep_is_never_too_early_and_never_earlier_for_later_use(
     *, plan: IdleSettings, past: Past, ready: float, used: float, later: float, ages: list[float]
 ) -> None:
     woken = tuple(ready - age for age in ages)
     idle = ready + used + 0.001
-    at = sleep_at(plan, past, ready_since=ready, idle_since=idle, woken=woken)
+    at = sleep_at(plan, past, ready_since=ready, idle_since=idle, wakes_at=woken)
     assert at >= idle
     assert at >= ready + plan.min_awake
-    assert sleep_at(plan, past, ready_since=ready, idle_since=idle + later, woken=woken) >= at
-    assert sleep_at(plan, past, ready_since=ready, idle_since=idle, woken=()) <= at
+    assert sleep_at(plan, past, ready_since=ready, idle_since=idle + later, wakes_at=woken) >= at
+    assert sleep_at(plan, past, ready_since=ready, idle_since=idle, wakes_at=()) <= at
     if plan.max_cycles_per_hour is not None:
-        assert sum(wake > at - HOUR + 1e-6 for wake in woken) < plan.max_cycles_per_hour
+        assert sum(wake > at - HOUR_S + 1e-6 for wake in woken) < plan.max_cycles_per_hour
     ahead = wake_at(plan, past, idle_since=idle, asleep_since=at)
     assert ahead is None or ahead > at
 
 
 @given(past=pasts(), seconds=st.floats(0.0, 1e6))
 def test_a_histogram_stays_bounded_and_grows_by_at_most_one(past: Past, seconds: float) -> None:
-    after = observed(past.gaps, seconds)
+    after = with_gap(past.gaps, seconds)
     assert len(after) <= BINS + 1
     assert sum(after) <= sum(past.gaps) + 1
     found = pattern(Past(gaps=after))
-    assert found is None or 0 <= found.head < found.tail <= BINS * MINUTE * 1.1
+    assert found is None or 0 <= found.head < found.tail <= BINS * MINUTE_S * 1.1

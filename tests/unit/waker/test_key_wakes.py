@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 
 from services.waker.core.events import DemandReported, StartMachine
-from services.waker.core.key_wakes import HOUR, MOST_STARTS, KeyAccount
+from services.waker.core.key_wakes import MAX_STARTS, KeyAccount
 from shared.messages.gateway import WakeCause, WakeRequest
+from shared.units import HOUR_S
 from tests.unit.waker.fleets import GATEWAY, World, answering, asked, idle, invariants, spec
 
 PRICE = Decimal("36.00")
@@ -68,7 +69,7 @@ def test_a_burst_is_one_wake_for_each_key_that_waited_and_its_cost_is_shared(wor
     for gateway in ("g1", "g2", "g3"):
         want(world, gateway=gateway)
     world.use("a1", 1)
-    expected = (world.now - began) * float(PRICE) / HOUR / 2
+    expected = (world.now - began) * float(PRICE) / HOUR_S / 2
     for key in ("k1", "k2"):
         wakes, cost = spent(world, key)
         assert wakes == 1
@@ -150,7 +151,7 @@ def test_what_a_key_used_outlives_the_waker_and_ends_with_the_hour_and_the_day(w
     want(world, cause("k1", wakes=1), model="n")
     assert "b1" not in asked(world, StartMachine)
     world.fleet = world.fleet.__class__(**{**world.fleet.__dict__, "wakes": {}})
-    world.pass_time(HOUR, step=600)
+    world.pass_time(HOUR_S, step=600)
     assert world.wakes_of_keys["k1"].wakes == 0
 
 
@@ -167,7 +168,7 @@ def test_a_key_that_has_spent_the_day_s_cost_causes_no_wake_until_midnight(world
     assert asked(world, StartMachine) == ["b1"]
 
 
-moments = st.floats(0.0, 4 * HOUR, allow_nan=False)
+moments = st.floats(0.0, 4 * HOUR_S, allow_nan=False)
 
 
 @given(starts=st.lists(moments, max_size=30), now=moments)
@@ -175,11 +176,13 @@ def test_only_the_wakes_of_the_last_hour_count(starts: list[float], now: float) 
     account = KeyAccount()
     for at in sorted(starts):
         account = account.wake(NOON + at)
-    assert len(account.at(NOON + now).starts) == sum(1 for at in starts if now - at < HOUR and max(starts) - at < HOUR)
+    assert len(account.at(NOON + now).starts) == sum(
+        1 for at in starts if now - at < HOUR_S and max(starts) - at < HOUR_S
+    )
 
 
 def test_what_is_remembered_of_a_key_is_bounded() -> None:
     account = KeyAccount()
-    for number in range(MOST_STARTS + 10):
+    for number in range(MAX_STARTS + 10):
         account = account.wake(NOON + number / 1000)
-    assert len(account.starts) == MOST_STARTS
+    assert len(account.starts) == MAX_STARTS

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from services.waker.app.fleet_store import LeadershipLost
 from services.waker.app.inbox import Inbox
 from services.waker.app.leader_term import LeaderTerm
+from services.waker.app.term_resources import TermResources
 from services.waker.core.events import ActivityReported, Command, DemandReported, Observation, PowerState
 from services.waker.core.fleet_spec import fleet_spec_of
 from services.waker.metrics import Metrics
@@ -115,17 +116,16 @@ class Stage:
         self.term = self.new_term()
 
     def new_term(self) -> LeaderTerm:
-        return LeaderTerm(
+        resources = TermResources(
             bus=self.bus,
             lease=self.lease,
             spec=fleet_spec_of(parse(CONFIG, "test"), lambda now: f"wake-{now:.2f}"),
             providers={"process": self.machine},
             prober=self.machine,
-            inbox=self.inbox,
             metrics=Metrics(CollectorRegistry()),
-            now=lambda: self.now,
-            closed=lambda: self.closed,
+            closed_tiers=lambda: self.closed,
         )
+        return LeaderTerm(resources, self.inbox, lambda: self.now)
 
     async def step(self, seconds: float = 0.3, *, renew: bool = True) -> None:
         """Time passes, the leader acts, and what it began is done."""
@@ -133,7 +133,7 @@ class Stage:
         if renew:
             await self.lease.renew()
         await self.term.step()
-        await self.term.calls_done()
+        await self.term.wait_for_calls()
 
     async def steps(self, count: int, seconds: float) -> None:
         for _ in range(count):
@@ -156,7 +156,7 @@ class Stage:
 
     def want(self, waiting: int = 1) -> WakeRequest:
         request = WakeRequest(model="m", gateway="g", waiting=waiting, deadline=self.now + 60, sent_at=self.now)
-        self.inbox.tell("demand", DemandReported(request, self.now))
+        self.inbox.put("demand", DemandReported(request, self.now))
         return request
 
     async def journal(self) -> list[JournalEntry]:
@@ -188,17 +188,17 @@ async def test_from_demand_to_ready_to_asleep_with_everything_on_record_first(st
 
 async def test_demand_that_was_stored_before_the_term_counts(stage: Stage) -> None:
     await stage.bus.publish(subjects.wake_request("m"), encode(stage.want()))
-    stage.inbox.take()
+    stage.inbox.drain()
     stage.term = stage.new_term()
     await stage.term.begin()
-    await stage.term.calls_done()
+    await stage.term.wait_for_calls()
     assert stage.machine.calls == ["start"]
 
 
 async def test_old_stored_demand_wakes_nobody(stage: Stage) -> None:
     stage.bus.now = lambda: stage.now
     await stage.bus.publish(subjects.wake_request("m"), encode(stage.want()))
-    stage.inbox.take()
+    stage.inbox.drain()
     stage.now += 16
     await stage.lease.renew()
     await stage.lease.renew()
@@ -215,7 +215,7 @@ async def test_a_drain_waits_for_the_revision_that_it_wrote(stage: Stage) -> Non
 
     def report(acknowledged: int | None) -> None:
         uses = {"m1": MachineActivity(in_flight=0, acknowledged=acknowledged)}
-        stage.inbox.tell("activity", ActivityReported(Activity(gateway="g", sent_at=stage.now, machines=uses)))
+        stage.inbox.put("activity", ActivityReported(Activity(gateway="g", sent_at=stage.now, machines=uses)))
 
     before = 0
     while (await stage.record()).state != "draining":
@@ -333,13 +333,13 @@ async def test_nothing_sleeps_before_a_self_test_has_passed(stage: Stage) -> Non
 
 
 async def test_what_the_operator_ordered_outlives_its_leader(stage: Stage) -> None:
-    await stage.term.order(Command(order="wake", target="m", by="ops"))
+    await stage.term.issue(Command(order="wake", target="m", by="ops"))
     await stage.until("ready")
     stage.term = stage.new_term()
     await stage.term.begin()
     await stage.steps(30, 2.0)
     record = await stage.record()
     assert (record.state, record.kept) == ("ready", True)
-    await stage.term.order(Command(order="hibernate", target="m1", by="ops"))
+    await stage.term.issue(Command(order="hibernate", target="m1", by="ops"))
     await stage.until("asleep", seconds=2.0)
     assert (await stage.record()).kept is False

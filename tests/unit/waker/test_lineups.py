@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from services.waker.core.events import Called, Observation, Observed, RefusalScope, StartMachine, StopMachine
 from services.waker.core.fleet_spec import FleetSpec, MachineSpec
 from services.waker.core.history import PHASES
-from services.waker.core.policy import COOL_LIMIT_SECONDS
+from services.waker.core.policy import COOL_DOWN_LIMIT_S
 from shared.config.providers import ProviderName
 from tests.unit.waker.fleets import DEMAND, GATEWAY, LIMIT, World, idle
 
@@ -66,7 +66,7 @@ class Sky:
         providers: tuple[ProviderName, ...] = ("ec2", "hyperstack")
         for provider in providers:
             seen = {n: s for n, s in self.observations.items() if self.world.spec.machines[n].provider == provider}
-            self.world.tell(Observed(provider=provider, asked_at=self.world.now, observations=seen))
+            self.world.tell(Observed(provider=provider, requested_at=self.world.now, observations=seen))
 
     def answer(self) -> None:
         """Refuse what is asked for now."""
@@ -169,5 +169,5 @@ def test_a_refusal_pauses_what_it_concerns_and_nothing_else(sky: Sky, scope: Ref
             )
         )
         if machine.state == "asleep":
-            assert (machine.cool_until > refused_at) == concerned, name
-            assert machine.cool_until <= refused_at + COOL_LIMIT_SECONDS
+            assert (machine.backoff.until > refused_at) == concerned, name
+            assert machine.backoff.until <= refused_at + COOL_DOWN_LIMIT_S

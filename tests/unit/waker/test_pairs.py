@@ -141,7 +141,7 @@ def test_nothing_gives_way_in_doubt(doubt: str) -> None:
     if doubt != "a new leader":
         live(world, SOON)
     if doubt == "unseen":
-        world.looked({}, fault="no answer")
+        world.looked({}, error="no answer")
     world.want("n")
     assert world.state("a1") == "ready"
     invariants(world)

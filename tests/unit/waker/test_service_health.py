@@ -38,7 +38,7 @@ class HalfDeadBus(MemoryBus):
 async def test_a_fleet_that_cannot_be_written_is_a_fault_until_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.waker.app.waker.STEADY_SECONDS", 0.2)
+    monkeypatch.setattr("services.waker.app.waker.STEADY_S", 0.2)
     bus = HalfDeadBus()
     runtime = Runtime(service="waker", config=parse(CONFIG, "test"), data_dir=tmp_path, bus=bus, port=None)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.waker.core.events import Probe, StartMachine
-from services.waker.core.unready import BACKOFF_LIMIT_SECONDS, backoff
+from services.waker.core.unready import BACKOFF_LIMIT_S, backoff_s
 from shared.messages.waker import ProviderCall, Transition
 from tests.unit.waker.fleets import CAP, World, answering, beginning, invariants, spec
 
@@ -30,7 +30,7 @@ def silent_wake(world: World, model: str = "n", name: str = "b1") -> None:
         world.pass_time(5.0, step=5.0)
         for _ in world.take(Probe):
             pass
-    assert model in world.fleet.orders
+    assert model in world.fleet.operator_wakes
     world.stopped()
     world.seen(name, "stopped", after=1.0)
     assert world.state(name) == "asleep"
@@ -91,10 +91,10 @@ def test_pauses_and_alarm_survive_a_change_of_leader(world: World) -> None:
         silent_wake(world)
         until_started(world)
     silent_wake(world)
-    cool_until, alarm = world.machine("b1").cool_until, world.bucket["b1"][0].alarm
+    cool_until, alarm = world.machine("b1").backoff.until, world.bucket["b1"][0].alarm
     world.now += 1.0
     beginning(world)
-    assert world.machine("b1").cool_until == cool_until
+    assert world.machine("b1").backoff.until == cool_until
     assert world.bucket["b1"][0].alarm == alarm
     assert world.machine("b1").alarm == "", "it is worked out anew, and ends with what it is about"
     world.pass_time(100.0, step=5.0)
@@ -124,7 +124,7 @@ def test_an_engine_that_ends_at_once_is_left_alone_after_its_starts(world: World
             local.seen("b1", "stopped", reason="the engine ended with exit status 1")
         assert local.bucket["b1"][0].failed_wakes == times
     assert "the engine ended with exit status 1" in local.bucket["b1"][0].alarm
-    assert local.machine("b1").cool_until == pytest.approx(local.now + 40, abs=1)
+    assert local.machine("b1").backoff.until == pytest.approx(local.now + 40, abs=1)
     invariants(local)
 
 
@@ -133,9 +133,9 @@ def test_others_of_the_lineup_are_tried_meanwhile() -> None:
     world.want("m", lasts=CAP)
     world.started()
     world.seen("a1", "stopped", reason="exit status 1")
-    assert world.machine("a1").unready == 1, "it had its try, and another takes its place"
+    assert world.machine("a1").backoff.unready_wakes == 1, "it had its try, and another takes its place"
     assert world.started().machine == "a2"
-    assert world.machine("a2").unready == 0
+    assert world.machine("a2").backoff.unready_wakes == 0
 
 
 def test_a_machine_that_came_late_into_its_wake_is_not_blamed() -> None:
@@ -153,7 +153,7 @@ def test_a_machine_that_came_late_into_its_wake_is_not_blamed() -> None:
         world.pass_time(1.0)
         world.take(Probe)
     assert "not ready within the wake's deadline" in world.bucket["b1"][0].reason
-    assert world.machine("b1").unready == 0
+    assert world.machine("b1").backoff.unready_wakes == 0
 
 
 def test_an_unfit_engine_says_the_newest_reason_and_not_too_often() -> None:
@@ -194,4 +194,4 @@ def test_a_waking_engine_that_is_unfit_says_so() -> None:
 
 @given(st.integers(1, 10_000))
 def test_the_backoff_rises_to_its_limit(times: int) -> None:
-    assert 0 < backoff(times) <= backoff(times + 1) <= BACKOFF_LIMIT_SECONDS
+    assert 0 < backoff_s(times) <= backoff_s(times + 1) <= BACKOFF_LIMIT_S

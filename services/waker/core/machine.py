@@ -1,0 +1,283 @@
+"""One machine as the waker knows it: its state, and one immutable part for each thing that is tracked about it.
+
+A part that belongs to a state exists only in that state: `attempt` while waking, `stop` while falling asleep (and
+while broken because it would not stop). `Machine.enter` keeps that true. Times are Unix seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from services.waker.core.events import CallKind, Observation
+from services.waker.core.fleet_spec import MachineSpec
+from shared.messages.codec import rfc3339
+from shared.messages.waker import MachineMemory, MachineRecord, MachineState, Phase
+
+ALARM_AFTER_WAKES = 2
+"""Wakes in a row without a ready engine: one may be bad luck, the second is for the operator."""
+UNREADY = "its engine did not become ready in "
+"""How the alarm of such a machine begins."""
+LAST_USED_STEP_S = 15.0
+"""Resolution at which a machine's last use is remembered: a later leader may let it sleep this much too early."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A provider call under way."""
+
+    kind: CallKind
+    serial: int
+    sent_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calls:
+    """The calls to the provider. Calls and probes share one numbering."""
+
+    last_serial: int = 0
+    pending: Call | None = None
+    ended_at: float = 0.0
+    """When the last call ended: an observation requested before then proves nothing about now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderView:
+    """The provider's latest word about the machine."""
+
+    observation: Observation | None = None
+    requested_at: float = 0.0
+    not_found_since: float | None = None
+    """Since when the provider has consistently not known the machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorIntent:
+    """What the operator's commands ask for."""
+
+    keep_awake: bool = False
+    is_cordoned: bool = False
+    must_sleep: bool = False
+    """It goes to sleep whatever the demand: its drain is not called off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WakeAttempt:
+    """The wake under way on this machine."""
+
+    deadline: float
+    phase: Phase
+    phase_since: float
+    ready_at: float | None
+    """When it is expected to be ready; None without history."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartLog:
+    """The machine's recent wakes and starts."""
+
+    by_wake: Mapping[str, int] = field(default_factory=dict)
+    """Starts for each wake under way; 0 if the provider only asked to try again later."""
+    wakes_at: tuple[float, ...] = ()
+    """When its wakes of the last hour began."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backoff:
+    """Failed wakes, and until when the machine is left alone because of them."""
+
+    failed_wakes: int = 0
+    """Failed wakes since it was last ready."""
+    until: float = 0.0
+    unready_wakes: int = 0
+    """Wakes in a row in which the engine had its time and did not become ready."""
+    unready_reason: str = ""
+    """Why the last of those failed."""
+
+
+@dataclass(frozen=True)
+class PendingCharge:
+    """The wake's cost, not yet charged because nobody has used the machine since."""
+
+    keys: tuple[str, ...]
+    since: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probing:
+    """What the probes of the engine have shown."""
+
+    is_reachable: bool = False
+    """The engine responds; the next probe asks for one token."""
+    serial: int | None = None
+    """Of the probe under way."""
+    sent_at: float = 0.0
+    next_at: float = 0.0
+    failures: int = 0
+    error: str = ""
+    """What the last failed probe got."""
+    reported_at: float = 0.0
+    """When a probe's error was last put on record."""
+
+    def for_new_engine(self, now: float) -> "Probing":
+        """Forget the previous engine: its responses prove nothing about the new one."""
+        return replace(self, is_reachable=False, serial=None, next_at=now, failures=0, error="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopAttempts:
+    """The stop calls of the present hibernation."""
+
+    count: int = 0
+    retry_at: float = 0.0
+    """When to call again if the machine is still running then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """One machine. Change it with `dataclasses.replace`, and its state with `enter` alone."""
+
+    spec: MachineSpec
+    state: MachineState | None = None
+    """None: not observed yet."""
+    since: float = 0.0
+    reason: str = ""
+    alarm: str = ""
+    generation: int = 0
+    endpoint: str | None = None
+    """Where the engine listens, ready or not."""
+    max_model_len: int | None = None
+    """The longest context in tokens that the engine last reported."""
+    wake_id: str | None = None
+    """The wake under way, or the last one."""
+    key_id: str | None = None
+    """The key whose request caused that wake."""
+    last_used_at: float = 0.0
+    drain_revision: int | None = None
+    """Revision of the `draining` record; None until it is in the bucket."""
+
+    calls: Calls = Calls()
+    view: ProviderView = ProviderView()
+    operator: OperatorIntent = OperatorIntent()
+    attempt: WakeAttempt | None = None
+    starts: StartLog = StartLog()
+    backoff: Backoff = Backoff()
+    charge: PendingCharge | None = None
+    probe: Probing = Probing()
+    stop: StopAttempts | None = None
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+    @property
+    def observation(self) -> Observation | None:
+        return self.view.observation
+
+    @property
+    def phase(self) -> Phase | None:
+        return None if self.attempt is None else self.attempt.phase
+
+    @property
+    def is_leaving(self) -> bool:
+        """It drains for good: no demand brings it back."""
+        observation = self.view.observation
+        return self.operator.must_sleep or self.operator.is_cordoned or bool(observation and observation.leaving)
+
+    @property
+    def is_stuck(self) -> bool:
+        """It is broken because it would not stop."""
+        return self.state == "broken" and self.stop is not None
+
+    @property
+    def idle_since(self) -> float:
+        return max(self.since, self.last_used_at)
+
+    @property
+    def operator_alarm(self) -> str:
+        """What needs the operator's attention; empty if nothing does."""
+        if self.alarm or self.backoff.unready_wakes < ALARM_AFTER_WAKES:
+            return self.alarm
+        text = f"{UNREADY}{self.backoff.unready_wakes} wakes in a row: {self.backoff.unready_reason}"
+        if self.state == "waking":
+            return text
+        return f"{text}; not tried again before {rfc3339(self.backoff.until)} unless `spotinference wake` asks for it"
+
+    def enter(
+        self,
+        state: MachineState,
+        reason: str,
+        at: float,
+        *,
+        alarm: str | None = None,
+        attempt: WakeAttempt | None = None,
+    ) -> "Machine":
+        """The machine in another state, without the parts that belong to the state it leaves.
+
+        Args:
+            alarm: the new alarm; None keeps the present one, unless the machine is well again.
+            attempt: the wake that begins; required for `waking`, and only there.
+        """
+        assert (attempt is not None) == (state == "waking"), "a wake attempt exists exactly while waking"
+        is_well = state in ("asleep", "ready", "waking")
+        is_down = state in ("asleep", "falling_asleep", "broken", "gone")
+        if alarm is None:
+            alarm = "" if is_well else self.alarm
+        stop = self.stop if state == "broken" else None
+        return replace(
+            self,
+            state=state,
+            since=at,
+            reason=reason,
+            alarm=alarm,
+            endpoint=self.spec.endpoint if is_down else self.endpoint,
+            drain_revision=None,
+            operator=replace(self.operator, must_sleep=False) if is_well else self.operator,
+            attempt=attempt,
+            probe=replace(self.probe, serial=None, is_reachable=self.probe.is_reachable and not is_down),
+            stop=StopAttempts(retry_at=at) if state == "falling_asleep" else stop,
+        )
+
+    def record(self) -> MachineRecord | None:
+        """The machine's public record; None until it has been observed."""
+        if self.state is None:
+            return None
+        is_off = self.state in ("asleep", "gone")
+        attempt = self.attempt
+        ready_at = None if attempt is None else attempt.ready_at
+        return MachineRecord(
+            machine=self.id,
+            tier=self.spec.tier,
+            state=self.state,
+            provider_state=self.observation.provider_state if self.observation else "unknown",
+            endpoint=self.endpoint if self.state in ("ready", "draining") else None,
+            generation=self.generation,
+            since=self.since,
+            reason=self.reason,
+            wake_id=None if is_off else self.wake_id,
+            phase=self.phase,
+            ready_at=ready_at,
+            ready_in=None if attempt is None or ready_at is None else ready_at - attempt.phase_since,
+            key_id=self.key_id,
+            kept=self.operator.keep_awake,
+            cordoned=self.operator.is_cordoned,
+            alarm=self.operator_alarm,
+            failed_wakes=self.backoff.unready_wakes,
+            max_model_len=self.max_model_len,
+        )
+
+    def memory(self) -> MachineMemory:
+        """What a later leader needs beside the record."""
+        return MachineMemory(
+            machine=self.id,
+            last_used=self.last_used_at // LAST_USED_STEP_S * LAST_USED_STEP_S,
+            kept=self.operator.keep_awake,
+            cordoned=self.operator.is_cordoned,
+            cool_until=self.backoff.until,
+            failures=self.backoff.failed_wakes,
+            tried=dict(self.starts.by_wake),
+            woken=self.starts.wakes_at,
+            unready=self.backoff.unready_wakes,
+            unready_reason=self.backoff.unready_reason,
+            wake_deadline=0.0 if self.attempt is None else self.attempt.deadline,
+            causes=() if self.charge is None else self.charge.keys,
+            charged_since=0.0 if self.charge is None else self.charge.since,
+        )
