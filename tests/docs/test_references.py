@@ -12,6 +12,8 @@ from shared.config.load import parse
 from spotinference.__main__ import COMMANDS, main
 from tests.docs.pages import PAGES, ROOT, Page, page, quoted
 
+FOREIGN_OPTIONS = {"--api-key", "--require-hashes"}
+"""vLLM's and other programs' own."""
 EACH = pytest.mark.parametrize("a_page", PAGES, ids=lambda p: p.name)
 
 
@@ -36,6 +38,14 @@ def command_fault(words: list[str]) -> str | None:
                 return f"no command {word}"
             command, context = inner, click.Context(inner)
     return None
+
+
+@cache
+def options() -> frozenset[str]:
+    """Return all options of the command, the services, the benchmarks and the tests' own programs."""
+    rooms = ("services", "shared", "spotinference", "bench", "tests/proof")
+    modules = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    return frozenset(name for path in modules for name in re.findall(r"\"(--[a-z][a-z-]+)", path.read_text("utf-8")))
 
 
 @cache
@@ -84,6 +94,19 @@ def test_every_command_and_option_exists(a_page: Page) -> None:
     calls = [match[1] for words in shell_words(a_page) if (match := re.search(r"(?:^|/)spotinference (.+)", words))]
     faults = {call: fault for call in calls if (fault := command_fault(shlex.split(call)))}
     assert faults == {}
+
+
+@EACH
+def test_every_option_named_by_itself_exists(a_page: Page) -> None:
+    named = {match[0] for span in a_page.spans if (match := re.match(r"--[a-z][a-z-]+", span))}
+    assert named - options() - FOREIGN_OPTIONS == set()
+
+
+@EACH
+def test_every_module_that_is_run_exists(a_page: Page) -> None:
+    run = re.findall(r"python -m ([\w.]+)", a_page.text)
+    paths = [ROOT / name.replace(".", "/") for name in run]
+    assert [path for path in paths if not (path.with_suffix(".py").exists() or (path / "__main__.py").exists())] == []
 
 
 @EACH
