@@ -52,7 +52,7 @@ def _transitions() -> Iterator[str]:
     yield "`services/waker/core/transitions.py`; any other transition is an error.\n"
     yield "| from | to | why |\n|---|---|---|"
     for start, ends in TRANSITIONS.items():
-        named = f"`{start}`" if start else "not seen yet"
+        named = f"`{start}`" if start else "not observed yet"
         yield from (f"| {named} | `{end}` | {why} |" for end, why in ends.items() if end not in ANYWHERE)
     yield from (f"| any | `{end}` | {TRANSITIONS[None][end]} |" for end in ANYWHERE)
     yield ""

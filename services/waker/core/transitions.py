@@ -1,4 +1,4 @@
-"""The legal moves of a machine, each with why it is made. `docs/reference/fleet-states.md` is made of this."""
+"""The legal transitions of a machine, each with its reason. `docs/reference/fleet-states.md` is generated from this."""
 
 from collections.abc import Mapping
 
@@ -7,46 +7,46 @@ from shared.messages.waker import MachineState
 Ends = Mapping[MachineState, str]
 
 _ANY: Ends = {
-    "broken": "it does what it should not, or its engine answers no more: an operator may have to see to it",
-    "gone": "its provider does not know it, time and again",
+    "broken": "it misbehaves, or its engine stopped answering; an operator may have to act",
+    "gone": "its provider repeatedly does not know it",
 }
 
 TRANSITIONS: Mapping[MachineState | None, Ends] = {
     None: {
-        "asleep": "seen for the first time, and off",
-        "waking": "seen for the first time, and running: one token will show what it is worth",
+        "asleep": "first observed, and off",
+        "waking": "first observed, and running; one token will show whether it is fit",
         "ready": "it never sleeps, and answered one token",
         **_ANY,
     },
     "asleep": {
-        "waking": "somebody waits for it, the operator or a schedule wants it, or it runs without our doing",
+        "waking": "requests wait for it, the operator or a schedule wants it, or it was started outside the waker",
         **_ANY,
     },
     "waking": {
         "ready": "the engine answered one token",
-        "falling_asleep": "not ready in time, not the engine that it should be, not the first, or the operator's word",
+        "falling_asleep": "not ready in time, the wrong engine, another machine was faster, or the operator's order",
         "asleep": "its start was refused, or it ended too often",
         **_ANY,
     },
     "ready": {
-        "draining": "idle for long enough, its pair is wanted, the operator's word, or its provider takes it away",
-        "asleep": "it ended without our doing",
+        "draining": "idle for long enough, its pair is wanted, the operator's order, or its provider reclaims it",
+        "asleep": "it ended by itself or was stopped outside the waker",
         **_ANY,
     },
     "draining": {
-        "ready": "used or wanted meanwhile, its provider is in doubt, or a gateway does not let go of it",
+        "ready": "used or wanted meanwhile, its provider is in doubt, or a gateway did not release it",
         "falling_asleep": "every gateway acknowledged, with nothing in flight",
-        "asleep": "it ended without our doing",
+        "asleep": "it ended by itself or was stopped outside the waker",
         **_ANY,
     },
     "falling_asleep": {
-        "asleep": "its provider says that it is off",
+        "asleep": "its provider reports that it is off",
         **_ANY,
     },
     "broken": {
-        "asleep": "its provider says that it is off",
+        "asleep": "its provider reports that it is off",
         "waking": "it runs, and is tried again",
-        "falling_asleep": "tried again to put it to sleep, since it may bill",
+        "falling_asleep": "another attempt to put it to sleep, because it may bill",
         "ready": "the engine answered one token again",
         "gone": _ANY["gone"],
     },
@@ -55,7 +55,7 @@ TRANSITIONS: Mapping[MachineState | None, Ends] = {
         "waking": "its provider knows it again, and it runs",
     },
 }
-"""From each state to those that may follow. None: not seen yet."""
+"""From each state to those that may follow. None: not observed yet."""
 
 
 class IllegalTransition(RuntimeError):
