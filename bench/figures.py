@@ -158,10 +158,10 @@ def _figure(kind: Kind, samples: Sequence[Sample]) -> Figure:
 
 
 def _others(table: Table, samples: Sequence[Sample]) -> Figure:
-    cells = {kind.cell for kind in KINDS if kind.table == table}
+    workloads = {kind.cell for kind in KINDS if kind.table == table}
     shares: dict[str, float] = {}
     for sample in samples:
-        if sample.cell in cells:
+        if sample.cell in workloads:
             shares[sample.target] = max(shares.get(sample.target, 0.0), 100 * sample.foreign)
     return Figure(
         name="others at most",

@@ -15,10 +15,10 @@ from rich.console import Console
 from bench import held_requests, nodelay
 from bench.build import NoCompiler
 from bench.figures import figures
-from bench.load import Wrong
+from bench.load import BenchmarkFailed
 from bench.report import Result, conditions, markdown, show
-from bench.sampler import SATURATED, STREAMS_200, Run, Sample, cells
-from bench.targets import staged
+from bench.sampler import SATURATED, STREAMS_200, Run, Sample, workloads
+from bench.targets import open_stage
 
 ROUNDS = 3
 HELD = 10_000
@@ -31,16 +31,20 @@ WIDTH = 150
 """Of the tables where there is no terminal."""
 
 
-async def measure(folder: Path, *, seconds: float, rounds: int, most: int) -> Result:
-    """All of it; `Wrong` when anything was answered or counted wrongly."""
-    async with staged(folder, most=most) as stage:
+async def measure(folder: Path, *, seconds: float, rounds: int, max_held: int) -> Result:
+    """Run the whole benchmark.
+
+    Raises:
+        BenchmarkFailed: a response or a count was wrong.
+    """
+    async with open_stage(folder, max_held=max_held) as stage:
         run = Run(stage)
         at_start = held_requests.memory(stage, "memory at start")
-        seen, socket_options = await nodelay.shown(stage, run)
+        seen, socket_options = await nodelay.check_nodelay(stage, run)
         samples = []
         for number in range(rounds):
-            for name, cell in cells(seconds).items():
-                # Who comes first changes with the round, so that no target always has the machine's better moment.
+            for name, cell in workloads(seconds).items():
+                # Rotate the order each round, so that no target always runs at the same moment.
                 turn = number % len(stage.targets)
                 in_turn = stage.targets[turn:] + stage.targets[:turn]
                 samples += [await run.sample(number, name, cell, target) for target in in_turn]
@@ -63,11 +67,11 @@ async def measure(folder: Path, *, seconds: float, rounds: int, most: int) -> Re
 
 
 async def quick(folder: Path, *, seconds: float, workers: int) -> None:
-    """The two cells that tell of a change, of the gateway alone; with as many processes as wanted."""
-    async with staged(folder, workers=workers, peers=False) as stage:
+    """Run the two workloads that show a regression first, against the gateway alone with `workers` processes."""
+    async with open_stage(folder, workers=workers, peers=False) as stage:
         run = Run(stage)
         for name in (SATURATED, STREAMS_200):
-            sample = await run.sample(0, name, cells(seconds)[name], stage.ours)
+            sample = await run.sample(0, name, workloads(seconds)[name], stage.ours)
             assert stage.ours.family is not None
             print(f"{name}: {_line(sample)}; {stage.ours.family.rss_mb():.0f} MB")
         if len(stage.cores.gateway) < workers:
@@ -89,7 +93,7 @@ async def _run(options: argparse.Namespace, folder: Path) -> None:
     if options.quick or options.workers > 1:
         await quick(folder, seconds=options.seconds, workers=options.workers)
         return
-    result = await measure(folder, seconds=options.seconds, rounds=options.rounds, most=options.held)
+    result = await measure(folder, seconds=options.seconds, rounds=options.rounds, max_held=options.held)
     if options.json is not None:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
     if options.markdown is not None:
@@ -112,7 +116,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="spotinference-bench-") as folder:
         try:
             asyncio.run(_run(options, Path(folder)))
-        except (Wrong, NoCompiler) as error:
+        except (BenchmarkFailed, NoCompiler) as error:
             print(error, file=sys.stderr)
             return 1
     return 0

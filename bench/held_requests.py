@@ -1,4 +1,4 @@
-"""Many at once: memory under a thousand streams and with ten thousand held requests, and how long a release takes."""
+"""Many requests at once: memory under 1,000 streams and with 10,000 held requests, and how long a release takes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from bench.cluster import KEY
 from bench.figures import Figure, Spread
-from bench.load import Cell, Series, Wrong, all_open, playing, result
-from bench.processes import Family, pinned
+from bench.load import BenchmarkFailed, Series, Workload, read_result, running_load, wait_all_open
+from bench.processes import ProcessTree, pinned
 from bench.sampler import NOISE, Run
 from bench.targets import Stage
 
@@ -16,22 +16,22 @@ HOLD_RATE = 4000.0
 """New held requests per second."""
 HOLD_SECONDS = 120.0
 MEMORY_GOAL = 300.0
-"""MB with all held."""
+"""MB with all requests held."""
 RELEASE_GOAL = 100.0
-"""ms from ready to the first answer, and to the last of as many as an engine takes at once."""
+"""ms from ready to the first response, and to the last if the engine takes all at once."""
 POLL_SECONDS = 0.05
-THOUSAND = Cell(kind="open", connections=1000, tokens=10, interval_ms=100, warm=1, seconds=0.5)
+THOUSAND = Workload(kind="open", connections=1000, tokens=10, interval_ms=100, warm=1, seconds=0.5)
 """Streams, each of one second: 10,000 tokens a second in all."""
 
 
 async def thousand_streams(stage: Stage, run: Run) -> Figure:
-    """Memory of each target at its highest under a thousand streams."""
+    """Return each target's peak memory under a thousand streams."""
     peaks: dict[str, Spread] = {}
     for target in stage.targets:
         if target.family is None:
             continue
         async with _peak(target.family) as seen:
-            answered = await stage.play(target, THOUSAND)
+            answered = await stage.run(target, THOUSAND)
         peaks[target.name] = Spread.of([max(seen)])
         if target is stage.ours:
             await run.count(answered)
@@ -39,25 +39,25 @@ async def thousand_streams(stage: Stage, run: Run) -> Figure:
 
 
 async def releases(stage: Stage, run: Run) -> list[Figure]:
-    """Hold, then release: to a machine that takes few at once, to one that takes all, to one that is just filled."""
+    """Hold requests, then release them to a machine that takes few, one that takes all, and one that is just filled."""
     results: list[Figure] = []
-    room = stage.room
-    for name, concurrency in (("narrow", room.narrow), ("wide", room.wide)):
-        seen = await _release(stage, run, name, room.held)
-        how = f"{room.held:,} held"
+    sizes = stage.sizes
+    for name, concurrency in (("narrow", sizes.narrow), ("wide", sizes.wide)):
+        seen = await _release(stage, run, name, sizes.held)
+        how = f"{sizes.held:,} held"
         if not results:
             results.append(_ours(stage, f"memory, {how}", "MB", seen.rss_mb, MEMORY_GOAL))
         to = f"released to {concurrency:,} at once"
         results.append(_ours(stage, f"{how}, {to}: first answer", "ms", seen.first_ms, RELEASE_GOAL, quiet=seen.quiet))
         results.append(_ours(stage, f"{how}, {to}: all answered", "ms", seen.last_ms, quiet=seen.quiet))
     results.append(memory(stage, "memory after the releases"))
-    seen = await _release(stage, run, "pair", room.pair)
-    how = f"{room.pair:,} held, released to {room.pair:,} at once"
+    seen = await _release(stage, run, "pair", sizes.pair)
+    how = f"{sizes.pair:,} held, released to {sizes.pair:,} at once"
     return [*results, _ours(stage, f"{how}: all answered", "ms", seen.last_ms, RELEASE_GOAL, quiet=seen.quiet)]
 
 
 def memory(stage: Stage, name: str, goal: float | None = None) -> Figure:
-    """Of each target, now."""
+    """Return each target's memory now."""
     now = {t.name: Spread.of([t.family.rss_mb()]) for t in stage.targets if t.family}
     return Figure(name=name, unit="MB", table="memory", by_target=now, goal=goal)
 
@@ -65,31 +65,31 @@ def memory(stage: Stage, name: str, goal: float | None = None) -> Figure:
 @dataclass(frozen=True)
 class _Release:
     rss_mb: float
-    """With all held."""
+    """Memory with all requests held."""
     first_ms: float
-    """From ready until the first answer."""
+    """From ready to the first response."""
     last_ms: float
     quiet: bool
-    """Others took little of the cores meanwhile."""
+    """Whether other processes used little CPU meanwhile."""
 
 
 async def _release(stage: Stage, run: Run, machine: str, requests: int) -> _Release:
     cluster, target, log = stage.cluster, stage.ours, stage.folder / "load.log"
-    cell = Cell(kind="hold", connections=requests, rate=HOLD_RATE, seconds=HOLD_SECONDS, warm=0)
+    cell = Workload(kind="hold", connections=requests, rate=HOLD_RATE, seconds=HOLD_SECONDS, warm=0)
     model = f"bench/{machine}"
     with pinned(stage.cores.others):
-        async with playing(cell, port=target.port, key=KEY, model=model, log=log) as process:
-            await all_open(process, log)
-            await cluster.held(model, requests)
+        async with running_load(cell, port=target.port, key=KEY, model=model, log=log) as process:
+            await wait_all_open(process, log)
+            await cluster.wait_until_held(model, requests)
             assert target.family is not None
             rss = target.family.rss_mb()
             before = run.clocks(target)
-            begun = await cluster.machine(machine, "ready")
-            answered = await result(process, cell, log)
+            begun = await cluster.set_machine(machine, "ready")
+            answered = await read_result(process, cell, log)
     used = run.clocks(target) - before
     await run.count(answered)
     if answered.answered is None or answered.requests != requests:
-        raise Wrong(f"{answered.requests} of {requests} held requests were answered")
+        raise BenchmarkFailed(f"{answered.requests} of {requests} held requests were answered")
     at: Series = answered.answered
     quiet = max(used.others, used.others_elsewhere) <= NOISE
     return _Release(rss, (at.least - begun) * 1e3, (at.most - begun) * 1e3, quiet)
@@ -103,16 +103,16 @@ def _ours(stage: Stage, name: str, unit: str, value: float, goal: float | None =
 
 
 @asynccontextmanager
-async def _peak(family: Family) -> AsyncIterator[list[float]]:
-    """Memory again and again while the block runs."""
+async def _peak(family: ProcessTree) -> AsyncIterator[list[float]]:
+    """Sample the memory while the block runs."""
     seen = [family.rss_mb()]
 
-    async def inspect_state() -> None:
+    async def poll() -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             seen.append(family.rss_mb())
 
-    polling = asyncio.create_task(inspect_state())
+    polling = asyncio.create_task(poll())
     try:
         yield seen
     finally:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import duckdb
 
-from bench.load import Wrong
+from bench.load import BenchmarkFailed
 from bench.meter import postgres
 from services.billing.adapters.day_store import SqlDayStore
 from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.import_into:
-        print(json.dumps(asyncio.run(imported(sorted(options.folder.iterdir()), options.import_into))))
+        print(json.dumps(asyncio.run(import_files(sorted(options.folder.iterdir()), options.import_into))))
         return
     with tempfile.TemporaryDirectory(prefix="spot-bench-") as home, ExitStack() as stack:
         folder = Path(home) / "files"
@@ -65,31 +65,34 @@ def main() -> None:
             child = [sys.executable, "-m", "bench.invoices", "--import-into", url, "--folder", str(folder)]
             reported = json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
             if Decimal(reported["spend"]) != expected or reported["rows"] != options.rows // FILES * FILES:
-                raise Wrong(f"{name}: {reported} where the files have {expected}")
+                raise BenchmarkFailed(f"{name}: {reported} where the files have {expected}")
             print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in reported.items()))
 
 
-def _placed(file: Path, room: Path) -> Path:
+def _link_into(file: Path, room: Path) -> Path:
     """The file where the reading may read it."""
     placed = room / file.name
     shutil.copyfile(file, placed)
     return placed
 
 
-async def imported(paths: list[Path], url: str) -> dict[str, float | int | str]:
+async def import_files(paths: list[Path], url: str) -> dict[str, float | int | str]:
     """Seconds and megabytes of one import, and what a day then says."""
     terms = ImportSettings(source="aws", mine=frozenset(f"i-{number:017}" for number in range(MACHINES)))
     async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         with tempfile.TemporaryDirectory(prefix="spot-bench-") as room:
             began = time.perf_counter()
             files = [
-                (DeliveredFile(name=p.name, sha256=hashlib.sha256(p.name.encode()).hexdigest()), _placed(p, Path(room)))
+                (
+                    DeliveredFile(name=p.name, sha256=hashlib.sha256(p.name.encode()).hexdigest()),
+                    _link_into(p, Path(room)),
+                )
                 for p in paths
             ]
             reading = DuckdbInvoiceReader(Path(room), terms)
             await asyncio.to_thread(reading.read, files)
             if reading.refusals:
-                raise Wrong(str(reading.refusals[0]))
+                raise BenchmarkFailed(str(reading.refusals[0]))
             read = time.perf_counter()
             delivery = Delivery(
                 source="aws", snapshots=reading.snapshots, rows=reading.rows, terms=terms.digest, appends=False
@@ -126,11 +129,11 @@ def write(rows: int, into: Path) -> list[Path]:
     with duckdb.connect(config={"memory_limit": "2GB"}) as db:
         db.execute("SELECT setseed(0.5)")
         for number, path in enumerate(paths):
-            db.execute(_made(per_hour, number, rows // FILES, path))
+            db.execute(_generate(per_hour, number, rows // FILES, path))
     return paths
 
 
-def _made(per_hour: int, number: int, rows: int, path: Path) -> str:
+def _generate(per_hour: int, number: int, rows: int, path: Path) -> str:
     return f"""
 COPY (
     SELECT

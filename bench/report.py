@@ -50,7 +50,7 @@ class Grid(msgspec.Struct, frozen=True):
 
 def conditions(stage: Stage, *, length: str, nodelay: str) -> dict[str, str]:
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    room = stage.room
+    sizes = stage.sizes
     versions = {name: version(name) for name in DISTRIBUTIONS}
     versions |= {router.name: router.version() for router in ROUTERS if router.name not in stage.absent}
     return {
@@ -62,7 +62,7 @@ def conditions(stage: Stage, *, length: str, nodelay: str) -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}",
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
         "length": length,
-        "files": f"allow {room.held:,} held requests and {room.wide:,} connections to an engine",
+        "files": f"allow {sizes.held:,} held requests and {sizes.wide:,} connections to an engine",
         "TCP_NODELAY": nodelay,
     }
 

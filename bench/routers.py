@@ -22,7 +22,7 @@ LOG_LINES = 15
 """Of a router that does not start, in the reason for its absence."""
 
 
-class Absent(Exception):
+class RouterUnavailable(Exception):
     """A router cannot be measured here; its text says why."""
 
 
@@ -49,7 +49,7 @@ class Router:
         try:
             return prepared(self.name, self.pins, install_python)
         except (NotInstalled, OSError) as error:
-            raise Absent(f"it cannot be installed: {_reason(str(error))}") from error
+            raise RouterUnavailable(f"it cannot be installed: {_reason(str(error))}") from error
 
 
 ROUTERS = (
@@ -59,10 +59,10 @@ ROUTERS = (
 
 
 @asynccontextmanager
-async def started(
+async def running_router(
     router: Router, packages: Path, *, engine: int, key: str, log: Path
 ) -> AsyncIterator[tuple[int, int]]:
-    """Yield its port and process id, once it has found the engine; `Absent` when it does not."""
+    """Yield its port and process id, once it has found the engine; `RouterUnavailable` when it does not."""
     port = free_port()
     words = (
         *(word.format(key=key) for word in router.words),
@@ -78,10 +78,10 @@ async def started(
             async with asyncio.timeout(START_SECONDS):
                 while not await _is_ready(port):
                     if process.returncode is not None:
-                        raise Absent(f"it has ended with status {process.returncode}: {_tail(log)}")
+                        raise RouterUnavailable(f"it has ended with status {process.returncode}: {_tail(log)}")
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
-            raise Absent(f"it is not ready after {START_SECONDS:g} s: {_tail(log)}") from None
+            raise RouterUnavailable(f"it is not ready after {START_SECONDS:g} s: {_tail(log)}") from None
         yield port, process.pid
 
 

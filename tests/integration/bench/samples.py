@@ -1,7 +1,7 @@
 """Samples of a run that never was."""
 
 from bench.load import LoadResult, Series
-from bench.sampler import Sample, cells
+from bench.sampler import Sample, workloads
 from bench.targets import DIRECT, TARGETS
 
 
@@ -36,8 +36,8 @@ def sample_of(
 
 
 def all_samples(number: int, **of_proxies: float) -> list[Sample]:
-    direct = [sample_of(number, cell, DIRECT) for cell in cells(1)]
-    return direct + [sample_of(number, cell, target, **of_proxies) for cell in cells(1) for target in TARGETS[1:]]
+    direct = [sample_of(number, cell, DIRECT) for cell in workloads(1)]
+    return direct + [sample_of(number, cell, target, **of_proxies) for cell in workloads(1) for target in TARGETS[1:]]
 
 
 def replaced(samples: list[Sample], *others: Sample) -> list[Sample]:

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from bench.cluster import Room
+from bench.cluster import Sizes
 from bench.figures import KINDS, Figure, Spread, figures
-from bench.load import Wrong
+from bench.load import BenchmarkFailed
 from bench.report import Result, grids, notes, show
 from bench.sampler import FLOOD, PACED, SATURATED, STREAMS_200, Run, Sample
 from bench.targets import DIRECT, NAIVE, OURS, SMG, TARGETS, Stage
@@ -86,12 +86,17 @@ async def test_the_ledger_has_to_agree() -> None:
         async def ledger(_days: set[str]) -> TokenSums:
             return TokenSums(requests=requests, completion_tokens=tokens)
 
-        return cast("Stage", SimpleNamespace(cluster=SimpleNamespace(settled=recorded, logged=recorded, ledger=ledger)))
+        return cast(
+            "Stage",
+            SimpleNamespace(
+                cluster=SimpleNamespace(wait_until_confirmed=recorded, wait_until_logged=recorded, ledger=ledger)
+            ),
+        )
 
     for requests, tokens in ((9, 160), (10, 159)):
         run = Run(stage(requests, tokens))
         await run.count(all_samples(1)[0].result)
-        with pytest.raises(Wrong, match=f"the ledger has {requests} requests with {tokens} tokens"):
+        with pytest.raises(BenchmarkFailed, match=f"the ledger has {requests} requests with {tokens} tokens"):
             await run.check()
     run = Run(stage(10, 160))
     await run.count(all_samples(1)[0].result)
@@ -102,7 +107,7 @@ async def test_the_ledger_has_to_agree() -> None:
     ("files", "held", "wide"), [(100_000, 10_000, 10_240), (20_000, 9_750, 9_750), (4_096, 1_798, 1_798)]
 )
 def test_no_more_is_held_than_files_allow(files: int, held: int, wide: int) -> None:
-    assert Room.of(files, 10_000) == Room(held, wide)
+    assert Sizes.of(files, 10_000) == Sizes(held, wide)
 
 
 def _named(samples: list[Sample]) -> dict[str, Figure]:

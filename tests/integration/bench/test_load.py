@@ -10,23 +10,23 @@ import pytest
 
 from bench import build, nodelay
 from bench.cluster import SERVED_AS
-from bench.load import Cell, LoadResult, Wrong, played
-from bench.processes import Family
-from tests.integration.bench.lying_engine import engine_port, engine_process, lying
+from bench.load import BenchmarkFailed, LoadResult, Workload, run_load
+from bench.processes import ProcessTree
+from tests.integration.bench.lying_engine import engine_port, engine_process, running_lying_engine
 from tests.kit.waiting import until
 
-WHOLE = Cell(kind="closed", connections=2, seconds=0.1, warm=0)
-STREAM = Cell(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5)
-REQUESTED = Cell(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5, usage=1)
-EACH = Cell(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5, usage=2)
+WHOLE = Workload(kind="closed", connections=2, seconds=0.1, warm=0)
+STREAM = Workload(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5)
+REQUESTED = Workload(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5, usage=1)
+EACH = Workload(kind="closed", connections=2, seconds=0.1, warm=0, tokens=5, usage=2)
 
 
-async def _played(cell: Cell, port: int, folder: Path, model: str = SERVED_AS) -> LoadResult:
-    return await played(cell, port=port, key="k", model=model, log=folder / "load.log")
+async def _played(cell: Workload, port: int, folder: Path, model: str = SERVED_AS) -> LoadResult:
+    return await run_load(cell, port=port, key="k", model=model, log=folder / "load.log")
 
 
 @pytest.mark.parametrize("cell", [WHOLE, STREAM, REQUESTED, EACH])
-async def test_a_good_answer_is_measured(cell: Cell, tmp_path: Path) -> None:
+async def test_a_good_answer_is_measured(cell: Workload, tmp_path: Path) -> None:
     async with engine_port(tmp_path) as port:
         result = await _played(cell, port, tmp_path)
     assert result.requests > 0
@@ -54,29 +54,29 @@ async def test_a_good_answer_is_measured(cell: Cell, tmp_path: Path) -> None:
         (EACH, (b'"completion_tokens":2', b'"completion_tokens":1'), "other usage than 2"),
     ],
 )
-async def test_a_wrong_answer_is_seen(cell: Cell, change: tuple[bytes, bytes], fault: str, tmp_path: Path) -> None:
-    async with lying(tmp_path, change) as liar:
-        with pytest.raises(Wrong) as caught:
-            await _played(cell, liar.port, tmp_path)
+async def test_a_wrong_answer_is_seen(cell: Workload, change: tuple[bytes, bytes], fault: str, tmp_path: Path) -> None:
+    async with running_lying_engine(tmp_path, change) as lying_engine:
+        with pytest.raises(BenchmarkFailed) as caught:
+            await _played(cell, lying_engine.port, tmp_path)
     assert fault in str(caught.value)
 
 
 async def test_a_lost_connection_is_seen(tmp_path: Path) -> None:
-    async with lying(tmp_path, cut=True) as liar:
-        with pytest.raises(Wrong, match="connection lost after 2 tokens"):
-            await _played(STREAM, liar.port, tmp_path)
+    async with running_lying_engine(tmp_path, cut=True) as lying_engine:
+        with pytest.raises(BenchmarkFailed, match="connection lost after 2 tokens"):
+            await _played(STREAM, lying_engine.port, tmp_path)
 
 
 async def test_another_model_is_refused(tmp_path: Path) -> None:
     async with engine_port(tmp_path) as port:
-        with pytest.raises(Wrong, match="404"):
+        with pytest.raises(BenchmarkFailed, match="404"):
             await _played(WHOLE, port, tmp_path, model="other")
 
 
 async def test_requests_that_a_stall_keeps_back_count_from_when_they_were_planned(tmp_path: Path) -> None:
-    cell = Cell(kind="open", connections=1, rate=50, seconds=1, warm=0)
-    async with lying(tmp_path, stall=0.5) as liar:
-        result = await _played(cell, liar.port, tmp_path)
+    cell = Workload(kind="open", connections=1, rate=50, seconds=1, warm=0)
+    async with running_lying_engine(tmp_path, stall=0.5) as lying_engine:
+        result = await _played(cell, lying_engine.port, tmp_path)
     assert result.latency is not None
     assert result.requests == result.latency.count == 50
     # Only one answer was late; the 24 behind it were asked late.
@@ -109,13 +109,13 @@ async def test_the_engine_serves_health_and_models_to_routers(tmp_path: Path) ->
 @pytest.mark.parametrize("words", [(), ("nagle",)])
 async def test_a_missing_nodelay_is_seen_on_the_wire_and_on_the_socket(words: tuple[str, ...], tmp_path: Path) -> None:
     async with engine_process(tmp_path, *words) as (port, pid):
-        playing = asyncio.create_task(_played(nodelay.KEPT_ALIVE, port, tmp_path))
+        running_load = asyncio.create_task(_played(nodelay.KEPT_ALIVE, port, tmp_path))
 
         async def seen() -> list[bool]:
-            return [option for own, _, option in nodelay.sockets(Family(pid)) if own == port]
+            return [option for own, _, option in nodelay.sockets(ProcessTree(pid)) if own == port]
 
         options = await until(seen, bool)
-        result = await playing
+        result = await running_load
     assert options == [not words]
     assert nodelay.waits_for_ack(result) == bool(words)
 
@@ -130,7 +130,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_compiler")
 async def test_it_names_the_fix_when_there_is_no_compiler() -> None:
     with pytest.raises(build.NoCompiler, match="install gcc or clang, or `pip install ziglang`"):
-        build.built("load")
+        build.compile_program("load")
 
 
 @pytest.mark.usefixtures("no_compiler")

@@ -33,23 +33,23 @@ async def test_it_is_drained_once_every_gateway_has_all_confirmations(bus: JetSt
     for _ in SOURCES:
         await traffic.publish(bus, [NOW] * 100)
 
-    async def untold() -> int:
-        return traffic.untold
+    async def unconfirmed() -> int:
+        return traffic.unconfirmed
 
     async def left_when_dry() -> int:
-        await traffic.dry()
-        return traffic.untold
+        await traffic.wait_until_confirmed()
+        return traffic.unconfirmed
 
-    dry = asyncio.create_task(left_when_dry())
+    wait_until_confirmed = asyncio.create_task(left_when_dry())
     try:
         for left, (source, mark) in zip((140, 40, 0), (("gw-1", 60), ("gw-2", 100), ("gw-1", 100)), strict=True):
             result = encode(Confirmed(source=source, source_seq=mark, at=NOW))
             await bus.put(METER, subjects.confirmed_key(source), result)
-            await until(untold, left.__eq__)
+            await until(unconfirmed, left.__eq__)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            assert await dry == 0
+            assert await wait_until_confirmed == 0
     finally:
-        dry.cancel()
+        wait_until_confirmed.cancel()
         await watch.stop()
     assert len(traffic.lags) == traffic.published == 200
     assert min(traffic.lags) > 0

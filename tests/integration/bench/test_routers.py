@@ -7,7 +7,7 @@ import pytest
 
 from bench import routers
 from bench.cluster import KEY, SERVED_AS
-from bench.routers import ROUTERS, Absent, Router, started
+from bench.routers import ROUTERS, Router, RouterUnavailable, running_router
 from tests.clients.environments import NotInstalled
 from tests.integration.bench.lying_engine import engine_port
 
@@ -20,7 +20,7 @@ BY_NAME = pytest.mark.parametrize("router", ROUTERS, ids=lambda router: router.n
 async def test_a_router_serves_and_checks_as_documented(router: Router, tmp_path: Path) -> None:
     async with engine_port(tmp_path) as engine, aiohttp.ClientSession() as session:
         packages, log = router.install(), tmp_path / "router.log"
-        async with started(router, packages, engine=engine, key=KEY, log=log) as (port, _):
+        async with running_router(router, packages, engine=engine, key=KEY, log=log) as (port, _):
 
             async def status(key: str, model: str) -> int:
                 body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
@@ -36,8 +36,8 @@ async def test_a_router_serves_and_checks_as_documented(router: Router, tmp_path
 
 async def test_a_router_that_ends_at_once_is_named_with_its_last_words(tmp_path: Path) -> None:
     router = Router("wrong", ("http.server",))  # knows none of the routers' options
-    with pytest.raises(Absent, match=r"it has ended with status 2: .*server.py: error"):
-        async with started(router, tmp_path, engine=1, key=KEY, log=tmp_path / "log"):
+    with pytest.raises(RouterUnavailable, match=r"it has ended with status 2: .*server.py: error"):
+        async with running_router(router, tmp_path, engine=1, key=KEY, log=tmp_path / "log"):
             pass
 
 
@@ -46,7 +46,7 @@ def test_a_missing_wheel_is_reported_in_the_installers_words(monkeypatch: pytest
         raise NotInstalled("pip install\nERROR: No matching distribution found for smg==1.13.0\n[notice] more\n")
 
     monkeypatch.setattr(routers, "prepared", prepared)
-    with pytest.raises(Absent) as caught:
+    with pytest.raises(RouterUnavailable) as caught:
         ROUTERS[1].install()
     assert str(caught.value) == "it cannot be installed: ERROR: No matching distribution found for smg==1.13.0"
 

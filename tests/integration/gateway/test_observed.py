@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from bench.nodelay import sockets
-from bench.processes import Family
+from bench.processes import ProcessTree
 from shared.messages.keys import digest
 from tests.integration.gateway.conftest import MODEL, Front
 from tests.integration.gateway.hostile import PATH, STREAM, UUID7, own_error, send_request, whole
@@ -220,7 +220,7 @@ async def test_no_socket_waits_for_more_to_send(opened: Opened, scripted_engine:
         await connection.send(whole(front, STREAM))
         await connection.until(b" w1")
         try:
-            seen = list(sockets(Family(front.service.announced.pid)))
+            seen = list(sockets(ProcessTree(front.service.announced.pid)))
         except OSError as error:
             if error.errno == errno.EPERM:
                 pytest.skip("the system does not let a test look at another process's sockets")
