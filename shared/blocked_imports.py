@@ -1,15 +1,15 @@
-"""Packages that others load where they find them, and that a process has no use for: it starts quicker without."""
+"""Keeps optional packages from loading: a process that does not use them starts faster."""
 
 import importlib
 import sys
 
 
-def import_without(needless: str, package: str) -> None:
-    """Import `package` as if `needless` were not installed; what is loaded already stays as it is."""
-    if needless in sys.modules:
+def import_without(blocked: str, package: str) -> None:
+    """Import `package` as if `blocked` were not installed. Does nothing if `blocked` is loaded already."""
+    if blocked in sys.modules:
         return
-    sys.modules[needless] = None  # type: ignore[assignment]  # this is how Python marks what cannot be imported
+    sys.modules[blocked] = None  # type: ignore[assignment]  # this is how Python marks a module that cannot be imported
     try:
         importlib.import_module(package)
     finally:
-        del sys.modules[needless]
+        del sys.modules[blocked]

@@ -1,12 +1,12 @@
-"""Text from outside as cells of CSV files: every file that we write for a spreadsheet uses this."""
+"""Makes text from outside safe as a cell of a CSV file. Every file for a spreadsheet uses this."""
 
 from shared.printable import printable
 
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a spreadsheet may take for the start of a formula, the full-width signs too."""
+"""What a spreadsheet may read as the start of a formula, including the full-width signs."""
 
 
-def csv_text(outside: str | None) -> str:
-    """Return a cell that no spreadsheet takes for a formula: `'` stands before what could be one."""
-    shown = printable(outside or "")
+def csv_text(text: str | None) -> str:
+    """Return a cell that no spreadsheet reads as a formula: a `'` precedes what could be one."""
+    shown = printable(text or "")
     return f"'{shown}" if shown.lstrip(" '").startswith(FORMULA) else shown

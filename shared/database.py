@@ -1,4 +1,4 @@
-"""Databases: one engine per process for SQLite or PostgreSQL, exact decimals on both, migrations under a lock."""
+"""Opens databases: one engine per process for SQLite or PostgreSQL, exact decimals, migrations under a lock."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -26,20 +26,20 @@ BUSY_SECONDS = 20.0
 """How long a SQLite writer waits for another's transaction."""
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 30.0
-"""For one statement on PostgreSQL: a server that fell silent is noticed, and the transaction tried again."""
+"""For one statement on PostgreSQL: a silent server is noticed, and the transaction is retried."""
 START_SECONDS = 30.0
-"""For the first connection: on a cluster the database may start beside us."""
+"""For the first connection: on a cluster the database may start at the same time."""
 MIGRATION_LOCK = 0x5B07
-"""PostgreSQL's advisory lock while the schema changes; any number, the same for all."""
+"""PostgreSQL's advisory lock for schema changes. Any number will do, if all services use the same."""
 
 DATABASE_ERRORS = (SQLAlchemyError, OSError, TimeoutError)
-"""What a database that is away, locked or slow raises. The transaction may be tried again, from its beginning."""
+"""What an unavailable, locked or slow database raises. The whole transaction may be retried."""
 
 
 class ExactDecimal(TypeDecorator[Decimal]):
-    """A Decimal that keeps every digit: NUMERIC(38, 12) on PostgreSQL, TEXT on SQLite (whose REAL would lose some).
+    """A Decimal that keeps every digit: NUMERIC(38, 12) on PostgreSQL, TEXT on SQLite, whose REAL would lose some.
 
-    On SQLite do not sum it in SQL.
+    Do not sum it in SQL on SQLite.
     """
 
     impl = Text
@@ -56,11 +56,11 @@ class ExactDecimal(TypeDecorator[Decimal]):
 
 
 def create_engine(url: str) -> AsyncEngine:
-    """A pooled engine. SQLite: WAL, synchronous FULL, foreign keys on, writers wait for one another."""
+    """Return a pooled engine. SQLite uses WAL, synchronous FULL and foreign keys; its writers wait for one another."""
     if make_url(url).get_backend_name() != "sqlite":
         timeouts = {"timeout": CONNECT_SECONDS, "command_timeout": COMMAND_SECONDS}
         return create_async_engine(url, pool_pre_ping=True, connect_args=timeouts)
-    # isolation_level None: the driver begins nothing by itself, so that `_begin` below decides how to begin.
+    # isolation_level None: the driver begins no transaction itself, so that `_begin` below decides how.
     engine = create_async_engine(url, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None})
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -72,7 +72,7 @@ def create_engine(url: str) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Connection) -> None:
-        # A reader that becomes a writer cannot wait; one that says so at once can.
+        # A reader that becomes a writer cannot wait for another writer; a transaction begun as a writer can.
         reads = connection.get_execution_options().get("reads_only")
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
@@ -81,7 +81,7 @@ def create_engine(url: str) -> AsyncEngine:
 
 @asynccontextmanager
 async def read_transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A transaction that only reads: it sees one moment of the database and holds up no writer."""
+    """A read-only transaction: it sees a snapshot of the database and blocks no writer."""
     async with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             await connection.execution_options(reads_only=True)
@@ -92,9 +92,9 @@ async def read_transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection
 
 
 async def migrate(engine: AsyncEngine, scripts: Path, *, version_table: str) -> None:
-    """Bring the schema to the newest revision of `scripts`; replicas that start together take turns.
+    """Migrate the schema to the newest revision of `scripts`. Replicas that start together take turns.
 
-    `version_table` is the caller's own, so that several services may share one database.
+    Each service has its own `version_table`, so that several services may share a database.
     """
     config = AlembicConfig()
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
@@ -107,11 +107,11 @@ async def migrate(engine: AsyncEngine, scripts: Path, *, version_table: str) -> 
 
     async with engine.begin() as connection:
         await connection.run_sync(upgrade)
-    log.info("schema is current", version_table=version_table)
+    log.info("schema_migrated", version_table=version_table)
 
 
 def run_migrations() -> None:
-    """The body of every `migrations/env.py`: `migrate` has begun the transaction and ends it."""
+    """The body of every `migrations/env.py`. `migrate` begins and ends the transaction."""
     attributes = context.config.attributes
     context.configure(connection=attributes["connection"], version_table=attributes["version_table"])
     context.run_migrations()
@@ -119,7 +119,7 @@ def run_migrations() -> None:
 
 @asynccontextmanager
 async def migrated_engine(url: str, scripts: Path, *, version_table: str) -> AsyncIterator[AsyncEngine]:
-    """An engine on a current schema; `DatabaseUnavailable` when the database stays away for `START_SECONDS`."""
+    """An engine with the current schema. Raises `DatabaseUnavailable` after `START_SECONDS` without an answer."""
     engine = create_engine(url)
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     try:
@@ -130,7 +130,7 @@ async def migrated_engine(url: str, scripts: Path, *, version_table: str) -> Asy
             except DATABASE_ERRORS as error:
                 if asyncio.get_running_loop().time() > deadline:
                     raise DatabaseUnavailable(f"{engine.url.render_as_string()}: {describe(error)}") from error
-                log.warning("database is away, trying again", reason=describe(error))
+                log.warning("database_connect_failed", reason=describe(error))
                 await asyncio.sleep(1.0)
         yield engine
     finally:
@@ -138,13 +138,13 @@ async def migrated_engine(url: str, scripts: Path, *, version_table: str) -> Asy
 
 
 def describe(error: BaseException) -> str:
-    """What went wrong, in one line and without the statement's values."""
+    """Return what went wrong, in one line and without the statement's values."""
     cause = getattr(error, "orig", None) or error
     return f"{type(cause).__name__}: {cause}".partition("\n")[0]
 
 
 def database_url(config: Config, data_dir: Path, file_name: str) -> str:
-    """SQLAlchemy's asynchronous URL: the configured one, or a SQLite file of this name in the data directory."""
+    """Return SQLAlchemy's asynchronous URL: the configured one, or a SQLite file of this name in the data directory."""
     url = config.database.url
     if config.database.url_file is not None:
         try:
@@ -163,4 +163,4 @@ def database_url(config: Config, data_dir: Path, file_name: str) -> str:
         return drivers[scheme](colon + rest)
     if scheme in ("postgresql+asyncpg", "sqlite+aiosqlite"):
         return url
-    raise Misconfigured("database.url: expected sqlite:///… or postgresql://…")
+    raise Misconfigured("database.url must begin with sqlite:/// or postgresql://")

@@ -1,4 +1,4 @@
-"""The keys that engines ask for: ours, one for each tier that names a `key_file`. No client sees or sends them."""
+"""The keys that engines require, one for each tier with a `key_file`. Clients neither see nor send them."""
 
 import re
 from pathlib import Path
@@ -9,28 +9,28 @@ from shared.fleet_records import is_assigned
 from shared.messages.codec import decode_text
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,4096}")
-"""What fits into one HTTP header, and nothing that would end it."""
+"""What fits into one HTTP header without ending it."""
 
 
 class EngineKeys:
-    """Read once, from the files that the tiers name. `Misconfigured` where one cannot be read or holds no key."""
+    """The keys, read once from the files. Raises `Misconfigured` for a file that cannot be read or holds no key."""
 
     def __init__(self, config: Config) -> None:
         keys = {tier.name: _read(tier.name, tier.key_file) for tier in config.tier if tier.key_file is not None}
         self._keys = {m.id: (m, keys[m.tier]) for m in config.machine if m.tier in keys}
 
     def find(self, machine: str, endpoint: str) -> str | None:
-        """Return the key for a machine's engine at this endpoint; None where there is none.
+        """Return the key for a machine's engine at this endpoint; None if it has none.
 
-        It goes nowhere but where the configuration has the machine, or to this host for a command: whoever rewrote a
-        record would have it otherwise.
+        The key is only sent to the endpoint in the configuration, or to this host for a `process` machine. Otherwise
+        anyone who can write a record could obtain it.
         """
         configured, key = self._keys.get(machine, (None, None))
         return key if configured is not None and is_assigned(configured, endpoint) else None
 
 
 def no_key(machine: str, endpoint: str) -> str | None:
-    """No engine asks for a key."""
+    """Stands for `EngineKeys.find` where no engine requires a key."""
     del machine, endpoint
     return None
 

@@ -1,18 +1,18 @@
-"""The errors that travel between rooms, named by what the one who catches them can do.
+"""The errors that cross module boundaries, named by what the caller can do about them.
 
 SpotinferenceError
-├── Misconfigured        fix the configuration or the command line: the text says how
+├── Misconfigured        fix the configuration or the command line; the text says how
 ├── BusError
-│   ├── BusUnavailable   try again later: nothing is known to have happened
-│   └── Conflict         read again, decide again: somebody wrote first
-├── Unreadable           reject these data alone (in `shared.messages.codec`): the text says what is wrong with them
-├── DatabaseUnavailable  try again later: the database did not answer
-└── Rejected             the other side understood and said no: the text says why
+│   ├── BusUnavailable   try again later; the outcome is unknown
+│   └── Conflict         read and decide again; another writer was first
+├── Unreadable           reject this data alone (in `shared.messages.codec`); the text says what is wrong with it
+├── DatabaseUnavailable  try again later; the database did not answer
+└── Rejected             the other side rejected the request; the text says why
 """
 
 
 class SpotinferenceError(Exception):
-    """Root of the tree."""
+    """Base of all errors."""
 
 
 class Misconfigured(SpotinferenceError):
@@ -20,20 +20,20 @@ class Misconfigured(SpotinferenceError):
 
 
 class BusError(SpotinferenceError):
-    """Something about the message bus."""
+    """Base of the errors of the message bus."""
 
 
 class BusUnavailable(BusError):
-    """No answer in time. Whether a publish was stored is unknown: repeat it with the same message id."""
+    """The bus did not answer in time. A publish may have been stored: repeat it with the same message id."""
 
 
 class Conflict(BusError):
-    """The key changed since it was read, or exists already."""
+    """The key has changed since it was read, or already exists."""
 
 
 class DatabaseUnavailable(SpotinferenceError):
-    """The database stayed away for longer than a start may take. The text names it, without its password."""
+    """The database did not answer while the service started. The text names it, without its password."""
 
 
 class Rejected(SpotinferenceError):
-    """A service answered a request with its reason for not doing it."""
+    """A service rejected a request. The text is its reason."""

@@ -1,4 +1,4 @@
-"""Which records of the fleet may be believed: the bus carries them, the configuration says where requests may go."""
+"""Checks machine records from the bus against the configuration, which decides where requests may go."""
 
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def record_check(config: Config) -> Callable[[str, MachineRecord], None]:
-    """What a view of the fleet asks of each record before it takes it over: `Unreadable` with the reason."""
+    """Return the check that a view of the fleet applies to each record. It raises `Unreadable` with the reason."""
     machines = config.machines
 
     def check(key: str, record: MachineRecord) -> None:
@@ -30,13 +30,13 @@ def record_check(config: Config) -> Callable[[str, MachineRecord], None]:
 
 
 def check_machine(key: str, record: MachineRecord) -> None:
-    """Raise `Unreadable` for a record that stands under another machine's key: it would be shown as that one's."""
+    """Raise `Unreadable` for a record under another machine's key, as which it would be shown."""
     if record.machine != key:
-        raise Unreadable(f"it is of another machine, {record.machine!r}")
+        raise Unreadable(f"it belongs to another machine, {record.machine!r}")
 
 
 def is_assigned(machine: Machine, endpoint: str) -> bool:
-    """Whether the configuration gives the machine this endpoint; that of a `process` machine has a port of its own."""
+    """Whether the configuration allows this endpoint. A `process` machine may have any port of this host."""
     if machine.endpoint is not None:
         return endpoint == machine.endpoint.rstrip("/")
     try:

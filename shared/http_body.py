@@ -1,13 +1,13 @@
-"""Answers over HTTP from outside, read as far as they may go."""
+"""Reads HTTP responses from outside, up to a limit."""
 
 import aiohttp
 
 
-async def read_limited(answer: aiohttp.ClientResponse, most: int) -> bytes:
-    """Return the body, cut off at `most` bytes. It may come in pieces, which one `read(n)` would not join."""
-    data = bytearray()
-    async for part in answer.content.iter_any():
-        data += part
-        if len(data) >= most:
+async def read_limited(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    """Return the body, cut off at `limit_bytes`. One `read(n)` would return only the first of its chunks."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) >= limit_bytes:
             break
-    return bytes(data[:most])
+    return bytes(body[:limit_bytes])

@@ -1,4 +1,4 @@
-"""Text from outside, made harmless for a terminal: one function for all that prints it."""
+"""Makes text from outside harmless for a terminal, by escaping what does not print."""
 
 import re
 
@@ -6,22 +6,22 @@ _HIDDEN = re.compile(r"[^ -~]+")
 
 
 def printable(text: str) -> str:
-    """Return the text in one line. What does not print, such as ESC, NUL or a turn of direction, becomes `\\x1b`."""
+    """Return the text in one line. Unprintable characters, such as ESC or a change of direction, become `\\x1b`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def printable_json(text: str) -> str:
-    """Return the same JSON, with all that does not print as `\\u001b`."""
-    return text if text.isprintable() else _HIDDEN.sub(_escaped, text)
+    """Return the same JSON with unprintable characters as `\\u001b`."""
+    return text if text.isprintable() else _HIDDEN.sub(_escape, text)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return "".join(c if c.isprintable() else _units(c) for c in found[0])
+def _escape(match: re.Match[str]) -> str:
+    return "".join(c if c.isprintable() else _utf16_escapes(c) for c in match[0])
 
 
-def _units(character: str) -> str:
-    """A character in JSON's escapes: one, or two beyond 16 bits."""
+def _utf16_escapes(character: str) -> str:
+    """Return a character as JSON escapes: one, or two for a character beyond 16 bits."""
     data = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{data[at : at + 2].hex()}" for at in range(0, len(data), 2))

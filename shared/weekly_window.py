@@ -13,10 +13,10 @@ _DAY_MINUTES = 24 * 60
 
 @dataclass(frozen=True, kw_only=True)
 class WeeklyWindow:
-    """A clock in `zone` shows a minute from `first` up to, without it, `end`, on a day of `days` (0 is Monday).
+    """The minutes from `first` up to but excluding `end`, on `days` (0 is Monday), by the clock of `zone`.
 
-    With an end at or before the first minute it goes on over midnight; the day is the one on which it began. Where
-    clocks are set forward, the minutes that they skip are missing; where back, those that they repeat count twice.
+    If `end` is not after `first`, the window continues past midnight and belongs to the day on which it begins. When
+    clocks are set forward, the skipped minutes are missing; when they are set back, the repeated ones count twice.
     """
 
     days: frozenset[int]
@@ -34,7 +34,7 @@ class WeeklyWindow:
 
 
 def window_fault(text: str) -> str | None:
-    """What is wrong with a window's text, with the fix."""
+    """Return what is wrong with a window's text and how to fix it; None if nothing is."""
     try:
         parse_window(text)
     except ValueError as error:
@@ -43,7 +43,7 @@ def window_fault(text: str) -> str | None:
 
 
 def parse_window(text: str) -> WeeklyWindow:
-    """`DAYS HH:MM-HH:MM [ZONE]`; `ValueError` otherwise."""
+    """Parse `DAYS HH:MM-HH:MM [ZONE]`. Raises `ValueError`."""
     parts = text.split()
     if len(parts) not in (2, 3):
         raise ValueError(f"expected days, times and at most a time zone, such as {EXAMPLE}, got {text!r}")
@@ -55,7 +55,7 @@ def parse_window(text: str) -> WeeklyWindow:
 def _days(part: str, text: str) -> frozenset[int]:
     if part == "daily":
         return frozenset(range(7))
-    found: set[int] = set()
+    days: set[int] = set()
     for piece in part.split(","):
         names = piece.split("-")
         if len(names) > 2 or any(name not in DAYS for name in names):
@@ -63,8 +63,8 @@ def _days(part: str, text: str) -> frozenset[int]:
                 f"{piece!r} in {text!r}: expected daily, or days of {', '.join(DAYS)} such as mon-fri or sat,sun"
             )
         begin, last = DAYS.index(names[0]), DAYS.index(names[-1])
-        found.update((begin + n) % 7 for n in range((last - begin) % 7 + 1))
-    return frozenset(found)
+        days.update((begin + n) % 7 for n in range((last - begin) % 7 + 1))
+    return frozenset(days)
 
 
 def _times(part: str, text: str) -> tuple[int, int]:
@@ -74,7 +74,7 @@ def _times(part: str, text: str) -> tuple[int, int]:
     hours, minutes = (int(match[1]), int(match[3])), (int(match[2]), int(match[4]))
     first, end = (hour * 60 + minute for hour, minute in zip(hours, minutes, strict=True))
     if max(minutes) > 59 or first >= _DAY_MINUTES or end > _DAY_MINUTES:
-        raise ValueError(f"{part!r} in {text!r}: a day goes from 00:00 to 24:00")
+        raise ValueError(f"{part!r} in {text!r}: a day lasts from 00:00 to 24:00")
     if first == end:
         raise ValueError(f"{part!r} in {text!r} is empty: the whole day is 00:00-24:00")
     return first, end
@@ -82,10 +82,10 @@ def _times(part: str, text: str) -> tuple[int, int]:
 
 def _zone(name: str) -> tzinfo:
     try:
-        # UTC needs no database of time zones: a slim machine may have none.
+        # UTC needs no time zone database, which a slim image may lack.
         return ZoneInfo(name) if name != "UTC" else UTC
     except (ValueError, OSError, LookupError) as error:
         raise ValueError(
-            f"time zone {name!r} is unknown here: write one such as Europe/Berlin (the system's package tzdata has "
-            f"them), or leave it out for UTC"
+            f"time zone {name!r} is unknown on this system: write one such as Europe/Berlin (the package tzdata has "
+            "them), or leave it out for UTC"
         ) from error

@@ -1,1 +1,1 @@
-"""The skeleton of a process: arguments, logs, metrics, health, signals, staged drain."""
+"""What every service process has: arguments, logs, metrics, health, signals, a staged drain."""

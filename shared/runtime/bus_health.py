@@ -1,4 +1,4 @@
-"""What a process tells of its connection to the bus: what it rejected, and how current its views of buckets are."""
+"""Reports a process's connection to the bus: rejected messages, and how current its views of buckets are."""
 
 from collections.abc import Iterator
 
@@ -9,13 +9,13 @@ from shared.bus.ports import Bus
 
 
 class BusMetrics(Collector):
-    """Read when the page is asked for."""
+    """Metrics of the bus, read when they are scraped."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
     def collect(self) -> Iterator[Metric]:
-        rejected = CounterMetricFamily("spot_bus_rejected", "Messages that could not be taken.", labels=["source"])
+        rejected = CounterMetricFamily("spot_bus_rejected", "Messages that could not be processed.", labels=["source"])
         for source, number in self._bus.rejections.counts.items():
             rejected.add_metric([source], number)
         ages = GaugeMetricFamily(
@@ -27,8 +27,8 @@ class BusMetrics(Collector):
 
 
 def view_fault(bus: Bus, max_age: float) -> str | None:
-    """A view that may be too old, by its bucket and its age in seconds."""
+    """Return which view may be too old, by its bucket and its age; None if all are current."""
     for bucket, age in bus.view_ages().items():
         if age > max_age:
-            return f"bucket {bucket} was last known to be current {age:.0f} s ago, and max_view_age is {max_age:g} s"
+            return f"the view of bucket {bucket} was last current {age:.0f} s ago; max_view_age is {max_age:g} s"
     return None

@@ -1,4 +1,4 @@
-"""One service's process: started, announced, started again whenever it dies, ended."""
+"""Supervises the process of one service: starts it, restarts it whenever it dies, stops it."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,14 @@ from shared.messages.codec import Unreadable, decode
 from shared.runtime.suite_file import RunningService
 
 LIFELINE_VARIABLE = "SPOTINFERENCE_LIFELINE"
-"""Number of an inherited descriptor that reads end-of-file when the parent has gone."""
+"""Number of an inherited descriptor that reaches end-of-file when the parent has gone."""
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
-"""More than any service's `drain_grace`; what still runs then is killed."""
+"""More than any service's `drain_grace`. A process that still runs then is killed."""
 CHUNK_BYTES = 65536
 RESTART_SECONDS = 0.5
-"""Between a death and the next start; a service that dies at once does not spin."""
+"""Between a death and the next start, so that a service that dies at once does not spin."""
 
 
 class StartFailed(SpotinferenceError):
@@ -30,16 +30,16 @@ class StartFailed(SpotinferenceError):
 
 @dataclass(eq=False)
 class Child:
-    """A service's process, restarted as often as it dies."""
+    """The process of a service, restarted whenever it dies."""
 
     name: str
     arguments: list[str]
     log_path: Path | None
-    """Where its words go; None: where ours go."""
+    """Where its standard error goes; None: to this process's own."""
     on_ready: Callable[[RunningService], None]
     lifeline: int
-    say: Callable[[str], None]
-    """Tells people what happens to it; must not block."""
+    report: Callable[[str], None]
+    """Called with what happens to the process, for people. Must not block."""
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     running: RunningService | None = None
     process: asyncio.subprocess.Process | None = None
@@ -47,16 +47,16 @@ class Child:
     _task: "asyncio.Task[None] | None" = field(default=None)
 
     async def start(self) -> None:
-        """Returns when it is ready; `StartFailed` with its own words when it ends instead."""
+        """Start the process and return once it is ready. Raises `StartFailed` with its own last words if it ends."""
         await self._spawn()
         try:
             async with asyncio.timeout(START_SECONDS):
-                await self._ready()
+                await self._wait_until_ready()
         except TimeoutError:
             raise StartFailed(
                 f"{self.name} was not ready within {START_SECONDS:g} s: see {self.log_path or 'above'}"
             ) from None
-        self._task = asyncio.create_task(self._keep(), name=f"keep {self.name}")
+        self._task = asyncio.create_task(self._supervise(), name=f"keep {self.name}")
 
     async def stop(self) -> None:
         self.stopping = True
@@ -92,7 +92,7 @@ class Child:
             )
 
     def _ports(self) -> list[str]:
-        """After a restart the same ports as before."""
+        """Return the options that keep the ports over a restart."""
         if self.running is None or self.running.metrics_url is None:
             return []
         ports = ["--metrics-port", self.running.metrics_url.rpartition(":")[2]]
@@ -100,13 +100,13 @@ class Child:
             ports += ["--port", self.running.url.rpartition(":")[2]]
         return ports
 
-    async def _ready(self) -> None:
+    async def _wait_until_ready(self) -> None:
         assert self.process is not None
         assert self.process.stdout is not None
         try:
             line = await self.process.stdout.readline()
         except ValueError as error:
-            raise StartFailed(f"{self.name} announced itself in a line without end") from error
+            raise StartFailed(f"{self.name} announced itself with an endless line") from error
         if not line:
             await self.process.wait()
             reason = self.log_path and last_plain_line(self.log_path)
@@ -114,41 +114,41 @@ class Child:
         try:
             self.running = decode(line, RunningService)
         except Unreadable as error:
-            raise StartFailed(f"{self.name} announced itself in words that are none: {error}") from error
+            raise StartFailed(f"{self.name} announced itself with an unreadable line: {error}") from error
         self.on_ready(self.running)
 
-    async def _keep(self) -> None:
+    async def _supervise(self) -> None:
         while True:
             assert self.process is not None
-            reading = asyncio.create_task(_ignore_output(self.process))
+            reader = asyncio.create_task(_ignore_output(self.process))
             status = await self.process.wait()
-            reading.cancel()
+            reader.cancel()
             if self.stopping:
                 return
-            self.say(f"{self.name} ended with {status}, starting it again")
-            await self._start_again()
+            self.report(f"{self.name} ended with status {status} and is restarted")
+            await self._restart()
 
-    async def _start_again(self) -> None:
+    async def _restart(self) -> None:
         while True:
             await asyncio.sleep(RESTART_SECONDS)
             try:
                 await self._spawn()
                 break
-            except OSError as error:  # no room for its log, no process to be had
-                self.say(f"{self.name} cannot be started: {error}")
-        with contextlib.suppress(StartFailed):  # it ends, and the next round starts it again
-            await self._ready()
+            except OSError as error:  # no room for its log, or no free process
+                self.report(f"{self.name} cannot be started: {error}")
+        with contextlib.suppress(StartFailed):  # it ends, and the next round restarts it
+            await self._wait_until_ready()
 
 
 async def _ignore_output(process: asyncio.subprocess.Process) -> None:
-    """What it prints after its announcement is for nobody; unread it would block the process in the end."""
+    """Discard what the process prints after its announcement; unread, it would block the process in the end."""
     assert process.stdout is not None
     while await process.stdout.read(CHUNK_BYTES):
         pass
 
 
 def last_plain_line(log_path: Path) -> str:
-    """The last line of a log that was written for people."""
+    """Return the last line of a log that was written for people."""
     try:
         with log_path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - CHUNK_BYTES))

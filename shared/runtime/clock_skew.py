@@ -1,7 +1,7 @@
-"""Measures this host's clock against the bus's, which all services share: a metric, a warning and an alarm.
+"""Compares this host's clock with that of the bus, which all services share: a metric, a warning and an alarm.
 
-A service whose clock is wrong goes on serving: nothing that it tells others depends on their clocks agreeing with its
-own, and taking it away would help nobody. What does depend on a clock is the time that its events carry.
+A service whose clock is wrong keeps serving. No message depends on two clocks agreeing, so stopping it would help
+nobody. Only the times in its events are wrong.
 """
 
 import asyncio
@@ -13,16 +13,16 @@ from shared.bus.ports import Bus
 from shared.errors import BusError
 
 WARN_SECONDS = 2.0
-"""Beyond what time synchronisation leaves, and what a round trip to the bus can hide."""
+"""More than time synchronisation leaves, and more than a round trip to the bus can hide."""
 ALARM_SECONDS = 60.0
-"""From here on times are wrong to people, too: days, minutes and signatures of calls to clouds."""
+"""Above this, wrong times also reach people: in days, minutes and the signatures of cloud API calls."""
 PERIOD_SECONDS = 30.0
 
 log = structlog.get_logger()
 
 
 class ClockSkewMonitor:
-    """One task, `run`. `alarm` says what an operator has to see to; None: nothing."""
+    """Measures the skew repeatedly in `run`. `alarm` is what an operator has to fix, or None."""
 
     def __init__(self, bus: Bus, registry: CollectorRegistry) -> None:
         self._bus = bus
@@ -33,14 +33,14 @@ class ClockSkewMonitor:
         self.alarm: str | None = None
 
     async def measure(self) -> None:
-        """A bus that does not answer leaves the last measurement standing."""
+        """Measure once. If the bus does not answer, the last measurement stays."""
         try:
             skew = await self._bus.measure_skew()
         except BusError:
             return
         self._skew.set(skew)
-        text = f"this host's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the bus's"
-        self.alarm = f"{text}: synchronise the clocks, such as with chrony" if abs(skew) > ALARM_SECONDS else None
+        text = f"this host's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the clock of the bus"
+        self.alarm = f"{text}: synchronise the clocks, e.g. with chrony" if abs(skew) > ALARM_SECONDS else None
         if self.alarm:
             log.error("clock_skewed", reason=self.alarm, skew_s=round(skew, 3))
         elif abs(skew) > WARN_SECONDS and not self._warned:

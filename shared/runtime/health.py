@@ -1,4 +1,4 @@
-"""The second port of every service: `/livez`, `/readyz`, `/metrics`."""
+"""Serves the second port of every service: `/livez`, `/readyz`, `/metrics`."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -7,11 +7,11 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 Check = Callable[[], str | None]
-"""None: fine; otherwise what is wrong, for people."""
+"""Returns what is wrong, for people, or None."""
 
 
 class Health:
-    """Named checks of readiness. The process is alive as long as it answers."""
+    """Named readiness checks. The process is alive as long as it answers."""
 
     def __init__(self) -> None:
         self._checks: dict[str, Check] = {}
@@ -21,11 +21,11 @@ class Health:
         self._checks[name] = check
 
     def add_alarm(self, name: str, check: Check) -> None:
-        """What an operator has to see to, though the service goes on serving: told, and no fault."""
+        """Add a check for what an operator has to fix while the service keeps serving. It does not affect readiness."""
         self._alarms[name] = check
 
     def remove_check(self, name: str) -> None:
-        """A service that does its work without it is ready without it."""
+        """Remove a check, for a service that is ready without it."""
         self._checks.pop(name, None)
 
     def faults(self) -> dict[str, str]:
@@ -41,7 +41,7 @@ def _failing(checks: dict[str, Check]) -> dict[str, str]:
 
 @asynccontextmanager
 async def serve_health(health: Health, registry: CollectorRegistry, host: str, port: int) -> AsyncIterator[int]:
-    """Serve the three pages; yields the port. `OSError` where the port is taken."""
+    """Serve the three pages and yield the port. Raises `OSError` if the port is taken."""
 
     async def livez(_request: web.Request) -> web.Response:
         return web.json_response({"live": True})

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on stderr, with the service's name. Never a prompt, never a secret."""
+"""Writes logs: one JSON object per line on stderr, with the service's name. Never a prompt, never a secret."""
 
 import contextlib
 import functools
@@ -20,9 +20,9 @@ def _redact(_logger: object, _method: str, event: structlog.typing.EventDict) ->
 
 
 class LossyStream:
-    """A descriptor for lines that may be lost: nobody has to read them, and a full disk ends no request.
+    """A descriptor for lines that may be lost, so that neither an unread pipe nor a full disk fails a request.
 
-    What a pipe has no room for is dropped. A pipe that is ready takes `PIPE_BUF` bytes without blocking.
+    Lines that do not fit into a pipe are dropped. A pipe that is ready takes `PIPE_BUF` bytes without blocking.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -37,19 +37,19 @@ class LossyStream:
         self.write_bytes(text.encode("utf-8", "replace"))
 
     def write_bytes(self, data: bytes) -> None:
-        """Write whole lines; the rest of them is dropped where the descriptor takes no more."""
+        """Write whole lines. What the descriptor does not take is dropped."""
         with contextlib.suppress(OSError):
             while data and (self._poll is None or self._poll.poll(0)):
                 part = data if self._poll is None else data[: select.PIPE_BUF]
                 data = data[os.write(self._descriptor, part) :]
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: nothing is buffered."""
 
 
 @functools.cache
 def stderr() -> LossyStream:
-    """This process's standard error."""
+    """Return this process's standard error."""
     return LossyStream(2)
 
 
@@ -69,5 +69,5 @@ def configure(service: str, *, level: int = logging.INFO) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
-    # Libraries that use the standard module: warnings and worse, on the same stream.
+    # Libraries that use the standard module log warnings and worse to the same stream.
     logging.basicConfig(stream=stderr(), level=logging.WARNING, format='{"event": "%(name)s: %(levelname)s"}')

@@ -1,7 +1,7 @@
-"""From the command line to a running service and back: `python -m services.NAME` ends up in `run`.
+"""Runs a service from its command line to its exit status: `python -m services.NAME` calls `run`.
 
 A service is an asynchronous context manager: entering starts it, leaving drains it. The process ends on SIGTERM or
-SIGINT, when the lifeline says that its parent has gone, or with status 1 when one of its tasks crashed.
+SIGINT, when the lifeline shows that its parent has gone, or with status 1 after one of its tasks has crashed.
 """
 
 import argparse
@@ -36,8 +36,8 @@ from shared.runtime.health import Health, serve_health
 from shared.runtime.workers import Workers
 from shared.tasks import cancel_and_wait
 
-BUS_WAIT = 30.0
-"""For the first connection: on one host the bus is there at once, on a cluster it may start beside us."""
+BUS_WAIT_SECONDS = 30.0
+"""For the first connection: on a cluster the bus may start at the same time."""
 
 CANCEL_AGAIN_SECONDS = 1.0
 
@@ -46,28 +46,28 @@ log = structlog.get_logger()
 
 @dataclass(kw_only=True)
 class Runtime:
-    """What a service gets from its process. `now` is Unix seconds, `monotonic` never jumps."""
+    """What a process provides to its service. `now` returns Unix seconds; `monotonic` never jumps."""
 
     service: str
     config: Config
     data_dir: Path
     bus: Bus
     port: int | None
-    """From the command line: overrides the configured one."""
+    """From the command line; overrides the configured one."""
     instance: str = field(default_factory=lambda: f"{socket.gethostname()}-{uuid4().hex[:8]}")
-    """This replica and boot."""
+    """Identifies this replica since its last start."""
     health: Health = field(default_factory=Health)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     worker: int | None = None
-    """Which of several processes that listen on the same port, from 0; None: it is the only one."""
+    """Number of this process, from 0, among those that share the port; None if it is the only one."""
     workers: int = 1
-    """How many they are."""
+    """How many processes share the port."""
     url: str | None = None
-    """Set by a service with a front door: its origin."""
+    """The origin of a service with a public port, set by the service."""
     started: bool = False
-    """Set once the service is open: until then it is alive and not ready."""
+    """Set once the service has started. Until then it is alive and not ready."""
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
     _crash: BaseException | None = None
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -76,14 +76,14 @@ class Runtime:
         self.registry.register(BusMetrics(self.bus))
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Run beside the service. It is cancelled after the drain; if it raises, the process drains and ends with 1."""
+        """Run a task until the drain has ended. If it raises, the process drains and exits with 1."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._finished)
+        task.add_done_callback(self._on_task_done)
         return task
 
     def keep_lease(self, lease: Lease) -> asyncio.Task[None]:
-        """Try for the lease for ever. That nobody leads is a fault of this replica's health, and a metric."""
+        """Compete for the lease for ever. A missing leader makes this replica not ready, and is a metric."""
         self.health.add_check("lease", lambda: lease.fault)
         name, text = f"spot_{self.service}_leaderless_seconds", "How long no replica is known to lead."
         Gauge(name, text, registry=self.registry).set_function(lambda: lease.leaderless_seconds)
@@ -106,10 +106,10 @@ class Runtime:
     async def cancel_tasks(self) -> None:
         await cancel_and_wait(self._tasks)
 
-    def _finished(self, task: asyncio.Task[Any]) -> None:
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("task crashed", task=task.get_name(), exc_info=error)
+            log.critical("task_crashed", task=task.get_name(), exc_info=error)
             self._crash = error
             self.stop()
 
@@ -117,9 +117,9 @@ class Runtime:
 Service = Callable[[Runtime], AbstractAsyncContextManager[None]]
 
 
-def run(service: str, section: Callable[[Config], ServiceSection], opened: Service) -> None:
-    """The whole life of a service process; ends the interpreter with its exit status."""
-    gc.freeze()  # what was imported stays: no collection has to look at it
+def run(service: str, section: Callable[[Config], ServiceSection], open_service: Service) -> None:
+    """Run the service's process, and end the interpreter with its exit status."""
+    gc.freeze()  # what was imported stays: no collection has to visit it
     gc.enable()
     parser = argparse.ArgumentParser(prog=f"python -m services.{service}")
     parser.add_argument("--config", type=Path, help="the TOML file")
@@ -133,29 +133,29 @@ def run(service: str, section: Callable[[Config], ServiceSection], opened: Servi
     try:
         config = load(find_config(arguments.config))
         suite_file.open_data_dir(arguments.data_dir)
-        # Never closed: that would wait for the NATS client's own tasks, which may not end when their server is gone.
+        # Never closed: closing would wait for the NATS client's tasks, which may not end without their server.
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-        workers = _workers(section(config), arguments)
+        workers = _worker_count(section(config), arguments)
         if workers > 1 and arguments.worker is None:
             status = runner.run(_supervise(service, section(config), workers, arguments))
         else:
-            status = runner.run(_live(service, config, section(config), opened, arguments))
+            status = runner.run(_run_service(service, config, section(config), open_service, arguments))
     except (SpotinferenceError, OSError) as error:
-        log.critical("cannot run", reason=str(error))
+        log.critical("start_failed", reason=str(error))
         logs.stderr().write(f"spotinference {service}: {error}\n")
         status = 1
     os._exit(status)
 
 
-def _workers(section: ServiceSection, arguments: argparse.Namespace) -> int:
-    """How many processes are wanted."""
+def _worker_count(section: ServiceSection, arguments: argparse.Namespace) -> int:
+    """Return how many processes share the port."""
     configured: int | None = getattr(section, "workers", None)
-    asked: int | None = arguments.workers
-    if configured is None and asked is not None:
-        raise Misconfigured("--workers: this service has one process; start it several times")
-    if asked is not None and asked < 1:
-        raise Misconfigured(f"--workers: must be at least 1, got {asked}")
-    return asked or configured or 1
+    option: int | None = arguments.workers
+    if configured is None and option is not None:
+        raise Misconfigured("--workers does not apply to this service: it has one process; start it several times")
+    if option is not None and option < 1:
+        raise Misconfigured(f"--workers must be at least 1, got {option}")
+    return option or configured or 1
 
 
 async def _supervise(service: str, section: ServiceSection, count: int, arguments: argparse.Namespace) -> int:
@@ -165,25 +165,25 @@ async def _supervise(service: str, section: ServiceSection, count: int, argument
     port: int = getattr(section, "port", 0) if arguments.port is None else arguments.port
     metrics_port = section.metrics_port if arguments.metrics_port is None else arguments.metrics_port
     workers = Workers(service, (section.host, port), (section.metrics_host, metrics_port), count, options)
-    _on_end(workers.stop)
+    _stop_on_signals(workers.stop)
     return await workers.run()
 
 
-def _on_end(stop: Callable[[], None]) -> None:
-    """Call it when this process is asked to end, or its parent has."""
+def _stop_on_signals(stop: Callable[[], None]) -> None:
+    """Call `stop` on SIGTERM and SIGINT, and when the parent process has ended."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     _watch_lifeline(stop)
 
 
-async def _live(
-    service: str, config: Config, section: ServiceSection, opened: Service, arguments: argparse.Namespace
+async def _run_service(
+    service: str, config: Config, section: ServiceSection, open_service: Service, arguments: argparse.Namespace
 ) -> int:
     metrics_port = section.metrics_port if arguments.metrics_port is None else arguments.metrics_port
     async with AsyncExitStack() as stack:
         url = suite_file.bus_url(config, arguments.data_dir)
-        bus = await stack.enter_async_context(connect(url, name=service, wait=BUS_WAIT))
+        bus = await stack.enter_async_context(connect(url, name=service, wait=BUS_WAIT_SECONDS))
         runtime = Runtime(
             service=service,
             config=config,
@@ -191,9 +191,9 @@ async def _live(
             bus=bus,
             port=arguments.port,
             worker=arguments.worker,
-            workers=_workers(section, arguments),
+            workers=_worker_count(section, arguments),
         )
-        _on_end(runtime.stop)
+        _stop_on_signals(runtime.stop)
         runtime.health.add_check("bus", lambda: None if bus.connected else "not connected to the bus")
         runtime.health.add_check("starting", lambda: None if runtime.started else "starting")
         runtime.health.add_check("draining", lambda: "draining" if runtime.stopping else None)
@@ -208,14 +208,14 @@ async def _live(
         stack.push_async_callback(runtime.cancel_tasks)
         runtime.spawn(_raise_ended_watch(bus), "watches")
         clock = ClockSkewMonitor(bus, runtime.registry)
-        await clock.measure()  # before any view is read: ages stand on it
+        await clock.measure()  # before any view is read: ages depend on it
         runtime.health.add_alarm("clock", lambda: clock.alarm)
         runtime.spawn(clock.run(), "clock skew")
         try:
-            async with _cancelled_by_stop(runtime):
-                await stack.enter_async_context(opened(runtime))
+            async with _cancel_on_stop(runtime):
+                await stack.enter_async_context(open_service(runtime))
         except asyncio.CancelledError:
-            log.info("stopped before it was ready")
+            log.info("service_stopped", ready=False)
             return 1 if runtime.crashed else 0
         runtime.started = True
         metrics_url = f"http://{section.metrics_host}:{bound}"
@@ -223,22 +223,22 @@ async def _live(
             service=service, url=runtime.url or metrics_url, metrics_url=metrics_url, pid=os.getpid()
         )
         suite_file.announce(announcement)
-        log.info("ready", url=announcement.url, metrics_url=metrics_url)
+        log.info("service_ready", url=announcement.url, metrics_url=metrics_url)
         await runtime.stopped()
-        log.info("draining")
-    log.info("stopped")
+        log.info("service_draining")
+    log.info("service_stopped")
     return 1 if runtime.crashed else 0
 
 
 @asynccontextmanager
-async def _cancelled_by_stop(runtime: Runtime) -> AsyncIterator[None]:
-    """Cancel what runs inside once the process is asked to end: a start that waits must not outlive its parent."""
+async def _cancel_on_stop(runtime: Runtime) -> AsyncIterator[None]:
+    """Cancel the body once the process has to end: a waiting start must not outlive its parent."""
     start = asyncio.current_task()
     assert start is not None, "a coroutine runs in a task"
 
     async def cancel() -> None:
         await runtime.stopped()
-        while True:  # one cancellation may be lost on its way through `asyncio.wait_for` before Python 3.12
+        while True:  # before Python 3.12 `asyncio.wait_for` may lose one cancellation
             start.cancel()
             await asyncio.sleep(CANCEL_AGAIN_SECONDS)
 
@@ -250,7 +250,7 @@ async def _cancelled_by_stop(runtime: Runtime) -> AsyncIterator[None]:
 
 
 async def _raise_ended_watch(bus: Bus) -> None:
-    """A view that nobody keeps current is worse than none: the process ends, and begins again."""
+    """Crash the process when a watch has ended: an outdated view is worse than a restart."""
     raise await bus.wait_for_ended_watch()
 
 
@@ -263,7 +263,7 @@ def _watch_lifeline(stop: Callable[[], None]) -> None:
 
     def on_readable() -> None:
         loop.remove_reader(descriptor)
-        log.warning("the parent process has gone")
+        log.warning("parent_process_lost")
         stop()
 
     loop.add_reader(descriptor, on_readable)

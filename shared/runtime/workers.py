@@ -1,7 +1,7 @@
-"""Several processes of one service that share its port, started, announced and drained as one.
+"""Runs several processes of one service that share its port, as one: they start, announce and drain together.
 
-The kernel spreads new connections over them. Each is a replica like any other, with an instance of its own; what is
-here is their parent, which serves nothing but their health and metrics.
+The kernel spreads new connections over them. Each is a replica like any other, with its own instance. This is their
+parent, which serves only their health and metrics.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from shared.runtime.suite_file import RunningService, announce
 
 log = structlog.get_logger()
 
-ASK_SECONDS = 2.0
-"""For one worker's health or metrics."""
+FETCH_SECONDS = 2.0
+"""For one worker's health or metrics page."""
 
 
 class Workers:
-    """`run` until `stop`. Port 0 is any free one, the same for all."""
+    """Runs the workers until `stop`. With port 0, they share any free one."""
 
     def __init__(
         self, service: str, front: tuple[str, int], metrics: tuple[str, int], count: int, options: list[str]
@@ -43,32 +43,32 @@ class Workers:
         self._count = count
         self._options = options
         self._children: list[Child] = []
-        self._ended = asyncio.Event()
+        self._stop = asyncio.Event()
 
     def stop(self) -> None:
-        self._ended.set()
+        self._stop.set()
 
     async def run(self) -> int:
-        """The exit status, once all have drained. `SpotinferenceError` where one cannot start."""
-        # Bound and never listening: it keeps the port for the workers, also while one of them is started again.
-        with socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET) as keeper:
-            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        """Run the workers and return the exit status once all have drained. Raises `SpotinferenceError`."""
+        # Bound but never listening, this socket reserves the port while a worker is restarted.
+        with socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET) as reserved:
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                keeper.bind((self._host, self._port))
+                reserved.bind((self._host, self._port))
             except OSError as error:
                 reason = f"cannot listen on {self._host}:{self._port}: {error.strerror}: name another port, or 0"
                 raise Misconfigured(f"{self._service}.port: {reason}") from error
-            # Only now: a port that others share among themselves is taken as well.
-            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            lifeline, theirs = socket.socketpair()
-            with lifeline, theirs:
-                return await self._run(keeper.getsockname()[1], theirs.fileno())
+            # Set only now, so that a port which other processes share counts as taken.
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            lifeline, child_end = socket.socketpair()
+            with lifeline, child_end:
+                return await self._run(reserved.getsockname()[1], child_end.fileno())
 
     async def _run(self, port: int, lifeline: int) -> int:
         for number in range(self._count):
             options = [*self._options, "--workers", str(self._count), "--worker", str(number), "--port", str(port)]
-            options += ["--metrics-port", "0"]  # the configured one is ours
-            self._children.append(Child(self._service, options, None, _ignore, lifeline, say=_say))
+            options += ["--metrics-port", "0"]  # the configured one belongs to this process
+            self._children.append(Child(self._service, options, None, _ignore, lifeline, report=_log_restart))
         try:
             await asyncio.gather(*(child.start() for child in self._children))
             async with self._health() as metrics_port:
@@ -79,40 +79,40 @@ class Workers:
                     pid=os.getpid(),
                 )
                 announce(announced)
-                await self._ended.wait()
-                await self._drained()  # and seen until its end
+                await self._stop.wait()
+                await self._stop_children()  # the pages stay up until the drain has ended
         except SpotinferenceError as error:
             logs.stderr().write(f"spotinference {self._service}: {error}\n")
             return 1
         finally:
-            await self._drained()
+            await self._stop_children()
         return 0
 
-    async def _drained(self) -> None:
+    async def _stop_children(self) -> None:
         await asyncio.gather(*(child.stop() for child in self._children))
 
     @asynccontextmanager
     async def _health(self) -> AsyncIterator[int]:
-        """The three pages of every service, for all workers together; yields the port."""
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_SECONDS)) as session:
+        """Serve the three pages for all workers together, and yield the port."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS)) as session:
 
             async def livez(_request: web.Request) -> web.Response:
                 return web.json_response({"live": True})
 
             async def readyz(_request: web.Request) -> web.Response:
-                told = await self._ask(session, "/readyz")
+                texts = await self._fetch_all(session, "/readyz")
                 faults = {
                     f"worker {number}: {name}": fault
-                    for number, text in told.items()
+                    for number, text in texts.items()
                     for name, fault in _faults(text).items()
                 }
-                if self._ended.is_set():
+                if self._stop.is_set():
                     faults["draining"] = "draining"
                 return web.json_response({"ready": not faults, "faults": faults}, status=503 if faults else 200)
 
             async def metrics(_request: web.Request) -> web.Response:
-                told = await self._ask(session, "/metrics")
-                body = generate_latest(_Together((number, text) for number, text in told.items() if text))
+                texts = await self._fetch_all(session, "/metrics")
+                body = generate_latest(_MergedMetrics((number, text) for number, text in texts.items() if text))
                 return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
             app = web.Application()
@@ -125,14 +125,14 @@ class Workers:
             finally:
                 await runner.cleanup()
 
-    async def _ask(self, session: aiohttp.ClientSession, page: str) -> dict[int, str]:
-        """Each worker's page; empty where it did not answer."""
-        pages = await asyncio.gather(*(_page(session, child.running, page) for child in self._children))
+    async def _fetch_all(self, session: aiohttp.ClientSession, page: str) -> dict[int, str]:
+        """Fetch a page of each worker; empty if it did not answer."""
+        pages = await asyncio.gather(*(_fetch(session, child.running, page) for child in self._children))
         return dict(enumerate(pages))
 
 
 def _faults(text: str) -> dict[str, str]:
-    """What a worker's `/readyz` says."""
+    """Return the faults in a worker's `/readyz`."""
     if not text:
         return {"gone": "no answer"}
     try:
@@ -141,7 +141,7 @@ def _faults(text: str) -> dict[str, str]:
         return {"readyz": str(error)}
 
 
-async def _page(session: aiohttp.ClientSession, worker: RunningService | None, page: str) -> str:
+async def _fetch(session: aiohttp.ClientSession, worker: RunningService | None, page: str) -> str:
     if worker is None:
         return ""
     try:
@@ -151,12 +151,12 @@ async def _page(session: aiohttp.ClientSession, worker: RunningService | None, p
         return ""
 
 
-def _say(text: str) -> None:
-    log.warning("worker restarted", reason=text)
+def _log_restart(text: str) -> None:
+    log.warning("worker_restarted", reason=text)
 
 
 def _ignore(_running: RunningService) -> None:
-    """The workers are announced as one."""
+    """Ignore a worker's announcement: the workers are announced as one."""
 
 
 class _Readiness(msgspec.Struct):
@@ -165,15 +165,15 @@ class _Readiness(msgspec.Struct):
     faults: dict[str, str]
 
 
-class _Together(Collector):
-    """The metrics of all workers, each sample with the number of its worker."""
+class _MergedMetrics(Collector):
+    """The metrics of all workers, each sample labelled with its worker."""
 
     def __init__(self, pages: Iterable[tuple[int, str]]) -> None:
         self._families: dict[str, Metric] = {}
         for number, text in pages:
             for family in text_string_to_metric_families(text):
-                known = self._families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-                known.samples += [
+                merged = self._families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                merged.samples += [
                     sample._replace(labels={**sample.labels, "worker": str(number)}) for sample in family.samples
                 ]
 

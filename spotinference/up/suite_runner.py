@@ -111,7 +111,7 @@ class Up:
                 log_path,
                 self._announce,
                 self._theirs.fileno(),
-                say=self._say,
+                report=self._say,
                 environment=environment_of(name, os.environ, self._config),
             )
             self._children.append(child)

@@ -26,9 +26,9 @@ UNITS = PurePosixPath("shared/units.py")
 _LENGTH = re.compile(r"_?(DAY|HOUR|MINUTE)(_S|_MS|_SECONDS|_MILLIS)?")
 _DAY_NUMBERS = {86_400, 86_400_000}
 
-PLAIN_NAMES_PENDING = ("bench", "services", "shared", "spotinference", "tests")
+PLAIN_NAMES_PENDING = ("bench", "services", "shared/clouds", "spotinference", "tests")
 """Folders whose names are still being made plain."""
-EVENTS_PENDING = ("services", "shared")
+EVENTS_PENDING = ("services",)
 LENGTHS_PENDING = ("services", "shared/messages", "spotinference")
 
 

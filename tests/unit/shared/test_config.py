@@ -250,7 +250,7 @@ def test_the_database_url_names_the_driver(text: str, url: str) -> None:
 
 
 def test_an_unsupported_database_is_rejected() -> None:
-    with pytest.raises(Misconfigured, match=r"database\.url: expected sqlite"):
+    with pytest.raises(Misconfigured, match=r"database\.url must begin with sqlite"):
         database_url(_read('[database]\nurl = "mysql://h/d"'), Path("/data"), "x")
 
 

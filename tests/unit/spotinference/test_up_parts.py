@@ -198,7 +198,7 @@ def test_a_suite_of_another_user_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError(13, "Permission denied")  # root, who may run this test, is refused nothing
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(Misconfigured, match="another user's"):
+    with pytest.raises(Misconfigured, match="belongs to another user"):
         suite_file.read(tmp_path)
 
 
