@@ -71,13 +71,13 @@ def few_starts(step: HandledEvent) -> None:
 
 
 def few_stops(step: HandledEvent) -> None:
-    """A machine is asked to stop at most 3 times per falling asleep, those not counted that met a change of state."""
+    """A machine gets at most 3 stop calls per `falling_asleep`, not counting those that met a change of state."""
     for m in step.after.machines.values():
         assert m.stop is None or m.stop.count <= STOPS, m
 
 
 def ready_can_be_reached(step: HandledEvent) -> None:
-    """A machine that is `ready` has an endpoint; gateways are told that of no machine but what is ready or draining."""
+    """A machine that is `ready` has an endpoint, and gateways see an endpoint only while it is ready or draining."""
     for m in step.after.machines.values():
         assert m.state != "ready" or m.endpoint is not None, m
         record = m.record()
@@ -85,8 +85,8 @@ def ready_can_be_reached(step: HandledEvent) -> None:
 
 
 def call_in_its_state(step: HandledEvent) -> None:
-    """A call is under way only in its state: a stop while `falling_asleep`, a start while `waking`, or until its
-    outcome is known where the machine is to sleep after all."""
+    """A call is in progress only in its state: a stop while `falling_asleep`, a start while `waking`, or a start whose
+    outcome is still unknown after the machine was sent to sleep."""
     for m in step.after.machines.values():
         if m.calls.pending is None:
             continue
@@ -97,8 +97,7 @@ def call_in_its_state(step: HandledEvent) -> None:
 
 
 def calls_fit_the_state(step: HandledEvent) -> None:
-    """Only what is `waking` is started, only what is `falling_asleep` is stopped: never a start of a machine that
-    is to sleep."""
+    """Only a machine that is `waking` is started, and only one that is `falling_asleep` is stopped."""
     for effect in step.effects:
         if isinstance(effect, StartMachine):
             assert step.after.machines[effect.machine].state == "waking", effect
@@ -107,8 +106,8 @@ def calls_fit_the_state(step: HandledEvent) -> None:
 
 
 def one_call_at_a_time(step: HandledEvent) -> None:
-    """A machine has one call under way at a time, start or stop: the next begins when the outcome of the one before is
-    on record, be it `unknown`."""
+    """A machine has one call in progress at a time, start or stop: the next begins once the outcome of the previous one
+    is on record, even if it is `unknown`."""
     told = {
         (e.entry.machine, e.entry.call)
         for e in step.effects
@@ -122,7 +121,7 @@ def one_call_at_a_time(step: HandledEvent) -> None:
 
 
 def cordoned_is_not_used(step: HandledEvent) -> None:
-    """A cordoned machine is never `ready`, and no wake is begun with it."""
+    """A cordoned machine is never `ready`, and no wake begins with it."""
     for m in step.after.machines.values():
         assert not (m.operator.is_cordoned and m.state == "ready"), m
     for m, move in step.moves:
@@ -131,28 +130,28 @@ def cordoned_is_not_used(step: HandledEvent) -> None:
 
 
 def closed_is_not_woken(step: HandledEvent) -> None:
-    """No machine is started whose tier's budget gate is closed."""
+    """No machine of a tier with a closed budget gate is woken."""
     for m, move in step.moves:
         if move.from_state == "asleep" and move.to_state == "waking" and "taken over" not in move.reason:
             assert m.spec.tier not in step.after.closed, move
 
 
 def locked_is_not_woken(step: HandledEvent) -> None:
-    """A machine that its provider does not let us start is not started from sleep."""
+    """A machine that its provider does not let us start is not woken."""
     for m, move in step.moves:
         if move.from_state == "asleep" and move.to_state == "waking" and m.observation is not None:
             assert not m.observation.locked or m.observation.is_active, move
 
 
 def backoff_holds(step: HandledEvent) -> None:
-    """A machine that is left alone after a wake that came to nothing is not woken from sleep before its time."""
+    """After a failed wake a machine is not woken again before its backoff is over."""
     for m, move in step.moves:
         if move.from_state == "asleep" and move.to_state == "waking" and "taken over" not in move.reason:
             assert m.backoff.until <= step.now, m
 
 
 def unready_is_told(step: HandledEvent) -> None:
-    """From the second wake in a row on in which its engine does not become ready, a machine's record has an alarm."""
+    """A machine whose engine did not become ready in two or more wakes in a row has an alarm."""
     for m in step.after.machines.values():
         record = m.record()
         assert record is None or m.backoff.unready_wakes < 2 or record.alarm, m
@@ -160,8 +159,8 @@ def unready_is_told(step: HandledEvent) -> None:
 
 
 def one_of_a_pair(step: HandledEvent) -> None:
-    """Of machines that share GPUs one at most is waking, ready or draining, and none is woken from sleep before the
-    others sleep."""
+    """Of machines that share GPUs, at most one is waking, ready or draining, and none is woken before the others are
+    asleep."""
     machines = step.after.machines.values()
     awake = [m.spec.pair for m in machines if m.spec.pair and m.state in ("waking", "ready", "draining")]
     assert len(awake) == len(set(awake)), awake
@@ -177,9 +176,9 @@ def one_of_a_pair(step: HandledEvent) -> None:
 
 
 def idle_is_certain(step: HandledEvent) -> None:
-    """Neither idleness nor its pair drains a machine that the operator or anybody who waits wants awake (keys at their
-    limit of wakes are nobody), unless its tier's budget gate is closed, that has a request in flight, or whose provider
-    is in doubt: not seen lately, or not tested."""
+    """Neither idleness nor its pair drains a machine that the operator keeps awake, that has a request in flight, whose
+    provider is in doubt (not observed lately, or not tested), or that requests wait for. Requests of keys at their limit
+    of wakes do not count, and neither does demand while the tier's budget gate is closed."""
     for m, move in step.moves:
         if move.from_state == "ready" and move.to_state == "draining" and move.reason.startswith(("idle", "its pair")):
             assert not m.operator.keep_awake, move
@@ -190,16 +189,16 @@ def idle_is_certain(step: HandledEvent) -> None:
 
 
 def doubt_stops_nothing(step: HandledEvent) -> None:
-    """A machine that drains falls asleep only while its provider is not in doubt, but for the operator's word and
-    one that its provider is about to take away."""
+    """A draining machine falls asleep only while its provider is not in doubt, unless the operator ordered it or its
+    provider is about to reclaim it."""
     for m, move in step.moves:
         if move.from_state == "draining" and move.to_state == "falling_asleep":
             assert m.is_leaving or step.before.machines[m.id].is_leaving or _certain(step, m), move
 
 
 def nobody_is_cut_off(step: HandledEvent) -> None:
-    """A machine that was ready falls asleep only when no live gateway has a request in flight there and each has seen
-    that it drains. What wakes may be stopped at any time, and so may what is broken: its engine does not answer, or it
+    """A machine that was ready falls asleep only after every live gateway has seen that it drains and has no request in
+    flight there. A waking machine may be stopped at any time, and so may a broken one: its engine does not answer, or it
     was to sleep already."""
     for m, move in step.moves:
         if move.to_state != "falling_asleep":
@@ -216,7 +215,7 @@ def nobody_is_cut_off(step: HandledEvent) -> None:
 
 
 def moves_are_legal(step: HandledEvent) -> None:
-    """Every change of state is one of the table's, and in the journal."""
+    """Every change of state is a legal transition, and in the journal."""
     states = {m.id: m.state for m in step.before.machines.values()}
     for _, move in step.moves:
         assert move.from_state == states.get(move.machine), move
@@ -228,14 +227,14 @@ def moves_are_legal(step: HandledEvent) -> None:
 
 
 def records_are_true(world: Lived) -> None:
-    """The bucket says what the fleet is."""
+    """The bucket `fleet` has the fleet as it is."""
     for m in world.fleet.machines.values():
         known = world.bucket.get(m.id)
         assert m.record() == (known[0] if known else None), m.id
 
 
 def memory_is_true(world: Lived) -> None:
-    """The bucket of memories has what a later leader has to know."""
+    """The bucket `waker` has what a later leader must know."""
     for m in world.fleet.machines.values():
         if m.spec.configured:
             assert world.memory.get(f"machine.{m.id}") == m.memory(), m.id
@@ -247,8 +246,8 @@ def memory_is_true(world: Lived) -> None:
 
 
 def journal_has_no_gap(world: Lived) -> None:
-    """The journal has no gap: each machine's next change begins where the one before ended, or, under a new leader,
-    where its record is; a leader that died between the two has told a change that its follower tells again."""
+    """The journal has no gap: each transition of a machine begins where the previous one ended, or, under a new leader,
+    where its record is. If a leader died between journal and record, its successor journals that transition again."""
     begun, recorded = world.told_before
     last: dict[str, MachineState] = dict(recorded)
     for entry in world.journal[begun:]:
@@ -260,9 +259,8 @@ def journal_has_no_gap(world: Lived) -> None:
 
 
 def one_wake_per_burst(world: Lived) -> None:
-    """One machine comes up for a model at a time, whatever the number of requests; two where the first may come too
-    late, or another model wants one too. What runs without our doing, or rose before a budget gate turned, is beside
-    that."""
+    """One machine at a time wakes for a model, regardless of the number of requests; two if the first may be too late or
+    another model wants one too. Machines started outside the waker, or before a budget gate changed, do not count."""
     spec = world.fleet.spec
     for model, lineup in spec.lineups.items():
         others = {name for other in spec.lineups if other != model for name in spec.lineups[other]}
