@@ -177,8 +177,8 @@ def one_of_a_pair(step: HandledEvent) -> None:
 
 def idle_is_certain(step: HandledEvent) -> None:
     """Neither idleness nor its pair drains a machine that the operator keeps awake, that has a request in flight, whose
-    provider is in doubt (not observed lately, or not tested), or that requests wait for. Requests of keys at their limit
-    of wakes do not count, and neither does demand while the tier's budget gate is closed."""
+    provider is in doubt (not observed lately, or not tested), or that requests wait for. Requests of keys at their
+    limit of wakes do not count, and neither does demand while the tier's budget gate is closed."""
     for m, move in step.moves:
         if move.from_state == "ready" and move.to_state == "draining" and move.reason.startswith(("idle", "its pair")):
             assert not m.operator.keep_awake, move
@@ -198,8 +198,8 @@ def doubt_stops_nothing(step: HandledEvent) -> None:
 
 def nobody_is_cut_off(step: HandledEvent) -> None:
     """A machine that was ready falls asleep only after every live gateway has seen that it drains and has no request in
-    flight there. A waking machine may be stopped at any time, and so may a broken one: its engine does not answer, or it
-    was to sleep already."""
+    flight there. A waking machine may be stopped at any time, and so may a broken one: its engine does not answer, or
+    it was to sleep already."""
     for m, move in step.moves:
         if move.to_state != "falling_asleep":
             continue
@@ -259,8 +259,9 @@ def journal_has_no_gap(world: Lived) -> None:
 
 
 def one_wake_per_burst(world: Lived) -> None:
-    """One machine at a time wakes for a model, regardless of the number of requests; two if the first may be too late or
-    another model wants one too. Machines started outside the waker, or before a budget gate changed, do not count."""
+    """One machine at a time wakes for a model, regardless of the number of requests; two if the first may be too late
+    or another model wants one too. Machines started outside the waker, or before a budget gate changed, do not
+    count."""
     spec = world.fleet.spec
     for model, lineup in spec.lineups.items():
         others = {name for other in spec.lineups if other != model for name in spec.lineups[other]}
