@@ -58,14 +58,14 @@ class Metrics:
 
     def gate(self, scope: str, gate: BudgetGate) -> None:
         """A budget gate as it is on the bus."""
-        told: dict[str, Decimal | bool] = {
+        values: dict[str, Decimal | bool] = {
             "open": gate.open,
             "warning": gate.warning,
             "observed": gate.observed,
             "spend_usd": gate.spend,
             "limit_usd": gate.limit,
         }
-        for name, value in told.items():
+        for name, value in values.items():
             self._gates[name].labels(scope).set(float(value))
 
     def stand_by(self) -> None:

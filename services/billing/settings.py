@@ -30,9 +30,9 @@ class Settings:
     @property
     def digest(self) -> str:
         """Changes when a figure made with these settings may."""
-        told = [self.fleet.tiers, self.fleet.tier_of, self.fleet.machine_of, self.fleet.tier_tag]
-        told += [self.prices, self.weights]
-        return sha256(told)
+        content = [self.fleet.tiers, self.fleet.tier_of, self.fleet.machine_of, self.fleet.tier_tag]
+        content += [self.prices, self.weights]
+        return sha256(content)
 
     @property
     def named(self) -> dict[str, str]:

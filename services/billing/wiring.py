@@ -69,9 +69,9 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
     url = database.database_url(runtime.config, runtime.data_dir, BOOKS_FILE)
     async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
         bill = hyperstack_bill(runtime.config)
-        office = BillingLeader(runtime, engine, bill)
+        leader = BillingLeader(runtime, engine, bill)
         works = PeriodicTasks(runtime.registry)
-        leadership = Leadership(office.begin, works)
+        leadership = Leadership(leader.begin, works)
         runtime.health.add_check("work", lambda: works.fault)
         lease = Lease(runtime.bus, subjects.BILLING_LEASE, runtime.instance, runtime.monotonic)
         await lease.renew()
@@ -79,7 +79,7 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            await office.drain(runtime.config.billing.drain_grace)
+            await leader.drain(runtime.config.billing.drain_grace)
             await cancel_and_wait(tasks)  # they work with the engine that is closed next
             await lease.release()
             if bill is not None:
@@ -185,20 +185,20 @@ class BillingLeader:
         if self._bills is not None:
             works.append(PeriodicTask(name="running bill", run=self._bills.poll, pause=every(self._bill_interval)))
         if gate.limited:
-            works.append(PeriodicTask(name="budget gate", run=gate.update, pause=partial(self._until_look, gate)))
+            works.append(PeriodicTask(name="budget gate", run=gate.update, pause=partial(self._until_gates_due, gate)))
         return works
 
-    async def _until_look(self, gate: BudgetGates) -> None:
+    async def _until_gates_due(self, gate: BudgetGates) -> None:
         """A machine that moved, or a new day, makes it due before its time."""
         await self._journal.wait_for_transition(gate.pause(GATE_SECONDS))
 
     def _daily(self, name: str, do: Callable[[], Awaitable[str | None]]) -> PeriodicTask:
         """Begins when journal and invoices have been read: figures of half of them would be revisions for nothing."""
 
-        async def look() -> str | None:
+        async def run_when_ready() -> str | None:
             return await do() if self._rereads.done else None
 
-        return PeriodicTask(name=name, run=look, pause=every(DAILY_SECONDS), initial_delay_s=DAILY_SECONDS)
+        return PeriodicTask(name=name, run=run_when_ready, pause=every(DAILY_SECONDS), initial_delay_s=DAILY_SECONDS)
 
 
 def hyperstack_bill(config: Config) -> HyperstackBill | None:

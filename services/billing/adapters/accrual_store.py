@@ -23,8 +23,8 @@ class SqlAccrualStore:
     async def last_readings(self) -> dict[str, BillReading]:
         """The last reading of each resource."""
         async with read_transaction(self._engine) as connection:
-            found = await connection.execute(select(meters))
-            return {row.resource: BillReading(to_units(row.cumulative), row.at) for row in found}
+            rows = await connection.execute(select(meters))
+            return {row.resource: BillReading(to_units(row.cumulative), row.at) for row in rows}
 
     async def add_readings(
         self, readings: Mapping[str, BillReading], machine_of: Mapping[str, str], basis: str
@@ -37,14 +37,14 @@ class SqlAccrualStore:
 
 async def accrued_in(connection: AsyncConnection, window: Window) -> list[Accrual]:
     """Of the hours that begin in it, in order."""
-    wanted = (
+    query = (
         select(accruals)
         .where(accruals.c.hour >= window.start, accruals.c.hour < window.end)
         .order_by(accruals.c.machine, accruals.c.hour)
     )
     return [
         Accrual(row.machine, row.hour, to_units(row.amount), row.since, row.through)
-        for row in await connection.execute(wanted)
+        for row in await connection.execute(query)
     ]
 
 
@@ -85,10 +85,10 @@ async def _time(connection: AsyncConnection, machine: str, gap: Window) -> Machi
     """What the journal knows of a gap of several hours; nothing of one within an hour, which has nothing to spread."""
     if gap.start // HOUR_MS == (gap.end - 1) // HOUR_MS:
         return MachineTime()
-    wanted = (
+    query = (
         select(transitions.c.at, transitions.c.to_state)
         .where(transitions.c.machine == machine, transitions.c.at < gap.end)
         .order_by(transitions.c.at, transitions.c.id)
     )
-    changes = [StateChange(row.at, row.to_state) for row in await connection.execute(wanted)]
+    changes = [StateChange(row.at, row.to_state) for row in await connection.execute(query)]
     return MachineTime(build_intervals(changes, gap.end))

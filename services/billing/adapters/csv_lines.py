@@ -20,7 +20,7 @@ MAX_EMPTY_LINES = 100_000
 HEADER_BYTES = 16 * 1024**2
 """Further down no header is looked for."""
 csv.field_size_limit(MAX_LINE)
-LINES_A_LOOK = 20_000
+PROGRESS_LINES = 20_000
 _BOM = "\ufeff"
 
 
@@ -39,26 +39,26 @@ def first_records(path: Path) -> list[tuple[int, list[str]]]:
 
     They are read leniently: what they are is judged before how well they are written.
     """
-    found: list[tuple[int, list[str]]] = []
+    records: list[tuple[int, list[str]]] = []
     with open_file(path) as stream:
         lines = _Lines(stream)
         for (line, record), _ in zip(_records(lines, strict=False), range(HEADER_LINES), strict=False):
             cells = [cell.strip(BLANK_CHARACTERS) for cell in record]
             if any(cells):
-                found.append((line, cells))
+                records.append((line, cells))
             if lines.bytes_read > HEADER_BYTES:
                 break
-    if not found:
+    if not records:
         raise InvalidFile(1, "an empty file: expected the columns' names in the first line, and a charge a line below")
-    return found
+    return records
 
 
 def rewrite(
-    path: Path, line: int, places: Sequence[int], into: Path, *, max_bytes: int, on_look: Callable[[int, int], bool]
+    path: Path, line: int, places: Sequence[int], into: Path, *, max_bytes: int, on_progress: Callable[[int, int], bool]
 ) -> Rewritten:
     """The records below the header on `line`, their line and the cells at `places` alone; `WrongFile` says why not.
 
-    `max_bytes` bounds the file unpacked. `on_look` is called now and then and at the end, with how many charges and
+    `max_bytes` bounds the file unpacked. `on_progress` is called now and then and at the end, with how many charges and
     bytes of the file were read; True ends the work early.
     """
     longest = rows = 0
@@ -79,9 +79,9 @@ def rewrite(
             written = writer.writerow([at, *(cells[place] for place in places)])
             longest = max(longest, written)
             rows += 1
-            if rows % LINES_A_LOOK == 0 and on_look(rows, position(stream)):
+            if rows % PROGRESS_LINES == 0 and on_progress(rows, position(stream)):
                 break
-        on_look(rows, position(stream))
+        on_progress(rows, position(stream))
     return Rewritten(lines.bytes_read, longest * _MOST_BYTES)
 
 

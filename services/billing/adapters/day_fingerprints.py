@@ -75,11 +75,11 @@ class SqlDayFingerprints:
             running = await _running(connection, min(numbers.values()), max(numbers.values()))
         # In a thread: there may be thousands of bills.
         of_bills = await asyncio.to_thread(lambda: {number: billed.mark(number) for number in numbers.values()})
-        found = {}
+        fingerprints = {}
         for day, number in numbers.items():
             journal = max((newest for at, newest in newest_by_day.items() if at <= number), default=None)
-            found[day] = "/".join(map(str, (of_bills[number], journal, *running.get(number, ()))))
-        return found
+            fingerprints[day] = "/".join(map(str, (of_bills[number], journal, *running.get(number, ()))))
+        return fingerprints
 
 
 async def _billed(connection: AsyncConnection, known: _CountedBills) -> _CountedBills:
@@ -99,12 +99,12 @@ async def _billed(connection: AsyncConnection, known: _CountedBills) -> _Counted
 async def _days_of(connection: AsyncConnection, ids: Collection[int]) -> dict[int, Days]:
     c = cost_rows.c
     first, last = (c.charge_start // DAY_MS).label("first"), ((c.charge_end - 1) // DAY_MS).label("last")
-    wanted = select(c.snapshot_id, first, last).where(c.snapshot_id.in_(ids)).group_by(c.snapshot_id, "first", "last")
-    found: dict[int, set[tuple[int, int]]] = {snapshot: set() for snapshot in ids}
-    for row in await connection.execute(wanted):
+    query = select(c.snapshot_id, first, last).where(c.snapshot_id.in_(ids)).group_by(c.snapshot_id, "first", "last")
+    days_by_snapshot: dict[int, set[tuple[int, int]]] = {snapshot: set() for snapshot in ids}
+    for row in await connection.execute(query):
         # A charge without length has its day too.
-        found[row.snapshot_id].add((row.first, max(row.first, row.last)))
-    return {snapshot: frozenset(days) for snapshot, days in found.items()}
+        days_by_snapshot[row.snapshot_id].add((row.first, max(row.first, row.last)))
+    return {snapshot: frozenset(days) for snapshot, days in days_by_snapshot.items()}
 
 
 async def _newest_transitions(connection: AsyncConnection) -> dict[int, int]:
@@ -114,15 +114,13 @@ async def _newest_transitions(connection: AsyncConnection) -> dict[int, int]:
     """
     t = transitions.c
     day = ((t.at - HOUR_MS) // DAY_MS).label("number")
-    wanted = select(day, func.max(t.id).label("newest")).group_by("number")
-    return {row.number: row.newest for row in await connection.execute(wanted)}
+    query = select(day, func.max(t.id).label("newest")).group_by("number")
+    return {row.number: row.newest for row in await connection.execute(query)}
 
 
 async def _running(connection: AsyncConnection, first: int, last: int) -> dict[int, tuple[int, ...]]:
     """Day by number to how many hours have a running bill, and how far those go."""
     a = accruals.c
     day = (a.hour // DAY_MS).label("number")
-    wanted = select(day, func.count(), func.sum(a.through)).where(
-        a.hour >= first * DAY_MS, a.hour < (last + 1) * DAY_MS
-    )
-    return {row[0]: (row[1], int(row[2])) for row in await connection.execute(wanted.group_by("number"))}
+    query = select(day, func.count(), func.sum(a.through)).where(a.hour >= first * DAY_MS, a.hour < (last + 1) * DAY_MS)
+    return {row[0]: (row[1], int(row[2])) for row in await connection.execute(query.group_by("number"))}

@@ -70,7 +70,7 @@ class SqlDayStore:
         """How far the charges for use that touch the window reach, by source and resource."""
         c = cost_rows.c
         named = [name for name in MACHINE_CATEGORIES if name is not None]
-        wanted = (
+        query = (
             select(snapshots.c.source, c.resource_id, func.max(c.charge_end))
             .join(snapshots, snapshots.c.id == c.snapshot_id)
             .where(
@@ -84,7 +84,7 @@ class SqlDayStore:
             .group_by(snapshots.c.source, c.resource_id)
         )
         async with read_transaction(self._engine) as connection:
-            return [LastCharge(*row) for row in await connection.execute(wanted)]
+            return [LastCharge(*row) for row in await connection.execute(query)]
 
 
 async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostRow], list[int]]:
@@ -106,28 +106,28 @@ async def _charges(connection: AsyncConnection, day: Window) -> tuple[list[CostR
 async def _arrivals(connection: AsyncConnection) -> dict[int, int]:
     """By snapshot that counts, when its files first came: reading them again tells nothing newer."""
     first = snapshots.alias()
-    wanted = (
+    query = (
         select(snapshots.c.id, func.min(first.c.imported_at))
         .join(first, and_(first.c.source == snapshots.c.source, first.c.sha256 == snapshots.c.sha256))
         .where(snapshots.c.active)
         .group_by(snapshots.c.id)
     )
-    return {snapshot_id: to_millis(at) for snapshot_id, at in await connection.execute(wanted)}
+    return {snapshot_id: to_millis(at) for snapshot_id, at in await connection.execute(query)}
 
 
 async def _origin(connection: AsyncConnection, used: set[int]) -> tuple[list[File], dict[int, ChargeOrigin]]:
     """Return the snapshots' files, and where the charges of each snapshot are from."""
-    wanted = (
+    query = (
         select(snapshots, snapshot_files.c.file_name, snapshot_files.c.sha256.label("file_sha256"))
         .join(snapshot_files, snapshots.c.id == snapshot_files.c.snapshot_id)
         .where(snapshots.c.id.in_(used))
     )
-    found = (await connection.execute(wanted)).all()
-    files = {File(one.source, one.file_name, one.file_sha256, one.rows) for one in found}
+    file_rows = (await connection.execute(query)).all()
+    files = {File(one.source, one.file_name, one.file_sha256, one.rows) for one in file_rows}
     names: dict[int, list[str]] = {}
-    for one in sorted(found, key=lambda one: one.file_name):
+    for one in sorted(file_rows, key=lambda one: one.file_name):
         names.setdefault(one.id, []).append(one.file_name)
-    return sorted(files), {one.id: ChargeOrigin(one.source, _few(names[one.id])) for one in found}
+    return sorted(files), {one.id: ChargeOrigin(one.source, _few(names[one.id])) for one in file_rows}
 
 
 def _few(names: Sequence[str]) -> str:
@@ -152,11 +152,11 @@ def _active(day: Window) -> Select[tuple[Any, ...]]:
 
 
 async def _changes(connection: AsyncConnection, day: Window) -> dict[str, list[StateChange]]:
-    found: dict[str, list[StateChange]] = {}
+    changes_by_machine: dict[str, list[StateChange]] = {}
     for change in await connection.execute(_around(day)):
-        told = StateChange(change.at, change.to_state, change.tier, change.key_id, change.from_state)
-        found.setdefault(change.machine, []).append(told)
-    return {machine: order_changes(changes) for machine, changes in found.items()}
+        state_change = StateChange(change.at, change.to_state, change.tier, change.key_id, change.from_state)
+        changes_by_machine.setdefault(change.machine, []).append(state_change)
+    return {machine: order_changes(changes) for machine, changes in changes_by_machine.items()}
 
 
 def _around(day: Window) -> Select[tuple[object, ...]]:
@@ -174,10 +174,10 @@ def _around(day: Window) -> Select[tuple[object, ...]]:
         .subquery()
     ).c
     by_time = and_(t.at >= func.coalesce(bounds.since, day.start), t.at <= func.coalesce(bounds.until, day.end))
-    as_told = and_(t.id >= func.coalesce(bounds.first, 0), t.id <= bounds.last)
+    in_recorded_order = and_(t.id >= func.coalesce(bounds.first, 0), t.id <= bounds.last)
     spans = (
         select(t.machine, func.min(t.id).label("first"), func.max(t.id).label("last"))
-        .where(t.machine == bounds.machine, or_(by_time, as_told))
+        .where(t.machine == bounds.machine, or_(by_time, in_recorded_order))
         .group_by(t.machine)
         .subquery()
     ).c

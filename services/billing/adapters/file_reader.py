@@ -38,14 +38,14 @@ class FileReader:
         directory: Path,
         terms: ImportSettings,
         refusals: RowErrors,
-        on_look: Callable[[int, int], bool],
+        on_progress: Callable[[int, int], bool],
     ) -> None:
-        """`on_look` as of `csv_lines.rewrite`."""
+        """`on_progress` as of `csv_lines.rewrite`."""
         self._database = database
         self._directory = directory
         self._terms = terms
         self._refusals = refusals
-        self._on_look = on_look
+        self._on_progress = on_progress
         self._bytes_left = disk_part(directory)
         """Of the disk, for the files unpacked."""
         self.splits = False
@@ -53,11 +53,11 @@ class FileReader:
 
     def read(self, name: str, path: Path, number: int) -> str | None:
         """SQL for the file's charges; None where it was refused."""
-        before = len(self._refusals.found)
+        before = len(self._refusals.errors)
         charges = None
         with self._refusals.of(name, path):
             charges = self._parquet(name, path) if kind_of(path) == "parquet" else self._csv(name, path, number)
-        return charges if len(self._refusals.found) == before else None
+        return charges if len(self._refusals.errors) == before else None
 
     def _csv(self, name: str, path: Path, number: int) -> str:
         """By way of a file that cannot be misread."""
@@ -71,7 +71,7 @@ class FileReader:
             [names.index(column) for column in columns],
             rewritten,
             max_bytes=self._bytes_left,
-            on_look=self._on_look,
+            on_progress=self._on_progress,
         )
         self._bytes_left -= size.bytes_read
         types = dict.fromkeys(columns, "VARCHAR")
@@ -130,7 +130,7 @@ class FileReader:
         query = schema.file_query(form, relation, types, self._terms.rates, MAX_ROW_ERRORS, rounds=self._terms.rounds)
         for column, reason in query.unsuitable.items():
             self._refusals.add(name, 0, column, reason)
-        known = {refusal.column for refusal in self._refusals.found if refusal.file == name}
+        known = {refusal.column for refusal in self._refusals.errors if refusal.file == name}
         for line, reasons in self._database.execute(query.faults).fetchall():
             for column, reason in zip(query.columns, reasons, strict=True):
                 if reason is not None and column not in known:

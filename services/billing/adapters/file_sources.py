@@ -44,27 +44,27 @@ class Folder:
 
     def list_files(self) -> dict[str, str]:
         """What cannot be read is refused, not passed over: a delivery without it would count as whole."""
-        found: dict[str, str] = {}
+        files: dict[str, str] = {}
         for path in self._paths():
             with _readable(path):
                 facts = path.stat()
             if not stat.S_ISREG(facts.st_mode):
                 raise Rejected(f"{path}: no file of its own, but {_kind(facts.st_mode)}: save what is in it as a file")
-            found[path.relative_to(self._root).as_posix()] = f"{facts.st_size} {facts.st_mtime_ns}"
-        return found
+            files[path.relative_to(self._root).as_posix()] = f"{facts.st_size} {facts.st_mtime_ns}"
+        return files
 
     def _paths(self) -> list[Path]:
         """The file, or all that is below the folder and no folder, but for what is hidden."""
         if self._root != self._path:
             return [self._path]
-        found: list[Path] = []
+        paths: list[Path] = []
         for folder, folders, files in os.walk(self._path, onerror=_refuse):
             here = Path(folder)
             links = [name for name in folders if (here / name).is_symlink()]
-            found += (here / name for name in (*links, *files) if not name.startswith((".", "_")))
-            if len(found) > MAX_FILES:
+            paths += (here / name for name in (*links, *files) if not name.startswith((".", "_")))
+            if len(paths) > MAX_FILES:
                 raise Rejected(f"{self._path}: more than {MAX_FILES} files: name a folder with fewer")
-        return sorted(found)
+        return sorted(paths)
 
     def read(self, name: str) -> bytes:
         with _readable(self._root / name), (self._root / name).open("rb") as file:
@@ -98,16 +98,16 @@ class S3Prefix:
         self._versions: dict[str, str] = {}
 
     def list_files(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+        files: dict[str, str] = {}
         with self._rejecting_s3_errors():
             for answer in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix):
                 for item in answer.get("Contents", ()):
                     if not item["Key"].endswith("/"):
-                        found[self._name(item["Key"])] = item["ETag"]
-                if len(found) > MAX_FILES:
+                        files[self._name(item["Key"])] = item["ETag"]
+                if len(files) > MAX_FILES:
                     raise Rejected(f"{self._url}: more than {MAX_FILES} objects: name a longer prefix")
-        self._versions = found
-        return dict(found)
+        self._versions = files
+        return dict(files)
 
     def read(self, name: str) -> bytes:
         with self._rejecting_s3_errors(name):

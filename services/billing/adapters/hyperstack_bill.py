@@ -62,23 +62,23 @@ class HyperstackBill:
         Raises:
             HyperstackError: the bill could not be read.
         """
-        found: dict[tuple[int, str], int] = {}
+        amounts: dict[tuple[int, str], int] = {}
         for page in range(1, MAX_PAGES + 1):
             history = await self._page(page)
             rows = history.billing_history or []
             for row in rows:
                 if row.attributes.infrahub_id is not None and row.metrics.incurred_bill is not None:
                     key = (row.attributes.infrahub_id, row.attributes.id or "")
-                    found[key] = _units(row.metrics.incurred_bill)
+                    amounts[key] = _units(row.metrics.incurred_bill)
             pages = history.pagination.pages if history.pagination is not None else None
             if not rows or (pages is not None and page >= pages):
                 break
         else:
             raise HyperstackError("answer", f"the bill has more than {MAX_PAGES} pages of {PAGE_SIZE} machines")
-        told: dict[str, int] = {}
-        for (machine, _), amount in found.items():
-            told[str(machine)] = told.get(str(machine), 0) + amount
-        return told
+        cost_by_machine: dict[str, int] = {}
+        for (machine, _), amount in amounts.items():
+            cost_by_machine[str(machine)] = cost_by_machine.get(str(machine), 0) + amount
+        return cost_by_machine
 
     async def _page(self, page: int) -> _History:
         answer = await self._account.get(

@@ -34,14 +34,14 @@ async def warnings_of(
 ) -> dict[str, tuple[str, ...]]:
     """By currency, what looks wrong about the snapshots of one key that take the place of `replaced`; it is logged."""
     sums = await billed_of(connection, [snapshot.id for snapshot in replaced])
-    told: dict[str, tuple[str, ...]] = {}
+    warnings_by_currency: dict[str, tuple[str, ...]] = {}
     for part in parts:
         known = facts.get((part.key, part.currency))
         if known is None:
             continue
         same = [snapshot for snapshot in replaced if snapshot.currency == part.currency]
         billed = sum((sums.get(snapshot.id, Decimal(0)) for snapshot in same), Decimal(0))
-        told[part.currency] = find_anomalies(
+        warnings_by_currency[part.currency] = find_anomalies(
             known,
             rows=part.rows,
             billed=part.billed,
@@ -49,10 +49,10 @@ async def warnings_of(
             usual=usual_day_cost(known, await _usual_days(connection, source, part.currency)),
             former=PreviousSnapshot(sum(snapshot.rows for snapshot in same), billed) if same else None,
         )
-        if told[part.currency]:
+        if warnings_by_currency[part.currency]:
             where = {"source": source, "issuer": part.key.issuer, "account": part.key.account}
-            log.warning("invoice_suspicious", **where, warnings=told[part.currency])
-    return told
+            log.warning("invoice_suspicious", **where, warnings=warnings_by_currency[part.currency])
+    return warnings_by_currency
 
 
 async def _usual_days(connection: AsyncConnection, source: str, currency: str) -> list[Decimal]:
@@ -65,9 +65,9 @@ async def _usual_days(connection: AsyncConnection, source: str, currency: str) -
 async def billed_of(connection: AsyncConnection, ids: Sequence[int] | None = None) -> dict[int, Decimal]:
     """Return the sums of snapshots, in the currency of each; of all where no `ids` are named."""
     sums: dict[int, int] = {}
-    wanted = select(snapshot_invoices)
+    query = select(snapshot_invoices)
     if ids is not None:
-        wanted = wanted.where(snapshot_invoices.c.snapshot_id.in_(ids))
-    for part in await connection.execute(wanted):
+        query = query.where(snapshot_invoices.c.snapshot_id.in_(ids))
+    for part in await connection.execute(query):
         sums[part.snapshot_id] = sums.get(part.snapshot_id, 0) + to_units(part.billed)
     return {snapshot_id: to_usd(amount) for snapshot_id, amount in sums.items()}

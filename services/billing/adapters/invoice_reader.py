@@ -59,7 +59,7 @@ class DuckdbInvoiceReader:
 
     @property
     def refusals(self) -> Sequence[RowError]:
-        return self._refusals.found
+        return self._refusals.errors
 
     def close(self) -> None:
         self._db.close()
@@ -74,16 +74,16 @@ class DuckdbInvoiceReader:
         sizes = [max(1, path.stat().st_size) for _, path in files]
         at = rows_before = rows = 0
 
-        def on_look(rows_of_file: int, bytes_of_file: int) -> bool:
+        def on_progress(rows_of_file: int, bytes_of_file: int) -> bool:
             nonlocal rows
             rows = rows_before + rows_of_file
             self.on_progress("reading", rows, (sum(sizes[:at]) + bytes_of_file) / sum(sizes))
             return self._stopped
 
-        reader = FileReader(self._db, self.directory, self.terms, self._refusals, on_look)
+        reader = FileReader(self._db, self.directory, self.terms, self._refusals, on_progress)
         for at, (file, path) in enumerate(files):
             number, rows_before = at, rows
-            on_look(0, 0)
+            on_progress(0, 0)
             made = reader.read(file.name, path, number)
             if made is not None:
                 unique = f"SELECT * REPLACE (line + {number << 40} AS line) FROM ({made})"
@@ -109,7 +109,7 @@ class DuckdbInvoiceReader:
             for number in range(len(files))
         ]
         self._db.execute(f"CREATE TABLE seen AS {' UNION ALL '.join(counted)}")
-        told: set[frozenset[int]] = set()
+        reported: set[frozenset[int]] = set()
         for number, *values, shared, rows in self._db.execute(
             duplicate_charges.duplicate_files_sql(MAX_ROW_ERRORS)
         ).fetchall():
@@ -118,9 +118,9 @@ class DuckdbInvoiceReader:
                 duplicate_charges.DUPLICATED_FILE_SQL, {"file": number, **asdict(key)}
             ).fetchall()
             pair = frozenset((number, other))
-            if pair not in told:
+            if pair not in reported:
                 self._refusals.add(files[number].name, 0, "", _repeats(key, shared, rows, files[other].name))
-            told.add(pair)
+            reported.add(pair)
 
     def _sum_up(self, all_charges: str, files: Sequence[DeliveredFile]) -> None:
         self._db.execute(f"CREATE TABLE charges AS {schema.merge_charges_sql(all_charges, self.terms.rates)}")
@@ -142,12 +142,12 @@ class DuckdbInvoiceReader:
         key = snapshot.key
         texts = {name: f"CAST({name} AS VARCHAR)" for name in schema.AMOUNT_FIELDS}
         try:
-            found = self._db.execute(
+            charges = self._db.execute(
                 f"SELECT {', '.join(texts.get(name, name) for name in ROW)} FROM charges "
                 f"WHERE ({_KEY}, currency) = (?, ?, ?, ?, ?) ORDER BY ALL",
                 [key.issuer, key.account, key.period_start, key.period_end, snapshot.currency],
             )
-            while batch := found.fetchmany(BATCH):
+            while batch := charges.fetchmany(BATCH):
                 if self._stopped:
                     raise Interrupted
                 yield batch
@@ -164,7 +164,7 @@ class DuckdbInvoiceReader:
             raise Interrupted from error
 
     def _snapshots(self, files: Sequence[DeliveredFile]) -> tuple[Snapshot, ...]:
-        found = self._db.execute(
+        sums_by_invoice = self._db.execute(
             f"SELECT {_KEY}, currency, coalesce(invoice_id, ''), sum(rows), sum(billed), sum(residue) "
             "FROM charges GROUP BY ALL"
         ).fetchall()
@@ -173,7 +173,7 @@ class DuckdbInvoiceReader:
         for number, *key in self._db.execute(f"SELECT DISTINCT file, {_KEY} FROM {seen} ORDER BY file").fetchall():
             origins.setdefault(SnapshotKey(*key), []).append(files[number])
         sums: dict[tuple[SnapshotKey, str], list[tuple[str, int, Decimal, Decimal | None]]] = {}
-        for issuer, account, start, end, currency, invoice, rows, billed, residue in found:
+        for issuer, account, start, end, currency, invoice, rows, billed, residue in sums_by_invoice:
             of = SnapshotKey(issuer, account, start, end), currency
             sums.setdefault(of, []).append((invoice, int(rows), billed, residue))
         return tuple(

@@ -59,10 +59,10 @@ class SqlInvoiceStore:
         old = select(s.delivery).where(s.active, s.terms != terms)
         whole = select(s.id, s.source, s.delivery).where(s.delivery.in_(old)).order_by(s.delivery.desc(), s.id)
         async with read_transaction(self._engine) as connection:
-            found = (await connection.execute(whole)).all()
-            files = await _files(connection, [snapshot.id for snapshot in found])
+            rows = (await connection.execute(whole)).all()
+            files = await _files(connection, [snapshot.id for snapshot in rows])
         delivered: dict[tuple[int, str], dict[DeliveredFile, None]] = {}
-        for snapshot in found:
+        for snapshot in rows:
             delivered.setdefault((snapshot.delivery, snapshot.source), {}).update(dict.fromkeys(files[snapshot.id]))
         return tuple(StaleDelivery(number, source, tuple(of)) for (number, source), of in delivered.items())
 
@@ -71,10 +71,10 @@ class SqlInvoiceStore:
 
         `not_reread`: why deliveries could not be read again, by their number.
         """
-        wanted = select(snapshots).order_by(snapshots.c.id.desc())
+        query = select(snapshots).order_by(snapshots.c.id.desc())
         async with read_transaction(self._engine) as connection:
-            found = (await connection.execute(wanted)).all()
-            files = await _files(connection, [snapshot.id for snapshot in found])
+            rows = (await connection.execute(query)).all()
+            files = await _files(connection, [snapshot.id for snapshot in rows])
             sums = await billed_of(connection)
         return tuple(
             Imported(
@@ -94,7 +94,7 @@ class SqlInvoiceStore:
                 warnings=decode(snapshot.warnings, tuple[str, ...]),
                 not_reread=not_reread.get(snapshot.delivery, "") if snapshot.active else "",
             )
-            for snapshot in found
+            for snapshot in rows
         )
 
 
@@ -159,9 +159,9 @@ async def _activate(
     if not new:
         return _summaries(key, parts, _warnings(known, key), replaced=False)
     replaced = [] if delivery.appends else standing
-    told = await warnings_of(connection, delivery.source, parts, delivery.facts, replaced)
+    warnings_by_currency = await warnings_of(connection, delivery.source, parts, delivery.facts, replaced)
     await _put_away(connection, old)
-    return await _insert_all(connection, writing, key, parts, told, replaced=bool(old))
+    return await _insert_all(connection, writing, key, parts, warnings_by_currency, replaced=bool(old))
 
 
 def _warnings(known: Sequence[Row[Any]], key: SnapshotKey) -> dict[str, tuple[str, ...]]:
@@ -175,18 +175,17 @@ async def _insert_all(
     writing: _Writing,
     key: SnapshotKey,
     parts: Sequence[Snapshot],
-    told: Mapping[str, tuple[str, ...]],
+    warnings_by_currency: Mapping[str, tuple[str, ...]],
     *,
     replaced: bool,
 ) -> list[SnapshotSummary]:
-    """`told` are the warnings by currency."""
     for part in parts:
-        await _insert(connection, writing, part, told.get(part.currency, ()))
-    return _summaries(key, parts, told, replaced=replaced)
+        await _insert(connection, writing, part, warnings_by_currency.get(part.currency, ()))
+    return _summaries(key, parts, warnings_by_currency, replaced=replaced)
 
 
 def _summaries(
-    key: SnapshotKey, parts: Sequence[Snapshot], told: Mapping[str, tuple[str, ...]], *, replaced: bool
+    key: SnapshotKey, parts: Sequence[Snapshot], warnings_by_currency: Mapping[str, tuple[str, ...]], *, replaced: bool
 ) -> list[SnapshotSummary]:
     return [
         SnapshotSummary(
@@ -199,7 +198,7 @@ def _summaries(
             currency=part.currency,
             replaced=replaced,
             residue=part.residue,
-            warnings=told.get(part.currency, ()),
+            warnings=warnings_by_currency.get(part.currency, ()),
         )
         for part in parts
     ]
@@ -227,12 +226,12 @@ async def _put_away(connection: AsyncConnection, old: Sequence[Row[tuple[object,
     await connection.execute(delete(cost_rows).where(cost_rows.c.snapshot_id.in_(ids)))
 
 
-async def _insert(connection: AsyncConnection, writing: _Writing, part: Snapshot, told: tuple[str, ...]) -> None:
+async def _insert(connection: AsyncConnection, writing: _Writing, part: Snapshot, warnings: tuple[str, ...]) -> None:
     delivery = writing.delivery
     facts = delivery.facts.get((part.key, part.currency))
     values = {
         "usual_day": facts and facts.usual_day,
-        "warnings": msgspec.json.encode(told).decode(),
+        "warnings": msgspec.json.encode(warnings).decode(),
         "source": delivery.source,
         "sha256": part.sha256,
         "currency": part.currency,
@@ -256,8 +255,8 @@ async def _insert(connection: AsyncConnection, writing: _Writing, part: Snapshot
 
 
 async def _files(connection: AsyncConnection, ids: Sequence[int]) -> dict[int, tuple[DeliveredFile, ...]]:
-    wanted = select(snapshot_files).where(snapshot_files.c.snapshot_id.in_(ids)).order_by(snapshot_files.c.file_name)
-    found: dict[int, tuple[DeliveredFile, ...]] = dict.fromkeys(ids, ())
-    for file in await connection.execute(wanted):
-        found[file.snapshot_id] += (DeliveredFile(name=file.file_name, sha256=file.sha256),)
-    return found
+    query = select(snapshot_files).where(snapshot_files.c.snapshot_id.in_(ids)).order_by(snapshot_files.c.file_name)
+    files: dict[int, tuple[DeliveredFile, ...]] = dict.fromkeys(ids, ())
+    for file in await connection.execute(query):
+        files[file.snapshot_id] += (DeliveredFile(name=file.file_name, sha256=file.sha256),)
+    return files

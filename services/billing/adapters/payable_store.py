@@ -33,15 +33,13 @@ class SqlPayableStore:
         async with read_transaction(self._engine) as connection:
             return await _invoices(connection), await _notes(connection)
 
-    async def record(self, noted: PayableNote, now: float) -> None:
+    async def record(self, note: PayableNote, now: float) -> None:
         """Keep what is payable; `Rejected` where the books know no such invoice, or more than one."""
         async with self._engine.begin() as connection:
-            known = [part for part in await _invoices(connection) if part.source == noted.source]
-            new = _of_invoice(noted, known) if noted.period is None else _of_period(noted, noted.period, known)
+            known = [part for part in await _invoices(connection) if part.source == note.source]
+            new = _of_invoice(note, known) if note.period is None else _of_period(note, note.period, known)
             if has_void_cycle([*await _notes(connection), new]):
-                raise Rejected(
-                    f"voids: {noted.voids!r} and {noted.invoice_id!r} would void each other: name one of them"
-                )
+                raise Rejected(f"voids: {note.voids!r} and {note.invoice_id!r} would void each other: name one of them")
             values = {
                 "source": new.source,
                 "issuer": new.issuer,
@@ -92,7 +90,7 @@ def counts() -> ColumnElement[bool]:
 
 async def _invoices(connection: AsyncConnection) -> list[BilledAmount]:
     """By snapshot; of one that no longer counts the amount is 0, and the invoice still known."""
-    wanted = select(snapshots, snapshot_invoices.c.invoice_id, snapshot_invoices.c.billed).join(
+    query = select(snapshots, snapshot_invoices.c.invoice_id, snapshot_invoices.c.billed).join(
         snapshot_invoices, snapshot_invoices.c.snapshot_id == snapshots.c.id
     )
     return [
@@ -107,7 +105,7 @@ async def _invoices(connection: AsyncConnection) -> list[BilledAmount]:
             snapshot=part.id,
             active=part.active,
         )
-        for part in await connection.execute(wanted.order_by(snapshots.c.id))
+        for part in await connection.execute(query.order_by(snapshots.c.id))
         if part.active or part.invoice_id
     ]
 
@@ -127,35 +125,33 @@ async def _notes(connection: AsyncConnection) -> list[Payable]:
     ]
 
 
-def _of_invoice(noted: PayableNote, known: Sequence[BilledAmount]) -> Payable:
-    issuer = _issuer(noted, known)
-    if noted.voids is not None and not any(p.issuer == issuer and p.invoice_id == noted.voids for p in known):
-        raise Rejected(f"voids: {issuer} has no invoice {noted.voids!r} from {noted.source}: correct the number")
-    return Payable(
-        source=noted.source, issuer=issuer, invoice_id=noted.invoice_id, amount=noted.amount, voids=noted.voids
-    )
+def _of_invoice(note: PayableNote, known: Sequence[BilledAmount]) -> Payable:
+    issuer = _issuer(note, known)
+    if note.voids is not None and not any(p.issuer == issuer and p.invoice_id == note.voids for p in known):
+        raise Rejected(f"voids: {issuer} has no invoice {note.voids!r} from {note.source}: correct the number")
+    return Payable(source=note.source, issuer=issuer, invoice_id=note.invoice_id, amount=note.amount, voids=note.voids)
 
 
-def _of_period(noted: PayableNote, month: str, known: Sequence[BilledAmount]) -> Payable:
+def _of_period(note: PayableNote, month: str, known: Sequence[BilledAmount]) -> Payable:
     issuer, account, period = find_unnumbered_bill(
-        known, source=noted.source, month=month, issuer=noted.issuer, account=noted.account
+        known, source=note.source, month=month, issuer=note.issuer, account=note.account
     )
     return Payable(
-        source=noted.source, issuer=issuer, invoice_id=None, amount=noted.amount, account=account, period=period
+        source=note.source, issuer=issuer, invoice_id=None, amount=note.amount, account=account, period=period
     )
 
 
-def _issuer(noted: PayableNote, known: Sequence[BilledAmount]) -> str:
+def _issuer(note: PayableNote, known: Sequence[BilledAmount]) -> str:
     """The invoice's issuer, as told or the only one."""
-    issuers = sorted({part.issuer for part in known if part.invoice_id == noted.invoice_id})
-    if noted.issuer is not None:
-        issuers = [issuer for issuer in issuers if issuer == noted.issuer]
+    issuers = sorted({part.issuer for part in known if part.invoice_id == note.invoice_id})
+    if note.issuer is not None:
+        issuers = [issuer for issuer in issuers if issuer == note.issuer]
     if not issuers:
-        whose = "" if noted.issuer is None else f" of {noted.issuer}"
+        whose = "" if note.issuer is None else f" of {note.issuer}"
         raise Rejected(
-            f"invoice_id: no charge from {noted.source} names invoice {noted.invoice_id!r}{whose}: import its file "
+            f"invoice_id: no charge from {note.source} names invoice {note.invoice_id!r}{whose}: import its file "
             "first, or correct the number"
         )
     if len(issuers) > 1:
-        raise Rejected(f"issuer: {' and '.join(issuers)} both have an invoice {noted.invoice_id!r}: say which")
+        raise Rejected(f"issuer: {' and '.join(issuers)} both have an invoice {note.invoice_id!r}: say which")
     return issuers[0]

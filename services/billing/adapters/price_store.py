@@ -22,8 +22,8 @@ class SqlPriceStore:
     async def has_bands_for(self, day: str) -> bool:
         """Whether the day's bands, changed or not, have been made."""
         async with read_transaction(self._engine) as connection:
-            found = await connection.execute(select(band_days.c.day).where(band_days.c.day == day))
-            return found.one_or_none() is not None
+            rows = await connection.execute(select(band_days.c.day).where(band_days.c.day == day))
+            return rows.one_or_none() is not None
 
     async def add(self, day: str, made: Sequence[BandBasis], now: float) -> bool:
         """All of a day's new bands, once: False where the day had been made before, and nothing is added then."""
@@ -54,12 +54,12 @@ class SqlPriceStore:
     async def since(self, first: str, to: str) -> Mapping[str, Sequence[Band]]:
         """By model, in order: those that were in force on any of the days."""
         async with read_transaction(self._engine) as connection:
-            found = {model: [band] for model, band in (await _newest(connection, first)).items()}
+            by_model = {model: [band] for model, band in (await _newest(connection, first)).items()}
             later = select(bands.c.basis).where(bands.c.day > first, bands.c.day <= to).order_by(bands.c.day)
             for row in await connection.execute(later):
                 band = _band(row.basis)
-                found.setdefault(band.model, []).append(band)
-            return found
+                by_model.setdefault(band.model, []).append(band)
+            return by_model
 
 
 async def _newest(connection: AsyncConnection, day: str) -> dict[str, Band]:
@@ -69,9 +69,9 @@ async def _newest(connection: AsyncConnection, day: str) -> dict[str, Band]:
         .group_by(bands.c.model)
         .subquery()
     )
-    wanted = select(bands.c.basis).join(newest, (bands.c.model == newest.c.model) & (bands.c.day == newest.c.day))
-    found = [_band(row.basis) for row in await connection.execute(wanted.order_by(bands.c.model))]
-    return {band.model: band for band in found}
+    query = select(bands.c.basis).join(newest, (bands.c.model == newest.c.model) & (bands.c.day == newest.c.day))
+    newest_bands = [_band(row.basis) for row in await connection.execute(query.order_by(bands.c.model))]
+    return {band.model: band for band in newest_bands}
 
 
 def _band(basis: str) -> Band:

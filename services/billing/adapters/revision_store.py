@@ -19,13 +19,13 @@ class SqlRevisionStore:
         self._engine = engine
 
     async def newest(self, day: str) -> StoredRevision | None:
-        wanted = select(revisions).where(revisions.c.day == day).order_by(revisions.c.revision.desc()).limit(1)
+        query = select(revisions).where(revisions.c.day == day).order_by(revisions.c.revision.desc()).limit(1)
         async with read_transaction(self._engine) as connection:
-            found = (await connection.execute(wanted)).one_or_none()
-        if found is None:
+            row = (await connection.execute(query)).one_or_none()
+        if row is None:
             return None
-        figures = decode(found.report, dict[str, Any])
-        return StoredRevision(decode(found.report, DayReport), decode(found.inputs, RevisionInputs), figures)
+        figures = decode(row.report, dict[str, Any])
+        return StoredRevision(decode(row.report, DayReport), decode(row.inputs, RevisionInputs), figures)
 
     async def newest_report(self, day: str) -> DayReport | None:
         newest = await self.newest(day)

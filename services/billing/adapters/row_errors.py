@@ -19,11 +19,11 @@ MAX_ROW_ERRORS = 100
 class RowErrors:
     """The first faults of a delivery."""
 
-    found: list[RowError] = field(default_factory=list)
+    errors: list[RowError] = field(default_factory=list)
 
     def add(self, file: str, line: int, column: str, reason: str) -> None:
-        if len(self.found) < MAX_ROW_ERRORS:
-            self.found.append(RowError(file=file, line=line, column=column, reason=reason))
+        if len(self.errors) < MAX_ROW_ERRORS:
+            self.errors.append(RowError(file=file, line=line, column=column, reason=reason))
 
     @contextmanager
     def of(self, name: str, path: Path | None = None) -> Iterator[None]:
@@ -35,6 +35,6 @@ class RowErrors:
         except duckdb.InterruptException as error:
             raise Interrupted from error
         except (duckdb.Error, OSError) as error:
-            told = str(error).partition("\n")[0].replace(str(path), name)
-            reason = TOO_LARGE if is_too_large(error) else f"cannot be read ({told}): fetch the file again"
+            message = str(error).partition("\n")[0].replace(str(path), name)
+            reason = TOO_LARGE if is_too_large(error) else f"cannot be read ({message}): fetch the file again"
             self.add(name, 0, "", reason)

@@ -62,10 +62,10 @@ class BandMaker:
             raise Rejected(f"day: {error}") from error
         if query.day > self._report_cache.today():
             raise Rejected(f"day: {query.day} is still to come: bands are made on the day itself")
-        found = await self._prices.in_force(query.day)
+        bands_by_model = await self._prices.in_force(query.day)
         return Bands(
             day=query.day,
-            bands=tuple(found.get(model) or _none(model, query.day) for model in self._settings.models),
+            bands=tuple(bands_by_model.get(model) or _none(model, query.day) for model in self._settings.models),
         )
 
 

@@ -33,7 +33,7 @@ TRIES = 3
 """Against another leader that writes at the same time: it ends with its lease."""
 DAY_S = 86400.0
 CATCH_UP_SECONDS = 0.1
-CATCH_UP_LOOKS = 100
+CATCH_UP_TRIES = 100
 """Ten seconds for the journal in each look; after that the gates are judged without a known spend."""
 AFTER_MIDNIGHT = 0.5
 """The day is young then, but it has begun on every machine whose state is known."""
@@ -112,7 +112,7 @@ class BudgetGates:
 
     async def _catch_up(self) -> bool:
         """Whether the journal has been read in this term: a part of it would show too little spend."""
-        for _ in range(CATCH_UP_LOOKS):
+        for _ in range(CATCH_UP_TRIES):
             if self._caught_up:
                 break
             self._caught_up = not await self._bus.backlog(topology.BOOKS)

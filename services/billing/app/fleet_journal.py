@@ -43,10 +43,10 @@ class FleetJournalReader:
             await self._catch_up()
             self._compared = True
         deliveries = await self._bus.fetch(topology.BOOKS, batch=BATCH, wait=FETCH_SECONDS)
-        found = [entry for delivery in deliveries if isinstance(entry := self._entry(delivery), Transition)]
-        await self._record(found)
-        self._metrics.transitions.inc(len(found))
-        if found:
+        transitions = [entry for delivery in deliveries if isinstance(entry := self._entry(delivery), Transition)]
+        await self._record(transitions)
+        self._metrics.transitions.inc(len(transitions))
+        if transitions:
             self._moved.set()
         for delivery in deliveries:
             await delivery.ack()
@@ -61,12 +61,12 @@ class FleetJournalReader:
         async for messages in replay(self._bus, topology.FLEET_JOURNAL, since=since, most=BATCH):
             await self._record([e for m in messages if isinstance(e := self._entry(m, again=True), Transition)])
 
-    async def _record(self, found: list[Transition]) -> None:
+    async def _record(self, transitions: list[Transition]) -> None:
         """All of them at once; where the books cannot hold one of them, one by one, and all but that one."""
         try:
-            await self._books.record(found)
+            await self._books.record(transitions)
         except Unstorable:
-            for transition in found:
+            for transition in transitions:
                 try:
                     await self._books.record([transition])
                 except Unstorable as error:

@@ -76,7 +76,7 @@ class InvoiceFetcher:
         """Why the source's files cannot be listed."""
         self._failures = 0
         self._first_at: float | None = None
-        self._looked_at: float | None = None
+        self._polled_at: float | None = None
         self._good_at: float | None = None
         self._refused_at: float | None = None
 
@@ -90,7 +90,7 @@ class InvoiceFetcher:
         return SourceState(
             name=self._source.name,
             url=self._source.url,
-            looked_at=self._looked_at,
+            looked_at=self._polled_at,
             good_at=self._good_at,
             refused_at=self._refused_at,
             reasons=self._faults[:SHOWN_REASONS],
@@ -99,8 +99,8 @@ class InvoiceFetcher:
 
     @property
     def _faults(self) -> tuple[str, ...]:
-        found = [reason for refused in self._refused.values() for reason in refused.reasons]
-        return ((self._unlisted,) if self._unlisted else ()) + tuple(found)
+        reasons = [reason for refused in self._refused.values() for reason in refused.reasons]
+        return ((self._unlisted,) if self._unlisted else ()) + tuple(reasons)
 
     async def wait(self) -> None:
         """Until the next look is due."""
@@ -109,19 +109,19 @@ class InvoiceFetcher:
 
     async def poll(self) -> str | None:
         """Take every delivery that has changed. Returns why one could not be; `BusUnavailable`: try again."""
-        self._looked_at = self._now()
-        await self._look()
+        self._polled_at = self._now()
+        await self._import_changed()
         is_good = not self._faults
         soon = self._unlisted or any(not refused.by_content for refused in self._refused.values())
         self._failures = self._failures + 1 if soon else 0
-        self._first_at = self._first_at or self._looked_at
+        self._first_at = self._first_at or self._polled_at
         if is_good:
-            self._good_at = self._looked_at
+            self._good_at = self._polled_at
         self._metrics.fetches.labels(self._source.name, "good" if is_good else "failed").inc()
         self._metrics.delivered_at.labels(self._source.name).set(self._good_at or self._first_at)
         return None if is_good else self._faults[0]
 
-    async def _look(self) -> None:
+    async def _import_changed(self) -> None:
         """Import each delivery that has changed, and was not refused as it is."""
         try:
             file_source = self._open_source(self._source)
@@ -166,7 +166,7 @@ class InvoiceFetcher:
     def _note(self, key: _Files, refused: _Refused, error: Exception | None = None) -> None:
         """Keep why a delivery was refused; it is logged when it is new."""
         if self._refused.get(key) != refused:
-            self._refused_at = self._looked_at
+            self._refused_at = self._polled_at
             log.warning(
                 "invoice_delivery_refused",
                 source=self._source.name,
@@ -181,7 +181,7 @@ class InvoiceFetcher:
         """Keep why there is nothing to import; it is logged when it is new."""
         reason = _reason(error)
         if self._unlisted != reason:
-            self._refused_at = self._looked_at
+            self._refused_at = self._polled_at
             name = self._source.name
             log.warning("invoice_source_unreadable", source=name, reason=reason, exc_info=_unexpected(error))
         self._unlisted = reason

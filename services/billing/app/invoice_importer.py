@@ -264,25 +264,25 @@ def _whole(request: ImportRequest) -> tuple[RowError, ...]:
     """Why the delivery is not one whole: a file that its manifest lists is missing, or one is there twice."""
     names = {file.name for file in request.files}
     missing = "its manifest lists this file, and it is not there: wait until the delivery is complete"
-    found = [RowError(file=name, line=0, column="", reason=missing) for name in request.wanted if name not in names]
+    errors = [RowError(file=name, line=0, column="", reason=missing) for name in request.wanted if name not in names]
     first: dict[str, str] = {}
     for file in request.files:
         same = first.setdefault(file.sha256, file.name)
         if same is not file.name:
             reason = f"the same file as {same}: leave one of them out"
-            found.append(RowError(file=file.name, line=0, column="", reason=reason))
-    return tuple(found)
+            errors.append(RowError(file=file.name, line=0, column="", reason=reason))
+    return tuple(errors)
 
 
 def _cut_off(request: ImportRequest, files: Sequence[tuple[DeliveredFile, Path]]) -> tuple[RowError, ...]:
     """The files that are not as long as their manifest says."""
-    found: list[RowError] = []
+    errors: list[RowError] = []
     for file, path in files:
-        size, wanted = path.stat().st_size, request.sizes.get(file.name)
-        if wanted not in (None, size):
-            reason = f"has {size:,} bytes, and its manifest says {wanted:,}: wait until the delivery is complete"
-            found.append(RowError(file=file.name, line=0, column="", reason=reason))
-    return tuple(found)
+        size, expected_size = path.stat().st_size, request.sizes.get(file.name)
+        if expected_size not in (None, size):
+            reason = f"has {size:,} bytes, and its manifest says {expected_size:,}: wait until the delivery is complete"
+            errors.append(RowError(file=file.name, line=0, column="", reason=reason))
+    return tuple(errors)
 
 
 def _first(refusals: Sequence[RowError]) -> str:

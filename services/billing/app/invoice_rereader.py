@@ -35,9 +35,9 @@ class InvoiceRereader:
 
     async def reread_stale(self) -> None:
         """Bring what counts to the terms of today. `BusUnavailable`, or what `DATABASE_ERRORS` lists: try again."""
-        found = await self._store.list_stale(self._imports.settings_digest)
-        self._faults = {one.number: self._faults[one.number] for one in found if one.number in self._faults}
-        for stale in found:
+        stale_deliveries = await self._store.list_stale(self._imports.settings_digest)
+        self._faults = {one.number: self._faults[one.number] for one in stale_deliveries if one.number in self._faults}
+        for stale in stale_deliveries:
             fault = await self._imports.reread(stale)
             files = [file.name for file in stale.files[:SHOWN_FILES]]
             if not fault:

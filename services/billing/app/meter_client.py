@@ -10,9 +10,9 @@ from shared.errors import BusUnavailable, Rejected
 from shared.messages.codec import Decoder, Unreadable, encode
 from shared.messages.meter import ErrorReply, Tokens, TokensQuery
 
-METER_SECONDS = 10.0
+METER_TIMEOUT_S = 10.0
 """For a day's sums: the ledger answers in milliseconds, its database may be busy for seconds."""
-MOST_PAGES = 200
+MAX_PAGES = 200
 """Nearly a million rows."""
 _answers: Decoder[Tokens | ErrorReply] = Decoder(Tokens | ErrorReply)
 
@@ -26,24 +26,24 @@ class MeterClient:
 
         Pages are made one after the other, so that only their rows fit together: totals are the last one's.
         """
-        found: list[Tokens] = []
+        pages: list[Tokens] = []
         after: str | None = ""
         while after is not None:
-            if len(found) == MOST_PAGES:
-                raise Rejected(f"the meter's answer has more than {MOST_PAGES} pages: ask for fewer days")
-            found.append(await self._page(msgspec.structs.replace(query, after=after)))
-            after = found[-1].next
+            if len(pages) == MAX_PAGES:
+                raise Rejected(f"the meter's answer has more than {MAX_PAGES} pages: ask for fewer days")
+            pages.append(await self._page(msgspec.structs.replace(query, after=after)))
+            after = pages[-1].next
         busy: dict[str, tuple[tuple[float, float], ...]] = {}
-        for page in found:
+        for page in pages:
             for machine, intervals in page.busy.items():
                 busy[machine] = (*busy.get(machine, ()), *intervals)
-        rows = tuple(row for page in found for row in page.rows)
-        return msgspec.structs.replace(found[-1], rows=rows, busy={name: _merged(busy[name]) for name in busy})
+        rows = tuple(row for page in pages for row in page.rows)
+        return msgspec.structs.replace(pages[-1], rows=rows, busy={name: _merge(busy[name]) for name in busy})
 
     async def _page(self, query: TokensQuery) -> Tokens:
         try:
-            asked = self._bus.request(subjects.METER_TOKENS, encode(query), timeout=METER_SECONDS)
-            answer = _answers.decode(await asked)
+            response = self._bus.request(subjects.METER_TOKENS, encode(query), timeout=METER_TIMEOUT_S)
+            answer = _answers.decode(await response)
         except BusUnavailable as error:
             raise Rejected(f"the meter does not answer ({error}): ask again when it runs") from error
         except Unreadable as error:
@@ -53,12 +53,12 @@ class MeterClient:
         return answer
 
 
-def _merged(intervals: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+def _merge(intervals: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
     """Without overlap: one that was told may have grown before the next page was made."""
-    found: list[tuple[float, float]] = []
+    merged: list[tuple[float, float]] = []
     for start, end in sorted(intervals):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         else:
-            found.append((start, end))
-    return tuple(found)
+            merged.append((start, end))
+    return tuple(merged)

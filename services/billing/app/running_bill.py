@@ -43,11 +43,13 @@ class RunningBillPoller:
         """One reading. What `DATABASE_ERRORS` lists where the books do not take it."""
         at = to_millis(self._now())
         try:
-            told = await self._bill.cumulative()
+            cost_by_resource = await self._bill.cumulative()
         except HyperstackError as fault:
             self._failed(str(fault))
             return
-        readings = {name: BillReading(amount, at) for name, amount in told.items() if name in self._machine_of}
+        readings = {
+            name: BillReading(amount, at) for name, amount in cost_by_resource.items() if name in self._machine_of
+        }
         last = await self._accruals.last_readings()
         if self._read_at is not None and (new := self._missing & readings.keys() - last.keys()):
             # The bill had nothing of it at the reading before: all that it says now is for the time since.
@@ -58,7 +60,7 @@ class RunningBillPoller:
         await self._accruals.add_readings(counted, self._machine_of, self._bill.provider)
         self._fault, self._read_at = "", at
         self._metrics.readings.labels(self._bill.provider, "read").inc()
-        missing = frozenset(self._machine_of.keys() - told.keys())
+        missing = frozenset(self._machine_of.keys() - cost_by_resource.keys())
         if missing - self._missing:
             log.warning("machines without a bill", provider=self._bill.provider, resources=sorted(missing))
         self._missing = missing

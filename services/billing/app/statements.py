@@ -32,8 +32,8 @@ class Statements:
             first, last = month_days(query.month)
         except ValueError as error:
             raise Rejected(f"month: {error}") from error
-        asked = TokensQuery(day=first, to=last, by=("day", "model", "outcome"), key=query.key_id)
-        tokens = await self._meter.tokens(asked)
+        tokens_query = TokensQuery(day=first, to=last, by=("day", "model", "outcome"), key=query.key_id)
+        tokens = await self._meter.tokens(tokens_query)
         bands = await self._book.since(first, last)
         made = build_statement(query.key_id, query.month, tokens, lambda model, day: _on(bands, model, day))
         return replace(made, name=self._names().get(query.key_id))

@@ -47,7 +47,7 @@ endpoint = "http://127.0.0.1:2"
 
 
 @dataclass
-class Meter:
+class FakeMeter:
     """Answers `meter.tokens` for every day alike."""
 
     bus: Bus
@@ -80,14 +80,14 @@ class Meter:
 
 
 def _row(query: TokensQuery, tier: str, outcome: str, tokens: int) -> TokensRow:
-    told = {"day": query.day, "tier": tier, "model": "m", "key": "k", "outcome": outcome}
-    return TokensRow(dimensions={name: told[name] for name in query.by}, sums=TokenSums(prompt_tokens=tokens))
+    dimensions = {"day": query.day, "tier": tier, "model": "m", "key": "k", "outcome": outcome}
+    return TokensRow(dimensions={name: dimensions[name] for name in query.by}, sums=TokenSums(prompt_tokens=tokens))
 
 
 @dataclass
 class Billing:
     bus: Bus
-    meter: Meter
+    meter: FakeMeter
 
     async def deliver(self, data: bytes, source: str = "cloud", file: str = "bill.csv") -> ImportAnswer:
         return msgspec.json.decode(await self.ask_import(data, source, file), type=ImportAnswer)
@@ -105,7 +105,9 @@ class Billing:
         return await self.bus.request(subjects.BILLING_REPORT, encode(ReportQuery(day=day)), timeout=30)
 
 
-async def tell(bus: Bus, machine: str, at: float, state: MachineState, before: MachineState | None = None) -> None:
+async def publish_transition(
+    bus: Bus, machine: str, at: float, state: MachineState, before: MachineState | None = None
+) -> None:
     """A transition from the state `before`, `at` hours after the test day's midnight."""
     entry = Transition(
         at=DAY_WINDOW.start / 1000 + at * 3600,
@@ -142,7 +144,7 @@ async def billing(
 ) -> AsyncIterator[tuple[Billing, Runtime]]:
     """The service on a bus in memory, leading, with a meter."""
     bus = bus or MemoryBus()
-    meter = Meter(bus)
+    meter = FakeMeter(bus)
     answering = await bus.respond("meter", subjects.METER_TOKENS, meter.answer)
     async with replica(data_dir, config, bus, now) as runtime:
         await until(lambda: leading(runtime), bool)

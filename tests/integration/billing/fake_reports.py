@@ -18,32 +18,32 @@ YESTERDAY = "2026-05-03"
 
 
 @dataclass
-class MadeUpShelf:
+class FakeReportCache:
     """What the publisher and the maker of bands see of the books."""
 
-    found: dict[str, DayReport] = field(default_factory=dict)
+    reports_by_day: dict[str, DayReport] = field(default_factory=dict)
     day: str = TODAY
-    asked: list[str] = field(default_factory=list)
+    requested_days: list[str] = field(default_factory=list)
     refuses: bool = False
 
     def today(self) -> str:
         return self.day
 
     def put(self, *reports: DayReport) -> None:
-        self.found.update((each.day, each) for each in reports)
+        self.reports_by_day.update((each.day, each) for each in reports)
 
     async def iterate(self, days: Sequence[str]) -> AsyncIterator[DayReport]:
-        self.asked = list(days)
+        self.requested_days = list(days)
         for day in days:
             if self.refuses:
                 raise Rejected("the meter does not answer: ask again when it runs")
-            yield self.found.get(day) or report(day, None, 0)
+            yield self.reports_by_day.get(day) or report(day, None, 0)
 
     async def explain(self, day: str) -> tuple[DayReport, CostLines]:
-        return self.found[day], CostLines()
+        return self.reports_by_day[day], CostLines()
 
     async def reports(self, days: Sequence[str]) -> list[DayReport]:
-        return [found async for found in self.iterate(days)]
+        return [reports_by_day async for reports_by_day in self.iterate(days)]
 
 
 class Killed(BaseException):
@@ -58,18 +58,18 @@ class DyingBus(MemoryBus):
         self.dies_at = dies_at
         self.after = after
         self.changes = 0
-        self.told: list[Published] = []
+        self.announced: list[Published] = []
 
-    async def listen(self) -> None:
-        async def heard(message: Received) -> None:
-            self.told.append(decode(message.data, Published))
+    async def subscribe_announcements(self) -> None:
+        async def on_published(message: Received) -> None:
+            self.announced.append(decode(message.data, Published))
 
-        await self.subscribe(BILLING_PUBLISHED, heard)
+        await self.subscribe(BILLING_PUBLISHED, on_published)
 
     def files(self) -> dict[str, bytes]:
         return {name: data for (store, name), data in self._objects.items() if store == BOOKS_FILES.name}
 
-    async def said(self) -> dict[str, Published]:
+    async def published_by_key(self) -> dict[str, Published]:
         return {key: decode(entry.value, Published) for key, entry in (await self.entries(REPORTS)).items()}
 
     async def put_object(self, store: ObjectStore, name: str, data: object) -> None:

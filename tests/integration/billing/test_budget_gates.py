@@ -36,7 +36,7 @@ from shared.messages.budget import BudgetGate, GateOrder, GateOrdered, Gates, Ga
 from shared.messages.codec import Message, decode, encode
 from shared.messages.meter import ErrorReply
 from shared.messages.waker import MachineState, Transition
-from tests.integration.billing.billing_service import CONFIG, billing, configured, tell
+from tests.integration.billing.billing_service import CONFIG, billing, configured, publish_transition
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import DAY_WINDOW
 
@@ -80,12 +80,12 @@ class RunningBill:
     """A running bill that says what the test does."""
 
     provider = "hyperstack"
-    told: dict[str, int] | None = None
+    cost_by_resource: dict[str, int] | None = None
 
     async def cumulative(self) -> dict[str, int]:
-        if self.told is None:
+        if self.cost_by_resource is None:
             raise HyperstackError("503", "away")
-        return self.told
+        return self.cost_by_resource
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Desk:
     async def update(self, at: float, billed: int | None = 0) -> dict[str, BudgetGate]:
         """`billed`: what Hyperstack says in whole USD; None: nothing."""
         self.hours = at
-        self.bill.told = None if billed is None else {"7": billed * 10**12}
+        self.bill.cost_by_resource = None if billed is None else {"7": billed * 10**12}
         await self.bills.poll()
         await self.read_journal()
         await self.budget_gates.update()
@@ -161,8 +161,8 @@ class Desk:
         return [(e.scope, e.open, e.reason) for e in await self.turns()]
 
     async def turns(self) -> list[GateTurned]:
-        found = await self.bus.read(topology.FLEET_JOURNAL, "fleet.journal.budget.>")
-        return [decode(received.data, GateTurned) for received in found]
+        entries = await self.bus.read(topology.FLEET_JOURNAL, "fleet.journal.budget.>")
+        return [decode(received.data, GateTurned) for received in entries]
 
     def metric(self, name: str, scope: str) -> float | None:
         return self.registry.get_sample_value(f"spot_billing_gate_{name}", {"scope": scope})
@@ -233,7 +233,7 @@ async def test_a_running_bill_that_cannot_be_read_closes_the_gates_that_need_it(
 
 async def test_a_machine_new_on_the_running_bill_counts_from_its_first_cent(desk: Desk) -> None:
     await desk.moved("h-1", 6, "ready")
-    desk.hours, desk.bill.told = 5.9, {}
+    desk.hours, desk.bill.cost_by_resource = 5.9, {}
     await desk.bills.poll()
     assert (await desk.update(6.75, 27))[H].spend == 27
     assert (await desk.update(6.8, 28))[H].spend == 28
@@ -270,8 +270,8 @@ async def test_an_order_stands_until_midnight_over_leaders(desk: Desk) -> None:
     await desk.moved("a-1", 23.5, "asleep")
     gates = await desk.update(24.01)
     assert (gates[A].open, gates[A].ordered) == (True, "auto")
-    told = [(t.open, t.by, t.why) for t in await desk.turns() if t.scope == A]
-    assert told == [
+    turns = [(t.open, t.by, t.why) for t in await desk.turns() if t.scope == A]
+    assert turns == [
         (True, "", ""),
         (False, "ann@host", "a demo"),
         (True, "ann@host", "a demo"),
@@ -282,7 +282,7 @@ async def test_an_order_stands_until_midnight_over_leaders(desk: Desk) -> None:
     ]
 
 
-async def test_an_order_counts_before_anything_was_looked_at(desk: Desk) -> None:
+async def test_an_order_counts_before_the_first_update(desk: Desk) -> None:
     assert (await desk.order(H, "close")).reason == "closed_by_operator"
     assert (await desk.update(1.0))[H].reason == "closed_by_operator"
 
@@ -315,11 +315,11 @@ async def test_a_leader_that_was_followed_undoes_nothing(desk: Desk) -> None:
     assert (await desk.gates())[A].reason == "closed_by_operator"
 
 
-async def test_a_turn_is_told_once_though_its_leader_died_before_the_gate_was_put(
+async def test_a_turn_is_journalled_once_though_its_leader_died_before_the_gate_was_put(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await desk.update(1.0)
-    told = len(await desk.turns())
+    turns_before = len(await desk.turns())
 
     async def cut(*_args: object, **_more: object) -> int:
         raise BusUnavailable("it died")
@@ -330,7 +330,7 @@ async def test_a_turn_is_told_once_though_its_leader_died_before_the_gate_was_pu
             await desk.update(9.0, billed=21)
     desk.anew()
     await desk.update(9.0, billed=21)
-    turned = [(t.scope, t.reason) for t in (await desk.turns())[told:]]
+    turned = [(t.scope, t.reason) for t in (await desk.turns())[turns_before:]]
     assert turned == [(H, "budget_closed")]
 
 
@@ -356,17 +356,17 @@ async def test_books_that_cannot_be_read_close_every_gate(desk: Desk, monkeypatc
 async def test_a_new_leader_judges_nothing_before_the_journal_is_read(desk: Desk) -> None:
     await desk.bus.publish(subjects.journal("a-1"), b"{}")
     await until(lambda: desk.bus.backlog(topology.BOOKS), lambda backlog: backlog == 1)  # the server counts it later
-    looking = asyncio.create_task(desk.budget_gates.update())
-    done, _ = await asyncio.wait([looking], timeout=0.5)
+    updating = asyncio.create_task(desk.budget_gates.update())
+    done, _ = await asyncio.wait([updating], timeout=0.5)
     assert not done
     assert await desk.gates() == {}
     await desk.read_journal()
     async with asyncio.timeout(60):
-        await looking
+        await updating
     assert await desk.gates()
 
 
-def test_the_next_look_is_due_when_the_next_day_begins(database_url: str) -> None:
+def test_the_next_update_is_due_when_the_next_day_begins(database_url: str) -> None:
     del database_url
     desk = Desk(MemoryBus(), None)  # type: ignore[arg-type]  # nothing is asked of it
     desk.hours = 12.0
@@ -388,17 +388,17 @@ async def test_the_service_keeps_the_gate(
 ) -> None:
     bus = MemoryBus()
     if known:
-        await tell(bus, "a-1", -1, "ready")
+        await publish_transition(bus, "a-1", -1, "ready")
     now = MIDNIGHT + 10 * 3600  # ten hours at 2.40
     config = configured(CONFIG + f'[billing]\ndaily_budget = "{limit}"\n')
     async with billing(tmp_path, config, bus, now=now) as (books, runtime):
         books.meter.refuses = True  # tokens divide the spend, they do not change it
-        answer = await until(lambda: _asked(bus), lambda gates: bool(gates.gates))
+        answer = await until(lambda: query_gates(bus), lambda gates: bool(gates.gates))
         gate = answer.gates["fleet"]
         assert (gate.open, gate.reason, int(gate.spend)) == expected
         assert (gate.limit, gate.observed_at) == (Decimal(limit), now)
         value = runtime.registry.get_sample_value
-        assert await until(lambda: _told(bus), lambda told: told is not None) == gate
+        assert await until(lambda: stored_gate(bus), lambda stored: stored is not None) == gate
         assert value("spot_billing_gate_open", {"scope": "fleet"}) == gate.open
     assert value("spot_billing_gate_open", {"scope": "fleet"}) is None, "who does not lead says nothing"
 
@@ -408,14 +408,14 @@ async def test_without_a_budget_there_is_no_gate(tmp_path: Path) -> None:
     async with billing(tmp_path, configured(), bus) as (books, runtime):
         await books.report()
         assert await bus.entries(topology.BUDGET) == {}
-        assert (await _asked(bus)).gates == {}
+        assert (await query_gates(bus)).gates == {}
         assert runtime.health.faults() == {}
 
 
-async def _asked(bus: Bus) -> Gates:
+async def query_gates(bus: Bus) -> Gates:
     return decode(await bus.request(subjects.BILLING_GATE, encode(GatesQuery()), timeout=30), Gates)
 
 
-async def _told(bus: Bus) -> BudgetGate | None:
+async def stored_gate(bus: Bus) -> BudgetGate | None:
     entry = await bus.get(topology.BUDGET, subjects.budget_key("fleet"))
     return None if entry is None else decode(entry.value, BudgetGate)

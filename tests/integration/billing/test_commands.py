@@ -34,7 +34,7 @@ M = TypeVar("M", bound=Message)
 TO = "2026-05-31"
 
 
-class Told(NamedTuple):
+class CommandResult(NamedTuple):
     status: int
     out: str
     err: str
@@ -45,52 +45,52 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.asked: list[Message] = []
+        self.queries: list[Message] = []
 
     def reports(self, data: bytes) -> Message:
-        query = self._heard(decode(data, ReportsQuery))
+        query = self._record_query(decode(data, ReportsQuery))
         return ErrorReply(reason=f"to: no {query.to}") if query.to == "never" else period_report(query.days, TO)
 
     def report(self, data: bytes) -> Message:
-        query = self._heard(decode(data, ReportQuery))
-        told = day_report(query.day)
+        query = self._record_query(decode(data, ReportQuery))
+        report = day_report(query.day)
         return (
             ErrorReply(reason=f"day: no {query.day}")
             if query.day == "never"
-            else explained(told)
+            else explained(report)
             if query.explain
-            else told
+            else report
         )
 
     def statement(self, data: bytes) -> Message:
-        key = self._heard(decode(data, StatementQuery)).key_id
+        key = self._record_query(decode(data, StatementQuery)).key_id
         return replace(statement(key_id=key), lines=()) if key == "unused" else statement(key_id=key)
 
     def tokens(self, data: bytes) -> Message:
         query = decode(data, TokensQuery)
         sums = TokenSums(requests=1, prompt_tokens=7)
-        told = [{"model": "@m", "key": key} for key in ("k1", "k2")]
-        rows = tuple(TokensRow(dimensions={name: row[name] for name in query.by}, sums=sums) for row in told)
+        dimensions = [{"model": "@m", "key": key} for key in ("k1", "k2")]
+        rows = tuple(TokensRow(dimensions={name: row[name] for name in query.by}, sums=sums) for row in dimensions)
         return Tokens(day=query.day, complete=True, totals=sums, served=sums, rows=rows)
 
     def bands(self, data: bytes) -> Message:
-        self._heard(decode(data, BandsQuery))
+        self._record_query(decode(data, BandsQuery))
         band = Band(
             model=EVIL[3], day=TO, low=Decimal(2), high=Decimal("2.5"), trailing_7=Decimal("2.2"), trailing_28=None
         )
         return Bands(day=TO, bands=(band,))
 
-    async def run(self, *words: str) -> Told:
+    async def run(self, *words: str) -> CommandResult:
         config = str(self.folder / "spotinference.toml")
         arguments = [*words, "--config", config, "--data-dir", str(self.folder)]
         done = await asyncio.to_thread(CliRunner().invoke, main, arguments)
-        return Told(done.exit_code, done.stdout, done.stderr)
+        return CommandResult(done.exit_code, done.stdout, done.stderr)
 
     def path(self, name: str) -> str:
         return str(self.folder / name)
 
-    def _heard(self, query: M) -> M:
-        self.asked.append(query)
+    def _record_query(self, query: M) -> M:
+        self.queries.append(query)
         return query
 
 
@@ -107,21 +107,21 @@ async def desk(tmp_path: Path, bus: JetStreamBus, nats_url: str) -> Desk:
     }
     for subject, answer in answers.items():
 
-        async def told(data: bytes, answer: Callable[[bytes], Message] = answer) -> bytes:
+        async def respond(data: bytes, answer: Callable[[bytes], Message] = answer) -> bytes:
             return encode(answer(data))
 
-        await bus.respond("billing", subject, told)
+        await bus.respond("billing", subject, respond)
     return made
 
 
 async def test_without_options_the_last_seven_days_come_first_and_then_the_day(desk: Desk) -> None:
-    told = await desk.run("report")
-    assert told.status == 0, told.err
-    assert [type(query) for query in desk.asked] == [ReportsQuery]
+    result = await desk.run("report")
+    assert result.status == 0, result.err
+    assert [type(query) for query in desk.queries] == [ReportsQuery]
     week = period_report(7, TO)
-    lines = told.out.splitlines()
+    lines = result.out.splitlines()
     assert lines[0].startswith(f"${week.usd_per_mtok:,.4f} per million tokens")
-    assert told.out.index("7 days, 2026-05-25 to 2026-05-31 UTC") < told.out.index(
+    assert result.out.index("7 days, 2026-05-25 to 2026-05-31 UTC") < result.out.index(
         "2026-05-31 UTC, estimated, revision 3"
     )
 
@@ -129,12 +129,12 @@ async def test_without_options_the_last_seven_days_come_first_and_then_the_day(d
 async def test_files_are_those_that_the_service_publishes(desk: Desk) -> None:
     names = ("r.csv", "r.xlsx", "r.html")
     options = [word for name in names for word in (f"--{name[2:]}", desk.path(name))]
-    told = await desk.run("report", "--days", "9", "--to", TO, *options, "--json")
-    assert told.status == 0, told.err
-    assert desk.asked == [ReportsQuery(to=TO, days=9, explain=True)]
+    result = await desk.run("report", "--days", "9", "--to", TO, *options, "--json")
+    assert result.status == 0, result.err
+    assert desk.queries == [ReportsQuery(to=TO, days=9, explain=True)]
     published = render_files(period_report(9, TO))
     assert {name: (desk.folder / name).read_bytes() for name in names} == {name: published[name[2:]] for name in names}
-    assert json.loads(told.out) == json.loads(published["json"])
+    assert json.loads(result.out) == json.loads(published["json"])
     rows = list(csv.DictReader(io.StringIO((desk.folder / "r.csv").read_text("utf-8"))))
     spend = sum(Decimal(row["spend"]) for row in rows if row["kind"] == "total")
     assert spend == period_report(9, TO).spend
@@ -143,72 +143,72 @@ async def test_files_are_those_that_the_service_publishes(desk: Desk) -> None:
 
 
 async def test_a_day_as_json_is_one_object(desk: Desk) -> None:
-    told = await desk.run("report", "--day", "2026-05-03", "--json")
-    assert json.loads(told.out) == json.loads(render_files(day_report())["json"])
-    assert desk.asked == [ReportQuery(day="2026-05-03")]
+    result = await desk.run("report", "--day", "2026-05-03", "--json")
+    assert json.loads(result.out) == json.loads(render_files(day_report())["json"])
+    assert desk.queries == [ReportQuery(day="2026-05-03")]
 
 
 async def test_days_are_shown_without_the_last_one_again(desk: Desk) -> None:
-    told = await desk.run("report", "--days", "3", "--to", TO)
-    assert "3 days, 2026-05-29 to 2026-05-31 UTC" in told.out
-    assert "revision" not in told.out
-    assert desk.asked == [ReportsQuery(to=TO, days=3)]
+    result = await desk.run("report", "--days", "3", "--to", TO)
+    assert "3 days, 2026-05-29 to 2026-05-31 UTC" in result.out
+    assert "revision" not in result.out
+    assert desk.queries == [ReportsQuery(to=TO, days=3)]
 
 
 async def test_a_refusal_writes_nothing_and_ends_with_one(desk: Desk) -> None:
     kept = desk.folder / "kept.csv"
     kept.write_text("old")
-    told = await desk.run("report", "--day", "never", "--csv", str(kept))
-    assert (told.status, told.err) == (1, "spotinference: day: no never\n")
+    result = await desk.run("report", "--day", "never", "--csv", str(kept))
+    assert (result.status, result.err) == (1, "spotinference: day: no never\n")
     assert kept.read_text() == "old"
     place = desk.path("none/r.html")
-    told = await desk.run("report", "--days", "3", "--html", place)
-    assert (told.status, told.err) == (1, f"spotinference: --html {place}: No such file or directory\n")
+    result = await desk.run("report", "--days", "3", "--html", place)
+    assert (result.status, result.err) == (1, f"spotinference: --html {place}: No such file or directory\n")
 
 
 async def test_options_that_exclude_one_another_are_wrong_usage(desk: Desk) -> None:
     for words in (("--day", TO, "--days", "3"), ("--day", TO, "--to", TO), ("--to", TO), ("--days", "0")):
-        told = await desk.run("report", *words)
-        assert told.status == 2, words
-    assert desk.asked == []
+        result = await desk.run("report", *words)
+        assert result.status == 2, words
+    assert desk.queries == []
 
 
 async def test_a_figure_is_explained(desk: Desk) -> None:
-    told = await desk.run("report", "--day", TO, "--explain", "unattributed")
-    assert told.status == 0, told.err
-    assert desk.asked == [ReportQuery(day=TO, explain=True)]
+    result = await desk.run("report", "--day", TO, "--explain", "unattributed")
+    assert result.status == 0, result.err
+    assert desk.queries == [ReportQuery(day=TO, explain=True)]
     expected = explained(day_report(TO)).explanations[0]
-    assert told.out.startswith(f"unattributed: ${expected.amount:,.4f}\n{TO} UTC, provisional, revision 3\n")
-    last = [line.split()[-1] for line in told.out.splitlines()[-4:]]
+    assert result.out.startswith(f"unattributed: ${expected.amount:,.4f}\n{TO} UTC, provisional, revision 3\n")
+    last = [line.split()[-1] for line in result.out.splitlines()[-4:]]
     assert last == [
         f"{amount:,.4f}" for amount in (*(x.amount for x in expected.lines), expected.rest, expected.amount)
     ]
-    found = json.loads((await desk.run("report", "--day", TO, "--explain", "unattributed", "--json")).out)
-    assert {name: found[name] for name in ("day", "revision", "state", "figure", "amount")} == {
+    explanation = json.loads((await desk.run("report", "--day", TO, "--explain", "unattributed", "--json")).out)
+    assert {name: explanation[name] for name in ("day", "revision", "state", "figure", "amount")} == {
         "day": TO,
         "revision": 3,
         "state": "provisional",
         "figure": "unattributed",
         "amount": f"{expected.amount:f}",
     }
-    assert [line["resource"] for line in found["lines"]] == ["disk-1", "nat-1"]
-    assert found["reason"] is None
-    told = await desk.run("report", "--day", TO, "--explain", "typo")
-    assert (told.status, told.out) == (1, "")
-    assert told.err == "spotinference: --explain: no figure is named 'typo'; the figures are unattributed, h100x2\n"
+    assert [line["resource"] for line in explanation["lines"]] == ["disk-1", "nat-1"]
+    assert explanation["reason"] is None
+    result = await desk.run("report", "--day", TO, "--explain", "typo")
+    assert (result.status, result.out) == (1, "")
+    assert result.err == "spotinference: --explain: no figure is named 'typo'; the figures are unattributed, h100x2\n"
     assert (await desk.run("report", "--explain", "shared", "--html", desk.path("x.html"))).status == 2
-    told = await desk.run("report", "--days", "3", "--to", TO, "--explain", "shared")
-    assert (told.status, told.err[:60]) == (1, "spotinference: 2026-05-29 to 2026-05-31: no figure can be ex")
+    result = await desk.run("report", "--days", "3", "--to", TO, "--explain", "shared")
+    assert (result.status, result.err[:60]) == (1, "spotinference: 2026-05-29 to 2026-05-31: no figure can be ex")
 
 
 async def test_a_statement_on_the_terminal_and_as_files(desk: Desk) -> None:
-    told = await desk.run("statement", "=k1", "--month", "2026-05")
-    assert told.status == 0, told.err
-    assert "=k1, 2026-05: $6.0000 for 2,400,002 tokens, complete" in told.out
-    assert desk.asked == [StatementQuery(key_id="=k1", month="2026-05")]
-    told = await desk.run("statement", "=k1", "--json", "--csv", desk.path("s.csv"), "--html", desk.path("s.html"))
+    result = await desk.run("statement", "=k1", "--month", "2026-05")
+    assert result.status == 0, result.err
+    assert "=k1, 2026-05: $6.0000 for 2,400,002 tokens, complete" in result.out
+    assert desk.queries == [StatementQuery(key_id="=k1", month="2026-05")]
+    result = await desk.run("statement", "=k1", "--json", "--csv", desk.path("s.csv"), "--html", desk.path("s.html"))
     published = render_files(statement(key_id="=k1"))
-    assert json.loads(told.out) == json.loads(published["json"])
+    assert json.loads(result.out) == json.loads(published["json"])
     assert (desk.folder / "s.csv").read_bytes() == published["csv"]
     assert (desk.folder / "s.html").read_bytes() == published["html"]
 
@@ -217,21 +217,21 @@ async def test_a_statement_by_the_keys_name(desk: Desk, bus: JetStreamBus) -> No
     for key_id, name in (("k1", "Acme"), ("k2", "Twice"), ("k3", "Twice"), ("k4", "k1")):
         record = KeyRecord(id=key_id, name=name, created_at=1.0, revoked_at=2.0)
         await bus.create(topology.KEYS, digest(f"sk-{key_id}"), encode(record))
-    told = await desk.run("statement", "Acme", "--month", "2026-05")
-    assert (told.status, told.err) == (0, "")
-    told = await desk.run("statement", "Twice")
-    assert (told.status, told.out) == (1, "")
-    assert told.err == "spotinference: 2 keys are named 'Twice': pass the id of one: k2, k3\n"
+    result = await desk.run("statement", "Acme", "--month", "2026-05")
+    assert (result.status, result.err) == (0, "")
+    result = await desk.run("statement", "Twice")
+    assert (result.status, result.out) == (1, "")
+    assert result.err == "spotinference: 2 keys are named 'Twice': pass the id of one: k2, k3\n"
     await desk.run("statement", "k1", "--month", "2026-05")
-    assert desk.asked == [StatementQuery(key_id="k1", month="2026-05")] * 2, "an id goes before a name"
+    assert desk.queries == [StatementQuery(key_id="k1", month="2026-05")] * 2, "an id goes before a name"
 
 
 async def test_usage_by_key_has_names_and_no_formula(desk: Desk, bus: JetStreamBus) -> None:
     record = KeyRecord(id="k1", name="=1+1", created_at=1.0)
     await bus.create(topology.KEYS, digest("sk-k1"), encode(record))
-    told = await desk.run("usage", "--by", "model,key", "--json", "--csv", desk.path("u.csv"))
-    assert told.status == 0, told.err
-    rows = json.loads(told.out)["rows"]
+    result = await desk.run("usage", "--by", "model,key", "--json", "--csv", desk.path("u.csv"))
+    assert result.status == 0, result.err
+    rows = json.loads(result.out)["rows"]
     assert [(row["model"], row["key"], row["key_name"]) for row in rows] == [("@m", "k1", "=1+1"), ("@m", "k2", None)]
     with (desk.folder / "u.csv").open(encoding="utf-8", newline="") as file:
         written = list(csv.DictReader(file))
@@ -246,19 +246,19 @@ async def test_usage_by_key_has_names_and_no_formula(desk: Desk, bus: JetStreamB
 
 
 async def test_bands_as_a_table_and_as_json(desk: Desk) -> None:
-    told = await desk.run("bands", "--day", TO)
-    assert "2 to 2.5" in told.out
-    assert "\x1b" not in told.out
-    assert desk.asked == [BandsQuery(day=TO)]
+    result = await desk.run("bands", "--day", TO)
+    assert "2 to 2.5" in result.out
+    assert "\x1b" not in result.out
+    assert desk.queries == [BandsQuery(day=TO)]
     (band,) = json.loads((await desk.run("bands", "--json")).out)["bands"]
     assert (band["model"], band["low"], band["trailing_28"]) == (EVIL[3], "2", None)
 
 
 async def test_a_statement_of_nobody_is_refused_and_of_an_unused_key_is_empty(desk: Desk, bus: JetStreamBus) -> None:
-    told = await desk.run("statement", "unused")
-    assert (told.status, told.out) == (1, "")
-    assert "no key has the id or the name 'unused'" in told.err
+    result = await desk.run("statement", "unused")
+    assert (result.status, result.out) == (1, "")
+    assert "no key has the id or the name 'unused'" in result.err
     record = KeyRecord(id="unused", name="u", created_at=1.0)
     await bus.create(topology.KEYS, digest("sk-unused"), encode(record))
-    told = await desk.run("statement", "unused", "--json")
-    assert (told.status, json.loads(told.out)["lines"]) == (0, [])
+    result = await desk.run("statement", "unused", "--json")
+    assert (result.status, json.loads(result.out)["lines"]) == (0, [])

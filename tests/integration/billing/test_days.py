@@ -38,23 +38,23 @@ async def books(tmp_path: Path, database_url: str) -> AsyncIterator[Billing]:
 
 
 async def note(books: Billing, invoice: str, amount: str, voids: str | None = None) -> tuple[InvoiceStanding, ...]:
-    noted = PayableNote(source="cloud", invoice_id=invoice, amount=Decimal(amount), voids=voids)
-    answer = await books.bus.request(subjects.BILLING_PAYABLE, encode(noted), timeout=30)
+    note = PayableNote(source="cloud", invoice_id=invoice, amount=Decimal(amount), voids=voids)
+    answer = await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=30)
     return msgspec.json.decode(answer, type=Invoices).standings
 
 
-def told(report: DayReport) -> tuple[object, ...]:
+def key_figures(report: DayReport) -> tuple[object, ...]:
     return report.state, report.revision, report.spend, report.change
 
 
 async def test_a_day_is_final_when_its_invoice_ties(books: Billing) -> None:
     await books.deliver(focus_csv({"BilledCost": "300.00", **MAY}))
-    assert told(await books.report()) == ("provisional", 1, Decimal(300), None)
+    assert key_figures(await books.report()) == ("provisional", 1, Decimal(300), None)
     await note(books, "MAY-1", "299.98")
-    assert told(await books.report())[:2] == ("provisional", 1)
+    assert key_figures(await books.report())[:2] == ("provisional", 1)
     await note(books, "MAY-1", "299.99")
     final = await books.report()
-    assert told(final) == ("final", 2, Decimal(300), "state provisional → final: invoice MAY-1 ties")
+    assert key_figures(final) == ("final", 2, Decimal(300), "state provisional → final: invoice MAY-1 ties")
     assert await books.report() == final
 
 
@@ -66,7 +66,7 @@ async def test_case_05_a_correction_in_a_later_period_restates_its_day_and_moves
     assert (final.state, final.revision, final.usd_per_mtok) == ("final", 1, Decimal(3))
     await books.deliver(focus_csv({"BilledCost": "-30.00", "ChargeClass": "Correction", **JUNE, **TENTH}))
     restated = await books.report("2026-05-10")
-    assert told(restated) == ("restated", 2, Decimal(270), CORRECTED)
+    assert key_figures(restated) == ("restated", 2, Decimal(270), CORRECTED)
     assert restated.usd_per_mtok == Decimal("2.7")
     assert await books.report() == other
     assert (await books.report("2026-06-10")).spend is None
@@ -107,7 +107,7 @@ async def test_case_25_late_usage_restates_and_a_replay_changes_nothing(books: B
     assert (final.state, final.usd_per_mtok) == ("final", Decimal(2))
     books.meter.served = {"A": 51_000_000}
     late = await books.report()
-    assert told(late) == ("restated", 2, Decimal(100), "tokens 50,000,000 → 51,000,000 (+1,000,000): late usage")
+    assert key_figures(late) == ("restated", 2, Decimal(100), "tokens 50,000,000 → 51,000,000 (+1,000,000): late usage")
     assert late.usd_per_mtok == Decimal("1.960784313725")
     assert await books.report() == late
 
@@ -118,17 +118,17 @@ async def test_case_27_the_charges_of_a_voided_invoice_do_not_count(books: Billi
     )
     assert (await books.report()).spend == 980
     await note(books, "B", "480.00", voids="A")
-    assert told(await books.report()) == ("final", 2, Decimal(480), VOIDED)
+    assert key_figures(await books.report()) == ("final", 2, Decimal(480), VOIDED)
 
 
-async def test_usage_that_is_not_complete_keeps_a_settled_day_provisional_and_says_why(books: Billing) -> None:
+async def test_incomplete_usage_keeps_a_settled_day_provisional_with_the_reason(books: Billing) -> None:
     books.meter.reasons = ("3 events of gw-1 are missing",)
     await books.deliver(focus_csv({"BilledCost": "1.00", **MAY}))
     await note(books, "MAY-1", "1.00")
     report = await books.report()
     assert (report.state, report.usage_complete, report.usage_reasons) == ("provisional", False, books.meter.reasons)
     books.meter.reasons = ()
-    assert told(await books.report())[3] == "state provisional → final: usage is complete"
+    assert key_figures(await books.report())[3] == "state provisional → final: usage is complete"
 
 
 async def test_a_period_that_is_not_over_is_not_final(tmp_path: Path) -> None:

@@ -167,11 +167,11 @@ async def test_a_part_that_is_missing_or_cut_off_is_refused_by_name(books: Billi
     folder = tmp_path / "azure"
     shutil.copytree(CASES / "azure-one-run", folder)
     manifest, part = folder / "manifest.json", folder / "part_1_0001.csv"
-    told = json.loads(manifest.read_text())
-    for blob in told["blobs"]:
+    content = json.loads(manifest.read_text())
+    for blob in content["blobs"]:
         blob["byteCount"] = (folder / Path(blob["blobName"]).name).stat().st_size
-    told["byteCount"] = sum(blob["byteCount"] for blob in told["blobs"])
-    manifest.write_text(json.dumps(told))
+    content["byteCount"] = sum(blob["byteCount"] for blob in content["blobs"])
+    manifest.write_text(json.dumps(content))
     if fault == "missing":
         part.unlink()
     else:
@@ -320,7 +320,7 @@ async def test_a_configured_source_is_fetched_by_the_leader(s3: Any, moto: MotoC
         f'endpoint_url = "{moto.endpoint_url}"\n'
     )
     async with billing(tmp_path, config, MemoryBus()) as (books, runtime):
-        await until(lambda: looks(runtime, "good"), lambda n: n >= 1)
+        await until(lambda: fetch_count(runtime, "good"), lambda n: n >= 1)
         assert (await books.report()).spend == 60
         assert runtime.registry.get_sample_value("spot_billing_delivered_at", {"source": "aws"}) == runtime.now()
 
@@ -391,10 +391,10 @@ async def test_a_delivery_that_billing_could_not_take_is_tried_again_as_it_is(tm
     assert (len(desk.taken), fetcher.state.reasons) == (3, ())
 
 
-async def test_a_source_that_fails_is_told(tmp_path: Path) -> None:
+async def test_a_source_that_fails_is_listed_with_its_reason(tmp_path: Path) -> None:
     config = configured(f'{CONFIG}[[billing.source]]\nname = "aws"\nurl = "{tmp_path}/nowhere"\n')
     async with billing(tmp_path, config) as (books, runtime):
-        await until(lambda: looks(runtime, "failed"), lambda n: n == 1)
+        await until(lambda: fetch_count(runtime, "failed"), lambda n: n == 1)
         assert (await books.deliver(focus_csv({}))).snapshots  # all else goes on
         answer = await books.bus.request(BILLING_INVOICES, encode(InvoicesQuery()), timeout=30)
         (state,) = decode(answer, Invoices).sources
@@ -402,6 +402,6 @@ async def test_a_source_that_fails_is_told(tmp_path: Path) -> None:
         assert state.reasons == (f"{tmp_path}/nowhere: unreadable: No such file or directory",)
 
 
-async def looks(runtime: Runtime, outcome: str) -> float:
+async def fetch_count(runtime: Runtime, outcome: str) -> float:
     labels = {"source": "aws", "outcome": outcome}
     return runtime.registry.get_sample_value("spot_billing_fetches_total", labels) or 0.0

@@ -10,7 +10,7 @@ from shared.bus.memory import MemoryBus
 from shared.messages.budget import BudgetGate, GateOrder, Gates
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import Imported, Invoices, InvoicesQuery
-from tests.integration.billing.billing_service import Billing, billing, configured, tell
+from tests.integration.billing.billing_service import Billing, billing, configured, publish_transition
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import focus_csv, hours
 
@@ -34,8 +34,8 @@ SIMPLE = b"date,resource,cost,currency\n2026-05-03,i-a,%s,USD\n"
 @asynccontextmanager
 async def at(hour: float, tmp_path: Path, bus: MemoryBus, url: str | None, text: str = FLEET) -> AsyncIterator[Billing]:
     """The service at that hour of the day; a machine has been awake since 06:00."""
-    await tell(bus, "a-1", 0, "asleep")
-    await tell(bus, "a-1", 6, "ready")
+    await publish_transition(bus, "a-1", 0, "asleep")
+    await publish_transition(bus, "a-1", 6, "ready")
     config = configured(text, database_url=url)
     async with billing(tmp_path, config, bus, now=hours(hour, hour).start / 1000) as (service, _):
         await until(service.report, lambda report: report.always_on is not None and bool(report.spend or report.reason))
@@ -79,11 +79,11 @@ async def test_a_machine_that_a_waker_with_a_slower_clock_woke_counts_in_the_gat
     tmp_path: Path, database_url: str
 ) -> None:
     bus = MemoryBus()
-    await tell(bus, "a-1", -2, "ready", "waking")
-    await tell(bus, "a-1", 0.1, "falling_asleep", "ready")
-    await tell(bus, "a-1", 0.2, "asleep", "falling_asleep")
-    await tell(bus, "a-1", -0.5, "waking", "asleep")
-    await tell(bus, "a-1", -0.4, "ready", "waking")
+    await publish_transition(bus, "a-1", -2, "ready", "waking")
+    await publish_transition(bus, "a-1", 0.1, "falling_asleep", "ready")
+    await publish_transition(bus, "a-1", 0.2, "asleep", "falling_asleep")
+    await publish_transition(bus, "a-1", -0.5, "waking", "asleep")
+    await publish_transition(bus, "a-1", -0.4, "ready", "waking")
     async with billing(tmp_path, configured(FLEET, database_url=database_url), bus, now=hours(5, 5).start / 1000) as (
         books,
         _,
@@ -93,8 +93,8 @@ async def test_a_machine_that_a_waker_with_a_slower_clock_woke_counts_in_the_gat
 
 async def test_a_broken_machine_counts_in_the_gate_until_it_is_off(tmp_path: Path) -> None:
     bus = MemoryBus()
-    await tell(bus, "a-1", 7, "broken")
-    await tell(bus, "a-1", 11, "asleep")
+    await publish_transition(bus, "a-1", 7, "broken")
+    await publish_transition(bus, "a-1", 11, "asleep")
     async with at(10, tmp_path, bus, None) as books:
         assert (await until(lambda: gate(books), lambda gate: gate.spend > 36)).spend == 4 * 36
     async with at(12, tmp_path, bus, None) as books:
@@ -111,7 +111,7 @@ async def test_files_that_are_read_again_are_no_newer_and_a_newer_file_is_truste
         await until(lambda: gate(books), lambda gate: gate.spend == Decimal(126))
     changed = FLEET.replace('instance = "i-a"', 'instance = "i-a"\nresources = ["vol-a"]')
     async with at(18, tmp_path, bus, database_url, changed) as books:
-        await until(lambda: imported(books), lambda found: [one.active for one in found] == [True, False])
+        await until(lambda: imported(books), lambda snapshots: [one.active for one in snapshots] == [True, False])
         assert (await gate(books)).spend == 12 * 36
         await books.deliver(focus_csv({"BilledCost": "30.00", **hour}))
         assert (await gate(books)).spend == 11 * 36 + 30

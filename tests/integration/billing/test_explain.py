@@ -7,7 +7,7 @@ from shared.bus import subjects
 from shared.messages.billing import DayReport, PeriodReport, ReportQuery, ReportsQuery
 from shared.messages.codec import decode, encode
 from shared.messages.explanation import CostLine, Explanation
-from tests.integration.billing.billing_service import Billing, billing, configured, tell
+from tests.integration.billing.billing_service import Billing, billing, configured, publish_transition
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import DAY, focus_csv
 
@@ -28,17 +28,17 @@ async def ask_period(books: Billing) -> PeriodReport:
 
 
 def sums_hold(report: DayReport | PeriodReport) -> dict[str, Explanation]:
-    found = {one.figure: one for one in report.explanations}
+    explanations = {one.figure: one for one in report.explanations}
     figures = {tier.tier: tier.spend for tier in report.tiers}
     figures |= {cause: report.causes[cause] for cause in ("unattributed", "shared")}
-    assert {name: one.amount for name, one in found.items()} == figures
-    assert all(sum((line.amount for line in one.lines), one.rest) == one.amount for one in found.values())
-    return found
+    assert {name: one.amount for name, one in explanations.items()} == figures
+    assert all(sum((line.amount for line in one.lines), one.rest) == one.amount for one in explanations.values())
+    return explanations
 
 
 async def test_a_days_and_a_periods_figures_are_explained(tmp_path: Path) -> None:
     async with billing(tmp_path, configured()) as (books, _):
-        await tell(books.bus, "a-1", -1, "ready")
+        await publish_transition(books.bus, "a-1", -1, "ready")
         await books.deliver(
             focus_csv(
                 {"BilledCost": "3.00", **DISK},
@@ -47,10 +47,10 @@ async def test_a_days_and_a_periods_figures_are_explained(tmp_path: Path) -> Non
                 {"BilledCost": "30.00", "ResourceId": "i-b", "ServiceName": "EC2"},
             )
         )
-        day = await until(lambda: ask_day(books), lambda told: told.causes.get("warm_idle") == Decimal("57.6"))
+        day = await until(lambda: ask_day(books), lambda report: report.causes.get("warm_idle") == Decimal("57.6"))
         assert day.state == "estimated"
-        found = sums_hold(day)
-        (disk,) = found["unattributed"].lines
+        explanations = sums_hold(day)
+        (disk,) = explanations["unattributed"].lines
         expected = CostLine(
             what="charges",
             amount=Decimal(3),
@@ -63,8 +63,15 @@ async def test_a_days_and_a_periods_figures_are_explained(tmp_path: Path) -> Non
             charges=1,
         )
         assert disk == expected
-        assert [(line.what, line.resource) for line in found["A"].lines] == [("estimate", "a-1"), ("shared", None)]
-        assert [(line.what, line.resource) for line in found["B"].lines] == [("charges", "i-b"), ("shared", None)]
+        tier_a, tier_b = (explanations[tier].lines for tier in ("A", "B"))
+        assert [(line.what, line.resource) for line in tier_a] == [
+            ("estimate", "a-1"),
+            ("shared", None),
+        ]
+        assert [(line.what, line.resource) for line in tier_b] == [
+            ("charges", "i-b"),
+            ("shared", None),
+        ]
         period = await ask_period(books)
         (disk,) = sums_hold(period)["unattributed"].lines
         assert (disk.amount, disk.charges) == (Decimal(7), 2)

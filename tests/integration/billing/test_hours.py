@@ -8,7 +8,7 @@ from shared.messages.billing import PeriodReport, ReportsQuery
 from shared.messages.codec import decode, encode
 from shared.messages.waker import MachineState
 from spotinference.doctor.machine_hours import hours
-from tests.integration.billing.billing_service import billing, configured, tell
+from tests.integration.billing.billing_service import billing, configured, publish_transition
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import DAY, focus_csv
 
@@ -21,7 +21,7 @@ LIFE: list[tuple[float, MachineState]] = [
 ]
 
 
-async def test_case_12_hours_billed_above_hours_awake_are_unexplained_and_the_doctor_says_so(tmp_path: Path) -> None:
+async def test_case_12_hours_billed_above_hours_awake_are_unexplained_and_the_doctor_reports_it(tmp_path: Path) -> None:
     counted = {"BilledCost": "120.00", "ConsumedQuantity": "24", "ConsumedUnit": "Hours"}
     refund = {
         "BilledCost": "-12.00",
@@ -31,7 +31,7 @@ async def test_case_12_hours_billed_above_hours_awake_are_unexplained_and_the_do
     }
     async with billing(tmp_path, configured()) as (books, _):
         for at, state in LIFE:
-            await tell(books.bus, "a-1", at, state)
+            await publish_transition(books.bus, "a-1", at, state)
         await books.deliver(focus_csv(counted, refund))
         report = await until(books.report, lambda report: report.causes.get("waking") == Decimal("2.25"))
         assert report.causes["unexplained"] == Decimal("57.15")

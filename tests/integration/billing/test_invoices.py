@@ -16,7 +16,7 @@ from shared.bus.memory import MemoryBus
 from shared.messages.codec import decode, encode
 from shared.messages.invoices import DeliveredFile, Invoices, InvoicesQuery, PayableNote
 from shared.messages.meter import ErrorReply
-from tests.integration.billing.billing_service import CONFIG, Billing, billing, configured, tell
+from tests.integration.billing.billing_service import CONFIG, Billing, billing, configured, publish_transition
 from tests.kit.waiting import PATIENCE_SECONDS, until
 from tests.unit.billing.cost_row_builders import focus_csv
 
@@ -52,7 +52,7 @@ async def refused(books: Billing, **note: object) -> str:
     return decode(answer, ErrorReply).reason
 
 
-async def test_what_was_imported_is_told_with_its_files(books: Billing) -> None:
+async def test_imported_snapshots_are_listed_with_their_files(books: Billing) -> None:
     first = await books.deliver(focus_csv(MAY))
     second = await books.deliver(focus_csv(MAY, {"BilledCost": "1"}), file="again.csv")
     newest, replaced = (await invoices(books)).imported
@@ -66,8 +66,8 @@ async def test_what_was_imported_is_told_with_its_files(books: Billing) -> None:
 
 async def test_an_invoice_that_is_replaced_away_still_stands_against_its_amount(books: Billing) -> None:
     await books.deliver(focus_csv(MAY))
-    noted = PayableNote(source="cloud", invoice_id="MAY-1", amount=Decimal(100))
-    await books.bus.request(subjects.BILLING_PAYABLE, encode(noted), timeout=30)
+    note = PayableNote(source="cloud", invoice_id="MAY-1", amount=Decimal(100))
+    await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=30)
     assert [s.state for s in (await invoices(books)).standings] == ["ties"]
     await books.deliver(focus_csv({"InvoiceId": "MAY-2"}))
     assert {s.invoice_id: (s.state, s.billed) for s in (await invoices(books)).standings} == {
@@ -109,15 +109,15 @@ async def test_a_month_without_invoice_numbers_can_become_final(books: Billing) 
     google |= {"BillingPeriodStart": "2026-05-01T07:00:00Z", "BillingPeriodEnd": "2026-06-01T07:00:00Z"}
     await books.deliver(focus_csv(google, {**google, "BilledCost": "1.001", "ResourceId": "i-b"}))
     assert (await books.report()).state == "provisional"
-    noted = PayableNote(source="cloud", invoice_id="", amount=Decimal("58.60"), period="2026-05")
-    answer = await books.bus.request(subjects.BILLING_PAYABLE, encode(noted), timeout=30)
+    note = PayableNote(source="cloud", invoice_id="", amount=Decimal("58.60"), period="2026-05")
+    answer = await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=30)
     (standing,) = decode(answer, Invoices).standings
     assert (standing.invoice_id, standing.account, standing.state) == (None, "g-1", "ties")
     assert standing.rounding == Decimal("-0.001")
     assert (await books.report()).state == "final"
 
 
-async def test_what_looks_wrong_is_told_with_the_import_and_kept_with_it(books: Billing) -> None:
+async def test_import_warnings_are_returned_and_kept_with_the_snapshot(books: Billing) -> None:
     days = [
         {"ChargePeriodStart": f"2026-05-0{n}T00:00:00Z", "ChargePeriodEnd": f"2026-05-0{n + 1}T00:00:00Z"}
         for n in range(1, 6)
@@ -161,9 +161,9 @@ async def test_another_currency_counts_at_the_rate_of_its_day(tmp_path: Path, da
 
 async def test_a_currency_without_a_rate_is_refused_by_name(books: Billing) -> None:
     answer = await books.deliver(focus_csv({"BillingCurrency": "credits"}))
-    (found,) = answer.refusals
-    assert (found.line, found.column) == (2, "BillingCurrency")
-    assert "'credits': no [[billing.rate]] is in force on 2026-05-03" in found.reason
+    (row_error,) = answer.refusals
+    assert (row_error.line, row_error.column) == (2, "BillingCurrency")
+    assert "'credits': no [[billing.rate]] is in force on 2026-05-03" in row_error.reason
 
 
 async def test_a_changed_rate_and_a_new_machine_count_from_the_next_start_on(tmp_path: Path, database_url: str) -> None:
@@ -177,8 +177,8 @@ async def test_a_changed_rate_and_a_new_machine_count_from_the_next_start_on(tmp
         assert (before.spend, before.causes["unattributed"]) == (Decimal(150), Decimal(150))
     changed = CONFIG.replace('"i-a"', '"i-new"') + RATES.replace("0.92", "0.46")
     async with billing(tmp_path, configured(changed, database_url=database_url), bus) as (books, _):
-        await tell(bus, "a-1", 5, "ready")
-        await tell(bus, "a-1", 6, "asleep")
+        await publish_transition(bus, "a-1", 5, "ready")
+        await publish_transition(bus, "a-1", 6, "asleep")
         after = await until(books.report, lambda report: report.spend == 300)
         report = await until(books.report, lambda report: report.causes["warm_idle"] == 300)
         assert report.revision > before.revision
@@ -199,8 +199,8 @@ async def test_reading_again_brings_nothing_back_that_was_replaced(tmp_path: Pat
         await books.deliver(focus_csv({**MAY, "BilledCost": "90.00"}))  # May alone
     changed = CONFIG.replace('"vol-a"', '"vol-a", "i-new"')
     async with billing(tmp_path, configured(changed, database_url=database_url), bus) as (books, _):
-        told = await until(lambda: invoices(books), lambda told: len(told.imported) == 5)
-        active = {one.period_start[:7]: one.billed for one in told.imported if one.active}
+        listing = await until(lambda: invoices(books), lambda listing: len(listing.imported) == 5)
+        active = {one.period_start[:7]: one.billed for one in listing.imported if one.active}
         assert active == {"2026-05": Decimal(90), "2026-06": Decimal(100)}
         assert (await books.report()).spend == 90
         assert (await books.report("2026-06-03")).spend == 100
@@ -213,7 +213,7 @@ async def test_an_append_source_that_is_read_again_adds_nothing(tmp_path: Path, 
         await books.deliver(focus_csv({**MAY, "BilledCost": "-30.00"}))
     changed = CONFIG.replace('"vol-a"', '"vol-a", "i-new"') + appends
     async with billing(tmp_path, configured(changed, database_url=database_url), bus) as (books, _):
-        await until(lambda: invoices(books), lambda told: len(told.imported) == 4)
+        await until(lambda: invoices(books), lambda listing: len(listing.imported) == 4)
         assert (await books.report()).spend == 70
         await books.deliver(focus_csv(MAY))  # the same again
         assert (await books.report()).spend == 70

@@ -28,14 +28,14 @@ from shared.messages.codec import encode
 from shared.messages.invoices import ImportAnswer, ImportRequest
 from shared.messages.waker import Transition
 from tests.integration.billing import test_budget_gates, test_report_cache
-from tests.integration.billing.fake_reports import YESTERDAY, DyingBus, MadeUpShelf
+from tests.integration.billing.fake_reports import YESTERDAY, DyingBus, FakeReportCache
 from tests.integration.billing.test_budget_gates import Desk
-from tests.integration.billing.test_report_cache import FOURTH, THIRD, MadeUpReports, Stand
+from tests.integration.billing.test_report_cache import FOURTH, THIRD, FakeDayReports, Stand
 from tests.integration.billing.test_report_publisher import PublisherHarness, figure
 from tests.unit.billing.report_builders import WEIGHTS, day, report
 
 
-class DamagedReports(MadeUpReports):
+class DamagedReports(FakeDayReports):
     """One day cannot be made."""
 
     error: Exception | None = None
@@ -65,24 +65,26 @@ async def test_a_day_that_cannot_be_made_is_null_and_blocks_no_other(stand: Stan
     reports = stand.reports
     assert isinstance(reports, DamagedReports)
     reports.error = error
-    shelf = stand.shelf()
-    found = {each.day: each for each in await shelf.reports([THIRD, FOURTH])}
-    assert (found[THIRD].failed, found[THIRD].spend, found[THIRD].state) == (True, None, None)
-    assert found[THIRD].reason == (
-        f"the day could not be made: {type(error).__name__}: {error}: see the log of billing"
+    cache = stand.cache()
+    days = {each.day: each for each in await cache.reports([THIRD, FOURTH])}
+    assert (days[THIRD].failed, days[THIRD].spend, days[THIRD].state) == (
+        True,
+        None,
+        None,
     )
-    assert not found[FOURTH].failed
+    assert days[THIRD].reason == (f"the day could not be made: {type(error).__name__}: {error}: see the log of billing")
+    assert not days[FOURTH].failed
     reports.made.clear()
-    await shelf.reports([THIRD, FOURTH])
+    await cache.reports([THIRD, FOURTH])
     assert reports.made == [], "it is not tried again at once"
     stand.now += RETRY_SECONDS
-    await shelf.reports([THIRD, FOURTH])
+    await cache.reports([THIRD, FOURTH])
     stand.now += RETRY_SECONDS
-    await shelf.reports([THIRD, FOURTH])
+    await cache.reports([THIRD, FOURTH])
     assert reports.made == [THIRD], "and ever later"
     reports.error = None
     stand.tokens[THIRD] = 7
-    assert not (await shelf.reports([THIRD]))[0].failed, "what it is made from has changed"
+    assert not (await cache.reports([THIRD]))[0].failed, "what it is made from has changed"
 
 
 async def test_an_absent_meter_is_no_day_s_fault(stand: Stand) -> None:
@@ -91,10 +93,10 @@ async def test_an_absent_meter_is_no_day_s_fault(stand: Stand) -> None:
     away.__cause__ = BusUnavailable("no answer")
     stand.reports.error = away
     with pytest.raises(Rejected):
-        await stand.shelf().reports([THIRD])
+        await stand.cache().reports([THIRD])
 
 
-def test_a_period_with_a_failed_day_is_unknown_and_says_which() -> None:
+def test_a_period_with_a_failed_day_is_unknown_and_names_the_day() -> None:
     whole = build_period_report(
         [report(day(1), "1.00", 5), failed_report(day(2), "KeyError: x"), report(day(3), "1.00")], WEIGHTS
     )
@@ -103,9 +105,9 @@ def test_a_period_with_a_failed_day_is_unknown_and_says_which() -> None:
 
 
 async def test_the_other_days_are_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory, shelf = DyingBus(), MadeUpShelf()
-    shelf.put(failed_report(YESTERDAY, "KeyError: x"), figure("2026-05-02"), figure("2026-05-01"))
-    publisher = PublisherHarness(memory, shelf)
+    memory, cache = DyingBus(), FakeReportCache()
+    cache.put(failed_report(YESTERDAY, "KeyError: x"), figure("2026-05-02"), figure("2026-05-01"))
+    publisher = PublisherHarness(memory, cache)
     put = memory.put_object
 
     async def refused(store: Any, name: str, data: Any) -> None:
@@ -116,10 +118,10 @@ async def test_the_other_days_are_published(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(memory, "put_object", refused)
     fault = await publisher._publisher.publish_changed()
     assert fault == f"{YESTERDAY}, 2026-05-02: the day could not be made: KeyError: x"
-    assert list(await memory.said()) == ["published.2026-05-01"]
+    assert list(await memory.published_by_key()) == ["published.2026-05-01"]
     monkeypatch.undo()
     assert await publisher._publisher.publish_changed() is not None
-    assert list(await memory.said()) == ["published.2026-05-01", "published.2026-05-02"]
+    assert list(await memory.published_by_key()) == ["published.2026-05-01", "published.2026-05-02"]
 
 
 async def test_the_gate_is_judged_when_today_cannot_be_computed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,13 +34,13 @@ async def test_a_name_is_shown_and_a_rename_is_no_revision(tmp_path: Path) -> No
         assert await names(books) == [("k", None)], "a key that no record names stands there by its id"
         first = await books.report()
         await name_key(books.bus, "Acme")
-        assert await until(lambda: names(books), lambda told: told == [("k", "Acme")])
+        assert await until(lambda: names(books), lambda published: published == [("k", "Acme")])
         await name_key(books.bus, "Acme Ltd")
-        assert await until(lambda: names(books), lambda told: told == [("k", "Acme Ltd")])
+        assert await until(lambda: names(books), lambda published: published == [("k", "Acme Ltd")])
         renamed = await books.report()
         assert replace(renamed, keys=tuple(replace(key, name=None) for key in renamed.keys)) == first
-        asked = await books.bus.request(subjects.BILLING_REPORTS, encode(ReportsQuery(to=DAY, days=1)), timeout=30)
-        period = decode(asked, PeriodReport)
+        reply = await books.bus.request(subjects.BILLING_REPORTS, encode(ReportsQuery(to=DAY, days=1)), timeout=30)
+        period = decode(reply, PeriodReport)
         assert [key.name for key in (*period.keys, *period.days[0].keys)] == ["Acme Ltd"] * 2
 
 
@@ -50,8 +50,8 @@ async def test_published_files_have_names_and_explanations(tmp_path: Path, monke
     await name_key(memory, "Acme")
     async with billing(tmp_path, configured(), memory) as (books, _):
         await books.deliver(focus_csv({"BilledCost": "100.00"}, {"BilledCost": "3.00", "ResourceId": "disk-x"}))
-        told = await until(memory.said, lambda said: f"published.{DAY}" in said)
-        name = f"{DAY}.{told[f'published.{DAY}'].revision}"
+        latest = await until(memory.published_by_key, lambda by_key: f"published.{DAY}" in by_key)
+        name = f"{DAY}.{latest[f'published.{DAY}'].revision}"
         published = json.loads(memory.files()[f"{name}.json"])
         assert [(key["key_id"], key["name"]) for key in published["keys"]] == [("k", "Acme")]
         (unattributed,) = [one for one in published["explanations"] if one["figure"] == "unattributed"]

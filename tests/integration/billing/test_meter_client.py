@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.billing.app.meter_client import MOST_PAGES, MeterClient
+from services.billing.app.meter_client import MAX_PAGES, MeterClient
 from services.meter.core.token_pages import tokens_page
 from shared.bus import subjects
 from shared.bus.memory import MemoryBus
@@ -21,8 +21,8 @@ KEYS = 12_000
 
 
 def rows(count: int) -> tuple[TokensRow, ...]:
-    told = ({"tier": "A", "model": "m", "key": f"key-{n:05}", "outcome": "completed"} for n in range(count))
-    return tuple(TokensRow(dimensions=one, sums=TokenSums(prompt_tokens=1)) for one in told)
+    dimensions = ({"tier": "A", "model": "m", "key": f"key-{n:05}", "outcome": "completed"} for n in range(count))
+    return tuple(TokensRow(dimensions=one, sums=TokenSums(prompt_tokens=1)) for one in dimensions)
 
 
 def answer(count: int, busy: dict[str, tuple[tuple[float, float], ...]] | None = None) -> Tokens:
@@ -31,37 +31,37 @@ def answer(count: int, busy: dict[str, tuple[tuple[float, float], ...]] | None =
 
 async def test_all_pages_are_one_answer_also_when_a_busy_time_grew_between_two() -> None:
     bus = MemoryBus()
-    asked: list[str | None] = []
+    cursors: list[str | None] = []
 
-    async def tell(data: bytes) -> bytes:
+    async def answer_page(data: bytes) -> bytes:
         query = decode(data, TokensQuery)
-        asked.append(query.after)
-        grown = ((1.0, 2.0), (3.0, 9.0)) if len(asked) > 2 else ((1.0, 2.0), (3.0, 4.0), (8.0, 9.0))
+        cursors.append(query.after)
+        grown = ((1.0, 2.0), (3.0, 9.0)) if len(cursors) > 2 else ((1.0, 2.0), (3.0, 4.0), (8.0, 9.0))
         return encode(tokens_page(answer(3, {"a-1": grown}), query.by, query.after or "", 150))
 
-    await bus.respond("meter", subjects.METER_TOKENS, tell)
-    found = await MeterClient(bus).tokens(TokensQuery(day=DAY, by=BY, busy=True))
-    assert (found.rows, found.next) == (rows(3), None)
-    assert found.busy == {"a-1": ((1.0, 2.0), (3.0, 9.0))}
-    assert len(asked) > 3
+    await bus.respond("meter", subjects.METER_TOKENS, answer_page)
+    tokens = await MeterClient(bus).tokens(TokensQuery(day=DAY, by=BY, busy=True))
+    assert (tokens.rows, tokens.next) == (rows(3), None)
+    assert tokens.busy == {"a-1": ((1.0, 2.0), (3.0, 9.0))}
+    assert len(cursors) > 3
 
 
-async def test_a_meter_that_never_ends_is_given_up() -> None:
+async def test_an_answer_with_too_many_pages_is_rejected() -> None:
     bus = MemoryBus()
-    asked = 0
+    cursors = 0
 
-    async def tell(_data: bytes) -> bytes:
-        nonlocal asked
-        asked += 1
+    async def answer_page(_data: bytes) -> bytes:
+        nonlocal cursors
+        cursors += 1
         return encode(msgspec.structs.replace(answer(1), next='[false,["A"],0]'))
 
-    await bus.respond("meter", subjects.METER_TOKENS, tell)
+    await bus.respond("meter", subjects.METER_TOKENS, answer_page)
     with pytest.raises(Rejected, match="pages"):
         await MeterClient(bus).tokens(TokensQuery(day=DAY, by=BY))
-    assert asked == MOST_PAGES
+    assert cursors == MAX_PAGES
 
 
-async def test_a_day_of_thousands_of_keys_is_told_without_them(tmp_path: Path) -> None:
+async def test_keys_are_left_out_when_the_report_exceeds_a_message(tmp_path: Path) -> None:
     async with billing(tmp_path, configured()) as (books, _):
         books.meter.more = rows(KEYS)
         await books.deliver(focus_csv({"BilledCost": "7.00"}))

@@ -49,7 +49,7 @@ MACHINES = ("h100-1", "h100-2", "h100-3")
 LACKS = "no bill yet: h100-1, h100-2, h100-3"
 
 
-async def tell(books: Billing, day: str, state: MachineState) -> None:
+async def publish_transition(books: Billing, day: str, state: MachineState) -> None:
     """Of all machines, at the day's midnight."""
     at = float((date.fromisoformat(day) - date(1970, 1, 1)).days * 86_400)
     for machine in MACHINES:
@@ -74,14 +74,14 @@ async def test_a_day_without_its_bill_is_null_by_name_until_it_comes(tmp_path: P
         (tmp_path / name).mkdir()
     async with billing(tmp_path / "first", configured(CONFIG), now=NOW) as (books, _):
         books.meter.served = {"h100x2": 50_000_000}
-        await tell(books, "2026-11-01", "ready")
-        await tell(books, "2026-11-29", "asleep")
+        await publish_transition(books, "2026-11-01", "ready")
+        await publish_transition(books, "2026-11-29", "asleep")
         await books.deliver(BILL, source="hyperstack")
 
-        async def told() -> DayReport:
+        async def report_of_day() -> DayReport:
             return await books.report("2026-11-20")
 
-        lacking = await until(told, lambda report: report.reason == LACKS)
+        lacking = await until(report_of_day, lambda report: report.reason == LACKS)
         assert (lacking.state, lacking.spend, lacking.usd_per_mtok) == ("estimated", None, None)
         assert (lacking.spend_known, [tier.spend for tier in lacking.tiers]) == (Decimal("5.29"), [None])
         assert (await books.report("2026-11-19")).state == "provisional"
@@ -94,7 +94,7 @@ async def test_a_day_without_its_bill_is_null_by_name_until_it_comes(tmp_path: P
         assert (bills.charges_through, bills.delivered_through) == ("2026-11-28", "2026-11-19")
 
         await books.deliver(BILL + MISSING, source="hyperstack")
-        came = await told()
+        came = await report_of_day()
         assert (came.state, came.spend, came.reason) == ("provisional", Decimal("189.165"), None)
         assert came.revision == lacking.revision + 1
         whole = await period(books)
@@ -103,24 +103,24 @@ async def test_a_day_without_its_bill_is_null_by_name_until_it_comes(tmp_path: P
     async with billing(tmp_path / "second", configured(CONFIG), now=NOW) as (books, _):
         books.meter.served = {"h100x2": 50_000_000}
         await books.deliver(BILL + MISSING, source="hyperstack")
-        await tell(books, "2026-11-29", "asleep")
-        await tell(books, "2026-11-01", "ready")
-        at_once = await until(told, lambda report: report.causes.get("warm_idle") == came.causes["warm_idle"])
+        await publish_transition(books, "2026-11-29", "asleep")
+        await publish_transition(books, "2026-11-01", "ready")
+        at_once = await until(report_of_day, lambda report: report.causes.get("warm_idle") == came.causes["warm_idle"])
         assert figures(at_once) == figures(came)
 
 
 async def test_a_month_whose_invoice_ties_lacks_nothing_of_the_machines_on_it(tmp_path: Path) -> None:
     async with billing(tmp_path, configured(CONFIG), now=DECEMBER) as (books, _):
-        await tell(books, "2026-11-01", "ready")
-        await tell(books, "2026-11-29", "asleep")
+        await publish_transition(books, "2026-11-01", "ready")
+        await publish_transition(books, "2026-11-29", "asleep")
         await books.deliver(BILL, source="hyperstack")
 
-        async def told() -> DayReport:
+        async def report_of_day() -> DayReport:
             return await books.report("2026-11-20")
 
-        await until(told, lambda report: report.reason == LACKS)
+        await until(report_of_day, lambda report: report.reason == LACKS)
         paid = sum((Decimal(line.split(b",")[2].decode()) for line in BILL.splitlines()[1:]), Decimal(0))
         note = PayableNote(source="hyperstack", invoice_id="HS-202611", amount=paid)
         await books.bus.request(subjects.BILLING_PAYABLE, encode(note), timeout=30)
-        report = await told()
+        report = await report_of_day()
         assert (report.state, report.spend, report.unbilled) == ("final", Decimal("5.29"), ())

@@ -27,7 +27,7 @@ from shared.messages.billing import Band, Bands, BandsQuery, DayReport, Statemen
 from shared.messages.codec import decode, encode
 from shared.messages.meter import ErrorReply, Tokens, TokensQuery, TokensRow, TokenSums
 from tests.integration.billing.billing_service import CONFIG, configured
-from tests.integration.billing.fake_reports import TODAY, YESTERDAY, MadeUpShelf
+from tests.integration.billing.fake_reports import TODAY, YESTERDAY, FakeReportCache
 from tests.unit.billing.report_builders import day, report
 
 MILLION = 1_000_000
@@ -41,22 +41,22 @@ class Stall:
     """A maker of bands on an empty price book, and the clock that it goes by."""
 
     engine: AsyncEngine
-    shelf: MadeUpShelf = field(default_factory=MadeUpShelf)
+    cache: FakeReportCache = field(default_factory=FakeReportCache)
     now: float = MIDNIGHT + 60.0
 
     def __post_init__(self) -> None:
         self.book = SqlPriceStore(self.engine)
 
     def maker(self) -> BandMaker:
-        shelf = cast("ReportCache", self.shelf)
-        return BandMaker(self.book, shelf, settings(configured(CONFIG + MODELS)), now=lambda: self.now)
+        cache = cast("ReportCache", self.cache)
+        return BandMaker(self.book, cache, settings(configured(CONFIG + MODELS)), now=lambda: self.now)
 
     async def make_bands(self, today: str, *reports: DayReport) -> None:
-        self.shelf.day = today
-        self.shelf.put(*reports)
+        self.cache.day = today
+        self.cache.put(*reports)
         await self.maker().make_bands()
 
-    async def told(self, on: str) -> dict[str, Band]:
+    async def bands_on(self, on: str) -> dict[str, Band]:
         answer = decode(await self.maker().answer(encode(BandsQuery(day=on))), Bands)
         assert (answer.day, [band.model for band in answer.bands]) == (on, ["m", "new"])
         return {band.model: band for band in answer.bands}
@@ -72,16 +72,16 @@ async def stall(database_url: str) -> AsyncIterator[Stall]:
         yield Stall(engine)
 
 
-def upper(found: dict[str, Band]) -> tuple[Decimal | None, Decimal | None]:
-    return found["m"].low, found["m"].high
+def upper(bands: dict[str, Band]) -> tuple[Decimal | None, Decimal | None]:
+    return bands["m"].low, bands["m"].high
 
 
 async def test_bands_are_made_of_the_days_before_and_kept_with_their_reasons(stall: Stall) -> None:
     await stall.make_bands(
         TODAY, report(YESTERDAY, "4", MILLION, revision=3), report(day(2), "9", MILLION, state="estimated")
     )
-    found = await stall.told(TODAY)
-    assert found["m"] == Band(
+    bands = await stall.bands_on(TODAY)
+    assert bands["m"] == Band(
         model="m",
         day=TODAY,
         low=Decimal(3),
@@ -90,21 +90,21 @@ async def test_bands_are_made_of_the_days_before_and_kept_with_their_reasons(sta
         trailing_28=Decimal(4),
         left_out=(f"{day(2)}: estimated",),
     )
-    assert found["new"].reason == "fewer than 1000000 tokens on billed days of the last 7"
+    assert bands["new"].reason == "fewer than 1000000 tokens on billed days of the last 7"
     kept = {row.model: msgspec.json.decode(row.basis, type=BandBasis) for row in await stall.rows()}
-    assert (kept["m"].band, kept["m"].revisions[YESTERDAY], len(kept["m"].revisions)) == (found["m"], 3, 28)
+    assert (kept["m"].band, kept["m"].revisions[YESTERDAY], len(kept["m"].revisions)) == (bands["m"], 3, 28)
     assert [(row.low, row.high) for row in await stall.rows()] == [(Decimal(3), Decimal(5)), (None, None)]
 
 
 async def test_they_are_made_once_a_day_whatever_is_learned_later(stall: Stall) -> None:
     await stall.make_bands(TODAY, report(YESTERDAY, "4", MILLION))
-    stall.shelf.asked.clear()
+    stall.cache.requested_days.clear()
     await stall.make_bands(TODAY, report(YESTERDAY, "40", MILLION))
-    assert stall.shelf.asked == []
-    assert upper(await stall.told(TODAY)) == (Decimal(3), Decimal(5))
+    assert stall.cache.requested_days == []
+    assert upper(await stall.bands_on(TODAY)) == (Decimal(3), Decimal(5))
     await stall.make_bands(day(5), report(TODAY, "40", MILLION))
-    assert upper(await stall.told(day(5))) == (Decimal(30), Decimal(50))
-    assert upper(await stall.told(TODAY)) == (Decimal(3), Decimal(5))
+    assert upper(await stall.bands_on(day(5))) == (Decimal(30), Decimal(50))
+    assert upper(await stall.bands_on(TODAY)) == (Decimal(3), Decimal(5))
     assert len(await stall.rows()) == 3
 
 
@@ -112,18 +112,18 @@ async def test_an_unchanged_band_writes_no_row_and_stays_in_force(stall: Stall) 
     for number in range(4, 9):
         await stall.make_bands(day(number), report(day(number - 1), "4", MILLION))
     assert [(row.model, row.day) for row in await stall.rows()] == [("m", TODAY), ("new", TODAY)]
-    assert (await stall.told(day(8)))["m"].day == TODAY
+    assert (await stall.bands_on(day(8)))["m"].day == TODAY
     await stall.make_bands(day(9), report(day(8), "70", MILLION))
-    assert upper(await stall.told(day(9))) == (Decimal(10), Decimal(15))
-    assert upper(await stall.told(day(8))) == (Decimal(3), Decimal(5))
+    assert upper(await stall.bands_on(day(9))) == (Decimal(10), Decimal(15))
+    assert upper(await stall.bands_on(day(8))) == (Decimal(3), Decimal(5))
 
 
 async def test_above_the_ladder_the_band_ends_with_a_reason(stall: Stall) -> None:
     await stall.make_bands(TODAY, report(YESTERDAY, "4", MILLION))
     await stall.make_bands(day(5), report(TODAY, "400", MILLION))
-    found = (await stall.told(day(5)))["m"]
-    assert (found.low, found.high, found.reason) == (None, None, "above the last step, 100")
-    assert found.trailing_7 == 202
+    band = (await stall.bands_on(day(5)))["m"]
+    assert (band.low, band.high, band.reason) == (None, None, "above the last step, 100")
+    assert band.trailing_7 == 202
 
 
 async def test_they_wait_for_yesterdays_usage_but_not_beyond_six(stall: Stall) -> None:
@@ -134,14 +134,14 @@ async def test_they_wait_for_yesterdays_usage_but_not_beyond_six(stall: Stall) -
         assert await stall.rows() == []
     stall.now = MIDNIGHT + 6 * 3600
     await stall.make_bands(TODAY, incomplete)
-    assert upper(await stall.told(TODAY)) == (Decimal(3), Decimal(5))
+    assert upper(await stall.bands_on(TODAY)) == (Decimal(3), Decimal(5))
 
 
 async def test_without_the_meter_they_are_made_later(stall: Stall) -> None:
-    stall.shelf.refuses = True
+    stall.cache.refuses = True
     await stall.make_bands(TODAY, report(YESTERDAY, "4", MILLION))
     assert await stall.rows() == []
-    stall.shelf.refuses = False
+    stall.cache.refuses = False
     await stall.make_bands(TODAY)
     assert len(await stall.rows()) == 2
 
@@ -149,7 +149,7 @@ async def test_without_the_meter_they_are_made_later(stall: Stall) -> None:
 async def test_two_that_think_they_lead_make_one_list(stall: Stall) -> None:
     await stall.make_bands(TODAY, report(YESTERDAY, "4", MILLION))
     made = [
-        BandBasis(band=msgspec.structs.replace((await stall.told(TODAY))["m"], day=day(5), high=high), revisions={})
+        BandBasis(band=msgspec.structs.replace((await stall.bands_on(TODAY))["m"], day=day(5), high=high), revisions={})
         for high in (Decimal(5), Decimal(7))
     ]
     added = await asyncio.gather(*(stall.book.add(day(5), [basis], stall.now) for basis in made))
@@ -159,11 +159,11 @@ async def test_two_that_think_they_lead_make_one_list(stall: Stall) -> None:
 
 async def test_before_the_first_band_and_after_today_there_is_an_answer_too(stall: Stall) -> None:
     await stall.make_bands(TODAY, report(YESTERDAY, "4", MILLION))
-    before = await stall.told(YESTERDAY)
+    before = await stall.bands_on(YESTERDAY)
     assert {(band.high, band.reason) for band in before.values()} == {(None, "no band was made by then")}
-    for wrong, says in ((day(5), "still to come"), ("2026-02-29", "day: "), ("x", "day: ")):
+    for wrong, expected_reason in ((day(5), "still to come"), ("2026-02-29", "day: "), ("x", "day: ")):
         refused = decode(await stall.maker().answer(encode(BandsQuery(day=wrong))), ErrorReply)
-        assert says in refused.reason
+        assert expected_reason in refused.reason
 
 
 @dataclass
@@ -172,20 +172,20 @@ class KeyMeter:
 
     rows: list[TokensRow]
     complete: bool = True
-    asked: list[TokensQuery] = field(default_factory=list)
+    queries: list[TokensQuery] = field(default_factory=list)
 
     async def answer(self, data: bytes) -> bytes:
         query = decode(data, TokensQuery)
-        self.asked.append(query)
+        self.queries.append(query)
         assert (query.by, query.key, query.busy) == (("day", "model", "outcome"), "k1", False)
         reasons = () if self.complete else ("it is not over",)
-        told = Tokens(day=query.day, to=query.to, complete=self.complete, totals=TokenSums(), served=TokenSums())
-        return encode(msgspec.structs.replace(told, rows=tuple(self.rows), reasons=reasons))
+        tokens = Tokens(day=query.day, to=query.to, complete=self.complete, totals=TokenSums(), served=TokenSums())
+        return encode(msgspec.structs.replace(tokens, rows=tuple(self.rows), reasons=reasons))
 
 
 def used(at: str, model: str, tokens: int) -> TokensRow:
-    told = {"day": at, "model": model, "outcome": "completed"}
-    return TokensRow(dimensions=told, sums=TokenSums(prompt_tokens=tokens))
+    dimensions = {"day": at, "model": model, "outcome": "completed"}
+    return TokensRow(dimensions=dimensions, sums=TokenSums(prompt_tokens=tokens))
 
 
 async def statement(stall: Stall, meter: KeyMeter, month: str, key: str = "k1") -> bytes:
@@ -202,9 +202,9 @@ async def test_each_day_is_priced_by_the_band_in_force_on_it(stall: Stall) -> No
     await stall.make_bands(day(33), report(day(32), "400", MILLION))
     days = (YESTERDAY, TODAY, day(19), day(20), day(30), day(31))
     meter = KeyMeter([used(at, "m", 2 * MILLION) for at in days])
-    told = decode(await statement(stall, meter, "2026-05"), Statement)
-    assert (told.key_id, told.name) == ("k1", "Acme")
-    assert [(line.day, line.usd_per_mtok, line.amount) for line in told.lines] == [
+    monthly = decode(await statement(stall, meter, "2026-05"), Statement)
+    assert (monthly.key_id, monthly.name) == ("k1", "Acme")
+    assert [(line.day, line.usd_per_mtok, line.amount) for line in monthly.lines] == [
         (YESTERDAY, None, None),
         (TODAY, Decimal(5), Decimal(10)),
         (day(19), Decimal(5), Decimal(10)),
@@ -212,18 +212,25 @@ async def test_each_day_is_priced_by_the_band_in_force_on_it(stall: Stall) -> No
         (day(30), Decimal(3), Decimal(6)),
         (day(31), Decimal(50), Decimal(100)),
     ]
-    assert (told.amount, told.tokens, told.complete) == (None, 12 * MILLION, True)
-    assert [(query.day, query.to) for query in meter.asked] == [("2026-05-01", "2026-05-31")]
+    assert (monthly.amount, monthly.tokens, monthly.complete) == (None, 12 * MILLION, True)
+    assert [(query.day, query.to) for query in meter.queries] == [("2026-05-01", "2026-05-31")]
     june = decode(await statement(stall, KeyMeter([used(day(32), "m", MILLION)]), "2026-06"), Statement)
     assert (june.amount, june.lines[0].usd_per_mtok) == (Decimal(50), Decimal(50))
 
 
-async def test_a_month_that_is_not_over_says_so(stall: Stall) -> None:
-    told = decode(await statement(stall, KeyMeter([], complete=False), "2026-05"), Statement)
-    assert (told.complete, told.reasons, told.amount, told.lines) == (False, ("it is not over",), Decimal(0), ())
+async def test_the_statement_of_an_open_month_is_marked_incomplete(stall: Stall) -> None:
+    monthly = decode(await statement(stall, KeyMeter([], complete=False), "2026-05"), Statement)
+    assert (monthly.complete, monthly.reasons, monthly.amount, monthly.lines) == (
+        False,
+        ("it is not over",),
+        Decimal(0),
+        (),
+    )
 
 
-@pytest.mark.parametrize(("key", "month", "says"), [("", "2026-05", "key_id: "), ("k1", "2026-13", "month: ")])
-async def test_a_bad_question_is_refused_by_its_field(stall: Stall, key: str, month: str, says: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "month", "expected_reason"), [("", "2026-05", "key_id: "), ("k1", "2026-13", "month: ")]
+)
+async def test_a_bad_question_is_refused_by_its_field(stall: Stall, key: str, month: str, expected_reason: str) -> None:
     refused = decode(await statement(stall, KeyMeter([]), month, key), ErrorReply)
-    assert refused.reason.startswith(says)
+    assert refused.reason.startswith(expected_reason)

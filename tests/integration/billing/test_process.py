@@ -12,7 +12,7 @@ import pytest
 from shared.bus import subjects
 from shared.bus.jetstream import JetStreamBus
 from shared.errors import BusUnavailable
-from tests.integration.billing.billing_service import CONFIG, Billing, Meter, tell
+from tests.integration.billing.billing_service import CONFIG, Billing, FakeMeter, publish_transition
 from tests.kit.service import running
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import focus_csv
@@ -30,7 +30,7 @@ async def test_a_process_killed_at_any_moment_of_an_import_leaves_the_old_figure
 ) -> None:
     config = tmp_path / "spotinference.toml"
     config.write_text(f'[bus]\nurl = "{nats_url}"\n{CONFIG}')
-    books = Billing(bus, Meter(bus))
+    books = Billing(bus, FakeMeter(bus))
     await bus.respond("meter", subjects.METER_TOKENS, books.meter.answer)
     async with running("billing", config, tmp_path) as process:
         async with aiohttp.ClientSession() as client, client.get(f"{process.announced.metrics_url}/readyz") as ready:
@@ -54,17 +54,17 @@ async def test_a_process_killed_at_any_moment_of_an_import_leaves_the_old_figure
         assert await process.stop() == 0
 
 
-async def test_the_journal_told_while_nobody_listened_is_read_by_the_standby(
+async def test_a_journal_published_without_a_leader_is_read_by_the_standby(
     tmp_path: Path, bus: JetStreamBus, nats_url: str
 ) -> None:
     config = tmp_path / "spotinference.toml"
     config.write_text(f'[bus]\nurl = "{nats_url}"\n{CONFIG}')
-    books = Billing(bus, Meter(bus))
+    books = Billing(bus, FakeMeter(bus))
     await bus.respond("meter", subjects.METER_TOKENS, books.meter.answer)
     async with running("billing", config, tmp_path) as leader, running("billing", config, tmp_path) as standby:
         await answered(books.report)
         await leader.kill9()
-        await tell(bus, "a-1", -1, "ready")
+        await publish_transition(bus, "a-1", -1, "ready")
         report = await until(lambda: answered(books.report), lambda r: r.spend == Decimal("57.6"))
         assert report.state == "estimated"
         assert await standby.stop() == 0
@@ -79,6 +79,6 @@ async def answered(ask: Callable[[], Awaitable[T]]) -> T:
         except BusUnavailable:
             return None
 
-    answer = await until(tried, lambda found: found is not None)
+    answer = await until(tried, lambda reply: reply is not None)
     assert answer is not None
     return answer

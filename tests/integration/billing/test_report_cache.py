@@ -43,7 +43,7 @@ THIRD, FOURTH = "2026-05-03", "2026-05-04"
 
 
 @dataclass
-class MadeUpReports:
+class FakeDayReports:
     """Counts how often each day is made; the last one made is the stored one."""
 
     made: list[str] = field(default_factory=list)
@@ -64,14 +64,14 @@ class Stand:
 
     engine: AsyncEngine
     bus: MemoryBus
-    reports: MadeUpReports = field(default_factory=MadeUpReports)
+    reports: FakeDayReports = field(default_factory=FakeDayReports)
     tokens: dict[str, int] = field(default_factory=dict)
     incomplete: set[str] = field(default_factory=set)
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    meter_queries: list[tuple[str, str | None]] = field(default_factory=list)
     refuses: bool = False
     now: float = NOON / 1000
 
-    def shelf(self) -> ReportCache:
+    def cache(self) -> ReportCache:
         reports = cast("DayReports", self.reports)
         meter, marks = MeterClient(self.bus), SqlDayFingerprints(self.engine)
         return ReportCache(reports, self.reports.newest, meter, marks, now=lambda: self.now)
@@ -81,13 +81,13 @@ class Stand:
         if self.refuses:
             return encode(ErrorReply(reason="busy"))
         assert (query.by, query.busy) == (("day", "outcome"), False)
-        self.asked.append((query.day, query.to))
+        self.meter_queries.append((query.day, query.to))
         window = Window(day_window(query.day).start, day_window(query.to or query.day).end)
         days = [day_of(at) for at in range(window.start, window.end, DAY_MS)]
         rows = [used(day, self.tokens.get(day, 1)) for day in days]
         gaps = tuple(sorted(self.incomplete & set(days)))
-        told = Tokens(day=query.day, to=query.to, complete=not gaps, totals=TokenSums(), served=TokenSums())
-        return encode(msgspec.structs.replace(told, rows=tuple(rows), reasons=gaps))
+        values = Tokens(day=query.day, to=query.to, complete=not gaps, totals=TokenSums(), served=TokenSums())
+        return encode(msgspec.structs.replace(values, rows=tuple(rows), reasons=gaps))
 
     async def add(self, table: Any, **values: Any) -> None:
         async with self.engine.begin() as connection:
@@ -151,8 +151,8 @@ async def a_payable(stand: Stand) -> None:
 
 
 async def a_state(stand: Stand, at: int) -> None:
-    told = {"machine": "a-1", "to_state": "ready", "tier": "A", "reason": "test"}
-    await stand.add(transitions, at=at, **told)
+    values = {"machine": "a-1", "to_state": "ready", "tier": "A", "reason": "test"}
+    await stand.add(transitions, at=at, **values)
 
 
 async def a_late_event(stand: Stand) -> None:
@@ -172,7 +172,7 @@ async def the_next_day(stand: Stand) -> None:
     stand.now += 86_400
 
 
-def told_at(at: int) -> Callable[[Stand], Awaitable[None]]:
+def transition_at(at: int) -> Callable[[Stand], Awaitable[None]]:
     async def change(stand: Stand) -> None:
         await a_state(stand, at)
 
@@ -186,9 +186,9 @@ CHANGES: dict[str, Callable[[Stand], Awaitable[object]]] = {
     "a bill of its period": a_bill_of_the_period,
     "a correction of its period": a_correction_of_the_period,
     "a payable amount": a_payable,
-    "a state on the day": told_at(DAY_WINDOW.start + HOUR_MS),
-    "a state of before, told late": told_at(DAY_WINDOW.start - 9 * DAY_MS),
-    "a wake that ended after midnight": told_at(DAY_WINDOW.end + 60_000),
+    "a state on the day": transition_at(DAY_WINDOW.start + HOUR_MS),
+    "a state of before, told late": transition_at(DAY_WINDOW.start - 9 * DAY_MS),
+    "a wake that ended after midnight": transition_at(DAY_WINDOW.end + 60_000),
     "a late event": a_late_event,
     "a late event of the next day": a_late_event_of_the_next_day,
     "an open gap": an_open_gap,
@@ -201,32 +201,32 @@ async def test_whatever_a_day_is_made_from_makes_it_anew_once(stand: Stand, what
     await a_bill(stand, period_start=DAY_WINDOW.start - DAY_MS, period_end=DAY_WINDOW.start + 9 * DAY_MS)
     if what != "a payable amount":
         await a_payable(stand)
-    shelf = stand.shelf()
-    first = await shelf.reports([THIRD])
-    assert await shelf.reports([THIRD]) == first
+    cache = stand.cache()
+    first = await cache.reports([THIRD])
+    assert await cache.reports([THIRD]) == first
     assert stand.reports.made == [THIRD]
     await CHANGES[what](stand)
-    second = await shelf.reports([THIRD])
+    second = await cache.reports([THIRD])
     assert second != first
-    assert await shelf.reports([THIRD]) == second
+    assert await cache.reports([THIRD]) == second
     assert stand.reports.made == [THIRD, THIRD]
 
 
 async def test_a_bill_that_no_longer_counts_makes_it_anew(stand: Stand) -> None:
     for issuer in ("a", "b"):
         await a_bill(stand, issuer=issuer)
-    shelf = stand.shelf()
-    await shelf.reports([THIRD])
+    cache = stand.cache()
+    await cache.reports([THIRD])
     async with stand.engine.begin() as connection:
         await connection.execute(update(snapshots).where(snapshots.c.issuer == "a").values(active=False))
-    await shelf.reports([THIRD])
+    await cache.reports([THIRD])
     assert stand.reports.made == [THIRD, THIRD]
 
 
 async def test_what_another_day_is_made_from_leaves_it_alone(stand: Stand) -> None:
-    shelf = stand.shelf()
+    cache = stand.cache()
     await a_bill(stand)
-    await shelf.reports([THIRD, FOURTH])
+    await cache.reports([THIRD, FOURTH])
     june: dict[str, Any] = {
         "period_start": DAY_WINDOW.start + 29 * DAY_MS,
         "period_end": DAY_WINDOW.start + 59 * DAY_MS,
@@ -234,76 +234,76 @@ async def test_what_another_day_is_made_from_leaves_it_alone(stand: Stand) -> No
     }
     await a_bill(stand, DAY_WINDOW.start + 30 * DAY_MS, **june)
     await a_bill(stand, DAY_WINDOW.start - DAY_MS, DAY_MS, issuer="of the day before")
-    await shelf.reports([THIRD, FOURTH])
+    await cache.reports([THIRD, FOURTH])
     assert stand.reports.made == [THIRD, FOURTH]
     await a_payable(stand)  # of the invoice with a charge on the third
-    await shelf.reports([THIRD, FOURTH])
+    await cache.reports([THIRD, FOURTH])
     assert stand.reports.made == [THIRD, FOURTH, THIRD]
     stand.reports.made[2:] = []
     await a_state(stand, DAY_WINDOW.end + 2 * HOUR_MS)
     stand.tokens["2026-05-05"] = 9
-    assert [each.day for each in await shelf.reports([THIRD, FOURTH])] == [THIRD, FOURTH]
+    assert [each.day for each in await cache.reports([THIRD, FOURTH])] == [THIRD, FOURTH]
     assert stand.reports.made == [THIRD, FOURTH, FOURTH]
 
 
-async def test_the_meter_is_asked_once_for_all_days_as_long_as_nothing_is_missing(stand: Stand) -> None:
-    shelf = stand.shelf()
+async def test_all_complete_days_need_one_meter_query(stand: Stand) -> None:
+    cache = stand.cache()
     days = [f"2026-05-{number:02}" for number in range(9, 1, -1)]
-    assert [each.day for each in await shelf.reports(days)] == days
-    assert stand.asked == [("2026-05-02", "2026-05-09"), (TODAY, TODAY)]
+    assert [each.day for each in await cache.reports(days)] == days
+    assert stand.meter_queries == [("2026-05-02", "2026-05-09"), (TODAY, TODAY)]
     assert sorted(stand.reports.made) == days[::-1]
     stand.incomplete.add(THIRD)
-    await shelf.reports(days)
+    await cache.reports(days)
     assert stand.reports.made[8:] == [THIRD]
-    assert len(stand.asked) == 2 + 8
+    assert len(stand.meter_queries) == 2 + 8
     stand.tokens[FOURTH] = 3
-    await shelf.reports(days)
+    await cache.reports(days)
     assert sorted(stand.reports.made[9:]) == [THIRD, FOURTH]
 
 
 async def test_a_running_bill_makes_its_own_day_anew(stand: Stand) -> None:
-    shelf = stand.shelf()
-    await shelf.reports([THIRD, FOURTH])
+    cache = stand.cache()
+    await cache.reports([THIRD, FOURTH])
     row = {"machine": "a-1", "hour": DAY_WINDOW.start, "amount": 1, "basis": "running bill"}
     await stand.add(accruals, **row, since=DAY_WINDOW.start, through=DAY_WINDOW.start + 1000)
-    await shelf.reports([THIRD, FOURTH])
+    await cache.reports([THIRD, FOURTH])
     async with stand.engine.begin() as connection:
         await connection.execute(update(accruals).values(through=DAY_WINDOW.start + 2000))
-    await shelf.reports([THIRD, FOURTH])
+    await cache.reports([THIRD, FOURTH])
     assert stand.reports.made == [THIRD, FOURTH, THIRD, THIRD]
     at = DAY_WINDOW.end + 23 * HOUR_MS
     await stand.add(accruals, **{**row, "hour": at}, since=at, through=at + 1000)
-    await shelf.reports([THIRD, FOURTH])
+    await cache.reports([THIRD, FOURTH])
     assert stand.reports.made[4:] == [FOURTH]
 
 
 async def test_a_day_is_made_anew_each_time_until_it_is_an_hour_over(stand: Stand) -> None:
-    shelf = stand.shelf()
+    cache = stand.cache()
     for _ in range(2):
-        await shelf.reports([TODAY])
+        await cache.reports([TODAY])
     stand.now = (DAY_WINDOW.end + 7 * DAY_MS) / 1000 + 3599
     for _ in range(2):
-        await shelf.reports([TODAY])
+        await cache.reports([TODAY])
     stand.now += 1
     for _ in range(2):
-        await shelf.reports([TODAY])
+        await cache.reports([TODAY])
     assert stand.reports.made == [TODAY] * 5
 
 
-async def test_a_revision_that_was_made_by_hand_is_what_is_told(stand: Stand) -> None:
-    shelf = stand.shelf()
-    await shelf.reports([THIRD])
+async def test_a_revision_that_was_made_by_hand_is_returned(stand: Stand) -> None:
+    cache = stand.cache()
+    await cache.reports([THIRD])
     stand.reports.stored[THIRD] = msgspec.structs.replace(stand.reports.stored[THIRD], revision=9)
-    assert [each.revision for each in await shelf.reports([THIRD])] == [9]
+    assert [each.revision for each in await cache.reports([THIRD])] == [9]
     del stand.reports.stored[THIRD]
-    assert [each.revision for each in await shelf.reports([THIRD])] == [2]
+    assert [each.revision for each in await cache.reports([THIRD])] == [2]
 
 
 async def test_a_day_that_could_not_be_made_is_made_the_next_time(stand: Stand) -> None:
-    shelf = stand.shelf()
+    cache = stand.cache()
     stand.refuses = True
     with pytest.raises(Rejected, match="the meter refused: busy"):
-        await shelf.reports([THIRD])
+        await cache.reports([THIRD])
     stand.refuses = False
-    await shelf.reports([THIRD])
+    await cache.reports([THIRD])
     assert stand.reports.made == [THIRD]

@@ -34,7 +34,7 @@ def older_reader() -> Iterator[None]:
         )
         old = old.replace("WHEN is_bare(x)", "WHEN false")
         assert old != sql_macros.CREATE_MACROS_SQL
-        patch.setattr("services.billing.adapters.charge_database.SCRIPT", old)
+        patch.setattr("services.billing.adapters.charge_database.CREATE_MACROS_SQL", old)
         patch.setattr(csv_lines, "_BOM", "")
         patch.setattr(import_settings, "READER_VERSION", 1)
         yield
@@ -48,7 +48,7 @@ async def accounts(books: Billing) -> dict[str, Decimal]:
     return {one.account: one.billed for one in (await invoices(books)).imported if one.active}
 
 
-async def test_books_that_lost_the_letter_v_are_read_again_and_say_so(tmp_path: Path, database_url: str) -> None:
+async def test_snapshots_that_lost_the_letter_v_are_read_again(tmp_path: Path, database_url: str) -> None:
     bus, config = MemoryBus(), configured(database_url=database_url)
     disk = {"BillingAccountId": "dev", "BilledCost": "5", "ResourceId": "vol-a", "ServiceCategory": "Storage"}
     other = {"BillingAccountId": "de", "BilledCost": "2", "InvoiceId": "INV-v"}
@@ -59,14 +59,14 @@ async def test_books_that_lost_the_letter_v_are_read_again_and_say_so(tmp_path: 
             before = await books.report()
             assert before.causes["unattributed"] == 5
     async with billing(tmp_path, config, bus) as (books, _):
-        assert await until(lambda: accounts(books), lambda found: len(found) == 2) == {"dev": 5, "de": 2}
+        assert await until(lambda: accounts(books), lambda counts: len(counts) == 2) == {"dev": 5, "de": 2}
         after = await books.report()
         assert after.causes["unattributed"] == 0
         assert after.revision > before.revision
         assert "newer reader" in str(after.change)
-        told = await invoices(books)
-        assert {one.reread for one in told.imported if one.active} == {"by a newer version"}
-        assert {standing.invoice_id for standing in told.standings} >= {"INV-v"}
+        listing = await invoices(books)
+        assert {one.reread for one in listing.imported if one.active} == {"by a newer version"}
+        assert {standing.invoice_id for standing in listing.standings} >= {"INV-v"}
 
 
 async def test_a_byte_order_mark_made_an_account_that_is_gone_when_it_is_read_again(
@@ -81,7 +81,7 @@ async def test_a_byte_order_mark_made_an_account_that_is_gone_when_it_is_read_ag
             await books.deliver(focus_csv(*rows), file="next.csv")
             assert sum((await accounts(books)).values()) == Decimal("22.50")
     async with billing(tmp_path, config, bus) as (books, _):
-        assert await until(lambda: accounts(books), lambda found: len(found) == 1) == {"c05c": Decimal("12.50")}
+        assert await until(lambda: accounts(books), lambda counts: len(counts) == 1) == {"c05c": Decimal("12.50")}
         counts = [one for one in (await invoices(books)).imported if one.active]
         assert [one.files[0].name for one in counts] == ["next.csv"]
         assert (await books.report()).spend == Decimal("12.50")
@@ -96,10 +96,10 @@ async def test_an_account_that_another_one_took_the_place_of_comes_back(tmp_path
             await books.deliver(focus_csv({"BillingAccountId": "dev", "BilledCost": "5"}), file="next.csv")
             assert await accounts(books) == {"de": 5, "x": 1}
     async with billing(tmp_path, config, bus) as (books, _):
-        assert await until(lambda: accounts(books), lambda found: len(found) == 3) == {"de": 2, "dev": 5, "x": 1}
+        assert await until(lambda: accounts(books), lambda counts: len(counts) == 3) == {"de": 2, "dev": 5, "x": 1}
 
 
-async def test_a_delivery_whose_file_is_lost_says_so_until_it_is_imported_again(
+async def test_a_delivery_whose_file_is_lost_shows_the_reason_until_it_is_imported_again(
     tmp_path: Path, database_url: str
 ) -> None:
     bus, config = MemoryBus(), configured(database_url=database_url)
@@ -116,7 +116,7 @@ async def test_a_delivery_whose_file_is_lost_says_so_until_it_is_imported_again(
             return {one.files[0].name: (one.reread, "nothing named" in one.not_reread) for one in active}
 
         newer = ("by a newer version", False)
-        assert await until(reread, lambda found: found["lost.csv"][1]) == {"lost.csv": ("", True), "other.csv": newer}
+        assert await until(reread, lambda counts: counts["lost.csv"][1]) == {"lost.csv": ("", True), "other.csv": newer}
         assert (await books.report()).causes["unattributed"] == 1
         await books.deliver(lost, file="lost.csv")
         assert await reread() == {"lost.csv": ("", False), "other.csv": newer}
@@ -149,7 +149,7 @@ async def test_a_delivery_that_cannot_be_read_again_is_logged_once(tmp_path: Pat
     assert [line["event"] for line in logs] == ["invoices_not_reread", "invoices_not_reread", "invoices_reread"]
 
 
-async def test_an_import_that_is_rounded_says_by_how_much_and_stays_so(tmp_path: Path, database_url: str) -> None:
+async def test_a_rounded_import_reports_its_residue_and_stays_rounded(tmp_path: Path, database_url: str) -> None:
     bus = MemoryBus()
     data = focus_csv({"BilledCost": "0.1000000000000055"}, {"BilledCost": "0.2"})
     name = hashlib.sha256(data).hexdigest()
@@ -164,8 +164,8 @@ async def test_an_import_that_is_rounded_says_by_how_much_and_stays_so(tmp_path:
         assert [(s.billed, s.residue) for s in answer.snapshots] == [(Decimal("0.3"), residue)]
     changed = configured(CONFIG.replace('"vol-a"', '"vol-a", "i-x"'), database_url=database_url)
     async with billing(tmp_path, changed, bus) as (books, _):
-        told = await until(lambda: invoices(books), lambda told: len(told.imported) == 2)
-        newest = told.imported[0]
+        listing = await until(lambda: invoices(books), lambda listing: len(listing.imported) == 2)
+        newest = listing.imported[0]
         assert (newest.active, newest.residue, newest.billed) == (True, residue, Decimal("0.3"))
         assert newest.reread == "the configuration changed"
 
@@ -175,5 +175,5 @@ async def test_a_source_may_be_configured_to_be_rounded(tmp_path: Path) -> None:
     (tmp_path / "bills" / "may.csv").write_bytes(focus_csv({"BilledCost": "0.1000000000000055"}))
     source = f'[[billing.source]]\nname = "cloud"\nurl = "{tmp_path}/bills"\nround = true\n'
     async with billing(tmp_path, configured(CONFIG + source)) as (books, _):
-        told = await until(lambda: invoices(books), lambda told: bool(told.imported))
-        assert [(one.billed, one.residue) for one in told.imported] == [(Decimal("0.1"), Decimal("5.5e-15"))]
+        listing = await until(lambda: invoices(books), lambda listing: bool(listing.imported))
+        assert [(one.billed, one.residue) for one in listing.imported] == [(Decimal("0.1"), Decimal("5.5e-15"))]

@@ -184,8 +184,8 @@ async def test_every_page_is_read_and_every_digit_kept(desk: Desk) -> None:
     for _ in range(PAGE_SIZE):
         desk.cloud.add("ACTIVE")
     desk.hours = 1.0
-    told = await desk.bill.cumulative()
-    assert len(told) == PAGE_SIZE + 1
+    cost_by_resource = await desk.bill.cumulative()
+    assert len(cost_by_resource) == PAGE_SIZE + 1
     assert desk.cloud.calls[HISTORY] == 2
     assert desk.cloud.queries[-1] == (HISTORY, {"page": "2", "per_page": str(PAGE_SIZE)})
     desk.cloud.fail(HISTORY, Trouble(200, body=_listing('{"incurred_bill": 12345678.123456789012}', 9)))

@@ -56,7 +56,7 @@ async def billing(
             yield process, cloud
 
 
-def told(folder: Path) -> tuple[Decimal, Decimal] | None:
+def totals(folder: Path) -> tuple[Decimal, Decimal] | None:
     """The last reading and the sum of what was accrued; None before there is any."""
     with closing(sqlite3.connect(folder / "books.sqlite", timeout=30)) as books:
         meters = books.execute("SELECT cumulative FROM meters").fetchall()
@@ -78,20 +78,20 @@ async def test_killed_between_reading_and_commit_it_counts_nothing_twice_and_los
 ) -> None:
     del bus  # it has what the service needs
     async with billing(tmp_path, nats_url, monkeypatch) as (process, cloud):
-        first = await until(lambda: asyncio.to_thread(told, tmp_path), lambda seen: seen is not None)
+        first = await until(lambda: asyncio.to_thread(totals, tmp_path), lambda seen: seen is not None)
         assert first is not None
         begun = first[0] - first[1]
         for _ in range(KILLS):
             with locked(tmp_path):
                 calls = cloud.calls["billing"]
                 await until(lambda: asyncio.sleep(0, cloud.calls["billing"]), lambda n, seen=calls: n > seen)  # type: ignore[misc]  # bound at once
-                before = told(tmp_path)
+                before = totals(tmp_path)
                 await process.kill9()
-            assert told(tmp_path) == before, "what was read is not on record"
+            assert totals(tmp_path) == before, "what was read is not on record"
             await process.start()
             assert before is not None
             last = before[0]
-            after = await until(lambda: asyncio.to_thread(told, tmp_path), lambda seen, last=last: seen[0] > last)  # type: ignore[misc]  # bound at once
+            after = await until(lambda: asyncio.to_thread(totals, tmp_path), lambda seen, last=last: seen[0] > last)  # type: ignore[misc]  # bound at once
             assert after is not None
             cumulative, accrued = after
             assert accrued == cumulative - begun

@@ -26,7 +26,15 @@ from shared.messages.invoices import DeliveredFile
 from shared.messages.meter import ErrorReply
 from shared.messages.waker import ProviderCall
 from shared.runtime.process import Runtime
-from tests.integration.billing.billing_service import CONFIG, Billing, billing, configured, leading, replica, tell
+from tests.integration.billing.billing_service import (
+    CONFIG,
+    Billing,
+    billing,
+    configured,
+    leading,
+    publish_transition,
+    replica,
+)
 from tests.kit.waiting import until
 from tests.unit.billing.cost_row_builders import DAY_WINDOW, focus_csv
 
@@ -119,7 +127,7 @@ async def test_a_transaction_that_breaks_in_the_middle_leaves_nothing_behind(tmp
     reading.close()
 
 
-async def test_a_server_that_goes_away_in_bulk_is_told_as_away(tmp_path: Path, postgres_url: str) -> None:
+async def test_losing_the_server_during_the_bulk_copy_is_a_database_error(tmp_path: Path, postgres_url: str) -> None:
     (tmp_path / "bill.csv").write_bytes(focus_csv({}))
     (tmp_path / "work").mkdir()
     reading = DuckdbInvoiceReader(tmp_path / "work", ImportSettings(source="s"))
@@ -141,7 +149,7 @@ async def test_a_server_that_goes_away_in_bulk_is_told_as_away(tmp_path: Path, p
     reading.close()
 
 
-async def test_a_file_that_is_not_what_its_name_says_is_refused(books: Billing) -> None:
+async def test_a_file_whose_name_is_not_its_sha256_is_rejected(books: Billing) -> None:
     assert "SHA-256" in refused(await books.ask_import(focus_csv(HUNDRED), name="0" * 64))
     assert "source" in refused(await books.ask_import(focus_csv(HUNDRED), source=" "))
 
@@ -167,8 +175,8 @@ async def test_case_10_cost_without_tokens_has_no_price_per_token(books: Billing
 
 async def test_case_28_the_bill_replaces_the_estimate(books: Billing) -> None:
     for at, state in ((-1.0, "waking"), (0.0, "ready"), (24.0, "asleep")):
-        await tell(books.bus, "a-1", at, state)  # type: ignore[arg-type]  # literals in a tuple
-    await tell(books.bus, "a-1", 0.0, "ready")  # told twice, kept once
+        await publish_transition(books.bus, "a-1", at, state)  # type: ignore[arg-type]  # literals in a tuple
+    await publish_transition(books.bus, "a-1", 0.0, "ready")  # told twice, kept once
     estimate = await until(books.report, lambda r: r.spend == Decimal("57.6"))
     assert (estimate.state, estimate.causes["warm_idle"]) == ("estimated", Decimal("57.6"))
     await books.deliver(focus_csv({"BilledCost": "52.32"}))
@@ -181,7 +189,7 @@ async def test_a_report_adds_up_and_names_its_sources(books: Billing) -> None:
     books.meter.served = {"A": 300_000_000, "B": 100_000_000}
     books.meter.busy = {"a-1": ((midnight, midnight + 43_200),)}
     for machine in ("a-1", "b-1"):
-        await tell(books.bus, machine, -1, "ready")
+        await publish_transition(books.bus, machine, -1, "ready")
     nat = {"BilledCost": "90.00", "ResourceId": "nat-1", "ServiceCategory": "Networking"}
     tax = {"BilledCost": "9.00", "ChargeCategory": "Tax", "ResourceId": "NULL"}
     answer = await books.deliver(
@@ -205,7 +213,7 @@ async def test_a_meter_that_does_not_answer_makes_no_wrong_figure(books: Billing
     assert "day" in refused(await books.ask_report("2026-02-30"))
 
 
-async def test_what_was_told_survives_a_restart(tmp_path: Path, database_url: str) -> None:
+async def test_revisions_survive_a_restart(tmp_path: Path, database_url: str) -> None:
     config = configured(database_url=database_url)
     async with billing(tmp_path, config) as (books, _):
         await books.deliver(focus_csv(HUNDRED))
@@ -219,7 +227,7 @@ async def test_a_provider_call_and_an_unreadable_entry_hold_nothing_up(tmp_path:
     call = ProviderCall(at=1.0, machine="a-1", call="start", outcome="accepted", code="", seconds=1.0)
     await bus.publish(subjects.journal("a-1"), encode(call))
     await bus.publish(subjects.journal("a-1"), b"not JSON")
-    await tell(bus, "a-1", -1, "ready")
+    await publish_transition(bus, "a-1", -1, "ready")
     async with billing(tmp_path, configured(), bus) as (books, _):
         await until(books.report, lambda r: r.spend == Decimal("57.6"))
         assert await until(lambda: bus.backlog(topology.BOOKS), lambda n: n == 0) == 0
@@ -244,7 +252,7 @@ async def test_a_bus_that_goes_away_is_waited_for(tmp_path: Path) -> None:
         bus.connected = False
         await until(lambda: _faults(runtime), lambda faults: "journal" in faults.get("work", ""))
         bus.connected = True
-        await tell(bus, "a-1", -1, "ready")
+        await publish_transition(bus, "a-1", -1, "ready")
         await until(lambda: _faults(runtime), lambda faults: not faults)
         await until(books.report, lambda r: r.spend == Decimal("57.6"))
 

@@ -13,7 +13,7 @@ from tests.unit.billing.cost_row_builders import focus_csv
 
 
 def test_rows_and_share_rise_over_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_lines, "LINES_A_LOOK", 10)
+    monkeypatch.setattr(csv_lines, "PROGRESS_LINES", 10)
     told: list[tuple[str, int, float | None]] = []
     plain = focus_csv(*({"ResourceId": f"i-{n}"} for n in range(50)))
     packed = gzip.compress(focus_csv(*({"ResourceId": f"v-{n}"} for n in range(50))))

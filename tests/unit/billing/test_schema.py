@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from services.billing.adapters.csv_lines import LINES_A_LOOK
+from services.billing.adapters.csv_lines import PROGRESS_LINES
 from services.billing.adapters.invoice_reader import DuckdbInvoiceReader
 from services.billing.core.invoice_files.import_settings import ImportSettings
 from services.billing.core.utc_time import parse_time_ms
@@ -155,7 +155,7 @@ def test_case_30_allocated_parts_of_a_charge_are_left_out_beside_it() -> None:
 
 
 def test_a_reading_can_be_ended_and_then_has_nothing(tmp_path: Path) -> None:
-    (tmp_path / "f.csv").write_bytes(focus_csv(*[{}] * (LINES_A_LOOK + 1)))
+    (tmp_path / "f.csv").write_bytes(focus_csv(*[{}] * (PROGRESS_LINES + 1)))
     reading = DuckdbInvoiceReader(tmp_path, TERMS)
     reading.interrupt()
     with pytest.raises(Interrupted):
