@@ -262,7 +262,7 @@ class _Gateway:
             lambda: len(self.scheduler.breaker.open),
         )
         metrics.add_gauge("outbox_pending", "Usage events that the ledger has not confirmed.", lambda: outbox.pending)
-        metrics.add_gauge("outbox_bytes", "Size of the outbox on disk.", lambda: outbox.size)
+        metrics.add_gauge("outbox_bytes", "Size of the outbox on disk.", lambda: outbox.size_bytes)
         metrics.add_gauge(
             "outbox_age_seconds",
             "Age of the oldest usage event that the ledger has not confirmed.",

@@ -67,4 +67,4 @@ LOAD_TOOLS = (
 def each(clients: Iterable[Client], *, long: Iterable[str] = ()) -> pytest.MarkDecorator:
     """A module's tests are run with each client; those named are left to `make test-all`."""
     params = [pytest.param(c, id=c.name, marks=pytest.mark.long if c.name in long else ()) for c in clients]
-    return pytest.mark.parametrize("built", params, indirect=True, scope="module")
+    return pytest.mark.parametrize("module_setup", params, indirect=True, scope="module")

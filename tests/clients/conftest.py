@@ -85,7 +85,7 @@ class Driver:
 
 
 @dataclass
-class House:
+class GatewaySetup:
     """What a client needs around it; the test plays the waker."""
 
     client: Client
@@ -135,7 +135,9 @@ class House:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def module_setup(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[GatewaySetup]:
     """For the client that the test module gives as parameter."""
     client: Client = request.param
     command = client.prepared()
@@ -150,19 +152,19 @@ async def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
             _, key = await create_key(bus, name="test")
             async with running("gateway", config, folder) as gateway:
                 url = gateway.announced.url
-                async with driven(command, f"{url}/v1", key, folder / "driver.log") as driver:
-                    house = House(client, url, key, bus, engine, driver)
-                    await house.wake(AWAKE)
-                    yield house
+                async with running_driver(command, f"{url}/v1", key, folder / "driver.log") as driver:
+                    gateway_setup = GatewaySetup(client, url, key, bus, engine, driver)
+                    await gateway_setup.wake(AWAKE)
+                    yield gateway_setup
 
 
 @pytest.fixture
-def house(built: House) -> House:
+def gateway_setup(module_setup: GatewaySetup) -> GatewaySetup:
     """With the engine as it is by default, and nothing seen yet."""
-    built.engine.default = Script()
-    built.engine.scripts.clear()
-    built.engine.requests.clear()
-    return built
+    module_setup.engine.default = Script()
+    module_setup.engine.scripts.clear()
+    module_setup.engine.requests.clear()
+    return module_setup
 
 
 @contextmanager
@@ -179,7 +181,7 @@ def _nats(home: Path) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def driven(command: Command, base_url: str, key: str, log: Path) -> AsyncIterator[Driver]:
+async def running_driver(command: Command, base_url: str, key: str, log: Path) -> AsyncIterator[Driver]:
     environment = {"PATH": os.environ["PATH"], "HOME": str(log.parent), "LANG": "C.UTF-8", **command.environment}
     pipe = subprocess.PIPE
     with log.open("wb") as errors:

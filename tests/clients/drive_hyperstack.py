@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.clients.driving import Does, Seen, drive
+from tests.clients.driving import Actions, Seen, drive
 
 hyperstack: Any = importlib.import_module("hyperstack")  # not among this project's own packages
 
@@ -27,7 +27,7 @@ CALLS: Mapping[str, Ask] = {
 }
 
 
-def _does(ask: Ask) -> Does:
+def _does(ask: Ask) -> Actions:
     def does(place: dict[str, Any], request: dict[str, Any], seen: Seen) -> None:
         # Without retries: by default it repeats a hibernate whose reply is lost.
         configuration = hyperstack.Configuration(host=place["base_url"], retries=0)

@@ -11,11 +11,11 @@ PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "req
 TOOL = {"type": "function", "function": {"name": "weather", "description": "Now.", "parameters": PARAMETERS}}
 
 Seen = dict[str, Any]
-Does = Callable[[dict[str, Any], dict[str, Any], Seen], None]
+Actions = Callable[[dict[str, Any], dict[str, Any], Seen], None]
 """Asks at a place (`base_url` and `api_key`) for what is asked, and writes down what it sees as it sees it."""
 
 
-def drive(does: Mapping[str, Does]) -> None:
+def drive(does: Mapping[str, Actions]) -> None:
     """Run as `python -m DRIVER BASE_URL KEY`; `does` has a way for each kind of request."""
     base_url, key = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.clients import environments
-from tests.clients.conftest import Driver, driven
+from tests.clients.conftest import Driver, running_driver
 from tests.clients.environments import PINS
 from tests.kit.hyperstack_cloud import HyperstackCloud, hyperstack_cloud
 from tests.kit.hyperstack_machines import FakeVm
@@ -49,24 +49,24 @@ class Desk:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def built(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
+async def module_setup(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
     folder = environments.prepared("hyperstack", PINS / "hyperstack.txt", environments.install_python)
     command = environments.python_command(folder, "tests.clients.drive_hyperstack")
     log = tmp_path_factory.mktemp("hyperstack") / "driver.log"
     async with (
         hyperstack_cloud(clock=(hours := Hours()), seconds=30.0) as cloud,
-        driven(command, cloud.base_url, cloud.key, log) as driver,
+        running_driver(command, cloud.base_url, cloud.key, log) as driver,
     ):
         yield Desk(cloud, hours, cloud.add(), driver)
 
 
 @pytest.fixture
-def desk(built: Desk) -> Desk:
+def desk(module_setup: Desk) -> Desk:
     """With one machine, new and active."""
-    built.cloud.vms.clear()
-    built.cloud.queries.clear()
-    built.vm = built.cloud.add("ACTIVE", labels=["spotinference-fleet=test"])
-    return built
+    module_setup.cloud.vms.clear()
+    module_setup.cloud.queries.clear()
+    module_setup.vm = module_setup.cloud.add("ACTIVE", labels=["spotinference-fleet=test"])
+    return module_setup
 
 
 async def test_it_lists_page_by_page_and_gets_one(desk: Desk) -> None:

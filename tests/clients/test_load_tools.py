@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.clients.clients import LOAD_TOOLS, each
-from tests.clients.conftest import AWAKE, SLEEPERS, House
+from tests.clients.conftest import AWAKE, SLEEPERS, GatewaySetup
 from tests.clients.load_tools import REQUESTS
 from tests.kit.scripted_engine import Script
 
@@ -19,42 +19,42 @@ either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"
 
 
 @either
-async def test_every_request_is_answered_and_counted(house: House, *, stream: bool) -> None:
-    seen = await house.driver.ask(do="load", model=AWAKE, stream=stream)
+async def test_every_request_is_answered_and_counted(gateway_setup: GatewaySetup, *, stream: bool) -> None:
+    seen = await gateway_setup.driver.ask(do="load", model=AWAKE, stream=stream)
     assert (seen["error"], seen["errors"]) == (None, [])
     assert seen["usage"] == [[7, 5]] * REQUESTS
-    assert [request.body.get("stream", False) for request in house.engine.requests] == [stream] * REQUESTS
+    assert [request.body.get("stream", False) for request in gateway_setup.engine.requests] == [stream] * REQUESTS
 
 
 @either
-async def test_the_first_request_waits_for_a_wake(house: House, *, stream: bool) -> None:
-    loading = asyncio.create_task(house.driver.ask(do="load", model=SLEEPERS[stream], stream=stream))
+async def test_the_first_request_waits_for_a_wake(gateway_setup: GatewaySetup, *, stream: bool) -> None:
+    loading = asyncio.create_task(gateway_setup.driver.ask(do="load", model=SLEEPERS[stream], stream=stream))
     try:
-        await house.waiting(SLEEPERS[stream])
+        await gateway_setup.waiting(SLEEPERS[stream])
         assert not loading.done()
     finally:
-        await house.wake(SLEEPERS[stream])
+        await gateway_setup.wake(SLEEPERS[stream])
         seen = await loading
     assert (seen["error"], seen["errors"], len(seen["usage"])) == (None, [], REQUESTS)
 
 
-async def test_a_wrong_key_is_an_error_of_each_request(house: House) -> None:
-    seen = await house.driver.ask(do="load", model=AWAKE, key="sk-unknown", stream=True)
+async def test_a_wrong_key_is_an_error_of_each_request(gateway_setup: GatewaySetup) -> None:
+    seen = await gateway_setup.driver.ask(do="load", model=AWAKE, key="sk-unknown", stream=True)
     assert "401" in str(seen)
-    assert house.engine.requests == []
+    assert gateway_setup.engine.requests == []
 
 
-async def test_used_up_tokens_are_an_error_of_each_request(house: House) -> None:
-    seen = await house.driver.ask(do="load", model=AWAKE, key=await house.spent_key(), stream=True)
+async def test_used_up_tokens_are_an_error_of_each_request(gateway_setup: GatewaySetup) -> None:
+    seen = await gateway_setup.driver.ask(do="load", model=AWAKE, key=await gateway_setup.spent_key(), stream=True)
     assert "429" in str(seen)
-    assert house.engine.requests == []
+    assert gateway_setup.engine.requests == []
 
 
 @pytest.mark.parametrize("script", [Script(reset_after=3), Script(cut_after=3)], ids=["reset", "closed"])
-async def test_a_broken_stream_counts_for_no_load_tool(house: House, script: Script) -> None:
+async def test_a_broken_stream_counts_for_no_load_tool(gateway_setup: GatewaySetup, script: Script) -> None:
     """aiperf passes over an event that says `error`, and has no counts of its request; guidellm has an error."""
-    house.engine.default = script
-    seen = await house.driver.ask(do="load", model=AWAKE, stream=True)
+    gateway_setup.engine.default = script
+    seen = await gateway_setup.driver.ask(do="load", model=AWAKE, stream=True)
     assert (seen["error"], seen["usage"]) == (None, [])
-    assert len(house.engine.requests) == REQUESTS
-    assert len(seen["errors"]) == (0 if house.client.name == "aiperf" else REQUESTS)
+    assert len(gateway_setup.engine.requests) == REQUESTS
+    assert len(seen["errors"]) == (0 if gateway_setup.client.name == "aiperf" else REQUESTS)

@@ -79,7 +79,7 @@ class Outbox:
         self.source = source
         self.next_seq = 1
         """The `source_seq` of the next event."""
-        self.size = 0
+        self.size_bytes = 0
         """Bytes on disk."""
         self.pending = 0
         """Events that the ledger has not confirmed, including those in memory."""
@@ -93,7 +93,7 @@ class Outbox:
                 raise Misconfigured(f"{folder}: already has events of {source}: each boot needs its own instance name")
             before, last = segments[0].first - 1, segments[-1].last
             self._sources[earlier] = _Source(mark=before, last=last, synced=last, segments=segments)
-            self.size += sum(segment.size for segment in segments)
+            self.size_bytes += sum(segment.size_bytes for segment in segments)
             self.pending += last - before
             log.info("outbox_adopted", source=earlier, events=last - before)
         self._file: int | None = None
@@ -107,7 +107,7 @@ class Outbox:
         """Why no new request may be served; None if all is well. Cheap, since it is read for each request."""
         if reason := self._write_fault or self._sync_fault:
             return f"the outbox cannot write: {reason}: free space in {self._folder}"
-        if self.size >= self._max_bytes:
+        if self.size_bytes >= self._max_bytes:
             return f"the outbox has reached its limit of {self._max_bytes} bytes: check that the meter is running"
         return None
 
@@ -163,7 +163,11 @@ class Outbox:
     async def sync(self) -> None:
         """Sync all events so far to disk, in a thread, since it may take long."""
         self.write_pending()
-        work = [(segment, segment.size) for segment in self._own.segments if segment.durable_bytes < segment.size]
+        work = [
+            (segment, segment.size_bytes)
+            for segment in self._own.segments
+            if segment.durable_bytes < segment.size_bytes
+        ]
         if not work:
             return
         last, has_new_file = self._own.last, any(segment.durable_bytes == 0 for segment, _ in work)
@@ -174,8 +178,8 @@ class Outbox:
             self._sync_fault = self._describe(self._sync_fault, error)
             return
         self._sync_fault = None
-        for segment, size in work:
-            segment.durable_bytes = size
+        for segment, size_bytes in work:
+            segment.durable_bytes = size_bytes
         self._own.synced = last
 
     def read(self, cursor: Cursor) -> tuple[list[Record], Cursor]:
@@ -212,13 +216,13 @@ class Outbox:
         confirmed.mark = up_to
         while confirmed.segments and confirmed.segments[0].last <= up_to:
             if own and len(confirmed.segments) == 1:
-                if confirmed.segments[0].size < self._segment_bytes // 4:
+                if confirmed.segments[0].size_bytes < self._segment_bytes // 4:
                     break  # keep the current segment until it is worth a new file
                 self._close_file()
             segment = confirmed.segments.popleft()
             segment.path.unlink(missing_ok=True)
             segment.deleted = True
-            self.size -= segment.size
+            self.size_bytes -= segment.size_bytes
         if not own and not confirmed.segments:
             del self._sources[source]
         return True
@@ -238,25 +242,25 @@ class Outbox:
         Raises:
             OSError: not all of it was written.
         """
-        if self._file is None or self._own.segments[-1].size >= self._segment_bytes:
+        if self._file is None or self._own.segments[-1].size_bytes >= self._segment_bytes:
             self._file = self._open_segment()
         segment, batch = self._own.segments[-1], []
-        room = min(self._segment_bytes - segment.size, WRITE_BYTES)
+        room = min(self._segment_bytes - segment.size_bytes, WRITE_BYTES)
         for record in self._buffer:
             batch.append(record)
             room -= len(record)
             if room <= 0:
                 break
         # At a fixed offset, not appended: the next write overwrites what a failed one left behind.
-        written = os.pwrite(self._file, b"".join(batch), segment.size)
+        written = os.pwrite(self._file, b"".join(batch), segment.size_bytes)
         for record in batch:
             written -= len(record)
             if written < 0:
-                os.ftruncate(self._file, segment.size)
+                os.ftruncate(self._file, segment.size_bytes)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._buffer.popleft()
-            segment.size += len(record)
-            self.size += len(record)
+            segment.size_bytes += len(record)
+            self.size_bytes += len(record)
             segment.last = self._own.last = self._own.last + 1
 
     def _open_segment(self) -> int:
@@ -264,7 +268,7 @@ class Outbox:
         path = self._folder / f"{token(self.source)}.{seq:012d}.log"
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._close_file()
-        self._own.segments.append(Segment(path, first=seq, last=seq - 1, size=0, durable_bytes=0))
+        self._own.segments.append(Segment(path, first=seq, last=seq - 1, size_bytes=0, durable_bytes=0))
         return file
 
     def _close_file(self) -> None:
@@ -291,4 +295,4 @@ def _locate(source: _Source, cursor: Cursor) -> tuple[Segment, int] | None:
         return segment, cursor.offset
     # A segment may be partly synced: what follows must wait, or the order would be lost.
     following = next((s for s in source.segments if s.first > segment.first), None)
-    return (following, 0) if following and segment.durable_bytes == segment.size else None
+    return (following, 0) if following and segment.durable_bytes == segment.size_bytes else None

@@ -60,7 +60,7 @@ class Segment:
     """Sequence number of the first record, even if it is not written yet."""
     last: int
     """Sequence number of the last record; `first - 1` if the file is empty."""
-    size: int
+    size_bytes: int
     durable_bytes: int
     """Bytes synced to disk: no reader goes beyond them."""
     deleted: bool = False
@@ -149,15 +149,15 @@ def load_segments(folder: Path) -> dict[str, deque[Segment]]:
         except Unreadable:
             log.error("foreign_file_skipped", path=str(path))
             continue
-        segments, size = by_source.setdefault(source, deque()), path.stat().st_size
+        segments, size_bytes = by_source.setdefault(source, deque()), path.stat().st_size
         if segments:
             segments[-1].last = first - 1
-        segments.append(Segment(path, first=first, last=first - 1, size=size, durable_bytes=size))
+        segments.append(Segment(path, first=first, last=first - 1, size_bytes=size_bytes, durable_bytes=size_bytes))
     for source, segments in list(by_source.items()):
         newest = segments[-1]
         newest.last = newest.last_readable()
         if newest.last < newest.first:
-            log.error("unreadable_segment_deleted", path=str(newest.path), bytes=newest.size)
+            log.error("unreadable_segment_deleted", path=str(newest.path), bytes=newest.size_bytes)
             segments.pop().path.unlink()
         if not segments:
             del by_source[source]

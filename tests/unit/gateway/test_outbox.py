@@ -112,15 +112,15 @@ async def test_an_event_with_a_wrong_sequence_number_is_renumbered(tmp_path: Pat
 async def test_only_confirmed_segments_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SEGMENT_BYTES", 1000)
     outbox = await filled(opened(tmp_path), 20)
-    whole = outbox.size
+    whole = outbox.size_bytes
     assert outbox.confirm("a", 11)
     assert sequence(outbox, after=11) == list(range(12, 21))
     assert (outbox.pending, outbox.mark("a")) == (9, 11)
-    assert outbox.size == sum(path.stat().st_size for path in files(tmp_path)) < whole
+    assert outbox.size_bytes == sum(path.stat().st_size for path in files(tmp_path)) < whole
     assert not outbox.confirm("a", 11)
     assert not outbox.confirm("a", 5)
     assert outbox.confirm("a", 20)
-    assert (outbox.size, outbox.pending, files(tmp_path)) == (0, 0, [])
+    assert (outbox.size_bytes, outbox.pending, files(tmp_path)) == (0, 0, [])
     await filled(outbox, 1)
     assert sequence(outbox) == [21]
     outbox.close()
@@ -138,7 +138,7 @@ async def test_an_earlier_boot_s_events_go_with_their_last_confirmation(tmp_path
     (await filled(opened(tmp_path), 3)).close()
     outbox = opened(tmp_path, "b")
     assert outbox.confirm("a", 7)  # the ledger may know more than a damaged disk
-    assert (outbox.sources, outbox.size, outbox.pending) == (["b"], 0, 0)
+    assert (outbox.sources, outbox.size_bytes, outbox.pending) == (["b"], 0, 0)
     assert outbox.mark("a") == 0
     outbox.close()
 
@@ -159,7 +159,7 @@ async def test_reading_resumes_at_the_cursor_and_holds_one_block(
     monkeypatch.setattr(os, "pread", counted)
     assert [seq for block in blocks(outbox, Cursor("a", 0)) for seq in block] == list(range(1, 61))
     assert max(read) <= 1500
-    assert sum(read) < 1.5 * outbox.size  # what a block cut off at its end is read twice, and nothing else
+    assert sum(read) < 1.5 * outbox.size_bytes  # what a block cut off at its end is read twice, and nothing else
     outbox.close()
 
 
@@ -171,7 +171,7 @@ async def test_a_sequence_number_is_located_by_bisection(tmp_path: Path, monkeyp
         records, _ = outbox.read(Cursor("a", after))
         assert [record.seq for record in records[:1]] == [after + 1][: 1000 - after]
     (segment,) = outbox._own.segments
-    assert segment.offset_after(900) > 0.85 * segment.size
+    assert segment.offset_after(900) > 0.85 * segment.size_bytes
     outbox.close()
 
 

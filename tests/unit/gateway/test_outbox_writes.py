@@ -76,9 +76,9 @@ async def test_events_of_one_iteration_are_written_at_once(tmp_path: Path, monke
     monkeypatch.setattr(os, "pwrite", counted)
     for _ in range(64):
         outbox.append(event(outbox))
-    assert (writes, outbox.size, outbox.pending, outbox.next_seq) == ([], 0, 64, 65)
+    assert (writes, outbox.size_bytes, outbox.pending, outbox.next_seq) == ([], 0, 64, 65)
     await asyncio.sleep(0)
-    assert writes == [outbox.size]
+    assert writes == [outbox.size_bytes]
     (path,) = files(tmp_path)
     assert path.read_bytes().count(b"\n") == 64
     monkeypatch.setattr(module, "WRITE_BYTES", 1000)

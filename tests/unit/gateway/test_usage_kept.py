@@ -182,7 +182,7 @@ class UsageKept(RuleBasedStateMachine):
     @precondition(lambda self: hasattr(self, "outbox"))
     @invariant()
     def the_numbers_on_the_gauges_are_true(self) -> None:
-        assert self.outbox.size == sum(path.stat().st_size for path in self.folder.glob("*.log"))
+        assert self.outbox.size_bytes == sum(path.stat().st_size for path in self.folder.glob("*.log"))
         assert self.outbox.fault is None or self.outbox._buffer
         unconfirmed = Counter(source for source, seq in self.kept if seq > self.outbox.mark(source))
         assert self.outbox.pending == sum(unconfirmed[source] for source in self.outbox.sources)
