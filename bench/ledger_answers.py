@@ -22,8 +22,8 @@ from services.meter.adapters import tables
 from services.meter.adapters.ledger import SqlLedger
 from services.meter.adapters.sealing import Sealer
 from services.meter.core.day import Day
-from services.meter.core.sequence_ranges import DAY
 from shared import database
+from shared.units import DAY_S
 
 MIGRATIONS = Path(__file__).parents[1] / "services" / "meter" / "adapters" / "migrations"
 START = 1_795_392_000.0
@@ -76,7 +76,7 @@ def some_events(chance: random.Random) -> Iterator[tuple[Any, ...]]:
     named = combinations()
     for n in range(EVENTS):
         model, tier, machine, key, outcome = named[chance.randrange(len(named))]
-        names = (f"{n:08}-0000-7000-8000-000000000000", "gw-1", n + 1, START + n / EVENTS * DAY)
+        names = (f"{n:08}-0000-7000-8000-000000000000", "gw-1", n + 1, START + n / EVENTS * DAY_S)
         numbers = (key, model, tier, machine, 1, 900, 300, 250, 0, "engine", outcome, 200, True)
         yield (*names, *numbers, 0.0, None, 0.2, 5.0, 0.001, None, 1)
 
@@ -95,7 +95,7 @@ async def fill(engine: AsyncEngine, days: int) -> None:
                 (tables.hours, "hour", 24),
                 (tables.minutes, "minute", MINUTES),
             ):
-                day = table.c[at] < int(START / DAY + 1) * width
+                day = table.c[at] < int(START / DAY_S + 1) * width
                 rest = [column for column in table.c if column.name != at]
                 shifted = select(table.c[at] + number * width, *rest).where(day)
                 await connection.execute(insert(table).from_select([at, *(c.name for c in rest)], shifted))
@@ -140,17 +140,17 @@ async def ask(engine: AsyncEngine, days: int) -> AsyncIterator[tuple[str, float,
 async def time_query(ledger: SqlLedger, by: tuple[str, ...], days: int, length: int) -> tuple[float, float]:
     seconds = []
     for number in range(TIMES):
-        start = START + (number * 7 % days if days else 0) * DAY
-        day = Day(name="", start=start, end=start + length * DAY)
+        start = START + (number * 7 % days if days else 0) * DAY_S
+        day = Day(name="", start=start, end=start + length * DAY_S)
         began = time.perf_counter()
-        await ledger.day(day, by, busy=False)
+        await ledger.read_day(day, by, busy=False)
         seconds.append(time.perf_counter() - began)
     return 1000 * statistics.median(seconds), 1000 * max(seconds)
 
 
 async def seal(engine: AsyncEngine) -> list[float]:
     """Milliseconds of each step over a day's events."""
-    sealer, now, results = Sealer(engine, 0.0), START + DAY, list[float]()
+    sealer, now, results = Sealer(engine, 0.0), START + DAY_S, list[float]()
     while True:
         began = time.perf_counter()
         if await sealer.step(now) is None:

@@ -1,4 +1,4 @@
-"""What the meter tells Prometheus."""
+"""The metrics of the meter."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -6,7 +6,7 @@ BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0)
 
 
 class Metrics:
-    """Counters of this process; the ledger has the truth."""
+    """Counters of this process; the ledger has the totals."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.messages = Counter(
@@ -23,23 +23,41 @@ class Metrics:
         )
         self.unknown = Counter(
             "spot_meter_unknown",
-            "Events counted under a model that nobody knows, by what it is.",
+            "Events counted under a name that the configuration does not have, by what it is.",
             ("what",),
             registry=registry,
         )
-        self.sealed = Counter(
-            "spot_meter_sealed", "Events that are no longer kept, their digest is.", registry=registry
-        )
+        self.sealed = Counter("spot_meter_sealed", "Events replaced by their digest.", registry=registry)
         self.batch_seconds = Histogram(
             "spot_meter_batch_seconds", "One batch's transaction.", buckets=BATCH_SECONDS, registry=registry
         )
         self.database_faults = Counter(
-            "spot_meter_database_faults", "Transactions that failed and were tried again.", registry=registry
+            "spot_meter_database_faults", "Transactions that failed and were retried.", registry=registry
         )
-        self.backlog = Gauge("spot_meter_backlog", "Messages of the stream not in the ledger yet.", registry=registry)
+        self.backlog = Gauge(
+            "spot_meter_backlog", "Messages of the stream that are not in the ledger yet.", registry=registry
+        )
         self.behind = Gauge(
             "spot_meter_behind",
-            "Events that the ledger had confirmed and lacks, as after a restore from an older copy.",
+            "Events that the ledger confirmed and no longer has, as after a restore from an older copy.",
             registry=registry,
         )
         self.reread = Counter("spot_meter_reread", "Messages of the stream that were read again.", registry=registry)
+
+
+class AuditMetrics:
+    """Counted by the replica that leads."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.leading = Gauge("spot_meter_leading", "1 while this replica reads the engines.", registry=registry)
+        self.readings = Counter(
+            "spot_meter_engine_readings",
+            "Reads of engines' counters, by outcome: read, failed, not_kept.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.wrong = Gauge(
+            "spot_meter_audit_wrong",
+            "Counts that disagree, of today and of the days that are not final.",
+            registry=registry,
+        )

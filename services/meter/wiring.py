@@ -1,4 +1,4 @@
-"""Puts the meter together: the one place that names its concrete classes."""
+"""Assembles the meter: the only place that names its concrete classes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -15,6 +15,7 @@ from services.meter.adapters.gap_store import SqlGapStore
 from services.meter.adapters.ledger import SqlLedger
 from services.meter.adapters.performance import SqlPerformanceReader
 from services.meter.adapters.quarantine_store import SqlQuarantineStore
+from services.meter.adapters.scraper import MetricsScraper
 from services.meter.adapters.sealing import Sealer
 from services.meter.app.audit_leader import AuditLeader
 from services.meter.app.auditor import Auditor
@@ -27,11 +28,11 @@ from services.meter.app.recorder import Recorder
 from services.meter.app.recount import QuarantineRecounter
 from services.meter.app.recovery import Recovery
 from services.meter.app.source_heartbeats import SourceHeartbeats
-from services.meter.audit_metrics import AuditMetrics
-from services.meter.metrics import Metrics
+from services.meter.metrics import AuditMetrics, Metrics
 from shared import database
 from shared.bus import subjects
 from shared.bus.lease import Lease
+from shared.engine_keys import EngineKeys
 from shared.errors import BusUnavailable
 from shared.leadership import Leadership
 from shared.periodic import PeriodicTask, PeriodicTasks, every
@@ -45,78 +46,71 @@ LEDGER_FILE = "ledger.sqlite"
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 VERSION_TABLE = "ledger_version"
 SWEEP_SECONDS = 10.0
-"""How long an outbox keeps its events for nothing, and a quota is not known, after the bus lost its data."""
+"""After the bus lost its data: how long an outbox keeps events needlessly, and a quota is unknown."""
 SEALING_STEPS = 10
-"""Each sweep: as many events as a busy month makes in that time, and other writers get in between."""
+"""Per sweep: as many events as a busy month makes in that time, with room for other writers in between."""
 RETRY_SECONDS = 1.0
-LOOK_SECONDS = 2.0
-"""How fresh the backlog is in the metrics."""
+BACKLOG_SECONDS = 2.0
+"""How old the backlog in the metrics may be."""
 
 
 @asynccontextmanager
 async def service(runtime: Runtime) -> AsyncIterator[None]:
-    """The running meter. Leaving finishes the batch under way, within the drain's grace."""
-    config, batch = runtime.config, runtime.config.meter.batch
-    url = database.database_url(config, runtime.data_dir, LEDGER_FILE)
+    """Run the meter. Leaving finishes the current batch, within the drain's grace."""
+    bus, now, settings = runtime.bus, runtime.now, runtime.config.meter
+    url = database.database_url(runtime.config, runtime.data_dir, LEDGER_FILE)
     async with database.migrated_engine(url, MIGRATIONS, version_table=VERSION_TABLE) as engine:
-        quarantine, book = SqlQuarantineStore(engine), SqlGapStore(engine)
-        names = KnownNames(runtime.bus, quarantine, runtime.monotonic)
-        ledger = SqlLedger(engine, frozenset(config.models))
+        quarantine, gap_store, batch_size = SqlQuarantineStore(engine), SqlGapStore(engine), settings.batch
+        names = KnownNames(bus, quarantine, runtime.monotonic)
+        ledger = SqlLedger(engine, frozenset(runtime.config.models))
         metrics = Metrics(runtime.registry)
-        publisher = ProgressPublisher(runtime.bus, ledger, runtime.now)
-        backlog = Backlog(runtime.bus, metrics.backlog, runtime.now)
-        recorder = Recorder(ledger, publisher, metrics, names.vet, keep=config.meter.keep_events, now=runtime.now)
-        consumer = Consumer(runtime.bus, recorder, batch=batch, monotonic=runtime.monotonic, stopped=runtime.stopped)
-        recovery = Recovery(runtime.bus, SqlConfirmedMarks(engine), recorder, metrics, batch=batch, now=runtime.now)
-        recount = QuarantineRecounter(quarantine, names, recorder, batch=batch)
-        works = PeriodicTasks(runtime.registry)
+        publisher = ProgressPublisher(bus, ledger, now)
+        backlog = Backlog(bus, metrics.backlog, now)
+        recorder = Recorder(ledger, publisher, metrics, names.vet, keep_events_s=settings.keep_events, now=now)
+        consumer = Consumer(bus, recorder, batch_size=batch_size, monotonic=runtime.monotonic, stopped=runtime.stopped)
+        recovery = Recovery(bus, SqlConfirmedMarks(engine), recorder, metrics, batch_size=batch_size, now=now)
+        recount = QuarantineRecounter(quarantine, names, recorder, batch_size=batch_size)
+        tasks = PeriodicTasks(runtime.registry)
         await names.start()
-        await _compare(recovery, works)
-        heartbeats = SourceHeartbeats(runtime.bus, book, runtime.now, names.on_gateway)
-        listening = await runtime.bus.subscribe(subjects.ACTIVITIES, heartbeats.heard)
+        await _compare(recovery, tasks)
+        heartbeats = SourceHeartbeats(bus, gap_store, now, names.on_gateway)
+        subscription = await bus.subscribe(subjects.ACTIVITIES, heartbeats.on_activity)
         runtime.health.add_check("database", lambda: ledger.fault)
         runtime.health.add_check("consumer", lambda: consumer.fault)
         consuming = runtime.spawn(consumer.run(), "consumer")
-        runtime.health.add_check("work", lambda: works.fault)
+        runtime.health.add_check("work", lambda: tasks.fault)
         sweeps = {
             "sealing of old days": _sealing(runtime, engine, metrics),
             "sweep of the ledger": publisher.sweep,
             COMPARISON: recovery.compare,
-            "what gateways say": heartbeats.sweep,
-            "ids of keys": names.keep,
-            "recount of known names": recount.count_known,
+            "what gateways say": heartbeats.flush,
+            "ids of keys": names.store_new_keys,
+            "recount of known names": recount.recount_new_names,
         }
-        repeated = [
-            runtime.spawn(works.repeat(work), work.name)
-            for work in (
-                PeriodicTask(name="look at the backlog", run=backlog.look, pause=every(LOOK_SECONDS)),
-                *_works(sweeps),
-            )
-        ]
+        refresh = PeriodicTask(name="look at the backlog", run=backlog.refresh, pause=every(BACKLOG_SECONDS))
+        repeated = [runtime.spawn(tasks.repeat(task), task.name) for task in (refresh, *_periodic(sweeps))]
         queries = LedgerQueries(
             ledger,
             SqlPerformanceReader(engine),
             backlog,
             recovery,
-            now=runtime.now,
-            silence=config.meter.source_silence,
+            now=now,
+            source_silence_s=settings.source_silence,
         )
-        gaps = GapQueries(book, runtime.now)
-        lease = Lease(runtime.bus, subjects.METER_LEASE, runtime.instance, runtime.monotonic)
         audit_metrics = AuditMetrics(runtime.registry)
-        auditor = Auditor(runtime.bus, SqlAuditStore(engine), queries.tokens, audit_metrics, runtime.now)
-        handlers = _handlers(queries, gaps, recovery, recount, auditor)
-        answering = [await runtime.bus.respond("meter", subject, handle) for subject, handle in handlers.items()]
-        leader = AuditLeader(runtime, SqlEngineStore(engine), auditor, audit_metrics, recovery)
-        leadership = Leadership(leader.begin, works)
-        leading = [runtime.keep_lease(lease), runtime.spawn(leadership.run(lease), "audit")]
+        auditor = Auditor(bus, SqlAuditStore(engine), queries.handle_tokens, audit_metrics, now)
+        handlers = _handlers(queries, GapQueries(gap_store, now), recovery, recount, auditor)
+        responders = [await bus.respond("meter", subject, handle) for subject, handle in handlers.items()]
+        leader = _audit_leader(runtime, engine, auditor, audit_metrics, recovery)
+        lease = Lease(bus, subjects.METER_LEASE, runtime.instance, runtime.monotonic)
+        leading = [runtime.keep_lease(lease), runtime.spawn(Leadership(leader.begin, tasks).run(lease), "audit")]
         try:
             yield
         finally:
-            for handle in (*answering, listening, names):
+            for handle in (*responders, subscription, names):
                 await handle.stop()
-            await asyncio.wait([consuming], timeout=config.meter.drain_grace)
-            # All of them work with the engine that is closed next.
+            await asyncio.wait([consuming], timeout=settings.drain_grace)
+            # All of them use the database engine, which is closed next.
             await cancel_and_wait([consuming, *repeated, *leading])
             await lease.release()
 
@@ -124,44 +118,55 @@ async def service(runtime: Runtime) -> AsyncIterator[None]:
 def _handlers(
     queries: LedgerQueries, gaps: GapQueries, recovery: Recovery, recount: QuarantineRecounter, auditor: Auditor
 ) -> dict[str, Callable[[bytes], Awaitable[bytes]]]:
-    """What answers the requests on each subject."""
+    """Return the handler of each request subject."""
     return {
-        subjects.METER_TOKENS: queries.tokens,
-        subjects.METER_HISTORY: queries.history,
-        subjects.METER_FIGURES: queries.figures,
-        subjects.METER_GAPS: gaps.gaps,
-        subjects.METER_LOST: gaps.lost,
-        subjects.METER_REREAD: recovery.reread,
-        subjects.METER_RECOUNT: recount.answer,
-        subjects.METER_AUDIT: auditor.answer,
+        subjects.METER_TOKENS: queries.handle_tokens,
+        subjects.METER_HISTORY: queries.handle_history,
+        subjects.METER_FIGURES: queries.handle_figures,
+        subjects.METER_GAPS: gaps.handle_gaps,
+        subjects.METER_LOST: gaps.handle_lost,
+        subjects.METER_REREAD: recovery.handle_reread,
+        subjects.METER_RECOUNT: recount.handle_recount,
+        subjects.METER_AUDIT: auditor.handle_audit,
     }
 
 
-def _works(sweeps: Mapping[str, Callable[[], Awaitable[None]]]) -> Iterator[PeriodicTask]:
-    return (PeriodicTask(name=name, run=do, pause=every(SWEEP_SECONDS)) for name, do in sweeps.items())
+def _audit_leader(
+    runtime: Runtime, engine: AsyncEngine, auditor: Auditor, metrics: AuditMetrics, recovery: Recovery
+) -> AuditLeader:
+    def open_scraper() -> MetricsScraper:
+        return MetricsScraper(find_key=EngineKeys(runtime.config).find)
+
+    return AuditLeader(
+        runtime, SqlEngineStore(engine), open_scraper, auditor=auditor, metrics=metrics, recovery=recovery
+    )
+
+
+def _periodic(sweeps: Mapping[str, Callable[[], Awaitable[None]]]) -> Iterator[PeriodicTask]:
+    return (PeriodicTask(name=name, run=run, pause=every(SWEEP_SECONDS)) for name, run in sweeps.items())
 
 
 def _sealing(runtime: Runtime, engine: AsyncEngine, metrics: Metrics) -> Callable[[], Awaitable[None]]:
     sealer = Sealer(engine, runtime.config.meter.keep_events)
 
     async def seal() -> None:
-        metrics.sealed.inc(await sealer.seal(runtime.now(), most=SEALING_STEPS))
+        metrics.sealed.inc(await sealer.seal(runtime.now(), max_steps=SEALING_STEPS))
 
     return seal
 
 
-async def _compare(recovery: Recovery, works: PeriodicTasks) -> None:
-    """Wait for the first comparison: a ledger that went back would take its days for complete.
+async def _compare(recovery: Recovery, tasks: PeriodicTasks) -> None:
+    """Wait for the first comparison: a ledger that went back would report its days as complete.
 
-    Whatever fails but the bus and the database concerns the comparison alone. It is repeated beside the other work, and
-    no day is complete before it has succeeded.
+    Any failure other than of the bus or the database concerns the comparison alone. It is retried beside the other
+    work, and no day is complete before it has succeeded.
     """
     while True:
         try:
             return await recovery.compare()
         except (BusUnavailable, *database.DATABASE_ERRORS) as error:
-            log.warning("the marks cannot be compared, trying again", reason=database.describe(error))
+            log.warning("mark_comparison_failed", reason=database.describe(error), retry_in_s=RETRY_SECONDS)
             await asyncio.sleep(RETRY_SECONDS)
         except Exception as error:  # noqa: BLE001 - whatever it is, events are counted
-            works.record_failure(COMPARISON, error, 1)
+            tasks.record_failure(COMPARISON, error, 1)
             return None

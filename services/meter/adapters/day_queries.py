@@ -1,4 +1,4 @@
-"""What is read of the ledger, within one transaction that sees one moment of it."""
+"""Queries on the ledger, within one transaction that sees one moment of it."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -32,17 +32,18 @@ from services.meter.core.day import (
     format_dimension,
     serving_interval,
 )
-from services.meter.core.rollups import HOUR
-from services.meter.core.sequence_ranges import DAY, SeqRange
+from services.meter.core.rollups import MINUTES_PER_HOUR
+from services.meter.core.sequence_ranges import SeqRange
 from shared.errors import Rejected
 from shared.messages.meter import HistoryQuery, TokenSums, plausible
+from shared.units import DAY_S
 
-ROWS_AT_ONCE = 5000
-"""Rows read from a stream in one go: a task switch for each of them would cost more than the row."""
-MOST_ROWS = 20_000
-"""Of sums in one answer: more do not fit into a message."""
-LONGEST_REQUEST = DAY
-"""A request that was with a machine on a day completed at most this much later."""
+ROWS_PER_FETCH = 5000
+"""Rows read from a stream at once: a task switch for each would cost more than the row."""
+MAX_ROWS = 20_000
+"""Rows of sums in one answer: more do not fit into a message."""
+MAX_REQUEST_S = DAY_S
+"""A request that a machine served on a day completed at most this long after it."""
 
 
 async def read_day(
@@ -56,80 +57,80 @@ async def read_day(
     )
 
 
-async def read_history_rows(connection: AsyncConnection, query: HistoryQuery, most: int) -> Sequence[Any]:
-    """Id, completion, wait for a wake, duration, model and tokens of each request, in order."""
+async def read_history_rows(connection: AsyncConnection, query: HistoryQuery, limit: int) -> Sequence[Any]:
+    """Return each request's id, completion, wait for a wake, duration, model and tokens, in order."""
     e = events.c
-    wanted = select(e.id, e.completed_at, e.wake_wait, e.duration, e.model, e.prompt_tokens + e.completion_tokens)
-    wanted = wanted.where(e.completed_at >= query.start, e.completed_at < query.end)
+    statement = select(e.id, e.completed_at, e.wake_wait, e.duration, e.model, e.prompt_tokens + e.completion_tokens)
+    statement = statement.where(e.completed_at >= query.start, e.completed_at < query.end)
     if query.after is not None:
-        # The first term alone is what the index can be used for.
-        wanted = wanted.where(e.completed_at >= query.after[0], tuple_(e.completed_at, e.id) > query.after)
-    return (await connection.execute(wanted.order_by(e.completed_at, e.id).limit(most))).all()
+        # The index serves only the first term.
+        statement = statement.where(e.completed_at >= query.after[0], tuple_(e.completed_at, e.id) > query.after)
+    return (await connection.execute(statement.order_by(e.completed_at, e.id).limit(limit))).all()
 
 
 async def read_sources(connection: AsyncConnection, active_since: float) -> tuple[Source, ...]:
-    """Those of which something is missing or which said so, and those that were heard since."""
+    """Return the sources with gaps, or with unreported events, and those active since `active_since`."""
     c = sources.c
     highest = select(func.coalesce(func.max(runs.c.last), 0)).where(runs.c.source == c.source).scalar_subquery()
-    wanted = or_(
+    is_relevant = or_(
         c.source.in_(select(runs.c.source).where(runs.c.first > 1)),
         c.written > highest,
         c.confirmed > highest,
         c.seen_at >= active_since,
         c.heard_at >= active_since,
     )
-    names = select(c.source).where(wanted)
-    found: defaultdict[str, list[SeqRange]] = defaultdict(list)
+    names = select(c.source).where(is_relevant)
+    ranges: defaultdict[str, list[SeqRange]] = defaultdict(list)
     query = select(runs).where(runs.c.source.in_(names)).order_by(runs.c.source, runs.c.first)
     for row in await connection.execute(query):
-        found[row.source].append(SeqRange(first=row.first, last=row.last, first_at=row.first_at, last_at=row.last_at))
+        ranges[row.source].append(SeqRange(first=row.first, last=row.last, first_at=row.first_at, last_at=row.last_at))
     lost: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for row in await connection.execute(select(losses).where(losses.c.source.in_(names))):
         lost[row.source].append((row.first, row.last))
     return tuple(
         Source(
             name=row.source,
-            runs=tuple(found[row.source]),
+            ranges=tuple(ranges[row.source]),
             lost=tuple(lost[row.source]),
             seen_at=row.seen_at,
             written=row.written or 0,
-            heard_at=row.heard_at,
+            heartbeat_at=row.heard_at,
             left=row.left,
             confirmed=row.confirmed,
             confirmed_at=row.confirmed_at,
             lacking_since=row.lacking_since,
-            sought=row.sought,
+            searched=row.sought,
         )
-        for row in await connection.execute(select(sources).where(wanted).order_by(c.source))
+        for row in await connection.execute(select(sources).where(is_relevant).order_by(c.source))
     )
 
 
 async def _sums(
     connection: AsyncConnection, day: Day, by: Sequence[str], key: str | None
 ) -> dict[tuple[str, ...], TokenSums]:
-    """From the table with the fewest rows that has what is asked for."""
+    """Sum from the table with the fewest rows that has the requested dimensions."""
     by = [dimension for dimension in by if dimension != DIRECTION]
-    table, at, unit = hours, hours.c.hour, HOUR
+    table, at, unit = hours, hours.c.hour, MINUTES_PER_HOUR
     if "minute" in by:
-        few = key is None and all(d in TIMES or COLUMNS[d] in minutes.c for d in by)
-        table = minutes if few else rollups
+        is_enough = key is None and all(d in TIMES or COLUMNS[d] in minutes.c for d in by)
+        table = minutes if is_enough else rollups
         at, unit = table.c.minute, 1
 
     def column(dimension: str) -> ColumnElement[Any]:
         if dimension not in TIMES:
             return table.c[COLUMNS[dimension]]
-        # No parameter: PostgreSQL would not know the same one in SELECT and GROUP BY.
+        # Not a parameter: PostgreSQL would not recognize the same one in SELECT and GROUP BY.
         width = TIMES[dimension] // unit
         return at if width == 1 else at.op("/")(literal_column(str(width)))
 
     grouped = [*map(column, by), table.c.outcome]
-    within = (at >= day.first_minute // unit) & (at < day.end_minute // unit)
+    condition = (at >= day.first_minute // unit) & (at < day.end_minute // unit)
     if key is not None:
-        within &= table.c.key_id == key
-    query = select(*grouped, *(func.sum(table.c[name]) for name in COUNTS)).where(within)
-    rows = (await connection.execute(query.group_by(*dict.fromkeys(grouped)).limit(MOST_ROWS + 1))).all()
-    if len(rows) > MOST_ROWS:
-        raise Rejected(f"by: more than {MOST_ROWS} rows: ask for fewer dimensions, or fewer days")
+        condition &= table.c.key_id == key
+    query = select(*grouped, *(func.sum(table.c[name]) for name in COUNTS)).where(condition)
+    rows = (await connection.execute(query.group_by(*dict.fromkeys(grouped)).limit(MAX_ROWS + 1))).all()
+    if len(rows) > MAX_ROWS:
+        raise Rejected(f"by: more than {MAX_ROWS} rows: ask for fewer dimensions, or fewer days")
     dimensions = [*by, "outcome"]
     return {
         # PostgreSQL's sum of whole numbers is a decimal.
@@ -141,14 +142,14 @@ async def _sums(
 
 
 def is_open_quarantine() -> ColumnElement[bool]:
-    """Messages that take the place of an event that nobody has declared lost."""
+    """Return the condition for messages that take the place of an event that is not declared lost."""
     q, gone = quarantine.c, losses.c
     lost = select(gone.first).where(gone.source == q.source, gone.first <= q.source_seq, gone.last >= q.source_seq)
     return q.lacking & ~lost.exists()
 
 
 async def _quarantined(connection: AsyncConnection, day: Day) -> int:
-    """Messages of the day that are kept and not counted. One without a number shows as a gap of its source."""
+    """Count the day's messages in quarantine. One without a number shows as a gap of its source."""
     query = select(func.count()).select_from(quarantine)
     query = query.where(is_open_quarantine(), quarantine.c.at >= day.start, quarantine.c.at < day.end)
     return int((await connection.execute(query)).scalar_one())
@@ -158,26 +159,26 @@ async def _busy(connection: AsyncConnection, day: Day) -> dict[str, list[Interva
     kept_until = (await connection.execute(select(horizon.c.busy_until))).scalar_one()
     if day.end > kept_until:
         return await read_busy_intervals(connection, day)
-    found: defaultdict[str, list[Interval]] = defaultdict(list)
+    intervals: defaultdict[str, list[Interval]] = defaultdict(list)
     query = select(busy).where(busy.c.day == day.name).order_by(busy.c.machine, busy.c.begun)
     for row in await connection.execute(query):
-        found[row.machine].append((row.begun, row.ended))
-    return dict(found)
+        intervals[row.machine].append((row.begun, row.ended))
+    return dict(intervals)
 
 
 async def read_busy_intervals(connection: AsyncConnection, day: Day) -> dict[str, list[Interval]]:
-    """From the events, streamed and merged: a day may have millions of requests, and has few idle moments then."""
+    """Merge the events' intervals as they are streamed: a day with millions of requests has few idle moments."""
     e = events.c
     begun = e.completed_at - e.duration + e.wake_wait
     query = (
         select(e.machine, e.completed_at, e.duration, e.wake_wait)
-        .where(e.completed_at > day.start, e.completed_at < day.end + LONGEST_REQUEST, begun < day.end)
+        .where(e.completed_at > day.start, e.completed_at < day.end + MAX_REQUEST_S, begun < day.end)
         .order_by(e.machine, begun)
     )
-    found: defaultdict[str, list[Interval]] = defaultdict(list)
+    intervals: defaultdict[str, list[Interval]] = defaultdict(list)
     async with connection.stream(query) as rows:
-        async for some in rows.partitions(ROWS_AT_ONCE):
-            for machine, completed_at, duration, wake_wait in some:
+        async for part in rows.partitions(ROWS_PER_FETCH):
+            for machine, completed_at, duration, wake_wait in part:
                 if interval := serving_interval(day, completed_at, duration, wake_wait):
-                    append_interval(found[machine], interval)
-    return dict(found)
+                    append_interval(intervals[machine], interval)
+    return dict(intervals)

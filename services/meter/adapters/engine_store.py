@@ -1,4 +1,4 @@
-"""What the engines counted, on the ledger's database. A reading is one transaction; an older one changes nothing."""
+"""What engines counted, in the ledger's database. A reading is one transaction; an older one changes nothing."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,42 +11,40 @@ from services.meter.adapters.audit_tables import engine_days, engine_faults, eng
 from services.meter.core.day import Day
 from services.meter.core.engine_counters import EngineCounters
 from services.meter.core.engine_readings import CounterIncrease, EngineDay, EngineReading, add_reading, counter_increase
-from services.meter.core.machine_audit import FleetEvent
+from services.meter.core.fleet_event import EVENT_RETENTION_S, JOURNAL_KINDS, FleetEvent, FleetEventKind
 from shared.database import read_transaction
 
-NOTES_DAYS = 45
-"""A little longer than events are kept; what they explained is in the audits by then."""
-JOURNAL_KINDS = ("start", "probe", "lost_probe", "death")
-FAULT_LENGTH = 300
+MAX_ERROR_LENGTH = 300
+"""Characters."""
 _COUNTERS = ("prompt_tokens", "completion_tokens", "requests", "running", "rounding", "process")
 
 
 class SqlEngineStore:
-    """Every call raises one of `shared.database.AWAY` when the database is; nothing is written then."""
+    """The port `EngineStore` on the ledger's database."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._insert: Any = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
 
-    async def read(self, reading: EngineReading, day: Day, *, stays: bool) -> bool:
-        """False: it is no newer than the one on record."""
+    async def record_reading(self, reading: EngineReading, day: Day, *, is_unmanaged: bool) -> bool:
+        """Store a reading; False if it is no newer than the stored one."""
         async with self._engine.begin() as connection:
             last = await self._last(connection, reading.machine)
             started_at = await _started_at(connection, reading)
-            more = counter_increase(last, reading, day=day, started_at=started_at, stays=stays)
-            if more is None:
+            increase = counter_increase(last, reading, day=day, started_at=started_at, is_unmanaged=is_unmanaged)
+            if increase is None:
                 return False
             await self._put(connection, engine_readings, _row(reading))
             before = await _day(connection, reading, day)
-            await self._put(connection, engine_days, _fields(add_reading(before, reading, more, day)))
-            if more.reset:
-                await self._note(connection, [_reset(reading, more)])
+            await self._put(connection, engine_days, _fields(add_reading(before, reading, increase, day)))
+            if increase.reset:
+                await self._insert_events(connection, [_reset(reading, increase)])
         return True
 
-    async def failed(self, machine: str, day: Day, fault: str) -> None:
-        """A look that brought no counters."""
+    async def record_failure(self, machine: str, day: Day, reason: str) -> None:
+        """Store that an engine's counters could not be read."""
         insert = self._insert(engine_faults).values(
-            day=day.name, machine=machine, failed=1, fault=fault.replace("\0", "")[:FAULT_LENGTH]
+            day=day.name, machine=machine, failed=1, fault=reason.replace("\0", "")[:MAX_ERROR_LENGTH]
         )
         failed = engine_faults.c.failed + 1
         upsert = insert.on_conflict_do_update(
@@ -55,27 +53,27 @@ class SqlEngineStore:
         async with self._engine.begin() as connection:
             await connection.execute(upsert)
 
-    async def note(self, notes: Mapping[str, FleetEvent]) -> None:
-        """By what each came of: told again, it is kept once."""
-        if notes:
+    async def record_events(self, events: Mapping[str, FleetEvent]) -> None:
+        """Store events by an id of what each came from: a repeated one is stored once."""
+        if events:
             async with self._engine.begin() as connection:
-                await self._note(connection, notes.items())
+                await self._insert_events(connection, events.items())
 
     async def newest_journal_event_at(self) -> float | None:
-        """When the newest thing happened that the fleet's journal told, Unix seconds; None: it told nothing."""
+        """Return when the newest event of the fleet's journal happened (Unix seconds); None: there is none."""
         n = engine_notes.c
         async with read_transaction(self._engine) as connection:
             query = select(func.max(n.at)).where(n.kind.in_(JOURNAL_KINDS))
-            found: float | None = (await connection.execute(query)).scalar_one()
-        return found
+            newest: float | None = (await connection.execute(query)).scalar_one()
+        return newest
 
-    async def forget(self, now: float) -> None:
-        """Notes that nothing can be explained by any more."""
+    async def delete_old_events(self, now: float) -> None:
+        """Delete events that are too old to explain anything."""
         async with self._engine.begin() as connection:
-            await connection.execute(delete(engine_notes).where(engine_notes.c.at < now - NOTES_DAYS * 86400.0))
+            await connection.execute(delete(engine_notes).where(engine_notes.c.at < now - EVENT_RETENTION_S))
 
     async def _last(self, connection: AsyncConnection, machine: str) -> EngineReading | None:
-        # The row is the lock between two that take themselves for the leader.
+        # The row is the lock between two replicas that both believe they lead.
         query = select(engine_readings).where(engine_readings.c.machine == machine).with_for_update()
         row = (await connection.execute(query)).one_or_none()
         if row is None:
@@ -83,10 +81,10 @@ class SqlEngineStore:
         counters = EngineCounters(**{name: getattr(row, name) for name in _COUNTERS})
         return EngineReading(machine=machine, generation=row.generation, at=row.at, counters=counters)
 
-    async def _note(self, connection: AsyncConnection, notes: Iterable[tuple[str, FleetEvent]]) -> None:
+    async def _insert_events(self, connection: AsyncConnection, events: Iterable[tuple[str, FleetEvent]]) -> None:
         rows = [
-            {"id": key, "machine": n.machine, "at": n.at, "kind": n.kind, "amount": n.amount, "since": n.since}
-            for key, n in sorted(notes)
+            {"id": key, "machine": e.machine, "at": e.at, "kind": e.kind, "amount": e.amount, "since": e.since}
+            for key, e in sorted(events, key=lambda item: item[0])
         ]
         await connection.execute(self._insert(engine_notes).on_conflict_do_nothing(), rows)
 
@@ -99,9 +97,11 @@ class SqlEngineStore:
 
 async def _started_at(connection: AsyncConnection, reading: EngineReading) -> float | None:
     n = engine_notes.c
-    query = select(func.max(n.at)).where(n.machine == reading.machine, n.kind == "start", n.at <= reading.at)
-    found: float | None = (await connection.execute(query)).scalar_one()
-    return found
+    query = select(func.max(n.at)).where(
+        n.machine == reading.machine, n.kind == FleetEventKind.START, n.at <= reading.at
+    )
+    started_at: float | None = (await connection.execute(query)).scalar_one()
+    return started_at
 
 
 async def _day(connection: AsyncConnection, reading: EngineReading, day: Day) -> EngineDay | None:
@@ -122,6 +122,6 @@ def _fields(day: EngineDay) -> dict[str, Any]:
     return {name: getattr(day, name) for name in engine_days.columns.keys()}  # noqa: SIM118 - columns, not a dict
 
 
-def _reset(reading: EngineReading, more: CounterIncrease) -> tuple[str, FleetEvent]:
-    note = FleetEvent(machine=reading.machine, at=reading.at, kind="reset", since=more.since)
-    return f"reset/{reading.machine}/{reading.at!r}", note
+def _reset(reading: EngineReading, increase: CounterIncrease) -> tuple[str, FleetEvent]:
+    event = FleetEvent(machine=reading.machine, at=reading.at, kind=FleetEventKind.RESET, since=increase.since)
+    return f"reset/{reading.machine}/{reading.at!r}", event

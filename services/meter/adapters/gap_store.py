@@ -1,7 +1,6 @@
-"""What is missing of the sources: what they said they wrote, the open gaps, and what somebody has declared lost."""
+"""What is missing from the sources: their heartbeats, the open gaps, and what was declared lost."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sqlalchemy import bindparam, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -9,36 +8,26 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.day_queries import is_open_quarantine, read_sources
 from services.meter.adapters.tables import losses, quarantine, sources
-from services.meter.core.completeness import Source, find_gaps
+from services.meter.core.completeness import Heartbeat, Source, find_gaps
 from shared.database import read_transaction
 from shared.errors import Rejected
 from shared.messages.meter import DeclaredLost, DeclareLost, Gaps, OpenGap
 
-MOST = 500
-"""Of each list in one answer, which is one message."""
-TEXT_MOST = 300
+MAX_ITEMS = 500
+"""Items of each list in one answer, which is one message."""
+MAX_TEXT_LENGTH = 300
 """Characters of a name or a reason."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Heartbeat:
-    """What a source said of itself, when (Unix seconds)."""
-
-    written: int
-    """The number of its newest event; 0: none, or it did not say."""
-    heard_at: float
-    left: bool
-
-
 class SqlGapStore:
-    """Every call raises one of `shared.database.AWAY` when the database is; nothing is written then."""
+    """The port `GapStore` on the ledger's database."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
 
-    async def heard(self, claims: Mapping[str, Heartbeat]) -> None:
-        """Keep what sources said. One that has written nothing yet gets no row."""
+    async def record_heartbeats(self, heartbeats: Mapping[str, Heartbeat]) -> None:
+        """Store heartbeats. A source that has written nothing yet gets no row."""
         c = sources.c
         known = update(sources).where(c.source == bindparam("s"))
         known = known.values(heard_at=bindparam("at"), left=bindparam("gone"))
@@ -48,50 +37,50 @@ class SqlGapStore:
         changed = {"written": higher, "heard_at": new.heard_at, "left": new.left}
         upsert = upsert.on_conflict_do_update(index_elements=["source"], set_=changed)
         async with self._engine.begin() as connection:
-            for source, claim in sorted(claims.items()):
-                if claim.written:
-                    row = {"source": source, "seen_at": 0.0, "written": claim.written}
-                    await connection.execute(upsert, row | {"heard_at": claim.heard_at, "left": claim.left})
+            for source, heartbeat in sorted(heartbeats.items()):
+                if heartbeat.written:
+                    row = {"source": source, "seen_at": 0.0, "written": heartbeat.written}
+                    await connection.execute(upsert, row | {"heard_at": heartbeat.received_at, "left": heartbeat.left})
                 else:
-                    await connection.execute(known, {"s": source, "at": claim.heard_at, "gone": claim.left})
+                    await connection.execute(known, {"s": source, "at": heartbeat.received_at, "gone": heartbeat.left})
 
     async def list_gaps(self, now: float) -> Gaps:
-        """All that is missing and all that was given up, the newest first."""
+        """Return everything that is missing or was declared lost, newest first."""
         async with read_transaction(self._engine) as connection:
-            found = await _open(connection, now)
+            gaps = await _open_gaps(connection, now)
             query = select(losses).order_by(losses.c.declared_at.desc(), losses.c.source, losses.c.first)
-            rows = (await connection.execute(query.limit(MOST + 1))).all()
-        given_up = [
+            rows = (await connection.execute(query.limit(MAX_ITEMS + 1))).all()
+        declared = [
             DeclaredLost(
                 source=r.source, first=r.first, last=r.last, by=r.declared_by, reason=r.reason, at=r.declared_at
             )
             for r in rows
         ]
-        more = len(found) > MOST or len(given_up) > MOST
-        return Gaps(open=tuple(found[:MOST]), lost=tuple(given_up[:MOST]), more=more)
+        more = len(gaps) > MAX_ITEMS or len(declared) > MAX_ITEMS
+        return Gaps(open=tuple(gaps[:MAX_ITEMS]), lost=tuple(declared[:MAX_ITEMS]), more=more)
 
     async def declare_lost(self, order: DeclareLost, now: float) -> None:
-        """`Rejected` unless all of it is missing: what is here cannot be lost."""
+        """Record that events are lost; raises `Rejected` unless all of them are missing."""
         for name in ("source", "by", "reason"):
-            if not 1 <= len(getattr(order, name).strip()) <= TEXT_MOST:
-                raise Rejected(f"{name}: expected a text of 1 to {TEXT_MOST} characters")
+            if not 1 <= len(getattr(order, name).strip()) <= MAX_TEXT_LENGTH:
+                raise Rejected(f"{name}: expected a text of 1 to {MAX_TEXT_LENGTH} characters")
         async with self._engine.begin() as connection:
-            # The lock that also who records events takes: none of these comes in meanwhile.
+            # `SqlLedger.record` takes the same lock: none of these events can arrive meanwhile.
             lock = select(sources.c.source).where(sources.c.source == order.source).with_for_update()
             await connection.execute(lock)
-            found = [gap for gap in await _open(connection, now) if gap.source == order.source]
-            if not any(gap.first <= order.first <= order.last <= gap.last for gap in found):
-                there = ", ".join(f"{gap.first} to {gap.last}" for gap in found[:5]) or "nothing"
+            gaps = [gap for gap in await _open_gaps(connection, now) if gap.source == order.source]
+            if not any(gap.first <= order.first <= order.last <= gap.last for gap in gaps):
+                missing = ", ".join(f"{gap.first} to {gap.last}" for gap in gaps[:5]) or "nothing"
                 raise Rejected(
-                    f"{order.source} {order.first} to {order.last} is not all missing; of that source {there} is"
+                    f"{order.source}: events {order.first} to {order.last} are not all missing: only {missing} are"
                 )
             row = {"source": order.source, "first": order.first, "last": order.last}
             row |= {"declared_by": order.by, "reason": order.reason, "declared_at": now}
             await connection.execute(insert(losses), row)
 
 
-async def _open(connection: AsyncConnection, now: float) -> list[OpenGap]:
-    found = [
+async def _open_gaps(connection: AsyncConnection, now: float) -> list[OpenGap]:
+    gaps = [
         OpenGap(
             source=source.name,
             first=g.first,
@@ -105,23 +94,23 @@ async def _open(connection: AsyncConnection, now: float) -> list[OpenGap]:
     ]
     q = quarantine.c
     query = select(q.source, q.source_seq, q.at, q.reason).where(is_open_quarantine()).order_by(q.at.desc())
-    found += [
+    gaps += [
         OpenGap(
             source=r.source,
             first=r.source_seq,
             last=r.source_seq,
             earliest=r.at,
             latest=r.at,
-            quarantined=r.reason[:TEXT_MOST],
+            quarantined=r.reason[:MAX_TEXT_LENGTH],
         )
-        for r in await connection.execute(query.limit(MOST + 1))
+        for r in await connection.execute(query.limit(MAX_ITEMS + 1))
     ]
-    return sorted(found, key=lambda gap: (-gap.latest, gap.source, gap.first))
+    return sorted(gaps, key=lambda gap: (-gap.latest, gap.source, gap.first))
 
 
 def _note(source: Source, number: int) -> str | None:
     if number > source.confirmed:
         return None
-    if source.sought < source.confirmed:
-        return "the ledger had it and went back: it is reading the stream again"
-    return "the ledger had it and went back, and the stream has it no longer"
+    if source.searched < source.confirmed:
+        return "the ledger had it and was restored from an older copy: it is reading the stream again"
+    return "the ledger had it and was restored from an older copy; the stream no longer has it"

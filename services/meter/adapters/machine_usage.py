@@ -1,4 +1,4 @@
-"""What the ledger has of each machine's requests in one day, and what bounds the work that an engine had with them."""
+"""What the ledger has of each machine's requests in one day, and bounds for the engine's work on them."""
 
 from collections import defaultdict
 from typing import Any
@@ -12,11 +12,11 @@ from services.meter.core.day import Day
 from services.meter.core.machine_audit import FASTEST, SKEW_SECONDS, GenerationUsage
 
 EDGE_SECONDS = 3600.0
-"""How long after midnight a request is looked for that was under way then."""
-MOST_CHOICES = 128
+"""How long after midnight a request that was running then may end."""
+MAX_CHOICES = 128
 """OpenAI's own limit of `n`."""
 PACE_SECONDS, PACE_TOKENS = 0.25, 32
-"""A shorter stream says nothing about an engine's pace."""
+"""Seconds and tokens; a shorter stream says nothing about an engine's pace."""
 
 
 def within_day(day: Day, column: ColumnElement[Any], unit: int = 1) -> ColumnElement[bool]:
@@ -24,7 +24,7 @@ def within_day(day: Day, column: ColumnElement[Any], unit: int = 1) -> ColumnEle
 
 
 async def read_moved_requests(connection: AsyncConnection, day: Day, earliest: float) -> dict[str, dict[str, Any]]:
-    """Requests that each machine had first and another one in the end."""
+    """Return, by machine, the requests that failed over from it to another."""
     e = events.c
     prompt = case((e.prompt_tokens > 0, e.prompt_tokens), else_=e.body_bytes)
     sums = (func.count(), func.sum(prompt * _choices()), *_answers(e.moved_from.is_not(None), _choices()))
@@ -44,21 +44,21 @@ async def read_moved_requests(connection: AsyncConnection, day: Day, earliest: f
 
 
 def _choices() -> ColumnElement[Any]:
-    """How many answers an engine may have worked on: it refuses to make more."""
+    """Return how many answers an engine may have worked on: it rejects more."""
     c = events.c.choices
-    return case((c > MOST_CHOICES, MOST_CHOICES), (c < 1, 1), else_=c)
+    return case((c > MAX_CHOICES, MAX_CHOICES), (c < 1, 1), else_=c)
 
 
 def _seconds() -> ColumnElement[Any]:
-    """How long an engine may have worked on a request: it hears a moment later that nobody waits any more."""
+    """Return how long an engine may have worked on a request: it notices a disconnect a moment later."""
     e = events.c
     return e.duration - e.wake_wait + SKEW_SECONDS
 
 
 def _answers(condition: ColumnElement[bool], choices: ColumnElement[Any]) -> tuple[ColumnElement[Any], ...]:
-    """Seconds of the answers that have no limit, of those that have one, and the tokens of these limits."""
+    """Return the seconds of answers without a limit, of those with one, and the tokens of these limits."""
     limit, seconds = events.c.max_tokens, _seconds()
-    in_time = FASTEST * seconds  # a limit beyond it is none
+    in_time = FASTEST * seconds  # a higher limit limits nothing
     return (
         _sum(and_(condition, limit == 0), seconds * choices),
         _sum(and_(condition, limit > 0), seconds * choices),
@@ -67,7 +67,7 @@ def _answers(condition: ColumnElement[bool], choices: ColumnElement[Any]) -> tup
 
 
 async def read_usage(connection: AsyncConnection, day: Day, earliest: float) -> defaultdict[str, list[GenerationUsage]]:
-    """One pass over the events, each beside what was read of its machine's generation that day."""
+    """Return each machine's usage in one pass over the events, joined with the readings of their generation."""
     e, d = events.c, engine_days.c
     tokens = e.prompt_tokens + e.completion_tokens
     begun = e.completed_at - e.duration + e.wake_wait
@@ -77,12 +77,12 @@ async def read_usage(connection: AsyncConnection, day: Day, earliest: float) -> 
         and_(begun < d.last_at + SKEW_SECONDS, e.completed_at > d.last_at - SKEW_SECONDS),
         and_(d.since.is_not(None), ~d.whole, begun < d.since + SKEW_SECONDS, e.completed_at > d.since - SKEW_SECONDS),
     )
-    refused = and_(e.outcome == "failed", e.status >= 400, e.status < 500)  # it caused the engine no work
+    refused = and_(e.outcome == "failed", e.status >= 400, e.status < 500)  # it cost the engine no work
     left = and_(
         or_(e.basis != "engine", e.outcome.in_(("client_closed", "engine_lost", "failed"))),
         ~refused,
     )
-    # Without a row of readings `covered` is unknown to SQL: neither it nor its opposite holds by itself.
+    # Without readings, `covered` is NULL: neither it nor its negation holds.
     is_covered: ColumnElement[bool] = func.coalesce(covered, literal(value=False))
     columns = {
         "requests": _sum(today, literal(1)),
@@ -112,21 +112,21 @@ async def read_usage(connection: AsyncConnection, day: Day, earliest: float) -> 
         .where(e.completed_at >= earliest - SKEW_SECONDS, e.completed_at < day.end + EDGE_SECONDS)
         .group_by(e.machine, e.generation)
     )
-    work: defaultdict[str, list[GenerationUsage]] = defaultdict(list)
+    usage: defaultdict[str, list[GenerationUsage]] = defaultdict(list)
     for row in await connection.execute(query):
-        found = GenerationUsage(
+        generation = GenerationUsage(
             machine=row.machine,
             generation=row.generation,
             **{name: int(getattr(row, name)) for name in columns},
             **{name: getattr(row, name) for name in measures},
         )
-        if found.requests or found.read:
-            work[row.machine].append(found)
-    return work
+        if generation.requests or generation.read:
+            usage[row.machine].append(generation)
+    return usage
 
 
 def _pace(is_covered: ColumnElement[bool]) -> ColumnElement[Any]:
-    """Tokens a second of the fastest answer that was streamed whole, over a time that can be measured."""
+    """Return tokens per second of the fastest complete stream that is long enough to measure."""
     e = events.c
     seconds = e.duration - e.wake_wait - e.first_token
     long = and_(seconds >= PACE_SECONDS, e.completion_tokens >= PACE_TOKENS)

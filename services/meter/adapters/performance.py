@@ -1,6 +1,6 @@
-"""The service's speed in the ledger: a sketch for each hour, tier, model and metric, beside the tokens of each minute.
+"""Throughput and latency in the ledger: a sketch per hour, tier, model and metric, beside the tokens of each minute.
 
-Written from new events alone, in their own transaction: what comes again changes nothing.
+They are written from new events only, in the events' own transaction: a repeated event changes nothing.
 """
 
 from collections import defaultdict
@@ -12,17 +12,17 @@ from sqlalchemy import BigInteger, Column, LargeBinary, Table, Text, bindparam, 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.meter.adapters.tables import metadata, minutes
-from services.meter.core.performance import HOUR, PerformanceGroup, PerformanceKey, sketch_events
-from services.meter.core.rollups import MINUTE
+from services.meter.core.performance import PerformanceGroup, PerformanceKey, sketch_events
+from services.meter.core.rollups import MINUTES_PER_HOUR
 from services.meter.core.sketch import Sketch
 from shared.database import read_transaction
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter_figures import FiguresQuery
+from shared.units import HOUR_S
 
-SKETCHES_AT_ONCE = 500
-PACES_AT_ONCE = 5000
-"""Rows between two looks at what else there is to do: some 10 ms of work each."""
-MINUTES = int(HOUR / MINUTE)
+SKETCHES_PER_FETCH = 500
+MINUTES_PER_FETCH = 5000
+"""Rows handled before other tasks get their turn: some 10 ms of work each."""
 
 figures = Table(
     "figures",
@@ -35,7 +35,7 @@ figures = Table(
     Column("total", BigInteger),
     Column("bins", LargeBinary),
 )
-"""`count` and `total` are the sketch's, so that they can be read without it."""
+"""`count` and `total` are the sketch's, so they can be read without it."""
 
 _KEY = [column.name for column in figures.primary_key.columns]
 
@@ -43,9 +43,9 @@ _KEY = [column.name for column in figures.primary_key.columns]
 async def add_performance(
     connection: AsyncConnection, insert: Callable[[Table], Any], fresh: Collection[UsageEvent]
 ) -> None:
-    """`insert`: the dialect's own.
+    """Add the sketches of new events. `insert`: the dialect's own.
 
-    The first statement locks each row and says which bins were in it, the second one adds ours to them.
+    The first statement locks each row and returns its bins; the second writes them with the new values added.
     """
     sketches = sketch_events(fresh)
     if not sketches:
@@ -67,70 +67,70 @@ async def add_performance(
 
 
 class SqlPerformanceReader:
-    """Raises one of `shared.database.AWAY` when the database is."""
+    """The port `PerformanceReader` on the ledger's database."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def read(self, query: FiguresQuery, hours: tuple[int, int]) -> dict[tuple[str, ...], PerformanceGroup]:
-        """What there is from the first of `hours` up to the second, all as of one moment."""
+        """Return one group per combination of the query's dimensions, all as of one moment."""
         groups = _Groups(query.by)
         async with read_transaction(self._engine) as connection:
             await _read_sketches(connection, query, hours, groups)
             await _read_paces(connection, query, hours, groups)
-        return dict(groups.found)
+        return dict(groups.by_values)
 
 
 class _Groups:
-    """What belongs together, by the dimensions asked for."""
+    """The groups by the values of the requested dimensions."""
 
     def __init__(self, by: Sequence[str]) -> None:
-        self.found: defaultdict[tuple[str, ...], PerformanceGroup] = defaultdict(PerformanceGroup)
+        self.by_values: defaultdict[tuple[str, ...], PerformanceGroup] = defaultdict(PerformanceGroup)
         self._by = by
-        self._known: dict[tuple[int, str, str], PerformanceGroup] = {}
-        """Many rows are of one hour, tier and model: their group is looked for once."""
+        self._cache: dict[tuple[int, str, str], PerformanceGroup] = {}
+        """Many rows have the same hour, tier and model: their group is computed once."""
 
     def of(self, hour: int, tier: str, model: str) -> PerformanceGroup:
         key = (hour, tier, model)
-        if key not in self._known:
-            moment = datetime.fromtimestamp(hour * HOUR, UTC)
+        if key not in self._cache:
+            moment = datetime.fromtimestamp(hour * HOUR_S, UTC)
             values = {"tier": tier, "model": model, "day": f"{moment:%Y-%m-%d}", "hour": f"{moment:%Y-%m-%dT%H:00:00Z}"}
-            self._known[key] = self.found[tuple(values[name] for name in self._by)]
-        return self._known[key]
+            self._cache[key] = self.by_values[tuple(values[name] for name in self._by)]
+        return self._cache[key]
 
 
 async def _read_sketches(
     connection: AsyncConnection, query: FiguresQuery, hours: tuple[int, int], groups: _Groups
 ) -> None:
     f = figures.c
-    wanted = select(f.hour, f.tier, f.model, f.metric, f.total, f.bins)
-    wanted = wanted.where(f.hour >= hours[0], f.hour < hours[1], *_only(figures, query))
-    async with connection.stream(wanted) as rows:
-        async for some in rows.partitions(SKETCHES_AT_ONCE):
-            for hour, tier, model, metric, total, bins in some:
+    statement = select(f.hour, f.tier, f.model, f.metric, f.total, f.bins)
+    statement = statement.where(f.hour >= hours[0], f.hour < hours[1], *_filters(figures, query))
+    async with connection.stream(statement) as rows:
+        async for part in rows.partitions(SKETCHES_PER_FETCH):
+            for hour, tier, model, metric, total, bins in part:
                 groups.of(hour, tier, model).add(metric, Sketch.unpacked(bins, total))
 
 
 async def _read_paces(
     connection: AsyncConnection, query: FiguresQuery, hours: tuple[int, int], groups: _Groups
 ) -> None:
-    """Tokens of a minute are added up over what is not asked for before minutes are compared."""
+    """Read the tokens of each minute, added up over the dimensions that the query leaves out."""
     p = minutes.c
     tier = p.tier if "tier" in query.by else literal("")
     model = p.model if "model" in query.by else literal("")
-    wanted = select(p.minute, tier, model, func.sum(p.prompt_tokens), func.sum(p.completion_tokens))
-    first, end = (hour * MINUTES for hour in hours)
-    wanted = wanted.where(p.minute >= first, p.minute < end, p.outcome != "failed", *_only(minutes, query))
-    wanted = wanted.group_by(p.minute, *(p[name] for name in ("tier", "model") if name in query.by))
-    async with connection.stream(wanted) as rows:
-        async for some in rows.partitions(PACES_AT_ONCE):
-            for minute, its_tier, its_model, prompt, completion in some:
-                gathered = groups.of(minute // MINUTES, its_tier, its_model)
+    statement = select(p.minute, tier, model, func.sum(p.prompt_tokens), func.sum(p.completion_tokens))
+    first, end = (hour * MINUTES_PER_HOUR for hour in hours)
+    statement = statement.where(p.minute >= first, p.minute < end, p.outcome != "failed", *_filters(minutes, query))
+    statement = statement.group_by(p.minute, *(p[name] for name in ("tier", "model") if name in query.by))
+    async with connection.stream(statement) as rows:
+        async for part in rows.partitions(MINUTES_PER_FETCH):
+            for minute, its_tier, its_model, prompt, completion in part:
+                group = groups.of(minute // MINUTES_PER_HOUR, its_tier, its_model)
                 # PostgreSQL's sum of whole numbers is a decimal.
-                gathered.output.append(int(completion))
-                gathered.total.append(int(prompt) + int(completion))
+                group.output.append(int(completion))
+                group.total.append(int(prompt) + int(completion))
 
 
-def _only(table: Table, query: FiguresQuery) -> list[Any]:
-    wanted = {"tier": query.tier, "model": query.model}
-    return [table.c[name] == value for name, value in wanted.items() if value is not None]
+def _filters(table: Table, query: FiguresQuery) -> list[Any]:
+    filters = {"tier": query.tier, "model": query.model}
+    return [table.c[name] == value for name, value in filters.items() if value is not None]

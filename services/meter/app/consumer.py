@@ -1,7 +1,7 @@
-"""From the stream into the ledger: fetch, commit, then acknowledge, then tell the gateways.
+"""Moves events from the stream to the ledger: fetch, commit, acknowledge, then publish the progress.
 
-A message is acknowledged only after its transaction: whatever dies in between, the message comes again, and the
-ledger knows it. A batch in hand is tried until the database takes it.
+A message is acknowledged only after its transaction. If anything dies in between, the message is delivered again and
+the ledger recognizes it. A fetched batch is retried until the database takes it.
 """
 
 import asyncio
@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from services.meter.adapters.ledger import RecordResult
 from services.meter.app.recorder import Recorder
+from services.meter.core.record_result import RecordResult
 from shared.bus import topology
 from shared.bus.ports import Bus, Delivery
 from shared.database import DATABASE_ERRORS, describe
@@ -19,83 +19,80 @@ from shared.errors import BusUnavailable
 log = structlog.get_logger()
 
 FETCH_SECONDS = 0.5
-"""How long an empty stream is waited for; also the most that a drain waits for it."""
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 5.0
-"""Between two tries, doubled from the first: short enough to notice the return, long enough not to hammer."""
+"""How long a fetch waits for messages; also the longest that a drain waits for it."""
+FIRST_PAUSE_S = 0.1
+MAX_PAUSE_S = 5.0
+"""Between two attempts, doubled from the first: short enough to notice a recovery, long enough not to hammer."""
 STUCK_SECONDS = 60.0
-"""A turn takes at most its fetch, its transaction and the pause; longer than this and something hangs."""
+"""One cycle takes at most its fetch, its transaction and the pause; if it takes longer, something hangs."""
 
 
 class Consumer:
-    """One of any number of replicas. `run` returns once `stopped` has and the batch under way is done."""
+    """One of any number of replicas. `run` returns once `stopped` has and the current batch is done."""
 
     def __init__(
         self,
         bus: Bus,
         recorder: Recorder,
         *,
-        batch: int,
+        batch_size: int,
         monotonic: Callable[[], float],
         stopped: Callable[[], Awaitable[None]],
     ) -> None:
         self._bus = bus
         self._recorder = recorder
-        self._batch = batch
+        self._batch_size = batch_size
         self._monotonic = monotonic
         self._stopped = stopped
-        self._turned_at = monotonic()
+        self._cycle_started_at = monotonic()
 
     @property
     def fault(self) -> str | None:
-        still = self._monotonic() - self._turned_at
-        return f"the consumer has not moved for {still:.0f} s" if still > STUCK_SECONDS else None
+        elapsed_s = self._monotonic() - self._cycle_started_at
+        return f"the consumer has been stuck for {elapsed_s:.0f} s" if elapsed_s > STUCK_SECONDS else None
 
     async def run(self) -> None:
-        pause = FIRST_PAUSE
-        while not await self._ends_within(0):
-            self._turned_at = self._monotonic()
+        pause_s = FIRST_PAUSE_S
+        while not await self._is_stopped_within(0):
+            self._cycle_started_at = self._monotonic()
             try:
-                deliveries = await self._bus.fetch(topology.LEDGER, batch=self._batch, wait=FETCH_SECONDS)
+                deliveries = await self._bus.fetch(topology.LEDGER, batch=self._batch_size, wait=FETCH_SECONDS)
             except BusUnavailable as error:
-                log.warning("the stream cannot be read, trying again", reason=str(error))
-                await self._ends_within(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                log.warning("stream_read_failed", reason=str(error), retry_in_s=pause_s)
+                await self._is_stopped_within(pause_s)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
                 continue
-            pause = FIRST_PAUSE
+            pause_s = FIRST_PAUSE_S
             if deliveries:
                 await self._settle(deliveries)
 
     async def _settle(self, deliveries: Sequence[Delivery]) -> None:
-        recorded = await self._record([delivery.data for delivery in deliveries])
-        if recorded is None:
+        result = await self._record([delivery.data for delivery in deliveries])
+        if result is None:
             return
         try:
             for delivery in deliveries:
                 await delivery.ack()
         except BusUnavailable as error:
-            log.warning("committed and not acknowledged, comes again", reason=str(error))
-        try:
-            await self._recorder.tell(recorded)
-        except (BusUnavailable, *DATABASE_ERRORS) as error:
-            log.warning("committed and not told yet", reason=describe(error))
+            log.warning("acknowledgement_failed", reason=str(error), consequence="the messages are delivered again")
+        await self._recorder.publish_progress(result)
 
     async def _record(self, payloads: Sequence[bytes]) -> RecordResult | None:
-        """None: the process ends and the database is still away; the messages stay unacknowledged."""
-        pause = FIRST_PAUSE
+        """Record a batch; None if the process ends while the database is down: the messages stay unacknowledged."""
+        pause_s = FIRST_PAUSE_S
         while True:
-            self._turned_at = self._monotonic()
+            self._cycle_started_at = self._monotonic()
             try:
                 return await self._recorder.record(payloads)
             except (BusUnavailable, *DATABASE_ERRORS) as error:
-                log.warning("the ledger cannot be written, trying again", reason=describe(error))
-                if await self._ends_within(pause):
+                log.warning("ledger_write_failed", reason=describe(error), retry_in_s=pause_s)
+                if await self._is_stopped_within(pause_s):
                     return None
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
-    async def _ends_within(self, seconds: float) -> bool:
+    async def _is_stopped_within(self, timeout_s: float) -> bool:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(timeout_s):
                 await self._stopped()
         except TimeoutError:
             return False

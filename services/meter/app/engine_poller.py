@@ -1,6 +1,6 @@
 """Reads the counters of every machine's engine: at a steady pace, and at once when it is ready and when it drains.
 
-A machine drains when nothing is in flight, so that its last reading has all that it did, unless it died.
+A machine drains when nothing is in flight, so its last reading includes everything that it did, unless it died.
 """
 
 import asyncio
@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from services.meter.adapters.engine_store import SqlEngineStore
-from services.meter.adapters.scraper import MetricsScraper, ScrapeFailed
-from services.meter.audit_metrics import AuditMetrics
-from services.meter.core.engine_readings import EngineReading, day_of
+from services.meter.core.day import day_of
+from services.meter.core.engine_readings import EngineReading
+from services.meter.metrics import AuditMetrics
+from services.meter.ports import EngineScraper, EngineStore, ScrapeFailed
 from shared.bus import topology
 from shared.bus.ports import Bus
 from shared.database import DATABASE_ERRORS, describe
@@ -21,110 +21,112 @@ from shared.tasks import cancel_and_wait
 
 log = structlog.get_logger()
 
-AT_ONCE = 16
+MAX_CONCURRENT = 16
 SERVING = ("ready", "draining")
-JOURNAL_SECONDS = 2.0
-"""For the journal's word on how a new generation began, before its first reading."""
-JOURNAL_LOOK_SECONDS = 0.05
+JOURNAL_TIMEOUT_S = 2.0
+"""How long a new generation's first reading waits for the journal to say how it began."""
+JOURNAL_POLL_S = 0.05
 
 
 class EnginePoller:
-    """`run` for ever. `changed` is set after each change of the fleet."""
+    """`run` never returns. `changed` is set after each change of the fleet."""
 
     def __init__(
         self,
         bus: Bus,
         fleet: Mapping[str, MachineRecord],
-        book: SqlEngineStore,
-        scraper: MetricsScraper,
+        store: EngineStore,
+        scraper: EngineScraper,
         metrics: AuditMetrics,
         *,
         changed: asyncio.Event,
-        interval: float,
-        stays: Callable[[str], bool],
+        interval_s: float,
+        is_unmanaged: Callable[[str], bool],
         now: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
+        """`is_unmanaged`: whether nobody starts and stops the engines of this tier."""
         self._bus = bus
         self._fleet = fleet
-        self._book = book
+        self._store = store
         self._scraper = scraper
         self._metrics = metrics
-        self._interval = interval
-        self._stays = stays
+        self._interval_s = interval_s
+        self._is_unmanaged = is_unmanaged
         self._now = now
         self._monotonic = monotonic
         self._changed = changed
-        self._turns = asyncio.Semaphore(AT_ONCE)
-        self._tried: dict[str, tuple[tuple[int, str], float]] = {}
-        """By machine: its generation and state at the last look, and when that was."""
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
+        self._attempts: dict[str, tuple[tuple[int, str], float]] = {}
+        """By machine: its generation and state at the last attempt, and when that was."""
         self._generations: dict[str, int] = {}
-        """Of which the book has a reading."""
+        """By machine: the generation of its last stored reading."""
 
     async def run(self) -> None:
-        under_way: dict[str, asyncio.Task[None]] = {}
+        tasks: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
                 self._changed.clear()
-                under_way = {name: task for name, task in under_way.items() if not task.done()}
+                tasks = {name: task for name, task in tasks.items() if not task.done()}
                 for name, record in list(self._fleet.items()):
-                    if name not in under_way and self._due(record):
-                        task = under_way[name] = asyncio.create_task(self._read(record))
+                    if name not in tasks and self._is_due(record):
+                        task = tasks[name] = asyncio.create_task(self._poll(record))
                         task.add_done_callback(lambda _task: self._changed.set())
                 try:
-                    async with asyncio.timeout(self._pause()):
+                    async with asyncio.timeout(self._pause_s()):
                         await self._changed.wait()
                 except TimeoutError:
                     continue
         finally:
-            await cancel_and_wait(under_way.values())
+            await cancel_and_wait(tasks.values())
 
-    def _due(self, record: MachineRecord) -> bool:
+    def _is_due(self, record: MachineRecord) -> bool:
         if record.state not in SERVING or record.endpoint is None:
             return False
-        seen, at = self._tried.get(record.machine, (None, 0.0))
-        return seen != (record.generation, record.state) or self._monotonic() - at >= self._interval
+        attempted, at = self._attempts.get(record.machine, (None, 0.0))
+        return attempted != (record.generation, record.state) or self._monotonic() - at >= self._interval_s
 
-    def _pause(self) -> float:
-        """Until the next machine is due."""
+    def _pause_s(self) -> float:
+        """Return the time until the next machine is due."""
         names = {r.machine for r in self._fleet.values() if r.state in SERVING}
-        oldest = min((at for name, (_, at) in self._tried.items() if name in names), default=self._monotonic())
-        return max(0.05, min(self._interval, oldest + self._interval - self._monotonic()))
+        oldest = min((at for name, (_, at) in self._attempts.items() if name in names), default=self._monotonic())
+        return max(0.05, min(self._interval_s, oldest + self._interval_s - self._monotonic()))
 
-    async def _read(self, record: MachineRecord) -> None:
-        self._tried[record.machine] = ((record.generation, record.state), self._monotonic())
-        assert record.endpoint is not None, "who is due has one"
+    async def _poll(self, record: MachineRecord) -> None:
+        self._attempts[record.machine] = ((record.generation, record.state), self._monotonic())
+        assert record.endpoint is not None, "a machine that is due has an endpoint"
         try:
-            async with self._turns:
-                await self._heard_of(record)
+            async with self._slots:
+                await self._wait_for_journal(record)
                 at = self._now()
                 counters = await self._scraper.read(record.endpoint, record.machine)
                 reading = EngineReading(machine=record.machine, generation=record.generation, at=at, counters=counters)
-                await self._book.read(reading, day_of(at), stays=self._stays(record.tier))
+                is_unmanaged = self._is_unmanaged(record.tier)
+                await self._store.record_reading(reading, day_of(at), is_unmanaged=is_unmanaged)
         except ScrapeFailed as error:
-            await self._failed(record, str(error))
+            await self._record_failure(record, str(error))
         except DATABASE_ERRORS as error:
             self._metrics.readings.labels("not_kept").inc()
-            log.warning("a reading is not kept", machine=record.machine, reason=describe(error))
+            log.warning("engine_reading_not_stored", machine=record.machine, reason=describe(error))
         else:
             self._generations[record.machine] = record.generation
             self._metrics.readings.labels("read").inc()
 
-    async def _failed(self, record: MachineRecord, reason: str) -> None:
+    async def _record_failure(self, record: MachineRecord, reason: str) -> None:
         self._metrics.readings.labels("failed").inc()
-        log.warning("an engine's counters cannot be read", machine=record.machine, reason=reason)
+        log.warning("engine_scrape_failed", machine=record.machine, reason=reason)
         try:
-            await self._book.failed(record.machine, day_of(self._now()), reason)
+            await self._store.record_failure(record.machine, day_of(self._now()), reason)
         except DATABASE_ERRORS as error:
-            log.warning("a failed reading is not kept", machine=record.machine, reason=describe(error))
+            log.warning("engine_failure_not_stored", machine=record.machine, reason=describe(error))
 
-    async def _heard_of(self, record: MachineRecord) -> None:
-        """Before a generation's first reading the journal is read up to where it stands."""
+    async def _wait_for_journal(self, record: MachineRecord) -> None:
+        """Before a generation's first reading, wait until the journal's backlog is recorded."""
         if self._generations.get(record.machine) == record.generation:
             return
         try:
-            async with asyncio.timeout(JOURNAL_SECONDS):
-                while await self._bus.backlog(topology.AUDIT):  # noqa: ASYNC110 - the server tells nobody
-                    await asyncio.sleep(JOURNAL_LOOK_SECONDS)
+            async with asyncio.timeout(JOURNAL_TIMEOUT_S):
+                while await self._bus.backlog(topology.AUDIT):  # noqa: ASYNC110 - the server sends no event for it
+                    await asyncio.sleep(JOURNAL_POLL_S)
         except (BusUnavailable, TimeoutError) as error:
-            log.debug("reading an engine before its journal", machine=record.machine, reason=describe(error))
+            log.debug("engine_read_before_its_journal", machine=record.machine, reason=describe(error))

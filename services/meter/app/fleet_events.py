@@ -1,13 +1,13 @@
-"""What happens to machines and gateways, kept where it can explain a difference between engine and ledger."""
+"""Records what happens to machines and gateways, as far as it can explain a difference between engine and ledger."""
 
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 
 import structlog
 
-from services.meter.adapters.engine_store import NOTES_DAYS, SqlEngineStore
+from services.meter.core.fleet_event import EVENT_RETENTION_S, FleetEvent, FleetEventKind
 from services.meter.core.gateway_liveness import GatewayLiveness
-from services.meter.core.machine_audit import FleetEvent
+from services.meter.ports import EngineStore
 from shared.bus import subjects, topology
 from shared.bus.ports import Bus, Delivery, Received
 from shared.bus.replay import replay
@@ -15,11 +15,10 @@ from shared.messages.budget import Journalled
 from shared.messages.codec import Decoder, Unreadable, decode
 from shared.messages.gateway import Activity
 from shared.messages.waker import ProviderCall, Transition
-from shared.units import DAY_S
 
 log = structlog.get_logger()
 
-BATCH = 500
+BATCH_SIZE = 500
 FETCH_SECONDS = 1.0
 MARGIN_SECONDS = 3600.0
 """How far the clocks of wakers and bus may differ."""
@@ -28,49 +27,52 @@ _entries: Decoder[Journalled] = Decoder(Journalled)
 
 
 class FleetEventRecorder:
-    """Notes are committed, then acknowledged; told twice, kept once."""
+    """Events are committed, then acknowledged; one that is delivered twice is stored once."""
 
-    def __init__(self, bus: Bus, book: SqlEngineStore, now: Callable[[], float]) -> None:
+    def __init__(self, bus: Bus, store: EngineStore, now: Callable[[], float]) -> None:
         self._bus = bus
-        self._book = book
+        self._store = store
         self._now = now
         self._gateways = GatewayLiveness()
-        self._caught_up = False
+        self._is_caught_up = False
 
-    async def read_on(self) -> None:
-        """One batch of the journal. `BusUnavailable`, or what `DATABASE_ERRORS` lists: nothing is lost."""
-        if not self._caught_up:
+    async def read_journal(self) -> None:
+        """Record one batch of the journal. After `BusUnavailable` or one of `DATABASE_ERRORS` nothing is lost."""
+        if not self._is_caught_up:
             await self._catch_up()
-            self._caught_up = True
-        deliveries = await self._bus.fetch(topology.AUDIT, batch=BATCH, wait=FETCH_SECONDS)
-        await self._book.note(self._notes(deliveries))
+            self._is_caught_up = True
+        deliveries = await self._bus.fetch(topology.AUDIT, batch=BATCH_SIZE, wait=FETCH_SECONDS)
+        await self._store.record_events(self._parse(deliveries))
         for delivery in deliveries:
             await delivery.ack()
 
     async def _catch_up(self) -> None:
-        """Read again what the journal has beyond the newest note.
+        """Read again what the journal has beyond the newest stored event.
 
-        The consumer does not bring it: it stands where the ledger stood before it was restored from an older copy.
+        The consumer does not deliver it: its position is from before the ledger was restored from an older copy.
         """
-        oldest = self._now() - NOTES_DAYS * DAY_S
-        newest = await self._book.newest_journal_event_at()
+        oldest = self._now() - EVENT_RETENTION_S
+        newest = await self._store.newest_journal_event_at()
         since = oldest if newest is None else max(oldest, newest - MARGIN_SECONDS)
-        async for messages in replay(self._bus, topology.FLEET_JOURNAL, since=since, most=BATCH):
-            await self._book.note(self._notes(messages, again=True))
+        async for messages in replay(self._bus, topology.FLEET_JOURNAL, since=since, most=BATCH_SIZE):
+            await self._store.record_events(self._parse(messages, is_replay=True))
 
-    def _notes(self, messages: Iterable[Delivery | Received], *, again: bool = False) -> dict[str, FleetEvent]:
-        """By what each came of. `again`: what cannot be read was reported, or will be when the consumer brings it."""
-        notes: dict[str, FleetEvent] = {}
+    def _parse(self, messages: Iterable[Delivery | Received], *, is_replay: bool = False) -> dict[str, FleetEvent]:
+        """Return the events by an id of the message that each came from.
+
+        `is_replay`: an unreadable message has been reported, or will be when the consumer delivers it.
+        """
+        events: dict[str, FleetEvent] = {}
         for message in messages:
             try:
-                note = noted(_entries.decode(message.data))
+                event = event_of(_entries.decode(message.data))
             except Unreadable as error:
-                if not again:
+                if not is_replay:
                     self._bus.rejections.record(topology.FLEET_JOURNAL.name, error, subject=message.subject)
                 continue
-            if note is not None:
-                notes[sha256(message.data).hexdigest()] = note
-        return notes
+            if event is not None:
+                events[sha256(message.data).hexdigest()] = event
+        return events
 
     async def on_activity(self, received: Received) -> None:
         try:
@@ -78,33 +80,33 @@ class FleetEventRecorder:
         except Unreadable as error:
             self._bus.rejections.record(subjects.ACTIVITIES, error, subject=received.subject)
 
-    async def look_at_gateways(self) -> None:
-        """Who fell silent with requests in flight: what they had there is in no usage event, if they died."""
+    async def check_gateways(self) -> None:
+        """Record which gateways fell silent with requests in flight: if they died, no usage event counts these."""
         if not self._bus.connected:
             self._gateways.clear()
             return
-        for last in self._gateways.pop_silent(self._now()):
-            notes = {
-                f"crash/{last.gateway}/{machine}/{last.sent_at!r}": FleetEvent(
-                    machine=machine, at=last.sent_at, kind="crash", amount=activity.in_flight
+        for activity in self._gateways.pop_silent(self._now()):
+            events = {
+                f"crash/{activity.gateway}/{machine}/{activity.sent_at!r}": FleetEvent(
+                    machine=machine, at=activity.sent_at, kind=FleetEventKind.CRASH, amount=usage.in_flight
                 )
-                for machine, activity in last.machines.items()
-                if activity.in_flight
+                for machine, usage in activity.machines.items()
+                if usage.in_flight
             }
-            if notes:
-                log.warning("a gateway fell silent with requests in flight", gateway=last.gateway)
-            await self._book.note(notes)
+            if events:
+                log.warning("gateway_lost_with_requests_in_flight", gateway=activity.gateway)
+            await self._store.record_events(events)
 
 
-def noted(entry: Journalled) -> FleetEvent | None:
-    """What of an entry may explain a difference."""
+def event_of(entry: Journalled) -> FleetEvent | None:
+    """Return what a journal entry may explain; None: nothing."""
     match entry:
         case ProviderCall(call="probe"):
-            kind = "probe" if entry.outcome == "accepted" else "lost_probe"
+            kind = FleetEventKind.PROBE if entry.outcome == "accepted" else FleetEventKind.LOST_PROBE
             return FleetEvent(machine=entry.machine, at=entry.at, kind=kind, amount=entry.tokens)
         case ProviderCall(call="start") if entry.outcome in ("accepted", "unknown"):
-            return FleetEvent(machine=entry.machine, at=entry.at, kind="start")
+            return FleetEvent(machine=entry.machine, at=entry.at, kind=FleetEventKind.START)
         case Transition() if entry.from_state in SERVING and entry.to_state in ("asleep", "gone", "broken"):
-            return FleetEvent(machine=entry.machine, at=entry.at, kind="death")
+            return FleetEvent(machine=entry.machine, at=entry.at, kind=FleetEventKind.DEATH)
         case _:
             return None

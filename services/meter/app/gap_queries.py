@@ -1,47 +1,37 @@
-"""Answers `meter.gaps` and `meter.lost`: what is missing, and the order to give it up."""
+"""Answers `meter.gaps` and `meter.lost`: list what is missing, and declare it lost."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
 import structlog
 
-from services.meter.adapters.gap_store import SqlGapStore
-from shared.database import DATABASE_ERRORS, describe
-from shared.errors import Rejected
-from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import DeclareLost, ErrorReply, Gaps, GapsQuery
+from services.meter.app.database_outage import DATABASE_DOWN
+from services.meter.ports import GapStore
+from shared.bus.reply import reply
+from shared.messages.meter import DeclareLost, Gaps, GapsQuery
 
 log = structlog.get_logger()
 
+LISTS_ARE_BOUNDED = "its sources' names are too long together"
+
 
 class GapQueries:
-    """Every request gets an answer: the gaps as they stand, or what is wrong with the question or the database."""
+    """Each handler takes a request and returns the gaps as they are after it, or an `ErrorReply`."""
 
-    def __init__(self, book: SqlGapStore, now: Callable[[], float]) -> None:
-        self._book = book
+    def __init__(self, store: GapStore, now: Callable[[], float]) -> None:
+        self._store = store
         self._now = now
 
-    async def gaps(self, data: bytes) -> bytes:
-        async def list_gaps() -> None:
-            decode(data, GapsQuery)
+    async def handle_gaps(self, data: bytes) -> bytes:
+        async def list_gaps(_query: GapsQuery) -> Gaps:
+            return await self._store.list_gaps(self._now())
 
-        return encode(await self._answer(list_gaps))
+        return await reply(data, GapsQuery, list_gaps, DATABASE_DOWN, if_too_large=LISTS_ARE_BOUNDED)
 
-    async def lost(self, data: bytes) -> bytes:
-        async def declared() -> None:
-            order = decode(data, DeclareLost)
-            await self._book.declare_lost(order, self._now())
-            log.warning("declared lost", **msgspec.structs.asdict(order))
+    async def handle_lost(self, data: bytes) -> bytes:
+        async def declare_lost(order: DeclareLost) -> Gaps:
+            await self._store.declare_lost(order, self._now())
+            log.warning("events_declared_lost", **msgspec.structs.asdict(order))
+            return await self._store.list_gaps(self._now())
 
-        return encode(await self._answer(declared))
-
-    async def _answer(self, work: Callable[[], Awaitable[None]]) -> Gaps | ErrorReply:
-        """The gaps after `work`."""
-        try:
-            await work()
-            return await self._book.list_gaps(self._now())
-        except (Unreadable, Rejected) as error:
-            return ErrorReply(reason=str(error))
-        except DATABASE_ERRORS as error:
-            log.warning("the gaps cannot be read or written", reason=describe(error))
-            return ErrorReply(reason="the ledger's database does not answer: ask again later")
+        return await reply(data, DeclareLost, declare_lost, DATABASE_DOWN, if_too_large=LISTS_ARE_BOUNDED)

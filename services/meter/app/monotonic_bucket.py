@@ -1,4 +1,4 @@
-"""A bucket whose values only ever rise, whichever replica of the meter is faster."""
+"""A bucket whose values only ever rise, however many replicas of the meter write them."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -13,38 +13,38 @@ from shared.messages.codec import Unreadable, decode, encode
 
 M = TypeVar("M", bound=msgspec.Struct)
 
-TRIES = 5
-"""Against other replicas that raise the same value; the next sweep raises what these did not."""
-AT_ONCE = 50
-"""Values under way: a batch may touch hundreds, and each is two round trips."""
+MAX_ATTEMPTS = 5
+"""Against replicas that raise the same value; the next sweep raises what these attempts did not."""
+MAX_CONCURRENT = 50
+"""Values written at the same time: a batch may touch hundreds, and each is two round trips."""
 
 
 class MonotonicBucket(Generic[M]):
-    """`height` says which of two messages of one key is the higher one. What is not of `kind` is below all."""
+    """`rank` orders two messages of one key. A value that is not of `message_type` ranks below all."""
 
-    def __init__(self, bus: Bus, bucket: Bucket, kind: type[M], height: Callable[[M], Any]) -> None:
+    def __init__(self, bus: Bus, bucket: Bucket, message_type: type[M], rank: Callable[[M], Any]) -> None:
         self._bus = bus
         self._bucket = bucket
-        self._kind = kind
-        self._height = height
+        self._message_type = message_type
+        self._rank = rank
 
     async def raise_all(self, messages: Mapping[str, M]) -> None:
-        """Each bucket key to its message. All are tried, then the first fault is raised."""
-        waiting = list(messages.items())
-        for start in range(0, len(waiting), AT_ONCE):
-            work = (self._raise(key, message) for key, message in waiting[start : start + AT_ONCE])
+        """Raise the value under each bucket key. All are tried; then the first error is raised."""
+        items = list(messages.items())
+        for start in range(0, len(items), MAX_CONCURRENT):
+            work = (self._raise(key, message) for key, message in items[start : start + MAX_CONCURRENT])
             for result in await asyncio.gather(*work, return_exceptions=True):
                 if isinstance(result, BaseException):
                     raise result
 
-    async def sweep(self, messages: Mapping[str, M]) -> None:
-        """The same for many of which few are lower on the bus: all of them when it lost its data."""
-        told = await self._bus.entries(self._bucket)
-        await self.raise_all({key: m for key, m in messages.items() if self._is_above(m, told.get(key))})
+    async def raise_lower(self, messages: Mapping[str, M]) -> None:
+        """Do the same for many messages of which few are lower on the bus, unless the bus lost its data."""
+        entries = await self._bus.entries(self._bucket)
+        await self.raise_all({key: m for key, m in messages.items() if self._is_above(m, entries.get(key))})
 
     async def _raise(self, key: str, message: M) -> None:
         value = encode(message)
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             entry = await self._bus.get(self._bucket, key)
             if not self._is_above(message, entry):
                 return
@@ -56,12 +56,12 @@ class MonotonicBucket(Generic[M]):
             except Conflict:
                 continue
             return
-        raise BusUnavailable(f"{self._bucket.name}/{key} changed {TRIES} times meanwhile")
+        raise BusUnavailable(f"{self._bucket.name}/{key} changed during each of {MAX_ATTEMPTS} attempts to raise it")
 
     def _is_above(self, message: M, entry: Entry | None) -> bool:
         if entry is None:
             return True
         try:
-            return bool(self._height(message) > self._height(decode(entry.value, self._kind)))
+            return bool(self._rank(message) > self._rank(decode(entry.value, self._message_type)))
         except Unreadable:
             return True

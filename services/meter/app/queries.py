@@ -1,131 +1,98 @@
-"""Answers `meter.tokens`, `meter.history`, `meter.figures`: tokens of a day, what happened, how fast it was."""
+"""Answers `meter.tokens`, `meter.history` and `meter.figures`."""
 
 from collections.abc import Callable
 
 import structlog
 from prometheus_client import Gauge
 
-from services.meter.adapters.ledger import SqlLedger
-from services.meter.adapters.performance import SqlPerformanceReader
+from services.meter.app.database_outage import DATABASE_DOWN
 from services.meter.app.recovery import Recovery
-from services.meter.core import performance
 from services.meter.core.day import build_tokens, requested_days, with_reason
+from services.meter.core.performance import build_figures, requested_hours
 from services.meter.core.token_pages import tokens_page
+from services.meter.ports import Ledger, PerformanceReader
 from shared.bus import topology
 from shared.bus.ports import Bus
-from shared.database import DATABASE_ERRORS, describe
-from shared.errors import BusUnavailable, Rejected
-from shared.messages.codec import Unreadable, decode, encode
-from shared.messages.meter import ErrorReply, History, HistoryQuery, Tokens, TokensQuery
+from shared.bus.reply import MAX_REPLY_BYTES, reply
+from shared.errors import BusUnavailable
+from shared.messages.meter import History, HistoryQuery, Tokens, TokensQuery
 from shared.messages.meter_figures import Figures, FiguresQuery
 
 log = structlog.get_logger()
 
-ANSWER_BYTES = 1_000_000
-"""A little below what the bus carries in one message."""
-PAGE_BYTES = ANSWER_BYTES - 100_000
-"""For the rows and busy times of a page; the rest is for totals and reasons."""
+PAGE_BYTES = MAX_REPLY_BYTES - 100_000
+"""For a page's rows and busy times; the rest is left for totals and reasons."""
 
 
 class Backlog:
-    """How much of the stream is not in the ledger yet, and when nothing was."""
+    """How many messages of the stream the ledger does not have yet, and when there were none."""
 
     def __init__(self, bus: Bus, gauge: Gauge, now: Callable[[], float]) -> None:
         self._bus = bus
         self._gauge = gauge
         self._now = now
-        self.read_dry_at: float | None = None
+        self.empty_at: float | None = None
+        """Unix seconds; None: the backlog was never empty."""
 
-    async def look(self) -> None:
-        looked_at = self._now()
+    async def refresh(self) -> None:
+        checked_at = self._now()
         backlog = await self._bus.backlog(topology.LEDGER)
         self._gauge.set(backlog)
         if backlog == 0:
-            self.read_dry_at = looked_at
+            self.empty_at = checked_at
 
 
 class LedgerQueries:
-    """Every request gets an answer: the figures, or what is wrong with the question or the database."""
+    """Each handler takes a request and returns its answer or an `ErrorReply`."""
 
     def __init__(
         self,
-        ledger: SqlLedger,
-        reader: SqlPerformanceReader,
+        ledger: Ledger,
+        performance: PerformanceReader,
         backlog: Backlog,
         recovery: Recovery,
         *,
         now: Callable[[], float],
-        silence: float,
+        source_silence_s: float,
     ) -> None:
-        """`silence`: seconds after which a source that says nothing has ended."""
+        """`source_silence_s`: after so many seconds of silence a source has ended."""
         self._ledger = ledger
-        self._reader = reader
+        self._performance = performance
         self._backlog = backlog
         self._recovery = recovery
         self._now = now
-        self._silence = silence
+        self._source_silence_s = source_silence_s
 
-    async def tokens(self, data: bytes) -> bytes:
-        return _bounded(await self._tokens(data), "ask for fewer dimensions, busy=false, or pages")
+    async def handle_tokens(self, data: bytes) -> bytes:
+        fix = "ask for fewer dimensions, busy=false, or pages"
+        return await reply(data, TokensQuery, self._tokens, DATABASE_DOWN, if_too_large=fix)
 
-    async def history(self, data: bytes) -> bytes:
-        return _bounded(await self._history(data), "its models' names are too long together")
+    async def handle_history(self, data: bytes) -> bytes:
+        fix = "its models' names are too long together"
+        return await reply(data, HistoryQuery, self._history, DATABASE_DOWN, if_too_large=fix)
 
-    async def figures(self, data: bytes) -> bytes:
-        return _bounded(await self._figures(data), "ask for fewer dimensions, or fewer days")
+    async def handle_figures(self, data: bytes) -> bytes:
+        fix = "ask for fewer dimensions, or fewer days"
+        return await reply(data, FiguresQuery, self._figures, DATABASE_DOWN, if_too_large=fix)
 
-    async def _history(self, data: bytes) -> History | ErrorReply:
+    async def _history(self, query: HistoryQuery) -> History:
+        return await self._ledger.read_history(query)
+
+    async def _figures(self, query: FiguresQuery) -> Figures:
+        return build_figures(query, await self._performance.read(query, requested_hours(query)))
+
+    async def _tokens(self, query: TokensQuery) -> Tokens:
+        day = requested_days(query)
         try:
-            return await self._ledger.history(decode(data, HistoryQuery))
-        except Unreadable as error:
-            return ErrorReply(reason=str(error))
-        except DATABASE_ERRORS as error:
-            return _away(error)
-
-    async def _figures(self, data: bytes) -> Figures | ErrorReply:
-        try:
-            query = decode(data, FiguresQuery)
-            hours = performance.requested_hours(query)
-        except (Unreadable, ValueError) as error:
-            return ErrorReply(reason=str(error))
-        try:
-            return performance.build_figures(query, await self._reader.read(query, hours))
-        except DATABASE_ERRORS as error:
-            return _away(error)
-
-    async def _tokens(self, data: bytes) -> Tokens | ErrorReply:
-        try:
-            query = decode(data, TokensQuery)
-            day = requested_days(query)
-        except (Unreadable, ValueError) as error:
-            return ErrorReply(reason=str(error))
-        try:
-            await self._backlog.look()
+            await self._backlog.refresh()
         except BusUnavailable as error:
-            log.debug("answering by the last look at the backlog", reason=str(error))
-        try:
-            since = self._now() - self._silence
-            facts = await self._ledger.day(day, query.by, busy=query.busy, key=query.key, active_since=since)
-        except Rejected as error:
-            return ErrorReply(reason=str(error))
-        except DATABASE_ERRORS as error:
-            return _away(error)
-        found = build_tokens(day, query, facts, self._backlog.read_dry_at, now=self._now(), silence=self._silence)
+            log.debug("backlog_not_refreshed", reason=str(error))
+        active_since = self._now() - self._source_silence_s
+        facts = await self._ledger.read_day(day, query.by, busy=query.busy, key=query.key, active_since=active_since)
+        tokens = build_tokens(
+            day, query, facts, self._backlog.empty_at, now=self._now(), source_silence_s=self._source_silence_s
+        )
         if not self._recovery.compared:
-            found = with_reason(found, "the ledger was not compared with its marks yet: see the meter's log")
-        try:
-            return found if query.after is None else tokens_page(found, query.by, query.after, PAGE_BYTES)
-        except ValueError as error:
-            return ErrorReply(reason=str(error))
-
-
-def _away(error: Exception) -> ErrorReply:
-    log.warning("the ledger cannot be read", reason=describe(error))
-    return ErrorReply(reason="the ledger's database does not answer: ask again later")
-
-
-def _bounded(message: Tokens | History | Figures | ErrorReply, fix: str) -> bytes:
-    encoded = encode(message)
-    if len(encoded) > ANSWER_BYTES:
-        return encode(ErrorReply(reason=f"the answer is larger than a message: {fix}"))
-    return encoded
+            reason = "the ledger has not been compared with its marks yet: see the meter's log"
+            tokens = with_reason(tokens, reason)
+        return tokens if query.after is None else tokens_page(tokens, query.by, query.after, PAGE_BYTES)

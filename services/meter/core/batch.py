@@ -1,10 +1,10 @@
-"""What one batch of messages is: events to count, and what cannot be counted with the reason."""
+"""One batch of messages: events to count, and messages that cannot be counted, with the reason."""
 
 import math
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from enum import StrEnum
 
 import msgspec
 
@@ -23,9 +23,23 @@ TIME_LIMIT = 2**33
 AHEAD_SECONDS = 300.0
 """How far a gateway's clock may be ahead of the meter's."""
 
-QuarantineKind = Literal["unreadable", "invalid", "future", "old", "unknown_key", "unknown_source"]
-"""Of what is in quarantine: no event of ours, a field out of range, completed later than now, too old, of a key that
-never existed, of a gateway that never announced itself."""
+
+class QuarantineKind(StrEnum):
+    """Why a message is in quarantine."""
+
+    UNREADABLE = "unreadable"
+    """It is not a usage event."""
+    INVALID = "invalid"
+    """A field is out of range."""
+    FUTURE = "future"
+    """It completed later than now."""
+    OLD = "old"
+    """It is older than events are kept."""
+    UNKNOWN_KEY = "unknown_key"
+    """Its key never existed."""
+    UNKNOWN_SOURCE = "unknown_source"
+    """Its gateway never announced itself."""
+
 
 _NAMES = ("id", "source", "key_id", "model", "tier", "machine", "wake_id", "moved_from")
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
@@ -43,7 +57,7 @@ class CountableEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class UncountableMessage:
-    """A message that cannot be counted. `source` and `source_seq` where at least these can be read."""
+    """A message that cannot be counted, with `source` and `source_seq` if at least these can be read."""
 
     payload: bytes
     kind: QuarantineKind
@@ -51,7 +65,7 @@ class UncountableMessage:
     source: str | None
     source_seq: int | None
     at: float
-    """When its request completed, or else when the message came: the day whose count lacks it."""
+    """When its request completed, or else when the message arrived: the day whose count lacks it."""
     name: str | None = None
     """The key or the source that is unknown."""
 
@@ -64,17 +78,17 @@ class Batch:
 
     @property
     def first_by_id(self) -> dict[str, UsageEvent]:
-        """Id to event, in the order of ids, so that two writers lock the same rows in the same order."""
-        found: dict[str, UsageEvent] = {}
+        """Id to its first event, in the order of ids, so that two writers lock the same rows in the same order."""
+        first: dict[str, UsageEvent] = {}
         for message in self.countable:
-            found.setdefault(message.event.id, message.event)
-        return dict(sorted(found.items()))
+            first.setdefault(message.event.id, message.event)
+        return dict(sorted(first.items()))
 
     @property
     def sequence_ranges(self) -> dict[str, tuple[SeqRange, ...]]:
-        """The numbers of each source that this batch holds, sources sorted.
+        """By source, sorted: the numbers that this batch has.
 
-        A quarantined message is in the ledger too, as it came: its source need not keep it.
+        A quarantined message is in the ledger too, as it arrived: its source need not keep it.
         """
         numbers = [(r.event.source, single_range(r.event.source_seq, r.event.completed_at)) for r in self.countable]
         numbers += [(q.source, single_range(q.source_seq, q.at)) for q in self.quarantined if q.source and q.source_seq]
@@ -84,9 +98,9 @@ class Batch:
         return {source: merge_ranges(runs) for source, runs in sorted(by_source.items())}
 
     def quarantine_older(self, oldest: float) -> "Batch":
-        """The same with everything that was completed before `oldest` (Unix seconds) in quarantine.
+        """Return the batch with every event that completed before `oldest` (Unix seconds) in quarantine.
 
-        Whether it was counted already is no longer known, so it cannot be counted again.
+        Whether it was counted before is no longer known, so it cannot be counted again.
         """
         kept = tuple(m for m in self.countable if m.event.completed_at >= oldest)
         if len(kept) == len(self.countable):
@@ -96,65 +110,66 @@ class Batch:
 
     @property
     def keys(self) -> set[str]:
-        """The keys whose use this is."""
+        """The keys that these events belong to."""
         return {m.event.key_id for m in self.countable}
 
     @property
     def sources(self) -> set[str]:
-        """The sources that these messages name."""
+        """The sources named in these messages."""
         return {m.event.source for m in self.countable} | {q.source for q in self.quarantined if q.source}
 
     def quarantine_unknown(self, keys: Container[str], sources: Container[str]) -> "Batch":
-        """The same with everything of these keys and sources in quarantine.
+        """Return the batch with every event of these keys and sources in quarantine.
 
-        What an unknown source sent has no number here: it leaves no gap in anybody's numbers.
+        A message of an unknown source gets no number: it leaves no gap in anybody's numbers.
         """
         kept: list[CountableEvent] = []
-        aside = [replace(q, source=None, source_seq=None) if q.source in sources else q for q in self.quarantined]
+        quarantined = [replace(q, source=None, source_seq=None) if q.source in sources else q for q in self.quarantined]
         for message in self.countable:
             if message.event.source in sources:
-                aside.append(_unknown(message, "unknown_source", message.event.source))
+                quarantined.append(_unknown(message, QuarantineKind.UNKNOWN_SOURCE, message.event.source))
             elif message.event.key_id in keys:
-                aside.append(_unknown(message, "unknown_key", message.event.key_id))
+                quarantined.append(_unknown(message, QuarantineKind.UNKNOWN_KEY, message.event.key_id))
             else:
                 kept.append(message)
-        return replace(self, countable=tuple(kept), quarantined=tuple(aside))
+        return replace(self, countable=tuple(kept), quarantined=tuple(quarantined))
 
-    def missing_flags(self, sequence_ranges: Mapping[str, Sequence[SeqRange]]) -> tuple[bool, ...]:
-        """Of each quarantined message, whether it takes the place of one that is to be counted.
+    def missing_flags(self, stored: Mapping[str, Sequence[SeqRange]]) -> tuple[bool, ...]:
+        """Return for each quarantined message whether it takes the place of an event to be counted.
 
-        `sequence_ranges`: what was there before. Nothing else may have come under its number, before or in this batch.
+        It does unless something else has its number, in this batch or before. `stored`: by source, the numbers that the
+        ledger had before.
         """
         taken = {(m.event.source, m.event.source_seq) for m in self.countable}
-        found: list[bool] = []
+        flags: list[bool] = []
         for q in self.quarantined:
             if q.source is None or q.source_seq is None:
-                found.append(False)
+                flags.append(False)
                 continue
             number = (q.source, q.source_seq)
-            there = any(run.first <= q.source_seq <= run.last for run in sequence_ranges.get(q.source, ()))
-            found.append(not there and number not in taken)
+            is_stored = any(r.first <= q.source_seq <= r.last for r in stored.get(q.source, ()))
+            flags.append(not is_stored and number not in taken)
             taken.add(number)
-        return tuple(found)
+        return tuple(flags)
 
 
 class _SourcePosition(msgspec.Struct):
-    """What can be known of an event that is otherwise unreadable."""
+    """The part of an otherwise unreadable event that may still be read."""
 
     source: str
     source_seq: int
     completed_at: float
 
 
-def parse_batch(payloads: Iterable[bytes], received_at: float, *, keep: float = math.inf) -> Batch:
-    """`keep`: seconds after which an event is too old to be counted."""
+def parse_batch(payloads: Iterable[bytes], received_at: float, *, keep_s: float = math.inf) -> Batch:
+    """Parse a batch. `keep_s`: seconds after which an event is too old to be counted."""
     countable: list[CountableEvent] = []
     quarantined: list[UncountableMessage] = []
     for payload in payloads:
         try:
             event = decode(payload, UsageEvent)
         except Unreadable as error:
-            quarantined.append(_quarantined(payload, "unreadable", str(error), received_at))
+            quarantined.append(_quarantined(payload, QuarantineKind.UNREADABLE, str(error), received_at))
             continue
         judged = classify_event(clamp_token_counts(event), payload, received_at)
         if isinstance(judged, CountableEvent):
@@ -162,22 +177,22 @@ def parse_batch(payloads: Iterable[bytes], received_at: float, *, keep: float = 
         else:
             quarantined.append(judged)
     batch = Batch(countable=tuple(countable), quarantined=tuple(quarantined), received_at=received_at)
-    return batch.quarantine_older(received_at - keep)
+    return batch.quarantine_older(received_at - keep_s)
 
 
 def classify_event(event: UsageEvent, payload: bytes, received_at: float) -> CountableEvent | UncountableMessage:
-    """Whether it can be counted, by itself."""
-    if fault := next(event_errors(event), None):
-        return _quarantined(payload, "invalid", fault, received_at)
+    """Decide whether an event can be counted, by itself."""
+    if error := next(event_errors(event), None):
+        return _quarantined(payload, QuarantineKind.INVALID, error, received_at)
     if event.completed_at > received_at + AHEAD_SECONDS:
         return _future(event, payload, received_at)
     return CountableEvent(event=event, payload=payload)
 
 
 def clamp_token_counts(event: UsageEvent) -> UsageEvent:
-    """The same event with each token count that makes sense; one that does not is 0, as if it was not reported.
+    """Return the event with its plausible token counts; an implausible one becomes 0, as if it was not reported.
 
-    Engines say these numbers. None of them may keep an event from being counted, or make a sum negative.
+    These numbers come from engines. None of them may keep an event from being counted, or make a sum negative.
     """
     prompt, cached, completion, reasoning = (_count(getattr(event, name)) for name in _TOKENS)
     cached, reasoning = min(cached, prompt), min(reasoning, completion)
@@ -188,7 +203,7 @@ def clamp_token_counts(event: UsageEvent) -> UsageEvent:
 
 
 def is_same_event(event: UsageEvent, stored: UsageEvent) -> bool:
-    """Whether a repeated event is the one in the ledger, which an older meter may have written without its bounds."""
+    """Whether a repeated event equals the stored one, which an older meter may have stored without its bounds."""
     if not stored.max_tokens and not stored.body_bytes:
         event = msgspec.structs.replace(event, max_tokens=0, body_bytes=0)
     return event == clamp_token_counts(stored)
@@ -199,7 +214,7 @@ def _count(tokens: int) -> int:
 
 
 def event_errors(event: UsageEvent) -> Iterator[str]:
-    """Why an event cannot be counted, field by field."""
+    """Yield why an event cannot be counted, field by field."""
     for name in _NAMES:
         value = getattr(event, name)
         if value is not None:
@@ -217,7 +232,7 @@ def event_errors(event: UsageEvent) -> Iterator[str]:
 
 
 def is_name(text: str) -> bool:
-    """Whether this can be the name of a source or a key."""
+    """Whether this is valid as the name of a source or a key."""
     return not any(_name_errors("id", text))
 
 
@@ -225,18 +240,18 @@ def _name_errors(name: str, value: str) -> Iterator[str]:
     if not value and name != "wake_id":
         yield f"{name}: expected a name, got an empty string"
     if "\0" in value:
-        yield f"{name}: a name has no NUL"
+        yield f"{name}: expected a name without a NUL"
     if len(value.encode()) > NAME_BYTES:
-        yield f"{name}: a name has at most {NAME_BYTES} bytes"
+        yield f"{name}: expected at most {NAME_BYTES} bytes"
 
 
 def _future(event: UsageEvent, payload: bytes, received_at: float) -> UncountableMessage:
-    """Of the day on which it came: no clock says when it was completed."""
+    """Quarantine it on the day on which it arrived: no clock says when it completed."""
     ahead = event.completed_at - received_at
     return UncountableMessage(
         payload=payload,
-        kind="future",
-        reason=f"completed_at: {ahead:.0f} s ahead of the meter's clock: set the gateway's",
+        kind=QuarantineKind.FUTURE,
+        reason=f"completed_at: {ahead:.0f} s ahead of the meter's clock: correct the gateway's clock",
         source=event.source,
         source_seq=event.source_seq,
         at=received_at,
@@ -247,7 +262,7 @@ def _old(message: CountableEvent, oldest: float) -> UncountableMessage:
     event = message.event
     return UncountableMessage(
         payload=message.payload,
-        kind="old",
+        kind=QuarantineKind.OLD,
         reason=f"completed_at: {oldest - event.completed_at:.0f} s older than events are kept (meter.keep_events)",
         source=event.source,
         source_seq=event.source_seq,
@@ -257,7 +272,7 @@ def _old(message: CountableEvent, oldest: float) -> UncountableMessage:
 
 def _unknown(message: CountableEvent, kind: QuarantineKind, name: str) -> UncountableMessage:
     event = message.event
-    is_key = kind == "unknown_key"
+    is_key = kind == QuarantineKind.UNKNOWN_KEY
     return UncountableMessage(
         payload=message.payload,
         kind=kind,
@@ -277,8 +292,8 @@ def _quarantined(payload: bytes, kind: QuarantineKind, reason: str, received_at:
         number = None
     if number and not any(_name_errors("source", number.source)) and 1 <= number.source_seq < SEQ_LIMIT:
         source, source_seq = number.source, number.source_seq
-        # A day that is not here yet lacks nothing.
+        # A day that has not begun lacks nothing.
         at = number.completed_at if 0 <= number.completed_at <= received_at + AHEAD_SECONDS else received_at
-    # PostgreSQL's text takes no NUL, and the reason may quote one.
+    # PostgreSQL's text cannot hold a NUL, and the reason may quote one.
     reason = reason.replace("\0", "\\0")
     return UncountableMessage(payload=payload, kind=kind, reason=reason, source=source, source_seq=source_seq, at=at)

@@ -1,13 +1,13 @@
-"""How far each source is known: what is missing of it, and whether a day may still get something from it.
+"""How complete each source is: which of its events are missing, and whether a day may still get some.
 
-A source numbers its events in the order in which they complete, and says of itself how far it has written (`Activity`).
-It has nothing more for a day when
+A source numbers its events in the order in which they complete, and its heartbeats say how many it has written. It has
+nothing more for a day when
 
-- an event of it that completed after the day is here, or
-- everything that it said it wrote is here, and it has since said its last word, or was heard after the day's end, or
-- nothing was heard of it for as long as the configuration says (`meter.source_silence`): it has ended.
+- the ledger has an event of it that completed after the day, or
+- the ledger has everything that it wrote, and it has since left or sent a heartbeat after the day's end, or
+- it has been silent for as long as the configuration says (`meter.source_silence`): it has ended.
 
-What is missing of a source that ended stays missing until it comes, or until somebody declares it lost.
+What is missing from a source that has ended stays missing until it arrives, or until an operator declares it lost.
 
 A ledger that was restored from an older copy lacks events that it had confirmed. Gateways have forgotten these, so they
 are missing at once, and only the stream can still have them.
@@ -16,10 +16,24 @@ are missing at once, and only the stream can still have them.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from services.meter.core.sequence_ranges import DAY, Gap, SeqRange, gaps_between, subtract_lost
+from services.meter.core.sequence_ranges import Gap, SeqRange, gaps_between, subtract_lost
+from shared.units import DAY_S
 
 SETTLING_SECONDS = 60.0
-"""For events on their way when a day ended or a source fell silent, and clocks that differ."""
+"""For events in flight when a day ended or a source fell silent, and for clocks that differ."""
+SEARCH_MARGIN_SECONDS = 3600.0
+"""How far the clocks of gateways, bus and meter may differ: ten times what the meter lets a gateway be ahead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat:
+    """What a source said about itself, and when it arrived (Unix seconds)."""
+
+    written: int
+    """The number of its newest event; 0: none, or it did not say."""
+    received_at: float
+    left: bool
+    """Whether it was its last heartbeat."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,81 +41,98 @@ class Source:
     """What the ledger has of a source, all as of one moment; times are Unix seconds."""
 
     name: str
-    runs: tuple[SeqRange, ...] = ()
-    """Merged. Only the last one where nothing is missing before it."""
+    ranges: tuple[SeqRange, ...] = ()
+    """Merged. Only the last one if nothing is missing before it."""
     lost: tuple[tuple[int, int], ...] = ()
-    """Declared so: first and last numbers."""
+    """First and last numbers that were declared lost."""
     seen_at: float
-    """When an event of it last came."""
+    """When its last event arrived."""
     written: int = 0
-    """As it said itself when it was last heard; 0: it never did."""
-    heard_at: float | None = None
+    """The number of its newest event by its last heartbeat; 0: it never said."""
+    heartbeat_at: float | None = None
     left: bool = False
     confirmed: int = 0
-    """The bus says that this ledger confirmed everything up to here; 0: nothing beyond what it has."""
+    """The bus says that this ledger confirmed everything up to this number; 0: nothing beyond what it has."""
     confirmed_at: float = 0.0
     lacking_since: float = 0.0
-    """What it lacks of the confirmed events completed after this moment."""
-    sought: int = 0
-    """Up to here the stream was searched for confirmed events that are missing."""
+    """The confirmed events that are missing completed after this moment."""
+    searched: int = 0
+    """The stream was searched for missing confirmed events up to this number."""
 
     @property
     def last(self) -> int:
-        return self.runs[-1].last if self.runs else 0
+        return self.ranges[-1].last if self.ranges else 0
 
     @property
     def last_at(self) -> float:
-        return self.runs[-1].last_at if self.runs else float("-inf")
+        return self.ranges[-1].last_at if self.ranges else float("-inf")
 
     @property
-    def spoke_at(self) -> float:
-        return max(self.seen_at, self.heard_at or 0.0)
+    def active_at(self) -> float:
+        """When anything last arrived from it."""
+        return max(self.seen_at, self.heartbeat_at or 0.0)
 
 
 def find_gaps(source: Source, now: float) -> tuple[Gap, ...]:
-    """Its open gaps. What it wrote last is missing once it was silent long enough for it to have come."""
-    found = gaps_between(source.runs)
-    if source.confirmed:  # it may be older than a source's first gap is taken to be
-        found = tuple(replace(g, earliest=min(g.earliest, source.lacking_since)) if g.first == 1 else g for g in found)
+    """Return its open gaps. Its newest events count as missing once it was silent long enough for them to arrive."""
+    gaps = gaps_between(source.ranges)
+    if source.confirmed:  # it may be older than the assumed start of a source's first gap
+        gaps = tuple(replace(g, earliest=min(g.earliest, source.lacking_since)) if g.first == 1 else g for g in gaps)
     end = source.confirmed
-    if now - source.spoke_at > SETTLING_SECONDS:
+    if now - source.active_at > SETTLING_SECONDS:
         end = max(end, source.written)
     if end > source.last:
-        begun = source.lacking_since if source.confirmed else source.spoke_at - DAY
-        latest = max(source.spoke_at, source.confirmed_at)
-        earliest = min(source.last_at, latest) if source.runs else begun
-        found += (Gap(first=source.last + 1, last=end, earliest=earliest, latest=latest),)
-    return subtract_lost(found, source.lost)
+        begun_at = source.lacking_since if source.confirmed else source.active_at - DAY_S
+        latest = max(source.active_at, source.confirmed_at)
+        earliest = min(source.last_at, latest) if source.ranges else begun_at
+        gaps += (Gap(first=source.last + 1, last=end, earliest=earliest, latest=latest),)
+    return subtract_lost(gaps, source.lost)
 
 
 def count_behind(source: Source, now: float) -> int:
-    """How many confirmed events are missing that the stream may still have."""
-    if source.sought >= source.confirmed:
+    """Return how many confirmed events are missing that the stream may still have."""
+    if source.searched >= source.confirmed:
         return 0
     return sum(max(0, min(gap.last, source.confirmed) - gap.first + 1) for gap in find_gaps(source, now))
 
 
-def open_end_reasons(sources: Iterable[Source], end: float, now: float, silence: float) -> Iterator[str]:
-    """Why a day that ended at `end` may still get events, source by source."""
+def search_start(sources: Sequence[Source]) -> float | None:
+    """Return since when the stream may hold what is missing (Unix seconds); None: from its beginning.
+
+    An event is stored after it completed, and a source's events complete in the order of their numbers.
+    """
+    moments = [
+        source.ranges[0].last_at if source.ranges and source.ranges[0].first == 1 else source.lacking_since
+        for source in sources
+    ]
+    earliest = min(moments, default=0.0) - SEARCH_MARGIN_SECONDS
+    return earliest if earliest > 0 else None
+
+
+def open_end_reasons(sources: Iterable[Source], end: float, now: float, source_silence_s: float) -> Iterator[str]:
+    """Yield why a day that ended at `end` may still get events, source by source."""
     for source in sources:
         if source.last_at >= end:
             continue
         newest = max(source.written, source.confirmed)
         tail = [(source.last + 1, newest)] if newest > source.last else []
-        coming = subtract_lost((Gap(first=f, last=t, earliest=0, latest=0) for f, t in tail), source.lost)
-        if coming:
-            count = sum(gap.missing for gap in coming)
-            yield f"{source.name} wrote {count} more than have come: start it again with its data directory"
-        elif not _has_ended(source, end, now, silence):
-            yield f"{source.name} was last heard before the end: it has ended once it is silent for {silence:.0f} s"
+        pending = subtract_lost((Gap(first=f, last=t, earliest=0, latest=0) for f, t in tail), source.lost)
+        if pending:
+            count = sum(gap.missing for gap in pending)
+            yield f"{source.name} wrote {count} more events than have arrived: restart it with its data directory"
+        elif not _has_ended(source, end, now, source_silence_s):
+            yield (
+                f"{source.name} was last active before the day's end: "
+                f"it counts as ended once it is silent for {source_silence_s:.0f} s"
+            )
 
 
-def _has_ended(source: Source, end: float, now: float, silence: float) -> bool:
-    heard = source.heard_at is not None and source.heard_at >= end + SETTLING_SECONDS
-    return source.left or heard or now - source.spoke_at >= silence
+def _has_ended(source: Source, end: float, now: float, source_silence_s: float) -> bool:
+    was_active_after = source.heartbeat_at is not None and source.heartbeat_at >= end + SETTLING_SECONDS
+    return source.left or was_active_after or now - source.active_at >= source_silence_s
 
 
-def join_names(found: Sequence[str], most: int = 5) -> str:
-    """Some of many, for a sentence."""
-    more = len(found) - most
-    return ", ".join(found[:most]) + (f" and {more} more" if more > 0 else "")
+def join_names(names: Sequence[str], limit: int = 5) -> str:
+    """Return the first of many names, for a sentence."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""A whole day's audit, from what the ledger has of it."""
+"""The audit of a whole day, from what the ledger has of it."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ from shared.messages.meter_audit import Audit, SourceAudit
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerDay:
-    """`events_kept` False: the events are no longer there, and nothing is compared."""
+    """What the ledger has of a day. Without `events_kept` the events are sealed, and nothing is compared."""
 
     events_kept: bool
     events: int
@@ -26,12 +26,12 @@ class LedgerDay:
 
 
 def audit_day(day: Day, facts: LedgerDay, tokens: Tokens, *, now: float, backlog: int) -> Audit:
-    """`tokens` is the ledger's answer about the day, `backlog` what the stream has beyond it."""
+    """Audit a day. `tokens`: the ledger's answer about it; `backlog`: messages of the stream not in the ledger yet."""
     machines = tuple(
-        audit_machine(replace(m, judged=tokens.complete if now >= day.end else backlog == 0 and _quiet(m, now)))
+        audit_machine(replace(m, is_settled=tokens.complete if now >= day.end else backlog == 0 and _is_quiet(m, now)))
         for m in facts.machines
     )
-    found = Audit(
+    result = Audit(
         day=day.name,
         at=now,
         final=tokens.complete and facts.events_kept and all(m.state != "open" for m in machines),
@@ -46,22 +46,22 @@ def audit_day(day: Day, facts: LedgerDay, tokens: Tokens, *, now: float, backlog
         open_gaps=tokens.open_gaps,
         unknown_names=facts.unknown_names,
     )
-    return msgspec.structs.replace(found, final=found.final and not list_faults(found))
+    return msgspec.structs.replace(result, final=result.final and not list_faults(result))
 
 
-def _quiet(machine: MachineDay, now: float) -> bool:
-    """Whether the day's counts can be compared while it goes on."""
+def _is_quiet(machine: MachineDay, now: float) -> bool:
+    """Whether the day's counts can be compared before it is over."""
     return all(d.running == 0 and now - d.last_at >= SETTLED_SECONDS for d in machine.days)
 
 
-def list_faults(found: Audit) -> list[str]:
-    """What is wrong with a day, a line each."""
-    lines = [f"machine {m.machine}: {m.words}" for m in found.machines if m.state == "wrong"]
+def list_faults(result: Audit) -> list[str]:
+    """Return what is wrong with a day, a line each."""
+    lines = [f"machine {m.machine}: {m.words}" for m in result.machines if m.state == "wrong"]
     lines += [
         f"source {s.source}: {s.missing} of its events {s.first} to {s.last} are not in the ledger"
-        for s in found.sources
+        for s in result.sources
         if s.missing > 0
     ]
-    if found.rollups == "differ":
-        lines.append("the sums are not those of the events")
+    if result.rollups == "differ":
+        lines.append("the rollups differ from the sums of the events")
     return lines

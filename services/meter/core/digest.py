@@ -1,7 +1,7 @@
-"""What a day's events leave behind: their sums, and a hash of all of them in any order.
+"""What remains of a day's events once they are sealed: their sums, and a hash of all of them in any order.
 
-The hash is the sum of the SHA-256 of each event, as numbers, modulo 2^256: whoever has the events of a day can prove
-that they are the ones that were sealed.
+The hash is the sum of each event's SHA-256, as numbers, modulo 2^256: with a day's events one can prove that they are
+the ones that were sealed.
 """
 
 import math
@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from hashlib import sha256
 
 from services.meter.core.rollups import add_sums, sums_of_event
-from services.meter.core.sequence_ranges import DAY
 from shared.messages.codec import encode
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import TokenSums
+from shared.units import DAY_S
 
 _MODULUS = 2**256
 
@@ -40,15 +40,15 @@ class Digest:
 
 
 def digest_events(events: Iterable[UsageEvent]) -> dict[DigestKey, Digest]:
-    """Sorted by key."""
-    found: dict[DigestKey, Digest] = {}
+    """Return one digest per key, sorted by key."""
+    digests: dict[DigestKey, Digest] = {}
     for e in events:
         key = DigestKey(day_name_of(e.completed_at), e.model, e.tier, e.machine, e.key_id, e.outcome)
         one = Digest(
             sums=sums_of_event(e), hash=sha256(encode(e)).hexdigest(), first_at=e.completed_at, last_at=e.completed_at
         )
-        found[key] = merge_digests(found[key], one) if key in found else one
-    return dict(sorted(found.items()))
+        digests[key] = merge_digests(digests[key], one) if key in digests else one
+    return dict(sorted(digests.items()))
 
 
 def merge_digests(a: Digest, b: Digest) -> Digest:
@@ -61,9 +61,9 @@ def merge_digests(a: Digest, b: Digest) -> Digest:
 
 
 def day_name_of(at: float) -> str:
-    """The UTC day, `YYYY-MM-DD`."""
+    """Return the UTC day, `YYYY-MM-DD`."""
     return datetime.fromtimestamp(math.floor(at), UTC).date().isoformat()
 
 
 def start_of_day(at: float) -> float:
-    return math.floor(at / DAY) * DAY
+    return math.floor(at / DAY_S) * DAY_S

@@ -1,4 +1,4 @@
-"""What an engine says about itself: its own count of tokens, out of its Prometheus text, for comparison with ours."""
+"""An engine's own count of tokens, parsed from its Prometheus metrics, for comparison with the ledger's."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 _SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{.*\})? +(?P<value>\S+)(?: +\d+)?")
 
 _PROMPT = {"llamacpp:prompt_tokens_total", "llamacpp:prompt_tokens_cached_total", "vllm:prompt_tokens_total"}
-"""llama.cpp counts the prompt tokens that came from its cache apart, vLLM and every `usage` count them in."""
+"""llama.cpp counts prompt tokens from its cache separately; vLLM and every `usage` include them."""
 _COMPLETION = {"llamacpp:tokens_predicted_total", "vllm:generation_tokens_total"}
 _REQUESTS = {"vllm:request_success_total"}
 _RUNNING = {
@@ -17,22 +17,22 @@ _RUNNING = {
     "vllm:num_requests_running",
     "vllm:num_requests_waiting",
 }
-_WANTED = _PROMPT | _COMPLETION | _REQUESTS | _RUNNING
-_BEGUN = ("process_start_time_seconds", "vllm:prompt_tokens_created")
-"""When vLLM's process began, if it runs as one process: the first that there is."""
-_MOMENT = re.compile(r"[0-9.eE+]{1,40}")
+_COUNTERS = _PROMPT | _COMPLETION | _REQUESTS | _RUNNING
+_START_TIMES = ("process_start_time_seconds", "vllm:prompt_tokens_created")
+"""When vLLM's process began, if it runs as one process: the first of these that it has."""
+_TIME = re.compile(r"[0-9.eE+]{1,40}")
 COUNT_LIMIT = 2**53
 """A counter is a double: beyond this it no longer counts each token."""
 _LLAMACPP_DIGITS = 6
-"""It prints six significant digits, whatever it knows."""
+"""It prints six significant digits, however exact its count is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineCounters:
-    """Since the engine's process began. With nothing `running` they equal the sums of `usage` of what was completed.
+    """Counts since the engine's process began. With nothing `running` they equal the sum of all completed `usage`.
 
-    More than that by the tokens of requests that were left, and by the choices of `n` > 1 beyond the first, which
-    llama.cpp leaves out of `usage`.
+    They exceed it by the tokens of abandoned requests, and by the choices of `n` > 1 beyond the first, which llama.cpp
+    leaves out of `usage`.
     """
 
     prompt_tokens: int
@@ -40,26 +40,26 @@ class EngineCounters:
     running: int
     """Requests in the engine; llama.cpp counts their completion tokens only when they end."""
     rounding: int
-    """How far each printed sum may be from the true one; 0: it is exact."""
+    """How far each printed sum may be from the true one, in tokens; 0: it is exact."""
     requests: int | None = None
-    """Those that ended well; None: this engine does not count them."""
+    """Requests that succeeded; None: this engine does not count them."""
     process: str | None = None
-    """Another text is another process; None: the engine does not say."""
+    """A different text is a different process; None: the engine does not say."""
 
 
 def parse(text: str, process: str | None = None) -> EngineCounters:
-    """The counters in the text of `/metrics`; `ValueError` where it is no engine's that we know, or counts nonsense.
+    """Parse the text of `/metrics`. Raises `ValueError` for an unknown engine or a value that is not a count.
 
-    `process`: what llama.cpp says of its process beside the text, in the header `Process-Start-Time-Unix`.
+    `process`: llama.cpp's header `Process-Start-Time-Unix`, which identifies its process beside the text.
     """
     samples = [(m["name"], m["value"]) for line in text.splitlines() if (m := _SAMPLE.fullmatch(line))]
-    counts = [(name, _number(name, value)) for name, value in samples if name in _WANTED]
+    counts = [(name, _number(name, value)) for name, value in samples if name in _COUNTERS]
     names = {name for name, _ in counts}
     if not (names & _PROMPT and names & _COMPLETION):
-        raise ValueError("neither llama.cpp's nor vLLM's token counters are in this text")
+        raise ValueError("neither llama.cpp's nor vLLM's token counters are in this page")
 
-    def total(wanted: set[str]) -> int:
-        return int(sum(value for name, value in counts if name in wanted))
+    def total(names: set[str]) -> int:
+        return int(sum(value for name, value in counts if name in names))
 
     return EngineCounters(
         prompt_tokens=total(_PROMPT),
@@ -67,13 +67,15 @@ def parse(text: str, process: str | None = None) -> EngineCounters:
         running=total(_RUNNING),
         rounding=sum(_rounding(value) for name, value in counts if name in _PROMPT | _COMPLETION and _rounds(name)),
         requests=total(_REQUESTS) if names & _REQUESTS else None,
-        process=_process([process or "", *(value for begun in _BEGUN for name, value in samples if name == begun)]),
+        process=_process(
+            [process or "", *(value for start in _START_TIMES for name, value in samples if name == start)]
+        ),
     )
 
 
-def _process(told: Sequence[str]) -> str | None:
-    """The first that may be a time; of no use but to be compared."""
-    return next((moment for moment in told if _MOMENT.fullmatch(moment)), None)
+def _process(candidates: Sequence[str]) -> str | None:
+    """Return the first that may be a time; it is only good for comparison."""
+    return next((text for text in candidates if _TIME.fullmatch(text)), None)
 
 
 def _number(name: str, text: str) -> Decimal:
@@ -91,5 +93,5 @@ def _rounds(name: str) -> bool:
 
 
 def _rounding(value: Decimal) -> int:
-    """Half a unit of the last printed digit."""
+    """Return half a unit of the last printed digit."""
     return 10 ** (value.adjusted() + 1 - _LLAMACPP_DIGITS) // 2 if value.adjusted() >= _LLAMACPP_DIGITS else 0

@@ -1,20 +1,19 @@
-"""What an engine's counters rose by between two readings, and in which day.
+"""By how much an engine's counters increased between two readings, and on which day.
 
-Counters that fell, or that the engine says are another process's, were begun anew: what they show was counted since. So
-of an engine that died nothing is missing but what it did between its last reading and its death. What rose over
+Counters that fell, or that the engine attributes to another process, were reset: they show what was counted since. So
+the only work of a dead engine that is missing is what it did between its last reading and its death. An increase across
 midnight belongs to the day of the later reading.
 """
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
-from services.meter.core.day import Day, parse_day
+from services.meter.core.day import Day
 from services.meter.core.engine_counters import EngineCounters
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineReading:
-    """One look at a machine's engine; `at` in Unix seconds."""
+    """The counters of a machine's engine at one moment; `at` in Unix seconds."""
 
     machine: str
     generation: int
@@ -24,7 +23,7 @@ class EngineReading:
 
 @dataclass(frozen=True, kw_only=True)
 class CounterIncrease:
-    """What the engine counted from `since` to the reading; with `whole` everything since its process began."""
+    """What the engine counted from `since` to the reading; if `whole`, everything since its process began."""
 
     since: float
     whole: bool
@@ -32,22 +31,22 @@ class CounterIncrease:
     completion_tokens: int
     requests: int | None
     reset: bool = False
-    """The counters were begun anew: what was counted between `since` and then is in no reading."""
+    """The counters were reset: what was counted between `since` and the reset is in no reading."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineDay:
-    """What one generation of a machine counted in one day, by its engine."""
+    """What the engine of one generation of a machine counted in one day."""
 
     machine: str
     generation: int
     day: str
     since: float
-    """The counting begins behind this moment, which is the last reading of an earlier day or generation."""
+    """The count begins after this moment, which is the last reading of an earlier day or generation."""
     whole: bool
-    """It counts from the beginning of the engine's process."""
+    """The count begins with the engine's process."""
     last_at: float
-    """Up to here."""
+    """The count ends here."""
     prompt_tokens: int
     completion_tokens: int
     requests: int | None
@@ -56,39 +55,37 @@ class EngineDay:
     running: int
     """At the last reading."""
     rounding: int
-    """How far the sum of both may be from the true one."""
-
-
-def day_of(at: float) -> Day:
-    """The UTC day of a Unix time."""
-    return parse_day(datetime.fromtimestamp(at, UTC).date().isoformat())
+    """How far the sum of prompt and completion tokens may be from the true one."""
 
 
 def counter_increase(
-    last: EngineReading | None, new: EngineReading, *, day: Day, started_at: float | None, stays: bool
+    last: EngineReading | None, new: EngineReading, *, day: Day, started_at: float | None, is_unmanaged: bool
 ) -> CounterIncrease | None:
-    """`started_at`: when the waker last started the machine; `stays`: its engine is not ours to start and end.
+    """Return the increase since the last reading; None if the new one is no newer.
 
-    None: the reading is no newer than the last one, and says nothing.
+    `started_at`: when the waker last started the machine. `is_unmanaged`: nobody starts and stops its engine.
     """
     if last is None:
-        # Of an engine that was there before us nobody knows what it did when: it is counted from now on.
-        begun = started_at if started_at is not None and day.start <= started_at <= new.at else None
+        # An engine that ran before the meter did has an unknown past: it is counted from now on.
+        begun_at = started_at if started_at is not None and day.start <= started_at <= new.at else None
         return _since(
-            new, new.at if begun is None else begun, whole=begun is not None, less=new if begun is None else None
+            new,
+            new.at if begun_at is None else begun_at,
+            whole=begun_at is not None,
+            less=new if begun_at is None else None,
         )
     if new.at <= last.at:
         return None
-    if new.generation != last.generation and not stays:
-        begun = last.at if started_at is None or started_at > new.at else max(last.at, started_at)
-        return _since(new, begun, whole=True, less=None)
-    if _begun_anew(last.counters, new.counters):
+    if new.generation != last.generation and not is_unmanaged:
+        begun_at = last.at if started_at is None or started_at > new.at else max(last.at, started_at)
+        return _since(new, begun_at, whole=True, less=None)
+    if _is_reset(last.counters, new.counters):
         return replace(_since(new, last.at, whole=False, less=None), reset=True)
     return _since(new, last.at, whole=False, less=last)
 
 
 def add_reading(before: EngineDay | None, new: EngineReading, more: CounterIncrease, day: Day) -> EngineDay:
-    """The day with one more reading in it."""
+    """Return the day with one more reading in it."""
     if before is None:
         before = EngineDay(
             machine=new.machine,
@@ -114,7 +111,7 @@ def add_reading(before: EngineDay | None, new: EngineReading, more: CounterIncre
         readings=before.readings + 1,
         resets=before.resets + more.reset,
         running=new.counters.running,
-        # The readings between cancel out; those at both ends do not.
+        # The roundings of the readings in between cancel out; those at both ends do not.
         rounding=max(before.rounding, 2 * new.counters.rounding),
     )
 
@@ -133,8 +130,8 @@ def _since(new: EngineReading, since: float, *, whole: bool, less: EngineReading
     )
 
 
-def _begun_anew(last: EngineCounters, new: EngineCounters) -> bool:
-    """By the engine's word, or by a fall that is more than the printing explains."""
+def _is_reset(last: EngineCounters, new: EngineCounters) -> bool:
+    """Whether the engine names another process, or its counters fell by more than rounding explains."""
     if None not in (last.process, new.process) and new.process != last.process:
         return True
     slack = last.rounding + new.rounding

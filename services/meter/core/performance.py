@@ -1,19 +1,19 @@
-"""How fast the service was: what one request says about it, and what many say together."""
+"""How fast the service was: the metrics of one request, and the distribution over many."""
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from services.meter.core.rollups import MINUTE
-from services.meter.core.sequence_ranges import DAY
+from services.meter.core.day import check_dimensions
 from services.meter.core.sketch import RELATIVE_ERROR, Sketch
+from shared.errors import Rejected
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter_figures import Figures, FiguresQuery, FiguresRow, Pace, Spread
+from shared.units import DAY_S, HOUR_S, MINUTE_S
 
-HOUR = 3600.0
 DIMENSIONS = ("tier", "model", "day", "hour")
-LONGEST_DAYS = 92
+MAX_DAYS = 92
 QUANTILES = (0.5, 0.95, 0.99)
 
 
@@ -27,9 +27,9 @@ class PerformanceKey:
 
 
 def metrics_of(e: UsageEvent) -> Iterator[tuple[str, float]]:
-    """What one request says, metric by metric: seconds, and tokens per second.
+    """Yield the metrics that one request has: seconds, and tokens per second.
 
-    Only a stream shows when its first token came, and only one that was completed how fast the others followed.
+    Only a stream shows when its first token came, and only a completed one how fast the others followed.
     """
     if e.wake_wait > 0:
         yield "wake_wait", e.wake_wait
@@ -46,33 +46,29 @@ def metrics_of(e: UsageEvent) -> Iterator[tuple[str, float]]:
 
 
 def sketch_events(events: Iterable[UsageEvent]) -> dict[PerformanceKey, Sketch]:
-    """Sorted, so that two writers lock the same rows in the same order."""
+    """Return one sketch per key, sorted, so that two writers lock the same rows in the same order."""
     values: defaultdict[tuple[int, str, str, str], list[float]] = defaultdict(list)
     for e in events:
-        hour, tier, model = math.floor(e.completed_at / HOUR), e.tier, e.model
+        hour, tier, model = math.floor(e.completed_at / HOUR_S), e.tier, e.model
         for metric, value in metrics_of(e):
             values[hour, tier, model, metric].append(value)
-    return {PerformanceKey(*key): Sketch.of(found) for key, found in sorted(values.items())}
+    return {PerformanceKey(*key): Sketch.of(group) for key, group in sorted(values.items())}
 
 
 def requested_hours(query: FiguresQuery) -> tuple[int, int]:
-    """The hours asked for, the end exclusive; `ValueError` that names the wrong field."""
+    """Return the query's hours, end exclusive; raises `Rejected` with the name of the wrong field."""
     for name in ("start", "end"):
-        if getattr(query, name) % HOUR:
-            raise ValueError(f"{name}: expected a whole hour in Unix seconds, got {getattr(query, name)!r}")
-    if not 0 < query.end - query.start <= LONGEST_DAYS * DAY:
-        raise ValueError(f"end: expected up to {LONGEST_DAYS} days after start")
-    for position, dimension in enumerate(query.by):
-        if dimension not in DIMENSIONS:
-            raise ValueError(f"by: {dimension!r} is no dimension: use any of {', '.join(DIMENSIONS)}")
-        if dimension in query.by[:position]:
-            raise ValueError(f"by: {dimension!r} is asked for twice")
-    return int(query.start / HOUR), int(query.end / HOUR)
+        if getattr(query, name) % HOUR_S:
+            raise Rejected(f"{name}: expected a whole hour in Unix seconds, got {getattr(query, name)!r}")
+    if not 0 < query.end - query.start <= MAX_DAYS * DAY_S:
+        raise Rejected(f"end: expected up to {MAX_DAYS} days after start")
+    check_dimensions(query.by, DIMENSIONS)
+    return int(query.start / HOUR_S), int(query.end / HOUR_S)
 
 
 @dataclass
 class PerformanceGroup:
-    """What the ledger has under one combination of the dimensions asked for."""
+    """What the ledger has under one combination of the requested dimensions."""
 
     sketches: dict[str, Sketch] = field(default_factory=dict)
     output: list[int] = field(default_factory=list)
@@ -87,15 +83,15 @@ class PerformanceGroup:
             self.sketches[metric] = sketch
 
 
-def build_figures(query: FiguresQuery, found: Mapping[tuple[str, ...], PerformanceGroup]) -> Figures:
+def build_figures(query: FiguresQuery, groups: Mapping[tuple[str, ...], PerformanceGroup]) -> Figures:
     rows = (
         FiguresRow(
             dimensions=dict(zip(query.by, values, strict=True)),
-            measures={metric: _spread(sketch) for metric, sketch in sorted(gathered.sketches.items())},
-            output=_pace(gathered.output),
-            total=_pace(gathered.total),
+            measures={metric: _spread(sketch) for metric, sketch in sorted(group.sketches.items())},
+            output=_pace(group.output),
+            total=_pace(group.total),
         )
-        for values, gathered in sorted(found.items())
+        for values, group in sorted(groups.items())
     )
     return Figures(start=query.start, end=query.end, relative_error=RELATIVE_ERROR, rows=tuple(rows))
 
@@ -106,9 +102,9 @@ def _spread(sketch: Sketch) -> Spread:
 
 
 def _pace(minutes: Iterable[int]) -> Pace | None:
-    """Exact; None where no minute had tokens."""
+    """Return exact figures; None if no minute had tokens."""
     busy = sorted(tokens for tokens in minutes if tokens)
     if not busy:
         return None
-    p50, p95 = (busy[math.floor(q * (len(busy) - 1))] / MINUTE for q in (0.5, 0.95))
-    return Pace(minutes=len(busy), tokens=sum(busy), p50=p50, p95=p95, peak=busy[-1] / MINUTE)
+    p50, p95 = (busy[math.floor(q * (len(busy) - 1))] / MINUTE_S for q in (0.5, 0.95))
+    return Pace(minutes=len(busy), tokens=sum(busy), p50=p50, p95=p95, peak=busy[-1] / MINUTE_S)

@@ -1,4 +1,4 @@
-"""What of the messages in quarantine can be counted after all."""
+"""Which of the messages in quarantine can be counted now."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,28 +12,28 @@ from shared.messages.gateway import UsageEvent
 
 @dataclass(frozen=True, kw_only=True)
 class QuarantinedMessage:
-    """A message in quarantine: `at` is the moment (Unix seconds) of the day that lacks it."""
+    """A message in quarantine; `at` is the moment (Unix seconds) of the day that lacks it."""
 
     payload: bytes
     kind: QuarantineKind
     at: float
 
 
-def parse_quarantined(held: Iterable[QuarantinedMessage], now: float, *, keep: float) -> Batch:
-    """The messages that can be counted now; the others are left out. `keep`: as for `read`.
+def parse_quarantined(messages: Iterable[QuarantinedMessage], now: float, *, keep_s: float) -> Batch:
+    """Return the messages that can be counted now; the others are left out. `keep_s`: as for `parse_batch`.
 
-    A message from the future is of the moment when it came: one of the two clocks was wrong, and that is the day which
-    lacks it.
+    A message from the future is counted at the moment when it arrived: one of the two clocks was wrong, and that is
+    the day that lacks it.
     """
     countable: list[CountableEvent] = []
-    for message in held:
+    for message in messages:
         try:
             event = clamp_token_counts(decode(message.payload, UsageEvent))
         except Unreadable:
             continue
-        if message.kind == "future":
+        if message.kind == QuarantineKind.FUTURE:
             event = msgspec.structs.replace(event, completed_at=message.at)
-        if isinstance(judged := classify_event(event, message.payload, now), CountableEvent):
-            countable.append(judged)
-    batch = Batch(countable=tuple(countable), quarantined=(), received_at=now).quarantine_older(now - keep)
+        if isinstance(classified := classify_event(event, message.payload, now), CountableEvent):
+            countable.append(classified)
+    batch = Batch(countable=tuple(countable), quarantined=(), received_at=now).quarantine_older(now - keep_s)
     return replace(batch, quarantined=())

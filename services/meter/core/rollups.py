@@ -7,12 +7,11 @@ from typing import TypeVar
 
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter import TokenSums, month_of
+from shared.units import MINUTE_S
 
 K = TypeVar("K", "HourKey", "MinuteKey")
 
-MINUTE = 60.0
-HOUR = 60
-"""In minutes."""
+MINUTES_PER_HOUR = 60
 
 
 @dataclass(frozen=True, order=True)
@@ -27,10 +26,10 @@ class RollupKey:
 
 
 def minute_rollups(events: Iterable[UsageEvent]) -> dict[RollupKey, TokenSums]:
-    """The sums per minute and dimensions, sorted, so that two writers lock the same rows in the same order."""
+    """Sum events per minute and dimensions, sorted, so that two writers lock the same rows in the same order."""
     sums: dict[RollupKey, TokenSums] = {}
     for e in events:
-        key = RollupKey(math.floor(e.completed_at / MINUTE), e.model, e.tier, e.machine, e.key_id, e.outcome)
+        key = RollupKey(math.floor(e.completed_at / MINUTE_S), e.model, e.tier, e.machine, e.key_id, e.outcome)
         sums[key] = add_sums(sums.get(key, TokenSums()), sums_of_event(e))
     return dict(sorted(sums.items()))
 
@@ -55,20 +54,21 @@ class MinuteKey:
 
 
 def hour_rollups(rollups: Mapping[RollupKey, TokenSums]) -> dict[HourKey, TokenSums]:
-    """The same sums by the hour, sorted as above."""
-    return _joined(
-        (HourKey(k.minute // HOUR, k.model, k.tier, k.machine, k.key_id, k.outcome), s) for k, s in rollups.items()
+    """Return the same sums per hour, sorted as above."""
+    return _merge(
+        (HourKey(k.minute // MINUTES_PER_HOUR, k.model, k.tier, k.machine, k.key_id, k.outcome), s)
+        for k, s in rollups.items()
     )
 
 
 def minute_totals(rollups: Mapping[RollupKey, TokenSums]) -> dict[MinuteKey, TokenSums]:
-    """The same sums over all machines and keys, sorted as above."""
-    return _joined((MinuteKey(k.minute, k.model, k.tier, k.outcome), s) for k, s in rollups.items())
+    """Return the same sums over all machines and keys, sorted as above."""
+    return _merge((MinuteKey(k.minute, k.model, k.tier, k.outcome), s) for k, s in rollups.items())
 
 
-def _joined(found: Iterable[tuple[K, TokenSums]]) -> dict[K, TokenSums]:
+def _merge(items: Iterable[tuple[K, TokenSums]]) -> dict[K, TokenSums]:
     sums: dict[K, TokenSums] = {}
-    for key, more in found:
+    for key, more in items:
         sums[key] = add_sums(sums[key], more) if key in sums else more
     return dict(sorted(sums.items()))
 
@@ -80,9 +80,9 @@ class MonthKey:
 
 
 def key_month_tokens(events: Iterable[UsageEvent], counted: Container[str]) -> dict[MonthKey, int]:
-    """The months of the keys of `events`, each with the tokens of those whose ids are `counted`; sorted as above.
+    """Return the months of the events' keys, each with the tokens of the events in `counted`; sorted as above.
 
-    A month of which all is in the ledger already is there too, with 0: whoever wrote it may have died untold.
+    A month that is entirely in the ledger already is there too, with 0: its writer may have died before publishing it.
     """
     tokens: dict[MonthKey, int] = {}
     for e in events:

@@ -1,7 +1,7 @@
-"""How values are spread, in little room: counts in bins that grow with the value (DDSketch).
+"""A compact distribution of values: counts in bins that grow with the value (DDSketch).
 
-A bin is as wide as the stated error, so a quantile is that close to an exact one, whatever the values are. Counts only
-add up: any order and any grouping of the same values gives the same sketch.
+A bin is as wide as the stated error, so a quantile is that close to the exact one, whatever the values are. Counts are
+only added: any order and any grouping of the same values gives the same sketch.
 """
 
 from collections.abc import Iterable
@@ -15,18 +15,18 @@ from ddsketch.store import DenseStore
 from shared.messages.codec import PackedDecoder
 
 RELATIVE_ERROR = 0.01
-"""Of a quantile. What is stored was counted with it: another one needs a migration."""
+"""Of a quantile. Stored sketches were counted with it: another value needs a migration."""
 LEAST, MOST = 1e-6, 1e6
-"""Values outside count as these, which bounds a sketch to some 1400 bins: a microsecond, and eleven days."""
+"""Values outside count as these, a microsecond and eleven days, which bounds a sketch to some 1400 bins."""
 UNIT = 1e-6
-"""Sums are whole numbers of it, so that their order does not matter either."""
+"""Sums are whole numbers of it, so their order does not matter either."""
 
 _mapping = LogarithmicMapping(RELATIVE_ERROR)
 _decoder = PackedDecoder(dict[int, int])
 
 
 class Sketch:
-    """`bins`: how many values are in each; `total`: their sum, in units."""
+    """`bins`: how many values each bin has; `total`: their sum, in units."""
 
     def __init__(self, bins: dict[int, int] | None = None, total: int = 0) -> None:
         self.bins = {} if bins is None else bins
@@ -34,7 +34,7 @@ class Sketch:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Sketch":
-        """Of some, in a loop that is short: every event of the ledger comes through it."""
+        """Count some values. The loop is kept short: every event of the ledger passes through it."""
         bins: dict[int, int] = {}
         total, key_of = 0, _mapping.key
         for value in values:
@@ -65,10 +65,10 @@ class Sketch:
             self.bins[key] = self.bins.get(key, 0) + count
         self.total += other.total
 
-    def quantiles(self, wanted: Iterable[float]) -> list[float]:
-        """Of a sketch that is not empty: each within `RELATIVE_ERROR` of the value at that rank, rounded down."""
+    def quantiles(self, ranks: Iterable[float]) -> list[float]:
+        """Return quantiles of a sketch that is not empty: each within `RELATIVE_ERROR` of the value at its rank."""
         store = DenseStore()
         for key, count in self.bins.items():
             store.add(key, count)
         sketch = BaseDDSketch(mapping=_mapping, store=store, negative_store=DenseStore(), zero_count=0)
-        return [cast("float", sketch.get_quantile_value(q)) for q in wanted]
+        return [cast("float", sketch.get_quantile_value(q)) for q in ranks]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from shared.errors import Rejected
 from shared.messages.codec import Unreadable, decode
 from shared.messages.meter import Tokens, TokensRow
 
@@ -11,9 +12,9 @@ Interval = tuple[float, float]
 
 
 class PageCursor(msgspec.Struct, frozen=True, order=True, array_like=True):
-    """Where something stands in the answer: first the rows by their values, then busy times by machine and beginning.
+    """An item's position in the answer: first the rows by their values, then busy times by machine and beginning.
 
-    By value, not by number: what is counted meanwhile moves nothing from one page to another.
+    By value, not by number: events that are counted meanwhile move nothing from one page to another.
     """
 
     is_busy: bool
@@ -21,35 +22,38 @@ class PageCursor(msgspec.Struct, frozen=True, order=True, array_like=True):
     start: float = 0.0
 
 
-def tokens_page(found: Tokens, by: Sequence[str], after: str, room: int) -> Tokens:
-    """What comes after a place, "" for the beginning, in about `room` bytes and at least one thing; `ValueError`."""
+def tokens_page(tokens: Tokens, by: Sequence[str], after: str, max_bytes: int) -> Tokens:
+    """Return what follows a cursor in about `max_bytes`, at least one item; raises `Rejected` for a bad cursor.
+
+    `after`: `next` of the page before; "" asks for the first.
+    """
     try:
-        since = decode(after, PageCursor) if after else None
+        cursor = decode(after, PageCursor) if after else None
     except Unreadable as error:
-        raise ValueError(f"after: expected `next` of the page before: {error}") from error
+        raise Rejected(f"after: expected `next` of the page before: {error}") from error
     rows: list[TokensRow] = []
     busy: dict[str, list[Interval]] = {}
     last: PageCursor | None = None
-    following: str | None = None
-    for place, thing in _things(found, by):
-        if since is not None and place <= since:
+    next_page: str | None = None
+    for position, item in _items(tokens, by):
+        if cursor is not None and position <= cursor:
             continue
-        room -= len(msgspec.json.encode((place, thing)))
-        if room < 0 and last is not None:
-            following = msgspec.json.encode(last).decode()
+        max_bytes -= len(msgspec.json.encode((position, item)))
+        if max_bytes < 0 and last is not None:
+            next_page = msgspec.json.encode(last).decode()
             break
-        if isinstance(thing, TokensRow):
-            rows.append(thing)
+        if isinstance(item, TokensRow):
+            rows.append(item)
         else:
-            busy.setdefault(place.names[0], []).append(thing)
-        last = place
-    told = {machine: tuple(intervals) for machine, intervals in busy.items()}
-    return msgspec.structs.replace(found, rows=tuple(rows), busy=told, next=following)
+            busy.setdefault(position.names[0], []).append(item)
+        last = position
+    page_busy = {machine: tuple(intervals) for machine, intervals in busy.items()}
+    return msgspec.structs.replace(tokens, rows=tuple(rows), busy=page_busy, next=next_page)
 
 
-def _things(found: Tokens, by: Sequence[str]) -> Iterator[tuple[PageCursor, TokensRow | Interval]]:
-    places = [(PageCursor(False, tuple(row.dimensions[name] for name in by)), row) for row in found.rows]
-    yield from sorted(places, key=lambda item: item[0])
-    for machine, intervals in sorted(found.busy.items()):
+def _items(tokens: Tokens, by: Sequence[str]) -> Iterator[tuple[PageCursor, TokensRow | Interval]]:
+    rows = [(PageCursor(False, tuple(row.dimensions[name] for name in by)), row) for row in tokens.rows]
+    yield from sorted(rows, key=lambda item: item[0])
+    for machine, intervals in sorted(tokens.busy.items()):
         for interval in intervals:
             yield PageCursor(True, (machine,), interval[0]), interval

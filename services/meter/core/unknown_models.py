@@ -1,4 +1,4 @@
-"""Models in events that the configuration does not name: their tokens were served, so they count, and are told."""
+"""Models in events that the configuration does not have: their tokens were served, so they count and are reported."""
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ class UnknownModel:
 def count_unknown_models(
     events: Iterable[UsageEvent], models: Container[str] | None
 ) -> dict[tuple[What, str], UnknownModel]:
-    """By what it is and its name, sorted. `models`: those of the configuration; None: all pass."""
-    found: dict[tuple[What, str], UnknownModel] = {}
+    """Return unknown models by what they are and their name, sorted. `models`: the configured ones; None: any."""
+    unknown: dict[tuple[What, str], UnknownModel] = {}
     for e in events:
         if models is not None and e.model not in models:
-            at, before = e.completed_at, found.get(("model", e.model))
+            at, before = e.completed_at, unknown.get(("model", e.model))
             before = before or UnknownModel(events=0, first_at=at, last_at=at)
-            found["model", e.model] = UnknownModel(
+            unknown["model", e.model] = UnknownModel(
                 events=before.events + 1, first_at=min(before.first_at, at), last_at=max(before.last_at, at)
             )
-    return dict(sorted(found.items()))
+    return dict(sorted(unknown.items()))

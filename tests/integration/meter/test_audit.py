@@ -9,15 +9,15 @@ from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meter.adapters.audit_store import SqlAuditStore
-from services.meter.adapters.engine_store import NOTES_DAYS, SqlEngineStore
+from services.meter.adapters.engine_store import SqlEngineStore
 from services.meter.adapters.ledger import SqlLedger
 from services.meter.adapters.tables import events, horizon, rollups
 from services.meter.core.batch import parse_batch
-from services.meter.core.day import parse_day
+from services.meter.core.day import day_of, parse_day
 from services.meter.core.day_audit import audit_day, list_faults
 from services.meter.core.engine_counters import EngineCounters
-from services.meter.core.engine_readings import EngineReading, day_of
-from services.meter.core.machine_audit import FleetEvent
+from services.meter.core.engine_readings import EngineReading
+from services.meter.core.fleet_event import EVENT_RETENTION_S, FleetEvent, FleetEventKind
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.messages.codec import encode
@@ -49,7 +49,7 @@ class Books:
         tokens: int,
         *,
         generation: int = 1,
-        stays: bool = False,
+        is_unmanaged: bool = False,
         running: int = 0,
         process: str | None = None,
         requests: int | None = None,
@@ -63,18 +63,18 @@ class Books:
             requests=requests,
         )
         reading = EngineReading(machine=MACHINE, generation=generation, at=MIDNIGHT + at, counters=counters)
-        return await self.book.read(reading, day_of(reading.at), stays=stays)
+        return await self.book.record_reading(reading, day_of(reading.at), is_unmanaged=is_unmanaged)
 
     async def note(self, kind: str, at: float, amount: int = 0) -> None:
-        note = FleetEvent(machine=MACHINE, at=MIDNIGHT + at, kind=kind, amount=amount)
-        await self.book.note({f"{kind}/{at}": note})
+        note = FleetEvent(machine=MACHINE, at=MIDNIGHT + at, kind=FleetEventKind(kind), amount=amount)
+        await self.book.record_events({f"{kind}/{at}": note})
 
     async def audit_day(
         self, *, now: float = NOW, complete: bool = True, backlog: int = 0, day: str = DAY.name
     ) -> Audit:
         nothing = TokenSums()
         tokens = Tokens(day=day, complete=complete, totals=nothing, served=nothing)
-        return audit_day(parse_day(day), await self.facts.day(parse_day(day)), tokens, now=now, backlog=backlog)
+        return audit_day(parse_day(day), await self.facts.load_day(parse_day(day)), tokens, now=now, backlog=backlog)
 
     async def machine(self, **how: Any) -> MachineAudit:
         (found,) = (await self.audit_day(**how)).machines
@@ -121,23 +121,23 @@ async def test_all_three_agree_over_wakes_and_a_night(books: Books) -> None:
     assert (next_day.state, next_day.engine, next_day.read, next_day.probes) == ("equal", 70, 70, 0)
 
 
-@pytest.mark.parametrize("stays", [False, True])
-async def test_an_engine_that_says_which_process_it_is_hides_no_restart(books: Books, *, stays: bool) -> None:
+@pytest.mark.parametrize("is_unmanaged", [False, True])
+async def test_an_engine_that_says_which_process_it_is_hides_no_restart(books: Books, *, is_unmanaged: bool) -> None:
     """It climbs past its old count between two readings; what it did before it died is in no reading."""
     await books.note("start", 10)
-    await books.look(30, 0, stays=stays, process="1")
+    await books.look(30, 0, is_unmanaged=is_unmanaged, process="1")
     await books.served(used(1, 100))
-    await books.look(110, 100, stays=stays, process="1")
+    await books.look(110, 100, is_unmanaged=is_unmanaged, process="1")
     await books.served(used(2, 118, 40), used(3, 200, 150))
-    await books.look(300, 150, stays=stays, process="2")
+    await books.look(300, 150, is_unmanaged=is_unmanaged, process="2")
     found = await books.machine()
     assert (found.state, found.difference, found.engine, found.resets) == ("explained", -40, 250, 1)
     assert [(c.name, c.tokens) for c in found.causes] == [("resets", 190)]
     await books.served(used(4, 310, 5))
-    await books.look(400, 155, stays=stays, process="2")
+    await books.look(400, 155, is_unmanaged=is_unmanaged, process="2")
     again = await books.machine()
     assert (again.difference, again.engine, again.resets) == (-40, 255, 1)
-    await books.look(410, 165, stays=stays, process="2")
+    await books.look(410, 165, is_unmanaged=is_unmanaged, process="2")
     assert (await books.machine()).engine == 265
     assert (await books.machine()).difference == -30
 
@@ -182,9 +182,9 @@ async def test_an_engine_that_we_started_has_no_edge_where_it_began(books: Books
 
 
 async def test_who_asks_the_engine_directly_is_found(books: Books) -> None:
-    await books.look(30, 5000, stays=True)
+    await books.look(30, 5000, is_unmanaged=True)
     await books.served(used(1, 100))
-    await books.look(200, 5107, stays=True)
+    await books.look(200, 5107, is_unmanaged=True)
     found = await books.audit_day()
     assert [(m.state, m.difference) for m in found.machines] == [("wrong", 7)]
     assert "7 tokens that are not in the ledger" in list_faults(found)[0]
@@ -192,49 +192,49 @@ async def test_who_asks_the_engine_directly_is_found(books: Books) -> None:
 
 
 async def test_what_a_crashed_gateway_had_in_flight_explains_it(books: Books) -> None:
-    await books.look(30, 0, stays=True)
-    await books.look(200, 300, stays=True)
+    await books.look(30, 0, is_unmanaged=True)
+    await books.look(200, 300, is_unmanaged=True)
     assert (await books.machine()).state == "wrong"
     await books.note("crash", 150, 1)
     assert (await books.machine()).state == "explained"
 
 
 async def test_what_failed_over_explains_more_at_its_first_machine_and_nothing_at_its_second(books: Books) -> None:
-    await books.look(30, 0, stays=True)
+    await books.look(30, 0, is_unmanaged=True)
     await books.served(used(1, 100), used(2, 150, machine="l4x2-2", moved_from=MACHINE))
-    await books.look(200, 180, stays=True)
+    await books.look(200, 180, is_unmanaged=True)
     first, second = (await books.audit_day()).machines
     assert (first.state, first.difference, [c.name for c in first.causes]) == ("explained", 80, ["failover"])
     assert (second.machine, second.state) == ("l4x2-2", "unknown")
     bound = 100 + 3 * 1000  # its prompt, and a second and the time to notice at the fastest
     assert [c.tokens for c in first.causes] == [bound]
-    await books.look(201, 101 + bound, stays=True)
+    await books.look(201, 101 + bound, is_unmanaged=True)
     assert (await books.audit_day()).machines[0].state == "wrong", "one request explains no more than one"
 
 
 async def test_choices_that_no_usage_tells_explain_what_the_engine_has_more(books: Books) -> None:
-    await books.look(30, 0, stays=True)
+    await books.look(30, 0, is_unmanaged=True)
     await books.served(used(1, 100, choices=3), used(2, 110, 0, choices=10**9, outcome="failed", status=400))
-    await books.look(200, 300, stays=True)
+    await books.look(200, 300, is_unmanaged=True)
     found = await books.machine()
     assert (found.state, found.difference) == ("explained", 200)
     bound = 2 * (100 + 3 * 1000)
     assert [(c.name, c.tokens) for c in found.causes] == [("choices", bound)], "what was refused explains nothing"
-    await books.look(201, 101 + bound, stays=True)
+    await books.look(201, 101 + bound, is_unmanaged=True)
     assert (await books.machine()).state == "wrong"
 
 
 async def test_refused_requests_hide_no_bypass_and_left_ones_as_much_as_the_engine_can_do(books: Books) -> None:
-    await books.look(30, 0, stays=True)
+    await books.look(30, 0, is_unmanaged=True)
     refused = [used(n, 60, 0, outcome="failed", status=400, basis="none") for n in range(1, 200)]
     stream = used(200, 100, 10, completion_tokens=90, first_token=0.25, duration=3.25)
     left = used(201, 110, 10, completion_tokens=20, outcome="client_closed", duration=1.0)
     await books.served(*refused, stream, left)
     bound = int(2 * 30 * (1.0 + 2.0)) - 20
-    await books.look(201, 130 + bound, stays=True)
+    await books.look(201, 130 + bound, is_unmanaged=True)
     found = await books.machine()
     assert (found.state, [(c.name, c.tokens) for c in found.causes]) == ("explained", [("left", bound)])
-    await books.look(202, 131 + bound, stays=True)
+    await books.look(202, 131 + bound, is_unmanaged=True)
     assert (await books.machine()).state == "wrong"
 
 
@@ -246,28 +246,28 @@ def left_at_once(seq: int, **fields: Any) -> UsageEvent:
 @pytest.mark.parametrize("requests", [None, 1], ids=["llama.cpp", "vllm"])
 async def test_many_choices_that_were_left_explain_no_more_than_was_asked(books: Books, requests: int | None) -> None:
     bound = 128 * 16 + 128 * 200
-    await books.look(30, 0, stays=True, requests=requests)
+    await books.look(30, 0, is_unmanaged=True, requests=requests)
     await books.served(left_at_once(1, choices=128, max_tokens=16, body_bytes=200))
-    await books.look(200, bound, stays=True, requests=requests)
+    await books.look(200, bound, is_unmanaged=True, requests=requests)
     found = await books.machine()
     assert (found.state, sum(c.tokens for c in found.causes)) == ("explained", bound)
-    await books.look(201, bound + 1, stays=True, requests=requests)
+    await books.look(201, bound + 1, is_unmanaged=True, requests=requests)
     assert (await books.machine()).state == "wrong"
 
 
 async def test_many_long_prompts_that_were_left_are_explained_by_their_body(books: Books) -> None:
     prompts, tokens = 200, 500
-    await books.look(30, 0, stays=True)
+    await books.look(30, 0, is_unmanaged=True)
     await books.served(left_at_once(1, max_tokens=16, body_bytes=prompts * tokens * 4))
-    await books.look(200, prompts * (tokens + 16), stays=True)
+    await books.look(200, prompts * (tokens + 16), is_unmanaged=True)
     found = await books.machine()
     assert (found.state, [c.tokens for c in found.causes]) == ("explained", [prompts * tokens * 4 + 16])
 
 
 async def test_what_moved_and_was_left_explains_its_body_and_its_limit_at_its_first_machine(books: Books) -> None:
-    await books.look(30, 0, stays=True)
+    await books.look(30, 0, is_unmanaged=True)
     await books.served(left_at_once(1, machine="l4x2-2", moved_from=MACHINE, choices=2, max_tokens=16, body_bytes=200))
-    await books.look(200, 432, stays=True)
+    await books.look(200, 432, is_unmanaged=True)
     first, _second = (await books.audit_day()).machines
     assert (first.state, [(c.name, c.tokens) for c in first.causes]) == ("explained", [("failover", 432)])
 
@@ -275,7 +275,7 @@ async def test_what_moved_and_was_left_explains_its_body_and_its_limit_at_its_fi
 async def test_an_engine_without_counters_is_unknown(books: Books) -> None:
     await books.served(used(1, 100))
     for _ in range(3):
-        await books.book.failed(MACHINE, DAY, "answers 404\0")
+        await books.book.record_failure(MACHINE, DAY, "answers 404\0")
     found = await books.audit_day()
     assert [(m.state, m.engine) for m in found.machines] == [("unknown", None)]
     assert "answers 404" in found.machines[0].words
@@ -283,27 +283,27 @@ async def test_an_engine_without_counters_is_unknown(books: Books) -> None:
 
 
 async def test_before_the_day_is_over_only_what_is_at_rest_is_judged(books: Books) -> None:
-    await books.look(30, 0, stays=True)
+    await books.look(30, 0, is_unmanaged=True)
     await books.served(used(1, 100))
-    await books.look(200, 107, stays=True)
+    await books.look(200, 107, is_unmanaged=True)
     now = MIDNIGHT + 206
     assert (await books.machine(now=now)).state == "wrong"
     assert (await books.machine(now=now, backlog=1)).state == "open"
     assert (await books.machine(now=MIDNIGHT + 204)).state == "open"
-    await books.look(210, 107, stays=True, running=1)
+    await books.look(210, 107, is_unmanaged=True, running=1)
     assert (await books.machine(now=MIDNIGHT + 300)).state == "open"
     later = await books.audit_day(complete=False)
     assert (later.machines[0].state, later.final) == ("open", False), "events are still missing"
 
 
 async def test_requests_over_the_last_reading_are_compared_by_what_they_can_be(books: Books) -> None:
-    await books.look(30, 0, stays=True)
+    await books.look(30, 0, is_unmanaged=True)
     await books.served(used(1, 260, 500, duration=100.0), used(2, 100))
-    await books.look(200, 350, stays=True)
+    await books.look(200, 350, is_unmanaged=True)
     found = await books.machine()
     assert (found.state, found.difference) == ("explained", 250)
     assert {c.name: c.tokens for c in found.causes} == {"edges": 500, "unread": 500}
-    await books.look(201, 701, stays=True)
+    await books.look(201, 701, is_unmanaged=True)
     assert (await books.machine()).state == "wrong"
 
 
@@ -323,9 +323,9 @@ async def test_requests_over_the_last_reading_are_compared_by_what_they_can_be(b
 )
 async def test_requests_that_the_engine_may_count_differently(books: Books, fields: Any, *, counts: bool) -> None:
     e = used(1, 100, **fields)
-    await books.look(30, 0, stays=True)
+    await books.look(30, 0, is_unmanaged=True)
     await books.served(e)
-    await books.look(200, e.prompt_tokens + 50, stays=True)
+    await books.look(200, e.prompt_tokens + 50, is_unmanaged=True)
     assert (await books.machine()).state == ("explained" if counts else "wrong")
 
 
@@ -366,19 +366,19 @@ async def test_sums_that_are_not_those_of_the_events_are_found(books: Books, tam
     await books.run(tampering)
     found = await books.audit_day()
     assert found.rollups == "differ"
-    assert "the sums are not those of the events" in list_faults(found)
+    assert "the rollups differ from the sums of the events" in list_faults(found)
 
 
 async def test_a_day_whose_events_are_sealed_is_answered_by_the_audit_that_was_made(books: Books) -> None:
     await books.served(used(1, 100))
     made = await books.audit_day()
-    await books.facts.keep(replace_at(made, 1.0))
-    await books.facts.keep(made)
-    assert await books.facts.made(DAY.name) == made
-    assert await books.facts.finals(DAY.name) == {DAY.name: 1}
-    assert await books.facts.finals("2026-11-24") == {}
+    await books.facts.save_audit(replace_at(made, 1.0))
+    await books.facts.save_audit(made)
+    assert await books.facts.load_audit(DAY.name) == made
+    assert await books.facts.final_event_counts(DAY.name) == {DAY.name: 1}
+    assert await books.facts.final_event_counts("2026-11-24") == {}
     await books.run(update(horizon).values(before=DAY.end))
-    assert (await books.facts.day(DAY)).events_kept is False
+    assert (await books.facts.load_day(DAY)).events_kept is False
     sealed = await books.audit_day()
     assert (sealed.rollups, sealed.machines, sealed.final, sealed.events) == ("unknown", (), False, 1)
 
@@ -388,21 +388,21 @@ def replace_at(made: Audit, at: float) -> Audit:
 
 
 async def test_notes_are_kept_once_and_not_for_ever(books: Books) -> None:
-    await books.look(30, 0, stays=True)
+    await books.look(30, 0, is_unmanaged=True)
     for _ in range(2):
         await books.note("probe", 50, 3)
-    await books.look(100, 3, stays=True)
+    await books.look(100, 3, is_unmanaged=True)
     assert (await books.machine()).probes == 3
-    await books.book.forget(MIDNIGHT + 50 + NOTES_DAYS * 86_400)
+    await books.book.delete_old_events(MIDNIGHT + 50 + EVENT_RETENTION_S)
     assert (await books.machine()).probes == 3
-    await books.book.forget(MIDNIGHT + 51 + NOTES_DAYS * 86_400)
+    await books.book.delete_old_events(MIDNIGHT + 51 + EVENT_RETENTION_S)
     assert (await books.machine()).probes == 0
 
 
 async def test_a_new_leader_goes_on_where_the_old_one_stood(books: Books) -> None:
-    await books.look(30, 0, stays=True)
-    await books.look(100, 40, stays=True)
+    await books.look(30, 0, is_unmanaged=True)
+    await books.look(100, 40, is_unmanaged=True)
     other = SqlEngineStore(books.engine)
     books.book = other
-    await books.look(200, 90, stays=True)
+    await books.look(200, 90, is_unmanaged=True)
     assert (await books.machine()).engine == 90

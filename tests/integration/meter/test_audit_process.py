@@ -13,8 +13,9 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from services.meter.adapters.scraper import MAX_BYTES, MetricsScraper, ScrapeFailed
-from services.meter.core.engine_readings import day_of
+from services.meter.adapters.scraper import MAX_BYTES, MetricsScraper
+from services.meter.core.day import day_of
+from services.meter.ports import ScrapeFailed
 from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
 from shared.errors import BusUnavailable
@@ -261,7 +262,7 @@ async def test_what_is_no_page_of_counters_is_unread_with_a_reason(page: str) ->
 
 
 async def test_an_engine_that_hangs_is_left_after_its_time() -> None:
-    scraper = MetricsScraper(timeout=0.2)
+    scraper = MetricsScraper(timeout_s=0.2)
     async with counting_engine() as engine:
         engine.hangs = True
         began = time.monotonic()

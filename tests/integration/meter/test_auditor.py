@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.meter.adapters.audit_store import SqlAuditStore
 from services.meter.adapters.ledger import SqlLedger
 from services.meter.app.auditor import Auditor
-from services.meter.audit_metrics import AuditMetrics
 from services.meter.core.batch import parse_batch
 from services.meter.core.day import Day
 from services.meter.core.day_audit import LedgerDay
+from services.meter.metrics import AuditMetrics
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
 from shared.bus import subjects, topology
@@ -47,7 +47,7 @@ class Desk:
     async def made(self) -> list[str]:
         """The days that this round made."""
         self.asked.clear()
-        await self.auditor.make_all()
+        await self.auditor.audit_recent_days()
         return sorted(self.asked)
 
     async def published(self) -> Audit:
@@ -83,7 +83,7 @@ async def test_a_day_is_made_until_it_is_final_and_again_for_late_events(desk: D
     await desk.served(2, 70.0)
     assert await desk.made() == [DAY, "2026-11-24"]
     assert (await desk.published()).events == 2
-    assert await desk.facts.made(DAY) == await desk.published()
+    assert await desk.facts.load_audit(DAY) == await desk.published()
 
 
 async def test_what_is_wrong_is_counted_and_a_day_that_cannot_be_made_stops_no_other(desk: Desk) -> None:
@@ -98,19 +98,19 @@ async def test_what_is_wrong_is_counted_and_a_day_that_cannot_be_made_stops_no_o
 async def test_a_day_whose_audit_fails_is_counted_and_the_others_are_made(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, broken = desk.facts.day, {DAY}
+    load_day, broken = desk.facts.load_day, {DAY}
 
-    async def day(of: Day) -> LedgerDay:
-        if of.name in broken:
+    async def fail(day: Day) -> LedgerDay:
+        if day.name in broken:
             raise ZeroDivisionError("a bug")
-        return await made(of)
+        return await load_day(day)
 
-    monkeypatch.setattr(desk.facts, "day", day)
+    monkeypatch.setattr(desk.facts, "load_day", fail)
     await desk.served(1)
     await desk.served(1, -0.5 * DAY_SECONDS, source="gw-2")
     assert await desk.made() == ["2026-11-22", "2026-11-24"]
     assert desk.registry.get_sample_value("spot_meter_audit_wrong") == 1.0
-    assert await desk.facts.made(DAY) is None
+    assert await desk.facts.load_audit(DAY) is None
     broken.clear()
     assert await desk.made() == ["2026-11-22", DAY, "2026-11-24"]
     assert desk.registry.get_sample_value("spot_meter_audit_wrong") == 0.0
@@ -121,6 +121,6 @@ async def test_days_of_long_ago_are_made_only_when_asked_for(desk: Desk) -> None
     await desk.served(1)
     desk.now += 7 * DAY_SECONDS
     assert await desk.made() == ["2026-12-01"]
-    answer = decode(await desk.auditor.answer(encode(AuditQuery(day=DAY))), Audit)
+    answer = decode(await desk.auditor.handle_audit(encode(AuditQuery(day=DAY))), Audit)
     assert answer.events == 1
-    assert await desk.facts.made(DAY) is None, "an answer keeps nothing"
+    assert await desk.facts.load_audit(DAY) is None, "an answer keeps nothing"

@@ -85,7 +85,7 @@ async def test_tokens_of_any_days_by_any_dimension_and_a_gap_given_up(
         assert [(gap["source"], gap["first"], gap["last"]) for gap in listed["open"]] == [("gw-1", 4, 5)]
         close = ("gaps", "close", "gw-1", "4", "5", "--by", "Ada", "--reason", "the disk burnt")
         assert "open gaps: 0" in (await run(*close)).stdout
-        assert "is not all missing" in (await run(*close, status=1)).output
+        assert "are not all missing" in (await run(*close, status=1)).output
         assert "Ada" in (await run("gaps", "list")).stdout
         later = json.loads((await run("usage", *span, "--json")).stdout)
         assert not any("missing" in reason for reason in later["reasons"])

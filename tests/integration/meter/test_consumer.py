@@ -12,12 +12,13 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meter.adapters import tables
-from services.meter.adapters.ledger import RecordResult, SqlLedger
+from services.meter.adapters.ledger import SqlLedger
 from services.meter.app.consumer import Consumer
 from services.meter.app.progress_publisher import ProgressPublisher
 from services.meter.app.recorder import Recorder
 from services.meter.core.batch import Batch
 from services.meter.core.day import build_tokens, parse_day
+from services.meter.core.record_result import RecordResult
 from services.meter.metrics import Metrics
 from services.meter.wiring import MIGRATIONS, VERSION_TABLE
 from shared import database
@@ -112,7 +113,7 @@ def consumer_of(bus: FailingBus, ledger: SqlLedger, *, batch: int, stop: asyncio
     async def stopped() -> None:
         await (stop or bus.dry).wait()
 
-    return Consumer(bus, recorder_of(bus, ledger), batch=batch, monotonic=lambda: 0.0, stopped=stopped)
+    return Consumer(bus, recorder_of(bus, ledger), batch_size=batch, monotonic=lambda: 0.0, stopped=stopped)
 
 
 async def anybody(batch: Batch) -> Batch:
@@ -122,7 +123,7 @@ async def anybody(batch: Batch) -> Batch:
 
 def recorder_of(bus: Bus, ledger: SqlLedger) -> Recorder:
     publisher = ProgressPublisher(bus, ledger, lambda: NOW)
-    return Recorder(ledger, publisher, Metrics(CollectorRegistry()), anybody, keep=KEEP, now=lambda: NOW)
+    return Recorder(ledger, publisher, Metrics(CollectorRegistry()), anybody, keep_events_s=KEEP, now=lambda: NOW)
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ async def publish(bus: MemoryBus, *found: UsageEvent) -> None:
 
 async def totals(ledger: SqlLedger) -> TokenSums:
     return build_tokens(
-        DAY, TokensQuery(day=DAY.name), await ledger.day(DAY, (), busy=False), None, now=NOW, silence=60
+        DAY, TokensQuery(day=DAY.name), await ledger.read_day(DAY, (), busy=False), None, now=NOW, source_silence_s=60
     ).totals
 
 

@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import select, text
 
 from services.meter.adapters import tables
-from services.meter.adapters.gap_store import Heartbeat, SqlGapStore
+from services.meter.adapters.gap_store import SqlGapStore
 from services.meter.adapters.ledger import SqlLedger
 from services.meter.app.gap_queries import GapQueries
 from services.meter.app.source_heartbeats import SourceHeartbeats
 from services.meter.core.batch import parse_batch
+from services.meter.core.completeness import Heartbeat
 from services.meter.core.day import build_tokens, parse_day
 from shared import database
 from shared.bus import subjects
@@ -46,8 +47,8 @@ async def record(ledger: SqlLedger, *found: UsageEvent, at: float = DAY.end - 60
 
 
 async def told(ledger: SqlLedger, now: float) -> Tokens:
-    facts = await ledger.day(DAY, (), busy=False, active_since=now - SILENCE)
-    return build_tokens(DAY, TokensQuery(day=DAY.name), facts, now, now=now, silence=SILENCE)
+    facts = await ledger.read_day(DAY, (), busy=False, active_since=now - SILENCE)
+    return build_tokens(DAY, TokensQuery(day=DAY.name), facts, now, now=now, source_silence_s=SILENCE)
 
 
 async def numbers(book: SqlGapStore, now: float) -> list[tuple[int, int]]:
@@ -76,7 +77,7 @@ async def test_a_gap_is_open_until_somebody_gives_it_up_and_that_stays_on_record
         (2, 3, "Ada", "the disk burnt", now),
         (4, 5, "Ada", "the disk burnt", now + 1),
     ]
-    assert await ledger.marks(0) == {"gw-1": 1}, "the gateway forgets nothing by it"
+    assert await ledger.read_marks(0) == {"gw-1": 1}, "the gateway forgets nothing by it"
 
 
 async def test_what_was_given_up_and_comes_after_all_is_counted(ledger: SqlLedger, book: SqlGapStore) -> None:
@@ -86,7 +87,7 @@ async def test_what_was_given_up_and_comes_after_all_is_counted(ledger: SqlLedge
     await book.declare_lost(LOST, now)
     await record(ledger, *found[1:3], at=now)
     assert (await told(ledger, now)).totals == sums_of(found)
-    assert await ledger.marks(0) == {"gw-1": 4}
+    assert await ledger.read_marks(0) == {"gw-1": 4}
     assert len(await losses(ledger)) == 1
 
 
@@ -136,7 +137,7 @@ async def test_a_message_in_quarantine_is_given_up_by_its_number(ledger: SqlLedg
 
 async def test_what_a_source_said_it_wrote_is_missing_once_it_is_silent(ledger: SqlLedger, book: SqlGapStore) -> None:
     await record(ledger, event(source_seq=1))
-    await book.heard({"gw-1": Heartbeat(written=3, heard_at=DAY.end - 10, left=False)})
+    await book.record_heartbeats({"gw-1": Heartbeat(written=3, received_at=DAY.end - 10, left=False)})
     assert await numbers(book, DAY.end + 49) == [], "it may be on its way"
     for now in (DAY.end + 61, DAY.end + 10 * SILENCE):
         assert await numbers(book, now) == [(2, 3)]
@@ -146,8 +147,8 @@ async def test_what_a_source_said_it_wrote_is_missing_once_it_is_silent(ledger: 
 
 
 async def test_a_source_of_which_nothing_ever_came_is_known_by_its_word(ledger: SqlLedger, book: SqlGapStore) -> None:
-    await book.heard({"gw-1": Heartbeat(written=2, heard_at=DAY.end - 10, left=True)})
-    await book.heard({"gw-2": Heartbeat(written=0, heard_at=DAY.end - 10, left=True)})
+    await book.record_heartbeats({"gw-1": Heartbeat(written=2, received_at=DAY.end - 10, left=True)})
+    await book.record_heartbeats({"gw-2": Heartbeat(written=0, received_at=DAY.end - 10, left=True)})
     assert await numbers(book, DAY.end + 61) == [(1, 2)]
     assert not (await told(ledger, DAY.end + 10 * SILENCE)).complete
 
@@ -157,13 +158,13 @@ async def test_a_source_of_which_nothing_ever_came_is_known_by_its_word(ledger: 
     [
         (None, 61, False),
         (None, SILENCE, True),
-        (Heartbeat(written=1, heard_at=DAY.end - 10, left=False), 61, False),
-        (Heartbeat(written=1, heard_at=DAY.end - 10, left=False), SILENCE - 11, False),
-        (Heartbeat(written=1, heard_at=DAY.end - 10, left=False), SILENCE, True),
-        (Heartbeat(written=1, heard_at=DAY.end - 10, left=True), 61, True),
-        (Heartbeat(written=1, heard_at=DAY.end + 60, left=False), 61, True),
-        (Heartbeat(written=0, heard_at=DAY.end + 60, left=False), 61, True),
-        (Heartbeat(written=2, heard_at=DAY.end + 60, left=False), 61, False),
+        (Heartbeat(written=1, received_at=DAY.end - 10, left=False), 61, False),
+        (Heartbeat(written=1, received_at=DAY.end - 10, left=False), SILENCE - 11, False),
+        (Heartbeat(written=1, received_at=DAY.end - 10, left=False), SILENCE, True),
+        (Heartbeat(written=1, received_at=DAY.end - 10, left=True), 61, True),
+        (Heartbeat(written=1, received_at=DAY.end + 60, left=False), 61, True),
+        (Heartbeat(written=0, received_at=DAY.end + 60, left=False), 61, True),
+        (Heartbeat(written=2, received_at=DAY.end + 60, left=False), 61, False),
     ],
 )
 async def test_a_day_waits_for_a_source_until_it_has_ended_or_was_heard_after_it(
@@ -171,7 +172,7 @@ async def test_a_day_waits_for_a_source_until_it_has_ended_or_was_heard_after_it
 ) -> None:
     await record(ledger, event(source_seq=1))
     if claim:
-        await book.heard({"gw-1": claim})
+        await book.record_heartbeats({"gw-1": claim})
     assert (await told(ledger, DAY.end + after)).complete is complete
 
 
@@ -184,14 +185,14 @@ async def test_an_event_from_after_the_day_closes_it(ledger: SqlLedger) -> None:
 
 async def test_the_highest_word_of_a_source_stays(ledger: SqlLedger, book: SqlGapStore) -> None:
     for written in (5, 3):
-        await book.heard({"gw-1": Heartbeat(written=written, heard_at=DAY.end - 10, left=False)})
+        await book.record_heartbeats({"gw-1": Heartbeat(written=written, received_at=DAY.end - 10, left=False)})
     assert await numbers(book, DAY.end + 61) == [(1, 5)]
 
 
 async def test_gateways_are_heard_over_the_bus(ledger: SqlLedger, book: SqlGapStore) -> None:
     bus = MemoryBus()
-    hearing = SourceHeartbeats(bus, book, lambda: DAY.end - 10)
-    await bus.subscribe(subjects.ACTIVITIES, hearing.heard)
+    heartbeats = SourceHeartbeats(bus, book, lambda: DAY.end - 10)
+    await bus.subscribe(subjects.ACTIVITIES, heartbeats.on_activity)
     for written in (1, 4):
         said = Activity(gateway="gw-1", sent_at=0.0, machines={}, written=written)
         await bus.publish_volatile(subjects.activity("gw-1"), encode(said))
@@ -199,19 +200,19 @@ async def test_gateways_are_heard_over_the_bus(ledger: SqlLedger, book: SqlGapSt
     async with ledger._engine.begin() as connection:
         await connection.execute(text("ALTER TABLE sources RENAME TO away"))
     with pytest.raises(database.DATABASE_ERRORS):
-        await hearing.sweep()
+        await heartbeats.flush()
     async with ledger._engine.begin() as connection:
         await connection.execute(text("ALTER TABLE away RENAME TO sources"))
-    await hearing.sweep()
+    await heartbeats.flush()
     assert await numbers(book, DAY.end + 61) == [(1, 4)]
 
 
 async def test_the_answers_say_what_is_wrong(ledger: SqlLedger, book: SqlGapStore) -> None:
-    answers = GapQueries(book, lambda: DAY.end)
+    queries = GapQueries(book, lambda: DAY.end)
     await record(ledger, event(source_seq=1), event(source_seq=4))
-    assert [gap.last for gap in decode(await answers.gaps(encode(GapsQuery())), Gaps).open] == [3]
-    wrong = decode(await answers.lost(encode(msgspec.structs.replace(LOST, last=9))), ErrorReply)
-    assert wrong.reason == "gw-1 2 to 9 is not all missing; of that source 2 to 3 is"
-    assert decode(await answers.lost(b"{}"), ErrorReply).reason
-    left = decode(await answers.lost(encode(LOST)), Gaps)
+    assert [gap.last for gap in decode(await queries.handle_gaps(encode(GapsQuery())), Gaps).open] == [3]
+    wrong = decode(await queries.handle_lost(encode(msgspec.structs.replace(LOST, last=9))), ErrorReply)
+    assert wrong.reason == "gw-1: events 2 to 9 are not all missing: only 2 to 3 are"
+    assert decode(await queries.handle_lost(b"{}"), ErrorReply).reason
+    left = decode(await queries.handle_lost(encode(LOST)), Gaps)
     assert (left.open, [(lost.first, lost.by) for lost in left.lost]) == ((), [(2, "Ada")])

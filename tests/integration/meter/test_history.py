@@ -33,10 +33,10 @@ async def record(ledger: SqlLedger, *found: UsageEvent) -> None:
 
 
 async def pages(ledger: SqlLedger, query: HistoryQuery) -> list[History]:
-    found = [await ledger.history(query)]
+    found = [await ledger.read_history(query)]
     while found[-1].next is not None:
         assert len(found) < 100
-        found.append(await ledger.history(msgspec.structs.replace(query, after=found[-1].next)))
+        found.append(await ledger.read_history(msgspec.structs.replace(query, after=found[-1].next)))
     return found
 
 

@@ -52,7 +52,7 @@ async def test_a_comparison_that_fails_is_counted_and_repeated_while_events_are_
         await send(bus, *events)
         counted = await until(lambda: tokens_of(bus), lambda tokens: tokens.totals == sums_of(events))
         assert not counted.complete
-        assert any("was not compared with its marks" in reason for reason in counted.reasons)
+        assert any("has not been compared with its marks" in reason for reason in counted.reasons)
         assert "a bug" in str(runtime.health.faults())
         assert (runtime.registry.get_sample_value("spot_work_failures_total", {"work": COMPARISON}) or 0) >= 1
         broken = False

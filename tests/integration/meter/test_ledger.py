@@ -46,7 +46,7 @@ def payloads(found: Sequence[UsageEvent]) -> list[bytes]:
 
 
 async def facts(ledger: SqlLedger, *by: str, day: Day = DAY) -> DayFacts:
-    return await ledger.day(day, by, busy=True)
+    return await ledger.read_day(day, by, busy=True)
 
 
 async def rows(ledger: SqlLedger, table: Any) -> list[Any]:
@@ -60,7 +60,7 @@ async def gaps(ledger: SqlLedger) -> list[tuple[str, int, int]]:
 
 
 async def totals(ledger: SqlLedger) -> TokenSums:
-    return build_tokens(DAY, TokensQuery(day=DAY.name), await facts(ledger), None, now=NOW, silence=60).totals
+    return build_tokens(DAY, TokensQuery(day=DAY.name), await facts(ledger), None, now=NOW, source_silence_s=60).totals
 
 
 async def test_the_tables_are_those_that_the_migrations_make(ledger: SqlLedger) -> None:
@@ -76,8 +76,8 @@ async def test_a_batch_is_counted_and_its_marks_known(ledger: SqlLedger) -> None
     recorded = await ledger.record(parse_batch(payloads(found), NOW))
     assert (recorded.counted, recorded.repeated, recorded.conflicts, recorded.quarantined) == (6, 0, 0, {})
     assert recorded.marks == {"gw-1": 3, "gw-2": 1}
-    assert await ledger.marks(since=NOW) == {"gw-1": 3, "gw-2": 1}
-    assert await ledger.marks(since=NOW + 1) == {}
+    assert await ledger.read_marks(since=NOW) == {"gw-1": 3, "gw-2": 1}
+    assert await ledger.read_marks(since=NOW + 1) == {}
     assert await totals(ledger) == sums_of(found)
     assert await gaps(ledger) == [("gw-2", 2, 2)]
 
@@ -149,7 +149,10 @@ async def test_the_unreadable_is_kept_and_holds_up_nothing(ledger: SqlLedger) ->
     assert all(row.reason for row in await rows(ledger, quarantine))
     found = await facts(ledger)
     assert (await gaps(ledger), found.quarantined) == ([], 1), "its source may forget it, but its day lacks it"
-    assert build_tokens(DAY, TokensQuery(day=DAY.name), found, DAY.end + 61, now=NOW, silence=60).complete is False
+    assert (
+        build_tokens(DAY, TokensQuery(day=DAY.name), found, DAY.end + 61, now=NOW, source_silence_s=60).complete
+        is False
+    )
 
 
 async def test_sums_by_every_dimension(ledger: SqlLedger) -> None:
@@ -162,7 +165,9 @@ async def test_sums_by_every_dimension(ledger: SqlLedger) -> None:
     ]
     await ledger.record(parse_batch(payloads(found), NOW))
     by = ("model", "tier", "key", "machine", "outcome")
-    got = build_tokens(DAY, TokensQuery(day=DAY.name, by=by), await facts(ledger, *by), None, now=NOW, silence=60)
+    got = build_tokens(
+        DAY, TokensQuery(day=DAY.name, by=by), await facts(ledger, *by), None, now=NOW, source_silence_s=60
+    )
     assert got.totals == sums_of(found[:3])
     assert got.served == sums_of([found[0], found[2]])
     assert {tuple(row.dimensions.values()): row.sums for row in got.rows} == {
@@ -171,7 +176,7 @@ async def test_sums_by_every_dimension(ledger: SqlLedger) -> None:
         ("a", "l4x2", "y", "l4x2-2", "client_closed"): sums_of(found[2:3]),
     }
     by_key = build_tokens(
-        DAY, TokensQuery(day=DAY.name, by=("key",)), await facts(ledger, "key"), None, now=NOW, silence=60
+        DAY, TokensQuery(day=DAY.name, by=("key",)), await facts(ledger, "key"), None, now=NOW, source_silence_s=60
     )
     assert [(row.dimensions, row.sums.requests) for row in by_key.rows] == [({"key": "x"}, 2), ({"key": "y"}, 1)]
 
@@ -180,12 +185,12 @@ async def test_one_keys_sums_leave_out_the_others_but_none_of_what_is_missing(le
     found = [event(source_seq=n, key_id=key, model=f"m{n % 2}") for n, key in ((1, "x"), (2, "y"), (4, "x"))]
     await ledger.record(parse_batch(payloads(found), NOW))
     query = TokensQuery(day=DAY.name, by=("model",), key="x")
-    only = await ledger.day(DAY, query.by, busy=False, key="x")
-    got = build_tokens(DAY, query, only, None, now=NOW, silence=60)
+    only = await ledger.read_day(DAY, query.by, busy=False, key="x")
+    got = build_tokens(DAY, query, only, None, now=NOW, source_silence_s=60)
     assert got.totals == sums_of([found[0], found[2]])
     assert [(row.dimensions["model"], row.sums.requests) for row in got.rows] == [("m0", 1), ("m1", 1)]
     assert got.open_gaps == 1
-    nobody = await ledger.day(DAY, ("model",), busy=False, key="x' OR 1")
+    nobody = await ledger.read_day(DAY, ("model",), busy=False, key="x' OR 1")
     assert not nobody.sums
 
 
@@ -210,7 +215,7 @@ async def test_minutes_are_the_same_with_and_without_machines_and_keys(ledger: S
         added[*values, outcome] = add_sums(added.get((*values, outcome), TokenSums()), sums)
     assert few.sums == added
     assert sum(sums.requests for sums in few.sums.values()) == 37, "of the day alone"
-    only = await ledger.day(DAY, by, busy=False, key="k1")
+    only = await ledger.read_day(DAY, by, busy=False, key="k1")
     assert sum(sums.requests for sums in only.sums.values()) == sum(e.key_id == "k1" for e in found[3:])
 
 
@@ -266,7 +271,7 @@ async def test_replicas_side_by_side_count_once(postgres_url: str, seed: int) ->
         recorded = await asyncio.gather(*work)
         assert sum(r.counted for r in recorded) == len(found)
         assert await totals(first) == sums_of(found)
-        assert await second.marks(NOW) == {f"gw-{s}": 40 for s in range(5)}
+        assert await second.read_marks(NOW) == {f"gw-{s}": 40 for s in range(5)}
         assert await gaps(first) == []
 
 

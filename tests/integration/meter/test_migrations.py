@@ -106,9 +106,9 @@ async def check(engine: Any) -> None:
     ledger = SqlLedger(engine)
     for name in sorted({datetime.fromtimestamp(e.completed_at, UTC).date().isoformat() for e in FOUND}):
         day = parse_day(name)
-        facts = await ledger.day(day, ("model", "key"), busy=False)
+        facts = await ledger.read_day(day, ("model", "key"), busy=False)
         wanted = [e for e in FOUND if day.start <= e.completed_at < day.end]
-        told = build_tokens(day, TokensQuery(day=name, by=("model", "key")), facts, NOW, now=NOW, silence=60)
+        told = build_tokens(day, TokensQuery(day=name, by=("model", "key")), facts, NOW, now=NOW, source_silence_s=60)
         assert told.totals == sums_of(wanted), name
         assert facts.quarantined == (day.start == DECEMBER), "what has no number is no gap"
     hours = {

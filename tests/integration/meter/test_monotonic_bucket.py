@@ -5,9 +5,10 @@ from collections.abc import Collection
 
 import pytest
 
-from services.meter.adapters.ledger import RecordResult, SqlLedger
-from services.meter.app.monotonic_bucket import AT_ONCE
+from services.meter.adapters.ledger import SqlLedger
+from services.meter.app.monotonic_bucket import MAX_CONCURRENT
 from services.meter.app.progress_publisher import ProgressPublisher
+from services.meter.core.record_result import RecordResult
 from services.meter.core.rollups import MonthKey
 from shared.bus import subjects, topology
 from shared.bus.jetstream import JetStreamBus
@@ -30,17 +31,17 @@ class NothingWritten(SqlLedger):
     def __init__(self) -> None:
         super().__init__(create_engine("sqlite+aiosqlite://"))
 
-    async def marks(self, since: float) -> dict[str, int]:
+    async def read_marks(self, since: float) -> dict[str, int]:
         return {}
 
-    async def months(self, wanted: Collection[str]) -> dict[MonthKey, int]:
+    async def read_months(self, months: Collection[str]) -> dict[MonthKey, int]:
         return {}
 
 
 async def publisher_on(bus: Bus, now: float = MIDNIGHT) -> ProgressPublisher:
     """One that has told all there was, so that it tells batch by batch."""
     publisher = ProgressPublisher(bus, NothingWritten(), lambda: now)
-    await publisher.tell(recorded({}, {}))
+    await publisher.publish(recorded({}, {}))
     return publisher
 
 
@@ -58,7 +59,7 @@ async def test_replicas_that_raise_the_same_values_leave_the_highest(bus: JetStr
     publishers = [await publisher_on(bus) for _ in range(4)]
     for first in range(1, 40, 4):
         batches = [recorded({"gw-1": first + n}, {month: 100 * (first + n)}) for n in (3, 0, 2, 1)]
-        await asyncio.gather(*(publisher.tell(batch) for publisher, batch in zip(publishers, batches, strict=True)))
+        await asyncio.gather(*(publisher.publish(batch) for publisher, batch in zip(publishers, batches, strict=True)))
         entry = await bus.get(topology.METER, subjects.confirmed_key("gw-1"))
         assert entry is not None
         assert decode(entry.value, Confirmed).source_seq == first + 3
@@ -66,8 +67,8 @@ async def test_replicas_that_raise_the_same_values_leave_the_highest(bus: JetStr
 
 
 async def test_a_batch_of_more_keys_than_are_told_at_once(bus: JetStreamBus) -> None:
-    months = {MonthKey("2026-11", f"k{n}"): n for n in range(2 * AT_ONCE + 1)}
-    await (await publisher_on(bus)).tell(recorded({}, months))
+    months = {MonthKey("2026-11", f"k{n}"): n for n in range(2 * MAX_CONCURRENT + 1)}
+    await (await publisher_on(bus)).publish(recorded({}, months))
     assert {decode(e.value, KeyMonth).tokens for e in (await bus.entries(topology.MONTHS)).values()} == {
         *months.values()
     }
@@ -79,17 +80,17 @@ DECEMBER = MIDNIGHT + 8 * 86400.0
 async def test_a_month_is_followed_by_a_later_one_alone_and_only_the_current_one_is_told(any_bus: Bus) -> None:
     november, december, far = (MonthKey(month, "k1") for month in ("2026-11", "2026-12", "2242-01"))
     publisher = await publisher_on(any_bus, now=DECEMBER - 61.0)
-    await publisher.tell(recorded({}, {november: 50, december: 1, far: 9}))
+    await publisher.publish(recorded({}, {november: 50, december: 1, far: 9}))
     assert await month_of_key(any_bus, "k1") == ("2026-11", 50)
     # Clocks differ: within a minute of midnight somebody may be in the next month, or still in the one before.
     publisher = await publisher_on(any_bus, now=DECEMBER - 59.0)
-    await publisher.tell(recorded({}, {december: 2, november: 60}))
-    await publisher.tell(recorded({}, {november: 70}))
+    await publisher.publish(recorded({}, {december: 2, november: 60}))
+    await publisher.publish(recorded({}, {november: 70}))
     assert await month_of_key(any_bus, "k1") == ("2026-12", 2)
-    await publisher.tell(recorded({}, {november: 80, MonthKey("2026-11", "k2"): 3}))
+    await publisher.publish(recorded({}, {november: 80, MonthKey("2026-11", "k2"): 3}))
     assert await month_of_key(any_bus, "k2") == ("2026-11", 3)
     publisher = await publisher_on(any_bus, now=DECEMBER + 61.0)
-    await publisher.tell(recorded({}, {MonthKey("2026-11", "k3"): 4}))
+    await publisher.publish(recorded({}, {MonthKey("2026-11", "k3"): 4}))
     assert await any_bus.get(topology.MONTHS, subjects.month_key("k3")) is None
 
 

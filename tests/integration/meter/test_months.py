@@ -55,15 +55,15 @@ async def test_a_batch_adds_to_the_months_and_says_how_they_stand(ledger: SqlLed
         MonthKey("2026-11", "k1"): 18,
         MonthKey("2026-12", "org/ä ☃"): 17,
     }
-    assert await ledger.months(["2026-12"]) == {MonthKey("2026-12", "k1"): 17, MonthKey("2026-12", "org/ä ☃"): 17}
-    assert await ledger.months(["2026-11", "2027-01"]) == {MonthKey("2026-11", "k1"): 18}
+    assert await ledger.read_months(["2026-12"]) == {MonthKey("2026-12", "k1"): 17, MonthKey("2026-12", "org/ä ☃"): 17}
+    assert await ledger.read_months(["2026-11", "2027-01"]) == {MonthKey("2026-11", "k1"): 18}
 
 
 async def test_what_comes_again_changes_nothing_and_its_month_is_told_again(ledger: SqlLedger) -> None:
     found = [event(source_seq=n, completed_at=DECEMBER + n, key_id=f"k{n % 2}") for n in range(1, 5)]
     await record(ledger, *found)
     assert await record(ledger, found[0], found[0]) == {MonthKey("2026-12", "k1"): 34}
-    assert await record(ledger, *found[::-1]) == recounted(found) == await ledger.months(MONTHS)
+    assert await record(ledger, *found[::-1]) == recounted(found) == await ledger.read_months(MONTHS)
 
 
 async def test_another_payload_of_an_id_is_in_no_month(ledger: SqlLedger) -> None:
@@ -71,7 +71,7 @@ async def test_another_payload_of_an_id_is_in_no_month(ledger: SqlLedger) -> Non
     other = msgspec.structs.replace(first, key_id="k2", completed_at=DECEMBER - 1, prompt_tokens=99)
     assert await record(ledger, first, other) == {MonthKey("2026-12", "k1"): 17}
     assert await record(ledger, other) == {MonthKey("2026-12", "k1"): 17}
-    assert await ledger.months(MONTHS) == recounted([first])
+    assert await ledger.read_months(MONTHS) == recounted([first])
 
 
 async def test_a_transaction_that_fails_adds_to_no_month(ledger: SqlLedger) -> None:
@@ -80,7 +80,7 @@ async def test_a_transaction_that_fails_adds_to_no_month(ledger: SqlLedger) -> N
         await connection.run_sync(tables.quarantine.drop)
     with pytest.raises(database.DATABASE_ERRORS):
         await ledger.record(parse_batch([encode(event(source_seq=2, completed_at=DECEMBER)), b"junk"], NOW))
-    assert await ledger.months(MONTHS) == {MonthKey("2026-12", "k1"): 17}
+    assert await ledger.read_months(MONTHS) == {MonthKey("2026-12", "k1"): 17}
 
 
 moments = st.sampled_from([-40 * 86400.0, -1.0, -0.001, 0.0, 1.0, 31 * 86400.0 - 0.5, 31 * 86400.0])
@@ -115,7 +115,7 @@ async def test_any_order_repetition_and_conflict_gives_the_recount(
         told = await record(ledger, *order[start : start + batch])
         expected = recounted(order[: start + batch])
         assert told.items() <= expected.items()
-        assert await ledger.months(MONTHS) == expected
+        assert await ledger.read_months(MONTHS) == expected
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -132,5 +132,5 @@ async def test_replicas_side_by_side_add_once(postgres_url: str, seed: int) -> N
             work += [record(first, *part), record(second, *part[::-1])]
         told = await asyncio.gather(*work)
         expected = recounted(found)
-        assert await second.months(MONTHS) == expected
+        assert await second.read_months(MONTHS) == expected
         assert all(max(months.get(key, 0) for months in told) == tokens for key, tokens in expected.items())

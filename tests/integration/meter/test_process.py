@@ -265,7 +265,7 @@ async def test_sigterm_ends_it_with_nothing_in_hand(
         await told.reach("gw-1", 50)
         assert await meter.end(signal.SIGTERM) == 0, meter.log.read_text()[-2000:]
     engine = create_engine(database_url)
-    facts = await SqlLedger(engine).day(DAY, (), busy=False)
+    facts = await SqlLedger(engine).read_day(DAY, (), busy=False)
     await engine.dispose()
     counted = sum(sums.requests for sums in facts.sums.values())
     assert counted < 1000, "it did not just finish everything"

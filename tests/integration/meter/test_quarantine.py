@@ -50,29 +50,33 @@ class Meter:
         self.names = KnownNames(self.bus, quarantine, lambda: 0.0)
         metrics = Metrics(CollectorRegistry())
         publisher = ProgressPublisher(self.bus, self.ledger, lambda: self.now)
-        self.recorder = Recorder(self.ledger, publisher, metrics, self.names.vet, keep=KEEP, now=lambda: self.now)
-        self.recount = QuarantineRecounter(quarantine, self.names, self.recorder, batch=2)
+        self.recorder = Recorder(
+            self.ledger, publisher, metrics, self.names.vet, keep_events_s=KEEP, now=lambda: self.now
+        )
+        self.recount = QuarantineRecounter(quarantine, self.names, self.recorder, batch_size=2)
         await self.names.start()
 
     async def count(self, *found: UsageEvent | bytes) -> None:
         await self.recorder.record([e if isinstance(e, bytes) else encode(e) for e in found])
 
     async def sweep(self) -> None:
-        await self.names.keep()
-        await self.recount.count_known()
+        await self.names.store_new_keys()
+        await self.recount.recount_new_names()
 
     async def order(self, reason: str | None = None) -> dict[str, int]:
         sums, after = {"counted": 0, "repeated": 0, "left": 0}, ""
         while True:
-            page = decode(await self.recount.answer(encode(RecountQuery(reason=reason, after=after))), Recounted)
+            page = decode(
+                await self.recount.handle_recount(encode(RecountQuery(reason=reason, after=after))), Recounted
+            )
             sums = {name: count + getattr(page, name) for name, count in sums.items()}
             if page.next is None:
                 return sums
             after = page.next
 
     async def tokens(self) -> Tokens:
-        facts, later = await self.ledger.day(DAY, (), busy=False), DAY.end + 86400.0
-        return build_tokens(DAY, TokensQuery(day=DAY.name), facts, later, now=later, silence=60)
+        facts, later = await self.ledger.read_day(DAY, (), busy=False), DAY.end + 86400.0
+        return build_tokens(DAY, TokensQuery(day=DAY.name), facts, later, now=later, source_silence_s=60)
 
     async def rows(self, table: Any) -> list[Any]:
         async with database.read_transaction(self.ledger._engine) as connection:
@@ -210,11 +214,11 @@ async def test_an_audit_holds_nothing_against_what_was_counted_after_all(meter: 
     unknown, lost = event(source_seq=4, key_id="k9"), 5
     await meter.count(*events, unknown, event(source_seq=lost + 1))
     facts = SqlAuditStore(meter.ledger._engine)
-    before = await facts.day(DAY)
+    before = await facts.load_day(DAY)
     assert (before.quarantined, [s.missing for s in before.sources]) == (1, [1])
     await put_key(meter.bus, "k9")
     await meter.sweep()
-    after = await facts.day(DAY)
+    after = await facts.load_day(DAY)
     assert (after.quarantined, [s.missing for s in after.sources]) == (0, [1])
 
 
@@ -238,6 +242,6 @@ async def test_two_who_count_again_at_once_count_once(meter: Meter) -> None:
 async def test_an_unknown_reason_is_refused(meter: Meter) -> None:
     assert (
         "expected one of unreadable"
-        in decode(await meter.recount.answer(encode(RecountQuery(reason="other"))), ErrorReply).reason
+        in decode(await meter.recount.handle_recount(encode(RecountQuery(reason="other"))), ErrorReply).reason
     )
-    assert decode(await meter.recount.answer(b"["), ErrorReply).reason
+    assert decode(await meter.recount.handle_recount(b"["), ErrorReply).reason

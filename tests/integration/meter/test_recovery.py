@@ -50,11 +50,11 @@ class Meter:
 
     async def count(self, *found: UsageEvent) -> None:
         """As the consumer does: committed, then confirmed."""
-        await self.recorder.tell(await self.recorder.record([encode(e) for e in found]))
+        await self.recorder.publish_progress(await self.recorder.record([encode(e) for e in found]))
 
     async def tokens(self) -> Tokens:
-        facts = await self.ledger.day(DAY, (), busy=False)
-        return build_tokens(DAY, TokensQuery(day=DAY.name), facts, LATER, now=LATER, silence=60)
+        facts = await self.ledger.read_day(DAY, (), busy=False)
+        return build_tokens(DAY, TokensQuery(day=DAY.name), facts, LATER, now=LATER, source_silence_s=60)
 
     async def list_gaps(self) -> Gaps:
         return await self.gaps.list_gaps(LATER)
@@ -73,10 +73,10 @@ class Meter:
 def meter_on(ledger: SqlLedger, bus: MemoryBus, batch: int = 3) -> Meter:
     engine, metrics = ledger._engine, Metrics(CollectorRegistry())
     recorder = Recorder(
-        ledger, ProgressPublisher(bus, ledger, lambda: NOW), metrics, anybody, keep=NOW, now=lambda: NOW
+        ledger, ProgressPublisher(bus, ledger, lambda: NOW), metrics, anybody, keep_events_s=NOW, now=lambda: NOW
     )
     book = SqlConfirmedMarks(engine)
-    recovery = Recovery(bus, book, recorder, metrics, batch=batch, now=lambda: NOW)
+    recovery = Recovery(bus, book, recorder, metrics, batch_size=batch, now=lambda: NOW)
     return Meter(bus, ledger, book, SqlGapStore(engine), recorder, recovery)
 
 
@@ -122,9 +122,10 @@ async def test_what_the_stream_no_longer_has_stays_missing_and_is_looked_for_onc
     await meter.recovery.catch_up()
     left = await meter.tokens()
     assert (left.totals, left.complete, left.open_gaps) == (sums_of([*FOUND[:6], *FOUND[8:]]), False, 2)
-    assert left.reasons[0] == "2 events of gw-1 are missing: spotinference gaps list"
+    assert left.reasons[0] == "2 events of gw-1 are missing: see `spotinference gaps list`"
     (gap,) = (await meter.list_gaps()).open
-    assert (gap.first, gap.last, gap.note) == (7, 8, "the ledger had it and went back, and the stream has it no longer")
+    note = "the ledger had it and was restored from an older copy; the stream no longer has it"
+    assert (gap.first, gap.last, gap.note) == (7, 8, note)
 
     async def page(*_: object, **__: object) -> None:
         pytest.fail("the stream is read again")
@@ -188,15 +189,18 @@ async def test_whoever_asks_reads_the_stream_page_by_page(meter: Meter) -> None:
     await meter.count(*FOUND[:5])
     after, sums = 0, {"read": 0, "counted": 0, "repeated": 0}
     while True:
-        page = decode(await meter.recovery.reread(encode(RereadQuery(since=0.0, after=after))), Reread)
+        page = decode(await meter.recovery.handle_reread(encode(RereadQuery(since=0.0, after=after))), Reread)
         sums = {name: count + getattr(page, name) for name, count in sums.items()}
         if page.last >= page.end:
             break
         after = page.last
     assert sums == {"read": 16, "counted": 11, "repeated": 5}
-    assert decode(await meter.recovery.reread(b"{"), ErrorReply).reason
+    assert decode(await meter.recovery.handle_reread(b"{"), ErrorReply).reason
     meter.bus.connected = False
-    assert "cannot be read" in decode(await meter.recovery.reread(encode(RereadQuery())), ErrorReply).reason
+    assert (
+        "the bus does not answer"
+        in decode(await meter.recovery.handle_reread(encode(RereadQuery())), ErrorReply).reason
+    )
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

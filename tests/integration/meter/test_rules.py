@@ -42,8 +42,8 @@ async def rows(ledger: SqlLedger, table: Any) -> list[Any]:
 
 
 async def told(ledger: SqlLedger, name: str, now: float = NOW) -> Tokens:
-    facts = await ledger.day(parse_day(name), (), busy=False)
-    return build_tokens(parse_day(name), TokensQuery(day=name), facts, now, now=now, silence=60)
+    facts = await ledger.read_day(parse_day(name), (), busy=False)
+    return build_tokens(parse_day(name), TokensQuery(day=name), facts, now, now=now, source_silence_s=60)
 
 
 async def consumed(ledger: SqlLedger, *payloads: bytes) -> CollectorRegistry:
@@ -57,8 +57,8 @@ async def consumed(ledger: SqlLedger, *payloads: bytes) -> CollectorRegistry:
     for payload in payloads:
         await bus.publish(subjects.usage("gw-1"), payload)
     publisher = ProgressPublisher(bus, ledger, lambda: NOW)
-    recorder = Recorder(ledger, publisher, Metrics(registry), anybody, keep=KEEP, now=lambda: NOW)
-    await Consumer(bus, recorder, batch=100, monotonic=lambda: 0.0, stopped=stopped).run()
+    recorder = Recorder(ledger, publisher, Metrics(registry), anybody, keep_events_s=KEEP, now=lambda: NOW)
+    await Consumer(bus, recorder, batch_size=100, monotonic=lambda: 0.0, stopped=stopped).run()
     assert await bus.backlog(topology.LEDGER) == 0
     return registry
 
@@ -81,7 +81,7 @@ async def test_what_is_not_counted_has_its_row_its_metric_and_its_day(
     assert metrics.get_sample_value("spot_meter_messages_total", {"kind": "counted"}) == 2
     (row,) = await rows(ledger, tables.quarantine)
     assert (row.kind, row.payload, row.source_seq, row.lacking) == (kind, encode(odd), 2, True)
-    assert await ledger.marks(0) == {"gw-1": 3}, "its source need not keep it"
+    assert await ledger.read_marks(0) == {"gw-1": 3}, "its source need not keep it"
     found = await told(ledger, day)
     assert (found.open_gaps, found.complete) == (1, False)
     assert {e.id for e in await rows(ledger, tables.events)} == {e.id for e in good}
@@ -96,7 +96,7 @@ async def test_the_edges_are_counted(ledger: SqlLedger, edge: float) -> None:
 async def test_an_event_that_was_counted_and_comes_again_too_late_is_no_loss(ledger: SqlLedger) -> None:
     found = event(source_seq=1)
     await ledger.record(parse_batch([encode(found)], NOW))
-    recorded = await ledger.record(parse_batch([encode(found)], NOW + KEEP, keep=KEEP))
+    recorded = await ledger.record(parse_batch([encode(found)], NOW + KEEP, keep_s=KEEP))
     assert (recorded.counted, recorded.quarantined) == (0, {"old": 1})
     (row,) = await rows(ledger, tables.quarantine)
     assert not row.lacking
@@ -113,7 +113,7 @@ async def test_two_bad_messages_of_one_number_lack_it_once(ledger: SqlLedger) ->
 
 
 async def test_nothing_behind_the_horizon_is_taken_however_long_it_was_in_hand(ledger: SqlLedger) -> None:
-    batch = parse_batch([encode(event(source_seq=n, completed_at=MIDNIGHT + n)) for n in (1, 2)], NOW, keep=KEEP)
+    batch = parse_batch([encode(event(source_seq=n, completed_at=MIDNIGHT + n)) for n in (1, 2)], NOW, keep_s=KEEP)
     async with ledger._engine.begin() as connection:
         await connection.execute(update(tables.horizon).values(before=MIDNIGHT + 2))
     recorded = await ledger.record(batch)
@@ -147,9 +147,9 @@ async def test_an_old_event_with_more_cached_than_prompt_tokens_breaks_no_sum(le
         for table in (tables.events, tables.rollups, tables.hours):
             counts = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
             await connection.execute(update(table).values({name: getattr(odd, name) for name in counts}))
-    facts = await ledger.day(DAY, ("model",), busy=False)
+    facts = await ledger.read_day(DAY, ("model",), busy=False)
     query = TokensQuery(day=DAY.name, by=("model", "direction"))
-    told = build_tokens(DAY, query, facts, NOW, now=NOW, silence=60)
+    told = build_tokens(DAY, query, facts, NOW, now=NOW, source_silence_s=60)
     assert (told.totals.prompt_tokens, told.totals.cached_tokens, told.totals.reasoning_tokens) == (7, 7, 5)
     assert [row.sums.prompt_tokens for row in told.rows] == [7, 0, 0]
     again = await ledger.record(parse_batch([encode(odd)], NOW))

@@ -51,7 +51,7 @@ async def ledger(database_url: str) -> AsyncIterator[SqlLedger]:
 
 @pytest.fixture(autouse=True)
 def _few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "EVENTS_AT_ONCE", 7)
+    monkeypatch.setattr(sealing, "EVENTS_PER_STEP", 7)
 
 
 async def record(ledger: SqlLedger, found: Sequence[UsageEvent]) -> Any:
@@ -66,14 +66,14 @@ async def rows(ledger: SqlLedger, table: Any) -> list[Any]:
 async def told(ledger: SqlLedger, number: int) -> Tokens:
     day = parse_day(f"2026-11-{23 + number}" if number < 8 else f"2026-12-{number - 7:02}")
     query = TokensQuery(day=day.name, by=("model", "key", "machine", "hour"), busy=True)
-    return build_tokens(day, query, await ledger.day(day, query.by, busy=True), NOW, now=NOW, silence=60)
+    return build_tokens(day, query, await ledger.read_day(day, query.by, busy=True), NOW, now=NOW, source_silence_s=60)
 
 
 async def test_sealed_days_answer_as_before_and_leave_digests(ledger: SqlLedger) -> None:
     await record(ledger, FOUND)
     before = [await told(ledger, number) for number in range(20)]
     sealer = Sealer(ledger._engine, KEEP)
-    assert await sealer.seal(NOW, most=1000) == len(OLD)
+    assert await sealer.seal(NOW, max_steps=1000) == len(OLD)
     assert await sealer.step(NOW) is None
     assert {row.id for row in await rows(ledger, tables.events)} == {e.id for e in FOUND} - {e.id for e in OLD}
     assert [await told(ledger, number) for number in range(20)] == before
@@ -85,7 +85,7 @@ async def test_sealed_days_answer_as_before_and_leave_digests(ledger: SqlLedger)
 
 async def test_what_comes_again_after_the_seal_changes_nothing(ledger: SqlLedger) -> None:
     await record(ledger, FOUND)
-    await Sealer(ledger._engine, KEEP).seal(NOW, most=1000)
+    await Sealer(ledger._engine, KEEP).seal(NOW, max_steps=1000)
     before = [await told(ledger, number) for number in range(20)]
     recorded = await record(ledger, random.Random(1).sample(FOUND, len(FOUND)))
     assert (recorded.counted, recorded.quarantined) == (0, {"old": len(OLD)})
@@ -134,9 +134,9 @@ async def test_the_horizon_jumps_over_days_without_events_and_never_back(ledger:
     assert await sealer.step(NOW - 5 * DAY_SECONDS) is None
     assert await _horizon(ledger) == DUE
     await record(ledger, [event(completed_at=DUE + 3 * DAY_SECONDS + 5)])
-    await sealer.seal(NOW + 3 * DAY_SECONDS, most=50)
+    await sealer.seal(NOW + 3 * DAY_SECONDS, max_steps=50)
     assert await _horizon(ledger) == DUE + 3 * DAY_SECONDS
-    assert await sealer.seal(NOW + 4 * DAY_SECONDS, most=50) == 1
+    assert await sealer.seal(NOW + 4 * DAY_SECONDS, max_steps=50) == 1
 
 
 async def test_replicas_seal_and_write_side_by_side(postgres_url: str) -> None:
@@ -144,7 +144,7 @@ async def test_replicas_seal_and_write_side_by_side(postgres_url: str) -> None:
         await record(first, FOUND)
 
         async def seal(ledger: SqlLedger) -> int:
-            return sum([await Sealer(ledger._engine, KEEP).seal(NOW, most=5) for _ in range(60)])
+            return sum([await Sealer(ledger._engine, KEEP).seal(NOW, max_steps=5) for _ in range(60)])
 
         async def again(ledger: SqlLedger) -> None:
             for start in range(0, len(FOUND), 25):
@@ -177,7 +177,7 @@ async def test_the_horizon_waits_for_whoever_writes_by_the_old_one(
         monkeypatch.setattr(second, "_lock", waits)
         again = asyncio.create_task(record(second, OLD[:1]))
         await reading.wait()
-        sealing_it = asyncio.create_task(Sealer(first._engine, KEEP).seal(NOW, most=50))
+        sealing_it = asyncio.create_task(Sealer(first._engine, KEEP).seal(NOW, max_steps=50))
         await until(lambda: _waiting(first), lambda waits: waits or sealing_it.done())
         going.set()
         assert (await again).counted == 0

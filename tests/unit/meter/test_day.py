@@ -18,6 +18,7 @@ from services.meter.core.day import (
     serving_interval,
 )
 from services.meter.core.sequence_ranges import SeqRange, single_range
+from shared.errors import Rejected
 from shared.messages.meter import Tokens, TokensQuery, TokenSums
 from tests.unit.meter.events import MIDNIGHT
 
@@ -37,13 +38,15 @@ def facts(*sources: Source, quarantined: int = 0) -> DayFacts:
 
 
 def told(found: DayFacts, *, by: tuple[str, ...] = ("model",), read_dry_at: float | None = SETTLED) -> Tokens:
-    return build_tokens(DAY, TokensQuery(day=DAY.name, by=by), found, read_dry_at, now=SETTLED + 9, silence=SILENCE)
+    return build_tokens(
+        DAY, TokensQuery(day=DAY.name, by=by), found, read_dry_at, now=SETTLED + 9, source_silence_s=SILENCE
+    )
 
 
 def behind(earliest: float, latest: float) -> Source:
     """A source whose numbers 2 to 4 are missing, and which goes on after the day."""
     runs = (single_range(1, earliest), SeqRange(first=5, last=6, first_at=latest, last_at=DAY.end + 20))
-    return Source(name="gw-1", runs=runs, seen_at=DAY.end)
+    return Source(name="gw-1", ranges=runs, seen_at=DAY.end)
 
 
 def test_a_day_is_utc_and_a_whole_number_of_minutes() -> None:
@@ -53,13 +56,13 @@ def test_a_day_is_utc_and_a_whole_number_of_minutes() -> None:
 
 @pytest.mark.parametrize("text", ["", "today", "2026-1-1", "2026-02-30", "20261123", "2026-11-23T00:00", "2026-W01-1"])
 def test_a_bad_day_is_refused_by_name(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^day: "):
+    with pytest.raises(Rejected, match=r"^day: "):
         requested_days(TokensQuery(day=text))
 
 
 @pytest.mark.parametrize("by", [("modell",), ("key_id",), ("model", "model")])
 def test_a_bad_dimension_is_refused_by_name(by: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=r"^by: "):
+    with pytest.raises(Rejected, match=r"^by: "):
         requested_days(TokensQuery(day="2026-11-23", by=by))
 
 
@@ -69,12 +72,12 @@ def test_a_bad_dimension_is_refused_by_name(by: tuple[str, ...]) -> None:
         (TokensQuery(day="2026-11-23", to="2026-11-22"), "to: expected 2026-11-23 or one of the 365 days after it"),
         (TokensQuery(day="2026-11-23", to="2027-11-24"), "to: expected"),
         (TokensQuery(day="2026-11-23", to="tomorrow"), "to: expected YYYY-MM-DD"),
-        (TokensQuery(day="2026-11-23", to="2026-11-24", busy=True), "to: busy times are told day by day"),
-        (TokensQuery(day="2026-11-23", key="k1", busy=True), "key: busy times are those of all keys"),
+        (TokensQuery(day="2026-11-23", to="2026-11-24", busy=True), "to: busy times cover one day at a time"),
+        (TokensQuery(day="2026-11-23", key="k1", busy=True), "key: busy times cover all keys"),
     ],
 )
 def test_a_bad_range_is_refused_by_name(query: TokensQuery, says: str) -> None:
-    with pytest.raises(ValueError, match="^" + says):
+    with pytest.raises(Rejected, match="^" + says):
         requested_days(query)
 
 
@@ -106,8 +109,8 @@ def test_a_day_is_complete_when_it_is_over_and_lacks_nothing(
 
 def test_a_day_that_is_not_over_says_so() -> None:
     query = TokensQuery(day=DAY.name)
-    got = build_tokens(DAY, query, facts(), SETTLED, now=SETTLED - 1, silence=SILENCE)
-    assert (got.complete, got.reasons) == (False, ("it is not over",))
+    got = build_tokens(DAY, query, facts(), SETTLED, now=SETTLED - 1, source_silence_s=SILENCE)
+    assert (got.complete, got.reasons) == (False, ("the day is not over",))
 
 
 def test_a_quarantined_message_keeps_its_day_open() -> None:
@@ -117,12 +120,12 @@ def test_a_quarantined_message_keeps_its_day_open() -> None:
 
 
 def test_a_source_that_may_have_more_keeps_its_day_open() -> None:
-    quiet = Source(name="gw-1", runs=(single_range(1, DAY.start),), seen_at=DAY.start)
+    quiet = Source(name="gw-1", ranges=(single_range(1, DAY.start),), seen_at=DAY.start)
     assert told(facts(quiet)).complete, "silent for longer than the day"
-    late = Source(name="gw-1", runs=(single_range(1, DAY.end - 5),), seen_at=DAY.end - 5)
+    late = Source(name="gw-1", ranges=(single_range(1, DAY.end - 5),), seen_at=DAY.end - 5)
     got = told(facts(late))
     assert (got.complete, got.open_gaps) == (False, 0)
-    assert got.reasons[0].startswith("gw-1 was last heard before the end")
+    assert got.reasons[0].startswith("gw-1 was last active before the day's end")
 
 
 def test_failed_requests_are_in_the_totals_and_not_in_what_was_served() -> None:

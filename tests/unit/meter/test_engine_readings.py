@@ -6,16 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.meter.core.day import parse_day
+from services.meter.core.day import day_of, parse_day
 from services.meter.core.engine_counters import EngineCounters
-from services.meter.core.engine_readings import (
-    CounterIncrease,
-    EngineDay,
-    EngineReading,
-    add_reading,
-    counter_increase,
-    day_of,
-)
+from services.meter.core.engine_readings import CounterIncrease, EngineDay, EngineReading, add_reading, counter_increase
 from tests.unit.meter.events import MIDNIGHT
 
 DAY = parse_day("2026-11-23")
@@ -29,10 +22,14 @@ def reading(at: float, prompt: int, completion: int = 0, generation: int = 1, ro
 
 
 def told(
-    last: EngineReading | None, new: EngineReading, *, started: float | None = None, stays: bool = False
+    last: EngineReading | None, new: EngineReading, *, started: float | None = None, is_unmanaged: bool = False
 ) -> CounterIncrease | None:
     return counter_increase(
-        last, new, day=day_of(new.at), started_at=None if started is None else MIDNIGHT + started, stays=stays
+        last,
+        new,
+        day=day_of(new.at),
+        started_at=None if started is None else MIDNIGHT + started,
+        is_unmanaged=is_unmanaged,
     )
 
 
@@ -89,7 +86,7 @@ def test_a_new_generation_is_a_new_process_even_where_its_counter_is_higher() ->
 
 
 def test_an_engine_that_nobody_starts_goes_on_over_generations() -> None:
-    more = told(reading(100, 50), reading(200, 80, generation=2), stays=True)
+    more = told(reading(100, 50), reading(200, 80, generation=2), is_unmanaged=True)
     assert more is not None
     assert (more.prompt_tokens, more.whole) == (30, False)
 
@@ -120,7 +117,7 @@ class Life:
     def look(self) -> None:
         new = reading(self.clock, self.prompt, generation=self.generation)
         day = day_of(new.at)
-        more = counter_increase(self.last, new, day=day, started_at=MIDNIGHT, stays=False)
+        more = counter_increase(self.last, new, day=day, started_at=MIDNIGHT, is_unmanaged=False)
         assert more is not None
         key = (day.name, self.generation)
         self.days[key] = add_reading(self.days.get(key), new, more, day)

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.meter.core.engine_readings import EngineDay
+from services.meter.core.fleet_event import FleetEvent, FleetEventKind
 from services.meter.core.machine_audit import (
     FASTEST,
     PACE_MARGIN,
     PROBE_TOKENS,
     REQUEST_TOKENS,
-    FleetEvent,
     GenerationUsage,
     MachineDay,
     TokenComparison,
@@ -47,27 +47,27 @@ def work(tokens: int, **fields: Any) -> GenerationUsage:
 
 
 def machine(
-    days: list[EngineDay], done: list[GenerationUsage], notes: list[FleetEvent] | None = None, **fields: Any
+    days: list[EngineDay], usage: list[GenerationUsage], events: list[FleetEvent] | None = None, **fields: Any
 ) -> MachineDay:
-    return MachineDay(machine="m", days=days, work=done, notes=notes or [], **fields)
+    return MachineDay(machine="m", days=days, usage=usage, events=events or [], **fields)
 
 
-def note(kind: str, amount: int = 0, at: float = T + 10, **fields: Any) -> FleetEvent:
-    return FleetEvent(machine="m", at=at, kind=kind, amount=amount, **fields)
+def fleet_event(kind: str, amount: int = 0, at: float = T + 10, **fields: Any) -> FleetEvent:
+    return FleetEvent(machine="m", at=at, kind=FleetEventKind(kind), amount=amount, **fields)
 
 
 def test_engine_less_probes_is_the_ledger() -> None:
-    found = audit_machine(machine([read(103)], [work(100)], [note("probe", 3)]))
+    found = audit_machine(machine([read(103)], [work(100)], [fleet_event("probe", 3)]))
     assert (found.state, found.engine, found.probes, found.ledger, found.difference) == ("equal", 103, 3, 100, 0)
 
 
 def test_a_probe_outside_the_readings_is_of_another_count() -> None:
-    notes = [note("probe", 3), note("probe", 3, at=T), note("probe", 3, at=T + 101)]
+    notes = [fleet_event("probe", 3), fleet_event("probe", 3, at=T), fleet_event("probe", 3, at=T + 101)]
     assert audit_machine(machine([read(103)], [work(100)], notes)).probes == 3
 
 
 def test_an_engine_that_was_not_read_is_unknown_and_never_zero() -> None:
-    found = audit_machine(machine([], [work(100, read=0, unread=100)], fault="it hangs"))
+    found = audit_machine(machine([], [work(100, read=0, unread=100)], scrape_error="it hangs"))
     assert (found.state, found.engine, found.difference, found.ledger) == ("unknown", None, None, 100)
     assert "it hangs" in found.words
 
@@ -75,19 +75,19 @@ def test_an_engine_that_was_not_read_is_unknown_and_never_zero() -> None:
 def test_one_token_that_nobody_can_explain_is_wrong_either_way() -> None:
     more = audit_machine(machine([read(101)], [work(100)]))
     assert (more.state, more.difference) == ("wrong", 1)
-    assert "who asks m without the gateway" in more.words
+    assert "does a client bypass the gateway" in more.words
     less = audit_machine(machine([read(99)], [work(100)]))
     assert (less.state, less.difference) == ("wrong", -1)
     assert "does another engine answer" in less.words
 
 
 def test_while_work_is_under_way_nothing_is_called_wrong() -> None:
-    assert audit_machine(machine([read(101)], [work(100)], judged=False)).state == "open"
-    assert audit_machine(machine([read(100)], [work(100)], judged=False)).state == "equal"
+    assert audit_machine(machine([read(101)], [work(100)], is_settled=False)).state == "open"
+    assert audit_machine(machine([read(100)], [work(100)], is_settled=False)).state == "equal"
 
 
 def test_what_ended_after_the_last_reading_is_told_and_not_compared() -> None:
-    found = audit_machine(machine([read(100)], [work(150, read=100, unread=50)], [note("death")]))
+    found = audit_machine(machine([read(100)], [work(150, read=100, unread=50)], [fleet_event("death")]))
     assert (found.state, found.difference) == ("explained", 0)
     assert [(c.name, c.tokens, c.exact) for c in found.causes] == [("unread", 50, True)]
     assert "died" in found.causes[0].words
@@ -107,8 +107,8 @@ def test_each_cause_explains_up_to_its_bound_and_not_beyond() -> None:
         ("choices", 20, prompts, [], {"requests": 1}),
         ("choices", 30, {**prompts, "choice_seconds": 0.2, "pace": 25.0}, [], {}),
         ("edges", 30, {"straddling": 30}, [], {}),
-        ("gateway_crash", 2 * left, {}, [note("crash", 2)], {}),
-        ("lost_probes", PROBE_TOKENS, {}, [note("lost_probe")], {}),
+        ("gateway_crash", 2 * left, {}, [fleet_event("crash", 2)], {}),
+        ("lost_probes", PROBE_TOKENS, {}, [fleet_event("lost_probe")], {}),
         ("rounding", 10, {}, [], {"rounding": 10}),
     ]
     for name, bound, fields, notes, day in cases:
@@ -121,9 +121,9 @@ def test_each_cause_explains_up_to_its_bound_and_not_beyond() -> None:
     )
     assert audit_machine(machine([read(39)], [work(100, uncertain=1, left_prompt=60)])).state == "wrong"
     for kind in ("crash", "lost_probe"):
-        short = audit_machine(machine([read(99)], [work(100)], [note(kind, 1)]))
+        short = audit_machine(machine([read(99)], [work(100)], [fleet_event(kind, 1)]))
         assert short.state == "wrong", "neither makes an engine count less"
-    resets = [note("reset", since=T, lost=40)]
+    resets = [fleet_event("reset", since=T, lost=40)]
     assert audit_machine(machine([read(60)], [work(100)], resets)).state == "explained"
     assert audit_machine(machine([read(59)], [work(100)], resets)).state == "wrong"
     assert audit_machine(machine([read(101)], [work(100)], resets)).state == "wrong", (
@@ -189,7 +189,7 @@ def test_what_was_left_opens_no_more_than_its_limits(
 
 def test_generations_are_added() -> None:
     days = [read(50, generation=1), read(53, generation=2, since=T + 200, last_at=T + 300)]
-    found = audit_machine(machine(days, [work(50), work(50)], [note("probe", 3, at=T + 250)]))
+    found = audit_machine(machine(days, [work(50), work(50)], [fleet_event("probe", 3, at=T + 250)]))
     assert (found.state, found.engine, found.generations, found.readings) == ("equal", 103, 2, 6)
 
 
@@ -221,7 +221,7 @@ def test_more_room_never_makes_it_wrong_and_a_surplus_beyond_it_always_does(side
     ),
     st.lists(st.builds(read, COUNT, rounding=st.integers(0, 99)), min_size=1, max_size=4),
     st.lists(
-        st.builds(note, st.sampled_from(["probe", "lost_probe", "death", "crash", "reset"]), COUNT, lost=COUNT),
+        st.builds(fleet_event, st.sampled_from(["probe", "lost_probe", "death", "crash", "reset"]), COUNT, lost=COUNT),
         max_size=5,
     ),
 )

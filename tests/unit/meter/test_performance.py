@@ -11,6 +11,7 @@ from services.meter.core.performance import (
     sketch_events,
 )
 from services.meter.core.sketch import Sketch
+from shared.errors import Rejected
 from shared.messages.gateway import UsageEvent
 from shared.messages.meter_figures import FiguresQuery, Pace
 from tests.unit.meter.events import MIDNIGHT, event
@@ -80,5 +81,5 @@ def test_a_pace_is_of_the_minutes_in_which_there_was_any() -> None:
     ],
 )
 def test_a_wrong_question_is_told_its_field(field: str, query: FiguresQuery) -> None:
-    with pytest.raises(ValueError, match=f"^{field}: "):
+    with pytest.raises(Rejected, match=f"^{field}: "):
         requested_hours(query)

@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.meter.core.rollups import MINUTE, MinuteKey, MonthKey, key_month_tokens, minute_rollups, minute_totals
+from services.meter.core.rollups import MinuteKey, MonthKey, key_month_tokens, minute_rollups, minute_totals
 from shared.messages.meter import month_of
+from shared.units import MINUTE_S
 from tests.unit.meter.events import event, sums_of
 
 DECEMBER = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
@@ -25,7 +26,7 @@ DECEMBER = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
 def test_a_month_is_a_calendar_month_in_utc(at: float, month: str) -> None:
     assert month_of(at) == month
     (rollup,) = minute_rollups([event(completed_at=at)])
-    assert month_of(rollup.minute * MINUTE) == month, "the rollups of a month are those of its events"
+    assert month_of(rollup.minute * MINUTE_S) == month, "the rollups of a month are those of its events"
 
 
 def test_tokens_are_prompt_and_completion_of_what_did_not_fail_and_is_new() -> None:

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.meter.core.sequence_ranges import (
-    DAY,
     Gap,
     SeqRange,
     gaps_between,
@@ -15,6 +14,7 @@ from services.meter.core.sequence_ranges import (
     single_range,
     subtract_lost,
 )
+from shared.units import DAY_S
 
 numbers = st.lists(st.integers(1, 40), max_size=60)
 
@@ -49,12 +49,12 @@ def test_gaps_are_what_is_missing_below_the_last(arrived: list[int]) -> None:
 def test_a_gap_lies_between_the_completions_around_it() -> None:
     runs = merge_ranges([single_range(1, 100.0), single_range(4, 130.0), single_range(5, 140.0)])
     assert gaps_between(runs) == (Gap(first=2, last=3, earliest=100.0, latest=130.0),)
-    assert gaps_between(runs[1:]) == (Gap(first=1, last=3, earliest=130.0 - DAY, latest=130.0),)
+    assert gaps_between(runs[1:]) == (Gap(first=1, last=3, earliest=130.0 - DAY_S, latest=130.0),)
 
 
 def test_a_gap_beside_a_wrong_clock_lies_on_all_days_between_the_completions_around_it() -> None:
-    runs = merge_ranges([single_range(1, 3 * DAY), single_range(3, 100.0)])
-    assert gaps_between(runs) == (Gap(first=2, last=2, earliest=100.0, latest=3 * DAY),)
+    runs = merge_ranges([single_range(1, 3 * DAY_S), single_range(3, 100.0)])
+    assert gaps_between(runs) == (Gap(first=2, last=2, earliest=100.0, latest=3 * DAY_S),)
 
 
 @given(numbers, st.lists(st.tuples(st.integers(1, 40), st.integers(0, 10)), max_size=5))

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.meter.core.token_pages import tokens_page
+from shared.errors import Rejected
 from shared.messages.codec import encode
 from shared.messages.meter import Tokens, TokensRow, TokenSums
 
@@ -66,7 +67,7 @@ def test_what_is_counted_between_two_pages_moves_nothing() -> None:
 
 @pytest.mark.parametrize("after", ["x", "[]", "[1,2]", '{"a":1}'])
 def test_a_place_that_is_none_is_refused_by_name(after: str) -> None:
-    with pytest.raises(ValueError, match=r"^after: "):
+    with pytest.raises(Rejected, match=r"^after: "):
         tokens_page(answer({}, {}), BY, after, 9)
 
 
